@@ -1,0 +1,23 @@
+"""Scores how much people would prefer a generated picture for a prompt.
+
+import reward_core as RM
+
+model = RM.load("ImageReward-v1.0")
+ranking, rewards = model.inference_rank("a red house by the sea", ["a.png", "b.png"])
+"""
+
+from .errors import RewardCoreError
+from .load import available_models, available_scores, load, load_score
+from .reward_model import RewardModel
+from .scorer import Scorer
+
+__version__ = "1.0.0"
+__all__ = [
+    "RewardCoreError",
+    "RewardModel",
+    "Scorer",
+    "available_models",
+    "available_scores",
+    "load",
+    "load_score",
+]

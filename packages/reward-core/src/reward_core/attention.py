@@ -1,0 +1,31 @@
+"""The one attention of this package, used by both encoders and by cross-attention.
+
+Letters in shape comments: B batch, Q queries, K keys, H heads, D width of the queries' side.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, heads: int, mask: Tensor | None = None, dropout: float = 0.0
+) -> Tensor:
+    """Multi-head attention over projected inputs: softmax(q k^T / sqrt(D/H) + mask) v.
+
+    Args:
+        query: (B, Q, D).
+        key, value: (B, K, D).
+        heads: H, a divisor of D.
+        mask: boolean, broadcastable to (B, H, Q, K); True where a key may be attended to.
+        dropout: probability of dropping an attention weight (pass 0 in evaluation).
+
+    Returns:
+        (B, Q, D), heads concatenated, before any output projection.
+    """
+    q = query.unflatten(-1, (heads, -1)).transpose(1, 2)  # (B, H, Q, D/H)
+    k = key.unflatten(-1, (heads, -1)).transpose(1, 2)  # (B, H, K, D/H)
+    v = value.unflatten(-1, (heads, -1)).transpose(1, 2)  # (B, H, K, D/H)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)  # (B, H, Q, D/H)
+    return out.transpose(1, 2).flatten(2)  # (B, Q, D)

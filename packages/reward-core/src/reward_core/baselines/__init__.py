@@ -1,0 +1,1 @@
+"""Scorers to compare a reward model with, behind the same doors."""

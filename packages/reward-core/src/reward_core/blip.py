@@ -1,0 +1,41 @@
+"""The parts of BLIP that rewards are made of: two encoders and the two projections of its cosine.
+
+Letters in shape comments: B batch, S image side, N image tokens, E image width, L text tokens, D text width.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from .text_encoder import TextConfig, TextEncoder
+from .vision_encoder import VisionConfig, VisionEncoder
+
+
+class Blip(nn.Module):
+    """Vision and text encoder under BLIP's own parameter names.
+
+    ``vision_proj`` and ``text_proj`` serve the BLIP cosine alone (baselines/blip.py); reward
+    checkpoints store them too, so they belong to the strict set of keys.
+    """
+
+    def __init__(self, vision: VisionConfig, text: TextConfig, proj_dim: int):
+        super().__init__()
+        self.visual_encoder = VisionEncoder(vision)
+        self.text_encoder = TextEncoder(text)
+        self.vision_proj = nn.Linear(vision.width, proj_dim)
+        self.text_proj = nn.Linear(text.hidden_size, proj_dim)
+
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """Normalised pixels (B, 3, S, S) -> image tokens (B, N, E)."""
+        return self.visual_encoder(pixels)
+
+    def fuse(self, image_tokens: Tensor, token_ids: Tensor, mask: Tensor | None) -> Tensor:
+        """Image tokens (B, N, E) and token ids (B, L) -> feature (B, D): the text, read beside the image.
+
+        The feature is the one at [CLS]: ImageReward never swaps it for BLIP's [ENC].
+        """
+        return self.text_encoder(token_ids, mask, image_tokens)[:, 0]
+
+    def encode_text(self, token_ids: Tensor, mask: Tensor | None) -> Tensor:
+        """Token ids (B, L) -> feature (B, D) of the text alone."""
+        return self.text_encoder(token_ids, mask)[:, 0]

@@ -1,0 +1,90 @@
+"""Every error and warning of this package that a caller may want to tell apart.
+
+Each error is also one of Python's own (ValueError, FileNotFoundError, ...), so callers who do not
+know this module can still catch it by kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class RewardCoreError(Exception):
+    """Base of all errors raised on purpose by reward_core."""
+
+
+class InputError(RewardCoreError, ValueError):
+    """An argument cannot be used as given: no images, lengths that differ, an unknown option."""
+
+
+class PromptTypeError(RewardCoreError, TypeError):
+    """A prompt that is not a string."""
+
+
+class ImageError(RewardCoreError, ValueError):
+    """A picture that cannot be read. ``image`` names it, ``reason`` says why."""
+
+    def __init__(self, image: str, reason: str):
+        super().__init__(f"{image}: {reason}")
+        self.image = image
+        self.reason = reason
+
+
+class ImageNotFoundError(ImageError, FileNotFoundError):
+    """A path at which there is no file."""
+
+    # OSError would otherwise print its (empty) errno fields.
+    __str__ = Exception.__str__
+
+
+class CheckpointError(RewardCoreError, ValueError):
+    """A checkpoint file or folder that is damaged, incomplete or of another kind."""
+
+
+class KeyMismatchError(CheckpointError):
+    """Weights whose names or shapes are not the model's.
+
+    Attributes:
+        missing: keys of the model that the checkpoint lacks.
+        unexpected: keys of the checkpoint that the model lacks.
+        mismatched: (key, shape in the checkpoint, shape in the model).
+    """
+
+    SHOWN = 12
+
+    def __init__(
+        self,
+        source: str,
+        missing: Sequence[str] = (),
+        unexpected: Sequence[str] = (),
+        mismatched: Sequence[tuple[str, tuple[int, ...], tuple[int, ...]]] = (),
+        hint: str = "",
+    ):
+        self.missing, self.unexpected, self.mismatched = list(missing), list(unexpected), list(mismatched)
+        shapes = [f"{key} {list(found)} instead of {list(wanted)}" for key, found, wanted in mismatched]
+        parts = [f"{source} does not fit the model."]
+        for title, keys in (("missing", missing), ("unexpected", unexpected), ("wrong shape", shapes)):
+            if keys:
+                more = f", ... ({len(keys) - self.SHOWN} more)" if len(keys) > self.SHOWN else ""
+                parts.append(f"  {title} ({len(keys)}): " + ", ".join(keys[: self.SHOWN]) + more)
+        if hint:
+            parts.append(f"  {hint}")
+        super().__init__("\n".join(parts))
+
+
+class HubError(RewardCoreError, OSError):
+    """A file could not be fetched: no network, no such repository, no permission."""
+
+    __str__ = Exception.__str__
+
+
+class NonFiniteRewardError(RewardCoreError, ArithmeticError):
+    """A reward came out NaN or infinite; such a picture has no place in a ranking."""
+
+
+class PromptTruncatedWarning(UserWarning):
+    """A prompt longer than the model reads; its last words had no part in the score."""
+
+
+class EmptyPromptWarning(UserWarning):
+    """An empty prompt: the score then says how the picture is liked without any request."""

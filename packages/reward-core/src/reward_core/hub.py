@@ -1,0 +1,175 @@
+"""Files from the hub and from plain addresses, and uploads; the hub client loads when first needed."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.error import URLError
+
+from .errors import HubError
+from .registry import HubFile, WebFile
+
+if TYPE_CHECKING:
+    from .scorer import ScoringModel
+
+_WITHOUT_NETWORK = (
+    "Without a network: `--model tiny` (RM.load('tiny')) comes with the package; or fetch the file "
+    "elsewhere, turn it into a folder with `reward-core convert` and load that folder."
+)
+_FOLDER_FILES = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt"]
+
+
+def fetch(
+    file: HubFile | WebFile,
+    download_root: str | os.PathLike[str] | None = None,
+    revision: str | None = None,
+    local_files_only: bool = False,
+) -> Path:
+    """The local path of a registered file, downloaded with a progress bar if it is not here yet.
+
+    Args:
+        download_root: a folder that takes the file under its plain name (as the original does);
+            by default the hub's shared cache. A file already there is used.
+        revision: branch, tag or commit instead of the registered one.
+
+    Raises:
+        HubError: it is not here and could not be fetched.
+    """
+    if isinstance(file, WebFile):
+        return _fetch_web_file(file, download_root, local_files_only)
+    if download_root is not None and (Path(download_root) / file.filename).is_file():
+        return Path(download_root) / file.filename
+
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    repo_ids = [file.repo_id] + ([file.fallback_repo_id] if file.fallback_repo_id else [])
+    for repo_id in repo_ids:
+        try:
+            path = hf_hub_download(
+                repo_id,
+                file.filename,
+                revision=revision or file.revision,
+                local_dir=download_root,
+                local_files_only=local_files_only,
+            )
+            return Path(path)
+        except RepositoryNotFoundError as error:
+            if repo_id == repo_ids[-1]:
+                raise HubError(
+                    f"{file.filename}: no repository {' or '.join(repo_ids)} on the hub"
+                ) from error
+        except Exception as error:
+            raise _as_hub_error(f"{file.filename} of {repo_id}", error) from error
+    raise AssertionError("unreachable: the last repository returns or raises")
+
+
+def fetch_folder(
+    repo_id: str,
+    download_root: str | os.PathLike[str] | None = None,
+    revision: str | None = None,
+    local_files_only: bool = False,
+) -> Path:
+    """The local folder of a model that was published with push_to_hub."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = snapshot_download(
+            repo_id,
+            revision=revision,
+            cache_dir=download_root,
+            local_files_only=local_files_only,
+            allow_patterns=_FOLDER_FILES,
+        )
+    except Exception as error:
+        raise _as_hub_error(repo_id, error) from error
+    return Path(folder)
+
+
+def upload_model(
+    model: ScoringModel,
+    repo_id: str,
+    private: bool | None,
+    token: str | None,
+    revision: str | None,
+    commit_message: str,
+) -> str:
+    """Save the model to a temporary folder, upload it, and return the commit's address."""
+    from huggingface_hub import HfApi
+
+    from .checkpoint import save_folder
+
+    api = HfApi(token=token)
+    with tempfile.TemporaryDirectory() as folder:
+        save_folder(model, Path(folder))
+        try:
+            repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+            commit = api.upload_folder(
+                repo_id=repo_id, folder_path=folder, revision=revision, commit_message=commit_message
+            )
+        except Exception as error:
+            raise _as_hub_error(repo_id, error) from error
+    return str(commit.commit_url)
+
+
+def _as_hub_error(what: str, error: Exception) -> Exception:
+    """The hub client's many errors as one that says what to do; anything else stays itself."""
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    if isinstance(error, GatedRepoError):
+        return HubError(f"{what}: access must be granted first; log in with `hf auth login`")
+    if isinstance(error, RepositoryNotFoundError):
+        return HubError(f"{what}: no such repository on the hub (or it is private)")
+    if isinstance(error, HFValidationError):
+        return HubError(f"{what}: {error}")
+    if isinstance(error, RevisionNotFoundError):
+        return HubError(f"{what}: no such revision")
+    if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+        return HubError(f"{what}: no such file in the repository")
+    if isinstance(error, HfHubHTTPError):
+        return HubError(f"{what}: the hub answered with an error: {error}")
+    if isinstance(error, OSError) or type(error).__module__.split(".")[0].startswith("http"):
+        # LocalEntryNotFoundError, OfflineModeIsEnabled, refused and dropped connections
+        reason = str(error).split("\n")[0]
+        return HubError(
+            f"{what} is not on this machine and could not be downloaded: {reason}\n{_WITHOUT_NETWORK}"
+        )
+    return error
+
+
+def _fetch_web_file(
+    file: WebFile, download_root: str | os.PathLike[str] | None, local_files_only: bool
+) -> Path:
+    root = Path(download_root) if download_root is not None else Path(torch_cache()) / "reward-core"
+    path = root / file.filename
+    if path.is_file():
+        return path
+    if local_files_only:
+        raise HubError(
+            f"{path}: not on this machine, and downloading was ruled out. It comes from {file.url}"
+        )
+    from torch.hub import download_url_to_file
+
+    root.mkdir(parents=True, exist_ok=True)
+    try:
+        download_url_to_file(file.url, str(path))  # to a temporary name first, with a progress bar
+    except (URLError, OSError) as error:
+        raise HubError(f"{file.url} could not be downloaded: {error}\n{_WITHOUT_NETWORK}") from error
+    return path
+
+
+def torch_cache() -> str:
+    """torch's folder for downloaded files ($TORCH_HOME/hub, by default ~/.cache/torch/hub)."""
+    from torch.hub import get_dir
+
+    return get_dir()

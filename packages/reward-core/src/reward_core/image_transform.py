@@ -1,0 +1,135 @@
+"""Pictures to the pixels that the encoder reads, through two doors.
+
+The PIL door is exact: shorter side to S by PIL's bicubic, centre crop, then RGB (in this order: a
+palette picture is resized as a palette, alpha is dropped, EXIF rotation is ignored), /255, mean and
+std. The tensor door does the same to float pictures, differentiably, in PIL's two 8-bit passes.
+
+Letters in shape comments: B batch, H, W picture, S side of the encoder's square.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from . import bicubic
+
+# An enlarged picture of more pixels than this is never built; its crop is computed alone.
+_ENLARGED_LIMIT = 2_000_000
+_EIGHT_BIT_MODES = {"L", "LA", "La", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV"}
+_PREMULTIPLIED = {"LA": "La", "RGBA": "RGBa"}  # PIL resizes colours weighted by their alpha
+
+
+class ImageTransform(nn.Module):
+    """Resize, crop and normalise for one model.
+
+    Args:
+        size: S, the side of the square that the encoder reads, in pixels.
+        mean, std: per RGB channel, for pixels in [0, 1].
+    """
+
+    def __init__(self, size: int, mean: Sequence[float], std: Sequence[float]):
+        super().__init__()
+        self.size = size
+        # Constants: not in the state dict, and on the CPU even while a model is built on "meta".
+        for name, value in (("mean", mean), ("std", std)):
+            constant = torch.tensor(value, dtype=torch.float32, device="cpu").view(3, 1, 1)
+            self.register_buffer(name, constant, persistent=False)
+
+    def to_uint8(self, image: Image.Image) -> np.ndarray:
+        """PIL picture of any size and mode -> (S, S, 3) uint8 RGB, equal to the original's."""
+        width, height = image.size
+        new = resized_size(width, height, self.size)
+        box = crop_box(*new, self.size)
+        if new[0] * new[1] > max(_ENLARGED_LIMIT, width * height):
+            cropped = _enlarge_window(image, new, box)
+        else:
+            cropped = image.resize(new, Image.Resampling.BICUBIC).crop(box)
+        with warnings.catch_warnings():
+            # Pillow would rather have transparency kept; here it is dropped on purpose.
+            warnings.filterwarnings("ignore", message="Palette images with Transparency")
+            return np.array(cropped.convert("RGB"))
+
+    def from_pil(self, image: Image.Image) -> Tensor:
+        """PIL picture -> normalised pixels (3, S, S) float32 on the CPU."""
+        pixels = torch.from_numpy(self.to_uint8(image)).permute(2, 0, 1)
+        return (pixels.to(torch.float32).div(255) - self.mean.cpu()) / self.std.cpu()
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Float pictures (B, 3, H, W) in [0, 1], any H and W -> normalised pixels (B, 3, S, S).
+
+        Differentiable: rounding and clamping pass gradients straight through. At most 1/255 from
+        PIL when shrinking and 2/255 when enlarging, before normalisation.
+        """
+        if pictures.ndim != 4 or pictures.shape[1] != 3 or not pictures.is_floating_point():
+            kind = f"{tuple(pictures.shape)} of {pictures.dtype}"
+            raise ValueError(f"pictures must be a float tensor (B, 3, H, W) in [0, 1], got {kind}")
+        height, width = pictures.shape[-2:]
+        new_width, new_height = resized_size(width, height, self.size)
+        left, top, right, bottom = crop_box(new_width, new_height, self.size)
+        with torch.autocast(pictures.device.type, enabled=False):
+            x = pictures.float() * 255  # PIL's levels
+            passes = [(-1, width, new_width, left, right), (-2, height, new_height, top, bottom)]
+            if new_height < height and height > 2 * width and bicubic.tall_pictures_go_vertical_first():
+                passes.reverse()
+            for dim, source, target, start, stop in passes:
+                x = _one_pass(x, dim, source, target, start, stop)
+            return (x / 255 - self.mean) / self.std
+
+
+def resized_size(width: int, height: int, size: int) -> tuple[int, int]:
+    """(width, height) after bringing the shorter side to ``size``; the longer one is truncated."""
+    if width <= height:
+        return size, int(size * height / width)
+    return int(size * width / height), size
+
+
+def crop_box(width: int, height: int, size: int) -> tuple[int, int, int, int]:
+    """(left, top, right, bottom) of the centre square; half pixels go to the even side."""
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    return left, top, left + size, top + size
+
+
+def _one_pass(x: Tensor, dim: int, source: int, target: int, start: int, stop: int) -> Tensor:
+    """Levels with ``source`` pixels along ``dim`` (-1 or -2) -> pixels start..stop of ``target``."""
+    if source == target:
+        return x.narrow(dim, start, stop - start)
+    matrix = _pass_matrix(source, target, start, stop, x.device)
+    x = x @ matrix.T if dim == -1 else matrix @ x
+    # Rounded to levels 0-255 with the gradient of the identity (straight-through).
+    return x + (x.detach().add(0.5).floor().clamp(0, 255) - x.detach())
+
+
+@lru_cache(maxsize=64)
+def _pass_matrix(source: int, target: int, start: int, stop: int, device: torch.device) -> Tensor:
+    """(stop - start, source) float32: one pass of PIL's resize as a matrix."""
+    taps = bicubic.bicubic_taps(source, target, start, stop)
+    matrix = np.zeros((stop - start, source))
+    rows = np.arange(stop - start)[:, None]
+    np.add.at(matrix, (rows, taps.indices), taps.fixed_point / (1 << bicubic.PRECISION_BITS))
+    return torch.from_numpy(matrix).to(device=device, dtype=torch.float32)
+
+
+def _enlarge_window(image: Image.Image, size: tuple[int, int], box: tuple[int, int, int, int]) -> Image.Image:
+    """image.resize(size, BICUBIC).crop(box) without the enlarged picture in memory."""
+    left, top, right, bottom = box
+    if image.mode in ("1", "P"):
+        # Nearest-neighbour picks pixels, so picking may as well follow the conversion.
+        rgb = np.asarray(image.convert("RGB"))
+        rows = bicubic.nearest_indices(image.height, size[1], top, bottom)
+        columns = bicubic.nearest_indices(image.width, size[0], left, right)
+        return Image.fromarray(rgb[rows][:, columns])
+    if image.mode in _PREMULTIPLIED:
+        premultiplied = image.convert(_PREMULTIPLIED[image.mode])
+        return _enlarge_window(premultiplied, size, box).convert(image.mode)
+    if image.mode in _EIGHT_BIT_MODES or image.mode in bicubic.DEEP_ROUNDING:
+        pixels = np.asarray(image)
+        window = bicubic.resize_window(pixels.reshape(image.height, image.width, -1), size, box, image.mode)
+        return Image.frombytes(image.mode, (right - left, bottom - top), window.tobytes())
+    return image.resize(size, Image.Resampling.BICUBIC).crop(box)

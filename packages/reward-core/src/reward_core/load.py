@@ -1,0 +1,165 @@
+"""Names, folders and files -> ready models."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Union
+
+import torch
+
+from .baselines.blip import BlipScorer
+from .checkpoint import CONFIG_FILE, WEIGHTS_FILE, build_model, read_state_dict
+from .config import BlipConfig, RewardConfig, read_json, text_config_from_med_config
+from .errors import CheckpointError, InputError
+from .hub import fetch, fetch_folder
+from .registry import BUNDLED_MODELS, REWARD_MODELS, SCORES, VOCABULARY, ModelSpec
+from .reward_model import RewardModel
+from .scorer import ScoringModel
+from .tokenizer import PromptTokenizer
+
+PathLike = Union[str, "os.PathLike[str]"]
+Device = Union[str, torch.device, None]
+
+
+def available_models() -> list[str]:
+    """Names that ``load`` knows; it takes folders, files and hub repositories as well."""
+    return [*REWARD_MODELS, *BUNDLED_MODELS]
+
+
+def available_scores() -> list[str]:
+    """Names that ``load_score`` knows."""
+    return list(SCORES)
+
+
+def load(
+    name_or_path: PathLike = "ImageReward-v1.0",
+    device: Device = None,
+    download_root: PathLike | None = None,
+    med_config: PathLike | dict[str, Any] | None = None,
+    *,
+    precision: str = "exact",
+    revision: str | None = None,
+    local_files_only: bool = False,
+) -> RewardModel:
+    """Load a reward model, ready to score: in evaluation mode, parameters frozen.
+
+    Args:
+        name_or_path: a name of ``available_models()``, a saved folder, a .safetensors file or the
+            original's .pt (config.json and vocab.txt or tokenizer.json are looked for beside it),
+            or the id of a hub repository that holds a saved folder.
+        device: default cuda, else mps, else cpu.
+        download_root: folder for downloads instead of the hub's cache.
+        med_config: BERT's configuration (a dict or a JSON file) in place of the model's own.
+        precision: "exact" is float32, the original's numbers.
+        revision: branch, tag or commit of the hub repository.
+        local_files_only: never touch the network.
+
+    Raises:
+        InputError: unknown name or precision. CheckpointError (KeyMismatchError): files that are
+        damaged or do not fit. HubError: a download that failed.
+    """
+    return _load(
+        RewardModel,
+        REWARD_MODELS,
+        name_or_path,
+        device,
+        download_root,
+        med_config,
+        precision,
+        revision,
+        local_files_only,
+    )
+
+
+def load_score(
+    name_or_path: PathLike = "BLIP",
+    device: Device = None,
+    download_root: PathLike | None = None,
+    *,
+    precision: str = "exact",
+    revision: str | None = None,
+    local_files_only: bool = False,
+) -> ScoringModel:
+    """Load a baseline scorer: a name of ``available_scores()``, or a folder or file of its weights.
+
+    Arguments and errors are those of ``load``. The result has the same doors as a reward model.
+    """
+    return _load(
+        BlipScorer, SCORES, name_or_path, device, download_root, None, precision, revision, local_files_only
+    )
+
+
+def default_device() -> str:
+    """cuda, else mps, else cpu."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _load(
+    model_class: type,
+    specs: dict[str, ModelSpec],
+    name_or_path: PathLike,
+    device: Device,
+    download_root: PathLike | None,
+    med_config: PathLike | dict[str, Any] | None,
+    precision: str,
+    revision: str | None,
+    local_files_only: bool,
+) -> Any:
+    if precision != "exact":
+        raise InputError(f"precision must be 'exact', got {precision!r}")
+    name = os.fsdecode(name_or_path)
+    config: BlipConfig | None = None
+    if name in specs:
+        spec = specs[name]
+        weights, config = fetch(spec.weights, download_root, revision, local_files_only), spec.config
+    elif name in BUNDLED_MODELS and model_class is RewardModel:
+        weights = bundled_folder(name) / WEIGHTS_FILE
+    elif os.path.exists(name):
+        weights = Path(name, WEIGHTS_FILE) if os.path.isdir(name) else Path(name)
+    elif name.count("/") == 1 and not name.startswith((".", "/", "~")) and not Path(name).suffix:
+        weights = fetch_folder(name, download_root, revision, local_files_only) / WEIGHTS_FILE
+    else:
+        names = ", ".join([*specs, *(BUNDLED_MODELS if model_class is RewardModel else ())])
+        raise InputError(f"{name!r} is neither a known name ({names}) nor a folder or file on this machine")
+    state = read_state_dict(weights)
+    if config is None:
+        config = config_beside(weights, model_class)
+    if med_config is not None:
+        config = _replace_text(config, med_config)
+    tokenizer = tokenizer_beside(weights, config.max_length, download_root, local_files_only)
+    model = build_model(model_class, config, tokenizer, state, str(weights))
+    return model.to(device if device is not None else default_device())
+
+
+def bundled_folder(name: str) -> Path:
+    """The folder of a model that comes with the package."""
+    return Path(__file__).parent / "demo" / name
+
+
+def config_beside(weights: Path, model_class: type) -> BlipConfig:
+    """config.json in the weights' folder; without one, the published model's sizes."""
+    path = weights.parent / CONFIG_FILE
+    if path.is_file():
+        return model_class.config_class.from_dict(read_json(path), str(path))
+    return RewardConfig.imagereward_v1() if model_class is RewardModel else model_class.config_class()
+
+
+def tokenizer_beside(
+    weights: Path, max_length: int, download_root: PathLike | None = None, local_files_only: bool = False
+) -> PromptTokenizer:
+    """The tokenizer in the weights' folder; without one, BERT's vocabulary from the hub."""
+    folder = weights.parent
+    if not (folder / "tokenizer.json").is_file() and not (folder / "vocab.txt").is_file():
+        folder = fetch(VOCABULARY, download_root, local_files_only=local_files_only).parent
+    return PromptTokenizer.from_folder(folder, max_length)
+
+
+def _replace_text(config: BlipConfig, med_config: PathLike | dict[str, Any]) -> BlipConfig:
+    from dataclasses import replace
+
+    if not isinstance(med_config, dict) and not os.path.isfile(med_config):
+        raise CheckpointError(f"{os.fsdecode(med_config)}: no such file (med_config)")
+    return replace(config, text=text_config_from_med_config(med_config))

@@ -1,0 +1,67 @@
+"""Which picture belongs to which prompt, read from the forms in which people keep it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from .config import read_json
+from .errors import CheckpointError, InputError
+
+
+def read_pairs(path: Path, images: Path) -> list[tuple[str, Path]]:
+    """(prompt, picture) pairs of a prompts file, in its order.
+
+    Forms (JSON):
+        {"picture.png": "prompt", ...};
+        the original's rankings, [{"id", "prompt", "generations": ["picture.webp", ...]}, ...];
+        the original's benchmark prompts, [{"id", "prompt"}, ...], whose pictures are the files
+        ``{id}_{x}.*`` in the folder.
+
+    Args:
+        path: the prompts file.
+        images: the folder to which pictures' names are relative.
+
+    Raises:
+        InputError: no such file or folder, or another form; the offending record is named.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such prompts file")
+    if not images.is_dir():
+        raise InputError(f"{images}: no such folder of pictures")
+    try:
+        content = read_json(path)
+    except CheckpointError as error:
+        raise InputError(str(error)) from error
+    if isinstance(content, dict):
+        pairs = [(_prompt(path, name, prompt), images / name) for name, prompt in content.items()]
+    elif isinstance(content, list):
+        pairs = [pair for i, record in enumerate(content) for pair in _record_pairs(path, i, record, images)]
+    else:
+        raise InputError(f"{path}: a JSON object or list was expected, got {type(content).__name__}")
+    if not pairs:
+        raise InputError(f"{path}: no prompt has a picture in {images}")
+    return pairs
+
+
+def _record_pairs(path: Path, i: int, record: Any, images: Path) -> list[tuple[str, Path]]:
+    where = f"record {i}"
+    if not isinstance(record, dict) or "prompt" not in record:
+        raise InputError(f"{path}: {where} has no 'prompt': {record!r:.120}")
+    prompt = _prompt(path, where, record["prompt"])
+    generations = record.get("generations")
+    if generations is None:
+        if not isinstance(record.get("id"), str):
+            raise InputError(f"{path}: {where} has neither 'generations' nor an 'id'")
+        # Names that end in a number, in the order of the number: 2 before 10.
+        found = sorted(images.glob(f"{record['id']}_*.*"), key=lambda file: (len(file.stem), file.name))
+        return [(prompt, file) for file in found]
+    if not isinstance(generations, list) or not all(isinstance(name, str) for name in generations):
+        raise InputError(f"{path}: {where}: 'generations' must be a list of file names")
+    return [(prompt, images / name) for name in generations]
+
+
+def _prompt(path: Path, where: str, prompt: Any) -> str:
+    if not isinstance(prompt, str):
+        raise InputError(f"{path}: {where}: the prompt must be a string, got {prompt!r:.80}")
+    return prompt

@@ -1,0 +1,102 @@
+"""ImageReward: BLIP reads prompt and picture together, a head turns the feature into a reward.
+
+Letters in shape comments: B batch, S image side, N image tokens, E image width, L text tokens, D text width.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from .blip import Blip
+from .config import RewardConfig
+from .image_transform import ImageTransform
+from .reward_head import RewardHead
+from .scorer import ScoringModel
+from .tokenizer import PromptTokenizer
+
+if TYPE_CHECKING:
+    import os
+
+    import torch
+
+
+class RewardModel(ScoringModel):
+    """The reward model of ImageReward (arXiv 2304.05977), any size.
+
+    Calling it takes normalised pixels (B, 3, S, S), token ids (B, L) and mask (B, L) to rewards
+    (B,); ``score``, ``inference_rank``, ``score_pairs`` and ``score_matrix`` take prompts and pictures.
+
+    Args:
+        config: sizes and constants.
+        tokenizer: turns prompts into the ids that the weights were trained on.
+    """
+
+    config_class = RewardConfig
+
+    def __init__(self, config: RewardConfig, tokenizer: PromptTokenizer):
+        super().__init__()
+        self.config = config
+        self.tokenizer = tokenizer
+        self.transform = ImageTransform(config.image_size, config.pixel_mean, config.pixel_std)
+        self.blip = Blip(config.vision, config.text, config.proj_dim)
+        self.mlp = RewardHead(config.reward_mlp, config.head_dropout)
+
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """Normalised pixels (B, 3, S, S) -> image tokens (B, N, E)."""
+        return self.blip.encode_images(pixels)
+
+    def rewards_from_features(self, features: Tensor, token_ids: Tensor, mask: Tensor | None) -> Tensor:
+        """Image tokens (B, N, E), token ids (B, L), mask (B, L) -> rewards (B,) float32."""
+        raw = self.mlp(self.blip.fuse(features, token_ids, mask))  # (B,)
+        return (raw - self.config.reward_mean) / self.config.reward_std
+
+    def score_gard(self, prompt_ids: Tensor, prompt_attention_mask: Tensor, image: Tensor) -> Tensor:
+        """The original's differentiable door: ids (B, L), mask (B, L), normalised pixels -> (B, 1)."""
+        return self(image, prompt_ids, prompt_attention_mask).unsqueeze(-1)
+
+    def percentile(self, score: float) -> float | None:
+        """Percent of reference scores below ``score``, or None where no quantiles are known.
+
+        ``config.score_quantiles.source`` says what the reference is; for ImageReward-v1.0 it is an
+        approximation by N(0, 1).
+        """
+        quantiles = self.config.score_quantiles
+        return None if quantiles is None else quantiles.percentile(score)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | os.PathLike[str],
+        *,
+        device: str | torch.device | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        revision: str | None = None,
+        local_files_only: bool = False,
+    ) -> RewardModel:
+        """Load a saved folder, or a hub repository that holds one; see ``reward_core.load``."""
+        from .load import load
+
+        return load(name_or_path, device, cache_dir, revision=revision, local_files_only=local_files_only)
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write config.json, model.safetensors and the tokenizer; the folder loads with no network."""
+        from .checkpoint import save_folder
+
+        save_folder(self, Path(folder))
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | None = None,
+        revision: str | None = None,
+        commit_message: str = "Upload reward model",
+    ) -> str:
+        """Upload the saved form to a model repository (made if needed); returns the commit's address."""
+        from .hub import upload_model
+
+        return upload_model(self, repo_id, private, token, revision, commit_message)

@@ -1,0 +1,89 @@
+"""ShapesBench: a small world of coloured shapes in which the true quality of a picture is known.
+
+Prompts and scenes (`grammar`, `split`), pictures of them (`render_scene`, `make_picture`), faults and the
+truth that follows (`faults`, `degrade`, `truth`), and ranked groups for training and evaluation (`groups`,
+`fault_mix`). Needs numpy and Pillow only; all chance comes from the numpy generator that is passed in.
+"""
+
+from .appearance import PALETTE, RADII, nearest_colour, nearest_shape
+from .degrade import MAGNITUDES, magnitude, strength_of
+from .fault_mix import HELD_OUT, TRAIN, GroupConfig, hard_negatives, sample_faults, shows_held_out
+from .faults import (
+    CLEANLINESS,
+    SEMANTIC,
+    Fault,
+    Picture,
+    check_faults,
+    draw_scene,
+    make_picture,
+    render_scene,
+)
+from .grammar import (
+    COLOURS,
+    RELATIONS,
+    SHAPES,
+    SIZES,
+    VOCABULARY,
+    Scene,
+    Thing,
+    all_scenes,
+    all_wordings,
+    parse,
+    phrase,
+)
+from .groups import Group, make_group, make_groups, rank, write_groups
+from .render import Background, Drawing, Mark, rasterise
+from .split import SPLITS, Split, load_split, sample_scene, split_of
+from .truth import Truth, alignment, cleanliness
+
+__all__ = [
+    "CLEANLINESS",
+    "COLOURS",
+    "HELD_OUT",
+    "MAGNITUDES",
+    "PALETTE",
+    "RADII",
+    "RELATIONS",
+    "SEMANTIC",
+    "SHAPES",
+    "SIZES",
+    "SPLITS",
+    "TRAIN",
+    "VOCABULARY",
+    "Background",
+    "Drawing",
+    "Fault",
+    "Group",
+    "GroupConfig",
+    "Mark",
+    "Picture",
+    "Scene",
+    "Split",
+    "Thing",
+    "Truth",
+    "alignment",
+    "all_scenes",
+    "all_wordings",
+    "check_faults",
+    "cleanliness",
+    "draw_scene",
+    "hard_negatives",
+    "load_split",
+    "magnitude",
+    "make_group",
+    "make_groups",
+    "make_picture",
+    "nearest_colour",
+    "nearest_shape",
+    "parse",
+    "phrase",
+    "rank",
+    "rasterise",
+    "render_scene",
+    "sample_faults",
+    "sample_scene",
+    "shows_held_out",
+    "split_of",
+    "strength_of",
+    "write_groups",
+]

@@ -1,0 +1,130 @@
+"""BLIP's text encoder: a post-norm BERT in which every layer may also look at an image.
+
+Module names are the checkpoint's key names, so weights load strictly and without a map.
+Letters in shape comments: B batch, L text tokens, N image tokens, D text width, E image width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .attention import attend
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """Sizes of the text encoder under BERT's own names; the defaults are ImageReward-v1.0's.
+
+    ``encoder_width`` is the width of the image tokens that cross-attention reads.
+    ``pad_token_id`` is kept for the checkpoint's configuration file.
+    """
+
+    vocab_size: int = 30524
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    max_position_embeddings: int = 512
+    layer_norm_eps: float = 1e-12
+    encoder_width: int = 1024
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    pad_token_id: int = 0
+
+
+class TextEncoder(nn.Module):
+    """Token ids (B, L), optionally beside image tokens (B, N, E) -> text features (B, L, D).
+
+    Without image tokens the cross-attention sublayers are left out (BLIP's text-only mode).
+    Attention is bidirectional; ``mask`` is 1 (or True) at real tokens, 0 at padding; None means
+    that no token is padding.
+    """
+
+    def __init__(self, config: TextConfig):
+        super().__init__()
+        self.config = config
+        self.embeddings = TextEmbeddings(config)
+        self.encoder = nn.Module()
+        self.encoder.layer = nn.ModuleList(TextLayer(config) for _ in range(config.num_hidden_layers))
+
+    def forward(
+        self, token_ids: Tensor, mask: Tensor | None = None, image_tokens: Tensor | None = None
+    ) -> Tensor:
+        # Padding is masked for every query alike: (B, 1, 1, L) broadcasts over heads and queries.
+        keys = None if mask is None else mask.bool()[:, None, None, :]
+        x = self.embeddings(token_ids)  # (B, L, D)
+        for layer in self.encoder.layer:
+            x = layer(x, keys, image_tokens)
+        return x
+
+
+class TextEmbeddings(nn.Module):
+    def __init__(self, config: TextConfig):
+        super().__init__()
+        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, token_ids: Tensor) -> Tensor:
+        positions = torch.arange(token_ids.shape[1], device=token_ids.device)
+        x = self.word_embeddings(token_ids) + self.position_embeddings(positions)
+        return self.dropout(self.LayerNorm(x))
+
+
+class TextLayer(nn.Module):
+    """Self-attention, then (with an image) cross-attention, then the feed-forward part."""
+
+    def __init__(self, config: TextConfig):
+        super().__init__()
+        self.attention = TextAttention(config, config.hidden_size)
+        self.crossattention = TextAttention(config, config.encoder_width)
+        self.intermediate = nn.Module()
+        self.intermediate.dense = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.output = ResidualNorm(config.intermediate_size, config)
+
+    def forward(self, x: Tensor, mask: Tensor | None, image_tokens: Tensor | None) -> Tensor:
+        x = self.attention(x, x, mask)
+        if image_tokens is not None:
+            x = self.crossattention(x, image_tokens, None)
+        return self.output(F.gelu(self.intermediate.dense(x)), x)
+
+
+class TextAttention(nn.Module):
+    """Queries from the text; keys and values from ``source``: (B, L, D), (B, K, source_width) -> (B, L, D)."""
+
+    def __init__(self, config: TextConfig, source_width: int):
+        super().__init__()
+        self.heads = config.num_attention_heads
+        self.dropout = config.attention_probs_dropout_prob
+        width = config.hidden_size
+        self.self = nn.ModuleDict(
+            {
+                "query": nn.Linear(width, width),
+                "key": nn.Linear(source_width, width),
+                "value": nn.Linear(source_width, width),
+            }
+        )
+        self.output = ResidualNorm(width, config)
+
+    def forward(self, x: Tensor, source: Tensor, mask: Tensor | None) -> Tensor:
+        dropout = self.dropout if self.training else 0.0
+        query, key, value = self.self["query"](x), self.self["key"](source), self.self["value"](source)
+        return self.output(attend(query, key, value, self.heads, mask, dropout), x)
+
+
+class ResidualNorm(nn.Module):
+    """BERT's end of every sublayer: LayerNorm(residual + dense(x))."""
+
+    def __init__(self, in_width: int, config: TextConfig):
+        super().__init__()
+        self.dense = nn.Linear(in_width, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        return self.LayerNorm(residual + self.dropout(self.dense(x)))

@@ -1,0 +1,50 @@
+"""What an import loads, and what each package asks for."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGES = Path(__file__).parents[2] / "packages"
+LATE = {"transformers", "huggingface_hub", "rich", "safetensors"}
+NEVER = {"diffusers", "datasets", "accelerate", "timm", "torchvision", "peft", "pyarrow", "pandas"}
+
+
+def loaded_by(statement: str) -> set[str]:
+    code = f"import sys, json; {statement}; print(json.dumps(sorted({{m.split('.')[0] for m in sys.modules}})))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(json.loads(done.stdout))
+
+
+def test_importing_reward_core_loads_nothing_heavy():
+    own = loaded_by("import reward_core") - loaded_by("import torch")
+    assert not own & (LATE | NEVER)
+    assert {"reward_core", "tokenizers", "PIL"} <= own
+
+
+def test_scoring_loads_no_hub_client_and_no_transformers(parity):
+    folder = str(parity / "state_dict.pt")
+    statement = f"import reward_core as R; R.load({folder!r}, 'cpu').score('a dog', {str(parity / 'images/rgb.png')!r})"
+    assert not loaded_by(statement) & (NEVER | {"transformers", "huggingface_hub"})
+
+
+def test_shapes_needs_numpy_and_pillow_only():
+    package = PACKAGES / "reward-core/src/reward_core/shapes"
+    statement = (
+        "import importlib.util as u; "
+        f"s = u.spec_from_file_location('shapes', {str(package / '__init__.py')!r}, "
+        f"submodule_search_locations=[{str(package)!r}]); "
+        "m = u.module_from_spec(s); sys.modules['shapes'] = m; s.loader.exec_module(m)"
+    )
+    assert not loaded_by(statement) & (LATE | NEVER | {"torch", "tokenizers"})
+
+
+def test_dependencies_are_what_the_package_is_for():
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has no TOML reader")
+    project = tomllib.loads((PACKAGES / "reward-core/pyproject.toml").read_text())["project"]
+    names = {"".join(c if c.isalnum() or c in "_-" else " " for c in d).split()[0] for d in project["dependencies"]}
+    assert names == {
+        "torch", "transformers", "tokenizers", "huggingface_hub", "safetensors", "Pillow", "numpy", "rich",
+    }  # fmt: skip

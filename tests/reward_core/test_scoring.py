@@ -1,0 +1,154 @@
+"""The scoring doors: shapes, kinds of answer, batching, memory, meaning of a score."""
+
+import subprocess
+import sys
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import reward_core as RM
+from reward_core.errors import PromptTruncatedWarning
+from reward_core.percentile import ScoreQuantiles
+
+PROMPTS = ["a red house by the ocean", "portrait of a dog", "night city, high quality photo"]
+
+
+@pytest.fixture(scope="module")
+def images(parity) -> list[str]:
+    return [str(parity / "images" / name) for name in ("rgb.png", "cmyk.jpg", "onebit.png", "gray_64x93.png")]
+
+
+def test_one_picture_gives_a_float_and_a_list_gives_a_list(model, images):
+    alone = model.score(PROMPTS[0], images[0])
+    assert type(alone) is float
+    assert model.score(PROMPTS[0], Path(images[0])) == alone
+    assert model.score(PROMPTS[0], Image.open(images[0])) == alone
+    assert model.score(PROMPTS[0], [images[0]]) == [alone]
+    ranking, rewards = model.inference_rank(PROMPTS[0], [images[0]])
+    assert (ranking, rewards) == ([1], [alone])
+
+
+def test_ranking_puts_the_highest_reward_first(model, images):
+    ranking, rewards = model.inference_rank(PROMPTS[0], images)
+    by_place = [rewards[ranking.index(place)] for place in range(1, len(images) + 1)]
+    assert by_place == sorted(rewards, reverse=True)
+
+
+def test_equal_rewards_are_ranked_in_input_order(model, images):
+    ranking, rewards = model.inference_rank(PROMPTS[0], [images[0], images[1], images[0], images[1]])
+    assert rewards[0] == rewards[2]
+    assert ranking[0] + 1 == ranking[2]
+    assert ranking[1] + 1 == ranking[3]
+
+
+def test_pairs_and_matrix_agree(model, images):
+    matrix = model.score_matrix(PROMPTS, images)
+    assert matrix.shape == (3, 4)
+    pairs = model.score_pairs(PROMPTS, images[:3], batch_size=2)
+    assert (pairs.dtype, pairs.device.type, tuple(pairs.shape)) == (torch.float32, "cpu", (3,))
+    assert torch.allclose(pairs, matrix[:, :3].diagonal(), atol=1e-5)
+    rows = list(model.score_rows(PROMPTS, images[:3]))
+    assert [row.score for row in rows] == pytest.approx(pairs.tolist(), abs=1e-5)
+
+
+def test_scoring_doors_need_no_gradient_and_tensor_doors_pass_it(model, images):
+    pixels = torch.rand(2, 3, 60, 52, requires_grad=True)
+    rewards = model.rewards_from_pixels(pixels, PROMPTS[:2])
+    assert rewards.shape == (2,)
+    (gradient,) = torch.autograd.grad(rewards.sum(), pixels)
+    assert gradient.isfinite().all()
+    assert (gradient != 0).any()
+    assert not any(p.requires_grad for p in model.parameters())
+    assert not model.score_pairs(PROMPTS[:1], images[:1]).requires_grad
+
+
+def test_following_the_gradient_raises_the_reward(model):
+    pixels = torch.rand(1, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    before = model.rewards_from_pixels(pixels, PROMPTS[:1])
+    for _ in range(5):
+        pixels.requires_grad_()
+        (gradient,) = torch.autograd.grad(model.rewards_from_pixels(pixels, PROMPTS[:1]).sum(), pixels)
+        pixels = (pixels + 0.01 * gradient.sign()).clamp(0, 1).detach()
+    assert model.rewards_from_pixels(pixels, PROMPTS[:1]) > before + 0.1  # measured: RISE
+
+
+def test_tensor_door_agrees_with_the_picture_door(model, images):
+    import numpy as np
+
+    picture = Image.open(images[0])
+    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 255
+    # 1/255 apart in a few pixels at most, which moved this reward by 1e-3 at most
+    assert model.rewards_from_pixels(pixels, PROMPTS[:1]).item() == pytest.approx(
+        model.score(PROMPTS[0], picture), abs=2e-3
+    )
+
+
+def test_a_long_prompt_is_cut_with_one_warning(model, images):
+    long = "red tree, " * 15 + "and a very long yellow light"
+    with pytest.warns(PromptTruncatedWarning) as caught:
+        cut = model.score_pairs([long] * 4, images, batch_size=1)
+    assert len(caught) == 1
+    assert "a very long yellow light" in str(caught[0].message)
+    assert model.tokenizer.dropped_words(long).endswith("a very long yellow light")
+    kept = long[: long.rindex(model.tokenizer.dropped_words(long))]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.allclose(model.score_pairs([kept] * 4, images), cut, atol=1e-5)
+
+
+def test_percentile_comes_from_the_quantiles(model):
+    assert model.percentile(0.0) is None  # nobody measured this model's scores
+    imagereward = ScoreQuantiles.standard_normal()
+    assert imagereward.source == "approximate, N(0,1)"
+    for score, percent in ((0.0, 50.0), (1.0, 84.13), (-1.0, 15.87), (2.0, 97.72), (-9.0, 0.0), (9.0, 100.0)):
+        assert imagereward.percentile(score) == pytest.approx(percent, abs=0.1)
+    known = RM.RewardModel(replace(model.config, score_quantiles=imagereward), model.tokenizer)
+    assert known.percentile(0.0) == pytest.approx(50)
+    measured = ScoreQuantiles.of([float(i) for i in range(1000)], "a count")
+    assert measured.percentile(250) == pytest.approx(25, abs=0.2)
+
+
+def test_every_scorer_is_a_scorer(model):
+    assert isinstance(model, RM.Scorer)
+
+
+def test_the_names_that_work_are_listed():
+    assert RM.available_models() == ["ImageReward-v1.0", "tiny"]
+    assert RM.available_scores() == ["BLIP"]
+
+
+# 4,000 pictures take 110 MB as a list and as much again stacked; half of them fit in 160 MB.
+MEMORY = """
+import resource, sys
+import torch
+torch.set_num_threads(1)
+import reward_core as RM
+from PIL import Image
+model = RM.load(sys.argv[1], device="cpu")
+images = [Image.new("RGB", (48, 48), (i % 256, 9, 99)) for i in range(4000)]
+prompts = ["a red house"] * len(images)
+expected = model.score_pairs(prompts, images, batch_size=100)
+size = int(next(line for line in open("/proc/self/status") if line.startswith("VmSize")).split()[1]) * 1024
+resource.setrlimit(resource.RLIMIT_AS, (size + 160 * 2**20, -1))
+try:
+    torch.zeros(2, 4000, 3, 48, 48)
+    sys.exit("the limit does not bind")
+except RuntimeError as error:
+    assert "allocate memory" in str(error)
+rewards = model.score_pairs(prompts, images, batch_size=4000)
+assert (rewards - expected).abs().max() < 1e-5
+print("halved and went on")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the address space is limited the Linux way")
+def test_out_of_memory_halves_the_batch_and_goes_on(parity):
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY, str(parity / "state_dict.pt")], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "halved and went on" in done.stdout

@@ -1,0 +1,11 @@
+"""Turn the original's .pt into a folder that loads offline (also: ``reward-core convert``)."""
+
+import argparse
+import sys
+
+from reward_core.cli import add_convert_arguments, run_command
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_convert_arguments(parser)
+    sys.exit(run_command(parser.parse_args()))
