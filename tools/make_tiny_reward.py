@@ -13,10 +13,13 @@ import os
 import platform
 import tempfile
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -30,14 +33,18 @@ from reward_core.percentile import ScoreQuantiles
 from reward_core.text_encoder import TextConfig
 from reward_core.tokenizer import PromptTokenizer
 from reward_core.training import (
+    CaptionedPicture,
     RankedGroup,
     TrainingConfig,
     accuracy,
     group_rewards,
     initialise_from_scratch,
+    pretraining_loss,
     train,
 )
 
+PICTURES_PER_STEP, GROUPS_PER_STEP = 96, 16
+COLUMNS = [TextColumn("{task.description}"), MofNCompleteColumn(), TimeRemainingColumn()]
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
@@ -88,18 +95,42 @@ class ShapesGroups(Dataset):
         return RankedGroup(group.prompt, group.pictures, group.ranking)
 
 
-def batches(groups: ShapesGroups, size: int) -> Iterator[list[RankedGroup]]:
-    # A worker draws the next pictures while this process trains; its order is fixed by the index.
-    return iter(DataLoader(groups, size, num_workers=1, collate_fn=list, prefetch_factor=8))
+class ShapesCaptions(Dataset):
+    """Clean picture number i with its prompt and near misses; the first half shows single things."""
+
+    NEAR_MISSES = 4
+
+    def __init__(self, count: int, seed: int):
+        self.count, self.seed = count, seed
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> CaptionedPicture:
+        rng = np.random.default_rng([self.seed, index])
+        scene = shapes.sample_scene(rng, "train", pair_share=0.0 if index < self.count / 2 else 0.8)
+        near = tuple(shapes.phrase(shapes.near_miss(scene, rng), rng) for _ in range(self.NEAR_MISSES))
+        return CaptionedPicture(shapes.render_scene(scene, rng), shapes.phrase(scene, rng), near)
+
+
+def batches(items: Dataset, size: int) -> Iterator[list]:
+    # A worker draws the next pictures while this process trains; their order is that of the index.
+    return iter(DataLoader(items, size, num_workers=1, collate_fn=list, prefetch_factor=8))
+
+
+def groups_of(config: shapes.GroupConfig, split: str, count: int) -> list[RankedGroup]:
+    groups = ShapesGroups(count, config, split)
+    return [groups[i] for i in range(count)]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for the model")
     parser.add_argument("--seed", type=int, default=0, help="of the weights and of the training groups")
-    parser.add_argument("--steps", type=int, default=2500)
-    parser.add_argument("--groups-per-step", type=int, default=16)
-    parser.add_argument("--learning-rate", type=float, default=7e-4)
+    parser.add_argument("--pretraining-steps", type=int, default=500, help="of 96 captioned pictures")
+    parser.add_argument("--steps", type=int, default=2000, help="of ranking, 16 groups each")
     parser.add_argument("--held-out-groups", type=int, default=1000, help="for the accuracy on the card")
     args = parser.parse_args()
     console = Console()
@@ -113,29 +144,34 @@ def main() -> None:
     initialise_from_scratch(model, args.seed)
 
     world = replace(shapes.TRAIN, seed=shapes.TRAIN.seed + args.seed)
-    groups = ShapesGroups(args.steps * args.groups_per_step, world, "train")
-    validation = list(batches(ShapesGroups(400, replace(world, seed=world.seed + 10_000), "train"), 400))[0]
-    config = TrainingConfig(args.steps, args.learning_rate)
+    validation = groups_of(replace(world, seed=world.seed + 10_000), "train", 400)
     started = time.perf_counter()
-    columns = [TextColumn("{task.description}"), MofNCompleteColumn(), TimeRemainingColumn()]
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("training", total=args.steps)
-        mean = 0.7
+    with Progress(*COLUMNS, console=console) as progress:
 
-        def on_step(step: int, loss: float) -> None:
-            nonlocal mean
-            mean += (loss - mean) * 0.02
-            progress.update(task, completed=step, description=f"training, loss {mean:.3f}")
-            if step % 250 == 0:
-                console.print(f"step {step}: loss {mean:.3f}, {time.perf_counter() - started:.0f} s")
+        def run(name: str, items: Dataset, size: int, config: TrainingConfig, loss=None) -> None:
+            task = progress.add_task(name, total=config.steps)
+            recent: deque[float] = deque(maxlen=100)
 
-        train(model, batches(groups, args.groups_per_step), config, on_step)
+            def on_step(step: int, value: float) -> None:
+                recent.append(value)
+                progress.update(task, completed=step)
+                if step % 100 == 0:
+                    seconds = time.perf_counter() - started
+                    console.print(f"{name}, step {step}: loss {fmean(recent):.3f}, {seconds:.0f} s")
+
+            train(model, batches(items, size), config, on_step, loss)
+
+        captions = ShapesCaptions(args.pretraining_steps * PICTURES_PER_STEP, world.seed)
+        config = TrainingConfig(args.pretraining_steps, muon_rate=0.02)
+        run("pictures and prompts", captions, PICTURES_PER_STEP, config, pretraining_loss)
+        groups = ShapesGroups(args.steps * GROUPS_PER_STEP, world, "train")
+        run("rankings", groups, GROUPS_PER_STEP, TrainingConfig(args.steps, 7e-4, muon_rate=0.004))
     minutes = (time.perf_counter() - started) / 60
 
     model.config = calibrated(model, validation)
     save_folder(model.half(), args.out)  # half the size; what is published is what is measured below
     model = reward_core.load(args.out, device="cpu")
-    held_out = [g for b in batches(ShapesGroups(args.held_out_groups, shapes.HELD_OUT, "held_out"), 64) for g in b]
+    held_out = groups_of(shapes.HELD_OUT, "held_out", args.held_out_groups)
     figures = {"validation": accuracy(model, validation), "held-out": accuracy(model, held_out)}
     card = model_card(model, args, minutes, figures)
     (args.out / "README.md").write_text(card, encoding="utf-8")
@@ -146,7 +182,9 @@ def calibrated(model: reward_core.RewardModel, validation: list[RankedGroup]) ->
     """The model's configuration with mean, std and quantiles of its rewards on the validation groups."""
     raw = torch.cat([group_rewards(model, [group]) for group in validation]).double()
     mean, std = raw.mean().item(), raw.std().item()
-    quantiles = ScoreQuantiles.of(((raw - mean) / std).tolist(), f"{len(raw)} ShapesBench validation pictures")
+    quantiles = ScoreQuantiles.of(
+        ((raw - mean) / std).tolist(), f"{len(raw)} ShapesBench validation pictures"
+    )
     return replace(model.config, reward_mean=mean, reward_std=std, score_quantiles=quantiles)
 
 
@@ -155,7 +193,9 @@ def model_card(
 ) -> str:
     parameters = sum(p.numel() for p in model.parameters())
     size = (args.out / "model.safetensors").stat().st_size
-    groups = args.steps * args.groups_per_step
+    groups, captions = args.steps * GROUPS_PER_STEP, args.pretraining_steps * PICTURES_PER_STEP
+    validation, held_out = figures["validation"], figures["held-out"]
+    fewest, most = shapes.TRAIN.pictures
     return f"""---
 license: apache-2.0
 tags: [reward-model, text-to-image, shapesbench]
@@ -168,15 +208,18 @@ It scores 64 px pictures of one or two coloured shapes. It knows nothing of othe
 
 | | pairwise accuracy |
 |---|---|
-| validation prompts (same combinations as in training) | {figures["validation"]:.1%} |
-| held-out prompts (combinations never seen, other fault mix, {args.held_out_groups:,} groups) | {figures["held-out"]:.1%} |
+| validation prompts (same combinations as in training) | {validation:.1%} |
+| held-out prompts (new combinations, other faults; {args.held_out_groups:,} groups) | {held_out:.1%} |
 
 All untied comparisons count; chance is 50%. Scores are about N(0, 1) on the validation pictures.
 
-- Data: {groups:,} ranked groups of {shapes.TRAIN.pictures[0]}-{shapes.TRAIN.pictures[1]} pictures, each seen once, seed {args.seed}.
-- Training: {args.steps} steps of {args.groups_per_step} groups, AdamW {args.learning_rate:g}, {minutes:.1f} minutes on
-  {os.cpu_count()} cores ({platform.machine()}, torch {torch.__version__}).
-- Command: `python tools/make_tiny_reward.py --out FOLDER --seed {args.seed} --steps {args.steps}`
+- Data: {captions:,} captioned pictures, each with {ShapesCaptions.NEAR_MISSES} near-miss prompts, then
+  {groups:,} ranked groups of {fewest}-{most} pictures; made on the spot, each seen once, seed {args.seed}.
+- Training: {args.pretraining_steps} steps of contrast and matching (as BLIP is pre-trained), then
+  {args.steps} of ranking; Muon and AdamW; {minutes:.1f} minutes on {os.cpu_count()} cores
+  ({platform.machine()}, torch {torch.__version__}).
+- Command: `python tools/make_tiny_reward.py --out FOLDER --seed {args.seed}
+  --pretraining-steps {args.pretraining_steps} --steps {args.steps}`
 """
 
 

@@ -13,7 +13,9 @@ NEVER = {"diffusers", "datasets", "accelerate", "timm", "torchvision", "peft", "
 
 
 def loaded_by(statement: str) -> set[str]:
-    code = f"import sys, json; {statement}; print(json.dumps(sorted({{m.split('.')[0] for m in sys.modules}})))"
+    code = (
+        f"import sys, json; {statement}; print(json.dumps(sorted({{m.split('.')[0] for m in sys.modules}})))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return set(json.loads(done.stdout))
 
@@ -26,7 +28,8 @@ def test_importing_reward_core_loads_nothing_heavy():
 
 def test_scoring_loads_no_hub_client_and_no_transformers(parity):
     folder = str(parity / "state_dict.pt")
-    statement = f"import reward_core as R; R.load({folder!r}, 'cpu').score('a dog', {str(parity / 'images/rgb.png')!r})"
+    picture = str(parity / "images/rgb.png")
+    statement = f"import reward_core as R; R.load({folder!r}, 'cpu').score('a dog', {picture!r})"
     assert not loaded_by(statement) & (NEVER | {"transformers", "huggingface_hub"})
 
 
@@ -44,7 +47,9 @@ def test_shapes_needs_numpy_and_pillow_only():
 def test_dependencies_are_what_the_package_is_for():
     tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has no TOML reader")
     project = tomllib.loads((PACKAGES / "reward-core/pyproject.toml").read_text())["project"]
-    names = {"".join(c if c.isalnum() or c in "_-" else " " for c in d).split()[0] for d in project["dependencies"]}
+    names = {
+        "".join(c if c.isalnum() or c in "_-" else " " for c in d).split()[0] for d in project["dependencies"]
+    }
     assert names == {
         "torch", "transformers", "tokenizers", "huggingface_hub", "safetensors", "Pillow", "numpy", "rich",
     }  # fmt: skip

@@ -80,7 +80,9 @@ def test_the_originals_positional_call(model, parity, tmp_path):
 
 
 def test_configuration_survives_json():
-    config = replace(RewardConfig.imagereward_v1(), image_size=64, score_quantiles=ScoreQuantiles((0.0, 1.5), "two"))
+    config = replace(
+        RewardConfig.imagereward_v1(), image_size=64, score_quantiles=ScoreQuantiles((0.0, 1.5), "two")
+    )
     assert RewardConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
@@ -91,5 +93,9 @@ def test_imagereward_v1_is_the_published_size():
     assert sum(p.numel() for p in model.parameters()) == pytest.approx(446.7e6, abs=0.05e6)
     assert config.score_quantiles.source == "approximate, N(0,1)"
     keys = model.state_dict().keys()
-    assert {"blip.visual_encoder.blocks.23.attn.qkv.bias", "mlp.layers.7.bias", "blip.text_proj.weight"} <= keys
+    assert {
+        "blip.visual_encoder.blocks.23.attn.qkv.bias",
+        "mlp.layers.7.bias",
+        "blip.text_proj.weight",
+    } <= keys
     assert "blip.text_encoder.encoder.layer.11.crossattention.self.key.weight" in keys

@@ -13,8 +13,12 @@ PLAIN = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 def picture(width: int, height: int, seed: int = 0) -> Image.Image:
     """Something like a photograph: smooth regions, hard edges, a little grain, saturated spots."""
     rng = np.random.default_rng(seed)
-    coarse = Image.fromarray(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8)).resize((width, height), Image.BICUBIC)
-    edges = Image.fromarray(rng.integers(0, 256, (23, 23, 3), dtype=np.uint8)).resize((width, height), Image.NEAREST)
+    coarse = Image.fromarray(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8)).resize(
+        (width, height), Image.BICUBIC
+    )
+    edges = Image.fromarray(rng.integers(0, 256, (23, 23, 3), dtype=np.uint8)).resize(
+        (width, height), Image.NEAREST
+    )
     mixed = np.asarray(Image.blend(coarse, edges.filter(ImageFilter.GaussianBlur(1)), 0.5)).astype(float)
     return Image.fromarray((mixed + rng.normal(0, 6, mixed.shape)).clip(0, 255).astype(np.uint8))
 
@@ -33,7 +37,9 @@ def test_tensor_door_is_within_one_level_of_pil_when_shrinking(size):
     assert levels_apart(picture(*size), 224) <= 1.001
 
 
-@pytest.mark.parametrize("size", [(64, 64), (100, 80), (31, 200), (200, 31), (223, 223), (5, 5), (1, 9)], ids=str)
+@pytest.mark.parametrize(
+    "size", [(64, 64), (100, 80), (31, 200), (200, 31), (223, 223), (5, 5), (1, 9)], ids=str
+)
 def test_tensor_door_is_within_two_levels_of_pil_when_enlarging(size):
     assert levels_apart(picture(*size), 224) <= 2.001
 
@@ -51,7 +57,13 @@ def test_batch_equals_single():
 def test_gradients_pass_rounding_and_clamping():
     transform = ImageTransform(16, *PLAIN)
     # Pure black and white: every pass overshoots and clamps somewhere.
-    pixels = torch.from_numpy(np.indices((40, 40)).sum(0) % 7 < 3).float().expand(1, 3, 40, 40).clone().requires_grad_()
+    pixels = (
+        torch.from_numpy(np.indices((40, 40)).sum(0) % 7 < 3)
+        .float()
+        .expand(1, 3, 40, 40)
+        .clone()
+        .requires_grad_()
+    )
     transform(pixels).sum().backward()
     # Weights of each output pixel sum to 1, so the whole gradient sums to the number of outputs.
     assert pixels.grad.sum().item() == pytest.approx(3 * 16 * 16, rel=1e-4)

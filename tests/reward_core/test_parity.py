@@ -37,7 +37,11 @@ def blip(tmp_path_factory):
     folder = tmp_path_factory.mktemp("blip")
     state = torch.load(PARITY / "state_dict.pt", weights_only=True)
     encoders = {key.removeprefix("blip."): value for key, value in state.items() if key.startswith("blip.")}
-    extras = {"visual_encoder_m.cls_token": torch.zeros(1), "temp": torch.zeros(1), "itm_head.weight": torch.ones(2)}
+    extras = {
+        "visual_encoder_m.cls_token": torch.zeros(1),
+        "temp": torch.zeros(1),
+        "itm_head.weight": torch.ones(2),
+    }
     torch.save({"model": encoders | extras}, folder / "model.pth")
     config = json.loads((PARITY / "config.json").read_text())
     for key in ("reward_mlp", "reward_mean", "reward_std"):
@@ -56,7 +60,9 @@ def test_preprocessed_pixels_are_equal(model, image):
         assert pixels[c, y, x].item() == pytest.approx(value, abs=1e-6)
 
 
-@pytest.mark.parametrize("case", EXPECTED["prompts"] + EXPECTED["tokenizer_cases"], ids=lambda case: case["text"])
+@pytest.mark.parametrize(
+    "case", EXPECTED["prompts"] + EXPECTED["tokenizer_cases"], ids=lambda case: case["text"]
+)
 def test_token_ids_are_equal(model, case):
     token_ids, mask = model.tokenizer([case["text"]], length=35)
     assert token_ids[0].tolist() == case["input_ids"]
@@ -91,7 +97,9 @@ def test_rankings(model, blip, case):
     ranking, ours = model.inference_rank(PROMPTS[case["prompt"]], images)
     assert ranking == rank
     assert ours == pytest.approx(rewards, abs=REWARD)
-    assert model.score(PROMPTS[case["prompt"]], images) == pytest.approx(case["score_of_list"] if not single else rewards, abs=REWARD)
+    assert model.score(PROMPTS[case["prompt"]], images) == pytest.approx(
+        case["score_of_list"] if not single else rewards, abs=REWARD
+    )
     ranking, ours = blip.inference_rank(PROMPTS[case["prompt"]], images)
     assert ranking == blip_rank
     assert ours == pytest.approx(cosines, abs=COSINE)

@@ -6,7 +6,9 @@ import json
 import os
 import pickle
 import shutil
+import struct
 import tempfile
+import warnings
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -23,6 +25,20 @@ if TYPE_CHECKING:
     from .scorer import ScoringModel
 
 M = TypeVar("M", bound="ScoringModel")
+
+# What torch's reader is seen to raise on damaged files.
+_DAMAGE = (
+    pickle.UnpicklingError,
+    struct.error,
+    RuntimeError,
+    OSError,
+    EOFError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+)
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
@@ -65,23 +81,27 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read_torch(path: Path) -> object:
-    # Only the zip form (torch 1.6 and later) can be mapped; the older one is read into memory.
-    mmap = zipfile.is_zipfile(path)
+    # Only the zip form (torch 1.6 and later) can be mapped, and only by its path; the older one is
+    # read into memory. A path that ends in .safetensors would be read as what it is not.
+    mmap = zipfile.is_zipfile(path) and path.suffix != ".safetensors"
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        with warnings.catch_warnings(), path.open("rb") as file:
+            # Told once as an error is enough.
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
+            return torch.load(path if mmap else file, map_location="cpu", weights_only=True, mmap=mmap)
+    except _DAMAGE as error:
         text = str(error)
-        if isinstance(error, pickle.UnpicklingError) and "Unsupported" in text:
+        if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in text:  # the name of some code
             reason = f"holds more than weights; refused, and nothing in it was executed: {_first_lines(text)}"
         else:
-            reason = f"truncated or damaged, download it again: {_first_lines(text)}"
+            reason = f"truncated, damaged or not saved by torch, download it again: {_first_lines(text)}"
         raise CheckpointError(f"{path}: {reason}") from error
 
 
 def _first_lines(text: str) -> str:
     """torch's explanation without its advice to load the file unsafely."""
-    lines = [line.strip() for line in text.splitlines() if "Unsupported" in line or "GLOBAL" in line]
-    return (lines[0] if lines else text.strip().split("\n")[0])[:300]
+    lines = [line.strip() for line in text.splitlines() if "nsupported" in line or "GLOBAL" in line]
+    return (lines or text.strip().splitlines() or ["no more is known"])[0][:300]
 
 
 def build_model(
@@ -95,6 +115,7 @@ def build_model(
 
     Raises:
         KeyMismatchError: a key is missing, unexpected or of another shape.
+        CheckpointError: the tokenizer's vocabulary is not the one the weights were trained with.
     """
     with torch.device("meta"):  # no memory and no time for weights that are replaced at once
         model = model_class(config, tokenizer)
@@ -108,6 +129,13 @@ def build_model(
     ]
     if missing or unexpected or shapes:
         raise KeyMismatchError(source, missing, unexpected, shapes, guess_kind(set(state)))
+    # With another vocabulary every id would mean another word, and scores would be wrong in silence.
+    known, wanted_size = tokenizer.fast_tokenizer.get_vocab_size(), config.text.vocab_size
+    if known != wanted_size:
+        raise CheckpointError(
+            f"{source}: its model knows {wanted_size} tokens, but the vocabulary found for it has {known}; "
+            "put the model's own vocab.txt or tokenizer.json beside it"
+        )
     model.load_state_dict({key: tensor.float() for key, tensor in state.items()}, assign=True)
     return model.eval().requires_grad_(False)
 

@@ -18,6 +18,8 @@ from .errors import RewardCoreError
 from .registry import BUNDLED_MODELS, REWARD_MODELS, SCORES
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from .reward_model import RewardModel
     from .scorer import ScoredRow
 
@@ -31,9 +33,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def run_command(args: argparse.Namespace) -> int:
     """``args.run(args)`` with errors and warnings as lines on stderr."""
-    warnings.showwarning = _show_warning
     try:
-        return args.run(args)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return args.run(args)
     except (RewardCoreError, OSError) as error:
         print(f"reward-core: {error}", file=sys.stderr)
         return 2
@@ -98,9 +101,13 @@ def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("out", type=Path, metavar="OUT_FOLDER")
     parser.add_argument(
-        "--config", type=Path, help="config.json with the sizes (default: ImageReward-v1.0's)"
+        "--config",
+        type=Path,
+        help="config.json with the sizes (default: the one beside STATE_DICT, or ImageReward-v1.0's)",
     )
-    parser.add_argument("--vocab", type=Path, help="BERT's vocab.txt (default: fetched from the hub)")
+    parser.add_argument(
+        "--vocab", type=Path, help="vocab.txt (default: the one beside STATE_DICT, or BERT's from the hub)"
+    )
     parser.set_defaults(run=run_convert)
 
 
@@ -145,7 +152,6 @@ def run_score(args: argparse.Namespace) -> int:
 
 
 def run_models(args: argparse.Namespace) -> int:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("name", "kind", "what it is")
@@ -155,23 +161,22 @@ def run_models(args: argparse.Namespace) -> int:
         table.add_row(name, "reward", description)
     for name, spec in SCORES.items():
         table.add_row(name, "baseline", f"{spec.description} (in Python: load_score)")
-    Console().print(table)
+    _print_table(table)
     return 0
 
 
 def run_convert(args: argparse.Namespace) -> int:
     from .convert import convert_checkpoint
+    from .reward_model import RewardModel
 
     model = convert_checkpoint(args.state_dict, args.out, args.config, args.vocab)
-    parameters = sum(p.numel() for p in model.parameters())
-    print(
-        f"{args.out}: {type(model).__name__}, {parameters:,} parameters; load it with RM.load({str(args.out)!r})"
-    )
+    kind, parameters = type(model).__name__, sum(p.numel() for p in model.parameters())
+    door = "load" if isinstance(model, RewardModel) else "load_score"
+    print(f"{args.out}: {kind}, {parameters:,} parameters; load it with RM.{door}({str(args.out)!r})")
     return 0
 
 
 def run_example(args: argparse.Namespace) -> int:
-    from rich.console import Console
     from rich.table import Table
 
     from .example import ADDRESS, PROMPT, PUBLISHED, example_images
@@ -181,7 +186,7 @@ def run_example(args: argparse.Namespace) -> int:
     table = Table("picture", f"score ({args.model})", "published (ImageReward-v1.0)", title=PROMPT)
     for image, reward, published in zip(images, rewards, PUBLISHED):
         table.add_row(image.name, f"{reward:.2f}", f"{published:.2f}")
-    Console().print(table)
+    _print_table(table)
     return 0
 
 
@@ -207,7 +212,6 @@ def _with_progress(rows: Iterator[ScoredRow], total: int | None = None) -> Itera
 
 
 def _print_ranking(model: RewardModel, prompt: str, results: list[dict]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     quantiles = model.config.score_quantiles
@@ -223,7 +227,14 @@ def _print_ranking(model: RewardModel, prompt: str, results: list[dict]) -> None
         percentile = result["percentile"]
         shown = "" if percentile is None else f"{percentile:.0f}"
         table.add_row(str(result["place"]), result["image"], f"{result['score']:.4f}", shown)
-    Console().print(table)
+    _print_table(table)
+
+
+def _print_table(table: Table) -> None:
+    from rich.console import Console
+
+    # Prompts and file names are shown as they are: "[red]" is no markup in them, ":cat:" no emoji.
+    Console(markup=False, emoji=False, highlight=False).print(table)
 
 
 def _report_failures(failed: list[ScoredRow]) -> int:
@@ -237,7 +248,6 @@ def _show_warning(message, category, filename, lineno, file=None, line=None) -> 
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return int(text)

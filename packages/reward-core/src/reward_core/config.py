@@ -64,6 +64,8 @@ class BlipConfig:
     @classmethod
     def from_dict(cls: type[T], content: dict[str, Any], source: str = "config") -> T:
         """The inverse of to_dict. An unknown key or a value of the wrong kind is a CheckpointError."""
+        if not isinstance(content, dict):
+            raise CheckpointError(f"{source}: a JSON object was expected, got {content!r:.80}")
         given = {k: v for k, v in content.items() if k not in _IGNORED_KEYS}
         kind = given.pop("model_type", cls.model_type)
         if kind != cls.model_type:
@@ -74,21 +76,24 @@ class BlipConfig:
             raise CheckpointError(
                 f"{source}: unknown keys {unknown}; known are {sorted(known)} and 'med_config'"
             )
+        text = {}
         if med_config is not None:
-            given["text"] = text_config_from_med_config(med_config, f"{source}, med_config")
+            if not isinstance(med_config, dict):
+                raise CheckpointError(f"{source}: med_config must be a JSON object, got {med_config!r:.80}")
+            text = {"text": text_config_from_med_config(med_config, f"{source}, med_config")}
         try:
-            return cls(**{key: cls._decode(key, value) for key, value in given.items()})
+            config = cls(**{key: cls._decode(key, value) for key, value in given.items()}, **text)
+            _check_heads(config.vision_heads, config.vision_width)
+            if not 2 <= config.max_length <= config.text.max_position_embeddings:
+                most = config.text.max_position_embeddings
+                raise ValueError(f"max_length must be 2 to {most} tokens, got {config.max_length}")
+            return config
         except (TypeError, ValueError) as error:
             raise CheckpointError(f"{source}: {error}") from error
 
     @classmethod
     def _decode(cls, key: str, value: Any) -> Any:
-        default = next(f.default for f in dataclasses.fields(cls) if f.name == key)
-        if isinstance(default, tuple):
-            return tuple(value)
-        if isinstance(default, (int, float)) and not isinstance(value, (int, float)):
-            raise TypeError(f"{key} must be a number, got {value!r}")
-        return value
+        return _checked(cls, key, value)
 
 
 @dataclass(frozen=True)
@@ -113,7 +118,13 @@ class RewardConfig(BlipConfig):
 
     @classmethod
     def _decode(cls, key: str, value: Any) -> Any:
-        if key == "score_quantiles" and value is not None:
+        if key == "score_quantiles":
+            if value is None:
+                return None
+            if not isinstance(value, dict) or value.keys() != {"values", "source"}:
+                raise TypeError(
+                    f"score_quantiles must be null or have 'values' and 'source', got {value!r:.80}"
+                )
             return ScoreQuantiles(tuple(map(float, value["values"])), str(value["source"]))
         return super()._decode(key, value)
 
@@ -128,7 +139,41 @@ def text_config_from_med_config(
         if med_config.get(key, only) != only:
             raise CheckpointError(f"{source}: {key}={med_config[key]!r}, only {only!r} is implemented")
     sizes = {f.name for f in dataclasses.fields(TextConfig)}
-    return TextConfig(**{key: value for key, value in med_config.items() if key in sizes})
+    try:
+        config = TextConfig(
+            **{key: _checked(TextConfig, key, value) for key, value in med_config.items() if key in sizes}
+        )
+        _check_heads(config.num_attention_heads, config.hidden_size)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{source}: {error}") from error
+    return config
+
+
+def _checked(cls: type, key: str, value: Any) -> Any:
+    """The value of ``key``, lists as tuples; a TypeError or ValueError unless it is of the field's kind."""
+    kind = str(next(f.type for f in dataclasses.fields(cls) if f.name == key))
+    if not kind.startswith("tuple"):
+        return _checked_number(key, kind, value)
+    kinds = kind[len("tuple[") : -1].split(", ")
+    if not isinstance(value, (list, tuple)) or ("..." not in kinds and len(value) != len(kinds)):
+        count = "" if "..." in kinds else f"{len(kinds)} "
+        raise TypeError(f"{key} must be a list of {count}numbers, got {value!r:.80}")
+    return tuple(_checked_number(key, kinds[0], number) for number in value)
+
+
+def _checked_number(key: str, kind: str, value: Any) -> Any:
+    wanted = {"bool": "true or false", "int": "a whole number", "float": "a number"}[kind]
+    types = {"bool": (bool,), "int": (int,), "float": (int, float)}[kind]
+    if not isinstance(value, types) or (isinstance(value, bool) and kind != "bool"):
+        raise TypeError(f"{key} must be {wanted}, got {value!r:.80}")
+    if kind == "int" and value < 1 and not key.endswith("_id"):
+        raise ValueError(f"{key} must be at least 1, got {value}")
+    return value
+
+
+def _check_heads(heads: int, width: int) -> None:
+    if width % heads:
+        raise ValueError(f"{heads} attention heads do not divide a width of {width}")
 
 
 def read_json(path: Path) -> Any:

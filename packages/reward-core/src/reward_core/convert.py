@@ -6,10 +6,8 @@ from pathlib import Path
 
 from .baselines.blip import BlipScorer
 from .checkpoint import build_model, read_state_dict, save_folder
-from .config import BlipConfig, RewardConfig, read_json
-
-from .hub import fetch
-from .registry import VOCABULARY
+from .config import read_json
+from .load import config_beside, tokenizer_beside
 from .reward_model import RewardModel
 from .scorer import ScoringModel
 from .tokenizer import PromptTokenizer
@@ -23,8 +21,9 @@ def convert_checkpoint(
     Args:
         state_dict: ImageReward's .pt, BLIP's model_large.pth, or a .safetensors of either.
         out: folder for config.json, model.safetensors and the tokenizer.
-        config: a config.json with the sizes; without it they are ImageReward-v1.0's (BLIP large's).
-        vocab: BERT's vocab.txt; without it, it is fetched from the hub.
+        config: a config.json with the sizes; without it, the one beside ``state_dict``, or else those
+            of ImageReward-v1.0 (BLIP large).
+        vocab: a vocab.txt; without it, the one beside ``state_dict``, or else BERT's from the hub.
 
     Raises:
         CheckpointError: a file is damaged or does not fit. HubError: no vocabulary to be had.
@@ -32,12 +31,16 @@ def convert_checkpoint(
     state = read_state_dict(state_dict)
     if any(key.startswith("mlp.") for key in state) or not any(key.startswith("blip.") for key in state):
         model_class: type[ScoringModel] = RewardModel
-        sizes: BlipConfig = RewardConfig.imagereward_v1()
     else:
-        model_class, sizes = BlipScorer, BlipConfig()
+        model_class = BlipScorer
     if config is not None:
-        sizes = type(sizes).from_dict(read_json(config), str(config))
-    tokenizer = PromptTokenizer.from_vocab(vocab or fetch(VOCABULARY), sizes.max_length)
+        sizes = model_class.config_class.from_dict(read_json(config), str(config))
+    else:
+        sizes = config_beside(state_dict, model_class)
+    if vocab is not None:
+        tokenizer = PromptTokenizer.from_vocab(vocab, sizes.max_length)
+    else:
+        tokenizer = tokenizer_beside(state_dict, sizes.max_length)
     model = build_model(model_class, sizes, tokenizer, state, str(state_dict))
     save_folder(model, out)
     return model

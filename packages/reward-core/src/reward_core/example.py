@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from http.client import HTTPException
 from pathlib import Path
 from urllib.error import URLError
 
@@ -50,7 +51,9 @@ def _fetch(url: str, name: str) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             download_url_to_file(url, os.fspath(path), hash_prefix=_SHA256[name], progress=False)
-        except (URLError, OSError, RuntimeError) as error:
+        except RuntimeError as error:  # the download's word for a hash that differs
+            raise ImageError(url, f"not the published example picture: {error}") from error
+        except (URLError, OSError, HTTPException) as error:
             raise HubError(
                 f"{url} could not be downloaded: {error}\nWith the pictures on this machine: "
                 "reward-core example --images FOLDER"

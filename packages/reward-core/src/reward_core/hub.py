@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.error import URLError
+from urllib.request import urlopen
 
 from .errors import HubError
 from .registry import HubFile, WebFile
@@ -43,9 +46,10 @@ def fetch(
         return Path(download_root) / file.filename
 
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import RepositoryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     repo_ids = [file.repo_id] + ([file.fallback_repo_id] if file.fallback_repo_id else [])
+    failure: tuple[str, Exception] | None = None
     for repo_id in repo_ids:
         try:
             path = hf_hub_download(
@@ -56,14 +60,18 @@ def fetch(
                 local_files_only=local_files_only,
             )
             return Path(path)
-        except RepositoryNotFoundError as error:
-            if repo_id == repo_ids[-1]:
-                raise HubError(
-                    f"{file.filename}: no repository {' or '.join(repo_ids)} on the hub"
-                ) from error
         except Exception as error:
-            raise _as_hub_error(f"{file.filename} of {repo_id}", error) from error
-    raise AssertionError("unreachable: the last repository returns or raises")
+            if isinstance(error, RepositoryNotFoundError) and not isinstance(error, GatedRepoError):
+                continue  # the repository may still go by its former name
+            failure = failure or (repo_id, error)
+            if not isinstance(error, LocalEntryNotFoundError):
+                break
+            # Without the hub, what was fetched under the former name still lies in the cache.
+            local_files_only = True
+    if failure is None:
+        raise HubError(f"{file.filename}: no repository {' or '.join(repo_ids)} on the hub")
+    repo_id, error = failure
+    raise _as_hub_error(f"{file.filename} of {repo_id}", error) from error
 
 
 def fetch_folder(
@@ -85,6 +93,8 @@ def fetch_folder(
         )
     except Exception as error:
         raise _as_hub_error(repo_id, error) from error
+    if not Path(folder, "model.safetensors").is_file():
+        raise HubError(f"{repo_id} holds no model.safetensors; was it published with push_to_hub?")
     return Path(folder)
 
 
@@ -110,11 +120,11 @@ def upload_model(
                 repo_id=repo_id, folder_path=folder, revision=revision, commit_message=commit_message
             )
         except Exception as error:
-            raise _as_hub_error(repo_id, error) from error
+            raise _as_hub_error(repo_id, error, uploading=True) from error
     return str(commit.commit_url)
 
 
-def _as_hub_error(what: str, error: Exception) -> Exception:
+def _as_hub_error(what: str, error: Exception, uploading: bool = False) -> Exception:
     """The hub client's many errors as one that says what to do; anything else stays itself."""
     from huggingface_hub.errors import (
         EntryNotFoundError,
@@ -126,6 +136,10 @@ def _as_hub_error(what: str, error: Exception) -> Exception:
         RevisionNotFoundError,
     )
 
+    if isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__  # what came of asking the hub
+    if uploading and isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403):
+        return HubError(f"{what}: not allowed to write there; log in with `hf auth login` or pass a token")
     if isinstance(error, GatedRepoError):
         return HubError(f"{what}: access must be granted first; log in with `hf auth login`")
     if isinstance(error, RepositoryNotFoundError):
@@ -141,6 +155,8 @@ def _as_hub_error(what: str, error: Exception) -> Exception:
     if isinstance(error, OSError) or type(error).__module__.split(".")[0].startswith("http"):
         # LocalEntryNotFoundError, OfflineModeIsEnabled, refused and dropped connections
         reason = str(error).split("\n")[0]
+        if uploading:
+            return HubError(f"{what} could not be uploaded: {reason}")
         return HubError(
             f"{what} is not on this machine and could not be downloaded: {reason}\n{_WITHOUT_NETWORK}"
         )
@@ -158,14 +174,31 @@ def _fetch_web_file(
         raise HubError(
             f"{path}: not on this machine, and downloading was ruled out. It comes from {file.url}"
         )
-    from torch.hub import download_url_to_file
-
     root.mkdir(parents=True, exist_ok=True)
     try:
-        download_url_to_file(file.url, str(path))  # to a temporary name first, with a progress bar
-    except (URLError, OSError) as error:
+        with tempfile.TemporaryDirectory(prefix=".fetching-", dir=root) as folder:
+            _download(file.url, Path(folder, file.filename))
+            os.replace(Path(folder, file.filename), path)
+    except (URLError, OSError, HTTPException) as error:
         raise HubError(f"{file.url} could not be downloaded: {error}\n{_WITHOUT_NETWORK}") from error
     return path
+
+
+def _download(url: str, path: Path) -> None:
+    """``url`` into the file ``path``, with a progress bar on a terminal."""
+    from rich.console import Console
+    from rich.progress import wrap_file
+
+    console = Console(stderr=True)
+    with urlopen(url) as answer, path.open("wb") as out:
+        size = int(answer.headers.get("Content-Length", 0))
+        with wrap_file(
+            answer, size, description=path.name, console=console, disable=not console.is_terminal
+        ) as source:
+            shutil.copyfileobj(source, out)
+        # A dropped connection looks like the end of the file to torch.hub's own download.
+        if out.tell() < size:
+            raise URLError(f"the connection ended after {out.tell():,} of {size:,} bytes")
 
 
 def torch_cache() -> str:

@@ -47,19 +47,24 @@ class ImageTransform(nn.Module):
         width, height = image.size
         new = resized_size(width, height, self.size)
         box = crop_box(*new, self.size)
-        if new[0] * new[1] > max(_ENLARGED_LIMIT, width * height):
-            cropped = _enlarge_window(image, new, box)
-        else:
-            cropped = image.resize(new, Image.Resampling.BICUBIC).crop(box)
         with warnings.catch_warnings():
             # Pillow would rather have transparency kept; here it is dropped on purpose.
             warnings.filterwarnings("ignore", message="Palette images with Transparency")
+            if new[0] * new[1] > max(_ENLARGED_LIMIT, width * height):
+                cropped = _enlarge_window(image, new, box)
+            else:
+                cropped = image.resize(new, Image.Resampling.BICUBIC).crop(box)
             return np.array(cropped.convert("RGB"))
 
     def from_pil(self, image: Image.Image) -> Tensor:
         """PIL picture -> normalised pixels (3, S, S) float32 on the CPU."""
         pixels = torch.from_numpy(self.to_uint8(image)).permute(2, 0, 1)
         return (pixels.to(torch.float32).div(255) - self.mean.cpu()) / self.std.cpu()
+
+    def from_uint8(self, pictures: Tensor) -> Tensor:
+        """RGB pictures of the encoder's side, (B, S, S, 3) uint8 -> normalised pixels (B, 3, S, S)."""
+        pixels = pictures.to(self.mean.device).permute(0, 3, 1, 2)
+        return (pixels.to(torch.float32).div(255) - self.mean) / self.std
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Float pictures (B, 3, H, W) in [0, 1], any H and W -> normalised pixels (B, 3, S, S).

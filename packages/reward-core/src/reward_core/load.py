@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Union
+from typing import Any, TypeAlias
 
 import torch
 
@@ -18,8 +19,8 @@ from .reward_model import RewardModel
 from .scorer import ScoringModel
 from .tokenizer import PromptTokenizer
 
-PathLike = Union[str, "os.PathLike[str]"]
-Device = Union[str, torch.device, None]
+PathLike: TypeAlias = "str | os.PathLike[str]"
+Device: TypeAlias = "str | torch.device | None"
 
 
 def available_models() -> list[str]:
@@ -56,7 +57,7 @@ def load(
         local_files_only: never touch the network.
 
     Raises:
-        InputError: unknown name or precision. CheckpointError (KeyMismatchError): files that are
+        InputError: unknown name, device or precision. CheckpointError (KeyMismatchError): files that are
         damaged or do not fit. HubError: a download that failed.
     """
     return _load(
@@ -97,6 +98,16 @@ def default_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
+def usable_device(device: Device) -> torch.device:
+    """The device asked for, or the default; an InputError, before any work, if it cannot be used."""
+    device = default_device() if device is None else device
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = str(error).split("\n")[0]
+        raise InputError(f"device {str(device)!r} cannot be used here: {reason}") from error
+
+
 def _load(
     model_class: type,
     specs: dict[str, ModelSpec],
@@ -119,11 +130,15 @@ def _load(
         weights = bundled_folder(name) / WEIGHTS_FILE
     elif os.path.exists(name):
         weights = Path(name, WEIGHTS_FILE) if os.path.isdir(name) else Path(name)
-    elif name.count("/") == 1 and not name.startswith((".", "/", "~")) and not Path(name).suffix:
+    elif _is_repo_id(name):
         weights = fetch_folder(name, download_root, revision, local_files_only) / WEIGHTS_FILE
     else:
         names = ", ".join([*specs, *(BUNDLED_MODELS if model_class is RewardModel else ())])
-        raise InputError(f"{name!r} is neither a known name ({names}) nor a folder or file on this machine")
+        raise InputError(
+            f"{name!r} is neither a known name ({names}), nor a folder or file on this machine, "
+            "nor the id of a hub repository"
+        )
+    device = usable_device(device)
     state = read_state_dict(weights)
     if config is None:
         config = config_beside(weights, model_class)
@@ -131,7 +146,7 @@ def _load(
         config = _replace_text(config, med_config)
     tokenizer = tokenizer_beside(weights, config.max_length, download_root, local_files_only)
     model = build_model(model_class, config, tokenizer, state, str(weights))
-    return model.to(device if device is not None else default_device())
+    return model.to(device)
 
 
 def bundled_folder(name: str) -> Path:
@@ -157,9 +172,13 @@ def tokenizer_beside(
     return PromptTokenizer.from_folder(folder, max_length)
 
 
-def _replace_text(config: BlipConfig, med_config: PathLike | dict[str, Any]) -> BlipConfig:
-    from dataclasses import replace
+def _is_repo_id(name: str) -> bool:
+    """owner/name, and not the path of a weights file that is not there."""
+    is_file_name = name.endswith((".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".json"))
+    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not is_file_name
 
+
+def _replace_text(config: BlipConfig, med_config: PathLike | dict[str, Any]) -> BlipConfig:
     if not isinstance(med_config, dict) and not os.path.isfile(med_config):
         raise CheckpointError(f"{os.fsdecode(med_config)}: no such file (med_config)")
     return replace(config, text=text_config_from_med_config(med_config))

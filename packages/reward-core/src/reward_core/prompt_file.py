@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +52,13 @@ def _record_pairs(path: Path, i: int, record: Any, images: Path) -> list[tuple[s
     prompt = _prompt(path, where, record["prompt"])
     generations = record.get("generations")
     if generations is None:
-        if not isinstance(record.get("id"), str):
-            raise InputError(f"{path}: {where} has neither 'generations' nor an 'id'")
+        name = record.get("id")
+        if not isinstance(name, (str, int)) or "/" in str(name):
+            raise InputError(
+                f"{path}: {where} has neither 'generations' nor an 'id' that file names begin with"
+            )
         # Names that end in a number, in the order of the number: 2 before 10.
-        found = sorted(images.glob(f"{record['id']}_*.*"), key=lambda file: (len(file.stem), file.name))
+        found = sorted(images.glob(f"{glob.escape(str(name))}_*.*"), key=lambda f: (len(f.stem), f.name))
         return [(prompt, file) for file in found]
     if not isinstance(generations, list) or not all(isinstance(name, str) for name in generations):
         raise InputError(f"{path}: {where}: 'generations' must be a list of file names")

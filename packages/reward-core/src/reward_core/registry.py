@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Union
 
 from .config import BlipConfig, RewardConfig
 
@@ -30,7 +29,7 @@ class WebFile:
 class ModelSpec:
     """A published model: weights, the configuration they need, and one line for listings."""
 
-    weights: Union[HubFile, WebFile]
+    weights: HubFile | WebFile
     config: BlipConfig
     description: str
 

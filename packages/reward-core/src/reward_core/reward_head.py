@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ class RewardHead(nn.Module):
     def __init__(self, widths: Sequence[int], dropout: Sequence[float] = (0.2, 0.2, 0.1)):
         super().__init__()
         layers: list[nn.Module] = []
-        for i, (in_width, out_width) in enumerate(zip(widths[:-1], widths[1:])):
+        for i, (in_width, out_width) in enumerate(pairwise(widths)):
             layers.append(nn.Linear(in_width, out_width))
             if i < len(dropout):
                 layers.append(nn.Dropout(dropout[i]))

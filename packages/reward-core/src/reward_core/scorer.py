@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -112,9 +113,7 @@ class ScoringModel(nn.Module, ABC):
 
         Equal rewards are ranked in input order. Both are lists, also for one picture.
         """
-        if not isinstance(images, (list, tuple)):
-            raise InputError(f"a list of pictures was expected, got {type(images).__name__}")
-        rewards = self.score(prompt, images, batch_size=batch_size)
+        rewards = self.score_matrix([prompt], images, batch_size=batch_size)[0].tolist()
         return ranking(rewards), rewards
 
     def score_pairs(
@@ -126,6 +125,7 @@ class ScoringModel(nn.Module, ABC):
         GPU); when memory runs out it is halved and the work goes on.
         """
         check_prompts(prompts)
+        _check_images(images)
         if len(prompts) != len(images):
             raise InputError(f"{len(prompts)} prompts but {len(images)} pictures")
         tokens = self.tokenizer(prompts)
@@ -141,6 +141,7 @@ class ScoringModel(nn.Module, ABC):
     ) -> Tensor:
         """Rewards (P, N) float32 on the CPU of every prompt with every picture, each encoded once."""
         check_prompts(prompts)
+        _check_images(images)
         if not len(images):
             raise InputError("no pictures given")
         token_ids, mask = self.tokenizer(prompts)
@@ -166,6 +167,7 @@ class ScoringModel(nn.Module, ABC):
         """score_pairs for long runs: yields a row per pair, in order; a bad picture becomes a row
         with its error and stops nothing."""
         check_prompts(prompts)
+        _check_images(images)
         if len(prompts) != len(images):
             raise InputError(f"{len(prompts)} prompts but {len(images)} pictures")
 
@@ -194,7 +196,11 @@ class ScoringModel(nn.Module, ABC):
     # Steps
 
     def _open(self, image: ImageSource) -> Tensor:
-        return self.transform.from_pil(open_image(image))
+        picture = open_image(image)
+        try:
+            return self.transform.from_pil(picture)
+        except ValueError as error:
+            raise ImageError(image_name(image), f"cannot be turned into RGB: {error}") from error
 
     def _score_pixels(
         self, tokens: tuple[Tensor, Tensor], rows: Sequence[int], pixels: Sequence[Tensor]
@@ -210,9 +216,9 @@ class ScoringModel(nn.Module, ABC):
         self, compute: Callable[[Sequence], T], items: Sequence, batch_size: int | None
     ) -> Iterator[T]:
         """compute(items[a:b]) over all items; a batch that does not fit in memory is halved."""
-        size = batch_size or (8 if self.device.type == "cpu" else 64)
-        if size < 1:
-            raise InputError(f"batch_size must be at least 1, got {batch_size}")
+        size = (8 if self.device.type == "cpu" else 64) if batch_size is None else batch_size
+        if not isinstance(size, Integral) or size < 1:
+            raise InputError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
         start = 0
         while start < len(items):
             try:
@@ -233,6 +239,12 @@ def ranking(rewards: Sequence[float]) -> list[int]:
     for place, i in enumerate(best_first, start=1):
         places[i] = place
     return places
+
+
+def _check_images(images: Sequence[ImageSource]) -> None:
+    """Raise unless ``images`` is a list of pictures; one path would be taken for a list of letters."""
+    if isinstance(images, (str, bytes, dict)) or not hasattr(images, "__len__"):
+        raise InputError(f"a list of pictures was expected, got {type(images).__name__}")
 
 
 def _is_out_of_memory(error: Exception) -> bool:

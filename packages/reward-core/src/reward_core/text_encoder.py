@@ -95,7 +95,7 @@ class TextLayer(nn.Module):
 
 
 class TextAttention(nn.Module):
-    """Queries from the text; keys and values from ``source``: (B, L, D), (B, K, source_width) -> (B, L, D)."""
+    """Queries from the text, keys and values from ``source`` (B, K, source_width) -> (B, L, D)."""
 
     def __init__(self, config: TextConfig, source_width: int):
         super().__init__()

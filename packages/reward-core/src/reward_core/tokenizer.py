@@ -37,9 +37,11 @@ class PromptTokenizer:
         path = folder / "tokenizer.json"
         if path.is_file():
             try:
-                return cls(Tokenizer.from_file(str(path)), max_length)
+                fast = Tokenizer.from_file(str(path))
             except Exception as error:  # the library raises plain Exception
                 raise CheckpointError(f"{path}: not a tokenizer: {error}") from error
+            fast.add_special_tokens(list(EXTRA_TOKENS))  # BERT's own tokenizer.json lacks them
+            return cls(fast, max_length)
         return cls.from_vocab(folder / "vocab.txt", max_length)
 
     @classmethod
@@ -131,8 +133,14 @@ def check_prompts(prompts: Sequence[str]) -> None:
     """Raise unless ``prompts`` is a non-empty sequence of strings."""
     if isinstance(prompts, str):
         raise PromptTypeError("a list of prompts was expected, got one string; wrap it in a list")
+    if isinstance(prompts, bytes) or not hasattr(prompts, "__len__"):
+        raise PromptTypeError(f"a list of prompts was expected, got {type(prompts).__name__}")
     for i, prompt in enumerate(prompts):
         if not isinstance(prompt, str):
             raise PromptTypeError(f"prompt {i} must be a string, got {type(prompt).__name__}: {prompt!r:.80}")
+        try:
+            prompt.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(f"prompt {i} holds half a character: {prompt!r:.80}") from error
     if not len(prompts):
         raise InputError("no prompts given")

@@ -26,8 +26,12 @@ PICTURES = 12
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="reward_core.demo", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--out", type=Path, default=Path("demo.png"), help="contact sheet (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="other pictures and prompts (default: %(default)s)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("demo.png"), help="contact sheet (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="other pictures and prompts (default: %(default)s)"
+    )
     args = parser.parse_args(argv)
     if not args.out.absolute().parent.is_dir():
         parser.error(f"{args.out}: no such folder")
@@ -41,7 +45,9 @@ def main(argv: list[str] | None = None) -> int:
         pictures = [Image.fromarray(pixels) for pixels in group.pictures]
         places, rewards = model.inference_rank(group.prompt, pictures)
         order = sorted(range(PICTURES), key=places.__getitem__)
-        table = Table("place", "picture", "score", "percentile", "true place", "true quality", "what is wrong")
+        table = Table(
+            "place", "picture", "score", "percentile", "true place", "true quality", "what is wrong"
+        )
         table.title = group.prompt
         for i in order:
             truth = group.truths[i].utility
@@ -54,7 +60,8 @@ def main(argv: list[str] | None = None) -> int:
         captions = [f"{rewards[i]:+.2f}\ntrue place {group.ranking[i]}" for i in order]
         sheet.append((group.prompt, [pictures[i] for i in order], captions))
     contact_sheet(sheet).save(args.out)
-    console.print(f"{right} of {total} comparisons as in truth ({right / total:.0%}). {model.config.score_quantiles.source}")
+    console.print(f"{right} of {total} comparisons as in truth ({right / total:.0%})")
+    console.print(f"percentile: among {model.config.score_quantiles.source}")
     console.print(f"Contact sheet: {args.out}")
     return 0
 

@@ -32,6 +32,7 @@ from .grammar import (
     phrase,
 )
 from .groups import Group, make_group, make_groups, rank, write_groups
+from .near_misses import near_miss
 from .render import Background, Drawing, Mark, rasterise
 from .split import SPLITS, Split, load_split, sample_scene, split_of
 from .truth import Truth, alignment, cleanliness
@@ -73,6 +74,7 @@ __all__ = [
     "make_group",
     "make_groups",
     "make_picture",
+    "near_miss",
     "nearest_colour",
     "nearest_shape",
     "parse",

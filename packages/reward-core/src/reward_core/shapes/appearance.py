@@ -27,7 +27,7 @@ PALETTE: dict[str, tuple[int, int, int]] = {
 }
 
 #: Radius of the circle with the same area, as a share of the picture's side.
-RADII = {"small": 0.085, "big": 0.155}
+RADII = {"small": 0.1, "big": 0.155}
 RADIUS_JITTER = 0.05  # a rightly sized thing varies by this share either way
 
 #: Largest random turn either way, in degrees, that leaves a shape what it is (a turned square is a diamond).

@@ -11,8 +11,8 @@ def initialise_from_scratch(model: nn.Module, seed: int, gain: float = 0.7) -> N
     """Seeded normal weights of standard deviation gain / sqrt(fan in), biases zero, in place.
 
     With BERT's customary 0.02 a small encoder passes hardly any difference on, and the loss sits
-    at log 2; this scale lets picture and prompt reach the head from the first step. Embeddings get
-    0.02 for positions and the class token, 1 / sqrt(width) for words.
+    at log 2; this scale lets picture and prompt reach the head from the first step. The class token
+    and the image positions get 0.5, near the size of what they are added to; words 1 / sqrt(width).
     """
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():
@@ -27,4 +27,4 @@ def initialise_from_scratch(model: nn.Module, seed: int, gain: float = 0.7) -> N
             module.reset_parameters()
     for name, parameter in model.named_parameters():
         if name.endswith(("cls_token", "pos_embed")):
-            parameter.normal_(0, 0.02, generator=generator)
+            parameter.normal_(0, 0.5, generator=generator)

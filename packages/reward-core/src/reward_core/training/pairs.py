@@ -24,9 +24,8 @@ class RankedGroup:
 
     def __post_init__(self) -> None:
         if self.pictures.ndim != 4 or len(self.pictures) != len(self.places):
-            raise ValueError(
-                f"{len(self.places)} places for pictures of shape {self.pictures.shape} (prompt {self.prompt!r})"
-            )
+            shape = self.pictures.shape
+            raise ValueError(f"{len(self.places)} places for pictures of shape {shape} ({self.prompt!r})")
 
 
 def pairs_from_ranking(places: Sequence[int]) -> Tensor:

@@ -1,0 +1,79 @@
+"""Scenes one step away from a given one: what a picture of it almost, but not quite, shows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from .grammar import COLOURS, SHAPES, SIZES, Scene
+from .split import split_of
+
+_RELATIONS = ("left of", "above")  # the other two are these, read the other way round
+
+
+def near_miss(scene: Scene, rng: np.random.Generator, split: str = "train") -> Scene:
+    """A scene of the same split that differs in one colour, shape, size or relation.
+
+    For two things also: the two exchanged, or their colours or shapes exchanged between them. A
+    near miss never describes a picture of ``scene``.
+    """
+    changes = [_change_colour, _change_shape]
+    if any(thing.size for thing in scene.things):
+        changes.append(_change_size)
+    if scene.relation is not None:
+        changes += [_turn_round, _turn_round, _change_axis, _exchange]
+    while True:
+        change = changes[int(rng.integers(len(changes)))]
+        try:
+            missed = change(scene, rng)
+        except ValueError:  # two things that one could not tell apart
+            continue
+        if missed != scene and split_of(missed) == split:
+            return missed
+
+
+def _replace_one(scene: Scene, rng: np.random.Generator, field: str, names: tuple[str, ...]) -> Scene:
+    things = list(scene.things)
+    index = int(rng.integers(len(things)))
+    things[index] = replace(things[index], **{field: names[int(rng.integers(len(names)))]})
+    return Scene(tuple(things), scene.relation)
+
+
+def _change_colour(scene: Scene, rng: np.random.Generator) -> Scene:
+    return _replace_one(scene, rng, "colour", tuple(COLOURS))
+
+
+def _change_shape(scene: Scene, rng: np.random.Generator) -> Scene:
+    return _replace_one(scene, rng, "shape", tuple(SHAPES))
+
+
+def _change_size(scene: Scene, rng: np.random.Generator) -> Scene:
+    """The other size for a thing whose size is named; without a name any size is right."""
+    things = list(scene.things)
+    sized = [i for i, thing in enumerate(things) if thing.size is not None]
+    index = sized[int(rng.integers(len(sized)))]
+    other = next(size for size in SIZES if size != things[index].size)
+    things[index] = replace(things[index], size=other)
+    return Scene(tuple(things), scene.relation)
+
+
+def _turn_round(scene: Scene, rng: np.random.Generator) -> Scene:
+    return Scene(scene.things[::-1], scene.relation)
+
+
+def _change_axis(scene: Scene, rng: np.random.Generator) -> Scene:
+    axis = next(relation for relation in _RELATIONS if relation != scene.relation)
+    return Scene(scene.things[:: int(rng.choice([1, -1]))], axis)
+
+
+def _exchange(scene: Scene, rng: np.random.Generator) -> Scene:
+    field = ("colour", "shape")[int(rng.integers(2))]
+    first, second = scene.things
+    return Scene(
+        (
+            replace(first, **{field: getattr(second, field)}),
+            replace(second, **{field: getattr(first, field)}),
+        ),
+        scene.relation,
+    )

@@ -1,0 +1,61 @@
+"""BLIP's two pre-training objectives (arXiv 2201.12086, section 3.2), for models made from nothing.
+
+A reward model that starts from random weights and sees only rankings stays at log 2 for long: a
+comparison is one bit, and to earn it the model must already see shapes, read words and bind the two.
+Pairs of a picture and its prompt teach those directly.
+
+Letters in shape comments: B batch, K prompts per picture, S image side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..reward_model import RewardModel
+
+
+@dataclass(frozen=True)
+class CaptionedPicture:
+    """A picture, its prompt, and prompts that almost, but not quite, describe it.
+
+    picture: (S, S, 3) uint8 at the model's side; near_misses: K - 1 prompts, as many for every
+    picture of a batch.
+    """
+
+    picture: np.ndarray
+    prompt: str
+    near_misses: tuple[str, ...]
+
+
+def pretraining_loss(
+    model: RewardModel, batch: Sequence[CaptionedPicture], scale: float = 1 / 0.07
+) -> Tensor:
+    """Contrast plus matching, a scalar.
+
+    Contrast: among the batch, each picture's projected class token and its prompt's projected [CLS]
+    find each other (cross-entropy both ways, cosines times ``scale``). Matching: read beside the
+    picture, its prompt gets a higher reward than each near miss (-log sigmoid of the difference).
+    """
+    prompts = [prompt for item in batch for prompt in (item.prompt, *item.near_misses)]
+    kinds = len(prompts) // len(batch)  # K
+    pictures = torch.from_numpy(np.stack([item.picture for item in batch]))
+    image_tokens = model.encode_images(model.transform.from_uint8(pictures))  # (B, N, E)
+    token_ids, mask = (t.to(model.device) for t in model.tokenizer(prompts))  # (B K, L)
+
+    blip = model.blip
+    seen = F.normalize(blip.vision_proj(image_tokens[:, 0]), dim=-1)  # (B, P)
+    read = F.normalize(blip.text_proj(blip.encode_text(token_ids[::kinds], mask[::kinds])), dim=-1)  # (B, P)
+    logits = scale * seen @ read.T  # (B, B)
+    own = torch.arange(len(batch), device=logits.device)
+    contrast = (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+
+    rewards = model.rewards_from_features(image_tokens.repeat_interleave(kinds, 0), token_ids, mask)
+    rewards = rewards.view(len(batch), kinds)  # column 0: the picture's own prompt
+    matching = F.softplus(rewards[:, 1:] - rewards[:, :1]).mean()
+    return contrast + 2 * matching
