@@ -31,7 +31,7 @@ from reward_core.checkpoint import save_folder
 from reward_core.config import RewardConfig
 from reward_core.percentile import ScoreQuantiles
 from reward_core.text_encoder import TextConfig
-from reward_core.tokenizer import PromptTokenizer
+from reward_core.tokenizer import SPECIAL_TOKENS, PromptTokenizer
 from reward_core.training import (
     CaptionedPicture,
     RankedGroup,
@@ -45,7 +45,6 @@ from reward_core.training import (
 
 PICTURES_PER_STEP, GROUPS_PER_STEP = 96, 16
 COLUMNS = [TextColumn("{task.description}"), MofNCompleteColumn(), TimeRemainingColumn()]
-SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
 def tiny_config(vocab_lines: int) -> RewardConfig:
@@ -98,7 +97,7 @@ class ShapesGroups(Dataset):
 class ShapesCaptions(Dataset):
     """Clean picture number i with its prompt and near misses; the first half shows single things."""
 
-    NEAR_MISSES = 4
+    NEAR_MISSES = 2
 
     def __init__(self, count: int, seed: int):
         self.count, self.seed = count, seed
@@ -142,6 +141,7 @@ def main() -> None:
         tokenizer = PromptTokenizer.from_vocab(vocab)
     model = reward_core.RewardModel(tiny_config(len(vocabulary)), tokenizer)
     initialise_from_scratch(model, args.seed)
+    torch.manual_seed(args.seed)  # of the words that are masked
 
     world = replace(shapes.TRAIN, seed=shapes.TRAIN.seed + args.seed)
     validation = groups_of(replace(world, seed=world.seed + 10_000), "train", 400)
@@ -215,7 +215,7 @@ All untied comparisons count; chance is 50%. Scores are about N(0, 1) on the val
 
 - Data: {captions:,} captioned pictures, each with {ShapesCaptions.NEAR_MISSES} near-miss prompts, then
   {groups:,} ranked groups of {fewest}-{most} pictures; made on the spot, each seen once, seed {args.seed}.
-- Training: {args.pretraining_steps} steps of contrast and matching (as BLIP is pre-trained), then
+- Training: {args.pretraining_steps} steps of contrast, matching and masked words (as BLIP and ALBEF), then
   {args.steps} of ranking; Muon and AdamW; {minutes:.1f} minutes on {os.cpu_count()} cores
   ({platform.machine()}, torch {torch.__version__}).
 - Command: `python tools/make_tiny_reward.py --out FOLDER --seed {args.seed}

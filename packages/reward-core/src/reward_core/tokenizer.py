@@ -14,7 +14,7 @@ from .errors import CheckpointError, EmptyPromptWarning, InputError, PromptTrunc
 
 # BLIP's additions to BERT; their ids follow the vocabulary in this order.
 EXTRA_TOKENS = ("[DEC]", "[ENC]")
-_SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 class PromptTokenizer:
@@ -54,19 +54,19 @@ class PromptTokenizer:
         tokens = [line.rstrip("\r") for line in lines]
         if tokens and not tokens[-1]:
             tokens.pop()
-        if absent := [t for t in _SPECIAL_TOKENS if t not in tokens]:
+        if absent := [t for t in SPECIAL_TOKENS if t not in tokens]:
             raise CheckpointError(f"{vocab}: not a BERT vocabulary: {absent} are not in it")
         fast = BertWordPieceTokenizer(
             vocab={token: i for i, token in enumerate(tokens)}, lowercase=True
         )._tokenizer
-        fast.add_special_tokens([*_SPECIAL_TOKENS, *EXTRA_TOKENS])
+        fast.add_special_tokens([*SPECIAL_TOKENS, *EXTRA_TOKENS])
         return cls(fast, max_length)
 
     def save(self, folder: Path) -> None:
         """Write the tokenizer files so that this class and transformers' AutoTokenizer read them."""
         from transformers import PreTrainedTokenizerFast
 
-        names = zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), _SPECIAL_TOKENS)
+        names = zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), SPECIAL_TOKENS)
         PreTrainedTokenizerFast(
             tokenizer_object=self.fast_tokenizer,
             model_max_length=self.max_length,

@@ -16,22 +16,21 @@ AXIS_JITTER = 15.0  # degrees off the relation's axis; less than truth.RELATION_
 
 
 def sample_background(rng: np.random.Generator) -> Background:
-    """A light or dark ground, plain or graded, neutral or faintly tinted.
+    """A light ground, plain or graded, neutral or faintly tinted.
 
-    Light grounds stay within [212, 255] and dark ones within [10, 58] in every channel, with at most 18
-    between channels at any point. So every named colour stands out, and a middling or strongly tinted
-    ground always comes from a fault.
+    It stays within [212, 255] in every channel, with at most 18 between channels at any point. So every
+    named colour stands out, and a darker or strongly tinted ground always comes from a fault.
     """
-    light, graded, tinted = rng.random(3) < (0.6, 0.5, 0.5)
+    graded, tinted = rng.random(2) < 0.5
     level, tilt, heading = rng.random(3)
     tints = rng.random(3)
-    low, high = (218.0, 240.0) if light else (14.0, 38.0)
+    low, high = 218.0, 240.0
     tint = (tints - tints.mean()) * (15.0 if tinted else 0.0)
     start = low + (high - low) * level + tint
     # A graded ground runs lighter by up to 16 levels.
     end = start + (4 + 12 * tilt) * graded
     heading *= 2 * pi
-    bounds = (212.0, 255.0) if light else (10.0, 58.0)
+    bounds = (212.0, 255.0)
     return Background(
         tuple(np.clip(start, *bounds).tolist()),
         tuple(np.clip(end, *bounds).tolist()),
