@@ -2,7 +2,11 @@
 
     python tools/make_tiny_reward.py --out packages/reward-core/src/reward_core/demo/tiny
 
-Everything is seeded: the weights, the groups, their order. The result is a folder that
+Three stages. The vision encoder learns what is where and how damaged, from annotated pictures; it is
+then frozen. The text encoder learns to read prompts beside pictures, from captions. Last, both it and
+the reward head learn to order pictures, from rankings.
+
+Everything is seeded: the weights, the pictures, their order. The result is a folder that
 `reward_core.load` reads, with a card (README.md) that says how it was made and how good it is.
 """
 
@@ -23,6 +27,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 import reward_core
@@ -33,13 +38,16 @@ from reward_core.percentile import ScoreQuantiles
 from reward_core.text_encoder import TextConfig
 from reward_core.tokenizer import SPECIAL_TOKENS, PromptTokenizer
 from reward_core.training import (
+    AnnotatedPicture,
     CaptionedPicture,
+    PatchReader,
     RankedGroup,
     TrainingConfig,
     accuracy,
+    caption_loss,
     group_rewards,
     initialise_from_scratch,
-    pretraining_loss,
+    patch_loss,
     train,
 )
 
@@ -94,8 +102,32 @@ class ShapesGroups(Dataset):
         return RankedGroup(group.prompt, group.pictures, group.ranking)
 
 
+class ShapesAnnotations(Dataset):
+    """Picture number i, mostly with faults and in any colours, and what is where in it."""
+
+    CLEAN, RECOLOURED = 0.2, 0.7  # shares
+
+    def __init__(self, count: int, config: shapes.GroupConfig, grid: int):
+        self.count, self.config, self.grid = count, config, grid
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> AnnotatedPicture:
+        rng = np.random.default_rng([self.config.seed, index, 1])
+        scene = shapes.sample_scene(rng, "train", self.config.pair_share)
+        clean, recoloured = rng.random(2) < (self.CLEAN, self.RECOLOURED)
+        faults = () if clean else shapes.sample_faults(scene, rng, self.config, "train")
+        drawing = shapes.draw_scene(scene, rng, faults)
+        if recoloured:
+            drawing = shapes.recolour(drawing, rng)
+        annotation = shapes.annotate(drawing, faults, self.grid)
+        picture = shapes.paint(drawing, faults, rng)
+        return AnnotatedPicture(picture, annotation.patches, annotation.strengths)
+
+
 class ShapesCaptions(Dataset):
-    """Clean picture number i with its prompt and near misses; the first half shows single things."""
+    """Clean picture number i with its prompt and near misses."""
 
     NEAR_MISSES = 2
 
@@ -106,10 +138,16 @@ class ShapesCaptions(Dataset):
         return self.count
 
     def __getitem__(self, index: int) -> CaptionedPicture:
-        rng = np.random.default_rng([self.seed, index])
-        scene = shapes.sample_scene(rng, "train", pair_share=0.0 if index < self.count / 2 else 0.8)
+        rng = np.random.default_rng([self.seed, index, 2])
+        scene = shapes.sample_scene(rng, "train", pair_share=0.8)
         near = tuple(shapes.phrase(shapes.near_miss(scene, rng), rng) for _ in range(self.NEAR_MISSES))
         return CaptionedPicture(shapes.render_scene(scene, rng), shapes.phrase(scene, rng), near)
+
+
+def cpu_features() -> set[str]:
+    """What the processor has, by the names of torch.cpu.get_capabilities (torch 2.11 or later)."""
+    known = getattr(torch.cpu, "get_capabilities", dict)()
+    return {name for name, has in known.items() if has is True}
 
 
 def batches(items: Dataset, size: int) -> Iterator[list]:
@@ -128,8 +166,15 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for the model")
     parser.add_argument("--seed", type=int, default=0, help="of the weights and of the training groups")
-    parser.add_argument("--pretraining-steps", type=int, default=500, help="of 96 captioned pictures")
-    parser.add_argument("--steps", type=int, default=2000, help="of ranking, 16 groups each")
+    parser.add_argument("--patch-steps", type=int, default=1000, help="of 96 annotated pictures each")
+    parser.add_argument("--caption-steps", type=int, default=300, help="of 96 captioned pictures each")
+    parser.add_argument("--ranking-steps", type=int, default=3000, help="of 16 groups each")
+    parser.add_argument(
+        "--precision",
+        choices=["float32", "bfloat16"],
+        default="bfloat16" if "avx512_bf16" in cpu_features() else "float32",
+        help="of the training's arithmetic (default: bfloat16 where the processor has it)",
+    )
     parser.add_argument("--held-out-groups", type=int, default=1000, help="for the accuracy on the card")
     args = parser.parse_args()
     console = Console()
@@ -141,15 +186,19 @@ def main() -> None:
         tokenizer = PromptTokenizer.from_vocab(vocab)
     model = reward_core.RewardModel(tiny_config(len(vocabulary)), tokenizer)
     initialise_from_scratch(model, args.seed)
-    torch.manual_seed(args.seed)  # of the words that are masked
+    torch.manual_seed(args.seed)  # of the reader and of the words that are masked
 
     world = replace(shapes.TRAIN, seed=shapes.TRAIN.seed + args.seed)
     validation = groups_of(replace(world, seed=world.seed + 10_000), "train", 400)
     started = time.perf_counter()
     with Progress(*COLUMNS, console=console) as progress:
 
-        def run(name: str, items: Dataset, size: int, config: TrainingConfig, loss=None) -> None:
-            task = progress.add_task(name, total=config.steps)
+        def run(
+            name: str, trained: nn.Module, items: Dataset, size: int, rates: tuple[float, float], loss=None
+        ) -> None:
+            steps = len(items) // size
+            config = TrainingConfig(steps, *rates, precision=args.precision)
+            task = progress.add_task(name, total=steps)
             recent: deque[float] = deque(maxlen=100)
 
             def on_step(step: int, value: float) -> None:
@@ -159,13 +208,18 @@ def main() -> None:
                     seconds = time.perf_counter() - started
                     console.print(f"{name}, step {step}: loss {fmean(recent):.3f}, {seconds:.0f} s")
 
-            train(model, batches(items, size), config, on_step, loss)
+            train(trained, batches(items, size), config, on_step, loss)
 
-        captions = ShapesCaptions(args.pretraining_steps * PICTURES_PER_STEP, world.seed)
-        config = TrainingConfig(args.pretraining_steps, muon_rate=0.02)
-        run("pictures and prompts", captions, PICTURES_PER_STEP, config, pretraining_loss)
-        groups = ShapesGroups(args.steps * GROUPS_PER_STEP, world, "train")
-        run("rankings", groups, GROUPS_PER_STEP, TrainingConfig(args.steps, 7e-4, muon_rate=0.004))
+        vision = model.blip.visual_encoder
+        grid = vision.config.image_size // vision.config.patch_size
+        annotations = ShapesAnnotations(args.patch_steps * PICTURES_PER_STEP, world, grid)
+        reader = PatchReader(vision, model.transform, len(shapes.PATCH_COLUMNS), len(shapes.CLEANLINESS))
+        run("patches", reader, annotations, PICTURES_PER_STEP, (1e-3, 0.02), patch_loss)
+        vision.requires_grad_(False)
+        captions = ShapesCaptions(args.caption_steps * PICTURES_PER_STEP, world.seed)
+        run("captions", model, captions, PICTURES_PER_STEP, (1e-3, 0.02), caption_loss)
+        groups = ShapesGroups(args.ranking_steps * GROUPS_PER_STEP, world, "train")
+        run("rankings", model, groups, GROUPS_PER_STEP, (7e-4, 0.002))
     minutes = (time.perf_counter() - started) / 60
 
     model.config = calibrated(model, validation)
@@ -193,7 +247,8 @@ def model_card(
 ) -> str:
     parameters = sum(p.numel() for p in model.parameters())
     size = (args.out / "model.safetensors").stat().st_size
-    groups, captions = args.steps * GROUPS_PER_STEP, args.pretraining_steps * PICTURES_PER_STEP
+    annotations, captions = (n * PICTURES_PER_STEP for n in (args.patch_steps, args.caption_steps))
+    groups = args.ranking_steps * GROUPS_PER_STEP
     validation, held_out = figures["validation"], figures["held-out"]
     fewest, most = shapes.TRAIN.pictures
     return f"""---
@@ -213,13 +268,14 @@ It scores 64 px pictures of one or two coloured shapes. It knows nothing of othe
 
 All untied comparisons count; chance is 50%. Scores are about N(0, 1) on the validation pictures.
 
-- Data: {captions:,} captioned pictures, each with {ShapesCaptions.NEAR_MISSES} near-miss prompts, then
-  {groups:,} ranked groups of {fewest}-{most} pictures; made on the spot, each seen once, seed {args.seed}.
-- Training: {args.pretraining_steps} steps of contrast, matching and masked words (as BLIP and ALBEF), then
-  {args.steps} of ranking; Muon and AdamW; {minutes:.1f} minutes on {os.cpu_count()} cores
-  ({platform.machine()}, torch {torch.__version__}).
-- Command: `python tools/make_tiny_reward.py --out FOLDER --seed {args.seed}
-  --pretraining-steps {args.pretraining_steps} --steps {args.steps}`
+- Data: {annotations:,} pictures annotated patch by patch for the vision encoder (then frozen); {captions:,}
+  captioned pictures, each with {ShapesCaptions.NEAR_MISSES} near-miss prompts; {groups:,} ranked groups of
+  {fewest}-{most} pictures. Made on the spot, each seen once, seed {args.seed}.
+- Training: {args.patch_steps} steps of patches, {args.caption_steps} of captions (contrast, matching, masked
+  words, as BLIP and ALBEF), {args.ranking_steps} of ranking; Muon and AdamW, {args.precision};
+  {minutes:.1f} minutes on {os.cpu_count()} cores ({platform.machine()}, torch {torch.__version__}).
+- Command: `python tools/make_tiny_reward.py --out FOLDER --seed {args.seed} --patch-steps {args.patch_steps}
+  --caption-steps {args.caption_steps} --ranking-steps {args.ranking_steps} --precision {args.precision}`
 """
 
 

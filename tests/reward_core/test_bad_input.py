@@ -533,6 +533,14 @@ def test_another_model_is_told_by_its_keys(command, state, place, rgb, form):
     assert len(message) < 3000
 
 
+def test_another_model_is_told_before_any_vocabulary_is_sought(command, tmp_path, rgb):
+    path = tmp_path / "clip.pt"  # alone: no config.json, no vocab.txt
+    torch.save({key: torch.zeros(3, 4) for key in CLIP_KEYS}, path)
+    error = refused(command, path, rgb, KeyMismatchError)
+    assert "This looks like a CLIP model (transformers)." in str(error)
+    assert "vocab" not in str(error).replace(str(tmp_path), "")
+
+
 def test_single_keys_that_do_not_fit_are_listed(command, state, place, rgb):
     path = place / "state.pt"
     absent, wrong = "mlp.layers.4.bias", "blip.text_encoder.encoder.layer.1.output.dense.weight"

@@ -196,15 +196,38 @@ def test_score_finds_the_pictures_of_an_id(command, model, folder, parity, tmp_p
     pictures.mkdir()
     for x, source in ((10, "rgb.png"), (2, "gray_64x93.png"), (0, "rgba.png")):
         shutil.copy(parity / "images" / source, pictures / f"{name}_{x}.png")
-    shutil.copy(parity / "images" / "rgb.png", pictures / "other_0.png")
+    for other in ("other_0.png", f"{name}_1_0.png"):  # the second is picture 0 of another id
+        shutil.copy(parity / "images" / "rgb.png", pictures / other)
     prompts, out = tmp_path / "prompts.json", tmp_path / "scores.json"
     prompts.write_text(json.dumps([{"id": name, "prompt": PROMPT}, {"id": "absent", "prompt": "a dog"}]))
     done = command("score", "--prompts", prompts, "--images", pictures, "--out", out, "--model", folder)
-    assert (done.returncode, done.stderr.strip()) == (0, f"3 scores in {out}")
+    assert done.returncode == 0
+    warning, told = done.stderr.strip().splitlines()
+    assert "1 of 2 prompts have no picture" in warning
+    assert warning.endswith(": absent")
+    assert told == f"3 scores in {out}"
     paths = [str(pictures / f"{name}_{x}.png") for x in (0, 2, 10)]
     rows = read_rows(out)
     assert [row["image"] for row in rows] == paths
     assert [row["score"] for row in rows] == pytest.approx(model.score(PROMPT, paths), abs=1e-5)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere file names are Unicode")
+@pytest.mark.parametrize("extension", [".json", ".csv", ".parquet"])
+def test_a_file_name_that_is_no_utf8_is_scored_and_written(run, folder, parity, tmp_path, extension):
+    if extension == ".parquet":
+        pytest.importorskip("pyarrow")
+    name = os.fsdecode(b"caf\xe9.png")
+    shutil.copy(parity / "images" / "rgb.png", tmp_path / name)
+    done = run("rank", PROMPT, tmp_path / name, "--model", folder, "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["results"][0]["image"] == str(tmp_path / name)
+    prompts, out = tmp_path / "prompts.json", tmp_path / f"scores{extension}"
+    prompts.write_text(json.dumps({name: PROMPT}))
+    done = run("score", "--prompts", prompts, "--images", tmp_path, "--out", out, "--model", folder)
+    assert done.returncode == 0
+    shown = str(tmp_path / name) if extension == ".json" else str(tmp_path / r"caf\udce9.png")
+    assert [row["image"] for row in read_rows(out)] == [shown]
 
 
 def test_score_replaces_an_older_file(command, folder, parity, tmp_path):

@@ -73,7 +73,7 @@ def test_following_the_gradient_raises_the_reward(model):
         pixels.requires_grad_()
         (gradient,) = torch.autograd.grad(model.rewards_from_pixels(pixels, PROMPTS[:1]).sum(), pixels)
         pixels = (pixels + 0.01 * gradient.sign()).clamp(0, 1).detach()
-    assert model.rewards_from_pixels(pixels, PROMPTS[:1]) > before + 0.1  # measured: RISE
+    assert model.rewards_from_pixels(pixels, PROMPTS[:1]) > before + 0.1  # measured: 6.5
 
 
 def test_tensor_door_agrees_with_the_picture_door(model, images):

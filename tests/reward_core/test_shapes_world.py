@@ -433,6 +433,83 @@ def test_hard_negatives_name_the_same_things_put_together_wrongly():
         assert truth_of(scene, *faults).alignment < 0.3
 
 
+def test_near_misses_keep_to_the_training_split_and_are_not_the_scene():
+    rng = np.random.default_rng(3)
+    for split in shapes.SPLITS:
+        differing = set()
+        for _ in range(300):
+            scene = shapes.sample_scene(rng, split, 0.8)
+            missed = shapes.near_miss(scene, rng)
+            assert missed != scene
+            assert len(missed.things) == len(scene.things)
+            assert split == "held_out" or shapes.split_of(missed) == "train"
+            # Never a description of the scene's pictures: a named size is not left out.
+            drawn = shapes.draw_scene(scene, rng)
+            assert shapes.alignment(missed, drawn.marks) < 0.5
+            differing |= {
+                field
+                for one, other in zip(scene.things, missed.things, strict=True)
+                for field in ("colour", "shape", "size")
+                if getattr(one, field) != getattr(other, field)
+            } | ({"relation"} if scene.relation != missed.relation else set())
+        assert differing == {"colour", "shape", "size", "relation"}
+
+
+# Annotations
+
+
+def test_annotations_say_what_is_where():
+    rng = np.random.default_rng(0)
+    faults = [Fault("blur", 0.4), Fault("extra", value="pink star")]
+    scene = shapes.parse("a big red circle left of a small blue cross")
+    drawing = shapes.draw_scene(scene, rng, faults)
+    annotation = shapes.annotate(drawing, faults, 8)
+    assert dict(zip(shapes.CLEANLINESS, annotation.strengths.tolist()))["blur"] == pytest.approx(0.4)
+    assert annotation.strengths.sum() == pytest.approx(0.4)
+    column = {name: annotation.patches[:, i].reshape(8, 8) for i, name in enumerate(shapes.PATCH_COLUMNS)}
+    assert annotation.patches.shape == (64, len(shapes.PATCH_COLUMNS))
+    assert set(np.unique(column["thing"])) == {0.0, 1.0}
+    assert not annotation.patches[annotation.patches[:, 0] == 0].any()
+    pixels = shapes.rasterise(drawing, 64)
+    for mark, shape in zip(drawing.marks, ("circle", "cross", "star"), strict=True):
+        x, y = min(int(8 * mark.x), 7), min(int(8 * mark.y), 7)
+        assert column["thing"][y, x] == 1
+        assert column[shape][y, x] == pytest.approx(0, abs=1e-6)
+        others = [column[name][y, x] for name in shapes.SHAPES if name != shape]
+        assert min(others) > 0.05
+        shown = pixels[int(64 * mark.y), int(64 * mark.x)]
+        assert shapes.nearest_colour(tuple(shown.tolist())) == shapes.nearest_colour(mark.colour)
+        nearest = min(
+            (other for other in drawing.marks if other is not mark),
+            key=lambda other: math.hypot(other.x - mark.x, other.y - mark.y),
+        )
+        way = column["other_x"][y, x], column["other_y"][y, x]
+        assert way[0] * (nearest.x - mark.x) >= 0
+        assert way[1] * (nearest.y - mark.y) >= 0
+        assert math.hypot(*way) == pytest.approx(0.7, abs=1e-5)
+    big, small = (column["size"][min(int(8 * m.y), 7), min(int(8 * m.x), 7)] for m in drawing.marks[:2])
+    assert big > 0 > small
+    alone = shapes.annotate(shapes.draw_scene(shapes.parse("a red circle"), rng), (), 8)
+    assert not alone.patches[:, -2:].any()
+
+
+def test_recoloured_things_stand_out_and_make_no_held_out_combination():
+    rng = np.random.default_rng(1)
+    colours = []
+    for _ in range(300):
+        drawing = shapes.draw_scene(shapes.sample_scene(rng, "train", 0.8), rng)
+        other = shapes.recolour(drawing, rng)
+        assert other.background == drawing.background
+        for before, after in zip(drawing.marks, other.marks, strict=True):
+            assert after.outline is before.outline
+            assert (after.x, after.y) == (before.x, before.y)
+            name = shapes.nearest_colour(after.colour), shapes.nearest_shape(after.outline)
+            assert name not in shapes.load_split().held_out_combinations
+            assert max(abs(a - b) for a, b in zip(after.colour, other.background.start)) > 20
+            colours.append(name[0])
+    assert set(colours) == set(shapes.COLOURS)
+
+
 def test_write_groups_writes_pictures_and_the_ranking_file(tmp_path):
     groups = list(shapes.make_groups(3))
     path = shapes.write_groups(iter(groups), tmp_path / "new" / "set")

@@ -10,6 +10,7 @@ import struct
 import tempfile
 import warnings
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -107,18 +108,20 @@ def _first_lines(text: str) -> str:
 def build_model(
     model_class: type[M],
     config: BlipConfig,
-    tokenizer: PromptTokenizer,
     state: dict[str, Tensor],
     source: str,
+    find_tokenizer: Callable[[], PromptTokenizer],
 ) -> M:
     """A model in evaluation mode, float32, its parameters frozen, holding exactly ``state``.
+
+    The tokenizer, which may have to be downloaded, is asked for only once the weights are known to fit.
 
     Raises:
         KeyMismatchError: a key is missing, unexpected or of another shape.
         CheckpointError: the tokenizer's vocabulary is not the one the weights were trained with.
     """
     with torch.device("meta"):  # no memory and no time for weights that are replaced at once
-        model = model_class(config, tokenizer)
+        model = model_class(config, None)
     wanted = model.state_dict()
     missing = [key for key in wanted if key not in state]
     unexpected = [key for key in state if key not in wanted]
@@ -129,8 +132,9 @@ def build_model(
     ]
     if missing or unexpected or shapes:
         raise KeyMismatchError(source, missing, unexpected, shapes, guess_kind(set(state)))
+    model.tokenizer = find_tokenizer()
     # With another vocabulary every id would mean another word, and scores would be wrong in silence.
-    known, wanted_size = tokenizer.fast_tokenizer.get_vocab_size(), config.text.vocab_size
+    known, wanted_size = model.tokenizer.fast_tokenizer.get_vocab_size(), config.text.vocab_size
     if known != wanted_size:
         raise CheckpointError(
             f"{source}: its model knows {wanted_size} tokens, but the vocabulary found for it has {known}; "

@@ -7,6 +7,7 @@ usage, or a model that cannot be had.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import sys
 import warnings
@@ -28,6 +29,9 @@ DEFAULT_MODEL = "ImageReward-v1.0"
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a file name may hold bytes that are no UTF-8
+            stream.reconfigure(errors="backslashreplace")
     return run_command(build_parser().parse_args(argv))
 
 

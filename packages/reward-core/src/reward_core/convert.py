@@ -37,10 +37,12 @@ def convert_checkpoint(
         sizes = model_class.config_class.from_dict(read_json(config), str(config))
     else:
         sizes = config_beside(state_dict, model_class)
-    if vocab is not None:
-        tokenizer = PromptTokenizer.from_vocab(vocab, sizes.max_length)
-    else:
-        tokenizer = tokenizer_beside(state_dict, sizes.max_length)
-    model = build_model(model_class, sizes, tokenizer, state, str(state_dict))
+
+    def find_tokenizer() -> PromptTokenizer:
+        if vocab is not None:
+            return PromptTokenizer.from_vocab(vocab, sizes.max_length)
+        return tokenizer_beside(state_dict, sizes.max_length)
+
+    model = build_model(model_class, sizes, state, str(state_dict), find_tokenizer)
     save_folder(model, out)
     return model

@@ -88,3 +88,7 @@ class PromptTruncatedWarning(UserWarning):
 
 class EmptyPromptWarning(UserWarning):
     """An empty prompt: the score then says how the picture is liked without any request."""
+
+
+class PromptWithoutPictureWarning(UserWarning):
+    """A prompts file names prompts for which the folder holds no picture."""

@@ -144,9 +144,11 @@ def _load(
         config = config_beside(weights, model_class)
     if med_config is not None:
         config = _replace_text(config, med_config)
-    tokenizer = tokenizer_beside(weights, config.max_length, download_root, local_files_only)
-    model = build_model(model_class, config, tokenizer, state, str(weights))
-    return model.to(device)
+
+    def find_tokenizer() -> PromptTokenizer:
+        return tokenizer_beside(weights, config.max_length, download_root, local_files_only)
+
+    return build_model(model_class, config, state, str(weights), find_tokenizer).to(device)
 
 
 def bundled_folder(name: str) -> Path:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import glob
+import warnings
 from pathlib import Path
 from typing import Any
 
 from .config import read_json
-from .errors import CheckpointError, InputError
+from .errors import CheckpointError, InputError, PromptWithoutPictureWarning
 
 
 def read_pairs(path: Path, images: Path) -> list[tuple[str, Path]]:
@@ -17,7 +18,7 @@ def read_pairs(path: Path, images: Path) -> list[tuple[str, Path]]:
         {"picture.png": "prompt", ...};
         the original's rankings, [{"id", "prompt", "generations": ["picture.webp", ...]}, ...];
         the original's benchmark prompts, [{"id", "prompt"}, ...], whose pictures are the files
-        ``{id}_{x}.*`` in the folder.
+        ``{id}_{x}.*`` in the folder, x without an underscore.
 
     Args:
         path: the prompts file.
@@ -25,6 +26,9 @@ def read_pairs(path: Path, images: Path) -> list[tuple[str, Path]]:
 
     Raises:
         InputError: no such file or folder, or another form; the offending record is named.
+
+    Warns:
+        PromptWithoutPictureWarning: once, naming the ids that no file name begins with.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such prompts file")
@@ -37,7 +41,13 @@ def read_pairs(path: Path, images: Path) -> list[tuple[str, Path]]:
     if isinstance(content, dict):
         pairs = [(_prompt(path, name, prompt), images / name) for name, prompt in content.items()]
     elif isinstance(content, list):
-        pairs = [pair for i, record in enumerate(content) for pair in _record_pairs(path, i, record, images)]
+        by_record = [_record_pairs(path, i, record, images) for i, record in enumerate(content)]
+        pairs = [pair for record in by_record for pair in record]
+        without = [str(record.get("id", i)) for i, record in enumerate(content) if not by_record[i]]
+        if pairs and without:
+            shown = ", ".join(without[:8]) + (", ..." if len(without) > 8 else "")
+            message = f"{path}: {len(without)} of {len(content)} prompts have no picture in {images}: {shown}"
+            warnings.warn(message, PromptWithoutPictureWarning, stacklevel=2)
     else:
         raise InputError(f"{path}: a JSON object or list was expected, got {type(content).__name__}")
     if not pairs:
@@ -58,8 +68,9 @@ def _record_pairs(path: Path, i: int, record: Any, images: Path) -> list[tuple[s
                 f"{path}: {where} has neither 'generations' nor an 'id' that file names begin with"
             )
         # Names that end in a number, in the order of the number: 2 before 10.
-        found = sorted(images.glob(f"{glob.escape(str(name))}_*.*"), key=lambda f: (len(f.stem), f.name))
-        return [(prompt, file) for file in found]
+        candidates = images.glob(f"{glob.escape(str(name))}_*.*")
+        own = [file for file in candidates if "_" not in file.stem[len(str(name)) + 1 :]]
+        return [(prompt, file) for file in sorted(own, key=lambda f: (len(f.stem), f.name))]
     if not isinstance(generations, list) or not all(isinstance(name, str) for name in generations):
         raise InputError(f"{path}: {where}: 'generations' must be a list of file names")
     return [(prompt, images / name) for name in generations]

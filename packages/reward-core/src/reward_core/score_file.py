@@ -27,7 +27,10 @@ def check_writable(path: Path) -> None:
 
 
 def write_rows(rows: Sequence[ScoredRow], path: Path) -> None:
-    """Write row, prompt, image, score, error of each row; the file appears whole or not at all."""
+    """Write row, prompt, image, score, error of each row; the file appears whole or not at all.
+
+    The bytes of a file name that are no UTF-8 appear as "\\udc.." escapes (which JSON turns back).
+    """
     records = [{"row": i, **asdict(row)} for i, row in enumerate(rows)]
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -35,11 +38,14 @@ def write_rows(rows: Sequence[ScoredRow], path: Path) -> None:
             pyarrow = _pyarrow()
             kinds = (pyarrow.int64(), pyarrow.string(), pyarrow.string(), pyarrow.float64(), pyarrow.string())
             schema = pyarrow.schema(list(zip(COLUMNS, kinds)))
+            for record in records:
+                record["image"] = record["image"].encode(errors="backslashreplace").decode()
             pyarrow.parquet.write_table(pyarrow.Table.from_pylist(records, schema), temporary)
         elif path.suffix == ".json":
-            temporary.write_text(json.dumps(records, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            text = json.dumps(records, indent=1, ensure_ascii=False) + "\n"
+            temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
         else:
-            with temporary.open("w", newline="", encoding="utf-8") as file:
+            with temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
                 writer = csv.DictWriter(file, COLUMNS)
                 writer.writeheader()
                 writer.writerows(records)

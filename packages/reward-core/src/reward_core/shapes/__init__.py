@@ -5,6 +5,7 @@ truth that follows (`faults`, `degrade`, `truth`), and ranked groups for trainin
 `fault_mix`). Needs numpy and Pillow only; all chance comes from the numpy generator that is passed in.
 """
 
+from .annotations import PATCH_COLUMNS, Annotation, annotate
 from .appearance import PALETTE, RADII, nearest_colour, nearest_shape
 from .degrade import MAGNITUDES, magnitude, strength_of
 from .fault_mix import HELD_OUT, TRAIN, GroupConfig, hard_negatives, sample_faults, shows_held_out
@@ -16,6 +17,7 @@ from .faults import (
     check_faults,
     draw_scene,
     make_picture,
+    paint,
     render_scene,
 )
 from .grammar import (
@@ -33,6 +35,7 @@ from .grammar import (
 )
 from .groups import Group, make_group, make_groups, rank, write_groups
 from .near_misses import near_miss
+from .recolour import recolour
 from .render import Background, Drawing, Mark, rasterise
 from .split import SPLITS, Split, load_split, sample_scene, split_of
 from .truth import Truth, alignment, cleanliness
@@ -43,6 +46,7 @@ __all__ = [
     "HELD_OUT",
     "MAGNITUDES",
     "PALETTE",
+    "PATCH_COLUMNS",
     "RADII",
     "RELATIONS",
     "SEMANTIC",
@@ -51,6 +55,7 @@ __all__ = [
     "SPLITS",
     "TRAIN",
     "VOCABULARY",
+    "Annotation",
     "Background",
     "Drawing",
     "Fault",
@@ -65,6 +70,7 @@ __all__ = [
     "alignment",
     "all_scenes",
     "all_wordings",
+    "annotate",
     "check_faults",
     "cleanliness",
     "draw_scene",
@@ -77,10 +83,12 @@ __all__ = [
     "near_miss",
     "nearest_colour",
     "nearest_shape",
+    "paint",
     "parse",
     "phrase",
     "rank",
     "rasterise",
+    "recolour",
     "render_scene",
     "sample_faults",
     "sample_scene",

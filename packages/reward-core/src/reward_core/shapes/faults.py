@@ -146,11 +146,16 @@ def make_picture(
     """
     check_side(size)
     drawing = draw_scene(scene, rng, faults)
-    unclean = [fault for fault in faults if fault.kind in CLEANLINESS]
-    pixels = degrade(rasterise(drawing, size), {fault.kind: fault.strength for fault in unclean}, rng)
+    pixels = paint(drawing, faults, rng, size)
     pixels.setflags(write=False)
-    truth = Truth.of(alignment(scene, drawing.marks), cleanliness(fault.strength for fault in unclean))
-    return Picture(pixels, truth)
+    unclean = (fault.strength for fault in faults if fault.kind in CLEANLINESS)
+    return Picture(pixels, Truth.of(alignment(scene, drawing.marks), cleanliness(unclean)))
+
+
+def paint(drawing: Drawing, faults: Sequence[Fault], rng: np.random.Generator, size: int = 64) -> np.ndarray:
+    """Pixels (size, size, 3), uint8, of a drawing with the pixel faults among `faults`; others are passed
+    over. Raises ValueError for a bad size."""
+    return degrade(rasterise(drawing, size), {fault.kind: fault.strength for fault in faults}, rng)
 
 
 def render_scene(scene: Scene, rng: np.random.Generator, size: int = 64) -> np.ndarray:

@@ -12,12 +12,13 @@ from .split import split_of
 _RELATIONS = ("left of", "above")  # the other two are these, read the other way round
 
 
-def near_miss(scene: Scene, rng: np.random.Generator, split: str = "train") -> Scene:
-    """A scene of the same split that differs in one colour, shape, size or relation.
+def near_miss(scene: Scene, rng: np.random.Generator) -> Scene:
+    """A scene that differs in one colour, shape, size or relation.
 
     For two things also: the two exchanged, or their colours or shapes exchanged between them. A
-    near miss never describes a picture of ``scene``.
+    near miss never describes a picture of ``scene``, and that of a training scene is one as well.
     """
+    may_be_held_out = split_of(scene) == "held_out"
     changes = [_change_colour, _change_shape]
     if any(thing.size for thing in scene.things):
         changes.append(_change_size)
@@ -29,7 +30,7 @@ def near_miss(scene: Scene, rng: np.random.Generator, split: str = "train") -> S
             missed = change(scene, rng)
         except ValueError:  # two things that one could not tell apart
             continue
-        if missed != scene and split_of(missed) == split:
+        if missed != scene and (may_be_held_out or split_of(missed) == "train"):
             return missed
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..reward_model import RewardModel
 from .pairs import RankedGroup, pairwise_accuracy
@@ -23,7 +23,8 @@ class TrainingConfig:
 
     The rates are reached after ``warmup_steps`` and fall along a cosine to 0 at ``steps``.
     ``muon_rate`` is for the encoders' matrices, which Muon updates (torch 2.9 or later); 0 leaves
-    them to AdamW like everything else. ``clip`` bounds the gradient's norm.
+    them to AdamW like everything else. ``clip`` bounds the gradient's norm. ``precision`` is of the
+    arithmetic: "float32", or "bfloat16" where torch's autocast thinks it safe (the weights stay float32).
     """
 
     steps: int
@@ -33,6 +34,11 @@ class TrainingConfig:
     betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = 0.01
     clip: float = 5.0
+    precision: str = "float32"
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("float32", "bfloat16"):
+            raise ValueError(f"precision must be 'float32' or 'bfloat16', got {self.precision!r}")
 
     def rate_at(self, step: int) -> float:
         """Share of the rates at a step counted from 0."""
@@ -43,34 +49,44 @@ class TrainingConfig:
 
 
 def train(
-    model: RewardModel,
+    model: nn.Module,
     batches: Iterable[Batch],
     config: TrainingConfig,
     on_step: Callable[[int, float], None] | None = None,
-    loss: Callable[[RewardModel, Batch], Tensor] | None = None,
+    loss: Callable[[Any, Batch], Tensor] | None = None,
 ) -> None:
-    """Train in place on ``config.steps`` batches.
+    """Train in place, on ``config.steps`` batches, those parameters that require gradients.
+
+    A loaded model is frozen: call ``requires_grad_()`` on it, or on the parts to be trained. It is
+    left in evaluation mode.
 
     Args:
+        model: a reward model, or whatever module ``loss`` takes.
         batches: sequences of RankedGroup, or what ``loss`` takes.
         on_step: called after each step with its number (from 1) and its loss.
         loss: (model, batch) -> scalar; by default the ranking loss of the groups.
 
     Raises:
-        ValueError: the batches run out early. FloatingPointError: the loss is not a number.
+        ValueError: nothing is to be trained, or the batches run out early. FloatingPointError: the
+        loss is not a number.
     """
     loss = loss or group_loss
-    model.requires_grad_(True).train()
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not trained:
+        raise ValueError("every parameter is frozen; call requires_grad_() on the parts to be trained")
+    device, half = trained[0].device.type, config.precision == "bfloat16"
+    model.train()
     optimizers = build_optimizers(model, config)
     schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, config.rate_at) for optimizer in optimizers]
     step = 0
     for step, batch in zip(range(1, config.steps + 1), batches):
-        value = loss(model, batch)
+        with torch.autocast(device, torch.bfloat16, enabled=half):
+            value = loss(model, batch)
         if not value.isfinite():
             raise FloatingPointError(f"the loss is {value.item()} at step {step}; lower the learning rate")
         model.zero_grad(set_to_none=True)
         value.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+        torch.nn.utils.clip_grad_norm_(trained, config.clip)
         for optimizer, schedule in zip(optimizers, schedules):
             optimizer.step()
             schedule.step()
@@ -78,22 +94,23 @@ def train(
             on_step(step, value.item())
     if step < config.steps:
         raise ValueError(f"only {step} batches for {config.steps} steps")
-    model.requires_grad_(False).eval()
+    model.eval()
 
 
-def build_optimizers(model: RewardModel, config: TrainingConfig) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the encoders' blocks, AdamW for the rest.
+def build_optimizers(model: nn.Module, config: TrainingConfig) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside the encoders' blocks, AdamW for the rest of what is trained.
 
     From nothing, on little data, Muon is worth it: the shapes of ShapesBench, which AdamW did not
-    tell apart within 150 steps, it learned.
+    tell apart within 150 steps of captions, it learned.
     """
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     inside = [
         parameter
-        for name, parameter in model.named_parameters()
+        for name, parameter in trained
         if parameter.ndim == 2 and (".blocks." in name or ".layer." in name) and config.muon_rate
     ]
     chosen = {id(parameter) for parameter in inside}
-    rest = [parameter for parameter in model.parameters() if id(parameter) not in chosen]
+    rest = [parameter for _, parameter in trained if id(parameter) not in chosen]
     optimizers: list[torch.optim.Optimizer] = [
         torch.optim.AdamW(rest, config.learning_rate, config.betas, weight_decay=config.weight_decay)
     ]

@@ -37,7 +37,7 @@ class CaptionedPicture:
     near_misses: tuple[str, ...]
 
 
-def pretraining_loss(
+def caption_loss(
     model: RewardModel, batch: Sequence[CaptionedPicture], scale: float = 1 / 0.07, masked: float = 0.4
 ) -> Tensor:
     """Contrast, matching and masked words, a scalar.
