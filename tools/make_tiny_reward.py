@@ -168,7 +168,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the weights and of the training groups")
     parser.add_argument("--patch-steps", type=int, default=1200, help="of 96 annotated pictures each")
     parser.add_argument("--caption-steps", type=int, default=300, help="of 96 captioned pictures each")
-    parser.add_argument("--ranking-steps", type=int, default=2600, help="of 16 groups each")
+    parser.add_argument("--ranking-steps", type=int, default=2400, help="of 16 groups each")
     parser.add_argument(
         "--precision",
         choices=["float32", "bfloat16"],
