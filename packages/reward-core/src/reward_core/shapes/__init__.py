@@ -35,6 +35,8 @@ from .grammar import (
 )
 from .groups import Group, make_group, make_groups, rank, write_groups
 from .near_misses import near_miss
+from .oracle import oracle, oracle_batch
+from .reading import FoundThing, Reading, read_picture
 from .recolour import recolour
 from .render import Background, Drawing, Mark, rasterise
 from .split import SPLITS, Split, load_split, sample_scene, split_of
@@ -59,10 +61,12 @@ __all__ = [
     "Background",
     "Drawing",
     "Fault",
+    "FoundThing",
     "Group",
     "GroupConfig",
     "Mark",
     "Picture",
+    "Reading",
     "Scene",
     "Split",
     "Thing",
@@ -83,11 +87,14 @@ __all__ = [
     "near_miss",
     "nearest_colour",
     "nearest_shape",
+    "oracle",
+    "oracle_batch",
     "paint",
     "parse",
     "phrase",
     "rank",
     "rasterise",
+    "read_picture",
     "recolour",
     "render_scene",
     "sample_faults",

@@ -52,7 +52,7 @@ def _corners(shape: str) -> list[tuple[float, float]]:
     return [(angle + 90 * k, radius) for k in range(4) for angle, radius in arm]
 
 
-def _normalised(outline: np.ndarray) -> np.ndarray:
+def normalised(outline: np.ndarray) -> np.ndarray:
     """Scale to the area of the unit circle, so size says the same of every shape."""
     area = 0.5 * float(np.dot(outline, np.roll(outline, -1))) * sin(2 * pi / OUTLINE_STEPS)
     return outline * (pi / area) ** 0.5
@@ -76,7 +76,7 @@ def shape_outline(shape: str) -> np.ndarray:
             step = q - p
             along = np.cos(ANGLES[on_edge]) * step[1] - np.sin(ANGLES[on_edge]) * step[0]
             outline[on_edge] = (p[0] * step[1] - p[1] * step[0]) / along
-    outline = _normalised(outline)
+    outline = normalised(outline)
     outline.setflags(write=False)
     return outline
 
@@ -85,7 +85,7 @@ def blend_outline(shape: str, other: str, share: float) -> np.ndarray:
     """Outline (120,) that is `share` in [0, 1] of the way from `shape` to `other`; the area stays."""
     if share == 0:
         return shape_outline(shape)
-    return _normalised((1 - share) * shape_outline(shape) + share * shape_outline(other))
+    return normalised((1 - share) * shape_outline(shape) + share * shape_outline(other))
 
 
 def outline_distance(outline: np.ndarray, other: np.ndarray) -> float:

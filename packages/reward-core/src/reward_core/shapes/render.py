@@ -80,7 +80,7 @@ def rasterise(drawing: Drawing, size: int = 64) -> np.ndarray:
     check_side(size)
     canvas = _ground(drawing.background, size)
     for mark in drawing.marks:
-        _fill(canvas, mark)
+        fill(canvas, mark)
     return np.rint(canvas).astype(np.uint8)
 
 
@@ -98,7 +98,7 @@ def _ground(background: Background, size: int) -> np.ndarray:
     return start + ramp[..., None].astype(np.float32) * change
 
 
-def _fill(canvas: np.ndarray, mark: Mark) -> None:
+def fill(canvas: np.ndarray, mark: Mark) -> None:
     """Blend a mark into the canvas (size, size, 3), in place; what lies outside is dropped."""
     size = len(canvas)
     left, top, right, bottom = (size * bound for bound in mark.box)
