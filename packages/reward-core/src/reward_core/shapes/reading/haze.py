@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import dist
 
-from .appearance import PALETTE, RGB, oklab
-from .degrade import CASTS
+from ..appearance import PALETTE, RGB, oklab
+from ..degrade import CASTS
 
 _USUAL = (232.0, 232.0, 232.0)  # a ground; middle of the levels that `layout.sample_background` gives
 _GREY = 128.0

@@ -13,8 +13,8 @@ from math import pi
 
 import numpy as np
 
-from .appearance import ANGLES, OUTLINE_STEPS, TURNS, shape_outline
-from .grammar import SHAPES
+from ..appearance import ANGLES, OUTLINE_STEPS, TURNS, shape_outline
+from ..grammar import SHAPES
 
 FRAME_SIDES = ("left", "right", "top", "bottom")
 #: Sigma of the templates' blur in radii of the thing; a small thing under full blur has 0.3.

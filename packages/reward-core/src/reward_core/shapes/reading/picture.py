@@ -16,20 +16,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
 from math import pi
 
 import numpy as np
 from PIL import Image, ImageFilter
 
-from .appearance import PALETTE, RGB, normalised, outline_distance, shape_outline
-from .degrade import PIXEL_FAULTS, strength_of
-from .grammar import SHAPES, Scene
+from ..appearance import PALETTE, RGB, outline_distance, shape_outline
+from ..degrade import PIXEL_FAULTS, strength_of
+from ..grammar import SHAPES, Scene
+from ..render import Mark, fill
+from ..truth import alignment, cleanliness
 from .haze import Haze, find_haze, haze_of_ground, nearest_named
 from .jpeg_trace import jpeg_coarseness
-from .outline_bank import FRAME_SIDES, SOFTNESS, soft_outline, templates
+from .outline_bank import FRAME_SIDES, soft_outline
+from .outline_fit import fit_outline
 from .recompression import refit_marks
-from .render import Mark, fill
 from .segmentation import (
     ACROSS,
     DOWN,
@@ -41,12 +42,10 @@ from .segmentation import (
     find_regions,
     soften,
 )
-from .truth import alignment, cleanliness
 
 # What is dropped as error of the reading: distance in OKLab; of outlines, and more of it for softness beyond
 # that of a sharp edge, and for the cover's noise.
 _COLOUR_ERROR, _OUTLINE_ERROR, _OUTLINE_BLUR, _SHARP, _OUTLINE_NOISE = 0.025, 0.018, 0.12, 0.06, 0.5
-_RESIDUE = 0.04  # of an outline that is no mixture of two named ones, as much is dropped
 _RADIUS_BIAS = 0.995  # true over read, on clean pictures
 _OWN_BLUR = 0.3  # sigma in pixels of a sharp edge's anti-aliasing
 _PALE = (45.0, 90.0)  # contrast, haze removed, at which a thing begins to count, and counts in full
@@ -58,7 +57,6 @@ _COARSE = 1.8  # JPEG coarseness from which outlines are no longer to be trusted
 _FADES, _FADES_PIXELS = (0.32, 0.41), (2.5, 4.0)
 _EXPLAINED = (0.5, 0.8)  # share of the picture that the reading explains: no trust, full trust
 _ROUGH = (5.0, 30.0)  # root-mean-square levels not explained: no damage, full damage
-_PAIRS = np.array(list(combinations(range(len(SHAPES)), 2)))  # (P, 2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,12 +231,12 @@ def _read_thing(
     sharper = _luma_edge(step, colour, own, area, edge) / edge if noise < 2 else 1.0
     outline = soft_outline(kept, x, y, 1.9 * radius + 2)
     outline = outline / max(float(np.mean(outline**2)) ** 0.5, 1e-6)
-    fit = _fit_outline(outline, edge, None)
+    fit = fit_outline(outline, edge, None)
     rims = kept[:, 0], kept[:, -1], kept[0], kept[-1]
     contact = {side: float(rim.sum()) for side, rim in zip(FRAME_SIDES, rims, strict=True)}
     side = max(contact, key=contact.get)
     if contact[side] > 1.5 + 0.15 * radius:
-        cut = _fit_outline(outline, edge, side)
+        cut = fit_outline(outline, edge, side)
         fit = cut if cut.residue < fit.residue + 0.01 else fit
     return FoundThing(
         colour=(0.0, 0.0, 0.0),
@@ -268,67 +266,6 @@ def _luma_edge(step: np.ndarray, colour: np.ndarray, own: np.ndarray, area: floa
         return edge
     cover = step[own] @ _LUMA / lighter
     return min(edge, max(float((cover * (1 - cover)).sum()) / area, 0.2 * edge))
-
-
-@dataclass(frozen=True, eq=False)
-class _OutlineFit:
-    """outline (120,) upright. softness in radii. x, y, radius of the whole thing, in visible radii."""
-
-    residue: float
-    outline: np.ndarray
-    softness: float
-    turn: float
-    cut: float
-    x: float
-    y: float
-    radius: float
-
-
-def _fit_outline(outline: np.ndarray, edge: float, side: str | None) -> _OutlineFit:
-    """The mixture of two named outlines that comes nearest to what is seen.
-
-    outline: (120,) of unit area, as `soft_outline` sees it. edge: as in `Templates.edges`.
-    """
-    bank = templates(side)
-    level = np.arange(len(SOFTNESS))
-    # Each shape's softness follows from the edge, as a place between two levels: (S, C).
-    straight = bank.edges[:, :, bank.turns.shape[1] // 2].transpose(1, 2, 0)  # (S, C, F)
-    at = np.array([[np.interp(edge, edges, level) for edges in shape] for shape in straight])
-    low = np.minimum(at.astype(int), len(SOFTNESS) - 2)
-    part = (at - low).astype(np.float32)[..., None, None]
-    s, c = np.ogrid[: at.shape[0], : at.shape[1]]
-    levels = bank.outlines.transpose(0, 1, 3, 2, 4)  # (F, S, C, T, 120)
-    seen = levels[low, s, c] * (1 - part) + levels[low + 1, s, c] * part  # (S, C, T, 120)
-    first, change = seen[_PAIRS[:, 0]], seen[_PAIRS[:, 1]] - seen[_PAIRS[:, 0]]  # (P, C, T, 120)
-    off = outline.astype(np.float32) - first
-    share = np.clip((off * change).sum(-1) / np.maximum(np.square(change).sum(-1), 1e-9), 0, 1)
-    residues = np.square(off - share[..., None] * change).mean(-1)  # (P, C, T)
-    best = np.unravel_index(int(residues.argmin()), residues.shape)
-    p, cut, t = (int(i) for i in best)
-    share_ = float(share[best])
-    one, other = _PAIRS[p]
-    leading = one if share_ < 0.5 else other
-    residue = float(residues[best]) ** 0.5
-    mixture = (1 - share_) * shape_outline(SHAPES[one]) + share_ * shape_outline(SHAPES[other])
-    unlike = off[best] - share_ * change[best]
-    mixture = mixture + max(0.0, 1 - _RESIDUE / max(residue, 1e-9)) * unlike
-    # Between two cut shares: where a parabola through the residues has its least.
-    place = float(cut)
-    if 0 < cut < residues.shape[1] - 1:
-        before, here, after = residues[p, cut - 1 : cut + 2, t]
-        place += 0.5 * (before - after) / max(before - 2 * here + after, 1e-12)
-    f = round(float(at[leading, cut]))
-    shares = np.arange(len(bank.shares))
-    return _OutlineFit(
-        residue=residue,
-        outline=normalised(np.maximum(mixture, 0.05)),
-        softness=float(np.interp((1 - share_) * at[one, cut] + share_ * at[other, cut], level, SOFTNESS)),
-        turn=float(bank.turns[leading, t]),
-        cut=float(np.interp(place, shares, bank.shares)),
-        x=float(np.interp(place, shares, bank.centres[f, leading, t, :, 0])),
-        y=float(np.interp(place, shares, bank.centres[f, leading, t, :, 1])),
-        radius=float(np.interp(place, shares, bank.radii[f, leading, t])),
-    )
 
 
 def _check(soft: np.ndarray, ground: Ground, found: Sequence[FoundThing], blur: float) -> tuple[float, float]:

@@ -1,0 +1,76 @@
+"""Which outline a reading shows: the mixture of two named ones that comes nearest to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from ..appearance import normalised, shape_outline
+from ..grammar import SHAPES
+from .outline_bank import SOFTNESS, templates
+
+_RESIDUE = 0.04  # of an outline that is no mixture of two named ones, as much is dropped
+_PAIRS = np.array(list(combinations(range(len(SHAPES)), 2)))  # (P, 2)
+
+
+@dataclass(frozen=True, eq=False)
+class OutlineFit:
+    """outline (120,) upright. softness in radii. x, y, radius of the whole thing, in visible radii."""
+
+    residue: float
+    outline: np.ndarray
+    softness: float
+    turn: float
+    cut: float
+    x: float
+    y: float
+    radius: float
+
+
+def fit_outline(outline: np.ndarray, edge: float, side: str | None) -> OutlineFit:
+    """The mixture of two named outlines that comes nearest to what is seen.
+
+    outline: (120,) of unit area, as `soft_outline` sees it. edge: as in `Templates.edges`.
+    """
+    bank = templates(side)
+    level = np.arange(len(SOFTNESS))
+    # Each shape's softness follows from the edge, as a place between two levels: (S, C).
+    straight = bank.edges[:, :, bank.turns.shape[1] // 2].transpose(1, 2, 0)  # (S, C, F)
+    at = np.array([[np.interp(edge, edges, level) for edges in shape] for shape in straight])
+    low = np.minimum(at.astype(int), len(SOFTNESS) - 2)
+    part = (at - low).astype(np.float32)[..., None, None]
+    s, c = np.ogrid[: at.shape[0], : at.shape[1]]
+    levels = bank.outlines.transpose(0, 1, 3, 2, 4)  # (F, S, C, T, 120)
+    seen = levels[low, s, c] * (1 - part) + levels[low + 1, s, c] * part  # (S, C, T, 120)
+    first, change = seen[_PAIRS[:, 0]], seen[_PAIRS[:, 1]] - seen[_PAIRS[:, 0]]  # (P, C, T, 120)
+    off = outline.astype(np.float32) - first
+    share = np.clip((off * change).sum(-1) / np.maximum(np.square(change).sum(-1), 1e-9), 0, 1)
+    residues = np.square(off - share[..., None] * change).mean(-1)  # (P, C, T)
+    best = np.unravel_index(int(residues.argmin()), residues.shape)
+    p, cut, t = (int(i) for i in best)
+    share_ = float(share[best])
+    one, other = _PAIRS[p]
+    leading = one if share_ < 0.5 else other
+    residue = float(residues[best]) ** 0.5
+    mixture = (1 - share_) * shape_outline(SHAPES[one]) + share_ * shape_outline(SHAPES[other])
+    unlike = off[best] - share_ * change[best]
+    mixture = mixture + max(0.0, 1 - _RESIDUE / max(residue, 1e-9)) * unlike
+    # Between two cut shares: where a parabola through the residues has its least.
+    place = float(cut)
+    if 0 < cut < residues.shape[1] - 1:
+        before, here, after = residues[p, cut - 1 : cut + 2, t]
+        place += 0.5 * (before - after) / max(before - 2 * here + after, 1e-12)
+    f = round(float(at[leading, cut]))
+    shares = np.arange(len(bank.shares))
+    return OutlineFit(
+        residue=residue,
+        outline=normalised(np.maximum(mixture, 0.05)),
+        softness=float(np.interp((1 - share_) * at[one, cut] + share_ * at[other, cut], level, SOFTNESS)),
+        turn=float(bank.turns[leading, t]),
+        cut=float(np.interp(place, shares, bank.shares)),
+        x=float(np.interp(place, shares, bank.centres[f, leading, t, :, 0])),
+        y=float(np.interp(place, shares, bank.centres[f, leading, t, :, 1])),
+        radius=float(np.interp(place, shares, bank.radii[f, leading, t])),
+    )
