@@ -21,6 +21,7 @@ from .registry import BUNDLED_MODELS, REWARD_MODELS, SCORES
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from .evaluation import Evaluation
     from .reward_model import RewardModel
     from .scorer import ScoredRow
 
@@ -58,12 +59,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"reward-core {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    scoring = argparse.ArgumentParser(add_help=False)
+    computing = argparse.ArgumentParser(add_help=False)
+    computing.add_argument("--device", help="default: cuda, else mps, else cpu")
+    computing.add_argument("--batch-size", type=_positive, metavar="N", help="pairs computed at once")
+    scoring = argparse.ArgumentParser(add_help=False, parents=[computing])
     scoring.add_argument(
         "--model", default=DEFAULT_MODEL, help="name, folder, file or hub repository (default: %(default)s)"
     )
-    scoring.add_argument("--device", help="default: cuda, else mps, else cpu")
-    scoring.add_argument("--batch-size", type=_positive, metavar="N", help="pairs computed at once")
 
     rank = commands.add_parser(
         "rank", parents=[scoring], help="order pictures by how well they suit a prompt"
@@ -82,6 +84,24 @@ def build_parser() -> argparse.ArgumentParser:
     score.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of the pictures")
     score.add_argument("--out", type=Path, required=True, metavar="FILE", help=".csv, .json or .parquet")
     score.set_defaults(run=run_score)
+
+    evaluate = commands.add_parser(
+        "evaluate", parents=[computing], help="how often a model prefers what people, or an oracle, prefer"
+    )
+    evaluate.add_argument("model", metavar="MODEL", help="name, folder, file or hub repository")
+    evaluate.add_argument(
+        "--data", type=Path, required=True, metavar="FILE", help="rankings, JSON in the original's form"
+    )
+    evaluate.add_argument(
+        "--images", type=Path, metavar="DIR", help="folder of the pictures (default: FILE's)"
+    )
+    evaluate.add_argument(
+        "--blank-prompts",
+        action="store_true",
+        help="give the model empty prompts, to see what it gets right unasked",
+    )
+    evaluate.add_argument("--json", action="store_true", help="one JSON document on stdout instead of tables")
+    evaluate.set_defaults(run=run_evaluate)
 
     models = commands.add_parser("models", help="list what can be loaded by name")
     models.set_defaults(run=run_models)
@@ -152,6 +172,35 @@ def run_score(args: argparse.Namespace) -> int:
     write_rows(rows, args.out)
     failed = [row for row in rows if row.error is not None]
     print(f"{len(rows) - len(failed)} scores in {args.out}", file=sys.stderr)
+    return _report_failures(failed)
+
+
+def run_evaluate(args: argparse.Namespace) -> int:
+    from .errors import EmptyPromptWarning, InputError
+    from .evaluation import evaluate
+    from .load import load_score
+    from .ranking_file import read_rankings
+
+    data = read_rankings(args.data, args.images)
+    images = [image for item in data for image in item.images]
+    prompts = ["" if args.blank_prompts else item.prompt for item in data for _ in item.images]
+    model = load_score(args.model, device=args.device) if args.model in SCORES else _load(args)
+    with warnings.catch_warnings():
+        if args.blank_prompts:
+            warnings.simplefilter("ignore", EmptyPromptWarning)
+        rows = list(_with_progress(model.score_rows(prompts, images, **_batch(args)), total=len(images)))
+    failed = [row for row in rows if row.error is not None]
+    try:
+        result = evaluate(data, rows)
+    except ValueError as error:
+        _report_failures(failed)
+        raise InputError(f"{args.data}: {error}") from error
+    if args.json:
+        document = {"model": args.model, "data": str(args.data), "blank_prompts": args.blank_prompts}
+        failures = [{"image": row.image, "error": row.error} for row in failed]
+        print(json.dumps({**document, **result.to_dict(), "failed": failures}, ensure_ascii=False, indent=1))
+    else:
+        _print_evaluation(args.model, result)
     return _report_failures(failed)
 
 
@@ -231,6 +280,23 @@ def _print_ranking(model: RewardModel, prompt: str, results: list[dict]) -> None
         percentile = result["percentile"]
         shown = "" if percentile is None else f"{percentile:.0f}"
         table.add_row(str(result["place"]), result["image"], f"{result['score']:.4f}", shown)
+    _print_table(table)
+
+
+def _print_evaluation(name: str, result: Evaluation) -> None:
+    from rich.table import Table
+
+    table = Table("", "pairs", "accuracy", title=f"{name}: pairs ordered right")
+    table.add_row("all pairs", f"{result.pairs:,}", f"{result.pooled_accuracy:.1%}")
+    table.add_row(f"mean of {result.prompts:,} prompts", "", f"{result.per_prompt_accuracy:.1%}")
+    for title, shares in (
+        ("apart by", result.by_gap),
+        ("faultless against", result.by_fault),
+        ("things in the prompt:", result.by_objects),
+    ):
+        table.add_section()
+        for key, share in shares.items():
+            table.add_row(f"{title} {key.replace('_', ' ')}", f"{share.pairs:,}", f"{share.accuracy:.1%}")
     _print_table(table)
 
 

@@ -90,7 +90,7 @@ def write_groups(groups: Iterable[Group], folder: str | os.PathLike[str]) -> Pat
 
     `rankings.json` is a list of {"id", "prompt", "generations", "ranking"}: the file names, relative to
     `folder`, and the place of each, 1 is best. Beside them stand, one entry a picture, "utilities",
-    "alignments", "cleanlinesses" and "faults", and the split's "world_version".
+    "alignments", "cleanlinesses" and "faults", and the number of "objects" and the split's "world_version".
 
     `groups` may be a generator: one group at a time is held. Every file appears whole, `rankings.json` last.
     """
@@ -114,6 +114,7 @@ def write_groups(groups: Iterable[Group], folder: str | os.PathLike[str]) -> Pat
                 "alignments": [truth.alignment for truth in group.truths],
                 "cleanlinesses": [truth.cleanliness for truth in group.truths],
                 "faults": [[asdict(fault) for fault in faults] for faults in group.faults],
+                "objects": len(group.scene.things),
                 "world_version": load_split().version,
             }
         )

@@ -2,7 +2,7 @@
 
 A soft outline is read off a cover, the share of each pixel that a thing fills, by `soft_outline`. Blur
 rounds it, the frame cuts it; rather than undoing either, a reading is compared with templates that went
-through the same. `templates` draws them once, in a tenth of a second to half a second each.
+through the same. `templates` draws them once, in a tenth or two of a second each.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ def soft_outline(cover: np.ndarray, x: float, y: float, reach: float, step: floa
     column, row = np.floor(across).astype(np.int32), np.floor(down).astype(np.int32)
     right, low = across - column, down - row  # weights of the bilinear reading
     height, width = cover.shape
-    padded = np.pad(cover, 2)
+    padded = np.zeros((height + 4, width + 4), np.float32)
+    padded[2:-2, 2:-2] = cover
     stride = width + 4
     at = np.clip(row + 2, 0, height + 2) * stride + np.clip(column + 2, 0, width + 2)
     values = padded.ravel()
@@ -74,10 +75,11 @@ class Templates:
 def templates(side: str | None) -> Templates:
     """Templates for things cut off by one of `FRAME_SIDES`, or by none (one share, 0)."""
     shares = np.zeros(1) if side is None else CUT_SHARES
-    axes = len(SOFTNESS), len(SHAPES), len(_TURNS), len(shares)
+    turned = _TURNS if side is None else _TURNS[::3]
+    axes = len(SOFTNESS), len(SHAPES), len(turned), len(shares)
     outlines, edges = np.zeros((*axes, OUTLINE_STEPS), np.float32), np.zeros(axes)
     centres, radii = np.zeros((*axes, 2)), np.zeros(axes)
-    turns = np.array([[np.deg2rad(TURNS[shape]) * turn for turn in _TURNS] for shape in SHAPES])
+    turns = np.array([[np.deg2rad(TURNS[shape]) * turn for turn in turned] for shape in SHAPES])
     for s, shape in enumerate(SHAPES):
         for t, turn in enumerate(turns[s]):
             if t and TURNS[shape] == 0:

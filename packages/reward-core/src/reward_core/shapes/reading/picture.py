@@ -202,15 +202,24 @@ def _read_thing(
 ) -> FoundThing | None:
     region = regions[index]
     radius = region.radius
-    beyond = np.hypot(ACROSS - region.x, DOWN - region.y) - radius  # (64, 64)
+    # Only the surroundings are looked at.
+    reach = max(2.3 * radius, radius + 5) + 4
+    rows, columns = (
+        slice(max(0, int(centre - reach)), min(SIDE, int(centre + reach) + 1))
+        for centre in (region.y, region.x)
+    )
+    here = rows, columns
+    across, down, mask = ACROSS[here], DOWN[here], region.mask[here]
+    beyond = np.hypot(across - region.x, down - region.y) - radius
     own = beyond < max(1.2 * radius, 5)
     for other in (*regions[:index], *regions[index + 1 :]):
         if other.radius > 0.3 * radius:
-            own &= beyond < np.hypot(ACROSS - other.x, DOWN - other.y) - other.radius
-    middle = region.mask & (beyond < max(0.45 * radius, 1.2) - radius)
+            own &= beyond < np.hypot(across - other.x, down - other.y) - other.radius
+    middle = mask & (beyond < max(0.45 * radius, 1.2) - radius)
     if middle.sum() < 3:
-        middle = region.mask
-    step = pixels - ground.plane
+        middle = mask
+    shown = pixels[here]
+    step = shown - ground.plane[here]
     colour = step[middle].mean(0)
     contrast = float(np.sqrt(colour @ colour))
     if contrast < 5:
@@ -222,18 +231,22 @@ def _read_thing(
     area = float(kept.sum())
     if area < _SMALLEST_AREA:
         return None
-    x, y = float((kept * ACROSS).sum()) / area, float((kept * DOWN).sum()) / area
+    x, y = float((kept * across).sum()) / area, float((kept * down).sum()) / area
     radius = (area / pi) ** 0.5
-    own &= np.hypot(ACROSS - x, DOWN - y) < 2 * radius + 3
+    own &= np.hypot(across - x, down - y) < 2 * radius + 3
     zone = cover[own]
     # The noise's own part of cover * (1 - cover) is its variance, with the other sign.
     edge = (float((zone * (1 - zone)).sum()) + grain**2 * len(zone)) / area
     sharper = _luma_edge(step, colour, own, area, edge) / edge if noise < 2 else 1.0
-    outline = soft_outline(kept, x, y, 1.9 * radius + 2)
+    outline = soft_outline(kept, x - columns.start, y - rows.start, 1.9 * radius + 2)
     outline = outline / max(float(np.mean(outline**2)) ** 0.5, 1e-6)
     fit = fit_outline(outline, edge, None)
     rims = kept[:, 0], kept[:, -1], kept[0], kept[-1]
-    contact = {side: float(rim.sum()) for side, rim in zip(FRAME_SIDES, rims, strict=True)}
+    at_frame = columns.start == 0, columns.stop == SIDE, rows.start == 0, rows.stop == SIDE
+    contact = {
+        side: float(rim.sum()) if at else 0.0
+        for side, rim, at in zip(FRAME_SIDES, rims, at_frame, strict=True)
+    }
     side = max(contact, key=contact.get)
     if contact[side] > 1.5 + 0.15 * radius:
         cut = fit_outline(outline, edge, side)
@@ -248,7 +261,7 @@ def _read_thing(
         softness=fit.softness * radius * fit.radius / SIDE,
         blur=fit.softness * radius * fit.radius / SIDE * sharper,
         cut=fit.cut,
-        shown_colour=tuple(pixels[middle].mean(0).tolist()),
+        shown_colour=tuple(shown[middle].mean(0).tolist()),
         contrast=contrast,
         lightness=abs(float(colour @ _LUMA)) + 10,
         grain=grain,

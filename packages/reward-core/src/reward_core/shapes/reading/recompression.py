@@ -18,7 +18,7 @@ from ..appearance import TURNS, shape_outline
 from ..grammar import SHAPES
 from ..render import Mark, fill
 
-_RADII = (1.0, 1.08, 1.18)  # blocks swallow thin parts, so things come out too small
+_RADII = (1.0, 1.12)  # blocks swallow thin parts, so things come out too small
 _BETTER = 0.9  # a named outline is taken if it leaves this share of the error or less
 
 

@@ -10,7 +10,9 @@ def connected_regions(mask: np.ndarray) -> np.ndarray:
 
     Works on runs of each row rather than on pixels, so a picture takes a fraction of a millisecond.
     """
-    steps = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+    padded = np.zeros((mask.shape[0], mask.shape[1] + 2), np.int8)
+    padded[:, 1:-1] = mask
+    steps = padded[:, 1:] - padded[:, :-1]
     rows, starts = np.nonzero(steps == 1)  # (R,) runs, row by row
     ends = np.nonzero(steps == -1)[1]
     regions = np.zeros(mask.shape, np.int32)

@@ -16,8 +16,8 @@ SIDE = 64
 #: Centres of the pixels (64, 64), in pixels from the top left corner.
 DOWN, ACROSS = np.mgrid[:SIDE, :SIDE].astype(np.float32) + 0.5
 
-_BORDER = np.minimum(np.minimum(ACROSS, SIDE - ACROSS), np.minimum(DOWN, SIDE - DOWN)) < 2
-_PLANE = np.stack([np.ones_like(ACROSS), ACROSS / SIDE - 0.5, DOWN / SIDE - 0.5], -1)  # (64, 64, 3)
+_BORDER = np.flatnonzero(np.minimum(np.minimum(ACROSS, SIDE - ACROSS), np.minimum(DOWN, SIDE - DOWN)) < 2)
+_PLANE = np.stack([np.ones_like(ACROSS), ACROSS / SIDE - 0.5, DOWN / SIDE - 0.5]).reshape(3, -1)  # (3, 4096)
 _MOST_COLOURS, _MOST_REGIONS, _LEAST_AREA = 8, 12, 4
 _STANDS_OUT = 60.0  # levels from the ground; the palest named colour, pink, has 108
 # Of a region's pixels, and of the length of a step, for `_merge_rims`.
@@ -28,9 +28,18 @@ SOFTENED_NOISE = (1.0, 0.375, 0.2734)  # what `soften` leaves of white noise aft
 
 def soften(pixels: np.ndarray) -> np.ndarray:
     """Blur (H, W, 3) by [1 2 1] / 4 both ways, a sigma of 0.71 pixels; edges are repeated."""
-    padded = np.pad(pixels, ((1, 1), (1, 1), (0, 0)), mode="edge")
-    rows = padded[:-2] + 2 * padded[1:-1] + padded[2:]
-    return (rows[:, :-2] + 2 * rows[:, 1:-1] + rows[:, 2:]) / 16
+    rows = 2 * pixels
+    rows[1:] += pixels[:-1]
+    rows[0] += pixels[0]
+    rows[:-1] += pixels[1:]
+    rows[-1] += pixels[-1]
+    both = 2 * rows
+    both[:, 1:] += rows[:, :-1]
+    both[:, 0] += rows[:, 0]
+    both[:, :-1] += rows[:, 1:]
+    both[:, -1] += rows[:, -1]
+    both *= 1 / 16
+    return both
 
 
 def _largest(channels: np.ndarray) -> np.ndarray:
@@ -60,23 +69,25 @@ def find_ground(pixels: np.ndarray, soft: np.ndarray) -> Ground:
     through as 0, and corrected for what was clipped at 0 and 255.
     """
     rows = pixels[:-2] - 2 * pixels[1:-1] + pixels[2:]
-    grain = rows[:, :-2] - 2 * rows[:, 1:-1] + rows[:, 2:]  # (62, 62, 3), sigma 6 for white noise of 1
-    rough = float(np.median(np.abs(grain))) / (0.6745 * 6)
-    level = np.median(soft[_BORDER], axis=0)
-    plane = np.broadcast_to(level, soft.shape)
-    on_ground = np.ones(soft.shape[:2], bool)
+    grain = np.abs(
+        rows[:, :-2] - 2 * rows[:, 1:-1] + rows[:, 2:]
+    )  # (62, 62, 3), sigma 6 for white noise of 1
+    rough = float(np.median(grain[::2, ::2])) / (0.6745 * 6)
+    flat = soft.reshape(-1, 3)
+    level = np.median(flat[_BORDER], axis=0)
+    plane = np.broadcast_to(level, flat.shape)
     left = 0.4 * rough
     for width in (24 + 2 * left, 10 + 1.5 * left, 6 + 1.2 * left):
-        on_ground = _largest(np.abs(soft - plane)) < width
+        on_ground = (_largest(np.abs(flat - plane)) < width).astype(np.float32)  # (4096,)
         if on_ground.sum() < 64:
             break
-        table = _PLANE[on_ground]
-        coefficients = np.linalg.solve(table.T @ table + 1e-3 * np.eye(3), table.T @ soft[on_ground])
-        plane = (_PLANE @ coefficients).astype(np.float32)
-    inner = on_ground[1:-1, 1:-1]
+        weighted = _PLANE * on_ground  # (3, 4096)
+        slopes = np.linalg.solve(weighted @ _PLANE.T + 1e-3 * np.eye(3), weighted @ flat)
+        plane = _PLANE.T @ slopes.astype(np.float32)
+    inner = on_ground.reshape(SIDE, SIDE)[1:-1, 1:-1]
     if inner.sum() > 400:
-        rough = float(np.abs(grain[inner]).mean()) / (0.7979 * 6)
-    return Ground(plane, _unclipped(rough, round(float(np.clip(level.mean(), 0, 255)))))
+        rough = float(np.einsum("hw,hwc->", inner, grain)) / (3 * float(inner.sum())) / (0.7979 * 6)
+    return Ground(plane.reshape(soft.shape), _unclipped(rough, round(float(np.clip(level.mean(), 0, 255)))))
 
 
 _SIGMAS = np.arange(0.0, 81.0)
@@ -115,15 +126,19 @@ def find_regions(soft: np.ndarray, ground: Ground, gain: float) -> list[Region]:
         return []
     table = np.stack(colours)  # (K, 3)
     power = np.square(table).sum(1)
-    along = step @ table.T / power  # (64, 64, K): 0 at the ground, 1 at the colour
+    square = np.einsum("...c,...c", step, step)
+    away = np.nonzero(square > 0.24 * power.min())  # others are not half way to any colour
+    steps = step[away]  # (M, 3)
+    along = steps @ (table / power[:, None]).T  # (M, K): 0 at the ground, 1 at the colour
     # Distance from the straight line between the ground and each colour.
     beyond = np.clip(along, 0, 1) - along
-    square = np.einsum("...c,...c", step, step)[..., None]
-    cost = square - np.square(along) * power + np.square(beyond) * power
-    nearest = cost.argmin(-1)
+    nearest = ((np.square(beyond) - np.square(along)) * power).argmin(-1)  # (M,)
+    half_way = along[np.arange(len(nearest)), nearest] > 0.5
+    own = np.full(square.shape, -1)
+    own[away] = np.where(half_way, nearest, -1)
     masks = []
     for index in range(len(colours)):
-        numbers = connected_regions((nearest == index) & (along[..., index] > 0.5))
+        numbers = connected_regions(own == index)
         for number in range(1, min(int(numbers.max()), _MOST_REGIONS) + 1):
             mask = numbers == number
             if mask.sum() < _LEAST_AREA:

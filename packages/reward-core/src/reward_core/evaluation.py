@@ -1,0 +1,116 @@
+"""How often a model prefers the picture that people, or an oracle, prefer."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from .ranking_file import RankedPrompt
+from .scorer import ScoredRow
+
+#: Upper bounds of the gaps between two pictures' utilities, for `Evaluation.by_gap`.
+UTILITY_GAPS = (0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
+
+
+@dataclass(frozen=True)
+class Share:
+    """accuracy in [0, 1] over a number of pairs."""
+
+    pairs: int
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Shares of the untied pairs of pictures of one prompt that a model orders right.
+
+    pooled_accuracy: over all pairs. per_prompt_accuracy: the mean over prompts of each prompt's share.
+    by_gap: by how far apart the two are, in utility where the data tells it, otherwise in places.
+    by_fault: pairs of a faultless picture and one with that fault alone; empty where faults are unknown.
+    by_objects: by how many things the prompt names, where the data says. An equal score counts as wrong.
+    """
+
+    pooled_accuracy: float
+    per_prompt_accuracy: float
+    pairs: int
+    prompts: int
+    by_gap: dict[str, Share]
+    by_fault: dict[str, Share]
+    by_objects: dict[str, Share]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: keys as the fields, shares as {"pairs", "accuracy"}."""
+        shares = {
+            name: {key: vars(share) for key, share in getattr(self, name).items()}
+            for name in ("by_gap", "by_fault", "by_objects")
+        }
+        return {**vars(self), **shares}
+
+
+def evaluate(data: Sequence[RankedPrompt], rows: Iterable[ScoredRow]) -> Evaluation:
+    """Compare scores with rankings.
+
+    Args:
+        data: prompts with their pictures and places.
+        rows: one for each picture of each prompt, in order, as ``Scorer.score_rows`` gives them; pairs
+            with a picture that has no score are left out.
+
+    Raises:
+        ValueError: fewer rows than pictures, or no untied pair with scores.
+    """
+    rows = iter(rows)
+    shares: dict[tuple[str, str], list[bool]] = defaultdict(list)
+    every: list[bool] = []
+    per_prompt: list[float] = []
+    for item in data:
+        scores = [row.score for row in islice(rows, len(item.images))]
+        if len(scores) < len(item.images):
+            raise ValueError(f"{len(scores)} scores for the {len(item.images)} pictures of {item.prompt!r}")
+        own: list[bool] = []
+        for better, worse in _untied(item.places):
+            if scores[better] is None or scores[worse] is None:
+                continue
+            right = scores[better] > scores[worse]
+            own.append(right)
+            shares["gap", _gap(item, better, worse)].append(right)
+            if item.objects is not None:
+                shares["objects", str(item.objects)].append(right)
+            if item.faults and not item.faults[better] and len(set(item.faults[worse])) == 1:
+                shares["fault", item.faults[worse][0]].append(right)
+        if own:
+            per_prompt.append(sum(own) / len(own))
+            every += own
+    if not every:
+        raise ValueError("no two pictures of a prompt that differ in place and have scores")
+    parts: dict[str, dict[str, Share]] = {"gap": {}, "fault": {}, "objects": {}}
+    for (part, key), rights in sorted(shares.items()):
+        parts[part][key] = Share(len(rights), sum(rights) / len(rights))
+    return Evaluation(
+        pooled_accuracy=sum(every) / len(every),
+        per_prompt_accuracy=sum(per_prompt) / len(per_prompt),
+        pairs=len(every),
+        prompts=len(per_prompt),
+        by_gap=parts["gap"],
+        by_fault=parts["fault"],
+        by_objects=parts["objects"],
+    )
+
+
+def _untied(places: Sequence[int]) -> Iterable[tuple[int, int]]:
+    for i, place in enumerate(places):
+        for j, other in enumerate(places):
+            if place < other:
+                yield i, j
+
+
+def _gap(item: RankedPrompt, better: int, worse: int) -> str:
+    if item.utilities is None:
+        places = item.places[worse] - item.places[better]
+        return f"{places} place" if places == 1 else f"{places} places"
+    gap = abs(item.utilities[better] - item.utilities[worse])
+    low = max((bound for bound in (0.0, *UTILITY_GAPS[:-1]) if bound <= gap), default=0.0)
+    high = next((bound for bound in UTILITY_GAPS if bound > low), float("inf"))
+    return f"{low}-{high}"

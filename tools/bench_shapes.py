@@ -1,0 +1,81 @@
+"""How fast ShapesBench draws and reads pictures on one core, and how well its oracle agrees with the truth.
+
+python tools/bench_shapes.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from itertools import chain
+from statistics import fmean
+from time import perf_counter
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+
+from reward_core import shapes
+
+
+def rate(count: int, started: float) -> float:
+    return count / (perf_counter() - started)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--groups", type=int, default=200, help="default: %(default)s")
+    args = parser.parse_args()
+
+    generator = np.random.default_rng(0)
+    scenes = [shapes.sample_scene(generator) for _ in range(2000)]
+    started = perf_counter()
+    clean = [shapes.render_scene(scene, generator) for scene in scenes]
+    rendered = rate(len(clean), started)
+    started = perf_counter()
+    groups = list(shapes.make_groups(args.groups, shapes.HELD_OUT, "held_out"))
+    count = sum(len(group.pictures) for group in groups)
+    made = rate(count, started)
+
+    for group in groups[:20]:  # draws the templates that are compared with, once
+        shapes.oracle_batch(list(group.pictures), [group.scene] * len(group.pictures))
+    started = perf_counter()
+    truths = shapes.oracle_batch(clean, scenes)
+    read_clean = rate(len(clean), started)
+    perfect = fmean(truth.alignment > 0.95 for truth in truths)
+    started = perf_counter()
+    read = [
+        shapes.oracle_batch(list(group.pictures), [group.scene] * len(group.pictures)) for group in groups
+    ]
+    read_all = rate(count, started)
+
+    right = pairs = 0
+    errors = []
+    for group, own in zip(groups, read, strict=True):
+        errors += [abs(a.utility - b.utility) for a, b in zip(own, group.truths, strict=True)]
+        for i, place in enumerate(group.ranking):
+            for j, other in enumerate(group.ranking):
+                if place < other:
+                    right, pairs = right + (own[i].utility > own[j].utility), pairs + 1
+    kinds = {fault.kind for group in groups for fault in chain.from_iterable(group.faults)}
+    figures = {
+        "rendered_per_s": round(rendered),
+        "group_pictures_per_s": round(made),
+        "oracle_clean_per_s": round(read_clean),
+        "oracle_per_s": round(read_all),
+        "clean_alignment_above_0.95": perfect,
+        "mean_utility_error": round(fmean(errors), 4),
+        "pairs_as_in_truth": round(right / pairs, 4),
+        "pairs": pairs,
+        "kinds_of_fault": len(kinds),
+    }
+    for name, value in figures.items():
+        print(f"{name.replace('_', ' '):28} {value:,}")
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()

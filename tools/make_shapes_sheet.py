@@ -1,0 +1,94 @@
+"""Draw the contact sheet of docs/shapesbench.md: pictures of ShapesBench with their truth and the oracle's.
+
+python tools/make_shapes_sheet.py --out docs/shapesbench.png
+"""
+
+from __future__ import annotations
+
+import argparse
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from reward_core import shapes
+from reward_core.demo.contact_sheet import contact_sheet
+
+PROMPT = "a big red circle left of a small blue square"
+TITLE = f"{PROMPT}: the true utility, and what the oracle reads"
+STRENGTHS = (0.25, 0.5, 0.75, 1.0)
+
+
+def graded(title: str, *faults: str) -> tuple[str, list[Image.Image], list[str]]:
+    """A row: for each kind of fault the same picture, the fault growing."""
+    scene = shapes.parse(PROMPT)
+    pictures, captions = [], []
+    for seed, kind in enumerate(faults):
+        for strength in STRENGTHS:
+            picture = shapes.make_picture(scene, np.random.default_rng(seed), [shapes.Fault(kind, strength)])
+            read = shapes.oracle(picture.pixels, scene)
+            pictures.append(Image.fromarray(picture.pixels))
+            name = f"{kind.replace('_', ' ')} {strength:g}"
+            captions.append(f"{name}\n{picture.truth.utility:.2f}, read {read.utility:.2f}")
+    return title, pictures, captions
+
+
+def foreign(title: str) -> tuple[str, list[Image.Image], list[str]]:
+    """A row of pictures that the renderer did not make: only the oracle can tell."""
+    scene = shapes.parse(PROMPT)
+    clean = Image.fromarray(shapes.render_scene(scene, np.random.default_rng(1)))
+    random = np.random.default_rng(0)
+    coarse = Image.fromarray(random.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+    clouds = np.asarray(coarse.resize((64, 64), Image.Resampling.BICUBIC), float) - 128
+    file = BytesIO()
+    clean.save(file, "JPEG", quality=70)
+    stripes = np.full((64, 64, 3), 230, np.uint8)
+    stripes[:, ::4] = stripes[:, 1::4] = shapes.PALETTE["red"]
+    stripes[::8] = shapes.PALETTE["blue"]
+    tiles = Image.new("RGB", (64, 64))
+    for x in range(0, 64, 32):
+        for y in range(0, 64, 32):
+            tiles.paste(clean.resize((32, 32), Image.Resampling.LANCZOS), (x, y))
+    made = {
+        "as drawn": clean,
+        "JPEG 70": Image.open(file).convert("RGB"),
+        "64 to 48 to 64": clean.resize((48, 48)).resize((64, 64)),
+        "pale": Image.blend(Image.new("RGB", (64, 64), (230,) * 3), clean, 0.4),
+        "mirrored": clean.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+        "clouds over it": Image.fromarray(np.clip(np.asarray(clean) + 0.2 * clouds, 0, 255).astype(np.uint8)),
+        "four copies": tiles,
+        "stripes": Image.fromarray(stripes),
+        "clouds": Image.fromarray((clouds + 128).astype(np.uint8)),
+        "noise": Image.fromarray(random.integers(0, 256, (64, 64, 3), dtype=np.uint8)),
+        "white": Image.new("RGB", (64, 64), "white"),
+        "red": Image.new("RGB", (64, 64), shapes.PALETTE["red"]),
+    }
+    captions = [f"{name}\nread {shapes.oracle(image, scene).utility:.2f}" for name, image in made.items()]
+    return title, list(made.values()), captions
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True, help="PNG file")
+    args = parser.parse_args()
+    rows = [
+        graded(
+            f"{PROMPT}: the true utility, and what the oracle reads",
+            "wrong_colour",
+            "wrong_shape",
+            "wrong_size",
+        ),
+        graded("", "extra", "wrong_relation", "cut_off"),
+        graded("", "blur", "noise", "jpeg"),
+        graded("", "low_contrast", "colour_cast"),
+        foreign("The same prompt, pictures that nobody rendered"),
+    ]
+    contact_sheet(rows).save(args.out, optimize=True)
+    print(args.out)
+
+
+if __name__ == "__main__":
+    main()
