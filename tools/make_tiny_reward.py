@@ -1,6 +1,9 @@
 """Train the tiny reward model that comes with reward-core, from nothing, on ShapesBench.
 
-    python tools/make_tiny_reward.py --out packages/reward-core/src/reward_core/demo/tiny
+    python tools/make_tiny_reward.py --out tiny
+    python tools/make_tiny_reward.py --out tiny-judge --architecture tiny-judge --seed 1000
+
+The package carries both in `reward_core/demo`; their cards name the exact commands.
 
 Three stages. The vision encoder learns what is where and how damaged, from annotated pictures; it is
 then frozen. The text encoder learns to read prompts beside pictures, from captions. Last, both it and
@@ -19,7 +22,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
@@ -55,37 +58,59 @@ PICTURES_PER_STEP, GROUPS_PER_STEP = 96, 16
 COLUMNS = [TextColumn("{task.description}"), MofNCompleteColumn(), TimeRemainingColumn()]
 
 
-def tiny_config(vocab_lines: int) -> RewardConfig:
-    """ImageReward's architecture at a size that trains on a CPU in minutes."""
-    text = TextConfig(
-        vocab_size=vocab_lines + 2,
-        hidden_size=96,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        intermediate_size=192,
-        max_position_embeddings=40,
-        encoder_width=128,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-    )
-    return RewardConfig(
-        image_size=64,
-        patch_size=8,
-        vision_width=128,
-        vision_depth=4,
-        vision_heads=4,
-        vision_mlp_ratio=2,
-        vision_drop_path=0.0,
-        proj_dim=32,
-        vocab_lines=vocab_lines,
-        dec_token_id=vocab_lines,
-        enc_token_id=vocab_lines + 1,
-        text=text,
-        reward_mlp=(96, 64, 16, 1),
-        head_dropout=(),
-        reward_mean=0.0,
-        reward_std=1.0,
-    )
+@dataclass(frozen=True)
+class Architecture:
+    """ImageReward's architecture at a size that trains on a CPU in minutes.
+
+    Two of them differ enough for one to judge what was tuned to the other.
+    """
+
+    vision_width: int = 128
+    vision_depth: int = 4
+    vision_heads: int = 4
+    text_width: int = 96
+    text_layers: int = 3
+    text_heads: int = 4
+    head: tuple[int, ...] = (64, 16, 1)
+
+    def config(self, vocab_lines: int) -> RewardConfig:
+        text = TextConfig(
+            vocab_size=vocab_lines + 2,
+            hidden_size=self.text_width,
+            num_hidden_layers=self.text_layers,
+            num_attention_heads=self.text_heads,
+            intermediate_size=2 * self.text_width,
+            max_position_embeddings=40,
+            encoder_width=self.vision_width,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+        )
+        return RewardConfig(
+            image_size=64,
+            patch_size=8,
+            vision_width=self.vision_width,
+            vision_depth=self.vision_depth,
+            vision_heads=self.vision_heads,
+            vision_mlp_ratio=2,
+            vision_drop_path=0.0,
+            proj_dim=32,
+            vocab_lines=vocab_lines,
+            dec_token_id=vocab_lines,
+            enc_token_id=vocab_lines + 1,
+            text=text,
+            reward_mlp=(self.text_width, *self.head),
+            head_dropout=(),
+            reward_mean=0.0,
+            reward_std=1.0,
+        )
+
+
+ARCHITECTURES = {
+    "tiny": Architecture(),
+    "tiny-judge": Architecture(
+        vision_width=96, vision_depth=6, vision_heads=3, text_width=128, text_layers=2, head=(32, 1)
+    ),
+}
 
 
 class ShapesGroups(Dataset):
@@ -165,6 +190,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for the model")
+    parser.add_argument(
+        "--architecture", choices=ARCHITECTURES, default="tiny", help="sizes (default: %(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the weights and of the training groups")
     parser.add_argument("--patch-steps", type=int, default=1200, help="of 96 annotated pictures each")
     parser.add_argument("--caption-steps", type=int, default=300, help="of 96 captioned pictures each")
@@ -184,7 +212,7 @@ def main() -> None:
         vocab = Path(folder, "vocab.txt")
         vocab.write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
         tokenizer = PromptTokenizer.from_vocab(vocab)
-    model = reward_core.RewardModel(tiny_config(len(vocabulary)), tokenizer)
+    model = reward_core.RewardModel(ARCHITECTURES[args.architecture].config(len(vocabulary)), tokenizer)
     initialise_from_scratch(model, args.seed)
     torch.manual_seed(args.seed)  # of the reader and of the words that are masked
 
@@ -274,8 +302,9 @@ All untied comparisons count; chance is 50%. Scores are about N(0, 1) on the val
 - Training: {args.patch_steps} steps of patches, {args.caption_steps} of captions (contrast, matching, masked
   words, as BLIP and ALBEF), {args.ranking_steps} of ranking; Muon and AdamW, {args.precision};
   {minutes:.1f} minutes on {os.cpu_count()} cores ({platform.machine()}, torch {torch.__version__}).
-- Command: `python tools/make_tiny_reward.py --out FOLDER --seed {args.seed} --patch-steps {args.patch_steps}
-  --caption-steps {args.caption_steps} --ranking-steps {args.ranking_steps} --precision {args.precision}`
+- Command: `python tools/make_tiny_reward.py --out FOLDER --architecture {args.architecture}
+  --seed {args.seed} --patch-steps {args.patch_steps} --caption-steps {args.caption_steps}
+  --ranking-steps {args.ranking_steps} --precision {args.precision}`
 """
 
 

@@ -1,7 +1,8 @@
 """``python -m reward_core.demo``: rank pictures of three prompts and show the true order beside.
 
 The pictures come from ShapesBench, so their true utility is known: combinations of colour, shape
-and relation that the tiny model never saw in training, with all kinds of faults.
+and relation that the tiny model never saw in training, with all kinds of faults. The oracle reads it
+off the pixels alone, as it would of a generated picture.
 """
 
 from __future__ import annotations
@@ -40,27 +41,41 @@ def main(argv: list[str] | None = None) -> int:
     model = load("tiny", device="cpu")
     config = replace(shapes.HELD_OUT, pictures=(PICTURES, PICTURES))
     groups = list(shapes.make_groups(PROMPTS, config, split="held_out", start=args.seed * PROMPTS))
-    sheet, right, total = [], 0, 0
+    sheet, right, oracle_right, total = [], 0, 0, 0
     for group in groups:
         pictures = [Image.fromarray(pixels) for pixels in group.pictures]
         places, rewards = model.inference_rank(group.prompt, pictures)
         order = sorted(range(PICTURES), key=places.__getitem__)
         table = Table(
-            "place", "picture", "score", "percentile", "true place", "true quality", "what is wrong"
+            "place",
+            "picture",
+            "score",
+            "percentile",
+            "true place",
+            "oracle's",
+            "true utility",
+            "what is wrong",
         )
         table.title = group.prompt
+        read = shapes.oracle_batch(list(group.pictures), [group.scene] * PICTURES)
+        oracle_places = shapes.rank([truth.utility for truth in read], config.tie_width)
         for i in order:
             truth = group.truths[i].utility
             faults = ", ".join(fault.kind.replace("_", " ") for fault in group.faults[i])
             numbers = f"{places[i]}", f"{i + 1}", f"{rewards[i]:.2f}", f"{model.percentile(rewards[i]):.0f}"
-            table.add_row(*numbers, f"{group.ranking[i]}", f"{truth:.2f}", faults or "-")
+            table.add_row(
+                *numbers, f"{group.ranking[i]}", f"{oracle_places[i]}", f"{truth:.2f}", faults or "-"
+            )
         console.print(table)
         agreed, pairs = pairwise_accuracy(torch.tensor(rewards), group.ranking)
         right, total = right + agreed, total + pairs
+        agreed, _ = pairwise_accuracy(torch.tensor([truth.utility for truth in read]), group.ranking)
+        oracle_right += agreed
         captions = [f"{rewards[i]:+.2f}\ntrue place {group.ranking[i]}" for i in order]
         sheet.append((group.prompt, [pictures[i] for i in order], captions))
     contact_sheet(sheet).save(args.out)
     console.print(f"{right} of {total} comparisons as in truth ({right / total:.0%})")
+    console.print(f"the oracle, from the pixels: {oracle_right} of {total} ({oracle_right / total:.0%})")
     console.print(f"percentile: among {model.config.score_quantiles.source}")
     console.print(f"Contact sheet: {args.out}")
     return 0
