@@ -55,6 +55,26 @@ def test_pairs_and_matrix_agree(model, images):
     assert [row.score for row in rows] == pytest.approx(pairs.tolist(), abs=1e-5)
 
 
+def test_pictures_once_encoded_serve_any_prompt(model, images):
+    features = model.image_features(images, batch_size=3)
+    assert (len(features), features.data.device.type) == (4, "cpu")
+    matrix = model.score_matrix(PROMPTS, images)
+    assert torch.equal(model.score_matrix(PROMPTS, features), matrix)
+    assert torch.allclose(model.score_matrix(PROMPTS[1:], features[[3, 0]]), matrix[1:, [3, 0]], atol=1e-5)
+    joined = RM.ImageFeatures.cat([features[:1], features[1:]])
+    assert torch.allclose(model.score_matrix(PROMPTS, joined, batch_size=2), matrix, atol=1e-5)
+
+
+def test_features_of_another_model_are_refused(model, images):
+    features = RM.load("tiny", device="cpu").image_features(images[:1])
+    with pytest.raises(RM.errors.InputError, match="of another model"):
+        model.score_matrix(PROMPTS, features)
+    with pytest.raises(RM.errors.InputError, match="features of one model were expected"):
+        RM.ImageFeatures.cat([features, model.image_features(images[:1])])
+    with pytest.raises(RM.errors.InputError, match="no pictures given"):
+        model.image_features([])
+
+
 def test_scoring_doors_need_no_gradient_and_tensor_doors_pass_it(model, images):
     pixels = torch.rand(2, 3, 60, 52, requires_grad=True)
     rewards = model.rewards_from_pixels(pixels, PROMPTS[:2])

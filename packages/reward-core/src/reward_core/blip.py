@@ -5,9 +5,11 @@ Letters in shape comments: B batch, S image side, N image tokens, E image width,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
-from .text_encoder import TextConfig, TextEncoder
+from .text_encoder import KeysValues, TextConfig, TextEncoder
 from .vision_encoder import VisionConfig, VisionEncoder
 
 
@@ -29,13 +31,17 @@ class Blip(nn.Module):
         """Normalised pixels (B, 3, S, S) -> image tokens (B, N, E)."""
         return self.visual_encoder(pixels)
 
-    def fuse(self, image_tokens: Tensor, token_ids: Tensor, mask: Tensor | None) -> Tensor:
-        """Image tokens (B, N, E) and token ids (B, L) -> feature (B, D): the text, read beside the image.
+    def remember(self, image_tokens: Tensor) -> list[KeysValues]:
+        """Image tokens (B, N, E) -> what the text encoder reads of them, the same for every prompt."""
+        return self.text_encoder.remember(image_tokens)
+
+    def fuse(self, memory: Sequence[KeysValues], token_ids: Tensor, mask: Tensor | None) -> Tensor:
+        """Remembered images and token ids (B, L) -> feature (B, D): the text, read beside the image.
 
         The feature is the one at [CLS]: ImageReward never swaps it for BLIP's [ENC].
         """
-        return self.text_encoder(token_ids, mask, image_tokens)[:, 0]
+        return self.text_encoder(token_ids, mask, memory, queries=1)[:, 0]
 
     def encode_text(self, token_ids: Tensor, mask: Tensor | None) -> Tensor:
         """Token ids (B, L) -> feature (B, D) of the text alone."""
-        return self.text_encoder(token_ids, mask)[:, 0]
+        return self.text_encoder(token_ids, mask, queries=1)[:, 0]

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     import torch
 
+    from .text_encoder import KeysValues
+
 
 class RewardModel(ScoringModel):
     """The reward model of ImageReward (arXiv 2304.05977), any size.
@@ -48,9 +50,13 @@ class RewardModel(ScoringModel):
         """Normalised pixels (B, 3, S, S) -> image tokens (B, N, E)."""
         return self.blip.encode_images(pixels)
 
-    def rewards_from_features(self, features: Tensor, token_ids: Tensor, mask: Tensor | None) -> Tensor:
-        """Image tokens (B, N, E), token ids (B, L), mask (B, L) -> rewards (B,) float32."""
-        raw = self.mlp(self.blip.fuse(features, token_ids, mask))  # (B,)
+    def remember(self, features: Tensor) -> list[KeysValues]:
+        """Image tokens (B, N, E) -> keys and values (B, N, D) for each layer of the text encoder."""
+        return self.blip.remember(features)
+
+    def rewards_from_memory(self, memory: list[KeysValues], token_ids: Tensor, mask: Tensor | None) -> Tensor:
+        """Remembered images, token ids (B, L), mask (B, L) -> rewards (B,) float32."""
+        raw = self.mlp(self.blip.fuse(memory, token_ids, mask))  # (B,)
         return (raw - self.config.reward_mean) / self.config.reward_std
 
     def score_gard(self, prompt_ids: Tensor, prompt_attention_mask: Tensor, image: Tensor) -> Tensor:

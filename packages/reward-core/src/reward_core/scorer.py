@@ -1,7 +1,7 @@
 """Everything that gives a number to (prompt, image): the protocol, and the doors all scorers share.
 
-A model implements two steps, ``encode_images`` and ``rewards_from_features``; batching, ranking and
-reading of files are written once, here.
+A model implements three steps: ``encode_images``, ``remember`` (what of it is the same for all prompts)
+and ``rewards_from_memory``; batching, ranking and reading of files are written once, here.
 
 Letters in shape comments: B batch, N pairs or images, P prompts, S image side, L text tokens.
 """
@@ -12,12 +12,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from .errors import ImageError, InputError, NonFiniteRewardError
+from .image_features import ImageFeatures
 from .image_file import ImageSource, image_name, open_image
 from .image_transform import ImageTransform
 from .tokenizer import PromptTokenizer, check_prompts
@@ -63,9 +64,17 @@ class ScoringModel(nn.Module, ABC):
     def encode_images(self, pixels: Tensor) -> Tensor:
         """Normalised pixels (B, 3, S, S) -> image features (B, ...), whatever the next step reads."""
 
+    def remember(self, features: Tensor) -> Any:
+        """Image features (B, ...) -> whatever of their use is the same for every prompt."""
+        return features
+
     @abstractmethod
+    def rewards_from_memory(self, memory: Any, token_ids: Tensor, mask: Tensor | None) -> Tensor:
+        """What ``remember`` gave, token ids (B, L), mask (B, L) -> rewards (B,) float32."""
+
     def rewards_from_features(self, features: Tensor, token_ids: Tensor, mask: Tensor | None) -> Tensor:
         """Image features (B, ...), token ids (B, L), mask (B, L) -> rewards (B,) float32."""
+        return self.rewards_from_memory(self.remember(features), token_ids, mask)
 
     @property
     def device(self) -> torch.device:
@@ -137,29 +146,43 @@ class ScoringModel(nn.Module, ABC):
         return _finite(rewards, lambda i: _pair_name(prompts[i], images[i]))
 
     def score_matrix(
-        self, prompts: Sequence[str], images: Sequence[ImageSource], *, batch_size: int | None = None
+        self,
+        prompts: Sequence[str],
+        images: Sequence[ImageSource] | ImageFeatures,
+        *,
+        batch_size: int | None = None,
     ) -> Tensor:
-        """Rewards (P, N) float32 on the CPU of every prompt with every picture, each encoded once."""
+        """Rewards (P, N) float32 on the CPU of every prompt with every picture, each encoded once.
+
+        ``images`` may be what ``image_features`` gave for them; then none is encoded again.
+        """
         check_prompts(prompts)
-        _check_images(images)
-        if not len(images):
-            raise InputError("no pictures given")
+        self._check_pictures(images)
         token_ids, mask = self.tokenizer(prompts)
 
-        def columns(batch: Sequence[ImageSource]) -> Tensor:
-            features = self.encode_images(
-                torch.stack([self._open(i) for i in batch]).to(self.device)
-            )  # (B, ...)
+        def columns(batch: Sequence[ImageSource] | ImageFeatures) -> Tensor:
+            memory = self.remember(self._features(batch))
             rows = []
             for ids, length in zip(token_ids, mask.sum(1).tolist()):
-                # One prompt at a time, at its true length: the features are shared, not copied.
+                # One prompt at a time, at its true length: the memory is shared, not copied.
                 ids = ids[:length].to(self.device).expand(len(batch), -1)  # (B, L)
-                rows.append(self.rewards_from_features(features, ids, None))
+                rows.append(self.rewards_from_memory(memory, ids, None))
             return torch.stack(rows).float().cpu()  # (P, B)
 
         rewards = torch.cat(list(self._batched(columns, images, batch_size)), dim=1)
         width = len(images)
-        return _finite(rewards, lambda i: _pair_name(prompts[i // width], images[i % width]))
+        return _finite(rewards, lambda i: _pair_name(prompts[i // width], _name(images, i % width)))
+
+    def image_features(
+        self, images: Sequence[ImageSource], *, batch_size: int | None = None
+    ) -> ImageFeatures:
+        """The pictures as this model sees them, on the CPU, for ``score_matrix`` to reuse.
+
+        For ImageReward-v1.0 they take 0.8 MB a picture.
+        """
+        self._check_pictures(images)
+        parts = [f.cpu() for f in self._batched(self._features, images, batch_size)]
+        return ImageFeatures(torch.cat(parts), self._signature())
 
     def score_rows(
         self, prompts: Sequence[str], images: Sequence[ImageSource], *, batch_size: int | None = None
@@ -194,6 +217,24 @@ class ScoringModel(nn.Module, ABC):
             yield from batch
 
     # Steps
+
+    def _signature(self) -> str:
+        return f"{type(self).__name__} {self.config.to_dict()}"
+
+    def _check_pictures(self, images: Sequence[ImageSource] | ImageFeatures) -> None:
+        if isinstance(images, ImageFeatures):
+            if images.model != self._signature():
+                raise InputError("these image features are of another model")
+        else:
+            _check_images(images)
+        if not len(images):
+            raise InputError("no pictures given")
+
+    def _features(self, images: Sequence[ImageSource] | ImageFeatures) -> Tensor:
+        """Features (B, ...) of some pictures on the model's device."""
+        if isinstance(images, ImageFeatures):
+            return images.data.to(self.device)
+        return self.encode_images(torch.stack([self._open(image) for image in images]).to(self.device))
 
     def _open(self, image: ImageSource) -> Tensor:
         picture = open_image(image)
@@ -245,6 +286,10 @@ def _check_images(images: Sequence[ImageSource]) -> None:
     """Raise unless ``images`` is a list of pictures; one path would be taken for a list of letters."""
     if isinstance(images, (str, bytes, dict)) or not hasattr(images, "__len__"):
         raise InputError(f"a list of pictures was expected, got {type(images).__name__}")
+
+
+def _name(images: Sequence[ImageSource] | ImageFeatures, i: int) -> ImageSource:
+    return f"picture {i}" if isinstance(images, ImageFeatures) else images[i]
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -1,18 +1,22 @@
 """BLIP's text encoder: a post-norm BERT in which every layer may also look at an image.
 
 Module names are the checkpoint's key names, so weights load strictly and without a map.
-Letters in shape comments: B batch, L text tokens, N image tokens, D text width, E image width.
+Letters in shape comments: B batch, L text tokens, Q queries, N image tokens, D text width, E image width.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import attend
+
+KeysValues: TypeAlias = tuple[Tensor, Tensor]  # what is attended to: two of (B, K, D)
 
 
 @dataclass(frozen=True)
@@ -37,11 +41,12 @@ class TextConfig:
 
 
 class TextEncoder(nn.Module):
-    """Token ids (B, L), optionally beside image tokens (B, N, E) -> text features (B, L, D).
+    """Token ids (B, L), optionally beside images -> text features (B, L, D).
 
-    Without image tokens the cross-attention sublayers are left out (BLIP's text-only mode).
-    Attention is bidirectional; ``mask`` is 1 (or True) at real tokens, 0 at padding; None means
-    that no token is padding.
+    Images enter as ``memory``, the keys and values that ``remember`` makes of their tokens, once for any
+    number of prompts. Without it the cross-attention sublayers are left out (BLIP's text-only mode).
+    Attention is bidirectional; ``mask`` is 1 (or True) at real tokens, 0 at padding; None means that no
+    token is padding.
     """
 
     def __init__(self, config: TextConfig):
@@ -51,14 +56,25 @@ class TextEncoder(nn.Module):
         self.encoder = nn.Module()
         self.encoder.layer = nn.ModuleList(TextLayer(config) for _ in range(config.num_hidden_layers))
 
+    def remember(self, image_tokens: Tensor) -> list[KeysValues]:
+        """Image tokens (B, N, E) -> each layer's keys and values of the image, (B, N, D)."""
+        return [layer.crossattention.keys_values(image_tokens) for layer in self.encoder.layer]
+
     def forward(
-        self, token_ids: Tensor, mask: Tensor | None = None, image_tokens: Tensor | None = None
+        self,
+        token_ids: Tensor,
+        mask: Tensor | None = None,
+        memory: Sequence[KeysValues] | None = None,
+        queries: int | None = None,
     ) -> Tensor:
+        """``queries``: features are wanted of the first so many tokens only, (B, Q, D)."""
         # Padding is masked for every query alike: (B, 1, 1, L) broadcasts over heads and queries.
         keys = None if mask is None else mask.bool()[:, None, None, :]
         x = self.embeddings(token_ids)  # (B, L, D)
-        for layer in self.encoder.layer:
-            x = layer(x, keys, image_tokens)
+        last = len(self.encoder.layer) - 1
+        for i, layer in enumerate(self.encoder.layer):
+            # Only in the last layer do the other tokens' features serve nobody.
+            x = layer(x, keys, None if memory is None else memory[i], queries if i == last else None)
         return x
 
 
@@ -87,15 +103,17 @@ class TextLayer(nn.Module):
         self.intermediate.dense = nn.Linear(config.hidden_size, config.intermediate_size)
         self.output = ResidualNorm(config.intermediate_size, config)
 
-    def forward(self, x: Tensor, mask: Tensor | None, image_tokens: Tensor | None) -> Tensor:
-        x = self.attention(x, x, mask)
-        if image_tokens is not None:
-            x = self.crossattention(x, image_tokens, None)
+    def forward(
+        self, x: Tensor, mask: Tensor | None, image: KeysValues | None, queries: int | None = None
+    ) -> Tensor:
+        x = self.attention(x[:, :queries], self.attention.keys_values(x), mask)
+        if image is not None:
+            x = self.crossattention(x, image, None)
         return self.output(F.gelu(self.intermediate.dense(x)), x)
 
 
 class TextAttention(nn.Module):
-    """Queries from the text, keys and values from ``source`` (B, K, source_width) -> (B, L, D)."""
+    """Queries from the text (B, Q, D), keys and values from a source (B, K, source_width) -> (B, Q, D)."""
 
     def __init__(self, config: TextConfig, source_width: int):
         super().__init__()
@@ -111,10 +129,12 @@ class TextAttention(nn.Module):
         )
         self.output = ResidualNorm(width, config)
 
-    def forward(self, x: Tensor, source: Tensor, mask: Tensor | None) -> Tensor:
+    def keys_values(self, source: Tensor) -> KeysValues:
+        return self.self["key"](source), self.self["value"](source)
+
+    def forward(self, x: Tensor, keys_values: KeysValues, mask: Tensor | None) -> Tensor:
         dropout = self.dropout if self.training else 0.0
-        query, key, value = self.self["query"](x), self.self["key"](source), self.self["value"](source)
-        return self.output(attend(query, key, value, self.heads, mask, dropout), x)
+        return self.output(attend(self.self["query"](x), *keys_values, self.heads, mask, dropout), x)
 
 
 class ResidualNorm(nn.Module):

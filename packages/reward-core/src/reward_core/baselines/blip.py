@@ -37,10 +37,10 @@ class BlipScorer(ScoringModel):
         """Normalised pixels (B, 3, S, S) -> unit vectors (B, P)."""
         return F.normalize(self.blip.vision_proj(self.blip.encode_images(pixels)[:, 0]), dim=-1)
 
-    def rewards_from_features(self, features: Tensor, token_ids: Tensor, mask: Tensor | None) -> Tensor:
+    def rewards_from_memory(self, memory: Tensor, token_ids: Tensor, mask: Tensor | None) -> Tensor:
         """Unit vectors (B, P), token ids (B, L), mask (B, L) -> cosines (B,)."""
         text = F.normalize(self.blip.text_proj(self.blip.encode_text(token_ids, mask)), dim=-1)  # (B, P)
-        return (features * text).sum(-1)
+        return (memory * text).sum(-1)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write config.json, model.safetensors and the tokenizer; the folder loads with no network."""

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..reward_model import RewardModel
+from ..text_encoder import KeysValues
 from ..tokenizer import SPECIAL_TOKENS
 
 
@@ -63,22 +64,23 @@ def caption_loss(
     own = torch.arange(len(batch), device=logits.device)
     contrast = (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
 
-    rewards = model.rewards_from_features(image_tokens.repeat_interleave(kinds, 0), token_ids, mask)
+    memory = model.remember(image_tokens)  # once for all prompts of a picture
+    for_each = [tuple(t.repeat_interleave(kinds, 0) for t in layer) for layer in memory]
+    rewards = model.rewards_from_memory(for_each, token_ids, mask)
     rewards = rewards.view(len(batch), kinds)  # column 0: the picture's own prompt
     matching = F.softplus(rewards[:, 1:] - rewards[:, :1]).mean()
 
-    words = _masked_word_loss(
-        model, image_tokens.repeat(2, 1, 1), own_ids.repeat(2, 1), own_mask.repeat(2, 1), masked
-    )
+    twice = [tuple(t.repeat(2, 1, 1) for t in layer) for layer in memory]
+    words = _masked_word_loss(model, twice, own_ids.repeat(2, 1), own_mask.repeat(2, 1), masked)
     return contrast + matching + 2 * words
 
 
 def _masked_word_loss(
-    model: RewardModel, image_tokens: Tensor, token_ids: Tensor, mask: Tensor, share: float
+    model: RewardModel, memory: Sequence[KeysValues], token_ids: Tensor, mask: Tensor, share: float
 ) -> Tensor:
     ids = {name: model.tokenizer.fast_tokenizer.token_to_id(name) for name in SPECIAL_TOKENS}
     special = torch.isin(token_ids, torch.tensor(list(ids.values()), device=token_ids.device))
     hidden = (torch.rand(token_ids.shape, device=token_ids.device) < share) & ~special  # (B, L)
-    features = model.blip.text_encoder(token_ids.masked_fill(hidden, ids["[MASK]"]), mask, image_tokens)
+    features = model.blip.text_encoder(token_ids.masked_fill(hidden, ids["[MASK]"]), mask, memory)
     logits = features[hidden] @ model.blip.text_encoder.embeddings.word_embeddings.weight.T  # (M, vocabulary)
     return F.cross_entropy(logits, token_ids[hidden])
