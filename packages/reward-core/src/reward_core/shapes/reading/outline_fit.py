@@ -44,33 +44,39 @@ def fit_outline(outline: np.ndarray, edge: float, side: str | None) -> OutlineFi
     s, c = np.ogrid[: at.shape[0], : at.shape[1]]
     levels = bank.outlines.transpose(0, 1, 3, 2, 4)  # (F, S, C, T, 120)
     seen = levels[low, s, c] * (1 - part) + levels[low + 1, s, c] * part  # (S, C, T, 120)
-    first, change = seen[_PAIRS[:, 0]], seen[_PAIRS[:, 1]] - seen[_PAIRS[:, 0]]  # (P, C, T, 120)
-    off = outline.astype(np.float32) - first
-    share = np.clip((off * change).sum(-1) / np.maximum(np.square(change).sum(-1), 1e-9), 0, 1)
-    residues = np.square(off - share[..., None] * change).mean(-1)  # (P, C, T)
-    best = np.unravel_index(int(residues.argmin()), residues.shape)
-    p, cut, t = (int(i) for i in best)
-    share_ = float(share[best])
+    seen = seen.transpose(1, 2, 0, 3).astype(np.float64)  # (C, T, S, 120)
+    # All that is needed are inner products. For a pair of shapes, `off` is from the first to what is seen,
+    # `change` from the first to the second: (C, T, P).
+    products, own = seen @ seen.swapaxes(-1, -2), seen @ outline  # (C, T, S, S), (C, T, S)
+    squares = np.einsum("ctss->cts", products)
+    i, j = _PAIRS.T
+    off_off = outline @ outline - 2 * own[..., i] + squares[..., i]
+    off_change = own[..., j] - own[..., i] - products[..., i, j] + squares[..., i]
+    change_change = squares[..., i] + squares[..., j] - 2 * products[..., i, j]
+    shares = np.clip(off_change / np.maximum(change_change, 1e-9), 0, 1)
+    residues = (off_off - 2 * shares * off_change + shares**2 * change_change) / len(outline)
+    cut, t, p = (int(i) for i in np.unravel_index(int(residues.argmin()), residues.shape))
+    share = float(shares[cut, t, p])
     one, other = _PAIRS[p]
-    leading = one if share_ < 0.5 else other
-    residue = float(residues[best]) ** 0.5
-    mixture = (1 - share_) * shape_outline(SHAPES[one]) + share_ * shape_outline(SHAPES[other])
-    unlike = off[best] - share_ * change[best]
+    leading = one if share < 0.5 else other
+    residue = max(float(residues[cut, t, p]), 0.0) ** 0.5
+    mixture = (1 - share) * shape_outline(SHAPES[one]) + share * shape_outline(SHAPES[other])
+    unlike = outline - (1 - share) * seen[cut, t, one] - share * seen[cut, t, other]
     mixture = mixture + max(0.0, 1 - _RESIDUE / max(residue, 1e-9)) * unlike
     # Between two cut shares: where a parabola through the residues has its least.
     place = float(cut)
-    if 0 < cut < residues.shape[1] - 1:
-        before, here, after = residues[p, cut - 1 : cut + 2, t]
+    if 0 < cut < len(residues) - 1:
+        before, here, after = residues[cut - 1 : cut + 2, t, p]
         place += 0.5 * (before - after) / max(before - 2 * here + after, 1e-12)
     f = round(float(at[leading, cut]))
-    shares = np.arange(len(bank.shares))
+    every = np.arange(len(bank.shares))
     return OutlineFit(
         residue=residue,
         outline=normalised(np.maximum(mixture, 0.05)),
-        softness=float(np.interp((1 - share_) * at[one, cut] + share_ * at[other, cut], level, SOFTNESS)),
+        softness=float(np.interp((1 - share) * at[one, cut] + share * at[other, cut], level, SOFTNESS)),
         turn=float(bank.turns[leading, t]),
-        cut=float(np.interp(place, shares, bank.shares)),
-        x=float(np.interp(place, shares, bank.centres[f, leading, t, :, 0])),
-        y=float(np.interp(place, shares, bank.centres[f, leading, t, :, 1])),
-        radius=float(np.interp(place, shares, bank.radii[f, leading, t])),
+        cut=float(np.interp(place, every, bank.shares)),
+        x=float(np.interp(place, every, bank.centres[f, leading, t, :, 0])),
+        y=float(np.interp(place, every, bank.centres[f, leading, t, :, 1])),
+        radius=float(np.interp(place, every, bank.radii[f, leading, t])),
     )

@@ -283,16 +283,20 @@ def _luma_edge(step: np.ndarray, colour: np.ndarray, own: np.ndarray, area: floa
 
 def _check(soft: np.ndarray, ground: Ground, found: Sequence[FoundThing], blur: float) -> tuple[float, float]:
     """Share of the picture's deviation from its ground that the things explain, and what is left (RMS)."""
-    canvas = ground.plane.copy()
+    drawn = ground.plane.copy()
     for thing in sorted(found, key=lambda thing: -thing.radius):
-        fill(canvas, _mark(thing))
-    drawn = Image.fromarray(np.clip(np.rint(canvas), 0, 255).astype(np.uint8))
+        fill(drawn, _mark(thing))
     if blur > 0.25:
-        drawn = drawn.filter(ImageFilter.GaussianBlur(blur))
+        image = Image.fromarray(np.clip(np.rint(drawn), 0, 255).astype(np.uint8))
+        drawn = np.asarray(image.filter(ImageFilter.GaussianBlur(blur)), np.float32)
     variance = (SOFTENED_NOISE[1] * ground.noise) ** 2
-    left = max(float(np.square(soft - soften(np.asarray(drawn, np.float32))).mean()) - variance, 0.0)
-    whole = max(float(np.square(soft - ground.plane).mean()) - variance, 1.0)
+    left = max(_mean_square(soft - soften(drawn)) - variance, 0.0)
+    whole = max(_mean_square(soft - ground.plane) - variance, 1.0)
     return 1 - left / whole, left**0.5
+
+
+def _mean_square(values: np.ndarray) -> float:
+    return float(np.vdot(values, values)) / values.size
 
 
 def _named(thing: FoundThing, haze: Haze, noise: float, blocky: bool) -> FoundThing:

@@ -73,21 +73,24 @@ def find_ground(pixels: np.ndarray, soft: np.ndarray) -> Ground:
         rows[:, :-2] - 2 * rows[:, 1:-1] + rows[:, 2:]
     )  # (62, 62, 3), sigma 6 for white noise of 1
     rough = float(np.median(grain[::2, ::2])) / (0.6745 * 6)
-    flat = soft.reshape(-1, 3)
-    level = np.median(flat[_BORDER], axis=0)
-    plane = np.broadcast_to(level, flat.shape)
+    flat = np.ascontiguousarray(soft.reshape(-1, 3).T)  # (3, 4096)
+    level = np.median(flat[:, _BORDER], axis=1)
+    plane = np.broadcast_to(level[:, None].astype(np.float32), flat.shape)
     left = 0.4 * rough
     for width in (24 + 2 * left, 10 + 1.5 * left, 6 + 1.2 * left):
-        on_ground = (_largest(np.abs(flat - plane)) < width).astype(np.float32)  # (4096,)
+        on_ground = (np.abs(flat - plane).max(0) < width).astype(np.float32)  # (4096,)
         if on_ground.sum() < 64:
             break
         weighted = _PLANE * on_ground  # (3, 4096)
-        slopes = np.linalg.solve(weighted @ _PLANE.T + 1e-3 * np.eye(3), weighted @ flat)
-        plane = _PLANE.T @ slopes.astype(np.float32)
+        slopes = np.linalg.solve(weighted @ _PLANE.T + 1e-3 * np.eye(3), weighted @ flat.T)  # (3, 3)
+        plane = slopes.T.astype(np.float32) @ _PLANE
     inner = on_ground.reshape(SIDE, SIDE)[1:-1, 1:-1]
     if inner.sum() > 400:
         rough = float(np.einsum("hw,hwc->", inner, grain)) / (3 * float(inner.sum())) / (0.7979 * 6)
-    return Ground(plane.reshape(soft.shape), _unclipped(rough, round(float(np.clip(level.mean(), 0, 255)))))
+    return Ground(
+        np.ascontiguousarray(plane.T).reshape(soft.shape),
+        _unclipped(rough, round(float(np.clip(level.mean(), 0, 255)))),
+    )
 
 
 _SIGMAS = np.arange(0.0, 81.0)
@@ -136,16 +139,10 @@ def find_regions(soft: np.ndarray, ground: Ground, gain: float) -> list[Region]:
     half_way = along[np.arange(len(nearest)), nearest] > 0.5
     own = np.full(square.shape, -1)
     own[away] = np.where(half_way, nearest, -1)
-    masks = []
-    for index in range(len(colours)):
-        numbers = connected_regions(own == index)
-        for number in range(1, min(int(numbers.max()), _MOST_REGIONS) + 1):
-            mask = numbers == number
-            if mask.sum() < _LEAST_AREA:
-                break  # the largest come first
-            masks.append(mask)
-    masks.sort(key=lambda mask: -int(mask.sum()))
-    return [_region(mask) for mask in _merge_rims(masks[:_MOST_REGIONS], step)]
+    numbers, areas = connected_regions(own)
+    large = [number for number, area in enumerate(areas[:_MOST_REGIONS], start=1) if area >= _LEAST_AREA]
+    masks = [numbers == number for number in large]
+    return [_region(mask) for mask in _merge_rims(masks, step)]
 
 
 def _merge_rims(masks: list[np.ndarray], step: np.ndarray) -> list[np.ndarray]:
