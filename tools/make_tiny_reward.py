@@ -38,6 +38,7 @@ from reward_core import shapes
 from reward_core.checkpoint import save_folder
 from reward_core.config import RewardConfig
 from reward_core.percentile import ScoreQuantiles
+from reward_core.precision import cpu_features
 from reward_core.text_encoder import TextConfig
 from reward_core.tokenizer import SPECIAL_TOKENS, PromptTokenizer
 from reward_core.training import (
@@ -167,12 +168,6 @@ class ShapesCaptions(Dataset):
         scene = shapes.sample_scene(rng, "train", pair_share=0.8)
         near = tuple(shapes.phrase(shapes.near_miss(scene, rng), rng) for _ in range(self.NEAR_MISSES))
         return CaptionedPicture(shapes.render_scene(scene, rng), shapes.phrase(scene, rng), near)
-
-
-def cpu_features() -> set[str]:
-    """What the processor has, by the names of torch.cpu.get_capabilities (torch 2.11 or later)."""
-    known = getattr(torch.cpu, "get_capabilities", dict)()
-    return {name for name, has in known.items() if has is True}
 
 
 def batches(items: Dataset, size: int) -> Iterator[list]:

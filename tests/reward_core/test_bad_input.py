@@ -466,7 +466,8 @@ def test_the_pair_that_is_no_number_is_named(model, good):
             call(broken, prompts, good)
     with pytest.raises(NonFiniteRewardError, match=r"rgb\.png with prompt 'a dog'"):
         broken.score_matrix(prompts, good)
-    assert broken.score("a cat", good) == model.score("a cat", good)
+    # The same but for rounding: copies of weights may be aligned otherwise in memory.
+    assert broken.score("a cat", good) == pytest.approx(model.score("a cat", good), abs=1e-5)
 
 
 def test_equal_rewards_are_ranked_in_input_order(command, model, good, parity, tmp_path):
@@ -805,7 +806,7 @@ def test_an_unknown_name_lists_the_known_ones(name):
 def test_unknown_options_are_told_before_anything_is_read(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"")
     for door in (RM.load, RM.load_score):
-        with pytest.raises(InputError, match="precision must be 'exact', got 'half'"):
+        with pytest.raises(InputError, match="precision must be one of 'exact', 'fast', 'auto', got 'half'"):
             door(tmp_path, precision="half")
         with pytest.raises(InputError, match="device 'toaster' cannot be used here"):
             door(tmp_path, device="toaster")

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .scorer import ScoredRow
 
 DEFAULT_MODEL = "ImageReward-v1.0"
+PRECISIONS = ("exact", "fast", "auto")  # as in precision.py, which would load torch
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -61,6 +62,12 @@ def build_parser() -> argparse.ArgumentParser:
 
     computing = argparse.ArgumentParser(add_help=False)
     computing.add_argument("--device", help="default: cuda, else mps, else cpu")
+    computing.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="exact",
+        help="exact: the original's numbers; fast: 16 bits where the device gains by it; auto: fast on a GPU",
+    )
     computing.add_argument("--batch-size", type=_positive, metavar="N", help="pairs computed at once")
     scoring = argparse.ArgumentParser(add_help=False, parents=[computing])
     scoring.add_argument(
@@ -178,13 +185,14 @@ def run_score(args: argparse.Namespace) -> int:
 def run_evaluate(args: argparse.Namespace) -> int:
     from .errors import EmptyPromptWarning, InputError
     from .evaluation import evaluate
-    from .load import load_score
+    from .load import load, load_score
     from .ranking_file import read_rankings
 
     data = read_rankings(args.data, args.images)
     images = [image for item in data for image in item.images]
     prompts = ["" if args.blank_prompts else item.prompt for item in data for _ in item.images]
-    model = load_score(args.model, device=args.device) if args.model in SCORES else _load(args)
+    loader = load_score if args.model in SCORES else load
+    model = loader(args.model, device=args.device, precision=args.precision)
     with warnings.catch_warnings():
         if args.blank_prompts:
             warnings.simplefilter("ignore", EmptyPromptWarning)
@@ -246,7 +254,7 @@ def run_example(args: argparse.Namespace) -> int:
 def _load(args: argparse.Namespace) -> RewardModel:
     from .load import load
 
-    return load(args.model, device=args.device)
+    return load(args.model, device=args.device, precision=args.precision)
 
 
 def _batch(args: argparse.Namespace) -> dict[str, int | None]:

@@ -14,6 +14,7 @@ from .checkpoint import CONFIG_FILE, WEIGHTS_FILE, build_model, read_state_dict
 from .config import BlipConfig, RewardConfig, read_json, text_config_from_med_config
 from .errors import CheckpointError, InputError
 from .hub import fetch, fetch_folder
+from .precision import apply_precision, check_precision, encoder_dtype
 from .registry import BUNDLED_MODELS, REWARD_MODELS, SCORES, VOCABULARY, ModelSpec
 from .reward_model import RewardModel
 from .scorer import ScoringModel
@@ -52,7 +53,9 @@ def load(
         device: default cuda, else mps, else cpu.
         download_root: folder for downloads instead of the hub's cache.
         med_config: BERT's configuration (a dict or a JSON file) in place of the model's own.
-        precision: "exact" is float32, the original's numbers.
+        precision: "exact" is float32, the original's numbers. "fast" computes the encoders in 16 bits
+            where the device gains by it (a GPU, a CPU with AMX or AVX512-BF16): the ranking stays, rewards
+            move by about a hundredth of their spread. "auto" is "fast" on a GPU, else "exact".
         revision: branch, tag or commit of the hub repository.
         local_files_only: never touch the network.
 
@@ -119,8 +122,7 @@ def _load(
     revision: str | None,
     local_files_only: bool,
 ) -> Any:
-    if precision != "exact":
-        raise InputError(f"precision must be 'exact', got {precision!r}")
+    check_precision(precision)
     name = os.fsdecode(name_or_path)
     config: BlipConfig | None = None
     if name in specs:
@@ -148,7 +150,9 @@ def _load(
     def find_tokenizer() -> PromptTokenizer:
         return tokenizer_beside(weights, config.max_length, download_root, local_files_only)
 
-    return build_model(model_class, config, state, str(weights), find_tokenizer).to(device)
+    model = build_model(model_class, config, state, str(weights), find_tokenizer)
+    apply_precision(model, encoder_dtype(precision, device))
+    return model.to(device)
 
 
 def bundled_folder(name: str) -> Path:

@@ -40,7 +40,10 @@ class VisionConfig:
 
 
 class VisionEncoder(nn.Module):
-    """Normalised pixels (B, 3, S, S) -> image tokens (B, N, D); token 0 is the class token."""
+    """Normalised pixels (B, 3, S, S) -> image tokens (B, N, D); token 0 is the class token.
+
+    Pixels of any floating type are brought to the weights' own.
+    """
 
     def __init__(self, config: VisionConfig):
         super().__init__()
@@ -59,6 +62,7 @@ class VisionEncoder(nn.Module):
         size = self.config.image_size
         if pixels.ndim != 4 or tuple(pixels.shape[1:]) != (3, size, size):
             raise ValueError(f"pixels of shape (B, 3, {size}, {size}) expected, got {tuple(pixels.shape)}")
+        pixels = pixels.to(self.patch_embed.proj.weight.dtype)
         patches = self.patch_embed.proj(pixels).flatten(2).transpose(1, 2)  # (B, N-1, D)
         x = torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], dim=1) + self.pos_embed
         for block in self.blocks:
