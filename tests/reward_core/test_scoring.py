@@ -186,7 +186,7 @@ def test_fast_agrees_with_exact_and_ranks_alike(parity):
     a = torch.cat([torch.tensor(exact.score(prompt, pictures)) for prompt, pictures in groups])
     b = torch.cat([torch.tensor(fast.score(prompt, pictures)) for prompt, pictures in groups])
     assert 0.5 < a.std() < 2
-    assert (a - b).abs().max() < 0.15 * a.std()  # measured with AVX512-BF16: 0.04
+    assert (a - b).abs().max() < 0.1 * a.std()  # measured with AVX512-BF16: 0.03
     order = torch.sign(a[:, None] - a) * torch.sign(b[:, None] - b)
     assert order.sum() / (len(a) * (len(a) - 1)) > 0.97  # Kendall's tau; measured: 0.99
     # The doors keep their kinds.

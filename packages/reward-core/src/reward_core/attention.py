@@ -1,4 +1,4 @@
-"""The one attention of this package, used by both encoders and by cross-attention.
+"""The one attention of this package, used by both encoders and by cross-attention; and their projections.
 
 Letters in shape comments: B batch, Q queries, K keys, H heads, D width of the queries' side.
 """
@@ -9,7 +9,12 @@ from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+
+def project(linear: nn.Linear, x: Tensor) -> Tensor:
+    """``linear(x)`` in the weights' own precision, which may be lower than that of ``x``."""
+    return linear(x.to(linear.weight.dtype))
 
 
 def attend(

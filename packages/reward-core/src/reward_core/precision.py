@@ -1,7 +1,8 @@
 """In which numbers a model computes: "exact" is float32, the original's; "fast" is what the device does best.
 
-In "fast" the encoders' weights and activations have 16 bits where the device multiplies such matrices
-faster. The head, which would otherwise tie pictures that differ, stays in float32.
+In "fast" the encoders' matrix products have 16 bits where the device multiplies such matrices faster. What
+is summed up from layer to layer, the norms and the embeddings stay in float32, and so does the head, which
+would otherwise tie pictures that differ.
 """
 
 from __future__ import annotations
@@ -36,9 +37,10 @@ def encoder_dtype(precision: str, device: torch.device) -> torch.dtype:
 
 
 def apply_precision(model: nn.Module, dtype: torch.dtype) -> None:
-    """Bring a model's encoders, its ``blip``, to a dtype, in place."""
-    if dtype != torch.float32:
-        model.blip.to(dtype)
+    """Bring the matrices of a model's encoders, its ``blip``, to a dtype, in place."""
+    for module in model.blip.modules():
+        if isinstance(module, (nn.Linear, nn.Conv2d)):
+            module.to(dtype)
 
 
 def cpu_features() -> set[str]:

@@ -233,7 +233,7 @@ class ScoringModel(nn.Module, ABC):
     def _features(self, images: Sequence[ImageSource] | ImageFeatures) -> Tensor:
         """Features (B, ...) of some pictures on the model's device."""
         if isinstance(images, ImageFeatures):
-            return images.data.to(self.device, next(self.parameters()).dtype)
+            return images.data.to(self.device)
         return self.encode_images(torch.stack([self._open(image) for image in images]).to(self.device))
 
     def _open(self, image: ImageSource) -> Tensor:

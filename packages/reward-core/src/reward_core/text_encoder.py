@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import attend
+from .attention import attend, project
 
 KeysValues: TypeAlias = tuple[Tensor, Tensor]  # what is attended to: two of (B, K, D)
 
@@ -109,7 +109,7 @@ class TextLayer(nn.Module):
         x = self.attention(x[:, :queries], self.attention.keys_values(x), mask)
         if image is not None:
             x = self.crossattention(x, image, None)
-        return self.output(F.gelu(self.intermediate.dense(x)), x)
+        return self.output(F.gelu(project(self.intermediate.dense, x)), x)
 
 
 class TextAttention(nn.Module):
@@ -130,11 +130,11 @@ class TextAttention(nn.Module):
         self.output = ResidualNorm(width, config)
 
     def keys_values(self, source: Tensor) -> KeysValues:
-        return self.self["key"](source), self.self["value"](source)
+        return project(self.self["key"], source), project(self.self["value"], source)
 
     def forward(self, x: Tensor, keys_values: KeysValues, mask: Tensor | None) -> Tensor:
         dropout = self.dropout if self.training else 0.0
-        return self.output(attend(self.self["query"](x), *keys_values, self.heads, mask, dropout), x)
+        return self.output(attend(project(self.self["query"], x), *keys_values, self.heads, mask, dropout), x)
 
 
 class ResidualNorm(nn.Module):
@@ -147,4 +147,4 @@ class ResidualNorm(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
-        return self.LayerNorm(residual + self.dropout(self.dense(x)))
+        return self.LayerNorm(residual + self.dropout(project(self.dense, x)))

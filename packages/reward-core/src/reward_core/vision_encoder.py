@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import attend
+from .attention import attend, project
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,8 @@ class VisionAttention(nn.Module):
         self.proj = nn.Linear(config.width, config.width)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(x).chunk(3, dim=-1)
-        return self.proj(attend(q, k, v, self.heads))
+        q, k, v = project(self.qkv, x).chunk(3, dim=-1)
+        return project(self.proj, attend(q, k, v, self.heads))
 
 
 class VisionMLP(nn.Module):
@@ -110,4 +110,4 @@ class VisionMLP(nn.Module):
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
+        return project(self.fc2, F.gelu(project(self.fc1, x)))

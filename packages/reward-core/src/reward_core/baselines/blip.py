@@ -11,6 +11,7 @@ from pathlib import Path
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..attention import project
 from ..blip import Blip
 from ..config import BlipConfig
 from ..image_transform import ImageTransform
@@ -35,12 +36,14 @@ class BlipScorer(ScoringModel):
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         """Normalised pixels (B, 3, S, S) -> unit vectors (B, P)."""
-        return F.normalize(self.blip.vision_proj(self.blip.encode_images(pixels)[:, 0]).float(), dim=-1)
+        return F.normalize(
+            project(self.blip.vision_proj, self.blip.encode_images(pixels)[:, 0]).float(), dim=-1
+        )
 
     def rewards_from_memory(self, memory: Tensor, token_ids: Tensor, mask: Tensor | None) -> Tensor:
         """Unit vectors (B, P), token ids (B, L), mask (B, L) -> cosines (B,)."""
         text = F.normalize(
-            self.blip.text_proj(self.blip.encode_text(token_ids, mask)).float(), dim=-1
+            project(self.blip.text_proj, self.blip.encode_text(token_ids, mask)).float(), dim=-1
         )  # (B, P)
         return (memory * text).sum(-1)
 
