@@ -17,11 +17,9 @@ from typing import TYPE_CHECKING
 
 from .errors import RewardCoreError
 from .registry import BUNDLED_MODELS, REWARD_MODELS, SCORES
+from .tables import print_evaluation, print_ranking, print_table
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
-    from .evaluation import Evaluation
     from .reward_model import RewardModel
     from .scorer import ScoredRow
 
@@ -163,7 +161,7 @@ def run_rank(args: argparse.Namespace) -> int:
         }
         print(json.dumps(document, ensure_ascii=False, indent=1))
     elif results:
-        _print_ranking(model, args.prompt, results)
+        print_ranking(model, args.prompt, results)
     return _report_failures(failed)
 
 
@@ -208,7 +206,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
         failures = [{"image": row.image, "error": row.error} for row in failed]
         print(json.dumps({**document, **result.to_dict(), "failed": failures}, ensure_ascii=False, indent=1))
     else:
-        _print_evaluation(args.model, result)
+        print_evaluation(args.model, result)
     return _report_failures(failed)
 
 
@@ -222,7 +220,7 @@ def run_models(args: argparse.Namespace) -> int:
         table.add_row(name, "reward", description)
     for name, spec in SCORES.items():
         table.add_row(name, "baseline", f"{spec.description} (in Python: load_score)")
-    _print_table(table)
+    print_table(table)
     return 0
 
 
@@ -247,7 +245,7 @@ def run_example(args: argparse.Namespace) -> int:
     table = Table("picture", f"score ({args.model})", "published (ImageReward-v1.0)", title=PROMPT)
     for image, reward, published in zip(images, rewards, PUBLISHED):
         table.add_row(image.name, f"{reward:.2f}", f"{published:.2f}")
-    _print_table(table)
+    print_table(table)
     return 0
 
 
@@ -270,49 +268,6 @@ def _with_progress(rows: Iterator[ScoredRow], total: int | None = None) -> Itera
     return track(
         rows, "scoring", total=total, console=console, disable=not console.is_terminal, transient=True
     )
-
-
-def _print_ranking(model: RewardModel, prompt: str, results: list[dict]) -> None:
-    from rich.table import Table
-
-    quantiles = model.config.score_quantiles
-    table = Table(title=prompt, caption=f"percentile: {quantiles.source}" if quantiles else None)
-    for name, justify in (
-        ("place", "right"),
-        ("picture", "left"),
-        ("score", "right"),
-        ("percentile", "right"),
-    ):
-        table.add_column(name, justify=justify, overflow="fold")
-    for result in results:
-        percentile = result["percentile"]
-        shown = "" if percentile is None else f"{percentile:.0f}"
-        table.add_row(str(result["place"]), result["image"], f"{result['score']:.4f}", shown)
-    _print_table(table)
-
-
-def _print_evaluation(name: str, result: Evaluation) -> None:
-    from rich.table import Table
-
-    table = Table("", "pairs", "accuracy", title=f"{name}: pairs ordered right")
-    table.add_row("all pairs", f"{result.pairs:,}", f"{result.pooled_accuracy:.1%}")
-    table.add_row(f"mean of {result.prompts:,} prompts", "", f"{result.per_prompt_accuracy:.1%}")
-    for title, shares in (
-        ("apart by", result.by_gap),
-        ("faultless against", result.by_fault),
-        ("things in the prompt:", result.by_objects),
-    ):
-        table.add_section()
-        for key, share in shares.items():
-            table.add_row(f"{title} {key.replace('_', ' ')}", f"{share.pairs:,}", f"{share.accuracy:.1%}")
-    _print_table(table)
-
-
-def _print_table(table: Table) -> None:
-    from rich.console import Console
-
-    # Prompts and file names are shown as they are: "[red]" is no markup in them, ":cat:" no emoji.
-    Console(markup=False, emoji=False, highlight=False).print(table)
 
 
 def _report_failures(failed: list[ScoredRow]) -> int:

@@ -1,5 +1,6 @@
 """Reading pictures of this world without any learned part: what they show and how clean they are."""
 
-from .picture import FoundThing, Reading, read_picture
+from .picture import Reading, read_picture
+from .thing import FoundThing
 
 __all__ = ["FoundThing", "Reading", "read_picture"]

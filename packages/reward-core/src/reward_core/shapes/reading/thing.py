@@ -1,0 +1,169 @@
+"""Reading one thing: its colour, outline, size and place, and whether it is a thing at all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import pi
+
+import numpy as np
+
+from ..appearance import PALETTE, RGB, outline_distance, shape_outline
+from ..grammar import SHAPES
+from ..render import Mark
+from .haze import Haze, nearest_named
+from .outline_bank import FRAME_SIDES, soft_outline
+from .outline_fit import fit_outline
+from .segmentation import ACROSS, DOWN, SIDE, Ground, Region
+
+SPECK = 0.055  # a radius; in blocks, what is no larger is hardly a thing
+
+# What is dropped as error of the reading: distance in OKLab; of outlines, and more of it for softness beyond
+# that of a sharp edge, and for the cover's noise.
+_COLOUR_ERROR, _OUTLINE_ERROR, _OUTLINE_BLUR, _SHARP, _OUTLINE_NOISE = 0.025, 0.018, 0.12, 0.06, 0.5
+_RADIUS_BIAS = 0.995  # true over read, on clean pictures
+_PALE = (45.0, 90.0)  # contrast, haze removed, at which a thing begins to count, and counts in full
+_NOISY = (3.0, 6.0)  # the same for contrast over noise
+_SMALL = 0.08  # a radius; larger things are not made smaller for being pale
+_SMALLEST_AREA = 4.0  # pixels
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class FoundThing:
+    """One thing in a picture; a `truth.Shown`. Lengths are shares of the picture's side.
+
+    colour: without haze; shown_colour: with it. softness: sigma of its edges. blur: the same for their
+    lightness alone, which most JPEG files keep sharper than their hue. cut: share of its width or height
+    outside the frame. contrast: levels between it and the ground. lightness: the same in lightness, plus
+    10. grain: noise over contrast.
+    """
+
+    colour: RGB
+    outline: np.ndarray
+    radius: float
+    x: float
+    y: float
+    turn: float
+    softness: float
+    blur: float
+    cut: float
+    shown_colour: RGB
+    contrast: float
+    lightness: float
+    grain: float
+
+    @property
+    def mark(self) -> Mark:
+        """The thing as it would be drawn, in the colour shown."""
+        return Mark(self.shown_colour, self.outline, self.radius, self.turn, self.x, self.y)
+
+
+def ramp(value: float, bounds: tuple[float, float]) -> float:
+    """0 at the first bound and below, 1 at the second and above."""
+    low, high = bounds
+    return min(1.0, max(0.0, (value - low) / (high - low)))
+
+
+def read_thing(
+    pixels: np.ndarray, ground: Ground, noise: float, regions: Sequence[Region], index: int
+) -> FoundThing | None:
+    """The thing at one of a picture's regions, haze and all; None if there is hardly anything.
+
+    pixels: (64, 64, 3) float32, softened or not. noise: sigma of what noise is left in them.
+    """
+    region = regions[index]
+    radius = region.radius
+    # Only the surroundings are looked at.
+    reach = max(2.3 * radius, radius + 5) + 4
+    rows, columns = (
+        slice(max(0, int(centre - reach)), min(SIDE, int(centre + reach) + 1))
+        for centre in (region.y, region.x)
+    )
+    here = rows, columns
+    across, down, mask = ACROSS[here], DOWN[here], region.mask[here]
+    beyond = np.hypot(across - region.x, down - region.y) - radius
+    own = beyond < max(1.2 * radius, 5)
+    for other in (*regions[:index], *regions[index + 1 :]):
+        if other.radius > 0.3 * radius:
+            own &= beyond < np.hypot(across - other.x, down - other.y) - other.radius
+    middle = mask & (beyond < max(0.45 * radius, 1.2) - radius)
+    if middle.sum() < 3:
+        middle = mask
+    shown = pixels[here]
+    step = shown - ground.plane[here]
+    colour = step[middle].mean(0)
+    contrast = float(np.sqrt(colour @ colour))
+    if contrast < 5:
+        return None
+    grain = noise / contrast
+    cover = np.where(own, step @ colour / contrast**2, 0)
+    kept = np.clip(cover, 0, 1)
+    kept[kept < 0.08 + 0.8 * grain] = 0
+    area = float(kept.sum())
+    if area < _SMALLEST_AREA:
+        return None
+    x, y = float((kept * across).sum()) / area, float((kept * down).sum()) / area
+    radius = (area / pi) ** 0.5
+    own &= np.hypot(across - x, down - y) < 2 * radius + 3
+    zone = cover[own]
+    # The noise's own part of cover * (1 - cover) is its variance, with the other sign.
+    edge = (float((zone * (1 - zone)).sum()) + grain**2 * len(zone)) / area
+    sharper = _luma_edge(step, colour, own, area, edge) / edge if noise < 2 else 1.0
+    outline = soft_outline(kept, x - columns.start, y - rows.start, 1.9 * radius + 2)
+    outline = outline / max(float(np.mean(outline**2)) ** 0.5, 1e-6)
+    fit = fit_outline(outline, edge, None)
+    rims = kept[:, 0], kept[:, -1], kept[0], kept[-1]
+    at_frame = columns.start == 0, columns.stop == SIDE, rows.start == 0, rows.stop == SIDE
+    contact = {
+        side: float(rim.sum()) if at else 0.0
+        for side, rim, at in zip(FRAME_SIDES, rims, at_frame, strict=True)
+    }
+    side = max(contact, key=contact.get)
+    if contact[side] > 1.5 + 0.15 * radius:
+        cut = fit_outline(outline, edge, side)
+        fit = cut if cut.residue < fit.residue + 0.01 else fit
+    return FoundThing(
+        colour=(0.0, 0.0, 0.0),
+        outline=fit.outline,
+        radius=_RADIUS_BIAS * radius * fit.radius / SIDE,
+        x=(x + fit.x * radius) / SIDE,
+        y=(y + fit.y * radius) / SIDE,
+        turn=fit.turn,
+        softness=fit.softness * radius * fit.radius / SIDE,
+        blur=fit.softness * radius * fit.radius / SIDE * sharper,
+        cut=fit.cut,
+        shown_colour=tuple(shown[middle].mean(0).tolist()),
+        contrast=contrast,
+        lightness=abs(float(colour @ _LUMA)) + 10,
+        grain=grain,
+    )
+
+
+def _luma_edge(step: np.ndarray, colour: np.ndarray, own: np.ndarray, area: float, edge: float) -> float:
+    """The sum of cover * (1 - cover) over the area as lightness alone shows it; `edge` if that is less."""
+    lighter = float(colour @ _LUMA)
+    if abs(lighter) < 20:
+        return edge
+    cover = step[own] @ _LUMA / lighter
+    return min(edge, max(float((cover * (1 - cover)).sum()) / area, 0.2 * edge))
+
+
+def name_thing(thing: FoundThing, haze: Haze, noise: float, blocky: bool) -> FoundThing:
+    """The thing without haze and without small deviations from names; smaller, if it hardly stands out."""
+    plain = haze.remove(thing.shown_colour)
+    name, distance = nearest_named(plain)
+    keep = max(0.0, 1 - _COLOUR_ERROR / max(distance, 1e-9))
+    colour = tuple(own + keep * (shown - own) for own, shown in zip(PALETTE[name], plain, strict=True))
+    own = min((shape_outline(shape) for shape in SHAPES), key=lambda o: outline_distance(o, thing.outline))
+    softness = thing.softness / thing.radius
+    allowed = _OUTLINE_ERROR + _OUTLINE_BLUR * max(0.0, softness - _SHARP)
+    allowed += _OUTLINE_NOISE * thing.grain / (SIDE * thing.radius) ** 0.5
+    keep = max(0.0, 1 - allowed / max(outline_distance(own, thing.outline), 1e-9))
+    presence = ramp(thing.contrast / haze.gain, _PALE)
+    if noise > 0.5:
+        presence *= ramp(thing.contrast / noise, _NOISY)
+    if blocky and thing.radius < SPECK:
+        presence *= 0.5  # blocks round a thing come near to its colour
+    radius = thing.radius * presence if thing.radius < _SMALL or not presence else thing.radius
+    return replace(thing, colour=colour, outline=own + keep * (thing.outline - own), radius=radius)
