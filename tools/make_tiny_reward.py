@@ -20,6 +20,7 @@ import os
 import platform
 import tempfile
 import time
+import warnings
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -28,6 +29,7 @@ from statistics import fmean
 
 import numpy as np
 import torch
+from PIL import Image
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
@@ -37,8 +39,11 @@ import reward_core
 from reward_core import shapes
 from reward_core.checkpoint import save_folder
 from reward_core.config import RewardConfig
+from reward_core.errors import EmptyPromptWarning
+from reward_core.evaluation import Evaluation, evaluate
 from reward_core.percentile import ScoreQuantiles
 from reward_core.precision import cpu_features
+from reward_core.ranking_file import RankedPrompt
 from reward_core.text_encoder import TextConfig
 from reward_core.tokenizer import SPECIAL_TOKENS, PromptTokenizer
 from reward_core.training import (
@@ -248,9 +253,7 @@ def main() -> None:
     model.config = calibrated(model, validation)
     save_folder(model.half(), args.out)  # half the size; what is published is what is measured below
     model = reward_core.load(args.out, device="cpu")
-    held_out = groups_of(shapes.HELD_OUT, "held_out", args.held_out_groups)
-    figures = {"validation": accuracy(model, validation), "held-out": accuracy(model, held_out)}
-    card = model_card(model, args, minutes, figures)
+    card = model_card(model, args, minutes, accuracy(model, validation))
     (args.out / "README.md").write_text(card, encoding="utf-8")
     console.print(card, markup=False)
 
@@ -265,14 +268,48 @@ def calibrated(model: reward_core.RewardModel, validation: list[RankedGroup]) ->
     return replace(model.config, reward_mean=mean, reward_std=std, score_quantiles=quantiles)
 
 
+def evaluation_of(model: reward_core.RewardModel, count: int, blank: bool = False) -> Evaluation:
+    """The standard held-out groups, in full; ``blank``: with empty prompts."""
+    groups = list(shapes.make_groups(count, shapes.HELD_OUT, "held_out"))
+    data = [
+        RankedPrompt(
+            id=str(number),
+            prompt="" if blank else group.prompt,
+            images=tuple(Image.fromarray(pixels) for pixels in group.pictures),
+            places=group.ranking,
+            utilities=tuple(truth.utility for truth in group.truths),
+            faults=tuple(tuple(fault.kind for fault in faults) for faults in group.faults),
+            objects=len(group.scene.things),
+        )
+        for number, group in enumerate(groups)
+    ]
+    prompts = [item.prompt for item in data for _ in item.images]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", EmptyPromptWarning)
+        images = [image for item in data for image in item.images]
+        return evaluate(data, model.score_rows(prompts, images, batch_size=64))
+
+
 def model_card(
-    model: reward_core.RewardModel, args: argparse.Namespace, minutes: float, figures: dict[str, float]
+    model: reward_core.RewardModel, args: argparse.Namespace, minutes: float, validation: float
 ) -> str:
+    held_out = evaluation_of(model, args.held_out_groups)
+    blank = evaluation_of(model, args.held_out_groups, blank=True)
+    reached = f"{held_out.pooled_accuracy:.1%}"
+    parts = [
+        (f"{title} {key.replace('_', ' ')}", share)
+        for title, shares in (
+            ("utilities apart by", held_out.by_gap),
+            ("things in the prompt:", held_out.by_objects),
+            ("faultless against", held_out.by_fault),
+        )
+        for key, share in shares.items()
+    ]
+    rows = "\n".join(f"| {title} | {share.pairs:,} | {share.accuracy:.1%} |" for title, share in parts)
     parameters = sum(p.numel() for p in model.parameters())
     size = (args.out / "model.safetensors").stat().st_size
     annotations, captions = (n * PICTURES_PER_STEP for n in (args.patch_steps, args.caption_steps))
     groups = args.ranking_steps * GROUPS_PER_STEP
-    validation, held_out = figures["validation"], figures["held-out"]
     fewest, most = shapes.TRAIN.pictures
     return f"""---
 license: apache-2.0
@@ -284,12 +321,15 @@ ImageReward's architecture (BLIP encoder, cross-attention, reward head) at {para
 ({size / 1e6:.2f} MB, float16), trained from nothing on the procedural world in `reward_core.shapes`.
 It scores 64 px pictures of one or two coloured shapes. It knows nothing of other pictures.
 
-| | pairwise accuracy |
-|---|---|
-| validation prompts (same combinations as in training) | {validation:.1%} |
-| held-out prompts (new combinations, other faults; {args.held_out_groups:,} groups) | {held_out:.1%} |
+| | pairs | ordered right |
+|---|---|---|
+| validation prompts (same combinations as in training) | | {validation:.1%} |
+| **held-out prompts** (new combinations, other faults) | {held_out.pairs:,} | **{reached}** |
+| the same, prompts blanked | {blank.pairs:,} | {blank.pooled_accuracy:.1%} |
+{rows}
 
-All untied comparisons count; chance is 50%. Scores are about N(0, 1) on the validation pictures.
+The rows below the first three are of the held-out prompts ({args.held_out_groups:,} groups). All untied
+comparisons count; chance is 50%. Scores are about N(0, 1) on the validation pictures.
 
 - Data: {annotations:,} pictures annotated patch by patch for the vision encoder (then frozen); {captions:,}
   captioned pictures, each with {ShapesCaptions.NEAR_MISSES} near-miss prompts; {groups:,} ranked groups of

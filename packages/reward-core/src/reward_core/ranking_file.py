@@ -8,6 +8,7 @@ from typing import Any
 
 from .config import read_json
 from .errors import CheckpointError, InputError
+from .image_file import ImageSource
 
 RANKINGS_FILE = "rankings.json"
 
@@ -23,7 +24,7 @@ class RankedPrompt:
 
     id: str
     prompt: str
-    images: tuple[Path, ...]
+    images: tuple[ImageSource, ...]
     places: tuple[int, ...]
     utilities: tuple[float, ...] | None = None
     faults: tuple[tuple[str, ...], ...] | None = None
