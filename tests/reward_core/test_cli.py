@@ -552,7 +552,9 @@ def test_the_installed_script_is_the_module(run, folder, images):
     if script is None:
         pytest.skip("reward-core is not installed beside this Python")
     arguments = ["rank", PROMPT, *images, "--json", "--model", str(folder)]
-    done = subprocess.run([script, *arguments], capture_output=True, text=True)
+    # As many threads as `run` has: another number of them rounds otherwise.
+    settings = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([script, *arguments], capture_output=True, text=True, env=settings)
     module = run(*arguments)
     assert (done.returncode, done.stdout, done.stderr) == (module.returncode, module.stdout, module.stderr)
     assert done.returncode == 0
