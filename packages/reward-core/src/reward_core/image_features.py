@@ -16,10 +16,10 @@ from .errors import InputError
 
 @dataclass(frozen=True, eq=False)
 class ImageFeatures:
-    """What a model has seen in B pictures; every scoring door takes it in place of the pictures.
+    """What a model has seen in B pictures; ``score_matrix`` takes it in place of the pictures.
 
     data: (B, N, E) image tokens of a reward model, (B, P) unit vectors of a two-tower baseline.
-    model: which model made it (its kind and sizes); another model's features are refused.
+    model: which model made it, by kind and configuration; features of another are refused.
     """
 
     data: Tensor
@@ -40,7 +40,7 @@ class ImageFeatures:
 
     @classmethod
     def cat(cls, parts: Sequence[ImageFeatures]) -> ImageFeatures:
-        """Several models' worth of pictures as one. Raises InputError if they are of different models."""
+        """Several lots of pictures as one. Raises InputError if they are of different models."""
         models = {part.model for part in parts}
         if len(models) != 1:
             raise InputError(f"features of one model were expected, got {sorted(models)}")

@@ -54,8 +54,9 @@ def load(
         download_root: folder for downloads instead of the hub's cache.
         med_config: BERT's configuration (a dict or a JSON file) in place of the model's own.
         precision: "exact" is float32, the original's numbers. "fast" computes the encoders in 16 bits
-            where the device gains by it (a GPU, a CPU with AMX or AVX512-BF16): the ranking stays, rewards
-            move by about a hundredth of their spread. "auto" is "fast" on a GPU, else "exact".
+            where the device gains by it (a GPU, a CPU with AMX or AVX512-BF16): rewards move by a few
+            hundredths of their spread at most (docs/performance.md). "auto" is "fast" on a GPU, else
+            "exact".
         revision: branch, tag or commit of the hub repository.
         local_files_only: never touch the network.
 
