@@ -138,7 +138,7 @@ def test_every_scorer_is_a_scorer(model):
 
 
 def test_the_names_that_work_are_listed():
-    assert RM.available_models() == ["ImageReward-v1.0", "tiny"]
+    assert RM.available_models() == ["ImageReward-v1.0", "tiny", "tiny-judge"]
     assert RM.available_scores() == ["BLIP"]
 
 

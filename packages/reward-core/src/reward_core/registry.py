@@ -53,9 +53,10 @@ SCORES: dict[str, ModelSpec] = {
     ),
 }
 
-# The tiny model lies in the package itself.
+# The tiny models lie in the package itself, in demo/.
 BUNDLED_MODELS: dict[str, str] = {
-    "tiny": "ShapesBench pictures of 64 px; comes with the package, made in minutes on a CPU"
+    "tiny": "ShapesBench pictures of 64 px; comes with the package, made in minutes on a CPU",
+    "tiny-judge": "the same task from other sizes, seed and data: judges what was tuned against tiny",
 }
 
 VOCABULARY = HubFile("google-bert/bert-base-uncased", "vocab.txt", fallback_repo_id="bert-base-uncased")
