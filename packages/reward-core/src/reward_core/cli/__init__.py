@@ -1,0 +1,59 @@
+"""``reward-core``: one module a command, what they share in common.py.
+
+Exit code 0: all scored. 1: some pictures failed (named on stderr; the others are scored). 2: wrong
+usage, or a model that cannot be had.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+import warnings
+
+from ..errors import RewardCoreError
+from . import convert, evaluate, example, models, rank, score
+from .convert import add_convert_arguments
+
+__all__ = ["add_convert_arguments", "build_parser", "main", "run_command"]
+
+COMMANDS = (rank, score, evaluate, models, convert, example)  # in the order of the help text
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a file name may hold bytes that are no UTF-8
+            stream.reconfigure(errors="backslashreplace")
+    return run_command(build_parser().parse_args(argv))
+
+
+def run_command(args: argparse.Namespace) -> int:
+    """``args.run(args)`` with errors and warnings as lines on stderr."""
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return args.run(args)
+    except (RewardCoreError, OSError) as error:
+        print(f"reward-core: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("reward-core: interrupted", file=sys.stderr)
+        return 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    from .. import __version__
+
+    parser = argparse.ArgumentParser(
+        prog="reward-core", description="Human-preference rewards for generated pictures."
+    )
+    parser.add_argument("--version", action="version", version=f"reward-core {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        command.add_to(commands)
+    return parser
+
+
+def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
+    print(f"reward-core: warning: {message}", file=sys.stderr)

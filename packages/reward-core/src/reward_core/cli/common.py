@@ -1,0 +1,71 @@
+"""What the commands share: the options of computing, the model, progress, failures."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..reward_model import RewardModel
+    from ..scorer import ScoredRow
+
+DEFAULT_MODEL = "ImageReward-v1.0"
+PRECISIONS = ("exact", "fast", "auto")  # as in precision.py, which would load torch
+
+
+def computing_options() -> argparse.ArgumentParser:
+    """A parent parser: how to compute."""
+    computing = argparse.ArgumentParser(add_help=False)
+    computing.add_argument("--device", help="default: cuda, else mps, else cpu")
+    computing.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="exact",
+        help="exact: the original's numbers; fast: 16 bits where the device gains by it; auto: fast on a GPU",
+    )
+    computing.add_argument("--batch-size", type=positive, metavar="N", help="pairs computed at once")
+    return computing
+
+
+def scoring_options() -> argparse.ArgumentParser:
+    """A parent parser: with what, and how, to compute."""
+    scoring = argparse.ArgumentParser(add_help=False, parents=[computing_options()])
+    scoring.add_argument(
+        "--model", default=DEFAULT_MODEL, help="name, folder, file or hub repository (default: %(default)s)"
+    )
+    return scoring
+
+
+def load_model(args: argparse.Namespace) -> RewardModel:
+    from ..load import load
+
+    return load(args.model, device=args.device, precision=args.precision)
+
+
+def batch(args: argparse.Namespace) -> dict[str, int | None]:
+    return {"batch_size": args.batch_size}
+
+
+def with_progress(rows: Iterator[ScoredRow], total: int | None = None) -> Iterable[ScoredRow]:
+    """The rows, with a progress bar on stderr while that is a terminal."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    return track(
+        rows, "scoring", total=total, console=console, disable=not console.is_terminal, transient=True
+    )
+
+
+def report_failures(failed: list[ScoredRow]) -> int:
+    for row in failed:
+        print(f"reward-core: {row.image}: {row.error}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return int(text)

@@ -1,0 +1,38 @@
+"""``reward-core convert``: turn the original's .pt into a folder that loads offline."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_to(commands: argparse._SubParsersAction) -> None:
+    convert = commands.add_parser("convert", help="turn the original's .pt into a folder that loads offline")
+    add_convert_arguments(convert)
+
+
+def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "state_dict", type=Path, metavar="STATE_DICT", help="ImageReward.pt, model_large.pth, ..."
+    )
+    parser.add_argument("out", type=Path, metavar="OUT_FOLDER")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        help="config.json with the sizes (default: the one beside STATE_DICT, or ImageReward-v1.0's)",
+    )
+    parser.add_argument(
+        "--vocab", type=Path, help="vocab.txt (default: the one beside STATE_DICT, or BERT's from the hub)"
+    )
+    parser.set_defaults(run=run_convert)
+
+
+def run_convert(args: argparse.Namespace) -> int:
+    from ..convert import convert_checkpoint
+    from ..reward_model import RewardModel
+
+    model = convert_checkpoint(args.state_dict, args.out, args.config, args.vocab)
+    kind, parameters = type(model).__name__, sum(p.numel() for p in model.parameters())
+    door = "load" if isinstance(model, RewardModel) else "load_score"
+    print(f"{args.out}: {kind}, {parameters:,} parameters; load it with RM.{door}({str(args.out)!r})")
+    return 0

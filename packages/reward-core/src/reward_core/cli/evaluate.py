@@ -1,0 +1,64 @@
+"""``reward-core evaluate``: how often a model prefers what people, or an oracle, prefer."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import warnings
+from pathlib import Path
+
+from ..registry import SCORES
+from ..tables import print_evaluation
+from .common import batch, computing_options, report_failures, with_progress
+
+
+def add_to(commands: argparse._SubParsersAction) -> None:
+    evaluate = commands.add_parser(
+        "evaluate",
+        parents=[computing_options()],
+        help="how often a model prefers what people, or an oracle, prefer",
+    )
+    evaluate.add_argument("model", metavar="MODEL", help="name, folder, file or hub repository")
+    evaluate.add_argument(
+        "--data", type=Path, required=True, metavar="FILE", help="rankings, JSON in the original's form"
+    )
+    evaluate.add_argument(
+        "--images", type=Path, metavar="DIR", help="folder of the pictures (default: FILE's)"
+    )
+    evaluate.add_argument(
+        "--blank-prompts",
+        action="store_true",
+        help="give the model empty prompts, to see what it gets right unasked",
+    )
+    evaluate.add_argument("--json", action="store_true", help="one JSON document on stdout instead of tables")
+    evaluate.set_defaults(run=run_evaluate)
+
+
+def run_evaluate(args: argparse.Namespace) -> int:
+    from ..errors import EmptyPromptWarning, InputError
+    from ..evaluation import evaluate
+    from ..load import load, load_score
+    from ..ranking_file import read_rankings
+
+    data = read_rankings(args.data, args.images)
+    images = [image for item in data for image in item.images]
+    prompts = ["" if args.blank_prompts else item.prompt for item in data for _ in item.images]
+    loader = load_score if args.model in SCORES else load
+    model = loader(args.model, device=args.device, precision=args.precision)
+    with warnings.catch_warnings():
+        if args.blank_prompts:
+            warnings.simplefilter("ignore", EmptyPromptWarning)
+        rows = list(with_progress(model.score_rows(prompts, images, **batch(args)), total=len(images)))
+    failed = [row for row in rows if row.error is not None]
+    try:
+        result = evaluate(data, rows)
+    except ValueError as error:
+        report_failures(failed)
+        raise InputError(f"{args.data}: {error}") from error
+    if args.json:
+        document = {"model": args.model, "data": str(args.data), "blank_prompts": args.blank_prompts}
+        failures = [{"image": row.image, "error": row.error} for row in failed]
+        print(json.dumps({**document, **result.to_dict(), "failed": failures}, ensure_ascii=False, indent=1))
+    else:
+        print_evaluation(args.model, result)
+    return report_failures(failed)

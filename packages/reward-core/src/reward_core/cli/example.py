@@ -1,0 +1,34 @@
+"""``reward-core example``: the original's four pictures beside the published scores."""
+
+from __future__ import annotations
+
+import argparse
+
+from ..tables import print_table
+from .common import batch, load_model, scoring_options
+
+
+def add_to(commands: argparse._SubParsersAction) -> None:
+    example = commands.add_parser(
+        "example",
+        parents=[scoring_options()],
+        help="score the original's four pictures beside the published scores",
+    )
+    example.add_argument(
+        "--images", metavar="DIR_OR_URL", help="where the pictures are (default: the original's)"
+    )
+    example.set_defaults(run=run_example)
+
+
+def run_example(args: argparse.Namespace) -> int:
+    from rich.table import Table
+
+    from ..example import ADDRESS, PROMPT, PUBLISHED, example_images
+
+    images = example_images(args.images or ADDRESS)
+    rewards = load_model(args).score(PROMPT, images, **batch(args))
+    table = Table("picture", f"score ({args.model})", "published (ImageReward-v1.0)", title=PROMPT)
+    for image, reward, published in zip(images, rewards, PUBLISHED):
+        table.add_row(image.name, f"{reward:.2f}", f"{published:.2f}")
+    print_table(table)
+    return 0

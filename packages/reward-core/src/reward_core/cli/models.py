@@ -1,0 +1,27 @@
+"""``reward-core models``: what can be loaded by name."""
+
+from __future__ import annotations
+
+import argparse
+
+from ..registry import BUNDLED_MODELS, REWARD_MODELS, SCORES
+from ..tables import print_table
+
+
+def add_to(commands: argparse._SubParsersAction) -> None:
+    models = commands.add_parser("models", help="list what can be loaded by name")
+    models.set_defaults(run=run_models)
+
+
+def run_models(args: argparse.Namespace) -> int:
+    from rich.table import Table
+
+    table = Table("name", "kind", "what it is")
+    for name, spec in REWARD_MODELS.items():
+        table.add_row(name, "reward", spec.description)
+    for name, description in BUNDLED_MODELS.items():
+        table.add_row(name, "reward", description)
+    for name, spec in SCORES.items():
+        table.add_row(name, "baseline", f"{spec.description} (in Python: load_score)")
+    print_table(table)
+    return 0

@@ -1,0 +1,42 @@
+"""``reward-core rank``: order pictures by how well they suit a prompt."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from ..tables import print_ranking
+from .common import batch, load_model, report_failures, scoring_options, with_progress
+
+
+def add_to(commands: argparse._SubParsersAction) -> None:
+    rank = commands.add_parser(
+        "rank", parents=[scoring_options()], help="order pictures by how well they suit a prompt"
+    )
+    rank.add_argument("prompt")
+    rank.add_argument("images", nargs="+", metavar="IMAGE")
+    rank.add_argument("--json", action="store_true", help="one JSON document on stdout instead of a table")
+    rank.set_defaults(run=run_rank)
+
+
+def run_rank(args: argparse.Namespace) -> int:
+    model = load_model(args)
+    rows = list(with_progress(model.score_rows([args.prompt] * len(args.images), args.images, **batch(args))))
+    # Equal scores keep the order in which the pictures were given.
+    scored = sorted((row for row in rows if row.error is None), key=lambda row: -row.score)
+    failed = [row for row in rows if row.error is not None]
+    results = [
+        {"place": place, "image": row.image, "score": row.score, "percentile": model.percentile(row.score)}
+        for place, row in enumerate(scored, start=1)
+    ]
+    if args.json:
+        document = {
+            "model": args.model,
+            "prompt": args.prompt,
+            "results": results,
+            "failed": [{"image": row.image, "error": row.error} for row in failed],
+        }
+        print(json.dumps(document, ensure_ascii=False, indent=1))
+    elif results:
+        print_ranking(model, args.prompt, results)
+    return report_failures(failed)
