@@ -1,0 +1,24 @@
+"""Metrics as pure functions of places and scores; see the modules for definitions and sources."""
+
+from .bootstrap import Interval, Resamples, sign_flip_test
+from .correlation import average_ranks, kendall, spearman
+from .generators import GeneratorTable, generator_table
+from .preference import PreferenceTable, compare_scorers, preference_table
+from .retrieval import MIN_PICTURES, filtered_at, recalled_at
+
+__all__ = [
+    "MIN_PICTURES",
+    "GeneratorTable",
+    "Interval",
+    "PreferenceTable",
+    "Resamples",
+    "average_ranks",
+    "compare_scorers",
+    "filtered_at",
+    "generator_table",
+    "kendall",
+    "preference_table",
+    "recalled_at",
+    "sign_flip_test",
+    "spearman",
+]

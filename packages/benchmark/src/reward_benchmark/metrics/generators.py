@@ -1,0 +1,118 @@
+"""Which generator a scorer puts first, and how that agrees with people: Table 1.
+
+Letters in shape comments: P prompts, G generators, R resamples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .bootstrap import Interval, Resamples
+from .correlation import average_ranks, kendall, spearman
+
+
+@dataclass(frozen=True)
+class GeneratorRow:
+    """mean: over prompts of the mean over pictures, as the authors' script; rank: 1 is best; wins: of
+    (prompt, other generator) pairs, those in which this one's mean is higher. pictures: how many were
+    scored."""
+
+    mean: Interval
+    rank: float
+    rank_low: float | None
+    rank_high: float | None
+    wins: int
+    pictures: int
+
+    def to_dict(self) -> dict:
+        return {**vars(self), "mean": self.mean.to_dict()}
+
+
+@dataclass(frozen=True)
+class GeneratorTable:
+    """One scorer's Table 1. spearman, kendall: with the reference ranks, over the generators that have one;
+    None where fewer than three have one."""
+
+    rows: dict[str, GeneratorRow]
+    spearman: Interval | None
+    kendall: Interval | None
+    prompts: int
+    missing: int
+
+    def to_dict(self) -> dict:
+        return {
+            "generators": {name: row.to_dict() for name, row in self.rows.items()},
+            "spearman": self.spearman and self.spearman.to_dict(),
+            "kendall": self.kendall and self.kendall.to_dict(),
+            "prompts": self.prompts,
+            "missing": self.missing,
+        }
+
+
+def generator_table(
+    scores: dict[str, Sequence[Sequence[float | None]]],
+    reference: dict[str, float],
+    resamples: Resamples | None = None,
+) -> GeneratorTable:
+    """All of Table 1 for one scorer.
+
+    Args:
+        scores: generator -> for each prompt the scores of its pictures, None where there is none. A prompt
+            of which some generator has no scored picture is left out for all, so means stay comparable.
+        reference: generator -> rank for people (or an oracle), 1 is best; generators without one are
+            ranked, but have no part in the correlations.
+
+    Raises:
+        ValueError: no generator, numbers of prompts that differ, or no prompt scored for all.
+    """
+    names = list(scores)
+    lengths = {len(some) for some in scores.values()}
+    if len(lengths) != 1:
+        raise ValueError(f"each generator needs the same prompts, got {sorted(lengths)} of them")
+    means = np.array([[_mean(values) for values in scores[name]] for name in names]).T  # (P, G)
+    whole = np.isfinite(means).all(1)
+    if not whole.any():
+        raise ValueError("no prompt has a scored picture of every generator")
+    resamples = resamples or Resamples(len(means))
+    used, filled = whole.astype(float), np.where(whole[:, None], means, 0.0)
+
+    def table_means(weights: np.ndarray) -> np.ndarray:
+        """Weights (R, P) -> mean scores (R, G)."""
+        with np.errstate(invalid="ignore"):
+            return (weights @ filled) / (weights @ used)[:, None]
+
+    drawn = average_ranks(table_means(resamples.counts))  # (R, G)
+    overall = table_means(np.ones((1, len(means))))[0]
+    ranks = average_ranks(overall)
+    many = int(whole.sum()) > 1
+    known = [i for i, name in enumerate(names) if name in reference]
+    target = -np.array([reference[names[i]] for i in known], float)
+
+    def correlation(measure) -> Interval | None:
+        if len(known) < 3:
+            return None
+        found = resamples.statistic(lambda weights: measure(table_means(weights)[:, known], target))
+        return found if np.isfinite(found.value) else None
+
+    rows = {}
+    for i, name in enumerate(names):
+        low, high = np.quantile(drawn[:, i], [0.025, 0.975]) if many else (None, None)
+        higher = means[whole, i][:, None] > means[whole]
+        rows[name] = GeneratorRow(
+            mean=resamples.ratio(filled[:, i], used),
+            rank=float(ranks[i]),
+            rank_low=None if low is None else float(low),
+            rank_high=None if high is None else float(high),
+            wins=int(higher.sum()),
+            pictures=sum(v is not None for values in scores[name] for v in values),
+        )
+    missing = sum(v is None for some in scores.values() for values in some for v in values)
+    return GeneratorTable(rows, correlation(spearman), correlation(kendall), int(whole.sum()), missing)
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    present = [v for v in values if v is not None]
+    return float(np.mean(present)) if present else float("nan")

@@ -1,0 +1,163 @@
+"""How often a scorer prefers what people prefer: Table 3.
+
+Letters in shape comments: P prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .bootstrap import Interval, Resamples, sign_flip_test
+from .retrieval import KS, MIN_PICTURES, filtered_at, recalled_at
+
+Places = Sequence[Sequence[int]]
+Scores = Sequence[Sequence["float | None"]]
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """Recall@k or Filter@k over ``n`` prompts with 8 or more scored pictures."""
+
+    at: dict[int, Interval]
+    n: int
+
+    def to_dict(self) -> dict:
+        return {**{str(k): interval.value for k, interval in self.at.items()}, "n": self.n}
+
+
+@dataclass(frozen=True)
+class PreferenceTable:
+    """One scorer's row of Table 3; shares in [0, 1].
+
+    pooled_accuracy: of all untied pairs, as the authors' script counts. per_prompt_accuracy: the mean of
+    each prompt's share, as the paper's caption says. An equal score counts as wrong in both.
+    recall, filter: None without a group of 8 or more pictures.
+    """
+
+    pooled_accuracy: Interval
+    per_prompt_accuracy: Interval
+    pairs: int
+    prompts: int
+    pictures: int
+    missing: int
+    recall: Retrieval | None
+    filter: Retrieval | None
+
+    def to_dict(self) -> dict:
+        """The JSON form: plain values first, the intervals under "intervals"."""
+        retrieval = {"recall": self.recall, "filter": self.filter}
+        intervals = {
+            "pooled_accuracy": self.pooled_accuracy.to_dict(),
+            "per_prompt_accuracy": self.per_prompt_accuracy.to_dict(),
+        }
+        for name, part in retrieval.items():
+            intervals[name] = part and {str(k): i.to_dict() for k, i in part.at.items()}
+        return {
+            "pooled_accuracy": self.pooled_accuracy.value,
+            "per_prompt_accuracy": self.per_prompt_accuracy.value,
+            "pairs": self.pairs,
+            "prompts": self.prompts,
+            "pictures": self.pictures,
+            "missing": self.missing,
+            **{name: part and part.to_dict() for name, part in retrieval.items()},
+            "intervals": intervals,
+        }
+
+
+def pairs_right(places: Sequence[int], scores: Sequence[float | None]) -> tuple[int, int]:
+    """(right, counted) pairs of one prompt: tied places and pairs with a None score are left out."""
+    right = counted = 0
+    for better, place in enumerate(places):
+        for worse, other in enumerate(places):
+            if place < other and scores[better] is not None and scores[worse] is not None:
+                counted += 1
+                right += scores[better] > scores[worse]
+    return right, counted
+
+
+def preference_table(places: Places, scores: Scores, resamples: Resamples | None = None) -> PreferenceTable:
+    """All of Table 3 for one scorer.
+
+    Args:
+        places: for each prompt one place a picture, 1 is best, equal for ties, gaps allowed.
+        scores: likewise; None where a picture could not be scored (its pairs are left out).
+
+    Raises:
+        ValueError: lengths that differ, a score that is no finite number, or not one untied scored pair.
+    """
+    _check(places, scores)
+    resamples = resamples or Resamples(len(places))
+    right, counted = _counts(places, scores)
+    if not counted.sum():
+        raise ValueError("no two scored pictures of a prompt that differ in place")
+    share = np.divide(right, counted, out=np.zeros(len(right)), where=counted > 0)
+    have = [[s is not None for s in some] for some in scores]
+    return PreferenceTable(
+        pooled_accuracy=resamples.ratio(right, counted),
+        per_prompt_accuracy=resamples.ratio(share, counted > 0),
+        pairs=int(counted.sum()),
+        prompts=int((counted > 0).sum()),
+        pictures=sum(map(sum, have)),
+        missing=sum(len(some) - sum(some) for some in have),
+        recall=_retrieval(recalled_at, places, scores, resamples),
+        filter=_retrieval(filtered_at, places, scores, resamples),
+    )
+
+
+def compare_scorers(
+    places: Places, first: Scores, second: Scores, resamples: Resamples | None = None
+) -> dict:
+    """Paired comparison of two scorers' pooled accuracy over the same prompts and pictures.
+
+    Pictures that either could not score are left out for both. "difference" is first less second with its
+    bootstrap interval; "p_value" is of a two-sided sign-flip test over prompts.
+    """
+    _check(places, first)
+    _check(places, second)
+    resamples = resamples or Resamples(len(places))
+    both = [
+        [(x, y) if None not in (x, y) else (None, None) for x, y in zip(a, b)] for a, b in zip(first, second)
+    ]
+    right_first, counted = _counts(places, [[x for x, _ in some] for some in both])
+    right_second, _ = _counts(places, [[y for _, y in some] for some in both])
+    if not counted.sum():
+        raise ValueError("no two pictures that differ in place and that both scorers scored")
+    return {
+        "difference": resamples.ratio(right_first - right_second, counted).to_dict(),
+        "p_value": sign_flip_test(right_first - right_second),
+        "pairs": int(counted.sum()),
+    }
+
+
+def _counts(places: Places, scores: Scores) -> tuple[np.ndarray, np.ndarray]:
+    counts = np.array([pairs_right(p, s) for p, s in zip(places, scores)], float).reshape(-1, 2)
+    return counts[:, 0], counts[:, 1]  # (P,), (P,)
+
+
+def _retrieval(measure, places: Places, scores: Scores, resamples: Resamples) -> Retrieval | None:
+    hits = np.zeros((len(KS), len(places)))
+    used = np.zeros(len(places))
+    for i, (group, values) in enumerate(zip(places, scores)):
+        scored = [(p, v) for p, v in zip(group, values) if v is not None]
+        if len(scored) < MIN_PICTURES or len({p for p, _ in scored}) < 2:
+            continue
+        used[i] = 1
+        for row, k in enumerate(KS):
+            hits[row, i] = measure(k, *zip(*scored))
+    if not used.any():
+        return None
+    return Retrieval({k: resamples.ratio(hits[row], used) for row, k in enumerate(KS)}, int(used.sum()))
+
+
+def _check(places: Places, scores: Scores) -> None:
+    if len(places) != len(scores):
+        raise ValueError(f"{len(places)} prompts have places, but {len(scores)} have scores")
+    for i, (group, values) in enumerate(zip(places, scores)):
+        if len(group) != len(values):
+            raise ValueError(f"prompt {i}: {len(group)} places, but {len(values)} scores")
+        for value in values:
+            if value is not None and not np.isfinite(value):
+                raise ValueError(f"prompt {i}: the score {value} is no finite number")

@@ -1,0 +1,48 @@
+"""Fixtures for the benchmark's tests."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+# The models are tiny: threads would spend their time waiting for each other.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def settings() -> dict[str, str]:
+    return {**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="session")
+def run(settings):
+    """The command in a process of its own: run("run", "shapes", ...) -> CompletedProcess."""
+
+    def run(*arguments, env=None) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "reward_benchmark", *map(str, arguments)]
+        return subprocess.run(
+            command, capture_output=True, text=True, env={**settings, **(env or {})}, timeout=300
+        )
+
+    return run
+
+
+@pytest.fixture
+def command(capsys, monkeypatch):
+    """The command in this process, for speed, with the same kind of answer as ``run``."""
+    from reward_benchmark.cli import main
+
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def command(*arguments) -> subprocess.CompletedProcess:
+        arguments = [str(argument) for argument in arguments]
+        capsys.readouterr()
+        try:
+            code = main(arguments)
+        except SystemExit as stop:  # argparse's way out
+            code = stop.code
+        return subprocess.CompletedProcess(arguments, code, *capsys.readouterr())
+
+    return command
