@@ -38,8 +38,35 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"reward-benchmark {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_run(commands)
     _add_metrics(commands)
     return parser
+
+
+def _add_run(commands) -> None:
+    from .suites import SUITES
+
+    run = commands.add_parser("run", help="score a suite and print its tables; goes on where it was stopped")
+    run.add_argument("suite", choices=list(SUITES))
+    run.add_argument(
+        "--scorers", type=_names, metavar="A,B", help="names, folders or files (default: the suite's)"
+    )
+    run.add_argument(
+        "--generators", type=_names, default=("default",), metavar="default|all|A,B", help="whose pictures"
+    )
+    run.add_argument(
+        "--data", type=Path, metavar="DIR", help="pictures (default: OUT/SUITE/data, fetched or made)"
+    )
+    run.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="default: %(default)s")
+    run.add_argument("--limit", type=_positive, metavar="N", help="the first N prompts only")
+    run.add_argument(
+        "--device", help="one, or several with commas: cuda:0,cuda:1 (default: cuda, else mps, else cpu)"
+    )
+    run.add_argument("--precision", choices=("exact", "fast", "auto"), default="exact")
+    run.add_argument("--batch-size", type=_positive, metavar="N", help="pairs computed at once")
+    run.add_argument("--offline", action="store_true", help="never touch the network")
+    run.add_argument("--json", action="store_true", help="the summary as JSON on stdout instead of tables")
+    run.set_defaults(run=run_suite)
 
 
 def _add_metrics(commands) -> None:
@@ -59,6 +86,25 @@ def _add_metrics(commands) -> None:
         help="[{id, rewards}]; without --rankings, the original's benchmark/results folder or files of it",
     )
     metrics.set_defaults(run=run_metrics)
+
+
+def run_suite(args: argparse.Namespace) -> int:
+    from .run import RunConfig, run
+    from .tables import print_tables
+
+    fields = {key: value for key, value in vars(args).items() if key not in ("run", "json")}
+    summary = run(RunConfig(**fields))
+    if args.json:
+        print(json.dumps(summary, indent=1, ensure_ascii=False))
+    else:
+        print_tables(summary["parts"])
+        print(f"{args.out / args.suite}: report.md, summary.json, scores.jsonl")
+    failed = {picture: error for part in summary["parts"] for picture, error in part["failed"].items()}
+    for picture, error in list(failed.items())[:20]:
+        print(f"reward-benchmark: {picture}: {error}", file=sys.stderr)
+    if len(failed) > 20:
+        print(f"reward-benchmark: and {len(failed) - 20:,} more pictures", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def run_metrics(args: argparse.Namespace) -> int:
@@ -96,3 +142,16 @@ def _generator_metrics(paths: list[Path]) -> dict:
 
 def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
     print(f"reward-benchmark: warning: {message}", file=sys.stderr)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not names:
+        raise argparse.ArgumentTypeError("a name, or several with commas, was expected")
+    return names
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return int(text)

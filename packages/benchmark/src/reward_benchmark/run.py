@@ -1,0 +1,122 @@
+"""A whole run: pictures, scores, tables, files."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from reward_core.config import read_json
+from reward_core.errors import CheckpointError, InputError
+
+from .score_store import ScoreStore
+from .score_suite import score_suite
+from .scorers import load_scorer
+from .suites import SUITES, SuiteOptions, build_suite
+from .summary import environment, summarise
+from .tables import markdown, tables_of
+
+SCORES_FILE, SUMMARY_FILE, SETTINGS_FILE, MARKDOWN_FILE = (
+    "scores.jsonl",
+    "summary.json",
+    "run.json",
+    "report.md",
+)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What to run. out: the folder that gets a folder per suite. devices: comma-separated, None the best."""
+
+    suite: str
+    out: Path
+    data: Path | None = None
+    scorers: tuple[str, ...] | None = None
+    generators: tuple[str, ...] = ("default",)
+    limit: int | None = None
+    device: str | None = None
+    precision: str = "exact"
+    batch_size: int | None = None
+    offline: bool = False
+
+
+def run(config: RunConfig) -> dict[str, Any]:
+    """Do what is not done yet of a run; returns the summary, which lies in ``out/SUITE/summary.json``.
+
+    Raises:
+        InputError: an unknown name, nothing that could be scored, or a folder with scores of another kind.
+        HubError, CheckpointError: data or a model that cannot be had.
+    """
+    if config.suite not in SUITES:
+        raise InputError(f"unknown suite {config.suite!r}; known are {', '.join(SUITES)}")
+    folder = config.out / config.suite
+    folder.mkdir(parents=True, exist_ok=True)
+    data = (config.data or folder / "data").resolve()
+    options = SuiteOptions(data, config.limit, config.generators, config.offline)
+    with ScoreStore(folder / SCORES_FILE) as store:
+        _check_settings(folder, {"precision": config.precision, "data": str(data)}, bool(store.rows))
+        parts = build_suite(config.suite, options)
+        scorers = list(dict.fromkeys(config.scorers or SUITES[config.suite]))
+        for part in parts:
+            if part.judge and part.judge not in scorers:
+                scorers.insert(0, part.judge)  # without it there is nothing to compare with
+        load = partial(_load, precision=config.precision, offline=config.offline)
+        devices = config.device.split(",") if config.device else [None]
+        score_suite(parts, scorers, store, load, devices, config.batch_size)
+        rows = dict(store.rows)
+    try:
+        tables = summarise(parts, scorers, rows)
+    except ValueError as error:
+        raise InputError(f"{config.suite}: {error}") from error
+    summary = {
+        "suite": config.suite,
+        "limit": config.limit,
+        "data": str(data),
+        "environment": environment(config.device, config.precision),
+        "parts": tables,
+    }
+    write_whole(folder / SUMMARY_FILE, json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
+    write_whole(folder / MARKDOWN_FILE, report_markdown(summary))
+    return summary
+
+
+def report_markdown(summary: dict[str, Any]) -> str:
+    """The summary as one Markdown document."""
+    lines = [f"# {summary['suite']}", ""]
+    for part in summary["parts"]:
+        lines += [markdown(table) for table in tables_of(part)]
+    lines += ["### Environment", ""]
+    lines += [f"- {name}: {value}" for name, value in summary["environment"].items()]
+    lines += [f"- data of {part['title']}: {part['revision']}" for part in summary["parts"]]
+    return "\n".join(lines) + "\n"
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write under a temporary name, then rename."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _load(name: str, device: str | None, precision: str, offline: bool):
+    return load_scorer(name, device, precision, offline)
+
+
+def _check_settings(folder: Path, settings: dict[str, str], has_rows: bool) -> None:
+    """Scores of one folder are of one kind: refuse to mix them with others."""
+    path = folder / SETTINGS_FILE
+    if has_rows and path.is_file():
+        try:
+            before = read_json(path)
+        except CheckpointError as error:
+            raise InputError(str(error)) from error
+        for key, value in settings.items():
+            if before.get(key) != value:
+                raise InputError(
+                    f"{folder} holds scores with {key} {before.get(key)!r}, now {value!r} is asked for; "
+                    "give another --out"
+                )
+    write_whole(path, json.dumps(settings, indent=1) + "\n")

@@ -1,0 +1,60 @@
+"""What a suite is: one or two tables, each of groups of pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Group:
+    """Pictures of one prompt, of one generator or ranked among each other.
+
+    places: one a picture, 1 is best, for preference parts; generator: for generator parts.
+    names: what the rows of scores call the pictures, relative to the suite's data.
+    """
+
+    id: str
+    prompt: str
+    images: tuple[Path, ...]
+    names: tuple[str, ...]
+    places: tuple[int, ...] | None = None
+    generator: str | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """One table.
+
+    kind: "generators" (Table 1: which generator is liked) or "preference" (Table 3: which picture).
+    reference: generator -> rank, 1 is best; None where the scorer ``judge`` says it (ShapesBench's oracle).
+    """
+
+    name: str
+    title: str
+    kind: str
+    groups: tuple[Group, ...]
+    reference: dict[str, float] | None = None
+    judge: str | None = None
+    titles: dict[str, str] = field(default_factory=dict)
+    revision: str = ""
+
+    @property
+    def generators(self) -> list[str]:
+        return list(dict.fromkeys(g.generator for g in self.groups if g.generator is not None))
+
+    @property
+    def pictures(self) -> int:
+        return sum(len(group.images) for group in self.groups)
+
+
+@dataclass(frozen=True)
+class SuiteOptions:
+    """data: folder of the pictures. limit: prompts at most (None: all). generators: names, or ("default",)
+    or ("all",). offline: never touch the network."""
+
+    data: Path
+    limit: int | None = None
+    generators: Sequence[str] = ("default",)
+    offline: bool = False

@@ -1,0 +1,102 @@
+"""ShapesBench as a suite: Table 1 with renderers for generators, Table 3 with the frozen held-out groups."""
+
+from __future__ import annotations
+
+import json
+import os
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from reward_core.errors import InputError
+from reward_core.ranking_file import RANKINGS_FILE, read_rankings
+from reward_core.shapes import HELD_OUT, load_split, make_groups, phrase, sample_scene, write_groups
+
+from ..progress import progress
+from .base import Group, Part, SuiteOptions
+from .shapes_renderers import RENDERERS, render
+
+PROMPTS, PICTURES, GROUPS = 100, 10, 1000
+SEED = 40127  # of Table 1's prompts and pictures
+
+
+def build(options: SuiteOptions) -> list[Part]:
+    """Both parts, their pictures made where they are not there yet; the same on every machine."""
+    revision = f"ShapesBench {load_split().version}"
+    return [
+        _generators(options, revision),
+        _preference(options, revision),
+    ]
+
+
+def _generators(options: SuiteOptions, revision: str) -> Part:
+    names = list(RENDERERS) if tuple(options.generators) in (("default",), ("all",)) else options.generators
+    if unknown := [name for name in names if name not in RENDERERS]:
+        raise InputError(f"unknown renderers {unknown}; known are {', '.join(RENDERERS)}")
+    scenes = [_scene(i) for i in range(min(PROMPTS, options.limit or PROMPTS))]
+    groups = []
+    for name in progress(names, "drawing", len(names)):
+        folder = options.data / "renderers" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for i, (scene, prompt) in enumerate(scenes):
+            files = [folder / f"{i:03d}_{x}.png" for x in range(PICTURES)]
+            for x, file in enumerate(files):
+                if not file.is_file():
+                    seed = [SEED, 1, list(RENDERERS).index(name), i, x]
+                    _write_png(file, render(RENDERERS[name], scene, np.random.default_rng(seed)))
+            relative = tuple(f"renderers/{name}/{file.name}" for file in files)
+            groups.append(Group(f"{i:03d}", prompt, tuple(files), relative, generator=name))
+    return Part(
+        "renderers",
+        "Renderers, ranked by the oracle",
+        "generators",
+        tuple(groups),
+        judge="oracle",
+        titles={name: RENDERERS[name].title for name in names},
+        revision=revision,
+    )
+
+
+def _scene(index: int):
+    rng = np.random.default_rng([SEED, 0, index])
+    scene = sample_scene(rng, "held_out")
+    return scene, phrase(scene, rng)
+
+
+def _preference(options: SuiteOptions, revision: str) -> Part:
+    count = min(GROUPS, options.limit or GROUPS)
+    folder = options.data / "held_out"
+    if _written(folder) < count:
+        groups = progress(make_groups(count, HELD_OUT, "held_out"), "drawing", count)
+        write_groups(groups, folder)
+    ranked = read_rankings(folder)[:count]
+    groups = tuple(
+        Group(
+            item.id,
+            item.prompt,
+            item.images,
+            tuple(f"held_out/{Path(image).relative_to(folder).as_posix()}" for image in item.images),
+            places=item.places,
+        )
+        for item in ranked
+    )
+    return Part("held_out", "Held-out groups, ranked by the truth", "preference", groups, revision=revision)
+
+
+def _written(folder: Path) -> int:
+    """How many groups lie there complete; rankings.json is what is written last."""
+    try:
+        rows = json.loads((folder / RANKINGS_FILE).read_text())
+        return len(rows) if rows[0]["world_version"] == load_split().version else 0
+    except (OSError, ValueError, LookupError, TypeError):
+        return 0
+
+
+def _write_png(path: Path, pixels: np.ndarray) -> None:
+    png = BytesIO()
+    Image.fromarray(pixels).save(png, "PNG")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(png.getvalue())
+    os.replace(temporary, path)

@@ -1,0 +1,130 @@
+"""The shapes suite end to end: its tables, going on after a kill, missing and broken pictures."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from reward_benchmark.score_store import Score, ScoreStore
+
+
+@pytest.fixture(scope="module")
+def shapes(run, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs")
+    done = run("run", "shapes", "--limit", 20, "--out", out)
+    return done, out / "shapes"
+
+
+def test_the_tiny_reward_ranks_renderers_as_the_oracle_does(shapes):
+    done, folder = shapes
+    assert done.returncode == 0, done.stderr
+    renderers, held_out = json.loads((folder / "summary.json").read_text())["parts"]
+    assert len(renderers["reference"]) >= 8
+    assert (renderers["prompts"], renderers["pictures"]) == (20, 20 * 10 * len(renderers["reference"]))
+    assert renderers["scorers"]["oracle"]["spearman"]["value"] == pytest.approx(1)
+    assert renderers["scorers"]["tiny"]["spearman"]["value"] >= 0.9
+    assert held_out["prompts"] == 20
+    accuracy = {name: table["pooled_accuracy"] for name, table in held_out["scorers"].items()}
+    assert accuracy["oracle"] > accuracy["tiny"] > accuracy["colour-histogram"]
+    interval = held_out["scorers"]["random"]["intervals"]["pooled_accuracy"]
+    assert interval["low"] < 0.5 < interval["high"]
+    assert "Spearman" in done.stdout
+    assert "Recall@1" in (folder / "report.md").read_text()
+
+
+def test_a_second_run_scores_nothing_again(shapes, run):
+    _, folder = shapes
+    before = (folder / "scores.jsonl").read_bytes()
+    done = run("run", "shapes", "--limit", 20, "--out", folder.parent, "--json")
+    assert done.returncode == 0, done.stderr
+    assert (folder / "scores.jsonl").read_bytes() == before
+    assert json.loads(done.stdout) == json.loads((folder / "summary.json").read_text())
+
+
+def test_killed_at_random_moments_nothing_is_lost_or_doubled(shapes, settings, tmp_path):
+    """The pictures are there already, so that kills fall into scoring."""
+    _, folder = shapes
+    arguments = [
+        "run",
+        "shapes",
+        "--limit",
+        "20",
+        "--scorers",
+        "oracle,random",
+        "--generators",
+        "soft,mosaic,hazy",
+    ]
+    arguments += ["--data", str(folder / "data"), "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "reward_benchmark", *arguments]
+    path, chance, sizes = tmp_path / "shapes" / "scores.jsonl", random.Random(0), [0]
+    for _ in range(4):
+        process = subprocess.Popen(
+            command, env=settings, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        started = time.monotonic()
+        while time.monotonic() - started < 60 and process.poll() is None:
+            if path.is_file() and path.stat().st_size > sizes[-1]:
+                break
+            time.sleep(0.01)
+        time.sleep(chance.random() * 0.4)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        sizes.append(path.stat().st_size)
+    assert sizes == sorted(sizes)
+    assert sizes[1] > 0
+    with path.open("ab") as file:
+        file.write(b'{"part": "renderers", "scor')  # what a kill within a write leaves
+    done = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    keys = [(row["part"], row["scorer"], row["picture"]) for row in rows]
+    assert len(keys) == len(set(keys))
+    whole = {
+        (row["part"], row["scorer"], row["picture"]): row["score"]
+        for row in map(json.loads, (folder / "scores.jsonl").read_text().splitlines())
+    }
+    assert all(row["score"] == whole[key] for key, row in zip(keys, rows))
+    summary = json.loads((tmp_path / "shapes/summary.json").read_text())
+    assert len(keys) == 2 * sum(part["pictures"] for part in summary["parts"])
+
+
+def test_missing_and_broken_pictures_are_told(shapes, command, tmp_path):
+    import shutil
+
+    data = tmp_path / "data"
+    shutil.copytree(shapes[1] / "data" / "held_out", data / "held_out")
+    (data / "held_out/images/000000/0.png").unlink()
+    (data / "held_out/images/000001/1.png").write_bytes(b"no picture")
+    done = command(
+        "run", "shapes", "--limit", 2, "--generators", "soft,faithful", "--scorers", "oracle,tiny",
+        "--data", data, "--out", tmp_path / "out", "--device", "cpu,cpu",
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "held_out/images/000000/0.png: no such file" in done.stderr
+    assert "not a picture" in done.stderr
+    assert "2 of them could not be scored" in done.stdout
+    table = json.loads((tmp_path / "out/shapes/summary.json").read_text())["parts"][1]["scorers"]["tiny"]
+    assert table["missing"] == 2
+
+
+def test_what_does_not_go_together_is_refused(shapes, command, tmp_path):
+    _, folder = shapes
+    done = command("run", "shapes", "--limit", 20, "--out", folder.parent, "--precision", "fast")
+    assert done.returncode == 2
+    assert "give another --out" in done.stderr
+    done = command("run", "shapes", "--limit", 1, "--generators", "sharp", "--out", tmp_path)
+    assert done.returncode == 2
+    assert "unknown renderers ['sharp']" in done.stderr
+    done = command("run", "shapes", "--limit", 1, "--scorers", "oracel", "--out", tmp_path)
+    assert done.returncode == 2
+    assert "'oracel' is neither" in done.stderr
+    with ScoreStore(tmp_path / "scores.jsonl") as store:
+        store.add({("a", "b", "c"): Score(1.0)})
+        from reward_core.errors import InputError
+
+        with pytest.raises(InputError, match="in use by another run"), ScoreStore(tmp_path / "scores.jsonl"):
+            pass
