@@ -128,3 +128,37 @@ def test_what_does_not_go_together_is_refused(shapes, command, tmp_path):
 
         with pytest.raises(InputError, match="in use by another run"), ScoreStore(tmp_path / "scores.jsonl"):
             pass
+
+
+def test_clip_and_aesthetic_share_a_tower(tmp_path):
+    """Both from one pass over the pictures give what each alone gives; a bad picture stays a row."""
+    import torch
+    from PIL import Image
+    from tokenizers import Tokenizer, models
+
+    from reward_benchmark.scorers import SharedTower, bundles
+    from reward_core.baselines.clip import ClipScorer, ClipTokenizer
+    from reward_core.baselines.clip_config import ClipConfig
+
+    assert bundles(["CLIP", "BLIP", "Aesthetic"]) == [("CLIP", "Aesthetic"), ("BLIP",)]
+    assert bundles(["Aesthetic", "BLIP"]) == [("Aesthetic",), ("BLIP",)]
+    torch.manual_seed(0)
+    config = ClipConfig(28, 14, 16, 1, 2, 32, 16, 1, 2, 32, 10, 8, 12)
+    tokenizer = ClipTokenizer(Tokenizer(models.WordLevel({"a": 8, "b": 9}, "a")), 8)
+    clip = ClipScorer(config, tokenizer).eval().requires_grad_(False)
+    head = {"layers.0.weight": torch.randn(4, 12), "layers.0.bias": torch.zeros(4)}
+    head |= {"layers.2.weight": torch.randn(1, 4), "layers.2.bias": torch.zeros(1)}
+    both = {"CLIP": clip, "Aesthetic": clip.with_head((4, 1), head, "head")}
+    images = [
+        Image.effect_noise((30, 40), 90).convert("RGB"),
+        tmp_path / "none.png",
+        Image.new("RGB", (9, 9)),
+    ]
+    found = SharedTower(both).score_all(["a", "b", "b"], images, None)
+    for name, scorer in both.items():
+        alone = list(scorer.score_rows(["a", "b", "b"], images))
+        assert (
+            [row.error for row in found[name]] == [row.error for row in alone] == [None, "no such file", None]
+        )
+        for row, other in zip(found[name], alone):
+            assert row.score == pytest.approx(other.score, abs=1e-6)

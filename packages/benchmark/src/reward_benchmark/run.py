@@ -14,7 +14,7 @@ from reward_core.errors import CheckpointError, InputError
 
 from .score_store import ScoreStore
 from .score_suite import score_suite
-from .scorers import load_scorer
+from .scorers import load_bundle
 from .suites import SUITES, SuiteOptions, build_suite
 from .summary import environment, summarise
 from .tables import markdown, tables_of
@@ -101,8 +101,8 @@ def write_whole(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def _load(name: str, device: str | None, precision: str, offline: bool):
-    return load_scorer(name, device, precision, offline)
+def _load(names: tuple[str, ...], device: str | None, precision: str, offline: bool):
+    return load_bundle(names, device, precision, offline)
 
 
 def _check_settings(folder: Path, settings: dict[str, str], has_rows: bool) -> None:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
 from typing import Any
 
 from .progress import bar
 from .score_store import Key, Score, ScoreStore
-from .suites import Group, Part
+from .scorers import bundles
+from .suites import Part
 
 CHUNK = 32  # pictures scored between two writes
 
-Loader = Callable[[str, "str | None"], Any]
+Loader = Callable[[tuple[str, ...], "str | None"], Any]
 
 
 def score_suite(
@@ -27,31 +29,39 @@ def score_suite(
 ) -> None:
     """Score every picture of every part with every scorer; what the store holds is not scored again.
 
-    One scorer after the other is loaded, once a device; the devices take chunks from one queue.
+    One scorer (or set that shares a tower) after the other is loaded, once a device; the devices take
+    chunks from one queue.
 
     Args:
-        load: (name, device) -> a scorer with ``score_rows``.
+        load: (names, device) -> what has ``score_all(prompts, images, batch_size)``.
         batch_size: pairs computed at once; None leaves it to the scorer.
     """
     with bar() as shown:
-        for name in scorers:
-            todo = list(_chunks(parts, name, store.rows))
+        for names in bundles(scorers):
+            todo = list(_chunks(parts, names, store.rows))
             if not todo:
                 continue
-            count = sum(len(chunk) for chunk in todo)
-            _score_with(
-                name, todo, store, load, devices, batch_size, shown, shown.add_task(name, total=count)
-            )
+            task = shown.add_task(" and ".join(names), total=sum(map(len, todo)))
+            _score_with(names, todo, store, load, devices, batch_size, lambda n, t=task: shown.advance(t, n))
 
 
-Item = tuple[Key, str, Any]  # key, prompt, path
+@dataclass(frozen=True)
+class _Item:
+    """A picture to score, and under which keys (those of its scorers that the store lacks)."""
+
+    keys: dict[str, Key]  # scorer -> key
+    prompt: str
+    image: Any
 
 
-def _chunks(parts: Sequence[Part], scorer: str, done: dict[Key, Score]) -> Iterator[list[Item]]:
-    chunk: list[Item] = []
+def _chunks(parts: Sequence[Part], scorers: tuple[str, ...], done: dict[Key, Score]) -> Iterator[list[_Item]]:
+    chunk: list[_Item] = []
     for part in parts:
         for group in part.groups:
-            chunk += [item for item in _items(part, group, scorer) if item[0] not in done]
+            for name, image in zip(group.names, group.images):
+                keys = {s: key for s in scorers if (key := (part.name, s, name)) not in done}
+                if keys:
+                    chunk.append(_Item(keys, group.prompt, image))
             if len(chunk) >= CHUNK:
                 yield chunk
                 chunk = []
@@ -59,31 +69,39 @@ def _chunks(parts: Sequence[Part], scorer: str, done: dict[Key, Score]) -> Itera
         yield chunk
 
 
-def _items(part: Part, group: Group, scorer: str) -> Iterator[Item]:
-    for name, image in zip(group.names, group.images):
-        yield (part.name, scorer, name), group.prompt, image
-
-
-def _score_with(name, todo, store, load, devices, batch_size, shown, task) -> None:
-    waiting: queue.SimpleQueue[list[Item]] = queue.SimpleQueue()
+def _score_with(
+    names: tuple[str, ...],
+    todo: list[list[_Item]],
+    store: ScoreStore,
+    load: Loader,
+    devices: Sequence[str | None],
+    batch_size: int | None,
+    advance: Callable[[int], None],
+) -> None:
+    waiting: queue.SimpleQueue[list[_Item]] = queue.SimpleQueue()
     for chunk in todo:
         waiting.put(chunk)
     writing, stop = threading.Lock(), threading.Event()
 
     def work(device: str | None) -> None:
-        scorer = load(name, device)
+        scorer = load(names, device)
         while not stop.is_set():
             try:
                 chunk = waiting.get_nowait()
             except queue.Empty:
                 return
-            rows = scorer.score_rows(
-                [prompt for _, prompt, _ in chunk], [image for _, _, image in chunk], batch_size=batch_size
+            rows = scorer.score_all(
+                [item.prompt for item in chunk], [item.image for item in chunk], batch_size
             )
-            scores = {key: Score(row.score, row.error) for (key, _, _), row in zip(chunk, rows)}
+            scores = {
+                item.keys[name]: Score(row.score, row.error)
+                for name in names
+                for item, row in zip(chunk, rows[name])
+                if name in item.keys
+            }
             with writing:
                 store.add(scores)
-                shown.advance(task, len(scores))
+                advance(len(chunk))
 
     if len(devices) == 1:
         work(devices[0])
@@ -91,7 +109,7 @@ def _score_with(name, todo, store, load, devices, batch_size, shown, task) -> No
     with ThreadPoolExecutor(len(devices)) as pool:
         futures = [pool.submit(work, device) for device in devices]
         try:
-            for future in futures:
+            for future in as_completed(futures):
                 future.result()
         except BaseException:
             stop.set()

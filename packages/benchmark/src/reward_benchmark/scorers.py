@@ -13,8 +13,11 @@ from reward_core import available_models, available_scores, load, load_score
 from reward_core.baselines.blip import BlipScorer
 from reward_core.config import BlipConfig
 from reward_core.errors import ImageError
+from reward_core.hub import fetch
 from reward_core.image_file import ImageSource, image_name, open_image
-from reward_core.scorer import ScoredRow
+from reward_core.load import with_aesthetic_head
+from reward_core.registry import SCORES
+from reward_core.scorer import ScoredRow, ScoringModel
 from reward_core.shapes import COLOURS, PALETTE, oracle, parse
 
 
@@ -80,6 +83,75 @@ def load_scorer(name: str, device: str | None = None, precision: str = "exact", 
         return _cosine_of(load("tiny", device=device))
     loader = load_score if name in available_scores() else load
     return loader(name, device=device, precision=precision, local_files_only=offline)
+
+
+class SharedTower:
+    """CLIP and Aesthetic on one tower: each picture is encoded once for both."""
+
+    def __init__(self, scorers: dict[str, ScoringModel]):
+        self.scorers = scorers
+
+    def score_all(
+        self, prompts: Sequence[str], images: Sequence[ImageSource], batch_size: int | None
+    ) -> dict[str, list[ScoredRow]]:
+        """A row per picture for each scorer."""
+        opened, errors = {}, {}
+        for i, image in enumerate(images):
+            try:
+                opened[i] = open_image(image)
+            except ImageError as error:
+                errors[i] = error.reason
+        first = next(iter(self.scorers.values()))
+        features = first.image_features(list(opened.values()), batch_size=batch_size) if opened else None
+        found = {}
+        for name, scorer in self.scorers.items():
+            scores: list[float] = []
+            if opened:
+                own = [prompts[i] for i in opened]
+                scores = scorer.score_pairs(own, features, batch_size=batch_size).tolist()
+            by_index = dict(zip(opened, scores))
+            found[name] = [
+                ScoredRow(prompt, image_name(image), by_index.get(i), errors.get(i))
+                for i, (prompt, image) in enumerate(zip(prompts, images))
+            ]
+        return found
+
+
+class One:
+    """A scorer alone, behind the door of `SharedTower`."""
+
+    def __init__(self, name: str, scorer):
+        self.name, self.scorer = name, scorer
+
+    def score_all(
+        self, prompts: Sequence[str], images: Sequence[ImageSource], batch_size: int | None
+    ) -> dict[str, list[ScoredRow]]:
+        """A row per picture."""
+        return {self.name: list(self.scorer.score_rows(prompts, images, batch_size=batch_size))}
+
+
+SHARED = ("CLIP", "Aesthetic")
+
+
+def bundles(names: Sequence[str]) -> list[tuple[str, ...]]:
+    """The scorers in the sets that are computed together."""
+    shared = tuple(name for name in names if name in SHARED)
+    if len(shared) < 2:
+        return [(name,) for name in names]
+    return [shared if name == shared[0] else (name,) for name in names if name not in shared[1:]]
+
+
+def load_bundle(
+    names: tuple[str, ...], device: str | None = None, precision: str = "exact", offline: bool = False
+) -> SharedTower | One:
+    """The scorers of one of `bundles`, ready."""
+    if len(names) == 1:
+        return One(names[0], load_scorer(names[0], device, precision, offline))
+    clip = load_scorer("CLIP", device, precision, offline)
+    spec = SCORES["Aesthetic"]
+    head = fetch(spec.head, local_files_only=offline)
+    both = {"CLIP": clip, "Aesthetic": with_aesthetic_head(clip, head, spec.head_widths)}
+    return SharedTower({name: both[name] for name in names})
 
 
 def available_scorers() -> list[str]:

@@ -134,7 +134,7 @@ def build_model(
         raise KeyMismatchError(source, missing, unexpected, shapes, guess_kind(set(state)))
     model.tokenizer = find_tokenizer()
     # With another vocabulary every id would mean another word, and scores would be wrong in silence.
-    known, wanted_size = model.tokenizer.fast_tokenizer.get_vocab_size(), config.text.vocab_size
+    known, wanted_size = model.tokenizer.fast_tokenizer.get_vocab_size(), config.vocab_size
     if known != wanted_size:
         raise CheckpointError(
             f"{source}: its model knows {wanted_size} tokens, but the vocabulary found for it has {known}; "

@@ -50,6 +50,10 @@ class BlipConfig:
     text: TextConfig = field(default_factory=TextConfig)
 
     @property
+    def vocab_size(self) -> int:
+        return self.text.vocab_size
+
+    @property
     def vision(self) -> VisionConfig:
         prefix = "vision_"
         sizes = {k[len(prefix) :]: v for k, v in vars(self).items() if k.startswith(prefix)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import tempfile
@@ -169,6 +170,7 @@ def _fetch_web_file(
     root = Path(download_root) if download_root is not None else Path(torch_cache()) / "reward-core"
     path = root / file.filename
     if path.is_file():
+        _check_sum(file, path)
         return path
     if local_files_only:
         raise HubError(
@@ -178,10 +180,26 @@ def _fetch_web_file(
     try:
         with tempfile.TemporaryDirectory(prefix=".fetching-", dir=root) as folder:
             _download(file.url, Path(folder, file.filename))
+            _check_sum(file, Path(folder, file.filename))
             os.replace(Path(folder, file.filename), path)
+    except HubError:
+        raise
     except (URLError, OSError, HTTPException) as error:
         raise HubError(f"{file.url} could not be downloaded: {error}\n{_WITHOUT_NETWORK}") from error
     return path
+
+
+def _check_sum(file: WebFile, path: Path) -> None:
+    """Raise HubError unless the file is the one that is known, where that is known."""
+    if file.sha256 is None:
+        return
+    digest = hashlib.sha256()
+    with path.open("rb") as opened:
+        while piece := opened.read(1 << 20):
+            digest.update(piece)
+    found = digest.hexdigest()
+    if found != file.sha256:
+        raise HubError(f"{file.url} is not the file it was: sha256 {found} instead of {file.sha256}")
 
 
 def _download(url: str, path: Path) -> None:

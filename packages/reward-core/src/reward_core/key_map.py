@@ -47,7 +47,7 @@ def to_own_keys(content: Any, source: str) -> dict[str, Tensor]:
         content = {key[len("module.") :]: value for key, value in content.items()}
     if any(key.startswith("visual_encoder.") for key in content):
         content = {f"blip.{key}": v for key, v in content.items() if not key.startswith(_BLIP_PRETRAINING)}
-    # A buffer of old BERT versions; it says nothing that the code does not know.
+    # A buffer of old BERT and CLIP versions; it says nothing that the code does not know.
     return {key: value for key, value in content.items() if not key.endswith("embeddings.position_ids")}
 
 

@@ -10,11 +10,14 @@ from typing import Any, TypeAlias
 import torch
 
 from .baselines.blip import BlipScorer
+from .baselines.clip import ClipScorer, ClipTokenizer
+from .baselines.clip_config import ClipConfig
+from .baselines.open_clip_keys import to_clip_keys
 from .checkpoint import CONFIG_FILE, WEIGHTS_FILE, build_model, read_state_dict
 from .config import BlipConfig, RewardConfig, read_json, text_config_from_med_config
 from .errors import CheckpointError, InputError
 from .hub import fetch, fetch_folder
-from .precision import apply_precision, check_precision, encoder_dtype
+from .precision import check_precision, encoder_dtype
 from .registry import BUNDLED_MODELS, REWARD_MODELS, SCORES, VOCABULARY, ModelSpec
 from .reward_model import RewardModel
 from .scorer import ScoringModel
@@ -90,9 +93,27 @@ def load_score(
 
     Arguments and errors are those of ``load``. The result has the same doors as a reward model.
     """
-    return _load(
-        BlipScorer, SCORES, name_or_path, device, download_root, None, precision, revision, local_files_only
+    spec = SCORES.get(os.fsdecode(name_or_path))
+    folder = Path(download_root) if download_root is not None else None
+    if spec is not None and isinstance(spec.config, ClipConfig) and folder is not None:
+        # Several of these files go by the name of model.safetensors.
+        folder = folder / spec.weights.repo_id.replace("/", "--")
+    model = _load(
+        BlipScorer, SCORES, name_or_path, device, folder, None, precision, revision, local_files_only
     )
+    if spec is None or spec.head is None:
+        return model
+    head = fetch(spec.head, download_root, local_files_only=local_files_only)
+    return with_aesthetic_head(model, head, spec.head_widths)
+
+
+def with_aesthetic_head(model: ClipScorer, weights: Path, widths: tuple[int, ...]) -> ClipScorer:
+    """The Aesthetic scorer on a CLIP that is loaded already; both share its weights.
+
+    Raises:
+        CheckpointError (KeyMismatchError): a damaged file, or one that does not fit.
+    """
+    return model.with_head(widths, read_state_dict(weights), str(weights))
 
 
 def default_device() -> str:
@@ -125,10 +146,12 @@ def _load(
 ) -> Any:
     check_precision(precision)
     name = os.fsdecode(name_or_path)
-    config: BlipConfig | None = None
+    config: BlipConfig | ClipConfig | None = None
+    vocabulary = VOCABULARY
     if name in specs:
         spec = specs[name]
         weights, config = fetch(spec.weights, download_root, revision, local_files_only), spec.config
+        vocabulary = spec.vocabulary or VOCABULARY
     elif name in BUNDLED_MODELS and model_class is RewardModel:
         weights = bundled_folder(name) / WEIGHTS_FILE
     elif os.path.exists(name):
@@ -145,14 +168,20 @@ def _load(
     state = read_state_dict(weights)
     if config is None:
         config = config_beside(weights, model_class)
+    if isinstance(config, ClipConfig):
+        model_class, state = ClipScorer, to_clip_keys(state)
     if med_config is not None:
         config = _replace_text(config, med_config)
 
     def find_tokenizer() -> PromptTokenizer:
+        if isinstance(config, ClipConfig):
+            beside = weights.parent / "tokenizer.json"
+            file = beside if beside.is_file() else fetch(vocabulary, download_root, None, local_files_only)
+            return ClipTokenizer.from_folder(file.parent, config.max_length)
         return tokenizer_beside(weights, config.max_length, download_root, local_files_only)
 
     model = build_model(model_class, config, state, str(weights), find_tokenizer)
-    apply_precision(model, encoder_dtype(precision, device))
+    model.set_encoder_dtype(encoder_dtype(precision, device))
     return model.to(device)
 
 
@@ -165,6 +194,8 @@ def config_beside(weights: Path, model_class: type) -> BlipConfig:
     """config.json in the weights' folder; without one, the published model's sizes."""
     path = weights.parent / CONFIG_FILE
     if path.is_file():
+        if model_class is BlipScorer and read_json(path).get("model_type") == ClipConfig.model_type:
+            return ClipConfig.from_dict(read_json(path), str(path))
         return model_class.config_class.from_dict(read_json(path), str(path))
     return RewardConfig.imagereward_v1() if model_class is RewardModel else model_class.config_class()
 

@@ -21,6 +21,7 @@ from .errors import ImageError, InputError, NonFiniteRewardError
 from .image_features import ImageFeatures
 from .image_file import ImageSource, image_name, open_image
 from .image_transform import ImageTransform
+from .precision import apply_precision
 from .tokenizer import PromptTokenizer, check_prompts
 
 T = TypeVar("T")
@@ -80,6 +81,10 @@ class ScoringModel(nn.Module, ABC):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
+    def set_encoder_dtype(self, dtype: torch.dtype) -> None:
+        """Bring the encoders' matrices to a dtype, in place (see precision.py)."""
+        apply_precision(self, dtype)
+
     # Tensor doors
 
     def forward(self, pixels: Tensor, token_ids: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -126,24 +131,36 @@ class ScoringModel(nn.Module, ABC):
         return ranking(rewards), rewards
 
     def score_pairs(
-        self, prompts: Sequence[str], images: Sequence[ImageSource], *, batch_size: int | None = None
+        self,
+        prompts: Sequence[str],
+        images: Sequence[ImageSource] | ImageFeatures,
+        *,
+        batch_size: int | None = None,
     ) -> Tensor:
         """Rewards (N,) float32 on the CPU of prompt i with picture i.
+
+        ``images`` may be what ``image_features`` gave for them; then none is encoded again.
 
         ``batch_size`` limits how many pairs are computed at once (default: 8 on a CPU, 64 on a
         GPU); when memory runs out it is halved and the work goes on.
         """
         check_prompts(prompts)
-        _check_images(images)
+        if not isinstance(images, ImageFeatures):
+            _check_images(images)
         if len(prompts) != len(images):
             raise InputError(f"{len(prompts)} prompts but {len(images)} pictures")
+        self._check_pictures(images)
         tokens = self.tokenizer(prompts)
 
         def batch(indices: range) -> Tensor:
+            if isinstance(images, ImageFeatures):
+                token_ids, mask = (t[indices.start : indices.stop].to(self.device) for t in tokens)
+                features = self._features(images[indices])
+                return self.rewards_from_features(features, token_ids, mask).float().cpu()
             return self._score_pixels(tokens, indices, [self._open(images[i]) for i in indices])
 
         rewards = torch.cat(list(self._batched(batch, range(len(images)), batch_size)))
-        return _finite(rewards, lambda i: _pair_name(prompts[i], images[i]))
+        return _finite(rewards, lambda i: _pair_name(prompts[i], _name(images, i)))
 
     def score_matrix(
         self,

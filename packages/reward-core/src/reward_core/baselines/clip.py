@@ -1,0 +1,159 @@
+"""CLIP and what is built on it: CLIP's cosine, PickScore, HPSv2.1, and the Aesthetic head.
+
+The encoders are transformers' CLIPModel. Letters in shape comments: B batch, S image side, L text tokens,
+P width of the projections.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from ..errors import CheckpointError, KeyMismatchError
+from ..image_transform import ImageTransform
+from ..reward_head import RewardHead
+from ..scorer import ScoringModel
+from ..tokenizer import PromptTokenizer
+from .clip_config import ClipConfig
+
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+class PaddedTransform(ImageTransform):
+    """The longer side to S by antialiased bicubic, then black around it: HPSv2's way, both doors alike."""
+
+    def from_pil(self, image: Image.Image) -> Tensor:
+        """PIL picture -> normalised pixels (3, S, S) float32 on the CPU."""
+        pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None].float() / 255
+        return self._fit(pixels, self.mean.cpu(), self.std.cpu())[0]
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Float pictures (B, 3, H, W) in [0, 1] -> normalised pixels (B, 3, S, S), differentiable."""
+        return self._fit(pictures.float(), self.mean, self.std)
+
+    def _fit(self, pictures: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+        height, width = pictures.shape[-2:]
+        scale = self.size / max(height, width)
+        new = (max(1, round(height * scale)), max(1, round(width * scale)))
+        if new != (height, width):
+            pictures = F.interpolate(pictures, new, mode="bicubic", antialias=True, align_corners=False)
+        down, across = self.size - new[0], self.size - new[1]
+        padding = (across // 2, across - across // 2, down // 2, down - down // 2)
+        return (F.pad(pictures, padding) - mean) / std
+
+
+class RgbFirstTransform(ImageTransform):
+    """RGB before resizing, as transformers' CLIP processor does (PickScore)."""
+
+    def from_pil(self, image: Image.Image) -> Tensor:
+        """PIL picture -> normalised pixels (3, S, S) float32 on the CPU."""
+        return super().from_pil(image.convert("RGB"))
+
+
+class ClipTokenizer(PromptTokenizer):
+    """CLIP's byte-pair tokens, from a tokenizer.json."""
+
+    @classmethod
+    def from_folder(cls, folder: Path, max_length: int = 77) -> ClipTokenizer:
+        path = folder / "tokenizer.json"
+        try:
+            return cls(Tokenizer.from_file(str(path)), max_length)
+        except Exception as error:  # the library raises plain Exception
+            raise CheckpointError(f"{path}: not a tokenizer: {error}") from error
+
+    def save(self, folder: Path) -> None:
+        """Write tokenizer.json."""
+        self.fast_tokenizer.save(str(folder / "tokenizer.json"))
+
+
+class ClipScorer(ScoringModel):
+    """Cosine of CLIP's picture and text vectors, or a head's value of the picture's vector.
+
+    Prompts are cut at 77 tokens as the original does. Sources: CLIP (arXiv 2103.00020), PickScore
+    (arXiv 2305.01569), HPSv2 (arXiv 2306.09341), LAION's improved aesthetic predictor.
+    """
+
+    config_class = ClipConfig
+
+    def __init__(self, config: ClipConfig, tokenizer: PromptTokenizer):
+        super().__init__()
+        self.config = config
+        self.tokenizer = tokenizer
+        kind = (
+            PaddedTransform if config.fit == "pad" else RgbFirstTransform if config.scaled else ImageTransform
+        )
+        self.transform = kind(config.image_size, MEAN, STD)
+        self.clip = config.build()
+        for part in (self.clip.vision_model.embeddings, self.clip.text_model.embeddings):
+            # Constants, which must not stay on "meta" while a model is built there.
+            positions = torch.arange(part.position_ids.shape[-1], device="cpu")[None]
+            part.register_buffer("position_ids", positions, persistent=False)
+        if config.head:
+            self.head = RewardHead((config.proj_dim, *config.head), (0.2, 0.2, 0.1))
+
+    def set_encoder_dtype(self, dtype: torch.dtype) -> None:
+        """Encoders in another dtype; the unit vectors, the cosine and the head stay in float32."""
+        self.clip.to(dtype)
+
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """Normalised pixels (B, 3, S, S) -> unit vectors (B, P)."""
+        pooled = self.clip.vision_model(pixel_values=pixels.to(self.clip.dtype)).pooler_output
+        return F.normalize(self.clip.visual_projection(pooled).float(), dim=-1)
+
+    def encode_text(self, token_ids: Tensor, mask: Tensor | None) -> Tensor:
+        """Token ids (B, L), mask (B, L) -> unit vectors (B, P), read at each prompt's last token.
+
+        Attention looks back only, so what comes after that token changes nothing.
+        """
+        hidden = self.clip.text_model(input_ids=token_ids).last_hidden_state  # (B, L, text width)
+        if mask is None:
+            pooled = hidden[:, -1]
+        else:
+            pooled = hidden[torch.arange(len(hidden), device=hidden.device), mask.sum(1) - 1]
+        return F.normalize(self.clip.text_projection(pooled).float(), dim=-1)
+
+    def rewards_from_memory(self, memory: Tensor, token_ids: Tensor, mask: Tensor | None) -> Tensor:
+        """Unit vectors (B, P), token ids (B, L), mask (B, L) -> scores (B,)."""
+        if self.config.head:
+            return self.head(memory)
+        cosine = (memory * self.encode_text(token_ids, mask)).sum(-1)
+        return cosine * self.clip.logit_scale.float().exp() if self.config.scaled else cosine
+
+    def with_head(self, widths: tuple[int, ...], state: dict[str, Tensor], source: str) -> ClipScorer:
+        """An Aesthetic scorer on this very tower: the weights of CLIP are shared, not copied."""
+        with torch.device("meta"):
+            scorer = ClipScorer(replace(self.config, head=widths), self.tokenizer)
+        wanted = {key: value.shape for key, value in scorer.head.state_dict().items()}
+        found = {key: value.shape for key, value in state.items()}
+        if wanted != found:
+            both = [k for k in wanted if k in found and wanted[k] != found[k]]
+            raise KeyMismatchError(
+                source,
+                [key for key in wanted if key not in found],
+                [key for key in found if key not in wanted],
+                [(key, tuple(found[key]), tuple(wanted[key])) for key in both],
+            )
+        weights = {key: value.float().to(self.device) for key, value in state.items()}
+        scorer.head.load_state_dict(weights, assign=True)
+        scorer.clip = self.clip
+        scorer.transform = self.transform
+        return scorer.eval().requires_grad_(False)
+
+    def _signature(self) -> str:
+        # Scorers that see pictures alike can share what they have seen.
+        sizes = {k: v for k, v in self.config.to_dict().items() if k not in ("head", "scaled")}
+        return f"{type(self).__name__} {sizes} {id(self.clip)}"
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write config.json, model.safetensors and the tokenizer; the folder loads with no network."""
+        from ..checkpoint import save_folder
+
+        save_folder(self, Path(folder))
