@@ -799,7 +799,7 @@ def test_an_unknown_name_lists_the_known_ones(name):
     with pytest.raises(InputError, match=r"neither a known name \(ImageReward-v1\.0, tiny\)") as caught:
         RM.load(name)
     assert repr(name) in str(caught.value)
-    with pytest.raises(InputError, match=r"known name \(BLIP\)"):
+    with pytest.raises(InputError, match=r"known name \(CLIP, BLIP, Aesthetic, PickScore, HPSv2.1\)"):
         RM.load_score(name)
 
 

@@ -139,7 +139,7 @@ def test_every_scorer_is_a_scorer(model):
 
 def test_the_names_that_work_are_listed():
     assert RM.available_models() == ["ImageReward-v1.0", "tiny", "tiny-judge"]
-    assert RM.available_scores() == ["BLIP"]
+    assert RM.available_scores() == ["CLIP", "BLIP", "Aesthetic", "PickScore", "HPSv2.1"]
 
 
 # 4,000 pictures take 110 MB as a list and as much again stacked; half of them fit in 160 MB.

@@ -1,0 +1,212 @@
+"""Tables 1 and 3 from download to report, against a server on this machine that stands in for the hub."""
+
+import hashlib
+import importlib.util
+import io
+import json
+import os
+import stat
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from reward_benchmark.download import unzip
+from reward_benchmark.paper import TABLE1
+from reward_core.errors import HubError, InputError
+from reward_core.hub import fetch
+from reward_core.registry import WebFile
+
+REPO = "zai-org/ImageReward"
+PROMPTS = [{"id": f"00{i}-x", "prompt": f"a red circle {word}"} for i, word in enumerate(("up", "down"))]
+
+
+def stand_in():
+    """The stand-in that reward_core's tests of downloads use."""
+    path = Path(__file__).parents[1] / "reward_core" / "test_hub.py"
+    spec = importlib.util.spec_from_file_location("hub_stand_in", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.Hub()
+
+
+@pytest.fixture
+def hub():
+    hub = stand_in()
+    yield hub
+    hub.stop()
+
+
+def picture(seed, side=40, form="PNG"):
+    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    data = io.BytesIO()
+    Image.fromarray(pixels).save(data, form)
+    return data.getvalue()
+
+
+def zipped(files):
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return data.getvalue()
+
+
+@pytest.fixture
+def table(hub, run, tmp_path):
+    """table("table1", ...): the command with the stand-in for the hub, and its data and runs in tmp_path."""
+
+    def table(suite, *arguments):
+        settings = {
+            "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "hf"),
+            "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1",
+            "REWARD_BENCHMARK_GITHUB": hub.address,
+        }  # fmt: skip
+        extra = ["--data", tmp_path / "data", "--out", tmp_path / "runs", "--scorers", "tiny,random"]
+        return run("run", suite, *extra, *arguments, env=settings)
+
+    (tmp_path / "data").mkdir()
+    return table
+
+
+def publish_table1(hub, big=0):
+    """Six generators of 2 x 10 pictures; some zips with a folder at the top, one picture corrupt."""
+    files = {}
+    for n, name in enumerate(TABLE1):
+        top = f"{name}/" if n % 2 else ""
+        members = {
+            f"{top}{item['id']}_{x}.png": picture(100 * n + 10 * p + x)
+            for p, item in enumerate(PROMPTS)
+            for x in range(10)
+        }
+        if n == 0:
+            members[f"{PROMPTS[0]['id']}_3.png"] = b"broken"
+            if big:
+                members[f"{PROMPTS[0]['id']}_0.png"] = picture(0, big)
+        files[f"generations/{name}.zip"] = zipped(members)
+    hub.repos[REPO] = {"main": files}
+
+
+def test_table1_from_download_to_report(hub, table, tmp_path):
+    publish_table1(hub, big=2100)  # noise of 13 MB, more than the client's piece of 10 MB
+    (tmp_path / "data/benchmark-prompts.json").write_text(json.dumps(PROMPTS))
+    path = f"/{REPO}/resolve/main/generations/openjourney.zip"
+    hub.dropped[path] = 11_000_000
+    done = table("table1")
+    if done.returncode == 2:  # the client gives a cut connection up, or goes on by itself
+        assert "openjourney" in done.stderr
+        done = table("table1")
+    assert done.returncode == 1, done.stderr  # one corrupt picture
+    assert not hub.dropped
+    assert any(request.range for request in hub.asked_for("openjourney.zip"))
+    assert "openjourney/000-x_3.png: not a picture" in done.stderr
+    (part,) = json.loads((tmp_path / "runs/table1/summary.json").read_text())["parts"]
+    assert list(part["reference"]) == list(TABLE1)
+    assert part["reference_wins"]["openjourney"] == 507
+    assert part["pictures"] == 120
+    assert part["scorers"]["tiny"]["missing"] == 1
+    assert part["scorers"]["tiny"]["spearman"] is not None
+    assert "119" in done.stdout
+    # All is here now: nothing is fetched or scored again, also with an own generator beside the six.
+    before = len(hub.requests)
+    own = tmp_path / "data/generations/mine"
+    own.mkdir()
+    for item in PROMPTS:
+        (own / f"{item['id']}_0.png").write_bytes(picture(7))
+    done = table("table1", "--generators", "default,mine", "--offline")
+    assert done.returncode == 1, done.stderr
+    assert len(hub.requests) == before
+    (part,) = json.loads((tmp_path / "runs/table1/summary.json").read_text())["parts"]
+    assert part["reference"]["mine"] is None
+    assert part["scorers"]["tiny"]["generators"]["mine"]["pictures"] == 2
+
+
+def test_table1_names_what_is_missing(hub, table, tmp_path):
+    hub.web[f"/{REPO}/main/benchmark/benchmark-prompts.json"] = json.dumps(PROMPTS).encode()
+    done = table("table1")
+    assert done.returncode == 2
+    assert "is not the file it was: sha256" in done.stderr
+    done = table("table1", "--offline")
+    assert "benchmark-prompts.json" in done.stderr
+    assert f"{hub.address}/{REPO}/main/benchmark/benchmark-prompts.json" in done.stderr
+    (tmp_path / "data/benchmark-prompts.json").write_text(json.dumps(PROMPTS))
+    done = table("table1", "--offline")
+    assert done.returncode == 2
+    assert "resolve/main/generations/openjourney.zip" in done.stderr
+    done = table("table1", "--generators", "mine")
+    assert "reward-benchmark generate --name mine" in done.stderr
+
+
+def test_a_corrupt_zip_is_fetched_anew(hub, table, tmp_path):
+    rankings = [
+        {"id": str(i), "prompt": "a red circle", "generations": [f"part/{i}/{x}.webp" for x in range(8)],
+         "ranking": [1, 2, 3, 4, 5, 6, 7, 7]}
+        for i in range(3)
+    ]  # fmt: skip
+    (tmp_path / "data/test.json").write_text(json.dumps(rankings))
+    content = zipped(
+        {
+            f"test_images/part/{i}/{x}.webp": picture(10 * i + x, form="WEBP")
+            for i in range(3)
+            for x in range(8)
+        }
+    )
+    hub.repos[REPO] = {"main": {"test_images.zip": content[: len(content) // 2]}}
+    done = table("table3")
+    assert done.returncode == 2
+    assert "damaged" in done.stderr
+    assert not (tmp_path / "data/test_images").exists()
+    hub.repos[REPO] = {"main": {"test_images.zip": content}}
+    done = table("table3")
+    assert done.returncode == 0, done.stderr
+    (part,) = json.loads((tmp_path / "runs/table3/summary.json").read_text())["parts"]
+    tiny = part["scorers"]["tiny"]
+    assert (tiny["pairs"], tiny["prompts"], tiny["recall"]["n"]) == (3 * 27, 3, 3)
+    assert not list((tmp_path / "data").rglob("*.zip"))
+
+
+def member(name, mode=0):
+    info = zipfile.ZipInfo(name)
+    info.external_attr = mode << 16
+    return info
+
+
+@pytest.mark.parametrize(
+    ("info", "content", "told"),
+    [
+        (member("../out.png"), b"x", "outside the folder"),
+        (member("/out.png"), b"x", "outside the folder"),
+        (member("a/..\\..\\out.png"), b"x", "outside the folder"),
+        (member("out.png", stat.S_IFLNK | 0o777), b"/etc", "is a link"),
+        (member("run.sh"), b"x", "is no picture"),
+        (member("bomb.png"), bytes(30_000_000), "would unpack to 30,000,000 bytes"),
+    ],
+)
+def test_unsafe_zips_are_not_unpacked(tmp_path, info, content, told):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("good.png", picture(0))
+        archive.writestr(info, content, zipfile.ZIP_DEFLATED)
+    with pytest.raises(InputError, match=told):
+        unzip(tmp_path / "a.zip", tmp_path / "deep" / "target")
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["a.zip", "deep"]
+
+
+def test_a_damaged_member_leaves_nothing(tmp_path):
+    content = bytearray(zipped({"a.png": picture(0), "b.png": picture(1)}))
+    content[200] ^= 0xFF
+    (tmp_path / "a.zip").write_bytes(content)
+    with pytest.raises(InputError, match="damaged"):
+        unzip(tmp_path / "a.zip", tmp_path / "target")
+    assert os.listdir(tmp_path) == []
+
+
+def test_checksums_of_plain_addresses(hub, tmp_path):
+    hub.web["/file"] = b"content"
+    digest = hashlib.sha256(b"content").hexdigest()
+    path = fetch(WebFile(f"{hub.address}/file", "file", digest), tmp_path)
+    assert path.read_bytes() == b"content"
+    with pytest.raises(HubError, match="sha256"):
+        fetch(WebFile(f"{hub.address}/file", "other", digest[::-1]), tmp_path)
+    assert not (tmp_path / "other").exists()
