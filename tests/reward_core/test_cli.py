@@ -294,7 +294,10 @@ def test_a_wrong_prompts_file_is_named_and_nothing_is_written(command, folder, p
         ({"--out": "scores"}, "the extension must be one of"),
         ({"--out": "none/scores.csv"}, "cannot be written"),
         ({"--out": "folder.csv"}, "cannot be written"),
-        ({"--model": "no-such-model"}, "'no-such-model' is neither a known name (ImageReward-v1.0, tiny, tiny-judge)"),
+        (
+            {"--model": "no-such-model"},
+            "'no-such-model' is neither a known name (ImageReward-v1.0, tiny, ",
+        ),
         ({"--model": "none.pt"}, "'none.pt' is neither"),
         ({"--device": "toaster"}, "device 'toaster' cannot be used here"),
         ({"--batch-size": "0"}, "--batch-size: must be a whole number of at least 1, got '0'"),

@@ -1,0 +1,173 @@
+"""What a family of diffusion models must offer; the trainer knows nothing else of it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ..noise_schedule import NoiseSchedule, make_schedule
+
+Tensors = dict[str, Tensor]
+
+
+@dataclass
+class Condition:
+    """Encoded prompts. ``negative`` is there where classifier-free guidance is used.
+
+    Every tensor has the batch as its first dimension; which tensors there are is the family's affair.
+    """
+
+    positive: Tensors
+    negative: Tensors | None = None
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """Classifier-free guidance of a rollout.
+
+    Attributes:
+        scale: 1 is none.
+        negative_gradient: whether gradient also passes through the negative prompt's branch.
+    """
+
+    scale: float = 1.0
+    negative_gradient: bool = True
+
+
+class Family(ABC):
+    """A diffusers pipeline as the trainer sees it.
+
+    Attributes:
+        pipeline: what ``from_pretrained`` gave.
+        part: the pipeline's attribute that is trained: "unet" or "transformer".
+        samplers: the samplers that go with the model, the default first.
+        lora_targets: the linear layers that LoRA adapts by default.
+    """
+
+    part: ClassVar[str] = "unet"
+    samplers: ClassVar[tuple[str, ...]] = ("ddim", "ddpm", "euler")
+    lora_targets: ClassVar[tuple[str, ...]] = ("to_q", "to_k", "to_v", "to_out.0")
+
+    def __init__(self, pipeline: Any):
+        self.pipeline = pipeline
+        for module in pipeline.components.values():
+            if isinstance(module, nn.Module):
+                module.requires_grad_(False).eval()
+
+    @property
+    def denoiser(self) -> nn.Module:
+        return getattr(self.pipeline, self.part)
+
+    @denoiser.setter
+    def denoiser(self, module: nn.Module) -> None:
+        setattr(self.pipeline, self.part, module)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.denoiser.parameters()).device
+
+    @property
+    def scale_factor(self) -> int:
+        """Pixels per latent, along one side."""
+        return 2 ** (len(self.pipeline.vae.config.block_out_channels) - 1)
+
+    @property
+    def size_multiple(self) -> int:
+        """Picture sides must be multiples of this."""
+        return self.scale_factor
+
+    @property
+    def default_size(self) -> int:
+        """The side, in pixels, that the model was made for."""
+        return int(self.denoiser.config.sample_size) * self.scale_factor
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """(channels, height, width) of the latents of a picture."""
+        return (
+            self.pipeline.vae.config.latent_channels,
+            height // self.scale_factor,
+            width // self.scale_factor,
+        )
+
+    def schedule(self, steps: int, sampler: str, height: int, width: int) -> NoiseSchedule:
+        return make_schedule(self.pipeline.scheduler, steps, sampler or self.samplers[0])
+
+    @abstractmethod
+    def encode(self, prompts: Sequence[str], negative: str | None = None) -> Condition:
+        """Prompts -> what the denoiser needs of them, without gradient.
+
+        Args:
+            prompts: B strings.
+            negative: the negative prompt where guidance is used, else None.
+        """
+
+    @abstractmethod
+    def predict(
+        self, latents: Tensor, timestep: float | Tensor, condition: Tensors, guidance: float
+    ) -> Tensor:
+        """The denoiser's output (B, C, h, w) for latents (B, C, h, w); timestep one number or (B,)."""
+
+    def denoise(
+        self, latents: Tensor, timestep: float | Tensor, condition: Condition, guidance: Guidance
+    ) -> Tensor:
+        """``predict`` with guidance, float32."""
+        if condition.negative is None:
+            return self.predict(latents, timestep, condition.positive, guidance.scale).float()
+        if guidance.negative_gradient or not torch.is_grad_enabled():
+            both = {k: torch.cat([condition.negative[k], v]) for k, v in condition.positive.items()}
+            twice = timestep.repeat(2) if isinstance(timestep, Tensor) and timestep.ndim else timestep
+            output = self.predict(torch.cat([latents, latents]), twice, both, guidance.scale).float()
+            negative, positive = output.chunk(2)
+        else:
+            with torch.no_grad():
+                negative = self.predict(latents, timestep, condition.negative, guidance.scale).float()
+            positive = self.predict(latents, timestep, condition.positive, guidance.scale).float()
+        return negative + guidance.scale * (positive - negative)
+
+    def decode(self, latents: Tensor, recompute: bool = True) -> Tensor:
+        """Clean latents (B, C, h, w) -> pixels (B, 3, H, W) in [0, 1], float32, differentiable.
+
+        Values beyond the range are clamped, but gradient passes as if they were not, so that a sample at
+        the border can still move. ``recompute`` keeps no activations and computes them in the backward pass.
+        """
+        vae = self.pipeline.vae
+        scaled = self._unscale(latents).to(vae.dtype)
+        with torch.autocast(latents.device.type, enabled=False):
+            if recompute and torch.is_grad_enabled() and scaled.requires_grad:
+                decoded = checkpoint(_decode, vae, scaled, use_reentrant=False, preserve_rng_state=False)
+            else:
+                decoded = _decode(vae, scaled)
+        pixels = decoded.float() / 2 + 0.5
+        return pixels + (pixels.clamp(0, 1) - pixels).detach()
+
+    @torch.no_grad()
+    def encode_pixels(self, pixels: Tensor, noise: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) in [0, 1] -> latents (B, C, h, w), drawn with the given normal noise."""
+        vae = self.pipeline.vae
+        distribution = vae.encode((pixels * 2 - 1).to(vae.dtype)).latent_dist
+        latents = distribution.mean.float() + distribution.std.float() * noise
+        config = vae.config
+        return (latents - (getattr(config, "shift_factor", None) or 0)) * config.scaling_factor
+
+    def _unscale(self, latents: Tensor) -> Tensor:
+        config = self.pipeline.vae.config
+        mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
+        if mean is not None and std is not None:
+            mean, std = (latents.new_tensor(values).view(1, -1, 1, 1) for values in (mean, std))
+            return latents * std / config.scaling_factor + mean
+        return latents / config.scaling_factor + (getattr(config, "shift_factor", None) or 0)
+
+
+def _decode(vae: nn.Module, latents: Tensor) -> Tensor:
+    return vae.decode(latents, return_dict=False)[0]
+
+
+def batch_of(timestep: float | Tensor, latents: Tensor) -> Tensor:
+    """(B,) timesteps on the latents' device."""
+    return torch.as_tensor(timestep, dtype=torch.float32, device=latents.device).expand(len(latents))

@@ -1,0 +1,33 @@
+"""Stable Diffusion 1.x and 2.x: a UNet and CLIP's text encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .base import Condition, Family, Tensors, batch_of
+
+
+class StableDiffusion(Family):
+    """Pipelines of class StableDiffusionPipeline; epsilon or v prediction."""
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str], negative: str | None = None) -> Condition:
+        guided = negative is not None
+        positive, unwanted = self.pipeline.encode_prompt(
+            list(prompts), self.device, 1, guided, [negative] * len(prompts) if guided else None
+        )
+        return Condition({"text": positive}, {"text": unwanted} if guided else None)
+
+    def predict(
+        self, latents: Tensor, timestep: float | Tensor, condition: Tensors, guidance: float
+    ) -> Tensor:
+        dtype = self.denoiser.dtype
+        return self.denoiser(
+            latents.to(dtype),
+            batch_of(timestep, latents),
+            encoder_hidden_states=condition["text"].to(dtype),
+            return_dict=False,
+        )[0]

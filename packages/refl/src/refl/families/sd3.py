@@ -1,0 +1,61 @@
+"""Stable Diffusion 3 and 3.5: a transformer trained on a rectified flow, three text encoders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..noise_schedule import NoiseSchedule, make_schedule
+from .base import Condition, Family, Tensors, batch_of
+
+
+class StableDiffusion3(Family):
+    """Pipelines of class StableDiffusion3Pipeline."""
+
+    part = "transformer"
+    samplers = ("flow",)
+
+    @property
+    def size_multiple(self) -> int:
+        return self.scale_factor * self.denoiser.config.patch_size
+
+    def schedule(self, steps: int, sampler: str, height: int, width: int) -> NoiseSchedule:
+        from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+
+        scheduler, options = self.pipeline.scheduler, {}
+        if scheduler.config.get(
+            "use_dynamic_shifting"
+        ):  # the larger the picture, the more steps at high noise
+            _, rows, columns = self.latent_shape(height, width)
+            tokens = rows * columns // self.denoiser.config.patch_size**2
+            names = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
+            options["mu"] = calculate_shift(tokens, *(scheduler.config.get(name) for name in names))
+        return make_schedule(scheduler, steps, sampler or self.samplers[0], **options)
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str], negative: str | None = None) -> Condition:
+        guided = negative is not None
+        text, unwanted, pooled, unwanted_pooled = self.pipeline.encode_prompt(
+            list(prompts),
+            None,
+            None,
+            device=self.device,
+            do_classifier_free_guidance=guided,
+            negative_prompt=[negative] * len(prompts) if guided else None,
+        )
+        other = {"text": unwanted, "pooled": unwanted_pooled} if guided else None
+        return Condition({"text": text, "pooled": pooled}, other)
+
+    def predict(
+        self, latents: Tensor, timestep: float | Tensor, condition: Tensors, guidance: float
+    ) -> Tensor:
+        dtype = self.denoiser.dtype
+        return self.denoiser(
+            hidden_states=latents.to(dtype),
+            timestep=batch_of(timestep, latents),
+            encoder_hidden_states=condition["text"].to(dtype),
+            pooled_projections=condition["pooled"].to(dtype),
+            return_dict=False,
+        )[0]

@@ -1,0 +1,46 @@
+"""Stable Diffusion XL: a UNet, two text encoders, and the picture's size as a condition."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .base import Condition, Family, Tensors, batch_of
+
+
+class StableDiffusionXL(Family):
+    """Pipelines of class StableDiffusionXLPipeline (the base model; any resolution and aspect)."""
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str], negative: str | None = None) -> Condition:
+        guided = negative is not None
+        text, unwanted, pooled, unwanted_pooled = self.pipeline.encode_prompt(
+            list(prompts),
+            device=self.device,
+            num_images_per_prompt=1,
+            do_classifier_free_guidance=guided,
+            # Of no negative prompt, the base model was shown zeros: diffusers gives them for None.
+            negative_prompt=[negative] * len(prompts) if negative else None,
+        )
+        other = {"text": unwanted, "pooled": unwanted_pooled} if guided else None
+        return Condition({"text": text, "pooled": pooled}, other)
+
+    def predict(
+        self, latents: Tensor, timestep: float | Tensor, condition: Tensors, guidance: float
+    ) -> Tensor:
+        dtype = self.denoiser.dtype
+        height, width = (side * self.scale_factor for side in latents.shape[-2:])
+        # Original size, crop's corner, target size: as if cut from nothing larger.
+        sizes = latents.new_tensor([[height, width, 0, 0, height, width]], dtype=dtype)
+        return self.denoiser(
+            latents.to(dtype),
+            batch_of(timestep, latents),
+            encoder_hidden_states=condition["text"].to(dtype),
+            added_cond_kwargs={
+                "text_embeds": condition["pooled"].to(dtype),
+                "time_ids": sizes.expand(len(latents), -1),
+            },
+            return_dict=False,
+        )[0]

@@ -1,0 +1,197 @@
+"""The arithmetic of denoising steps, stateless.
+
+Every sampler here is one formula. At step i the latents are
+
+    x_i = alpha_i * x0 + sigma_i * noise
+
+and a step reads x0 and the noise from the denoiser's output, then goes to the next level:
+
+    x_{i+1} = alpha_{i+1} * x0 + sqrt(sigma_{i+1}^2 - fresh_i^2) * noise + fresh_i * new noise
+
+With fresh = 0 this is DDIM (Song et al. 2021, eq. 12), Euler's method on the probability-flow ODE
+(Karras et al. 2022) and Euler's method on a rectified flow, whose alpha is 1 - sigma; with the posterior's
+deviation as fresh it is DDPM (Ho et al. 2020). diffusers' schedulers give the levels and the timesteps, and
+nothing else: they keep a step index between calls, which recomputation in the backward pass would spoil.
+
+Diffusers' Euler keeps its latents at x0 + s * noise; here they are divided by sqrt(s^2 + 1), which is what
+its denoiser sees.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import ConfigError
+
+PREDICTIONS = ("epsilon", "v_prediction", "sample", "flow")
+SAMPLERS = ("ddim", "ddpm", "euler", "flow")
+
+
+@dataclass(frozen=True)
+class NoiseSchedule:
+    """Levels of one sampling run of N steps.
+
+    Attributes:
+        timesteps: N values the denoiser is told, first to last.
+        alphas: N + 1 shares of the clean latents; the last one is the result's.
+        sigmas: N + 1 shares of noise.
+        fresh: N shares of new noise that a step adds (0 for deterministic samplers).
+        prediction: what the denoiser gives: epsilon, v_prediction, sample or flow (noise - x0).
+        initial_scale: by how much standard normal noise is multiplied to give the first latents.
+    """
+
+    timesteps: tuple[float, ...]
+    alphas: tuple[float, ...]
+    sigmas: tuple[float, ...]
+    fresh: tuple[float, ...]
+    prediction: str
+    initial_scale: float = 1.0
+
+    def __len__(self) -> int:
+        return len(self.timesteps)
+
+    def clean(self, x: Tensor, output: Tensor, i: int) -> Tensor:
+        """The clean latents x0 that the denoiser's output at step i stands for; shapes as x."""
+        return clean(x, output, self.alphas[i], self.sigmas[i], self.prediction)
+
+    def noise(self, x: Tensor, output: Tensor, i: int) -> Tensor:
+        """The noise that the denoiser's output at step i stands for; shapes as x."""
+        alpha, sigma = self.alphas[i], self.sigmas[i]
+        if self.prediction == "epsilon":
+            return output
+        if self.prediction == "v_prediction":
+            return alpha * output + sigma * x
+        if self.prediction == "flow":
+            return x + alpha * output
+        return (x - alpha * output) / sigma
+
+    def step(self, x: Tensor, output: Tensor, i: int, new_noise: Tensor | None = None) -> Tensor:
+        """Latents of step i + 1 from those of step i.
+
+        Args:
+            x: (B, ...) latents of step i.
+            output: the denoiser's answer to them.
+            i: 0 to N - 1.
+            new_noise: standard normal, as x; needed where ``fresh[i]`` is not 0.
+        """
+        x0, noise = self.clean(x, output, i), self.noise(x, output, i)
+        fresh = self.fresh[i]
+        kept = math.sqrt(max(self.sigmas[i + 1] ** 2 - fresh**2, 0.0))
+        x = self.alphas[i + 1] * x0 + kept * noise
+        if fresh:
+            if new_noise is None:
+                raise ValueError(f"step {i} of a random sampler needs new noise")
+            x = x + fresh * new_noise
+        return x
+
+    def renoise(self, x0: Tensor, noise: Tensor, i: int) -> Tensor:
+        """Clean latents brought to the noise level of step i."""
+        return self.alphas[i] * x0 + self.sigmas[i] * noise
+
+
+def clean(x: Tensor, output: Tensor, alpha: Any, sigma: Any, prediction: str) -> Tensor:
+    """x0 from latents and a denoiser's output; alpha and sigma numbers, or tensors that broadcast to x."""
+    if prediction == "epsilon":
+        return (x - sigma * output) / alpha
+    if prediction == "v_prediction":
+        return alpha * x - sigma * output
+    if prediction == "flow":
+        return x - sigma * output
+    return output
+
+
+def training_target(x0: Tensor, noise: Tensor, alpha: Any, sigma: Any, prediction: str) -> Tensor:
+    """What the denoiser should answer to alpha * x0 + sigma * noise; shapes as x0."""
+    if prediction == "epsilon":
+        return noise
+    if prediction == "v_prediction":
+        return alpha * noise - sigma * x0
+    if prediction == "flow":
+        return noise - x0
+    return x0
+
+
+def make_schedule(scheduler: Any, steps: int, sampler: str, **timestep_options: Any) -> NoiseSchedule:
+    """The levels that a diffusers scheduler's configuration means for a sampler.
+
+    Args:
+        scheduler: any scheduler of a pipeline; its config says betas, spacing and prediction.
+        steps: number of denoising steps, at least 1.
+        sampler: ddim, ddpm, euler (denoisers of noise) or flow (denoisers of a flow).
+        timestep_options: passed on to ``set_timesteps`` (``mu`` for resolution-dependent shifting).
+
+    Raises:
+        ConfigError: a sampler that does not go with the model, or is unknown.
+    """
+    from diffusers import (
+        DDIMScheduler,
+        DDPMScheduler,
+        EulerDiscreteScheduler,
+        FlowMatchEulerDiscreteScheduler,
+    )
+
+    kinds = {
+        "ddim": DDIMScheduler,
+        "ddpm": DDPMScheduler,
+        "euler": EulerDiscreteScheduler,
+        "flow": FlowMatchEulerDiscreteScheduler,
+    }
+    if sampler not in kinds:
+        raise ConfigError(f"rollout.sampler: unknown {sampler!r}; one of {', '.join(SAMPLERS)}")
+    is_flow = isinstance(scheduler, FlowMatchEulerDiscreteScheduler)
+    if is_flow != (sampler == "flow"):
+        wanted = "flow" if is_flow else "ddim, ddpm or euler"
+        raise ConfigError(f"rollout.sampler: {sampler!r} does not go with this model, which needs {wanted}")
+    source = kinds[sampler].from_config(scheduler.config)
+    source.set_timesteps(steps, **timestep_options)
+    timesteps = tuple(float(t) for t in source.timesteps)
+    if len(timesteps) != steps:
+        raise ConfigError(f"rollout.steps: {steps} steps became {len(timesteps)} in this model's scheduler")
+    if sampler == "flow":
+        sigmas = tuple(float(s) for s in source.sigmas)
+        return NoiseSchedule(timesteps, tuple(1 - s for s in sigmas), sigmas, (0.0,) * steps, "flow")
+    prediction = source.config.prediction_type
+    if sampler == "euler":
+        ratios = [float(s) for s in source.sigmas]
+        alphas = tuple(1 / math.sqrt(s**2 + 1) for s in ratios)
+        sigmas = tuple(s / math.sqrt(s**2 + 1) for s in ratios)
+        scale = float(source.init_noise_sigma) * alphas[0]
+        return NoiseSchedule(timesteps, alphas, sigmas, (0.0,) * steps, prediction, scale)
+    kept = source.alphas_cumprod.double()
+    levels = [float(kept[int(t)]) for t in timesteps]
+    if sampler == "ddim":
+        before = int(timesteps[-1]) - source.config.num_train_timesteps // steps
+        levels.append(float(kept[before] if before >= 0 else source.final_alpha_cumprod))
+        following = [int(t) - source.config.num_train_timesteps // steps for t in timesteps]
+        following_levels = [float(kept[t] if t >= 0 else source.final_alpha_cumprod) for t in following]
+        if any(abs(a - b) > 1e-12 for a, b in zip(following_levels, levels[1:])):
+            raise ConfigError(
+                "rollout.steps: DDIM's steps are not evenly spaced here; take a divisor of "
+                f"{source.config.num_train_timesteps} or another sampler"
+            )
+        fresh = (0.0,) * steps
+    else:
+        levels.append(1.0)
+        fresh = tuple(
+            math.sqrt((1 - after) / (1 - now) * (1 - now / after)) for now, after in pairwise(levels)
+        )
+    alphas = tuple(math.sqrt(level) for level in levels)
+    sigmas = tuple(math.sqrt(1 - level) for level in levels)
+    return NoiseSchedule(timesteps, alphas, sigmas, fresh, prediction)
+
+
+def training_levels(scheduler: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """(timesteps, alphas, sigmas) over all the levels that a model was trained on, (T,) float32 each."""
+    if hasattr(scheduler, "alphas_cumprod"):
+        kept = scheduler.alphas_cumprod.double()
+        steps = torch.arange(len(kept), dtype=torch.float32)
+        return steps, kept.sqrt().float(), (1 - kept).sqrt().float()
+    fresh = type(scheduler).from_config(scheduler.config)
+    sigmas = fresh.sigmas[fresh.sigmas > 0].float().cpu()
+    return sigmas * scheduler.config.num_train_timesteps, 1 - sigmas, sigmas

@@ -1,0 +1,114 @@
+"""One rollout: noise to clean latents, with gradient where the plan says so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from .noise_schedule import NoiseSchedule
+from .strategies import RolloutPlan
+
+Denoise = Callable[[Tensor, int], Tensor]
+"""(latents (B, ...), step index) -> the denoiser's output, shaped as the latents."""
+
+
+class SampleNoise:
+    """Standard normal numbers for a batch, each sample from a generator of its own.
+
+    A sample's numbers depend on (seed, step, place in the global batch) alone, so one process with a batch
+    of four and two with batches of two draw the same. Drawn on the CPU: the same on every device.
+    """
+
+    def __init__(self, seed: int, step: int, places: Sequence[int], purpose: int = 0):
+        self.generators = [
+            torch.Generator().manual_seed(_mix(seed, step, place, purpose)) for place in places
+        ]
+
+    def __call__(self, shape: Sequence[int], device: torch.device | str, dtype=torch.float32) -> Tensor:
+        """(B, *shape) numbers; the next ones at each call."""
+        draws = [torch.randn(tuple(shape), generator=generator) for generator in self.generators]
+        return torch.stack(draws).to(device, dtype)
+
+    def uniform(self) -> Tensor:
+        """(B,) numbers in [0, 1)."""
+        return torch.stack([torch.rand((), generator=generator) for generator in self.generators])
+
+
+def _mix(*numbers: int) -> int:
+    """A 63-bit seed from several numbers (SplitMix64's finaliser over each)."""
+    mask = (1 << 64) - 1
+    state = 0x9E3779B97F4A7C15
+    for number in numbers:
+        state = (state + (number & mask) + 0x9E3779B97F4A7C15) & mask
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & mask
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & mask
+        state ^= state >> 31
+    return state >> 1
+
+
+@dataclass
+class Rollout:
+    """What came of a rollout.
+
+    Attributes:
+        latents: (B, ...) clean latents; ((1 + copies) * B, ...), the plain ones first, where the plan asks
+            for copies.
+        visits: for each step with gradient (index, the latents it was given, detached, its output).
+    """
+
+    latents: Tensor
+    visits: list[tuple[int, Tensor, Tensor]] = field(default_factory=list)
+
+
+def rollout(
+    denoise: Denoise,
+    schedule: NoiseSchedule,
+    plan: RolloutPlan,
+    latents: Tensor,
+    noise: Callable[[], Tensor],
+    recompute: bool = True,
+) -> Rollout:
+    """Denoise from the first step to ``plan.stop``.
+
+    Args:
+        denoise: the guided denoiser.
+        schedule: levels and arithmetic.
+        plan: where gradient goes.
+        latents: (B, ...) standard normal noise.
+        noise: gives new standard normal noise shaped as the latents, for random samplers and copies.
+        recompute: keep only each gradient step's input and compute the denoiser again in the backward pass.
+    """
+
+    def with_gradient(x: Tensor, i: int) -> Tensor:
+        x = x.detach() if plan.detach_input else x
+        if not recompute or not torch.is_grad_enabled():
+            return denoise(x, i)
+        return checkpoint(denoise, x, i, use_reentrant=False, preserve_rng_state=False)
+
+    x = latents * schedule.initial_scale
+    visits: list[tuple[int, Tensor, Tensor]] = []
+    for i in range(plan.stop + 1):
+        if i in plan.gradient:
+            output = with_gradient(x, i)
+            visits.append((i, x.detach(), output))
+        else:
+            with torch.no_grad():
+                output = denoise(x, i)
+        last = i == plan.stop
+        if last and plan.read == "prediction":
+            x = schedule.clean(x, output, i)
+        else:  # plain arithmetic: gradient of earlier steps passes, that of this denoiser only if it has one
+            x = schedule.step(x, output, i, noise() if schedule.fresh[i] else None)
+    if not plan.copies:
+        return Rollout(x, visits)
+    results = [x]
+    for _ in range(plan.copies):
+        again = schedule.renoise(x.detach(), noise(), plan.stop)
+        output = with_gradient(again, plan.stop)
+        visits.append((plan.stop, again.detach(), output))
+        results.append(schedule.clean(again, output, plan.stop))
+    return Rollout(torch.cat(results), visits)

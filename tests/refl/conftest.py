@@ -1,0 +1,191 @@
+"""Tiny diffusion pipelines of every family: real architectures, random weights, real folders."""
+
+import string
+
+import pytest
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5TokenizerFast,
+)
+
+BETAS = dict(
+    beta_start=0.00085,
+    beta_end=0.012,
+    beta_schedule="scaled_linear",
+    num_train_timesteps=1000,
+    steps_offset=1,
+)
+
+
+def clip_tokenizer():
+    letters = string.ascii_lowercase + string.digits + ",."
+    tokens = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=16)
+
+
+def clip_config(projection=8):
+    return CLIPTextConfig(
+        vocab_size=80,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=16,
+        projection_dim=projection,
+        bos_token_id=76,
+        eos_token_id=77,
+        pad_token_id=77,
+    )
+
+
+def autoencoder(latents=4, **options):
+    return AutoencoderKL(
+        block_out_channels=(8, 16),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=latents,
+        norm_num_groups=4,
+        sample_size=32,
+        **options,
+    )
+
+
+def unet(**options):
+    return UNet2DConditionModel(
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        sample_size=16,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        attention_head_dim=2,
+        norm_num_groups=4,
+        **options,
+    )
+
+
+def sd(prediction="epsilon"):
+    return StableDiffusionPipeline(
+        vae=autoencoder(scaling_factor=0.2),
+        text_encoder=CLIPTextModel(clip_config()),
+        tokenizer=clip_tokenizer(),
+        unet=unet(cross_attention_dim=16),
+        scheduler=DDIMScheduler(
+            **BETAS, clip_sample=False, set_alpha_to_one=False, prediction_type=prediction
+        ),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def sdxl():
+    return StableDiffusionXLPipeline(
+        vae=autoencoder(scaling_factor=0.13),
+        text_encoder=CLIPTextModel(clip_config()),
+        text_encoder_2=CLIPTextModelWithProjection(clip_config()),
+        tokenizer=clip_tokenizer(),
+        tokenizer_2=clip_tokenizer(),
+        unet=unet(
+            cross_attention_dim=32,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=8,
+            projection_class_embeddings_input_dim=8 * 6 + 8,
+        ),
+        scheduler=EulerDiscreteScheduler(**BETAS),
+    )
+
+
+def sd3():
+    return StableDiffusion3Pipeline(
+        vae=autoencoder(16, scaling_factor=1.5, shift_factor=0.06),
+        text_encoder=CLIPTextModelWithProjection(clip_config()),
+        text_encoder_2=CLIPTextModelWithProjection(clip_config()),
+        text_encoder_3=t5(32),
+        tokenizer=clip_tokenizer(),
+        tokenizer_2=clip_tokenizer(),
+        tokenizer_3=t5_tokenizer(),
+        transformer=SD3Transformer2DModel(
+            sample_size=16,
+            patch_size=2,
+            in_channels=16,
+            num_layers=2,
+            attention_head_dim=8,
+            num_attention_heads=2,
+            joint_attention_dim=32,
+            caption_projection_dim=16,
+            pooled_projection_dim=16,
+            out_channels=16,
+            pos_embed_max_size=32,
+        ),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+    )
+
+
+def t5(width):
+    return T5EncoderModel(T5Config(vocab_size=40, d_model=width, d_kv=8, d_ff=32, num_layers=2, num_heads=2))
+
+
+def t5_tokenizer():
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
+    pieces += [(letter, -3.0) for letter in string.ascii_lowercase]
+    return T5TokenizerFast(vocab=pieces, extra_ids=0)
+
+
+def flux():
+    return FluxPipeline(
+        vae=autoencoder(4, scaling_factor=0.4, shift_factor=0.1),
+        text_encoder=CLIPTextModel(clip_config()),
+        text_encoder_2=t5(16),
+        tokenizer=clip_tokenizer(),
+        tokenizer_2=t5_tokenizer(),
+        transformer=FluxTransformer2DModel(
+            patch_size=1,
+            in_channels=16,
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=16,
+            pooled_projection_dim=16,
+            axes_dims_rope=(4, 4, 8),
+            guidance_embeds=True,
+        ),
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+    )
+
+
+MAKERS = {"sd": sd, "sdxl": sdxl, "sd3": sd3, "flux": flux, "sd-v": lambda: sd("v_prediction")}
+
+
+@pytest.fixture(scope="session")
+def pipelines(tmp_path_factory):
+    """A function: name of a family -> folder of a tiny pipeline of it."""
+    root = tmp_path_factory.mktemp("pipelines")
+
+    def folder(name):
+        if not (root / name).is_dir():
+            torch.manual_seed(0)
+            MAKERS[name]().save_pretrained(root / name)
+        return root / name
+
+    return folder

@@ -1,0 +1,93 @@
+"""Each family makes the pictures that diffusers' own pipeline makes."""
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+
+from refl.errors import ModelError
+from refl.families import Guidance, load_family
+from refl.rollout import rollout
+from refl.strategies import RolloutPlan
+
+PROMPTS = ["a red house by the sea", "two cats"]
+
+
+@pytest.mark.parametrize(
+    ("name", "sampler", "scale"),
+    [("sd", "ddim", 1.0), ("sd", "ddim", 5.0),
+     ("sd-v", "ddim", 5.0), ("sdxl", "euler", 5.0), ("sdxl", "euler", 1.0),
+     ("sd3", "flow", 5.0), ("flux", "flow", 3.5)],
+)  # fmt: skip
+@pytest.mark.parametrize("size", [(32, 32), (48, 24)])
+def test_pictures_are_those_of_the_pipeline(pipelines, name, sampler, scale, size):
+    height, width = size
+    family = load_family(pipelines(name))
+    noise = torch.randn(2, *family.latent_shape(height, width), generator=torch.Generator().manual_seed(4))
+    pipeline = DiffusionPipeline.from_pretrained(pipelines(name))
+    pipeline.set_progress_bar_config(disable=True)
+    given = noise
+    if name == "flux":
+        given = pipeline._pack_latents(noise, *noise.shape)
+    theirs = pipeline(
+        PROMPTS,
+        height=height,
+        width=width,
+        num_inference_steps=4,
+        guidance_scale=scale,
+        latents=given.clone(),
+        output_type="np",
+    ).images
+
+    schedule = family.schedule(4, sampler, height, width)
+    condition = family.encode(PROMPTS, "" if scale != 1 else None)
+    guidance = Guidance(scale)
+    with torch.no_grad():
+        latents = rollout(
+            lambda x, i: family.denoise(x, schedule.timesteps[i], condition, guidance),
+            schedule,
+            RolloutPlan(3, (), read="latents"),
+            noise,
+            lambda: None,
+        ).latents
+        ours = family.decode(latents).permute(0, 2, 3, 1).numpy()
+    assert ours.shape == (2, height, width, 3)
+    assert np.abs(ours - theirs).max() < 1e-4  # measured: 1e-5 at most
+
+
+def test_gradient_passes_the_borders_of_the_picture(pipelines):
+    family = load_family(pipelines("sd"))
+    latents = (50 * torch.randn(1, 4, 8, 8)).requires_grad_()
+    pixels = family.decode(latents)
+    assert pixels.min() >= 0
+    assert pixels.max() <= 1
+    outside = (pixels <= 0) | (pixels >= 1)
+    assert outside.any()
+    pixels[outside].sum().backward()
+    assert latents.grad.abs().sum() > 0
+
+
+def test_no_gradient_through_the_negative_branch(pipelines):
+    family = load_family(pipelines("sd"))
+    family.denoiser.requires_grad_(True)
+    condition = family.encode(PROMPTS, "blurry")
+    latents = torch.randn(2, 4, 8, 8)
+    outputs, gradients = [], []
+    for negative_gradient in (True, False):
+        output = family.denoise(latents, 500.0, condition, Guidance(3.0, negative_gradient))
+        gradients.append(torch.autograd.grad(output.sum(), family.denoiser.conv_out.bias)[0])
+        outputs.append(output.detach())
+    assert torch.allclose(*outputs, atol=1e-5)
+    # d/db of n + 3 (p - n): 1 in all with both branches, 3 with the positive one alone.
+    assert torch.allclose(3 * gradients[0], gradients[1], rtol=1e-4)
+
+
+def test_bad_models_are_named(tmp_path, pipelines, monkeypatch):
+    with pytest.raises(ModelError, match=r"no model_index\.json"):
+        load_family(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(ModelError, match=r"model\.safetensors: cannot be loaded"):
+        load_family(tmp_path / "model.safetensors")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(ModelError, match="no-such-model"):
+        load_family("no-such-model")
