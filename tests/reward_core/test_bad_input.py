@@ -796,7 +796,9 @@ def test_a_reward_model_is_no_baseline_and_the_reverse(folder):
     "name", ["ImageReward-v2", "imagereward-v1.0", "./none", "none.pt", "a/none.safetensors", ""]
 )
 def test_an_unknown_name_lists_the_known_ones(name):
-    with pytest.raises(InputError, match=r"neither a known name \(ImageReward-v1\.0, tiny, tiny-judge\)") as caught:
+    with pytest.raises(
+        InputError, match=r"neither a known name \(ImageReward-v1\.0, tiny, tiny-judge\)"
+    ) as caught:
         RM.load(name)
     assert repr(name) in str(caught.value)
     with pytest.raises(InputError, match=r"known name \(CLIP, BLIP, Aesthetic, PickScore, HPSv2.1\)"):

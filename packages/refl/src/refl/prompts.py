@@ -1,0 +1,103 @@
+"""The prompts a run trains on: reading them, fetching the original's, and in which order they come."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .errors import PromptFileError
+
+ORIGINAL_ADDRESS = "https://raw.githubusercontent.com/zai-org/ImageReward/main/data/refl_data.json"
+ORIGINAL_SHA256 = "47cc5f5c0faa36167c5bd10cdc3aee0b1072147b44d3ae18f77bd98f377ecbb8"
+KEYS = ("text", "prompt", "caption")
+
+
+def read_prompts(file: str | os.PathLike[str]) -> list[str]:
+    """The prompts of a file, in its order, empty ones left out.
+
+    Args:
+        file: .json (a list of prompts, or of objects with "text", "prompt" or "caption", as the original's),
+            .jsonl (one of these a line), or text with one prompt a line.
+
+    Raises:
+        PromptFileError: missing, empty, or of another form.
+    """
+    path = Path(file)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise PromptFileError(f"{file}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise PromptFileError(f"{file}: not UTF-8 text ({error.reason} at byte {error.start})") from error
+    try:
+        if path.suffix == ".json":
+            entries = json.loads(text)
+        elif path.suffix == ".jsonl":
+            entries = [json.loads(line) for line in text.splitlines() if line.strip()]
+        else:
+            entries = text.splitlines()
+    except (ValueError, RecursionError) as error:
+        raise PromptFileError(f"{file}: no JSON ({error})") from error
+    if not isinstance(entries, list):
+        raise PromptFileError(f"{file}: must hold a list of prompts, holds {type(entries).__name__}")
+    prompts = [_prompt(file, number, entry) for number, entry in enumerate(entries, start=1)]
+    prompts = [prompt for prompt in prompts if prompt]
+    if not prompts:
+        raise PromptFileError(f"{file}: holds no prompt")
+    return prompts
+
+
+def _prompt(file: str | os.PathLike[str], number: int, entry: object) -> str:
+    if isinstance(entry, dict):
+        found = [entry[key] for key in KEYS if key in entry]
+        if not found:
+            raise PromptFileError(f"{file}: entry {number} has none of {', '.join(KEYS)}")
+        entry = found[0]
+    if not isinstance(entry, str):
+        raise PromptFileError(f"{file}: entry {number} is no text but {type(entry).__name__}")
+    return entry.strip()
+
+
+def download_prompts(out: str | os.PathLike[str], address: str = ORIGINAL_ADDRESS) -> Path:
+    """Fetch the original's 10,000 prompts, checked against their sha256.
+
+    Raises:
+        reward_core.errors.HubError: not to be had, or not what it was.
+    """
+    from reward_core.hub import fetch
+    from reward_core.registry import WebFile
+
+    path = Path(out)
+    return fetch(WebFile(address, path.name, ORIGINAL_SHA256), path.parent)
+
+
+@dataclass(frozen=True)
+class DataOrder:
+    """An endless order over ``count`` items: each epoch all of them, shuffled anew. Stateless.
+
+    Attributes:
+        count: number of items, at least 1.
+        seed: of the shuffles.
+    """
+
+    count: int
+    seed: int
+
+    def __getitem__(self, place: int) -> int:
+        """The item at a place of the endless sequence."""
+        epoch, offset = divmod(place, self.count)
+        return int(self._permutation(epoch)[offset])
+
+    def _permutation(self, epoch: int) -> np.ndarray:
+        cached = _PERMUTATIONS.get((self.count, self.seed))
+        if cached is None or cached[0] != epoch:
+            order = np.random.Generator(np.random.PCG64([self.seed, epoch])).permutation(self.count)
+            cached = _PERMUTATIONS[self.count, self.seed] = (epoch, order)
+        return cached[1]
+
+
+_PERMUTATIONS: dict[tuple[int, int], tuple[int, np.ndarray]] = {}  # the epoch last asked for

@@ -1,0 +1,136 @@
+"""What a run leaves to read: metrics, learning curves, the model card."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .config import TrainConfig
+
+METRICS = "metrics.jsonl"
+
+
+class MetricsFile:
+    """metrics.jsonl: one line a step; lines after the step that a run goes on from are dropped."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def keep_until(self, step: int) -> None:
+        if self.path.is_file():
+            rows = [row for row in self.read() if row["step"] <= step]
+            self.path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+    def add(self, row: dict[str, Any]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({k: v for k, v in row.items() if _is_finite(v)}) + "\n")
+
+    def read(self) -> list[dict[str, Any]]:
+        """All whole lines."""
+        rows = []
+        if self.path.is_file():
+            for line in self.path.read_text(encoding="utf-8").splitlines():
+                try:
+                    rows.append(json.loads(line))
+                except ValueError:  # the last line of a killed run
+                    continue
+        return rows
+
+
+def _is_finite(value: Any) -> bool:
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def draw_curves(rows: list[dict[str, Any]], path: Path) -> None:
+    """Learning curves as a PNG: rewards in training and validation, loss terms, gradient, diversity."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    names = sorted({name for row in rows for name in row})
+    panels = {
+        "rewards while training": [n for n in names if n.startswith("reward/")],
+        "rewards at validation": [
+            n for n in names if n.startswith("validation/") and n != "validation/diversity"
+        ],
+        "loss": [n for n in names if n == "loss" or n.startswith("loss/")],
+        "gradient norm": ["gradient_norm"],
+        "share without gradient": ["zero_gradient"],
+        "diversity": ["validation/diversity"],
+    }
+    panels = {title: shown for title, shown in panels.items() if any(n in names for n in shown)}
+    if not panels:
+        return
+    figure, axes = pyplot.subplots(len(panels), 1, figsize=(8, 2.6 * len(panels)), squeeze=False)
+    for axis, (title, shown) in zip(axes[:, 0], panels.items()):
+        for name in shown:
+            points = [(row["step"], row[name]) for row in rows if name in row]
+            if points:
+                marker = "o" if name.startswith("validation/") else None
+                axis.plot(*zip(*points), marker=marker, label=name.split("/", 1)[-1])
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("step")
+        if len(shown) > 1 or "rewards" in title:
+            axis.legend(fontsize=7)
+    figure.tight_layout()
+    temporary = path.with_name(f".{path.name}")
+    figure.savefig(temporary, format="png", dpi=110)
+    pyplot.close(figure)
+    temporary.replace(path)
+
+
+def model_card(config: TrainConfig, rows: list[dict[str, Any]], is_lora: bool, pipeline: str) -> str:
+    """README.md of a trained model: what it is, its rewards before and after, how to use it, all settings."""
+    validations = [row for row in rows if any(name.startswith("validation/") for name in row)]
+    lines = [
+        "---",
+        f"base_model: {config.model.id}",
+        "library_name: diffusers",
+        "tags: [text-to-image, refl, reward-feedback-learning" + (", lora]" if is_lora else "]"),
+        "---",
+        f"# {Path(config.run.out).name}",
+        "",
+        f"{'A LoRA for' if is_lora else 'Fine-tuned from'} {config.model.id} by reward feedback learning "
+        f"(strategy {config.strategy.name}) against "
+        + ", ".join(f"{r.name} (weight {r.weight:g})" for r in config.rewards if r.weight)
+        + ".",
+        "",
+    ]
+    if len(validations) > 1:
+        first, last = validations[0], validations[-1]
+        lines += [
+            f"| mean over {config.validation.prompts} prompts x {config.validation.seeds} seeds | before "
+            f"| after {last['step']} steps |",
+            "|---|---|---|",
+            *(
+                f"| {name.split('/', 1)[1]} | {first[name]:.3f} | {last[name]:.3f} |"
+                for name in first
+                if name.startswith("validation/") and name in last
+            ),
+            "",
+            "A reward that was trained for rises also where pictures do not get better: look at those that "
+            "were not, and at the pictures.",
+            "",
+        ]
+    use = [f'pipe = {pipeline}.from_pretrained("{config.model.id}")', 'pipe.load_lora_weights("THIS FOLDER")']
+    if not is_lora:
+        use = [f'pipe = {pipeline}.from_pretrained("THIS FOLDER")']
+    settings = yaml.safe_dump(config.to_dict(), sort_keys=False)
+    lines += [
+        "```python",
+        f"from diffusers import {pipeline}",
+        "",
+        *use,
+        "```",
+        "",
+        "```yaml",
+        settings + "```",
+        "",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,127 @@
+"""Rewards of a run: reward_core's scorers or any callable, several with weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .config import RewardConfig
+from .errors import RewardError
+from .losses import reward_loss
+
+RewardFunction = Callable[[Tensor, Sequence[str]], Tensor]
+"""(pixels (N, 3, H, W) in [0, 1], N prompts) -> (N,) rewards, differentiable in the pixels."""
+
+
+@dataclass
+class Reward:
+    """A reward function with its place in the loss."""
+
+    config: RewardConfig
+    function: RewardFunction
+
+    def __call__(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Rewards (N,) float32.
+
+        Raises:
+            RewardError: the function answered with anything else.
+        """
+        with torch.autocast(pixels.device.type, enabled=False):
+            rewards = self.function(pixels, prompts)
+        name = self.config.name
+        if not isinstance(rewards, Tensor):
+            raise RewardError(
+                f"reward {name!r} gave {type(rewards).__name__} instead of a tensor ({len(prompts)},)"
+            )
+        if rewards.shape != (len(prompts),):
+            raise RewardError(
+                f"reward {name!r} gave a tensor {tuple(rewards.shape)} instead of ({len(prompts)},): "
+                "one number for each picture"
+            )
+        return rewards.float()
+
+
+class Rewards:
+    """All rewards of a run, in the order of the configuration."""
+
+    def __init__(self, rewards: Sequence[Reward]):
+        self.trained = [reward for reward in rewards if reward.config.weight]
+        self.watched = [reward for reward in rewards if not reward.config.weight]
+
+    def loss(self, pixels: Tensor, prompts: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
+        """(per-sample loss (N,) with gradient, name -> rewards (N,) without)."""
+        total = pixels.new_zeros(len(prompts))
+        values = {}
+        for reward in self.trained:
+            rewards = reward(pixels, prompts)
+            config = reward.config
+            total = total + config.weight * reward_loss(rewards, config.phi, config.target)
+            values[config.name] = rewards.detach()
+        return total, values
+
+    @torch.no_grad()
+    def watch(self, pixels: Tensor, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """name -> (N,) of the held-out rewards."""
+        return {reward.config.name: reward(pixels, prompts) for reward in self.watched}
+
+    @torch.no_grad()
+    def all(self, pixels: Tensor, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """name -> (N,) of every reward."""
+        return {r.config.name: r(pixels, prompts) for r in [*self.trained, *self.watched]}
+
+    def check(self, height: int, width: int, device: torch.device) -> None:
+        """Try every reward on two grey pictures, so that mistakes show before any long work.
+
+        Raises:
+            RewardError: a reward that fails, answers wrongly, or gives no gradient though it is trained.
+        """
+        prompts = ["a picture", "another picture"]
+        for reward in [*self.trained, *self.watched]:
+            pixels = torch.full((2, 3, height, width), 0.5, device=device, requires_grad=True)
+            try:
+                rewards = reward(pixels, prompts)
+            except RewardError:
+                raise
+            except Exception as error:
+                raise RewardError(
+                    f"reward {reward.config.name!r} failed on two pictures: {type(error).__name__}: {error}"
+                ) from error
+            if reward.config.weight and not rewards.requires_grad:
+                raise RewardError(f"reward {reward.config.name!r} has a weight but gives no gradient")
+
+
+def load_rewards(
+    configs: Sequence[RewardConfig],
+    device: torch.device,
+    functions: Mapping[str, RewardFunction] | None = None,
+) -> Rewards:
+    """Rewards by configuration: names in ``functions`` are callables, all others reward_core's.
+
+    Raises:
+        RewardError: a name that cannot be loaded.
+    """
+    import reward_core
+    from reward_core.errors import RewardCoreError
+
+    functions = functions or {}
+    rewards = []
+    for config in configs:
+        function = functions.get(config.name)
+        if function is None:
+            try:
+                door = (
+                    reward_core.load_score
+                    if config.name in reward_core.available_scores()
+                    else reward_core.load
+                )
+                model = door(config.name, device=device)
+            except RewardCoreError as error:
+                raise RewardError(f"reward {config.name!r}: {error}") from error
+            function = model.requires_grad_(False).eval().rewards_from_pixels
+        elif isinstance(function, nn.Module):
+            function = function.to(device).requires_grad_(False).eval()
+        rewards.append(Reward(config, function))
+    return Rewards(rewards)
