@@ -7,7 +7,8 @@ trainer = refl.Trainer("CompVis/stable-diffusion-v1-4", "data/refl_data.json", a
 trainer.train(args=args)
 """
 
-from .config import TrainConfig, load_config
+from .config import TrainConfig
+from .config_file import load_config
 from .errors import ReflError
 from .original_flags import parse_args
 from .trainer import Trainer

@@ -168,13 +168,6 @@ def make_schedule(scheduler: Any, steps: int, sampler: str, **timestep_options: 
     if sampler == "ddim":
         before = int(timesteps[-1]) - source.config.num_train_timesteps // steps
         levels.append(float(kept[before] if before >= 0 else source.final_alpha_cumprod))
-        following = [int(t) - source.config.num_train_timesteps // steps for t in timesteps]
-        following_levels = [float(kept[t] if t >= 0 else source.final_alpha_cumprod) for t in following]
-        if any(abs(a - b) > 1e-12 for a, b in zip(following_levels, levels[1:])):
-            raise ConfigError(
-                "rollout.steps: DDIM's steps are not evenly spaced here; take a divisor of "
-                f"{source.config.num_train_timesteps} or another sampler"
-            )
         fresh = (0.0,) * steps
     else:
         levels.append(1.0)

@@ -10,7 +10,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from .config import TrainConfig, load_config
+from .config import TrainConfig
+from .config_file import load_config
 from .errors import ConfigError
 
 # flag -> setting; the value is what was given.

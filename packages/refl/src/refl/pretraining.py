@@ -38,7 +38,7 @@ class CaptionedPictures:
         return len(self.items)
 
     def get(self, number: int, height: int, width: int) -> tuple[Tensor, str]:
-        """(pixels (3, height, width) in [0, 1], caption); the picture is scaled to cover and cut at the middle."""
+        """(pixels (3, height, width) in [0, 1], caption); scaled to cover, cut at the middle."""
         opened, caption = self.items[number]
         try:
             with opened() as image:

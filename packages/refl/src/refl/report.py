@@ -85,7 +85,9 @@ def draw_curves(rows: list[dict[str, Any]], path: Path) -> None:
     temporary.replace(path)
 
 
-def model_card(config: TrainConfig, rows: list[dict[str, Any]], is_lora: bool, pipeline: str) -> str:
+def model_card(
+    config: TrainConfig, rows: list[dict[str, Any]], is_lora: bool, pipeline: str, prompts: int
+) -> str:
     """README.md of a trained model: what it is, its rewards before and after, how to use it, all settings."""
     validations = [row for row in rows if any(name.startswith("validation/") for name in row)]
     lines = [
@@ -105,7 +107,7 @@ def model_card(config: TrainConfig, rows: list[dict[str, Any]], is_lora: bool, p
     if len(validations) > 1:
         first, last = validations[0], validations[-1]
         lines += [
-            f"| mean over {config.validation.prompts} prompts x {config.validation.seeds} seeds | before "
+            f"| mean over {prompts} prompts x {config.validation.seeds} seeds | before "
             f"| after {last['step']} steps |",
             "|---|---|---|",
             *(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
@@ -17,24 +16,22 @@ import torch
 from torch import Tensor
 
 from .checkpoint import Checkpoints, RunState
-from .config import TrainConfig, load_config
+from .config import TrainConfig
+from .config_file import load_config, override
 from .errors import ConfigError, DivergedError
-from .families import Guidance, load_family
-from .gradients import average_gradients, clip_gradients, zero_gradient_share
+from .families import load_family
+from .gradients import average_gradients, clip_gradients, spoil_gradients, zero_gradient_share
 from .interruption import Interruption
-from .losses import denoising_loss, distance
-from .noise_schedule import training_levels
+from .objective import Objective, picture_size
 from .pretraining import open_captioned
+from .progress import step_bar
 from .prompts import DataOrder, read_prompts
 from .report import METRICS, MetricsFile, draw_curves, model_card
 from .rewards import RewardFunction, load_rewards
-from .rollout import SampleNoise, rollout
-from .strategies import RolloutPlan
 from .trainable import Trainable
-from .validation import Validation, diversity, grid
+from .validation import grid, judge, validate
 
 MAX_SKIPPED = 10  # steps in a row without a finite reward or gradient that stop a run
-PICTURES, PRETRAINING = 0, 1  # purposes of noise, so that they draw differently
 
 
 class Trainer:
@@ -64,7 +61,7 @@ class Trainer:
 
         config = args or load_config(preset="sd14-paper")
         if model is not None:
-            config = load_config_with(config, model)
+            config = override(config, {"model": {"id": os.fspath(model)}})
         self.config = config.check()
         self.out = Path(config.run.out)
         prompts = prompts if prompts is not None else config.prompts
@@ -89,12 +86,11 @@ class Trainer:
             variant=config.model.variant,
             dtype=_frozen_dtype(config, accelerator.device),
         )
-        self.height, self.width = self._size()
-        self.schedule = family.schedule(config.rollout.steps, config.rollout.sampler, self.height, self.width)
-        self.guidance = Guidance(config.rollout.guidance_scale, config.rollout.negative_gradient)
-        self.rewards = load_rewards(config.rewards, accelerator.device, rewards)
-        self.rewards.check(self.height, self.width, accelerator.device)
-        self.captioned = open_captioned(config.loss) if config.loss.pretraining_data else None
+        height, width = picture_size(config, family)
+        family.schedule(config.rollout.steps, config.rollout.sampler, height, width)  # errors, if it has any
+        judges = load_rewards(config.rewards, accelerator.device, rewards)
+        judges.check(height, width, accelerator.device)
+        captioned = open_captioned(config.loss) if config.loss.pretraining_data else None
 
         family.pipeline.to(accelerator.device)
         if config.model.vae_tiling:
@@ -104,6 +100,7 @@ class Trainer:
         self.trainable = Trainable(
             family, config.model, config.optimizer.ema_decay, keep_reference=config.loss.distance_weight > 0
         )
+        self.objective = Objective(config, family, judges, self.trainable, accelerator, captioned)
         if config.model.gradient_checkpointing:
             family.denoiser.enable_gradient_checkpointing()
             family.denoiser.train()  # diffusers checkpoints in training mode only
@@ -125,7 +122,7 @@ class Trainer:
         """Train until done, or go on where a run in the same folder stopped.
 
         Args:
-            args: accepted for the original's call, ``trainer.train(args=args)``; the trainer has them already.
+            args: not needed; the original's call ``trainer.train(args=args)`` has it.
 
         Returns:
             The folder of the result: a LoRA or a pipeline, with its card.
@@ -145,7 +142,10 @@ class Trainer:
                 accelerator.init_trackers(self.out.name, config={"settings": json.dumps(config.to_dict())})
         if restored is None:
             self._validate()
-        with Interruption(accelerator) as interruption, self._progress() as progress:
+        with (
+            Interruption(accelerator) as interruption,
+            step_bar(self.accelerator, config.run.steps, state.step) as progress,
+        ):
             while state.step < config.run.steps and not state.stopped:
                 row = self.step(state.step)
                 state.step += 1
@@ -180,13 +180,18 @@ class Trainer:
         plan = config.strategy.plan(config.rollout.steps, random.Random(f"{run.seed} {number}"))
         sums: dict[str, Tensor] = {}
         for micro in range(run.accumulation):
-            loss, terms = self._loss(number, micro, plan)
-            accelerator.backward(loss / run.accumulation)
-            terms["zero_gradient"] = zero_gradient_share(self._pixels_seen)
-            terms["nonfinite"] = (~torch.isfinite(loss.detach())).float()
-            for name, value in terms.items():
+            places = self._places(number, micro, run.batch_size)
+            prompts = [self.prompts[self.order[place]] for place in places]
+            pretraining = self._places(number, micro, config.loss.pretraining_batch_size)
+            made = self.objective.loss(number, places, prompts, plan, pretraining)
+            accelerator.backward(made.loss / run.accumulation)
+            made.terms["zero_gradient"] = zero_gradient_share(made.pixels)
+            seen = [made.loss.detach()] + [v for k, v in made.terms.items() if k.startswith("reward/")]
+            made.terms["nonfinite"] = (~torch.isfinite(torch.stack([v.float() for v in seen]))).any().float()
+            for name, value in made.terms.items():
                 value = torch.as_tensor(value, dtype=torch.float64, device=accelerator.device)
                 sums[name] = sums.get(name, 0) + value / run.accumulation
+            del made
         average_gradients(accelerator, self.trainable.parameters)
         norm = clip_gradients(
             accelerator, self.optimizer, self.trainable.parameters, config.optimizer.max_grad_norm
@@ -197,7 +202,7 @@ class Trainer:
         row.pop("nonfinite", None)
         if usable or accelerator.scaler is not None:  # a scaler skips by itself, and must learn of it
             if not usable:
-                _spoil(self.trainable.parameters)
+                spoil_gradients(self.trainable.parameters)
             self.optimizer.step()
         if usable:
             self.state.skipped_in_a_row = 0
@@ -218,142 +223,27 @@ class Trainer:
             row["peak_memory_mb"] = torch.cuda.max_memory_allocated() / 2**20
         return row
 
-    def places(self, number: int, micro: int, batch_size: int) -> list[int]:
+    def _places(self, number: int, micro: int, batch_size: int) -> list[int]:
         """This rank's places in the endless sequence of samples, for one microstep."""
         ranks, rank = self.accelerator.num_processes, self.accelerator.process_index
         first = ((number * self.config.run.accumulation + micro) * ranks + rank) * batch_size
         return list(range(first, first + batch_size))
 
-    def _loss(self, number: int, micro: int, plan: RolloutPlan) -> tuple[Tensor, dict[str, Tensor]]:
-        config = self.config
-        places = self.places(number, micro, config.run.batch_size)
-        prompts = [self.prompts[self.order[place]] for place in places]
-        noise = SampleNoise(config.run.seed, number, places, PICTURES)
-        with self.accelerator.autocast():
-            result, denoise = self._rollout(prompts, noise, plan)
-        pixels = self.family.decode(result.latents, config.rollout.recompute)
-        self._pixels_seen = pixels
-        if pixels.requires_grad:
-            pixels.retain_grad()
-        repeated = prompts * (1 + plan.copies)
-        losses, values = self.rewards.loss(pixels, repeated)
-        loss = config.loss.reward_scale * losses.mean()
-        terms = {"loss/reward": loss.detach()}
-        values |= self.rewards.watch(pixels.detach(), repeated)
-        for name, rewards in values.items():
-            terms[f"reward/{name}"] = rewards.mean()
-            terms[f"square/{name}"] = rewards.double().pow(2).mean()
-        if config.loss.distance_weight:
-            far = config.loss.distance_weight * self._distance(result.visits, denoise)
-            loss, terms["loss/distance"] = loss + far, far.detach()
-        if self.captioned is not None:
-            ordinary = config.loss.pretraining_weight * self._pretraining_loss(number, micro)
-            loss, terms["loss/pretraining"] = loss + ordinary, ordinary.detach()
-        terms["loss"] = loss.detach()
-        return loss, terms
-
-    def _rollout(self, prompts: Sequence[str], noise: SampleNoise, plan: RolloutPlan):
-        family, device = self.family, self.accelerator.device
-        guided = self.guidance.scale != 1
-        condition = family.encode(prompts, self.config.rollout.negative_prompt if guided else None)
-        shape = family.latent_shape(self.height, self.width)
-
-        def denoise(x: Tensor, i: int) -> Tensor:
-            return family.denoise(x, self.schedule.timesteps[i], condition, self.guidance)
-
-        def draw() -> Tensor:
-            return noise(shape, device)
-
-        return rollout(denoise, self.schedule, plan, draw(), draw, self.config.rollout.recompute), denoise
-
-    def _distance(self, visits: list[tuple[int, Tensor, Tensor]], denoise: Any) -> Tensor:
-        total = 0.0
-        for i, x, output in visits:
-            with torch.no_grad(), self.trainable.reference(), self.accelerator.autocast():
-                reference = denoise(x, i)
-            total = total + distance(self.schedule, i, x, output, reference, self.config.loss.distance)
-        return total / len(visits)
-
-    def _pretraining_loss(self, number: int, micro: int) -> Tensor:
-        config, family, device = self.config.loss, self.family, self.accelerator.device
-        places = self.places(number, micro, config.pretraining_batch_size)
-        order = DataOrder(len(self.captioned), self.config.run.seed)
-        pixels, captions = self.captioned.batch([order[p] for p in places], self.height, self.width)
-        noise = SampleNoise(self.config.run.seed, number, places, PRETRAINING)
-        shape = family.latent_shape(self.height, self.width)
-        x0 = family.encode_pixels(pixels.to(device), noise(shape, device))
-        timesteps, alphas, sigmas = (level.to(device) for level in training_levels(family.pipeline.scheduler))
-        levels = (noise.uniform() * len(timesteps)).long().to(device)
-        alpha, sigma = alphas[levels], sigmas[levels]
-        added = noise(shape, device)
-        x = alpha.view(-1, 1, 1, 1) * x0 + sigma.view(-1, 1, 1, 1) * added
-        with self.accelerator.autocast():
-            output = family.denoise(x, timesteps[levels], family.encode(captions), Guidance())
-        return denoising_loss(x0, added, output, alpha, sigma, self.schedule.prediction)
-
     # Between steps
 
-    @torch.no_grad()
-    def generate(self, prompts: Sequence[str], seeds: Sequence[int], steps: int = 0) -> Tensor:
-        """Pictures as in training, without gradient: (B prompts, B seeds) -> (B, 3, H, W) in [0, 1]."""
-        rollout_config = self.config.rollout
-        steps = steps or rollout_config.steps
-        schedule, self.schedule = (
-            self.schedule,
-            self.family.schedule(steps, rollout_config.sampler, self.height, self.width),
-        )
-        try:
-            with self.accelerator.autocast():
-                plan = RolloutPlan(steps - 1, (), read="latents")
-                result, _ = self._rollout(prompts, SampleNoise(0, 0, seeds, 2), plan)
-            return self.family.decode(result.latents)
-        finally:
-            self.schedule = schedule
-
     def _validate(self) -> None:
-        config, state = self.config.validation, self.state
+        config, state, accelerator = self.config.validation, self.state, self.accelerator
         if not self.validation_prompts:
             return
-        found = self.validate()
-        row = {f"validation/{name}": value for name, value in found.rewards.items()}
-        row["validation/diversity"] = found.diversity
-        if self.accelerator.is_main_process:
+        batch = config.batch_size or self.config.run.batch_size
+        found = validate(self.objective, self.validation_prompts, config, accelerator, batch)
+        if accelerator.is_main_process:
             grid(found.pixels, config.seeds, self.out / "samples" / f"step-{state.step:06d}.png")
-            self._log(row)
-        if state.diversity is None:
-            state.diversity = found.diversity
-        elif found.diversity < config.stop_diversity * state.diversity:
-            state.stopped = f"pictures of one prompt differ by {found.diversity:.3f}, {state.diversity:.3f} before training"
-        if config.stop_reward:
-            value = found.rewards[config.stop_reward]
-            if state.best is None or value >= state.best:
-                state.best, state.worse = value, 0
-            else:
-                state.worse += 1
-            if state.worse >= config.stop_patience:
-                state.stopped = f"{config.stop_reward} fell to {value:.3f} from {state.best:.3f}"
+        rewards = {f"validation/{name}": value for name, value in found.rewards.items()}
+        self._log({**rewards, "validation/diversity": found.diversity})
+        judge(found, config, state)
         if state.stopped:
-            self.accelerator.print(f"refl: stopped early at step {state.step}: {state.stopped}")
-
-    def validate(self) -> Validation:
-        """Make the validation pictures on all ranks and judge them with every reward."""
-        config, accelerator = self.config.validation, self.accelerator
-        wanted = [(p, seed) for p in self.validation_prompts for seed in range(config.seeds)]
-        ranks, batch = accelerator.num_processes, config.batch_size or self.config.run.batch_size
-        share = -(-len(wanted) // ranks)
-        mine = [wanted[min(accelerator.process_index * share + i, len(wanted) - 1)] for i in range(share)]
-        pictures, rewards = [], []
-        with self.trainable.averaged():
-            for start in range(0, share, batch):
-                prompts, seeds = zip(*mine[start : start + batch])
-                pixels = self.generate(prompts, seeds, config.steps)
-                values = self.rewards.all(pixels, prompts)
-                rewards.append(torch.stack([*values.values()], dim=1))
-                pictures.append((pixels * 255).round().to(torch.uint8))
-        everything = accelerator.gather(torch.cat(rewards))[: len(wanted)]
-        pixels = accelerator.gather(torch.cat(pictures))[: len(wanted)].cpu()
-        means = dict(zip(values, everything.double().mean(0).tolist()))
-        return Validation(means, diversity(pixels.float() / 255, config.seeds), pixels)
+            accelerator.print(f"refl: stopped early at step {state.step}: {state.stopped}")
 
     def _log(self, row: dict[str, float]) -> None:
         if self.accelerator.is_main_process:
@@ -370,7 +260,7 @@ class Trainer:
             rows = self.metrics.read()
             self.trainable.save(folder)
             pipeline = type(self.family.pipeline).__name__
-            card = model_card(config, rows, self.trainable.is_lora, pipeline)
+            card = model_card(config, rows, self.trainable.is_lora, pipeline, len(self.validation_prompts))
             (folder / "README.md").write_text(card, encoding="utf-8")
             draw_curves(rows, self.out / "curves.png")
             if config.run.push_to_hub:
@@ -382,42 +272,6 @@ class Trainer:
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
         return folder
-
-    @contextlib.contextmanager
-    def _progress(self):
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        console = Console(stderr=True)
-        columns = [
-            TextColumn("step"), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn(), TextColumn("{task.description}")
-        ]  # fmt: skip
-        hidden = not (self.accelerator.is_main_process and console.is_terminal)
-        with Progress(*columns, console=console, disable=hidden) as bar:
-            task = bar.add_task("", total=self.config.run.steps, completed=self.state.step)
-
-            def advance(row: dict[str, float]) -> None:
-                shown = [f"{k.split('/', 1)[1]} {v:.3f}" for k, v in row.items() if k.startswith("reward/")]
-                bar.update(task, advance=1, description=", ".join(s for s in shown if "/std" not in s))
-
-            yield advance
-
-    def _size(self) -> tuple[int, int]:
-        height = self.config.rollout.height or self.family.default_size
-        width = self.config.rollout.width or height
-        multiple = self.family.size_multiple
-        if height % multiple or width % multiple:
-            raise ConfigError(
-                f"rollout: {height} x {width} pixels; sides must be multiples of {multiple} here"
-            )
-        return height, width
-
-
-def load_config_with(config: TrainConfig, model: str | os.PathLike[str]) -> TrainConfig:
-    """The settings with another model."""
-    from .config import override
-
-    return override(config, {"model": {"id": os.fspath(model)}})
 
 
 def _split(prompts: list[str], count: int) -> tuple[list[str], list[str]]:
@@ -456,10 +310,3 @@ def _fingerprint(config: TrainConfig) -> str:
     for name in ("out", "checkpoint_every", "checkpoints", "trackers", "push_to_hub", "cpu"):
         document["run"].pop(name)
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _spoil(parameters: list[torch.nn.Parameter]) -> None:
-    """Make the scaler see that this step is not to be taken."""
-    for parameter in parameters:
-        if parameter.grad is not None:
-            parameter.grad.fill_(math.inf)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,8 +14,12 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-Generate = Callable[[Sequence[str], Sequence[int]], Tensor]
-"""(B prompts, B seeds) -> pixels (B, 3, H, W) in [0, 1], without gradient."""
+from .checkpoint import RunState
+from .config import ValidationConfig
+from .objective import Objective
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 THUMBNAIL = 32  # pixels; diversity is about what is where, not about texture
 
@@ -61,3 +66,53 @@ def grid(pixels: Tensor, columns: int, path: Path) -> None:
     temporary = path.with_name(f".{path.name}")
     Image.fromarray(sheet).save(temporary, format="PNG")
     temporary.replace(path)
+
+
+def validate(
+    objective: Objective,
+    prompts: Sequence[str],
+    config: ValidationConfig,
+    accelerator: Accelerator,
+    batch: int,
+) -> Validation:
+    """Make the pictures of all prompts and seeds, shared among the ranks, and judge them with every reward.
+
+    Args:
+        batch: pictures made at once by one rank.
+    """
+    wanted = [(prompt, seed) for prompt in prompts for seed in range(config.seeds)]
+    share = -(-len(wanted) // accelerator.num_processes)
+    first = accelerator.process_index * share
+    mine = [wanted[min(first + i, len(wanted) - 1)] for i in range(share)]  # all ranks make equally many
+    pictures, rewards = [], []
+    with objective.trainable.averaged():
+        for start in range(0, share, batch):
+            texts, seeds = zip(*mine[start : start + batch])
+            pixels = objective.generate(texts, seeds, config.steps)
+            values = objective.rewards.all(pixels, texts)
+            rewards.append(torch.stack([*values.values()], dim=1))
+            pictures.append((pixels * 255).round().to(torch.uint8))
+    everything = accelerator.gather(torch.cat(rewards))[: len(wanted)]
+    pixels = accelerator.gather(torch.cat(pictures))[: len(wanted)].cpu()
+    means = dict(zip(values, everything.double().mean(0).tolist()))
+    return Validation(means, diversity(pixels.float() / 255, config.seeds), pixels)
+
+
+def judge(found: Validation, config: ValidationConfig, state: RunState) -> None:
+    """Note a validation in the run's state; ``state.stopped`` says why the run should end, if it should."""
+    if state.diversity is None:
+        state.diversity = found.diversity
+    elif found.diversity < config.stop_diversity * state.diversity:
+        before = state.diversity
+        state.stopped = (
+            f"pictures of one prompt differ by {found.diversity:.3f}, {before:.3f} before training"
+        )
+    if not config.stop_reward:
+        return
+    value = found.rewards[config.stop_reward]
+    if state.best is None or value >= state.best:
+        state.best, state.worse = value, 0
+    else:
+        state.worse += 1
+    if state.worse >= config.stop_patience:
+        state.stopped = f"{config.stop_reward} fell to {value:.3f} from {state.best:.3f}"

@@ -67,14 +67,19 @@ def load_family(
                 raise ModelError(f"{name}: no pipeline's folder (it has no model_index.json)")
             extra = {} if variant is None else {"variant": variant}
             pipeline = DiffusionPipeline.from_pretrained(
-                name, revision=revision, dtype=dtype, **extra, **_without_safety_checker(name, revision)
+                name,
+                revision=revision,
+                dtype={"default": dtype, "vae": torch.float32},
+                **extra,
+                **_without_safety_checker(name, revision),
             )
     except ModelError:
         raise
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise ModelError(f"{name}: cannot be loaded as a diffusion model: {error}") from error
     family = family_of(pipeline)
-    pipeline.vae.to(dtype=torch.float32)
+    if pipeline.vae.dtype != torch.float32:  # a single file knows one dtype alone
+        pipeline.vae.to(dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     return family
 

@@ -13,6 +13,8 @@ from .base import Condition, Family, Tensors, batch_of
 class StableDiffusionXL(Family):
     """Pipelines of class StableDiffusionXLPipeline (the base model; any resolution and aspect)."""
 
+    samplers = ("euler", "ddim", "ddpm")
+
     @torch.no_grad()
     def encode(self, prompts: Sequence[str], negative: str | None = None) -> Condition:
         guided = negative is not None

@@ -1,0 +1,166 @@
+"""Runs as processes: killed, interrupted, doubled."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+SCRIPT = """
+import os, sys
+import refl
+from accelerate import PartialState
+
+def redness(pixels, prompts):
+    return 10 * (pixels[:, 0] - pixels[:, 1] / 2 - pixels[:, 2] / 2).mean((1, 2))
+
+model, folder, *settings = sys.argv[1:]
+config = refl.load_config(None, None, [
+    f"run.out={folder}", "rollout.height=16", "rollout.steps=4", "rewards=[{name: red, phi: linear}]",
+    "validation.prompts=2", "validation.every=2", "run.trackers=[]", "loss.reward_scale=1.0", *settings])
+trainer = refl.Trainer(model, [f"prompt {letter}" for letter in "abcdefghij"], config, {"red": redness})
+print("processes:", PartialState().num_processes, flush=True)
+trainer.train()
+"""
+
+
+def environment():
+    return {
+        **os.environ,
+        "ACCELERATE_USE_CPU": "1",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+
+
+def command(script, *arguments, ranks=1):
+    launcher = (
+        [] if ranks == 1 else ["-m", "torch.distributed.run", f"--nproc_per_node={ranks}", "--master_port=0"]
+    )
+    return [sys.executable, *launcher, str(script), *map(str, arguments)]
+
+
+@pytest.fixture
+def script(tmp_path):
+    path = tmp_path / "run.py"
+    path.write_text(SCRIPT)
+    return path
+
+
+def finish(arguments):
+    done = subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def wait_for_steps(folder, steps, process):
+    """Until metrics.jsonl tells of that many steps."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        path = folder / "metrics.jsonl"
+        rows = path.read_text().splitlines() if path.is_file() else []
+        if sum('"gradient_norm"' in row for row in rows) >= steps:
+            return
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.02)
+    raise AssertionError("no step within two minutes")
+
+
+def result(folder):
+    return (folder / "model" / "pytorch_lora_weights.safetensors").read_bytes()
+
+
+RANDOM = (
+    "rollout.sampler=ddpm",
+    "optimizer.ema_decay=0.9",
+    "optimizer.schedule=cosine",
+    "run.checkpoint_every=3",
+)
+
+
+def test_a_killed_run_ends_with_the_same_bytes(script, pipelines, tmp_path):
+    more = (*RANDOM, "run.steps=8")
+    finish(command(script, pipelines("sd"), tmp_path / "whole", *more))
+    arguments = command(script, pipelines("sd"), tmp_path / "killed", *more)
+    for steps in (2, 5):  # before the first checkpoint, and between two
+        process = subprocess.Popen(
+            arguments, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        wait_for_steps(tmp_path / "killed", steps, process)
+        process.kill()
+        process.communicate()
+    finish(arguments)
+    assert result(tmp_path / "whole") == result(tmp_path / "killed")
+
+    def steps(folder):
+        rows = [json.loads(line) for line in (tmp_path / folder / "metrics.jsonl").read_text().splitlines()]
+        return [{k: v for k, v in row.items() if k != "images_per_s"} for row in rows]
+
+    assert steps("whole") == steps("killed")  # each step once, with the same figures
+    kept = [path.name for path in (tmp_path / "killed" / "checkpoints").iterdir()]
+    assert sorted(kept) == ["step-000006", "step-000008"]
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(script, pipelines, tmp_path):
+    more = (*RANDOM, "run.checkpoint_every=0", "run.steps=40")
+    arguments = command(script, pipelines("sd"), tmp_path / "run", *more)
+    process = subprocess.Popen(
+        arguments, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    wait_for_steps(tmp_path / "run", 1, process)
+    process.send_signal(signal.SIGINT)
+    told, _ = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "the same command goes on from there" in told
+    (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
+    assert 1 <= json.loads((checkpoint / "state.json").read_text())["run"]["step"] < 40
+
+
+def test_two_processes_equal_one(script, pipelines, tmp_path):
+    """The same global batch, noise and prompts: the same weights but for the order of sums."""
+    more = ("run.steps=3", "optimizer.epsilon=1e-3", "run.accumulation=2", "strategy.name=alignprop")
+    told = finish(command(script, pipelines("sd"), tmp_path / "one", "run.batch_size=4", *more))
+    assert "processes: 1" in told
+    told = finish(command(script, pipelines("sd"), tmp_path / "two", "run.batch_size=2", *more, ranks=2))
+    assert told.count("processes: 2") == 2
+    one, two = (
+        load_file(tmp_path / n / "model" / "pytorch_lora_weights.safetensors") for n in ("one", "two")
+    )
+    assert one.keys() == two.keys()
+    moved = max(float(weight.abs().max()) for name, weight in one.items() if "lora_B" in name or "up" in name)
+    assert moved > 1e-5
+    for name, weight in one.items():
+        assert torch.allclose(weight, two[name], atol=1e-7), name  # float32 sums of about 1e-4
+    rows = [
+        [json.loads(line) for line in (tmp_path / n / "metrics.jsonl").read_text().splitlines()]
+        for n in ("one", "two")
+    ]
+    for first, second in zip(*rows):
+        for name in (
+            "loss",
+            "reward/red",
+            "reward/red/std",
+            "gradient_norm",
+            "validation/red",
+            "validation/diversity",
+        ):
+            assert first.get(name) == pytest.approx(second.get(name), rel=1e-4), name
+
+
+def test_a_checkpoint_of_another_run_or_a_damaged_one_is_refused(script, pipelines, tmp_path):
+    arguments = (script, pipelines("sd"), tmp_path / "run", "run.steps=2")
+    finish(command(*arguments))
+    done = subprocess.run(
+        command(*arguments, "optimizer.lr=0.1"), env=environment(), capture_output=True, text=True
+    )
+    assert "from a run with other settings" in done.stderr
+    weights = tmp_path / "run/checkpoints/step-000002/trainable.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    done = subprocess.run(command(*arguments), env=environment(), capture_output=True, text=True)
+    assert "step-000002: damaged" in done.stderr
+    assert "remove it to go on from the one before" in done.stderr

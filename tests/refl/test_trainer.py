@@ -1,0 +1,259 @@
+"""The trainer: every strategy and family trains; what is saved loads into plain diffusers."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from PIL import Image
+
+import refl
+from refl.errors import DivergedError
+from refl.objective import VALIDATION
+from refl.rollout import SampleNoise
+
+PROMPTS = ["a red house by the sea", "two cats", "a boat", "the moon over a field"]
+
+
+def redness(pixels, prompts):
+    return 10 * (pixels[:, 0] - pixels[:, 1] / 2 - pixels[:, 2] / 2).mean((1, 2))
+
+
+def settings(folder, *more, steps=2, size=16, reward="{name: red, phi: linear}"):
+    given = [
+        f"run.out={folder}",
+        f"run.steps={steps}",
+        "run.batch_size=2",
+        f"rollout.height={size}",
+        "rollout.steps=4",
+        f"rewards=[{reward}]",
+        "loss.reward_scale=1.0",
+        "validation.prompts=2",
+        "validation.every=0",
+        "run.trackers=[]",
+        "optimizer.weight_decay=0",
+    ]
+    return refl.load_config(None, None, [*given, *more])
+
+
+def train(model, folder, *more, rewards=None, **options):
+    trainer = refl.Trainer(model, PROMPTS, settings(folder, *more, **options), rewards or {"red": redness})
+    trainer.train()
+    return trainer, trainer.metrics.read()
+
+
+@pytest.mark.parametrize("rank", [8, 0], ids=["lora", "full"])
+@pytest.mark.parametrize(
+    "strategy",
+    ["{name: refl}", "{name: draft, k: 2}", "{name: draft-lv}", "{name: alignprop}", "{name: drtune, k: 2}"],
+)
+def test_a_toy_reward_rises(pipelines, tmp_path, strategy, rank):
+    lr = 3e-2 if rank else 2e-3
+    _, rows = train(
+        pipelines("sd"),
+        tmp_path,
+        f"strategy={strategy}",
+        f"model.lora_rank={rank}",
+        f"optimizer.lr={lr}",
+        steps=25,
+    )
+    before, after = (row["validation/red"] for row in rows if "validation/red" in row)
+    assert after > before + 0.1, (before, after)
+    assert all(np.isfinite(value) for row in rows for value in row.values())
+
+
+@pytest.mark.parametrize(
+    ("family", "rank", "more"),
+    [
+        ("sd", 4, ("rollout.guidance_scale=3.0", "model.lora_alpha=8")),
+        ("sd", 0, ("optimizer.ema_decay=0.5",)),
+        ("sd-v", 4, ()),
+        ("sdxl", 4, ("rollout.width=32", "rollout.guidance_scale=3.0")),
+        ("sdxl", 0, ("model.gradient_checkpointing=true",)),
+        ("sd3", 4, ()),
+        ("flux", 4, ("rollout.width=32",)),
+    ],
+)
+def test_one_step_of_every_family_saved_for_plain_diffusers(pipelines, tmp_path, family, rank, more):
+    trainer, rows = train(
+        pipelines(family), tmp_path, f"model.lora_rank={rank}", "optimizer.lr=3e-2", *more, steps=1
+    )
+    objective, config = trainer.objective, trainer.config
+    assert [row["gradient_norm"] > 0 for row in rows if "gradient_norm" in row] == [True]
+    with trainer.trainable.averaged():
+        ours = objective.generate(PROMPTS[:2], [0, 1]).permute(0, 2, 3, 1).numpy()
+
+    folder = tmp_path / "model"
+    pipeline = DiffusionPipeline.from_pretrained(pipelines(family) if rank else folder)
+    shape = objective.family.latent_shape(objective.height, objective.width)
+    noise = SampleNoise(0, 0, [0, 1], VALIDATION)(shape, "cpu")
+    if family == "flux":
+        noise = pipeline._pack_latents(noise, *noise.shape)
+
+    def theirs():
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline(
+            PROMPTS[:2],
+            height=objective.height,
+            width=objective.width,
+            num_inference_steps=config.rollout.steps,
+            guidance_scale=config.rollout.guidance_scale,
+            latents=noise.clone(),
+            output_type="np",
+        ).images
+
+    if rank:
+        untrained = theirs()
+        pipeline.load_lora_weights(folder)
+        assert np.abs(untrained - ours).max() > 1e-4  # the step changed something
+    assert np.abs(theirs() - ours).max() < 1e-4
+    assert "base_model: " in (folder / "README.md").read_text()
+    assert Image.open(tmp_path / "curves.png").size[0] > 500
+    assert (tmp_path / "samples" / "step-000001.png").is_file()
+
+
+def test_a_bundled_reward_and_a_held_out_one(pipelines, tmp_path):
+    _, rows = train(
+        pipelines("sd"),
+        tmp_path,
+        "run.trackers=[tensorboard]",
+        "rewards=[{name: tiny, weight: 0.5}, {name: red, phi: clipped, target: 0.5}, "
+        "{name: tiny-judge, weight: 0}]",
+    )
+    step = next(row for row in rows if row["step"] == 1)
+    for name in ("reward/tiny", "reward/red", "reward/tiny-judge", "reward/tiny/std", "loss", "images_per_s"):
+        assert name in step, name
+    assert {"validation/tiny", "validation/red", "validation/tiny-judge", "validation/diversity"} <= set(
+        rows[0]
+    )
+    expected = 0.5 * (2 - step["reward/tiny"])  # relu(2 - r), far from its border here
+    assert step["loss/reward"] == pytest.approx(expected - min(step["reward/red"], 0.5), abs=0.05)
+    assert list((tmp_path / "logs").rglob("events*"))
+
+
+def test_the_distance_holds_the_model_near_its_origin(pipelines, tmp_path):
+    moved = {}
+    for weight in (0, 100):
+        for rank in (4, 0):
+            _, rows = train(
+                pipelines("sd"),
+                tmp_path / f"{weight}-{rank}",
+                f"loss.distance_weight={weight}",
+                f"model.lora_rank={rank}",
+                f"optimizer.lr={1e-2 if rank else 1e-3}",
+                "loss.distance=epsilon",
+                steps=8,
+            )
+            values = [row["validation/red"] for row in rows if "validation/red" in row]
+            moved[weight, rank] = values[-1] - values[0]
+            assert ("loss/distance" in rows[1]) == bool(weight)
+    for rank in (4, 0):
+        assert abs(moved[100, rank]) < 0.5 * moved[0, rank]
+
+
+def test_the_pretraining_loss_falls(pipelines, tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    for i in range(3):
+        Image.new("RGB", (40, 30), (40 * i, 100, 200)).save(data / f"{i}.png")
+        (data / f"{i}.txt").write_text("a flat colour")
+    _, rows = train(
+        pipelines("sd"),
+        tmp_path / "run",
+        f"loss.pretraining_data={data}",
+        "loss.pretraining_batch_size=8",
+        "loss.reward_scale=0",
+        "model.lora_rank=0",
+        "optimizer.lr=3e-3",
+        steps=25,
+    )
+    losses = [row["loss/pretraining"] for row in rows if "loss/pretraining" in row]
+    assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5])
+
+
+def test_a_saturated_reward_is_told(pipelines, tmp_path):
+    _, rows = train(pipelines("sd"), tmp_path, reward="{name: red, phi: relu, target: -50}")
+    assert [row["zero_gradient"] for row in rows if "zero_gradient" in row] == [1.0, 1.0]
+
+
+def test_steps_that_are_not_finite_are_skipped(pipelines, tmp_path, capsys):
+    calls = []
+
+    def sometimes(pixels, prompts):
+        calls.append(len(prompts))
+        broken = pixels.requires_grad and len(calls) == 7
+        return redness(pixels, prompts) * (float("nan") if broken else 1)
+
+    _, rows = train(pipelines("sd"), tmp_path, steps=6, rewards={"red": sometimes})
+    assert [row["skipped"] for row in rows if "skipped" in row][-1] == 1
+    assert "skipped: a reward or the gradient is not finite" in capsys.readouterr().out
+
+    def broken(pixels, prompts):
+        return redness(pixels, prompts) * (1 if "another picture" in prompts else float("nan"))
+
+    with pytest.raises(DivergedError, match="10 steps in a row"):
+        train(pipelines("sd"), tmp_path / "broken", "validation.prompts=0", steps=20, rewards={"red": broken})
+    state = json.loads((tmp_path / "broken/checkpoints/step-000010/state.json").read_text())
+    assert state["run"]["skipped"] == 10
+
+
+def test_it_stops_when_a_held_out_reward_falls_or_pictures_grow_alike(pipelines, tmp_path, capsys):
+    rewards = {"red": redness, "blue": lambda pixels, prompts: -redness(pixels, prompts)}
+    more = ("model.lora_rank=0", "optimizer.lr=2e-3", "validation.every=2")
+    pair = "{name: red, phi: linear}, {name: blue, weight: 0}"
+    trainer, _ = train(
+        pipelines("sd"),
+        tmp_path / "a",
+        *more,
+        "validation.stop_reward=blue",
+        steps=40,
+        rewards=rewards,
+        reward=pair,
+    )
+    assert 2 <= trainer.state.step < 40
+    assert "blue fell to" in trainer.state.stopped
+    trainer, _ = train(
+        pipelines("sd"),
+        tmp_path / "b",
+        *more,
+        "validation.stop_diversity=0.999",
+        steps=40,
+        rewards=rewards,
+        reward=pair,
+    )
+    assert "differ by" in trainer.state.stopped
+    assert (tmp_path / "b" / "model").is_dir()
+
+
+def test_any_number_of_prompts_and_accumulation(pipelines, tmp_path):
+    """Three prompts, batches of two, two microsteps: every epoch uses each prompt once, none is lost."""
+    seen = []
+
+    def note(pixels, prompts):
+        if pixels.requires_grad:
+            seen.extend(prompts)
+        return redness(pixels, prompts)
+
+    config = settings(tmp_path, "run.accumulation=2", "validation.prompts=0", steps=3)
+    trainer = refl.Trainer(pipelines("sd"), PROMPTS[:3], config, {"red": note})
+    seen.clear()  # of the check
+    trainer.train()
+    assert len(seen) == 12
+    for epoch in range(4):
+        assert sorted(seen[3 * epoch : 3 * epoch + 3]) == sorted(PROMPTS[:3])
+
+
+def test_accumulation_is_the_same_as_one_large_batch(pipelines, tmp_path):
+    weights = []
+    for batch, accumulation in ((4, 1), (2, 2), (1, 4)):
+        trainer, _ = train(
+            pipelines("sd"),
+            tmp_path / str(batch),
+            f"run.batch_size={batch}",
+            f"run.accumulation={accumulation}",
+            "optimizer.epsilon=1e-3",  # else Adam makes whole steps of rounding errors
+        )
+        weights.append(torch.cat([p.detach().flatten() for p in trainer.trainable.parameters]))
+    for other in weights[1:]:
+        assert torch.allclose(weights[0], other, atol=1e-6)
