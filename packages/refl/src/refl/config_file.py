@@ -108,6 +108,8 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
             return float(value)
         except (TypeError, ValueError):
             pass
+    if hint is str and value is False:  # YAML reads the word no, as in mixed_precision: no, as false
+        return "no"
     if hint is str and isinstance(value, (int, float)) and not isinstance(value, bool):
         return str(value)
     if isinstance(value, hint) and not (hint is int and isinstance(value, bool)):

@@ -128,7 +128,7 @@ class Trainable:
                 folder,
                 **{
                     f"{part}_lora_layers": layers,
-                    f"{part}_lora_adapter_metadata": denoiser.peft_config[ADAPTER].to_dict(),
+                    f"{part}_lora_adapter_metadata": _metadata(denoiser),
                 },
             )
 
@@ -144,3 +144,9 @@ def _add_adapter(denoiser: nn.Module, config: ModelConfig, targets: tuple[str, .
         denoiser.add_adapter(lora, adapter_name=ADAPTER)
     except ValueError as error:  # no layer has such a name
         raise ConfigError(f"model.lora_targets: {error}") from error
+
+
+def _metadata(denoiser: nn.Module) -> dict[str, Any]:
+    """The adapter's configuration; its sets in order, so that equal runs write equal files."""
+    settings = denoiser.peft_config[ADAPTER].to_dict()
+    return {name: sorted(value) if isinstance(value, set) else value for name, value in settings.items()}

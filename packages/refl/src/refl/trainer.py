@@ -137,7 +137,7 @@ class Trainer:
         )
         self.state = state = restored or self.state
         if accelerator.is_main_process:
-            self.metrics.keep_until(state.step)
+            self.metrics.keep_until(state.step if restored else -1)
             if config.run.trackers:
                 accelerator.init_trackers(self.out.name, config={"settings": json.dumps(config.to_dict())})
         if restored is None:

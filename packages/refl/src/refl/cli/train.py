@@ -93,7 +93,7 @@ def describe(trainer) -> str:
             f"denoiser: {free} passes without gradient, {with_gradient} with"
             + (" (guidance: each twice as wide)" if config.rollout.guidance_scale != 1 else ""),
             f"parameters: {trained:,} trained of {sum(p.numel() for p in everything):,}",
-            f"memory: {weights / 2**20:,.0f} MB of weights, {state / 2**20:,.0f} MB of gradients and optimizer "
-            "state; activations come on top",
+            f"memory: {weights / 2**20:,.0f} MB of weights, {state / 2**20:,.0f} MB of gradients and "
+            "optimizer state; activations come on top",
         ]
     )

@@ -1,0 +1,312 @@
+"""The command line, settings, and what is told of mistakes before any long work."""
+
+import dataclasses
+import http.server
+import json
+import subprocess
+import sys
+import threading
+
+import pytest
+import torch
+import yaml
+
+import refl
+from refl.cli import main
+from refl.config import TrainConfig
+from refl.errors import ConfigError, ModelError, PromptFileError, RewardError
+from refl.presets import PRESETS
+from refl.prompts import DataOrder, read_prompts
+
+
+def test_the_four_lines_of_the_original(pipelines, tmp_path):
+    prompts = tmp_path / "refl_data.json"
+    prompts.write_text(
+        json.dumps([{"text": "a boat", "image": "000044-0048"}, {"text": "a cat", "image": "1"}])
+    )
+    args = refl.parse_args(
+        ["--grad_scale", "0.01", "--train_batch_size", "1", "--max_train_steps", "1", "--output_dir",
+         str(tmp_path / "out"), "--resolution", "16", "--mixed_precision", "no", "--set", "rollout.steps=40",
+         "--set", "rewards=[{name: tiny}]", "--set", "run.trackers=[]", "--gradient_accumulation_steps", "2"]
+    )  # fmt: skip
+    trainer = refl.Trainer(str(pipelines("sd")), str(prompts), args=args)
+    trainer.train(args=args)
+    rows = trainer.metrics.read()
+    assert 0 < rows[1]["loss"] < 0.1  # 0.01 * relu(2 - r)
+    assert (tmp_path / "out" / "model" / "unet").is_dir()  # sd14-paper trains all weights
+
+
+def test_the_original_s_flags(capsys):
+    config = refl.parse_args(
+        ["--use_ema", "--learning_rate=2e-5", "--gradient_checkpointing", "--noise_offset", "0.1",
+         "--scale_lr", "--checkpoints_total_limit", "5", "--use_8bit_adam", "--seed", "7", "--report_to", "wandb"]
+    )  # fmt: skip
+    assert config.optimizer.ema_decay == 0.9999
+    assert config.optimizer.lr == 2e-5
+    assert config.optimizer.eight_bit
+    assert config.model.gradient_checkpointing
+    assert config.run.checkpoints == 5
+    assert config.run.seed == 7
+    assert config.run.trackers == ("wandb",)
+    told = capsys.readouterr().err
+    assert "--noise_offset never had an effect" in told
+    assert "--scale_lr is not used" in told
+    with pytest.raises(SystemExit):
+        refl.parse_args(["--no_such_flag"])
+    with pytest.raises(SystemExit):
+        refl.parse_args(["--train_batch_size", "many"])
+    assert "run.batch_size: must be a whole number, got 'many'" in capsys.readouterr().err
+
+
+def test_the_preset_of_the_paper():
+    config = refl.parse_args([])
+    assert (config.run.batch_size, config.run.accumulation, config.run.steps) == (2, 4, 100)
+    assert (config.strategy.name, config.strategy.bounds(config.rollout.steps)) == ("refl", (30, 39))
+    assert (config.rollout.height, config.rollout.steps, config.rollout.guidance_scale) == (512, 40, 1.0)
+    assert (config.optimizer.lr, config.optimizer.schedule) == (1e-5, "constant")
+    assert config.optimizer.ema_decay > 0
+    assert config.run.mixed_precision == "fp16"
+    assert config.rewards[0] == refl.config.RewardConfig("ImageReward-v1.0", 1.0, "relu", 2.0)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_survive_yaml(preset, tmp_path):
+    config = refl.load_config(preset=preset)
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(config.to_dict()))
+    assert refl.load_config(path) == config
+
+
+def test_a_file_over_a_preset_and_settings_over_both(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        "optimizer: {lr: 3e-5}\nrun: {steps: 7}\nrewards: [{name: tiny}, {name: CLIP, weight: 0}]\n"
+    )
+    config = refl.load_config(path, "sd15-lora", ["run.steps=9", "model.revision=main"])
+    assert (config.optimizer.lr, config.run.steps, config.run.accumulation) == (3e-5, 9, 4)
+    assert config.model.revision == "main"
+    assert [reward.name for reward in config.rewards] == ["tiny", "CLIP"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("optimiser.lr=1", "no setting 'optimiser'; did you mean 'optimizer'"),
+        ("optimizer.learning=1", "no setting 'optimizer.learning'"),
+        ("optimizer.lr=fast", "optimizer.lr: must be a number, got 'fast'"),
+        ("run.steps=1.5", "run.steps: must be a whole number, got 1.5"),
+        ("run.steps=true", "run.steps: must be a whole number"),
+        ("model.compile=1", "model.compile: must be true or false, got 1"),
+        ("run=5", "run: holds settings of its own"),
+        ("run.batch_size=0", "run.batch_size: must be at least 1, got 0"),
+        ("run.mixed_precision=fp8", "must be one of no, bf16, fp16"),
+        ("strategy.name=grpo", "unknown 'grpo'"),
+        ("strategy.k=0", None),
+        ("optimizer.ema_decay=1", r"must lie in \[0, 1\)"),
+        ("rewards=[{name: a, weight: 0}]", "none has a weight"),
+        ("rewards=[{name: a}, {name: a}]", "a name twice"),
+        ("rewards=[{nam: a}]", r"no setting 'rewards\[0\].nam'; did you mean 'name'"),
+        ("validation.stop_reward=CLIP", "'CLIP' is none of the rewards"),
+        ("run.steps", "--set takes key=value"),
+        ("run.steps=[", "is not a value"),
+    ],
+)
+def test_settings_that_cannot_be(setting, message):
+    if message is None:  # of no matter for this strategy
+        assert refl.load_config(settings=[setting])
+        return
+    with pytest.raises(ConfigError, match=message):
+        refl.load_config(settings=[setting])
+
+
+def test_config_files_that_cannot_be_read(tmp_path):
+    with pytest.raises(ConfigError, match="cannot be read"):
+        refl.load_config(tmp_path / "none.yaml")
+    for text, message in (("[1]", "must hold keys and values"), ("a: [", "no YAML"), ("", "holds NoneType")):
+        (tmp_path / "bad.yaml").write_text(text)
+        with pytest.raises(ConfigError, match=message):
+            refl.load_config(tmp_path / "bad.yaml")
+    with pytest.raises(ConfigError, match="no preset 'sd15-lor'; did you mean 'sd15-lora'"):
+        refl.load_config(preset="sd15-lor")
+
+
+def test_every_setting_is_documented_and_read():
+    source = "".join(
+        path.read_text()
+        for path in refl_sources()
+        if path.name not in ("config.py", "presets.py", "original_flags.py")
+    )
+    source += (refl_root() / "strategies.py").read_text()
+    for section in dataclasses.fields(TrainConfig):
+        kind = {"rewards": refl.config.RewardConfig}.get(section.name) or section.default_factory
+        if not dataclasses.is_dataclass(kind):
+            continue
+        for field in dataclasses.fields(kind):
+            assert f"        {field.name}: " in kind.__doc__, f"{section.name}.{field.name} is not documented"
+            assert f".{field.name}" in source, f"{section.name}.{field.name} is never read"
+
+
+def refl_root():
+    import pathlib
+
+    return pathlib.Path(refl.__file__).parent
+
+
+def refl_sources():
+    return sorted(refl_root().rglob("*.py"))
+
+
+# Prompts
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        (
+            "a.json",
+            '[{"text": " a cat ", "image": "1"}, {"prompt": "a dog"}, "a cow"]',
+            ["a cat", "a dog", "a cow"],
+        ),
+        ("a.jsonl", '{"caption": "a cat"}\n\n"a dog"\n', ["a cat", "a dog"]),
+        ("a.txt", "a cat\n\n  a dog  \n", ["a cat", "a dog"]),
+    ],
+)
+def test_prompt_files(tmp_path, name, text, expected):
+    (tmp_path / name).write_text(text)
+    assert read_prompts(tmp_path / name) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("none.json", None, "cannot be read"),
+        ("a.json", b"[", "no JSON"),
+        ("a.json", b'{"text": "a"}', "must hold a list of prompts, holds dict"),
+        ("a.json", b"[]", "holds no prompt"),
+        ("a.txt", b"\n\n", "holds no prompt"),
+        ("a.json", b'["a", 3]', "entry 2 is no text but int"),
+        ("a.json", b'[{"words": "a"}]', "entry 1 has none of text, prompt, caption"),
+        ("a.txt", b"\xff\xfe\x00", "not UTF-8"),
+        ("a.json", b"[" * 100_000, "no JSON"),
+    ],
+)
+def test_prompt_files_that_cannot_be(tmp_path, name, content, message):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(PromptFileError, match=message) as caught:
+        read_prompts(tmp_path / name)
+    assert name in str(caught.value)
+
+
+def test_the_order_shuffles_each_epoch_anew():
+    order = DataOrder(5, seed=3)
+    epochs = [[order[5 * epoch + i] for i in range(5)] for epoch in range(20)]
+    assert all(sorted(epoch) == [0, 1, 2, 3, 4] for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) > 10
+    assert [order[i] for i in range(5)] == epochs[0]  # going back gives the same
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("reward", "message"),
+    [
+        (lambda pixels, prompts: pixels.mean(), r"gave a tensor \(\) instead of \(2,\)"),
+        (
+            lambda pixels, prompts: pixels.mean((1, 2, 3))[:, None],
+            r"gave a tensor \(2, 1\) instead of \(2,\)",
+        ),
+        (lambda pixels, prompts: [0.5, 0.5], "gave list instead of a tensor"),
+        (lambda pixels, prompts: torch.zeros(2), "has a weight but gives no gradient"),
+        (lambda pixels, prompts: 1 / 0, "failed on two pictures: ZeroDivisionError"),
+    ],
+)
+def test_rewards_that_answer_wrongly(pipelines, tmp_path, reward, message):
+    config = refl.load_config(settings=[f"run.out={tmp_path}", "rewards=[{name: mine}]", "rollout.height=16"])
+    with pytest.raises(RewardError, match=message) as caught:
+        refl.Trainer(pipelines("sd"), ["a"], config, {"mine": reward})
+    assert "'mine'" in str(caught.value)
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_other_mistakes_are_told_first(pipelines, tmp_path):
+    def trainer(*settings, model=None, prompts=("a",)):
+        config = refl.load_config(settings=["rewards=[{name: tiny}]", f"run.out={tmp_path}", *settings])
+        return refl.Trainer(model or pipelines("sd"), prompts, config)
+
+    with pytest.raises(ConfigError, match="33 x 33 pixels, but sides must be multiples of 2"):
+        trainer("rollout.height=33")
+    with pytest.raises(ConfigError, match=r"model\.lora_targets: .*no_such_layer"):
+        trainer("model.lora_targets=[no_such_layer]", "rollout.height=16")
+    with pytest.raises(RewardError, match="reward 'no-reward'"):
+        trainer("rewards=[{name: no-reward}]", "rollout.height=16")
+    with pytest.raises(ModelError, match="no pipeline's folder"):
+        trainer(model=tmp_path)
+    with pytest.raises(PromptFileError):
+        trainer(prompts=tmp_path / "none.txt")
+    with pytest.raises(ConfigError, match="no file of prompts given"):
+        trainer(prompts="")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(PromptFileError, match=r"empty: (holds no|cannot be had)"):
+        trainer(f"loss.pretraining_data={tmp_path / 'empty'}", "rollout.height=16")
+    with pytest.raises(ConfigError, match="eight_bit needs bitsandbytes"):
+        trainer("optimizer.eight_bit=true", "rollout.height=16")
+
+
+# The command
+
+
+def test_train_dry_run_and_mistakes(pipelines, tmp_path, capsys):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a red circle\na blue square\n")
+    arguments = ["train", "--model", str(pipelines("sd")), "--prompts", str(prompts), "--reward", "tiny", "--watch",
+                 "tiny-judge", "--out", str(tmp_path / "run"), "--set", "rollout.steps=8"]  # fmt: skip
+    assert main([*arguments, "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    settings, _, rest = told.partition("\n\n")
+    assert yaml.safe_load(settings)["rewards"][1] == {
+        "name": "tiny-judge",
+        "weight": 0.0,
+        "phi": "relu",
+        "target": 2.0,
+    }
+    assert "one rollout: steps 0-" in rest
+    assert "trained of" in rest
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    for more, message in (
+        (["--preset", "sd16"], "no preset 'sd16'"),
+        (["--set", "run.step=3"], "did you mean 'steps'"),
+        (["--prompts", str(tmp_path / "none.txt")], "none.txt: cannot be read"),
+        (["--model", str(tmp_path)], "no pipeline's folder"),
+    ):
+        assert main([*arguments, *more]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_downloaded_prompts_must_be_the_original_s(tmp_path):
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            body = b'[{"text": "another file"}]'
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    out = tmp_path / "refl_data.json"
+    address = f"http://127.0.0.1:{server.server_port}/refl_data.json"
+    done = subprocess.run(
+        [sys.executable, "-m", "refl", "download-prompts", "--out", str(out), "--address", address],
+        capture_output=True,
+        text=True,
+        env={**__import__("os").environ, "PYTHONPATH": ":".join(sys.path)},
+    )
+    server.shutdown()
+    assert done.returncode == 2
+    assert "sha256" in done.stderr
+    assert not out.exists()
