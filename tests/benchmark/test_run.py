@@ -162,3 +162,36 @@ def test_clip_and_aesthetic_share_a_tower(tmp_path):
         )
         for row, other in zip(found[name], alone):
             assert row.score == pytest.approx(other.score, abs=1e-6)
+
+
+def test_html_report_stands_alone(shapes, command):
+    _, folder = shapes
+    done = command("report", folder.parent, "--html")
+    assert done.returncode == 0, done.stderr
+    assert str(folder / "report.html") in done.stdout
+    page = (folder / "report.html").read_text()
+    assert page.count("<svg") == 4  # distributions and agreement, twice
+    assert page.count("data:image/webp;base64,") > 10 * 8  # a strip a renderer, and disagreements
+    addresses = [part.split('"')[0] for part in page.split('src="')[1:]]
+    assert all(address.startswith("data:") for address in addresses)
+    assert "<link" not in page
+    assert "<script" not in page
+    for told in ("Spearman", "Recall@1", "Where scorer and preference disagree", "torch", "faithful"):
+        assert told in page
+
+
+def test_report_of_the_originals_files(tmp_path, command):
+    rankings = [{"id": "x", "prompt": "p", "generations": ["1.png", "2.png"], "ranking": [1, 2]}]
+    (tmp_path / "rankings.json").write_text(json.dumps(rankings))
+    folder = tmp_path / "results"
+    (folder / "CLIP").mkdir(parents=True)
+    (folder / "test_CLIP.json").write_text(json.dumps([{"id": "x", "rewards": [0.2, 0.1]}]))
+    for name, reward in (("openjourney", 0.2724), ("sd2-1", 0.3), ("vd", 0.1)):
+        row = {"id": "x", "prompt": "p", "mean_score": reward, "rewards": [reward]}
+        (folder / "CLIP" / f"CLIP-benchmark-{name}-result.json").write_text(json.dumps([row]))
+    done = command("report", folder, "--rankings", tmp_path / "rankings.json")
+    assert done.returncode == 0, done.stderr
+    assert "paper 0.2726, -0.0002 reproduced" in done.stdout
+    assert "paper 0.2683, +0.0317 " in done.stdout
+    assert "paper 54.82, +45.18" in done.stdout
+    assert "rankings" in command("report", folder).stderr

@@ -40,7 +40,20 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_run(commands)
     _add_metrics(commands)
+    _add_report(commands)
     return parser
+
+
+def _add_report(commands) -> None:
+    report = commands.add_parser(
+        "report", help="tables and pages of finished runs, or of the original's files"
+    )
+    report.add_argument("path", type=Path, metavar="DIR", help="runs/, one run, or the original's results")
+    report.add_argument("--html", action="store_true", help="one page with charts and pictures, report.html")
+    report.add_argument(
+        "--rankings", type=Path, metavar="FILE", help="people's, for the original's test_*.json"
+    )
+    report.set_defaults(run=run_report)
 
 
 def _add_run(commands) -> None:
@@ -105,6 +118,27 @@ def run_suite(args: argparse.Namespace) -> int:
     if len(failed) > 20:
         print(f"reward-benchmark: and {len(failed) - 20:,} more pictures", file=sys.stderr)
     return 1 if failed else 0
+
+
+def run_report(args: argparse.Namespace) -> int:
+    from .original import original_summary
+    from .report import read_summary, run_folders, write_reports
+    from .tables import print_tables
+
+    if not args.path.is_dir():
+        raise InputError(f"{args.path}: no such folder")
+    if parts := original_summary(args.path, args.rankings):
+        if args.html:
+            raise InputError(
+                "--html needs the pictures of a run; of the original's files there are tables only"
+            )
+        print_tables(parts)
+        return 0
+    for folder in run_folders(args.path):
+        print_tables(read_summary(folder)["parts"])
+        for path in write_reports(folder, args.html):
+            print(path)
+    return 0
 
 
 def run_metrics(args: argparse.Namespace) -> int:

@@ -15,16 +15,12 @@ from reward_core.errors import CheckpointError, InputError
 from .score_store import ScoreStore
 from .score_suite import score_suite
 from .scorers import load_bundle
-from .suites import SUITES, SuiteOptions, build_suite
+from .suites import SUITES, Part, SuiteOptions, build_suite
 from .summary import environment, summarise
 from .tables import markdown, tables_of
 
-SCORES_FILE, SUMMARY_FILE, SETTINGS_FILE, MARKDOWN_FILE = (
-    "scores.jsonl",
-    "summary.json",
-    "run.json",
-    "report.md",
-)
+SCORES_FILE, SUMMARY_FILE, SETTINGS_FILE = "scores.jsonl", "summary.json", "run.json"
+MARKDOWN_FILE, GROUPS_FILE = "report.md", "groups.json"
 
 
 @dataclass(frozen=True)
@@ -78,6 +74,7 @@ def run(config: RunConfig) -> dict[str, Any]:
         "environment": environment(config.device, config.precision),
         "parts": tables,
     }
+    write_whole(folder / GROUPS_FILE, json.dumps(_groups(parts), ensure_ascii=False))
     write_whole(folder / SUMMARY_FILE, json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
     write_whole(folder / MARKDOWN_FILE, report_markdown(summary))
     return summary
@@ -92,6 +89,23 @@ def report_markdown(summary: dict[str, Any]) -> str:
     lines += [f"- {name}: {value}" for name, value in summary["environment"].items()]
     lines += [f"- data of {part['title']}: {part['revision']}" for part in summary["parts"]]
     return "\n".join(lines) + "\n"
+
+
+def _groups(parts: list[Part]) -> list[dict[str, Any]]:
+    """What a report needs to know of the pictures, so that it can be made without the suite."""
+    return [
+        {
+            "part": part.name,
+            "id": group.id,
+            "prompt": group.prompt,
+            "generator": group.generator,
+            "places": group.places,
+            "names": group.names,
+            "images": [str(image) for image in group.images],
+        }
+        for part in parts
+        for group in part.groups
+    ]
 
 
 def write_whole(path: Path, text: str) -> None:

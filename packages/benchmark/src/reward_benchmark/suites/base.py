@@ -46,7 +46,7 @@ class Part:
 
     @property
     def pictures(self) -> int:
-        return sum(len(group.images) for group in self.groups)
+        return sum(len(group.names) for group in self.groups)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,69 @@
+"""The original's result files as a summary, as if they had been made here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from reward_core.errors import InputError
+from reward_core.ranking_file import read_rankings
+
+from .score_files import human_ranks, is_generator_file, read_generator_files, read_scores, scores_for
+from .score_store import Score
+from .suites import Group, Part
+from .summary import summarise
+
+
+def original_summary(path: Path, rankings: Path | None) -> list[dict[str, Any]]:
+    """Parts of a summary from SCORER-benchmark-GENERATOR-result.json and test_SCORER.json in a folder.
+
+    rankings: people's, needed for the latter. An empty list where there are no such files.
+    """
+    files = sorted(p for pattern in ("*.json", "*/*.json") for p in path.glob(pattern))
+    parts = []
+    if generators := [file for file in files if is_generator_file(file)]:
+        parts += _table1(generators)
+    tests = [file for file in files if file.name.startswith("test_") and file.name != "test_images.json"]
+    if tests and rankings is None:
+        raise InputError(f"{tests[0]}: --rankings with people's test.json is needed beside it")
+    if tests:
+        parts += _table3(tests, rankings)
+    return parts
+
+
+def _table1(files: list[Path]) -> list[dict[str, Any]]:
+    found = read_generator_files(files)
+    groups: dict[tuple[str, int], Group] = {}
+    rows = {}
+    for scorer, generators in found.items():
+        for name, prompts in generators.items():
+            for i, rewards in enumerate(prompts):
+                names = tuple(f"{name}/{i}_{x}" for x in range(len(rewards)))
+                groups.setdefault((name, i), Group(str(i), "", (), names, generator=name))
+                rows |= {("table1", scorer, n): Score(r) for n, r in zip(names, rewards)}
+    title = "Table 1, from the original's files"
+    part = Part("table1", title, "generators", tuple(groups.values()), reference=human_ranks())
+    return _summarise(part, list(found), rows)
+
+
+def _table3(files: list[Path], rankings: Path) -> list[dict[str, Any]]:
+    ranked = read_rankings(rankings)
+    groups = [
+        Group(item.id, item.prompt, (), tuple(f"{item.id}/{x}" for x in range(len(item.images))), item.places)
+        for item in ranked
+    ]
+    scorers, rows = [], {}
+    for file in files:
+        scorer = file.stem.removeprefix("test_")
+        scorers.append(scorer)
+        for group, rewards in zip(groups, scores_for(ranked, read_scores(file), str(file))):
+            rows |= {("table3", scorer, name): Score(r) for name, r in zip(group.names, rewards)}
+    part = Part("table3", "Table 3, from the original's files", "preference", tuple(groups))
+    return _summarise(part, scorers, rows)
+
+
+def _summarise(part: Part, scorers: list[str], rows: dict) -> list[dict[str, Any]]:
+    try:
+        return summarise([part], scorers, rows)
+    except ValueError as error:
+        raise InputError(str(error)) from error
