@@ -39,7 +39,8 @@ def test_the_four_lines_of_the_original(pipelines, tmp_path):
 def test_the_original_s_flags(capsys):
     config = refl.parse_args(
         ["--use_ema", "--learning_rate=2e-5", "--gradient_checkpointing", "--noise_offset", "0.1",
-         "--scale_lr", "--checkpoints_total_limit", "5", "--use_8bit_adam", "--seed", "7", "--report_to", "wandb"]
+         "--scale_lr", "--checkpoints_total_limit", "5", "--use_8bit_adam", "--seed", "7",
+         "--report_to", "wandb"]
     )  # fmt: skip
     assert config.optimizer.ema_decay == 0.9999
     assert config.optimizer.lr == 2e-5
@@ -260,8 +261,8 @@ def test_other_mistakes_are_told_first(pipelines, tmp_path):
 def test_train_dry_run_and_mistakes(pipelines, tmp_path, capsys):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a red circle\na blue square\n")
-    arguments = ["train", "--model", str(pipelines("sd")), "--prompts", str(prompts), "--reward", "tiny", "--watch",
-                 "tiny-judge", "--out", str(tmp_path / "run"), "--set", "rollout.steps=8"]  # fmt: skip
+    arguments = ["train", "--model", str(pipelines("sd")), "--prompts", str(prompts), "--reward", "tiny",
+                 "--watch", "tiny-judge", "--out", str(tmp_path / "run"), "--set", "rollout.steps=8"]  # fmt: skip
     assert main([*arguments, "--dry-run"]) == 0
     told = capsys.readouterr().out
     settings, _, rest = told.partition("\n\n")

@@ -11,9 +11,9 @@ import sys
 from reward_core.errors import RewardCoreError
 
 from ..errors import DivergedError, ReflError
-from . import download_prompts, train
+from . import compare, download_prompts, train
 
-COMMANDS = (train, download_prompts)  # in the order of the help text
+COMMANDS = (train, compare, download_prompts)  # in the order of the help text
 
 
 def main(argv: list[str] | None = None) -> int:

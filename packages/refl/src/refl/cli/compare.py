@@ -1,0 +1,84 @@
+"""``refl compare``: a model before and after, the same seeds side by side."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+
+
+def add_to(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("compare", help="the same seeds of two models side by side")
+    parser.add_argument(
+        "before", metavar="BEFORE", help="hub id, pipeline folder, single file or LoRA folder"
+    )
+    parser.add_argument("after", metavar="AFTER", help="the same")
+    parser.add_argument("--base", metavar="MODEL", help="of LoRA folders (default: what their card names)")
+    parser.add_argument("--prompts", required=True, metavar="FILE")
+    parser.add_argument("--reward", action="append", required=True, metavar="NAME", help="may be given again")
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument("--limit", type=int, metavar="N", help="the first N prompts alone")
+    parser.add_argument("--seeds", type=int, default=4, help="pictures per prompt (default: %(default)s)")
+    parser.add_argument("--height", type=int, default=0)
+    parser.add_argument("--width", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--sampler", default="", help="ddim, ddpm, euler, flow (default: the model's first)")
+    parser.add_argument("--guidance-scale", type=float, default=5.0, help="default: %(default)s; 1 is none")
+    parser.add_argument("--negative-prompt", default="")
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--device", help="default: cuda, else mps, else cpu")
+    parser.add_argument("--json", action="store_true", help="one JSON document on stdout instead of a table")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from reward_core.load import default_device, usable_device
+
+    from ..compare import PictureSettings, compare, load_model
+    from ..config import RewardConfig
+    from ..errors import ConfigError
+    from ..prompts import read_prompts
+    from ..rewards import load_rewards
+
+    for name in ("seeds", "steps", "batch_size", "limit"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"--{name.replace('_', '-')}: must be at least 1, got {value}")
+    prompts = read_prompts(args.prompts)[: args.limit]
+    device = usable_device(args.device or default_device())
+    rewards = load_rewards([RewardConfig(name) for name in dict.fromkeys(args.reward)], device)
+    names = [field.name for field in dataclasses.fields(PictureSettings)]
+    settings = PictureSettings(**{name: getattr(args, name) for name in names})
+    before, after = (load_model(model, args.base, device) for model in (args.before, args.after))
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task("pictures", total=2 * len(prompts) * settings.seeds)
+        found = compare(
+            before, after, prompts, rewards, settings, args.out, lambda count: bar.advance(task, count)
+        )
+    if args.json:
+        print(json.dumps({"before": args.before, "after": args.after, **found}, indent=1, ensure_ascii=False))
+    else:
+        print_comparison(found)
+    return 0
+
+
+def print_comparison(found: dict) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    title = f"{found['prompts']} prompts x {found['settings']['seeds']} seeds"
+    table = Table("reward", "before", "after", "after wins", "95% interval", title=title)
+    for row in found["rewards"]:
+        interval = f"{row['win_rate_low']:.1%} to {row['win_rate_high']:.1%}"
+        means = (f"{row[side]:.3f}" for side in ("before", "after"))
+        table.add_row(row["name"], *means, f"{row['win_rate']:.1%}", interval)
+    if found["diversity"]["before"] is not None:
+        table.add_row(
+            "(diversity)", *(f"{found['diversity'][side]:.3f}" for side in ("before", "after")), "", ""
+        )
+    Console().print(table)

@@ -1,0 +1,209 @@
+"""Two models side by side: the same prompts, the same seeds, several rewards."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .errors import ModelError
+from .families import Family, Guidance, load_family
+from .rewards import Rewards
+from .rollout import SampleNoise, rollout
+from .strategies import RolloutPlan
+from .validation import diversity, grid
+
+DRAWS = 10_000  # bootstrap samples over prompts
+COMPARISON = 3  # purpose of noise, beside objective.py's
+
+
+@dataclass(frozen=True)
+class PictureSettings:
+    """How pictures to compare are made.
+
+    Attributes:
+        height: pixels; 0: what the model was made for.
+        width: pixels; 0: as height.
+        steps: denoising steps.
+        sampler: empty: the family's first.
+        guidance_scale: 1 is none.
+        negative_prompt: for guidance.
+        seeds: pictures per prompt.
+        batch_size: pictures made at once.
+    """
+
+    height: int = 0
+    width: int = 0
+    steps: int = 40
+    sampler: str = ""
+    guidance_scale: float = 5.0
+    negative_prompt: str = ""
+    seeds: int = 4
+    batch_size: int = 4
+
+
+@dataclass(frozen=True)
+class RewardComparison:
+    """One reward on both models.
+
+    Attributes:
+        name: of the reward.
+        before: mean over all pictures.
+        after: mean over all pictures.
+        win_rate: share of (prompt, seed) pairs in which the after picture has the higher reward, ties half.
+        win_rate_low: lower end of its 95% interval, by bootstrap over prompts.
+        win_rate_high: upper end.
+    """
+
+    name: str
+    before: float
+    after: float
+    win_rate: float
+    win_rate_low: float
+    win_rate_high: float
+
+
+def load_model(model: str | os.PathLike[str], base: str | None, device: torch.device) -> Family:
+    """A pipeline (id, folder, single file) or a folder of LoRA weights upon ``base``.
+
+    Raises:
+        ModelError: nothing there, or LoRA weights whose base is not known.
+    """
+    folder = Path(model)
+    is_lora = folder.is_dir() and (folder / "pytorch_lora_weights.safetensors").is_file()
+    if is_lora:
+        base = base or base_of_card(folder)
+        if base is None:
+            raise ModelError(f"{model}: LoRA weights; say on which model with --base (its card names none)")
+    family = load_family(base if is_lora else model)
+    if is_lora:
+        try:
+            family.pipeline.load_lora_weights(os.fspath(model))
+        except (ValueError, RuntimeError, OSError) as error:
+            raise ModelError(f"{model}: these LoRA weights do not go with {base}: {error}") from error
+    family.pipeline.to(device)
+    return family
+
+
+def base_of_card(folder: Path) -> str | None:
+    """``base_model`` of a model card; None where there is none."""
+    from huggingface_hub import ModelCard
+
+    path = folder / "README.md"
+    if not path.is_file():
+        return None
+    return ModelCard.load(path).data.to_dict().get("base_model")
+
+
+@torch.no_grad()
+def make_pictures(family: Family, prompts: Sequence[str], settings: PictureSettings, advance: Any) -> Tensor:
+    """(prompts * seeds, 3, H, W) uint8 on the CPU, seed by seed within a prompt; noise by (prompt, seed)."""
+    height = settings.height or family.default_size
+    width = settings.width or height
+    schedule = family.schedule(settings.steps, settings.sampler, height, width)
+    guidance, shape = Guidance(settings.guidance_scale), family.latent_shape(height, width)
+    plan = RolloutPlan(settings.steps - 1, (), read="latents")
+    wanted = [(i, seed) for i in range(len(prompts)) for seed in range(settings.seeds)]
+    made = []
+    for start in range(0, len(wanted), settings.batch_size):
+        part = wanted[start : start + settings.batch_size]
+        noise = SampleNoise(0, 0, [i * settings.seeds + seed for i, seed in part], COMPARISON)
+        negative = settings.negative_prompt if settings.guidance_scale != 1 else None
+        condition = family.encode([prompts[i] for i, _ in part], negative)
+
+        def denoise(x: Tensor, i: int, condition: Any = condition) -> Tensor:
+            return family.denoise(x, schedule.timesteps[i], condition, guidance)
+
+        def draw(noise: SampleNoise = noise) -> Tensor:
+            return noise(shape, family.device)
+
+        latents = rollout(denoise, schedule, plan, draw(), draw).latents
+        made.append((family.decode(latents) * 255).round().to(torch.uint8).cpu())
+        advance(len(part))
+    return torch.cat(made)
+
+
+def judge_pictures(
+    pictures: Tensor,
+    prompts: Sequence[str],
+    rewards: Rewards,
+    settings: PictureSettings,
+    device: torch.device,
+) -> dict[str, np.ndarray]:
+    """name -> (prompts, seeds) rewards."""
+    repeated = [prompt for prompt in prompts for _ in range(settings.seeds)]
+    parts: dict[str, list[Tensor]] = {}
+    for start in range(0, len(pictures), settings.batch_size):
+        some = slice(start, start + settings.batch_size)
+        values = rewards.all(pictures[some].to(device).float() / 255, repeated[some])
+        for name, found in values.items():
+            parts.setdefault(name, []).append(found.cpu())
+    return {name: torch.cat(found).view(-1, settings.seeds).numpy() for name, found in parts.items()}
+
+
+def compare_rewards(name: str, before: np.ndarray, after: np.ndarray) -> RewardComparison:
+    """Means and win rate of rewards (prompts, seeds); prompts are what the interval draws anew."""
+    wins = np.where(after == before, 0.5, after > before).mean(1)
+    draws = np.random.Generator(np.random.PCG64(0)).integers(0, len(wins), (DRAWS, len(wins)))
+    low, high = np.quantile(wins[draws].mean(1), (0.025, 0.975))
+    return RewardComparison(
+        name, float(before.mean()), float(after.mean()), float(wins.mean()), float(low), float(high)
+    )
+
+
+def compare(
+    before: Family,
+    after: Family,
+    prompts: Sequence[str],
+    rewards: Rewards,
+    settings: PictureSettings,
+    out: Path,
+    advance: Any = lambda count: None,
+) -> dict[str, Any]:
+    """Make, judge and lay side by side; writes comparison.json, comparison.png and the pictures' rewards.
+
+    Returns:
+        what comparison.json holds: ``rewards`` (see RewardComparison), ``diversity`` before and after,
+        prompts, seeds and settings.
+    """
+    device = before.device
+    pictures = [make_pictures(family, prompts, settings, advance) for family in (before, after)]
+    found = [judge_pictures(some, prompts, rewards, settings, device) for some in pictures]
+    names = list(found[0])
+    spread = [diversity(some.float() / 255, settings.seeds) for some in pictures]
+    document = {
+        "rewards": [asdict(compare_rewards(name, found[0][name], found[1][name])) for name in names],
+        "diversity": {side: None if math.isnan(s) else s for side, s in zip(("before", "after"), spread)},
+        "prompts": len(prompts),
+        "settings": asdict(settings),
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    _write(out / "comparison.json", json.dumps(document, indent=1))
+    rows = [
+        {"prompt": prompt, "seed": seed}
+        | {
+            f"{side}/{name}": float(found[j][name][i, seed])
+            for j, side in enumerate(("before", "after"))
+            for name in names
+        }
+        for i, prompt in enumerate(prompts)
+        for seed in range(settings.seeds)
+    ]
+    _write(out / "pictures.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    both = torch.stack([some.view(len(prompts), settings.seeds, *some.shape[1:]) for some in pictures], dim=1)
+    grid(both.flatten(0, 2), 2 * settings.seeds, out / "comparison.png")  # a row a prompt: before, then after
+    return document
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)

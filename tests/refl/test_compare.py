@@ -1,0 +1,85 @@
+"""refl compare: the same seeds of two models, rewards side by side."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import refl
+from refl.cli import main
+from refl.compare import compare_rewards
+
+
+@pytest.fixture
+def prompts(tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_text("a red circle\na blue square\na green star\n")
+    return path
+
+
+def arguments(before, after, prompts, out, *more):
+    made = ["compare", before, after, "--prompts", prompts, "--reward", "tiny", "--reward", "tiny-judge",
+            "--out", out, "--height", "16", "--steps", "4", "--seeds", "2", "--device", "cpu", *more]  # fmt: skip
+    return [str(part) for part in made]
+
+
+def test_a_model_beside_itself(pipelines, prompts, tmp_path, capsys):
+    assert main(arguments(pipelines("sd"), pipelines("sd"), prompts, tmp_path / "out", "--json")) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in found["rewards"]] == ["tiny", "tiny-judge"]
+    for row in found["rewards"]:
+        assert row["before"] == row["after"]
+        assert row["win_rate"] == row["win_rate_low"] == row["win_rate_high"] == 0.5
+    assert found["diversity"]["before"] == found["diversity"]["after"] > 0
+    assert Image.open(tmp_path / "out" / "comparison.png").size == (4 * 18 - 2, 3 * 18 - 2)
+    rows = [json.loads(line) for line in (tmp_path / "out" / "pictures.jsonl").read_text().splitlines()]
+    assert len(rows) == 6
+
+
+def test_a_model_beside_its_lora(pipelines, prompts, tmp_path, capsys):
+    config = refl.load_config(
+        settings=[f"run.out={tmp_path / 'run'}", "run.steps=10", "rollout.height=16", "rollout.steps=4",
+                  "rewards=[{name: tiny, phi: linear}]", "loss.reward_scale=1", "optimizer.lr=3e-2",
+                  "run.trackers=[]", "validation.prompts=0"]
+    )  # fmt: skip
+    model = refl.Trainer(pipelines("sd"), prompts, config).train()
+    assert main(arguments(pipelines("sd"), model, prompts, tmp_path / "out", "--guidance-scale", "1")) == 0
+    told = capsys.readouterr().out
+    assert "tiny-judge" in told
+    found = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    rows = [json.loads(line) for line in (tmp_path / "out" / "pictures.jsonl").read_text().splitlines()]
+    for reward in found["rewards"]:
+        before, after = ([row[f"{side}/{reward['name']}"] for row in rows] for side in ("before", "after"))
+        assert before != after
+        assert reward["before"] == pytest.approx(np.mean(before), abs=1e-6)
+        assert reward["after"] == pytest.approx(np.mean(after), abs=1e-6)
+        assert reward["win_rate"] == pytest.approx(np.mean(np.greater(after, before)))
+        assert reward["win_rate_low"] <= reward["win_rate"] <= reward["win_rate_high"]
+
+
+def test_mistakes(pipelines, prompts, tmp_path, capsys):
+    lora = tmp_path / "lora"
+    lora.mkdir()
+    (lora / "pytorch_lora_weights.safetensors").write_bytes(b"none")
+    for before, more, message in (
+        (lora, (), "say on which model with --base"),
+        (lora, ("--base", str(pipelines("sd"))), "these LoRA weights do not go with"),
+        (tmp_path, (), "no pipeline's folder"),
+        (pipelines("sd"), ("--reward", "none"), "reward 'none'"),
+        (pipelines("sd"), ("--seeds", "0"), "--seeds: must be at least 1"),
+        (pipelines("sd"), ("--prompts", str(tmp_path / "none.txt")), "cannot be read"),
+    ):
+        assert main(arguments(before, pipelines("sd"), prompts, tmp_path / "out", *more)) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_the_interval_is_over_prompts():
+    """Half the prompts won with every seed: seeds do not make it surer."""
+    before = np.zeros((40, 50))
+    after = np.repeat([[1.0], [-1.0]], 20, axis=0) * np.ones(50)
+    found = compare_rewards("r", before, after)
+    assert found.win_rate == 0.5
+    # Binomial, 40 draws: 0.5 +- 1.96 * 0.079.
+    assert found.win_rate_low == pytest.approx(0.345, abs=0.03)
+    assert found.win_rate_high == pytest.approx(0.655, abs=0.03)
