@@ -187,7 +187,7 @@ def original_step(parts: dict[str, Any], size: str, batch: int, half: torch.dtyp
 
 
 def our_step(parts: dict[str, Any], size: str, batch: int, half: torch.dtype, lora: bool = False):
-    """The trainer's rollout, decoder and reward, recomputed in the backward pass; half weights where frozen."""
+    """The trainer's rollout, decoder and reward, recomputed in the backward pass."""
     unet: nn.Module = copy.deepcopy(parts["unet"])
     if lora:
         from peft import LoraConfig

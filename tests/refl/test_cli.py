@@ -262,7 +262,8 @@ def test_train_dry_run_and_mistakes(pipelines, tmp_path, capsys):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a red circle\na blue square\n")
     arguments = ["train", "--model", str(pipelines("sd")), "--prompts", str(prompts), "--reward", "tiny",
-                 "--watch", "tiny-judge", "--out", str(tmp_path / "run"), "--set", "rollout.steps=8"]  # fmt: skip
+                 "--watch", "tiny-judge", "--out", str(tmp_path / "run"),
+                 "--set", "rollout.steps=8"]  # fmt: skip
     assert main([*arguments, "--dry-run"]) == 0
     told = capsys.readouterr().out
     settings, _, rest = told.partition("\n\n")

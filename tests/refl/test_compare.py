@@ -20,7 +20,8 @@ def prompts(tmp_path):
 
 def arguments(before, after, prompts, out, *more):
     made = ["compare", before, after, "--prompts", prompts, "--reward", "tiny", "--reward", "tiny-judge",
-            "--out", out, "--height", "16", "--steps", "4", "--seeds", "2", "--device", "cpu", *more]  # fmt: skip
+            "--out", out, "--height", "16", "--steps", "4", "--seeds", "2",
+            "--device", "cpu", *more]  # fmt: skip
     return [str(part) for part in made]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -39,6 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"reward-benchmark {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_run(commands)
+    _add_generate(commands)
     _add_metrics(commands)
     _add_report(commands)
     return parser
@@ -82,6 +84,30 @@ def _add_run(commands) -> None:
     run.set_defaults(run=run_suite)
 
 
+def _add_generate(commands) -> None:
+    generate = commands.add_parser("generate", help="pictures of one's own model for table1")
+    generate.add_argument("--model", required=True, help="hub id, pipeline folder or single file")
+    generate.add_argument("--lora", metavar="DIR", help="LoRA weights upon it")
+    generate.add_argument("--name", required=True, help="of this generator, for `run table1 --generators`")
+    generate.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="NAME becomes a folder in it"
+    )
+    generate.add_argument("--prompts", type=Path, metavar="FILE", help="default: Table 1's, fetched")
+    generate.add_argument("--limit", type=_positive, metavar="N", help="the first N prompts only")
+    generate.add_argument("--seeds", type=_positive, default=10, metavar="N", help="default: %(default)s")
+    generate.add_argument("--steps", type=_positive, default=50, help="default: %(default)s")
+    generate.add_argument("--guidance-scale", type=float, default=7.5, help="default: %(default)s")
+    generate.add_argument("--height", type=_positive, default=0, help="pixels (default: the model's)")
+    generate.add_argument("--width", type=_positive, default=0, help="pixels (default: as --height)")
+    generate.add_argument(
+        "--sampler", default="", help="ddim, ddpm, euler, flow (default: the model's first)"
+    )
+    generate.add_argument("--batch-size", type=_positive, default=4, metavar="N")
+    generate.add_argument("--device", help="default: cuda, else mps, else cpu")
+    generate.add_argument("--offline", action="store_true", help="never touch the network")
+    generate.set_defaults(run=run_generate)
+
+
 def _add_metrics(commands) -> None:
     metrics = commands.add_parser("metrics", help="metrics of scores that lie in files, as one JSON object")
     metrics.add_argument(
@@ -99,6 +125,41 @@ def _add_metrics(commands) -> None:
         help="[{id, rewards}]; without --rankings, the original's benchmark/results folder or files of it",
     )
     metrics.set_defaults(run=run_metrics)
+
+
+def run_generate(args: argparse.Namespace) -> int:
+    try:
+        from refl.compare import PictureSettings
+        from refl.errors import ReflError
+    except ModuleNotFoundError as error:
+        raise InputError(f"generate needs refl beside reward-benchmark ({error})") from error
+    from reward_core.load import default_device, usable_device
+
+    from .download import PROMPTS, text_file
+    from .generate import generate
+    from .suites.table1 import read_prompts
+
+    if not re.fullmatch(r"[\w.-]+", args.name) or args.name.startswith("."):
+        raise InputError(f"--name: letters, digits, - and _ were expected, got {args.name!r}")
+    file = args.prompts or text_file(PROMPTS, args.out.parent, args.offline)
+    prompts = read_prompts(file)[: args.limit]
+    settings = PictureSettings(
+        height=args.height,
+        width=args.width,
+        steps=args.steps,
+        sampler=args.sampler,
+        guidance_scale=args.guidance_scale,
+        seeds=args.seeds,
+        batch_size=args.batch_size,
+    )
+    device = usable_device(args.device or default_device())
+    try:
+        made = generate(args.model, args.lora, prompts, args.out / args.name, settings, device)
+    except ReflError as error:
+        raise InputError(str(error)) from error
+    kept = len(prompts) * args.seeds - made
+    print(f"{args.out / args.name}: {made} pictures made, {kept} were there", file=sys.stderr)
+    return 0
 
 
 def run_suite(args: argparse.Namespace) -> int:

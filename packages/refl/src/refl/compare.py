@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .errors import ModelError
-from .families import Family, Guidance, load_family
+from .families import Condition, Family, Guidance, load_family
 from .rewards import Rewards
 from .rollout import SampleNoise, rollout
 from .strategies import RolloutPlan
@@ -104,31 +104,38 @@ def base_of_card(folder: Path) -> str | None:
 
 
 @torch.no_grad()
-def make_pictures(family: Family, prompts: Sequence[str], settings: PictureSettings, advance: Any) -> Tensor:
-    """(prompts * seeds, 3, H, W) uint8 on the CPU, seed by seed within a prompt; noise by (prompt, seed)."""
+def pictures_of(
+    family: Family, wanted: Sequence[tuple[str, int]], settings: PictureSettings
+) -> Iterator[Tensor]:
+    """Make pictures batch by batch.
+
+    Args:
+        family: the model.
+        wanted: (prompt, number of its noise); the same number gives every model the same noise.
+        settings: ``seeds`` has no part here.
+
+    Yields:
+        (B, 3, H, W) uint8 on the CPU, in the order of ``wanted``; B is at most ``batch_size``.
+    """
     height = settings.height or family.default_size
     width = settings.width or height
     schedule = family.schedule(settings.steps, settings.sampler, height, width)
     guidance, shape = Guidance(settings.guidance_scale), family.latent_shape(height, width)
     plan = RolloutPlan(settings.steps - 1, (), read="latents")
-    wanted = [(i, seed) for i in range(len(prompts)) for seed in range(settings.seeds)]
-    made = []
+    negative = settings.negative_prompt if settings.guidance_scale != 1 else None
     for start in range(0, len(wanted), settings.batch_size):
-        part = wanted[start : start + settings.batch_size]
-        noise = SampleNoise(0, 0, [i * settings.seeds + seed for i, seed in part], COMPARISON)
-        negative = settings.negative_prompt if settings.guidance_scale != 1 else None
-        condition = family.encode([prompts[i] for i, _ in part], negative)
+        prompts, numbers = zip(*wanted[start : start + settings.batch_size])
+        noise = SampleNoise(0, 0, numbers, COMPARISON)
+        condition = family.encode(prompts, negative)
 
-        def denoise(x: Tensor, i: int, condition: Any = condition) -> Tensor:
+        def denoise(x: Tensor, i: int, condition: Condition = condition) -> Tensor:
             return family.denoise(x, schedule.timesteps[i], condition, guidance)
 
         def draw(noise: SampleNoise = noise) -> Tensor:
             return noise(shape, family.device)
 
         latents = rollout(denoise, schedule, plan, draw(), draw).latents
-        made.append((family.decode(latents) * 255).round().to(torch.uint8).cpu())
-        advance(len(part))
-    return torch.cat(made)
+        yield (family.decode(latents) * 255).round().to(torch.uint8).cpu()
 
 
 def judge_pictures(
@@ -175,7 +182,18 @@ def compare(
         prompts, seeds and settings.
     """
     device = before.device
-    pictures = [make_pictures(family, prompts, settings, advance) for family in (before, after)]
+    wanted = [
+        (prompt, i * settings.seeds + seed)
+        for i, prompt in enumerate(prompts)
+        for seed in range(settings.seeds)
+    ]
+    pictures = []
+    for family in (before, after):
+        made = []
+        for some in pictures_of(family, wanted, settings):
+            made.append(some)
+            advance(len(some))
+        pictures.append(torch.cat(made))
     found = [judge_pictures(some, prompts, rewards, settings, device) for some in pictures]
     names = list(found[0])
     spread = [diversity(some.float() / 255, settings.seeds) for some in pictures]

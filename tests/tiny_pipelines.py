@@ -2,8 +2,6 @@
 
 import string
 
-import pytest
-import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
@@ -175,17 +173,3 @@ def flux():
 
 
 MAKERS = {"sd": sd, "sdxl": sdxl, "sd3": sd3, "flux": flux, "sd-v": lambda: sd("v_prediction")}
-
-
-@pytest.fixture(scope="session")
-def pipelines(tmp_path_factory):
-    """A function: name of a family -> folder of a tiny pipeline of it."""
-    root = tmp_path_factory.mktemp("pipelines")
-
-    def folder(name):
-        if not (root / name).is_dir():
-            torch.manual_seed(0)
-            MAKERS[name]().save_pretrained(root / name)
-        return root / name
-
-    return folder

@@ -1,0 +1,101 @@
+"""Pictures of one's own model for Table 1: every prompt, ten seeds, as files that ``run table1`` ranks."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from reward_core.errors import InputError
+
+from .progress import bar
+
+if TYPE_CHECKING:
+    import torch
+
+    from refl.compare import PictureSettings
+
+SETTINGS = "settings.json"
+
+
+def generate(
+    model: str,
+    lora: str | None,
+    prompts: list[tuple[str, str]],
+    folder: Path,
+    settings: PictureSettings,
+    device: torch.device,
+) -> int:
+    """Write ID_NUMBER.png for each prompt and seed into ``folder``; those already there are kept.
+
+    Args:
+        model: hub id, pipeline folder or single file.
+        lora: folder of LoRA weights upon it.
+        prompts: (id, prompt).
+        folder: of this generator; settings.json in it tells how its pictures were made.
+        settings: ``seeds`` pictures a prompt.
+
+    Returns:
+        How many were made.
+
+    Raises:
+        InputError: the folder holds pictures that were made otherwise.
+        refl.errors.ModelError: a model that cannot be loaded.
+    """
+    from refl.compare import load_model, pictures_of
+
+    made_as = {"model": model, "lora": lora, **asdict(settings)}
+    del made_as["batch_size"]  # of no effect on the pictures
+    _check(folder, made_as)
+    wanted = [
+        (folder / f"{prompt_id}_{x}.png", prompt, i * settings.seeds + x)
+        for i, (prompt_id, prompt) in enumerate(prompts)
+        for x in range(settings.seeds)
+    ]
+    missing = [item for item in wanted if not item[0].is_file()]
+    if not missing:
+        return 0
+    family = load_model(lora or model, model, device)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_json(folder / SETTINGS, made_as)
+    paths = iter([path for path, _, _ in missing])
+    with bar() as shown:
+        task = shown.add_task("pictures", total=len(missing))
+        for pictures in pictures_of(family, [(prompt, x) for _, prompt, x in missing], settings):
+            for picture in pictures.permute(0, 2, 3, 1).numpy():
+                _write_png(next(paths), picture)
+            shown.advance(task, len(pictures))
+    return len(missing)
+
+
+def _check(folder: Path, made_as: dict) -> None:
+    path = folder / SETTINGS
+    if not path.is_file():
+        if folder.is_dir() and any(folder.glob("*.png")):
+            raise InputError(f"{folder}: holds pictures of another origin; take another --name")
+        return
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: damaged ({error}); remove the folder, or take another --name") from error
+    other = [key for key in made_as if before.get(key) != made_as[key]]
+    if other:
+        told = ", ".join(f"{key} {before.get(key)!r}" for key in other)
+        raise InputError(f"{folder}: its pictures were made with {told}; take another --name")
+
+
+def _write_png(path: Path, pixels: np.ndarray) -> None:
+    temporary = path.with_name(f".{path.name}")
+    Image.fromarray(pixels).save(temporary, format="PNG")
+    os.replace(temporary, path)
+
+
+def _write_json(path: Path, document: dict) -> None:
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_text(json.dumps(document, indent=1), encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,20 @@
+"""Fixtures of several packages' tests."""
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def pipelines(tmp_path_factory):
+    """A function: name of a family -> folder of a tiny pipeline of it (see tiny_pipelines.py)."""
+    import torch
+    from tiny_pipelines import MAKERS
+
+    root = tmp_path_factory.mktemp("pipelines")
+
+    def folder(name):
+        if not (root / name).is_dir():
+            torch.manual_seed(0)
+            MAKERS[name]().save_pretrained(root / name)
+        return root / name
+
+    return folder
