@@ -39,8 +39,9 @@ def test_pictures_are_made_once_and_ranked(command, pipelines, prompts, tmp_path
         assert np.abs(whole[name].astype(int) - np.asarray(Image.open(folder / name))).max() <= 1
 
     command(*arguments(pipelines("sd-v"), prompts, "other"))
-    done = command("run", "table1", "--generators", "mine,other", "--scorers", "tiny", "--data",
-                   prompts.parent, "--out", tmp_path / "runs", "--device", "cpu", "--offline", "--json")  # fmt: skip
+    places = ("--data", prompts.parent, "--out", tmp_path / "runs", "--offline")
+    options = ("--generators", "mine,other", "--scorers", "tiny", "--device", "cpu", "--json")
+    done = command("run", "table1", *places, *options)
     assert done.returncode == 0, done.stderr
     assert "mine" in done.stdout
     assert "other" in done.stdout
