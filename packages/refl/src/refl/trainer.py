@@ -56,7 +56,7 @@ class Trainer:
         rewards: Mapping[str, RewardFunction] | None = None,
     ):
         from accelerate import Accelerator
-        from accelerate.utils import ProjectConfiguration, set_seed
+        from accelerate.utils import DistributedType, ProjectConfiguration, set_seed
         from diffusers.optimization import get_scheduler
 
         config = args or load_config(preset="sd14-paper")
@@ -77,6 +77,11 @@ class Trainer:
             project_config=ProjectConfiguration(str(self.out), str(self.out / "logs")),
             cpu=config.run.cpu,
         )
+        if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+            raise ConfigError(
+                f"{accelerator.distributed_type.value} shards the model, which is not supported yet; processes "
+                "that each hold it are (torchrun, or accelerate's multi-GPU)"
+            )
         if accelerator.device.type == "cuda":
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.run.tf32
         set_seed(config.run.seed)  # the adapters' first weights: the same on every rank
