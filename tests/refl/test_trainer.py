@@ -84,6 +84,10 @@ def test_one_step_of_every_family_saved_for_plain_diffusers(pipelines, tmp_path,
     with trainer.trainable.averaged():
         ours = objective.generate(PROMPTS[:2], [0, 1]).permute(0, 2, 3, 1).numpy()
 
+    if config.optimizer.ema_decay:  # the average is what is saved, and is not the last weights
+        last = objective.generate(PROMPTS[:2], [0, 1]).permute(0, 2, 3, 1).numpy()
+        assert np.abs(last - ours).max() > 1e-4
+
     folder = tmp_path / "model"
     pipeline = DiffusionPipeline.from_pretrained(pipelines(family) if rank else folder)
     shape = objective.family.latent_shape(objective.height, objective.width)

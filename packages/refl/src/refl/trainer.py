@@ -55,6 +55,7 @@ class Trainer:
         args: TrainConfig | None = None,
         rewards: Mapping[str, RewardFunction] | None = None,
     ):
+        import diffusers
         from accelerate import Accelerator
         from accelerate.utils import DistributedType, ProjectConfiguration, set_seed
         from diffusers.optimization import get_scheduler
@@ -84,6 +85,7 @@ class Trainer:
             )
         if accelerator.device.type == "cuda":
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.run.tf32
+        diffusers.utils.logging.set_verbosity_error()  # it tells of every prompt that CLIP cuts off
         set_seed(config.run.seed)  # the adapters' first weights: the same on every rank
         self.family = family = load_family(
             config.model.id,
