@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -10,7 +9,6 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,6 +26,7 @@ from .progress import step_bar
 from .prompts import DataOrder, read_prompts
 from .report import METRICS, MetricsFile, draw_curves, model_card
 from .rewards import RewardFunction, load_rewards
+from .setup import fingerprint, frozen_dtype, make_optimizer, split_prompts
 from .trainable import Trainable
 from .validation import grid, judge, validate
 
@@ -70,7 +69,7 @@ class Trainer:
             if not os.fspath(prompts):
                 raise ConfigError("prompts: no file of prompts given")
             prompts = read_prompts(prompts)
-        self.prompts, self.validation_prompts = _split(list(prompts), config.validation.prompts)
+        self.prompts, self.validation_prompts = split_prompts(list(prompts), config.validation.prompts)
 
         self.accelerator = accelerator = Accelerator(
             mixed_precision=config.run.mixed_precision,
@@ -80,8 +79,8 @@ class Trainer:
         )
         if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
             raise ConfigError(
-                f"{accelerator.distributed_type.value} shards the model, which is not supported yet; processes "
-                "that each hold it are (torchrun, or accelerate's multi-GPU)"
+                f"{accelerator.distributed_type.value} shards the model, which is not supported yet; "
+                "processes that each hold it are (torchrun, or accelerate's multi-GPU)"
             )
         if accelerator.device.type == "cuda":
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.run.tf32
@@ -91,7 +90,7 @@ class Trainer:
             config.model.id,
             revision=config.model.revision,
             variant=config.model.variant,
-            dtype=_frozen_dtype(config, accelerator.device),
+            dtype=frozen_dtype(config, accelerator.device),
         )
         height, width = picture_size(config, family)
         family.schedule(config.rollout.steps, config.rollout.sampler, height, width)  # errors, if it has any
@@ -113,7 +112,7 @@ class Trainer:
             family.denoiser.train()  # diffusers checkpoints in training mode only
         if config.model.compile:
             family.denoiser.compile()
-        self.optimizer = accelerator.prepare(_optimizer(config, self.trainable.parameters))
+        self.optimizer = accelerator.prepare(make_optimizer(config, self.trainable.parameters))
         self.lr_schedule = get_scheduler(
             config.optimizer.schedule,
             self.optimizer.optimizer,
@@ -123,7 +122,7 @@ class Trainer:
         self.checkpoints = Checkpoints(self.out / "checkpoints", config.run.checkpoints)
         self.metrics = MetricsFile(self.out / METRICS)
         self.order = DataOrder(len(self.prompts), config.run.seed)
-        self.state = RunState(processes=accelerator.num_processes, fingerprint=_fingerprint(config))
+        self.state = RunState(processes=accelerator.num_processes, fingerprint=fingerprint(config))
 
     def train(self, args: TrainConfig | None = None) -> Path:
         """Train until done, or go on where a run in the same folder stopped.
@@ -279,41 +278,3 @@ class Trainer:
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
         return folder
-
-
-def _split(prompts: list[str], count: int) -> tuple[list[str], list[str]]:
-    """(training prompts, validation prompts): apart where there are enough."""
-    validation = prompts[-count:] if count else []
-    return (prompts[:-count] if count and len(prompts) >= 4 * count else prompts), validation
-
-
-def _frozen_dtype(config: TrainConfig, device: torch.device) -> torch.dtype:
-    """Of weights that are not trained; trained ones are float32."""
-    if config.model.lora_rank == 0 or config.run.mixed_precision == "no":
-        return torch.float32
-    return {"bf16": torch.bfloat16, "fp16": torch.float16}[config.run.mixed_precision]
-
-
-def _optimizer(config: TrainConfig, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    settings = config.optimizer
-    kind: Any = torch.optim.AdamW
-    if settings.eight_bit:
-        try:
-            from bitsandbytes.optim import AdamW8bit as kind
-        except ImportError as error:
-            raise ConfigError("optimizer.eight_bit needs bitsandbytes: pip install bitsandbytes") from error
-    return kind(
-        parameters,
-        lr=settings.lr,
-        betas=(settings.beta1, settings.beta2),
-        eps=settings.epsilon,
-        weight_decay=settings.weight_decay,
-    )
-
-
-def _fingerprint(config: TrainConfig) -> str:
-    """Of every setting that decides what is trained; others may change between a run's parts."""
-    document = config.to_dict()
-    for name in ("out", "checkpoint_every", "checkpoints", "trackers", "push_to_hub", "cpu"):
-        document["run"].pop(name)
-    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:16]

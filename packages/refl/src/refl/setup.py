@@ -1,0 +1,50 @@
+"""What a run is put together from, decided by its settings alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import torch
+
+from .config import TrainConfig
+from .errors import ConfigError
+
+
+def split_prompts(prompts: list[str], count: int) -> tuple[list[str], list[str]]:
+    """(training prompts, validation prompts): apart where there are enough."""
+    validation = prompts[-count:] if count else []
+    return (prompts[:-count] if count and len(prompts) >= 4 * count else prompts), validation
+
+
+def frozen_dtype(config: TrainConfig, device: torch.device) -> torch.dtype:
+    """Of weights that are not trained; trained ones are float32."""
+    if config.model.lora_rank == 0 or config.run.mixed_precision == "no":
+        return torch.float32
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}[config.run.mixed_precision]
+
+
+def make_optimizer(config: TrainConfig, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    settings = config.optimizer
+    kind: Any = torch.optim.AdamW
+    if settings.eight_bit:
+        try:
+            from bitsandbytes.optim import AdamW8bit as kind
+        except ImportError as error:
+            raise ConfigError("optimizer.eight_bit needs bitsandbytes: pip install bitsandbytes") from error
+    return kind(
+        parameters,
+        lr=settings.lr,
+        betas=(settings.beta1, settings.beta2),
+        eps=settings.epsilon,
+        weight_decay=settings.weight_decay,
+    )
+
+
+def fingerprint(config: TrainConfig) -> str:
+    """Of every setting that decides what is trained; others may change between a run's parts."""
+    document = config.to_dict()
+    for name in ("out", "checkpoint_every", "checkpoints", "trackers", "push_to_hub", "cpu"):
+        document["run"].pop(name)
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:16]
