@@ -282,15 +282,15 @@ def test_small_changes_change_little(name):
     assert np.max(changes) <= 0.1, np.max(changes, axis=0)
 
 
-def test_halved_hue_changes_little_as_a_rule():
-    """JPEG's usual form keeps every second pixel's hue, which truly blurs yellow on white."""
+def test_jpeg_with_halved_hue_changes_little():
+    """JPEG's usual form keeps every second pixel's hue; a small yellow star on white then loses its points."""
     changes = []
-    for seed, scene in enumerate(scenes(80, seed=7)):
+    for seed, scene in enumerate(scenes(200, seed=7)):
         pixels = picture(scene, seed).pixels
         before, after = oracle(pixels, scene), oracle(as_jpeg(pixels, 70, "4:2:0"), scene)
         changes.append((abs(after.alignment - before.alignment), abs(after.utility - before.utility)))
-    assert (np.quantile(changes, 0.95, axis=0) <= 0.1).all()
-    assert np.max(changes) < 0.25
+    assert (np.quantile(changes, 0.99, axis=0) <= 0.1).all()
+    assert np.max(changes) < 0.2  # of 400 other pictures the worst changed by 0.15
 
 
 def test_a_line_or_a_photograph_like_picture_is_read_without_error():

@@ -41,8 +41,9 @@ _OWN_BLUR = 0.3  # sigma in pixels of a sharp edge's anti-aliasing
 _COARSE = 1.8  # JPEG coarseness from which outlines are no longer to be trusted
 # Softness, in radii and in pixels, at which a thing turns into a cloud, and is none any more.
 _FADES, _FADES_PIXELS = (0.32, 0.41), (2.5, 4.0)
+_CRUMB = 0.02  # a radius
 _EXPLAINED = (0.5, 0.8)  # share of the picture that the reading explains: no trust, full trust
-_ROUGH = (5.0, 30.0)  # root-mean-square levels not explained: no damage, full damage
+_ROUGH = (6.0, 22.0)  # root-mean-square levels not explained: no damage, full damage
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +64,8 @@ class Reading:
     @property
     def cleanliness(self) -> float:
         """How clean the picture is, in (0, 1]."""
-        cuts = [strength_of("cut_off", thing.cut) for thing in self.things if thing.cut]
+        # Crumbs at the frame, such as JPEG leaves, are no things that the frame cuts off.
+        cuts = [strength_of("cut_off", thing.cut) for thing in self.things if thing.radius > _CRUMB]
         return cleanliness([*self.damage.values(), *cuts])
 
 

@@ -27,6 +27,8 @@ _NOISY = (3.0, 6.0)  # the same for contrast over noise
 _SMALL = 0.08  # a radius; larger things are not made smaller for being pale
 _SMALLEST_AREA = 4.0  # pixels
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+_LEAST_LIGHTNESS = 10.0  # levels between a thing and the ground from which lightness shows its edges
+_HUE_BLURRED = 0.7  # edges of lightness over edges of all channels, in most JPEG files
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +111,14 @@ def read_thing(
     zone = cover[own]
     # The noise's own part of cover * (1 - cover) is its variance, with the other sign.
     edge = (float((zone * (1 - zone)).sum()) + grain**2 * len(zone)) / area
-    sharper = _luma_edge(step, colour, own, area, edge) / edge if noise < 2 else 1.0
+    light = _light_cover(step, colour, own) if noise < 2 else None
+    sharper = 1.0
+    if light is not None:
+        light_edge = max(float((light[own] * (1 - light[own])).sum()) / area, 0.2 * edge)
+        sharper = min(light_edge / edge, 1.0)
+        if sharper < _HUE_BLURRED:  # hue was kept more coarsely than light, which shows the outline better
+            kept, edge, sharper = np.clip(light, 0, 1), light_edge, 1.0
+            kept[kept < 0.08] = 0
     outline = soft_outline(kept, x - columns.start, y - rows.start, 1.9 * radius + 2)
     outline = outline / max(float(np.mean(outline**2)) ** 0.5, 1e-6)
     fit = fit_outline(outline, edge, None)
@@ -140,13 +149,12 @@ def read_thing(
     )
 
 
-def _luma_edge(step: np.ndarray, colour: np.ndarray, own: np.ndarray, area: float, edge: float) -> float:
-    """The sum of cover * (1 - cover) over the area as lightness alone shows it; `edge` if that is less."""
+def _light_cover(step: np.ndarray, colour: np.ndarray, own: np.ndarray) -> np.ndarray | None:
+    """The cover as lightness alone shows it; None where the thing is hardly lighter or darker."""
     lighter = float(colour @ _LUMA)
-    if abs(lighter) < 20:
-        return edge
-    cover = step[own] @ _LUMA / lighter
-    return min(edge, max(float((cover * (1 - cover)).sum()) / area, 0.2 * edge))
+    if abs(lighter) < _LEAST_LIGHTNESS:
+        return None
+    return np.where(own, step @ _LUMA / lighter, 0)
 
 
 def name_thing(thing: FoundThing, haze: Haze, noise: float, blocky: bool) -> FoundThing:
