@@ -7,7 +7,8 @@ The package carries both in `reward_core/demo`; their cards name the exact comma
 
 Three stages. The vision encoder learns what is where and how damaged, from annotated pictures; it is
 then frozen. The text encoder learns to read prompts beside pictures, from captions. Last, both it and
-the reward head learn to order pictures, from rankings.
+the reward head learn to order pictures, from rankings; the frozen encoder looks at their pictures once,
+and every further epoch words their prompts anew.
 
 Everything is seeded: the weights, the pictures, their order. The result is a folder that
 `reward_core.load` reads, with a card (README.md) that says how it was made and how good it is.
@@ -57,10 +58,12 @@ from reward_core.training import (
     group_rewards,
     initialise_from_scratch,
     patch_loss,
+    ranking_loss,
     train,
 )
 
 PICTURES_PER_STEP, GROUPS_PER_STEP = 96, 16
+LOOKS = 512  # pictures that the frozen encoder looks at at a time
 COLUMNS = [TextColumn("{task.description}"), MofNCompleteColumn(), TimeRemainingColumn()]
 
 
@@ -175,6 +178,68 @@ class ShapesCaptions(Dataset):
         return CaptionedPicture(shapes.render_scene(scene, rng), shapes.phrase(scene, rng), near)
 
 
+@dataclass(frozen=True, eq=False)
+class SeenGroup:
+    """A ranked group as the frozen vision encoder sees it: image tokens (K, N, E)."""
+
+    tokens: torch.Tensor
+    prompt: str
+    places: tuple[int, ...]
+
+
+class SeenGroups:
+    """The image tokens of many groups, in a file that is mapped into memory."""
+
+    def __init__(self, model: reward_core.RewardModel, groups: ShapesGroups, file: Path, on_group) -> None:
+        vision = model.blip.visual_encoder.config
+        most = len(groups) * groups.config.pictures[1]
+        shape = (most, (vision.image_size // vision.patch_size) ** 2 + 1, vision.width)
+        size = most * shape[1] * shape[2]  # what is not written takes no room
+        self.tokens = torch.from_file(str(file), True, size, dtype=torch.bfloat16).view(shape)
+        self.scenes: list[shapes.Scene] = []
+        self.places: list[tuple[int, ...]] = []
+        self.starts = [0]
+        waiting: list[np.ndarray] = []
+        for number, (group,) in enumerate(batches(groups, 1), start=1):
+            waiting.append(group.pictures)
+            self.scenes.append(shapes.parse(group.prompt))
+            self.places.append(group.places)
+            self.starts.append(self.starts[-1] + len(group.places))
+            if sum(map(len, waiting)) >= LOOKS or number == len(groups):
+                pixels = model.transform.from_uint8(torch.from_numpy(np.concatenate(waiting)))
+                with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+                    self.tokens[self.starts[-1] - len(pixels) : self.starts[-1]] = model.encode_images(pixels)
+                waiting.clear()
+                on_group(number)
+
+    def batches(self, epochs: int, seed: int) -> Iterator[list[SeenGroup]]:
+        """Every group once an epoch, in an order and in wordings of the epoch's own."""
+        rng = np.random.default_rng([seed, 3])
+        for _ in range(epochs):
+            order = rng.permutation(len(self.places)).tolist()
+            for first in range(0, len(order), GROUPS_PER_STEP):
+                yield [
+                    SeenGroup(
+                        self.tokens[self.starts[i] : self.starts[i + 1]],
+                        shapes.phrase(self.scenes[i], rng),
+                        self.places[i],
+                    )
+                    for i in order[first : first + GROUPS_PER_STEP]
+                ]
+
+
+def seen_loss(model: reward_core.RewardModel, groups: list[SeenGroup]) -> torch.Tensor:
+    """The ranking loss of some groups, from their image tokens."""
+    token_ids, mask = model.tokenizer([group.prompt for group in groups])
+    longest = int(mask.sum(1).max())
+    counts = torch.tensor([len(group.places) for group in groups])
+    token_ids, mask = (t[:, :longest].repeat_interleave(counts, 0) for t in (token_ids, mask))
+    tokens = torch.cat([group.tokens for group in groups]).float()
+    return ranking_loss(
+        model.rewards_from_features(tokens, token_ids, mask), [group.places for group in groups]
+    )
+
+
 def batches(items: Dataset, size: int) -> Iterator[list]:
     # A worker draws the next pictures while this process trains; their order is that of the index.
     return iter(DataLoader(items, size, num_workers=1, collate_fn=list, prefetch_factor=8))
@@ -195,8 +260,9 @@ def main() -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="of the weights and of the training groups")
     parser.add_argument("--patch-steps", type=int, default=1200, help="of 96 annotated pictures each")
-    parser.add_argument("--caption-steps", type=int, default=300, help="of 96 captioned pictures each")
-    parser.add_argument("--ranking-steps", type=int, default=2400, help="of 16 groups each")
+    parser.add_argument("--caption-steps", type=int, default=600, help="of 96 captioned pictures each")
+    parser.add_argument("--groups", type=int, default=32000, help="ranked groups, 16 a step")
+    parser.add_argument("--epochs", type=int, default=2, help="over the groups")
     parser.add_argument(
         "--precision",
         choices=["float32", "bfloat16"],
@@ -222,9 +288,8 @@ def main() -> None:
     with Progress(*COLUMNS, console=console) as progress:
 
         def run(
-            name: str, trained: nn.Module, items: Dataset, size: int, rates: tuple[float, float], loss=None
+            name: str, trained: nn.Module, items: Iterator[list], steps: int, rates: tuple[float, float], loss
         ) -> None:
-            steps = len(items) // size
             config = TrainingConfig(steps, *rates, precision=args.precision)
             task = progress.add_task(name, total=steps)
             recent: deque[float] = deque(maxlen=100)
@@ -236,18 +301,25 @@ def main() -> None:
                     seconds = time.perf_counter() - started
                     console.print(f"{name}, step {step}: loss {fmean(recent):.3f}, {seconds:.0f} s")
 
-            train(trained, batches(items, size), config, on_step, loss)
+            train(trained, items, config, on_step, loss)
 
         vision = model.blip.visual_encoder
         grid = vision.config.image_size // vision.config.patch_size
         annotations = ShapesAnnotations(args.patch_steps * PICTURES_PER_STEP, world, grid)
         reader = PatchReader(vision, model.transform, len(shapes.PATCH_COLUMNS), len(shapes.CLEANLINESS))
-        run("patches", reader, annotations, PICTURES_PER_STEP, (1e-3, 0.02), patch_loss)
+        size = PICTURES_PER_STEP
+        run("patches", reader, batches(annotations, size), args.patch_steps, (1e-3, 0.02), patch_loss)
         vision.requires_grad_(False)
-        captions = ShapesCaptions(args.caption_steps * PICTURES_PER_STEP, world.seed)
-        run("captions", model, captions, PICTURES_PER_STEP, (1e-3, 0.02), caption_loss)
-        groups = ShapesGroups(args.ranking_steps * GROUPS_PER_STEP, world, "train")
-        run("rankings", model, groups, GROUPS_PER_STEP, (7e-4, 0.002))
+        captions = ShapesCaptions(args.caption_steps * size, world.seed)
+        run("captions", model, batches(captions, size), args.caption_steps, (1e-3, 0.02), caption_loss)
+        groups = ShapesGroups(args.groups, world, "train")
+        task = progress.add_task("looking", total=len(groups))
+        with tempfile.TemporaryDirectory(dir=args.out.parent) as folder:
+            seen = SeenGroups(
+                model, groups, Path(folder, "tokens"), lambda n: progress.update(task, completed=n)
+            )
+            steps = args.epochs * len(groups) // GROUPS_PER_STEP
+            run("rankings", model, seen.batches(args.epochs, world.seed), steps, (7e-4, 0.002), seen_loss)
     minutes = (time.perf_counter() - started) / 60
 
     model.config = calibrated(model, validation)
@@ -309,7 +381,6 @@ def model_card(
     parameters = sum(p.numel() for p in model.parameters())
     size = (args.out / "model.safetensors").stat().st_size
     annotations, captions = (n * PICTURES_PER_STEP for n in (args.patch_steps, args.caption_steps))
-    groups = args.ranking_steps * GROUPS_PER_STEP
     fewest, most = shapes.TRAIN.pictures
     return f"""---
 license: apache-2.0
@@ -332,14 +403,15 @@ The rows below the first three are of the held-out prompts ({args.held_out_group
 comparisons count; chance is 50%. Scores are about N(0, 1) on the validation pictures.
 
 - Data: {annotations:,} pictures annotated patch by patch for the vision encoder (then frozen); {captions:,}
-  captioned pictures, each with {ShapesCaptions.NEAR_MISSES} near-miss prompts; {groups:,} ranked groups of
-  {fewest}-{most} pictures. Made on the spot, each seen once, seed {args.seed}.
+  captioned pictures, each with {ShapesCaptions.NEAR_MISSES} near-miss prompts; {args.groups:,} ranked groups
+  of {fewest}-{most} pictures, {args.epochs} times, each in new words. Made on the spot, seed {args.seed}.
 - Training: {args.patch_steps} steps of patches, {args.caption_steps} of captions (contrast, matching, masked
-  words, as BLIP and ALBEF), {args.ranking_steps} of ranking; Muon and AdamW, {args.precision};
-  {minutes:.1f} minutes on {os.cpu_count()} cores ({platform.machine()}, torch {torch.__version__}).
+  words, as BLIP and ALBEF), {args.epochs * args.groups // GROUPS_PER_STEP} of ranking; Muon and AdamW,
+  {args.precision}; {minutes:.1f} minutes on {os.cpu_count()} cores ({platform.machine()}, torch
+  {torch.__version__}).
 - Command: `python tools/make_tiny_reward.py --out FOLDER --architecture {args.architecture}
   --seed {args.seed} --patch-steps {args.patch_steps} --caption-steps {args.caption_steps}
-  --ranking-steps {args.ranking_steps} --precision {args.precision}`
+  --groups {args.groups} --epochs {args.epochs} --precision {args.precision}`
 """
 
 
