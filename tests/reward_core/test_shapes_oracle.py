@@ -283,7 +283,7 @@ def test_small_changes_change_little(name):
 
 
 def test_jpeg_with_halved_hue_changes_little():
-    """JPEG's usual form keeps every second pixel's hue; a small yellow star on white then loses its points."""
+    """JPEG's usual form keeps every second pixel's hue; small yellow stars then lose their points."""
     changes = []
     for seed, scene in enumerate(scenes(200, seed=7)):
         pixels = picture(scene, seed).pixels
