@@ -44,7 +44,7 @@ from reward_core.errors import EmptyPromptWarning
 from reward_core.evaluation import Evaluation, evaluate
 from reward_core.percentile import ScoreQuantiles
 from reward_core.precision import cpu_features
-from reward_core.ranking_file import RankedPrompt
+from reward_core.rankings import RankedPrompt
 from reward_core.text_encoder import TextConfig
 from reward_core.tokenizer import SPECIAL_TOKENS, PromptTokenizer
 from reward_core.training import (

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from reward_benchmark.download import unzip
 from reward_benchmark.paper import TABLE1
 from reward_core.errors import HubError, InputError
 from reward_core.hub import fetch
 from reward_core.registry import WebFile
+from reward_core.zip_file import unzip
 
 REPO = "zai-org/ImageReward"
 PROMPTS = [{"id": f"00{i}-x", "prompt": f"a red circle {word}"} for i, word in enumerate(("up", "down"))]

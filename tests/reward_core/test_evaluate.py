@@ -11,7 +11,7 @@ from PIL import Image
 import reward_core as RM
 from reward_core import shapes
 from reward_core.evaluation import evaluate
-from reward_core.ranking_file import RankedPrompt, read_rankings
+from reward_core.rankings import RankedPrompt, read_rankings
 from reward_core.scorer import ScoredRow
 
 TOOL = Path(__file__).parents[2] / "tools" / "make_shapes_eval.py"

@@ -206,7 +206,7 @@ def run_metrics(args: argparse.Namespace) -> int:
     if args.rankings is None:
         print(json.dumps(_generator_metrics(args.scores), indent=1))
         return 0
-    from reward_core.ranking_file import read_rankings
+    from reward_core.rankings import read_rankings
 
     from .metrics import preference_table
     from .score_files import read_scores, scores_for

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
-import stat
-import zipfile
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from reward_core.errors import HubError, InputError
+from reward_core.errors import HubError
 from reward_core.hub import fetch
 from reward_core.registry import HubFile, WebFile
-
-from .progress import bar
+from reward_core.zip_file import unzip
 
 REPO, FORMER_REPO = "zai-org/ImageReward", "THUDM/ImageReward"
 #: A mirror of raw.githubusercontent.com may be named here.
@@ -42,10 +38,6 @@ PROMPTS = TextFile(
 RANKINGS = TextFile(
     "data/test.json", "test.json", "77cff6c2d0522006f52f0b637ef8302db1782b2b761e378c124a012a3c7fc58e"
 )
-
-MAX_UNPACKED = 20 * 2**30  # bytes of one zip; the largest published one holds about 1.2 GB
-MAX_RATIO = 200  # of a member's size to its packed size; pictures hardly shrink at all
-_SUFFIXES = {".png", ".webp", ".jpg", ".jpeg", ".json", ".txt", ".md"}
 
 
 def text_file(file: TextFile, folder: Path, offline: bool) -> Path:
@@ -80,66 +72,3 @@ def unpacked_zip(name: str, target: Path, downloads: Path, offline: bool) -> Pat
     unzip(path, target)
     path.unlink()
     return target
-
-
-def unzip(path: Path, target: Path) -> None:
-    """Unpack pictures into ``target``, which appears whole or not at all.
-
-    A single folder at the top of the zip is taken for ``target`` itself. Every member's checksum is
-    compared.
-
-    Raises:
-        InputError: damaged (the file is then removed, to be fetched anew), a member that would lie outside
-            the folder, a link, or more bytes than pictures can have.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".unpacking-{target.name}-{os.getpid()}")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = [m for m in archive.infolist() if not m.is_dir() and _is_wanted(m)]
-            for member in members:
-                _check_member(path, member)
-            if not members:
-                raise InputError(f"{path}: holds no pictures")
-            if sum(m.file_size for m in members) > MAX_UNPACKED:
-                raise InputError(f"{path}: would unpack to more than {MAX_UNPACKED:,} bytes; not unpacked")
-            with bar() as shown:
-                for member in shown.track(members, description=f"unpacking {path.name}"):
-                    place = temporary / PurePosixPath(member.filename)
-                    place.parent.mkdir(parents=True, exist_ok=True)
-                    with archive.open(member) as source, place.open("wb") as out:
-                        shutil.copyfileobj(source, out)
-        entries = list(temporary.iterdir())
-        root = entries[0] if len(entries) == 1 and entries[0].name == target.name else temporary
-        os.replace(root, target)
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, NotImplementedError, zlib_error()) as error:
-        path.unlink(missing_ok=True)
-        raise InputError(f"{path}: damaged ({error}); it was removed, run again to fetch it anew") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def zlib_error() -> type[Exception]:
-    """What reading a damaged member raises beside zipfile's own errors."""
-    import zlib
-
-    return zlib.error
-
-
-def _is_wanted(member: zipfile.ZipInfo) -> bool:
-    parts = PurePosixPath(member.filename.replace("\\", "/")).parts
-    return "__MACOSX" not in parts and not parts[-1].startswith(".")
-
-
-def _check_member(path: Path, member: zipfile.ZipInfo) -> None:
-    name = PurePosixPath(member.filename.replace("\\", "/"))
-    if name.is_absolute() or ".." in name.parts or ":" in name.parts[0]:
-        raise InputError(f"{path}: {member.filename!r} would lie outside the folder; not unpacked")
-    if stat.S_ISLNK(member.external_attr >> 16):
-        raise InputError(f"{path}: {member.filename!r} is a link; not unpacked")
-    if name.suffix.lower() not in _SUFFIXES:
-        raise InputError(f"{path}: {member.filename!r} is no picture; not unpacked")
-    if member.file_size > 2**20 and member.file_size > MAX_RATIO * max(1, member.compress_size):
-        raise InputError(
-            f"{path}: {member.filename!r} would unpack to {member.file_size:,} bytes; not unpacked"
-        )

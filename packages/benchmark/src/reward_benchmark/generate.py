@@ -12,8 +12,7 @@ import numpy as np
 from PIL import Image
 
 from reward_core.errors import InputError
-
-from .progress import bar
+from reward_core.progress import bar
 
 if TYPE_CHECKING:
     import torch

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from reward_core.errors import InputError
-from reward_core.ranking_file import read_rankings
+from reward_core.rankings import read_rankings
 
 from .score_files import human_ranks, is_generator_file, read_generator_files, read_scores, scores_for
 from .score_store import Score

@@ -13,10 +13,11 @@ import numpy as np
 from reward_core.config import read_json
 from reward_core.errors import CheckpointError, ImageError, InputError
 from reward_core.image_file import open_image
+from reward_core.whole_file import write_whole
 
 from .charts import agreement_chart, distribution_chart
 from .metrics.preference import pairs_right
-from .run import GROUPS_FILE, MARKDOWN_FILE, SCORES_FILE, SUMMARY_FILE, report_markdown, write_whole
+from .run import GROUPS_FILE, MARKDOWN_FILE, SCORES_FILE, SUMMARY_FILE, report_markdown
 from .score_store import Key, Score, read_store
 from .tables import tables_of
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from reward_core.config import read_json
 from reward_core.errors import CheckpointError, InputError
+from reward_core.whole_file import write_whole
 
 from .score_store import ScoreStore
 from .score_suite import score_suite
@@ -106,13 +106,6 @@ def _groups(parts: list[Part]) -> list[dict[str, Any]]:
         for part in parts
         for group in part.groups
     ]
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write under a temporary name, then rename."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def _load(names: tuple[str, ...], device: str | None, precision: str, offline: bool):

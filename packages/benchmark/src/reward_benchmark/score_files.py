@@ -8,7 +8,7 @@ from typing import Any
 
 from reward_core.config import read_json
 from reward_core.errors import CheckpointError, InputError
-from reward_core.ranking_file import RankedPrompt
+from reward_core.rankings import RankedPrompt
 
 from .paper import TABLE1
 

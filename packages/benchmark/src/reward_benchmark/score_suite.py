@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Any
 
-from .progress import bar
+from reward_core.progress import bar
+
 from .score_store import Key, Score, ScoreStore
 from .scorers import bundles
 from .suites import Part

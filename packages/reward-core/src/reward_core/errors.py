@@ -92,3 +92,7 @@ class EmptyPromptWarning(UserWarning):
 
 class PromptWithoutPictureWarning(UserWarning):
     """A prompts file names prompts for which the folder holds no picture."""
+
+
+class DataWarning(UserWarning):
+    """Something that the data could hold is not there, or had to be left out."""

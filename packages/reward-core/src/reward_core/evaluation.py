@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from .ranking_file import RankedPrompt
+from .rankings import RankedPrompt
 from .scorer import ScoredRow
 
 #: Upper bounds of the gaps between two pictures' utilities, for `Evaluation.by_gap`.

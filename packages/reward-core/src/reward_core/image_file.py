@@ -1,16 +1,33 @@
-"""Pictures from paths or from PIL, opened completely, with every failure named."""
+"""Pictures from paths, from PIL or out of other files, opened completely, with every failure named."""
 
 from __future__ import annotations
 
+import io
 import os
 import re
-from typing import TypeAlias
+from typing import BinaryIO, TypeAlias
 
 from PIL import Image, UnidentifiedImageError
 
 from .errors import ImageError, ImageNotFoundError
 
-ImageSource: TypeAlias = "str | os.PathLike[str] | Image.Image"
+
+class StoredImage:
+    """A picture that lies within another file: a zip, a table (see rankings/stored_images.py).
+
+    name: how errors, tables and rows call it.
+    """
+
+    @property
+    def name(self) -> str:
+        raise NotImplementedError
+
+    def read(self) -> bytes:
+        """The picture's file. Any error means that it cannot be had."""
+        raise NotImplementedError
+
+
+ImageSource: TypeAlias = "str | os.PathLike[str] | Image.Image | StoredImage"
 
 
 def image_name(source: object) -> str:
@@ -19,6 +36,8 @@ def image_name(source: object) -> str:
         return str(
             getattr(source, "filename", "") or f"<PIL image {source.mode} {source.width}x{source.height}>"
         )
+    if isinstance(source, StoredImage):
+        return source.name
     if isinstance(source, (str, os.PathLike)):
         return os.fsdecode(source)
     return f"<{type(source).__name__}>"
@@ -28,7 +47,8 @@ def open_image(source: ImageSource) -> Image.Image:
     """Read a picture completely (the first frame of an animation), in its own mode.
 
     Args:
-        source: a path to a file that Pillow reads (the extension does not matter), or a PIL image.
+        source: a path to a file that Pillow reads (the extension does not matter), a PIL image, or a
+            StoredImage.
 
     Raises:
         ImageNotFoundError: no file at that path.
@@ -45,6 +65,8 @@ def open_image(source: ImageSource) -> Image.Image:
             raise ImageError(name, f"cannot be decoded: {error}") from error
     elif isinstance(source, (str, os.PathLike)):
         image = _open_file(name)
+    elif isinstance(source, StoredImage):
+        image = _open_stored(source, name)
     else:
         raise ImageError(name, "a path or a PIL image was expected")
     if image.width == 0 or image.height == 0:
@@ -61,15 +83,33 @@ def _open_file(path: str) -> Image.Image:
         raise ImageNotFoundError(path, "no such file")
     if os.path.isfile(path) and os.path.getsize(path) == 0:
         raise ImageError(path, "the file is empty (0 bytes)")
+    return _decode(path, path)
+
+
+def _open_stored(source: StoredImage, name: str) -> Image.Image:
     try:
-        with Image.open(path) as image:
+        content = source.read()
+    except ImageError:
+        raise
+    except MemoryError as error:
+        raise ImageError(name, "not enough memory to read it") from error
+    except Exception as error:  # zips and tables are damaged in as many ways as pictures
+        raise ImageError(name, f"cannot be read: {error}") from error
+    if not content:
+        raise ImageError(name, "the file is empty (0 bytes)")
+    return _decode(io.BytesIO(content), name)
+
+
+def _decode(file: str | BinaryIO, name: str) -> Image.Image:
+    try:
+        with Image.open(file) as image:
             image.load()
             return image
     except UnidentifiedImageError as error:
-        raise ImageError(path, "not a picture in any format that Pillow reads") from error
+        raise ImageError(name, "not a picture in any format that Pillow reads") from error
     except Image.DecompressionBombError as error:
-        raise ImageError(path, f"too large to decode safely: {error}") from error
+        raise ImageError(name, f"too large to decode safely: {error}") from error
     except MemoryError as error:
-        raise ImageError(path, "not enough memory to decode it") from error
+        raise ImageError(name, "not enough memory to decode it") from error
     except Exception as error:  # Pillow's readers meet damaged bytes with any kind of error
-        raise ImageError(path, f"damaged or truncated: {error}") from error
+        raise ImageError(name, f"damaged or truncated: {error}") from error

@@ -11,10 +11,10 @@ import numpy as np
 from PIL import Image
 
 from reward_core.errors import InputError
-from reward_core.ranking_file import RANKINGS_FILE, read_rankings
+from reward_core.progress import progress
+from reward_core.rankings import RANKINGS_FILE, read_rankings
 from reward_core.shapes import HELD_OUT, load_split, make_groups, phrase, sample_scene, write_groups
 
-from ..progress import progress
 from .base import Group, Part, SuiteOptions
 from .shapes_renderers import RENDERERS, render
 

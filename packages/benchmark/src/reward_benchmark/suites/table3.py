@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 
 from reward_core.errors import InputError
-from reward_core.ranking_file import RankedPrompt, read_rankings
+from reward_core.rankings import RankedPrompt, read_rankings
 
 from ..download import RANKINGS, REPO, text_file, unpacked_zip
 from .base import Group, Part, SuiteOptions

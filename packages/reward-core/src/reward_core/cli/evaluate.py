@@ -38,7 +38,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
     from ..errors import EmptyPromptWarning, InputError
     from ..evaluation import evaluate
     from ..load import load, load_score
-    from ..ranking_file import read_rankings
+    from ..rankings import read_rankings
 
     data = read_rankings(args.data, args.images)
     images = [image for item in data for image in item.images]

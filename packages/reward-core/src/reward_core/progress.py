@@ -14,7 +14,7 @@ def progress(items: Iterable[T], what: str, total: int) -> Iterator[T]:
         yield from shown.track(items, total=total, description=what)
 
 
-def bar():
+def bar(wanted: bool = True):
     """A rich Progress with count and time left."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -26,6 +26,6 @@ def bar():
         MofNCompleteColumn(),
         TimeRemainingColumn(),
         console=console,
-        disable=not console.is_terminal,
+        disable=not (wanted and console.is_terminal),
         transient=True,
     )

@@ -1,0 +1,24 @@
+"""Rankings of pictures by people or by an oracle: one internal form, read from many.
+
+RankedPrompt is the form. ``read_rankings`` reads any accepted source into it (forms.py says which rows are
+understood, read.py which files), ``read_splits`` a folder of training, validation and test data, and
+``check_pictures`` leaves out what cannot be decoded. docs/data.md shows all of it with examples.
+"""
+
+from .check import PictureReport, check_pictures
+from .json_records import RANKINGS_FILE, write_rankings
+from .ranked_prompt import RankedPrompt, untied_pairs
+from .read import read_rankings
+from .splits import SPLITS, read_splits
+
+__all__ = [
+    "RANKINGS_FILE",
+    "SPLITS",
+    "PictureReport",
+    "RankedPrompt",
+    "check_pictures",
+    "read_rankings",
+    "read_splits",
+    "untied_pairs",
+    "write_rankings",
+]

@@ -1,0 +1,112 @@
+"""Single comparisons (better, worse), put into groups so that none is lost and none invented."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+
+from ..image_file import ImageSource
+from .ranked_prompt import RankedPrompt, untied_pairs
+
+LARGEST = 10  # pictures of a group: a training step holds them all at once
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One picture preferred to another. The keys tell which pictures are the same in several comparisons."""
+
+    id: str
+    prompt: str
+    better: ImageSource
+    worse: ImageSource
+    better_key: Hashable
+    worse_key: Hashable
+
+
+def group_comparisons(comparisons: Iterable[Comparison]) -> list[RankedPrompt]:
+    """Groups whose untied pairs are exactly the comparisons, with as few pictures as is easily had.
+
+    Comparisons of one prompt whose pictures all hang together become one group where its ranking implies
+    these comparisons and no other: all pairs of a ranking do, A over B and B over C alone do not (A over C
+    was never said). What is left becomes groups of a picture and those that lost, or won, against it. No
+    group has more than LARGEST pictures. A comparison made twice, or both ways, is in as many groups as it
+    was made.
+    """
+    by_prompt: dict[str, list[Comparison]] = defaultdict(list)
+    for comparison in comparisons:
+        by_prompt[comparison.prompt].append(comparison)
+    return [group for some in by_prompt.values() for group in _groups_of_prompt(some)]
+
+
+def _groups_of_prompt(comparisons: list[Comparison]) -> list[RankedPrompt]:
+    groups = []
+    while comparisons:
+        # Each comparison once; its repetitions wait for the next turn.
+        first = {(c.better_key, c.worse_key): c for c in reversed(comparisons)}
+        taken = set(map(id, first.values()))
+        comparisons = [c for c in comparisons if id(c) not in taken]
+        for part in _connected(list(reversed(first.values()))):
+            whole = _ranking(part)
+            groups += [whole] if whole else _stars(part)
+    return groups
+
+
+def _connected(comparisons: list[Comparison]) -> list[list[Comparison]]:
+    """The comparisons by the connected set of pictures that they are part of."""
+    root: dict[Hashable, Hashable] = {}
+
+    def find(key: Hashable) -> Hashable:
+        while root.setdefault(key, key) != key:
+            root[key] = key = root[root[key]]
+        return key
+
+    for c in comparisons:
+        root[find(c.worse_key)] = find(c.better_key)
+    parts: dict[Hashable, list[Comparison]] = defaultdict(list)
+    for c in comparisons:
+        parts[find(c.better_key)].append(c)
+    return list(parts.values())
+
+
+def _ranking(comparisons: list[Comparison]) -> RankedPrompt | None:
+    """The one group whose untied pairs are these comparisons, if there is one.
+
+    In such a group a better place means more wins, so the numbers of wins are the places to try.
+    """
+    wins: dict[Hashable, int] = defaultdict(int)
+    for c in comparisons:
+        wins[c.better_key] += 1
+        wins[c.worse_key] += 0
+    levels = {n: place for place, n in enumerate(sorted(set(wins.values()), reverse=True), 1)}
+    place = {key: levels[n] for key, n in wins.items()}
+    if len(place) > LARGEST or untied_pairs(list(place.values())) != len(comparisons):
+        return None
+    if any(place[c.better_key] >= place[c.worse_key] for c in comparisons):
+        return None
+    return _group(comparisons, place)
+
+
+def _stars(comparisons: list[Comparison]) -> list[RankedPrompt]:
+    """Groups of one picture against others; the picture with most comparisons left comes first."""
+    groups = []
+    while comparisons:
+        sides: dict[tuple[bool, Hashable], list[Comparison]] = defaultdict(list)
+        for c in comparisons:
+            sides[True, c.better_key].append(c)
+            sides[False, c.worse_key].append(c)
+        star = max(sides.values(), key=len)[: LARGEST - 1]
+        place = {c.better_key: 1 for c in star} | {c.worse_key: 2 for c in star}
+        groups.append(_group(star, place))
+        taken = set(map(id, star))
+        comparisons = [c for c in comparisons if id(c) not in taken]
+    return groups
+
+
+def _group(comparisons: Sequence[Comparison], place: dict[Hashable, int]) -> RankedPrompt:
+    images = {c.better_key: c.better for c in comparisons} | {c.worse_key: c.worse for c in comparisons}
+    order = sorted(images, key=lambda key: place[key])
+    first = comparisons[0]
+    return RankedPrompt(
+        first.id, first.prompt, tuple(images[key] for key in order), tuple(place[key] for key in order)
+    )

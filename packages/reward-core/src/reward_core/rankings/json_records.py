@@ -1,0 +1,98 @@
+"""The original's form, {"id", "prompt", "generations", "ranking"}: one record a prompt, read and written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from ..image_file import ImageSource, image_name
+from ..whole_file import write_json
+from .ranked_prompt import RankedPrompt
+
+RANKINGS_FILE = "rankings.json"
+
+
+def read_record(
+    where: str,
+    record: Mapping[str, Any],
+    columns: Mapping[str, str],
+    resolve: Callable[[Any], ImageSource | None],
+) -> RankedPrompt:
+    """One prompt with all its pictures.
+
+    ShapesBench's files add "utilities", "faults" and "objects".
+
+    Args:
+        where: how errors name the record.
+        columns: role -> column, see forms.py.
+        resolve: a picture's cell -> the picture, None where the cell holds none.
+
+    Raises:
+        InputError: another form.
+    """
+    names, places = record.get(columns["images"]), record.get(columns["ranking"])
+    prompt = record.get(columns["prompt"])
+    if not isinstance(prompt, str):
+        raise InputError(f"{where}: the prompt must be a string, got {prompt!r:.80}")
+    images = [resolve(name) for name in names] if isinstance(names, (list, tuple)) else [None]
+    if None in images:
+        raise InputError(f"{where}: {columns['images']!r} must be a list of file names, got {names!r:.80}")
+    if not isinstance(places, (list, tuple)) or not all(type(place) is int for place in places):
+        raise InputError(
+            f"{where}: {columns['ranking']!r} must be a list of whole numbers, got {places!r:.80}"
+        )
+    utilities, faults = record.get("utilities"), record.get("faults")
+    for key, values in ((columns["ranking"], places), ("utilities", utilities), ("faults", faults)):
+        if values is not None and (not isinstance(values, (list, tuple)) or len(values) != len(images)):
+            raise InputError(f"{where}: {len(images)} pictures, but {key!r} is {values!r:.80}")
+    try:
+        return RankedPrompt(
+            str(record.get(columns.get("id", "id"), "")),
+            prompt,
+            tuple(images),
+            tuple(places),
+            None if utilities is None else tuple(map(float, utilities)),
+            None if faults is None else tuple(tuple(fault["kind"] for fault in some) for some in faults),
+            record.get("objects"),
+        )
+    except (TypeError, ValueError, KeyError) as error:
+        raise InputError(f"{where}: 'utilities' or 'faults' is not as expected: {error!r}") from error
+
+
+def write_rankings(path: Path, data: Sequence[RankedPrompt]) -> None:
+    """Write rankings as the original publishes them; the file appears whole or not at all.
+
+    Pictures' names are relative to the file's folder where they lie in it, otherwise whole paths.
+
+    Raises:
+        InputError: a picture that is no file of its own.
+    """
+    folder = path.parent.absolute()
+    records = []
+    for item in data:
+        record: dict[str, Any] = {
+            "id": item.id,
+            "prompt": item.prompt,
+            "generations": [_relative(image, folder) for image in item.images],
+            "ranking": list(item.places),
+        }
+        if item.utilities is not None:
+            record["utilities"] = list(item.utilities)
+        if item.faults is not None:
+            record["faults"] = [[{"kind": kind} for kind in some] for some in item.faults]
+        if item.objects is not None:
+            record["objects"] = item.objects
+        records.append(record)
+    write_json(path, records)
+
+
+def _relative(image: ImageSource, folder: Path) -> str:
+    name = image_name(image)
+    if "://" in name:
+        return name
+    if not isinstance(image, (str, Path)):
+        raise InputError(f"{name}: is no file of its own; its name cannot be written into a rankings file")
+    whole = Path(name).absolute()
+    return (whole.relative_to(folder) if whole.is_relative_to(folder) else whole).as_posix()

@@ -1,0 +1,103 @@
+"""The one door through which rankings come in, whatever they lie in."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from ..errors import InputError
+from .forms import group_rows
+from .hub_datasets import as_picture, read_dataset
+from .imagerewarddb import METADATA, read_imagerewarddb
+from .json_records import RANKINGS_FILE
+from .ranked_prompt import RankedPrompt
+from .tables import EXTENSIONS, read_rows
+
+_METADATA = re.compile(METADATA.format(r"(\w+)"))
+
+
+def read_rankings(
+    path: str | os.PathLike[str],
+    images: str | os.PathLike[str] | None = None,
+    columns: Mapping[str, str] | None = None,
+    split: str | None = None,
+) -> list[RankedPrompt]:
+    """The prompts of any source of rankings, in its order (docs/data.md shows each).
+
+    Args:
+        path: a .json, .jsonl, .csv or .parquet file; ImageRewardDB's ``metadata-{split}.parquet``; a folder
+            with a ``rankings.json``, with ImageRewardDB, with `{split}.json` files as ``prepare`` writes
+            them, or with a dataset; or a dataset's name on the hub.
+        images: the folder to which pictures' names are relative; by default the file's own.
+        columns: role -> column, for columns that go by other names than those of ``forms.ROLES``.
+        split: which part, of a folder or dataset that has several.
+
+    Raises:
+        InputError: no such file or folder, or another form; the offending record is named.
+        HubError: a dataset that cannot be had.
+    """
+    source, path = os.fspath(path), Path(path)
+    if images is not None and not Path(images).is_dir():
+        raise InputError(f"{images}: no such folder of pictures")
+    if path.is_dir():
+        return _read_folder(path, images, columns, split)
+    if not path.exists() and _is_hub_name(source):
+        return read_dataset(source, split or "train", columns)
+    if not path.is_file():
+        raise InputError(f"{path}: no such rankings file")
+    return _read_file(path, Path(images) if images is not None else path.parent, columns)
+
+
+def _read_file(path: Path, folder: Path, columns: Mapping[str, str] | None) -> list[RankedPrompt]:
+    if match := _METADATA.fullmatch(path.name):
+        return read_imagerewarddb(path, folder, match[1], columns)
+    return group_rows(read_rows(path), columns, lambda cell: as_picture(cell, folder))
+
+
+def _read_folder(
+    path: Path,
+    images: str | os.PathLike[str] | None,
+    columns: Mapping[str, str] | None,
+    split: str | None,
+) -> list[RankedPrompt]:
+    folder = Path(images) if images is not None else path
+    if split is None and (path / RANKINGS_FILE).is_file():
+        return _read_file(path / RANKINGS_FILE, folder, columns)
+    files = split_files(path)
+    if split is None and len(files) > 1:
+        raise InputError(
+            f"{path}: holds several sets of rankings; give one: {', '.join(map(str, files.values()))}"
+        )
+    if split is None and files:
+        split = next(iter(files))
+    if split in files:
+        return _read_file(files[split], folder, columns)
+    if not files and is_dataset(path):
+        return read_dataset(path, split or "train", columns)
+    raise InputError(f"{path / (f'{split}.json' if split else RANKINGS_FILE)}: no such rankings file")
+
+
+def split_files(folder: Path) -> dict[str, Path]:
+    """Split -> its file, of a folder as ``prepare`` writes it or of ImageRewardDB as it lies on the hub."""
+    prepared = {name: folder / f"{name}.json" for name in ("train", "validation", "test")}
+    found = {name: file for name, file in prepared.items() if file.is_file()}
+    if found:
+        return found
+    metadata = [(m[1], file) for file in sorted(folder.iterdir()) if (m := _METADATA.fullmatch(file.name))]
+    return dict(metadata)
+
+
+def is_dataset(folder: Path) -> bool:
+    """Whether a folder looks like a dataset: saved by `datasets`, or with tables in it."""
+    if any((folder / name).is_file() for name in ("state.json", "dataset_dict.json")):
+        return True
+    return any(file.suffix in EXTENSIONS[1:] for file in folder.rglob("*") if file.is_file())
+
+
+def _is_hub_name(source: str) -> bool:
+    """Whether it can only be OWNER/NAME on the hub, and no mistyped path."""
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", source) or source.startswith("."):
+        return False
+    return Path(source).suffix not in EXTENSIONS and not Path(source).parent.exists()

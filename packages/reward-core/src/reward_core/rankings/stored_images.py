@@ -1,0 +1,124 @@
+"""Pictures inside zips and tables, read when they are opened and not before."""
+
+from __future__ import annotations
+
+import os
+import threading
+import zipfile
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from ..errors import ImageError
+from ..image_file import StoredImage
+
+MAX_BYTES = 512 * 2**20  # of one picture's file
+_lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class ZippedImage(StoredImage):
+    """A picture in a zip. ``member`` is its whole name there."""
+
+    archive: Path
+    member: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.archive}/{self.member}"
+
+    def read(self) -> bytes:
+        archive = _open_zip(_key(self.archive))
+        size = archive.getinfo(self.member).file_size
+        if size > MAX_BYTES:
+            raise ImageError(self.name, f"would unpack to {size:,} bytes")
+        return archive.read(self.member)
+
+
+@dataclass(frozen=True)
+class ParquetImage(StoredImage):
+    """A picture in a cell of a Parquet file, as bytes or as the hub's {"bytes", "path"}.
+
+    Reading costs the cell's row group, of which the last few stay in memory: fast in the file's order, slow
+    in another. ``item`` counts within a cell that holds a list.
+    """
+
+    file: Path
+    column: str
+    row: int
+    item: int | None = None
+
+    @property
+    def name(self) -> str:
+        return _cell_name(str(self.file), self.column, self.row, self.item)
+
+    def read(self) -> bytes:
+        key = _key(self.file)
+        _, starts = _open_parquet(key)
+        group = max(i for i, start in enumerate(starts) if start <= self.row)
+        with _lock:  # Two threads would read the same group twice, and a Parquet file is no thread's own.
+            cells = _row_group(key, group, self.column)
+        return _bytes(self, cells[self.row - starts[group]].as_py(), self.item, self.file.parent)
+
+
+class DatasetImage(StoredImage):
+    """A picture in a cell of a `datasets` dataset whose pictures are left undecoded."""
+
+    def __init__(self, dataset: Any, source: str, column: str, row: int, item: int | None = None):
+        self.dataset, self.source, self.column, self.row, self.item = dataset, source, column, row, item
+
+    @property
+    def name(self) -> str:
+        return _cell_name(self.source, self.column, self.row, self.item)
+
+    def read(self) -> bytes:
+        return _bytes(self, self.dataset[self.row][self.column], self.item, Path())
+
+
+def _cell_name(source: str, column: str, row: int, item: int | None) -> str:
+    return f"{source}[{row}][{column}]" + ("" if item is None else f"[{item}]")
+
+
+def _bytes(image: StoredImage, cell: Any, item: int | None, folder: Path) -> bytes:
+    if item is not None and cell is not None:
+        cell = cell[item]
+    if isinstance(cell, dict):
+        path = cell.get("path")
+        if cell.get("bytes") is None and path and (folder / path).is_file():
+            return (folder / path).read_bytes()
+        cell = cell.get("bytes")
+    if not isinstance(cell, bytes):
+        raise ImageError(image.name, "the cell holds no picture")
+    return cell
+
+
+Key = tuple[str, int, int, int]
+
+
+def _key(path: Path) -> Key:
+    """An opened file must not be shared with a forked process, whose reads would move the parent's place in
+    it, nor outlive the file: hence the process, the time and the size. Threads may share it.
+    """
+    status = path.stat()
+    return str(path), os.getpid(), status.st_mtime_ns, status.st_size
+
+
+@lru_cache(maxsize=64)
+def _open_zip(key: Key) -> zipfile.ZipFile:
+    return zipfile.ZipFile(key[0])
+
+
+@lru_cache(maxsize=64)
+def _open_parquet(key: Key) -> tuple[Any, list[int]]:
+    """The file, and the first row of each of its row groups."""
+    import pyarrow.parquet
+
+    file = pyarrow.parquet.ParquetFile(key[0])
+    sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+    return file, [sum(sizes[:group]) for group in range(len(sizes))]
+
+
+@lru_cache(maxsize=4)
+def _row_group(key: Key, group: int, column: str) -> Any:
+    return _open_parquet(key)[0].read_row_group(group, columns=[column]).column(column)
