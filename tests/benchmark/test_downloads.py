@@ -1,16 +1,15 @@
 """Tables 1 and 3 from download to report, against a server on this machine that stands in for the hub."""
 
 import hashlib
-import importlib.util
 import io
 import json
 import os
 import stat
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
+from hub_server import Hub
 from PIL import Image
 
 from reward_benchmark.paper import TABLE1
@@ -23,18 +22,9 @@ REPO = "zai-org/ImageReward"
 PROMPTS = [{"id": f"00{i}-x", "prompt": f"a red circle {word}"} for i, word in enumerate(("up", "down"))]
 
 
-def stand_in():
-    """The stand-in that reward_core's tests of downloads use."""
-    path = Path(__file__).parents[1] / "reward_core" / "test_hub.py"
-    spec = importlib.util.spec_from_file_location("hub_stand_in", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.Hub()
-
-
 @pytest.fixture
 def hub():
-    hub = stand_in()
+    hub = Hub()
     yield hub
     hub.stop()
 

@@ -78,6 +78,12 @@ class HubError(RewardCoreError, OSError):
     __str__ = Exception.__str__
 
 
+class DiskFullError(RewardCoreError, OSError):
+    """No space is left, or there is too little for what is to come."""
+
+    __str__ = Exception.__str__
+
+
 class NonFiniteRewardError(RewardCoreError, ArithmeticError):
     """A reward came out NaN or infinite; such a picture has no place in a ranking."""
 

@@ -72,7 +72,7 @@ def fetch(
     if failure is None:
         raise HubError(f"{file.filename}: no repository {' or '.join(repo_ids)} on the hub")
     repo_id, error = failure
-    raise _as_hub_error(f"{file.filename} of {repo_id}", error) from error
+    raise as_hub_error(f"{file.filename} of {repo_id}", error) from error
 
 
 def fetch_folder(
@@ -93,7 +93,7 @@ def fetch_folder(
             allow_patterns=_FOLDER_FILES,
         )
     except Exception as error:
-        raise _as_hub_error(repo_id, error) from error
+        raise as_hub_error(repo_id, error) from error
     if not Path(folder, "model.safetensors").is_file():
         raise HubError(f"{repo_id} holds no model.safetensors; was it published with push_to_hub?")
     return Path(folder)
@@ -121,12 +121,17 @@ def upload_model(
                 repo_id=repo_id, folder_path=folder, revision=revision, commit_message=commit_message
             )
         except Exception as error:
-            raise _as_hub_error(repo_id, error, uploading=True) from error
+            raise as_hub_error(repo_id, error, uploading=True) from error
     return str(commit.commit_url)
 
 
-def _as_hub_error(what: str, error: Exception, uploading: bool = False) -> Exception:
-    """The hub client's many errors as one that says what to do; anything else stays itself."""
+def as_hub_error(
+    what: str, error: Exception, uploading: bool = False, without_network: str = _WITHOUT_NETWORK
+) -> Exception:
+    """The hub client's many errors as one that says what to do; anything else stays itself.
+
+    without_network: what to do where the hub cannot be reached.
+    """
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
@@ -159,7 +164,7 @@ def _as_hub_error(what: str, error: Exception, uploading: bool = False) -> Excep
         if uploading:
             return HubError(f"{what} could not be uploaded: {reason}")
         return HubError(
-            f"{what} is not on this machine and could not be downloaded: {reason}\n{_WITHOUT_NETWORK}"
+            f"{what} is not on this machine and could not be downloaded: {reason}\n{without_network}"
         )
     return error
 

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from .evaluation import Evaluation
+    from .prepare import Prepared
     from .reward_model import RewardModel
 
 
@@ -44,6 +45,24 @@ def print_evaluation(name: str, result: Evaluation) -> None:
         table.add_section()
         for key, share in shares.items():
             table.add_row(f"{title} {key.replace('_', ' ')}", f"{share.pairs:,}", f"{share.accuracy:.1%}")
+    print_table(table)
+
+
+def print_prepared(prepared: Prepared) -> None:
+    from rich.table import Table
+
+    table = Table(title=str(prepared.folder))
+    for name, justify in (
+        ("split", "left"),
+        ("prompts", "right"),
+        ("pictures", "right"),
+        ("untied pairs", "right"),
+        ("pictures skipped", "right"),
+        ("prompts dropped", "right"),
+    ):
+        table.add_column(name, justify=justify)
+    for name, figures in prepared.splits.items():
+        table.add_row(name, *(f"{value:,}" for value in vars(figures).values()))
     print_table(table)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -36,6 +37,30 @@ def scoring_options() -> argparse.ArgumentParser:
         "--model", default=DEFAULT_MODEL, help="name, folder, file or hub repository (default: %(default)s)"
     )
     return scoring
+
+
+def data_options() -> argparse.ArgumentParser:
+    """A parent parser: how to read rankings."""
+    data = argparse.ArgumentParser(add_help=False)
+    data.add_argument(
+        "--images", type=Path, metavar="DIR", help="folder of the pictures (default: the data's own)"
+    )
+    data.add_argument(
+        "--columns",
+        nargs="+",
+        type=_column,
+        default=[],
+        metavar="ROLE=COLUMN",
+        help="columns by other names than the usual, such as better=chosen worse=rejected (see docs/data.md)",
+    )
+    return data
+
+
+def _column(text: str) -> tuple[str, str]:
+    role, equals, column = text.partition("=")
+    if not (role and equals and column):
+        raise argparse.ArgumentTypeError(f"ROLE=COLUMN was expected, got {text!r}")
+    return role, column
 
 
 def load_model(args: argparse.Namespace) -> RewardModel:

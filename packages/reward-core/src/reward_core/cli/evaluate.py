@@ -5,25 +5,27 @@ from __future__ import annotations
 import argparse
 import json
 import warnings
-from pathlib import Path
 
 from ..registry import SCORES
 from ..tables import print_evaluation
-from .common import batch, computing_options, report_failures, with_progress
+from .common import batch, computing_options, data_options, report_failures, with_progress
 
 
 def add_to(commands: argparse._SubParsersAction) -> None:
     evaluate = commands.add_parser(
         "evaluate",
-        parents=[computing_options()],
+        parents=[computing_options(), data_options()],
         help="how often a model prefers what people, or an oracle, prefer",
     )
     evaluate.add_argument("model", metavar="MODEL", help="name, folder, file or hub repository")
     evaluate.add_argument(
-        "--data", type=Path, required=True, metavar="FILE", help="rankings, JSON in the original's form"
+        "--data",
+        required=True,
+        metavar="FILE",
+        help="rankings or pairs: .json, .jsonl, .csv, .parquet, a folder, or a data set's name on the hub",
     )
     evaluate.add_argument(
-        "--images", type=Path, metavar="DIR", help="folder of the pictures (default: FILE's)"
+        "--split", metavar="NAME", help="which part of a folder or data set that has several"
     )
     evaluate.add_argument(
         "--blank-prompts",
@@ -40,7 +42,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
     from ..load import load, load_score
     from ..rankings import read_rankings
 
-    data = read_rankings(args.data, args.images)
+    data = read_rankings(args.data, args.images, dict(args.columns), args.split)
     images = [image for item in data for image in item.images]
     prompts = ["" if args.blank_prompts else item.prompt for item in data for _ in item.images]
     loader = load_score if args.model in SCORES else load
@@ -56,7 +58,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
         report_failures(failed)
         raise InputError(f"{args.data}: {error}") from error
     if args.json:
-        document = {"model": args.model, "data": str(args.data), "blank_prompts": args.blank_prompts}
+        document = {"model": args.model, "data": args.data, "blank_prompts": args.blank_prompts}
         failures = [{"image": row.image, "error": row.error} for row in failed]
         print(json.dumps({**document, **result.to_dict(), "failed": failures}, ensure_ascii=False, indent=1))
     else:

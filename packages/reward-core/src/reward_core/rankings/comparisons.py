@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
-from ..image_file import ImageSource
+from ..image_file import ImageSource, image_name
 from .ranked_prompt import RankedPrompt, untied_pairs
 
 LARGEST = 10  # pictures of a group: a training step holds them all at once
@@ -37,6 +37,19 @@ def group_comparisons(comparisons: Iterable[Comparison]) -> list[RankedPrompt]:
     for comparison in comparisons:
         by_prompt[comparison.prompt].append(comparison)
     return [group for some in by_prompt.values() for group in _groups_of_prompt(some)]
+
+
+def regroup(data: Sequence[RankedPrompt]) -> list[RankedPrompt]:
+    """The data with its groups of two put together by prompt and picture, now that pictures have names."""
+    pairs = [item for item in data if len(item.images) == 2]
+    others = [item for item in data if len(item.images) != 2]
+    comparisons = []
+    for item in pairs:
+        better, worse = sorted(range(2), key=lambda i: item.places[i])
+        images = item.images[better], item.images[worse]
+        if item.places[better] != item.places[worse] and image_name(images[0]) != image_name(images[1]):
+            comparisons.append(Comparison(item.id, item.prompt, *images, *map(image_name, images)))
+    return others + group_comparisons(comparisons)
 
 
 def _groups_of_prompt(comparisons: list[Comparison]) -> list[RankedPrompt]:
@@ -104,7 +117,10 @@ def _stars(comparisons: list[Comparison]) -> list[RankedPrompt]:
 
 
 def _group(comparisons: Sequence[Comparison], place: dict[Hashable, int]) -> RankedPrompt:
-    images = {c.better_key: c.better for c in comparisons} | {c.worse_key: c.worse for c in comparisons}
+    images: dict[Hashable, ImageSource] = {}
+    for c in comparisons:
+        images.setdefault(c.better_key, c.better)
+        images.setdefault(c.worse_key, c.worse)
     order = sorted(images, key=lambda key: place[key])
     first = comparisons[0]
     return RankedPrompt(

@@ -54,8 +54,10 @@ def group_rows(rows: Rows, chosen: Mapping[str, str] | None, resolve: Resolve) -
         InputError: no kind of row that is known, or a row of another form; it is named.
     """
     columns = _columns(rows, chosen or {})
-    form = next((form for form in FORMS if any(role in columns for role in form)), None)
-    if form is None:
+    fitting = [form for form in FORMS if all(role in columns for role in form)]
+    partly = [form for form in FORMS if any(role in columns for role in form)]
+    form = next(iter([*fitting, *partly]), None)
+    if form is None or (rows.regular and not (fitting and "prompt" in columns)):
         wanted = "; ".join(", ".join(("prompt", *form)) for form in FORMS)
         raise InputError(
             f"{rows.name}: its columns are {', '.join(rows.columns)}; one of these sets was expected: "

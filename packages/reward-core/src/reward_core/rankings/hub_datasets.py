@@ -11,7 +11,7 @@ from ..image_file import StoredImage
 from .forms import group_rows
 from .ranked_prompt import RankedPrompt
 from .stored_images import DatasetImage
-from .tables import Rows, holds_pictures
+from .tables import Rows, holds_pictures, is_list
 
 
 def read_dataset(
@@ -62,7 +62,7 @@ def rankings_of(dataset: Any, name: str, columns: Mapping[str, str] | None) -> l
         raise InputError(f"{name}: holds no rows")
     schema = undecoded.features.arrow_schema
     pictures = [field.name for field in schema if holds_pictures(field.type)]
-    lengths = {c: _lengths(undecoded, c) for c in pictures if _is_list(schema.field(c).type)}
+    lengths = {c: _lengths(undecoded, c) for c in pictures if is_list(schema.field(c).type)}
     plain = [column for column in undecoded.column_names if column not in pictures]
     cells = undecoded.select_columns(plain).to_list() if plain else [{} for _ in range(len(undecoded))]
     for i, row in enumerate(cells):
@@ -97,12 +97,6 @@ def as_picture(cell: Any, folder: Path) -> Any:
     if not isinstance(cell, str) or not cell:
         return None
     return cell if "://" in cell else folder / cell
-
-
-def _is_list(kind: Any) -> bool:
-    from pyarrow import types
-
-    return types.is_list(kind) or types.is_large_list(kind)
 
 
 def _as_error(source: str | Path, error: Exception) -> Exception:

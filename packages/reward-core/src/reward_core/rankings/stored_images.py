@@ -62,6 +62,21 @@ class ParquetImage(StoredImage):
         return _bytes(self, cells[self.row - starts[group]].as_py(), self.item, self.file.parent)
 
 
+@dataclass(frozen=True)
+class ReadImage(StoredImage):
+    """A picture whose file has been read."""
+
+    label: str
+    content: bytes
+
+    @property
+    def name(self) -> str:
+        return self.label
+
+    def read(self) -> bytes:
+        return self.content
+
+
 class DatasetImage(StoredImage):
     """A picture in a cell of a `datasets` dataset whose pictures are left undecoded."""
 

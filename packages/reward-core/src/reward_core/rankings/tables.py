@@ -19,12 +19,15 @@ EXTENSIONS = (".json", *LINES, ".csv", ".parquet")
 
 @dataclass(frozen=True)
 class Rows:
-    """name: of the source. unit: what errors call a row. columns: names that occur. rows: (number, cells)."""
+    """name: of the source. unit: what errors call a row. columns: names that occur. rows: (number, cells).
+    regular: every row has all columns.
+    """
 
     name: str
     unit: str
     columns: Sequence[str]
     rows: Iterable[tuple[int, Mapping[str, Any]]]
+    regular: bool = True
 
 
 def read_rows(path: Path) -> Rows:
@@ -43,7 +46,7 @@ def read_rows(path: Path) -> Rows:
         if not isinstance(record, dict):
             raise InputError(f"{path}: {unit} {i} is no object: {record!r:.80}")
     columns = dict.fromkeys(key for _, record in records for key in record)
-    return Rows(str(path), unit, list(columns), records)
+    return Rows(str(path), unit, list(columns), records, regular=False)
 
 
 def _json(path: Path) -> list[tuple[int, Any]]:
@@ -102,7 +105,7 @@ def _parquet(path: Path) -> Rows:
         raise InputError(f"{path}: cannot be read as Parquet: {error}") from error
     if not cells:
         raise InputError(f"{path}: holds no rows")
-    lists = [name for name in pictures if pyarrow.types.is_list(schema.field(name).type)]
+    lists = [name for name in pictures if is_list(schema.field(name).type)]
     lengths = {name: _lengths(path, name) for name in lists}
     for row, record in enumerate(cells):
         for name in pictures:
@@ -117,11 +120,17 @@ def holds_pictures(kind: Any) -> bool:
     """Whether an Arrow type is bytes, or the hub's {"bytes", "path"}, or a list of either."""
     from pyarrow import types
 
-    if types.is_list(kind) or types.is_large_list(kind):
+    if is_list(kind):
         kind = kind.value_type
     if types.is_struct(kind):
         return any(kind.field(i).name == "bytes" for i in range(kind.num_fields))
     return types.is_binary(kind) or types.is_large_binary(kind)
+
+
+def is_list(kind: Any) -> bool:
+    from pyarrow import types
+
+    return types.is_list(kind) or types.is_large_list(kind)
 
 
 def _lengths(path: Path, column: str) -> list[int]:

@@ -1,0 +1,136 @@
+"""``reward-core prepare``: published rankings as a folder to train from."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..tables import print_prepared
+from .common import data_options
+
+if TYPE_CHECKING:
+    from ..prepare import Prepared
+
+SUBSETS = ("1k", "2k", "4k", "8k")  # as in prepare/imagerewarddb.py, which would load more
+
+
+def add_to(commands: argparse._SubParsersAction) -> None:
+    prepare = commands.add_parser(
+        "prepare",
+        help="turn published rankings into a folder to train from",
+        description="Writes train.json, validation.json and test.json with checked pictures. The same "
+        "command goes on where an interrupted one stopped. Pictures that cannot be read are skipped and "
+        "listed in skipped.json; that is no failure.",
+    )
+    sources = prepare.add_subparsers(required=True, metavar="SOURCE")
+
+    hub = _source(sources, "imagerewarddb", "ImageRewardDB, from the hub", prepare_from_hub, [])
+    hub.add_argument("--subset", choices=SUBSETS, required=True, help="thousands of training prompts")
+    hub.add_argument(
+        "--download-root",
+        type=Path,
+        metavar="DIR",
+        help="where zips go, and stay (default: OUT, until unpacked)",
+    )
+    hub.add_argument("--keep-zips", action="store_true", help="keep zips that are unpacked")
+    hub.add_argument(
+        "--revision", metavar="NAME", help="branch, tag or commit of the data set (default: main)"
+    )
+
+    for name, about, what in (
+        ("datasets", "a data set of the `datasets` library", "folder, or name on the hub"),
+        ("pairs", "a file of pairs or rankings", ".json, .jsonl, .csv or .parquet"),
+    ):
+        parser = _source(sources, name, about, prepare_from_tables, [data_options()])
+        parser.add_argument("source", metavar="ID_OR_PATH" if name == "datasets" else "FILE", help=what)
+        parser.add_argument("--copy", action="store_true", help="copy pictures that are files")
+        for split in ("validation", "test"):
+            parser.add_argument(
+                f"--{split}",
+                type=_share,
+                default=0.05,
+                metavar="SHARE",
+                help=f"share of the prompts for {split} where the source has no such split (%(default)s)",
+            )
+        if name == "datasets":
+            parser.add_argument("--config", metavar="NAME", help="which of the data set's configurations")
+        else:
+            parser.set_defaults(config=None)
+
+
+def _source(
+    sources: argparse._SubParsersAction,
+    name: str,
+    about: str,
+    run: Callable[[argparse.Namespace], int],
+    parents: list[argparse.ArgumentParser],
+) -> argparse.ArgumentParser:
+    parser = sources.add_parser(name, help=about, parents=parents)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to fill")
+    parser.add_argument("--json", action="store_true", help="one JSON document on stdout instead of a table")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share < 1:
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to below 1, got {text!r}")
+    return share
+
+
+def prepare_from_hub(args: argparse.Namespace) -> int:
+    from ..prepare import prepare_imagerewarddb
+
+    return _report(
+        prepare_imagerewarddb(
+            args.out,
+            args.subset,
+            download_root=args.download_root,
+            keep_zips=args.keep_zips,
+            revision=args.revision,
+            say=_say,
+        ),
+        args.json,
+    )
+
+
+def prepare_from_tables(args: argparse.Namespace) -> int:
+    from ..prepare import prepare_rankings
+
+    return _report(
+        prepare_rankings(
+            args.out,
+            args.source,
+            images=args.images,
+            columns=dict(args.columns),
+            config=args.config,
+            copy=args.copy,
+            validation=args.validation,
+            test=args.test,
+            say=_say,
+        ),
+        args.json,
+    )
+
+
+def _say(line: str) -> None:
+    print(f"reward-core: {line}", file=sys.stderr)
+
+
+def _report(prepared: Prepared, as_json: bool) -> int:
+    if as_json:
+        print(json.dumps(prepared.to_dict(), ensure_ascii=False, indent=1))
+    else:
+        print_prepared(prepared)
+    left_out = sum(figures.skipped + figures.dropped for figures in prepared.splits.values())
+    if left_out:
+        _say(f"what was left out is listed in {prepared.skipped}")
+    return 0
