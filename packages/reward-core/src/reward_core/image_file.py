@@ -15,8 +15,10 @@ from .errors import ImageError, ImageNotFoundError
 class StoredImage:
     """A picture that lies within another file: a zip, a table (see rankings/stored_images.py).
 
-    name: how errors, tables and rows call it.
+    name: how errors, tables and rows call it. place: who reads many in the order of this reads fast.
     """
+
+    place: tuple[str, int] = ("", 0)
 
     @property
     def name(self) -> str:

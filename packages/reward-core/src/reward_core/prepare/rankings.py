@@ -17,7 +17,7 @@ from ..hub_dataset import raise_if_full
 from ..image_file import ImageSource, StoredImage, image_name, open_image
 from ..progress import bar
 from ..rankings import SPLITS, RankedPrompt, read_splits
-from ..rankings.check import find_broken, leave_out
+from ..rankings.check import find_broken, in_reading_order, leave_out
 from ..rankings.comparisons import regroup
 from ..rankings.stored_images import ReadImage
 from .folder import Prepared, preparing, write_folder
@@ -100,7 +100,7 @@ def _as_files(
 ) -> tuple[list[RankedPrompt], dict[str, str]]:
     """The data with files for pictures, and name -> reason of those that cannot be read."""
     sources = {image_name(image): image for item in data for image in item.images}
-    inside = {name: i for name, i in sources.items() if copy or isinstance(i, StoredImage)}
+    inside = in_reading_order({n: i for n, i in sources.items() if copy or isinstance(i, StoredImage)})
     broken = find_broken(image for name, image in sources.items() if name not in inside)
     files: dict[str, Path] = {}
     for name, file, reason in _stored(inside, out):

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..errors import ImageError
-from ..image_file import ImageSource, image_name, open_image
+from ..image_file import ImageSource, StoredImage, image_name, open_image
 from ..progress import bar
 from .ranked_prompt import RankedPrompt
 
@@ -75,7 +75,7 @@ def find_broken(
     images: Iterable[ImageSource], *, threads: int | None = None, show_progress: bool = True
 ) -> dict[str, str]:
     """Name -> reason, of the pictures that cannot be decoded."""
-    named = {_key(image): image for image in images}
+    named = in_reading_order({_key(image): image for image in images})
     threads = threads or min(16, os.cpu_count() or 1)
     broken: dict[str, str] = {}
     with bar(show_progress) as shown, ThreadPoolExecutor(threads) as pool:
@@ -90,6 +90,15 @@ def find_broken(
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return broken
+
+
+def in_reading_order(named: Mapping[str, ImageSource]) -> dict[str, ImageSource]:
+    """The same pictures; those inside one table follow each other as they lie in it."""
+
+    def place(entry: tuple[str, ImageSource]) -> tuple[str, int]:
+        return entry[1].place if isinstance(entry[1], StoredImage) else ("", 0)
+
+    return dict(sorted(named.items(), key=place))
 
 
 def leave_out(

@@ -53,6 +53,10 @@ class ParquetImage(StoredImage):
     def name(self) -> str:
         return _cell_name(str(self.file), self.column, self.row, self.item)
 
+    @property
+    def place(self) -> tuple[str, int]:
+        return str(self.file), self.row
+
     def read(self) -> bytes:
         key = _key(self.file)
         _, starts = _open_parquet(key)
