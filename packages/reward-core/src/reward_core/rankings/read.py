@@ -43,7 +43,7 @@ def read_rankings(
         raise InputError(f"{images}: no such folder of pictures")
     if path.is_dir():
         return _read_folder(path, images, columns, split)
-    if not path.exists() and _is_hub_name(source):
+    if not path.exists() and is_hub_name(source):
         return read_dataset(source, split or "train", columns)
     if not path.is_file():
         raise InputError(f"{path}: no such rankings file")
@@ -96,7 +96,7 @@ def is_dataset(folder: Path) -> bool:
     return any(file.suffix in EXTENSIONS[1:] for file in folder.rglob("*") if file.is_file())
 
 
-def _is_hub_name(source: str) -> bool:
+def is_hub_name(source: str) -> bool:
     """Whether it can only be OWNER/NAME on the hub, and no mistyped path."""
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", source) or source.startswith("."):
         return False

@@ -10,7 +10,7 @@ from pathlib import Path
 from ..errors import DataWarning, InputError
 from .hub_datasets import load_splits, rankings_of
 from .ranked_prompt import RankedPrompt
-from .read import is_dataset, read_rankings, split_files
+from .read import is_dataset, is_hub_name, read_rankings, split_files
 
 SPLITS = ("train", "validation", "test")
 #: Names that datasets give their splits, the most likely first.
@@ -53,10 +53,10 @@ def read_splits(
             raise InputError(f"{path}: holds no train.json; `reward-core prepare` writes such a folder")
     elif path.exists():
         found = {"train": read_rankings(path, images, columns)}
-    elif path.suffix or "/" not in os.fspath(source):
-        raise InputError(f"{path}: no such file or folder")
-    else:
+    elif is_hub_name(os.fspath(source)):
         found = _of_dataset(source, columns, config)
+    else:
+        raise InputError(f"{path}: no such file or folder")
     if not found.get("train"):
         raise InputError(f"{source}: holds no training data, only {', '.join(found) or 'nothing'}")
     if not found.get("validation"):
