@@ -81,7 +81,7 @@ def test_features_that_enter_the_head(model):
     for pair in PAIRS:
         pixels = model.transform.from_pil(Image.open(IMAGES[pair["image"]]))[None]
         token_ids, mask = model.tokenizer([PROMPTS[pair["prompt"]]])
-        feature = model.blip.fuse(model.remember(model.encode_images(pixels)), token_ids, mask)[0]
+        feature = model.blip.fuse(model.remember(model.encode_pixels(pixels)), token_ids, mask)[0]
         assert (feature - torch.tensor(pair["cls_feature"])).abs().max() < REWARD
         assert model.mlp(feature[None]).item() == pytest.approx(pair["raw_reward"], abs=REWARD)
 

@@ -7,7 +7,7 @@ ranking, rewards = model.inference_rank("a red house by the sea", ["a.png", "b.p
 """
 
 from .errors import RewardCoreError
-from .image_features import ImageFeatures
+from .features import ImageFeatures, PromptFeatures
 from .load import available_models, available_scores, load, load_score
 from .reward_model import RewardModel
 from .scorer import Scorer
@@ -15,6 +15,7 @@ from .scorer import Scorer
 __version__ = "1.0.0"
 __all__ = [
     "ImageFeatures",
+    "PromptFeatures",
     "RewardCoreError",
     "RewardModel",
     "Scorer",

@@ -35,7 +35,7 @@ class Blip(nn.Module):
         """Image tokens (B, N, E) -> what the text encoder reads of them, the same for every prompt."""
         return self.text_encoder.remember(image_tokens)
 
-    def fuse(self, memory: Sequence[KeysValues], token_ids: Tensor, mask: Tensor | None) -> Tensor:
+    def fuse(self, memory: Sequence[KeysValues] | Tensor, token_ids: Tensor, mask: Tensor | None) -> Tensor:
         """Remembered images and token ids (B, L) -> feature (B, D): the text, read beside the image.
 
         The feature is the one at [CLS]: ImageReward never swaps it for BLIP's [ENC].

@@ -102,3 +102,7 @@ class PromptWithoutPictureWarning(UserWarning):
 
 class DataWarning(UserWarning):
     """Something that the data could hold is not there, or had to be left out."""
+
+
+class CompilationWarning(UserWarning):
+    """The compiled path cannot be had here; scores are the same, but take longer."""

@@ -10,7 +10,7 @@ Letters in shape comments: B batch, H, W picture, S side of the encoder's square
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -22,6 +22,8 @@ from . import bicubic
 
 # An enlarged picture of more pixels than this is never built; its crop is computed alone.
 _ENLARGED_LIMIT = 2_000_000
+# A picture of more pixels than this is shrunk where it was opened, and so many pixels are shrunk at once.
+_WHOLE_LIMIT = _AT_ONCE = 1 << 24
 _EIGHT_BIT_MODES = {"L", "LA", "La", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV"}
 _PREMULTIPLIED = {"LA": "La", "RGBA": "RGBa"}  # PIL resizes colours weighted by their alpha
 
@@ -58,13 +60,38 @@ class ImageTransform(nn.Module):
 
     def from_pil(self, image: Image.Image) -> Tensor:
         """PIL picture -> normalised pixels (3, S, S) float32 on the CPU."""
-        pixels = torch.from_numpy(self.to_uint8(image)).permute(2, 0, 1)
-        return (pixels.to(torch.float32).div(255) - self.mean.cpu()) / self.std.cpu()
+        return self.finish([self.prepare(image)], torch.device("cpu"))[0]
 
     def from_uint8(self, pictures: Tensor) -> Tensor:
         """RGB pictures of the encoder's side, (B, S, S, 3) uint8 -> normalised pixels (B, 3, S, S)."""
-        pixels = pictures.to(self.mean.device).permute(0, 3, 1, 2)
-        return (pixels.to(torch.float32).div(255) - self.mean) / self.std
+        return self._normalised(pictures.to(self.mean.device).permute(0, 3, 1, 2).float())
+
+    # The two halves of from_pil: what threads do to each picture, and what is done to a whole batch.
+
+    def prepare(self, image: Image.Image, whole: bool = False) -> Tensor:
+        """PIL picture -> what ``finish`` takes of it, on the CPU: (S, S, 3) uint8.
+
+        With ``whole``, a picture that ``finish`` can shrink within 1/255 of PIL stays at its own size.
+        """
+        shrinks = self.size <= min(image.size) and image.width * image.height <= _WHOLE_LIMIT
+        if whole and shrinks and image.mode in ("RGB", "L"):
+            return torch.from_numpy(np.array(image.convert("RGB")))
+        return torch.from_numpy(self.to_uint8(image))
+
+    def finish(self, pictures: Sequence[Tensor], device: torch.device, pinned: list | None = None) -> Tensor:
+        """What ``prepare`` gave of B pictures, of any sizes -> normalised pixels (B, 3, S, S) on ``device``.
+
+        With ``pinned``, pictures are copied from pinned memory without waiting; the list takes the buffers,
+        which must be kept until the copy is over.
+        """
+        pixels = torch.empty(len(pictures), 3, self.size, self.size, device=device)
+        for places, together in _by_size(pictures):
+            levels = copied(together, device, pinned).permute(0, 3, 1, 2)
+            if levels.shape[-2:] != pixels.shape[-2:]:
+                side = max(1, _AT_ONCE // levels[0, 0].numel())
+                levels = torch.cat([self.resize(part.float()) for part in levels.split(side)])
+            pixels[places] = self._normalised(levels.float())
+        return pixels
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Float pictures (B, 3, H, W) in [0, 1], any H and W -> normalised pixels (B, 3, S, S).
@@ -75,17 +102,43 @@ class ImageTransform(nn.Module):
         if pictures.ndim != 4 or pictures.shape[1] != 3 or not pictures.is_floating_point():
             kind = f"{tuple(pictures.shape)} of {pictures.dtype}"
             raise ValueError(f"pictures must be a float tensor (B, 3, H, W) in [0, 1], got {kind}")
-        height, width = pictures.shape[-2:]
+        return self._normalised(self.resize(pictures.float() * 255))
+
+    def resize(self, levels: Tensor) -> Tensor:
+        """Levels 0-255 (B, 3, H, W) float -> the centre square (B, 3, S, S), in PIL's two 8-bit passes."""
+        height, width = levels.shape[-2:]
         new_width, new_height = resized_size(width, height, self.size)
         left, top, right, bottom = crop_box(new_width, new_height, self.size)
-        with torch.autocast(pictures.device.type, enabled=False):
-            x = pictures.float() * 255  # PIL's levels
+        with torch.autocast(levels.device.type, enabled=False):
             passes = [(-1, width, new_width, left, right), (-2, height, new_height, top, bottom)]
             if new_height < height and height > 2 * width and bicubic.tall_pictures_go_vertical_first():
                 passes.reverse()
             for dim, source, target, start, stop in passes:
-                x = _one_pass(x, dim, source, target, start, stop)
-            return (x / 255 - self.mean) / self.std
+                levels = _one_pass(levels, dim, source, target, start, stop)
+        return levels
+
+    def _normalised(self, levels: Tensor) -> Tensor:
+        mean, std = (constant.to(levels.device) for constant in (self.mean, self.std))
+        return (levels / 255 - mean) / std
+
+
+def _by_size(pictures: Sequence[Tensor]) -> Iterator[tuple[list[int], list[Tensor]]]:
+    """Pictures of one size together, with their places."""
+    groups: dict[torch.Size, list[int]] = {}
+    for i, picture in enumerate(pictures):
+        groups.setdefault(picture.shape, []).append(i)
+    for places in groups.values():
+        yield places, [pictures[i] for i in places]
+
+
+def copied(pictures: Sequence[Tensor], device: torch.device, pinned: list | None) -> Tensor:
+    """Pictures of one size as one tensor on the device."""
+    if pinned is None:
+        return torch.stack(list(pictures)).to(device)
+    buffer = torch.empty(len(pictures), *pictures[0].shape, dtype=pictures[0].dtype, pin_memory=True)
+    torch.stack(list(pictures), out=buffer)
+    pinned.append(buffer)
+    return buffer.to(device, non_blocking=True)
 
 
 def resized_size(width: int, height: int, size: int) -> tuple[int, int]:

@@ -44,6 +44,7 @@ def load(
     med_config: PathLike | dict[str, Any] | None = None,
     *,
     precision: str = "exact",
+    exact_resize: bool = False,
     revision: str | None = None,
     local_files_only: bool = False,
 ) -> RewardModel:
@@ -59,7 +60,9 @@ def load(
         precision: "exact" is float32, the original's numbers. "fast" computes the encoders in 16 bits
             where the device gains by it (a GPU, a CPU with AMX or AVX512-BF16): rewards move by a few
             hundredths of their spread at most (docs/performance.md). "auto" is "fast" on a GPU, else
-            "exact".
+            "exact". "fast" also compiles what much time is spent in (`ScoringModel.warm_up` does it at
+            once), and lets a GPU resize pictures.
+        exact_resize: "fast" on a GPU leaves resizing to PIL all the same; else pixels may differ by 1/255.
         revision: branch, tag or commit of the hub repository.
         local_files_only: never touch the network.
 
@@ -75,6 +78,7 @@ def load(
         download_root,
         med_config,
         precision,
+        exact_resize,
         revision,
         local_files_only,
     )
@@ -86,6 +90,7 @@ def load_score(
     download_root: PathLike | None = None,
     *,
     precision: str = "exact",
+    exact_resize: bool = False,
     revision: str | None = None,
     local_files_only: bool = False,
 ) -> ScoringModel:
@@ -99,7 +104,16 @@ def load_score(
         # Several of these files go by the name of model.safetensors.
         folder = folder / spec.weights.repo_id.replace("/", "--")
     model = _load(
-        BlipScorer, SCORES, name_or_path, device, folder, None, precision, revision, local_files_only
+        BlipScorer,
+        SCORES,
+        name_or_path,
+        device,
+        folder,
+        None,
+        precision,
+        exact_resize,
+        revision,
+        local_files_only,
     )
     if spec is None or spec.head is None:
         return model
@@ -141,6 +155,7 @@ def _load(
     download_root: PathLike | None,
     med_config: PathLike | dict[str, Any] | None,
     precision: str,
+    exact_resize: bool,
     revision: str | None,
     local_files_only: bool,
 ) -> Any:
@@ -182,6 +197,8 @@ def _load(
 
     model = build_model(model_class, config, state, str(weights), find_tokenizer)
     model.set_encoder_dtype(encoder_dtype(precision, device))
+    model.fast = precision == "fast" or (precision == "auto" and device.type == "cuda")
+    model.resize_on_device = model.fast and not exact_resize
     return model.to(device)
 
 

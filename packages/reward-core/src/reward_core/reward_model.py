@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .blip import Blip
 from .config import RewardConfig
+from .fast_path import RewardFastPath
 from .image_transform import ImageTransform
 from .reward_head import RewardHead
 from .scorer import ScoringModel
@@ -46,7 +47,7 @@ class RewardModel(ScoringModel):
         self.blip = Blip(config.vision, config.text, config.proj_dim)
         self.mlp = RewardHead(config.reward_mlp, config.head_dropout)
 
-    def encode_images(self, pixels: Tensor) -> Tensor:
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
         """Normalised pixels (B, 3, S, S) -> image tokens (B, N, E)."""
         return self.blip.encode_images(pixels)
 
@@ -55,9 +56,15 @@ class RewardModel(ScoringModel):
         return self.blip.remember(features)
 
     def rewards_from_memory(self, memory: list[KeysValues], token_ids: Tensor, mask: Tensor | None) -> Tensor:
-        """Remembered images, token ids (B, L), mask (B, L) -> rewards (B,) float32."""
+        """Remembered images, token ids (B, L), mask (B, L) -> rewards (B,) float32.
+
+        Of fewer images than texts, each is read by as many texts in a row.
+        """
         raw = self.mlp(self.blip.fuse(memory, token_ids, mask))  # (B,)
         return (raw - self.config.reward_mean) / self.config.reward_std
+
+    def fast_path(self) -> RewardFastPath:
+        return RewardFastPath(self)
 
     def score_gard(self, prompt_ids: Tensor, prompt_attention_mask: Tensor, image: Tensor) -> Tensor:
         """The original's differentiable door: ids (B, L), mask (B, L), normalised pixels -> (B, 1)."""

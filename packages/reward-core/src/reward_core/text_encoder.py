@@ -60,14 +60,28 @@ class TextEncoder(nn.Module):
         """Image tokens (B, N, E) -> each layer's keys and values of the image, (B, N, D)."""
         return [layer.crossattention.keys_values(image_tokens) for layer in self.encoder.layer]
 
+    def keys_values_at_once(self) -> tuple[Tensor, Tensor]:
+        """Weight (2 D layers, E) and bias of the one product that gives all that ``remember`` does.
+
+        Its result, (B, N, 2 D layers), may be handed to ``forward`` as it is.
+        """
+        parts = [layer.crossattention.self[name] for layer in self.encoder.layer for name in ("key", "value")]
+        return torch.cat([p.weight for p in parts]).detach(), torch.cat([p.bias for p in parts]).detach()
+
     def forward(
         self,
         token_ids: Tensor,
         mask: Tensor | None = None,
-        memory: Sequence[KeysValues] | None = None,
+        memory: Sequence[KeysValues] | Tensor | None = None,
         queries: int | None = None,
     ) -> Tensor:
-        """``queries``: features are wanted of the first so many tokens only, (B, Q, D)."""
+        """``queries``: features are wanted of the first so many tokens only, (B, Q, D).
+
+        ``memory`` may be of fewer images than texts: then as many texts in a row read the same image.
+        """
+        if isinstance(memory, Tensor):
+            parts = memory.split(self.config.hidden_size, dim=-1)
+            memory = list(zip(parts[::2], parts[1::2]))
         # Padding is masked for every query alike: (B, 1, 1, L) broadcasts over heads and queries.
         keys = None if mask is None else mask.bool()[:, None, None, :]
         x = self.embeddings(token_ids)  # (B, L, D)
@@ -108,7 +122,8 @@ class TextLayer(nn.Module):
     ) -> Tensor:
         x = self.attention(x[:, :queries], self.attention.keys_values(x), mask)
         if image is not None:
-            x = self.crossattention(x, image, None)
+            # All texts of an image are one row of queries: nothing of it is copied for each.
+            x = self.crossattention(x.reshape(len(image[0]), -1, x.shape[-1]), image, None).view_as(x)
         return self.output(F.gelu(project(self.intermediate.dense, x)), x)
 
 

@@ -15,11 +15,11 @@ from ..attention import project
 from ..blip import Blip
 from ..config import BlipConfig
 from ..image_transform import ImageTransform
-from ..scorer import ScoringModel
 from ..tokenizer import PromptTokenizer
+from .two_towers import TwoTowers
 
 
-class BlipScorer(ScoringModel):
+class BlipScorer(TwoTowers):
     """Cosine in [-1, 1] of BLIP's projected class token and projected [CLS] of the text.
 
     The text encoder runs without its cross-attention. Source: ImageReward's BLIP baseline.
@@ -34,18 +34,17 @@ class BlipScorer(ScoringModel):
         self.transform = ImageTransform(config.image_size, config.pixel_mean, config.pixel_std)
         self.blip = Blip(config.vision, config.text, config.proj_dim)
 
-    def encode_images(self, pixels: Tensor) -> Tensor:
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
         """Normalised pixels (B, 3, S, S) -> unit vectors (B, P)."""
         return F.normalize(
             project(self.blip.vision_proj, self.blip.encode_images(pixels)[:, 0]).float(), dim=-1
         )
 
-    def rewards_from_memory(self, memory: Tensor, token_ids: Tensor, mask: Tensor | None) -> Tensor:
-        """Unit vectors (B, P), token ids (B, L), mask (B, L) -> cosines (B,)."""
-        text = F.normalize(
+    def encode_tokens(self, token_ids: Tensor, mask: Tensor | None) -> Tensor:
+        """Token ids (B, L), mask (B, L) -> unit vectors (B, P)."""
+        return F.normalize(
             project(self.blip.text_proj, self.blip.encode_text(token_ids, mask)).float(), dim=-1
-        )  # (B, P)
-        return (memory * text).sum(-1)
+        )
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write config.json, model.safetensors and the tokenizer; the folder loads with no network."""

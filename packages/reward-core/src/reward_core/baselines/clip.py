@@ -7,6 +7,7 @@ P width of the projections.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,11 +19,11 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from ..errors import CheckpointError, KeyMismatchError
-from ..image_transform import ImageTransform
+from ..image_transform import ImageTransform, copied
 from ..reward_head import RewardHead
-from ..scorer import ScoringModel
 from ..tokenizer import PromptTokenizer
 from .clip_config import ClipConfig
+from .two_towers import TwoTowers
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
@@ -30,10 +31,14 @@ MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2757
 class PaddedTransform(ImageTransform):
     """The longer side to S by antialiased bicubic, then black around it: HPSv2's way, both doors alike."""
 
-    def from_pil(self, image: Image.Image) -> Tensor:
+    def prepare(self, image: Image.Image, whole: bool = False) -> Tensor:
         """PIL picture -> normalised pixels (3, S, S) float32 on the CPU."""
         pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None].float() / 255
         return self._fit(pixels, self.mean.cpu(), self.std.cpu())[0]
+
+    def finish(self, pictures: Sequence[Tensor], device: torch.device, pinned: list | None = None) -> Tensor:
+        """What ``prepare`` gave of B pictures -> the same as one batch (B, 3, S, S) on ``device``."""
+        return copied(pictures, device, pinned)
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Float pictures (B, 3, H, W) in [0, 1] -> normalised pixels (B, 3, S, S), differentiable."""
@@ -53,9 +58,9 @@ class PaddedTransform(ImageTransform):
 class RgbFirstTransform(ImageTransform):
     """RGB before resizing, as transformers' CLIP processor does (PickScore)."""
 
-    def from_pil(self, image: Image.Image) -> Tensor:
-        """PIL picture -> normalised pixels (3, S, S) float32 on the CPU."""
-        return super().from_pil(image.convert("RGB"))
+    def prepare(self, image: Image.Image, whole: bool = False) -> Tensor:
+        """PIL picture -> what ``finish`` takes of it, on the CPU."""
+        return super().prepare(image.convert("RGB"), whole)
 
 
 class ClipTokenizer(PromptTokenizer):
@@ -74,7 +79,7 @@ class ClipTokenizer(PromptTokenizer):
         self.fast_tokenizer.save(str(folder / "tokenizer.json"))
 
 
-class ClipScorer(ScoringModel):
+class ClipScorer(TwoTowers):
     """Cosine of CLIP's picture and text vectors, or a head's value of the picture's vector.
 
     Prompts are cut at 77 tokens as the original does. Sources: CLIP (arXiv 2103.00020), PickScore
@@ -103,12 +108,12 @@ class ClipScorer(ScoringModel):
         """Encoders in another dtype; the unit vectors, the cosine and the head stay in float32."""
         self.clip.to(dtype)
 
-    def encode_images(self, pixels: Tensor) -> Tensor:
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
         """Normalised pixels (B, 3, S, S) -> unit vectors (B, P)."""
         pooled = self.clip.vision_model(pixel_values=pixels.to(self.clip.dtype)).pooler_output
         return F.normalize(self.clip.visual_projection(pooled).float(), dim=-1)
 
-    def encode_text(self, token_ids: Tensor, mask: Tensor | None) -> Tensor:
+    def encode_tokens(self, token_ids: Tensor, mask: Tensor | None) -> Tensor:
         """Token ids (B, L), mask (B, L) -> unit vectors (B, P), read at each prompt's last token.
 
         Attention looks back only, so what comes after that token changes nothing.
@@ -120,11 +125,12 @@ class ClipScorer(ScoringModel):
             pooled = hidden[torch.arange(len(hidden), device=hidden.device), mask.sum(1) - 1]
         return F.normalize(self.clip.text_projection(pooled).float(), dim=-1)
 
-    def rewards_from_memory(self, memory: Tensor, token_ids: Tensor, mask: Tensor | None) -> Tensor:
-        """Unit vectors (B, P), token ids (B, L), mask (B, L) -> scores (B,)."""
+    def similarity(self, images: Tensor, texts: Tensor) -> Tensor:
+        """Unit vectors, broadcast against each other -> scores; a head's value reads the image's alone."""
         if self.config.head:
-            return self.head(memory)
-        cosine = (memory * self.encode_text(token_ids, mask)).sum(-1)
+            value = self.head(images)
+            return value.expand(torch.broadcast_shapes(value.shape, texts.shape[:-1]))
+        cosine = (images * texts).sum(-1)
         return cosine * self.clip.logit_scale.float().exp() if self.config.scaled else cosine
 
     def with_head(self, widths: tuple[int, ...], state: dict[str, Tensor], source: str) -> ClipScorer:

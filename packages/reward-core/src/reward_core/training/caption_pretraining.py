@@ -53,7 +53,7 @@ def caption_loss(
     prompts = [prompt for item in batch for prompt in (item.prompt, *item.near_misses)]
     kinds = len(prompts) // len(batch)  # K
     pictures = torch.from_numpy(np.stack([item.picture for item in batch]))
-    image_tokens = model.encode_images(model.transform.from_uint8(pictures))  # (B, N, E)
+    image_tokens = model.encode_pixels(model.transform.from_uint8(pictures))  # (B, N, E)
     token_ids, mask = (t.to(model.device) for t in model.tokenizer(prompts))  # (B K, L)
     own_ids, own_mask = token_ids[::kinds], mask[::kinds]  # (B, L)
 

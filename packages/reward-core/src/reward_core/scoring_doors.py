@@ -1,0 +1,209 @@
+"""The doors that all models share: prompts and pictures in, rewards on the CPU out, in batches.
+
+Letters in shape comments: B batch, N pairs or pictures, P prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .batching import checked_batch_size, in_batches
+from .errors import InputError
+from .features import ImageFeatures, PromptFeatures
+from .image_file import ImageSource, image_name
+from .picture_batches import over_pictures
+from .scored import ScoredRow, checked_finite, ranking
+from .tokenizer import check_prompts
+
+# Texts are read so many tokens at a time, which bounds what they take of memory.
+_TOKENS_AT_ONCE = {"cpu": 4096, "cuda": 65536}
+
+
+class ScoringDoors:
+    """What `ScoringModel` adds to a model's steps."""
+
+    def score(
+        self, prompt: str, image: ImageSource | Sequence[ImageSource], *, batch_size: int | None = None
+    ) -> float | list[float]:
+        """Reward of one picture (a float) or of each picture in a list (a list, also of one).
+
+        A picture is a path or a PIL image. For ImageReward-v1.0 rewards are about N(0, 1) over
+        generated pictures; ``percentile`` puts them in place.
+        """
+        if isinstance(image, (list, tuple)):
+            return self.score_matrix([prompt], image, batch_size=batch_size)[0].tolist()
+        return self.score_matrix([prompt], [image], batch_size=batch_size).item()
+
+    def inference_rank(
+        self, prompt: str, images: Sequence[ImageSource], *, batch_size: int | None = None
+    ) -> tuple[list[int], list[float]]:
+        """(ranking, rewards): the place of each picture (1 is best) and its reward, in input order.
+
+        Equal rewards are ranked in input order. Both are lists, also for one picture.
+        """
+        rewards = self.score_matrix([prompt], images, batch_size=batch_size)[0].tolist()
+        return ranking(rewards), rewards
+
+    def score_pairs(
+        self,
+        prompts: Sequence[str] | PromptFeatures,
+        images: Sequence[ImageSource] | ImageFeatures,
+        *,
+        batch_size: int | None = None,
+    ) -> Tensor:
+        """Rewards (N,) float32 on the CPU of prompt i with picture i.
+
+        Either may be what ``encode_prompts`` and ``encode_images`` gave; then none is encoded again.
+
+        ``batch_size`` limits how many pairs are computed at once (default: 8 on a CPU, 64 on a
+        GPU); when memory runs out it is halved and the work goes on.
+        """
+        self._check_prompts(prompts)
+        self._check_pictures(images, len(prompts))
+        read = self._read(prompts)
+
+        def pairs(features: Tensor, places: list[int]) -> Tensor:
+            return self._pairs(self.path().remember(features), read[places].to(self.device))
+
+        batches = over_pictures(self, images, batch_size, pairs)
+        rewards = torch.cat([batch.result for batch in batches])
+        return checked_finite(rewards, lambda i: _pair_name(read.prompts[i], images, i))
+
+    def score_matrix(
+        self,
+        prompts: Sequence[str] | PromptFeatures,
+        images: Sequence[ImageSource] | ImageFeatures,
+        *,
+        batch_size: int | None = None,
+    ) -> Tensor:
+        """Rewards (P, N) float32 on the CPU of every prompt with every picture, each encoded once.
+
+        Either may be what ``encode_prompts`` and ``encode_images`` gave; then none is encoded again.
+        """
+        self._check_prompts(prompts)
+        self._check_pictures(images)
+        read = self._read(prompts)
+        here = read.to(self.device)
+
+        def columns(features: Tensor, places: list[int]) -> Tensor:
+            return self._matrix(self.path().remember(features), len(places), here)  # (P, B)
+
+        batches = over_pictures(self, images, batch_size, columns)
+        rewards = torch.cat([batch.result for batch in batches], dim=1)
+        width = len(images)
+        return checked_finite(rewards, lambda i: _pair_name(read.prompts[i // width], images, i % width))
+
+    def score_rows(
+        self, prompts: Sequence[str], images: Sequence[ImageSource], *, batch_size: int | None = None
+    ) -> Iterator[ScoredRow]:
+        """score_pairs for long runs: yields a row per pair, in order; a bad picture becomes a row
+        with its error and stops nothing."""
+        check_prompts(prompts)
+        _check_images(images)
+        _check_counts(len(prompts), len(images))
+        read = self.encode_prompts(prompts)
+
+        def pairs(features: Tensor, places: list[int]) -> Tensor:
+            return self._pairs(self.path().remember(features), read[places].to(self.device))
+
+        for batch in over_pictures(self, images, batch_size, pairs, keep_errors=True):
+            scores: dict[int, float] = {}
+            if batch.result is not None:
+                scored = batch.scored
+                checked_finite(batch.result, lambda k: _pair_name(prompts[scored[k]], images, scored[k]))  # noqa: B023
+                scores = dict(zip(scored, batch.result.tolist()))
+            for i in batch.places:
+                yield ScoredRow(prompts[i], image_name(images[i]), scores.get(i), batch.errors.get(i))
+
+    def encode_images(self, images: Sequence[ImageSource], *, batch_size: int | None = None) -> ImageFeatures:
+        """The pictures as this model sees them, on the CPU, for the scoring doors to reuse.
+
+        For ImageReward-v1.0 they take 0.8 MB a picture. (``encode_pixels`` is the step for tensors.)
+        """
+        self._check_pictures(images)
+        batches = over_pictures(self, images, batch_size, lambda features, places: features)
+        return ImageFeatures(torch.cat([batch.result for batch in batches]), self._signature())
+
+    def image_features(
+        self, images: Sequence[ImageSource], *, batch_size: int | None = None
+    ) -> ImageFeatures:
+        """``encode_images`` under its former name."""
+        return self.encode_images(images, batch_size=batch_size)
+
+    def encode_prompts(self, prompts: Sequence[str], *, batch_size: int | None = None) -> PromptFeatures:
+        """The prompts as this model reads them, on the CPU, for the scoring doors to reuse."""
+        token_ids, mask = self.tokenizer(prompts)
+        size = 8 * checked_batch_size(batch_size, self.device)
+
+        @torch.no_grad()
+        def encoded(places: range) -> Tensor | None:
+            some = slice(places.start, places.stop)
+            data = self.encode_tokens(token_ids[some].to(self.device), mask[some].to(self.device))
+            return None if data is None else data.cpu()
+
+        parts = list(in_batches(encoded, len(token_ids), size))
+        data = None if parts[0] is None else torch.cat(parts)
+        return PromptFeatures(tuple(prompts), token_ids, mask, data, self._signature())
+
+    def _pairs(self, memory: Any, prompts: PromptFeatures) -> Tensor:
+        """Rewards (B,) of remembered pictures, each with its own prompt."""
+        token_ids, mask = prompts.trimmed()  # padding that the whole batch shares is left out
+        return self.path().rewards(memory, token_ids, mask).float()
+
+    def _matrix(self, memory: Any, count: int, prompts: PromptFeatures) -> Tensor:
+        """Rewards (P, B) of ``count`` remembered pictures with all prompts."""
+        rewards = torch.empty(len(prompts), count, device=self.device)
+        tokens = _TOKENS_AT_ONCE.get(self.device.type, 65536) // count
+        for places, token_ids in prompts.by_length(tokens):
+            # At their true length; the memory is shared by all of them, not copied.
+            found = self.path().rewards(memory, token_ids.repeat(count, 1), None)
+            rewards[places] = found.float().view(count, len(places)).T
+        return rewards
+
+    def _read(self, prompts: Sequence[str] | PromptFeatures) -> PromptFeatures:
+        return prompts if isinstance(prompts, PromptFeatures) else self.encode_prompts(prompts)
+
+    def _signature(self) -> str:
+        return f"{type(self).__name__} {self.config.to_dict()}"
+
+    def _check_prompts(self, prompts: Sequence[str] | PromptFeatures) -> None:
+        if not isinstance(prompts, PromptFeatures):
+            check_prompts(prompts)
+        elif prompts.model != self._signature():
+            raise InputError("these prompt features are of another model")
+        elif not len(prompts):
+            raise InputError("no prompts given")
+
+    def _check_pictures(
+        self, images: Sequence[ImageSource] | ImageFeatures, prompts: int | None = None
+    ) -> None:
+        if not isinstance(images, ImageFeatures):
+            _check_images(images)
+        elif images.model != self._signature():
+            raise InputError("these image features are of another model")
+        if prompts is not None:
+            _check_counts(prompts, len(images))
+        if not len(images):
+            raise InputError("no pictures given")
+
+
+def _check_images(images: Sequence[ImageSource]) -> None:
+    """Raise unless ``images`` is a list of pictures; one path would be taken for a list of letters."""
+    if isinstance(images, Tensor):
+        raise InputError("a list of pictures was expected, got a tensor; tensors go through encode_pixels")
+    if isinstance(images, (str, bytes, dict)) or not hasattr(images, "__len__"):
+        raise InputError(f"a list of pictures was expected, got {type(images).__name__}")
+
+
+def _check_counts(prompts: int, images: int) -> None:
+    if prompts != images:
+        raise InputError(f"{prompts} prompts but {images} pictures")
+
+
+def _pair_name(prompt: str, images: Sequence[ImageSource] | ImageFeatures, i: int) -> str:
+    name = f"picture {i}" if isinstance(images, ImageFeatures) else image_name(images[i])
+    return f"{name} with prompt {prompt!r}"
