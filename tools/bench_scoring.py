@@ -2,117 +2,78 @@
 
     python tools/bench_scoring.py [--device cpu|cuda] [--size full|tiny] [--from tensors|files]
 
-Builds seeded weights and pictures itself. In one run: the rate of matrix products (the limit), one
-picture at a time in float32 with all 35 tokens (the original's way), exact in batches, fast in batches.
-The weights are scaled so that rewards differ by picture and by prompt. Last line: one JSON object.
+Builds seeded weights and pictures itself. In one run: the rate of matrix products (the limit), one picture
+at a time in float32 with all 35 tokens (the original's way), exact in batches, fast in batches, with and
+without compilation; agreement; several prompts a picture. The measurements take turns, and each one's best
+counts, so that a machine that is shared harms none of them alone. The weights are scaled so that rewards
+differ by picture and by prompt. Last line: one JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import resource
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
-from statistics import median
 from time import perf_counter
 
-import numpy as np
 import torch
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
+from scoring_profile import profile_table
+from scoring_workload import PROMPTS, build, gflop, kendall_tau, spread_to_one, varied_pictures
 
 import reward_core as RM
-from reward_core.config import RewardConfig
 from reward_core.load import default_device
-from reward_core.precision import apply_precision, encoder_dtype
-from reward_core.tokenizer import SPECIAL_TOKENS, PromptTokenizer
-from reward_core.training import initialise_from_scratch
+from reward_core.precision import encoder_dtype
 
-PROMPTS = (
-    "a red house by the ocean",
-    "portrait of an old dog, oil on canvas",
-    "night city, neon, rain, high quality photo",
-    "an astronaut riding a horse through a field of tall flowers",
-)
-WORDS = sorted({word for prompt in PROMPTS for word in prompt.replace(",", " ,").split()})
 # Products as they occur in the model: a batch of 8 pictures' tokens times an MLP's weights; and a square one.
 PRODUCTS = ((1576, 1024, 4096), (4096, 4096, 4096))
 
 
-def build(size: str, folder: Path) -> RM.RewardModel:
-    if size == "tiny":
-        return RM.load("tiny", device="cpu")
-    config = RewardConfig.imagereward_v1()
-    words = [*SPECIAL_TOKENS, *WORDS]
-    words += [f"[unused{i}]" for i in range(config.vocab_lines - len(words))]
-    vocab = folder / "vocab.txt"
-    vocab.write_text("\n".join(words) + "\n", encoding="utf-8")
-    model = RM.RewardModel(config, PromptTokenizer.from_vocab(vocab))
-    initialise_from_scratch(model, 0)
-    return model.eval().requires_grad_(False)
-
-
-def varied_pictures(count: int, side: int) -> list[Image.Image]:
-    """Gradients, blobs, stripes and noise of all colours."""
-    generator = np.random.default_rng(0)
-    pictures = []
-    for i in range(count):
-        cells = int(generator.integers(1, 2 + i % 12))
-        coarse = generator.integers(0, 256, (cells, cells + 1, 3), dtype=np.uint8)
-        filter_ = (Image.Resampling.BICUBIC, Image.Resampling.NEAREST)[i % 2]
-        pixels = np.asarray(Image.fromarray(coarse).resize((side, side), filter_), float)
-        pixels = pixels + generator.normal(0, 8 * (i % 5), pixels.shape)
-        pictures.append(Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)))
-    return pictures
-
-
-def synchronise(device: torch.device) -> None:
+def seconds(work: Callable[[], object], device: torch.device) -> float:
+    """Time of one call."""
     if device.type == "cuda":
         torch.cuda.synchronize()
-
-
-def seconds(work: Callable[[], object], device: torch.device, repeats: int) -> float:
-    """Median time of one call, after one to warm up."""
+    started = perf_counter()
     work()
-    times = []
-    for _ in range(repeats):
-        synchronise(device)
-        started = perf_counter()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return perf_counter() - started
+
+
+def taking_turns(works: dict[str, Callable], device: torch.device, rounds: int) -> dict[str, float]:
+    """The best time of each over some rounds, after one call of each to warm up."""
+    best: dict[str, float] = {}
+    for name, work in works.items():
         work()
-        synchronise(device)
-        times.append(perf_counter() - started)
-    return median(times)
+        best[name] = float("inf")
+    for _ in range(rounds):
+        for name, work in works.items():
+            best[name] = min(best[name], seconds(work, device))
+    return best
 
 
-def matmul_tflops(device: torch.device, dtype: torch.dtype) -> float:
-    """The better of the two products."""
-    rates = []
+def products(device: torch.device, dtype: torch.dtype) -> dict[tuple[int, int, int], Callable]:
+    """One matrix product of each shape, several times over on a GPU so that launching does not count."""
+    found = {}
     for rows, inner, columns in PRODUCTS:
         a = torch.randn(rows, inner, device=device, dtype=dtype)
         b = torch.randn(columns, inner, device=device, dtype=dtype)
-        took = seconds(lambda: torch.nn.functional.linear(a, b), device, 5)  # noqa: B023 - used at once
-        rates.append(2 * rows * inner * columns / took / 1e12)
-    return max(rates)
+        times = 20 if device.type == "cuda" else 3
+        found[rows, inner, columns] = lambda a=a, b=b, times=times: [
+            torch.nn.functional.linear(a, b) for _ in range(times)
+        ]
+    return found
 
 
-def gflop(config: RewardConfig, tokens: int) -> float:
-    """Multiplications and additions of one picture with one prompt of so many tokens, in 10^9."""
-    n, d, h = config.vision.tokens, config.vision.width, int(config.vision.width * config.vision.mlp_ratio)
-    vision = config.vision.depth * (n * (4 * d * d + 2 * d * h) + 2 * n * n * d)
-    vision += (n - 1) * 3 * config.patch_size**2 * d
-    t, e, m = tokens, config.text.hidden_size, config.text.intermediate_size
-    each = t * (4 * e * e + 2 * e * e + 2 * e * m) + 2 * t * t * e + 2 * t * n * e + 2 * n * d * e
-    return 2 * (vision + config.text.num_hidden_layers * each) / 1e9
-
-
-def kendall_tau(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Of two flat tensors, over all pairs."""
-    signs = torch.sign(a[:, None] - a[None]) * torch.sign(b[:, None] - b[None])
-    return float(signs.sum() / (len(a) * (len(a) - 1)))
+def tflops(shape: tuple[int, int, int], took: float, device: torch.device) -> float:
+    rows, inner, columns = shape
+    return 2 * rows * inner * columns * (20 if device.type == "cuda" else 3) / took / 1e12
 
 
 @torch.no_grad()
@@ -125,15 +86,15 @@ def one_at_a_time(model: RM.RewardModel, pictures: Sequence, prompts: Sequence[s
 
 
 @torch.no_grad()
-def batched(model: RM.RewardModel, pictures: Sequence, prompts: Sequence[str], size: int) -> torch.Tensor:
-    if not torch.is_tensor(pictures[0]):
-        return model.score_pairs(prompts, pictures, batch_size=size)
-    rewards = []
-    for start in range(0, len(pictures), size):
-        token_ids, mask = model.tokenizer(prompts[start : start + size])
-        longest = int(mask.sum(1).max())
-        own = token_ids[:, :longest].to(model.device), mask[:, :longest].to(model.device)
-        rewards.append(model(torch.stack(list(pictures[start : start + size])), *own))
+def resident(model: RM.RewardModel, pixels: torch.Tensor, prompts: Sequence[str], size: int) -> torch.Tensor:
+    """What the scoring doors do with pixels that lie on the device already."""
+    path, rewards = model.path(), []
+    path.refresh()
+    token_ids, mask = (t.to(model.device) for t in model.tokenizer(prompts))
+    for start in range(0, len(pixels), size):
+        some = slice(start, start + size)
+        memory = path.remember(path.encode(pixels[some]))
+        rewards.append(path.rewards(memory, token_ids[some], mask[some]))
     return torch.cat(rewards).float().cpu()
 
 
@@ -145,83 +106,104 @@ def main() -> None:
     parser.add_argument("--size", choices=["full", "tiny"], default="full")
     parser.add_argument("--from", dest="source", choices=["tensors", "files"], default="tensors")
     parser.add_argument("--pictures", type=int, default=64, help="for agreement (default: %(default)s)")
-    parser.add_argument("--timed", type=int, help="for timing (default: 16 on a CPU, 512 on a GPU)")
+    parser.add_argument("--timed", type=int, help="for timing (default: 16 on a CPU, 1024 on a GPU)")
+    parser.add_argument("--rounds", type=int, default=3, help="of timing (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, help="default: 8 on a CPU, 64 on a GPU")
+    parser.add_argument("--no-compile", action="store_true", help="measure the uncompiled fast path")
+    parser.add_argument("--no-reuse", action="store_true", help="leave out several prompts a picture")
+    parser.add_argument("--profile", action="store_true", help="where the time of the fast path goes")
     args = parser.parse_args()
     device = torch.device(args.device)
-    timed = args.timed or (16 if args.device == "cpu" else 512)
+    timed = args.timed or (16 if args.device == "cpu" else 1024)
     size = args.batch_size or (8 if args.device == "cpu" else 64)
+    dtype = encoder_dtype("fast", device)
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        model = build(args.size, folder).to(device)
-        images = varied_pictures(args.pictures, 2 * model.config.image_size)
-        grid = model.score_matrix(PROMPTS, images, batch_size=size)
-        # So that rewards are about N(0, 1), as the published model's are.
-        mean = model.config.reward_mean + model.config.reward_std * grid.mean().item()
-        std = model.config.reward_std * grid.std().item()
-        model.config = replace(model.config, reward_mean=mean, reward_std=std)
-        exact_grid = model.score_matrix(PROMPTS, images, batch_size=size)
-        by_picture, by_prompt = exact_grid.std(1).mean().item(), exact_grid.std(0).mean().item()
+        exact = build(args.size, folder).to(device)
+        images = varied_pictures(args.pictures, 2 * exact.config.image_size)
+        exact_grid = spread_to_one(exact, exact.score_matrix(PROMPTS, images, batch_size=size))
+        fast = copy.deepcopy(exact)
+        fast.set_encoder_dtype(dtype)
+        fast.fast = fast.resize_on_device = True
+        eager = copy.copy(fast)  # the same weights; its own path, never compiled
+        eager._path = None
+
+        compiled = False
+        if not args.no_compile:
+            started = perf_counter()
+            compiled = fast.warm_up(size)
+            compiling = perf_counter() - started
+        fast_grid = fast.score_matrix(PROMPTS, images, batch_size=size)
 
         chosen = [images[i % len(images)] for i in range(timed)]
         prompts = [PROMPTS[i % len(PROMPTS)] for i in range(timed)]
-        if args.source == "files":
-            pictures: list = []
-            for i, image in enumerate(chosen):
-                image.save(folder / f"{i}.jpg", quality=95)
-                pictures.append(str(folder / f"{i}.jpg"))
-        else:
-            pictures = list(torch.stack([model.transform.from_pil(i) for i in chosen]).to(device))
-        alone = pictures[: min(timed, 8 if args.device == "cpu" else 64)]
-        repeats = 3
-        slow = seconds(lambda: one_at_a_time(model, alone, prompts[: len(alone)]), device, repeats)
-        exact = seconds(lambda: batched(model, pictures, prompts, size), device, repeats)
-        rates = {"one at a time, float32": len(alone) / slow, "exact, in batches": timed / exact}
-        reuse = {}
-        for count in (1, 10, 100):
-            some = [PROMPTS[i % len(PROMPTS)] for i in range(count)]
-            few = images[: 4 if args.device == "cpu" else 64]
-            took = seconds(lambda: model.score_matrix(some, few, batch_size=size), device, 1)  # noqa: B023
-            reuse[count] = len(few) * count / took
-        dtype = encoder_dtype("fast", device)
-        apply_precision(model, dtype)
-        if args.source == "tensors":
-            pictures = [picture.to(dtype) for picture in pictures]
-        fast = seconds(lambda: batched(model, pictures, prompts, size), device, repeats)
-        rates["fast, in batches"] = timed / fast
-        fast_grid = model.score_matrix(PROMPTS, images, batch_size=size)
+        pixels = torch.stack([exact.transform.from_pil(image) for image in chosen]).to(device)
+        files = []
+        for i, image in enumerate(chosen):
+            files.append(str(folder / f"{i}.jpg"))
+            image.save(files[-1], quality=95)
+        alone = min(timed, 4 if args.device == "cpu" else 64)
+        single = files if args.source == "files" else list(pixels)
+        works: dict = dict(products(device, dtype))
+        works["one at a time, float32"] = lambda: one_at_a_time(exact, single[:alone], prompts[:alone])
 
-    limit = matmul_tflops(device, dtype)
-    tokens = int(model.tokenizer(prompts)[1].sum(1).max())
-    work = gflop(model.config, tokens)
-    speed = rates["fast, in batches"]
-    fraction = speed * work / 1e3 / limit
-    table = Table(
-        "path", "images/s", "times", title=f"{args.size} model, {args.device}, {args.source}, {dtype}"
-    )
-    first = rates["one at a time, float32"]
+        def batched(model: RM.RewardModel, source: str) -> Callable:
+            if source == "files":
+                return lambda: model.score_pairs(prompts, files, batch_size=size)
+            return lambda: resident(model, pixels, prompts, size)
+
+        works["exact, in batches"] = batched(exact, args.source)
+        works["fast, uncompiled"] = batched(eager, args.source)
+        works["fast"] = batched(fast, args.source)
+        if args.source == "files":
+            works["fast, from tensors"] = batched(fast, "tensors")
+        best = taking_turns(works, device, args.rounds)
+        reuse = {}
+        for count in () if args.no_reuse else (1, 10, 100):
+            some = [PROMPTS[i % len(PROMPTS)] for i in range(count)]
+            few = images[: 2 * size]
+            fast.score_matrix(some[:1], few[:1])
+            reuse[count] = len(few) / seconds(lambda: fast.score_matrix(some, few, batch_size=size), device)  # noqa: B023
+        if args.profile:
+            print(profile_table(lambda: resident(eager, pixels[:size], prompts[:size], size), device))
+
+    limit = max(tflops(shape, took, device) for shape, took in best.items() if isinstance(shape, tuple))
+    rates = {name: timed / took for name, took in best.items() if isinstance(name, str)}
+    rates["one at a time, float32"] *= alone / timed
+    work = gflop(exact.config, int(exact.tokenizer(prompts)[1].sum(1).max()))
+    first, speed = rates["one at a time, float32"], rates["fast"]
+    title = f"{args.size} model, {args.device}, {args.source}, {dtype}, batches of {size}"
+    table = Table("path", "images/s", "times", title=title)
     for path, rate in rates.items():
         table.add_row(path, f"{rate:.2f}", f"{rate / first:.2f}")
     table.add_row("limit", f"{limit * 1e3 / work:.2f}", f"{limit:.2f} TFLOP/s, {work:.1f} GFLOP a picture")
     for count, rate in reuse.items():
-        table.add_row(f"exact, {count} prompts a picture: pairs/s", f"{rate:.2f}", "")
+        table.add_row(f"fast, {count} prompts a picture", f"{rate:.2f}", f"{rate * count:.1f} rewards/s")
+    if compiled:
+        table.add_row("compiling took", "", f"{compiling:.0f} s")
     Console().print(table)
     result = {
-        "device": args.device,
+        "device": torch.cuda.get_device_name() if args.device == "cuda" else "cpu",
         "images_per_s_one_at_a_time": round(first, 3),
         "images_per_s_batched": round(rates["exact, in batches"], 3),
         "images_per_s_fast": round(speed, 3),
         "speedup": round(speed / first, 3),
         "matmul_tflops": round(limit, 3),
-        "fraction_of_limit": round(fraction, 3),
+        "fraction_of_limit": round(speed * work / 1e3 / limit, 3),
         "max_diff": round((fast_grid - exact_grid).abs().max().item(), 5),
         "tau": round(kendall_tau(exact_grid.flatten(), fast_grid.flatten()), 5),
         "reward_std": round(exact_grid.std().item(), 3),
-        "reward_std_by_picture": round(by_picture, 3),
-        "reward_std_by_prompt": round(by_prompt, 3),
         "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "reward_std_by_picture": round(exact_grid.std(1).mean().item(), 3),
+        "reward_std_by_prompt": round(exact_grid.std(0).mean().item(), 3),
+        "mean_diff": round((fast_grid - exact_grid).mean().item(), 5),
+        "compiled": compiled,
+        "images_per_s_fast_uncompiled": round(rates["fast, uncompiled"], 3),
+        "images_per_s_by_prompts": {count: round(rate, 3) for count, rate in reuse.items()},
     }
+    if args.source == "files":
+        result["fraction_of_resident"] = round(speed / rates["fast, from tensors"], 3)
     print(json.dumps(result))
 
 

@@ -1,0 +1,42 @@
+"""Where the time of scoring goes, by kind of operation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+# What an operation's name holds -> its kind; the first that fits.
+KINDS = (
+    (
+        ("addmm", "gemm", "nvjet", "cutlass", "aten::mm", "aten::bmm", "aten::linear", "_linear"),
+        "matrix products",
+    ),
+    (("attention", "flash", "fmha"), "attention"),
+    (("gelu",), "GELU"),
+    (("layer_norm",), "norms"),
+    (("copy_", "_to_copy", "Memcpy", "cat"), "copies, conversions"),
+    (("convolution", "conv"), "patches"),
+    (("aten::add", "elementwise"), "sums"),
+)
+
+
+def profile_table(work: Callable[[], object], device: torch.device) -> str:
+    """A Markdown table of the share of each kind in one call's time (on a GPU: of its kernels)."""
+    on_gpu = device.type == "cuda"
+    activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if on_gpu else [])
+    work()
+    with profile(activities=activities) as record:
+        work()
+        if on_gpu:
+            torch.cuda.synchronize()
+    spent: dict[str, float] = {}
+    for event in record.key_averages():
+        own = event.self_device_time_total if on_gpu else event.self_cpu_time_total
+        kind = next((kind for names, kind in KINDS if any(name in event.key for name in names)), "other")
+        spent[kind] = spent.get(kind, 0.0) + own
+    whole = sum(spent.values())
+    rows = sorted(spent.items(), key=lambda item: -item[1])
+    lines = [f"| {kind} | {100 * own / whole:.1f}% |" for kind, own in rows if own]
+    return "\n".join(["| kind | share of time |", "|---|---|", *lines])
