@@ -9,10 +9,7 @@ from torch.profiler import ProfilerActivity, profile
 
 # What an operation's name holds -> its kind; the first that fits.
 KINDS = (
-    (
-        ("addmm", "gemm", "nvjet", "cutlass", "aten::mm", "aten::bmm", "aten::linear", "_linear"),
-        "matrix products",
-    ),
+    (("addmm", "gemm", "nvjet", "cutlass", "aten::mm", "aten::bmm", "linear"), "matrix products"),
     (("attention", "flash", "fmha"), "attention"),
     (("gelu",), "GELU"),
     (("layer_norm",), "norms"),

@@ -19,8 +19,7 @@ class Uploader:
     """Pictures from the threads that opened them -> normalised pixels on the model's device.
 
     On a GPU they go as 8-bit levels through pinned memory on a stream of their own, and are resized, cropped
-    and normalised there, while the batch before still computes. The buffers that a copy reads are kept until
-    it is over.
+    and normalised there, while the batch before still computes.
 
     Args:
         transform: the model's.
@@ -30,20 +29,14 @@ class Uploader:
     def __init__(self, transform: ImageTransform, device: torch.device) -> None:
         self.transform, self.device = transform, device
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self.in_flight: list[tuple[torch.cuda.Event, list[Tensor]]] = []
 
     def __call__(self, pictures: Sequence[Tensor]) -> Tensor:
         """What ``transform.prepare`` gave of B pictures -> normalised pixels (B, 3, S, S)."""
         if self.stream is None:
             return self.transform.finish(pictures, self.device)
-        self.in_flight = [(event, kept) for event, kept in self.in_flight if not event.query()]
         main = torch.cuda.current_stream(self.device)
         with torch.cuda.stream(self.stream):
-            pinned: list[Tensor] = []
-            pixels = self.transform.finish(pictures, self.device, pinned)
-            event = torch.cuda.Event()
-            event.record(self.stream)
-        self.in_flight.append((event, pinned))
-        main.wait_event(event)
+            pixels = self.transform.finish(pictures, self.device)
+        main.wait_stream(self.stream)
         pixels.record_stream(main)  # its memory is not given away before the model has read it
         return pixels

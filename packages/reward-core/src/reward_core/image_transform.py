@@ -10,7 +10,7 @@ Letters in shape comments: B batch, H, W picture, S side of the encoder's square
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -78,20 +78,22 @@ class ImageTransform(nn.Module):
             return torch.from_numpy(np.array(image.convert("RGB")))
         return torch.from_numpy(self.to_uint8(image))
 
-    def finish(self, pictures: Sequence[Tensor], device: torch.device, pinned: list | None = None) -> Tensor:
-        """What ``prepare`` gave of B pictures, of any sizes -> normalised pixels (B, 3, S, S) on ``device``.
-
-        With ``pinned``, pictures are copied from pinned memory without waiting; the list takes the buffers,
-        which must be kept until the copy is over.
-        """
-        pixels = torch.empty(len(pictures), 3, self.size, self.size, device=device)
-        for places, together in _by_size(pictures):
-            levels = copied(together, device, pinned).permute(0, 3, 1, 2)
-            if levels.shape[-2:] != pixels.shape[-2:]:
-                side = max(1, _AT_ONCE // levels[0, 0].numel())
-                levels = torch.cat([self.resize(part.float()) for part in levels.split(side)])
-            pixels[places] = self._normalised(levels.float())
-        return pixels
+    def finish(self, pictures: Sequence[Tensor], device: torch.device) -> Tensor:
+        """What ``prepare`` gave of B pictures, of any sizes -> normalised pixels (B, 3, S, S) on a device."""
+        by_size: dict[torch.Size, list[int]] = {}
+        for i, picture in enumerate(pictures):
+            by_size.setdefault(picture.shape, []).append(i)
+        pixels, places = [], []
+        for own in by_size.values():
+            levels = copied([pictures[i] for i in own], device).permute(0, 3, 1, 2)
+            if levels.shape[-2:] != (self.size, self.size):
+                some = max(1, _AT_ONCE // levels[0, 0].numel())
+                levels = torch.cat([self.resize(part.float()) for part in levels.split(some)])
+            pixels.append(self._normalised(levels.float()))
+            places += own
+        if len(pixels) == 1:
+            return pixels[0]
+        return torch.cat(pixels)[sorted(range(len(places)), key=places.__getitem__)]
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Float pictures (B, 3, H, W) in [0, 1], any H and W -> normalised pixels (B, 3, S, S).
@@ -122,23 +124,13 @@ class ImageTransform(nn.Module):
         return (levels / 255 - mean) / std
 
 
-def _by_size(pictures: Sequence[Tensor]) -> Iterator[tuple[list[int], list[Tensor]]]:
-    """Pictures of one size together, with their places."""
-    groups: dict[torch.Size, list[int]] = {}
-    for i, picture in enumerate(pictures):
-        groups.setdefault(picture.shape, []).append(i)
-    for places in groups.values():
-        yield places, [pictures[i] for i in places]
-
-
-def copied(pictures: Sequence[Tensor], device: torch.device, pinned: list | None) -> Tensor:
-    """Pictures of one size as one tensor on the device."""
-    if pinned is None:
+def copied(pictures: Sequence[Tensor], device: torch.device) -> Tensor:
+    """Pictures of one size as one tensor on the device; to a GPU without waiting for the copy."""
+    if device.type != "cuda":
         return torch.stack(list(pictures)).to(device)
+    # torch keeps a pinned buffer until the copies that read it are over.
     buffer = torch.empty(len(pictures), *pictures[0].shape, dtype=pictures[0].dtype, pin_memory=True)
-    torch.stack(list(pictures), out=buffer)
-    pinned.append(buffer)
-    return buffer.to(device, non_blocking=True)
+    return torch.stack(list(pictures), out=buffer).to(device, non_blocking=True)
 
 
 def resized_size(width: int, height: int, size: int) -> tuple[int, int]:

@@ -36,9 +36,9 @@ class PaddedTransform(ImageTransform):
         pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None].float() / 255
         return self._fit(pixels, self.mean.cpu(), self.std.cpu())[0]
 
-    def finish(self, pictures: Sequence[Tensor], device: torch.device, pinned: list | None = None) -> Tensor:
+    def finish(self, pictures: Sequence[Tensor], device: torch.device) -> Tensor:
         """What ``prepare`` gave of B pictures -> the same as one batch (B, 3, S, S) on ``device``."""
-        return copied(pictures, device, pinned)
+        return copied(pictures, device)
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Float pictures (B, 3, H, W) in [0, 1] -> normalised pixels (B, 3, S, S), differentiable."""
