@@ -18,7 +18,7 @@ import resource
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 
 import torch
 from PIL import Image
@@ -35,26 +35,23 @@ from reward_core.precision import encoder_dtype
 PRODUCTS = ((1576, 1024, 4096), (4096, 4096, 4096))
 
 
-def seconds(work: Callable[[], object], device: torch.device) -> float:
+def seconds(work: Callable[[], object], device: torch.device, clock: Callable = perf_counter) -> float:
     """Time of one call."""
     if device.type == "cuda":
         torch.cuda.synchronize()
-    started = perf_counter()
+    started = clock()
     work()
     if device.type == "cuda":
         torch.cuda.synchronize()
-    return perf_counter() - started
+    return clock() - started
 
 
-def taking_turns(works: dict[str, Callable], device: torch.device, rounds: int) -> dict[str, float]:
-    """The best time of each over some rounds, after one call of each to warm up."""
-    best: dict[str, float] = {}
-    for name, work in works.items():
-        work()
-        best[name] = float("inf")
+def taking_turns(works: dict, device: torch.device, rounds: int, clock: Callable) -> dict:
+    """The best time of each over some rounds; the first warms up."""
+    best = dict.fromkeys(works, float("inf"))
     for _ in range(rounds):
         for name, work in works.items():
-            best[name] = min(best[name], seconds(work, device))
+            best[name] = min(best[name], seconds(work, device, clock))
     return best
 
 
@@ -107,7 +104,12 @@ def main() -> None:
     parser.add_argument("--from", dest="source", choices=["tensors", "files"], default="tensors")
     parser.add_argument("--pictures", type=int, default=64, help="for agreement (default: %(default)s)")
     parser.add_argument("--timed", type=int, help="for timing (default: 16 on a CPU, 1024 on a GPU)")
-    parser.add_argument("--rounds", type=int, default=3, help="of timing (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="of timing, 2 or more (default: %(default)s)")
+    parser.add_argument(
+        "--processor-time",
+        action="store_true",
+        help="for a shared machine: one thread, by its processor time",
+    )
     parser.add_argument("--batch-size", type=int, help="default: 8 on a CPU, 64 on a GPU")
     parser.add_argument("--no-compile", action="store_true", help="measure the uncompiled fast path")
     parser.add_argument("--no-reuse", action="store_true", help="leave out several prompts a picture")
@@ -117,6 +119,9 @@ def main() -> None:
     timed = args.timed or (16 if args.device == "cpu" else 1024)
     size = args.batch_size or (8 if args.device == "cpu" else 64)
     dtype = encoder_dtype("fast", device)
+    clock = process_time if args.processor_time else perf_counter
+    if args.processor_time:
+        torch.set_num_threads(1)
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -143,7 +148,7 @@ def main() -> None:
         for i, image in enumerate(chosen):
             files.append(str(folder / f"{i}.jpg"))
             image.save(files[-1], quality=95)
-        alone = min(timed, 4 if args.device == "cpu" else 64)
+        alone = min(timed, 2 if args.device == "cpu" else 64)
         single = files if args.source == "files" else list(pixels)
         works: dict = dict(products(device, dtype))
         works["one at a time, float32"] = lambda: one_at_a_time(exact, single[:alone], prompts[:alone])
@@ -158,13 +163,15 @@ def main() -> None:
         works["fast"] = batched(fast, args.source)
         if args.source == "files":
             works["fast, from tensors"] = batched(fast, "tensors")
-        best = taking_turns(works, device, args.rounds)
+        best = taking_turns(works, device, args.rounds, clock)
         reuse = {}
         for count in () if args.no_reuse else (1, 10, 100):
             some = [PROMPTS[i % len(PROMPTS)] for i in range(count)]
             few = images[: 2 * size]
             fast.score_matrix(some[:1], few[:1])
-            reuse[count] = len(few) / seconds(lambda: fast.score_matrix(some, few, batch_size=size), device)  # noqa: B023
+            reuse[count] = len(few) / seconds(
+                lambda: fast.score_matrix(some, few, batch_size=size), device, clock
+            )
         if args.profile:
             print(profile_table(lambda: resident(eager, pixels[:size], prompts[:size], size), device))
 
@@ -173,7 +180,7 @@ def main() -> None:
     rates["one at a time, float32"] *= alone / timed
     work = gflop(exact.config, int(exact.tokenizer(prompts)[1].sum(1).max()))
     first, speed = rates["one at a time, float32"], rates["fast"]
-    title = f"{args.size} model, {args.device}, {args.source}, {dtype}, batches of {size}"
+    title = f"{args.size} model, {args.device}, {args.source}, {dtype}, batches of {size}, {torch.get_num_threads()} threads"
     table = Table("path", "images/s", "times", title=title)
     for path, rate in rates.items():
         table.add_row(path, f"{rate:.2f}", f"{rate / first:.2f}")
