@@ -1,0 +1,94 @@
+"""Bars and distributions as HTML and SVG text; their colours come from style.css."""
+
+from __future__ import annotations
+
+from html import escape
+
+import numpy as np
+
+from .judging import Opinion
+
+WIDTH, HEIGHT = 480, 230  # of a distribution, in its own units; it is drawn as wide as the page allows
+LEFT, RIGHT, TOP, BOTTOM = 12, 12, 34, 34
+
+
+def score_axis(opinion: Opinion) -> tuple[float, float]:
+    """(low, high): scores between which bars and distributions are drawn.
+
+    Nearly all of the reference scores where they are known, and all scores that are shown.
+    """
+    scores = [score for row in opinion.scores for score in row]
+    if opinion.quantiles:
+        values = opinion.quantiles.values
+        low, high = min([values[0], *scores]), max([values[-1], *scores])
+    else:
+        low, high = min(scores), max(scores)
+    margin = 0.05 * (high - low) or 1.0
+    return low - margin, high + margin
+
+
+def bar(opinion: Opinion, score: float, kind: str) -> str:
+    """A score as the length of a bar on its model's axis, with a tick at the reference median."""
+    low, high = score_axis(opinion)
+    share = 100 * (score - low) / (high - low)
+    tick = ""
+    if opinion.quantiles:
+        middle = opinion.quantiles.values[len(opinion.quantiles.values) // 2]
+        tick = f'<i style="left:{100 * (middle - low) / (high - low):.1f}%" title="median"></i>'
+    return f'<div class="rc-bar rc-{kind}"><b style="width:{share:.1f}%"></b>{tick}</div>'
+
+
+def distribution(opinion: Opinion, kind: str) -> str:
+    """How the model's scores are distributed, with the scores of the pictures as ticks, as SVG.
+
+    Without reference scores there are the ticks alone.
+    """
+    scores = [score for row in opinion.scores for score in row]
+    low, high = score_axis(opinion) if opinion.quantiles or scores else (-3.0, 3.0)
+    floor = HEIGHT - BOTTOM
+
+    def x(score: float) -> float:
+        return LEFT + (score - low) / (high - low) * (WIDTH - LEFT - RIGHT)
+
+    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" class="rc-chart rc-{kind}" role="img" ']
+    parts.append(f'aria-label="distribution of the scores of {escape(opinion.model)}">')
+    if opinion.quantiles:
+        grid = np.linspace(low, high, 121)
+        height = density(np.array(opinion.quantiles.values), grid)
+        ys = floor - (floor - TOP) * height / height.max()
+        line = " L".join(f"{x(score):.1f},{y:.1f}" for score, y in zip(grid, ys))
+        parts.append(f'<path class="rc-area" d="M{x(low):.1f},{floor} L{line} L{x(high):.1f},{floor} Z"/>')
+    for tick in ticks(low, high):
+        parts.append(f'<line class="rc-grid" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="{TOP}" y2="{floor}"/>')
+        parts.append(f'<text class="rc-label" x="{x(tick):.1f}" y="{HEIGHT - 12}">{tick:g}</text>')
+    parts.append(f'<line class="rc-floor" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{floor}" y2="{floor}"/>')
+    for score in scores:
+        parts.append(
+            f'<line class="rc-tick" x1="{x(score):.1f}" x2="{x(score):.1f}" y1="{floor - 16}" y2="{floor}"/>'
+        )
+    for row in opinion.scores:
+        best = max(row)
+        parts.append(f'<circle class="rc-best" cx="{x(best):.1f}" cy="{floor - 20}" r="5"/>')
+    if len(opinion.scores) == 1:
+        best = max(opinion.scores[0])
+        anchor = "end" if x(best) > WIDTH * 0.6 else "start"
+        parts.append(
+            f'<text class="rc-name" text-anchor="{anchor}" x="{x(best):.1f}" y="{TOP - 14}">'
+            f"your best: {best:.2f}</text>"
+            f'<line class="rc-lead" x1="{x(best):.1f}" x2="{x(best):.1f}" y1="{TOP - 8}" y2="{floor - 26}"/>'
+        )
+    return "".join([*parts, "</svg>"])
+
+
+def density(values: np.ndarray, grid: np.ndarray) -> np.ndarray:
+    """A smooth density (G,) at the grid's scores, from evenly spaced quantiles (V,): Gaussian kernels."""
+    width = 0.6 * values.std() * len(values) ** -0.2  # narrower than Scott's rule: two humps stay two
+    return np.exp(-0.5 * ((grid[:, None] - values) / width) ** 2).sum(1)
+
+
+def ticks(low: float, high: float) -> list[float]:
+    """Four to nine round numbers between two."""
+    step = 10.0 ** np.floor(np.log10((high - low) / 4))
+    step *= max(factor for factor in (1, 2, 2.5, 5) if (high - low) / (step * factor) >= 4 or factor == 1)
+    first = np.ceil(low / step)
+    return [round(float(n * step), 10) for n in np.arange(first, np.floor(high / step) + 1)]

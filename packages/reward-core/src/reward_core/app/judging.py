@@ -1,0 +1,187 @@
+"""Uploaded files and prompts -> what one or two models think of them."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+
+import torch
+from PIL import Image
+
+from ..errors import ImageError
+from ..image_file import open_image
+from ..percentile import ScoreQuantiles
+from ..scorer import ScoringModel, ranking
+
+CHUNK = 16  # pictures that are open at once
+THUMBNAIL = 384  # pixels of the longer side
+COLUMNS = ("prompt", "picture", "model", "place", "score", "percentile", "error")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture that could be read: its name, its size, and a small copy as a data: address."""
+
+    name: str
+    width: int
+    height: int
+    thumbnail: str
+
+
+@dataclass(frozen=True)
+class Opinion:
+    """What one model thinks: scores[p][n] of prompt p and picture n; quantiles where they are known."""
+
+    model: str
+    scores: list[list[float]]
+    quantiles: ScoreQuantiles | None = None
+
+    def places(self, prompt: int) -> list[int]:
+        """Place of each picture for a prompt, 1 is best."""
+        return ranking(self.scores[prompt])
+
+    def percentile(self, score: float) -> float | None:
+        return None if self.quantiles is None else self.quantiles.percentile(score)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """All that the page shows: pictures and opinions of them, and what could not be read.
+
+    failed: (name, reason). notes: what the reader should know, such as words that a model did not read.
+    """
+
+    prompts: list[str]
+    pictures: list[Picture]
+    opinions: list[Opinion]
+    failed: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def judge(
+    models: Mapping[str, ScoringModel],
+    prompts: Sequence[str],
+    files: Sequence[str],
+    *,
+    megabytes: float = float("inf"),
+    batch_size: int | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Verdict:
+    """Score every picture with every prompt by every model; what cannot be read is told, not fatal.
+
+    Args:
+        models: one or more, by the name that is shown.
+        prompts: one or more.
+        files: paths; larger ones than ``megabytes`` (of 2^20 bytes) are not opened.
+        batch_size: pictures computed at once, None for the scorer's own default.
+        progress: called with how many files of how many are done.
+    """
+    pictures: list[Picture] = []
+    failed: list[tuple[str, str]] = []
+    columns: dict[str, list[torch.Tensor]] = {name: [] for name in models}
+    names = unique_names([os.path.basename(file) for file in files])
+    chunk = max(CHUNK, batch_size or 0)
+    for start in range(0, len(files), chunk):
+        progress(start, len(files))
+        opened: list[Image.Image] = []
+        for name, file in zip(names[start : start + chunk], files[start : start + chunk]):
+            try:
+                image = _open(file, megabytes)
+                picture = Picture(name, image.width, image.height, thumbnail(image))
+            except ImageError as error:
+                failed.append((name, error.reason))
+                continue
+            pictures.append(picture)
+            opened.append(image)
+        if opened:
+            for name, model in models.items():
+                columns[name].append(
+                    model.score_matrix(list(prompts), opened, batch_size=batch_size)
+                )  # (P, B)
+    progress(len(files), len(files))
+    opinions = [
+        Opinion(name, torch.cat(parts, dim=1).tolist(), getattr(models[name].config, "score_quantiles", None))
+        for name, parts in columns.items()
+        if parts
+    ]
+    return Verdict(list(prompts), pictures, opinions, failed, _unread(models, prompts))
+
+
+def thumbnail(image: Image.Image) -> str:
+    """A copy of at most 384 px as a data: address; transparent parts become white.
+
+    Raises:
+        ImageError: a picture that Pillow cannot bring to RGB (a model could not either).
+    """
+    try:
+        small = image.copy()
+        small.thumbnail((THUMBNAIL, THUMBNAIL))
+        if small.mode in ("RGBA", "LA", "PA") or "transparency" in small.info:
+            small = small.convert("RGBA")
+            small = Image.alpha_composite(Image.new("RGBA", small.size, "white"), small)
+        small = small.convert("RGB")
+    except (ValueError, OSError) as error:
+        raise ImageError("", f"cannot be turned into RGB: {error}") from error
+    form = "PNG" if max(image.size) <= 128 else "JPEG"  # small ones are shown pixel by pixel
+    data = io.BytesIO()
+    small.save(data, form, quality=85)
+    return f"data:image/{form.lower()};base64,{base64.b64encode(data.getvalue()).decode()}"
+
+
+def agreement(first: Opinion, second: Opinion, prompt: int) -> tuple[int, int]:
+    """(pairs of pictures that both order alike, pairs that both order at all) for a prompt."""
+    a, b = first.scores[prompt], second.scores[prompt]
+    signs = [(a[i] - a[j]) * (b[i] - b[j]) for i, j in combinations(range(len(a)), 2)]
+    return sum(sign > 0 for sign in signs), sum(sign != 0 for sign in signs)
+
+
+def verdict_csv(verdict: Verdict) -> str:
+    """A row for each prompt, model and picture, best first; files that failed at the end."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, restval="")
+    writer.writeheader()
+    for p, prompt in enumerate(verdict.prompts):
+        for opinion in verdict.opinions:
+            places = opinion.places(p)
+            for n in sorted(range(len(places)), key=places.__getitem__):
+                score = opinion.scores[p][n]
+                percentile = opinion.percentile(score)
+                row = {"prompt": prompt, "picture": verdict.pictures[n].name, "model": opinion.model}
+                row |= {"place": places[n], "score": f"{score:.6f}"}
+                writer.writerow(row | ({} if percentile is None else {"percentile": f"{percentile:.1f}"}))
+    for name, reason in verdict.failed:
+        writer.writerow({"picture": name, "error": reason})
+    return text.getvalue()
+
+
+def unique_names(names: Sequence[str]) -> list[str]:
+    """The names, with " (2)" after the second of the same."""
+    seen: Counter[str] = Counter()
+    result = []
+    for name in names:
+        seen[name] += 1
+        result.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return result
+
+
+def _open(file: str, megabytes: float) -> Image.Image:
+    size = os.path.getsize(file) / 2**20 if os.path.exists(file) else 0
+    if size > megabytes:
+        raise ImageError(file, f"too large: {size:.1f} MB, at most {megabytes:g} MB are taken")
+    return open_image(file)
+
+
+def _unread(models: Mapping[str, ScoringModel], prompts: Sequence[str]) -> list[str]:
+    """What each model does not read of too long prompts."""
+    return [
+        f"{name} reads {model.tokenizer.max_length} tokens of a prompt, so not “{words}”"
+        for name, model in models.items()
+        for prompt in prompts
+        if (words := model.tokenizer.dropped_words(prompt))
+    ]

@@ -1,0 +1,139 @@
+"""The page's layout, and what happens when a button is pressed."""
+
+from __future__ import annotations
+
+import tempfile
+from functools import cache
+from pathlib import Path
+
+from ..errors import RewardCoreError
+from .judging import Opinion, judge
+from .models import Models
+from .results import EMPTY, meaning_html, notice, results_html
+from .serve import Limits, require_gradio
+
+NONE = "none"
+TITLE = "Which picture would people like best?"
+INTRO = f"""<header class="rc-title"><h1>{TITLE}</h1>
+<p>A reward model, trained on people's choices, ranks pictures for a prompt.</p></header>"""
+
+
+def build_page(models: Models, second: str | None = None, limits: Limits | None = None):
+    """The page as a gradio ``Blocks``, for ``serve``.
+
+    Args:
+        models: what is offered; the first is chosen at the start.
+        second: the second opinion chosen at the start.
+        limits: what one visitor may ask for.
+    """
+    gr = require_gradio()
+    limits = limits or Limits()
+
+    def rank(files, text, first, other, progress=gr.Progress()):  # noqa: B008, gradio's way to ask for one
+        nothing = gr.skip()
+        prompts = list(dict.fromkeys(line.strip() for line in (text or "").splitlines() if line.strip()))
+        if not files:
+            return notice("No picture given: drop some into the box, or press “Try an example”."), nothing
+        if not prompts:
+            return notice("No prompt given: type what the pictures were meant to show."), nothing
+        told = _told(len(files), limits.pictures, "pictures") + _told(len(prompts), limits.prompts, "prompts")
+        files, prompts = files[: limits.pictures], prompts[: limits.prompts]
+        names = list(dict.fromkeys(name for name in (first, other) if name != NONE))
+        try:
+            progress(0, desc=f"Loading {' and '.join(names)}")
+            chosen = {name: models[name] for name in names}
+            verdict = judge(
+                chosen,
+                prompts,
+                files,
+                megabytes=limits.megabytes,
+                batch_size=models.batch_size,
+                progress=lambda done, total: progress((done, total), desc="Scoring", unit="pictures"),
+            )
+        except RewardCoreError as error:
+            return notice(str(error)), nothing
+        verdict.notes.extend(told)
+        meaning = meaning_html(verdict.opinions) if verdict.opinions else nothing
+        return results_html(verdict), meaning
+
+    with gr.Blocks(
+        title=TITLE,
+        analytics_enabled=False,
+        fill_width=True,
+        delete_cache=(600, 3600),  # uploads are looked for every ten minutes, and kept for an hour
+    ) as page:
+        gr.HTML(INTRO, apply_default_css=False)
+        with gr.Tabs():
+            with gr.Tab("Rank pictures"), gr.Row(equal_height=False, elem_classes="rc-main"):
+                with gr.Column(scale=1, min_width=320, elem_classes="rc-form"):
+                    files = gr.File(label="Pictures", file_count="multiple", height=180, elem_id="rc-files")
+                    text = gr.Textbox(
+                        label="Prompts, one a line",
+                        placeholder="a small red circle above a big blue square",
+                        lines=3,
+                        max_lines=limits.prompts,
+                        elem_id="rc-prompts",
+                    )
+                    with gr.Row():
+                        first = gr.Dropdown(
+                            models.names,
+                            value=models.names[0],
+                            label="Model",
+                            min_width=130,
+                            elem_id="rc-model",
+                        )
+                        other = gr.Dropdown(
+                            [NONE, *models.names],
+                            value=second or NONE,
+                            label="Second opinion",
+                            min_width=130,
+                            elem_id="rc-second",
+                        )
+                    button = gr.Button("Rank", variant="primary", elem_id="rc-rank")
+                    example = gr.Button("Try an example", size="sm", elem_id="rc-example")
+                with gr.Column(scale=3, min_width=340):
+                    results = gr.HTML(EMPTY, apply_default_css=False, elem_id="rc-results")
+            with gr.Tab("What a score means"):
+                meaning = gr.HTML(_first_meaning(models), apply_default_css=False, elem_id="rc-meaning")
+        inputs, outputs = [files, text, first, other], [results, meaning]
+        options = {"concurrency_id": "rank", "api_visibility": "private", "show_progress": "full"}
+        gr.on([button.click, text.submit], rank, inputs, outputs, show_progress_on=[results], **options)
+        example.click(_example, None, [files, text], api_visibility="private").then(
+            rank, inputs, outputs, show_progress_on=[results], **options
+        )
+    return page
+
+
+def _told(given: int, limit: int, things: str) -> list[str]:
+    if given <= limit:
+        return []
+    return [
+        f"{given} {things} were given; {limit} are taken at once, so the last {given - limit} were left out"
+    ]
+
+
+def _first_meaning(models: Models) -> str:
+    model = models[models.names[0]]
+    return meaning_html([Opinion(models.names[0], [], getattr(model.config, "score_quantiles", None))])
+
+
+def _example() -> tuple[list[str], str]:
+    folder, prompts = _example_files()
+    return sorted(map(str, Path(folder.name).glob("*.png"))), "\n".join(prompts)
+
+
+@cache
+def _example_files() -> tuple[tempfile.TemporaryDirectory, list[str]]:
+    """Eight pictures of ShapesBench in a folder that goes when the server does, and their prompt."""
+    from dataclasses import replace
+
+    from PIL import Image
+
+    from .. import shapes
+
+    config = replace(shapes.HELD_OUT, pictures=(8, 8))
+    group = next(shapes.make_groups(1, config, "held_out", start=47))
+    folder = tempfile.TemporaryDirectory(prefix="reward-core-example-")
+    for i, pixels in enumerate(group.pictures, start=1):
+        Image.fromarray(pixels).save(Path(folder.name) / f"shapes-{i}.png")
+    return folder, [group.prompt]

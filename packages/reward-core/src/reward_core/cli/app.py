@@ -1,0 +1,82 @@
+"""``reward-core app``: a page in the browser that ranks pictures."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import sys
+
+from .common import positive, scoring_options
+
+
+def add_to(commands: argparse._SubParsersAction) -> None:
+    app = commands.add_parser(
+        "app", parents=[scoring_options()], help="rank pictures on a page in the browser (extra: app)"
+    )
+    app.add_argument("--second-model", metavar="MODEL", help="the second opinion chosen at the start")
+    app.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    app.add_argument("--port", type=port, help="default: the first free one from 7860 on")
+    app.add_argument(
+        "--share", action="store_true", help="also through a public address, by gradio's tunnel, for a week"
+    )
+    app.add_argument("--open", action="store_true", help="open the page in the browser")
+    app.add_argument(
+        "--max-pictures", type=positive, default=60, metavar="N", help="ranked at once (default: %(default)s)"
+    )
+    app.add_argument(
+        "--max-mb",
+        type=positive,
+        default=32,
+        metavar="N",
+        help="a file's size (default: %(default)s)",
+    )
+    app.add_argument(
+        "--queue", type=positive, default=16, metavar="N", help="visitors who wait (default: %(default)s)"
+    )
+    app.set_defaults(run=run_app)
+
+
+def run_app(args: argparse.Namespace) -> int:
+    from ..app.serve import Limits, require_gradio, serve
+
+    require_gradio()  # before a model is loaded
+    from ..app import Models, build_page
+
+    names = [name for name in (args.model, args.second_model) if name]
+    # Others who reach the page must not make this machine download models at will.
+    only = args.share or not is_loopback(args.host)
+    models = Models(
+        names, only=only, device=args.device, precision=args.precision, batch_size=args.batch_size
+    )
+    for name in names:
+        print(f"reward-core: loading {name}", file=sys.stderr)
+        _ = models[name]  # one that cannot be had is told here, not on the page
+    limits = Limits(pictures=args.max_pictures, megabytes=args.max_mb, queue=args.queue)
+    page = build_page(models, args.second_model, limits)
+    _, address, shared = serve(
+        page, host=args.host, port=args.port, share=args.share, limits=limits, inbrowser=args.open
+    )
+    print(f"reward-core: {address}" + (f" and, for everybody, {shared}" if shared else ""), file=sys.stderr)
+    if args.share and not shared:
+        print("reward-core: no public address could be had; the page runs on this machine", file=sys.stderr)
+    try:
+        page.block_thread()
+    finally:
+        page.close(verbose=False)
+    return 0
+
+
+def port(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 65536:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 to 65535, got {text!r}")
+    return int(text)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a server that listens there."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
