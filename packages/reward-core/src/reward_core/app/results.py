@@ -14,7 +14,7 @@ from .judging import Opinion, Verdict, agreement, verdict_csv
 KINDS = ("first", "second")  # the two models' colours, in style.css
 
 EMPTY = """<div class="rc-empty"><p>Ranked pictures appear here.</p>
-<p>Drop some on the left, type what they were meant to show, and press <b>Rank</b>.</p></div>"""
+<p>Add some, type what they were meant to show, and press <b>Rank</b>.</p></div>"""
 
 
 def notice(text: str) -> str:
@@ -90,9 +90,14 @@ def _head(verdict: Verdict) -> str:
     data = base64.b64encode(verdict_csv(verdict).encode("utf-8")).decode()
     link = f'<a class="rc-download" download="scores.csv" href="data:text/csv;base64,{data}">Download CSV</a>'
     counts = f"{_count(len(verdict.pictures), 'picture')}, {_count(len(verdict.prompts), 'prompt')}"
-    return (
-        f'<div class="rc-head"><div><b>{counts}</b> <span class="rc-models">{names}</span></div>{link}</div>'
-    )
+    known = [
+        f"{escape(opinion.model)} among {escape(opinion.quantiles.source)}"
+        for opinion in verdict.opinions
+        if opinion.quantiles
+    ]
+    told = f'<p class="rc-source">“Better than”, and the mark at the median: {"; ".join(known)}.</p>'
+    models = f'<span class="rc-models">{names}</span>'
+    return f'<div class="rc-head"><div><b>{counts}</b> {models}</div>{link}{told if known else ""}</div>'
 
 
 def _section(verdict: Verdict, p: int) -> str:
