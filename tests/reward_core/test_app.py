@@ -375,7 +375,29 @@ def test_nothing_leaves_this_machine(visit, server):
     assert settings["analytics_enabled"] is False
 
 
-# The command
+# The command, and the same as a Space
+
+
+def test_the_space_is_a_folder_that_runs(tmp_path):
+    pytest.importorskip("tomllib", reason="Python 3.10 has no TOML reader")
+    space = tmp_path / "space"
+    tool = Path(__file__).parents[2] / "tools" / "make_space.py"
+    subprocess.run([sys.executable, tool, "--out", space], check=True, capture_output=True)
+    needs = (space / "requirements.txt").read_text().splitlines()
+    assert any(line.startswith("gradio>=") for line in needs)
+    assert not any(line.startswith("reward") for line in needs)  # its source lies beside app.py
+    front = (space / "README.md").read_text().split("---\n")[1]
+    assert "sdk: gradio\n" in front
+    assert "app_file: app.py\n" in front
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment |= {"REWARD_MODEL": "nosuch", "OMP_NUM_THREADS": "1"}
+    # A model that is not there ends it with a line, and the lines before show whose code runs.
+    done = subprocess.run(
+        [sys.executable, "-v", "app.py"], cwd=space, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "'nosuch' is neither a known name" in done.stderr
+    assert str(space / "reward_core" / "app" / "models.py") in done.stderr
 
 
 def test_wrong_usage_is_one_line(command, server, tmp_path):
