@@ -91,11 +91,13 @@ def _head(verdict: Verdict) -> str:
     link = f'<a class="rc-download" download="scores.csv" href="data:text/csv;base64,{data}">Download CSV</a>'
     counts = f"{_count(len(verdict.pictures), 'picture')}, {_count(len(verdict.prompts), 'prompt')}"
     known = [
-        f"{escape(opinion.model)} among {escape(opinion.quantiles.source)}"
+        f"{escape(opinion.model)} ({escape(opinion.quantiles.source)})"
         for opinion in verdict.opinions
         if opinion.quantiles
     ]
-    told = f'<p class="rc-source">“Better than”, and the mark at the median: {"; ".join(known)}.</p>'
+    told = (
+        f'<p class="rc-source">“Better than”, and the mark at the median, come from: {", ".join(known)}.</p>'
+    )
     models = f'<span class="rc-models">{names}</span>'
     return f'<div class="rc-head"><div><b>{counts}</b> {models}</div>{link}{told if known else ""}</div>'
 

@@ -42,17 +42,18 @@ def run_app(args: argparse.Namespace) -> int:
     require_gradio()  # before a model is loaded
     from ..app import Models, build_page
 
-    names = [name for name in (args.model, args.second_model) if name]
+    sources = [source for source in (args.model, args.second_model) if source]
     # Others who reach the page must not make this machine download models at will.
     only = args.share or not is_loopback(args.host)
     models = Models(
-        names, only=only, device=args.device, precision=args.precision, batch_size=args.batch_size
+        sources, only=only, device=args.device, precision=args.precision, batch_size=args.batch_size
     )
-    for name in names:
-        print(f"reward-core: loading {name}", file=sys.stderr)
-        _ = models[name]  # one that cannot be had is told here, not on the page
+    for source in sources:
+        print(f"reward-core: loading {source}", file=sys.stderr)
+        _ = models[models.name_of(source)]  # one that cannot be had is told here, not on the page
     limits = Limits(pictures=args.max_pictures, megabytes=args.max_mb, queue=args.queue)
-    page = build_page(models, args.second_model, limits)
+    second = args.second_model and models.name_of(args.second_model)
+    page = build_page(models, second, limits)
     _, address, shared = serve(
         page, host=args.host, port=args.port, share=args.share, limits=limits, inbrowser=args.open
     )
