@@ -9,7 +9,7 @@ import pytest
 
 PACKAGES = Path(__file__).parents[2] / "packages"
 LATE = {"transformers", "huggingface_hub", "rich", "safetensors"}
-NEVER = {"diffusers", "datasets", "accelerate", "timm", "torchvision", "peft", "pyarrow", "pandas"}
+NEVER = {"diffusers", "datasets", "accelerate", "timm", "torchvision", "peft", "pyarrow", "pandas", "gradio"}
 
 
 def loaded_by(statement: str) -> set[str]:

@@ -74,21 +74,15 @@ def build_page(models: Models, second: str | None = None, limits: Limits | None 
                         max_lines=limits.prompts,
                         elem_id="rc-prompts",
                     )
-                    with gr.Row():
-                        first = gr.Dropdown(
-                            models.names,
-                            value=models.names[0],
-                            label="Model",
-                            min_width=130,
-                            elem_id="rc-model",
-                        )
-                        other = gr.Dropdown(
-                            [NONE, *models.names],
-                            value=second or NONE,
-                            label="Second opinion",
-                            min_width=130,
-                            elem_id="rc-second",
-                        )
+                    first = gr.Dropdown(
+                        models.names, value=models.names[0], label="Model", elem_id="rc-model"
+                    )
+                    other = gr.Dropdown(
+                        [NONE, *models.names],
+                        value=second or NONE,
+                        label="Second opinion",
+                        elem_id="rc-second",
+                    )
                     button = gr.Button("Rank", variant="primary", elem_id="rc-rank")
                     example = gr.Button("Try an example", size="sm", elem_id="rc-example")
                 with gr.Column(scale=3, min_width=340):

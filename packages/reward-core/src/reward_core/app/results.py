@@ -156,7 +156,9 @@ def _compared(verdict: Verdict, p: int) -> str:
 def _glance(verdict: Verdict) -> str:
     """Pictures x prompts by the first model, each prompt's best marked."""
     opinion = verdict.opinions[0]
-    heads = "".join(f"<th><span>{escape(prompt)}</span></th>" for prompt in verdict.prompts)
+    heads = "".join(
+        f'<th><span title="{escape(prompt)}">{escape(prompt)}</span></th>' for prompt in verdict.prompts
+    )
     places = [opinion.places(p) for p in range(len(verdict.prompts))]
     count = len(verdict.pictures)
     order = sorted(range(count), key=lambda n: -sum(row[n] for row in opinion.scores))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ipaddress
 import sys
+import warnings
 
 from .common import positive, scoring_options
 
@@ -38,6 +39,7 @@ def add_to(commands: argparse._SubParsersAction) -> None:
 
 def run_app(args: argparse.Namespace) -> int:
     from ..app.serve import Limits, require_gradio, serve
+    from ..errors import PromptTruncatedWarning
 
     require_gradio()  # before a model is loaded
     from ..app import Models, build_page
@@ -51,6 +53,7 @@ def run_app(args: argparse.Namespace) -> int:
     for source in sources:
         print(f"reward-core: loading {source}", file=sys.stderr)
         _ = models[models.name_of(source)]  # one that cannot be had is told here, not on the page
+    warnings.simplefilter("ignore", PromptTruncatedWarning)  # the page tells whom it concerns
     limits = Limits(pictures=args.max_pictures, megabytes=args.max_mb, queue=args.queue)
     second = args.second_model and models.name_of(args.second_model)
     page = build_page(models, second, limits)
