@@ -54,7 +54,7 @@ class Server:
     def stop(self):
         self.process.send_signal(signal.SIGINT)
         try:
-            return self.process.wait(timeout=30)
+            return self.process.wait(timeout=90)
         finally:
             self.process.kill()
             self.process.stderr.close()
@@ -90,7 +90,7 @@ def visit(browser):
 
     def visit(address, width=1280, height=900, scheme="light"):
         context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
-        context.set_default_timeout(30_000)
+        context.set_default_timeout(90_000)
         contexts.append(context)
         context.on("request", lambda request: note(request.url))
         page = context.new_page()
