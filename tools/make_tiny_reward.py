@@ -7,8 +7,9 @@ The package carries both in `reward_core/demo`; their cards name the exact comma
 
 Three stages. The vision encoder learns what is where and how damaged, from annotated pictures; it is
 then frozen. The text encoder learns to read prompts beside pictures, from captions. Last, both it and
-the reward head learn to order pictures, from rankings; the frozen encoder looks at their pictures once,
-and every further epoch words their prompts anew.
+the reward head learn to order pictures, from rankings, as `reward-core train` does it: a set of groups is
+made once; the frozen encoder looks at each picture once, what it saw is kept on disk, and every further
+epoch reads it from there beside a new wording of the prompt.
 
 Everything is seeded: the weights, the pictures, their order. The result is a folder that
 `reward_core.load` reads, with a card (README.md) that says how it was made and how good it is.
@@ -23,7 +24,7 @@ import tempfile
 import time
 import warnings
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -42,28 +43,24 @@ from reward_core.checkpoint import save_folder
 from reward_core.config import RewardConfig
 from reward_core.errors import EmptyPromptWarning
 from reward_core.evaluation import Evaluation, evaluate
-from reward_core.percentile import ScoreQuantiles
 from reward_core.precision import cpu_features
-from reward_core.rankings import RankedPrompt
+from reward_core.ranking_file import RankedPrompt
 from reward_core.text_encoder import TextConfig
 from reward_core.tokenizer import SPECIAL_TOKENS, PromptTokenizer
 from reward_core.training import (
     AnnotatedPicture,
     CaptionedPicture,
     PatchReader,
-    RankedGroup,
+    PretrainingConfig,
+    Trainer,
     TrainingConfig,
-    accuracy,
     caption_loss,
-    group_rewards,
     initialise_from_scratch,
     patch_loss,
-    ranking_loss,
-    train,
+    pretrain,
 )
 
 PICTURES_PER_STEP, GROUPS_PER_STEP = 96, 16
-LOOKS = 512  # pictures that the frozen encoder looks at at a time
 COLUMNS = [TextColumn("{task.description}"), MofNCompleteColumn(), TimeRemainingColumn()]
 
 
@@ -131,9 +128,8 @@ class ShapesGroups(Dataset):
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, index: int) -> RankedGroup:
-        group = next(shapes.make_groups(1, self.config, self.split, start=index))
-        return RankedGroup(group.prompt, group.pictures, group.ranking)
+    def __getitem__(self, index: int) -> shapes.Group:
+        return next(shapes.make_groups(1, self.config, self.split, start=index))
 
 
 class ShapesAnnotations(Dataset):
@@ -178,76 +174,72 @@ class ShapesCaptions(Dataset):
         return CaptionedPicture(shapes.render_scene(scene, rng), shapes.phrase(scene, rng), near)
 
 
-@dataclass(frozen=True, eq=False)
-class SeenGroup:
-    """A ranked group as the frozen vision encoder sees it: image tokens (K, N, E)."""
-
-    tokens: torch.Tensor
-    prompt: str
-    places: tuple[int, ...]
-
-
-class SeenGroups:
-    """The image tokens of many groups, in a file that is mapped into memory."""
-
-    def __init__(self, model: reward_core.RewardModel, groups: ShapesGroups, file: Path, on_group) -> None:
-        vision = model.blip.visual_encoder.config
-        most = len(groups) * groups.config.pictures[1]
-        shape = (most, (vision.image_size // vision.patch_size) ** 2 + 1, vision.width)
-        size = most * shape[1] * shape[2]  # what is not written takes no room
-        self.tokens = torch.from_file(str(file), True, size, dtype=torch.bfloat16).view(shape)
-        self.scenes: list[shapes.Scene] = []
-        self.places: list[tuple[int, ...]] = []
-        self.starts = [0]
-        waiting: list[np.ndarray] = []
-        for number, (group,) in enumerate(batches(groups, 1), start=1):
-            waiting.append(group.pictures)
-            self.scenes.append(shapes.parse(group.prompt))
-            self.places.append(group.places)
-            self.starts.append(self.starts[-1] + len(group.places))
-            if sum(map(len, waiting)) >= LOOKS or number == len(groups):
-                pixels = model.transform.from_uint8(torch.from_numpy(np.concatenate(waiting)))
-                with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-                    self.tokens[self.starts[-1] - len(pixels) : self.starts[-1]] = model.encode_images(pixels)
-                waiting.clear()
-                on_group(number)
-
-    def batches(self, epochs: int, seed: int) -> Iterator[list[SeenGroup]]:
-        """Every group once an epoch, in an order and in wordings of the epoch's own."""
-        rng = np.random.default_rng([seed, 3])
-        for _ in range(epochs):
-            order = rng.permutation(len(self.places)).tolist()
-            for first in range(0, len(order), GROUPS_PER_STEP):
-                yield [
-                    SeenGroup(
-                        self.tokens[self.starts[i] : self.starts[i + 1]],
-                        shapes.phrase(self.scenes[i], rng),
-                        self.places[i],
-                    )
-                    for i in order[first : first + GROUPS_PER_STEP]
-                ]
-
-
-def seen_loss(model: reward_core.RewardModel, groups: list[SeenGroup]) -> torch.Tensor:
-    """The ranking loss of some groups, from their image tokens."""
-    token_ids, mask = model.tokenizer([group.prompt for group in groups])
-    longest = int(mask.sum(1).max())
-    counts = torch.tensor([len(group.places) for group in groups])
-    token_ids, mask = (t[:, :longest].repeat_interleave(counts, 0) for t in (token_ids, mask))
-    tokens = torch.cat([group.tokens for group in groups]).float()
-    return ranking_loss(
-        model.rewards_from_features(tokens, token_ids, mask), [group.places for group in groups]
-    )
-
-
 def batches(items: Dataset, size: int) -> Iterator[list]:
     # A worker draws the next pictures while this process trains; their order is that of the index.
     return iter(DataLoader(items, size, num_workers=1, collate_fn=list, prefetch_factor=8))
 
 
-def groups_of(config: shapes.GroupConfig, split: str, count: int) -> list[RankedGroup]:
-    groups = ShapesGroups(count, config, split)
-    return [groups[i] for i in range(count)]
+def ranked_prompt(number: int, group: shapes.Group, blank: bool = False) -> RankedPrompt:
+    return RankedPrompt(
+        id=str(number),
+        prompt="" if blank else group.prompt,
+        images=tuple(Image.fromarray(pixels) for pixels in group.pictures),
+        places=tuple(group.ranking),
+        utilities=tuple(truth.utility for truth in group.truths),
+        faults=tuple(tuple(fault.kind for fault in faults) for faults in group.faults),
+        objects=len(group.scene.things),
+    )
+
+
+def train_on_rankings(
+    model: reward_core.RewardModel,
+    world: shapes.GroupConfig,
+    validation: list[RankedPrompt],
+    args: argparse.Namespace,
+    folder: Path,
+    progress: Progress,
+) -> reward_core.RewardModel:
+    """The ranking stage: text encoder and head, on one set of groups in several epochs."""
+    scenes, groups = [], []
+    task = progress.add_task("making groups", total=args.groups)
+    for batch in batches(ShapesGroups(args.groups, world, "train"), GROUPS_PER_STEP):
+        for group in batch:
+            groups.append(ranked_prompt(len(groups), group))
+            scenes.append(group.scene)
+        progress.update(task, completed=len(groups))
+    progress.stop()  # the trainer has a bar of its own
+
+    def reword(record: RankedPrompt, epoch: int) -> str:
+        if epoch == 0:
+            return record.prompt
+        number = int(record.id)
+        return shapes.phrase(scenes[number], np.random.default_rng([world.seed, number, epoch, 3]))
+
+    settings = TrainingConfig(
+        init=args.architecture,
+        data="ShapesBench",
+        out=str(folder / "run"),
+        cache=str(folder / "cache"),
+        freeze_vision=1.0,
+        freeze_text=0.0,
+        batch_size=GROUPS_PER_STEP,
+        accumulation=1,
+        epochs=args.epochs,
+        steps=args.ranking_steps,
+        optimizer="muon",
+        lr=7e-4,
+        muon_lr=0.002,
+        beta2=0.98,
+        warmup_steps=30,
+        clip=5.0,
+        mixed_precision="bf16" if args.precision == "bfloat16" else "no",
+        validations=2,
+        seed=args.seed,
+        trackers=(),
+        cpu=True,
+    )
+    trainer = Trainer(settings, model, {"train": groups, "validation": validation}, reword)
+    return reward_core.load(trainer.train(), device="cpu")
 
 
 def main() -> None:
@@ -260,9 +252,12 @@ def main() -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="of the weights and of the training groups")
     parser.add_argument("--patch-steps", type=int, default=1200, help="of 96 annotated pictures each")
-    parser.add_argument("--caption-steps", type=int, default=600, help="of 96 captioned pictures each")
-    parser.add_argument("--groups", type=int, default=32000, help="ranked groups, 16 a step")
-    parser.add_argument("--epochs", type=int, default=2, help="over the groups")
+    parser.add_argument("--caption-steps", type=int, default=300, help="of 96 captioned pictures each")
+    parser.add_argument("--groups", type=int, default=24_000, help="ranked groups (default: %(default)s)")
+    parser.add_argument("--epochs", type=int, default=4, help="passes over them (default: %(default)s)")
+    parser.add_argument(
+        "--ranking-steps", type=int, default=0, help="of 16 groups each, at most (default: all)"
+    )
     parser.add_argument(
         "--precision",
         choices=["float32", "bfloat16"],
@@ -283,14 +278,16 @@ def main() -> None:
     torch.manual_seed(args.seed)  # of the reader and of the words that are masked
 
     world = replace(shapes.TRAIN, seed=shapes.TRAIN.seed + args.seed)
-    validation = groups_of(replace(world, seed=world.seed + 10_000), "train", 400)
+    apart = ShapesGroups(400, replace(world, seed=world.seed + 10_000), "train")
+    validation = [ranked_prompt(i, apart[i]) for i in range(len(apart))]
     started = time.perf_counter()
-    with Progress(*COLUMNS, console=console) as progress:
+    with tempfile.TemporaryDirectory() as folder, Progress(*COLUMNS, console=console) as progress:
 
         def run(
-            name: str, trained: nn.Module, items: Iterator[list], steps: int, rates: tuple[float, float], loss
+            name: str, trained: nn.Module, items: Dataset, rates: tuple[float, float], loss: Callable
         ) -> None:
-            config = TrainingConfig(steps, *rates, precision=args.precision)
+            steps = len(items) // PICTURES_PER_STEP
+            config = PretrainingConfig(steps, *rates, precision=args.precision)
             task = progress.add_task(name, total=steps)
             recent: deque[float] = deque(maxlen=100)
 
@@ -301,60 +298,27 @@ def main() -> None:
                     seconds = time.perf_counter() - started
                     console.print(f"{name}, step {step}: loss {fmean(recent):.3f}, {seconds:.0f} s")
 
-            train(trained, items, config, on_step, loss)
+            pretrain(trained, batches(items, PICTURES_PER_STEP), config, loss, on_step)
 
         vision = model.blip.visual_encoder
         grid = vision.config.image_size // vision.config.patch_size
         annotations = ShapesAnnotations(args.patch_steps * PICTURES_PER_STEP, world, grid)
         reader = PatchReader(vision, model.transform, len(shapes.PATCH_COLUMNS), len(shapes.CLEANLINESS))
-        size = PICTURES_PER_STEP
-        run("patches", reader, batches(annotations, size), args.patch_steps, (1e-3, 0.02), patch_loss)
+        run("patches", reader, annotations, (1e-3, 0.02), patch_loss)
         vision.requires_grad_(False)
-        captions = ShapesCaptions(args.caption_steps * size, world.seed)
-        run("captions", model, batches(captions, size), args.caption_steps, (1e-3, 0.02), caption_loss)
-        groups = ShapesGroups(args.groups, world, "train")
-        task = progress.add_task("looking", total=len(groups))
-        with tempfile.TemporaryDirectory(dir=args.out.parent) as folder:
-            seen = SeenGroups(
-                model, groups, Path(folder, "tokens"), lambda n: progress.update(task, completed=n)
-            )
-            steps = args.epochs * len(groups) // GROUPS_PER_STEP
-            run("rankings", model, seen.batches(args.epochs, world.seed), steps, (7e-4, 0.002), seen_loss)
+        captions = ShapesCaptions(args.caption_steps * PICTURES_PER_STEP, world.seed)
+        run("captions", model, captions, (1e-3, 0.02), caption_loss)
+        model = train_on_rankings(model, world, validation, args, Path(folder), progress)
     minutes = (time.perf_counter() - started) / 60
 
-    model.config = calibrated(model, validation)
     save_folder(model.half(), args.out)  # half the size; what is published is what is measured below
     model = reward_core.load(args.out, device="cpu")
-    card = model_card(model, args, minutes, accuracy(model, validation))
+    card = model_card(model, args, minutes, evaluation_of(model, validation).pooled_accuracy)
     (args.out / "README.md").write_text(card, encoding="utf-8")
     console.print(card, markup=False)
 
 
-def calibrated(model: reward_core.RewardModel, validation: list[RankedGroup]) -> RewardConfig:
-    """The model's configuration with mean, std and quantiles of its rewards on the validation groups."""
-    raw = torch.cat([group_rewards(model, [group]) for group in validation]).double()
-    mean, std = raw.mean().item(), raw.std().item()
-    quantiles = ScoreQuantiles.of(
-        ((raw - mean) / std).tolist(), f"{len(raw)} ShapesBench validation pictures"
-    )
-    return replace(model.config, reward_mean=mean, reward_std=std, score_quantiles=quantiles)
-
-
-def evaluation_of(model: reward_core.RewardModel, count: int, blank: bool = False) -> Evaluation:
-    """The standard held-out groups, in full; ``blank``: with empty prompts."""
-    groups = list(shapes.make_groups(count, shapes.HELD_OUT, "held_out"))
-    data = [
-        RankedPrompt(
-            id=str(number),
-            prompt="" if blank else group.prompt,
-            images=tuple(Image.fromarray(pixels) for pixels in group.pictures),
-            places=group.ranking,
-            utilities=tuple(truth.utility for truth in group.truths),
-            faults=tuple(tuple(fault.kind for fault in faults) for faults in group.faults),
-            objects=len(group.scene.things),
-        )
-        for number, group in enumerate(groups)
-    ]
+def evaluation_of(model: reward_core.RewardModel, data: list[RankedPrompt]) -> Evaluation:
     prompts = [item.prompt for item in data for _ in item.images]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", EmptyPromptWarning)
@@ -365,8 +329,11 @@ def evaluation_of(model: reward_core.RewardModel, count: int, blank: bool = Fals
 def model_card(
     model: reward_core.RewardModel, args: argparse.Namespace, minutes: float, validation: float
 ) -> str:
-    held_out = evaluation_of(model, args.held_out_groups)
-    blank = evaluation_of(model, args.held_out_groups, blank=True)
+    groups = list(shapes.make_groups(args.held_out_groups, shapes.HELD_OUT, "held_out"))
+    held_out, blank = (
+        evaluation_of(model, [ranked_prompt(i, group, empty) for i, group in enumerate(groups)])
+        for empty in (False, True)
+    )
     reached = f"{held_out.pooled_accuracy:.1%}"
     parts = [
         (f"{title} {key.replace('_', ' ')}", share)
@@ -382,6 +349,8 @@ def model_card(
     size = (args.out / "model.safetensors").stat().st_size
     annotations, captions = (n * PICTURES_PER_STEP for n in (args.patch_steps, args.caption_steps))
     fewest, most = shapes.TRAIN.pictures
+    steps = args.epochs * -(-args.groups // GROUPS_PER_STEP)
+    steps = min(steps, args.ranking_steps) if args.ranking_steps else steps
     return f"""---
 license: apache-2.0
 tags: [reward-model, text-to-image, shapesbench]
@@ -403,15 +372,16 @@ The rows below the first three are of the held-out prompts ({args.held_out_group
 comparisons count; chance is 50%. Scores are about N(0, 1) on the validation pictures.
 
 - Data: {annotations:,} pictures annotated patch by patch for the vision encoder (then frozen); {captions:,}
-  captioned pictures, each with {ShapesCaptions.NEAR_MISSES} near-miss prompts; {args.groups:,} ranked groups
-  of {fewest}-{most} pictures, {args.epochs} times, each in new words. Made on the spot, seed {args.seed}.
+  captioned pictures, each with {ShapesCaptions.NEAR_MISSES} near-miss prompts, each seen once;
+  {args.groups:,} ranked groups of {fewest}-{most} pictures, seen {args.epochs} times in new wordings. Made on
+  the spot, seed {args.seed}.
 - Training: {args.patch_steps} steps of patches, {args.caption_steps} of captions (contrast, matching, masked
-  words, as BLIP and ALBEF), {args.epochs * args.groups // GROUPS_PER_STEP} of ranking; Muon and AdamW,
-  {args.precision}; {minutes:.1f} minutes on {os.cpu_count()} cores ({platform.machine()}, torch
-  {torch.__version__}).
+  words, as BLIP and ALBEF), {steps} of ranking; Muon and AdamW, {args.precision};
+  {minutes:.1f} minutes on {os.cpu_count()} cores ({platform.machine()}, torch {torch.__version__}).
 - Command: `python tools/make_tiny_reward.py --out FOLDER --architecture {args.architecture}
   --seed {args.seed} --patch-steps {args.patch_steps} --caption-steps {args.caption_steps}
-  --groups {args.groups} --epochs {args.epochs} --precision {args.precision}`
+  --groups {args.groups} --epochs {args.epochs} --ranking-steps {args.ranking_steps}
+  --precision {args.precision}`
 """
 
 

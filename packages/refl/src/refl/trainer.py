@@ -13,18 +13,20 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from reward_core.training.interruption import Interruption
+from reward_core.training.metrics_file import METRICS, MetricsFile
+
 from .checkpoint import Checkpoints, RunState
 from .config import TrainConfig
 from .config_file import load_config, override
 from .errors import ConfigError, DivergedError
 from .families import load_family
 from .gradients import average_gradients, clip_gradients, spoil_gradients, zero_gradient_share
-from .interruption import Interruption
 from .objective import Objective, picture_size
 from .pretraining import open_captioned
 from .progress import step_bar
 from .prompts import DataOrder, read_prompts
-from .report import METRICS, MetricsFile, draw_curves, model_card
+from .report import draw_curves, model_card
 from .rewards import RewardFunction, load_rewards
 from .setup import fingerprint, frozen_dtype, make_optimizer, split_prompts
 from .trainable import Trainable
@@ -149,7 +151,7 @@ class Trainer:
         if restored is None:
             self._validate()
         with (
-            Interruption(accelerator) as interruption,
+            Interruption(accelerator, "refl") as interruption,
             step_bar(self.accelerator, config.run.steps, state.step) as progress,
         ):
             while state.step < config.run.steps and not state.stopped:

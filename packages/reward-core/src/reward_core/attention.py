@@ -1,4 +1,4 @@
-"""The one attention of this package, used by both encoders and by cross-attention; and their projections.
+"""The one attention of this package, used by both encoders and by cross-attention; projections; recomputing.
 
 Letters in shape comments: B batch, Q queries, K keys, H heads, D width of the queries' side.
 """
@@ -6,15 +6,24 @@ Letters in shape comments: B batch, Q queries, K keys, H heads, D width of the q
 from __future__ import annotations
 
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 def project(linear: nn.Linear, x: Tensor) -> Tensor:
     """``linear(x)`` in the weights' own precision, which may be lower than that of ``x``."""
     return linear(x.to(linear.weight.dtype))
+
+
+def run_block(block: nn.Module, *inputs: Any, recompute: bool = False) -> Tensor:
+    """``block(*inputs)``; with ``recompute``, what it holds for the backward pass is computed anew there."""
+    if not (recompute and torch.is_grad_enabled()):
+        return block(*inputs)
+    return checkpoint(block, *inputs, use_reentrant=False)
 
 
 def attend(

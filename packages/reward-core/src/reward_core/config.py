@@ -26,7 +26,9 @@ class BlipConfig:
     """BLIP's two encoders with their tokenizer and pixels; the defaults are BLIP large at 224 px.
 
     Sizes are in pixels, tokens and channels. ``vocab_lines`` is the vocabulary's length before
-    [DEC] and [ENC]; ``pixel_mean`` and ``pixel_std`` apply to RGB in [0, 1].
+    [DEC] and [ENC]; ``pixel_mean`` and ``pixel_std`` apply to RGB in [0, 1]. ``timm_vision`` names a
+    ViT of timm that stands in place of BLIP's; ``vision_width`` is then its width, and the other
+    ``vision_`` sizes do not count.
     """
 
     model_type: ClassVar[str] = "blip-cosine"
@@ -47,6 +49,7 @@ class BlipConfig:
     vocab_lines: int = 30522
     dec_token_id: int = 30522
     enc_token_id: int = 30523
+    timm_vision: str = ""
     text: TextConfig = field(default_factory=TextConfig)
 
     @property
@@ -63,6 +66,8 @@ class BlipConfig:
         """The content of config.json."""
         content = dataclasses.asdict(self)
         text = content.pop("text")
+        if not self.timm_vision:
+            del content["timm_vision"]
         return {"model_type": self.model_type, **content, "med_config": {**_FIXED_MED_KEYS, **text}}
 
     @classmethod
@@ -166,8 +171,8 @@ def _checked(cls: type, key: str, value: Any) -> Any:
 
 
 def _checked_number(key: str, kind: str, value: Any) -> Any:
-    wanted = {"bool": "true or false", "int": "a whole number", "float": "a number"}[kind]
-    types = {"bool": (bool,), "int": (int,), "float": (int, float)}[kind]
+    wanted = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "a text"}[kind]
+    types = {"bool": (bool,), "int": (int,), "float": (int, float), "str": (str,)}[kind]
     if not isinstance(value, types) or (isinstance(value, bool) and kind != "bool"):
         raise TypeError(f"{key} must be {wanted}, got {value!r:.80}")
     if kind == "int" and value < 1 and not key.endswith("_id"):

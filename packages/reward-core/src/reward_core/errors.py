@@ -37,6 +37,18 @@ class ImageNotFoundError(ImageError, FileNotFoundError):
     __str__ = Exception.__str__
 
 
+class MissingExtraError(RewardCoreError, ImportError):
+    """Something that is installed only on request is needed. ``extra`` names the request."""
+
+    def __init__(self, extra: str, needs: str):
+        super().__init__(f'{needs} is needed for this: pip install "reward-core[{extra}]"')
+        self.extra = extra
+
+
+class TrainingError(RewardCoreError, ArithmeticError):
+    """A training run that came to nothing: steps in a row without a finite loss or gradient."""
+
+
 class CheckpointError(RewardCoreError, ValueError):
     """A checkpoint file or folder that is damaged, incomplete or of another kind."""
 

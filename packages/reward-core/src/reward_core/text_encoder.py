@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import attend, project
+from .attention import attend, project, run_block
 
 KeysValues: TypeAlias = tuple[Tensor, Tensor]  # what is attended to: two of (B, K, D)
 
@@ -52,6 +52,7 @@ class TextEncoder(nn.Module):
     def __init__(self, config: TextConfig):
         super().__init__()
         self.config = config
+        self.recompute = False  # as in the vision encoder
         self.embeddings = TextEmbeddings(config)
         self.encoder = nn.Module()
         self.encoder.layer = nn.ModuleList(TextLayer(config) for _ in range(config.num_hidden_layers))
@@ -88,7 +89,8 @@ class TextEncoder(nn.Module):
         last = len(self.encoder.layer) - 1
         for i, layer in enumerate(self.encoder.layer):
             # Only in the last layer do the other tokens' features serve nobody.
-            x = layer(x, keys, None if memory is None else memory[i], queries if i == last else None)
+            image, wanted = None if memory is None else memory[i], queries if i == last else None
+            x = run_block(layer, x, keys, image, wanted, recompute=self.recompute)
         return x
 
 

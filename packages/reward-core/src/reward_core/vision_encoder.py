@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import attend, project
+from .attention import attend, project, run_block
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,14 @@ class VisionConfig:
 class VisionEncoder(nn.Module):
     """Normalised pixels (B, 3, S, S) -> image tokens (B, N, D); token 0 is the class token.
 
-    Pixels of any floating type are brought to the weights' own.
+    Pixels of any floating type are brought to the weights' own. With ``recompute`` the backward pass
+    computes the blocks' insides anew instead of keeping them (gradient checkpointing).
     """
 
     def __init__(self, config: VisionConfig):
         super().__init__()
         self.config = config
+        self.recompute = False
         self.patch_embed = nn.Module()
         self.patch_embed.proj = nn.Conv2d(3, config.width, config.patch_size, stride=config.patch_size)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
@@ -59,14 +61,24 @@ class VisionEncoder(nn.Module):
         self.norm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
 
     def forward(self, pixels: Tensor) -> Tensor:
+        return self.after(self.before(pixels, 0), 0)
+
+    def before(self, pixels: Tensor, block: int) -> Tensor:
+        """Normalised pixels (B, 3, S, S) -> the tokens (B, N, D) that enter block number ``block``."""
         size = self.config.image_size
         if pixels.ndim != 4 or tuple(pixels.shape[1:]) != (3, size, size):
             raise ValueError(f"pixels of shape (B, 3, {size}, {size}) expected, got {tuple(pixels.shape)}")
         pixels = pixels.to(self.patch_embed.proj.weight.dtype)
         patches = self.patch_embed.proj(pixels).flatten(2).transpose(1, 2)  # (B, N-1, D)
         x = torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], dim=1) + self.pos_embed
-        for block in self.blocks:
-            x = block(x)  # (B, N, D)
+        for earlier in self.blocks[:block]:
+            x = earlier(x)  # (B, N, D)
+        return x
+
+    def after(self, x: Tensor, block: int) -> Tensor:
+        """What ``before`` gave (B, N, D) -> image tokens (B, N, D)."""
+        for later in self.blocks[block:]:
+            x = run_block(later, x, recompute=self.recompute)
         return self.norm(x)
 
 

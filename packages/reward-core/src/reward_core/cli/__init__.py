@@ -12,12 +12,22 @@ import sys
 import warnings
 
 from ..errors import RewardCoreError
-from . import app, convert, evaluate, example, models, prepare, rank, score
+from . import app, convert, evaluate, example, models, prepare, rank, score, train
 from .convert import add_convert_arguments
 
 __all__ = ["add_convert_arguments", "build_parser", "main", "run_command"]
 
-COMMANDS = (rank, score, app, evaluate, prepare, models, convert, example)  # in the order of the help text
+COMMANDS = (
+    rank,
+    score,
+    app,
+    evaluate,
+    prepare,
+    train,
+    models,
+    convert,
+    example,
+)  # in the order of the help text
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,25 +1,31 @@
-"""Training of reward models: pairs, losses, initialisation, a small loop."""
+"""Training of reward models: from rankings to a folder; and what models made from nothing need before."""
 
 from .caption_pretraining import CaptionedPicture, caption_loss
+from .config import PRESETS, TrainingConfig
 from .initialise import initialise_from_scratch
-from .loop import TrainingConfig, accuracy, group_rewards, train
-from .pairs import RankedGroup, pairs_from_ranking, pairwise_accuracy
+from .pairs import pairs_from_ranking, pairwise_accuracy
 from .patch_pretraining import AnnotatedPicture, PatchReader, patch_loss
+from .pretraining_loop import PretrainingConfig, pretrain
 from .ranking_loss import ranking_loss
+from .settings import load_settings
+from .starting_model import starting_model
+from .trainer import Trainer
 
 __all__ = [
+    "PRESETS",
     "AnnotatedPicture",
     "CaptionedPicture",
     "PatchReader",
-    "RankedGroup",
+    "PretrainingConfig",
+    "Trainer",
     "TrainingConfig",
-    "accuracy",
     "caption_loss",
-    "group_rewards",
     "initialise_from_scratch",
+    "load_settings",
     "pairs_from_ranking",
     "pairwise_accuracy",
     "patch_loss",
+    "pretrain",
     "ranking_loss",
-    "train",
+    "starting_model",
 ]

@@ -1,31 +1,11 @@
-"""Rankings of one prompt's pictures, and the comparisons that follow from them."""
+"""Comparisons that follow from a ranking of one prompt's pictures."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
-
-
-@dataclass(frozen=True)
-class RankedGroup:
-    """Pictures of one prompt and people's (or an oracle's) places for them.
-
-    pictures: (K, S, S, 3) uint8, already resized to the model's side; places: K integers, 1 is
-    best, equal where nobody prefers either.
-    """
-
-    prompt: str
-    pictures: np.ndarray
-    places: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        if self.pictures.ndim != 4 or len(self.pictures) != len(self.places):
-            shape = self.pictures.shape
-            raise ValueError(f"{len(self.places)} places for pictures of shape {shape} ({self.prompt!r})")
 
 
 def pairs_from_ranking(places: Sequence[int]) -> Tensor:

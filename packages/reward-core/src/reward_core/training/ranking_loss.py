@@ -11,7 +11,7 @@ from torch import Tensor
 from .pairs import pairs_from_ranking
 
 
-def ranking_loss(rewards: Tensor, rankings: Sequence[Sequence[int]]) -> Tensor:
+def ranking_loss(rewards: Tensor, rankings: Sequence[Sequence[int]], average: str = "prompt") -> Tensor:
     """Mean over prompts of the mean over their untied pairs of -log sigmoid(better - worse).
 
     ImageReward, equation 1 (arXiv 2304.05977).
@@ -19,16 +19,38 @@ def ranking_loss(rewards: Tensor, rankings: Sequence[Sequence[int]]) -> Tensor:
     Args:
         rewards: (N,), the groups' pictures one group after the other.
         rankings: places of each group's pictures, 1 is best; lengths add up to N.
+        average: "prompt", the paper's; or "pair", the mean over all pairs alike, as the authors' code has it.
 
     Returns:
         A scalar; log 2 while all rewards are equal. Groups in which all is tied do not count; if
         there is no other, the loss is 0.
     """
+    return ranking_loss_sum(rewards, rankings, average) / max(loss_terms(rankings, average), 1)
+
+
+def ranking_loss_sum(rewards: Tensor, rankings: Sequence[Sequence[int]], average: str = "prompt") -> Tensor:
+    """The numerator of `ranking_loss`, a scalar; `loss_terms` is its denominator.
+
+    A batch in parts, on several ranks perhaps, has the loss sum of sums / sum of terms.
+    """
     if sum(map(len, rankings)) != len(rewards):
         raise ValueError(f"{len(rewards)} rewards for rankings of {[len(r) for r in rankings]} pictures")
-    losses = []
+    losses = [rewards.sum() * 0]
     for group, places in zip(rewards.split([len(r) for r in rankings]), rankings):
         better, worse = pairs_from_ranking(places).to(rewards.device).unbind(1)
         if len(better):
-            losses.append(F.softplus(group[worse] - group[better]).mean())
-    return torch.stack(losses).mean() if losses else rewards.sum() * 0
+            each = F.softplus(group[worse] - group[better])
+            losses.append(each.sum() if average == "pair" else each.mean())
+    return torch.stack(losses).sum()
+
+
+def loss_terms(rankings: Sequence[Sequence[int]], average: str = "prompt") -> int:
+    """How many groups with untied pairs ("prompt"), or untied pairs ("pair"), there are."""
+    pairs = [count_pairs(places) for places in rankings]
+    return sum(pairs) if average == "pair" else sum(map(bool, pairs))
+
+
+def count_pairs(places: Sequence[int]) -> int:
+    """Untied pairs of a ranking."""
+    equal = sum(places.count(place) ** 2 for place in set(places)) if places else 0
+    return (len(places) ** 2 - equal) // 2

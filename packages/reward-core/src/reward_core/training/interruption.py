@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -18,8 +19,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Interruption:
     """A context within which the signals are noted rather than obeyed at once."""
 
-    def __init__(self, accelerator: Accelerator):
-        self.accelerator, self.noted = accelerator, False
+    def __init__(self, accelerator: Accelerator, name: str = "reward-core"):
+        self.accelerator, self.name, self.noted = accelerator, name, False
         self.before: dict[int, object] = {}
 
     def __enter__(self) -> Interruption:
@@ -40,4 +41,5 @@ class Interruption:
         if self.noted:
             raise KeyboardInterrupt
         self.noted = True
-        self.accelerator.print("refl: stopping after this step (again: at once)")
+        if self.accelerator.is_main_process:
+            print(f"{self.name}: stopping after this step (again: at once)", file=sys.stderr, flush=True)

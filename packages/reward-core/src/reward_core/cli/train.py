@@ -1,0 +1,75 @@
+"""``reward-core train``: a reward model of one's own; started again in the same folder, it goes on."""
+
+from __future__ import annotations
+
+import argparse
+
+PRESET_NAMES = ("original",)  # as in training/config.py, which would load torch
+FLAGS = {
+    "init": "blip-large, scratch, or a name, folder or file of weights, BLIP's or a reward model's",
+    "data": "folder with train.json (validation.json, test.json), or one file of rankings",
+    "images": "folder of the pictures (default: the data's)",
+    "out": "folder of the run, and of the model",
+    "head_init": "scaled, or original (starts at a loss of log 2)",
+    "average": "prompt (the paper's loss) or pair (the original code's)",
+    "freeze": "share of both encoders' layers that is not trained, from below (default: 0.7)",
+    "cache": "folder to keep what frozen layers compute; makes later epochs cheaper",
+}
+
+
+def add_to(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "train",
+        help="train a reward model from rankings",
+        description="Train a reward model from rankings. The same command again goes on where a run stopped.",
+    )
+    for name, text in FLAGS.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", metavar=name.upper(), help=text)
+    parser.add_argument("--preset", choices=PRESET_NAMES, help="original: the authors' recipe")
+    parser.add_argument("--config", metavar="FILE", help="YAML of settings, over the preset")
+    parser.add_argument("--resume", metavar="CHECKPOINT", help="go on from this one, not the newest")
+    parser.add_argument("--dry-run", action="store_true", help="load, check, say what would be done")
+    parser.add_argument(
+        "settings", nargs="*", metavar="KEY=VALUE", help="such as lr=2e-5 epochs=2 (docs/training.md)"
+    )
+    parser.set_defaults(run=run_train)
+
+
+def run_train(args: argparse.Namespace) -> int:
+    from ..training.settings import load_settings
+    from ..training.trainer import Trainer
+
+    given = [f"{name}={value}" for name in FLAGS if (value := getattr(args, name)) is not None]
+    settings = load_settings(args.config, args.preset, [*given, *args.settings])
+    trainer = Trainer(settings)
+    if args.dry_run:
+        print(describe(trainer))
+        return 0
+    folder = trainer.train(args.resume)
+    if trainer.accelerator.is_main_process:
+        print(folder)
+    return 0
+
+
+def describe(trainer) -> str:
+    """Resolved settings, the amount of work, and what it takes."""
+    import yaml
+
+    settings, plan, readers = trainer.settings, trainer.plan, trainer.readers
+    parameters = list(trainer.model.parameters())
+    every = sum(p.numel() for p in parameters)
+    trained = sum(p.numel() for p in parameters if p.requires_grad)
+    data = ", ".join(
+        f"{name} {len(reader.groups):,} groups, {sum(reader.pairs):,} pairs"
+        for name, reader in readers.items()
+    )
+    return "\n".join(
+        [
+            yaml.safe_dump(settings.to_dict(), sort_keys=False),
+            f"data: {data}",
+            f"steps: {len(plan.steps):,}, validations after {sorted(plan.validation_steps)[:8]} ...",
+            f"parameters: {trained:,} trained of {every:,}",
+            f"memory: {4 * every / 2**20:,.0f} MB of weights, {12 * trained / 2**20:,.0f} MB of gradients "
+            "and optimizer state; activations come on top",
+        ]
+    )

@@ -1,0 +1,135 @@
+"""The end of a run, and its best weights on the way: the folder that others load."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..checkpoint import WEIGHTS_FILE, read_state_dict, save_folder
+from .report import CURVES, draw_curves, model_card
+from .validation import Judgement, judge
+
+if TYPE_CHECKING:
+    from .trainer import Trainer
+
+SKIPPED = "skipped.json"
+CARD = "README.md"
+
+
+def save_best(trainer: Trainer, found: Judgement | None) -> None:
+    """Write the model as it is now into the run's folder, calibrated: scores are about N(0, 1)."""
+    if not trainer.accelerator.is_main_process:
+        return
+    model = trainer.model
+    own = model.config
+    if found is not None:
+        model.config = replace(
+            own, reward_mean=found.mean, reward_std=found.std, score_quantiles=found.quantiles
+        )
+    try:
+        save_folder(model, trainer.out)
+    finally:
+        model.config = own
+
+
+def finish(trainer: Trainer, seconds: float) -> Path:
+    """Judge the best weights once more and on the test set; write the card, the curves and the list of
+    pictures left out; upload where that is wanted. Returns the run's folder."""
+    accelerator, settings, out = trainer.accelerator, trainer.settings, trainer.out
+    if "validation" not in trainer.readers:
+        trainer.state.best_step = trainer.state.step
+        save_best(trainer, None)
+    accelerator.wait_for_everyone()
+    trainer.model.load_state_dict(read_state_dict(out / WEIGHTS_FILE))
+    judgements = {}
+    for name in ("validation", "test"):
+        if name in trainer.readers:
+            judgements[name] = judge(
+                trainer.rewards, trainer.readers[name], accelerator, settings.average, 4, f"the {name} set"
+            )
+    if "test" in judgements:
+        found = judgements["test"]
+        row = {
+            "loss": found.loss,
+            "accuracy": found.accuracy,
+            "per_prompt_accuracy": found.per_prompt_accuracy,
+        }
+        trainer._log({f"test/{key}": value for key, value in row.items()})
+        trainer.tell(f"test: {found.accuracy:.1%} of {found.pairs:,} pairs ordered right")
+    skipped = gathered_skipped(trainer)
+    if accelerator.is_main_process:
+        _write(out / SKIPPED, json.dumps(skipped, ensure_ascii=False, indent=1) + "\n")
+        draw_curves(trainer.metrics.read(), out / CURVES)
+        counts = {
+            name: (len(reader.groups), len(reader.pictures), sum(reader.pairs))
+            for name, reader in trainer.readers.items()
+        }
+        facts = {
+            "best_step": trainer.state.best_step,
+            "steps": trainer.state.step,
+            "skipped_pictures": len(skipped),
+            "dropped_groups": sum(split.dropped for split in trainer.splits.values()) + unusable(trainer),
+            "tied_groups": sum(split.tied for split in trainer.splits.values()),
+            "seconds": seconds,
+            "ranks": accelerator.num_processes,
+            "device": str(accelerator.device.type),
+            "precision": accelerator.mixed_precision if accelerator.mixed_precision != "no" else "float32",
+            "troubles": trainer.state.told,
+        }
+        # The configuration that was saved with the best weights.
+        from ..load import config_beside
+
+        own = trainer.model.config
+        trainer.model.config = config_beside(out / WEIGHTS_FILE, type(trainer.model))
+        _write(out / CARD, model_card(trainer.model, settings, judgements, counts, facts))
+        trainer.model.config = own
+        if settings.push_to_hub:
+            from huggingface_hub import HfApi
+
+            api = HfApi()
+            repo = api.create_repo(settings.push_to_hub, exist_ok=True).repo_id
+            patterns = ["config.json", WEIGHTS_FILE, "tokenizer*", "vocab.txt", CARD, CURVES]
+            api.upload_folder(repo_id=repo, folder_path=out, allow_patterns=patterns)
+    if skipped:
+        trainer.tell(f"{len(skipped):,} pictures could not be read; they are listed in {out / SKIPPED}")
+    accelerator.wait_for_everyone()
+    if settings.trackers:
+        accelerator.end_training()
+    for reader in trainer.readers.values():
+        reader.close()
+    return out
+
+
+def gathered_skipped(trainer: Trainer) -> list[dict[str, str]]:
+    """Pictures left out on any rank, by name."""
+    from accelerate.utils import gather_object
+
+    found: dict[str, str] = {}
+    for split in trainer.splits.values():
+        found |= split.missing
+    own = [item for reader in trainer.readers.values() for item in reader.skipped.items()]
+    found |= dict(gather_object(own) if trainer.accelerator.num_processes > 1 else own)
+    return [{"image": image, "reason": reason} for image, reason in sorted(found.items())]
+
+
+def unusable(trainer: Trainer) -> int:
+    """Groups that are left with nothing to compare by pictures found damaged on this rank."""
+    from ..image_file import image_name
+
+    count = 0
+    for reader in trainer.readers.values():
+        if not reader.skipped:
+            continue
+        for group in reader.groups:
+            places = {p for p, i in zip(group.places, group.images) if image_name(i) not in reader.skipped}
+            count += len(places) < 2
+    return count
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,170 @@
+"""Groups of pictures -> what a forward pass takes; what cannot be read is left out and listed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..errors import ImageError, InputError
+from ..image_file import image_name, open_image
+from ..image_transform import ImageTransform
+from ..ranking_file import RankedPrompt
+from .batch_plan import MicroBatch
+from .ranking_loss import count_pairs
+from .token_cache import TokenCache
+
+Reword = Callable[[RankedPrompt, int], str]
+
+
+@dataclass(frozen=True)
+class ReadGroup:
+    """A group as far as it can be read: its pictures (K, S, S, 3) uint8, or their kept tokens (K, N, E).
+
+    kept: which of the record's pictures these are; slots: their numbers in the cache.
+    """
+
+    number: int
+    prompt: str
+    places: tuple[int, ...]
+    kept: tuple[int, ...]
+    slots: tuple[int, ...]
+    pictures: Tensor | None
+    tokens: Tensor | None
+
+
+class GroupReader:
+    """Reads groups by number, in threads ahead of the computation.
+
+    Attributes:
+        groups: the records.
+        skipped: pictures that could not be read so far, by name, with the reason.
+        pairs: untied pairs of each group.
+
+    Args:
+        groups: records with untied pairs.
+        transform: to the model's pixels.
+        reword: (record, epoch) -> the prompt to use in that epoch; by default always the record's own.
+        workers: threads.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[RankedPrompt],
+        transform: ImageTransform,
+        reword: Reword | None = None,
+        workers: int = 4,
+    ):
+        self.groups, self.transform, self.reword = list(groups), transform, reword
+        self.skipped: dict[str, str] = {}
+        self.pairs = [count_pairs(list(group.places)) for group in self.groups]
+        self.cache: TokenCache | None = None
+        counts = [len(group.images) for group in self.groups]
+        self.first_slot = np.cumsum([0, *counts]).tolist()
+        self._threads = ThreadPoolExecutor(workers, "pictures")
+
+    @property
+    def pictures(self) -> list:
+        return [image for group in self.groups for image in group.images]
+
+    def start(self, batch: MicroBatch, epoch: int) -> list[Future[ReadGroup | None]]:
+        """Begin to read some groups."""
+        return [self._threads.submit(self.read, number, epoch) for number in batch]
+
+    def read(self, number: int, epoch: int = 0) -> ReadGroup | None:
+        """Group ``number``; None where fewer than two pictures, or only tied ones, can be read."""
+        group = self.groups[number]
+        good = [i for i, image in enumerate(group.images) if image_name(image) not in self.skipped]
+        tokens = None
+        if self.cache is not None:
+            tokens = self.cache.get([self.first_slot[number] + i for i in good])
+        pictures: dict[int, np.ndarray] = {}
+        for i in good if tokens is None else ():
+            try:
+                pictures[i] = self.transform.to_uint8(open_image(group.images[i]))
+            except ImageError as error:
+                self.skipped[error.image] = error.reason
+            except ValueError as error:
+                self.skipped[image_name(group.images[i])] = f"cannot be turned into RGB: {error}"
+        kept = tuple(good if tokens is not None else pictures)
+        places = tuple(group.places[i] for i in kept)
+        if not count_pairs(list(places)):
+            return None
+        return ReadGroup(
+            number,
+            group.prompt if self.reword is None else self.reword(group, epoch),
+            places,
+            kept,
+            tuple(self.first_slot[number] + i for i in kept),
+            None if tokens is not None else torch.from_numpy(np.stack([pictures[i] for i in kept])),
+            tokens,
+        )
+
+    def close(self) -> None:
+        self._threads.shutdown(cancel_futures=True)
+
+
+@dataclass(frozen=True)
+class Usable:
+    """Records fit for training, and what was left out of them.
+
+    missing: pictures that are no files or empty ones; dropped: groups left with fewer than two pictures;
+    tied: groups in which nobody prefers any picture.
+    """
+
+    groups: list[RankedPrompt]
+    missing: dict[str, str]
+    dropped: int
+    tied: int
+
+
+def usable_groups(groups: Sequence[RankedPrompt], source: str) -> Usable:
+    """The records without absent or empty files, as far as that leaves something to compare.
+
+    Raises:
+        InputError: nothing is left; it says why.
+    """
+    missing: dict[str, str] = {}
+    left, dropped, tied = [], 0, 0
+    for group in groups:
+        good = []
+        for i, image in enumerate(group.images):
+            reason = _absent(image)
+            if reason:
+                missing[image_name(image)] = reason
+            else:
+                good.append(i)
+        if len(good) < len(group.images):
+            # Only what training reads: places and pictures.
+            images = tuple(group.images[i] for i in good)
+            group = RankedPrompt(group.id, group.prompt, images, tuple(group.places[i] for i in good))
+        if len(group.images) < 2:
+            dropped += 1
+        elif not count_pairs(list(group.places)):
+            tied += 1
+        else:
+            left.append(group)
+    if not left:
+        some = next(iter(missing.items()), None)
+        because = (
+            f"{len(missing)} pictures cannot be read, such as {some[0]}: {some[1]}"
+            if some
+            else f"{tied} are tied"
+        )
+        raise InputError(f"{source}: none of {len(groups)} groups can be used; {because}")
+    return Usable(left, missing, dropped, tied)
+
+
+def _absent(image: object) -> str:
+    if isinstance(image, Image.Image) or not isinstance(image, (str, os.PathLike)):
+        return ""
+    try:
+        return "" if os.stat(image).st_size else "the file is empty (0 bytes)"
+    except OSError as error:
+        return "no such file" if isinstance(error, FileNotFoundError) else str(error)

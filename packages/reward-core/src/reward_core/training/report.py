@@ -1,0 +1,125 @@
+"""What a run leaves to read: learning curves and the model card."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..reward_model import RewardModel
+from .config import TrainingConfig
+from .settings import import_yaml
+from .validation import Judgement
+
+CURVES = "curves.png"
+
+
+def draw_curves(rows: list[dict[str, Any]], path: Path) -> None:
+    """Learning curves as a PNG: loss and accuracy in training and validation, gradient, learning rate."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    panels = {
+        "loss": ("loss", "validation/loss"),
+        "accuracy": ("accuracy", "validation/accuracy"),
+        "gradient norm": ("gradient_norm",),
+        "learning rate": ("lr",),
+    }
+    figure, axes = pyplot.subplots(2, 2, figsize=(11, 6))
+    for axis, (title, names) in zip(axes.flat, panels.items()):
+        for name in names:
+            points = [(row["step"], row[name]) for row in rows if name in row]
+            if points:
+                validating = name.startswith("validation/")
+                style = {"marker": "o", "zorder": 3} if validating else {"alpha": 0.35, "linewidth": 0.8}
+                axis.plot(*zip(*points), label="validation" if validating else "training", **style)
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("step")
+        if len(names) > 1:
+            axis.legend(fontsize=8)
+    axes[0, 0].axhline(0.6931, color="grey", linewidth=0.8, linestyle=":")  # log 2: nothing is told apart
+    figure.tight_layout()
+    temporary = path.with_name(f".{path.name}")
+    figure.savefig(temporary, format="png", dpi=110)
+    pyplot.close(figure)
+    temporary.replace(path)
+
+
+def model_card(
+    model: RewardModel,
+    settings: TrainingConfig,
+    judgements: dict[str, Judgement],
+    counts: dict[str, tuple[int, int, int]],
+    facts: dict[str, Any],
+) -> str:
+    """README.md of a run's folder.
+
+    Args:
+        judgements: of the kept weights, by split. counts: (groups, pictures, untied pairs) by split.
+        facts: best_step, steps, skipped_pictures, dropped_groups, tied_groups, seconds, ranks, device,
+            precision, troubles.
+    """
+    config = model.config
+    every = sum(p.numel() for p in model.parameters())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    rows = "\n".join(
+        f"| {name} | {found.prompts:,} | {found.pictures:,} | {found.pairs:,} | {found.accuracy:.1%} "
+        f"| {found.per_prompt_accuracy:.1%} | {found.loss:.4f} |"
+        for name, found in judgements.items()
+    )
+    data = "; ".join(
+        f"{name}: {groups:,} groups, {pictures:,} pictures, {pairs:,} untied pairs"
+        for name, (groups, pictures, pairs) in counts.items()
+    )
+    troubles = "".join(f"- Told while training: {trouble}.\n" for trouble in facts["troubles"])
+    yaml = import_yaml().safe_dump(settings.to_dict(), sort_keys=False)
+    tower = config.timm_vision or f"ViT of {config.vision_depth} blocks, width {config.vision_width}"
+    source = config.score_quantiles.source if config.score_quantiles else "unknown pictures"
+    return f"""---
+library_name: reward-core
+tags: [reward-model, text-to-image, image-reward, human-preference]
+---
+# {Path(settings.out).resolve().name}
+
+A reward model: how well people would like a picture for a prompt. Trained with reward-core from
+`{settings.init}`. Scores have mean 0 and standard deviation 1 over {source}.
+
+| split | prompts | pictures | untied pairs | ordered right | the same, mean over prompts | loss |
+|---|---|---|---|---|---|---|
+{rows}
+
+```python
+import reward_core as RM
+
+model = RM.load("THIS FOLDER")
+ranking, rewards = model.inference_rank("a prompt", ["a.png", "b.png"])
+```
+
+- Data: {data}.
+  Left out: {facts["skipped_pictures"]:,} pictures that cannot be read (skipped.json),
+  {facts["dropped_groups"]:,} groups left with fewer than two, {facts["tied_groups"]:,} in which all is tied.
+- Sizes: {every:,} parameters, {trained:,} of them trained; {tower}, {config.image_size} px;
+  text encoder of {config.text.num_hidden_layers} layers, width {config.text.hidden_size};
+  prompts of at most {config.max_length} tokens.
+- Training: {facts["steps"]:,} steps; weights of step {facts["best_step"]:,} kept (lowest validation
+  loss); {facts["seconds"] / 60:.1f} minutes, {facts["ranks"]} process(es) on {facts["device"]},
+  {facts["precision"]}, torch {torch.__version__}, Python {platform.python_version()}.
+{troubles}- Command: `{_command()}`
+
+![Learning curves]({CURVES})
+
+```yaml
+{yaml}```
+"""
+
+
+def _command() -> str:
+    script = Path(sys.argv[0])
+    name = "reward-core" if script.name == "__main__.py" else script.name
+    return shlex.join([name, *sys.argv[1:]])

@@ -1,0 +1,170 @@
+"""Checkpoints of a run: written whole, limited in number, found again."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from ..errors import CheckpointError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+STATE, WEIGHTS, OPTIMIZERS = "state.json", "trained.safetensors", "optimizers.pt"
+
+
+@dataclasses.dataclass
+class RunState:
+    """What a run knows of itself between two steps.
+
+    Attributes:
+        step: optimizer steps done.
+        skipped: steps without a finite loss or gradient so far.
+        skipped_in_a_row: of these, the last ones.
+        best: lowest validation loss; its weights are in the run's folder.
+        best_step: where that was.
+        worse: validations in a row above it.
+        stopped: why the run was stopped early; empty: it was not.
+        told: troubles that were told already.
+        processes: of the run; dropout depends on it.
+        fingerprint: of the settings and data that decide the outcome.
+    """
+
+    step: int = 0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    best: float | None = None
+    best_step: int = 0
+    worse: int = 0
+    stopped: str = ""
+    told: list[str] = dataclasses.field(default_factory=list)
+    processes: int = 1
+    fingerprint: str = ""
+
+
+class Checkpoints:
+    """The folder ``checkpoints`` of a run: step-000050, step-000100, ..."""
+
+    def __init__(self, folder: Path, limit: int):
+        self.folder, self.limit = folder, limit
+
+    def all(self) -> list[Path]:
+        """Whole checkpoints, oldest first."""
+        return sorted(path for path in self.folder.glob("step-*") if (path / STATE).is_file())
+
+    def save(
+        self,
+        accelerator: Accelerator,
+        model: nn.Module,
+        optimizers: Sequence[torch.optim.Optimizer],
+        state: RunState,
+    ) -> Path:
+        """Write a checkpoint, on all ranks together; it appears when it is complete."""
+        from safetensors.torch import save_file
+
+        path = self.folder / f"step-{state.step:06d}"
+        temporary = self.folder / f".writing-{path.name}"
+        if accelerator.is_main_process:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+        accelerator.wait_for_everyone()
+        torch.save(_random_state(), temporary / _random_file(accelerator))
+        if accelerator.is_main_process:
+            save_file({n: p.detach().cpu().contiguous() for n, p in trained(model)}, temporary / WEIGHTS)
+            scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else None
+            held = {"optimizers": [optimizer.state_dict() for optimizer in optimizers], "scaler": scaler}
+            torch.save(held, temporary / OPTIMIZERS)
+            (temporary / STATE).write_text(json.dumps(dataclasses.asdict(state), indent=1), encoding="utf-8")
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            shutil.rmtree(path, ignore_errors=True)
+            os.replace(temporary, path)
+            for old in self.all()[: -self.limit]:
+                if old != path:
+                    shutil.rmtree(old, ignore_errors=True)
+        accelerator.wait_for_everyone()
+        return path
+
+    def load(
+        self,
+        path: Path,
+        accelerator: Accelerator,
+        model: nn.Module,
+        optimizers: Sequence[torch.optim.Optimizer],
+        fingerprint: str,
+    ) -> RunState:
+        """Restore a checkpoint.
+
+        Raises:
+            CheckpointError: damaged, or of a run with other settings, data or number of processes.
+        """
+        from safetensors.torch import load_file
+
+        try:
+            state = RunState(**json.loads((path / STATE).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise _damaged(path, error) from error
+        if state.fingerprint != fingerprint:
+            raise CheckpointError(
+                f"{path}: from a run with other settings or data; take them back, or another output folder"
+            )
+        if state.processes != accelerator.num_processes:
+            raise CheckpointError(
+                f"{path}: from a run of {state.processes} processes, this one has {accelerator.num_processes}"
+            )
+        try:
+            weights = load_file(path / WEIGHTS)
+            held = torch.load(path / OPTIMIZERS, map_location="cpu", weights_only=True)
+            random = torch.load(path / _random_file(accelerator), map_location="cpu", weights_only=True)
+            parameters = dict(trained(model))
+            if weights.keys() != parameters.keys():
+                raise ValueError("other parameters than this run trains")
+            for optimizer, own in zip(optimizers, held["optimizers"], strict=True):
+                optimizer.load_state_dict(own)
+            with torch.no_grad():
+                for name, parameter in parameters.items():
+                    parameter.copy_(weights[name])
+            if accelerator.scaler is not None and held["scaler"]:
+                accelerator.scaler.load_state_dict(held["scaler"])
+            _restore_random_state(random)
+        except Exception as error:  # truncated files fail in many ways
+            raise _damaged(path, error) from error
+        return state
+
+    def drop_after(self, step: int) -> None:
+        """Forget checkpoints beyond a step that a run goes on from."""
+        for path in self.all():
+            if int(path.name.removeprefix("step-")) > step:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """The trained parameters by name."""
+    return [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+
+
+def _damaged(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"{path}: damaged ({error}); remove it to go on from the one before")
+
+
+def _random_file(accelerator: Accelerator) -> str:
+    return f"random-{accelerator.process_index}.pt"
+
+
+def _random_state() -> dict[str, Any]:
+    cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def _restore_random_state(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["cpu"])
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])

@@ -1,0 +1,156 @@
+"""What a run is put together from, decided by its settings and data alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..errors import InputError, MissingExtraError
+from ..image_file import image_name
+from ..ranking_file import RankedPrompt
+from ..reward_model import RewardModel
+from .config import TrainingConfig
+from .freezing import freeze
+from .group_reader import GroupReader, Usable, usable_groups
+from .group_rewards import GroupRewards
+from .optimizers import build_optimizers
+from .splits import read_data, with_validation
+from .starting_model import starting_model
+from .token_cache import TokenCache, cache_key
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+def load_extra() -> Any:
+    """accelerate; an error that names the extra where something of it is missing."""
+    for module, name in (("accelerate", "accelerate"), ("yaml", "PyYAML"), ("matplotlib", "matplotlib")):
+        try:
+            __import__(module)
+        except ImportError as error:
+            raise MissingExtraError("train", name) from error
+    import accelerate
+
+    return accelerate
+
+
+def mixed_precision(settings: TrainingConfig) -> str:
+    if settings.mixed_precision != "auto":
+        return settings.mixed_precision
+    on_gpu = torch.cuda.is_available() and not settings.cpu
+    return "bf16" if on_gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+
+
+def check_distribution(accelerator: Accelerator) -> None:
+    """Raises InputError for ways of sharing the work out that are not supported."""
+    from accelerate.utils import DistributedType
+
+    if accelerator.distributed_type in (
+        DistributedType.FSDP,
+        DistributedType.DEEPSPEED,
+        DistributedType.MEGATRON_LM,
+    ):
+        raise InputError(
+            f"{accelerator.distributed_type.value} shards the model, which is not supported: at 0.7 frozen "
+            "the whole state of BLIP large takes 4 GB. Take processes that each hold it (torchrun, or "
+            "accelerate's multi-GPU); where memory is short, batch_size=1, gradient_checkpointing=true or "
+            "mixed_precision=bf16"
+        )
+
+
+def prepare_splits(
+    settings: TrainingConfig,
+    given: Mapping[str, Sequence[RankedPrompt]] | None,
+    tell: Callable[[str], None],
+) -> dict[str, Usable]:
+    """The groups of each split that can be used; what cannot be is told."""
+    if given is None:
+        if not settings.data:
+            raise InputError("no data given: --data takes a folder with train.json, or a file of rankings")
+        given = read_data(Path(settings.data), Path(settings.images) if settings.images else None)
+    if not given.get("train"):
+        raise InputError("no groups to train on")
+    had = "validation" in given
+    splits = with_validation(given, settings.validation_share, settings.seed)
+    if not had and "validation" in splits:
+        tell(f"no validation set: {len(splits['validation']):,} groups of the training data are held out")
+    usable = {name: usable_groups(groups, f"{name} data") for name, groups in splits.items() if groups}
+    for name, split in usable.items():
+        parts = [f"{len(split.groups):,} groups"]
+        if split.missing:
+            parts.append(f"{len(split.missing):,} pictures missing or empty (skipped.json)")
+        if split.dropped:
+            parts.append(f"{split.dropped:,} groups dropped that are left with fewer than two")
+        if split.tied:
+            parts.append(f"{split.tied:,} in which all is tied")
+        tell(f"{name}: {', '.join(parts)}")
+    return usable
+
+
+def prepare_model(
+    settings: TrainingConfig, model: RewardModel | None, accelerator: Accelerator
+) -> RewardModel:
+    """The model to start from, on its device, frozen as it is to be; rewards are the head's own output."""
+    if model is None:
+        with accelerator.main_process_first():  # one downloads, the others find it
+            model = starting_model(settings)
+    else:
+        model.config = dataclasses.replace(
+            model.config, reward_mean=0.0, reward_std=1.0, score_quantiles=None
+        )
+    freeze(model, settings)
+    return model.to(accelerator.device)
+
+
+def make_optimizers(settings: TrainingConfig, rewards: GroupRewards) -> list[torch.optim.Optimizer]:
+    try:
+        return build_optimizers(
+            rewards,
+            settings.lr,
+            settings.muon_lr if settings.optimizer == "muon" else 0.0,
+            (settings.beta1, settings.beta2),
+            settings.epsilon,
+            settings.weight_decay,
+            torch.optim.Adam if settings.optimizer == "adam" else torch.optim.AdamW,
+        )
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+def make_cache(
+    settings: TrainingConfig, rewards: GroupRewards, reader: GroupReader, accelerator: Accelerator
+) -> TokenCache | None:
+    """The cache of a split's pictures, or None where none is wanted or nothing is frozen."""
+    if not settings.cache or not rewards.has_frozen:
+        return None
+    model, pictures = rewards.model, reader.pictures
+    with torch.no_grad():
+        shape = tuple(rewards.nothing()[0].shape[1:])
+    dtype = f"{settings.cache_dtype} {accelerator.mixed_precision}"
+    key = cache_key(rewards.frozen_parameters(), model.transform, rewards.block, dtype, pictures)
+    with accelerator.main_process_first():
+        return TokenCache(
+            Path(settings.cache),
+            key,
+            len(pictures),
+            shape,
+            settings.cache_dtype,
+            settings.cache_gb * 1e9,
+            accelerator.is_main_process,
+        )
+
+
+def fingerprint(settings: TrainingConfig, splits: Mapping[str, Usable]) -> str:
+    """Of every setting that decides what is trained, and of the data; the rest may change on the way."""
+    digest = hashlib.sha256(json.dumps(settings.decisive(), sort_keys=True).encode())
+    for name, split in sorted(splits.items()):
+        for group in split.groups:
+            names = [Path(image_name(image)).name for image in group.images]
+            digest.update(json.dumps([name, group.id, group.prompt, names, group.places]).encode())
+    return digest.hexdigest()[:16]

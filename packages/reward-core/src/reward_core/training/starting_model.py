@@ -1,0 +1,186 @@
+"""The model that a run starts from: BLIP's weights, a reward model's, or none."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..checkpoint import CONFIG_FILE, WEIGHTS_FILE, build_model, read_state_dict
+from ..config import BlipConfig, RewardConfig, read_json
+from ..errors import CheckpointError, InputError
+from ..hub import fetch
+from ..load import load, tokenizer_beside
+from ..registry import SCORES
+from ..reward_model import RewardModel
+from ..text_encoder import TextConfig
+from .config import TrainingConfig
+from .initialise import initialise_from_scratch
+
+_POSITIONS = "blip.visual_encoder.pos_embed"
+_HEAD_WIDTH = 64  # of one attention head, in BERT and in every ViT of BLIP
+
+
+def starting_model(settings: TrainingConfig) -> RewardModel:
+    """The model named by ``settings.init``, float32 on the CPU, frozen, its rewards the head's own output.
+
+    Raises:
+        InputError: no such model, or a size that cannot be. CheckpointError (KeyMismatchError): damaged
+        files, or weights that are neither BLIP's nor a reward model's. HubError: a download that failed.
+    """
+    if settings.init == "scratch":
+        model = _from_scratch(settings)
+    elif settings.init == "blip-large":
+        model = _from_weights(fetch(SCORES["BLIP"].weights), settings)
+    elif os.path.exists(settings.init):
+        path = Path(settings.init)
+        model = _from_weights(path / WEIGHTS_FILE if path.is_dir() else path, settings)
+    else:
+        model = load(settings.init, device="cpu")
+    if settings.timm:
+        from ..timm_vision import with_timm_tower
+
+        model = with_timm_tower(model, settings.timm, settings.timm_pretrained, settings.image_size)
+    state = model.state_dict()
+    if settings.head_init and settings.init != "scratch":
+        state |= head_weights(model.config, settings.head_init, settings.seed)
+    config = replace(model.config, reward_mean=0.0, reward_std=1.0, score_quantiles=None)
+    config = _with_dropout(config, settings)
+    if settings.image_size and not settings.timm:
+        config, state = _resized(config, state, settings.image_size)
+    tokenizer = model.tokenizer
+    return build_model(RewardModel, config, state, settings.init, lambda: tokenizer)
+
+
+def head_weights(config: RewardConfig, kind: str, seed: int) -> dict[str, Tensor]:
+    """A new reward head, under the model's keys; biases are 0.
+
+    "original": normal(0, 1 / (D + 1)) in every layer, D the text encoder's width. Five such layers in a row
+    let a thousandth of a thousandth through: every reward starts equal, and the loss at log 2. "scaled":
+    normal(0, 1 / sqrt(inputs)), so that rewards are of the size of the features.
+    """
+    if kind not in ("original", "scaled"):
+        raise InputError(f"head_init must be 'original' or 'scaled', got {kind!r}")
+    generator = torch.Generator().manual_seed(seed)
+    state: dict[str, Tensor] = {}
+    place = 0
+    for i, (inputs, outputs) in enumerate(pairwise(config.reward_mlp)):
+        std = 1 / (config.reward_mlp[0] + 1) if kind == "original" else inputs**-0.5
+        state[f"mlp.layers.{place}.weight"] = torch.randn(outputs, inputs, generator=generator) * std
+        state[f"mlp.layers.{place}.bias"] = torch.zeros(outputs)
+        place += 2 if i < len(config.head_dropout) else 1  # dropout layers count
+    return state
+
+
+def sizes_of(state: dict[str, Tensor], source: str) -> BlipConfig:
+    """The configuration of a BLIP from its weights' shapes; attention heads are 64 wide."""
+    try:
+        _, tokens, width = state[_POSITIONS].shape
+        patch = state["blip.visual_encoder.patch_embed.proj.weight"].shape[-1]
+        words, text_width = state["blip.text_encoder.embeddings.word_embeddings.weight"].shape
+        hidden = state["blip.visual_encoder.blocks.0.mlp.fc1.weight"].shape[0]
+        inner = state["blip.text_encoder.encoder.layer.0.intermediate.dense.weight"].shape[0]
+        positions = state["blip.text_encoder.embeddings.position_embeddings.weight"].shape[0]
+        proj = state["blip.text_proj.weight"].shape[0]
+    except KeyError as error:
+        raise CheckpointError(f"{source}: not BLIP's weights, and no reward model's: no {error}") from error
+    grid = round((tokens - 1) ** 0.5)
+    text = TextConfig(
+        vocab_size=words,
+        hidden_size=text_width,
+        num_hidden_layers=_count(state, r"blip\.text_encoder\.encoder\.layer\.(\d+)\."),
+        num_attention_heads=max(text_width // _HEAD_WIDTH, 1),
+        intermediate_size=inner,
+        max_position_embeddings=positions,
+        encoder_width=width,
+    )
+    return BlipConfig(
+        image_size=grid * patch,
+        patch_size=patch,
+        vision_width=width,
+        vision_depth=_count(state, r"blip\.visual_encoder\.blocks\.(\d+)\."),
+        vision_heads=max(width // _HEAD_WIDTH, 1),
+        vision_mlp_ratio=hidden / width,
+        proj_dim=proj,
+        vocab_lines=words - 2,
+        dec_token_id=words - 2,
+        enc_token_id=words - 1,
+        text=text,
+    )
+
+
+def interpolated_positions(positions: Tensor, grid: int) -> Tensor:
+    """Position embeddings (1, 1 + G G, D) -> (1, 1 + grid grid, D): bicubic, the class token's kept."""
+    old = round((positions.shape[1] - 1) ** 0.5)
+    if old == grid:
+        return positions
+    squares = positions[:, 1:].float().unflatten(1, (old, old)).permute(0, 3, 1, 2)  # (1, D, G, G)
+    squares = F.interpolate(squares, (grid, grid), mode="bicubic", align_corners=False)
+    return torch.cat([positions[:, :1].float(), squares.permute(0, 2, 3, 1).flatten(1, 2)], dim=1)
+
+
+def _from_scratch(settings: TrainingConfig) -> RewardModel:
+    if settings.architecture:
+        folder = Path(settings.architecture)
+        path = folder / CONFIG_FILE
+        config = RewardConfig.from_dict(read_json(path), str(path))
+    else:
+        folder, config = Path(), RewardConfig()
+    tokenizer = tokenizer_beside(folder / WEIGHTS_FILE, config.max_length)
+    model = RewardModel(config, tokenizer)
+    initialise_from_scratch(model, settings.seed)
+    if settings.head_init:
+        model.mlp.load_state_dict(
+            {k[len("mlp.") :]: v for k, v in head_weights(config, settings.head_init, settings.seed).items()}
+        )
+    return model
+
+
+def _from_weights(path: Path, settings: TrainingConfig) -> RewardModel:
+    state = read_state_dict(path)
+    if any(key.startswith("mlp.") for key in state):
+        return load(path, device="cpu")
+    beside = path.parent / CONFIG_FILE
+    if beside.is_file():
+        sizes = BlipConfig.from_dict(read_json(beside), str(beside))
+    else:
+        sizes = sizes_of(state, str(path))
+    values: dict[str, Any] = {f.name: getattr(sizes, f.name) for f in dataclasses.fields(BlipConfig)}
+    config = RewardConfig(**values, reward_mlp=(sizes.text.hidden_size, *RewardConfig.reward_mlp[1:]))
+    state |= head_weights(config, settings.head_init or "scaled", settings.seed)
+    return build_model(
+        RewardModel, config, state, str(path), lambda: tokenizer_beside(path, config.max_length)
+    )
+
+
+def _with_dropout(config: RewardConfig, settings: TrainingConfig) -> RewardConfig:
+    changes: dict[str, Any] = {}
+    if settings.drop_path >= 0:
+        changes["vision_drop_path"] = settings.drop_path
+    if settings.head_dropout >= 0:
+        changes["head_dropout"] = tuple(settings.head_dropout for _ in config.head_dropout)
+    if settings.dropout >= 0:
+        rates = {n: settings.dropout for n in ("hidden_dropout_prob", "attention_probs_dropout_prob")}
+        changes["text"] = replace(config.text, **rates)
+    return replace(config, **changes)
+
+
+def _resized(
+    config: RewardConfig, state: dict[str, Tensor], size: int
+) -> tuple[RewardConfig, dict[str, Tensor]]:
+    if size % config.patch_size:
+        raise InputError(f"image_size must be a multiple of {config.patch_size} (the patches), got {size}")
+    positions = interpolated_positions(state[_POSITIONS], size // config.patch_size)
+    return replace(config, image_size=size), {**state, _POSITIONS: positions}
+
+
+def _count(state: dict[str, Tensor], pattern: str) -> int:
+    return 1 + max(int(match[1]) for key in state if (match := re.match(pattern, key)))

@@ -1,0 +1,326 @@
+"""The training loop: rankings in, a reward model's folder out; logs, validates, saves, goes on."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from ..errors import InputError, TrainingError
+from ..ranking_file import RankedPrompt
+from ..reward_model import RewardModel
+from .batch_plan import BatchPlan
+from .config import TrainingConfig
+from .finish import finish, save_best
+from .group_reader import GroupReader, ReadGroup, Reword
+from .group_rewards import GroupRewards
+from .health import MAX_SKIPPED, Health
+from .interruption import Interruption
+from .metrics_file import METRICS, MetricsFile
+from .optimizers import rate_at, set_rates
+from .pairs import pairwise_accuracy
+from .progress import step_bar
+from .ranking_loss import loss_terms, ranking_loss_sum
+from .run_checkpoint import Checkpoints, RunState
+from .setup import (
+    check_distribution,
+    fingerprint,
+    load_extra,
+    make_cache,
+    make_optimizers,
+    mixed_precision,
+    prepare_model,
+    prepare_splits,
+)
+from .validation import Judgement, judge
+
+
+class Trainer:
+    """Trains a reward model on rankings.
+
+    Args:
+        settings: everything about the run.
+        model: what to start from instead of ``settings.init``; it is trained in place.
+        splits: "train" and perhaps "validation" and "test" instead of ``settings.data``.
+        reword: (record, epoch) -> the prompt to train with in that epoch.
+
+    Raises:
+        RewardCoreError: whatever cannot work, before any long work.
+    """
+
+    def __init__(
+        self,
+        settings: TrainingConfig,
+        model: RewardModel | None = None,
+        splits: Mapping[str, Sequence[RankedPrompt]] | None = None,
+        reword: Reword | None = None,
+    ):
+        accelerate = load_extra()
+        self.settings = settings.check()
+        self.out = Path(settings.out)
+        self.accelerator = accelerator = accelerate.Accelerator(
+            mixed_precision=mixed_precision(settings),
+            log_with=list(settings.trackers) or None,
+            project_config=accelerate.utils.ProjectConfiguration(str(self.out), str(self.out / "logs")),
+            cpu=settings.cpu,
+        )
+        check_distribution(accelerator)
+        self.splits = prepare_splits(settings, splits, self.tell)
+        torch.manual_seed(settings.seed)
+        self.model = prepare_model(settings, model, accelerator)
+        self.rewards = GroupRewards(self.model, settings).to(accelerator.device)
+        self.readers = {
+            name: GroupReader(
+                split.groups, self.model.transform, reword if name == "train" else None, settings.workers
+            )
+            for name, split in self.splits.items()
+        }
+        for name, reader in self.readers.items():
+            reader.cache = make_cache(settings, self.rewards, reader, accelerator) if name != "test" else None
+        self.plan = BatchPlan(self.readers["train"].pairs, settings, accelerator.num_processes)
+        self.optimizers = make_optimizers(settings, self.rewards)
+        prepared = accelerator.prepare(self.rewards, *self.optimizers)
+        self.wrapped, self.steppers = prepared[0], list(prepared[1:])
+        self.checkpoints = Checkpoints(self.out / "checkpoints", settings.checkpoints)
+        self.metrics = MetricsFile(self.out / METRICS)
+        self.health = Health(settings)
+        self.state = RunState(
+            processes=accelerator.num_processes, fingerprint=fingerprint(settings, self.splits)
+        )
+        self.judgement: Judgement | None = None
+
+    def tell(self, line: str) -> None:
+        """A line on stderr, once however many ranks there are."""
+        if self.accelerator.is_main_process:
+            print(f"reward-core: {line}", file=sys.stderr, flush=True)
+
+    def train(self, resume: str | Path | None = None) -> Path:
+        """Train until done, or go on where a run in the same folder stopped.
+
+        Args:
+            resume: a checkpoint to go on from instead of the newest; what came after it is forgotten.
+
+        Returns:
+            The run's folder, which ``reward_core.load`` reads.
+
+        Raises:
+            TrainingError: ten steps in a row without a finite loss or gradient.
+            KeyboardInterrupt: after the state was saved.
+        """
+        accelerator, settings, steps = self.accelerator, self.settings, len(self.plan.steps)
+        started = time.perf_counter()
+        restored = self._restore(resume)
+        if not restored:
+            torch.manual_seed(settings.seed + accelerator.process_index)  # of dropout
+        if accelerator.is_main_process:
+            self.metrics.keep_until(self.state.step if restored else -1)
+        if settings.trackers:
+            accelerator.init_trackers(
+                self.out.resolve().name, config={"settings": json.dumps(settings.to_dict())}
+            )
+        self.wrapped.train()
+        if not restored and "validation" in self.readers:
+            self._validate()
+        ahead = self._read_ahead(self.state.step)
+        with (
+            Interruption(accelerator) as interruption,
+            step_bar(steps, self.state.step, accelerator.is_main_process) as progress,
+        ):
+            while self.state.step < steps and not self.state.stopped:
+                batches, ahead = ahead, self._read_ahead(self.state.step + 1)
+                row = self.step([[f.result() for f in batch] for batch in batches])
+                self.state.step += 1
+                self._log(row)
+                progress(row)
+                self._watch(row)
+                due = self.state.step in self.plan.validation_steps
+                if due and "validation" in self.readers:
+                    self._validate()
+                every = settings.checkpoint_every
+                if (
+                    self.state.stopped
+                    or self.state.step == steps
+                    or (self.state.step % every == 0 if every else due)
+                ):
+                    self._save()
+                if interruption.requested():
+                    self._save()
+                    self.tell(f"stopped after step {self.state.step}; the same command goes on from there")
+                    raise KeyboardInterrupt
+        return finish(self, time.perf_counter() - started)
+
+    # One step
+
+    def step(self, batches: Sequence[Sequence[ReadGroup | None]]) -> dict[str, float]:
+        """One optimizer step on this rank's micro-batches; what to log of it."""
+        accelerator, settings = self.accelerator, self.settings
+        started, number = time.perf_counter(), self.state.step
+        own = [[group for group in batch if group is not None] for batch in batches]
+        terms = loss_terms([group.places for batch in own for group in batch], settings.average)
+        total = int(accelerator.reduce(torch.tensor(terms, device=accelerator.device), reduction="sum"))
+        set_rates(self.optimizers, self._rate(number))
+        alone = accelerator.num_processes == 1
+        sums = torch.zeros(
+            7, dtype=torch.float64
+        )  # loss, right, pairs, pictures, not finite, rewards, squares
+        passes = [batch for batch in own if batch] if alone else own
+        for i, batch in enumerate(passes if total else ()):
+            if i + 1 < len(passes):
+                with accelerator.no_sync(self.wrapped):
+                    sums += self._pass(batch, total)
+            else:
+                sums += self._pass(batch, total)
+        loss, right, pairs, pictures, wrong, mean, square = accelerator.reduce(
+            sums.to(accelerator.device, torch.float32), reduction="sum"
+        ).tolist()
+        norm = self._apply(bool(wrong)) if total else 0.0
+        mean, square = mean / max(pictures, 1), square / max(pictures, 1)
+        row = {
+            "epoch": self.plan.steps[number].epoch,
+            "loss": loss,
+            "accuracy": right / max(pairs, 1),
+            "lr": self.optimizers[0].param_groups[0]["lr"],
+            "gradient_norm": norm,
+            "reward_std": math.sqrt(max(square - mean**2, 0.0)) if math.isfinite(square) else math.nan,
+            "pairs": pairs,
+            "skipped": self.state.skipped,
+            "images_per_s": pictures / (time.perf_counter() - started),
+        }
+        if accelerator.device.type == "cuda":
+            row["peak_memory_mb"] = torch.cuda.max_memory_allocated() / 2**20
+        return row
+
+    def _pass(self, groups: Sequence[ReadGroup], total: int) -> torch.Tensor:
+        """Forward and backward of one micro-batch; what it adds to the step's sums."""
+        accelerator = self.accelerator
+        with accelerator.autocast():
+            inputs = (
+                self.rewards.inputs(groups, self.readers["train"].cache) if groups else self.rewards.nothing()
+            )
+        rewards = self.wrapped(*inputs).float()
+        if not groups:  # others have one more: their exchange of gradients needs every rank
+            accelerator.backward(rewards.sum() * 0)
+            return torch.zeros(7, dtype=torch.float64)
+        places = [group.places for group in groups]
+        loss = ranking_loss_sum(rewards, places, self.settings.average) / total
+        accelerator.backward(loss * accelerator.num_processes)  # over which gradients are averaged
+        values = rewards.detach().double().cpu()
+        own = values.split([len(ranking) for ranking in places])
+        counted = [pairwise_accuracy(some, ranking) for some, ranking in zip(own, places)]
+        right, pairs = map(sum, zip(*counted))
+        finite = bool(values.isfinite().all())
+        return torch.tensor(
+            [loss.item(), right, pairs, len(values), not finite, values.sum(), values.square().sum()],
+            dtype=torch.float64,
+        )
+
+    def _apply(self, wrong: bool) -> float:
+        """Clip and step; the norm that the gradient had. A step that is not finite is not taken."""
+        parameters = [p for p in self.rewards.parameters() if p.requires_grad]
+        limit = self.settings.clip or float("inf")
+        norm = float(self.accelerator.clip_grad_norm_(parameters, limit))
+        usable = math.isfinite(norm) and not wrong
+        if usable or self.accelerator.scaler is not None:  # a scaler skips by itself, and must learn of it
+            if not usable:
+                for parameter in parameters:
+                    parameter.grad.fill_(float("inf"))
+            for stepper in self.steppers:
+                stepper.step()
+        for stepper in self.steppers:
+            stepper.zero_grad(set_to_none=True)
+        if usable:
+            self.state.skipped_in_a_row = 0
+        else:
+            self.state.skipped += 1
+            self.state.skipped_in_a_row += 1
+        return norm
+
+    def _rate(self, number: int) -> float:
+        return rate_at(number, len(self.plan.steps), self.settings.warmup_steps, self.settings.schedule)
+
+    def _read_ahead(self, number: int) -> list:
+        """This rank's micro-batches of a step, being read."""
+        if number >= len(self.plan.steps):
+            return []
+        step = self.plan.steps[number]
+        mine = step.of_rank(self.accelerator.process_index, self.accelerator.num_processes)
+        return [self.readers["train"].start(batch, step.epoch) for batch in mine]
+
+    # Between steps
+
+    def _watch(self, row: dict[str, float]) -> None:
+        state = self.state
+        self.health.told = set(state.told)
+        for trouble in self.health.observe(
+            state.step, row["loss"], row["gradient_norm"], row["reward_std"], row["lr"]
+        ):
+            self.tell(f"warning: {trouble}")
+        state.told = sorted(self.health.told)
+        if state.skipped_in_a_row:
+            self.tell(f"warning: step {state.step} was not taken: its loss or gradient is not finite")
+        if state.skipped_in_a_row >= MAX_SKIPPED:
+            finite = all(bool(p.isfinite().all()) for p in self.rewards.parameters())
+            why = Health.why_not_finite(self.settings, self.accelerator.mixed_precision, finite)
+            raise TrainingError(
+                f"{MAX_SKIPPED} steps in a row, up to step {state.step}, without a finite loss or gradient. "
+                f"Likely reason: {why}"
+            )
+
+    def _validate(self) -> None:
+        settings, state = self.settings, self.state
+        source = f"the validation set of {Path(settings.data).name or 'the data'}"
+        batch = settings.batch_size if settings.batch_unit == "groups" else 4
+        found = judge(
+            self.rewards, self.readers["validation"], self.accelerator, settings.average, batch, source
+        )
+        self._log(
+            {
+                "validation/loss": found.loss,
+                "validation/accuracy": found.accuracy,
+                "validation/per_prompt_accuracy": found.per_prompt_accuracy,
+                "validation/reward_std": found.std,
+            }
+        )
+        self.tell(
+            f"step {state.step} of {len(self.plan.steps)}: validation loss {found.loss:.4f}, "
+            f"{found.accuracy:.1%} of {found.pairs:,} pairs ordered right"
+        )
+        if state.best is None or found.loss < state.best:
+            state.best, state.best_step, state.worse = found.loss, state.step, 0
+            save_best(self, found)
+        else:
+            state.worse += 1
+            if settings.patience and state.worse >= settings.patience:
+                state.stopped = f"{state.worse} validations in a row without a lower loss"
+                self.tell(f"stopped early at step {state.step}: {state.stopped}")
+
+    def _log(self, row: dict[str, float]) -> None:
+        if self.accelerator.is_main_process:
+            self.metrics.add({"step": self.state.step, **row})
+        if self.settings.trackers:
+            self.accelerator.log({k: v for k, v in row.items() if math.isfinite(v)}, step=self.state.step)
+
+    def _save(self) -> None:
+        self.checkpoints.save(self.accelerator, self.rewards, self.optimizers, self.state)
+
+    def _restore(self, resume: str | Path | None) -> bool:
+        """Load the checkpoint asked for, or the newest; whether there was one."""
+        found = self.checkpoints.all()
+        if resume is None and not found:
+            return False
+        path = Path(resume) if resume is not None else found[-1]
+        if resume is not None and not path.is_dir():
+            raise InputError(f"{path}: no such checkpoint; there are {', '.join(map(str, found)) or 'none'}")
+        self.state = self.checkpoints.load(
+            path, self.accelerator, self.rewards, self.optimizers, self.state.fingerprint
+        )
+        if self.accelerator.is_main_process:
+            self.checkpoints.drop_after(self.state.step)
+        self.accelerator.wait_for_everyone()
+        self.tell(f"goes on after step {self.state.step} ({path})")
+        return True

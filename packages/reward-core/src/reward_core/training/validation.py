@@ -1,0 +1,102 @@
+"""How well rewards order groups: loss, accuracy, and the rewards themselves, computed on all ranks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import fmean, pstdev
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..errors import InputError
+from ..percentile import ScoreQuantiles
+from .group_reader import GroupReader
+from .group_rewards import GroupRewards
+from .pairs import pairwise_accuracy
+from .ranking_loss import loss_terms, ranking_loss_sum
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Of a split.
+
+    loss: as in training. accuracy: share of all untied pairs ordered right; per_prompt_accuracy: the mean
+    over prompts of each one's share. mean, std, quantiles: of the head's output over all pictures, the
+    quantiles after that mean and std are taken off.
+    """
+
+    loss: float
+    accuracy: float
+    per_prompt_accuracy: float
+    pairs: int
+    prompts: int
+    pictures: int
+    mean: float
+    std: float
+    quantiles: ScoreQuantiles
+
+
+@torch.no_grad()
+def judge(
+    rewards: GroupRewards,
+    reader: GroupReader,
+    accelerator: Accelerator,
+    average: str,
+    batch: int,
+    source: str,
+) -> Judgement:
+    """Compare rewards with rankings; the same answer on all ranks.
+
+    Args:
+        reader: of the split's groups. average: "prompt" or "pair". batch: groups of a forward pass.
+        source: what the quantiles are said to be of.
+    """
+    from accelerate.utils import gather_object
+
+    was_training = rewards.training
+    rewards.eval()
+    batches = [
+        tuple(range(i, min(i + batch, len(reader.groups)))) for i in range(0, len(reader.groups), batch)
+    ]
+    mine = batches[accelerator.process_index :: accelerator.num_processes]
+    found: list[tuple[int, list[float], tuple[int, ...]]] = []
+    ahead = reader.start(mine[0], 0) if mine else []
+    for i in range(len(mine)):
+        groups = [group for group in (future.result() for future in ahead) if group is not None]
+        ahead = reader.start(mine[i + 1], 0) if i + 1 < len(mine) else []
+        if not groups:
+            continue
+        with accelerator.autocast():
+            values = rewards(*rewards.inputs(groups, reader.cache)).float().cpu()
+        for group, own in zip(groups, values.split([len(group.kept) for group in groups])):
+            found.append((group.number, own.tolist(), group.places))
+    rewards.train(was_training)
+    found = sorted(gather_object(found) if accelerator.num_processes > 1 else found)
+    if not found:
+        raise InputError(
+            f"{source}: none of its pictures can be read; {next(iter(reader.skipped.items()), '')}"
+        )
+
+    places = [own for _, _, own in found]
+    each = [torch.tensor(own, dtype=torch.float64) for _, own, _ in found]
+    every = torch.cat(each)
+    right = [pairwise_accuracy(own, ranking) for own, ranking in zip(each, places)]
+    flat = every.tolist()
+    mean = fmean(flat)
+    std = pstdev(flat, mean) or 1.0
+    return Judgement(
+        loss=float(ranking_loss_sum(every, places, average)) / loss_terms(places, average),
+        accuracy=sum(r for r, _ in right) / sum(n for _, n in right),
+        per_prompt_accuracy=fmean(r / n for r, n in right),
+        pairs=sum(n for _, n in right),
+        prompts=len(found),
+        pictures=len(flat),
+        mean=mean,
+        std=std,
+        quantiles=ScoreQuantiles.of(
+            [(value - mean) / std for value in flat], f"{len(flat)} pictures of {source}"
+        ),
+    )
