@@ -22,7 +22,12 @@ class Blip(nn.Module):
 
     def __init__(self, vision: VisionConfig, text: TextConfig, proj_dim: int):
         super().__init__()
-        self.visual_encoder = VisionEncoder(vision)
+        if vision.timm:
+            from .timm_vision import TimmVision
+
+            self.visual_encoder: nn.Module = TimmVision(vision)
+        else:
+            self.visual_encoder = VisionEncoder(vision)
         self.text_encoder = TextEncoder(text)
         self.vision_proj = nn.Linear(vision.width, proj_dim)
         self.text_proj = nn.Linear(text.hidden_size, proj_dim)

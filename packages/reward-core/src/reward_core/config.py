@@ -60,7 +60,7 @@ class BlipConfig:
     def vision(self) -> VisionConfig:
         prefix = "vision_"
         sizes = {k[len(prefix) :]: v for k, v in vars(self).items() if k.startswith(prefix)}
-        return VisionConfig(image_size=self.image_size, patch_size=self.patch_size, **sizes)
+        return VisionConfig(self.image_size, self.patch_size, timm=self.timm_vision, **sizes)
 
     def to_dict(self) -> dict[str, Any]:
         """The content of config.json."""

@@ -20,7 +20,7 @@ class VisionConfig:
     """Sizes of the image encoder; the defaults are ViT-L/16 at 224 px (ImageReward-v1.0).
 
     ``drop_path`` is the stochastic depth of the last block in training (earlier blocks get a
-    linearly smaller share); it has no effect in evaluation.
+    linearly smaller share); it has no effect in evaluation. ``timm``: see timm_vision.py.
     """
 
     image_size: int = 224
@@ -32,6 +32,7 @@ class VisionConfig:
     qkv_bias: bool = True
     layer_norm_eps: float = 1e-6
     drop_path: float = 0.1
+    timm: str = ""
 
     @property
     def tokens(self) -> int:

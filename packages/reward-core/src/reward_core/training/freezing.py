@@ -7,12 +7,17 @@ from torch import nn
 from ..reward_model import RewardModel
 from .config import TrainingConfig
 
-_UPPER = ("blocks.", "norm.", "encoder.layer.")
+_UPPER = ("blocks.", "norm.", "tower.blocks.", "tower.norm.", "encoder.layer.")
 
 
 def frozen_layers(depth: int, share: float) -> int:
     """How many of an encoder's layers are frozen: 16 of 24 and 8 of 12 for a share of 0.7."""
     return int(depth * share + 1e-9)
+
+
+def embeddings(encoder: nn.Module) -> list[nn.Parameter]:
+    """What stands before an encoder's layers, whatever it is called."""
+    return [parameter for name, parameter in encoder.named_parameters() if not name.startswith(_UPPER)]
 
 
 def freeze(model: RewardModel, settings: TrainingConfig) -> None:
@@ -36,8 +41,7 @@ def _freeze_encoder(encoder: nn.Module, layers: list[nn.Module], share: float) -
     if share == 1:
         encoder.requires_grad_(False)
         return
-    for name, parameter in encoder.named_parameters():
-        if not name.startswith(_UPPER):  # the embeddings, whatever they are called
-            parameter.requires_grad_(False)
+    for parameter in embeddings(encoder):
+        parameter.requires_grad_(False)
     for layer in layers[: frozen_layers(len(layers), share)]:
         layer.requires_grad_(False)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..reward_model import RewardModel
 from .config import TrainingConfig
-from .freezing import frozen_layers
+from .freezing import embeddings, frozen_layers
 from .group_reader import ReadGroup
 from .token_cache import TokenCache
 
@@ -46,8 +46,7 @@ class GroupRewards(nn.Module):
     def frozen_parameters(self) -> list[Tensor]:
         """What the frozen vision blocks' tokens depend on."""
         vision = self.model.blip.visual_encoder
-        frozen = [p for name, p in vision.named_parameters() if not name.startswith(("blocks.", "norm."))]
-        return frozen + [p for block in vision.blocks[: self.block] for p in block.parameters()]
+        return embeddings(vision) + [p for block in vision.blocks[: self.block] for p in block.parameters()]
 
     @torch.no_grad()
     def frozen_tokens(self, groups: Sequence[ReadGroup], cache: TokenCache | None) -> Tensor:

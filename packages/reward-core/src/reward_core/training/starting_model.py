@@ -48,7 +48,13 @@ def starting_model(settings: TrainingConfig) -> RewardModel:
     if settings.timm:
         from ..timm_vision import with_timm_tower
 
+        width = model.config.vision_width
         model = with_timm_tower(model, settings.timm, settings.timm_pretrained, settings.image_size)
+        if model.config.vision_width != width and settings.frozen_share("text"):
+            raise InputError(
+                f"{settings.timm} is {model.config.vision_width} wide instead of {width}: what the text "
+                "encoder reads of pictures has to be learned anew in every layer; set freeze_text=0"
+            )
     state = model.state_dict()
     if settings.head_init and settings.init != "scratch":
         state |= head_weights(model.config, settings.head_init, settings.seed)

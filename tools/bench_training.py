@@ -1,0 +1,219 @@
+"""How many comparisons a second reward training gets through: the original's way beside ours.
+
+    python tools/bench_training.py [--device cpu|cuda] [--groups 4] [--precision float32|bfloat16]
+
+Builds seeded weights and pictures itself, at full size; groups have 4 to 9 pictures, in the shares and with
+the ties of the paper's test file. Both ways freeze 0.7 of the layers and take optimizer steps; weights are
+float32. The original's: pairs of all groups in random order, four at a time, each encodes both of its
+pictures and reads all 35 tokens, sixteen make a step. Ours: each picture of a group is encoded once, its
+frozen vision blocks without gradient; in float32, in --precision, and as in epochs after the first of a run
+with --cache, when what frozen blocks compute comes from disk. In the same run the rewards of the original's
+first pairs are compared with the exact path's. Last of all, a group of 9 for the peak of memory. The last
+line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import resource
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from bench_scoring import PROMPTS, build, synchronise, varied_pictures
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from reward_core.load import default_device
+from reward_core.reward_model import RewardModel
+from reward_core.training import TrainingConfig, pairs_from_ranking
+from reward_core.training.freezing import freeze
+from reward_core.training.group_reader import ReadGroup
+from reward_core.training.group_rewards import GroupRewards
+from reward_core.training.optimizers import build_optimizers
+from reward_core.training.ranking_loss import loss_terms, ranking_loss_sum
+from reward_core.training.token_cache import TokenCache
+
+# Of the 466 prompts of the paper's test file: how many have so many pictures, and a ranking as they have it.
+SHARES = {4: 194, 5: 2, 6: 45, 7: 159, 8: 43, 9: 23}
+RANKINGS = {
+    4: (1, 2, 3, 4),
+    5: (1, 2, 2, 3, 4),
+    6: (1, 2, 2, 3, 4, 4),
+    7: (1, 1, 2, 2, 3, 3, 4),
+    8: (1, 1, 2, 2, 3, 3, 4, 5),
+    9: (1, 1, 2, 2, 3, 3, 4, 4, 5),
+}
+PAIRS, PASSES = 4, 4  # of a pass, and of a step: the original's, per GPU
+
+
+def make_group(number: int, size: int, side: int) -> ReadGroup:
+    pictures = np.stack([np.asarray(p) for p in varied_pictures(number + size, side)[number:]])
+    rows = tuple(range(size))
+    prompt = PROMPTS[number % len(PROMPTS)]
+    return ReadGroup(number, prompt, RANKINGS[size], rows, rows, torch.from_numpy(pictures), None)
+
+
+def pair_inputs(model: RewardModel, pairs: list[tuple[ReadGroup, int, int]]) -> tuple[Tensor, Tensor, Tensor]:
+    """Pixels of both pictures of each pair, ids and mask of its prompt twice, padded to all 35 tokens."""
+    pictures = torch.stack([group.pictures[i] for group, *both in pairs for i in both])
+    prompts = [group.prompt for group, *_ in pairs for _ in range(2)]
+    ids, mask = model.tokenizer(prompts, length=model.config.max_length)
+    return model.transform.from_uint8(pictures), ids.to(model.device), mask.to(model.device)
+
+
+def original_step(model: RewardModel, optimizer: torch.optim.Optimizer, pairs: list) -> None:
+    for start in range(0, len(pairs), PAIRS):
+        rewards = model(*pair_inputs(model, pairs[start : start + PAIRS])).view(-1, 2)
+        first = torch.zeros(len(rewards), dtype=torch.long, device=rewards.device)
+        (F.cross_entropy(rewards, first) / PASSES).backward()
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+def our_step(
+    rewards: GroupRewards,
+    optimizer: torch.optim.Optimizer,
+    groups: list[ReadGroup],
+    half: bool,
+    cache: TokenCache | None = None,
+) -> None:
+    total = loss_terms([group.places for group in groups])
+    for group in groups:
+        with torch.autocast(rewards.model.device.type, torch.bfloat16, enabled=half):
+            found = rewards(*rewards.inputs([group], cache))
+        (ranking_loss_sum(found, [group.places]) / total).backward()
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+def timed(work: Callable[[], object], device: torch.device) -> float:
+    synchronise(device)
+    started = perf_counter()
+    work()
+    synchronise(device)
+    return perf_counter() - started
+
+
+@torch.no_grad()
+def largest_difference(model: RewardModel, pairs: list) -> float:
+    """Between pairs' rewards the original's way and the exact path's, relative to their spread."""
+    model.eval()
+    paired = model(*pair_inputs(model, pairs))
+    exact = []
+    for group, *both in pairs:
+        pictures = model.transform.from_uint8(group.pictures[both])
+        ids, mask = model.tokenizer([group.prompt])
+        exact += [model(pixels[None], ids.to(model.device), mask.to(model.device)) for pixels in pictures]
+    model.train()
+    return float((paired - torch.cat(exact)).abs().max() / paired.std())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", choices=["cpu", "cuda"], default=default_device())
+    parser.add_argument("--size", choices=["full", "tiny"], default="full")
+    parser.add_argument("--groups", type=int, help="default: 4 on a CPU, 64 on a GPU")
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="bfloat16")
+    args = parser.parse_args()
+    device = torch.device(args.device)
+    count = args.groups or (4 if args.device == "cpu" else 64)
+
+    with tempfile.TemporaryDirectory() as name:
+        model = build(args.size, Path(name)).to(device)
+        settings = TrainingConfig(freeze=0.7)
+        freeze(model, settings)
+        rewards = GroupRewards(model, settings).to(device).train()
+        (optimizer,) = build_optimizers(model, 1e-6, kind=torch.optim.Adam)
+        rng = random.Random(0)
+        sizes = rng.choices(list(SHARES), list(SHARES.values()), k=count)
+        groups = [make_group(i, size, model.config.image_size) for i, size in enumerate(sizes)]
+        pairs = [(g, *pair) for g in groups for pair in pairs_from_ranking(g.places).tolist()]
+        rng.shuffle(pairs)
+        step = (pairs * PAIRS * PASSES)[
+            : PAIRS * PASSES
+        ]  # one step of the original's; its cost is that of any
+
+        model.train()  # the original leaves dropout and stochastic depth on in frozen layers too
+        difference = largest_difference(model, pairs[:PAIRS])
+        original_step(model, optimizer, pairs[:1])  # warm-up; also makes the optimizer's state
+        rates = {"original": len(step) / timed(lambda: original_step(model, optimizer, step), device)}
+
+        rewards.train()
+        our_step(rewards, optimizer, groups[:1], half=False)
+        rates["float32"] = len(pairs) / timed(
+            lambda: our_step(rewards, optimizer, groups, half=False), device
+        )
+        half = args.precision == "bfloat16"
+        if half:
+            our_step(rewards, optimizer, groups[:1], half=True)
+            rates["bfloat16"] = len(pairs) / timed(
+                lambda: our_step(rewards, optimizer, groups, half=True), device
+            )
+        with torch.no_grad():
+            shape = tuple(rewards.nothing()[0].shape[1:])
+        cached = []
+        cache = TokenCache(Path(name), "bench", sum(sizes), shape)
+        for group, first in zip(groups, np.cumsum([0, *sizes]).tolist()):
+            slots = tuple(range(first, first + len(group.kept)))
+            with torch.no_grad():
+                cache.put(slots, rewards.frozen_tokens([group], None))
+            cached.append((group, slots))
+
+        def from_disk() -> None:
+            read = [
+                ReadGroup(g.number, g.prompt, g.places, g.kept, slots, None, cache.get(slots))
+                for g, slots in cached
+            ]
+            our_step(rewards, optimizer, read, half, cache)
+
+        rates["cached"] = len(pairs) / timed(from_disk, device)
+        our_step(rewards, optimizer, [make_group(0, 9, model.config.image_size)], half=False)
+
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated() / 2**20
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    names = {
+        "original": "each pair encodes both pictures, float32",
+        "float32": "each picture once, float32",
+        "bfloat16": "each picture once, bfloat16",
+        "cached": f"the same with frozen blocks from disk, {args.precision}",
+    }
+    table = Table("way", "comparisons/s", "times", title=f"{args.size} model, {args.device}, 0.7 frozen")
+    for key, rate in rates.items():
+        table.add_row(names[key], f"{rate:.3f}", f"{rate / rates['original']:.2f}")
+    console = Console()
+    console.print(table)
+    console.print(
+        f"{count} groups of {sizes} pictures: {sum(sizes)} pictures, {len(pairs)} pairs; largest difference "
+        f"between the original's way and the exact path: {difference:.1e} of the rewards' spread"
+    )
+    chosen = rates[args.precision]
+    result = {
+        "comparisons_per_s_original": round(rates["original"], 4),
+        "comparisons_per_s": round(chosen, 4),
+        "ratio": round(chosen / rates["original"], 3),
+        "peak_mb": round(peak),
+        "precision": args.precision,
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "ratio_float32": round(rates["float32"] / rates["original"], 3),
+        "ratio_cached": round(rates["cached"] / rates["original"], 3),
+        "pictures": sum(sizes),
+        "pairs": len(pairs),
+        "difference": difference,
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
