@@ -136,6 +136,16 @@ def test_a_killed_run_ends_with_the_same_bits_on_two_ranks_too(start, data, tmp_
     assert steps("whole") == steps("killed")  # each step once, with the same figures
 
 
+def test_16_bits_learn_and_leave_float32_weights(start, data, tmp_path):
+    more = ("mixed_precision=bf16", "gradient_checkpointing=true", "epochs=8", "accumulation=1", "freeze=0")
+    finish(training(start, data, tmp_path / "half", *more))
+    validations = [row["validation/loss"] for row in rows(tmp_path / "half") if "validation/loss" in row]
+    assert validations[-1] < validations[0] - 0.02
+    weights = load_file(tmp_path / "half" / "model.safetensors")
+    assert {weight.dtype for weight in weights.values()} == {torch.float32}
+    assert "bf16, torch" in (tmp_path / "half" / "README.md").read_text()
+
+
 def test_ctrl_c_saves_and_says_how_to_go_on(start, data, tmp_path):
     arguments = training(start, data, tmp_path / "run", "batch_size=1", "accumulation=1", "epochs=200")
     process = subprocess.Popen(

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..checkpoint import WEIGHTS_FILE, read_state_dict, save_folder
+from ..image_file import image_name
+from ..load import config_beside
 from .report import CURVES, draw_curves, model_card
 from .validation import Judgement, judge
 
@@ -71,7 +73,8 @@ def finish(trainer: Trainer, seconds: float) -> Path:
             "best_step": trainer.state.best_step,
             "steps": trainer.state.step,
             "skipped_pictures": len(skipped),
-            "dropped_groups": sum(split.dropped for split in trainer.splits.values()) + unusable(trainer),
+            "dropped_groups": sum(split.dropped for split in trainer.splits.values())
+            + unusable(trainer, skipped),
             "tied_groups": sum(split.tied for split in trainer.splits.values()),
             "seconds": seconds,
             "ranks": accelerator.num_processes,
@@ -79,11 +82,8 @@ def finish(trainer: Trainer, seconds: float) -> Path:
             "precision": accelerator.mixed_precision if accelerator.mixed_precision != "no" else "float32",
             "troubles": trainer.state.told,
         }
-        # The configuration that was saved with the best weights.
-        from ..load import config_beside
-
         own = trainer.model.config
-        trainer.model.config = config_beside(out / WEIGHTS_FILE, type(trainer.model))
+        trainer.model.config = config_beside(out / WEIGHTS_FILE, type(trainer.model))  # as calibrated
         _write(out / CARD, model_card(trainer.model, settings, judgements, counts, facts))
         trainer.model.config = own
         if settings.push_to_hub:
@@ -115,18 +115,16 @@ def gathered_skipped(trainer: Trainer) -> list[dict[str, str]]:
     return [{"image": image, "reason": reason} for image, reason in sorted(found.items())]
 
 
-def unusable(trainer: Trainer) -> int:
-    """Groups that are left with nothing to compare by pictures found damaged on this rank."""
-    from ..image_file import image_name
-
-    count = 0
-    for reader in trainer.readers.values():
-        if not reader.skipped:
-            continue
-        for group in reader.groups:
-            places = {p for p, i in zip(group.places, group.images) if image_name(i) not in reader.skipped}
-            count += len(places) < 2
-    return count
+def unusable(trainer: Trainer, skipped: list[dict[str, str]]) -> int:
+    """Groups that are left with nothing to compare by pictures found damaged on the way."""
+    bad = {item["image"] for item in skipped}
+    if not bad:
+        return 0
+    return sum(
+        len({place for place, image in zip(group.places, group.images) if image_name(image) not in bad}) < 2
+        for reader in trainer.readers.values()
+        for group in reader.groups
+    )
 
 
 def _write(path: Path, text: str) -> None:

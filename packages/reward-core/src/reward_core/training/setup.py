@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,9 +41,32 @@ def load_extra() -> Any:
     return accelerate
 
 
+def make_accelerator(settings: TrainingConfig) -> Accelerator:
+    """Devices, processes, precision and trackers, as far as settings and launcher say.
+
+    Raises:
+        InputError: a precision or a way of sharing out that cannot be had.
+    """
+    accelerate = load_extra()
+    out = Path(settings.out)
+    try:
+        accelerator = accelerate.Accelerator(
+            mixed_precision=mixed_precision(settings),
+            log_with=list(settings.trackers) or None,
+            project_config=accelerate.utils.ProjectConfiguration(str(out), str(out / "logs")),
+            cpu=settings.cpu,
+        )
+    except (ValueError, ImportError) as error:
+        raise InputError(f"accelerate: {error}") from error
+    check_distribution(accelerator)
+    return accelerator
+
+
 def mixed_precision(settings: TrainingConfig) -> str:
     if settings.mixed_precision != "auto":
         return settings.mixed_precision
+    if launched := os.environ.get("ACCELERATE_MIXED_PRECISION"):
+        return launched
     on_gpu = torch.cuda.is_available() and not settings.cpu
     return "bf16" if on_gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "no"
 
@@ -121,6 +145,13 @@ def make_optimizers(settings: TrainingConfig, rewards: GroupRewards) -> list[tor
         )
     except ValueError as error:
         raise InputError(str(error)) from error
+
+
+def long_prompts(model: RewardModel, splits: Mapping[str, Usable]) -> int:
+    """How many different prompts are cut off at the tokenizer's length."""
+    prompts = sorted({group.prompt for split in splits.values() for group in split.groups})
+    encoded = model.tokenizer.fast_tokenizer.encode_batch(prompts)
+    return sum(len(one.ids) > model.tokenizer.max_length for one in encoded)
 
 
 def make_cache(

@@ -6,12 +6,13 @@ import json
 import math
 import sys
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 
-from ..errors import InputError, TrainingError
+from ..errors import EmptyPromptWarning, InputError, PromptTruncatedWarning, TrainingError
 from ..ranking_file import RankedPrompt
 from ..reward_model import RewardModel
 from .batch_plan import BatchPlan
@@ -28,12 +29,11 @@ from .progress import step_bar
 from .ranking_loss import loss_terms, ranking_loss_sum
 from .run_checkpoint import Checkpoints, RunState
 from .setup import (
-    check_distribution,
     fingerprint,
-    load_extra,
+    long_prompts,
+    make_accelerator,
     make_cache,
     make_optimizers,
-    mixed_precision,
     prepare_model,
     prepare_splits,
 )
@@ -60,19 +60,14 @@ class Trainer:
         splits: Mapping[str, Sequence[RankedPrompt]] | None = None,
         reword: Reword | None = None,
     ):
-        accelerate = load_extra()
         self.settings = settings.check()
         self.out = Path(settings.out)
-        self.accelerator = accelerator = accelerate.Accelerator(
-            mixed_precision=mixed_precision(settings),
-            log_with=list(settings.trackers) or None,
-            project_config=accelerate.utils.ProjectConfiguration(str(self.out), str(self.out / "logs")),
-            cpu=settings.cpu,
-        )
-        check_distribution(accelerator)
+        self.accelerator = accelerator = make_accelerator(settings)
         self.splits = prepare_splits(settings, splits, self.tell)
         torch.manual_seed(settings.seed)
         self.model = prepare_model(settings, model, accelerator)
+        if cut := long_prompts(self.model, self.splits):
+            self.tell(f"{cut:,} prompts are cut off after {self.model.config.max_length} tokens")
         self.rewards = GroupRewards(self.model, settings).to(accelerator.device)
         self.readers = {
             name: GroupReader(
@@ -112,6 +107,12 @@ class Trainer:
             TrainingError: ten steps in a row without a finite loss or gradient.
             KeyboardInterrupt: after the state was saved.
         """
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", PromptTruncatedWarning)  # said once, above
+            warnings.simplefilter("ignore", EmptyPromptWarning)
+            return self._train(resume)
+
+    def _train(self, resume: str | Path | None) -> Path:
         accelerator, settings, steps = self.accelerator, self.settings, len(self.plan.steps)
         started = time.perf_counter()
         restored = self._restore(resume)
