@@ -8,8 +8,9 @@ float32. The original's: pairs of all groups in random order, four at a time, ea
 pictures and reads all 35 tokens, sixteen make a step. Ours: each picture of a group is encoded once, its
 frozen vision blocks without gradient; in float32, in --precision, and as in epochs after the first of a run
 with --cache, when what frozen blocks compute comes from disk. In the same run the rewards of the original's
-first pairs are compared with the exact path's. Last of all, a group of 9 for the peak of memory. The last
-line is one JSON object.
+first pairs are compared with the exact path's. Last of all, a group of 9 for the peak of memory. On a CPU
+the time is the processor's, divided by the number of threads: what else the machine does counts for nothing.
+The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ import argparse
 import json
 import random
 import resource
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 
 import numpy as np
 import torch
@@ -95,6 +97,11 @@ def our_step(
 
 
 def timed(work: Callable[[], object], device: torch.device) -> float:
+    """Seconds."""
+    if device.type == "cpu":
+        started = process_time()
+        work()
+        return (process_time() - started) / torch.get_num_threads()
     synchronise(device)
     started = perf_counter()
     work()
@@ -116,17 +123,22 @@ def largest_difference(model: RewardModel, pairs: list) -> float:
     return float((paired - torch.cat(exact)).abs().max() / paired.std())
 
 
+def tell(rates: dict[str, float]) -> None:
+    print("comparisons/s:", {way: round(rate, 4) for way, rate in rates.items()}, file=sys.stderr, flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--device", choices=["cpu", "cuda"], default=default_device())
     parser.add_argument("--size", choices=["full", "tiny"], default="full")
-    parser.add_argument("--groups", type=int, help="default: 4 on a CPU, 64 on a GPU")
+    parser.add_argument("--groups", type=int, help="default: 2 on a CPU, 64 on a GPU")
+    parser.add_argument("--pairs", type=int, default=PAIRS * PASSES, help="timed the original's way")
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="bfloat16")
     args = parser.parse_args()
     device = torch.device(args.device)
-    count = args.groups or (4 if args.device == "cpu" else 64)
+    count = args.groups or (2 if args.device == "cpu" else 64)
 
     with tempfile.TemporaryDirectory() as name:
         model = build(args.size, Path(name)).to(device)
@@ -139,26 +151,29 @@ def main() -> None:
         groups = [make_group(i, size, model.config.image_size) for i, size in enumerate(sizes)]
         pairs = [(g, *pair) for g in groups for pair in pairs_from_ranking(g.places).tolist()]
         rng.shuffle(pairs)
-        step = (pairs * PAIRS * PASSES)[
-            : PAIRS * PASSES
-        ]  # one step of the original's; its cost is that of any
+        step = (pairs * args.pairs)[: args.pairs]  # every pair costs the same
 
         model.train()  # the original leaves dropout and stochastic depth on in frozen layers too
         difference = largest_difference(model, pairs[:PAIRS])
         original_step(model, optimizer, pairs[:1])  # warm-up; also makes the optimizer's state
         rates = {"original": len(step) / timed(lambda: original_step(model, optimizer, step), device)}
 
+        tell(rates)
         rewards.train()
-        our_step(rewards, optimizer, groups[:1], half=False)
+        warm = [] if device.type == "cpu" else groups[:1]
+        if warm:
+            our_step(rewards, optimizer, warm, half=False)
         rates["float32"] = len(pairs) / timed(
             lambda: our_step(rewards, optimizer, groups, half=False), device
         )
         half = args.precision == "bfloat16"
         if half:
-            our_step(rewards, optimizer, groups[:1], half=True)
+            if warm:
+                our_step(rewards, optimizer, warm, half=True)
             rates["bfloat16"] = len(pairs) / timed(
                 lambda: our_step(rewards, optimizer, groups, half=True), device
             )
+        tell(rates)
         with torch.no_grad():
             shape = tuple(rewards.nothing()[0].shape[1:])
         cached = []
@@ -177,6 +192,7 @@ def main() -> None:
             our_step(rewards, optimizer, read, half, cache)
 
         rates["cached"] = len(pairs) / timed(from_disk, device)
+        tell(rates)
         our_step(rewards, optimizer, [make_group(0, 9, model.config.image_size)], half=False)
 
     if device.type == "cuda":

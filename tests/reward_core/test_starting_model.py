@@ -86,7 +86,7 @@ def test_head_original_is_the_originals():
     assert not head["mlp.layers.0.bias"].any()
 
 
-def test_a_reward_model_keeps_its_head_unless_asked(model, folder):
+def test_a_reward_model_keeps_its_head_unless_asked(model, folder, tmp_path, monkeypatch):
     begun = starting_model(TrainingConfig(init=str(folder)))
     assert begun.mlp.layers[0].weight.equal(model.mlp.layers[0].weight)
     again = starting_model(TrainingConfig(init=str(folder), head_init="scaled"))
@@ -95,6 +95,8 @@ def test_a_reward_model_keeps_its_head_unless_asked(model, folder):
     assert changed.config.vision_drop_path == 0.2
     assert changed.config.text.hidden_dropout_prob == 0.3
     assert changed.config.head_dropout == (0, 0, 0)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny").mkdir()  # a name goes before a folder, as in load
     assert starting_model(TrainingConfig(init="tiny")).config.image_size == 64
 
 

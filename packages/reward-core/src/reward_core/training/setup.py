@@ -82,7 +82,7 @@ def check_distribution(accelerator: Accelerator) -> None:
     ):
         raise InputError(
             f"{accelerator.distributed_type.value} shards the model, which is not supported: at 0.7 frozen "
-            "the whole state of BLIP large takes 4 GB. Take processes that each hold it (torchrun, or "
+            "the whole state of BLIP large takes 3.5 GB. Take processes that each hold it (torchrun, or "
             "accelerate's multi-GPU); where memory is short, batch_size=1, gradient_checkpointing=true or "
             "mixed_precision=bf16"
         )

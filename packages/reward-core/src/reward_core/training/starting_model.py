@@ -18,7 +18,7 @@ from ..checkpoint import CONFIG_FILE, WEIGHTS_FILE, build_model, read_state_dict
 from ..config import BlipConfig, RewardConfig, read_json
 from ..errors import CheckpointError, InputError
 from ..hub import fetch
-from ..load import load, tokenizer_beside
+from ..load import available_models, load, tokenizer_beside
 from ..registry import SCORES
 from ..reward_model import RewardModel
 from ..text_encoder import TextConfig
@@ -40,7 +40,7 @@ def starting_model(settings: TrainingConfig) -> RewardModel:
         model = _from_scratch(settings)
     elif settings.init == "blip-large":
         model = _from_weights(fetch(SCORES["BLIP"].weights), settings)
-    elif os.path.exists(settings.init):
+    elif settings.init not in available_models() and os.path.exists(settings.init):
         path = Path(settings.init)
         model = _from_weights(path / WEIGHTS_FILE if path.is_dir() else path, settings)
     else:
