@@ -44,7 +44,7 @@ from reward_core.config import RewardConfig
 from reward_core.errors import EmptyPromptWarning
 from reward_core.evaluation import Evaluation, evaluate
 from reward_core.precision import cpu_features
-from reward_core.ranking_file import RankedPrompt
+from reward_core.rankings import RankedPrompt
 from reward_core.text_encoder import TextConfig
 from reward_core.tokenizer import SPECIAL_TOKENS, PromptTokenizer
 from reward_core.training import (
@@ -252,7 +252,7 @@ def main() -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="of the weights and of the training groups")
     parser.add_argument("--patch-steps", type=int, default=1200, help="of 96 annotated pictures each")
-    parser.add_argument("--caption-steps", type=int, default=300, help="of 96 captioned pictures each")
+    parser.add_argument("--caption-steps", type=int, default=600, help="of 96 captioned pictures each")
     parser.add_argument("--groups", type=int, default=24_000, help="ranked groups (default: %(default)s)")
     parser.add_argument("--epochs", type=int, default=4, help="passes over them (default: %(default)s)")
     parser.add_argument(

@@ -10,7 +10,7 @@ from ranked_pictures import write_json, write_rankings
 
 import reward_core as RM
 from reward_core.errors import CheckpointError, InputError, TrainingError
-from reward_core.ranking_file import read_rankings
+from reward_core.rankings import read_rankings
 from reward_core.training import PRESETS, Trainer, TrainingConfig, initialise_from_scratch, load_settings
 from reward_core.training import ranking_loss as exact_loss
 from reward_core.training.batch_plan import BatchPlan

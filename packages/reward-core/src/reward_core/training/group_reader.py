@@ -15,9 +15,8 @@ from torch import Tensor
 from ..errors import ImageError, InputError
 from ..image_file import image_name, open_image
 from ..image_transform import ImageTransform
-from ..ranking_file import RankedPrompt
+from ..rankings import RankedPrompt, untied_pairs
 from .batch_plan import MicroBatch
-from .ranking_loss import count_pairs
 from .token_cache import TokenCache
 
 Reword = Callable[[RankedPrompt, int], str]
@@ -63,7 +62,7 @@ class GroupReader:
     ):
         self.groups, self.transform, self.reword = list(groups), transform, reword
         self.skipped: dict[str, str] = {}
-        self.pairs = [count_pairs(list(group.places)) for group in self.groups]
+        self.pairs = [untied_pairs(group.places) for group in self.groups]
         self.cache: TokenCache | None = None
         counts = [len(group.images) for group in self.groups]
         self.first_slot = np.cumsum([0, *counts]).tolist()
@@ -94,7 +93,7 @@ class GroupReader:
                 self.skipped[image_name(group.images[i])] = f"cannot be turned into RGB: {error}"
         kept = tuple(good if tokens is not None else pictures)
         places = tuple(group.places[i] for i in kept)
-        if not count_pairs(list(places)):
+        if not untied_pairs(places):
             return None
         return ReadGroup(
             number,
@@ -146,7 +145,7 @@ def usable_groups(groups: Sequence[RankedPrompt], source: str) -> Usable:
             group = RankedPrompt(group.id, group.prompt, images, tuple(group.places[i] for i in good))
         if len(group.images) < 2:
             dropped += 1
-        elif not count_pairs(list(group.places)):
+        elif not untied_pairs(group.places):
             tied += 1
         else:
             left.append(group)

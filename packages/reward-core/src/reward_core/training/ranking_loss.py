@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..rankings import untied_pairs
 from .pairs import pairs_from_ranking
 
 
@@ -46,11 +47,5 @@ def ranking_loss_sum(rewards: Tensor, rankings: Sequence[Sequence[int]], average
 
 def loss_terms(rankings: Sequence[Sequence[int]], average: str = "prompt") -> int:
     """How many groups with untied pairs ("prompt"), or untied pairs ("pair"), there are."""
-    pairs = [count_pairs(places) for places in rankings]
+    pairs = [untied_pairs(places) for places in rankings]
     return sum(pairs) if average == "pair" else sum(map(bool, pairs))
-
-
-def count_pairs(places: Sequence[int]) -> int:
-    """Untied pairs of a ranking."""
-    equal = sum(places.count(place) ** 2 for place in set(places)) if places else 0
-    return (len(places) ** 2 - equal) // 2

@@ -6,22 +6,23 @@ import dataclasses
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..errors import InputError, MissingExtraError
+from ..errors import DataWarning, InputError, MissingExtraError
 from ..image_file import image_name
-from ..ranking_file import RankedPrompt
+from ..rankings import RankedPrompt, read_splits
 from ..reward_model import RewardModel
 from .config import TrainingConfig
 from .freezing import freeze
 from .group_reader import GroupReader, Usable, usable_groups
 from .group_rewards import GroupRewards
+from .held_out import with_validation
 from .optimizers import build_optimizers
-from .splits import read_data, with_validation
 from .starting_model import starting_model
 from .token_cache import TokenCache, cache_key
 
@@ -97,12 +98,16 @@ def prepare_splits(
     if given is None:
         if not settings.data:
             raise InputError("no data given: --data takes a folder with train.json, or a file of rankings")
-        given = read_data(Path(settings.data), Path(settings.images) if settings.images else None)
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", DataWarning
+            )  # what is done without a validation set is told below
+            given = read_splits(settings.data, settings.images or None)
     if not given.get("train"):
         raise InputError("no groups to train on")
-    had = "validation" in given
+    had = bool(given.get("validation"))
     splits = with_validation(given, settings.validation_share, settings.seed)
-    if not had and "validation" in splits:
+    if not had and splits.get("validation"):
         tell(f"no validation set: {len(splits['validation']):,} groups of the training data are held out")
     usable = {name: usable_groups(groups, f"{name} data") for name, groups in splits.items() if groups}
     for name, split in usable.items():

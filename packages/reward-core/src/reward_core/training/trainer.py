@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from ..errors import EmptyPromptWarning, InputError, PromptTruncatedWarning, TrainingError
-from ..ranking_file import RankedPrompt
+from ..rankings import RankedPrompt
 from ..reward_model import RewardModel
 from .batch_plan import BatchPlan
 from .config import TrainingConfig

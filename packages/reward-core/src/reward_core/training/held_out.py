@@ -1,30 +1,15 @@
-"""Which groups train, which choose the best weights, which test."""
+"""Prompts held out of the training data, to choose the best weights by."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
 from ..errors import InputError
-from ..ranking_file import RankedPrompt, read_rankings
+from ..rankings import RankedPrompt
 
 Splits = dict[str, list[RankedPrompt]]
-
-
-def read_data(data: Path, images: Path | None = None) -> Splits:
-    """FOLDER/train.json, validation.json and test.json, as far as they are there; or one file to train on.
-
-    Raises:
-        InputError: nothing to train on, or a file of another form.
-    """
-    if data.is_file():
-        return {"train": read_rankings(data, images)}
-    if not (data / "train.json").is_file():
-        raise InputError(f"{data}: no train.json there (see docs/data.md for the form)")
-    names = ("train", "validation", "test")
-    return {n: read_rankings(data / f"{n}.json", images) for n in names if (data / f"{n}.json").is_file()}
 
 
 def with_validation(splits: Mapping[str, Sequence[RankedPrompt]], share: float, seed: int) -> Splits:
