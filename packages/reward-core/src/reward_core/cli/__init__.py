@@ -12,21 +12,12 @@ import sys
 import warnings
 
 from ..errors import RewardCoreError
-from . import app, convert, evaluate, example, models, prepare, rank, score, train
+from . import app, convert, evaluate, example, install_extension, models, prepare, rank, score, train
 from .convert import add_convert_arguments
 
 __all__ = ["add_convert_arguments", "build_parser", "main", "run_command"]
 
-COMMANDS = (
-    rank,
-    score,
-    app,
-    evaluate,
-    prepare,
-    train,
-    models,
-    convert,
-    example,
+COMMANDS = (rank, score, app, evaluate, prepare, train, models, convert, install_extension, example)  # in the order of the help text
 )  # in the order of the help text
 
 

@@ -1,0 +1,199 @@
+"""``reward-core install-extension``: scoring inside Stable Diffusion WebUI or ComfyUI."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import shutil
+import sys
+import urllib.parse
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import InputError
+
+PACKAGE = Path(__file__).resolve().parents[1]
+SOURCE_FILE = "reward_core_source.json"
+
+
+@dataclass(frozen=True)
+class Host:
+    """A program that takes extensions, and how it is recognised.
+
+    signs: files that lie in its folder. folder: where extensions go. extension: the folder of ours in
+    tools/. sign_of_ours: a file of it, by which an earlier installation is known. steps: what comes next.
+    """
+
+    title: str
+    signs: tuple[str, ...]
+    folder: str
+    extension: str
+    installed_as: str
+    sign_of_ours: str
+    steps: str
+
+
+HOSTS = {
+    "webui": Host(
+        "Stable Diffusion WebUI (AUTOMATIC1111 or Forge)",
+        ("launch.py", "modules/scripts.py", "modules/processing.py"),
+        "extensions",
+        "sd_webui",
+        "sd-webui-image-reward",
+        "scripts/image_reward.py",
+        "Start the WebUI anew: its start runs the extension's install.py, and the accordion\n"
+        '"ImageReward - generate human preference scores" is in txt2img and img2img.',
+    ),
+    "comfyui": Host(
+        "ComfyUI",
+        ("main.py", "nodes.py", "execution.py", "folder_paths.py"),
+        "custom_nodes",
+        "comfyui",
+        "comfyui-reward-core",
+        "pick_and_save.py",
+        "Start ComfyUI anew: the nodes are under Add Node > reward, the workflows under Browse Templates.",
+    ),
+}
+
+
+def add_to(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "install-extension", help="put the extension for Stable Diffusion WebUI or ComfyUI into its folder"
+    )
+    parser.add_argument("host", choices=list(HOSTS))
+    parser.add_argument("path", type=Path, metavar="PATH", help="folder of the WebUI or of ComfyUI")
+    parser.add_argument(
+        "--link", action="store_true", help="link to this folder instead of copying: it changes with it"
+    )
+    parser.set_defaults(run=run_install_extension)
+
+
+def run_install_extension(args: argparse.Namespace) -> int:
+    host = HOSTS[args.host]
+    path = args.path.expanduser().resolve()
+    _check_host(host, path, args.host)
+    source = extension_folder(host.extension)
+    target = path / host.folder / host.installed_as
+    before = _check_target(host, target)
+    package = own_source()
+    target.parent.mkdir(exist_ok=True)
+    if args.link:
+        _link(source, target)
+    else:
+        _copy(source, target, package)
+    done = "linked" if args.link else "copied"
+    print(f"{done} {source}\n  to {target}{' (in place of an earlier one)' if before else ''}")
+    if args.host == "comfyui" or package is None:
+        what = f'"{package}"' if package else "./packages/reward-core  # in a checkout"
+        deps = "--no-deps " if args.host == "webui" else ""
+        print(
+            f'The host\'s own Python needs reward-core too:\n  "{_python_of(path)}" -m pip install {deps}{what}'
+        )
+    else:
+        print(f"install.py will install reward-core from {package}")
+    print(host.steps)
+    return 0
+
+
+def extension_folder(name: str) -> Path:
+    """Where an extension lies: in the installed package, or in the checkout's tools/."""
+    candidates = [PACKAGE / "extensions" / name, *(p / "tools" / name for p in PACKAGE.parents[3:4])]
+    for folder in candidates:
+        if folder.is_dir():
+            return folder
+    looked = ", ".join(map(str, candidates))
+    raise InputError(f"this installation of reward-core has no extension {name!r} (looked in {looked})")
+
+
+def own_source() -> str | None:
+    """From where this very reward-core was installed, in a form that pip takes, or None.
+
+    A checkout's folder, a wheel's path, or a git address pinned to its commit; never a name in an index.
+    """
+    checkout = PACKAGE.parents[1]
+    if (checkout / "pyproject.toml").is_file() and PACKAGE.parent.name == "src":
+        return str(checkout)
+    try:
+        text = importlib.metadata.distribution("reward-core").read_text("direct_url.json")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    if text is None:
+        return None
+    origin = json.loads(text)
+    url = origin["url"]
+    if "vcs_info" in origin:
+        url = f"{origin['vcs_info']['vcs']}+{url}@{origin['vcs_info']['commit_id']}"
+        if origin.get("subdirectory"):
+            url += f"#subdirectory={origin['subdirectory']}"
+        return url
+    if not url.startswith("file:"):
+        return url
+    path = urllib.request.url2pathname(urllib.parse.urlsplit(url).path)
+    return path if os.path.exists(path) else None
+
+
+def _check_host(host: Host, path: Path, name: str) -> None:
+    if not path.is_dir():
+        raise InputError(f"{path}: no such folder")
+    missing = [sign for sign in host.signs if not (path / sign).is_file()]
+    if not missing:
+        return
+    nearby = [path.parent, *(p for p in path.iterdir() if p.is_dir())]
+    better = [p for p in nearby if all((p / sign).is_file() for sign in host.signs)]
+    other = next((h for h in HOSTS.values() if all((path / sign).is_file() for sign in h.signs)), None)
+    hint = ""
+    if better:
+        hint = f"; try: reward-core install-extension {name} {better[0]}"
+    elif other is not None:
+        hint = f"; it is {other.title}"
+    raise InputError(f"{path}: not the folder of {host.title}: it has no {', '.join(missing)}{hint}")
+
+
+def _check_target(host: Host, target: Path) -> bool:
+    """True if an earlier installation of ours is there; an error if something else is."""
+    if not os.path.lexists(target):
+        return False
+    if target.is_symlink() or (target / host.sign_of_ours).is_file():
+        return True
+    raise InputError(f"{target}: something else is there; move it away first")
+
+
+def _copy(source: Path, target: Path, package: str | None) -> None:
+    """The folder appears whole: built beside its place, then renamed."""
+    new = target.with_name(f".{target.name}.new")
+    shutil.rmtree(new, ignore_errors=True)
+    shutil.copytree(source, new, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+    if package is not None:
+        (new / SOURCE_FILE).write_text(json.dumps({"source": package}) + "\n", encoding="utf-8")
+    _remove(target)
+    new.rename(target)
+
+
+def _link(source: Path, target: Path) -> None:
+    new = target.with_name(f".{target.name}.new")
+    _remove(new)
+    try:
+        new.symlink_to(source, target_is_directory=True)
+    except OSError as error:
+        raise InputError(f"{target}: cannot be linked ({error}); without --link it is copied") from error
+    _remove(target)
+    new.rename(target)
+
+
+def _remove(path: Path) -> None:
+    if path.is_symlink():
+        path.unlink()
+    elif path.exists():
+        shutil.rmtree(path)
+
+
+def _python_of(path: Path) -> str:
+    """The Python that a host runs with, where it keeps one of its own; else this one's name."""
+    for folder in (path / "venv", path / ".venv", path.parent / "python_embeded"):
+        for name in ("bin/python", "Scripts/python.exe", "python.exe"):
+            if (folder / name).exists():
+                return str(folder / name)
+    return "python" if sys.platform == "win32" else "python3"

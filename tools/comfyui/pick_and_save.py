@@ -1,0 +1,123 @@
+"""The nodes Pick Best / Filter and Save with Score."""
+
+from __future__ import annotations
+
+import logging
+
+import nodes
+from comfy_execution.graph_utils import ExecutionBlocker
+
+from .pictures import in_batches, single_pictures
+
+CATEGORY = "reward"
+STOP, KEEP, FAIL = "stop here", "keep the best", "fail"
+
+
+class PickBest:
+    """Pictures and scores -> the best of them, best first."""
+
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "Keeps the top_k pictures with the highest scores, and of these only such as reach the threshold. "
+        "Without any: what follows does not run, or the best one stays all the same, or it is an error."
+    )
+    INPUT_IS_LIST = True
+    RETURN_TYPES = ("IMAGE", "FLOAT", "INT", "STRING")
+    RETURN_NAMES = ("images", "scores", "indices", "prompts")
+    OUTPUT_IS_LIST = (True, True, True, True)
+    OUTPUT_TOOLTIPS = (
+        "one batch (several if sizes differ), best first",
+        "their scores",
+        "their places among the pictures given, from 0",
+        "their prompts, if prompts were given",
+    )
+    FUNCTION = "pick"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {
+            "required": {
+                "images": ("IMAGE",),
+                "scores": ("FLOAT", {"forceInput": True}),
+                "top_k": ("INT", {"default": 1, "min": 0, "max": 100000, "tooltip": "0: any number"}),
+                "use_threshold": ("BOOLEAN", {"default": False}),
+                "threshold": ("FLOAT", {"default": 0.0, "min": -1e6, "max": 1e6, "step": 0.01}),
+                "if_none": ([STOP, KEEP, FAIL],),
+            },
+            "optional": {"prompts": ("STRING", {"forceInput": True})},
+        }
+
+    def pick(self, images, scores, top_k, use_threshold, threshold, if_none, prompts=("",)):
+        pictures = single_pictures(images)
+        scores, prompts = _as_many("scores", scores, pictures), _as_many("prompts", prompts, pictures)
+        if not pictures:
+            raise ValueError("no pictures given")
+        order = sorted(range(len(pictures)), key=lambda i: -scores[i])  # equal scores stay in order
+        kept = order[: top_k[0] or None]
+        if use_threshold[0]:
+            kept = [i for i in kept if scores[i] >= threshold[0]]
+        text = f"{len(kept)} of {len(pictures)} kept"
+        if not kept:
+            text = f"none of {len(pictures)} pictures reaches {threshold[0]:g}; the best has {scores[order[0]]:.4f}"
+            if if_none[0] == FAIL:
+                raise ValueError(text)
+            logging.info("Pick Best: %s", text)
+            if if_none[0] == STOP:
+                return {"ui": {"text": [text]}, "result": (ExecutionBlocker(None),) * 4}
+            kept = order[:1]
+        picked = [[values[i] for i in kept] for values in (pictures, scores, prompts)]
+        return {"ui": {"text": [text]}, "result": (in_batches(picked[0]), picked[1], kept, picked[2])}
+
+
+class SaveWithScore:
+    """Pictures and scores -> PNG files that carry them."""
+
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "Saves pictures as Save Image does, workflow included, with the texts 'ImageReward Score' and, "
+        "if prompts are given, 'ImageReward Prompt' in each file."
+    )
+    INPUT_IS_LIST = True
+    RETURN_TYPES = ()
+    OUTPUT_NODE = True
+    FUNCTION = "save"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {
+            "required": {
+                "images": ("IMAGE",),
+                "scores": ("FLOAT", {"forceInput": True}),
+                "filename_prefix": ("STRING", {"default": "ComfyUI"}),
+            },
+            "optional": {"prompts": ("STRING", {"forceInput": True})},
+            "hidden": {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"},
+        }
+
+    def save(self, images, scores, filename_prefix, prompts=None, prompt=(None,), extra_pnginfo=(None,)):
+        pictures = single_pictures(images)
+        scores = _as_many("scores", scores, pictures)
+        saved = []
+        for i, (picture, score) in enumerate(zip(pictures, scores)):
+            texts = {**(extra_pnginfo[0] or {}), "ImageReward Score": round(score, 4)}
+            if prompts is not None:
+                texts["ImageReward Prompt"] = _as_many("prompts", prompts, pictures)[i]
+            # One at a time, as Save Image writes the same texts into all files of a call.
+            name = filename_prefix[0].replace("%batch_num%", str(i))
+            done = nodes.SaveImage().save_images(picture[None], name, prompt[0], texts)
+            saved += done["ui"]["images"]
+        return {"ui": {"images": saved}}
+
+
+def _as_many(what: str, values, pictures: list) -> list:
+    """As many values as pictures; a single prompt counts for all of them.
+
+    Raises:
+        ValueError: another number of them.
+    """
+    values = list(values)
+    if what == "prompts" and len(values) == 1:
+        return values * len(pictures)
+    if len(values) != len(pictures):
+        raise ValueError(f"{len(values)} {what} for {len(pictures)} pictures")
+    return values

@@ -1,0 +1,111 @@
+"""The one reward model that is loaded, kept until it is unloaded or another is asked for."""
+
+from __future__ import annotations
+
+import gc
+import importlib.util
+import os
+import threading
+from typing import Any
+
+NOT_INSTALLED = (
+    "the package reward-core is not installed in the WebUI's Python; see Install in the extension's README"
+)
+
+
+def model_names() -> list[str]:
+    """Names to choose from; folders are typed in."""
+    if importlib.util.find_spec("reward_core") is None:
+        return []
+    import reward_core
+
+    return reward_core.available_models()
+
+
+class ModelHolder:
+    """Loads on first use, scores one picture at a time, unloads on request."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._model: Any = None
+        self.name = ""
+
+    @property
+    def model(self) -> Any:
+        """The model that is loaded, or None."""
+        return self._model
+
+    def score(self, name: str, prompt: str, image: Any, device: Any) -> float:
+        """The reward of one PIL picture.
+
+        The model goes to ``device``; where that has no room left, it scores on the CPU instead.
+
+        Raises:
+            ImportError: reward-core is not installed.
+            reward_core.RewardCoreError: no such model, or a picture that cannot be scored.
+        """
+        import torch
+
+        with self._lock:
+            model = self._load(name, device)
+            try:
+                return model.score(prompt, image)
+            except (RuntimeError, MemoryError) as error:
+                if model.device.type == "cpu" or "out of memory" not in str(error).lower():
+                    raise
+            print("ImageReward: the graphics memory is full, so pictures are scored on the CPU")
+            with torch.inference_mode(False):
+                model.to("cpu")
+            _give_memory_back()
+            return model.score(prompt, image)
+
+    def unload(self) -> float:
+        """Free the model; returns the megabytes (10**6 bytes) that it took, 0 if none was loaded."""
+        with self._lock:
+            size = megabytes(self._model)
+            self._model, self.name = None, ""
+            _give_memory_back()
+            return size
+
+    def _load(self, name: str, device: Any) -> Any:
+        if self._model is not None and self.name == name:
+            return self._model
+        if importlib.util.find_spec("reward_core") is None:
+            raise ImportError(NOT_INSTALLED)
+        import torch
+
+        import reward_core
+
+        self.unload()
+        print(f"ImageReward: loading {name}")
+        path = os.path.expanduser(name)
+        # The host runs scripts in inference mode; tensors made in it could not be moved later.
+        with torch.inference_mode(False):
+            try:
+                model = reward_core.load(path, device=device)
+            except (RuntimeError, MemoryError) as error:
+                if "out of memory" not in str(error).lower():
+                    raise
+                _give_memory_back()
+                print("ImageReward: the graphics memory is full, so pictures are scored on the CPU")
+                model = reward_core.load(path, device="cpu")
+        self._model, self.name = model, name
+        return model
+
+
+def megabytes(model: Any) -> float:
+    """What a model's parameters and buffers take, in 10**6 bytes; 0 for None."""
+    if model is None:
+        return 0.0
+    return sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers())) / 1e6
+
+
+def _give_memory_back() -> None:
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+HOLDER = ModelHolder()

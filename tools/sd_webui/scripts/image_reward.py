@@ -1,0 +1,146 @@
+"""Scores every picture as it is made; the score is saved with it, and low ones can be left out.
+
+An always-visible script: it stands beside whatever else runs. Nothing is installed or loaded on import.
+"""
+
+import gradio as gr
+from modules import devices, images, scripts, shared
+
+# Imported here, not in functions: the host takes the extension's folder off sys.path after loading.
+from image_reward_webui.gallery import arrange, scores_line
+from image_reward_webui.model_holder import HOLDER, NOT_INSTALLED, megabytes, model_names
+from image_reward_webui.prompts import plain_prompt
+from image_reward_webui.run import Run, ScoredPicture
+from image_reward_webui.settings import DEFAULT_MODEL, read_settings
+
+TITLE = "ImageReward - generate human preference scores"
+# Scripts that make one generation after another and keep every picture that each gives. The others (X/Y/Z
+# plot, prompt matrix, SD upscale, loopback, ...) count on the pictures that they asked for.
+KEEPS_ANY_NUMBER = ("prompts_from_file.py",)
+
+
+class Script(scripts.Script):
+    def title(self):
+        return TITLE
+
+    def show(self, is_img2img):
+        return scripts.AlwaysVisible
+
+    def ui(self, is_img2img):
+        names = model_names()
+        with gr.Accordion(TITLE, open=False, elem_id=self.elem_id("accordion")):
+            if not names:
+                gr.Markdown(f"**Not ready:** {NOT_INSTALLED}.")
+            with gr.Row():
+                enabled = gr.Checkbox(False, label="Enable", elem_id=self.elem_id("enable"))
+                model = gr.Dropdown(
+                    names or [DEFAULT_MODEL],
+                    value=DEFAULT_MODEL,
+                    allow_custom_value=True,
+                    label="Reward model (a name, or the path of a saved folder or file)",
+                    elem_id=self.elem_id("model"),
+                )
+            with gr.Row():
+                filter_low = gr.Checkbox(
+                    False, label="Filter out images with low scores", elem_id=self.elem_id("filter")
+                )
+                limit = gr.Number(0, label="Lower score limit", elem_id=self.elem_id("limit"))
+                sort = gr.Checkbox(False, label="Sort by score, best first", elem_id=self.elem_id("sort"))
+            gr.Markdown(
+                "ImageReward-v1.0's scores are about N(0, 1) over generated pictures: 0 is average, about one in"
+                " six is above 1. The model is loaded on the first run (1.79 GB to download once, about"
+                " 1,790 MB of memory) and kept until it is unloaded."
+            )
+            with gr.Row():
+                unload = gr.Button("Unload Model From Memory", elem_id=self.elem_id("unload"))
+                status = gr.Markdown(_status(), elem_id=self.elem_id("status"))
+            unload.click(_unload, inputs=[], outputs=[status], show_progress=False)
+        return [enabled, model, filter_low, limit, sort]
+
+    def process(self, p, *args):
+        settings = read_settings(*args)
+        p.image_reward_run = Run(settings) if settings.enabled else None
+        if settings.enabled:
+            p.image_reward_run.show_in_infotexts(p.extra_generation_params, _forge_module_keys())
+            if settings.problem:
+                p.image_reward_run.note(f"ImageReward: {settings.problem}")
+
+    def postprocess_image_after_composite(self, p, pp, *args):
+        # Later than postprocess_image, still before saving: an inpainted part is back in its picture.
+        run = getattr(p, "image_reward_run", None)
+        if run is None or run.failed:
+            return
+        prompt = plain_prompt(p.prompts[p.batch_index], p.steps)
+        try:
+            with devices.without_autocast():
+                score = HOLDER.score(run.settings.model, prompt, pp.image, devices.get_optimal_device())
+        except Exception as error:  # whatever it is, the pictures must not be lost
+            run.failed = True
+            run.note(f"ImageReward: not scored: {str(error) or type(error).__name__}")
+            return
+        run.pictures[p.iteration, p.batch_index] = ScoredPicture(pp.image, score)
+        if not prompt:
+            run.note("ImageReward: the prompt is empty, so the score says how the picture is liked as such")
+        elif dropped := HOLDER.model.tokenizer.dropped_words(prompt):
+            run.note(f"ImageReward: the model reads the start of a long prompt; not read: {dropped}")
+
+    def postprocess(self, p, processed, *args):
+        run = getattr(p, "image_reward_run", None)
+        if run is None:
+            return
+        p.image_reward_run = None
+        run.hide_from_infotexts(p.extra_generation_params, _forge_module_keys())
+        if run.pictures and (run.settings.filter_low or run.settings.sort):
+            if _may_rearrange(p):
+                arrange(processed, run, lambda pictures: _grid(pictures, p.batch_size))
+            else:
+                run.note("ImageReward: the selected script needs every picture: nothing filtered or sorted")
+        if scores := scores_line(processed, run):
+            run.note(f"ImageReward Score: {scores}{_meaning(run)}")
+        if run.pictures and not processed.images:
+            run.note(f"ImageReward: {processed.info}")
+        for line in run.notes:
+            print(line)
+        processed.comments = getattr(processed, "comments", "") + "".join(f"{line}\n" for line in run.notes)
+
+
+def _may_rearrange(p):
+    """False while a script from the dropdown is in charge that counts on every picture."""
+    chosen = p.script_args[0] if p.script_args else 0
+    if not isinstance(chosen, int) or chosen == 0 or p.scripts is None:
+        return True
+    script = p.scripts.selectable_scripts[chosen - 1]
+    return str(script.filename).endswith(KEEPS_ANY_NUMBER)
+
+
+def _grid(pictures, batch_size):
+    if len(pictures) < 2 and shared.opts.grid_only_if_multiple:
+        return None
+    return images.image_grid(pictures, batch_size)
+
+
+def _forge_module_keys():
+    """Forge ends its parameters line with one key for each extra module that is chosen."""
+    modules = getattr(shared.opts, "forge_additional_modules", None) or []
+    return [f"Module {i}" for i in range(1, len(modules) + 1)]
+
+
+def _meaning(run):
+    """How the best score compares, where the model knows."""
+    best = max(picture.score for picture in run.pictures.values())
+    percentile = HOLDER.model.percentile(best) if HOLDER.model is not None else None
+    if percentile is None:
+        return ""
+    source = HOLDER.model.config.score_quantiles.source
+    return f" (best of this run: {best:.4f}, percentile {percentile:.0f}, {source})"
+
+
+def _status():
+    if HOLDER.model is None:
+        return "No reward model in memory."
+    return f"{HOLDER.name}: {megabytes(HOLDER.model):,.1f} MB in memory."
+
+
+def _unload():
+    name, freed = HOLDER.name, HOLDER.unload()
+    return f"{name} unloaded: {freed:,.1f} MB freed." if name else "No reward model in memory."
