@@ -58,7 +58,8 @@ class PickBest:
             kept = [i for i in kept if scores[i] >= threshold[0]]
         text = f"{len(kept)} of {len(pictures)} kept"
         if not kept:
-            text = f"none of {len(pictures)} pictures reaches {threshold[0]:g}; the best has {scores[order[0]]:.4f}"
+            best = scores[order[0]]
+            text = f"none of {len(pictures)} pictures reaches {threshold[0]:g}; the best has {best:.4f}"
             if if_none[0] == FAIL:
                 raise ValueError(text)
             logging.info("Pick Best: %s", text)

@@ -10,9 +10,10 @@ import comfy.model_management as memory
 import comfy.model_patcher
 import comfy.utils
 import folder_paths
-import reward_core
 import torch
 from torch import Tensor, nn
+
+import reward_core
 
 from .pictures import to_pixels
 

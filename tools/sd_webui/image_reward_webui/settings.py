@@ -48,8 +48,5 @@ def _number(value: object) -> tuple[float | None, str]:
         number = math.nan
     if isinstance(value, bool) or not math.isfinite(number):
         shown = "nothing" if value in (None, "") else repr(value)
-        return (
-            None,
-            f"the lower score limit must be a number such as 0.5, got {shown}; nothing is filtered out",
-        )
+        return None, f"nothing filtered out: the lower score limit must be a number such as 0.5, got {shown}"
     return number, ""

@@ -3,15 +3,13 @@
 An always-visible script: it stands beside whatever else runs. Nothing is installed or loaded on import.
 """
 
-import gradio as gr
-from modules import devices, images, scripts, shared
-
 # Imported here, not in functions: the host takes the extension's folder off sys.path after loading.
 from image_reward_webui.gallery import arrange, scores_line
 from image_reward_webui.model_holder import HOLDER, NOT_INSTALLED, megabytes, model_names
 from image_reward_webui.prompts import plain_prompt
 from image_reward_webui.run import Run, ScoredPicture
 from image_reward_webui.settings import DEFAULT_MODEL, read_settings
+from modules import devices, images, scripts, shared
 
 TITLE = "ImageReward - generate human preference scores"
 # Scripts that make one generation after another and keep every picture that each gives. The others (X/Y/Z
@@ -27,6 +25,8 @@ class Script(scripts.Script):
         return scripts.AlwaysVisible
 
     def ui(self, is_img2img):
+        import gradio as gr  # not needed to score
+
         names = model_names()
         with gr.Accordion(TITLE, open=False, elem_id=self.elem_id("accordion")):
             if not names:
@@ -47,8 +47,8 @@ class Script(scripts.Script):
                 limit = gr.Number(0, label="Lower score limit", elem_id=self.elem_id("limit"))
                 sort = gr.Checkbox(False, label="Sort by score, best first", elem_id=self.elem_id("sort"))
             gr.Markdown(
-                "ImageReward-v1.0's scores are about N(0, 1) over generated pictures: 0 is average, about one in"
-                " six is above 1. The model is loaded on the first run (1.79 GB to download once, about"
+                "ImageReward-v1.0's scores are about N(0, 1) over generated pictures: 0 is average, about one"
+                " in six is above 1. The model is loaded on the first run (1.79 GB to download once, about"
                 " 1,790 MB of memory) and kept until it is unloaded."
             )
             with gr.Row():
@@ -97,10 +97,10 @@ class Script(scripts.Script):
                 run.note("ImageReward: the selected script needs every picture: nothing filtered or sorted")
         if scores := scores_line(processed, run):
             run.note(f"ImageReward Score: {scores}{_meaning(run)}")
-        if run.pictures and not processed.images:
-            run.note(f"ImageReward: {processed.info}")
         for line in run.notes:
             print(line)
+        if run.pictures and not processed.images:
+            print(f"ImageReward: {processed.info}")  # the page shows it where the parameters stand
         processed.comments = getattr(processed, "comments", "") + "".join(f"{line}\n" for line in run.notes)
 
 

@@ -89,9 +89,8 @@ def run_install_extension(args: argparse.Namespace) -> int:
     if args.host == "comfyui" or package is None:
         what = f'"{package}"' if package else "./packages/reward-core  # in a checkout"
         deps = "--no-deps " if args.host == "webui" else ""
-        print(
-            f'The host\'s own Python needs reward-core too:\n  "{_python_of(path)}" -m pip install {deps}{what}'
-        )
+        print("The host's own Python needs reward-core too:")
+        print(f'  "{_python_of(path)}" -m pip install {deps}{what}')
     else:
         print(f"install.py will install reward-core from {package}")
     print(host.steps)

@@ -1,0 +1,239 @@
+"""The WebUI's extension in a small host: scores, infotexts, filter, sort, memory, failures."""
+
+import re
+import sys
+
+import pytest
+import torch
+from webui_host import Host, paint
+
+import reward_core as RM
+
+PROMPT = "a purple square below a small yellow circle"
+ON = (True, "tiny", False, 0, False)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.set_num_threads(1)
+    return RM.load("tiny", device="cpu")
+
+
+@pytest.fixture
+def host(tmp_path, monkeypatch):
+    host = Host(tmp_path)
+    for name, made in host.modules.items():
+        monkeypatch.setitem(sys.modules, name, made)
+    yield host
+    for name in [name for name in sys.modules if name.startswith("image_reward_webui")]:
+        del sys.modules[name]
+
+
+def scores(texts):
+    return [float(re.search(r", ImageReward Score: (-?\d+\.\d{4})$", text).group(1)) for text in texts]
+
+
+def generate(host, args, script=None, **settings):
+    prompt = settings.pop("prompt", PROMPT)
+    extra = {name: settings.pop(name) for name in ("masks", "stop_after") if name in settings}
+    p = host.generation(prompt, **settings)
+    vars(p).update(extra)
+    processed = host.process_images(p, script or host.load_script(), args)
+    assert host.errors == []
+    assert p.extra_generation_params == {}  # the next run of the same settings starts clean
+    return processed
+
+
+def pictures(processed):
+    return processed.images[processed.index_of_first_image :]
+
+
+# Scores
+
+
+def test_every_saved_file_ends_with_the_score_of_its_own_prompt(host, model):
+    prompts = [PROMPT, "a small red circle", PROMPT, "a green triangle"]
+    processed = generate(host, ON, prompt=prompts, batch_size=2, n_iter=2)
+    expected = [round(model.score(prompt, paint(prompt, 1 + i)), 4) for i, prompt in enumerate(prompts)]
+    assert scores(host.saved()) == expected
+    assert scores(processed.infotexts[1:]) == expected
+    assert [image.info["parameters"] for image in pictures(processed)] == host.saved()
+    assert "ImageReward" not in processed.infotexts[0]  # the grid has no score
+    assert "ImageReward Score: " + ", ".join(f"{e:.4f}" for e in expected) in processed.comments
+    assert "percentile" in processed.comments
+    assert len(set(expected)) == 4
+
+
+def test_off_means_nothing_happens(host):
+    processed = generate(host, (False, "tiny", True, 99, True), batch_size=2)
+    assert "ImageReward" not in "".join(processed.infotexts) + processed.comments
+    assert len(pictures(processed)) == 2
+    assert sys.modules["image_reward_webui.model_holder"].HOLDER.model is None
+
+
+def test_signs_of_the_webui_are_not_read_as_words(host, model):
+    prompt = "a (purple:1.3) square below a small yellow circle <lora:style:0.8>"
+    generate(host, ON, prompt=prompt)
+    assert scores(host.saved()) == [round(model.score(PROMPT, paint(PROMPT, 1)), 4)]
+
+
+def test_a_prompt_too_long_is_told(host):
+    script = host.load_script()
+    long = PROMPT + ", masterpiece" * 20
+    p = host.generation(PROMPT)
+    host.modules["modules.prompt_parser"].parse_prompt_attention = lambda text: [[long, 1.0]]
+    processed = host.process_images(p, script, ON)
+    assert "not read: " in processed.comments
+    assert host.errors == []
+
+
+def test_it_scores_below_whatever_script_is_chosen(host):
+    for chosen in ("scripts/xyz_grid.py", "scripts/prompts_from_file.py"):
+        processed = generate(host, ON, chosen=chosen)
+        assert len(scores(processed.infotexts)) == 1
+
+
+# The gallery
+
+
+def test_low_scores_leave_the_gallery_and_stay_on_the_disk(host):
+    processed = generate(host, (True, "tiny", True, 0.0, False), batch_size=2, n_iter=2)
+    all_scores = scores(host.saved())
+    kept = [i for i, score in enumerate(all_scores) if score >= 0]
+    assert 0 < len(kept) < 4 == len(all_scores)
+    assert scores(processed.infotexts[1:]) == [all_scores[i] for i in kept]
+    assert processed.all_seeds == [1 + i for i in kept]
+    assert len(pictures(processed)) == len(kept)
+    grid = processed.images[0]
+    assert grid.size == (64 * len(kept), 64)  # made anew of what is kept
+    assert "parameters" in grid.info
+    assert len(processed.all_prompts) == len(processed.all_subseeds) == len(kept)
+    assert processed.seed == processed.all_seeds[0]
+
+
+def test_one_that_is_left_needs_no_grid(host):
+    all_scores = scores(generate(host, ON, batch_size=3).infotexts[1:])
+    processed = generate(host, (True, "tiny", True, max(all_scores) - 1e-3, False), batch_size=3)
+    assert processed.index_of_first_image == 0
+    assert scores(processed.infotexts) == [max(all_scores)]
+
+
+def test_all_filtered_is_an_empty_gallery_with_a_message(host):
+    processed = generate(host, (True, "tiny", True, 99, True), batch_size=2)
+    assert processed.images == processed.infotexts == []
+    assert processed.index_of_first_image == 0
+    best = max(scores(host.saved()))
+    assert processed.info.startswith("No picture reached the lower score limit 99: 2 filtered out")
+    assert f"{best:.4f}" in processed.info
+    assert processed.all_prompts == [PROMPT] * 2  # the host's JSON needs the first
+
+
+def test_best_first(host):
+    processed = generate(host, (True, "tiny", False, 0, True), batch_size=4)
+    shown = scores(processed.infotexts[1:])
+    assert shown == sorted(scores(host.saved()), reverse=True) != scores(host.saved())
+    order = [scores(host.saved()).index(score) for score in shown]
+    assert processed.all_seeds == [1 + i for i in order]
+    first = next(iter(pictures(processed)))
+    assert first.tobytes() == paint(PROMPT, processed.all_seeds[0]).tobytes()
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_masks_go_with_their_pictures(host, masks):
+    processed = generate(host, (True, "tiny", True, 0.0, True), batch_size=4, masks=masks)
+    kept = sorted((score for score in scores(host.saved()) if score >= 0), reverse=True)
+    each = 2 if masks else 1
+    assert [image.mode for image in pictures(processed)] == ["RGB", "L"][:each] * len(kept)
+    assert scores(processed.infotexts[1:]) == [score for score in kept for _ in range(each)]
+
+
+def test_an_interrupted_generation_keeps_what_there_is(host):
+    processed = generate(host, (True, "tiny", True, -99, True), batch_size=4, stop_after=2)
+    assert len(pictures(processed)) == 2
+    assert len(processed.all_seeds) == 2 or processed.all_seeds == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "count"), [("scripts/xyz_grid.py", 2), ("scripts/prompts_from_file.py", 0), (None, 0)]
+)
+def test_never_filtered_where_a_script_counts_on_every_picture(host, chosen, count):
+    processed = generate(host, (True, "tiny", True, 99, True), batch_size=2, chosen=chosen)
+    assert len(pictures(processed)) == count
+    assert ("needs every picture" in processed.comments) == (count > 0)
+
+
+@pytest.mark.parametrize("limit", [None, "", "abc", float("nan"), float("inf"), True, [1]])
+def test_a_limit_that_is_no_number_is_told_and_filters_nothing(host, limit):
+    processed = generate(host, (True, "tiny", True, limit, False), batch_size=2)
+    assert len(pictures(processed)) == 2
+    assert "must be a number such as 0.5" in processed.comments
+
+
+def test_limits_come_as_text_too(host):
+    assert generate(host, (True, "tiny", True, " 99 ", False)).images == []
+
+
+# The model
+
+
+def test_the_model_is_loaded_once_and_survives_reload_ui(host):
+    generate(host, ON)
+    holder = sys.modules["image_reward_webui.model_holder"].HOLDER
+    loaded = holder.model
+    generate(host, ON, script=host.load_script())
+    assert sys.modules["image_reward_webui.model_holder"].HOLDER.model is loaded is not None
+    generate(host, (True, "tiny-judge", False, 0, False))
+    assert holder.model is not loaded
+    assert holder.name == "tiny-judge"
+
+
+def test_unloading_frees_and_says_how_much(host, model):
+    script = host.load_script()
+    unload = type(script).ui.__globals__["_unload"]  # what the button calls
+    assert unload() == "No reward model in memory."
+    generate(host, ON, script=script)
+    size = sum(t.numel() * t.element_size() for t in [*model.parameters(), *model.buffers()]) / 1e6
+    assert unload() == f"tiny unloaded: {size:,.1f} MB freed."
+    assert sys.modules["image_reward_webui.model_holder"].HOLDER.model is None
+    assert len(scores(generate(host, ON, script=script).infotexts)) == 1  # and loads again
+
+
+def test_a_folder_is_a_model_too(host, model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved") / "mine"
+    model.save_pretrained(folder)
+    generate(host, (True, f' "{folder}" ', False, 0, False))
+    assert scores(host.saved()) == [round(model.score(PROMPT, paint(PROMPT, 1)), 4)]
+
+
+def test_a_model_that_cannot_be_had_loses_no_picture(host):
+    processed = generate(host, (True, "/no/such/model", True, 0, True), batch_size=2)
+    assert len(pictures(processed)) == 2
+    assert "not scored: '/no/such/model' is neither" in processed.comments
+    assert processed.comments.count("not scored") == 1
+    assert "ImageReward" not in "".join(processed.infotexts)
+
+
+def test_scores_inside_the_hosts_inference_mode_and_after_it(host):
+    """The host samples in inference mode; a model loaded in it must work outside too, and be movable."""
+    with torch.inference_mode():
+        generate(host, ON)
+    holder = sys.modules["image_reward_webui.model_holder"].HOLDER
+    assert not any(parameter.is_inference() for parameter in holder.model.parameters())
+    assert len(scores(generate(host, ON).infotexts)) == 1
+
+
+# The page
+
+
+def test_the_controls(host):
+    gr = pytest.importorskip("gradio", reason="the page is made with gradio")
+    script = host.load_script()
+    with gr.Blocks():
+        enabled, name, filters, limit, sort = script.ui(False)
+    assert [c.value for c in (enabled, name, filters, limit, sort)] == [False, "ImageReward-v1.0", False, 0, False]
+    assert filters.label == "Filter out images with low scores"
+    assert limit.label == "Lower score limit"
+    assert [choice[0] for choice in name.choices] == RM.available_models()
+    assert script.title() == "ImageReward - generate human preference scores"
+    assert script.show(False) is script.show(True) is host.modules["modules.scripts"].AlwaysVisible
+    assert sys.modules["image_reward_webui.model_holder"].HOLDER.model is None  # nothing loaded at the start
