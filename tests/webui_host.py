@@ -1,7 +1,7 @@
 """A small Stable Diffusion WebUI: the interfaces that the extension uses, and the loop that calls it.
 
-It behaves where the extension meets it as AUTOMATIC1111 1.10.1 and Forge do: when which method is called, what
-a parameters line looks like, that an exception in a script is reported and the generation goes on.
+It behaves where the extension meets it as AUTOMATIC1111 1.10.1 and Forge do: when which method is called,
+what a parameters line looks like, that an exception in a script is reported and the generation goes on.
 """
 
 import contextlib
@@ -113,10 +113,12 @@ class Host:
         p.all_prompts = p.prompt if isinstance(p.prompt, list) else [p.prompt] * count
         p.all_seeds = [p.seed + i for i in range(count)]
         images, infotexts = [], []
-        for p.iteration in range(p.n_iter):
+        for iteration in range(p.n_iter):
+            p.iteration = iteration
             batch = slice(p.iteration * p.batch_size, (p.iteration + 1) * p.batch_size)
             p.prompts, p.seeds = p.all_prompts[batch], p.all_seeds[batch]
-            for p.batch_index in range(p.batch_size):
+            for i in range(p.batch_size):
+                p.batch_index = i
                 if p.stop_after is not None and len(infotexts) == p.stop_after:
                     break
                 halfway = self.infotext(p, p.batch_index)
@@ -180,8 +182,10 @@ class Host:
 
 
 def paint(prompt, seed):
-    """What the WebUI's sampler is here: a picture of the prompt, wrong in some way but for every third seed."""
-    scene = shapes.parse(parse_prompt(prompt)[0].replace("(", "").replace(":1.3)", "").strip() or "a red circle")
+    """The sampler: a picture of the prompt, wrong in some way but for every third seed."""
+    scene = shapes.parse(
+        parse_prompt(prompt)[0].replace("(", "").replace(":1.3)", "").strip() or "a red circle"
+    )
     rng = np.random.default_rng(seed)
     faults = () if seed % 3 == 0 else shapes.sample_faults(scene, rng, shapes.HELD_OUT, "held_out")
     return Image.fromarray(shapes.make_picture(scene, rng, faults, 64).pixels)

@@ -230,7 +230,13 @@ def test_the_controls(host):
     script = host.load_script()
     with gr.Blocks():
         enabled, name, filters, limit, sort = script.ui(False)
-    assert [c.value for c in (enabled, name, filters, limit, sort)] == [False, "ImageReward-v1.0", False, 0, False]
+    assert [c.value for c in (enabled, name, filters, limit, sort)] == [
+        False,
+        "ImageReward-v1.0",
+        False,
+        0,
+        False,
+    ]
     assert filters.label == "Filter out images with low scores"
     assert limit.label == "Lower score limit"
     assert [choice[0] for choice in name.choices] == RM.available_models()
