@@ -53,7 +53,7 @@ class Script(scripts.Script):
             )
             with gr.Row():
                 unload = gr.Button("Unload Model From Memory", elem_id=self.elem_id("unload"))
-                status = gr.Markdown(_status(), elem_id=self.elem_id("status"))
+                status = gr.Markdown(_status, elem_id=self.elem_id("status"))
             unload.click(_unload, inputs=[], outputs=[status], show_progress=False)
         return [enabled, model, filter_low, limit, sort]
 
