@@ -117,6 +117,9 @@ class Host:
             p.iteration = iteration
             batch = slice(p.iteration * p.batch_size, (p.iteration + 1) * p.batch_size)
             p.prompts, p.seeds = p.all_prompts[batch], p.all_seeds[batch]
+            p.extra_generation_params["VAE Decoder"] = (
+                "Full"  # known only now, as some of the host's keys are
+            )
             for i in range(p.batch_size):
                 p.batch_index = i
                 if p.stop_after is not None and len(infotexts) == p.stop_after:

@@ -79,6 +79,8 @@ class Script(scripts.Script):
             run.note(f"ImageReward: not scored: {str(error) or type(error).__name__}")
             return
         run.pictures[p.iteration, p.batch_index] = ScoredPicture(pp.image, score)
+        # Once more, as sampling may have added keys since: the score stays the last.
+        run.show_in_infotexts(p.extra_generation_params, _forge_module_keys())
         if not prompt:
             run.note("ImageReward: the prompt is empty, so the score says how the picture is liked as such")
         elif dropped := HOLDER.model.tokenizer.dropped_words(prompt):
