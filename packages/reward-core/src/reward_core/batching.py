@@ -38,7 +38,7 @@ def in_batches(compute: Callable[[range], T], count: int, size: int) -> Iterator
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether less at once might work."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
         return True
     # On the CPU (and on mps) torch raises a plain RuntimeError; the last words are oneDNN's.
     signs = ("allocate memory", "out of memory", "could not create a primitive")
