@@ -1,0 +1,1 @@
+"""Rewards inside other libraries. Nothing here is imported unless asked for by name."""
