@@ -1,0 +1,211 @@
+"""The mean reward of generated pictures as a torchmetrics metric. Extra: ``torchmetrics``.
+
+from reward_core.integrations.torchmetrics import RewardScore
+
+metric = RewardScore("ImageReward-v1.0")
+metric.update(images, prompts)
+metric.compute()
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..errors import ImageError, InputError, MissingExtraError
+from ..image_file import ImageSource
+from ..scorer import Scorer
+
+try:
+    from torchmetrics import Metric
+    from torchmetrics.utilities.data import dim_zero_cat
+except ImportError as error:
+    raise MissingExtraError("reward_core.integrations.torchmetrics", "torchmetrics") from error
+
+REDUCTIONS = ("mean", "none")
+
+
+class RewardScore(Metric):
+    """Mean reward, or the reward of each sample, of (picture, prompt) pairs.
+
+    For ImageReward-v1.0 a reward is about N(0, 1) over generated pictures; there are no bounds.
+
+    Float tensors pass through the model's differentiable door, so what calling the metric gives has a
+    gradient with respect to them; 8-bit tensors, PIL pictures and paths are read exactly as from a file.
+
+    The model is no part of the metric's ``state_dict`` (a training checkpoint does not grow by it), copies of
+    the metric share it, and it moves to the metric's device at the first update there.
+
+    Args:
+        model: a name or folder for ``reward_core.load`` (or ``load_score``), or any Scorer. A name is loaded
+            at the first update, and a pickled metric holds the name alone.
+        reduction: "mean", or "none" for the rewards of all samples, in the order of the updates; of several
+            processes, in the order of their ranks.
+        batch_size: pairs computed at once where no gradient is asked for.
+        kwargs: of ``torchmetrics.Metric``.
+    """
+
+    is_differentiable: bool = True
+    higher_is_better: bool = True
+    full_state_update: bool = False
+
+    total: Tensor
+    count: Tensor
+    rewards: list[Tensor]
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | Scorer = "ImageReward-v1.0",
+        *,
+        reduction: str = "mean",
+        batch_size: int | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        if reduction not in REDUCTIONS:
+            raise InputError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
+        self.reduction, self.batch_size = reduction, batch_size
+        self._model = _Model(model)
+        if reduction == "mean":
+            self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
+            self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
+        else:
+            self.add_state("rewards", [], dist_reduce_fx="cat")
+
+    @property
+    def scorer(self) -> Scorer:
+        """The model, loaded by now."""
+        return self._model.on(self.device)
+
+    def update(self, images: Tensor | Sequence[Tensor | ImageSource], prompts: str | Sequence[str]) -> None:
+        """Add pairs.
+
+        Args:
+            images: (N, 3, H, W) or (3, H, W), uint8 or float in [0, 1]; or a list of such (3, H, W) tensors,
+                PIL pictures or paths, of any sizes.
+            prompts: N strings, or one for a single picture.
+
+        Raises:
+            InputError: pictures of another shape, dtype or range; lengths that differ.
+            ImageError: a picture that cannot be read.
+        """
+        rewards = self._rewards(images, [prompts] if isinstance(prompts, str) else list(prompts))
+        if self.reduction == "mean":
+            self.total = self.total + rewards.sum()
+            self.count = self.count + len(rewards)
+        else:
+            self.rewards.append(rewards)
+
+    def compute(self) -> Tensor:
+        """The mean reward, (), or all rewards (N,)."""
+        if self.reduction == "none":
+            return dim_zero_cat(self.rewards) if len(self.rewards) else torch.zeros(0, device=self.device)
+        return self.total / self.count  # of nothing: NaN
+
+    def plot(self, val: Tensor | Sequence[Tensor] | None = None, ax: Any = None) -> Any:
+        """Plot one value, or several as they came; needs matplotlib. Returns (figure, axes)."""
+        return self._plot(val, ax)
+
+    def _reduce_states(self, incoming_state: dict[str, Any]) -> None:
+        super()._reduce_states(incoming_state)
+        if self.reduction == "none":
+            # After forward() the batch's rewards still hold their graph, and with it the model's activations.
+            self.rewards = [rewards.detach() for rewards in self.rewards]
+
+    def _rewards(self, images: Any, prompts: list[str]) -> Tensor:
+        pictures = _as_list(images)
+        if len(pictures) != len(prompts):
+            raise InputError(f"{len(prompts)} prompts but {len(pictures)} pictures")
+        scorer = self.scorer
+        floats = [i for i, p in enumerate(pictures) if isinstance(p, Tensor) and p.is_floating_point()]
+        if floats and len(floats) == len(pictures) and hasattr(scorer, "rewards_from_pixels"):
+            return self._from_floats(scorer, pictures, prompts)
+        readable = [_to_pil(p) if isinstance(p, Tensor) else p for p in pictures]
+        options = {} if self.batch_size is None else {"batch_size": self.batch_size}
+        return torch.as_tensor(scorer.score_pairs(prompts, readable, **options)).float().to(self.device)
+
+    def _from_floats(self, scorer: Any, pictures: list[Tensor], prompts: list[str]) -> Tensor:
+        size = self.batch_size or len(pictures)
+        rewards: list[Tensor] = []
+        start = 0
+        while start < len(pictures):
+            stop = start + 1  # as many as are of one size
+            while stop < min(len(pictures), start + size) and pictures[stop].shape == pictures[start].shape:
+                stop += 1
+            pixels = torch.stack(pictures[start:stop])
+            rewards.append(scorer.rewards_from_pixels(pixels, prompts[start:stop]).float().to(self.device))
+            start = stop
+        return torch.cat(rewards)
+
+
+class _Model:
+    """A model by name or itself. Copies of a metric share it, and a pickle of a named one holds the name."""
+
+    def __init__(self, source: str | os.PathLike[str] | Scorer):
+        if not isinstance(source, (str, os.PathLike, Scorer)):
+            raise InputError(
+                f"a model's name or folder, or a Scorer, was expected, got {type(source).__name__}"
+            )
+        self.source = source
+        self.loaded = None if isinstance(source, (str, os.PathLike)) else source
+
+    def on(self, device: torch.device) -> Any:
+        if self.loaded is None:
+            from ..load import load, load_score
+            from ..registry import SCORES
+
+            self.loaded = (load_score if str(self.source) in SCORES else load)(self.source, device=device)
+        if isinstance(self.loaded, torch.nn.Module):
+            self.loaded.to(device)
+        return self.loaded
+
+    def __deepcopy__(self, memo: dict) -> _Model:
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        named = isinstance(self.source, (str, os.PathLike))
+        return {"source": self.source, "loaded": None if named else self.loaded}
+
+
+def _as_list(images: Any) -> list[Any]:
+    """A list of (3, H, W) tensors, PIL pictures and paths, checked."""
+    if isinstance(images, Tensor):
+        if images.ndim not in (3, 4):
+            raise InputError(f"pictures must be (N, 3, H, W), got a tensor of shape {tuple(images.shape)}")
+        images = list(images) if images.ndim == 4 else [images]
+    elif isinstance(images, (str, os.PathLike, Image.Image)):
+        images = [images]
+    pictures = list(images)
+    if not pictures:
+        raise InputError("no pictures given")
+    for i, picture in enumerate(pictures):
+        if isinstance(picture, Tensor):
+            _check_tensor(f"picture {i}", picture)
+    return pictures
+
+
+def _check_tensor(name: str, picture: Tensor) -> None:
+    described = f"a tensor of shape {tuple(picture.shape)} and {picture.dtype}"
+    if picture.ndim != 3 or picture.shape[0] != 3 or 0 in picture.shape:
+        raise InputError(f"{name}: (3, H, W) was expected, got {described}")
+    if picture.dtype == torch.uint8:
+        return
+    if not picture.is_floating_point():
+        raise InputError(f"{name}: uint8, or float in [0, 1], was expected, got {described}")
+    low, high = picture.detach().aminmax()
+    # Resampling and decoders go over the edge by rounding; levels 0-255 or [-1, 1] are another thing.
+    if not (low >= -1e-3 and high <= 1 + 1e-3):
+        raise ImageError(
+            name, f"float pictures lie in [0, 1]; these in [{low.item():.3g}, {high.item():.3g}]"
+        )
+
+
+def _to_pil(picture: Tensor) -> Image.Image:
+    if picture.is_floating_point():
+        picture = picture.detach().clamp(0, 1).mul(255).round().to(torch.uint8)
+    return Image.fromarray(picture.permute(1, 2, 0).cpu().numpy())
