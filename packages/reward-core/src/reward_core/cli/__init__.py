@@ -12,12 +12,37 @@ import sys
 import warnings
 
 from ..errors import RewardCoreError
-from . import app, convert, evaluate, example, install_extension, models, prepare, rank, score, train
+from . import (
+    app,
+    convert,
+    evaluate,
+    example,
+    install_extension,
+    models,
+    prepare,
+    rank,
+    score,
+    sort,
+    tag,
+    train,
+)
 from .convert import add_convert_arguments
 
 __all__ = ["add_convert_arguments", "build_parser", "main", "run_command"]
 
-COMMANDS = (rank, score, app, evaluate, prepare, train, models, convert, install_extension, example)  # in the order of the help text
+COMMANDS = (
+    rank,
+    score,
+    tag,
+    sort,
+    app,
+    evaluate,
+    prepare,
+    train,
+    models,
+    convert,
+    install_extension,
+    example,
 )  # in the order of the help text
 
 

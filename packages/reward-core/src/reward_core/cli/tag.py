@@ -1,0 +1,148 @@
+"""``reward-core tag``: scores into the metadata of pictures."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ImageError, InputError
+from ..metadata import SCORE_KEY, FoundPrompt, read_prompt, read_score, write_score
+from ..sorting import pictures_in
+from ..tables import print_table
+from .common import batch, load_model, report_failures, scoring_options, with_progress
+
+if TYPE_CHECKING:
+    from ..scorer import ScoredRow
+
+
+def add_to(commands: argparse._SubParsersAction) -> None:
+    tag = commands.add_parser(
+        "tag",
+        parents=[scoring_options()],
+        help="write scores into pictures' metadata (PNG, JPEG, WebP)",
+        description="Scores pictures and writes the scores into their metadata; nothing else in the files "
+        "changes, and their times stay.",
+    )
+    tag.add_argument("images", nargs="+", metavar="IMAGE", help="files, or folders of pictures")
+    prompt = tag.add_mutually_exclusive_group(required=True)
+    prompt.add_argument("--prompt", help="one prompt for all pictures")
+    prompt.add_argument(
+        "--prompt-from-metadata",
+        action="store_true",
+        help="each picture's own: AUTOMATIC1111, ComfyUI, plain texts, or picture.txt beside it",
+    )
+    tag.add_argument("--key", default=SCORE_KEY, help='name of the score (default: "%(default)s")')
+    tag.add_argument("--skip-tagged", action="store_true", help="leave out those that carry a score already")
+    tag.add_argument("--dry-run", action="store_true", help="score, but write nothing")
+    tag.add_argument("--json", action="store_true", help="one JSON document on stdout instead of a table")
+    tag.set_defaults(run=run_tag)
+
+
+@dataclass(frozen=True)
+class _Tagged:
+    row: ScoredRow
+    source: str  # of the prompt
+
+
+def run_tag(args: argparse.Namespace) -> int:
+    if not args.key.strip() or any(c in args.key for c in ',:"\n'):
+        raise InputError(f"--key: a name without commas, colons and quotes was expected, got {args.key!r}")
+    found, skipped, failed = _find(args)
+    tagged, model = [], None
+    if found:
+        model = load_model(args)
+        for done in with_progress(_tag(model, found, args), total=len(found)):
+            (tagged if done.row.error is None else failed).append(done)
+    failures = [done.row for done in failed]
+    if args.json:
+        print(json.dumps(_document(args, model, tagged, skipped, failures), ensure_ascii=False, indent=1))
+    elif tagged:
+        _print(args, tagged)
+    if skipped and not args.json:
+        print(f"{len(skipped)} carried a score already")
+    return report_failures(failures)
+
+
+def _find(args: argparse.Namespace) -> tuple[list[tuple[Path, FoundPrompt]], list[Path], list[_Tagged]]:
+    """Pictures with their prompts, those to skip, and those without a prompt."""
+    found, skipped, failed = [], [], []
+    for image in _pictures(args.images):
+        try:
+            if args.skip_tagged and read_score(image, args.key) is not None:
+                skipped.append(image)
+                continue
+            prompt = FoundPrompt(args.prompt, "given") if args.prompt is not None else read_prompt(image)
+            found.append((image, prompt))
+        except ImageError as error:
+            failed.append(_failure(image, error.reason))
+    return found, skipped, failed
+
+
+def _tag(model: Any, found: list[tuple[Path, FoundPrompt]], args: argparse.Namespace) -> Iterator[_Tagged]:
+    """Each picture as it is scored and written: what is done stays done when the rest is interrupted."""
+    prompts, images = [prompt.text for _, prompt in found], [image for image, _ in found]
+    for (image, prompt), row in zip(found, model.score_rows(prompts, images, **batch(args))):
+        if row.error is None and not args.dry_run:
+            try:
+                write_score(image, args.key, row.score)
+            except ImageError as error:
+                yield _failure(image, error.reason)
+                continue
+        yield _Tagged(row, prompt.source)
+
+
+def _pictures(names: list[str]) -> list[Path]:
+    pictures: dict[Path, None] = {}
+    for name in names:
+        path = Path(name)
+        inside = pictures_in(path) if path.is_dir() else [path]
+        if not inside:
+            raise InputError(f"{name}: no PNG, JPEG or WebP pictures in this folder")
+        pictures.update(dict.fromkeys(inside))
+    return list(pictures)
+
+
+def _failure(image: Path, reason: str) -> _Tagged:
+    from ..scorer import ScoredRow
+
+    return _Tagged(ScoredRow("", str(image), None, reason), "")
+
+
+def _document(
+    args: argparse.Namespace, model: Any, tagged: list[_Tagged], skipped: list[Path], failed: list[ScoredRow]
+) -> dict[str, Any]:
+    results = [
+        {
+            "image": done.row.image,
+            "prompt": done.row.prompt,
+            "prompt_source": done.source,
+            "score": done.row.score,
+            "percentile": model.percentile(done.row.score),
+        }
+        for done in tagged
+    ]
+    return {
+        "model": args.model,
+        "key": args.key,
+        "written": not args.dry_run,
+        "results": results,
+        "skipped": [str(image) for image in skipped],
+        "failed": [{"image": row.image, "error": row.error} for row in failed],
+    }
+
+
+def _print(args: argparse.Namespace, tagged: list[_Tagged]) -> None:
+    from rich.table import Table
+
+    caption = "nothing written (--dry-run)" if args.dry_run else f"written as {args.key!r}"
+    table = Table("picture", "score", "prompt", "prompt from", caption=caption)
+    for column in table.columns[:1]:
+        column.overflow = "fold"
+    for done in tagged:
+        prompt = done.row.prompt if len(done.row.prompt) <= 60 else done.row.prompt[:57] + "..."
+        table.add_row(done.row.image, f"{done.row.score:.4f}", prompt, done.source)
+    print_table(table)

@@ -1,0 +1,109 @@
+"""EXIF, as far as texts go: read them, and change the UserComment with every other byte left in place.
+
+EXIF is a TIFF file: directories of 12-byte entries, whose values, if longer than 4 bytes, lie elsewhere.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+EXIF_DIRECTORY, USER_COMMENT = 0x8769, 0x9286
+ASCII_TAGS = {0x010E: "ImageDescription", 0x010F: "Make", 0x0110: "Model", 0x0131: "Software"}
+ASCII, UNDEFINED = 2, 7
+UNICODE, PLAIN = b"UNICODE\0", b"ASCII\0\0\0"
+
+
+class DamagedExif(ValueError):
+    """The block is no TIFF, or points outside itself."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    tag: int
+    kind: int
+    count: int
+    place: int  # of the entry in the block
+    offset: int  # of the value
+
+
+def texts(block: bytes) -> dict[str, str]:
+    """Names of EXIF (ImageDescription, Make, UserComment, ...) -> texts, without the empty ones."""
+    found = {}
+    order, entries = _entries(block)
+    for entry in entries:
+        raw = block[entry.offset : entry.offset + entry.count]
+        if entry.tag in ASCII_TAGS and entry.kind == ASCII:
+            found[ASCII_TAGS[entry.tag]] = raw.rstrip(b"\0").decode("utf-8", "replace")
+        elif entry.tag == USER_COMMENT:
+            found["UserComment"] = _comment(raw, order)[0]
+    return {name: text for name, text in found.items() if text.strip()}
+
+
+def with_user_comment(block: bytes, text: str) -> bytes:
+    """The block with another text in its UserComment, which it must have.
+
+    A longer text goes to the end of the block, a shorter one over the old; nothing else moves.
+    """
+    order, entries = _entries(block)
+    entry = next(entry for entry in entries if entry.tag == USER_COMMENT)
+    raw = block[entry.offset : entry.offset + entry.count]
+    new = _encoded(text, *_comment(raw, order)[1:])
+    value_end = entry.offset + entry.count
+    if value_end == len(block) and entry.count > 4:
+        offset, changed = entry.offset, block[: entry.offset] + new
+    elif len(new) <= entry.count:
+        offset, changed = entry.offset, block[: entry.offset] + new + block[entry.offset + len(new) :]
+    else:
+        offset = len(block) + len(block) % 2
+        changed = block.ljust(offset, b"\0") + new
+    header = struct.pack(order + "HHII", USER_COMMENT, UNDEFINED, len(new), offset)
+    return changed[: entry.place] + header + changed[entry.place + 12 :]
+
+
+def _entries(block: bytes) -> tuple[str, list[Entry]]:
+    """Byte order, and the entries of the first directory and of EXIF's own."""
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(block[:4])
+    if order is None:
+        raise DamagedExif("its EXIF block does not begin as a TIFF file")
+    try:
+        (first,) = struct.unpack_from(order + "I", block, 4)
+        entries = _directory(block, order, first)
+        for entry in list(entries):
+            if entry.tag == EXIF_DIRECTORY:
+                (place,) = struct.unpack_from(order + "I", block, entry.place + 8)
+                entries += _directory(block, order, place)
+    except struct.error as error:
+        raise DamagedExif("its EXIF block is cut off") from error
+    return order, entries
+
+
+def _directory(block: bytes, order: str, place: int) -> list[Entry]:
+    (count,) = struct.unpack_from(order + "H", block, place)
+    entries = []
+    for at in range(place + 2, place + 2 + 12 * count, 12):
+        tag, kind, number, offset = struct.unpack_from(order + "HHII", block, at)
+        if kind in (ASCII, UNDEFINED):  # one byte each
+            offset = at + 8 if number <= 4 else offset
+            if offset + number > len(block):
+                raise DamagedExif("an entry of its EXIF block points outside")
+        entries.append(Entry(tag, kind, number, at, offset))
+    return entries
+
+
+def _comment(raw: bytes, order: str) -> tuple[str, bytes, str]:
+    """(text, character code, encoding) of a UserComment."""
+    code, content = raw[:8], raw[8:]
+    if code == UNICODE:
+        # The standard says UTF-16 and forgets the byte order; most texts have more zeros on one side.
+        even, odd = content[0::2].count(0), content[1::2].count(0)
+        little = odd > even if odd != even else order == "<"
+        encoding = "utf-16-le" if little else "utf-16-be"
+        return content.decode(encoding, "replace").lstrip("\ufeff").rstrip("\0"), code, encoding
+    if code in (PLAIN, bytes(8)):
+        return content.decode("utf-8", "replace").rstrip("\0"), code, "utf-8"
+    return raw.decode("utf-8", "replace").rstrip("\0"), b"", "utf-8"  # written without a code
+
+
+def _encoded(text: str, code: bytes, encoding: str) -> bytes:
+    return code + text.encode(encoding)

@@ -1,0 +1,112 @@
+"""AUTOMATIC1111's infotext: the prompt, "Negative prompt: ...", and a last line of "Key: value, Key: value".
+
+The form is the WebUI's (modules/infotext_utils.py): a last line with three fields at least is the settings.
+"""
+
+from __future__ import annotations
+
+import re
+
+_FIELD = re.compile(r'\s*(\w[\w \-/]*?):\s*("(?:[^"\\]|\\.)*"|[^,]*)(?:,|$)')
+_NEGATIVE = re.compile(r"^negative prompt:", re.IGNORECASE)
+_NETWORK = re.compile(r"<\w+:[^<>]*>")  # <lora:name:0.8>, <hypernet:...>
+_WEIGHT = re.compile(r":\s*[+-]?(?:\d+\.?\d*|\.\d+)\s*$")
+
+
+def split(text: str) -> tuple[str, dict[str, str]] | None:
+    """(prompt, settings) of an infotext; None where the text has no line of settings."""
+    body, line, _ = _last_line(text)
+    fields = _fields(line)
+    if fields is None:
+        return None
+    prompt: list[str] = []
+    for row in body.split("\n"):
+        if _NEGATIVE.match(row.strip()):
+            break
+        prompt.append(row)
+    return "\n".join(prompt).strip(), fields
+
+
+def get(text: str, key: str) -> str | None:
+    """The value of a setting; None if there is none, or no line of settings."""
+    parts = split(text)
+    return None if parts is None else parts[1].get(key)
+
+
+def put(text: str, key: str, value: str) -> str | None:
+    """The infotext with a setting as its last one, an old value of it gone; None without such a line."""
+    body, line, tail = _last_line(text)
+    if _fields(line) is None:
+        return None
+    while old := next((m for m in _FIELD.finditer(line) if m[1] == key), None):
+        before, after = line[: old.start()], line[old.end() :]
+        line = before + after if after.strip() else before.rstrip().removesuffix(",")
+    return f"{body}{line.rstrip().removesuffix(',')}, {key}: {value}{tail}"
+
+
+def _last_line(text: str) -> tuple[str, str, str]:
+    """All before the last line that is not blank, that line, and the blanks behind it."""
+    content = text.rstrip()
+    start = content.rfind("\n") + 1
+    return content[:start], content[start:], text[len(content) :]
+
+
+def _fields(line: str) -> dict[str, str] | None:
+    fields = {m[1]: m[2].strip() for m in _FIELD.finditer(line)}
+    return fields if len(fields) >= 3 or "Steps" in fields else None
+
+
+def plain(prompt: str, steps: int = 20, brackets: bool = True) -> str:
+    """What a reader sees in a prompt: no ``<lora:...>``, no weights, no BREAK, of changes the last state.
+
+    Args:
+        prompt: in the WebUI's notation, or (``brackets=False``) in ComfyUI's, which knows ( ) alone.
+        steps: of the sampler; says which of ``[a|b]`` came last.
+    """
+    text = _NETWORK.sub("", prompt) if brackets else prompt
+    words, _ = _read(text, 0, "", steps, brackets)
+    if brackets:
+        words = re.sub(r"\bBREAK\b", " ", words)
+    return re.sub(r"\s+([,.])", r"\1", " ".join(words.split())).strip(" ,")
+
+
+def _read(text: str, i: int, close: str, steps: int, brackets: bool) -> tuple[str, int]:
+    """Plain words from place i up to the closing sign, and the place behind it."""
+    parts, begin = [""], i  # split at ":" and "|" of the same depth
+    signs: list[str] = []
+    while i < len(text):
+        c = text[i]
+        if c == "\\" and i + 1 < len(text) and text[i + 1] in "()[]\\":
+            parts[-1] += text[i + 1]
+            i += 2
+        elif c == close:
+            return _resolve(parts, signs, close, steps), i + 1
+        elif c == "(" or (brackets and c == "["):
+            inner, i = _read(text, i + 1, ")" if c == "(" else "]", steps, brackets)
+            parts[-1] += inner
+        elif close == "]" and c in ":|":
+            signs.append(c)
+            parts.append("")
+            i += 1
+        else:
+            parts[-1] += c
+            i += 1
+    if close:  # never closed: then the sign was one of the text
+        opening = "(" if close == ")" else "["
+        return opening + text[begin:], i
+    return parts[0], i
+
+
+def _resolve(parts: list[str], signs: list[str], close: str, steps: int) -> str:
+    if close == ")":
+        return _WEIGHT.sub("", parts[0])
+    if "|" in signs:  # one of them a step, in turn
+        return parts[(max(steps, 1) - 1) % len(parts)]
+    if len(parts) == 1:  # less weight
+        return parts[0]
+    if re.fullmatch(r"\s*\d*\.?\d+\s*", parts[-1]):
+        when = float(parts[-1])
+        reached = when < steps if when >= 1 and "." not in parts[-1] else when < 1
+        before, after = (parts[0], parts[1]) if len(parts) > 2 else ("", parts[0])
+        return after if reached else before
+    return ":".join(parts)

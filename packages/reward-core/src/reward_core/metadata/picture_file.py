@@ -1,0 +1,197 @@
+"""Texts and scores of picture files, whatever their format; a file is written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import stat
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from ..errors import ImageError, ImageNotFoundError
+from . import exif, infotext, jpeg, png, webp, xmp
+
+T = TypeVar("T")
+FORMATS = "PNG, JPEG and WebP"
+_DAMAGED = (png.DamagedPng, jpeg.DamagedJpeg, webp.DamagedWebp, exif.DamagedExif, xmp.StrangeXmp)
+
+
+def read_texts(path: str | os.PathLike[str]) -> dict[str, str]:
+    """Names -> texts of a picture's metadata.
+
+    PNG's texts have their keywords; those of EXIF the names of its tags (UserComment, ...), XMP's description
+    is "dc:description", a JPEG comment "Comment".
+
+    Raises:
+        ImageError: no file there, not a PNG, JPEG or WebP file, or a damaged one.
+    """
+    return _guarded(path, _texts)
+
+
+def read_score(path: str | os.PathLike[str], key: str) -> float | None:
+    """The score that a picture carries under that key; None if it carries none. Errors: as read_texts."""
+
+    def read(data: bytes) -> str | None:
+        texts = _texts(data)
+        for name in ("parameters", "UserComment"):
+            if name in texts and (value := infotext.get(texts[name], key)) is not None:
+                return value
+        packet = _xmp(data)
+        return texts.get(key) or (xmp.get(packet, key) if packet else None)
+
+    value = _guarded(path, read)
+    if value is None:
+        return None
+    try:
+        return float(value)
+    except ValueError:
+        raise ImageError(os.fspath(path), f"its {key!r} is no number: {value[:40]!r}") from None
+
+
+def write_score(path: str | os.PathLike[str], key: str, score: float) -> None:
+    """Write a score into a picture's metadata; pixels and all other metadata stay byte for byte.
+
+    It goes where the picture already carries one under that key, else to the end of AUTOMATIC1111's settings
+    ("parameters", or EXIF's UserComment), else to a text of its own (PNG) or a value in XMP (JPEG, WebP).
+    The file's times and permissions stay.
+
+    Raises:
+        ImageError: no such file, another format, damaged, animated, read-only, no room, or changed meanwhile.
+    """
+    target = os.path.realpath(path)  # a link goes on leading to the same file
+    name = os.fspath(path)
+    data = _read(name)
+    before = os.stat(target)
+    if not before.st_mode & stat.S_IWUSR or not os.access(target, os.W_OK):
+        raise ImageError(name, "read-only")
+    try:
+        changed = _with_score(data, key, f"{score:.4f}")
+    except (*_DAMAGED, struct.error, IndexError) as error:
+        raise ImageError(name, str(error) or "damaged") from error
+    if changed == data:
+        return
+    temporary = Path(target).with_name(f".{os.path.basename(target)}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(changed)
+            file.flush()
+            os.fsync(file.fileno())
+        shutil.copystat(target, temporary)
+        with contextlib.suppress(OSError, AttributeError):
+            os.chown(temporary, before.st_uid, before.st_gid)
+        now = os.stat(target)
+        if (now.st_mtime_ns, now.st_size) != (before.st_mtime_ns, before.st_size):
+            raise ImageError(name, "changed by something else meanwhile; left as it is")
+        os.replace(temporary, target)
+    except OSError as error:
+        raise ImageError(name, f"cannot be written: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read(name: str) -> bytes:
+    try:
+        with open(name, "rb") as file:
+            return file.read()
+    except FileNotFoundError as error:
+        raise ImageNotFoundError(name, "no such file") from error
+    except OSError as error:
+        raise ImageError(name, f"cannot be read: {error.strerror}") from error
+
+
+def _guarded(path: str | os.PathLike[str], read: Callable[[bytes], T]) -> T:
+    name = os.fspath(path)
+    data = _read(name)
+    try:
+        return read(data)
+    except (*_DAMAGED, struct.error, IndexError) as error:
+        raise ImageError(name, str(error) or "damaged") from error
+
+
+def _format(data: bytes) -> str:
+    if data.startswith(png.SIGNATURE):
+        return "png"
+    if data.startswith(b"\xff\xd8\xff"):
+        return "jpeg"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "webp"
+    raise png.DamagedPng(
+        "the file is empty (0 bytes)" if not data else f"metadata is known of {FORMATS} only"
+    )
+
+
+def _texts(data: bytes) -> dict[str, str]:
+    kind, texts, block = _format(data), {}, None
+    if kind == "png":
+        for chunk in png.chunks(data)[0]:
+            if (text := png.as_text(chunk)) is not None:
+                texts.setdefault(text.keyword, text.text)
+            elif chunk.kind == b"eXIf":
+                block = chunk.data
+    elif kind == "jpeg":
+        for segment in jpeg.segments(data)[0]:
+            if segment.marker == jpeg.COMMENT:
+                texts.setdefault("Comment", segment.data.decode("utf-8", "replace").rstrip("\0"))
+            elif segment.marker == jpeg.APP1 and segment.data.startswith(jpeg.EXIF) and block is None:
+                block = segment.data[len(jpeg.EXIF) :]
+    else:
+        found = webp.chunks(data)[0]
+        place = webp.find(found, webp.EXIF)
+        block = None if place is None else found[place].data.removeprefix(jpeg.EXIF)
+    if block is not None:
+        texts = {**exif.texts(block), **texts}
+    packet = _xmp(data)
+    if packet and (description := xmp.description(packet)):
+        texts.setdefault("dc:description", description)
+    return texts
+
+
+def _xmp(data: bytes) -> bytes | None:
+    kind = _format(data)
+    if kind == "jpeg":
+        found = jpeg.segments(data)[0]
+        place = jpeg.find(found, jpeg.XMP)
+        return None if place is None else found[place].data[len(jpeg.XMP) :]
+    if kind == "webp":
+        found = webp.chunks(data)[0]
+        place = webp.find(found, webp.XMP)
+        return None if place is None else found[place].data
+    return None
+
+
+def _with_score(data: bytes, key: str, value: str) -> bytes:
+    texts, kind = _texts(data), _format(data)
+    name = "parameters" if kind == "png" else "UserComment"
+    settings = infotext.put(texts[name], key, value) if name in texts else None
+    if kind == "png":
+        found, rest = png.chunks(data)
+        if settings is not None:
+            found = png.put_text(found, name, settings)
+        if settings is None or key in texts:
+            found = png.put_text(found, key, value)
+        return png.SIGNATURE + b"".join(map(bytes, found)) + rest
+    packet = _xmp(data)
+    own = packet is not None and xmp.get(packet, key) is not None
+    if kind == "jpeg":
+        found, rest = jpeg.segments(data)
+        if settings is not None:
+            block = found[jpeg.find(found, jpeg.EXIF)].data[len(jpeg.EXIF) :]
+            found = jpeg.put(found, jpeg.EXIF, exif.with_user_comment(block, settings))
+        if settings is None or own:
+            found = jpeg.put(found, jpeg.XMP, xmp.put(packet, key, value))
+        return data[:2] + b"".join(map(bytes, found)) + rest
+    found, rest = webp.chunks(data)
+    if webp.join(found) + rest != data:
+        raise webp.DamagedWebp("its chunks are padded in an unusual way; left as it is")
+    if settings is not None:
+        stored = found[webp.find(found, webp.EXIF)].data
+        prefix = jpeg.EXIF if stored.startswith(jpeg.EXIF) else b""
+        found = webp.put(
+            found, webp.EXIF, prefix + exif.with_user_comment(stored.removeprefix(prefix), settings)
+        )
+    if settings is None or own:
+        found = webp.put(found, webp.XMP, xmp.put(packet, key, value))
+    return webp.join(found) + rest

@@ -1,0 +1,107 @@
+"""PNG as a list of chunks; texts are chunks of their own (tEXt, zTXt, iTXt)."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass, replace
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+TEXT_KINDS = (b"tEXt", b"zTXt", b"iTXt")
+LONGEST = 64 * 1024 * 1024  # an unpacked text of more is an attack
+
+
+@dataclass(frozen=True)
+class Chunk:
+    kind: bytes
+    data: bytes
+    checksum: bytes
+
+    @classmethod
+    def of(cls, kind: bytes, data: bytes) -> Chunk:
+        return cls(kind, data, struct.pack(">I", zlib.crc32(kind + data)))
+
+    def __bytes__(self) -> bytes:
+        return struct.pack(">I", len(self.data)) + self.kind + self.data + self.checksum
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text chunk taken apart; ``middle`` is what stands between keyword and text, as stored."""
+
+    kind: bytes
+    keyword: str
+    middle: bytes
+    text: str
+
+    def chunk(self) -> Chunk:
+        keyword = self.keyword.encode("latin-1") + b"\0"
+        if self.kind == b"tEXt":
+            try:
+                return Chunk.of(b"tEXt", keyword + self.text.encode("latin-1"))
+            except UnicodeEncodeError:
+                return Chunk.of(b"iTXt", keyword + bytes(4) + self.text.encode())
+        if self.kind == b"zTXt":
+            return Chunk.of(b"zTXt", keyword + self.middle + zlib.compress(self.text.encode("latin-1")))
+        packed = zlib.compress(self.text.encode()) if self.middle[0] else self.text.encode()
+        return Chunk.of(b"iTXt", keyword + self.middle + packed)
+
+
+class DamagedPng(ValueError):
+    """A file that ends early, or holds an animation."""
+
+
+def chunks(data: bytes) -> tuple[list[Chunk], bytes]:
+    """All chunks up to IEND, and what stands behind it."""
+    found, place = [], len(SIGNATURE)
+    while not found or found[-1].kind != b"IEND":
+        if place + 12 > len(data):
+            raise DamagedPng("truncated: it ends before its last chunk")
+        (length,) = struct.unpack_from(">I", data, place)
+        end = place + 12 + length
+        if end > len(data):
+            raise DamagedPng("truncated: it ends within a chunk")
+        found.append(Chunk(data[place + 4 : place + 8], data[place + 8 : end - 4], data[end - 4 : end]))
+        place = end
+    if any(chunk.kind == b"acTL" for chunk in found):
+        raise DamagedPng("an animation: one score cannot say which of its pictures is meant")
+    return found, data[place:]
+
+
+def as_text(chunk: Chunk) -> Text | None:
+    """None for other chunks, and for texts that cannot be read."""
+    if chunk.kind not in TEXT_KINDS:
+        return None
+    keyword, zero, rest = chunk.data.partition(b"\0")
+    try:
+        if not zero:
+            return None
+        if chunk.kind == b"tEXt":
+            middle, content = b"", rest.decode("latin-1")
+        elif chunk.kind == b"zTXt":
+            middle, content = rest[:1], _unpacked(rest[1:]).decode("latin-1")
+        else:
+            language = rest.index(b"\0", 2) + 1
+            start = rest.index(b"\0", language) + 1
+            middle, content = rest[:start], (_unpacked(rest[start:]) if rest[0] else rest[start:]).decode()
+    except (ValueError, IndexError, zlib.error):
+        return None
+    return Text(chunk.kind, keyword.decode("latin-1"), middle, content)
+
+
+def put_text(found: list[Chunk], keyword: str, text: str) -> list[Chunk]:
+    """The chunks with that text: in place of the first of its keyword, else before the first pixels."""
+    for i, chunk in enumerate(found):
+        old = as_text(chunk)
+        if old is not None and old.keyword == keyword:
+            return [*found[:i], replace(old, text=text).chunk(), *found[i + 1 :]]
+    place = next((i for i, chunk in enumerate(found) if chunk.kind == b"IDAT"), 1)
+    return [*found[:place], Text(b"tEXt", keyword, b"", text).chunk(), *found[place:]]
+
+
+def _unpacked(data: bytes) -> bytes:
+    unpacker = zlib.decompressobj()
+    content = unpacker.decompress(data, LONGEST)
+    if unpacker.unconsumed_tail:
+        raise ValueError("a text of more than 64 MB")
+    return content

@@ -1,0 +1,54 @@
+"""XMP, as far as one value of our own and a picture's description go; the rest stays byte for byte."""
+
+from __future__ import annotations
+
+import re
+from html import unescape
+
+NAMESPACE = "urn:reward-core:1.0/"
+_END = re.compile(rb"</([A-Za-z_][\w.-]*):RDF\s*>")
+_DESCRIPTION = re.compile(r"<dc:description>.*?<rdf:li[^>]*>(.*?)</rdf:li>", re.DOTALL)
+_EMPTY = (
+    b'<?xpacket begin="\xef\xbb\xbf" id="W5M0MpCehiHzreSzNTczkc9d"?>'
+    b'<x:xmpmeta xmlns:x="adobe:ns:meta/">'
+    b'<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"></rdf:RDF>'
+    b'</x:xmpmeta><?xpacket end="w"?>'
+)
+
+
+class StrangeXmp(ValueError):
+    """A packet that has no place for another value."""
+
+
+def get(packet: bytes, key: str) -> str | None:
+    """Our value of that key."""
+    found = re.search(_ours(key), packet)
+    return None if found is None else found[2].decode("utf-8", "replace")
+
+
+def put(packet: bytes | None, key: str, value: str) -> bytes:
+    """The packet (None: a new one) with our value of that key, a number."""
+    packet = _EMPTY if packet is None else packet
+    old = re.search(_ours(key), packet)
+    if old is not None:
+        return packet[: old.start(2)] + value.encode() + packet[old.end(2) :]
+    ends = list(_END.finditer(packet))
+    if not ends:
+        raise StrangeXmp("its XMP packet is no RDF that could take another value")
+    rdf, place = ends[-1][1].decode(), ends[-1].start()
+    own = f'<{rdf}:Description {rdf}:about="" xmlns:rewardcore="{NAMESPACE}" {_name(key)}="{value}"/>'
+    return packet[:place] + own.encode() + packet[place:]
+
+
+def description(packet: bytes) -> str | None:
+    """dc:description, in its first language."""
+    found = _DESCRIPTION.search(packet.decode("utf-8", "replace"))
+    return unescape(found[1]).strip() or None if found else None
+
+
+def _name(key: str) -> str:
+    return "rewardcore:" + re.sub(r"\W", "", key, flags=re.ASCII)
+
+
+def _ours(key: str) -> bytes:
+    return rb"(" + re.escape(_name(key)).encode() + rb'=")([^"]*)"'

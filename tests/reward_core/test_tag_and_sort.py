@@ -1,0 +1,298 @@
+"""`reward-core tag` and `reward-core sort` on real folders."""
+
+import json
+import os
+
+import pytest
+from PIL import Image, PngImagePlugin
+
+import reward_core as RM
+from reward_core.metadata import SCORE_KEY, read_score, read_texts, write_score
+
+PROMPTS = ["a red circle", "a blue square", "a small green star"]
+SETTINGS = "\nNegative prompt: ugly\nSteps: 20, Sampler: Euler a, Seed: 1"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """a.png, b.jpg, c.webp: each says its prompt in another way."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i, (name, prompt) in enumerate(zip(("a.png", "b.jpg", "c.webp"), PROMPTS)):
+        image = Image.new("RGB", (64, 64), (90 * i, 40, 160))
+        image.paste((220, 30, 30), (10, 10, 30 + 10 * i, 40))
+        info, exif = PngImagePlugin.PngInfo(), Image.Exif()
+        info.add_text("parameters", prompt + SETTINGS)
+        if name == "b.jpg":
+            exif.get_ifd(0x8769)[0x9286] = b"UNICODE\0" + (prompt + SETTINGS).encode("utf-16-be")
+        if name == "c.webp":
+            exif[0x010E] = prompt
+        options = {"pnginfo": info} if name == "a.png" else {"exif": exif}
+        image.save(folder / name, **options)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return RM.load("tiny", device="cpu")
+
+
+def test_tag_writes_each_pictures_score_for_its_own_prompt(command, folder, tiny):
+    times = {file.name: file.stat().st_mtime_ns for file in folder.iterdir()}
+    done = command("tag", folder, "--prompt-from-metadata", "--model", "tiny", "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["failed"] == []
+    assert document["written"] is True
+    for file, prompt, result in zip(sorted(folder.iterdir()), PROMPTS, document["results"]):
+        expected = tiny.score(prompt, file)
+        assert result["prompt"] == prompt
+        assert result["score"] == pytest.approx(expected, abs=1e-5)
+        assert result["percentile"] == pytest.approx(tiny.percentile(expected), abs=0.01)
+        assert read_score(file, SCORE_KEY) == pytest.approx(expected, abs=1e-4)
+        assert file.stat().st_mtime_ns == times[file.name]
+    assert read_texts(folder / "a.png")["parameters"].startswith(
+        PROMPTS[0] + SETTINGS + ", ImageReward Score: "
+    )
+    assert [r["prompt_source"] for r in document["results"]] == [
+        "parameters (A1111)", "usercomment (A1111)", "imagedescription",
+    ]  # fmt: skip
+
+
+def test_tag_again_changes_nothing_and_can_be_skipped(command, folder):
+    options = ("--prompt", "a red circle", "--model", "tiny")
+    assert command("tag", folder / "a.png", *options).returncode == 0
+    before = (folder / "a.png").read_bytes()
+    done = command("tag", folder, *options, "--skip-tagged")
+    assert done.returncode == 0
+    assert "1 carried a score already" in done.stdout
+    assert "b.jpg" in done.stdout
+    assert "a.png" not in done.stdout
+    assert command("tag", folder, *options).returncode == 0
+    assert (folder / "a.png").read_bytes() == before
+
+
+def test_tag_dry_run_and_another_key(command, folder):
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    done = command("tag", folder, "--prompt-from-metadata", "--model", "tiny", "--dry-run")
+    assert done.returncode == 0
+    assert "nothing written" in done.stdout
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+    assert (
+        command("tag", folder / "a.png", "--prompt", "x", "--model", "tiny", "--key", "My Score").returncode
+        == 0
+    )
+    assert read_score(folder / "a.png", SCORE_KEY) is None
+    assert read_score(folder / "a.png", "My Score") is not None
+
+
+def test_tag_names_what_it_cannot_do_and_goes_on(command, folder):
+    (folder / "cut.png").write_bytes((folder / "a.png").read_bytes()[:-40])
+    Image.new("RGB", (8, 8)).save(folder / "plain.png")
+    frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue")]
+    info = PngImagePlugin.PngInfo()
+    info.add_text("prompt", "x")
+    frames[0].save(folder / "moving.png", save_all=True, append_images=frames[1:], pnginfo=info)
+    (folder / "b.jpg").chmod(0o444)
+    bmp = folder / "d.bmp"
+    frames[0].save(bmp)
+    done = command("tag", folder, bmp, folder / "none.png", "--prompt-from-metadata", "--model", "tiny")
+    assert done.returncode == 1
+    for name, word in (
+        ("cut.png", "truncated"),
+        ("plain.png", "no prompt"),
+        ("moving.png", "animation"),
+        ("b.jpg", "read-only"),
+        ("d.bmp", "PNG, JPEG and WebP"),
+        ("none.png", "no such file"),
+    ):
+        (line,) = [line for line in done.stderr.splitlines() if name in line]
+        assert word in line
+    assert read_score(folder / "a.png", SCORE_KEY) is not None
+    assert read_score(folder / "c.webp", SCORE_KEY) is not None
+
+
+def test_tag_huge_pictures(command, folder, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 5000)  # twice as many are refused
+    Image.new("RGB", (101, 100)).save(folder / "huge.png")
+    done = command("tag", folder, "--prompt", "x", "--model", "tiny")
+    assert done.returncode == 1
+    assert [line.split(": ")[1] for line in done.stderr.splitlines()] == [str(folder / "huge.png")]
+    assert "too large to decode safely" in done.stderr
+    assert read_score(folder / "huge.png", SCORE_KEY) is None
+    assert read_score(folder / "a.png", SCORE_KEY) is not None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["--model", "tiny"], "required"),
+        (["--prompt", "x", "--prompt-from-metadata"], "not allowed"),
+        (["--prompt", "x", "--model", "tiny", "--key", "a, b"], "--key"),
+    ],
+)
+def test_tag_wrong_usage(command, folder, arguments, word):
+    done = command("tag", folder, *arguments)
+    assert done.returncode == 2
+    assert word in done.stderr
+
+
+def test_tag_an_empty_folder(command, tmp_path):
+    done = command("tag", tmp_path, "--prompt", "x", "--model", "tiny")
+    assert (done.returncode, "no PNG, JPEG or WebP" in done.stderr) == (2, True)
+
+
+@pytest.fixture
+def scored(tmp_path):
+    """p0.png ... p9.png with scores 0.9, 0.8, ..., 0.0."""
+    for i in range(10):
+        Image.new("RGB", (8, 8), (i, i, i)).save(tmp_path / f"p{i}.png")
+        write_score(tmp_path / f"p{i}.png", SCORE_KEY, 0.9 - i / 10)
+    return tmp_path
+
+
+def tree(folder):
+    return {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
+
+
+def test_sort_shows_and_does_nothing_by_default(command, scored):
+    before = tree(scored)
+    done = command("sort", scored, "--into", "best,rest", "--top", "10%")
+    assert done.returncode == 0
+    assert "1 in best, 9 in rest. Nothing was moved" in done.stdout
+    assert tree(scored) == before
+    assert not (scored / "best").exists()
+
+
+@pytest.mark.parametrize(
+    ("into", "cut", "sizes"),
+    [
+        ("best,rest", ["--top", "10%"], [1, 9]),
+        ("best,rest", ["--top", "3"], [3, 7]),
+        ("best,good,rest", ["--top", "10%,30%"], [1, 3, 6]),
+        ("best,rest", ["--top", "1%"], [1, 9]),
+        ("best,rest", ["--top", "50"], [10, 0]),
+        ("best,rest", ["--threshold", "0.5"], [5, 5]),
+        ("best,good,rest", ["--threshold", "0.75,-1"], [2, 8, 0]),
+    ],
+)
+def test_sort_moves_by_shares_numbers_and_thresholds(command, scored, into, cut, sizes):
+    contents = {file.name: file.read_bytes() for file in scored.iterdir()}
+    done = command("sort", scored, "--into", into, *cut, "--move")
+    assert done.returncode == 0, done.stderr
+    order, start = sorted(contents), 0
+    for name, size in zip(into.split(","), sizes):
+        inside = sorted(f.name for f in (scored / name).iterdir()) if (scored / name).exists() else []
+        assert inside == order[start : start + size]
+        assert all((scored / name / f).read_bytes() == contents[f] for f in inside)
+        start += size
+    assert not list(scored.glob("*.png"))
+
+
+def test_sort_goes_on_where_it_was_interrupted(command, scored):
+    (scored / "best").mkdir()
+    (scored / "rest").mkdir()
+    os.rename(scored / "p0.png", scored / "best/p0.png")
+    os.rename(scored / "p4.png", scored / "rest/p4.png")
+    done = command("sort", scored, "--into", "best,rest", "--top", "20%", "--yes")
+    assert done.returncode == 0
+    assert "moved 8: 2 in best, 8 in rest" in done.stdout
+    assert {"best/p0.png", "best/p1.png", "rest/p4.png"} <= tree(scored)
+    assert (
+        command("sort", scored, "--into", "best,rest", "--top", "20%", "--yes").stdout.count("moved 0") == 1
+    )
+    # A better picture comes in: the second place is the third's now.
+    Image.new("RGB", (8, 8)).save(scored / "new.png")
+    write_score(scored / "new.png", SCORE_KEY, 5)
+    assert command("sort", scored, "--into", "best,rest", "--top", "2", "--move").returncode == 0
+    assert {f.name for f in (scored / "best").iterdir()} == {"new.png", "p0.png"}
+
+
+def test_sort_copies_and_leaves_the_pictures(command, scored):
+    for _ in range(2):  # the second run finds its copies
+        done = command("sort", scored, "--into", "best,rest", "--top", "2", "--copy")
+        assert done.returncode == 0, done.stderr
+        assert len(list(scored.glob("*.png"))) == 10
+        assert {f.name for f in (scored / "best").iterdir()} == {"p0.png", "p1.png"}
+        assert len(list((scored / "rest").iterdir())) == 8
+
+
+def test_sort_never_overwrites(command, scored):
+    (scored / "rest").mkdir()
+    Image.new("RGB", (8, 8), "red").save(scored / "rest/p5.png")
+    write_score(scored / "rest/p5.png", SCORE_KEY, 0.01)
+    before, other = (scored / "rest/p5.png").read_bytes(), (scored / "p5.png").read_bytes()
+    for options in ((), ("--copy",), ("--move",)):
+        done = command("sort", scored, "--into", "best,rest", "--top", "2", *options)
+        assert done.returncode == 1
+        assert "exists already and is not overwritten" in done.stderr
+        assert (scored / "rest/p5.png").read_bytes() == before
+        assert (scored / "p5.png").read_bytes() == other
+
+
+def test_sort_leaves_pictures_without_a_score(command, scored):
+    Image.new("RGB", (8, 8)).save(scored / "untagged.png")
+    (scored / "cut.png").write_bytes((scored / "p0.png").read_bytes()[:-20])
+    (scored / "notes.txt").write_text("no picture")
+    done = command("sort", scored, "--into", "best,rest", "--top", "10%", "--move", "--json")
+    assert done.returncode == 1
+    assert "untagged.png" in done.stderr
+    assert "reward-core tag" in done.stderr
+    assert {"untagged.png", "cut.png", "notes.txt"} <= tree(scored)
+    document = json.loads(done.stdout)
+    assert document["done"] == "moved"
+    assert [r["score"] for r in document["results"]] == [pytest.approx(0.9 - i / 10) for i in range(10)]
+    assert len(document["failed"]) == 2
+
+
+def test_sort_by_a_file_of_scores(command, tmp_path, tiny):
+    images = tmp_path / "images"
+    images.mkdir()
+    pairs = {}
+    for i in range(4):
+        Image.new("RGB", (64, 64), (60 * i, 0, 0)).save(images / f"{i}.png")
+        pairs[f"{i}.png"] = "a red circle"
+    (tmp_path / "prompts.json").write_text(json.dumps(pairs))
+    for suffix in (".csv", ".json"):
+        out = tmp_path / f"scores{suffix}"
+        score = ["score", "--prompts", tmp_path / "prompts.json", "--images", images, "--out", out]
+        assert command(*score, "--model", "tiny").returncode == 0
+        done = command("sort", images, "--into", "best,rest", "--top", "1", "--scores", out, "--json")
+        assert done.returncode == 0
+        best = json.loads(done.stdout)["results"][0]
+        rewards = tiny.score("a red circle", [images / f"{i}.png" for i in range(4)])
+        assert best["image"] == str(images / f"{rewards.index(max(rewards))}.png")
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    done = command("sort", images, "--into", "best,rest", "--top", "1", "--scores", tmp_path / "other.csv")
+    assert (done.returncode, "other.csv" in done.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["--into", "best", "--top", "1"], "two folders"),
+        (["--into", "a,b,c", "--top", "1"], "one cut fewer"),
+        (["--into", "a,a", "--top", "1"], "twice"),
+        (["--into", "a,.", "--top", "1"], "--into"),
+        (["--into", "a,b", "--top", "x"], "--top"),
+        (["--into", "a,b", "--top", "0"], "--top"),
+        (["--into", "a,b", "--top", "120%"], "--top"),
+        (["--into", "a,b", "--threshold", "x"], "--threshold"),
+        (["--into", "a,b,c", "--threshold", "0,1"], "must fall"),
+        (["--into", "a,b"], "required"),
+        (["--into", "a,b", "--top", "1", "--move", "--copy"], "not allowed"),
+    ],
+)
+def test_sort_wrong_usage(command, scored, arguments, word):
+    done = command("sort", scored, *arguments)
+    assert done.returncode == 2
+    assert word in done.stderr
+    assert len(tree(scored)) == 10
+
+
+def test_both_as_processes_of_their_own(run, folder):
+    done = run("tag", folder, "--prompt-from-metadata", "--model", "tiny")
+    assert done.returncode == 0, done.stderr
+    done = run("sort", folder, "--into", "best,rest", "--top", "1", "--move")
+    assert done.returncode == 0, done.stderr
+    assert "moved 3: 1 in best, 2 in rest" in done.stdout
