@@ -61,7 +61,7 @@ def run_tag(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(_document(args, model, tagged, skipped, failures), ensure_ascii=False, indent=1))
     elif tagged:
-        _print(args, tagged)
+        _print(args, model, tagged)
     if skipped and not args.json:
         print(f"{len(skipped)} carried a score already")
     return report_failures(failures)
@@ -135,14 +135,25 @@ def _document(
     }
 
 
-def _print(args: argparse.Namespace, tagged: list[_Tagged]) -> None:
+def _print(args: argparse.Namespace, model: Any, tagged: list[_Tagged]) -> None:
     from rich.table import Table
 
     caption = "nothing written (--dry-run)" if args.dry_run else f"written as {args.key!r}"
-    table = Table("picture", "score", "prompt", "prompt from", caption=caption)
-    for column in table.columns[:1]:
-        column.overflow = "fold"
+    quantiles = model.config.score_quantiles
+    if quantiles:
+        caption += f"; percentile: {quantiles.source}"
+    table = Table(caption=caption)
+    for name, justify in (
+        ("picture", "left"),
+        ("score", "right"),
+        ("percentile", "right"),
+        ("prompt", "left"),
+    ):
+        table.add_column(name, justify=justify, overflow="fold")
+    table.add_column("prompt from")
     for done in tagged:
         prompt = done.row.prompt if len(done.row.prompt) <= 60 else done.row.prompt[:57] + "..."
-        table.add_row(done.row.image, f"{done.row.score:.4f}", prompt, done.source)
+        percentile = model.percentile(done.row.score)
+        shown = "" if percentile is None else f"{percentile:.0f}"
+        table.add_row(done.row.image, f"{done.row.score:.4f}", shown, prompt, done.source)
     print_table(table)
