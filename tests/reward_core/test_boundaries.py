@@ -33,6 +33,16 @@ def test_scoring_loads_no_hub_client_and_no_transformers(parity):
     assert not loaded_by(statement) & (NEVER | {"transformers", "huggingface_hub"})
 
 
+@pytest.mark.parametrize("name", ["diffusers", "torchmetrics"])
+def test_an_integration_without_its_library_names_the_extra(name):
+    code = (
+        f"import sys; sys.modules[{name!r}] = None; from reward_core.errors import MissingExtraError\n"
+        f"try: import reward_core.integrations.{name}\nexcept MissingExtraError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert f'pip install "reward-core[{name}]"' in done.stdout
+
+
 def test_shapes_needs_numpy_and_pillow_only():
     package = PACKAGES / "reward-core/src/reward_core/shapes"
     statement = (

@@ -281,6 +281,21 @@ def test_wrong_use_is_told(load):
         pipe(PROMPTS, callback_on_step_end=drop, num_inference_steps=2)
 
 
+@pytest.mark.parametrize("scheduler", ["EDMEulerScheduler", "DPMSolverSDEScheduler"])
+def test_schedulers_that_cannot_be_followed_are_refused_at_once(load, scheduler):
+    pipe, denoised = load("sd"), []
+    if scheduler.startswith("DPM"):
+        pipe.scheduler.noise_sampler = None  # its own class needs one more package
+        scheduler = "DDIMScheduler"
+    else:
+        pipe.scheduler = getattr(diffusers, scheduler)()
+    pipe.unet.register_forward_hook(lambda *_: denoised.append(1))
+    with pytest.raises(InputError, match=scheduler):
+        best_of(pipe, PROMPTS[0], 2, Brightness(), early=DropPlan(), **call_of("sd"))
+    assert len(denoised) <= 1
+    assert "step" not in vars(pipe.scheduler)
+
+
 def test_history_keeps_the_share_it_is_told():
     history = PredictedRewards()
     history.enter(["a"] * 4 + ["b"], 3, [1.0, 2.0, 3.0, 4.0, 0.0])

@@ -230,6 +230,25 @@ def test_sort_never_overwrites(command, scored):
         assert (scored / "p5.png").read_bytes() == other
 
 
+@pytest.mark.parametrize("option", ["--move", "--copy"])
+def test_sort_where_files_cannot_be_linked(command, scored, monkeypatch, option):
+    def refused(*arguments):
+        raise OSError(1, "Operation not permitted")  # as on FAT
+
+    monkeypatch.setattr(os, "link", refused)
+    (scored / "rest").mkdir()
+    (scored / "rest/p9.png").write_bytes(b"another file")
+    times = [(scored / f"p{i}.png").stat().st_mtime_ns for i in range(10)]
+    done = command("sort", scored, "--into", "best,rest", "--top", "2", option)
+    assert done.returncode == 1
+    assert (scored / "rest/p9.png").read_bytes() == b"another file"
+    assert (scored / "p9.png").exists()
+    places = [scored / ("best" if i < 2 else "rest") / f"p{i}.png" for i in range(9)]
+    assert [place.stat().st_mtime_ns for place in places] == times[:9]
+    assert len(list(scored.glob("*.png"))) == (1 if option == "--move" else 10)
+    assert not list(scored.rglob(".*"))
+
+
 def test_sort_leaves_pictures_without_a_score(command, scored):
     Image.new("RGB", (8, 8)).save(scored / "untagged.png")
     (scored / "cut.png").write_bytes((scored / "p0.png").read_bytes()[:-20])

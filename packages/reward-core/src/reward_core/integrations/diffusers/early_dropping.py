@@ -91,10 +91,14 @@ class EarlyDropping:
         self.predictions: list[list[tuple[int, float]]] = [[] for _ in range(full)]
         self.denoised = 0
         self._kept = list(range(full))  # rows of the loop's latents: as alive, or one where none is
-        self._last: Tensor | None = None
+        self._done = 0  # steps
+        self._clean: Tensor | None = None  # x0 of the last step that was looked at
 
     def __enter__(self) -> EarlyDropping:
         self._restart()
+        if hasattr(self.pipe.scheduler, "noise_sampler"):
+            name = type(self.pipe.scheduler).__name__
+            raise InputError(f"{name} draws its noise for the whole batch: nothing of it can be dropped")
         for module in self._modules:
             hook = module.register_forward_pre_hook(self._at_the_door, with_kwargs=True)
             self._undo.append(hook.remove)
@@ -103,7 +107,9 @@ class EarlyDropping:
 
         @functools.wraps(step)  # pipelines ask its signature whether it takes eta and a generator
         def watched(model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
-            self._last = predicted_clean(scheduler, model_output, timestep, sample)
+            # The first step's is computed to refuse an unknown scheduler at once.
+            if self._done == 0 or self._done + 1 in self.plan.checks(self.pipe.num_timesteps):
+                self._clean = predicted_clean(scheduler, model_output, timestep, sample)
             if isinstance(kwargs.get("generator"), list) and len(sample) < len(self.prompts):
                 kwargs["generator"] = [kwargs["generator"][row] for row in self._kept]
             return step(model_output, timestep, sample, *args, **kwargs)
@@ -124,6 +130,7 @@ class EarlyDropping:
         latents, done = callback_kwargs["latents"], step + 1
         if len(latents) != len(self._kept):
             raise InputError(f"the batch has {len(latents)} rows, but {len(self.prompts)} prompts were given")
+        self._done = done
         for row in self.alive:
             self.steps[row] = done
         share = self.plan.checks(pipe.num_timesteps).get(done)
@@ -151,7 +158,7 @@ class EarlyDropping:
 
     @torch.no_grad()
     def _predicted_rewards(self) -> list[float]:
-        previews = pictures(self.pipe, self._last, self.height, self.width, self.preview_vae)
+        previews = pictures(self.pipe, self._clean, self.height, self.width, self.preview_vae)
         rewards = self.scorer.score_pairs([self.prompts[row] for row in self.alive], previews)
         return [float(reward) for reward in rewards]
 
@@ -181,10 +188,6 @@ class EarlyDropping:
 
 def _cut_memory(scheduler: Any, count: int, rows: Iterable[int]) -> None:
     """Cut what a scheduler remembers of earlier steps to some of ``count`` rows."""
-    if getattr(scheduler, "noise_sampler", None) is not None:
-        raise InputError(
-            f"{type(scheduler).__name__} draws its noise for the whole batch: nothing can be dropped"
-        )
     rows = list(rows)
 
     def cut(value: Any) -> Any:
