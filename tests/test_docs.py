@@ -25,7 +25,9 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
+import tiny_pipelines
 import torch
+from PIL import Image, PngImagePlugin
 
 import reward_core as RM
 from reward_core import shapes
@@ -107,6 +109,13 @@ def folder(tmp_path, monkeypatch):
     for name, source in zip(("a", "b", "c"), records[0]["generations"]):
         for place in (f"{name}.png", f"pictures/{name}.png"):
             shutil.copy(Path("held_out", source), place)
+    info = PngImagePlugin.PngInfo()
+    info.add_text("parameters", f"{PROMPT}\nSteps: 20, Sampler: Euler, Seed: 1")
+    for picture in Path("pictures").iterdir():
+        with Image.open(picture) as image:
+            image.save(picture, pnginfo=info)
+    torch.manual_seed(0)
+    tiny_pipelines.sd().save_pretrained("my-pipeline")
     Path("prompts.json").write_text(json.dumps({"a.png": PROMPT, "b.png": PROMPT}))
     Path("prompts.txt").write_text(PROMPT + "\n")
     shutil.copytree("held_out/images", "images")

@@ -21,13 +21,6 @@ class PromptTypeError(RewardCoreError, TypeError):
     """A prompt that is not a string."""
 
 
-class MissingExtraError(RewardCoreError, ImportError):
-    """Something that needs packages which only an extra of this one installs."""
-
-    def __init__(self, what: str, extra: str):
-        super().__init__(f'{what} needs more packages: pip install "reward-core[{extra}]"')
-
-
 class ImageError(RewardCoreError, ValueError):
     """A picture that cannot be read. ``image`` names it, ``reason`` says why."""
 

@@ -25,7 +25,7 @@ try:
     from torchmetrics import Metric
     from torchmetrics.utilities.data import dim_zero_cat
 except ImportError as error:
-    raise MissingExtraError("reward_core.integrations.torchmetrics", "torchmetrics") from error
+    raise MissingExtraError("torchmetrics", "torchmetrics") from error
 
 REDUCTIONS = ("mean", "none")
 

@@ -11,7 +11,7 @@ try:
 except ImportError as error:
     from ...errors import MissingExtraError
 
-    raise MissingExtraError("reward_core.integrations.diffusers", "diffusers") from error
+    raise MissingExtraError("diffusers", "diffusers") from error
 
 from .best_of import BestOf, Candidate, best_of
 from .clean_latents import predicted_clean

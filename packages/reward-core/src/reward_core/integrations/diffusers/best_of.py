@@ -9,8 +9,9 @@ from typing import Any, overload
 import torch
 from PIL import Image
 
+from ...batching import is_out_of_memory
 from ...errors import InputError
-from ...scorer import Scorer, _is_out_of_memory, ranking
+from ...scorer import Scorer, ranking
 from ...tokenizer import check_prompts
 from .drop_plan import DropPlan, PredictedRewards
 from .early_dropping import EarlyDropping
@@ -154,7 +155,7 @@ def _batches(run: _Run, places: list[tuple[int, int]], size: int) -> Iterator[li
         try:
             result = run.batch(places[start : start + size])
         except Exception as error:
-            if size == 1 or not _is_out_of_memory(error):
+            if size == 1 or not is_out_of_memory(error):
                 raise
             size //= 2
             if torch.cuda.is_available():
