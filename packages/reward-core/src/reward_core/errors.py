@@ -93,7 +93,17 @@ class HubError(RewardCoreError, OSError):
 class DiskFullError(RewardCoreError, OSError):
     """No space is left, or there is too little for what is to come."""
 
+
+class OutputError(RewardCoreError, OSError):
+    """A result that could not be written: no room, no permission, another run at work on it."""
+
     __str__ = Exception.__str__
+
+
+
+
+class WorkerError(RewardCoreError, RuntimeError):
+    """A process that scores for another one ended before its work did."""
 
 
 class NonFiniteRewardError(RewardCoreError, ArithmeticError):

@@ -71,6 +71,17 @@ def open_image(source: ImageSource) -> Image.Image:
         image = _open_stored(source, name)
     else:
         raise ImageError(name, "a path or a PIL image was expected")
+    return _with_pixels(image, name)
+
+
+def open_image_bytes(data: bytes, name: str) -> Image.Image:
+    """Read a picture from the bytes of its file, as ``open_image`` does; errors call it ``name``."""
+    if not data:
+        raise ImageError(name, "the file is empty (0 bytes)")
+    return _with_pixels(_decode(io.BytesIO(data), name), name)
+
+
+def _with_pixels(image: Image.Image, name: str) -> Image.Image:
     if image.width == 0 or image.height == 0:
         raise ImageError(name, f"the picture is empty ({image.width}x{image.height} pixels)")
     return image
@@ -97,9 +108,7 @@ def _open_stored(source: StoredImage, name: str) -> Image.Image:
         raise ImageError(name, "not enough memory to read it") from error
     except Exception as error:  # zips and tables are damaged in as many ways as pictures
         raise ImageError(name, f"cannot be read: {error}") from error
-    if not content:
-        raise ImageError(name, "the file is empty (0 bytes)")
-    return _decode(io.BytesIO(content), name)
+    return open_image_bytes(content, name)
 
 
 def _decode(file: str | BinaryIO, name: str) -> Image.Image:

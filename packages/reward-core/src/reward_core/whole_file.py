@@ -1,21 +1,48 @@
-"""Text files that appear whole or not at all."""
+"""Files that appear whole: written under a temporary name, on the disk before they get their own."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file. Whoever is killed meanwhile leaves the former file, or none."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+@contextmanager
+def whole_file(path: Path, beside: Path | None = None) -> Iterator[Path]:
+    """Gives the temporary path to write to; it becomes ``path`` at the end, or is removed on an error.
+
+    Args:
+        path: the file to be; one that is there already is replaced.
+        beside: folder of the temporary file, on the same disk (default: path's own).
+    """
+    temporary = (beside or path.parent) / f".{path.name}.{os.getpid()}.tmp"
     try:
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+        yield temporary
+        with open(temporary, "r+b") as file:
+            os.fsync(file.fileno())
         os.replace(temporary, path)
+        sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the folder's names on the disk too, where the system lets folders be opened."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """A text file, whole or not at all."""
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -1,36 +1,147 @@
-"""``reward-core score``: many (prompt, picture) pairs into a file."""
+"""``reward-core score``: many (prompt, picture) pairs into a file, by the dozen or by the million."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from .common import batch, load_model, report_failures, scoring_options, with_progress
+from .common import batch, load_model, positive, report_failures, scoring_options, with_progress
+
+if TYPE_CHECKING:
+    from ..bulk import BulkSettings
+    from ..bulk.sources import SourceSpec
+
+# Options of bulk runs alone, as argparse calls them.
+BULK_ONLY = (
+    *("prompt_column", "image_column", "split", "configuration", "format"),
+    *("engine", "devices", "address", "workers", "shard_rows", "cache", "threads"),
+)
 
 
 def add_to(commands: argparse._SubParsersAction) -> None:
     score = commands.add_parser(
-        "score", parents=[scoring_options()], help="score many (prompt, picture) pairs into a file"
+        "score",
+        parents=[scoring_options()],
+        help="score many (prompt, picture) pairs into a file",
+        description="Score many (prompt, picture) pairs. All inputs but --prompts are streamed, and may hold "
+        "millions: scores are written a shard at a time, and after a crash the same command goes on.",
+    )
+    inputs = score.add_argument_group("input, one of these").add_mutually_exclusive_group(required=True)
+    inputs.add_argument("--manifest", type=Path, help=".csv, .jsonl or .parquet with a row a pair")
+    inputs.add_argument("--folder", type=Path, help="pictures with their prompts beside them: a.png, a.txt")
+    inputs.add_argument("--tars", nargs="+", help="webdataset tars: a path with {000..999} or *")
+    inputs.add_argument("--dataset", help="of the datasets library: id, path or saved folder")
+    inputs.add_argument(
+        "--prompts", type=Path, help="JSON, with --images: the original's form, or {picture: prompt}"
     )
     score.add_argument(
-        "--prompts", type=Path, required=True, help="JSON: the original's form, or {picture: prompt}"
+        "--images", type=Path, metavar="DIR", help="folder of the pictures (default: the manifest's own)"
     )
-    score.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of the pictures")
-    score.add_argument("--out", type=Path, required=True, metavar="FILE", help=".csv, .json or .parquet")
+    score.add_argument("--prompt-column", metavar="NAME", help="default: prompt (in tars: txt)")
+    score.add_argument("--image-column", metavar="NAME", help="default: image (in tars: any picture)")
+    score.add_argument("--split", help="of the dataset (default: train)")
+    score.add_argument("--configuration", metavar="NAME", help="of the dataset, where it has several")
+    score.add_argument(
+        "--out",
+        required=True,
+        metavar="PATH",
+        help=".parquet, .csv or .jsonl, or a folder of these (with --prompts: .csv, .json, .jsonl, .parquet)",
+    )
+    score.add_argument("--format", choices=("parquet", "csv", "jsonl"), help="of the files in a folder")
+    score.add_argument("--devices", metavar="A,B", help="a process each, as cuda:0,cuda:1")
+    score.add_argument("--engine", choices=("local", "ray"), help="ray: actors on a cluster (default: local)")
+    score.add_argument("--address", help="of the Ray cluster (default: one is started on this machine)")
+    score.add_argument("--workers", type=positive, metavar="N", help="Ray actors (default: one a GPU)")
+    score.add_argument("--shard-rows", type=positive, metavar="N", help="written at once (default: 512)")
+    score.add_argument("--cache", type=int, metavar="N", help="pictures kept encoded (default: 256)")
+    score.add_argument("--threads", type=positive, metavar="N", help="that open pictures, for each device")
+    score.add_argument("--quiet", action="store_true", help="nothing on stderr but errors")
+    score.add_argument("--json", action="store_true", help="a JSON summary on stdout")
     score.set_defaults(run=run_score)
 
 
 def run_score(args: argparse.Namespace) -> int:
+    return run_pairs(args) if args.prompts else run_bulk(args)
+
+
+def run_pairs(args: argparse.Namespace) -> int:
+    from ..errors import InputError
     from ..prompt_file import read_pairs
     from ..score_file import check_writable, write_rows
 
-    check_writable(args.out)
+    if args.images is None:
+        raise InputError("--prompts needs --images, the folder of the pictures")
+    refused = [name for name in (*BULK_ONLY, "quiet", "json") if getattr(args, name) not in (None, False)]
+    if refused:
+        raise InputError(f"--{refused[0].replace('_', '-')} cannot be used with --prompts; give a --manifest")
+    out = Path(args.out)
+    check_writable(out)
     pairs = read_pairs(args.prompts, args.images)
     model = load_model(args)
     prompts, images = [prompt for prompt, _ in pairs], [image for _, image in pairs]
     rows = list(with_progress(model.score_rows(prompts, images, **batch(args)), total=len(pairs)))
-    write_rows(rows, args.out)
+    write_rows(rows, out)
     failed = [row for row in rows if row.error is not None]
-    print(f"{len(rows) - len(failed)} scores in {args.out}", file=sys.stderr)
+    print(f"{len(rows) - len(failed)} scores in {out}", file=sys.stderr)
     return report_failures(failed)
+
+
+def run_bulk(args: argparse.Namespace) -> int:
+    """A run that is interrupted exits 130 and says how to go on."""
+    import warnings
+
+    from ..bulk import score_to_file
+    from ..bulk.progress import progress_bar
+    from ..errors import PromptTruncatedWarning
+
+    source, settings = bulk_source(args), bulk_settings(args)
+    # How many prompts were cut is told at the end; a line for each would be millions.
+    warnings.simplefilter("ignore", PromptTruncatedWarning)
+    try:
+        with progress_bar(args.quiet) as on_progress:
+            summary = score_to_file(
+                source, args.out, settings, file_format=args.format, on_progress=on_progress
+            )
+    except KeyboardInterrupt:
+        print("reward-core: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    if args.json:
+        print(json.dumps(summary.to_dict(), ensure_ascii=False))
+    if not args.quiet:
+        print(summary.in_words(), file=sys.stderr)
+    return 1 if summary.failed else 0
+
+
+def bulk_source(args: argparse.Namespace) -> SourceSpec:
+    from ..bulk import HubDataset, Manifest, PictureFolder, Tars
+    from ..errors import InputError
+
+    if args.images is not None and not args.manifest:
+        raise InputError("--images goes with --manifest or --prompts")
+    columns = _given(args, "prompt_column", "image_column")
+    if args.manifest:
+        return Manifest(args.manifest, images=args.images, **columns)
+    if args.folder:
+        return PictureFolder(args.folder)
+    if args.tars:
+        return Tars(tuple(args.tars), **columns)
+    return HubDataset(args.dataset, **columns, **_given(args, "split", "configuration"))
+
+
+def bulk_settings(args: argparse.Namespace) -> BulkSettings:
+    from ..bulk import BulkSettings
+    from ..errors import InputError
+
+    if args.device and args.devices:
+        raise InputError("give --device or --devices, not both")
+    devices = tuple(name.strip() for name in (args.devices or args.device or "").split(",") if name.strip())
+    chosen = _given(args, "engine", "address", "workers", "batch_size", "shard_rows", "cache", "threads")
+    return BulkSettings(model=args.model, precision=args.precision, devices=devices, **chosen)
+
+
+def _given(args: argparse.Namespace, *names: str) -> dict:
+    """Those of the options that were given."""
+    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}

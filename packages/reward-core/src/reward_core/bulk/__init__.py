@@ -1,0 +1,19 @@
+"""Files in, scores out, by the million: streamed, resumable, on one device or many.
+
+score_to_file(Manifest("pairs.parquet"), "scores.parquet", BulkSettings(model="tiny"))
+"""
+
+from .run import score_to_file
+from .settings import BulkSettings
+from .sources import HubDataset, Manifest, PictureFolder, Tars
+from .summary import BulkSummary
+
+__all__ = [
+    "BulkSettings",
+    "BulkSummary",
+    "HubDataset",
+    "Manifest",
+    "PictureFolder",
+    "Tars",
+    "score_to_file",
+]

@@ -1,0 +1,28 @@
+"""One device, in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ...load import load, usable_device
+from ...scorer import ScoringModel
+from ..settings import BulkSettings
+from ..shard_scorer import ScoredBatch
+from .base import Engine, Work
+
+
+class OneDevice(Engine):
+    def __init__(self, settings: BulkSettings):
+        self.settings = settings
+        self.device = usable_device(settings.devices[0] if settings.devices else None)
+        self.device_type = self.device.type
+
+    def __enter__(self) -> OneDevice:
+        self._model = load(self.settings.model, self.device, precision=self.settings.precision)
+        return self
+
+    def model(self) -> ScoringModel:
+        return self._model
+
+    def batches(self, work: Work, shards: Sequence[int]) -> Iterator[ScoredBatch]:
+        return work.scorer(self._model).score(shards)

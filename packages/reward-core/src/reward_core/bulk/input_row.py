@@ -1,0 +1,87 @@
+"""One row of a bulk run's input, and what can be wrong with it before its picture is opened."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from PIL import Image
+
+from ..image_file import open_image, open_image_bytes
+
+Key: TypeAlias = "str | bytes"
+
+
+@dataclass(frozen=True)
+class InputRow:
+    """A prompt with a picture, or with the error that keeps it from being scored.
+
+    Attributes:
+        prompt: None where it is missing or no text.
+        image: how the output calls the picture: as the input does.
+        picture: path of its file, or the file's bytes; None where ``error`` says so.
+        error: what is wrong; its words before ": " are the kind by which errors are counted.
+    """
+
+    prompt: str | None
+    image: str
+    picture: str | bytes | None
+    error: str | None = None
+
+    def key(self) -> Key:
+        """Equal for rows with the same picture: its path, or a hash of its bytes."""
+        if isinstance(self.picture, bytes):
+            return hashlib.blake2b(self.picture, digest_size=16).digest()
+        return self.picture
+
+    def open(self) -> Image.Image:
+        """The picture, decoded. Raises ImageError."""
+        if isinstance(self.picture, bytes):
+            return open_image_bytes(self.picture, self.image)
+        return open_image(self.picture)
+
+
+def input_row(prompt: Any, cell: Any, folder: str = "", name: str = "") -> InputRow:
+    """A row of two cells of any type, checked.
+
+    Args:
+        prompt: should be a string that is not blank.
+        cell: the picture: a path, bytes, or a dict with "bytes" and "path" (as `datasets` keeps pictures).
+        folder: what a relative path is relative to.
+        name: how to call a picture that comes as bytes without a path.
+    """
+    error = prompt_error(prompt)
+    prompt = prompt if error is None else None
+    if isinstance(cell, dict):
+        data, path = cell.get("bytes"), cell.get("path")
+        name = path if isinstance(path, str) and path else name
+        cell = path if data is None else data
+    if isinstance(cell, (bytes, bytearray, memoryview)):
+        return InputRow(prompt, name, bytes(cell), error)
+    if isinstance(cell, str) and cell:
+        path = cell if "://" in cell else os.path.join(folder, cell)
+        return InputRow(prompt, cell, path, error)
+    if cell is None or cell == "":
+        return InputRow(prompt, name, None, error or "no picture")
+    reason = f"the picture must be a path or the bytes of a file: got {type(cell).__name__} {cell!r:.80}"
+    return InputRow(prompt, name, None, error or reason)
+
+
+def prompt_error(prompt: Any) -> str | None:
+    """Why this is no prompt; None if it is one."""
+    if prompt is None or (isinstance(prompt, str) and not prompt.strip()):
+        return "no prompt"
+    if not isinstance(prompt, str):
+        return f"the prompt must be a string: got {type(prompt).__name__} {prompt!r:.80}"
+    try:
+        prompt.encode()
+    except UnicodeEncodeError:
+        return "the prompt is not valid UTF-8"
+    return None
+
+
+def error_kind(error: str) -> str:
+    """What errors are counted by: the words before the first colon."""
+    return error.split(": ", 1)[0]

@@ -1,0 +1,110 @@
+"""Rows read and pictures opened by threads, a few batches before the model wants them."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from ..errors import InputError
+from .input_row import InputRow, Key
+from .recent import Recent
+from .shards import Shards
+from .sources import Source
+
+BATCHES_AHEAD = 3
+MOST_THREADS = 8
+
+
+@dataclass
+class Batch:
+    """Rows that are computed together.
+
+    Attributes:
+        shard: the number of their shard.
+        keys: each row's picture; None for a row that has its error already.
+        opening: the pictures among them that are not remembered, being opened.
+        first, last: whether they begin, and end, their shard.
+    """
+
+    shard: int
+    rows: list[InputRow]
+    keys: list[Key | None]
+    opening: dict[Key, Future]
+    first: bool
+    last: bool
+
+    def pictures(self) -> list[Key]:
+        return [key for key in self.keys if key is not None]
+
+
+class PicturesAhead:
+    """Iterates over the batches of some shards; at most ``BATCHES_AHEAD`` of them are in memory.
+
+    Args:
+        open_picture: row -> what is wanted of its picture; called by several threads at once. What it raises
+            is raised where the future's result is asked for.
+        cache: how many pictures stay remembered from batch to batch; none from shard to shard.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        shards: Shards,
+        wanted: Iterable[int],
+        batch_size: int,
+        cache: int,
+        open_picture: Callable[[InputRow], Any],
+        threads: int | None = None,
+    ):
+        self.source, self.shards, self.wanted = source, shards, wanted
+        self.batch_size, self.cache, self.open_picture = batch_size, cache, open_picture
+        self.threads = threads or min(MOST_THREADS, os.cpu_count() or 1)
+
+    def __iter__(self) -> Iterator[Batch]:
+        reader = ThreadPoolExecutor(1, "reward-core-read")
+        openers = ThreadPoolExecutor(self.threads, "reward-core-open")
+        batches = self._batches(openers)
+        # The one reading thread takes them in turn, so the generator is never entered twice at once.
+        waiting = deque(reader.submit(next, batches, None) for _ in range(BATCHES_AHEAD))
+        try:
+            while (batch := waiting.popleft().result()) is not None:
+                waiting.append(reader.submit(next, batches, None))
+                yield batch
+        finally:
+            reader.shutdown(wait=False, cancel_futures=True)
+            openers.shutdown(wait=False, cancel_futures=True)
+
+    def _batches(self, openers: ThreadPoolExecutor) -> Iterator[Batch]:
+        for shard, rows in self._rows_of_shards():
+            recent: Recent[Key, None] = Recent(self.cache)
+            own = self.shards.range(shard)
+            for start in range(0, len(own), self.batch_size):
+                expected = min(self.batch_size, len(own) - start)
+                batch = list(islice(rows, expected))
+                if len(batch) < expected:
+                    at = own.start + start + len(batch)
+                    raise InputError(f"the input ended at row {at}: it was changed while it was read")
+                keys = [None if row.error else row.key() for row in batch]
+                used = [key for key in keys if key is not None]
+                by_key = dict(zip(keys, batch))
+                opening = {}
+                for key in recent.absent(used):
+                    opening[key] = openers.submit(self.open_picture, by_key[key])
+                    recent[key] = None
+                recent.used(used)
+                yield Batch(shard, batch, keys, opening, start == 0, start + len(batch) == len(own))
+
+    def _rows_of_shards(self) -> Iterator[tuple[int, Iterator[InputRow]]]:
+        """Each wanted shard's number and rows; neighbours are read in one go."""
+        position, rows = -1, iter(())
+        for shard in self.wanted:
+            own = self.shards.range(shard)
+            if own.start != position:
+                rows = self.source.read(own.start)
+            position = own.stop
+            yield shard, rows

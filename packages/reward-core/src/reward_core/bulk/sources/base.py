@@ -1,0 +1,89 @@
+"""What every source offers, and numbered lines of a file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+from ...errors import InputError
+from ..input_row import InputRow
+
+#: A text file's position is noted every so many rows, so that reading can begin near any of them.
+STRIDE = 512
+#: The columns' usual names.
+PROMPT_COLUMN, IMAGE_COLUMN = "prompt", "image"
+
+
+class Source(Protocol):
+    """Rows, in a fixed order. It can be pickled; another process then reads the same rows."""
+
+    #: How many there are.
+    rows: int
+
+    def read(self, start: int) -> Iterator[InputRow]:
+        """The rows from ``start`` on, to the end; bad ones carry their error."""
+        ...
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What tells this input from another, for JSON."""
+        ...
+
+
+class SourceSpec(Protocol):
+    """A source that is still to be opened."""
+
+    def open(self, folder: Path) -> Source:
+        """Look through the input. ``folder`` may take what is noted of it. Raises InputError."""
+        ...
+
+
+class Lines:
+    """A text file's lines with the position after the last one, in bytes.
+
+    Bytes that are no UTF-8 come as surrogates, as in file names.
+    """
+
+    def __init__(self, file: BinaryIO, digest: Any = None):
+        self.file, self.digest, self.position = file, digest, file.tell()
+
+    def __iter__(self) -> Lines:
+        return self
+
+    def __next__(self) -> str:
+        line = self.file.readline()
+        if not line:
+            raise StopIteration
+        if self.digest is not None:
+            self.digest.update(line)
+        text = line.decode("utf-8", "surrogateescape")
+        if self.position == 0:
+            text = text.removeprefix("\ufeff")  # as Excel begins its files
+        self.position += len(line)
+        return text
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def check_columns(where: object, columns: list[str], wanted: tuple[str, ...]) -> None:
+    """Raise InputError unless all wanted columns are there."""
+    missing = [name for name in wanted if name not in columns]
+    if missing:
+        known = ", ".join(map(repr, columns)) or "none"
+        raise InputError(
+            f"{where}: no column {' or '.join(map(repr, missing))}; it has {known} "
+            "(name them with --prompt-column and --image-column)"
+        )
+
+
+def check_rows(where: object, rows: int) -> None:
+    if not rows:
+        raise InputError(f"{where}: it holds no rows")

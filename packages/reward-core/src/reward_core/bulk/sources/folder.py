@@ -1,0 +1,111 @@
+"""A folder of pictures, each with its prompt in a text file beside it: a.png, a.txt."""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import json
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from ...errors import InputError
+from ..input_row import InputRow, input_row
+from .base import STRIDE, Lines
+
+LISTING = "pictures.jsonl"
+SORTED_AT_ONCE = 20_000
+
+
+@dataclass(frozen=True)
+class PictureFolder:
+    """Pictures in a folder and the folders in it, in the order of their paths.
+
+    Files are pictures by their extension, as Pillow knows them; hidden ones are left out. A picture's prompt
+    is the text of the file of the same name with the extension .txt.
+    """
+
+    path: Path
+
+    def open(self, folder: Path) -> FolderSource:
+        if not Path(self.path).is_dir():
+            raise InputError(f"{self.path}: no such folder of pictures")
+        return FolderSource(Path(self.path).absolute(), (folder / LISTING).absolute())
+
+
+class FolderSource:
+    """The names lie sorted in a file, so that millions of them take no memory."""
+
+    def __init__(self, folder: Path, listing: Path):
+        self.folder, self.listing = folder, listing
+        self.rows, self.positions = 0, []
+        digest = hashlib.sha256()
+        position = 0
+        with listing.open("w", encoding="ascii", newline="\n") as file:
+            for name in _sorted_names(folder, listing.parent):
+                if self.rows % STRIDE == 0:
+                    self.positions.append(position)
+                line = json.dumps(name) + "\n"
+                digest.update(line.encode())
+                position += file.write(line)
+                self.rows += 1
+        if not self.rows:
+            raise InputError(f"{folder}: no pictures in it")
+        self.digest = digest.hexdigest()
+
+    def read(self, start: int) -> Iterator[InputRow]:
+        if start >= self.rows:
+            return
+        with self.listing.open("rb") as file:
+            file.seek(self.positions[start // STRIDE])
+            for line in islice(Lines(file), start % STRIDE, None):
+                yield self._row(json.loads(line))
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {"kind": "folder", "names_sha256": self.digest, "rows": self.rows}
+
+    def _row(self, name: str) -> InputRow:
+        sidecar = os.path.splitext(name)[0] + ".txt"
+        try:
+            with open(os.path.join(self.folder, sidecar), encoding="utf-8-sig") as file:
+                prompt = file.read().strip()
+        except FileNotFoundError:
+            return InputRow(None, name, None, f"no prompt: {sidecar} is not there")
+        except (OSError, UnicodeDecodeError) as error:
+            return InputRow(None, name, None, f"the prompt cannot be read: {sidecar}: {error}")
+        return input_row(prompt, name, str(self.folder))
+
+
+def _sorted_names(folder: Path, workspace: Path) -> Iterator[str]:
+    """Paths of the pictures relative to the folder, sorted a part at a time and merged from files."""
+    names = _names(folder)
+    with ExitStack() as stack:
+        parts = []
+        while part := sorted(islice(names, SORTED_AT_ONCE)):
+            path = workspace / f".{LISTING}.{len(parts)}.tmp"
+            stack.callback(path.unlink, missing_ok=True)
+            path.write_text("".join(json.dumps(name) + "\n" for name in part), encoding="ascii")
+            parts.append(stack.enter_context(path.open(encoding="ascii")))
+        yield from heapq.merge(*(map(json.loads, file) for file in parts))
+
+
+def _names(folder: Path) -> Iterator[str]:
+    extensions = tuple(e for e, kind in Image.registered_extensions().items() if kind in Image.OPEN)
+    folders = [""]
+    while folders:
+        inner = folders.pop()
+        with os.scandir(os.path.join(folder, inner)) as entries:
+            for entry in entries:
+                name = os.path.join(inner, entry.name)
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(name)
+                elif entry.name.lower().endswith(extensions):
+                    yield name

@@ -1,0 +1,42 @@
+"""A manifest: a .csv, .jsonl or .parquet with a column of prompts and one of pictures."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...errors import InputError
+from .base import IMAGE_COLUMN, PROMPT_COLUMN, Source
+from .parquet import ParquetSource
+from .text import CsvSource, JsonlSource
+
+KINDS = {".csv": CsvSource, ".jsonl": JsonlSource, ".parquet": ParquetSource}
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A file of rows.
+
+    path: .csv (with a header), .jsonl (an object a line) or .parquet.
+    prompt_column, image_column: their names. A picture is a path, relative to ``images``; in Parquet it
+        may also be the bytes of a file, or a struct of bytes and path.
+    images: folder of the pictures (default: the manifest's own).
+    """
+
+    path: Path
+    prompt_column: str = PROMPT_COLUMN
+    image_column: str = IMAGE_COLUMN
+    images: Path | None = None
+
+    def open(self, folder: Path) -> Source:
+        path = Path(self.path)
+        kind = KINDS.get(path.suffix)
+        if kind is None:
+            raise InputError(f"{path}: a manifest's extension must be one of {', '.join(KINDS)}")
+        if not path.is_file():
+            raise InputError(f"{path}: no such manifest")
+        if self.images is not None and not Path(self.images).is_dir():
+            raise InputError(f"{self.images}: no such folder of pictures")
+        images = os.path.abspath(path.parent if self.images is None else self.images)
+        return kind(path.absolute(), self.prompt_column, self.image_column, images)

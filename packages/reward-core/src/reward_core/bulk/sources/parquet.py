@@ -1,0 +1,93 @@
+"""A Parquet manifest, read in small batches of its row groups."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ...errors import InputError
+from ...score_file import load_pyarrow
+from ..input_row import InputRow, input_row
+from .base import check_columns, check_rows, file_digest
+
+ROWS_AT_ONCE = 64  # pictures in them may take a megabyte each
+#: A larger file is told from another by its footer, size and time instead of by all its bytes.
+WHOLE_DIGEST_LIMIT = 1 << 30
+
+
+class ParquetSource:
+    """Strings, bytes, or structs of bytes and path.
+
+    Within a row group, rows can only be reached by reading those before them, so a reading that goes on a
+    little further, as that of a worker's next shard does, continues where the last one stopped.
+    """
+
+    def __init__(self, path: Path, prompt_column: str, image_column: str, images: str):
+        self.path, self.images = path, images
+        self.prompt_column, self.image_column = prompt_column, image_column
+        with self._open() as file:
+            check_columns(path, file.schema_arrow.names, (prompt_column, image_column))
+            groups = range(file.metadata.num_row_groups)
+            self.group_rows = [file.metadata.row_group(i).num_rows for i in groups]
+        self.rows = sum(self.group_rows)
+        check_rows(path, self.rows)
+        self._last: tuple[int, Iterator[InputRow]] | None = None
+
+    def read(self, start: int) -> Iterator[InputRow]:
+        """Only the reading begun last may be gone on with."""
+        position, rows = self._last or (-1, iter(()))
+        if not (0 <= position <= start and self._group_of(position) == self._group_of(start)):
+            position, rows = self._first_row(self._group_of(start)), self._from_group(self._group_of(start))
+        for _ in range(start - position):
+            next(rows)
+        for number, row in enumerate(rows, start=start + 1):
+            self._last = (number, rows)
+            yield row
+
+    def fingerprint(self) -> dict[str, Any]:
+        size = self.path.stat().st_size
+        if size <= WHOLE_DIGEST_LIMIT:
+            told = {"sha256": file_digest(self.path)}
+        else:
+            with self.path.open("rb") as file:
+                file.seek(-8, 2)
+                length = int.from_bytes(file.read(4), "little")
+                file.seek(-8 - length, 2)
+                footer = hashlib.sha256(file.read(length)).hexdigest()
+            told = {"footer_sha256": footer, "bytes": size, "modified_ns": self.path.stat().st_mtime_ns}
+        columns = {"prompt_column": self.prompt_column, "image_column": self.image_column}
+        return {"kind": ".parquet", **told, "rows": self.rows, **columns}
+
+    def _open(self):
+        parquet = load_pyarrow().parquet
+        try:
+            # A buffer: pages are read as they are needed, instead of whole columns of a row group.
+            return parquet.ParquetFile(self.path, buffer_size=1 << 20, pre_buffer=False)
+        except (OSError, ValueError) as error:  # pyarrow's errors are kinds of these
+            raise InputError(f"{self.path}: cannot be read as Parquet: {error}") from error
+
+    def _group_of(self, row: int) -> int:
+        for group, rows in enumerate(self.group_rows):
+            if row < rows:
+                return group
+            row -= rows
+        return len(self.group_rows)
+
+    def _first_row(self, group: int) -> int:
+        return sum(self.group_rows[:group])
+
+    def _from_group(self, group: int) -> Iterator[InputRow]:
+        columns = [self.prompt_column, self.image_column]
+        number = self._first_row(group)
+        with self._open() as file:
+            groups = list(range(group, len(self.group_rows)))
+            for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=groups, columns=columns):
+                prompts, images = batch.column(columns[0]), batch.column(columns[1])
+                for prompt, image in zip(prompts, images):
+                    yield input_row(prompt.as_py(), image.as_py(), self.images, f"row {number}")
+                    number += 1
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_last": None}
