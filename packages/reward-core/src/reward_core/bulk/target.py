@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -152,12 +153,18 @@ class Target:
         except OutputError:
             raise
         except OSError as error:
-            reason = error.strerror or str(error).split("\n")[0]
+            reason = _reason(error.strerror or str(error))
             where = error.filename or self.folder
+            kept = f"the {len(self.done):,} shards of scores that are done are kept"
             raise OutputError(
-                f"{where}: cannot be written: {reason}; the {len(self.done):,} shards of scores that are done "
-                "are kept, and the same command goes on from them"
+                f"{where}: cannot be written: {reason}; {kept}, and the same command goes on from them"
             ) from error
+
+
+def _reason(text: str) -> str:
+    """What the system said, out of a sentence of pyarrow's."""
+    number = re.search(r"\[errno (\d+)\]", text)
+    return os.strerror(int(number[1])) if number else text.split("\n")[0]
 
 
 def _short(value: Any) -> str:

@@ -87,9 +87,7 @@ class CsvSource(TextSource):
     def to_row(self, record: list[str] | csv.Error) -> InputRow:
         if isinstance(record, csv.Error):
             return InputRow(None, "", None, f"not a CSV row: {record}")
-        prompt, image = (
-            record[i] if i < len(record) else None for i in (self.prompt_at, self.image_at)
-        )
+        prompt, image = (record[i] if i < len(record) else None for i in (self.prompt_at, self.image_at))
         return input_row(prompt, image, self.images)
 
 

@@ -1,0 +1,255 @@
+"""Bulk runs that are killed, run out of room, meet each other or find their input changed."""
+
+import csv
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("pyarrow")
+ROWS, PICTURES = 320, 40
+OPTIONS = ("--model", "tiny", "--device", "cpu", "--batch-size", "8", "--shard-rows", "16", "--cache", "12")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    """Pictures and pairs.csv; some rows have no picture, and neighbours share theirs."""
+    root = tmp_path_factory.mktemp("world")
+    generator = np.random.default_rng(1)
+    for i in range(PICTURES):
+        cells = generator.integers(0, 256, (5, 5, 3), dtype=np.uint8)
+        Image.fromarray(cells).resize((64, 64), Image.Resampling.BICUBIC).save(root / f"{i}.png")
+    rows = [(f"a red circle above {i} squares", f"{i // 3 % (PICTURES + 1)}.png") for i in range(ROWS)]
+    with (root / "pairs.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("prompt", "image"), *rows])
+    return root
+
+
+def arguments(world: Path, out: Path, *more: object) -> list[str]:
+    return list(map(str, ["score", "--manifest", world / "pairs.csv", "--out", out, *OPTIONS, *more]))
+
+
+# The command in processes that begin with everything imported, so that they are killed at work, not before.
+KILLER = """
+import json, os, signal, sys, time
+import torch, pyarrow.parquet, filelock, rich.progress
+torch.set_num_threads(1)
+from reward_core.cli import main
+from reward_core import bulk
+import reward_core.bulk.progress, reward_core.bulk.engines
+
+for line in sys.stdin:
+    arguments, delay = json.loads(line)
+    started = time.monotonic()
+    child = os.fork()
+    if child == 0:
+        os._exit(main(arguments))
+    if delay is not None:
+        time.sleep(delay)
+        os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    print(json.dumps([os.waitstatus_to_exitcode(status), time.monotonic() - started]), flush=True)
+"""
+
+
+@pytest.fixture
+def killer():
+    """run(arguments, delay) -> (exit code, seconds): the command, killed after a delay, if given."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+    def run(arguments, delay=None):
+        print(json.dumps([arguments, delay]), file=process.stdin, flush=True)
+        return json.loads(process.stdout.readline())
+
+    yield run
+    process.stdin.close()
+    process.wait(30)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_killed_at_ten_random_moments_the_same_command_ends_with_the_same_bytes(world, tmp_path, killer):
+    whole, out = tmp_path / "whole.parquet", tmp_path / "scores.parquet"
+    code, seconds = killer(arguments(world, whole))
+    assert code == 1  # some rows have no picture
+    seed = random.randrange(1 << 30)
+    moments = random.Random(seed)
+    killed = found = 0
+    while killed < 10:
+        code, _ = killer(arguments(world, out), moments.uniform(0.2 * seconds, seconds))
+        if code == -signal.SIGKILL:
+            killed += 1
+            found += len(list(Path(f"{out}.parts").glob("rows-*")))
+        else:  # it was done before
+            assert code == 1, f"seed {seed}"
+            assert out.read_bytes() == whole.read_bytes(), f"seed {seed}"
+            out.unlink()
+    code, _ = killer(arguments(world, out))
+    assert code == 1, f"seed {seed}"
+    assert out.read_bytes() == whole.read_bytes(), f"seed {seed}"
+    assert {path.name for path in tmp_path.iterdir()} == {out.name, whole.name}
+    assert found > 0  # it was killed while there was something to lose
+
+
+@pytest.mark.parametrize("name", ["scores.csv", "scores.jsonl", "scores.parquet"])
+def test_a_run_goes_on_from_any_shards_with_the_same_bytes(command, world, tmp_path, name):
+    folder = tmp_path / "shards"
+    form = name.split(".")[1]
+    assert command(*arguments(world, f"{folder}/", "--format", form)).returncode == 1
+    whole = tmp_path / f"whole.{form}"
+    assert command(*arguments(world, whole)).returncode == 1
+    out = tmp_path / name
+    parts = shutil.copytree(folder, f"{out}.parts")
+    shards = sorted(Path(parts).glob("rows-*"))
+    for lost in (0, 1, 3, 5, len(shards) - 1):
+        shards[lost].unlink()
+    (Path(parts) / f".{shards[3].name}.1.tmp").write_text("half a")  # what a killed run leaves
+    done = command(*arguments(world, out, "--json"))
+    summary = json.loads(done.stdout)
+    assert summary["resumed_rows"] == ROWS - 5 * 16
+    assert out.read_bytes() == whole.read_bytes()
+    rows = sum(1 for _ in csv.DictReader(whole.open(newline=""))) if form == "csv" else ROWS
+    assert rows == ROWS
+    assert summary["failed"] == sum(i // 3 % (PICTURES + 1) == PICTURES for i in range(ROWS))
+
+
+CHANGES = {
+    "a row of the manifest": lambda content: content.replace(b"above 7 squares", b"above 8 squares"),
+    "more rows": lambda content: content + b"a dog,1.png\n",
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_manifest_is_refused(command, world, tmp_path, change):
+    copy = shutil.copytree(world, tmp_path / "copy")
+    out = begun(command, copy, tmp_path)
+    content = (copy / "pairs.csv").read_bytes()
+    (copy / "pairs.csv").write_bytes(CHANGES[change](content))
+    done = command(*arguments(copy, out))
+    assert done.returncode == 2
+    assert "holds the beginning of another run: input was" in done.stderr
+    (copy / "pairs.csv").write_bytes(content)
+    assert command(*arguments(copy, out)).returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--model", "tiny-judge"), "model was"),
+        (("--batch-size", "4"), "batch_size was 8, now 4"),
+        (("--shard-rows", "32"), "shard_rows was 16, now 32"),
+        (("--cache", "0"), "cache was 12, now 0"),
+    ],
+)
+def test_other_settings_are_refused(command, world, tmp_path, options, told):
+    done = command(*arguments(world, begun(command, world, tmp_path), *options))
+    assert done.returncode == 2
+    assert told in done.stderr
+
+
+def begun(command, world: Path, tmp_path: Path) -> Path:
+    """A target of which a part is done."""
+    out = tmp_path / "scores.csv"
+    parts = f"{tmp_path / 'scores.csv.parts'}/"
+    assert command(*arguments(world, parts, "--format", "csv")).returncode == 1
+    next(Path(parts).glob("rows-*")).unlink()
+    return out
+
+
+def test_a_damaged_shard_is_named(command, world, tmp_path):
+    out = begun(command, world, tmp_path)
+    shard = Path(f"{out}.parts/rows-000000000032.csv")
+    shard.write_text("row,prompt,image,score,error\n33,a,b,1.0,\n")
+    done = command(*arguments(world, out))
+    assert done.returncode == 2
+    assert f"{shard.name}: not the rows expected; remove it" in done.stderr
+    shard.unlink()
+    assert command(*arguments(world, out)).returncode == 1
+
+
+def test_two_runs_on_one_target(command, world, tmp_path):
+    import filelock
+
+    out = tmp_path / "scores.csv"
+    folder = Path(f"{out}.parts")
+    folder.mkdir()
+    with filelock.FileLock(folder / "lock"):
+        held = subprocess.run(
+            [sys.executable, "-m", "reward_core", *arguments(world, out)], capture_output=True, text=True
+        )
+    assert held.returncode == 2
+    assert f"{out}: another run is at work on it" in held.stderr
+    assert command(*arguments(world, out)).returncode == 1
+
+
+@pytest.mark.parametrize("moment", ["at a shard", "when joining"])
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_no_room_keeps_what_is_done(command, world, tmp_path, form, moment):
+    """A limit on the size of files stands for a full disk: both end in a write that fails."""
+    resource = pytest.importorskip("resource")
+    whole, out = tmp_path / f"whole.{form}", tmp_path / f"scores.{form}"
+    assert command(*arguments(world, f"{tmp_path / 'shards'}/", "--format", form)).returncode == 1
+    assert command(*arguments(world, whole)).returncode == 1
+    smallest, *_, largest = sorted(path.stat().st_size for path in (tmp_path / "shards").glob("rows-*"))
+    limit = smallest - 1 if moment == "at a shard" else largest + 1
+    assert limit < whole.stat().st_size - 1
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        done = command(*arguments(world, out))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    kept = 0 if moment == "at a shard" else ROWS // 16
+    assert done.returncode == 2
+    assert f"cannot be written: File too large; the {kept} shards of scores that are done" in done.stderr
+    assert not out.exists()
+    summary = json.loads(command(*arguments(world, out, "--json")).stdout)
+    assert summary["resumed_rows"] == 16 * kept
+    assert out.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_may_not_be_written(command, world, tmp_path):
+    tmp_path.chmod(0o500)
+    done = command(*arguments(world, tmp_path / "scores.csv"))
+    tmp_path.chmod(0o700)
+    assert done.returncode == 2
+    assert "cannot be written: Permission denied" in done.stderr
+
+
+def test_a_target_in_no_folder_and_one_that_is_a_device(command, world):
+    done = command(*arguments(world, "/proc/self/scores.csv"))
+    assert done.returncode == 2
+    assert "cannot be written" in done.stderr
+
+
+def test_ctrl_c_says_how_to_go_on(world, tmp_path):
+    out = tmp_path / "scores.csv"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "reward_core", *arguments(world, out)], stderr=subprocess.PIPE, text=True
+    )
+    parts = Path(f"{out}.parts")
+    for _ in range(600):
+        if list(parts.glob("rows-*")):
+            break
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert told == "reward-core: interrupted; the same command goes on from here\n"
+    assert list(parts.glob("rows-*"))
