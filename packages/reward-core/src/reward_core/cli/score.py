@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -101,7 +102,8 @@ def run_bulk(args: argparse.Namespace) -> int:
     # How many prompts were cut is told at the end; a line for each would be millions.
     warnings.simplefilter("ignore", PromptTruncatedWarning)
     try:
-        with progress_bar(args.quiet) as on_progress:
+        # Ray's own notes go to stdout, which is the summary's.
+        with redirect_stdout(sys.stderr), progress_bar(args.quiet) as on_progress:
             summary = score_to_file(
                 source, args.out, settings, file_format=args.format, on_progress=on_progress
             )

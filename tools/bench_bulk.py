@@ -1,0 +1,175 @@
+"""Bulk scoring: speed beside the resident rate, memory over rows, start-up, cost of going on.
+
+    python tools/bench_bulk.py                                     # the bundled tiny model
+    python tools/bench_bulk.py --model full --timed 32 --rows 32   # ImageReward-v1.0's size, seeded weights
+
+The resident rate is that of the same model on the same pictures and prompts, already decoded and tokenized
+in memory, in the same batches. Speed is measured on distinct files, one row each. Memory is the peak of a
+process of its own that scores so many rows of the same files (neighbouring rows share a file; the cache
+holds 256). Start-up is from the call to the first batch, of the longest manifest. Going on is the time in
+which a run finds that all shards are done. Last line: one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from time import perf_counter
+
+import torch
+from bench_scoring import build, synchronise, varied_pictures
+
+import reward_core as RM
+from reward_core.bulk import BulkSettings, Manifest, score_to_file
+
+PROMPTS = ("a red circle above {} blue squares", "a green star left of {} small triangles")
+
+
+def make_files(folder: Path, count: int, side: int) -> None:
+    (folder / "pictures").mkdir()
+    pictures = varied_pictures(min(count, 64), side)
+    for i in range(count):
+        # Turned and shifted, so that no two files are the same.
+        picture = pictures[i % len(pictures)].transpose(i // len(pictures) % 7)
+        picture.putpixel((0, 0), (i % 256, i // 256 % 256, 0))
+        picture.save(folder / "pictures" / f"{i}.png", compress_level=1)
+
+
+def make_manifest(folder: Path, rows: int, files: int) -> Path:
+    """Neighbouring rows share a picture where there are more rows than files."""
+    path = folder / f"rows-{rows}.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("prompt", "image"))
+        for i in range(rows):
+            picture = i * min(files, rows) // rows
+            writer.writerow((PROMPTS[i % len(PROMPTS)].format(i), f"pictures/{picture}.png"))
+    return path
+
+
+@torch.no_grad()
+def resident_rate(model: RM.RewardModel, manifest: Path, batch: int) -> float:
+    with manifest.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    from PIL import Image
+
+    batches = []
+    for start in range(0, len(rows), batch):
+        some = rows[start : start + batch]
+        pixels = [model.transform.from_pil(Image.open(manifest.parent / row["image"])) for row in some]
+        tokens = model.tokenizer([row["prompt"] for row in some])
+        batches.append([tensor.to(model.device) for tensor in (torch.stack(pixels), *tokens)])
+    model(*batches[0])
+    synchronise(model.device)
+    started = perf_counter()
+    for some in batches:
+        model(*some)
+    synchronise(model.device)
+    return len(rows) / (perf_counter() - started)
+
+
+def peak_of_a_process(manifest: Path, out: Path, model: str, device: str, batch: int) -> tuple[float, float]:
+    """Peak resident memory in MB, and seconds, of the command."""
+    command = [sys.executable, "-m", "reward_core", "score", "--manifest", str(manifest), "--out", str(out)]
+    options = ["--model", model, "--device", device, "--batch-size", str(batch), "--quiet"]
+    started = perf_counter()
+    process = subprocess.Popen([*command, *options])
+    _, status, usage = os.wait4(process.pid, 0)
+    if os.waitstatus_to_exitcode(status) != 0:
+        raise SystemExit(f"the command failed on {manifest}")
+    return usage.ru_maxrss / 1024, perf_counter() - started
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="tiny", help="name or folder; full: seeded weights of full size")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--files", type=int, default=10_000, help="distinct pictures (default: %(default)s)")
+    parser.add_argument("--side", type=int, default=64, help="of a picture, in pixels (default: %(default)s)")
+    parser.add_argument("--timed", type=int, default=2_000, help="files for the speed (default: %(default)s)")
+    parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    args = parser.parse_args()
+    result: dict[str, object] = {"device": args.device, "model": args.model}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make_files(folder, args.files, args.side)
+        model_name = args.model
+        if model_name == "full":
+            model_name = str(folder / "model")
+            build("full", folder).save_pretrained(model_name)
+        settings = BulkSettings(model=model_name, devices=(args.device,), batch_size=args.batch_size)
+
+        timed = make_manifest(folder, min(args.timed, args.files), args.files)
+        model = RM.load(model_name, device=args.device)
+        resident = resident_rate(model, timed, args.batch_size)
+        del model
+        summary = score_to_file(Manifest(timed), folder / "timed.csv", settings)
+        result["resident_images_per_s"] = round(resident, 2)
+        result["bulk_files_per_s"] = round(summary.rows_per_second, 2)
+        result["share_of_resident"] = round(summary.rows_per_second / resident, 3)
+
+        peaks = {}
+        for rows in args.rows:
+            manifest = make_manifest(folder, rows, args.files)
+            out = folder / f"scores-{rows}.csv"
+            peak, took = peak_of_a_process(manifest, out, model_name, args.device, args.batch_size)
+            peaks[rows] = {"peak_rss_mb": round(peak, 1), "seconds": round(took, 1)}
+            print(f"{rows:,} rows: {peak:.0f} MB, {took:.1f} s", file=sys.stderr, flush=True)
+        result["rows"] = peaks
+        mb = [measured["peak_rss_mb"] for measured in peaks.values()]
+        result["peak_ratio"] = round(max(mb) / min(mb), 3)
+
+        longest = make_manifest(folder, max(args.rows), args.files)
+        result.update(start_and_resume(longest, folder, settings, folder / f"scores-{max(args.rows)}.csv"))
+    print(json.dumps(result))
+
+
+class BegunError(Exception):
+    """The first batch is there."""
+
+
+def start_and_resume(manifest: Path, folder: Path, settings: BulkSettings, scores: Path) -> dict[str, float]:
+    """Seconds to the first batch of a new run, and to the end of one whose shards are all there."""
+    out = f"{folder / 'shards'}/"
+    first: list[float] = []
+
+    def at_first_batch(rows: int, done: int, failed: int) -> None:
+        if done:
+            first.append(perf_counter())
+            raise BegunError
+
+    started = perf_counter()
+    with suppress(BegunError):
+        score_to_file(Manifest(manifest), out, settings, file_format="csv", on_progress=at_first_batch)
+    split(scores, Path(out), settings.shard_rows)
+    again = perf_counter()
+    summary = score_to_file(Manifest(manifest), out, settings, file_format="csv")
+    assert summary.resumed_rows == summary.rows
+    return {"start_s": round(first[0] - started, 2), "resume_s": round(perf_counter() - again, 2)}
+
+
+def split(scores: Path, folder: Path, rows: int) -> None:
+    """A file of scores back into its shards."""
+    with scores.open("rb") as file:
+        header, shard, first = file.readline(), [], 0
+        for line in file:
+            shard.append(line)
+            if len(shard) == rows:
+                (folder / f"rows-{first:012d}.csv").write_bytes(header + b"".join(shard))
+                shard, first = [], first + rows
+        if shard:
+            (folder / f"rows-{first:012d}.csv").write_bytes(header + b"".join(shard))
+
+
+if __name__ == "__main__":
+    main()
