@@ -140,7 +140,7 @@ def test_clip_and_pickscore_equal_transformers(make, reference, pictures, scaled
     torch.testing.assert_close(scorer.score_pairs(PROMPTS, pictures), wanted, atol=tolerance, rtol=0)
     matrix = scorer.score_matrix(PROMPTS, pictures)
     torch.testing.assert_close(matrix.diagonal(), wanted, atol=tolerance, rtol=0)
-    features = scorer.image_features(pictures)
+    features = scorer.encode_images(pictures)
     torch.testing.assert_close(scorer.score_pairs(PROMPTS, features), wanted, atol=tolerance, rtol=0)
     ranking, rewards = scorer.inference_rank(PROMPTS[0], pictures)  # PIL pictures
     assert sorted(ranking) == [1, 2, 3]
@@ -173,7 +173,7 @@ def test_aesthetic_shares_the_tower(make, pictures, tmp_path):
     torch.save(head.state_dict(), tmp_path / "head.pth")
     aesthetic = with_aesthetic_head(clip, tmp_path / "head.pth", (16, 8, 8, 4, 1))
     assert aesthetic.clip is clip.clip
-    features = clip.image_features(pictures)
+    features = clip.encode_images(pictures)
     scores = aesthetic.score_pairs(PROMPTS, features)
     x = features.data
     for layer in head.layers:

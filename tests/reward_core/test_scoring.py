@@ -57,7 +57,7 @@ def test_pairs_and_matrix_agree(model, images):
 
 
 def test_pictures_once_encoded_serve_any_prompt(model, images):
-    features = model.image_features(images, batch_size=3)
+    features = model.encode_images(images, batch_size=3)
     assert (len(features), features.data.device.type) == (4, "cpu")
     matrix = model.score_matrix(PROMPTS, images)
     assert torch.equal(model.score_matrix(PROMPTS, features), matrix)
@@ -67,13 +67,13 @@ def test_pictures_once_encoded_serve_any_prompt(model, images):
 
 
 def test_features_of_another_model_are_refused(model, images):
-    features = RM.load("tiny", device="cpu").image_features(images[:1])
+    features = RM.load("tiny", device="cpu").encode_images(images[:1])
     with pytest.raises(RM.errors.InputError, match="of another model"):
         model.score_matrix(PROMPTS, features)
     with pytest.raises(RM.errors.InputError, match="features of one model were expected"):
-        RM.ImageFeatures.cat([features, model.image_features(images[:1])])
+        RM.ImageFeatures.cat([features, model.encode_images(images[:1])])
     with pytest.raises(RM.errors.InputError, match="no pictures given"):
-        model.image_features([])
+        model.encode_images([])
 
 
 def test_scoring_doors_need_no_gradient_and_tensor_doors_pass_it(model, images):
@@ -190,7 +190,7 @@ def test_fast_agrees_with_exact_and_ranks_alike(parity):
     order = torch.sign(a[:, None] - a) * torch.sign(b[:, None] - b)
     assert order.sum() / (len(a) * (len(a) - 1)) > 0.97  # Kendall's tau; measured: 0.99
     # The doors keep their kinds.
-    features = fast.image_features(groups[0][1])
+    features = fast.encode_images(groups[0][1])
     assert fast.score_matrix([groups[0][0]], features).dtype == torch.float32
     pixels = torch.rand(2, 3, 64, 64, requires_grad=True)
     fast.rewards_from_pixels(pixels, ["a red circle"] * 2).sum().backward()

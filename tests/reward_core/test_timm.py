@@ -74,7 +74,7 @@ def test_a_timm_tower_is_trained_saved_and_loaded(timm, folder, tmp_path):
     )
     pixels = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
-        assert torch.allclose(model.encode_images(pixels), own.forward_features(pixels), atol=1e-5)
+        assert torch.allclose(model.encode_pixels(pixels), own.forward_features(pixels), atol=1e-5)
     fast = RM.load(tmp_path / "run", device="cpu")
     fast.set_encoder_dtype(torch.bfloat16)
     pictures = [tmp_path / "train" / f"0_{k}.png" for k in range(3)]

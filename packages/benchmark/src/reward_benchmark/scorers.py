@@ -102,7 +102,7 @@ class SharedTower:
             except ImageError as error:
                 errors[i] = error.reason
         first = next(iter(self.scorers.values()))
-        features = first.image_features(list(opened.values()), batch_size=batch_size) if opened else None
+        features = first.encode_images(list(opened.values()), batch_size=batch_size) if opened else None
         found = {}
         for name, scorer in self.scorers.items():
             scores: list[float] = []

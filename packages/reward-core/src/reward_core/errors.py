@@ -100,8 +100,6 @@ class OutputError(RewardCoreError, OSError):
     __str__ = Exception.__str__
 
 
-
-
 class WorkerError(RewardCoreError, RuntimeError):
     """A process that scores for another one ended before its work did."""
 

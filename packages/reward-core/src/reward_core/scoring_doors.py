@@ -128,12 +128,6 @@ class ScoringDoors:
         batches = over_pictures(self, images, batch_size, lambda features, places: features)
         return ImageFeatures(torch.cat([batch.result for batch in batches]), self._signature())
 
-    def image_features(
-        self, images: Sequence[ImageSource], *, batch_size: int | None = None
-    ) -> ImageFeatures:
-        """``encode_images`` under its former name."""
-        return self.encode_images(images, batch_size=batch_size)
-
     def encode_prompts(self, prompts: Sequence[str], *, batch_size: int | None = None) -> PromptFeatures:
         """The prompts as this model reads them, on the CPU, for the scoring doors to reuse."""
         token_ids, mask = self.tokenizer(prompts)

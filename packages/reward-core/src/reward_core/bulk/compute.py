@@ -1,5 +1,7 @@
 """What a bulk run asks of a model: pixels of one picture, features of some, rewards of a batch.
 
+The model's own steps, uncompiled: a run that goes on must give the numbers of one that was never stopped.
+
 Letters in shape comments: B batch, S image side.
 """
 
@@ -11,6 +13,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from ..batching import in_batches
 from ..errors import ImageError
 from ..scorer import ScoringModel
 from .input_row import InputRow
@@ -34,13 +37,13 @@ class Computer:
         """Pixels of B pictures -> image features (B, ...) on the model's device."""
         device = self.model.device
 
-        def encode(part: Sequence[Tensor]) -> Tensor:
-            together = torch.stack(list(part))
+        def encode(part: range) -> Tensor:
+            together = torch.stack(list(pixels[part.start : part.stop]))
             if device.type == "cuda":
-                return self.model.encode_images(together.pin_memory().to(device, non_blocking=True))
-            return self.model.encode_images(together.to(device))
+                return self.model.encode_pixels(together.pin_memory().to(device, non_blocking=True))
+            return self.model.encode_pixels(together.to(device))
 
-        return self._halved(encode, pixels)
+        return self._halved(encode, len(pixels))
 
     def rewards(self, prompts: Sequence[str], features: Sequence[Tensor] | Tensor) -> tuple[Tensor, int]:
         """B prompts, their pictures' features -> rewards (B,) on the device; how many prompts were cut."""
@@ -55,10 +58,11 @@ class Computer:
             some = features[own] if torch.is_tensor(features) else torch.stack(list(features[own]))
             return self.model.rewards_from_features(some, token_ids[own], mask[own]).float()
 
-        return self._halved(rewards, range(len(prompts))), cut
+        return self._halved(rewards, len(prompts)), cut
 
-    def _halved(self, compute: Callable[[Sequence], Tensor], items: Sequence) -> Tensor:
-        parts = list(self.model._batched(compute, items, self.batch_size))
+    @torch.no_grad()
+    def _halved(self, compute: Callable[[range], Tensor], count: int) -> Tensor:
+        parts = list(in_batches(compute, count, self.batch_size))
         if len(parts) > 1:  # memory ran out: that would happen again
             self.batch_size = min(self.batch_size, max(map(len, parts)))
         return torch.cat(parts) if len(parts) > 1 else parts[0]
