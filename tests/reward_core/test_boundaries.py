@@ -62,4 +62,5 @@ def test_dependencies_are_what_the_package_is_for():
     }
     assert names == {
         "torch", "transformers", "tokenizers", "huggingface_hub", "safetensors", "Pillow", "numpy", "rich",
+        "filelock",
     }  # fmt: skip
