@@ -117,6 +117,7 @@ def main() -> None:
         result["resident_images_per_s"] = round(resident, 2)
         result["bulk_files_per_s"] = round(summary.rows_per_second, 2)
         result["share_of_resident"] = round(summary.rows_per_second / resident, 3)
+        print(json.dumps(result), file=sys.stderr, flush=True)
 
         peaks = {}
         for rows in args.rows:
