@@ -290,7 +290,7 @@ def test_a_wrong_prompts_file_is_named_and_nothing_is_written(command, folder, p
     [
         ({"--prompts": "none.json"}, "none.json: no such prompts file"),
         ({"--images": "none"}, "none: no such folder of pictures"),
-        ({"--out": "scores.xlsx"}, "scores.xlsx: the extension must be one of .csv, .json, .parquet"),
+        ({"--out": "scores.xlsx"}, "scores.xlsx: the extension must be one of .csv, .json, .jsonl, .parquet"),
         ({"--out": "scores"}, "the extension must be one of"),
         ({"--out": "none/scores.csv"}, "cannot be written"),
         ({"--out": "folder.csv"}, "cannot be written"),
