@@ -113,14 +113,10 @@ def test_the_loss_of_a_step_is_that_of_its_whole_batch(fresh, data, tmp_path, av
     loss.backward()
     wanted = {name: p.grad for name, p in copy.named_parameters() if p.grad is not None}
     seen = {}
-    trainer._apply, apply = (
-        lambda wrong: (
-            seen.update(
-                {n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.grad is not None}
-            )
-            or apply(wrong)
-        ),
-        trainer._apply,
+    trainer.optimizers[0].register_step_pre_hook(
+        lambda *_: seen.update(
+            {n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.grad is not None}
+        )
     )
     trainer.train()
     assert losses(tmp_path)[0] == pytest.approx(loss.item(), rel=1e-5)

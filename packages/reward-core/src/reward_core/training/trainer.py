@@ -8,6 +8,7 @@ import sys
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 
 import torch
@@ -24,9 +25,7 @@ from .health import MAX_SKIPPED, Health
 from .interruption import Interruption
 from .metrics_file import METRICS, MetricsFile
 from .optimizers import rate_at, set_rates
-from .pairs import pairwise_accuracy
 from .progress import step_bar
-from .ranking_loss import loss_terms, ranking_loss_sum
 from .run_checkpoint import Checkpoints, RunState
 from .setup import (
     fingerprint,
@@ -37,6 +36,7 @@ from .setup import (
     prepare_model,
     prepare_splits,
 )
+from .step import TrainingStep
 from .validation import Judgement, judge
 
 
@@ -80,7 +80,10 @@ class Trainer:
         self.plan = BatchPlan(self.readers["train"].pairs, settings, accelerator.num_processes)
         self.optimizers = make_optimizers(settings, self.rewards)
         prepared = accelerator.prepare(self.rewards, *self.optimizers)
-        self.wrapped, self.steppers = prepared[0], list(prepared[1:])
+        self.wrapped = prepared[0]
+        self.take_step = TrainingStep(
+            settings, accelerator, self.rewards, self.wrapped, prepared[1:], self.readers["train"].cache
+        )
         self.checkpoints = Checkpoints(self.out / "checkpoints", settings.checkpoints)
         self.metrics = MetricsFile(self.out / METRICS)
         self.health = Health(settings)
@@ -134,7 +137,7 @@ class Trainer:
         ):
             while self.state.step < steps and not self.state.stopped:
                 batches, ahead = ahead, self._read_ahead(self.state.step + 1)
-                row = self.step([[f.result() for f in batch] for batch in batches])
+                row = self.step(batches)
                 self.state.step += 1
                 self._log(row)
                 progress(row)
@@ -155,94 +158,19 @@ class Trainer:
                     raise KeyboardInterrupt
         return finish(self, time.perf_counter() - started)
 
-    # One step
-
-    def step(self, batches: Sequence[Sequence[ReadGroup | None]]) -> dict[str, float]:
+    def step(self, batches: Sequence[Sequence[Future[ReadGroup | None]]]) -> dict[str, float]:
         """One optimizer step on this rank's micro-batches; what to log of it."""
-        accelerator, settings = self.accelerator, self.settings
-        started, number = time.perf_counter(), self.state.step
-        own = [[group for group in batch if group is not None] for batch in batches]
-        terms = loss_terms([group.places for batch in own for group in batch], settings.average)
-        total = int(accelerator.reduce(torch.tensor(terms, device=accelerator.device), reduction="sum"))
-        set_rates(self.optimizers, self._rate(number))
-        alone = accelerator.num_processes == 1
-        sums = torch.zeros(
-            7, dtype=torch.float64
-        )  # loss, right, pairs, pictures, not finite, rewards, squares
-        passes = [batch for batch in own if batch] if alone else own
-        for i, batch in enumerate(passes if total else ()):
-            if i + 1 < len(passes):
-                with accelerator.no_sync(self.wrapped):
-                    sums += self._pass(batch, total)
-            else:
-                sums += self._pass(batch, total)
-        loss, right, pairs, pictures, wrong, mean, square = accelerator.reduce(
-            sums.to(accelerator.device, torch.float32), reduction="sum"
-        ).tolist()
-        norm = self._apply(bool(wrong)) if total else 0.0
-        mean, square = mean / max(pictures, 1), square / max(pictures, 1)
-        row = {
-            "epoch": self.plan.steps[number].epoch,
-            "loss": loss,
-            "accuracy": right / max(pairs, 1),
-            "lr": self.optimizers[0].param_groups[0]["lr"],
-            "gradient_norm": norm,
-            "reward_std": math.sqrt(max(square - mean**2, 0.0)) if math.isfinite(square) else math.nan,
-            "pairs": pairs,
-            "skipped": self.state.skipped,
-            "images_per_s": pictures / (time.perf_counter() - started),
-        }
-        if accelerator.device.type == "cuda":
-            row["peak_memory_mb"] = torch.cuda.max_memory_allocated() / 2**20
-        return row
-
-    def _pass(self, groups: Sequence[ReadGroup], total: int) -> torch.Tensor:
-        """Forward and backward of one micro-batch; what it adds to the step's sums."""
-        accelerator = self.accelerator
-        with accelerator.autocast():
-            inputs = (
-                self.rewards.inputs(groups, self.readers["train"].cache) if groups else self.rewards.nothing()
-            )
-        rewards = self.wrapped(*inputs).float()
-        if not groups:  # others have one more: their exchange of gradients needs every rank
-            accelerator.backward(rewards.sum() * 0)
-            return torch.zeros(7, dtype=torch.float64)
-        places = [group.places for group in groups]
-        loss = ranking_loss_sum(rewards, places, self.settings.average) / total
-        accelerator.backward(loss * accelerator.num_processes)  # over which gradients are averaged
-        values = rewards.detach().double().cpu()
-        own = values.split([len(ranking) for ranking in places])
-        counted = [pairwise_accuracy(some, ranking) for some, ranking in zip(own, places)]
-        right, pairs = map(sum, zip(*counted))
-        finite = bool(values.isfinite().all())
-        return torch.tensor(
-            [loss.item(), right, pairs, len(values), not finite, values.sum(), values.square().sum()],
-            dtype=torch.float64,
-        )
-
-    def _apply(self, wrong: bool) -> float:
-        """Clip and step; the norm that the gradient had. A step that is not finite is not taken."""
-        parameters = [p for p in self.rewards.parameters() if p.requires_grad]
-        limit = self.settings.clip or float("inf")
-        norm = float(self.accelerator.clip_grad_norm_(parameters, limit))
-        usable = math.isfinite(norm) and not wrong
-        if usable or self.accelerator.scaler is not None:  # a scaler skips by itself, and must learn of it
-            if not usable:
-                for parameter in parameters:
-                    parameter.grad.fill_(float("inf"))
-            for stepper in self.steppers:
-                stepper.step()
-        for stepper in self.steppers:
-            stepper.zero_grad(set_to_none=True)
+        settings, state = self.settings, self.state
+        share = rate_at(state.step, len(self.plan.steps), settings.warmup_steps, settings.schedule)
+        set_rates(self.optimizers, share)
+        row, usable = self.take_step(batches)
         if usable:
-            self.state.skipped_in_a_row = 0
+            state.skipped_in_a_row = 0
         else:
-            self.state.skipped += 1
-            self.state.skipped_in_a_row += 1
-        return norm
-
-    def _rate(self, number: int) -> float:
-        return rate_at(number, len(self.plan.steps), self.settings.warmup_steps, self.settings.schedule)
+            state.skipped += 1
+            state.skipped_in_a_row += 1
+        lr = self.optimizers[0].param_groups[0]["lr"]
+        return {"epoch": self.plan.steps[state.step].epoch, **row, "lr": lr, "skipped": state.skipped}
 
     def _read_ahead(self, number: int) -> list:
         """This rank's micro-batches of a step, being read."""
