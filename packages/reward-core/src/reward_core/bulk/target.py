@@ -115,6 +115,10 @@ class Target:
         paths = [self._shard_path(shard) for shard in range(len(self.shards))]
         with self._writing(), whole_file(self.out, beside=self.folder) as temporary:
             join(paths, temporary, self.extension)
+        # run.json goes last: a run killed meanwhile still knows whose shards the rest are.
+        for path in paths:
+            path.unlink()
+        (self.folder / RUN_FILE).unlink()
         shutil.rmtree(self.folder)
 
     def _shard_path(self, shard: int) -> Path:
