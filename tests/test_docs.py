@@ -24,6 +24,7 @@ import warnings
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
+import pyarrow.parquet
 import pytest
 import tiny_pipelines
 import torch
@@ -127,7 +128,16 @@ def folder(tmp_path, monkeypatch):
     parity = ROOT / "tests" / "data" / "parity"
     for source, name in (("state_dict.pt", "ImageReward.pt"), ("vocab.txt",) * 2, ("config.json",) * 2):
         shutil.copy(parity / source, name)
-    RM.load("tiny", device="cpu").save_pretrained("my-folder")
+    for place in ("my-folder", "runs/mine"):
+        RM.load("tiny", device="cpu").save_pretrained(place)
+    pairs = [{"prompt": PROMPT, "image": f"pictures/{name}.png"} for name in "abc"]
+    table = pyarrow.Table.from_pylist(pairs)
+    pyarrow.parquet.write_table(table, "pairs.parquet")
+    scores = [{"row": i, **pair, "score": float(i), "error": None} for i, pair in enumerate(pairs)]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(scores), "scores.parquet")
+    Path("mine.csv").write_text(f"text,chosen,rejected\n{PROMPT},a.png,b.png\n")
+    for name in "abc":
+        Path("pictures", f"{name}.txt").write_text(PROMPT)
     return tmp_path
 
 
@@ -260,7 +270,7 @@ def check_command(command: list[str], monkeypatch) -> None:
         check_hatch(command[1:])
     elif "pip" in command:
         check_pip(command)
-    elif program == "torchrun":
+    elif program == "torchrun" or command[:2] == ["accelerate", "launch"]:
         if "-m" in command:
             parsed(["python", "-m", *command[command.index("-m") + 1 :]], monkeypatch)
     elif program.endswith("python"):
@@ -274,7 +284,8 @@ def check_command(command: list[str], monkeypatch) -> None:
                 arguments = parsed([program, *words], monkeypatch)
         except SystemExit as error:
             raise AssertionError(errors.getvalue()) from error
-        if (program, words[0]) in RUN:
+        elsewhere = any(word.startswith("cuda") or word == "ray" for word in words)
+        if (program, words[0]) in RUN and not elsewhere:
             if getattr(arguments, "model", None) in REWARD_MODELS:
                 words += ["--model", "tiny"]  # the last one counts
             with redirect_stdout(io.StringIO()), redirect_stderr(errors):
