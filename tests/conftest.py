@@ -1,5 +1,7 @@
 """Fixtures of several packages' tests."""
 
+import signal
+
 import pytest
 
 
@@ -18,3 +20,9 @@ def pipelines(tmp_path_factory):
         return root / name
 
     return folder
+
+
+def pytest_sessionstart(session):
+    # In a shell's background Ctrl-C is ignored, and the processes that tests start would inherit that.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -24,7 +24,7 @@ from pathlib import Path
 from time import perf_counter
 
 import torch
-from bench_scoring import build, synchronise, varied_pictures
+from scoring_workload import build, synchronise, varied_pictures
 
 import reward_core as RM
 from reward_core.bulk import BulkSettings, Manifest, score_to_file

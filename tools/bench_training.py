@@ -28,9 +28,9 @@ from time import perf_counter, process_time
 import numpy as np
 import torch
 import torch.nn.functional as F
-from bench_scoring import PROMPTS, build, synchronise, varied_pictures
 from rich.console import Console
 from rich.table import Table
+from scoring_workload import PROMPTS, build, synchronise, varied_pictures
 from torch import Tensor
 
 from reward_core.load import default_device

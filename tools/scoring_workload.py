@@ -77,3 +77,9 @@ def kendall_tau(a: torch.Tensor, b: torch.Tensor) -> float:
     """Of two flat tensors, over all pairs."""
     signs = torch.sign(a[:, None] - a[None]) * torch.sign(b[:, None] - b[None])
     return float(signs.sum() / (len(a) * (len(a) - 1)))
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until a GPU has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
