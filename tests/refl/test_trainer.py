@@ -9,7 +9,7 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 
 import refl
-from refl.errors import DivergedError
+from refl.errors import ConfigError, DivergedError
 from refl.objective import VALIDATION
 from refl.rollout import SampleNoise
 
@@ -229,6 +229,35 @@ def test_it_stops_when_a_held_out_reward_falls_or_pictures_grow_alike(pipelines,
     )
     assert "differ by" in trainer.state.stopped
     assert (tmp_path / "b" / "model").is_dir()
+
+
+def test_the_best_validation_is_what_is_saved(pipelines, tmp_path):
+    """The held-out reward falls from the start, so the best weights are those before any step."""
+    rewards = {"red": redness, "blue": lambda pixels, prompts: -redness(pixels, prompts)}
+    pair = "{name: red, phi: linear}, {name: blue, weight: 0}"
+    saved = {}
+    for keep in ("true", "false"):
+        trainer, _ = train(
+            pipelines("sd"),
+            tmp_path / keep,
+            *("model.lora_rank=0", "optimizer.lr=2e-3", "validation.every=2", "run.checkpoint_every=2"),
+            *("validation.stop_reward=blue", f"validation.keep_best={keep}"),
+            steps=8,
+            rewards=rewards,
+            reward=pair,
+        )
+        model = DiffusionPipeline.from_pretrained(tmp_path / keep / "model")
+        saved[keep] = torch.cat([p.detach().flatten() for p in model.unet.parameters()])
+        assert trainer.state.best_step == 0
+    base = DiffusionPipeline.from_pretrained(pipelines("sd"))
+    before = torch.cat([p.detach().flatten() for p in base.unet.parameters()])
+    assert torch.equal(saved["true"], before)
+    assert not torch.equal(saved["false"], before)
+    assert [path.name for path in (tmp_path / "true/checkpoints").glob("best-*")] == [
+        "best-000000.safetensors"
+    ]
+    with pytest.raises(ConfigError, match="keep_best"):
+        settings(tmp_path, "validation.keep_best=true")
 
 
 def test_any_number_of_prompts_and_accumulation(pipelines, tmp_path):

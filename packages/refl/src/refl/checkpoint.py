@@ -31,6 +31,7 @@ class RunState:
         skipped: steps without a finite reward or gradient so far.
         skipped_in_a_row: of these, the last ones.
         best: best value of the held-out reward that may stop the run.
+        best_step: the step of that validation.
         worse: validations in a row below it.
         diversity: how much pictures of one prompt differed before training.
         stopped: why the run was stopped early; empty: it was not.
@@ -42,6 +43,7 @@ class RunState:
     skipped: int = 0
     skipped_in_a_row: int = 0
     best: float | None = None
+    best_step: int = 0
     worse: int = 0
     diversity: float | None = None
     stopped: str = ""
@@ -58,6 +60,28 @@ class Checkpoints:
     def all(self) -> list[Path]:
         """Whole checkpoints, oldest first."""
         return sorted(path for path in self.folder.glob("step-*") if (path / STATE).is_file())
+
+    def save_best(self, trainable: Trainable, step: int) -> None:
+        """Keep the weights of the best validation so far, beside those that older checkpoints know of."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"best-{step:06d}.safetensors"
+        temporary = path.with_name(f".{path.name}")
+        save_file(trainable.tensors(), temporary)
+        os.replace(temporary, path)
+
+    def load_best(self, trainable: Trainable, step: int) -> None:
+        """The weights that ``save_best`` kept at that step, back in place.
+
+        Raises:
+            CheckpointError: gone or damaged.
+        """
+        path = self.folder / f"best-{step:06d}.safetensors"
+        try:
+            trainable.load_tensors(load_file(path))
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(
+                f"{path}: the best validation's weights cannot be read ({error})"
+            ) from error
 
     def save(self, accelerator: Accelerator, trainable: Trainable, schedule: Any, state: RunState) -> Path:
         """Write a checkpoint, on all ranks together; it appears when it is complete."""
@@ -80,8 +104,17 @@ class Checkpoints:
             os.replace(temporary, path)
             for old in self.all()[: -self.limit]:
                 shutil.rmtree(old, ignore_errors=True)
+            self._drop_old_bests()
         accelerator.wait_for_everyone()
         return path
+
+    def _drop_old_bests(self) -> None:
+        """A run may go on from any checkpoint that is left, whose best must be there then."""
+        states = [json.loads((path / STATE).read_text(encoding="utf-8"))["run"] for path in self.all()]
+        oldest = min(state.get("best_step", 0) for state in states)
+        for path in self.folder.glob("best-*.safetensors"):
+            if path.name < f"best-{oldest:06d}":
+                path.unlink(missing_ok=True)
 
     def load_latest(
         self, accelerator: Accelerator, trainable: Trainable, schedule: Any, fingerprint: str

@@ -151,6 +151,8 @@ class ValidationConfig:
         stop_patience: validations in a row below its best that stop the run.
         stop_diversity: the run stops when pictures of one prompt differ less than this share of what they
             differed before training; 0: never.
+        keep_best: what is saved in the end are the weights of the validation at which ``stop_reward`` was
+            best (and diversity no less than ``stop_diversity``), not the last ones.
     """
 
     every: int = 50
@@ -161,6 +163,7 @@ class ValidationConfig:
     stop_reward: str = ""
     stop_patience: int = 2
     stop_diversity: float = 0.0
+    keep_best: bool = False
 
 
 @dataclass(frozen=True)
@@ -256,6 +259,8 @@ class TrainConfig:
         stop = self.validation.stop_reward
         if stop and stop not in names:
             raise ConfigError(f"validation.stop_reward: {stop!r} is none of the rewards ({', '.join(names)})")
+        if self.validation.keep_best and not stop:
+            raise ConfigError("validation.keep_best: by which reward? validation.stop_reward names none")
         return self
 
 

@@ -249,7 +249,8 @@ class Trainer:
             grid(found.pixels, config.seeds, self.out / "samples" / f"step-{state.step:06d}.png")
         rewards = {f"validation/{name}": value for name, value in found.rewards.items()}
         self._log({**rewards, "validation/diversity": found.diversity})
-        judge(found, config, state)
+        if judge(found, config, state) and config.keep_best and accelerator.is_main_process:
+            self.checkpoints.save_best(self.trainable, state.step)
         if state.stopped:
             accelerator.print(f"refl: stopped early at step {state.step}: {state.stopped}")
 
@@ -266,6 +267,8 @@ class Trainer:
         config, folder = self.config, self.out / "model"
         if self.accelerator.is_main_process:
             rows = self.metrics.read()
+            if config.validation.keep_best and self.state.best is not None:
+                self.checkpoints.load_best(self.trainable, self.state.best_step)
             self.trainable.save(folder)
             pipeline = type(self.family.pipeline).__name__
             card = model_card(config, rows, self.trainable.is_lora, pipeline, len(self.validation_prompts))

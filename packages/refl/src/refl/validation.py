@@ -98,8 +98,12 @@ def validate(
     return Validation(means, diversity(pixels.float() / 255, config.seeds), pixels)
 
 
-def judge(found: Validation, config: ValidationConfig, state: RunState) -> None:
-    """Note a validation in the run's state; ``state.stopped`` says why the run should end, if it should."""
+def judge(found: Validation, config: ValidationConfig, state: RunState) -> bool:
+    """Note a validation in the run's state; whether it is the best so far.
+
+    ``state.stopped`` says why the run should end, if it should. Pictures of too little diversity are never
+    the best, whatever their reward.
+    """
     if state.diversity is None:
         state.diversity = found.diversity
     elif found.diversity < config.stop_diversity * state.diversity:
@@ -107,12 +111,14 @@ def judge(found: Validation, config: ValidationConfig, state: RunState) -> None:
         state.stopped = (
             f"pictures of one prompt differ by {found.diversity:.3f}, {before:.3f} before training"
         )
+        return False
     if not config.stop_reward:
-        return
+        return False
     value = found.rewards[config.stop_reward]
     if state.best is None or value >= state.best:
-        state.best, state.worse = value, 0
-    else:
-        state.worse += 1
+        state.best, state.best_step, state.worse = value, state.step, 0
+        return True
+    state.worse += 1
     if state.worse >= config.stop_patience:
         state.stopped = f"{config.stop_reward} fell to {value:.3f} from {state.best:.3f}"
+    return False

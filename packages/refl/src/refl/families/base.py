@@ -148,10 +148,16 @@ class Family(ABC):
 
     @torch.no_grad()
     def encode_pixels(self, pixels: Tensor, noise: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) in [0, 1] -> latents (B, C, h, w), drawn with the given normal noise."""
+        """Pictures (B, 3, H, W) in [0, 1] -> latents (B, C, h, w), drawn with the given normal noise.
+
+        An AutoencoderTiny gives one answer and not a distribution: then the noise has no part.
+        """
         vae = self.pipeline.vae
-        distribution = vae.encode((pixels * 2 - 1).to(vae.dtype)).latent_dist
-        latents = distribution.mean.float() + distribution.std.float() * noise
+        encoded = vae.encode((pixels * 2 - 1).to(vae.dtype))
+        if hasattr(encoded, "latent_dist"):
+            latents = encoded.latent_dist.mean.float() + encoded.latent_dist.std.float() * noise
+        else:
+            latents = encoded.latents.float()
         config = vae.config
         return (latents - (getattr(config, "shift_factor", None) or 0)) * config.scaling_factor
 
