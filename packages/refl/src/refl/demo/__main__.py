@@ -1,0 +1,141 @@
+"""``python -m refl.demo``: fine-tune the bundled tiny pipeline, and see whether its pictures got better.
+
+Reward feedback learning against the bundled tiny reward, on a CPU; beside it a control run with the same
+data, steps and rollouts whose reward has weight 0. Then all three models draw unseen prompts, and
+ShapesBench's oracle, which knows the truth and had no part in training, says which pictures are better.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from ..errors import ReflError
+from .figures import draw_curve, draw_grid
+from .recipe import (
+    PIPELINE,
+    SMALL,
+    DemoSize,
+    control_config,
+    demo_config,
+    make_trainer,
+    unseen_prompts,
+    write_pictures,
+)
+from .study import Judged, circumstances, curve_of, judge_model, report
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="refl.demo", description=__doc__.split("\n\n")[0])
+    parser.add_argument(
+        "--out", type=Path, default=Path("refl-demo"), help="folder for all it writes (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="other prompts, noise and order of the data")
+    parser.add_argument("--small", action="store_true", help="a few steps only, to see that it runs")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    args = parser.parse_args(argv)
+    out = args.out / ("small" if args.small else "full") / f"seed-{args.seed}"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"{args.out}: cannot be written to ({error.strerror})")
+    try:
+        found = run_demo(out, SMALL if args.small else DemoSize(), args.seed)
+    except KeyboardInterrupt:
+        print("refl.demo: interrupted; the same command goes on", file=sys.stderr)
+        return 130
+    except ReflError as error:
+        print(f"refl.demo: {error}", file=sys.stderr)
+        return 1
+    if args.json:
+        print(json.dumps(found, indent=1))
+    else:
+        show(found, out, Console())
+    return 0
+
+
+def run_demo(out: Path, size: DemoSize, seed: int) -> dict[str, Any]:
+    """Both runs, the comparison, the files; what report.json holds. Goes on where it was interrupted."""
+    started = time.perf_counter()
+    data = out / "pictures.tar"
+    write_pictures(data, size.pictures, seed)
+    config = demo_config(out / "refl", data, size, seed)
+    arms = {"refl": config, "control": control_config(demo_config(out / "control", data, size, seed))}
+    curves, trainers = {}, {}
+    for name, arm in arms.items():
+        print(f"refl.demo: {name}, {arm.run.steps} steps", file=sys.stderr)
+        trainers[name] = trainer = make_trainer(arm, size, seed)
+        trainer.train()
+        curves[name] = curve_of(trainer.metrics.read())
+    prompts = unseen_prompts(size.unseen_prompts, seed)
+    folders = {"base": PIPELINE, "control": out / "control" / "model", "refl": out / "refl" / "model"}
+    models: dict[str, Judged] = {}
+    with _bar(len(folders) * len(prompts)) as advance:
+        for name, folder in folders.items():
+            models[name] = judge_model(folder, prompts, advance)
+    state = trainers["refl"].state
+    found = report(
+        models["base"], models["control"], models["refl"], curves, state.best_step, state.stopped
+    ) | circumstances(started, config)
+    draw_grid(out / "grid.png", prompts, models)
+    draw_curve(out / "curve.png", curves, state.best_step)
+    temporary = out / ".report.json"
+    temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, out / "report.json")
+    return found
+
+
+def show(found: dict[str, Any], out: Path, console: Console) -> None:
+    """The report as tables."""
+    table = Table("mean [95% interval]", "before", "control", "after ReFL")
+    table.title = f"{found['prompts']} unseen prompts"
+    for key, title in (
+        ("reward", "learned reward (tiny)"),
+        ("judge", "second reward (tiny-judge)"),
+        ("oracle", "truth (the oracle's utility)"),
+        ("alignment", "of it: fits the prompt"),
+    ):
+        cells = []
+        for side in ("before", "control", "after"):
+            low, high = found["intervals"][f"{key}_{side}"]
+            cells.append(f"{found[f'{key}_{side}']:.3f} [{low:.3f}, {high:.3f}]")
+        table.add_row(title, *cells)
+    console.print(table)
+    for suffix, against in (("", "the base"), ("_control", "the control")):
+        rate, low, high = (found[f"{name}{suffix}"] for name in ("win_rate", "win_low", "win_high"))
+        console.print(
+            f"ReFL's picture is truly better than that of {against}: {rate:.1%} [{low:.1%}, {high:.1%}]"
+        )
+    console.print(
+        f"kept: step {found['stopped_step']}, truth {found['stopped_truth']:.3f} at validation; "
+        f"the best there was: {found['best_truth']:.3f}"
+    )
+    if found["stopped"]:
+        console.print(f"stopped early: {found['stopped']}")
+    console.print(
+        f"{found['seconds'] / 60:.1f} minutes; {out / 'grid.png'}, {out / 'curve.png'}, report.json"
+    )
+
+
+@contextmanager
+def _bar(total: int) -> Iterator:
+    console = Console(stderr=True)
+    columns = [TextColumn("comparing"), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn()]
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda count: bar.update(task, advance=count)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,185 @@
+"""The demo's runs: settings of refl's trainer, and the prompts and pictures they take."""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from reward_core.shapes import parse
+
+from ..config import (
+    LossConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RewardConfig,
+    RolloutConfig,
+    RunConfig,
+    TrainConfig,
+    ValidationConfig,
+)
+from ..strategies import StrategyConfig
+from ..trainer import Trainer
+from .truth import read_truths
+from .world import captioned_pictures, sample_prompts
+
+PIPELINE = Path(__file__).parent / "tiny"
+REWARD, JUDGE, TRUTH = "tiny", "tiny-judge", "truth"
+DENOISING_STEPS, GUIDANCE = 20, 2.5
+CLEAN_REWARD = (
+    1.35  # of clean, right pictures by `tiny` (1.38 for one thing, 1.35 for two): more is no better
+)
+
+
+@dataclass(frozen=True)
+class DemoSize:
+    """How much the demo does.
+
+    Attributes:
+        steps: optimizer steps of each run.
+        batch_size: pictures made, and pictures of the pre-training data shown, a step.
+        validate_every: steps between validations.
+        validation_prompts: known prompts of the validations, apart from those trained on.
+        validation_seeds: pictures of each.
+        unseen_prompts: on which the models are compared in the end, one picture each.
+        train_prompts: for rollouts.
+        pictures: with captions, for the ordinary denoising loss.
+        learning_rate: AdamW's.
+    """
+
+    steps: int = 60
+    batch_size: int = 16
+    validate_every: int = 10
+    validation_prompts: int = 24
+    validation_seeds: int = 2
+    unseen_prompts: int = 240
+    train_prompts: int = 800
+    pictures: int = 2000
+    learning_rate: float = 1e-4
+
+
+SMALL = DemoSize(
+    steps=4,
+    batch_size=8,
+    validate_every=2,
+    validation_prompts=4,
+    unseen_prompts=16,
+    train_prompts=64,
+    pictures=64,
+    learning_rate=4e-4,
+)
+
+
+def demo_config(out: Path, data: Path, size: DemoSize, seed: int) -> TrainConfig:
+    """ReFL on all weights of the tiny pipeline, held by the loss it was trained with.
+
+    The reward's loss is flat beyond what clean pictures get; the second reward and the diversity of
+    the pictures end the run, and choose what is kept. The truth is watched and decides nothing.
+    """
+    return TrainConfig(
+        model=ModelConfig(id=str(PIPELINE), lora_rank=0),
+        rollout=RolloutConfig(
+            steps=DENOISING_STEPS, sampler="ddim", guidance_scale=GUIDANCE, recompute=False
+        ),
+        strategy=StrategyConfig(name="refl", first=6, last=15),
+        rewards=(
+            RewardConfig(REWARD, 1.0, "relu", CLEAN_REWARD),
+            RewardConfig(JUDGE, 0.0),
+            RewardConfig(TRUTH, 0.0),
+        ),
+        loss=LossConfig(
+            reward_scale=0.1,
+            pretraining_data=str(data),
+            pretraining_weight=1.0,
+            pretraining_batch_size=2 * size.batch_size,
+        ),
+        optimizer=OptimizerConfig(
+            lr=size.learning_rate, schedule="constant_with_warmup", warmup_steps=3, weight_decay=0.0
+        ),
+        validation=ValidationConfig(
+            every=size.validate_every,
+            prompts=size.validation_prompts,
+            seeds=size.validation_seeds,
+            batch_size=32,
+            stop_reward=JUDGE,
+            stop_patience=3,
+            stop_diversity=0.7,
+            keep_best=True,
+        ),
+        run=RunConfig(
+            out=str(out),
+            steps=size.steps,
+            batch_size=size.batch_size,
+            seed=seed,
+            checkpoint_every=20,
+            checkpoints=1,
+            trackers=(),
+            cpu=True,
+        ),
+    )
+
+
+def control_config(config: TrainConfig) -> TrainConfig:
+    """The same run with the same rollouts and data, the reward's loss multiplied by 0; the last weights
+    are kept, as no reward may choose for it."""
+    return replace(
+        config,
+        loss=replace(config.loss, reward_scale=0.0),
+        validation=replace(config.validation, stop_reward="", stop_diversity=0.0, keep_best=False),
+    )
+
+
+def make_trainer(config: TrainConfig, size: DemoSize, seed: int) -> Trainer:
+    """A trainer with the demo's prompts and the oracle watching."""
+    known = sample_prompts(size.train_prompts + size.validation_prompts, seed)
+    return Trainer(prompts=known, args=config, rewards={TRUTH: watch_truth})
+
+
+def unseen_prompts(count: int, seed: int) -> list[str]:
+    """Prompts with combinations that neither pipeline nor reward ever saw, a good part about one thing."""
+    return sample_prompts(count, 10_000 + seed, "held_out", pair_share=0.3)
+
+
+def watch_truth(pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+    """The oracle's utility, (N,), as a reward to watch: it has no gradient, so nothing can train on it.
+
+    0 for prompts that are not of this world, such as those with which the trainer tries its rewards.
+    """
+    pictures = (pixels.detach().clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+    utility = torch.zeros(len(prompts))
+    known = [i for i, prompt in enumerate(prompts) if _is_known(prompt)]
+    if known:
+        found = read_truths(pictures[known], [prompts[i] for i in known]).utility
+        utility[known] = torch.from_numpy(found).float()
+    return utility.to(pixels.device)
+
+
+def _is_known(prompt: str) -> bool:
+    try:
+        parse(prompt)
+    except ValueError:
+        return False
+    return True
+
+
+def write_pictures(file: Path, count: int, seed: int) -> None:
+    """`count` clean pictures with their prompts as a .tar, as the trainer takes them."""
+    if file.is_file():
+        return
+    temporary = file.with_name(f".{file.name}")
+    with tarfile.open(temporary, "w") as archive:
+        for number, (pixels, prompt) in enumerate(captioned_pictures(count, 20_000 + seed)):
+            buffer = io.BytesIO()
+            Image.fromarray(pixels).save(buffer, "PNG")
+            for suffix, content in ((".png", buffer.getvalue()), (".txt", prompt.encode())):
+                member = tarfile.TarInfo(f"{number:05d}{suffix}")
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+    os.replace(temporary, file)

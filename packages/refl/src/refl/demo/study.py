@@ -1,0 +1,129 @@
+"""Base, control and fine-tuned model on the same unseen prompts: learned reward, truth, who wins."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..compare import PictureSettings, compare_rewards, judge_pictures, pictures_of
+from ..config import RewardConfig, TrainConfig
+from ..families import load_family
+from ..rewards import load_rewards
+from .recipe import DENOISING_STEPS, GUIDANCE, JUDGE, REWARD, TRUTH
+from .truth import interval, read_truths
+
+SETTINGS = PictureSettings(steps=DENOISING_STEPS, guidance_scale=GUIDANCE, seeds=1, batch_size=32)
+
+
+@dataclass
+class Judged:
+    """Pictures of one model for P prompts, one each.
+
+    Attributes:
+        pictures: (P, 3, 64, 64) uint8.
+        scores: name -> (P, 1): the rewards, the oracle's utility as "truth", its alignment.
+    """
+
+    pictures: Tensor
+    scores: dict[str, np.ndarray]
+
+
+def judge_model(
+    model: Path, prompts: Sequence[str], advance: Callable[[int], None] = lambda count: None
+) -> Judged:
+    """Make one picture of each prompt, the same noise for every model, and judge it."""
+    family = load_family(model)
+    device = torch.device("cpu")
+    made = []
+    for some in pictures_of(family, [(prompt, number) for number, prompt in enumerate(prompts)], SETTINGS):
+        made.append(some)
+        advance(len(some))
+    pictures = torch.cat(made)
+    rewards = load_rewards([RewardConfig(REWARD), RewardConfig(JUDGE)], device)
+    scores = judge_pictures(pictures, prompts, rewards, SETTINGS, device)
+    truths = read_truths(pictures, prompts)
+    scores |= {TRUTH: truths.utility[:, None], "alignment": truths.alignment[:, None]}
+    return Judged(pictures, scores)
+
+
+def curve_of(rows: Sequence[dict[str, Any]]) -> list[dict[str, float]]:
+    """The validations among a run's metrics: step, each reward, truth and diversity."""
+    return [
+        {"step": row["step"]} | {k.split("/", 1)[1]: v for k, v in row.items() if k.startswith("validation/")}
+        for row in rows
+        if f"validation/{TRUTH}" in row
+    ]
+
+
+def report(
+    base: Judged,
+    control: Judged,
+    tuned: Judged,
+    curves: dict[str, list[dict[str, float]]],
+    kept_step: int,
+    stopped: str,
+) -> dict[str, Any]:
+    """The demo's figures; every mean with its 95% interval over prompts under ``intervals``.
+
+    ``best_truth`` and ``stopped_truth`` are of the validations of the fine-tuning run: the best there was,
+    and that of the weights which the second reward and the diversity chose.
+    """
+    tuned_curve = {point["step"]: point for point in curves["refl"]}
+    against = {
+        "": compare_rewards(TRUTH, base.scores[TRUTH], tuned.scores[TRUTH]),
+        "_control": compare_rewards(TRUTH, control.scores[TRUTH], tuned.scores[TRUTH]),
+    }
+    sides = {"before": base, "control": control, "after": tuned}
+    means = {
+        f"{name}_{side}": interval(judged.scores[key])
+        for name, key in (("reward", REWARD), ("judge", JUDGE), ("oracle", TRUTH), ("alignment", "alignment"))
+        for side, judged in sides.items()
+    }
+    document: dict[str, Any] = {name: mean for name, (mean, _, _) in means.items()}
+    document["control_after"] = document["oracle_control"]
+    for suffix, found in against.items():
+        document |= {
+            f"win_rate{suffix}": found.win_rate,
+            f"win_low{suffix}": found.win_rate_low,
+            f"win_high{suffix}": found.win_rate_high,
+        }
+    document |= {
+        "best_truth": max(point[TRUTH] for point in curves["refl"]),
+        "stopped_truth": tuned_curve[kept_step][TRUTH],
+        "stopped_step": kept_step,
+        "stopped": stopped,
+        "prompts": len(base.pictures),
+        "intervals": {name: [low, high] for name, (_, low, high) in means.items()},
+        "curves": curves,
+    }
+    return document
+
+
+def circumstances(started: float, config: TrainConfig) -> dict[str, Any]:
+    """What the figures hold for: settings, versions, machine, time."""
+    packages = ("torch", "diffusers", "transformers", "accelerate", "numpy", "pillow")
+    return {
+        "seconds": time.perf_counter() - started,
+        "settings": asdict(config),
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
+        "machine": {"cpu": _processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()

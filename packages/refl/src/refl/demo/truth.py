@@ -1,0 +1,64 @@
+"""What ShapesBench's oracle says of generated pictures. Only ever for figures: nothing trains on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from reward_core import shapes
+
+SPECK = 0.05  # radius, share of the side, below which a thing is not counted
+
+
+@dataclass(frozen=True)
+class Truths:
+    """The oracle on N pictures, (N,) float64 each, in [0, 1].
+
+    Attributes:
+        utility: how good the picture is: alignment * (0.4 + 0.6 * cleanliness).
+        alignment: how well it fits its prompt.
+        cleanliness: how clean it is as a picture.
+        count: 1 where as many things are shown as named.
+        colours: 1 where count is right, and so are all colours.
+        shapes: 1 where count is right, and so are all shapes.
+    """
+
+    utility: np.ndarray
+    alignment: np.ndarray
+    cleanliness: np.ndarray
+    count: np.ndarray
+    colours: np.ndarray
+    shapes: np.ndarray
+
+
+def read_truths(pictures: Tensor, prompts: Sequence[str]) -> Truths:
+    """The truths of pictures (N, 3, H, W) uint8, each for its own of N prompts."""
+    rows = []
+    for picture, prompt in zip(pictures.permute(0, 2, 3, 1).contiguous().numpy(), prompts, strict=True):
+        scene, reading = shapes.parse(prompt), shapes.read_picture(picture)
+        truth = shapes.Truth.of(reading.alignment(scene), reading.cleanliness)
+        things = [thing for thing in reading.things if thing.radius > SPECK]
+        colours = sorted(shapes.nearest_colour(thing.colour) for thing in things)
+        outlines = sorted(shapes.nearest_shape(thing.outline) for thing in things)
+        rows.append(
+            (
+                truth.utility,
+                truth.alignment,
+                truth.cleanliness,
+                len(things) == len(scene.things),
+                colours == sorted(thing.colour for thing in scene.things),
+                outlines == sorted(thing.shape for thing in scene.things),
+            )
+        )
+    return Truths(*np.array(rows, np.float64).reshape(-1, 6).T)
+
+
+def interval(values: np.ndarray) -> tuple[float, float, float]:
+    """(mean, low, high): 95% interval by bootstrap over the first axis, which is prompts."""
+    flat = values.reshape(len(values), -1).mean(1)
+    draws = np.random.Generator(np.random.PCG64(0)).integers(0, len(flat), (10_000, len(flat)))
+    low, high = np.quantile(flat[draws].mean(1), (0.025, 0.975))
+    return float(flat.mean()), float(low), float(high)

@@ -1,0 +1,59 @@
+"""tools/make_tiny_pipeline.py from nothing to a folder that plain diffusers loads, and its going on."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+TOOLS = Path(__file__).parents[2] / "tools"
+
+
+@pytest.fixture
+def parts(monkeypatch):
+    monkeypatch.syspath_prepend(str(TOOLS))
+    from tiny_pipeline import unet
+
+    return unet
+
+
+def test_the_command_makes_a_pipeline_and_trains_it_further(tmp_path):
+    few = ["--text-steps", "3", "--autoencoder-steps", "3", "--pictures", "40", "--prompts", "2"]
+    for steps in ("2", "3"):
+        command = [sys.executable, TOOLS / "make_tiny_pipeline.py", "--work", tmp_path / "work"]
+        command += ["--out", tmp_path / steps, "--unet-steps", steps, *few]
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        card = (tmp_path / steps / "README.md").read_text(encoding="utf-8")
+        assert f"{steps} of the UNet" in card
+        assert "| 2 unseen |" in card
+    pipelines = [StableDiffusionPipeline.from_pretrained(tmp_path / steps) for steps in ("2", "3")]
+    weights = [torch.cat([p.flatten() for p in pipe.unet.parameters()]) for pipe in pipelines]
+    assert not torch.equal(*weights)
+    assert pipelines[1]("a red circle", num_inference_steps=2).images[0].size == (64, 64)
+
+
+def test_training_goes_on_as_if_it_had_not_stopped(parts, tmp_path):
+    """The same numbers to the last bit, on the processor that it ran on."""
+    generator = torch.Generator().manual_seed(0)
+    data = parts.Latents(
+        torch.randn(40, 4, 16, 16, generator=generator).half(),
+        torch.randn(9, 16, 128, generator=generator).half(),
+        torch.randint(9, (40, 4), generator=generator),
+        torch.zeros(16, 128),
+    )
+    torch.manual_seed(0)
+    whole = parts.UNetTraining(parts.make_unet(), seed=1)
+    losses = [whole._step(data, 4) for _ in range(2)]
+    whole.save(tmp_path / "unet.pt")
+    resumed = parts.UNetTraining(parts.make_unet(), seed=1)
+    resumed.load(tmp_path / "unet.pt")
+    seen = {"whole": [], "resumed": []}
+    for name, training in (("whole", whole), ("resumed", resumed)):
+        training.run(data, 4, lambda step, loss, name=name: seen[name].append(loss), tmp_path / f"{name}.pt")
+    assert len(seen["whole"]) == len(losses) == 2
+    assert seen["whole"] == seen["resumed"]
+    for one, other in zip(whole.averaged().parameters(), resumed.averaged().parameters()):
+        assert torch.equal(one, other)

@@ -1,0 +1,157 @@
+"""Every strategy of refl on the bundled tiny pipeline at equal compute: truth, reward, speed, memory.
+
+    python tools/compare_strategies.py --out runs/strategies [--steps 60] [--seed 0] [--strategies refl draft]
+
+Compute is counted in passes of the denoiser: 1 for a step without gradient, 3 for one with. Each strategy
+makes as many optimizer steps as ReFL's passes allow. All other settings are the demo's (refl.demo). Each run
+is a process of its own, so that peak memory is its own; what is done is not done again. Writes
+strategies.json and prints the table in Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import resource
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+from refl.compare import compare_rewards
+from refl.demo.recipe import (
+    JUDGE,
+    PIPELINE,
+    REWARD,
+    TRUTH,
+    DemoSize,
+    demo_config,
+    make_trainer,
+    unseen_prompts,
+    write_pictures,
+)
+from refl.demo.study import circumstances, judge_model
+from refl.demo.truth import interval
+from refl.strategies import StrategyConfig
+
+BACKWARD = 2  # passes that a gradient costs beside the forward one
+STRATEGIES = {
+    "refl": StrategyConfig("refl", first=6, last=15),
+    "draft": StrategyConfig("draft", k=1),
+    "draft-lv": StrategyConfig("draft-lv", copies=2),
+    "alignprop": StrategyConfig("alignprop"),
+    "drtune": StrategyConfig("drtune", first=6, last=15, k=3),
+}
+
+
+def passes(strategy: StrategyConfig, denoising_steps: int, seed: int, count: int = 500) -> float:
+    """Denoiser passes of a rollout, on average over `count` plans."""
+    plans = [strategy.plan(denoising_steps, random.Random(f"{seed} {n}")) for n in range(count)]
+    costs = [plan.cost() for plan in plans]
+    return fmean(without + (1 + BACKWARD) * with_gradient for without, with_gradient in costs)
+
+
+def run_one(name: str, out: Path, steps: int, size: DemoSize, seed: int) -> None:
+    """Train and judge one strategy; its figures go to out/NAME/row.json."""
+    started = time.perf_counter()
+    config = demo_config(out / name, out / "pictures.tar", size, seed)
+    config = replace(
+        config,
+        strategy=STRATEGIES[name],
+        run=replace(config.run, steps=steps),
+        # The last weights are compared, not chosen ones.
+        validation=replace(config.validation, every=0, stop_reward="", stop_diversity=0.0, keep_best=False),
+    )
+    trainer = make_trainer(config, size, seed)
+    trainer.train()
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    prompts = unseen_prompts(size.unseen_prompts, seed)
+    base, tuned = judge_model(PIPELINE, prompts), judge_model(out / name / "model", prompts)
+    won = compare_rewards(TRUTH, base.scores[TRUTH], tuned.scores[TRUTH])
+    speeds = [row["images_per_s"] for row in trainer.metrics.read() if "images_per_s" in row]
+    row = {
+        "strategy": name,
+        "steps": steps,
+        "passes_per_rollout": passes(STRATEGIES[name], config.rollout.steps, seed),
+        "samples_per_s": median(speeds),
+        "peak_memory_mb": memory,
+        "win_rate": [won.win_rate, won.win_rate_low, won.win_rate_high],
+        **{f"{key}_before": interval(base.scores[key]) for key in (TRUTH, REWARD, JUDGE)},
+        **{f"{key}_after": interval(tuned.scores[key]) for key in (TRUTH, REWARD, JUDGE)},
+        **circumstances(started, config),
+    }
+    write_json(out / name / "row.json", row)
+
+
+def write_json(path: Path, value: Any) -> None:
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    lines = [
+        "| strategy | steps | truth | learned reward | second reward | truly better than the base "
+        "| samples/s | peak MB |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    first = rows[0]
+    lines.append(
+        f"| (base) | 0 | {_span(first, TRUTH, 'before')} | {_span(first, REWARD, 'before')} "
+        f"| {_span(first, JUDGE, 'before')} | | | |"
+    )
+    for row in rows:
+        rate, low, high = row["win_rate"]
+        lines.append(
+            f"| {row['strategy']} | {row['steps']} | {_span(row, TRUTH)} | {_span(row, REWARD)} "
+            f"| {_span(row, JUDGE)} | {rate:.0%} [{low:.0%}, {high:.0%}] | {row['samples_per_s']:.2f} "
+            f"| {row['peak_memory_mb']:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def _span(row: dict[str, Any], key: str, side: str = "after") -> str:
+    mean, low, high = row[f"{key}_{side}"]
+    return f"{mean:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder for the runs")
+    parser.add_argument("--steps", type=int, default=DemoSize().steps, help="of ReFL (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--unseen-prompts", type=int, default=DemoSize().unseen_prompts)
+    parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=list(STRATEGIES))
+    parser.add_argument("--one", metavar="STEPS", type=int, help=argparse.SUPPRESS)  # this process runs it
+    args = parser.parse_args()
+    size = replace(DemoSize(), unseen_prompts=args.unseen_prompts)
+    args.out.mkdir(parents=True, exist_ok=True)
+    write_pictures(args.out / "pictures.tar", size.pictures, args.seed)
+    if args.one is not None:
+        run_one(args.strategies[0], args.out, args.one, size, args.seed)
+        return
+    denoising_steps = demo_config(args.out, args.out, size, args.seed).rollout.steps
+    budget = args.steps * passes(STRATEGIES["refl"], denoising_steps, args.seed)
+    rows = []
+    for name in args.strategies:
+        steps = max(1, round(budget / passes(STRATEGIES[name], denoising_steps, args.seed)))
+        file = args.out / name / "row.json"
+        if not file.is_file():
+            print(f"{name}: {steps} steps", file=sys.stderr)
+            options = ["--out", args.out, "--seed", args.seed, "--unseen-prompts", args.unseen_prompts]
+            command = [sys.executable, __file__, *options, "--strategies", name, "--one", steps]
+            subprocess.run(list(map(str, command)), check=True)
+        rows.append(json.loads(file.read_text(encoding="utf-8")))
+    write_json(args.out / "strategies.json", rows)
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,212 @@
+"""Train the tiny text-to-image pipeline that comes with refl, from nothing, on ShapesBench.
+
+    python tools/make_tiny_pipeline.py --work work --out tiny
+
+Four stages, in plain diffusers and transformers classes: a text encoder that learns to read prompts, an
+autoencoder, latents of captioned pictures made once, a latent UNet. Everything is seeded. What is done lies
+in the folder of --work: the same command goes on from there, also with more UNet steps. The result is a
+folder for `StableDiffusionPipeline.from_pretrained`, with a card (README.md) that says how it was
+made and what ShapesBench's oracle says of its pictures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import time
+from pathlib import Path
+from statistics import fmean
+
+import torch
+from diffusers import AutoencoderTiny, StableDiffusionPipeline
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from tiny_pipeline.autoencoder import encode, make_autoencoder, picture_pool, to_tensor, train_autoencoder
+from tiny_pipeline.card import measure, model_card
+from tiny_pipeline.text import make_tokenizer, tokens_of, train_text_encoder
+from tiny_pipeline.unet import Latents, UNetTraining, make_scheduler, make_unet
+from transformers import CLIPTextModel
+
+from refl.demo.world import captioned_pictures
+from reward_core import shapes
+
+COLUMNS = [TextColumn("{task.description}"), MofNCompleteColumn(), TimeRemainingColumn()]
+DATA_SEED = 1000  # of the pictures; prompts of the card's figures have another
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder for the pipeline")
+    parser.add_argument("--work", type=Path, required=True, help="folder for what is done so far")
+    parser.add_argument("--seed", type=int, default=0, help="of the weights and of the training's chance")
+    parser.add_argument("--text-steps", type=int, default=1000, help="of 64 prompts each")
+    parser.add_argument("--autoencoder-steps", type=int, default=2500, help="of 24 pictures each")
+    parser.add_argument("--pictures", type=int, default=40_000, help="whose latents the UNet learns from")
+    parser.add_argument("--unet-steps", type=int, default=6000, help="of 32 latents each")
+    parser.add_argument(
+        "--as-it-stands", action="store_true", help="train the UNet no further, write the pipeline"
+    )
+    parser.add_argument("--prompts", type=int, default=200, help="of each kind, for the card's figures")
+    return parser.parse_args()
+
+
+class Stages:
+    """The stages, each with its file or folder in the folder of work."""
+
+    def __init__(self, args: argparse.Namespace, console: Console, progress: Progress):
+        self.args, self.console, self.progress = args, console, progress
+        self.tokenizer = make_tokenizer()
+        self.minutes_file = args.work / "minutes.json"
+        args.work.mkdir(parents=True, exist_ok=True)
+
+    def text_encoder(self) -> CLIPTextModel:
+        folder = self.args.work / "text_encoder"
+        if not folder.is_dir():
+            with self._stage("text", self.args.text_steps) as on_step:
+                model = train_text_encoder(self.tokenizer, self.args.text_steps, self.args.seed, on_step)
+            _save_whole(model, folder)
+        return CLIPTextModel.from_pretrained(folder).requires_grad_(False).eval()
+
+    def autoencoder(self) -> AutoencoderTiny:
+        folder = self.args.work / "autoencoder"
+        if not folder.is_dir():
+            pool = picture_pool(self.args.autoencoder_steps, self.args.seed + DATA_SEED)
+            with self._stage("autoencoder", self.args.autoencoder_steps) as on_step:
+                vae = make_autoencoder()
+                train_autoencoder(vae, pool, self.args.autoencoder_steps, self.args.seed, on_step)
+            _save_whole(vae, folder)
+        return load_autoencoder(folder)
+
+    def latents(self, vae: AutoencoderTiny, encoder: CLIPTextModel) -> Latents:
+        """Made anew if they are not there; they take a minute."""
+        file = self.args.work / "latents.pt"
+        if not file.is_file():
+            count, parts, prompts = self.args.pictures, [], []
+            with self._stage("latents", count) as on_step:
+                pictures = captioned_pictures(count, self.args.seed + DATA_SEED)
+                batch: list = []
+                for number, (pixels, prompt) in enumerate(pictures, start=1):
+                    batch.append(pixels)
+                    prompts.append(prompt)
+                    if len(batch) == 256 or number == count:
+                        parts.append(encode(vae, to_tensor(batch)))
+                        batch = []
+                        on_step(number, 0.0)
+            temporary = file.with_name(".latents.pt")
+            torch.save({"latents": torch.cat(parts), "prompts": prompts}, temporary)
+            os.replace(temporary, file)
+        held = torch.load(file, weights_only=True, mmap=True)
+        wordings = [shapes.all_wordings(shapes.parse(prompt)) for prompt in held["prompts"]]
+        known = {words: i for i, words in enumerate(dict.fromkeys(w for some in wordings for w in some))}
+        with torch.no_grad():
+            ids = tokens_of(self.tokenizer, list(known))
+            texts = torch.cat([encoder(some).last_hidden_state.half() for some in ids.split(512)])
+            empty = encoder(tokens_of(self.tokenizer, [""])).last_hidden_state[0]
+        of = torch.tensor([[known[words] for words in some] for some in wordings])
+        return Latents(held["latents"], texts, of, empty)
+
+    def unet(self, vae: AutoencoderTiny, encoder: CLIPTextModel) -> UNetTraining:
+        torch.manual_seed(self.args.seed)
+        training, file = UNetTraining(make_unet(), self.args.seed), self.args.work / "unet.pt"
+        if file.is_file():
+            training.load(file)
+        if training.step < self.args.unet_steps and not self.args.as_it_stands:
+            data = self.latents(vae, encoder)
+            with self._stage("unet", self.args.unet_steps, training.step) as on_step:
+                training.run(data, self.args.unet_steps, on_step, file)
+        return training
+
+    def minutes(self) -> dict[str, float]:
+        return json.loads(self.minutes_file.read_text()) if self.minutes_file.is_file() else {}
+
+    def _stage(self, name: str, steps: int, done: int = 0) -> _Stage:
+        return _Stage(self, name, steps, done)
+
+
+class _Stage:
+    """A bar, a word on the loss now and then, and the processor time it took."""
+
+    def __init__(self, stages: Stages, name: str, steps: int, done: int):
+        self.stages, self.name, self.losses = stages, name, []
+        self.task = stages.progress.add_task(name, total=steps, completed=done)
+
+    def __enter__(self):
+        self.started = time.process_time()
+        return self.on_step
+
+    def on_step(self, step: int, loss: float) -> None:
+        self.losses.append(loss)
+        self.stages.progress.update(self.task, completed=step)
+        if step % 100 == 0 and loss:
+            seconds = time.process_time() - self.started
+            loss = fmean(self.losses[-100:])
+            self.stages.console.print(f"{self.name}, step {step}: loss {loss:.4f}, {seconds:.0f} s")
+
+    def __exit__(self, kind, *_) -> None:
+        taken = (time.process_time() - self.started) / 60
+        minutes = self.stages.minutes()
+        minutes[self.name] = taken
+        self.stages.minutes_file.write_text(json.dumps(minutes))
+
+
+def load_autoencoder(folder: Path) -> AutoencoderTiny:
+    return AutoencoderTiny.from_pretrained(folder).requires_grad_(False).eval()
+
+
+def _save_whole(model: torch.nn.Module, folder: Path) -> None:
+    """As save_pretrained, but the folder is there only when it is complete."""
+    temporary = folder.with_name(f".{folder.name}")
+    model.save_pretrained(temporary)
+    path = temporary / "config.json"
+    config = json.loads(path.read_text())
+    config.pop("block_out_channels", None)  # diffusers writes it, and warns of it when it reads it
+    path.write_text(json.dumps(config, indent=2) + "\n")
+    os.replace(temporary, folder)
+
+
+def main() -> None:
+    args, console = arguments(), Console()
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
+    with Progress(*COLUMNS, console=console) as progress:
+        stages = Stages(args, console, progress)
+        encoder = stages.text_encoder()
+        vae = stages.autoencoder()
+        training = stages.unet(vae, encoder)
+    pipeline = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=encoder,
+        tokenizer=stages.tokenizer,
+        unet=training.averaged(),
+        scheduler=make_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    # Not the text encoder: transformers loads what is stored, diffusers float32, and both must go together.
+    pipeline.unet.half()
+    pipeline.vae.half()
+    save_pipeline(pipeline, args.out)
+    figures = measure(args.out, args.prompts)  # what is published is what is measured
+    machine = f"{os.cpu_count()} cores ({platform.machine()}, torch {torch.__version__})"
+    minutes = stages.minutes() | {
+        "unet": training.seconds / 60
+    }  # over all its parts, where it was interrupted
+    card = model_card(args, training.step, minutes, machine, figures)
+    (args.out / "README.md").write_text(card, encoding="utf-8")
+    console.print(card, markup=False)
+
+
+def save_pipeline(pipeline: StableDiffusionPipeline, folder: Path) -> None:
+    pipeline.save_pretrained(folder)
+    path = folder / "vae" / "config.json"
+    config = json.loads(path.read_text())
+    config.pop("block_out_channels", None)
+    path.write_text(json.dumps(config, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,192 @@
+"""Reward hacking on the bundled tiny pipeline: shown, caught, and what holds it back.
+
+    python tools/show_reward_hacking.py --out runs/hacking [--steps 120] [--seed 0] [--arms none distance]
+
+One run without any regulariser and with many steps, then the same with one regulariser each. The learned
+reward (tiny), the second one (tiny-judge), diversity and the oracle's truth are noted all along. On the first
+run's notes the early stop is played back: where would the second reward and the diversity have ended it, and
+how good was the truth there, beside the best there was? What is done is not done again. Writes
+hacking.json, curves.png and what each run's pictures became (RUN/samples/).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from refl.checkpoint import RunState
+from refl.compare import judge_pictures, load_model, pictures_of
+from refl.config import RewardConfig, TrainConfig, ValidationConfig
+from refl.demo.figures import draw_curve
+from refl.demo.recipe import (
+    JUDGE,
+    PIPELINE,
+    REWARD,
+    TRUTH,
+    DemoSize,
+    demo_config,
+    make_trainer,
+    unseen_prompts,
+    write_pictures,
+)
+from refl.demo.study import SETTINGS, circumstances, curve_of
+from refl.demo.truth import read_truths
+from refl.rewards import load_rewards
+from refl.validation import Validation, diversity, judge
+
+STOP = ValidationConfig(stop_reward=JUDGE, stop_patience=2, stop_diversity=0.7)
+ARMS = ("none", "pretraining", "distance", "ensemble", "lora")
+SCALES = (0.25, 0.5, 0.75, 1.0)
+DISTANCE_WEIGHT = 1.0
+
+
+def arm_config(arm: str, base: TrainConfig) -> TrainConfig:
+    """The demo's settings with one regulariser, or none; the reward is never enough."""
+    watched = (RewardConfig(JUDGE, 0.0), RewardConfig(TRUTH, 0.0))
+    config = replace(
+        base,
+        rewards=(RewardConfig(REWARD, 1.0, "linear"), *watched),
+        loss=replace(base.loss, reward_scale=1.0, pretraining_data=""),
+        validation=replace(base.validation, stop_reward="", stop_diversity=0.0, keep_best=False),
+    )
+    if arm == "pretraining":
+        return replace(config, loss=replace(base.loss, reward_scale=base.loss.reward_scale))
+    if arm == "distance":
+        return replace(config, loss=replace(config.loss, distance="x0", distance_weight=DISTANCE_WEIGHT))
+    if arm == "ensemble":
+        both = (RewardConfig(REWARD, 0.5, "linear"), RewardConfig(JUDGE, 0.5, "linear"))
+        return replace(config, rewards=(*both, RewardConfig(TRUTH, 0.0)))
+    if arm == "lora":
+        return replace(
+            config,
+            model=replace(config.model, lora_rank=16),
+            optimizer=replace(config.optimizer, lr=10 * config.optimizer.lr),
+        )
+    return config
+
+
+def played_back(curve: Sequence[dict[str, float]], settings: ValidationConfig) -> dict[str, Any]:
+    """Where the trainer's early stop would have ended a run, from its notes, and what it would have kept."""
+    state, nothing = RunState(), torch.empty(0)
+    for point in curve:
+        state.step = int(point["step"])
+        rewards = {name: point[name] for name in (REWARD, JUDGE)}  # the truth is not among them
+        judge(Validation(rewards, point["diversity"], nothing), settings, state)
+        if state.stopped:
+            break
+    truths = {point["step"]: point[TRUTH] for point in curve}
+    return {
+        "stopped": state.stopped,
+        "stopped_step": state.step,
+        "kept_step": state.best_step,
+        "kept_truth": truths[state.best_step],
+        "best_truth": max(truths.values()),
+        "last_truth": curve[-1][TRUTH],
+        "kept_share_of_best": truths[state.best_step] / max(truths.values()),
+    }
+
+
+def at_equal_reward(curves: dict[str, list[dict[str, float]]], reward: float) -> dict[str, dict[str, float]]:
+    """Truth and diversity of each run where its learned reward first reached a value, between validations."""
+    found = {}
+    for name, curve in curves.items():
+        for before, after in pairwise(curve):
+            if before[REWARD] <= reward <= after[REWARD]:
+                share = (reward - before[REWARD]) / ((after[REWARD] - before[REWARD]) or 1)
+                keys = ("step", TRUTH, JUDGE, "diversity")
+                found[name] = {key: before[key] + share * (after[key] - before[key]) for key in keys}
+                break
+    return found
+
+
+def scaled_lora(folder: Path, prompts: Sequence[str], seeds: int) -> list[dict[str, float]]:
+    """Rewards, truth and diversity of a LoRA at several scales."""
+    settings = replace(SETTINGS, seeds=seeds)
+    wanted = [(prompt, n * seeds + k) for n, prompt in enumerate(prompts) for k in range(seeds)]
+    repeated = [prompt for prompt, _ in wanted]
+    rewards = load_rewards([RewardConfig(REWARD), RewardConfig(JUDGE)], torch.device("cpu"))
+    family = load_model(folder, str(PIPELINE), torch.device("cpu"))
+    (adapter,) = family.pipeline.get_list_adapters()["unet"]
+    rows = []
+    for scale in SCALES:
+        family.pipeline.set_adapters([adapter], [scale])
+        pictures = torch.cat(list(pictures_of(family, wanted, settings)))
+        scores = judge_pictures(pictures, prompts, rewards, settings, torch.device("cpu"))
+        row = {name: float(values.mean()) for name, values in scores.items()}
+        row |= {"scale": scale, TRUTH: float(read_truths(pictures, repeated).utility.mean())}
+        rows.append(row | {"diversity": diversity(pictures.float() / 255, seeds)})
+    return rows
+
+
+def table(found: dict[str, Any]) -> str:
+    lines = [
+        f"At a learned reward of {found['equal_reward']:.2f}:",
+        "",
+        "| run | step | truth | second reward | diversity | truth at the end | learned reward at the end |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, curve in found["curves"].items():
+        last, at = curve[-1], found["at_equal_reward"].get(name)
+        cells = (
+            [f"{at['step']:.0f}", *(f"{at[key]:.3f}" for key in (TRUTH, JUDGE, "diversity"))]
+            if at
+            else ["-"] * 4
+        )
+        lines.append(f"| {name} | {' | '.join(cells)} | {last[TRUTH]:.3f} | {last[REWARD]:.2f} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder for the runs")
+    parser.add_argument("--steps", type=int, default=120, help="of each run (default: %(default)s)")
+    parser.add_argument(
+        "--every", type=int, default=10, help="steps between validations (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    args = parser.parse_args()
+    started = time.perf_counter()
+    size = replace(DemoSize(), steps=args.steps, validate_every=args.every)
+    args.out.mkdir(parents=True, exist_ok=True)
+    write_pictures(args.out / "pictures.tar", size.pictures, args.seed)
+    curves, config = {}, None
+    for arm in args.arms:
+        print(f"{arm}: {args.steps} steps", file=sys.stderr)
+        config = arm_config(arm, demo_config(args.out / arm, args.out / "pictures.tar", size, args.seed))
+        trainer = make_trainer(config, size, args.seed)
+        trainer.train()
+        curves[arm] = curve_of(trainer.metrics.read())
+    # What every run reached, so that all can be compared there.
+    equal = min(max(point[REWARD] for point in curve) for curve in curves.values())
+    found: dict[str, Any] = {"curves": curves, "equal_reward": equal}
+    found["at_equal_reward"] = at_equal_reward(curves, equal)
+    if "none" in curves:
+        found["early_stop"] = played_back(curves["none"], STOP)
+    if "lora" in curves:
+        found["lora_scales"] = scaled_lora(args.out / "lora" / "model", unseen_prompts(48, args.seed), 2)
+    found |= circumstances(started, config)
+    temporary = args.out / ".hacking.json"
+    temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, args.out / "hacking.json")
+    draw_curve(args.out / "curves.png", {name: curves[name] for name in list(curves)[:1]})
+    print(table(found))
+    print(
+        json.dumps({name: found[name] for name in ("early_stop", "lora_scales") if name in found}, indent=1)
+    )
+
+
+if __name__ == "__main__":
+    main()
