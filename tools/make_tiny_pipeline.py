@@ -161,10 +161,7 @@ def _save_whole(model: torch.nn.Module, folder: Path) -> None:
     """As save_pretrained, but the folder is there only when it is complete."""
     temporary = folder.with_name(f".{folder.name}")
     model.save_pretrained(temporary)
-    path = temporary / "config.json"
-    config = json.loads(path.read_text())
-    config.pop("block_out_channels", None)  # diffusers writes it, and warns of it when it reads it
-    path.write_text(json.dumps(config, indent=2) + "\n")
+    _clean_config(temporary)
     os.replace(temporary, folder)
 
 
@@ -202,9 +199,15 @@ def main() -> None:
 
 def save_pipeline(pipeline: StableDiffusionPipeline, folder: Path) -> None:
     pipeline.save_pretrained(folder)
-    path = folder / "vae" / "config.json"
+    _clean_config(folder / "vae")
+
+
+def _clean_config(folder: Path) -> None:
+    """Without what diffusers writes and then warns of, and without a path of this machine."""
+    path = folder / "config.json"
     config = json.loads(path.read_text())
-    config.pop("block_out_channels", None)
+    for key in ("block_out_channels", "_name_or_path"):
+        config.pop(key, None)
     path.write_text(json.dumps(config, indent=2) + "\n")
 
 

@@ -96,13 +96,13 @@ class UNetTraining:
         self.alphas, self.sigmas = alphas.sqrt(), (1 - alphas).sqrt()
 
     def run(self, data: Latents, steps: int, on_step: Callable[[int, float], None], file: Path) -> None:
-        """Train on to `steps`, saving to `file` every five minutes and at the end."""
+        """Train on to `steps`, saving to `file` every two minutes and at the end."""
         started, saved = time.process_time() - self.seconds, time.perf_counter()
         while self.step < steps:
             loss = self._step(data, steps)
             self.seconds = time.process_time() - started
             on_step(self.step, loss)
-            if time.perf_counter() - saved > 300 or self.step == steps:
+            if time.perf_counter() - saved > 120 or self.step == steps:
                 self.save(file)
                 saved = time.perf_counter()
 

@@ -56,24 +56,23 @@ class DemoSize:
 
     steps: int = 60
     batch_size: int = 16
-    validate_every: int = 10
+    validate_every: int = 15
     validation_prompts: int = 24
     validation_seeds: int = 2
     unseen_prompts: int = 240
     train_prompts: int = 800
     pictures: int = 2000
-    learning_rate: float = 1e-4
+    learning_rate: float = 1.5e-4
 
 
 SMALL = DemoSize(
-    steps=4,
-    batch_size=8,
-    validate_every=2,
-    validation_prompts=4,
-    unseen_prompts=16,
+    steps=8,
+    batch_size=12,
+    validate_every=4,
+    validation_prompts=8,
+    unseen_prompts=24,
     train_prompts=64,
-    pictures=64,
-    learning_rate=4e-4,
+    pictures=200,
 )
 
 

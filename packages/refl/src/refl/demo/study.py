@@ -6,7 +6,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -110,11 +110,14 @@ def report(
 
 
 def circumstances(started: float, config: TrainConfig) -> dict[str, Any]:
-    """What the figures hold for: settings, versions, machine, time."""
+    """What the figures hold for: settings (paths by their last name), versions, machine, time."""
+    settings = config.to_dict()
+    for part, key in (("model", "id"), ("run", "out"), ("loss", "pretraining_data")):
+        settings[part][key] = Path(settings[part][key]).name
     packages = ("torch", "diffusers", "transformers", "accelerate", "numpy", "pillow")
     return {
         "seconds": time.perf_counter() - started,
-        "settings": asdict(config),
+        "settings": settings,
         "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
         "machine": {"cpu": _processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
     }

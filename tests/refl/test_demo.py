@@ -1,0 +1,127 @@
+"""The bundled tiny pipeline, and the demo upon it at a size for CI; the demo itself measures the bars."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+
+from refl.demo.recipe import PIPELINE
+from refl.demo.truth import interval, read_truths
+from refl.demo.world import captioned_pictures, sample_prompts
+from refl.families import load_family
+from reward_core import shapes
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    pipe = StableDiffusionPipeline.from_pretrained(PIPELINE, dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def test_the_pipeline_is_small_and_has_a_card():
+    weights = sum(file.stat().st_size for file in PIPELINE.rglob("*.safetensors"))
+    assert weights <= 10e6
+    assert "alignment" in (PIPELINE / "README.md").read_text(encoding="utf-8")
+
+
+def test_every_word_is_one_token_and_nothing_is_cut_off(pipeline):
+    tokenizer = pipeline.tokenizer
+    for word in shapes.VOCABULARY:
+        assert len(tokenizer(word).input_ids) == 3, word  # with start and end
+    longest = "to the left of a big orange triangle there is a big yellow triangle"
+    assert len(tokenizer(longest).input_ids) <= tokenizer.model_max_length
+
+
+def test_plain_diffusers_draws_what_unseen_prompts_say(pipeline):
+    """Alignment on one-thing prompts, far above what a picture of another prompt gets."""
+    prompts = sample_prompts(24, 3, "held_out", pair_share=0.0)
+    made = pipeline(
+        prompts,
+        num_inference_steps=20,
+        guidance_scale=2.5,
+        generator=torch.Generator().manual_seed(0),
+        output_type="np",
+    ).images
+    pictures = torch.from_numpy((made * 255).round().astype(np.uint8)).permute(0, 3, 1, 2)
+    right = read_truths(pictures, prompts).alignment.mean()
+    wrong = read_truths(pictures, prompts[5:] + prompts[:5]).alignment.mean()
+    assert right > 0.5
+    assert right > wrong + 0.25
+
+
+def test_its_autoencoder_loses_nothing_that_matters():
+    family = load_family(PIPELINE)
+    pictures, prompts = zip(*captioned_pictures(24, 5, "held_out"))
+    pixels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
+    decoded = family.decode(family.encode_pixels(pixels, torch.zeros(())))
+    assert read_truths((decoded * 255).round().to(torch.uint8), prompts).alignment.mean() > 0.97
+
+
+def test_training_pictures_are_right_and_keep_to_the_split():
+    for split in ("train", "held_out"):
+        pictures, prompts = zip(*captioned_pictures(40, 1, split))
+        truths = read_truths(torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2), prompts)
+        assert truths.utility.mean() > 0.99
+        assert truths.count.all()
+        assert truths.colours.all()
+        assert truths.shapes.all()
+        assert {shapes.split_of(shapes.parse(prompt)) for prompt in prompts} == {split}
+
+
+def test_intervals_hold_the_mean_and_shrink():
+    values = np.random.default_rng(0).normal(size=(400, 1))
+    mean, low, high = interval(values)
+    assert low < mean < high
+    assert high - low == pytest.approx(4 * values.std() / 20, rel=0.1)
+
+
+def test_too_many_prompts_are_refused():
+    with pytest.raises(ValueError, match="different prompts"):
+        sample_prompts(60, 0, "held_out", pair_share=0.0)  # there are 48
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo")
+    command = [sys.executable, "-m", "refl.demo", "--small", "--json", "--out", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout), folder / "small" / "seed-0"
+
+
+def test_the_demo_reports_all_it_promises(demo):
+    report, folder = demo
+    promised = {
+        *("reward_before", "reward_after", "oracle_before", "oracle_after", "control_after"),
+        *("win_rate", "win_low", "win_high", "win_rate_control", "win_low_control", "best_truth"),
+        *("stopped_truth", "curves", "versions", "machine", "settings", "seconds", "intervals"),
+    }
+    assert promised <= report.keys()
+    assert report["win_low"] <= report["win_rate"] <= report["win_high"]
+    assert report["stopped_truth"] <= report["best_truth"]
+    assert {len(curve) for curve in report["curves"].values()} == {3}  # before, half-way, after
+    assert json.loads((folder / "report.json").read_text(encoding="utf-8")) == report
+    for name in ("grid.png", "curve.png"):
+        with Image.open(folder / name) as image:
+            assert min(image.size) > 300
+            assert np.asarray(image.convert("L")).std() > 5
+
+
+def test_the_truth_is_watched_and_trains_nothing(demo):
+    report, _ = demo
+    weights = {reward["name"]: reward["weight"] for reward in report["settings"]["rewards"]}
+    assert weights == {"tiny": 1.0, "tiny-judge": 0.0, "truth": 0.0}
+    assert report["settings"]["validation"]["stop_reward"] == "tiny-judge"
+
+
+def test_wrong_usage_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    command = [sys.executable, "-m", "refl.demo", "--small", "--out", str(tmp_path / "file")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "cannot be written to" in done.stderr
