@@ -72,7 +72,7 @@ def test_two_processes_equal_one(start, data, tmp_path):
     epoch has 2 groups, so that one process has nothing to do but take part.
 
     A key's bias has no gradient but rounding, which Adam would bring to the size of any other's step were
-    its epsilon below it. Measured: 2e-8 at most, of weights that moved by 6e-4.
+    its epsilon below it.
     """
     more = ("batch_size=2", "steps=6", "epochs=2", "lr=1e-4", "epsilon=1e-6")
     more += ("dropout=0", "drop_path=0", "head_dropout=0")
