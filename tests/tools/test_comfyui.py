@@ -20,12 +20,6 @@ PROMPT = GROUP.prompt
 CLOSE = 1e-5
 
 
-@pytest.fixture(scope="module")
-def model():
-    torch.set_num_threads(1)
-    return RM.load("tiny", device="cpu")
-
-
 @pytest.fixture
 def host(tmp_path, monkeypatch):
     host = Host(tmp_path)

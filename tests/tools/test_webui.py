@@ -13,12 +13,6 @@ PROMPT = "a purple square below a small yellow circle"
 ON = (True, "tiny", False, 0, False)
 
 
-@pytest.fixture(scope="module")
-def model():
-    torch.set_num_threads(1)
-    return RM.load("tiny", device="cpu")
-
-
 @pytest.fixture
 def host(tmp_path, monkeypatch):
     host = Host(tmp_path)
