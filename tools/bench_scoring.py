@@ -26,11 +26,20 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from scoring_profile import profile_table
-from scoring_workload import PROMPTS, build, gflop, kendall_tau, spread_to_one, varied_pictures
+from scoring_workload import (
+    PROMPTS,
+    build,
+    gflop,
+    kendall_tau,
+    own_products,
+    spread_to_one,
+    varied_pictures,
+)
 
 import reward_core as RM
 from reward_core.load import default_device
 from reward_core.precision import encoder_dtype
+from reward_core.products import onednn_is_faster
 
 # Products as they occur in the model: a batch of 8 pictures' tokens times an MLP's weights; and a square one.
 PRODUCTS = ((1576, 1024, 4096), (4096, 4096, 4096))
@@ -76,7 +85,7 @@ def tflops(shape: tuple[int, int, int], took: float, device: torch.device) -> fl
 
 @torch.no_grad()
 def one_at_a_time(model: RM.RewardModel, pictures: Sequence, prompts: Sequence[str]) -> None:
-    """The original's way: each picture by itself, each prompt padded to 35 tokens."""
+    """Each picture by itself, each prompt padded to 35 tokens."""
     for picture, prompt in zip(pictures, prompts, strict=True):
         pixels = picture if torch.is_tensor(picture) else model.transform.from_pil(Image.open(picture))
         token_ids, mask = model.tokenizer([prompt], length=model.config.max_length)
@@ -152,13 +161,17 @@ def main() -> None:
         alone = min(timed, 2 if args.device == "cpu" else 64)
         single = files if args.source == "files" else list(pixels)
         works: dict = dict(products(device, dtype))
-        works["one at a time, float32"] = lambda: one_at_a_time(exact, single[:alone], prompts[:alone])
+        works["one at a time, float32"] = own_products(
+            lambda: one_at_a_time(exact, single[:alone], prompts[:alone])
+        )
 
         def batched(model: RM.RewardModel, source: str) -> Callable:
             if source == "files":
                 return lambda: model.score_pairs(prompts, files, batch_size=size)
             return lambda: resident(model, pixels, prompts, size)
 
+        if onednn_is_faster():
+            works["exact, in batches, torch's products"] = own_products(batched(exact, args.source))
         works["exact, in batches"] = batched(exact, args.source)
         works["fast, uncompiled"] = batched(eager, args.source)
         works["fast"] = batched(fast, args.source)

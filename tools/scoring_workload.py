@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from PIL import Image
 
 import reward_core as RM
 from reward_core.config import RewardConfig
+from reward_core.products import ONEDNN, onednn_is_faster
 from reward_core.tokenizer import SPECIAL_TOKENS, PromptTokenizer
 from reward_core.training import initialise_from_scratch
 
@@ -77,6 +80,24 @@ def kendall_tau(a: torch.Tensor, b: torch.Tensor) -> float:
     """Of two flat tensors, over all pairs."""
     signs = torch.sign(a[:, None] - a[None]) * torch.sign(b[:, None] - b[None])
     return float(signs.sum() / (len(a) * (len(a) - 1)))
+
+
+def own_products(work: Callable[[], object]) -> Callable[[], object]:
+    """``work`` with float32 products as torch makes them by itself, as the original's code does."""
+
+    def run() -> object:
+        before = os.environ.get(ONEDNN)
+        os.environ[ONEDNN] = "0"
+        onednn_is_faster.cache_clear()
+        try:
+            return work()
+        finally:
+            os.environ.pop(ONEDNN)
+            if before is not None:
+                os.environ[ONEDNN] = before
+            onednn_is_faster.cache_clear()
+
+    return run
 
 
 def synchronise(device: torch.device) -> None:

@@ -13,10 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from . import products
 
-def project(linear: nn.Linear, x: Tensor) -> Tensor:
-    """``linear(x)`` in the weights' own precision, which may be lower than that of ``x``."""
-    return linear(x.to(linear.weight.dtype))
+
+def project(layer: nn.Linear, x: Tensor) -> Tensor:
+    """``layer(x)`` in the weights' own precision, which may be lower than that of ``x``."""
+    return products.linear(layer, x.to(layer.weight.dtype))
 
 
 def run_block(block: nn.Module, *inputs: Any, recompute: bool = False) -> Tensor:
