@@ -108,8 +108,8 @@ def test_a_file_over_a_preset_and_settings_over_both(tmp_path):
         ("rewards=[{name: a}, {name: a}]", "a name twice"),
         ("rewards=[{nam: a}]", r"no setting 'rewards\[0\].nam'; did you mean 'name'"),
         ("validation.stop_reward=CLIP", "'CLIP' is none of the rewards"),
-        ("run.steps", "--set takes key=value"),
-        ("run.steps=[", "is not a value"),
+        ("run.steps", "given as key=value"),
+        ("run.steps=[", r"run.steps: must be a whole number, got '\['"),
     ],
 )
 def test_settings_that_cannot_be(setting, message):

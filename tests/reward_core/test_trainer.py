@@ -343,7 +343,7 @@ def test_presets_and_settings(tmp_path):
     for wrong, told in (
         ("learning=1", "no setting 'learning'"),
         ("epoch=1", "did you mean 'epochs'"),
-        ("lr=fast", "lr must be a number, got 'fast'"),
+        ("lr=fast", "lr: must be a number, got 'fast'"),
         ("average=mean", "average must be one of 'prompt', 'pair'"),
         ("freeze=1.5", "freeze must be a share"),
         ("lr", "key=value"),

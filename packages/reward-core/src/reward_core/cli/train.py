@@ -36,7 +36,7 @@ def add_to(commands: argparse._SubParsersAction) -> None:
 
 
 def run_train(args: argparse.Namespace) -> int:
-    from ..training.settings import load_settings
+    from ..training.config import load_settings
     from ..training.trainer import Trainer
 
     given = [f"{name}={value}" for name in FLAGS if (value := getattr(args, name)) is not None]

@@ -1,13 +1,12 @@
 """Training of reward models: from rankings to a folder; and what models made from nothing need before."""
 
 from .caption_pretraining import CaptionedPicture, caption_loss
-from .config import PRESETS, TrainingConfig
+from .config import PRESETS, TrainingConfig, load_settings
 from .initialise import initialise_from_scratch
 from .pairs import pairs_from_ranking, pairwise_accuracy
 from .patch_pretraining import AnnotatedPicture, PatchReader, patch_loss
 from .pretraining_loop import PretrainingConfig, pretrain
 from .ranking_loss import ranking_loss
-from .settings import load_settings
 from .starting_model import starting_model
 from .trainer import Trainer
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .. import settings as reading
 from ..errors import InputError
 
 _CHOICES = {
@@ -200,3 +203,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         "patience": 0,
     },
 }
+
+
+def load_settings(
+    file: str | os.PathLike[str] | None = None, preset: str | None = None, settings: Sequence[str] = ()
+) -> TrainingConfig:
+    """A preset, then a YAML file over it, then ``key=value`` over both; checked.
+
+    Raises:
+        InputError: an unknown preset, key or value, named with the nearest that exists.
+    """
+    return reading.load_settings(TrainingConfig(), PRESETS, preset, file, settings).check()

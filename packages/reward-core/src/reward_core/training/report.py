@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from ..reward_model import RewardModel
+from ..settings import import_yaml
 from .config import TrainingConfig
-from .settings import import_yaml
 from .validation import Judgement
 
 CURVES = "curves.png"
