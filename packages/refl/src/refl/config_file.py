@@ -1,4 +1,4 @@
-"""Settings from presets, YAML files and ``key=value`` (see reward_core.settings), as this package's errors."""
+"""Settings from presets, YAML files and ``key=value`` (see reward_core.settings), with refl's errors."""
 
 from __future__ import annotations
 

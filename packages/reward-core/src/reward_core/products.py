@@ -1,8 +1,8 @@
 """Products of activations with a layer's weights, by whichever library does them fastest here.
 
 torch multiplies float32 matrices on a CPU by MKL, which keeps its fastest code for Intel's processors. On
-AMD's, oneDNN, which comes with torch too, was twice as fast (1.2-3.6 times for the encoders' shapes on an EPYC
-with AVX-512, see docs/performance.md). Both are float32; they add up in another order.
+AMD's, oneDNN, which comes with torch too, was twice as fast for the encoders' shapes (an EPYC with AVX-512,
+see docs/performance.md). Both are float32; they add up in another order.
 """
 
 from __future__ import annotations
