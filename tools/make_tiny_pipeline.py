@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import time
 from pathlib import Path
 from statistics import fmean
@@ -29,6 +28,7 @@ from tiny_pipeline.text import make_tokenizer, tokens_of, train_text_encoder
 from tiny_pipeline.unet import Latents, UNetTraining, make_scheduler, make_unet
 from transformers import CLIPTextModel
 
+from refl.demo.study import processor
 from refl.demo.world import captioned_pictures
 from reward_core import shapes
 
@@ -188,7 +188,8 @@ def main() -> None:
     pipeline.vae.half()
     save_pipeline(pipeline, args.out)
     figures = measure(args.out, args.prompts)  # what is published is what is measured
-    machine = f"{os.cpu_count()} cores ({platform.machine()}, torch {torch.__version__})"
+    threads, version = torch.get_num_threads(), torch.__version__
+    machine = f"{threads} of {os.cpu_count()} cores of an {processor()} (torch {version})"
     minutes = stages.minutes() | {
         "unet": training.seconds / 60
     }  # over all its parts, where it was interrupted

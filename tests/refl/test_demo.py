@@ -112,6 +112,15 @@ def test_the_demo_reports_all_it_promises(demo):
             assert np.asarray(image.convert("L")).std() > 5
 
 
+def test_the_learned_reward_rises_and_by_more_than_the_control(demo):
+    """On the validation's prompts, 16 pictures: measured 0.35 -> 0.66 after 24 steps."""
+    report, _ = demo
+    refl, control = (report["curves"][name] for name in ("refl", "control"))
+    assert refl[0]["tiny"] == control[0]["tiny"]
+    assert refl[-1]["tiny"] > refl[0]["tiny"] + 0.05
+    assert refl[-1]["tiny"] > control[-1]["tiny"] + 0.05
+
+
 def test_the_truth_is_watched_and_trains_nothing(demo):
     report, _ = demo
     weights = {reward["name"]: reward["weight"] for reward in report["settings"]["rewards"]}

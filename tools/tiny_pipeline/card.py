@@ -93,7 +93,7 @@ def model_card(
         rows.append(f"| {name} | {spans} | {shares} |")
     table = "\n".join(rows)
     parts = ", ".join(f"{part} {count / 1e6:.2f} M" for part, count in figures.parameters.items())
-    times = ", ".join(f"{stage} {value:.0f} min" for stage, value in minutes.items())
+    times = ", ".join(f"{stage} {value:.1f} min" for stage, value in minutes.items())
     decoded = figures.decoded.alignment.mean()
     return f"""---
 license: apache-2.0
@@ -127,8 +127,8 @@ Pictures encoded and decoded by its autoencoder: alignment {decoded:.2f}.
 
 - Data: {args.pictures:,} pictures with prompts, half of them of two things, made on the spot.
 - Training: {args.text_steps} steps of the text encoder (then frozen), {args.autoencoder_steps} of the
-  autoencoder, {steps} of the UNet (32 latents each, Muon and AdamW, bfloat16); processor time:
-  {times}, on {machine}.
+  autoencoder, {steps} of the UNet (32 latents each, Muon and AdamW, bfloat16), which leaves fine-tuning
+  something to gain. Processor time: {times}, on {machine}.
 - Command: `python tools/make_tiny_pipeline.py --work WORK --out FOLDER --seed {args.seed}
   --text-steps {args.text_steps} --autoencoder-steps {args.autoencoder_steps} --unet-steps {steps}
   --pictures {args.pictures}`

@@ -119,11 +119,12 @@ def circumstances(started: float, config: TrainConfig) -> dict[str, Any]:
         "seconds": time.perf_counter() - started,
         "settings": settings,
         "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
-        "machine": {"cpu": _processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
+        "machine": {"cpu": processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
     }
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The processor's name, where the system tells it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
