@@ -3,10 +3,11 @@
     python tools/bench_scoring.py [--device cpu|cuda] [--size full|tiny] [--from tensors|files]
 
 Builds seeded weights and pictures itself. In one run: the rate of matrix products (the limit), one picture
-at a time in float32 with all 35 tokens and torch's own products (the original's way), exact in batches
-(with torch's own products too, where ours are others), fast in batches, with and without compilation; agreement; several prompts a picture. The measurements take turns, and each one's best
-counts, so that a machine that is shared harms none of them alone. The weights are scaled so that rewards
-differ by picture and by prompt. Last line: one JSON object.
+at a time in float32 with all 35 tokens and torch's own products (the original's way), exact in batches (with
+torch's own products too, where ours are others), fast in batches, with and without compilation; agreement;
+several prompts a picture. The measurements take turns, and each one's best counts, so that a machine that is
+shared harms none of them alone. The weights are scaled so that rewards differ by picture and by prompt. Last
+line: one JSON object.
 """
 
 from __future__ import annotations

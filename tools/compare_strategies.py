@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import resource
 import subprocess
@@ -38,6 +37,7 @@ from refl.demo.recipe import (
 from refl.demo.study import circumstances, judge_model
 from refl.demo.truth import interval
 from refl.strategies import StrategyConfig
+from reward_core.whole_file import write_json
 
 BACKWARD = 2  # passes that a gradient costs beside the forward one
 STRATEGIES = {
@@ -86,12 +86,6 @@ def run_one(name: str, out: Path, steps: int, size: DemoSize, seed: int) -> None
         **circumstances(started, config),
     }
     write_json(out / name / "row.json", row)
-
-
-def write_json(path: Path, value: Any) -> None:
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def table(rows: list[dict[str, Any]]) -> str:

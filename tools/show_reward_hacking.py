@@ -1,6 +1,6 @@
 """Reward hacking on the bundled tiny pipeline: shown, caught, and what holds it back.
 
-    python tools/show_reward_hacking.py --out runs/hacking [--steps 120] [--seed 0] [--arms none distance]
+    python tools/show_reward_hacking.py --out runs/hacking [--steps 200] [--seed 0] [--arms none distance]
 
 One run without any regulariser and with many steps, then the same with one regulariser each. The learned
 reward (tiny), the second one (tiny-judge), diversity and the oracle's truth are noted all along. On the first
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -43,11 +42,12 @@ from refl.demo.study import SETTINGS, circumstances, curve_of
 from refl.demo.truth import read_truths
 from refl.rewards import load_rewards
 from refl.validation import Validation, diversity, judge
+from reward_core.whole_file import write_json
 
 STOP = ValidationConfig(stop_reward=JUDGE, stop_patience=2, stop_diversity=0.7)
 ARMS = ("none", "pretraining", "distance", "ensemble", "lora")
 SCALES = (0.25, 0.5, 0.75, 1.0)
-DISTANCE_WEIGHT = 1.0
+DISTANCE_WEIGHT = 5.0
 
 
 def arm_config(arm: str, base: TrainConfig) -> TrainConfig:
@@ -151,9 +151,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for the runs")
-    parser.add_argument("--steps", type=int, default=120, help="of each run (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=200, help="of each run (default: %(default)s)")
     parser.add_argument(
-        "--every", type=int, default=10, help="steps between validations (default: %(default)s)"
+        "--every", type=int, default=20, help="steps between validations (default: %(default)s)"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
@@ -178,9 +178,7 @@ def main() -> None:
     if "lora" in curves:
         found["lora_scales"] = scaled_lora(args.out / "lora" / "model", unseen_prompts(48, args.seed), 2)
     found |= circumstances(started, config)
-    temporary = args.out / ".hacking.json"
-    temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, args.out / "hacking.json")
+    write_json(args.out / "hacking.json", found)
     draw_curve(args.out / "curves.png", {name: curves[name] for name in list(curves)[:1]})
     print(table(found))
     print(

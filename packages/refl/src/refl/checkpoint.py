@@ -1,16 +1,16 @@
-"""Checkpoints of a run: written whole, limited in number, found again."""
+"""What a checkpoint of a run holds (how it is written: reward_core.training.checkpoint_folder)."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import shutil
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+
+from reward_core.training.checkpoint_folder import STATE, CheckpointFolder, damaged, differs
+from reward_core.whole_file import whole_file
 
 from .errors import CheckpointError
 from .trainable import Trainable
@@ -18,7 +18,7 @@ from .trainable import Trainable
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-STATE, WEIGHTS = "state.json", "trainable.safetensors"
+WEIGHTS = "trainable.safetensors"
 EMA_NUMBERS = ("decay", "optimization_step")
 
 
@@ -51,23 +51,15 @@ class RunState:
     fingerprint: str = ""
 
 
-class Checkpoints:
-    """The folder ``checkpoints`` of a run: step-000050, step-000100, ..."""
-
-    def __init__(self, folder: Path, limit: int):
-        self.folder, self.limit = folder, limit
-
-    def all(self) -> list[Path]:
-        """Whole checkpoints, oldest first."""
-        return sorted(path for path in self.folder.glob("step-*") if (path / STATE).is_file())
+class Checkpoints(CheckpointFolder):
+    """What this trainer puts into its checkpoints, and the best weights beside them."""
 
     def save_best(self, trainable: Trainable, step: int) -> None:
         """Keep the weights of the best validation so far, beside those that older checkpoints know of."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"best-{step:06d}.safetensors"
-        temporary = path.with_name(f".{path.name}")
-        save_file(trainable.tensors(), temporary)
-        os.replace(temporary, path)
+        with whole_file(path) as temporary:
+            save_file(trainable.tensors(), temporary)
 
     def load_best(self, trainable: Trainable, step: int) -> None:
         """The weights that ``save_best`` kept at that step, back in place.
@@ -83,30 +75,24 @@ class Checkpoints:
                 f"{path}: the best validation's weights cannot be read ({error})"
             ) from error
 
-    def save(self, accelerator: Accelerator, trainable: Trainable, schedule: Any, state: RunState) -> Path:
+    def save(self, accelerator: Accelerator, trainable: Trainable, schedule: Any, state: RunState) -> None:
         """Write a checkpoint, on all ranks together; it appears when it is complete."""
-        path = self.folder / f"step-{state.step:06d}"
-        temporary = self.folder / f".writing-{path.name}"
+        with self.writing(accelerator, state.step) as folder:
+            accelerator.save_state(str(folder))  # optimizer, scaler, every rank's random state
+            accelerator.wait_for_everyone()
+            if accelerator.is_main_process:
+                save_file(trainable.tensors(), folder / WEIGHTS)
+                ema = trainable.ema
+                numbers = {name: getattr(ema, name) for name in EMA_NUMBERS} if ema is not None else None
+                document = {
+                    "run": dataclasses.asdict(state),
+                    "schedule": schedule.state_dict(),
+                    "ema": numbers,
+                }
+                document["schedule"].pop("lr_lambdas", None)  # functions, remade from the settings
+                (folder / STATE).write_text(json.dumps(document, indent=1), encoding="utf-8")
         if accelerator.is_main_process:
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
-        accelerator.wait_for_everyone()
-        accelerator.save_state(str(temporary))  # optimizer, scaler, every rank's random state
-        accelerator.wait_for_everyone()
-        if accelerator.is_main_process:
-            save_file(trainable.tensors(), temporary / WEIGHTS)
-            ema = trainable.ema
-            numbers = {name: getattr(ema, name) for name in EMA_NUMBERS} if ema is not None else None
-            document = {"run": dataclasses.asdict(state), "schedule": schedule.state_dict(), "ema": numbers}
-            document["schedule"].pop("lr_lambdas", None)  # functions, remade from the settings
-            (temporary / STATE).write_text(json.dumps(document, indent=1), encoding="utf-8")
-            shutil.rmtree(path, ignore_errors=True)
-            os.replace(temporary, path)
-            for old in self.all()[: -self.limit]:
-                shutil.rmtree(old, ignore_errors=True)
             self._drop_old_bests()
-        accelerator.wait_for_everyone()
-        return path
 
     def _drop_old_bests(self) -> None:
         """A run may go on from any checkpoint that is left, whose best must be there then."""
@@ -133,23 +119,14 @@ class Checkpoints:
             state = RunState(**document["run"])
             weights = load_file(path / WEIGHTS)
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            raise CheckpointError(
-                f"{path}: damaged ({error}); remove it to go on from the one before"
-            ) from error
-        if state.fingerprint != fingerprint:
-            raise CheckpointError(
-                f"{path}: from a run with other settings; take them back, or another output folder"
-            )
-        if state.processes != accelerator.num_processes:
-            raise CheckpointError(
-                f"{path}: from a run of {state.processes} processes, this one has {accelerator.num_processes}"
-            )
+            raise CheckpointError(damaged(path, error)) from error
+        wanted = (fingerprint, accelerator.num_processes)
+        if difference := differs(path, (state.fingerprint, state.processes), wanted):
+            raise CheckpointError(difference)
         try:
             accelerator.load_state(str(path))
         except Exception as error:  # truncated files fail in many ways
-            raise CheckpointError(
-                f"{path}: damaged ({error}); remove it to go on from the one before"
-            ) from error
+            raise CheckpointError(damaged(path, error)) from error
         trainable.load_tensors(weights)
         if trainable.ema is not None:
             for name, value in document["ema"].items():

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+
+from reward_core.whole_file import write_json
 
 from ..errors import ReflError
 from .figures import draw_curve, draw_grid
@@ -90,9 +91,7 @@ def run_demo(out: Path, size: DemoSize, seed: int) -> dict[str, Any]:
     ) | circumstances(started, config)
     draw_grid(out / "grid.png", prompts, models)
     draw_curve(out / "curve.png", curves, state.best_step)
-    temporary = out / ".report.json"
-    temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, out / "report.json")
+    write_json(out / "report.json", found)
     return found
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from reward_core.demo.contact_sheet import contact_sheet
 from reward_core.shapes import parse
+from reward_core.whole_file import whole_file
 
 from .recipe import JUDGE, REWARD, TRUTH
 from .study import Judged
@@ -39,7 +40,8 @@ def draw_grid(
     for part in whole:
         canvas.paste(part, (left, 0))
         left += part.width
-    _save(canvas, path)
+    with whole_file(path) as temporary:
+        canvas.save(temporary, format="PNG")
 
 
 def draw_curve(path: Path, curves: dict[str, list[dict[str, Any]]], kept_step: int | None = None) -> None:
@@ -66,17 +68,10 @@ def draw_curve(path: Path, curves: dict[str, list[dict[str, Any]]], kept_step: i
     handles = [handle for place in (axis, right) for handle in place.get_legend_handles_labels()[0]]
     axis.legend(handles=handles, fontsize=7, loc="best")
     figure.tight_layout()
-    temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, format="png", dpi=110)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
     pyplot.close(figure)
-    temporary.replace(path)
 
 
 def _image(pixels: Tensor) -> Image.Image:
     return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
-
-
-def _save(image: Image.Image, path: Path) -> None:
-    temporary = path.with_name(f".{path.name}")
-    image.save(temporary, format="PNG")
-    temporary.replace(path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from reward_core.shapes import parse
+from reward_core.whole_file import whole_file
 
 from ..config import (
     LossConfig,
@@ -176,8 +176,7 @@ def write_pictures(file: Path, count: int, seed: int) -> None:
     """`count` clean pictures with their prompts as a .tar, as the trainer takes them."""
     if file.is_file():
         return
-    temporary = file.with_name(f".{file.name}")
-    with tarfile.open(temporary, "w") as archive:
+    with whole_file(file) as temporary, tarfile.open(temporary, "w") as archive:
         for number, (pixels, prompt) in enumerate(captioned_pictures(count, 20_000 + seed)):
             buffer = io.BytesIO()
             Image.fromarray(pixels).save(buffer, "PNG")
@@ -185,4 +184,3 @@ def write_pictures(file: Path, count: int, seed: int) -> None:
                 member = tarfile.TarInfo(f"{number:05d}{suffix}")
                 member.size = len(content)
                 archive.addfile(member, io.BytesIO(content))
-    os.replace(temporary, file)

@@ -1,11 +1,9 @@
-"""Checkpoints of a run: written whole, limited in number, found again."""
+"""What a checkpoint of reward training holds."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,11 +12,12 @@ import torch
 from torch import nn
 
 from ..errors import CheckpointError
+from .checkpoint_folder import STATE, CheckpointFolder, damaged, differs
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-STATE, WEIGHTS, OPTIMIZERS = "state.json", "trained.safetensors", "optimizers.pt"
+WEIGHTS, OPTIMIZERS = "trained.safetensors", "optimizers.pt"
 
 
 @dataclasses.dataclass
@@ -50,15 +49,8 @@ class RunState:
     fingerprint: str = ""
 
 
-class Checkpoints:
-    """The folder ``checkpoints`` of a run: step-000050, step-000100, ..."""
-
-    def __init__(self, folder: Path, limit: int):
-        self.folder, self.limit = folder, limit
-
-    def all(self) -> list[Path]:
-        """Whole checkpoints, oldest first."""
-        return sorted(path for path in self.folder.glob("step-*") if (path / STATE).is_file())
+class Checkpoints(CheckpointFolder):
+    """What this trainer puts into its checkpoints."""
 
     def save(
         self,
@@ -66,32 +58,19 @@ class Checkpoints:
         model: nn.Module,
         optimizers: Sequence[torch.optim.Optimizer],
         state: RunState,
-    ) -> Path:
+    ) -> None:
         """Write a checkpoint, on all ranks together; it appears when it is complete."""
         from safetensors.torch import save_file
 
-        path = self.folder / f"step-{state.step:06d}"
-        temporary = self.folder / f".writing-{path.name}"
-        if accelerator.is_main_process:
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
-        accelerator.wait_for_everyone()
-        torch.save(_random_state(), temporary / _random_file(accelerator))
-        if accelerator.is_main_process:
-            save_file({n: p.detach().cpu().contiguous() for n, p in trained(model)}, temporary / WEIGHTS)
-            scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else None
-            held = {"optimizers": [optimizer.state_dict() for optimizer in optimizers], "scaler": scaler}
-            torch.save(held, temporary / OPTIMIZERS)
-            (temporary / STATE).write_text(json.dumps(dataclasses.asdict(state), indent=1), encoding="utf-8")
-        accelerator.wait_for_everyone()
-        if accelerator.is_main_process:
-            shutil.rmtree(path, ignore_errors=True)
-            os.replace(temporary, path)
-            for old in self.all()[: -self.limit]:
-                if old != path:
-                    shutil.rmtree(old, ignore_errors=True)
-        accelerator.wait_for_everyone()
-        return path
+        with self.writing(accelerator, state.step) as folder:
+            torch.save(_random_state(), folder / _random_file(accelerator))
+            if accelerator.is_main_process:
+                save_file({n: p.detach().cpu().contiguous() for n, p in trained(model)}, folder / WEIGHTS)
+                scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else None
+                held = {"optimizers": [optimizer.state_dict() for optimizer in optimizers], "scaler": scaler}
+                torch.save(held, folder / OPTIMIZERS)
+                text = json.dumps(dataclasses.asdict(state), indent=1)
+                (folder / STATE).write_text(text, encoding="utf-8")
 
     def load(
         self,
@@ -111,15 +90,10 @@ class Checkpoints:
         try:
             state = RunState(**json.loads((path / STATE).read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as error:
-            raise _damaged(path, error) from error
-        if state.fingerprint != fingerprint:
-            raise CheckpointError(
-                f"{path}: from a run with other settings or data; take them back, or another output folder"
-            )
-        if state.processes != accelerator.num_processes:
-            raise CheckpointError(
-                f"{path}: from a run of {state.processes} processes, this one has {accelerator.num_processes}"
-            )
+            raise CheckpointError(damaged(path, error)) from error
+        wanted = (fingerprint, accelerator.num_processes)
+        if difference := differs(path, (state.fingerprint, state.processes), wanted):
+            raise CheckpointError(difference)
         try:
             weights = load_file(path / WEIGHTS)
             held = torch.load(path / OPTIMIZERS, map_location="cpu", weights_only=True)
@@ -136,23 +110,13 @@ class Checkpoints:
                 accelerator.scaler.load_state_dict(held["scaler"])
             _restore_random_state(random)
         except Exception as error:  # truncated files fail in many ways
-            raise _damaged(path, error) from error
+            raise CheckpointError(damaged(path, error)) from error
         return state
-
-    def drop_after(self, step: int) -> None:
-        """Forget checkpoints beyond a step that a run goes on from."""
-        for path in self.all():
-            if int(path.name.removeprefix("step-")) > step:
-                shutil.rmtree(path, ignore_errors=True)
 
 
 def trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     """The trained parameters by name."""
     return [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-
-
-def _damaged(path: Path, error: Exception) -> CheckpointError:
-    return CheckpointError(f"{path}: damaged ({error}); remove it to go on from the one before")
 
 
 def _random_file(accelerator: Accelerator) -> str:
