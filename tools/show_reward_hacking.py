@@ -6,7 +6,7 @@ One run without any regulariser and with many steps, then the same with one regu
 reward (tiny), the second one (tiny-judge), diversity and the oracle's truth are noted all along. On the first
 run's notes the early stop is played back: where would the second reward and the diversity have ended it, and
 how good was the truth there, beside the best there was? What is done is not done again. Writes
-hacking.json, curves.png and what each run's pictures became (RUN/samples/).
+hacking.json, curves.png, pictures.png (base and last weights of each run), and RUN/samples/.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import torch
 from refl.checkpoint import RunState
 from refl.compare import judge_pictures, load_model, pictures_of
 from refl.config import RewardConfig, TrainConfig, ValidationConfig
-from refl.demo.figures import draw_curve
+from refl.demo.figures import draw_curve, draw_grid
 from refl.demo.recipe import (
     JUDGE,
     PIPELINE,
@@ -38,7 +38,7 @@ from refl.demo.recipe import (
     unseen_prompts,
     write_pictures,
 )
-from refl.demo.study import SETTINGS, circumstances, curve_of
+from refl.demo.study import SETTINGS, circumstances, curve_of, judge_model
 from refl.demo.truth import read_truths
 from refl.rewards import load_rewards
 from refl.validation import Validation, diversity, judge
@@ -47,6 +47,7 @@ from reward_core.whole_file import write_json
 STOP = ValidationConfig(stop_reward=JUDGE, stop_patience=2, stop_diversity=0.7)
 ARMS = ("none", "pretraining", "distance", "ensemble", "lora")
 SCALES = (0.25, 0.5, 0.75, 1.0)
+DRAWN = 10  # prompts in pictures.png
 DISTANCE_WEIGHT = 5.0
 
 
@@ -180,6 +181,9 @@ def main() -> None:
     found |= circumstances(started, config)
     write_json(args.out / "hacking.json", found)
     draw_curve(args.out / "curves.png", {name: curves[name] for name in list(curves)[:1]})
+    prompts = unseen_prompts(DRAWN, args.seed)
+    models = {"base": PIPELINE} | {arm: args.out / arm / "model" for arm in args.arms if arm != "lora"}
+    draw_grid(args.out / "pictures.png", prompts, {n: judge_model(m, prompts) for n, m in models.items()})
     print(table(found))
     print(
         json.dumps({name: found[name] for name in ("early_stop", "lora_scales") if name in found}, indent=1)
