@@ -22,6 +22,8 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+import numpy as np
+
 from refl.compare import compare_rewards
 from refl.demo.recipe import (
     JUDGE,
@@ -37,7 +39,7 @@ from refl.demo.recipe import (
 from refl.demo.study import circumstances, judge_model
 from refl.demo.truth import interval
 from refl.strategies import StrategyConfig
-from reward_core.whole_file import write_json
+from reward_core.whole_file import whole_file, write_json
 
 BACKWARD = 2  # passes that a gradient costs beside the forward one
 STRATEGIES = {
@@ -71,8 +73,8 @@ def run_one(name: str, out: Path, steps: int, size: DemoSize, seed: int) -> None
     trainer.train()
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     prompts = unseen_prompts(size.unseen_prompts, seed)
-    base, tuned = judge_model(PIPELINE, prompts), judge_model(out / name / "model", prompts)
-    won = compare_rewards(TRUTH, base.scores[TRUTH], tuned.scores[TRUTH])
+    base, tuned = base_scores(out, prompts), judge_model(out / name / "model", prompts).scores
+    won = compare_rewards(TRUTH, base[TRUTH], tuned[TRUTH])
     speeds = [row["images_per_s"] for row in trainer.metrics.read() if "images_per_s" in row]
     row = {
         "strategy": name,
@@ -81,11 +83,20 @@ def run_one(name: str, out: Path, steps: int, size: DemoSize, seed: int) -> None
         "samples_per_s": median(speeds),
         "peak_memory_mb": memory,
         "win_rate": [won.win_rate, won.win_rate_low, won.win_rate_high],
-        **{f"{key}_before": interval(base.scores[key]) for key in (TRUTH, REWARD, JUDGE)},
-        **{f"{key}_after": interval(tuned.scores[key]) for key in (TRUTH, REWARD, JUDGE)},
+        **{f"{key}_before": interval(base[key]) for key in (TRUTH, REWARD, JUDGE)},
+        **{f"{key}_after": interval(tuned[key]) for key in (TRUTH, REWARD, JUDGE)},
         **circumstances(started, config),
     }
     write_json(out / name / "row.json", row)
+
+
+def base_scores(out: Path, prompts: list[str]) -> dict[str, np.ndarray]:
+    """The base's scores, made once for all strategies."""
+    file = out / "base.npz"
+    if not file.is_file():
+        with whole_file(file) as temporary, temporary.open("wb") as opened:
+            np.savez(opened, **judge_model(PIPELINE, prompts).scores)
+    return dict(np.load(file))
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -1,8 +1,8 @@
 """Reward hacking on the bundled tiny pipeline: shown, caught, and what holds it back.
 
-    python tools/show_reward_hacking.py --out runs/hacking [--steps 200] [--seed 0] [--arms none distance]
+    python tools/show_reward_hacking.py --out runs/hacking [--steps 700] [--seed 0] [--arms none distance]
 
-One run without any regulariser and with many steps, then the same with one regulariser each. The learned
+One run without any regulariser and with many steps, then shorter ones with one regulariser each. The learned
 reward (tiny), the second one (tiny-judge), diversity and the oracle's truth are noted all along. On the first
 run's notes the early stop is played back: where would the second reward and the diversity have ended it, and
 how good was the truth there, beside the best there was? What is done is not done again. Writes
@@ -48,6 +48,7 @@ STOP = ValidationConfig(stop_reward=JUDGE, stop_patience=2, stop_diversity=0.7)
 ARMS = ("none", "pretraining", "distance", "ensemble", "lora")
 SCALES = (0.25, 0.5, 0.75, 1.0)
 DRAWN = 10  # prompts in pictures.png
+LEARNING_RATE = 3e-4  # half as much again as the demo's, so that fewer steps lead far
 DISTANCE_WEIGHT = 5.0
 
 
@@ -71,7 +72,7 @@ def arm_config(arm: str, base: TrainConfig) -> TrainConfig:
         return replace(
             config,
             model=replace(config.model, lora_rank=16),
-            optimizer=replace(config.optimizer, lr=10 * config.optimizer.lr),
+            optimizer=replace(config.optimizer, lr=4 * config.optimizer.lr),
         )
     return config
 
@@ -152,33 +153,40 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for the runs")
-    parser.add_argument("--steps", type=int, default=200, help="of each run (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=700, help="without regulariser (default: %(default)s)")
+    parser.add_argument("--others", type=int, default=140, help="steps with one (default: %(default)s)")
     parser.add_argument(
-        "--every", type=int, default=20, help="steps between validations (default: %(default)s)"
+        "--every", type=int, default=35, help="steps between validations (default: %(default)s)"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     args = parser.parse_args()
     started = time.perf_counter()
-    size = replace(DemoSize(), steps=args.steps, validate_every=args.every)
+    size = replace(DemoSize(), validate_every=args.every, learning_rate=LEARNING_RATE)
     args.out.mkdir(parents=True, exist_ok=True)
     write_pictures(args.out / "pictures.tar", size.pictures, args.seed)
     curves, config = {}, None
     for arm in args.arms:
-        print(f"{arm}: {args.steps} steps", file=sys.stderr)
+        steps = args.steps if arm == "none" else args.others
+        print(f"{arm}: {steps} steps", file=sys.stderr)
+        size = replace(size, steps=steps)
         config = arm_config(arm, demo_config(args.out / arm, args.out / "pictures.tar", size, args.seed))
         trainer = make_trainer(config, size, args.seed)
         trainer.train()
         curves[arm] = curve_of(trainer.metrics.read())
-    # What every run reached, so that all can be compared there.
-    equal = min(max(point[REWARD] for point in curve) for curve in curves.values())
+    # What every run reached that trains all weights, so that they can be compared there; a LoRA of the
+    # attentions, of which this UNet has few, learns much more slowly.
+    whole = {name: curve for name, curve in curves.items() if name != "lora"} or curves
+    equal = min(max(point[REWARD] for point in curve) for curve in whole.values())
     found: dict[str, Any] = {"curves": curves, "equal_reward": equal}
     found["at_equal_reward"] = at_equal_reward(curves, equal)
     if "none" in curves:
         found["early_stop"] = played_back(curves["none"], STOP)
     if "lora" in curves:
         found["lora_scales"] = scaled_lora(args.out / "lora" / "model", unseen_prompts(48, args.seed), 2)
+    found["settings_of"] = args.arms[-1]
     found |= circumstances(started, config)
+    del found["seconds"]  # of this call alone, which may have found runs that were done
     write_json(args.out / "hacking.json", found)
     draw_curve(args.out / "curves.png", {name: curves[name] for name in list(curves)[:1]})
     prompts = unseen_prompts(DRAWN, args.seed)
