@@ -29,6 +29,7 @@ def linear(layer: nn.Linear, x: Tensor) -> Tensor:
         weight.dtype is torch.float32 is x.dtype
         and weight.device.type == "cpu" == x.device.type
         and x.numel() * len(weight) >= _WORTH
+        and weight.is_contiguous()  # expanded ones took oneDNN a hundred times as long
         and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
@@ -53,7 +54,7 @@ def onednn_is_faster() -> bool:
 
 
 def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, "none", [], "")
 
 
 def _works() -> bool:
