@@ -96,8 +96,7 @@ def finish(trainer: Trainer, seconds: float) -> Path:
     if skipped:
         trainer.tell(f"{len(skipped):,} pictures could not be read; they are listed in {out / SKIPPED}")
     accelerator.wait_for_everyone()
-    if settings.trackers:
-        accelerator.end_training()
+    accelerator.end_training()  # with its process group: left open, a rank may abort (-6) as it exits
     for reader in trainer.readers.values():
         reader.close()
     return out
