@@ -10,7 +10,7 @@ import zlib
 import pytest
 from PIL import Image, PngImagePlugin
 
-from reward_core.errors import ImageError, ImageNotFoundError
+from reward_core.errors import ImageError, ImageNotFoundError, InputError
 from reward_core.metadata import SCORE_KEY, read_prompt, read_score, read_texts, write_score
 from reward_core.metadata.infotext import plain
 
@@ -146,10 +146,10 @@ def test_pictures_without_settings_get_a_text_of_their_own(tmp_path, suffix, opt
             assert image.info[SCORE_KEY] == "1.2500"
         else:
             xmp = image.info["xmp"]
-            assert xmp.count(b"rewardcore:ImageRewardScore=") == 1
+            assert xmp.count(b"rewardcore:ImageReward-Score=") == 1
             root = __import__("xml.etree.ElementTree").etree.ElementTree.fromstring(xmp.decode())
             descriptions = list(root[0])
-            assert descriptions[0].attrib["{urn:reward-core:1.0/}ImageRewardScore"] == "1.2500"
+            assert descriptions[0].attrib["{urn:reward-core:1.0/}ImageReward-Score"] == "1.2500"
 
 
 def test_transparent_webp_without_a_header_keeps_its_transparency(tmp_path):
@@ -407,6 +407,107 @@ def test_comfyuis_other_forms(tmp_path):
     assert read_prompt(save(tmp_path / "c.png", {"prompt": json.dumps(loader)})).text == WANTED
 
 
+HOUSE, SEA = {"value": "a red house"}, {"value": "by the sea"}
+
+
+def encoded(text):
+    return {"class_type": "CLIPTextEncode", "inputs": {"text": text, "clip": ["4", 1]}}
+
+
+@pytest.mark.parametrize(
+    ("kind", "inputs", "read"),
+    [
+        (
+            "Text Concatenate",
+            {"delimiter": ", ", "text_a": ["31", 0], "text_b": ["32", 0]},
+            "a red house, by the sea",
+        ),
+        ("JoinStrings", {"delimiter": " ", "string1": ["31", 0], "string2": "by day"}, "a red house by day"),
+        ("CR Text Concatenate", {"text1": "a", "text2": "b", "separator": "\\n"}, "a b"),
+        (
+            "ImpactSwitch",
+            {"select": 2, "sel_mode": False, "input1": ["31", 0], "input2": ["32", 0]},
+            "by the sea",
+        ),
+        ("ComfySwitchNode", {"switch": True, "on_false": ["31", 0], "on_true": ["32", 0]}, "by the sea"),
+        ("ComfySwitchNode", {"switch": False, "on_false": ["31", 0], "on_true": ["32", 0]}, "a red house"),
+        ("Any Switch (rgthree)", {"any_01": ["99", 0], "any_02": ["32", 0]}, "by the sea"),
+        ("StringReplace", {"string": "a COLOR house", "find": "COLOR", "replace": "red"}, "a red house"),
+        ("ImpactWildcardProcessor", {"wildcard_text": "a {b|c}", "populated_text": "a c"}, "a c"),
+        ("ShowText|pysssss", {"text": ["33", 0], "text_0": "what it wrote"}, "what it wrote"),
+        ("Anything else", {"model": ["4", 0], "x": ["31", 0]}, "a red house"),
+    ],
+)
+def test_comfyuis_nodes_that_make_texts_of_texts(tmp_path, kind, inputs, read):
+    nodes = graph() | {
+        "6": encoded(["30", 0]),
+        "30": {"class_type": kind, "inputs": inputs},
+        "31": {"class_type": "PrimitiveString", "inputs": HOUSE},
+        "32": {"class_type": "PrimitiveString", "inputs": SEA},
+        "33": {"class_type": "OllamaGenerate", "inputs": {"prompt": "You are a writer of prompts"}},
+    }
+    assert read_prompt(save(tmp_path / "a.png", {"prompt": json.dumps(nodes)})).text == read
+
+
+@pytest.mark.parametrize(
+    ("kind", "inputs", "read"),
+    [
+        (
+            "ConditioningConcat",
+            {"conditioning_from": ["42", 0], "conditioning_to": ["41", 0]},
+            "a house, by the sea",
+        ),
+        (
+            "ConditioningCombine",
+            {"conditioning_1": ["41", 0], "conditioning_2": ["42", 0]},
+            "a house, by the sea",
+        ),
+        ("ConditioningAverage", {"conditioning_from": ["42", 0], "conditioning_to": ["41", 0]}, "a house"),
+        (
+            "CLIPTextEncodeSDXL",
+            {"text_g": "a house", "text_l": "sharp, 35mm photo"},
+            "a house, sharp, 35mm photo",
+        ),
+        ("CLIPTextEncodeSDXL", {"text_g": "a house", "text_l": "a house"}, "a house"),
+        ("CLIPTextEncodeSD3", {"clip_l": "a", "clip_g": "a house", "t5xxl": ""}, "a house"),
+        ("CLIPTextEncodeLumina2", {"system_prompt": "You are", "user_prompt": "a house"}, "a house"),
+        ("CLIPTextEncode", {"text": "a house <lora:x:1>, embedding:easy, old"}, "a house, old"),
+    ],
+)
+def test_comfyuis_conditionings(tmp_path, kind, inputs, read):
+    nodes = graph() | {
+        "6": {"class_type": kind, "inputs": inputs},
+        "41": encoded("a house"),
+        "42": encoded("by the sea"),
+    }
+    assert read_prompt(save(tmp_path / "a.png", {"prompt": json.dumps(nodes)})).text == read
+    nodes["3"] = {
+        "class_type": "XlabsSampler",
+        "inputs": {"conditioning": ["6", 0], "neg_conditioning": ["7", 0]},
+    }
+    assert read_prompt(save(tmp_path / "b.png", {"prompt": json.dumps(nodes)})).text == read
+
+
+@pytest.mark.parametrize(
+    ("kind", "inputs", "words"),
+    [
+        ("ImpactSwitch", {"select": ["4", 0], "input1": ["31", 0], "input2": ["32", 0]}, "ImpactSwitch"),
+        ("MyNode", {"a": ["31", 0], "b": ["32", 0]}, "which text MyNode"),
+        ("RegexReplace", {"string": "a", "regex_pattern": "a", "replace": "b"}, "pattern"),
+        ("OllamaGenerate", {"prompt": "You are a writer of prompts"}, "no prompt"),
+    ],
+)
+def test_comfyuis_texts_that_cannot_be_known(tmp_path, kind, inputs, words):
+    nodes = graph() | {
+        "6": encoded(["30", 0]),
+        "30": {"class_type": kind, "inputs": inputs},
+        "31": {"class_type": "PrimitiveString", "inputs": HOUSE},
+        "32": {"class_type": "PrimitiveString", "inputs": SEA},
+    }
+    with pytest.raises(ImageError, match=words):
+        read_prompt(save(tmp_path / "a.png", {"prompt": json.dumps(nodes)}))
+
+
 def test_graphs_that_do_not_say_which_prompt(tmp_path):
     nodes = graph()
     nodes["50"] = {"class_type": "SaveImage", "inputs": {"images": ["51", 0]}}
@@ -461,6 +562,122 @@ def test_plain_forms_outside_png(tmp_path):
     (tmp_path / "d.txt").unlink()
     with pytest.raises(ImageError, match="texts: none at all"):
         read_prompt(tmp_path / "d.webp")
+
+
+SWARM = json.dumps({"prompt": "scene: harbour, light: golden, lens: 35mm", "steps": 30})
+CIVITAI = json.dumps({"prompt": "a", "infotext": "a Steps: 20, Sampler: Euler, Seed: 1"})
+
+
+@pytest.mark.parametrize("text", [SWARM, CIVITAI, "subject: cat, style: oil painting, mood: dark"])
+def test_what_only_looks_like_settings_is_left_alone(tmp_path, text):
+    path = save(tmp_path / "a.png", {"parameters": text})
+    before = read_prompt(path)
+    write_score(path, SCORE_KEY, 0.5)
+    assert read_texts(path) == {"parameters": text, SCORE_KEY: "0.5000"}
+    assert read_prompt(path) == before
+    picture().save(tmp_path / "a.jpg", exif=user_comment(text))
+    write_score(tmp_path / "a.jpg", SCORE_KEY, 0.5)
+    assert read_texts(tmp_path / "a.jpg")["UserComment"] == text
+    assert read_score(tmp_path / "a.jpg", SCORE_KEY) == 0.5
+
+
+def test_settings_with_more_behind_them_and_without_a_prompt(tmp_path):
+    path = save(tmp_path / "a.png", {"parameters": INFOTEXT + "\nTemplate: a {red|blue} house"})
+    assert read_prompt(path).text == PROMPT
+    write_score(path, SCORE_KEY, 0.5)
+    assert (
+        read_texts(path)["parameters"]
+        == INFOTEXT + ", ImageReward Score: 0.5000\nTemplate: a {red|blue} house"
+    )
+    settings = "Steps: 20, Sampler: Euler, Seed: 1"
+    for text in ("Negative prompt: bad\n" + settings, "\n" + settings, "Negative prompt: bad"):
+        with pytest.raises(ImageError, match="empty"):
+            read_prompt(save(tmp_path / "b.png", {"parameters": text}))
+
+
+def test_a_caption_comes_before_what_cameras_and_editors_write(tmp_path):
+    picture().save(tmp_path / "a.jpg", comment=b"Created with GIMP")
+    assert read_prompt(tmp_path / "a.jpg").text == "Created with GIMP"
+    (tmp_path / "a.txt").write_text(WANTED)
+    assert read_prompt(tmp_path / "a.jpg").text == WANTED
+    exif = Image.Exif()
+    exif[0x010E] = 'Workflow:{"nodes": [], "links": []}'
+    picture().save(tmp_path / "b.jpg", exif=exif)
+    with pytest.raises(ImageError, match="no prompt"):
+        read_prompt(tmp_path / "b.jpg")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
+@pytest.mark.parametrize("texts", [{}, {"parameters": INFOTEXT}], ids=["plain", "settings"])
+def test_every_key_has_a_place_of_its_own(tmp_path, suffix, texts):
+    path = save(tmp_path / f"a{suffix}", texts)
+    keys = [
+        "My Score",
+        "MyScore",
+        "My-Score",
+        "HPSv2.1",
+        "ImageReward-v1.0",
+        "Score (tiny)",
+        "a/b",
+        "a_2F_b",
+        "2nd",
+    ]
+    for _ in range(2):
+        for i, key in enumerate(keys):
+            write_score(path, key, i)
+        size = path.stat().st_size
+    assert [read_score(path, key) for key in keys] == list(range(len(keys)))
+    write_score(path, keys[0], 0)
+    assert path.stat().st_size == size
+    if suffix != ".png" and not texts:
+        with Image.open(path) as image:
+            __import__("xml.etree.ElementTree").etree.ElementTree.fromstring(image.info["xmp"].decode())
+    for key in ("评分", "a, b", "a: b", "", " a", "x" * 80, "a\nb"):
+        with pytest.raises(InputError, match="name of a score"):
+            write_score(path, key, 1)
+
+
+def test_a_png_made_from_a_tagged_jpeg(tmp_path):
+    picture().save(tmp_path / "a.jpg", exif=user_comment(INFOTEXT))
+    write_score(tmp_path / "a.jpg", SCORE_KEY, 0.1)
+    with Image.open(tmp_path / "a.jpg") as image:
+        image.save(tmp_path / "a.png", exif=image.info["exif"])
+    assert read_score(tmp_path / "a.png", SCORE_KEY) == pytest.approx(0.1)
+    write_score(tmp_path / "a.png", SCORE_KEY, 0.9)
+    assert read_score(tmp_path / "a.png", SCORE_KEY) == pytest.approx(0.9)
+
+
+def test_a_cameras_notes_that_point_outside_are_none_of_ours(tmp_path):
+    exif = user_comment(INFOTEXT)
+    exif.get_ifd(0x8769)[0x927C] = b"0123456789"
+    picture().save(tmp_path / "a.jpg", exif=exif)
+    data = (tmp_path / "a.jpg").read_bytes()
+    for order in ("<", ">"):
+        found = data.find(struct.pack(order + "HHI", 0x927C, 7, 10))
+        if found >= 0:
+            data = data[: found + 8] + b"\x7f" * 4 + data[found + 12 :]
+    (tmp_path / "a.jpg").write_bytes(data)
+    write_score(tmp_path / "a.jpg", SCORE_KEY, 0.5)
+    assert read_score(tmp_path / "a.jpg", SCORE_KEY) == 0.5
+
+
+def test_the_description_in_a_pngs_xmp(tmp_path):
+    packet = (
+        '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+        '<rdf:Description xmlns:dc="http://purl.org/dc/elements/1.1/"><dc:description><rdf:Alt>'
+        f'<rdf:li xml:lang="x-default">{WANTED}</rdf:li></rdf:Alt></dc:description></rdf:Description>'
+        "</rdf:RDF></x:xmpmeta>"
+    )
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt("XML:com.adobe.xmp", packet)
+    picture().save(tmp_path / "a.png", pnginfo=info)
+    assert read_prompt(tmp_path / "a.png").text == WANTED
+
+
+def test_a_name_as_long_as_names_can_be(tmp_path):
+    path = save(tmp_path / ("猫" * 83 + ".png"))
+    write_score(path, SCORE_KEY, 0.5)
+    assert read_score(path, SCORE_KEY) == 0.5
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,7 @@ def test_tag_huge_pictures(command, folder, monkeypatch):
     [
         (["--model", "tiny"], "required"),
         (["--prompt", "x", "--prompt-from-metadata"], "not allowed"),
-        (["--prompt", "x", "--model", "tiny", "--key", "a, b"], "--key"),
+        (["--prompt", "x", "--model", "tiny", "--key", "a, b"], "name of a score"),
     ],
 )
 def test_tag_wrong_usage(command, folder, arguments, word):
@@ -140,6 +140,29 @@ def test_tag_wrong_usage(command, folder, arguments, word):
 def test_tag_an_empty_folder(command, tmp_path):
     done = command("tag", tmp_path, "--prompt", "x", "--model", "tiny")
     assert (done.returncode, "no PNG, JPEG or WebP" in done.stderr) == (2, True)
+
+
+def test_tag_what_a_star_in_the_shell_gives(command, folder):
+    """Folders without pictures are named, captions passed over, and all else is done."""
+    (folder / "empty").mkdir()
+    (folder / "c.txt").write_text("a green ring")
+    (folder / "stray.txt").write_text("of no picture")
+    done = command("tag", *sorted(folder.iterdir()), "--prompt-from-metadata", "--model", "tiny")
+    assert done.returncode == 1
+    assert [line.split(": ")[1] for line in done.stderr.splitlines()] == [
+        str(folder / "empty"), str(folder / "stray.txt"),
+    ]  # fmt: skip
+    assert all(read_score(folder / name, SCORE_KEY) is not None for name in ("a.png", "b.jpg", "c.webp"))
+
+
+def test_tag_a_second_models_opinion_twice(command, folder):
+    for _ in range(2):
+        done = command("tag", folder, "--prompt-from-metadata", "--model", "tiny", "--key", "HPSv2.1")
+        assert done.returncode == 0, done.stderr
+    assert read_texts(folder / "a.png")["parameters"].count("HPSv2.1") == 1
+    skipped = command("tag", folder, "--prompt", "x", "--model", "tiny", "--key", "HPSv2.1", "--skip-tagged")
+    assert "3 carried a score already" in skipped.stdout
+    assert command("sort", folder, "--into", "a,b", "--top", "1", "--key", "HPSv2.1").returncode == 0
 
 
 @pytest.fixture
@@ -217,6 +240,53 @@ def test_sort_copies_and_leaves_the_pictures(command, scored):
         assert len(list((scored / "rest").iterdir())) == 8
 
 
+def test_sort_copies_again_when_the_order_changed(command, scored):
+    sort = ("sort", scored, "--into", "best,rest", "--top", "1")
+    assert command(*sort, "--copy").returncode == 0
+    done = command(*sort)  # the copies do not count again
+    assert (done.returncode, "1 in best, 9 in rest" in done.stdout) == (0, True), done.stderr
+    Image.new("RGB", (8, 8)).save(scored / "new.png")
+    write_score(scored / "new.png", SCORE_KEY, 5)
+    assert command(*sort, "--copy").returncode == 0
+    assert {f.name for f in (scored / "best").iterdir()} == {"new.png"}
+    assert len(list((scored / "rest").iterdir())) == 10
+    assert len(list(scored.glob("*.png"))) == 11
+    assert command(*sort, "--move").returncode == 0  # what was copied need only be taken away
+    assert len(tree(scored)) == 11
+    assert not list(scored.glob("*.png"))
+
+
+def test_sort_finishes_a_move_that_was_killed_between_its_two_steps(command, scored):
+    (scored / "best").mkdir()
+    os.link(scored / "p0.png", scored / "best/p0.png")
+    done = command("sort", scored, "--into", "best,rest", "--top", "1", "--move")
+    assert (done.returncode, len(tree(scored)), (scored / "p0.png").exists()) == (0, 10, False)
+
+
+@pytest.mark.parametrize("option", ["--move", "--copy"])
+def test_sort_takes_captions_along(command, scored, option):
+    for name in ("p0", "p5"):
+        (scored / f"{name}.txt").write_text(name)
+    Image.new("RGB", (8, 8)).save(scored / "p5.jpg")  # of the same name: the caption is both's
+    write_score(scored / "p5.jpg", SCORE_KEY, 3)
+    assert command("sort", scored, "--into", "best,rest", "--top", "1", option).returncode == 0
+    assert (scored / "best/p5.txt").read_text() == (scored / "rest/p5.txt").read_text() == "p5"
+    assert (scored / "rest/p0.txt").read_text() == "p0"
+    assert len(list(scored.glob("*.txt"))) == (0 if option == "--move" else 2)
+
+
+def test_sort_moves_links_that_go_on_leading_there(command, scored, tmp_path):
+    folder = tmp_path / "links"
+    folder.mkdir()
+    os.symlink("../p3.png", folder / "a.png")
+    os.symlink(scored / "p2.png", folder / "b.png")
+    done = command("sort", folder, "--into", "best,rest", "--top", "1", "--move")
+    assert done.returncode == 0, done.stderr
+    assert (folder / "best/b.png").resolve() == scored / "p2.png"
+    assert (folder / "rest/a.png").resolve() == scored / "p3.png"
+    assert command("sort", folder, "--into", "best,rest", "--top", "1").stdout.count("there already") == 2
+
+
 def test_sort_never_overwrites(command, scored):
     (scored / "rest").mkdir()
     Image.new("RGB", (8, 8), "red").save(scored / "rest/p5.png")
@@ -272,7 +342,7 @@ def test_sort_by_a_file_of_scores(command, tmp_path, tiny):
         Image.new("RGB", (64, 64), (60 * i, 0, 0)).save(images / f"{i}.png")
         pairs[f"{i}.png"] = "a red circle"
     (tmp_path / "prompts.json").write_text(json.dumps(pairs))
-    for suffix in (".csv", ".json"):
+    for suffix in (".csv", ".json", ".jsonl"):
         out = tmp_path / f"scores{suffix}"
         score = ["score", "--prompts", tmp_path / "prompts.json", "--images", images, "--out", out]
         assert command(*score, "--model", "tiny").returncode == 0
@@ -296,7 +366,10 @@ def test_sort_by_a_file_of_scores(command, tmp_path, tiny):
         (["--into", "a,b", "--top", "x"], "--top"),
         (["--into", "a,b", "--top", "0"], "--top"),
         (["--into", "a,b", "--top", "120%"], "--top"),
+        (["--into", "a,b", "--top", "nan%"], "--top"),
         (["--into", "a,b", "--threshold", "x"], "--threshold"),
+        (["--into", "a,b", "--threshold", "nan"], "--threshold"),
+        (["--into", "a,b", "--top", "1", "--key", "a: b"], "name of a score"),
         (["--into", "a,b,c", "--threshold", "0,1"], "must fall"),
         (["--into", "a,b"], "required"),
         (["--into", "a,b", "--top", "1", "--move", "--copy"], "not allowed"),

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import filecmp
+import json
+import math
 import os
 import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +39,20 @@ def pictures_in(folder: Path) -> list[Path]:
     return sorted(file for file in files if not file.name.startswith("."))
 
 
+def pictures_to_sort(folder: Path, folders: Sequence[Path], copy: bool) -> list[Path]:
+    """The pictures of a folder and those that an earlier run moved out of it into ``folders``.
+
+    A file in ``folders`` that is a copy of one still in ``folder`` does not count again; nor, where pictures
+    are to be copied, does any other.
+    """
+    pictures = pictures_in(folder)
+    if copy:
+        return pictures
+    here = {image.name: image for image in pictures}
+    moved = [image for into in folders if into.is_dir() for image in pictures_in(into)]
+    return pictures + [image for image in moved if not _same(here.get(image.name), image)]
+
+
 def cut_by_top(count: int, tops: Sequence[str]) -> list[int]:
     """Sizes of the folders but the last for ``count`` pictures.
 
@@ -54,7 +71,7 @@ def cut_by_top(count: int, tops: Sequence[str]) -> list[int]:
             value = float(number) if top.endswith("%") else int(number)
         except ValueError:
             raise InputError(f"--top: a number (20) or a share (10%) was expected, got {top!r}") from None
-        if value <= 0 or (top.endswith("%") and value > 100):
+        if not 0 < value < (100.0001 if top.endswith("%") else math.inf):
             raise InputError(f"--top: {top} is out of range")
         size = max(1, int(count * value / 100 + 0.5)) if top.endswith("%") else value
         sizes.append(min(size, left))
@@ -92,6 +109,8 @@ def plan(
         ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
         places = [sum(place >= end for end in ends) for place in range(len(ranked))]
     else:
+        if not all(math.isfinite(cut) for cut in cuts):
+            raise InputError(f"--threshold: numbers were expected, got {', '.join(map(str, cuts))}")
         if list(cuts) != sorted(cuts, reverse=True):
             raise InputError(f"--threshold: the thresholds must fall, got {', '.join(map(str, cuts))}")
         places = [sum(scores[image] < cut for cut in cuts) for image in ranked]
@@ -105,14 +124,21 @@ def conflicts(placements: Sequence[Placement]) -> list[tuple[Path, str]]:
     taken: set[Path] = set()
     found = []
     for p in placements:
-        if not p.there and (p.target in taken or os.path.lexists(p.target)):
+        there = os.path.lexists(p.target) and not _same(p.image, p.target)
+        if not p.there and (p.target in taken or there):
             found.append((p.image, f"{p.target} exists already and is not overwritten"))
         taken.add(p.target)
     return found
 
 
-def carry_out(placement: Placement, copy: bool) -> None:
-    """Move or copy one picture; nothing is ever overwritten.
+def carry_out(placement: Placement, copy: bool, folders: Sequence[Path] = ()) -> None:
+    """Move or copy one picture, and the caption (picture.txt) beside it; nothing is ever overwritten.
+
+    Args:
+        placement: of the picture.
+        copy: leave the picture where it is. A copy that an earlier run put into another of ``folders`` is
+            moved over from there.
+        folders: all that pictures are sorted into.
 
     Raises:
         ImageError: another file is in its place, or the file system refuses.
@@ -122,22 +148,43 @@ def carry_out(placement: Placement, copy: bool) -> None:
         return
     try:
         if os.path.lexists(target):
-            if copy and filecmp.cmp(source, target, shallow=False):
-                return  # copied by an earlier run
-            raise ImageError(str(source), f"{target} exists already and is not overwritten")
+            if not _same(source, target):
+                raise FileExistsError(str(target))
+            if not copy:
+                os.unlink(source)  # copied by an earlier run, or moved by one that was killed meanwhile
+            return
         target.parent.mkdir(parents=True, exist_ok=True)
         if copy:
-            _copy(source, target)
+            elsewhere = (folder / source.name for folder in folders)
+            old = next((file for file in elsewhere if file != source and _same(source, file)), None)
+            _with_caption(old or source, target, stay=old is None)
         else:
-            _move(source, target)
+            _with_caption(source, target, stay=False)
     except FileExistsError as error:
         raise ImageError(str(source), f"{target} exists already and is not overwritten") from error
     except OSError as error:
         raise ImageError(str(source), f"cannot go to {target}: {error.strerror or error}") from error
 
 
+def _with_caption(source: Path, target: Path, stay: bool) -> None:
+    """Move a picture, or copy it if it is to stay; its caption first, so that none is left behind."""
+    caption, place = source.with_suffix(".txt"), target.with_suffix(".txt")
+    if caption.is_file() and not os.path.lexists(place):
+        others = any(file.stem == source.stem for file in pictures_in(source.parent) if file != source)
+        (_copy if stay or others else _move)(caption, place)
+    (_copy if stay else _move)(source, target)
+
+
+def _same(one: Path | None, other: Path) -> bool:
+    """Whether both are files of their own (no links) with the same content."""
+    if one is None or one.is_symlink() or other.is_symlink() or not (one.is_file() and other.is_file()):
+        return False
+    return filecmp.cmp(one, other, shallow=False)
+
+
 def read_scores(path: Path) -> dict[str, float]:
-    """Names of pictures -> scores, from a file that ``reward-core score`` wrote (.csv, .json, .parquet).
+    """Names of pictures -> scores, from a file that ``reward-core score`` wrote (.csv, .json, .jsonl,
+    .parquet).
 
     Raises:
         InputError: no such file, another form, or several scores of one picture.
@@ -148,12 +195,15 @@ def read_scores(path: Path) -> dict[str, float]:
                 rows = list(csv.DictReader(file))
         elif path.suffix == ".json":
             rows = read_json(path)
+        elif path.suffix == ".jsonl":
+            with path.open(encoding="utf-8") as file:
+                rows = [json.loads(line) for line in file if line.strip()]
         elif path.suffix == ".parquet":
-            from .score_file import _pyarrow
+            from .score_file import load_pyarrow
 
-            rows = _pyarrow().parquet.read_table(path).to_pylist()
+            rows = load_pyarrow().parquet.read_table(path).to_pylist()
         else:
-            raise InputError(f"{path}: the extension must be .csv, .json or .parquet")
+            raise InputError(f"{path}: the extension must be .csv, .json, .jsonl or .parquet")
         found: dict[str, float] = {}
         for row in rows:
             if row["score"] in (None, ""):
@@ -170,17 +220,26 @@ def read_scores(path: Path) -> dict[str, float]:
 
 
 def _move(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)  # unlike a rename, it fails where something came in between
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without hard links, or another one
-        _copy(source, target)
+    if source.is_symlink():
+        leads = os.readlink(source)
+        if not os.path.isabs(leads):  # from its new place to the same file
+            here, there = os.path.realpath(source.parent), os.path.realpath(target.parent)
+            leads = os.path.relpath(os.path.join(here, leads), there)
+        os.symlink(leads, target)
+    else:
+        try:
+            os.link(source, target)  # unlike a rename, it fails where something came in between
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without hard links, or another one
+            _copy(source, target)
     os.unlink(source)
 
 
 def _copy(source: Path, target: Path) -> None:
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    descriptor, name = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=target.parent)
+    os.close(descriptor)
+    temporary = Path(name)
     try:
         shutil.copy2(source, temporary)
         try:

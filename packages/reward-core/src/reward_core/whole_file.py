@@ -18,7 +18,8 @@ def whole_file(path: Path, beside: Path | None = None) -> Iterator[Path]:
         path: the file to be; one that is there already is replaced.
         beside: folder of the temporary file, on the same disk (default: path's own).
     """
-    temporary = (beside or path.parent) / f".{path.name}.{os.getpid()}.tmp"
+    # Part of the name will do: a whole one may be as long as names can be.
+    temporary = (beside or path.parent) / f".{path.name[:50]}.{os.getpid()}.tmp"
     try:
         yield temporary
         with open(temporary, "r+b") as file:

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 from ..errors import ImageError, InputError
-from ..metadata import SCORE_KEY, read_score
-from ..sorting import Placement, carry_out, conflicts, pictures_in, plan, read_scores
+from ..metadata import SCORE_KEY, check_key, read_score
+from ..sorting import Placement, carry_out, conflicts, pictures_to_sort, plan, read_scores
 from ..tables import print_table
 
 SHOWN = 40  # rows of the table
@@ -21,7 +21,7 @@ def add_to(commands: argparse._SubParsersAction) -> None:
         help="put pictures into folders by their scores",
         description="Puts pictures into folders by the scores that `reward-core tag` wrote into them. Shows "
         "what it would do, and does it with --move or --copy; never overwrites. What an interrupted run has "
-        "moved counts when it is run again.",
+        "moved counts when it is run again. Captions (picture.txt) go with their pictures.",
     )
     sort.add_argument("folder", type=Path, metavar="DIR", help="folder of the pictures (not its subfolders)")
     sort.add_argument(
@@ -55,6 +55,7 @@ def add_to(commands: argparse._SubParsersAction) -> None:
 def run_sort(args: argparse.Namespace) -> int:
     if not args.folder.is_dir():
         raise InputError(f"{args.folder}: no such folder")
+    check_key(args.key)
     names = [name.strip() for name in args.into.split(",")]
     folders = [args.folder / name for name in names]
     if not all(names) or any(folder.resolve() == args.folder.resolve() for folder in folders):
@@ -62,16 +63,13 @@ def run_sort(args: argparse.Namespace) -> int:
     tops = None if args.top is None else [top.strip() for top in args.top.split(",")]
     thresholds = None if args.threshold is None else _numbers(args.threshold)
 
-    pictures = pictures_in(args.folder)
-    if not args.copy:  # moved by an earlier run, they are still among those to sort
-        pictures += [image for folder in folders if folder.is_dir() for image in pictures_in(folder)]
-    scores, failed = _scores(args, pictures)
+    scores, failed = _scores(args, pictures_to_sort(args.folder, folders, args.copy))
     placements = plan(scores, folders, tops, thresholds)
     acted = 0
     if args.move or args.copy:
         for placement in placements:
             try:
-                carry_out(placement, args.copy)
+                carry_out(placement, args.copy, folders)
                 acted += not placement.there
             except ImageError as error:
                 failed.append((placement.image, error.reason))

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ImageError, InputError
-from ..metadata import SCORE_KEY, FoundPrompt, read_prompt, read_score, write_score
+from ..metadata import SCORE_KEY, FoundPrompt, check_key, read_prompt, read_score, write_score
 from ..sorting import pictures_in
 from ..tables import print_table
 from .common import batch, load_model, report_failures, scoring_options, with_progress
 
 if TYPE_CHECKING:
     from ..scorer import ScoredRow
+
+NO_PICTURES = "no PNG, JPEG or WebP pictures in this folder"
 
 
 def add_to(commands: argparse._SubParsersAction) -> None:
@@ -49,8 +51,7 @@ class _Tagged:
 
 
 def run_tag(args: argparse.Namespace) -> int:
-    if not args.key.strip() or any(c in args.key for c in ',:"\n'):
-        raise InputError(f"--key: a name without commas, colons and quotes was expected, got {args.key!r}")
+    check_key(args.key)
     found, skipped, failed = _find(args)
     tagged, model = [], None
     if found:
@@ -69,8 +70,12 @@ def run_tag(args: argparse.Namespace) -> int:
 
 def _find(args: argparse.Namespace) -> tuple[list[tuple[Path, FoundPrompt]], list[Path], list[_Tagged]]:
     """Pictures with their prompts, those to skip, and those without a prompt."""
-    found, skipped, failed = [], [], []
-    for image in _pictures(args.images):
+    found, skipped = [], []
+    pictures, empty = _pictures(args.images)
+    if not pictures:
+        raise InputError(f"{empty[0]}: {NO_PICTURES}")
+    failed = [_failure(folder, NO_PICTURES) for folder in empty]
+    for image in pictures:
         try:
             if args.skip_tagged and read_score(image, args.key) is not None:
                 skipped.append(image)
@@ -95,15 +100,17 @@ def _tag(model: Any, found: list[tuple[Path, FoundPrompt]], args: argparse.Names
         yield _Tagged(row, prompt.source)
 
 
-def _pictures(names: list[str]) -> list[Path]:
+def _pictures(names: list[str]) -> tuple[list[Path], list[Path]]:
+    """Pictures, and folders that hold none. The captions that ``pictures/*`` names too are passed over."""
     pictures: dict[Path, None] = {}
-    for name in names:
-        path = Path(name)
+    empty = []
+    for path in map(Path, names):
         inside = pictures_in(path) if path.is_dir() else [path]
         if not inside:
-            raise InputError(f"{name}: no PNG, JPEG or WebP pictures in this folder")
+            empty.append(path)
         pictures.update(dict.fromkeys(inside))
-    return list(pictures)
+    stems = {path.with_suffix("") for path in pictures if path.suffix.lower() != ".txt"}
+    return [p for p in pictures if p.suffix.lower() != ".txt" or p.with_suffix("") not in stems], empty
 
 
 def _failure(image: Path, reason: str) -> _Tagged:

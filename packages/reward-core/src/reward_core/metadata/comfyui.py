@@ -10,22 +10,19 @@ from collections import deque
 from typing import Any
 
 from ..errors import InputError
+from .comfyui_text import Graph, inputs_of, is_link, text_at
 from .infotext import plain
 
-TEXTS = ("text", "text_g", "text_l", "clip_l", "clip_g", "t5xxl", "prompt", "positive", "string", "value")
-# By which inputs a conditioning, or a text, came into a node that changes or joins it.
-FIRST = ("positive", "conditioning", "conditioning_1", "conditioning_to", "cond", "guider")
-NO_TEXT = ("clip", "model", "vae", "negative")
+GIVEN = ("positive", "guider", "conditioning", "pipe")  # how a sampler gets its positive conditioning
 MUTED, BYPASSED = 2, 4
-
-Graph = dict[str, dict[str, Any]]
 
 
 def prompt_of(graph: Graph) -> str | None:
     """The text that the last sampler before the saved picture was given; None where none is found.
 
     Raises:
-        InputError: several pictures are saved, of different prompts: which one this is, nobody knows.
+        InputError: several pictures are saved, of different prompts: which one this is, nobody knows; or a
+            switch, or a change of the text, that cannot be followed.
     """
     found = []
     for save in _savers(graph):
@@ -73,7 +70,7 @@ def from_workflow(workflow: dict[str, Any]) -> Graph:
 
 def _savers(graph: Graph) -> list[str]:
     """Nodes that end the graph with pictures: those that save, else those that show."""
-    ends = {id: str(node.get("class_type")) for id, node in graph.items() if "images" in _inputs(graph, id)}
+    ends = {id: str(node.get("class_type")) for id, node in graph.items() if "images" in inputs_of(graph, id)}
     saving = [id for id, kind in ends.items() if "save" in kind.lower()]
     return saving or list(ends) or list(graph)
 
@@ -83,60 +80,17 @@ def _samplers(graph: Graph, start: str) -> list[str]:
     found, seen, queue = [], {start}, deque([start])
     while queue:
         id = queue.popleft()
-        inputs = _inputs(graph, id)
+        inputs = inputs_of(graph, id)
         samples = "sampler" in str(graph[id].get("class_type")).lower() or "noise_seed" in inputs
-        if samples and ("positive" in inputs or "guider" in inputs):
+        if samples and any(name in inputs for name in GIVEN):
             found.append(id)
         for value in inputs.values():
-            if _is_link(graph, value) and value[0] not in seen:
+            if is_link(graph, value) and value[0] not in seen:
                 seen.add(value[0])
                 queue.append(value[0])
     return found
 
 
 def _conditioning_text(graph: Graph, sampler: str) -> str | None:
-    inputs = _inputs(graph, sampler)
-    return _text(graph, inputs.get("positive", inputs.get("guider")), {})
-
-
-def _text(graph: Graph, value: Any, known: dict[str, str | None]) -> str | None:
-    """The text at a value: a string itself, or what a link leads to. ``known``: nodes already read."""
-    if isinstance(value, str):
-        return value.strip() or None
-    if not _is_link(graph, value):
-        return None
-    id = value[0]
-    if id not in known:
-        known[id] = None  # a circle has no text
-        known[id] = _node_text(graph, _inputs(graph, id), known)
-    return known[id]
-
-
-def _node_text(graph: Graph, inputs: dict[str, Any], known: dict[str, str | None]) -> str | None:
-    if {"string_a", "string_b"} <= set(inputs):
-        parts = [_text(graph, inputs[name], known) for name in ("string_a", "string_b")]
-        delimiter = inputs.get("delimiter")
-        return (delimiter if isinstance(delimiter, str) else "").join(part for part in parts if part) or None
-    for name in FIRST:
-        if name in inputs and (text := _text(graph, inputs[name], known)):
-            return text
-    # SDXL's and FLUX's encoders are given the same text, or parts of it, in several fields: the longest one.
-    texts = [text for name in TEXTS if name in inputs and (text := _text(graph, inputs[name], known))]
-    if texts:
-        return max(texts, key=len)
-    links = [
-        v
-        for name, v in inputs.items()
-        if _is_link(graph, v) and name not in ("clip", "model", "vae", "negative")
-    ]
-    # A reroute, a switch, a bypassed node, a node of an extension.
-    return next((text for link in links if (text := _text(graph, link, known))), None)
-
-
-def _inputs(graph: Graph, id: str) -> dict[str, Any]:
-    inputs = graph[id].get("inputs")
-    return inputs if isinstance(inputs, dict) else {}
-
-
-def _is_link(graph: Graph, value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and value[0] in graph
+    inputs = inputs_of(graph, sampler)
+    return next((text for name in GIVEN if (text := text_at(graph, inputs.get(name)))), None)

@@ -85,7 +85,8 @@ def _directory(block: bytes, order: str, place: int) -> list[Entry]:
         tag, kind, number, offset = struct.unpack_from(order + "HHII", block, at)
         if kind in (ASCII, UNDEFINED):  # one byte each
             offset = at + 8 if number <= 4 else offset
-            if offset + number > len(block):
+            # Cameras' own notes often point outside once a program has moved them; they are none of ours.
+            if offset + number > len(block) and (tag in ASCII_TAGS or tag == USER_COMMENT):
                 raise DamagedExif("an entry of its EXIF block points outside")
         entries.append(Entry(tag, kind, number, at, offset))
     return entries

@@ -1,30 +1,32 @@
-"""AUTOMATIC1111's infotext: the prompt, "Negative prompt: ...", and a last line of "Key: value, Key: value".
+"""AUTOMATIC1111's infotext: the prompt, "Negative prompt: ...", and a line of "Steps: 20, Key: value, ...".
 
-The form is the WebUI's (modules/infotext_utils.py): a last line with three fields at least is the settings.
+The form is the WebUI's (modules/infotext_utils.py). There any last line of three fields is the settings; here
+it must tell the steps and begin with a field: "subject: cat, style: oil, mood: dark" is somebody's sentence,
+and JSON that holds an infotext is not one. Extensions add lines ("Template: ...") behind it.
 """
 
 from __future__ import annotations
 
 import re
 
-_FIELD = re.compile(r'\s*(\w[\w \-/]*?):\s*("(?:[^"\\]|\\.)*"|[^,]*)(?:,|$)')
+_FIELD = re.compile(r'\s*(\w[\w \-/.()]*?):\s*("(?:[^"\\]|\\.)*"|[^,]*)(?:,|$)')
 _NEGATIVE = re.compile(r"^negative prompt:", re.IGNORECASE)
 _NETWORK = re.compile(r"<\w+:[^<>]*>")  # <lora:name:0.8>, <hypernet:...>
+_EMBEDDING = re.compile(r"\bembedding:[^\s,()]+")  # ComfyUI's way to name one
 _WEIGHT = re.compile(r":\s*[+-]?(?:\d+\.?\d*|\.\d+)\s*$")
 
 
 def split(text: str) -> tuple[str, dict[str, str]] | None:
     """(prompt, settings) of an infotext; None where the text has no line of settings."""
-    body, line, _ = _last_line(text)
-    fields = _fields(line)
-    if fields is None:
-        return None
-    prompt: list[str] = []
-    for row in body.split("\n"):
-        if _NEGATIVE.match(row.strip()):
-            break
-        prompt.append(row)
-    return "\n".join(prompt).strip(), fields
+    parts = _settings_line(text)
+    return None if parts is None else (without_negative(parts[0]), _fields(parts[1]))
+
+
+def without_negative(text: str) -> str:
+    """What stands before a line "Negative prompt: ..."."""
+    rows = text.split("\n")
+    end = next((i for i, row in enumerate(rows) if _NEGATIVE.match(row.strip())), len(rows))
+    return "\n".join(rows[:end]).strip()
 
 
 def get(text: str, key: str) -> str | None:
@@ -35,25 +37,28 @@ def get(text: str, key: str) -> str | None:
 
 def put(text: str, key: str, value: str) -> str | None:
     """The infotext with a setting as its last one, an old value of it gone; None without such a line."""
-    body, line, tail = _last_line(text)
-    if _fields(line) is None:
+    parts = _settings_line(text)
+    if parts is None:
         return None
+    body, line, tail = parts
     while old := next((m for m in _FIELD.finditer(line) if m[1] == key), None):
         before, after = line[: old.start()], line[old.end() :]
         line = before + after if after.strip() else before.rstrip().removesuffix(",")
     return f"{body}{line.rstrip().removesuffix(',')}, {key}: {value}{tail}"
 
 
-def _last_line(text: str) -> tuple[str, str, str]:
-    """All before the last line that is not blank, that line, and the blanks behind it."""
-    content = text.rstrip()
-    start = content.rfind("\n") + 1
-    return content[:start], content[start:], text[len(content) :]
+def _settings_line(text: str) -> tuple[str, str, str] | None:
+    """All before the last line of settings, that line, and all behind it."""
+    rows = re.split(r"(?<=\n)", text)
+    for i in range(len(rows) - 1, -1, -1):
+        line = rows[i].rstrip()
+        if _FIELD.match(line) and _fields(line).get("Steps", "").isdecimal():
+            return "".join(rows[:i]), line, rows[i][len(line) :] + "".join(rows[i + 1 :])
+    return None
 
 
-def _fields(line: str) -> dict[str, str] | None:
-    fields = {m[1]: m[2].strip() for m in _FIELD.finditer(line)}
-    return fields if len(fields) >= 3 or "Steps" in fields else None
+def _fields(line: str) -> dict[str, str]:
+    return {m[1]: m[2].strip() for m in _FIELD.finditer(line)}
 
 
 def plain(prompt: str, steps: int = 20, brackets: bool = True) -> str:
@@ -63,11 +68,13 @@ def plain(prompt: str, steps: int = 20, brackets: bool = True) -> str:
         prompt: in the WebUI's notation, or (``brackets=False``) in ComfyUI's, which knows ( ) alone.
         steps: of the sampler; says which of ``[a|b]`` came last.
     """
-    text = _NETWORK.sub("", prompt) if brackets else prompt
+    text = _NETWORK.sub("", prompt)
+    if not brackets:
+        text = _EMBEDDING.sub("", text)
     words, _ = _read(text, 0, "", steps, brackets)
     if brackets:
         words = re.sub(r"\bBREAK\b", " ", words)
-    return re.sub(r"\s+([,.])", r"\1", " ".join(words.split())).strip(" ,")
+    return re.sub(r"(?:\s*,)+", ",", re.sub(r"\s+\.", ".", " ".join(words.split()))).strip(" ,")
 
 
 def _read(text: str, i: int, close: str, steps: int, brackets: bool) -> tuple[str, int]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import stat
 import struct
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from ..errors import ImageError, ImageNotFoundError
+from ..errors import ImageError, ImageNotFoundError, InputError
 from . import exif, infotext, jpeg, png, webp, xmp
 
 T = TypeVar("T")
@@ -31,17 +33,37 @@ def read_texts(path: str | os.PathLike[str]) -> dict[str, str]:
     return _guarded(path, _texts)
 
 
+def check_key(key: str) -> str:
+    """The name of a score, if it is one that every place takes: the WebUI's settings, PNG, and XML.
+
+    Raises:
+        InputError: it has other signs than ASCII letters, digits, spaces and ``-_.()/``, or is too long.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9 \-_.()/]{0,77}[A-Za-z0-9\-_.()/])?", key):
+        raise InputError(
+            "the name of a score is made of ASCII letters, digits, spaces and - _ . ( ) /, 79 of them at most: "
+            f"got {key!r}"
+        )
+    return key
+
+
 def read_score(path: str | os.PathLike[str], key: str) -> float | None:
     """The score that a picture carries under that key; None if it carries none. Errors: as read_texts."""
 
     def read(data: bytes) -> str | None:
-        texts = _texts(data)
-        for name in ("parameters", "UserComment"):
-            if name in texts and (value := infotext.get(texts[name], key)) is not None:
-                return value
-        packet = _xmp(data)
-        return texts.get(key) or (xmp.get(packet, key) if packet else None)
+        texts, packet = _texts(data), _xmp(data)
+        settings = {name: infotext.get(texts.get(name, ""), key) for name in ("parameters", "UserComment")}
+        own = texts.get(key) if _format(data) == "png" else None
+        # A PNG that was made from a JPEG file may still hold that one's UserComment: it is never written to.
+        found = (
+            settings["parameters"],
+            own,
+            settings["UserComment"],
+            xmp.get(packet, key) if packet else None,
+        )
+        return next((value for value in found if value is not None), None)
 
+    check_key(key)
     value = _guarded(path, read)
     if value is None:
         return None
@@ -60,7 +82,9 @@ def write_score(path: str | os.PathLike[str], key: str, score: float) -> None:
 
     Raises:
         ImageError: no such file, another format, damaged, animated, read-only, no room, or changed meanwhile.
+        InputError: not a key (see check_key).
     """
+    check_key(key)
     target = os.path.realpath(path)  # a link goes on leading to the same file
     name = os.fspath(path)
     data = _read(name)
@@ -73,9 +97,10 @@ def write_score(path: str | os.PathLike[str], key: str, score: float) -> None:
         raise ImageError(name, str(error) or "damaged") from error
     if changed == data:
         return
-    temporary = Path(target).with_name(f".{os.path.basename(target)}.{os.getpid()}.tmp")
+    temporary = None
     try:
-        with open(temporary, "xb") as file:
+        descriptor, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=os.path.dirname(target))
+        with open(descriptor, "wb") as file:
             file.write(changed)
             file.flush()
             os.fsync(file.fileno())
@@ -89,7 +114,8 @@ def write_score(path: str | os.PathLike[str], key: str, score: float) -> None:
     except OSError as error:
         raise ImageError(name, f"cannot be written: {error.strerror or error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
 
 
 def _read(name: str) -> bytes:
@@ -159,7 +185,8 @@ def _xmp(data: bytes) -> bytes | None:
         found = webp.chunks(data)[0]
         place = webp.find(found, webp.XMP)
         return None if place is None else found[place].data
-    return None
+    texts = (png.as_text(chunk) for chunk in png.chunks(data)[0])
+    return next((text.text.encode() for text in texts if text and text.keyword == png.XMP), None)
 
 
 def _with_score(data: bytes, key: str, value: str) -> bytes:

@@ -7,6 +7,7 @@ import zlib
 from dataclasses import dataclass, replace
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
+XMP = "XML:com.adobe.xmp"  # the keyword of its text
 TEXT_KINDS = (b"tEXt", b"zTXt", b"iTXt")
 LONGEST = 64 * 1024 * 1024  # an unpacked text of more is an attack
 

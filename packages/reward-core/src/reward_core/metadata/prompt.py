@@ -13,8 +13,9 @@ from . import comfyui, infotext
 from .picture_file import read_texts
 
 # Plain texts, the surest first. Keywords are compared in small letters.
-PLAIN = ("prompt", "positive prompt", "description", "imagedescription", "dc:description", "usercomment")
-PLAIN_LAST = ("comment", "title")
+SURE = ("parameters", "prompt", "positive prompt")
+# Cameras and editors fill these as well ("Created with GIMP"): a caption beside the picture comes first.
+UNSURE = ("description", "imagedescription", "dc:description", "usercomment", "comment", "title")
 JSON_KEYS = ("prompt", "positive_prompt", "positivePrompt", "Prompt")
 JSON_PARENTS = ("sui_image_params", "image", "meta", "metadata")
 
@@ -32,33 +33,31 @@ def read_prompt(path: str | os.PathLike[str]) -> FoundPrompt:
 
     Forms, in this order: the ComfyUI node's "ImageReward Prompt"; AUTOMATIC1111's settings (PNG text
     "parameters", EXIF UserComment); ComfyUI's graphs; JSON of InvokeAI, SwarmUI, Fooocus, NovelAI and others;
-    plain texts (Prompt, Description, Comment, ...); picture.txt beside picture.png. Weights, networks and
-    changes in the WebUI's and ComfyUI's notation are taken out: "(red:1.3) house" is "red house".
+    a plain text named Prompt; picture.txt beside picture.png; other plain texts (Description, Comment, ...).
+    Weights, networks and changes in the WebUI's and ComfyUI's notation are taken out: "(red:1.3) house" is
+    "red house".
 
     Raises:
-        ImageError: no prompt, several that differ, or a file that cannot be read.
+        ImageError: no prompt, an empty one, several that differ, or a file that cannot be read.
     """
     name = os.fspath(path)
     texts = read_texts(path)
+    by_name = {key.lower(): text for key, text in texts.items() if text.strip()}
     try:
-        found = _search(texts)
+        found = _search(texts, by_name) or _beside(Path(path).with_suffix(".txt")) or _plain(by_name, UNSURE)
     except InputError as error:
         raise ImageError(name, str(error)) from error
     except RecursionError as error:
         raise ImageError(name, "its prompt or graph is nested too deeply") from error
     if found is None:
-        beside = Path(path).with_suffix(".txt")
-        if beside.is_file():
-            text = beside.read_text(encoding="utf-8", errors="replace").strip()
-            found = _infotext(text, beside.name) or (FoundPrompt(text, beside.name) if text else None)
-    if found is None:
         have = ", ".join(sorted(texts)) or "none at all"
         raise ImageError(name, f"no prompt in its metadata (texts: {have})")
+    if not found.text:
+        raise ImageError(name, f"its prompt is empty ({found.source})")
     return found
 
 
-def _search(texts: dict[str, str]) -> FoundPrompt | None:
-    by_name = {name.lower(): text for name, text in texts.items() if text.strip()}
+def _search(texts: dict[str, str], by_name: dict[str, str]) -> FoundPrompt | None:
     own = by_name.get("imagereward prompt")
     if own is not None:
         value = _json(own)
@@ -72,20 +71,36 @@ def _search(texts: dict[str, str]) -> FoundPrompt | None:
         value = _json(text)
         if isinstance(value, dict) and (prompt := _json_prompt(value)):
             return FoundPrompt(prompt, f"{name} (JSON)")
-    for name in ("parameters", *PLAIN, *PLAIN_LAST):
+    return _plain(by_name, SURE)
+
+
+def _beside(caption: Path) -> FoundPrompt | None:
+    """The text file of the picture's name."""
+    if not caption.is_file():
+        return None
+    text = caption.read_text(encoding="utf-8", errors="replace").strip()
+    return _infotext(text, caption.name) or (FoundPrompt(text, caption.name) if text else None)
+
+
+def _plain(by_name: dict[str, str], names: tuple[str, ...]) -> FoundPrompt | None:
+    for name in names:
         text = by_name.get(name)
-        if text is not None and not isinstance(_json(text), (dict, list)):
-            return FoundPrompt(text.strip(), name)
+        if text is not None and not _is_json(text):
+            return FoundPrompt(infotext.without_negative(text), name)
     return None
+
+
+def _is_json(text: str) -> bool:
+    """Whether a text is JSON, or ComfyUI's "Workflow:{...}"."""
+    rest = text.partition(":")[2].lstrip()
+    return isinstance(_json(text), (dict, list)) or (rest.startswith("{") and _json(rest) is not None)
 
 
 def _infotext(text: str, source: str) -> FoundPrompt | None:
     parts = infotext.split(text)
     if parts is None:
         return None
-    steps = parts[1].get("Steps", "")
-    prompt = infotext.plain(parts[0], int(steps) if steps.isdecimal() else 20)
-    return FoundPrompt(prompt, f"{source} (A1111)") if prompt else None
+    return FoundPrompt(infotext.plain(parts[0], int(parts[1]["Steps"])), f"{source} (A1111)")
 
 
 def _graph(texts: dict[str, str], by_name: dict[str, str]) -> FoundPrompt | None:

@@ -47,7 +47,9 @@ def description(packet: bytes) -> str | None:
 
 
 def _name(key: str) -> str:
-    return "rewardcore:" + re.sub(r"\W", "", key, flags=re.ASCII)
+    """An XML name of its own for every key: a space is "-", what XML does not take its number."""
+    name = re.sub(r"[^A-Za-z0-9. ]", lambda sign: f"_{ord(sign[0]):02X}_", key).replace(" ", "-")
+    return "rewardcore:" + ("_" if name[0].isdigit() else "") + name
 
 
 def _ours(key: str) -> bytes:

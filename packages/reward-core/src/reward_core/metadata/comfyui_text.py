@@ -1,0 +1,144 @@
+"""The text behind a conditioning in ComfyUI's graph: through encoders, joins, switches and changes of texts.
+
+What a node does is told by its class and by the names of its inputs, which extensions mostly share. Where
+that leaves several texts to choose from, it is an error: a score for another prompt is worse than none.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from ..errors import InputError
+
+Graph = dict[str, dict[str, Any]]
+
+# By which inputs a conditioning, or a text, came into a node that changes it.
+FIRST = ("positive", "conditioning", "conditioning_to", "cond", "guider", "pipe")
+TEXTS = (
+    "text", "clip_l", "clip_g", "prompt", "user_prompt", "positive", "positive_prompt", "text_positive",
+    "string", "value", "text_a", "text1", "string1", "wildcard_text",
+)  # fmt: skip
+# Two parts of one text; of the second form all but an average, which is no text.
+PAIRS = (("text_g", "text_l"), ("conditioning_to", "conditioning_from"), ("conditioning_1", "conditioning_2"))
+NO_TEXT = (
+    "clip", "model", "vae", "image", "images", "pixels", "mask", "samples", "latent", "latent_image",
+    "control_net", "clip_vision_output", "style_model", "system_prompt",
+)  # fmt: skip
+GENERATED = ("llm", "gpt", "ollama", "gemini", "florence", "caption", "interrogat", "joytag", "wd14")
+JOINS = ("concat", "join", "combine", "stringfunction")
+SELECTORS = ("select", "index", "input", "selected", "choice", "switch")
+_NUMBERED = re.compile(r"(?:text|string|str|input|prompt)_?(?:[a-z]|\d{1,2})")
+
+
+def is_link(graph: Graph, value: Any) -> bool:
+    """Whether the value of an input is [id, output] of another node."""
+    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and value[0] in graph
+
+
+def inputs_of(graph: Graph, id: str) -> dict[str, Any]:
+    inputs = graph[id].get("inputs")
+    return inputs if isinstance(inputs, dict) else {}
+
+
+def text_at(graph: Graph, value: Any) -> str | None:
+    """The text at a value: a string itself, or what a link leads to; None where there is none.
+
+    Raises:
+        InputError: several texts, and nothing that says which of them was used; or one changed by a pattern.
+    """
+    return _Reading(graph).text(value)
+
+
+class _Reading:
+    def __init__(self, graph: Graph):
+        self.graph = graph
+        self.known: dict[str, str | None] = {}  # of the nodes already read
+
+    def text(self, value: Any) -> str | None:
+        if isinstance(value, str):
+            return value.strip() or None
+        if not is_link(self.graph, value):
+            return None
+        id = value[0]
+        if id not in self.known:
+            self.known[id] = None  # a circle has no text
+            kind = str(self.graph[id].get("class_type"))
+            self.known[id] = self._node(kind, inputs_of(self.graph, id))
+        return self.known[id]
+
+    def _node(self, kind: str, inputs: dict[str, Any]) -> str | None:
+        small = kind.lower()
+        for shown in ("text_0", "populated_text"):  # what a text became as the graph ran
+            if isinstance(inputs.get(shown), str) and inputs[shown].strip():
+                return inputs[shown].strip()
+        if any(word in small for word in GENERATED):
+            return None  # written as the graph ran, and stored nowhere
+        if "switch" in small or "ifelse" in small:
+            return self._switched(kind, inputs)
+        if "find" in inputs and "replace" in inputs:
+            text, find, new = (self.text(inputs.get(name)) or "" for name in ("string", "find", "replace"))
+            return text.replace(find, new) if find else text or None
+        if "regex_pattern" in inputs or inputs.get("action") == "replace":
+            raise InputError(f"its graph changes the prompt by a pattern ({kind}): give the prompt")
+        if any(word in small for word in JOINS) and (joined := self._joined(inputs)):
+            return joined
+        if text := self.text(inputs.get("t5xxl")):
+            return text  # of SD3's and FLUX's texts the one that is read as sentences
+        for names in PAIRS:
+            if set(names) <= set(inputs) and "average" not in small:
+                return _together([self.text(inputs[name]) for name in names])
+        for name in FIRST:
+            if name in inputs and (text := self.text(inputs[name])):
+                return text
+        # An encoder may be given the same text, or parts of it, in several fields: the longest one.
+        texts = [text for name in TEXTS if name in inputs and (text := self.text(inputs[name]))]
+        if texts:
+            return max(texts, key=len)
+        return self._only(kind, self._links(inputs))  # a reroute, a bypassed node, a node of an extension
+
+    def _joined(self, inputs: dict[str, Any]) -> str | None:
+        parts = [self.text(value) for name, value in inputs.items() if _NUMBERED.fullmatch(name)]
+        given = [inputs[name] for name in ("delimiter", "separator") if isinstance(inputs.get(name), str)]
+        between = (given or [" "])[0].replace("\\n", "\n")
+        return between.join(part for part in parts if part) or None
+
+    def _switched(self, kind: str, inputs: dict[str, Any]) -> str | None:
+        """The text that a switch lets through."""
+        branches = {name: v for name, v in inputs.items() if is_link(self.graph, v) or isinstance(v, str)}
+        if "any switch" in kind.lower():  # the first that is there
+            return next((text for value in branches.values() if (text := self.text(value))), None)
+        on = next((value for value in inputs.values() if isinstance(value, bool)), None)
+        sides = {side: [name for name in branches if side in name.lower()] for side in ("true", "false")}
+        if all(sides.values()):
+            names = sides["true"] + sides["false"] if on is None else sides[str(on).lower()]
+            return self._only(kind, [branches[name] for name in names])
+        number = next((v for name, v in inputs.items() if name.lower() in SELECTORS and type(v) is int), None)
+        numbered = {int(found[0]): v for name, v in branches.items() if (found := re.findall(r"\d+$", name))}
+        if number in numbered:
+            return self.text(numbered[number])
+        return self._only(kind, self._links(inputs))
+
+    def _links(self, inputs: dict[str, Any]) -> list[Any]:
+        return [
+            value
+            for name, value in inputs.items()
+            if is_link(self.graph, value) and name not in NO_TEXT and not str(name).startswith("neg")
+        ]
+
+    def _only(self, kind: str, values: list[Any]) -> str | None:
+        texts = list(dict.fromkeys(text for value in values if (text := self.text(value))))
+        if len(texts) > 1:
+            shown = "; ".join(repr(text[:60]) for text in texts[:3])
+            raise InputError(
+                f"its graph does not say which text {kind} let through ({shown}): give the prompt"
+            )
+        return texts[0] if texts else None
+
+
+def _together(texts: list[str | None]) -> str | None:
+    """Both texts, or the longer where it holds the other."""
+    first, second = ((text or "").strip() for text in texts)
+    if second in first or first in second:
+        return max(first, second, key=len) or None
+    return f"{first.rstrip(' ,')}, {second}"
