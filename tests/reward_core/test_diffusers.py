@@ -12,6 +12,8 @@ from reward_core.errors import InputError
 
 diffusers = pytest.importorskip("diffusers")
 
+from tiny_pipelines import pixart  # noqa: E402
+
 from reward_core.integrations.diffusers import (  # noqa: E402
     DropPlan,
     EarlyDropping,
@@ -253,6 +255,17 @@ def test_texts_of_one_prompt_each(load):
     assert len(scorer.calls) == 1  # one batch
     with pytest.raises(InputError, match="3 texts for 2 prompts"):
         best_of(pipe, PROMPTS, 2, scorer, negative_prompt=["a", "b", "c"])
+
+
+def test_pipelines_that_tell_no_number_of_steps():
+    pipe, scorer = pixart(), Brightness()
+    pipe.set_progress_bar_config(disable=True)
+    call = {"height": 32, "width": 32, "num_inference_steps": 2, "use_resolution_binning": False}
+    found = best_of(pipe, PROMPTS[0], 2, scorer, **call)
+    assert [c.steps for c in found.candidates] == [2, 2]
+    assert found.best.reward == max(found.rewards)
+    with pytest.raises(InputError, match="PixArtSigmaPipeline takes no callback_on_step_end"):
+        best_of(pipe, PROMPTS[0], 2, scorer, early=DropPlan(), **call)
 
 
 def test_wrong_use_is_told(load):

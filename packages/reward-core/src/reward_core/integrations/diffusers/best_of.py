@@ -14,7 +14,7 @@ from ...errors import InputError
 from ...scorer import Scorer, ranking
 from ...tokenizer import check_prompts
 from .drop_plan import DropPlan, PredictedRewards
-from .early_dropping import EarlyDropping
+from .early_dropping import EarlyDropping, step_count
 
 OURS = ("generator", "latents", "num_images_per_prompt", "output_type", "return_dict", "prompt_embeds")
 
@@ -144,7 +144,7 @@ def best_of(
     # A prompt's candidates stand together, so that most compete within one batch.
     places = [(p, s) for p in range(len(prompts)) for s in range(n)]
     candidates = [candidate for batch in _batches(run, places, batch_size) for candidate in batch]
-    full = int(pipe.num_timesteps)
+    full = step_count(pipe)
     results = [BestOf(text, tuple(candidates[i * n : (i + 1) * n]), full) for i, text in enumerate(prompts)]
     return results[0] if isinstance(prompt, str) else results
 
@@ -187,7 +187,7 @@ class _Run:
         call = {name: self._per_row(name, value, places) for name, value in self.call.items()}
         if self.early is None:
             output = self.pipe(prompt=prompts, generator=generators, **call)
-            steps = int(self.pipe.num_timesteps)
+            steps = step_count(self.pipe)
             finished = [replace(c, steps=steps) for c in candidates]
             return self._scored(finished, list(range(len(places))), output)
         history = self.history.copy()  # a batch that memory did not suffice for leaves no trace

@@ -9,6 +9,7 @@ denoiser's door and in ``scheduler.step``.
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
@@ -96,6 +97,11 @@ class EarlyDropping:
 
     def __enter__(self) -> EarlyDropping:
         self._restart()
+        if "callback_on_step_end" not in inspect.signature(type(self.pipe).__call__).parameters:
+            name = type(self.pipe).__name__
+            raise InputError(
+                f"{name} takes no callback_on_step_end: none of its candidates can be dropped early"
+            )
         if hasattr(self.pipe.scheduler, "noise_sampler"):
             name = type(self.pipe.scheduler).__name__
             raise InputError(f"{name} draws its noise for the whole batch: nothing of it can be dropped")
@@ -108,7 +114,7 @@ class EarlyDropping:
         @functools.wraps(step)  # pipelines ask its signature whether it takes eta and a generator
         def watched(model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
             # The first step's is computed to refuse an unknown scheduler at once.
-            if self._done == 0 or self._done + 1 in self.plan.checks(self.pipe.num_timesteps):
+            if self._done == 0 or self._done + 1 in self.plan.checks(step_count(self.pipe)):
                 self._clean = predicted_clean(scheduler, model_output, timestep, sample)
             if isinstance(kwargs.get("generator"), list) and len(sample) < len(self.prompts):
                 kwargs["generator"] = [kwargs["generator"][row] for row in self._kept]
@@ -133,7 +139,7 @@ class EarlyDropping:
         self._done = done
         for row in self.alive:
             self.steps[row] = done
-        share = self.plan.checks(pipe.num_timesteps).get(done)
+        share = self.plan.checks(step_count(pipe)).get(done)
         if share is None or not self.alive:
             return callback_kwargs
         rewards = self._predicted_rewards()
@@ -184,6 +190,12 @@ class EarlyDropping:
             return value
 
         return tuple(cut(value) for value in args), {key: cut(value, key) for key, value in kwargs.items()}
+
+
+def step_count(pipe: Any) -> int:
+    """Denoising steps of the pipeline's last, or present, call; not every pipeline tells."""
+    told = getattr(pipe, "num_timesteps", None)
+    return int(told if told is not None else len(pipe.scheduler.timesteps))
 
 
 def _cut_memory(scheduler: Any, count: int, rows: Iterable[int]) -> None:
