@@ -41,7 +41,7 @@ def check_key(key: str) -> str:
     """
     if not re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9 \-_.()/]{0,77}[A-Za-z0-9\-_.()/])?", key):
         raise InputError(
-            "the name of a score is made of ASCII letters, digits, spaces and - _ . ( ) /, 79 of them at most: "
+            "the name of a score is made of ASCII letters, digits, spaces and - _ . ( ) /, 79 at most: "
             f"got {key!r}"
         )
     return key
