@@ -2,9 +2,10 @@
 
     python tools/compare_strategies.py --out runs/strategies [--steps 60] [--seed 0] [--strategies refl draft]
 
-Compute is counted in passes of the denoiser: 1 for a step without gradient, 3 for one with. Each strategy
-makes as many optimizer steps as ReFL's passes allow. All other settings are the demo's (refl.demo). Each run
-is a process of its own, so that peak memory is its own; what is done is not done again. Writes
+Compute is counted in passes of the denoiser over a picture: 1 without gradient, 3 with, each twice where
+there is guidance; those of the ordinary loss on captioned pictures, which every optimizer step has, count
+too. Each strategy makes as many optimizer steps as ReFL's passes allow. All other settings are the demo's (refl.demo).
+Each run is a process of its own, so that peak memory is its own; what is done is not done again. Writes
 strategies.json and prints the table in Markdown.
 """
 
@@ -25,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from refl.compare import compare_rewards
+from refl.config import TrainConfig
 from refl.demo.recipe import (
     JUDGE,
     PIPELINE,
@@ -51,11 +53,17 @@ STRATEGIES = {
 }
 
 
-def passes(strategy: StrategyConfig, denoising_steps: int, seed: int, count: int = 500) -> float:
-    """Denoiser passes of a rollout, on average over `count` plans."""
-    plans = [strategy.plan(denoising_steps, random.Random(f"{seed} {n}")) for n in range(count)]
+def passes(strategy: StrategyConfig, config: TrainConfig, count: int = 500) -> float:
+    """Passes of the denoiser over one picture in an optimizer step, on average over `count` plans."""
+    rollout, loss = config.rollout, config.loss
+    plans = [strategy.plan(rollout.steps, random.Random(f"{config.run.seed} {n}")) for n in range(count)]
     costs = [plan.cost() for plan in plans]
-    return fmean(without + (1 + BACKWARD) * with_gradient for without, with_gradient in costs)
+    without, with_gradient = 1, 1 + BACKWARD
+    if rollout.guidance_scale > 1:
+        without, with_gradient = 2, with_gradient + (with_gradient if rollout.negative_gradient else 1)
+    rollouts = fmean(without * plain + with_gradient * graded for plain, graded in costs)
+    ordinary = loss.pretraining_batch_size * (1 + BACKWARD) if loss.pretraining_data else 0
+    return config.run.batch_size * rollouts + ordinary
 
 
 def run_one(name: str, out: Path, steps: int, size: DemoSize, seed: int) -> None:
@@ -79,8 +87,9 @@ def run_one(name: str, out: Path, steps: int, size: DemoSize, seed: int) -> None
     row = {
         "strategy": name,
         "steps": steps,
-        "passes_per_rollout": passes(STRATEGIES[name], config.rollout.steps, seed),
+        "passes_per_step": passes(STRATEGIES[name], config),
         "samples_per_s": median(speeds),
+        "training_seconds": steps * size.batch_size / median(speeds),
         "peak_memory_mb": memory,
         "win_rate": [won.win_rate, won.win_rate_low, won.win_rate_high],
         **{f"{key}_before": interval(base[key]) for key in (TRUTH, REWARD, JUDGE)},
@@ -99,23 +108,31 @@ def base_scores(out: Path, prompts: list[str]) -> dict[str, np.ndarray]:
     return dict(np.load(file))
 
 
+def check_asked(file: Path, asked: dict[str, int]) -> None:
+    """Refuse a folder whose runs were made for something else: they would be taken for this one's."""
+    before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else asked
+    if before != asked:
+        raise SystemExit(f"{file.parent} holds runs of {before}, not of {asked}: give another --out")
+    write_json(file, asked)
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     lines = [
         "| strategy | steps | truth | learned reward | second reward | truly better than the base "
-        "| samples/s | peak MB |",
-        "|---|---|---|---|---|---|---|---|",
+        "| samples/s | training s | peak MB |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     first = rows[0]
     lines.append(
         f"| (base) | 0 | {_span(first, TRUTH, 'before')} | {_span(first, REWARD, 'before')} "
-        f"| {_span(first, JUDGE, 'before')} | | | |"
+        f"| {_span(first, JUDGE, 'before')} | | | | |"
     )
     for row in rows:
         rate, low, high = row["win_rate"]
         lines.append(
             f"| {row['strategy']} | {row['steps']} | {_span(row, TRUTH)} | {_span(row, REWARD)} "
             f"| {_span(row, JUDGE)} | {rate:.0%} [{low:.0%}, {high:.0%}] | {row['samples_per_s']:.2f} "
-            f"| {row['peak_memory_mb']:.0f} |"
+            f"| {row['training_seconds']:.0f} | {row['peak_memory_mb']:.0f} |"
         )
     return "\n".join(lines)
 
@@ -138,19 +155,23 @@ def main() -> None:
     args = parser.parse_args()
     size = replace(DemoSize(), unseen_prompts=args.unseen_prompts)
     args.out.mkdir(parents=True, exist_ok=True)
+    check_asked(
+        args.out / "asked.json", {name: getattr(args, name) for name in ("seed", "steps", "unseen_prompts")}
+    )
     write_pictures(args.out / "pictures.tar", size.pictures, args.seed)
     if args.one is not None:
         run_one(args.strategies[0], args.out, args.one, size, args.seed)
         return
-    denoising_steps = demo_config(args.out, args.out, size, args.seed).rollout.steps
-    budget = args.steps * passes(STRATEGIES["refl"], denoising_steps, args.seed)
+    config = demo_config(args.out, args.out / "pictures.tar", size, args.seed)
+    budget = args.steps * passes(STRATEGIES["refl"], config)
     rows = []
     for name in args.strategies:
-        steps = max(1, round(budget / passes(STRATEGIES[name], denoising_steps, args.seed)))
+        steps = max(1, round(budget / passes(STRATEGIES[name], config)))
         file = args.out / name / "row.json"
         if not file.is_file():
             print(f"{name}: {steps} steps", file=sys.stderr)
-            options = ["--out", args.out, "--seed", args.seed, "--unseen-prompts", args.unseen_prompts]
+            options = ["--out", args.out, "--seed", args.seed, "--steps", args.steps]
+            options += ["--unseen-prompts", args.unseen_prompts]
             command = [sys.executable, __file__, *options, "--strategies", name, "--one", steps]
             subprocess.run(list(map(str, command)), check=True)
         rows.append(json.loads(file.read_text(encoding="utf-8")))
