@@ -4,9 +4,9 @@
 
 Compute is counted in passes of the denoiser over a picture: 1 without gradient, 3 with, each twice where
 there is guidance; those of the ordinary loss on captioned pictures, which every optimizer step has, count
-too. Each strategy makes as many optimizer steps as ReFL's passes allow. All other settings are the demo's (refl.demo).
-Each run is a process of its own, so that peak memory is its own; what is done is not done again. Writes
-strategies.json and prints the table in Markdown.
+too. Each strategy makes as many optimizer steps as ReFL's passes allow. All other settings are the demo's
+(refl.demo). Each run is a process of its own, so that peak memory is its own; what is done is not done again.
+Writes strategies.json and prints the table in Markdown.
 """
 
 from __future__ import annotations

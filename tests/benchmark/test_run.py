@@ -111,6 +111,45 @@ def test_missing_and_broken_pictures_are_told(shapes, command, tmp_path):
     assert table["missing"] == 2
 
 
+def test_what_changed_is_scored_anew(shapes, command, tmp_path):
+    """And nothing else: a picture made again under its name, a picture mended, a scorer trained again."""
+    import shutil
+
+    import torch
+
+    import reward_core as RM
+
+    data, model = tmp_path / "data", RM.load("tiny", device="cpu")
+    shutil.copytree(shapes[1] / "data" / "held_out", data / "held_out")
+    first, second = (data / f"held_out/images/00000{i}/0.png" for i in (0, 1))
+    whole = first.read_bytes()
+    first.write_bytes(b"no picture")
+    model.save_pretrained(tmp_path / "mine")
+    arguments = (
+        "run", "shapes", "--limit", 2, "--generators", "soft,faithful",
+        "--scorers", f"oracle,{tmp_path / 'mine'}", "--data", data, "--out", tmp_path / "out", "--json",
+    )  # fmt: skip
+    assert command(*arguments).returncode == 1
+    scores = tmp_path / "out/shapes/scores.jsonl"
+    rows = len(scores.read_text().splitlines())
+    first.write_bytes(whole)
+    shutil.copy(data / "held_out/images/000001/1.png", second)
+    assert command(*arguments).returncode == 0
+    new = [json.loads(line) for line in scores.read_text().splitlines()[rows:]]
+    assert sorted({row["picture"] for row in new}) == [f"held_out/images/00000{i}/0.png" for i in (0, 1)]
+    assert len(new) == 4
+    with torch.no_grad():
+        model.mlp.layers[-1].bias += 1
+    model.save_pretrained(tmp_path / "mine")
+    before = json.loads(scores.read_text().splitlines()[-1])
+    assert command(*arguments).returncode == 0
+    newest = [json.loads(line) for line in scores.read_text().splitlines()[rows + 4 :]]
+    assert {row["scorer"] for row in newest} == {str(tmp_path / "mine")}
+    assert 2 * len(newest) == rows
+    again = next(row for row in newest if row["picture"] == before["picture"])
+    assert again["score"] != before["score"]
+
+
 def test_what_does_not_go_together_is_refused(shapes, command, tmp_path):
     _, folder = shapes
     done = command("run", "shapes", "--limit", 20, "--out", folder.parent, "--precision", "fast")

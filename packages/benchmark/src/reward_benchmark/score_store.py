@@ -1,7 +1,12 @@
-"""scores.jsonl: a row per picture and scorer, appended as it comes, whole after any interruption."""
+"""scores.jsonl: a row per picture and scorer, appended as it comes, whole after any interruption.
+
+Where a picture, its prompt or the scorer's files changed meanwhile, it is scored anew; the last row counts.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import os
 from dataclasses import dataclass
@@ -15,10 +20,27 @@ Key = tuple[str, str, str]  # part, scorer, picture
 
 @dataclass(frozen=True)
 class Score:
-    """A picture's score, or the error that kept it from having one."""
+    """A picture's score, or the error that kept it from having one.
+
+    of: fingerprint of what was scored; None where the scores come from somewhere else.
+    """
 
     score: float | None
     error: str | None = None
+    of: str | None = None
+
+
+def fingerprint(prompt: str, image: Path, scorer: str) -> str:
+    """Changes with the prompt, with the picture's file, and with the scorer's, if it is a file or folder."""
+    files, model = [image], Path(scorer)
+    if model.exists():
+        files += sorted(model.iterdir()) if model.is_dir() else [model]
+    stamps = [prompt]
+    for file in files:
+        with contextlib.suppress(OSError):  # a picture that is not there gets a row with its error
+            known = file.stat()
+            stamps.append(f"{file.name} {known.st_size} {known.st_mtime_ns}")
+    return hashlib.blake2s("\0".join(stamps).encode(errors="surrogateescape"), digest_size=8).hexdigest()
 
 
 class ScoreStore:
@@ -53,7 +75,8 @@ class ScoreStore:
         lines = []
         for (part, scorer, picture), score in rows.items():
             row = {"part": part, "scorer": scorer, "picture": picture, "score": score.score}
-            lines.append(json.dumps(row if score.error is None else {**row, "error": score.error}))
+            row |= {name: value for name in ("error", "of") if (value := getattr(score, name)) is not None}
+            lines.append(json.dumps(row))
         self._file.write("".join(line + "\n" for line in lines).encode())
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -88,7 +111,7 @@ def _row(line: bytes, where: str) -> tuple[Key, Score]:
         row = json.loads(line)
         score = row["score"]
         key = (row["part"], row["scorer"], row["picture"])
-        return key, Score(None if score is None else float(score), row.get("error"))
+        return key, Score(None if score is None else float(score), row.get("error"), row.get("of"))
     except (ValueError, LookupError, TypeError) as error:
         raise InputError(
             f"{where} is no row of scores: {line[:80]!r}; remove the line or the file"

@@ -11,7 +11,7 @@ from typing import Any
 
 from reward_core.progress import bar
 
-from .score_store import Key, Score, ScoreStore
+from .score_store import Key, Score, ScoreStore, fingerprint
 from .scorers import bundles
 from .suites import Part
 
@@ -50,7 +50,7 @@ def score_suite(
 class _Item:
     """A picture to score, and under which keys (those of its scorers that the store lacks)."""
 
-    keys: dict[str, Key]  # scorer -> key
+    keys: dict[str, tuple[Key, str]]  # scorer -> key, fingerprint
     prompt: str
     image: Any
 
@@ -60,7 +60,11 @@ def _chunks(parts: Sequence[Part], scorers: tuple[str, ...], done: dict[Key, Sco
     for part in parts:
         for group in part.groups:
             for name, image in zip(group.names, group.images):
-                keys = {s: key for s in scorers if (key := (part.name, s, name)) not in done}
+                keys = {}
+                for scorer in scorers:
+                    key, of = (part.name, scorer, name), fingerprint(group.prompt, image, scorer)
+                    if key not in done or done[key].of != of:
+                        keys[scorer] = (key, of)
                 if keys:
                     chunk.append(_Item(keys, group.prompt, image))
             if len(chunk) >= CHUNK:
@@ -95,7 +99,7 @@ def _score_with(
                 [item.prompt for item in chunk], [item.image for item in chunk], batch_size
             )
             scores = {
-                item.keys[name]: Score(row.score, row.error)
+                item.keys[name][0]: Score(row.score, row.error, item.keys[name][1])
                 for name in names
                 for item, row in zip(chunk, rows[name])
                 if name in item.keys
