@@ -158,11 +158,16 @@ def main() -> None:
     parser.add_argument(
         "--every", type=int, default=35, help="steps between validations (default: %(default)s)"
     )
+    parser.add_argument(
+        "--prompts", type=int, default=32, help="of validations, two pictures each (default: %(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     args = parser.parse_args()
     started = time.perf_counter()
-    size = replace(DemoSize(), validate_every=args.every, learning_rate=LEARNING_RATE)
+    size = replace(
+        DemoSize(), validate_every=args.every, validation_prompts=args.prompts, learning_rate=LEARNING_RATE
+    )
     args.out.mkdir(parents=True, exist_ok=True)
     write_pictures(args.out / "pictures.tar", size.pictures, args.seed)
     curves, config = {}, None
