@@ -4,18 +4,51 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from .config import TrainConfig
 from .errors import ConfigError
 
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
 
 def split_prompts(prompts: list[str], count: int) -> tuple[list[str], list[str]]:
     """(training prompts, validation prompts): apart where there are enough."""
     validation = prompts[-count:] if count else []
     return (prompts[:-count] if count and len(prompts) >= 4 * count else prompts), validation
+
+
+def make_accelerator(config: TrainConfig) -> Accelerator:
+    """Of the run's settings alone: nothing that accelerate reads from the environment changes the loss.
+
+    Raises:
+        ConfigError: a launcher that shards the model.
+    """
+    from accelerate import Accelerator
+    from accelerate.utils import DistributedType, GradientAccumulationPlugin, ProjectConfiguration
+
+    out = Path(config.run.out)
+    accelerator = Accelerator(
+        mixed_precision=config.run.mixed_precision,
+        # Accumulation is the loop's own. Accelerate would divide gradients once more, by a number that
+        # ACCELERATE_GRADIENT_ACCUMULATION_STEPS sets unless a plugin does.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+        log_with=list(config.run.trackers) or None,
+        project_config=ProjectConfiguration(str(out), str(out / "logs")),
+        cpu=config.run.cpu,
+    )
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        raise ConfigError(
+            f"{accelerator.distributed_type.value} shards the model, which is not supported yet; "
+            "processes that each hold it are (torchrun, or accelerate's multi-GPU)"
+        )
+    if accelerator.device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.run.tf32
+    return accelerator
 
 
 def frozen_dtype(config: TrainConfig, device: torch.device) -> torch.dtype:
