@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..noise_schedule import NoiseSchedule, make_schedule
+from ..rollout import forget_casts
 
 Tensors = dict[str, Tensor]
 
@@ -127,6 +128,7 @@ class Family(ABC):
         else:
             with torch.no_grad():
                 negative = self.predict(latents, timestep, condition.negative, guidance.scale).float()
+            forget_casts()
             positive = self.predict(latents, timestep, condition.positive, guidance.scale).float()
         return negative + guidance.scale * (positive - negative)
 
