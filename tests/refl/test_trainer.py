@@ -291,3 +291,10 @@ def test_accumulation_is_refl_s_own(pipelines, tmp_path, monkeypatch):
         _, rows = train(pipelines("sd"), tmp_path / steps, "optimizer.max_grad_norm=0", steps=1)
         norms += [row["gradient_norm"] for row in rows if "gradient_norm" in row]
     assert norms[0] == norms[1]
+
+
+@pytest.mark.parametrize("schedule", ["constant", "constant_with_warmup", "cosine"])
+def test_every_schedule_warms_up(pipelines, tmp_path, schedule):
+    more = ("optimizer.warmup_steps=4", f"optimizer.schedule={schedule}", "optimizer.lr=0.01")
+    _, rows = train(pipelines("sd"), tmp_path, "validation.prompts=0", *more, steps=4)
+    assert [row["lr"] for row in rows] == pytest.approx([0.0025, 0.005, 0.0075, 0.01])

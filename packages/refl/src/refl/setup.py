@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,11 +27,12 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     """Of the run's settings alone: nothing that accelerate reads from the environment changes the loss.
 
     Raises:
-        ConfigError: a launcher that shards the model.
+        ConfigError: a launcher that shards the model; trackers that cannot be had.
     """
     from accelerate import Accelerator
     from accelerate.utils import DistributedType, GradientAccumulationPlugin, ProjectConfiguration
 
+    _check_trackers(config.run.trackers)
     out = Path(config.run.out)
     accelerator = Accelerator(
         mixed_precision=config.run.mixed_precision,
@@ -49,6 +51,22 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     if accelerator.device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.run.tf32
     return accelerator
+
+
+def _check_trackers(names: Sequence[str]) -> None:
+    """Accelerate leaves out, in silence, those whose package is not installed."""
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+
+    known, available = [
+        [str(kind) for kind in kinds] for kinds in (LOGGER_TYPE_TO_CLASS, get_available_trackers())
+    ]
+    for name in names:
+        if name not in known and name != "all":
+            raise ConfigError(
+                f"run.trackers: unknown {name!r}; any of {', '.join(known)}, or all; [] for none"
+            )
+        if name in known and name not in available:
+            raise ConfigError(f"run.trackers: {name} is not installed; install it, or set run.trackers=[]")
 
 
 def frozen_dtype(config: TrainConfig, device: torch.device) -> torch.dtype:
@@ -72,6 +90,21 @@ def make_optimizer(config: TrainConfig, parameters: list[torch.nn.Parameter]) ->
         betas=(settings.beta1, settings.beta2),
         eps=settings.epsilon,
         weight_decay=settings.weight_decay,
+    )
+
+
+def make_lr_schedule(config: TrainConfig, optimizer: torch.optim.Optimizer) -> Any:
+    from diffusers.optimization import get_scheduler
+
+    settings = config.optimizer
+    name = settings.schedule
+    if name == "constant" and settings.warmup_steps:  # diffusers' "constant" passes over the warm-up
+        name = "constant_with_warmup"
+    return get_scheduler(
+        name,
+        optimizer,
+        num_warmup_steps=settings.warmup_steps,
+        num_training_steps=config.run.steps,
     )
 
 

@@ -29,7 +29,14 @@ from .progress import step_bar
 from .prompts import DataOrder, read_prompts
 from .report import draw_curves, model_card
 from .rewards import RewardFunction, load_rewards
-from .setup import fingerprint, frozen_dtype, make_accelerator, make_optimizer, split_prompts
+from .setup import (
+    fingerprint,
+    frozen_dtype,
+    make_accelerator,
+    make_lr_schedule,
+    make_optimizer,
+    split_prompts,
+)
 from .trainable import Trainable
 from .validation import grid, judge, validate
 
@@ -59,7 +66,6 @@ class Trainer:
     ):
         import diffusers
         from accelerate.utils import set_seed
-        from diffusers.optimization import get_scheduler
 
         config = args or load_config(preset="sd14-paper")
         if model is not None:
@@ -83,7 +89,8 @@ class Trainer:
             dtype=frozen_dtype(config, accelerator.device),
         )
         height, width = picture_size(config, family)
-        family.schedule(config.rollout.steps, config.rollout.sampler, height, width)  # errors, if it has any
+        for steps in (config.rollout.steps, config.validation.steps or config.rollout.steps):
+            family.schedule(steps, config.rollout.sampler, height, width)  # errors, if it has any
         judges = load_rewards(config.rewards, accelerator.device, rewards)
         judges.check(height, width, accelerator.device)
         captioned = open_captioned(config.loss) if config.loss.pretraining_data else None
@@ -103,12 +110,7 @@ class Trainer:
         if config.model.compile:
             family.denoiser.compile()
         self.optimizer = accelerator.prepare(make_optimizer(config, self.trainable.parameters))
-        self.lr_schedule = get_scheduler(
-            config.optimizer.schedule,
-            self.optimizer.optimizer,
-            num_warmup_steps=config.optimizer.warmup_steps,
-            num_training_steps=config.run.steps,
-        )
+        self.lr_schedule = make_lr_schedule(config, self.optimizer.optimizer)
         self.checkpoints = Checkpoints(self.out / "checkpoints", config.run.checkpoints)
         self.metrics = MetricsFile(self.out / METRICS)
         self.order = DataOrder(len(self.prompts), config.run.seed)
