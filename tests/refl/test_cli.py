@@ -182,6 +182,13 @@ def refl_sources():
         ),
         ("a.jsonl", '{"caption": "a cat"}\n\n"a dog"\n', ["a cat", "a dog"]),
         ("a.txt", "a cat\n\n  a dog  \n", ["a cat", "a dog"]),
+        ("a.jsonl", '"a cat\u2028asleep"\r\n{"text": "a\u0085dog"}', ["a cat\u2028asleep", "a\u0085dog"]),
+        (
+            "a.csv",
+            'id,prompt\n1,"a cat, ""asleep""\nand a dog"\n\n2,\n3,a cow\n',
+            ['a cat, "asleep"\nand a dog', "a cow"],
+        ),
+        ("a.tsv", "text\tid\na cat, asleep\t1\n", ["a cat, asleep"]),
     ],
 )
 def test_prompt_files(tmp_path, name, text, expected):
@@ -201,6 +208,10 @@ def test_prompt_files(tmp_path, name, text, expected):
         ("a.json", b'[{"words": "a"}]', "entry 1 has none of text, prompt, caption"),
         ("a.txt", b"\xff\xfe\x00", "not UTF-8"),
         ("a.json", b"[" * 100_000, "no JSON"),
+        ("a.csv", b"id,words\n1,a cat\n", "name a column text or prompt or caption, it names id, words"),
+        ("a.csv", b"", "it names nothing"),
+        ("a.tsv", b"prompt\n", "holds no prompt"),
+        ("a.csv", b"prompt\n" + b"a" * 200_000, "after line 1: field larger than field limit"),
     ],
 )
 def test_prompt_files_that_cannot_be(tmp_path, name, content, message):
