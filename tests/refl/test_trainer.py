@@ -203,6 +203,9 @@ def test_it_stops_when_a_held_out_reward_falls_or_pictures_grow_alike(pipelines,
         reward=pair,
     )
     assert "differ by" in trainer.state.stopped
+    told = capsys.readouterr()
+    assert "stopped early at step" in told.err
+    assert not told.out  # it belongs to whoever calls, for a report perhaps
     assert (tmp_path / "b" / "model").is_dir()
 
 
@@ -224,6 +227,12 @@ def test_the_best_validation_is_what_is_saved(pipelines, tmp_path):
         model = DiffusionPipeline.from_pretrained(tmp_path / keep / "model")
         saved[keep] = torch.cat([p.detach().flatten() for p in model.unet.parameters()])
         assert trainer.state.best_step == 0
+        card, rows = (tmp_path / keep / "model/README.md").read_text(), trainer.metrics.read()
+        shown = {row["step"]: row["validation/blue"] for row in rows if "validation/blue" in row}
+        step = 0 if keep == "true" else trainer.state.step  # the card tells of the weights beside it
+        assert f"| after {step} steps |" in card
+        assert f"| blue | {shown[0]:.3f} | {shown[step]:.3f} |" in card
+        assert f"{shown[0]:.3f}" != f"{shown[trainer.state.step]:.3f}"
     base = DiffusionPipeline.from_pretrained(pipelines("sd"))
     before = torch.cat([p.detach().flatten() for p in base.unet.parameters()])
     assert torch.equal(saved["true"], before)

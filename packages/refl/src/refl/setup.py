@@ -16,6 +16,8 @@ from .errors import ConfigError
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from .pretraining import CaptionedPictures
+
 
 def split_prompts(prompts: list[str], count: int) -> tuple[list[str], list[str]]:
     """(training prompts, validation prompts): apart where there are enough."""
@@ -108,9 +110,24 @@ def make_lr_schedule(config: TrainConfig, optimizer: torch.optim.Optimizer) -> A
     )
 
 
-def fingerprint(config: TrainConfig) -> str:
-    """Of every setting that decides what is trained; others may change between a run's parts."""
+def fingerprint(
+    config: TrainConfig,
+    prompts: Sequence[str],
+    validation: Sequence[str],
+    captioned: CaptionedPictures | None,
+) -> str:
+    """Of every setting that decides what is trained, and of the data; the rest may change on the way.
+
+    Args:
+        prompts: those trained on.
+        validation: those of the validations.
+        captioned: of which the names and sizes count: reading all pictures would take long.
+    """
     document = config.to_dict()
     for name in ("out", "checkpoint_every", "checkpoints", "trackers", "push_to_hub", "cpu"):
         document["run"].pop(name)
-    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(json.dumps(document, sort_keys=True).encode())
+    digest.update(json.dumps([list(prompts), list(validation)]).encode())
+    for picture in captioned.pictures if captioned is not None else ():
+        digest.update(json.dumps([picture.name, picture.size]).encode())
+    return digest.hexdigest()[:16]

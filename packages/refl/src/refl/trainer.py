@@ -17,7 +17,7 @@ from torch import Tensor
 from reward_core.training.interruption import Interruption
 from reward_core.training.metrics_file import METRICS, MetricsFile
 
-from .checkpoint import Checkpoints, RunState
+from .checkpoint import Checkpoints, RunState, write_errors
 from .config import TrainConfig
 from .config_file import load_config, override
 from .errors import ConfigError, DivergedError
@@ -114,7 +114,10 @@ class Trainer:
         self.checkpoints = Checkpoints(self.out / "checkpoints", config.run.checkpoints)
         self.metrics = MetricsFile(self.out / METRICS)
         self.order = DataOrder(len(self.prompts), config.run.seed)
-        self.state = RunState(processes=accelerator.num_processes, fingerprint=fingerprint(config))
+        self.state = RunState(
+            processes=accelerator.num_processes,
+            fingerprint=fingerprint(config, self.prompts, self.validation_prompts, captioned),
+        )
 
     def train(self, args: TrainConfig | None = None) -> Path:
         """Train until done, or go on where a run in the same folder stopped.
@@ -258,12 +261,14 @@ class Trainer:
     def _finish(self) -> Path:
         config, folder = self.config, self.out / "model"
         if self.accelerator.is_main_process:
-            rows = self.metrics.read()
+            rows, kept = self.metrics.read(), self.state.step
             if config.validation.keep_best and self.state.best is not None:
-                self.checkpoints.load_best(self.trainable, self.state.best_step)
-            self.trainable.save(folder)
-            pipeline = type(self.family.pipeline).__name__
-            card = model_card(config, rows, self.trainable.is_lora, pipeline, len(self.validation_prompts))
+                kept = self.state.best_step
+                self.checkpoints.load_best(self.trainable, kept)
+            with write_errors(folder):
+                self.trainable.save(folder)
+            pipeline, lora = type(self.family.pipeline).__name__, self.trainable.is_lora
+            card = model_card(config, rows, kept, lora, pipeline, len(self.validation_prompts))
             (folder / "README.md").write_text(card, encoding="utf-8")
             draw_curves(rows, self.out / "curves.png")
             if config.run.push_to_hub:
