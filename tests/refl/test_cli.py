@@ -108,6 +108,18 @@ def test_a_file_over_a_preset_and_settings_over_both(tmp_path):
         ("rewards=[{name: a}, {name: a}]", "a name twice"),
         ("rewards=[{nam: a}]", r"no setting 'rewards\[0\].nam'; did you mean 'name'"),
         ("validation.stop_reward=CLIP", "'CLIP' is none of the rewards"),
+        ("validation.batch_size=-1", "validation.batch_size: must be at least 0, got -1"),
+        ("validation.steps=-1", "validation.steps: must be at least 0"),
+        ("optimizer.warmup_steps=-1", "optimizer.warmup_steps: must be at least 0"),
+        ("validation={stop_diversity: 0.7, seeds: 1}", "never acts with validation.seeds=1"),
+        (
+            "validation={stop_diversity: 0.7, prompts: 0}",
+            "stop_diversity: never acts with validation.prompts=0",
+        ),
+        (
+            "validation={stop_reward: ImageReward-v1.0, prompts: 0}",
+            "stop_reward: never acts with validation.prompts=0",
+        ),
         ("run.steps", "given as key=value"),
         ("run.steps=[", r"run.steps: must be a whole number, got '\['"),
     ],
@@ -170,6 +182,13 @@ def refl_sources():
         ),
         ("a.jsonl", '{"caption": "a cat"}\n\n"a dog"\n', ["a cat", "a dog"]),
         ("a.txt", "a cat\n\n  a dog  \n", ["a cat", "a dog"]),
+        ("a.jsonl", '"a cat\u2028asleep"\r\n{"text": "a\u0085dog"}', ["a cat\u2028asleep", "a\u0085dog"]),
+        (
+            "a.csv",
+            'id,prompt\n1,"a cat, ""asleep""\nand a dog"\n\n2,\n3,a cow\n',
+            ['a cat, "asleep"\nand a dog', "a cow"],
+        ),
+        ("a.tsv", "text\tid\na cat, asleep\t1\n", ["a cat, asleep"]),
     ],
 )
 def test_prompt_files(tmp_path, name, text, expected):
@@ -189,6 +208,10 @@ def test_prompt_files(tmp_path, name, text, expected):
         ("a.json", b'[{"words": "a"}]', "entry 1 has none of text, prompt, caption"),
         ("a.txt", b"\xff\xfe\x00", "not UTF-8"),
         ("a.json", b"[" * 100_000, "no JSON"),
+        ("a.csv", b"id,words\n1,a cat\n", "name a column text or prompt or caption, it names id, words"),
+        ("a.csv", b"", "it names nothing"),
+        ("a.tsv", b"prompt\n", "holds no prompt"),
+        ("a.csv", b"prompt\n" + b"a" * 200_000, "after line 1: field larger than field limit"),
     ],
 )
 def test_prompt_files_that_cannot_be(tmp_path, name, content, message):
@@ -253,6 +276,15 @@ def test_other_mistakes_are_told_first(pipelines, tmp_path):
         trainer(f"loss.pretraining_data={tmp_path / 'empty'}", "rollout.height=16")
     with pytest.raises(ConfigError, match="eight_bit needs bitsandbytes"):
         trainer("optimizer.eight_bit=true", "rollout.height=16")
+    with pytest.raises(ConfigError, match="2000 steps, but with ddim this model has 1000 at most"):
+        trainer("rollout.steps=2000", "rollout.height=16")
+    with pytest.raises(ConfigError, match="2000 steps"):
+        trainer("validation.steps=2000", "rollout.height=16")
+    with pytest.raises(ConfigError, match=r"unknown 'wandbx'; any of .*tensorboard"):
+        trainer("run.trackers=[wandbx]", "rollout.height=16")
+    config = refl.load_config(settings=["rewards=[{name: tiny}]", "rollout.height=16"])
+    with pytest.raises(ConfigError, match="a function for 'red', but the settings' rewards are 'tiny'"):
+        refl.Trainer(pipelines("sd"), ["a"], config, {"red": lambda pixels, prompts: pixels.mean((1, 2, 3))})
 
 
 # The command
@@ -284,6 +316,23 @@ def test_train_dry_run_and_mistakes(pipelines, tmp_path, capsys):
     ):
         assert main([*arguments, *more]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_rewards_of_a_file_stay_beside_watched_ones(pipelines, tmp_path, capsys):
+    prompts, config = tmp_path / "prompts.txt", tmp_path / "run.yaml"
+    prompts.write_text("a red circle\na blue square\n")
+    config.write_text(
+        "rewards: [{name: tiny, weight: 0.5, phi: linear}]\nrollout: {steps: 8}\n"
+        "validation: {stop_reward: tiny-judge}\n"
+    )
+    arguments = ["train", "--model", str(pipelines("sd")), "--prompts", str(prompts), "--config", str(config),
+                 "--out", str(tmp_path / "run"), "--dry-run", "--watch", "tiny-judge"]  # fmt: skip
+    for more in ([], ["--watch", "tiny-judge"], ["--set", "rewards=[{name: tiny, weight: 0.5}]"]):
+        assert main([*arguments, *more]) == 0
+        settings = yaml.safe_load(capsys.readouterr().out.partition("\n\n")[0])
+        assert [(r["name"], r["weight"]) for r in settings["rewards"]] == [("tiny", 0.5), ("tiny-judge", 0.0)]
+    assert main([*arguments, "--watch", "tiny"]) == 2  # trained for already
+    assert "a name twice" in capsys.readouterr().err
 
 
 def test_downloaded_prompts_must_be_the_original_s(tmp_path):

@@ -1,5 +1,8 @@
 """Each family makes the pictures that diffusers' own pipeline makes."""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -80,6 +83,22 @@ def test_no_gradient_through_the_negative_branch(pipelines):
     assert torch.allclose(*outputs, atol=1e-5)
     # d/db of n + 3 (p - n): 1 in all with both branches, 3 with the positive one alone.
     assert torch.allclose(3 * gradients[0], gradients[1], rtol=1e-4)
+
+
+def test_pictures_are_encoded_as_they_are_decoded(pipelines, tmp_path):
+    """Also by an autoencoder that tells its latents' mean and deviation, as that of Playground v2.5."""
+    folder = shutil.copytree(pipelines("sd"), tmp_path / "moments")
+    config = json.loads((folder / "vae" / "config.json").read_text())
+    config |= {"latents_mean": [1.0, -2.0, 0.5, 3.0], "latents_std": [0.5, 2.0, 4.0, 1.0]}
+    (folder / "vae" / "config.json").write_text(json.dumps(config))
+    pixels = torch.rand(2, 3, 16, 16)
+    for model in (pipelines("sd"), folder):
+        family = load_family(model)
+        vae = family.pipeline.vae
+        with torch.no_grad():
+            latents = family.encode_pixels(pixels, torch.zeros(2, 4, 8, 8))
+            decoded = vae.decode(vae.encode(pixels * 2 - 1).latent_dist.mean).sample
+            assert torch.allclose(family.decode(latents), (decoded / 2 + 0.5).clamp(0, 1), atol=1e-5)
 
 
 def test_bad_models_are_named(tmp_path, pipelines, monkeypatch):

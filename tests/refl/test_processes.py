@@ -116,7 +116,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(script, pipelines, tmp_path):
     )
     wait_for_steps(tmp_path / "run", 1, process)
     process.send_signal(signal.SIGINT)
-    told, _ = process.communicate(timeout=60)
+    _, told = process.communicate(timeout=60)
     assert process.returncode != 0
     assert "the same command goes on from there" in told
     (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()

@@ -4,11 +4,18 @@ import random
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EDMDPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+)
 from torch import nn
 
-from refl.errors import ConfigError
-from refl.noise_schedule import make_schedule
+from refl.errors import ConfigError, ModelError
+from refl.noise_schedule import make_schedule, training_levels
 from refl.rollout import SampleNoise, rollout
 from refl.strategies import PLANNERS, StrategyConfig
 
@@ -88,6 +95,20 @@ def test_a_sampler_of_another_kind_of_model_is_an_error():
         make_schedule(DDIMScheduler(**STABLE_DIFFUSION), 10, "flow")
     with pytest.raises(ConfigError, match="unknown 'heun'"):
         make_schedule(DDIMScheduler(**STABLE_DIFFUSION), 10, "heun")
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        EDMDPMSolverMultistepScheduler(),  # Playground v2.5's
+        DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True),
+    ],
+)
+def test_a_model_of_another_noise_process_is_an_error(scheduler):
+    with pytest.raises(ModelError, match=f"scheduler is {type(scheduler).__name__}.*another noise process"):
+        make_schedule(scheduler, 10, "ddim")
+    with pytest.raises(ModelError, match="another noise process"):
+        training_levels(scheduler)
 
 
 # Strategies

@@ -5,42 +5,15 @@ import json
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState, GradientState
 from diffusers import DiffusionPipeline
 from PIL import Image
+from toy_runs import PROMPTS, redness, settings, train
 
 import refl
 from refl.errors import ConfigError, DivergedError
 from refl.objective import VALIDATION
 from refl.rollout import SampleNoise
-
-PROMPTS = ["a red house by the sea", "two cats", "a boat", "the moon over a field"]
-
-
-def redness(pixels, prompts):
-    return 10 * (pixels[:, 0] - pixels[:, 1] / 2 - pixels[:, 2] / 2).mean((1, 2))
-
-
-def settings(folder, *more, steps=2, size=16, reward="{name: red, phi: linear}"):
-    given = [
-        f"run.out={folder}",
-        f"run.steps={steps}",
-        "run.batch_size=2",
-        f"rollout.height={size}",
-        "rollout.steps=4",
-        f"rewards=[{reward}]",
-        "loss.reward_scale=1.0",
-        "validation.prompts=2",
-        "validation.every=0",
-        "run.trackers=[]",
-        "optimizer.weight_decay=0",
-    ]
-    return refl.load_config(None, None, [*given, *more])
-
-
-def train(model, folder, *more, rewards=None, **options):
-    trainer = refl.Trainer(model, PROMPTS, settings(folder, *more, **options), rewards or {"red": redness})
-    trainer.train()
-    return trainer, trainer.metrics.read()
 
 
 @pytest.mark.parametrize("rank", [8, 0], ids=["lora", "full"])
@@ -192,7 +165,9 @@ def test_steps_that_are_not_finite_are_skipped(pipelines, tmp_path, capsys):
 
     _, rows = train(pipelines("sd"), tmp_path, steps=6, rewards={"red": sometimes})
     assert [row["skipped"] for row in rows if "skipped" in row][-1] == 1
-    assert "skipped: a reward or the gradient is not finite" in capsys.readouterr().out
+    assert (
+        "skipped: a reward or the gradient is not finite" in capsys.readouterr().err
+    )  # stdout may be a report
 
     def broken(pixels, prompts):
         return redness(pixels, prompts) * (1 if "another picture" in prompts else float("nan"))
@@ -228,6 +203,9 @@ def test_it_stops_when_a_held_out_reward_falls_or_pictures_grow_alike(pipelines,
         reward=pair,
     )
     assert "differ by" in trainer.state.stopped
+    told = capsys.readouterr()
+    assert "stopped early at step" in told.err
+    assert not told.out  # it belongs to whoever calls, for a report perhaps
     assert (tmp_path / "b" / "model").is_dir()
 
 
@@ -249,6 +227,12 @@ def test_the_best_validation_is_what_is_saved(pipelines, tmp_path):
         model = DiffusionPipeline.from_pretrained(tmp_path / keep / "model")
         saved[keep] = torch.cat([p.detach().flatten() for p in model.unet.parameters()])
         assert trainer.state.best_step == 0
+        card, rows = (tmp_path / keep / "model/README.md").read_text(), trainer.metrics.read()
+        shown = {row["step"]: row["validation/blue"] for row in rows if "validation/blue" in row}
+        step = 0 if keep == "true" else trainer.state.step  # the card tells of the weights beside it
+        assert f"| after {step} steps |" in card
+        assert f"| blue | {shown[0]:.3f} | {shown[step]:.3f} |" in card
+        assert f"{shown[0]:.3f}" != f"{shown[trainer.state.step]:.3f}"
     base = DiffusionPipeline.from_pretrained(pipelines("sd"))
     before = torch.cat([p.detach().flatten() for p in base.unet.parameters()])
     assert torch.equal(saved["true"], before)
@@ -291,3 +275,35 @@ def test_accumulation_is_the_same_as_one_large_batch(pipelines, tmp_path):
         weights.append(torch.cat([p.detach().flatten() for p in trainer.trainable.parameters]))
     for other in weights[1:]:
         assert torch.allclose(weights[0], other, atol=1e-6)
+
+
+def test_a_watched_reward_decides_nothing(pipelines, tmp_path):
+    rewards = {"red": redness, "lost": lambda pixels, prompts: redness(pixels, prompts) * float("nan")}
+    pair = "{name: red, phi: linear}, {name: lost, weight: 0}"
+    weights = {}
+    for name, reward in (("with", pair), ("without", "{name: red, phi: linear}")):
+        some = rewards if name == "with" else {"red": redness}
+        trainer, rows = train(pipelines("sd"), tmp_path / name, steps=3, rewards=some, reward=reward)
+        assert [row["skipped"] for row in rows if "skipped" in row] == [0, 0, 0]
+        weights[name] = trainer.trainable.tensors()
+    for name, weight in weights["with"].items():
+        assert torch.equal(weight, weights["without"][name])
+
+
+def test_accumulation_is_refl_s_own(pipelines, tmp_path, monkeypatch):
+    """accelerate.launch sets this variable from its own configuration."""
+    norms = []
+    for steps in ("1", "4"):
+        monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", steps)
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+        _, rows = train(pipelines("sd"), tmp_path / steps, "optimizer.max_grad_norm=0", steps=1)
+        norms += [row["gradient_norm"] for row in rows if "gradient_norm" in row]
+    assert norms[0] == norms[1]
+
+
+@pytest.mark.parametrize("schedule", ["constant", "constant_with_warmup", "cosine"])
+def test_every_schedule_warms_up(pipelines, tmp_path, schedule):
+    more = ("optimizer.warmup_steps=4", f"optimizer.schedule={schedule}", "optimizer.lr=0.01")
+    _, rows = train(pipelines("sd"), tmp_path, "validation.prompts=0", *more, steps=4)
+    assert [row["lr"] for row in rows] == pytest.approx([0.0025, 0.005, 0.0075, 0.01])

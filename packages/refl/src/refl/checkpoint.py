@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
@@ -19,6 +23,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 WEIGHTS = "trainable.safetensors"
+TORCH_WRITING = ("inline_container", "PytorchStreamWriter", "iostream error")  # where torch.save failed
 EMA_NUMBERS = ("decay", "optimization_step")
 
 
@@ -51,6 +56,23 @@ class RunState:
     fingerprint: str = ""
 
 
+@contextmanager
+def write_errors(folder: Path) -> Iterator[None]:
+    """A full disk is told of in the kinds of error of three libraries; here it is a CheckpointError."""
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not any(word in str(error) for word in TORCH_WRITING):
+            raise
+        for unfinished in folder.glob(".writing-*"):
+            shutil.rmtree(unfinished, ignore_errors=True)
+        told = str(error).partition("\n")[0]
+        raise CheckpointError(
+            f"{folder}: cannot be written to ({told}); make room on its disk, then the same command goes on "
+            "from the last checkpoint that is whole"
+        ) from error
+
+
 class Checkpoints(CheckpointFolder):
     """What this trainer puts into its checkpoints, and the best weights beside them."""
 
@@ -58,7 +80,7 @@ class Checkpoints(CheckpointFolder):
         """Keep the weights of the best validation so far, beside those that older checkpoints know of."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"best-{step:06d}.safetensors"
-        with whole_file(path) as temporary:
+        with write_errors(self.folder), whole_file(path) as temporary:
             save_file(trainable.tensors(), temporary)
 
     def load_best(self, trainable: Trainable, step: int) -> None:
@@ -77,7 +99,7 @@ class Checkpoints(CheckpointFolder):
 
     def save(self, accelerator: Accelerator, trainable: Trainable, schedule: Any, state: RunState) -> None:
         """Write a checkpoint, on all ranks together; it appears when it is complete."""
-        with self.writing(accelerator, state.step) as folder:
+        with write_errors(self.folder), self.writing(accelerator, state.step) as folder:
             accelerator.save_state(str(folder))  # optimizer, scaler, every rank's random state
             accelerator.wait_for_everyone()
             if accelerator.is_main_process:

@@ -113,8 +113,8 @@ class OptimizerConfig:
 
     Attributes:
         lr: learning rate.
-        schedule: constant, constant_with_warmup, linear or cosine.
-        warmup_steps: steps until ``lr`` is reached.
+        schedule: constant, constant_with_warmup (the same), linear or cosine.
+        warmup_steps: steps until ``lr`` is reached, whatever the schedule.
         beta1: decay of the gradient's mean.
         beta2: decay of the gradient's square.
         epsilon: of Adam.
@@ -231,10 +231,14 @@ class TrainConfig:
             ("run.checkpoints", self.run.checkpoints, 1),
             ("run.checkpoint_every", self.run.checkpoint_every, 0),
             ("validation.every", self.validation.every, 0),
+            ("validation.batch_size", self.validation.batch_size, 0),
+            ("validation.steps", self.validation.steps, 0),
+            ("validation.stop_diversity", self.validation.stop_diversity, 0),
             ("validation.prompts", self.validation.prompts, 0),
             ("validation.seeds", self.validation.seeds, 1),
             ("validation.stop_patience", self.validation.stop_patience, 1),
             ("optimizer.lr", self.optimizer.lr, 0),
+            ("optimizer.warmup_steps", self.optimizer.warmup_steps, 0),
             ("optimizer.max_grad_norm", self.optimizer.max_grad_norm, 0),
             ("loss.distance_weight", self.loss.distance_weight, 0),
             ("loss.pretraining_batch_size", self.loss.pretraining_batch_size, 1),
@@ -261,6 +265,11 @@ class TrainConfig:
             raise ConfigError(f"validation.stop_reward: {stop!r} is none of the rewards ({', '.join(names)})")
         if self.validation.keep_best and not stop:
             raise ConfigError("validation.keep_best: by which reward? validation.stop_reward names none")
+        judging = "stop_diversity" if self.validation.stop_diversity else "stop_reward" if stop else ""
+        if judging and not self.validation.prompts:
+            raise ConfigError(f"validation.{judging}: never acts with validation.prompts=0; set at least 1")
+        if self.validation.stop_diversity and self.validation.seeds < 2:
+            raise ConfigError("validation.stop_diversity: never acts with validation.seeds=1; set at least 2")
         return self
 
 

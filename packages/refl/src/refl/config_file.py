@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from typing import Any, TypeVar
 from reward_core import settings as reading
 from reward_core.errors import InputError
 
-from .config import TrainConfig
+from .config import RewardConfig, TrainConfig
 from .errors import ConfigError
 from .presets import PRESETS
 
@@ -21,15 +22,21 @@ def load_config(
     file: str | os.PathLike[str] | None = None,
     preset: str | None = None,
     settings: Sequence[str] = (),
+    watch: Sequence[str] = (),
 ) -> TrainConfig:
     """A preset, then a YAML file over it, then ``key=value`` settings over both; checked.
+
+    Args:
+        watch: names of rewards to watch beside those that all this gives.
 
     Raises:
         ConfigError: an unknown preset, key or value, named with the nearest that exists.
     """
     with _as_config_error():
         config = reading.load_settings(TrainConfig(), PRESETS, preset, file, settings)
-    return config.check()
+    watched = [reward.name for reward in config.rewards if not reward.weight]
+    more = [RewardConfig(name, 0.0) for name in dict.fromkeys(watch) if name not in watched]
+    return dataclasses.replace(config, rewards=(*config.rewards, *more)).check()
 
 
 def override(config: T, values: Mapping[str, Any]) -> T:

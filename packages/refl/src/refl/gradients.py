@@ -46,10 +46,3 @@ def zero_gradient_share(pixels: Tensor) -> float:
     if pixels.grad is None:
         return 1.0
     return float((pixels.grad.flatten(1).abs().amax(1) == 0).float().mean())
-
-
-def spoil_gradients(parameters: Sequence[nn.Parameter]) -> None:
-    """Make a gradient scaler see that this step is not to be taken."""
-    for parameter in parameters:
-        if parameter.grad is not None:
-            parameter.grad.fill_(float("inf"))

@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import ConfigError
+from .errors import ConfigError, ModelError
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample", "flow")
 SAMPLERS = ("ddim", "ddpm", "euler", "flow")
@@ -117,6 +117,31 @@ def training_target(x0: Tensor, noise: Tensor, alpha: Any, sigma: Any, predictio
     return x0
 
 
+def check_process(scheduler: Any) -> None:
+    """Whether the formulas here are those of the noise that a model was trained on.
+
+    diffusers makes any scheduler of any other's configuration, with its own defaults for what is missing:
+    a model of another process would be sampled, and trained, in silence at levels that it never saw.
+
+    Raises:
+        ModelError: neither betas nor a flow, such as the EDM of Playground v2.5; or an unknown prediction.
+    """
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
+        return
+    config, kind = scheduler.config, type(scheduler).__name__
+    has_betas = config.get("beta_start") is not None or config.get("trained_betas") is not None
+    prediction = config.get("prediction_type", "epsilon")
+    if not has_betas or prediction not in PREDICTIONS[:3] or config.get("use_flow_sigmas"):
+        raise ModelError(
+            f"the model's scheduler is {kind} with prediction {prediction!r}"
+            f"{'' if has_betas else ' and without betas'}: another noise process than those that can be "
+            f"trained, which have betas and predict {', '.join(PREDICTIONS[:3])}, or are the flow of "
+            "FlowMatchEulerDiscreteScheduler"
+        )
+
+
 def make_schedule(scheduler: Any, steps: int, sampler: str, **timestep_options: Any) -> NoiseSchedule:
     """The levels that a diffusers scheduler's configuration means for a sampler.
 
@@ -127,7 +152,8 @@ def make_schedule(scheduler: Any, steps: int, sampler: str, **timestep_options: 
         timestep_options: passed on to ``set_timesteps`` (``mu`` for resolution-dependent shifting).
 
     Raises:
-        ConfigError: a sampler that does not go with the model, or is unknown.
+        ConfigError: a sampler that does not go with the model, or is unknown; more steps than it has.
+        ModelError: another noise process.
     """
     from diffusers import (
         DDIMScheduler,
@@ -144,11 +170,18 @@ def make_schedule(scheduler: Any, steps: int, sampler: str, **timestep_options: 
     }
     if sampler not in kinds:
         raise ConfigError(f"rollout.sampler: unknown {sampler!r}; one of {', '.join(SAMPLERS)}")
+    check_process(scheduler)
     is_flow = isinstance(scheduler, FlowMatchEulerDiscreteScheduler)
     if is_flow != (sampler == "flow"):
         wanted = "flow" if is_flow else "ddim, ddpm or euler"
         raise ConfigError(f"rollout.sampler: {sampler!r} does not go with this model, which needs {wanted}")
     source = kinds[sampler].from_config(scheduler.config)
+    trained = source.config.num_train_timesteps
+    if sampler in ("ddim", "ddpm") and steps > trained:
+        raise ConfigError(
+            f"rollout.steps: {steps} steps, but with {sampler} this model has {trained} at most "
+            "(validation.steps too)"
+        )
     source.set_timesteps(steps, **timestep_options)
     timesteps = tuple(float(t) for t in source.timesteps)
     if len(timesteps) != steps:
@@ -181,6 +214,7 @@ def make_schedule(scheduler: Any, steps: int, sampler: str, **timestep_options: 
 
 def training_levels(scheduler: Any) -> tuple[Tensor, Tensor, Tensor]:
     """(timesteps, alphas, sigmas) over all the levels that a model was trained on, (T,) float32 each."""
+    check_process(scheduler)
     if hasattr(scheduler, "alphas_cumprod"):
         kept = scheduler.alphas_cumprod.double()
         steps = torch.arange(len(kept), dtype=torch.float32)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import glob
 import io
 import os
+import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +19,24 @@ from torch import Tensor
 from .config import LossConfig
 from .errors import PromptFileError
 
+MAX_UNREADABLE = 100  # in a row: it is not one broken file then
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+
+
+class Picture(NamedTuple):
+    """A picture with a caption, neither of them read yet.
+
+    Attributes:
+        name: within its source.
+        size: bytes; 0 where only reading it would tell.
+        open: opens the picture.
+        caption: reads the caption.
+    """
+
+    name: str
+    size: int
+    open: Callable[[], Image.Image]
+    caption: Callable[[], str]
 
 
 class CaptionedPictures:
@@ -26,27 +44,51 @@ class CaptionedPictures:
 
     Attributes:
         source: what it was made of, for messages.
-        items: for each picture a function that opens it, and its caption or a function that reads it.
+        pictures: in an order that depends on the source alone.
+        unreadable: numbers of those that could not be read so far.
     """
 
-    def __init__(self, source: str, items: list[tuple[Callable[[], Image.Image], Any]]):
-        if not items:
+    def __init__(self, source: str, pictures: list[Picture]):
+        if not pictures:
             raise PromptFileError(f"{source}: holds no pictures with captions")
-        self.source, self.items = source, items
+        self.source, self.pictures = source, pictures
+        self.unreadable: set[int] = set()
 
     def __len__(self) -> int:
-        return len(self.items)
+        return len(self.pictures)
 
     def get(self, number: int, height: int, width: int) -> tuple[Tensor, str]:
-        """(pixels (3, height, width) in [0, 1], caption); scaled to cover, cut at the middle."""
-        opened, caption = self.items[number]
-        try:
-            with opened() as image:
-                fitted = ImageOps.fit(ImageOps.exif_transpose(image).convert("RGB"), (width, height))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise PromptFileError(f"{self.source}: picture {number} cannot be read: {error}") from error
-        pixels = torch.from_numpy(np.asarray(fitted).copy()).permute(2, 0, 1).float() / 255
-        return pixels, (caption() if callable(caption) else caption).strip()
+        """(pixels (3, height, width) in [0, 1], caption); scaled to cover, cut at the middle.
+
+        In place of a picture that cannot be read comes the next that can: the same in every run, so that
+        one broken file does not end each run at the same step.
+
+        Raises:
+            PromptFileError: many in a row cannot be read.
+        """
+        tries = min(len(self), MAX_UNREADABLE)
+        for shift in range(tries):
+            picture = self.pictures[(number + shift) % len(self)]
+            try:
+                with picture.open() as image:
+                    fitted = ImageOps.fit(ImageOps.exif_transpose(image).convert("RGB"), (width, height))
+                caption = picture.caption().strip()
+            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+                self._tell((number + shift) % len(self), error)
+                continue
+            return torch.from_numpy(np.asarray(fitted).copy()).permute(2, 0, 1).float() / 255, caption
+        raise PromptFileError(
+            f"{self.source}: {tries} pictures in a row cannot be read, the last of them {picture.name}"
+        )
+
+    def _tell(self, number: int, error: Exception) -> None:
+        if number not in self.unreadable:
+            self.unreadable.add(number)
+            print(
+                f"refl: {self.source}: {self.pictures[number].name} cannot be read ({error}); the next "
+                f"picture takes its place ({len(self.unreadable)} of {len(self)} so far)",
+                file=sys.stderr,
+            )
 
     def batch(self, numbers: list[int], height: int, width: int) -> tuple[Tensor, list[str]]:
         """((B, 3, height, width) in [0, 1], B captions)."""
@@ -71,17 +113,24 @@ def open_captioned(config: LossConfig) -> CaptionedPictures:
     return CaptionedPictures(source, _from_dataset(config))
 
 
-def _from_folder(folder: Path) -> list:
-    items = []
+def _from_folder(folder: Path) -> list[Picture]:
+    pictures = []
     for path in sorted(folder.rglob("*")):
         caption = path.with_suffix(".txt")
         if path.suffix.lower() in SUFFIXES and caption.is_file():
-            items.append((lambda path=path: Image.open(path), lambda path=caption: path.read_text("utf-8")))
-    return items
+            pictures.append(
+                Picture(
+                    path.relative_to(folder).as_posix(),
+                    path.stat().st_size if path.exists() else 0,  # a link to nothing
+                    lambda path=path: Image.open(path),
+                    lambda path=caption: path.read_text("utf-8"),
+                )
+            )
+    return pictures
 
 
-def _from_tars(pattern: str) -> list:
-    items = []
+def _from_tars(pattern: str) -> list[Picture]:
+    pictures = []
     for path in sorted(glob.glob(pattern)):
         try:
             with tarfile.open(path) as archive:
@@ -93,13 +142,15 @@ def _from_tars(pattern: str) -> list:
             if PurePosixPath(name).suffix.lower() in SUFFIXES and caption is not None:
                 place = (path, member.offset_data, member.size)
                 words = (path, caption.offset_data, caption.size)
-                items.append(
-                    (
+                pictures.append(
+                    Picture(
+                        f"{os.path.basename(path)}/{name}",
+                        member.size,
                         lambda at=place: Image.open(io.BytesIO(_read(*at))),
                         lambda at=words: _read(*at).decode(),
                     )
                 )
-    return items
+    return pictures
 
 
 def _read(path: str, offset: int, size: int) -> bytes:
@@ -108,7 +159,7 @@ def _read(path: str, offset: int, size: int) -> bytes:
         return file.read(size)
 
 
-def _from_dataset(config: LossConfig) -> list:
+def _from_dataset(config: LossConfig) -> list[Picture]:
     import datasets
 
     source, image, caption = config.pretraining_data, config.image_column, config.caption_column
@@ -127,4 +178,7 @@ def _from_dataset(config: LossConfig) -> list:
         )
     captions = data.select_columns([caption])
     pictures = data.select_columns([image])
-    return [(lambda n=n: pictures[n][image], lambda n=n: str(captions[n][caption])) for n in range(len(data))]
+    return [
+        Picture(f"row {n}", 0, lambda n=n: pictures[n][image], lambda n=n: str(captions[n][caption]))
+        for n in range(len(data))
+    ]

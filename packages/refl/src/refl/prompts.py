@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 from dataclasses import dataclass
@@ -21,7 +23,8 @@ def read_prompts(file: str | os.PathLike[str]) -> list[str]:
 
     Args:
         file: .json (a list of prompts, or of objects with "text", "prompt" or "caption", as the original's),
-            .jsonl (one of these a line), or text with one prompt a line.
+            .jsonl (one of these a line), .csv or .tsv (a header names such a column), or text with one
+            prompt a line.
 
     Raises:
         PromptFileError: missing, empty, or of another form.
@@ -34,12 +37,17 @@ def read_prompts(file: str | os.PathLike[str]) -> list[str]:
     except UnicodeDecodeError as error:
         raise PromptFileError(f"{file}: not UTF-8 text ({error.reason} at byte {error.start})") from error
     try:
+        # Lines end with "\n" alone: splitlines() would also cut at characters that texts may hold (U+2028).
         if path.suffix == ".json":
             entries = json.loads(text)
         elif path.suffix == ".jsonl":
-            entries = [json.loads(line) for line in text.splitlines() if line.strip()]
+            entries = [json.loads(line) for line in text.split("\n") if line.strip()]
+        elif path.suffix.lower() in (".csv", ".tsv"):
+            entries = _column(file, text, "," if path.suffix.lower() == ".csv" else "\t")
         else:
-            entries = text.splitlines()
+            entries = text.split("\n")
+    except PromptFileError:
+        raise
     except (ValueError, RecursionError) as error:
         raise PromptFileError(f"{file}: no JSON ({error})") from error
     if not isinstance(entries, list):
@@ -49,6 +57,21 @@ def read_prompts(file: str | os.PathLike[str]) -> list[str]:
     if not prompts:
         raise PromptFileError(f"{file}: holds no prompt")
     return prompts
+
+
+def _column(file: str | os.PathLike[str], text: str, delimiter: str) -> list[str]:
+    """The prompts' column of a table with a header."""
+    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+    try:
+        found = [key for key in KEYS if key in (rows.fieldnames or ())]
+        if not found:
+            header = ", ".join(rows.fieldnames or ()) or "nothing"
+            raise PromptFileError(
+                f"{file}: its first line must name a column {' or '.join(KEYS)}, it names {header}"
+            )
+        return [row[found[0]] or "" for row in rows]
+    except csv.Error as error:
+        raise PromptFileError(f"{file}: after line {rows.line_num}: {error}") from error
 
 
 def _prompt(file: str | os.PathLike[str], number: int, entry: object) -> str:

@@ -50,9 +50,17 @@ def draw_curves(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def model_card(
-    config: TrainConfig, rows: list[dict[str, Any]], is_lora: bool, pipeline: str, prompts: int
+    config: TrainConfig, rows: list[dict[str, Any]], kept: int, is_lora: bool, pipeline: str, prompts: int
 ) -> str:
-    """README.md of a trained model: what it is, its rewards before and after, how to use it, all settings."""
+    """README.md of a trained model: what it is, its rewards before and after, how to use it, all settings.
+
+    Args:
+        rows: the run's metrics.
+        kept: the step whose weights the model has.
+        is_lora: adapters rather than all weights.
+        pipeline: class of the base model's.
+        prompts: how many the validations have.
+    """
     validations = [row for row in rows if any(name.startswith("validation/") for name in row)]
     lines = [
         "---",
@@ -69,7 +77,8 @@ def model_card(
         "",
     ]
     if len(validations) > 1:
-        first, last = validations[0], validations[-1]
+        first = validations[0]
+        last = next((row for row in validations if row["step"] == kept), validations[-1])
         lines += [
             f"| mean over {prompts} prompts x {config.validation.seeds} seeds | before "
             f"| after {last['step']} steps |",

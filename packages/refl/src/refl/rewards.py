@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .config import RewardConfig
-from .errors import RewardError
+from .errors import ConfigError, RewardError
 from .losses import reward_loss
 
 RewardFunction = Callable[[Tensor, Sequence[str]], Tensor]
@@ -102,11 +102,17 @@ def load_rewards(
 
     Raises:
         RewardError: a name that cannot be loaded.
+        ConfigError: a function that no reward is named after.
     """
     import reward_core
     from reward_core.errors import RewardCoreError
 
-    functions = functions or {}
+    functions, names = functions or {}, [config.name for config in configs]
+    if unused := [name for name in functions if name not in names]:
+        raise ConfigError(
+            f"rewards: a function for {', '.join(map(repr, unused))}, but the settings' rewards are "
+            f"{', '.join(map(repr, names))}; name it there, as in rewards=[{{name: {unused[0]}}}]"
+        )
     rewards = []
     for config in configs:
         function = functions.get(config.name)

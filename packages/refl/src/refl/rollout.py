@@ -50,6 +50,15 @@ def _mix(*numbers: int) -> int:
     return state >> 1
 
 
+def forget_casts() -> None:
+    """To call before gradient is wanted after work without.
+
+    Up to torch 2.9, autocast keeps the weights that it cast under no_grad, which have no graph, and gives
+    them to the next pass too: its gradient would never reach the weights (pytorch issue 112583).
+    """
+    torch.clear_autocast_cache()
+
+
 @dataclass
 class Rollout:
     """What came of a rollout.
@@ -93,6 +102,8 @@ def rollout(
     visits: list[tuple[int, Tensor, Tensor]] = []
     for i in range(plan.stop + 1):
         if i in plan.gradient:
+            if i - 1 not in plan.gradient:
+                forget_casts()
             output = with_gradient(x, i)
             visits.append((i, x.detach(), output))
         else:

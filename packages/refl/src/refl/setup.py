@@ -4,18 +4,71 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from .config import TrainConfig
 from .errors import ConfigError
 
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from .pretraining import CaptionedPictures
+
 
 def split_prompts(prompts: list[str], count: int) -> tuple[list[str], list[str]]:
     """(training prompts, validation prompts): apart where there are enough."""
     validation = prompts[-count:] if count else []
     return (prompts[:-count] if count and len(prompts) >= 4 * count else prompts), validation
+
+
+def make_accelerator(config: TrainConfig) -> Accelerator:
+    """Of the run's settings alone: nothing that accelerate reads from the environment changes the loss.
+
+    Raises:
+        ConfigError: a launcher that shards the model; trackers that cannot be had.
+    """
+    from accelerate import Accelerator
+    from accelerate.utils import DistributedType, GradientAccumulationPlugin, ProjectConfiguration
+
+    _check_trackers(config.run.trackers)
+    out = Path(config.run.out)
+    accelerator = Accelerator(
+        mixed_precision=config.run.mixed_precision,
+        # Accumulation is the loop's own. Accelerate would divide gradients once more, by a number that
+        # ACCELERATE_GRADIENT_ACCUMULATION_STEPS sets unless a plugin does.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+        log_with=list(config.run.trackers) or None,
+        project_config=ProjectConfiguration(str(out), str(out / "logs")),
+        cpu=config.run.cpu,
+    )
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        raise ConfigError(
+            f"{accelerator.distributed_type.value} shards the model, which is not supported yet; "
+            "processes that each hold it are (torchrun, or accelerate's multi-GPU)"
+        )
+    if accelerator.device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.run.tf32
+    return accelerator
+
+
+def _check_trackers(names: Sequence[str]) -> None:
+    """Accelerate leaves out, in silence, those whose package is not installed."""
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+
+    known, available = [
+        [str(kind) for kind in kinds] for kinds in (LOGGER_TYPE_TO_CLASS, get_available_trackers())
+    ]
+    for name in names:
+        if name not in known and name != "all":
+            raise ConfigError(
+                f"run.trackers: unknown {name!r}; any of {', '.join(known)}, or all; [] for none"
+            )
+        if name in known and name not in available:
+            raise ConfigError(f"run.trackers: {name} is not installed; install it, or set run.trackers=[]")
 
 
 def frozen_dtype(config: TrainConfig, device: torch.device) -> torch.dtype:
@@ -42,9 +95,39 @@ def make_optimizer(config: TrainConfig, parameters: list[torch.nn.Parameter]) ->
     )
 
 
-def fingerprint(config: TrainConfig) -> str:
-    """Of every setting that decides what is trained; others may change between a run's parts."""
+def make_lr_schedule(config: TrainConfig, optimizer: torch.optim.Optimizer) -> Any:
+    from diffusers.optimization import get_scheduler
+
+    settings = config.optimizer
+    name = settings.schedule
+    if name == "constant" and settings.warmup_steps:  # diffusers' "constant" passes over the warm-up
+        name = "constant_with_warmup"
+    return get_scheduler(
+        name,
+        optimizer,
+        num_warmup_steps=settings.warmup_steps,
+        num_training_steps=config.run.steps,
+    )
+
+
+def fingerprint(
+    config: TrainConfig,
+    prompts: Sequence[str],
+    validation: Sequence[str],
+    captioned: CaptionedPictures | None,
+) -> str:
+    """Of every setting that decides what is trained, and of the data; the rest may change on the way.
+
+    Args:
+        prompts: those trained on.
+        validation: those of the validations.
+        captioned: of which the names and sizes count: reading all pictures would take long.
+    """
     document = config.to_dict()
     for name in ("out", "checkpoint_every", "checkpoints", "trackers", "push_to_hub", "cpu"):
         document["run"].pop(name)
-    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(json.dumps(document, sort_keys=True).encode())
+    digest.update(json.dumps([list(prompts), list(validation)]).encode())
+    for picture in captioned.pictures if captioned is not None else ():
+        digest.update(json.dumps([picture.name, picture.size]).encode())
+    return digest.hexdigest()[:16]

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import random
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,19 +17,26 @@ from torch import Tensor
 from reward_core.training.interruption import Interruption
 from reward_core.training.metrics_file import METRICS, MetricsFile
 
-from .checkpoint import Checkpoints, RunState
+from .checkpoint import Checkpoints, RunState, write_errors
 from .config import TrainConfig
 from .config_file import load_config, override
 from .errors import ConfigError, DivergedError
 from .families import load_family
-from .gradients import average_gradients, clip_gradients, spoil_gradients, zero_gradient_share
+from .gradients import average_gradients, clip_gradients, zero_gradient_share
 from .objective import Objective, picture_size
 from .pretraining import open_captioned
 from .progress import step_bar
 from .prompts import DataOrder, read_prompts
 from .report import draw_curves, model_card
 from .rewards import RewardFunction, load_rewards
-from .setup import fingerprint, frozen_dtype, make_optimizer, split_prompts
+from .setup import (
+    fingerprint,
+    frozen_dtype,
+    make_accelerator,
+    make_lr_schedule,
+    make_optimizer,
+    split_prompts,
+)
 from .trainable import Trainable
 from .validation import grid, judge, validate
 
@@ -57,9 +65,7 @@ class Trainer:
         rewards: Mapping[str, RewardFunction] | None = None,
     ):
         import diffusers
-        from accelerate import Accelerator
-        from accelerate.utils import DistributedType, ProjectConfiguration, set_seed
-        from diffusers.optimization import get_scheduler
+        from accelerate.utils import set_seed
 
         config = args or load_config(preset="sd14-paper")
         if model is not None:
@@ -73,19 +79,7 @@ class Trainer:
             prompts = read_prompts(prompts)
         self.prompts, self.validation_prompts = split_prompts(list(prompts), config.validation.prompts)
 
-        self.accelerator = accelerator = Accelerator(
-            mixed_precision=config.run.mixed_precision,
-            log_with=list(config.run.trackers) or None,
-            project_config=ProjectConfiguration(str(self.out), str(self.out / "logs")),
-            cpu=config.run.cpu,
-        )
-        if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-            raise ConfigError(
-                f"{accelerator.distributed_type.value} shards the model, which is not supported yet; "
-                "processes that each hold it are (torchrun, or accelerate's multi-GPU)"
-            )
-        if accelerator.device.type == "cuda":
-            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.run.tf32
+        self.accelerator = accelerator = make_accelerator(config)
         diffusers.utils.logging.set_verbosity_error()  # it tells of every prompt that CLIP cuts off
         set_seed(config.run.seed)  # the adapters' first weights: the same on every rank
         self.family = family = load_family(
@@ -95,7 +89,8 @@ class Trainer:
             dtype=frozen_dtype(config, accelerator.device),
         )
         height, width = picture_size(config, family)
-        family.schedule(config.rollout.steps, config.rollout.sampler, height, width)  # errors, if it has any
+        for steps in (config.rollout.steps, config.validation.steps or config.rollout.steps):
+            family.schedule(steps, config.rollout.sampler, height, width)  # errors, if it has any
         judges = load_rewards(config.rewards, accelerator.device, rewards)
         judges.check(height, width, accelerator.device)
         captioned = open_captioned(config.loss) if config.loss.pretraining_data else None
@@ -115,16 +110,14 @@ class Trainer:
         if config.model.compile:
             family.denoiser.compile()
         self.optimizer = accelerator.prepare(make_optimizer(config, self.trainable.parameters))
-        self.lr_schedule = get_scheduler(
-            config.optimizer.schedule,
-            self.optimizer.optimizer,
-            num_warmup_steps=config.optimizer.warmup_steps,
-            num_training_steps=config.run.steps,
-        )
+        self.lr_schedule = make_lr_schedule(config, self.optimizer.optimizer)
         self.checkpoints = Checkpoints(self.out / "checkpoints", config.run.checkpoints)
         self.metrics = MetricsFile(self.out / METRICS)
         self.order = DataOrder(len(self.prompts), config.run.seed)
-        self.state = RunState(processes=accelerator.num_processes, fingerprint=fingerprint(config))
+        self.state = RunState(
+            processes=accelerator.num_processes,
+            fingerprint=fingerprint(config, self.prompts, self.validation_prompts, captioned),
+        )
 
     def train(self, args: TrainConfig | None = None) -> Path:
         """Train until done, or go on where a run in the same folder stopped.
@@ -173,9 +166,7 @@ class Trainer:
                     self._save()
                 if interruption.requested():
                     self._save()
-                    accelerator.print(
-                        f"refl: stopped after step {state.step}; the same command goes on from there"
-                    )
+                    self._tell(f"stopped after step {state.step}; the same command goes on from there")
                     raise KeyboardInterrupt
         return self._finish()
 
@@ -185,6 +176,7 @@ class Trainer:
         """One optimizer step; what to log of it."""
         config, accelerator = self.config, self.accelerator
         run, started = config.run, time.perf_counter()
+        trained = [reward.name for reward in config.rewards if reward.weight]  # those watched decide nothing
         plan = config.strategy.plan(config.rollout.steps, random.Random(f"{run.seed} {number}"))
         sums: dict[str, Tensor] = {}
         for micro in range(run.accumulation):
@@ -194,7 +186,7 @@ class Trainer:
             made = self.objective.loss(number, places, prompts, plan, pretraining)
             accelerator.backward(made.loss / run.accumulation)
             made.terms["zero_gradient"] = zero_gradient_share(made.pixels)
-            seen = [made.loss.detach()] + [v for k, v in made.terms.items() if k.startswith("reward/")]
+            seen = [made.loss.detach(), *(made.terms[f"reward/{name}"] for name in trained)]
             made.terms["nonfinite"] = (~torch.isfinite(torch.stack([v.float() for v in seen]))).any().float()
             for name, value in made.terms.items():
                 value = torch.as_tensor(value, dtype=torch.float64, device=accelerator.device)
@@ -208,18 +200,17 @@ class Trainer:
         row = dict(zip(sums, totals.tolist()))
         usable = math.isfinite(norm) and row.pop("nonfinite") == 0
         row.pop("nonfinite", None)
-        if usable or accelerator.scaler is not None:  # a scaler skips by itself, and must learn of it
-            if not usable:
-                spoil_gradients(self.trainable.parameters)
-            self.optimizer.step()
         if usable:
+            self.optimizer.step()
             self.state.skipped_in_a_row = 0
             self.lr_schedule.step()
             self.trainable.update_average()
         else:
+            if accelerator.scaler is not None:  # scales down if the gradient overflowed, and is ready again
+                accelerator.scaler.update()
             self.state.skipped += 1
             self.state.skipped_in_a_row += 1
-            accelerator.print(f"refl: step {number + 1} skipped: a reward or the gradient is not finite")
+            self._tell(f"step {number + 1} skipped: a reward or the gradient is not finite")
         self.optimizer.zero_grad(set_to_none=True)
         for name in [name for name in row if name.startswith("square/")]:
             mean, square = row[f"reward/{name[7:]}"], row.pop(name)
@@ -252,7 +243,11 @@ class Trainer:
         if judge(found, config, state) and config.keep_best and accelerator.is_main_process:
             self.checkpoints.save_best(self.trainable, state.step)
         if state.stopped:
-            accelerator.print(f"refl: stopped early at step {state.step}: {state.stopped}")
+            self._tell(f"stopped early at step {state.step}: {state.stopped}")
+
+    def _tell(self, words: str) -> None:
+        """On stderr: stdout belongs to whoever calls, for a report perhaps."""
+        self.accelerator.print(f"refl: {words}", file=sys.stderr)
 
     def _log(self, row: dict[str, float]) -> None:
         if self.accelerator.is_main_process:
@@ -266,12 +261,14 @@ class Trainer:
     def _finish(self) -> Path:
         config, folder = self.config, self.out / "model"
         if self.accelerator.is_main_process:
-            rows = self.metrics.read()
+            rows, kept = self.metrics.read(), self.state.step
             if config.validation.keep_best and self.state.best is not None:
-                self.checkpoints.load_best(self.trainable, self.state.best_step)
-            self.trainable.save(folder)
-            pipeline = type(self.family.pipeline).__name__
-            card = model_card(config, rows, self.trainable.is_lora, pipeline, len(self.validation_prompts))
+                kept = self.state.best_step
+                self.checkpoints.load_best(self.trainable, kept)
+            with write_errors(folder):
+                self.trainable.save(folder)
+            pipeline, lora = type(self.family.pipeline).__name__, self.trainable.is_lora
+            card = model_card(config, rows, kept, lora, pipeline, len(self.validation_prompts))
             (folder / "README.md").write_text(card, encoding="utf-8")
             draw_curves(rows, self.out / "curves.png")
             if config.run.push_to_hub:

@@ -17,11 +17,18 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--preset", metavar="NAME", help=", ".join(PRESETS))
     parser.add_argument("--config", metavar="FILE", help="YAML over the preset")
     parser.add_argument("--model", metavar="MODEL", help="hub id, pipeline folder or single file")
-    parser.add_argument("--prompts", metavar="FILE", help=".json, .jsonl, or text with one prompt a line")
     parser.add_argument(
-        "--reward", action="append", metavar="NAME", help="trained for; several add up (reward-core models)"
+        "--prompts", metavar="FILE", help=".json, .jsonl, .csv, .tsv, or text with one prompt a line"
     )
-    parser.add_argument("--watch", action="append", metavar="NAME", help="held out: only watched")
+    parser.add_argument(
+        "--reward",
+        action="append",
+        metavar="NAME",
+        help="trained for, in place of the settings' rewards; several add up (reward-core models)",
+    )
+    parser.add_argument(
+        "--watch", action="append", metavar="NAME", help="held out: only watched, beside the others"
+    )
     parser.add_argument("--out", metavar="FOLDER", help="everything the run writes (default: runs/refl)")
     parser.add_argument(
         "--set",
@@ -55,13 +62,9 @@ def settings(args: argparse.Namespace) -> TrainConfig:
     for key, value in (("model.id", args.model), ("prompts", args.prompts), ("run.out", args.out)):
         if value is not None:
             given.append(f"{key}={json.dumps(value)}")
-    if args.reward or args.watch:
-        rewards = [{"name": name} for name in args.reward or []]
-        if not rewards:  # the preset's, beside the watched ones
-            rewards = [{"name": "ImageReward-v1.0"}]
-        rewards += [{"name": name, "weight": 0.0} for name in args.watch or []]
-        given.append(f"rewards={json.dumps(rewards)}")
-    return load_config(args.config, args.preset, [*given, *args.settings])
+    if args.reward:
+        given.append(f"rewards={json.dumps([{'name': name} for name in args.reward])}")
+    return load_config(args.config, args.preset, [*given, *args.settings], args.watch or [])
 
 
 def describe(trainer) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..noise_schedule import NoiseSchedule, make_schedule
+from ..rollout import forget_casts
 
 Tensors = dict[str, Tensor]
 
@@ -127,6 +128,7 @@ class Family(ABC):
         else:
             with torch.no_grad():
                 negative = self.predict(latents, timestep, condition.negative, guidance.scale).float()
+            forget_casts()
             positive = self.predict(latents, timestep, condition.positive, guidance.scale).float()
         return negative + guidance.scale * (positive - negative)
 
@@ -158,16 +160,30 @@ class Family(ABC):
             latents = encoded.latent_dist.mean.float() + encoded.latent_dist.std.float() * noise
         else:
             latents = encoded.latents.float()
-        config = vae.config
+        return self._scale(latents)
+
+    def _scale(self, latents: Tensor) -> Tensor:
+        """The autoencoder's latents as the denoiser knows them; the inverse of ``_unscale``."""
+        config, moments = self.pipeline.vae.config, self._moments(latents)
+        if moments is not None:
+            mean, std = moments
+            return (latents - mean) * config.scaling_factor / std
         return (latents - (getattr(config, "shift_factor", None) or 0)) * config.scaling_factor
 
     def _unscale(self, latents: Tensor) -> Tensor:
-        config = self.pipeline.vae.config
-        mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
-        if mean is not None and std is not None:
-            mean, std = (latents.new_tensor(values).view(1, -1, 1, 1) for values in (mean, std))
+        config, moments = self.pipeline.vae.config, self._moments(latents)
+        if moments is not None:
+            mean, std = moments
             return latents * std / config.scaling_factor + mean
         return latents / config.scaling_factor + (getattr(config, "shift_factor", None) or 0)
+
+    def _moments(self, latents: Tensor) -> tuple[Tensor, Tensor] | None:
+        """(mean, deviation) of the latents' channels, (1, C, 1, 1) each, where the autoencoder tells them."""
+        config = self.pipeline.vae.config
+        mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
+        if mean is None or std is None:
+            return None
+        return tuple(latents.new_tensor(values).view(1, -1, 1, 1) for values in (mean, std))
 
 
 def _decode(vae: nn.Module, latents: Tensor) -> Tensor:

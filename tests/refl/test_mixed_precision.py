@@ -1,0 +1,124 @@
+"""Half precision: gradients are those of float32, and a step without a finite reward changes nothing."""
+
+import copy
+from itertools import pairwise
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from toy_runs import PROMPTS, redness, settings
+
+import refl
+from refl.strategies import RolloutPlan
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate():
+    """A process has one precision for good, accelerate holds."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def trainer_of(pipelines, folder, precision, *more, reward=redness):
+    AcceleratorState._reset_state(reset_partial_state=True)
+    config = settings(folder, "run.cpu=true", f"run.mixed_precision={precision}", *more)
+    return refl.Trainer(pipelines("sd"), PROMPTS, config, {"red": reward})
+
+
+def gradient(trainer, plan):
+    """Of all parameters, as one vector."""
+    trainer.objective.loss(0, [0, 1], PROMPTS[:2], plan, []).loss.backward()
+    parameters = trainer.trainable.parameters
+    found = torch.cat(
+        [torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in parameters]
+    )
+    trainer.optimizer.zero_grad(set_to_none=True)
+    return found
+
+
+PLANS = {
+    "refl": RolloutPlan(3, (3,)),
+    "drtune": RolloutPlan(3, (1, 3), detach_input=True),  # with a step without gradient in between
+    "draft": RolloutPlan(3, (2, 3), read="latents"),
+}
+
+
+@pytest.mark.parametrize("rank", [4, 0], ids=["lora", "full"])
+@pytest.mark.parametrize("guidance", [(), ("rollout.guidance_scale=3.0", "rollout.negative_gradient=false")])
+@pytest.mark.parametrize("recompute", ["true", "false"])
+def test_gradients_in_bf16_are_those_in_float32(pipelines, tmp_path, rank, guidance, recompute):
+    found = {}
+    for precision in ("no", "bf16"):
+        more = (f"model.lora_rank={rank}", f"rollout.recompute={recompute}", *guidance)
+        trainer = trainer_of(pipelines, tmp_path, precision, *more)
+        with torch.no_grad():
+            for number, parameter in enumerate(trainer.trainable.parameters):  # LoRA's B is 0 at first
+                noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number))
+                parameter += 0.02 * noise
+        found[precision] = {name: gradient(trainer, plan) for name, plan in PLANS.items()}
+    for name in PLANS:
+        exact, rounded = found["no"][name], found["bf16"][name]
+        assert exact.norm() > 0
+        assert torch.cosine_similarity(exact, rounded, dim=0) > 0.97, name
+        assert 0.9 < rounded.norm() / exact.norm() < 1.1, name
+
+
+@pytest.mark.parametrize("more", [(), ("rollout.guidance_scale=3.0", "rollout.negative_gradient=false")])
+def test_casts_made_without_gradient_are_forgotten_before_it(pipelines, tmp_path, monkeypatch, more):
+    """Up to torch 2.9 such a cast has no graph, and the gradient step that is given it has no gradient."""
+    trainer = trainer_of(pipelines, tmp_path, "bf16", "model.lora_rank=0", *more)
+    seen, clear = [], torch.clear_autocast_cache
+    trainer.family.denoiser.register_forward_pre_hook(
+        lambda *_: seen.append("gradient" if torch.is_grad_enabled() else "none")
+    )
+    monkeypatch.setattr(torch, "clear_autocast_cache", lambda: (seen.append("cleared"), clear()))
+    for plan in PLANS.values():
+        gradient(trainer, plan)
+    trainer.step(0)
+    assert seen.count("none") > 3
+    assert seen.count("gradient") > 3
+    for before, after in pairwise(seen):
+        assert (before, after) != ("none", "gradient"), seen
+
+
+def with_scaler(trainer):
+    """The trainer as on a GPU in fp16: accelerate gives CPUs no gradient scaler, though torch has one."""
+    accelerator = trainer.accelerator
+    accelerator.scaler, accelerator.native_amp = torch.amp.GradScaler("cpu", init_scale=1024.0), True
+    trainer.optimizer = accelerator.prepare(trainer.optimizer.optimizer)
+    return trainer
+
+
+@pytest.mark.parametrize("kind", ["nan", "inf"])
+def test_a_skipped_step_in_fp16_leaves_weights_and_optimizer_alone(pipelines, tmp_path, kind):
+    broken = False
+
+    def sometimes(pixels, prompts):
+        if not broken:
+            return redness(pixels, prompts)
+        if kind == "nan":  # though its gradient is finite
+            return redness(pixels, prompts) + float("nan")
+        return redness(pixels, prompts) * 1e38  # whose gradient overflows
+
+    trainer = with_scaler(trainer_of(pipelines, tmp_path, "fp16", "model.lora_rank=0", reward=sometimes))
+    parameters, adam = trainer.trainable.parameters, trainer.optimizer.optimizer
+
+    def held():
+        return [p.detach().clone() for p in parameters], copy.deepcopy(adam.state_dict()["state"])
+
+    assert trainer.step(0)["skipped"] == 0
+    weights, state = held()
+    assert state
+    broken, scale = True, trainer.accelerator.scaler.get_scale()
+    assert trainer.step(1)["skipped"] == 1
+    after, state_after = held()
+    assert all(torch.equal(one, two) for one, two in zip(weights, after))
+    for number, values in state.items():
+        assert all(torch.equal(value, state_after[number][name]) for name, value in values.items())
+    backed_off = trainer.accelerator.scaler.get_scale() < scale
+    assert backed_off == (kind == "inf")  # a smaller scale would not mend a reward
+    broken = False
+    assert trainer.step(2)["skipped"] == 1  # and the next step is an ordinary one
+    after, _ = held()
+    assert not any(torch.equal(one, two) for one, two in zip(weights, after) if one.numel() > 1000)
+    assert all(torch.isfinite(weight).all() for weight in after)

@@ -1,0 +1,32 @@
+"""Runs of a few steps on a tiny pipeline, against a reward that likes red."""
+
+import refl
+
+PROMPTS = ["a red house by the sea", "two cats", "a boat", "the moon over a field"]
+
+
+def redness(pixels, prompts):
+    return 10 * (pixels[:, 0] - pixels[:, 1] / 2 - pixels[:, 2] / 2).mean((1, 2))
+
+
+def settings(folder, *more, steps=2, size=16, reward="{name: red, phi: linear}"):
+    given = [
+        f"run.out={folder}",
+        f"run.steps={steps}",
+        "run.batch_size=2",
+        f"rollout.height={size}",
+        "rollout.steps=4",
+        f"rewards=[{reward}]",
+        "loss.reward_scale=1.0",
+        "validation.prompts=2",
+        "validation.every=0",
+        "run.trackers=[]",
+        "optimizer.weight_decay=0",
+    ]
+    return refl.load_config(None, None, [*given, *more])
+
+
+def train(model, folder, *more, rewards=None, **options):
+    trainer = refl.Trainer(model, PROMPTS, settings(folder, *more, **options), rewards or {"red": redness})
+    trainer.train()
+    return trainer, trainer.metrics.read()
