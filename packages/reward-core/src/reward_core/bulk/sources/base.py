@@ -12,6 +12,8 @@ from ..input_row import InputRow
 
 #: A text file's position is noted every so many rows, so that reading can begin near any of them.
 STRIDE = 512
+#: Larger input is told from other input by sizes and times instead of by all its bytes.
+WHOLE_DIGEST_LIMIT = 1 << 30
 #: The columns' usual names.
 PROMPT_COLUMN, IMAGE_COLUMN = "prompt", "image"
 

@@ -10,11 +10,9 @@ from typing import Any
 from ...errors import InputError
 from ...score_file import load_pyarrow
 from ..input_row import InputRow, input_row
-from .base import check_columns, check_rows, file_digest
+from .base import WHOLE_DIGEST_LIMIT, check_columns, check_rows, file_digest
 
 ROWS_AT_ONCE = 64  # pictures in them may take a megabyte each
-#: A larger file is told from another by its footer, size and time instead of by all its bytes.
-WHOLE_DIGEST_LIMIT = 1 << 30
 
 
 class ParquetSource:
