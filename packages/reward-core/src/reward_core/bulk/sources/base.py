@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -35,6 +36,10 @@ class Source(Protocol):
 
 class SourceSpec(Protocol):
     """A source that is still to be opened."""
+
+    def files(self) -> Iterable[str | os.PathLike[str]]:
+        """Paths of what is read as rows, which the scores must not replace; some may not be there."""
+        ...
 
     def open(self, folder: Path) -> Source:
         """Look through the input. ``folder`` may take what is noted of it. Raises InputError."""

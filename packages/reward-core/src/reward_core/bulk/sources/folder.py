@@ -19,7 +19,7 @@ from ...errors import InputError
 from ..input_row import InputRow, input_row
 from .base import STRIDE, Lines
 
-LISTING = "pictures.jsonl"
+LISTING = ".bulk-pictures.jsonl"
 SORTED_AT_ONCE = 20_000
 
 
@@ -32,6 +32,9 @@ class PictureFolder:
     """
 
     path: Path
+
+    def files(self) -> list[Path]:
+        return []  # scores have none of a picture's extensions
 
     def open(self, folder: Path) -> FolderSource:
         if not Path(self.path).is_dir():
