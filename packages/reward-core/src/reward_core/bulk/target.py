@@ -160,10 +160,9 @@ class Target:
             self.errors.update(error_kind(error) for _, error in outcomes if error)
 
     def _check_same(self, before: dict[str, Any], now: dict[str, Any]) -> None:
+        both = [(name, before.get(name), now.get(name)) for name in dict.fromkeys([*before, *now])]
         changed = [
-            f"{name} was {_short(before.get(name))}, now {_short(now.get(name))}"
-            for name in dict.fromkeys([*before, *now])
-            if before.get(name) != now.get(name)
+            f"{name} was {_short(old, new)}, now {_short(new, old)}" for name, old, new in both if old != new
         ]
         if changed:
             # A folder that was given may hold more than scores: it is not for us to say that it may go.
@@ -209,8 +208,13 @@ def _reason(text: str) -> str:
     return os.strerror(int(number[1])) if number else text.split("\n")[0]
 
 
-def _short(value: Any) -> str:
+def _short(value: Any, other: Any) -> str:
+    """For a message; of a dict only what is not as in the other."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{key} {_short(item)}" for key, item in value.items()) + "}"
+        other = other if isinstance(other, dict) else {}
+        parts = [
+            f"{key} {_short(item, other.get(key))}" for key, item in value.items() if item != other.get(key)
+        ]
+        return "{" + ", ".join(parts) + "}"
     text = str(value)
-    return text if len(text) <= 24 else f"{text[:12]}..."
+    return text if len(text) <= 24 or os.sep in text else f"{text[:12]}..."

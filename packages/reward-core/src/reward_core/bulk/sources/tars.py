@@ -17,10 +17,9 @@ from typing import Any
 
 from ...errors import InputError
 from ..input_row import InputRow, input_row
-from .base import WHOLE_DIGEST_LIMIT, check_rows, file_digest
+from .base import PICTURES, WHOLE_DIGEST_LIMIT, check_rows, file_digest
 
 _DAMAGE = (tarfile.TarError, OSError, EOFError, zlib.error)
-PICTURES = ("png", "jpg", "jpeg", "webp", "bmp", "gif", "tif", "tiff", "ppm")
 
 
 @dataclass(frozen=True)
