@@ -192,7 +192,7 @@ def test_two_runs_on_one_target(command, world, tmp_path):
     out = tmp_path / "scores.csv"
     folder = Path(f"{out}.parts")
     folder.mkdir()
-    with filelock.FileLock(folder / "lock"):
+    with filelock.FileLock(folder / ".bulk-lock"):
         held = subprocess.run(
             [sys.executable, "-m", "reward_core", *arguments(world, out)], capture_output=True, text=True
         )

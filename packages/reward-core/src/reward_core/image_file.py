@@ -122,5 +122,9 @@ def _decode(file: str | BinaryIO, name: str) -> Image.Image:
         raise ImageError(name, f"too large to decode safely: {error}") from error
     except MemoryError as error:
         raise ImageError(name, "not enough memory to decode it") from error
+    except OSError as error:
+        # The system's errors have a number; Pillow's of damaged bytes have none.
+        reason = "damaged or truncated" if error.errno is None else "cannot be read"
+        raise ImageError(name, f"{reason}: {error.strerror or error}") from error
     except Exception as error:  # Pillow's readers meet damaged bytes with any kind of error
         raise ImageError(name, f"damaged or truncated: {error}") from error

@@ -51,13 +51,14 @@ def score_to_file(
     started = perf_counter()
     settings = settings or BulkSettings()
     target, engine = Target(out, file_format), engine_for(settings)
+    target.spare(source.files())
     with target.locked():
         opened = source.open(target.folder)
         with engine:
             shards = Shards(opened.rows, settings.shard_rows)
             size = settings.batch_size or (8 if engine.device_type == "cpu" else 64)
             work = Work(settings, opened, shards, size)
-            target.begin(_fingerprint(work, engine), shards)
+            target.begin({"format": target.extension[1:], **_fingerprint(work, engine)}, shards)
             counter = _Counter(opened.rows, target, on_progress)
             scoring = perf_counter()
             missing = target.missing()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -12,6 +13,10 @@ from ..input_row import InputRow
 
 #: A text file's position is noted every so many rows, so that reading can begin near any of them.
 STRIDE = 512
+#: Larger input is told from other input by sizes and times instead of by all its bytes.
+WHOLE_DIGEST_LIMIT = 1 << 30
+#: The usual extensions of pictures.
+PICTURES = ("png", "jpg", "jpeg", "webp", "bmp", "gif", "tif", "tiff", "ppm")
 #: The columns' usual names.
 PROMPT_COLUMN, IMAGE_COLUMN = "prompt", "image"
 
@@ -34,19 +39,23 @@ class Source(Protocol):
 class SourceSpec(Protocol):
     """A source that is still to be opened."""
 
+    def files(self) -> Iterable[str | os.PathLike[str]]:
+        """Paths of what is read as rows, which the scores must not replace; some may not be there."""
+        ...
+
     def open(self, folder: Path) -> Source:
         """Look through the input. ``folder`` may take what is noted of it. Raises InputError."""
         ...
 
 
 class Lines:
-    """A text file's lines with the position after the last one, in bytes.
+    """A text file's lines with the last one's number, and the position after it in bytes.
 
     Bytes that are no UTF-8 come as surrogates, as in file names.
     """
 
-    def __init__(self, file: BinaryIO, digest: Any = None):
-        self.file, self.digest, self.position = file, digest, file.tell()
+    def __init__(self, file: BinaryIO, digest: Any = None, number: int = 0):
+        self.file, self.digest, self.position, self.number = file, digest, file.tell(), number
 
     def __iter__(self) -> Lines:
         return self
@@ -61,6 +70,7 @@ class Lines:
         if self.position == 0:
             text = text.removeprefix("\ufeff")  # as Excel begins its files
         self.position += len(line)
+        self.number += 1
         return text
 
 
@@ -82,6 +92,11 @@ def check_columns(where: object, columns: list[str], wanted: tuple[str, ...]) ->
             f"{where}: no column {' or '.join(map(repr, missing))}; it has {known} "
             "(name them with --prompt-column and --image-column)"
         )
+    for name in wanted:
+        if columns.count(name) > 1:
+            raise InputError(
+                f"{where}: column {name!r} is there {columns.count(name)} times; rename the others"
+            )
 
 
 def check_rows(where: object, rows: int) -> None:

@@ -15,11 +15,11 @@ from typing import Any
 
 from PIL import Image
 
-from ...errors import InputError
+from ...errors import InputError, OutputError
 from ..input_row import InputRow, input_row
 from .base import STRIDE, Lines
 
-LISTING = "pictures.jsonl"
+LISTING = ".bulk-pictures.jsonl"
 SORTED_AT_ONCE = 20_000
 
 
@@ -28,10 +28,14 @@ class PictureFolder:
     """Pictures in a folder and the folders in it, in the order of their paths.
 
     Files are pictures by their extension, as Pillow knows them; hidden ones are left out. A picture's prompt
-    is the text of the file of the same name with the extension .txt.
+    is the text of the file of the same name with the extension .txt. Links to folders are not followed; a
+    folder that cannot be read is a row with its error.
     """
 
     path: Path
+
+    def files(self) -> list[Path]:
+        return []  # scores have none of a picture's extensions
 
     def open(self, folder: Path) -> FolderSource:
         if not Path(self.path).is_dir():
@@ -46,18 +50,33 @@ class FolderSource:
         self.folder, self.listing = folder, listing
         self.rows, self.positions = 0, []
         digest = hashlib.sha256()
-        position = 0
-        with listing.open("w", encoding="ascii", newline="\n") as file:
-            for name in _sorted_names(folder, listing.parent):
-                if self.rows % STRIDE == 0:
-                    self.positions.append(position)
-                line = json.dumps(name) + "\n"
-                digest.update(line.encode())
-                position += file.write(line)
-                self.rows += 1
+        try:
+            self._list(digest)
+        except OSError as error:  # of the folder's own, _names has made rows
+            reason = error.strerror or str(error)
+            raise OutputError(f"{listing}: the pictures' names cannot be written: {reason}") from error
         if not self.rows:
             raise InputError(f"{folder}: no pictures in it")
         self.digest = digest.hexdigest()
+
+    def _list(self, digest: Any) -> None:
+        position = 0
+        with self.listing.open("w", encoding="ascii", newline="\n") as file:
+            for name in _sorted_names(self.folder, self.listing.parent):
+                if self.rows % STRIDE == 0:
+                    self.positions.append(position)
+                line = json.dumps(name) + "\n"
+                digest.update(line.encode() + self._prompt_state(name))
+                position += file.write(line)
+                self.rows += 1
+
+    def _prompt_state(self, name: str) -> bytes:
+        """What tells of a prompt that was rewritten, without reading it."""
+        try:
+            state = os.stat(os.path.join(self.folder, _sidecar(name)))
+        except OSError:
+            return b"-\n"
+        return f"{state.st_size} {state.st_mtime_ns}\n".encode()
 
     def read(self, start: int) -> Iterator[InputRow]:
         if start >= self.rows:
@@ -68,10 +87,13 @@ class FolderSource:
                 yield self._row(json.loads(line))
 
     def fingerprint(self) -> dict[str, Any]:
-        return {"kind": "folder", "names_sha256": self.digest, "rows": self.rows}
+        folder = os.path.realpath(self.folder)
+        return {"kind": "folder", "folder": folder, "names_and_prompts": self.digest, "rows": self.rows}
 
     def _row(self, name: str) -> InputRow:
-        sidecar = os.path.splitext(name)[0] + ".txt"
+        if name.endswith(os.sep):
+            return InputRow(None, name, None, f"the folder cannot be read: {_why_not(self.folder / name)}")
+        sidecar = _sidecar(name)
         try:
             with open(os.path.join(self.folder, sidecar), encoding="utf-8-sig") as file:
                 prompt = file.read().strip()
@@ -80,6 +102,18 @@ class FolderSource:
         except (OSError, UnicodeDecodeError) as error:
             return InputRow(None, name, None, f"the prompt cannot be read: {sidecar}: {error}")
         return input_row(prompt, name, str(self.folder))
+
+
+def _sidecar(name: str) -> str:
+    return os.path.splitext(name)[0] + ".txt"
+
+
+def _why_not(folder: Path) -> str:
+    try:
+        with os.scandir(folder):
+            return "it could not when the run began"
+    except OSError as error:
+        return error.strerror or str(error)
 
 
 def _sorted_names(folder: Path, workspace: Path) -> Iterator[str]:
@@ -96,16 +130,22 @@ def _sorted_names(folder: Path, workspace: Path) -> Iterator[str]:
 
 
 def _names(folder: Path) -> Iterator[str]:
+    """In any order; a folder that cannot be read is there with a separator at its end."""
     extensions = tuple(e for e, kind in Image.registered_extensions().items() if kind in Image.OPEN)
     folders = [""]
     while folders:
         inner = folders.pop()
-        with os.scandir(os.path.join(folder, inner)) as entries:
-            for entry in entries:
-                name = os.path.join(inner, entry.name)
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_dir(follow_symlinks=False):
-                    folders.append(name)
-                elif entry.name.lower().endswith(extensions):
-                    yield name
+        try:
+            with os.scandir(os.path.join(folder, inner)) as entries:
+                for entry in entries:
+                    name = os.path.join(inner, entry.name)
+                    if entry.name.startswith("."):
+                        continue
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(name)
+                    elif entry.name.lower().endswith(extensions):
+                        yield name
+        except OSError as error:
+            if not inner:
+                raise InputError(f"{folder}: the folder cannot be read: {error.strerror or error}") from error
+            yield inner + os.sep

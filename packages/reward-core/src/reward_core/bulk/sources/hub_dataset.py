@@ -30,6 +30,11 @@ class HubDataset:
     prompt_column: str = PROMPT_COLUMN
     image_column: str = IMAGE_COLUMN
 
+    def files(self) -> Iterator[str | os.PathLike[str]]:
+        yield self.name
+        if os.path.isdir(self.name):
+            yield from Path(self.name).rglob("*")
+
     def open(self, folder: Path) -> DatasetSource:
         return DatasetSource(self)
 

@@ -29,6 +29,9 @@ class Manifest:
     image_column: str = IMAGE_COLUMN
     images: Path | None = None
 
+    def files(self) -> list[Path]:
+        return [Path(self.path)]
+
     def open(self, folder: Path) -> Source:
         path = Path(self.path)
         kind = KINDS.get(path.suffix)

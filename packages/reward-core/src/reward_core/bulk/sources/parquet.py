@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,9 @@ from typing import Any
 from ...errors import InputError
 from ...score_file import load_pyarrow
 from ..input_row import InputRow, input_row
-from .base import check_columns, check_rows, file_digest
+from .base import WHOLE_DIGEST_LIMIT, check_columns, check_rows, file_digest
 
 ROWS_AT_ONCE = 64  # pictures in them may take a megabyte each
-#: A larger file is told from another by its footer, size and time instead of by all its bytes.
-WHOLE_DIGEST_LIMIT = 1 << 30
 
 
 class ParquetSource:
@@ -29,6 +28,9 @@ class ParquetSource:
         self.prompt_column, self.image_column = prompt_column, image_column
         with self._open() as file:
             check_columns(path, file.schema_arrow.names, (prompt_column, image_column))
+            # Where all pictures are bytes, the folder of paths does not matter.
+            types, kind = load_pyarrow().types, file.schema_arrow.field(image_column).type
+            self.by_path = not (types.is_binary(kind) or types.is_large_binary(kind))
             groups = range(file.metadata.num_row_groups)
             self.group_rows = [file.metadata.row_group(i).num_rows for i in groups]
         self.rows = sum(self.group_rows)
@@ -57,6 +59,8 @@ class ParquetSource:
                 file.seek(-8 - length, 2)
                 footer = hashlib.sha256(file.read(length)).hexdigest()
             told = {"footer_sha256": footer, "bytes": size, "modified_ns": self.path.stat().st_mtime_ns}
+        if self.by_path:
+            told["images"] = os.path.realpath(self.images)
         columns = {"prompt_column": self.prompt_column, "image_column": self.image_column}
         return {"kind": ".parquet", **told, "rows": self.rows, **columns}
 
@@ -66,7 +70,10 @@ class ParquetSource:
             # A buffer: pages are read as they are needed, instead of whole columns of a row group.
             return parquet.ParquetFile(self.path, buffer_size=1 << 20, pre_buffer=False)
         except (OSError, ValueError) as error:  # pyarrow's errors are kinds of these
-            raise InputError(f"{self.path}: cannot be read as Parquet: {error}") from error
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: Exception) -> InputError:
+        return InputError(f"{self.path}: cannot be read as Parquet: {error}")
 
     def _group_of(self, row: int) -> int:
         for group, rows in enumerate(self.group_rows):
@@ -83,11 +90,36 @@ class ParquetSource:
         number = self._first_row(group)
         with self._open() as file:
             groups = list(range(group, len(self.group_rows)))
-            for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=groups, columns=columns):
+            batches = file.iter_batches(ROWS_AT_ONCE, row_groups=groups, columns=columns)
+            while (batch := self._next(batches)) is not None:
                 prompts, images = batch.column(columns[0]), batch.column(columns[1])
                 for prompt, image in zip(prompts, images):
-                    yield input_row(prompt.as_py(), image.as_py(), self.images, f"row {number}")
+                    yield self._row(prompt, image, f"row {number}")
                     number += 1
+
+    def _next(self, batches: Iterator[Any]) -> Any:
+        try:
+            return next(batches, None)
+        except (OSError, ValueError) as error:
+            raise self._unreadable(error) from error
+
+    def _row(self, prompt: Any, image: Any, name: str) -> InputRow:
+        try:
+            return input_row(_value(prompt), _value(image), self.images, name)
+        except (ValueError, OverflowError) as error:  # a time out of range, bytes that are no UTF-8 in a list
+            return InputRow(None, name, None, f"a value cannot be read: {error}")
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_last": None}
+
+
+def _value(cell: Any) -> Any:
+    """Of a pyarrow scalar; bytes of a string that are no UTF-8 come as surrogates, as in other manifests."""
+    try:
+        return cell.as_py()
+    except UnicodeDecodeError:
+        if hasattr(cell, "as_buffer"):
+            return cell.as_buffer().to_pybytes().decode("utf-8", "surrogateescape")
+        if hasattr(cell, "items"):  # a struct
+            return {name: _value(part) for name, part in cell.items()}
+        raise

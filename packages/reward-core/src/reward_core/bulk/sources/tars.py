@@ -17,10 +17,9 @@ from typing import Any
 
 from ...errors import InputError
 from ..input_row import InputRow, input_row
-from .base import check_rows
+from .base import PICTURES, WHOLE_DIGEST_LIMIT, check_rows, file_digest
 
 _DAMAGE = (tarfile.TarError, OSError, EOFError, zlib.error)
-PICTURES = ("png", "jpg", "jpeg", "webp", "bmp", "gif", "tif", "tiff", "ppm")
 
 
 @dataclass(frozen=True)
@@ -30,24 +29,37 @@ class Tars:
     patterns: paths, with braces ("shard-{000000..000999}.tar") or wildcards if need be.
     prompt_column: the extension of the prompt's file; "json.caption" is the key "caption" of a .json.
     image_column: the extension of the picture's file (default: any usual one).
+
+    As webdataset has it, a sample is the files whose names are the same up to the first dot; of several
+    pictures in one the first counts, with the prompt whose name goes on like its own, if there is one.
     """
 
     patterns: tuple[str, ...]
     prompt_column: str = "txt"
     image_column: str | None = None
 
-    def open(self, folder: Path) -> TarSource:
-        webdataset = _webdataset()
+    def files(self) -> list[str]:
+        """The tars' paths, in order. Raises InputError where there is none, or a pattern is wrong."""
+        expand = _webdataset().shardlists.expand_urls
         paths: list[str] = []
         for pattern in map(os.fspath, self.patterns):
-            for name in [pattern] if os.path.exists(pattern) else webdataset.shardlists.expand_urls(pattern):
+            try:
+                names = [pattern] if os.path.exists(pattern) else expand(pattern)
+            except ValueError as error:
+                reason = f"not a pattern of tars: {error}; braces are written as in shard-{{000..999}}.tar"
+                raise InputError(f"{pattern}: {reason}") from error
+            for name in names:
                 paths += sorted(glob.glob(name)) or [name]
         for path in paths:
             if "://" in path or path.startswith("pipe:"):
                 raise InputError(f"{path}: tars must lie on this machine")
             if not os.path.isfile(path):
                 raise InputError(f"{path}: no such tar file")
-        return TarSource([os.path.abspath(path) for path in paths], self.prompt_column, self.image_column)
+        return paths
+
+    def open(self, folder: Path) -> TarSource:
+        paths = [os.path.abspath(path) for path in self.files()]
+        return TarSource(paths, self.prompt_column, self.image_column)
 
 
 class TarSource:
@@ -69,8 +81,9 @@ class TarSource:
             start = 0
 
     def fingerprint(self) -> dict[str, Any]:
-        tars = [[os.path.basename(path), os.path.getsize(path)] for path in self.paths]
         columns = {"prompt_column": self.prompt_column, "image_column": self.image_column}
+        whole = sum(map(os.path.getsize, self.paths)) <= WHOLE_DIGEST_LIMIT
+        tars = [[os.path.basename(path), *_told_apart(path, whole)] for path in self.paths]
         return {"kind": "tars", "tars": tars, "rows": self.rows, **columns}
 
     def _row(self, path: str, sample: dict[str, Any] | str) -> InputRow:
@@ -80,21 +93,47 @@ class TarSource:
         wanted = [self.image_column] if self.image_column else list(PICTURES)
         suffix = next((s for s in sample if s.rpartition(".")[2] in wanted or s in wanted), None)
         name = f"{name}/{sample['__key__']}" + (f".{suffix}" if suffix else "")
-        return input_row(self._prompt(sample), sample.get(suffix) if suffix else None, name=name)
+        prompt = self._prompt(sample, (suffix or "").rpartition(".")[0])
+        return input_row(prompt, sample.get(suffix) if suffix else None, name=name)
 
-    def _prompt(self, sample: dict[str, Any]) -> Any:
-        suffix, _, key = self.prompt_column.partition(".")
-        data = sample.get(suffix if key else self.prompt_column)
-        if data is None:
+    def _prompt(self, sample: dict[str, Any], middle: str) -> Any:
+        """``middle``: what the picture's name has between the sample's key and its extension."""
+        is_key = self.prompt_column.startswith("json.")
+        wanted = "json" if is_key else self.prompt_column
+        beside = f"{middle}.{wanted}" if middle else wanted
+        ending = [suffix for suffix in sample if suffix.rpartition(".")[2] == wanted]
+        suffix = next((suffix for suffix in (beside, wanted) if suffix in sample), None)
+        if suffix is None and len(ending) != 1:  # none, or it is not known which
             return None
-        text = data.decode("utf-8", "surrogateescape")
-        if not key or suffix != "json":
+        suffix = suffix or ending[0]
+        text = sample[suffix].decode("utf-8-sig", "surrogateescape")
+        if not is_key:
             return text.strip()
         try:
             found = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
-        return found.get(key) if isinstance(found, dict) else None
+        return found.get(self.prompt_column.removeprefix("json.")) if isinstance(found, dict) else None
+
+
+class _Header(tarfile.TarInfo):
+    """Behind the first, tarfile takes any header that it cannot read for the end; here that is damage."""
+
+    @classmethod
+    def fromtarfile(cls, tar: tarfile.TarFile) -> tarfile.TarInfo:
+        try:
+            return super().fromtarfile(tar)
+        except (tarfile.EmptyHeaderError, tarfile.EOFHeaderError):  # the file's end; a block of zeros
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"no header of a file at byte {tar.offset}: {error}") from error
+
+
+def _told_apart(path: str, whole: bool) -> list[str | int]:
+    """What tells a tar from another of its name."""
+    if whole:
+        return [file_digest(Path(path))]
+    return [os.path.getsize(path), os.stat(path).st_mtime_ns]
 
 
 def _samples(path: str, start: int) -> Iterator[dict[str, Any] | str]:
@@ -123,7 +162,8 @@ def _grouped(path: str) -> Iterator[dict[str, Any] | str]:
             damage.append(f"the tar is damaged or truncated: {error}")
 
     try:
-        with tarfile.open(path) as tar:
+        # Zeros are no end but for the file's own: tars may be joined by `cat`.
+        with tarfile.open(path, tarinfo=_Header, ignore_zeros=True) as tar:
             # Of two files of one name in a sample the first counts.
             yield from group_by_keys(files(tar), handler=lambda error: True)
     except _DAMAGE as error:

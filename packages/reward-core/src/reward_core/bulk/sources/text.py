@@ -5,14 +5,17 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from ...errors import InputError
 from ..input_row import InputRow, input_row
 from .base import STRIDE, Lines, check_columns, check_rows
+from .csv_records import BadRecord, csv_records
 
 #: Among so many first records of JSON lines, one must have the columns; a misspelt name is told at once.
 LOOKED_AT = 100
@@ -25,16 +28,19 @@ class TextSource(ABC):
         self.path, self.images = path, images
         self.prompt_column, self.image_column = prompt_column, image_column
         digest = hashlib.sha256()
-        self.positions: list[int] = []
+        self.positions: list[tuple[int, int]] = []  # in bytes; lines before it
         self.rows = 0
         with path.open("rb") as file:
+            if file.read(4).startswith((b"\xff\xfe", b"\xfe\xff")):
+                raise InputError(f"{path}: it is written in UTF-16; save it as UTF-8")
+            file.seek(0)
             lines = Lines(file, digest)
             self.begin(lines)
-            position = lines.position
-            for _ in self.records(lines):
+            end = lines.position, lines.number
+            for following, _ in self.records(lines):
                 if self.rows % STRIDE == 0:
-                    self.positions.append(position)
-                position = lines.position
+                    self.positions.append(end)
+                end = following
                 self.rows += 1
         check_rows(path, self.rows)
         self.digest = digest.hexdigest()
@@ -43,50 +49,59 @@ class TextSource(ABC):
         if start >= self.rows:
             return
         with self.path.open("rb") as file:
-            file.seek(self.positions[start // STRIDE])
-            for record in islice(self.records(Lines(file)), start % STRIDE, None):
+            position, number = self.positions[start // STRIDE]
+            file.seek(position)
+            lines = Lines(file, number=number)
+            for _, record in islice(self.records(lines), start % STRIDE, None):
                 yield self.to_row(record)
 
     def fingerprint(self) -> dict[str, Any]:
         columns = {"prompt_column": self.prompt_column, "image_column": self.image_column}
-        return {"kind": self.path.suffix, "sha256": self.digest, "rows": self.rows, **columns}
+        images = os.path.realpath(self.images)
+        return {
+            "kind": self.path.suffix,
+            "sha256": self.digest,
+            "rows": self.rows,
+            "images": images,
+            **columns,
+        }
 
     @abstractmethod
     def begin(self, lines: Lines) -> None:
         """Read what comes before the rows, and raise InputError if the columns are not there."""
 
     @abstractmethod
-    def records(self, lines: Lines) -> Iterator[Any]:
-        """One item a row, cheap to make."""
+    def records(self, lines: Lines) -> Iterator[tuple[tuple[int, int], Any]]:
+        """One item a row, cheap to make, behind its end: in bytes, and as its last line's number."""
 
     @abstractmethod
     def to_row(self, record: Any) -> InputRow: ...
 
 
 class CsvSource(TextSource):
-    """Fields by position; a record that the csv module refuses is given as its error."""
+    """Fields by position; a record that is no row is given as its error."""
 
     def begin(self, lines: Lines) -> None:
-        header = next(csv.reader(lines), [])
+        try:
+            header = next(csv.reader(lines, strict=True), [])
+        except csv.Error as error:
+            reason = f"its header is not CSV: {error}"
+            if "new-line" in str(error):
+                reason = "its lines end in CR alone; save it with the line ends of Unix or Windows"
+            raise InputError(f"{self.path}: {reason}") from error
         check_columns(self.path, header, (self.prompt_column, self.image_column))
+        self.columns = len(header)
         self.prompt_at, self.image_at = header.index(self.prompt_column), header.index(self.image_column)
 
-    def records(self, lines: Lines) -> Iterator[list[str] | csv.Error]:
-        reader = csv.reader(lines)
-        while True:
-            try:
-                record = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                yield error
-                continue
-            if record:  # a blank line is no row
-                yield record
+    def records(self, lines: Lines) -> Iterator[tuple[tuple[int, int], list[str] | BadRecord]]:
+        return csv_records(lines, self.columns, self.image_at)
 
-    def to_row(self, record: list[str] | csv.Error) -> InputRow:
-        if isinstance(record, csv.Error):
-            return InputRow(None, "", None, f"not a CSV row: {record}")
+    def to_row(self, record: list[str] | BadRecord) -> InputRow:
+        if isinstance(record, BadRecord):
+            return InputRow(None, "", None, record)
+        if len(record) > self.columns:
+            counts = f"the row has {len(record)} fields, the header {self.columns}"
+            return InputRow(None, "", None, f"not a CSV row: {counts}; a field with commas must be in quotes")
         prompt, image = (record[i] if i < len(record) else None for i in (self.prompt_at, self.image_at))
         return input_row(prompt, image, self.images)
 
@@ -96,14 +111,14 @@ class JsonlSource(TextSource):
 
     def begin(self, lines: Lines) -> None:
         with self.path.open("rb") as file:
-            found = [json_object(line) for line in islice(self.records(Lines(file)), LOOKED_AT)]
+            found = [json_object(line) for _, line in islice(self.records(Lines(file)), LOOKED_AT)]
         objects = [record for record in found if isinstance(record, dict)]
         if objects:
             columns = list(dict.fromkeys(key for record in objects for key in record))
             check_columns(self.path, columns, (self.prompt_column, self.image_column))
 
-    def records(self, lines: Lines) -> Iterator[str]:
-        return (line for line in lines if line.strip())
+    def records(self, lines: Lines) -> Iterator[tuple[tuple[int, int], str]]:
+        return (((lines.position, lines.number), line) for line in lines if line.strip())
 
     def to_row(self, record: str) -> InputRow:
         found = json_object(record)

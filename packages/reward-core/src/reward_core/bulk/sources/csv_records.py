@@ -1,0 +1,94 @@
+"""Records of a CSV, one a row; a quote that is not closed costs its own line, not the rows after it."""
+
+from __future__ import annotations
+
+import csv
+from collections import deque
+from collections.abc import Iterator
+
+from .base import PICTURES, Lines
+
+
+class BadRecord(str):
+    """In place of a record: what is wrong with it."""
+
+
+def csv_records(
+    lines: Lines, columns: int, image_at: int
+) -> Iterator[tuple[tuple[int, int], list[str] | BadRecord]]:
+    """Where each record ends, in bytes and as its last line's number, and its fields.
+
+    Args:
+        lines: those behind the header.
+        columns: how many the header has.
+        image_at: which of them is the picture's.
+    """
+    taken = _Taken(lines)
+    reader = csv.reader(taken, strict=True)
+    while True:
+        taken.lines.clear()
+        try:
+            record = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            record = taken.only_first(str(error))
+        else:
+            if len(taken.lines) > 1 and _has_rows_in_it(record, columns, image_at):
+                record = taken.only_first()
+        if record:  # a blank line is no row
+            yield taken.lines[-1][1:], record
+
+
+class _Taken:
+    """Lines for the csv module, with those that it took for its record; some can be given back."""
+
+    def __init__(self, source: Lines):
+        self.source = source
+        self.lines: list[tuple[str, int, int]] = []  # text, end in bytes, number
+        self.back: deque[tuple[str, int, int]] = deque()
+
+    def __iter__(self) -> _Taken:
+        return self
+
+    def __next__(self) -> str:
+        if self.back:
+            line = self.back.popleft()
+        else:
+            text = next(self.source)
+            line = text, self.source.position, self.source.number
+        self.lines.append(line)
+        return line[0]
+
+    def only_first(self, error: str = "") -> BadRecord:
+        """Give all but the record's first line back: they are read as rows of their own."""
+        first, *others = self.lines
+        self.back.extendleft(reversed(others))
+        self.lines = [first]
+        if others or error == "unexpected end of data":  # the csv module's words for an open quote
+            error = "a quote that is opened there is not closed, or not where a field ends"
+        return BadRecord(f"not a CSV row: line {first[2]}: {error}")
+
+
+def _has_rows_in_it(record: list[str], columns: int, image_at: int) -> bool:
+    """Whether a record of several lines looks as if a quote that should have been closed took in other rows.
+
+    Prompts of several lines are right; lines with a picture's name just where a row has its own are not.
+    """
+    if len(record) != columns:
+        return True
+    for number, field in enumerate(record):
+        if "\n" not in field:
+            continue
+        begins_at = number
+        for line in field.split("\n"):
+            cells = line.split(",")
+            at = image_at - begins_at
+            if len(cells) > 1 and 0 <= at < len(cells) and _names_picture(cells[at]):
+                return True
+            begins_at = 0
+    return False
+
+
+def _names_picture(cell: str) -> bool:
+    return cell.strip(' "\r').lower().rpartition(".")[2] in PICTURES

@@ -1,0 +1,36 @@
+"""What the tests of bulk scoring share: small pictures, the options of a fast run, its rows."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+FAST = ("--model", "tiny", "--device", "cpu", "--batch-size", 4, "--shard-rows", 8)
+
+
+def make_pictures(folder: Path, count: int, seed: int = 3) -> list[str]:
+    """Names of new pictures 0.png, 1.png, ... in the folder."""
+    generator = np.random.default_rng(seed)
+    names = [f"{i}.png" for i in range(count)]
+    for name in names:
+        cells = generator.integers(0, 256, (5, 5, 3), dtype=np.uint8)
+        Image.fromarray(cells).resize((64, 64), Image.Resampling.BICUBIC).save(folder / name)
+    return names
+
+
+def rows_of(path: Path) -> list[dict]:
+    """The rows of scores.csv or scores.jsonl; what is empty is None."""
+    with path.open(newline="", encoding="utf-8") as file:
+        if path.suffix == ".jsonl":
+            return [json.loads(line) for line in file]
+        return [{key: value or None for key, value in row.items()} for row in csv.DictReader(file)]
+
+
+def keep_first_shard(out: Path) -> None:
+    """A finished run into a folder becomes one that was stopped after its first shard."""
+    _, *others = sorted(out.glob("rows-*"))
+    assert others
+    for shard in others:
+        shard.unlink()

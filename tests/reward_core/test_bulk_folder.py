@@ -1,0 +1,98 @@
+"""Bulk scoring of a folder: prompts that change, what cannot be read, no room for the list of names."""
+
+import errno
+import os
+import shutil
+from pathlib import Path
+
+import PIL.Image
+import pytest
+from bulk_world import FAST, keep_first_shard, make_pictures, rows_of
+
+pytest.importorskip("pyarrow")
+COUNT = 12
+
+
+@pytest.fixture
+def pictures(tmp_path) -> Path:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i, name in enumerate(make_pictures(folder, COUNT)):
+        (folder / name).with_suffix(".txt").write_text(f"a red circle {i}")
+    return folder
+
+
+def begun(command, pictures: Path, out: Path) -> tuple:
+    arguments = ("score", "--folder", pictures, "--out", f"{out}/", "--format", "csv", *FAST)
+    assert command(*arguments).returncode == 0
+    keep_first_shard(out)
+    return arguments
+
+
+@pytest.mark.parametrize("text", ["a red square 5", None], ids=["rewritten", "removed"])
+def test_a_prompt_that_changed_is_refused(command, pictures, tmp_path, text):
+    arguments = begun(command, pictures, tmp_path / "scores")
+    if text is None:
+        (pictures / "5.txt").unlink()
+    else:
+        (pictures / "5.txt").write_text(text)
+    done = command(*arguments)
+    assert done.returncode == 2
+    assert "holds the beginning of another run: input was {names_and_prompts" in done.stderr
+
+
+def test_another_folder_with_the_same_names_and_prompts_is_refused(command, pictures, tmp_path):
+    arguments = begun(command, pictures, tmp_path / "scores")
+    other = shutil.copytree(pictures, tmp_path / "other")
+    assert command(*arguments, "--folder", other).returncode == 2
+    assert command(*arguments).returncode == 0
+
+
+def test_a_folder_within_that_cannot_be_read_is_a_row_with_its_error(command, pictures, tmp_path):
+    """Its path is longer than any may be, which holds for root as well."""
+    name = "x" * 250
+    at = os.open(pictures, os.O_RDONLY)
+    for _ in range(20):
+        os.mkdir(name, dir_fd=at)
+        inner = os.open(name, os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        at = inner
+    os.close(at)
+    try:
+        out = tmp_path / "scores.jsonl"
+        assert command("score", "--folder", pictures, "--out", out, *FAST).returncode == 1
+        *good, last = rows_of(out)
+    finally:
+        shutil.rmtree(pictures / name)
+    assert len(good) == COUNT
+    assert all(row["error"] is None for row in good)
+    assert last["image"].startswith(f"{name}/{name}")
+    assert last["error"] == "the folder cannot be read: File name too long"
+
+
+def test_no_room_for_the_list_of_names_is_told_with_its_path(command, pictures, tmp_path):
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20, before[1]))
+    try:
+        done = command("score", "--folder", pictures, "--out", tmp_path / "scores.csv", *FAST)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert done.returncode == 2
+    assert (
+        "scores.csv.parts/.bulk-pictures.jsonl: the pictures' names cannot be written: File too"
+        in done.stderr
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
+
+
+def test_a_picture_that_may_not_be_read_is_not_called_damaged(command, pictures, tmp_path, monkeypatch):
+    """Root may read anything, so the system's answer is made up."""
+
+    def denied(file, *more):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), file)
+
+    monkeypatch.setattr(PIL.Image, "open", denied)
+    out = tmp_path / "scores.jsonl"
+    assert command("score", "--folder", pictures, "--out", out, *FAST).returncode == 1
+    assert {row["error"] for row in rows_of(out)} == {"cannot be read: Permission denied"}
