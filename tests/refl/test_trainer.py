@@ -290,6 +290,16 @@ def test_a_watched_reward_decides_nothing(pipelines, tmp_path):
         assert torch.equal(weight, weights["without"][name])
 
 
+def test_a_held_out_reward_that_is_not_finite_is_never_the_best(pipelines, tmp_path):
+    rewards = {"red": redness, "lost": lambda pixels, prompts: redness(pixels, prompts) * float("nan")}
+    pair = "{name: red, phi: linear}, {name: lost, weight: 0}"
+    stop = ("validation.every=1", "validation.stop_reward=lost", "validation.keep_best=true")
+    trainer, _ = train(pipelines("sd"), tmp_path, *stop, steps=9, rewards=rewards, reward=pair)
+    assert trainer.state.best is None
+    assert trainer.state.stopped == "lost fell to nan and never was finite"
+    assert not list(tmp_path.glob("checkpoints/best-*"))
+
+
 def test_accumulation_is_refl_s_own(pipelines, tmp_path, monkeypatch):
     """accelerate.launch sets this variable from its own configuration."""
     norms = []

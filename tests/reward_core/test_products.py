@@ -68,6 +68,29 @@ def test_gradients_are_torchs_own(decided):
     assert layer.weight.grad.abs().max() > 0
 
 
+def test_what_is_put_upon_a_layer_is_not_passed_over(decided):
+    class Adapted(torch.nn.Linear):
+        def forward(self, x):
+            return super().forward(x) + 1
+
+    layer, x = layer_and_input(300, 128, 96, True)
+    adapted = Adapted(128, 96).requires_grad_(False)
+    assert torch.equal(linear(adapted, x), adapted(x))
+    for register in (layer.register_forward_hook, layer.register_forward_pre_hook):
+        seen = []
+        handle = register(lambda module, *given, seen=seen: seen.append(module))
+        linear(layer, x)
+        handle.remove()
+        assert seen == [layer]
+
+
+def test_forward_mode_derivatives_are_torchs_own(decided):
+    layer, x = layer_and_input(300, 128, 96, False)
+    with torch.no_grad():
+        _, derivative = torch.func.jvp(lambda x: linear(layer, x), (x,), (x,))
+        torch.testing.assert_close(derivative, layer(x), atol=1e-5, rtol=1e-5)  # of a linear map
+
+
 def test_autocast_is_obeyed(decided):
     layer, x = layer_and_input(300, 128, 96, True)
     with torch.autocast("cpu", torch.bfloat16):

@@ -102,7 +102,7 @@ def judge(found: Validation, config: ValidationConfig, state: RunState) -> bool:
     """Note a validation in the run's state; whether it is the best so far.
 
     ``state.stopped`` says why the run should end, if it should. Pictures of too little diversity are never
-    the best, whatever their reward.
+    the best, whatever their reward; nor is a reward that is not finite, which counts as a fall.
     """
     if state.diversity is None:
         state.diversity = found.diversity
@@ -115,10 +115,11 @@ def judge(found: Validation, config: ValidationConfig, state: RunState) -> bool:
     if not config.stop_reward:
         return False
     value = found.rewards[config.stop_reward]
-    if state.best is None or value >= state.best:
+    if math.isfinite(value) and (state.best is None or value >= state.best):
         state.best, state.best_step, state.worse = value, state.step, 0
         return True
     state.worse += 1
     if state.worse >= config.stop_patience:
-        state.stopped = f"{config.stop_reward} fell to {value:.3f} from {state.best:.3f}"
+        before = "and never was finite" if state.best is None else f"from {state.best:.3f}"
+        state.stopped = f"{config.stop_reward} fell to {value:.3f} {before}"
     return False

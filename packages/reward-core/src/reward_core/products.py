@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 ONEDNN = "REWARD_CORE_ONEDNN"  # in the environment: 0 or 1 decides, whatever the processor
 
@@ -26,13 +27,16 @@ def linear(layer: nn.Linear, x: Tensor) -> Tensor:
     """``layer(x)``. By oneDNN where that is faster and no gradient is wanted."""
     weight = layer.weight
     if (
-        weight.dtype is torch.float32 is x.dtype
+        type(layer) is nn.Linear  # an adapter's layer only begins with this product
+        and not (layer._forward_hooks or layer._forward_pre_hooks)
+        and weight.dtype is torch.float32 is x.dtype
         and weight.device.type == "cpu" == x.device.type
         and x.numel() * len(weight) >= _WORTH
         and weight.is_contiguous()  # expanded ones took oneDNN a hundred times as long
         and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
+        and forward_ad._current_level < 0  # of forward-mode derivatives oneDNN's product knows nothing
         and onednn_is_faster()
     ):
         return _by_onednn(x, weight, layer.bias)
