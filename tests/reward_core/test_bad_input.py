@@ -30,7 +30,7 @@ from reward_core.errors import (
     NonFiniteRewardError,
     PromptTypeError,
 )
-from reward_core.image_transform import crop_box, resized_size
+from reward_core.image_transform import resized_size
 
 PROMPT = "a red house by the ocean"
 # One (prompt, picture) through every door that gives numbers.
@@ -288,7 +288,8 @@ def test_extreme_aspects_equal_the_plain_computation(model, size, mode):
     assert new[0] * new[1] > 5_000_000
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        plain = image.resize(new, Image.Resampling.BICUBIC).crop(crop_box(*new, 48)).convert("RGB")
+        box = model.transform.crop_box(*new, 48)
+        plain = image.resize(new, Image.Resampling.BICUBIC).crop(box).convert("RGB")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         pixels = model.transform.to_uint8(image)

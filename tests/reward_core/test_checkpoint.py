@@ -2,6 +2,7 @@
 
 import json
 import socket
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -59,6 +60,16 @@ def test_half_precision_files_load_as_float32(model, parity, tmp_path):
     assert {p.dtype for p in loaded.parameters()} == {torch.float32}
     picture = parity / "images" / "rgb.png"
     assert loaded.score(PROMPT, picture) == pytest.approx(model.score(PROMPT, picture), abs=0.02)
+
+
+def test_saving_weights_rounded_at_loading_is_told(model, parity, tmp_path):
+    fast = RM.load(parity / "state_dict.pt", device="cpu", precision="fast")
+    fast.set_encoder_dtype(torch.bfloat16)  # as on any processor that gains by it
+    with pytest.warns(RM.errors.RoundedWeightsWarning, match="load it in precision 'exact'"):
+        fast.save_pretrained(tmp_path / "fast")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.save_pretrained(tmp_path / "exact")
 
 
 def test_loading_takes_a_prefix_and_a_wrapper(model, parity, tmp_path):

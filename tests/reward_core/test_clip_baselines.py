@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 import reward_core as RM
 from reward_core.baselines.clip import MEAN, STD
@@ -116,8 +117,14 @@ def own_answer(reference, pixels, prompts):
     return logits, logits / reference.logit_scale.exp()
 
 
-def processed(pictures):
-    """transformers' CLIP processor by hand: shorter side by bicubic, centre crop, mean and std."""
+def by_processor(pictures):
+    """What transformers' own CLIP processor makes of them."""
+    processor = CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
+    return processor(pictures, return_tensors="pt")["pixel_values"]
+
+
+def by_torchvision(pictures):
+    """OpenAI's transform by hand: shorter side by bicubic, torchvision's centre crop, mean and std."""
     found = []
     for picture in pictures:
         width, height = picture.size
@@ -135,7 +142,9 @@ def processed(pictures):
 def test_clip_and_pickscore_equal_transformers(make, reference, pictures, scaled):
     scorer = RM.load_score(make(replace(SMALL, scaled=scaled)), device="cpu")
     assert isinstance(scorer, RM.Scorer)
-    wanted = own_answer(reference, processed(pictures), PROMPTS)[0 if scaled else 1]
+    # CLIP is scored through OpenAI's transform, PickScore through the processor: they crop half pixels apart.
+    pixels = by_processor(pictures) if scaled else by_torchvision(pictures)
+    wanted = own_answer(reference, pixels, PROMPTS)[0 if scaled else 1]
     tolerance = TOLERANCE * (12.2 if scaled else 1)
     torch.testing.assert_close(scorer.score_pairs(PROMPTS, pictures), wanted, atol=tolerance, rtol=0)
     matrix = scorer.score_matrix(PROMPTS, pictures)

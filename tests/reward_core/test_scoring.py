@@ -7,6 +7,7 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
+import pandas
 import pytest
 import torch
 from PIL import Image
@@ -75,6 +76,37 @@ def test_features_of_another_model_are_refused(model, images):
         RM.ImageFeatures.cat([features, model.encode_images(images[:1])])
     with pytest.raises(RM.errors.InputError, match="no pictures given"):
         model.encode_images([])
+
+
+def test_columns_of_a_table_are_taken_by_place(model, images):
+    table = pandas.DataFrame({"prompt": PROMPTS, "picture": images[:3]})[::-1]  # labels 2, 1, 0
+    prompts, pictures = PROMPTS[::-1], images[2::-1]
+    expected = model.score_matrix(prompts, pictures)
+    assert torch.equal(model.score_matrix(table["prompt"], table["picture"]), expected)
+    pairs = model.score_pairs(prompts, pictures)
+    assert torch.equal(model.score_pairs(table["prompt"], table["picture"]), pairs)
+    rows = list(model.score_rows(table["prompt"], table["picture"]))
+    assert [(row.prompt, row.image) for row in rows] == list(zip(prompts, pictures))
+    features = model.encode_prompts(table["prompt"]), model.encode_images(table["picture"])
+    assert torch.equal(model.score_pairs(*features), pairs)
+    assert model.score(prompts[0], table["picture"]) == model.score(prompts[0], pictures)
+
+
+def test_a_batch_of_more_pictures_than_tokens_at_once(model):
+    picture = Image.new("RGB", (48, 48), "red")
+    rewards = model.score_matrix(["a dog"], model.encode_images([picture])[[0] * 4100], batch_size=4100)
+    assert rewards.unique().tolist() == pytest.approx([model.score("a dog", picture)], abs=1e-5)
+
+
+def test_gradients_pass_after_scoring_in_inference_mode(parity):
+    model = RM.load(parity / "state_dict.pt", device="cpu")
+    pixels = torch.rand(1, 3, 67, 71)  # a size that no other test resizes from
+    with torch.inference_mode():
+        before = model.rewards_from_pixels(pixels, PROMPTS[:1]).item()
+    reward = model.rewards_from_pixels(pixels.requires_grad_(), PROMPTS[:1])
+    reward.sum().backward()
+    assert pixels.grad.abs().max() > 0
+    assert reward.item() == pytest.approx(before, abs=1e-6)
 
 
 def test_scoring_doors_need_no_gradient_and_tensor_doors_pass_it(model, images):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 from torch import Tensor
 
-from .errors import CheckpointError, KeyMismatchError
+from .errors import CheckpointError, KeyMismatchError, RoundedWeightsWarning
 from .key_map import guess_kind, to_own_keys
 from .tokenizer import PromptTokenizer
 
@@ -147,10 +147,18 @@ def build_model(
 def save_folder(model: ScoringModel, folder: Path) -> None:
     """Write config.json, model.safetensors and the tokenizer files into ``folder``.
 
-    Each file appears whole or not at all; other files in the folder are left alone.
+    Each file appears whole or not at all; other files in the folder are left alone. A RoundedWeightsWarning
+    tells when the model was loaded in 16 bits, because so are the weights that are written.
     """
     from safetensors.torch import save_file
 
+    if model.fast and any(parameter.dtype.itemsize < 4 for parameter in model.parameters()):
+        warnings.warn(
+            "these weights were rounded to 16 bits when the model was loaded in precision 'fast', and are "
+            "saved so; load it in precision 'exact' to save them whole",
+            RoundedWeightsWarning,
+            stacklevel=3,
+        )
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as temporary:
         staged = Path(temporary)

@@ -108,7 +108,9 @@ class CompiledByShape:
             return compiled(*tensors).clone()
 
         # torch gives up on a function after 8 shapes; how many are worth it is decided here.
-        with torch._dynamo.config.patch(recompile_limit=1000, accumulated_recompile_limit=1000):
+        known = hasattr(torch._dynamo.config, "recompile_limit")
+        limit = "recompile_limit" if known else "cache_size_limit"  # its name before torch 2.7
+        with torch._dynamo.config.patch({limit: 1000, f"accumulated_{limit}": 1000}):
             run(*tensors)
         return run
 

@@ -126,3 +126,7 @@ class DataWarning(UserWarning):
 
 class CompilationWarning(UserWarning):
     """The compiled path cannot be had here; scores are the same, but take longer."""
+
+
+class RoundedWeightsWarning(UserWarning):
+    """Weights are saved that were rounded to 16 bits when they were loaded."""

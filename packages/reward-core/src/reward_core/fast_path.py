@@ -64,7 +64,7 @@ class FastPath(PlainPath):
 
     def refresh(self) -> None:
         """Weights that changed since make what was folded or frozen of them anew."""
-        made_of = tuple((p.data_ptr(), p._version) for p in self.model.parameters())
+        made_of = tuple((p.data_ptr(), _version(p)) for p in self.model.parameters())
         if made_of != self.made_of:
             self.made_of = made_of
             self.prepare()
@@ -73,7 +73,7 @@ class FastPath(PlainPath):
         self.compiled_encode = CompiledByShape(self.model.encode_pixels, self.plan)
 
     def encode(self, pixels: Tensor) -> Tensor:
-        return self.compiled_encode(pixels)
+        return self.compiled_encode(pixels.contiguous())  # of files it comes channels-last
 
     def warm_up(self, batch_size: int) -> bool:
         size, parameter = self.model.config.image_size, next(self.model.parameters())
@@ -135,6 +135,11 @@ class RewardFastPath(FastPath):
                 ids = torch.zeros(batch_size, length, dtype=torch.int64, device=device)
                 ready &= self.compiled_read.compile_for(memory, ids, torch.ones_like(ids))
         return ready
+
+
+def _version(parameter: Tensor) -> int:
+    """How often it was changed in place; unknown, and 0, of one made under ``torch.inference_mode``."""
+    return 0 if parameter.is_inference() else parameter._version
 
 
 def folded(head: RewardHead) -> tuple[Tensor, Tensor]:

@@ -44,11 +44,17 @@ class ImageTransform(nn.Module):
             constant = torch.tensor(value, dtype=torch.float32, device="cpu").view(3, 1, 1)
             self.register_buffer(name, constant, persistent=False)
 
+    @staticmethod
+    def crop_box(width: int, height: int, size: int) -> tuple[int, int, int, int]:
+        """(left, top, right, bottom) of the centre square; half pixels go to the even side: torchvision's."""
+        left, top = round((width - size) / 2), round((height - size) / 2)
+        return left, top, left + size, top + size
+
     def to_uint8(self, image: Image.Image) -> np.ndarray:
         """PIL picture of any size and mode -> (S, S, 3) uint8 RGB, equal to the original's."""
         width, height = image.size
         new = resized_size(width, height, self.size)
-        box = crop_box(*new, self.size)
+        box = self.crop_box(*new, self.size)
         with warnings.catch_warnings():
             # Pillow would rather have transparency kept; here it is dropped on purpose.
             warnings.filterwarnings("ignore", message="Palette images with Transparency")
@@ -110,7 +116,7 @@ class ImageTransform(nn.Module):
         """Levels 0-255 (B, 3, H, W) float -> the centre square (B, 3, S, S), in PIL's two 8-bit passes."""
         height, width = levels.shape[-2:]
         new_width, new_height = resized_size(width, height, self.size)
-        left, top, right, bottom = crop_box(new_width, new_height, self.size)
+        left, top, right, bottom = self.crop_box(new_width, new_height, self.size)
         with torch.autocast(levels.device.type, enabled=False):
             passes = [(-1, width, new_width, left, right), (-2, height, new_height, top, bottom)]
             if new_height < height and height > 2 * width and bicubic.tall_pictures_go_vertical_first():
@@ -140,12 +146,6 @@ def resized_size(width: int, height: int, size: int) -> tuple[int, int]:
     return int(size * width / height), size
 
 
-def crop_box(width: int, height: int, size: int) -> tuple[int, int, int, int]:
-    """(left, top, right, bottom) of the centre square; half pixels go to the even side."""
-    left, top = round((width - size) / 2), round((height - size) / 2)
-    return left, top, left + size, top + size
-
-
 def _one_pass(x: Tensor, dim: int, source: int, target: int, start: int, stop: int) -> Tensor:
     """Levels with ``source`` pixels along ``dim`` (-1 or -2) -> pixels start..stop of ``target``."""
     if source == target:
@@ -163,7 +163,8 @@ def _pass_matrix(source: int, target: int, start: int, stop: int, device: torch.
     matrix = np.zeros((stop - start, source))
     rows = np.arange(stop - start)[:, None]
     np.add.at(matrix, (rows, taps.indices), taps.fixed_point / (1 << bicubic.PRECISION_BITS))
-    return torch.from_numpy(matrix).to(device=device, dtype=torch.float32)
+    with torch.inference_mode(False):  # it is kept, and a later call may want gradients
+        return torch.from_numpy(matrix).to(device=device, dtype=torch.float32)
 
 
 def _enlarge_window(image: Image.Image, size: tuple[int, int], box: tuple[int, int, int, int]) -> Image.Image:

@@ -34,6 +34,7 @@ class ScoringDoors:
         A picture is a path or a PIL image. For ImageReward-v1.0 rewards are about N(0, 1) over
         generated pictures; ``percentile`` puts them in place.
         """
+        image = _by_place(image)
         if isinstance(image, (list, tuple)):
             return self.score_matrix([prompt], image, batch_size=batch_size)[0].tolist()
         return self.score_matrix([prompt], [image], batch_size=batch_size).item()
@@ -62,6 +63,7 @@ class ScoringDoors:
         ``batch_size`` limits how many pairs are computed at once (default: 8 on a CPU, 64 on a
         GPU); when memory runs out it is halved and the work goes on.
         """
+        prompts, images = _by_place(prompts), _by_place(images)
         self._check_prompts(prompts)
         self._check_pictures(images, len(prompts))
         read = self._read(prompts)
@@ -84,6 +86,7 @@ class ScoringDoors:
 
         Either may be what ``encode_prompts`` and ``encode_images`` gave; then none is encoded again.
         """
+        prompts, images = _by_place(prompts), _by_place(images)
         self._check_prompts(prompts)
         self._check_pictures(images)
         read = self._read(prompts)
@@ -102,6 +105,7 @@ class ScoringDoors:
     ) -> Iterator[ScoredRow]:
         """score_pairs for long runs: yields a row per pair, in order; a bad picture becomes a row
         with its error and stops nothing."""
+        prompts, images = _by_place(prompts), _by_place(images)
         check_prompts(prompts)
         _check_images(images)
         _check_counts(len(prompts), len(images))
@@ -124,12 +128,14 @@ class ScoringDoors:
 
         For ImageReward-v1.0 they take 0.8 MB a picture. (``encode_pixels`` is the step for tensors.)
         """
+        images = _by_place(images)
         self._check_pictures(images)
         batches = over_pictures(self, images, batch_size, lambda features, places: features)
         return ImageFeatures(torch.cat([batch.result for batch in batches]), self._signature())
 
     def encode_prompts(self, prompts: Sequence[str], *, batch_size: int | None = None) -> PromptFeatures:
         """The prompts as this model reads them, on the CPU, for the scoring doors to reuse."""
+        prompts = _by_place(prompts)
         token_ids, mask = self.tokenizer(prompts)
         size = 8 * checked_batch_size(batch_size, self.device)
 
@@ -151,7 +157,7 @@ class ScoringDoors:
     def _matrix(self, memory: Any, count: int, prompts: PromptFeatures) -> Tensor:
         """Rewards (P, B) of ``count`` remembered pictures with all prompts."""
         rewards = torch.empty(len(prompts), count, device=self.device)
-        tokens = _TOKENS_AT_ONCE.get(self.device.type, 65536) // count
+        tokens = max(1, _TOKENS_AT_ONCE.get(self.device.type, 65536) // count)
         for places, token_ids in prompts.by_length(tokens):
             # At their true length; the memory is shared by all of them, not copied.
             found = self.path().rewards(memory, token_ids.repeat(count, 1), None)
@@ -183,6 +189,12 @@ class ScoringDoors:
             _check_counts(prompts, len(images))
         if not len(images):
             raise InputError("no pictures given")
+
+
+def _by_place(items: Any) -> Any:
+    """A column of a pandas table as a list: its own [i] goes by the row's label, which rows keep when a
+    table is sorted or cut."""
+    return items.tolist() if hasattr(items, "iloc") and hasattr(items, "tolist") else items
 
 
 def _check_images(images: Sequence[ImageSource]) -> None:

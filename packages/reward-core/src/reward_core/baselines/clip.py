@@ -56,7 +56,14 @@ class PaddedTransform(ImageTransform):
 
 
 class RgbFirstTransform(ImageTransform):
-    """RGB before resizing, as transformers' CLIP processor does (PickScore)."""
+    """RGB before resizing, half pixels cropped from the left and the top: transformers' CLIP processor
+    does so (PickScore)."""
+
+    @staticmethod
+    def crop_box(width: int, height: int, size: int) -> tuple[int, int, int, int]:
+        """(left, top, right, bottom) of the centre square."""
+        left, top = (width - size) // 2, (height - size) // 2
+        return left, top, left + size, top + size
 
     def prepare(self, image: Image.Image, whole: bool = False) -> Tensor:
         """PIL picture -> what ``finish`` takes of it, on the CPU."""
