@@ -1,6 +1,7 @@
 """CLIP, PickScore, HPSv2.1 and Aesthetic at small seeded sizes, against transformers' own forward."""
 
 import json
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +15,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 import reward_core as RM
 from reward_core.baselines.clip import MEAN, STD
 from reward_core.baselines.clip_config import ClipConfig
-from reward_core.errors import CheckpointError, HubError, KeyMismatchError
+from reward_core.errors import CheckpointError, HubError, InputError, KeyMismatchError
 from reward_core.load import with_aesthetic_head
 from reward_core.reward_head import RewardHead
 
@@ -154,6 +155,22 @@ def test_clip_and_pickscore_equal_transformers(make, reference, pictures, scaled
     ranking, rewards = scorer.inference_rank(PROMPTS[0], pictures)  # PIL pictures
     assert sorted(ranking) == [1, 2, 3]
     assert rewards == pytest.approx(matrix[0].tolist())
+
+
+@pytest.mark.filterwarnings("ignore::reward_core.errors.PromptTruncatedWarning")
+def test_features_serve_wherever_the_same_weights_are(make, reference, pictures):
+    scorer = RM.load_score(make(), device="cpu")
+    kept = pickle.dumps((scorer.encode_prompts(PROMPTS), scorer.encode_images(pictures)))
+    expected = scorer.score_pairs(PROMPTS, pictures)
+    again = RM.load_score(make(), device="cpu")
+    read, seen = pickle.loads(kept)
+    torch.testing.assert_close(again.score_pairs(read, seen), expected)
+    state = {key: value + 0.01 * (value.ndim == 2) for key, value in reference.state_dict().items()}
+    other = RM.load_score(make(state=state), device="cpu")
+    with pytest.raises(InputError, match="image features are of another model"):
+        other.score_pairs(PROMPTS, seen)
+    with pytest.raises(InputError, match="prompt features are of another model"):
+        other.score_pairs(read, pictures)
 
 
 @pytest.mark.filterwarnings("ignore::reward_core.errors.PromptTruncatedWarning")

@@ -1,6 +1,7 @@
 """The scoring doors: shapes, kinds of answer, batching, memory, meaning of a score."""
 
 import os
+import pickle
 import subprocess
 import sys
 import warnings
@@ -76,6 +77,23 @@ def test_features_of_another_model_are_refused(model, images):
         RM.ImageFeatures.cat([features, model.encode_images(images[:1])])
     with pytest.raises(RM.errors.InputError, match="no pictures given"):
         model.encode_images([])
+
+
+def test_features_go_by_the_weights_that_made_them(model, parity, images):
+    other = RM.load(parity / "state_dict.pt", device="cpu")
+    features = pickle.loads(pickle.dumps(model.encode_images(images[:1])))
+    expected = model.score(PROMPTS[0], images[0])
+    assert other.score_matrix(PROMPTS[:1], features).item() == pytest.approx(expected, abs=1e-6)
+    with torch.no_grad():
+        other.mlp.layers[-1].bias += 1  # a head of another training reads what the same encoder saw
+        other.set_encoder_dtype(torch.bfloat16)
+    assert other.score_matrix(PROMPTS[:1], features).item() > expected
+    with torch.no_grad():
+        next(p for p in other.blip.visual_encoder.parameters() if p.ndim == 2).mul_(1.1)
+    with pytest.raises(RM.errors.InputError, match="of another model"):
+        other.score_matrix(PROMPTS[:1], features)
+    read = model.encode_prompts(PROMPTS[:1])  # nothing but tokens, the same for any weights
+    assert other.score_pairs(read, images[:1]).isfinite().all()
 
 
 def test_columns_of_a_table_are_taken_by_place(model, images):

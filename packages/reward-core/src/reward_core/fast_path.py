@@ -16,6 +16,7 @@ from torch import Tensor
 
 from . import cuda
 from .compiling import CompiledByShape, CompilePlan
+from .weights_identity import weights_state
 
 if TYPE_CHECKING:
     from .reward_head import RewardHead
@@ -64,7 +65,7 @@ class FastPath(PlainPath):
 
     def refresh(self) -> None:
         """Weights that changed since make what was folded or frozen of them anew."""
-        made_of = tuple((p.data_ptr(), _version(p)) for p in self.model.parameters())
+        made_of = weights_state(self.model.parameters())
         if made_of != self.made_of:
             self.made_of = made_of
             self.prepare()
@@ -135,11 +136,6 @@ class RewardFastPath(FastPath):
                 ids = torch.zeros(batch_size, length, dtype=torch.int64, device=device)
                 ready &= self.compiled_read.compile_for(memory, ids, torch.ones_like(ids))
         return ready
-
-
-def _version(parameter: Tensor) -> int:
-    """How often it was changed in place; unknown, and 0, of one made under ``torch.inference_mode``."""
-    return 0 if parameter.is_inference() else parameter._version
 
 
 def folded(head: RewardHead) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ class ImageFeatures:
     """What a model has seen in B pictures; the scoring doors take it in place of the pictures.
 
     data: (B, N, E) image tokens of a reward model, (B, ...) unit vectors of a two-tower baseline.
-    model: which model made it, by kind and configuration; features of another are refused.
+    model: which model made it, by kind, configuration and weights; features of another are refused.
     """
 
     data: Tensor

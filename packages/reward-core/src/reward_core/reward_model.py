@@ -5,10 +5,11 @@ Letters in shape comments: B batch, S image side, N image tokens, E image width,
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from .blip import Blip
 from .config import RewardConfig
@@ -50,6 +51,10 @@ class RewardModel(ScoringModel):
     def encode_pixels(self, pixels: Tensor) -> Tensor:
         """Normalised pixels (B, 3, S, S) -> image tokens (B, N, E)."""
         return self.blip.encode_images(pixels)
+
+    def feature_parameters(self) -> Iterable[nn.Parameter]:
+        """Those of the vision encoder."""
+        return self.blip.visual_encoder.parameters()
 
     def remember(self, features: Tensor) -> list[KeysValues]:
         """Image tokens (B, N, E) -> keys and values (B, N, D) for each layer of the text encoder."""

@@ -9,7 +9,7 @@ Letters in shape comments: B batch, S image side, L text tokens.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -73,6 +73,10 @@ class ScoringModel(ScoringDoors, nn.Module, ABC):
     def rewards_from_memory(self, memory: Any, token_ids: Tensor, mask: Tensor | None) -> Tensor:
         """What ``remember`` gave, token ids (B, L), mask (B, L) -> rewards (B,) float32."""
 
+    def feature_parameters(self) -> Iterable[nn.Parameter]:
+        """The weights that ``encode_pixels`` and ``encode_tokens`` read: kept features go by them."""
+        return self.parameters()
+
     def rewards_from_features(self, features: Tensor, token_ids: Tensor, mask: Tensor | None) -> Tensor:
         """Image features (B, ...), token ids (B, L), mask (B, L) -> rewards (B,) float32."""
         return self.rewards_from_memory(self.remember(features), token_ids, mask)
@@ -129,4 +133,4 @@ class ScoringModel(ScoringDoors, nn.Module, ABC):
             return self.path().warm_up(checked_batch_size(batch_size, self.device))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_path": None}  # compiled code stays where it was made
+        return {**self.__dict__, "_path": None, "_mark": None}  # compiled code stays where it was made

@@ -18,6 +18,7 @@ from .image_file import ImageSource, image_name
 from .picture_batches import over_pictures
 from .scored import ScoredRow, checked_finite, ranking
 from .tokenizer import check_prompts
+from .weights_identity import weights_mark, weights_state
 
 # Texts are read so many tokens at a time, which bounds what they take of memory.
 _TOKENS_AT_ONCE = {"cpu": 4096, "cuda": 65536}
@@ -25,6 +26,8 @@ _TOKENS_AT_ONCE = {"cpu": 4096, "cuda": 65536}
 
 class ScoringDoors:
     """What `ScoringModel` adds to a model's steps."""
+
+    _mark: tuple[tuple, str] | None = None
 
     def score(
         self, prompt: str, image: ImageSource | Sequence[ImageSource], *, batch_size: int | None = None
@@ -147,7 +150,7 @@ class ScoringDoors:
 
         parts = list(in_batches(encoded, len(token_ids), size))
         data = None if parts[0] is None else torch.cat(parts)
-        return PromptFeatures(tuple(prompts), token_ids, mask, data, self._signature())
+        return PromptFeatures(tuple(prompts), token_ids, mask, data, self._prompts_signature())
 
     def _pairs(self, memory: Any, prompts: PromptFeatures) -> Tensor:
         """Rewards (B,) of remembered pictures, each with its own prompt."""
@@ -168,12 +171,23 @@ class ScoringDoors:
         return prompts if isinstance(prompts, PromptFeatures) else self.encode_prompts(prompts)
 
     def _signature(self) -> str:
+        """What features of pictures depend on."""
+        return f"{type(self).__name__} {self.config.to_dict()} {self._weights_mark()}"
+
+    def _weights_mark(self) -> str:
+        state = weights_state(self.feature_parameters())
+        if self._mark is None or self._mark[0] != state:
+            self._mark = state, weights_mark(self.feature_parameters())
+        return self._mark[1]
+
+    def _prompts_signature(self) -> str:
+        """What features of prompts depend on: of a model that reads them beside pictures, no weights."""
         return f"{type(self).__name__} {self.config.to_dict()}"
 
     def _check_prompts(self, prompts: Sequence[str] | PromptFeatures) -> None:
         if not isinstance(prompts, PromptFeatures):
             check_prompts(prompts)
-        elif prompts.model != self._signature():
+        elif prompts.model != self._prompts_signature():
             raise InputError("these prompt features are of another model")
         elif not len(prompts):
             raise InputError("no prompts given")

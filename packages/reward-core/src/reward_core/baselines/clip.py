@@ -7,7 +7,7 @@ P width of the projections.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from tokenizers import Tokenizer
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import CheckpointError, KeyMismatchError
 from ..image_transform import ImageTransform, copied
@@ -161,9 +161,13 @@ class ClipScorer(TwoTowers):
         return scorer.eval().requires_grad_(False)
 
     def _signature(self) -> str:
-        # Scorers that see pictures alike can share what they have seen.
-        sizes = {k: v for k, v in self.config.to_dict().items() if k not in ("head", "scaled")}
-        return f"{type(self).__name__} {sizes} {id(self.clip)}"
+        # A head reads what its CLIP has seen, so they can share it.
+        sizes = {k: v for k, v in self.config.to_dict().items() if k != "head"}
+        return f"{type(self).__name__} {sizes} {self._weights_mark()}"
+
+    def feature_parameters(self) -> Iterable[nn.Parameter]:
+        """CLIP's own, without a head."""
+        return self.clip.parameters()
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write config.json, model.safetensors and the tokenizer; the folder loads with no network."""

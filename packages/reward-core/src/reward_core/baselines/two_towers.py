@@ -28,6 +28,9 @@ class TwoTowers(ScoringModel):
         """Unit vectors (B, V), token ids (B, L), mask (B, L) -> scores (B,)."""
         return self.similarity(memory, self.encode_tokens(token_ids, mask))
 
+    def _prompts_signature(self) -> str:
+        return self._signature()
+
     def _pairs(self, memory: Tensor, prompts: PromptFeatures) -> Tensor:
         return self.similarity(memory, prompts.data)
 
