@@ -1,5 +1,10 @@
 """Bulk scoring of what the `datasets` library reads: which split of it, and what it cannot read."""
 
+import os
+import struct
+import subprocess
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -171,3 +176,38 @@ def test_a_configuration_where_there_is_none_is_refused(command, pictures, tmp_p
     told = refused(command, name, tmp_path, "--configuration", "small")
     kind = "data file" if form == "file" else "saved folder"
     assert told == f"{name}: a {kind} has no configuration 'small'"
+
+
+# The library's bars
+
+
+def test_quiet_leaves_out_the_bars_of_the_library(run, pictures, tmp_path):
+    dataset(pictures).to_csv(tmp_path / "pairs.csv")
+    arguments = ("score", "--dataset", tmp_path / "pairs.csv", "--out", tmp_path / "scores.csv", *FAST)
+    done = run(*arguments, "--quiet")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are POSIX's")
+def test_on_a_terminal_the_bar_of_the_run_begins_where_those_of_the_library_end(pictures, tmp_path):
+    import fcntl
+    import pty
+    import termios
+
+    dataset(pictures).to_csv(tmp_path / "pairs.csv")
+    arguments = ["--dataset", tmp_path / "pairs.csv", "--out", tmp_path / "scores.csv", *FAST]
+    controller, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))  # else it has no columns
+    process = subprocess.Popen(
+        [sys.executable, "-m", "reward_core", "score", *map(str, arguments)],
+        stderr=terminal,
+        env={**os.environ, "TERM": "xterm", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+    )
+    os.close(terminal)
+    told = b""
+    with suppress(OSError):  # how Linux says that the other end is closed
+        while block := os.read(controller, 4096):
+            told += block
+    os.close(controller)
+    assert process.wait(timeout=300) == 0
+    assert 0 <= told.rfind(b"Generating train split") < told.find(b"scoring")

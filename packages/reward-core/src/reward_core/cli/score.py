@@ -119,6 +119,7 @@ def run_bulk(args: argparse.Namespace) -> int:
 
 def bulk_source(args: argparse.Namespace) -> SourceSpec:
     from ..bulk import HubDataset, Manifest, PictureFolder, Tars
+    from ..bulk.progress import bar_shown
     from ..errors import InputError
 
     if args.images is not None and not args.manifest:
@@ -136,7 +137,7 @@ def bulk_source(args: argparse.Namespace) -> SourceSpec:
         return PictureFolder(args.folder)
     if args.tars:
         return Tars(tuple(args.tars), **columns)
-    return HubDataset(args.dataset, **columns, **of_dataset)
+    return HubDataset(args.dataset, **columns, **of_dataset, bars=bar_shown(args.quiet))
 
 
 def bulk_settings(args: argparse.Namespace) -> BulkSettings:

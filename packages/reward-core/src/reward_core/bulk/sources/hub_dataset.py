@@ -6,6 +6,7 @@ import glob
 import os
 import textwrap
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +30,7 @@ class HubDataset:
         ``save_to_disk`` made. Paths in a single file are relative to it.
     split: by default "train"; a folder that was saved without splits takes none.
     configuration: the dataset's, where it has several.
+    bars: whether the library may show its own progress bars while the dataset is loaded.
     """
 
     name: str
@@ -36,6 +38,7 @@ class HubDataset:
     configuration: str | None = None
     prompt_column: str = PROMPT_COLUMN
     image_column: str = IMAGE_COLUMN
+    bars: bool = True
 
     def files(self) -> Iterator[str | os.PathLike[str]]:
         yield self.name
@@ -67,7 +70,8 @@ class DatasetSource:
         except ImportError as error:
             raise InputError('a dataset needs datasets: pip install "reward-core[datasets]"') from error
         try:
-            return _load(self.spec)
+            with _bars(self.spec.bars):
+                return _load(self.spec)
         except InputError:
             raise
         except Exception as error:  # any kind: KeyError, StopIteration and IndexError were seen
@@ -103,7 +107,8 @@ class DatasetSource:
         return {"kind": "dataset", "fingerprint": self.data._fingerprint, "rows": self.rows, **columns}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"spec": self.spec, "rows": self.rows}  # another process maps the files anew
+        # Another process maps the files anew; the terminal is not its own.
+        return {"spec": replace(self.spec, bars=False), "rows": self.rows}
 
 
 def _load(spec: HubDataset) -> Any:
@@ -149,3 +154,17 @@ def _reason(error: Exception) -> str:
     if text and isinstance(error, (DatasetsError, OSError, ValueError, RuntimeError)):
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+@contextmanager
+def _bars(shown: bool) -> Iterator[None]:
+    """Of the library, and of the one that fetches files for it."""
+    import datasets
+    import huggingface_hub.utils
+
+    with ExitStack() as stack:
+        for library in () if shown else (datasets, huggingface_hub.utils):
+            if not library.are_progress_bars_disabled():
+                library.disable_progress_bars()
+                stack.callback(library.enable_progress_bars)
+        yield
