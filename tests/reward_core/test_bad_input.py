@@ -22,11 +22,14 @@ from safetensors.torch import load_file, save_file
 import reward_core as RM
 from reward_core.errors import (
     CheckpointError,
+    DiskFullError,
     EmptyPromptWarning,
+    HubError,
     ImageError,
     ImageNotFoundError,
     InputError,
     KeyMismatchError,
+    MissingExtraError,
     NonFiniteRewardError,
     PromptTypeError,
 )
@@ -829,3 +832,21 @@ def test_half_of_a_saved_folder_is_told(command, folder, rgb, tmp_path):
     shutil.copy(folder / "model.safetensors", copy)
     (copy / "config.json").write_text(json.dumps(config))
     assert RM.load(copy, device="cpu").config.reward_mean == 0.5
+
+
+# Errors in other processes
+
+
+def test_errors_come_out_of_another_process_as_they_were():
+    """As `multiprocessing`, loaders of data and Ray bring them."""
+    for error in (
+        InputError("no images"),
+        ImageError("a.png", "truncated"),
+        ImageNotFoundError("a.png", "no such file"),
+        KeyMismatchError("a folder", ["a"], ["b"], [("c", (1,), (2,))], hint="another model?"),
+        MissingExtraError("ray", "Ray"),
+        HubError("no network"),
+        DiskFullError("no room"),
+    ):
+        found = pickle.loads(pickle.dumps(error))
+        assert (type(found), str(found), vars(found)) == (type(error), str(error), vars(error))

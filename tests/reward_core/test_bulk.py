@@ -383,6 +383,19 @@ WRONG = {
     "no such folder": (("--folder", "none"), "no such folder of pictures"),
     "no such tar": (("--tars", "none.tar"), "none.tar: no such tar file"),
     "images of a folder": (("--folder", ".", "--images", "."), "--images goes with"),
+    "split of a manifest": (("--manifest", "a.csv", "--split", "train"), "--split goes with --dataset"),
+    "configuration of a folder": (
+        ("--folder", ".", "--configuration", "small"),
+        "--configuration goes with --dataset",
+    ),
+    "prompts' column of a folder": (
+        ("--folder", ".", "--prompt-column", "prompt"),
+        "--prompt-column cannot be used with --folder: the prompt is in the .txt beside a picture",
+    ),
+    "pictures' column of a folder": (
+        ("--folder", ".", "--image-column", "image"),
+        "--image-column cannot be used with --folder",
+    ),
     "both devices": (("--manifest", "a.csv", "--device", "cpu", "--devices", "cpu,cpu"), "not both"),
     "devices that do not go together": (
         ("--manifest", "a.csv", "--devices", "cpu,meta"),

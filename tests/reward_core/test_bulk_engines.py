@@ -143,3 +143,25 @@ def test_ray_writes_the_same_bytes_though_an_actor_is_killed(world, tmp_path):
     assert out.read_bytes() == (world / "whole.parquet").read_bytes()
     summary = json.loads(printed)
     assert (summary["rows"], summary["failed"], summary["resumed_rows"]) == (ROWS, 1, 0)
+
+
+def test_what_an_actor_cannot_read_is_told_as_on_one_device(world, tmp_path):
+    pytest.importorskip("ray")
+    datasets = pytest.importorskip("datasets")
+    import pyarrow
+
+    cells = pyarrow.array([b"a dog", b"\xff"], pyarrow.binary())
+    prompts = pyarrow.Array.from_buffers(pyarrow.string(), 2, cells.buffers())
+    table = pyarrow.table({"prompt": prompts, "image": [str(world / "0.png")] * 2})
+    datasets.Dataset(table).save_to_disk(tmp_path / "data")
+    told = {}
+    for engine in ("local", "ray"):
+        out = tmp_path / f"{engine}.csv"
+        arguments = ("--dataset", tmp_path / "data", "--out", out, "--engine", engine, "--model", "tiny")
+        done = subprocess.run(
+            [*COMMAND, *map(str, arguments)], capture_output=True, text=True, env=ENVIRONMENT, timeout=300
+        )
+        assert done.returncode == 2
+        told[engine] = done.stderr.splitlines()[-1]
+    assert "rows 0 to 1 of the dataset cannot be read: 'utf-8' codec" in told["local"]
+    assert told["ray"] == told["local"]

@@ -12,6 +12,20 @@ from collections.abc import Sequence
 class RewardCoreError(Exception):
     """Base of all errors raised on purpose by reward_core."""
 
+    def __reduce__(self) -> tuple:  # for another process
+        # Python would call the class with the message, which is not what each of them is made of.
+        return _remade, (type(self), self.args, self.__dict__)
+
+
+def _remade(kind: type[RewardCoreError], args: tuple, attributes: dict) -> RewardCoreError:
+    builtin: type = kind
+    while builtin.__module__ != "builtins":
+        builtin = builtin.__base__
+    error = builtin.__new__(kind)
+    error.args = args
+    error.__dict__.update(attributes)
+    return error
+
 
 class InputError(RewardCoreError, ValueError):
     """An argument cannot be used as given: no images, lengths that differ, an unknown option."""

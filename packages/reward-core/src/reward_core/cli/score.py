@@ -77,7 +77,7 @@ def run_pairs(args: argparse.Namespace) -> int:
         raise InputError("--prompts needs --images, the folder of the pictures")
     refused = [name for name in (*BULK_ONLY, "quiet", "json") if getattr(args, name) not in (None, False)]
     if refused:
-        raise InputError(f"--{refused[0].replace('_', '-')} cannot be used with --prompts; give a --manifest")
+        raise InputError(f"{_option(*refused)} cannot be used with --prompts; give a --manifest")
     out = Path(args.out)
     check_writable(out)
     pairs = read_pairs(args.prompts, args.images)
@@ -119,18 +119,25 @@ def run_bulk(args: argparse.Namespace) -> int:
 
 def bulk_source(args: argparse.Namespace) -> SourceSpec:
     from ..bulk import HubDataset, Manifest, PictureFolder, Tars
+    from ..bulk.progress import bar_shown
     from ..errors import InputError
 
     if args.images is not None and not args.manifest:
         raise InputError("--images goes with --manifest or --prompts")
     columns = _given(args, "prompt_column", "image_column")
+    of_dataset = _given(args, "split", "configuration")
+    if of_dataset and args.dataset is None:
+        raise InputError(f"{_option(*of_dataset)} goes with --dataset")
+    if columns and args.folder:
+        told = "the prompt is in the .txt beside a picture"
+        raise InputError(f"{_option(*columns)} cannot be used with --folder: {told}")
     if args.manifest:
         return Manifest(args.manifest, images=args.images, **columns)
     if args.folder:
         return PictureFolder(args.folder)
     if args.tars:
         return Tars(tuple(args.tars), **columns)
-    return HubDataset(args.dataset, **columns, **_given(args, "split", "configuration"))
+    return HubDataset(args.dataset, **columns, **of_dataset, bars=bar_shown(args.quiet))
 
 
 def bulk_settings(args: argparse.Namespace) -> BulkSettings:
@@ -147,3 +154,8 @@ def bulk_settings(args: argparse.Namespace) -> BulkSettings:
 def _given(args: argparse.Namespace, *names: str) -> dict:
     """Those of the options that were given."""
     return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+
+
+def _option(name: str, *others: str) -> str:
+    """The first of some options, as it is written."""
+    return f"--{name.replace('_', '-')}"

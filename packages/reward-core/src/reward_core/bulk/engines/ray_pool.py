@@ -9,13 +9,15 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
-from ...errors import InputError, WorkerError
+from ...errors import InputError, RewardCoreError, WorkerError
 from ..settings import BulkSettings
-from ..shard_scorer import ScoredBatch
+from ..shard_scorer import ScoredBatch, ShardScorer
 from .base import Engine, Work, local_model
 
 OBJECT_STORE_BYTES = 256 << 20  # shard numbers and scores are all that passes through it
@@ -66,7 +68,12 @@ class RayPool(Engine):
         )
         try:
             for row in scored.iter_rows():
-                yield from pickle.loads(row["scored"])
+                answer = pickle.loads(row["answer"])
+                if isinstance(answer, RewardCoreError):
+                    raise answer
+                if isinstance(answer, str):
+                    raise WorkerError(f"Ray: an actor failed: {answer}")
+                yield from answer
         except ray.exceptions.RayError as error:
             reason = str(error).strip().split("\n")[-1]
             raise WorkerError(
@@ -91,14 +98,28 @@ class RayPool(Engine):
 
 
 class RayScorer:
-    """An actor of the pool: shard numbers in, their scored batches out."""
+    """An actor of the pool: shard numbers in, their scored batches out.
+
+    Failures are answers, too: of what an actor raises, Ray brings back text, within much of its own.
+    """
 
     def __init__(self, work: Work, device: str):
-        self.scorer = work.load_scorer(device)
+        self.work, self.device = work, device
+
+    @cached_property
+    def scorer(self) -> ShardScorer:
+        return self.work.load_scorer(self.device)
 
     def __call__(self, shards: dict[str, Any]) -> dict[str, Any]:
-        scored = [pickle.dumps(list(self.scorer.score([int(shard)]))) for shard in shards["shard"]]
-        return {"scored": scored}
+        return {"answer": [pickle.dumps(self._answer(int(shard))) for shard in shards["shard"]]}
+
+    def _answer(self, shard: int) -> list[ScoredBatch] | RewardCoreError | str:
+        try:
+            return list(self.scorer.score([shard]))
+        except RewardCoreError as error:
+            return error
+        except Exception:
+            return traceback.format_exc()
 
 
 def _import_ray() -> Any:
