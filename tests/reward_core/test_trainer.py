@@ -2,8 +2,11 @@
 
 import json
 import math
+import zipfile
 from dataclasses import replace
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 import torch
 from ranked_pictures import write_json, write_rankings
@@ -11,6 +14,7 @@ from ranked_pictures import write_json, write_rankings
 import reward_core as RM
 from reward_core.errors import CheckpointError, InputError, TrainingError
 from reward_core.rankings import read_rankings
+from reward_core.rankings.stored_images import ZippedImage
 from reward_core.training import PRESETS, Trainer, TrainingConfig, initialise_from_scratch, load_settings
 from reward_core.training import ranking_loss as exact_loss
 from reward_core.training.batch_plan import BatchPlan
@@ -191,6 +195,49 @@ def test_the_cache_changes_nothing(fresh, data, tmp_path):
         == cache.folder
     )
     assert file.stat().st_size == len(content)
+
+
+def test_pictures_within_tables_and_zips_are_cached(fresh, data, tmp_path):
+    groups, others = read_rankings(data / "train.json")[:4], read_rankings(data / "validation.json")[:2]
+    with zipfile.ZipFile(tmp_path / "pictures.zip", "w") as archive:
+        for group in groups:
+            for image in group.images:
+                archive.write(image, f"{image.parent.name}/{image.name}")
+    rows = [
+        {"prompt": g.prompt, "images": [i.read_bytes() for i in g.images], "ranking": g.places}
+        for g in groups
+    ]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "train.parquet")
+    zipped = [
+        replace(
+            g,
+            images=tuple(
+                ZippedImage(tmp_path / "pictures.zip", f"{i.parent.name}/{i.name}") for i in g.images
+            ),
+        )
+        for g in groups
+    ]
+    found = {}
+    for name, given in (
+        ("files", groups),
+        ("table", read_rankings(tmp_path / "train.parquet")),
+        ("zip", zipped),
+    ):
+        some = settings(data, tmp_path / name, freeze=0.5, epochs=2, cache=str(tmp_path / "cache"))
+        trainer = Trainer(some, fresh(), {"train": given, "validation": others})
+        trainer.train()
+        found[name] = trainer.readers["train"].cache
+        assert found[name].stored >= len(trainer.readers["train"].pictures)
+        assert losses(tmp_path / name) == losses(tmp_path / "files")
+    assert len({cache.folder for cache in found.values()}) == 3
+    # Another content is another cache.
+    with (
+        zipfile.ZipFile(tmp_path / "pictures.zip", "a") as archive,
+        pytest.warns(UserWarning, match="Duplicate"),
+    ):
+        archive.write(groups[0].images[1], zipped[0].images[0].member)
+    other = Trainer(some, fresh(), {"train": zipped, "validation": others})
+    assert other.readers["train"].cache.folder != found["zip"].folder
 
 
 def test_a_small_cache_keeps_some(fresh, data, tmp_path):
