@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import zipfile
 from dataclasses import replace
 
@@ -276,6 +277,54 @@ def test_resuming_ends_with_the_same_bits(fresh, data, tmp_path):
         Trainer(settings(data, tmp_path / "half", **some), fresh()).train()
     with pytest.raises(InputError, match="no such checkpoint"):
         Trainer(settings(data, tmp_path / "half", **some), fresh()).train(tmp_path / "nowhere")
+
+
+def test_a_run_does_not_go_on_with_other_data_or_weights(fresh, tmp_path):
+    """Each change alone is named; back with what it was, the run goes on. So it does where the data moved."""
+    data = tmp_path / "data"
+    records = write_rankings(data, "train", 8, seed=3, pictures=3)
+    write_rankings(data, "validation", 3, seed=4, pictures=3)
+    start = model_folder(fresh, tmp_path)
+    some = settings(data, tmp_path / "run", init=str(start), freeze=0.5, steps=2, checkpoints=9)
+    Trainer(some).train()
+
+    def refused(told, **changes):
+        with pytest.raises(CheckpointError, match=rf"other settings or data \({told}\); take them back"):
+            Trainer(replace(some, **changes)).train()
+
+    picture = data / records[0]["generations"][0]
+    content = picture.read_bytes()
+    picture.write_bytes((data / records[0]["generations"][1]).read_bytes())
+    refused("the pictures of train")
+    picture.write_bytes(content)
+    records[0]["ranking"].reverse()
+    write_json(data / "train.json", records)
+    refused("the rankings of train")
+    records[0]["ranking"].reverse()
+    write_json(data / "train.json", records)
+    weights_file = start / "model.safetensors"
+    whole = weights_file.read_bytes()
+    for changed, told in (
+        ("blip.visual_encoder.pos_embed", "the frozen weights to start from"),
+        ("mlp.layers.0.weight", "the weights to start from"),
+    ):
+        model = RM.load(start, device="cpu")
+        with torch.no_grad():
+            dict(model.named_parameters())[changed].view(-1)[0] += 1
+        model.save_pretrained(start)
+        refused(told)
+        weights_file.write_bytes(whole)
+    refused("lr was 0.002, now 0.001", lr=1e-3)
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(data, moved)
+    assert Trainer(replace(some, data=str(moved), workers=1)).train() == tmp_path / "run"
+    # Of a model from the caller only what is frozen has to be as it was.
+    frozen = RM.load(start, device="cpu")
+    with torch.no_grad():
+        frozen.blip.visual_encoder.pos_embed[0, 0, 0] += 1
+    with pytest.raises(CheckpointError, match="the frozen weights to start from"):
+        Trainer(some, frozen).train()
+    assert Trainer(some, RM.load(tmp_path / "run", device="cpu")).train() == tmp_path / "run"
 
 
 def test_bad_pictures_are_skipped_counted_and_listed(fresh, tmp_path, capsys):

@@ -35,6 +35,7 @@ class RunState:
         told: troubles that were told already.
         processes: of the run; dropout depends on it.
         fingerprint: of the settings and data that decide the outcome.
+        facts: the same in parts, and more of them; see ``decisive_facts``. None in older checkpoints.
     """
 
     step: int = 0
@@ -47,6 +48,7 @@ class RunState:
     told: list[str] = dataclasses.field(default_factory=list)
     processes: int = 1
     fingerprint: str = ""
+    facts: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class Checkpoints(CheckpointFolder):
@@ -78,9 +80,12 @@ class Checkpoints(CheckpointFolder):
         accelerator: Accelerator,
         model: nn.Module,
         optimizers: Sequence[torch.optim.Optimizer],
-        fingerprint: str,
+        own: RunState,
     ) -> RunState:
         """Restore a checkpoint.
+
+        Args:
+            own: of this run, of which processes, fingerprint and facts must be the checkpoint's.
 
         Raises:
             CheckpointError: damaged, or of a run with other settings, data or number of processes.
@@ -91,8 +96,9 @@ class Checkpoints(CheckpointFolder):
             state = RunState(**json.loads((path / STATE).read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as error:
             raise CheckpointError(damaged(path, error)) from error
-        wanted = (fingerprint, accelerator.num_processes)
-        if difference := differs(path, (state.fingerprint, state.processes), wanted):
+        changed = _changed(state.facts, own.facts)
+        wanted = (own.fingerprint, own.processes)
+        if difference := differs(path, (state.fingerprint, state.processes), wanted, changed):
             raise CheckpointError(difference)
         try:
             weights = load_file(path / WEIGHTS)
@@ -112,6 +118,13 @@ class Checkpoints(CheckpointFolder):
         except Exception as error:  # truncated files fail in many ways
             raise CheckpointError(damaged(path, error)) from error
         return state
+
+
+def _changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What differs of the facts that both know."""
+    changed = [name for name in now if name in before and before[name] != now[name]]
+    # Of a setting both values say something; a digest says nothing.
+    return [f"{n} was {before[n]!r}, now {now[n]!r}" if n.isidentifier() else n for n in changed]
 
 
 def trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..errors import DataWarning, InputError, MissingExtraError
-from ..image_file import image_name
+from ..image_file import ImageSource, image_name, picture_state
 from ..rankings import RankedPrompt, read_splits
 from ..reward_model import RewardModel
 from .config import TrainingConfig
@@ -187,6 +187,46 @@ def fingerprint(settings: TrainingConfig, splits: Mapping[str, Usable]) -> str:
     digest = hashlib.sha256(json.dumps(settings.decisive(), sort_keys=True).encode())
     for name, split in sorted(splits.items()):
         for group in split.groups:
-            names = [Path(image_name(image)).name for image in group.images]
-            digest.update(json.dumps([name, group.id, group.prompt, names, group.places]).encode())
+            digest.update(_described(name, group))
     return digest.hexdigest()[:16]
+
+
+def decisive_facts(
+    settings: TrainingConfig, splits: Mapping[str, Usable], model: RewardModel, given: bool
+) -> dict[str, Any]:
+    """The same in parts, each under the name by which a run that may not go on tells what changed; beside
+    it the pictures, by their sizes (reading all would take long), and the weights to start from.
+
+    Args:
+        model: frozen as it is to be. given: by the caller, who may have trained it already; then only what
+            is frozen counts, since checkpoints hold the rest.
+    """
+    facts = settings.decisive()
+    for name, split in sorted(splits.items()):
+        rankings, pictures = hashlib.sha256(), hashlib.sha256()
+        for group in split.groups:
+            rankings.update(_described(name, group))
+            states = [picture_state(image)[:1] for image in group.images]
+            pictures.update(json.dumps([list(map(_key, group.images)), states]).encode())
+        facts[f"the rankings of {name}"] = rankings.hexdigest()[:16]
+        facts[f"the pictures of {name}"] = pictures.hexdigest()[:16]
+    frozen, rest = hashlib.sha256(), hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        if name.startswith(("blip.vision_proj.", "blip.text_proj.")):  # rewards do not use them
+            continue
+        digest = rest if parameter.requires_grad else frozen
+        digest.update(f"{name} {list(parameter.shape)}".encode())
+        digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    facts["the frozen weights to start from"] = frozen.hexdigest()[:16]
+    if not given:
+        facts["the weights to start from"] = rest.hexdigest()[:16]
+    return facts
+
+
+def _described(split: str, group: RankedPrompt) -> bytes:
+    return json.dumps([split, group.id, group.prompt, list(map(_key, group.images)), group.places]).encode()
+
+
+def _key(image: ImageSource) -> str:
+    """Without its folder: data may lie elsewhere when a run goes on."""
+    return Path(image_name(image)).name

@@ -28,6 +28,7 @@ from .optimizers import rate_at, set_rates
 from .progress import step_bar
 from .run_checkpoint import Checkpoints, RunState
 from .setup import (
+    decisive_facts,
     fingerprint,
     long_prompts,
     make_accelerator,
@@ -88,7 +89,9 @@ class Trainer:
         self.metrics = MetricsFile(self.out / METRICS)
         self.health = Health(settings)
         self.state = RunState(
-            processes=accelerator.num_processes, fingerprint=fingerprint(settings, self.splits)
+            processes=accelerator.num_processes,
+            fingerprint=fingerprint(settings, self.splits),
+            facts=decisive_facts(settings, self.splits, self.model, given=model is not None),
         )
         self.judgement: Judgement | None = None
 
@@ -245,9 +248,7 @@ class Trainer:
         path = Path(resume) if resume is not None else found[-1]
         if resume is not None and not path.is_dir():
             raise InputError(f"{path}: no such checkpoint; there are {', '.join(map(str, found)) or 'none'}")
-        self.state = self.checkpoints.load(
-            path, self.accelerator, self.rewards, self.optimizers, self.state.fingerprint
-        )
+        self.state = self.checkpoints.load(path, self.accelerator, self.rewards, self.optimizers, self.state)
         if self.accelerator.is_main_process:
             self.checkpoints.drop_after(self.state.step)
         self.accelerator.wait_for_everyone()
