@@ -406,6 +406,30 @@ def test_early_stop_keeps_the_best(fresh, data, tmp_path):
     assert min(seen, key=seen.get) == trainer.state.best_step
 
 
+def test_a_model_rounded_to_16_bits_is_refused(folder, data, tmp_path):
+    model = RM.load(folder, device="cpu")
+    model.set_encoder_dtype(torch.bfloat16)  # as precision="fast" does, where the processor gains by it
+    with pytest.raises(InputError, match=r'rounded to torch.bfloat16.*load it with precision="exact"'):
+        Trainer(settings(data, tmp_path), model)
+
+
+def test_pictures_compared_in_training_and_validation_are_told(fresh, data, tmp_path, capsys):
+    train = read_rankings(data / "train.json")
+    own = read_rankings(data / "validation.json")
+    other = "dark night" if train[1].prompt == "light day" else "light day"
+    shared = [
+        train[0],
+        replace(train[1], prompt=other),
+        replace(own[0], images=(train[2].images[0], *own[0].images[1:]), prompt=train[2].prompt),
+        train[3].only([0, 1]),
+    ]
+    Trainer(settings(data, tmp_path), fresh(), {"train": train, "validation": own + shared, "test": own})
+    told = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert [line.partition(" compare")[0] for line in told] == [
+        "reward-core: warning: 2 of 14 groups of the validation data"
+    ]
+
+
 def test_validation_is_held_out_by_prompt_where_there_is_none(fresh, data, tmp_path, capsys):
     groups = [
         replace(g, prompt=f"{g.prompt} {i // 2}") for i, g in enumerate(read_rankings(data / "train.json"))

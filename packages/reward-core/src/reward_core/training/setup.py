@@ -7,11 +7,13 @@ import hashlib
 import json
 import os
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from PIL import Image
 
 from ..errors import DataWarning, InputError, MissingExtraError
 from ..image_file import ImageSource, image_name, picture_state
@@ -119,17 +121,56 @@ def prepare_splits(
         if split.tied:
             parts.append(f"{split.tied:,} in which all is tied")
         tell(f"{name}: {', '.join(parts)}")
+    for name in ("validation", "test"):
+        if name in usable and (leaked := seen_in_training(usable["train"].groups, usable[name].groups)):
+            tell(
+                f"warning: {leaked:,} of {len(usable[name].groups):,} groups of the {name} data compare "
+                "pictures that the training data compares for the same prompt: its accuracy is flattered"
+            )
     return usable
+
+
+def seen_in_training(train: Sequence[RankedPrompt], other: Sequence[RankedPrompt]) -> int:
+    """How many of the other groups share two pictures or more with a training group of their prompt."""
+
+    def pictures(group: RankedPrompt) -> set[str]:
+        return {
+            f"{id(image)}" if isinstance(image, Image.Image) else os.path.abspath(image_name(image))
+            for image in group.images
+        }
+
+    wanted = {(group.prompt, picture) for group in other for picture in pictures(group)}
+    prompts = {prompt for prompt, _ in wanted}
+    holders: dict[tuple[str, str], list[int]] = {}  # numbers of the training groups that hold a picture
+    for number, group in enumerate(train):
+        if group.prompt in prompts:
+            for picture in pictures(group):
+                if (group.prompt, picture) in wanted:
+                    holders.setdefault((group.prompt, picture), []).append(number)
+    leaked = 0
+    for group in other:
+        shared = Counter(n for picture in pictures(group) for n in holders.get((group.prompt, picture), ()))
+        leaked += max(shared.values(), default=0) > 1
+    return leaked
 
 
 def prepare_model(
     settings: TrainingConfig, model: RewardModel | None, accelerator: Accelerator
 ) -> RewardModel:
-    """The model to start from, on its device, frozen as it is to be; rewards are the head's own output."""
+    """The model to start from, on its device, frozen as it is to be; rewards are the head's own output.
+
+    Raises:
+        InputError: a model whose weights are rounded to 16 bits; besides, as ``starting_model``.
+    """
     if model is None:
         with accelerator.main_process_first():  # one downloads, the others find it
             model = starting_model(settings)
     else:
+        if rounded := {p.dtype for p in model.parameters()} & {torch.bfloat16, torch.float16}:
+            raise InputError(
+                f"the model's weights are rounded to {', '.join(map(str, rounded))}, in which small steps "
+                'are lost; load it with precision="exact" (mixed_precision says in what training computes)'
+            )
         model.config = dataclasses.replace(
             model.config, reward_mean=0.0, reward_std=1.0, score_quantiles=None
         )
