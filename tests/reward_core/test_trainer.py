@@ -1,5 +1,6 @@
 """Training from rankings, in this process: what is learned, frozen, kept, skipped and told."""
 
+import io
 import json
 import math
 import shutil
@@ -10,11 +11,12 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
+from PIL import Image
 from ranked_pictures import write_json, write_rankings
 
 import reward_core as RM
 from reward_core.errors import CheckpointError, InputError, TrainingError
-from reward_core.rankings import read_rankings
+from reward_core.rankings import read_rankings, untied_pairs
 from reward_core.rankings.stored_images import ZippedImage
 from reward_core.training import PRESETS, Trainer, TrainingConfig, initialise_from_scratch, load_settings
 from reward_core.training import ranking_loss as exact_loss
@@ -356,6 +358,51 @@ def test_bad_pictures_are_skipped_counted_and_listed(fresh, tmp_path, capsys):
     some = settings(data, tmp_path / "x", validation_share=0.0)
     with pytest.raises(InputError, match="none of 1 groups can be used"):
         Trainer(some, fresh(), {"train": read_rankings(data / "train.json")[3:4]})
+
+
+def test_pictures_in_memory_are_skipped_one_by_one(fresh, data, tmp_path):
+    """They have no names to tell them apart by."""
+    train, others = read_rankings(data / "train.json")[:6], read_rankings(data / "validation.json")[:2]
+    groups = [
+        replace(group, images=tuple(Image.open(io.BytesIO(path.read_bytes())) for path in group.images))
+        for group in train
+    ]
+    number = next(i for i, group in enumerate(train) if len(group.images) > 2)
+    first, bad, *rest = groups[number].images
+    bad = Image.open(io.BytesIO(train[number].images[1].read_bytes()[:-500]))
+    groups[number] = replace(groups[number], images=(first, bad, *rest))
+    some = settings(data, tmp_path, epochs=2, freeze=0.5, cache=str(tmp_path / "cache"))
+    trainer = Trainer(some, fresh(), {"train": groups, "validation": others})
+    trainer.train()
+    (listed,) = json.loads((tmp_path / "skipped.json").read_text())
+    assert listed["image"] == f"<PIL image RGB 48x48> (train group {number}, picture 1)"
+    pairs = sum(untied_pairs(group.places) for group in train) - (len(rest) + 1)
+    assert sum(row["pairs"] for row in rows(tmp_path) if "pairs" in row) == 2 * pairs
+    assert "0 groups left with fewer than two" in (tmp_path / "README.md").read_text()
+
+
+def test_steps_without_pairs_are_not_taken(fresh, tmp_path, capsys):
+    data = tmp_path / "data"
+    records = write_rankings(data, "train", 3, seed=3, pictures=2)
+    write_rankings(data, "validation", 2, seed=4, pictures=3)
+    for name in records[1]["generations"]:
+        (data / name).write_bytes(b"no picture")
+    some = settings(data, tmp_path / "run", batch_size=1)
+    trainer = Trainer(some, fresh())
+    trainer.train()
+    (bad,) = [i + 1 for i, step in enumerate(trainer.plan.steps) if step.micro_batches == ((1,),)]
+    assert trainer.state.skipped == 1
+    told = capsys.readouterr().err
+    assert f"step {bad} was not taken: none of its pairs of pictures can be read" in told
+    assert "not finite" not in told
+    steps = {row["step"]: row for row in rows(tmp_path / "run") if "pairs" in row}
+    assert [step for step, row in steps.items() if "loss" not in row] == [bad]
+    assert steps[3]["skipped"] == 1
+    for record in records:
+        for name in record["generations"]:
+            (data / name).write_bytes(b"no picture")
+    with pytest.raises(TrainingError, match=r"none of 3 steps was taken: .*\.png: not a picture"):
+        Trainer(replace(some, out=str(tmp_path / "none")), fresh()).train()
 
 
 def test_a_loss_that_does_not_move_is_told_with_its_reason(fresh, data, tmp_path, capsys):

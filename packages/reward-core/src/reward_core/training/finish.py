@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..checkpoint import WEIGHTS_FILE, read_state_dict, save_folder
-from ..image_file import image_name
 from ..load import config_beside
 from .report import CURVES, draw_curves, model_card
 from .validation import Judgement, judge
@@ -120,9 +119,9 @@ def unusable(trainer: Trainer, skipped: list[dict[str, str]]) -> int:
     if not bad:
         return 0
     return sum(
-        len({place for place, image in zip(group.places, group.images) if image_name(image) not in bad}) < 2
+        len({place for i, place in enumerate(group.places) if reader.called(number, i) not in bad}) < 2
         for reader in trainer.readers.values()
-        for group in reader.groups
+        for number, group in enumerate(reader.groups)
     )
 
 

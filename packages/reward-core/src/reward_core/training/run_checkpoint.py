@@ -26,8 +26,8 @@ class RunState:
 
     Attributes:
         step: optimizer steps done.
-        skipped: steps without a finite loss or gradient so far.
-        skipped_in_a_row: of these, the last ones.
+        skipped: steps not taken so far, for want of a finite loss or gradient or of pictures.
+        skipped_in_a_row: of these, the last ones without a finite loss or gradient.
         best: lowest validation loss; its weights are in the run's folder.
         best_step: where that was.
         worse: validations in a row above it.

@@ -140,9 +140,7 @@ def cache_key(
 
 def _identity(picture: ImageSource) -> bytes:
     """A file by path, size and time of the last change; a picture in memory by its pixels."""
-    if isinstance(picture, Image.Image):
-        return hashlib.blake2b(picture.tobytes(), digest_size=16).digest()
-    path = os.path.abspath(image_name(picture))
+    path = "" if isinstance(picture, Image.Image) else os.path.abspath(image_name(picture))
     return "\0".join(map(str, (path, *picture_state(picture)))).encode(errors="surrogateescape")
 
 

@@ -72,7 +72,11 @@ class Trainer:
         self.rewards = GroupRewards(self.model, settings).to(accelerator.device)
         self.readers = {
             name: GroupReader(
-                split.groups, self.model.transform, reword if name == "train" else None, settings.workers
+                split.groups,
+                self.model.transform,
+                reword if name == "train" else None,
+                settings.workers,
+                name,
             )
             for name, split in self.splits.items()
         }
@@ -159,6 +163,8 @@ class Trainer:
                     self._save()
                     self.tell(f"stopped after step {self.state.step}; the same command goes on from there")
                     raise KeyboardInterrupt
+        if self.state.skipped >= self.state.step > 0:
+            raise TrainingError(self._nothing_taken())
         return finish(self, time.perf_counter() - started)
 
     def step(self, batches: Sequence[Sequence[Future[ReadGroup | None]]]) -> dict[str, float]:
@@ -171,7 +177,7 @@ class Trainer:
             state.skipped_in_a_row = 0
         else:
             state.skipped += 1
-            state.skipped_in_a_row += 1
+            state.skipped_in_a_row += row["pairs"] > 0
         lr = self.optimizers[0].param_groups[0]["lr"]
         return {"epoch": self.plan.steps[state.step].epoch, **row, "lr": lr, "skipped": state.skipped}
 
@@ -193,7 +199,9 @@ class Trainer:
         ):
             self.tell(f"warning: {trouble}")
         state.told = sorted(self.health.told)
-        if state.skipped_in_a_row:
+        if not row["pairs"]:
+            self.tell(f"warning: step {state.step} was not taken: none of its pairs of pictures can be read")
+        elif state.skipped_in_a_row:
             self.tell(f"warning: step {state.step} was not taken: its loss or gradient is not finite")
         if state.skipped_in_a_row >= MAX_SKIPPED:
             finite = all(bool(p.isfinite().all()) for p in self.rewards.parameters())
@@ -202,6 +210,11 @@ class Trainer:
                 f"{MAX_SKIPPED} steps in a row, up to step {state.step}, without a finite loss or gradient. "
                 f"Likely reason: {why}"
             )
+
+    def _nothing_taken(self) -> str:
+        told = f"none of {self.state.step} steps was taken"
+        bad = next(iter(self.readers["train"].skipped.items()), None)
+        return f"{told}: pictures cannot be read, such as {bad[0]}: {bad[1]}" if bad else told
 
     def _validate(self) -> None:
         settings, state = self.settings, self.state
