@@ -443,6 +443,42 @@ def test_exploding_and_not_finite_runs_are_told(fresh, data, tmp_path, capsys):
     assert "step 1 was not taken" in capsys.readouterr().err
 
 
+def test_validations_that_are_not_finite_are_never_the_best(fresh, data, tmp_path, capsys):
+    """A word that only validation and test have, whose embedding is spoiled from the second step on."""
+    train, held = read_rankings(data / "train.json"), read_rankings(data / "validation.json")
+    given = {"train": train, "validation": [*held[:-1], replace(held[-1], prompt="a dog")], "test": held}
+
+    def spoil(model):
+        token = int(model.tokenizer(["dog"])[0][0, 1])
+        with torch.no_grad():
+            model.blip.text_encoder.embeddings.word_embeddings.weight[token] = math.nan
+
+    trainer = Trainer(settings(data, tmp_path / "run", validations=3), fresh(), given)
+    trainer.optimizers[0].register_step_post_hook(
+        lambda *_: spoil(trainer.model) if trainer.state.step == 1 else None
+    )
+    trainer.train()
+    told = capsys.readouterr().err
+    assert "rewards of 4 of 40 pictures are not finite; step 5 is not taken for the best" in told
+    seen = {row["step"]: row for row in rows(tmp_path / "run") if "validation/accuracy" in row}
+    assert sorted(seen) == [0, 2, 3, 5]
+    assert [step for step, row in seen.items() if "validation/loss" in row] == [0]
+    assert trainer.state.best_step == 0
+    assert all(tensor.isfinite().all() for tensor in RM.load(tmp_path / "run", "cpu").state_dict().values())
+    model = fresh()
+    spoil(model)
+    with pytest.raises(TrainingError, match=r"no validation gave finite rewards.*weights themselves are not"):
+        Trainer(settings(data, tmp_path / "never"), model, given).train()
+    model = fresh()
+    spoil(model)
+    Trainer(
+        settings(data, tmp_path / "test"),
+        model,
+        {"train": train, "validation": held, "test": given["validation"]},
+    ).train()
+    assert "warning: rewards of 4 of 40 pictures are not finite\n" in capsys.readouterr().err
+
+
 def test_early_stop_keeps_the_best(fresh, data, tmp_path):
     some = settings(data, tmp_path, epochs=30, lr=0.05, validations=2, patience=2)  # far too high a rate
     trainer = Trainer(some, fresh())

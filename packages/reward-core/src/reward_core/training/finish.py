@@ -60,6 +60,8 @@ def finish(trainer: Trainer, seconds: float) -> Path:
         }
         trainer._log({f"test/{key}": value for key, value in row.items()})
         trainer.tell(f"test: {found.accuracy:.1%} of {found.pairs:,} pairs ordered right")
+        if found.not_finite:
+            trainer.tell(f"warning: {found.not_finite_told()}")
     skipped = gathered_skipped(trainer)
     if accelerator.is_main_process:
         _write(out / SKIPPED, json.dumps(skipped, ensure_ascii=False, indent=1) + "\n")

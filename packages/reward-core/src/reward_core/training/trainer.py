@@ -41,6 +41,10 @@ from .step import TrainingStep
 from .validation import Judgement, judge
 
 
+def finite_weights(model: torch.nn.Module) -> bool:
+    return all(bool(p.isfinite().all()) for p in model.parameters())
+
+
 class Trainer:
     """Trains a reward model on rankings.
 
@@ -165,6 +169,11 @@ class Trainer:
                     raise KeyboardInterrupt
         if self.state.skipped >= self.state.step > 0:
             raise TrainingError(self._nothing_taken())
+        if "validation" in self.readers and self.state.best is None:
+            raise TrainingError(
+                "no validation gave finite rewards, so no weights were kept. Likely reason: "
+                + Health.why_not_finite(settings, accelerator.mixed_precision, finite_weights(self.rewards))
+            )
         return finish(self, time.perf_counter() - started)
 
     def step(self, batches: Sequence[Sequence[Future[ReadGroup | None]]]) -> dict[str, float]:
@@ -204,7 +213,7 @@ class Trainer:
         elif state.skipped_in_a_row:
             self.tell(f"warning: step {state.step} was not taken: its loss or gradient is not finite")
         if state.skipped_in_a_row >= MAX_SKIPPED:
-            finite = all(bool(p.isfinite().all()) for p in self.rewards.parameters())
+            finite = finite_weights(self.rewards)
             why = Health.why_not_finite(self.settings, self.accelerator.mixed_precision, finite)
             raise TrainingError(
                 f"{MAX_SKIPPED} steps in a row, up to step {state.step}, without a finite loss or gradient. "
@@ -235,7 +244,9 @@ class Trainer:
             f"step {state.step} of {len(self.plan.steps)}: validation loss {found.loss:.4f}, "
             f"{found.accuracy:.1%} of {found.pairs:,} pairs ordered right"
         )
-        if state.best is None or found.loss < state.best:
+        if found.not_finite:
+            self.tell(f"warning: {found.not_finite_told()}; step {state.step} is not taken for the best")
+        if not found.not_finite and (state.best is None or found.loss < state.best):
             state.best, state.best_step, state.worse = found.loss, state.step, 0
             save_best(self, found)
         else:
