@@ -11,6 +11,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
+import yaml
 from PIL import Image
 from ranked_pictures import write_json, write_rankings
 
@@ -556,6 +557,24 @@ def test_presets_and_settings(tmp_path):
     with pytest.raises(InputError, match="there are original"):
         load_settings(preset="none")
     assert PRESETS.keys() == {"original"}
+
+
+@pytest.mark.parametrize(
+    "name", ["on", "off", "null", "010", "1_000", "1.50", "2024-01-01", "a: b", "a #1", "[x]"]
+)
+def test_folders_are_called_as_typed(fresh, tmp_path, command, monkeypatch, name):
+    """However YAML would read their names."""
+    monkeypatch.chdir(tmp_path)
+    write_rankings(tmp_path / name, "train", 4, seed=0, pictures=2)
+    start = model_folder(fresh, tmp_path)
+    given = ("--data", name, "--images", name, "--out", name, "--init", start, "--cache", name)
+    done = command("train", *given, "cpu=true", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    found = yaml.safe_load(done.stdout.partition("data: train")[0])
+    assert [found[key] for key in ("data", "images", "out", "cache")] == [name] * 4
+    if name != "null":  # the word for nothing
+        assert load_settings(settings=[f"out={name}", "cache="]).out == name
+    assert load_settings(settings=[f"out={json.dumps(name)}"]).out == name
 
 
 def test_the_plan_never_splits_a_group():
