@@ -16,7 +16,7 @@ from PIL import Image
 from ranked_pictures import write_json, write_rankings
 
 import reward_core as RM
-from reward_core.errors import CheckpointError, InputError, TrainingError
+from reward_core.errors import CheckpointError, InputError, OutputError, TrainingError
 from reward_core.rankings import read_rankings, untied_pairs
 from reward_core.rankings.stored_images import ZippedImage
 from reward_core.training import PRESETS, Trainer, TrainingConfig, initialise_from_scratch, load_settings
@@ -328,6 +328,23 @@ def test_a_run_does_not_go_on_with_other_data_or_weights(fresh, tmp_path):
     with pytest.raises(CheckpointError, match="the frozen weights to start from"):
         Trainer(some, frozen).train()
     assert Trainer(some, RM.load(tmp_path / "run", device="cpu")).train() == tmp_path / "run"
+
+
+def test_a_folder_is_for_one_run_at_a_time(fresh, data, tmp_path):
+    some = settings(data, tmp_path / "run", steps=2)
+    second, first = Trainer(some, fresh()), Trainer(some, fresh())
+    told = []
+
+    def attempt(*_):
+        with pytest.raises(OutputError) as caught:
+            second.train()
+        told.append(str(caught.value))
+
+    first.optimizers[0].register_step_pre_hook(attempt)
+    first.train()
+    assert [text.partition(" (")[0] for text in told] == [f"{some.out}: another run is at work on it"] * 2
+    assert [row["step"] for row in rows(tmp_path / "run") if "loss" in row] == [1, 2]
+    assert second.train() == tmp_path / "run"  # now it is free
 
 
 def test_bad_pictures_are_skipped_counted_and_listed(fresh, tmp_path, capsys):

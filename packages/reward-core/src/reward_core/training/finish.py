@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..checkpoint import WEIGHTS_FILE, read_state_dict, save_folder
 from ..load import config_beside
+from ..whole_file import write_json, write_whole
 from .report import CURVES, draw_curves, model_card
+from .run_folder import write_errors
 from .validation import Judgement, judge
 
 if TYPE_CHECKING:
@@ -31,7 +31,8 @@ def save_best(trainer: Trainer, found: Judgement | None) -> None:
             own, reward_mean=found.mean, reward_std=found.std, score_quantiles=found.quantiles
         )
     try:
-        save_folder(model, trainer.out)
+        with write_errors(trainer.out):
+            save_folder(model, trainer.out)
     finally:
         model.config = own
 
@@ -64,8 +65,9 @@ def finish(trainer: Trainer, seconds: float) -> Path:
             trainer.tell(f"warning: {found.not_finite_told()}")
     skipped = gathered_skipped(trainer)
     if accelerator.is_main_process:
-        _write(out / SKIPPED, json.dumps(skipped, ensure_ascii=False, indent=1) + "\n")
-        draw_curves(trainer.metrics.read(), out / CURVES)
+        with write_errors(out):
+            write_json(out / SKIPPED, skipped)
+            draw_curves(trainer.metrics.read(), out / CURVES)
         counts = {
             name: (len(reader.groups), len(reader.pictures), sum(reader.pairs))
             for name, reader in trainer.readers.items()
@@ -85,7 +87,8 @@ def finish(trainer: Trainer, seconds: float) -> Path:
         }
         own = trainer.model.config
         trainer.model.config = config_beside(out / WEIGHTS_FILE, type(trainer.model))  # as calibrated
-        _write(out / CARD, model_card(trainer.model, settings, judgements, counts, facts))
+        with write_errors(out):
+            write_whole(out / CARD, model_card(trainer.model, settings, judgements, counts, facts))
         trainer.model.config = own
         if settings.push_to_hub:
             from huggingface_hub import HfApi
@@ -125,9 +128,3 @@ def unusable(trainer: Trainer, skipped: list[dict[str, str]]) -> int:
         for reader in trainer.readers.values()
         for number, group in enumerate(reader.groups)
     )
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

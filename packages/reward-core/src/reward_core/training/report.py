@@ -12,6 +12,7 @@ import torch
 
 from ..reward_model import RewardModel
 from ..settings import import_yaml
+from ..whole_file import whole_file
 from .config import TrainingConfig
 from .validation import Judgement
 
@@ -45,10 +46,9 @@ def draw_curves(rows: list[dict[str, Any]], path: Path) -> None:
             axis.legend(fontsize=8)
     axes[0, 0].axhline(0.6931, color="grey", linewidth=0.8, linestyle=":")  # log 2: nothing is told apart
     figure.tight_layout()
-    temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, format="png", dpi=110)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
     pyplot.close(figure)
-    temporary.replace(path)
 
 
 def model_card(

@@ -13,6 +13,7 @@ from torch import nn
 
 from ..errors import CheckpointError
 from .checkpoint_folder import STATE, CheckpointFolder, damaged, differs
+from .run_folder import write_errors
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -61,10 +62,14 @@ class Checkpoints(CheckpointFolder):
         optimizers: Sequence[torch.optim.Optimizer],
         state: RunState,
     ) -> None:
-        """Write a checkpoint, on all ranks together; it appears when it is complete."""
+        """Write a checkpoint, on all ranks together; it appears when it is complete.
+
+        Raises:
+            OutputError: it cannot be written; those before it stay.
+        """
         from safetensors.torch import save_file
 
-        with self.writing(accelerator, state.step) as folder:
+        with write_errors(self.folder), self.writing(accelerator, state.step) as folder:
             torch.save(_random_state(), folder / _random_file(accelerator))
             if accelerator.is_main_process:
                 save_file({n: p.detach().cpu().contiguous() for n, p in trained(model)}, folder / WEIGHTS)

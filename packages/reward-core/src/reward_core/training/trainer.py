@@ -27,6 +27,7 @@ from .metrics_file import METRICS, MetricsFile
 from .optimizers import rate_at, set_rates
 from .progress import step_bar
 from .run_checkpoint import Checkpoints, RunState
+from .run_folder import alone, write_errors
 from .setup import (
     decisive_facts,
     fingerprint,
@@ -120,8 +121,9 @@ class Trainer:
         Raises:
             TrainingError: ten steps in a row without a finite loss or gradient.
             KeyboardInterrupt: after the state was saved.
+            OutputError: another run is at work on the folder, or it cannot be written to.
         """
-        with warnings.catch_warnings():
+        with alone(self.accelerator, self.out, self.tell), warnings.catch_warnings():
             warnings.simplefilter("ignore", PromptTruncatedWarning)  # said once, above
             warnings.simplefilter("ignore", EmptyPromptWarning)
             return self._train(resume)
@@ -257,7 +259,8 @@ class Trainer:
 
     def _log(self, row: dict[str, float]) -> None:
         if self.accelerator.is_main_process:
-            self.metrics.add({"step": self.state.step, **row})
+            with write_errors(self.out):
+                self.metrics.add({"step": self.state.step, **row})
         if self.settings.trackers:
             self.accelerator.log({k: v for k, v in row.items() if math.isfinite(v)}, step=self.state.step)
 
