@@ -378,6 +378,32 @@ def test_bad_pictures_are_skipped_counted_and_listed(fresh, tmp_path, capsys):
         Trainer(some, fresh(), {"train": read_rankings(data / "train.json")[3:4]})
 
 
+def test_the_card_says_what_was_left_out_and_how_weights_were_chosen(fresh, tmp_path):
+    """Also of a run that was stopped after the damaged picture, and without a validation set."""
+    data = tmp_path / "data"
+    records = write_rankings(data, "train", 6, seed=3, pictures=3)
+    (data / records[0]["generations"][0]).write_bytes(b"no picture")
+    some = settings(data, tmp_path / "run", validation_share=0.0, steps=4, checkpoint_every=2, batch_size=6)
+    some = replace(some, epochs=4, checkpoints=9)
+    Trainer(some, fresh()).train()
+    cards = [(tmp_path / "run/README.md").read_text()]
+    listed = (tmp_path / "run/skipped.json").read_text()
+    assert records[0]["generations"][0] in listed
+    Trainer(some, fresh()).train()  # all steps are done: nothing is read again
+    assert (tmp_path / "run/skipped.json").read_text() == listed
+    cards.append((tmp_path / "run/README.md").read_text())
+    for card in cards:
+        assert "1 pictures that cannot be read" in card
+        assert (
+            "Scores are the head's own output, of any mean and spread: there was no validation set." in card
+        )
+        assert "weights of step 4 kept (the last; there was no validation set)" in card
+        assert "unknown pictures" not in card
+        assert "lowest validation" not in card
+    own = RM.load(tmp_path / "run", device="cpu").config
+    assert (own.reward_mean, own.reward_std, own.score_quantiles) == (0.0, 1.0, None)
+
+
 def test_pictures_in_memory_are_skipped_one_by_one(fresh, data, tmp_path):
     """They have no names to tell them apart by."""
     train, others = read_rankings(data / "train.json")[:6], read_rankings(data / "validation.json")[:2]

@@ -108,14 +108,23 @@ def finish(trainer: Trainer, seconds: float) -> Path:
 
 def gathered_skipped(trainer: Trainer) -> list[dict[str, str]]:
     """Pictures left out on any rank, by name."""
-    from accelerate.utils import gather_object
-
     found: dict[str, str] = {}
     for split in trainer.splits.values():
         found |= split.missing
-    own = [item for reader in trainer.readers.values() for item in reader.skipped.items()]
-    found |= dict(gather_object(own) if trainer.accelerator.num_processes > 1 else own)
+    for unreadable in gathered_unreadable(trainer).values():
+        found |= unreadable
     return [{"image": image, "reason": reason} for image, reason in sorted(found.items())]
+
+
+def gathered_unreadable(trainer: Trainer) -> dict[str, dict[str, str]]:
+    """Pictures that turned out unreadable on any rank, by split and name; for all ranks together."""
+    from accelerate.utils import gather_object
+
+    own = [(s, *item) for s, reader in trainer.readers.items() for item in list(reader.skipped.items())]
+    found: dict[str, dict[str, str]] = {}
+    for split, image, reason in gather_object(own) if trainer.accelerator.num_processes > 1 else own:
+        found.setdefault(split, {})[image] = reason
+    return found
 
 
 def unusable(trainer: Trainer, skipped: list[dict[str, str]]) -> int:

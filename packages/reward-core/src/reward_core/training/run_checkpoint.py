@@ -34,6 +34,7 @@ class RunState:
         worse: validations in a row above it.
         stopped: why the run was stopped early; empty: it was not.
         told: troubles that were told already.
+        unreadable: by split, pictures that could not be read so far, with the reason.
         processes: of the run; dropout depends on it.
         fingerprint: of the settings and data that decide the outcome.
         facts: the same in parts, and more of them; see ``decisive_facts``. None in older checkpoints.
@@ -47,6 +48,7 @@ class RunState:
     worse: int = 0
     stopped: str = ""
     told: list[str] = dataclasses.field(default_factory=list)
+    unreadable: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
     processes: int = 1
     fingerprint: str = ""
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)

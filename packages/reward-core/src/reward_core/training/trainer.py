@@ -18,7 +18,7 @@ from ..rankings import RankedPrompt
 from ..reward_model import RewardModel
 from .batch_plan import BatchPlan
 from .config import TrainingConfig
-from .finish import finish, save_best
+from .finish import finish, gathered_unreadable, save_best
 from .group_reader import GroupReader, ReadGroup, Reword
 from .group_rewards import GroupRewards
 from .health import MAX_SKIPPED, Health
@@ -265,6 +265,7 @@ class Trainer:
             self.accelerator.log({k: v for k, v in row.items() if math.isfinite(v)}, step=self.state.step)
 
     def _save(self) -> None:
+        self.state.unreadable = gathered_unreadable(self)
         self.checkpoints.save(self.accelerator, self.rewards, self.optimizers, self.state)
 
     def _restore(self, resume: str | Path | None) -> bool:
@@ -276,6 +277,9 @@ class Trainer:
         if resume is not None and not path.is_dir():
             raise InputError(f"{path}: no such checkpoint; there are {', '.join(map(str, found)) or 'none'}")
         self.state = self.checkpoints.load(path, self.accelerator, self.rewards, self.optimizers, self.state)
+        for name, unreadable in self.state.unreadable.items():
+            if name in self.readers:
+                self.readers[name].skipped |= unreadable
         if self.accelerator.is_main_process:
             self.checkpoints.drop_after(self.state.step)
         self.accelerator.wait_for_everyone()
