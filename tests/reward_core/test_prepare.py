@@ -362,3 +362,37 @@ def test_a_dataset_becomes_a_folder(command, tmp_path):
     assert sum(split["untied_pairs"] for split in splits.values()) == 7
     data = read_splits(out)
     assert data["test"][0].images[1].read_bytes() == picture(names[1], form="PNG")
+
+
+def test_pictures_that_changed_are_stored_anew(command, tmp_path):
+    """In a table and in files; what did not change is not read again."""
+    options = ("--test", "0", "--validation", "0")
+    pairs = tmp_path / "pairs.parquet"
+
+    def filled(red):
+        return table([{"prompt": "p", "better": red, "worse": picture("blue", form="JPEG")}])
+
+    def stored(source, out, *more):
+        done = command("prepare", "pairs", source, "--out", out, *options, *more)
+        assert done.returncode == 0, done.stderr
+        if not (out / "train.json").exists():
+            return json.loads((out / "skipped.json").read_text())["skipped"][0]["reason"]
+        (record,) = json.loads((out / "train.json").read_text())
+        return [(out / name).read_bytes() for name in record["generations"]]
+
+    pairs.write_bytes(filled(b"broken"))
+    assert stored(pairs, tmp_path / "table") == "not a picture in any format that Pillow reads"
+    pairs.write_bytes(filled(picture("red", form="JPEG")))
+    assert stored(pairs, tmp_path / "table") == [picture(c, form="JPEG") for c in ("red", "blue")]
+    pairs.write_bytes(filled(picture("other red", form="JPEG")))
+    assert stored(pairs, tmp_path / "table") == [picture(c, form="JPEG") for c in ("other red", "blue")]
+
+    files = tmp_path / "files.csv"
+    files.write_text("prompt,better,worse\np,a.png,b.png\n")
+    for name in "ab":
+        (tmp_path / f"{name}.png").write_bytes(picture(name, form="PNG"))
+    stored(files, tmp_path / "files", "--copy")
+    (tmp_path / "a.png").write_bytes(picture("c", form="PNG"))
+    assert stored(files, tmp_path / "files", "--copy") == [picture(c, form="PNG") for c in "cb"]
+    journal = (tmp_path / "files/.pictures.jsonl").read_text().splitlines()
+    assert [json.loads(line)[0].rpartition("/")[2] for line in journal] == ["a.png", "b.png", "a.png"]

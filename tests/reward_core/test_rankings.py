@@ -354,6 +354,41 @@ BAD = {
         "prompt,image_0,image_1,label_0,label_1\np,a,b,1,\n",
         "line 2: 'label_1' must be a number, got ''",
     ),
+    "no number": (
+        "bad.csv",
+        "prompt,image_0,image_1,label_0,label_1\np,a,b,1,0\np,a,b,nan,0\n",
+        "line 3: 'label_0' must be a number, got 'nan'",
+    ),
+    "no number in JSON": (
+        "bad.jsonl",
+        '{"prompt": "p", "image_0": "a", "image_1": "b", "label_0": 0.5, "label_1": NaN}\n',
+        "line 1: 'label_1' must be a number, got nan",
+    ),
+    "endless": (
+        "bad.json",
+        '[{"prompt": "p", "image_0": "a", "image_1": "b", "label_0": Infinity, "label_1": 0}]',
+        "record 0: 'label_0' must be a number, got inf",
+    ),
+    "no label at all": (
+        "bad.json",
+        '[{"prompt": "p", "image_0": "a", "image_1": "b", "label_0": null, "label_1": 0}]',
+        "record 0: 'label_0' must be a number, got None",
+    ),
+    "whether it has a label": (
+        "bad.json",
+        '[{"prompt": "p", "image_0": "a", "image_1": "b", "label_0": 1, "label_1": 0, "has_label": NaN}]',
+        "record 0: 'has_label' must be true or false, got nan",
+    ),
+    "no id": (
+        "bad.json",
+        '[{"id": 1, "prompt": "p", "image": "a", "rank": 1}, {"id": NaN, "prompt": "p", "image": "b"}]',
+        "record 1: no 'id'",
+    ),
+    "a utility that is no number": (
+        "bad.json",
+        '[{"prompt": "p", "generations": ["a", "b"], "ranking": [1, 2], "utilities": [0.5, NaN]}]',
+        "record 0: 'utilities' must be numbers, got [0.5, nan]",
+    ),
 }
 
 

@@ -1,16 +1,24 @@
 """Training from rankings, in this process: what is learned, frozen, kept, skipped and told."""
 
+import io
 import json
 import math
+import shutil
+import zipfile
 from dataclasses import replace
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 import torch
+import yaml
+from PIL import Image
 from ranked_pictures import write_json, write_rankings
 
 import reward_core as RM
-from reward_core.errors import CheckpointError, InputError, TrainingError
-from reward_core.rankings import read_rankings
+from reward_core.errors import CheckpointError, InputError, OutputError, TrainingError
+from reward_core.rankings import read_rankings, untied_pairs
+from reward_core.rankings.stored_images import ZippedImage
 from reward_core.training import PRESETS, Trainer, TrainingConfig, initialise_from_scratch, load_settings
 from reward_core.training import ranking_loss as exact_loss
 from reward_core.training.batch_plan import BatchPlan
@@ -193,6 +201,49 @@ def test_the_cache_changes_nothing(fresh, data, tmp_path):
     assert file.stat().st_size == len(content)
 
 
+def test_pictures_within_tables_and_zips_are_cached(fresh, data, tmp_path):
+    groups, others = read_rankings(data / "train.json")[:4], read_rankings(data / "validation.json")[:2]
+    with zipfile.ZipFile(tmp_path / "pictures.zip", "w") as archive:
+        for group in groups:
+            for image in group.images:
+                archive.write(image, f"{image.parent.name}/{image.name}")
+    rows = [
+        {"prompt": g.prompt, "images": [i.read_bytes() for i in g.images], "ranking": g.places}
+        for g in groups
+    ]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "train.parquet")
+    zipped = [
+        replace(
+            g,
+            images=tuple(
+                ZippedImage(tmp_path / "pictures.zip", f"{i.parent.name}/{i.name}") for i in g.images
+            ),
+        )
+        for g in groups
+    ]
+    found = {}
+    for name, given in (
+        ("files", groups),
+        ("table", read_rankings(tmp_path / "train.parquet")),
+        ("zip", zipped),
+    ):
+        some = settings(data, tmp_path / name, freeze=0.5, epochs=2, cache=str(tmp_path / "cache"))
+        trainer = Trainer(some, fresh(), {"train": given, "validation": others})
+        trainer.train()
+        found[name] = trainer.readers["train"].cache
+        assert found[name].stored >= len(trainer.readers["train"].pictures)
+        assert losses(tmp_path / name) == losses(tmp_path / "files")
+    assert len({cache.folder for cache in found.values()}) == 3
+    # Another content is another cache.
+    with (
+        zipfile.ZipFile(tmp_path / "pictures.zip", "a") as archive,
+        pytest.warns(UserWarning, match="Duplicate"),
+    ):
+        archive.write(groups[0].images[1], zipped[0].images[0].member)
+    other = Trainer(some, fresh(), {"train": zipped, "validation": others})
+    assert other.readers["train"].cache.folder != found["zip"].folder
+
+
 def test_a_small_cache_keeps_some(fresh, data, tmp_path):
     some = settings(data, tmp_path, freeze=0.5, epochs=2, cache=str(tmp_path / "c"), cache_gb=6e-5)
     trainer = Trainer(some, fresh())
@@ -231,6 +282,71 @@ def test_resuming_ends_with_the_same_bits(fresh, data, tmp_path):
         Trainer(settings(data, tmp_path / "half", **some), fresh()).train(tmp_path / "nowhere")
 
 
+def test_a_run_does_not_go_on_with_other_data_or_weights(fresh, tmp_path):
+    """Each change alone is named; back with what it was, the run goes on. So it does where the data moved."""
+    data = tmp_path / "data"
+    records = write_rankings(data, "train", 8, seed=3, pictures=3)
+    write_rankings(data, "validation", 3, seed=4, pictures=3)
+    start = model_folder(fresh, tmp_path)
+    some = settings(data, tmp_path / "run", init=str(start), freeze=0.5, steps=2, checkpoints=9)
+    Trainer(some).train()
+
+    def refused(told, **changes):
+        with pytest.raises(CheckpointError, match=rf"other settings or data \({told}\); take them back"):
+            Trainer(replace(some, **changes)).train()
+
+    picture = data / records[0]["generations"][0]
+    content = picture.read_bytes()
+    picture.write_bytes((data / records[0]["generations"][1]).read_bytes())
+    refused("the pictures of train")
+    picture.write_bytes(content)
+    records[0]["ranking"].reverse()
+    write_json(data / "train.json", records)
+    refused("the rankings of train")
+    records[0]["ranking"].reverse()
+    write_json(data / "train.json", records)
+    weights_file = start / "model.safetensors"
+    whole = weights_file.read_bytes()
+    for changed, told in (
+        ("blip.visual_encoder.pos_embed", "the frozen weights to start from"),
+        ("mlp.layers.0.weight", "the weights to start from"),
+    ):
+        model = RM.load(start, device="cpu")
+        with torch.no_grad():
+            dict(model.named_parameters())[changed].view(-1)[0] += 1
+        model.save_pretrained(start)
+        refused(told)
+        weights_file.write_bytes(whole)
+    refused("lr was 0.002, now 0.001", lr=1e-3)
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(data, moved)
+    assert Trainer(replace(some, data=str(moved), workers=1)).train() == tmp_path / "run"
+    # Of a model from the caller only what is frozen has to be as it was.
+    frozen = RM.load(start, device="cpu")
+    with torch.no_grad():
+        frozen.blip.visual_encoder.pos_embed[0, 0, 0] += 1
+    with pytest.raises(CheckpointError, match="the frozen weights to start from"):
+        Trainer(some, frozen).train()
+    assert Trainer(some, RM.load(tmp_path / "run", device="cpu")).train() == tmp_path / "run"
+
+
+def test_a_folder_is_for_one_run_at_a_time(fresh, data, tmp_path):
+    some = settings(data, tmp_path / "run", steps=2)
+    second, first = Trainer(some, fresh()), Trainer(some, fresh())
+    told = []
+
+    def attempt(*_):
+        with pytest.raises(OutputError) as caught:
+            second.train()
+        told.append(str(caught.value))
+
+    first.optimizers[0].register_step_pre_hook(attempt)
+    first.train()
+    assert [text.partition(" (")[0] for text in told] == [f"{some.out}: another run is at work on it"] * 2
+    assert [row["step"] for row in rows(tmp_path / "run") if "loss" in row] == [1, 2]
+    assert second.train() == tmp_path / "run"  # now it is free
+
+
 def test_bad_pictures_are_skipped_counted_and_listed(fresh, tmp_path, capsys):
     data = tmp_path / "data"
     records = write_rankings(data, "train", 8, seed=3, pictures=3)
@@ -260,6 +376,77 @@ def test_bad_pictures_are_skipped_counted_and_listed(fresh, tmp_path, capsys):
     some = settings(data, tmp_path / "x", validation_share=0.0)
     with pytest.raises(InputError, match="none of 1 groups can be used"):
         Trainer(some, fresh(), {"train": read_rankings(data / "train.json")[3:4]})
+
+
+def test_the_card_says_what_was_left_out_and_how_weights_were_chosen(fresh, tmp_path):
+    """Also of a run that was stopped after the damaged picture, and without a validation set."""
+    data = tmp_path / "data"
+    records = write_rankings(data, "train", 6, seed=3, pictures=3)
+    (data / records[0]["generations"][0]).write_bytes(b"no picture")
+    some = settings(data, tmp_path / "run", validation_share=0.0, steps=4, checkpoint_every=2, batch_size=6)
+    some = replace(some, epochs=4, checkpoints=9)
+    Trainer(some, fresh()).train()
+    cards = [(tmp_path / "run/README.md").read_text()]
+    listed = (tmp_path / "run/skipped.json").read_text()
+    assert records[0]["generations"][0] in listed
+    Trainer(some, fresh()).train()  # all steps are done: nothing is read again
+    assert (tmp_path / "run/skipped.json").read_text() == listed
+    cards.append((tmp_path / "run/README.md").read_text())
+    for card in cards:
+        assert "1 pictures that cannot be read" in card
+        assert (
+            "Scores are the head's own output, of any mean and spread: there was no validation set." in card
+        )
+        assert "weights of step 4 kept (the last; there was no validation set)" in card
+        assert "unknown pictures" not in card
+        assert "lowest validation" not in card
+    own = RM.load(tmp_path / "run", device="cpu").config
+    assert (own.reward_mean, own.reward_std, own.score_quantiles) == (0.0, 1.0, None)
+
+
+def test_pictures_in_memory_are_skipped_one_by_one(fresh, data, tmp_path):
+    """They have no names to tell them apart by."""
+    train, others = read_rankings(data / "train.json")[:6], read_rankings(data / "validation.json")[:2]
+    groups = [
+        replace(group, images=tuple(Image.open(io.BytesIO(path.read_bytes())) for path in group.images))
+        for group in train
+    ]
+    number = next(i for i, group in enumerate(train) if len(group.images) > 2)
+    first, bad, *rest = groups[number].images
+    bad = Image.open(io.BytesIO(train[number].images[1].read_bytes()[:-500]))
+    groups[number] = replace(groups[number], images=(first, bad, *rest))
+    some = settings(data, tmp_path, epochs=2, freeze=0.5, cache=str(tmp_path / "cache"))
+    trainer = Trainer(some, fresh(), {"train": groups, "validation": others})
+    trainer.train()
+    (listed,) = json.loads((tmp_path / "skipped.json").read_text())
+    assert listed["image"] == f"<PIL image RGB 48x48> (train group {number}, picture 1)"
+    pairs = sum(untied_pairs(group.places) for group in train) - (len(rest) + 1)
+    assert sum(row["pairs"] for row in rows(tmp_path) if "pairs" in row) == 2 * pairs
+    assert "0 groups left with fewer than two" in (tmp_path / "README.md").read_text()
+
+
+def test_steps_without_pairs_are_not_taken(fresh, tmp_path, capsys):
+    data = tmp_path / "data"
+    records = write_rankings(data, "train", 3, seed=3, pictures=2)
+    write_rankings(data, "validation", 2, seed=4, pictures=3)
+    for name in records[1]["generations"]:
+        (data / name).write_bytes(b"no picture")
+    some = settings(data, tmp_path / "run", batch_size=1)
+    trainer = Trainer(some, fresh())
+    trainer.train()
+    (bad,) = [i + 1 for i, step in enumerate(trainer.plan.steps) if step.micro_batches == ((1,),)]
+    assert trainer.state.skipped == 1
+    told = capsys.readouterr().err
+    assert f"step {bad} was not taken: none of its pairs of pictures can be read" in told
+    assert "not finite" not in told
+    steps = {row["step"]: row for row in rows(tmp_path / "run") if "pairs" in row}
+    assert [step for step, row in steps.items() if "loss" not in row] == [bad]
+    assert steps[3]["skipped"] == 1
+    for record in records:
+        for name in record["generations"]:
+            (data / name).write_bytes(b"no picture")
+    with pytest.raises(TrainingError, match=r"none of 3 steps was taken: .*\.png: not a picture"):
+        Trainer(replace(some, out=str(tmp_path / "none")), fresh()).train()
 
 
 def test_a_loss_that_does_not_move_is_told_with_its_reason(fresh, data, tmp_path, capsys):
@@ -300,6 +487,42 @@ def test_exploding_and_not_finite_runs_are_told(fresh, data, tmp_path, capsys):
     assert "step 1 was not taken" in capsys.readouterr().err
 
 
+def test_validations_that_are_not_finite_are_never_the_best(fresh, data, tmp_path, capsys):
+    """A word that only validation and test have, whose embedding is spoiled from the second step on."""
+    train, held = read_rankings(data / "train.json"), read_rankings(data / "validation.json")
+    given = {"train": train, "validation": [*held[:-1], replace(held[-1], prompt="a dog")], "test": held}
+
+    def spoil(model):
+        token = int(model.tokenizer(["dog"])[0][0, 1])
+        with torch.no_grad():
+            model.blip.text_encoder.embeddings.word_embeddings.weight[token] = math.nan
+
+    trainer = Trainer(settings(data, tmp_path / "run", validations=3), fresh(), given)
+    trainer.optimizers[0].register_step_post_hook(
+        lambda *_: spoil(trainer.model) if trainer.state.step == 1 else None
+    )
+    trainer.train()
+    told = capsys.readouterr().err
+    assert "rewards of 4 of 40 pictures are not finite; step 5 is not taken for the best" in told
+    seen = {row["step"]: row for row in rows(tmp_path / "run") if "validation/accuracy" in row}
+    assert sorted(seen) == [0, 2, 3, 5]
+    assert [step for step, row in seen.items() if "validation/loss" in row] == [0]
+    assert trainer.state.best_step == 0
+    assert all(tensor.isfinite().all() for tensor in RM.load(tmp_path / "run", "cpu").state_dict().values())
+    model = fresh()
+    spoil(model)
+    with pytest.raises(TrainingError, match=r"no validation gave finite rewards.*weights themselves are not"):
+        Trainer(settings(data, tmp_path / "never"), model, given).train()
+    model = fresh()
+    spoil(model)
+    Trainer(
+        settings(data, tmp_path / "test"),
+        model,
+        {"train": train, "validation": held, "test": given["validation"]},
+    ).train()
+    assert "warning: rewards of 4 of 40 pictures are not finite\n" in capsys.readouterr().err
+
+
 def test_early_stop_keeps_the_best(fresh, data, tmp_path):
     some = settings(data, tmp_path, epochs=30, lr=0.05, validations=2, patience=2)  # far too high a rate
     trainer = Trainer(some, fresh())
@@ -308,6 +531,30 @@ def test_early_stop_keeps_the_best(fresh, data, tmp_path):
     assert trainer.state.step < len(trainer.plan.steps)
     seen = {row["step"]: row["validation/loss"] for row in rows(tmp_path) if "validation/loss" in row}
     assert min(seen, key=seen.get) == trainer.state.best_step
+
+
+def test_a_model_rounded_to_16_bits_is_refused(folder, data, tmp_path):
+    model = RM.load(folder, device="cpu")
+    model.set_encoder_dtype(torch.bfloat16)  # as precision="fast" does, where the processor gains by it
+    with pytest.raises(InputError, match=r'rounded to torch.bfloat16.*load it with precision="exact"'):
+        Trainer(settings(data, tmp_path), model)
+
+
+def test_pictures_compared_in_training_and_validation_are_told(fresh, data, tmp_path, capsys):
+    train = read_rankings(data / "train.json")
+    own = read_rankings(data / "validation.json")
+    other = "dark night" if train[1].prompt == "light day" else "light day"
+    shared = [
+        train[0],
+        replace(train[1], prompt=other),
+        replace(own[0], images=(train[2].images[0], *own[0].images[1:]), prompt=train[2].prompt),
+        train[3].only([0, 1]),
+    ]
+    Trainer(settings(data, tmp_path), fresh(), {"train": train, "validation": own + shared, "test": own})
+    told = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert [line.partition(" compare")[0] for line in told] == [
+        "reward-core: warning: 2 of 14 groups of the validation data"
+    ]
 
 
 def test_validation_is_held_out_by_prompt_where_there_is_none(fresh, data, tmp_path, capsys):
@@ -353,6 +600,24 @@ def test_presets_and_settings(tmp_path):
     with pytest.raises(InputError, match="there are original"):
         load_settings(preset="none")
     assert PRESETS.keys() == {"original"}
+
+
+@pytest.mark.parametrize(
+    "name", ["on", "off", "null", "010", "1_000", "1.50", "2024-01-01", "a: b", "a #1", "[x]"]
+)
+def test_folders_are_called_as_typed(fresh, tmp_path, command, monkeypatch, name):
+    """However YAML would read their names."""
+    monkeypatch.chdir(tmp_path)
+    write_rankings(tmp_path / name, "train", 4, seed=0, pictures=2)
+    start = model_folder(fresh, tmp_path)
+    given = ("--data", name, "--images", name, "--out", name, "--init", start, "--cache", name)
+    done = command("train", *given, "cpu=true", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    found = yaml.safe_load(done.stdout.partition("data: train")[0])
+    assert [found[key] for key in ("data", "images", "out", "cache")] == [name] * 4
+    if name != "null":  # the word for nothing
+        assert load_settings(settings=[f"out={name}", "cache="]).out == name
+    assert load_settings(settings=[f"out={json.dumps(name)}"]).out == name
 
 
 def test_the_plan_never_splits_a_group():

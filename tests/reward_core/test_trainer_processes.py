@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -160,6 +161,41 @@ def test_ctrl_c_saves_and_says_how_to_go_on(start, data, tmp_path):
     (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
     assert 1 <= json.loads((checkpoint / "state.json").read_text())["step"] < 4400
     RM.load(tmp_path / "run", device="cpu")  # the best so far
+
+
+def no_large_files():
+    """No file may grow beyond 15 kB: writing fails as it does on a full disk."""
+    resource = pytest.importorskip("resource", reason="this system has no such limits")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (15_000, 15_000))
+
+
+def test_a_full_disk_is_one_line_and_leaves_what_was_there(start, data, tmp_path):
+    out = tmp_path / "run"
+    more = ("steps=4", "checkpoint_every=2", "checkpoints=9")
+    arguments = training(start, data, out, *more)
+    finish(arguments)
+    last = out / "checkpoints" / "step-000004"
+    shutil.rmtree(last)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.suffix in (".safetensors", ".pt")}
+    full = subprocess.run(
+        arguments, env=environment(), capture_output=True, text=True, preexec_fn=no_large_files
+    )
+    assert full.returncode == 2
+    assert "Traceback" not in full.stderr
+    assert f"reward-core: {out}" in full.stderr.splitlines()[-1]
+    assert "cannot be written to (" in full.stderr.splitlines()[-1]
+    assert {path: path.read_bytes() for path in before} == before
+    assert not list((out / "checkpoints").glob(".*"))
+    assert not list(out.glob(".saving-*"))
+    assert "goes on after step 2" in finish(arguments)
+    assert last.is_dir()
+    # So it is where nothing was there before.
+    arguments = training(start, data, tmp_path / "new", *more)
+    full = subprocess.run(
+        arguments, env=environment(), capture_output=True, text=True, preexec_fn=no_large_files
+    )
+    assert full.returncode == 2
+    assert f"reward-core: {tmp_path / 'new'}: cannot be written to (" in full.stderr.splitlines()[-1]
 
 
 def test_the_command_says_what_is_wrong(start, data, tmp_path, command):

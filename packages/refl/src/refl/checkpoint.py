@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from reward_core.training.checkpoint_folder import STATE, CheckpointFolder, damaged, differs
+from reward_core.training.run_folder import write_errors as shared_write_errors
 from reward_core.whole_file import whole_file
 
 from .errors import CheckpointError
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 WEIGHTS = "trainable.safetensors"
-TORCH_WRITING = ("inline_container", "PytorchStreamWriter", "iostream error")  # where torch.save failed
 EMA_NUMBERS = ("decay", "optimization_step")
 
 
@@ -58,19 +57,9 @@ class RunState:
 
 @contextmanager
 def write_errors(folder: Path) -> Iterator[None]:
-    """A full disk is told of in the kinds of error of three libraries; here it is a CheckpointError."""
-    try:
+    """What cannot be written is a CheckpointError, whichever library tells of it."""
+    with shared_write_errors(folder, CheckpointError):
         yield
-    except (OSError, SafetensorError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not any(word in str(error) for word in TORCH_WRITING):
-            raise
-        for unfinished in folder.glob(".writing-*"):
-            shutil.rmtree(unfinished, ignore_errors=True)
-        told = str(error).partition("\n")[0]
-        raise CheckpointError(
-            f"{folder}: cannot be written to ({told}); make room on its disk, then the same command goes on "
-            "from the last checkpoint that is whole"
-        ) from error
 
 
 class Checkpoints(CheckpointFolder):

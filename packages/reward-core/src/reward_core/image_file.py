@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import re
@@ -28,6 +29,10 @@ class StoredImage:
         """The picture's file. Any error means that it cannot be had."""
         raise NotImplementedError
 
+    def state(self) -> tuple[str | int, ...]:
+        """As ``picture_state`` has it."""
+        raise NotImplementedError
+
 
 ImageSource: TypeAlias = "str | os.PathLike[str] | Image.Image | StoredImage"
 
@@ -43,6 +48,29 @@ def image_name(source: object) -> str:
     if isinstance(source, (str, os.PathLike)):
         return os.fsdecode(source)
     return f"<{type(source).__name__}>"
+
+
+def picture_state(source: ImageSource) -> tuple[str | int, ...]:
+    """What tells that a picture has become another one, without reading its file.
+
+    First what a copy elsewhere has too (a size, a checksum, of a picture in memory a digest of its pixels),
+    then, for files, the time of the last change. Empty where nothing can be known.
+    """
+    try:
+        if isinstance(source, StoredImage):
+            return source.state()
+        if isinstance(source, Image.Image):
+            pixels = hashlib.blake2b(source.tobytes(), digest_size=16).hexdigest()
+            return (f"{source.mode} {source.width}x{source.height} {pixels}",)
+        return file_state(source)
+    except Exception:  # zips, tables and pictures are damaged in many ways; whoever opens it is told
+        return ()
+
+
+def file_state(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """(size, time of the last change in ns) of a file."""
+    facts = os.stat(path)
+    return facts.st_size, facts.st_mtime_ns
 
 
 def open_image(source: ImageSource) -> Image.Image:

@@ -25,13 +25,16 @@ def load_settings(
     preset: str | None = None,
     file: str | os.PathLike[str] | None = None,
     settings: Sequence[str] = (),
+    given: Mapping[str, Any] | None = None,
 ) -> T:
-    """``start`` with a preset's values, a YAML file's over them, and ``key=value`` over both.
+    """``start`` with a preset's values, a YAML file's over them, those given, and ``key=value`` over all.
 
     Args:
         start: a dataclass with its defaults.
         presets: name -> values, nested as the settings are.
-        settings: "key=value"; a dot leads into settings that others hold, as in "run.steps=10".
+        settings: "key=value"; a dot leads into settings that others hold, as in "run.steps=10". Values are
+            YAML, but texts, such as paths, are taken as typed unless they stand in quotes.
+        given: values by key, taken as they are.
 
     Raises:
         InputError: an unknown preset, key or value, named with the nearest that exists; no YAML.
@@ -41,11 +44,18 @@ def load_settings(
     config = override(start, presets[preset] if preset else {})
     if file is not None:
         config = override(config, read_yaml(file), f"{os.fspath(file)}: ")
+    config = override(config, given or {})
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals:
             raise InputError(f"settings are given as key=value, got {setting!r}")
         value = _parsed(text)
+        if (
+            _is_text(config, key.split("."))
+            and value is not None
+            and not text.lstrip().startswith(("'", '"'))
+        ):
+            value = text  # a folder may be called on, 010 or 2024-01-01
         for part in reversed(key.split(".")):
             value = {part: value}
         config = override(config, value)
@@ -106,6 +116,16 @@ def _parsed(text: str) -> Any:
         return yaml.safe_load(text)
     except yaml.YAMLError:  # a path with a colon, say
         return text
+
+
+def _is_text(config: Any, path: Sequence[str]) -> bool:
+    """Whether a setting is a text, or a text or none."""
+    for part in path[:-1]:
+        config = getattr(config, part, None)
+    if not dataclasses.is_dataclass(config):
+        return False
+    hint = typing.get_type_hints(type(config)).get(path[-1])
+    return {hint, *typing.get_args(hint)} - {types.NoneType} <= {str, str | None}
 
 
 def _converted(value: Any, hint: Any, where: str) -> Any:

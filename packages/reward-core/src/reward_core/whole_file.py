@@ -7,7 +7,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from .errors import OutputError
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 
 @contextmanager
@@ -28,6 +33,25 @@ def whole_file(path: Path, beside: Path | None = None) -> Iterator[Path]:
         sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def take_lock(file: Path, what: str | os.PathLike[str]) -> BaseFileLock:
+    """The lock of this file, held until it is released or the process ends.
+
+    Args:
+        what: how errors call what is locked.
+
+    Raises:
+        OutputError: another run has it. OSError: the file cannot be made. NotImplementedError: no locks here.
+    """
+    import filelock
+
+    lock = filelock.FileLock(file)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout as error:
+        raise OutputError(f"{os.fspath(what)}: another run is at work on it ({lock.lock_file})") from error
+    return lock
 
 
 def sync_folder(folder: Path) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 from ..errors import InputError, OutputError
 from ..score_file import load_pyarrow, read_outcomes, write_rows
 from ..scorer import ScoredRow
-from ..whole_file import whole_file
+from ..whole_file import take_lock, whole_file
 from .input_row import error_kind
 from .joining import join
 from .shards import Shards
@@ -70,16 +70,10 @@ class Target:
         Raises:
             OutputError: another run is at work on it, or it cannot be written.
         """
-        import filelock
-
         with self._writing():
             made = not self.folder.exists()  # else it may hold what is not this command's
             self.folder.mkdir(exist_ok=True)
-            lock = filelock.FileLock(self.folder / LOCK_FILE)
-            try:
-                lock.acquire(timeout=0)
-            except filelock.Timeout as error:
-                raise OutputError(f"{self.out}: another run is at work on it ({lock.lock_file})") from error
+            lock = take_lock(self.folder / LOCK_FILE, self.out)
         try:
             yield
         finally:

@@ -39,8 +39,8 @@ def run_train(args: argparse.Namespace) -> int:
     from ..training.config import load_settings
     from ..training.trainer import Trainer
 
-    given = [f"{name}={value}" for name in FLAGS if (value := getattr(args, name)) is not None]
-    settings = load_settings(args.config, args.preset, [*given, *args.settings])
+    given = {name: value for name in FLAGS if (value := getattr(args, name)) is not None}
+    settings = load_settings(args.config, args.preset, args.settings, given)
     trainer = Trainer(settings)
     if args.dry_run:
         print(describe(trainer))

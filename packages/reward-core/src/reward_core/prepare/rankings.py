@@ -14,7 +14,7 @@ from typing import Any
 
 from ..errors import DataWarning, ImageError, InputError
 from ..hub_dataset import raise_if_full
-from ..image_file import ImageSource, StoredImage, image_name, open_image
+from ..image_file import ImageSource, StoredImage, image_name, open_image, picture_state
 from ..progress import bar
 from ..rankings import SPLITS, RankedPrompt, read_splits
 from ..rankings.check import find_broken, in_reading_order, leave_out
@@ -22,7 +22,7 @@ from ..rankings.comparisons import regroup
 from ..rankings.stored_images import ReadImage
 from .folder import Prepared, preparing, write_folder
 
-JOURNAL = ".pictures.jsonl"  # name in the table -> file here, or why there is none
+JOURNAL = ".pictures.jsonl"  # name in the table -> file here, or why there is none; state of the picture
 
 
 def prepare_rankings(
@@ -121,7 +121,12 @@ def _stored(sources: Mapping[str, ImageSource], out: Path) -> Iterator[tuple[str
     """
     for leftover in out.glob("images/*/.*.tmp"):
         leftover.unlink()
-    known = _journal(out)
+    states = {name: list(picture_state(image)) for name, image in sources.items()}
+    known = {
+        name: (file, reason)
+        for name, (file, reason, state) in _journal(out).items()
+        if states.get(name) == state
+    }
     yield from ((name, *known[name]) for name in sources if name in known)
     new = [(name, image) for name, image in sources.items() if name not in known]
     if not new:
@@ -134,7 +139,7 @@ def _stored(sources: Mapping[str, ImageSource], out: Path) -> Iterator[tuple[str
         results = pool.map(lambda entry: _store(*entry, out), new)
         try:
             for name, file, reason in shown.track(results, total=len(new), description="storing pictures"):
-                journal.write(json.dumps([name, file, reason]) + "\n")
+                journal.write(json.dumps([name, file, reason, states[name]]) + "\n")
                 journal.flush()
                 yield name, file, reason
         except BaseException:
@@ -142,7 +147,8 @@ def _stored(sources: Mapping[str, ImageSource], out: Path) -> Iterator[tuple[str
             raise
 
 
-def _journal(out: Path) -> dict[str, tuple[str | None, str | None]]:
+def _journal(out: Path) -> dict[str, tuple[str | None, str | None, list[Any] | None]]:
+    """Name -> (file, why there is none, the picture's state then). A later line is the newer one."""
     path = out / JOURNAL
     if not path.is_file():
         return {}
@@ -151,7 +157,11 @@ def _journal(out: Path) -> dict[str, tuple[str | None, str | None]]:
     if len(whole) < len(content):  # the last line of a killed process
         os.truncate(path, len(whole))
     entries: list[list[Any]] = [json.loads(line) for line in whole.splitlines()]
-    return {name: (file, reason) for name, file, reason in entries if file is None or (out / file).is_file()}
+    return {
+        name: (file, reason, state[0] if state else None)
+        for name, file, reason, *state in entries
+        if file is None or (out / file).is_file()
+    }
 
 
 def _store(name: str, image: ImageSource, out: Path) -> tuple[str, str | None, str | None]:

@@ -10,6 +10,7 @@ The names above are roles. Columns that play them go by the names in ROLES, or b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -96,7 +97,7 @@ def _pictures(rows: Rows, columns: Mapping[str, str], resolve: Resolve) -> list[
         where = f"{rows.name}: {rows.unit} {i}"
         prompt = _prompt(where, row, columns)
         name = row.get(columns[key])
-        if name is None:
+        if name is None or name != name:  # NaN
             raise InputError(f"{where}: no {columns[key]!r}")
         name = str(name)
         if prompts.setdefault(name, prompt) != prompt:
@@ -128,7 +129,7 @@ def _comparisons(
         prompt = _prompt(where, row, columns)
         sides = [(role, f"uid_{side}") for side, role in enumerate(form)]
         if form == ("image_0", "image_1"):
-            if "has_label" in columns and row.get(columns["has_label"]) in (False, None, "False", "false"):
+            if "has_label" in columns and not _has_label(where, row.get(columns["has_label"]), columns):
                 continue
             labels = [_label(where, row, columns, role) for role in ("label_0", "label_1")]
             if labels[0] == labels[1]:
@@ -156,12 +157,22 @@ def _prompt(where: str, row: Mapping[str, Any], columns: Mapping[str, str]) -> s
     return prompt
 
 
+def _has_label(where: str, value: Any, columns: Mapping[str, str]) -> bool:
+    if value != value:  # NaN
+        raise InputError(f"{where}: {columns['has_label']!r} must be true or false, got {value!r}")
+    return value not in (False, None, "False", "false")
+
+
 def _label(where: str, row: Mapping[str, Any], columns: Mapping[str, str], role: str) -> float:
+    """A finite number: NaN differs from every other label, and would make a pair that nobody made."""
     label = row.get(columns.get(role, role))
     try:
-        return float(label)  # type: ignore[arg-type]
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{where}: {role!r} must be a number, got {label!r:.80}") from error
+        number = float(label)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise InputError(f"{where}: {role!r} must be a number, got {label!r:.80}")
+    return number
 
 
 def _is_whole(value: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,8 @@ def read_record(
         if values is not None and (not isinstance(values, (list, tuple)) or len(values) != len(images)):
             raise InputError(f"{where}: {len(images)} pictures, but {key!r} is {values!r:.80}")
     try:
+        if utilities is not None and not all(math.isfinite(float(value)) for value in utilities):
+            raise InputError(f"{where}: 'utilities' must be numbers, got {utilities!r:.80}")
         return RankedPrompt(
             str(record.get(columns.get("id", "id"), "")),
             prompt,
@@ -57,6 +60,8 @@ def read_record(
             None if faults is None else tuple(tuple(fault["kind"] for fault in some) for some in faults),
             record.get("objects"),
         )
+    except InputError:
+        raise
     except (TypeError, ValueError, KeyError) as error:
         raise InputError(f"{where}: 'utilities' or 'faults' is not as expected: {error!r}") from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 import zipfile
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ImageError
-from ..image_file import StoredImage
+from ..image_file import StoredImage, file_state
 
 MAX_BYTES = 512 * 2**20  # of one picture's file
 _lock = threading.Lock()
@@ -34,6 +35,10 @@ class ZippedImage(StoredImage):
         if size > MAX_BYTES:
             raise ImageError(self.name, f"would unpack to {size:,} bytes")
         return archive.read(self.member)
+
+    def state(self) -> tuple[str | int, ...]:
+        told = _open_zip(_key(self.archive)).getinfo(self.member)
+        return (f"{told.file_size} {told.CRC:08x}",)
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,9 @@ class ParquetImage(StoredImage):
             cells = _row_group(key, group, self.column)
         return _bytes(self, cells[self.row - starts[group]].as_py(), self.item, self.file.parent)
 
+    def state(self) -> tuple[str | int, ...]:
+        return file_state(self.file)
+
 
 @dataclass(frozen=True)
 class ReadImage(StoredImage):
@@ -80,6 +88,9 @@ class ReadImage(StoredImage):
     def read(self) -> bytes:
         return self.content
 
+    def state(self) -> tuple[str | int, ...]:
+        return (hashlib.blake2b(self.content, digest_size=16).hexdigest(),)
+
 
 class DatasetImage(StoredImage):
     """A picture in a cell of a `datasets` dataset whose pictures are left undecoded."""
@@ -93,6 +104,9 @@ class DatasetImage(StoredImage):
 
     def read(self) -> bytes:
         return _bytes(self, self.dataset[self.row][self.column], self.item, Path())
+
+    def state(self) -> tuple[str | int, ...]:
+        return len(self.dataset), self.dataset._fingerprint
 
 
 def _cell_name(source: str, column: str, row: int, item: int | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,15 +54,21 @@ class CheckpointFolder:
                 shutil.rmtree(path, ignore_errors=True)
 
 
-def differs(path: Path, found: tuple[str, int], wanted: tuple[str, int]) -> str | None:
+def differs(
+    path: Path, found: tuple[str, int], wanted: tuple[str, int], changed: Sequence[str] = ()
+) -> str | None:
     """Why a run may not go on from a checkpoint; None where it may.
 
     Args:
         found: (fingerprint of the settings, number of processes) of the checkpoint.
         wanted: the same of the run.
+        changed: what differs, as far as it is known.
     """
-    if found[0] != wanted[0]:
-        return f"{path}: from a run with other settings or data; take them back, or another output folder"
+    if found[0] != wanted[0] or changed:
+        named = f" ({'; '.join(changed)})" if changed else ""
+        return (
+            f"{path}: from a run with other settings or data{named}; take them back, or another output folder"
+        )
     if found[1] != wanted[1]:
         return f"{path}: from a run of {found[1]} processes, this one has {wanted[1]}"
     return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -206,11 +206,14 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def load_settings(
-    file: str | os.PathLike[str] | None = None, preset: str | None = None, settings: Sequence[str] = ()
+    file: str | os.PathLike[str] | None = None,
+    preset: str | None = None,
+    settings: Sequence[str] = (),
+    given: Mapping[str, Any] | None = None,
 ) -> TrainingConfig:
-    """A preset, then a YAML file over it, then ``key=value`` over both; checked.
+    """A preset, then a YAML file over it, then values given by name, then ``key=value`` over all; checked.
 
     Raises:
         InputError: an unknown preset, key or value, named with the nearest that exists.
     """
-    return reading.load_settings(TrainingConfig(), PRESETS, preset, file, settings).check()
+    return reading.load_settings(TrainingConfig(), PRESETS, preset, file, settings, given).check()

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..checkpoint import WEIGHTS_FILE, read_state_dict, save_folder
-from ..image_file import image_name
 from ..load import config_beside
+from ..whole_file import write_json, write_whole
 from .report import CURVES, draw_curves, model_card
+from .run_folder import write_errors
 from .validation import Judgement, judge
 
 if TYPE_CHECKING:
@@ -32,7 +31,8 @@ def save_best(trainer: Trainer, found: Judgement | None) -> None:
             own, reward_mean=found.mean, reward_std=found.std, score_quantiles=found.quantiles
         )
     try:
-        save_folder(model, trainer.out)
+        with write_errors(trainer.out):
+            save_folder(model, trainer.out)
     finally:
         model.config = own
 
@@ -61,10 +61,13 @@ def finish(trainer: Trainer, seconds: float) -> Path:
         }
         trainer._log({f"test/{key}": value for key, value in row.items()})
         trainer.tell(f"test: {found.accuracy:.1%} of {found.pairs:,} pairs ordered right")
+        if found.not_finite:
+            trainer.tell(f"warning: {found.not_finite_told()}")
     skipped = gathered_skipped(trainer)
     if accelerator.is_main_process:
-        _write(out / SKIPPED, json.dumps(skipped, ensure_ascii=False, indent=1) + "\n")
-        draw_curves(trainer.metrics.read(), out / CURVES)
+        with write_errors(out):
+            write_json(out / SKIPPED, skipped)
+            draw_curves(trainer.metrics.read(), out / CURVES)
         counts = {
             name: (len(reader.groups), len(reader.pictures), sum(reader.pairs))
             for name, reader in trainer.readers.items()
@@ -84,7 +87,8 @@ def finish(trainer: Trainer, seconds: float) -> Path:
         }
         own = trainer.model.config
         trainer.model.config = config_beside(out / WEIGHTS_FILE, type(trainer.model))  # as calibrated
-        _write(out / CARD, model_card(trainer.model, settings, judgements, counts, facts))
+        with write_errors(out):
+            write_whole(out / CARD, model_card(trainer.model, settings, judgements, counts, facts))
         trainer.model.config = own
         if settings.push_to_hub:
             from huggingface_hub import HfApi
@@ -104,14 +108,23 @@ def finish(trainer: Trainer, seconds: float) -> Path:
 
 def gathered_skipped(trainer: Trainer) -> list[dict[str, str]]:
     """Pictures left out on any rank, by name."""
-    from accelerate.utils import gather_object
-
     found: dict[str, str] = {}
     for split in trainer.splits.values():
         found |= split.missing
-    own = [item for reader in trainer.readers.values() for item in reader.skipped.items()]
-    found |= dict(gather_object(own) if trainer.accelerator.num_processes > 1 else own)
+    for unreadable in gathered_unreadable(trainer).values():
+        found |= unreadable
     return [{"image": image, "reason": reason} for image, reason in sorted(found.items())]
+
+
+def gathered_unreadable(trainer: Trainer) -> dict[str, dict[str, str]]:
+    """Pictures that turned out unreadable on any rank, by split and name; for all ranks together."""
+    from accelerate.utils import gather_object
+
+    own = [(s, *item) for s, reader in trainer.readers.items() for item in list(reader.skipped.items())]
+    found: dict[str, dict[str, str]] = {}
+    for split, image, reason in gather_object(own) if trainer.accelerator.num_processes > 1 else own:
+        found.setdefault(split, {})[image] = reason
+    return found
 
 
 def unusable(trainer: Trainer, skipped: list[dict[str, str]]) -> int:
@@ -120,13 +133,7 @@ def unusable(trainer: Trainer, skipped: list[dict[str, str]]) -> int:
     if not bad:
         return 0
     return sum(
-        len({place for place, image in zip(group.places, group.images) if image_name(image) not in bad}) < 2
+        len({place for i, place in enumerate(group.places) if reader.called(number, i) not in bad}) < 2
         for reader in trainer.readers.values()
-        for group in reader.groups
+        for number, group in enumerate(reader.groups)
     )
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

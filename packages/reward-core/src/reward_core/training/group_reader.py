@@ -43,7 +43,7 @@ class GroupReader:
 
     Attributes:
         groups: the records.
-        skipped: pictures that could not be read so far, by name, with the reason.
+        skipped: pictures that could not be read so far, by ``called``, with the reason.
         pairs: untied pairs of each group.
 
     Args:
@@ -51,6 +51,7 @@ class GroupReader:
         transform: to the model's pixels.
         reword: (record, epoch) -> the prompt to use in that epoch; by default always the record's own.
         workers: threads.
+        split: what the groups are of, for the names of pictures that have none.
     """
 
     def __init__(
@@ -59,7 +60,9 @@ class GroupReader:
         transform: ImageTransform,
         reword: Reword | None = None,
         workers: int = 4,
+        split: str = "data",
     ):
+        self.split = split
         self.groups, self.transform, self.reword = list(groups), transform, reword
         self.skipped: dict[str, str] = {}
         self.pairs = [untied_pairs(group.places) for group in self.groups]
@@ -72,6 +75,13 @@ class GroupReader:
     def pictures(self) -> list:
         return [image for group in self.groups for image in group.images]
 
+    def called(self, number: int, i: int) -> str:
+        """Picture ``i`` of group ``number``: its name, or where it stands if it has none."""
+        image = self.groups[number].images[i]
+        if isinstance(image, Image.Image) and not getattr(image, "filename", ""):
+            return f"{image_name(image)} ({self.split} group {number}, picture {i})"
+        return image_name(image)
+
     def start(self, batch: MicroBatch, epoch: int) -> list[Future[ReadGroup | None]]:
         """Begin to read some groups."""
         return [self._threads.submit(self.read, number, epoch) for number in batch]
@@ -79,7 +89,7 @@ class GroupReader:
     def read(self, number: int, epoch: int = 0) -> ReadGroup | None:
         """Group ``number``; None where fewer than two pictures, or only tied ones, can be read."""
         group = self.groups[number]
-        good = [i for i, image in enumerate(group.images) if image_name(image) not in self.skipped]
+        good = [i for i in range(len(group.images)) if self.called(number, i) not in self.skipped]
         tokens = None
         if self.cache is not None:
             tokens = self.cache.get([self.first_slot[number] + i for i in good])
@@ -88,9 +98,9 @@ class GroupReader:
             try:
                 pictures[i] = self.transform.to_uint8(open_image(group.images[i]))
             except ImageError as error:
-                self.skipped[error.image] = error.reason
+                self.skipped[self.called(number, i)] = error.reason
             except ValueError as error:
-                self.skipped[image_name(group.images[i])] = f"cannot be turned into RGB: {error}"
+                self.skipped[self.called(number, i)] = f"cannot be turned into RGB: {error}"
         kept = tuple(good if tokens is not None else pictures)
         places = tuple(group.places[i] for i in kept)
         if not untied_pairs(places):

@@ -12,6 +12,7 @@ import torch
 
 from ..reward_model import RewardModel
 from ..settings import import_yaml
+from ..whole_file import whole_file
 from .config import TrainingConfig
 from .validation import Judgement
 
@@ -45,10 +46,9 @@ def draw_curves(rows: list[dict[str, Any]], path: Path) -> None:
             axis.legend(fontsize=8)
     axes[0, 0].axhline(0.6931, color="grey", linewidth=0.8, linestyle=":")  # log 2: nothing is told apart
     figure.tight_layout()
-    temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, format="png", dpi=110)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
     pyplot.close(figure)
-    temporary.replace(path)
 
 
 def model_card(
@@ -80,7 +80,11 @@ def model_card(
     troubles = "".join(f"- Told while training: {trouble}.\n" for trouble in facts["troubles"])
     yaml = import_yaml().safe_dump(settings.to_dict(), sort_keys=False)
     tower = config.timm_vision or f"ViT of {config.vision_depth} blocks, width {config.vision_width}"
-    source = config.score_quantiles.source if config.score_quantiles else "unknown pictures"
+    if config.score_quantiles:
+        scores = f"Scores have mean 0 and standard deviation 1 over {config.score_quantiles.source}."
+    else:
+        scores = "Scores are the head's own output, of any mean and spread: there was no validation set."
+    kept = "lowest validation\n  loss" if "validation" in counts else "the last; there was no validation set"
     return f"""---
 library_name: reward-core
 tags: [reward-model, text-to-image, image-reward, human-preference]
@@ -88,7 +92,7 @@ tags: [reward-model, text-to-image, image-reward, human-preference]
 # {Path(settings.out).resolve().name}
 
 A reward model: how well people would like a picture for a prompt. Trained with reward-core from
-`{settings.init}`. Scores have mean 0 and standard deviation 1 over {source}.
+`{settings.init}`. {scores}
 
 | split | prompts | pictures | untied pairs | ordered right | the same, mean over prompts | loss |
 |---|---|---|---|---|---|---|
@@ -107,8 +111,8 @@ ranking, rewards = model.inference_rank("a prompt", ["a.png", "b.png"])
 - Sizes: {every:,} parameters, {trained:,} of them trained; {tower}, {config.image_size} px;
   text encoder of {config.text.num_hidden_layers} layers, width {config.text.hidden_size};
   prompts of at most {config.max_length} tokens.
-- Training: {facts["steps"]:,} steps; weights of step {facts["best_step"]:,} kept (lowest validation
-  loss); {facts["seconds"] / 60:.1f} minutes, {facts["ranks"]} process(es) on {facts["device"]},
+- Training: {facts["steps"]:,} steps; weights of step {facts["best_step"]:,} kept ({kept});
+  {facts["seconds"] / 60:.1f} minutes, {facts["ranks"]} process(es) on {facts["device"]},
   {facts["precision"]}, torch {torch.__version__}, Python {platform.python_version()}.
 {troubles}- Command: `{_command()}`
 

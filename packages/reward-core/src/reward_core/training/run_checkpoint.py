@@ -13,6 +13,7 @@ from torch import nn
 
 from ..errors import CheckpointError
 from .checkpoint_folder import STATE, CheckpointFolder, damaged, differs
+from .run_folder import write_errors
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -26,15 +27,17 @@ class RunState:
 
     Attributes:
         step: optimizer steps done.
-        skipped: steps without a finite loss or gradient so far.
-        skipped_in_a_row: of these, the last ones.
+        skipped: steps not taken so far, for want of a finite loss or gradient or of pictures.
+        skipped_in_a_row: of these, the last ones without a finite loss or gradient.
         best: lowest validation loss; its weights are in the run's folder.
         best_step: where that was.
         worse: validations in a row above it.
         stopped: why the run was stopped early; empty: it was not.
         told: troubles that were told already.
+        unreadable: by split, pictures that could not be read so far, with the reason.
         processes: of the run; dropout depends on it.
         fingerprint: of the settings and data that decide the outcome.
+        facts: the same in parts, and more of them; see ``decisive_facts``. None in older checkpoints.
     """
 
     step: int = 0
@@ -45,8 +48,10 @@ class RunState:
     worse: int = 0
     stopped: str = ""
     told: list[str] = dataclasses.field(default_factory=list)
+    unreadable: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
     processes: int = 1
     fingerprint: str = ""
+    facts: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class Checkpoints(CheckpointFolder):
@@ -59,10 +64,14 @@ class Checkpoints(CheckpointFolder):
         optimizers: Sequence[torch.optim.Optimizer],
         state: RunState,
     ) -> None:
-        """Write a checkpoint, on all ranks together; it appears when it is complete."""
+        """Write a checkpoint, on all ranks together; it appears when it is complete.
+
+        Raises:
+            OutputError: it cannot be written; those before it stay.
+        """
         from safetensors.torch import save_file
 
-        with self.writing(accelerator, state.step) as folder:
+        with write_errors(self.folder), self.writing(accelerator, state.step) as folder:
             torch.save(_random_state(), folder / _random_file(accelerator))
             if accelerator.is_main_process:
                 save_file({n: p.detach().cpu().contiguous() for n, p in trained(model)}, folder / WEIGHTS)
@@ -78,9 +87,12 @@ class Checkpoints(CheckpointFolder):
         accelerator: Accelerator,
         model: nn.Module,
         optimizers: Sequence[torch.optim.Optimizer],
-        fingerprint: str,
+        own: RunState,
     ) -> RunState:
         """Restore a checkpoint.
+
+        Args:
+            own: of this run, of which processes, fingerprint and facts must be the checkpoint's.
 
         Raises:
             CheckpointError: damaged, or of a run with other settings, data or number of processes.
@@ -91,8 +103,9 @@ class Checkpoints(CheckpointFolder):
             state = RunState(**json.loads((path / STATE).read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as error:
             raise CheckpointError(damaged(path, error)) from error
-        wanted = (fingerprint, accelerator.num_processes)
-        if difference := differs(path, (state.fingerprint, state.processes), wanted):
+        changed = _changed(state.facts, own.facts)
+        wanted = (own.fingerprint, own.processes)
+        if difference := differs(path, (state.fingerprint, state.processes), wanted, changed):
             raise CheckpointError(difference)
         try:
             weights = load_file(path / WEIGHTS)
@@ -112,6 +125,13 @@ class Checkpoints(CheckpointFolder):
         except Exception as error:  # truncated files fail in many ways
             raise CheckpointError(damaged(path, error)) from error
         return state
+
+
+def _changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What differs of the facts that both know."""
+    changed = [name for name in now if name in before and before[name] != now[name]]
+    # Of a setting both values say something; a digest says nothing.
+    return [f"{n} was {before[n]!r}, now {now[n]!r}" if n.isidentifier() else n for n in changed]
 
 
 def trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:

@@ -7,14 +7,16 @@ import hashlib
 import json
 import os
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from PIL import Image
 
 from ..errors import DataWarning, InputError, MissingExtraError
-from ..image_file import image_name
+from ..image_file import ImageSource, image_name, picture_state
 from ..rankings import RankedPrompt, read_splits
 from ..reward_model import RewardModel
 from .config import TrainingConfig
@@ -119,17 +121,56 @@ def prepare_splits(
         if split.tied:
             parts.append(f"{split.tied:,} in which all is tied")
         tell(f"{name}: {', '.join(parts)}")
+    for name in ("validation", "test"):
+        if name in usable and (leaked := seen_in_training(usable["train"].groups, usable[name].groups)):
+            tell(
+                f"warning: {leaked:,} of {len(usable[name].groups):,} groups of the {name} data compare "
+                "pictures that the training data compares for the same prompt: its accuracy is flattered"
+            )
     return usable
+
+
+def seen_in_training(train: Sequence[RankedPrompt], other: Sequence[RankedPrompt]) -> int:
+    """How many of the other groups share two pictures or more with a training group of their prompt."""
+
+    def pictures(group: RankedPrompt) -> set[str]:
+        return {
+            f"{id(image)}" if isinstance(image, Image.Image) else os.path.abspath(image_name(image))
+            for image in group.images
+        }
+
+    wanted = {(group.prompt, picture) for group in other for picture in pictures(group)}
+    prompts = {prompt for prompt, _ in wanted}
+    holders: dict[tuple[str, str], list[int]] = {}  # numbers of the training groups that hold a picture
+    for number, group in enumerate(train):
+        if group.prompt in prompts:
+            for picture in pictures(group):
+                if (group.prompt, picture) in wanted:
+                    holders.setdefault((group.prompt, picture), []).append(number)
+    leaked = 0
+    for group in other:
+        shared = Counter(n for picture in pictures(group) for n in holders.get((group.prompt, picture), ()))
+        leaked += max(shared.values(), default=0) > 1
+    return leaked
 
 
 def prepare_model(
     settings: TrainingConfig, model: RewardModel | None, accelerator: Accelerator
 ) -> RewardModel:
-    """The model to start from, on its device, frozen as it is to be; rewards are the head's own output."""
+    """The model to start from, on its device, frozen as it is to be; rewards are the head's own output.
+
+    Raises:
+        InputError: a model whose weights are rounded to 16 bits; besides, as ``starting_model``.
+    """
     if model is None:
         with accelerator.main_process_first():  # one downloads, the others find it
             model = starting_model(settings)
     else:
+        if rounded := {p.dtype for p in model.parameters()} & {torch.bfloat16, torch.float16}:
+            raise InputError(
+                f"the model's weights are rounded to {', '.join(map(str, rounded))}, in which small steps "
+                'are lost; load it with precision="exact" (mixed_precision says in what training computes)'
+            )
         model.config = dataclasses.replace(
             model.config, reward_mean=0.0, reward_std=1.0, score_quantiles=None
         )
@@ -187,6 +228,46 @@ def fingerprint(settings: TrainingConfig, splits: Mapping[str, Usable]) -> str:
     digest = hashlib.sha256(json.dumps(settings.decisive(), sort_keys=True).encode())
     for name, split in sorted(splits.items()):
         for group in split.groups:
-            names = [Path(image_name(image)).name for image in group.images]
-            digest.update(json.dumps([name, group.id, group.prompt, names, group.places]).encode())
+            digest.update(_described(name, group))
     return digest.hexdigest()[:16]
+
+
+def decisive_facts(
+    settings: TrainingConfig, splits: Mapping[str, Usable], model: RewardModel, given: bool
+) -> dict[str, Any]:
+    """The same in parts, each under the name by which a run that may not go on tells what changed; beside
+    it the pictures, by their sizes (reading all would take long), and the weights to start from.
+
+    Args:
+        model: frozen as it is to be. given: by the caller, who may have trained it already; then only what
+            is frozen counts, since checkpoints hold the rest.
+    """
+    facts = settings.decisive()
+    for name, split in sorted(splits.items()):
+        rankings, pictures = hashlib.sha256(), hashlib.sha256()
+        for group in split.groups:
+            rankings.update(_described(name, group))
+            states = [picture_state(image)[:1] for image in group.images]
+            pictures.update(json.dumps([list(map(_key, group.images)), states]).encode())
+        facts[f"the rankings of {name}"] = rankings.hexdigest()[:16]
+        facts[f"the pictures of {name}"] = pictures.hexdigest()[:16]
+    frozen, rest = hashlib.sha256(), hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        if name.startswith(("blip.vision_proj.", "blip.text_proj.")):  # rewards do not use them
+            continue
+        digest = rest if parameter.requires_grad else frozen
+        digest.update(f"{name} {list(parameter.shape)}".encode())
+        digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    facts["the frozen weights to start from"] = frozen.hexdigest()[:16]
+    if not given:
+        facts["the weights to start from"] = rest.hexdigest()[:16]
+    return facts
+
+
+def _described(split: str, group: RankedPrompt) -> bytes:
+    return json.dumps([split, group.id, group.prompt, list(map(_key, group.images)), group.places]).encode()
+
+
+def _key(image: ImageSource) -> str:
+    """Without its folder: data may lie elsewhere when a run goes on."""
+    return Path(image_name(image)).name

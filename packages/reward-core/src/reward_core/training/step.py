@@ -55,7 +55,7 @@ class TrainingStep:
     ) -> tuple[dict[str, float], bool]:
         """Micro-batches as they are being read -> (what to log, whether the step was taken).
 
-        A step whose loss or gradient is not finite is not taken.
+        A step whose loss or gradient is not finite is not taken, nor is one of which no pair can be read.
         """
         accelerator, started = self.accelerator, time.perf_counter()
         own = [[g for future in batch if (g := future.result()) is not None] for batch in batches]
@@ -71,17 +71,17 @@ class TrainingStep:
                 sums += self._pass(batch, total)
         sums = accelerator.reduce(sums.to(accelerator.device, torch.float32), reduction="sum")
         found = dict(zip(_SUMS, sums.tolist()))
-        norm = self._clip() if total else 0.0
+        norm = self._clip() if total else math.nan
         usable = math.isfinite(norm) and not found["not_finite"]
         if total:
             self._update(usable)
         count = max(found["pictures"], 1)
         variance = found["squares"] / count - (found["rewards"] / count) ** 2
         row = {
-            "loss": found["loss"],
-            "accuracy": found["right"] / max(found["pairs"], 1),
+            "loss": found["loss"] if total else math.nan,
+            "accuracy": found["right"] / found["pairs"] if total else math.nan,
             "gradient_norm": norm,
-            "reward_std": math.sqrt(max(variance, 0.0)) if math.isfinite(variance) else math.nan,
+            "reward_std": math.sqrt(max(variance, 0.0)) if total and math.isfinite(variance) else math.nan,
             "pairs": found["pairs"],
             "images_per_s": found["pictures"] / (time.perf_counter() - started),
         }

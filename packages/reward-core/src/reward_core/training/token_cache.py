@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..image_file import ImageSource
+from ..image_file import ImageSource, image_name, picture_state
 from ..image_transform import ImageTransform
 
 _RESERVE = 2**30  # bytes of the disk that are left alone
@@ -139,15 +139,9 @@ def cache_key(
 
 
 def _identity(picture: ImageSource) -> bytes:
-    """A file by path, size and time of its last change; a picture in memory by its pixels."""
-    if isinstance(picture, Image.Image):
-        return hashlib.blake2b(picture.tobytes(), digest_size=16).digest()
-    path = os.path.abspath(os.fsdecode(picture))
-    try:
-        facts = os.stat(path)
-    except OSError:
-        return path.encode(errors="surrogateescape")
-    return f"{path}\0{facts.st_size}\0{facts.st_mtime_ns}".encode(errors="surrogateescape")
+    """A file by path, size and time of the last change; a picture in memory by its pixels."""
+    path = "" if isinstance(picture, Image.Image) else os.path.abspath(image_name(picture))
+    return "\0".join(map(str, (path, *picture_state(picture)))).encode(errors="surrogateescape")
 
 
 def _mark(tokens: np.ndarray) -> int:

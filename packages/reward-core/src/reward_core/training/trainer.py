@@ -18,7 +18,7 @@ from ..rankings import RankedPrompt
 from ..reward_model import RewardModel
 from .batch_plan import BatchPlan
 from .config import TrainingConfig
-from .finish import finish, save_best
+from .finish import finish, gathered_unreadable, save_best
 from .group_reader import GroupReader, ReadGroup, Reword
 from .group_rewards import GroupRewards
 from .health import MAX_SKIPPED, Health
@@ -27,7 +27,9 @@ from .metrics_file import METRICS, MetricsFile
 from .optimizers import rate_at, set_rates
 from .progress import step_bar
 from .run_checkpoint import Checkpoints, RunState
+from .run_folder import alone, write_errors
 from .setup import (
+    decisive_facts,
     fingerprint,
     long_prompts,
     make_accelerator,
@@ -38,6 +40,10 @@ from .setup import (
 )
 from .step import TrainingStep
 from .validation import Judgement, judge
+
+
+def finite_weights(model: torch.nn.Module) -> bool:
+    return all(bool(p.isfinite().all()) for p in model.parameters())
 
 
 class Trainer:
@@ -71,7 +77,11 @@ class Trainer:
         self.rewards = GroupRewards(self.model, settings).to(accelerator.device)
         self.readers = {
             name: GroupReader(
-                split.groups, self.model.transform, reword if name == "train" else None, settings.workers
+                split.groups,
+                self.model.transform,
+                reword if name == "train" else None,
+                settings.workers,
+                name,
             )
             for name, split in self.splits.items()
         }
@@ -88,7 +98,9 @@ class Trainer:
         self.metrics = MetricsFile(self.out / METRICS)
         self.health = Health(settings)
         self.state = RunState(
-            processes=accelerator.num_processes, fingerprint=fingerprint(settings, self.splits)
+            processes=accelerator.num_processes,
+            fingerprint=fingerprint(settings, self.splits),
+            facts=decisive_facts(settings, self.splits, self.model, given=model is not None),
         )
         self.judgement: Judgement | None = None
 
@@ -109,8 +121,9 @@ class Trainer:
         Raises:
             TrainingError: ten steps in a row without a finite loss or gradient.
             KeyboardInterrupt: after the state was saved.
+            OutputError: another run is at work on the folder, or it cannot be written to.
         """
-        with warnings.catch_warnings():
+        with alone(self.accelerator, self.out, self.tell), warnings.catch_warnings():
             warnings.simplefilter("ignore", PromptTruncatedWarning)  # said once, above
             warnings.simplefilter("ignore", EmptyPromptWarning)
             return self._train(resume)
@@ -156,6 +169,13 @@ class Trainer:
                     self._save()
                     self.tell(f"stopped after step {self.state.step}; the same command goes on from there")
                     raise KeyboardInterrupt
+        if self.state.skipped >= self.state.step > 0:
+            raise TrainingError(self._nothing_taken())
+        if "validation" in self.readers and self.state.best is None:
+            raise TrainingError(
+                "no validation gave finite rewards, so no weights were kept. Likely reason: "
+                + Health.why_not_finite(settings, accelerator.mixed_precision, finite_weights(self.rewards))
+            )
         return finish(self, time.perf_counter() - started)
 
     def step(self, batches: Sequence[Sequence[Future[ReadGroup | None]]]) -> dict[str, float]:
@@ -168,7 +188,7 @@ class Trainer:
             state.skipped_in_a_row = 0
         else:
             state.skipped += 1
-            state.skipped_in_a_row += 1
+            state.skipped_in_a_row += row["pairs"] > 0
         lr = self.optimizers[0].param_groups[0]["lr"]
         return {"epoch": self.plan.steps[state.step].epoch, **row, "lr": lr, "skipped": state.skipped}
 
@@ -190,15 +210,22 @@ class Trainer:
         ):
             self.tell(f"warning: {trouble}")
         state.told = sorted(self.health.told)
-        if state.skipped_in_a_row:
+        if not row["pairs"]:
+            self.tell(f"warning: step {state.step} was not taken: none of its pairs of pictures can be read")
+        elif state.skipped_in_a_row:
             self.tell(f"warning: step {state.step} was not taken: its loss or gradient is not finite")
         if state.skipped_in_a_row >= MAX_SKIPPED:
-            finite = all(bool(p.isfinite().all()) for p in self.rewards.parameters())
+            finite = finite_weights(self.rewards)
             why = Health.why_not_finite(self.settings, self.accelerator.mixed_precision, finite)
             raise TrainingError(
                 f"{MAX_SKIPPED} steps in a row, up to step {state.step}, without a finite loss or gradient. "
                 f"Likely reason: {why}"
             )
+
+    def _nothing_taken(self) -> str:
+        told = f"none of {self.state.step} steps was taken"
+        bad = next(iter(self.readers["train"].skipped.items()), None)
+        return f"{told}: pictures cannot be read, such as {bad[0]}: {bad[1]}" if bad else told
 
     def _validate(self) -> None:
         settings, state = self.settings, self.state
@@ -219,7 +246,9 @@ class Trainer:
             f"step {state.step} of {len(self.plan.steps)}: validation loss {found.loss:.4f}, "
             f"{found.accuracy:.1%} of {found.pairs:,} pairs ordered right"
         )
-        if state.best is None or found.loss < state.best:
+        if found.not_finite:
+            self.tell(f"warning: {found.not_finite_told()}; step {state.step} is not taken for the best")
+        if not found.not_finite and (state.best is None or found.loss < state.best):
             state.best, state.best_step, state.worse = found.loss, state.step, 0
             save_best(self, found)
         else:
@@ -230,11 +259,13 @@ class Trainer:
 
     def _log(self, row: dict[str, float]) -> None:
         if self.accelerator.is_main_process:
-            self.metrics.add({"step": self.state.step, **row})
+            with write_errors(self.out):
+                self.metrics.add({"step": self.state.step, **row})
         if self.settings.trackers:
             self.accelerator.log({k: v for k, v in row.items() if math.isfinite(v)}, step=self.state.step)
 
     def _save(self) -> None:
+        self.state.unreadable = gathered_unreadable(self)
         self.checkpoints.save(self.accelerator, self.rewards, self.optimizers, self.state)
 
     def _restore(self, resume: str | Path | None) -> bool:
@@ -245,9 +276,10 @@ class Trainer:
         path = Path(resume) if resume is not None else found[-1]
         if resume is not None and not path.is_dir():
             raise InputError(f"{path}: no such checkpoint; there are {', '.join(map(str, found)) or 'none'}")
-        self.state = self.checkpoints.load(
-            path, self.accelerator, self.rewards, self.optimizers, self.state.fingerprint
-        )
+        self.state = self.checkpoints.load(path, self.accelerator, self.rewards, self.optimizers, self.state)
+        for name, unreadable in self.state.unreadable.items():
+            if name in self.readers:
+                self.readers[name].skipped |= unreadable
         if self.accelerator.is_main_process:
             self.checkpoints.drop_after(self.state.step)
         self.accelerator.wait_for_everyone()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from statistics import fmean, pstdev
 from typing import TYPE_CHECKING
@@ -25,7 +26,8 @@ class Judgement:
 
     loss: as in training. accuracy: share of all untied pairs ordered right; per_prompt_accuracy: the mean
     over prompts of each one's share. mean, std, quantiles: of the head's output over all pictures, the
-    quantiles after that mean and std are taken off.
+    quantiles after that mean and std are taken off. not_finite: of how many pictures it is NaN or infinite;
+    if any, loss, mean and std are NaN, there are no quantiles, and their pairs count as ordered wrong.
     """
 
     loss: float
@@ -36,7 +38,11 @@ class Judgement:
     pictures: int
     mean: float
     std: float
-    quantiles: ScoreQuantiles
+    quantiles: ScoreQuantiles | None
+    not_finite: int = 0
+
+    def not_finite_told(self) -> str:
+        return f"rewards of {self.not_finite:,} of {self.pictures:,} pictures are not finite"
 
 
 @torch.no_grad()
@@ -83,12 +89,17 @@ def judge(
     places = [own for _, _, own in found]
     each = [torch.tensor(own, dtype=torch.float64) for _, own, _ in found]
     every = torch.cat(each)
-    right = [pairwise_accuracy(own, ranking) for own, ranking in zip(each, places)]
+    not_finite = int((~every.isfinite()).sum())
+    known = [own.where(own.isfinite(), math.nan) for own in each]  # NaN is not better than anything
+    right = [pairwise_accuracy(own, ranking) for own, ranking in zip(known, places)]
     flat = every.tolist()
-    mean = fmean(flat)
-    std = pstdev(flat, mean) or 1.0
+    loss = mean = std = math.nan
+    if not not_finite:
+        loss = float(ranking_loss_sum(every, places, average)) / loss_terms(places, average)
+        mean = fmean(flat)
+        std = pstdev(flat, mean) or 1.0
     return Judgement(
-        loss=float(ranking_loss_sum(every, places, average)) / loss_terms(places, average),
+        loss=loss,
         accuracy=sum(r for r, _ in right) / sum(n for _, n in right),
         per_prompt_accuracy=fmean(r / n for r, n in right),
         pairs=sum(n for _, n in right),
@@ -96,7 +107,8 @@ def judge(
         pictures=len(flat),
         mean=mean,
         std=std,
-        quantiles=ScoreQuantiles.of(
-            [(value - mean) / std for value in flat], f"{len(flat)} pictures of {source}"
-        ),
+        quantiles=None
+        if not_finite
+        else ScoreQuantiles.of([(value - mean) / std for value in flat], f"{len(flat)} pictures of {source}"),
+        not_finite=not_finite,
     )
