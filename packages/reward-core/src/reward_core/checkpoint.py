@@ -102,7 +102,8 @@ def _read_torch(path: Path) -> object:
 def _first_lines(text: str) -> str:
     """torch's explanation without its advice to load the file unsafely."""
     lines = [line.strip() for line in text.splitlines() if "nsupported" in line or "GLOBAL" in line]
-    return (lines or text.strip().splitlines() or ["no more is known"])[0][:300]
+    first = (lines or text.strip().splitlines() or ["no more is known"])[0]
+    return first.rpartition("WeightsUnpickler error: ")[2][:300]
 
 
 def build_model(
