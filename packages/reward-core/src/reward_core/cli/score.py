@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterable
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -77,7 +78,7 @@ def run_pairs(args: argparse.Namespace) -> int:
         raise InputError("--prompts needs --images, the folder of the pictures")
     refused = [name for name in (*BULK_ONLY, "quiet", "json") if getattr(args, name) not in (None, False)]
     if refused:
-        raise InputError(f"{_option(*refused)} cannot be used with --prompts; give a --manifest")
+        raise InputError(f"{_first_option(refused)} cannot be used with --prompts; give a --manifest")
     out = Path(args.out)
     check_writable(out)
     pairs = read_pairs(args.prompts, args.images)
@@ -127,10 +128,10 @@ def bulk_source(args: argparse.Namespace) -> SourceSpec:
     columns = _given(args, "prompt_column", "image_column")
     of_dataset = _given(args, "split", "configuration")
     if of_dataset and args.dataset is None:
-        raise InputError(f"{_option(*of_dataset)} goes with --dataset")
+        raise InputError(f"{_first_option(of_dataset)} goes with --dataset")
     if columns and args.folder:
         told = "the prompt is in the .txt beside a picture"
-        raise InputError(f"{_option(*columns)} cannot be used with --folder: {told}")
+        raise InputError(f"{_first_option(columns)} cannot be used with --folder: {told}")
     if args.manifest:
         return Manifest(args.manifest, images=args.images, **columns)
     if args.folder:
@@ -156,6 +157,6 @@ def _given(args: argparse.Namespace, *names: str) -> dict:
     return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
 
-def _option(name: str, *others: str) -> str:
+def _first_option(names: Iterable[str]) -> str:
     """The first of some options, as it is written."""
-    return f"--{name.replace('_', '-')}"
+    return f"--{next(iter(names)).replace('_', '-')}"

@@ -37,7 +37,7 @@ class RunState:
         unreadable: by split, pictures that could not be read so far, with the reason.
         processes: of the run; dropout depends on it.
         fingerprint: of the settings and data that decide the outcome.
-        facts: the same in parts, and more of them; see ``decisive_facts``. None in older checkpoints.
+        facts: the same in parts, and more of them; see ``decisive_facts``. Empty in older checkpoints.
     """
 
     step: int = 0
@@ -114,8 +114,8 @@ class Checkpoints(CheckpointFolder):
             parameters = dict(trained(model))
             if weights.keys() != parameters.keys():
                 raise ValueError("other parameters than this run trains")
-            for optimizer, own in zip(optimizers, held["optimizers"], strict=True):
-                optimizer.load_state_dict(own)
+            for optimizer, its_state in zip(optimizers, held["optimizers"], strict=True):
+                optimizer.load_state_dict(its_state)
             with torch.no_grad():
                 for name, parameter in parameters.items():
                     parameter.copy_(weights[name])
