@@ -87,7 +87,8 @@ def test_killed_at_random_moments_nothing_is_lost_or_doubled(shapes, settings, t
         (row["part"], row["scorer"], row["picture"]): row["score"]
         for row in map(json.loads, (folder / "scores.jsonl").read_text().splitlines())
     }
-    assert all(row["score"] == whole[key] for key, row in zip(keys, rows))
+    # After a kill, batches may differ in size from the uninterrupted run's, which changes the rounding.
+    assert all(row["score"] == pytest.approx(whole[key], abs=1e-5) for key, row in zip(keys, rows))
     summary = json.loads((tmp_path / "shapes/summary.json").read_text())
     assert len(keys) == 2 * sum(part["pictures"] for part in summary["parts"])
 

@@ -97,7 +97,8 @@ def test_a_model_made_in_inference_mode_scores(model, parity, images):
 
 
 def test_a_fast_model_can_be_copied_and_pickled(fast, images):
-    expected = fast.score(PROMPTS[0], images)
+    # A copy starts uncompiled, so it may use other kernels than the original.
+    expected = pytest.approx(fast.score(PROMPTS[0], images), abs=1e-5)
     assert copy.deepcopy(fast).score(PROMPTS[0], images) == expected
     assert pickle.loads(pickle.dumps(fast)).score(PROMPTS[0], images) == expected
 
@@ -203,7 +204,7 @@ def test_prompts_once_encoded_serve_any_picture(model, images):
     read = model.encode_prompts(PROMPTS)
     assert isinstance(read, RM.PromptFeatures)
     expected = model.score_matrix(PROMPTS, images)
-    assert torch.equal(model.score_matrix(read, images), expected)
+    assert torch.allclose(model.score_matrix(read, images), expected, atol=1e-5)
     assert torch.allclose(
         model.score_matrix(read[[2, 0]], model.encode_images(images)), expected[[2, 0]], atol=1e-5
     )
@@ -335,7 +336,8 @@ def test_pictures_of_all_kinds_and_sizes_finish_together():
     together = transform.finish(prepared, torch.device("cpu"))
     alone = torch.stack([transform.from_pil(p) for p in noise + odd])
     assert ((together - alone).abs() * transform.std * 255).max() <= 1.001
-    assert torch.equal(together[3:], alone[3:])
+    # The same levels; scaling them in a larger batch may round the last bit differently.
+    assert torch.allclose(together[3:], alone[3:], atol=1e-6)
 
 
 # Threads

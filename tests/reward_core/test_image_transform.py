@@ -51,7 +51,10 @@ def test_no_resize_is_exact():
 def test_batch_equals_single():
     transform = ImageTransform(48, *PLAIN)
     pixels = torch.rand(3, 3, 70, 90, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(transform(pixels)[1:2], transform(pixels[1:2]))
+    # Every resized value is rounded to one of 256 levels: another order of sums may move a few by one level.
+    apart = (transform(pixels)[1:2] - transform(pixels[1:2])).abs() * 255
+    assert apart.max() <= 1.001
+    assert (apart > 0.5).float().mean() < 0.01
 
 
 def test_gradients_pass_rounding_and_clamping():

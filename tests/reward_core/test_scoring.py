@@ -17,6 +17,7 @@ import reward_core as RM
 from reward_core import shapes
 from reward_core.errors import PromptTruncatedWarning
 from reward_core.percentile import ScoreQuantiles
+from reward_core.scorer import ranking as ranking_of
 
 PROMPTS = ["a red house by the ocean", "portrait of a dog", "night city, high quality photo"]
 
@@ -43,10 +44,9 @@ def test_ranking_puts_the_highest_reward_first(model, images):
 
 
 def test_equal_rewards_are_ranked_in_input_order(model, images):
-    ranking, rewards = model.inference_rank(PROMPTS[0], [images[0], images[1], images[0], images[1]])
-    assert rewards[0] == rewards[2]
-    assert ranking[0] + 1 == ranking[2]
-    assert ranking[1] + 1 == ranking[3]
+    same = model.inference_rank(PROMPTS[0], [images[0]] * 3, batch_size=1)  # one computation, three times
+    assert same == ([1, 2, 3], [same[1][0]] * 3)
+    assert ranking_of([0.5, -1.0, 0.5, -1.0, 2.0]) == [2, 4, 3, 5, 1]
 
 
 def test_pairs_and_matrix_agree(model, images):
@@ -63,7 +63,8 @@ def test_pictures_once_encoded_serve_any_prompt(model, images):
     features = model.encode_images(images, batch_size=3)
     assert (len(features), features.data.device.type) == (4, "cpu")
     matrix = model.score_matrix(PROMPTS, images)
-    assert torch.equal(model.score_matrix(PROMPTS, features), matrix)
+    # Batches of 3 and 1 round differently from one of 4; 2e-6 was measured (Intel, AMX).
+    assert torch.allclose(model.score_matrix(PROMPTS, features), matrix, atol=1e-5)
     assert torch.allclose(model.score_matrix(PROMPTS[1:], features[[3, 0]]), matrix[1:, [3, 0]], atol=1e-5)
     joined = RM.ImageFeatures.cat([features[:1], features[1:]])
     assert torch.allclose(model.score_matrix(PROMPTS, joined, batch_size=2), matrix, atol=1e-5)
@@ -106,7 +107,7 @@ def test_columns_of_a_table_are_taken_by_place(model, images):
     rows = list(model.score_rows(table["prompt"], table["picture"]))
     assert [(row.prompt, row.image) for row in rows] == list(zip(prompts, pictures))
     features = model.encode_prompts(table["prompt"]), model.encode_images(table["picture"])
-    assert torch.equal(model.score_pairs(*features), pairs)
+    assert torch.allclose(model.score_pairs(*features), pairs, atol=1e-5)
     assert model.score(prompts[0], table["picture"]) == model.score(prompts[0], pictures)
 
 

@@ -139,9 +139,12 @@ def test_pixels_that_are_no_numbers_are_named(nodes, reward_model):
 
 
 def test_long_and_empty_prompts_are_told(nodes, reward_model):
-    report = score(nodes, reward_model, images()[:1], PROMPT + ", masterpiece" * 20)[0][1]
+    with pytest.warns(RM.errors.PromptTruncatedWarning):
+        report = score(nodes, reward_model, images()[:1], PROMPT + ", masterpiece" * 20)[0][1]
     assert "not read, as the prompt is too long: " in report
-    assert "an empty prompt" in score(nodes, reward_model, images()[:1], "")[0][1]
+    with pytest.warns(RM.errors.EmptyPromptWarning):
+        report = score(nodes, reward_model, images()[:1], "")[0][1]
+    assert "an empty prompt" in report
 
 
 # Load Reward Model
