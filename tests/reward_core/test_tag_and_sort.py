@@ -10,6 +10,7 @@ import reward_core as RM
 from reward_core.metadata import SCORE_KEY, read_score, read_texts, write_score
 
 PROMPTS = ["a red circle", "a blue square", "a small green star"]
+TINY_KEY = "tiny Score"
 SETTINGS = "\nNegative prompt: ugly\nSteps: 20, Sampler: Euler a, Seed: 1"
 
 
@@ -49,11 +50,9 @@ def test_tag_writes_each_pictures_score_for_its_own_prompt(command, folder, tiny
         assert result["prompt"] == prompt
         assert result["score"] == pytest.approx(expected, abs=1e-5)
         assert result["percentile"] == pytest.approx(tiny.percentile(expected), abs=0.01)
-        assert read_score(file, SCORE_KEY) == pytest.approx(expected, abs=1e-4)
+        assert read_score(file, TINY_KEY) == pytest.approx(expected, abs=1e-4)
         assert file.stat().st_mtime_ns == times[file.name]
-    assert read_texts(folder / "a.png")["parameters"].startswith(
-        PROMPTS[0] + SETTINGS + ", ImageReward Score: "
-    )
+    assert read_texts(folder / "a.png")["parameters"].startswith(PROMPTS[0] + SETTINGS + ", tiny Score: ")
     assert [r["prompt_source"] for r in document["results"]] == [
         "parameters (A1111)", "usercomment (A1111)", "imagedescription",
     ]  # fmt: skip
@@ -82,7 +81,7 @@ def test_tag_dry_run_and_another_key(command, folder):
         command("tag", folder / "a.png", "--prompt", "x", "--model", "tiny", "--key", "My Score").returncode
         == 0
     )
-    assert read_score(folder / "a.png", SCORE_KEY) is None
+    assert read_score(folder / "a.png", TINY_KEY) is None
     assert read_score(folder / "a.png", "My Score") is not None
 
 
@@ -108,8 +107,8 @@ def test_tag_names_what_it_cannot_do_and_goes_on(command, folder):
     ):
         (line,) = [line for line in done.stderr.splitlines() if name in line]
         assert word in line
-    assert read_score(folder / "a.png", SCORE_KEY) is not None
-    assert read_score(folder / "c.webp", SCORE_KEY) is not None
+    assert read_score(folder / "a.png", TINY_KEY) is not None
+    assert read_score(folder / "c.webp", TINY_KEY) is not None
 
 
 def test_tag_huge_pictures(command, folder, monkeypatch):
@@ -119,8 +118,8 @@ def test_tag_huge_pictures(command, folder, monkeypatch):
     assert done.returncode == 1
     assert [line.split(": ")[1] for line in done.stderr.splitlines()] == [str(folder / "huge.png")]
     assert "too large to decode safely" in done.stderr
-    assert read_score(folder / "huge.png", SCORE_KEY) is None
-    assert read_score(folder / "a.png", SCORE_KEY) is not None
+    assert read_score(folder / "huge.png", TINY_KEY) is None
+    assert read_score(folder / "a.png", TINY_KEY) is not None
 
 
 @pytest.mark.parametrize(
@@ -152,7 +151,7 @@ def test_tag_what_a_star_in_the_shell_gives(command, folder):
     assert [line.split(": ")[1] for line in done.stderr.splitlines()] == [
         str(folder / "empty"), str(folder / "stray.txt"),
     ]  # fmt: skip
-    assert all(read_score(folder / name, SCORE_KEY) is not None for name in ("a.png", "b.jpg", "c.webp"))
+    assert all(read_score(folder / name, TINY_KEY) is not None for name in ("a.png", "b.jpg", "c.webp"))
 
 
 def test_tag_a_second_models_opinion_twice(command, folder):

@@ -1,9 +1,9 @@
 """Pointers inside a JPEG file to the images and videos behind its first image.
 
 A JPEG file can hold more than one image: the second view of an MPO file, a gain map, a depth map, the video
-of a motion photo. Two indexes say where they are. The Multi-Picture Format (CIPA DC-007) stores sizes, and
-offsets from its own TIFF header. Google's container directory (XMP) stores lengths. Both become wrong when the
-metadata before the first image grows, so ``moved`` corrects them.
+of a motion photo. Two indexes say where they are. The Multi-Picture Format (CIPA DC-007) stores sizes and
+offsets from its own TIFF header. Google's container directory (XMP) stores lengths. Both become wrong when
+the metadata before the first image grows, so ``moved`` corrects them.
 """
 
 from __future__ import annotations
