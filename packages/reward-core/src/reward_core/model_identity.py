@@ -47,8 +47,7 @@ def identify(name_or_path: str | os.PathLike[str]) -> ModelIdentity:
     path = Path(given).resolve()
     weights = path / WEIGHTS_FILE if path.is_dir() else path
     name = weights.parent.name if weights.stem in _GENERIC_FILES else weights.stem
-    mark = _sha256(weights)[:12] if weights.is_file() else "none"  # load reports the missing file
-    return ModelIdentity(_short(name), f"{_short(name)}@{mark}")
+    return ModelIdentity(_short(name), f"{_short(name)}@{_hash(weights)}")
 
 
 def _short(name: str) -> str:
@@ -62,9 +61,12 @@ def _allowed(name: str) -> str:
     return " ".join(re.sub(r"^[^A-Za-z0-9]+", "", name).split())
 
 
-def _sha256(file: Path) -> str:
+def _hash(weights: Path) -> str:
     digest = hashlib.sha256()
-    with file.open("rb") as opened:
-        while block := opened.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    try:
+        with weights.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError:
+        return "unreadable"  # load raises the error, before anything is scored
+    return digest.hexdigest()[:12]

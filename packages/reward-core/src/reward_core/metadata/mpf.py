@@ -17,7 +17,7 @@ from .jpeg import XMP, DamagedJpeg, Segment, find
 PREFIX, APP2 = b"MPF\0", 0xE2
 _ENTRIES_TAG, _ENTRY_SIZE = 0xB002, 16
 _PRIMARY = re.compile(rb"""Semantic(?:\s*=\s*["']|\s*>\s*)Primary\b""")
-_LENGTH = re.compile(rb"""(:Length(?:\s*=\s*["']|\s*>\s*))(\d+)""")
+_LENGTH = re.compile(rb"""(:Length(?:\s*=\s*["']|\s*>\s*))(\d{1,18})(?!\d)""")
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,8 @@ def _stored(image: str, data: bytes, key: str) -> StoredScore | None:
     text = next((value for value in found if value is not None), None)
     if text is None:
         return None
-    model, prompt = (own.get(key + note) or xmp.get(packet, key + note) for note in (MODEL_NOTE, PROMPT_NOTE))
+    names = (key + MODEL_NOTE, key + PROMPT_NOTE)
+    model, prompt = (own[name] if name in own else xmp.get(packet, name) for name in names)
     return StoredScore(image, key, text, model or _model_in(key), prompt or None)
 
 

@@ -39,13 +39,13 @@ def _png(data: bytes, key: str, value: str, settings: str | None, notes: Mapping
     found, rest = png.chunks(data)
     if any(chunk.kind == b"caBX" for chunk in found):
         raise png.DamagedPng(_SIGNED)
-    texts = _texts(data)
+    texts, packet = _texts(data), _xmp(data) or b""
     if settings is not None:
         found = png.put_text(found, "parameters", settings)
     if settings is None or key in texts:
         found = png.put_text(found, key, value)
     for name, note in notes.items():
-        if note is not None or texts.get(name):
+        if note is not None or texts.get(name) or xmp.get(packet, name):
             found = png.put_text(found, name, note or "")
     return png.SIGNATURE + b"".join(map(bytes, found)) + rest
 
