@@ -114,7 +114,7 @@ def read_scores(path: Path) -> dict[str, ImageScore]:
             if row["score"] in (None, ""):
                 continue  # an image that could not be scored
             name, prompt = os.path.basename(row["image"]), row.get("prompt")
-            score = ImageScore(_number(row["score"]), prompt if isinstance(prompt, str) else None)
+            score = ImageScore(_number(name, row["score"]), prompt if isinstance(prompt, str) else None)
             known = found.setdefault(name, score).value
             if known != score.value and not (math.isnan(known) and math.isnan(score.value)):
                 raise InputError(f"{path}: {name} has several scores; sort needs one for each picture")
@@ -142,11 +142,15 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     raise InputError(f"{path}: the extension must be .csv, .json, .jsonl or .parquet")
 
 
-def _number(value: Any) -> float:
+def _number(name: str, value: Any) -> float:
     try:
-        return float(value)
+        if not isinstance(value, bool):
+            return float(value)
     except OverflowError:  # a whole number of more than 308 digits
         return math.inf if value > 0 else -math.inf
+    except (TypeError, ValueError):
+        pass
+    raise ValueError(f"the score of {name} is {value!r:.40}, which is no number")
 
 
 def _only_key(images: Sequence[Path]) -> str | None:
