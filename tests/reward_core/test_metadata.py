@@ -432,6 +432,7 @@ def test_every_image_of_a_file_that_pillow_saved_stays_readable(tmp_path, option
     assert len(before) == 3
     assert frames(path) == before
     assert indexed_images(path)[1:] == images[1:]
+    assert b"".join(indexed_images(path)) == path.read_bytes()
 
 
 def test_an_index_that_points_at_no_image_is_refused_and_a_cut_off_image_is_not(tmp_path):
