@@ -1,5 +1,6 @@
 """Small pictures with texts in their metadata, and files taken apart by hand."""
 
+import io
 import struct
 
 from PIL import Image, PngImagePlugin
@@ -82,3 +83,59 @@ def changed_parts(before, after):
 def pixels(path):
     with Image.open(path) as image:
         return image.convert("RGBA").tobytes()
+
+
+def segment(marker, content):
+    return struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content
+
+
+def jpeg_bytes(size, seed, **options):
+    stream = io.BytesIO()
+    Image.effect_noise(size, 40 + 30 * seed).convert("RGB").save(stream, "JPEG", **options)
+    return stream.getvalue()
+
+
+def several_images(path, order="<", before=b"", behind=b"", count=2, trailer=b""):
+    """Save a JPEG of several images, with segments before and behind its MPF index; return the images."""
+    first, *others = (jpeg_bytes((40 + 8 * i, 24), i) for i in range(count))
+    header_size = 8 + 2 + 3 * 12 + 4
+    start = len(first[:20] + before) + 8  # of the index's TIFF header
+    first_size = len(first + before + behind) + 8 + header_size + 16 * count
+    sizes, entries, position = [first_size, *map(len, others)], b"", 0
+    for i, size in enumerate(sizes):
+        entries += struct.pack(
+            order + "IIIHH", 0x030000 if i == 0 else 0, size, position and position - start, 0, 0
+        )
+        position += size
+    tiff = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "IH", 8, 3)
+    tiff += struct.pack(order + "HHI", 0xB000, 7, 4) + b"0100"
+    tiff += struct.pack(order + "HHII", 0xB001, 4, 1, count)
+    tiff += struct.pack(order + "HHIII", 0xB002, 7, len(entries), header_size, 0) + entries
+    first = first[:20] + before + segment(0xE2, b"MPF\0" + tiff) + behind + first[20:]
+    path.write_bytes(first + b"".join(others) + trailer)
+    return [first, *others]
+
+
+def indexed_images(path):
+    """The bytes of every image, where the file's MPF index says that they are."""
+    data = path.read_bytes()
+    start = data.index(b"MPF\0") + 4
+    order = "<" if data[start : start + 2] == b"II" else ">"
+    (directory,) = struct.unpack_from(order + "I", data, start + 4)
+    (count,) = struct.unpack_from(order + "H", data, start + directory)
+    for at in range(start + directory + 2, start + directory + 2 + 12 * count, 12):
+        tag, _, length, place = struct.unpack_from(order + "HHII", data, at)
+        if tag == 0xB002:
+            break
+    entries = struct.iter_unpack(order + "4xII4x", data[start + place : start + place + length])
+    return [data[(at := offset and start + offset) : at + size] for size, offset in entries]
+
+
+def frames(path):
+    """The pixels of every image of a file, as Pillow reads them."""
+    with Image.open(path) as image:
+        found = []
+        for i in range(getattr(image, "n_frames", 1)):
+            image.seek(i)
+            found.append((image.size, image.convert("RGB").tobytes()))
+        return found

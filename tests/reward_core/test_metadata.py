@@ -3,16 +3,40 @@
 import io
 import json
 import os
+import re
 import stat
 import struct
 import zlib
 
 import pytest
 from PIL import Image, PngImagePlugin
-from tagged_pictures import INFOTEXT, OTHER, PROMPT, changed_parts, parts, picture, pixels, save, user_comment
+from tagged_pictures import (
+    INFOTEXT,
+    OTHER,
+    PROMPT,
+    changed_parts,
+    frames,
+    indexed_images,
+    jpeg_bytes,
+    parts,
+    picture,
+    pixels,
+    save,
+    segment,
+    several_images,
+    user_comment,
+)
 
 from reward_core.errors import ImageError, ImageNotFoundError, InputError
-from reward_core.metadata import SCORE_KEY, read_prompt, read_score, read_texts, write_score
+from reward_core.metadata import (
+    SCORE_KEY,
+    read_prompt,
+    read_score,
+    read_score_keys,
+    read_stored_score,
+    read_texts,
+    write_score,
+)
 
 KINDS = [(".png", {}), (".jpg", {"quality": 90}), (".webp", {"lossless": True}), (".webp", {"quality": 80})]
 IDS = ["png", "jpg", "webp-lossless", "webp"]
@@ -358,3 +382,195 @@ def test_jpeg_of_a_progressive_and_a_cmyk_picture(tmp_path):
         write_score(tmp_path / name, SCORE_KEY, 0.5)
         with Image.open(io.BytesIO((tmp_path / name).read_bytes())) as opened:
             assert opened.tobytes() == before
+
+
+XMP_PACKET = (
+    b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">%s'
+    b"</rdf:RDF></x:xmpmeta>"
+)
+PHONE = b'<rdf:Description rdf:about="" xmlns:xmp="http://ns.adobe.com/xap/1.0/" xmp:CreatorTool="phone"/>'
+
+
+def xmp_segment(content=PHONE):
+    return segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + XMP_PACKET % content)
+
+
+def exif_segment():
+    return segment(0xE1, b"Exif\0\0" + user_comment(INFOTEXT).tobytes().removeprefix(b"Exif\0\0"))
+
+
+@pytest.mark.parametrize("order", ["<", ">"], ids=["little-endian", "big-endian"])
+@pytest.mark.parametrize("place", ["before", "behind", "both"])
+@pytest.mark.parametrize("what", ["xmp", "exif", "none"])
+@pytest.mark.parametrize("count", [2, 3])
+def test_every_image_of_a_jpeg_stays_readable(tmp_path, order, place, what, count):
+    own = {"xmp": xmp_segment, "exif": exif_segment, "none": bytes}[what]()
+    other = {"xmp": exif_segment, "exif": xmp_segment, "none": bytes}[what]()
+    around = {"before": (own, b""), "behind": (b"", own), "both": (own, other)}[place]
+    path = tmp_path / "a.jpg"
+    images = several_images(path, order, *around, count=count, trailer=b"a video")
+    before = frames(path)
+    assert indexed_images(path) == images
+    assert len(before) == count
+    for score in (0.5, -1.25, 0.25):
+        write_score(path, SCORE_KEY, score, model="mine", prompt="a red circle")
+        assert read_score(path, SCORE_KEY) == score
+        assert frames(path) == before
+        first, *others = indexed_images(path)
+        assert others == images[1:]
+        assert path.read_bytes() == first + b"".join(others) + b"a video"
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"xmp": XMP_PACKET % PHONE}, {"exif": user_comment(INFOTEXT).tobytes()}]
+)
+def test_every_image_of_a_file_that_pillow_saved_stays_readable(tmp_path, options):
+    path, more = tmp_path / "a.jpg", [picture().rotate(90), picture().resize((64, 64))]
+    picture().save(path, "MPO", save_all=True, append_images=more, **options)
+    before, images = frames(path), indexed_images(path)
+    write_score(path, SCORE_KEY, 0.5)
+    assert len(before) == 3
+    assert frames(path) == before
+    assert indexed_images(path)[1:] == images[1:]
+    assert b"".join(indexed_images(path)) == path.read_bytes()
+
+
+def test_an_index_that_points_at_no_image_is_refused_and_a_cut_off_image_is_not(tmp_path):
+    path = tmp_path / "a.jpg"
+    first, second = several_images(path)
+    path.write_bytes(first)  # another program cut the second image off
+    write_score(path, SCORE_KEY, 0.5)
+    assert read_score(path, SCORE_KEY) == 0.5
+    for content in (first + b"..." + second, first.replace(b"II*\0", b"II??") + second):
+        path.write_bytes(content)
+        with pytest.raises(ImageError, match="MPF index"):
+            write_score(path, SCORE_KEY, 0.5)
+        assert path.read_bytes() == content
+
+
+ITEM = 'Item:Mime="image/jpeg" Item:Semantic="Primary" Item:Length="%s"'
+CONTAINERS = {
+    "attributes": f'<rdf:li rdf:parseType="Resource"><Container:Item {ITEM}/></rdf:li>',
+    "elements": '<rdf:li rdf:parseType="Resource"><Container:Item rdf:parseType="Resource">'
+    "<Item:Semantic>Primary</Item:Semantic><Item:Length>%s</Item:Length></Container:Item></rdf:li>",
+}
+
+
+@pytest.mark.parametrize("form", CONTAINERS)
+@pytest.mark.parametrize("settings", [False, True])
+def test_the_length_of_a_motion_photos_image_stays_right(tmp_path, form, settings):
+    path, video = tmp_path / "a.jpg", b"\0\0\0\x18ftypmp42" + b"v" * 500
+    directory = (
+        '<rdf:Description xmlns:Container="http://ns.google.com/photos/1.0/container/" '
+        'xmlns:Item="http://ns.google.com/photos/1.0/container/item/"><Container:Directory><rdf:Seq>'
+        + CONTAINERS[form]
+        + '<rdf:li rdf:parseType="Resource"><Container:Item Item:Semantic="MotionPhoto" Item:Length="512"/>'
+        "</rdf:li></rdf:Seq></Container:Directory></rdf:Description>"
+    )
+    image = jpeg_bytes((40, 24), 1, quality=10)
+    start = image[:20] + (exif_segment() if settings else b"")
+    for length in (6000, 9760, 9990):  # the last gets another digit
+        container = xmp_segment(directory.replace("%s", str(length)).encode())
+        padding = length - len(start + container + image[20:]) - 4
+        content = start + container + segment(0xFE, b"." * padding) + image[20:]
+        assert len(content) == length
+        path.write_bytes(content + video)
+        write_score(path, SCORE_KEY, 0.5)
+        grown = path.read_bytes().removesuffix(video)
+        primary = re.search(rb"Primary.*?:Length[=>]\"?(\d+).*?Item:Length=\"(\d+)", grown)
+        assert (int(primary[1]), int(primary[2])) == (len(grown), 512)
+        assert len(grown) > length
+        assert grown.endswith(segment(0xFE, b"." * padding) + image[20:])
+
+
+def idot_png(path, texts=b""):
+    """A PNG as Apple writes it: iDOT says how far the pixels of each half are from it."""
+    picture().save(path)
+    data = path.read_bytes()
+    pixels_at = data.index(b"IDAT") - 4
+    content = b"iDOT" + struct.pack(">7I", 2, 0, 12, 40, 12, 12, 40)
+    chunk = struct.pack(">I", 28) + content + struct.pack(">I", zlib.crc32(content))
+    path.write_bytes(data[:pixels_at] + texts + chunk + data[pixels_at:])
+    return path
+
+
+def test_nothing_comes_between_apples_offsets_and_the_pixels(tmp_path):
+    path = idot_png(tmp_path / "a.png")
+    for score in (0.5, -12.25):
+        write_score(path, SCORE_KEY, score, model="mine", prompt="a red circle")
+        data = path.read_bytes()
+        assert data.index(b"IDAT") - data.index(b"iDOT") == 40
+        assert read_score(path, SCORE_KEY) == score
+
+
+def test_signed_files_are_refused_and_left(tmp_path):
+    jumbf = b"\0\0\0\x1ejumb\0\0\0\x16jumdc2pa\0\x11\0\x10\x80\0\0\xaa\0\x38\x9b\x71\x03c2pa\0"
+    jpg, png, webp = (save(tmp_path / f"a{suffix}") for suffix in (".jpg", ".png", ".webp"))
+    data = jpg.read_bytes()
+    jpg.write_bytes(data[:20] + segment(0xEB, b"JP\0\1\0\0\0\1" + jumbf) + data[20:])
+    data, chunk = png.read_bytes(), b"caBX" + jumbf
+    chunk = struct.pack(">I", len(jumbf)) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    png.write_bytes(data[:33] + chunk + data[33:])
+    data = webp.read_bytes() + b"C2PA" + struct.pack("<I", len(jumbf)) + jumbf + b"\0" * (len(jumbf) % 2)
+    webp.write_bytes(data[:4] + struct.pack("<I", len(data) - 8) + data[8:])
+    for path in (jpg, png, webp):
+        before = path.read_bytes()
+        with pytest.raises(ImageError, match=r"\(C2PA\).*--scores"):
+            write_score(path, SCORE_KEY, 0.5)
+        assert path.read_bytes() == before
+    other = save(tmp_path / "b.jpg")  # JUMBF that signs nothing
+    data = other.read_bytes()
+    other.write_bytes(
+        data[:20] + segment(0xEB, b"JP\0\1\0\0\0\1" + jumbf.replace(b"c2pa", b"cert")) + data[20:]
+    )
+    write_score(other, SCORE_KEY, 0.5)
+    assert read_score(other, SCORE_KEY) == 0.5
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("inf"), -float("inf")])
+def test_a_score_that_is_no_finite_number_is_neither_written_nor_read(tmp_path, score):
+    path = save(tmp_path / "a.png", {"My Score": str(score)})
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=f"a.png.*{score}"):
+        write_score(path, SCORE_KEY, score)
+    assert path.read_bytes() == before
+    with pytest.raises(ImageError, match=f"a.png.*My Score.*{score}"):
+        read_score(path, "My Score")
+    jpg = save(tmp_path / "a.jpg", {"parameters": f"{INFOTEXT}, My Score: {score}"})
+    with pytest.raises(ImageError, match=f"a.jpg.*My Score.*{score}"):
+        read_score(jpg, "My Score")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
+@pytest.mark.parametrize("texts", [{}, {"parameters": INFOTEXT}], ids=["plain", "settings"])
+def test_a_score_says_its_model_and_its_prompt(tmp_path, suffix, texts):
+    path = save(tmp_path / f"a{suffix}", texts)
+    old_pixels = pixels(path)
+    write_score(path, "best Score", 0.5, model="best@12ab", prompt=f'{OTHER} & <b> "x"\nsecond \x01line')
+    stored = read_stored_score(path, "best Score")
+    assert (stored.value, stored.model) == (0.5, "best@12ab")
+    assert stored.prompt == f'{OTHER} & <b> "x" second line'
+    assert read_score_keys(path) == ["best Score"]
+    assert pixels(path) == old_pixels
+    if texts:
+        assert read_prompt(path).text == PROMPT
+    if suffix != ".png":
+        with Image.open(path) as image:  # valid XML
+            __import__("xml.etree.ElementTree").etree.ElementTree.fromstring(image.info["xmp"].decode())
+    write_score(path, "best Score", 0.25)  # by nobody knows whom: the old notes do not count any more
+    stored = read_stored_score(path, "best Score")
+    assert (stored.value, stored.model, stored.prompt) == (0.25, "best", None)
+    write_score(path, "HPSv2.1", 1, model="other")
+    assert sorted(read_score_keys(path)) == ["HPSv2.1", "best Score"]
+
+
+def test_a_png_made_from_a_tagged_jpeg_keeps_no_old_notes(tmp_path):
+    write_score(save(tmp_path / "a.jpg"), "My Score", 0.1, model="first", prompt="a blue square")
+    with Image.open(tmp_path / "a.jpg") as image:
+        info = PngImagePlugin.PngInfo()
+        info.add_itxt("XML:com.adobe.xmp", image.info["xmp"].decode())
+        image.save(tmp_path / "a.png", pnginfo=info)
+    assert read_stored_score(tmp_path / "a.png", "My Score").model == "first"
+    write_score(tmp_path / "a.png", "My Score", 0.9)
+    stored = read_stored_score(tmp_path / "a.png", "My Score")
+    assert (stored.value, stored.model, stored.prompt) == (0.9, "My", None)

@@ -2,14 +2,25 @@
 
 import json
 import os
+import shutil
+from pathlib import Path
 
 import pytest
 from PIL import Image, PngImagePlugin
 
 import reward_core as RM
-from reward_core.metadata import SCORE_KEY, read_score, read_texts, write_score
+from reward_core.metadata import (
+    SCORE_KEY,
+    read_prompt,
+    read_score,
+    read_score_keys,
+    read_stored_score,
+    read_texts,
+    write_score,
+)
 
 PROMPTS = ["a red circle", "a blue square", "a small green star"]
+TINY_KEY = "tiny Score"
 SETTINGS = "\nNegative prompt: ugly\nSteps: 20, Sampler: Euler a, Seed: 1"
 
 
@@ -49,11 +60,9 @@ def test_tag_writes_each_pictures_score_for_its_own_prompt(command, folder, tiny
         assert result["prompt"] == prompt
         assert result["score"] == pytest.approx(expected, abs=1e-5)
         assert result["percentile"] == pytest.approx(tiny.percentile(expected), abs=0.01)
-        assert read_score(file, SCORE_KEY) == pytest.approx(expected, abs=1e-4)
+        assert read_score(file, TINY_KEY) == pytest.approx(expected, abs=1e-4)
         assert file.stat().st_mtime_ns == times[file.name]
-    assert read_texts(folder / "a.png")["parameters"].startswith(
-        PROMPTS[0] + SETTINGS + ", ImageReward Score: "
-    )
+    assert read_texts(folder / "a.png")["parameters"].startswith(PROMPTS[0] + SETTINGS + ", tiny Score: ")
     assert [r["prompt_source"] for r in document["results"]] == [
         "parameters (A1111)", "usercomment (A1111)", "imagedescription",
     ]  # fmt: skip
@@ -82,7 +91,7 @@ def test_tag_dry_run_and_another_key(command, folder):
         command("tag", folder / "a.png", "--prompt", "x", "--model", "tiny", "--key", "My Score").returncode
         == 0
     )
-    assert read_score(folder / "a.png", SCORE_KEY) is None
+    assert read_score(folder / "a.png", TINY_KEY) is None
     assert read_score(folder / "a.png", "My Score") is not None
 
 
@@ -108,8 +117,8 @@ def test_tag_names_what_it_cannot_do_and_goes_on(command, folder):
     ):
         (line,) = [line for line in done.stderr.splitlines() if name in line]
         assert word in line
-    assert read_score(folder / "a.png", SCORE_KEY) is not None
-    assert read_score(folder / "c.webp", SCORE_KEY) is not None
+    assert read_score(folder / "a.png", TINY_KEY) is not None
+    assert read_score(folder / "c.webp", TINY_KEY) is not None
 
 
 def test_tag_huge_pictures(command, folder, monkeypatch):
@@ -119,8 +128,8 @@ def test_tag_huge_pictures(command, folder, monkeypatch):
     assert done.returncode == 1
     assert [line.split(": ")[1] for line in done.stderr.splitlines()] == [str(folder / "huge.png")]
     assert "too large to decode safely" in done.stderr
-    assert read_score(folder / "huge.png", SCORE_KEY) is None
-    assert read_score(folder / "a.png", SCORE_KEY) is not None
+    assert read_score(folder / "huge.png", TINY_KEY) is None
+    assert read_score(folder / "a.png", TINY_KEY) is not None
 
 
 @pytest.mark.parametrize(
@@ -152,7 +161,7 @@ def test_tag_what_a_star_in_the_shell_gives(command, folder):
     assert [line.split(": ")[1] for line in done.stderr.splitlines()] == [
         str(folder / "empty"), str(folder / "stray.txt"),
     ]  # fmt: skip
-    assert all(read_score(folder / name, SCORE_KEY) is not None for name in ("a.png", "b.jpg", "c.webp"))
+    assert all(read_score(folder / name, TINY_KEY) is not None for name in ("a.png", "b.jpg", "c.webp"))
 
 
 def test_tag_a_second_models_opinion_twice(command, folder):
@@ -372,6 +381,7 @@ def test_sort_by_a_file_of_scores(command, tmp_path, tiny):
         (["--into", "a,b", "--top", "1", "--key", "a: b"], "name of a score"),
         (["--into", "a,b,c", "--threshold", "0,1"], "must fall"),
         (["--into", "a,b"], "required"),
+        (["--into", "a,b", "--threshold", "0", "--per-prompt"], "needs --top"),
         (["--into", "a,b", "--top", "1", "--move", "--copy"], "not allowed"),
     ],
 )
@@ -388,3 +398,214 @@ def test_both_as_processes_of_their_own(run, folder):
     done = run("sort", folder, "--into", "best,rest", "--top", "1", "--move")
     assert done.returncode == 0, done.stderr
     assert "moved 3: 1 in best, 2 in rest" in done.stdout
+
+
+BUNDLED = Path(RM.__file__).parent / "demo"
+SORT = ("--into", "best,rest", "--top", "1")
+
+
+def test_each_models_score_has_the_models_name(command, folder):
+    tag = ("tag", folder, "--prompt-from-metadata", "--model")
+    for model in ("tiny", "tiny-judge"):
+        done = command(*tag, model)
+        assert (done.returncode, f"written as '{model} Score'" in done.stdout) == (0, True), done.stderr
+    for image in folder.iterdir():
+        assert read_score_keys(image) == ["tiny Score", "tiny-judge Score"]
+        assert read_score(image, "tiny Score") != read_score(image, "tiny-judge Score")
+    done = command("sort", folder, *SORT)
+    assert done.returncode == 2
+    assert all(word in done.stderr for word in ("tiny Score", "tiny-judge Score", "3 images", "--key"))
+    done = command("sort", folder, *SORT, "--key", "tiny-judge Score")
+    assert (done.returncode, "sorted by 'tiny-judge Score' (model: tiny-judge)" in done.stdout) == (0, True)
+    best = max(folder.iterdir(), key=lambda image: read_score(image, "tiny-judge Score"))
+    document = json.loads(command("sort", folder, *SORT, "--key", "tiny-judge Score", "--json").stdout)
+    assert document["results"][0]["image"] == str(best)
+    assert (document["key"], document["model"]) == ("tiny-judge Score", "tiny-judge")
+
+
+@pytest.mark.parametrize("key", [[], ["--key", "HPSv2.1"]], ids=["default key", "own key"])
+@pytest.mark.parametrize("place", ["best", "model.safetensors", "b\u00e4r, #2"])
+def test_tag_then_sort_needs_no_more_options_for_a_local_model(command, folder, tmp_path, place, key):
+    local = tmp_path / ("my model" if place == "model.safetensors" else place)
+    shutil.copytree(BUNDLED / "tiny", local)
+    model = local / place if place == "model.safetensors" else local
+    done = command("tag", folder, "--prompt-from-metadata", "--model", model, *key)
+    assert done.returncode == 0, done.stderr
+    done = command("sort", folder, *SORT, "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    name = {"best": "best", "model.safetensors": "my model"}.get(place, "b_r_ _2")
+    assert document["key"] == (key[1] if key else f"{name} Score")
+    assert document["model"].startswith(f"{name}@")
+    assert len(document["results"]) == 3
+
+
+@pytest.mark.parametrize("option", [[], ["--skip-tagged"]])
+def test_another_models_score_is_overwritten_on_request_only(command, folder, option):
+    tag = ("tag", folder, "--prompt-from-metadata", "--key", "My Score", "--model")
+    command("tag", folder / "a.png", folder / "b.jpg", *tag[2:], "tiny")
+    before = {name: read_score(folder / name, "My Score") for name in ("a.png", "b.jpg")}
+    done = command(*tag, "tiny-judge", *option)
+    assert done.returncode == 1
+    for name in before:
+        (line,) = [line for line in done.stderr.splitlines() if name in line]
+        assert "a score of tiny " in line
+        assert "--overwrite" in line
+        assert read_score(folder / name, "My Score") == before[name]
+    assert read_stored_score(folder / "c.webp", "My Score").model == "tiny-judge"
+    for arguments in ((), ("--key", "My Score")):
+        done = command("sort", folder, *SORT, *arguments, "--move")
+        assert done.returncode == 2
+        assert "tiny: 2 images, tiny-judge: 1 image" in done.stderr
+    assert len(list(folder.iterdir())) == 3
+    assert command(*tag, "tiny-judge", *option, "--overwrite").returncode == 0
+    assert {read_stored_score(image, "My Score").model for image in folder.iterdir()} == {"tiny-judge"}
+    assert all(read_score(folder / name, "My Score") != before[name] for name in before)
+    assert command("sort", folder, *SORT).returncode == 0
+
+
+def test_two_local_models_of_the_same_name_are_distinguished(command, folder, tmp_path):
+    for run, model in (("one", "tiny"), ("two", "tiny-judge"), ("copy", "tiny")):
+        shutil.copytree(BUNDLED / model, tmp_path / run / "best")
+    tag = ("tag", folder, "--prompt-from-metadata", "--model")
+    assert command(*tag, tmp_path / "one/best").returncode == 0
+    done = command(*tag, tmp_path / "two/best")
+    assert (done.returncode, done.stderr.count("best@")) == (1, 3)
+    assert command(*tag, tmp_path / "copy/best").returncode == 0
+    done = command(*tag, tmp_path / "copy/best", "--skip-tagged")
+    assert "3 carried a score already" in done.stdout
+
+
+def test_scores_of_the_webui_stay_and_can_be_sorted_by(command, folder):
+    for image in folder.iterdir():
+        write_score(image, SCORE_KEY, 1.2345)  # as the extension does: without a model
+    done = command("tag", folder, "--prompt-from-metadata", "--model", "tiny", "--key", SCORE_KEY)
+    assert (done.returncode, done.stderr.count("a score of ImageReward ")) == (1, 3)
+    assert {read_score(image, SCORE_KEY) for image in folder.iterdir()} == {1.2345}
+    done = command("sort", folder, *SORT)
+    assert (done.returncode, "sorted by 'ImageReward Score' (model: ImageReward)" in done.stdout) == (0, True)
+    write_score(folder / "a.png", "Mine", 1, model="tiny")
+    write_score(folder / "b.jpg", "Mine", 1)  # by nobody knows whom
+    done = command("tag", folder, "--prompt-from-metadata", "--model", "tiny", "--key", "Mine")
+    assert (done.returncode, done.stderr.count("an unknown model")) == (1, 1)
+    assert "b.jpg" in done.stderr
+
+
+NOT_FINITE = [float("nan"), float("inf"), -float("inf"), "NaN", "-Infinity", "1e999"]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".json", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("score", NOT_FINITE, ids=str)
+def test_sort_names_scores_of_a_file_that_are_not_finite(command, scored, suffix, score):
+    rows = [{"image": f"p{i}.png", "prompt": "x", "score": i / 10} for i in range(10)]
+    rows[3]["score"] = score if suffix != ".parquet" else float(score)
+    rows.append(rows[3])
+    out = scored / f"scores{suffix}"
+    if suffix == ".csv":
+        lines = ["image,prompt,score", *(f"{row['image']},{row['prompt']},{row['score']}" for row in rows)]
+        out.write_text("\n".join(lines))
+    elif suffix == ".parquet":
+        pyarrow = pytest.importorskip("pyarrow.parquet")
+        pyarrow.write_table(pytest.importorskip("pyarrow").Table.from_pylist(rows), out)
+    else:
+        out.write_text("\n".join(map(json.dumps, rows)) if suffix == ".jsonl" else json.dumps(rows))
+    done = command("sort", scored, *SORT, "--scores", out, "--move")
+    assert done.returncode == 1
+    assert f"p3.png: its score in {out} is {float(score)}, not a finite number" in done.stderr
+    assert (scored / "p3.png").exists()
+    assert [file.name for file in (scored / "best").iterdir()] == ["p9.png"]
+
+
+@pytest.mark.parametrize("score", ["nan", "inf", "-inf", "Infinity"])
+def test_sort_and_tag_name_scores_in_images_that_are_not_finite(command, folder, score):
+    assert command("tag", folder, "--prompt-from-metadata", "--model", "tiny").returncode == 0
+    info = PngImagePlugin.PngInfo()
+    info.add_text("parameters", f"a red circle{SETTINGS}, tiny Score: {score}")
+    Image.new("RGB", (64, 64)).save(folder / "bad.png", pnginfo=info)
+    for arguments in (
+        ("sort", folder, *SORT, "--key", "tiny Score"),
+        ("tag", folder, "--prompt-from-metadata", "--model", "tiny", "--skip-tagged"),
+        ("sort", folder, *SORT, "--move"),
+    ):
+        done = command(*arguments)
+        assert done.returncode == 1
+        assert f"bad.png: its 'tiny Score' is {score}, not a finite number" in done.stderr
+    assert (folder / "bad.png").exists()
+    assert len(list((folder / "best").iterdir())) == 1
+    assert command("tag", folder / "bad.png", "--prompt", "x", "--model", "tiny").returncode == 0
+    assert read_score(folder / "bad.png", TINY_KEY) is not None
+
+
+@pytest.mark.parametrize("score", ["abc", True])
+def test_sort_refuses_scores_that_are_no_numbers(command, scored, score):
+    out = scored / "scores.json"
+    out.write_text(json.dumps([{"image": "p1.png", "score": score}]))
+    done = command("sort", scored, *SORT, "--scores", out)
+    assert done.returncode == 2
+    assert all(word in done.stderr for word in ("scores.json", "p1.png", str(score)))
+
+
+@pytest.fixture
+def prompted(tmp_path):
+    """Eight images: four of an easy prompt, which score high, and four of a hard one."""
+    for i in range(8):
+        info = PngImagePlugin.PngInfo()
+        info.add_text("parameters", ("an easy prompt" if i < 4 else "a hard\nprompt") + SETTINGS)
+        Image.new("RGB", (8, 8), (i, i, i)).save(tmp_path / f"p{i}.png", pnginfo=info)
+        write_score(tmp_path / f"p{i}.png", TINY_KEY, 2 - i / 4)
+    return tmp_path
+
+
+@pytest.mark.parametrize("cut", [("--top", "25%"), ("--threshold", "1")])
+def test_sort_warns_of_several_prompts(command, prompted, cut):
+    done = command("sort", prompted, "--into", "best,rest", *cut, "--json")
+    assert done.returncode == 0
+    assert "2 different prompts" in done.stderr
+    assert "--per-prompt" in done.stderr
+    document = json.loads(done.stdout)
+    assert document["prompts"] == 2
+    assert {row["prompt"] for row in document["results"]} == {"an easy prompt", "a hard prompt"}
+    for i in range(4, 8):
+        (prompted / f"p{i}.png").unlink()
+    done = command("sort", prompted, "--into", "best,rest", *cut, "--json")
+    assert (done.stderr, json.loads(done.stdout)["prompts"]) == ("", 1)
+
+
+@pytest.mark.parametrize(("top", "best"), [("25%", {"p0", "p4"}), ("2", {"p0", "p1", "p4", "p5"})])
+def test_sort_per_prompt_takes_the_best_of_each(command, prompted, top, best):
+    Image.new("RGB", (8, 8)).save(prompted / "unknown.png")
+    write_score(prompted / "unknown.png", TINY_KEY, 9)
+    sort = ("sort", prompted, "--into", "best,rest", "--top", top, "--per-prompt", "--move")
+    for _ in range(2):  # the second run finds what the first one moved
+        done = command(*sort)
+        assert done.returncode == 1
+        (line,) = done.stderr.splitlines()
+        assert "unknown.png: no prompt" in line
+        assert {file.stem for file in (prompted / "best").iterdir()} == best
+        assert len(list((prompted / "rest").iterdir())) == 8 - len(best)
+
+
+def test_sort_goes_by_the_prompt_that_was_scored(command, folder):
+    """Not by the images' own: one prompt was given for all."""
+    assert read_prompt(folder / "a.png").text != read_prompt(folder / "b.jpg").text
+    tag = ("tag", folder, "--model", "tiny")
+    assert command(*tag, "--prompt", 'a "red" circle\n& more').returncode == 0
+    done = command("sort", folder, *SORT, "--json")
+    assert (done.returncode, done.stderr, json.loads(done.stdout)["prompts"]) == (0, "", 1)
+    assert {row["prompt"] for row in json.loads(done.stdout)["results"]} == {'a "red" circle & more'}
+    assert command("tag", folder / "a.png", *tag[2:], "--prompt", "a blue square").returncode == 0
+    assert "2 different prompts" in command("sort", folder, *SORT).stderr
+    assert command(*tag, "--prompt-from-metadata").returncode == 0
+    assert "3 different prompts" in command("sort", folder, *SORT).stderr
+
+
+def test_sort_by_a_file_goes_by_its_prompts(command, scored):
+    out = scored / "scores.csv"
+    rows = [f"p{i}.png,{'first' if i < 5 else 'second'},{1 - i / 10}" for i in range(10)]
+    out.write_text("\n".join(["image,prompt,score", *rows]))
+    done = command("sort", scored, *SORT, "--scores", out)
+    assert "2 different prompts" in done.stderr
+    assert "sorted by " in done.stdout
+    done = command("sort", scored, *SORT, "--scores", out, "--per-prompt", "--copy")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert {file.name for file in (scored / "best").iterdir()} == {"p0.png", "p5.png"}

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import filecmp
-import json
 import math
 import os
 import shutil
@@ -13,8 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .config import read_json
-from .errors import CheckpointError, ImageError, InputError
+from .errors import ImageError, InputError
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -180,43 +177,6 @@ def _same(one: Path | None, other: Path) -> bool:
     if one is None or one.is_symlink() or other.is_symlink() or not (one.is_file() and other.is_file()):
         return False
     return filecmp.cmp(one, other, shallow=False)
-
-
-def read_scores(path: Path) -> dict[str, float]:
-    """Names of pictures -> scores, from a file that ``reward-core score`` wrote (.csv, .json, .jsonl,
-    .parquet).
-
-    Raises:
-        InputError: no such file, another form, or several scores of one picture.
-    """
-    try:
-        if path.suffix == ".csv":
-            with path.open(newline="", encoding="utf-8") as file:
-                rows = list(csv.DictReader(file))
-        elif path.suffix == ".json":
-            rows = read_json(path)
-        elif path.suffix == ".jsonl":
-            with path.open(encoding="utf-8") as file:
-                rows = [json.loads(line) for line in file if line.strip()]
-        elif path.suffix == ".parquet":
-            from .score_file import load_pyarrow
-
-            rows = load_pyarrow().parquet.read_table(path).to_pylist()
-        else:
-            raise InputError(f"{path}: the extension must be .csv, .json, .jsonl or .parquet")
-        found: dict[str, float] = {}
-        for row in rows:
-            if row["score"] in (None, ""):
-                continue  # a picture that could not be scored
-            name, score = os.path.basename(row["image"]), float(row["score"])
-            if found.setdefault(name, score) != score:
-                raise InputError(f"{path}: {name} has several scores; sort needs one for each picture")
-        return found
-    except (KeyError, TypeError, AttributeError, ValueError, OSError, CheckpointError) as error:
-        if isinstance(error, InputError):
-            raise
-        detail = f"column {error}" if isinstance(error, KeyError) else str(error)
-        raise InputError(f"{path}: no scores of `reward-core score` ({detail})") from error
 
 
 def _move(source: Path, target: Path) -> None:

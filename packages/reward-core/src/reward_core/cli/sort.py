@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 from ..errors import ImageError, InputError
-from ..metadata import SCORE_KEY, check_key, read_score
-from ..sorting import Placement, carry_out, conflicts, pictures_to_sort, plan, read_scores
+from ..image_scores import ImageScores, scores_in_file, scores_in_images
+from ..metadata import check_key
+from ..sorting import Placement, carry_out, conflicts, pictures_to_sort, plan
 from ..tables import print_table
 
 SHOWN = 40  # rows of the table
@@ -38,7 +39,10 @@ def add_to(commands: argparse._SubParsersAction) -> None:
         metavar="SCORE,...",
         help="score that each folder but the last asks for",
     )
-    sort.add_argument("--key", default=SCORE_KEY, help='name of the score (default: "%(default)s")')
+    sort.add_argument(
+        "--per-prompt", action="store_true", help="apply --top to the images of each prompt separately"
+    )
+    sort.add_argument("--key", help="name of the score (default: the only one that the images carry)")
     sort.add_argument(
         "--scores",
         type=Path,
@@ -55,7 +59,10 @@ def add_to(commands: argparse._SubParsersAction) -> None:
 def run_sort(args: argparse.Namespace) -> int:
     if not args.folder.is_dir():
         raise InputError(f"{args.folder}: no such folder")
-    check_key(args.key)
+    if args.key is not None:
+        check_key(args.key)
+    if args.per_prompt and args.top is None:
+        raise InputError("--per-prompt needs --top: a threshold takes the same score of every prompt")
     names = [name.strip() for name in args.into.split(",")]
     folders = [args.folder / name for name in names]
     if not all(names) or any(folder.resolve() == args.folder.resolve() for folder in folders):
@@ -63,8 +70,19 @@ def run_sort(args: argparse.Namespace) -> int:
     tops = None if args.top is None else [top.strip() for top in args.top.split(",")]
     thresholds = None if args.threshold is None else _numbers(args.threshold)
 
-    scores, failed = _scores(args, pictures_to_sort(args.folder, folders, args.copy))
-    placements = plan(scores, folders, tops, thresholds)
+    images = pictures_to_sort(args.folder, folders, args.copy)
+    found = scores_in_images(images, args.key) if args.scores is None else scores_in_file(images, args.scores)
+    failed = found.failed
+    groups = found.by_prompt()
+    if args.per_prompt:
+        failed += [
+            (image, "no prompt is known for its score; left where it is") for image in groups.pop(None, {})
+        ]
+        placements = [p for scores in groups.values() for p in plan(scores, folders, tops)]
+    else:
+        everything = {image: score.value for image, score in found.scores.items()}
+        placements = plan(everything, folders, tops, thresholds)
+    prompts = len(groups.keys() - {None})
     acted = 0
     if args.move or args.copy:
         for placement in placements:
@@ -76,31 +94,18 @@ def run_sort(args: argparse.Namespace) -> int:
     else:
         failed += conflicts(placements)
     if args.json:
-        print(json.dumps(_document(args, placements, failed), ensure_ascii=False, indent=1))
+        print(json.dumps(_document(args, found, prompts, placements), ensure_ascii=False, indent=1))
     else:
-        _print(args, placements, folders, names, acted)
+        _print(args, found, placements, folders, names, acted)
+    if prompts > 1 and not args.per_prompt:
+        print(
+            f"reward-core: warning: these images have {prompts} different prompts, and scores of different "
+            "prompts are not comparable. --per-prompt sorts the images of each prompt separately",
+            file=sys.stderr,
+        )
     for image, reason in failed:
         print(f"reward-core: {image}: {reason}", file=sys.stderr)
     return 1 if failed else 0
-
-
-def _scores(
-    args: argparse.Namespace, pictures: list[Path]
-) -> tuple[dict[Path, float], list[tuple[Path, str]]]:
-    known = None if args.scores is None else read_scores(args.scores)
-    scores, failed = {}, []
-    for image in pictures:
-        try:
-            score = read_score(image, args.key) if known is None else known.get(image.name)
-        except ImageError as error:
-            failed.append((image, error.reason))
-            continue
-        if score is None:
-            hint = "run `reward-core tag` first" if known is None else f"none in {args.scores}"
-            failed.append((image, f"no score ({hint}); left where it is"))
-        else:
-            scores[image] = score
-    return scores, failed
 
 
 def _numbers(text: str) -> list[float]:
@@ -111,20 +116,34 @@ def _numbers(text: str) -> list[float]:
 
 
 def _document(
-    args: argparse.Namespace, placements: list[Placement], failed: list[tuple[Path, str]]
+    args: argparse.Namespace, found: ImageScores, prompts: int, placements: list[Placement]
 ) -> dict[str, object]:
     return {
         "done": "moved" if args.move else "copied" if args.copy else None,
+        "key": found.key,
+        "model": found.model,
+        "prompts": prompts,
         "results": [
-            {"image": str(p.image), "score": p.score, "target": str(p.target), "there": p.there}
+            {
+                "image": str(p.image),
+                "prompt": found.scores[p.image].prompt,
+                "score": p.score,
+                "target": str(p.target),
+                "there": p.there,
+            }
             for p in placements
         ],
-        "failed": [{"image": str(image), "error": reason} for image, reason in failed],
+        "failed": [{"image": str(image), "error": reason} for image, reason in found.failed],
     }
 
 
 def _print(
-    args: argparse.Namespace, placements: list[Placement], folders: list[Path], names: list[str], acted: int
+    args: argparse.Namespace,
+    found: ImageScores,
+    placements: list[Placement],
+    folders: list[Path],
+    names: list[str],
+    acted: int,
 ) -> None:
     from rich.table import Table
 
@@ -142,6 +161,8 @@ def _print(
             table.add_row(str(p.image), f"{p.score:.4f}", by_folder[p.target.parent] + there)
     if placements:
         print_table(table)
+        model = "model unknown" if found.model is None else f"model: {found.model}"
+        print(f"sorted by {str(args.scores) if found.key is None else repr(found.key)} ({model})")
     sizes = [sum(p.target.parent == folder for p in placements) for folder in folders]
     counts = ", ".join(f"{size} in {name}" for size, name in zip(sizes, names))
     if args.move or args.copy:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ImageError, InputError
-from ..metadata import SCORE_KEY, FoundPrompt, check_key, read_prompt, read_score, write_score
+from ..metadata import FoundPrompt, check_key, read_prompt, read_stored_score, write_score
+from ..model_identity import identify
 from ..sorting import pictures_in
 from ..tables import print_table
 from .common import batch, load_model, report_failures, scoring_options, with_progress
@@ -37,7 +39,10 @@ def add_to(commands: argparse._SubParsersAction) -> None:
         action="store_true",
         help="each picture's own: AUTOMATIC1111, ComfyUI, plain texts, or picture.txt beside it",
     )
-    tag.add_argument("--key", default=SCORE_KEY, help='name of the score (default: "%(default)s")')
+    tag.add_argument("--key", help='name of the score (default: the model\'s, such as "ImageReward Score")')
+    tag.add_argument(
+        "--overwrite", action="store_true", help="replace scores of other models under the same name"
+    )
     tag.add_argument("--skip-tagged", action="store_true", help="leave out those that carry a score already")
     tag.add_argument("--dry-run", action="store_true", help="score, but write nothing")
     tag.add_argument("--json", action="store_true", help="one JSON document on stdout instead of a table")
@@ -51,7 +56,10 @@ class _Tagged:
 
 
 def run_tag(args: argparse.Namespace) -> int:
-    check_key(args.key)
+    if args.key is not None:
+        check_key(args.key)
+    maker = identify(args.model)
+    args.key, args.made_by = args.key or maker.score_key, maker.identity
     found, skipped, failed = _find(args)
     tagged, model = [], None
     if found:
@@ -77,7 +85,7 @@ def _find(args: argparse.Namespace) -> tuple[list[tuple[Path, FoundPrompt]], lis
     failed = [_failure(folder, NO_PICTURES) for folder in empty]
     for image in pictures:
         try:
-            if args.skip_tagged and read_score(image, args.key) is not None:
+            if _is_tagged(image, args) and args.skip_tagged:
                 skipped.append(image)
                 continue
             prompt = FoundPrompt(args.prompt, "given") if args.prompt is not None else read_prompt(image)
@@ -87,13 +95,34 @@ def _find(args: argparse.Namespace) -> tuple[list[tuple[Path, FoundPrompt]], lis
     return found, skipped, failed
 
 
+def _is_tagged(image: Path, args: argparse.Namespace) -> bool:
+    """Return whether an image carries a score of this model.
+
+    Raises:
+        ImageError: it carries another model's score under the same name, which is not to be overwritten.
+    """
+    stored = read_stored_score(image, args.key)
+    if stored is None:
+        return False
+    if stored.model == args.made_by:
+        return not args.skip_tagged or math.isfinite(stored.value)
+    if args.overwrite:
+        return False
+    maker = f"a score of {stored.model}" if stored.model else "a score of an unknown model"
+    raise ImageError(
+        str(image),
+        f"it carries {maker} as {args.key!r} ({stored.text:.20}). Replace it with --overwrite, or choose "
+        "another name with --key",
+    )
+
+
 def _tag(model: Any, found: list[tuple[Path, FoundPrompt]], args: argparse.Namespace) -> Iterator[_Tagged]:
     """Each picture as it is scored and written: what is done stays done when the rest is interrupted."""
     prompts, images = [prompt.text for _, prompt in found], [image for image, _ in found]
     for (image, prompt), row in zip(found, model.score_rows(prompts, images, **batch(args))):
         if row.error is None and not args.dry_run:
             try:
-                write_score(image, args.key, row.score)
+                write_score(image, args.key, row.score, model=args.made_by, prompt=args.prompt)
             except ImageError as error:
                 yield _failure(image, error.reason)
                 continue

@@ -1,8 +1,20 @@
-"""Prompts out of, and scores into, the metadata of PNG, JPEG and WebP files; nothing else in them changes."""
+"""Read prompts from, and write scores into, the metadata of PNG, JPEG and WebP files."""
 
-from .picture_file import check_key, read_score, read_texts, write_score
+from .picture_file import read_texts
 from .prompt import FoundPrompt, read_prompt
+from .scores import StoredScore, check_key, read_score, read_score_keys, read_stored_score, write_score
 
 SCORE_KEY = "ImageReward Score"  # as the WebUI extension and the ComfyUI node write it
 
-__all__ = ["SCORE_KEY", "FoundPrompt", "check_key", "read_prompt", "read_score", "read_texts", "write_score"]
+__all__ = [
+    "SCORE_KEY",
+    "FoundPrompt",
+    "StoredScore",
+    "check_key",
+    "read_prompt",
+    "read_score",
+    "read_score_keys",
+    "read_stored_score",
+    "read_texts",
+    "write_score",
+]

@@ -6,7 +6,7 @@ import struct
 from dataclasses import dataclass
 
 EXIF, XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
-APP0, APP1, COMMENT, SCAN = 0xE0, 0xE1, 0xFE, 0xDA
+APP0, APP1, APP11, COMMENT, SCAN = 0xE0, 0xE1, 0xEB, 0xFE, 0xDA
 LARGEST = 65533  # bytes of a segment's content
 
 

@@ -91,13 +91,19 @@ def as_text(chunk: Chunk) -> Text | None:
 
 
 def put_text(found: list[Chunk], keyword: str, text: str) -> list[Chunk]:
-    """The chunks with that text: in place of the first of its keyword, else before the first pixels."""
+    """Return the chunks with that text: at the place of the first of its keyword, else before the pixels.
+
+    Apple's iDOT chunk says how far it is from itself to the pixels, so nothing goes between them.
+    """
+    before_pixels = next((i for i, chunk in enumerate(found) if chunk.kind in (b"iDOT", b"IDAT")), 1)
+    first_pixels = next((i for i, chunk in enumerate(found) if chunk.kind == b"IDAT"), 1)
     for i, chunk in enumerate(found):
         old = as_text(chunk)
         if old is not None and old.keyword == keyword:
-            return [*found[:i], replace(old, text=text).chunk(), *found[i + 1 :]]
-    place = next((i for i, chunk in enumerate(found) if chunk.kind == b"IDAT"), 1)
-    return [*found[:place], Text(b"tEXt", keyword, b"", text).chunk(), *found[place:]]
+            changed, others = replace(old, text=text).chunk(), [*found[:i], *found[i + 1 :]]
+            place = before_pixels if before_pixels < i < first_pixels else i
+            return [*others[:place], changed, *others[place:]]
+    return [*found[:before_pixels], Text(b"tEXt", keyword, b"", text).chunk(), *found[before_pixels:]]
 
 
 def _unpacked(data: bytes) -> bytes:
