@@ -72,6 +72,8 @@ def score_to_file(
                     writer.take(batch)
             except KeyboardInterrupt as interrupt:
                 raise RunInterrupted(writer.save(), opened.rows) from interrupt
+            except OutputError:
+                raise  # no more can be written
             except BaseException:
                 with suppress(OutputError):  # the first error says what is wrong
                     writer.save()
@@ -134,7 +136,7 @@ class _Writer:
             # Whole batches, and not the shard's last: the rest must be computed as in an uninterrupted run.
             own = min(len(part), len(self.target.shards.range(shard)) - 1)
             count = own // self.batch_size * self.batch_size
-            if shard not in self.target.done and count > self.saved.get(shard, 0):
+            if not self.target.has(shard) and count > self.saved.get(shard, 0):
                 self.target.write_part(shard, part.first(count))
                 self.saved[shard] = count
         self.last_save = perf_counter()

@@ -138,6 +138,13 @@ class Target:
         self.done.add(shard)
         self.errors.update(errors)
 
+    def has(self, shard: int) -> bool:
+        """Return whether a shard is written, also if an interruption came before ``write`` could say so."""
+        if shard not in self.done and self._is_intact(shard):
+            self.done.add(shard)
+            self.errors.update(self.index.records[shard].errors)
+        return shard in self.done
+
     def write_part(self, shard: int, part: ShardPart) -> None:
         """Write the rows of an unfinished shard, as far as they are scored. Raises OutputError."""
         with self._writing():
@@ -174,19 +181,17 @@ class Target:
     def _find_done(self) -> None:
         damaged = []
         for shard in range(len(self.shards)):
-            path, record = self._shard_path(shard), self.index.records.get(shard)
-            if not path.is_file():
-                continue
-            try:
-                intact = record is not None and file_digest(path) == record.sha256
-            except OSError:
-                intact = False
-            if not intact:
+            path = self._shard_path(shard)
+            if path.is_file() and not self.has(shard):
                 damaged.append(path.name)
-                continue
-            self.done.add(shard)
-            self.errors.update(record.errors)
-        self._warn(damaged, "not as this command wrote it")
+        self._warn(damaged, "it was changed after it was written")
+
+    def _is_intact(self, shard: int) -> bool:
+        record = self.index.records.get(shard)
+        try:
+            return record is not None and file_digest(self._shard_path(shard)) == record.sha256
+        except OSError:
+            return False
 
     def _find_parts(self, batch_size: int) -> None:
         damaged = []
@@ -204,7 +209,7 @@ class Target:
             # The rest of the shard is then computed in the batches of a run that was never stopped.
             if 0 < len(part) < len(self.shards.range(shard)) and len(part) % batch_size == 0:
                 self.parts[shard] = part
-        self._warn(damaged, "not as this command wrote it")
+        self._warn(damaged, "it was changed after it was written")
 
     def _drop_changed(self, source: Source) -> None:
         """Forget what was scored of images that were replaced since."""
@@ -219,18 +224,17 @@ class Target:
         for shard in changed:
             if shard in self.done:
                 self.done.remove(shard)
-                self.errors -= Counter(self.index.records[shard].errors)
+                self.errors -= Counter(self.index.records.pop(shard).errors)
             self.parts.pop(shard, None)
         names = [self._shard_path(shard).name for shard in changed]
-        self._warn(names, "of images of which one or more were replaced since")
+        self._warn(names, "one or more of their images were replaced")
 
     def _warn(self, names: list[str], reason: str) -> None:
         if names:
             shown = ", ".join(names[:WARNED]) + (
                 f" and {len(names) - WARNED:,} more" if names[WARNED:] else ""
             )
-            what = "file" if len(names) == 1 else f"{len(names):,} files"
-            message = f"scoring the rows of {what} in {self.folder} again: {reason}: {shown}"
+            message = f"scoring the rows of {shown} in {self.folder} again: {reason}"
             warnings.warn(message, StaleScoresWarning, stacklevel=2)
 
     def _check_same(self, before: dict[str, Any], now: dict[str, Any]) -> None:

@@ -30,7 +30,7 @@ def separator_error(header: str, wanted: tuple[str, ...]) -> str | None:
     called = "tabs" if separator == "\t" else repr(separator)
     return (
         f"its columns are separated by {called}, not by ',' (its header is {shown!r:.300}). "
-        f"Save it with commas: in Python, pandas.read_csv(path, sep={separator!r}).to_csv(new_path, index=False)"
+        "Save it with commas: pandas.read_csv(path, sep={separator!r}).to_csv(new_path, index=False)"
     )
 
 

@@ -83,7 +83,7 @@ class TarSource(Source):
             images = "1 image is" if self.extra_images == 1 else f"{self.extra_images:,} images are"
             warnings.warn(
                 f"{images} not scored, because another image of the same sample is; "
-                f"the first is {first_extra}. webdataset's samples are files in a row with the same name up to "
+                f"the first is {first_extra}. a sample is the files in a row with the same name up to "
                 "the first dot: rename files that do not belong together, or choose the images to score with "
                 "--image-column",
                 DataWarning,
