@@ -24,13 +24,14 @@ def separator_error(header: str, wanted: tuple[str, ...]) -> str | None:
     if all(name in columns for name in wanted):
         return None
     found = {separator: _split(header, separator) for separator in SEPARATORS}
-    separator = max(found, key=lambda sep: (sum(name in found[sep] for name in wanted), len(found[sep])))
-    if len(found[separator]) <= len(columns):
-        return None
+    separator = max(found, key=lambda sep: (all(name in found[sep] for name in wanted), len(found[sep])))
+    split = found[separator]
+    if not (all(name in split for name in wanted) or (len(columns) == 1 and len(split) > 1)):
+        return None  # commas are right, but not the names of the columns
     called = "tabs" if separator == "\t" else repr(separator)
     return (
         f"its columns are separated by {called}, not by ',' (its header is {shown!r:.300}). "
-        "Save it with commas: pandas.read_csv(path, sep={separator!r}).to_csv(new_path, index=False)"
+        f"Save it with commas: pandas.read_csv(path, sep={separator!r}).to_csv(new_path, index=False)"
     )
 
 
