@@ -113,20 +113,25 @@ class FolderSource(Source):
     def _row(self, name: str) -> InputRow:
         if name.endswith(os.sep):
             return InputRow(None, name, None, f"the folder cannot be read: {_why_not(self.folder / name)}")
-        path, sidecar = self._image_path(name), _sidecar(name)
+        path = self._image_path(name)
         try:
-            if self.prompt_from_metadata:
-                prompt = read_prompt(path).text
-            else:
-                with open(os.path.join(self.folder, sidecar), "rb") as file:
-                    prompt = decode_caption(file.read())
+            prompt = read_prompt(path).text if self.prompt_from_metadata else self._caption(name)
         except ImageError as error:
             return InputRow(None, name, path, f"no prompt: {error.reason}")
-        except FileNotFoundError:
-            return InputRow(None, name, path, f"no prompt: {sidecar} is not there")
         except (OSError, ValueError) as error:
-            return InputRow(None, name, path, f"the prompt cannot be read: {sidecar}: {error}")
+            return InputRow(None, name, path, f"the prompt cannot be read: {error}")
         return input_row(prompt, name, str(self.folder))
+
+    def _caption(self, name: str) -> str:
+        """Read an image's text file. Raises ImageError if there is none, InputError."""
+        sidecar = _sidecar(name)
+        try:
+            with open(os.path.join(self.folder, sidecar), "rb") as file:
+                return decode_caption(file.read())
+        except FileNotFoundError as error:
+            raise ImageError(name, f"{sidecar} is not there") from error
+        except (OSError, ValueError) as error:
+            raise InputError(f"{sidecar}: {error}") from error
 
     def _image_path(self, name: str) -> str | None:
         """None for a folder that cannot be read."""
