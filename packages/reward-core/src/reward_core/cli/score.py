@@ -31,7 +31,7 @@ def add_to(commands: argparse._SubParsersAction) -> None:
         parents=[scoring_options()],
         help="score many (prompt, picture) pairs into a file",
         description="Score many (prompt, picture) pairs. All inputs but --prompts are streamed, and may hold "
-        "millions: scores are written a shard at a time, and after a crash the same command goes on.",
+        "millions: scores are written a shard at a time, and the same command resumes an interrupted run.",
     )
     inputs = score.add_argument_group("input, one of these").add_mutually_exclusive_group(required=True)
     inputs.add_argument("--manifest", type=Path, help=".csv, .jsonl or .parquet with a row a pair")
