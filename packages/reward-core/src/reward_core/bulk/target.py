@@ -25,6 +25,7 @@ from ..whole_file import take_lock, whole_file
 from .image_states import changed_shards, states_digest
 from .input_row import error_kind
 from .joining import join
+from .run_settings import check_same, read_settings
 from .shard_index import ShardIndex, ShardRecord
 from .shard_part import ShardPart, read_part, write_part
 from .shards import Shards
@@ -109,7 +110,9 @@ class Target:
         self.shards = shards
         file = self.folder / RUN_FILE
         if file.exists():
-            self._check_same(_earlier(file), settings)
+            # A folder that was given may hold more than scores: it is not for us to say that it may go.
+            anew = "give another --out" if self.keeps_shards else "remove the folder"
+            check_same(self.folder, read_settings(file), settings, anew)
             self._remove_leftovers()
             self.index.load()
             self._find_done()
@@ -237,19 +240,6 @@ class Target:
             message = f"scoring the rows of {shown} in {self.folder} again: {reason}"
             warnings.warn(message, StaleScoresWarning, stacklevel=2)
 
-    def _check_same(self, before: dict[str, Any], now: dict[str, Any]) -> None:
-        both = [(name, before.get(name), now.get(name)) for name in dict.fromkeys([*before, *now])]
-        changed = [
-            f"{name} was {_short(old, new)}, now {_short(new, old)}" for name, old, new in both if old != new
-        ]
-        if changed:
-            # A folder that was given may hold more than scores: it is not for us to say that it may go.
-            anew = "give another --out" if self.keeps_shards else "remove the folder"
-            raise InputError(
-                f"{self.folder} holds the beginning of another run: {'; '.join(changed)}. Go on with what it "
-                f"was begun with, or {anew} to begin anew"
-            )
-
     @contextmanager
     def _writing(self) -> Iterator[None]:
         try:
@@ -265,34 +255,7 @@ class Target:
             ) from error
 
 
-def _earlier(file: Path) -> dict[str, Any]:
-    """The settings of the run that the folder is of."""
-    try:
-        settings = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError, OSError) as error:
-        raise InputError(
-            f"{file}: damaged, so the shards beside it cannot be gone on with: {error}; give another --out"
-        ) from error
-    if not isinstance(settings, dict):
-        raise InputError(
-            f"{file}: it holds no settings of a run, but a {type(settings).__name__}; give another --out"
-        )
-    return settings
-
-
 def _reason(text: str) -> str:
     """What the system said, out of a sentence of pyarrow's."""
     number = re.search(r"\[errno (\d+)\]", text)
     return os.strerror(int(number[1])) if number else text.split("\n")[0]
-
-
-def _short(value: Any, other: Any) -> str:
-    """For a message; of a dict only what is not as in the other."""
-    if isinstance(value, dict):
-        other = other if isinstance(other, dict) else {}
-        parts = [
-            f"{key} {_short(item, other.get(key))}" for key, item in value.items() if item != other.get(key)
-        ]
-        return "{" + ", ".join(parts) + "}"
-    text = str(value)
-    return text if len(text) <= 24 or os.sep in text else f"{text[:12]}..."
