@@ -9,6 +9,24 @@ from PIL import Image
 
 FAST = ("--model", "tiny", "--device", "cpu", "--batch-size", 4, "--shard-rows", 8)
 
+CAFE = "a café in 東京"
+#: Bytes of captions -> their text.
+READ = {
+    CAFE.encode(): CAFE,
+    CAFE.encode("utf-8-sig") + b"\r\n": CAFE,
+    CAFE.encode("utf-16"): CAFE,
+    "\ufeff".encode("utf-16-be") + CAFE.encode("utf-16-be"): CAFE,
+    CAFE.encode("utf-32"): CAFE,
+}
+#: Bytes of captions that cannot be read -> why.
+NOT_READ = {
+    "a café".encode("cp1252"): "it is not UTF-8 (byte 0xe9 at 5); save it as UTF-8",
+    "東京".encode("shift-jis"): "it is not UTF-8 (byte 0x93 at 0); save it as UTF-8",
+    "a café".encode("utf-16-le"): "save it as UTF-8",
+    "a red circle".encode("utf-16-be"): "it has zero bytes, as UTF-16 without a byte order mark",
+    b"\xff\xfea": "it is not UTF-16",
+}
+
 
 def make_pictures(folder: Path, count: int, seed: int = 3) -> list[str]:
     """Names of new pictures 0.png, 1.png, ... in the folder."""

@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import argparse
 import csv
+import hashlib
 import json
 import subprocess
 import sys
 import tempfile
 from contextlib import suppress
+from itertools import count, islice
 from pathlib import Path
 from time import perf_counter
 
@@ -27,6 +29,8 @@ from scoring_workload import build, synchronise, varied_pictures
 
 import reward_core as RM
 from reward_core.bulk import BulkSettings, Manifest, score_to_file
+from reward_core.bulk.image_states import image_state, states_digest
+from reward_core.bulk.shard_index import ShardIndex, ShardRecord
 
 # The command, and at its end the peak of its own memory in kB. What the system tells the parent of a child's
 # peak holds the parent's own, from which the child was forked.
@@ -160,24 +164,26 @@ def start_and_resume(manifest: Path, folder: Path, settings: BulkSettings, score
     started = perf_counter()
     with suppress(BegunError):
         score_to_file(Manifest(manifest), out, settings, file_format="csv", on_progress=at_first_batch)
-    split(scores, Path(out), settings.shard_rows)
+    split(scores, Path(out), manifest, settings.shard_rows)
     again = perf_counter()
     summary = score_to_file(Manifest(manifest), out, settings, file_format="csv")
     assert summary.resumed_rows == summary.rows
     return {"start_s": round(first[0] - started, 2), "resume_s": round(perf_counter() - again, 2)}
 
 
-def split(scores: Path, folder: Path, rows: int) -> None:
-    """A file of scores back into its shards."""
-    with scores.open("rb") as file:
-        header, shard, first = file.readline(), [], 0
-        for line in file:
-            shard.append(line)
-            if len(shard) == rows:
-                (folder / f"rows-{first:012d}.csv").write_bytes(header + b"".join(shard))
-                shard, first = [], first + rows
-        if shard:
-            (folder / f"rows-{first:012d}.csv").write_bytes(header + b"".join(shard))
+def split(scores: Path, folder: Path, manifest: Path, rows: int) -> None:
+    """Split a file of scores into the shards of its run, with their checksums."""
+    index = ShardIndex(folder)
+    with scores.open("rb") as file, manifest.open(newline="") as pairs:
+        header, images = file.readline(), (row["image"] for row in csv.DictReader(pairs))
+        for shard in count():
+            if not (lines := list(islice(file, rows))):
+                break
+            content = header + b"".join(lines)
+            (folder / f"rows-{shard * rows:012d}.csv").write_bytes(content)
+            states = [image_state(str(manifest.parent / image)) for image in islice(images, len(lines))]
+            checksum = hashlib.sha256(content).hexdigest()
+            index.add(ShardRecord(shard, checksum, states_digest(states), {}))
 
 
 if __name__ == "__main__":

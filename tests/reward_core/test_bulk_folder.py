@@ -6,8 +6,9 @@ import shutil
 from pathlib import Path
 
 import PIL.Image
+import PIL.PngImagePlugin
 import pytest
-from bulk_world import FAST, keep_first_shard, make_pictures, rows_of
+from bulk_world import FAST, NOT_READ, READ, keep_first_shard, make_pictures, rows_of
 
 pytest.importorskip("pyarrow")
 COUNT = 12
@@ -96,3 +97,70 @@ def test_a_picture_that_may_not_be_read_is_not_called_damaged(command, pictures,
     out = tmp_path / "scores.jsonl"
     assert command("score", "--folder", pictures, "--out", out, *FAST).returncode == 1
     assert {row["error"] for row in rows_of(out)} == {"cannot be read: Permission denied"}
+
+
+def test_captions_in_other_encodings_are_read_or_an_error(command, pictures, tmp_path):
+    texts = [*READ, *NOT_READ]
+    for i, text in enumerate(texts):
+        (pictures / f"{i}.txt").write_bytes(text)
+    out = tmp_path / "scores.jsonl"
+    assert command("score", "--folder", pictures, "--out", out, *FAST).returncode == 1
+    rows = {row["image"]: row for row in rows_of(out)}
+    for i, text in enumerate(texts):
+        row = rows[f"{i}.png"]
+        assert row["prompt"] == READ.get(text)
+        if text in NOT_READ:
+            assert row["error"].startswith(f"the prompt cannot be read: {i}.txt: ")
+            assert NOT_READ[text] in row["error"]
+
+
+# Prompts from metadata
+
+
+def add_metadata(image: Path, prompt: str) -> None:
+    info = PIL.PngImagePlugin.PngInfo()
+    info.add_text("parameters", f"{prompt}\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1, Size: 64x64")
+    PIL.Image.open(image).save(image, pnginfo=info)
+
+
+def test_prompts_are_read_from_metadata_as_tag_reads_them(command, pictures, tmp_path):
+    for i in range(4):
+        add_metadata(pictures / f"{i}.png", f"a blue square {i}")
+    for i in (2, 5):
+        (pictures / f"{i}.txt").unlink()
+    out = tmp_path / "scores.jsonl"
+    arguments = ("score", "--folder", pictures, "--out", out, *FAST)
+    done = command(*arguments, "--prompt-from-metadata", "--json")
+    assert done.returncode == 1
+    rows = {row["image"]: row for row in rows_of(out)}
+    prompts = [f"a blue square {i}" for i in range(4)] + ["a red circle 4", None, "a red circle 6"]
+    assert [rows[f"{i}.png"]["prompt"] for i in range(7)] == prompts
+    assert rows["5.png"]["error"].startswith("no prompt: ")
+    assert "--prompt-from-metadata" not in done.stderr
+
+    done = command(*arguments, "--json")
+    assert done.returncode == 1
+    assert {row["image"]: row["prompt"] for row in rows_of(out)}["1.png"] == "a red circle 1"
+    assert "--prompt-from-metadata reads" in done.stderr
+
+
+def test_a_changed_prompt_in_the_metadata_is_scored_again(command, pictures, tmp_path):
+    out = tmp_path / "scores"
+    add_metadata(pictures / "0.png", "a blue square")
+    arguments = ("score", "--folder", pictures, "--out", f"{out}/", "--format", "jsonl", *FAST)
+    assert command(*arguments, "--prompt-from-metadata").returncode == 0
+    add_metadata(pictures / "0.png", "a green star")
+    assert command(*arguments, "--prompt-from-metadata").returncode == 0
+    assert rows_of(min(out.glob("rows-*")))[0]["prompt"] == "a green star"
+    done = command(*arguments)
+    assert done.returncode == 2
+    assert "prompt_from_metadata True" in done.stderr
+
+
+def test_prompts_from_metadata_go_with_a_folder(command, tmp_path):
+    manifest = tmp_path / "pairs.csv"
+    manifest.write_text("prompt,image\na,a.png\n")
+    for source in (("--manifest", manifest), ("--prompts", manifest, "--images", tmp_path)):
+        done = command("score", *source, "--out", tmp_path / "s.csv", *FAST[:2], "--prompt-from-metadata")
+        assert done.returncode == 2
+        assert "--prompt-from-metadata" in done.stderr

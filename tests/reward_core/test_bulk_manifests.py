@@ -110,12 +110,64 @@ def test_a_line_is_numbered_wherever_reading_begins(command, tmp_path):
 ROWS = "prompt,image\na dog,0.png\n"
 REFUSED = {
     "UTF-16": (ROWS.encode("utf-16"), "it is written in UTF-16; save it as UTF-8"),
+    "UTF-16 without a mark": (ROWS.encode("utf-16-le"), "it is written in UTF-16; save it as UTF-8"),
     "UTF-16, the other way": ("\ufeff".encode("utf-16-be") + ROWS.encode("utf-16-be"), "save it as UTF-8"),
     "the line ends of old": (ROWS.replace("\n", "\r").encode(), "its lines end in CR alone; save it with"),
     "a huge field": (b"x" * 140_000 + b",prompt,image\n", "its header is not CSV: field larger than"),
     "an open quote": (b'prompt,"image\na,b\n', "its header is not CSV: unexpected end of data"),
     "a column twice": (b"prompt,image,prompt\na,b,c\n", "column 'prompt' is there 2 times"),
 }
+
+
+SEPARATED = {
+    "semicolons": (
+        "prompt;image\na dog;0.png\n",
+        "separated by ';', not by ',' (its header is 'prompt;image')",
+    ),
+    "semicolons and quotes": ('\ufeff"prompt";"image"\r\n"a";"0.png"\r\n', "separated by ';', not"),
+    "a comma in the header": ('image;"a, b";prompt\n0.png;x;a dog\n', "separated by ';', not"),
+    "tabs": ("prompt\timage\na dog, red\t0.png\n", "separated by tabs, not by ','"),
+    "bars": ("image|prompt\n0.png|a dog\n", "separated by '|', not by ','"),
+    "other names": (
+        "caption;file\na dog;0.png\n",
+        "separated by ';', not by ',' (its header is 'caption;file')",
+    ),
+    "Excel's line": (
+        "sep=;\nprompt;image\na dog;0.png\n",
+        "its first line is 'sep=;', not the header; remove",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", SEPARATED)
+def test_a_csv_with_another_separator_is_refused_with_its_name(command, tmp_path, kind):
+    content, told = SEPARATED[kind]
+    manifest = write(tmp_path / "pairs.csv", content)
+    done = command("score", "--manifest", manifest, "--out", tmp_path / "scores.csv", *FAST)
+    assert done.returncode == 2
+    assert f"Cannot read '{manifest}': its" in done.stderr
+    assert told in done.stderr
+    assert "commas: pandas.read_csv(path, sep='" in done.stderr or kind == "Excel's line"
+
+
+def test_a_separator_in_a_name_of_a_comma_csv_is_no_fault(command, world, tmp_path):
+    manifest = write(tmp_path / "pairs.csv", "prompt,a;b;c;d,image\na dog;cat,x,0.png\n")
+    assert scored(command, world, manifest)[0] == 0
+    done = command("score", "--manifest", manifest, "--out", tmp_path / "s.csv", "--prompt-column", "x")
+    assert "no column 'x'" in done.stderr
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_prompts_in_other_encodings_are_an_error_of_their_row(command, world, tmp_path, form):
+    texts = ["café".encode(), "café".encode("cp1252"), "東京".encode("shift-jis"), b"a dog"]
+    lines = [b"prompt,image"] if form == "csv" else []
+    template = b"%s,0.png" if form == "csv" else b'{"prompt": "%s", "image": "0.png"}'
+    manifest = tmp_path / f"pairs.{form}"
+    manifest.write_bytes(b"\n".join([*lines, *(template % text for text in texts)]) + b"\n")
+    code, rows = scored(command, world, manifest)
+    assert code == 1
+    assert [row["prompt"] for row in rows] == ["café", None, None, "a dog"]
+    assert [row["error"] for row in rows] == [None, *["the prompt is not valid UTF-8"] * 2, None]
 
 
 @pytest.mark.parametrize("kind", REFUSED)

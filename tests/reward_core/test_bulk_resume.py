@@ -4,16 +4,21 @@ import csv
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from reward_core.bulk import BulkSettings, Manifest, score_to_file
+from reward_core.errors import RunInterrupted, StaleScoresWarning
 
 pytest.importorskip("pyarrow")
 ROWS, PICTURES = 320, 40
@@ -175,17 +180,6 @@ def begun(command, world: Path, tmp_path: Path) -> Path:
     return out
 
 
-def test_a_damaged_shard_is_named(command, world, tmp_path):
-    out = begun(command, world, tmp_path)
-    shard = Path(f"{out}.parts/rows-000000000032.csv")
-    shard.write_text("row,prompt,image,score,error\n33,a,b,1.0,\n")
-    done = command(*arguments(world, out))
-    assert done.returncode == 2
-    assert f"{shard.name}: not the rows expected; remove it" in done.stderr
-    shard.unlink()
-    assert command(*arguments(world, out)).returncode == 1
-
-
 def test_two_runs_on_one_target(command, world, tmp_path):
     import filelock
 
@@ -209,9 +203,9 @@ def test_no_room_keeps_what_is_done(command, world, tmp_path, form, moment):
     whole, out = tmp_path / f"whole.{form}", tmp_path / f"scores.{form}"
     assert command(*arguments(world, f"{tmp_path / 'shards'}/", "--format", form)).returncode == 1
     assert command(*arguments(world, whole)).returncode == 1
-    smallest, *_, largest = sorted(path.stat().st_size for path in (tmp_path / "shards").glob("rows-*"))
-    limit = smallest - 1 if moment == "at a shard" else largest + 1
-    assert limit < whole.stat().st_size - 1
+    shards = (tmp_path / "shards").glob("*")
+    smallest = min(path.stat().st_size for path in shards if path.name.startswith("rows-"))
+    limit = smallest - 1 if moment == "at a shard" else whole.stat().st_size - 2
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
     try:
@@ -242,18 +236,137 @@ def test_a_target_in_no_folder_and_one_that_is_a_device(command, world):
     assert "cannot be written" in done.stderr
 
 
-def test_ctrl_c_says_how_to_go_on(world, tmp_path):
+# Unfinished shards
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_says_how_many_rows_are_kept_and_the_same_command_resumes(
+    command, world, tmp_path, number, code
+):
     out = tmp_path / "scores.csv"
+    options = [*arguments(world, out), "--shard-rows", "48"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "reward_core", *arguments(world, out)], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "reward_core", *options],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     parts = Path(f"{out}.parts")
-    for _ in range(600):
+    for _ in range(6000):
         if list(parts.glob("rows-*")):
             break
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert told == "reward-core: interrupted; the same command goes on from here\n"
-    assert list(parts.glob("rows-*"))
+        time.sleep(0.002)
+    process.send_signal(number)
+    _, printed = process.communicate(timeout=60)
+    assert process.returncode == code
+    found = re.fullmatch(
+        r"reward-core: interrupted; (\d+) of 320 rows are kept; the same command resumes from there\n",
+        printed,
+    )
+    assert found, printed
+    assert int(found[1]) >= 48
+    assert json.loads(command(*options, "--json").stdout)["resumed_rows"] == int(found[1])
+
+
+PAIRS = random.Random(2).choices(range(14), k=72)  # images that come back, near and far
+SETTINGS = BulkSettings(model="tiny", devices=("cpu",), batch_size=8, shard_rows=40, cache=6)
+
+
+@pytest.fixture(scope="module", params=["csv", "parquet with the bytes of images"])
+def pairs(request, world, tmp_path_factory) -> tuple[Manifest, bytes]:
+    """A manifest, and the scores of a run that was never interrupted."""
+    import pyarrow
+    import pyarrow.parquet
+
+    folder = tmp_path_factory.mktemp("pairs")
+    prompts = [f"a red circle above {i} squares" for i in range(len(PAIRS))]
+    if request.param == "csv":
+        path = folder / "pairs.csv"
+        lines = [f"{prompt},{image}.png\n" for prompt, image in zip(prompts, PAIRS)]
+        path.write_text("prompt,image\n" + "".join(lines))
+    else:
+        path = folder / "pairs.parquet"
+        images = [(world / f"{image}.png").read_bytes() for image in PAIRS]
+        table = pyarrow.table({"prompt": prompts, "image": images})
+        pyarrow.parquet.write_table(table, path, row_group_size=30)
+    manifest = Manifest(path, images=world)
+    score_to_file(manifest, folder / "whole.jsonl", SETTINGS)
+    return manifest, (folder / "whole.jsonl").read_bytes()
+
+
+def interrupted_at(rows: int):
+    def on_progress(_: int, done: int, failed: int) -> None:
+        if done >= rows:
+            raise KeyboardInterrupt
+
+    return on_progress
+
+
+def test_a_run_interrupted_at_every_batch_ends_with_the_same_bytes(pairs, tmp_path):
+    manifest, whole = pairs
+    out = tmp_path / "scores.jsonl"
+    for done in range(8, len(PAIRS) + 1, 8):
+        with pytest.raises(RunInterrupted) as interrupted:
+            score_to_file(manifest, out, SETTINGS, on_progress=interrupted_at(done))
+        assert (interrupted.value.kept, interrupted.value.rows) == (done, len(PAIRS))
+    summary = score_to_file(manifest, out, SETTINGS)
+    assert (summary.resumed_rows, summary.pictures_encoded) == (len(PAIRS), 0)
+    assert out.read_bytes() == whole
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_only_the_batches_whose_images_come_back_are_encoded_again(world, tmp_path):
+    """Rows 8 to 15 of six batches show the same image as the last: their batch alone is encoded again."""
+    images = [*range(8), 8, *range(9, 16), *range(16, 24), *range(24, 31), 8]
+    manifest = tmp_path / "pairs.csv"
+    manifest.write_text("prompt,image\n" + "".join(f"a red circle,{image}.png\n" for image in images))
+    settings = replace(SETTINGS, cache=20)
+    source = Manifest(manifest, images=world)
+    score_to_file(source, tmp_path / "whole.csv", settings)
+    with pytest.raises(RunInterrupted):
+        score_to_file(source, tmp_path / "scores.csv", settings, on_progress=interrupted_at(24))
+    summary = score_to_file(source, tmp_path / "scores.csv", settings)
+    assert (summary.resumed_rows, summary.pictures_encoded) == (24, 8 + 7)
+    assert (tmp_path / "scores.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
+def test_rows_of_an_unfinished_shard_are_saved_by_time_so_a_kill_does_not_lose_them(pairs, tmp_path):
+    manifest, whole = pairs
+    out, copy = tmp_path / "scores.jsonl", tmp_path / "copy"
+
+    def copy_parts(_: int, done: int, failed: int) -> None:
+        if done == 24:  # what a killed run leaves
+            shutil.copytree(f"{out}.parts", copy)
+
+    score_to_file(manifest, out, replace(SETTINGS, save_seconds=0), on_progress=copy_parts)
+    assert out.read_bytes() == whole
+    copy.rename(f"{out}.parts")
+    assert score_to_file(manifest, out, SETTINGS).resumed_rows == 24
+    assert out.read_bytes() == whole
+
+
+@pytest.mark.parametrize("damage", ["a digit", "cut", "of another run"])
+def test_saved_rows_that_were_changed_are_scored_again(pairs, tmp_path, damage):
+    manifest, whole = pairs
+    out = tmp_path / "scores.jsonl"
+    with pytest.raises(RunInterrupted):
+        score_to_file(manifest, out, SETTINGS, on_progress=interrupted_at(24))
+    (part,) = Path(f"{out}.parts").glob(".bulk-part-*")
+    data = part.read_bytes()
+    at = data.rindex(b".") + 1
+    changed = {"a digit": data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :], "cut": data[:-20]}
+    part.write_bytes(changed.get(damage, b"[]\n"))
+    with pytest.warns(StaleScoresWarning, match=re.escape(part.name)):
+        assert score_to_file(manifest, out, SETTINGS).resumed_rows == 0
+    assert out.read_bytes() == whole
+
+
+def test_saved_rows_of_an_image_that_was_replaced_are_scored_again(world, tmp_path):
+    copy = shutil.copytree(world, tmp_path / "copy")
+    source, out = Manifest(copy / "pairs.csv"), tmp_path / "scores.csv"
+    with pytest.raises(RunInterrupted):
+        score_to_file(source, out, SETTINGS, on_progress=interrupted_at(24))
+    os.utime(copy / "3.png", ns=(1, 1))
+    with pytest.warns(StaleScoresWarning, match="rows-000000000000.csv"):
+        assert score_to_file(source, out, SETTINGS).resumed_rows == 0

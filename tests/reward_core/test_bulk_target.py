@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 from bulk_world import FAST, keep_first_shard, make_pictures, rows_of
 
+from reward_core.bulk import BulkSettings, Manifest, score_to_file
+from reward_core.errors import OutputError, StaleScoresWarning
+
 pytest.importorskip("pyarrow")
 import pyarrow.parquet
 
@@ -168,29 +171,130 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("kind", DAMAGED)
-def test_a_shard_that_is_not_whole_is_named(command, world, tmp_path, kind):
+def test_a_damaged_shard_is_named_and_scored_again(command, world, tmp_path, kind):
     form, damage = DAMAGED[kind]
     arguments = begun(command, world, tmp_path / "scores", form)
     (shard,) = (tmp_path / "scores").glob("rows-*")
+    intact = shard.read_bytes()
     with shard.open(newline="") as file:
         text = file.read()
     with shard.open("w", newline="") as file:
         file.write(damage(text))
-    done = command(*arguments)
-    assert done.returncode == 2
-    assert f"{shard}: damaged, remove it to have it made anew: " in done.stderr
-    shard.unlink()
+    done = command(*arguments, "--json")
+    assert done.returncode == 0
+    assert f"scoring the rows of {shard.name} in {shard.parent} again: it was changed" in done.stderr
+    assert json.loads(done.stdout)["resumed_rows"] == 0
+    assert shard.read_bytes() == intact
+
+
+def test_a_changed_digit_in_a_shard_of_a_file_is_not_joined(command, world, tmp_path):
+    whole, out = tmp_path / "whole.csv", tmp_path / "scores.csv"
+    options = ("--manifest", world / "pairs.csv", *FAST)
+    assert command("score", *options, "--out", whole).returncode == 0
+    begun(command, world, Path(f"{out}.parts"))
+    (shard,) = Path(f"{out}.parts").glob("rows-*")
+    change_digit(shard)
+    done = command("score", *options, "--out", out)
+    assert done.returncode == 0
+    assert shard.name in done.stderr
+    assert out.read_bytes() == whole.read_bytes()
+
+
+def test_a_finished_folder_with_a_changed_digit_is_scored_again_there_alone(command, world, tmp_path):
+    arguments = ("score", "--manifest", world / "pairs.csv", "--out", f"{tmp_path / 'scores'}/", *FAST)
+    for form in ("jsonl", "parquet"):
+        out = tmp_path / f"scores-{form}"
+        arguments = ("score", "--manifest", world / "pairs.csv", "--out", f"{out}/", "--format", form, *FAST)
+        assert command(*arguments).returncode == 0
+        _, shard, _ = sorted(out.glob("rows-*"))
+        intact = shard.read_bytes()
+        change_digit(shard)
+        done = command(*arguments, "--json")
+        assert done.returncode == 0
+        assert json.loads(done.stdout)["resumed_rows"] == COUNT - 8
+        assert shard.read_bytes() == intact
+
+
+def test_a_shard_without_a_checksum_is_scored_again(command, world, tmp_path):
+    out = tmp_path / "scores"
+    arguments = begun(command, world, out)
+    (shard,) = out.glob("rows-*")
+    index = out / ".bulk-shards.jsonl"
+    index.write_bytes(index.read_bytes()[:40])  # as a run leaves it that was killed while it wrote
+    done = command(*arguments, "--json")
+    assert done.returncode == 0
+    assert shard.name in done.stderr
+    assert json.loads(done.stdout)["resumed_rows"] == 0
+    assert json.loads(command(*arguments, "--json").stdout)["resumed_rows"] == COUNT
+
+
+def test_a_shard_that_changes_during_the_run_is_not_joined(world, tmp_path):
+    whole, out = tmp_path / "whole.csv", tmp_path / "scores.csv"
+    settings = BulkSettings(model="tiny", devices=("cpu",), batch_size=4, shard_rows=8)
+    score_to_file(Manifest(world / "pairs.csv"), whole, settings)
+
+    def damage(rows: int, done: int, failed: int) -> None:
+        if done == rows:
+            change_digit(next(Path(f"{out}.parts").glob("rows-*")))
+
+    with pytest.raises(OutputError, match=r"rows-0000.* was changed after it was written. Run the same"):
+        score_to_file(Manifest(world / "pairs.csv"), out, settings, on_progress=damage)
+    assert not out.exists()
+    with pytest.warns(StaleScoresWarning, match="rows-0000"):
+        score_to_file(Manifest(world / "pairs.csv"), out, settings)
+    assert out.read_bytes() == whole.read_bytes()
+
+
+def change_digit(shard: Path) -> None:
+    """Change one bit of the last digit in a file of scores, or in the middle of a binary one."""
+    data = bytearray(shard.read_bytes())
+    digits = [at for at, byte in enumerate(data) if chr(byte).isdigit()]
+    data[len(data) // 2 if shard.suffix == ".parquet" else digits[-1]] ^= 1
+    shard.write_bytes(data)
+
+
+# Images that are replaced between two runs
+
+
+@pytest.mark.parametrize("kind", ["manifest", "folder", "dataset"])
+def test_an_image_replaced_by_one_of_the_same_size_is_scored_again(command, world, tmp_path, kind):
+    out = tmp_path / "scores"
+    source = ("--manifest", world / "pairs.csv") if kind == "manifest" else ("--folder", world)
+    if kind == "dataset":
+        pytest.importorskip("datasets")
+        source = ("--dataset", world / "pairs.csv")
+    arguments = ("score", *source, "--out", f"{out}/", "--format", "csv", *FAST)
+    images = [world / "0.png", world / "1.png"]
+    size = 1 + max(image.stat().st_size for image in images)
+    padded = [image.read_bytes().ljust(size, b"\0") for image in images]  # behind a PNG's end is room
+    for image, content in zip(images, padded):
+        image.write_bytes(content)
     assert command(*arguments).returncode == 0
+    first, *_ = sorted(out.glob("rows-*"))
+    before = first.read_bytes()
+    for image, content in zip(images, reversed(padded)):
+        image.write_bytes(content)
+    done = command(*arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    assert f"scoring the rows of {first.name} in" in done.stderr
+    assert "one or more of their images were replaced" in done.stderr
+    assert json.loads(done.stdout)["resumed_rows"] > 0
+    assert first.read_bytes() != before
+    after = contents(out)
+    shutil.rmtree(out)
+    assert command(*arguments).returncode == 0
+    assert all(after[shard] == shard.read_bytes() for shard in out.glob("rows-*"))
 
 
-def test_a_shard_of_parquet_with_other_columns_is_named(command, world, tmp_path):
-    arguments = begun(command, world, tmp_path / "scores", "parquet")
-    (shard,) = (tmp_path / "scores").glob("rows-*")
-    table = pyarrow.parquet.read_table(shard)
-    pyarrow.parquet.write_table(table.select(["row", "error"]), shard)
-    done = command(*arguments)
-    assert done.returncode == 2
-    assert f"{shard}: damaged, remove it to have it made anew: columns row, error, not " in done.stderr
+def test_an_image_that_was_missing_is_scored_when_it_is_there(command, world, tmp_path):
+    arguments = ("score", "--manifest", world / "pairs.csv", "--out", f"{tmp_path / 'scores'}/", *FAST)
+    shutil.move(world / "9.png", tmp_path / "9.png")
+    assert command(*arguments).returncode == 1
+    shutil.move(tmp_path / "9.png", world / "9.png")
+    done = command(*arguments, "--json")
+    assert done.returncode == 0
+    summary = json.loads(done.stdout)
+    assert (summary["resumed_rows"], summary["failed"], summary["errors"]) == (COUNT - 8, 0, {})
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "\xff"])

@@ -6,7 +6,8 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from bulk_world import FAST, keep_first_shard, make_pictures, rows_of
+from bulk_world import FAST, NOT_READ, READ, keep_first_shard, make_pictures, rows_of
+from PIL import Image, features
 
 pytest.importorskip("webdataset")
 COUNT = 12
@@ -129,3 +130,81 @@ def test_a_pattern_with_an_open_brace_is_told(command, tmp_path):
     assert done.returncode == 2
     assert "x{0..: not a pattern of tars: " in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+FORMATS = {
+    **{name: "JPEG" for name in ("jpg", "jpe", "jfif", "JPEG")},
+    **{name: "JPEG2000" for name in ("jp2", "j2k", "jpx", "jpc", "jpf")},
+    **{"avif": "AVIF", "webp": "WEBP", "gif": "GIF", "bmp": "BMP", "tif": "TIFF", "Tiff": "TIFF"},
+    **{"png": "PNG", "apng": "PNG", "ppm": "PPM", "pgm": "PPM", "tga": "TGA", "ico": "ICO", "qoi": "QOI"},
+}
+NEEDED = {"AVIF": "avif", "JPEG2000": "jpg_2000", "WEBP": "webp"}
+
+
+def test_tars_take_the_image_formats_that_folders_take(command, tmp_path):
+    files = []
+    for number, (suffix, form) in enumerate(FORMATS.items()):
+        if form not in NEEDED or features.check(NEEDED[form]):
+            data = io.BytesIO()
+            Image.new("RGB", (64, 64), (200, 9 * number, 30)).save(data, form)
+            files += [(f"{number:02d}.{suffix}", data.getvalue()), (f"{number:02d}.txt", b"a red circle")]
+    tar, folder = write_tar(tmp_path / "a.tar", files), tmp_path / "folder"
+    with tarfile.open(tar) as opened:
+        opened.extractall(folder, filter="data")
+    scores = []
+    for source in (("--tars", tar), ("--folder", folder)):
+        out = tmp_path / f"scores{source[0]}.jsonl"
+        done = command("score", *source, "--out", out, *FAST)
+        rows = rows_of(out)
+        assert done.returncode == 0, rows
+        assert len(rows) == len(files) // 2
+        scores.append([row["score"] for row in rows])
+    assert scores[0] == scores[1]
+
+
+EXTRA = {
+    "dots in the name": ["Track 2.0 (Clean).png", "Track 2.0 (Clean).txt", "Track 2.1.png", "Track 2.1.txt"],
+    "two formats": ["a.png", "a.jpg", "a.txt"],
+    "the same name twice": ["x.y/a.png", "x.y/a.txt", "x.y/a.png"],
+}
+
+
+@pytest.mark.parametrize("kind", EXTRA)
+def test_images_that_share_a_sample_with_a_scored_one_are_counted_and_named(
+    command, pictures, tmp_path, kind
+):
+    names = [*EXTRA[kind], "other.png", "other.txt"]
+    files = [(name, b"a cat" if name.endswith("txt") else pictures[i]) for i, name in enumerate(names)]
+    tar, out = write_tar(tmp_path / "a.tar", files), tmp_path / "scores.jsonl"
+    done = command("score", "--tars", tar, "--out", out, *FAST, "--json", "--quiet")
+    assert done.returncode == 0
+    summary = json.loads(done.stdout)
+    assert (summary["rows"], summary["extra_images"]) == (2, 1)
+    extra = [name for name in EXTRA[kind] if not name.endswith("txt")][1]
+    assert f"1 image is not scored, because another image of the same sample is; the first is {tar}: " in (
+        done.stderr
+    )
+    assert repr(extra) in done.stderr
+
+
+def test_images_that_are_not_asked_for_are_not_counted(command, pictures, tmp_path):
+    names = ("a.png", "a.mask.jpg", "a.txt")
+    files = [(name, b"a cat" if name == "a.txt" else pictures[0]) for name in names]
+    tar, out = write_tar(tmp_path / "a.tar", files), tmp_path / "scores.jsonl"
+    done = command("score", "--tars", tar, "--out", out, *FAST, "--image-column", "png", "--json", "--quiet")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["extra_images"] == 0
+
+
+def test_captions_in_other_encodings_are_read_or_an_error(command, pictures, tmp_path):
+    texts = [*READ, *NOT_READ]
+    files = []
+    for i, text in enumerate(texts):
+        files += [(f"{i}.png", pictures[0]), (f"{i}.txt", text)]
+    tar, out = write_tar(tmp_path / "a.tar", files), tmp_path / "scores.jsonl"
+    assert command("score", "--tars", tar, "--out", out, *FAST).returncode == 1
+    rows = rows_of(out)
+    assert [row["prompt"] for row in rows] == [*READ.values(), *(None for _ in NOT_READ)]
+    for row, reason in zip(rows[len(READ) :], NOT_READ.values()):
+        assert row["error"].startswith("the prompt cannot be read: ")
+        assert reason in row["error"]

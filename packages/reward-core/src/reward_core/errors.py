@@ -114,6 +114,19 @@ class OutputError(RewardCoreError, OSError):
     __str__ = Exception.__str__
 
 
+class RunInterrupted(KeyboardInterrupt):
+    """A bulk run was interrupted after it saved what it had scored.
+
+    Attributes:
+        kept: how many rows a run of the same command finds scored.
+        rows: how many the input has.
+    """
+
+    def __init__(self, kept: int, rows: int):
+        super().__init__(f"interrupted; {kept:,} of {rows:,} rows are kept")
+        self.kept, self.rows = kept, rows
+
+
 class WorkerError(RewardCoreError, RuntimeError):
     """A process that scores for another one ended before its work did."""
 
@@ -136,6 +149,10 @@ class PromptWithoutPictureWarning(UserWarning):
 
 class DataWarning(UserWarning):
     """Something that the data could hold is not there, or had to be left out."""
+
+
+class StaleScoresWarning(UserWarning):
+    """Scores of an earlier run that cannot be kept: their file or their images were changed since."""
 
 
 class CompilationWarning(UserWarning):

@@ -1,42 +1,60 @@
-"""Shards -> one file, a little at a time."""
+"""Shards -> one file, a little at a time; each shard's checksum is checked as it is read."""
 
 from __future__ import annotations
 
-import shutil
+import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ..errors import OutputError
 from ..score_file import load_pyarrow, parquet_schema
 
 ROW_GROUP = 65_536
 
 
-def join(shards: Sequence[Path], out: Path, extension: str) -> None:
-    """Write the rows of all shards, in order, to ``out``."""
+def join(shards: Sequence[tuple[Path, str]], out: Path, extension: str) -> None:
+    """Write the rows of all shards, in order, to ``out``.
+
+    Args:
+        shards: path and SHA-256 of each.
+
+    Raises:
+        OutputError: a shard is not as it was written.
+    """
     if extension == ".parquet":
         _join_parquet(shards, out)
         return
     with out.open("wb") as file:
-        for i, shard in enumerate(shards):
-            with shard.open("rb") as rows:
-                if extension == ".csv" and i > 0:
-                    rows.readline()  # each has the header
-                shutil.copyfileobj(rows, file)
+        for i, (shard, sha256) in enumerate(shards):
+            content = _checked(shard, sha256)
+            if extension == ".csv" and i > 0:
+                content = content[content.index(b"\n") + 1 :]  # each has the header
+            file.write(content)
 
 
-def _join_parquet(shards: Sequence[Path], out: Path) -> None:
+def _checked(shard: Path, sha256: str) -> bytes:
+    content = shard.read_bytes()
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise OutputError(
+            f"Cannot join the scores: {shard} was changed after it was written. "
+            "Run the same command again: it scores the rows of this shard again and keeps the others."
+        )
+    return content
+
+
+def _join_parquet(shards: Sequence[tuple[Path, str]], out: Path) -> None:
     pyarrow = load_pyarrow()
     with pyarrow.parquet.ParquetWriter(out, parquet_schema()) as writer:
         for tables in _row_groups(shards):
             writer.write_table(pyarrow.concat_tables(tables), row_group_size=ROW_GROUP)
 
 
-def _row_groups(shards: Sequence[Path]) -> Iterator[list]:
+def _row_groups(shards: Sequence[tuple[Path, str]]) -> Iterator[list]:
     """Tables of whole shards, ROW_GROUP rows or a little less together."""
     pyarrow = load_pyarrow()
     tables, rows = [], 0
-    for shard in shards:
-        table = pyarrow.parquet.read_table(shard)
+    for shard, sha256 in shards:
+        table = pyarrow.parquet.read_table(pyarrow.BufferReader(_checked(shard, sha256)))
         if tables and rows + len(table) > ROW_GROUP:
             yield tables
             tables, rows = [], 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -29,6 +29,8 @@ class Batch:
         keys: each row's picture; None for a row that has its error already.
         opening: the pictures among them that are not remembered, being opened.
         first, last: whether they begin, and end, their shard.
+        scored: whether an earlier run has scored them. Then only the images whose features later batches
+            use are opened, together with all that were encoded with them.
     """
 
     shard: int
@@ -37,6 +39,7 @@ class Batch:
     opening: dict[Key, Future]
     first: bool
     last: bool
+    scored: bool = False
 
     def pictures(self) -> list[Key]:
         return [key for key in self.keys if key is not None]
@@ -48,6 +51,7 @@ class PicturesAhead:
     Args:
         open_picture: row -> what is wanted of its picture; called by several threads at once. What it raises
             is raised where the future's result is asked for.
+        scored_rows: by shard, how many of its first rows an earlier run has scored: whole batches.
         cache: how many pictures stay remembered from batch to batch; none from shard to shard.
     """
 
@@ -60,7 +64,9 @@ class PicturesAhead:
         cache: int,
         open_picture: Callable[[InputRow], Any],
         threads: int | None = None,
+        scored_rows: Mapping[int, int] | None = None,
     ):
+        self.scored_rows = scored_rows or {}
         self.source, self.shards, self.wanted = source, shards, wanted
         self.batch_size, self.cache, self.open_picture = batch_size, cache, open_picture
         self.threads = threads or min(MOST_THREADS, os.cpu_count() or 1)
@@ -80,10 +86,10 @@ class PicturesAhead:
             openers.shutdown(wait=False, cancel_futures=True)
 
     def _batches(self, openers: ThreadPoolExecutor) -> Iterator[Batch]:
-        for shard, rows in self._rows_of_shards():
+        for shard, rows, scored, again in self._rows_of_shards():
             recent: Recent[Key, None] = Recent(self.cache)
             own = self.shards.range(shard)
-            for start in range(0, len(own), self.batch_size):
+            for number, start in enumerate(range(0, len(own), self.batch_size)):
                 expected = min(self.batch_size, len(own) - start)
                 batch = list(islice(rows, expected))
                 if len(batch) < expected:
@@ -94,17 +100,44 @@ class PicturesAhead:
                 by_key = dict(zip(keys, batch))
                 opening = {}
                 for key in recent.absent(used):
-                    opening[key] = openers.submit(self.open_picture, by_key[key])
+                    if number >= scored or number in again:
+                        opening[key] = openers.submit(self.open_picture, by_key[key])
                     recent[key] = None
                 recent.used(used)
-                yield Batch(shard, batch, keys, opening, start == 0, start + len(batch) == len(own))
+                last = start + len(batch) == len(own)
+                yield Batch(shard, batch, keys, opening, start == 0, last, number < scored)
 
-    def _rows_of_shards(self) -> Iterator[tuple[int, Iterator[InputRow]]]:
-        """Each wanted shard's number and rows; neighbours are read in one go."""
+    def _rows_of_shards(self) -> Iterator[tuple[int, Iterator[InputRow], int, set[int]]]:
+        """Each wanted shard's number and rows, how many batches of it are scored, which to encode again.
+
+        Neighbors are read in one go.
+        """
         position, rows = -1, iter(())
         for shard in self.wanted:
             own = self.shards.range(shard)
-            if own.start != position:
+            scored = self.scored_rows.get(shard, 0) // self.batch_size
+            again = self._encoded_again(own, scored)
+            if own.start != position or scored:
                 rows = self.source.read(own.start)
             position = own.stop
-            yield shard, rows
+            yield shard, rows, scored, again
+
+    def _encoded_again(self, own: range, scored: int) -> set[int]:
+        """The scored batches of a shard whose features its other batches find in the cache.
+
+        Reads the rows of a shard that is scored in part once more, so that no image has to wait in memory.
+        """
+        if not scored:
+            return set()
+        rows = islice(self.source.read(own.start), len(own))
+        keys = [None if row.error else row.key() for row in rows]
+        recent: Recent[Key, int] = Recent(self.cache)
+        again = set()
+        for number, start in enumerate(range(0, len(keys), self.batch_size)):
+            used = [key for key in keys[start : start + self.batch_size] if key is not None]
+            for key in recent.absent(used):
+                recent[key] = number
+            if number >= scored:
+                again.update(recent[key] for key in used if recent[key] < scored)
+            recent.used(used)
+        return again

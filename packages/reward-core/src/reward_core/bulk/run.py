@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
 import torch
 
+from ..errors import OutputError, RunInterrupted
 from ..load import load
 from ..precision import encoder_dtype
-from ..scorer import ScoredRow
 from .compute import weights_digest
 from .engines import Engine, Work, engine_for
 from .settings import BulkSettings
+from .shard_part import ShardPart
 from .shard_scorer import ScoredBatch
 from .shards import Shards
 from .sources import SourceSpec
@@ -46,7 +49,8 @@ def score_to_file(
 
     Raises:
         InputError: input, settings, or an earlier run with other ones. OutputError: a target that another run
-        is at work on, or that cannot be written; what is done is kept.
+        is at work on, or that cannot be written; what is done is kept. RunInterrupted: a KeyboardInterrupt
+        while rows were scored or joined; those that are scored are saved.
     """
     started = perf_counter()
     settings = settings or BulkSettings()
@@ -58,14 +62,27 @@ def score_to_file(
             shards = Shards(opened.rows, settings.shard_rows)
             size = settings.batch_size or (8 if engine.device_type == "cpu" else 64)
             work = Work(settings, opened, shards, size)
-            target.begin({"format": target.extension[1:], **_fingerprint(work, engine)}, shards)
-            counter = _Counter(opened.rows, target, on_progress)
+            target.begin({"format": target.extension[1:], **_fingerprint(work, engine)}, shards, opened)
+            work = replace(work, scored_rows={shard: len(part) for shard, part in target.parts.items()})
+            writer = _Writer(opened.rows, size, settings.save_seconds, target, on_progress)
             scoring = perf_counter()
-            missing = target.missing()
-            for batch in engine.batches(work, missing) if missing else ():
-                counter.take(batch)
+            try:
+                missing = target.missing()
+                for batch in engine.batches(work, missing) if missing else ():
+                    writer.take(batch)
+            except KeyboardInterrupt as interrupt:
+                raise RunInterrupted(writer.save(), opened.rows) from interrupt
+            except OutputError:
+                raise  # no more can be written
+            except BaseException:
+                with suppress(OutputError):  # the first error says what is wrong
+                    writer.save()
+                raise
             scored_for = perf_counter() - scoring
-        target.finish()
+        try:
+            target.finish()
+        except KeyboardInterrupt as interrupt:
+            raise RunInterrupted(opened.rows, opened.rows) from interrupt
     failed = sum(target.errors.values())
     return BulkSummary(
         out=str(out),
@@ -73,35 +90,60 @@ def score_to_file(
         scored=opened.rows - failed,
         failed=failed,
         errors=dict(target.errors.most_common()),
-        resumed_rows=counter.resumed,
-        pictures_encoded=counter.encoded,
-        prompts_cut=counter.cut,
+        resumed_rows=writer.resumed,
+        pictures_encoded=writer.encoded,
+        prompts_cut=writer.cut,
+        extra_images=opened.extra_images,
         seconds=round(perf_counter() - started, 3),
-        rows_per_second=round((opened.rows - counter.resumed) / max(scored_for, 1e-9), 3),
+        rows_per_second=round((opened.rows - writer.resumed) / max(scored_for, 1e-9), 3),
     )
 
 
-class _Counter:
-    """Gathers batches to shards, writes these, and tells how far the run is."""
+class _Writer:
+    """Gathers batches into shards, writes these, saves unfinished ones now and then, reports progress."""
 
-    def __init__(self, rows: int, target: Target, on_progress: OnProgress | None):
-        self.rows, self.target, self.on_progress = rows, target, on_progress
-        self.parts: dict[int, list[ScoredRow]] = {}
-        self.resumed = self.done = sum(len(target.shards.range(shard)) for shard in target.done)
-        self.failed = sum(target.errors.values())
+    def __init__(
+        self, rows: int, batch_size: int, save_seconds: float, target: Target, on_progress: OnProgress | None
+    ):
+        self.rows, self.batch_size, self.target, self.on_progress = rows, batch_size, target, on_progress
+        self.save_seconds, self.last_save = save_seconds, perf_counter()
+        self.parts = dict(target.parts)
+        self.saved = {shard: len(part) for shard, part in self.parts.items()}
+        self.resumed = self.done = self._rows_written() + sum(self.saved.values())
+        in_parts = sum(row.error is not None for part in self.parts.values() for row in part.rows)
+        self.failed = sum(target.errors.values()) + in_parts
         self.encoded = self.cut = 0
         self.tell()
 
     def take(self, batch: ScoredBatch) -> None:
-        rows = self.parts.setdefault(batch.shard, [])
-        rows += batch.rows
+        part = self.parts.setdefault(batch.shard, ShardPart())
+        part.image_states += batch.image_states
+        part.rows += batch.rows
         if batch.last:
-            self.target.write(batch.shard, self.parts.pop(batch.shard))
+            self.target.write(batch.shard, part)
+            del self.parts[batch.shard]
+        elif perf_counter() - self.last_save >= self.save_seconds:
+            self.save()
         self.encoded += batch.encoded
         self.cut += batch.cut
         self.done += len(batch.rows)
         self.failed += sum(row.error is not None for row in batch.rows)
         self.tell()
+
+    def save(self) -> int:
+        """Save the unfinished shards; return how many rows a resumed run would find. Raises OutputError."""
+        for shard, part in self.parts.items():
+            # Whole batches, and not the shard's last: the rest must be computed as in an uninterrupted run.
+            own = min(len(part), len(self.target.shards.range(shard)) - 1)
+            count = own // self.batch_size * self.batch_size
+            if not self.target.has(shard) and count > self.saved.get(shard, 0):
+                self.target.write_part(shard, part.first(count))
+                self.saved[shard] = count
+        self.last_save = perf_counter()
+        return self._rows_written() + sum(n for s, n in self.saved.items() if s not in self.target.done)
+
+    def _rows_written(self) -> int:
+        return sum(len(self.target.shards.range(shard)) for shard in self.target.done)
 
     def tell(self) -> None:
         if self.on_progress is not None:

@@ -23,7 +23,9 @@ class BulkSettings:
     address: the Ray cluster's; None starts one on this machine.
     workers: Ray actors (default: one a GPU of the cluster, or one a CPU where it has none).
     batch_size: rows computed at once (default: 8 on a CPU, 64 on a GPU).
-    shard_rows: rows written at once; what a crash costs at most, for each worker.
+    shard_rows: rows written to a file at once.
+    save_seconds: how often the rows of unfinished shards are saved too; what a crash costs at most. Ray's
+        workers hand over whole shards, so with engine "ray" a crash costs up to a shard a worker.
     cache: how many encoded pictures are kept for more prompts of theirs.
     threads: that open pictures, for each worker (default: one a core, 8 at most).
 
@@ -41,6 +43,7 @@ class BulkSettings:
     shard_rows: int = DEFAULT_SHARD_ROWS
     cache: int = DEFAULT_CACHE
     threads: int | None = None
+    save_seconds: float = 30.0
 
     def __post_init__(self) -> None:
         check_precision(self.precision)
@@ -56,6 +59,8 @@ class BulkSettings:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < least):
                 raise InputError(f"{name} must be a whole number of at least {least}, got {value!r}")
+        if not self.save_seconds >= 0:
+            raise InputError(f"save_seconds must be a number of at least 0, got {self.save_seconds!r}")
         if self.engine == "ray" and len(self.devices) > 1:
             raise InputError("with engine 'ray' give workers, not several devices: Ray assigns GPUs itself")
         if self.engine != "ray" and (self.address or self.workers):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -13,7 +12,8 @@ from torch import Tensor
 from ..errors import ImageError
 from ..scorer import ScoredRow, ScoringModel
 from .compute import Computer
-from .input_row import Key
+from .image_states import image_state
+from .input_row import InputRow, Key
 from .pictures_ahead import Batch, PicturesAhead
 from .recent import Recent
 from .shards import Shards
@@ -25,10 +25,12 @@ class ScoredBatch:
     """Some rows of a shard, in order.
 
     last: whether they end it. encoded: pictures the model looked at. cut: prompts longer than it reads.
+    image_states: of each row's image, as it was when it was read (see image_states.py).
     """
 
     shard: int
     rows: list[ScoredRow]
+    image_states: list[str]
     last: bool
     encoded: int = 0
     cut: int = 0
@@ -39,6 +41,7 @@ class _Begun:
     """A batch whose rewards the device may still be at work on."""
 
     batch: Batch
+    image_states: list[str]
     errors: dict[int, str] = field(default_factory=dict)
     scored: list[int] = field(default_factory=list)
     rewards: Tensor | None = None
@@ -53,6 +56,7 @@ class ShardScorer:
         cache: pictures whose features are kept from batch to batch within a shard. What is kept follows
             from the rows alone (see recent.py).
         threads: that open pictures.
+        scored_rows: by shard, how many of its first rows are scored already: whole batches.
     """
 
     def __init__(
@@ -63,19 +67,35 @@ class ShardScorer:
         batch_size: int,
         cache: int,
         threads: int | None = None,
+        scored_rows: Mapping[int, int] | None = None,
     ):
+        self.scored_rows = scored_rows
         self.source, self.shards = source, shards
         self.batch_size, self.cache, self.threads = batch_size, cache, threads
         self.computer = Computer(model, batch_size)
-        self.recent: Recent[Key, Tensor | str] = Recent(cache)
+        self.recent: Recent[Key, Tensor | str | None] = Recent(cache)
+        self.states: dict[Key, str] = {}
+        self.newly_encoded = 0
 
     def score(self, wanted: Iterable[int]) -> Iterator[ScoredBatch]:
         """The batches of the wanted shards, one shard after the other."""
         batches = PicturesAhead(
-            self.source, self.shards, wanted, self.batch_size, self.cache, self.computer.open, self.threads
+            self.source,
+            self.shards,
+            wanted,
+            self.batch_size,
+            self.cache,
+            self._open,
+            self.threads,
+            self.scored_rows,
         )
         before: _Begun | None = None
         for batch in batches:
+            if batch.first:
+                self.recent, self.states = Recent(self.cache), {}
+            if batch.scored:
+                self._restore(batch)
+                continue
             begun = self._begin(batch)
             if before is not None:  # by now a GPU has the next batch to work on
                 yield _finished(before)
@@ -85,10 +105,9 @@ class ShardScorer:
 
     @torch.no_grad()
     def _begin(self, batch: Batch) -> _Begun:
-        if batch.first:
-            self.recent = Recent(self.cache)
-        begun = _Begun(batch)
-        self._look_at_new_pictures(batch, begun)
+        self._look_at_new_pictures(batch)
+        begun = _Begun(batch, [self._state(row, key) for row, key in zip(batch.rows, batch.keys)])
+        begun.encoded, self.newly_encoded = self.newly_encoded, 0
         seen = []
         for i, (row, key) in enumerate(zip(batch.rows, batch.keys)):
             known = row.error if key is None else self.recent[key]
@@ -103,10 +122,33 @@ class ShardScorer:
         self.recent.used(batch.pictures())
         return begun
 
-    def _look_at_new_pictures(self, batch: Batch, begun: _Begun) -> None:
+    @torch.no_grad()
+    def _restore(self, batch: Batch) -> None:
+        """Bring the cache to where it was after a batch that an earlier run scored.
+
+        What later batches use is encoded again, in the same batches, so that it has the same bits.
+        """
+        self._look_at_new_pictures(batch)
+        images = batch.pictures()
+        for key in self.recent.absent(images):
+            self.recent[key] = None  # no later batch of the shard uses it
+        self.recent.used(images)
+
+    def _open(self, row: InputRow) -> tuple[str, Tensor | str]:
+        """An image's state, and its pixels or what is wrong with it. Called by several threads at once."""
+        state = image_state(row.picture)
+        try:
+            return state, self.computer.open(row)
+        except ImageError as error:
+            return state, error.reason
+
+    def _state(self, row: InputRow, key: Key | None) -> str:
+        return image_state(row.picture) if key is None else self.states[key]
+
+    def _look_at_new_pictures(self, batch: Batch) -> None:
         pixels: dict[Key, Tensor] = {}
         for key, opening in batch.opening.items():
-            found = _pixels(opening)
+            self.states[key], found = opening.result()
             if isinstance(found, str):
                 self.recent[key] = found
             else:
@@ -116,14 +158,7 @@ class ShardScorer:
             for key, own in zip(pixels, features):
                 # A copy: a part would keep the whole batch in memory for as long as it is remembered.
                 self.recent[key] = own.clone()
-        begun.encoded = len(pixels)
-
-
-def _pixels(opening: Future) -> Tensor | str:
-    try:
-        return opening.result()
-    except ImageError as error:
-        return error.reason
+        self.newly_encoded += len(pixels)
 
 
 def _finished(begun: _Begun) -> ScoredBatch:
@@ -136,4 +171,5 @@ def _finished(begun: _Begun) -> ScoredBatch:
         if score is not None and not math.isfinite(score):
             score, error = None, f"the reward is not a finite number: {score}"
         rows.append(ScoredRow(row.prompt, row.image, score, error))
-    return ScoredBatch(begun.batch.shard, rows, begun.batch.last, begun.encoded, begun.cut)
+    batch = begun.batch
+    return ScoredBatch(batch.shard, rows, begun.image_states, batch.last, begun.encoded, begun.cut)

@@ -14,6 +14,7 @@ class BulkSummary:
     errors: kind of error -> rows, the most frequent first.
     resumed_rows: rows found done by an earlier run of the same command.
     pictures_encoded, prompts_cut: in this run: pictures the model looked at, prompts longer than it reads.
+    extra_images: images of the input that are not scored because another one of their sample is (tars).
     seconds: of this run, start-up included. rows_per_second: of this run, while scoring.
     """
 
@@ -25,6 +26,7 @@ class BulkSummary:
     resumed_rows: int
     pictures_encoded: int
     prompts_cut: int
+    extra_images: int
     seconds: float
     rows_per_second: float
 

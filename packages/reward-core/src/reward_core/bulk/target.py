@@ -1,8 +1,9 @@
 """Where scores go: shards that appear whole in a folder, at the end joined to the file asked for.
 
 For ``scores.parquet`` the folder is ``scores.parquet.parts``, and it is gone when the file is there. A target
-that is a folder keeps its shards. The folder also holds the lock against a second run and the settings that
-the shards were computed with, as hidden files: readers of a folder of Parquet pass these over.
+that is a folder keeps its shards. The folder also holds, as hidden files, the lock against a second run, the
+settings that the shards were computed with, their checksums and the rows of unfinished shards: readers of a
+folder of Parquet pass these over.
 """
 
 from __future__ import annotations
@@ -11,22 +12,30 @@ import glob
 import json
 import os
 import re
+import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError, OutputError
-from ..score_file import load_pyarrow, read_outcomes, write_rows
-from ..scorer import ScoredRow
+from ..errors import InputError, OutputError, StaleScoresWarning
+from ..score_file import load_pyarrow, write_rows_as
 from ..whole_file import take_lock, whole_file
+from .image_states import changed_shards, states_digest
 from .input_row import error_kind
 from .joining import join
+from .run_settings import check_same, read_settings
+from .shard_index import ShardIndex, ShardRecord
+from .shard_part import ShardPart, read_part, write_part
 from .shards import Shards
+from .sources import Source
+from .sources.base import file_digest
 
 FORMATS = ("csv", "jsonl", "parquet")
 RUN_FILE, LOCK_FILE = ".bulk-run.json", ".bulk-lock"
+PART_PREFIX = ".bulk-part-"
+WARNED = 5  # file names in a warning
 
 
 class Target:
@@ -54,6 +63,8 @@ class Target:
         self.folder = self.out if self.keeps_shards else Path(f"{self.out}.parts")
         self.errors: Counter[str] = Counter()
         self.done: set[int] = set()
+        self.parts: dict[int, ShardPart] = {}
+        self.index = ShardIndex(self.folder)
 
     def spare(self, inputs: Iterable[str | os.PathLike[str]]) -> None:
         """Raise InputError, before anything is written, if the target is one of the input's own files."""
@@ -85,18 +96,28 @@ class Target:
                         self.folder.rmdir()
             lock.release()
 
-    def begin(self, settings: dict[str, Any], shards: Shards) -> None:
-        """Find out which shards an earlier run has done.
+    def begin(self, settings: dict[str, Any], shards: Shards, source: Source) -> None:
+        """Find out what an earlier run has done.
+
+        A shard that is damaged, or with an image that was replaced since, counts as not done.
 
         Raises:
-            InputError: it had other settings, or the folder holds something else.
+            InputError: the earlier run had other settings, or the folder holds something else.
+
+        Warns:
+            StaleScoresWarning: what is scored again, and why.
         """
         self.shards = shards
         file = self.folder / RUN_FILE
         if file.exists():
-            self._check_same(_earlier(file), settings)
+            # A folder that was given may hold more than scores: it is not for us to say that it may go.
+            anew = "give another --out" if self.keeps_shards else "remove the folder"
+            check_same(self.folder, read_settings(file), settings, anew)
             self._remove_leftovers()
-            self._count_done()
+            self.index.load()
+            self._find_done()
+            self._find_parts(settings["batch_size"])
+            self._drop_changed(source)
             return
         strangers = [path.name for path in self.folder.glob("rows-*") if path.suffix[1:] in FORMATS]
         if strangers:
@@ -108,20 +129,38 @@ class Target:
         """The shards that are still to be scored."""
         return [shard for shard in range(len(self.shards)) if shard not in self.done]
 
-    def write(self, shard: int, rows: Sequence[ScoredRow]) -> None:
-        """Raises OutputError where there is no room, or no permission."""
+    def write(self, shard: int, part: ShardPart) -> None:
+        """Write a finished shard. Raises OutputError where there is no room, or no permission."""
+        errors = Counter(error_kind(row.error) for row in part.rows if row.error)
         with self._writing():
-            write_rows(rows, self._shard_path(shard), first=self.shards.range(shard).start)
+            with whole_file(self._shard_path(shard)) as temporary:
+                write_rows_as(self.extension, part.rows, temporary, self.shards.range(shard).start)
+                images = states_digest(part.image_states)
+                self.index.add(ShardRecord(shard, file_digest(temporary), images, dict(errors)))
+            self._part_path(shard).unlink(missing_ok=True)
         self.done.add(shard)
-        self.errors.update(error_kind(row.error) for row in rows if row.error)
+        self.errors.update(errors)
+
+    def has(self, shard: int) -> bool:
+        """Return whether a shard is written, also if an interruption came before ``write`` could say so."""
+        if shard not in self.done and self._is_intact(shard):
+            self.done.add(shard)
+            self.errors.update(self.index.records[shard].errors)
+        return shard in self.done
+
+    def write_part(self, shard: int, part: ShardPart) -> None:
+        """Write the rows of an unfinished shard, as far as they are scored. Raises OutputError."""
+        with self._writing():
+            write_part(part, self._part_path(shard))
 
     def finish(self) -> None:
         """All shards are there: join them to the file asked for, and remove them."""
         if self.keeps_shards:
             return
         paths = [self._shard_path(shard) for shard in range(len(self.shards))]
+        checksums = [self.index.records[shard].sha256 for shard in range(len(self.shards))]
         with self._writing(), whole_file(self.out, beside=self.folder) as temporary:
-            join(paths, temporary, self.extension)
+            join(list(zip(paths, checksums)), temporary, self.extension)
         # RUN_FILE goes last: a run killed meanwhile still knows whose shards the rest are.
         for path in paths:
             path.unlink()
@@ -129,6 +168,9 @@ class Target:
 
     def _shard_path(self, shard: int) -> Path:
         return self.folder / self.shards.file_name(shard, self.extension)
+
+    def _part_path(self, shard: int) -> Path:
+        return self.folder / f"{PART_PREFIX}{self.shards.range(shard).start:012d}.jsonl"
 
     def _remove_leftovers(self) -> None:
         """Halves of files, of a run that was killed; only where RUN_FILE tells that the folder is ours."""
@@ -139,32 +181,64 @@ class Target:
             for left in self.folder.glob(pattern):
                 left.unlink()
 
-    def _count_done(self) -> None:
+    def _find_done(self) -> None:
+        damaged = []
         for shard in range(len(self.shards)):
             path = self._shard_path(shard)
-            if not path.is_file():
+            if path.is_file() and not self.has(shard):
+                damaged.append(path.name)
+        self._warn(damaged, "it was changed after it was written")
+
+    def _is_intact(self, shard: int) -> bool:
+        record = self.index.records.get(shard)
+        try:
+            return record is not None and file_digest(self._shard_path(shard)) == record.sha256
+        except OSError:
+            return False
+
+    def _find_parts(self, batch_size: int) -> None:
+        damaged = []
+        for path in sorted(self.folder.glob(f"{PART_PREFIX}*.jsonl")):
+            number = path.name.removeprefix(PART_PREFIX).removesuffix(".jsonl")
+            shard = int(number) // self.shards.size if number.isdecimal() else len(self.shards)
+            if shard >= len(self.shards) or shard in self.done:
+                path.unlink()
                 continue
             try:
-                outcomes = read_outcomes(path)
-            except (ValueError, OSError, RecursionError) as error:
-                raise InputError(f"{path}: damaged, remove it to have it made anew: {error}") from error
-            if [row for row, _ in outcomes] != list(self.shards.range(shard)):
-                raise InputError(f"{path}: not the rows expected; remove it to have it made anew")
-            self.done.add(shard)
-            self.errors.update(error_kind(error) for _, error in outcomes if error)
+                part = read_part(path)
+            except (ValueError, TypeError, RecursionError, OSError):
+                damaged.append(path.name)
+                continue
+            # The rest of the shard is then computed in the batches of a run that was never stopped.
+            if 0 < len(part) < len(self.shards.range(shard)) and len(part) % batch_size == 0:
+                self.parts[shard] = part
+        self._warn(damaged, "it was changed after it was written")
 
-    def _check_same(self, before: dict[str, Any], now: dict[str, Any]) -> None:
-        both = [(name, before.get(name), now.get(name)) for name in dict.fromkeys([*before, *now])]
-        changed = [
-            f"{name} was {_short(old, new)}, now {_short(new, old)}" for name, old, new in both if old != new
-        ]
-        if changed:
-            # A folder that was given may hold more than scores: it is not for us to say that it may go.
-            anew = "give another --out" if self.keeps_shards else "remove the folder"
-            raise InputError(
-                f"{self.folder} holds the beginning of another run: {'; '.join(changed)}. Go on with what it "
-                f"was begun with, or {anew} to begin anew"
+    def _drop_changed(self, source: Source) -> None:
+        """Forget what was scored of images that were replaced since."""
+        scored = {}
+        for shard in self.done:
+            if (digest := self.index.records[shard].images) is not None:
+                scored[shard] = len(self.shards.range(shard)), digest
+        for shard, part in self.parts.items():
+            if (digest := states_digest(part.image_states)) is not None:
+                scored[shard] = len(part), digest
+        changed = list(changed_shards(source, self.shards, scored))
+        for shard in changed:
+            if shard in self.done:
+                self.done.remove(shard)
+                self.errors -= Counter(self.index.records.pop(shard).errors)
+            self.parts.pop(shard, None)
+        names = [self._shard_path(shard).name for shard in changed]
+        self._warn(names, "one or more of their images were replaced")
+
+    def _warn(self, names: list[str], reason: str) -> None:
+        if names:
+            shown = ", ".join(names[:WARNED]) + (
+                f" and {len(names) - WARNED:,} more" if names[WARNED:] else ""
             )
+            message = f"scoring the rows of {shown} in {self.folder} again: {reason}"
+            warnings.warn(message, StaleScoresWarning, stacklevel=2)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -181,34 +255,7 @@ class Target:
             ) from error
 
 
-def _earlier(file: Path) -> dict[str, Any]:
-    """The settings of the run that the folder is of."""
-    try:
-        settings = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError, OSError) as error:
-        raise InputError(
-            f"{file}: damaged, so the shards beside it cannot be gone on with: {error}; give another --out"
-        ) from error
-    if not isinstance(settings, dict):
-        raise InputError(
-            f"{file}: it holds no settings of a run, but a {type(settings).__name__}; give another --out"
-        )
-    return settings
-
-
 def _reason(text: str) -> str:
     """What the system said, out of a sentence of pyarrow's."""
     number = re.search(r"\[errno (\d+)\]", text)
     return os.strerror(int(number[1])) if number else text.split("\n")[0]
-
-
-def _short(value: Any, other: Any) -> str:
-    """For a message; of a dict only what is not as in the other."""
-    if isinstance(value, dict):
-        other = other if isinstance(other, dict) else {}
-        parts = [
-            f"{key} {_short(item, other.get(key))}" for key, item in value.items() if item != other.get(key)
-        ]
-        return "{" + ", ".join(parts) + "}"
-    text = str(value)
-    return text if len(text) <= 24 or os.sep in text else f"{text[:12]}..."

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
-from collections.abc import Iterable
-from contextlib import redirect_stdout
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
 # Options of bulk runs alone, as argparse calls them.
 BULK_ONLY = (
-    *("prompt_column", "image_column", "split", "configuration", "format"),
+    *("prompt_from_metadata", "prompt_column", "image_column", "split", "configuration", "format"),
     *("engine", "devices", "address", "workers", "shard_rows", "cache", "threads"),
 )
 
@@ -29,7 +31,7 @@ def add_to(commands: argparse._SubParsersAction) -> None:
         parents=[scoring_options()],
         help="score many (prompt, picture) pairs into a file",
         description="Score many (prompt, picture) pairs. All inputs but --prompts are streamed, and may hold "
-        "millions: scores are written a shard at a time, and after a crash the same command goes on.",
+        "millions: scores are written a shard at a time, and the same command resumes an interrupted run.",
     )
     inputs = score.add_argument_group("input, one of these").add_mutually_exclusive_group(required=True)
     inputs.add_argument("--manifest", type=Path, help=".csv, .jsonl or .parquet with a row a pair")
@@ -38,6 +40,11 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     inputs.add_argument("--dataset", help="of the datasets library: id, path or saved folder")
     inputs.add_argument(
         "--prompts", type=Path, help="JSON, with --images: the original's form, or {picture: prompt}"
+    )
+    score.add_argument(
+        "--prompt-from-metadata",
+        action="store_true",
+        help="with --folder: as tag reads them, from the images' metadata or else the .txt beside them",
     )
     score.add_argument(
         "--images", type=Path, metavar="DIR", help="folder of the pictures (default: the manifest's own)"
@@ -60,7 +67,7 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     score.add_argument("--shard-rows", type=positive, metavar="N", help="written at once (default: 512)")
     score.add_argument("--cache", type=int, metavar="N", help="pictures kept encoded (default: 256)")
     score.add_argument("--threads", type=positive, metavar="N", help="that open pictures, for each device")
-    score.add_argument("--quiet", action="store_true", help="nothing on stderr but errors")
+    score.add_argument("--quiet", action="store_true", help="nothing on stderr but errors and warnings")
     score.add_argument("--json", action="store_true", help="a JSON summary on stdout")
     score.set_defaults(run=run_score)
 
@@ -92,30 +99,58 @@ def run_pairs(args: argparse.Namespace) -> int:
 
 
 def run_bulk(args: argparse.Namespace) -> int:
-    """A run that is interrupted exits 130 and says how to go on."""
+    """A run that is interrupted exits 130 (SIGTERM: 143) and says what is kept."""
     import warnings
 
     from ..bulk import score_to_file
     from ..bulk.progress import progress_bar
-    from ..errors import PromptTruncatedWarning
+    from ..errors import PromptTruncatedWarning, RunInterrupted
 
     source, settings = bulk_source(args), bulk_settings(args)
     # How many prompts were cut is told at the end; a line for each would be millions.
     warnings.simplefilter("ignore", PromptTruncatedWarning)
     try:
         # Ray's own notes go to stdout, which is the summary's.
-        with redirect_stdout(sys.stderr), progress_bar(args.quiet) as on_progress:
+        with (
+            _sigterm_interrupts() as terminated,
+            redirect_stdout(sys.stderr),
+            progress_bar(args.quiet) as on_progress,
+        ):
             summary = score_to_file(
                 source, args.out, settings, file_format=args.format, on_progress=on_progress
             )
+    except RunInterrupted as interrupt:
+        print(f"reward-core: {interrupt}; the same command resumes from there", file=sys.stderr)
+        return 143 if terminated else 130
     except KeyboardInterrupt:
-        print("reward-core: interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
+        print("reward-core: interrupted before scoring began; run the same command again", file=sys.stderr)
+        return 143 if terminated else 130
     if args.json:
         print(json.dumps(summary.to_dict(), ensure_ascii=False))
     if not args.quiet:
         print(summary.in_words(), file=sys.stderr)
+        if args.folder and not args.prompt_from_metadata and "no prompt" in summary.errors:
+            print("prompts come from .txt files; --prompt-from-metadata reads images' own", file=sys.stderr)
     return 1 if summary.failed else 0
+
+
+@contextmanager
+def _sigterm_interrupts() -> Iterator[list[int]]:
+    """SIGTERM ends the run as Ctrl-C does, so that its rows are saved. Gives a list that takes the signal."""
+    received: list[int] = []
+
+    def interrupt(number: int, frame: object) -> None:
+        received.append(number)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # only that one may handle signals
+        yield received
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield received
+    finally:
+        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
 
 
 def bulk_source(args: argparse.Namespace) -> SourceSpec:
@@ -125,6 +160,8 @@ def bulk_source(args: argparse.Namespace) -> SourceSpec:
 
     if args.images is not None and not args.manifest:
         raise InputError("--images goes with --manifest or --prompts")
+    if args.prompt_from_metadata and not args.folder:
+        raise InputError("--prompt-from-metadata goes with --folder")
     columns = _given(args, "prompt_column", "image_column")
     of_dataset = _given(args, "split", "configuration")
     if of_dataset and args.dataset is None:
@@ -135,7 +172,7 @@ def bulk_source(args: argparse.Namespace) -> SourceSpec:
     if args.manifest:
         return Manifest(args.manifest, images=args.images, **columns)
     if args.folder:
-        return PictureFolder(args.folder)
+        return PictureFolder(args.folder, args.prompt_from_metadata)
     if args.tars:
         return Tars(tuple(args.tars), **columns)
     return HubDataset(args.dataset, **columns, **of_dataset, bars=bar_shown(args.quiet))

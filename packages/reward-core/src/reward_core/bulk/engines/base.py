@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from ...errors import PromptTruncatedWarning
 from ...load import load
@@ -19,16 +19,28 @@ from ..sources import Source
 
 @dataclass(frozen=True)
 class Work:
-    """What another process needs to know to score shards."""
+    """What another process needs to know to score shards.
+
+    scored_rows: by shard, how many of its first rows an earlier run has scored: whole batches.
+    """
 
     settings: BulkSettings
     source: Source
     shards: Shards
     batch_size: int
+    scored_rows: Mapping[int, int] = field(default_factory=dict)
 
     def scorer(self, model: ScoringModel, threads: int | None = None) -> ShardScorer:
         threads = self.settings.threads or threads
-        return ShardScorer(model, self.source, self.shards, self.batch_size, self.settings.cache, threads)
+        return ShardScorer(
+            model,
+            self.source,
+            self.shards,
+            self.batch_size,
+            self.settings.cache,
+            threads,
+            self.scored_rows,
+        )
 
     def load_scorer(self, device: str, threads: int | None = None) -> ShardScorer:
         """In a process of its own: the same with a model of its own."""

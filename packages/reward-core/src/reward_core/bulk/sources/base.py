@@ -10,13 +10,12 @@ from typing import Any, BinaryIO, Protocol
 
 from ...errors import InputError
 from ..input_row import InputRow
+from .csv_separator import separator_error
 
 #: A text file's position is noted every so many rows, so that reading can begin near any of them.
 STRIDE = 512
 #: Larger input is told from other input by sizes and times instead of by all its bytes.
 WHOLE_DIGEST_LIMIT = 1 << 30
-#: The usual extensions of pictures.
-PICTURES = ("png", "jpg", "jpeg", "webp", "bmp", "gif", "tif", "tiff", "ppm")
 #: The columns' usual names.
 PROMPT_COLUMN, IMAGE_COLUMN = "prompt", "image"
 
@@ -26,10 +25,17 @@ class Source(Protocol):
 
     #: How many there are.
     rows: int
+    #: Images that are no rows, because another one of their sample is scored.
+    extra_images: int = 0
 
     def read(self, start: int) -> Iterator[InputRow]:
         """The rows from ``start`` on, to the end; bad ones carry their error."""
         ...
+
+    def image_paths(self, start: int) -> Iterator[str | None]:
+        """The path of each row's image file from ``start`` on; None where it has no path."""
+        for row in self.read(start):
+            yield row.picture if isinstance(row.picture, str) else None
 
     def fingerprint(self) -> dict[str, Any]:
         """What tells this input from another, for JSON."""
@@ -88,6 +94,9 @@ def check_columns(where: object, columns: list[str], wanted: tuple[str, ...]) ->
     missing = [name for name in wanted if name not in columns]
     if missing:
         known = ", ".join(map(repr, columns)) or "none"
+        separator = separator_error(",".join(columns), wanted)
+        if separator is not None:
+            raise InputError(f"Cannot read '{where}': {separator}")
         raise InputError(
             f"{where}: no column {' or '.join(map(repr, missing))}; it has {known} "
             "(name them with --prompt-column and --image-column)"

@@ -6,7 +6,8 @@ import csv
 from collections import deque
 from collections.abc import Iterator
 
-from .base import PICTURES, Lines
+from ..image_suffixes import is_image_name
+from .base import Lines
 
 
 class BadRecord(str):
@@ -91,4 +92,4 @@ def _has_rows_in_it(record: list[str], columns: int, image_at: int) -> bool:
 
 
 def _names_picture(cell: str) -> bool:
-    return cell.strip(' "\r').lower().rpartition(".")[2] in PICTURES
+    return is_image_name(cell.strip(' "\r'))

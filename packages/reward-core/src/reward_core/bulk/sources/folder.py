@@ -13,11 +13,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from ...errors import InputError, OutputError
+from ...errors import ImageError, InputError, OutputError
+from ...metadata import read_prompt
+from ..image_suffixes import is_image_name
 from ..input_row import InputRow, input_row
-from .base import STRIDE, Lines
+from .base import STRIDE, Lines, Source
+from .caption_text import decode_caption
 
 LISTING = ".bulk-pictures.jsonl"
 SORTED_AT_ONCE = 20_000
@@ -30,9 +31,13 @@ class PictureFolder:
     Files are pictures by their extension, as Pillow knows them; hidden ones are left out. A picture's prompt
     is the text of the file of the same name with the extension .txt. Links to folders are not followed; a
     folder that cannot be read is a row with its error.
+
+    prompt_from_metadata: read prompts as ``reward_core.metadata.read_prompt`` does instead: from the image's
+        metadata, or from the text file if that has none.
     """
 
     path: Path
+    prompt_from_metadata: bool = False
 
     def files(self) -> list[Path]:
         return []  # scores have none of a picture's extensions
@@ -40,14 +45,16 @@ class PictureFolder:
     def open(self, folder: Path) -> FolderSource:
         if not Path(self.path).is_dir():
             raise InputError(f"{self.path}: no such folder of pictures")
-        return FolderSource(Path(self.path).absolute(), (folder / LISTING).absolute())
+        listing = (folder / LISTING).absolute()
+        return FolderSource(Path(self.path).absolute(), listing, self.prompt_from_metadata)
 
 
-class FolderSource:
+class FolderSource(Source):
     """The names lie sorted in a file, so that millions of them take no memory."""
 
-    def __init__(self, folder: Path, listing: Path):
+    def __init__(self, folder: Path, listing: Path, prompt_from_metadata: bool = False):
         self.folder, self.listing = folder, listing
+        self.prompt_from_metadata = prompt_from_metadata
         self.rows, self.positions = 0, []
         digest = hashlib.sha256()
         try:
@@ -79,29 +86,56 @@ class FolderSource:
         return f"{state.st_size} {state.st_mtime_ns}\n".encode()
 
     def read(self, start: int) -> Iterator[InputRow]:
+        return map(self._row, self._names(start))
+
+    def image_paths(self, start: int) -> Iterator[str | None]:
+        """Those of the rows, without reading any prompt."""
+        return map(self._image_path, self._names(start))
+
+    def _names(self, start: int) -> Iterator[str]:
         if start >= self.rows:
             return
         with self.listing.open("rb") as file:
             file.seek(self.positions[start // STRIDE])
             for line in islice(Lines(file), start % STRIDE, None):
-                yield self._row(json.loads(line))
+                yield json.loads(line)
 
     def fingerprint(self) -> dict[str, Any]:
         folder = os.path.realpath(self.folder)
-        return {"kind": "folder", "folder": folder, "names_and_prompts": self.digest, "rows": self.rows}
+        return {
+            "kind": "folder",
+            "folder": folder,
+            "names_and_prompts": self.digest,
+            "prompt_from_metadata": self.prompt_from_metadata,
+            "rows": self.rows,
+        }
 
     def _row(self, name: str) -> InputRow:
         if name.endswith(os.sep):
             return InputRow(None, name, None, f"the folder cannot be read: {_why_not(self.folder / name)}")
+        path = self._image_path(name)
+        try:
+            prompt = read_prompt(path).text if self.prompt_from_metadata else self._caption(name)
+        except ImageError as error:
+            return InputRow(None, name, path, f"no prompt: {error.reason}")
+        except (OSError, ValueError) as error:
+            return InputRow(None, name, path, f"the prompt cannot be read: {error}")
+        return input_row(prompt, name, str(self.folder))
+
+    def _caption(self, name: str) -> str:
+        """Read an image's text file. Raises ImageError if there is none, InputError."""
         sidecar = _sidecar(name)
         try:
-            with open(os.path.join(self.folder, sidecar), encoding="utf-8-sig") as file:
-                prompt = file.read().strip()
-        except FileNotFoundError:
-            return InputRow(None, name, None, f"no prompt: {sidecar} is not there")
-        except (OSError, UnicodeDecodeError) as error:
-            return InputRow(None, name, None, f"the prompt cannot be read: {sidecar}: {error}")
-        return input_row(prompt, name, str(self.folder))
+            with open(os.path.join(self.folder, sidecar), "rb") as file:
+                return decode_caption(file.read())
+        except FileNotFoundError as error:
+            raise ImageError(name, f"{sidecar} is not there") from error
+        except (OSError, ValueError) as error:
+            raise InputError(f"{sidecar}: {error}") from error
+
+    def _image_path(self, name: str) -> str | None:
+        """None for a folder that cannot be read."""
+        return None if name.endswith(os.sep) else os.path.join(self.folder, name)
 
 
 def _sidecar(name: str) -> str:
@@ -131,7 +165,6 @@ def _sorted_names(folder: Path, workspace: Path) -> Iterator[str]:
 
 def _names(folder: Path) -> Iterator[str]:
     """In any order; a folder that cannot be read is there with a separator at its end."""
-    extensions = tuple(e for e, kind in Image.registered_extensions().items() if kind in Image.OPEN)
     folders = [""]
     while folders:
         inner = folders.pop()
@@ -143,7 +176,7 @@ def _names(folder: Path) -> Iterator[str]:
                         continue
                     if entry.is_dir(follow_symlinks=False):
                         folders.append(name)
-                    elif entry.name.lower().endswith(extensions):
+                    elif is_image_name(entry.name):
                         yield name
         except OSError as error:
             if not inner:

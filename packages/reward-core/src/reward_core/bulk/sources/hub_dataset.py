@@ -14,7 +14,7 @@ from typing import Any
 
 from ...errors import InputError
 from ..input_row import InputRow, input_row
-from .base import IMAGE_COLUMN, PROMPT_COLUMN, check_columns, check_rows
+from .base import IMAGE_COLUMN, PROMPT_COLUMN, Source, check_columns, check_rows
 
 ROWS_AT_ONCE = 64
 DEFAULT_SPLIT = "train"
@@ -53,7 +53,7 @@ class HubDataset:
         return DatasetSource(self)
 
 
-class DatasetSource:
+class DatasetSource(Source):
     """Arrow files mapped into memory; pictures come as the bytes of their files, undecoded."""
 
     def __init__(self, spec: HubDataset):

@@ -11,12 +11,12 @@ from typing import Any
 from ...errors import InputError
 from ...score_file import load_pyarrow
 from ..input_row import InputRow, input_row
-from .base import WHOLE_DIGEST_LIMIT, check_columns, check_rows, file_digest
+from .base import WHOLE_DIGEST_LIMIT, Source, check_columns, check_rows, file_digest
 
 ROWS_AT_ONCE = 64  # pictures in them may take a megabyte each
 
 
-class ParquetSource:
+class ParquetSource(Source):
     """Strings, bytes, or structs of bytes and path.
 
     Within a row group, rows can only be reached by reading those before them, so a reading that goes on a

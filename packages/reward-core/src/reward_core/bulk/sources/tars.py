@@ -7,6 +7,7 @@ import io
 import json
 import os
 import tarfile
+import warnings
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,9 +16,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ...errors import InputError
+from ...errors import DataWarning, InputError
+from ..image_suffixes import is_image_name
 from ..input_row import InputRow, input_row
-from .base import PICTURES, WHOLE_DIGEST_LIMIT, check_rows, file_digest
+from .base import WHOLE_DIGEST_LIMIT, Source, check_rows, file_digest
+from .caption_text import decode_caption
 
 _DAMAGE = (tarfile.TarError, OSError, EOFError, zlib.error)
 
@@ -31,7 +34,8 @@ class Tars:
     image_column: the extension of the picture's file (default: any usual one).
 
     As webdataset has it, a sample is the files whose names are the same up to the first dot; of several
-    pictures in one the first counts, with the prompt whose name goes on like its own, if there is one.
+    pictures in one the first counts, with the prompt whose name goes on like its own, if there is one. The
+    others are counted, and a DataWarning names the first of them.
     """
 
     patterns: tuple[str, ...]
@@ -62,14 +66,49 @@ class Tars:
         return TarSource(paths, self.prompt_column, self.image_column)
 
 
-class TarSource:
+class TarSource(Source):
     """Goes through the tars' headers once, to count samples."""
 
     def __init__(self, paths: list[str], prompt_column: str, image_column: str | None):
         self.paths, self.prompt_column, self.image_column = paths, prompt_column, image_column
-        self.samples = [sum(1 for _ in _grouped(path)) for path in paths]
+        self.samples = [0] * len(paths)
+        first_extra = ""
+        for number, path in enumerate(paths):
+            for extra in self._extra_images(path, number):
+                first_extra = first_extra or f"{path}: {extra!r}"
+                self.extra_images += 1
         self.rows = sum(self.samples)
         check_rows(", ".join(paths[:3]), self.rows)
+        if first_extra:
+            images = "1 image is" if self.extra_images == 1 else f"{self.extra_images:,} images are"
+            warnings.warn(
+                f"{images} not scored, because another image of the same sample is; "
+                f"the first is {first_extra}. a sample is the files in a row with the same name up to "
+                "the first dot: rename files that do not belong together, or choose the images to score with "
+                "--image-column",
+                DataWarning,
+                stacklevel=2,
+            )
+
+    def _extra_images(self, path: str, number: int) -> Iterator[str]:
+        """The names of a tar's images that are not scored; counts the tar's samples."""
+        repeated: list[str] = []
+        for sample in _grouped(path, repeated):
+            self.samples[number] += 1
+            if isinstance(sample, dict):
+                yield from (f"{sample['__key__']}.{suffix}" for suffix in self._images(sample)[1:])
+        yield from (
+            name for name in repeated if self._is_image(os.path.basename(name).lower().partition(".")[2])
+        )
+
+    def _images(self, sample: dict[str, Any]) -> list[str]:
+        """What the names of a sample's images have behind its key."""
+        return [suffix for suffix in sample if self._is_image(suffix)]
+
+    def _is_image(self, suffix: str) -> bool:
+        if self.image_column:
+            return self.image_column in (suffix, suffix.rpartition(".")[2])
+        return is_image_name(f".{suffix}")
 
     def read(self, start: int) -> Iterator[InputRow]:
         for path, samples in zip(self.paths, self.samples):
@@ -90,14 +129,20 @@ class TarSource:
         name = os.path.basename(path)
         if isinstance(sample, str):
             return InputRow(None, name, None, sample)
-        wanted = [self.image_column] if self.image_column else list(PICTURES)
-        suffix = next((s for s in sample if s.rpartition(".")[2] in wanted or s in wanted), None)
+        suffix = next(iter(self._images(sample)), None)
         name = f"{name}/{sample['__key__']}" + (f".{suffix}" if suffix else "")
-        prompt = self._prompt(sample, (suffix or "").rpartition(".")[0])
+        try:
+            prompt = self._prompt(sample, (suffix or "").rpartition(".")[0])
+        except ValueError as error:
+            return InputRow(None, name, None, f"the prompt cannot be read: {error}")
         return input_row(prompt, sample.get(suffix) if suffix else None, name=name)
 
     def _prompt(self, sample: dict[str, Any], middle: str) -> Any:
-        """``middle``: what the picture's name has between the sample's key and its extension."""
+        """Raises ValueError for a text in another encoding.
+
+        Args:
+            middle: what the picture's name has between the sample's key and its extension.
+        """
         is_key = self.prompt_column.startswith("json.")
         wanted = "json" if is_key else self.prompt_column
         beside = f"{middle}.{wanted}" if middle else wanted
@@ -106,9 +151,9 @@ class TarSource:
         if suffix is None and len(ending) != 1:  # none, or it is not known which
             return None
         suffix = suffix or ending[0]
-        text = sample[suffix].decode("utf-8-sig", "surrogateescape")
+        text = decode_caption(sample[suffix])
         if not is_key:
-            return text.strip()
+            return text
         try:
             found = json.loads(text)
         except (ValueError, RecursionError):
@@ -144,17 +189,29 @@ def _samples(path: str, start: int) -> Iterator[dict[str, Any] | str]:
         yield sample
 
 
-def _grouped(path: str) -> Iterator[dict[str, Any] | str]:
-    """A tar's samples, each file a function that reads it while the next sample has not been asked for."""
+def _grouped(path: str, repeated: list[str] | None = None) -> Iterator[dict[str, Any] | str]:
+    """A tar's samples, each file a function that reads it while the next sample has not been asked for.
+
+    Args:
+        repeated: takes the names that a sample has already. Of two files of one name the first counts.
+    """
     group_by_keys = _webdataset().tariterators.group_by_keys
+    split = _webdataset().tariterators.base_plus_ext
     damage: list[str] = []
+    repeated = [] if repeated is None else repeated
 
     def files(tar: tarfile.TarFile) -> Iterator[dict[str, Any]]:
         # A plain tar can be gone back in; what is compressed is read as it comes.
         plain = isinstance(tar.fileobj, io.BufferedReader)
+        key, suffixes = None, set()
         try:
             for member in tar:
                 if member.isfile():
+                    before, (key, suffix) = key, split(member.name)
+                    suffixes = suffixes if key == before else set()
+                    if key is not None and suffix.lower() in suffixes:
+                        repeated.append(member.name)
+                    suffixes.add((suffix or "").lower())
                     read = partial(_read, tar, member) if plain else partial(bytes, _read(tar, member))
                     yield {"fname": member.name, "data": read, "__url__": path}
                 tar.members = []  # tarfile would keep them all
@@ -164,7 +221,6 @@ def _grouped(path: str) -> Iterator[dict[str, Any] | str]:
     try:
         # Zeros are no end but for the file's own: tars may be joined by `cat`.
         with tarfile.open(path, tarinfo=_Header, ignore_zeros=True) as tar:
-            # Of two files of one name in a sample the first counts.
             yield from group_by_keys(files(tar), handler=lambda error: True)
     except _DAMAGE as error:
         damage.append(f"the tar is damaged or truncated: {error}")

@@ -14,14 +14,15 @@ from typing import Any
 
 from ...errors import InputError
 from ..input_row import InputRow, input_row
-from .base import STRIDE, Lines, check_columns, check_rows
+from .base import STRIDE, Lines, Source, check_columns, check_rows
 from .csv_records import BadRecord, csv_records
+from .csv_separator import separator_error
 
 #: Among so many first records of JSON lines, one must have the columns; a misspelt name is told at once.
 LOOKED_AT = 100
 
 
-class TextSource(ABC):
+class TextSource(Source, ABC):
     """Looks through the file once, to count its rows, note where they begin, and take its digest."""
 
     def __init__(self, path: Path, prompt_column: str, image_column: str, images: str):
@@ -31,7 +32,9 @@ class TextSource(ABC):
         self.positions: list[tuple[int, int]] = []  # in bytes; lines before it
         self.rows = 0
         with path.open("rb") as file:
-            if file.read(4).startswith((b"\xff\xfe", b"\xfe\xff")):
+            begin = file.read(4)
+            # Without a byte order mark, every other byte of English text is zero.
+            if begin.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in begin:
                 raise InputError(f"{path}: it is written in UTF-16; save it as UTF-8")
             file.seek(0)
             lines = Lines(file, digest)
@@ -82,6 +85,10 @@ class CsvSource(TextSource):
     """Fields by position; a record that is no row is given as its error."""
 
     def begin(self, lines: Lines) -> None:
+        with self.path.open("rb") as file:
+            error = separator_error(next(Lines(file), ""), (self.prompt_column, self.image_column))
+        if error is not None:
+            raise InputError(f"Cannot read '{self.path}': {error}")
         try:
             header = next(csv.reader(lines, strict=True), [])
         except csv.Error as error:

@@ -1,0 +1,49 @@
+"""The rows of an unfinished shard that are scored, and the file that keeps them over an interruption."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import astuple, dataclass, field
+from pathlib import Path
+
+from ..scorer import ScoredRow
+from ..whole_file import whole_file
+
+
+@dataclass
+class ShardPart:
+    """The first rows of a shard, in order, with the states of their images (see image_states.py)."""
+
+    rows: list[ScoredRow] = field(default_factory=list)
+    image_states: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def first(self, count: int) -> ShardPart:
+        return ShardPart(self.rows[:count], self.image_states[:count])
+
+
+def write_part(part: ShardPart, path: Path) -> None:
+    """Write a part atomically: a line with the SHA-256 of the rest, then one JSON list a row.
+
+    JSON writes the shortest digits that give the same float back, so scores are exact.
+    """
+    records = ([*astuple(row), state] for row, state in zip(part.rows, part.image_states))
+    text = "".join(json.dumps(record) + "\n" for record in records)
+    with whole_file(path) as temporary:
+        temporary.write_text(f"{_sha256(text)}\n{text}", encoding="ascii", newline="\n")
+
+
+def read_part(path: Path) -> ShardPart:
+    """Read what ``write_part`` wrote. Raises ValueError if any byte of it was changed, OSError."""
+    checksum, _, text = path.read_bytes().decode("ascii").partition("\n")
+    if checksum != _sha256(text):
+        raise ValueError("its checksum is not that of its rows")
+    records = [json.loads(line) for line in text.splitlines()]
+    return ShardPart([ScoredRow(*record[:-1]) for record in records], [record[-1] for record in records])
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
