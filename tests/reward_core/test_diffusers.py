@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 import reward_core as RM
-from reward_core.errors import InputError
+from reward_core.errors import InputError, NonFiniteRewardError
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -219,6 +219,61 @@ def test_pictures_the_safety_checker_blacked_out_win_nothing(load):
     pipe.run_safety_checker = lambda image, device, dtype: (image, [True] * 3)
     with pytest.raises(InputError, match="blacked out"):
         _ = best_of(pipe, PROMPTS[0], 3, Brightness(), **call_of("sd")).best
+
+
+class Answering:
+    """A scorer whose rewards are replaced by ``change(rewards)``."""
+
+    def __init__(self, change):
+        self.change = change
+
+    def score_pairs(self, prompts, images):
+        return self.change(Brightness().score_pairs(prompts, images))
+
+
+def with_value(row, value):
+    def change(rewards):
+        rewards[row % len(rewards)] = value
+        return rewards
+
+    return change
+
+
+@pytest.mark.parametrize("early", [None, DropPlan()], ids=["all finished", "early dropping"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_reward_that_is_not_finite_wins_nothing(load, early, value):
+    pipe, call = load("sd"), {**call_of("sd"), "num_inference_steps": 2, "early": early}
+    with pytest.raises(NonFiniteRewardError, match=f"seed 6 for 'a red circle'.* is {value}"):
+        best_of(pipe, PROMPTS[0], 2, Answering(with_value(1, value)), seeds=[5, 6], **call)
+    assert "step" not in vars(pipe.scheduler)
+
+
+def test_earlier_predictions_that_are_not_finite_are_refused():
+    with pytest.raises(NonFiniteRewardError, match="the reward at index 1 is nan"):
+        PredictedRewards().enter(["a", "a"], 3, [1.0, math.nan])
+
+
+def test_rewards_of_other_shapes_are_accepted_or_refused_by_name(load):
+    pipe, call = load("sd"), {**call_of("sd"), "num_inference_steps": 1, "guidance_scale": 1.0}
+    expected = best_of(pipe, PROMPTS[0], 2, Brightness(), **call).rewards
+    for change in (
+        torch.Tensor.tolist,
+        torch.Tensor.numpy,
+        lambda r: r[:, None],
+        lambda r: r.requires_grad_(),
+    ):
+        assert best_of(pipe, PROMPTS[0], 2, Answering(change), **call).rewards == expected
+    for change, found in (
+        (lambda r: r[:1], r"shape \(1,\)"),
+        (lambda r: torch.cat([r, r]), r"shape \(4,\)"),
+        (lambda r: r[None], r"shape \(1, 2\)"),
+        (lambda r: r.expand(2, 2), r"shape \(2, 2\)"),
+        (lambda r: r.sum(), r"shape \(\)"),
+        (lambda r: None, "None"),
+        (lambda r: ["good", "bad"], "good"),
+    ):
+        with pytest.raises(InputError, match=f"Answering.score_pairs: expected 2 numbers.*{found}"):
+            best_of(pipe, PROMPTS[0], 2, Answering(change), **call)
 
 
 def test_a_controlnets_pictures_are_cut_too(load):

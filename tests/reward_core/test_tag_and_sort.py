@@ -382,6 +382,15 @@ def test_sort_wrong_usage(command, scored, arguments, word):
     assert len(tree(scored)) == 10
 
 
+@pytest.mark.parametrize("bad", ["nan", "inf"])
+def test_sort_refuses_scores_that_are_not_finite(command, tmp_path, bad):
+    (tmp_path / "a.png").write_bytes(b"")
+    (tmp_path / "scores.csv").write_text(f"image,score\na.png,{bad}\n")
+    done = command("sort", tmp_path, "--into", "good,bad", "--top", "1", "--scores", tmp_path / "scores.csv")
+    assert done.returncode == 2
+    assert f"the score of a.png is {bad}" in done.stderr
+
+
 def test_both_as_processes_of_their_own(run, folder):
     done = run("tag", folder, "--prompt-from-metadata", "--model", "tiny")
     assert done.returncode == 0, done.stderr

@@ -103,6 +103,9 @@ def plan(
         )
     if len(set(folders)) != len(folders):
         raise InputError("the same folder is named twice")
+    for image, score in scores.items():
+        if not math.isfinite(score):
+            raise InputError(f"{image}: its score is {score}; score it again before sorting")
     ranked = sorted(scores, key=lambda image: (-scores[image], image.name, str(image)))
     if tops is not None:
         sizes = cut_by_top(len(ranked), tops)
@@ -209,6 +212,8 @@ def read_scores(path: Path) -> dict[str, float]:
             if row["score"] in (None, ""):
                 continue  # a picture that could not be scored
             name, score = os.path.basename(row["image"]), float(row["score"])
+            if not math.isfinite(score):
+                raise InputError(f"{path}: the score of {name} is {score}; remove its row or score it again")
             if found.setdefault(name, score) != score:
                 raise InputError(f"{path}: {name} has several scores; sort needs one for each picture")
         return found

@@ -52,8 +52,8 @@ def take_lock(file: Path, what: str | os.PathLike[str]) -> BaseFileLock:
         lock.acquire(timeout=0)
     except filelock.Timeout as error:
         raise OutputError(
-            f"{os.fspath(what)}: another run is at work on it ({lock.lock_file}). Wait for it to end, or give "
-            "another output folder"
+            f"{os.fspath(what)}: another run is at work on it ({lock.lock_file}). "
+            "Wait for it to end, or give another output folder"
         ) from error
     return lock
 

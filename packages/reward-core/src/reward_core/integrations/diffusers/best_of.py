@@ -11,6 +11,7 @@ from PIL import Image
 
 from ...batching import is_out_of_memory
 from ...errors import InputError
+from ...scored import scorer_rewards
 from ...scorer import Scorer, ranking
 from ...tokenizer import check_prompts
 from .drop_plan import DropPlan, PredictedRewards
@@ -149,6 +150,10 @@ def best_of(
     return results[0] if isinstance(prompt, str) else results
 
 
+def _name(candidate: Candidate) -> str:
+    return f"the candidate of seed {candidate.seed} for {candidate.prompt!r}"
+
+
 def _batches(run: _Run, places: list[tuple[int, int]], size: int) -> Iterator[list[Candidate]]:
     start = 0
     while start < len(places):
@@ -201,6 +206,7 @@ class _Run:
             height=call.get("height"),
             width=call.get("width"),
             preview_vae=self.preview_vae,
+            names=[_name(c) for c in candidates],
         )
         with drop:
             output = self.pipe(prompt=prompts, generator=generators, callback_on_step_end=drop, **call)
@@ -221,8 +227,10 @@ class _Run:
         shown = [row for row in rows if not candidates[row].flagged]
         if shown:
             pairs = [candidates[row].prompt for row in shown], [candidates[row].image for row in shown]
-            for row, reward in zip(shown, self.scorer.score_pairs(*pairs)):
-                candidates[row] = replace(candidates[row], reward=float(reward))
+            names = [_name(candidates[row]) for row in shown]
+            rewards = scorer_rewards(self.scorer, self.scorer.score_pairs(*pairs), names)
+            for row, reward in zip(shown, rewards):
+                candidates[row] = replace(candidates[row], reward=reward)
         return candidates
 
     def _per_row(self, name: str, value: Any, places: list[tuple[int, int]]) -> Any:
