@@ -86,7 +86,7 @@ def test_pictures_once_encoded_serve_any_prompt(model, images):
     features = model.encode_images(images, batch_size=3)
     assert (len(features), features.data.device.type) == (4, "cpu")
     matrix = model.score_matrix(PROMPTS, images)
-    assert torch.equal(model.score_matrix(PROMPTS, features), matrix)
+    assert torch.allclose(model.score_matrix(PROMPTS, features), matrix, atol=1e-5)  # other batches
     assert torch.allclose(model.score_matrix(PROMPTS[1:], features[[3, 0]]), matrix[1:, [3, 0]], atol=1e-5)
     joined = RM.ImageFeatures.cat([features[:1], features[1:]])
     assert torch.allclose(model.score_matrix(PROMPTS, joined, batch_size=2), matrix, atol=1e-5)

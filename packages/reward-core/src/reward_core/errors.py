@@ -138,6 +138,10 @@ class DataWarning(UserWarning):
     """Something that the data could hold is not there, or had to be left out."""
 
 
+class ClippedLevelsWarning(UserWarning):
+    """A 16-bit, 32-bit or float grayscale image that is scored black or white, as 8 bits show it."""
+
+
 class CompilationWarning(UserWarning):
     """The compiled path cannot be had here; scores are the same, but take longer."""
 
