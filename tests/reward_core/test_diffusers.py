@@ -1,5 +1,6 @@
 """Best of n with real pipelines of tiny size: dropping candidates changes none of those that stay."""
 
+import inspect
 import math
 
 import numpy as np
@@ -310,6 +311,84 @@ def test_texts_of_one_prompt_each(load):
     assert len(scorer.calls) == 1  # one batch
     with pytest.raises(InputError, match="3 texts for 2 prompts"):
         best_of(pipe, PROMPTS, 2, scorer, negative_prompt=["a", "b", "c"])
+
+
+def embeddings(pipe, prompts, negative="grey"):
+    """What a tool such as compel makes: the arguments that replace the prompt, of this pipeline's encoder."""
+    given = {"device": "cpu", "num_images_per_prompt": 1}
+    if "do_classifier_free_guidance" in inspect.signature(pipe.encode_prompt).parameters:
+        given |= {"negative_prompt": [negative] * len(prompts), "do_classifier_free_guidance": True}
+    kind = type(pipe).__name__
+    if kind == "FluxPipeline":
+        names = ["prompt_embeds", "pooled_prompt_embeds"]
+        given["prompt_2"] = None
+    elif kind == "StableDiffusionPipeline":
+        names = ["prompt_embeds", "negative_prompt_embeds"]
+    else:
+        names = ["prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds"]
+        names.append("negative_pooled_prompt_embeds")
+        given["prompt_2"] = None
+        if kind == "StableDiffusion3Pipeline":
+            given["prompt_3"] = None
+    return dict(zip(names, pipe.encode_prompt(prompt=prompts, **given)))
+
+
+@pytest.mark.parametrize("early", [None, DropPlan()], ids=["all finished", "early dropping"])
+@pytest.mark.parametrize("name", ["sd", "sdxl", "sd3", "flux"])
+def test_embeddings_take_the_place_of_the_prompts_they_were_made_of(load, name, early):
+    pipe, scorer = load(name), Brightness()
+    call = {**call_of(name), "num_inference_steps": 2, "early": early, "batch_size": 3}
+    if name == "flux":
+        call.pop("negative_prompt")
+    expected = best_of(pipe, PROMPTS, 2, scorer, **call)
+    call.pop("negative_prompt", None)
+    scorer.calls.clear()
+    found = best_of(pipe, PROMPTS, 2, scorer, **call, **embeddings(pipe, PROMPTS))
+    assert {prompt for prompts in scorer.calls for prompt in prompts} == set(PROMPTS)
+    for one, other in zip(expected, found):
+        assert [c.dropped for c in one.candidates] == [c.dropped for c in other.candidates]
+        assert difference(one.best.image, other.best.image) <= LEVELS
+    alone = best_of(pipe, PROMPTS[1], 2, scorer, **call, **embeddings(pipe, PROMPTS[1:]))
+    assert difference(alone.best.image, found[1].best.image) <= LEVELS
+
+
+def test_prompts_longer_than_the_tokenizer_takes(load):
+    pipe, scorer = load("sd"), Brightness()
+    made = embeddings(pipe, PROMPTS[:1])
+    made["prompt_embeds"] = torch.cat([made["prompt_embeds"], 2 * made["prompt_embeds"]], dim=1)
+    made["negative_prompt_embeds"] = made["negative_prompt_embeds"].repeat(1, 2, 1)
+    call = {**call_of("sd"), "num_inference_steps": 2, "negative_prompt": None}
+    long = "a red circle, " * 40
+    found = best_of(pipe, long, 3, scorer, early=DropPlan(), batch_size=2, **call, **made)
+    assert scorer.calls[0] == [long] * 2
+    again = {"generator": torch.Generator("cpu").manual_seed(found.best.seed), **call, **made}
+    assert difference(found.best.image, pipe(**again).images[0]) <= LEVELS
+
+
+def test_negative_embeddings_of_one_row_serve_all_prompts(load):
+    pipe, scorer = load("sd"), Brightness()
+    call = {**call_of("sd"), "num_inference_steps": 2}
+    expected = best_of(pipe, PROMPTS, 2, scorer, **call)
+    negative = embeddings(pipe, PROMPTS[:1])["negative_prompt_embeds"]
+    call["negative_prompt"] = None
+    found = best_of(pipe, PROMPTS, 2, scorer, negative_prompt_embeds=negative, **call)
+    for one, other in zip(expected, found):
+        assert difference(one.best.image, other.best.image) <= LEVELS
+
+
+def test_embeddings_for_another_number_of_prompts_are_refused(load):
+    pipe, scorer = load("sd"), Brightness()
+    made = embeddings(pipe, PROMPTS)
+    for prompts, change, words in (
+        (PROMPTS[0], {}, r"prompt_embeds of shape \(2, .*one row for each of 1 prompts"),
+        (PROMPTS, {"prompt_embeds": made["prompt_embeds"][:1]}, r"prompt_embeds of shape \(1, "),
+        (PROMPTS, {"negative_prompt_embeds": torch.zeros(3, 77, 8)}, "negative_prompt_embeds of shape .3, "),
+        (PROMPTS[0], {"prompt_embeds": made["prompt_embeds"][0]}, "prompt_embeds of shape"),
+        (PROMPTS[0], {"prompt_embeds": "a red circle"}, "prompt_embeds: expected a tensor, got str"),
+    ):
+        with pytest.raises(InputError, match=words):
+            best_of(pipe, prompts, 2, scorer, **{**made, **change})
+    assert not scorer.calls
 
 
 def test_pipelines_that_tell_no_number_of_steps():
