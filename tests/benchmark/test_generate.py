@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 PROMPTS = [{"id": "000904-0035", "prompt": "a red circle"}, {"id": "000800-0001", "prompt": "a blue square"}]
@@ -45,6 +46,16 @@ def test_pictures_are_made_once_and_ranked(command, pipelines, prompts, tmp_path
     assert done.returncode == 0, done.stderr
     assert "mine" in done.stdout
     assert "other" in done.stdout
+
+
+def test_a_folder_that_another_run_is_filling_is_refused(command, pipelines, prompts):
+    folder = prompts.parent / "generations" / "mine"
+    folder.mkdir(parents=True)
+    with FileLock(folder / ".generate.lock"):
+        done = command(*arguments(pipelines("sd"), prompts, "mine"))
+    assert done.returncode == 2
+    assert f"{folder}: another run is at work on it" in done.stderr
+    assert not list(folder.glob("*.png"))
 
 
 def test_mistakes(command, pipelines, prompts, tmp_path):

@@ -124,6 +124,15 @@ def test_generators_by_hand():
     assert (table.prompts, table.missing) == (2, 1)
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_scores_that_are_not_finite_are_refused(bad):
+    with pytest.raises(ValueError, match=f"b, prompt 1: the score {bad} is not a finite number"):
+        generator_table({"a": [[1.0], [2.0]], "b": [[1.0], [bad]]}, {})
+    for measure in (recalled_at, filtered_at):
+        with pytest.raises(ValueError, match="must be finite numbers"):
+            measure(1, [1, 2, 3], [0.1, bad, 0.3])
+
+
 def test_a_prompt_lost_by_one_generator_is_left_out_for_all():
     scores = {"a": [[1.0], [9.0]], "b": [[2.0], [None]]}
     table = generator_table(scores, {"a": 1})

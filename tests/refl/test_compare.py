@@ -4,11 +4,16 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import refl
 from refl.cli import main
-from refl.compare import compare_rewards
+from refl.compare import PictureSettings, compare, compare_rewards, load_model
+from refl.config import RewardConfig
+from refl.errors import RewardError
+from refl.rewards import load_rewards
+from reward_core.errors import OutputError
 
 
 @pytest.fixture
@@ -73,6 +78,34 @@ def test_mistakes(pipelines, prompts, tmp_path, capsys):
     ):
         assert main(arguments(before, pipelines("sd"), prompts, tmp_path / "out", *more)) == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_second_comparison_into_the_same_folder_is_refused(pipelines, tmp_path):
+    model = load_model(pipelines("sd"), None, torch.device("cpu"))
+    rewards = load_rewards([RewardConfig("tiny")], torch.device("cpu"))
+    given = (model, model, ["a red circle"], rewards, PictureSettings(16, 16, 2, seeds=1), tmp_path / "out")
+    refused = []
+
+    def attempt_another(count):
+        with pytest.raises(OutputError, match="another run is at work on it") as caught:
+            compare(*given)
+        refused.append(str(caught.value))
+
+    compare(*given, attempt_another)
+    assert len(refused) == 2
+    assert str(tmp_path / "out") in refused[0]
+    compare(*given)  # the folder is free again
+
+
+def test_a_reward_that_is_not_finite_decides_no_comparison():
+    for bad in (float("nan"), float("inf")):
+        values = np.array([[0.1, 0.2], [0.3, bad]])
+        for before, after, side in (
+            (values, np.zeros((2, 2)), "before"),
+            (np.zeros((2, 2)), values, "after"),
+        ):
+            with pytest.raises(RewardError, match=f"'r': it is {bad} for prompt 1, seed 1 .*'{side}'"):
+                compare_rewards("r", before, after)
 
 
 def test_the_interval_is_over_prompts():

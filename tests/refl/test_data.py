@@ -1,5 +1,6 @@
 """A run's data: going on with other data is refused, and a broken picture is passed over."""
 
+import dataclasses
 import io
 import tarfile
 
@@ -11,6 +12,8 @@ from toy_runs import PROMPTS, redness, settings
 
 import refl
 from refl.errors import CheckpointError, PromptFileError
+from refl.pretraining import open_captioned
+from reward_core.errors import ClippedLevelsWarning
 
 
 def write_pictures(folder, count=4):
@@ -85,3 +88,14 @@ def test_pictures_none_of_which_can_be_read_end_the_run(pipelines, tmp_path):
         path.write_bytes(b"no picture")
     with pytest.raises(PromptFileError, match="4 pictures in a row cannot be read"):
         run(pipelines, tmp_path / "run", PROMPTS, data)
+
+
+def test_16_bit_pictures_are_warned_of_once(tmp_path):
+    data = write_pictures(tmp_path / "data")
+    for i in range(4):
+        Image.fromarray(np.full((30, 40), 9000 * (i + 1), dtype=np.uint16)).save(data / f"{i}.png")
+    config = settings(tmp_path / "run")
+    captioned = open_captioned(dataclasses.replace(config.loss, pretraining_data=str(data)))
+    with pytest.warns(ClippedLevelsWarning, match="png: mode 'I;16' with levels 9000 to 9000") as caught:
+        captioned.batch([0, 1, 2, 3], 16, 16)
+    assert len(caught) == 1

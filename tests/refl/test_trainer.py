@@ -7,13 +7,16 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
 from diffusers import DiffusionPipeline
+from filelock import FileLock
 from PIL import Image
 from toy_runs import PROMPTS, redness, settings, train
 
 import refl
+from refl.cli import main
 from refl.errors import ConfigError, DivergedError
 from refl.objective import VALIDATION
 from refl.rollout import SampleNoise
+from reward_core.errors import OutputError
 
 
 @pytest.mark.parametrize("rank", [8, 0], ids=["lora", "full"])
@@ -242,6 +245,52 @@ def test_the_best_validation_is_what_is_saved(pipelines, tmp_path):
     ]
     with pytest.raises(ConfigError, match="keep_best"):
         settings(tmp_path, "validation.keep_best=true")
+
+
+def test_a_second_run_on_the_same_folder_is_refused(pipelines, tmp_path):
+    refused = []
+
+    def attempt_another_run(pixels, prompts):
+        if pixels.requires_grad and not refused and trainers:
+            with pytest.raises(OutputError) as caught:
+                trainers.pop().train()
+            refused.append(str(caught.value))
+        return redness(pixels, prompts)
+
+    trainers, config = [], settings(tmp_path / "run", "validation.prompts=0", steps=2)
+    first = refl.Trainer(pipelines("sd"), PROMPTS, config, {"red": attempt_another_run})
+    second = refl.Trainer(pipelines("sd"), PROMPTS, config, {"red": redness})
+    trainers.append(second)
+    first.train()
+    assert len(refused) == 1
+    assert f"{tmp_path / 'run'}: another run is at work on it" in refused[0]
+    assert "another output folder" in refused[0]
+    steps = [row["step"] for row in first.metrics.read() if "gradient_norm" in row]
+    assert steps == [1, 2]
+    assert second.train() == tmp_path / "run" / "model"  # the folder is free again
+
+
+def test_a_run_that_failed_leaves_its_folder_free(pipelines, tmp_path):
+    def broken(pixels, prompts):
+        if pixels.requires_grad and "another picture" not in prompts:
+            raise RuntimeError("no reward today")
+        return redness(pixels, prompts)
+
+    with pytest.raises(RuntimeError, match="no reward today"):
+        train(pipelines("sd"), tmp_path, "validation.prompts=0", rewards={"red": broken})
+    with FileLock(tmp_path / ".train.lock", timeout=0):
+        pass
+
+
+def test_the_command_refuses_a_folder_in_use_with_exit_code_2(pipelines, tmp_path, capsys):
+    (tmp_path / "prompts.txt").write_text("a red circle\na blue square\n")
+    (tmp_path / "run").mkdir()
+    given = ["train", "--model", pipelines("sd"), "--prompts", tmp_path / "prompts.txt", "--reward", "tiny"]
+    given += ["--out", tmp_path / "run", "--set", "rollout.height=16", "--set", "run.trackers=[]"]
+    with FileLock(tmp_path / "run" / ".train.lock"):
+        assert main([str(word) for word in given]) == 2
+    assert f"refl: {tmp_path / 'run'}: another run is at work on it" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
 def test_any_number_of_prompts_and_accumulation(pipelines, tmp_path):

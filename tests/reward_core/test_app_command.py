@@ -101,3 +101,11 @@ def test_extreme_pictures_stop_nothing(tmp_path):
     assert "too large to decode safely" in verdict.failed[0][1]
     assert "none.png,,,,,no such file" in verdict_csv(verdict)
     assert all(len(picture.thumbnail) < 200_000 for picture in verdict.pictures)
+
+
+def test_a_16_bit_picture_is_among_the_notes(model, tmp_path):
+    from reward_core.app.judging import judge
+
+    Image.fromarray(np.full((48, 48), 9000, dtype=np.uint16)).save(tmp_path / "deep.png")
+    verdict = judge({"parity": model}, ["a red house"], [str(tmp_path / "deep.png")])
+    assert any(note.startswith("deep.png: mode 'I;16' with levels 9000 to 9000") for note in verdict.notes)

@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 import reward_core as RM
 from reward_core.errors import (
     CheckpointError,
+    ClippedLevelsWarning,
     DiskFullError,
     EmptyPromptWarning,
     HubError,
@@ -421,6 +422,62 @@ def test_batch_size_is_at_least_one(model, rgb, batch_size):
 
 
 # Weights that are no numbers, or say nothing
+
+
+# Grayscale of more than 8 bits
+
+RAMP = np.tile(np.linspace(0, 1, 64), (64, 1))
+CLIPPED = {
+    "gray16.png": lambda: Image.fromarray((RAMP * 65535).astype(np.uint16)),
+    "slightly over.png": lambda: Image.fromarray((RAMP * 256).astype(np.uint16)),
+    "big endian.tif": lambda: Image.frombytes("I;16B", (64, 64), (RAMP * 65535).astype(">u2").tobytes()),
+    "int.tif": lambda: Image.fromarray((RAMP * 65535).astype(np.int32)),
+    "negative.tif": lambda: Image.fromarray((RAMP * 100 - 50).astype(np.int32)),
+    "gray16.pgm": lambda: Image.fromarray((RAMP * 65535).astype(np.int32)),
+    "float.tif": lambda: Image.fromarray(RAMP.astype(np.float32)),
+    "float over.tif": lambda: Image.fromarray((RAMP * 1000).astype(np.float32)),
+    "float around zero.tif": lambda: Image.fromarray((RAMP * 2 - 1).astype(np.float32)),
+    "not a number.tif": lambda: Image.fromarray(np.where(RAMP > 0.5, np.nan, 9).astype(np.float32)),
+}
+KEPT = {
+    "gray8.png": lambda: Image.fromarray((RAMP * 255).astype(np.uint8)),
+    "low levels.png": lambda: Image.fromarray((RAMP * 255).astype(np.uint16)),
+    "low int.tif": lambda: Image.fromarray((RAMP * 255).astype(np.int32)),
+    "float 255.tif": lambda: Image.fromarray((RAMP * 255).astype(np.float32)),
+    "black.tif": lambda: Image.new("F", (64, 64)),
+}
+
+
+def clipped_warnings(caught):
+    return [str(w.message) for w in caught if issubclass(w.category, ClippedLevelsWarning)]
+
+
+@pytest.mark.parametrize("name", [*CLIPPED, *KEPT])
+def test_levels_that_8_bits_cannot_hold_are_warned_of_and_scored_as_pillow_shows_them(model, tmp_path, name):
+    path = tmp_path / name
+    (CLIPPED | KEPT)[name]().save(path)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        score = model.score(PROMPT, path)
+    said = clipped_warnings(caught)
+    assert len(said) == (name in CLIPPED)
+    with Image.open(path) as image, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert model.score(PROMPT, image) == pytest.approx(score, abs=1e-5)
+        if said:
+            assert said[0].startswith(f"{path}: mode {image.mode!r} with levels ")
+            assert "Convert it to 8 bits" in said[0]
+
+
+def test_a_long_list_of_clipped_images_is_a_few_lines(command, folder, tmp_path):
+    files = [tmp_path / f"{i}.png" for i in range(5)]
+    for i, file in enumerate(files):
+        Image.fromarray((RAMP * (60000 + i)).astype(np.uint16)).save(file)
+    done = command("rank", PROMPT, *files, "--model", folder, "--device", "cpu")
+    assert done.returncode == 0
+    lines = [line for line in done.stderr.splitlines() if "warning" in line]
+    assert sum("Convert it to 8 bits" in line for line in lines) == 3
+    assert lines[-1] == "reward-core: warning: 2 more images like these"
 
 
 def with_weights(model, **changes) -> RM.RewardModel:

@@ -459,3 +459,18 @@ def test_a_missing_extra_is_named_with_its_command(command, tmp_path, monkeypatc
     done = command("score", *arguments, "--out", "scores.csv", *FAST)
     assert done.returncode == 2
     assert f'pip install "reward-core[{extra}]"' in done.stderr
+
+
+@pytest.mark.parametrize("quiet", [False, True], ids=["", "quiet"])
+def test_many_16_bit_images_are_one_warning_and_all_scored(command, tmp_path, quiet):
+    for i in range(6):
+        pixels = np.full((64, 64), 5000 * (i + 1), dtype=np.uint16)
+        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+    manifest = write_manifest(tmp_path / "pairs.csv", ["a red circle"] * 6, [f"{i}.png" for i in range(6)])
+    options = ("--quiet",) if quiet else ()
+    done = command("score", "--manifest", manifest, "--out", tmp_path / "s.csv", *FAST, *options)
+    assert done.returncode == 0
+    lines = [line for line in done.stderr.splitlines() if "Convert it to 8 bits" in line]
+    assert len(lines) == (not quiet)
+    assert quiet or "Other images like it in this run are not named" in lines[0]
+    assert [row["error"] for row in read(tmp_path / "s.csv")] == [None] * 6

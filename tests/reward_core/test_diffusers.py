@@ -1,5 +1,6 @@
 """Best of n with real pipelines of tiny size: dropping candidates changes none of those that stay."""
 
+import inspect
 import math
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from PIL import Image
 
 import reward_core as RM
-from reward_core.errors import InputError
+from reward_core.errors import InputError, NonFiniteRewardError
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -221,6 +222,61 @@ def test_pictures_the_safety_checker_blacked_out_win_nothing(load):
         _ = best_of(pipe, PROMPTS[0], 3, Brightness(), **call_of("sd")).best
 
 
+class Answering:
+    """A scorer whose rewards are replaced by ``change(rewards)``."""
+
+    def __init__(self, change):
+        self.change = change
+
+    def score_pairs(self, prompts, images):
+        return self.change(Brightness().score_pairs(prompts, images))
+
+
+def with_value(row, value):
+    def change(rewards):
+        rewards[row % len(rewards)] = value
+        return rewards
+
+    return change
+
+
+@pytest.mark.parametrize("early", [None, DropPlan()], ids=["all finished", "early dropping"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_reward_that_is_not_finite_wins_nothing(load, early, value):
+    pipe, call = load("sd"), {**call_of("sd"), "num_inference_steps": 2, "early": early}
+    with pytest.raises(NonFiniteRewardError, match=f"seed 6 for 'a red circle'.* is {value}"):
+        best_of(pipe, PROMPTS[0], 2, Answering(with_value(1, value)), seeds=[5, 6], **call)
+    assert "step" not in vars(pipe.scheduler)
+
+
+def test_earlier_predictions_that_are_not_finite_are_refused():
+    with pytest.raises(NonFiniteRewardError, match="the reward at index 1 is nan"):
+        PredictedRewards().enter(["a", "a"], 3, [1.0, math.nan])
+
+
+def test_rewards_of_other_shapes_are_accepted_or_refused_by_name(load):
+    pipe, call = load("sd"), {**call_of("sd"), "num_inference_steps": 1, "guidance_scale": 1.0}
+    expected = best_of(pipe, PROMPTS[0], 2, Brightness(), **call).rewards
+    for change in (
+        torch.Tensor.tolist,
+        torch.Tensor.numpy,
+        lambda r: r[:, None],
+        lambda r: r.requires_grad_(),
+    ):
+        assert best_of(pipe, PROMPTS[0], 2, Answering(change), **call).rewards == expected
+    for change, found in (
+        (lambda r: r[:1], r"shape \(1,\)"),
+        (lambda r: torch.cat([r, r]), r"shape \(4,\)"),
+        (lambda r: r[None], r"shape \(1, 2\)"),
+        (lambda r: r.expand(2, 2), r"shape \(2, 2\)"),
+        (lambda r: r.sum(), r"shape \(\)"),
+        (lambda r: None, "None"),
+        (lambda r: ["good", "bad"], "good"),
+    ):
+        with pytest.raises(InputError, match=f"Answering.score_pairs: expected 2 numbers.*{found}"):
+            best_of(pipe, PROMPTS[0], 2, Answering(change), **call)
+
+
 def test_a_controlnets_pictures_are_cut_too(load):
     pipe = load("sd")
     torch.manual_seed(0)
@@ -255,6 +311,84 @@ def test_texts_of_one_prompt_each(load):
     assert len(scorer.calls) == 1  # one batch
     with pytest.raises(InputError, match="3 texts for 2 prompts"):
         best_of(pipe, PROMPTS, 2, scorer, negative_prompt=["a", "b", "c"])
+
+
+def embeddings(pipe, prompts, negative="grey"):
+    """What a tool such as compel makes: the arguments that replace the prompt, of this pipeline's encoder."""
+    given = {"device": "cpu", "num_images_per_prompt": 1}
+    if "do_classifier_free_guidance" in inspect.signature(pipe.encode_prompt).parameters:
+        given |= {"negative_prompt": [negative] * len(prompts), "do_classifier_free_guidance": True}
+    kind = type(pipe).__name__
+    if kind == "FluxPipeline":
+        names = ["prompt_embeds", "pooled_prompt_embeds"]
+        given["prompt_2"] = None
+    elif kind == "StableDiffusionPipeline":
+        names = ["prompt_embeds", "negative_prompt_embeds"]
+    else:
+        names = ["prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds"]
+        names.append("negative_pooled_prompt_embeds")
+        given["prompt_2"] = None
+        if kind == "StableDiffusion3Pipeline":
+            given["prompt_3"] = None
+    return dict(zip(names, pipe.encode_prompt(prompt=prompts, **given)))
+
+
+@pytest.mark.parametrize("early", [None, DropPlan()], ids=["all finished", "early dropping"])
+@pytest.mark.parametrize("name", ["sd", "sdxl", "sd3", "flux"])
+def test_embeddings_take_the_place_of_the_prompts_they_were_made_of(load, name, early):
+    pipe, scorer = load(name), Brightness()
+    call = {**call_of(name), "num_inference_steps": 2, "early": early, "batch_size": 3}
+    if name == "flux":
+        call.pop("negative_prompt")
+    expected = best_of(pipe, PROMPTS, 2, scorer, **call)
+    call.pop("negative_prompt", None)
+    scorer.calls.clear()
+    found = best_of(pipe, PROMPTS, 2, scorer, **call, **embeddings(pipe, PROMPTS))
+    assert {prompt for prompts in scorer.calls for prompt in prompts} == set(PROMPTS)
+    for one, other in zip(expected, found):
+        assert [c.dropped for c in one.candidates] == [c.dropped for c in other.candidates]
+        assert difference(one.best.image, other.best.image) <= LEVELS
+    alone = best_of(pipe, PROMPTS[1], 2, scorer, **call, **embeddings(pipe, PROMPTS[1:]))
+    assert difference(alone.best.image, found[1].best.image) <= LEVELS
+
+
+def test_prompts_longer_than_the_tokenizer_takes(load):
+    pipe, scorer = load("sd"), Brightness()
+    made = embeddings(pipe, PROMPTS[:1])
+    made["prompt_embeds"] = torch.cat([made["prompt_embeds"], 2 * made["prompt_embeds"]], dim=1)
+    made["negative_prompt_embeds"] = made["negative_prompt_embeds"].repeat(1, 2, 1)
+    call = {**call_of("sd"), "num_inference_steps": 2, "negative_prompt": None}
+    long = "a red circle, " * 40
+    found = best_of(pipe, long, 3, scorer, early=DropPlan(), batch_size=2, **call, **made)
+    assert scorer.calls[0] == [long] * 2
+    again = {"generator": torch.Generator("cpu").manual_seed(found.best.seed), **call, **made}
+    assert difference(found.best.image, pipe(**again).images[0]) <= LEVELS
+
+
+def test_negative_embeddings_of_one_row_serve_all_prompts(load):
+    pipe, scorer = load("sd"), Brightness()
+    call = {**call_of("sd"), "num_inference_steps": 2}
+    expected = best_of(pipe, PROMPTS, 2, scorer, **call)
+    negative = embeddings(pipe, PROMPTS[:1])["negative_prompt_embeds"]
+    call["negative_prompt"] = None
+    found = best_of(pipe, PROMPTS, 2, scorer, negative_prompt_embeds=negative, **call)
+    for one, other in zip(expected, found):
+        assert difference(one.best.image, other.best.image) <= LEVELS
+
+
+def test_embeddings_for_another_number_of_prompts_are_refused(load):
+    pipe, scorer = load("sd"), Brightness()
+    made = embeddings(pipe, PROMPTS)
+    for prompts, change, words in (
+        (PROMPTS[0], {}, r"prompt_embeds of shape \(2, .*one row for each of 1 prompts"),
+        (PROMPTS, {"prompt_embeds": made["prompt_embeds"][:1]}, r"prompt_embeds of shape \(1, "),
+        (PROMPTS, {"negative_prompt_embeds": torch.zeros(3, 77, 8)}, "negative_prompt_embeds of shape .3, "),
+        (PROMPTS[0], {"prompt_embeds": made["prompt_embeds"][0]}, "prompt_embeds of shape"),
+        (PROMPTS[0], {"prompt_embeds": "a red circle"}, "prompt_embeds: expected a tensor, got str"),
+    ):
+        with pytest.raises(InputError, match=words):
+            best_of(pipe, prompts, 2, scorer, **{**made, **change})
+    assert not scorer.calls
 
 
 def test_pipelines_that_tell_no_number_of_steps():

@@ -10,6 +10,7 @@ from PIL import Image
 
 import reward_core as RM
 from reward_core import shapes
+from reward_core.errors import NonFiniteRewardError
 from reward_core.evaluation import evaluate
 from reward_core.rankings import RankedPrompt, read_rankings
 from reward_core.scorer import ScoredRow
@@ -49,6 +50,12 @@ def test_pairs_are_pooled_and_averaged_by_prompt():
     assert (result.pairs, result.prompts) == (4, 2)
     assert result.pooled_accuracy == pytest.approx(3 / 4)
     assert result.per_prompt_accuracy == pytest.approx((1 + 2 / 3) / 2)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_score_that_is_not_finite_is_refused(bad):
+    with pytest.raises(NonFiniteRewardError, match=f"the score of 2.png is {bad}"):
+        evaluate([ranked(1, 2, 3)], rows(None, 1, bad))
 
 
 def test_equal_scores_are_wrong():

@@ -88,6 +88,35 @@ def test_weights_that_change_are_noticed(model, fast, images):
     assert fast.score(PROMPTS[0], images) != pytest.approx(before, abs=1e-2)
 
 
+DATA_UPDATES = {
+    "in place": lambda weight: weight.data.mul_(2),
+    "a copy": lambda weight: weight.data.copy_(weight.detach() * 2),
+    "another tensor": lambda weight: setattr(weight, "data", weight.detach() * 2),
+    "one row": lambda weight: weight.data[0].mul_(9),
+    "an expanded tensor": lambda weight: setattr(weight, "data", weight.detach()[:, :1].expand_as(weight)),
+}
+
+
+@pytest.mark.parametrize("update", DATA_UPDATES.values(), ids=DATA_UPDATES)
+def test_weights_that_change_through_data_are_noticed(model, fast, images, update):
+    as_on_a_gpu(fast)
+    before = fast.score(PROMPTS[0], images)
+    attention = fast.blip.text_encoder.encoder.layer[0].crossattention.self
+    for weight in (fast.mlp.layers[0].weight, attention["value"].weight):
+        update(weight)
+        expected = copy.deepcopy(fast)
+        assert fast.score(PROMPTS[0], images) == pytest.approx(expected.score(PROMPTS[0], images), abs=1e-5)
+    assert fast.score(PROMPTS[0], images) != pytest.approx(before, abs=1e-4)
+
+
+def test_features_of_weights_that_changed_through_data_are_refused(fast, images):
+    features = fast.encode_images(images[:1])
+    fast.score_matrix(PROMPTS[:1], features)
+    fast.blip.visual_encoder.pos_embed.data.mul_(2)
+    with pytest.raises(RM.errors.InputError, match="of another model"):
+        fast.score_matrix(PROMPTS[:1], features)
+
+
 def test_a_model_made_in_inference_mode_scores(model, parity, images):
     with torch.inference_mode():
         fast = RM.load(parity / "state_dict.pt", device="cpu", precision="fast")

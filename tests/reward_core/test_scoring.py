@@ -1,5 +1,6 @@
 """The scoring doors: shapes, kinds of answer, batching, memory, meaning of a score."""
 
+import math
 import os
 import pickle
 import subprocess
@@ -8,6 +9,7 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas
 import pytest
 import torch
@@ -15,9 +17,9 @@ from PIL import Image
 
 import reward_core as RM
 from reward_core import shapes
-from reward_core.errors import PromptTruncatedWarning
+from reward_core.errors import NonFiniteRewardError, PromptTruncatedWarning
 from reward_core.percentile import ScoreQuantiles
-from reward_core.scorer import ranking as ranking_of
+from reward_core.scorer import ranking
 
 PROMPTS = ["a red house by the ocean", "portrait of a dog", "night city, high quality photo"]
 
@@ -46,7 +48,27 @@ def test_ranking_puts_the_highest_reward_first(model, images):
 def test_equal_rewards_are_ranked_in_input_order(model, images):
     same = model.inference_rank(PROMPTS[0], [images[0]] * 3, batch_size=1)  # one computation, three times
     assert same == ([1, 2, 3], [same[1][0]] * 3)
-    assert ranking_of([0.5, -1.0, 0.5, -1.0, 2.0]) == [2, 4, 3, 5, 1]
+    assert ranking([0.5, -1.0, 0.5, -1.0, 2.0]) == [2, 4, 3, 5, 1]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("kind", [list, tuple, torch.tensor, np.array], ids=lambda kind: kind.__name__)
+def test_a_ranking_of_rewards_that_are_not_finite_is_refused(kind, bad):
+    for i in range(3):
+        rewards = [0.1, 0.7, 0.5]
+        assert ranking(kind(rewards)) == [3, 1, 2]
+        rewards[i] = bad
+        with pytest.raises(NonFiniteRewardError, match=f"the reward at index {i} is {bad}"):
+            ranking(kind(rewards))
+
+
+def test_a_ranking_of_something_other_than_numbers_is_refused():
+    assert ranking([]) == []
+    assert ranking([1.0, 1.0 + 1e-12]) == [2, 1]  # not rounded to float32
+    assert ranking(torch.tensor([[1.0], [2.0]])) == [2, 1]
+    for rewards in (["a", "b"], [None, 1.0], torch.zeros(2, 3), 0.5):
+        with pytest.raises(RM.errors.InputError, match="expected one number for each image"):
+            ranking(rewards)
 
 
 def test_pairs_and_matrix_agree(model, images):

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import reward_core as RM
-from reward_core.errors import ImageError, ImageNotFoundError, InputError
+from reward_core.errors import ImageError, ImageNotFoundError, InputError, NonFiniteRewardError
 
 torchmetrics = pytest.importorskip("torchmetrics")
 
@@ -236,6 +236,30 @@ def test_plots(tiny, batches):
     _, axes = metric.plot(values)
     np.testing.assert_allclose(axes.lines[0].get_ydata(), values, rtol=1e-6)
     matplotlib.pyplot.close("all")
+
+
+def test_a_scorers_answer_must_be_one_finite_number_for_each_image():
+    class Fixed:
+        def score(self, prompt, image): ...
+        def inference_rank(self, prompt, images): ...
+        def score_matrix(self, prompts, images): ...
+        def score_pairs(self, prompts, images):
+            return self.answer
+
+    scorer = Fixed()
+    metric, images = RewardScore(scorer), torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+    scorer.answer = [0.25, 0.5]
+    metric.update(images, ["a red circle"] * 2)
+    for answer, error, words in (
+        (torch.tensor([0.5, float("nan")]), NonFiniteRewardError, "picture 1 .'a red circle'. is nan"),
+        ([float("inf"), 0.5], NonFiniteRewardError, "picture 0 .* is inf"),
+        (torch.zeros(3), InputError, r"expected 2 numbers.*shape \(3,\)"),
+        (torch.zeros(2, 2), InputError, r"shape \(2, 2\)"),
+    ):
+        scorer.answer = answer
+        with pytest.raises(error, match=words):
+            metric.update(images, ["a red circle"] * 2)
+    assert metric.compute() == 0.375
 
 
 def test_bad_input_is_told(tiny, tmp_path):

@@ -7,6 +7,7 @@ import shutil
 import zipfile
 from dataclasses import replace
 
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -16,8 +17,8 @@ from PIL import Image
 from ranked_pictures import write_json, write_rankings
 
 import reward_core as RM
-from reward_core.errors import CheckpointError, InputError, OutputError, TrainingError
-from reward_core.rankings import read_rankings, untied_pairs
+from reward_core.errors import CheckpointError, ClippedLevelsWarning, InputError, OutputError, TrainingError
+from reward_core.rankings import RankedPrompt, read_rankings, untied_pairs
 from reward_core.rankings.stored_images import ZippedImage
 from reward_core.training import PRESETS, Trainer, TrainingConfig, initialise_from_scratch, load_settings
 from reward_core.training import ranking_loss as exact_loss
@@ -645,3 +646,12 @@ def test_gradient_checkpointing_changes_nothing(fresh, data, tmp_path):
         Trainer(settings(data, tmp_path / name, steps=3, gradient_checkpointing=on), fresh()).train()
     # Recomputed activations may come from other kernels than kept ones.
     assert losses(tmp_path / "with") == pytest.approx(losses(tmp_path / "without"), abs=1e-5)
+
+
+def test_training_on_16_bit_images_is_warned_of_once(fresh, data, tmp_path):
+    images = tuple(Image.fromarray(np.full((48, 48), 1000 * i, dtype=np.uint16)) for i in range(1, 5))
+    group = RankedPrompt("0", "a red circle", images, (1, 2, 3, 4))
+    splits = {"train": [group], "validation": read_rankings(data / "validation.json")[:1]}
+    with pytest.warns(ClippedLevelsWarning, match="train group 0, picture 0.*Convert it to 8 bits") as caught:
+        Trainer(settings(data, tmp_path, epochs=2, validations=0), fresh(), splits).train()
+    assert len([w for w in caught if w.category is ClippedLevelsWarning]) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 
 import nodes
 from comfy_execution.graph_utils import ExecutionBlocker
@@ -52,6 +53,8 @@ class PickBest:
         scores, prompts = _as_many("scores", scores, pictures), _as_many("prompts", prompts, pictures)
         if not pictures:
             raise ValueError("no pictures given")
+        if bad := [i for i, score in enumerate(scores) if not math.isfinite(score)]:
+            raise ValueError(f"Cannot pick the best image: the score at index {bad[0]} is {scores[bad[0]]}.")
         order = sorted(range(len(pictures)), key=lambda i: -scores[i])  # equal scores stay in order
         kept = order[: top_k[0] or None]
         if use_threshold[0]:

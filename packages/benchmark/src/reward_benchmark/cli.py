@@ -10,9 +10,9 @@ import argparse
 import json
 import re
 import sys
-import warnings
 from pathlib import Path
 
+from reward_core.cli.common import warnings_as_lines
 from reward_core.errors import InputError, RewardCoreError
 
 
@@ -20,8 +20,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     args = build_parser().parse_args(argv)
     try:
-        with warnings.catch_warnings():
-            warnings.showwarning = _show_warning
+        with warnings_as_lines("reward-benchmark"):
             return args.run(args)
     except (RewardCoreError, OSError) as error:
         print(f"reward-benchmark: {error}", file=sys.stderr)
@@ -233,10 +232,6 @@ def _generator_metrics(paths: list[Path]) -> dict:
         return {name: generator_table(scores, human_ranks()).to_dict() for name, scores in found.items()}
     except ValueError as error:
         raise InputError(str(error)) from error
-
-
-def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
-    print(f"reward-benchmark: warning: {message}", file=sys.stderr)
 
 
 def _names(text: str) -> tuple[str, ...]:

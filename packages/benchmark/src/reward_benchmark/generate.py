@@ -13,6 +13,7 @@ from PIL import Image
 
 from reward_core.errors import InputError
 from reward_core.progress import bar
+from reward_core.whole_file import folder_lock
 
 if TYPE_CHECKING:
     import torch
@@ -44,8 +45,21 @@ def generate(
 
     Raises:
         InputError: the folder holds pictures that were made otherwise.
+        OutputError: another run is using the folder.
         refl.errors.ModelError: a model that cannot be loaded.
     """
+    with folder_lock(folder, ".generate.lock"):
+        return _generate(model, lora, prompts, folder, settings, device)
+
+
+def _generate(
+    model: str,
+    lora: str | None,
+    prompts: list[tuple[str, str]],
+    folder: Path,
+    settings: PictureSettings,
+    device: torch.device,
+) -> int:
     from refl.compare import load_model, pictures_of
 
     made_as = {"model": model, "lora": lora, **asdict(settings)}
@@ -60,7 +74,6 @@ def generate(
     if not missing:
         return 0
     family = load_model(lora or model, model, device)
-    folder.mkdir(parents=True, exist_ok=True)
     _write_json(folder / SETTINGS, made_as)
     paths = iter([path for path, _, _ in missing])
     with bar() as shown:

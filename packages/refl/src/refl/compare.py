@@ -14,7 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import ModelError
+from reward_core.whole_file import folder_lock, write_whole
+
+from .errors import ModelError, RewardError
 from .families import Condition, Family, Guidance, load_family
 from .rewards import Rewards
 from .rollout import SampleNoise, rollout
@@ -157,7 +159,18 @@ def judge_pictures(
 
 
 def compare_rewards(name: str, before: np.ndarray, after: np.ndarray) -> RewardComparison:
-    """Means and win rate of rewards (prompts, seeds); prompts are what the interval draws anew."""
+    """Return the means and the win rate of rewards (prompts, seeds), with a bootstrap over prompts.
+
+    Raises:
+        RewardError: a reward that is not a finite number; as NaN it would lose every comparison.
+    """
+    for side, values in (("before", before), ("after", after)):
+        if len(bad := np.argwhere(~np.isfinite(values))):
+            prompt, seed = bad[0]
+            raise RewardError(
+                f"Cannot compare by reward {name!r}: it is {values[prompt, seed]} for prompt {prompt}, seed "
+                f"{seed} of the model {side!r}. Remove this reward, or fix what makes it overflow."
+            )
     wins = np.where(after == before, 0.5, after > before).mean(1)
     draws = np.random.Generator(np.random.PCG64(0)).integers(0, len(wins), (DRAWS, len(wins)))
     low, high = np.quantile(wins[draws].mean(1), (0.025, 0.975))
@@ -180,7 +193,24 @@ def compare(
     Returns:
         what comparison.json holds: ``rewards`` (see RewardComparison), ``diversity`` before and after,
         prompts, seeds and settings.
+
+    Raises:
+        RewardError: a reward that is not a finite number.
+        reward_core.errors.OutputError: another comparison is using the folder.
     """
+    with folder_lock(out, ".compare.lock"):
+        return _compare(before, after, prompts, rewards, settings, out, advance)
+
+
+def _compare(
+    before: Family,
+    after: Family,
+    prompts: Sequence[str],
+    rewards: Rewards,
+    settings: PictureSettings,
+    out: Path,
+    advance: Any,
+) -> dict[str, Any]:
     device = before.device
     wanted = [
         (prompt, i * settings.seeds + seed)
@@ -203,8 +233,7 @@ def compare(
         "prompts": len(prompts),
         "settings": asdict(settings),
     }
-    out.mkdir(parents=True, exist_ok=True)
-    _write(out / "comparison.json", json.dumps(document, indent=1))
+    write_whole(out / "comparison.json", json.dumps(document, indent=1))
     rows = [
         {"prompt": prompt, "seed": seed}
         | {
@@ -215,13 +244,7 @@ def compare(
         for i, prompt in enumerate(prompts)
         for seed in range(settings.seeds)
     ]
-    _write(out / "pictures.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_whole(out / "pictures.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     both = torch.stack([some.view(len(prompts), settings.seeds, *some.shape[1:]) for some in pictures], dim=1)
     grid(both.flatten(0, 2), 2 * settings.seeds, out / "comparison.png")  # a row a prompt: before, then after
     return document
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

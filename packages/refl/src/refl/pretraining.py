@@ -16,6 +16,8 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from reward_core.clipped_levels import FirstClippedImage
+
 from .config import LossConfig
 from .errors import PromptFileError
 
@@ -53,6 +55,7 @@ class CaptionedPictures:
             raise PromptFileError(f"{source}: holds no pictures with captions")
         self.source, self.pictures = source, pictures
         self.unreadable: set[int] = set()
+        self.first_clipped = FirstClippedImage()
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -71,6 +74,7 @@ class CaptionedPictures:
             picture = self.pictures[(number + shift) % len(self)]
             try:
                 with picture.open() as image:
+                    self.first_clipped.check(image, picture.name)
                     fitted = ImageOps.fit(ImageOps.exif_transpose(image).convert("RGB"), (width, height))
                 caption = picture.caption().strip()
             except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from reward_core.training.interruption import Interruption
 from reward_core.training.metrics_file import METRICS, MetricsFile
+from reward_core.training.run_folder import alone
 
 from .checkpoint import Checkpoints, RunState, write_errors
 from .config import TrainConfig
@@ -131,7 +132,12 @@ class Trainer:
         Raises:
             DivergedError: ten steps in a row without a finite reward or gradient; the state is saved.
             KeyboardInterrupt: after the state was saved.
+            reward_core.errors.OutputError: another run is using the folder, or the folder is not writable.
         """
+        with alone(self.accelerator, self.out, self._tell):
+            return self._train()
+
+    def _train(self) -> Path:
         config, accelerator = self.config, self.accelerator
         restored = self.checkpoints.load_latest(
             accelerator, self.trainable, self.lr_schedule, self.state.fingerprint

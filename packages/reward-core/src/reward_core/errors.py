@@ -155,6 +155,10 @@ class StaleScoresWarning(UserWarning):
     """Scores of an earlier run that cannot be kept: their file or their images were changed since."""
 
 
+class ClippedLevelsWarning(UserWarning):
+    """A 16-bit, 32-bit or float grayscale image that is scored black or white, as 8 bits show it."""
+
+
 class CompilationWarning(UserWarning):
     """The compiled path cannot be had here; scores are the same, but take longer."""
 

@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Any
 
 from .rankings import RankedPrompt
+from .scored import require_finite
 from .scorer import ScoredRow
 
 #: Upper bounds of the gaps between two pictures' utilities, for `Evaluation.by_gap`.
@@ -60,13 +61,17 @@ def evaluate(data: Sequence[RankedPrompt], rows: Iterable[ScoredRow]) -> Evaluat
 
     Raises:
         ValueError: fewer rows than pictures, or no untied pair with scores.
+        NonFiniteRewardError: a score that is NaN or infinite; it would lose every comparison.
     """
     rows = iter(rows)
     shares: dict[tuple[str, str], list[bool]] = defaultdict(list)
     every: list[bool] = []
     per_prompt: list[float] = []
     for item in data:
-        scores = [row.score for row in islice(rows, len(item.images))]
+        own_rows = list(islice(rows, len(item.images)))
+        scored = [row for row in own_rows if row.score is not None]
+        require_finite([row.score for row in scored], "evaluate", lambda i: f"the score of {scored[i].image}")  # noqa: B023
+        scores = [row.score for row in own_rows]
         if len(scores) < len(item.images):
             raise ValueError(f"{len(scores)} scores for the {len(item.images)} pictures of {item.prompt!r}")
         own: list[bool] = []

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from . import cuda
 from .compiling import CompiledByShape, CompilePlan
-from .weights_identity import weights_state
+from .weights_identity import WeightsWatch
 
 if TYPE_CHECKING:
     from .reward_head import RewardHead
@@ -60,14 +60,12 @@ class FastPath(PlainPath):
     def __init__(self, model: ScoringModel, plan: CompilePlan | None = None) -> None:
         super().__init__(model)
         self.plan = plan or (cuda.PLAN if model.device.type == "cuda" else CPU_PLAN)
-        self.made_of = ()
+        self.weights = WeightsWatch(model.parameters)
         self.refresh()
 
     def refresh(self) -> None:
-        """Weights that changed since make what was folded or frozen of them anew."""
-        made_of = weights_state(self.model.parameters())
-        if made_of != self.made_of:
-            self.made_of = made_of
+        """Fold and freeze again if the weights changed since (see WeightsWatch for what is noticed)."""
+        if self.weights.changed():
             self.prepare()
 
     def prepare(self) -> None:

@@ -10,6 +10,7 @@ from typing import BinaryIO, TypeAlias
 
 from PIL import Image, UnidentifiedImageError
 
+from .clipped_levels import warn_if_clipped
 from .errors import ImageError, ImageNotFoundError
 
 
@@ -73,12 +74,13 @@ def file_state(path: str | os.PathLike[str]) -> tuple[int, int]:
     return facts.st_size, facts.st_mtime_ns
 
 
-def open_image(source: ImageSource) -> Image.Image:
+def open_image(source: ImageSource, *, warn: bool = True) -> Image.Image:
     """Read a picture completely (the first frame of an animation), in its own mode.
 
     Args:
         source: a path to a file that Pillow reads (the extension does not matter), a PIL image, or a
             StoredImage.
+        warn: whether to issue a ClippedLevelsWarning for grayscale that does not fit into 8 bits.
 
     Raises:
         ImageNotFoundError: no file at that path.
@@ -99,19 +101,21 @@ def open_image(source: ImageSource) -> Image.Image:
         image = _open_stored(source, name)
     else:
         raise ImageError(name, "a path or a PIL image was expected")
-    return _with_pixels(image, name)
+    return _with_pixels(image, name, warn)
 
 
-def open_image_bytes(data: bytes, name: str) -> Image.Image:
+def open_image_bytes(data: bytes, name: str, *, warn: bool = True) -> Image.Image:
     """Read a picture from the bytes of its file, as ``open_image`` does; errors call it ``name``."""
     if not data:
         raise ImageError(name, "the file is empty (0 bytes)")
-    return _with_pixels(_decode(io.BytesIO(data), name), name)
+    return _with_pixels(_decode(io.BytesIO(data), name), name, warn)
 
 
-def _with_pixels(image: Image.Image, name: str) -> Image.Image:
+def _with_pixels(image: Image.Image, name: str, warn: bool) -> Image.Image:
     if image.width == 0 or image.height == 0:
         raise ImageError(name, f"the picture is empty ({image.width}x{image.height} pixels)")
+    if warn:
+        warn_if_clipped(image, name)
     return image
 
 
@@ -136,7 +140,7 @@ def _open_stored(source: StoredImage, name: str) -> Image.Image:
         raise ImageError(name, "not enough memory to read it") from error
     except Exception as error:  # zips and tables are damaged in as many ways as pictures
         raise ImageError(name, f"cannot be read: {error}") from error
-    return open_image_bytes(content, name)
+    return open_image_bytes(content, name, warn=False)
 
 
 def _decode(file: str | BinaryIO, name: str) -> Image.Image:

@@ -18,7 +18,7 @@ from .image_file import ImageSource, image_name
 from .picture_batches import over_pictures
 from .scored import ScoredRow, checked_finite, ranking
 from .tokenizer import check_prompts
-from .weights_identity import weights_mark, weights_state
+from .weights_identity import WeightsWatch, weights_mark
 
 # Texts are read so many tokens at a time, which bounds what they take of memory.
 _TOKENS_AT_ONCE = {"cpu": 4096, "cuda": 65536}
@@ -27,7 +27,7 @@ _TOKENS_AT_ONCE = {"cpu": 4096, "cuda": 65536}
 class ScoringDoors:
     """What `ScoringModel` adds to a model's steps."""
 
-    _mark: tuple[tuple, str] | None = None
+    _mark: tuple[WeightsWatch, str] | None = None
 
     def score(
         self, prompt: str, image: ImageSource | Sequence[ImageSource], *, batch_size: int | None = None
@@ -175,9 +175,9 @@ class ScoringDoors:
         return f"{type(self).__name__} {self.config.to_dict()} {self._weights_mark()}"
 
     def _weights_mark(self) -> str:
-        state = weights_state(self.feature_parameters())
-        if self._mark is None or self._mark[0] != state:
-            self._mark = state, weights_mark(self.feature_parameters())
+        watch = WeightsWatch(self.feature_parameters) if self._mark is None else self._mark[0]
+        if watch.changed():
+            self._mark = watch, weights_mark(self.feature_parameters())
         return self._mark[1]
 
     def _prompts_signature(self) -> str:

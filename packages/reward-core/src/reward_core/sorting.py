@@ -100,6 +100,9 @@ def plan(
         )
     if len(set(folders)) != len(folders):
         raise InputError("the same folder is named twice")
+    for image, score in scores.items():
+        if not math.isfinite(score):
+            raise InputError(f"{image}: its score is {score}; score it again before sorting")
     ranked = sorted(scores, key=lambda image: (-scores[image], image.name, str(image)))
     if tops is not None:
         sizes = cut_by_top(len(ranked), tops)

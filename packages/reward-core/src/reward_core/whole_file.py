@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import OutputError
+from .errors import DataWarning, OutputError
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -50,8 +51,38 @@ def take_lock(file: Path, what: str | os.PathLike[str]) -> BaseFileLock:
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout as error:
-        raise OutputError(f"{os.fspath(what)}: another run is at work on it ({lock.lock_file})") from error
+        raise OutputError(
+            f"{os.fspath(what)}: another run is at work on it ({lock.lock_file}). "
+            "Wait for it to end, or give another output folder"
+        ) from error
     return lock
+
+
+@contextmanager
+def folder_lock(folder: Path, name: str) -> Iterator[None]:
+    """Create a folder and hold its lock, so that one command at a time writes into it.
+
+    Args:
+        name: of the lock file in the folder. It stays there and blocks nobody once its owner has ended.
+
+    Raises:
+        OutputError: another run holds the lock.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = take_lock(folder / name, folder)
+    except NotImplementedError:  # a disk without locks
+        warnings.warn(
+            f"Cannot lock {str(folder)!r}: its disk has no locks. Let no other run write there.",
+            DataWarning,
+            stacklevel=3,
+        )
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def sync_folder(folder: Path) -> None:

@@ -66,12 +66,17 @@ def generator_table(
             ranked, but have no part in the correlations.
 
     Raises:
-        ValueError: no generator, numbers of prompts that differ, or no prompt scored for all.
+        ValueError: no generator, numbers of prompts that differ, a score that is NaN or infinite, or no
+            prompt scored for all.
     """
     names = list(scores)
     lengths = {len(some) for some in scores.values()}
     if len(lengths) != 1:
         raise ValueError(f"each generator needs the same prompts, got {sorted(lengths)} of them")
+    for name, some in scores.items():
+        for i, values in enumerate(some):
+            if bad := [v for v in values if v is not None and not np.isfinite(v)]:
+                raise ValueError(f"{name}, prompt {i}: the score {bad[0]} is not a finite number")
     means = np.array([[_mean(values) for values in scores[name]] for name in names]).T  # (P, G)
     whole = np.isfinite(means).all(1)
     if not whole.any():

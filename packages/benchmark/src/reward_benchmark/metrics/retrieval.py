@@ -32,6 +32,8 @@ def filtered_at(k: int, places: Sequence[int], scores: Sequence[float]) -> float
 
 def _chance_of_a_hit(k: int, scores: np.ndarray, wanted: np.ndarray) -> float:
     """Chance that a wanted entry is among the k highest, ties at the border broken at random."""
+    if not np.isfinite(scores).all():
+        raise ValueError(f"the scores must be finite numbers, got {scores.tolist()}")
     if k >= len(scores):
         return 1.0
     border = np.sort(scores)[-k]

@@ -20,7 +20,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from reward_core.whole_file import write_json
+from reward_core.errors import RewardCoreError
+from reward_core.whole_file import folder_lock, write_json
 
 from ..errors import ReflError
 from .figures import draw_curve, draw_grid
@@ -52,11 +53,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         parser.error(f"{args.out}: cannot be written to ({error.strerror})")
     try:
-        found = run_demo(out, SMALL if args.small else DemoSize(), args.seed)
+        with folder_lock(out, ".demo.lock"):
+            found = run_demo(out, SMALL if args.small else DemoSize(), args.seed)
     except KeyboardInterrupt:
         print("refl.demo: interrupted; the same command goes on", file=sys.stderr)
         return 130
-    except ReflError as error:
+    except (ReflError, RewardCoreError) as error:
         print(f"refl.demo: {error}", file=sys.stderr)
         return 1
     if args.json:

@@ -14,6 +14,7 @@ from itertools import combinations
 import torch
 from PIL import Image
 
+from ..clipped_levels import ADVICE, clipped_levels
 from ..errors import ImageError
 from ..image_file import open_image
 from ..percentile import ScoreQuantiles
@@ -84,6 +85,7 @@ def judge(
     """
     pictures: list[Picture] = []
     failed: list[tuple[str, str]] = []
+    clipped: list[str] = []
     columns: dict[str, list[torch.Tensor]] = {name: [] for name in models}
     names = unique_names([os.path.basename(file) for file in files])
     chunk = max(CHUNK, batch_size or 0)
@@ -97,6 +99,8 @@ def judge(
             except ImageError as error:
                 failed.append((name, error.reason))
                 continue
+            if lost := clipped_levels(image):
+                clipped.append(f"{name}: {lost}. {ADVICE}.")
             pictures.append(picture)
             opened.append(image)
         if opened:
@@ -110,7 +114,7 @@ def judge(
         for name, parts in columns.items()
         if parts
     ]
-    return Verdict(list(prompts), pictures, opinions, failed, _unread(models, prompts))
+    return Verdict(list(prompts), pictures, opinions, failed, [*_unread(models, prompts), *clipped])
 
 
 def thumbnail(image: Image.Image) -> str:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..batching import in_batches
+from ..clipped_levels import FirstClippedImage
 from ..errors import ImageError
 from ..scorer import ScoringModel
 from .input_row import InputRow
@@ -24,10 +25,12 @@ class Computer:
 
     def __init__(self, model: ScoringModel, batch_size: int):
         self.model, self.batch_size = model, batch_size
+        self.first_clipped = FirstClippedImage()
 
     def open(self, row: InputRow) -> Tensor:
         """The row's picture as normalised pixels (3, S, S), on the CPU. Raises ImageError."""
         picture = row.open()
+        self.first_clipped.check(picture, row.image)
         try:
             return self.model.transform.from_pil(picture)
         except ValueError as error:

@@ -37,10 +37,10 @@ class InputRow:
         return self.picture
 
     def open(self) -> Image.Image:
-        """The picture, decoded. Raises ImageError."""
+        """Return the picture, decoded, without a warning for clipped levels. Raises ImageError."""
         if isinstance(self.picture, bytes):
-            return open_image_bytes(self.picture, self.image)
-        return open_image(self.picture)
+            return open_image_bytes(self.picture, self.image, warn=False)
+        return open_image(self.picture, warn=False)
 
 
 def input_row(prompt: Any, cell: Any, folder: str = "", name: str = "") -> InputRow:

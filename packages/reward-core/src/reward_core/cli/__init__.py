@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import io
 import sys
-import warnings
 
 from ..errors import RewardCoreError
 from . import (
@@ -26,6 +25,7 @@ from . import (
     tag,
     train,
 )
+from .common import warnings_as_lines
 from .convert import add_convert_arguments
 
 __all__ = ["add_convert_arguments", "build_parser", "main", "run_command"]
@@ -57,8 +57,7 @@ def main(argv: list[str] | None = None) -> int:
 def run_command(args: argparse.Namespace) -> int:
     """``args.run(args)`` with errors and warnings as lines on stderr."""
     try:
-        with warnings.catch_warnings():
-            warnings.showwarning = _show_warning
+        with warnings_as_lines("reward-core"):
             return args.run(args)
     except (RewardCoreError, OSError) as error:
         print(f"reward-core: {error}", file=sys.stderr)
@@ -79,7 +78,3 @@ def build_parser() -> argparse.ArgumentParser:
     for command in COMMANDS:
         command.add_to(commands)
     return parser
-
-
-def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
-    print(f"reward-core: warning: {message}", file=sys.stderr)

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from ..errors import ClippedLevelsWarning
 
 if TYPE_CHECKING:
     from ..reward_model import RewardModel
     from ..scorer import ScoredRow
 
 DEFAULT_MODEL = "ImageReward-v1.0"
+CLIPPED_SHOWN = 3  # images with clipped levels that are named
 PRECISIONS = ("exact", "fast", "auto")  # as in precision.py, which would load torch
 
 
@@ -82,6 +87,27 @@ def with_progress(rows: Iterator[ScoredRow], total: int | None = None) -> Iterab
     return track(
         rows, "scoring", total=total, console=console, disable=not console.is_terminal, transient=True
     )
+
+
+@contextmanager
+def warnings_as_lines(command: str) -> Iterator[None]:
+    """Print warnings as lines on stderr; of clipped images the first few, then how many more there are."""
+    clipped: set[str] = set()
+
+    def show(message, category, filename, lineno, file=None, line=None) -> None:
+        if issubclass(category, ClippedLevelsWarning):
+            clipped.add(str(message))
+            if len(clipped) > CLIPPED_SHOWN:
+                return
+        print(f"{command}: warning: {message}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        try:
+            yield
+        finally:
+            if (more := len(clipped) - CLIPPED_SHOWN) > 0:
+                print(f"{command}: warning: {more:,} more images like these", file=sys.stderr)
 
 
 def report_failures(failed: list[ScoredRow]) -> int:

@@ -104,11 +104,13 @@ def run_bulk(args: argparse.Namespace) -> int:
 
     from ..bulk import score_to_file
     from ..bulk.progress import progress_bar
-    from ..errors import PromptTruncatedWarning, RunInterrupted
+    from ..errors import ClippedLevelsWarning, PromptTruncatedWarning, RunInterrupted
 
     source, settings = bulk_source(args), bulk_settings(args)
     # How many prompts were cut is told at the end; a line for each would be millions.
     warnings.simplefilter("ignore", PromptTruncatedWarning)
+    if args.quiet:
+        warnings.simplefilter("ignore", ClippedLevelsWarning)
     try:
         # Ray's own notes go to stdout, which is the summary's.
         with (

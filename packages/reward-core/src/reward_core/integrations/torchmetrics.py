@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..errors import ImageError, InputError, MissingExtraError
 from ..image_file import ImageSource
+from ..scored import scorer_rewards
 from ..scorer import Scorer
 
 try:
@@ -93,6 +94,7 @@ class RewardScore(Metric):
         Raises:
             InputError: pictures of another shape, dtype or range; lengths that differ.
             ImageError: a picture that cannot be read.
+            NonFiniteRewardError: a reward that is NaN or infinite.
         """
         rewards = self._rewards(images, [prompts] if isinstance(prompts, str) else list(prompts))
         if self.reduction == "mean":
@@ -123,11 +125,15 @@ class RewardScore(Metric):
             raise InputError(f"{len(prompts)} prompts but {len(pictures)} pictures")
         scorer = self.scorer
         floats = [i for i, p in enumerate(pictures) if isinstance(p, Tensor) and p.is_floating_point()]
+        names = [f"picture {i} ({prompt!r})" for i, prompt in enumerate(prompts)]
         if floats and len(floats) == len(pictures) and hasattr(scorer, "rewards_from_pixels"):
-            return self._from_floats(scorer, pictures, prompts)
+            rewards = self._from_floats(scorer, pictures, prompts)
+            scorer_rewards(scorer, rewards, names)
+            return rewards
         readable = [_to_pil(p) if isinstance(p, Tensor) else p for p in pictures]
         options = {} if self.batch_size is None else {"batch_size": self.batch_size}
-        return torch.as_tensor(scorer.score_pairs(prompts, readable, **options)).float().to(self.device)
+        rewards = scorer_rewards(scorer, scorer.score_pairs(prompts, readable, **options), names)
+        return torch.tensor(rewards, dtype=torch.float32, device=self.device)
 
     def _from_floats(self, scorer: Any, pictures: list[Tensor], prompts: list[str]) -> Tensor:
         size = self.batch_size or len(pictures)

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..clipped_levels import FirstClippedImage
 from ..errors import ImageError, InputError
 from ..image_file import image_name, open_image
 from ..image_transform import ImageTransform
@@ -65,6 +66,7 @@ class GroupReader:
         self.split = split
         self.groups, self.transform, self.reword = list(groups), transform, reword
         self.skipped: dict[str, str] = {}
+        self.first_clipped = FirstClippedImage()
         self.pairs = [untied_pairs(group.places) for group in self.groups]
         self.cache: TokenCache | None = None
         counts = [len(group.images) for group in self.groups]
@@ -96,7 +98,9 @@ class GroupReader:
         pictures: dict[int, np.ndarray] = {}
         for i in good if tokens is None else ():
             try:
-                pictures[i] = self.transform.to_uint8(open_image(group.images[i]))
+                image = open_image(group.images[i], warn=False)
+                self.first_clipped.check(image, self.called(number, i))
+                pictures[i] = self.transform.to_uint8(image)
             except ImageError as error:
                 self.skipped[self.called(number, i)] = error.reason
             except ValueError as error:

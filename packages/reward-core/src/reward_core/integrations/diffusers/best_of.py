@@ -11,12 +11,14 @@ from PIL import Image
 
 from ...batching import is_out_of_memory
 from ...errors import InputError
+from ...scored import scorer_rewards
 from ...scorer import Scorer, ranking
 from ...tokenizer import check_prompts
 from .drop_plan import DropPlan, PredictedRewards
 from .early_dropping import EarlyDropping, step_count
+from .pipeline_call import check_call, replaces_prompt, value_for_rows
 
-OURS = ("generator", "latents", "num_images_per_prompt", "output_type", "return_dict", "prompt_embeds")
+OURS = ("generator", "latents", "num_images_per_prompt", "output_type", "return_dict")
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,8 @@ class Candidate:
 
     Attributes:
         prompt: what was asked for.
-        seed: ``pipe(prompt, generator=torch.Generator("cpu").manual_seed(seed))`` draws it again.
+        seed: ``pipe(prompt, generator=torch.Generator("cpu").manual_seed(seed))`` draws it again (with
+            the same embeddings instead of the prompt, if there were any).
         image: None if it was dropped.
         reward: of the finished picture; None if it was dropped or blacked out.
         steps: denoising steps it went through.
@@ -118,13 +121,18 @@ def best_of(
             a later batch must also beat the earlier ones of their prompt.
         preview_vae: see EarlyDropping.
         call: all else the pipeline takes (num_inference_steps, guidance_scale, height, negative_prompt, ...).
-            negative_prompt, prompt_2, ... may be one text, or a list of one for each prompt.
+            negative_prompt, prompt_2, ... may be one text, or a list of one for each prompt. With
+            prompt_embeds (P, ...), a row for each of P prompts, the pipeline gets these embeddings, and
+            ``prompt`` is only what the scorer reads; so prompts may be longer than the pipeline's tokenizer
+            takes. pooled_prompt_embeds, negative_prompt_embeds, prompt_attention_mask, ... are alike.
 
     Returns:
         A BestOf for a string, a list of them for a list.
 
     Raises:
-        InputError: no prompt, n below 1, seeds of another number, an argument that best_of itself gives.
+        InputError: no prompt, n below 1, seeds of another number, an argument that best_of itself gives,
+            embeddings for another number of prompts.
+        NonFiniteRewardError: the scorer gave a reward that is NaN or infinite.
     """
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
     check_prompts(prompts)
@@ -136,6 +144,7 @@ def best_of(
     taken = [name for name in (*OURS, *(("callback_on_step_end",) if early else ())) if name in call]
     if taken:
         raise InputError(f"best_of itself gives the pipeline its {', '.join(taken)}; leave them out")
+    check_call(call, len(prompts))
     if isinstance(scorer, str):
         from ...load import load
 
@@ -147,6 +156,10 @@ def best_of(
     full = step_count(pipe)
     results = [BestOf(text, tuple(candidates[i * n : (i + 1) * n]), full) for i, text in enumerate(prompts)]
     return results[0] if isinstance(prompt, str) else results
+
+
+def _name(candidate: Candidate) -> str:
+    return f"the candidate of seed {candidate.seed} for {candidate.prompt!r}"
 
 
 def _batches(run: _Run, places: list[tuple[int, int]], size: int) -> Iterator[list[Candidate]]:
@@ -184,9 +197,13 @@ class _Run:
         candidates = [Candidate(self.prompts[p], self.seeds[s]) for p, s in places]
         # On the CPU, so that a seed means the same picture on every machine.
         generators = [torch.Generator("cpu").manual_seed(c.seed) for c in candidates]
-        call = {name: self._per_row(name, value, places) for name, value in self.call.items()}
+        rows = [p for p, _ in places]
+        call = {
+            name: value_for_rows(name, value, rows, len(self.prompts)) for name, value in self.call.items()
+        }
+        call["prompt"] = None if replaces_prompt(call) else prompts
         if self.early is None:
-            output = self.pipe(prompt=prompts, generator=generators, **call)
+            output = self.pipe(generator=generators, **call)
             steps = step_count(self.pipe)
             finished = [replace(c, steps=steps) for c in candidates]
             return self._scored(finished, list(range(len(places))), output)
@@ -196,14 +213,15 @@ class _Run:
             prompts,
             self.scorer,
             self.early,
-            groups=[p for p, _ in places],
+            groups=rows,
             history=history,
             height=call.get("height"),
             width=call.get("width"),
             preview_vae=self.preview_vae,
+            names=[_name(c) for c in candidates],
         )
         with drop:
-            output = self.pipe(prompt=prompts, generator=generators, callback_on_step_end=drop, **call)
+            output = self.pipe(generator=generators, callback_on_step_end=drop, **call)
         alive = set(drop.alive)
         known = [
             replace(c, steps=drop.steps[i], predictions=tuple(drop.predictions[i]), dropped=i not in alive)
@@ -221,15 +239,8 @@ class _Run:
         shown = [row for row in rows if not candidates[row].flagged]
         if shown:
             pairs = [candidates[row].prompt for row in shown], [candidates[row].image for row in shown]
-            for row, reward in zip(shown, self.scorer.score_pairs(*pairs)):
-                candidates[row] = replace(candidates[row], reward=float(reward))
+            names = [_name(candidates[row]) for row in shown]
+            rewards = scorer_rewards(self.scorer, self.scorer.score_pairs(*pairs), names)
+            for row, reward in zip(shown, rewards):
+                candidates[row] = replace(candidates[row], reward=reward)
         return candidates
-
-    def _per_row(self, name: str, value: Any, places: list[tuple[int, int]]) -> Any:
-        """A text, or a list of one for each prompt -> one for each row of the batch."""
-        if not name.rstrip("_23").endswith("prompt") or value is None:
-            return value
-        texts = [value] * len(self.prompts) if isinstance(value, str) else list(value)
-        if len(texts) != len(self.prompts):
-            raise InputError(f"{name}: {len(texts)} texts for {len(self.prompts)} prompts")
-        return [texts[p] for p, _ in places]

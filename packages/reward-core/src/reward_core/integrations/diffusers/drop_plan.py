@@ -8,6 +8,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from ...errors import InputError
+from ...scored import require_finite
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,12 @@ class PredictedRewards:
         return other
 
     def enter(self, groups: Sequence[Hashable], done: int, rewards: Sequence[float]) -> None:
+        """Add rewards of predicted pictures after ``done`` steps, one for each group named.
+
+        Raises:
+            NonFiniteRewardError: a reward that is NaN or infinite.
+        """
+        require_finite(rewards, "compare candidates", lambda i: f"the reward at index {i}")
         for group, reward in zip(groups, rewards):
             self._seen[group, done].append(reward)
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ...errors import InputError
+from ...scored import scorer_rewards
 from ...scorer import Scorer
 from .clean_latents import pictures, predicted_clean
 from .drop_plan import DropPlan, PredictedRewards
@@ -43,6 +44,7 @@ class EarlyDropping:
         history: rewards of earlier batches, to compete with; kept up to date.
         height, width: in pixels, needed for FLUX where they are not the default.
         preview_vae: decodes predicted pictures instead of the pipeline's VAE, such as an AutoencoderTiny.
+        names: how errors call each row; default: its index and its prompt.
 
     Attributes:
         alive: rows that went on to the end, in order; the pipeline returns their pictures. If none did,
@@ -66,6 +68,7 @@ class EarlyDropping:
         height: int | None = None,
         width: int | None = None,
         preview_vae: Any = None,
+        names: Sequence[str] | None = None,
     ):
         if isinstance(prompts, str):
             raise InputError("one prompt for each row of the batch was expected, got a string")
@@ -73,6 +76,7 @@ class EarlyDropping:
         self.prompts, self.groups = list(prompts), list(prompts if groups is None else groups)
         if len(self.groups) != len(self.prompts):
             raise InputError(f"{len(self.prompts)} prompts but {len(self.groups)} groups")
+        self.names = list(names or (f"row {i} ({prompt!r})" for i, prompt in enumerate(self.prompts)))
         self.history = PredictedRewards() if history is None else history
         self.height, self.width, self.preview_vae = height, width, preview_vae
         self._modules = [
@@ -165,8 +169,9 @@ class EarlyDropping:
     @torch.no_grad()
     def _predicted_rewards(self) -> list[float]:
         previews = pictures(self.pipe, self._clean, self.height, self.width, self.preview_vae)
-        rewards = self.scorer.score_pairs([self.prompts[row] for row in self.alive], previews)
-        return [float(reward) for reward in rewards]
+        answer = self.scorer.score_pairs([self.prompts[row] for row in self.alive], previews)
+        names = [f"{self.names[row]}, predicted after {self._done} steps," for row in self.alive]
+        return scorer_rewards(self.scorer, answer, names)
 
     def _at_the_door(self, module: torch.nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         """The denoiser's inputs, cut to the rows that its latents still have."""
