@@ -72,11 +72,12 @@ def prompt_of(graph: Graph, resolved: bool = True) -> str | None:
 def from_workflow(workflow: dict[str, Any]) -> Graph:
     """The editor's form -> {id: {class_type, inputs}}; a bypassed node passes on what it was given."""
     links: dict[Any, list[Any]] = {}
-    for link in workflow.get("links") or []:
+    stored = workflow.get("links")
+    for link in stored if isinstance(stored, list) else []:
         if isinstance(link, dict):
-            links[link.get("id")] = [str(link.get("origin_id")), link.get("origin_slot", 0)]
-        elif isinstance(link, list) and len(link) >= 3:
-            links[link[0]] = [str(link[1]), link[2]]
+            link = [link.get("id"), link.get("origin_id"), link.get("origin_slot", 0)]
+        if isinstance(link, list) and len(link) >= 3:
+            links[str(link[0])] = [str(link[1]), link[2]]
     graph: Graph = {}
     for node in workflow.get("nodes") or []:
         if not isinstance(node, dict) or node.get("mode") == MUTED:
@@ -95,7 +96,8 @@ def from_workflow(workflow: dict[str, Any]) -> Graph:
                 inputs.update(wildcard_text=strings[0], populated_text=strings[1], mode="fixed")
             elif strings and is_named(str(node.get("type")), TEXT_NODES + CHOOSES):
                 inputs["text"] = strings[0]  # older editors name no widgets; the text comes first
-        inputs.update({slot.get("name"): links[slot["link"]] for slot in slots if slot.get("link") in links})
+        linked = {str(slot.get("name")): str(slot.get("link")) for slot in slots}
+        inputs.update({name: links[link] for name, link in linked.items() if link in links})
         kind = "Bypassed" if node.get("mode") == BYPASSED else str(node.get("type"))
         graph[str(node.get("id"))] = {"class_type": kind, "inputs": inputs}
     return graph

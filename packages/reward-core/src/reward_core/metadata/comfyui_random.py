@@ -81,6 +81,9 @@ def check(kind: str, inputs: dict[str, Any], text: str | None) -> str | None:
     """
     if is_named(kind, INVENTS):
         refuse(kind)
+    several = len({value for value in inputs.values() if isinstance(value, str) and value.strip()}) > 1
+    if "random" in kind.lower() and several and not kind.startswith("DP"):
+        refuse(kind)
     if text is None:
         return None
     if is_named(kind, PICKS_LINES):

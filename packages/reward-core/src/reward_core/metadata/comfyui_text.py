@@ -24,9 +24,24 @@ TEXTS = (
 PAIRS = (("text_g", "text_l"), ("conditioning_to", "conditioning_from"), ("conditioning_1", "conditioning_2"))
 NO_TEXT = (
     "clip", "model", "vae", "image", "images", "pixels", "mask", "samples", "latent", "latent_image",
-    "control_net", "clip_vision_output", "style_model", "system_prompt",
+    "control_net", "clip_vision_output", "style_model", "system_prompt", "seed", "noise_seed",
+    "width", "height",
 )  # fmt: skip
-GENERATED = ("llm", "gpt", "ollama", "gemini", "florence", "caption", "interrogat", "joytag", "wd14")
+GENERATED = (
+    "llm",
+    "gpt",
+    "ollama",
+    "gemini",
+    "florence",
+    "caption",
+    "interrogat",
+    "joytag",
+    "wd14",
+    "chat",
+    "vlm",
+    "describe",
+    "moondream",
+)
 JOINS = ("concat", "join", "combine", "stringfunction")
 SELECTORS = ("select", "index", "input", "selected", "choice", "switch")
 _NUMBERED = re.compile(r"(?:text|string|str|input|prompt)_?(?:[a-z]|\d{1,2})")

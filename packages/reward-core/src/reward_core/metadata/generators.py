@@ -164,8 +164,8 @@ def _easy_diffusion(source: Source) -> str | None:
 
 def _mochi_diffusion(source: Source) -> str | None:
     found = re.search(
-        r"(?:^|[\n;]\s*)Include in Image: (.*?)(?:[;\n]\s*(?:Exclude from Image|Model|Size|Steps|Seed|Quality|"
-        r"Scheduler|Guidance Scale|Generator|Input Images|Upscaled|Date):|$)",
+        r"(?:^|[\n;]\s*)Include in Image: (.*?)(?:[;\n]\s*(?:Exclude from Image|Model|Size|Steps|Seed|"
+        r"Quality|Scheduler|Guidance Scale|Generator|Input Images|Upscaled|Date):|$)",
         source.text,
         re.DOTALL,
     )

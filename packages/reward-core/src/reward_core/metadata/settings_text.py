@@ -18,7 +18,7 @@ from . import infotext
 _NUMBER, _WHOLE, _SIZE = r"[+-]?\d+(?:\.\d+)?", r"-?\d+(?:\.0)?", r"\d+\s*[x×]\s*\d+"
 # Names of settings and the form of their values.
 SETTINGS = {
-    "steps": _WHOLE,
+    "steps": r"\d+(?:\.\d+)?",
     "seed": _WHOLE,
     "size": _SIZE,
     "cfg scale": _NUMBER,
@@ -70,7 +70,9 @@ def read(text: str) -> Settings | None:
     if "guidance scale" in fields or "guidance" in fields:  # Draw Things: "-" instead of "Negative prompt:"
         before = re.split(r"(?m)^-", before, maxsplit=1)[0]
     steps = fields.get("steps", "")
-    return Settings(without_label(before), int(float(steps)) if re.fullmatch(_WHOLE, steps) else 20)
+    return Settings(
+        without_label(before), int(float(steps)) if re.fullmatch(r"\d{1,9}(?:\.\d{1,9})?", steps) else 20
+    )
 
 
 def without_negative(text: str) -> str:

@@ -48,6 +48,8 @@ def encoding_of(data: bytes) -> str | None:
         if data.startswith(mark):
             return encoding if _decodes(data, encoding) else None
     content = data.rstrip(b"\0")
+    if content.isascii() and b"\0" not in content and len(data) != 2:
+        return "utf-8"
     if b"\0" in content or (content != data and len(data) == 2):
         return _utf16_by_zeros(data)
     return "utf-8" if _decodes(content, "utf-8") else None
