@@ -57,8 +57,8 @@ def in_field(tmp_path, field, text):
 @pytest.mark.parametrize(
     "field",
     [
-        "png parameters", "png Description", "png Comment", "png anything", "jpeg comment", "image description",
-        "user comment", "windows comment", "webp xmp",
+        "png parameters", "png Description", "png Comment", "png anything", "jpeg comment",
+        "image description", "user comment", "windows comment", "webp xmp",
     ],
 )  # fmt: skip
 def test_settings_are_no_part_of_the_prompt_in_any_field(tmp_path, field):
