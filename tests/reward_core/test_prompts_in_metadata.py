@@ -264,8 +264,8 @@ def test_plain_forms_outside_png(tmp_path):
 
 
 def test_a_caption_comes_before_what_cameras_and_editors_write(tmp_path):
-    picture().save(tmp_path / "a.jpg", comment=b"Created with GIMP")
-    assert read_prompt(tmp_path / "a.jpg").text == "Created with GIMP"
+    picture().save(tmp_path / "a.jpg", comment=b"my garden in spring")
+    assert read_prompt(tmp_path / "a.jpg").text == "my garden in spring"
     (tmp_path / "a.txt").write_text(WANTED)
     assert read_prompt(tmp_path / "a.jpg").text == WANTED
     exif = Image.Exif()

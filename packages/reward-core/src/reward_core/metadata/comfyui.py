@@ -6,28 +6,59 @@ Two forms of the graph are stored: "prompt", {id: {class_type, inputs}}, in whic
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Any
 
 from ..errors import InputError
-from .comfyui_text import Graph, inputs_of, is_link, text_at
+from .comfyui_makers import given_text, makers
+from .comfyui_random import CHOOSES, is_named
+from .comfyui_text import Graph, inputs_of
 from .infotext import plain
 
-GIVEN = ("positive", "guider", "conditioning", "pipe")  # how a sampler gets its positive conditioning
 MUTED, BYPASSED = 2, 4
+TEXT_NODES = ("text", "string", "primitive")
 
 
-def prompt_of(graph: Graph) -> str | None:
+def is_graph(value: Any) -> bool:
+    """Whether a JSON value is {id: {class_type, inputs}, ...}."""
+    nodes = value.values() if isinstance(value, dict) else ()
+    return any(isinstance(node, dict) and "class_type" in node for node in nodes)
+
+
+def is_workflow(value: Any) -> bool:
+    """Whether a JSON value is the editor's form of a graph."""
+    return isinstance(value, dict) and isinstance(value.get("nodes"), list) and "links" in value
+
+
+def read(value: dict[str, Any], workflow: dict[str, Any] | None = None) -> str | None:
+    """Return the prompt of a graph in either form.
+
+    Args:
+        value: the graph.
+        workflow: the editor's form of the same graph; it holds what nodes that show a text showed.
+
+    Raises:
+        InputError: see `prompt_of`.
+    """
+    if is_workflow(value):
+        return prompt_of(from_workflow(value), resolved=False)
+    graph = {id: node for id, node in value.items() if isinstance(node, dict) and "class_type" in node}
+    return prompt_of(_with_shown(graph, workflow or {}))
+
+
+def prompt_of(graph: Graph, resolved: bool = True) -> str | None:
     """The text that the last sampler before the saved picture was given; None where none is found.
+
+    Args:
+        resolved: see `comfyui_text.text_at`.
 
     Raises:
         InputError: several pictures are saved, of different prompts: which one this is, nobody knows; or a
-            switch, or a change of the text, that cannot be followed.
+            switch, a change of the text, or a random choice that cannot be followed.
     """
     found = []
     for save in _savers(graph):
-        for sampler in _samplers(graph, save):
-            text = _conditioning_text(graph, sampler)
+        for maker in makers(graph, save):
+            text = given_text(graph, maker, resolved)
             if text and plain(text, brackets=False):
                 found.append(plain(text, brackets=False))
                 break
@@ -41,11 +72,12 @@ def prompt_of(graph: Graph) -> str | None:
 def from_workflow(workflow: dict[str, Any]) -> Graph:
     """The editor's form -> {id: {class_type, inputs}}; a bypassed node passes on what it was given."""
     links: dict[Any, list[Any]] = {}
-    for link in workflow.get("links") or []:
+    stored = workflow.get("links")
+    for link in stored if isinstance(stored, list) else []:
         if isinstance(link, dict):
-            links[link.get("id")] = [str(link.get("origin_id")), link.get("origin_slot", 0)]
-        elif isinstance(link, list) and len(link) >= 3:
-            links[link[0]] = [str(link[1]), link[2]]
+            link = [link.get("id"), link.get("origin_id"), link.get("origin_slot", 0)]
+        if isinstance(link, list) and len(link) >= 3:
+            links[str(link[0])] = [str(link[1]), link[2]]
     graph: Graph = {}
     for node in workflow.get("nodes") or []:
         if not isinstance(node, dict) or node.get("mode") == MUTED:
@@ -60,9 +92,12 @@ def from_workflow(workflow: dict[str, Any]) -> Graph:
             strings = [value for value in widgets if isinstance(value, str)]
             if len(named) == len(widgets):
                 inputs.update(zip(named, widgets))
-            elif strings and any(word in str(node.get("type")) for word in ("Text", "String", "Primitive")):
+            elif len(strings) > 1 and widgets[:2] == strings[:2] and "ildcard" in str(node.get("type")):
+                inputs.update(wildcard_text=strings[0], populated_text=strings[1], mode="fixed")
+            elif strings and is_named(str(node.get("type")), TEXT_NODES + CHOOSES):
                 inputs["text"] = strings[0]  # older editors name no widgets; the text comes first
-        inputs.update({slot.get("name"): links[slot["link"]] for slot in slots if slot.get("link") in links})
+        linked = {str(slot.get("name")): str(slot.get("link")) for slot in slots}
+        inputs.update({name: links[link] for name, link in linked.items() if link in links})
         kind = "Bypassed" if node.get("mode") == BYPASSED else str(node.get("type"))
         graph[str(node.get("id"))] = {"class_type": kind, "inputs": inputs}
     return graph
@@ -75,22 +110,20 @@ def _savers(graph: Graph) -> list[str]:
     return saving or list(ends) or list(graph)
 
 
-def _samplers(graph: Graph, start: str) -> list[str]:
-    """Nodes above ``start`` that turn a positive conditioning into latents, the nearest first."""
-    found, seen, queue = [], {start}, deque([start])
-    while queue:
-        id = queue.popleft()
-        inputs = inputs_of(graph, id)
-        samples = "sampler" in str(graph[id].get("class_type")).lower() or "noise_seed" in inputs
-        if samples and any(name in inputs for name in GIVEN):
-            found.append(id)
-        for value in inputs.values():
-            if is_link(graph, value) and value[0] not in seen:
-                seen.add(value[0])
-                queue.append(value[0])
-    return found
+def _with_shown(graph: Graph, workflow: dict[str, Any]) -> Graph:
+    """The graph, in which nodes that show a text hold what they showed while this image was made.
 
-
-def _conditioning_text(graph: Graph, sampler: str) -> str | None:
-    inputs = inputs_of(graph, sampler)
-    return next((text for name in GIVEN if (text := text_at(graph, inputs.get(name)))), None)
+    The graph itself was stored before that, so there they still hold the text of the run before.
+    """
+    shown = {}
+    for node in workflow.get("nodes") or []:
+        if isinstance(node, dict) and "show" in str(node.get("type")).lower():
+            values = node.get("widgets_values")
+            while isinstance(values, list) and len(values) == 1:
+                values = values[0]
+            if isinstance(values, str) and values.strip():
+                shown[str(node.get("id"))] = values
+    return {
+        id: {**node, "inputs": {**inputs_of(graph, id), "text_0": shown[id]}} if id in shown else node
+        for id, node in graph.items()
+    }

@@ -10,6 +10,7 @@ import re
 from typing import Any
 
 from ..errors import InputError
+from . import comfyui_random
 
 Graph = dict[str, dict[str, Any]]
 
@@ -23,9 +24,24 @@ TEXTS = (
 PAIRS = (("text_g", "text_l"), ("conditioning_to", "conditioning_from"), ("conditioning_1", "conditioning_2"))
 NO_TEXT = (
     "clip", "model", "vae", "image", "images", "pixels", "mask", "samples", "latent", "latent_image",
-    "control_net", "clip_vision_output", "style_model", "system_prompt",
+    "control_net", "clip_vision_output", "style_model", "system_prompt", "seed", "noise_seed",
+    "width", "height",
 )  # fmt: skip
-GENERATED = ("llm", "gpt", "ollama", "gemini", "florence", "caption", "interrogat", "joytag", "wd14")
+GENERATED = (
+    "llm",
+    "gpt",
+    "ollama",
+    "gemini",
+    "florence",
+    "caption",
+    "interrogat",
+    "joytag",
+    "wd14",
+    "chat",
+    "vlm",
+    "describe",
+    "moondream",
+)
 JOINS = ("concat", "join", "combine", "stringfunction")
 SELECTORS = ("select", "index", "input", "selected", "choice", "switch")
 _NUMBERED = re.compile(r"(?:text|string|str|input|prompt)_?(?:[a-z]|\d{1,2})")
@@ -41,13 +57,20 @@ def inputs_of(graph: Graph, id: str) -> dict[str, Any]:
     return inputs if isinstance(inputs, dict) else {}
 
 
-def text_at(graph: Graph, value: Any) -> str | None:
+def text_at(graph: Graph, value: Any, resolved: bool = True) -> str | None:
     """The text at a value: a string itself, or what a link leads to; None where there is none.
 
+    Args:
+        resolved: False if "{red|blue}" may be a template even in nodes that pass it on as it is.
+
     Raises:
-        InputError: several texts, and nothing that says which of them was used; or one changed by a pattern.
+        InputError: several texts, and nothing that says which of them was used; one changed by a pattern; or
+            one of which a part is picked at random.
     """
-    return _Reading(graph).text(value)
+    text = _Reading(graph).text(value)
+    if text and not resolved and comfyui_random.has_template(text):
+        raise InputError("its workflow holds a template of the prompt, not the prompt: give the prompt")
+    return text
 
 
 class _Reading:
@@ -64,14 +87,30 @@ class _Reading:
         if id not in self.known:
             self.known[id] = None  # a circle has no text
             kind = str(self.graph[id].get("class_type"))
-            self.known[id] = self._node(kind, inputs_of(self.graph, id))
+            self.known[id] = self._shown(kind, value) or self._node(kind, inputs_of(self.graph, id))
         return self.known[id]
 
+    def _shown(self, kind: str, link: list[Any]) -> str | None:
+        """What a node beside the way shows of a text that only became known as the graph ran."""
+        if not comfyui_random.is_named(kind, (*GENERATED, *comfyui_random.CHOOSES, *comfyui_random.INVENTS)):
+            return None
+        for id in self.graph:
+            inputs = inputs_of(self.graph, id)
+            if inputs.get("text") == link and isinstance(inputs.get("text_0"), str):
+                return inputs["text_0"].strip() or None
+        return None
+
     def _node(self, kind: str, inputs: dict[str, Any]) -> str | None:
+        if isinstance(inputs.get("text_0"), str) and inputs["text_0"].strip():
+            return inputs["text_0"].strip()  # what a text became as the graph ran
+        if (populated := comfyui_random.populated(kind, inputs)) is not None:
+            return populated or None
+        comfyui_random.refuse_templates(kind, inputs)
+        return comfyui_random.check(kind, inputs, self._passed_on(kind, inputs))
+
+    def _passed_on(self, kind: str, inputs: dict[str, Any]) -> str | None:
+        """The text of a node that does the same with it each time."""
         small = kind.lower()
-        for shown in ("text_0", "populated_text"):  # what a text became as the graph ran
-            if isinstance(inputs.get(shown), str) and inputs[shown].strip():
-                return inputs[shown].strip()
         if any(word in small for word in GENERATED):
             return None  # written as the graph ran, and stored nowhere
         if "switch" in small or "ifelse" in small:

@@ -8,10 +8,13 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
+from . import text_encoding
+
 EXIF_DIRECTORY, USER_COMMENT = 0x8769, 0x9286
 ASCII_TAGS = {0x010E: "ImageDescription", 0x010F: "Make", 0x0110: "Model", 0x0131: "Software"}
-ASCII, UNDEFINED = 2, 7
-UNICODE, PLAIN = b"UNICODE\0", b"ASCII\0\0\0"
+WINDOWS_TAGS = {0x9C9B: "XPTitle", 0x9C9C: "XPComment", 0x9C9F: "XPSubject"}  # UTF-16, little-endian
+BYTE, ASCII, UNDEFINED, UTF8 = 1, 2, 7, 129
+UNICODE, PLAIN, JIS = b"UNICODE\0", b"ASCII\0\0\0", b"JIS\0\0\0\0\0"
 
 
 class DamagedExif(ValueError):
@@ -28,13 +31,18 @@ class Entry:
 
 
 def texts(block: bytes) -> dict[str, str]:
-    """Names of EXIF (ImageDescription, Make, UserComment, ...) -> texts, without the empty ones."""
+    """Names of EXIF (ImageDescription, Make, UserComment, ...) -> texts, without the empty ones.
+
+    Bytes that cannot be decoded are lone surrogates in the texts.
+    """
     found = {}
     order, entries = _entries(block)
     for entry in entries:
         raw = block[entry.offset : entry.offset + entry.count]
-        if entry.tag in ASCII_TAGS and entry.kind == ASCII:
-            found[ASCII_TAGS[entry.tag]] = raw.rstrip(b"\0").decode("utf-8", "replace")
+        if entry.tag in ASCII_TAGS and entry.kind in (ASCII, UTF8):
+            found[ASCII_TAGS[entry.tag]] = text_encoding.decode_leniently(raw)
+        elif entry.tag in WINDOWS_TAGS and entry.kind == BYTE:
+            found[WINDOWS_TAGS[entry.tag]] = text_encoding.decode_leniently(raw, "utf-16-le")
         elif entry.tag == USER_COMMENT:
             found["UserComment"] = _comment(raw, order)[0]
     return {name: text for name, text in found.items() if text.strip()}
@@ -83,7 +91,7 @@ def _directory(block: bytes, order: str, place: int) -> list[Entry]:
     entries = []
     for at in range(place + 2, place + 2 + 12 * count, 12):
         tag, kind, number, offset = struct.unpack_from(order + "HHII", block, at)
-        if kind in (ASCII, UNDEFINED):  # one byte each
+        if kind in (BYTE, ASCII, UNDEFINED, UTF8):  # one byte each
             offset = at + 8 if number <= 4 else offset
             # Cameras' own notes often point outside once a program has moved them; they are none of ours.
             if offset + number > len(block) and (tag in ASCII_TAGS or tag == USER_COMMENT):
@@ -96,15 +104,27 @@ def _comment(raw: bytes, order: str) -> tuple[str, bytes, str]:
     """(text, character code, encoding) of a UserComment."""
     code, content = raw[:8], raw[8:]
     if code == UNICODE:
-        # The standard says UTF-16 and forgets the byte order; most texts have more zeros on one side.
-        even, odd = content[0::2].count(0), content[1::2].count(0)
-        little = odd > even if odd != even else order == "<"
-        encoding = "utf-16-le" if little else "utf-16-be"
-        return content.decode(encoding, "replace").lstrip("\ufeff").rstrip("\0"), code, encoding
-    if code in (PLAIN, bytes(8)):
-        return content.decode("utf-8", "replace").rstrip("\0"), code, "utf-8"
-    return raw.decode("utf-8", "replace").rstrip("\0"), b"", "utf-8"  # written without a code
+        encoding = _unicode_encoding(content, order)
+    elif code == JIS:
+        encoding = text_encoding.japanese_encoding(content)
+    else:
+        if code not in (PLAIN, bytes(8)):
+            code, content = b"", raw  # written without a code
+        encoding = text_encoding.encoding_of(content) or "utf-8"
+    return text_encoding.decode_leniently(content, encoding), code, encoding
+
+
+def _unicode_encoding(content: bytes, order: str) -> str:
+    """UTF-16 by the standard, which forgets the byte order; UTF-8 by many programs."""
+    if b"\0" not in content.rstrip(b"\0") and text_encoding.encoding_of(content) == "utf-8":
+        return "utf-8"
+    marks = {b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be"}
+    if content[:2] in marks:
+        return marks[content[:2]]
+    even, odd = content[0::2].count(0), content[1::2].count(0)  # most texts have more zeros on one side
+    little = odd > even if odd != even else order == "<"
+    return "utf-16-le" if little else "utf-16-be"
 
 
 def _encoded(text: str, code: bytes, encoding: str) -> bytes:
-    return code + text.encode(encoding)
+    return code + text_encoding.encode_leniently(text, encoding)

@@ -19,7 +19,7 @@ _WEIGHT = re.compile(r":\s*[+-]?(?:\d+\.?\d*|\.\d+)\s*$")
 def split(text: str) -> tuple[str, dict[str, str]] | None:
     """(prompt, settings) of an infotext; None where the text has no line of settings."""
     parts = _settings_line(text)
-    return None if parts is None else (without_negative(parts[0]), _fields(parts[1]))
+    return None if parts is None else (without_negative(parts[0]), fields(parts[1]))
 
 
 def without_negative(text: str) -> str:
@@ -52,12 +52,18 @@ def _settings_line(text: str) -> tuple[str, str, str] | None:
     rows = re.split(r"(?<=\n)", text)
     for i in range(len(rows) - 1, -1, -1):
         line = rows[i].rstrip()
-        if _FIELD.match(line) and _fields(line).get("Steps", "").isdecimal():
+        if is_settings_line(line):
             return "".join(rows[:i]), line, rows[i][len(line) :] + "".join(rows[i + 1 :])
     return None
 
 
-def _fields(line: str) -> dict[str, str]:
+def is_settings_line(line: str) -> bool:
+    """Whether a whole line is settings that say the steps."""
+    return bool(_FIELD.match(line)) and fields(line).get("Steps", "").isdecimal()
+
+
+def fields(line: str) -> dict[str, str]:
+    """Return names -> values of a line of settings."""
     return {m[1]: m[2].strip() for m in _FIELD.finditer(line)}
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from ..errors import ImageError, ImageNotFoundError
-from . import exif, jpeg, png, webp, xmp
+from . import exif, jpeg, png, text_encoding, webp, xmp
 
 T = TypeVar("T")
 FORMATS = "PNG, JPEG and WebP"
@@ -18,8 +18,9 @@ _DAMAGED = (png.DamagedPng, jpeg.DamagedJpeg, webp.DamagedWebp, exif.DamagedExif
 def read_texts(path: str | os.PathLike[str]) -> dict[str, str]:
     """Names -> texts of a picture's metadata.
 
-    PNG's texts have their keywords; those of EXIF the names of its tags (UserComment, ...), XMP's description
-    is "dc:description", a JPEG comment "Comment".
+    PNG texts have their keywords, EXIF texts the names of their tags (UserComment, ...), XMP texts the names
+    of their properties (dc:description, ...); a JPEG comment is "Comment". Bytes that cannot be decoded are
+    lone surrogates.
 
     Raises:
         ImageError: no file there, not a PNG, JPEG or WebP file, or a damaged one.
@@ -69,7 +70,7 @@ def _texts(data: bytes) -> dict[str, str]:
     elif kind == "jpeg":
         for segment in jpeg.segments(data)[0]:
             if segment.marker == jpeg.COMMENT:
-                texts.setdefault("Comment", segment.data.decode("utf-8", "replace").rstrip("\0"))
+                texts.setdefault("Comment", text_encoding.decode_leniently(segment.data))
             elif segment.marker == jpeg.APP1 and segment.data.startswith(jpeg.EXIF) and block is None:
                 block = segment.data[len(jpeg.EXIF) :]
     else:
@@ -79,9 +80,7 @@ def _texts(data: bytes) -> dict[str, str]:
     if block is not None:
         texts = {**exif.texts(block), **texts}
     packet = _xmp(data)
-    if packet and (description := xmp.description(packet)):
-        texts.setdefault("dc:description", description)
-    return texts
+    return {**xmp.texts(packet), **texts} if packet else texts
 
 
 def _xmp(data: bytes) -> bytes | None:
@@ -95,4 +94,11 @@ def _xmp(data: bytes) -> bytes | None:
         place = webp.find(found, webp.XMP)
         return None if place is None else found[place].data
     texts = (png.as_text(chunk) for chunk in png.chunks(data)[0])
-    return next((text.text.encode() for text in texts if text and text.keyword == png.XMP), None)
+    return next(
+        (
+            text_encoding.encode_leniently(text.text, "utf-8")
+            for text in texts
+            if text and text.keyword == png.XMP
+        ),
+        None,
+    )

@@ -6,6 +6,8 @@ import struct
 import zlib
 from dataclasses import dataclass, replace
 
+from . import text_encoding
+
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 XMP = "XML:com.adobe.xmp"  # the keyword of its text
 TEXT_KINDS = (b"tEXt", b"zTXt", b"iTXt")
@@ -28,24 +30,32 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Text:
-    """A text chunk taken apart; ``middle`` is what stands between keyword and text, as stored."""
+    """A text chunk taken apart.
+
+    ``middle`` is what stands between keyword and text, as stored. ``encoding`` is the one that was read:
+    tEXt and zTXt should be Latin-1, but many programs write UTF-8.
+    """
 
     kind: bytes
     keyword: str
     middle: bytes
     text: str
+    encoding: str = "latin-1"
 
     def chunk(self) -> Chunk:
         keyword = self.keyword.encode("latin-1") + b"\0"
         if self.kind == b"tEXt":
             try:
-                return Chunk.of(b"tEXt", keyword + self.text.encode("latin-1"))
+                return Chunk.of(b"tEXt", keyword + self._encoded())
             except UnicodeEncodeError:
                 return Chunk.of(b"iTXt", keyword + bytes(4) + self.text.encode())
         if self.kind == b"zTXt":
-            return Chunk.of(b"zTXt", keyword + self.middle + zlib.compress(self.text.encode("latin-1")))
-        packed = zlib.compress(self.text.encode()) if self.middle[0] else self.text.encode()
+            return Chunk.of(b"zTXt", keyword + self.middle + zlib.compress(self._encoded()))
+        packed = zlib.compress(self._encoded()) if self.middle[0] else self._encoded()
         return Chunk.of(b"iTXt", keyword + self.middle + packed)
+
+    def _encoded(self) -> bytes:
+        return text_encoding.encode_leniently(self.text, self.encoding)
 
 
 class DamagedPng(ValueError):
@@ -78,16 +88,18 @@ def as_text(chunk: Chunk) -> Text | None:
         if not zero:
             return None
         if chunk.kind == b"tEXt":
-            middle, content = b"", rest.decode("latin-1")
+            middle, content = b"", rest
         elif chunk.kind == b"zTXt":
-            middle, content = rest[:1], _unpacked(rest[1:]).decode("latin-1")
+            middle, content = rest[:1], _unpacked(rest[1:])
         else:
             language = rest.index(b"\0", 2) + 1
             start = rest.index(b"\0", language) + 1
-            middle, content = rest[:start], (_unpacked(rest[start:]) if rest[0] else rest[start:]).decode()
+            middle, content = rest[:start], _unpacked(rest[start:]) if rest[0] else rest[start:]
     except (ValueError, IndexError, zlib.error):
         return None
-    return Text(chunk.kind, keyword.decode("latin-1"), middle, content)
+    encoding = "utf-8" if chunk.kind == b"iTXt" else text_encoding.latin1_or_utf8(content)
+    text = text_encoding.decode_leniently(content, encoding)
+    return Text(chunk.kind, keyword.decode("latin-1"), middle, text, encoding)
 
 
 def put_text(found: list[Chunk], keyword: str, text: str) -> list[Chunk]:

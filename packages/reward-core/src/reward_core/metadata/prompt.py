@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..errors import ImageError, InputError
-from . import comfyui, infotext
+from . import comfyui, generators, settings_text, text_encoding
+from .banners import is_banner
+from .generators import Source, parse_json
 from .picture_file import read_texts
 
 # Plain texts, the surest first. Keywords are compared in small letters.
-SURE = ("parameters", "prompt", "positive prompt")
+SURE = ("parameters", "prompt", "positive prompt", "positive_prompt", "dream")
 # Cameras and editors fill these as well ("Created with GIMP"): a caption beside the picture comes first.
-UNSURE = ("description", "imagedescription", "dc:description", "usercomment", "comment", "title")
-JSON_KEYS = ("prompt", "positive_prompt", "positivePrompt", "Prompt")
-JSON_PARENTS = ("sui_image_params", "image", "meta", "metadata")
+UNSURE = (
+    "description", "imagedescription", "dc:description", "tiff:imagedescription", "usercomment",
+    "exif:usercomment", "comment", "xpcomment", "xpsubject", "title", "dc:title", "xptitle",
+)  # fmt: skip
+# Texts that are no prompts even where they look like one; graphs are read apart.
+OTHER = (
+    "software", "make", "model", "author", "artist", "copyright", "source", "xmp:creatortool",
+    "xml:com.adobe.xmp", "prompt", "workflow",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -31,20 +38,20 @@ class FoundPrompt:
 def read_prompt(path: str | os.PathLike[str]) -> FoundPrompt:
     """The prompt in a picture's metadata, or in a text file of its name beside it.
 
-    Forms, in this order: the ComfyUI node's "ImageReward Prompt"; AUTOMATIC1111's settings (PNG text
-    "parameters", EXIF UserComment); ComfyUI's graphs; JSON of InvokeAI, SwarmUI, Fooocus, NovelAI and others;
-    a plain text named Prompt; picture.txt beside picture.png; other plain texts (Description, Comment, ...).
-    Weights, networks and changes in the WebUI's and ComfyUI's notation are taken out: "(red:1.3) house" is
-    "red house".
+    Forms, in this order: the ComfyUI node's "ImageReward Prompt"; texts that a generator of `generators.py`
+    recognizes, in whichever field; ComfyUI's graphs; a plain text named Prompt; picture.txt beside
+    picture.png; other plain texts (Description, Comment, ...) unless a camera or an editor left them.
+    Weights, networks and changes in the generator's notation are taken out: "(red:1.3) house" is "red house".
 
     Raises:
-        ImageError: no prompt, an empty one, several that differ, or a file that cannot be read.
+        ImageError: no prompt, an empty one, several that differ, one that was picked at random as the image
+            was made, one in an unknown encoding, or a file that cannot be read.
     """
     name = os.fspath(path)
     texts = read_texts(path)
     by_name = {key.lower(): text for key, text in texts.items() if text.strip()}
     try:
-        found = _search(texts, by_name) or _beside(Path(path).with_suffix(".txt")) or _plain(by_name, UNSURE)
+        found = _search(texts, by_name) or _beside(Path(path)) or _plain(by_name, UNSURE)
     except InputError as error:
         raise ImageError(name, str(error)) from error
     except RecursionError as error:
@@ -54,53 +61,78 @@ def read_prompt(path: str | os.PathLike[str]) -> FoundPrompt:
         raise ImageError(name, f"no prompt in its metadata (texts: {have})")
     if not found.text:
         raise ImageError(name, f"its prompt is empty ({found.source})")
+    if not text_encoding.is_decoded(found.text):
+        raise ImageError(
+            name, f"cannot read its prompt: {found.source} is in an unknown encoding. Give the prompt"
+        )
     return found
 
 
 def _search(texts: dict[str, str], by_name: dict[str, str]) -> FoundPrompt | None:
     own = by_name.get("imagereward prompt")
     if own is not None:
-        value = _json(own)
+        value = parse_json(own)
         return FoundPrompt(value if isinstance(value, str) else own.strip(), "ImageReward Prompt")
-    for name in ("parameters", "usercomment"):
-        if name in by_name and (found := _infotext(by_name[name], name)):
+    for source in _sources(by_name):
+        if found := _recognized(source):
             return found
-    if found := _graph(texts, by_name):
-        return found
-    for name, text in by_name.items():
-        value = _json(text)
-        if isinstance(value, dict) and (prompt := _json_prompt(value)):
-            return FoundPrompt(prompt, f"{name} (JSON)")
-    return _plain(by_name, SURE)
+    return _graph(texts, by_name) or _plain(by_name, SURE)
 
 
-def _beside(caption: Path) -> FoundPrompt | None:
+def _sources(by_name: dict[str, str]) -> Iterator[Source]:
+    """Texts that may hold a prompt: those in which the WebUI keeps it first, graphs not among them."""
+    first = ("parameters", "usercomment", "exif:usercomment")
+    for name in (*first, *(name for name in by_name if name not in first)):
+        text = by_name.get(name)
+        if text is None or "negative" in name or (name in OTHER and _is_json_like(text)):
+            continue
+        if name not in OTHER or name == "prompt":
+            yield Source(name, text, by_name)
+
+
+def _recognized(source: Source) -> FoundPrompt | None:
+    if _is_prefixed_json(source.text):
+        return None
+    reading = generators.read(source)
+    if reading is None:
+        return None
+    form = reading.generator.form
+    return FoundPrompt(reading.prompt, f"{source.name} ({form})" if form else source.name)
+
+
+def _beside(image: Path) -> FoundPrompt | None:
     """The text file of the picture's name."""
+    caption = image.with_suffix(".txt")
     if not caption.is_file():
         return None
-    text = caption.read_text(encoding="utf-8", errors="replace").strip()
-    return _infotext(text, caption.name) or (FoundPrompt(text, caption.name) if text else None)
+    try:
+        text = text_encoding.decode_text(caption.read_bytes())
+    except OSError as error:
+        raise InputError(f"cannot read its caption {caption.name!r}: {error.strerror or error}") from error
+    except text_encoding.UnknownEncodingError as error:
+        raise InputError(f"cannot read its caption {caption.name!r}: {error}") from error
+    if not text.strip():
+        return None
+    return _recognized(Source(caption.name, text)) or FoundPrompt(settings_text.plain(text), caption.name)
 
 
 def _plain(by_name: dict[str, str], names: tuple[str, ...]) -> FoundPrompt | None:
     for name in names:
         text = by_name.get(name)
-        if text is not None and not _is_json(text):
-            return FoundPrompt(infotext.without_negative(text), name)
+        if text is None or _is_json_like(text) or (names is UNSURE and is_banner(text)):
+            continue
+        return FoundPrompt(settings_text.plain(text), name)
     return None
 
 
-def _is_json(text: str) -> bool:
+def _is_json_like(text: str) -> bool:
     """Whether a text is JSON, or ComfyUI's "Workflow:{...}"."""
+    return isinstance(parse_json(text), (dict, list)) or _is_prefixed_json(text)
+
+
+def _is_prefixed_json(text: str) -> bool:
     rest = text.partition(":")[2].lstrip()
-    return isinstance(_json(text), (dict, list)) or (rest.startswith("{") and _json(rest) is not None)
-
-
-def _infotext(text: str, source: str) -> FoundPrompt | None:
-    parts = infotext.split(text)
-    if parts is None:
-        return None
-    return FoundPrompt(infotext.plain(parts[0], int(parts[1]["Steps"])), f"{source} (A1111)")
+    return rest.startswith("{") and parse_json(rest) is not None
 
 
 def _graph(texts: dict[str, str], by_name: dict[str, str]) -> FoundPrompt | None:
@@ -110,36 +142,10 @@ def _graph(texts: dict[str, str], by_name: dict[str, str]) -> FoundPrompt | None
         head, colon, rest = text.partition(":")
         if colon and head.strip().lower() in stored and rest.lstrip().startswith("{"):
             stored[head.strip().lower()] = rest
-    graph, workflow = _json(stored["prompt"]), _json(stored["workflow"])
-    if isinstance(graph, dict) and any(isinstance(n, dict) and "class_type" in n for n in graph.values()):
-        nodes = {id: node for id, node in graph.items() if isinstance(node, dict)}
-        if text := comfyui.prompt_of(nodes):
-            return FoundPrompt(text, "prompt (ComfyUI)")
-    if isinstance(workflow, dict) and isinstance(workflow.get("nodes"), list):
-        text = comfyui.prompt_of(comfyui.from_workflow(workflow))
-        if text:
-            return FoundPrompt(text, "workflow (ComfyUI)")
+    graph, workflow = parse_json(stored["prompt"]), parse_json(stored["workflow"])
+    workflow = workflow if comfyui.is_workflow(workflow) else None
+    if comfyui.is_graph(graph) and (text := comfyui.read(graph, workflow)):
+        return FoundPrompt(text, "prompt (ComfyUI)")
+    if workflow is not None and (text := comfyui.read(workflow)):
+        return FoundPrompt(text, "workflow (ComfyUI)")
     return None
-
-
-def _json_prompt(value: dict[str, Any]) -> str | None:
-    for key in JSON_KEYS:
-        prompt = value.get(key)
-        if isinstance(prompt, list) and prompt and isinstance(prompt[0], dict):
-            # InvokeAI 2: [{"prompt": ..., "weight": 1}]
-            prompt = prompt[0].get("prompt")
-        if isinstance(prompt, str) and prompt.strip():
-            return prompt.strip()
-    for key in JSON_PARENTS:
-        if isinstance(value.get(key), dict) and (prompt := _json_prompt(value[key])):
-            return prompt
-    return None
-
-
-def _json(text: str) -> Any:
-    if not text.lstrip().startswith(("{", "[", '"')):
-        return None
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None

@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from html import escape, unescape
 
+from . import text_encoding
+
 NAMESPACE = "urn:reward-core:1.0/"
 _END = re.compile(rb"</([A-Za-z_][\w.-]*):RDF\s*>")
-_DESCRIPTION = re.compile(r"<dc:description>.*?<rdf:li[^>]*>(.*?)</rdf:li>", re.DOTALL)
+PROPERTIES = ("dc:description", "dc:title", "exif:UserComment", "tiff:ImageDescription", "xmp:CreatorTool")
+_ITEM = re.compile(r"<rdf:li\b[^>]*>(.*?)</rdf:li>", re.DOTALL)
 _EMPTY = (
     b'<?xpacket begin="\xef\xbb\xbf" id="W5M0MpCehiHzreSzNTczkc9d"?>'
     b'<x:xmpmeta xmlns:x="adobe:ns:meta/">'
@@ -53,10 +56,29 @@ def keys(packet: bytes) -> list[str]:
     return [_key(name.decode()) for name in re.findall(rb'\brewardcore:([\w.-]+)="', packet)]
 
 
-def description(packet: bytes) -> str | None:
-    """dc:description, in its first language."""
-    found = _DESCRIPTION.search(packet.decode("utf-8", "replace"))
-    return unescape(found[1]).strip() or None if found else None
+def texts(packet: bytes) -> dict[str, str]:
+    """Names of properties (dc:description, exif:UserComment, ...) -> texts, each in its first language."""
+    text = text_encoding.decode_leniently(packet)
+    found = {name: _property(text, name) for name in PROPERTIES}
+    return {name: value for name, value in found.items() if value}
+
+
+def _property(packet: str, name: str) -> str | None:
+    """The value of a property: an element with or without rdf:li, or an attribute of rdf:Description."""
+    opened = re.search(rf"<{name}(?:\s[^<>]*)?(?<!/)>", packet)
+    closed = packet.find(f"</{name}>", opened.end()) if opened else -1
+    if opened and closed >= 0:
+        content = packet[opened.end() : closed]
+        item = _ITEM.search(content)
+        content = item[1] if item else "" if "<rdf:" in content else content
+    elif attribute := re.search(rf"\s{name}=(?:\"([^\"<]*)\"|'([^'<]*)')", packet):
+        content = attribute[1] or attribute[2] or ""
+    else:
+        return None
+    content = content.strip()
+    if content.startswith("<![CDATA[") and content.endswith("]]>"):
+        return content[9:-3].strip()
+    return unescape(content).strip()
 
 
 def _name(key: str) -> str:

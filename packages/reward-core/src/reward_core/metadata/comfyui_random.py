@@ -1,0 +1,123 @@
+"""Nodes of ComfyUI extensions that pick part of a prompt at random while the graph runs.
+
+The graph holds the template, "a {red|blue} house" or "a __color__ house". What became of it is known only
+where a node stored it; elsewhere the prompt cannot be known, which is an error.
+
+ComfyUI's own "{red|blue}" is resolved by its editor before the graph is stored as "prompt", so that braces in
+a plain encoder there are words. In the editor's form, "workflow", they may still be the template.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NoReturn
+
+from ..errors import InputError
+
+# Parts of class names, in small letters: nodes that resolve templates or pick one of several texts,
+CHOOSES = (
+    "wildcard", "random", "dpcombinatorial", "dpjinja", "dpoutput", "dynamicprompt", "dynamic prompt",
+    "gprompts", "shuffle", "oneof", "lottery", "mikey",
+)  # fmt: skip
+# nodes whose text is made up as they run, whatever they are given,
+INVENTS = ("dpmagic", "dpfeelinglucky", "onebutton", "one button", "promptgenerator", "prompt generator")
+# and nodes that pass every text on as it is.
+LITERAL = ("encode", "primitive", "string", "showtext", "reroute", "note")
+PICKS_LINES = ("promptline", "prompt line", "random line", "randomline", "line from", "text line", "textline")
+INDEX = ("start_index", "line_number", "line_index", "index")
+
+_TEMPLATE = re.compile(
+    r"\{[^{}]*\|[^{}]*\}"  # {red|blue}, {2$$red|blue}
+    r"|(?<!_)__[^\W_][\w\-./*\\ ]*?__|__\*+__"  # __color__, __hair/*__
+    r"|\{%.*?%\}|<(?:random|wildcard|wc):[^<>]*>",
+    re.DOTALL,
+)
+_UNFILLED = re.compile(r"\{(?:[^{}]|\{[^{}]*\})*\}|__.+?__|<[^<>]*>|[()\[\]]|:\s*\d*\.?\d+|#[^\n]*")
+
+
+def has_template(text: str) -> bool:
+    """Whether a text has parts that something picks: {red|blue} or __color__."""
+    return _TEMPLATE.search(text) is not None
+
+
+def is_named(kind: str, words: tuple[str, ...]) -> bool:
+    """Whether the name of a class contains one of the words."""
+    return any(word in kind.lower() for word in words)
+
+
+def refuse(kind: str) -> NoReturn:
+    """Raise the error for a text that cannot be known."""
+    raise InputError(f"its graph picks part of the prompt at random ({kind}): give the prompt")
+
+
+def populated(kind: str, inputs: dict[str, Any]) -> str | None:
+    """The text that a wildcard node stored beside its template; None where it has no such field.
+
+    Raises:
+        InputError: the field is empty, or holds the text of an earlier run or another template.
+    """
+    text, template = inputs.get("populated_text"), inputs.get("wildcard_text")
+    if not isinstance(text, str):
+        return None
+    filled = inputs.get("mode") not in (True, "populate")  # the text is used as it is
+    if not text.strip():
+        if filled or (isinstance(template, str) and not template.strip()):
+            return ""
+        refuse(kind)
+    if has_template(text):
+        refuse(kind)
+    if isinstance(template, str) and not filled:
+        missing = set(_words(_UNFILLED.sub(" ", template))) - set(_words(text))
+        if missing:
+            refuse(kind)
+    return text.strip()
+
+
+def check(kind: str, inputs: dict[str, Any], text: str | None) -> str | None:
+    """Return the text of a node that may pick parts of it, if there was nothing to pick.
+
+    Raises:
+        InputError: there was.
+    """
+    if is_named(kind, INVENTS):
+        refuse(kind)
+    several = len({value for value in inputs.values() if isinstance(value, str) and value.strip()}) > 1
+    if "random" in kind.lower() and several and not kind.startswith("DP"):
+        refuse(kind)
+    if text is None:
+        return None
+    if is_named(kind, PICKS_LINES):
+        return _line(kind, inputs, text)
+    if is_named(kind, CHOOSES) and (
+        has_template(text) or ("random" in kind.lower() and _is_list(kind, text))
+    ):
+        refuse(kind)
+    return text
+
+
+def refuse_templates(kind: str, inputs: dict[str, Any]) -> None:
+    """Raise an error for a template in a node that may resolve it: any that is not known to be literal."""
+    if is_named(kind, LITERAL) and not is_named(kind, CHOOSES):
+        return
+    for name, value in inputs.items():
+        if isinstance(value, str) and has_template(value) and not str(name).startswith("neg"):
+            refuse(kind)
+
+
+def _is_list(kind: str, text: str) -> bool:
+    """Whether a text may be several of which a node picks one; the generators of DynamicPrompts do not."""
+    return not kind.startswith("DP") and any(sign in text for sign in "\n,;|")
+
+
+def _line(kind: str, inputs: dict[str, Any], text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if len(lines) == 1:
+        return lines[0]
+    index = next((inputs[name] for name in INDEX if type(inputs.get(name)) is int), None)
+    if index is None or "random" in kind.lower() or inputs.get("max_rows", 1) != 1 or index >= len(lines):
+        refuse(kind)
+    return lines[index]
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.lower())

@@ -1,0 +1,241 @@
+"""The programs that write prompts into images: how each one's text is recognized, and read.
+
+Every text of an image, from whichever field, goes through `read`, which tries GENERATORS in order. To add a
+program, write a function that takes a Source and returns the prompt, or None where the text is not that
+program's, and add a line to the table. "No prompt" is the right answer where a text leaves doubt.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from ..errors import InputError
+from . import comfyui, infotext, notations, settings_text
+
+JSON_KEYS = (
+    "prompt", "positive_prompt", "positivePrompt", "Prompt", "positive_conditioning", "text_prompt",
+    "input_prompt", "base_caption",
+)  # fmt: skip
+JSON_PARENTS = (
+    "sui_image_params", "image", "meta", "metadata", "parameters", "params", "generation_data", "request",
+    "extraMetadata", "reqBody", "settings", "node", "v4_prompt", "caption", "Comment", "v2",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Source:
+    """One text of an image: the name of its field in small letters, and all the other texts."""
+
+    name: str
+    text: str
+    others: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def json(self) -> Any:
+        """The text's JSON value; None where it is not JSON."""
+        return parse_json(self.text)
+
+    @property
+    def object(self) -> dict[str, Any]:
+        """The text's JSON object; empty where it is not one."""
+        return self.json if isinstance(self.json, dict) else {}
+
+
+@dataclass(frozen=True)
+class Generator:
+    """A program, the name of its form in `FoundPrompt.source`, and its reader."""
+
+    name: str
+    form: str
+    read: Callable[[Source], str | None]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A prompt and the generator whose text it was in."""
+
+    prompt: str
+    generator: Generator
+
+
+def read(source: Source) -> Reading | None:
+    """Return the prompt of the first generator that recognizes the text.
+
+    Raises:
+        InputError: the text leaves open which prompt was used.
+    """
+    for generator in GENERATORS:
+        prompt = generator.read(source)
+        if prompt is not None:
+            return Reading(prompt.strip(), generator)
+    return None
+
+
+def parse_json(text: str) -> Any:
+    """Return the value of a JSON text; None where it is not one."""
+    text = text.strip().rstrip("\0")
+    if not text.startswith(("{", "[", '"')):
+        return None
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
+def _civitai(source: Source) -> str | None:
+    """A ComfyUI graph with the settings of Civitai's own generator beside the nodes."""
+    if not comfyui.is_graph(source.json):
+        return None
+    extra = source.object.get("extraMetadata")
+    extra = parse_json(extra) if isinstance(extra, str) else extra
+    prompt = extra.get("prompt") if isinstance(extra, dict) else None
+    return infotext.plain(prompt) if isinstance(prompt, str) and prompt.strip() else None
+
+
+def _comfyui(source: Source) -> str | None:
+    """A graph that is the text, or {"prompt": graph, "workflow": graph}."""
+    value = source.json
+    if comfyui.is_graph(value) or comfyui.is_workflow(value):
+        return comfyui.read(value)
+    for key in ("prompt", "workflow"):
+        inner = source.object.get(key)
+        inner = parse_json(inner) if isinstance(inner, str) else inner
+        if comfyui.is_graph(inner) or comfyui.is_workflow(inner):
+            workflow = source.object.get("workflow")
+            if prompt := comfyui.read(inner, workflow if isinstance(workflow, dict) else None):
+                return prompt
+    return None
+
+
+def _swarmui(source: Source) -> str | None:
+    prompt = _within(source.object, "sui_image_params", "prompt")
+    return notations.swarmui(prompt) if prompt else None
+
+
+def _novelai(source: Source) -> str | None:
+    """The base prompt: of model 4 and later those of single characters are stored beside it."""
+    from_novelai = "novelai" in source.others.get("software", "").lower()
+    if source.name == "description" and from_novelai:
+        return notations.novelai(source.text)
+    value = source.object
+    if not (from_novelai and source.name == "comment") and "v4_prompt" not in value:
+        return None
+    prompt = _text(value.get("prompt")) or _within(value, "v4_prompt", "caption", "base_caption")
+    return notations.novelai(prompt) if prompt else None
+
+
+def _draw_things(source: Source) -> str | None:
+    value = source.object
+    return _text(value.get("c")) if "uc" in value or "v2" in value else None
+
+
+def _invokeai(source: Source) -> str | None:
+    names = ("invokeai_metadata", "sd-metadata", "invokeai")
+    if source.name not in names and "invokeai" not in str(source.object.get("app_id", "")).lower():
+        return None
+    prompt = _json_prompt(source.object)
+    return notations.invokeai(prompt) if prompt else None
+
+
+def _invokeai_dream(source: Source) -> str | None:
+    """The command line of InvokeAI 1: "a red house [blurred]" -s 50 -S 1 -W 512."""
+    found = re.fullmatch(r'\s*"((?:[^"\\]|\\.)*)"\s+(?:-[a-zA-Z]|--\w+)[ =]?\S.*', source.text, re.DOTALL)
+    if found is None and source.name == "dream":
+        found = re.fullmatch(r"\s*(.*?)((?:\s+-[a-zA-Z]\s?\S+)*)\s*", source.text, re.DOTALL)
+    return notations.invokeai(found[1].replace('\\"', '"')) if found else None
+
+
+def _easy_diffusion(source: Source) -> str | None:
+    """Lines of the text file beside an image: "Prompt: ...", "Seed: ...", one setting each."""
+    lines = source.text.replace("\r\n", "\n").split("\n")
+    named = dict(line.partition(": ")[::2] for line in lines if ": " in line)
+    if not {"Prompt", "Seed", "Steps"} <= set(named):
+        return None
+    start = next(i for i, line in enumerate(lines) if line.startswith("Prompt: "))
+    known = re.compile(r"[A-Z][A-Za-z]*(?: [A-Za-z]+){0,3}: ")
+    end = next((i for i in range(start + 1, len(lines)) if known.match(lines[i])), len(lines))
+    return _unmarked("\n".join(lines[start:end]).removeprefix("Prompt: "))
+
+
+def _mochi_diffusion(source: Source) -> str | None:
+    found = re.search(
+        r"(?:^|[\n;]\s*)Include in Image: (.*?)(?:[;\n]\s*(?:Exclude from Image|Model|Size|Steps|Seed|"
+        r"Quality|Scheduler|Guidance Scale|Generator|Input Images|Upscaled|Date):|$)",
+        source.text,
+        re.DOTALL,
+    )
+    return found[1].strip() if found else None
+
+
+def _midjourney(source: Source) -> str | None:
+    return notations.midjourney(source.text)
+
+
+def _infotext(source: Source) -> str | None:
+    if source.json is not None or source.text.lstrip().startswith('{"'):  # cut-off JSON
+        return None
+    found = settings_text.read(source.text)
+    return None if found is None else infotext.plain(found.prompt, found.steps)
+
+
+def _other_json(source: Source) -> str | None:
+    prompt = _json_prompt(source.object)
+    return _unmarked(prompt) if prompt else None
+
+
+GENERATORS = (
+    Generator("Civitai", "Civitai", _civitai),
+    Generator("ComfyUI", "ComfyUI", _comfyui),
+    Generator("SwarmUI", "JSON", _swarmui),
+    Generator("NovelAI", "", _novelai),
+    Generator("Draw Things", "JSON", _draw_things),
+    Generator("InvokeAI 2 and later", "JSON", _invokeai),
+    Generator("InvokeAI 1", "InvokeAI", _invokeai_dream),
+    Generator("Easy Diffusion", "Easy Diffusion", _easy_diffusion),
+    Generator("Mochi Diffusion", "Mochi Diffusion", _mochi_diffusion),
+    Generator("AUTOMATIC1111, Forge, SD.Next, Fooocus, Draw Things, Civitai", "A1111", _infotext),
+    Generator("Midjourney", "Midjourney", _midjourney),
+    Generator("Fooocus, Easy Diffusion, mflux, TensorArt and others", "JSON", _other_json),
+)
+
+
+def _json_prompt(value: dict[str, Any], depth: int = 0) -> str | None:
+    for key in JSON_KEYS:
+        if prompt := _text(value.get(key)):
+            return prompt
+    for key in JSON_PARENTS:
+        inner = value.get(key)
+        inner = parse_json(inner) if isinstance(inner, str) else inner
+        if isinstance(inner, dict) and depth < 8 and (prompt := _json_prompt(inner, depth + 1)):
+            return prompt
+    return None
+
+
+def _text(value: Any) -> str | None:
+    """A string, or the parts of InvokeAI 2's [{"prompt": ..., "weight": 1}], without those it avoids."""
+    if isinstance(value, list):
+        parts = [
+            str(part.get("prompt", ""))
+            for part in value
+            if isinstance(part, dict) and not str(part.get("weight", 1)).startswith("-")
+        ]
+        value = ", ".join(part.strip() for part in parts if part.strip())
+    return value.strip() or None if isinstance(value, str) else None
+
+
+def _within(value: Any, *keys: str) -> str | None:
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return _text(value)
+
+
+def _unmarked(prompt: str) -> str:
+    """A prompt without the WebUI's notation, if it has some."""
+    if re.search(r"<(?:random|wildcard)[:\[]", prompt):
+        raise InputError("its prompt is a template of random parts: give the prompt")
+    return infotext.plain(prompt) if settings_text.has_notation(prompt) else prompt
