@@ -62,8 +62,8 @@ MAKERS = _table("""
 """)
 # Makers whose names begin titles, too: "Fuji Mountain", "Polaroid Portrait".
 AMBIGUOUS = _table("""
-    apple | brother | canon | concord | creative | fuji | ge | google | hasselblad | kodak | leaf | leica | mamiya
-    olympus | polaroid | rollei | sharp | sigma | supra | traveler | vivo
+    apple | brother | canon | concord | creative | fuji | ge | google | hasselblad | kodak | leaf | leica
+    mamiya | olympus | polaroid | rollei | sharp | sigma | supra | traveler | vivo
 """)
 # Words beside a maker's name that name a camera.
 MODEL_WORDS = _table("""
