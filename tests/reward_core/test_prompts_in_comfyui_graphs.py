@@ -49,6 +49,7 @@ def wildcard(kind="ImpactWildcardProcessor", template="a {red|{dark|light} blue}
         node("DPRandomGenerator", text=["21", 0], seed=5),
         node("DPCombinatorialGenerator", text="a {red|blue} boat"),
         node("DPMagicPrompt", text="a boat"),
+        node("PrimitiveString", value="a __color__ boat"),  # extensions resolve it in nodes of others
         node("Wildcard Processor", prompt="a __color__ boat", seed=1),
         node("easy wildcards", text="a __hair_color__ boat", seed=1),
         node("easy positive", positive="a {red|blue} boat"),
@@ -86,6 +87,14 @@ def test_a_text_that_a_node_picks_at_random_is_refused(tmp_path, chooser):
         (
             wildcard(mode="populate", populated_text="a light blue boat, calm sea"),
             "a light blue boat, calm sea",
+        ),
+        (
+            wildcard(
+                template="a {2$$red|{old|new {blue|gray}}|green} boat",
+                mode="populate",
+                populated_text="a red, new gray boat",
+            ),
+            "a red, new gray boat",
         ),
         (wildcard(mode=False, populated_text="a red boat, storm", seed=1), "a red boat, storm"),
         (wildcard(mode="reproduce", populated_text="a red boat, storm"), "a red boat, storm"),

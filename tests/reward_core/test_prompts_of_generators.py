@@ -210,7 +210,12 @@ https://example.com/a
 Copyright 2020 A. Person
 ASCII
 Made with Google AI
-Midjourney
+This image was created with Stable Diffusion
+FLUX.1-dev
+Motorola Razr
+iPhone 12 Pro
+oppo_32
+IMG-20200101-WA0001
 """.strip().split("\n")
 
 
@@ -224,7 +229,8 @@ def test_what_cameras_and_programs_leave_is_no_prompt(tmp_path, field):
 def test_sentences_about_cameras_and_programs_are_prompts(tmp_path):
     sentences = """
     a camera by the sea | a heron | heron | a blue & white heron | shot on Kodak Portra 400, a woman in rain
-    apple | Apple pie on a table | Canon EOS R5 photo of a heron, 85mm | picture of a dog | photo of 3 dogs
+    Apple Pie | Fuji Mountain | Polaroid Portrait
+    apple | Canon EOS R5 photo of a heron, 85mm | picture of a dog | photo of 3 dogs
     a screenshot of a video game | Untitled goose game, a goose | Gemini, the twins, fresco | 青い鳥
     a cake made with apples | Camera: a woman looking into it | rendered in watercolor, a boat at sea
     """.replace("\n", " | ")

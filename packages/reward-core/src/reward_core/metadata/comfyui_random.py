@@ -26,17 +26,16 @@ LITERAL = ("encode", "primitive", "string", "showtext", "reroute", "note")
 PICKS_LINES = ("promptline", "prompt line", "random line", "randomline", "line from", "text line", "textline")
 INDEX = ("start_index", "line_number", "line_index", "index")
 
+_WILDCARD = r"(?<!_)__[^\W_][\w\-./*\\ ]*?__|__\*+__"  # __color__, __hair/*__
 _TEMPLATE = re.compile(
-    r"\{[^{}]*\|[^{}]*\}"  # {red|blue}, {2$$red|blue}
-    r"|(?<!_)__[^\W_][\w\-./*\\ ]*?__|__\*+__"  # __color__, __hair/*__
-    r"|\{%.*?%\}|<(?:random|wildcard|wc):[^<>]*>",
-    re.DOTALL,
+    rf"\{{[^{{}}]*\|[^{{}}]*\}}|{_WILDCARD}|\{{%.*?%\}}|<(?:random|wildcard|wc):[^<>]*>", re.DOTALL
 )
-_UNFILLED = re.compile(r"\{(?:[^{}]|\{[^{}]*\})*\}|__.+?__|<[^<>]*>|[()\[\]]|:\s*\d*\.?\d+|#[^\n]*")
+_INNERMOST = re.compile(r"\{[^{}]*\}")
+_NOT_WORDS = re.compile(r"__.+?__|<[^<>]*>|^\s*#.*$", re.MULTILINE)
 
 
 def has_template(text: str) -> bool:
-    """Whether a text has parts that something picks: {red|blue} or __color__."""
+    """Whether a text has parts that something picks: {red|blue}, {2$$red|blue}, __color__."""
     return _TEMPLATE.search(text) is not None
 
 
@@ -66,10 +65,8 @@ def populated(kind: str, inputs: dict[str, Any]) -> str | None:
         refuse(kind)
     if has_template(text):
         refuse(kind)
-    if isinstance(template, str) and not filled:
-        missing = set(_words(_UNFILLED.sub(" ", template))) - set(_words(text))
-        if missing:
-            refuse(kind)
+    if isinstance(template, str) and not filled and not _words(template) <= _words(text):
+        refuse(kind)  # the text is of another template
     return text.strip()
 
 
@@ -96,11 +93,14 @@ def check(kind: str, inputs: dict[str, Any], text: str | None) -> str | None:
 
 
 def refuse_templates(kind: str, inputs: dict[str, Any]) -> None:
-    """Raise an error for a template in a node that may resolve it: any that is not known to be literal."""
-    if is_named(kind, LITERAL) and not is_named(kind, CHOOSES):
-        return
+    """Raise an error for a template in a node that may resolve it.
+
+    Nodes that are known to pass texts on may only hold "{red|blue}"; for "__color__" they are often replaced.
+    """
+    literal = is_named(kind, LITERAL) and not is_named(kind, CHOOSES)
+    template = re.compile(_WILDCARD) if literal else _TEMPLATE
     for name, value in inputs.items():
-        if isinstance(value, str) and has_template(value) and not str(name).startswith("neg"):
+        if isinstance(value, str) and template.search(value) and not str(name).startswith("neg"):
             refuse(kind)
 
 
@@ -119,5 +119,9 @@ def _line(kind: str, inputs: dict[str, Any], text: str) -> str:
     return lines[index]
 
 
-def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.lower())
+def _words(template: str) -> set[str]:
+    """The words outside of what is picked."""
+    inner = None
+    while inner != template:
+        inner, template = template, _INNERMOST.sub(" ", template)
+    return set(re.findall(r"[^\W\d_]+", _NOT_WORDS.sub(" ", template).lower()))

@@ -96,7 +96,7 @@ class _Reading:
             return None
         for id in self.graph:
             inputs = inputs_of(self.graph, id)
-            if inputs.get("text") == link and isinstance(inputs.get("text_0"), str):
+            if link in inputs.values() and isinstance(inputs.get("text_0"), str):
                 return inputs["text_0"].strip() or None
         return None
 

@@ -14,7 +14,9 @@ from .generators import Source, parse_json
 from .picture_file import read_texts
 
 # Plain texts, the surest first. Keywords are compared in small letters.
-SURE = ("parameters", "prompt", "positive prompt", "positive_prompt", "dream")
+SURE = (
+    "parameters", "prompt", "positive prompt", "positive_prompt", "dream", "iptc4xmpext:aipromptinformation",
+)  # fmt: skip
 # Cameras and editors fill these as well ("Created with GIMP"): a caption beside the picture comes first.
 UNSURE = (
     "description", "imagedescription", "dc:description", "tiff:imagedescription", "usercomment",

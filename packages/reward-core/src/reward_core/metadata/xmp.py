@@ -9,7 +9,10 @@ from . import text_encoding
 
 NAMESPACE = "urn:reward-core:1.0/"
 _END = re.compile(rb"</([A-Za-z_][\w.-]*):RDF\s*>")
-PROPERTIES = ("dc:description", "dc:title", "exif:UserComment", "tiff:ImageDescription", "xmp:CreatorTool")
+PROPERTIES = (
+    "Iptc4xmpExt:AIPromptInformation", "dc:description", "dc:title", "exif:UserComment",
+    "tiff:ImageDescription", "xmp:CreatorTool",
+)  # fmt: skip
 _ITEM = re.compile(r"<rdf:li\b[^>]*>(.*?)</rdf:li>", re.DOTALL)
 _EMPTY = (
     b'<?xpacket begin="\xef\xbb\xbf" id="W5M0MpCehiHzreSzNTczkc9d"?>'
