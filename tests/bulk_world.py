@@ -1,4 +1,4 @@
-"""What the tests of bulk scoring share: small pictures, the options of a fast run, its rows."""
+"""What the tests of bulk scoring share: small images, the options of a fast run, its rows."""
 
 import csv
 import json
@@ -28,8 +28,8 @@ NOT_READ = {
 }
 
 
-def make_pictures(folder: Path, count: int, seed: int = 3) -> list[str]:
-    """Names of new pictures 0.png, 1.png, ... in the folder."""
+def make_images(folder: Path, count: int, seed: int = 3) -> list[str]:
+    """Names of new images 0.png, 1.png, ... in the folder."""
     generator = np.random.default_rng(seed)
     names = [f"{i}.png" for i in range(count)]
     for name in names:

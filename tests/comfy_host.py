@@ -27,7 +27,7 @@ class ModelPatcher:
 
 
 class Host:
-    """loads: which patchers were asked onto the device. full: how many pictures fit at once."""
+    """loads: which patchers were asked onto the device. full: how many images fit at once."""
 
     def __init__(self, folder):
         self.folder = Path(folder)

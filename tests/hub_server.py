@@ -19,7 +19,7 @@ class Request(NamedTuple):
 class Hub(ThreadingHTTPServer):
     """Repositories of small files, plain web files, and a list of the requests that came in.
 
-    repos: {id: {branch: {filename: content}}}, ids of data sets begin with "datasets/". web: {path: content}.
+    repos: {id: {branch: {filename: content}}}, ids of datasets begin with "datasets/". web: {path: content}.
     refusals: {id: (status, X-Error-Code or None)}; status 0 hangs up without an answer.
     dropped: {path: bytes after which the connection ends, once}.
     stalled: {path: bytes after which nothing more comes, until the server stops}.
@@ -133,7 +133,7 @@ class HubHandler(BaseHTTPRequestHandler):
             self.send_json({"commitUrl": address, "commitOid": commit})
 
     def entry(self, name, content):
-        """A file in a list of files; pictures' zips and tables lie in large-file storage, as on the hub."""
+        """A file in a list of files; images' zips and tables lie in large-file storage, as on the hub."""
         claim = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         claim |= self.server.claims.get(content, {})
         oid = hashlib.sha1(f"blob {len(content)}\0".encode() + content).hexdigest()

@@ -1,4 +1,4 @@
-"""ImageRewardDB in small, as the hub has it: tables of rows a picture, flat zips, some pictures broken."""
+"""ImageRewardDB in small, as the hub has it: tables of rows an image, flat zips, some images broken."""
 
 import io
 import json
@@ -12,10 +12,10 @@ from PIL import Image
 REPO = "datasets/zai-org/ImageRewardDB"
 ZIPS = {"train": 8, "validation": 2, "test": 2}
 PROMPTS = 5  # a zip
-PICTURES = 4  # a prompt
+IMAGES = 4  # a prompt
 
 
-def picture(seed, side=24, form="WEBP"):
+def sample_image(seed, side=24, form="WEBP"):
     data = io.BytesIO()
     Image.frombytes("RGB", (side, side), random.Random(seed).randbytes(3 * side * side)).save(data, form)
     return data.getvalue()
@@ -39,7 +39,7 @@ def small_imagerewarddb(zips=ZIPS, side=24, broken=True):
     """{filename: content} of the repository.
 
     Places within a prompt are 1, 2, 2, 4, so 5 of 6 pairs are untied. With ``broken``, the first zip of each
-    split has a picture of random bytes (prompt 0), an empty one and a truncated one (both prompt 1), and
+    split has an image of random bytes (prompt 0), an empty one and a truncated one (both prompt 1), and
     three of prompt 2 are not in the zip at all.
     """
     files = {"README.md": b"as published", ".gitattributes": b"*.zip filter=lfs"}
@@ -50,14 +50,14 @@ def small_imagerewarddb(zips=ZIPS, side=24, broken=True):
             for p in range(PROMPTS):
                 for x, rank in enumerate((1, 2, 2, 4)):
                     name = f"{split}-{number}-{p}-{x}.webp"
-                    members[name] = picture(f"{name}", side)
+                    members[name] = sample_image(f"{name}", side)
                     rows.append(
                         {
                             "image_path": f"images/{split}/{split}_{number}/{name}",
                             "prompt_id": f"{split}-{number:04}-{p}",
                             "prompt": f"prompt {p} of {split} {number}",
                             "classification": "Art",
-                            "image_amount_in_total": PICTURES,
+                            "image_amount_in_total": IMAGES,
                             "rank": rank,
                             "overall_rating": 8 - rank,
                             "image_text_alignment_rating": 5,
@@ -66,12 +66,12 @@ def small_imagerewarddb(zips=ZIPS, side=24, broken=True):
                     )
             if broken and number == 1:
                 names = list(members)
-                members[names[0]] = b"no picture at all"
+                members[names[0]] = b"no image at all"
                 members[names[4]] = b""
                 members[names[5]] = members[names[5]][:-40]
                 for name in names[8:11]:
                     del members[name]
-            members[f"{split}_{number}.json"] = json.dumps(rows[-PROMPTS * PICTURES :]).encode()
+            members[f"{split}_{number}.json"] = json.dumps(rows[-PROMPTS * IMAGES :]).encode()
             files[f"images/{split}/{split}_{number}.zip"] = zipped(members)
         files[f"metadata-{split}.parquet"] = table(rows)
     return files

@@ -3,10 +3,10 @@
 Nothing is listed by name; what is done with a block follows from what it needs:
 
 - Python that asks for nothing of the hub's, or only for models that a bundled one can stand in for, is run:
-  in order, one namespace a page, in a folder of generated pictures and files under the docs' names.
+  in order, one namespace a page, in a folder of generated images and files under the docs' names.
 - Python that names another hub repository, or trains, is compiled, and every name it takes from our packages
   must be there.
-- Commands are parsed by the real parsers, tools too; those of reward-core that take pictures or files run.
+- Commands are parsed by the real parsers, tools too; those of reward-core that take images or files run.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from PIL import Image, PngImagePlugin
 
 import reward_core as RM
 from reward_core import shapes
-from reward_core.registry import REWARD_MODELS, SCORES
+from reward_core.models.registry import REWARD_MODELS, SCORES
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("packages/*/README.md")), *sorted(ROOT.glob("docs/**/*.md"))]
@@ -101,20 +101,20 @@ def cases(wanted) -> list:
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Pictures and files under the names that the docs use."""
+    """Images and files under the names that the docs use."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     shapes.write_groups(shapes.make_groups(2, shapes.HELD_OUT, "held_out"), "held_out")
     records = json.loads(Path("held_out/rankings.json").read_text())
     Path("pictures").mkdir()
     for name, source in zip(("a", "b", "c"), records[0]["generations"]):
-        for place in (f"{name}.png", f"pictures/{name}.png"):
-            shutil.copy(Path("held_out", source), place)
+        for target in (f"{name}.png", f"pictures/{name}.png"):
+            shutil.copy(Path("held_out", source), target)
     info = PngImagePlugin.PngInfo()
     info.add_text("parameters", f"{PROMPT}\nSteps: 20, Sampler: Euler, Seed: 1")
-    for picture in Path("pictures").iterdir():
-        with Image.open(picture) as image:
-            image.save(picture, pnginfo=info)
+    for drawn in Path("pictures").iterdir():
+        with Image.open(drawn) as image:
+            image.save(drawn, pnginfo=info)
     torch.manual_seed(0)
     tiny_pipelines.sd().save_pretrained("my-pipeline")
     Path("prompts.json").write_text(json.dumps({"a.png": PROMPT, "b.png": PROMPT}))
@@ -128,8 +128,8 @@ def folder(tmp_path, monkeypatch):
     parity = ROOT / "tests" / "data" / "parity"
     for source, name in (("state_dict.pt", "ImageReward.pt"), ("vocab.txt",) * 2, ("config.json",) * 2):
         shutil.copy(parity / source, name)
-    for place in ("my-folder", "runs/mine"):
-        RM.load("tiny", device="cpu").save_pretrained(place)
+    for target in ("my-folder", "runs/mine"):
+        RM.load("tiny", device="cpu").save_pretrained(target)
     pairs = [{"prompt": PROMPT, "image": f"pictures/{name}.png"} for name in "abc"]
     table = pyarrow.Table.from_pylist(pairs)
     pyarrow.parquet.write_table(table, "pairs.parquet")
@@ -208,7 +208,7 @@ def baseline(folder: Path) -> str:
         state = torch.load("ImageReward.pt", weights_only=True)
         state = {key.removeprefix("blip."): v for key, v in state.items() if key.startswith("blip.")}
         torch.save({"model": state}, "model_large.pth")
-        from reward_core.convert import convert_checkpoint
+        from reward_core.models.convert import convert_checkpoint
 
         convert_checkpoint(Path("model_large.pth"), path, Path("sizes.json"), Path("vocab.txt"))
     return str(path)

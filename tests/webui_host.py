@@ -185,13 +185,13 @@ class Host:
 
 
 def paint(prompt, seed):
-    """The sampler: a picture of the prompt, wrong in some way but for every third seed."""
+    """The sampler: an image of the prompt, wrong in some way but for every third seed."""
     scene = shapes.parse(
         parse_prompt(prompt)[0].replace("(", "").replace(":1.3)", "").strip() or "a red circle"
     )
     rng = np.random.default_rng(seed)
     faults = () if seed % 3 == 0 else shapes.sample_faults(scene, rng, shapes.HELD_OUT, "held_out")
-    return Image.fromarray(shapes.make_picture(scene, rng, faults, 64).pixels)
+    return Image.fromarray(shapes.make_image(scene, rng, faults, 64).pixels)
 
 
 def image_grid(images, batch_size):

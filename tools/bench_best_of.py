@@ -2,10 +2,10 @@
 
     python tools/bench_best_of.py PIPELINE --scorer tiny [--prompts FILE] [-n 16] [--plan 0.5:0.5] ...
 
-PIPELINE is a folder or hub id for diffusers. Draws n pictures a prompt without dropping, then again with
+PIPELINE is a folder or hub id for diffusers. Draws n images a prompt without dropping, then again with
 each plan, from the same seeds; beside each plan's best reward stands what a plain best-of-m of the same
-number of denoiser evaluations would have got (the expected best of m of the n finished pictures). Also how
-well the predicted picture's reward at each step agrees with the finished one's (Kendall's tau, mean over
+number of denoiser evaluations would have got (the expected best of m of the n finished images). Also how
+well the predicted image's reward at each step agrees with the finished one's (Kendall's tau, mean over
 prompts).
 Last line: one JSON object.
 """
@@ -31,7 +31,7 @@ from rich.table import Table
 import reward_core as RM
 from reward_core import shapes
 from reward_core.integrations.diffusers import BestOf, DropPlan, best_of
-from reward_core.registry import SCORES
+from reward_core.models.registry import SCORES
 
 PLANS = ("0.5:0.5", "0.5:0.25", "0.3:0.5", "0.3:0.5,0.6:0.25", "0.7:0.25")
 

@@ -3,9 +3,9 @@
     python tools/bench_bulk.py                                     # the bundled tiny model
     python tools/bench_bulk.py --model full --timed 32 --rows 32   # ImageReward-v1.0's size, seeded weights
 
-The resident rate is that of the same model on the same pictures and prompts, already decoded and tokenized
+The resident rate is that of the same model on the same images and prompts, already decoded and tokenized
 in memory, in the same batches. Speed is measured on distinct files, one row each. Memory is the peak of a
-process of its own that scores so many rows of the same files (neighbouring rows share a file; the cache
+process of its own that scores so many rows of the same files (neighboring rows share a file; the cache
 holds 256). Start-up is from the call to the first batch, of the longest manifest. Going on is the time in
 which a run finds that all shards are done. Last line: one JSON object.
 """
@@ -25,7 +25,7 @@ from pathlib import Path
 from time import perf_counter
 
 import torch
-from scoring_workload import build, synchronise, varied_pictures
+from scoring_workload import build, synchronize, varied_images
 
 import reward_core as RM
 from reward_core.bulk import BulkSettings, Manifest, score_to_file
@@ -47,23 +47,23 @@ PROMPTS = ("a red circle above {} blue squares", "a green star left of {} small 
 
 def make_files(folder: Path, count: int, side: int) -> None:
     (folder / "pictures").mkdir()
-    pictures = varied_pictures(min(count, 64), side)
+    images = varied_images(min(count, 64), side)
     for i in range(count):
         # Turned and shifted, so that no two files are the same.
-        picture = pictures[i % len(pictures)].transpose(i // len(pictures) % 7)
-        picture.putpixel((0, 0), (i % 256, i // 256 % 256, 0))
-        picture.save(folder / "pictures" / f"{i}.png", compress_level=1)
+        image = images[i % len(images)].transpose(i // len(images) % 7)
+        image.putpixel((0, 0), (i % 256, i // 256 % 256, 0))
+        image.save(folder / "pictures" / f"{i}.png", compress_level=1)
 
 
 def make_manifest(folder: Path, rows: int, files: int) -> Path:
-    """Neighbouring rows share a picture where there are more rows than files."""
+    """Neighbouring rows share an image where there are more rows than files."""
     path = folder / f"rows-{rows}.csv"
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("prompt", "image"))
         for i in range(rows):
-            picture = i * min(files, rows) // rows
-            writer.writerow((PROMPTS[i % len(PROMPTS)].format(i), f"pictures/{picture}.png"))
+            image = i * min(files, rows) // rows
+            writer.writerow((PROMPTS[i % len(PROMPTS)].format(i), f"pictures/{image}.png"))
     return path
 
 
@@ -80,11 +80,11 @@ def resident_rate(model: RM.RewardModel, manifest: Path, batch: int) -> float:
         tokens = model.tokenizer([row["prompt"] for row in some])
         batches.append([tensor.to(model.device) for tensor in (torch.stack(pixels), *tokens)])
     model(*batches[0])
-    synchronise(model.device)
+    synchronize(model.device)
     started = perf_counter()
     for some in batches:
         model(*some)
-    synchronise(model.device)
+    synchronize(model.device)
     return len(rows) / (perf_counter() - started)
 
 
@@ -106,8 +106,8 @@ def main() -> None:
     parser.add_argument("--model", default="tiny", help="name or folder; full: seeded weights of full size")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--files", type=int, default=10_000, help="distinct pictures (default: %(default)s)")
-    parser.add_argument("--side", type=int, default=64, help="of a picture, in pixels (default: %(default)s)")
+    parser.add_argument("--files", type=int, default=10_000, help="distinct images (default: %(default)s)")
+    parser.add_argument("--side", type=int, default=64, help="of an image, in pixels (default: %(default)s)")
     parser.add_argument("--timed", type=int, default=2_000, help="files for the speed (default: %(default)s)")
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     args = parser.parse_args()

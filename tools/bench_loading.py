@@ -1,4 +1,4 @@
-"""Memory and time of loading a full-size model and scoring one picture, from .pt and from a folder.
+"""Memory and time of loading a full-size model and scoring one image, from .pt and from a folder.
 
     python tools/bench_loading.py
 
@@ -33,8 +33,8 @@ import sys
 from pathlib import Path
 import torch
 import reward_core as RM
-from reward_core.config import RewardConfig
-from reward_core.tokenizer import PromptTokenizer
+from reward_core.network.config import RewardConfig
+from reward_core.inputs.tokenizer import PromptTokenizer
 root = Path(sys.argv[1])
 (root / "pt").mkdir()
 words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"a red house by the ocean".split()]

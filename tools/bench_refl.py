@@ -30,7 +30,7 @@ import reward_core
 from refl.noise_schedule import make_schedule
 from refl.rollout import rollout
 from refl.strategies import RolloutPlan
-from reward_core.config import RewardConfig
+from reward_core.network.config import RewardConfig
 
 BETAS = dict(
     beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1, clip_sample=False

@@ -1,12 +1,12 @@
-"""How fast pictures are scored, beside what the hardware could do, and whether fast agrees with exact.
+"""How fast images are scored, beside what the hardware could do, and whether fast agrees with exact.
 
     python tools/bench_scoring.py [--device cpu|cuda] [--size full|tiny] [--from tensors|files]
 
-Builds seeded weights and pictures itself. In one run: the rate of matrix products (the limit), one picture
+Builds seeded weights and images itself. In one run: the rate of matrix products (the limit), one image
 at a time in float32 with all 35 tokens and torch's own products (the original's way), exact in batches (with
 torch's own products too, where ours are others), fast in batches, with and without compilation; agreement;
-several prompts a picture. The measurements take turns, and each one's best counts, so that a machine that is
-shared harms none of them alone. The weights are scaled so that rewards differ by picture and by prompt. Last
+several prompts an image. The measurements take turns, and each one's best counts, so that a machine that is
+shared harms none of them alone. The weights are scaled so that rewards differ by image and by prompt. Last
 line: one JSON object.
 """
 
@@ -32,18 +32,18 @@ from scoring_workload import (
     build,
     gflop,
     kendall_tau,
-    own_products,
     spread_to_one,
-    varied_pictures,
+    torch_linear,
+    varied_images,
 )
 
 import reward_core as RM
-from reward_core.load import default_device
-from reward_core.precision import encoder_dtype
-from reward_core.products import onednn_is_faster
+from reward_core.network.onednn_linear import onednn_is_faster
+from reward_core.scoring.device import default_device
+from reward_core.scoring.precision import encoder_dtype
 
-# Products as they occur in the model: a batch of 8 pictures' tokens times an MLP's weights; and a square one.
-PRODUCTS = ((1576, 1024, 4096), (4096, 4096, 4096))
+# Products as they occur in the model: a batch of 8 images' tokens times an MLP's weights; and a square one.
+LINEAR_SHAPES = ((1576, 1024, 4096), (4096, 4096, 4096))
 
 
 def seconds(work: Callable[[], object], device: torch.device, clock: Callable = perf_counter) -> float:
@@ -66,10 +66,10 @@ def taking_turns(works: dict, device: torch.device, rounds: int, clock: Callable
     return best
 
 
-def products(device: torch.device, dtype: torch.dtype) -> dict[tuple[int, int, int], Callable]:
+def linear_layers(device: torch.device, dtype: torch.dtype) -> dict[tuple[int, int, int], Callable]:
     """One matrix product of each shape, several times over on a GPU so that launching does not count."""
     found = {}
-    for rows, inner, columns in PRODUCTS:
+    for rows, inner, columns in LINEAR_SHAPES:
         a = torch.randn(rows, inner, device=device, dtype=dtype)
         b = torch.randn(columns, inner, device=device, dtype=dtype)
         times = 20 if device.type == "cuda" else 3
@@ -85,24 +85,24 @@ def tflops(shape: tuple[int, int, int], took: float, device: torch.device) -> fl
 
 
 @torch.no_grad()
-def one_at_a_time(model: RM.RewardModel, pictures: Sequence, prompts: Sequence[str]) -> None:
-    """Each picture by itself, each prompt padded to 35 tokens."""
-    for picture, prompt in zip(pictures, prompts, strict=True):
-        pixels = picture if torch.is_tensor(picture) else model.transform.from_pil(Image.open(picture))
+def at_batch_size_1(model: RM.RewardModel, images: Sequence, prompts: Sequence[str]) -> None:
+    """Each image by itself, each prompt padded to 35 tokens."""
+    for image, prompt in zip(images, prompts, strict=True):
+        pixels = image if torch.is_tensor(image) else model.transform.from_pil(Image.open(image))
         token_ids, mask = model.tokenizer([prompt], length=model.config.max_length)
         model(pixels[None].to(model.device), token_ids.to(model.device), mask.to(model.device)).item()
 
 
 @torch.no_grad()
 def resident(model: RM.RewardModel, pixels: torch.Tensor, prompts: Sequence[str], size: int) -> torch.Tensor:
-    """What the scoring doors do with pixels that lie on the device already."""
+    """What the scoring methods do with pixels that lie on the device already."""
     path, rewards = model.path(), []
     path.refresh()
     token_ids, mask = (t.to(model.device) for t in model.tokenizer(prompts))
     for start in range(0, len(pixels), size):
         some = slice(start, start + size)
-        memory = path.remember(path.encode(pixels[some]))
-        rewards.append(path.rewards(memory, token_ids[some], mask[some]))
+        cross_attention_kv = path.project_kv(path.encode(pixels[some]))
+        rewards.append(path.rewards(cross_attention_kv, token_ids[some], mask[some]))
     return torch.cat(rewards).float().cpu()
 
 
@@ -123,7 +123,7 @@ def main() -> None:
     )
     parser.add_argument("--batch-size", type=int, help="default: 8 on a CPU, 64 on a GPU")
     parser.add_argument("--no-compile", action="store_true", help="measure the uncompiled fast path")
-    parser.add_argument("--no-reuse", action="store_true", help="leave out several prompts a picture")
+    parser.add_argument("--no-reuse", action="store_true", help="leave out several prompts an image")
     parser.add_argument("--profile", action="store_true", help="where the time of the fast path goes")
     args = parser.parse_args()
     device = torch.device(args.device)
@@ -137,7 +137,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         exact = build(args.size, folder).to(device)
-        images = varied_pictures(args.pictures, 2 * exact.config.image_size)
+        images = varied_images(args.pictures, 2 * exact.config.image_size)
         exact_grid = spread_to_one(exact, exact.score_matrix(PROMPTS, images, batch_size=size))
         fast = copy.deepcopy(exact)
         fast.set_encoder_dtype(dtype)
@@ -161,9 +161,9 @@ def main() -> None:
             image.save(files[-1], quality=95)
         alone = min(timed, 2 if args.device == "cpu" else 64)
         single = files if args.source == "files" else list(pixels)
-        works: dict = dict(products(device, dtype))
-        works["one at a time, float32"] = own_products(
-            lambda: one_at_a_time(exact, single[:alone], prompts[:alone])
+        works: dict = dict(linear_layers(device, dtype))
+        works["one at a time, float32"] = torch_linear(
+            lambda: at_batch_size_1(exact, single[:alone], prompts[:alone])
         )
 
         def batched(model: RM.RewardModel, source: str) -> Callable:
@@ -172,7 +172,7 @@ def main() -> None:
             return lambda: resident(model, pixels, prompts, size)
 
         if onednn_is_faster():
-            works["exact, in batches, torch's products"] = own_products(batched(exact, args.source))
+            works["exact, in batches, torch's products"] = torch_linear(batched(exact, args.source))
         works["exact, in batches"] = batched(exact, args.source)
         works["fast, uncompiled"] = batched(eager, args.source)
         works["fast"] = batched(fast, args.source)
@@ -198,9 +198,9 @@ def main() -> None:
     table = Table("path", "images/s", "times", title=title)
     for path, rate in rates.items():
         table.add_row(path, f"{rate:.2f}", f"{rate / first:.2f}")
-    table.add_row("limit", f"{limit * 1e3 / work:.2f}", f"{limit:.2f} TFLOP/s, {work:.1f} GFLOP a picture")
+    table.add_row("limit", f"{limit * 1e3 / work:.2f}", f"{limit:.2f} TFLOP/s, {work:.1f} GFLOP an image")
     for count, rate in reuse.items():
-        table.add_row(f"fast, {count} prompts a picture", f"{rate:.2f}", f"{rate * count:.1f} rewards/s")
+        table.add_row(f"fast, {count} prompts an image", f"{rate:.2f}", f"{rate * count:.1f} rewards/s")
     if compiled:
         table.add_row("compiling took", "", f"{compiling:.0f} s")
     Console().print(table)

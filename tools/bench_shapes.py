@@ -1,4 +1,4 @@
-"""How fast ShapesBench draws and reads pictures on one core, and how well its oracle agrees with the truth.
+"""How fast ShapesBench draws and reads images on one core, and how well its oracle agrees with the truth.
 
 python tools/bench_shapes.py
 """
@@ -37,28 +37,26 @@ def main() -> None:
     rendered = rate(len(clean), started)
     started = perf_counter()
     groups = list(shapes.make_groups(args.groups, shapes.HELD_OUT, "held_out"))
-    count = sum(len(group.pictures) for group in groups)
+    count = sum(len(group.images) for group in groups)
     made = rate(count, started)
 
     for group in groups[:20]:  # draws the templates that are compared with, once
-        shapes.oracle_batch(list(group.pictures), [group.scene] * len(group.pictures))
+        shapes.oracle_batch(list(group.images), [group.scene] * len(group.images))
     started = perf_counter()
     truths = shapes.oracle_batch(clean, scenes)
     read_clean = rate(len(clean), started)
     perfect = fmean(truth.alignment > 0.95 for truth in truths)
     started = perf_counter()
-    read = [
-        shapes.oracle_batch(list(group.pictures), [group.scene] * len(group.pictures)) for group in groups
-    ]
+    read = [shapes.oracle_batch(list(group.images), [group.scene] * len(group.images)) for group in groups]
     read_all = rate(count, started)
 
     right = pairs = 0
     errors = []
     for group, own in zip(groups, read, strict=True):
         errors += [abs(a.utility - b.utility) for a, b in zip(own, group.truths, strict=True)]
-        for i, place in enumerate(group.ranking):
+        for i, rank in enumerate(group.ranking):
             for j, other in enumerate(group.ranking):
-                if place < other:
+                if rank < other:
                     right, pairs = right + (own[i].utility > own[j].utility), pairs + 1
     kinds = {fault.kind for group in groups for fault in chain.from_iterable(group.faults)}
     figures = {

@@ -2,10 +2,10 @@
 
     python tools/bench_training.py [--device cpu|cuda] [--groups 4] [--precision float32|bfloat16]
 
-Builds seeded weights and pictures itself, at full size; groups have 4 to 9 pictures, in the shares and with
+Builds seeded weights and images itself, at full size; groups have 4 to 9 images, in the shares and with
 the ties of the paper's test file. Both ways freeze 0.7 of the layers and take optimizer steps; weights are
 float32. The original's: pairs of all groups in random order, four at a time, each encodes both of its
-pictures and reads all 35 tokens, sixteen make a step. Ours: each picture of a group is encoded once, its
+images and reads all 35 tokens, sixteen make a step. Ours: each image of a group is encoded once, its
 frozen vision blocks without gradient; in float32, in --precision, and as in epochs after the first of a run
 with --cache, when what frozen blocks compute comes from disk. In the same run the rewards of the original's
 first pairs are compared with the exact path's. Last of all, a group of 9 for the peak of memory. On a CPU
@@ -30,11 +30,11 @@ import torch
 import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
-from scoring_workload import PROMPTS, build, synchronise, varied_pictures
+from scoring_workload import PROMPTS, build, synchronize, varied_images
 from torch import Tensor
 
-from reward_core.load import default_device
-from reward_core.reward_model import RewardModel
+from reward_core.models.imagereward.reward_model import RewardModel
+from reward_core.scoring.device import default_device
 from reward_core.training import TrainingConfig, pairs_from_ranking
 from reward_core.training.freezing import freeze
 from reward_core.training.group_reader import ReadGroup
@@ -43,7 +43,7 @@ from reward_core.training.optimizers import build_optimizers
 from reward_core.training.ranking_loss import loss_terms, ranking_loss_sum
 from reward_core.training.token_cache import TokenCache
 
-# Of the 466 prompts of the paper's test file: how many have so many pictures, and a ranking as they have it.
+# Of the 466 prompts of the paper's test file: how many have so many images, and a ranking as they have it.
 SHARES = {4: 194, 5: 2, 6: 45, 7: 159, 8: 43, 9: 23}
 RANKINGS = {
     4: (1, 2, 3, 4),
@@ -57,18 +57,18 @@ PAIRS, PASSES = 4, 4  # of a pass, and of a step: the original's, per GPU
 
 
 def make_group(number: int, size: int, side: int) -> ReadGroup:
-    pictures = np.stack([np.asarray(p) for p in varied_pictures(number + size, side)[number:]])
+    images = np.stack([np.asarray(p) for p in varied_images(number + size, side)[number:]])
     rows = tuple(range(size))
     prompt = PROMPTS[number % len(PROMPTS)]
-    return ReadGroup(number, prompt, RANKINGS[size], rows, rows, torch.from_numpy(pictures), None)
+    return ReadGroup(number, prompt, RANKINGS[size], rows, rows, torch.from_numpy(images), None)
 
 
 def pair_inputs(model: RewardModel, pairs: list[tuple[ReadGroup, int, int]]) -> tuple[Tensor, Tensor, Tensor]:
-    """Pixels of both pictures of each pair, ids and mask of its prompt twice, padded to all 35 tokens."""
-    pictures = torch.stack([group.pictures[i] for group, *both in pairs for i in both])
+    """Pixels of both images of each pair, ids and mask of its prompt twice, padded to all 35 tokens."""
+    images = torch.stack([group.images[i] for group, *both in pairs for i in both])
     prompts = [group.prompt for group, *_ in pairs for _ in range(2)]
     ids, mask = model.tokenizer(prompts, length=model.config.max_length)
-    return model.transform.from_uint8(pictures), ids.to(model.device), mask.to(model.device)
+    return model.transform.from_uint8(images), ids.to(model.device), mask.to(model.device)
 
 
 def original_step(model: RewardModel, optimizer: torch.optim.Optimizer, pairs: list) -> None:
@@ -87,11 +87,11 @@ def our_step(
     half: bool,
     cache: TokenCache | None = None,
 ) -> None:
-    total = loss_terms([group.places for group in groups])
+    total = loss_terms([group.ranks for group in groups])
     for group in groups:
         with torch.autocast(rewards.model.device.type, torch.bfloat16, enabled=half):
             found = rewards(*rewards.inputs([group], cache))
-        (ranking_loss_sum(found, [group.places]) / total).backward()
+        (ranking_loss_sum(found, [group.ranks]) / total).backward()
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
 
@@ -102,10 +102,10 @@ def timed(work: Callable[[], object], device: torch.device) -> float:
         started = process_time()
         work()
         return (process_time() - started) / torch.get_num_threads()
-    synchronise(device)
+    synchronize(device)
     started = perf_counter()
     work()
-    synchronise(device)
+    synchronize(device)
     return perf_counter() - started
 
 
@@ -116,14 +116,14 @@ def largest_difference(model: RewardModel, pairs: list) -> float:
     paired = model(*pair_inputs(model, pairs))
     exact = []
     for group, *both in pairs:
-        pictures = model.transform.from_uint8(group.pictures[both])
+        images = model.transform.from_uint8(group.images[both])
         ids, mask = model.tokenizer([group.prompt])
-        exact += [model(pixels[None], ids.to(model.device), mask.to(model.device)) for pixels in pictures]
+        exact += [model(pixels[None], ids.to(model.device), mask.to(model.device)) for pixels in images]
     model.train()
     return float((paired - torch.cat(exact)).abs().max() / paired.std())
 
 
-def tell(rates: dict[str, float]) -> None:
+def report(rates: dict[str, float]) -> None:
     print("comparisons/s:", {way: round(rate, 4) for way, rate in rates.items()}, file=sys.stderr, flush=True)
 
 
@@ -149,7 +149,7 @@ def main() -> None:
         rng = random.Random(0)
         sizes = rng.choices(list(SHARES), list(SHARES.values()), k=count)
         groups = [make_group(i, size, model.config.image_size) for i, size in enumerate(sizes)]
-        pairs = [(g, *pair) for g in groups for pair in pairs_from_ranking(g.places).tolist()]
+        pairs = [(g, *pair) for g in groups for pair in pairs_from_ranking(g.ranks).tolist()]
         rng.shuffle(pairs)
         step = (pairs * args.pairs)[: args.pairs]  # every pair costs the same
 
@@ -158,7 +158,7 @@ def main() -> None:
         original_step(model, optimizer, pairs[:1])  # warm-up; also makes the optimizer's state
         rates = {"original": len(step) / timed(lambda: original_step(model, optimizer, step), device)}
 
-        tell(rates)
+        report(rates)
         rewards.train()
         warm = [] if device.type == "cpu" else groups[:1]
         if warm:
@@ -173,7 +173,7 @@ def main() -> None:
             rates["bfloat16"] = len(pairs) / timed(
                 lambda: our_step(rewards, optimizer, groups, half=True), device
             )
-        tell(rates)
+        report(rates)
         with torch.no_grad():
             shape = tuple(rewards.nothing()[0].shape[1:])
         cached = []
@@ -186,13 +186,13 @@ def main() -> None:
 
         def from_disk() -> None:
             read = [
-                ReadGroup(g.number, g.prompt, g.places, g.kept, slots, None, cache.get(slots))
+                ReadGroup(g.number, g.prompt, g.ranks, g.kept, slots, None, cache.get(slots))
                 for g, slots in cached
             ]
             our_step(rewards, optimizer, read, half, cache)
 
         rates["cached"] = len(pairs) / timed(from_disk, device)
-        tell(rates)
+        report(rates)
         our_step(rewards, optimizer, [make_group(0, 9, model.config.image_size)], half=False)
 
     if device.type == "cuda":
@@ -200,9 +200,9 @@ def main() -> None:
     else:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     names = {
-        "original": "each pair encodes both pictures, float32",
-        "float32": "each picture once, float32",
-        "bfloat16": "each picture once, bfloat16",
+        "original": "each pair encodes both images, float32",
+        "float32": "each image once, float32",
+        "bfloat16": "each image once, bfloat16",
         "cached": f"the same with frozen blocks from disk, {args.precision}",
     }
     table = Table("way", "comparisons/s", "times", title=f"{args.size} model, {args.device}, 0.7 frozen")
@@ -211,7 +211,7 @@ def main() -> None:
     console = Console()
     console.print(table)
     console.print(
-        f"{count} groups of {sizes} pictures: {sum(sizes)} pictures, {len(pairs)} pairs; largest difference "
+        f"{count} groups of {sizes} images: {sum(sizes)} images, {len(pairs)} pairs; largest difference "
         f"between the original's way and the exact path: {difference:.1e} of the rewards' spread"
     )
     chosen = rates[args.precision]

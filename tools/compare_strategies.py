@@ -2,8 +2,8 @@
 
     python tools/compare_strategies.py --out runs/strategies [--steps 60] [--seed 0] [--strategies refl draft]
 
-Compute is counted in passes of the denoiser over a picture: 1 without gradient, 3 with, each twice where
-there is guidance; those of the ordinary loss on captioned pictures, which every optimizer step has, count
+Compute is counted in passes of the denoiser over an image: 1 without gradient, 3 with, each twice where
+there is guidance; those of the ordinary loss on captioned images, which every optimizer step has, count
 too. Each strategy makes as many optimizer steps as ReFL's passes allow. All other settings are the demo's
 (refl.demo). Each run is a process of its own, so that peak memory is its own; what is done is not done again.
 Writes strategies.json and prints the table in Markdown.
@@ -36,12 +36,13 @@ from refl.demo.recipe import (
     demo_config,
     make_trainer,
     unseen_prompts,
-    write_pictures,
+    write_images,
 )
 from refl.demo.study import circumstances, judge_model
 from refl.demo.truth import interval
 from refl.strategies import StrategyConfig
-from reward_core.whole_file import whole_file, write_json
+from reward_core.files.atomic_write import atomic_write
+from reward_core.files.json_file import write_json
 
 BACKWARD = 2  # passes that a gradient costs beside the forward one
 STRATEGIES = {
@@ -54,7 +55,7 @@ STRATEGIES = {
 
 
 def passes(strategy: StrategyConfig, config: TrainConfig, count: int = 500) -> float:
-    """Passes of the denoiser over one picture in an optimizer step, on average over `count` plans."""
+    """Passes of the denoiser over one image in an optimizer step, on average over `count` plans."""
     rollout, loss = config.rollout, config.loss
     plans = [strategy.plan(rollout.steps, random.Random(f"{config.run.seed} {n}")) for n in range(count)]
     costs = [plan.cost() for plan in plans]
@@ -103,7 +104,7 @@ def base_scores(out: Path, prompts: list[str]) -> dict[str, np.ndarray]:
     """The base's scores, made once for all strategies."""
     file = out / "base.npz"
     if not file.is_file():
-        with whole_file(file) as temporary, temporary.open("wb") as opened:
+        with atomic_write(file) as temporary, temporary.open("wb") as opened:
             np.savez(opened, **judge_model(PIPELINE, prompts).scores)
     return dict(np.load(file))
 
@@ -158,7 +159,7 @@ def main() -> None:
     check_asked(
         args.out / "asked.json", {name: getattr(args, name) for name in ("seed", "steps", "unseen_prompts")}
     )
-    write_pictures(args.out / "pictures.tar", size.pictures, args.seed)
+    write_images(args.out / "pictures.tar", size.images, args.seed)
     if args.one is not None:
         run_one(args.strategies[0], args.out, args.one, size, args.seed)
         return

@@ -4,7 +4,7 @@
     python tools/make_shapes_eval.py --seed 7 --out other          # others like them
     reward-core evaluate tiny --data held_out
 
-Prompts show combinations that training never sees. OUT is a folder with `rankings.json` and the pictures.
+Prompts show combinations that training never sees. OUT is a folder with `rankings.json` and the images.
 The same arguments give the same groups; the digest that is printed covers prompts, places and pixels.
 """
 
@@ -44,7 +44,7 @@ def main() -> None:
 
 def digested(groups: Iterable[shapes.Group], digest) -> Iterator[shapes.Group]:
     for group in groups:
-        digest.update(f"{group.prompt}\n{group.ranking}\n".encode() + group.pictures.tobytes())
+        digest.update(f"{group.prompt}\n{group.ranking}\n".encode() + group.images.tobytes())
         yield group
 
 

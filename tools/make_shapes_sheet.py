@@ -1,4 +1,4 @@
-"""Draw the contact sheet of docs/shapesbench.md: pictures of ShapesBench with their truth and the oracle's.
+"""Draw the contact sheet of docs/shapesbench.md: images of ShapesBench with their truth and the oracle's.
 
 python tools/make_shapes_sheet.py --out docs/shapesbench.png
 """
@@ -21,21 +21,21 @@ STRENGTHS = (0.25, 0.5, 0.75, 1.0)
 
 
 def graded(title: str, *faults: str) -> tuple[str, list[Image.Image], list[str]]:
-    """A row: for each kind of fault the same picture, the fault growing."""
+    """A row: for each kind of fault the same image, the fault growing."""
     scene = shapes.parse(PROMPT)
-    pictures, captions = [], []
+    images, captions = [], []
     for seed, kind in enumerate(faults):
         for strength in STRENGTHS:
-            picture = shapes.make_picture(scene, np.random.default_rng(seed), [shapes.Fault(kind, strength)])
-            read = shapes.oracle(picture.pixels, scene)
-            pictures.append(Image.fromarray(picture.pixels))
+            rendered = shapes.make_image(scene, np.random.default_rng(seed), [shapes.Fault(kind, strength)])
+            read = shapes.oracle(rendered.pixels, scene)
+            images.append(Image.fromarray(rendered.pixels))
             name = f"{kind.replace('_', ' ')} {strength:g}"
-            captions.append(f"{name}\n{picture.truth.utility:.2f}, read {read.utility:.2f}")
-    return title, pictures, captions
+            captions.append(f"{name}\n{rendered.truth.utility:.2f}, read {read.utility:.2f}")
+    return title, images, captions
 
 
 def foreign(title: str) -> tuple[str, list[Image.Image], list[str]]:
-    """A row of pictures that the renderer did not make: only the oracle can tell."""
+    """A row of images that the renderer did not make: only the oracle can tell."""
     scene = shapes.parse(PROMPT)
     clean = Image.fromarray(shapes.render_scene(scene, np.random.default_rng(1)))
     random = np.random.default_rng(0)
@@ -84,7 +84,7 @@ def main() -> None:
         graded("", "extra", "wrong_relation", "cut_off"),
         graded("", "blur", "noise", "jpeg"),
         graded("", "low_contrast", "colour_cast"),
-        foreign("The same prompt, pictures that nobody rendered"),
+        foreign("The same prompt, images that nobody rendered"),
     ]
     contact_sheet(rows).save(args.out, optimize=True)
     print(args.out)

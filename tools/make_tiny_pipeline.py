@@ -3,10 +3,10 @@
     python tools/make_tiny_pipeline.py --work work --out tiny
 
 Four stages, in plain diffusers and transformers classes: a text encoder that learns to read prompts, an
-autoencoder, latents of captioned pictures made once, a latent UNet. Everything is seeded. What is done lies
+autoencoder, latents of captioned images made once, a latent UNet. Everything is seeded. What is done lies
 in the folder of --work: the same command goes on from there, also with more UNet steps. The result is a
 folder for `StableDiffusionPipeline.from_pretrained`, with a card (README.md) that says how it was
-made and what ShapesBench's oracle says of its pictures.
+made and what ShapesBench's oracle says of its images.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ import torch
 from diffusers import AutoencoderTiny, StableDiffusionPipeline
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from tiny_pipeline.autoencoder import encode, make_autoencoder, picture_pool, to_tensor, train_autoencoder
+from tiny_pipeline.autoencoder import encode, image_pool, make_autoencoder, to_tensor, train_autoencoder
 from tiny_pipeline.card import measure, model_card
 from tiny_pipeline.text import make_tokenizer, tokens_of, train_text_encoder
 from tiny_pipeline.unet import Latents, UNetTraining, make_scheduler, make_unet
 from transformers import CLIPTextModel
 
 from refl.demo.study import processor
-from refl.demo.world import captioned_pictures
+from refl.demo.world import captioned_images
 from reward_core import shapes
 
 COLUMNS = [TextColumn("{task.description}"), MofNCompleteColumn(), TimeRemainingColumn()]
-DATA_SEED = 1000  # of the pictures; prompts of the card's figures have another
+DATA_SEED = 1000  # of the images; prompts of the card's figures have another
 
 
 def arguments() -> argparse.Namespace:
@@ -44,7 +44,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, required=True, help="folder for what is done so far")
     parser.add_argument("--seed", type=int, default=0, help="of the weights and of the training's chance")
     parser.add_argument("--text-steps", type=int, default=1000, help="of 64 prompts each")
-    parser.add_argument("--autoencoder-steps", type=int, default=2500, help="of 24 pictures each")
+    parser.add_argument("--autoencoder-steps", type=int, default=2500, help="of 24 images each")
     parser.add_argument("--pictures", type=int, default=40_000, help="whose latents the UNet learns from")
     parser.add_argument("--unet-steps", type=int, default=6000, help="of 32 latents each")
     parser.add_argument(
@@ -68,17 +68,17 @@ class Stages:
         if not folder.is_dir():
             with self._stage("text", self.args.text_steps) as on_step:
                 model = train_text_encoder(self.tokenizer, self.args.text_steps, self.args.seed, on_step)
-            _save_whole(model, folder)
+            _save_atomically(model, folder)
         return CLIPTextModel.from_pretrained(folder).requires_grad_(False).eval()
 
     def autoencoder(self) -> AutoencoderTiny:
         folder = self.args.work / "autoencoder"
         if not folder.is_dir():
-            pool = picture_pool(self.args.autoencoder_steps, self.args.seed + DATA_SEED)
+            pool = image_pool(self.args.autoencoder_steps, self.args.seed + DATA_SEED)
             with self._stage("autoencoder", self.args.autoencoder_steps) as on_step:
                 vae = make_autoencoder()
                 train_autoencoder(vae, pool, self.args.autoencoder_steps, self.args.seed, on_step)
-            _save_whole(vae, folder)
+            _save_atomically(vae, folder)
         return load_autoencoder(folder)
 
     def latents(self, vae: AutoencoderTiny, encoder: CLIPTextModel) -> Latents:
@@ -87,9 +87,9 @@ class Stages:
         if not file.is_file():
             count, parts, prompts = self.args.pictures, [], []
             with self._stage("latents", count) as on_step:
-                pictures = captioned_pictures(count, self.args.seed + DATA_SEED)
+                images = captioned_images(count, self.args.seed + DATA_SEED)
                 batch: list = []
-                for number, (pixels, prompt) in enumerate(pictures, start=1):
+                for number, (pixels, prompt) in enumerate(images, start=1):
                     batch.append(pixels)
                     prompts.append(prompt)
                     if len(batch) == 256 or number == count:
@@ -157,7 +157,7 @@ def load_autoencoder(folder: Path) -> AutoencoderTiny:
     return AutoencoderTiny.from_pretrained(folder).requires_grad_(False).eval()
 
 
-def _save_whole(model: torch.nn.Module, folder: Path) -> None:
+def _save_atomically(model: torch.nn.Module, folder: Path) -> None:
     """As save_pretrained, but the folder is there only when it is complete."""
     temporary = folder.with_name(f".{folder.name}")
     model.save_pretrained(temporary)

@@ -5,13 +5,13 @@
 
 The package carries both in `reward_core/demo`; their cards name the exact commands.
 
-Three stages. The vision encoder learns what is where and how damaged, from annotated pictures; it is
-then frozen. The text encoder learns to read prompts beside pictures, from captions. Last, both it and
-the reward head learn to order pictures, from rankings, as `reward-core train` does it: a set of groups is
-made once; the frozen encoder looks at each picture once, what it saw is kept on disk, and every further
+Three stages. The vision encoder learns what is where and how damaged, from annotated images; it is
+then frozen. The text encoder learns to read prompts beside images, from captions. Last, both it and
+the reward head learn to order images, from rankings, as `reward-core train` does it: a set of groups is
+made once; the frozen encoder looks at each image once, what it saw is kept on disk, and every further
 epoch reads it from there beside a new wording of the prompt.
 
-Everything is seeded: the weights, the pictures, their order. The result is a folder that
+Everything is seeded: the weights, the images, their order. The result is a folder that
 `reward_core.load` reads, with a card (README.md) that says how it was made and how good it is.
 """
 
@@ -39,28 +39,28 @@ from torch.utils.data import DataLoader, Dataset
 
 import reward_core
 from reward_core import shapes
-from reward_core.checkpoint import save_folder
-from reward_core.config import RewardConfig
 from reward_core.errors import EmptyPromptWarning
-from reward_core.evaluation import Evaluation, evaluate
-from reward_core.precision import cpu_features
+from reward_core.inputs.tokenizer import SPECIAL_TOKENS, PromptTokenizer
+from reward_core.models.checkpoint import save_folder
+from reward_core.network.config import RewardConfig
+from reward_core.network.text_encoder import TextConfig
 from reward_core.rankings import RankedPrompt
-from reward_core.text_encoder import TextConfig
-from reward_core.tokenizer import SPECIAL_TOKENS, PromptTokenizer
+from reward_core.rankings.evaluation import Evaluation, evaluate
+from reward_core.scoring.precision import cpu_features
 from reward_core.training import (
-    AnnotatedPicture,
-    CaptionedPicture,
+    AnnotatedImage,
+    CaptionedImage,
     PatchReader,
     PretrainingConfig,
     Trainer,
     TrainingConfig,
     caption_loss,
-    initialise_from_scratch,
+    initialize_from_scratch,
     patch_loss,
     pretrain,
 )
 
-PICTURES_PER_STEP, GROUPS_PER_STEP = 96, 16
+IMAGES_PER_STEP, GROUPS_PER_STEP = 96, 16
 COLUMNS = [TextColumn("{task.description}"), MofNCompleteColumn(), TimeRemainingColumn()]
 
 
@@ -133,9 +133,9 @@ class ShapesGroups(Dataset):
 
 
 class ShapesAnnotations(Dataset):
-    """Picture number i, mostly with faults and in any colours, and what is where in it."""
+    """Image number i, mostly with faults and in any colors, and what is where in it."""
 
-    CLEAN, RECOLOURED = 0.2, 0.7  # shares
+    CLEAN, RECOLORED = 0.2, 0.7  # shares
 
     def __init__(self, count: int, config: shapes.GroupConfig, grid: int):
         self.count, self.config, self.grid = count, config, grid
@@ -143,21 +143,21 @@ class ShapesAnnotations(Dataset):
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, index: int) -> AnnotatedPicture:
+    def __getitem__(self, index: int) -> AnnotatedImage:
         rng = np.random.default_rng([self.config.seed, index, 1])
         scene = shapes.sample_scene(rng, "train", self.config.pair_share)
-        clean, recoloured = rng.random(2) < (self.CLEAN, self.RECOLOURED)
+        clean, recolored = rng.random(2) < (self.CLEAN, self.RECOLORED)
         faults = () if clean else shapes.sample_faults(scene, rng, self.config, "train")
         drawing = shapes.draw_scene(scene, rng, faults)
-        if recoloured:
-            drawing = shapes.recolour(drawing, rng)
+        if recolored:
+            drawing = shapes.recolor(drawing, rng)
         annotation = shapes.annotate(drawing, faults, self.grid)
-        picture = shapes.paint(drawing, faults, rng)
-        return AnnotatedPicture(picture, annotation.patches, annotation.strengths)
+        image = shapes.paint(drawing, faults, rng)
+        return AnnotatedImage(image, annotation.patches, annotation.strengths)
 
 
 class ShapesCaptions(Dataset):
-    """Clean picture number i with its prompt and near misses."""
+    """Clean image number i with its prompt and near misses."""
 
     NEAR_MISSES = 2
 
@@ -167,15 +167,15 @@ class ShapesCaptions(Dataset):
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, index: int) -> CaptionedPicture:
+    def __getitem__(self, index: int) -> CaptionedImage:
         rng = np.random.default_rng([self.seed, index, 2])
         scene = shapes.sample_scene(rng, "train", pair_share=0.8)
         near = tuple(shapes.phrase(shapes.near_miss(scene, rng), rng) for _ in range(self.NEAR_MISSES))
-        return CaptionedPicture(shapes.render_scene(scene, rng), shapes.phrase(scene, rng), near)
+        return CaptionedImage(shapes.render_scene(scene, rng), shapes.phrase(scene, rng), near)
 
 
 def batches(items: Dataset, size: int) -> Iterator[list]:
-    # A worker draws the next pictures while this process trains; their order is that of the index.
+    # A worker draws the next images while this process trains; their order is that of the index.
     return iter(DataLoader(items, size, num_workers=1, collate_fn=list, prefetch_factor=8))
 
 
@@ -183,8 +183,8 @@ def ranked_prompt(number: int, group: shapes.Group, blank: bool = False) -> Rank
     return RankedPrompt(
         id=str(number),
         prompt="" if blank else group.prompt,
-        images=tuple(Image.fromarray(pixels) for pixels in group.pictures),
-        places=tuple(group.ranking),
+        images=tuple(Image.fromarray(pixels) for pixels in group.images),
+        ranks=tuple(group.ranking),
         utilities=tuple(truth.utility for truth in group.truths),
         faults=tuple(tuple(fault.kind for fault in faults) for faults in group.faults),
         objects=len(group.scene.things),
@@ -251,8 +251,8 @@ def main() -> None:
         "--architecture", choices=ARCHITECTURES, default="tiny", help="sizes (default: %(default)s)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the weights and of the training groups")
-    parser.add_argument("--patch-steps", type=int, default=1200, help="of 96 annotated pictures each")
-    parser.add_argument("--caption-steps", type=int, default=600, help="of 96 captioned pictures each")
+    parser.add_argument("--patch-steps", type=int, default=1200, help="of 96 annotated images each")
+    parser.add_argument("--caption-steps", type=int, default=600, help="of 96 captioned images each")
     parser.add_argument("--groups", type=int, default=24_000, help="ranked groups (default: %(default)s)")
     parser.add_argument("--epochs", type=int, default=4, help="passes over them (default: %(default)s)")
     parser.add_argument(
@@ -274,7 +274,7 @@ def main() -> None:
         vocab.write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
         tokenizer = PromptTokenizer.from_vocab(vocab)
     model = reward_core.RewardModel(ARCHITECTURES[args.architecture].config(len(vocabulary)), tokenizer)
-    initialise_from_scratch(model, args.seed)
+    initialize_from_scratch(model, args.seed)
     torch.manual_seed(args.seed)  # of the reader and of the words that are masked
 
     world = replace(shapes.TRAIN, seed=shapes.TRAIN.seed + args.seed)
@@ -286,7 +286,7 @@ def main() -> None:
         def run(
             name: str, trained: nn.Module, items: Dataset, rates: tuple[float, float], loss: Callable
         ) -> None:
-            steps = len(items) // PICTURES_PER_STEP
+            steps = len(items) // IMAGES_PER_STEP
             config = PretrainingConfig(steps, *rates, precision=args.precision)
             task = progress.add_task(name, total=steps)
             recent: deque[float] = deque(maxlen=100)
@@ -298,15 +298,15 @@ def main() -> None:
                     seconds = time.perf_counter() - started
                     console.print(f"{name}, step {step}: loss {fmean(recent):.3f}, {seconds:.0f} s")
 
-            pretrain(trained, batches(items, PICTURES_PER_STEP), config, loss, on_step)
+            pretrain(trained, batches(items, IMAGES_PER_STEP), config, loss, on_step)
 
         vision = model.blip.visual_encoder
         grid = vision.config.image_size // vision.config.patch_size
-        annotations = ShapesAnnotations(args.patch_steps * PICTURES_PER_STEP, world, grid)
+        annotations = ShapesAnnotations(args.patch_steps * IMAGES_PER_STEP, world, grid)
         reader = PatchReader(vision, model.transform, len(shapes.PATCH_COLUMNS), len(shapes.CLEANLINESS))
         run("patches", reader, annotations, (1e-3, 0.02), patch_loss)
         vision.requires_grad_(False)
-        captions = ShapesCaptions(args.caption_steps * PICTURES_PER_STEP, world.seed)
+        captions = ShapesCaptions(args.caption_steps * IMAGES_PER_STEP, world.seed)
         run("captions", model, captions, (1e-3, 0.02), caption_loss)
         model = train_on_rankings(model, world, validation, args, Path(folder), progress)
     minutes = (time.perf_counter() - started) / 60
@@ -347,8 +347,8 @@ def model_card(
     rows = "\n".join(f"| {title} | {share.pairs:,} | {share.accuracy:.1%} |" for title, share in parts)
     parameters = sum(p.numel() for p in model.parameters())
     size = (args.out / "model.safetensors").stat().st_size
-    annotations, captions = (n * PICTURES_PER_STEP for n in (args.patch_steps, args.caption_steps))
-    fewest, most = shapes.TRAIN.pictures
+    annotations, captions = (n * IMAGES_PER_STEP for n in (args.patch_steps, args.caption_steps))
+    fewest, most = shapes.TRAIN.images
     steps = args.epochs * -(-args.groups // GROUPS_PER_STEP)
     steps = min(steps, args.ranking_steps) if args.ranking_steps else steps
     return f"""---
@@ -359,7 +359,7 @@ tags: [reward-model, text-to-image, shapesbench]
 
 ImageReward's architecture (BLIP encoder, cross-attention, reward head) at {parameters:,} parameters
 ({size / 1e6:.2f} MB, float16), trained from nothing on the procedural world in `reward_core.shapes`.
-It scores 64 px pictures of one or two coloured shapes. It knows nothing of other pictures.
+It scores 64 px images of one or two coloured shapes. It knows nothing of other images.
 
 | | pairs | ordered right |
 |---|---|---|
@@ -369,11 +369,11 @@ It scores 64 px pictures of one or two coloured shapes. It knows nothing of othe
 {rows}
 
 The rows below the first three are of the held-out prompts ({args.held_out_groups:,} groups). All untied
-comparisons count; chance is 50%. Scores are about N(0, 1) on the validation pictures.
+comparisons count; chance is 50%. Scores are about N(0, 1) on the validation images.
 
-- Data: {annotations:,} pictures annotated patch by patch for the vision encoder (then frozen); {captions:,}
-  captioned pictures, each with {ShapesCaptions.NEAR_MISSES} near-miss prompts, each seen once;
-  {args.groups:,} ranked groups of {fewest}-{most} pictures, seen {args.epochs} times in new wordings. Made on
+- Data: {annotations:,} images annotated patch by patch for the vision encoder (then frozen); {captions:,}
+  captioned images, each with {ShapesCaptions.NEAR_MISSES} near-miss prompts, each seen once;
+  {args.groups:,} ranked groups of {fewest}-{most} images, seen {args.epochs} times in new wordings. Made on
   the spot, seed {args.seed}.
 - Training: {args.patch_steps} steps of patches, {args.caption_steps} of captions (contrast, matching, masked
   words, as BLIP and ALBEF), {steps} of ranking; Muon and AdamW, {args.precision};

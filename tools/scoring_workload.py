@@ -1,4 +1,4 @@
-"""What bench_scoring.py scores: seeded weights, pictures, prompts; the work they are; how rankings agree."""
+"""What bench_scoring.py scores: seeded weights, images, prompts; the work they are; how rankings agree."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 
 import reward_core as RM
-from reward_core.config import RewardConfig
-from reward_core.products import ONEDNN, onednn_is_faster
-from reward_core.tokenizer import SPECIAL_TOKENS, PromptTokenizer
-from reward_core.training import initialise_from_scratch
+from reward_core.inputs.tokenizer import SPECIAL_TOKENS, PromptTokenizer
+from reward_core.network.config import RewardConfig
+from reward_core.network.onednn_linear import ONEDNN, onednn_is_faster
+from reward_core.training import initialize_from_scratch
 
 PROMPTS = (
     "a red house by the ocean",
@@ -36,25 +36,25 @@ def build(size: str, folder: Path) -> RM.RewardModel:
     vocab = folder / "vocab.txt"
     vocab.write_text("\n".join(words) + "\n", encoding="utf-8")
     model = RM.RewardModel(config, PromptTokenizer.from_vocab(vocab))
-    initialise_from_scratch(model, 0)
+    initialize_from_scratch(model, 0)
     for layer in model.blip.text_encoder.encoder.layer:
-        # Else rewards differ three times as much by picture as by prompt.
+        # Else rewards differ three times as much by image as by prompt.
         layer.crossattention.output.dense.weight.data.mul_(0.7)
     return model.eval().requires_grad_(False)
 
 
-def varied_pictures(count: int, side: int) -> list[Image.Image]:
-    """Gradients, blobs, stripes and noise of all colours."""
+def varied_images(count: int, side: int) -> list[Image.Image]:
+    """Gradients, blobs, stripes and noise of all colors."""
     generator = np.random.default_rng(0)
-    pictures = []
+    images = []
     for i in range(count):
         cells = int(generator.integers(1, 2 + i % 12))
         coarse = generator.integers(0, 256, (cells, cells + 1, 3), dtype=np.uint8)
         filter_ = (Image.Resampling.BICUBIC, Image.Resampling.NEAREST)[i % 2]
         pixels = np.asarray(Image.fromarray(coarse).resize((side, side), filter_), float)
         pixels = pixels + generator.normal(0, 8 * (i % 5), pixels.shape)
-        pictures.append(Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)))
-    return pictures
+        images.append(Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)))
+    return images
 
 
 def spread_to_one(model: RM.RewardModel, grid: torch.Tensor) -> torch.Tensor:
@@ -67,7 +67,7 @@ def spread_to_one(model: RM.RewardModel, grid: torch.Tensor) -> torch.Tensor:
 
 
 def gflop(config: RewardConfig, tokens: int) -> float:
-    """Multiplications and additions of one picture with one prompt of so many tokens, in 10^9."""
+    """Multiplications and additions of one image with one prompt of so many tokens, in 10^9."""
     n, d, h = config.vision.tokens, config.vision.width, int(config.vision.width * config.vision.mlp_ratio)
     vision = config.vision.depth * (n * (4 * d * d + 2 * d * h) + 2 * n * n * d)
     vision += (n - 1) * 3 * config.patch_size**2 * d
@@ -82,7 +82,7 @@ def kendall_tau(a: torch.Tensor, b: torch.Tensor) -> float:
     return float(signs.sum() / (len(a) * (len(a) - 1)))
 
 
-def own_products(work: Callable[[], object]) -> Callable[[], object]:
+def torch_linear(work: Callable[[], object]) -> Callable[[], object]:
     """``work`` with float32 products as torch makes them by itself, as the original's code does."""
 
     def run() -> object:
@@ -100,7 +100,7 @@ def own_products(work: Callable[[], object]) -> Callable[[], object]:
     return run
 
 
-def synchronise(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
     """Wait until a GPU has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -2,7 +2,7 @@
 
     python tools/show_reward_hacking.py --out runs/hacking [--steps 700] [--seed 0] [--arms none distance]
 
-One run without any regulariser and with many steps, then shorter ones with one regulariser each. The learned
+One run without any regularizer and with many steps, then shorter ones with one regularizer each. The learned
 reward (tiny), the second one (tiny-judge), diversity and the oracle's truth are noted all along. On the first
 run's notes the early stop is played back: where would the second reward and the diversity have ended it, and
 how good was the truth there, beside the best there was? What is done is not done again. Writes
@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from refl.checkpoint import RunState
-from refl.compare import judge_pictures, load_model, pictures_of
+from refl.compare import generate_images, load_model, score_images
 from refl.config import RewardConfig, TrainConfig, ValidationConfig
 from refl.demo.figures import draw_curve, draw_grid
 from refl.demo.recipe import (
@@ -36,13 +36,13 @@ from refl.demo.recipe import (
     demo_config,
     make_trainer,
     unseen_prompts,
-    write_pictures,
+    write_images,
 )
 from refl.demo.study import SETTINGS, circumstances, curve_of, judge_model
 from refl.demo.truth import read_truths
 from refl.rewards import load_rewards
 from refl.validation import Validation, diversity, judge
-from reward_core.whole_file import write_json
+from reward_core.files.json_file import write_json
 
 STOP = ValidationConfig(stop_reward=JUDGE, stop_patience=2, stop_diversity=0.7)
 ARMS = ("none", "pretraining", "distance", "ensemble", "lora")
@@ -53,7 +53,7 @@ DISTANCE_WEIGHT = 5.0
 
 
 def arm_config(arm: str, base: TrainConfig) -> TrainConfig:
-    """The demo's settings with one regulariser, or none; the reward is never enough."""
+    """The demo's settings with one regularizer, or none; the reward is never enough."""
     watched = (RewardConfig(JUDGE, 0.0), RewardConfig(TRUTH, 0.0))
     config = replace(
         base,
@@ -122,11 +122,11 @@ def scaled_lora(folder: Path, prompts: Sequence[str], seeds: int) -> list[dict[s
     rows = []
     for scale in SCALES:
         family.pipeline.set_adapters([adapter], [scale])
-        pictures = torch.cat(list(pictures_of(family, wanted, settings)))
-        scores = judge_pictures(pictures, prompts, rewards, settings, torch.device("cpu"))
+        images = torch.cat(list(generate_images(family, wanted, settings)))
+        scores = score_images(images, prompts, rewards, settings, torch.device("cpu"))
         row = {name: float(values.mean()) for name, values in scores.items()}
-        row |= {"scale": scale, TRUTH: float(read_truths(pictures, repeated).utility.mean())}
-        rows.append(row | {"diversity": diversity(pictures.float() / 255, seeds)})
+        row |= {"scale": scale, TRUTH: float(read_truths(images, repeated).utility.mean())}
+        rows.append(row | {"diversity": diversity(images.float() / 255, seeds)})
     return rows
 
 
@@ -159,7 +159,7 @@ def main() -> None:
         "--every", type=int, default=35, help="steps between validations (default: %(default)s)"
     )
     parser.add_argument(
-        "--prompts", type=int, default=32, help="of validations, two pictures each (default: %(default)s)"
+        "--prompts", type=int, default=32, help="of validations, two images each (default: %(default)s)"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
@@ -169,7 +169,7 @@ def main() -> None:
         DemoSize(), validate_every=args.every, validation_prompts=args.prompts, learning_rate=LEARNING_RATE
     )
     args.out.mkdir(parents=True, exist_ok=True)
-    write_pictures(args.out / "pictures.tar", size.pictures, args.seed)
+    write_images(args.out / "pictures.tar", size.images, args.seed)
     curves, config = {}, None
     for arm in args.arms:
         steps = args.steps if arm == "none" else args.others

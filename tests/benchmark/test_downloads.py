@@ -14,9 +14,9 @@ from PIL import Image
 
 from reward_benchmark.paper import TABLE1
 from reward_core.errors import HubError, InputError
-from reward_core.hub import fetch
-from reward_core.registry import WebFile
-from reward_core.zip_file import unzip
+from reward_core.files.zip_file import unzip
+from reward_core.hub.downloads import fetch
+from reward_core.hub.file_specs import WebFile
 
 REPO = "zai-org/ImageReward"
 PROMPTS = [{"id": f"00{i}-x", "prompt": f"a red circle {word}"} for i, word in enumerate(("up", "down"))]
@@ -29,7 +29,7 @@ def hub():
     hub.stop()
 
 
-def picture(seed, side=40, form="PNG"):
+def sample_image(seed, side=40, form="PNG"):
     pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
     data = io.BytesIO()
     Image.fromarray(pixels).save(data, form)
@@ -62,19 +62,19 @@ def table(hub, run, tmp_path):
 
 
 def publish_table1(hub, big=0):
-    """Six generators of 2 x 10 pictures; some zips with a folder at the top, one picture corrupt."""
+    """Six generators of 2 x 10 images; some zips with a folder at the top, one image corrupt."""
     files = {}
     for n, name in enumerate(TABLE1):
         top = f"{name}/" if n % 2 else ""
         members = {
-            f"{top}{item['id']}_{x}.png": picture(100 * n + 10 * p + x)
+            f"{top}{item['id']}_{x}.png": sample_image(100 * n + 10 * p + x)
             for p, item in enumerate(PROMPTS)
             for x in range(10)
         }
         if n == 0:
             members[f"{PROMPTS[0]['id']}_3.png"] = b"broken"
             if big:
-                members[f"{PROMPTS[0]['id']}_0.png"] = picture(0, big)
+                members[f"{PROMPTS[0]['id']}_0.png"] = sample_image(0, big)
         files[f"generations/{name}.zip"] = zipped(members)
     hub.repos[REPO] = {"main": files}
 
@@ -88,10 +88,10 @@ def test_table1_from_download_to_report(hub, table, tmp_path):
     if done.returncode == 2:  # the client gives a cut connection up, or goes on by itself
         assert "openjourney" in done.stderr
         done = table("table1")
-    assert done.returncode == 1, done.stderr  # one corrupt picture
+    assert done.returncode == 1, done.stderr  # one corrupt image
     assert not hub.dropped
     assert any(request.range for request in hub.asked_for("openjourney.zip"))
-    assert "openjourney/000-x_3.png: not a picture" in done.stderr
+    assert "openjourney/000-x_3.png: not an image" in done.stderr
     (part,) = json.loads((tmp_path / "runs/table1/summary.json").read_text())["parts"]
     assert list(part["reference"]) == list(TABLE1)
     assert part["reference_wins"]["openjourney"] == 507
@@ -104,7 +104,7 @@ def test_table1_from_download_to_report(hub, table, tmp_path):
     own = tmp_path / "data/generations/mine"
     own.mkdir()
     for item in PROMPTS:
-        (own / f"{item['id']}_0.png").write_bytes(picture(7))
+        (own / f"{item['id']}_0.png").write_bytes(sample_image(7))
     done = table("table1", "--generators", "default,mine", "--offline")
     assert done.returncode == 1, done.stderr
     assert len(hub.requests) == before
@@ -129,7 +129,7 @@ def test_table1_names_what_is_missing(hub, table, tmp_path):
     assert "reward-benchmark generate --name mine" in done.stderr
 
 
-def test_a_corrupt_zip_is_fetched_anew(hub, table, tmp_path):
+def test_a_corrupt_zip_is_fetched_again(hub, table, tmp_path):
     rankings = [
         {"id": str(i), "prompt": "a red circle", "generations": [f"part/{i}/{x}.webp" for x in range(8)],
          "ranking": [1, 2, 3, 4, 5, 6, 7, 7]}
@@ -138,7 +138,7 @@ def test_a_corrupt_zip_is_fetched_anew(hub, table, tmp_path):
     (tmp_path / "data/test.json").write_text(json.dumps(rankings))
     content = zipped(
         {
-            f"test_images/part/{i}/{x}.webp": picture(10 * i + x, form="WEBP")
+            f"test_images/part/{i}/{x}.webp": sample_image(10 * i + x, form="WEBP")
             for i in range(3)
             for x in range(8)
         }
@@ -164,27 +164,27 @@ def member(name, mode=0):
 
 
 @pytest.mark.parametrize(
-    ("info", "content", "told"),
+    ("info", "content", "output"),
     [
         (member("../out.png"), b"x", "outside the folder"),
         (member("/out.png"), b"x", "outside the folder"),
         (member("a/..\\..\\out.png"), b"x", "outside the folder"),
         (member("out.png", stat.S_IFLNK | 0o777), b"/etc", "is a link"),
-        (member("run.sh"), b"x", "is no picture"),
+        (member("run.sh"), b"x", "is no image"),
         (member("bomb.png"), bytes(30_000_000), "would unpack to 30,000,000 bytes"),
     ],
 )
-def test_unsafe_zips_are_not_unpacked(tmp_path, info, content, told):
+def test_unsafe_zips_are_not_unpacked(tmp_path, info, content, output):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
-        archive.writestr("good.png", picture(0))
+        archive.writestr("good.png", sample_image(0))
         archive.writestr(info, content, zipfile.ZIP_DEFLATED)
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=output):
         unzip(tmp_path / "a.zip", tmp_path / "deep" / "target")
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["a.zip", "deep"]
 
 
 def test_a_damaged_member_leaves_nothing(tmp_path):
-    content = bytearray(zipped({"a.png": picture(0), "b.png": picture(1)}))
+    content = bytearray(zipped({"a.png": sample_image(0), "b.png": sample_image(1)}))
     content[200] ^= 0xFF
     (tmp_path / "a.zip").write_bytes(content)
     with pytest.raises(InputError, match="damaged"):

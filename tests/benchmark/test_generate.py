@@ -1,4 +1,4 @@
-"""Pictures of one's own model, ranked among others."""
+"""Images of one's own model, ranked among others."""
 
 import json
 
@@ -24,10 +24,10 @@ def arguments(model, prompts, name, *more):
             "--steps", 2, "--height", 16, "--guidance-scale", 2, "--device", "cpu", *more]  # fmt: skip
 
 
-def test_pictures_are_made_once_and_ranked(command, pipelines, prompts, tmp_path):
+def test_images_are_made_once_and_ranked(command, pipelines, prompts, tmp_path):
     done = command(*arguments(pipelines("sd"), prompts, "mine", "--batch-size", 2))
     assert done.returncode == 0, done.stderr
-    assert "6 pictures made, 0 were there" in done.stderr
+    assert "6 images made, 0 were there" in done.stderr
     folder = prompts.parent / "generations" / "mine"
     names = sorted(path.name for path in folder.glob("*.png"))
     assert names == [f"{p['id']}_{x}.png" for p in sorted(PROMPTS, key=lambda p: p["id"]) for x in range(3)]
@@ -35,14 +35,14 @@ def test_pictures_are_made_once_and_ranked(command, pipelines, prompts, tmp_path
     for name in names[1::2]:  # as after a kill
         (folder / name).unlink()
     done = command(*arguments(pipelines("sd"), prompts, "mine"))
-    assert "3 pictures made, 3 were there" in done.stderr
+    assert "3 images made, 3 were there" in done.stderr
     for name in names:  # the batch is another one: rounding may differ
         assert np.abs(whole[name].astype(int) - np.asarray(Image.open(folder / name))).max() <= 1
 
     command(*arguments(pipelines("sd-v"), prompts, "other"))
-    places = ("--data", prompts.parent, "--out", tmp_path / "runs", "--offline")
+    paths = ("--data", prompts.parent, "--out", tmp_path / "runs", "--offline")
     options = ("--generators", "mine,other", "--scorers", "tiny", "--device", "cpu", "--json")
-    done = command("run", "table1", *places, *options)
+    done = command("run", "table1", *paths, *options)
     assert done.returncode == 0, done.stderr
     assert "mine" in done.stdout
     assert "other" in done.stdout
@@ -61,8 +61,8 @@ def test_a_folder_that_another_run_is_filling_is_refused(command, pipelines, pro
 def test_mistakes(command, pipelines, prompts, tmp_path):
     assert command(*arguments(pipelines("sd"), prompts, "mine")).returncode == 0
     for model, name, more, message in (
-        (pipelines("sd"), "mine", ("--steps", 3), "its pictures were made with steps 2"),
-        (pipelines("sd-v"), "mine", (), "its pictures were made with model"),
+        (pipelines("sd"), "mine", ("--steps", 3), "its images were made with steps 2"),
+        (pipelines("sd-v"), "mine", (), "its images were made with model"),
         (tmp_path, "other", (), "no pipeline's folder"),
         (pipelines("sd"), "../other", (), "--name: letters"),
         (pipelines("sd"), "other", ("--lora", tmp_path / "none"), "none"),

@@ -22,35 +22,35 @@ from reward_benchmark.paper import TABLE1, TABLE1_SPEARMAN
 
 @pytest.fixture(scope="module")
 def world():
-    """200 prompts of 9 pictures, places with ties and gaps."""
+    """200 prompts of 9 images, places with ties and gaps."""
     rng = np.random.default_rng(0)
     return [rng.integers(1, 7, 9).tolist() for _ in range(200)]
 
 
 def test_accuracy_by_hand():
     # Prompt 0: pairs (0,1) right, (0,2) right, (1,2) tied for people. Prompt 1: an equal score, wrong.
-    # Prompt 2: a picture without a score leaves (1,2), wrong.
-    places = [[1, 3, 3], [1, 2], [1, 2, 5]]
+    # Prompt 2: an image without a score leaves (1,2), wrong.
+    ranks = [[1, 3, 3], [1, 2], [1, 2, 5]]
     scores = [[0.5, 0.1, 0.2], [0.3, 0.3], [None, 0.1, 0.4]]
-    table = preference_table(places, scores)
+    table = preference_table(ranks, scores)
     assert table.pairs == 4
     assert table.pooled_accuracy.value == 2 / 4
     assert table.per_prompt_accuracy.value == 1 / 3
-    assert (table.pictures, table.missing) == (7, 1)
+    assert (table.images, table.missing) == (7, 1)
     assert table.recall is None
     assert table.to_dict()["filter"] is None
 
 
 def test_retrieval_by_hand():
-    places = [1, 1, 2, 3, 4, 5, 6, 6]
+    ranks = [1, 1, 2, 3, 4, 5, 6, 6]
     scores = [0.2, 0.6, 0.9, 0.8, 0.5, 0.4, 0.1, 0.3]
     # Top: 2, 3, 1, 4. Bottom: 6, 0, 7, 5. Best for people: 0 and 1. Worst: 6 and 7.
-    assert [recalled_at(k, places, scores) for k in (1, 2, 4)] == [0, 0, 1]
-    assert [filtered_at(k, places, scores) for k in (1, 2, 4)] == [1, 1, 1]
+    assert [recalled_at(k, ranks, scores) for k in (1, 2, 4)] == [0, 0, 1]
+    assert [filtered_at(k, ranks, scores) for k in (1, 2, 4)] == [1, 1, 1]
     # All tied: the chance that one of 2 among 8 is among k drawn.
     constant = [0.0] * 8
-    assert recalled_at(1, places, constant) == pytest.approx(2 / 8)
-    assert recalled_at(2, places, constant) == pytest.approx(1 - (6 * 5) / (8 * 7))
+    assert recalled_at(1, ranks, constant) == pytest.approx(2 / 8)
+    assert recalled_at(2, ranks, constant) == pytest.approx(1 - (6 * 5) / (8 * 7))
 
 
 def test_correlations_by_hand():
@@ -69,12 +69,12 @@ def test_the_papers_own_spearman_follows_from_its_means(scorer):
 
 def test_oracle_constant_and_random(world):
     rng = np.random.default_rng(1)
-    oracle = preference_table(world, [[-p for p in places] for places in world])
+    oracle = preference_table(world, [[-p for p in ranks] for ranks in world])
     assert oracle.pooled_accuracy.value == oracle.per_prompt_accuracy.value == 1
     assert all(part.at[k].value == 1 for part in (oracle.recall, oracle.filter) for k in (1, 2, 4))
-    constant = preference_table(world, [[0.5] * len(places) for places in world])
+    constant = preference_table(world, [[0.5] * len(ranks) for ranks in world])
     assert constant.pooled_accuracy.value == 0
-    random = preference_table(world, [rng.random(len(places)).tolist() for places in world])
+    random = preference_table(world, [rng.random(len(ranks)).tolist() for ranks in world])
     for accuracy in (random.pooled_accuracy, random.per_prompt_accuracy):
         assert accuracy.low < 0.5 < accuracy.high
         assert accuracy.low < accuracy.value < accuracy.high
@@ -95,8 +95,8 @@ def test_intervals_cover_as_they_say():
 
 def test_paired_comparison(world):
     rng = np.random.default_rng(3)
-    good = [[-p + rng.normal(0, 1) for p in places] for places in world]
-    bad = [[-p + rng.normal(0, 6) for p in places] for places in world]
+    good = [[-p + rng.normal(0, 1) for p in ranks] for ranks in world]
+    bad = [[-p + rng.normal(0, 6) for p in ranks] for ranks in world]
     found = compare_scorers(world, good, bad)
     assert found["p_value"] < 0.001
     assert found["difference"]["low"] > 0
@@ -166,22 +166,22 @@ def test_metrics_command(files, command):
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "output"),
     [
         ("[", "JSON"),
         ([{"id": "x", "rewards": [1, 2]}], "no rewards for 1 of 2 ids, such as 'y'"),
-        ([{"id": "x", "rewards": [1]}, {"id": "y", "rewards": [1, 2]}], "1 rewards for 2 pictures"),
+        ([{"id": "x", "rewards": [1]}, {"id": "y", "rewards": [1, 2]}], "1 rewards for 2 images"),
         ([{"id": "x", "rewards": [1, "2"]}], "finite number"),
         ('[{"id": "x", "rewards": [1, NaN]}]', "finite number"),
         ([{"id": "x", "rewards": [1, 2]}] * 2, "was there before"),
         ({}, "a list of"),
-        ([{"id": "x", "rewards": [None, 2]}, {"id": "y", "rewards": [1, None]}], "no two scored pictures"),
+        ([{"id": "x", "rewards": [None, 2]}, {"id": "y", "rewards": [1, None]}], "no two scored images"),
     ],
 )
-def test_bad_scores_are_named(files, command, content, told):
+def test_bad_scores_are_named(files, command, content, output):
     done = command(*files(content))
     assert done.returncode == 2
-    assert told in done.stderr
+    assert output in done.stderr
     assert "scores.json" in done.stderr
 
 

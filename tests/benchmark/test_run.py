@@ -1,4 +1,4 @@
-"""The shapes suite end to end: its tables, going on after a kill, missing and broken pictures."""
+"""The shapes suite end to end: its tables, going on after a kill, missing and broken images."""
 
 import json
 import random
@@ -46,7 +46,7 @@ def test_a_second_run_scores_nothing_again(shapes, run):
 
 
 def test_killed_at_random_moments_nothing_is_lost_or_doubled(shapes, settings, tmp_path):
-    """The pictures are there already, so that kills fall into scoring."""
+    """The images are there already, so that kills fall into scoring."""
     _, folder = shapes
     arguments = [
         "run",
@@ -93,27 +93,27 @@ def test_killed_at_random_moments_nothing_is_lost_or_doubled(shapes, settings, t
     assert len(keys) == 2 * sum(part["pictures"] for part in summary["parts"])
 
 
-def test_missing_and_broken_pictures_are_told(shapes, command, tmp_path):
+def test_missing_and_broken_images_are_reported(shapes, command, tmp_path):
     import shutil
 
     data = tmp_path / "data"
     shutil.copytree(shapes[1] / "data" / "held_out", data / "held_out")
     (data / "held_out/images/000000/0.png").unlink()
-    (data / "held_out/images/000001/1.png").write_bytes(b"no picture")
+    (data / "held_out/images/000001/1.png").write_bytes(b"no image")
     done = command(
         "run", "shapes", "--limit", 2, "--generators", "soft,faithful", "--scorers", "oracle,tiny",
         "--data", data, "--out", tmp_path / "out", "--device", "cpu,cpu",
     )  # fmt: skip
     assert done.returncode == 1
     assert "held_out/images/000000/0.png: no such file" in done.stderr
-    assert "not a picture" in done.stderr
+    assert "not an image" in done.stderr
     assert "2 of them could not be scored" in done.stdout
     table = json.loads((tmp_path / "out/shapes/summary.json").read_text())["parts"][1]["scorers"]["tiny"]
     assert table["missing"] == 2
 
 
-def test_what_changed_is_scored_anew(shapes, command, tmp_path):
-    """And nothing else: a picture made again under its name, a picture mended, a scorer trained again."""
+def test_what_changed_is_scored_again(shapes, command, tmp_path):
+    """And nothing else: an image made again under its name, an image mended, a scorer trained again."""
     import shutil
 
     import torch
@@ -124,7 +124,7 @@ def test_what_changed_is_scored_anew(shapes, command, tmp_path):
     shutil.copytree(shapes[1] / "data" / "held_out", data / "held_out")
     first, second = (data / f"held_out/images/00000{i}/0.png" for i in (0, 1))
     whole = first.read_bytes()
-    first.write_bytes(b"no picture")
+    first.write_bytes(b"no image")
     model.save_pretrained(tmp_path / "mine")
     arguments = (
         "run", "shapes", "--limit", 2, "--generators", "soft,faithful",
@@ -171,14 +171,14 @@ def test_what_does_not_go_together_is_refused(shapes, command, tmp_path):
 
 
 def test_clip_and_aesthetic_share_a_tower(tmp_path):
-    """Both from one pass over the pictures give what each alone gives; a bad picture stays a row."""
+    """Both from one pass over the images give what each alone gives; a bad image stays a row."""
     import torch
     from PIL import Image
     from tokenizers import Tokenizer, models
 
     from reward_benchmark.scorers import SharedTower, bundles
-    from reward_core.baselines.clip import ClipScorer, ClipTokenizer
-    from reward_core.baselines.clip_config import ClipConfig
+    from reward_core.models.clip.config import ClipConfig
+    from reward_core.models.clip.scorer import ClipScorer, ClipTokenizer
 
     assert bundles(["CLIP", "BLIP", "Aesthetic"]) == [("CLIP", "Aesthetic"), ("BLIP",)]
     assert bundles(["Aesthetic", "BLIP"]) == [("Aesthetic",), ("BLIP",)]
@@ -216,8 +216,8 @@ def test_html_report_stands_alone(shapes, command):
     assert all(address.startswith("data:") for address in addresses)
     assert "<link" not in page
     assert "<script" not in page
-    for told in ("Spearman", "Recall@1", "Where scorer and preference disagree", "torch", "faithful"):
-        assert told in page
+    for output in ("Spearman", "Recall@1", "Where scorer and preference disagree", "torch", "faithful"):
+        assert output in page
 
 
 def test_report_of_the_originals_files(tmp_path, command):

@@ -49,9 +49,9 @@ def test_the_original_s_flags(capsys):
     assert config.run.checkpoints == 5
     assert config.run.seed == 7
     assert config.run.trackers == ("wandb",)
-    told = capsys.readouterr().err
-    assert "--noise_offset never had an effect" in told
-    assert "--scale_lr is not used" in told
+    output = capsys.readouterr().err
+    assert "--noise_offset never had an effect" in output
+    assert "--scale_lr is not used" in output
     with pytest.raises(SystemExit):
         refl.parse_args(["--no_such_flag"])
     with pytest.raises(SystemExit):
@@ -222,7 +222,7 @@ def test_prompt_files_that_cannot_be(tmp_path, name, content, message):
     assert name in str(caught.value)
 
 
-def test_the_order_shuffles_each_epoch_anew():
+def test_the_order_shuffles_each_epoch_again():
     order = DataOrder(5, seed=3)
     epochs = [[order[5 * epoch + i] for i in range(5)] for epoch in range(20)]
     assert all(sorted(epoch) == [0, 1, 2, 3, 4] for epoch in epochs)
@@ -243,7 +243,7 @@ def test_the_order_shuffles_each_epoch_anew():
         ),
         (lambda pixels, prompts: [0.5, 0.5], "gave list instead of a tensor"),
         (lambda pixels, prompts: torch.zeros(2), "has a weight but gives no gradient"),
-        (lambda pixels, prompts: 1 / 0, "failed on two pictures: ZeroDivisionError"),
+        (lambda pixels, prompts: 1 / 0, "failed on two images: ZeroDivisionError"),
     ],
 )
 def test_rewards_that_answer_wrongly(pipelines, tmp_path, reward, message):
@@ -254,7 +254,7 @@ def test_rewards_that_answer_wrongly(pipelines, tmp_path, reward, message):
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
-def test_other_mistakes_are_told_first(pipelines, tmp_path):
+def test_other_mistakes_are_reported_first(pipelines, tmp_path):
     def trainer(*settings, model=None, prompts=("a",)):
         config = refl.load_config(settings=["rewards=[{name: tiny}]", f"run.out={tmp_path}", *settings])
         return refl.Trainer(model or pipelines("sd"), prompts, config)
@@ -297,8 +297,8 @@ def test_train_dry_run_and_mistakes(pipelines, tmp_path, capsys):
                  "--watch", "tiny-judge", "--out", str(tmp_path / "run"),
                  "--set", "rollout.steps=8"]  # fmt: skip
     assert main([*arguments, "--dry-run"]) == 0
-    told = capsys.readouterr().out
-    settings, _, rest = told.partition("\n\n")
+    output = capsys.readouterr().out
+    settings, _, rest = output.partition("\n\n")
     assert yaml.safe_load(settings)["rewards"][1] == {
         "name": "tiny-judge",
         "weight": 0.0,

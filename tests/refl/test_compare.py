@@ -9,7 +9,7 @@ from PIL import Image
 
 import refl
 from refl.cli import main
-from refl.compare import PictureSettings, compare, compare_rewards, load_model
+from refl.compare import ImageSettings, compare, compare_rewards, load_model
 from refl.config import RewardConfig
 from refl.errors import RewardError
 from refl.rewards import load_rewards
@@ -51,8 +51,8 @@ def test_a_model_beside_its_lora(pipelines, prompts, tmp_path, capsys):
     )  # fmt: skip
     model = refl.Trainer(pipelines("sd"), prompts, config).train()
     assert main(arguments(pipelines("sd"), model, prompts, tmp_path / "out", "--guidance-scale", "1")) == 0
-    told = capsys.readouterr().out
-    assert "tiny-judge" in told
+    output = capsys.readouterr().out
+    assert "tiny-judge" in output
     found = json.loads((tmp_path / "out" / "comparison.json").read_text())
     rows = [json.loads(line) for line in (tmp_path / "out" / "pictures.jsonl").read_text().splitlines()]
     for reward in found["rewards"]:
@@ -83,7 +83,7 @@ def test_mistakes(pipelines, prompts, tmp_path, capsys):
 def test_a_second_comparison_into_the_same_folder_is_refused(pipelines, tmp_path):
     model = load_model(pipelines("sd"), None, torch.device("cpu"))
     rewards = load_rewards([RewardConfig("tiny")], torch.device("cpu"))
-    given = (model, model, ["a red circle"], rewards, PictureSettings(16, 16, 2, seeds=1), tmp_path / "out")
+    given = (model, model, ["a red circle"], rewards, ImageSettings(16, 16, 2, seeds=1), tmp_path / "out")
     refused = []
 
     def attempt_another(count):

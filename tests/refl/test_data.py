@@ -1,4 +1,4 @@
-"""A run's data: going on with other data is refused, and a broken picture is passed over."""
+"""A run's data: going on with other data is refused, and a broken image is passed over."""
 
 import dataclasses
 import io
@@ -11,12 +11,12 @@ from PIL import Image
 from toy_runs import PROMPTS, redness, settings
 
 import refl
+from refl.captioned_images import open_captioned
 from refl.errors import CheckpointError, PromptFileError
-from refl.pretraining import open_captioned
 from reward_core.errors import ClippedLevelsWarning
 
 
-def write_pictures(folder, count=4):
+def write_images(folder, count=4):
     folder.mkdir(exist_ok=True)
     for i in range(count):
         Image.new("RGB", (40, 30), (40 * i, 100, 200)).save(folder / f"{i}.png")
@@ -31,22 +31,20 @@ def run(pipelines, folder, prompts, data, *more, steps=2):
     return trainer
 
 
-@pytest.mark.parametrize(
-    "change", ["training prompt", "validation prompt", "a picture more", "another picture"]
-)
+@pytest.mark.parametrize("change", ["training prompt", "validation prompt", "an image more", "another image"])
 def test_going_on_with_other_data_is_refused(pipelines, tmp_path, change):
     prompts = tmp_path / "prompts.txt"
     words = [*PROMPTS, *(f"{prompt} at night" for prompt in PROMPTS)]
     prompts.write_text("\n".join(words))
-    data = write_pictures(tmp_path / "data")
+    data = write_images(tmp_path / "data")
     run(pipelines, tmp_path / "run", prompts, data)
     run(pipelines, tmp_path / "run", prompts, data)  # the same data: it goes on, or here, is done
     if change == "training prompt":
         prompts.write_text("\n".join(["a green house", *words[1:]]))
     elif change == "validation prompt":
         prompts.write_text("\n".join([*words[:-1], "a green house"]))
-    elif change == "a picture more":
-        write_pictures(data, 5)
+    elif change == "an image more":
+        write_images(data, 5)
     else:
         noise = np.random.default_rng(0).integers(0, 255, (30, 40, 3), np.uint8)
         Image.fromarray(noise).save(data / "2.png")
@@ -64,34 +62,34 @@ def as_tar(folder, file):
 
 
 @pytest.mark.parametrize("kind", ["folder", "tar"])
-def test_an_unreadable_picture_is_named_and_the_next_taken(pipelines, tmp_path, capsys, kind):
-    data = write_pictures(tmp_path / "data")
+def test_an_unreadable_image_is_named_and_the_next_taken(pipelines, tmp_path, capsys, kind):
+    data = write_images(tmp_path / "data")
     (data / "1.png").write_bytes((data / "1.png").read_bytes()[:40])
     (data / "2.txt").write_bytes(b"\xff\xfe\xff")
     source = data if kind == "folder" else as_tar(data, tmp_path / "data.tar")
     weights = []
     for name in ("one", "two"):
         trainer = run(pipelines, tmp_path / name, PROMPTS, source, steps=4)
-        told = capsys.readouterr().err
+        output = capsys.readouterr().err
         for number, broken in enumerate(("1.png", "2.png")):
-            assert told.count(f"{broken} cannot be read") == 1, number
-        assert "(2 of 4 so far)" in told
+            assert output.count(f"{broken} cannot be read") == 1, number
+        assert "(2 of 4 so far)" in output
         weights.append(trainer.trainable.tensors())
     assert all(torch.equal(weight, weights[1][name]) for name, weight in weights[0].items())
     captions = trainer.objective.captioned.batch([0, 1, 2, 3], 16, 16)[1]
     assert captions == ["flat colour 0", "flat colour 3", "flat colour 3", "flat colour 3"]
 
 
-def test_pictures_none_of_which_can_be_read_end_the_run(pipelines, tmp_path):
-    data = write_pictures(tmp_path / "data")
+def test_images_none_of_which_can_be_read_end_the_run(pipelines, tmp_path):
+    data = write_images(tmp_path / "data")
     for path in data.glob("*.png"):
-        path.write_bytes(b"no picture")
-    with pytest.raises(PromptFileError, match="4 pictures in a row cannot be read"):
+        path.write_bytes(b"no image")
+    with pytest.raises(PromptFileError, match="4 images in a row cannot be read"):
         run(pipelines, tmp_path / "run", PROMPTS, data)
 
 
-def test_16_bit_pictures_are_warned_of_once(tmp_path):
-    data = write_pictures(tmp_path / "data")
+def test_16_bit_images_are_warned_of_once(tmp_path):
+    data = write_images(tmp_path / "data")
     for i in range(4):
         Image.fromarray(np.full((30, 40), 9000 * (i + 1), dtype=np.uint16)).save(data / f"{i}.png")
     config = settings(tmp_path / "run")

@@ -12,7 +12,7 @@ from PIL import Image
 
 from refl.demo.recipe import PIPELINE
 from refl.demo.truth import interval, read_truths
-from refl.demo.world import captioned_pictures, sample_prompts
+from refl.demo.world import captioned_images, sample_prompts
 from refl.families import load_family
 from reward_core import shapes
 
@@ -39,7 +39,7 @@ def test_every_word_is_one_token_and_nothing_is_cut_off(pipeline):
 
 
 def test_plain_diffusers_draws_what_unseen_prompts_say(pipeline):
-    """Alignment on one-thing prompts, far above what a picture of another prompt gets."""
+    """Alignment on one-thing prompts, far above what an image of another prompt gets."""
     prompts = sample_prompts(24, 3, "held_out", pair_share=0.0)
     made = pipeline(
         prompts,
@@ -48,28 +48,28 @@ def test_plain_diffusers_draws_what_unseen_prompts_say(pipeline):
         generator=torch.Generator().manual_seed(0),
         output_type="np",
     ).images
-    pictures = torch.from_numpy((made * 255).round().astype(np.uint8)).permute(0, 3, 1, 2)
-    right = read_truths(pictures, prompts).alignment.mean()
-    wrong = read_truths(pictures, prompts[5:] + prompts[:5]).alignment.mean()
+    images = torch.from_numpy((made * 255).round().astype(np.uint8)).permute(0, 3, 1, 2)
+    right = read_truths(images, prompts).alignment.mean()
+    wrong = read_truths(images, prompts[5:] + prompts[:5]).alignment.mean()
     assert right > 0.5
     assert right > wrong + 0.25
 
 
 def test_its_autoencoder_loses_nothing_that_matters():
     family = load_family(PIPELINE)
-    pictures, prompts = zip(*captioned_pictures(24, 5, "held_out"))
-    pixels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
+    images, prompts = zip(*captioned_images(24, 5, "held_out"))
+    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
     decoded = family.decode(family.encode_pixels(pixels, torch.zeros(())))
     assert read_truths((decoded * 255).round().to(torch.uint8), prompts).alignment.mean() > 0.97
 
 
-def test_training_pictures_are_right_and_keep_to_the_split():
+def test_training_images_are_right_and_keep_to_the_split():
     for split in ("train", "held_out"):
-        pictures, prompts = zip(*captioned_pictures(40, 1, split))
-        truths = read_truths(torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2), prompts)
+        images, prompts = zip(*captioned_images(40, 1, split))
+        truths = read_truths(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2), prompts)
         assert truths.utility.mean() > 0.99
         assert truths.count.all()
-        assert truths.colours.all()
+        assert truths.colors.all()
         assert truths.shapes.all()
         assert {shapes.split_of(shapes.parse(prompt)) for prompt in prompts} == {split}
 
@@ -113,7 +113,7 @@ def test_the_demo_reports_all_it_promises(demo):
 
 
 def test_the_learned_reward_rises_and_by_more_than_the_control(demo):
-    """On the validation's prompts, 16 pictures: measured 0.35 -> 0.66 after 24 steps."""
+    """On the validation's prompts, 16 images: measured 0.35 -> 0.66 after 24 steps."""
     report, _ = demo
     refl, control = (report["curves"][name] for name in ("refl", "control"))
     assert refl[0]["tiny"] == control[0]["tiny"]

@@ -1,4 +1,4 @@
-"""Each family makes the pictures that diffusers' own pipeline makes."""
+"""Each family makes the images that diffusers' own pipeline makes."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ PROMPTS = ["a red house by the sea", "two cats"]
      ("sd3", "flow", 5.0), ("flux", "flow", 3.5)],
 )  # fmt: skip
 @pytest.mark.parametrize("size", [(32, 32), (48, 24)])
-def test_pictures_are_those_of_the_pipeline(pipelines, name, sampler, scale, size):
+def test_images_are_those_of_the_pipeline(pipelines, name, sampler, scale, size):
     height, width = size
     family = load_family(pipelines(name))
     noise = torch.randn(2, *family.latent_shape(height, width), generator=torch.Generator().manual_seed(4))
@@ -58,7 +58,7 @@ def test_pictures_are_those_of_the_pipeline(pipelines, name, sampler, scale, siz
     assert np.abs(ours - theirs).max() < 1e-4  # measured: 1e-5 at most
 
 
-def test_gradient_passes_the_borders_of_the_picture(pipelines):
+def test_gradient_passes_the_borders_of_the_image(pipelines):
     family = load_family(pipelines("sd"))
     latents = (50 * torch.randn(1, 4, 8, 8)).requires_grad_()
     pixels = family.decode(latents)
@@ -85,7 +85,7 @@ def test_no_gradient_through_the_negative_branch(pipelines):
     assert torch.allclose(3 * gradients[0], gradients[1], rtol=1e-4)
 
 
-def test_pictures_are_encoded_as_they_are_decoded(pipelines, tmp_path):
+def test_images_are_encoded_as_they_are_decoded(pipelines, tmp_path):
     """Also by an autoencoder that tells its latents' mean and deviation, as that of Playground v2.5."""
     folder = shutil.copytree(pipelines("sd"), tmp_path / "moments")
     config = json.loads((folder / "vae" / "config.json").read_text())

@@ -45,11 +45,11 @@ PLANS = {
 
 @pytest.mark.parametrize("rank", [4, 0], ids=["lora", "full"])
 @pytest.mark.parametrize("guidance", [(), ("rollout.guidance_scale=3.0", "rollout.negative_gradient=false")])
-@pytest.mark.parametrize("recompute", ["true", "false"])
-def test_gradients_in_bf16_are_those_in_float32(pipelines, tmp_path, rank, guidance, recompute):
+@pytest.mark.parametrize("gradient_checkpointing", ["true", "false"])
+def test_gradients_in_bf16_are_those_in_float32(pipelines, tmp_path, rank, guidance, gradient_checkpointing):
     found = {}
     for precision in ("no", "bf16"):
-        more = (f"model.lora_rank={rank}", f"rollout.recompute={recompute}", *guidance)
+        more = (f"model.lora_rank={rank}", f"rollout.recompute={gradient_checkpointing}", *guidance)
         trainer = trainer_of(pipelines, tmp_path, precision, *more)
         with torch.no_grad():
             for number, parameter in enumerate(trainer.trainable.parameters):  # LoRA's B is 0 at first

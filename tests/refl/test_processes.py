@@ -116,9 +116,9 @@ def test_ctrl_c_saves_and_says_how_to_go_on(script, pipelines, tmp_path):
     )
     wait_for_steps(tmp_path / "run", 1, process)
     process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=60)
+    _, output = process.communicate(timeout=60)
     assert process.returncode != 0
-    assert "the same command goes on from there" in told
+    assert "the same command goes on from there" in output
     (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
     assert 1 <= json.loads((checkpoint / "state.json").read_text())["run"]["step"] < 40
 
@@ -126,10 +126,10 @@ def test_ctrl_c_saves_and_says_how_to_go_on(script, pipelines, tmp_path):
 def test_two_processes_equal_one(script, pipelines, tmp_path):
     """The same global batch, noise and prompts: the same weights but for the order of sums."""
     more = ("run.steps=3", "optimizer.epsilon=1e-3", "run.accumulation=2", "strategy.name=alignprop")
-    told = finish(command(script, pipelines("sd"), tmp_path / "one", "run.batch_size=4", *more))
-    assert "processes: 1" in told
-    told = finish(command(script, pipelines("sd"), tmp_path / "two", "run.batch_size=2", *more, ranks=2))
-    assert told.count("processes: 2") == 2
+    output = finish(command(script, pipelines("sd"), tmp_path / "one", "run.batch_size=4", *more))
+    assert "processes: 1" in output
+    output = finish(command(script, pipelines("sd"), tmp_path / "two", "run.batch_size=2", *more, ranks=2))
+    assert output.count("processes: 2") == 2
     one, two = (
         load_file(tmp_path / n / "model" / "pytorch_lora_weights.safetensors") for n in ("one", "two")
     )

@@ -134,9 +134,9 @@ STRATEGIES = {
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
-@pytest.mark.parametrize("recompute", [True, False])
+@pytest.mark.parametrize("gradient_checkpointing", [True, False])
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_gradients_are_those_of_the_unrolled_chain(name, recompute, sampler):
+def test_gradients_are_those_of_the_unrolled_chain(name, gradient_checkpointing, sampler):
     steps = 8
     schedule = make_schedule(DDIMScheduler(**STABLE_DIFFUSION), steps, sampler)
     model = Denoiser()
@@ -152,7 +152,7 @@ def test_gradients_are_those_of_the_unrolled_chain(name, recompute, sampler):
             plan,
             noises[0],
             draws.__next__,
-            recompute,
+            gradient_checkpointing,
         )
         (result.latents**3).mean().backward()
         ours = model.layer.weight.grad.clone()

@@ -153,7 +153,7 @@ def test_the_pretraining_loss_falls(pipelines, tmp_path):
     assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5])
 
 
-def test_a_saturated_reward_is_told(pipelines, tmp_path):
+def test_a_saturated_reward_is_reported(pipelines, tmp_path):
     _, rows = train(pipelines("sd"), tmp_path, reward="{name: red, phi: relu, target: -50}")
     assert [row["zero_gradient"] for row in rows if "zero_gradient" in row] == [1.0, 1.0]
 
@@ -173,7 +173,7 @@ def test_steps_that_are_not_finite_are_skipped(pipelines, tmp_path, capsys):
     )  # stdout may be a report
 
     def broken(pixels, prompts):
-        return redness(pixels, prompts) * (1 if "another picture" in prompts else float("nan"))
+        return redness(pixels, prompts) * (1 if "another image" in prompts else float("nan"))
 
     with pytest.raises(DivergedError, match="10 steps in a row"):
         train(pipelines("sd"), tmp_path / "broken", "validation.prompts=0", steps=20, rewards={"red": broken})
@@ -181,7 +181,7 @@ def test_steps_that_are_not_finite_are_skipped(pipelines, tmp_path, capsys):
     assert state["run"]["skipped"] == 10
 
 
-def test_it_stops_when_a_held_out_reward_falls_or_pictures_grow_alike(pipelines, tmp_path, capsys):
+def test_it_stops_when_a_held_out_reward_falls_or_images_grow_alike(pipelines, tmp_path, capsys):
     rewards = {"red": redness, "blue": lambda pixels, prompts: -redness(pixels, prompts)}
     more = ("model.lora_rank=0", "optimizer.lr=2e-3", "validation.every=2")
     pair = "{name: red, phi: linear}, {name: blue, weight: 0}"
@@ -206,9 +206,9 @@ def test_it_stops_when_a_held_out_reward_falls_or_pictures_grow_alike(pipelines,
         reward=pair,
     )
     assert "differ by" in trainer.state.stopped
-    told = capsys.readouterr()
-    assert "stopped early at step" in told.err
-    assert not told.out  # it belongs to whoever calls, for a report perhaps
+    output = capsys.readouterr()
+    assert "stopped early at step" in output.err
+    assert not output.out  # it belongs to whoever calls, for a report perhaps
     assert (tmp_path / "b" / "model").is_dir()
 
 
@@ -272,7 +272,7 @@ def test_a_second_run_on_the_same_folder_is_refused(pipelines, tmp_path):
 
 def test_a_run_that_failed_leaves_its_folder_free(pipelines, tmp_path):
     def broken(pixels, prompts):
-        if pixels.requires_grad and "another picture" not in prompts:
+        if pixels.requires_grad and "another image" not in prompts:
             raise RuntimeError("no reward today")
         return redness(pixels, prompts)
 

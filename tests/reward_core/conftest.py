@@ -1,4 +1,4 @@
-"""Fixtures for reward_core's tests: the original's tiny seeded model and its pictures."""
+"""Fixtures for reward_core's tests: the original's tiny seeded model and its images."""
 
 import os
 import subprocess

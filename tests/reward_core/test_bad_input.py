@@ -1,4 +1,4 @@
-"""Wrong pictures, prompts, weights and configurations: each is named clearly, and nothing else is lost."""
+"""Wrong images, prompts, weights and configurations: each is named clearly, and nothing else is lost."""
 
 import io
 import json
@@ -34,11 +34,11 @@ from reward_core.errors import (
     NonFiniteRewardError,
     PromptTypeError,
 )
-from reward_core.image_transform import resized_size
+from reward_core.inputs.image_transform import resized_size
 
 PROMPT = "a red house by the ocean"
-# One (prompt, picture) through every door that gives numbers.
-DOORS = {
+# One (prompt, image) through every method that gives numbers.
+METHODS = {
     "score": lambda model, prompt, image: model.score(prompt, image),
     "score of a list": lambda model, prompt, image: model.score(prompt, [image]),
     "inference_rank": lambda model, prompt, image: model.inference_rank(prompt, [image]),
@@ -46,7 +46,7 @@ DOORS = {
     "score_matrix": lambda model, prompt, image: model.score_matrix([prompt], [image]),
     "score_rows": lambda model, prompt, image: list(model.score_rows([prompt], [image])),
 }
-LIST_DOORS = {
+LIST_METHODS = {
     "score_pairs": lambda model, prompts, images: model.score_pairs(prompts, images),
     "score_matrix": lambda model, prompts, images: model.score_matrix(prompts, images),
     "score_rows": lambda model, prompts, images: list(model.score_rows(prompts, images)),
@@ -63,11 +63,11 @@ def good(parity) -> list[str]:
     return [str(parity / "images" / name) for name in ("rgb.png", "gray_64x93.png")]
 
 
-# Pictures that cannot be read
+# Images that cannot be read
 
 
-def picture_bytes(kind: str) -> bytes:
-    """A noisy little picture as a file."""
+def image_bytes(kind: str) -> bytes:
+    """A noisy little image as a file."""
     pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, kind)
@@ -93,24 +93,24 @@ def flipped(data: bytes, at: int) -> bytes:
 
 BAD_FILES = {
     "zero bytes.png": (lambda: b"", "empty (0 bytes)"),
-    "truncated.png": (lambda: picture_bytes("PNG")[:2000], "damaged or truncated"),
-    "truncated header.png": (lambda: picture_bytes("PNG")[:20], ""),
-    "truncated.jpg": (lambda: picture_bytes("JPEG")[:1500], "damaged or truncated"),
-    "truncated.webp": (lambda: picture_bytes("WEBP")[:800], ""),
-    "truncated.gif": (lambda: picture_bytes("GIF")[:1200], "damaged or truncated"),
-    "truncated.tiff": (lambda: picture_bytes("TIFF")[:3000], "damaged or truncated"),
-    "wrong checksum.png": (lambda: flipped(picture_bytes("PNG"), 20), ""),
-    "truncated.dds": (lambda: picture_bytes("DDS")[:200], "damaged or truncated"),  # a ValueError of Pillow's
-    "wrong size.gif": (lambda: flipped(picture_bytes("GIF"), 10), "too large to decode safely"),
-    "wrong block.bmp": (lambda: flipped(picture_bytes("BMP"), 30), ""),
-    "text.png": (lambda: b"a red house by the ocean\n", "not a picture in any format"),
-    "page.jpg": (lambda: b"<!DOCTYPE html><title>404</title>", "not a picture in any format"),
-    "state.png": (lambda: pickle.dumps({"a": 1}), "not a picture in any format"),
+    "truncated.png": (lambda: image_bytes("PNG")[:2000], "damaged or truncated"),
+    "truncated header.png": (lambda: image_bytes("PNG")[:20], ""),
+    "truncated.jpg": (lambda: image_bytes("JPEG")[:1500], "damaged or truncated"),
+    "truncated.webp": (lambda: image_bytes("WEBP")[:800], ""),
+    "truncated.gif": (lambda: image_bytes("GIF")[:1200], "damaged or truncated"),
+    "truncated.tiff": (lambda: image_bytes("TIFF")[:3000], "damaged or truncated"),
+    "wrong checksum.png": (lambda: flipped(image_bytes("PNG"), 20), ""),
+    "truncated.dds": (lambda: image_bytes("DDS")[:200], "damaged or truncated"),  # a ValueError of Pillow's
+    "wrong size.gif": (lambda: flipped(image_bytes("GIF"), 10), "too large to decode safely"),
+    "wrong block.bmp": (lambda: flipped(image_bytes("BMP"), 30), ""),
+    "text.png": (lambda: b"a red house by the ocean\n", "not an image in any format"),
+    "page.jpg": (lambda: b"<!DOCTYPE html><title>404</title>", "not an image in any format"),
+    "state.png": (lambda: pickle.dumps({"a": 1}), "not an image in any format"),
     "bomb.png": (bomb_bytes, "too large to decode safely"),
 }
 if features.check("avif"):
     # A RuntimeError of Pillow's.
-    BAD_FILES["wrong block.avif"] = (lambda: flipped(picture_bytes("AVIF"), 81), "damaged or truncated")
+    BAD_FILES["wrong block.avif"] = (lambda: flipped(image_bytes("AVIF"), 81), "damaged or truncated")
 BAD_PATHS = {
     "none.png": "no such file",
     "folder.png": "this is a folder",
@@ -123,7 +123,7 @@ BAD_PATHS = {
 
 
 def make_bad(name: str, folder: Path) -> tuple[str, str]:
-    """The path of a bad picture, and what its error says."""
+    """The path of a bad image, and what its error says."""
     if name in BAD_FILES:
         content, reason = BAD_FILES[name]
         (folder / name).write_bytes(content())
@@ -135,10 +135,10 @@ def make_bad(name: str, folder: Path) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("name", [*BAD_FILES, *BAD_PATHS], ids=lambda name: name[:30])
-def test_a_bad_picture_is_named_and_the_others_are_scored(command, model, folder, good, tmp_path, name):
+def test_a_bad_image_is_named_and_the_others_are_scored(command, model, folder, good, tmp_path, name):
     bad, reason = make_bad(name, tmp_path)
-    for door, call in DOORS.items():
-        if door != "score_rows":
+    for method, call in METHODS.items():
+        if method != "score_rows":
             with pytest.raises(ImageError) as caught:
                 call(model, PROMPT, bad)
             assert (caught.value.image, str(caught.value)) == (bad, f"{bad}: {caught.value.reason}")
@@ -161,49 +161,49 @@ def test_a_bad_picture_is_named_and_the_others_are_scored(command, model, folder
     assert done.stderr == f"reward-core: {bad}: {caught.value.reason}\n"
 
 
-def test_a_folder_full_of_bad_pictures_loses_no_good_one(command, model, folder, good, tmp_path):
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
+def test_a_folder_full_of_bad_images_loses_no_good_one(command, model, folder, good, tmp_path):
+    images = tmp_path / "pictures"
+    images.mkdir()
     for name in BAD_FILES:
-        make_bad(name, pictures)
+        make_bad(name, images)
     names = list(BAD_FILES)
     names[3:3] = ["good0.png"]
     names.append("good1.png")
     for i in (0, 1):
-        shutil.copy(good[i], pictures / f"good{i}.png")
+        shutil.copy(good[i], images / f"good{i}.png")
     prompts, out = tmp_path / "prompts.json", tmp_path / "scores.json"
     prompts.write_text(json.dumps({name: PROMPT for name in names}))
-    done = command("score", "--prompts", prompts, "--images", pictures, "--out", out, "--model", folder)
+    done = command("score", "--prompts", prompts, "--images", images, "--out", out, "--model", folder)
     rows = json.loads(out.read_text())
     assert done.returncode == 1
-    assert [row["image"] for row in rows] == [str(pictures / name) for name in names]
+    assert [row["image"] for row in rows] == [str(images / name) for name in names]
     assert [row["error"] is None for row in rows] == [name.startswith("good") for name in names]
     scores = [row["score"] for row in rows if row["score"] is not None]
     assert scores == pytest.approx(model.score(PROMPT, good), abs=1e-5)
-    assert len([line for line in done.stderr.splitlines() if str(pictures) in line]) == len(BAD_FILES)
+    assert len([line for line in done.stderr.splitlines() if str(images) in line]) == len(BAD_FILES)
 
 
 @pytest.mark.parametrize(
     "image", [None, b"\x89PNG", 3, np.zeros((48, 48, 3), np.uint8), {}], ids=lambda i: type(i).__name__
 )
-@pytest.mark.parametrize("door", DOORS)
-def test_what_is_no_picture_is_named_by_its_type(model, good, door, image):
+@pytest.mark.parametrize("method", METHODS)
+def test_what_is_no_image_is_named_by_its_type(model, good, method, image):
     reason = "a path or a PIL image was expected"
-    if door == "score_rows":
+    if method == "score_rows":
         rows = list(model.score_rows([PROMPT] * 3, [good[0], image, good[1]]))
         assert [row.error for row in rows] == [None, reason, None]
         assert rows[1].image == f"<{type(image).__name__}>"
     else:
         with pytest.raises(ImageError, match=f"^<{type(image).__name__}>: {reason}$"):
-            DOORS[door](model, PROMPT, image)
+            METHODS[method](model, PROMPT, image)
 
 
 @pytest.mark.parametrize(
     "images", ["a.png", b"a.png", Path("a.png"), Image.new("RGB", (9, 9)), None, 3, {}], ids=repr
 )
-def test_one_picture_is_no_list_of_pictures(model, images):
-    expected = f"^a list of pictures was expected, got {type(images).__name__}$"
-    for call in LIST_DOORS.values():
+def test_one_image_is_no_list_of_images(model, images):
+    expected = f"^a list of images was expected, got {type(images).__name__}$"
+    for call in LIST_METHODS.values():
         with pytest.raises(InputError, match=expected):
             call(model, [PROMPT], images)
     with pytest.raises(InputError, match=expected):
@@ -211,21 +211,21 @@ def test_one_picture_is_no_list_of_pictures(model, images):
 
 
 def test_pil_images_that_cannot_be_used_are_named(model, good, tmp_path):
-    (tmp_path / "cut.png").write_bytes(picture_bytes("PNG")[:2000])
+    (tmp_path / "cut.png").write_bytes(image_bytes("PNG")[:2000])
     closed = Image.open(good[0])
     closed.close()
     with Image.open(tmp_path / "cut.png") as cut:
-        pictures = [cut, closed, Image.new("RGB", (0, 5)), Image.new("La", (9, 9))]
-        rows = list(model.score_rows([PROMPT] * 5, [*pictures, Image.open(good[0])]))
+        images = [cut, closed, Image.new("RGB", (0, 5)), Image.new("La", (9, 9))]
+        rows = list(model.score_rows([PROMPT] * 5, [*images, Image.open(good[0])]))
     assert rows[0].image == str(tmp_path / "cut.png")
     assert rows[0].error.startswith("cannot be decoded: ")
     assert rows[1].error.startswith("cannot be decoded: ")
-    assert (rows[2].image, rows[2].error) == ("<PIL image RGB 0x5>", "the picture is empty (0x5 pixels)")
+    assert (rows[2].image, rows[2].error) == ("<PIL image RGB 0x5>", "the image is empty (0x5 pixels)")
     assert rows[3].error.startswith("cannot be turned into RGB: ")
     assert rows[4].score == pytest.approx(model.score(PROMPT, good[0]), abs=1e-5)
 
 
-# Pictures that are unusual and right
+# Images that are unusual and right
 
 
 def test_the_extension_says_nothing(model, rgb, tmp_path):
@@ -301,7 +301,7 @@ def test_extreme_aspects_equal_the_plain_computation(model, size, mode):
     assert np.array_equal(pixels, np.asarray(plain))
 
 
-# An encoder of 224 px, where the enlarged picture would have 125 million pixels.
+# An encoder of 224 px, where the enlarged image would have 125 million pixels.
 MEMORY = """
 import resource, sys
 from dataclasses import replace
@@ -346,18 +346,18 @@ def test_extreme_aspects_and_bombs_take_no_memory(parity, rgb, tmp_path):
 
 
 @pytest.mark.parametrize("prompt", [None, 3, b"a dog", ["a dog"], ("a", "dog"), 0.5], ids=repr)
-@pytest.mark.parametrize("door", DOORS)
-def test_a_prompt_that_is_no_string_is_named(model, rgb, door, prompt):
+@pytest.mark.parametrize("method", METHODS)
+def test_a_prompt_that_is_no_string_is_named(model, rgb, method, prompt):
     with pytest.raises(
         PromptTypeError, match=f"prompt 0 must be a string, got {type(prompt).__name__}"
     ) as caught:
-        DOORS[door](model, prompt, rgb)
+        METHODS[method](model, prompt, rgb)
     assert isinstance(caught.value, TypeError)
 
 
-@pytest.mark.parametrize("door", LIST_DOORS)
-def test_a_list_of_prompts_is_one(model, rgb, door):
-    call = LIST_DOORS[door]
+@pytest.mark.parametrize("method", LIST_METHODS)
+def test_a_list_of_prompts_is_one(model, rgb, method):
+    call = LIST_METHODS[method]
     with pytest.raises(PromptTypeError, match="got one string; wrap it in a list"):
         call(model, "a", [rgb])
     for prompts in (b"a", None, 3):
@@ -373,28 +373,28 @@ def test_a_list_of_prompts_is_one(model, rgb, door):
         call(model, ["a", "\ud83d dog"], [rgb, rgb])
 
 
-def test_prompts_and_pictures_must_be_as_many(model, rgb):
+def test_prompts_and_images_must_be_as_many(model, rgb):
     for prompts, images in ((["a"], [rgb, rgb]), (["a", "b"], [rgb]), (["a"], [])):
-        expected = f"{len(prompts)} prompts but {len(images)} pictures"
+        expected = f"{len(prompts)} prompts but {len(images)} images"
         with pytest.raises(InputError, match=expected):
             model.score_pairs(prompts, images)
         with pytest.raises(InputError, match=expected):
             list(model.score_rows(prompts, images))
-    with pytest.raises(InputError, match="2 prompts but 1 pictures"):
+    with pytest.raises(InputError, match="2 prompts but 1 images"):
         model.rewards_from_pixels(torch.rand(1, 3, 48, 48), ["a", "b"])
 
 
-def test_no_pictures_are_an_error(model):
+def test_no_images_are_an_error(model):
     for call in (model.score, model.inference_rank):
-        with pytest.raises(InputError, match="no pictures given"):
+        with pytest.raises(InputError, match="no images given"):
             call(PROMPT, [])
-    with pytest.raises(InputError, match="no pictures given"):
+    with pytest.raises(InputError, match="no images given"):
         model.score_matrix([PROMPT], [])
 
 
 @pytest.mark.parametrize("prompt", ["", "  \n "])
 def test_an_empty_prompt_is_scored_with_a_warning(command, model, folder, rgb, prompt):
-    for call in DOORS.values():
+    for call in METHODS.values():
         with pytest.warns(EmptyPromptWarning, match="empty prompt") as caught:
             call(model, prompt, rgb)
         assert len(caught) == 1
@@ -404,7 +404,7 @@ def test_an_empty_prompt_is_scored_with_a_warning(command, model, folder, rgb, p
     done = command("rank", prompt, rgb, "--model", folder, "--json")
     assert done.returncode == 0
     assert json.loads(done.stdout)["results"][0]["score"] == pytest.approx(reward, abs=1e-5)
-    assert done.stderr == "reward-core: warning: empty prompt: the picture is scored without a request\n"
+    assert done.stderr == "reward-core: warning: empty prompt: the image is scored without a request\n"
 
 
 @pytest.mark.parametrize("batch_size", [0, -1, 1.5, "8"], ids=repr)
@@ -492,9 +492,9 @@ def with_weights(model, **changes) -> RM.RewardModel:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_no_numbers_give_no_score_by_any_door(command, model, good, tmp_path, value):
+def test_weights_that_are_no_numbers_give_no_score_by_any_method(command, model, good, tmp_path, value):
     broken = with_weights(model, mlp__layers__0__weight=lambda weight: torch.full_like(weight, value))
-    for call in DOORS.values():
+    for call in METHODS.values():
         with pytest.raises(NonFiniteRewardError, match=rf"rgb\.png with prompt '{PROMPT}' is (nan|-?inf)"):
             call(broken, PROMPT, good[0])
     broken.save_pretrained(tmp_path / "broken")
@@ -522,7 +522,7 @@ def test_the_pair_that_is_no_number_is_named(model, good):
     broken = with_weights(model, blip__text_encoder__embeddings__word_embeddings__weight=without_dogs)
     prompts = ["a cat", "a dog"]
     name = r"gray_64x93\.png with prompt 'a dog' is nan"
-    for call in (LIST_DOORS["score_pairs"], LIST_DOORS["score_rows"]):
+    for call in (LIST_METHODS["score_pairs"], LIST_METHODS["score_rows"]):
         with pytest.raises(NonFiniteRewardError, match=name):
             call(broken, prompts, good)
     with pytest.raises(NonFiniteRewardError, match=r"rgb\.png with prompt 'a dog'"):
@@ -534,9 +534,9 @@ def test_the_pair_that_is_no_number_is_named(model, good):
 def test_equal_rewards_are_ranked_in_input_order(command, model, good, parity, tmp_path):
     flat = with_weights(model, mlp__layers__0__weight=torch.zeros_like, mlp__layers__0__bias=torch.zeros_like)
     images = [*reversed(good), str(parity / "images" / "rgba.png")]
-    places, rewards = flat.inference_rank(PROMPT, images)
+    ranks, rewards = flat.inference_rank(PROMPT, images)
     assert len(set(rewards)) == 1
-    assert places == [1, 2, 3]
+    assert ranks == [1, 2, 3]
     flat.save_pretrained(tmp_path)
     done = command("rank", PROMPT, *images, "--model", tmp_path, "--json")
     assert [result["image"] for result in json.loads(done.stdout)["results"]] == images
@@ -546,7 +546,7 @@ def test_equal_rewards_are_ranked_in_input_order(command, model, good, parity, t
 
 
 @pytest.fixture
-def place(parity, tmp_path) -> Path:
+def workdir(parity, tmp_path) -> Path:
     """A folder with the model's config.json and vocab.txt, waiting for its weights."""
     for name in ("config.json", "vocab.txt"):
         shutil.copy(parity / name, tmp_path / name)
@@ -579,8 +579,8 @@ CLIP_KEYS = [
 
 
 @pytest.mark.parametrize("form", ["pt", "safetensors"])
-def test_another_model_is_told_by_its_keys(command, state, place, rgb, form):
-    path = place / f"clip.{form}"
+def test_another_model_is_reported_by_its_keys(command, state, workdir, rgb, form):
+    path = workdir / f"clip.{form}"
     clip = {key: torch.zeros(3, 4) for key in CLIP_KEYS}
     torch.save(clip, path) if form == "pt" else save_file(clip, path)
     error = refused(command, path, rgb, KeyMismatchError)
@@ -595,7 +595,7 @@ def test_another_model_is_told_by_its_keys(command, state, place, rgb, form):
     assert len(message) < 3000
 
 
-def test_another_model_is_told_before_any_vocabulary_is_sought(command, tmp_path, rgb):
+def test_another_model_is_reported_before_any_vocabulary_is_sought(command, tmp_path, rgb):
     path = tmp_path / "clip.pt"  # alone: no config.json, no vocab.txt
     torch.save({key: torch.zeros(3, 4) for key in CLIP_KEYS}, path)
     error = refused(command, path, rgb, KeyMismatchError)
@@ -603,8 +603,8 @@ def test_another_model_is_told_before_any_vocabulary_is_sought(command, tmp_path
     assert "vocab" not in str(error).replace(str(tmp_path), "")
 
 
-def test_single_keys_that_do_not_fit_are_listed(command, state, place, rgb):
-    path = place / "state.pt"
+def test_single_keys_that_do_not_fit_are_listed(command, state, workdir, rgb):
+    path = workdir / "state.pt"
     absent, wrong = "mlp.layers.4.bias", "blip.text_encoder.encoder.layer.1.output.dense.weight"
     changes = {
         "missing": {k: v for k, v in state.items() if k != absent},
@@ -640,7 +640,7 @@ NO_CHECKPOINTS = {
     "text": (b"these are no weights, just words\n", "neither a safetensors nor a torch file"),
     "page": (b"<!DOCTYPE html><title>404</title>", "neither a safetensors nor a torch file"),
     "LFS pointer": (LFS_POINTER, "Git LFS pointer"),
-    "picture": (picture_bytes("PNG"), "neither a safetensors nor a torch file"),
+    "picture": (image_bytes("PNG"), "neither a safetensors nor a torch file"),
     "zip of something else": (b"PK\x03\x04" + b"\1" * 100, "not saved by torch"),
     "pickle of text": (pickle.dumps("weights"), "not saved by torch"),
 }
@@ -648,10 +648,10 @@ NO_CHECKPOINTS = {
 
 @pytest.mark.parametrize("name", ["state.pt", "model.safetensors"])
 @pytest.mark.parametrize("kind", NO_CHECKPOINTS)
-def test_files_that_are_no_checkpoint_are_told(command, place, rgb, kind, name):
+def test_files_that_are_no_checkpoint_are_reported(command, workdir, rgb, kind, name):
     content, reason = NO_CHECKPOINTS[kind]
-    (place / name).write_bytes(content)
-    assert reason in str(refused(command, place / name, rgb))
+    (workdir / name).write_bytes(content)
+    assert reason in str(refused(command, workdir / name, rgb))
 
 
 def saved(state: dict, path: Path, form: str) -> Path:
@@ -663,14 +663,14 @@ def saved(state: dict, path: Path, form: str) -> Path:
 
 
 @pytest.mark.parametrize("form", ["zip", "legacy", "safetensors"])
-def test_every_form_loads_and_no_truncated_one_does(command, model, state, place, rgb, form):
-    whole = saved(state, place / "whole", form)
+def test_every_form_loads_and_no_truncated_one_does(command, model, state, workdir, rgb, form):
+    whole = saved(state, workdir / "whole", form)
     data = whole.read_bytes()
     assert (data[:2] == b"PK") == (form == "zip")
     for name in ("whole", "whole.pt", "whole.safetensors"):  # the content tells, not the name
-        whole = whole.rename(place / name)
+        whole = whole.rename(workdir / name)
         assert RM.load(whole, device="cpu").score(PROMPT, rgb) == model.score(PROMPT, rgb)
-    cut = place / "cut"
+    cut = workdir / "cut"
     for length in (1, 9, 40, 1000, len(data) // 3, len(data) - 1):
         cut.write_bytes(data[:length])
         with pytest.raises(CheckpointError, match="cut: "):
@@ -679,26 +679,26 @@ def test_every_form_loads_and_no_truncated_one_does(command, model, state, place
 
 
 @pytest.mark.parametrize("form", ["zip", "legacy", "safetensors"])
-def test_damaged_checkpoints_never_raise_anything_else(place, form):
-    data = saved({"a": torch.ones(300), "b": torch.zeros(20)}, place / "whole", form).read_bytes()
+def test_damaged_checkpoints_never_raise_anything_else(workdir, form):
+    data = saved({"a": torch.ones(300), "b": torch.zeros(20)}, workdir / "whole", form).read_bytes()
     random = np.random.default_rng(0)
     for _ in range(150):
         damaged = bytearray(data)
         for at in random.integers(0, min(1200, len(data)), 3):
             damaged[at] = random.integers(256)
-        (place / "damaged").write_bytes(damaged)
+        (workdir / "damaged").write_bytes(damaged)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with pytest.raises(CheckpointError):  # undamaged it would not fit, which is one, too
-                RM.load(place / "damaged", device="cpu")
+                RM.load(workdir / "damaged", device="cpu")
 
 
 @pytest.mark.parametrize(
     "content", [[1, 2], {}, {"model": {}}, {"a": 1, "b": torch.ones(1)}, {1: torch.ones(1)}], ids=str
 )
-def test_torch_files_of_something_else_are_told(command, place, rgb, content):
-    torch.save(content, place / "state.pt")
-    refused(command, place / "state.pt", rgb)
+def test_torch_files_of_something_else_are_reported(command, workdir, rgb, content):
+    torch.save(content, workdir / "state.pt")
+    refused(command, workdir / "state.pt", rgb)
 
 
 class Touch:
@@ -714,9 +714,9 @@ class Touch:
 @pytest.mark.parametrize(
     "form", ["pickle 0", "pickle 2", "pickle 4", "pickle 5", "zip", "legacy", "zip, nested"]
 )
-def test_code_in_a_checkpoint_is_refused_and_not_run(command, state, place, rgb, form):
-    marker = place / "marker"
-    path = place / "state.pt"
+def test_code_in_a_checkpoint_is_refused_and_not_run(command, state, workdir, rgb, form):
+    marker = workdir / "marker"
+    path = workdir / "state.pt"
     bait = (
         {**state, "extra": Touch(marker)}
         if form != "zip, nested"
@@ -737,9 +737,9 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(command, state, place, rgb,
     assert "weights_only" not in message  # no advice to load it regardless
     with pytest.raises(CheckpointError):
         RM.load_score(path, device="cpu")
-    assert command("convert", path, place / "out").returncode == 2
+    assert command("convert", path, workdir / "out").returncode == 2
     assert not marker.exists()
-    assert not (place / "out").exists()
+    assert not (workdir / "out").exists()
 
 
 # Configurations, folders, names
@@ -752,12 +752,12 @@ def changed_config(parity: Path, key: str, value) -> dict:
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "3", "null", '"tiny"', b"\xff\xfe\x00"], ids=repr)
-def test_a_config_that_is_no_object_is_told(command, state, place, rgb, text):
-    torch.save(state, place / "state.pt")
-    (place / "config.json").write_bytes(text.encode() if isinstance(text, str) else text)
+def test_a_config_that_is_no_object_is_reported(command, state, workdir, rgb, text):
+    torch.save(state, workdir / "state.pt")
+    (workdir / "config.json").write_bytes(text.encode() if isinstance(text, str) else text)
     with pytest.raises(CheckpointError, match=r"config\.json: "):
-        RM.load(place / "state.pt", device="cpu")
-    done = command("rank", PROMPT, rgb, "--model", place / "state.pt")
+        RM.load(workdir / "state.pt", device="cpu")
+    done = command("rank", PROMPT, rgb, "--model", workdir / "state.pt")
     assert (done.returncode, done.stdout) == (2, "")
     assert "config.json: " in done.stderr
 
@@ -790,22 +790,22 @@ def test_a_config_that_is_no_object_is_told(command, state, place, rgb, text):
         ("med.hidden_act", "relu", "hidden_act='relu', only 'gelu' is implemented"),
     ],
 )
-def test_a_wrong_value_in_the_config_is_named(parity, state, place, key, value, reason):
-    torch.save(state, place / "state.pt")
-    (place / "config.json").write_text(json.dumps(changed_config(parity, key, value)))
+def test_a_wrong_value_in_the_config_is_named(parity, state, workdir, key, value, reason):
+    torch.save(state, workdir / "state.pt")
+    (workdir / "config.json").write_text(json.dumps(changed_config(parity, key, value)))
     with pytest.raises(CheckpointError, match=rf"config\.json.*{reason}"):
-        RM.load(place / "state.pt", device="cpu")
+        RM.load(workdir / "state.pt", device="cpu")
 
 
-def test_med_config_is_checked_as_well(parity, place, state):
-    torch.save(state, place / "state.pt")
+def test_med_config_is_checked_as_well(parity, workdir, state):
+    torch.save(state, workdir / "state.pt")
     with pytest.raises(CheckpointError, match=r"none\.json: no such file"):
-        RM.load(place / "state.pt", device="cpu", med_config=place / "none.json")
+        RM.load(workdir / "state.pt", device="cpu", med_config=workdir / "none.json")
     with pytest.raises(CheckpointError, match="med_config: hidden_size must be a whole number, got None"):
-        RM.load(place / "state.pt", device="cpu", med_config={"hidden_size": None})
+        RM.load(workdir / "state.pt", device="cpu", med_config={"hidden_size": None})
 
 
-def test_a_folder_without_its_parts_is_told(run, folder, rgb, tmp_path):
+def test_a_folder_without_its_parts_is_reported(run, folder, rgb, tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(CheckpointError, match=r"empty.model\.safetensors: no such file"):
@@ -824,16 +824,18 @@ def test_a_folder_without_its_parts_is_told(run, folder, rgb, tmp_path):
 
 
 @pytest.mark.parametrize("words", [-1, 1])
-def test_another_vocabulary_is_refused_instead_of_scoring_wrongly(command, parity, state, place, rgb, words):
-    torch.save(state, place / "state.pt")
+def test_another_vocabulary_is_refused_instead_of_scoring_wrongly(
+    command, parity, state, workdir, rgb, words
+):
+    torch.save(state, workdir / "state.pt")
     lines = (parity / "vocab.txt").read_text(encoding="utf-8").splitlines()
     lines = lines[:words] if words < 0 else [*lines, "word"]
-    (place / "vocab.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    error = refused(command, place / "state.pt", rgb)
+    (workdir / "vocab.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    error = refused(command, workdir / "state.pt", rgb)
     assert f"knows 300 tokens, but the vocabulary found for it has {300 + words}" in str(error)
 
 
-def test_a_broken_tokenizer_is_told(folder, place, tmp_path):
+def test_a_broken_tokenizer_is_reported(folder, workdir, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
     (copy / "tokenizer.json").write_text("{")
@@ -866,19 +868,19 @@ def test_an_unknown_name_lists_the_known_ones(name):
         RM.load_score(name)
 
 
-def test_unknown_options_are_told_before_anything_is_read(tmp_path):
+def test_unknown_options_are_reported_before_anything_is_read(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"")
-    for door in (RM.load, RM.load_score):
+    for method in (RM.load, RM.load_score):
         with pytest.raises(InputError, match="precision must be one of 'exact', 'fast', 'auto', got 'half'"):
-            door(tmp_path, precision="half")
+            method(tmp_path, precision="half")
         with pytest.raises(InputError, match="device 'toaster' cannot be used here"):
-            door(tmp_path, device="toaster")
+            method(tmp_path, device="toaster")
     if not torch.cuda.is_available():
         with pytest.raises(InputError, match="device 'cuda' cannot be used here"):
             RM.load(tmp_path, device="cuda")
 
 
-def test_half_of_a_saved_folder_is_told(command, folder, rgb, tmp_path):
+def test_half_of_a_saved_folder_is_reported(command, folder, rgb, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
     weights = load_file(copy / "model.safetensors")

@@ -28,8 +28,8 @@ def test_importing_reward_core_loads_nothing_heavy():
 
 def test_scoring_loads_no_hub_client_and_no_transformers(parity):
     folder = str(parity / "state_dict.pt")
-    picture = str(parity / "images/rgb.png")
-    statement = f"import reward_core as R; R.load({folder!r}, 'cpu').score('a dog', {picture!r})"
+    image = str(parity / "images/rgb.png")
+    statement = f"import reward_core as R; R.load({folder!r}, 'cpu').score('a dog', {image!r})"
     assert not loaded_by(statement) & (NEVER | {"transformers", "huggingface_hub"})
 
 

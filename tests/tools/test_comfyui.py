@@ -1,4 +1,4 @@
-"""The ComfyUI nodes in a small host: scores a picture, lists in and out, empty results, files, workflows."""
+"""The ComfyUI nodes in a small host: scores an image, lists in and out, empty results, files, workflows."""
 
 import json
 import sys
@@ -13,9 +13,10 @@ from PIL import Image
 import reward_core as RM
 from reward_core import shapes
 
-GROUP = next(shapes.make_groups(1, replace(shapes.HELD_OUT, pictures=(5, 5)), split="held_out", start=2))
+GROUP = next(shapes.make_groups(1, replace(shapes.HELD_OUT, images=(5, 5)), split="held_out", start=2))
 PROMPT = GROUP.prompt
-# The tensor door may differ from PIL's by a level of 255 here and there where it resizes; at the model's own
+# The differentiable method may differ from PIL's by a level of 255 here and there where it resizes; at the
+# model's own
 # 64 px nothing is resized, and scores differ by float rounding alone (7e-7 measured).
 CLOSE = 1e-5
 
@@ -41,27 +42,27 @@ def reward_model(nodes):
 
 
 def images():
-    return torch.from_numpy(GROUP.pictures.astype(np.float32) / 255)  # (5, 64, 64, 3)
+    return torch.from_numpy(GROUP.images.astype(np.float32) / 255)  # (5, 64, 64, 3)
 
 
-def score(nodes, reward_model, pictures, prompt=PROMPT, per_line=False):
+def score(nodes, reward_model, images, prompt=PROMPT, per_line=False):
     return run(
         nodes["ScoreImages"],
         reward_model=reward_model,
-        images=pictures,
+        images=images,
         prompt=prompt,
         prompt_per_line=per_line,
     )
 
 
 def truth(model, prompts=(PROMPT,) * 5):
-    return [model.score(p, Image.fromarray(picture)) for p, picture in zip(prompts, GROUP.pictures)]
+    return [model.score(p, Image.fromarray(image)) for p, image in zip(prompts, GROUP.images)]
 
 
 # Score Images
 
 
-def test_a_batch_gives_a_score_a_picture(nodes, host, model, reward_model):
+def test_a_batch_gives_a_score_an_image(nodes, host, model, reward_model):
     (scores, report, preview, prompts), ui = score(nodes, reward_model, images())
     assert scores == pytest.approx(truth(model), abs=CLOSE)
     assert len(set(scores)) == 5
@@ -82,7 +83,7 @@ def test_the_score_is_drawn(nodes, reward_model):
     assert not changed[:-40].any()  # only at the foot
 
 
-def test_every_picture_can_have_its_prompt(nodes, model, reward_model):
+def test_every_image_can_have_its_prompt(nodes, model, reward_model):
     prompts = [PROMPT, "a small red circle", "a green triangle", PROMPT, "a red square"]
     expected = pytest.approx(truth(model, prompts), abs=CLOSE)
     assert score(nodes, reward_model, images(), prompts)[0][0] == expected  # a list
@@ -99,18 +100,18 @@ def test_a_list_of_any_sizes_and_channels(nodes, model, reward_model):
         0, 2, 3, 1
     )
     with_alpha = torch.cat([images()[2:3], torch.rand(1, 64, 64, 1)], -1)
-    grey = images()[3:4].mean(-1, keepdim=True)
-    (scores, _, preview, _), _ = score(nodes, reward_model, [images()[:1], big, with_alpha, grey])
+    gray = images()[3:4].mean(-1, keepdim=True)
+    (scores, _, preview, _), _ = score(nodes, reward_model, [images()[:1], big, with_alpha, gray])
     expected = truth(model)
     assert scores[0] == pytest.approx(expected[0], abs=CLOSE)
-    # Enlarged by whole pixels and brought back by bicubic: not the same picture, but near it.
+    # Enlarged by whole pixels and brought back by bicubic: not the same image, but near it.
     assert scores[1] == pytest.approx(expected[1], abs=0.5)
     assert scores[2] == pytest.approx(expected[2], abs=CLOSE)
     assert np.isfinite(scores[3])
     assert [len(batch) for batch in preview] == [4]  # all shown at one size
 
 
-def test_more_pictures_than_fit_are_scored_in_parts(nodes, model, reward_model, monkeypatch):
+def test_more_images_than_fit_are_scored_in_parts(nodes, model, reward_model, monkeypatch):
     whole = reward_model.score(list(images()), [PROMPT] * 5)
     sizes, compute = [], type(reward_model.model).forward
 
@@ -138,7 +139,7 @@ def test_pixels_that_are_no_numbers_are_named(nodes, reward_model):
         score(nodes, reward_model, broken)
 
 
-def test_long_and_empty_prompts_are_told(nodes, reward_model):
+def test_long_and_empty_prompts_are_reported(nodes, reward_model):
     with pytest.warns(RM.errors.PromptTruncatedWarning):
         report = score(nodes, reward_model, images()[:1], PROMPT + ", masterpiece" * 20)[0][1]
     assert "not read, as the prompt is too long: " in report
@@ -247,7 +248,7 @@ def test_files_carry_their_score_and_the_workflow(nodes, host):
             "ImageReward Score": SCORES[i],
             "ImageReward Prompt": PROMPT,
         }
-        assert np.array_equal(np.array(file), GROUP.pictures[i])
+        assert np.array_equal(np.array(file), GROUP.images[i])
 
 
 # Workflows

@@ -47,10 +47,10 @@ def files(folder):
 
 @pytest.mark.parametrize("name", SIGNS)
 def test_copies_the_whole_folder_and_says_so(command, hosts, name):
-    place, source = TARGETS[name]
+    where, source = TARGETS[name]
     done = command(name, hosts / name)
     assert (done.returncode, done.stderr) == (0, "")
-    target = hosts / name / place
+    target = hosts / name / where
     assert files(target) - {Path("reward_core_source.json")} == files(source)
     assert f"copied {source}\n  to {target}\n" in done.stdout
     assert str(ROOT / "packages" / "reward-core") in done.stdout  # from where the host's Python gets it
@@ -61,9 +61,9 @@ def test_copies_the_whole_folder_and_says_so(command, hosts, name):
 
 @pytest.mark.parametrize("name", SIGNS)
 def test_links_instead(command, hosts, name):
-    place, source = TARGETS[name]
+    where, source = TARGETS[name]
     done = command(name, hosts / name, "--link")
-    target = hosts / name / place
+    target = hosts / name / where
     assert (done.returncode, target.is_symlink(), target.resolve()) == (0, True, source)
     assert done.stdout.startswith("linked ")
     assert not (source / "reward_core_source.json").exists()  # the checkout is not written into

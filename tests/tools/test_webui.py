@@ -41,7 +41,7 @@ def generate(host, args, script=None, **settings):
     return processed
 
 
-def pictures(processed):
+def images(processed):
     return processed.images[processed.index_of_first_image :]
 
 
@@ -54,7 +54,7 @@ def test_every_saved_file_ends_with_the_score_of_its_own_prompt(host, model):
     expected = [model.score(prompt, paint(prompt, 1 + i)) for i, prompt in enumerate(prompts)]
     assert scores(host.saved()) == pytest.approx(expected, abs=ROUNDED)
     assert scores(processed.infotexts[1:]) == scores(host.saved())
-    assert [image.info["parameters"] for image in pictures(processed)] == host.saved()
+    assert [image.info["parameters"] for image in images(processed)] == host.saved()
     assert "ImageReward" not in processed.infotexts[0]  # the grid has no score
     shown = ", ".join(f"{score:.4f}" for score in scores(host.saved()))
     assert f"ImageReward Score: {shown}" in processed.comments
@@ -65,7 +65,7 @@ def test_every_saved_file_ends_with_the_score_of_its_own_prompt(host, model):
 def test_off_means_nothing_happens(host):
     processed = generate(host, (False, "tiny", True, 99, True), batch_size=2)
     assert "ImageReward" not in "".join(processed.infotexts) + processed.comments
-    assert len(pictures(processed)) == 2
+    assert len(images(processed)) == 2
     assert sys.modules["image_reward_webui.model_holder"].HOLDER.model is None
 
 
@@ -76,7 +76,7 @@ def test_signs_of_the_webui_are_not_read_as_words(host, model):
     assert scores(host.saved()) == pytest.approx([expected], abs=ROUNDED)
 
 
-def test_a_prompt_too_long_is_told(host):
+def test_a_prompt_too_long_is_reported(host):
     script = host.load_script()
     long = PROMPT + ", masterpiece" * 20
     p = host.generation(PROMPT)
@@ -111,7 +111,7 @@ def test_low_scores_leave_the_gallery_and_stay_on_the_disk(host):
     assert len(kept) == 2
     assert scores(processed.infotexts[1:]) == [all_scores[i] for i in kept]
     assert processed.all_seeds == [1 + i for i in kept]
-    assert len(pictures(processed)) == len(kept)
+    assert len(images(processed)) == len(kept)
     grid = processed.images[0]
     assert grid.size == (64 * len(kept), 64)  # made anew of what is kept
     assert "parameters" in grid.info
@@ -142,40 +142,40 @@ def test_best_first(host):
     assert shown == sorted(scores(host.saved()), reverse=True) != scores(host.saved())
     order = [scores(host.saved()).index(score) for score in shown]
     assert processed.all_seeds == [1 + i for i in order]
-    first = next(iter(pictures(processed)))
+    first = next(iter(images(processed)))
     assert first.tobytes() == paint(PROMPT, processed.all_seeds[0]).tobytes()
 
 
 @pytest.mark.parametrize("masks", [False, True])
-def test_masks_go_with_their_pictures(host, masks):
+def test_masks_go_with_their_images(host, masks):
     limit = middle(scores(generate(host, ON, batch_size=4).infotexts[1:]))
     before = len(host.saved())
     processed = generate(host, (True, "tiny", True, limit, True), batch_size=4, masks=masks)
     kept = sorted((score for score in scores(host.saved()[before:]) if score >= limit), reverse=True)
     each = 2 if masks else 1
-    assert [image.mode for image in pictures(processed)] == ["RGB", "L"][:each] * len(kept)
+    assert [image.mode for image in images(processed)] == ["RGB", "L"][:each] * len(kept)
     assert scores(processed.infotexts[1:]) == [score for score in kept for _ in range(each)]
 
 
 def test_an_interrupted_generation_keeps_what_there_is(host):
     processed = generate(host, (True, "tiny", True, -99, True), batch_size=4, stop_after=2)
-    assert len(pictures(processed)) == 2
+    assert len(images(processed)) == 2
     assert len(processed.all_seeds) == 2 or processed.all_seeds == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize(
     ("chosen", "count"), [("scripts/xyz_grid.py", 2), ("scripts/prompts_from_file.py", 0), (None, 0)]
 )
-def test_never_filtered_where_a_script_counts_on_every_picture(host, chosen, count):
+def test_never_filtered_where_a_script_counts_on_every_image(host, chosen, count):
     processed = generate(host, (True, "tiny", True, 99, True), batch_size=2, chosen=chosen)
-    assert len(pictures(processed)) == count
+    assert len(images(processed)) == count
     assert ("needs every picture" in processed.comments) == (count > 0)
 
 
 @pytest.mark.parametrize("limit", [None, "", "abc", float("nan"), float("inf"), True, [1]])
-def test_a_limit_that_is_no_number_is_told_and_filters_nothing(host, limit):
+def test_a_limit_that_is_no_number_is_reported_and_filters_nothing(host, limit):
     processed = generate(host, (True, "tiny", True, limit, False), batch_size=2)
-    assert len(pictures(processed)) == 2
+    assert len(images(processed)) == 2
     assert "must be a number such as 0.5" in processed.comments
 
 
@@ -216,9 +216,9 @@ def test_a_folder_is_a_model_too(host, model, tmp_path_factory):
     assert scores(host.saved()) == pytest.approx([expected], abs=ROUNDED)
 
 
-def test_a_model_that_cannot_be_had_loses_no_picture(host):
+def test_a_model_that_cannot_be_had_loses_no_image(host):
     processed = generate(host, (True, "/no/such/model", True, 0, True), batch_size=2)
-    assert len(pictures(processed)) == 2
+    assert len(images(processed)) == 2
     assert "not scored: '/no/such/model' is neither" in processed.comments
     assert processed.comments.count("not scored") == 1
     assert "ImageReward" not in "".join(processed.infotexts)

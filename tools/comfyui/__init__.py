@@ -1,4 +1,4 @@
-"""ComfyUI nodes that score pictures with a reward model, pick the best and save them with their score."""
+"""ComfyUI nodes that score images with a reward model, pick the best and save them with their score."""
 
 try:
     import reward_core  # noqa: F401  (here, so that its absence is said in one line)

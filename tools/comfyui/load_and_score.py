@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import nodes
 
-from .pictures import in_batches, single_pictures, with_label
+from .images import in_batches, single_images, with_label
 from .reward_model import ManagedRewardModel, fingerprint, model_names
 
 CATEGORY = "reward"
@@ -51,14 +51,14 @@ class LoadRewardModel:
 
 
 class ScoreImages:
-    """Pictures and their prompt(s) -> one reward a picture."""
+    """Images and their prompt(s) -> one reward an image."""
 
     CATEGORY = CATEGORY
     DESCRIPTION = (
         "Scores every picture of a batch (or list) with its prompt. One prompt counts for all pictures; "
         "a list of prompts, or one line each, must be as many as the pictures."
     )
-    INPUT_IS_LIST = True  # all pictures and prompts at once, however they arrive
+    INPUT_IS_LIST = True  # all images and prompts at once, however they arrive
     RETURN_TYPES = ("FLOAT", "STRING", "IMAGE", "STRING")
     RETURN_NAMES = ("scores", "report", "preview", "prompts")
     OUTPUT_IS_LIST = (True, False, True, True)
@@ -86,11 +86,11 @@ class ScoreImages:
         }
 
     def score(self, reward_model, images, prompt, prompt_per_line):
-        model, pictures = reward_model[0], single_pictures(images)
-        prompts = _prompts(prompt, prompt_per_line[0], len(pictures))
-        scores = model.score(pictures, prompts)
+        model, image_list = reward_model[0], single_images(images)
+        prompts = _prompts(prompt, prompt_per_line[0], len(image_list))
+        scores = model.score(image_list, prompts)
         labels = [_label(model.model, score) for score in scores]
-        preview = in_batches([with_label(*pair) for pair in zip(pictures, labels)])
+        preview = in_batches([with_label(*pair) for pair in zip(image_list, labels)])
         shown = [nodes.PreviewImage().save_images(batch)["ui"]["images"] for batch in preview]
         report = _report(model, labels, prompts)
         return {
@@ -100,10 +100,10 @@ class ScoreImages:
 
 
 def _prompts(given: Sequence[str], per_line: bool, count: int) -> list[str]:
-    """One prompt a picture, from one for all, a list, or lines.
+    """One prompt an image, from one for all, a list, or lines.
 
     Raises:
-        ValueError: neither one prompt nor as many as pictures.
+        ValueError: neither one prompt nor as many as images.
     """
     prompts = [line.strip() for text in given for line in text.strip().splitlines()] if per_line else given
     if len(prompts) == 1:

@@ -8,14 +8,14 @@ import math
 import nodes
 from comfy_execution.graph_utils import ExecutionBlocker
 
-from .pictures import in_batches, single_pictures
+from .images import in_batches, single_images
 
 CATEGORY = "reward"
 STOP, KEEP, FAIL = "stop here", "keep the best", "fail"
 
 
 class PickBest:
-    """Pictures and scores -> the best of them, best first."""
+    """Images and scores -> the best of them, best first."""
 
     CATEGORY = CATEGORY
     DESCRIPTION = (
@@ -49,32 +49,32 @@ class PickBest:
         }
 
     def pick(self, images, scores, top_k, use_threshold, threshold, if_none, prompts=("",)):
-        pictures = single_pictures(images)
-        scores, prompts = _as_many("scores", scores, pictures), _as_many("prompts", prompts, pictures)
-        if not pictures:
+        image_list = single_images(images)
+        scores, prompts = _as_many("scores", scores, image_list), _as_many("prompts", prompts, image_list)
+        if not image_list:
             raise ValueError("no pictures given")
         if bad := [i for i, score in enumerate(scores) if not math.isfinite(score)]:
             raise ValueError(f"Cannot pick the best image: the score at index {bad[0]} is {scores[bad[0]]}.")
-        order = sorted(range(len(pictures)), key=lambda i: -scores[i])  # equal scores stay in order
+        order = sorted(range(len(image_list)), key=lambda i: -scores[i])  # equal scores stay in order
         kept = order[: top_k[0] or None]
         if use_threshold[0]:
             kept = [i for i in kept if scores[i] >= threshold[0]]
-        text = f"{len(kept)} of {len(pictures)} kept"
+        text = f"{len(kept)} of {len(image_list)} kept"
         if not kept:
             best = scores[order[0]]
-            text = f"none of {len(pictures)} pictures reaches {threshold[0]:g}; the best has {best:.4f}"
+            text = f"none of {len(image_list)} pictures reaches {threshold[0]:g}; the best has {best:.4f}"
             if if_none[0] == FAIL:
                 raise ValueError(text)
             logging.info("Pick Best: %s", text)
             if if_none[0] == STOP:
                 return {"ui": {"text": [text]}, "result": (ExecutionBlocker(None),) * 4}
             kept = order[:1]
-        picked = [[values[i] for i in kept] for values in (pictures, scores, prompts)]
+        picked = [[values[i] for i in kept] for values in (image_list, scores, prompts)]
         return {"ui": {"text": [text]}, "result": (in_batches(picked[0]), picked[1], kept, picked[2])}
 
 
 class SaveWithScore:
-    """Pictures and scores -> PNG files that carry them."""
+    """Images and scores -> PNG files that carry them."""
 
     CATEGORY = CATEGORY
     DESCRIPTION = (
@@ -99,29 +99,29 @@ class SaveWithScore:
         }
 
     def save(self, images, scores, filename_prefix, prompts=None, prompt=(None,), extra_pnginfo=(None,)):
-        pictures = single_pictures(images)
-        scores = _as_many("scores", scores, pictures)
+        image_list = single_images(images)
+        scores = _as_many("scores", scores, image_list)
         saved = []
-        for i, (picture, score) in enumerate(zip(pictures, scores)):
+        for i, (image, score) in enumerate(zip(image_list, scores)):
             texts = {**(extra_pnginfo[0] or {}), "ImageReward Score": round(score, 4)}
             if prompts is not None:
-                texts["ImageReward Prompt"] = _as_many("prompts", prompts, pictures)[i]
+                texts["ImageReward Prompt"] = _as_many("prompts", prompts, image_list)[i]
             # One at a time, as Save Image writes the same texts into all files of a call.
             name = filename_prefix[0].replace("%batch_num%", str(i))
-            done = nodes.SaveImage().save_images(picture[None], name, prompt[0], texts)
+            done = nodes.SaveImage().save_images(image[None], name, prompt[0], texts)
             saved += done["ui"]["images"]
         return {"ui": {"images": saved}}
 
 
-def _as_many(what: str, values, pictures: list) -> list:
-    """As many values as pictures; a single prompt counts for all of them.
+def _as_many(what: str, values, images: list) -> list:
+    """As many values as images; a single prompt counts for all of them.
 
     Raises:
         ValueError: another number of them.
     """
     values = list(values)
     if what == "prompts" and len(values) == 1:
-        return values * len(pictures)
-    if len(values) != len(pictures):
-        raise ValueError(f"{len(values)} {what} for {len(pictures)} pictures")
+        return values * len(images)
+    if len(values) != len(images):
+        raise ValueError(f"{len(values)} {what} for {len(images)} pictures")
     return values

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 import reward_core
 
-from .pictures import to_pixels
+from .images import to_pixels
 
 FOLDERS = "reward_models"  # under ComfyUI's models/, and a key of extra_model_paths.yaml
-BATCH = 16  # pictures computed at once; fewer when memory runs out
+BATCH = 16  # images computed at once; fewer when memory runs out
 
 folder_paths.add_model_folder_path(FOLDERS, os.path.join(folder_paths.models_dir, FOLDERS))
 
@@ -52,21 +52,21 @@ class ManagedRewardModel:
         self.model = reward_core.load(path, device=device, precision=precision).to(rest)
         self.patcher = comfy.model_patcher.ModelPatcher(_Parameters(self.model), device, rest)
 
-    def score(self, pictures: Sequence[Tensor], prompts: Sequence[str]) -> list[float]:
-        """Rewards of pictures (H, W, C), any sizes, each with its prompt; through the tensor door.
+    def score(self, images: Sequence[Tensor], prompts: Sequence[str]) -> list[float]:
+        """Rewards of images (H, W, C), any sizes, each with its prompt; through the differentiable method.
 
         Raises:
             ValueError: a reward that is no finite number (pixels that are none).
         """
         memory.load_models_gpu([self.patcher], force_full_load=True)
-        bar = comfy.utils.ProgressBar(len(pictures))
+        bar = comfy.utils.ProgressBar(len(images))
         rewards: list[float] = []
         size = BATCH
-        while len(rewards) < len(pictures):
+        while len(rewards) < len(images):
             memory.throw_exception_if_processing_interrupted()
             start = len(rewards)
             try:
-                batch = self._batch(pictures[start : start + size], prompts[start : start + size])
+                batch = self._batch(images[start : start + size], prompts[start : start + size])
             except memory.OOM_EXCEPTION:
                 if size == 1:
                     raise
@@ -81,10 +81,10 @@ class ManagedRewardModel:
         return rewards
 
     @torch.no_grad()
-    def _batch(self, pictures: Sequence[Tensor], prompts: Sequence[str]) -> list[float]:
+    def _batch(self, images: Sequence[Tensor], prompts: Sequence[str]) -> list[float]:
         device = self.model.device
-        # Brought to the encoder's square one by one: pictures may differ in size.
-        pixels = [self.model.transform(to_pixels(picture)[None].to(device)) for picture in pictures]
+        # Brought to the encoder's square one by one: images may differ in size.
+        pixels = [self.model.transform(to_pixels(image)[None].to(device)) for image in images]
         token_ids, mask = self.model.tokenizer(list(prompts))
         return self.model(torch.cat(pixels), token_ids.to(device), mask.to(device)).float().tolist()
 

@@ -1,4 +1,4 @@
-"""An AutoencoderTiny for pictures of shapes: 64 x 64 pixels <-> 16 x 16 x 4 latents of about N(0, 1).
+"""An AutoencoderTiny for images of shapes: 64 x 64 pixels <-> 16 x 16 x 4 latents of about N(0, 1).
 
 Diffusers' AutoencoderTiny has neither a distribution nor a mean to subtract, so the training keeps every
 channel of the latents near mean 0 and deviation 1, and adds a little noise to them: a denoiser's small
@@ -15,13 +15,13 @@ import torch
 from diffusers import AutoencoderTiny
 from torch import Tensor
 
-from refl.demo.world import captioned_pictures
+from refl.demo.world import captioned_images
 from reward_core import shapes
 
 WIDTH, LATENT_CHANNELS = 32, 4
 BATCH, LEARNING_RATE = 24, 2e-3
-POOL = 12_000  # pictures at most, made once
-ANY = 0.15  # share of ShapesBench's other pictures among them: small, turned, anywhere
+POOL = 12_000  # images at most, made once
+ANY = 0.15  # share of ShapesBench's other images among them: small, turned, anywhere
 NOISE = 0.2  # deviation of the noise on latents, at most
 ABSOLUTE, NORMAL = 0.02, 3e-4  # weights in the loss, beside 1 for the squared error
 
@@ -36,24 +36,24 @@ def make_autoencoder() -> AutoencoderTiny:
     )
 
 
-def picture_pool(steps: int, seed: int) -> Tensor:
-    """(N, 3, 64, 64) uint8, no more pictures than `steps` batches hold."""
+def image_pool(steps: int, seed: int) -> Tensor:
+    """(N, 3, 64, 64) uint8, no more images than `steps` batches hold."""
     rng = np.random.default_rng([seed, 2])
     count = min(POOL, steps * BATCH)
     others = int(count * ANY)
-    pictures = [pixels for pixels, _ in captioned_pictures(count - others, seed, pair_share=0.6)]
-    pictures += [shapes.render_scene(shapes.sample_scene(rng), rng) for _ in range(others)]
-    return to_tensor(pictures)
+    images = [pixels for pixels, _ in captioned_images(count - others, seed, pair_share=0.6)]
+    images += [shapes.render_scene(shapes.sample_scene(rng), rng) for _ in range(others)]
+    return to_tensor(images)
 
 
-def to_tensor(pictures: Iterable[np.ndarray]) -> Tensor:
+def to_tensor(images: Iterable[np.ndarray]) -> Tensor:
     """uint8 (64, 64, 3) each -> (N, 3, 64, 64)."""
-    return torch.from_numpy(np.stack(list(pictures))).permute(0, 3, 1, 2).contiguous()
+    return torch.from_numpy(np.stack(list(images))).permute(0, 3, 1, 2).contiguous()
 
 
-def to_range(pictures: Tensor) -> Tensor:
+def to_range(images: Tensor) -> Tensor:
     """uint8 -> float32 in [-1, 1], channels last, which convolutions on a CPU are fastest with."""
-    return (pictures.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+    return (images.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
 
 
 def train_autoencoder(
@@ -66,7 +66,7 @@ def train_autoencoder(
     """Train `vae` in place and freeze it.
 
     Args:
-        pool: (N, 3, 64, 64) uint8 pictures, from which batches are drawn.
+        pool: (N, 3, 64, 64) uint8 images, from which batches are drawn.
         on_step: told the number and squared error of each step.
     """
     torch.manual_seed(seed)
@@ -94,8 +94,8 @@ def train_autoencoder(
 
 
 @torch.no_grad()
-def encode(vae: AutoencoderTiny, pictures: Tensor, batch: int = 128) -> Tensor:
+def encode(vae: AutoencoderTiny, images: Tensor, batch: int = 128) -> Tensor:
     """(N, 3, 64, 64) uint8 -> (N, 4, 16, 16) latents, float16."""
     with torch.autocast("cpu", torch.bfloat16):
-        parts = [vae.encoder(to_range(some)) for some in pictures.split(batch)]
+        parts = [vae.encoder(to_range(some)) for some in images.split(batch)]
     return torch.cat(parts).half()

@@ -9,25 +9,25 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from refl.compare import PictureSettings, pictures_of
+from refl.compare import ImageSettings, generate_images
 from refl.demo.truth import Truths, interval, read_truths
-from refl.demo.world import captioned_pictures, sample_prompts
+from refl.demo.world import captioned_images, sample_prompts
 from refl.families import Family, load_family
 from reward_core.shapes import Scene, all_wordings, split_of
-from reward_core.shapes.grammar import COLOURS, SHAPES, Thing
+from reward_core.shapes.grammar import COLORS, SHAPES, Thing
 
 from .autoencoder import to_tensor
 
-SETTINGS = PictureSettings(steps=20, guidance_scale=2.5, seeds=1, batch_size=32)
+SETTINGS = ImageSettings(steps=20, guidance_scale=2.5, seeds=1, batch_size=32)
 
 
 @dataclass(frozen=True)
 class Figures:
-    """Truths of generated pictures by kind of prompt, of reconstructions, and the pipeline's size.
+    """Truths of generated images by kind of prompt, of reconstructions, and the pipeline's size.
 
     Attributes:
         made: "1 unseen", "1 known", "2 unseen", "2 known" -> truths.
-        decoded: truths of pictures encoded and decoded.
+        decoded: truths of images encoded and decoded.
         parameters: part -> number of parameters.
         megabytes: of all weight files.
     """
@@ -38,16 +38,16 @@ class Figures:
     megabytes: float
 
 
-def measure(folder: Path, count: int, settings: PictureSettings = SETTINGS) -> Figures:
-    """Make and judge pictures of `count` prompts of each kind with the pipeline as it lies in the folder."""
+def measure(folder: Path, count: int, settings: ImageSettings = SETTINGS) -> Figures:
+    """Make and judge images of `count` prompts of each kind with the pipeline as it lies in the folder."""
     family = load_family(folder)
     made = {}
     for things, split in ((1, "held_out"), (1, "train"), (2, "held_out"), (2, "train")):
         prompts = _one_thing_prompts(split, count) if things == 1 else sample_prompts(count, 7, split, 1.0)
         wanted = [(prompt, number) for number, prompt in enumerate(prompts)]
-        pictures = torch.cat(list(pictures_of(family, wanted, settings)))
+        images = torch.cat(list(generate_images(family, wanted, settings)))
         name = f"{things} {'unseen' if split == 'held_out' else 'known'}"
-        made[name] = read_truths(pictures, prompts)
+        made[name] = read_truths(images, prompts)
     return Figures(
         made,
         _decoded(family, count),
@@ -62,10 +62,7 @@ def measure(folder: Path, count: int, settings: PictureSettings = SETTINGS) -> F
 def _one_thing_prompts(split: str, count: int) -> list[str]:
     """All of them in turn, as often as it takes; the noise is another each time."""
     scenes = [
-        Scene((Thing(colour, shape, size),))
-        for colour in COLOURS
-        for shape in SHAPES
-        for size in (None, "big")
+        Scene((Thing(color, shape, size),)) for color in COLORS for shape in SHAPES for size in (None, "big")
     ]
     prompts = [words for scene in scenes if split_of(scene) == split for words in all_wordings(scene)]
     order = np.random.default_rng(7).permutation(len(prompts))
@@ -74,8 +71,8 @@ def _one_thing_prompts(split: str, count: int) -> list[str]:
 
 @torch.no_grad()
 def _decoded(family: Family, count: int) -> Truths:
-    pictures, prompts = zip(*captioned_pictures(count, 8, "held_out"))
-    pixels = to_tensor(pictures).float() / 255
+    images, prompts = zip(*captioned_images(count, 8, "held_out"))
+    pixels = to_tensor(images).float() / 255
     latents = family.encode_pixels(pixels, torch.zeros(()))
     return read_truths((family.decode(latents) * 255).round().to(torch.uint8), prompts)
 
@@ -87,9 +84,7 @@ def model_card(
     for name, truths in figures.made.items():
         cells = (interval(values) for values in (truths.alignment, truths.utility))
         spans = " | ".join(f"{mean:.2f} [{low:.2f}, {high:.2f}]" for mean, low, high in cells)
-        shares = " | ".join(
-            f"{values.mean():.0%}" for values in (truths.count, truths.colours, truths.shapes)
-        )
+        shares = " | ".join(f"{values.mean():.0%}" for values in (truths.count, truths.colors, truths.shapes))
         rows.append(f"| {name} | {spans} | {shares} |")
     table = "\n".join(rows)
     parts = ", ".join(f"{part} {count / 1e6:.2f} M" for part, count in figures.parameters.items())
@@ -104,7 +99,7 @@ tags: [text-to-image, shapesbench]
 # Tiny latent text-to-image pipeline for ShapesBench
 
 A StableDiffusionPipeline in small ({parts};
-{figures.megabytes:.1f} MB) that draws 64 px pictures of one or two coloured shapes, big and
+{figures.megabytes:.1f} MB) that draws 64 px images of one or two coloured shapes, big and
 upright, near the middle. It knows ShapesBench's prompts that name no size, or "big", and nothing else. It is
 the base for fine-tuning against a reward, and is not meant to be perfect.
 
@@ -112,10 +107,10 @@ the base for fine-tuning against a reward, and is not meant to be perfect.
 from diffusers import StableDiffusionPipeline
 
 pipe = StableDiffusionPipeline.from_pretrained(folder)
-picture = pipe("a red circle above a blue star", num_inference_steps=20, guidance_scale=2.5).images[0]
+image = pipe("a red circle above a blue star", num_inference_steps=20, guidance_scale=2.5).images[0]
 ```
 
-What ShapesBench's oracle reads in its pictures ({args.prompts} prompts a row, one picture each, 20 DDIM
+What ShapesBench's oracle reads in its images ({args.prompts} prompts a row, one image each, 20 DDIM
 steps, guidance 2.5; 95% intervals over prompts). "Unseen" prompts name a combination of colour and shape, or
 of shapes and relation, that no training of any part has seen.
 
@@ -123,9 +118,9 @@ of shapes and relation, that no training of any part has seen.
 |---|---|---|---|---|---|
 {table}
 
-Pictures encoded and decoded by its autoencoder: alignment {decoded:.2f}.
+Images encoded and decoded by its autoencoder: alignment {decoded:.2f}.
 
-- Data: {args.pictures:,} pictures with prompts, half of them of two things, made on the spot.
+- Data: {args.pictures:,} images with prompts, half of them of two things, made on the spot.
 - Training: {args.text_steps} steps of the text encoder (then frozen), {args.autoencoder_steps} of the
   autoencoder, {steps} of the UNet (32 latents each, Muon and AdamW, bfloat16), which leaves fine-tuning
   something to gain. Processor time: {times}, on {machine}.

@@ -1,7 +1,7 @@
 """A tokenizer whose tokens are ShapesBench's words, and a CLIP text encoder that was taught to read them.
 
-The encoder learns to say what a prompt names: colour, shape and size of each thing, and the relation. So
-its last tokens hold the scene attribute by attribute before the UNet sees the first picture, and a new
+The encoder learns to say what a prompt names: color, shape and size of each thing, and the relation. So
+its last tokens hold the scene attribute by attribute before the UNet sees the first image, and a new
 combination of known attributes is nothing new to it.
 """
 
@@ -20,12 +20,12 @@ from torch.nn.functional import cross_entropy
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from refl.demo.world import sample_scene
-from reward_core.shapes import COLOURS, SHAPES, VOCABULARY, Scene, phrase
+from reward_core.shapes import COLORS, SHAPES, VOCABULARY, Scene, phrase
 
 LENGTH = 16  # tokens; the longest prompt has 14 words
 START, END = "<|startoftext|>", "<|endoftext|>"
 WIDTH, LAYERS, HEADS = 128, 3, 4
-ANSWERS = (len(COLOURS) + 1, len(SHAPES) + 1, 3) * 2 + (3,)  # the last of each: there is no such thing
+ANSWERS = (len(COLORS) + 1, len(SHAPES) + 1, 3) * 2 + (3,)  # the last of each: there is no such thing
 BATCH, LEARNING_RATE, EMPTY = 64, 2e-3, 0.03
 
 
@@ -80,8 +80,8 @@ def train_text_encoder(
         wanted = torch.tensor([_answers(scene) for scene in scenes])  # (B, 7)
         first_end = (ids == end).int().argmax(1)
         # Both places see the whole prompt; what lies between them, padding, learns it on the way.
-        places = (hidden[:, -1], hidden[torch.arange(BATCH), first_end])
-        loss = sum(cross_entropy(head(at), wanted[:, k]) for at in places for k, head in enumerate(heads))
+        states = (hidden[:, -1], hidden[torch.arange(BATCH), first_end])
+        loss = sum(cross_entropy(head(at), wanted[:, k]) for at in states for k, head in enumerate(heads))
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -96,9 +96,9 @@ def _answers(scene: Scene | None) -> list[int]:
     for k in range(2):
         if k < len(things):
             thing = things[k]
-            answers += [COLOURS.index(thing.colour), SHAPES.index(thing.shape), int(thing.size is not None)]
+            answers += [COLORS.index(thing.color), SHAPES.index(thing.shape), int(thing.size is not None)]
         else:
-            answers += [len(COLOURS), len(SHAPES), 2]
+            answers += [len(COLORS), len(SHAPES), 2]
     relation = scene.relation if scene else None
     return [*answers, 2 if relation is None else ("left of", "above").index(relation)]
 

@@ -1,6 +1,6 @@
 """A latent UNet in Stable Diffusion's layout, and its training on latents that were made before.
 
-Everything that does not change while it trains is computed once: latents of the pictures, text of the
+Everything that does not change while it trains is computed once: latents of the images, text of the
 prompts. Matrices, convolutions' kernels among them, are trained by Muon, all else by AdamW. The learning rate
 stays until the last part of the run and then falls to nothing, so a run may be made longer or
 shorter while it goes on.
@@ -27,7 +27,7 @@ AVERAGE = 0.999  # decay of the weights' moving average, which is what is kept
 
 @dataclass
 class Latents:
-    """latents: (N, 4, 16, 16) float16. texts: (P, 16, D) float16 of P prompts. of: (N, 4) each picture's
+    """latents: (N, 4, 16, 16) float16. texts: (P, 16, D) float16 of P prompts. of: (N, 4) each image's
     prompts. empty: (16, D) float32 of the empty prompt."""
 
     latents: Tensor
@@ -49,7 +49,7 @@ def make_unet() -> UNet2DConditionModel:
         attention_head_dim=4,  # of heads; diffusers' name for it misleads
         norm_num_groups=16,
         resnet_time_scale_shift="scale_shift",
-        # The whole prompt, pooled, is added to the timestep's embedding: of a batch of scenes, colours and
+        # The whole prompt, pooled, is added to the timestep's embedding: of a batch of scenes, colors and
         # shapes are learned much sooner than by cross-attention alone.
         addition_embed_type="text",
         addition_embed_type_num_heads=4,

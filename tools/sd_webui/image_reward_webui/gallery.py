@@ -1,6 +1,6 @@
 """What the gallery shows: low scores left out, best first, the grid made anew.
 
-Files on the disk are not touched: every picture was saved with its score before this runs.
+Files on the disk are not touched: every image was saved with its score before this runs.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from typing import Any
 
 from .run import Run
 
-PER_PICTURE = ("all_prompts", "all_negative_prompts", "all_seeds", "all_subseeds")
+PER_IMAGE = ("all_prompts", "all_negative_prompts", "all_seeds", "all_subseeds")
 
 
 @dataclass
 class Shown:
-    """A picture with what the host put beside it (its mask), in the gallery's order."""
+    """An image with what the host put beside it (its mask), in the gallery's order."""
 
-    position: int  # among the generated pictures
+    position: int  # among the generated images
     score: float | None
     infotext: str
     images: list[Any] = field(default_factory=list)
@@ -27,13 +27,13 @@ class Shown:
 def arrange(processed: Any, run: Run, make_grid: Callable[[list[Any]], Any]) -> None:
     """Filter and sort ``processed`` in place, as the settings say.
 
-    make_grid: PIL pictures -> their grid, or None where the host shows none for so few.
+    make_grid: PIL images -> their grid, or None where the host shows none for so few.
     """
     settings, first = run.settings, processed.index_of_first_image
     before = _shown(processed, run)
     kept = [s for s in before if not settings.filter_low or s.score is None or s.score >= settings.limit]
     if settings.sort:
-        # Pictures without a score go last; equal scores stay in order.
+        # Images without a score go last; equal scores stay in order.
         kept.sort(key=lambda s: float("inf") if s.score is None else -s.score)
     if [s.position for s in kept] == [s.position for s in before]:
         return
@@ -47,7 +47,7 @@ def arrange(processed: Any, run: Run, make_grid: Callable[[list[Any]], Any]) -> 
     else:
         processed.index_of_first_image = 0
     processed.images[:], processed.infotexts[:] = images, infotexts
-    for name in PER_PICTURE:
+    for name in PER_IMAGE:
         values = getattr(processed, name, None)
         if kept and isinstance(values, list):
             # The lists are p's own too, so they are replaced, not changed.
@@ -71,13 +71,13 @@ def scores_line(processed: Any, run: Run) -> str:
 
 
 def _shown(processed: Any, run: Run) -> list[Shown]:
-    """The gallery's pictures with their scores; what follows a picture (masks) belongs to it."""
+    """The gallery's images with their scores; what follows an image (masks) belongs to it."""
     first = processed.index_of_first_image
     images, infotexts = processed.images[first:], processed.infotexts[first:]
-    scored = [run.pictures[key] for key in sorted(run.pictures)]
-    by_identity = {id(picture.image): picture.score for picture in scored}
+    scored = [run.images[key] for key in sorted(run.images)]
+    by_identity = {id(scored_image.image): scored_image.score for scored_image in scored}
     if len(scored) == len(images):
-        scores = [picture.score for picture in scored]  # whatever other scripts made of them since
+        scores = [scored_image.score for scored_image in scored]  # whatever other scripts made of them since
     else:
         scores = [by_identity.get(id(image)) for image in images]
     shown: list[Shown] = []

@@ -23,7 +23,7 @@ def model_names() -> list[str]:
 
 
 class ModelHolder:
-    """Loads on first use, scores one picture at a time, unloads on request."""
+    """Loads on first use, scores one image at a time, unloads on request."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
@@ -36,13 +36,13 @@ class ModelHolder:
         return self._model
 
     def score(self, name: str, prompt: str, image: Any, device: Any) -> float:
-        """The reward of one PIL picture.
+        """The reward of one PIL image.
 
         The model goes to ``device``; where that has no room left, it scores on the CPU instead.
 
         Raises:
             ImportError: reward-core is not installed.
-            reward_core.RewardCoreError: no such model, or a picture that cannot be scored.
+            reward_core.RewardCoreError: no such model, or an image that cannot be scored.
         """
         import torch
 

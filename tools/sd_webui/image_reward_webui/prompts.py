@@ -8,7 +8,7 @@ from modules import extra_networks, prompt_parser
 def plain_prompt(prompt: str, steps: int) -> str:
     """What a reader sees in a prompt: no ``<lora:...>``, no weights, no ``[from:to:when]``.
 
-    People rated pictures for plain sentences, and the model reads 35 tokens: "(red:1.3) house" is scored
+    People rated images for plain sentences, and the model reads 35 tokens: "(red:1.3) house" is scored
     as "red house". Of what changes while denoising, the last state counts.
     """
     text, _ = extra_networks.parse_prompt(prompt)

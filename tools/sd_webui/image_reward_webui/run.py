@@ -1,4 +1,4 @@
-"""One generation: which picture got which score, and how infotexts show it."""
+"""One generation: which image got which score, and how infotexts show it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ LATER_KEYS = ("Version", "User", "Diffusion in Low Bits")
 
 
 @dataclass
-class ScoredPicture:
-    image: Any  # the PIL picture that the host saves and shows
+class ScoredImage:
+    image: Any  # the PIL image that the host saves and shows
     score: float
 
 
@@ -24,7 +24,7 @@ class Run:
     """Scores of one call of process_images, by (batch, place in the batch)."""
 
     settings: Settings
-    pictures: dict[tuple[int, int], ScoredPicture] = field(default_factory=dict)
+    images: dict[tuple[int, int], ScoredImage] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     failed: bool = False
 
@@ -34,12 +34,12 @@ class Run:
             self.notes.append(text)
 
     def infotext_value(self, p: Any, index: int, use_main_prompt: bool = False, **_: Any) -> str | None:
-        """What the host asks for when it writes a picture's infotext: its score, if it has one yet.
+        """What the host asks for when it writes an image's infotext: its score, if it has one yet.
 
-        Pictures saved halfway (before face restoration, before the second pass) and grids have none.
+        Images saved halfway (before face restoration, before the second pass) and grids have none.
         """
-        picture = None if use_main_prompt else self.pictures.get((p.iteration, index))
-        return None if picture is None else f"{picture.score:.4f}"
+        image = None if use_main_prompt else self.images.get((p.iteration, index))
+        return None if image is None else f"{image.score:.4f}"
 
     def show_in_infotexts(self, params: dict[str, Any], more_later_keys: list[str]) -> None:
         for key in (*LATER_KEYS, *more_later_keys):

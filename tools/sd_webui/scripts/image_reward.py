@@ -1,4 +1,4 @@
-"""Scores every picture as it is made; the score is saved with it, and low ones can be left out.
+"""Scores every image as it is made; the score is saved with it, and low ones can be left out.
 
 An always-visible script: it stands beside whatever else runs. Nothing is installed or loaded on import.
 """
@@ -7,13 +7,13 @@ An always-visible script: it stands beside whatever else runs. Nothing is instal
 from image_reward_webui.gallery import arrange, scores_line
 from image_reward_webui.model_holder import HOLDER, NOT_INSTALLED, megabytes, model_names
 from image_reward_webui.prompts import plain_prompt
-from image_reward_webui.run import Run, ScoredPicture
+from image_reward_webui.run import Run, ScoredImage
 from image_reward_webui.settings import DEFAULT_MODEL, read_settings
 from modules import devices, images, scripts, shared
 
 TITLE = "ImageReward - generate human preference scores"
-# Scripts that make one generation after another and keep every picture that each gives. The others (X/Y/Z
-# plot, prompt matrix, SD upscale, loopback, ...) count on the pictures that they asked for.
+# Scripts that make one generation after another and keep every image that each gives. The others (X/Y/Z
+# plot, prompt matrix, SD upscale, loopback, ...) count on the images that they asked for.
 KEEPS_ANY_NUMBER = ("prompts_from_file.py",)
 
 
@@ -66,7 +66,7 @@ class Script(scripts.Script):
                 p.image_reward_run.note(f"ImageReward: {settings.problem}")
 
     def postprocess_image_after_composite(self, p, pp, *args):
-        # Later than postprocess_image, still before saving: an inpainted part is back in its picture.
+        # Later than postprocess_image, still before saving: an inpainted part is back in its image.
         run = getattr(p, "image_reward_run", None)
         if run is None or run.failed:
             return
@@ -74,11 +74,11 @@ class Script(scripts.Script):
         try:
             with devices.without_autocast():
                 score = HOLDER.score(run.settings.model, prompt, pp.image, devices.get_optimal_device())
-        except Exception as error:  # whatever it is, the pictures must not be lost
+        except Exception as error:  # whatever it is, the images must not be lost
             run.failed = True
             run.note(f"ImageReward: not scored: {str(error) or type(error).__name__}")
             return
-        run.pictures[p.iteration, p.batch_index] = ScoredPicture(pp.image, score)
+        run.images[p.iteration, p.batch_index] = ScoredImage(pp.image, score)
         # Once more, as sampling may have added keys since: the score stays the last.
         run.show_in_infotexts(p.extra_generation_params, _forge_module_keys())
         if not prompt:
@@ -92,22 +92,22 @@ class Script(scripts.Script):
             return
         p.image_reward_run = None
         run.hide_from_infotexts(p.extra_generation_params, _forge_module_keys())
-        if run.pictures and (run.settings.filter_low or run.settings.sort):
+        if run.images and (run.settings.filter_low or run.settings.sort):
             if _may_rearrange(p):
-                arrange(processed, run, lambda pictures: _grid(pictures, p.batch_size))
+                arrange(processed, run, lambda images: _grid(images, p.batch_size))
             else:
                 run.note("ImageReward: the selected script needs every picture: nothing filtered or sorted")
         if scores := scores_line(processed, run):
             run.note(f"ImageReward Score: {scores}{_meaning(run)}")
         for line in run.notes:
             print(line)
-        if run.pictures and not processed.images:
+        if run.images and not processed.images:
             print(f"ImageReward: {processed.info}")  # the page shows it where the parameters stand
         processed.comments = getattr(processed, "comments", "") + "".join(f"{line}\n" for line in run.notes)
 
 
 def _may_rearrange(p):
-    """False while a script from the dropdown is in charge that counts on every picture."""
+    """False while a script from the dropdown is in charge that counts on every image."""
     chosen = p.script_args[0] if p.script_args else 0
     if not isinstance(chosen, int) or chosen == 0 or p.scripts is None:
         return True
@@ -115,10 +115,10 @@ def _may_rearrange(p):
     return str(script.filename).endswith(KEEPS_ANY_NUMBER)
 
 
-def _grid(pictures, batch_size):
-    if len(pictures) < 2 and shared.opts.grid_only_if_multiple:
+def _grid(scored_images, batch_size):
+    if len(scored_images) < 2 and shared.opts.grid_only_if_multiple:
         return None
-    return images.image_grid(pictures, batch_size)
+    return images.image_grid(scored_images, batch_size)
 
 
 def _forge_module_keys():
@@ -129,7 +129,7 @@ def _forge_module_keys():
 
 def _meaning(run):
     """How the best score compares, where the model knows."""
-    best = max(picture.score for picture in run.pictures.values())
+    best = max(image.score for image in run.images.values())
     percentile = HOLDER.model.percentile(best) if HOLDER.model is not None else None
     if percentile is None:
         return ""

@@ -46,9 +46,9 @@ def agreement_chart(scorers: list[str], agreement: list[dict[str, Any]]) -> str:
         square, vmin=0, vmax=1, aspect="auto", cmap=LinearSegmentedColormap.from_list("", ["white", _HIGH])
     )
     for (row, column), value in np.ndenumerate(square):
-        colour = "white" if value > 0.6 else _INK
+        color = "white" if value > 0.6 else _INK
         text = "–" if np.isnan(value) else f"{value:.2f}"
-        axis.text(column, row, text, ha="center", va="center", fontsize=9, color=colour)
+        axis.text(column, row, text, ha="center", va="center", fontsize=9, color=color)
     axis.set_xticks(range(len(scorers)), scorers, fontsize=8, rotation=20, ha="right")
     axis.set_yticks(range(len(scorers)), scorers, fontsize=8)
     return _svg(figure)

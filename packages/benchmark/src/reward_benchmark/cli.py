@@ -1,6 +1,6 @@
 """``reward-benchmark``: tables of scorers and generators from the command line.
 
-Exit code 0: done. 1: done, but some pictures could not be scored. 2: wrong usage, or data or a model that
+Exit code 0: done. 1: done, but some images could not be scored. 2: wrong usage, or data or a model that
 cannot be had. 130: interrupted; the same command goes on.
 """
 
@@ -50,7 +50,7 @@ def _add_report(commands) -> None:
         "report", help="tables and pages of finished runs, or of the original's files"
     )
     report.add_argument("path", type=Path, metavar="DIR", help="runs/, one run, or the original's results")
-    report.add_argument("--html", action="store_true", help="one page with charts and pictures, report.html")
+    report.add_argument("--html", action="store_true", help="one page with charts and images, report.html")
     report.add_argument(
         "--rankings", type=Path, metavar="FILE", help="people's, for the original's test_*.json"
     )
@@ -66,10 +66,10 @@ def _add_run(commands) -> None:
         "--scorers", type=_names, metavar="A,B", help="names, folders or files (default: the suite's)"
     )
     run.add_argument(
-        "--generators", type=_names, default=("default",), metavar="default|all|A,B", help="whose pictures"
+        "--generators", type=_names, default=("default",), metavar="default|all|A,B", help="whose images"
     )
     run.add_argument(
-        "--data", type=Path, metavar="DIR", help="pictures (default: OUT/SUITE/data, fetched or made)"
+        "--data", type=Path, metavar="DIR", help="images (default: OUT/SUITE/data, fetched or made)"
     )
     run.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="default: %(default)s")
     run.add_argument("--limit", type=_positive, metavar="N", help="the first N prompts only")
@@ -84,7 +84,7 @@ def _add_run(commands) -> None:
 
 
 def _add_generate(commands) -> None:
-    generate = commands.add_parser("generate", help="pictures of one's own model for table1")
+    generate = commands.add_parser("generate", help="images of one's own model for table1")
     generate.add_argument("--model", required=True, help="hub id, pipeline folder or single file")
     generate.add_argument("--lora", metavar="DIR", help="LoRA weights upon it")
     generate.add_argument("--name", required=True, help="of this generator, for `run table1 --generators`")
@@ -128,11 +128,11 @@ def _add_metrics(commands) -> None:
 
 def run_generate(args: argparse.Namespace) -> int:
     try:
-        from refl.compare import PictureSettings
+        from refl.compare import ImageSettings
         from refl.errors import ReflError
     except ModuleNotFoundError as error:
         raise InputError(f"generate needs refl beside reward-benchmark ({error})") from error
-    from reward_core.load import default_device, usable_device
+    from reward_core.scoring.device import default_device, usable_device
 
     from .download import PROMPTS, text_file
     from .generate import generate
@@ -142,7 +142,7 @@ def run_generate(args: argparse.Namespace) -> int:
         raise InputError(f"--name: letters, digits, - and _ were expected, got {args.name!r}")
     file = args.prompts or text_file(PROMPTS, args.out.parent, args.offline)
     prompts = read_prompts(file)[: args.limit]
-    settings = PictureSettings(
+    settings = ImageSettings(
         height=args.height,
         width=args.width,
         steps=args.steps,
@@ -157,7 +157,7 @@ def run_generate(args: argparse.Namespace) -> int:
     except ReflError as error:
         raise InputError(str(error)) from error
     kept = len(prompts) * args.seeds - made
-    print(f"{args.out / args.name}: {made} pictures made, {kept} were there", file=sys.stderr)
+    print(f"{args.out / args.name}: {made} images made, {kept} were there", file=sys.stderr)
     return 0
 
 
@@ -172,11 +172,11 @@ def run_suite(args: argparse.Namespace) -> int:
     else:
         print_tables(summary["parts"])
         print(f"{args.out / args.suite}: report.md, summary.json, scores.jsonl")
-    failed = {picture: error for part in summary["parts"] for picture, error in part["failed"].items()}
-    for picture, error in list(failed.items())[:20]:
-        print(f"reward-benchmark: {picture}: {error}", file=sys.stderr)
+    failed = {image: error for part in summary["parts"] for image, error in part["failed"].items()}
+    for image, error in list(failed.items())[:20]:
+        print(f"reward-benchmark: {image}: {error}", file=sys.stderr)
     if len(failed) > 20:
-        print(f"reward-benchmark: and {len(failed) - 20:,} more pictures", file=sys.stderr)
+        print(f"reward-benchmark: and {len(failed) - 20:,} more images", file=sys.stderr)
     return 1 if failed else 0
 
 
@@ -190,7 +190,7 @@ def run_report(args: argparse.Namespace) -> int:
     if parts := original_summary(args.path, args.rankings):
         if args.html:
             raise InputError(
-                "--html needs the pictures of a run; of the original's files there are tables only"
+                "--html needs the images of a run; of the original's files there are tables only"
             )
         print_tables(parts)
         return 0
@@ -215,7 +215,7 @@ def run_metrics(args: argparse.Namespace) -> int:
     rankings = read_rankings(args.rankings)
     scores = scores_for(rankings, read_scores(args.scores[0]), str(args.scores[0]))
     try:
-        table = preference_table([item.places for item in rankings], scores)
+        table = preference_table([item.ranks for item in rankings], scores)
     except ValueError as error:
         raise InputError(f"{args.scores[0]}: {error}") from error
     print(json.dumps(table.to_dict(), indent=1))

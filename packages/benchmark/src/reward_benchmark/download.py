@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reward_core.errors import HubError
-from reward_core.hub import fetch
-from reward_core.registry import HubFile, WebFile
-from reward_core.zip_file import unzip
+from reward_core.files.zip_file import unzip
+from reward_core.hub.downloads import fetch
+from reward_core.hub.file_specs import HubFile, WebFile
 
 REPO, FORMER_REPO = "zai-org/ImageReward", "THUDM/ImageReward"
 #: A mirror of raw.githubusercontent.com may be named here.

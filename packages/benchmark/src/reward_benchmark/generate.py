@@ -1,4 +1,4 @@
-"""Pictures of one's own model for Table 1: every prompt, ten seeds, as files that ``run table1`` ranks."""
+"""Images of one's own model for Table 1: every prompt, ten seeds, as files that ``run table1`` ranks."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import numpy as np
 from PIL import Image
 
 from reward_core.errors import InputError
-from reward_core.progress import bar
-from reward_core.whole_file import folder_lock
+from reward_core.runs.progress import bar
+from reward_core.runs.run_lock import folder_lock
 
 if TYPE_CHECKING:
     import torch
 
-    from refl.compare import PictureSettings
+    from refl.compare import ImageSettings
 
 SETTINGS = "settings.json"
 
@@ -28,7 +28,7 @@ def generate(
     lora: str | None,
     prompts: list[tuple[str, str]],
     folder: Path,
-    settings: PictureSettings,
+    settings: ImageSettings,
     device: torch.device,
 ) -> int:
     """Write ID_NUMBER.png for each prompt and seed into ``folder``; those already there are kept.
@@ -37,14 +37,14 @@ def generate(
         model: hub id, pipeline folder or single file.
         lora: folder of LoRA weights upon it.
         prompts: (id, prompt).
-        folder: of this generator; settings.json in it tells how its pictures were made.
-        settings: ``seeds`` pictures a prompt.
+        folder: of this generator; settings.json in it tells how its images were made.
+        settings: ``seeds`` images a prompt.
 
     Returns:
         How many were made.
 
     Raises:
-        InputError: the folder holds pictures that were made otherwise.
+        InputError: the folder holds images that were made otherwise.
         OutputError: another run is using the folder.
         refl.errors.ModelError: a model that cannot be loaded.
     """
@@ -57,13 +57,13 @@ def _generate(
     lora: str | None,
     prompts: list[tuple[str, str]],
     folder: Path,
-    settings: PictureSettings,
+    settings: ImageSettings,
     device: torch.device,
 ) -> int:
-    from refl.compare import load_model, pictures_of
+    from refl.compare import generate_images, load_model
 
     made_as = {"model": model, "lora": lora, **asdict(settings)}
-    del made_as["batch_size"]  # of no effect on the pictures
+    del made_as["batch_size"]  # of no effect on the images
     _check(folder, made_as)
     wanted = [
         (folder / f"{prompt_id}_{x}.png", prompt, i * settings.seeds + x)
@@ -78,10 +78,10 @@ def _generate(
     paths = iter([path for path, _, _ in missing])
     with bar() as shown:
         task = shown.add_task("pictures", total=len(missing))
-        for pictures in pictures_of(family, [(prompt, x) for _, prompt, x in missing], settings):
-            for picture in pictures.permute(0, 2, 3, 1).numpy():
-                _write_png(next(paths), picture)
-            shown.advance(task, len(pictures))
+        for images in generate_images(family, [(prompt, x) for _, prompt, x in missing], settings):
+            for image in images.permute(0, 2, 3, 1).numpy():
+                _write_png(next(paths), image)
+            shown.advance(task, len(images))
     return len(missing)
 
 
@@ -89,7 +89,7 @@ def _check(folder: Path, made_as: dict) -> None:
     path = folder / SETTINGS
     if not path.is_file():
         if folder.is_dir() and any(folder.glob("*.png")):
-            raise InputError(f"{folder}: holds pictures of another origin; take another --name")
+            raise InputError(f"{folder}: holds images of another origin; take another --name")
         return
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
@@ -97,8 +97,8 @@ def _check(folder: Path, made_as: dict) -> None:
         raise InputError(f"{path}: damaged ({error}); remove the folder, or take another --name") from error
     other = [key for key in made_as if before.get(key) != made_as[key]]
     if other:
-        told = ", ".join(f"{key} {before.get(key)!r}" for key in other)
-        raise InputError(f"{folder}: its pictures were made with {told}; take another --name")
+        message = ", ".join(f"{key} {before.get(key)!r}" for key in other)
+        raise InputError(f"{folder}: its images were made with {message}; take another --name")
 
 
 def _write_png(path: Path, pixels: np.ndarray) -> None:

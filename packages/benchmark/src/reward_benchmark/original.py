@@ -11,7 +11,7 @@ from reward_core.rankings import read_rankings
 from .score_files import human_ranks, is_generator_file, read_generator_files, read_scores, scores_for
 from .score_store import Score
 from .suites import Group, Part
-from .summary import summarise
+from .summary import summarize
 
 
 def original_summary(path: Path, rankings: Path | None) -> list[dict[str, Any]]:
@@ -43,13 +43,13 @@ def _table1(files: list[Path]) -> list[dict[str, Any]]:
                 rows |= {("table1", scorer, n): Score(r) for n, r in zip(names, rewards)}
     title = "Table 1, from the original's files"
     part = Part("table1", title, "generators", tuple(groups.values()), reference=human_ranks())
-    return _summarise(part, list(found), rows)
+    return _summarize(part, list(found), rows)
 
 
 def _table3(files: list[Path], rankings: Path) -> list[dict[str, Any]]:
     ranked = read_rankings(rankings)
     groups = [
-        Group(item.id, item.prompt, (), tuple(f"{item.id}/{x}" for x in range(len(item.images))), item.places)
+        Group(item.id, item.prompt, (), tuple(f"{item.id}/{x}" for x in range(len(item.images))), item.ranks)
         for item in ranked
     ]
     scorers, rows = [], {}
@@ -59,11 +59,11 @@ def _table3(files: list[Path], rankings: Path) -> list[dict[str, Any]]:
         for group, rewards in zip(groups, scores_for(ranked, read_scores(file), str(file))):
             rows |= {("table3", scorer, name): Score(r) for name, r in zip(group.names, rewards)}
     part = Part("table3", "Table 3, from the original's files", "preference", tuple(groups))
-    return _summarise(part, scorers, rows)
+    return _summarize(part, scorers, rows)
 
 
-def _summarise(part: Part, scorers: list[str], rows: dict) -> list[dict[str, Any]]:
+def _summarize(part: Part, scorers: list[str], rows: dict) -> list[dict[str, Any]]:
     try:
-        return summarise([part], scorers, rows)
+        return summarize([part], scorers, rows)
     except ValueError as error:
         raise InputError(str(error)) from error

@@ -1,4 +1,4 @@
-"""One self-contained HTML page of a run: tables, charts, and the pictures where people would rather look."""
+"""One self-contained HTML page of a run: tables, charts, and the images where people would rather look."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from reward_core.config import read_json
 from reward_core.errors import CheckpointError, ImageError, InputError
-from reward_core.image_file import open_image
-from reward_core.whole_file import write_whole
+from reward_core.files.atomic_write import write_text
+from reward_core.files.json_file import read_json
+from reward_core.inputs.image_file import open_image
 
 from .charts import agreement_chart, distribution_chart
 from .metrics.preference import pairs_right
@@ -51,10 +51,10 @@ def read_summary(folder: Path) -> dict[str, Any]:
 def write_reports(folder: Path, html: bool) -> list[Path]:
     """report.md, and report.html if asked for; returns their paths."""
     summary = read_summary(folder)
-    write_whole(folder / MARKDOWN_FILE, report_markdown(summary))
+    write_text(folder / MARKDOWN_FILE, report_markdown(summary))
     written = [folder / MARKDOWN_FILE]
     if html:
-        write_whole(folder / HTML_FILE, _page(folder, summary))
+        write_text(folder / HTML_FILE, _page(folder, summary))
         written.append(folder / HTML_FILE)
     return written
 
@@ -104,7 +104,7 @@ def _distributions(
 
 
 def _strips(part: dict[str, Any], groups: list[dict], rows: dict[Key, Score]) -> list[dict[str, Any]]:
-    """Each generator's best and worst pictures for the first scorer that is neither judge nor chance."""
+    """Each generator's best and worst images for the first scorer that is neither judge nor chance."""
     scorers = [name for name in part["scorers"] if name not in (part["judge"], "random")] or list(
         part["scorers"]
     )
@@ -119,12 +119,12 @@ def _strips(part: dict[str, Any], groups: list[dict], rows: dict[Key, Score]) ->
         ]
         scored.sort(key=lambda item: item[:2], reverse=True)
         ends = [("best", scored[:4]), ("worst", scored[-4:])]
-        pictures = [
+        images = [
             (kind, *_shown(image, f"{score:.3f}", prompt))
             for kind, some in ends
             for score, _, image, prompt in some
         ]
-        strips.append({"generator": generator, "scorer": scorers[0], "pictures": pictures})
+        strips.append({"generator": generator, "scorer": scorers[0], "pictures": images})
     return strips
 
 
@@ -140,7 +140,7 @@ def _disagreements(scorers: list[str], groups: list[dict], rows: dict[Key, Score
                 wrong.append((right / pairs, -pairs, group["id"], group, scores))
         for share, pairs, _, group, scores in sorted(wrong, key=lambda item: item[:3])[:DISAGREEMENTS]:
             order = np.argsort(group["places"], kind="stable")
-            pictures = [
+            images = [
                 (
                     "",
                     *_shown(
@@ -154,7 +154,7 @@ def _disagreements(scorers: list[str], groups: list[dict], rows: dict[Key, Score
                     "scorer": scorer,
                     "prompt": group["prompt"],
                     "told": f"{round(share * -pairs)} of {-pairs} pairs right",
-                    "pictures": pictures,
+                    "pictures": images,
                 }
             )
     return found
@@ -165,12 +165,12 @@ def _number(score: float | None) -> str:
 
 
 def _shown(image: str, caption: str, prompt: str) -> tuple[str | None, str, str]:
-    """(data address or None, caption, prompt) of a picture, made small."""
+    """(data address or None, caption, prompt) of an image, made small."""
     try:
-        picture = open_image(image).convert("RGB")
+        opened_image = open_image(image).convert("RGB")
     except (ImageError, ValueError):
         return None, caption, prompt
-    picture.thumbnail((THUMBNAIL, THUMBNAIL))
+    opened_image.thumbnail((THUMBNAIL, THUMBNAIL))
     data = BytesIO()
-    picture.save(data, "WEBP", quality=85)
+    opened_image.save(data, "WEBP", quality=85)
     return "data:image/webp;base64," + base64.b64encode(data.getvalue()).decode(), caption, prompt

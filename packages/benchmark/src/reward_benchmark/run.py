@@ -1,4 +1,4 @@
-"""A whole run: pictures, scores, tables, files."""
+"""A whole run: images, scores, tables, files."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from reward_core.config import read_json
 from reward_core.errors import CheckpointError, InputError
-from reward_core.whole_file import write_whole
+from reward_core.files.atomic_write import write_text
+from reward_core.files.json_file import read_json
 
 from .score_store import ScoreStore
 from .score_suite import score_suite
 from .scorers import load_bundle
 from .suites import SUITES, Part, SuiteOptions, build_suite
-from .summary import environment, summarise
+from .summary import environment, summarize
 from .tables import markdown, tables_of
 
 SCORES_FILE, SUMMARY_FILE, SETTINGS_FILE = "scores.jsonl", "summary.json", "run.json"
@@ -64,7 +64,7 @@ def run(config: RunConfig) -> dict[str, Any]:
         score_suite(parts, scorers, store, load, devices, config.batch_size)
         rows = dict(store.rows)
     try:
-        tables = summarise(parts, scorers, rows)
+        tables = summarize(parts, scorers, rows)
     except ValueError as error:
         raise InputError(f"{config.suite}: {error}") from error
     summary = {
@@ -74,9 +74,9 @@ def run(config: RunConfig) -> dict[str, Any]:
         "environment": environment(config.device, config.precision),
         "parts": tables,
     }
-    write_whole(folder / GROUPS_FILE, json.dumps(_groups(parts), ensure_ascii=False))
-    write_whole(folder / SUMMARY_FILE, json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
-    write_whole(folder / MARKDOWN_FILE, report_markdown(summary))
+    write_text(folder / GROUPS_FILE, json.dumps(_groups(parts), ensure_ascii=False))
+    write_text(folder / SUMMARY_FILE, json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
+    write_text(folder / MARKDOWN_FILE, report_markdown(summary))
     return summary
 
 
@@ -92,14 +92,14 @@ def report_markdown(summary: dict[str, Any]) -> str:
 
 
 def _groups(parts: list[Part]) -> list[dict[str, Any]]:
-    """What a report needs to know of the pictures, so that it can be made without the suite."""
+    """What a report needs to know of the images, so that it can be made without the suite."""
     return [
         {
             "part": part.name,
             "id": group.id,
             "prompt": group.prompt,
             "generator": group.generator,
-            "places": group.places,
+            "places": group.ranks,
             "names": group.names,
             "images": [str(image) for image in group.images],
         }
@@ -126,4 +126,4 @@ def _check_settings(folder: Path, settings: dict[str, str], has_rows: bool) -> N
                     f"{folder} holds scores with {key} {before.get(key)!r}, now {value!r} is asked for; "
                     "give another --out"
                 )
-    write_whole(path, json.dumps(settings, indent=1) + "\n")
+    write_text(path, json.dumps(settings, indent=1) + "\n")

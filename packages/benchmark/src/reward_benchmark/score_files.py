@@ -6,8 +6,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from reward_core.config import read_json
 from reward_core.errors import CheckpointError, InputError
+from reward_core.files.json_file import read_json
 from reward_core.rankings import RankedPrompt
 
 from .paper import TABLE1
@@ -19,7 +19,7 @@ FORMER_NAMES = {"vd": "versatile-diffusion"}
 
 
 def read_scores(path: Path) -> dict[str, Rewards]:
-    """id -> rewards of a list of {"id", "rewards"}; a null reward is a picture without a score.
+    """id -> rewards of a list of {"id", "rewards"}; a null reward is an image without a score.
 
     Raises:
         InputError: no such file, another form, an id given twice, a reward that is no finite number.
@@ -40,10 +40,10 @@ def read_scores(path: Path) -> dict[str, Rewards]:
 
 
 def scores_for(rankings: list[RankedPrompt], scores: dict[str, Rewards], source: str) -> list[Rewards]:
-    """The scores in the order of the rankings, each prompt's as many as its pictures.
+    """The scores in the order of the rankings, each prompt's as many as its images.
 
     Raises:
-        InputError: ids that are missing, twice among the rankings, or with another number of pictures.
+        InputError: ids that are missing, twice among the rankings, or with another number of images.
     """
     ids = [item.id for item in rankings]
     if twice := sorted({i for i in ids if ids.count(i) > 1}):
@@ -53,7 +53,7 @@ def scores_for(rankings: list[RankedPrompt], scores: dict[str, Rewards], source:
     for item in rankings:
         if len(scores[item.id]) != len(item.images):
             raise InputError(
-                f"{source}: id {item.id!r} has {len(scores[item.id])} rewards for {len(item.images)} pictures"
+                f"{source}: id {item.id!r} has {len(scores[item.id])} rewards for {len(item.images)} images"
             )
     return [scores[i] for i in ids]
 

@@ -1,6 +1,6 @@
-"""scores.jsonl: a row per picture and scorer, appended as it comes, whole after any interruption.
+"""scores.jsonl: a row per image and scorer, appended as it comes, whole after any interruption.
 
-Where a picture, its prompt or the scorer's files changed meanwhile, it is scored anew; the last row counts.
+Where an image, its prompt or the scorer's files changed meanwhile, it is scored anew; the last row counts.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from types import TracebackType
 
 from reward_core.errors import InputError
 
-Key = tuple[str, str, str]  # part, scorer, picture
+Key = tuple[str, str, str]  # part, scorer, image
 
 
 @dataclass(frozen=True)
 class Score:
-    """A picture's score, or the error that kept it from having one.
+    """An image's score, or the error that kept it from having one.
 
     of: fingerprint of what was scored; None where the scores come from somewhere else.
     """
@@ -31,13 +31,13 @@ class Score:
 
 
 def fingerprint(prompt: str, image: Path, scorer: str) -> str:
-    """Changes with the prompt, with the picture's file, and with the scorer's, if it is a file or folder."""
+    """Changes with the prompt, with the image's file, and with the scorer's, if it is a file or folder."""
     files, model = [image], Path(scorer)
     if model.exists():
         files += sorted(model.iterdir()) if model.is_dir() else [model]
     stamps = [prompt]
     for file in files:
-        with contextlib.suppress(OSError):  # a picture that is not there gets a row with its error
+        with contextlib.suppress(OSError):  # an image that is not there gets a row with its error
             known = file.stat()
             stamps.append(f"{file.name} {known.st_size} {known.st_mtime_ns}")
     return hashlib.blake2s("\0".join(stamps).encode(errors="surrogateescape"), digest_size=8).hexdigest()
@@ -73,8 +73,8 @@ class ScoreStore:
     def add(self, rows: dict[Key, Score]) -> None:
         """Append rows and bring them to the disk."""
         lines = []
-        for (part, scorer, picture), score in rows.items():
-            row = {"part": part, "scorer": scorer, "picture": picture, "score": score.score}
+        for (part, scorer, image), score in rows.items():
+            row = {"part": part, "scorer": scorer, "picture": image, "score": score.score}
             row |= {name: value for name in ("error", "of") if (value := getattr(score, name)) is not None}
             lines.append(json.dumps(row))
         self._file.write("".join(line + "\n" for line in lines).encode())

@@ -9,13 +9,13 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Any
 
-from reward_core.progress import bar
+from reward_core.runs.progress import bar
 
 from .score_store import Key, Score, ScoreStore, fingerprint
 from .scorers import bundles
 from .suites import Part
 
-CHUNK = 32  # pictures scored between two writes
+CHUNK = 32  # images scored between two writes
 
 Loader = Callable[[tuple[str, ...], "str | None"], Any]
 
@@ -28,7 +28,7 @@ def score_suite(
     devices: Sequence[str | None] = (None,),
     batch_size: int | None = None,
 ) -> None:
-    """Score every picture of every part with every scorer; what the store holds is not scored again.
+    """Score every image of every part with every scorer; what the store holds is not scored again.
 
     One scorer (or set that shares a tower) after the other is loaded, once a device; the devices take
     chunks from one queue.
@@ -48,7 +48,7 @@ def score_suite(
 
 @dataclass(frozen=True)
 class _Item:
-    """A picture to score, and under which keys (those of its scorers that the store lacks)."""
+    """An image to score, and under which keys (those of its scorers that the store lacks)."""
 
     keys: dict[str, tuple[Key, str]]  # scorer -> key, fingerprint
     prompt: str

@@ -10,19 +10,20 @@ from dataclasses import fields
 import numpy as np
 
 from reward_core import available_models, available_scores, load, load_score
-from reward_core.baselines.blip import BlipScorer
-from reward_core.config import BlipConfig
 from reward_core.errors import ImageError
-from reward_core.hub import fetch
-from reward_core.image_file import ImageSource, image_name, open_image
-from reward_core.load import with_aesthetic_head
-from reward_core.registry import SCORES
-from reward_core.scorer import ScoredRow, ScoringModel
-from reward_core.shapes import COLOURS, PALETTE, oracle, parse
+from reward_core.files.score_file import ScoredRow
+from reward_core.hub.downloads import fetch
+from reward_core.inputs.image_file import ImageSource, image_name, open_image
+from reward_core.models.blip.scorer import BlipScorer
+from reward_core.models.load import with_aesthetic_head
+from reward_core.models.registry import SCORES
+from reward_core.network.config import BlipConfig
+from reward_core.scoring.scoring_model import ScoringModel
+from reward_core.shapes import COLORS, PALETTE, oracle, parse
 
 
-class PictureScorer:
-    """A scorer that is a plain function of (prompt, picture); a bad picture becomes a row with its error."""
+class ImageScorer:
+    """A scorer that is a plain function of (prompt, image); a bad image becomes a row with its error."""
 
     def __init__(self, function: Callable[[str, ImageSource], float]):
         self.function = function
@@ -42,31 +43,31 @@ def oracle_utility(prompt: str, image: ImageSource) -> float:
     return oracle(open_image(image).convert("RGB"), prompt).utility
 
 
-def colour_histogram(prompt: str, image: ImageSource) -> float:
-    """Share of the picture's coloured pixels that have a colour the prompt names, in [0, 1].
+def color_histogram(prompt: str, image: ImageSource) -> float:
+    """Share of the image's colored pixels that have a color the prompt names, in [0, 1].
 
-    Pixels are counted by the nearest of the world's 8 colours, grounds (light, little colour) left out.
+    Pixels are counted by the nearest of the world's 8 colors, grounds (light, little color) left out.
     """
     pixels = np.asarray(open_image(image).convert("RGB"), np.float32).reshape(-1, 3)
     strong = pixels[pixels.max(1) - pixels.min(1) > 64]
     if not len(strong):
         return 0.0
-    palette = np.array([PALETTE[name] for name in COLOURS], np.float32)
+    palette = np.array([PALETTE[name] for name in COLORS], np.float32)
     nearest = ((strong[:, None] - palette) ** 2).sum(2).argmin(1)
-    wanted = {COLOURS.index(thing.colour) for thing in parse(prompt).things}
-    shares = np.bincount(nearest, minlength=len(COLOURS)) / len(strong)
+    wanted = {COLORS.index(thing.color) for thing in parse(prompt).things}
+    shares = np.bincount(nearest, minlength=len(COLORS)) / len(strong)
     return float(sum(shares[i] for i in wanted))
 
 
 def random_score(prompt: str, image: ImageSource) -> float:
-    """A number in [0, 1] that depends on nothing but the bytes of prompt and picture."""
+    """A number in [0, 1] that depends on nothing but the bytes of prompt and image."""
     pixels = open_image(image).convert("RGB").tobytes()
     return random.Random(hashlib.sha256(prompt.encode() + pixels).digest()).random()
 
 
 YARDSTICKS: dict[str, Callable[[str, ImageSource], float]] = {
     "oracle": oracle_utility,
-    "colour-histogram": colour_histogram,
+    "colour-histogram": color_histogram,
     "random": random_score,
 }
 
@@ -78,7 +79,7 @@ def load_scorer(name: str, device: str | None = None, precision: str = "exact", 
         InputError, HubError, CheckpointError: as those.
     """
     if name in YARDSTICKS:
-        return PictureScorer(YARDSTICKS[name])
+        return ImageScorer(YARDSTICKS[name])
     if name == "tiny-cosine":
         return _cosine_of(load("tiny", device=device))
     loader = load_score if name in available_scores() else load
@@ -86,7 +87,7 @@ def load_scorer(name: str, device: str | None = None, precision: str = "exact", 
 
 
 class SharedTower:
-    """CLIP and Aesthetic on one tower: each picture is encoded once for both."""
+    """CLIP and Aesthetic on one tower: each image is encoded once for both."""
 
     def __init__(self, scorers: dict[str, ScoringModel]):
         self.scorers = scorers
@@ -94,7 +95,7 @@ class SharedTower:
     def score_all(
         self, prompts: Sequence[str], images: Sequence[ImageSource], batch_size: int | None
     ) -> dict[str, list[ScoredRow]]:
-        """A row per picture for each scorer."""
+        """A row per image for each scorer."""
         opened, errors = {}, {}
         for i, image in enumerate(images):
             try:
@@ -118,7 +119,7 @@ class SharedTower:
 
 
 class One:
-    """A scorer alone, behind the door of `SharedTower`."""
+    """A scorer alone, behind the method of `SharedTower`."""
 
     def __init__(self, name: str, scorer):
         self.name, self.scorer = name, scorer
@@ -126,7 +127,7 @@ class One:
     def score_all(
         self, prompts: Sequence[str], images: Sequence[ImageSource], batch_size: int | None
     ) -> dict[str, list[ScoredRow]]:
-        """A row per picture."""
+        """A row per image."""
         return {self.name: list(self.scorer.score_rows(prompts, images, batch_size=batch_size))}
 
 

@@ -16,11 +16,11 @@ from .score_store import Key, Score
 from .suites import Part
 
 
-def summarise(
+def summarize(
     parts: Sequence[Part], scorers: Sequence[str], rows: Mapping[Key, Score]
 ) -> list[dict[str, Any]]:
-    """For each part: name, title, kind, revision, prompts, pictures, a table per scorer, published values
-    beside it, paired comparisons, agreement between scorers, and the pictures that have no score.
+    """For each part: name, title, kind, revision, prompts, images, a table per scorer, published values
+    beside it, paired comparisons, agreement between scorers, and the images that have no score.
 
     Raises:
         ValueError: a part of which nothing could be scored.
@@ -54,7 +54,7 @@ def environment(device: str | None, precision: str) -> dict[str, str]:
 def _device_name(device: str | None) -> str:
     import torch
 
-    from reward_core.load import default_device
+    from reward_core.scoring.device import default_device
 
     names = (device or default_device()).split(",")
     return ", ".join(f"{n} ({torch.cuda.get_device_name(n)})" if n.startswith("cuda") else n for n in names)
@@ -63,9 +63,9 @@ def _device_name(device: str | None) -> str:
 def _part(part: Part, scorers: Sequence[str], rows: Mapping[Key, Score]) -> dict[str, Any]:
     scores = {name: _scores(part, name, rows) for name in scorers}
     failed = {}
-    for (where, _, picture), row in rows.items():
+    for (where, _, image), row in rows.items():
         if where == part.name and row.error is not None:
-            failed[picture] = row.error
+            failed[image] = row.error
     wanted = {name for group in part.groups for name in group.names}
     summary: dict[str, Any] = {
         "name": part.name,
@@ -73,8 +73,8 @@ def _part(part: Part, scorers: Sequence[str], rows: Mapping[Key, Score]) -> dict
         "kind": part.kind,
         "revision": part.revision,
         "prompts": len({group.id for group in part.groups}),
-        "pictures": part.pictures,
-        "failed": {picture: error for picture, error in sorted(failed.items()) if picture in wanted},
+        "pictures": part.images,
+        "failed": {image: error for image, error in sorted(failed.items()) if image in wanted},
         "agreement": _agreement(scores),
     }
     if part.kind == "preference":
@@ -90,12 +90,12 @@ def _scores(part: Part, scorer: str, rows: Mapping[Key, Score]) -> list[list[flo
 
 
 def _preference(part: Part, scores: dict[str, list]) -> dict[str, Any]:
-    places = [group.places for group in part.groups]
-    resamples = Resamples(len(places))
+    ranks = [group.ranks for group in part.groups]
+    resamples = Resamples(len(ranks))
     published = paper.TABLE3 if part.name == "table3" else {}
     tables = {}
     for name, values in scores.items():
-        table = preference_table(places, values, resamples).to_dict()
+        table = preference_table(ranks, values, resamples).to_dict()
         if name in published:
             row = published[name]
             table["published"] = {
@@ -114,7 +114,7 @@ def _preference(part: Part, scores: dict[str, list]) -> dict[str, Any]:
             }
         tables[name] = table
     comparisons = [
-        {"first": a, "second": b, **compare_scorers(places, scores[a], scores[b], resamples)}
+        {"first": a, "second": b, **compare_scorers(ranks, scores[a], scores[b], resamples)}
         for a, b in combinations(scores, 2)
     ]
     return {"scorers": tables, "comparisons": comparisons}

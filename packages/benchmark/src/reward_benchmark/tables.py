@@ -68,7 +68,7 @@ def _generators(part: dict[str, Any]) -> TextTable:
         rows.append([label, *blank, *(_correlation_cell(table, key) for table in scorers.values())])
     notes = [
         f"Mean score over prompts ± half its 95% interval, (rank), wins over other generators; "
-        f"{part['prompts']} prompts, {part['pictures']:,} pictures. {_failures(part)}",
+        f"{part['prompts']} prompts, {part['pictures']:,} images. {_failures(part)}",
         *(f"{scorer}: over {table['prompts']} prompts" for scorer, table in scorers.items()
           if table["prompts"] < part["prompts"]),
     ]  # fmt: skip
@@ -116,13 +116,13 @@ def _preference(part: dict[str, Any]) -> TextTable:
         rows.append(row)
     pairs = sorted({table["pairs"] for table in part["scorers"].values()})
     notes = [
-        f"[95% interval over prompts]; {part['prompts']} prompts, {part['pictures']:,} pictures, "
+        f"[95% interval over prompts]; {part['prompts']} prompts, {part['pictures']:,} images, "
         f"{' or '.join(f'{n:,}' for n in pairs)} untied pairs; an equal score is wrong. {_failures(part)}"
     ]
     if sizes:
         notes.append(
             f"Recall and Filter are rebuilt: over the {' or '.join(map(str, sorted(sizes)))} prompts here "
-            "with 8 or more pictures, since the paper's set of 371 prompts is lost."
+            "with 8 or more images, since the paper's set of 371 prompts is lost."
         )
     return TextTable(part["title"], columns, rows, notes)
 
@@ -162,5 +162,5 @@ def _mark(beside: dict[str, Any]) -> str:
 def _failures(part: dict[str, Any]) -> str:
     failed = len(part["failed"])
     if not failed:
-        return "All pictures were scored."
+        return "All images were scored."
     return f"{failed:,} of them could not be scored, so the table is over {part['pictures'] - failed:,}."

@@ -1,4 +1,4 @@
-"""What a checkpoint of a run holds (how it is written: reward_core.training.checkpoint_folder)."""
+"""What a checkpoint of a run holds (how it is written: reward_core.runs.checkpoint_folder)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from reward_core.training.checkpoint_folder import STATE, CheckpointFolder, damaged, differs
-from reward_core.training.run_folder import write_errors as shared_write_errors
-from reward_core.whole_file import whole_file
+from reward_core.files.atomic_write import atomic_write
+from reward_core.runs.checkpoint_folder import STATE, CheckpointFolder, damaged, differs
+from reward_core.runs.write_errors import write_errors as shared_write_errors
 
 from .errors import CheckpointError
 from .trainable import Trainable
@@ -37,7 +37,7 @@ class RunState:
         best: best value of the held-out reward that may stop the run.
         best_step: the step of that validation.
         worse: validations in a row below it.
-        diversity: how much pictures of one prompt differed before training.
+        diversity: how much images of one prompt differed before training.
         stopped: why the run was stopped early; empty: it was not.
         processes: of the run; noise does not depend on it, random states do.
         fingerprint: of the settings that decide the outcome.
@@ -69,7 +69,7 @@ class Checkpoints(CheckpointFolder):
         """Keep the weights of the best validation so far, beside those that older checkpoints know of."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"best-{step:06d}.safetensors"
-        with write_errors(self.folder), whole_file(path) as temporary:
+        with write_errors(self.folder), atomic_write(path) as temporary:
             save_file(trainable.tensors(), temporary)
 
     def load_best(self, trainable: Trainable, step: int) -> None:

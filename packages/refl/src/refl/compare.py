@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reward_core.whole_file import folder_lock, write_whole
+from reward_core.files.atomic_write import write_text
+from reward_core.runs.run_lock import folder_lock
 
 from .errors import ModelError, RewardError
 from .families import Condition, Family, Guidance, load_family
@@ -28,8 +29,8 @@ COMPARISON = 3  # purpose of noise, beside objective.py's
 
 
 @dataclass(frozen=True)
-class PictureSettings:
-    """How pictures to compare are made.
+class ImageSettings:
+    """How images to compare are made.
 
     Attributes:
         height: pixels; 0: what the model was made for.
@@ -38,8 +39,8 @@ class PictureSettings:
         sampler: empty: the family's first.
         guidance_scale: 1 is none.
         negative_prompt: for guidance.
-        seeds: pictures per prompt.
-        batch_size: pictures made at once.
+        seeds: images per prompt.
+        batch_size: images made at once.
     """
 
     height: int = 0
@@ -58,9 +59,9 @@ class RewardComparison:
 
     Attributes:
         name: of the reward.
-        before: mean over all pictures.
-        after: mean over all pictures.
-        win_rate: share of (prompt, seed) pairs in which the after picture has the higher reward, ties half.
+        before: mean over all images.
+        after: mean over all images.
+        win_rate: share of (prompt, seed) pairs in which the after image has the higher reward, ties half.
         win_rate_low: lower end of its 95% interval, by bootstrap over prompts.
         win_rate_high: upper end.
     """
@@ -106,10 +107,10 @@ def base_of_card(folder: Path) -> str | None:
 
 
 @torch.no_grad()
-def pictures_of(
-    family: Family, wanted: Sequence[tuple[str, int]], settings: PictureSettings
+def generate_images(
+    family: Family, wanted: Sequence[tuple[str, int]], settings: ImageSettings
 ) -> Iterator[Tensor]:
-    """Make pictures batch by batch.
+    """Make images batch by batch.
 
     Args:
         family: the model.
@@ -140,19 +141,19 @@ def pictures_of(
         yield (family.decode(latents) * 255).round().to(torch.uint8).cpu()
 
 
-def judge_pictures(
-    pictures: Tensor,
+def score_images(
+    images: Tensor,
     prompts: Sequence[str],
     rewards: Rewards,
-    settings: PictureSettings,
+    settings: ImageSettings,
     device: torch.device,
 ) -> dict[str, np.ndarray]:
     """name -> (prompts, seeds) rewards."""
     repeated = [prompt for prompt in prompts for _ in range(settings.seeds)]
     parts: dict[str, list[Tensor]] = {}
-    for start in range(0, len(pictures), settings.batch_size):
+    for start in range(0, len(images), settings.batch_size):
         some = slice(start, start + settings.batch_size)
-        values = rewards.all(pictures[some].to(device).float() / 255, repeated[some])
+        values = rewards.all(images[some].to(device).float() / 255, repeated[some])
         for name, found in values.items():
             parts.setdefault(name, []).append(found.cpu())
     return {name: torch.cat(found).view(-1, settings.seeds).numpy() for name, found in parts.items()}
@@ -184,11 +185,11 @@ def compare(
     after: Family,
     prompts: Sequence[str],
     rewards: Rewards,
-    settings: PictureSettings,
+    settings: ImageSettings,
     out: Path,
     advance: Any = lambda count: None,
 ) -> dict[str, Any]:
-    """Make, judge and lay side by side; writes comparison.json, comparison.png and the pictures' rewards.
+    """Make, judge and lay side by side; writes comparison.json, comparison.png and the images' rewards.
 
     Returns:
         what comparison.json holds: ``rewards`` (see RewardComparison), ``diversity`` before and after,
@@ -207,7 +208,7 @@ def _compare(
     after: Family,
     prompts: Sequence[str],
     rewards: Rewards,
-    settings: PictureSettings,
+    settings: ImageSettings,
     out: Path,
     advance: Any,
 ) -> dict[str, Any]:
@@ -217,23 +218,23 @@ def _compare(
         for i, prompt in enumerate(prompts)
         for seed in range(settings.seeds)
     ]
-    pictures = []
+    images = []
     for family in (before, after):
         made = []
-        for some in pictures_of(family, wanted, settings):
+        for some in generate_images(family, wanted, settings):
             made.append(some)
             advance(len(some))
-        pictures.append(torch.cat(made))
-    found = [judge_pictures(some, prompts, rewards, settings, device) for some in pictures]
+        images.append(torch.cat(made))
+    found = [score_images(some, prompts, rewards, settings, device) for some in images]
     names = list(found[0])
-    spread = [diversity(some.float() / 255, settings.seeds) for some in pictures]
+    spread = [diversity(some.float() / 255, settings.seeds) for some in images]
     document = {
         "rewards": [asdict(compare_rewards(name, found[0][name], found[1][name])) for name in names],
         "diversity": {side: None if math.isnan(s) else s for side, s in zip(("before", "after"), spread)},
         "prompts": len(prompts),
         "settings": asdict(settings),
     }
-    write_whole(out / "comparison.json", json.dumps(document, indent=1))
+    write_text(out / "comparison.json", json.dumps(document, indent=1))
     rows = [
         {"prompt": prompt, "seed": seed}
         | {
@@ -244,7 +245,7 @@ def _compare(
         for i, prompt in enumerate(prompts)
         for seed in range(settings.seeds)
     ]
-    write_whole(out / "pictures.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    both = torch.stack([some.view(len(prompts), settings.seeds, *some.shape[1:]) for some in pictures], dim=1)
+    write_text(out / "pictures.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    both = torch.stack([some.view(len(prompts), settings.seeds, *some.shape[1:]) for some in images], dim=1)
     grid(both.flatten(0, 2), 2 * settings.seeds, out / "comparison.png")  # a row a prompt: before, then after
     return document

@@ -23,7 +23,7 @@ class ModelConfig:
         lora_targets: names of the layers that get adapters; empty: the attentions' projections.
         gradient_checkpointing: recompute inside the denoiser too (less memory, slower).
         compile: torch.compile the denoiser.
-        vae_tiling: decode in tiles (large pictures on small GPUs).
+        vae_tiling: decode in tiles (large images on small GPUs).
         channels_last: memory layout of convolutions, faster on GPUs.
     """
 
@@ -41,7 +41,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class RolloutConfig:
-    """How pictures are made during training and validation.
+    """How images are made during training and validation.
 
     Attributes:
         height: pixels; 0: the side that the model was made for.
@@ -51,7 +51,7 @@ class RolloutConfig:
         guidance_scale: classifier-free guidance; 1: none, as in the paper (FLUX: its own input).
         negative_prompt: for guidance.
         negative_gradient: whether gradient also passes through the negative prompt's branch.
-        recompute: keep no activations of a gradient step and of the decoder, compute them again.
+        gradient_checkpointing: keep no activations of a gradient step and of the decoder, compute them again.
     """
 
     height: int = 0
@@ -61,7 +61,7 @@ class RolloutConfig:
     guidance_scale: float = 1.0
     negative_prompt: str = ""
     negative_gradient: bool = True
-    recompute: bool = True
+    gradient_checkpointing: bool = True
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,9 @@ class LossConfig:
             only loss, decisive beside others.
         distance: x0 or epsilon: the space in which the tuned model is held near the one it came from.
         distance_weight: of the mean squared distance over the steps with gradient; 0: none.
-        pretraining_data: folder, .tar pattern or datasets id of pictures with captions; empty: none.
+        pretraining_data: folder, .tar pattern or datasets id of images with captions; empty: none.
         pretraining_weight: of the ordinary denoising loss on them.
-        pretraining_batch_size: pictures per process and microstep.
+        pretraining_batch_size: images per process and microstep.
         image_column: of a datasets id.
         caption_column: of a datasets id.
     """
@@ -138,18 +138,18 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class ValidationConfig:
-    """Pictures of fixed prompts and seeds, before, during and after.
+    """Images of fixed prompts and seeds, before, during and after.
 
     Attributes:
         every: steps between validations; 0: only before and after.
         prompts: how many of the prompts, from the end of the file; those are not trained on when the
             file has at least four times as many.
-        seeds: pictures per prompt.
-        batch_size: pictures made at once; 0: the training batch.
+        seeds: images per prompt.
+        batch_size: images made at once; 0: the training batch.
         steps: denoising steps; 0: as in training.
         stop_reward: name of the held-out reward that stops the run when it falls; empty: none does.
         stop_patience: validations in a row below its best that stop the run.
-        stop_diversity: the run stops when pictures of one prompt differ less than this share of what they
+        stop_diversity: the run stops when images of one prompt differ less than this share of what they
             differed before training; 0: never.
         keep_best: what is saved in the end are the weights of the validation at which ``stop_reward`` was
             best (and diversity no less than ``stop_diversity``), not the last ones.

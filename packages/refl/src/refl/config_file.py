@@ -1,4 +1,4 @@
-"""Settings from presets, YAML files and ``key=value`` (see reward_core.settings), with refl's errors."""
+"""Settings from presets, YAML files and ``key=value`` (see reward_core.runs.settings), with refl's errors."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from reward_core import settings as reading
 from reward_core.errors import InputError
+from reward_core.runs import settings as reading
 
 from .config import RewardConfig, TrainConfig
 from .errors import ConfigError

@@ -42,7 +42,7 @@ def clip_gradients(
 
 
 def zero_gradient_share(pixels: Tensor) -> float:
-    """Share of pictures (N, 3, H, W) to which no gradient came: their reward is saturated."""
+    """Share of images (N, 3, H, W) to which no gradient came: their reward is saturated."""
     if pixels.grad is None:
         return 1.0
     return float((pixels.grad.flatten(1).abs().amax(1) == 0).float().mean())

@@ -1,4 +1,4 @@
-"""The loss of one microstep: pictures made with gradient, judged, held near where they came from."""
+"""The loss of one microstep: images made with gradient, judged, held near where they came from."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from .captioned_images import CaptionedImages
 from .config import TrainConfig
 from .errors import ConfigError
 from .families import Family, Guidance
 from .losses import denoising_loss, distance
 from .noise_schedule import NoiseSchedule, training_levels
-from .pretraining import CaptionedPictures
 from .prompts import DataOrder
 from .rewards import Rewards
 from .rollout import Denoise, Rollout, SampleNoise, rollout
@@ -44,11 +44,11 @@ class MicroStep:
 
 
 class Objective:
-    """Makes pictures with a family's denoiser and turns them into a loss. Changes nothing.
+    """Makes images with a family's denoiser and turns them into a loss. Changes nothing.
 
     Attributes:
-        height: of the pictures, pixels.
-        width: of the pictures, pixels.
+        height: of the images, pixels.
+        width: of the images, pixels.
     """
 
     def __init__(
@@ -58,18 +58,18 @@ class Objective:
         rewards: Rewards,
         trainable: Trainable,
         accelerator: Accelerator,
-        captioned: CaptionedPictures | None = None,
+        captioned: CaptionedImages | None = None,
     ):
         self.config, self.family, self.rewards = config, family, rewards
         self.trainable, self.accelerator, self.captioned = trainable, accelerator, captioned
-        self.height, self.width = picture_size(config, family)
+        self.height, self.width = image_size(config, family)
         self.schedule = self._schedule(config.rollout.steps)
         self.guidance = Guidance(config.rollout.guidance_scale, config.rollout.negative_gradient)
 
     def loss(
         self,
         step: int,
-        places: Sequence[int],
+        indices: Sequence[int],
         prompts: Sequence[str],
         plan: RolloutPlan,
         pretraining: Sequence[int],
@@ -77,17 +77,17 @@ class Objective:
         """The loss of one microstep.
 
         Args:
-            step: number of the optimizer step; with ``places`` it decides the noise.
-            places: B places in the endless sequence of samples.
+            step: number of the optimizer step; with ``indices`` it decides the noise.
+            indices: B places in the endless sequence of samples.
             prompts: B prompts.
             plan: of the rollout, the same on every rank.
-            pretraining: places in the endless sequence of captioned pictures, where there are any.
+            pretraining: places in the endless sequence of captioned images, where there are any.
         """
         config = self.config
-        noise = SampleNoise(config.run.seed, step, places, TRAINING)
+        noise = SampleNoise(config.run.seed, step, indices, TRAINING)
         with self.accelerator.autocast():
             result, denoise = self._rollout(prompts, noise, plan, self.schedule)
-        pixels = self.family.decode(result.latents, config.rollout.recompute)
+        pixels = self.family.decode(result.latents, config.rollout.gradient_checkpointing)
         if pixels.requires_grad:
             pixels.retain_grad()
         prompts = list(prompts) * (1 + plan.copies)
@@ -108,7 +108,7 @@ class Objective:
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[str], seeds: Sequence[int], steps: int = 0) -> Tensor:
-        """Pictures as in training: B prompts, B seeds -> (B, 3, H, W) in [0, 1]. 0 steps: as in training."""
+        """Images as in training: B prompts, B seeds -> (B, 3, H, W) in [0, 1]. 0 steps: as in training."""
         schedule = self._schedule(steps) if steps else self.schedule
         plan = RolloutPlan(len(schedule) - 1, (), read="latents")
         with self.accelerator.autocast():
@@ -131,7 +131,7 @@ class Objective:
         def draw() -> Tensor:
             return noise(shape, device)
 
-        return rollout(denoise, schedule, plan, draw(), draw, config.recompute), denoise
+        return rollout(denoise, schedule, plan, draw(), draw, config.gradient_checkpointing), denoise
 
     def _distance(self, result: Rollout, denoise: Callable[[Tensor, int], Tensor]) -> Tensor:
         """Mean over the steps with gradient of the distance to the denoiser that training started from."""
@@ -142,11 +142,11 @@ class Objective:
             distances.append(distance(self.schedule, i, x, output, reference, self.config.loss.distance))
         return torch.stack(distances).mean()
 
-    def _pretraining_loss(self, step: int, places: Sequence[int]) -> Tensor:
+    def _pretraining_loss(self, step: int, indices: Sequence[int]) -> Tensor:
         family, device, seed = self.family, self.accelerator.device, self.config.run.seed
         order = DataOrder(len(self.captioned), seed)
-        pixels, captions = self.captioned.batch([order[p] for p in places], self.height, self.width)
-        noise = SampleNoise(seed, step, places, PRETRAINING)
+        pixels, captions = self.captioned.batch([order[p] for p in indices], self.height, self.width)
+        noise = SampleNoise(seed, step, indices, PRETRAINING)
         shape = family.latent_shape(self.height, self.width)
         x0 = family.encode_pixels(pixels.to(device), noise(shape, device))
         timesteps, alphas, sigmas = (level.to(device) for level in training_levels(family.pipeline.scheduler))
@@ -159,7 +159,7 @@ class Objective:
         return denoising_loss(x0, added, output, alpha, sigma, self.schedule.prediction)
 
 
-def picture_size(config: TrainConfig, family: Family) -> tuple[int, int]:
+def image_size(config: TrainConfig, family: Family) -> tuple[int, int]:
     """(height, width) in pixels: the settings', or what the model was made for.
 
     Raises:

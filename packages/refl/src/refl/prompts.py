@@ -91,8 +91,8 @@ def download_prompts(out: str | os.PathLike[str], address: str = ORIGINAL_ADDRES
     Raises:
         reward_core.errors.HubError: not to be had, or not what it was.
     """
-    from reward_core.hub import fetch
-    from reward_core.registry import WebFile
+    from reward_core.hub.downloads import fetch
+    from reward_core.hub.file_specs import WebFile
 
     path = Path(out)
     return fetch(WebFile(address, path.name, ORIGINAL_SHA256), path.parent)
@@ -110,9 +110,9 @@ class DataOrder:
     count: int
     seed: int
 
-    def __getitem__(self, place: int) -> int:
+    def __getitem__(self, index: int) -> int:
         """The item at a place of the endless sequence."""
-        epoch, offset = divmod(place, self.count)
+        epoch, offset = divmod(index, self.count)
         return int(self._permutation(epoch)[offset])
 
     def _permutation(self, epoch: int) -> np.ndarray:

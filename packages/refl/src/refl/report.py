@@ -89,8 +89,8 @@ def model_card(
                 if name.startswith("validation/") and name in last
             ),
             "",
-            "A reward that was trained for rises also where pictures do not get better: look at those that "
-            "were not, and at the pictures.",
+            "A reward that was trained for rises also where images do not get better: look at those that "
+            "were not, and at the images.",
             "",
         ]
     use = [f'pipe = {pipeline}.from_pretrained("{config.model.id}")', 'pipe.load_lora_weights("THIS FOLDER")']

@@ -39,7 +39,7 @@ class Reward:
         if rewards.shape != (len(prompts),):
             raise RewardError(
                 f"reward {name!r} gave a tensor {tuple(rewards.shape)} instead of ({len(prompts)},): "
-                "one number for each picture"
+                "one number for each image"
             )
         return rewards.float()
 
@@ -73,12 +73,12 @@ class Rewards:
         return {r.config.name: r(pixels, prompts) for r in [*self.trained, *self.watched]}
 
     def check(self, height: int, width: int, device: torch.device) -> None:
-        """Try every reward on two grey pictures, so that mistakes show before any long work.
+        """Try every reward on two gray images, so that mistakes show before any long work.
 
         Raises:
             RewardError: a reward that fails, answers wrongly, or gives no gradient though it is trained.
         """
-        prompts = ["a picture", "another picture"]
+        prompts = ["an image", "another image"]
         for reward in [*self.trained, *self.watched]:
             pixels = torch.full((2, 3, height, width), 0.5, device=device, requires_grad=True)
             try:
@@ -87,7 +87,7 @@ class Rewards:
                 raise
             except Exception as error:
                 raise RewardError(
-                    f"reward {reward.config.name!r} failed on two pictures: {type(error).__name__}: {error}"
+                    f"reward {reward.config.name!r} failed on two images: {type(error).__name__}: {error}"
                 ) from error
             if reward.config.weight and not rewards.requires_grad:
                 raise RewardError(f"reward {reward.config.name!r} has a weight but gives no gradient")
@@ -118,12 +118,12 @@ def load_rewards(
         function = functions.get(config.name)
         if function is None:
             try:
-                door = (
+                method = (
                     reward_core.load_score
                     if config.name in reward_core.available_scores()
                     else reward_core.load
                 )
-                model = door(config.name, device=device)
+                model = method(config.name, device=device)
             except RewardCoreError as error:
                 raise RewardError(f"reward {config.name!r}: {error}") from error
             function = model.requires_grad_(False).eval().rewards_from_pixels

@@ -23,9 +23,9 @@ class SampleNoise:
     of four and two with batches of two draw the same. Drawn on the CPU: the same on every device.
     """
 
-    def __init__(self, seed: int, step: int, places: Sequence[int], purpose: int = 0):
+    def __init__(self, seed: int, step: int, indices: Sequence[int], purpose: int = 0):
         self.generators = [
-            torch.Generator().manual_seed(_mix(seed, step, place, purpose)) for place in places
+            torch.Generator().manual_seed(_mix(seed, step, index, purpose)) for index in indices
         ]
 
     def __call__(self, shape: Sequence[int], device: torch.device | str, dtype=torch.float32) -> Tensor:
@@ -79,7 +79,7 @@ def rollout(
     plan: RolloutPlan,
     latents: Tensor,
     noise: Callable[[], Tensor],
-    recompute: bool = True,
+    gradient_checkpointing: bool = True,
 ) -> Rollout:
     """Denoise from the first step to ``plan.stop``.
 
@@ -89,12 +89,13 @@ def rollout(
         plan: where gradient goes.
         latents: (B, ...) standard normal noise.
         noise: gives new standard normal noise shaped as the latents, for random samplers and copies.
-        recompute: keep only each gradient step's input and compute the denoiser again in the backward pass.
+        gradient_checkpointing: keep only each gradient step's input and compute the denoiser again in the
+        backward pass.
     """
 
     def with_gradient(x: Tensor, i: int) -> Tensor:
         x = x.detach() if plan.detach_input else x
-        if not recompute or not torch.is_grad_enabled():
+        if not gradient_checkpointing or not torch.is_grad_enabled():
             return denoise(x, i)
         return checkpoint(denoise, x, i, use_reentrant=False, preserve_rng_state=False)
 

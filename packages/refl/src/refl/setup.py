@@ -16,7 +16,7 @@ from .errors import ConfigError
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from .pretraining import CaptionedPictures
+    from .captioned_images import CaptionedImages
 
 
 def split_prompts(prompts: list[str], count: int) -> tuple[list[str], list[str]]:
@@ -114,20 +114,20 @@ def fingerprint(
     config: TrainConfig,
     prompts: Sequence[str],
     validation: Sequence[str],
-    captioned: CaptionedPictures | None,
+    captioned: CaptionedImages | None,
 ) -> str:
     """Of every setting that decides what is trained, and of the data; the rest may change on the way.
 
     Args:
         prompts: those trained on.
         validation: those of the validations.
-        captioned: of which the names and sizes count: reading all pictures would take long.
+        captioned: of which the names and sizes count: reading all images would take long.
     """
     document = config.to_dict()
     for name in ("out", "checkpoint_every", "checkpoints", "trackers", "push_to_hub", "cpu"):
         document["run"].pop(name)
     digest = hashlib.sha256(json.dumps(document, sort_keys=True).encode())
     digest.update(json.dumps([list(prompts), list(validation)]).encode())
-    for picture in captioned.pictures if captioned is not None else ():
-        digest.update(json.dumps([picture.name, picture.size]).encode())
+    for entry in captioned.entries if captioned is not None else ():
+        digest.update(json.dumps([entry.name, entry.size]).encode())
     return digest.hexdigest()[:16]

@@ -102,12 +102,12 @@ class Trainable:
         Raises:
             CheckpointError: names or shapes of another run.
         """
-        places = dict(zip(self.names, self.parameters))
+        targets = dict(zip(self.names, self.parameters))
         if self.ema is not None:
-            places |= {f"ema.{name}": p for name, p in zip(self.names, self.ema.shadow_params)}
-        if {k: v.shape for k, v in held.items()} != {k: v.shape for k, v in places.items()}:
+            targets |= {f"ema.{name}": p for name, p in zip(self.names, self.ema.shadow_params)}
+        if {k: v.shape for k, v in held.items()} != {k: v.shape for k, v in targets.items()}:
             raise CheckpointError("the checkpoint holds other parameters than this run trains")
-        for name, parameter in places.items():
+        for name, parameter in targets.items():
             parameter.copy_(held[name])
 
     def save(self, folder: Path) -> None:

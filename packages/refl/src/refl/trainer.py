@@ -14,19 +14,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from reward_core.training.interruption import Interruption
-from reward_core.training.metrics_file import METRICS, MetricsFile
-from reward_core.training.run_folder import alone
+from reward_core.runs.interruption import Interruption
+from reward_core.runs.metrics_file import METRICS, MetricsFile
+from reward_core.runs.run_lock import exclusive_run
 
+from .captioned_images import open_captioned
 from .checkpoint import Checkpoints, RunState, write_errors
 from .config import TrainConfig
 from .config_file import load_config, override
 from .errors import ConfigError, DivergedError
 from .families import load_family
 from .gradients import average_gradients, clip_gradients, zero_gradient_share
-from .objective import Objective, picture_size
-from .pretraining import open_captioned
-from .progress import step_bar
+from .objective import Objective, image_size
 from .prompts import DataOrder, read_prompts
 from .report import draw_curves, model_card
 from .rewards import RewardFunction, load_rewards
@@ -38,6 +37,7 @@ from .setup import (
     make_optimizer,
     split_prompts,
 )
+from .step_bar import step_bar
 from .trainable import Trainable
 from .validation import grid, judge, validate
 
@@ -89,7 +89,7 @@ class Trainer:
             variant=config.model.variant,
             dtype=frozen_dtype(config, accelerator.device),
         )
-        height, width = picture_size(config, family)
+        height, width = image_size(config, family)
         for steps in (config.rollout.steps, config.validation.steps or config.rollout.steps):
             family.schedule(steps, config.rollout.sampler, height, width)  # errors, if it has any
         judges = load_rewards(config.rewards, accelerator.device, rewards)
@@ -134,7 +134,7 @@ class Trainer:
             KeyboardInterrupt: after the state was saved.
             reward_core.errors.OutputError: another run is using the folder, or the folder is not writable.
         """
-        with alone(self.accelerator, self.out, self._tell):
+        with exclusive_run(self.accelerator, self.out, self._report):
             return self._train()
 
     def _train(self) -> Path:
@@ -172,7 +172,7 @@ class Trainer:
                     self._save()
                 if interruption.requested():
                     self._save()
-                    self._tell(f"stopped after step {state.step}; the same command goes on from there")
+                    self._report(f"stopped after step {state.step}; the same command goes on from there")
                     raise KeyboardInterrupt
         return self._finish()
 
@@ -186,10 +186,10 @@ class Trainer:
         plan = config.strategy.plan(config.rollout.steps, random.Random(f"{run.seed} {number}"))
         sums: dict[str, Tensor] = {}
         for micro in range(run.accumulation):
-            places = self._places(number, micro, run.batch_size)
-            prompts = [self.prompts[self.order[place]] for place in places]
-            pretraining = self._places(number, micro, config.loss.pretraining_batch_size)
-            made = self.objective.loss(number, places, prompts, plan, pretraining)
+            indices = self._indices(number, micro, run.batch_size)
+            prompts = [self.prompts[self.order[index]] for index in indices]
+            pretraining = self._indices(number, micro, config.loss.pretraining_batch_size)
+            made = self.objective.loss(number, indices, prompts, plan, pretraining)
             accelerator.backward(made.loss / run.accumulation)
             made.terms["zero_gradient"] = zero_gradient_share(made.pixels)
             seen = [made.loss.detach(), *(made.terms[f"reward/{name}"] for name in trained)]
@@ -216,7 +216,7 @@ class Trainer:
                 accelerator.scaler.update()
             self.state.skipped += 1
             self.state.skipped_in_a_row += 1
-            self._tell(f"step {number + 1} skipped: a reward or the gradient is not finite")
+            self._report(f"step {number + 1} skipped: a reward or the gradient is not finite")
         self.optimizer.zero_grad(set_to_none=True)
         for name in [name for name in row if name.startswith("square/")]:
             mean, square = row[f"reward/{name[7:]}"], row.pop(name)
@@ -228,7 +228,7 @@ class Trainer:
             row["peak_memory_mb"] = torch.cuda.max_memory_allocated() / 2**20
         return row
 
-    def _places(self, number: int, micro: int, batch_size: int) -> list[int]:
+    def _indices(self, number: int, micro: int, batch_size: int) -> list[int]:
         """This rank's places in the endless sequence of samples, for one microstep."""
         ranks, rank = self.accelerator.num_processes, self.accelerator.process_index
         first = ((number * self.config.run.accumulation + micro) * ranks + rank) * batch_size
@@ -249,9 +249,9 @@ class Trainer:
         if judge(found, config, state) and config.keep_best and accelerator.is_main_process:
             self.checkpoints.save_best(self.trainable, state.step)
         if state.stopped:
-            self._tell(f"stopped early at step {state.step}: {state.stopped}")
+            self._report(f"stopped early at step {state.step}: {state.stopped}")
 
-    def _tell(self, words: str) -> None:
+    def _report(self, words: str) -> None:
         """On stderr: stdout belongs to whoever calls, for a report perhaps."""
         self.accelerator.print(f"refl: {words}", file=sys.stderr)
 

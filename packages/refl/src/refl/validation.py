@@ -1,4 +1,4 @@
-"""Pictures of fixed prompts and seeds: their rewards, how much they differ, and grids to look at."""
+"""Images of fixed prompts and seeds: their rewards, how much they differ, and grids to look at."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Validation:
     """One validation.
 
     Attributes:
-        rewards: name -> mean over all pictures.
-        diversity: mean distance of two pictures of one prompt; see ``diversity``. NaN with one seed.
+        rewards: name -> mean over all images.
+        diversity: mean distance of two images of one prompt; see ``diversity``. NaN with one seed.
         pixels: (prompts * seeds, 3, H, W) uint8 on the CPU, seed by seed within a prompt.
     """
 
@@ -40,11 +40,11 @@ class Validation:
 
 
 def diversity(pixels: Tensor, seeds: int) -> float:
-    """Mean root-mean-square distance, in [0, 1], between thumbnails of pictures of the same prompt.
+    """Mean root-mean-square distance, in [0, 1], between thumbnails of images of the same prompt.
 
     Args:
         pixels: (prompts * seeds, 3, H, W) in [0, 1], seed by seed within a prompt.
-        seeds: pictures per prompt.
+        seeds: images per prompt.
     """
     if seeds < 2 or not len(pixels):
         return math.nan
@@ -55,13 +55,13 @@ def diversity(pixels: Tensor, seeds: int) -> float:
 
 
 def grid(pixels: Tensor, columns: int, path: Path) -> None:
-    """Write pictures (N, 3, H, W) uint8 as one PNG, row by row."""
+    """Write images (N, 3, H, W) uint8 as one PNG, row by row."""
     count, _, height, width = pixels.shape
     rows = -(-count // columns)
     sheet = np.full((rows * (height + 2) - 2, columns * (width + 2) - 2, 3), 255, np.uint8)
-    for i, picture in enumerate(pixels.permute(0, 2, 3, 1).numpy()):
+    for i, image in enumerate(pixels.permute(0, 2, 3, 1).numpy()):
         top, left = (i // columns) * (height + 2), (i % columns) * (width + 2)
-        sheet[top : top + height, left : left + width] = picture
+        sheet[top : top + height, left : left + width] = image
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}")
     Image.fromarray(sheet).save(temporary, format="PNG")
@@ -75,25 +75,25 @@ def validate(
     accelerator: Accelerator,
     batch: int,
 ) -> Validation:
-    """Make the pictures of all prompts and seeds, shared among the ranks, and judge them with every reward.
+    """Make the images of all prompts and seeds, shared among the ranks, and judge them with every reward.
 
     Args:
-        batch: pictures made at once by one rank.
+        batch: images made at once by one rank.
     """
     wanted = [(prompt, seed) for prompt in prompts for seed in range(config.seeds)]
     share = -(-len(wanted) // accelerator.num_processes)
     first = accelerator.process_index * share
     mine = [wanted[min(first + i, len(wanted) - 1)] for i in range(share)]  # all ranks make equally many
-    pictures, rewards = [], []
+    images, rewards = [], []
     with objective.trainable.averaged():
         for start in range(0, share, batch):
             texts, seeds = zip(*mine[start : start + batch])
             pixels = objective.generate(texts, seeds, config.steps)
             values = objective.rewards.all(pixels, texts)
             rewards.append(torch.stack([*values.values()], dim=1))
-            pictures.append((pixels * 255).round().to(torch.uint8))
+            images.append((pixels * 255).round().to(torch.uint8))
     everything = accelerator.gather(torch.cat(rewards))[: len(wanted)]
-    pixels = accelerator.gather(torch.cat(pictures))[: len(wanted)].cpu()
+    pixels = accelerator.gather(torch.cat(images))[: len(wanted)].cpu()
     means = dict(zip(values, everything.double().mean(0).tolist()))
     return Validation(means, diversity(pixels.float() / 255, config.seeds), pixels)
 
@@ -101,16 +101,14 @@ def validate(
 def judge(found: Validation, config: ValidationConfig, state: RunState) -> bool:
     """Note a validation in the run's state; whether it is the best so far.
 
-    ``state.stopped`` says why the run should end, if it should. Pictures of too little diversity are never
+    ``state.stopped`` says why the run should end, if it should. Images of too little diversity are never
     the best, whatever their reward; nor is a reward that is not finite, which counts as a fall.
     """
     if state.diversity is None:
         state.diversity = found.diversity
     elif found.diversity < config.stop_diversity * state.diversity:
         before = state.diversity
-        state.stopped = (
-            f"pictures of one prompt differ by {found.diversity:.3f}, {before:.3f} before training"
-        )
+        state.stopped = f"images of one prompt differ by {found.diversity:.3f}, {before:.3f} before training"
         return False
     if not config.stop_reward:
         return False

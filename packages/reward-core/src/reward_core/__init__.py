@@ -1,4 +1,4 @@
-"""Scores how much people would prefer a generated picture for a prompt.
+"""Scores how much people would prefer a generated image for a prompt.
 
 import reward_core as RM
 
@@ -7,10 +7,10 @@ ranking, rewards = model.inference_rank("a red house by the sea", ["a.png", "b.p
 """
 
 from .errors import RewardCoreError
-from .features import ImageFeatures, PromptFeatures
-from .load import available_models, available_scores, load, load_score
-from .reward_model import RewardModel
-from .scorer import Scorer
+from .models.imagereward.reward_model import RewardModel
+from .models.load import available_models, available_scores, load, load_score
+from .scoring.features import ImageFeatures, PromptFeatures
+from .scoring.scorer import Scorer
 
 __version__ = "1.0.0"
 __all__ = [

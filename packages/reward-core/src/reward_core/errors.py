@@ -36,7 +36,7 @@ class PromptTypeError(RewardCoreError, TypeError):
 
 
 class ImageError(RewardCoreError, ValueError):
-    """A picture that cannot be read. ``image`` names it, ``reason`` says why."""
+    """An image that cannot be read. ``image`` names it, ``reason`` says why."""
 
     def __init__(self, image: str, reason: str):
         super().__init__(f"{image}: {reason}")
@@ -132,7 +132,7 @@ class WorkerError(RewardCoreError, RuntimeError):
 
 
 class NonFiniteRewardError(RewardCoreError, ArithmeticError):
-    """A reward came out NaN or infinite; such a picture has no place in a ranking."""
+    """A reward came out NaN or infinite; such an image has no place in a ranking."""
 
 
 class PromptTruncatedWarning(UserWarning):
@@ -140,11 +140,11 @@ class PromptTruncatedWarning(UserWarning):
 
 
 class EmptyPromptWarning(UserWarning):
-    """An empty prompt: the score then says how the picture is liked without any request."""
+    """An empty prompt: the score then says how the image is liked without any request."""
 
 
-class PromptWithoutPictureWarning(UserWarning):
-    """A prompts file names prompts for which the folder holds no picture."""
+class PromptWithoutImageWarning(UserWarning):
+    """A prompts file names prompts for which the folder holds no image."""
 
 
 class DataWarning(UserWarning):

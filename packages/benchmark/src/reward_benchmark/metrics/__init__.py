@@ -4,10 +4,10 @@ from .bootstrap import Interval, Resamples, sign_flip_test
 from .correlation import average_ranks, kendall, spearman
 from .generators import GeneratorTable, generator_table
 from .preference import PreferenceTable, compare_scorers, preference_table
-from .retrieval import MIN_PICTURES, filtered_at, recalled_at
+from .retrieval import MIN_IMAGES, filtered_at, recalled_at
 
 __all__ = [
-    "MIN_PICTURES",
+    "MIN_IMAGES",
     "GeneratorTable",
     "Interval",
     "PreferenceTable",

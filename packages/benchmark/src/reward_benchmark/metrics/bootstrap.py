@@ -1,6 +1,6 @@
 """Uncertainty over prompts: percentile bootstrap intervals and a paired sign-flip test.
 
-Prompts are what was sampled, and pictures of one prompt hang together; so whole prompts are drawn.
+Prompts are what was sampled, and images of one prompt hang together; so whole prompts are drawn.
 
 Letters in shape comments: P prompts, R resamples.
 """

@@ -16,8 +16,8 @@ from .correlation import average_ranks, kendall, spearman
 
 @dataclass(frozen=True)
 class GeneratorRow:
-    """mean: over prompts of the mean over pictures, as the authors' script; rank: 1 is best; wins: of
-    (prompt, other generator) pairs, those in which this one's mean is higher. pictures: how many were
+    """mean: over prompts of the mean over images, as the authors' script; rank: 1 is best; wins: of
+    (prompt, other generator) pairs, those in which this one's mean is higher. images: how many were
     scored."""
 
     mean: Interval
@@ -60,8 +60,8 @@ def generator_table(
     """All of Table 1 for one scorer.
 
     Args:
-        scores: generator -> for each prompt the scores of its pictures, None where there is none. A prompt
-            of which some generator has no scored picture is left out for all, so means stay comparable.
+        scores: generator -> for each prompt the scores of its images, None where there is none. A prompt
+            of which some generator has no scored image is left out for all, so means stay comparable.
         reference: generator -> rank for people (or an oracle), 1 is best; generators without one are
             ranked, but have no part in the correlations.
 
@@ -80,7 +80,7 @@ def generator_table(
     means = np.array([[_mean(values) for values in scores[name]] for name in names]).T  # (P, G)
     whole = np.isfinite(means).all(1)
     if not whole.any():
-        raise ValueError("no prompt has a scored picture of every generator")
+        raise ValueError("no prompt has a scored image of every generator")
     resamples = resamples or Resamples(len(means))
     used, filled = whole.astype(float), np.where(whole[:, None], means, 0.0)
 

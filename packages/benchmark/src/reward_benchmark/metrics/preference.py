@@ -11,15 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from .bootstrap import Interval, Resamples, sign_flip_test
-from .retrieval import KS, MIN_PICTURES, filtered_at, recalled_at
+from .retrieval import KS, MIN_IMAGES, filtered_at, recalled_at
 
-Places = Sequence[Sequence[int]]
+Ranks = Sequence[Sequence[int]]
 Scores = Sequence[Sequence["float | None"]]
 
 
 @dataclass(frozen=True)
 class Retrieval:
-    """Recall@k or Filter@k over ``n`` prompts with 8 or more scored pictures."""
+    """Recall@k or Filter@k over ``n`` prompts with 8 or more scored images."""
 
     at: dict[int, Interval]
     n: int
@@ -34,14 +34,14 @@ class PreferenceTable:
 
     pooled_accuracy: of all untied pairs, as the authors' script counts. per_prompt_accuracy: the mean of
     each prompt's share, as the paper's caption says. An equal score counts as wrong in both.
-    recall, filter: None without a group of 8 or more pictures.
+    recall, filter: None without a group of 8 or more images.
     """
 
     pooled_accuracy: Interval
     per_prompt_accuracy: Interval
     pairs: int
     prompts: int
-    pictures: int
+    images: int
     missing: int
     recall: Retrieval | None
     filter: Retrieval | None
@@ -60,39 +60,39 @@ class PreferenceTable:
             "per_prompt_accuracy": self.per_prompt_accuracy.value,
             "pairs": self.pairs,
             "prompts": self.prompts,
-            "pictures": self.pictures,
+            "pictures": self.images,
             "missing": self.missing,
             **{name: part and part.to_dict() for name, part in retrieval.items()},
             "intervals": intervals,
         }
 
 
-def pairs_right(places: Sequence[int], scores: Sequence[float | None]) -> tuple[int, int]:
+def pairs_right(ranks: Sequence[int], scores: Sequence[float | None]) -> tuple[int, int]:
     """(right, counted) pairs of one prompt: tied places and pairs with a None score are left out."""
     right = counted = 0
-    for better, place in enumerate(places):
-        for worse, other in enumerate(places):
-            if place < other and scores[better] is not None and scores[worse] is not None:
+    for better, rank in enumerate(ranks):
+        for worse, other in enumerate(ranks):
+            if rank < other and scores[better] is not None and scores[worse] is not None:
                 counted += 1
                 right += scores[better] > scores[worse]
     return right, counted
 
 
-def preference_table(places: Places, scores: Scores, resamples: Resamples | None = None) -> PreferenceTable:
+def preference_table(ranks: Ranks, scores: Scores, resamples: Resamples | None = None) -> PreferenceTable:
     """All of Table 3 for one scorer.
 
     Args:
-        places: for each prompt one place a picture, 1 is best, equal for ties, gaps allowed.
-        scores: likewise; None where a picture could not be scored (its pairs are left out).
+        ranks: for each prompt one place an image, 1 is best, equal for ties, gaps allowed.
+        scores: likewise; None where an image could not be scored (its pairs are left out).
 
     Raises:
         ValueError: lengths that differ, a score that is no finite number, or not one untied scored pair.
     """
-    _check(places, scores)
-    resamples = resamples or Resamples(len(places))
-    right, counted = _counts(places, scores)
+    _check(ranks, scores)
+    resamples = resamples or Resamples(len(ranks))
+    right, counted = _counts(ranks, scores)
     if not counted.sum():
-        raise ValueError("no two scored pictures of a prompt that differ in place")
+        raise ValueError("no two scored images of a prompt that differ in place")
     share = np.divide(right, counted, out=np.zeros(len(right)), where=counted > 0)
     have = [[s is not None for s in some] for some in scores]
     return PreferenceTable(
@@ -100,31 +100,29 @@ def preference_table(places: Places, scores: Scores, resamples: Resamples | None
         per_prompt_accuracy=resamples.ratio(share, counted > 0),
         pairs=int(counted.sum()),
         prompts=int((counted > 0).sum()),
-        pictures=sum(map(sum, have)),
+        images=sum(map(sum, have)),
         missing=sum(len(some) - sum(some) for some in have),
-        recall=_retrieval(recalled_at, places, scores, resamples),
-        filter=_retrieval(filtered_at, places, scores, resamples),
+        recall=_retrieval(recalled_at, ranks, scores, resamples),
+        filter=_retrieval(filtered_at, ranks, scores, resamples),
     )
 
 
-def compare_scorers(
-    places: Places, first: Scores, second: Scores, resamples: Resamples | None = None
-) -> dict:
-    """Paired comparison of two scorers' pooled accuracy over the same prompts and pictures.
+def compare_scorers(ranks: Ranks, first: Scores, second: Scores, resamples: Resamples | None = None) -> dict:
+    """Paired comparison of two scorers' pooled accuracy over the same prompts and images.
 
-    Pictures that either could not score are left out for both. "difference" is first less second with its
+    Images that either could not score are left out for both. "difference" is first less second with its
     bootstrap interval; "p_value" is of a two-sided sign-flip test over prompts.
     """
-    _check(places, first)
-    _check(places, second)
-    resamples = resamples or Resamples(len(places))
+    _check(ranks, first)
+    _check(ranks, second)
+    resamples = resamples or Resamples(len(ranks))
     both = [
         [(x, y) if None not in (x, y) else (None, None) for x, y in zip(a, b)] for a, b in zip(first, second)
     ]
-    right_first, counted = _counts(places, [[x for x, _ in some] for some in both])
-    right_second, _ = _counts(places, [[y for _, y in some] for some in both])
+    right_first, counted = _counts(ranks, [[x for x, _ in some] for some in both])
+    right_second, _ = _counts(ranks, [[y for _, y in some] for some in both])
     if not counted.sum():
-        raise ValueError("no two pictures that differ in place and that both scorers scored")
+        raise ValueError("no two images that differ in place and that both scorers scored")
     return {
         "difference": resamples.ratio(right_first - right_second, counted).to_dict(),
         "p_value": sign_flip_test(right_first - right_second),
@@ -132,17 +130,17 @@ def compare_scorers(
     }
 
 
-def _counts(places: Places, scores: Scores) -> tuple[np.ndarray, np.ndarray]:
-    counts = np.array([pairs_right(p, s) for p, s in zip(places, scores)], float).reshape(-1, 2)
+def _counts(ranks: Ranks, scores: Scores) -> tuple[np.ndarray, np.ndarray]:
+    counts = np.array([pairs_right(p, s) for p, s in zip(ranks, scores)], float).reshape(-1, 2)
     return counts[:, 0], counts[:, 1]  # (P,), (P,)
 
 
-def _retrieval(measure, places: Places, scores: Scores, resamples: Resamples) -> Retrieval | None:
-    hits = np.zeros((len(KS), len(places)))
-    used = np.zeros(len(places))
-    for i, (group, values) in enumerate(zip(places, scores)):
+def _retrieval(measure, ranks: Ranks, scores: Scores, resamples: Resamples) -> Retrieval | None:
+    hits = np.zeros((len(KS), len(ranks)))
+    used = np.zeros(len(ranks))
+    for i, (group, values) in enumerate(zip(ranks, scores)):
         scored = [(p, v) for p, v in zip(group, values) if v is not None]
-        if len(scored) < MIN_PICTURES or len({p for p, _ in scored}) < 2:
+        if len(scored) < MIN_IMAGES or len({p for p, _ in scored}) < 2:
             continue
         used[i] = 1
         for row, k in enumerate(KS):
@@ -152,10 +150,10 @@ def _retrieval(measure, places: Places, scores: Scores, resamples: Resamples) ->
     return Retrieval({k: resamples.ratio(hits[row], used) for row, k in enumerate(KS)}, int(used.sum()))
 
 
-def _check(places: Places, scores: Scores) -> None:
-    if len(places) != len(scores):
-        raise ValueError(f"{len(places)} prompts have places, but {len(scores)} have scores")
-    for i, (group, values) in enumerate(zip(places, scores)):
+def _check(ranks: Ranks, scores: Scores) -> None:
+    if len(ranks) != len(scores):
+        raise ValueError(f"{len(ranks)} prompts have places, but {len(scores)} have scores")
+    for i, (group, values) in enumerate(zip(ranks, scores)):
         if len(group) != len(values):
             raise ValueError(f"prompt {i}: {len(group)} places, but {len(values)} scores")
         for value in values:

@@ -1,4 +1,4 @@
-"""Recall@k and Filter@k, rebuilt: the authors' set of 371 prompts with 8 pictures each is lost.
+"""Recall@k and Filter@k, rebuilt: the authors' set of 371 prompts with 8 images each is lost.
 
 Every published value is a multiple of 1/371, so each is a share of prompts. Groups of 8 or more are used.
 """
@@ -10,24 +10,24 @@ from collections.abc import Sequence
 import numpy as np
 
 KS = (1, 2, 4)
-MIN_PICTURES = 8
+MIN_IMAGES = 8
 
 
-def recalled_at(k: int, places: Sequence[int], scores: Sequence[float]) -> float:
-    """Whether a picture that people put first is among the scorer's top k: 1, 0, or between on ties.
+def recalled_at(k: int, ranks: Sequence[int], scores: Sequence[float]) -> float:
+    """Whether an image that people put first is among the scorer's top k: 1, 0, or between on ties.
 
-    With several tied at best for people, any of them counts. Where the scorer ties pictures across the
+    With several tied at best for people, any of them counts. Where the scorer ties images across the
     border of its top k, the chance that a random order of the tied finds one; so a constant scorer gets
     what a random one gets, whatever the order of the files.
     """
-    best = min(places)
-    return _chance_of_a_hit(k, np.asarray(scores, float), np.asarray(places) == best)
+    best = min(ranks)
+    return _chance_of_a_hit(k, np.asarray(scores, float), np.asarray(ranks) == best)
 
 
-def filtered_at(k: int, places: Sequence[int], scores: Sequence[float]) -> float:
-    """The same for a picture that people put last among the scorer's bottom k."""
-    worst = max(places)
-    return _chance_of_a_hit(k, -np.asarray(scores, float), np.asarray(places) == worst)
+def filtered_at(k: int, ranks: Sequence[int], scores: Sequence[float]) -> float:
+    """The same for an image that people put last among the scorer's bottom k."""
+    worst = max(ranks)
+    return _chance_of_a_hit(k, -np.asarray(scores, float), np.asarray(ranks) == worst)
 
 
 def _chance_of_a_hit(k: int, scores: np.ndarray, wanted: np.ndarray) -> float:

@@ -1,4 +1,4 @@
-"""Where prompts, pictures and people's preferences come from."""
+"""Where prompts, images and people's preferences come from."""
 
 from .base import Group, Part, SuiteOptions
 
@@ -13,7 +13,7 @@ SUITES = {
 
 
 def build_suite(name: str, options: SuiteOptions) -> list[Part]:
-    """The parts (tables) of a suite, their pictures fetched or made where they are not there yet."""
+    """The parts (tables) of a suite, their images fetched or made where they are not there yet."""
     if name == "shapes":
         from .shapes import build
     elif name == "table1":

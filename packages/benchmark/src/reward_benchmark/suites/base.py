@@ -1,4 +1,4 @@
-"""What a suite is: one or two tables, each of groups of pictures."""
+"""What a suite is: one or two tables, each of groups of images."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Group:
-    """Pictures of one prompt, of one generator or ranked among each other.
+    """Images of one prompt, of one generator or ranked among each other.
 
-    places: one a picture, 1 is best, for preference parts; generator: for generator parts.
-    names: what the rows of scores call the pictures, relative to the suite's data.
+    ranks: one an image, 1 is best, for preference parts; generator: for generator parts.
+    names: what the rows of scores call the images, relative to the suite's data.
     """
 
     id: str
     prompt: str
     images: tuple[Path, ...]
     names: tuple[str, ...]
-    places: tuple[int, ...] | None = None
+    ranks: tuple[int, ...] | None = None
     generator: str | None = None
 
 
@@ -27,7 +27,7 @@ class Group:
 class Part:
     """One table.
 
-    kind: "generators" (Table 1: which generator is liked) or "preference" (Table 3: which picture).
+    kind: "generators" (Table 1: which generator is liked) or "preference" (Table 3: which image).
     reference: generator -> rank, 1 is best; None where the scorer ``judge`` says it (ShapesBench's oracle).
     """
 
@@ -45,13 +45,13 @@ class Part:
         return list(dict.fromkeys(g.generator for g in self.groups if g.generator is not None))
 
     @property
-    def pictures(self) -> int:
+    def images(self) -> int:
         return sum(len(group.names) for group in self.groups)
 
 
 @dataclass(frozen=True)
 class SuiteOptions:
-    """data: folder of the pictures. limit: prompts at most (None: all). generators: names, or ("default",)
+    """data: folder of the images. limit: prompts at most (None: all). generators: names, or ("default",)
     or ("all",). offline: never touch the network."""
 
     data: Path

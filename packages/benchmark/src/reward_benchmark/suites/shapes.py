@@ -11,19 +11,19 @@ import numpy as np
 from PIL import Image
 
 from reward_core.errors import InputError
-from reward_core.progress import progress
 from reward_core.rankings import RANKINGS_FILE, read_rankings
+from reward_core.runs.progress import progress
 from reward_core.shapes import HELD_OUT, load_split, make_groups, phrase, sample_scene, write_groups
 
 from .base import Group, Part, SuiteOptions
 from .shapes_renderers import RENDERERS, render
 
-PROMPTS, PICTURES, GROUPS = 100, 10, 1000
-SEED = 40127  # of Table 1's prompts and pictures
+PROMPTS, IMAGES, GROUPS = 100, 10, 1000
+SEED = 40127  # of Table 1's prompts and images
 
 
 def build(options: SuiteOptions) -> list[Part]:
-    """Both parts, their pictures made where they are not there yet; the same on every machine."""
+    """Both parts, their images made where they are not there yet; the same on every machine."""
     revision = f"ShapesBench {load_split().version}"
     return [
         _generators(options, revision),
@@ -41,7 +41,7 @@ def _generators(options: SuiteOptions, revision: str) -> Part:
         folder = options.data / "renderers" / name
         folder.mkdir(parents=True, exist_ok=True)
         for i, (scene, prompt) in enumerate(scenes):
-            files = [folder / f"{i:03d}_{x}.png" for x in range(PICTURES)]
+            files = [folder / f"{i:03d}_{x}.png" for x in range(IMAGES)]
             for x, file in enumerate(files):
                 if not file.is_file():
                     seed = [SEED, 1, list(RENDERERS).index(name), i, x]
@@ -78,7 +78,7 @@ def _preference(options: SuiteOptions, revision: str) -> Part:
             item.prompt,
             item.images,
             tuple(f"held_out/{Path(image).relative_to(folder).as_posix()}" for image in item.images),
-            places=item.places,
+            ranks=item.ranks,
         )
         for item in ranked
     )

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from reward_core.shapes import Fault, Scene, make_picture
+from reward_core.shapes import Fault, Scene, make_image
 
 Change = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 
 @dataclass(frozen=True)
 class Renderer:
-    """faults: (kind, probability, strength), each tried once a picture where the scene allows it.
+    """faults: (kind, probability, strength), each tried once an image where the scene allows it.
     change: what happens to the pixels afterwards."""
 
     title: str
@@ -27,7 +27,7 @@ class Renderer:
 
 
 def _mosaic(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Blocks of about 3 x 3 pixels of one colour."""
+    """Blocks of about 3 x 3 pixels of one color."""
     side = len(pixels)
     small = Image.fromarray(pixels).resize((side // 3, side // 3), Image.Resampling.BOX)
     return np.array(small.resize((side, side), Image.Resampling.NEAREST))
@@ -78,7 +78,7 @@ RENDERERS: dict[str, Renderer] = {
 
 
 def render(renderer: Renderer, scene: Scene, rng: np.random.Generator) -> np.ndarray:
-    """One picture (64, 64, 3), uint8."""
+    """One image (64, 64, 3), uint8."""
     faults: list[Fault] = []
     for kind, probability, strength in renderer.faults:
         if rng.random() >= probability:
@@ -89,5 +89,5 @@ def render(renderer: Renderer, scene: Scene, rng: np.random.Generator) -> np.nda
         if kind in ("wrong_colour", "wrong_shape", "cut_off") and gone:
             continue
         faults.append(Fault(kind, strength))
-    pixels = make_picture(scene, rng, faults).pixels
+    pixels = make_image(scene, rng, faults).pixels
     return pixels if renderer.change is None else renderer.change(pixels, rng)

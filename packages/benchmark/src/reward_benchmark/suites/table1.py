@@ -1,4 +1,4 @@
-"""The paper's Table 1: 100 real users' prompts, six generators, 10 pictures each."""
+"""The paper's Table 1: 100 real users' prompts, six generators, 10 images each."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from reward_core.config import read_json
 from reward_core.errors import CheckpointError, InputError
+from reward_core.files.json_file import read_json
 
 from .. import paper
 from ..download import PROMPTS, REPO, text_file, unpacked_zip
 from ..score_files import FORMER_NAMES
 from .base import Group, Part, SuiteOptions
 
-PICTURES = 10  # of each published generator and prompt
+IMAGES = 10  # of each published generator and prompt
 FOLDER = "generations"
 
 
@@ -25,7 +25,7 @@ def build(options: SuiteOptions) -> list[Part]:
     names = _names(options)
     for name in names:
         folder = generator_folder(name, options)
-        count = PICTURES if name in paper.TABLE1 else _count(folder, [i for i, _ in prompts])
+        count = IMAGES if name in paper.TABLE1 else _count(folder, [i for i, _ in prompts])
         for prompt_id, prompt in prompts:
             files = [folder / f"{prompt_id}_{x}.png" for x in range(count)]
             labels = tuple(f"{name}/{file.name}" for file in files)
@@ -64,7 +64,7 @@ def read_prompts(path: Path) -> list[tuple[str, str]]:
 
 
 def generator_folder(name: str, options: SuiteOptions) -> Path:
-    """The folder of a generator's pictures; one of the paper's six is fetched if it is not there."""
+    """The folder of a generator's images; one of the paper's six is fetched if it is not there."""
     known = [name, *(old for old, new in FORMER_NAMES.items() if new == name)]
     for folder in (options.data / FOLDER, options.data):
         for spelling in known:
@@ -72,7 +72,7 @@ def generator_folder(name: str, options: SuiteOptions) -> Path:
                 return folder / spelling
     if name not in paper.TABLE1:
         raise InputError(
-            f"{options.data / FOLDER / name}: no such folder of pictures; make them with "
+            f"{options.data / FOLDER / name}: no such folder of images; make them with "
             f"`reward-benchmark generate --name {name} --out {options.data / FOLDER}`"
         )
     target = options.data / FOLDER / name
@@ -94,10 +94,10 @@ def _names(options: SuiteOptions) -> Sequence[str]:
 
 
 def _count(folder: Path, ids: list[str]) -> int:
-    """One more than the highest number of any picture of these prompts."""
+    """One more than the highest number of any image of these prompts."""
     numbers = [
         int(m[2]) for p in folder.iterdir() if (m := re.fullmatch(r"(.+)_(\d+)\.png", p.name)) and m[1] in ids
     ]
     if not numbers:
-        raise InputError(f"{folder}: no pictures named PROMPT-ID_NUMBER.png, such as {ids[0]}_0.png")
+        raise InputError(f"{folder}: no images named PROMPT-ID_NUMBER.png, such as {ids[0]}_0.png")
     return max(numbers) + 1

@@ -1,4 +1,4 @@
-"""The paper's Table 3: 466 prompts, 2,720 pictures, 6,399 comparisons by people."""
+"""The paper's Table 3: 466 prompts, 2,720 images, 6,399 comparisons by people."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def build(options: SuiteOptions) -> list[Part]:
     options.data.mkdir(parents=True, exist_ok=True)
     rankings = text_file(RANKINGS, options.data, options.offline)
     ranked = read_rankings(rankings, options.data)[: options.limit]
-    folder = _pictures(options, ranked)
+    folder = _images(options, ranked)
     return [
         Part(
             "table3",
@@ -34,13 +34,13 @@ def _group(item: RankedPrompt, base: Path, folder: Path) -> Group:
     names = [PurePosixPath(Path(image).relative_to(base).as_posix()) for image in item.images]
     for name in names:
         if name.is_absolute() or ".." in name.parts:
-            raise InputError(f"{RANKINGS.name}: the picture {str(name)!r} would lie outside the folder")
+            raise InputError(f"{RANKINGS.name}: the image {str(name)!r} would lie outside the folder")
     images = tuple(folder / name for name in names)
-    return Group(item.id, item.prompt, images, tuple(map(str, names)), places=item.places)
+    return Group(item.id, item.prompt, images, tuple(map(str, names)), ranks=item.ranks)
 
 
-def _pictures(options: SuiteOptions, ranked: list[RankedPrompt]) -> Path:
-    """The folder to which the rankings' names are relative; a single missing picture is no missing folder."""
+def _images(options: SuiteOptions, ranked: list[RankedPrompt]) -> Path:
+    """The folder to which the rankings' names are relative; a single missing image is no missing folder."""
     firsts = [Path(item.images[0]).relative_to(options.data) for item in ranked[:20]]
     for folder in (options.data, options.data / FOLDER, options.data / FOLDER / FOLDER):
         if any((folder / name).is_file() for name in firsts):
@@ -49,5 +49,5 @@ def _pictures(options: SuiteOptions, ranked: list[RankedPrompt]) -> Path:
         "test_images.zip", options.data / FOLDER, options.data / "downloads", options.offline
     )
     if not any((folder / name).is_file() for name in firsts):
-        raise InputError(f"{folder}: none of the pictures that the rankings name, such as {firsts[0]}")
+        raise InputError(f"{folder}: none of the images that the rankings name, such as {firsts[0]}")
     return folder

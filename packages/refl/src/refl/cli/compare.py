@@ -19,7 +19,7 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--reward", action="append", required=True, metavar="NAME", help="may be given again")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--limit", type=int, metavar="N", help="the first N prompts alone")
-    parser.add_argument("--seeds", type=int, default=4, help="pictures per prompt (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=4, help="images per prompt (default: %(default)s)")
     parser.add_argument("--height", type=int, default=0)
     parser.add_argument("--width", type=int, default=0)
     parser.add_argument("--steps", type=int, default=40)
@@ -36,9 +36,9 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import Progress
 
-    from reward_core.load import default_device, usable_device
+    from reward_core.scoring.device import default_device, usable_device
 
-    from ..compare import PictureSettings, compare, load_model
+    from ..compare import ImageSettings, compare, load_model
     from ..config import RewardConfig
     from ..errors import ConfigError
     from ..prompts import read_prompts
@@ -51,8 +51,8 @@ def run(args: argparse.Namespace) -> int:
     prompts = read_prompts(args.prompts)[: args.limit]
     device = usable_device(args.device or default_device())
     rewards = load_rewards([RewardConfig(name) for name in dict.fromkeys(args.reward)], device)
-    names = [field.name for field in dataclasses.fields(PictureSettings)]
-    settings = PictureSettings(**{name: getattr(args, name) for name in names})
+    names = [field.name for field in dataclasses.fields(ImageSettings)]
+    settings = ImageSettings(**{name: getattr(args, name) for name in names})
     before, after = (load_model(model, args.base, device) for model in (args.before, args.after))
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:

@@ -1,8 +1,8 @@
-"""``python -m refl.demo``: fine-tune the bundled tiny pipeline, and see whether its pictures got better.
+"""``python -m refl.demo``: fine-tune the bundled tiny pipeline, and see whether its images got better.
 
 Reward feedback learning against the bundled tiny reward, on a CPU; beside it a control run with the same
 data, steps and rollouts whose reward has weight 0. Then all three models draw unseen prompts, and
-ShapesBench's oracle, which knows the truth and had no part in training, says which pictures are better.
+ShapesBench's oracle, which knows the truth and had no part in training, says which images are better.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from reward_core.errors import RewardCoreError
-from reward_core.whole_file import folder_lock, write_json
+from reward_core.files.json_file import write_json
+from reward_core.runs.run_lock import folder_lock
 
 from ..errors import ReflError
 from .figures import draw_curve, draw_grid
@@ -33,7 +34,7 @@ from .recipe import (
     demo_config,
     make_trainer,
     unseen_prompts,
-    write_pictures,
+    write_images,
 )
 from .study import Judged, circumstances, curve_of, judge_model, report
 
@@ -72,7 +73,7 @@ def run_demo(out: Path, size: DemoSize, seed: int) -> dict[str, Any]:
     """Both runs, the comparison, the files; what report.json holds. Goes on where it was interrupted."""
     started = time.perf_counter()
     data = out / "pictures.tar"
-    write_pictures(data, size.pictures, seed)
+    write_images(data, size.images, seed)
     config = demo_config(out / "refl", data, size, seed)
     arms = {"refl": config, "control": control_config(demo_config(out / "control", data, size, seed))}
     curves, trainers = {}, {}
@@ -116,7 +117,7 @@ def show(found: dict[str, Any], out: Path, console: Console) -> None:
     for suffix, against in (("", "the base"), ("_control", "the control")):
         rate, low, high = (found[f"{name}{suffix}"] for name in ("win_rate", "win_low", "win_high"))
         console.print(
-            f"ReFL's picture is truly better than that of {against}: {rate:.1%} [{low:.1%}, {high:.1%}]"
+            f"ReFL's image is truly better than that of {against}: {rate:.1%} [{low:.1%}, {high:.1%}]"
         )
     console.print(
         f"kept: step {found['stopped_step']}, truth {found['stopped_truth']:.3f} at validation; "

@@ -1,4 +1,4 @@
-"""The demo's runs: settings of refl's trainer, and the prompts and pictures they take."""
+"""The demo's runs: settings of refl's trainer, and the prompts and images they take."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from reward_core.files.atomic_write import atomic_write
 from reward_core.shapes import parse
-from reward_core.whole_file import whole_file
 
 from ..config import (
     LossConfig,
@@ -28,14 +28,12 @@ from ..config import (
 from ..strategies import StrategyConfig
 from ..trainer import Trainer
 from .truth import read_truths
-from .world import captioned_pictures, sample_prompts
+from .world import captioned_images, sample_prompts
 
 PIPELINE = Path(__file__).parent / "tiny"
 REWARD, JUDGE, TRUTH = "tiny", "tiny-judge", "truth"
 DENOISING_STEPS, GUIDANCE = 20, 2.5
-CLEAN_REWARD = (
-    1.35  # of clean, right pictures by `tiny` (1.38 for one thing, 1.35 for two): more is no better
-)
+CLEAN_REWARD = 1.35  # of clean, right images by `tiny` (1.38 for one thing, 1.35 for two): more is no better
 
 
 @dataclass(frozen=True)
@@ -44,13 +42,13 @@ class DemoSize:
 
     Attributes:
         steps: optimizer steps of each run.
-        batch_size: pictures made, and pictures of the pre-training data shown, a step.
+        batch_size: images made, and images of the pre-training data shown, a step.
         validate_every: steps between validations.
         validation_prompts: known prompts of the validations, apart from those trained on.
-        validation_seeds: pictures of each.
-        unseen_prompts: on which the models are compared in the end, one picture each.
+        validation_seeds: images of each.
+        unseen_prompts: on which the models are compared in the end, one image each.
         train_prompts: for rollouts.
-        pictures: with captions, for the ordinary denoising loss.
+        images: with captions, for the ordinary denoising loss.
         learning_rate: AdamW's.
     """
 
@@ -61,7 +59,7 @@ class DemoSize:
     validation_seeds: int = 2
     unseen_prompts: int = 240
     train_prompts: int = 800
-    pictures: int = 2000
+    images: int = 2000
     learning_rate: float = 2e-4
 
 
@@ -72,20 +70,20 @@ SMALL = DemoSize(
     validation_prompts=8,
     unseen_prompts=24,
     train_prompts=64,
-    pictures=200,
+    images=200,
 )
 
 
 def demo_config(out: Path, data: Path, size: DemoSize, seed: int) -> TrainConfig:
     """ReFL on all weights of the tiny pipeline, held by the loss it was trained with.
 
-    The reward's loss is flat beyond what clean pictures get; the second reward and the diversity of
-    the pictures end the run, and choose what is kept. The truth is watched and decides nothing.
+    The reward's loss is flat beyond what clean images get; the second reward and the diversity of
+    the images end the run, and choose what is kept. The truth is watched and decides nothing.
     """
     return TrainConfig(
         model=ModelConfig(id=str(PIPELINE), lora_rank=0),
         rollout=RolloutConfig(
-            steps=DENOISING_STEPS, sampler="ddim", guidance_scale=GUIDANCE, recompute=False
+            steps=DENOISING_STEPS, sampler="ddim", guidance_scale=GUIDANCE, gradient_checkpointing=False
         ),
         strategy=StrategyConfig(name="refl", first=6, last=15),
         rewards=(
@@ -155,11 +153,11 @@ def watch_truth(pixels: Tensor, prompts: Sequence[str]) -> Tensor:
 
     0 for prompts that are not of this world, such as those with which the trainer tries its rewards.
     """
-    pictures = (pixels.detach().clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+    images = (pixels.detach().clamp(0, 1) * 255).round().to(torch.uint8).cpu()
     utility = torch.zeros(len(prompts))
     known = [i for i, prompt in enumerate(prompts) if _is_known(prompt)]
     if known:
-        found = read_truths(pictures[known], [prompts[i] for i in known]).utility
+        found = read_truths(images[known], [prompts[i] for i in known]).utility
         utility[known] = torch.from_numpy(found).float()
     return utility.to(pixels.device)
 
@@ -172,12 +170,12 @@ def _is_known(prompt: str) -> bool:
     return True
 
 
-def write_pictures(file: Path, count: int, seed: int) -> None:
-    """`count` clean pictures with their prompts as a .tar, as the trainer takes them."""
+def write_images(file: Path, count: int, seed: int) -> None:
+    """`count` clean images with their prompts as a .tar, as the trainer takes them."""
     if file.is_file():
         return
-    with whole_file(file) as temporary, tarfile.open(temporary, "w") as archive:
-        for number, (pixels, prompt) in enumerate(captioned_pictures(count, 20_000 + seed)):
+    with atomic_write(file) as temporary, tarfile.open(temporary, "w") as archive:
+        for number, (pixels, prompt) in enumerate(captioned_images(count, 20_000 + seed)):
             buffer = io.BytesIO()
             Image.fromarray(pixels).save(buffer, "PNG")
             for suffix, content in ((".png", buffer.getvalue()), (".txt", prompt.encode())):

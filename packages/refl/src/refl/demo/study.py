@@ -15,45 +15,47 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..compare import PictureSettings, compare_rewards, judge_pictures, pictures_of
+from ..compare import ImageSettings, compare_rewards, generate_images, score_images
 from ..config import RewardConfig, TrainConfig
 from ..families import load_family
 from ..rewards import load_rewards
 from .recipe import DENOISING_STEPS, GUIDANCE, JUDGE, REWARD, TRUTH
 from .truth import interval, read_truths
 
-SETTINGS = PictureSettings(steps=DENOISING_STEPS, guidance_scale=GUIDANCE, seeds=1, batch_size=32)
+SETTINGS = ImageSettings(steps=DENOISING_STEPS, guidance_scale=GUIDANCE, seeds=1, batch_size=32)
 
 
 @dataclass
 class Judged:
-    """Pictures of one model for P prompts, one each.
+    """Images of one model for P prompts, one each.
 
     Attributes:
-        pictures: (P, 3, 64, 64) uint8.
+        images: (P, 3, 64, 64) uint8.
         scores: name -> (P, 1): the rewards, the oracle's utility as "truth", its alignment.
     """
 
-    pictures: Tensor
+    images: Tensor
     scores: dict[str, np.ndarray]
 
 
 def judge_model(
     model: Path, prompts: Sequence[str], advance: Callable[[int], None] = lambda count: None
 ) -> Judged:
-    """Make one picture of each prompt, the same noise for every model, and judge it."""
+    """Make one image of each prompt, the same noise for every model, and judge it."""
     family = load_family(model)
     device = torch.device("cpu")
     made = []
-    for some in pictures_of(family, [(prompt, number) for number, prompt in enumerate(prompts)], SETTINGS):
+    for some in generate_images(
+        family, [(prompt, number) for number, prompt in enumerate(prompts)], SETTINGS
+    ):
         made.append(some)
         advance(len(some))
-    pictures = torch.cat(made)
+    images = torch.cat(made)
     rewards = load_rewards([RewardConfig(REWARD), RewardConfig(JUDGE)], device)
-    scores = judge_pictures(pictures, prompts, rewards, SETTINGS, device)
-    truths = read_truths(pictures, prompts)
+    scores = score_images(images, prompts, rewards, SETTINGS, device)
+    truths = read_truths(images, prompts)
     scores |= {TRUTH: truths.utility[:, None], "alignment": truths.alignment[:, None]}
-    return Judged(pictures, scores)
+    return Judged(images, scores)
 
 
 def curve_of(rows: Sequence[dict[str, Any]]) -> list[dict[str, float]]:
@@ -102,7 +104,7 @@ def report(
         "stopped_truth": tuned_curve[kept_step][TRUTH],
         "stopped_step": kept_step,
         "stopped": stopped,
-        "prompts": len(base.pictures),
+        "prompts": len(base.images),
         "intervals": {name: [low, high] for name, (_, low, high) in means.items()},
         "curves": curves,
     }

@@ -1,4 +1,4 @@
-"""What ShapesBench's oracle says of generated pictures. Only ever for figures: nothing trains on it."""
+"""What ShapesBench's oracle says of generated images. Only ever for figures: nothing trains on it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ SPECK = 0.05  # radius, share of the side, below which a thing is not counted
 
 @dataclass(frozen=True)
 class Truths:
-    """The oracle on N pictures, (N,) float64 each, in [0, 1].
+    """The oracle on N images, (N,) float64 each, in [0, 1].
 
     Attributes:
-        utility: how good the picture is: alignment * (0.4 + 0.6 * cleanliness).
+        utility: how good the image is: alignment * (0.4 + 0.6 * cleanliness).
         alignment: how well it fits its prompt.
-        cleanliness: how clean it is as a picture.
+        cleanliness: how clean it is as an image.
         count: 1 where as many things are shown as named.
-        colours: 1 where count is right, and so are all colours.
+        colors: 1 where count is right, and so are all colors.
         shapes: 1 where count is right, and so are all shapes.
     """
 
@@ -30,18 +30,18 @@ class Truths:
     alignment: np.ndarray
     cleanliness: np.ndarray
     count: np.ndarray
-    colours: np.ndarray
+    colors: np.ndarray
     shapes: np.ndarray
 
 
-def read_truths(pictures: Tensor, prompts: Sequence[str]) -> Truths:
-    """The truths of pictures (N, 3, H, W) uint8, each for its own of N prompts."""
+def read_truths(images: Tensor, prompts: Sequence[str]) -> Truths:
+    """The truths of images (N, 3, H, W) uint8, each for its own of N prompts."""
     rows = []
-    for picture, prompt in zip(pictures.permute(0, 2, 3, 1).contiguous().numpy(), prompts, strict=True):
-        scene, reading = shapes.parse(prompt), shapes.read_picture(picture)
+    for image, prompt in zip(images.permute(0, 2, 3, 1).contiguous().numpy(), prompts, strict=True):
+        scene, reading = shapes.parse(prompt), shapes.read_image(image)
         truth = shapes.Truth.of(reading.alignment(scene), reading.cleanliness)
         things = [thing for thing in reading.things if thing.radius > SPECK]
-        colours = sorted(shapes.nearest_colour(thing.colour) for thing in things)
+        colors = sorted(shapes.nearest_color(thing.color) for thing in things)
         outlines = sorted(shapes.nearest_shape(thing.outline) for thing in things)
         rows.append(
             (
@@ -49,7 +49,7 @@ def read_truths(pictures: Tensor, prompts: Sequence[str]) -> Truths:
                 truth.alignment,
                 truth.cleanliness,
                 len(things) == len(scene.things),
-                colours == sorted(thing.colour for thing in scene.things),
+                colors == sorted(thing.color for thing in scene.things),
                 outlines == sorted(thing.shape for thing in scene.things),
             )
         )

@@ -1,7 +1,7 @@
 """The part of ShapesBench that the tiny pipeline draws: big, upright things near the middle.
 
-Its prompts name no size, or "big"; everything else is ShapesBench's: colours, shapes, relations, wordings,
-grounds, and what training never sees (`reward_core.shapes.split`). The truth of its pictures is the oracle's,
+Its prompts name no size, or "big"; everything else is ShapesBench's: colors, shapes, relations, wordings,
+grounds, and what training never sees (`reward_core.shapes.split`). The truth of its images is the oracle's,
 which knows nothing of these limits.
 """
 
@@ -15,11 +15,11 @@ import numpy as np
 from reward_core import shapes
 from reward_core.shapes import appearance, layout
 from reward_core.shapes.grammar import Scene, Thing, phrase
-from reward_core.shapes.render import Drawing, Mark, rasterise
+from reward_core.shapes.render import Drawing, Mark, rasterize
 
 SIZE_NAMED = 0.25  # share of things that the prompt calls big
 RADIUS, RADIUS_JITTER = 0.158, 0.03  # that of ShapesBench's big things is 0.155, give or take 5%
-SPREAD = 0.1  # a picture's middle lies this far from the frame's, at most, along the free axes
+SPREAD = 0.1  # an image's middle lies this far from the frame's, at most, along the free axes
 ALONG = 0.02  # ... and along the axis of a relation
 HALF_DISTANCE = (0.21, 0.23)  # between the middles of two things
 LEAN = 0.05  # off the relation's axis; 13 degrees at most, the relation holds up to 20
@@ -30,7 +30,7 @@ def sample_scene(rng: np.random.Generator, split: str = "train", pair_share: flo
     while True:
         scene = shapes.sample_scene(rng, split, pair_share)
         sizes = ["big" if named else None for named in rng.random(len(scene.things)) < SIZE_NAMED]
-        things = tuple(Thing(t.colour, t.shape, size) for t, size in zip(scene.things, sizes))
+        things = tuple(Thing(t.color, t.shape, size) for t, size in zip(scene.things, sizes))
         try:
             return Scene(things, scene.relation)
         except ValueError:  # a small and a big one of the same kind, alike now
@@ -62,7 +62,7 @@ def sample_prompts(
 
 
 def draw(scene: Scene, rng: np.random.Generator) -> np.ndarray:
-    """A clean, right picture of the scene: pixels (64, 64, 3), uint8."""
+    """A clean, right image of the scene: pixels (64, 64, 3), uint8."""
     marks = [_mark(thing, rng) for thing in scene.things]
     ground = layout.sample_background(rng)
     x, y = 0.5 + SPREAD * (2 * rng.random(2) - 1)
@@ -73,17 +73,17 @@ def draw(scene: Scene, rng: np.random.Generator) -> np.ndarray:
         beside = scene.relation == "left of"
         x, y = (along, y) if beside else (x, along)
         dx, dy = (-half, lean) if beside else (lean, -half)
-        places = [(x + dx, y + dy), (x - dx, y - dy)]
+        positions = [(x + dx, y + dy), (x - dx, y - dy)]
     else:
-        places = [(x, y)]
-    placed = tuple(replace(mark, x=float(px), y=float(py)) for mark, (px, py) in zip(marks, places))
-    return rasterise(Drawing(ground, placed))
+        positions = [(x, y)]
+    placed = tuple(replace(mark, x=float(px), y=float(py)) for mark, (px, py) in zip(marks, positions))
+    return rasterize(Drawing(ground, placed))
 
 
-def captioned_pictures(
+def captioned_images(
     count: int, seed: int, split: str = "train", pair_share: float = 0.5
 ) -> Iterator[tuple[np.ndarray, str]]:
-    """`count` pictures with a prompt each; number i is the same whatever the count."""
+    """`count` images with a prompt each; number i is the same whatever the count."""
     for number in range(count):
         rng = np.random.default_rng([seed, number, 12])
         scene = sample_scene(rng, split, pair_share)
@@ -91,6 +91,6 @@ def captioned_pictures(
 
 
 def _mark(thing: Thing, rng: np.random.Generator) -> Mark:
-    colour = tuple(float(value) for value in appearance.PALETTE[thing.colour])
+    color = tuple(float(value) for value in appearance.PALETTE[thing.color])
     radius = RADIUS * (1 + RADIUS_JITTER * (2 * rng.random() - 1))
-    return Mark(colour, appearance.shape_outline(thing.shape), radius, 0.0, 0.5, 0.5)
+    return Mark(color, appearance.shape_outline(thing.shape), radius, 0.0, 0.5, 0.5)

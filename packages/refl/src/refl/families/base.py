@@ -80,7 +80,7 @@ class Family(ABC):
 
     @property
     def size_multiple(self) -> int:
-        """Picture sides must be multiples of this."""
+        """Image sides must be multiples of this."""
         return self.scale_factor
 
     @property
@@ -89,7 +89,7 @@ class Family(ABC):
         return int(self.denoiser.config.sample_size) * self.scale_factor
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
-        """(channels, height, width) of the latents of a picture."""
+        """(channels, height, width) of the latents of an image."""
         return (
             self.pipeline.vae.config.latent_channels,
             height // self.scale_factor,
@@ -132,16 +132,17 @@ class Family(ABC):
             positive = self.predict(latents, timestep, condition.positive, guidance.scale).float()
         return negative + guidance.scale * (positive - negative)
 
-    def decode(self, latents: Tensor, recompute: bool = True) -> Tensor:
+    def decode(self, latents: Tensor, gradient_checkpointing: bool = True) -> Tensor:
         """Clean latents (B, C, h, w) -> pixels (B, 3, H, W) in [0, 1], float32, differentiable.
 
         Values beyond the range are clamped, but gradient passes as if they were not, so that a sample at
-        the border can still move. ``recompute`` keeps no activations and computes them in the backward pass.
+        the border can still move. ``gradient_checkpointing`` keeps no activations and computes them in the
+        backward pass.
         """
         vae = self.pipeline.vae
         scaled = self._unscale(latents).to(vae.dtype)
         with torch.autocast(latents.device.type, enabled=False):
-            if recompute and torch.is_grad_enabled() and scaled.requires_grad:
+            if gradient_checkpointing and torch.is_grad_enabled() and scaled.requires_grad:
                 decoded = checkpoint(_decode, vae, scaled, use_reentrant=False, preserve_rng_state=False)
             else:
                 decoded = _decode(vae, scaled)
@@ -150,7 +151,7 @@ class Family(ABC):
 
     @torch.no_grad()
     def encode_pixels(self, pixels: Tensor, noise: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) in [0, 1] -> latents (B, C, h, w), drawn with the given normal noise.
+        """Images (B, 3, H, W) in [0, 1] -> latents (B, C, h, w), drawn with the given normal noise.
 
         An AutoencoderTiny gives one answer and not a distribution: then the noise has no part.
         """

@@ -53,9 +53,9 @@ class Flux(Family):
             .permute(0, 2, 4, 1, 3, 5)  # tokens of 2 x 2 latents
             .reshape(count, rows * columns // 4, channels * 4)
         )
-        places = torch.zeros(rows // 2, columns // 2, 3, device=latents.device, dtype=dtype)
-        places[..., 1] += torch.arange(rows // 2, device=latents.device)[:, None]
-        places[..., 2] += torch.arange(columns // 2, device=latents.device)[None, :]
+        positions = torch.zeros(rows // 2, columns // 2, 3, device=latents.device, dtype=dtype)
+        positions[..., 1] += torch.arange(rows // 2, device=latents.device)[:, None]
+        positions[..., 2] += torch.arange(columns // 2, device=latents.device)[None, :]
         distilled = self.denoiser.config.guidance_embeds
         output = self.denoiser(
             hidden_states=packed.to(dtype),
@@ -64,7 +64,7 @@ class Flux(Family):
             pooled_projections=condition["pooled"].to(dtype),
             encoder_hidden_states=condition["text"].to(dtype),
             txt_ids=torch.zeros(condition["text"].shape[1], 3, device=latents.device, dtype=dtype),
-            img_ids=places.view(-1, 3),
+            img_ids=positions.view(-1, 3),
             return_dict=False,
         )[0]
         return (

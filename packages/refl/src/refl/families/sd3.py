@@ -25,9 +25,7 @@ class StableDiffusion3(Family):
         from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 
         scheduler, options = self.pipeline.scheduler, {}
-        if scheduler.config.get(
-            "use_dynamic_shifting"
-        ):  # the larger the picture, the more steps at high noise
+        if scheduler.config.get("use_dynamic_shifting"):  # the larger the image, the more steps at high noise
             _, rows, columns = self.latent_shape(height, width)
             tokens = rows * columns // self.denoiser.config.patch_size**2
             names = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")

@@ -1,4 +1,4 @@
-"""Stable Diffusion XL: a UNet, two text encoders, and the picture's size as a condition."""
+"""Stable Diffusion XL: a UNet, two text encoders, and the image's size as a condition."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bars and distributions as HTML and SVG text; their colours come from style.css."""
+"""Bars and distributions as HTML and SVG text; their colors come from style.css."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def bar(opinion: Opinion, score: float, kind: str) -> str:
 
 
 def distribution(opinion: Opinion, kind: str) -> str:
-    """How the model's scores are distributed, with the scores of the pictures as ticks, as SVG.
+    """How the model's scores are distributed, with the scores of the images as ticks, as SVG.
 
     Without reference scores there are the ticks alone.
     """

@@ -14,20 +14,21 @@ from itertools import combinations
 import torch
 from PIL import Image
 
-from ..clipped_levels import ADVICE, clipped_levels
 from ..errors import ImageError
-from ..image_file import open_image
-from ..percentile import ScoreQuantiles
-from ..scorer import ScoringModel, ranking
+from ..inputs.clipped_levels import ADVICE, clipped_levels
+from ..inputs.image_file import open_image
+from ..network.score_quantiles import ScoreQuantiles
+from ..scoring.rewards import ranking
+from ..scoring.scoring_model import ScoringModel
 
-CHUNK = 16  # pictures that are open at once
+CHUNK = 16  # images that are open at once
 THUMBNAIL = 384  # pixels of the longer side
 COLUMNS = ("prompt", "picture", "model", "place", "score", "percentile", "error")
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture that could be read: its name, its size, and a small copy as a data: address."""
+class ShownImage:
+    """An image that could be read: its name, its size, and a small copy as a data: address."""
 
     name: str
     width: int
@@ -37,14 +38,14 @@ class Picture:
 
 @dataclass(frozen=True)
 class Opinion:
-    """What one model thinks: scores[p][n] of prompt p and picture n; quantiles where they are known."""
+    """What one model thinks: scores[p][n] of prompt p and image n; quantiles where they are known."""
 
     model: str
     scores: list[list[float]]
     quantiles: ScoreQuantiles | None = None
 
-    def places(self, prompt: int) -> list[int]:
-        """Place of each picture for a prompt, 1 is best."""
+    def ranks(self, prompt: int) -> list[int]:
+        """Place of each image for a prompt, 1 is best."""
         return ranking(self.scores[prompt])
 
     def percentile(self, score: float) -> float | None:
@@ -53,13 +54,13 @@ class Opinion:
 
 @dataclass(frozen=True)
 class Verdict:
-    """All that the page shows: pictures and opinions of them, and what could not be read.
+    """All that the page shows: images and opinions of them, and what could not be read.
 
     failed: (name, reason). notes: what the reader should know, such as words that a model did not read.
     """
 
     prompts: list[str]
-    pictures: list[Picture]
+    images: list[ShownImage]
     opinions: list[Opinion]
     failed: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -74,16 +75,16 @@ def judge(
     batch_size: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Verdict:
-    """Score every picture with every prompt by every model; what cannot be read is told, not fatal.
+    """Score every image with every prompt by every model; what cannot be read is told, not fatal.
 
     Args:
         models: one or more, by the name that is shown.
         prompts: one or more.
         files: paths; larger ones than ``megabytes`` (of 2^20 bytes) are not opened.
-        batch_size: pictures computed at once, None for the scorer's own default.
+        batch_size: images computed at once, None for the scorer's own default.
         progress: called with how many files of how many are done.
     """
-    pictures: list[Picture] = []
+    images: list[ShownImage] = []
     failed: list[tuple[str, str]] = []
     clipped: list[str] = []
     columns: dict[str, list[torch.Tensor]] = {name: [] for name in models}
@@ -95,13 +96,13 @@ def judge(
         for name, file in zip(names[start : start + chunk], files[start : start + chunk]):
             try:
                 image = _open(file, megabytes)
-                picture = Picture(name, image.width, image.height, thumbnail(image))
+                shown = ShownImage(name, image.width, image.height, thumbnail(image))
             except ImageError as error:
                 failed.append((name, error.reason))
                 continue
             if lost := clipped_levels(image):
                 clipped.append(f"{name}: {lost}. {ADVICE}.")
-            pictures.append(picture)
+            images.append(shown)
             opened.append(image)
         if opened:
             for name, model in models.items():
@@ -114,14 +115,14 @@ def judge(
         for name, parts in columns.items()
         if parts
     ]
-    return Verdict(list(prompts), pictures, opinions, failed, [*_unread(models, prompts), *clipped])
+    return Verdict(list(prompts), images, opinions, failed, [*_unread(models, prompts), *clipped])
 
 
 def thumbnail(image: Image.Image) -> str:
     """A copy of at most 384 px as a data: address; transparent parts become white.
 
     Raises:
-        ImageError: a picture that Pillow cannot bring to RGB (a model could not either).
+        ImageError: an image that Pillow cannot bring to RGB (a model could not either).
     """
     try:
         small = image.copy()
@@ -139,25 +140,25 @@ def thumbnail(image: Image.Image) -> str:
 
 
 def agreement(first: Opinion, second: Opinion, prompt: int) -> tuple[int, int]:
-    """(pairs of pictures that both order alike, pairs that both order at all) for a prompt."""
+    """(pairs of images that both order alike, pairs that both order at all) for a prompt."""
     a, b = first.scores[prompt], second.scores[prompt]
     signs = [(a[i] - a[j]) * (b[i] - b[j]) for i, j in combinations(range(len(a)), 2)]
     return sum(sign > 0 for sign in signs), sum(sign != 0 for sign in signs)
 
 
 def verdict_csv(verdict: Verdict) -> str:
-    """A row for each prompt, model and picture, best first; files that failed at the end."""
+    """A row for each prompt, model and image, best first; files that failed at the end."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, restval="")
     writer.writeheader()
     for p, prompt in enumerate(verdict.prompts):
         for opinion in verdict.opinions:
-            places = opinion.places(p)
-            for n in sorted(range(len(places)), key=places.__getitem__):
+            ranks = opinion.ranks(p)
+            for n in sorted(range(len(ranks)), key=ranks.__getitem__):
                 score = opinion.scores[p][n]
                 percentile = opinion.percentile(score)
-                row = {"prompt": prompt, "picture": verdict.pictures[n].name, "model": opinion.model}
-                row |= {"place": places[n], "score": f"{score:.6f}"}
+                row = {"prompt": prompt, "picture": verdict.images[n].name, "model": opinion.model}
+                row |= {"place": ranks[n], "score": f"{score:.6f}"}
                 writer.writerow(row | ({} if percentile is None else {"percentile": f"{percentile:.1f}"}))
     for name, reason in verdict.failed:
         writer.writerow({"picture": name, "error": reason})

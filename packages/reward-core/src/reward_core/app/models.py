@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from threading import Lock
 
 from ..errors import InputError
-from ..load import available_models, available_scores, load, load_score
-from ..scorer import ScoringModel
+from ..models.load import available_models, available_scores, load, load_score
+from ..scoring.scoring_model import ScoringModel
 from .judging import unique_names
 
 KEPT = 2  # models in memory at once: the first opinion and the second
@@ -24,7 +24,7 @@ class Models:
         sources: the models to offer first, as ``load`` and ``load_score`` know them.
         only: offer no others. Without it everything that can be loaded by name is offered too, which
             whoever opens the page could make this machine download.
-        device, precision: as in ``load``. batch_size: pictures computed at once, None for the default.
+        device, precision: as in ``load``. batch_size: images computed at once, None for the default.
     """
 
     def __init__(

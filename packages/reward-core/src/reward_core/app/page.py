@@ -36,8 +36,10 @@ def build_page(models: Models, second: str | None = None, limits: Limits | None 
             return notice("No picture given: drop some into the box, or press “Try an example”."), nothing
         if not prompts:
             return notice("No prompt given: type what the pictures were meant to show."), nothing
-        told = _told(len(files), limits.pictures, "pictures") + _told(len(prompts), limits.prompts, "prompts")
-        files, prompts = files[: limits.pictures], prompts[: limits.prompts]
+        notes = _notes_on_limit(len(files), limits.images, "pictures") + _notes_on_limit(
+            len(prompts), limits.prompts, "prompts"
+        )
+        files, prompts = files[: limits.images], prompts[: limits.prompts]
         names = list(dict.fromkeys(name for name in (first, other) if name != NONE))
         try:
             progress(0, desc=f"Loading {' and '.join(names)}")
@@ -52,7 +54,7 @@ def build_page(models: Models, second: str | None = None, limits: Limits | None 
             )
         except RewardCoreError as error:
             return notice(str(error)), nothing
-        verdict.notes.extend(told)
+        verdict.notes.extend(notes)
         meaning = meaning_html(verdict.opinions) if verdict.opinions else nothing
         return results_html(verdict), meaning
 
@@ -98,7 +100,7 @@ def build_page(models: Models, second: str | None = None, limits: Limits | None 
     return page
 
 
-def _told(given: int, limit: int, things: str) -> list[str]:
+def _notes_on_limit(given: int, limit: int, things: str) -> list[str]:
     if given <= limit:
         return []
     return [
@@ -118,16 +120,16 @@ def _example() -> tuple[list[str], str]:
 
 @cache
 def _example_files() -> tuple[tempfile.TemporaryDirectory, list[str]]:
-    """Eight pictures of ShapesBench in a folder that goes when the server does, and their prompt."""
+    """Eight images of ShapesBench in a folder that goes when the server does, and their prompt."""
     from dataclasses import replace
 
     from PIL import Image
 
     from .. import shapes
 
-    config = replace(shapes.HELD_OUT, pictures=(8, 8))
+    config = replace(shapes.HELD_OUT, images=(8, 8))
     group = next(shapes.make_groups(1, config, "held_out", start=47))
     folder = tempfile.TemporaryDirectory(prefix="reward-core-example-")
-    for i, pixels in enumerate(group.pictures, start=1):
+    for i, pixels in enumerate(group.images, start=1):
         Image.fromarray(pixels).save(Path(folder.name) / f"shapes-{i}.png")
     return folder, [group.prompt]

@@ -11,7 +11,7 @@ from html import escape
 from .charts import bar, distribution
 from .judging import Opinion, Verdict, agreement, verdict_csv
 
-KINDS = ("first", "second")  # the two models' colours, in style.css
+KINDS = ("first", "second")  # the two models' colors, in style.css
 
 EMPTY = """<div class="rc-empty"><p>Ranked pictures appear here.</p>
 <p>Add some, type what they were meant to show, and press <b>Rank</b>.</p></div>"""
@@ -30,7 +30,7 @@ def results_html(verdict: Verdict) -> str:
         lines = "".join(f"<li><b>{escape(n)}</b>: {escape(reason)}</li>" for n, reason in verdict.failed)
         title = f"{_count(len(verdict.failed), 'file')} could not be ranked"
         parts.append(f'<div class="rc-notice" role="alert">{title}<ul>{lines}</ul></div>')
-    if verdict.pictures:
+    if verdict.images:
         parts.append(_head(verdict))
         if len(verdict.prompts) > 1:
             parts.append(_glance(verdict))
@@ -68,17 +68,17 @@ def meaning_html(opinions: list[Opinion]) -> str:
 
 
 def _thumbnails(verdict: Verdict) -> str:
-    """Each picture once, however many prompts show it."""
+    """Each image once, however many prompts show it."""
     rules = "".join(
-        f".rc-t{n}{{background-image:url({picture.thumbnail})}}" for n, picture in enumerate(verdict.pictures)
+        f".rc-t{n}{{background-image:url({image.thumbnail})}}" for n, image in enumerate(verdict.images)
     )
     return f"<style>{rules}</style>"
 
 
-def _picture(verdict: Verdict, n: int) -> str:
-    picture = verdict.pictures[n]
-    small = " rc-pixels" if max(picture.width, picture.height) <= 128 else ""
-    name = escape(picture.name)
+def _image(verdict: Verdict, n: int) -> str:
+    image = verdict.images[n]
+    small = " rc-pixels" if max(image.width, image.height) <= 128 else ""
+    name = escape(image.name)
     return f'<div class="rc-picture rc-t{n}{small}" role="img" aria-label="{name}"></div>'
 
 
@@ -89,30 +89,30 @@ def _head(verdict: Verdict) -> str:
     )
     data = base64.b64encode(verdict_csv(verdict).encode("utf-8")).decode()
     link = f'<a class="rc-download" download="scores.csv" href="data:text/csv;base64,{data}">Download CSV</a>'
-    counts = f"{_count(len(verdict.pictures), 'picture')}, {_count(len(verdict.prompts), 'prompt')}"
+    counts = f"{_count(len(verdict.images), 'picture')}, {_count(len(verdict.prompts), 'prompt')}"
     known = [
         f"{escape(opinion.model)} ({escape(opinion.quantiles.source)})"
         for opinion in verdict.opinions
         if opinion.quantiles
     ]
-    told = (
+    message = (
         f'<p class="rc-source">“Better than”, and the mark at the median, come from: {", ".join(known)}.</p>'
     )
     models = f'<span class="rc-models">{names}</span>'
-    return f'<div class="rc-head"><div><b>{counts}</b> {models}</div>{link}{told if known else ""}</div>'
+    return f'<div class="rc-head"><div><b>{counts}</b> {models}</div>{link}{message if known else ""}</div>'
 
 
 def _section(verdict: Verdict, p: int) -> str:
-    """One prompt's pictures, best first."""
-    places = verdict.opinions[0].places(p)
-    order = sorted(range(len(places)), key=places.__getitem__)
-    cards = "".join(_card(verdict, p, n, place) for place, n in enumerate(order, start=1))
+    """One prompt's images, best first."""
+    ranks = verdict.opinions[0].ranks(p)
+    order = sorted(range(len(ranks)), key=ranks.__getitem__)
+    cards = "".join(_card(verdict, p, n, rank) for rank, n in enumerate(order, start=1))
     title = f"<h3>{escape(verdict.prompts[p]) or '(empty prompt)'}</h3>"
     cards = f'<div class="rc-cards">{cards}</div>'
     return f'<section class="rc-prompt">{title}{_compared(verdict, p)}{cards}</section>'
 
 
-def _card(verdict: Verdict, p: int, n: int, place: int) -> str:
+def _card(verdict: Verdict, p: int, n: int, rank: int) -> str:
     lines = []
     for kind, opinion in zip(KINDS, verdict.opinions):
         score = opinion.scores[p][n]
@@ -121,19 +121,19 @@ def _card(verdict: Verdict, p: int, n: int, place: int) -> str:
         own = (
             ""
             if len(verdict.opinions) == 1
-            else f'<em title="place by {escape(opinion.model)}">#{opinion.places(p)[n]}</em>'
+            else f'<em title="place by {escape(opinion.model)}">#{opinion.ranks(p)[n]}</em>'
         )
         lines.append(
             f'<div class="rc-line"><span class="rc-score">{score:.2f}</span>'
             f"<span>{better}</span>{own if len(verdict.opinions) > 1 else ''}</div>"
             f"{bar(opinion, score, kind)}"
         )
-    name = escape(verdict.pictures[n].name)
-    winner = " rc-winner" if place == 1 and len(verdict.pictures) > 1 else ""
-    badge = f'<div class="rc-place">{place}</div>' + ('<div class="rc-crown">best</div>' if winner else "")
+    name = escape(verdict.images[n].name)
+    winner = " rc-winner" if rank == 1 and len(verdict.images) > 1 else ""
+    badge = f'<div class="rc-place">{rank}</div>' + ('<div class="rc-crown">best</div>' if winner else "")
     return (
-        f'<figure class="rc-card{winner}" data-place="{place}" data-name="{name}">'
-        f'<div class="rc-frame">{_picture(verdict, n)}{badge}</div>'
+        f'<figure class="rc-card{winner}" data-place="{rank}" data-name="{name}">'
+        f'<div class="rc-frame">{_image(verdict, n)}{badge}</div>'
         f'<figcaption><div class="rc-file" title="{name}">{name}</div>'
         f"{''.join(lines)}</figcaption></figure>"
     )
@@ -141,12 +141,12 @@ def _card(verdict: Verdict, p: int, n: int, place: int) -> str:
 
 def _compared(verdict: Verdict, p: int) -> str:
     """How far two models agree about a prompt."""
-    if len(verdict.opinions) < 2 or len(verdict.pictures) < 2:
+    if len(verdict.opinions) < 2 or len(verdict.images) < 2:
         return ""
     first, second = verdict.opinions
     alike, pairs = agreement(first, second, p)
-    best = [opinion.places(p).index(1) for opinion in verdict.opinions]
-    name = escape(verdict.pictures[best[1]].name)
+    best = [opinion.ranks(p).index(1) for opinion in verdict.opinions]
+    name = escape(verdict.images[best[1]].name)
     same = "Both put the same picture first" if best[0] == best[1] else (
         f"{escape(second.model)} would put <b>{name}</b> first"
     )  # fmt: skip
@@ -154,25 +154,25 @@ def _compared(verdict: Verdict, p: int) -> str:
 
 
 def _glance(verdict: Verdict) -> str:
-    """Pictures x prompts by the first model, each prompt's best marked."""
+    """Images x prompts by the first model, each prompt's best marked."""
     opinion = verdict.opinions[0]
     heads = "".join(
         f'<th><span title="{escape(prompt)}">{escape(prompt)}</span></th>' for prompt in verdict.prompts
     )
-    places = [opinion.places(p) for p in range(len(verdict.prompts))]
-    count = len(verdict.pictures)
+    ranks = [opinion.ranks(p) for p in range(len(verdict.prompts))]
+    count = len(verdict.images)
     order = sorted(range(count), key=lambda n: -sum(row[n] for row in opinion.scores))
     rows = []
     for n in order:
         cells = []
         for p, row in enumerate(opinion.scores):
-            # Its place among the pictures, not its value: scores of different prompts compare loosely.
-            tint = 100 * (count - places[p][n]) / max(1, count - 1)
-            mark = ' class="rc-first-place"' if places[p][n] == 1 else ""
+            # Its place among the images, not its value: scores of different prompts compare loosely.
+            tint = 100 * (count - ranks[p][n]) / max(1, count - 1)
+            mark = ' class="rc-first-place"' if ranks[p][n] == 1 else ""
             cells.append(f'<td{mark} style="--tint:{tint:.0f}%">{row[n]:.2f}</td>')
-        name = escape(verdict.pictures[n].name)
+        name = escape(verdict.images[n].name)
         rows.append(
-            f'<tr><th>{_picture(verdict, n)}<span title="{name}">{name}</span></th>{"".join(cells)}</tr>'
+            f'<tr><th>{_image(verdict, n)}<span title="{name}">{name}</span></th>{"".join(cells)}</tr>'
         )
     return (
         '<section class="rc-prompt"><h3>All prompts at a glance</h3><div class="rc-scroll">'

@@ -21,13 +21,13 @@ POLICY = (
 class Limits:
     """What one visitor may ask for at once, and how many may wait.
 
-    pictures, prompts: a ranking has this many at most; what is beyond is told and left out.
+    images, prompts: a ranking has this many at most; what is beyond is told and left out.
     megabytes: of 2^20 bytes; a larger file is told and left out. One of eight times as much is not
     taken from the browser at all.
     queue: visitors who wait; one more is told to come back.
     """
 
-    pictures: int = 60
+    images: int = 60
     prompts: int = 20
     megabytes: float = 32
     queue: int = 16

@@ -5,15 +5,15 @@ score_to_file(Manifest("pairs.parquet"), "scores.parquet", BulkSettings(model="t
 
 from .run import score_to_file
 from .settings import BulkSettings
-from .sources import HubDataset, Manifest, PictureFolder, Tars
+from .sources import HubDataset, ImageFolder, Manifest, Tars
 from .summary import BulkSummary
 
 __all__ = [
     "BulkSettings",
     "BulkSummary",
     "HubDataset",
+    "ImageFolder",
     "Manifest",
-    "PictureFolder",
     "Tars",
     "score_to_file",
 ]

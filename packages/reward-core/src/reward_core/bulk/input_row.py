@@ -1,4 +1,4 @@
-"""One row of a bulk run's input, and what can be wrong with it before its picture is opened."""
+"""One row of a bulk run's input, and what can be wrong with it before its image is opened."""
 
 from __future__ import annotations
 
@@ -9,38 +9,38 @@ from typing import Any, TypeAlias
 
 from PIL import Image
 
-from ..image_file import open_image, open_image_bytes
+from ..inputs.image_file import open_image, open_image_bytes
 
 Key: TypeAlias = "str | bytes"
 
 
 @dataclass(frozen=True)
 class InputRow:
-    """A prompt with a picture, or with the error that keeps it from being scored.
+    """A prompt with an image, or with the error that keeps it from being scored.
 
     Attributes:
         prompt: None where it is missing or no text.
-        image: how the output calls the picture: as the input does.
-        picture: path of its file, or the file's bytes; None where ``error`` says so.
+        image: how the output calls the image: as the input does.
+        content: path of its file, or the file's bytes; None where ``error`` says so.
         error: what is wrong; its words before ": " are the kind by which errors are counted.
     """
 
     prompt: str | None
     image: str
-    picture: str | bytes | None
+    content: str | bytes | None
     error: str | None = None
 
     def key(self) -> Key:
-        """Equal for rows with the same picture: its path, or a hash of its bytes."""
-        if isinstance(self.picture, bytes):
-            return hashlib.blake2b(self.picture, digest_size=16).digest()
-        return self.picture
+        """Equal for rows with the same image: its path, or a hash of its bytes."""
+        if isinstance(self.content, bytes):
+            return hashlib.blake2b(self.content, digest_size=16).digest()
+        return self.content
 
     def open(self) -> Image.Image:
-        """Return the picture, decoded, without a warning for clipped levels. Raises ImageError."""
-        if isinstance(self.picture, bytes):
-            return open_image_bytes(self.picture, self.image, warn=False)
-        return open_image(self.picture, warn=False)
+        """Return the image, decoded, without a warning for clipped levels. Raises ImageError."""
+        if isinstance(self.content, bytes):
+            return open_image_bytes(self.content, self.image, warn=False)
+        return open_image(self.content, warn=False)
 
 
 def input_row(prompt: Any, cell: Any, folder: str = "", name: str = "") -> InputRow:
@@ -48,9 +48,9 @@ def input_row(prompt: Any, cell: Any, folder: str = "", name: str = "") -> Input
 
     Args:
         prompt: should be a string that is not blank.
-        cell: the picture: a path, bytes, or a dict with "bytes" and "path" (as `datasets` keeps pictures).
+        cell: the image: a path, bytes, or a dict with "bytes" and "path" (as `datasets` keeps images).
         folder: what a relative path is relative to.
-        name: how to call a picture that comes as bytes without a path.
+        name: how to call an image that comes as bytes without a path.
     """
     error = prompt_error(prompt)
     prompt = prompt if error is None else None
@@ -64,8 +64,8 @@ def input_row(prompt: Any, cell: Any, folder: str = "", name: str = "") -> Input
         path = cell if "://" in cell else os.path.join(folder, cell)
         return InputRow(prompt, cell, path, error)
     if cell is None or cell == "":
-        return InputRow(prompt, name, None, error or "no picture")
-    reason = f"the picture must be a path or the bytes of a file: got {type(cell).__name__} {cell!r:.80}"
+        return InputRow(prompt, name, None, error or "no image")
+    reason = f"the image must be a path or the bytes of a file: got {type(cell).__name__} {cell!r:.80}"
     return InputRow(prompt, name, None, error or reason)
 
 

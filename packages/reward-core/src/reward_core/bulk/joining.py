@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..errors import OutputError
-from ..score_file import load_pyarrow, parquet_schema
+from ..files.parquet import load_pyarrow
+from ..files.score_file import parquet_schema
 
 ROW_GROUP = 65_536
 

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from ..errors import OutputError, RunInterrupted
-from ..load import load
-from ..precision import encoder_dtype
-from .compute import weights_digest
+from ..models.load import load
+from ..scoring.precision import encoder_dtype
+from .batch_scorer import weights_digest
 from .engines import Engine, Work, engine_for
 from .settings import BulkSettings
 from .shard_part import ShardPart
@@ -42,7 +42,7 @@ def score_to_file(
     order. A row that cannot be scored has an error instead.
 
     Args:
-        source: Manifest, PictureFolder, Tars or HubDataset.
+        source: Manifest, ImageFolder, Tars or HubDataset.
         out: a .csv, .jsonl or .parquet; or a folder that is to hold shards.
         file_format: of the shards in a folder: "csv", "jsonl" or "parquet" (the default).
         on_progress: called after every batch with (rows of the input, rows done, rows failed).
@@ -55,7 +55,7 @@ def score_to_file(
     started = perf_counter()
     settings = settings or BulkSettings()
     target, engine = Target(out, file_format), engine_for(settings)
-    target.spare(source.files())
+    target.refuse_input_overwrite(source.files())
     with target.locked():
         opened = source.open(target.folder)
         with engine:
@@ -113,7 +113,7 @@ class _Writer:
         in_parts = sum(row.error is not None for part in self.parts.values() for row in part.rows)
         self.failed = sum(target.errors.values()) + in_parts
         self.encoded = self.cut = 0
-        self.tell()
+        self.report()
 
     def take(self, batch: ScoredBatch) -> None:
         part = self.parts.setdefault(batch.shard, ShardPart())
@@ -128,7 +128,7 @@ class _Writer:
         self.cut += batch.cut
         self.done += len(batch.rows)
         self.failed += sum(row.error is not None for row in batch.rows)
-        self.tell()
+        self.report()
 
     def save(self) -> int:
         """Save the unfinished shards; return how many rows a resumed run would find. Raises OutputError."""
@@ -145,7 +145,7 @@ class _Writer:
     def _rows_written(self) -> int:
         return sum(len(self.target.shards.range(shard)) for shard in self.target.done)
 
-    def tell(self) -> None:
+    def report(self) -> None:
         if self.on_progress is not None:
             self.on_progress(self.rows, self.done, self.failed)
 

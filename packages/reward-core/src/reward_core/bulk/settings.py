@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import InputError
-from ..precision import check_precision
+from ..scoring.precision import check_precision
 
 ENGINES = ("local", "ray")
 DEFAULT_SHARD_ROWS = 512
@@ -26,8 +26,8 @@ class BulkSettings:
     shard_rows: rows written to a file at once.
     save_seconds: how often the rows of unfinished shards are saved too; what a crash costs at most. Ray's
         workers hand over whole shards, so with engine "ray" a crash costs up to a shard a worker.
-    cache: how many encoded pictures are kept for more prompts of theirs.
-    threads: that open pictures, for each worker (default: one a core, 8 at most).
+    cache: how many encoded images are kept for more prompts of theirs.
+    threads: that open images, for each worker (default: one a core, 8 at most).
 
     Rows are computed in fixed ranges that depend on batch_size, shard_rows and cache alone, so these decide
     over a score's last bits; devices, workers and threads do not.

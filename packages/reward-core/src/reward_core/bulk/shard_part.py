@@ -7,8 +7,8 @@ import json
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
-from ..scorer import ScoredRow
-from ..whole_file import whole_file
+from ..files.atomic_write import atomic_write
+from ..files.score_file import ScoredRow
 
 
 @dataclass
@@ -32,7 +32,7 @@ def write_part(part: ShardPart, path: Path) -> None:
     """
     records = ([*astuple(row), state] for row, state in zip(part.rows, part.image_states))
     text = "".join(json.dumps(record) + "\n" for record in records)
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(f"{_sha256(text)}\n{text}", encoding="ascii", newline="\n")
 
 

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from ..errors import ImageError
-from ..scorer import ScoredRow, ScoringModel
-from .compute import Computer
+from ..files.score_file import ScoredRow
+from ..scoring.scoring_model import ScoringModel
+from .batch_scorer import BatchScorer
 from .image_states import image_state
+from .images_ahead import Batch, ImagesAhead
 from .input_row import InputRow, Key
-from .pictures_ahead import Batch, PicturesAhead
-from .recent import Recent
+from .lru_cache import LRUCache
 from .shards import Shards
 from .sources import Source
 
@@ -24,7 +25,7 @@ from .sources import Source
 class ScoredBatch:
     """Some rows of a shard, in order.
 
-    last: whether they end it. encoded: pictures the model looked at. cut: prompts longer than it reads.
+    last: whether they end it. encoded: images the model looked at. cut: prompts longer than it reads.
     image_states: of each row's image, as it was when it was read (see image_states.py).
     """
 
@@ -53,9 +54,9 @@ class ShardScorer:
     """Scores shards of one source with one model.
 
     Args:
-        cache: pictures whose features are kept from batch to batch within a shard. What is kept follows
+        cache: images whose features are kept from batch to batch within a shard. What is kept follows
             from the rows alone (see recent.py).
-        threads: that open pictures.
+        threads: that open images.
         scored_rows: by shard, how many of its first rows are scored already: whole batches.
     """
 
@@ -72,14 +73,14 @@ class ShardScorer:
         self.scored_rows = scored_rows
         self.source, self.shards = source, shards
         self.batch_size, self.cache, self.threads = batch_size, cache, threads
-        self.computer = Computer(model, batch_size)
-        self.recent: Recent[Key, Tensor | str | None] = Recent(cache)
+        self.batch_scorer = BatchScorer(model, batch_size)
+        self.encoded: LRUCache[Key, Tensor | str | None] = LRUCache(cache)
         self.states: dict[Key, str] = {}
         self.newly_encoded = 0
 
     def score(self, wanted: Iterable[int]) -> Iterator[ScoredBatch]:
         """The batches of the wanted shards, one shard after the other."""
-        batches = PicturesAhead(
+        batches = ImagesAhead(
             self.source,
             self.shards,
             wanted,
@@ -92,7 +93,7 @@ class ShardScorer:
         before: _Begun | None = None
         for batch in batches:
             if batch.first:
-                self.recent, self.states = Recent(self.cache), {}
+                self.encoded, self.states = LRUCache(self.cache), {}
             if batch.scored:
                 self._restore(batch)
                 continue
@@ -105,12 +106,12 @@ class ShardScorer:
 
     @torch.no_grad()
     def _begin(self, batch: Batch) -> _Begun:
-        self._look_at_new_pictures(batch)
+        self._encode_new_images(batch)
         begun = _Begun(batch, [self._state(row, key) for row, key in zip(batch.rows, batch.keys)])
         begun.encoded, self.newly_encoded = self.newly_encoded, 0
         seen = []
         for i, (row, key) in enumerate(zip(batch.rows, batch.keys)):
-            known = row.error if key is None else self.recent[key]
+            known = row.error if key is None else self.encoded[key]
             if isinstance(known, str):
                 begun.errors[i] = known
             else:
@@ -118,8 +119,8 @@ class ShardScorer:
                 seen.append(known)
         if seen:
             prompts = [batch.rows[i].prompt for i in begun.scored]
-            begun.rewards, begun.cut = self.computer.rewards(prompts, seen)
-        self.recent.used(batch.pictures())
+            begun.rewards, begun.cut = self.batch_scorer.rewards(prompts, seen)
+        self.encoded.used(batch.images())
         return begun
 
     @torch.no_grad()
@@ -128,36 +129,36 @@ class ShardScorer:
 
         What later batches use is encoded again, in the same batches, so that it has the same bits.
         """
-        self._look_at_new_pictures(batch)
-        images = batch.pictures()
-        for key in self.recent.absent(images):
-            self.recent[key] = None  # no later batch of the shard uses it
-        self.recent.used(images)
+        self._encode_new_images(batch)
+        images = batch.images()
+        for key in self.encoded.absent(images):
+            self.encoded[key] = None  # no later batch of the shard uses it
+        self.encoded.used(images)
 
     def _open(self, row: InputRow) -> tuple[str, Tensor | str]:
         """An image's state, and its pixels or what is wrong with it. Called by several threads at once."""
-        state = image_state(row.picture)
+        state = image_state(row.image)
         try:
-            return state, self.computer.open(row)
+            return state, self.batch_scorer.open(row)
         except ImageError as error:
             return state, error.reason
 
     def _state(self, row: InputRow, key: Key | None) -> str:
-        return image_state(row.picture) if key is None else self.states[key]
+        return image_state(row.image) if key is None else self.states[key]
 
-    def _look_at_new_pictures(self, batch: Batch) -> None:
+    def _encode_new_images(self, batch: Batch) -> None:
         pixels: dict[Key, Tensor] = {}
         for key, opening in batch.opening.items():
             self.states[key], found = opening.result()
             if isinstance(found, str):
-                self.recent[key] = found
+                self.encoded[key] = found
             else:
                 pixels[key] = found
         if pixels:
-            features = self.computer.features(list(pixels.values()))
+            features = self.batch_scorer.features(list(pixels.values()))
             for key, own in zip(pixels, features):
                 # A copy: a part would keep the whole batch in memory for as long as it is remembered.
-                self.recent[key] = own.clone()
+                self.encoded[key] = own.clone()
         self.newly_encoded += len(pixels)
 
 

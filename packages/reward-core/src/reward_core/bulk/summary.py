@@ -13,7 +13,7 @@ class BulkSummary:
     out: file or folder. rows: all of the input. scored, failed: rows with a score, with an error.
     errors: kind of error -> rows, the most frequent first.
     resumed_rows: rows found done by an earlier run of the same command.
-    pictures_encoded, prompts_cut: in this run: pictures the model looked at, prompts longer than it reads.
+    pictures_encoded, prompts_cut: in this run: images the model looked at, prompts longer than it reads.
     extra_images: images of the input that are not scored because another one of their sample is (tars).
     seconds: of this run, start-up included. rows_per_second: of this run, while scoring.
     """

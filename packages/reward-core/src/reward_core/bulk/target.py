@@ -20,8 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, OutputError, StaleScoresWarning
-from ..score_file import load_pyarrow, write_rows_as
-from ..whole_file import take_lock, whole_file
+from ..files.atomic_write import atomic_write
+from ..files.parquet import load_pyarrow
+from ..files.score_file import write_rows_as
+from ..runs.run_lock import take_lock
 from .image_states import changed_shards, states_digest
 from .input_row import error_kind
 from .joining import join
@@ -66,7 +68,7 @@ class Target:
         self.parts: dict[int, ShardPart] = {}
         self.index = ShardIndex(self.folder)
 
-    def spare(self, inputs: Iterable[str | os.PathLike[str]]) -> None:
+    def refuse_input_overwrite(self, inputs: Iterable[str | os.PathLike[str]]) -> None:
         """Raise InputError, before anything is written, if the target is one of the input's own files."""
         for path in inputs if self.out.is_file() else ():
             if os.path.exists(path) and os.path.samefile(path, self.out):
@@ -111,8 +113,8 @@ class Target:
         file = self.folder / RUN_FILE
         if file.exists():
             # A folder that was given may hold more than scores: it is not for us to say that it may go.
-            anew = "give another --out" if self.keeps_shards else "remove the folder"
-            check_same(self.folder, read_settings(file), settings, anew)
+            start_over = "give another --out" if self.keeps_shards else "remove the folder"
+            check_same(self.folder, read_settings(file), settings, start_over)
             self._remove_leftovers()
             self.index.load()
             self._find_done()
@@ -122,7 +124,7 @@ class Target:
         strangers = [path.name for path in self.folder.glob("rows-*") if path.suffix[1:] in FORMATS]
         if strangers:
             raise InputError(f"{self.folder}: {strangers[0]} is of no run of this command; give a new folder")
-        with self._writing(), whole_file(file) as temporary:
+        with self._writing(), atomic_write(file) as temporary:
             temporary.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
 
     def missing(self) -> list[int]:
@@ -133,7 +135,7 @@ class Target:
         """Write a finished shard. Raises OutputError where there is no room, or no permission."""
         errors = Counter(error_kind(row.error) for row in part.rows if row.error)
         with self._writing():
-            with whole_file(self._shard_path(shard)) as temporary:
+            with atomic_write(self._shard_path(shard)) as temporary:
                 write_rows_as(self.extension, part.rows, temporary, self.shards.range(shard).start)
                 images = states_digest(part.image_states)
                 self.index.add(ShardRecord(shard, file_digest(temporary), images, dict(errors)))
@@ -159,7 +161,7 @@ class Target:
             return
         paths = [self._shard_path(shard) for shard in range(len(self.shards))]
         checksums = [self.index.records[shard].sha256 for shard in range(len(self.shards))]
-        with self._writing(), whole_file(self.out, beside=self.folder) as temporary:
+        with self._writing(), atomic_write(self.out, beside=self.folder) as temporary:
             join(list(zip(paths, checksums)), temporary, self.extension)
         # RUN_FILE goes last: a run killed meanwhile still knows whose shards the rest are.
         for path in paths:

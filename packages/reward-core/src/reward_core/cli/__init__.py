@@ -1,6 +1,6 @@
 """``reward-core``: one module a command, what they share in common.py.
 
-Exit code 0: all scored. 1: some pictures failed (named on stderr; the others are scored). 2: wrong
+Exit code 0: all scored. 1: some images failed (named on stderr; the others are scored). 2: wrong
 usage, or a model that cannot be had.
 """
 
@@ -71,7 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
     from .. import __version__
 
     parser = argparse.ArgumentParser(
-        prog="reward-core", description="Human-preference rewards for generated pictures."
+        prog="reward-core", description="Human-preference rewards for generated images."
     )
     parser.add_argument("--version", action="version", version=f"reward-core {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")

@@ -1,4 +1,4 @@
-"""``reward-core app``: a page in the browser that ranks pictures."""
+"""``reward-core app``: a page in the browser that ranks images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .common import positive, scoring_options
 
 def add_to(commands: argparse._SubParsersAction) -> None:
     app = commands.add_parser(
-        "app", parents=[scoring_options()], help="rank pictures on a page in the browser (extra: app)"
+        "app", parents=[scoring_options()], help="rank images on a page in the browser (extra: app)"
     )
     app.add_argument("--second-model", metavar="MODEL", help="the second opinion chosen at the start")
     app.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
@@ -54,7 +54,7 @@ def run_app(args: argparse.Namespace) -> int:
         print(f"reward-core: loading {source}", file=sys.stderr)
         _ = models[models.name_of(source)]  # one that cannot be had is told here, not on the page
     warnings.simplefilter("ignore", PromptTruncatedWarning)  # the page tells whom it concerns
-    limits = Limits(pictures=args.max_pictures, megabytes=args.max_mb, queue=args.queue)
+    limits = Limits(images=args.max_pictures, megabytes=args.max_mb, queue=args.queue)
     second = args.second_model and models.name_of(args.second_model)
     page = build_page(models, second, limits)
     _, address, shared = serve(

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 from ..errors import ClippedLevelsWarning
 
 if TYPE_CHECKING:
-    from ..reward_model import RewardModel
-    from ..scorer import ScoredRow
+    from ..files.score_file import ScoredRow
+    from ..models.imagereward.reward_model import RewardModel
 
 DEFAULT_MODEL = "ImageReward-v1.0"
 CLIPPED_SHOWN = 3  # images with clipped levels that are named
-PRECISIONS = ("exact", "fast", "auto")  # as in precision.py, which would load torch
+PRECISIONS = ("exact", "fast", "auto")  # as in scoring/precision.py, which would load torch
 
 
 def computing_options() -> argparse.ArgumentParser:
@@ -48,7 +48,7 @@ def data_options() -> argparse.ArgumentParser:
     """A parent parser: how to read rankings."""
     data = argparse.ArgumentParser(add_help=False)
     data.add_argument(
-        "--images", type=Path, metavar="DIR", help="folder of the pictures (default: the data's own)"
+        "--images", type=Path, metavar="DIR", help="folder of the images (default: the data's own)"
     )
     data.add_argument(
         "--columns",
@@ -69,7 +69,7 @@ def _column(text: str) -> tuple[str, str]:
 
 
 def load_model(args: argparse.Namespace) -> RewardModel:
-    from ..load import load
+    from ..models.load import load
 
     return load(args.model, device=args.device, precision=args.precision)
 

@@ -28,11 +28,11 @@ def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_convert(args: argparse.Namespace) -> int:
-    from ..convert import convert_checkpoint
-    from ..reward_model import RewardModel
+    from ..models.convert import convert_checkpoint
+    from ..models.imagereward.reward_model import RewardModel
 
     model = convert_checkpoint(args.state_dict, args.out, args.config, args.vocab)
     kind, parameters = type(model).__name__, sum(p.numel() for p in model.parameters())
-    door = "load" if isinstance(model, RewardModel) else "load_score"
-    print(f"{args.out}: {kind}, {parameters:,} parameters; load it with RM.{door}({str(args.out)!r})")
+    method = "load" if isinstance(model, RewardModel) else "load_score"
+    print(f"{args.out}: {kind}, {parameters:,} parameters; load it with RM.{method}({str(args.out)!r})")
     return 0

@@ -6,9 +6,9 @@ import argparse
 import json
 import warnings
 
-from ..registry import SCORES
-from ..tables import print_evaluation
+from ..models.registry import SCORES
 from .common import batch, computing_options, data_options, report_failures, with_progress
+from .tables import print_evaluation
 
 
 def add_to(commands: argparse._SubParsersAction) -> None:
@@ -38,9 +38,9 @@ def add_to(commands: argparse._SubParsersAction) -> None:
 
 def run_evaluate(args: argparse.Namespace) -> int:
     from ..errors import EmptyPromptWarning, InputError
-    from ..evaluation import evaluate
-    from ..load import load, load_score
+    from ..models.load import load, load_score
     from ..rankings import read_rankings
+    from ..rankings.evaluation import evaluate
 
     data = read_rankings(args.data, args.images, dict(args.columns), args.split)
     images = [image for item in data for image in item.images]

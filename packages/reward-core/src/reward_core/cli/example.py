@@ -1,21 +1,21 @@
-"""``reward-core example``: the original's four pictures beside the published scores."""
+"""``reward-core example``: the original's four images beside the published scores."""
 
 from __future__ import annotations
 
 import argparse
 
-from ..tables import print_table
 from .common import batch, load_model, scoring_options
+from .tables import print_table
 
 
 def add_to(commands: argparse._SubParsersAction) -> None:
     example = commands.add_parser(
         "example",
         parents=[scoring_options()],
-        help="score the original's four pictures beside the published scores",
+        help="score the original's four images beside the published scores",
     )
     example.add_argument(
-        "--images", metavar="DIR_OR_URL", help="where the pictures are (default: the original's)"
+        "--images", metavar="DIR_OR_URL", help="where the images are (default: the original's)"
     )
     example.set_defaults(run=run_example)
 
@@ -23,7 +23,7 @@ def add_to(commands: argparse._SubParsersAction) -> None:
 def run_example(args: argparse.Namespace) -> int:
     from rich.table import Table
 
-    from ..example import ADDRESS, PROMPT, PUBLISHED, example_images
+    from ..demo.published_example import ADDRESS, PROMPT, PUBLISHED, example_images
 
     images = example_images(args.images or ADDRESS)
     rewards = load_model(args).score(PROMPT, images, **batch(args))

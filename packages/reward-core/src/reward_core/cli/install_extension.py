@@ -21,7 +21,7 @@ SOURCE_FILE = "reward_core_source.json"
 
 @dataclass(frozen=True)
 class Host:
-    """A program that takes extensions, and how it is recognised.
+    """A program that takes extensions, and how it is recognized.
 
     signs: files that lie in its folder. folder: where extensions go. extension: the folder of ours in
     tools/. sign_of_ours: a file of it, by which an earlier installation is known. steps: what comes next.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from ..registry import BUNDLED_MODELS, REWARD_MODELS, SCORES
-from ..tables import print_table
+from ..models.registry import BUNDLED_MODELS, REWARD_MODELS, SCORES
+from .tables import print_table
 
 
 def add_to(commands: argparse._SubParsersAction) -> None:

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..tables import print_prepared
 from .common import data_options
+from .tables import print_prepared
 
 if TYPE_CHECKING:
     from ..prepare import Prepared
@@ -22,8 +22,8 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     prepare = commands.add_parser(
         "prepare",
         help="turn published rankings into a folder to train from",
-        description="Writes train.json, validation.json and test.json with checked pictures. The same "
-        "command goes on where an interrupted one stopped. Pictures that cannot be read are skipped and "
+        description="Writes train.json, validation.json and test.json with checked images. The same "
+        "command goes on where an interrupted one stopped. Images that cannot be read are skipped and "
         "listed in skipped.json; that is no failure.",
     )
     sources = prepare.add_subparsers(required=True, metavar="SOURCE")
@@ -47,7 +47,7 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     ):
         parser = _source(sources, name, about, prepare_from_tables, [data_options()])
         parser.add_argument("source", metavar="ID_OR_PATH" if name == "datasets" else "FILE", help=what)
-        parser.add_argument("--copy", action="store_true", help="copy pictures that are files")
+        parser.add_argument("--copy", action="store_true", help="copy images that are files")
         for split in ("validation", "test"):
             parser.add_argument(
                 f"--{split}",

@@ -1,17 +1,17 @@
-"""``reward-core rank``: order pictures by how well they suit a prompt."""
+"""``reward-core rank``: order images by how well they suit a prompt."""
 
 from __future__ import annotations
 
 import argparse
 import json
 
-from ..tables import print_ranking
 from .common import batch, load_model, report_failures, scoring_options, with_progress
+from .tables import print_ranking
 
 
 def add_to(commands: argparse._SubParsersAction) -> None:
     rank = commands.add_parser(
-        "rank", parents=[scoring_options()], help="order pictures by how well they suit a prompt"
+        "rank", parents=[scoring_options()], help="order images by how well they suit a prompt"
     )
     rank.add_argument("prompt")
     rank.add_argument("images", nargs="+", metavar="IMAGE")
@@ -22,12 +22,12 @@ def add_to(commands: argparse._SubParsersAction) -> None:
 def run_rank(args: argparse.Namespace) -> int:
     model = load_model(args)
     rows = list(with_progress(model.score_rows([args.prompt] * len(args.images), args.images, **batch(args))))
-    # Equal scores keep the order in which the pictures were given.
+    # Equal scores keep the order in which the images were given.
     scored = sorted((row for row in rows if row.error is None), key=lambda row: -row.score)
     failed = [row for row in rows if row.error is not None]
     results = [
-        {"place": place, "image": row.image, "score": row.score, "percentile": model.percentile(row.score)}
-        for place, row in enumerate(scored, start=1)
+        {"place": rank, "image": row.image, "score": row.score, "percentile": model.percentile(row.score)}
+        for rank, row in enumerate(scored, start=1)
     ]
     if args.json:
         document = {

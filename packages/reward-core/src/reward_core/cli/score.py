@@ -1,4 +1,4 @@
-"""``reward-core score``: many (prompt, picture) pairs into a file, by the dozen or by the million."""
+"""``reward-core score``: many (prompt, image) pairs into a file, by the dozen or by the million."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     score = commands.add_parser(
         "score",
         parents=[scoring_options()],
-        help="score many (prompt, picture) pairs into a file",
-        description="Score many (prompt, picture) pairs. All inputs but --prompts are streamed, and may hold "
+        help="score many (prompt, image) pairs into a file",
+        description="Score many (prompt, image) pairs. All inputs but --prompts are streamed, and may hold "
         "millions: scores are written a shard at a time, and the same command resumes an interrupted run.",
     )
     inputs = score.add_argument_group("input, one of these").add_mutually_exclusive_group(required=True)
     inputs.add_argument("--manifest", type=Path, help=".csv, .jsonl or .parquet with a row a pair")
-    inputs.add_argument("--folder", type=Path, help="pictures with their prompts beside them: a.png, a.txt")
+    inputs.add_argument("--folder", type=Path, help="images with their prompts beside them: a.png, a.txt")
     inputs.add_argument("--tars", nargs="+", help="webdataset tars: a path with {000..999} or *")
     inputs.add_argument("--dataset", help="of the datasets library: id, path or saved folder")
     inputs.add_argument(
-        "--prompts", type=Path, help="JSON, with --images: the original's form, or {picture: prompt}"
+        "--prompts", type=Path, help="JSON, with --images: the original's form, or {image: prompt}"
     )
     score.add_argument(
         "--prompt-from-metadata",
@@ -47,10 +47,10 @@ def add_to(commands: argparse._SubParsersAction) -> None:
         help="with --folder: as tag reads them, from the images' metadata or else the .txt beside them",
     )
     score.add_argument(
-        "--images", type=Path, metavar="DIR", help="folder of the pictures (default: the manifest's own)"
+        "--images", type=Path, metavar="DIR", help="folder of the images (default: the manifest's own)"
     )
     score.add_argument("--prompt-column", metavar="NAME", help="default: prompt (in tars: txt)")
-    score.add_argument("--image-column", metavar="NAME", help="default: image (in tars: any picture)")
+    score.add_argument("--image-column", metavar="NAME", help="default: image (in tars: any image)")
     score.add_argument("--split", help="of the dataset (default: train)")
     score.add_argument("--configuration", metavar="NAME", help="of the dataset, where it has several")
     score.add_argument(
@@ -65,8 +65,8 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     score.add_argument("--address", help="of the Ray cluster (default: one is started on this machine)")
     score.add_argument("--workers", type=positive, metavar="N", help="Ray actors (default: one a GPU)")
     score.add_argument("--shard-rows", type=positive, metavar="N", help="written at once (default: 512)")
-    score.add_argument("--cache", type=int, metavar="N", help="pictures kept encoded (default: 256)")
-    score.add_argument("--threads", type=positive, metavar="N", help="that open pictures, for each device")
+    score.add_argument("--cache", type=int, metavar="N", help="images kept encoded (default: 256)")
+    score.add_argument("--threads", type=positive, metavar="N", help="that open images, for each device")
     score.add_argument("--quiet", action="store_true", help="nothing on stderr but errors and warnings")
     score.add_argument("--json", action="store_true", help="a JSON summary on stdout")
     score.set_defaults(run=run_score)
@@ -78,11 +78,11 @@ def run_score(args: argparse.Namespace) -> int:
 
 def run_pairs(args: argparse.Namespace) -> int:
     from ..errors import InputError
-    from ..prompt_file import read_pairs
-    from ..score_file import check_writable, write_rows
+    from ..files.score_file import check_writable, write_rows
+    from ..inputs.prompt_file import read_pairs
 
     if args.images is None:
-        raise InputError("--prompts needs --images, the folder of the pictures")
+        raise InputError("--prompts needs --images, the folder of the images")
     refused = [name for name in (*BULK_ONLY, "quiet", "json") if getattr(args, name) not in (None, False)]
     if refused:
         raise InputError(f"{_first_option(refused)} cannot be used with --prompts; give a --manifest")
@@ -103,7 +103,7 @@ def run_bulk(args: argparse.Namespace) -> int:
     import warnings
 
     from ..bulk import score_to_file
-    from ..bulk.progress import progress_bar
+    from ..bulk.progress_bar import progress_bar
     from ..errors import ClippedLevelsWarning, PromptTruncatedWarning, RunInterrupted
 
     source, settings = bulk_source(args), bulk_settings(args)
@@ -156,8 +156,8 @@ def _sigterm_interrupts() -> Iterator[list[int]]:
 
 
 def bulk_source(args: argparse.Namespace) -> SourceSpec:
-    from ..bulk import HubDataset, Manifest, PictureFolder, Tars
-    from ..bulk.progress import bar_shown
+    from ..bulk import HubDataset, ImageFolder, Manifest, Tars
+    from ..bulk.progress_bar import bar_shown
     from ..errors import InputError
 
     if args.images is not None and not args.manifest:
@@ -169,12 +169,12 @@ def bulk_source(args: argparse.Namespace) -> SourceSpec:
     if of_dataset and args.dataset is None:
         raise InputError(f"{_first_option(of_dataset)} goes with --dataset")
     if columns and args.folder:
-        told = "the prompt is in the .txt beside a picture"
-        raise InputError(f"{_first_option(columns)} cannot be used with --folder: {told}")
+        message = "the prompt is in the .txt beside an image"
+        raise InputError(f"{_first_option(columns)} cannot be used with --folder: {message}")
     if args.manifest:
         return Manifest(args.manifest, images=args.images, **columns)
     if args.folder:
-        return PictureFolder(args.folder, args.prompt_from_metadata)
+        return ImageFolder(args.folder, args.prompt_from_metadata)
     if args.tars:
         return Tars(tuple(args.tars), **columns)
     return HubDataset(args.dataset, **columns, **of_dataset, bars=bar_shown(args.quiet))

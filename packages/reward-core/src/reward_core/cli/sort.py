@@ -1,4 +1,4 @@
-"""``reward-core sort``: pictures into folders by their scores."""
+"""``reward-core sort``: images into folders by their scores."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 from ..errors import ImageError, InputError
-from ..image_scores import ImageScores, scores_in_file, scores_in_images
+from ..files.sorting import Placement, carry_out, conflicts, images_to_sort, plan
 from ..metadata import check_key
-from ..sorting import Placement, carry_out, conflicts, pictures_to_sort, plan
-from ..tables import print_table
+from ..metadata.image_scores import ImageScores, scores_in_file, scores_in_images
+from .tables import print_table
 
 SHOWN = 40  # rows of the table
 
@@ -19,12 +19,12 @@ SHOWN = 40  # rows of the table
 def add_to(commands: argparse._SubParsersAction) -> None:
     sort = commands.add_parser(
         "sort",
-        help="put pictures into folders by their scores",
-        description="Puts pictures into folders by the scores that `reward-core tag` wrote into them. Shows "
+        help="put images into folders by their scores",
+        description="Puts images into folders by the scores that `reward-core tag` wrote into them. Shows "
         "what it would do, and does it with --move or --copy; never overwrites. What an interrupted run has "
-        "moved counts when it is run again. Captions (picture.txt) go with their pictures.",
+        "moved counts when it is run again. Captions (picture.txt) go with their images.",
     )
-    sort.add_argument("folder", type=Path, metavar="DIR", help="folder of the pictures (not its subfolders)")
+    sort.add_argument("folder", type=Path, metavar="DIR", help="folder of the images (not its subfolders)")
     sort.add_argument(
         "--into", required=True, metavar="BEST,...,REST", help="folders, for the best to the worst, in DIR"
     )
@@ -50,8 +50,8 @@ def add_to(commands: argparse._SubParsersAction) -> None:
         help="a file of `reward-core score` to take the scores from",
     )
     do = sort.add_mutually_exclusive_group()
-    do.add_argument("--move", "--yes", action="store_true", dest="move", help="do it: move the pictures")
-    do.add_argument("--copy", action="store_true", help="do it: copy the pictures")
+    do.add_argument("--move", "--yes", action="store_true", dest="move", help="do it: move the images")
+    do.add_argument("--copy", action="store_true", help="do it: copy the images")
     sort.add_argument("--json", action="store_true", help="one JSON document on stdout instead of a table")
     sort.set_defaults(run=run_sort)
 
@@ -70,7 +70,7 @@ def run_sort(args: argparse.Namespace) -> int:
     tops = None if args.top is None else [top.strip() for top in args.top.split(",")]
     thresholds = None if args.threshold is None else _numbers(args.threshold)
 
-    images = pictures_to_sort(args.folder, folders, args.copy)
+    images = images_to_sort(args.folder, folders, args.copy)
     found = scores_in_images(images, args.key) if args.scores is None else scores_in_file(images, args.scores)
     failed = found.failed
     groups = found.by_prompt()

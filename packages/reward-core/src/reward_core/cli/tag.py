@@ -1,4 +1,4 @@
-"""``reward-core tag``: scores into the metadata of pictures."""
+"""``reward-core tag``: scores into the metadata of images."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ImageError, InputError
+from ..files.sorting import images_in
 from ..metadata import FoundPrompt, check_key, read_prompt, read_stored_score, write_score
-from ..model_identity import identify
-from ..sorting import pictures_in
-from ..tables import print_table
+from ..models.model_identity import identify
 from .common import batch, load_model, report_failures, scoring_options, with_progress
+from .tables import print_table
 
 if TYPE_CHECKING:
-    from ..scorer import ScoredRow
+    from ..files.score_file import ScoredRow
 
-NO_PICTURES = "no PNG, JPEG or WebP pictures in this folder"
+NO_IMAGES = "no PNG, JPEG or WebP images in this folder"
 
 
 def add_to(commands: argparse._SubParsersAction) -> None:
     tag = commands.add_parser(
         "tag",
         parents=[scoring_options()],
-        help="write scores into pictures' metadata (PNG, JPEG, WebP)",
-        description="Scores pictures and writes the scores into their metadata; nothing else in the files "
+        help="write scores into images' metadata (PNG, JPEG, WebP)",
+        description="Scores images and writes the scores into their metadata; nothing else in the files "
         "changes, and their times stay.",
     )
-    tag.add_argument("images", nargs="+", metavar="IMAGE", help="files, or folders of pictures")
+    tag.add_argument("images", nargs="+", metavar="IMAGE", help="files, or folders of images")
     prompt = tag.add_mutually_exclusive_group(required=True)
-    prompt.add_argument("--prompt", help="one prompt for all pictures")
+    prompt.add_argument("--prompt", help="one prompt for all images")
     prompt.add_argument(
         "--prompt-from-metadata",
         action="store_true",
-        help="each picture's own: AUTOMATIC1111, ComfyUI, plain texts, or picture.txt beside it",
+        help="each image's own: AUTOMATIC1111, ComfyUI, plain texts, or picture.txt beside it",
     )
     tag.add_argument("--key", help='name of the score (default: the model\'s, such as "ImageReward Score")')
     tag.add_argument(
@@ -77,13 +77,13 @@ def run_tag(args: argparse.Namespace) -> int:
 
 
 def _find(args: argparse.Namespace) -> tuple[list[tuple[Path, FoundPrompt]], list[Path], list[_Tagged]]:
-    """Pictures with their prompts, those to skip, and those without a prompt."""
+    """Images with their prompts, those to skip, and those without a prompt."""
     found, skipped = [], []
-    pictures, empty = _pictures(args.images)
-    if not pictures:
-        raise InputError(f"{empty[0]}: {NO_PICTURES}")
-    failed = [_failure(folder, NO_PICTURES) for folder in empty]
-    for image in pictures:
+    images, empty = _images(args.images)
+    if not images:
+        raise InputError(f"{empty[0]}: {NO_IMAGES}")
+    failed = [_failure(folder, NO_IMAGES) for folder in empty]
+    for image in images:
         try:
             if _is_tagged(image, args) and args.skip_tagged:
                 skipped.append(image)
@@ -117,7 +117,7 @@ def _is_tagged(image: Path, args: argparse.Namespace) -> bool:
 
 
 def _tag(model: Any, found: list[tuple[Path, FoundPrompt]], args: argparse.Namespace) -> Iterator[_Tagged]:
-    """Each picture as it is scored and written: what is done stays done when the rest is interrupted."""
+    """Each image as it is scored and written: what is done stays done when the rest is interrupted."""
     prompts, images = [prompt.text for _, prompt in found], [image for image, _ in found]
     for (image, prompt), row in zip(found, model.score_rows(prompts, images, **batch(args))):
         if row.error is None and not args.dry_run:
@@ -129,21 +129,21 @@ def _tag(model: Any, found: list[tuple[Path, FoundPrompt]], args: argparse.Names
         yield _Tagged(row, prompt.source)
 
 
-def _pictures(names: list[str]) -> tuple[list[Path], list[Path]]:
-    """Pictures, and folders that hold none. The captions that ``pictures/*`` names too are passed over."""
-    pictures: dict[Path, None] = {}
+def _images(names: list[str]) -> tuple[list[Path], list[Path]]:
+    """Images, and folders that hold none. The captions that ``pictures/*`` names too are passed over."""
+    images: dict[Path, None] = {}
     empty = []
     for path in map(Path, names):
-        inside = pictures_in(path) if path.is_dir() else [path]
+        inside = images_in(path) if path.is_dir() else [path]
         if not inside:
             empty.append(path)
-        pictures.update(dict.fromkeys(inside))
-    stems = {path.with_suffix("") for path in pictures if path.suffix.lower() != ".txt"}
-    return [p for p in pictures if p.suffix.lower() != ".txt" or p.with_suffix("") not in stems], empty
+        images.update(dict.fromkeys(inside))
+    stems = {path.with_suffix("") for path in images if path.suffix.lower() != ".txt"}
+    return [p for p in images if p.suffix.lower() != ".txt" or p.with_suffix("") not in stems], empty
 
 
 def _failure(image: Path, reason: str) -> _Tagged:
-    from ..scorer import ScoredRow
+    from ..files.score_file import ScoredRow
 
     return _Tagged(ScoredRow("", str(image), None, reason), "")
 

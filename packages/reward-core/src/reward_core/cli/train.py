@@ -8,7 +8,7 @@ PRESET_NAMES = ("original",)  # as in training/config.py, which would load torch
 FLAGS = {
     "init": "blip-large, scratch, or a name, folder or file of weights, BLIP's or a reward model's",
     "data": "folder with train.json (validation.json, test.json), or one file of rankings",
-    "images": "folder of the pictures (default: the data's)",
+    "images": "folder of the images (default: the data's)",
     "out": "folder of the run, and of the model",
     "head_init": "scaled, or original (starts at a loss of log 2)",
     "average": "prompt (the paper's loss) or pair (the original code's)",

@@ -1,8 +1,8 @@
-"""``python -m reward_core.demo``: rank pictures of three prompts and show the true order beside.
+"""``python -m reward_core.demo``: rank images of three prompts and show the true order beside.
 
-The pictures come from ShapesBench, so their true utility is known: combinations of colour, shape
+The images come from ShapesBench, so their true utility is known: combinations of color, shape
 and relation that the tiny model never saw in training, with all kinds of faults. The oracle reads it
-off the pixels alone, as it would of a generated picture.
+off the pixels alone, as it would of a generated image.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from reward_core.demo.contact_sheet import contact_sheet
 from reward_core.training import pairwise_accuracy
 
 PROMPTS = 3
-PICTURES = 12
+IMAGES = 12
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -30,22 +30,20 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--out", type=Path, default=Path("demo.png"), help="contact sheet (default: %(default)s)"
     )
-    parser.add_argument(
-        "--seed", type=int, default=0, help="other pictures and prompts (default: %(default)s)"
-    )
+    parser.add_argument("--seed", type=int, default=0, help="other images and prompts (default: %(default)s)")
     args = parser.parse_args(argv)
     if not args.out.absolute().parent.is_dir():
         parser.error(f"{args.out}: no such folder")
 
     console = Console()
     model = load("tiny", device="cpu")
-    config = replace(shapes.HELD_OUT, pictures=(PICTURES, PICTURES))
+    config = replace(shapes.HELD_OUT, images=(IMAGES, IMAGES))
     groups = list(shapes.make_groups(PROMPTS, config, split="held_out", start=args.seed * PROMPTS))
     sheet, right, oracle_right, total = [], 0, 0, 0
     for group in groups:
-        pictures = [Image.fromarray(pixels) for pixels in group.pictures]
-        places, rewards = model.inference_rank(group.prompt, pictures)
-        order = sorted(range(PICTURES), key=places.__getitem__)
+        images = [Image.fromarray(pixels) for pixels in group.images]
+        ranks, rewards = model.inference_rank(group.prompt, images)
+        order = sorted(range(IMAGES), key=ranks.__getitem__)
         table = Table(
             "place",
             "picture",
@@ -57,14 +55,14 @@ def main(argv: list[str] | None = None) -> int:
             "what is wrong",
         )
         table.title = group.prompt
-        read = shapes.oracle_batch(list(group.pictures), [group.scene] * PICTURES)
-        oracle_places = shapes.rank([truth.utility for truth in read], config.tie_width)
+        read = shapes.oracle_batch(list(group.images), [group.scene] * IMAGES)
+        oracle_ranks = shapes.rank([truth.utility for truth in read], config.tie_width)
         for i in order:
             truth = group.truths[i].utility
             faults = ", ".join(fault.kind.replace("_", " ") for fault in group.faults[i])
-            numbers = f"{places[i]}", f"{i + 1}", f"{rewards[i]:.2f}", f"{model.percentile(rewards[i]):.0f}"
+            numbers = f"{ranks[i]}", f"{i + 1}", f"{rewards[i]:.2f}", f"{model.percentile(rewards[i]):.0f}"
             table.add_row(
-                *numbers, f"{group.ranking[i]}", f"{oracle_places[i]}", f"{truth:.2f}", faults or "-"
+                *numbers, f"{group.ranking[i]}", f"{oracle_ranks[i]}", f"{truth:.2f}", faults or "-"
             )
         console.print(table)
         agreed, pairs = pairwise_accuracy(torch.tensor(rewards), group.ranking)
@@ -72,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
         agreed, _ = pairwise_accuracy(torch.tensor([truth.utility for truth in read]), group.ranking)
         oracle_right += agreed
         captions = [f"{rewards[i]:+.2f}\ntrue place {group.ranking[i]}" for i in order]
-        sheet.append((group.prompt, [pictures[i] for i in order], captions))
+        sheet.append((group.prompt, [images[i] for i in order], captions))
     contact_sheet(sheet).save(args.out)
     console.print(f"{right} of {total} comparisons as in truth ({right / total:.0%})")
     console.print(f"the oracle, from the pixels: {oracle_right} of {total} ({oracle_right / total:.0%})")

@@ -1,4 +1,4 @@
-"""Pictures in rows under their prompts, with a caption each, as one picture."""
+"""Images in rows under their prompts, with a caption each, as one image."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ _CELL, _GAP, _TITLE, _CAPTION = 112, 10, 30, 40
 
 
 def contact_sheet(rows: Sequence[tuple[str, Sequence[Image.Image], Sequence[str]]]) -> Image.Image:
-    """Draw rows of (title, pictures, captions); pictures are fitted into 112 px squares.
+    """Draw rows of (title, images, captions); images are fitted into 112 px squares.
 
-    Captions may have two lines. Returns an RGB picture as large as it needs to be.
+    Captions may have two lines. Returns an RGB image as large as it needs to be.
     """
-    columns = max(len(pictures) for _, pictures, _ in rows)
+    columns = max(len(images) for _, images, _ in rows)
     row_height = _TITLE + _CELL + _CAPTION
     size = (_GAP + columns * (_CELL + _GAP), _GAP + len(rows) * (row_height + _GAP))
     sheet = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(sheet)
     title_font, caption_font = ImageFont.load_default(18), ImageFont.load_default(13)
-    for r, (title, pictures, captions) in enumerate(rows):
+    for r, (title, images, captions) in enumerate(rows):
         top = _GAP + r * (row_height + _GAP)
         draw.text((_GAP, top), title, fill="black", font=title_font)
-        for c, (picture, caption) in enumerate(zip(pictures, captions)):
+        for c, (image, caption) in enumerate(zip(images, captions)):
             left = _GAP + c * (_CELL + _GAP)
-            # Small pictures are enlarged without smoothing: one sees the pixels that were scored.
-            zoom = min(_CELL / picture.width, _CELL / picture.height)
-            fitted = (max(1, round(picture.width * zoom)), max(1, round(picture.height * zoom)))
+            # Small images are enlarged without smoothing: one sees the pixels that were scored.
+            zoom = min(_CELL / image.width, _CELL / image.height)
+            fitted = (max(1, round(image.width * zoom)), max(1, round(image.height * zoom)))
             filter_ = Image.Resampling.NEAREST if zoom > 1 else Image.Resampling.LANCZOS
-            sheet.paste(picture.convert("RGB").resize(fitted, filter_), (left, top + _TITLE))
+            sheet.paste(image.convert("RGB").resize(fitted, filter_), (left, top + _TITLE))
             draw.multiline_text((left, top + _TITLE + _CELL + 3), caption, fill="#333333", font=caption_font)
     return sheet

@@ -1,4 +1,4 @@
-"""The mean reward of generated pictures as a torchmetrics metric. Extra: ``torchmetrics``.
+"""The mean reward of generated images as a torchmetrics metric. Extra: ``torchmetrics``.
 
 from reward_core.integrations.torchmetrics import RewardScore
 
@@ -18,9 +18,9 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import ImageError, InputError, MissingExtraError
-from ..image_file import ImageSource
-from ..scored import scorer_rewards
-from ..scorer import Scorer
+from ..inputs.image_file import ImageSource
+from ..scoring.rewards import scorer_rewards
+from ..scoring.scorer import Scorer
 
 try:
     from torchmetrics import Metric
@@ -32,12 +32,12 @@ REDUCTIONS = ("mean", "none")
 
 
 class RewardScore(Metric):
-    """Mean reward, or the reward of each sample, of (picture, prompt) pairs.
+    """Mean reward, or the reward of each sample, of (image, prompt) pairs.
 
-    For ImageReward-v1.0 a reward is about N(0, 1) over generated pictures; there are no bounds.
+    For ImageReward-v1.0 a reward is about N(0, 1) over generated images; there are no bounds.
 
-    Float tensors pass through the model's differentiable door, so what calling the metric gives has a
-    gradient with respect to them; 8-bit tensors, PIL pictures and paths are read exactly as from a file.
+    Float tensors pass through the model's differentiable method, so what calling the metric gives has a
+    gradient with respect to them; 8-bit tensors, PIL images and paths are read exactly as from a file.
 
     The model is no part of the metric's ``state_dict`` (a training checkpoint does not grow by it), copies of
     the metric share it, and it moves to the metric's device at the first update there.
@@ -88,12 +88,12 @@ class RewardScore(Metric):
 
         Args:
             images: (N, 3, H, W) or (3, H, W), uint8 or float in [0, 1]; or a list of such (3, H, W) tensors,
-                PIL pictures or paths, of any sizes.
-            prompts: N strings, or one for a single picture.
+                PIL images or paths, of any sizes.
+            prompts: N strings, or one for a single image.
 
         Raises:
-            InputError: pictures of another shape, dtype or range; lengths that differ.
-            ImageError: a picture that cannot be read.
+            InputError: images of another shape, dtype or range; lengths that differ.
+            ImageError: an image that cannot be read.
             NonFiniteRewardError: a reward that is NaN or infinite.
         """
         rewards = self._rewards(images, [prompts] if isinstance(prompts, str) else list(prompts))
@@ -120,30 +120,30 @@ class RewardScore(Metric):
             self.rewards = [rewards.detach() for rewards in self.rewards]
 
     def _rewards(self, images: Any, prompts: list[str]) -> Tensor:
-        pictures = _as_list(images)
-        if len(pictures) != len(prompts):
-            raise InputError(f"{len(prompts)} prompts but {len(pictures)} pictures")
+        image_list = _as_list(images)
+        if len(image_list) != len(prompts):
+            raise InputError(f"{len(prompts)} prompts but {len(image_list)} images")
         scorer = self.scorer
-        floats = [i for i, p in enumerate(pictures) if isinstance(p, Tensor) and p.is_floating_point()]
-        names = [f"picture {i} ({prompt!r})" for i, prompt in enumerate(prompts)]
-        if floats and len(floats) == len(pictures) and hasattr(scorer, "rewards_from_pixels"):
-            rewards = self._from_floats(scorer, pictures, prompts)
+        floats = [i for i, p in enumerate(image_list) if isinstance(p, Tensor) and p.is_floating_point()]
+        names = [f"image {i} ({prompt!r})" for i, prompt in enumerate(prompts)]
+        if floats and len(floats) == len(image_list) and hasattr(scorer, "rewards_from_pixels"):
+            rewards = self._from_floats(scorer, image_list, prompts)
             scorer_rewards(scorer, rewards, names)
             return rewards
-        readable = [_to_pil(p) if isinstance(p, Tensor) else p for p in pictures]
+        readable = [_to_pil(p) if isinstance(p, Tensor) else p for p in image_list]
         options = {} if self.batch_size is None else {"batch_size": self.batch_size}
         rewards = scorer_rewards(scorer, scorer.score_pairs(prompts, readable, **options), names)
         return torch.tensor(rewards, dtype=torch.float32, device=self.device)
 
-    def _from_floats(self, scorer: Any, pictures: list[Tensor], prompts: list[str]) -> Tensor:
-        size = self.batch_size or len(pictures)
+    def _from_floats(self, scorer: Any, images: list[Tensor], prompts: list[str]) -> Tensor:
+        size = self.batch_size or len(images)
         rewards: list[Tensor] = []
         start = 0
-        while start < len(pictures):
+        while start < len(images):
             stop = start + 1  # as many as are of one size
-            while stop < min(len(pictures), start + size) and pictures[stop].shape == pictures[start].shape:
+            while stop < min(len(images), start + size) and images[stop].shape == images[start].shape:
                 stop += 1
-            pixels = torch.stack(pictures[start:stop])
+            pixels = torch.stack(images[start:stop])
             rewards.append(scorer.rewards_from_pixels(pixels, prompts[start:stop]).float().to(self.device))
             start = stop
         return torch.cat(rewards)
@@ -162,8 +162,8 @@ class _Model:
 
     def on(self, device: torch.device) -> Any:
         if self.loaded is None:
-            from ..load import load, load_score
-            from ..registry import SCORES
+            from ..models.load import load, load_score
+            from ..models.registry import SCORES
 
             self.loaded = (load_score if str(self.source) in SCORES else load)(self.source, device=device)
         if isinstance(self.loaded, torch.nn.Module):
@@ -179,39 +179,37 @@ class _Model:
 
 
 def _as_list(images: Any) -> list[Any]:
-    """A list of (3, H, W) tensors, PIL pictures and paths, checked."""
+    """A list of (3, H, W) tensors, PIL images and paths, checked."""
     if isinstance(images, Tensor):
         if images.ndim not in (3, 4):
-            raise InputError(f"pictures must be (N, 3, H, W), got a tensor of shape {tuple(images.shape)}")
+            raise InputError(f"images must be (N, 3, H, W), got a tensor of shape {tuple(images.shape)}")
         images = list(images) if images.ndim == 4 else [images]
     elif isinstance(images, (str, os.PathLike, Image.Image)):
         images = [images]
-    pictures = list(images)
-    if not pictures:
-        raise InputError("no pictures given")
-    for i, picture in enumerate(pictures):
-        if isinstance(picture, Tensor):
-            _check_tensor(f"picture {i}", picture)
-    return pictures
+    image_list = list(images)
+    if not image_list:
+        raise InputError("no images given")
+    for i, image in enumerate(image_list):
+        if isinstance(image, Tensor):
+            _check_tensor(f"image {i}", image)
+    return image_list
 
 
-def _check_tensor(name: str, picture: Tensor) -> None:
-    described = f"a tensor of shape {tuple(picture.shape)} and {picture.dtype}"
-    if picture.ndim != 3 or picture.shape[0] != 3 or 0 in picture.shape:
+def _check_tensor(name: str, image: Tensor) -> None:
+    described = f"a tensor of shape {tuple(image.shape)} and {image.dtype}"
+    if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
         raise InputError(f"{name}: (3, H, W) was expected, got {described}")
-    if picture.dtype == torch.uint8:
+    if image.dtype == torch.uint8:
         return
-    if not picture.is_floating_point():
+    if not image.is_floating_point():
         raise InputError(f"{name}: uint8, or float in [0, 1], was expected, got {described}")
-    low, high = picture.detach().aminmax()
+    low, high = image.detach().aminmax()
     # Resampling and decoders go over the edge by rounding; levels 0-255 or [-1, 1] are another thing.
     if not (low >= -1e-3 and high <= 1 + 1e-3):
-        raise ImageError(
-            name, f"float pictures lie in [0, 1]; these in [{low.item():.3g}, {high.item():.3g}]"
-        )
+        raise ImageError(name, f"float images lie in [0, 1]; these in [{low.item():.3g}, {high.item():.3g}]")
 
 
-def _to_pil(picture: Tensor) -> Image.Image:
-    if picture.is_floating_point():
-        picture = picture.detach().clamp(0, 1).mul(255).round().to(torch.uint8)
-    return Image.fromarray(picture.permute(1, 2, 0).cpu().numpy())
+def _to_pil(image: Tensor) -> Image.Image:
+    if image.is_floating_point():
+        image = image.detach().clamp(0, 1).mul(255).round().to(torch.uint8)
+    return Image.fromarray(image.permute(1, 2, 0).cpu().numpy())

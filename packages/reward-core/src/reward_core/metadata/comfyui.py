@@ -1,4 +1,4 @@
-"""The prompt of a ComfyUI picture: from its save node up to the sampler, and from there to the text.
+"""The prompt of a ComfyUI image: from its save node up to the sampler, and from there to the text.
 
 Two forms of the graph are stored: "prompt", {id: {class_type, inputs}}, in which a link is [id, output], and
 "workflow", the editor's nodes and links. The second is brought to the form of the first.
@@ -46,13 +46,13 @@ def read(value: dict[str, Any], workflow: dict[str, Any] | None = None) -> str |
 
 
 def prompt_of(graph: Graph, resolved: bool = True) -> str | None:
-    """The text that the last sampler before the saved picture was given; None where none is found.
+    """The text that the last sampler before the saved image was given; None where none is found.
 
     Args:
         resolved: see `comfyui_text.text_at`.
 
     Raises:
-        InputError: several pictures are saved, of different prompts: which one this is, nobody knows; or a
+        InputError: several images are saved, of different prompts: which one this is, nobody knows; or a
             switch, a change of the text, or a random choice that cannot be followed.
     """
     found = []
@@ -65,7 +65,7 @@ def prompt_of(graph: Graph, resolved: bool = True) -> str | None:
     distinct = list(dict.fromkeys(found))
     if len(distinct) > 1:
         shown = "; ".join(repr(text[:60]) for text in distinct[:3])
-        raise InputError(f"its graph saves pictures of {len(distinct)} prompts ({shown}): give the prompt")
+        raise InputError(f"its graph saves images of {len(distinct)} prompts ({shown}): give the prompt")
     return distinct[0] if distinct else None
 
 
@@ -104,7 +104,7 @@ def from_workflow(workflow: dict[str, Any]) -> Graph:
 
 
 def _savers(graph: Graph) -> list[str]:
-    """Nodes that end the graph with pictures: those that save, else those that show."""
+    """Nodes that end the graph with images: those that save, else those that show."""
     ends = {id: str(node.get("class_type")) for id, node in graph.items() if "images" in inputs_of(graph, id)}
     saving = [id for id, kind in ends.items() if "save" in kind.lower()]
     return saving or list(ends) or list(graph)

@@ -26,7 +26,7 @@ class Entry:
     tag: int
     kind: int
     count: int
-    place: int  # of the entry in the block
+    position: int  # of the entry in the block
     offset: int  # of the value
 
 
@@ -66,7 +66,7 @@ def with_user_comment(block: bytes, text: str) -> bytes:
         offset = len(block) + len(block) % 2
         changed = block.ljust(offset, b"\0") + new
     header = struct.pack(order + "HHII", USER_COMMENT, UNDEFINED, len(new), offset)
-    return changed[: entry.place] + header + changed[entry.place + 12 :]
+    return changed[: entry.position] + header + changed[entry.position + 12 :]
 
 
 def _entries(block: bytes) -> tuple[str, list[Entry]]:
@@ -79,17 +79,17 @@ def _entries(block: bytes) -> tuple[str, list[Entry]]:
         entries = _directory(block, order, first)
         for entry in list(entries):
             if entry.tag == EXIF_DIRECTORY:
-                (place,) = struct.unpack_from(order + "I", block, entry.place + 8)
-                entries += _directory(block, order, place)
+                (position,) = struct.unpack_from(order + "I", block, entry.position + 8)
+                entries += _directory(block, order, position)
     except struct.error as error:
         raise DamagedExif("its EXIF block is cut off") from error
     return order, entries
 
 
-def _directory(block: bytes, order: str, place: int) -> list[Entry]:
-    (count,) = struct.unpack_from(order + "H", block, place)
+def _directory(block: bytes, order: str, position: int) -> list[Entry]:
+    (count,) = struct.unpack_from(order + "H", block, position)
     entries = []
-    for at in range(place + 2, place + 2 + 12 * count, 12):
+    for at in range(position + 2, position + 2 + 12 * count, 12):
         tag, kind, number, offset = struct.unpack_from(order + "HHII", block, at)
         if kind in (BYTE, ASCII, UNDEFINED, UTF8):  # one byte each
             offset = at + 8 if number <= 4 else offset

@@ -28,23 +28,23 @@ class Segment:
 
 def segments(data: bytes) -> tuple[list[Segment], bytes]:
     """The segments before the first scan, and everything from it on."""
-    found, place = [], 2
+    found, offset = [], 2
     while True:
-        start = place
-        while data[place : place + 2] == b"\xff\xff":
-            place += 1
-        if place + 4 > len(data):
+        start = offset
+        while data[offset : offset + 2] == b"\xff\xff":
+            offset += 1
+        if offset + 4 > len(data):
             raise DamagedJpeg("truncated: it ends before its pixels")
-        if data[place] != 0xFF:
+        if data[offset] != 0xFF:
             raise DamagedJpeg("damaged: no marker where a segment should begin")
-        marker, (length,) = data[place + 1], struct.unpack_from(">H", data, place + 2)
+        marker, (length,) = data[offset + 1], struct.unpack_from(">H", data, offset + 2)
         if marker == SCAN:
             return found, data[start:]
-        end = place + 2 + length
+        end = offset + 2 + length
         if length < 2 or end > len(data):
             raise DamagedJpeg("truncated: it ends within a segment")
-        found.append(Segment(marker, data[place + 4 : end], data[start:place]))
-        place = end
+        found.append(Segment(marker, data[offset + 4 : end], data[start:offset]))
+        offset = end
 
 
 def find(found: list[Segment], prefix: bytes) -> int | None:
@@ -54,9 +54,9 @@ def find(found: list[Segment], prefix: bytes) -> int | None:
 
 def put(found: list[Segment], prefix: bytes, content: bytes) -> list[Segment]:
     """The segments with that APP1 content, in its old place, else behind the leading APP0 and APP1."""
-    place = find(found, prefix)
-    if place is not None:
-        changed = Segment(APP1, prefix + content, found[place].fill)
-        return [*found[:place], changed, *found[place + 1 :]]
-    place = next((i for i, s in enumerate(found) if s.marker not in (APP0, APP1)), len(found))
-    return [*found[:place], Segment(APP1, prefix + content), *found[place:]]
+    index = find(found, prefix)
+    if index is not None:
+        changed = Segment(APP1, prefix + content, found[index].fill)
+        return [*found[:index], changed, *found[index + 1 :]]
+    index = next((i for i, s in enumerate(found) if s.marker not in (APP0, APP1)), len(found))
+    return [*found[:index], Segment(APP1, prefix + content), *found[index:]]

@@ -47,11 +47,11 @@ def moved(data: bytes, old: list[Segment], new: list[Segment], rest: bytes) -> l
     while growth != (growth := sum(len(bytes(segment)) for segment in new) - (header_end - 2)):
         if primary:
             new = _with_primary_length(new, primary + growth)
-    for (index, start), (place, new_start) in zip(_mpf_starts(old).items(), _mpf_starts(new).items()):
+    for (index, start), (rank, new_start) in zip(_mpf_starts(old).items(), _mpf_starts(new).items()):
         shift = growth - (new_start - start)
         if growth or shift:
             content = _with_entries_moved(old[index].data, data, start, header_end, growth, shift)
-            new = [*new[:place], replace(new[place], data=content), *new[place + 1 :]]
+            new = [*new[:rank], replace(new[rank], data=content), *new[rank + 1 :]]
     return new
 
 
@@ -100,8 +100,8 @@ def _entries(content: bytes) -> tuple[str, list[_Entry]]:
         for at in range(directory + 2, directory + 2 + 12 * count, 12):
             tag, _, length, first = struct.unpack_from(order + "HHII", tiff, at)
             if tag == _ENTRIES_TAG:
-                places = range(first, first + length - length % _ENTRY_SIZE, _ENTRY_SIZE)
-                found = [(place, *struct.unpack_from(order + "4xII4x", tiff, place)) for place in places]
+                ranks = range(first, first + length - length % _ENTRY_SIZE, _ENTRY_SIZE)
+                found = [(rank, *struct.unpack_from(order + "4xII4x", tiff, rank)) for rank in ranks]
                 return order, [_Entry(len(PREFIX) + at, size, offset) for at, size, offset in found]
     except struct.error as error:
         raise DamagedJpeg("its MPF index is cut off") from error
@@ -115,8 +115,8 @@ def _primary_length(segments: list[Segment]) -> int:
 
 
 def _primary_length_match(segments: list[Segment]) -> re.Match[bytes] | None:
-    place = find(segments, XMP)
-    packet = b"" if place is None else segments[place].data
+    rank = find(segments, XMP)
+    packet = b"" if rank is None else segments[rank].data
     primary = _PRIMARY.search(packet)
     if primary is None:
         return None
@@ -125,7 +125,7 @@ def _primary_length_match(segments: list[Segment]) -> re.Match[bytes] | None:
 
 
 def _with_primary_length(segments: list[Segment], length: int) -> list[Segment]:
-    found, place = _primary_length_match(segments), find(segments, XMP)
-    packet = segments[place].data
+    found, rank = _primary_length_match(segments), find(segments, XMP)
+    packet = segments[rank].data
     packet = packet[: found.start(2)] + b"%d" % length + packet[found.end(2) :]
-    return [*segments[:place], replace(segments[place], data=packet), *segments[place + 1 :]]
+    return [*segments[:rank], replace(segments[rank], data=packet), *segments[rank + 1 :]]

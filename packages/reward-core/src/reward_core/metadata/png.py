@@ -64,19 +64,19 @@ class DamagedPng(ValueError):
 
 def chunks(data: bytes) -> tuple[list[Chunk], bytes]:
     """All chunks up to IEND, and what stands behind it."""
-    found, place = [], len(SIGNATURE)
+    found, offset = [], len(SIGNATURE)
     while not found or found[-1].kind != b"IEND":
-        if place + 12 > len(data):
+        if offset + 12 > len(data):
             raise DamagedPng("truncated: it ends before its last chunk")
-        (length,) = struct.unpack_from(">I", data, place)
-        end = place + 12 + length
+        (length,) = struct.unpack_from(">I", data, offset)
+        end = offset + 12 + length
         if end > len(data):
             raise DamagedPng("truncated: it ends within a chunk")
-        found.append(Chunk(data[place + 4 : place + 8], data[place + 8 : end - 4], data[end - 4 : end]))
-        place = end
+        found.append(Chunk(data[offset + 4 : offset + 8], data[offset + 8 : end - 4], data[end - 4 : end]))
+        offset = end
     if any(chunk.kind == b"acTL" for chunk in found):
-        raise DamagedPng("an animation: one score cannot say which of its pictures is meant")
-    return found, data[place:]
+        raise DamagedPng("an animation: one score cannot say which of its images is meant")
+    return found, data[offset:]
 
 
 def as_text(chunk: Chunk) -> Text | None:
@@ -113,8 +113,8 @@ def put_text(found: list[Chunk], keyword: str, text: str) -> list[Chunk]:
         old = as_text(chunk)
         if old is not None and old.keyword == keyword:
             changed, others = replace(old, text=text).chunk(), [*found[:i], *found[i + 1 :]]
-            place = before_pixels if before_pixels < i < first_pixels else i
-            return [*others[:place], changed, *others[place:]]
+            offset = before_pixels if before_pixels < i < first_pixels else i
+            return [*others[:offset], changed, *others[offset:]]
     return [*found[:before_pixels], Text(b"tEXt", keyword, b"", text).chunk(), *found[before_pixels:]]
 
 

@@ -1,4 +1,4 @@
-"""The prompt that a picture was made from, read from the forms in which programs leave it."""
+"""The prompt that an image was made from, read from the forms in which programs leave it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from ..errors import ImageError, InputError
 from . import comfyui, generators, settings_text, text_encoding
 from .banners import is_banner
 from .generators import Source, parse_json
-from .picture_file import read_texts
+from .tagged_image import read_texts
 
 # Plain texts, the surest first. Keywords are compared in small letters.
 SURE = (
     "parameters", "prompt", "positive prompt", "positive_prompt", "dream", "iptc4xmpext:aipromptinformation",
 )  # fmt: skip
-# Cameras and editors fill these as well ("Created with GIMP"): a caption beside the picture comes first.
+# Cameras and editors fill these as well ("Created with GIMP"): a caption beside the image comes first.
 UNSURE = (
     "description", "imagedescription", "dc:description", "tiff:imagedescription", "usercomment",
     "exif:usercomment", "comment", "xpcomment", "xpsubject", "title", "dc:title", "xptitle",
@@ -38,7 +38,7 @@ class FoundPrompt:
 
 
 def read_prompt(path: str | os.PathLike[str]) -> FoundPrompt:
-    """The prompt in a picture's metadata, or in a text file of its name beside it.
+    """The prompt in an image's metadata, or in a text file of its name beside it.
 
     Forms, in this order: the ComfyUI node's "ImageReward Prompt"; texts that a generator of `generators.py`
     recognizes, in whichever field; ComfyUI's graphs; a plain text named Prompt; picture.txt beside
@@ -103,7 +103,7 @@ def _recognized(source: Source) -> FoundPrompt | None:
 
 
 def _beside(image: Path) -> FoundPrompt | None:
-    """The text file of the picture's name."""
+    """The text file of the image's name."""
     caption = image.with_suffix(".txt")
     if not caption.is_file():
         return None

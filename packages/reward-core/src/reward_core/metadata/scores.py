@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..errors import ImageError, InputError
 from . import infotext, xmp
-from .picture_file import _DAMAGED, _format, _guarded, _read, _texts, _xmp
+from .tagged_image import _DAMAGED, _format, _guarded, _read, _texts, _xmp
 from .with_texts import with_score
 
 MODEL_NOTE, PROMPT_NOTE = " Model", " Prompt"  # behind the name of a score

@@ -29,15 +29,15 @@ def chunks(data: bytes) -> tuple[list[Chunk], bytes]:
     end = 8 + size
     if end > len(data):
         raise DamagedWebp(f"truncated: {len(data):,} of {end:,} bytes")
-    found, place = [], 12
-    while place + 8 <= end:
-        (length,) = struct.unpack_from("<I", data, place + 4)
-        if place + 8 + length > end:
+    found, offset = [], 12
+    while offset + 8 <= end:
+        (length,) = struct.unpack_from("<I", data, offset + 4)
+        if offset + 8 + length > end:
             raise DamagedWebp("damaged: a chunk ends outside the file")
-        found.append(Chunk(data[place : place + 4], data[place + 8 : place + 8 + length]))
-        place += 8 + length + length % 2
+        found.append(Chunk(data[offset : offset + 4], data[offset + 8 : offset + 8 + length]))
+        offset += 8 + length + length % 2
     if any(chunk.kind == b"ANIM" for chunk in found):
-        raise DamagedWebp("an animation: one score cannot say which of its pictures is meant")
+        raise DamagedWebp("an animation: one score cannot say which of its images is meant")
     return found, data[end:]
 
 
@@ -56,9 +56,9 @@ def put(found: list[Chunk], kind: bytes, content: bytes) -> list[Chunk]:
         found = [_extended_header(found[0]), *found]
     flags = bytes([found[0].data[0] | _FLAGS[kind]])
     found = [Chunk(b"VP8X", flags + found[0].data[1:]), *found[1:]]
-    place = find(found, kind)
-    if place is not None:
-        return [*found[:place], Chunk(kind, content), *found[place + 1 :]]
+    offset = find(found, kind)
+    if offset is not None:
+        return [*found[:offset], Chunk(kind, content), *found[offset + 1 :]]
     return [*found, Chunk(kind, content)]
 
 
@@ -72,6 +72,6 @@ def _extended_header(image: Chunk) -> Chunk:
         width, height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
         flags = ALPHA if bits >> 28 & 1 else 0
     else:
-        raise DamagedWebp(f"damaged: its first chunk is {image.kind!r}, no picture")
+        raise DamagedWebp(f"damaged: its first chunk is {image.kind!r}, no image")
     sizes = struct.pack("<I", width - 1)[:3] + struct.pack("<I", height - 1)[:3]
     return Chunk(b"VP8X", bytes((flags, 0, 0, 0)) + sizes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from . import exif, infotext, jpeg, mpf, png, webp, xmp
-from .picture_file import _format, _texts, _xmp
+from .tagged_image import _format, _texts, _xmp
 
 _SIGNED = (
     "it carries signed content credentials (C2PA), and any change breaks the signature. Keep its score in a "

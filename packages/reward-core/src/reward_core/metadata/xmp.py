@@ -1,4 +1,4 @@
-"""XMP, as far as one value of our own and a picture's description go; the rest stays byte for byte."""
+"""XMP, as far as one value of our own and an image's description go; the rest stays byte for byte."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def put(packet: bytes | None, key: str, value: str) -> bytes:
     ends = list(_END.finditer(packet))
     if not ends:
         raise StrangeXmp("its XMP packet is no RDF that could take another value")
-    rdf, place = ends[-1][1], ends[-1].start()
+    rdf, offset = ends[-1][1], ends[-1].start()
     name, namespace = _name(key).encode(), NAMESPACE.encode()
     own = b'<%s:Description %s:about="" xmlns:rewardcore="%s" %s="%s"/>' % (
         rdf,
@@ -51,7 +51,7 @@ def put(packet: bytes | None, key: str, value: str) -> bytes:
         name,
         content,
     )
-    return packet[:place] + own + packet[place:]
+    return packet[:offset] + own + packet[offset:]
 
 
 def keys(packet: bytes) -> list[str]:

@@ -8,11 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config import read_json
 from ..errors import CheckpointError, InputError
-from ..hub_dataset import raise_if_full
-from ..rankings import SPLITS, PictureReport, RankedPrompt, untied_pairs, write_rankings
-from ..whole_file import write_json
+from ..files.full_disk import raise_if_full
+from ..files.json_file import read_json, write_json
+from ..rankings import SPLITS, ImageReport, RankedPrompt, untied_pairs, write_rankings
 
 SOURCE_FILE = "source.json"  # where the data comes from; written before any of it
 SUMMARY_FILE = "prepared.json"  # figures; written when all the rest is there
@@ -21,8 +20,8 @@ SKIPPED_FILE = "skipped.json"
 
 @dataclass(frozen=True)
 class SplitFigures:
-    """untied_pairs: comparisons. skipped: pictures that cannot be read. dropped: prompts left with fewer than
-    two pictures; neither is counted among the others.
+    """untied_pairs: comparisons. skipped: images that cannot be read. dropped: prompts left with fewer than
+    two images; neither is counted among the others.
     """
 
     prompts: int
@@ -88,7 +87,7 @@ def _claim(out: Path, source: Mapping[str, Any]) -> None:
 
 
 def write_folder(
-    out: Path, splits: Mapping[str, tuple[list[RankedPrompt], PictureReport]], details: Mapping[str, Any]
+    out: Path, splits: Mapping[str, tuple[list[RankedPrompt], ImageReport]], details: Mapping[str, Any]
 ) -> Prepared:
     """Write the lists, then the splits, then the figures; what the splits no longer hold is removed."""
     left_out = {
@@ -112,7 +111,7 @@ def write_folder(
         figures[name] = SplitFigures(
             prompts=len(data),
             pictures=sum(len(item.images) for item in data),
-            untied_pairs=sum(untied_pairs(item.places) for item in data),
+            untied_pairs=sum(untied_pairs(item.ranks) for item in data),
             skipped=len(report.skipped),
             dropped=len(report.dropped),
         )

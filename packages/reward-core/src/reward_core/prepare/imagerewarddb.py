@@ -13,14 +13,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..config import read_json
 from ..errors import CheckpointError, DataWarning, HubError, InputError
-from ..hub_dataset import RepoFile, RepoListing, fetch_verified, list_dataset
-from ..rankings import SPLITS, PictureReport, RankedPrompt
+from ..files.json_file import read_json, write_json
+from ..files.zip_file import remove_leftovers, unzip
+from ..hub.dataset_files import RepoFile, RepoListing, fetch_verified, list_dataset
+from ..rankings import SPLITS, ImageReport, RankedPrompt
 from ..rankings.check import find_broken, leave_out
 from ..rankings.imagerewarddb import METADATA, read_imagerewarddb
-from ..whole_file import write_json
-from ..zip_file import remove_leftovers, unzip
 from .folder import Prepared, preparing, write_folder
 from .space import check_space, gigabytes
 
@@ -153,7 +152,7 @@ def _check_room(
     fetched = sum(file.size for file in coming)
     if not fetched and not zips:
         return
-    # Pictures hardly shrink in a zip; each file also fills its last block.
+    # Images hardly shrink in a zip; each file also fills its last block.
     unpacked = int(1.05 * sum(file.size for file in zips))
     peak = max((file.size for file in coming), default=0) if removing else fetched
     say(f"to fetch: {gigabytes(fetched)} in {len(coming)} files; to unpack: {len(zips)} zips")
@@ -162,8 +161,8 @@ def _check_room(
 
 def _unpack(out: Path, file: RepoFile, path: Path) -> None:
     def look_through(folder: Path) -> None:
-        pictures = [p for p in sorted(folder.iterdir()) if p.is_file() and p.suffix.lower() not in _TEXTS]
-        broken = {Path(name).name: reason for name, reason in find_broken(pictures).items()}
+        images = [p for p in sorted(folder.iterdir()) if p.is_file() and p.suffix.lower() not in _TEXTS]
+        broken = {Path(name).name: reason for name, reason in find_broken(images).items()}
         write_json(folder / RECORD, {"zip": file.path, "checksum": file.checksum, "broken": broken})
 
     unzip(path, _folder(out, file), look_through)
@@ -171,7 +170,7 @@ def _unpack(out: Path, file: RepoFile, path: Path) -> None:
 
 def _read(
     out: Path, split: str, table: Path, zips: Sequence[RepoFile]
-) -> tuple[list[RankedPrompt], PictureReport]:
+) -> tuple[list[RankedPrompt], ImageReport]:
     folders = [_folder(out, file) for file in zips]
     data = read_imagerewarddb(table, out, split, only={folder.name for folder in folders})
     broken: dict[str, str] = {}
@@ -187,11 +186,11 @@ def _read(
     return leave_out(data, broken)
 
 
-def _check_count(data: Sequence[RankedPrompt], report: PictureReport, subset: str) -> None:
+def _check_count(data: Sequence[RankedPrompt], report: ImageReport, subset: str) -> None:
     found, named = len(data) + len(report.dropped), 1000 * int(subset[:-1])
     if abs(found - named) > 0.02 * named:
-        told = (
+        message = (
             f"the first {SUBSETS[subset]} training zips hold {found:,} prompts, and {subset} should be about "
             f"{named:,}. Which zips make a subset is inferred from their sizes; say how many prompts you used"
         )
-        warnings.warn(told, DataWarning, stacklevel=3)
+        warnings.warn(message, DataWarning, stacklevel=3)

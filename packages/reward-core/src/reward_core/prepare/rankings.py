@@ -1,4 +1,4 @@
-"""Any source that `read_splits` reads, as a folder: pictures out of tables become files, all are checked."""
+"""Any source that `read_splits` reads, as a folder: images out of tables become files, all are checked."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataWarning, ImageError, InputError
-from ..hub_dataset import raise_if_full
-from ..image_file import ImageSource, StoredImage, image_name, open_image, picture_state
-from ..progress import bar
+from ..files.full_disk import raise_if_full
+from ..inputs.image_file import ImageSource, StoredImage, image_name, image_state, open_image
 from ..rankings import SPLITS, RankedPrompt, read_splits
 from ..rankings.check import find_broken, in_reading_order, leave_out
 from ..rankings.comparisons import regroup
 from ..rankings.stored_images import ReadImage
+from ..runs.progress import bar
 from .folder import Prepared, preparing, write_folder
 
-JOURNAL = ".pictures.jsonl"  # name in the table -> file here, or why there is none; state of the picture
+JOURNAL = ".pictures.jsonl"  # name in the table -> file here, or why there is none; state of the image
 
 
 def prepare_rankings(
@@ -37,15 +37,15 @@ def prepare_rankings(
     test: float = 0.05,
     say: Callable[[str], None] = lambda line: None,
 ) -> Prepared:
-    """Fill ``out`` from a file or data set of rankings or pairs.
+    """Fill ``out`` from a file or dataset of rankings or pairs.
 
-    Pictures inside tables and zips become files in ``out``/images, named by their content, so one that occurs
-    in many pairs is there once, and pairs are grouped by it. Pictures that are files stay where they are.
+    Images inside tables and zips become files in ``out``/images, named by their content, so one that occurs
+    in many pairs is there once, and pairs are grouped by it. Images that are files stay where they are.
     The same call goes on where a killed one stopped.
 
     Args:
         images, columns, config: as for ``read_splits``.
-        copy: copy pictures that are files, too.
+        copy: copy images that are files, too.
         validation, test: shares of the prompts, each in [0, 1), taken from the training data by the prompts'
             hash where the source has no such split. All groups of a prompt are in the same split.
         say: takes lines about what is going on.
@@ -63,7 +63,7 @@ def prepare_rankings(
         splits = _split(_read_quietly(source, images, columns, config), validation, test)
         found = {}
         for name, data in splits.items():
-            say(f"{name}: {len(data):,} groups; checking their pictures")
+            say(f"{name}: {len(data):,} groups; checking their images")
             stored, broken = _as_files(data, out, copy)
             kept, report = leave_out(stored, broken)
             found[name] = (regroup(kept), report)
@@ -85,10 +85,12 @@ def _split(
     for name in ("validation", "test"):
         result[name] += splits[name]
     for item in splits["train"]:
-        place = int(hashlib.sha256(item.prompt.encode(errors="backslashreplace")).hexdigest()[:8], 16) / 2**32
-        if place < shares["test"]:
+        position = (
+            int(hashlib.sha256(item.prompt.encode(errors="backslashreplace")).hexdigest()[:8], 16) / 2**32
+        )
+        if position < shares["test"]:
             result["test"].append(item)
-        elif place < shares["test"] + shares["validation"]:
+        elif position < shares["test"] + shares["validation"]:
             result["validation"].append(item)
         else:
             result["train"].append(item)
@@ -98,7 +100,7 @@ def _split(
 def _as_files(
     data: Sequence[RankedPrompt], out: Path, copy: bool
 ) -> tuple[list[RankedPrompt], dict[str, str]]:
-    """The data with files for pictures, and name -> reason of those that cannot be read."""
+    """The data with files for images, and name -> reason of those that cannot be read."""
     sources = {image_name(image): image for item in data for image in item.images}
     inside = in_reading_order({n: i for n, i in sources.items() if copy or isinstance(i, StoredImage)})
     broken = find_broken(image for name, image in sources.items() if name not in inside)
@@ -116,12 +118,12 @@ def _as_files(
 
 
 def _stored(sources: Mapping[str, ImageSource], out: Path) -> Iterator[tuple[str, str | None, str | None]]:
-    """(name, file in ``out``, why there is none) of each picture; what a former call did is taken from its
+    """(name, file in ``out``, why there is none) of each image; what a former call did is taken from its
     journal.
     """
     for leftover in out.glob("images/*/.*.tmp"):
         leftover.unlink()
-    states = {name: list(picture_state(image)) for name, image in sources.items()}
+    states = {name: list(image_state(image)) for name, image in sources.items()}
     known = {
         name: (file, reason)
         for name, (file, reason, state) in _journal(out).items()
@@ -138,7 +140,7 @@ def _stored(sources: Mapping[str, ImageSource], out: Path) -> Iterator[tuple[str
     ):
         results = pool.map(lambda entry: _store(*entry, out), new)
         try:
-            for name, file, reason in shown.track(results, total=len(new), description="storing pictures"):
+            for name, file, reason in shown.track(results, total=len(new), description="storing images"):
                 journal.write(json.dumps([name, file, reason, states[name]]) + "\n")
                 journal.flush()
                 yield name, file, reason
@@ -148,7 +150,7 @@ def _stored(sources: Mapping[str, ImageSource], out: Path) -> Iterator[tuple[str
 
 
 def _journal(out: Path) -> dict[str, tuple[str | None, str | None, list[Any] | None]]:
-    """Name -> (file, why there is none, the picture's state then). A later line is the newer one."""
+    """Name -> (file, why there is none, the image's state then). A later line is the newer one."""
     path = out / JOURNAL
     if not path.is_file():
         return {}
@@ -165,19 +167,19 @@ def _journal(out: Path) -> dict[str, tuple[str | None, str | None, list[Any] | N
 
 
 def _store(name: str, image: ImageSource, out: Path) -> tuple[str, str | None, str | None]:
-    """Check a picture and write its bytes, unchanged, under a name that follows from them."""
+    """Check an image and write its bytes, unchanged, under a name that follows from them."""
     try:
         content = image.read() if isinstance(image, StoredImage) else Path(name).read_bytes()
-        picture = open_image(ReadImage(name, content))
-        if picture.mode != "RGB":
-            picture.convert("RGB")
+        opened_image = open_image(ReadImage(name, content))
+        if opened_image.mode != "RGB":
+            opened_image.convert("RGB")
     except ImageError as error:
         return name, None, error.reason
     except Exception as error:  # a damaged table
         raise_if_full(error, out)
         return name, None, f"cannot be read: {error}"
     digest = hashlib.sha256(content).hexdigest()[:32]
-    suffix = {"JPEG": "jpg"}.get(picture.format or "", (picture.format or "img").lower())
+    suffix = {"JPEG": "jpg"}.get(opened_image.format or "", (opened_image.format or "img").lower())
     file = f"images/{digest[:2]}/{digest}.{suffix}"
     path = out / file
     if not path.is_file():

@@ -1,11 +1,11 @@
-"""Rankings of pictures by people or by an oracle: one internal form, read from many.
+"""Rankings of images by people or by an oracle: one internal form, read from many.
 
 RankedPrompt is the form. ``read_rankings`` reads any accepted source into it (forms.py says which rows are
 understood, read.py which files), ``read_splits`` a folder of training, validation and test data, and
-``check_pictures`` leaves out what cannot be decoded. docs/data.md shows all of it with examples.
+``check_images`` leaves out what cannot be decoded. docs/data.md shows all of it with examples.
 """
 
-from .check import PictureReport, check_pictures
+from .check import ImageReport, check_images
 from .json_records import RANKINGS_FILE, write_rankings
 from .ranked_prompt import RankedPrompt, untied_pairs
 from .read import read_rankings
@@ -14,9 +14,9 @@ from .splits import SPLITS, read_splits
 __all__ = [
     "RANKINGS_FILE",
     "SPLITS",
-    "PictureReport",
+    "ImageReport",
     "RankedPrompt",
-    "check_pictures",
+    "check_images",
     "read_rankings",
     "read_splits",
     "untied_pairs",

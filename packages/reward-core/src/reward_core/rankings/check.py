@@ -1,4 +1,4 @@
-"""Pictures that cannot be decoded, found before any work is done with them."""
+"""Images that cannot be decoded, found before any work is done with them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..errors import ImageError
-from ..image_file import ImageSource, StoredImage, image_name, open_image
-from ..progress import bar
+from ..inputs.image_file import ImageSource, StoredImage, image_name, open_image
+from ..runs.progress import bar
 from .ranked_prompt import RankedPrompt
 
 
 @dataclass(frozen=True)
-class SkippedPicture:
-    """A picture that was left out, and why. id, prompt: of the group that it was in."""
+class SkippedImage:
+    """An image that was left out, and why. id, prompt: of the group that it was in."""
 
     id: str
     prompt: str
@@ -26,7 +26,7 @@ class SkippedPicture:
 
 @dataclass(frozen=True)
 class DroppedPrompt:
-    """A group of which fewer than two pictures were left."""
+    """A group of which fewer than two images were left."""
 
     id: str
     prompt: str
@@ -34,19 +34,19 @@ class DroppedPrompt:
 
 
 @dataclass(frozen=True)
-class PictureReport:
-    """pictures: how many places in groups were looked at. skipped: in the data's order, each place once."""
+class ImageReport:
+    """images: how many places in groups were looked at. skipped: in the data's order, each place once."""
 
     pictures: int
-    skipped: tuple[SkippedPicture, ...]
+    skipped: tuple[SkippedImage, ...]
     dropped: tuple[DroppedPrompt, ...]
 
     def __str__(self) -> str:
         if not self.skipped and not self.dropped:
-            return f"all {self.pictures:,} pictures can be read"
-        text = f"{len(self.skipped):,} of {self.pictures:,} pictures cannot be read and are skipped"
+            return f"all {self.pictures:,} images can be read"
+        text = f"{len(self.skipped):,} of {self.pictures:,} images cannot be read and are skipped"
         if self.dropped:
-            text += f"; {len(self.dropped):,} prompts with fewer than two pictures are dropped"
+            text += f"; {len(self.dropped):,} prompts with fewer than two images are dropped"
         return text
 
     def to_dict(self) -> dict[str, Any]:
@@ -54,16 +54,16 @@ class PictureReport:
         return asdict(self)
 
 
-def check_pictures(
+def check_images(
     data: Sequence[RankedPrompt], *, threads: int | None = None, show_progress: bool = True
-) -> tuple[list[RankedPrompt], PictureReport]:
-    """The data without pictures that cannot be decoded, and a report of what was left out.
+) -> tuple[list[RankedPrompt], ImageReport]:
+    """The data without images that cannot be decoded, and a report of what was left out.
 
-    Every picture is decoded completely, one that occurs several times once. A group with fewer than two
-    pictures (also one that came so) is dropped.
+    Every image is decoded completely, one that occurs several times once. A group with fewer than two
+    images (also one that came so) is dropped.
 
     Args:
-        threads: how many pictures are decoded at once; by default as many as there are CPUs, at most 16.
+        threads: how many images are decoded at once; by default as many as there are CPUs, at most 16.
         show_progress: a bar on stderr, while that is a terminal.
     """
     images = (image for item in data for image in item.images)
@@ -74,7 +74,7 @@ def check_pictures(
 def find_broken(
     images: Iterable[ImageSource], *, threads: int | None = None, show_progress: bool = True
 ) -> dict[str, str]:
-    """Name -> reason, of the pictures that cannot be decoded."""
+    """Name -> reason, of the images that cannot be decoded."""
     named = in_reading_order({_key(image): image for image in images})
     threads = threads or min(16, os.cpu_count() or 1)
     broken: dict[str, str] = {}
@@ -82,7 +82,7 @@ def find_broken(
         checks = pool.map(_fault, named.values())
         try:
             for key, fault in zip(
-                named, shown.track(checks, total=len(named), description="checking pictures")
+                named, shown.track(checks, total=len(named), description="checking images")
             ):
                 if fault is not None:
                     broken[key] = fault
@@ -93,46 +93,46 @@ def find_broken(
 
 
 def in_reading_order(named: Mapping[str, ImageSource]) -> dict[str, ImageSource]:
-    """The same pictures; those inside one table follow each other as they lie in it."""
+    """The same images; those inside one table follow each other as they lie in it."""
 
-    def place(entry: tuple[str, ImageSource]) -> tuple[str, int]:
-        return entry[1].place if isinstance(entry[1], StoredImage) else ("", 0)
+    def location(entry: tuple[str, ImageSource]) -> tuple[str, int]:
+        return entry[1].location if isinstance(entry[1], StoredImage) else ("", 0)
 
-    return dict(sorted(named.items(), key=place))
+    return dict(sorted(named.items(), key=location))
 
 
 def leave_out(
     data: Sequence[RankedPrompt], broken: Mapping[str, str]
-) -> tuple[list[RankedPrompt], PictureReport]:
-    """The data without the pictures that ``find_broken`` named."""
+) -> tuple[list[RankedPrompt], ImageReport]:
+    """The data without the images that ``find_broken`` named."""
     kept: list[RankedPrompt] = []
-    skipped: list[SkippedPicture] = []
+    skipped: list[SkippedImage] = []
     dropped: list[DroppedPrompt] = []
     for item in data:
         reasons = [broken.get(_key(image)) for image in item.images]
         for image, reason in zip(item.images, reasons):
             if reason is not None:
-                skipped.append(SkippedPicture(item.id, item.prompt, image_name(image), reason))
+                skipped.append(SkippedImage(item.id, item.prompt, image_name(image), reason))
         good = [i for i, reason in enumerate(reasons) if reason is None]
         if len(good) < 2:
             dropped.append(DroppedPrompt(item.id, item.prompt, len(good)))
         else:
             kept.append(item if len(good) == len(item.images) else item.only(good))
-    report = PictureReport(sum(len(item.images) for item in data), tuple(skipped), tuple(dropped))
+    report = ImageReport(sum(len(item.images) for item in data), tuple(skipped), tuple(dropped))
     return kept, report
 
 
 def _key(image: ImageSource) -> str:
-    """Pictures of PIL without a file have no name of their own."""
+    """Images of PIL without a file have no name of their own."""
     name = image_name(image)
     return f"{name} {id(image)}" if name.startswith("<") else name
 
 
 def _fault(image: ImageSource) -> str | None:
     try:
-        picture = open_image(image)
-        if picture.mode != "RGB":
-            picture.convert("RGB")
+        opened_image = open_image(image)
+        if opened_image.mode != "RGB":
+            opened_image.convert("RGB")
     except ImageError as error:
         return error.reason
     except ValueError as error:

@@ -6,15 +6,15 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
-from ..image_file import ImageSource, image_name
+from ..inputs.image_file import ImageSource, image_name
 from .ranked_prompt import RankedPrompt, untied_pairs
 
-LARGEST = 10  # pictures of a group: a training step holds them all at once
+LARGEST = 10  # images of a group: a training step holds them all at once
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One picture preferred to another. The keys tell which pictures are the same in several comparisons."""
+    """One image preferred to another. The keys tell which images are the same in several comparisons."""
 
     id: str
     prompt: str
@@ -25,12 +25,12 @@ class Comparison:
 
 
 def group_comparisons(comparisons: Iterable[Comparison]) -> list[RankedPrompt]:
-    """Groups whose untied pairs are exactly the comparisons, with as few pictures as is easily had.
+    """Groups whose untied pairs are exactly the comparisons, with as few images as is easily had.
 
-    Comparisons of one prompt whose pictures all hang together become one group where its ranking implies
+    Comparisons of one prompt whose images all hang together become one group where its ranking implies
     these comparisons and no other: all pairs of a ranking do, A over B and B over C alone do not (A over C
-    was never said). What is left becomes groups of a picture and those that lost, or won, against it. No
-    group has more than LARGEST pictures. A comparison made twice, or both ways, is in as many groups as it
+    was never said). What is left becomes groups of an image and those that lost, or won, against it. No
+    group has more than LARGEST images. A comparison made twice, or both ways, is in as many groups as it
     was made.
     """
     by_prompt: dict[str, list[Comparison]] = defaultdict(list)
@@ -40,14 +40,14 @@ def group_comparisons(comparisons: Iterable[Comparison]) -> list[RankedPrompt]:
 
 
 def regroup(data: Sequence[RankedPrompt]) -> list[RankedPrompt]:
-    """The data with its groups of two put together by prompt and picture, now that pictures have names."""
+    """The data with its groups of two put together by prompt and image, now that images have names."""
     pairs = [item for item in data if len(item.images) == 2]
     others = [item for item in data if len(item.images) != 2]
     comparisons = []
     for item in pairs:
-        better, worse = sorted(range(2), key=lambda i: item.places[i])
+        better, worse = sorted(range(2), key=lambda i: item.ranks[i])
         images = item.images[better], item.images[worse]
-        if item.places[better] != item.places[worse] and image_name(images[0]) != image_name(images[1]):
+        if item.ranks[better] != item.ranks[worse] and image_name(images[0]) != image_name(images[1]):
             comparisons.append(Comparison(item.id, item.prompt, *images, *map(image_name, images)))
     return others + group_comparisons(comparisons)
 
@@ -66,7 +66,7 @@ def _groups_of_prompt(comparisons: list[Comparison]) -> list[RankedPrompt]:
 
 
 def _connected(comparisons: list[Comparison]) -> list[list[Comparison]]:
-    """The comparisons by the connected set of pictures that they are part of."""
+    """The comparisons by the connected set of images that they are part of."""
     root: dict[Hashable, Hashable] = {}
 
     def find(key: Hashable) -> Hashable:
@@ -91,17 +91,17 @@ def _ranking(comparisons: list[Comparison]) -> RankedPrompt | None:
     for c in comparisons:
         wins[c.better_key] += 1
         wins[c.worse_key] += 0
-    levels = {n: place for place, n in enumerate(sorted(set(wins.values()), reverse=True), 1)}
-    place = {key: levels[n] for key, n in wins.items()}
-    if len(place) > LARGEST or untied_pairs(list(place.values())) != len(comparisons):
+    levels = {n: rank for rank, n in enumerate(sorted(set(wins.values()), reverse=True), 1)}
+    rank = {key: levels[n] for key, n in wins.items()}
+    if len(rank) > LARGEST or untied_pairs(list(rank.values())) != len(comparisons):
         return None
-    if any(place[c.better_key] >= place[c.worse_key] for c in comparisons):
+    if any(rank[c.better_key] >= rank[c.worse_key] for c in comparisons):
         return None
-    return _group(comparisons, place)
+    return _group(comparisons, rank)
 
 
 def _stars(comparisons: list[Comparison]) -> list[RankedPrompt]:
-    """Groups of one picture against others; the picture with most comparisons left comes first."""
+    """Groups of one image against others; the image with most comparisons left comes first."""
     groups = []
     while comparisons:
         sides: dict[tuple[bool, Hashable], list[Comparison]] = defaultdict(list)
@@ -109,20 +109,20 @@ def _stars(comparisons: list[Comparison]) -> list[RankedPrompt]:
             sides[True, c.better_key].append(c)
             sides[False, c.worse_key].append(c)
         star = max(sides.values(), key=len)[: LARGEST - 1]
-        place = {c.better_key: 1 for c in star} | {c.worse_key: 2 for c in star}
-        groups.append(_group(star, place))
+        rank = {c.better_key: 1 for c in star} | {c.worse_key: 2 for c in star}
+        groups.append(_group(star, rank))
         taken = set(map(id, star))
         comparisons = [c for c in comparisons if id(c) not in taken]
     return groups
 
 
-def _group(comparisons: Sequence[Comparison], place: dict[Hashable, int]) -> RankedPrompt:
+def _group(comparisons: Sequence[Comparison], rank: dict[Hashable, int]) -> RankedPrompt:
     images: dict[Hashable, ImageSource] = {}
     for c in comparisons:
         images.setdefault(c.better_key, c.better)
         images.setdefault(c.worse_key, c.worse)
-    order = sorted(images, key=lambda key: place[key])
+    order = sorted(images, key=lambda key: rank[key])
     first = comparisons[0]
     return RankedPrompt(
-        first.id, first.prompt, tuple(images[key] for key in order), tuple(place[key] for key in order)
+        first.id, first.prompt, tuple(images[key] for key in order), tuple(rank[key] for key in order)
     )

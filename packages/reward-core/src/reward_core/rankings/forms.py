@@ -1,7 +1,7 @@
 """Which columns mean what: four kinds of rows, one internal form.
 
     a row a prompt    id, prompt, images (a list), ranking (a list)     the original's JSON
-    a row a picture   id, prompt, image, rank                           ImageRewardDB
+    a row an image   id, prompt, image, rank                           ImageRewardDB
     a row a pair      id, prompt, better, worse
     a row a pair      id, prompt, image_0, image_1, label_0, label_1    Pick-a-Pic
 
@@ -15,11 +15,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..errors import InputError
-from ..image_file import ImageSource, image_name
+from ..inputs.image_file import ImageSource, image_name
 from .comparisons import Comparison, group_comparisons
 from .json_records import read_record
 from .ranked_prompt import RankedPrompt
-from .tables import Rows
+from .table_reader import Rows
 
 #: Role -> names of columns that play it unless the caller says otherwise, the most likely first.
 ROLES: dict[str, tuple[str, ...]] = {
@@ -35,13 +35,13 @@ ROLES: dict[str, tuple[str, ...]] = {
     "image_1": ("jpg_1", "image_1"),
     "label_0": ("label_0",),
     "label_1": ("label_1",),
-    "uid_0": ("image_0_uid",),  # which picture it is, where pictures come as bytes
+    "uid_0": ("image_0_uid",),  # which image it is, where images come as bytes
     "uid_1": ("image_1_uid",),
     "has_label": ("has_label",),  # false: nobody compared these two
 }
 FORMS = (("images", "ranking"), ("better", "worse"), ("image_0", "image_1"), ("image", "rank"))
 
-#: A picture's cell -> the picture, or None where the cell holds none.
+#: An image's cell -> the image, or None where the cell holds none.
 Resolve = Callable[[Any], "ImageSource | None"]
 
 
@@ -70,7 +70,7 @@ def group_rows(rows: Rows, chosen: Mapping[str, str] | None, resolve: Resolve) -
         read = (read_record(f"{rows.name}: {rows.unit} {i}", row, columns, resolve) for i, row in rows.rows)
         return list(read)
     if form == ("image", "rank"):
-        return _pictures(rows, columns, resolve)
+        return _images(rows, columns, resolve)
     return group_comparisons(_comparisons(rows, form, columns, resolve))
 
 
@@ -89,7 +89,7 @@ def _columns(rows: Rows, chosen: Mapping[str, str]) -> dict[str, str]:
     return {role: column for role, column in found.items() if column is not None and role not in unmeant}
 
 
-def _pictures(rows: Rows, columns: Mapping[str, str], resolve: Resolve) -> list[RankedPrompt]:
+def _images(rows: Rows, columns: Mapping[str, str], resolve: Resolve) -> list[RankedPrompt]:
     key = "id" if "id" in columns else "prompt"
     prompts: dict[str, str] = {}
     images: dict[str, list[tuple[ImageSource, int]]] = {}
@@ -104,18 +104,16 @@ def _pictures(rows: Rows, columns: Mapping[str, str], resolve: Resolve) -> list[
             raise InputError(
                 f"{where}: {columns[key]!r} {name} has another prompt than before: {prompt!r:.80}"
             )
-        place, cell = row.get(columns["rank"]), row.get(columns["image"])
-        if not _is_whole(place):
-            raise InputError(f"{where}: {columns['rank']!r} must be a whole number, got {place!r:.80}")
+        rank, cell = row.get(columns["rank"]), row.get(columns["image"])
+        if not _is_whole(rank):
+            raise InputError(f"{where}: {columns['rank']!r} must be a whole number, got {rank!r:.80}")
         if cell is None:
             raise InputError(f"{where}: no {columns['image']!r}")
         image = resolve(cell)
         if image is not None:
-            images.setdefault(name, []).append((image, int(float(place))))
+            images.setdefault(name, []).append((image, int(float(rank))))
     return [
-        RankedPrompt(
-            name, prompts[name], tuple(image for image, _ in some), tuple(place for _, place in some)
-        )
+        RankedPrompt(name, prompts[name], tuple(image for image, _ in some), tuple(rank for _, rank in some))
         for name, some in images.items()
     ]
 
@@ -139,12 +137,12 @@ def _comparisons(
         for role, uid in sides:
             image = resolve(row.get(columns[role]))
             if image is None:
-                raise InputError(f"{where}: {columns[role]!r} is no picture: {row.get(columns[role])!r:.80}")
+                raise InputError(f"{where}: {columns[role]!r} is no image: {row.get(columns[role])!r:.80}")
             images.append(image)
             named = row.get(columns[uid]) if form == ("image_0", "image_1") and uid in columns else None
             keys.append(image_name(image) if named is None else named)
         if keys[0] == keys[1]:
-            raise InputError(f"{where}: compares the picture {keys[0]} with itself")
+            raise InputError(f"{where}: compares the image {keys[0]} with itself")
         identity = row.get(columns["id"]) if "id" in columns else i
         comparisons.append(Comparison(str(identity), prompt, *images, *keys))
     return comparisons

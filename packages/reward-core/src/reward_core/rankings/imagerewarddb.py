@@ -1,7 +1,7 @@
-"""ImageRewardDB as it lies on the hub: a Parquet file a split, pictures in zips or unpacked.
+"""ImageRewardDB as it lies on the hub: a Parquet file a split, images in zips or unpacked.
 
-metadata-train.parquet   image_path, prompt_id, prompt, ..., rank (1 is best): a row a picture
-images/train/train_1.zip, or the folder images/train/train_1 with its pictures
+metadata-train.parquet   image_path, prompt_id, prompt, ..., rank (1 is best): a row an image
+images/train/train_1.zip, or the folder images/train/train_1 with its images
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import DataWarning, InputError
-from ..image_file import ImageSource
-from ..zip_file import DAMAGE
+from ..files.zip_file import DAMAGE
+from ..inputs.image_file import ImageSource
 from .forms import group_rows
 from .ranked_prompt import RankedPrompt
 from .stored_images import ZippedImage
-from .tables import Rows, read_rows
+from .table_reader import Rows, read_rows
 
 METADATA = "metadata-{}.parquet"
 
@@ -31,7 +31,7 @@ def read_imagerewarddb(
     columns: Mapping[str, str] | None = None,
     only: set[str] | None = None,
 ) -> list[RankedPrompt]:
-    """The prompts of one split. Pictures whose zip is not there are left out, as a subset has it.
+    """The prompts of one split. Images whose zip is not there are left out, as a subset has it.
 
     Args:
         folder: holds ``images/{split}/``.
@@ -39,42 +39,42 @@ def read_imagerewarddb(
             is warned of.
 
     Raises:
-        InputError: no picture is there, or the metadata is of another form.
+        InputError: no image is there, or the metadata is of another form.
 
     Warns:
-        DataWarning: pictures were left out.
+        DataWarning: images were left out.
     """
-    index = _Pictures(folder, split, only)
+    index = _ImageIndex(folder, split, only)
     rows = read_rows(metadata)
     numbered = list(rows.rows)
     rank = (columns or {}).get("rank", "rank")
     unranked = [i for i, row in numbered if rank in row and row[rank] is None]
     if unranked:
         numbered = [(i, row) for i, row in numbered if row[rank] is not None]
-        told = (
-            f"{metadata}: {len(unranked):,} pictures have no rank and are left out, such as row {unranked[0]}"
+        message = (
+            f"{metadata}: {len(unranked):,} images have no rank and are left out, such as row {unranked[0]}"
         )
-        warnings.warn(told, DataWarning, stacklevel=2)
+        warnings.warn(message, DataWarning, stacklevel=2)
     data = group_rows(Rows(rows.name, rows.unit, rows.columns, numbered), columns, index.find)
     if not data:
         raise InputError(
-            f"{metadata}: none of its pictures is in {folder / 'images' / split}; the zips, or "
+            f"{metadata}: none of its images is in {folder / 'images' / split}; the zips, or "
             f"folders of their content, were expected there"
         )
     if index.absent and only is None:
         names = sorted(index.absent)
         shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
-        told = f"{metadata}: {sum(index.absent.values()):,} of {len(numbered):,} pictures are left out"
-        warnings.warn(f"{told}; they are in zips that are not here ({shown})", DataWarning, stacklevel=2)
+        message = f"{metadata}: {sum(index.absent.values()):,} of {len(numbered):,} images are left out"
+        warnings.warn(f"{message}; they are in zips that are not here ({shown})", DataWarning, stacklevel=2)
     return data
 
 
-class _Pictures:
-    """Where the pictures of a split are. Their file names are unique."""
+class _ImageIndex:
+    """Where the images of a split are. Their file names are unique."""
 
     def __init__(self, folder: Path, split: str, only: set[str] | None):
         self.folder, self.split = folder, split
-        self.absent: Counter[str] = Counter()  # pictures by the zip that is not here
+        self.absent: Counter[str] = Counter()  # images by the zip that is not here
         self.folders: dict[str, Path] = {}
         self.zips: dict[str, dict[str, ZippedImage]] = {}
         root = folder / "images" / split
@@ -87,7 +87,7 @@ class _Pictures:
                 self.zips[path.stem] = _members(path)
 
     def find(self, cell: Any) -> ImageSource | None:
-        """The picture of a metadata row; one whose zip is here but does not hold it fails when opened."""
+        """The image of a metadata row; one whose zip is here but does not hold it fails when opened."""
         name = PurePosixPath(str(cell).replace("\\", "/"))
         part = name.parent.name
         if part in self.folders:

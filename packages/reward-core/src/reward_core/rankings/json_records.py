@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..image_file import ImageSource, image_name
-from ..whole_file import write_json
+from ..files.json_file import write_json
+from ..inputs.image_file import ImageSource, image_name
 from .ranked_prompt import RankedPrompt
 
 RANKINGS_FILE = "rankings.json"
@@ -21,33 +21,33 @@ def read_record(
     columns: Mapping[str, str],
     resolve: Callable[[Any], ImageSource | None],
 ) -> RankedPrompt:
-    """One prompt with all its pictures.
+    """One prompt with all its images.
 
     ShapesBench's files add "utilities", "faults" and "objects".
 
     Args:
         where: how errors name the record.
         columns: role -> column, see forms.py.
-        resolve: a picture's cell -> the picture, None where the cell holds none.
+        resolve: an image's cell -> the image, None where the cell holds none.
 
     Raises:
         InputError: another form.
     """
-    names, places = record.get(columns["images"]), record.get(columns["ranking"])
+    names, ranks = record.get(columns["images"]), record.get(columns["ranking"])
     prompt = record.get(columns["prompt"])
     if not isinstance(prompt, str):
         raise InputError(f"{where}: the prompt must be a string, got {prompt!r:.80}")
     images = [resolve(name) for name in names] if isinstance(names, (list, tuple)) else [None]
     if None in images:
         raise InputError(f"{where}: {columns['images']!r} must be a list of file names, got {names!r:.80}")
-    if not isinstance(places, (list, tuple)) or not all(type(place) is int for place in places):
+    if not isinstance(ranks, (list, tuple)) or not all(type(rank) is int for rank in ranks):
         raise InputError(
-            f"{where}: {columns['ranking']!r} must be a list of whole numbers, got {places!r:.80}"
+            f"{where}: {columns['ranking']!r} must be a list of whole numbers, got {ranks!r:.80}"
         )
     utilities, faults = record.get("utilities"), record.get("faults")
-    for key, values in ((columns["ranking"], places), ("utilities", utilities), ("faults", faults)):
+    for key, values in ((columns["ranking"], ranks), ("utilities", utilities), ("faults", faults)):
         if values is not None and (not isinstance(values, (list, tuple)) or len(values) != len(images)):
-            raise InputError(f"{where}: {len(images)} pictures, but {key!r} is {values!r:.80}")
+            raise InputError(f"{where}: {len(images)} images, but {key!r} is {values!r:.80}")
     try:
         if utilities is not None and not all(math.isfinite(float(value)) for value in utilities):
             raise InputError(f"{where}: 'utilities' must be numbers, got {utilities!r:.80}")
@@ -55,7 +55,7 @@ def read_record(
             str(record.get(columns.get("id", "id"), "")),
             prompt,
             tuple(images),
-            tuple(places),
+            tuple(ranks),
             None if utilities is None else tuple(map(float, utilities)),
             None if faults is None else tuple(tuple(fault["kind"] for fault in some) for some in faults),
             record.get("objects"),
@@ -69,10 +69,10 @@ def read_record(
 def write_rankings(path: Path, data: Sequence[RankedPrompt]) -> None:
     """Write rankings as the original publishes them; the file appears whole or not at all.
 
-    Pictures' names are relative to the file's folder where they lie in it, otherwise whole paths.
+    Images' names are relative to the file's folder where they lie in it, otherwise whole paths.
 
     Raises:
-        InputError: a picture that is no file of its own.
+        InputError: an image that is no file of its own.
     """
     folder = path.parent.absolute()
     records = []
@@ -81,7 +81,7 @@ def write_rankings(path: Path, data: Sequence[RankedPrompt]) -> None:
             "id": item.id,
             "prompt": item.prompt,
             "generations": [_relative(image, folder) for image in item.images],
-            "ranking": list(item.places),
+            "ranking": list(item.ranks),
         }
         if item.utilities is not None:
             record["utilities"] = list(item.utilities)

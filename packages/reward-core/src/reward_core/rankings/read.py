@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import InputError
+from .dataset_reader import as_image, read_dataset
 from .forms import group_rows
-from .hub_datasets import as_picture, read_dataset
 from .imagerewarddb import METADATA, read_imagerewarddb
 from .json_records import RANKINGS_FILE
 from .ranked_prompt import RankedPrompt
-from .tables import EXTENSIONS, read_rows
+from .table_reader import EXTENSIONS, read_rows
 
 _METADATA = re.compile(METADATA.format(r"(\w+)"))
 
@@ -30,7 +30,7 @@ def read_rankings(
         path: a .json, .jsonl, .csv or .parquet file; ImageRewardDB's ``metadata-{split}.parquet``; a folder
             with a ``rankings.json``, with ImageRewardDB, with `{split}.json` files as ``prepare`` writes
             them, or with a dataset; or a dataset's name on the hub.
-        images: the folder to which pictures' names are relative; by default the file's own.
+        images: the folder to which images' names are relative; by default the file's own.
         columns: role -> column, for columns that go by other names than those of ``forms.ROLES``.
         split: which part, of a folder or dataset that has several.
 
@@ -40,7 +40,7 @@ def read_rankings(
     """
     source, path = os.fspath(path), Path(path)
     if images is not None and not Path(images).is_dir():
-        raise InputError(f"{images}: no such folder of pictures")
+        raise InputError(f"{images}: no such folder of images")
     if path.is_dir():
         return _read_folder(path, images, columns, split)
     if not path.exists() and is_hub_name(source):
@@ -53,7 +53,7 @@ def read_rankings(
 def _read_file(path: Path, folder: Path, columns: Mapping[str, str] | None) -> list[RankedPrompt]:
     if match := _METADATA.fullmatch(path.name):
         return read_imagerewarddb(path, folder, match[1], columns)
-    return group_rows(read_rows(path), columns, lambda cell: as_picture(cell, folder))
+    return group_rows(read_rows(path), columns, lambda cell: as_image(cell, folder))
 
 
 def _read_folder(

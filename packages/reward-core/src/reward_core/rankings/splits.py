@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import DataWarning, InputError
-from .hub_datasets import load_splits, rankings_of
+from .dataset_reader import load_splits, rankings_of
 from .ranked_prompt import RankedPrompt
 from .read import is_dataset, is_hub_name, read_rankings, split_files
 

@@ -1,4 +1,4 @@
-"""Pictures inside zips and tables, read when they are opened and not before."""
+"""Images inside zips and tables, read when they are opened and not before."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ImageError
-from ..image_file import StoredImage, file_state
+from ..inputs.image_file import StoredImage, file_state
 
-MAX_BYTES = 512 * 2**20  # of one picture's file
+MAX_BYTES = 512 * 2**20  # of one image's file
 _lock = threading.Lock()
 
 
 @dataclass(frozen=True)
 class ZippedImage(StoredImage):
-    """A picture in a zip. ``member`` is its whole name there."""
+    """An image in a zip. ``member`` is its whole name there."""
 
     archive: Path
     member: str
@@ -37,13 +37,13 @@ class ZippedImage(StoredImage):
         return archive.read(self.member)
 
     def state(self) -> tuple[str | int, ...]:
-        told = _open_zip(_key(self.archive)).getinfo(self.member)
-        return (f"{told.file_size} {told.CRC:08x}",)
+        info = _open_zip(_key(self.archive)).getinfo(self.member)
+        return (f"{info.file_size} {info.CRC:08x}",)
 
 
 @dataclass(frozen=True)
 class ParquetImage(StoredImage):
-    """A picture in a cell of a Parquet file, as bytes or as the hub's {"bytes", "path"}.
+    """An image in a cell of a Parquet file, as bytes or as the hub's {"bytes", "path"}.
 
     Reading costs the cell's row group, of which the last few stay in memory: fast in the file's order, slow
     in another. ``item`` counts within a cell that holds a list.
@@ -59,7 +59,7 @@ class ParquetImage(StoredImage):
         return _cell_name(str(self.file), self.column, self.row, self.item)
 
     @property
-    def place(self) -> tuple[str, int]:
+    def location(self) -> tuple[str, int]:
         return str(self.file), self.row
 
     def read(self) -> bytes:
@@ -76,7 +76,7 @@ class ParquetImage(StoredImage):
 
 @dataclass(frozen=True)
 class ReadImage(StoredImage):
-    """A picture whose file has been read."""
+    """An image whose file has been read."""
 
     label: str
     content: bytes
@@ -93,7 +93,7 @@ class ReadImage(StoredImage):
 
 
 class DatasetImage(StoredImage):
-    """A picture in a cell of a `datasets` dataset whose pictures are left undecoded."""
+    """An image in a cell of a `datasets` dataset whose images are left undecoded."""
 
     def __init__(self, dataset: Any, source: str, column: str, row: int, item: int | None = None):
         self.dataset, self.source, self.column, self.row, self.item = dataset, source, column, row, item
@@ -122,7 +122,7 @@ def _bytes(image: StoredImage, cell: Any, item: int | None, folder: Path) -> byt
             return (folder / path).read_bytes()
         cell = cell.get("bytes")
     if not isinstance(cell, bytes):
-        raise ImageError(image.name, "the cell holds no picture")
+        raise ImageError(image.name, "the cell holds no image")
     return cell
 
 

@@ -1,27 +1,27 @@
-"""ShapesBench: a small world of coloured shapes in which the true quality of a picture is known.
+"""ShapesBench: a small world of colored shapes in which the true quality of an image is known.
 
-Prompts and scenes (`grammar`, `split`), pictures of them (`render_scene`, `make_picture`), faults and the
+Prompts and scenes (`grammar`, `split`), images of them (`render_scene`, `make_image`), faults and the
 truth that follows (`faults`, `degrade`, `truth`), and ranked groups for training and evaluation (`groups`,
 `fault_mix`). Needs numpy and Pillow only; all chance comes from the numpy generator that is passed in.
 """
 
 from .annotations import PATCH_COLUMNS, Annotation, annotate
-from .appearance import PALETTE, RADII, nearest_colour, nearest_shape
+from .appearance import PALETTE, RADII, nearest_color, nearest_shape
 from .degrade import MAGNITUDES, magnitude, strength_of
 from .fault_mix import HELD_OUT, TRAIN, GroupConfig, hard_negatives, sample_faults, shows_held_out
 from .faults import (
     CLEANLINESS,
     SEMANTIC,
     Fault,
-    Picture,
+    RenderedImage,
     check_faults,
     draw_scene,
-    make_picture,
+    make_image,
     paint,
     render_scene,
 )
 from .grammar import (
-    COLOURS,
+    COLORS,
     RELATIONS,
     SHAPES,
     SIZES,
@@ -36,15 +36,15 @@ from .grammar import (
 from .groups import Group, make_group, make_groups, rank, write_groups
 from .near_misses import near_miss
 from .oracle import oracle, oracle_batch
-from .reading import FoundThing, Reading, read_picture
-from .recolour import recolour
-from .render import Background, Drawing, Mark, rasterise
+from .reading import FoundThing, Reading, read_image
+from .recolor import recolor
+from .render import Background, Drawing, Mark, rasterize
 from .split import SPLITS, Split, load_split, sample_scene, split_of
 from .truth import Truth, alignment, cleanliness
 
 __all__ = [
     "CLEANLINESS",
-    "COLOURS",
+    "COLORS",
     "HELD_OUT",
     "MAGNITUDES",
     "PALETTE",
@@ -65,8 +65,8 @@ __all__ = [
     "Group",
     "GroupConfig",
     "Mark",
-    "Picture",
     "Reading",
+    "RenderedImage",
     "Scene",
     "Split",
     "Thing",
@@ -83,9 +83,9 @@ __all__ = [
     "magnitude",
     "make_group",
     "make_groups",
-    "make_picture",
+    "make_image",
     "near_miss",
-    "nearest_colour",
+    "nearest_color",
     "nearest_shape",
     "oracle",
     "oracle_batch",
@@ -93,9 +93,9 @@ __all__ = [
     "parse",
     "phrase",
     "rank",
-    "rasterise",
-    "read_picture",
-    "recolour",
+    "rasterize",
+    "read_image",
+    "recolor",
     "render_scene",
     "sample_faults",
     "sample_scene",

@@ -1,4 +1,4 @@
-"""What a picture shows, place by place, as numbers: labels for teaching a vision encoder to see."""
+"""What an image shows, place by place, as numbers: labels for teaching a vision encoder to see."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from .render import Drawing, Mark
 #: The columns of `Annotation.patches`. All but the first are 0 where no thing is.
 PATCH_COLUMNS = ("thing", "lightness", "a", "b", *SHAPES, "size", "x", "y", "other_x", "other_y")
 
-# Brings the columns to spreads that weigh colour, shape, size and place alike in a sum of differences.
-_COLOUR_SCALE = np.array([1.0, 2.0, 2.0])
-_SHAPE_SCALE, _SIZE_SCALE, _PLACE_SCALE, _WAY_SCALE = 0.8, 3.0, 2.0, 0.7
+# Brings the columns to spreads that weigh color, shape, size and place alike in a sum of differences.
+_COLOR_SCALE = np.array([1.0, 2.0, 2.0])
+_SHAPE_SCALE, _SIZE_SCALE, _POSITION_SCALE, _WAY_SCALE = 0.8, 3.0, 2.0, 0.7
 _MIDDLE_RADIUS = 0.12
 
 
 @dataclass(frozen=True, eq=False)
 class Annotation:
     """patches: (G * G, 14) float32, row by row, columns as in `PATCH_COLUMNS`: 1 where a thing is, then
-    its colour (OKLab), its outline's distance to each named shape, its size (logarithm), its centre, and
+    its color (OKLab), its outline's distance to each named shape, its size (logarithm), its center, and
     the direction of the thing nearest to it (0, 0 if there is none). strengths: (6,) float32, of each of
     `CLEANLINESS`, 0 for none.
     """
@@ -38,10 +38,10 @@ def annotate(drawing: Drawing, faults: Sequence[Fault], grid: int) -> Annotation
     """The annotation of a drawing with its faults, on a grid of `grid` x `grid` patches.
 
     A patch belongs to the nearest thing whose radius (enlarged by a fifth, half a patch's diagonal at
-    least) reaches the patch's centre.
+    least) reaches the patch's center.
     """
-    centres = (np.arange(grid) + 0.5) / grid
-    x, y = np.meshgrid(centres, centres)  # (G, G)
+    centers = (np.arange(grid) + 0.5) / grid
+    x, y = np.meshgrid(centers, centers)  # (G, G)
     patches = np.zeros((grid, grid, len(PATCH_COLUMNS)), np.float32)
     nearest = np.full(x.shape, np.inf)
     for mark in drawing.marks:
@@ -58,11 +58,11 @@ def annotate(drawing: Drawing, faults: Sequence[Fault], grid: int) -> Annotation
 
 
 def _row(mark: Mark, others: Sequence[Mark]) -> list[float]:
-    colour = _COLOUR_SCALE * oklab(mark.colour)
+    color = _COLOR_SCALE * oklab(mark.color)
     shape = [_SHAPE_SCALE * outline_distance(mark.outline, shape_outline(name)) for name in SHAPES]
     size = _SIZE_SCALE * log(mark.radius / _MIDDLE_RADIUS)
-    place = [_PLACE_SCALE * (mark.x - 0.5), _PLACE_SCALE * (mark.y - 0.5)]
+    position = [_POSITION_SCALE * (mark.x - 0.5), _POSITION_SCALE * (mark.y - 0.5)]
     steps = [(other.x - mark.x, other.y - mark.y) for other in others]
     dx, dy = min(steps, key=lambda step: hypot(*step), default=(0.0, 0.0))
     distance = max(hypot(dx, dy), 1e-6)
-    return [1.0, *colour, *shape, size, *place, _WAY_SCALE * dx / distance, _WAY_SCALE * dy / distance]
+    return [1.0, *color, *shape, size, *position, _WAY_SCALE * dx / distance, _WAY_SCALE * dy / distance]

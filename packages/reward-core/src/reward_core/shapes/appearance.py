@@ -1,4 +1,4 @@
-"""How the words look: the colour of a colour name, the outline of a shape name, the radius of a size name.
+"""How the words look: the color of a color name, the outline of a shape name, the radius of a size name.
 
 Every attribute has a scale on which one name can be blended into another, so a fault can be partial, and
 so "how wrong" is a distance that can also be read back from pixels.
@@ -26,14 +26,14 @@ PALETTE: dict[str, tuple[int, int, int]] = {
     "pink": (250, 120, 200),
 }
 
-#: Radius of the circle with the same area, as a share of the picture's side.
+#: Radius of the circle with the same area, as a share of the image's side.
 RADII = {"small": 0.1, "big": 0.155}
 RADIUS_JITTER = 0.05  # a rightly sized thing varies by this share either way
 
 #: Largest random turn either way, in degrees, that leaves a shape what it is (a turned square is a diamond).
 TURNS = {"circle": 0.0, "square": 8.0, "triangle": 10.0, "star": 10.0, "cross": 8.0}
 
-# An outline is the distance from the centre to the edge at 120 angles, every 3 degrees counter-clockwise
+# An outline is the distance from the center to the edge at 120 angles, every 3 degrees counter-clockwise
 # from "right". All corners below fall on these angles, so edges stay straight and corners sharp.
 OUTLINE_STEPS = 120
 ANGLES = np.arange(OUTLINE_STEPS) * (2 * pi / OUTLINE_STEPS)  # (120,)
@@ -52,7 +52,7 @@ def _corners(shape: str) -> list[tuple[float, float]]:
     return [(angle + 90 * k, radius) for k in range(4) for angle, radius in arm]
 
 
-def normalised(outline: np.ndarray) -> np.ndarray:
+def normalized(outline: np.ndarray) -> np.ndarray:
     """Scale to the area of the unit circle, so size says the same of every shape."""
     area = 0.5 * float(np.dot(outline, np.roll(outline, -1))) * sin(2 * pi / OUTLINE_STEPS)
     return outline * (pi / area) ** 0.5
@@ -76,7 +76,7 @@ def shape_outline(shape: str) -> np.ndarray:
             step = q - p
             along = np.cos(ANGLES[on_edge]) * step[1] - np.sin(ANGLES[on_edge]) * step[0]
             outline[on_edge] = (p[0] * step[1] - p[1] * step[0]) / along
-    outline = normalised(outline)
+    outline = normalized(outline)
     outline.setflags(write=False)
     return outline
 
@@ -85,7 +85,7 @@ def blend_outline(shape: str, other: str, share: float) -> np.ndarray:
     """Outline (120,) that is `share` in [0, 1] of the way from `shape` to `other`; the area stays."""
     if share == 0:
         return shape_outline(shape)
-    return normalised((1 - share) * shape_outline(shape) + share * shape_outline(other))
+    return normalized((1 - share) * shape_outline(shape) + share * shape_outline(other))
 
 
 def outline_distance(outline: np.ndarray, other: np.ndarray) -> float:
@@ -108,7 +108,7 @@ def oklab(rgb: RGB) -> tuple[float, float, float]:
 
 
 def oklab_to_rgb(lab: tuple[float, float, float]) -> RGB:
-    """Inverse of `oklab`; colours that a screen cannot show are clipped to [0, 255]."""
+    """Inverse of `oklab`; colors that a screen cannot show are clipped to [0, 255]."""
     lightness, a, b = lab
     long = (lightness + 0.3963377774 * a + 0.2158037573 * b) ** 3
     medium = (lightness - 0.1055613458 * a - 0.0638541728 * b) ** 3
@@ -122,15 +122,15 @@ def oklab_to_rgb(lab: tuple[float, float, float]) -> RGB:
     return tuple(255 * (12.92 * c if c <= 0.0031308 else 1.055 * c ** (1 / 2.4) - 0.055) for c in clipped)
 
 
-def blend_colour(colour: str, other: str, share: float) -> RGB:
-    """The colour `share` in [0, 1] of the way from `colour` to `other`, round the hue circle.
+def blend_color(color: str, other: str, share: float) -> RGB:
+    """The color `share` in [0, 1] of the way from `color` to `other`, round the hue circle.
 
-    Going round rather than straight keeps it vivid: half-way from red to cyan a straight line is grey,
-    and a grey thing could be lost against its background.
+    Going round rather than straight keeps it vivid: half-way from red to cyan a straight line is gray,
+    and a gray thing could be lost against its background.
     """
     if share in (0, 1):
-        return tuple(float(v) for v in PALETTE[other if share else colour])
-    (l0, a0, b0), (l1, a1, b1) = oklab(PALETTE[colour]), oklab(PALETTE[other])
+        return tuple(float(v) for v in PALETTE[other if share else color])
+    (l0, a0, b0), (l1, a1, b1) = oklab(PALETTE[color]), oklab(PALETTE[other])
     hue = atan2(b0, a0)
     turn = (atan2(b1, a1) - hue + pi) % (2 * pi) - pi
     hue += share * turn
@@ -138,8 +138,8 @@ def blend_colour(colour: str, other: str, share: float) -> RGB:
     return oklab_to_rgb(((1 - share) * l0 + share * l1, chroma * cos(hue), chroma * sin(hue)))
 
 
-def nearest_colour(rgb: RGB) -> str:
-    """The colour name nearest to an sRGB colour in [0, 255], by distance in OKLab."""
+def nearest_color(rgb: RGB) -> str:
+    """The color name nearest to an sRGB color in [0, 255], by distance in OKLab."""
     shown = oklab(rgb)
     return min(PALETTE, key=lambda name: dist(shown, _palette_oklab(name)))
 
@@ -150,8 +150,8 @@ def nearest_shape(outline: np.ndarray) -> str:
 
 
 @cache
-def _palette_oklab(colour: str) -> tuple[float, float, float]:
-    return oklab(PALETTE[colour])
+def _palette_oklab(color: str) -> tuple[float, float, float]:
+    return oklab(PALETTE[color])
 
 
 def blend_radius(size: str, other: str, share: float) -> float:

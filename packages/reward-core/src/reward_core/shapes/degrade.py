@@ -9,15 +9,15 @@ from PIL import Image, ImageFilter
 
 #: What a strength means: (magnitude as strength nears 0, magnitude at strength 1), linear in between.
 MAGNITUDES: dict[str, tuple[float, float]] = {
-    "colour_cast": (0.06, 0.34),  # share of a haze of one vivid colour laid over everything
-    "low_contrast": (0.85, 0.25),  # what is left of each pixel's distance from middle grey (128)
-    "blur": (0.45, 1.8),  # Gaussian sigma in 64ths of the picture's side (pixels at 64)
+    "colour_cast": (0.06, 0.34),  # share of a haze of one vivid color laid over everything
+    "low_contrast": (0.85, 0.25),  # what is left of each pixel's distance from middle gray (128)
+    "blur": (0.45, 1.8),  # Gaussian sigma in 64ths of the image's side (pixels at 64)
     "noise": (5.0, 42.0),  # Gaussian sigma in levels of [0, 255], each pixel and channel on its own
-    "jpeg": (1.2, 6.5),  # JPEG quantiser steps over the standard tables; quality is 50 over it, chroma 4:4:4
+    "jpeg": (1.2, 6.5),  # JPEG quantizer steps over the standard tables; quality is 50 over it, chroma 4:4:4
     "cut_off": (0.12, 0.42),  # share of the thing's width or height outside the frame (see layout)
 }
 
-#: The hazes of a colour cast.
+#: The hazes of a color cast.
 CASTS = ((255, 120, 0), (255, 220, 0), (60, 220, 40), (0, 200, 255), (40, 60, 255), (255, 40, 200))
 
 #: The order in which faults hit the pixels, as light, lens, sensor and file would.

@@ -1,4 +1,4 @@
-"""Which faults the pictures of a group get: the mix, as a config, and the draw from it."""
+"""Which faults the images of a group get: the mix, as a config, and the draw from it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from itertools import product
 
 import numpy as np
 
-from .appearance import blend_colour, blend_outline, nearest_colour, nearest_shape
+from .appearance import blend_color, blend_outline, nearest_color, nearest_shape
 from .degrade import PIXEL_FAULTS
 from .faults import CLEANLINESS, SEMANTIC, Fault, check_faults
-from .grammar import COLOURS, OPPOSITES, RELATIONS, SHAPES, Scene, check_name
+from .grammar import COLORS, OPPOSITES, RELATIONS, SHAPES, Scene, check_name
 from .render import check_side
 from .split import SPLITS, combination_held_out, relation_held_out
 
@@ -29,12 +29,12 @@ class GroupConfig:
     """
 
     seed: int = 20231  # of `make_groups`
-    size: int = 64  # side of the pictures in pixels
-    pictures: tuple[int, int] = (4, 9)  # fewest and most pictures in a group
+    size: int = 64  # side of the images in pixels
+    images: tuple[int, int] = (4, 9)  # fewest and most images in a group
     pair_share: float = 0.8  # probability of a scene of two things
-    good: float = 0.9  # probability that a clean, right picture is put in for certain
-    hard_negative: float = 0.15  # probability that a picture is one of `hard_negatives`
-    fault_counts: tuple[float, ...] = (0.15, 0.45, 0.3, 0.1)  # weights of 0, 1, 2, 3... faults a picture
+    good: float = 0.9  # probability that a clean, right image is put in for certain
+    hard_negative: float = 0.15  # probability that an image is one of `hard_negatives`
+    fault_counts: tuple[float, ...] = (0.15, 0.45, 0.3, 0.1)  # weights of 0, 1, 2, 3... faults an image
     semantic_share: float = 0.55  # probability that a fault is semantic
     full_strength: float = 0.6  # probability that a semantic fault has strength 1
     strength: tuple[float, float] = (0.3, 1.0)  # range of the other strengths
@@ -51,9 +51,9 @@ class GroupConfig:
 
     def __post_init__(self) -> None:
         check_side(self.size)
-        fewest, most = self.pictures
+        fewest, most = self.images
         if not 2 <= fewest <= most:
-            raise ValueError(f"pictures must be (fewest, most) with 2 <= fewest <= most, got {self.pictures}")
+            raise ValueError(f"images must be (fewest, most) with 2 <= fewest <= most, got {self.images}")
         for name in ("pair_share", "good", "hard_negative", "semantic_share", "full_strength"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)!r}")
@@ -69,7 +69,7 @@ class GroupConfig:
             _check_weights(name, [weight for _, weight in weights])
         _check_weights("fault_counts", self.fault_counts)
         if not sum(self.fault_counts[1:]):
-            raise ValueError("fault_counts must allow at least one fault, or every picture would tie")
+            raise ValueError("fault_counts must allow at least one fault, or every image would tie")
 
     @cached_property
     def _tables(self) -> dict[str, tuple[tuple, np.ndarray]]:
@@ -95,7 +95,7 @@ def _check_weights(name: str, weights: Sequence[float]) -> None:
 #: For training.
 TRAIN = GroupConfig()
 
-#: For evaluation: its own seed, more faults a picture, fewer of them full, relations and clutter weigh more.
+#: For evaluation: its own seed, more faults an image, fewer of them full, relations and clutter weigh more.
 HELD_OUT = GroupConfig(
     seed=90817,
     good=0.8,
@@ -124,18 +124,18 @@ HELD_OUT = GroupConfig(
 
 
 def hard_negatives(scene: Scene) -> list[tuple[Fault, ...]]:
-    """Pictures with everything the prompt names, put together wrongly.
+    """Images with everything the prompt names, put together wrongly.
 
-    For two things: the relation turned round, and the colours, shapes or sizes exchanged between them. For
+    For two things: the relation turned round, and the colors, shapes or sizes exchanged between them. For
     one thing: a second one just like it.
     """
     if len(scene.things) == 1:
         thing = scene.things[0]
-        return [(Fault("extra", value=f"{thing.colour} {thing.shape}"),)]
+        return [(Fault("extra", value=f"{thing.color} {thing.shape}"),)]
     first, second = scene.things
     negatives = [(Fault("wrong_relation", value=OPPOSITES[scene.relation]),)]
     for kind, one, other in (
-        ("wrong_colour", first.colour, second.colour),
+        ("wrong_colour", first.color, second.color),
         ("wrong_shape", first.shape, second.shape),
     ):
         if one != other:
@@ -148,7 +148,7 @@ def hard_negatives(scene: Scene) -> list[tuple[Fault, ...]]:
 def sample_faults(
     scene: Scene, rng: np.random.Generator, config: GroupConfig = TRAIN, split: str = "train"
 ) -> tuple[Fault, ...]:
-    """The faults of one picture, possibly none. In "train", none that would show a held-out combination.
+    """The faults of one image, possibly none. In "train", none that would show a held-out combination.
 
     Raises ValueError for an unknown split and for a config whose faults cannot happen to the scene.
     """
@@ -168,7 +168,7 @@ def sample_faults(
             continue
         if split == "held_out" or not shows_held_out(scene, faults):
             return faults
-    raise ValueError(f"fault_counts {config.fault_counts} and the weights allow no picture of {scene}")
+    raise ValueError(f"fault_counts {config.fault_counts} and the weights allow no image of {scene}")
 
 
 def _sample_fault(scene: Scene, rng: np.random.Generator, config: GroupConfig) -> Fault:
@@ -191,20 +191,20 @@ def _sample_fault(scene: Scene, rng: np.random.Generator, config: GroupConfig) -
 
 
 def _sample_value(kind: str, rng: np.random.Generator) -> str | None:
-    colour = COLOURS[int(rng.integers(len(COLOURS)))]
+    color = COLORS[int(rng.integers(len(COLORS)))]
     shape = SHAPES[int(rng.integers(len(SHAPES)))]
     relation = RELATIONS[int(rng.integers(len(RELATIONS)))]
     values = {
-        "wrong_colour": colour,
+        "wrong_colour": color,
         "wrong_shape": shape,
         "wrong_relation": relation,
-        "extra": f"{colour} {shape}",
+        "extra": f"{color} {shape}",
     }
     return values.get(kind)
 
 
 def shows_held_out(scene: Scene, faults: Sequence[Fault]) -> bool:
-    """Whether a picture with these faults shows a held-out combination or relation, or something near one.
+    """Whether an image with these faults shows a held-out combination or relation, or something near one.
 
     A partial fault counts both with its value and with whatever name it comes nearest to on the way, as a red
     thing half-way to blue is purple. A value left open is taken to be harmless: settle it first.
@@ -214,9 +214,9 @@ def shows_held_out(scene: Scene, faults: Sequence[Fault]) -> bool:
     for index, thing in enumerate(scene.things):
         if ("missing", index) in at:
             continue
-        colours = _names(thing.colour, at.get(("wrong_colour", index)), blend_colour, nearest_colour)
+        colors = _names(thing.color, at.get(("wrong_colour", index)), blend_color, nearest_color)
         shapes.append(_names(thing.shape, at.get(("wrong_shape", index)), blend_outline, nearest_shape))
-        if any(combination_held_out(colour, shape) for colour in colours for shape in shapes[-1]):
+        if any(combination_held_out(color, shape) for color in colors for shape in shapes[-1]):
             return True
     extra = at.get(("extra", 0))
     if extra and extra.value and combination_held_out(*extra.value.split()):
@@ -228,7 +228,7 @@ def shows_held_out(scene: Scene, faults: Sequence[Fault]) -> bool:
 
 
 def _names(name: str, fault: Fault | None, blend: Callable, nearest: Callable) -> set[str]:
-    """The names that a colour or shape with this fault may pass for."""
+    """The names that a color or shape with this fault may pass for."""
     if fault is None or fault.value is None:
         return {name}
     if fault.strength == 1:

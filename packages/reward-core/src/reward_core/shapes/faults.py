@@ -1,7 +1,7 @@
-"""What can go wrong with a picture, how badly, and the truth that follows.
+"""What can go wrong with an image, how badly, and the truth that follows.
 
 Semantic faults change what is drawn and lower alignment; cleanliness faults change how cleanly it is drawn
-and lower cleanliness. `make_picture` draws a scene with its faults and returns the pixels with their truth.
+and lower cleanliness. `make_image` draws a scene with its faults and returns the pixels with their truth.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import numpy as np
 
 from . import appearance, layout
 from .degrade import PIXEL_FAULTS, degrade, magnitude
-from .grammar import COLOURS, OPPOSITES, RELATIONS, SHAPES, Scene, Thing, check_name
-from .render import Drawing, Mark, check_side, rasterise
+from .grammar import COLORS, OPPOSITES, RELATIONS, SHAPES, Scene, Thing, check_name
+from .render import Drawing, Mark, check_side, rasterize
 from .truth import EXTRA_RADII, RELATION_TOLERANCE, Truth, alignment, cleanliness
 
 SEMANTIC = ("wrong_colour", "wrong_shape", "wrong_size", "missing", "extra", "wrong_relation")
@@ -31,7 +31,7 @@ class Fault:
         named has turned into `value` (hue, outline, radius, direction); for extra, the radius from speck to
         thing; for the cleanliness faults see `degrade.MAGNITUDES`. "missing" has strength 1 only.
     target: index into `scene.things`, for the faults of one thing.
-    value: what is shown instead: a colour, a shape, a relation (of the first thing to the second), or for
+    value: what is shown instead: a color, a shape, a relation (of the first thing to the second), or for
         extra "red circle". None draws one at random, for a relation the opposite. Not used by other kinds.
     Raises ValueError, naming it, for an unknown kind or value, a strength outside (0, 1] or a bad target.
     """
@@ -52,10 +52,10 @@ class Fault:
         if self.value is None:
             return
         if self.kind == "extra":
-            colour, _, shape = self.value.partition(" ")
-            Thing(colour, shape)
+            color, _, shape = self.value.partition(" ")
+            Thing(color, shape)
             return
-        known = {"wrong_colour": COLOURS, "wrong_shape": SHAPES, "wrong_relation": RELATIONS}.get(self.kind)
+        known = {"wrong_colour": COLORS, "wrong_shape": SHAPES, "wrong_relation": RELATIONS}.get(self.kind)
         if known is None:
             raise ValueError(f"{self.kind} takes no value, got {self.value!r}")
         check_name(self.kind.removeprefix("wrong_"), self.value, known)
@@ -67,7 +67,7 @@ class Fault:
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
+class RenderedImage:
     """pixels (H, W, 3), uint8, read-only, and their truth."""
 
     pixels: np.ndarray
@@ -75,7 +75,7 @@ class Picture:
 
 
 def check_faults(scene: Scene, faults: Sequence[Fault]) -> None:
-    """Raise ValueError, saying which and why, if the faults cannot all happen to one picture of the scene."""
+    """Raise ValueError, saying which and why, if the faults cannot all happen to one image of the scene."""
     slots = [fault.slot for fault in faults]
     gone = {fault.target for fault in faults if fault.kind == "missing"}
     for fault in faults:
@@ -87,12 +87,12 @@ def check_faults(scene: Scene, faults: Sequence[Fault]) -> None:
             if fault.kind != "missing" and fault.target in gone:
                 raise ValueError(f"{fault.kind} has target {fault.target}, which is missing")
         if fault.kind == "wrong_relation" and (scene.relation is None or gone):
-            raise ValueError("wrong_relation needs two things in the picture")
+            raise ValueError("wrong_relation needs two things in the image")
         thing = scene.things[fault.slot[1]]
         if fault.kind == "wrong_size" and thing.size is None:
             raise ValueError(f"wrong_size: the size of {thing.words()!r} is not named, so any is right")
         named = {
-            "wrong_colour": thing.colour,
+            "wrong_colour": thing.color,
             "wrong_shape": thing.shape,
             "wrong_relation": scene.relation,
         }.get(fault.kind)
@@ -135,10 +135,10 @@ def draw_scene(scene: Scene, rng: np.random.Generator, faults: Sequence[Fault] =
         # Two big things can leave no room where they stand: lay them out again.
 
 
-def make_picture(
+def make_image(
     scene: Scene, rng: np.random.Generator, faults: Sequence[Fault] = (), size: int = 64
-) -> Picture:
-    """A picture of the scene with its faults, and the truth about it.
+) -> RenderedImage:
+    """An image of the scene with its faults, and the truth about it.
 
     rng: the only source of chance; the same state gives the same bytes.
     size: side in pixels, 16 or more.
@@ -149,18 +149,18 @@ def make_picture(
     pixels = paint(drawing, faults, rng, size)
     pixels.setflags(write=False)
     unclean = (fault.strength for fault in faults if fault.kind in CLEANLINESS)
-    return Picture(pixels, Truth.of(alignment(scene, drawing.marks), cleanliness(unclean)))
+    return RenderedImage(pixels, Truth.of(alignment(scene, drawing.marks), cleanliness(unclean)))
 
 
 def paint(drawing: Drawing, faults: Sequence[Fault], rng: np.random.Generator, size: int = 64) -> np.ndarray:
     """Pixels (size, size, 3), uint8, of a drawing with the pixel faults among `faults`; others are passed
     over. Raises ValueError for a bad size."""
-    return degrade(rasterise(drawing, size), {fault.kind: fault.strength for fault in faults}, rng)
+    return degrade(rasterize(drawing, size), {fault.kind: fault.strength for fault in faults}, rng)
 
 
 def render_scene(scene: Scene, rng: np.random.Generator, size: int = 64) -> np.ndarray:
-    """A clean, right picture of the scene: pixels (size, size, 3), uint8. Errors as `make_picture`."""
-    return rasterise(draw_scene(scene, rng), size)
+    """A clean, right image of the scene: pixels (size, size, 3), uint8. Errors as `make_image`."""
+    return rasterize(draw_scene(scene, rng), size)
 
 
 def _other(names: tuple[str, ...], name: str, rng: np.random.Generator) -> str:
@@ -171,28 +171,28 @@ def _mark(thing: Thing, index: int, at: dict[tuple[str, int], Fault], rng: np.ra
     draws = rng.random(3).tolist()
     size = thing.size or ("small", "big")[draws[0] < 0.5]
     turn = appearance.TURNS[thing.shape]
-    colour = tuple(float(v) for v in appearance.PALETTE[thing.colour])
+    color = tuple(float(v) for v in appearance.PALETTE[thing.color])
     outline = appearance.shape_outline(thing.shape)
     radius = appearance.RADII[size] * (1 + appearance.RADIUS_JITTER * (2 * draws[1] - 1))
     if fault := at.get(("wrong_colour", index)):
-        value = fault.value or _other(COLOURS, thing.colour, rng)
-        colour = appearance.blend_colour(thing.colour, value, fault.strength)
+        value = fault.value or _other(COLORS, thing.color, rng)
+        color = appearance.blend_color(thing.color, value, fault.strength)
     if fault := at.get(("wrong_shape", index)):
         value = fault.value or _other(SHAPES, thing.shape, rng)
         outline = appearance.blend_outline(thing.shape, value, fault.strength)
         turn = min(turn, appearance.TURNS[value])
     if fault := at.get(("wrong_size", index)):
         radius = appearance.blend_radius(size, "small" if size == "big" else "big", fault.strength)
-    return Mark(colour, outline, radius, float(np.deg2rad(turn * (2 * draws[2] - 1))), 0.5, 0.5)
+    return Mark(color, outline, radius, float(np.deg2rad(turn * (2 * draws[2] - 1))), 0.5, 0.5)
 
 
 def _extra_mark(fault: Fault, rng: np.random.Generator) -> Mark:
     words = fault.value.split() if fault.value else None
-    drawn = (COLOURS[int(rng.integers(len(COLOURS)))], SHAPES[int(rng.integers(len(SHAPES)))])
-    colour, shape = words or drawn
+    drawn = (COLORS[int(rng.integers(len(COLORS)))], SHAPES[int(rng.integers(len(SHAPES)))])
+    color, shape = words or drawn
     speck, whole = EXTRA_RADII
     radius = speck + (whole - speck) * fault.strength
-    rgb = tuple(float(v) for v in appearance.PALETTE[colour])
+    rgb = tuple(float(v) for v in appearance.PALETTE[color])
     return Mark(rgb, appearance.shape_outline(shape), radius, 0.0, 0.5, 0.5)
 
 

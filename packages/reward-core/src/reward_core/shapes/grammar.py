@@ -1,6 +1,6 @@
 """The prompts of ShapesBench: what a scene is, how it is put into words, and how words are read back.
 
-A scene is one coloured shape, or two with a relation between them. A size may be left out ("a red circle"):
+A scene is one colored shape, or two with a relation between them. A size may be left out ("a red circle"):
 then any size is right. There are 28,360 scenes and 113,440 prompts (480 about one thing, 112,960 about two).
 Every prompt is lower case, has at most 14 words, and belongs to exactly one scene.
 """
@@ -14,7 +14,7 @@ from itertools import product
 
 import numpy as np
 
-COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
+COLORS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
 SHAPES = ("circle", "square", "triangle", "star", "cross")
 SIZES = ("small", "big")
 OPPOSITES = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
@@ -33,24 +33,24 @@ def check_name(kind: str, name: object, known: tuple[str, ...]) -> None:
 
 @dataclass(frozen=True)
 class Thing:
-    """One coloured shape. `size` is "small", "big", or None where the prompt does not say.
+    """One colored shape. `size` is "small", "big", or None where the prompt does not say.
 
-    Raises ValueError for a colour, shape or size that is not of this world.
+    Raises ValueError for a color, shape or size that is not of this world.
     """
 
-    colour: str
+    color: str
     shape: str
     size: str | None = None
 
     def __post_init__(self) -> None:
-        check_name("colour", self.colour, COLOURS)
+        check_name("colour", self.color, COLORS)
         check_name("shape", self.shape, SHAPES)
         if self.size is not None:
             check_name("size", self.size, SIZES)
 
     def words(self) -> str:
         """The thing in words, with its article: "a small red circle", "an orange star"."""
-        name = " ".join(word for word in (self.size, self.colour, self.shape) if word)
+        name = " ".join(word for word in (self.size, self.color, self.shape) if word)
         return f"an {name}" if name[0] in "aeiou" else f"a {name}"
 
 
@@ -63,7 +63,7 @@ class Scene:
     "left of" or "above". A footgun for code that counts on the order it gave: `things` may be reversed.
 
     Raises ValueError for an unknown relation, a number of things other than 1 or 2, a relation without two
-    things, and two things that a prompt could not tell apart (same colour and shape, not two named sizes).
+    things, and two things that a prompt could not tell apart (same color and shape, not two named sizes).
     """
 
     things: tuple[Thing, ...]
@@ -86,7 +86,7 @@ class Scene:
 
 
 def _check_distinct(first: Thing, second: Thing) -> None:
-    same_kind = (first.colour, first.shape) == (second.colour, second.shape)
+    same_kind = (first.color, first.shape) == (second.color, second.shape)
     if same_kind and (first.size == second.size or None in (first.size, second.size)):
         raise ValueError(f"cannot tell {first.words()!r} from {second.words()!r} in one scene")
 
@@ -111,7 +111,7 @@ def phrase(scene: Scene, rng: np.random.Generator) -> str:
     return wordings[int(rng.integers(len(wordings)))]
 
 
-_THING = re.compile(rf"(?:({'|'.join(SIZES)}) )?({'|'.join(COLOURS)}) ({'|'.join(SHAPES)})\b")
+_THING = re.compile(rf"(?:({'|'.join(SIZES)}) )?({'|'.join(COLORS)}) ({'|'.join(SHAPES)})\b")
 _RELATION = re.compile("|".join(RELATIONS))
 
 
@@ -120,7 +120,7 @@ def parse(prompt: str) -> Scene:
 
     Raises ValueError naming the prompt when it is not one of this world's prompts, to the letter.
     """
-    things = tuple(Thing(colour, shape, size or None) for size, colour, shape in _THING.findall(prompt))
+    things = tuple(Thing(color, shape, size or None) for size, color, shape in _THING.findall(prompt))
     relations = _RELATION.findall(prompt)
     # A prompt that opens with the relation names the reference thing first.
     if len(things) == 2 and " there is " in prompt:
@@ -137,7 +137,7 @@ def parse(prompt: str) -> Scene:
 
 def all_scenes() -> Iterator[Scene]:
     """Every scene of the world once, in a fixed order: 120 of one thing, then 28,240 of two."""
-    things = [Thing(*words) for words in product(COLOURS, SHAPES, (None, *SIZES))]
+    things = [Thing(*words) for words in product(COLORS, SHAPES, (None, *SIZES))]
     for thing in things:
         yield Scene((thing,))
     for first, second, relation in product(things, things, ("left of", "above")):
@@ -148,7 +148,7 @@ def all_scenes() -> Iterator[Scene]:
 
 
 def _vocabulary() -> tuple[str, ...]:
-    sentences = (*COLOURS, *SHAPES, *SIZES, *OPPOSITES, *_FAR.values(), "an", "a")
+    sentences = (*COLORS, *SHAPES, *SIZES, *OPPOSITES, *_FAR.values(), "an", "a")
     frames = (*_PAIR_WORDINGS, *_SINGLE_WORDINGS)
     words = " ".join(sentences) + " " + " ".join(re.sub(r"\{\w+\}", "", frame) for frame in frames)
     return tuple(sorted(set(words.split())))

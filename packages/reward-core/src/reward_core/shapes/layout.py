@@ -19,7 +19,7 @@ def sample_background(rng: np.random.Generator) -> Background:
     """A light ground, plain or graded, neutral or faintly tinted.
 
     It stays within [212, 255] in every channel, with at most 18 between channels at any point. So every
-    named colour stands out, and a darker or strongly tinted ground always comes from a fault.
+    named color stands out, and a darker or strongly tinted ground always comes from a fault.
     """
     graded, tinted = rng.random(2) < 0.5
     level, tilt, heading = rng.random(3)
@@ -70,7 +70,7 @@ def place_two(first: Mark, second: Mark, angle: float, rng: np.random.Generator)
 
 
 def _distances(first: Mark, second: Mark, ux: float, uy: float) -> tuple[float, float]:
-    """Least distance of the centres that keeps the boxes apart, greatest that stays in the frame."""
+    """Least distance of the centers that keeps the boxes apart, greatest that stays in the frame."""
     (l1, r1, u1, d1), (l2, r2, u2, d2) = first.reach, second.reach
     room = 1 - 2 * MARGIN
     near, far = [], []

@@ -1,4 +1,4 @@
-"""Scenes one step away from a given one: what a picture of it almost, but not quite, shows."""
+"""Scenes one step away from a given one: what an image of it almost, but not quite, shows."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from dataclasses import replace
 
 import numpy as np
 
-from .grammar import COLOURS, SHAPES, SIZES, Scene
+from .grammar import COLORS, SHAPES, SIZES, Scene
 from .split import split_of
 
 _RELATIONS = ("left of", "above")  # the other two are these, read the other way round
 
 
 def near_miss(scene: Scene, rng: np.random.Generator) -> Scene:
-    """A scene that differs in one colour, shape, size or relation.
+    """A scene that differs in one color, shape, size or relation.
 
-    For two things also: the two exchanged, or their colours or shapes exchanged between them. A
-    near miss never describes a picture of ``scene``, and that of a training scene is one as well.
+    For two things also: the two exchanged, or their colors or shapes exchanged between them. A
+    near miss never describes an image of ``scene``, and that of a training scene is one as well.
     """
     may_be_held_out = split_of(scene) == "held_out"
-    changes = [_change_colour, _change_shape]
+    changes = [_change_color, _change_shape]
     if any(thing.size for thing in scene.things):
         changes.append(_change_size)
     if scene.relation is not None:
@@ -41,8 +41,8 @@ def _replace_one(scene: Scene, rng: np.random.Generator, field: str, names: tupl
     return Scene(tuple(things), scene.relation)
 
 
-def _change_colour(scene: Scene, rng: np.random.Generator) -> Scene:
-    return _replace_one(scene, rng, "colour", tuple(COLOURS))
+def _change_color(scene: Scene, rng: np.random.Generator) -> Scene:
+    return _replace_one(scene, rng, "color", tuple(COLORS))
 
 
 def _change_shape(scene: Scene, rng: np.random.Generator) -> Scene:
@@ -69,7 +69,7 @@ def _change_axis(scene: Scene, rng: np.random.Generator) -> Scene:
 
 
 def _exchange(scene: Scene, rng: np.random.Generator) -> Scene:
-    field = ("colour", "shape")[int(rng.integers(2))]
+    field = ("color", "shape")[int(rng.integers(2))]
     first, second = scene.things
     return Scene(
         (

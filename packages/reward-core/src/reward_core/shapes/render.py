@@ -1,7 +1,7 @@
 """From a drawing to pixels: a background, and on it anti-aliased shapes.
 
 Each shape is filled as a polygon on a patch of 8 x 8 subpixels (4 x 4 above 128 pixels) and averaged down.
-Only the patch around a shape is touched, so a 64-pixel picture takes a fraction of a millisecond.
+Only the patch around a shape is touched, so a 64-pixel image takes a fraction of a millisecond.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ _UNIT = np.stack([np.cos(ANGLES), -np.sin(ANGLES)])  # (2, 120); y runs down, an
 
 @dataclass(frozen=True, eq=False)
 class Mark:
-    """One drawn thing. Lengths are shares of the picture's side; x runs right, y runs down."""
+    """One drawn thing. Lengths are shares of the image's side; x runs right, y runs down."""
 
-    colour: RGB  # in [0, 255]
+    color: RGB  # in [0, 255]
     outline: np.ndarray  # (120,), unit-circle area, upright
     radius: float
     turn: float  # radians, counter-clockwise
@@ -32,7 +32,7 @@ class Mark:
 
     @cached_property
     def edge(self) -> np.ndarray:
-        """Points (2, 120) of the edge relative to the centre."""
+        """Points (2, 120) of the edge relative to the center."""
         points = _UNIT * (self.radius * self.outline)
         if self.turn == 0:
             return points
@@ -41,7 +41,7 @@ class Mark:
 
     @cached_property
     def reach(self) -> tuple[float, float, float, float]:
-        """How far the edge reaches (left, right, up, down) of the centre, each > 0."""
+        """How far the edge reaches (left, right, up, down) of the center, each > 0."""
         (left, up), (right, down) = self.edge.min(axis=1).tolist(), self.edge.max(axis=1).tolist()
         return -left, right, -up, down
 
@@ -75,7 +75,7 @@ def check_side(size: int) -> None:
         raise ValueError(f"size must be a whole number of pixels, at least {MIN_SIDE}, got {size!r}")
 
 
-def rasterise(drawing: Drawing, size: int = 64) -> np.ndarray:
+def rasterize(drawing: Drawing, size: int = 64) -> np.ndarray:
     """Pixels (size, size, 3), uint8, of a drawing. Raises ValueError for a size below 16."""
     check_side(size)
     canvas = _ground(drawing.background, size)
@@ -112,4 +112,4 @@ def fill(canvas: np.ndarray, mark: Mark) -> None:
     ImageDraw.Draw(patch).polygon(np.rint(points).ravel().tolist(), fill=255)
     cover = np.asarray(patch.reduce(fine), np.float32)[..., None] / 255
     under = canvas[y0:y1, x0:x1]
-    under += cover * (np.asarray(mark.colour, np.float32) - under)
+    under += cover * (np.asarray(mark.color, np.float32) - under)

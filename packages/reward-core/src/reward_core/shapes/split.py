@@ -1,6 +1,6 @@
 """What training may see: the fixed split of the scenes, and the sampler that keeps to it.
 
-`split.json` lists colour-shape combinations and (shape, relation, shape) triples that training never sees.
+`split.json` lists color-shape combinations and (shape, relation, shape) triples that training never sees.
 It carries a version: results are comparable only within one version, so a change needs a new number.
 """
 
@@ -13,7 +13,7 @@ from importlib.resources import files
 
 import numpy as np
 
-from .grammar import COLOURS, OPPOSITES, SHAPES, SIZES, Scene, Thing, check_name
+from .grammar import COLORS, OPPOSITES, SHAPES, SIZES, Scene, Thing, check_name
 
 SPLITS = ("train", "held_out")
 
@@ -38,9 +38,9 @@ def load_split() -> Split:
     )
 
 
-def combination_held_out(colour: str, shape: str) -> bool:
-    """Whether training never sees this colour on this shape."""
-    return (colour, shape) in load_split().held_out_combinations
+def combination_held_out(color: str, shape: str) -> bool:
+    """Whether training never sees this color on this shape."""
+    return (color, shape) in load_split().held_out_combinations
 
 
 def relation_held_out(first: str, relation: str, second: str) -> bool:
@@ -53,7 +53,7 @@ def relation_held_out(first: str, relation: str, second: str) -> bool:
 def split_of(scene: Scene) -> str:
     """ "held_out" if the scene holds at least one held-out combination or relation, otherwise "train"."""
     shapes = [thing.shape for thing in scene.things]
-    if any(combination_held_out(thing.colour, thing.shape) for thing in scene.things):
+    if any(combination_held_out(thing.color, thing.shape) for thing in scene.things):
         return "held_out"
     if len(shapes) == 2 and relation_held_out(shapes[0], scene.relation, shapes[1]):
         return "held_out"
@@ -87,5 +87,5 @@ def sample_scene(rng: np.random.Generator, split: str = "train", pair_share: flo
 
 
 def _sample_thing(rng: np.random.Generator) -> Thing:
-    colour, shape, size = rng.integers((len(COLOURS), len(SHAPES), len(SIZES) + 1))
-    return Thing(COLOURS[colour], SHAPES[shape], (*SIZES, None)[size])
+    color, shape, size = rng.integers((len(COLORS), len(SHAPES), len(SIZES) + 1))
+    return Thing(COLORS[color], SHAPES[shape], (*SIZES, None)[size])

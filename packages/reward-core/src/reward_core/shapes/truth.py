@@ -1,9 +1,9 @@
-"""The known truth of a picture: how well it fits its prompt, and how clean it is.
+"""The known truth of an image: how well it fits its prompt, and how clean it is.
 
 One rule serves every attribute. What is shown lies at some distance from what the prompt names; the distance
 is measured in units of half the way to the nearest other name, and `fit` turns it into a factor. So 1 means
 "as named", 0.5 means "as near to another name", and a plain swap of one name gives 0.25 to 0.29 whether it is
-a colour, a shape, a size or a relation. Nothing here looks at a fault: the functions take what is shown, so
+a color, a shape, a size or a relation. Nothing here looks at a fault: the functions take what is shown, so
 whatever reads the same things out of pixels agrees with them.
 """
 
@@ -30,13 +30,13 @@ CLEANLINESS_LOSS = 0.75  # what a full-strength cleanliness fault takes away
 
 
 class Shown(Protocol):
-    """One thing in a picture: drawn on purpose, or found by whatever reads pictures."""
+    """One thing in an image: drawn on purpose, or found by whatever reads images."""
 
-    colour: RGB  # in [0, 255]
+    color: RGB  # in [0, 255]
     outline: np.ndarray  # (120,) upright, as in `appearance.shape_outline`
-    radius: float  # of the circle of the same area, share of the picture's side
-    x: float  # centre, share of the picture's side from the left
-    y: float  # centre, share of the picture's side from the top
+    radius: float  # of the circle of the same area, share of the image's side
+    x: float  # center, share of the image's side from the left
+    y: float  # center, share of the image's side from the top
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ class Truth:
     def of(cls, alignment: float, cleanliness: float) -> Truth:
         """utility = alignment * (0.4 + 0.6 * cleanliness).
 
-        The prompt comes first, as it does for people: a right picture, however dirty, keeps 0.4 and stays
-        above a spotless picture with a plainly wrong attribute (0.29 at most).
+        The prompt comes first, as it does for people: a right image, however dirty, keeps 0.4 and stays
+        above a spotless image with a plainly wrong attribute (0.29 at most).
         """
         for name, value in (("alignment", alignment), ("cleanliness", cleanliness)):
             if not 0 <= value <= 1:
@@ -71,9 +71,9 @@ def fit(distance: float) -> float:
 
 
 @cache
-def _half_way_colour(colour: str) -> float:
-    own = oklab(PALETTE[colour])
-    return min(dist(own, oklab(rgb)) for name, rgb in PALETTE.items() if name != colour) / 2
+def _half_way_color(color: str) -> float:
+    own = oklab(PALETTE[color])
+    return min(dist(own, oklab(rgb)) for name, rgb in PALETTE.items() if name != color) / 2
 
 
 @cache
@@ -82,9 +82,9 @@ def _half_way_shape(shape: str) -> float:
     return min(outline_distance(own, shape_outline(name)) for name in SHAPES if name != shape) / 2
 
 
-def colour_fit(rgb: RGB, colour: str) -> float:
-    """How well a shown colour, in [0, 255], passes for a named one: distance in OKLab."""
-    return fit(dist(oklab(rgb), oklab(PALETTE[colour])) / _half_way_colour(colour))
+def color_fit(rgb: RGB, color: str) -> float:
+    """How well a shown color, in [0, 255], passes for a named one: distance in OKLab."""
+    return fit(dist(oklab(rgb), oklab(PALETTE[color])) / _half_way_color(color))
 
 
 def shape_fit(outline: np.ndarray, shape: str) -> float:
@@ -108,7 +108,7 @@ def size_fit(radius: float, size: str | None) -> float:
 
 
 def relation_fit(dx: float, dy: float, relation: str) -> float:
-    """How well the step (dx, dy) from the second thing's centre to the first's shows a relation.
+    """How well the step (dx, dy) from the second thing's center to the first's shows a relation.
 
     Measured by the angle off the named direction: 1 up to 20 degrees, 0.5 at 45, below 0.26 from 90.
     """
@@ -122,7 +122,7 @@ def relation_fit(dx: float, dy: float, relation: str) -> float:
 
 def _thing_fit(shown: Shown, thing: Thing) -> float:
     return (
-        colour_fit(shown.colour, thing.colour)
+        color_fit(shown.color, thing.color)
         * shape_fit(shown.outline, thing.shape)
         * size_fit(shown.radius, thing.size)
     )
@@ -137,7 +137,7 @@ def alignment(scene: Scene, shown: Sequence[Shown]) -> float:
     """How well the shown things fit a scene, in [0, 1]: a product over the best assignment.
 
     Named things are assigned to shown things in every way, as many as there are; each assignment is worth
-    the product of its colour, shape, size and relation factors, of 0.2 if one of two things is missing, and
+    the product of its color, shape, size and relation factors, of 0.2 if one of two things is missing, and
     of a factor for each shown thing left over; the best assignment counts. Nothing shown gives 0.
     """
     if not shown:
@@ -152,8 +152,8 @@ def alignment(scene: Scene, shown: Sequence[Shown]) -> float:
             for thing, one in zip(named, chosen, strict=True):
                 worth *= fits[thing][one]
             if count == 2:
-                place = dict(zip(named, chosen, strict=True))
-                first, second = shown[place[0]], shown[place[1]]
+                index_of = dict(zip(named, chosen, strict=True))
+                first, second = shown[index_of[0]], shown[index_of[1]]
                 worth *= relation_fit(first.x - second.x, first.y - second.y, scene.relation)
             for one, extra in enumerate(extras):
                 worth *= 1.0 if one in chosen else extra
@@ -164,7 +164,7 @@ def alignment(scene: Scene, shown: Sequence[Shown]) -> float:
 def cleanliness(strengths: Iterable[float]) -> float:
     """Product of 1 - 0.75 * strength over the cleanliness faults, in (0, 1]; 1 for none.
 
-    `degrade.MAGNITUDES` ties each strength to something that can be measured in the picture.
+    `degrade.MAGNITUDES` ties each strength to something that can be measured in the image.
     """
     result = 1.0
     for strength in strengths:

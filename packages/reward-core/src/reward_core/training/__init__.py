@@ -1,10 +1,10 @@
 """Training of reward models: from rankings to a folder; and what models made from nothing need before."""
 
-from .caption_pretraining import CaptionedPicture, caption_loss
+from .caption_pretraining import CaptionedImage, caption_loss
 from .config import PRESETS, TrainingConfig, load_settings
-from .initialise import initialise_from_scratch
+from .initialize import initialize_from_scratch
 from .pairs import pairs_from_ranking, pairwise_accuracy
-from .patch_pretraining import AnnotatedPicture, PatchReader, patch_loss
+from .patch_pretraining import AnnotatedImage, PatchReader, patch_loss
 from .pretraining_loop import PretrainingConfig, pretrain
 from .ranking_loss import ranking_loss
 from .starting_model import starting_model
@@ -12,14 +12,14 @@ from .trainer import Trainer
 
 __all__ = [
     "PRESETS",
-    "AnnotatedPicture",
-    "CaptionedPicture",
+    "AnnotatedImage",
+    "CaptionedImage",
     "PatchReader",
     "PretrainingConfig",
     "Trainer",
     "TrainingConfig",
     "caption_loss",
-    "initialise_from_scratch",
+    "initialize_from_scratch",
     "load_settings",
     "pairs_from_ranking",
     "pairwise_accuracy",

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .. import settings as reading
 from ..errors import InputError
+from ..runs import settings as reading
 
 _CHOICES = {
     "head_init": ("", "scaled", "original"),
@@ -29,13 +29,13 @@ _IRRELEVANT = {
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """A run, from the weights it starts from to the folder it writes. A group: one prompt's pictures.
+    """A run, from the weights it starts from to the folder it writes. A group: one prompt's images.
 
     Attributes:
         init: blip-large, scratch, or whatever ``reward_core.load`` takes (name, folder, file, hub id);
             also a file or folder of BLIP's weights.
         data: folder with train.json and, where there are, validation.json and test.json.
-        images: folder to which pictures' names are relative; empty: the data's.
+        images: folder to which images' names are relative; empty: the data's.
         out: folder of the run; at its end (and after each best validation) ``reward_core.load`` reads it.
         architecture: for scratch: a folder with config.json and the tokenizer; empty: BLIP large, BERT's.
         timm: name of a timm ViT that becomes the vision tower (needs the extra timm); empty: the init's own.
@@ -73,7 +73,7 @@ class TrainingConfig:
         checkpoint_every: steps; 0: at each validation.
         checkpoints: so many newest ones are kept.
         seed: of order, dropout, head and scratch weights.
-        workers: threads that read pictures.
+        workers: threads that read images.
         trackers: accelerate's: tensorboard, wandb, ...
         cpu: compute there though a GPU is at hand.
         push_to_hub: repository for the result; empty: none.

@@ -6,11 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..checkpoint import WEIGHTS_FILE, read_state_dict, save_folder
-from ..load import config_beside
-from ..whole_file import write_json, write_whole
+from ..files.atomic_write import write_text
+from ..files.json_file import write_json
+from ..models.checkpoint import WEIGHTS_FILE, read_state_dict, save_folder
+from ..models.load import config_beside
+from ..runs.write_errors import write_errors
 from .report import CURVES, draw_curves, model_card
-from .run_folder import write_errors
 from .validation import Judgement, judge
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def save_best(trainer: Trainer, found: Judgement | None) -> None:
 
 def finish(trainer: Trainer, seconds: float) -> Path:
     """Judge the best weights once more and on the test set; write the card, the curves and the list of
-    pictures left out; upload where that is wanted. Returns the run's folder."""
+    images left out; upload where that is wanted. Returns the run's folder."""
     accelerator, settings, out = trainer.accelerator, trainer.settings, trainer.out
     if "validation" not in trainer.readers:
         trainer.state.best_step = trainer.state.step
@@ -60,16 +61,16 @@ def finish(trainer: Trainer, seconds: float) -> Path:
             "per_prompt_accuracy": found.per_prompt_accuracy,
         }
         trainer._log({f"test/{key}": value for key, value in row.items()})
-        trainer.tell(f"test: {found.accuracy:.1%} of {found.pairs:,} pairs ordered right")
+        trainer.report(f"test: {found.accuracy:.1%} of {found.pairs:,} pairs ordered right")
         if found.not_finite:
-            trainer.tell(f"warning: {found.not_finite_told()}")
+            trainer.report(f"warning: {found.not_finite_message()}")
     skipped = gathered_skipped(trainer)
     if accelerator.is_main_process:
         with write_errors(out):
             write_json(out / SKIPPED, skipped)
             draw_curves(trainer.metrics.read(), out / CURVES)
         counts = {
-            name: (len(reader.groups), len(reader.pictures), sum(reader.pairs))
+            name: (len(reader.groups), len(reader.images), sum(reader.pairs))
             for name, reader in trainer.readers.items()
         }
         facts = {
@@ -88,7 +89,7 @@ def finish(trainer: Trainer, seconds: float) -> Path:
         own = trainer.model.config
         trainer.model.config = config_beside(out / WEIGHTS_FILE, type(trainer.model))  # as calibrated
         with write_errors(out):
-            write_whole(out / CARD, model_card(trainer.model, settings, judgements, counts, facts))
+            write_text(out / CARD, model_card(trainer.model, settings, judgements, counts, facts))
         trainer.model.config = own
         if settings.push_to_hub:
             from huggingface_hub import HfApi
@@ -98,7 +99,7 @@ def finish(trainer: Trainer, seconds: float) -> Path:
             patterns = ["config.json", WEIGHTS_FILE, "tokenizer*", "vocab.txt", CARD, CURVES]
             api.upload_folder(repo_id=repo, folder_path=out, allow_patterns=patterns)
     if skipped:
-        trainer.tell(f"{len(skipped):,} pictures could not be read; they are listed in {out / SKIPPED}")
+        trainer.report(f"{len(skipped):,} images could not be read; they are listed in {out / SKIPPED}")
     accelerator.wait_for_everyone()
     accelerator.end_training()  # with its process group: left open, a rank may abort (-6) as it exits
     for reader in trainer.readers.values():
@@ -107,7 +108,7 @@ def finish(trainer: Trainer, seconds: float) -> Path:
 
 
 def gathered_skipped(trainer: Trainer) -> list[dict[str, str]]:
-    """Pictures left out on any rank, by name."""
+    """Images left out on any rank, by name."""
     found: dict[str, str] = {}
     for split in trainer.splits.values():
         found |= split.missing
@@ -117,7 +118,7 @@ def gathered_skipped(trainer: Trainer) -> list[dict[str, str]]:
 
 
 def gathered_unreadable(trainer: Trainer) -> dict[str, dict[str, str]]:
-    """Pictures that turned out unreadable on any rank, by split and name; for all ranks together."""
+    """Images that turned out unreadable on any rank, by split and name; for all ranks together."""
     from accelerate.utils import gather_object
 
     own = [(s, *item) for s, reader in trainer.readers.items() for item in list(reader.skipped.items())]
@@ -128,12 +129,12 @@ def gathered_unreadable(trainer: Trainer) -> dict[str, dict[str, str]]:
 
 
 def unusable(trainer: Trainer, skipped: list[dict[str, str]]) -> int:
-    """Groups that are left with nothing to compare by pictures found damaged on the way."""
+    """Groups that are left with nothing to compare by images found damaged on the way."""
     bad = {item["image"] for item in skipped}
     if not bad:
         return 0
     return sum(
-        len({place for i, place in enumerate(group.places) if reader.called(number, i) not in bad}) < 2
+        len({rank for i, rank in enumerate(group.ranks) if reader.called(number, i) not in bad}) < 2
         for reader in trainer.readers.values()
         for number, group in enumerate(reader.groups)
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from ..reward_model import RewardModel
+from ..models.imagereward.reward_model import RewardModel
 from .config import TrainingConfig
 
 _UPPER = ("blocks.", "norm.", "tower.blocks.", "tower.norm.", "encoder.layer.")

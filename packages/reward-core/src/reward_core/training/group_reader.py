@@ -1,4 +1,4 @@
-"""Groups of pictures -> what a forward pass takes; what cannot be read is left out and listed."""
+"""Groups of images -> what a forward pass takes; what cannot be read is left out and listed."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..clipped_levels import FirstClippedImage
 from ..errors import ImageError, InputError
-from ..image_file import image_name, open_image
-from ..image_transform import ImageTransform
+from ..inputs.clipped_levels import FirstClippedImage
+from ..inputs.image_file import image_name, open_image
+from ..inputs.image_transform import ImageTransform
 from ..rankings import RankedPrompt, untied_pairs
 from .batch_plan import MicroBatch
 from .token_cache import TokenCache
@@ -25,17 +25,17 @@ Reword = Callable[[RankedPrompt, int], str]
 
 @dataclass(frozen=True)
 class ReadGroup:
-    """A group as far as it can be read: its pictures (K, S, S, 3) uint8, or their kept tokens (K, N, E).
+    """A group as far as it can be read: its images (K, S, S, 3) uint8, or their kept tokens (K, N, E).
 
-    kept: which of the record's pictures these are; slots: their numbers in the cache.
+    kept: which of the record's images these are; slots: their numbers in the cache.
     """
 
     number: int
     prompt: str
-    places: tuple[int, ...]
+    ranks: tuple[int, ...]
     kept: tuple[int, ...]
     slots: tuple[int, ...]
-    pictures: Tensor | None
+    images: Tensor | None
     tokens: Tensor | None
 
 
@@ -44,7 +44,7 @@ class GroupReader:
 
     Attributes:
         groups: the records.
-        skipped: pictures that could not be read so far, by ``called``, with the reason.
+        skipped: images that could not be read so far, by ``called``, with the reason.
         pairs: untied pairs of each group.
 
     Args:
@@ -52,7 +52,7 @@ class GroupReader:
         transform: to the model's pixels.
         reword: (record, epoch) -> the prompt to use in that epoch; by default always the record's own.
         workers: threads.
-        split: what the groups are of, for the names of pictures that have none.
+        split: what the groups are of, for the names of images that have none.
     """
 
     def __init__(
@@ -67,21 +67,21 @@ class GroupReader:
         self.groups, self.transform, self.reword = list(groups), transform, reword
         self.skipped: dict[str, str] = {}
         self.first_clipped = FirstClippedImage()
-        self.pairs = [untied_pairs(group.places) for group in self.groups]
+        self.pairs = [untied_pairs(group.ranks) for group in self.groups]
         self.cache: TokenCache | None = None
         counts = [len(group.images) for group in self.groups]
         self.first_slot = np.cumsum([0, *counts]).tolist()
         self._threads = ThreadPoolExecutor(workers, "pictures")
 
     @property
-    def pictures(self) -> list:
+    def images(self) -> list:
         return [image for group in self.groups for image in group.images]
 
     def called(self, number: int, i: int) -> str:
-        """Picture ``i`` of group ``number``: its name, or where it stands if it has none."""
+        """Image ``i`` of group ``number``: its name, or where it stands if it has none."""
         image = self.groups[number].images[i]
         if isinstance(image, Image.Image) and not getattr(image, "filename", ""):
-            return f"{image_name(image)} ({self.split} group {number}, picture {i})"
+            return f"{image_name(image)} ({self.split} group {number}, image {i})"
         return image_name(image)
 
     def start(self, batch: MicroBatch, epoch: int) -> list[Future[ReadGroup | None]]:
@@ -89,33 +89,33 @@ class GroupReader:
         return [self._threads.submit(self.read, number, epoch) for number in batch]
 
     def read(self, number: int, epoch: int = 0) -> ReadGroup | None:
-        """Group ``number``; None where fewer than two pictures, or only tied ones, can be read."""
+        """Group ``number``; None where fewer than two images, or only tied ones, can be read."""
         group = self.groups[number]
         good = [i for i in range(len(group.images)) if self.called(number, i) not in self.skipped]
         tokens = None
         if self.cache is not None:
             tokens = self.cache.get([self.first_slot[number] + i for i in good])
-        pictures: dict[int, np.ndarray] = {}
+        images: dict[int, np.ndarray] = {}
         for i in good if tokens is None else ():
             try:
                 image = open_image(group.images[i], warn=False)
                 self.first_clipped.check(image, self.called(number, i))
-                pictures[i] = self.transform.to_uint8(image)
+                images[i] = self.transform.to_uint8(image)
             except ImageError as error:
                 self.skipped[self.called(number, i)] = error.reason
             except ValueError as error:
                 self.skipped[self.called(number, i)] = f"cannot be turned into RGB: {error}"
-        kept = tuple(good if tokens is not None else pictures)
-        places = tuple(group.places[i] for i in kept)
-        if not untied_pairs(places):
+        kept = tuple(good if tokens is not None else images)
+        ranks = tuple(group.ranks[i] for i in kept)
+        if not untied_pairs(ranks):
             return None
         return ReadGroup(
             number,
             group.prompt if self.reword is None else self.reword(group, epoch),
-            places,
+            ranks,
             kept,
             tuple(self.first_slot[number] + i for i in kept),
-            None if tokens is not None else torch.from_numpy(np.stack([pictures[i] for i in kept])),
+            None if tokens is not None else torch.from_numpy(np.stack([images[i] for i in kept])),
             tokens,
         )
 
@@ -127,8 +127,8 @@ class GroupReader:
 class Usable:
     """Records fit for training, and what was left out of them.
 
-    missing: pictures that are no files or empty ones; dropped: groups left with fewer than two pictures;
-    tied: groups in which nobody prefers any picture.
+    missing: images that are no files or empty ones; dropped: groups left with fewer than two images;
+    tied: groups in which nobody prefers any image.
     """
 
     groups: list[RankedPrompt]
@@ -154,19 +154,19 @@ def usable_groups(groups: Sequence[RankedPrompt], source: str) -> Usable:
             else:
                 good.append(i)
         if len(good) < len(group.images):
-            # Only what training reads: places and pictures.
+            # Only what training reads: places and images.
             images = tuple(group.images[i] for i in good)
-            group = RankedPrompt(group.id, group.prompt, images, tuple(group.places[i] for i in good))
+            group = RankedPrompt(group.id, group.prompt, images, tuple(group.ranks[i] for i in good))
         if len(group.images) < 2:
             dropped += 1
-        elif not untied_pairs(group.places):
+        elif not untied_pairs(group.ranks):
             tied += 1
         else:
             left.append(group)
     if not left:
         some = next(iter(missing.items()), None)
         because = (
-            f"{len(missing)} pictures cannot be read, such as {some[0]}: {some[1]}"
+            f"{len(missing)} images cannot be read, such as {some[0]}: {some[1]}"
             if some
             else f"{tied} are tied"
         )

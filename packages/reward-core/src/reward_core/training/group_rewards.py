@@ -1,6 +1,6 @@
 """The forward pass over groups: frozen vision blocks first, without gradient, then the rest.
 
-Letters in shape comments: B pictures of a micro-batch, S image side, N image tokens, E image width,
+Letters in shape comments: B images of a micro-batch, S image side, N image tokens, E image width,
 L text tokens.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..reward_model import RewardModel
+from ..models.imagereward.reward_model import RewardModel
 from .config import TrainingConfig
 from .freezing import embeddings, frozen_layers
 from .group_reader import ReadGroup
@@ -19,7 +19,7 @@ from .token_cache import TokenCache
 
 
 class GroupRewards(nn.Module):
-    """A reward model as it is trained; each picture is encoded once, however many pairs it is in.
+    """A reward model as it is trained; each image is encoded once, however many pairs it is in.
 
     Args:
         model: its parameters frozen as they are to be (see freezing.py).
@@ -34,7 +34,9 @@ class GroupRewards(nn.Module):
         self.block = frozen_layers(len(vision.blocks), share)  # the first that is trained
         self.has_frozen = share > 0
         self.frozen_drop_path = settings.frozen_drop_path
-        vision.recompute = model.blip.text_encoder.recompute = settings.gradient_checkpointing
+        vision.gradient_checkpointing = model.blip.text_encoder.gradient_checkpointing = (
+            settings.gradient_checkpointing
+        )
 
     def train(self, mode: bool = True) -> GroupRewards:
         super().train(mode)
@@ -50,21 +52,21 @@ class GroupRewards(nn.Module):
 
     @torch.no_grad()
     def frozen_tokens(self, groups: Sequence[ReadGroup], cache: TokenCache | None) -> Tensor:
-        """Tokens (B, N, E) that enter the first trained vision block, of all groups' pictures.
+        """Tokens (B, N, E) that enter the first trained vision block, of all groups' images.
 
         What is kept is computed group by group, so that it does not depend on a batch's company.
         """
         device, transform = self.model.device, self.model.transform
         vision = self.model.blip.visual_encoder
         if cache is None:
-            pictures = torch.cat([group.pictures for group in groups])
-            return vision.before(transform.from_uint8(pictures), self.block)
+            images = torch.cat([group.images for group in groups])
+            return vision.before(transform.from_uint8(images), self.block)
         parts = []
         for group in groups:
             if group.tokens is not None:
                 parts.append(group.tokens.to(device))
                 continue
-            tokens = vision.before(transform.from_uint8(group.pictures), self.block)
+            tokens = vision.before(transform.from_uint8(group.images), self.block)
             cache.put(group.slots, tokens.float())
             if cache.dtype.name != "float32":
                 tokens = tokens.to(getattr(torch, cache.dtype.name))  # as they will be read
@@ -74,7 +76,7 @@ class GroupRewards(nn.Module):
     def inputs(
         self, groups: Sequence[ReadGroup], cache: TokenCache | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """(what ``forward`` takes of the pictures, token ids (B, L), mask (B, L)) of some groups."""
+        """(what ``forward`` takes of the images, token ids (B, L), mask (B, L)) of some groups."""
         token_ids, mask = self.model.tokenizer([group.prompt for group in groups])
         longest = int(mask.sum(1).max())  # padding that all share is left out
         counts = torch.tensor([len(group.kept) for group in groups])
@@ -83,8 +85,8 @@ class GroupRewards(nn.Module):
         )
         if self.has_frozen:
             return self.frozen_tokens(groups, cache), token_ids, mask
-        pictures = torch.cat([group.pictures for group in groups])
-        return self.model.transform.from_uint8(pictures), token_ids, mask
+        images = torch.cat([group.images for group in groups])
+        return self.model.transform.from_uint8(images), token_ids, mask
 
     def forward(self, seen: Tensor, token_ids: Tensor, mask: Tensor) -> Tensor:
         """Tokens (B, N, E), or pixels (B, 3, S, S) if nothing is frozen, as ``inputs`` gives them -> (B,)."""

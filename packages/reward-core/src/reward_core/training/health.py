@@ -22,7 +22,7 @@ class Health:
         self.settings = settings
         self.losses: deque[float] = deque(maxlen=min(WINDOW, settings.stuck_after))
         self.norms: deque[float] = deque(maxlen=WINDOW)
-        self.told: set[str] = set()
+        self.reported: set[str] = set()
 
     def observe(self, step: int, loss: float, norm: float, spread: float, rate: float) -> list[str]:
         """What to tell after a step.
@@ -31,28 +31,28 @@ class Health:
             step: steps done. loss: of the step. norm: of its gradient before clipping.
             spread: standard deviation of the step's rewards. rate: the learning rate.
         """
-        told = []
+        messages = []
         if math.isfinite(loss):
             self.losses.append(loss)
         full = step >= self.settings.stuck_after and len(self.losses) == self.losses.maxlen
-        if full and abs(fmean(self.losses) - LOG_2) < STUCK and "stuck" not in self.told:
-            self.told.add("stuck")
-            told.append(
+        if full and abs(fmean(self.losses) - LOG_2) < STUCK and "stuck" not in self.reported:
+            self.reported.add("stuck")
+            messages.append(
                 f"the loss is {fmean(self.losses):.4f} after {step} steps, which is log 2: the model "
                 f"does not tell better from worse. Likely reason: {self._why_stuck(spread, rate)}"
             )
-        if len(self.norms) >= 20 and math.isfinite(norm) and "exploding" not in self.told:
+        if len(self.norms) >= 20 and math.isfinite(norm) and "exploding" not in self.reported:
             usual = median(self.norms)
             if norm > EXPLODING * usual > 0:
-                self.told.add("exploding")
-                told.append(
+                self.reported.add("exploding")
+                messages.append(
                     f"the gradient's norm is {norm:.3g} at step {step}, {norm / usual:.0f} times the usual "
                     f"{usual:.3g}. Likely reason: the learning rate {rate:.2g} is too high, or rises too "
                     "fast; lower lr, raise warmup_steps" + ("" if self.settings.clip else ", or set clip=1")
                 )
         if math.isfinite(norm):
             self.norms.append(norm)
-        return told
+        return messages
 
     def _why_stuck(self, spread: float, rate: float) -> str:
         if spread < 0.05:
@@ -63,7 +63,7 @@ class Health:
             return f"the learning rate is only {rate:.1g}; raise lr"
         return (
             f"rewards differ (they spread by {spread:.2g}), but not as the rankings do. Check that 1 is the "
-            "best place in the data and that prompts belong to their pictures; else raise lr or lower freeze"
+            "best place in the data and that prompts belong to their images; else raise lr or lower freeze"
         )
 
     @staticmethod

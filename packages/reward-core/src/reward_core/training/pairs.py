@@ -1,4 +1,4 @@
-"""Comparisons that follow from a ranking of one prompt's pictures."""
+"""Comparisons that follow from a ranking of one prompt's images."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 
-def pairs_from_ranking(places: Sequence[int]) -> Tensor:
-    """All untied comparisons: (M, 2) int64 rows (better, worse) of indices into ``places``."""
-    place = torch.as_tensor(list(places))
-    return (place[:, None] < place[None, :]).nonzero()
+def pairs_from_ranking(ranks: Sequence[int]) -> Tensor:
+    """All untied comparisons: (M, 2) int64 rows (better, worse) of indices into ``ranks``."""
+    rank = torch.as_tensor(list(ranks))
+    return (rank[:, None] < rank[None, :]).nonzero()
 
 
-def pairwise_accuracy(rewards: Tensor, places: Sequence[int]) -> tuple[int, int]:
+def pairwise_accuracy(rewards: Tensor, ranks: Sequence[int]) -> tuple[int, int]:
     """(comparisons that the rewards get right, untied comparisons); an equal reward counts as wrong."""
-    better, worse = pairs_from_ranking(places).unbind(1)
+    better, worse = pairs_from_ranking(ranks).unbind(1)
     return int((rewards[better] > rewards[worse]).sum()), len(better)

@@ -1,9 +1,9 @@
-"""Pre-training of a vision encoder on pictures annotated patch by patch, for models made from nothing.
+"""Pre-training of a vision encoder on images annotated patch by patch, for models made from nothing.
 
-BLIP starts from a vision encoder that was taught on labelled pictures; so does a model of ours, where
-the labels are what each patch shows and how the whole picture is damaged.
+BLIP starts from a vision encoder that was taught on labeled images; so does a model of ours, where
+the labels are what each patch shows and how the whole image is damaged.
 
-Letters in shape comments: B batch, N image tokens, S image side, C columns of a patch, W values of a picture.
+Letters in shape comments: B batch, N image tokens, S image side, C columns of a patch, W values of an image.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..image_transform import ImageTransform
-from ..vision_encoder import VisionEncoder
+from ..inputs.image_transform import ImageTransform
+from ..network.vision_encoder import VisionEncoder
 
 
 @dataclass(frozen=True)
-class AnnotatedPicture:
-    """A picture and what is to be read off it.
+class AnnotatedImage:
+    """An image and what is to be read off it.
 
-    picture: (S, S, 3) uint8 at the encoder's side; patches: (N - 1, C) float32, column 0 is 1 where a
+    image: (S, S, 3) uint8 at the encoder's side; patches: (N - 1, C) float32, column 0 is 1 where a
     thing is and 0 elsewhere, the others count only where it is 1; values: (W,) float32 of the whole.
     """
 
-    picture: np.ndarray
+    image: np.ndarray
     patches: np.ndarray
     values: np.ndarray
 
@@ -38,7 +38,7 @@ class PatchReader(nn.Module):
 
     Args:
         encoder: the encoder to be taught (it is shared, not copied).
-        transform: turns its pictures into pixels.
+        transform: turns its images into pixels.
         columns: C. values: W.
     """
 
@@ -47,31 +47,31 @@ class PatchReader(nn.Module):
         self.encoder = encoder
         self.transform = transform
         self.read_patch = nn.Linear(encoder.config.width, columns)
-        self.read_picture = nn.Linear(encoder.config.width, values)
+        self.read_image = nn.Linear(encoder.config.width, values)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised pixels (B, 3, S, S) -> patches (B, N - 1, C), column 0 a logit, and values (B, W)."""
         tokens = self.encoder(pixels)  # (B, N, E)
-        return self.read_patch(tokens[:, 1:]), self.read_picture(tokens[:, 0])
+        return self.read_patch(tokens[:, 1:]), self.read_image(tokens[:, 0])
 
 
 def patch_loss(
     reader: PatchReader,
-    batch: Sequence[AnnotatedPicture],
+    batch: Sequence[AnnotatedImage],
     found_weight: float = 3.0,
     value_weight: float = 10.0,
 ) -> Tensor:
     """What the reader gets wrong, a scalar.
 
     The cross-entropy of column 0; the absolute differences of the other columns, summed, on average over
-    the patches with a thing; and the squared differences of the picture's values, summed. (Squared, as
+    the patches with a thing; and the squared differences of the image's values, summed. (Squared, as
     most are 0: the median of a value that is hard to read is 0 too, and would teach nothing.)
     """
-    pictures, patches, values = (
+    images, patches, values = (
         torch.from_numpy(np.stack([getattr(item, name) for item in batch]))
-        for name in ("picture", "patches", "values")
+        for name in ("image", "patches", "values")
     )
-    pixels = reader.transform.from_uint8(pictures)
+    pixels = reader.transform.from_uint8(images)
     patches, values = patches.to(pixels.device), values.to(pixels.device)  # (B, N - 1, C), (B, W)
     read, read_values = (t.float() for t in reader(pixels))
     there = patches[..., 0]  # (B, N - 1)

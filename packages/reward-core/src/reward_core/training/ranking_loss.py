@@ -18,8 +18,8 @@ def ranking_loss(rewards: Tensor, rankings: Sequence[Sequence[int]], average: st
     ImageReward, equation 1 (arXiv 2304.05977).
 
     Args:
-        rewards: (N,), the groups' pictures one group after the other.
-        rankings: places of each group's pictures, 1 is best; lengths add up to N.
+        rewards: (N,), the groups' images one group after the other.
+        rankings: places of each group's images, 1 is best; lengths add up to N.
         average: "prompt", the paper's; or "pair", the mean over all pairs alike, as the authors' code has it.
 
     Returns:
@@ -35,10 +35,10 @@ def ranking_loss_sum(rewards: Tensor, rankings: Sequence[Sequence[int]], average
     A batch in parts, on several ranks perhaps, has the loss sum of sums / sum of terms.
     """
     if sum(map(len, rankings)) != len(rewards):
-        raise ValueError(f"{len(rewards)} rewards for rankings of {[len(r) for r in rankings]} pictures")
+        raise ValueError(f"{len(rewards)} rewards for rankings of {[len(r) for r in rankings]} images")
     losses = [rewards.sum() * 0]
-    for group, places in zip(rewards.split([len(r) for r in rankings]), rankings):
-        better, worse = pairs_from_ranking(places).to(rewards.device).unbind(1)
+    for group, ranks in zip(rewards.split([len(r) for r in rankings]), rankings):
+        better, worse = pairs_from_ranking(ranks).to(rewards.device).unbind(1)
         if len(better):
             each = F.softplus(group[worse] - group[better])
             losses.append(each.sum() if average == "pair" else each.mean())
@@ -47,5 +47,5 @@ def ranking_loss_sum(rewards: Tensor, rankings: Sequence[Sequence[int]], average
 
 def loss_terms(rankings: Sequence[Sequence[int]], average: str = "prompt") -> int:
     """How many groups with untied pairs ("prompt"), or untied pairs ("pair"), there are."""
-    pairs = [untied_pairs(places) for places in rankings]
+    pairs = [untied_pairs(ranks) for ranks in rankings]
     return sum(pairs) if average == "pair" else sum(map(bool, pairs))

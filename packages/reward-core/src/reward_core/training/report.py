@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from ..reward_model import RewardModel
-from ..settings import import_yaml
-from ..whole_file import whole_file
+from ..files.atomic_write import atomic_write
+from ..models.imagereward.reward_model import RewardModel
+from ..runs.settings import import_yaml
 from .config import TrainingConfig
 from .validation import Judgement
 
@@ -46,7 +46,7 @@ def draw_curves(rows: list[dict[str, Any]], path: Path) -> None:
             axis.legend(fontsize=8)
     axes[0, 0].axhline(0.6931, color="grey", linewidth=0.8, linestyle=":")  # log 2: nothing is told apart
     figure.tight_layout()
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
     pyplot.close(figure)
 
@@ -61,7 +61,7 @@ def model_card(
     """README.md of a run's folder.
 
     Args:
-        judgements: of the kept weights, by split. counts: (groups, pictures, untied pairs) by split.
+        judgements: of the kept weights, by split. counts: (groups, images, untied pairs) by split.
         facts: best_step, steps, skipped_pictures, dropped_groups, tied_groups, seconds, ranks, device,
             precision, troubles.
     """
@@ -69,13 +69,13 @@ def model_card(
     every = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     rows = "\n".join(
-        f"| {name} | {found.prompts:,} | {found.pictures:,} | {found.pairs:,} | {found.accuracy:.1%} "
+        f"| {name} | {found.prompts:,} | {found.images:,} | {found.pairs:,} | {found.accuracy:.1%} "
         f"| {found.per_prompt_accuracy:.1%} | {found.loss:.4f} |"
         for name, found in judgements.items()
     )
     data = "; ".join(
-        f"{name}: {groups:,} groups, {pictures:,} pictures, {pairs:,} untied pairs"
-        for name, (groups, pictures, pairs) in counts.items()
+        f"{name}: {groups:,} groups, {images:,} images, {pairs:,} untied pairs"
+        for name, (groups, images, pairs) in counts.items()
     )
     troubles = "".join(f"- Told while training: {trouble}.\n" for trouble in facts["troubles"])
     yaml = import_yaml().safe_dump(settings.to_dict(), sort_keys=False)
@@ -91,10 +91,10 @@ tags: [reward-model, text-to-image, image-reward, human-preference]
 ---
 # {Path(settings.out).resolve().name}
 
-A reward model: how well people would like a picture for a prompt. Trained with reward-core from
+A reward model: how well people would like an image for a prompt. Trained with reward-core from
 `{settings.init}`. {scores}
 
-| split | prompts | pictures | untied pairs | ordered right | the same, mean over prompts | loss |
+| split | prompts | images | untied pairs | ordered right | the same, mean over prompts | loss |
 |---|---|---|---|---|---|---|
 {rows}
 
@@ -106,7 +106,7 @@ ranking, rewards = model.inference_rank("a prompt", ["a.png", "b.png"])
 ```
 
 - Data: {data}.
-  Left out: {facts["skipped_pictures"]:,} pictures that cannot be read (skipped.json),
+  Left out: {facts["skipped_pictures"]:,} images that cannot be read (skipped.json),
   {facts["dropped_groups"]:,} groups left with fewer than two, {facts["tied_groups"]:,} in which all is tied.
 - Sizes: {every:,} parameters, {trained:,} of them trained; {tower}, {config.image_size} px;
   text encoder of {config.text.num_hidden_layers} layers, width {config.text.hidden_size};

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from ..errors import CheckpointError
-from .checkpoint_folder import STATE, CheckpointFolder, damaged, differs
-from .run_folder import write_errors
+from ..runs.checkpoint_folder import STATE, CheckpointFolder, damaged, differs
+from ..runs.write_errors import write_errors
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -27,14 +27,14 @@ class RunState:
 
     Attributes:
         step: optimizer steps done.
-        skipped: steps not taken so far, for want of a finite loss or gradient or of pictures.
+        skipped: steps not taken so far, for want of a finite loss or gradient or of images.
         skipped_in_a_row: of these, the last ones without a finite loss or gradient.
         best: lowest validation loss; its weights are in the run's folder.
         best_step: where that was.
         worse: validations in a row above it.
         stopped: why the run was stopped early; empty: it was not.
         told: troubles that were told already.
-        unreadable: by split, pictures that could not be read so far, with the reason.
+        unreadable: by split, images that could not be read so far, with the reason.
         processes: of the run; dropout depends on it.
         fingerprint: of the settings and data that decide the outcome.
         facts: the same in parts, and more of them; see ``decisive_facts``. Empty in older checkpoints.

@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 
 from ..errors import DataWarning, InputError, MissingExtraError
-from ..image_file import ImageSource, image_name, picture_state
+from ..inputs.image_file import ImageSource, image_name, image_state
+from ..models.imagereward.reward_model import RewardModel
 from ..rankings import RankedPrompt, read_splits
-from ..reward_model import RewardModel
 from .config import TrainingConfig
 from .freezing import freeze
 from .group_reader import GroupReader, Usable, usable_groups
@@ -94,7 +94,7 @@ def check_distribution(accelerator: Accelerator) -> None:
 def prepare_splits(
     settings: TrainingConfig,
     given: Mapping[str, Sequence[RankedPrompt]] | None,
-    tell: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> dict[str, Usable]:
     """The groups of each split that can be used; what cannot be is told."""
     if given is None:
@@ -110,46 +110,46 @@ def prepare_splits(
     had = bool(given.get("validation"))
     splits = with_validation(given, settings.validation_share, settings.seed)
     if not had and splits.get("validation"):
-        tell(f"no validation set: {len(splits['validation']):,} groups of the training data are held out")
+        report(f"no validation set: {len(splits['validation']):,} groups of the training data are held out")
     usable = {name: usable_groups(groups, f"{name} data") for name, groups in splits.items() if groups}
     for name, split in usable.items():
         parts = [f"{len(split.groups):,} groups"]
         if split.missing:
-            parts.append(f"{len(split.missing):,} pictures missing or empty (skipped.json)")
+            parts.append(f"{len(split.missing):,} images missing or empty (skipped.json)")
         if split.dropped:
             parts.append(f"{split.dropped:,} groups dropped that are left with fewer than two")
         if split.tied:
             parts.append(f"{split.tied:,} in which all is tied")
-        tell(f"{name}: {', '.join(parts)}")
+        report(f"{name}: {', '.join(parts)}")
     for name in ("validation", "test"):
         if name in usable and (leaked := seen_in_training(usable["train"].groups, usable[name].groups)):
-            tell(
+            report(
                 f"warning: {leaked:,} of {len(usable[name].groups):,} groups of the {name} data compare "
-                "pictures that the training data compares for the same prompt: its accuracy is flattered"
+                "images that the training data compares for the same prompt: its accuracy is flattered"
             )
     return usable
 
 
 def seen_in_training(train: Sequence[RankedPrompt], other: Sequence[RankedPrompt]) -> int:
-    """How many of the other groups share two pictures or more with a training group of their prompt."""
+    """How many of the other groups share two images or more with a training group of their prompt."""
 
-    def pictures(group: RankedPrompt) -> set[str]:
+    def image_names(group: RankedPrompt) -> set[str]:
         return {
             f"{id(image)}" if isinstance(image, Image.Image) else os.path.abspath(image_name(image))
             for image in group.images
         }
 
-    wanted = {(group.prompt, picture) for group in other for picture in pictures(group)}
+    wanted = {(group.prompt, name) for group in other for name in image_names(group)}
     prompts = {prompt for prompt, _ in wanted}
-    holders: dict[tuple[str, str], list[int]] = {}  # numbers of the training groups that hold a picture
+    holders: dict[tuple[str, str], list[int]] = {}  # numbers of the training groups that hold an image
     for number, group in enumerate(train):
         if group.prompt in prompts:
-            for picture in pictures(group):
-                if (group.prompt, picture) in wanted:
-                    holders.setdefault((group.prompt, picture), []).append(number)
+            for name in image_names(group):
+                if (group.prompt, name) in wanted:
+                    holders.setdefault((group.prompt, name), []).append(number)
     leaked = 0
     for group in other:
-        shared = Counter(n for picture in pictures(group) for n in holders.get((group.prompt, picture), ()))
+        shared = Counter(n for name in image_names(group) for n in holders.get((group.prompt, name), ()))
         leaked += max(shared.values(), default=0) > 1
     return leaked
 
@@ -203,19 +203,19 @@ def long_prompts(model: RewardModel, splits: Mapping[str, Usable]) -> int:
 def make_cache(
     settings: TrainingConfig, rewards: GroupRewards, reader: GroupReader, accelerator: Accelerator
 ) -> TokenCache | None:
-    """The cache of a split's pictures, or None where none is wanted or nothing is frozen."""
+    """The cache of a split's images, or None where none is wanted or nothing is frozen."""
     if not settings.cache or not rewards.has_frozen:
         return None
-    model, pictures = rewards.model, reader.pictures
+    model, images = rewards.model, reader.images
     with torch.no_grad():
         shape = tuple(rewards.nothing()[0].shape[1:])
     dtype = f"{settings.cache_dtype} {accelerator.mixed_precision}"
-    key = cache_key(rewards.frozen_parameters(), model.transform, rewards.block, dtype, pictures)
+    key = cache_key(rewards.frozen_parameters(), model.transform, rewards.block, dtype, images)
     with accelerator.main_process_first():
         return TokenCache(
             Path(settings.cache),
             key,
-            len(pictures),
+            len(images),
             shape,
             settings.cache_dtype,
             settings.cache_gb * 1e9,
@@ -236,7 +236,7 @@ def decisive_facts(
     settings: TrainingConfig, splits: Mapping[str, Usable], model: RewardModel, given: bool
 ) -> dict[str, Any]:
     """The same in parts, each under the name by which a run that may not go on tells what changed; beside
-    it the pictures, by their sizes (reading all would take long), and the weights to start from.
+    it the images, by their sizes (reading all would take long), and the weights to start from.
 
     Args:
         model: frozen as it is to be. given: by the caller, who may have trained it already; then only what
@@ -244,13 +244,13 @@ def decisive_facts(
     """
     facts = settings.decisive()
     for name, split in sorted(splits.items()):
-        rankings, pictures = hashlib.sha256(), hashlib.sha256()
+        rankings, images = hashlib.sha256(), hashlib.sha256()
         for group in split.groups:
             rankings.update(_described(name, group))
-            states = [picture_state(image)[:1] for image in group.images]
-            pictures.update(json.dumps([list(map(_key, group.images)), states]).encode())
+            states = [image_state(image)[:1] for image in group.images]
+            images.update(json.dumps([list(map(_key, group.images)), states]).encode())
         facts[f"the rankings of {name}"] = rankings.hexdigest()[:16]
-        facts[f"the pictures of {name}"] = pictures.hexdigest()[:16]
+        facts[f"the images of {name}"] = images.hexdigest()[:16]
     frozen, rest = hashlib.sha256(), hashlib.sha256()
     for name, parameter in model.named_parameters():
         if name.startswith(("blip.vision_proj.", "blip.text_proj.")):  # rewards do not use them
@@ -265,7 +265,7 @@ def decisive_facts(
 
 
 def _described(split: str, group: RankedPrompt) -> bytes:
-    return json.dumps([split, group.id, group.prompt, list(map(_key, group.images)), group.places]).encode()
+    return json.dumps([split, group.id, group.prompt, list(map(_key, group.images)), group.ranks]).encode()
 
 
 def _key(image: ImageSource) -> str:

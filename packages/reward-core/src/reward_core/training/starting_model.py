@@ -14,16 +14,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..checkpoint import CONFIG_FILE, WEIGHTS_FILE, build_model, read_state_dict
-from ..config import BlipConfig, RewardConfig, read_json
 from ..errors import CheckpointError, InputError
-from ..hub import fetch
-from ..load import available_models, load, tokenizer_beside
-from ..registry import SCORES
-from ..reward_model import RewardModel
-from ..text_encoder import TextConfig
+from ..files.json_file import read_json
+from ..hub.downloads import fetch
+from ..models.checkpoint import CONFIG_FILE, WEIGHTS_FILE, build_model, read_state_dict
+from ..models.imagereward.reward_model import RewardModel
+from ..models.load import available_models, load, tokenizer_beside
+from ..models.registry import SCORES
+from ..network.config import BlipConfig, RewardConfig
+from ..network.text_encoder import TextConfig
 from .config import TrainingConfig
-from .initialise import initialise_from_scratch
+from .initialize import initialize_from_scratch
 
 _POSITIONS = "blip.visual_encoder.pos_embed"
 _HEAD_WIDTH = 64  # of one attention head, in BERT and in every ViT of BLIP
@@ -46,14 +47,14 @@ def starting_model(settings: TrainingConfig) -> RewardModel:
     else:
         model = load(settings.init, device="cpu")
     if settings.timm:
-        from ..timm_vision import with_timm_tower
+        from ..models.imagereward.timm_tower import with_timm_tower
 
         width = model.config.vision_width
         model = with_timm_tower(model, settings.timm, settings.timm_pretrained, settings.image_size)
         if model.config.vision_width != width and settings.frozen_share("text"):
             raise InputError(
                 f"{settings.timm} is {model.config.vision_width} wide instead of {width}: what the text "
-                "encoder reads of pictures has to be learned anew in every layer; set freeze_text=0"
+                "encoder reads of images has to be learned anew in every layer; set freeze_text=0"
             )
     state = model.state_dict()
     if settings.head_init and settings.init != "scratch":
@@ -77,12 +78,12 @@ def head_weights(config: RewardConfig, kind: str, seed: int) -> dict[str, Tensor
         raise InputError(f"head_init must be 'original' or 'scaled', got {kind!r}")
     generator = torch.Generator().manual_seed(seed)
     state: dict[str, Tensor] = {}
-    place = 0
+    index = 0
     for i, (inputs, outputs) in enumerate(pairwise(config.reward_mlp)):
         std = 1 / (config.reward_mlp[0] + 1) if kind == "original" else inputs**-0.5
-        state[f"mlp.layers.{place}.weight"] = torch.randn(outputs, inputs, generator=generator) * std
-        state[f"mlp.layers.{place}.bias"] = torch.zeros(outputs)
-        place += 2 if i < len(config.head_dropout) else 1  # dropout layers count
+        state[f"mlp.layers.{index}.weight"] = torch.randn(outputs, inputs, generator=generator) * std
+        state[f"mlp.layers.{index}.bias"] = torch.zeros(outputs)
+        index += 2 if i < len(config.head_dropout) else 1  # dropout layers count
     return state
 
 
@@ -142,7 +143,7 @@ def _from_scratch(settings: TrainingConfig) -> RewardModel:
         folder, config = Path(), RewardConfig()
     tokenizer = tokenizer_beside(folder / WEIGHTS_FILE, config.max_length)
     model = RewardModel(config, tokenizer)
-    initialise_from_scratch(model, settings.seed)
+    initialize_from_scratch(model, settings.seed)
     if settings.head_init:
         model.mlp.load_state_dict(
             {k[len("mlp.") :]: v for k, v in head_weights(config, settings.head_init, settings.seed).items()}

@@ -34,7 +34,7 @@ class TrainingStep:
     Args:
         rewards: the module that is trained. wrapped: the same, as accelerate prepared it.
         optimizers: as accelerate prepared them.
-        cache: of the training pictures, if any.
+        cache: of the training images, if any.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class TrainingStep:
         """
         accelerator, started = self.accelerator, time.perf_counter()
         own = [[g for future in batch if (g := future.result()) is not None] for batch in batches]
-        terms = loss_terms([group.places for batch in own for group in batch], self.settings.average)
+        terms = loss_terms([group.ranks for batch in own for group in batch], self.settings.average)
         total = int(accelerator.reduce(torch.tensor(terms, device=accelerator.device), reduction="sum"))
         sums = torch.zeros(len(_SUMS), dtype=torch.float64)
         passes = [batch for batch in own if batch] if accelerator.num_processes == 1 else own
@@ -98,12 +98,12 @@ class TrainingStep:
         if not groups:  # others have one more: their exchange of gradients needs every rank
             accelerator.backward(rewards.sum() * 0)
             return torch.zeros(len(_SUMS), dtype=torch.float64)
-        places = [group.places for group in groups]
-        loss = ranking_loss_sum(rewards, places, self.settings.average) / total
+        ranks = [group.ranks for group in groups]
+        loss = ranking_loss_sum(rewards, ranks, self.settings.average) / total
         accelerator.backward(loss * accelerator.num_processes)  # over which gradients are averaged
         values = rewards.detach().double().cpu()
-        own = values.split([len(ranking) for ranking in places])
-        counted = [pairwise_accuracy(some, ranking) for some, ranking in zip(own, places)]
+        own = values.split([len(ranking) for ranking in ranks])
+        counted = [pairwise_accuracy(some, ranking) for some, ranking in zip(own, ranks)]
         right, pairs = map(sum, zip(*counted))
         not_finite = not values.isfinite().all()
         return torch.tensor(

@@ -14,20 +14,20 @@ from pathlib import Path
 import torch
 
 from ..errors import EmptyPromptWarning, InputError, PromptTruncatedWarning, TrainingError
+from ..models.imagereward.reward_model import RewardModel
 from ..rankings import RankedPrompt
-from ..reward_model import RewardModel
+from ..runs.interruption import Interruption
+from ..runs.metrics_file import METRICS, MetricsFile
+from ..runs.run_lock import exclusive_run
+from ..runs.write_errors import write_errors
 from .batch_plan import BatchPlan
 from .config import TrainingConfig
 from .finish import finish, gathered_unreadable, save_best
 from .group_reader import GroupReader, ReadGroup, Reword
 from .group_rewards import GroupRewards
 from .health import MAX_SKIPPED, Health
-from .interruption import Interruption
-from .metrics_file import METRICS, MetricsFile
 from .optimizers import rate_at, set_rates
-from .progress import step_bar
 from .run_checkpoint import Checkpoints, RunState
-from .run_folder import alone, write_errors
 from .setup import (
     decisive_facts,
     fingerprint,
@@ -39,6 +39,7 @@ from .setup import (
     prepare_splits,
 )
 from .step import TrainingStep
+from .step_bar import step_bar
 from .validation import Judgement, judge
 
 
@@ -69,11 +70,11 @@ class Trainer:
         self.settings = settings.check()
         self.out = Path(settings.out)
         self.accelerator = accelerator = make_accelerator(settings)
-        self.splits = prepare_splits(settings, splits, self.tell)
+        self.splits = prepare_splits(settings, splits, self.report)
         torch.manual_seed(settings.seed)
         self.model = prepare_model(settings, model, accelerator)
         if cut := long_prompts(self.model, self.splits):
-            self.tell(f"{cut:,} prompts are cut off after {self.model.config.max_length} tokens")
+            self.report(f"{cut:,} prompts are cut off after {self.model.config.max_length} tokens")
         self.rewards = GroupRewards(self.model, settings).to(accelerator.device)
         self.readers = {
             name: GroupReader(
@@ -104,7 +105,7 @@ class Trainer:
         )
         self.judgement: Judgement | None = None
 
-    def tell(self, line: str) -> None:
+    def report(self, line: str) -> None:
         """A line on stderr, once however many ranks there are."""
         if self.accelerator.is_main_process:
             print(f"reward-core: {line}", file=sys.stderr, flush=True)
@@ -123,7 +124,7 @@ class Trainer:
             KeyboardInterrupt: after the state was saved.
             OutputError: another run is at work on the folder, or it cannot be written to.
         """
-        with alone(self.accelerator, self.out, self.tell), warnings.catch_warnings():
+        with exclusive_run(self.accelerator, self.out, self.report), warnings.catch_warnings():
             warnings.simplefilter("ignore", PromptTruncatedWarning)  # said once, above
             warnings.simplefilter("ignore", EmptyPromptWarning)
             return self._train(resume)
@@ -167,7 +168,7 @@ class Trainer:
                     self._save()
                 if interruption.requested():
                     self._save()
-                    self.tell(f"stopped after step {self.state.step}; the same command goes on from there")
+                    self.report(f"stopped after step {self.state.step}; the same command goes on from there")
                     raise KeyboardInterrupt
         if self.state.skipped >= self.state.step > 0:
             raise TrainingError(self._nothing_taken())
@@ -204,16 +205,16 @@ class Trainer:
 
     def _watch(self, row: dict[str, float]) -> None:
         state = self.state
-        self.health.told = set(state.told)
+        self.health.reported = set(state.told)
         for trouble in self.health.observe(
             state.step, row["loss"], row["gradient_norm"], row["reward_std"], row["lr"]
         ):
-            self.tell(f"warning: {trouble}")
-        state.told = sorted(self.health.told)
+            self.report(f"warning: {trouble}")
+        state.told = sorted(self.health.reported)
         if not row["pairs"]:
-            self.tell(f"warning: step {state.step} was not taken: none of its pairs of pictures can be read")
+            self.report(f"warning: step {state.step} was not taken: none of its pairs of images can be read")
         elif state.skipped_in_a_row:
-            self.tell(f"warning: step {state.step} was not taken: its loss or gradient is not finite")
+            self.report(f"warning: step {state.step} was not taken: its loss or gradient is not finite")
         if state.skipped_in_a_row >= MAX_SKIPPED:
             finite = finite_weights(self.rewards)
             why = Health.why_not_finite(self.settings, self.accelerator.mixed_precision, finite)
@@ -223,9 +224,9 @@ class Trainer:
             )
 
     def _nothing_taken(self) -> str:
-        told = f"none of {self.state.step} steps was taken"
+        message = f"none of {self.state.step} steps was taken"
         bad = next(iter(self.readers["train"].skipped.items()), None)
-        return f"{told}: pictures cannot be read, such as {bad[0]}: {bad[1]}" if bad else told
+        return f"{message}: images cannot be read, such as {bad[0]}: {bad[1]}" if bad else message
 
     def _validate(self) -> None:
         settings, state = self.settings, self.state
@@ -242,12 +243,12 @@ class Trainer:
                 "validation/reward_std": found.std,
             }
         )
-        self.tell(
+        self.report(
             f"step {state.step} of {len(self.plan.steps)}: validation loss {found.loss:.4f}, "
             f"{found.accuracy:.1%} of {found.pairs:,} pairs ordered right"
         )
         if found.not_finite:
-            self.tell(f"warning: {found.not_finite_told()}; step {state.step} is not taken for the best")
+            self.report(f"warning: {found.not_finite_message()}; step {state.step} is not taken for the best")
         if not found.not_finite and (state.best is None or found.loss < state.best):
             state.best, state.best_step, state.worse = found.loss, state.step, 0
             save_best(self, found)
@@ -255,7 +256,7 @@ class Trainer:
             state.worse += 1
             if settings.patience and state.worse >= settings.patience:
                 state.stopped = f"{state.worse} validations in a row without a lower loss"
-                self.tell(f"stopped early at step {state.step}: {state.stopped}")
+                self.report(f"stopped early at step {state.step}: {state.stopped}")
 
     def _log(self, row: dict[str, float]) -> None:
         if self.accelerator.is_main_process:
@@ -283,5 +284,5 @@ class Trainer:
         if self.accelerator.is_main_process:
             self.checkpoints.drop_after(self.state.step)
         self.accelerator.wait_for_everyone()
-        self.tell(f"goes on after step {self.state.step} ({path})")
+        self.report(f"goes on after step {self.state.step} ({path})")
         return True

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..errors import InputError
-from ..percentile import ScoreQuantiles
+from ..network.score_quantiles import ScoreQuantiles
 from .group_reader import GroupReader
 from .group_rewards import GroupRewards
 from .pairs import pairwise_accuracy
@@ -25,8 +25,8 @@ class Judgement:
     """Of a split.
 
     loss: as in training. accuracy: share of all untied pairs ordered right; per_prompt_accuracy: the mean
-    over prompts of each one's share. mean, std, quantiles: of the head's output over all pictures, the
-    quantiles after that mean and std are taken off. not_finite: of how many pictures it is NaN or infinite;
+    over prompts of each one's share. mean, std, quantiles: of the head's output over all images, the
+    quantiles after that mean and std are taken off. not_finite: of how many images it is NaN or infinite;
     if any, loss, mean and std are NaN, there are no quantiles, and their pairs count as ordered wrong.
     """
 
@@ -35,14 +35,14 @@ class Judgement:
     per_prompt_accuracy: float
     pairs: int
     prompts: int
-    pictures: int
+    images: int
     mean: float
     std: float
     quantiles: ScoreQuantiles | None
     not_finite: int = 0
 
-    def not_finite_told(self) -> str:
-        return f"rewards of {self.not_finite:,} of {self.pictures:,} pictures are not finite"
+    def not_finite_message(self) -> str:
+        return f"rewards of {self.not_finite:,} of {self.images:,} images are not finite"
 
 
 @torch.no_grad()
@@ -78,24 +78,24 @@ def judge(
         with accelerator.autocast():
             values = rewards(*rewards.inputs(groups, reader.cache)).float().cpu()
         for group, own in zip(groups, values.split([len(group.kept) for group in groups])):
-            found.append((group.number, own.tolist(), group.places))
+            found.append((group.number, own.tolist(), group.ranks))
     rewards.train(was_training)
     found = sorted(gather_object(found) if accelerator.num_processes > 1 else found)
     if not found:
         raise InputError(
-            f"{source}: none of its pictures can be read; {next(iter(reader.skipped.items()), '')}"
+            f"{source}: none of its images can be read; {next(iter(reader.skipped.items()), '')}"
         )
 
-    places = [own for _, _, own in found]
+    ranks = [own for _, _, own in found]
     each = [torch.tensor(own, dtype=torch.float64) for _, own, _ in found]
     every = torch.cat(each)
     not_finite = int((~every.isfinite()).sum())
     known = [own.where(own.isfinite(), math.nan) for own in each]  # NaN is not better than anything
-    right = [pairwise_accuracy(own, ranking) for own, ranking in zip(known, places)]
+    right = [pairwise_accuracy(own, ranking) for own, ranking in zip(known, ranks)]
     flat = every.tolist()
     loss = mean = std = math.nan
     if not not_finite:
-        loss = float(ranking_loss_sum(every, places, average)) / loss_terms(places, average)
+        loss = float(ranking_loss_sum(every, ranks, average)) / loss_terms(ranks, average)
         mean = fmean(flat)
         std = pstdev(flat, mean) or 1.0
     return Judgement(
@@ -104,11 +104,11 @@ def judge(
         per_prompt_accuracy=fmean(r / n for r, n in right),
         pairs=sum(n for _, n in right),
         prompts=len(found),
-        pictures=len(flat),
+        images=len(flat),
         mean=mean,
         std=std,
         quantiles=None
         if not_finite
-        else ScoreQuantiles.of([(value - mean) / std for value in flat], f"{len(flat)} pictures of {source}"),
+        else ScoreQuantiles.of([(value - mean) / std for value in flat], f"{len(flat)} images of {source}"),
         not_finite=not_finite,
     )

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ...errors import PromptTruncatedWarning
-from ...load import load
-from ...scorer import ScoringModel
+from ...models.load import load
+from ...scoring.scoring_model import ScoringModel
 from ..settings import BulkSettings
 from ..shard_scorer import ScoredBatch, ShardScorer
 from ..shards import Shards

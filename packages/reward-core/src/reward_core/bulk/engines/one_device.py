@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ...load import load, usable_device
-from ...scorer import ScoringModel
+from ...models.load import load
+from ...scoring.device import usable_device
+from ...scoring.scoring_model import ScoringModel
 from ..settings import BulkSettings
 from ..shard_scorer import ScoredBatch
 from .base import Engine, Work

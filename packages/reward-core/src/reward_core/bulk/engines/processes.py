@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection, wait
 import torch
 
 from ...errors import InputError, RewardCoreError, WorkerError
-from ...load import usable_device
+from ...scoring.device import usable_device
 from ..settings import BulkSettings
 from ..shard_scorer import ScoredBatch
 from .base import Engine, Work

@@ -22,7 +22,7 @@ def csv_records(
     Args:
         lines: those behind the header.
         columns: how many the header has.
-        image_at: which of them is the picture's.
+        image_at: which of them is the image's.
     """
     taken = _Taken(lines)
     reader = csv.reader(taken, strict=True)
@@ -74,7 +74,7 @@ class _Taken:
 def _has_rows_in_it(record: list[str], columns: int, image_at: int) -> bool:
     """Whether a record of several lines looks as if a quote that should have been closed took in other rows.
 
-    Prompts of several lines are right; lines with a picture's name just where a row has its own are not.
+    Prompts of several lines are right; lines with an image's name just where a row has its own are not.
     """
     if len(record) != columns:
         return True
@@ -85,11 +85,11 @@ def _has_rows_in_it(record: list[str], columns: int, image_at: int) -> bool:
         for line in field.split("\n"):
             cells = line.split(",")
             at = image_at - begins_at
-            if len(cells) > 1 and 0 <= at < len(cells) and _names_picture(cells[at]):
+            if len(cells) > 1 and 0 <= at < len(cells) and _names_image(cells[at]):
                 return True
             begins_at = 0
     return False
 
 
-def _names_picture(cell: str) -> bool:
+def _names_image(cell: str) -> bool:
     return is_image_name(cell.strip(' "\r'))

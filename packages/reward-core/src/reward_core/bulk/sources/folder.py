@@ -1,4 +1,4 @@
-"""A folder of pictures, each with its prompt in a text file beside it: a.png, a.txt."""
+"""A folder of images, each with its prompt in a text file beside it: a.png, a.txt."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ SORTED_AT_ONCE = 20_000
 
 
 @dataclass(frozen=True)
-class PictureFolder:
-    """Pictures in a folder and the folders in it, in the order of their paths.
+class ImageFolder:
+    """Images in a folder and the folders in it, in the order of their paths.
 
-    Files are pictures by their extension, as Pillow knows them; hidden ones are left out. A picture's prompt
+    Files are images by their extension, as Pillow knows them; hidden ones are left out. An image's prompt
     is the text of the file of the same name with the extension .txt. Links to folders are not followed; a
     folder that cannot be read is a row with its error.
 
@@ -40,11 +40,11 @@ class PictureFolder:
     prompt_from_metadata: bool = False
 
     def files(self) -> list[Path]:
-        return []  # scores have none of a picture's extensions
+        return []  # scores have none of an image's extensions
 
     def open(self, folder: Path) -> FolderSource:
         if not Path(self.path).is_dir():
-            raise InputError(f"{self.path}: no such folder of pictures")
+            raise InputError(f"{self.path}: no such folder of images")
         listing = (folder / LISTING).absolute()
         return FolderSource(Path(self.path).absolute(), listing, self.prompt_from_metadata)
 
@@ -61,9 +61,9 @@ class FolderSource(Source):
             self._list(digest)
         except OSError as error:  # of the folder's own, _names has made rows
             reason = error.strerror or str(error)
-            raise OutputError(f"{listing}: the pictures' names cannot be written: {reason}") from error
+            raise OutputError(f"{listing}: the images' names cannot be written: {reason}") from error
         if not self.rows:
-            raise InputError(f"{folder}: no pictures in it")
+            raise InputError(f"{folder}: no images in it")
         self.digest = digest.hexdigest()
 
     def _list(self, digest: Any) -> None:
@@ -151,7 +151,7 @@ def _why_not(folder: Path) -> str:
 
 
 def _sorted_names(folder: Path, workspace: Path) -> Iterator[str]:
-    """Paths of the pictures relative to the folder, sorted a part at a time and merged from files."""
+    """Paths of the images relative to the folder, sorted a part at a time and merged from files."""
     names = _names(folder)
     with ExitStack() as stack:
         parts = []

@@ -54,7 +54,7 @@ class HubDataset:
 
 
 class DatasetSource(Source):
-    """Arrow files mapped into memory; pictures come as the bytes of their files, undecoded."""
+    """Arrow files mapped into memory; images come as the bytes of their files, undecoded."""
 
     def __init__(self, spec: HubDataset):
         # Other processes may run in another folder.
@@ -96,8 +96,8 @@ class DatasetSource(Source):
             try:
                 some = undecoded[first : last + 1]
             except Exception as error:
-                told = f"rows {first} to {last} of the dataset cannot be read: {_reason(error)}"
-                raise InputError(f"{self.spec.name}: {told}") from error
+                message = f"rows {first} to {last} of the dataset cannot be read: {_reason(error)}"
+                raise InputError(f"{self.spec.name}: {message}") from error
             cells = zip(some[self.spec.prompt_column], some[self.spec.image_column])
             for number, (prompt, image) in enumerate(cells, start=first):
                 yield input_row(prompt, image, folder, name=f"row {number}")

@@ -1,4 +1,4 @@
-"""A manifest: a .csv, .jsonl or .parquet with a column of prompts and one of pictures."""
+"""A manifest: a .csv, .jsonl or .parquet with a column of prompts and one of images."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Manifest:
     """A file of rows.
 
     path: .csv (with a header), .jsonl (an object a line) or .parquet.
-    prompt_column, image_column: their names. A picture is a path, relative to ``images``; in Parquet it
+    prompt_column, image_column: their names. An image is a path, relative to ``images``; in Parquet it
         may also be the bytes of a file, or a struct of bytes and path.
-    images: folder of the pictures (default: the manifest's own).
+    images: folder of the images (default: the manifest's own).
     """
 
     path: Path
@@ -40,6 +40,6 @@ class Manifest:
         if not path.is_file():
             raise InputError(f"{path}: no such manifest")
         if self.images is not None and not Path(self.images).is_dir():
-            raise InputError(f"{self.images}: no such folder of pictures")
+            raise InputError(f"{self.images}: no such folder of images")
         images = os.path.abspath(path.parent if self.images is None else self.images)
         return kind(path.absolute(), self.prompt_column, self.image_column, images)

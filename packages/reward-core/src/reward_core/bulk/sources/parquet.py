@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
-from ...score_file import load_pyarrow
+from ...files.parquet import load_pyarrow
 from ..input_row import InputRow, input_row
 from .base import WHOLE_DIGEST_LIMIT, Source, check_columns, check_rows, file_digest
 
-ROWS_AT_ONCE = 64  # pictures in them may take a megabyte each
+ROWS_AT_ONCE = 64  # images in them may take a megabyte each
 
 
 class ParquetSource(Source):
@@ -28,7 +28,7 @@ class ParquetSource(Source):
         self.prompt_column, self.image_column = prompt_column, image_column
         with self._open() as file:
             check_columns(path, file.schema_arrow.names, (prompt_column, image_column))
-            # Where all pictures are bytes, the folder of paths does not matter.
+            # Where all images are bytes, the folder of paths does not matter.
             types, kind = load_pyarrow().types, file.schema_arrow.field(image_column).type
             self.by_path = not (types.is_binary(kind) or types.is_large_binary(kind))
             groups = range(file.metadata.num_row_groups)
@@ -51,18 +51,18 @@ class ParquetSource(Source):
     def fingerprint(self) -> dict[str, Any]:
         size = self.path.stat().st_size
         if size <= WHOLE_DIGEST_LIMIT:
-            told = {"sha256": file_digest(self.path)}
+            described = {"sha256": file_digest(self.path)}
         else:
             with self.path.open("rb") as file:
                 file.seek(-8, 2)
                 length = int.from_bytes(file.read(4), "little")
                 file.seek(-8 - length, 2)
                 footer = hashlib.sha256(file.read(length)).hexdigest()
-            told = {"footer_sha256": footer, "bytes": size, "modified_ns": self.path.stat().st_mtime_ns}
+            described = {"footer_sha256": footer, "bytes": size, "modified_ns": self.path.stat().st_mtime_ns}
         if self.by_path:
-            told["images"] = os.path.realpath(self.images)
+            described["images"] = os.path.realpath(self.images)
         columns = {"prompt_column": self.prompt_column, "image_column": self.image_column}
-        return {"kind": ".parquet", **told, "rows": self.rows, **columns}
+        return {"kind": ".parquet", **described, "rows": self.rows, **columns}
 
     def _open(self):
         parquet = load_pyarrow().parquet

@@ -31,10 +31,10 @@ class Tars:
 
     patterns: paths, with braces ("shard-{000000..000999}.tar") or wildcards if need be.
     prompt_column: the extension of the prompt's file; "json.caption" is the key "caption" of a .json.
-    image_column: the extension of the picture's file (default: any usual one).
+    image_column: the extension of the image's file (default: any usual one).
 
     As webdataset has it, a sample is the files whose names are the same up to the first dot; of several
-    pictures in one the first counts, with the prompt whose name goes on like its own, if there is one. The
+    images in one the first counts, with the prompt whose name goes on like its own, if there is one. The
     others are counted, and a DataWarning names the first of them.
     """
 
@@ -141,7 +141,7 @@ class TarSource(Source):
         """Raises ValueError for a text in another encoding.
 
         Args:
-            middle: what the picture's name has between the sample's key and its extension.
+            middle: what the image's name has between the sample's key and its extension.
         """
         is_key = self.prompt_column.startswith("json.")
         wanted = "json" if is_key else self.prompt_column

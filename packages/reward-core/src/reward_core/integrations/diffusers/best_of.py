@@ -1,4 +1,4 @@
-"""Best of n: pictures of one prompt from n seeds, scored, the best first at hand."""
+"""Best of n: images of one prompt from n seeds, scored, the best first at hand."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any, overload
 import torch
 from PIL import Image
 
-from ...batching import is_out_of_memory
 from ...errors import InputError
-from ...scored import scorer_rewards
-from ...scorer import Scorer, ranking
-from ...tokenizer import check_prompts
+from ...inputs.tokenizer import check_prompts
+from ...scoring.batching import is_out_of_memory
+from ...scoring.rewards import ranking, scorer_rewards
+from ...scoring.scorer import Scorer
 from .drop_plan import DropPlan, PredictedRewards
 from .early_dropping import EarlyDropping, step_count
 from .pipeline_call import check_call, replaces_prompt, value_for_rows
@@ -23,16 +23,16 @@ OURS = ("generator", "latents", "num_images_per_prompt", "output_type", "return_
 
 @dataclass(frozen=True)
 class Candidate:
-    """One picture of a best-of-n, or what is known of it where it was dropped.
+    """One image of a best-of-n, or what is known of it where it was dropped.
 
     Attributes:
         prompt: what was asked for.
         seed: ``pipe(prompt, generator=torch.Generator("cpu").manual_seed(seed))`` draws it again (with
             the same embeddings instead of the prompt, if there were any).
         image: None if it was dropped.
-        reward: of the finished picture; None if it was dropped or blacked out.
+        reward: of the finished image; None if it was dropped or blacked out.
         steps: denoising steps it went through.
-        predictions: (steps done, reward of the predicted picture) of each check it had.
+        predictions: (steps done, reward of the predicted image) of each check it had.
         dropped: whether it was given up early.
         flagged: whether the pipeline's safety checker blacked it out.
     """
@@ -60,19 +60,19 @@ class BestOf:
         """The candidate of the highest reward.
 
         Raises:
-            InputError: every finished picture was blacked out by the pipeline's safety checker.
+            InputError: every finished image was blacked out by the pipeline's safety checker.
         """
         ranked = self.ranked
         if not ranked:
-            raise InputError(f"{self.prompt!r}: the safety checker blacked out every picture")
+            raise InputError(f"{self.prompt!r}: the safety checker blacked out every image")
         return ranked[0]
 
     @property
     def ranked(self) -> tuple[Candidate, ...]:
         """The candidates that have a reward, best first; equal ones in order of their seeds."""
         scored = [c for c in self.candidates if c.reward is not None]
-        places = ranking([c.reward for c in scored])
-        return tuple(candidate for _, candidate in sorted(zip(places, scored), key=lambda pair: pair[0]))
+        ranks = ranking([c.reward for c in scored])
+        return tuple(candidate for _, candidate in sorted(zip(ranks, scored), key=lambda pair: pair[0]))
 
     @property
     def rewards(self) -> list[float | None]:
@@ -106,7 +106,7 @@ def best_of(
     preview_vae: Any = None,
     **call: Any,
 ) -> BestOf | list[BestOf]:
-    """Draw n pictures a prompt and score them all.
+    """Draw n images a prompt and score them all.
 
     Args:
         pipe: any text-to-image pipeline of diffusers that takes ``prompt`` and a list of generators.
@@ -115,8 +115,8 @@ def best_of(
         scorer: a Scorer, or a name or folder for ``reward_core.load``.
         seed: candidates have the seeds seed, seed + 1, ..., the same for each prompt.
         seeds: n seeds to use instead.
-        batch_size: pictures drawn at once, also of different prompts; halved when memory runs out. A seed
-            gives the same picture in any batch, up to rounding.
+        batch_size: images drawn at once, also of different prompts; halved when memory runs out. A seed
+            gives the same image in any batch, up to rounding.
         early: drop hopeless candidates on the way; None: none are. Within a batch the best go on; those of
             a later batch must also beat the earlier ones of their prompt.
         preview_vae: see EarlyDropping.
@@ -146,13 +146,13 @@ def best_of(
         raise InputError(f"best_of itself gives the pipeline its {', '.join(taken)}; leave them out")
     check_call(call, len(prompts))
     if isinstance(scorer, str):
-        from ...load import load
+        from ...models.load import load
 
         scorer = load(scorer)
     run = _Run(pipe, prompts, seeds, scorer, early, preview_vae, call)
     # A prompt's candidates stand together, so that most compete within one batch.
-    places = [(p, s) for p in range(len(prompts)) for s in range(n)]
-    candidates = [candidate for batch in _batches(run, places, batch_size) for candidate in batch]
+    pairs = [(p, s) for p in range(len(prompts)) for s in range(n)]
+    candidates = [candidate for batch in _batches(run, pairs, batch_size) for candidate in batch]
     full = step_count(pipe)
     results = [BestOf(text, tuple(candidates[i * n : (i + 1) * n]), full) for i, text in enumerate(prompts)]
     return results[0] if isinstance(prompt, str) else results
@@ -162,11 +162,11 @@ def _name(candidate: Candidate) -> str:
     return f"the candidate of seed {candidate.seed} for {candidate.prompt!r}"
 
 
-def _batches(run: _Run, places: list[tuple[int, int]], size: int) -> Iterator[list[Candidate]]:
+def _batches(run: _Run, pairs: list[tuple[int, int]], size: int) -> Iterator[list[Candidate]]:
     start = 0
-    while start < len(places):
+    while start < len(pairs):
         try:
-            result = run.batch(places[start : start + size])
+            result = run.batch(pairs[start : start + size])
         except Exception as error:
             if size == 1 or not is_out_of_memory(error):
                 raise
@@ -191,13 +191,13 @@ class _Run:
     def __post_init__(self):
         self.history = PredictedRewards()
 
-    def batch(self, places: list[tuple[int, int]]) -> list[Candidate]:
+    def batch(self, pairs: list[tuple[int, int]]) -> list[Candidate]:
         """The candidates at (prompt, seed) places, drawn in one call of the pipeline."""
-        prompts = [self.prompts[p] for p, _ in places]
-        candidates = [Candidate(self.prompts[p], self.seeds[s]) for p, s in places]
-        # On the CPU, so that a seed means the same picture on every machine.
+        prompts = [self.prompts[p] for p, _ in pairs]
+        candidates = [Candidate(self.prompts[p], self.seeds[s]) for p, s in pairs]
+        # On the CPU, so that a seed means the same image on every machine.
         generators = [torch.Generator("cpu").manual_seed(c.seed) for c in candidates]
-        rows = [p for p, _ in places]
+        rows = [p for p, _ in pairs]
         call = {
             name: value_for_rows(name, value, rows, len(self.prompts)) for name, value in self.call.items()
         }
@@ -206,7 +206,7 @@ class _Run:
             output = self.pipe(generator=generators, **call)
             steps = step_count(self.pipe)
             finished = [replace(c, steps=steps) for c in candidates]
-            return self._scored(finished, list(range(len(places))), output)
+            return self._scored(finished, list(range(len(pairs))), output)
         history = self.history.copy()  # a batch that memory did not suffice for leaves no trace
         drop = EarlyDropping(
             self.pipe,
@@ -232,7 +232,7 @@ class _Run:
         return scored
 
     def _scored(self, candidates: list[Candidate], rows: list[int], output: Any) -> list[Candidate]:
-        """The candidates with the pictures of some rows, and their rewards, filled in."""
+        """The candidates with the images of some rows, and their rewards, filled in."""
         flags = getattr(output, "nsfw_content_detected", None) or [False] * len(rows)
         for row, image, flagged in zip(rows, output.images, flags):
             candidates[row] = replace(candidates[row], image=image, flagged=bool(flagged))

@@ -1,4 +1,4 @@
-"""The picture a denoising step is heading for: x0 from the denoiser's output, and its pixels.
+"""The image a denoising step is heading for: x0 from the denoiser's output, and its pixels.
 
 Every sampler of diffusers keeps its latents in one of three ways (x0 clean, noise standard normal):
 
@@ -77,22 +77,22 @@ def _levels(scheduler: Any, timestep: Any) -> tuple[float, float, float]:
 
 
 @torch.no_grad()
-def pictures(
+def preview_images(
     pipe: Any, latents: Tensor, height: int | None, width: int | None, vae: Any
 ) -> list[Image.Image]:
-    """Clean latents, as the pipeline keeps them, -> PIL pictures.
+    """Clean latents, as the pipeline keeps them, -> PIL images.
 
     Args:
         pipe: the pipeline.
         latents: (B, C, h, w), or FLUX's packed (B, tokens, 4 C).
-        height, width: of the pictures in pixels, where packed latents are not of the default size.
+        height, width: of the images in pixels, where packed latents are not of the default size.
         vae: decodes instead of the pipeline's own, None for that.
     """
     if latents.ndim == 3 and hasattr(pipe, "_unpack_latents"):
         side = pipe.default_sample_size * pipe.vae_scale_factor
         latents = pipe._unpack_latents(latents, height or side, width or side, pipe.vae_scale_factor)
     if latents.ndim != 4:
-        raise InputError(f"{type(pipe).__name__}: latents of shape {tuple(latents.shape)} are no pictures'")
+        raise InputError(f"{type(pipe).__name__}: latents of shape {tuple(latents.shape)} are no images'")
     vae = vae or pipe.vae
     config = vae.config
     mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)

@@ -8,7 +8,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from ...errors import InputError
-from ...scored import require_finite
+from ...scoring.rewards import require_finite
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class DropPlan:
 
 
 class PredictedRewards:
-    """Rewards of predicted pictures, by prompt and step: what a candidate of a later batch must beat."""
+    """Rewards of predicted images, by prompt and step: what a candidate of a later batch must beat."""
 
     def __init__(self):
         self._seen: dict[tuple[Hashable, int], list[float]] = defaultdict(list)
@@ -59,7 +59,7 @@ class PredictedRewards:
         return other
 
     def enter(self, groups: Sequence[Hashable], done: int, rewards: Sequence[float]) -> None:
-        """Add rewards of predicted pictures after ``done`` steps, one for each group named.
+        """Add rewards of predicted images after ``done`` steps, one for each group named.
 
         Raises:
             NonFiniteRewardError: a reward that is NaN or infinite.
@@ -71,5 +71,5 @@ class PredictedRewards:
     def goes_on(self, group: Hashable, done: int, reward: float, share: float) -> bool:
         """Whether ``reward`` is among the best ``share`` of all rewards entered so far."""
         seen = self._seen[group, done]
-        places = max(1, math.ceil(share * len(seen) - 1e-9))
-        return sum(other > reward for other in seen) < places
+        keep = max(1, math.ceil(share * len(seen) - 1e-9))
+        return sum(other > reward for other in seen) < keep

@@ -1,4 +1,4 @@
-"""Stops denoising candidates that will not win, told by the reward of the picture they are heading for.
+"""Stops denoising candidates that will not win, told by the reward of the image they are heading for.
 
 A pipeline's loop lets a callback change its latents, but not everything else that has one row a candidate:
 FLUX's pooled embeddings and guidance, SDXL's sizes, a multistep scheduler's memory, a list of generators.
@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from ...errors import InputError
-from ...scored import scorer_rewards
-from ...scorer import Scorer
-from .clean_latents import pictures, predicted_clean
+from ...scoring.rewards import scorer_rewards
+from ...scoring.scorer import Scorer
+from .clean_latents import predicted_clean, preview_images
 from .drop_plan import DropPlan, PredictedRewards
 
 # What the loop hands to one of these has a row a candidate, or a multiple with guidance.
@@ -36,21 +36,21 @@ class EarlyDropping:
     drop.alive  # which rows the images are
 
     Args:
-        pipe: a pipeline with a ``unet`` or ``transformer``, a ``scheduler`` and a VAE of pictures.
+        pipe: a pipeline with a ``unet`` or ``transformer``, a ``scheduler`` and a VAE of images.
         prompts: one for each row of the pipeline's batch (with ``num_images_per_prompt``, repeated so often).
-        scorer: gives rewards to the predicted pictures.
+        scorer: gives rewards to the predicted images.
         plan: when, and how many go on.
         groups: candidates of one group compete; default: those of one prompt.
         history: rewards of earlier batches, to compete with; kept up to date.
         height, width: in pixels, needed for FLUX where they are not the default.
-        preview_vae: decodes predicted pictures instead of the pipeline's VAE, such as an AutoencoderTiny.
+        preview_vae: decodes predicted images instead of the pipeline's VAE, such as an AutoencoderTiny.
         names: how errors call each row; default: its index and its prompt.
 
     Attributes:
-        alive: rows that went on to the end, in order; the pipeline returns their pictures. If none did,
-            ``alive`` is empty and the pipeline returns one picture, undone.
+        alive: rows that went on to the end, in order; the pipeline returns their images. If none did,
+            ``alive`` is empty and the pipeline returns one image, undone.
         steps: for each row, the denoising steps it went through.
-        predictions: for each row, (steps done, reward of the predicted picture) of every check it had.
+        predictions: for each row, (steps done, reward of the predicted image) of every check it had.
         denoised: rows that the denoiser has computed, guidance counted.
     """
 
@@ -110,7 +110,7 @@ class EarlyDropping:
             name = type(self.pipe.scheduler).__name__
             raise InputError(f"{name} draws its noise for the whole batch: nothing of it can be dropped")
         for module in self._modules:
-            hook = module.register_forward_pre_hook(self._at_the_door, with_kwargs=True)
+            hook = module.register_forward_pre_hook(self._cut_inputs, with_kwargs=True)
             self._undo.append(hook.remove)
         scheduler = self.pipe.scheduler
         step = scheduler.step
@@ -168,12 +168,12 @@ class EarlyDropping:
 
     @torch.no_grad()
     def _predicted_rewards(self) -> list[float]:
-        previews = pictures(self.pipe, self._clean, self.height, self.width, self.preview_vae)
+        previews = preview_images(self.pipe, self._clean, self.height, self.width, self.preview_vae)
         answer = self.scorer.score_pairs([self.prompts[row] for row in self.alive], previews)
         names = [f"{self.names[row]}, predicted after {self._done} steps," for row in self.alive]
         return scorer_rewards(self.scorer, answer, names)
 
-    def _at_the_door(self, module: torch.nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+    def _cut_inputs(self, module: torch.nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         """The denoiser's inputs, cut to the rows that its latents still have."""
         latents = args[0] if args else kwargs["sample" if "sample" in kwargs else "hidden_states"]
         if module is not getattr(self.pipe, "controlnet", None):
@@ -199,8 +199,8 @@ class EarlyDropping:
 
 def step_count(pipe: Any) -> int:
     """Denoising steps of the pipeline's last, or present, call; not every pipeline tells."""
-    told = getattr(pipe, "num_timesteps", None)
-    return int(told if told is not None else len(pipe.scheduler.timesteps))
+    count = getattr(pipe, "num_timesteps", None)
+    return int(count if count is not None else len(pipe.scheduler.timesteps))
 
 
 def _cut_memory(scheduler: Any, count: int, rows: Iterable[int]) -> None:

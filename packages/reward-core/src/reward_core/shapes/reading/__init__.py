@@ -1,6 +1,6 @@
-"""Reading pictures of this world without any learned part: what they show and how clean they are."""
+"""Reading images of this world without any learned part: what they show and how clean they are."""
 
-from .picture import Reading, read_picture
+from .read_image import Reading, read_image
 from .thing import FoundThing
 
-__all__ = ["FoundThing", "Reading", "read_picture"]
+__all__ = ["FoundThing", "Reading", "read_image"]

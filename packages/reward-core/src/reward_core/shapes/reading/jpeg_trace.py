@@ -1,4 +1,4 @@
-"""How coarsely a picture was quantised as JPEG, read off its pixels."""
+"""How coarsely an image was quantized as JPEG, read off its pixels."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _steps() -> np.ndarray:
 def jpeg_coarseness(pixels: np.ndarray) -> float:
     """Quantiser steps over the standard tables (50 / quality, 1.1 to 7.1), or 0 where there is no trace.
 
-    pixels: (H, W, 3) uint8; sides that are multiples of 8, blocks not moved since the picture was a JPEG.
+    pixels: (H, W, 3) uint8; sides that are multiples of 8, blocks not moved since the image was a JPEG.
     The coefficients of its luma blocks then are multiples of the steps, save for rounding and for blocks
     that were clipped at 0 or 255; and to compress it once more the same way changes little.
     """

@@ -35,7 +35,7 @@ def soft_outline(cover: np.ndarray, x: float, y: float, reach: float, step: floa
     root of twice the integral of cover times radius; so it is as exact on soft edges as on hard ones.
     """
     radii = np.arange(step / 2, reach, step, dtype=np.float32)  # (R,)
-    across = (x - 0.5 + np.outer(_COS, radii)).astype(np.float32)  # (120, R), in pixel centres
+    across = (x - 0.5 + np.outer(_COS, radii)).astype(np.float32)  # (120, R), in pixel centers
     down = (y - 0.5 + np.outer(_SIN, radii)).astype(np.float32)
     column, row = np.floor(across).astype(np.int32), np.floor(down).astype(np.int32)
     right, low = across - column, down - row  # weights of the bilinear reading
@@ -58,14 +58,14 @@ class Templates:
     Axes in front: F softness, S shapes, T turns, C cut shares.
     outlines: (F, S, T, C, 120) of what is visible, seen from its centroid, with unit area.
     edges: (F, S, T, C), sum of cover * (1 - cover) over the visible area; grows with the softness.
-    centres: (F, S, T, C, 2) from the visible centroid to the thing's centre, in visible radii (the radius
+    centers: (F, S, T, C, 2) from the visible centroid to the thing's center, in visible radii (the radius
     of the circle of the visible area). radii: (F, S, T, C), the thing's radius in visible radii.
     turns: (S, T) radians. shares: (C,).
     """
 
     outlines: np.ndarray
     edges: np.ndarray
-    centres: np.ndarray
+    centers: np.ndarray
     radii: np.ndarray
     turns: np.ndarray
     shares: np.ndarray
@@ -78,12 +78,12 @@ def templates(side: str | None) -> Templates:
     turned = _TURNS if side is None else _TURNS[::3]
     axes = len(SOFTNESS), len(SHAPES), len(turned), len(shares)
     outlines, edges = np.zeros((*axes, OUTLINE_STEPS), np.float32), np.zeros(axes)
-    centres, radii = np.zeros((*axes, 2)), np.zeros(axes)
+    centers, radii = np.zeros((*axes, 2)), np.zeros(axes)
     turns = np.array([[np.deg2rad(TURNS[shape]) * turn for turn in turned] for shape in SHAPES])
     for s, shape in enumerate(SHAPES):
         for t, turn in enumerate(turns[s]):
             if t and TURNS[shape] == 0:
-                for table in (outlines, edges, centres, radii):
+                for table in (outlines, edges, centers, radii):
                     table[:, s, t] = table[:, s, 0]
                 continue
             hard = _hard_cover(shape, turn)
@@ -92,8 +92,8 @@ def templates(side: str | None) -> Templates:
                 for c, share in enumerate(shares):
                     seen = cover if side is None else cover * _inside(hard, side, share)
                     entry = f, s, t, c
-                    outlines[entry], edges[entry], centres[entry], radii[entry] = _measures(seen)
-    return Templates(outlines, edges, centres, radii, turns, shares)
+                    outlines[entry], edges[entry], centers[entry], radii[entry] = _measures(seen)
+    return Templates(outlines, edges, centers, radii, turns, shares)
 
 
 _STEPS = np.arange(_FIELD) + 0.5 - _FIELD / 2

@@ -7,7 +7,7 @@ from itertools import combinations
 
 import numpy as np
 
-from ..appearance import normalised, shape_outline
+from ..appearance import normalized, shape_outline
 from ..grammar import SHAPES
 from .outline_bank import SOFTNESS, templates
 
@@ -64,19 +64,19 @@ def fit_outline(outline: np.ndarray, edge: float, side: str | None) -> OutlineFi
     unlike = outline - (1 - share) * seen[cut, t, one] - share * seen[cut, t, other]
     mixture = mixture + max(0.0, 1 - _RESIDUE / max(residue, 1e-9)) * unlike
     # Between two cut shares: where a parabola through the residues has its least.
-    place = float(cut)
+    position = float(cut)
     if 0 < cut < len(residues) - 1:
         before, here, after = residues[cut - 1 : cut + 2, t, p]
-        place += 0.5 * (before - after) / max(before - 2 * here + after, 1e-12)
+        position += 0.5 * (before - after) / max(before - 2 * here + after, 1e-12)
     f = round(float(at[leading, cut]))
     every = np.arange(len(bank.shares))
     return OutlineFit(
         residue=residue,
-        outline=normalised(np.maximum(mixture, 0.05)),
+        outline=normalized(np.maximum(mixture, 0.05)),
         softness=float(np.interp((1 - share) * at[one, cut] + share * at[other, cut], level, SOFTNESS)),
         turn=float(bank.turns[leading, t]),
-        cut=float(np.interp(place, every, bank.shares)),
-        x=float(np.interp(place, every, bank.centres[f, leading, t, :, 0])),
-        y=float(np.interp(place, every, bank.centres[f, leading, t, :, 1])),
-        radius=float(np.interp(place, every, bank.radii[f, leading, t])),
+        cut=float(np.interp(position, every, bank.shares)),
+        x=float(np.interp(position, every, bank.centers[f, leading, t, :, 0])),
+        y=float(np.interp(position, every, bank.centers[f, leading, t, :, 1])),
+        radius=float(np.interp(position, every, bank.radii[f, leading, t])),
     )

@@ -1,6 +1,6 @@
-"""Telling outlines apart in a picture that was a coarse JPEG: by drawing and compressing what may have been.
+"""Telling outlines apart in an image that was a coarse JPEG: by drawing and compressing what may have been.
 
-Quantised blocks change an outline more than one name differs from another, and no two in the same way; but
+Quantized blocks change an outline more than one name differs from another, and no two in the same way; but
 compressing is cheap to do again.
 """
 
@@ -27,7 +27,7 @@ def refit_marks(
 ) -> list[Mark]:
     """The marks, each with the named outline that, drawn and compressed alike, comes nearest to the pixels.
 
-    pixels: (H, W, 3) uint8. plane: (H, W, 3), its ground. marks: first guesses, in the colours shown.
+    pixels: (H, W, 3) uint8. plane: (H, W, 3), its ground. marks: first guesses, in the colors shown.
     coarseness: as `jpeg_trace.jpeg_coarseness`. blur: sigma in pixels before the compression.
     """
     marks = list(marks)

@@ -11,7 +11,7 @@ def connected_regions(kinds: np.ndarray) -> tuple[np.ndarray, list[int]]:
     kinds: (H, W) whole numbers; below 0 belongs to no region. Returns (H, W) int32, each region's number,
     1 for the largest, 0 outside, and the areas in pixels, largest first.
 
-    Works on runs of each row rather than on pixels, so a picture takes a fraction of a millisecond.
+    Works on runs of each row rather than on pixels, so an image takes a fraction of a millisecond.
     """
     height, width = kinds.shape
     framed = np.full((height, width + 2), -1, np.int32)

@@ -1,6 +1,6 @@
-"""Which pixels of a picture belong to which thing: ground, noise, colours, regions.
+"""Which pixels of an image belong to which thing: ground, noise, colors, regions.
 
-All is done on 64 x 64 pictures, float32, levels of [0, 255].
+All is done on 64 x 64 images, float32, levels of [0, 255].
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ import numpy as np
 from .regions import connected_regions
 
 SIDE = 64
-#: Centres of the pixels (64, 64), in pixels from the top left corner.
+#: Centers of the pixels (64, 64), in pixels from the top left corner.
 DOWN, ACROSS = np.mgrid[:SIDE, :SIDE].astype(np.float32) + 0.5
 
 _BORDER = np.flatnonzero(np.minimum(np.minimum(ACROSS, SIDE - ACROSS), np.minimum(DOWN, SIDE - DOWN)) < 2)
 _PLANE = np.stack([np.ones_like(ACROSS), ACROSS / SIDE - 0.5, DOWN / SIDE - 0.5]).reshape(3, -1)  # (3, 4096)
-_MOST_COLOURS, _MOST_REGIONS, _LEAST_AREA = 8, 12, 4
-_STANDS_OUT = 60.0  # levels from the ground; the palest named colour, pink, has 108
+_MOST_COLORS, _MOST_REGIONS, _LEAST_AREA = 8, 12, 4
+_STANDS_OUT = 60.0  # levels from the ground; the palest named color, pink, has 108
 # Of a region's pixels, and of the length of a step, for `_merge_rims`.
 _RIM_SHARE, _RIM_HUE = 0.12, 0.42
-_ALIKE = 0.16  # two steps from the ground are of one colour within this share of their length
+_ALIKE = 0.16  # two steps from the ground are of one color within this share of their length
 SOFTENED_NOISE = (1.0, 0.375, 0.2734)  # what `soften` leaves of white noise after 0, 1, 2 times
 
 
@@ -56,7 +56,7 @@ class Ground:
 
     @property
     def level(self) -> tuple[float, float, float]:
-        """Its colour in the middle."""
+        """Its color in the middle."""
         return tuple(
             self.plane[SIDE // 2 - 1 : SIDE // 2 + 1, SIDE // 2 - 1 : SIDE // 2 + 1].mean((0, 1)).tolist()
         )
@@ -109,7 +109,7 @@ def _unclipped(sigma: float, level: int) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """Pixels that are nearer to one colour than to the ground. x, y, radius: in pixels."""
+    """Pixels that are nearer to one color than to the ground. x, y, radius: in pixels."""
 
     mask: np.ndarray
     x: float
@@ -118,22 +118,22 @@ class Region:
 
 
 def find_regions(soft: np.ndarray, ground: Ground, gain: float) -> list[Region]:
-    """The regions of a softened picture, the largest first, at most 12.
+    """The regions of a softened image, the largest first, at most 12.
 
-    gain: what a haze has left of the differences between colours.
+    gain: what a haze has left of the differences between colors.
     """
     noise = SOFTENED_NOISE[1] * ground.noise
     step = soft - ground.plane
-    colours = _find_colours(soft, step, max(_STANDS_OUT * gain, 8 + 2.2 * noise), noise)
-    if not colours:
+    colors = _find_colors(soft, step, max(_STANDS_OUT * gain, 8 + 2.2 * noise), noise)
+    if not colors:
         return []
-    table = np.stack(colours)  # (K, 3)
+    table = np.stack(colors)  # (K, 3)
     power = np.square(table).sum(1)
     square = np.einsum("...c,...c", step, step)
-    away = np.nonzero(square > 0.24 * power.min())  # others are not half way to any colour
+    away = np.nonzero(square > 0.24 * power.min())  # others are not half way to any color
     steps = step[away]  # (M, 3)
-    along = steps @ (table / power[:, None]).T  # (M, K): 0 at the ground, 1 at the colour
-    # Distance from the straight line between the ground and each colour.
+    along = steps @ (table / power[:, None]).T  # (M, K): 0 at the ground, 1 at the color
+    # Distance from the straight line between the ground and each color.
     beyond = np.clip(along, 0, 1) - along
     nearest = ((np.square(beyond) - np.square(along)) * power).argmin(-1)  # (M,)
     half_way = along[np.arange(len(nearest)), nearest] > 0.5
@@ -146,26 +146,26 @@ def find_regions(soft: np.ndarray, ground: Ground, gain: float) -> list[Region]:
 
 
 def _merge_rims(masks: list[np.ndarray], step: np.ndarray) -> list[np.ndarray]:
-    """Join regions to a larger one that they touch, if their colour lies between its and the ground's.
+    """Join regions to a larger one that they touch, if their color lies between its and the ground's.
 
-    Where colour is blurred more than light, as in most JPEG files, a thing's thin parts come out paler
+    Where color is blurred more than light, as in most JPEG files, a thing's thin parts come out paler
     and of a slightly different hue than its middle.
     """
     kept: list[np.ndarray] = []
-    colours: list[np.ndarray] = []
+    colors: list[np.ndarray] = []
     for mask in masks:
-        colour = step[mask].mean(0)
-        for index, (larger, other) in enumerate(zip(kept, colours, strict=True)):
+        color = step[mask].mean(0)
+        for index, (larger, other) in enumerate(zip(kept, colors, strict=True)):
             if _share_of_rim(mask, larger) < _RIM_SHARE:
                 continue
-            along = float(colour @ other / (other @ other))
-            off = float(np.sqrt(max(colour @ colour - along**2 * (other @ other), 0)))
+            along = float(color @ other / (other @ other))
+            off = float(np.sqrt(max(color @ color - along**2 * (other @ other), 0)))
             if 0.3 < along < 1.1 and off < _RIM_HUE * along * np.sqrt(other @ other):
                 kept[index] = larger | mask
                 break
         else:
             kept.append(mask)
-            colours.append(colour)
+            colors.append(color)
     return kept
 
 
@@ -184,10 +184,10 @@ def _region(mask: np.ndarray) -> Region:
     return Region(mask, x, y, float(mask.sum() / np.pi) ** 0.5)
 
 
-def _find_colours(soft: np.ndarray, step: np.ndarray, least: float, noise: float) -> list[np.ndarray]:
-    """Steps (3,) from the ground to the colours of the things, found where the picture is flat.
+def _find_colors(soft: np.ndarray, step: np.ndarray, least: float, noise: float) -> list[np.ndarray]:
+    """Steps (3,) from the ground to the colors of the things, found where the image is flat.
 
-    From the flattest place on: a colour is the mean of what is like that place, and explains all that
+    From the flattest place on: a color is the mean of what is like that place, and explains all that
     lies between it and the ground.
     """
     length = np.sqrt(np.einsum("...c,...c", step, step))
@@ -199,24 +199,28 @@ def _find_colours(soft: np.ndarray, step: np.ndarray, least: float, noise: float
     down = _largest(np.abs(soft[2:, 1:-1] - soft[:-2, 1:-1]))
     slope[1:-1, 1:-1] = np.maximum(across, down)
     # Only what is still open is looked at again and again.
-    places = np.nonzero(open_)
-    step, length, slope = step[places], length[places], slope[places] / length[places]  # (M, 3), (M,), (M,)
+    indices = np.nonzero(open_)
+    step, length, slope = (
+        step[indices],
+        length[indices],
+        slope[indices] / length[indices],
+    )  # (M, 3), (M,), (M,)
     slack = 1.6 * noise + 3
-    colours: list[np.ndarray] = []
-    while len(step) >= 5 and len(colours) < _MOST_COLOURS:
-        colour = step[(slope + 0.3 * (length < 0.6 * length.max())).argmin()]
+    colors: list[np.ndarray] = []
+    while len(step) >= 5 and len(colors) < _MOST_COLORS:
+        color = step[(slope + 0.3 * (length < 0.6 * length.max())).argmin()]
         alike = np.zeros(len(step), bool)
         for _ in range(2):
-            reach = _ALIKE * np.sqrt(colour @ colour) + slack
-            alike = np.square(step - colour).sum(-1) < reach**2
+            reach = _ALIKE * np.sqrt(color @ color) + slack
+            alike = np.square(step - color).sum(-1) < reach**2
             if not alike.any():
                 break
-            colour = step[alike].mean(0)
-        colours.append(colour)
-        size = np.sqrt(colour @ colour)
-        along = step @ colour / size**2
+            color = step[alike].mean(0)
+        colors.append(color)
+        size = np.sqrt(color @ color)
+        along = step @ color / size**2
         off = np.sqrt(np.maximum(np.square(step).sum(-1) - np.square(along * size), 0))
         explained = (off < 0.2 * size * np.clip(along, 0.3, 1) + slack) & (along < 1.35)
         rest = ~(explained | alike)
         step, length, slope = step[rest], length[rest], slope[rest]
-    return colours
+    return colors

@@ -1,4 +1,4 @@
-"""Reading one thing: its colour, outline, size and place, and whether it is a thing at all."""
+"""Reading one thing: its color, outline, size and place, and whether it is a thing at all."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ SPECK = 0.055  # a radius; in blocks, what is no larger is hardly a thing
 
 # What is dropped as error of the reading: distance in OKLab; of outlines, and more of it for softness beyond
 # that of a sharp edge, and for the cover's noise.
-_COLOUR_ERROR, _OUTLINE_ERROR, _OUTLINE_BLUR, _SHARP, _OUTLINE_NOISE = 0.025, 0.018, 0.12, 0.06, 0.5
-_RADIUS_BIAS = 0.995  # true over read, on clean pictures
+_COLOR_ERROR, _OUTLINE_ERROR, _OUTLINE_BLUR, _SHARP, _OUTLINE_NOISE = 0.025, 0.018, 0.12, 0.06, 0.5
+_RADIUS_BIAS = 0.995  # true over read, on clean images
 _PALE = (45.0, 90.0)  # contrast, haze removed, at which a thing begins to count, and counts in full
 _NOISY = (3.0, 6.0)  # the same for contrast over noise
 _SMALL = 0.08  # a radius; larger things are not made smaller for being pale
@@ -33,15 +33,15 @@ _HUE_BLURRED = 0.7  # edges of lightness over edges of all channels, in most JPE
 
 @dataclass(frozen=True, eq=False)
 class FoundThing:
-    """One thing in a picture; a `truth.Shown`. Lengths are shares of the picture's side.
+    """One thing in an image; a `truth.Shown`. Lengths are shares of the image's side.
 
-    colour: without haze; shown_colour: with it. softness: sigma of its edges. blur: the same for their
+    color: without haze; shown_color: with it. softness: sigma of its edges. blur: the same for their
     lightness alone, which most JPEG files keep sharper than their hue. cut: share of its width or height
     outside the frame. contrast: levels between it and the ground. lightness: the same in lightness, plus
     10. grain: noise over contrast.
     """
 
-    colour: RGB
+    color: RGB
     outline: np.ndarray
     radius: float
     x: float
@@ -50,15 +50,15 @@ class FoundThing:
     softness: float
     blur: float
     cut: float
-    shown_colour: RGB
+    shown_color: RGB
     contrast: float
     lightness: float
     grain: float
 
     @property
     def mark(self) -> Mark:
-        """The thing as it would be drawn, in the colour shown."""
-        return Mark(self.shown_colour, self.outline, self.radius, self.turn, self.x, self.y)
+        """The thing as it would be drawn, in the color shown."""
+        return Mark(self.shown_color, self.outline, self.radius, self.turn, self.x, self.y)
 
 
 def ramp(value: float, bounds: tuple[float, float]) -> float:
@@ -70,7 +70,7 @@ def ramp(value: float, bounds: tuple[float, float]) -> float:
 def read_thing(
     pixels: np.ndarray, ground: Ground, noise: float, regions: Sequence[Region], index: int
 ) -> FoundThing | None:
-    """The thing at one of a picture's regions, haze and all; None if there is hardly anything.
+    """The thing at one of an image's regions, haze and all; None if there is hardly anything.
 
     pixels: (64, 64, 3) float32, softened or not. noise: sigma of what noise is left in them.
     """
@@ -79,8 +79,8 @@ def read_thing(
     # Only the surroundings are looked at.
     reach = max(2.3 * radius, radius + 5) + 4
     rows, columns = (
-        slice(max(0, int(centre - reach)), min(SIDE, int(centre + reach) + 1))
-        for centre in (region.y, region.x)
+        slice(max(0, int(center - reach)), min(SIDE, int(center + reach) + 1))
+        for center in (region.y, region.x)
     )
     here = rows, columns
     across, down, mask = ACROSS[here], DOWN[here], region.mask[here]
@@ -94,12 +94,12 @@ def read_thing(
         middle = mask
     shown = pixels[here]
     step = shown - ground.plane[here]
-    colour = step[middle].mean(0)
-    contrast = float(np.sqrt(colour @ colour))
+    color = step[middle].mean(0)
+    contrast = float(np.sqrt(color @ color))
     if contrast < 5:
         return None
     grain = noise / contrast
-    cover = np.where(own, step @ colour / contrast**2, 0)
+    cover = np.where(own, step @ color / contrast**2, 0)
     kept = np.clip(cover, 0, 1)
     kept[kept < 0.08 + 0.8 * grain] = 0
     area = float(kept.sum())
@@ -111,7 +111,7 @@ def read_thing(
     zone = cover[own]
     # The noise's own part of cover * (1 - cover) is its variance, with the other sign.
     edge = (float((zone * (1 - zone)).sum()) + grain**2 * len(zone)) / area
-    light = _light_cover(step, colour, own) if noise < 2 else None
+    light = _light_cover(step, color, own) if noise < 2 else None
     sharper = 1.0
     if light is not None:
         light_edge = max(float((light[own] * (1 - light[own])).sum()) / area, 0.2 * edge)
@@ -133,7 +133,7 @@ def read_thing(
         cut = fit_outline(outline, edge, side)
         fit = cut if cut.residue < fit.residue + 0.01 else fit
     return FoundThing(
-        colour=(0.0, 0.0, 0.0),
+        color=(0.0, 0.0, 0.0),
         outline=fit.outline,
         radius=_RADIUS_BIAS * radius * fit.radius / SIDE,
         x=(x + fit.x * radius) / SIDE,
@@ -142,16 +142,16 @@ def read_thing(
         softness=fit.softness * radius * fit.radius / SIDE,
         blur=fit.softness * radius * fit.radius / SIDE * sharper,
         cut=fit.cut,
-        shown_colour=tuple(shown[middle].mean(0).tolist()),
+        shown_color=tuple(shown[middle].mean(0).tolist()),
         contrast=contrast,
-        lightness=abs(float(colour @ _LUMA)) + 10,
+        lightness=abs(float(color @ _LUMA)) + 10,
         grain=grain,
     )
 
 
-def _light_cover(step: np.ndarray, colour: np.ndarray, own: np.ndarray) -> np.ndarray | None:
+def _light_cover(step: np.ndarray, color: np.ndarray, own: np.ndarray) -> np.ndarray | None:
     """The cover as lightness alone shows it; None where the thing is hardly lighter or darker."""
-    lighter = float(colour @ _LUMA)
+    lighter = float(color @ _LUMA)
     if abs(lighter) < _LEAST_LIGHTNESS:
         return None
     return np.where(own, step @ _LUMA / lighter, 0)
@@ -159,10 +159,10 @@ def _light_cover(step: np.ndarray, colour: np.ndarray, own: np.ndarray) -> np.nd
 
 def name_thing(thing: FoundThing, haze: Haze, noise: float, blocky: bool) -> FoundThing:
     """The thing without haze and without small deviations from names; smaller, if it hardly stands out."""
-    plain = haze.remove(thing.shown_colour)
+    plain = haze.remove(thing.shown_color)
     name, distance = nearest_named(plain)
-    keep = max(0.0, 1 - _COLOUR_ERROR / max(distance, 1e-9))
-    colour = tuple(own + keep * (shown - own) for own, shown in zip(PALETTE[name], plain, strict=True))
+    keep = max(0.0, 1 - _COLOR_ERROR / max(distance, 1e-9))
+    color = tuple(own + keep * (shown - own) for own, shown in zip(PALETTE[name], plain, strict=True))
     own = min((shape_outline(shape) for shape in SHAPES), key=lambda o: outline_distance(o, thing.outline))
     softness = thing.softness / thing.radius
     allowed = _OUTLINE_ERROR + _OUTLINE_BLUR * max(0.0, softness - _SHARP)
@@ -172,6 +172,6 @@ def name_thing(thing: FoundThing, haze: Haze, noise: float, blocky: bool) -> Fou
     if noise > 0.5:
         presence *= ramp(thing.contrast / noise, _NOISY)
     if blocky and thing.radius < SPECK:
-        presence *= 0.5  # blocks round a thing come near to its colour
+        presence *= 0.5  # blocks round a thing come near to its color
     radius = thing.radius * presence if thing.radius < _SMALL or not presence else thing.radius
-    return replace(thing, colour=colour, outline=own + keep * (thing.outline - own), radius=radius)
+    return replace(thing, color=color, outline=own + keep * (thing.outline - own), radius=radius)

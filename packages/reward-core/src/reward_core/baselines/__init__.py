@@ -1,1 +1,0 @@
-"""Scorers to compare a reward model with, behind the same doors."""

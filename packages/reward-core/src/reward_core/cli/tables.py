@@ -1,0 +1,73 @@
+"""What the command prints as tables."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ..models.imagereward.reward_model import RewardModel
+    from ..prepare import Prepared
+    from ..rankings.evaluation import Evaluation
+
+
+def print_ranking(model: RewardModel, prompt: str, results: list[dict]) -> None:
+    from rich.table import Table
+
+    quantiles = model.config.score_quantiles
+    table = Table(title=prompt, caption=f"percentile: {quantiles.source}" if quantiles else None)
+    for name, justify in (
+        ("place", "right"),
+        ("picture", "left"),
+        ("score", "right"),
+        ("percentile", "right"),
+    ):
+        table.add_column(name, justify=justify, overflow="fold")
+    for result in results:
+        percentile = result["percentile"]
+        shown = "" if percentile is None else f"{percentile:.0f}"
+        table.add_row(str(result["place"]), result["image"], f"{result['score']:.4f}", shown)
+    print_table(table)
+
+
+def print_evaluation(name: str, result: Evaluation) -> None:
+    from rich.table import Table
+
+    table = Table("", "pairs", "accuracy", title=f"{name}: pairs ordered right")
+    table.add_row("all pairs", f"{result.pairs:,}", f"{result.pooled_accuracy:.1%}")
+    table.add_row(f"mean of {result.prompts:,} prompts", "", f"{result.per_prompt_accuracy:.1%}")
+    for title, shares in (
+        ("apart by", result.by_gap),
+        ("faultless against", result.by_fault),
+        ("things in the prompt:", result.by_objects),
+    ):
+        table.add_section()
+        for key, share in shares.items():
+            table.add_row(f"{title} {key.replace('_', ' ')}", f"{share.pairs:,}", f"{share.accuracy:.1%}")
+    print_table(table)
+
+
+def print_prepared(prepared: Prepared) -> None:
+    from rich.table import Table
+
+    table = Table(title=str(prepared.folder))
+    for name, justify in (
+        ("split", "left"),
+        ("prompts", "right"),
+        ("pictures", "right"),
+        ("untied pairs", "right"),
+        ("images skipped", "right"),
+        ("prompts dropped", "right"),
+    ):
+        table.add_column(name, justify=justify)
+    for name, figures in prepared.splits.items():
+        table.add_row(name, *(f"{value:,}" for value in vars(figures).values()))
+    print_table(table)
+
+
+def print_table(table: Table) -> None:
+    from rich.console import Console
+
+    # Prompts and file names are shown as they are: "[red]" is no markup in them, ":cat:" no emoji.
+    Console(markup=False, emoji=False, highlight=False).print(table)

@@ -1,0 +1,1 @@
+"""Files that appear whole, and the forms in which rows and images are kept."""

@@ -1,0 +1,79 @@
+"""Rows of scores as a file: CSV, JSON, JSON lines or Parquet, by the file's extension."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ..errors import InputError
+from .atomic_write import atomic_write
+from .parquet import load_pyarrow
+
+COLUMNS = ("row", "prompt", "image", "score", "error")
+EXTENSIONS = (".csv", ".json", ".jsonl", ".parquet")
+
+
+def check_writable(path: Path) -> None:
+    """Raise InputError, before any work is done, if ``write_rows`` could not write there."""
+    if path.suffix not in EXTENSIONS:
+        raise InputError(f"{path}: the extension must be one of {', '.join(EXTENSIONS)}")
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise InputError(f"{path}: cannot be written (a folder, or in a folder that does not exist)")
+    if path.suffix == ".parquet":
+        load_pyarrow()
+
+
+def write_rows(rows: Sequence[ScoredRow], path: Path, first: int = 0) -> None:
+    """Write row, prompt, image, score, error of each row; the file appears whole or not at all.
+
+    Args:
+        first: the number of the first row.
+    """
+    with atomic_write(path) as temporary:
+        write_rows_as(path.suffix, rows, temporary, first)
+
+
+def write_rows_as(extension: str, rows: Sequence[ScoredRow], path: Path, first: int = 0) -> None:
+    """Write rows to a file of any name, as ``write_rows`` does for a path with this extension.
+
+    The bytes of a file name that are no UTF-8 appear as "\\udc.." escapes (which JSON turns back), also where
+    an error has the name in it.
+    """
+    records = [{"row": i, **asdict(row)} for i, row in enumerate(rows, start=first)]
+    if extension == ".parquet":
+        pyarrow = load_pyarrow()
+        for record in records:
+            for name in ("image", "error"):
+                record[name] = record[name] and record[name].encode(errors="backslashreplace").decode()
+        table = pyarrow.Table.from_pylist(records, parquet_schema())
+        pyarrow.parquet.write_table(table, path)
+    elif extension == ".csv":
+        with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(records)
+    else:
+        if extension == ".json":
+            text = json.dumps(records, indent=1, ensure_ascii=False) + "\n"
+        else:
+            text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+        path.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
+
+
+def parquet_schema():
+    pyarrow = load_pyarrow()
+    kinds = (pyarrow.int64(), pyarrow.string(), pyarrow.string(), pyarrow.float64(), pyarrow.string())
+    return pyarrow.schema(list(zip(COLUMNS, kinds)))
+
+
+@dataclass(frozen=True)
+class ScoredRow:
+    """One (prompt, image) of a long run: a score, or the error that kept it from having one."""
+
+    prompt: str
+    image: str
+    score: float | None
+    error: str | None = None

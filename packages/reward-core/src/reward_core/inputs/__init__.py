@@ -1,0 +1,1 @@
+"""Files and prompts -> what the network reads."""

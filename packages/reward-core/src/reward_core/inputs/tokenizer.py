@@ -1,0 +1,146 @@
+"""Prompts -> token ids and mask, as BERT's uncased WordPiece does it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from tokenizers import BertWordPieceTokenizer, Tokenizer
+from torch import Tensor
+
+from ..errors import CheckpointError, EmptyPromptWarning, InputError, PromptTruncatedWarning, PromptTypeError
+
+# BLIP's additions to BERT; their ids follow the vocabulary in this order.
+EXTRA_TOKENS = ("[DEC]", "[ENC]")
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+class PromptTokenizer:
+    """Tokenizes prompts for one model.
+
+    Args:
+        tokenizer: a fast tokenizer that adds [CLS] and [SEP] by itself.
+        max_length: tokens per prompt at most, [CLS] and [SEP] among them; the rest is cut off.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, max_length: int = 35):
+        self.fast_tokenizer = tokenizer
+        self.max_length = max_length
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+
+    @classmethod
+    def from_folder(cls, folder: Path, max_length: int = 35) -> PromptTokenizer:
+        """From a folder's tokenizer.json, or else from its vocab.txt."""
+        path = folder / "tokenizer.json"
+        if path.is_file():
+            try:
+                fast = Tokenizer.from_file(str(path))
+            except Exception as error:  # the library raises plain Exception
+                raise CheckpointError(f"{path}: not a tokenizer: {error}") from error
+            fast.add_special_tokens(list(EXTRA_TOKENS))  # BERT's own tokenizer.json lacks them
+            return cls(fast, max_length)
+        return cls.from_vocab(folder / "vocab.txt", max_length)
+
+    @classmethod
+    def from_vocab(cls, vocab: Path, max_length: int = 35) -> PromptTokenizer:
+        """From a WordPiece vocabulary, one token a line; [DEC] and [ENC] are added."""
+        try:
+            lines = vocab.read_text(encoding="utf-8").split("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise CheckpointError(f"{vocab}: not a vocabulary: {error}") from error
+        tokens = [line.rstrip("\r") for line in lines]
+        if tokens and not tokens[-1]:
+            tokens.pop()
+        if absent := [t for t in SPECIAL_TOKENS if t not in tokens]:
+            raise CheckpointError(f"{vocab}: not a BERT vocabulary: {absent} are not in it")
+        fast = BertWordPieceTokenizer(
+            vocab={token: i for i, token in enumerate(tokens)}, lowercase=True
+        )._tokenizer
+        fast.add_special_tokens([*SPECIAL_TOKENS, *EXTRA_TOKENS])
+        return cls(fast, max_length)
+
+    def save(self, folder: Path) -> None:
+        """Write the tokenizer files so that this class and transformers' AutoTokenizer read them."""
+        from transformers import PreTrainedTokenizerFast
+
+        names = zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), SPECIAL_TOKENS)
+        PreTrainedTokenizerFast(
+            tokenizer_object=self.fast_tokenizer,
+            model_max_length=self.max_length,
+            additional_special_tokens=list(EXTRA_TOKENS),
+            **dict(names),
+        ).save_pretrained(folder)
+
+    def __call__(self, prompts: Sequence[str], length: int | None = None) -> tuple[Tensor, Tensor]:
+        """Tokenize a batch.
+
+        Args:
+            prompts: B strings.
+            length: pad to this many tokens; None pads to the longest prompt, which gives the same
+                rewards (padding is masked) for less work.
+
+        Returns:
+            token ids (B, L) and mask (B, L), both int64; the mask is 1 at real tokens.
+
+        Warns:
+            PromptTruncatedWarning: once a call, naming the words that were cut off.
+        """
+        check_prompts(prompts)
+        encodings = self.fast_tokenizer.encode_batch(list(prompts))
+        ids = [self._cut(e.ids) for e in encodings]
+        self._warn_of_cuts(prompts, encodings)
+        if any(not p.strip() for p in prompts):
+            warnings.warn(
+                "empty prompt: the image is scored without a request", EmptyPromptWarning, stacklevel=2
+            )
+        width = length or max(map(len, ids))
+        token_ids = torch.zeros(len(ids), width, dtype=torch.int64)
+        mask = torch.zeros_like(token_ids)
+        for row, sequence in enumerate(ids):
+            token_ids[row, : len(sequence)] = torch.tensor(sequence)
+            mask[row, : len(sequence)] = 1
+        return token_ids, mask
+
+    def dropped_words(self, prompt: str) -> str:
+        """The end of the prompt that the model never reads ('' when all of it is read)."""
+        check_prompts([prompt])
+        return self._dropped(prompt, self.fast_tokenizer.encode(prompt))
+
+    def _cut(self, ids: list[int]) -> list[int]:
+        return ids if len(ids) <= self.max_length else [*ids[: self.max_length - 1], ids[-1]]
+
+    def _dropped(self, prompt: str, encoding) -> str:
+        if len(encoding.ids) <= self.max_length:
+            return ""
+        first = self.max_length - 1
+        while encoding.word_ids[first - 1] == encoding.word_ids[first]:  # name a split word whole
+            first -= 1
+        return prompt[encoding.offsets[first][0] :].strip()
+
+    def _warn_of_cuts(self, prompts: Sequence[str], encodings) -> None:
+        cut = {p: d for p, e in zip(prompts, encodings) if (d := self._dropped(p, e))}
+        if cut:
+            (prompt, dropped), others = next(iter(cut.items())), len(cut) - 1
+            more = f" (and {others} more prompts)" if others else ""
+            message = f"prompt cut at {self.max_length} tokens, not read: {dropped!r} of {prompt!r}{more}"
+            warnings.warn(message, PromptTruncatedWarning, stacklevel=3)
+
+
+def check_prompts(prompts: Sequence[str]) -> None:
+    """Raise unless ``prompts`` is a non-empty sequence of strings."""
+    if isinstance(prompts, str):
+        raise PromptTypeError("a list of prompts was expected, got one string; wrap it in a list")
+    if isinstance(prompts, bytes) or not hasattr(prompts, "__len__"):
+        raise PromptTypeError(f"a list of prompts was expected, got {type(prompts).__name__}")
+    for i, prompt in enumerate(prompts):
+        if not isinstance(prompt, str):
+            raise PromptTypeError(f"prompt {i} must be a string, got {type(prompt).__name__}: {prompt!r:.80}")
+        try:
+            prompt.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(f"prompt {i} holds half a character: {prompt!r:.80}") from error
+    if not len(prompts):
+        raise InputError("no prompts given")

@@ -1,0 +1,104 @@
+"""Texts of image files in each format."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Callable
+from typing import TypeVar
+
+from ..errors import ImageError, ImageNotFoundError
+from . import exif, jpeg, png, text_encoding, webp, xmp
+
+T = TypeVar("T")
+FORMATS = "PNG, JPEG and WebP"
+_DAMAGED = (png.DamagedPng, jpeg.DamagedJpeg, webp.DamagedWebp, exif.DamagedExif, xmp.StrangeXmp)
+
+
+def read_texts(path: str | os.PathLike[str]) -> dict[str, str]:
+    """Names -> texts of an image's metadata.
+
+    PNG texts have their keywords, EXIF texts the names of their tags (UserComment, ...), XMP texts the names
+    of their properties (dc:description, ...); a JPEG comment is "Comment". Bytes that cannot be decoded are
+    lone surrogates.
+
+    Raises:
+        ImageError: no file there, not a PNG, JPEG or WebP file, or a damaged one.
+    """
+    return _guarded(path, _texts)
+
+
+def _read(name: str) -> bytes:
+    try:
+        with open(name, "rb") as file:
+            return file.read()
+    except FileNotFoundError as error:
+        raise ImageNotFoundError(name, "no such file") from error
+    except OSError as error:
+        raise ImageError(name, f"cannot be read: {error.strerror}") from error
+
+
+def _guarded(path: str | os.PathLike[str], read: Callable[[bytes], T]) -> T:
+    name = os.fspath(path)
+    data = _read(name)
+    try:
+        return read(data)
+    except (*_DAMAGED, struct.error, IndexError) as error:
+        raise ImageError(name, str(error) or "damaged") from error
+
+
+def _format(data: bytes) -> str:
+    if data.startswith(png.SIGNATURE):
+        return "png"
+    if data.startswith(b"\xff\xd8\xff"):
+        return "jpeg"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "webp"
+    raise png.DamagedPng(
+        "the file is empty (0 bytes)" if not data else f"metadata is known of {FORMATS} only"
+    )
+
+
+def _texts(data: bytes) -> dict[str, str]:
+    kind, texts, block = _format(data), {}, None
+    if kind == "png":
+        for chunk in png.chunks(data)[0]:
+            if (text := png.as_text(chunk)) is not None:
+                texts.setdefault(text.keyword, text.text)
+            elif chunk.kind == b"eXIf":
+                block = chunk.data
+    elif kind == "jpeg":
+        for segment in jpeg.segments(data)[0]:
+            if segment.marker == jpeg.COMMENT:
+                texts.setdefault("Comment", text_encoding.decode_leniently(segment.data))
+            elif segment.marker == jpeg.APP1 and segment.data.startswith(jpeg.EXIF) and block is None:
+                block = segment.data[len(jpeg.EXIF) :]
+    else:
+        found = webp.chunks(data)[0]
+        index = webp.find(found, webp.EXIF)
+        block = None if index is None else found[index].data.removeprefix(jpeg.EXIF)
+    if block is not None:
+        texts = {**exif.texts(block), **texts}
+    packet = _xmp(data)
+    return {**xmp.texts(packet), **texts} if packet else texts
+
+
+def _xmp(data: bytes) -> bytes | None:
+    kind = _format(data)
+    if kind == "jpeg":
+        found = jpeg.segments(data)[0]
+        index = jpeg.find(found, jpeg.XMP)
+        return None if index is None else found[index].data[len(jpeg.XMP) :]
+    if kind == "webp":
+        found = webp.chunks(data)[0]
+        index = webp.find(found, webp.XMP)
+        return None if index is None else found[index].data
+    texts = (png.as_text(chunk) for chunk in png.chunks(data)[0])
+    return next(
+        (
+            text_encoding.encode_leniently(text.text, "utf-8")
+            for text in texts
+            if text and text.keyword == png.XMP
+        ),
+        None,
+    )

@@ -1,0 +1,1 @@
+"""Names, folders and files -> models; one folder for each family."""

@@ -1,0 +1,1 @@
+"""The BLIP score: cosine of image and text."""

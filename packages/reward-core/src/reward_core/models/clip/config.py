@@ -1,0 +1,90 @@
+"""Sizes of a CLIP, and how its cosine becomes a score."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ...errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class ClipConfig:
+    """Sizes of a CLIP and how its cosine becomes a score; the defaults are OpenAI's ViT-L/14.
+
+    fit: "crop" brings the shorter side to ``image_size`` and crops, "pad" the longer one and pads with
+    black. scaled: multiply the cosine by exp(logit_scale). head: widths of an Aesthetic head on the image's
+    unit vector (the prompt is then not read), empty for none.
+    """
+
+    model_type: ClassVar[str] = "clip-score"
+
+    image_size: int = 224
+    patch_size: int = 14
+    vision_width: int = 1024
+    vision_depth: int = 24
+    vision_heads: int = 16
+    vision_mlp: int = 4096
+    text_width: int = 768
+    text_depth: int = 12
+    text_heads: int = 12
+    text_mlp: int = 3072
+    vocab_size: int = 49408
+    max_length: int = 77
+    proj_dim: int = 768
+    activation: str = "quick_gelu"
+    fit: str = "crop"
+    scaled: bool = False
+    head: tuple[int, ...] = ()
+
+    @classmethod
+    def vit_h_14(cls, **changes: Any) -> ClipConfig:
+        """LAION's ViT-H/14, as PickScore and HPSv2 have it."""
+        sizes = {"vision_width": 1280, "vision_depth": 32, "vision_mlp": 5120, "text_width": 1024}
+        sizes |= {
+            "text_depth": 24,
+            "text_heads": 16,
+            "text_mlp": 4096,
+            "proj_dim": 1024,
+            "activation": "gelu",
+        }
+        return cls(**sizes, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of config.json."""
+        return {"model_type": self.model_type, **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any], source: str = "config") -> ClipConfig:
+        """The inverse of to_dict. An unknown key is a CheckpointError naming it."""
+        given = {key: value for key, value in content.items() if key != "model_type"}
+        known = {field.name for field in fields(cls)}
+        if content.get("model_type", cls.model_type) != cls.model_type or set(given) - known:
+            raise CheckpointError(
+                f"{source}: model_type {content.get('model_type')!r}, keys {sorted(set(given) - known)[:8]}; "
+                f"{cls.model_type!r} was expected, with keys among {sorted(known)}"
+            )
+        return cls(**{**given, "head": tuple(given.get("head", ()))})
+
+    def build(self) -> torch.nn.Module:
+        """transformers' CLIPModel of these sizes."""
+        from transformers import CLIPConfig, CLIPModel
+
+        shared = {"hidden_act": self.activation, "projection_dim": self.proj_dim}
+        vision = {
+            "hidden_size": self.vision_width, "num_hidden_layers": self.vision_depth,
+            "num_attention_heads": self.vision_heads, "intermediate_size": self.vision_mlp,
+            "image_size": self.image_size, "patch_size": self.patch_size, **shared,
+        }  # fmt: skip
+        text = {
+            "hidden_size": self.text_width, "num_hidden_layers": self.text_depth,
+            "num_attention_heads": self.text_heads, "intermediate_size": self.text_mlp,
+            "vocab_size": self.vocab_size, "max_position_embeddings": self.max_length,
+            "bos_token_id": self.vocab_size - 2, "eos_token_id": self.vocab_size - 1, **shared,
+        }  # fmt: skip
+        config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=self.proj_dim)
+        config._attn_implementation = "sdpa"
+        return CLIPModel(config)

@@ -1,0 +1,176 @@
+"""CLIP and what is built on it: CLIP's cosine, PickScore, HPSv2.1, and the Aesthetic head.
+
+The encoders are transformers' CLIPModel. Letters in shape comments: B batch, S image side, L text tokens,
+P width of the projections.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from ...errors import CheckpointError, KeyMismatchError
+from ...inputs.image_transform import ImageTransform, copied
+from ...inputs.tokenizer import PromptTokenizer
+from ...network.reward_head import RewardHead
+from ..two_towers import TwoTowers
+from .config import ClipConfig
+
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+class PaddedTransform(ImageTransform):
+    """The longer side to S by antialiased bicubic, then black around it: HPSv2's way, both ways alike."""
+
+    def prepare(self, image: Image.Image, whole: bool = False) -> Tensor:
+        """PIL image -> normalized pixels (3, S, S) float32 on the CPU."""
+        pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None].float() / 255
+        return self._fit(pixels, self.mean.cpu(), self.std.cpu())[0]
+
+    def finish(self, images: Sequence[Tensor], device: torch.device) -> Tensor:
+        """What ``prepare`` gave of B images -> the same as one batch (B, 3, S, S) on ``device``."""
+        return copied(images, device)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Float images (B, 3, H, W) in [0, 1] -> normalized pixels (B, 3, S, S), differentiable."""
+        return self._fit(images.float(), self.mean, self.std)
+
+    def _fit(self, images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+        height, width = images.shape[-2:]
+        scale = self.size / max(height, width)
+        new = (max(1, round(height * scale)), max(1, round(width * scale)))
+        if new != (height, width):
+            images = F.interpolate(images, new, mode="bicubic", antialias=True, align_corners=False)
+        down, across = self.size - new[0], self.size - new[1]
+        padding = (across // 2, across - across // 2, down // 2, down - down // 2)
+        return (F.pad(images, padding) - mean) / std
+
+
+class RgbFirstTransform(ImageTransform):
+    """RGB before resizing, half pixels cropped from the left and the top: transformers' CLIP processor
+    does so (PickScore)."""
+
+    @staticmethod
+    def crop_box(width: int, height: int, size: int) -> tuple[int, int, int, int]:
+        """(left, top, right, bottom) of the center square."""
+        left, top = (width - size) // 2, (height - size) // 2
+        return left, top, left + size, top + size
+
+    def prepare(self, image: Image.Image, whole: bool = False) -> Tensor:
+        """PIL image -> what ``finish`` takes of it, on the CPU."""
+        return super().prepare(image.convert("RGB"), whole)
+
+
+class ClipTokenizer(PromptTokenizer):
+    """CLIP's byte-pair tokens, from a tokenizer.json."""
+
+    @classmethod
+    def from_folder(cls, folder: Path, max_length: int = 77) -> ClipTokenizer:
+        path = folder / "tokenizer.json"
+        try:
+            return cls(Tokenizer.from_file(str(path)), max_length)
+        except Exception as error:  # the library raises plain Exception
+            raise CheckpointError(f"{path}: not a tokenizer: {error}") from error
+
+    def save(self, folder: Path) -> None:
+        """Write tokenizer.json."""
+        self.fast_tokenizer.save(str(folder / "tokenizer.json"))
+
+
+class ClipScorer(TwoTowers):
+    """Cosine of CLIP's image and text vectors, or a head's value of the image's vector.
+
+    Prompts are cut at 77 tokens as the original does. Sources: CLIP (arXiv 2103.00020), PickScore
+    (arXiv 2305.01569), HPSv2 (arXiv 2306.09341), LAION's improved aesthetic predictor.
+    """
+
+    config_class = ClipConfig
+
+    def __init__(self, config: ClipConfig, tokenizer: PromptTokenizer):
+        super().__init__()
+        self.config = config
+        self.tokenizer = tokenizer
+        kind = (
+            PaddedTransform if config.fit == "pad" else RgbFirstTransform if config.scaled else ImageTransform
+        )
+        self.transform = kind(config.image_size, MEAN, STD)
+        self.clip = config.build()
+        for part in (self.clip.vision_model.embeddings, self.clip.text_model.embeddings):
+            # Constants, which must not stay on "meta" while a model is built there.
+            positions = torch.arange(part.position_ids.shape[-1], device="cpu")[None]
+            part.register_buffer("position_ids", positions, persistent=False)
+        if config.head:
+            self.head = RewardHead((config.proj_dim, *config.head), (0.2, 0.2, 0.1))
+
+    def set_encoder_dtype(self, dtype: torch.dtype) -> None:
+        """Encoders in another dtype; the unit vectors, the cosine and the head stay in float32."""
+        self.clip.to(dtype)
+
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
+        """Normalised pixels (B, 3, S, S) -> unit vectors (B, P)."""
+        pooled = self.clip.vision_model(pixel_values=pixels.to(self.clip.dtype)).pooler_output
+        return F.normalize(self.clip.visual_projection(pooled).float(), dim=-1)
+
+    def encode_tokens(self, token_ids: Tensor, mask: Tensor | None) -> Tensor:
+        """Token ids (B, L), mask (B, L) -> unit vectors (B, P), read at each prompt's last token.
+
+        Attention looks back only, so what comes after that token changes nothing.
+        """
+        hidden = self.clip.text_model(input_ids=token_ids).last_hidden_state  # (B, L, text width)
+        if mask is None:
+            pooled = hidden[:, -1]
+        else:
+            pooled = hidden[torch.arange(len(hidden), device=hidden.device), mask.sum(1) - 1]
+        return F.normalize(self.clip.text_projection(pooled).float(), dim=-1)
+
+    def similarity(self, images: Tensor, texts: Tensor) -> Tensor:
+        """Unit vectors, broadcast against each other -> scores; a head's value reads the image's alone."""
+        if self.config.head:
+            value = self.head(images)
+            return value.expand(torch.broadcast_shapes(value.shape, texts.shape[:-1]))
+        cosine = (images * texts).sum(-1)
+        return cosine * self.clip.logit_scale.float().exp() if self.config.scaled else cosine
+
+    def with_head(self, widths: tuple[int, ...], state: dict[str, Tensor], source: str) -> ClipScorer:
+        """An Aesthetic scorer on this very tower: the weights of CLIP are shared, not copied."""
+        with torch.device("meta"):
+            scorer = ClipScorer(replace(self.config, head=widths), self.tokenizer)
+        wanted = {key: value.shape for key, value in scorer.head.state_dict().items()}
+        found = {key: value.shape for key, value in state.items()}
+        if wanted != found:
+            both = [k for k in wanted if k in found and wanted[k] != found[k]]
+            raise KeyMismatchError(
+                source,
+                [key for key in wanted if key not in found],
+                [key for key in found if key not in wanted],
+                [(key, tuple(found[key]), tuple(wanted[key])) for key in both],
+            )
+        weights = {key: value.float().to(self.device) for key, value in state.items()}
+        scorer.head.load_state_dict(weights, assign=True)
+        scorer.clip = self.clip
+        scorer.transform = self.transform
+        return scorer.eval().requires_grad_(False)
+
+    def _signature(self) -> str:
+        # A head reads what its CLIP has seen, so they can share it.
+        sizes = {k: v for k, v in self.config.to_dict().items() if k != "head"}
+        return f"{type(self).__name__} {sizes} {self._weights_fingerprint()}"
+
+    def feature_parameters(self) -> Iterable[nn.Parameter]:
+        """CLIP's own, without a head."""
+        return self.clip.parameters()
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write config.json, model.safetensors and the tokenizer; the folder loads with no network."""
+        from ..checkpoint import save_folder
+
+        save_folder(self, Path(folder))

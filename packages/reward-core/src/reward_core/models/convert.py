@@ -1,0 +1,48 @@
+"""The original's state dict -> a folder that loads with no network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..files.json_file import read_json
+from ..inputs.tokenizer import PromptTokenizer
+from ..scoring.scoring_model import ScoringModel
+from .blip.scorer import BlipScorer
+from .checkpoint import build_model, read_state_dict, save_folder
+from .imagereward.reward_model import RewardModel
+from .load import config_beside, tokenizer_beside
+
+
+def convert_checkpoint(
+    state_dict: Path, out: Path, config: Path | None = None, vocab: Path | None = None
+) -> ScoringModel:
+    """Read ``state_dict`` strictly, write the folder ``out`` and return the model that is in it.
+
+    Args:
+        state_dict: ImageReward's .pt, BLIP's model_large.pth, or a .safetensors of either.
+        out: folder for config.json, model.safetensors and the tokenizer.
+        config: a config.json with the sizes; without it, the one beside ``state_dict``, or else those
+            of ImageReward-v1.0 (BLIP large).
+        vocab: a vocab.txt; without it, the one beside ``state_dict``, or else BERT's from the hub.
+
+    Raises:
+        CheckpointError: a file is damaged or does not fit. HubError: no vocabulary to be had.
+    """
+    state = read_state_dict(state_dict)
+    if any(key.startswith("mlp.") for key in state) or not any(key.startswith("blip.") for key in state):
+        model_class: type[ScoringModel] = RewardModel
+    else:
+        model_class = BlipScorer
+    if config is not None:
+        sizes = model_class.config_class.from_dict(read_json(config), str(config))
+    else:
+        sizes = config_beside(state_dict, model_class)
+
+    def find_tokenizer() -> PromptTokenizer:
+        if vocab is not None:
+            return PromptTokenizer.from_vocab(vocab, sizes.max_length)
+        return tokenizer_beside(state_dict, sizes.max_length)
+
+    model = build_model(model_class, sizes, state, str(state_dict), find_tokenizer)
+    save_folder(model, out)
+    return model

@@ -1,0 +1,1 @@
+"""ImageReward and its relatives: a reward head on BLIP."""

@@ -1,0 +1,1 @@
+"""The neural network: encoders, attention, reward head, and their sizes."""

@@ -1,0 +1,185 @@
+"""Sizes and constants of BLIP and of the reward model, and their JSON form."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from ..errors import CheckpointError
+from ..files.json_file import read_json
+from .score_quantiles import ScoreQuantiles
+from .text_encoder import TextConfig
+from .vision_encoder import VisionConfig
+
+T = TypeVar("T", bound="BlipConfig")
+
+# Keys that other software writes into a config.json and that say nothing about sizes.
+_IGNORED_KEYS = {"architectures", "torch_dtype", "dtype", "transformers_version", "_name_or_path"}
+# What BERT's configuration may hold beside sizes, with the one value this encoder implements.
+_FIXED_MED_KEYS = {"hidden_act": "gelu", "add_cross_attention": True}
+
+
+@dataclass(frozen=True)
+class BlipConfig:
+    """BLIP's two encoders with their tokenizer and pixels; the defaults are BLIP large at 224 px.
+
+    Sizes are in pixels, tokens and channels. ``vocab_lines`` is the vocabulary's length before
+    [DEC] and [ENC]; ``pixel_mean`` and ``pixel_std`` apply to RGB in [0, 1]. ``timm_vision`` names a
+    ViT of timm that stands in place of BLIP's; ``vision_width`` is then its width, and the other
+    ``vision_`` sizes do not count.
+    """
+
+    model_type: ClassVar[str] = "blip-cosine"
+
+    image_size: int = 224
+    patch_size: int = 16
+    vision_width: int = 1024
+    vision_depth: int = 24
+    vision_heads: int = 16
+    vision_mlp_ratio: float = 4
+    vision_qkv_bias: bool = True
+    vision_layer_norm_eps: float = 1e-6
+    vision_drop_path: float = 0.1
+    proj_dim: int = 256
+    max_length: int = 35
+    pixel_mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
+    pixel_std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+    vocab_lines: int = 30522
+    dec_token_id: int = 30522
+    enc_token_id: int = 30523
+    timm_vision: str = ""
+    text: TextConfig = field(default_factory=TextConfig)
+
+    @property
+    def vocab_size(self) -> int:
+        return self.text.vocab_size
+
+    @property
+    def vision(self) -> VisionConfig:
+        prefix = "vision_"
+        sizes = {k[len(prefix) :]: v for k, v in vars(self).items() if k.startswith(prefix)}
+        return VisionConfig(self.image_size, self.patch_size, timm=self.timm_vision, **sizes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of config.json."""
+        content = dataclasses.asdict(self)
+        text = content.pop("text")
+        if not self.timm_vision:
+            del content["timm_vision"]
+        return {"model_type": self.model_type, **content, "med_config": {**_FIXED_MED_KEYS, **text}}
+
+    @classmethod
+    def from_dict(cls: type[T], content: dict[str, Any], source: str = "config") -> T:
+        """The inverse of to_dict. An unknown key or a value of the wrong kind is a CheckpointError."""
+        if not isinstance(content, dict):
+            raise CheckpointError(f"{source}: a JSON object was expected, got {content!r:.80}")
+        given = {k: v for k, v in content.items() if k not in _IGNORED_KEYS}
+        kind = given.pop("model_type", cls.model_type)
+        if kind != cls.model_type:
+            raise CheckpointError(f"{source}: a model of type {kind!r}, {cls.model_type!r} was expected")
+        med_config = given.pop("med_config", None)
+        known = {f.name for f in dataclasses.fields(cls)} - {"text"}
+        if unknown := sorted(set(given) - known):
+            raise CheckpointError(
+                f"{source}: unknown keys {unknown}; known are {sorted(known)} and 'med_config'"
+            )
+        text = {}
+        if med_config is not None:
+            if not isinstance(med_config, dict):
+                raise CheckpointError(f"{source}: med_config must be a JSON object, got {med_config!r:.80}")
+            text = {"text": text_config_from_med_config(med_config, f"{source}, med_config")}
+        try:
+            config = cls(**{key: cls._decode(key, value) for key, value in given.items()}, **text)
+            _check_heads(config.vision_heads, config.vision_width)
+            if not 2 <= config.max_length <= config.text.max_position_embeddings:
+                most = config.text.max_position_embeddings
+                raise ValueError(f"max_length must be 2 to {most} tokens, got {config.max_length}")
+            return config
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(f"{source}: {error}") from error
+
+    @classmethod
+    def _decode(cls, key: str, value: Any) -> Any:
+        return _checked(cls, key, value)
+
+
+@dataclass(frozen=True)
+class RewardConfig(BlipConfig):
+    """A reward model: BLIP plus head and normalization; the defaults are ImageReward-v1.0.
+
+    reward = (head output - reward_mean) / reward_std. ``score_quantiles`` is None where nobody
+    measured how the scores are distributed.
+    """
+
+    model_type: ClassVar[str] = "image-reward"
+
+    reward_mlp: tuple[int, ...] = (768, 1024, 128, 64, 16, 1)
+    head_dropout: tuple[float, ...] = (0.2, 0.2, 0.1)
+    reward_mean: float = 0.16717362830052426
+    reward_std: float = 1.0333394966054072
+    score_quantiles: ScoreQuantiles | None = None
+
+    @classmethod
+    def imagereward_v1(cls) -> RewardConfig:
+        return cls(score_quantiles=ScoreQuantiles.standard_normal())
+
+    @classmethod
+    def _decode(cls, key: str, value: Any) -> Any:
+        if key == "score_quantiles":
+            if value is None:
+                return None
+            if not isinstance(value, dict) or value.keys() != {"values", "source"}:
+                raise TypeError(
+                    f"score_quantiles must be null or have 'values' and 'source', got {value!r:.80}"
+                )
+            return ScoreQuantiles(tuple(map(float, value["values"])), str(value["source"]))
+        return super()._decode(key, value)
+
+
+def text_config_from_med_config(
+    med_config: dict[str, Any] | str | Path, source: str = "med_config"
+) -> TextConfig:
+    """BERT's configuration, as the original's med_config.json holds it (a dict, or a path to one)."""
+    if not isinstance(med_config, dict):
+        source, med_config = str(med_config), read_json(Path(med_config))
+    for key, only in _FIXED_MED_KEYS.items():
+        if med_config.get(key, only) != only:
+            raise CheckpointError(f"{source}: {key}={med_config[key]!r}, only {only!r} is implemented")
+    sizes = {f.name for f in dataclasses.fields(TextConfig)}
+    try:
+        config = TextConfig(
+            **{key: _checked(TextConfig, key, value) for key, value in med_config.items() if key in sizes}
+        )
+        _check_heads(config.num_attention_heads, config.hidden_size)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{source}: {error}") from error
+    return config
+
+
+def _checked(cls: type, key: str, value: Any) -> Any:
+    """The value of ``key``, lists as tuples; a TypeError or ValueError unless it is of the field's kind."""
+    kind = str(next(f.type for f in dataclasses.fields(cls) if f.name == key))
+    if not kind.startswith("tuple"):
+        return _checked_number(key, kind, value)
+    kinds = kind[len("tuple[") : -1].split(", ")
+    if not isinstance(value, (list, tuple)) or ("..." not in kinds and len(value) != len(kinds)):
+        count = "" if "..." in kinds else f"{len(kinds)} "
+        raise TypeError(f"{key} must be a list of {count}numbers, got {value!r:.80}")
+    return tuple(_checked_number(key, kinds[0], number) for number in value)
+
+
+def _checked_number(key: str, kind: str, value: Any) -> Any:
+    wanted = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "a text"}[kind]
+    types = {"bool": (bool,), "int": (int,), "float": (int, float), "str": (str,)}[kind]
+    if not isinstance(value, types) or (isinstance(value, bool) and kind != "bool"):
+        raise TypeError(f"{key} must be {wanted}, got {value!r:.80}")
+    if kind == "int" and value < 1 and not key.endswith("_id"):
+        raise ValueError(f"{key} must be at least 1, got {value}")
+    return value
+
+
+def _check_heads(heads: int, width: int) -> None:
+    if width % heads:
+        raise ValueError(f"{heads} attention heads do not divide a width of {width}")

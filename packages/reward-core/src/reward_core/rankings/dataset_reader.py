@@ -1,0 +1,118 @@
+"""Datasets of the `datasets` library, by folder or by name on the hub; images stay undecoded in them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import HubError, InputError
+from ..inputs.image_file import StoredImage
+from .forms import group_rows
+from .ranked_prompt import RankedPrompt
+from .stored_images import DatasetImage
+from .table_reader import Rows, holds_images, is_list
+
+
+def read_dataset(
+    source: str | Path, split: str, columns: Mapping[str, str] | None = None, config: str | None = None
+) -> list[RankedPrompt]:
+    """The prompts of one split of a dataset, with images that are read when they are opened.
+
+    Raises:
+        InputError: `datasets` is missing, the dataset is of a kind that it does not load, or has no such
+            split or columns. HubError: it cannot be had from the hub.
+    """
+    splits = load_splits(source, config)
+    if split not in splits:
+        raise InputError(f"{source}: no split {split!r}; it has {', '.join(splits)}")
+    return rankings_of(splits[split], f"{source} ({split})", columns)
+
+
+def load_splits(source: str | Path, config: str | None = None) -> dict[str, Any]:
+    """Name -> dataset. A saved folder without splits is "train"."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise InputError(f'{source}: to read a dataset, pip install "reward-core[datasets]"') from error
+    try:
+        if Path(source).is_dir() and any(
+            (Path(source) / name).is_file() for name in ("state.json", "dataset_dict.json")
+        ):
+            loaded = datasets.load_from_disk(str(source))
+        else:
+            loaded = datasets.load_dataset(str(source), config)
+    except Exception as error:
+        raise _as_error(source, error) from error
+    return dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
+
+
+def rankings_of(dataset: Any, name: str, columns: Mapping[str, str] | None) -> list[RankedPrompt]:
+    """The rows of a loaded dataset as ranked prompts."""
+    from datasets import Image
+
+    undecoded = dataset
+    for column, feature in dataset.features.items():
+        inner = getattr(feature, "feature", None)
+        if isinstance(feature, Image):
+            undecoded = undecoded.cast_column(column, Image(decode=False))
+        elif isinstance(inner, Image):
+            undecoded = undecoded.cast_column(column, type(feature)(Image(decode=False)))
+    if not len(undecoded):
+        raise InputError(f"{name}: holds no rows")
+    schema = undecoded.features.arrow_schema
+    images = [field.name for field in schema if holds_images(field.type)]
+    lengths = {c: _lengths(undecoded, c) for c in images if is_list(schema.field(c).type)}
+    plain = [column for column in undecoded.column_names if column not in images]
+    cells = undecoded.select_columns(plain).to_list() if plain else [{} for _ in range(len(undecoded))]
+    for i, row in enumerate(cells):
+        for column in images:
+            row[column] = (
+                [DatasetImage(undecoded, name, column, i, k) for k in range(lengths[column][i])]
+                if column in lengths
+                else DatasetImage(undecoded, name, column, i)
+            )
+    here = Path()  # a dataset does not say what its paths are relative to
+    return group_rows(
+        Rows(name, "row", undecoded.column_names, list(enumerate(cells))),
+        columns,
+        lambda cell: as_image(cell, here),
+    )
+
+
+def _lengths(dataset: Any, column: str) -> list[int]:
+    """How many images each cell of a column of lists holds; none of them is copied."""
+    import pyarrow.compute
+
+    lengths: list[int] = []
+    for batch in dataset.select_columns([column]).with_format("arrow").iter(1000):
+        lengths += [n or 0 for n in pyarrow.compute.list_value_length(batch[column]).to_pylist()]
+    return lengths
+
+
+def as_image(cell: Any, folder: Path) -> Any:
+    """A cell as an image: one in a table as it is, an address as it is, a path relative to ``folder``."""
+    if isinstance(cell, StoredImage):
+        return cell
+    if not isinstance(cell, str) or not cell:
+        return None
+    return cell if "://" in cell else folder / cell
+
+
+def _as_error(source: str | Path, error: Exception) -> Exception:
+    """The library's many errors as one that says what to do; anything else stays itself."""
+    from datasets.exceptions import DatasetNotFoundError, DatasetsError
+
+    reason = str(error).split("\n")[0]
+    if isinstance(error, RuntimeError) and "scripts are no longer supported" in reason:
+        message = f"{source}: has a loading script, which `datasets` from 4 on refuses to run"
+        if "imagerewarddb" in str(source).lower():
+            return InputError(
+                f"{message}. Read it without: `reward-core prepare imagerewarddb --subset 1k --out data/`"
+            )
+        return InputError(f"{message}. Download its files and give the tables among them, such as a .parquet")
+    if isinstance(error, (DatasetNotFoundError, ConnectionError)):
+        return HubError(f"{source}: cannot be had from the hub: {reason}")
+    if isinstance(error, (DatasetsError, ValueError, OSError)):
+        return InputError(f"{source}: cannot be loaded as a dataset: {reason}")
+    return error

@@ -1,0 +1,146 @@
+"""Rows out of JSON, JSON lines, CSV and Parquet files; images inside a table stay there unread."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import CheckpointError, InputError
+from ..files.json_file import read_json
+from .stored_images import ParquetImage
+
+LINES = (".jsonl", ".ndjson")
+EXTENSIONS = (".json", *LINES, ".csv", ".parquet")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """name: of the source. unit: what errors call a row. columns: names that occur. rows: (number, cells).
+    regular: every row has all columns.
+    """
+
+    name: str
+    unit: str
+    columns: Sequence[str]
+    rows: Iterable[tuple[int, Mapping[str, Any]]]
+    regular: bool = True
+
+
+def read_rows(path: Path) -> Rows:
+    """The rows of a file, by its extension.
+
+    Raises:
+        InputError: it cannot be read, is empty, or a record is no object; named with its number.
+    """
+    if path.suffix == ".parquet":
+        return _parquet(path)
+    if path.suffix == ".csv":
+        return _csv(path)
+    records = _lines(path) if path.suffix in LINES else _json(path)
+    unit = "line" if path.suffix in LINES else "record"
+    for i, record in records:
+        if not isinstance(record, dict):
+            raise InputError(f"{path}: {unit} {i} is no object: {record!r:.80}")
+    columns = dict.fromkeys(key for _, record in records for key in record)
+    return Rows(str(path), unit, list(columns), records, regular=False)
+
+
+def _json(path: Path) -> list[tuple[int, Any]]:
+    try:
+        content = read_json(path)
+    except CheckpointError as error:
+        raise InputError(str(error)) from error
+    if not isinstance(content, list) or not content:
+        raise InputError(f"{path}: a list of records was expected, got {content!r:.80}")
+    return list(enumerate(content))
+
+
+def _lines(path: Path) -> list[tuple[int, Any]]:
+    records = []
+    with path.open(encoding="utf-8") as file:
+        try:
+            for i, line in enumerate(file, 1):
+                if line.strip():
+                    records.append((i, json.loads(line)))
+        except ValueError as error:  # no JSON, or no UTF-8
+            raise InputError(f"{path}: line {len(records) + 1} cannot be read as JSON: {error}") from error
+    if not records:
+        raise InputError(f"{path}: a JSON object on each line was expected; there is none")
+    return records
+
+
+def _csv(path: Path) -> Rows:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, strict=True)
+            rows = [(reader.line_num, row) for row in reader]
+            columns = list(reader.fieldnames or ())
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as CSV: {error}") from error
+    if not rows:
+        raise InputError(f"{path}: a first line of column names and rows below it were expected")
+    for i, row in rows:
+        if None in row or None in row.values():
+            raise InputError(f"{path}: line {i} has another number of cells than the first")
+    return Rows(str(path), "line", columns, rows)
+
+
+def _parquet(path: Path) -> Rows:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise InputError(f'{path}: needs pyarrow: pip install "reward-core[parquet]"') from error
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            schema = file.schema_arrow
+            images = [field.name for field in schema if holds_images(field.type)]
+            plain = [field.name for field in schema if field.name not in images]
+            cells = file.read(plain).to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise InputError(f"{path}: cannot be read as Parquet: {error}") from error
+    if not cells:
+        raise InputError(f"{path}: holds no rows")
+    lists = [name for name in images if is_list(schema.field(name).type)]
+    lengths = {name: _lengths(path, name) for name in lists}
+    for row, record in enumerate(cells):
+        for name in images:
+            if name in lengths:
+                record[name] = [ParquetImage(path, name, row, i) for i in range(lengths[name][row])]
+            else:
+                record[name] = ParquetImage(path, name, row)
+    return Rows(str(path), "row", schema.names, list(enumerate(cells)))
+
+
+def holds_images(kind: Any) -> bool:
+    """Whether an Arrow type is bytes, or the hub's {"bytes", "path"}, or a list of either."""
+    from pyarrow import types
+
+    if is_list(kind):
+        kind = kind.value_type
+    if types.is_struct(kind):
+        return any(kind.field(i).name == "bytes" for i in range(kind.num_fields))
+    return types.is_binary(kind) or types.is_large_binary(kind)
+
+
+def is_list(kind: Any) -> bool:
+    from pyarrow import types
+
+    return types.is_list(kind) or types.is_large_list(kind)
+
+
+def _lengths(path: Path, column: str) -> list[int]:
+    """How many images each cell of a column of lists holds."""
+    import pyarrow.compute
+    import pyarrow.parquet
+
+    lengths = []
+    with pyarrow.parquet.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            cells = file.read_row_group(group, columns=[column]).column(column)
+            lengths += [n or 0 for n in pyarrow.compute.list_value_length(cells).to_pylist()]
+    return lengths

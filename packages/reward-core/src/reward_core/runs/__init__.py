@@ -1,0 +1,1 @@
+"""What every long run needs: settings, progress, locks, checkpoints, metrics, interruption."""

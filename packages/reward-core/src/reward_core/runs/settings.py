@@ -1,0 +1,168 @@
+"""Settings, dataclasses that may hold others, from presets, YAML files and ``key=value``.
+
+Unknown names are errors with the nearest that exists; values are brought to their fields' types.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..errors import InputError, MissingExtraError
+
+T = TypeVar("T")
+
+
+def load_settings(
+    start: T,
+    presets: Mapping[str, dict[str, Any]],
+    preset: str | None = None,
+    file: str | os.PathLike[str] | None = None,
+    settings: Sequence[str] = (),
+    given: Mapping[str, Any] | None = None,
+) -> T:
+    """``start`` with a preset's values, a YAML file's over them, those given, and ``key=value`` over all.
+
+    Args:
+        start: a dataclass with its defaults.
+        presets: name -> values, nested as the settings are.
+        settings: "key=value"; a dot leads into settings that others hold, as in "run.steps=10". Values are
+            YAML, but texts, such as paths, are taken as typed unless they stand in quotes.
+        given: values by key, taken as they are.
+
+    Raises:
+        InputError: an unknown preset, key or value, named with the nearest that exists; no YAML.
+    """
+    if preset is not None and preset not in presets:
+        raise InputError(f"no preset {preset!r}; {_nearest(preset, presets)}")
+    config = override(start, presets[preset] if preset else {})
+    if file is not None:
+        config = override(config, read_yaml(file), f"{os.fspath(file)}: ")
+    config = override(config, given or {})
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise InputError(f"settings are given as key=value, got {setting!r}")
+        value = _parsed(text)
+        if (
+            _is_text(config, key.split("."))
+            and value is not None
+            and not text.lstrip().startswith(("'", '"'))
+        ):
+            value = text  # a folder may be called on, 010 or 2024-01-01
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        config = override(config, value)
+    return config
+
+
+def read_yaml(file: str | os.PathLike[str]) -> dict[str, Any]:
+    """The mapping in a YAML file; an InputError where there is none."""
+    yaml = import_yaml()
+    try:
+        values = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: no YAML ({error})") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{file}: must hold keys and values, holds {type(values).__name__}")
+    return values
+
+
+def override(config: T, values: Mapping[str, Any], where: str = "") -> T:
+    """A copy of a dataclass with some values, nested as it is.
+
+    Args:
+        where: what stands before a name in errors, such as "run." or "run.yaml: ".
+
+    Raises:
+        InputError: a name or value that does not fit.
+    """
+    hints = typing.get_type_hints(type(config))
+    known = [field.name for field in dataclasses.fields(config)]
+    changes = {}
+    for key, value in values.items():
+        name = f"{where}{key}"
+        if key not in known:
+            raise InputError(f"no setting {name!r}; {_nearest(str(key), known)}")
+        old = getattr(config, key)
+        if not dataclasses.is_dataclass(old):
+            changes[key] = _converted(value, hints[key], name)
+        elif isinstance(value, Mapping):
+            changes[key] = override(old, value, f"{name}.")
+        else:
+            raise InputError(f"{name}: holds settings of its own, got {value!r}")
+    return dataclasses.replace(config, **changes)
+
+
+def import_yaml() -> Any:
+    try:
+        import yaml
+    except ImportError as error:
+        raise MissingExtraError("train", "PyYAML") from error
+    return yaml
+
+
+def _parsed(text: str) -> Any:
+    yaml = import_yaml()
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:  # a path with a colon, say
+        return text
+
+
+def _is_text(config: Any, path: Sequence[str]) -> bool:
+    """Whether a setting is a text, or a text or none."""
+    for part in path[:-1]:
+        config = getattr(config, part, None)
+    if not dataclasses.is_dataclass(config):
+        return False
+    hint = typing.get_type_hints(type(config)).get(path[-1])
+    return {hint, *typing.get_args(hint)} - {types.NoneType} <= {str, str | None}
+
+
+def _converted(value: Any, hint: Any, where: str) -> Any:
+    """A YAML value as the field's type."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None:
+            return None
+        return _converted(value, next(part for part in parts if part is not type(None)), where)
+    if origin is tuple:
+        items = value if isinstance(value, (list, tuple)) else [] if value in (None, "") else [value]
+        return tuple(_item(item, parts[0], f"{where}[{i}]") for i, item in enumerate(items))
+    if hint is float and not isinstance(value, bool):  # YAML reads 1e-5 as a string
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            pass
+    if hint is str and value is None:
+        return ""
+    if hint is str and value is False:  # YAML reads the word no, as in mixed_precision: no, as false
+        return "no"
+    if hint is str and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return str(value)
+    if isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        return value
+    kinds = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+    raise InputError(f"{where}: must be {kinds[hint]}, got {value!r}")
+
+
+def _item(item: Any, kind: Any, where: str) -> Any:
+    if not dataclasses.is_dataclass(kind):
+        return _converted(item, kind, where)
+    if not isinstance(item, Mapping):
+        raise InputError(f"{where}: must be keys and values, got {item!r}")
+    return override(kind(), item, f"{where}.")
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"

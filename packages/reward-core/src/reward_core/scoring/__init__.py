@@ -1,0 +1,1 @@
+"""Prompts and images in, rewards out: the methods that every scorer shares."""

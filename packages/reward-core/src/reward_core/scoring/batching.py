@@ -1,0 +1,54 @@
+"""Long work in batches that fit in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from numbers import Integral
+from typing import TypeVar
+
+import torch
+
+from ..errors import InputError
+
+T = TypeVar("T")
+
+
+def checked_batch_size(batch_size: int | None, device: torch.device) -> int:
+    """The size asked for; by default 8 on a CPU, 64 elsewhere."""
+    size = (8 if device.type == "cpu" else 64) if batch_size is None else batch_size
+    if not isinstance(size, Integral) or size < 1:
+        raise InputError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
+    return int(size)
+
+
+def in_batches(compute: Callable[[range], T], count: int, size: int) -> Iterator[T]:
+    """compute(range(a, b)) over 0 .. count; a batch that does not fit in memory is halved."""
+    start = 0
+    while start < count:
+        try:
+            result = compute(range(start, min(start + size, count)))
+        except (RuntimeError, MemoryError) as error:
+            if size == 1 or not is_out_of_memory(error):
+                raise
+            size //= 2
+            continue
+        yield result
+        start += size
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether less at once might work."""
+    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
+        return True
+    # On the CPU (and on mps) torch raises a plain RuntimeError; the last words are oneDNN's.
+    signs = ("allocate memory", "out of memory", "could not create a primitive")
+    return any(sign in str(error) for sign in signs)
+
+
+def one_behind(items: Iterator[T]) -> Iterator[T]:
+    """The same items, each after the next one was begun."""
+    before: list[T] = []
+    for item in items:
+        yield from before
+        before = [item]
+    yield from before

@@ -1,0 +1,111 @@
+"""Images -> features in batches: opened ahead, brought to the device, encoded, handed to a computation.
+
+Letters in shape comments: B batch, S image side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..errors import ImageError
+from ..inputs.decode_ahead import DecodedAhead
+from ..inputs.image_file import ImageSource, image_name, open_image
+from ..inputs.image_transform import ImageTransform
+from .batching import checked_batch_size, in_batches, one_behind
+from .cpu import sensible_threads
+from .cuda import Uploader
+from .features import ImageFeatures
+
+if TYPE_CHECKING:
+    from .scoring_model import ScoringModel
+
+
+@dataclass
+class ImageBatch:
+    """What became of the images at some places.
+
+    indices: all of them, in order.
+    scored: those that could be opened.
+    errors: why the others could not.
+    result: on the CPU, of the scored ones, or None where there are none.
+    """
+
+    indices: range
+    scored: list[int]
+    result: Tensor | None
+    errors: dict[int, str] = field(default_factory=dict)
+
+
+@torch.no_grad()
+def image_batches(
+    model: ScoringModel,
+    images: Sequence[ImageSource] | ImageFeatures,
+    batch_size: int | None,
+    compute: Callable[[Tensor, list[int]], Tensor],
+    keep_errors: bool = False,
+) -> Iterator[ImageBatch]:
+    """compute(features of some images, their places) in batches, in order.
+
+    On a GPU a batch is launched before the results of the one before it are waited for.
+
+    Args:
+        images: images, or features of them.
+        batch_size: how many at once; halved where they do not fit in memory.
+        keep_errors: an image that cannot be opened becomes one of ``errors`` instead of an ImageError.
+    """
+    size = checked_batch_size(batch_size, model.device)
+    path = model.path()
+    path.refresh()
+    if isinstance(images, ImageFeatures):
+
+        def from_features(indices: range) -> ImageBatch:
+            with sensible_threads():
+                features = images.data[indices.start : indices.stop].to(model.device)
+                return ImageBatch(indices, list(indices), compute(features, list(indices)))
+
+        yield from _fetched(in_batches(from_features, len(images), size), model.device)
+        return
+
+    whole = model.resize_on_device and model.device.type == "cuda"
+    upload = Uploader(model.transform, model.device)
+    with DecodedAhead(partial(opened, model.transform, whole=whole), images, ahead=3 * size) as decoded:
+
+        def from_images(indices: range) -> ImageBatch:
+            ready: dict[int, Tensor] = {}
+            batch = ImageBatch(indices, [], None)
+            for i in indices:
+                try:
+                    ready[i] = decoded[i]
+                except ImageError as error:
+                    if not keep_errors:
+                        raise
+                    batch.errors[i] = error.reason
+            if ready:
+                batch.scored = list(ready)
+                with sensible_threads():
+                    batch.result = compute(path.encode(upload(list(ready.values()))), batch.scored)
+            return batch
+
+        yield from _fetched(in_batches(from_images, len(images), size), model.device)
+
+
+def opened(transform: ImageTransform, image: ImageSource, whole: bool = False) -> Tensor:
+    """An image, opened completely and prepared for ``transform.finish``. Raises ImageError."""
+    opened_image = open_image(image)
+    try:
+        return transform.prepare(opened_image, whole)
+    except ValueError as error:
+        raise ImageError(image_name(image), f"cannot be turned into RGB: {error}") from error
+
+
+def _fetched(batches: Iterator[ImageBatch], device: torch.device) -> Iterator[ImageBatch]:
+    for batch in one_behind(batches) if device.type == "cuda" else batches:
+        if batch.result is not None:
+            batch.result = batch.result.cpu()
+        yield batch

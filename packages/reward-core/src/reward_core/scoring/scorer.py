@@ -1,0 +1,23 @@
+"""The protocol of everything that gives a number to (prompt, image)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from ..inputs.image_file import ImageSource
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """What benchmark, trainers and plugins rely on; any class with these four methods will do."""
+
+    def score(self, prompt: str, image: ImageSource | Sequence[ImageSource]) -> float | list[float]: ...
+
+    def inference_rank(self, prompt: str, images: Sequence[ImageSource]) -> tuple[list[int], list[float]]: ...
+
+    def score_pairs(self, prompts: Sequence[str], images: Sequence[ImageSource]) -> Tensor: ...
+
+    def score_matrix(self, prompts: Sequence[str], images: Sequence[ImageSource]) -> Tensor: ...

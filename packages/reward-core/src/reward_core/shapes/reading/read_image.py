@@ -1,0 +1,164 @@
+"""Reading an image without any learned part: the things it shows, and what is wrong with it as an image.
+
+1. The ground is what most of the border shows; noise is what is left upon it (`segmentation`).
+2. Regions are pixels nearer to one color than to the ground. A region's color is that of its middle; the
+   cover, how much of each pixel it fills, follows by projection on the way from the ground to it.
+3. The cover's outline is compared with what each named outline, and each mixture of two, looks like at the
+   softness that the cover's edges have, turned, and cut off by the frame (`outline_bank`).
+4. Contrast and color cast are solved for from the colors of ground and things (`haze`).
+5. What is found is drawn again. The share of the image that this does not explain lowers the trust in
+   the reading; its size is a damage of its own, next to blur, noise, traces of JPEG (`jpeg_trace`).
+
+Small deviations from a name are taken for errors of the reading and dropped; the limits grow with noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from ..degrade import PIXEL_FAULTS, strength_of
+from ..grammar import Scene
+from ..render import fill
+from ..truth import alignment, cleanliness
+from .haze import find_haze, haze_of_ground
+from .jpeg_trace import jpeg_coarseness
+from .recompression import refit_marks
+from .segmentation import SIDE, SOFTENED_NOISE, Ground, find_ground, find_regions, soften
+from .thing import SPECK, FoundThing, name_thing, ramp, read_thing
+
+_OWN_BLUR = 0.3  # sigma in pixels of a sharp edge's anti-aliasing
+_COARSE = 1.8  # JPEG coarseness from which outlines are no longer to be trusted
+# Softness, in radii and in pixels, at which a thing turns into a cloud, and is none any more.
+_FADES, _FADES_PIXELS = (0.32, 0.41), (2.5, 4.0)
+_CRUMB = 0.02  # a radius
+_EXPLAINED = (0.5, 0.8)  # share of the image that the reading explains: no trust, full trust
+_ROUGH = (6.0, 22.0)  # root-mean-square levels not explained: no damage, full damage
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """things: at most 12, the largest first. damage: strength in [0, 1] of each of `PIXEL_FAULTS` and of
+    "texture", whatever else is in the image that should not be. trust: in [0, 1], how much of the
+    image the things explain.
+    """
+
+    things: tuple[FoundThing, ...]
+    damage: dict[str, float]
+    trust: float
+
+    def alignment(self, scene: Scene) -> float:
+        """How well the image fits a scene, in [0, 1]."""
+        return self.trust * alignment(scene, self.things)
+
+    @property
+    def cleanliness(self) -> float:
+        """How clean the image is, in (0, 1]."""
+        # Crumbs at the frame, such as JPEG leaves, are no things that the frame cuts off.
+        cuts = [strength_of("cut_off", thing.cut) for thing in self.things if thing.radius > _CRUMB]
+        return cleanliness([*self.damage.values(), *cuts])
+
+
+def read_image(image: np.ndarray | Image.Image) -> Reading:
+    """Read one image: (H, W, 3) uint8 or PIL, of any size; it is looked at as 64 x 64 pixels.
+
+    Raises ValueError for an array of another shape or type.
+    """
+    pixels = _as_pixels(image)
+    exact = pixels.astype(np.float32)
+    soft = soften(exact)
+    ground = find_ground(exact, soft)
+    guess = haze_of_ground(ground.level)
+    regions = find_regions(soft, ground, guess.gain)
+    passes = 0 if ground.noise < 8 else 1 if ground.noise < 18 else 2
+    smooth = (exact, soft, soften(soft) if passes == 2 else soft)[passes]
+    noise = SOFTENED_NOISE[passes] * ground.noise
+    found = [read_thing(smooth, ground, noise, regions, index) for index in range(len(regions))]
+    found = [thing for thing in found if thing is not None]
+    haze = find_haze(ground.level, [thing.shown_color for thing in found], guess)
+    blur = _blur(found, passes)
+    coarseness = jpeg_coarseness(pixels)
+    if coarseness > _COARSE:
+        found = _refitted(found, pixels, ground, coarseness, blur)
+    explained, rough = _check(soft, ground, found, blur)
+    damage = {
+        "colour_cast": strength_of("colour_cast", haze.share),
+        "low_contrast": strength_of("low_contrast", haze.kept),
+        "blur": strength_of("blur", blur),
+        "noise": strength_of("noise", ground.noise),
+        "jpeg": strength_of("jpeg", coarseness),
+    }
+    assert tuple(damage) == PIXEL_FAULTS
+    damage["texture"] = 0.0 if damage["jpeg"] else ramp(rough / haze.gain, _ROUGH)
+    things = [
+        name_thing(thing, haze, SOFTENED_NOISE[1] * ground.noise, damage["jpeg"] > 0) for thing in found
+    ]
+    trust = ramp(explained, _EXPLAINED) * _firmness(things)
+    return Reading(tuple(t for t in things if t.radius > 0), damage, trust)
+
+
+def _refitted(
+    found: list[FoundThing], pixels: np.ndarray, ground: Ground, coarseness: float, blur: float
+) -> list[FoundThing]:
+    """The things with those outlines that, compressed like the image, come out like it."""
+    whole = [thing for thing in found if thing.radius > SPECK and not thing.cut]
+    marks = refit_marks(pixels, ground.plane, [thing.mark for thing in whole], coarseness, blur)
+    changed = {
+        id(thing): replace(thing, outline=mark.outline, radius=mark.radius, turn=mark.turn)
+        for thing, mark in zip(whole, marks, strict=True)
+    }
+    return [changed.get(id(thing), thing) for thing in found]
+
+
+def _firmness(things: Sequence[FoundThing]) -> float:
+    """Share of the things, by area, that is things and not clouds."""
+    firm = whole = 0.0
+    for thing in things:
+        area = thing.radius**2
+        cloud = max(
+            ramp(thing.softness / max(thing.radius, 1e-6), _FADES),
+            ramp(SIDE * thing.softness, _FADES_PIXELS),
+        )
+        firm, whole = firm + area * (1 - cloud), whole + area
+    return firm / whole if whole else 1.0
+
+
+def _blur(found: Sequence[FoundThing], passes: int) -> float:
+    """Sigma in pixels of the blur at the things' edges, less what this module's own softening adds."""
+    if not found:
+        return 0.0
+    weight = sum(thing.radius * thing.lightness for thing in found)
+    variance = sum(thing.radius * thing.lightness * (SIDE * thing.blur) ** 2 for thing in found) / weight
+    return max(variance - 0.5 * passes - _OWN_BLUR**2, 0.0) ** 0.5
+
+
+def _as_pixels(image: np.ndarray | Image.Image) -> np.ndarray:
+    if isinstance(image, Image.Image):
+        image = np.asarray(image.convert("RGB"))
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
+        raise ValueError(f"an image is (H, W, 3) uint8, got {image.dtype} {image.shape}")
+    if image.shape[:2] != (SIDE, SIDE):
+        small = Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+        image = np.asarray(small)
+    return image
+
+
+def _check(soft: np.ndarray, ground: Ground, found: Sequence[FoundThing], blur: float) -> tuple[float, float]:
+    """Share of the image's deviation from its ground that the things explain, and what is left (RMS)."""
+    drawn = ground.plane.copy()
+    for thing in sorted(found, key=lambda thing: -thing.radius):
+        fill(drawn, thing.mark)
+    if blur > 0.25:
+        image = Image.fromarray(np.clip(np.rint(drawn), 0, 255).astype(np.uint8))
+        drawn = np.asarray(image.filter(ImageFilter.GaussianBlur(blur)), np.float32)
+    variance = (SOFTENED_NOISE[1] * ground.noise) ** 2
+    left = max(_mean_square(soft - soften(drawn)) - variance, 0.0)
+    whole = max(_mean_square(soft - ground.plane) - variance, 1.0)
+    return 1 - left / whole, left**0.5
+
+
+def _mean_square(values: np.ndarray) -> float:
+    return float(np.vdot(values, values)) / values.size

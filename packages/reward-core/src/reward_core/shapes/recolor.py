@@ -1,0 +1,37 @@
+"""Drawings in colors that no prompt names, so that shapes can be learned apart from colors."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import dist
+
+import numpy as np
+
+from .appearance import RGB, nearest_color, nearest_shape, oklab, outline_distance, shape_outline
+from .grammar import SHAPES
+from .render import Drawing, Mark
+from .split import combination_held_out
+
+_CONTRAST = 0.15  # least distance in OKLab from the ground
+_SAME_SHAPE = 0.1  # an outline this near a named shape's passes for it
+
+
+def recolor(drawing: Drawing, rng: np.random.Generator) -> Drawing:
+    """The drawing with each thing in any color that stands out from the ground.
+
+    No thing gets a color whose nearest name makes a held-out combination with its shape.
+    """
+    ground = tuple((start + end) / 2 for start, end in zip(drawing.background.start, drawing.background.end))
+    return replace(drawing, marks=tuple(_recolored(mark, ground, rng) for mark in drawing.marks))
+
+
+def _recolored(mark: Mark, ground: RGB, rng: np.random.Generator) -> Mark:
+    names = {name for name in SHAPES if outline_distance(mark.outline, shape_outline(name)) < _SAME_SHAPE}
+    names.add(nearest_shape(mark.outline))
+    while True:
+        color = tuple((255 * rng.random(3)).tolist())
+        named = nearest_color(color)
+        if dist(oklab(color), oklab(ground)) > _CONTRAST and not any(
+            combination_held_out(named, name) for name in names
+        ):
+            return replace(mark, color=color)

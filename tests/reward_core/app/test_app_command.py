@@ -1,0 +1,111 @@
+"""``reward-core app`` before there is a browser: wrong usage, what is offered, and its folder as a Space."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import reward_core as RM
+
+pytest.importorskip("gradio", reason="the page needs gradio (extra: app)")
+
+
+def test_the_space_is_a_folder_that_runs(tmp_path):
+    pytest.importorskip("tomllib", reason="Python 3.10 has no TOML reader")
+    space = tmp_path / "space"
+    tool = Path(__file__).parents[3] / "tools" / "make_space.py"
+    subprocess.run([sys.executable, tool, "--out", space], check=True, capture_output=True)
+    needs = (space / "requirements.txt").read_text().splitlines()
+    assert any(line.startswith("gradio>=") for line in needs)
+    assert not any(line.startswith("reward") for line in needs)  # its source lies beside app.py
+    front = (space / "README.md").read_text().split("---\n")[1]
+    assert "sdk: gradio\n" in front
+    assert "app_file: app.py\n" in front
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment |= {"REWARD_MODEL": "nosuch", "OMP_NUM_THREADS": "1"}
+    # A model that is not there ends it with a line, and the lines before show whose code runs.
+    done = subprocess.run(
+        [sys.executable, "-v", "app.py"], cwd=space, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "'nosuch' is neither a known name" in done.stderr
+    assert str(space / "reward_core" / "app" / "models.py") in done.stderr
+
+
+def test_wrong_usage_is_one_line(command, tmp_path):
+    taken = socket.create_server(("127.0.0.1", 0))
+    for arguments, reason in (
+        (["--model", "nosuch"], "'nosuch' is neither a known name"),
+        (["--second-model", tmp_path / "none.pt", "--model", "tiny"], "none.pt"),
+        (["--model", "tiny", "--port", taken.getsockname()[1]], "cannot listen on 127.0.0.1"),
+        (["--model", "tiny", "--port", 70000], "from 1 to 65535"),
+    ):
+        done = command("app", *arguments)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert reason in done.stderr.splitlines()[-1]
+    taken.close()
+
+
+def test_without_gradio_the_extra_is_named(run, tmp_path):
+    (tmp_path / "gradio.py").write_text("raise ImportError('not installed')")
+    done = run("app", "--model", "tiny", env={"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"})
+    assert (done.returncode, done.stdout) == (2, "")
+    assert 'pip install "reward-core[app]"' in done.stderr
+
+
+def test_others_are_offered_what_was_named_alone(model, folder, tmp_path):
+    from reward_core.app import Models
+    from reward_core.cli.app import is_loopback
+
+    assert [is_loopback(h) for h in ("127.0.0.1", "::1", "localhost", "0.0.0.0", "192.0.2.1", "box")] == [
+        True, True, True, False, False, False,
+    ]  # fmt: skip
+    elsewhere = Path(shutil.copytree(folder, tmp_path / folder.name))
+    assert Models(["tiny"], only=True).names == ["tiny"]
+    assert set(RM.available_models()) <= set(Models(["tiny"]).names)
+    saved = Models([str(folder), "tiny", str(elsewhere)], only=True)
+    assert saved.names == [folder.name, "tiny", f"{folder.name} (2)"]  # not where they lie
+    assert saved[saved.name_of(str(elsewhere))].config == model.config
+    with pytest.raises(RM.RewardCoreError, match="'tiny-judge' is not offered here"):
+        _ = Models(["tiny"], only=True)["tiny-judge"]
+
+
+def test_every_kind_of_image_has_a_small_copy(model, parity):
+    from reward_core.app.judging import judge
+
+    images = sorted(map(str, (parity / "images").iterdir()))
+    verdict = judge({"parity": model}, ["a red house"], images)
+    assert verdict.failed == []
+    assert verdict.opinions[0].scores[0] == pytest.approx(model.score("a red house", images), abs=1e-5)
+    assert verdict.opinions[0].percentile(0.0) is None
+
+
+def test_extreme_images_stop_nothing(tmp_path):
+    from reward_core.app.judging import judge, verdict_csv
+
+    tiny = RM.load("tiny", device="cpu")
+    for name, size in (("dot", (1, 1)), ("wide", (30_000, 2)), ("tall", (3, 20_000)), ("plain", (64, 64))):
+        Image.fromarray(np.full((*size[::-1], 3), 200, np.uint8)).save(tmp_path / f"{name}.png")
+    bomb = tmp_path / "bomb.png"
+    Image.new("1", (14_000, 14_000)).save(bomb)  # a small file that would take 0.6 GB
+    files = sorted(map(str, tmp_path.iterdir()))
+    verdict = judge({"tiny": tiny}, ["a red star"], [*files, str(tmp_path / "none.png")])
+    assert [image.name for image in verdict.images] == ["dot.png", "plain.png", "tall.png", "wide.png"]
+    assert [name for name, _ in verdict.failed] == ["bomb.png", "none.png"]
+    assert "too large to decode safely" in verdict.failed[0][1]
+    assert "none.png,,,,,no such file" in verdict_csv(verdict)
+    assert all(len(image.thumbnail) < 200_000 for image in verdict.images)
+
+
+def test_a_16_bit_image_is_among_the_notes(model, tmp_path):
+    from reward_core.app.judging import judge
+
+    Image.fromarray(np.full((48, 48), 9000, dtype=np.uint16)).save(tmp_path / "deep.png")
+    verdict = judge({"parity": model}, ["a red house"], [str(tmp_path / "deep.png")])
+    assert any(note.startswith("deep.png: mode 'I;16' with levels 9000 to 9000") for note in verdict.notes)

@@ -1,0 +1,167 @@
+"""Bulk runs over several processes and over Ray: the same bytes as on one device, whoever dies."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("pyarrow")
+ROWS = 64
+COMMAND = (sys.executable, "-m", "reward_core", "score")
+OPTIONS = ("--model", "tiny", "--batch-size", "4", "--shard-rows", "8", "--json")
+# One thread in every process: with other numbers of threads a processor may round otherwise.
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    """Images, pairs.parquet in row groups that no shard ends with, and whole.parquet, its scores."""
+    import pyarrow
+    import pyarrow.parquet
+
+    root = tmp_path_factory.mktemp("world")
+    generator = np.random.default_rng(2)
+    for i in range(ROWS // 2):
+        cells = generator.integers(0, 256, (5, 5, 3), dtype=np.uint8)
+        Image.fromarray(cells).resize((64, 64), Image.Resampling.BICUBIC).save(root / f"{i}.png")
+    columns = {
+        "prompt": [f"a red circle above {i} squares" for i in range(ROWS)],
+        "image": [f"{i % (ROWS // 2 + 1)}.png" for i in range(ROWS)],
+    }
+    pyarrow.parquet.write_table(pyarrow.table(columns), root / "pairs.parquet", row_group_size=18)
+    done = run(root, root / "whole.parquet", "--device", "cpu")
+    assert json.loads(done.stdout)["errors"] == {"no such file": 1}
+    return root
+
+
+def arguments(world: Path, out: Path, *more: object) -> list[str]:
+    return list(map(str, (*COMMAND, "--manifest", world / "pairs.parquet", "--out", out, *OPTIONS, *more)))
+
+
+def run(world: Path, out: Path, *more: object) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        arguments(world, out, *more), capture_output=True, text=True, env=ENVIRONMENT, timeout=300
+    )
+
+
+def started(world: Path, out: Path, *more: object) -> subprocess.Popen:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(arguments(world, out, *more), **pipes, text=True, env=ENVIRONMENT)
+
+
+def first_shard(out: Path, process: subprocess.Popen) -> None:
+    """Wait until a shard is there."""
+    parts = Path(f"{out}.parts")
+    while not list(parts.glob("rows-*")):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+
+
+def descendants(process: subprocess.Popen) -> list:
+    psutil = pytest.importorskip("psutil")
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+# A process for each device
+
+
+def test_two_processes_write_the_same_bytes_as_one(world, tmp_path):
+    out = tmp_path / "scores.parquet"
+    done = run(world, out, "--devices", "cpu,cpu")
+    assert done.returncode == 1, done.stderr
+    assert out.read_bytes() == (world / "whole.parquet").read_bytes()
+    summary = json.loads(done.stdout)
+    assert (summary["rows"], summary["failed"]) == (ROWS, 1)
+    assert [path.name for path in tmp_path.iterdir()] == [out.name]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_a_killed_process_ends_the_run_with_a_word_and_the_next_one_goes_on(world, tmp_path):
+    out = tmp_path / "scores.parquet"
+    process = started(world, out, "--devices", "cpu,cpu")
+    first_shard(out, process)
+    workers = [child for child in descendants(process) if "spawn_main" in " ".join(child.cmdline())]
+    assert len(workers) == 2
+    os.kill(workers[1].pid, signal.SIGSTOP)  # so that its work is never done
+    time.sleep(0.2)
+    os.kill(workers[1].pid, signal.SIGKILL)
+    _, output = process.communicate(timeout=300)
+    assert process.returncode == 2
+    assert "the process of cpu ended (signal 9); the shards of scores that are done are kept" in output
+    assert not workers[0].is_running()
+    done = run(world, out, "--device", "cpu")
+    assert json.loads(done.stdout)["resumed_rows"] > 0
+    assert out.read_bytes() == (world / "whole.parquet").read_bytes()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_processes_end_when_the_writer_is_killed(world, tmp_path):
+    out = tmp_path / "scores.parquet"
+    process = started(world, out, "--devices", "cpu,cpu")
+    first_shard(out, process)
+    children = descendants(process)
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 120
+    while any(child.is_running() for child in children):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    run(world, out, "--devices", "cpu,cpu")
+    assert out.read_bytes() == (world / "whole.parquet").read_bytes()
+
+
+def test_what_a_process_cannot_do_is_reported(world, tmp_path):
+    (tmp_path / "model").mkdir()
+    done = run(world, tmp_path / "scores.csv", "--devices", "cpu,cpu", "--model", tmp_path / "model")
+    assert done.returncode == 2
+    assert "model" in done.stderr
+    assert list(tmp_path.iterdir()) == [tmp_path / "model"]
+
+
+# Ray: its start takes most of the time
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_ray_writes_the_same_bytes_though_an_actor_is_killed(world, tmp_path):
+    """A local cluster with two workers, of which one is killed at work."""
+    pytest.importorskip("ray")
+    out = tmp_path / "scores.parquet"
+    process = started(world, out, "--engine", "ray", "--workers", "2")
+    first_shard(out, process)
+    actors = [child for child in descendants(process) if "RayScorer" in " ".join(child.cmdline())]
+    assert actors
+    os.kill(actors[0].pid, signal.SIGKILL)
+    printed, output = process.communicate(timeout=300)
+    assert process.returncode == 1, output
+    assert out.read_bytes() == (world / "whole.parquet").read_bytes()
+    summary = json.loads(printed)
+    assert (summary["rows"], summary["failed"], summary["resumed_rows"]) == (ROWS, 1, 0)
+
+
+def test_what_an_actor_cannot_read_is_reported_as_on_one_device(world, tmp_path):
+    pytest.importorskip("ray")
+    datasets = pytest.importorskip("datasets")
+    import pyarrow
+
+    cells = pyarrow.array([b"a dog", b"\xff"], pyarrow.binary())
+    prompts = pyarrow.Array.from_buffers(pyarrow.string(), 2, cells.buffers())
+    table = pyarrow.table({"prompt": prompts, "image": [str(world / "0.png")] * 2})
+    datasets.Dataset(table).save_to_disk(tmp_path / "data")
+    output = {}
+    for engine in ("local", "ray"):
+        out = tmp_path / f"{engine}.csv"
+        arguments = ("--dataset", tmp_path / "data", "--out", out, "--engine", engine, "--model", "tiny")
+        done = subprocess.run(
+            [*COMMAND, *map(str, arguments)], capture_output=True, text=True, env=ENVIRONMENT, timeout=300
+        )
+        assert done.returncode == 2
+        output[engine] = done.stderr.splitlines()[-1]
+    assert "rows 0 to 1 of the dataset cannot be read: 'utf-8' codec" in output["local"]
+    assert output["ray"] == output["local"]

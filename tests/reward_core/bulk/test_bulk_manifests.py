@@ -1,0 +1,256 @@
+"""Manifests with something wrong: quotes, commas, encodings, headers, folders of images that changed."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from bulk_world import FAST, keep_first_shard, make_images, rows_of
+
+pytest.importorskip("pyarrow")
+import pyarrow
+import pyarrow.parquet
+
+COUNT = 12
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("world")
+    make_images(root, COUNT)
+    return root
+
+
+def scored(command, world: Path, manifest: Path, *more: object) -> tuple[int, list[dict]]:
+    """The exit code and the rows of a run."""
+    out = manifest.parent / "scores.jsonl"
+    done = command("score", "--manifest", manifest, "--images", world, "--out", out, *FAST, *more)
+    assert done.returncode in (0, 1), done.stderr
+    return done.returncode, rows_of(out)
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8", newline="")
+    return path
+
+
+# Quotes and commas
+
+
+@pytest.mark.parametrize("count", [30, 20_000], ids=["to the end", "beyond what a field may hold"])
+def test_a_quote_that_is_not_closed_costs_its_own_row_alone(command, tmp_path, count):
+    # No image is there, which says just as well that a row was read.
+    lines = [f"{i}.png,a red circle {i}\n" for i in range(count)]
+    lines[7] = '7.png,"a red circle 7\n'
+    manifest = write(tmp_path / "pairs.csv", "image,prompt\n" + "".join(lines))
+    code, rows = scored(command, tmp_path, manifest, "--shard-rows", 4096)
+    assert code == 1
+    bad = rows.pop(7)
+    assert bad["error"].startswith("not a CSV row: line 9: a quote that is opened there is not closed")
+    assert [row["image"] for row in rows] == [f"{i}.png" for i in range(count) if i != 7]
+    assert {row["error"] for row in rows} == {"no such file"}
+
+
+SWALLOWED = {
+    "the image first": ("image,prompt", '1.png,"a dog', "2.png,a cat", "3.png,a bird", '4.png,a fish"'),
+    "the prompt first": ("prompt,image", '"a dog,1.png', "a cat,2.png", "a bird,3.png", 'a fish",4.png'),
+    "two rows": ("image,prompt", '1.png,"a dog', '2.png,a cat"', "3.png,a bird", "4.png,a fish"),
+    "two rows, the prompt first": ("prompt,image", '"a dog,1.png', 'a cat",2.png', "b,3.png", "c,4.png"),
+    "text behind the second quote": ("image,prompt", '1.png,"a dog', '2.png,"a cat"', "3.png,b", "4.png,c"),
+    "another column": ("note,image,prompt", '"x,1.png,a dog', 'y",2.png,a cat', "z,3.png,b", "z,4.png,c"),
+    "the wrong number of fields": ("image,prompt", '1.png,"a dog', 'cat",2.png', "3.png,b", "4.png,c"),
+}
+
+
+@pytest.mark.parametrize("kind", SWALLOWED)
+def test_a_quote_that_is_closed_in_a_later_row_takes_in_none(command, world, tmp_path, kind):
+    manifest = write(tmp_path / "pairs.csv", "\n".join(SWALLOWED[kind]) + "\n")
+    code, rows = scored(command, world, manifest)
+    assert code == 1
+    assert len(rows) == 4
+    assert rows[0]["error"].startswith("not a CSV row: line 2: a quote that is opened there is not closed")
+    assert all("\n" not in (row["prompt"] or "") for row in rows)
+    assert rows[2]["error"] is None
+
+
+def test_prompts_of_several_lines_are_right(command, world, tmp_path):
+    prompts = ["a dog,\nrunning, fast\n", "a cat\r\nasleep", 'a "bird",\n\nred', "a fish, 4.png", "a horse"]
+    lines = [f'"{prompt.replace(chr(34), chr(34) * 2)}",{i}.png\n' for i, prompt in enumerate(prompts)]
+    manifest = write(tmp_path / "pairs.csv", "prompt,image\n" + "".join(lines) * 200)
+    code, rows = scored(command, world, manifest, "--batch-size", 64, "--shard-rows", 600)
+    assert code == 0
+    assert [row["prompt"] for row in rows] == prompts * 200
+
+
+def test_a_comma_without_quotes_is_an_error_of_its_row(command, world, tmp_path):
+    manifest = write(tmp_path / "pairs.csv", "image,prompt\n0.png,a dog, running\n1.png,a cat\n2.png,b,\n")
+    code, rows = scored(command, world, manifest)
+    assert code == 1
+    assert rows[0]["error"].startswith("not a CSV row: the row has 3 fields, the header 2; ")
+    assert [row["score"] is None for row in rows] == [True, False, True]
+
+
+def test_a_line_is_numbered_wherever_reading_begins(command, tmp_path):
+    lines = [f'"{i}\n{i}",{i}.png\n' for i in range(1200)]
+    lines[1100] = 'a"b,"c"d\n'
+    manifest = write(tmp_path / "pairs.csv", "prompt,image\n" + "".join(lines))
+    out = tmp_path / "scores"
+    arguments = ("score", "--manifest", manifest, "--out", f"{out}/", "--format", "jsonl", *FAST[:-1], 1050)
+    assert command(*arguments).returncode == 1
+    _, last = sorted(out.glob("rows-*"))
+    before = last.read_bytes()
+    assert json.loads(before.splitlines()[50])["error"].startswith("not a CSV row: line 2202: ")
+    last.unlink()
+    assert command(*arguments).returncode == 1
+    assert last.read_bytes() == before
+
+
+# Headers and encodings
+
+ROWS = "prompt,image\na dog,0.png\n"
+REFUSED = {
+    "UTF-16": (ROWS.encode("utf-16"), "it is written in UTF-16; save it as UTF-8"),
+    "UTF-16 without a mark": (ROWS.encode("utf-16-le"), "it is written in UTF-16; save it as UTF-8"),
+    "UTF-16, the other way": ("\ufeff".encode("utf-16-be") + ROWS.encode("utf-16-be"), "save it as UTF-8"),
+    "the line ends of old": (ROWS.replace("\n", "\r").encode(), "its lines end in CR alone; save it with"),
+    "a huge field": (b"x" * 140_000 + b",prompt,image\n", "its header is not CSV: field larger than"),
+    "an open quote": (b'prompt,"image\na,b\n', "its header is not CSV: unexpected end of data"),
+    "a column twice": (b"prompt,image,prompt\na,b,c\n", "column 'prompt' is there 2 times"),
+}
+
+
+SEPARATED = {
+    "semicolons": (
+        "prompt;image\na dog;0.png\n",
+        "separated by ';', not by ',' (its header is 'prompt;image')",
+    ),
+    "semicolons and quotes": ('\ufeff"prompt";"image"\r\n"a";"0.png"\r\n', "separated by ';', not"),
+    "a comma in the header": ('image;"a, b";prompt\n0.png;x;a dog\n', "separated by ';', not"),
+    "tabs": ("prompt\timage\na dog, red\t0.png\n", "separated by tabs, not by ','"),
+    "bars": ("image|prompt\n0.png|a dog\n", "separated by '|', not by ','"),
+    "other names": (
+        "caption;file\na dog;0.png\n",
+        "separated by ';', not by ',' (its header is 'caption;file')",
+    ),
+    "Excel's line": (
+        "sep=;\nprompt;image\na dog;0.png\n",
+        "its first line is 'sep=;', not the header; remove",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", SEPARATED)
+def test_a_csv_with_another_separator_is_refused_with_its_name(command, tmp_path, kind):
+    content, output = SEPARATED[kind]
+    manifest = write(tmp_path / "pairs.csv", content)
+    done = command("score", "--manifest", manifest, "--out", tmp_path / "scores.csv", *FAST)
+    assert done.returncode == 2
+    assert f"Cannot read '{manifest}': its" in done.stderr
+    assert output in done.stderr
+    assert "commas: pandas.read_csv(path, sep='" in done.stderr or kind == "Excel's line"
+
+
+def test_a_separator_in_a_name_of_a_comma_csv_is_no_fault(command, world, tmp_path):
+    manifest = write(tmp_path / "pairs.csv", "prompt,a;b;c;d,image\na dog;cat,x,0.png\n")
+    assert scored(command, world, manifest)[0] == 0
+    done = command("score", "--manifest", manifest, "--out", tmp_path / "s.csv", "--prompt-column", "x")
+    assert "no column 'x'" in done.stderr
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_prompts_in_other_encodings_are_an_error_of_their_row(command, world, tmp_path, form):
+    texts = ["café".encode(), "café".encode("cp1252"), "東京".encode("shift-jis"), b"a dog"]
+    lines = [b"prompt,image"] if form == "csv" else []
+    template = b"%s,0.png" if form == "csv" else b'{"prompt": "%s", "image": "0.png"}'
+    manifest = tmp_path / f"pairs.{form}"
+    manifest.write_bytes(b"\n".join([*lines, *(template % text for text in texts)]) + b"\n")
+    code, rows = scored(command, world, manifest)
+    assert code == 1
+    assert [row["prompt"] for row in rows] == ["café", None, None, "a dog"]
+    assert [row["error"] for row in rows] == [None, *["the prompt is not valid UTF-8"] * 2, None]
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_a_header_that_cannot_be_is_reported(command, tmp_path, kind):
+    content, output = REFUSED[kind]
+    manifest = tmp_path / "pairs.csv"
+    manifest.write_bytes(content)
+    done = command("score", "--manifest", manifest, "--out", tmp_path / "scores.csv", *FAST)
+    assert done.returncode == 2
+    assert f"{manifest}: {output}" in done.stderr or output in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["pairs.csv"]
+
+
+def test_lines_of_json_in_utf16_are_reported(command, tmp_path):
+    manifest = tmp_path / "pairs.jsonl"
+    manifest.write_bytes('{"prompt": "a dog", "image": "0.png"}\n'.encode("utf-16"))
+    done = command("score", "--manifest", manifest, "--out", tmp_path / "scores.csv", *FAST)
+    assert done.returncode == 2
+    assert "save it as UTF-8" in done.stderr
+
+
+def test_a_parquet_column_that_is_there_twice_is_reported(command, tmp_path):
+    table = pyarrow.Table.from_arrays([pyarrow.array(["a"])] * 3, names=["prompt", "image", "prompt"])
+    pyarrow.parquet.write_table(table, tmp_path / "pairs.parquet")
+    done = command("score", "--manifest", tmp_path / "pairs.parquet", "--out", tmp_path / "s.csv", *FAST)
+    assert done.returncode == 2
+    assert "column 'prompt' is there 2 times" in done.stderr
+
+
+# Parquet
+
+
+def strings(*cells: bytes, kind: pyarrow.DataType) -> pyarrow.Array:
+    """Bytes that need not be UTF-8, as strings."""
+    array = pyarrow.array(list(cells), pyarrow.large_binary() if kind == pyarrow.large_string() else None)
+    return array.view(kind)
+
+
+@pytest.mark.parametrize("kind", ["string", "large_string", "struct"])
+def test_bytes_in_parquet_that_are_no_utf8_are_an_error_of_their_row(command, world, tmp_path, kind):
+    type_ = pyarrow.large_string() if kind == "large_string" else pyarrow.string()
+    prompts = strings(b"a dog", b"caf\xe9", b"a cat", kind=type_)
+    images = strings(b"0.png", b"1.png", b"caf\xe9.png", kind=type_)
+    if kind == "struct":
+        images = pyarrow.StructArray.from_arrays([images], ["path"])
+    pyarrow.parquet.write_table(
+        pyarrow.table({"prompt": prompts, "image": images}), tmp_path / "pairs.parquet"
+    )
+    code, rows = scored(command, world, tmp_path / "pairs.parquet")
+    assert code == 1
+    assert [row["error"] for row in rows] == [None, "the prompt is not valid UTF-8", "no such file"]
+    assert rows[2]["image"] == "caf\udce9.png"
+
+
+def test_a_damaged_page_of_parquet_is_reported(command, world, tmp_path):
+    manifest = tmp_path / "pairs.parquet"
+    columns = {"prompt": ["a red circle"] * 500, "image": [f"{i}.png" for i in range(500)]}
+    pyarrow.parquet.write_table(pyarrow.table(columns), manifest, compression="zstd", use_dictionary=False)
+    data = manifest.read_bytes()
+    manifest.write_bytes(data[:60] + b"\0" * 200 + data[260:])
+    done = command("score", "--manifest", manifest, "--images", world, "--out", tmp_path / "s.csv", *FAST)
+    assert done.returncode == 2
+    assert f"{manifest}: cannot be read as Parquet: " in done.stderr
+
+
+# Another folder of images
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+def test_another_folder_of_images_is_refused(command, world, tmp_path, form):
+    names = [f"{i}.png" for i in range(COUNT)]
+    manifest = tmp_path / f"pairs.{form}"
+    if form == "parquet":
+        pyarrow.parquet.write_table(pyarrow.table({"prompt": ["a dog"] * COUNT, "image": names}), manifest)
+    elif form == "csv":
+        write(manifest, "prompt,image\n" + "".join(f"a dog,{name}\n" for name in names))
+    else:
+        write(manifest, "".join(json.dumps({"prompt": "a dog", "image": name}) + "\n" for name in names))
+    out, other = tmp_path / "scores", shutil.copytree(world, tmp_path / "other")
+    arguments = ("score", "--manifest", manifest, "--out", f"{out}/", *FAST, "--images")
+    assert command(*arguments, world).returncode == 0
+    keep_first_shard(out)
+    done = command(*arguments, other)
+    assert done.returncode == 2
+    assert f"input was {{images {world}}}, now {{images {other}}}" in done.stderr
+    assert command(*arguments, world).returncode == 0

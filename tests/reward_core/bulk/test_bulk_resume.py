@@ -1,0 +1,372 @@
+"""Bulk runs that are killed, run out of room, meet each other or find their input changed."""
+
+import csv
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from reward_core.bulk import BulkSettings, Manifest, score_to_file
+from reward_core.errors import RunInterrupted, StaleScoresWarning
+
+pytest.importorskip("pyarrow")
+ROWS, IMAGES = 320, 40
+OPTIONS = ("--model", "tiny", "--device", "cpu", "--batch-size", "8", "--shard-rows", "16", "--cache", "12")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    """Images and pairs.csv; some rows have no image, and neighbors share theirs."""
+    root = tmp_path_factory.mktemp("world")
+    generator = np.random.default_rng(1)
+    for i in range(IMAGES):
+        cells = generator.integers(0, 256, (5, 5, 3), dtype=np.uint8)
+        Image.fromarray(cells).resize((64, 64), Image.Resampling.BICUBIC).save(root / f"{i}.png")
+    rows = [(f"a red circle above {i} squares", f"{i // 3 % (IMAGES + 1)}.png") for i in range(ROWS)]
+    with (root / "pairs.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("prompt", "image"), *rows])
+    return root
+
+
+def arguments(world: Path, out: Path, *more: object) -> list[str]:
+    return list(map(str, ["score", "--manifest", world / "pairs.csv", "--out", out, *OPTIONS, *more]))
+
+
+# The command in processes that begin with everything imported, so that they are killed at work, not before.
+KILLER = """
+import json, os, signal, sys, time
+import torch, pyarrow.parquet, filelock, rich.progress
+torch.set_num_threads(1)
+from reward_core.cli import main
+from reward_core import bulk
+import reward_core.bulk.progress_bar, reward_core.bulk.engines
+
+for line in sys.stdin:
+    arguments, delay = json.loads(line)
+    started = time.monotonic()
+    child = os.fork()
+    if child == 0:
+        os._exit(main(arguments))
+    if delay is not None:
+        time.sleep(delay)
+        os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    print(json.dumps([os.waitstatus_to_exitcode(status), time.monotonic() - started]), flush=True)
+"""
+
+
+@pytest.fixture
+def killer():
+    """run(arguments, delay) -> (exit code, seconds): the command, killed after a delay, if given."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+    def run(arguments, delay=None):
+        print(json.dumps([arguments, delay]), file=process.stdin, flush=True)
+        return json.loads(process.stdout.readline())
+
+    yield run
+    process.stdin.close()
+    process.wait(30)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_killed_at_ten_random_moments_the_same_command_ends_with_the_same_bytes(world, tmp_path, killer):
+    whole, out = tmp_path / "whole.parquet", tmp_path / "scores.parquet"
+    code, seconds = killer(arguments(world, whole))
+    assert code == 1  # some rows have no image
+    seed = random.randrange(1 << 30)
+    moments = random.Random(seed)
+    killed = found = 0
+    while killed < 10:
+        code, _ = killer(arguments(world, out), moments.uniform(0.2 * seconds, seconds))
+        if code == -signal.SIGKILL:
+            killed += 1
+            found += len(list(Path(f"{out}.parts").glob("rows-*")))
+        else:  # it was done before
+            assert code == 1, f"seed {seed}"
+            assert out.read_bytes() == whole.read_bytes(), f"seed {seed}"
+            out.unlink()
+    code, _ = killer(arguments(world, out))
+    assert code == 1, f"seed {seed}"
+    assert out.read_bytes() == whole.read_bytes(), f"seed {seed}"
+    assert {path.name for path in tmp_path.iterdir()} == {out.name, whole.name}
+    assert found > 0  # it was killed while there was something to lose
+
+
+@pytest.mark.parametrize("name", ["scores.csv", "scores.jsonl", "scores.parquet"])
+def test_a_run_goes_on_from_any_shards_with_the_same_bytes(command, world, tmp_path, name):
+    folder = tmp_path / "shards"
+    form = name.split(".")[1]
+    assert command(*arguments(world, f"{folder}/", "--format", form)).returncode == 1
+    whole = tmp_path / f"whole.{form}"
+    assert command(*arguments(world, whole)).returncode == 1
+    out = tmp_path / name
+    parts = shutil.copytree(folder, f"{out}.parts")
+    shards = sorted(Path(parts).glob("rows-*"))
+    lost = (0, 1, 3, 5, len(shards) - 1)
+    for shard in lost:
+        shards[shard].unlink()
+    (Path(parts) / f".{shards[3].name}.1.tmp").write_text("half a")  # what a killed run leaves
+    done = command(*arguments(world, out, "--json"))
+    summary = json.loads(done.stdout)
+    assert summary["resumed_rows"] == ROWS - 5 * 16
+    # No shard remembers an image of another, or its bits might depend on which of them this run computed.
+    by_shard = [{i // 3 % (IMAGES + 1) for i in range(16 * s, 16 * s + 16)} - {IMAGES} for s in lost]
+    assert summary["pictures_encoded"] == sum(map(len, by_shard))
+    assert out.read_bytes() == whole.read_bytes()
+    rows = sum(1 for _ in csv.DictReader(whole.open(newline=""))) if form == "csv" else ROWS
+    assert rows == ROWS
+    assert summary["failed"] == sum(i // 3 % (IMAGES + 1) == IMAGES for i in range(ROWS))
+
+
+CHANGES = {
+    "a row of the manifest": lambda content: content.replace(b"above 7 squares", b"above 8 squares"),
+    "more rows": lambda content: content + b"a dog,1.png\n",
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_manifest_is_refused(command, world, tmp_path, change):
+    copy = shutil.copytree(world, tmp_path / "copy")
+    out = begun(command, copy, tmp_path)
+    content = (copy / "pairs.csv").read_bytes()
+    (copy / "pairs.csv").write_bytes(CHANGES[change](content))
+    done = command(*arguments(copy, out))
+    assert done.returncode == 2
+    assert "holds the beginning of another run: input was" in done.stderr
+    (copy / "pairs.csv").write_bytes(content)
+    assert command(*arguments(copy, out)).returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "output"),
+    [
+        (("--model", "tiny-judge"), "model was"),
+        (("--batch-size", "4"), "batch_size was 8, now 4"),
+        (("--shard-rows", "32"), "shard_rows was 16, now 32"),
+        (("--cache", "0"), "cache was 12, now 0"),
+    ],
+)
+def test_other_settings_are_refused(command, world, tmp_path, options, output):
+    done = command(*arguments(world, begun(command, world, tmp_path), *options))
+    assert done.returncode == 2
+    assert output in done.stderr
+
+
+def begun(command, world: Path, tmp_path: Path) -> Path:
+    """A target of which a part is done."""
+    out = tmp_path / "scores.csv"
+    parts = f"{tmp_path / 'scores.csv.parts'}/"
+    assert command(*arguments(world, parts, "--format", "csv")).returncode == 1
+    next(Path(parts).glob("rows-*")).unlink()
+    return out
+
+
+def test_two_runs_on_one_target(command, world, tmp_path):
+    import filelock
+
+    out = tmp_path / "scores.csv"
+    folder = Path(f"{out}.parts")
+    folder.mkdir()
+    with filelock.FileLock(folder / ".bulk-lock"):
+        held = subprocess.run(
+            [sys.executable, "-m", "reward_core", *arguments(world, out)], capture_output=True, text=True
+        )
+    assert held.returncode == 2
+    assert f"{out}: another run is at work on it" in held.stderr
+    assert command(*arguments(world, out)).returncode == 1
+
+
+@pytest.mark.parametrize("moment", ["at a shard", "when joining"])
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_no_room_keeps_what_is_done(command, world, tmp_path, form, moment):
+    """A limit on the size of files stands for a full disk: both end in a write that fails."""
+    resource = pytest.importorskip("resource")
+    whole, out = tmp_path / f"whole.{form}", tmp_path / f"scores.{form}"
+    assert command(*arguments(world, f"{tmp_path / 'shards'}/", "--format", form)).returncode == 1
+    assert command(*arguments(world, whole)).returncode == 1
+    shards = (tmp_path / "shards").glob("*")
+    smallest = min(path.stat().st_size for path in shards if path.name.startswith("rows-"))
+    limit = smallest - 1 if moment == "at a shard" else whole.stat().st_size - 2
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        done = command(*arguments(world, out))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    kept = 0 if moment == "at a shard" else ROWS // 16
+    assert done.returncode == 2
+    assert f"cannot be written: File too large; the {kept} shards of scores that are done" in done.stderr
+    assert not out.exists()
+    summary = json.loads(command(*arguments(world, out, "--json")).stdout)
+    assert summary["resumed_rows"] == 16 * kept
+    assert out.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_may_not_be_written(command, world, tmp_path):
+    tmp_path.chmod(0o500)
+    done = command(*arguments(world, tmp_path / "scores.csv"))
+    tmp_path.chmod(0o700)
+    assert done.returncode == 2
+    assert "cannot be written: Permission denied" in done.stderr
+
+
+def test_a_target_in_no_folder_and_one_that_is_a_device(command, world):
+    done = command(*arguments(world, "/proc/self/scores.csv"))
+    assert done.returncode == 2
+    assert "cannot be written" in done.stderr
+
+
+# Unfinished shards
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_says_how_many_rows_are_kept_and_the_same_command_resumes(
+    command, world, tmp_path, number, code
+):
+    out = tmp_path / "scores.csv"
+    options = [*arguments(world, out), "--shard-rows", "48"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "reward_core", *options],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    parts = Path(f"{out}.parts")
+    for _ in range(6000):
+        if list(parts.glob("rows-*")):
+            break
+        time.sleep(0.002)
+    process.send_signal(number)
+    _, printed = process.communicate(timeout=60)
+    assert process.returncode == code
+    found = re.fullmatch(
+        r"reward-core: interrupted; (\d+) of 320 rows are kept; the same command resumes from there\n",
+        printed,
+    )
+    assert found, printed
+    assert int(found[1]) >= 48
+    assert json.loads(command(*options, "--json").stdout)["resumed_rows"] == int(found[1])
+
+
+PAIRS = random.Random(2).choices(range(14), k=72)  # images that come back, near and far
+SETTINGS = BulkSettings(model="tiny", devices=("cpu",), batch_size=8, shard_rows=40, cache=6)
+
+
+@pytest.fixture(scope="module", params=["csv", "parquet with the bytes of images"])
+def pairs(request, world, tmp_path_factory) -> tuple[Manifest, bytes]:
+    """A manifest, and the scores of a run that was never interrupted."""
+    import pyarrow
+    import pyarrow.parquet
+
+    folder = tmp_path_factory.mktemp("pairs")
+    prompts = [f"a red circle above {i} squares" for i in range(len(PAIRS))]
+    if request.param == "csv":
+        path = folder / "pairs.csv"
+        lines = [f"{prompt},{image}.png\n" for prompt, image in zip(prompts, PAIRS)]
+        path.write_text("prompt,image\n" + "".join(lines))
+    else:
+        path = folder / "pairs.parquet"
+        images = [(world / f"{image}.png").read_bytes() for image in PAIRS]
+        table = pyarrow.table({"prompt": prompts, "image": images})
+        pyarrow.parquet.write_table(table, path, row_group_size=30)
+    manifest = Manifest(path, images=world)
+    score_to_file(manifest, folder / "whole.jsonl", SETTINGS)
+    return manifest, (folder / "whole.jsonl").read_bytes()
+
+
+def interrupted_at(rows: int):
+    def on_progress(_: int, done: int, failed: int) -> None:
+        if done >= rows:
+            raise KeyboardInterrupt
+
+    return on_progress
+
+
+def test_a_run_interrupted_at_every_batch_ends_with_the_same_bytes(pairs, tmp_path):
+    manifest, whole = pairs
+    out = tmp_path / "scores.jsonl"
+    for done in range(8, len(PAIRS) + 1, 8):
+        with pytest.raises(RunInterrupted) as interrupted:
+            score_to_file(manifest, out, SETTINGS, on_progress=interrupted_at(done))
+        assert (interrupted.value.kept, interrupted.value.rows) == (done, len(PAIRS))
+    summary = score_to_file(manifest, out, SETTINGS)
+    assert (summary.resumed_rows, summary.pictures_encoded) == (len(PAIRS), 0)
+    assert out.read_bytes() == whole
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_only_the_batches_whose_images_come_back_are_encoded_again(world, tmp_path):
+    """Rows 8 to 15 of six batches show the same image as the last: their batch alone is encoded again."""
+    images = [*range(8), 8, *range(9, 16), *range(16, 24), *range(24, 31), 8]
+    manifest = tmp_path / "pairs.csv"
+    manifest.write_text("prompt,image\n" + "".join(f"a red circle,{image}.png\n" for image in images))
+    settings = replace(SETTINGS, cache=20)
+    source = Manifest(manifest, images=world)
+    score_to_file(source, tmp_path / "whole.csv", settings)
+    with pytest.raises(RunInterrupted):
+        score_to_file(source, tmp_path / "scores.csv", settings, on_progress=interrupted_at(24))
+    summary = score_to_file(source, tmp_path / "scores.csv", settings)
+    assert (summary.resumed_rows, summary.pictures_encoded) == (24, 8 + 7)
+    assert (tmp_path / "scores.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
+def test_rows_of_an_unfinished_shard_are_saved_by_time_so_a_kill_does_not_lose_them(pairs, tmp_path):
+    manifest, whole = pairs
+    out, copy = tmp_path / "scores.jsonl", tmp_path / "copy"
+
+    def copy_parts(_: int, done: int, failed: int) -> None:
+        if done == 24:  # what a killed run leaves
+            shutil.copytree(f"{out}.parts", copy)
+
+    score_to_file(manifest, out, replace(SETTINGS, save_seconds=0), on_progress=copy_parts)
+    assert out.read_bytes() == whole
+    copy.rename(f"{out}.parts")
+    assert score_to_file(manifest, out, SETTINGS).resumed_rows == 24
+    assert out.read_bytes() == whole
+
+
+@pytest.mark.parametrize("damage", ["a digit", "cut", "of another run"])
+def test_saved_rows_that_were_changed_are_scored_again(pairs, tmp_path, damage):
+    manifest, whole = pairs
+    out = tmp_path / "scores.jsonl"
+    with pytest.raises(RunInterrupted):
+        score_to_file(manifest, out, SETTINGS, on_progress=interrupted_at(24))
+    (part,) = Path(f"{out}.parts").glob(".bulk-part-*")
+    data = part.read_bytes()
+    at = data.rindex(b".") + 1
+    changed = {"a digit": data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :], "cut": data[:-20]}
+    part.write_bytes(changed.get(damage, b"[]\n"))
+    with pytest.warns(StaleScoresWarning, match=re.escape(part.name)):
+        assert score_to_file(manifest, out, SETTINGS).resumed_rows == 0
+    assert out.read_bytes() == whole
+
+
+def test_saved_rows_of_an_image_that_was_replaced_are_scored_again(world, tmp_path):
+    copy = shutil.copytree(world, tmp_path / "copy")
+    source, out = Manifest(copy / "pairs.csv"), tmp_path / "scores.csv"
+    with pytest.raises(RunInterrupted):
+        score_to_file(source, out, SETTINGS, on_progress=interrupted_at(24))
+    os.utime(copy / "3.png", ns=(1, 1))
+    with pytest.warns(StaleScoresWarning, match="rows-000000000000.csv"):
+        assert score_to_file(source, out, SETTINGS).resumed_rows == 0

@@ -1,0 +1,414 @@
+"""Downloads and uploads, against a server on this machine that stands in for the hub.
+
+The hub's client reads its address and cache when it is imported, so every case runs in a process of
+its own. A case makes several checks, since each process costs seconds.
+"""
+
+import io
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from hub_server import Hub, commit_of
+from safetensors.torch import load, save
+
+import reward_core as RM
+from reward_core.demo.published_example import PROMPT as EXAMPLE_PROMPT
+from reward_core.errors import HubError
+from reward_core.hub.downloads import fetch
+from reward_core.hub.file_specs import WebFile
+from reward_core.models.registry import SCORES
+from reward_core.network.config import RewardConfig
+
+PROMPT = "a red house by the ocean"
+CLIENT_PIECE = 10 * 1024 * 1024  # bytes that the client reads before it writes any of them to disk
+
+
+@pytest.fixture
+def hub():
+    hub = Hub()
+    yield hub
+    hub.stop()
+
+
+@pytest.fixture
+def run(tmp_path):
+    """run(arguments of python, address of the hub, more environment) -> the finished process."""
+    inherited = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(("HF_", "HUGGING")) and not key.lower().endswith("_proxy")
+    }
+
+    def run(arguments, address, **environment):
+        settings = {
+            "HF_ENDPOINT": address,
+            "HF_HOME": str(tmp_path / "hf"),
+            "TORCH_HOME": str(tmp_path / "torch"),
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "OMP_NUM_THREADS": "1",
+        }
+        return subprocess.run(
+            [sys.executable, *arguments],
+            env={**inherited, **settings, **environment},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+    return run
+
+
+@pytest.fixture
+def command(run):
+    """command(address, *arguments of reward-core) -> the finished process."""
+    return lambda address, *arguments, **environment: run(
+        ["-m", "reward_core", *map(str, arguments)], address, **environment
+    )
+
+
+@pytest.fixture
+def script(run, parity):
+    """script(address, code, values) -> what the code left in ``out``, and its stderr."""
+    prelude = f"""
+import json, sys
+import reward_core as RM
+
+PICTURE = {str(parity / "images" / "rgb.png")!r}
+given, out = json.loads(sys.argv[1]), {{}}
+
+def score(model):
+    return model.score({PROMPT!r}, PICTURE)
+
+def failure(call, *args, **kwargs):
+    try:
+        call(*args, **kwargs)
+    except RM.RewardCoreError as error:
+        return [type(error).__name__, str(error)]
+"""
+
+    def script(address, code, given=None, **environment):
+        given = json.dumps(given, default=str)
+        code = f"{prelude}\n{code}\nprint(json.dumps(out))"
+        done = run(["-c", code, given], address, **environment)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout), done.stderr
+
+    return script
+
+
+@pytest.fixture
+def saved(model, tmp_path):
+    """{filename: content} of the saved tiny model."""
+    model.save_pretrained(tmp_path / "saved")
+    return {file.name: file.read_bytes() for file in (tmp_path / "saved").iterdir()}
+
+
+@pytest.fixture
+def local_score(model, parity):
+    return pytest.approx(model.score(PROMPT, parity / "images" / "rgb.png"), abs=1e-5)
+
+
+@pytest.fixture
+def only_weights(parity, tmp_path):
+    """The original's kind of file, sizes beside it but no vocabulary."""
+    folder = tmp_path / "alone"
+    folder.mkdir()
+    for name in ("state_dict.pt", "config.json"):
+        (folder / name).write_bytes((parity / name).read_bytes())
+    return folder / "state_dict.pt"
+
+
+def assert_says_what_to_do(message):
+    assert "--model tiny" in message
+    assert "convert" in message
+
+
+def bert_sized(vocab):
+    """The vocabulary filled up to the number of lines that ImageReward-v1.0's weights expect."""
+    lines = vocab.read_text(encoding="utf-8").splitlines()
+    lines += [f"[unused{i}]" for i in range(RewardConfig().vocab_lines - len(lines))]
+    return "\n".join(lines).encode()
+
+
+def all_zero_imagereward(tokenizer):
+    """ImageReward.pt with every name and shape of the real one, in kilobytes: one zero, seen many times."""
+    with torch.device("meta"):
+        shapes = {k: v.shape for k, v in RM.RewardModel(RewardConfig(), tokenizer).state_dict().items()}
+    zero, file = torch.zeros(()), io.BytesIO()
+    torch.save({key: zero.expand(shape) for key, shape in shapes.items()}, file)
+    return file.getvalue()
+
+
+# Registered names
+
+
+def test_the_default_model_comes_from_the_hub_and_then_from_the_cache(hub, command, script, model, parity):
+    hub.repos["zai-org/ImageReward"] = {"main": {"ImageReward.pt": all_zero_imagereward(model.tokenizer)}}
+    hub.repos["google-bert/bert-base-uncased"] = {"main": {"vocab.txt": bert_sized(parity / "vocab.txt")}}
+    images = [parity / "images" / name for name in ("rgb.png", "gray_64x93.png")]
+    done = command(hub.address, "rank", PROMPT, *images, "--json", "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    results = json.loads(done.stdout)["results"]
+    # The head's zero, normalized.
+    zero = -RewardConfig.reward_mean / RewardConfig.reward_std
+    assert [result["score"] for result in results] == [pytest.approx(zero)] * 2
+    assert [result["image"] for result in results] == [str(image) for image in images]
+    assert len(hub.asked_for("GET /zai-org/ImageReward/resolve/main/ImageReward.pt")) == 1
+    assert len(hub.asked_for("GET /google-bert/bert-base-uncased/resolve/main/vocab.txt")) == 1
+
+    hub.stop()
+    code = "out = [RM.load(device='cpu').percentile(0), RM.load(local_files_only=True).percentile(0)]"
+    again, _ = script(hub.address, code)
+    assert again == [pytest.approx(50)] * 2
+
+
+def test_the_former_name_serves_where_the_present_one_is_gone(hub, script, parity, tmp_path):
+    """The file is of another size, which only shows once it was downloaded."""
+    files = {"ImageReward.pt": (parity / "state_dict.pt").read_bytes()}
+    hub.repos["THUDM/ImageReward"] = {"main": files, "without": {"README.md": b""}}
+    code = """
+name = "ImageReward-v1.0"
+out["online"] = failure(RM.load, name)
+out["offline"] = failure(RM.load, name, local_files_only=True)
+out["folder"] = failure(RM.load, name, download_root=given)
+out["file"] = failure(RM.load, name, revision="without")
+out["revision"] = failure(RM.load, name, revision="v7")
+"""
+    out, _ = script(hub.address, code, tmp_path / "root")
+    for kind, message in (out[case] for case in ("online", "offline", "folder")):
+        assert kind == "KeyMismatchError"
+        assert "ImageReward.pt does not fit the model" in message
+    assert "THUDM" in out["online"][1]
+    assert out["offline"] == out["online"]
+    assert (tmp_path / "root" / "ImageReward.pt").read_bytes() == files["ImageReward.pt"]
+    assert out["file"] == ["HubError", "ImageReward.pt of THUDM/ImageReward: no such file in the repository"]
+    assert out["revision"] == ["HubError", "ImageReward.pt of THUDM/ImageReward: no such revision"]
+    # Once for the cache and once for the folder; not for the load that was to stay offline.
+    assert len(hub.asked_for("HEAD /zai-org/ImageReward/resolve/main/ImageReward.pt")) == 2
+    assert not hub.asked_for("HEAD /google-bert")  # no vocabulary for weights that do not fit
+
+
+# Repositories of saved folders
+
+
+def test_a_saved_folder_loads_from_the_hub_and_offline_afterwards(hub, script, saved, local_score, tmp_path):
+    config = json.loads(saved["config.json"])
+    config["reward_mean"] -= config["reward_std"]  # every reward grows by 1
+    other = {**saved, "config.json": json.dumps(config).encode(), "README.md": b"# read me"}
+    hub.repos["someone/tiny-reward"] = {"main": saved, "plus-one": other}
+    code = """
+out["main"] = score(RM.load("someone/tiny-reward", device="cpu"))
+out["branch"] = score(RM.load("someone/tiny-reward", device="cpu", revision="plus-one"))
+out["commit"] = score(RM.load("someone/tiny-reward", device="cpu", revision=given))
+"""
+    out, stderr = script(hub.address, code, commit_of(other))
+    assert out["main"] == local_score
+    assert out["branch"] == out["commit"] == pytest.approx(out["main"] + 1)
+    assert "100%" in stderr  # a progress bar
+    assert len(hub.asked_for("GET /someone/tiny-reward/resolve")) == len(saved) + 1
+    assert not hub.asked_for("README.md")
+    cache = tmp_path / "hf" / "hub" / "models--someone--tiny-reward"
+    weights = cache / "snapshots" / commit_of(saved) / "model.safetensors"
+    assert weights.read_bytes() == saved["model.safetensors"]
+
+    hub.stop()
+    code = """
+repo = "someone/tiny-reward"
+out["offline"] = score(RM.load(repo, device="cpu", local_files_only=True))
+out["branch"] = score(RM.RewardModel.from_pretrained(repo, revision="plus-one", local_files_only=True))
+out["hub gone"] = score(RM.load(repo, device="cpu"))
+out["never fetched"] = failure(RM.load, "someone/else", local_files_only=True)
+"""
+    out, _ = script(hub.address, code)
+    assert out["offline"] == out["hub gone"] == local_score
+    assert out["branch"] == pytest.approx(out["offline"] + 1)
+    kind, message = out["never fetched"]
+    assert kind == "HubError"
+    assert message.startswith("someone/else is not on this machine")
+    assert "refused" not in message  # the hub was not even tried
+    assert_says_what_to_do(message)
+
+
+def test_a_dropped_connection_resumes(hub, script, saved, local_score):
+    # One piece of the client's has to arrive before the end, or there is nothing to resume.
+    filler = {"format": "pt", "filler": "x" * CLIENT_PIECE}
+    weights = save(load(saved["model.safetensors"]), filler)
+    files = {**saved, "model.safetensors": weights}
+    hub.repos["someone/tiny-reward"] = {"main": files}
+    path = f"/someone/tiny-reward/resolve/{commit_of(files)}/model.safetensors"
+    hub.dropped[path] = CLIENT_PIECE + 100_000
+    out, _ = script(hub.address, 'out = score(RM.load("someone/tiny-reward", device="cpu"))')
+    assert not hub.dropped
+    assert [request.range for request in hub.asked_for(f"GET {path}")] == [None, f"bytes={CLIENT_PIECE}-"]
+    assert out == local_score
+
+
+def test_each_refusal_has_its_own_message(hub, script, saved, only_weights):
+    hub.repos["someone/tiny-reward"] = {"main": saved}
+    hub.repos["someone/other-kind"] = {"main": {"ImageReward.pt": b"", "config.json": b"{}"}}
+    hub.repos["THUDM/ImageReward"] = {"main": {"ImageReward.pt": b""}}
+    hub.refusals = {
+        "zai-org/ImageReward": (403, "GatedRepo"),
+        "someone/gated": (403, "GatedRepo"),
+        "someone/private": (401, "RepoNotFound"),
+        "someone/forbidden": (403, None),
+        "someone/broken": (500, None),
+        "someone/silent": (0, None),
+    }
+    code = """
+for name in given["names"]:
+    out[name] = failure(RM.load, f"someone/{name}")
+out["revision"] = failure(RM.load, "someone/tiny-reward", revision="v7")
+out["score"] = failure(RM.load_score, "someone/absent")
+out["vocabulary"] = failure(RM.load, given["weights"])
+out["registered"] = failure(RM.load, "ImageReward-v1.0")
+"""
+    names = ["absent", "gated", "private", "forbidden", "broken", "silent", "other-kind", "not valid"]
+    out, _ = script(hub.address, code, {"names": names, "weights": only_weights})
+    assert {kind for kind, _ in out.values()} == {"HubError"}
+    messages = {name: message for name, (_, message) in out.items()}
+    assert messages["absent"] == "someone/absent: no such repository on the hub (or it is private)"
+    assert messages["score"] == messages["absent"]
+    assert messages["private"] == "someone/private: no such repository on the hub (or it is private)"
+    login = "access must be granted first; log in with `hf auth login`"
+    assert messages["gated"] == f"someone/gated: {login}"
+    assert messages["revision"] == "someone/tiny-reward: no such revision"
+    assert "403 Forbidden" in messages["forbidden"]
+    assert "500" in messages["broken"]
+    assert messages["other-kind"].startswith("someone/other-kind holds no model.safetensors")
+    assert "'someone/not valid'" in messages["not valid"]
+    both = "google-bert/bert-base-uncased or bert-base-uncased"
+    assert messages["vocabulary"] == f"vocab.txt: no repository {both} on the hub"
+    # A registered name that only needs a login is not passed over for the former one.
+    assert messages["registered"] == f"ImageReward.pt of zai-org/ImageReward: {login}"
+    assert not hub.asked_for("THUDM")
+    # Only what a network could cure is called a download that failed.
+    assert [name for name in messages if "not on this machine" in messages[name]] == ["silent"]
+
+
+# No network
+
+
+def test_without_a_network_the_command_names_the_way_out(hub, command, parity):
+    """Offline mode, a hub that cannot be reached, and a proxy that lets nothing through."""
+    rank = ["rank", "x", parity / "images" / "rgb.png"]
+    nobody = Hub()
+    nobody.stop()
+    for arguments, address, environment, reason in (
+        (rank, nobody.address, {"HF_HUB_OFFLINE": "1"}, "offline mode is enabled"),
+        ([*rank, "--model", "someone/tiny-reward"], nobody.address, {}, "refused"),
+        (rank, "https://hub.invalid", {"https_proxy": hub.address}, "501"),
+    ):
+        done = command(address, *arguments, **environment)
+        assert done.returncode == 2
+        assert done.stdout == ""
+        assert "is not on this machine and could not be downloaded" in done.stderr
+        assert reason in done.stderr
+        assert_says_what_to_do(done.stderr)
+        assert "Traceback" not in done.stderr
+
+
+# The vocabulary
+
+
+def test_the_vocabulary_beside_the_weights_or_else_the_hubs(hub, script, parity, local_score, only_weights):
+    hub.repos["bert-base-uncased"] = {"main": {"vocab.txt": (parity / "vocab.txt").read_bytes()}}
+    code = "out = [score(RM.load(path, device='cpu')) for path in given]"
+    out, _ = script(hub.address, code, [parity / "state_dict.pt", only_weights])
+    assert out == [local_score, local_score]
+    # All of it for the second: the first has its vocabulary.
+    assert [request.line for request in hub.requests] == [
+        "HEAD /google-bert/bert-base-uncased/resolve/main/vocab.txt",
+        "HEAD /bert-base-uncased/resolve/main/vocab.txt",
+        "GET /bert-base-uncased/resolve/main/vocab.txt",
+    ]
+
+
+# Uploads
+
+
+def test_a_pushed_model_comes_back(hub, script, parity, saved, local_score):
+    hub.refusals = {"someone/foreign": (401, None), "someone/silent": (0, None)}
+    code = """
+model = RM.load(given, device="cpu")
+out["address"] = model.push_to_hub("someone/pushed", private=True, token="hf_secret")
+out["score"] = score(RM.load("someone/pushed", device="cpu"))
+out["foreign"] = failure(model.push_to_hub, "someone/foreign")
+out["branch"] = failure(model.push_to_hub, "someone/pushed", revision="v7")
+out["silent"] = failure(model.push_to_hub, "someone/silent")
+"""
+    out, _ = script(hub.address, code, parity / "state_dict.pt")
+    assert out["score"] == local_score
+    pushed = hub.repos["someone/pushed"]["main"]
+    assert pushed == saved
+    assert out["address"] == f"{hub.address}/someone/pushed/commit/{commit_of(pushed)}"
+    assert json.loads(hub.asked_for("POST /api/repos/create")[0].body)["visibility"] == "private"
+    [commit] = hub.asked_for("POST /api/models/someone/pushed/commit/main")
+    assert commit.authorization == "Bearer hf_secret"
+    assert json.loads(commit.body.splitlines()[0])["value"]["summary"] == "Upload reward model"
+    messages = {name: out[name][1] for name in ("foreign", "branch", "silent")}
+    assert {out[name][0] for name in messages} == {"HubError"}
+    assert "not allowed to write there; log in with `hf auth login`" in messages["foreign"]
+    assert messages["branch"] == "someone/pushed: no such revision"
+    assert messages["silent"].startswith("someone/silent could not be uploaded: ")
+
+
+# Plain addresses
+
+
+def test_the_example_accepts_only_the_published_images(hub, command, parity, tmp_path):
+    other = (parity / "images" / "rgb.png").read_bytes()
+    hub.web = {f"/other/{i}.webp": other for i in (1, 2, 3, 4)}
+    done = command(hub.address, "example", "--images", f"{hub.address}/other/")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"{hub.address}/other/1.webp: not the published example image" in done.stderr
+    # What was refused does not stay to be taken for the image the next time.
+    assert not [path for path in (tmp_path / "torch").rglob("*") if path.is_file()]
+
+    done = command(hub.address, "example", "--images", f"{hub.address}/nothing")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"{hub.address}/nothing/1.webp could not be downloaded: HTTP Error 404" in done.stderr
+    assert "example --images FOLDER" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert EXAMPLE_PROMPT not in done.stderr
+
+
+def test_the_baseline_names_its_address(hub, script, parity, tmp_path):
+    """Its web server is reached through a proxy that refuses (this server knows no CONNECT)."""
+    weights = tmp_path / "root" / "model_large.pth"
+    weights.parent.mkdir()
+    weights.write_bytes((parity / "state_dict.pt").read_bytes())
+    (weights.parent / "vocab.txt").write_bytes((parity / "vocab.txt").read_bytes())
+    code = """
+out["proxy"] = failure(RM.load_score, "BLIP")
+out["offline"] = failure(RM.load_score, "BLIP", local_files_only=True)
+out["here"] = failure(RM.load_score, "BLIP", download_root=given)
+"""
+    out, _ = script(hub.address, code, weights.parent, https_proxy=hub.address)
+    address = SCORES["BLIP"].weights.url
+    for case in ("proxy", "offline"):
+        kind, message = out[case]
+        assert kind == "HubError"
+        assert address in message
+    assert "501" in out["proxy"][1]
+    assert "downloading was ruled out" in out["offline"][1]
+    assert_says_what_to_do(out["proxy"][1])
+    assert out["here"][0] == "KeyMismatchError"  # the file that lies there was read
+
+
+def test_a_web_file_is_whole_or_absent(hub, tmp_path):
+    hub.web["/weights.pth"] = content = bytes(range(256)) * 1000
+    hub.dropped["/weights.pth"] = 128_000
+    file = WebFile(f"{hub.address}/weights.pth", "weights.pth")
+    with pytest.raises(HubError, match=r"weights\.pth could not be downloaded.*128,000 of 256,000 bytes"):
+        fetch(file, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    assert fetch(file, tmp_path) == tmp_path / "weights.pth"
+    assert (tmp_path / "weights.pth").read_bytes() == content
+    assert fetch(file, tmp_path).is_file()
+    assert len(hub.requests) == 2  # not asked for again

@@ -1,0 +1,413 @@
+"""The fast path against the exact one, on a CPU: folding, fusing, buckets, compiling, decoding ahead."""
+
+import copy
+import math
+import pickle
+import subprocess
+import sys
+import threading
+import time
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import reward_core as RM
+from reward_core import shapes
+from reward_core.errors import CompilationWarning, InputError
+from reward_core.inputs.decode_ahead import DecodedAhead
+from reward_core.inputs.image_transform import ImageTransform
+from reward_core.models.imagereward.fast_path import RewardFastPath, buckets, fused_head
+from reward_core.runs import cpus
+from reward_core.scoring import cpu
+from reward_core.scoring.batching import one_behind
+from reward_core.scoring.compiling import CompilePlan
+
+PROMPTS = ["a red house by the ocean", "portrait of a dog", "night city, high quality photo"]
+
+
+@pytest.fixture(scope="module")
+def images(parity) -> list[str]:
+    return [str(parity / "images" / name) for name in ("rgb.png", "cmyk.jpg", "onebit.png", "gray_64x93.png")]
+
+
+@pytest.fixture
+def fast(parity) -> RM.RewardModel:
+    """A model in float32 that computes by the fast path, so that it must agree closely."""
+    model = RM.load(parity / "state_dict.pt", device="cpu")
+    model.fast = True
+    return model
+
+
+def as_on_a_gpu(model: RM.RewardModel, **plan) -> RM.RewardModel:
+    """The same with what is done on a GPU: one product for keys and values, padded prompts."""
+    model._path = RewardFastPath(model, CompilePlan(**{"after": math.inf, **plan}), on_gpu=True)
+    return model
+
+
+# Agreement in float32: only the order of additions differs. Measured: 2e-6 on rewards of spread 1.
+
+
+def test_fused_head_is_the_head(model):
+    feature = torch.randn(50, model.config.text.hidden_size, generator=torch.Generator().manual_seed(0))
+    weight, bias = fused_head(model.mlp)
+    assert (feature @ weight + bias - model.mlp(feature)).abs().max() < 1e-5
+
+
+def test_one_product_gives_all_keys_and_values(model):
+    tokens = torch.randn(2, 10, model.config.vision.width, generator=torch.Generator().manual_seed(0))
+    weight, bias = model.blip.text_encoder.fused_cross_attention_kv()
+    together = torch.nn.functional.linear(tokens, weight, bias)
+    ids, mask = model.tokenizer(PROMPTS[:2])
+    assert torch.allclose(
+        model.rewards_from_kv(together, ids, mask),
+        model.rewards_from_kv(model.project_kv(tokens), ids, mask),
+        atol=1e-5,
+    )
+
+
+def test_the_methods_give_the_same_by_either_path(model, fast, images):
+    for changed in (fast, as_on_a_gpu(copy.deepcopy(fast))):
+        assert isinstance(changed.path(), RewardFastPath)
+        expected = model.score_matrix(PROMPTS, images)
+        assert torch.allclose(changed.score_matrix(PROMPTS, images), expected, atol=1e-5)
+        pairs = changed.score_pairs(PROMPTS, images[:3], batch_size=2)
+        assert torch.allclose(pairs, expected[:, :3].diagonal(), atol=1e-5)
+
+
+def test_weights_that_change_are_noticed(model, fast, images):
+    as_on_a_gpu(fast)
+    before = fast.score(PROMPTS[0], images)
+    with torch.no_grad():
+        fast.mlp.layers[-1].bias += 1
+        for layer in fast.blip.text_encoder.encoder.layer:
+            layer.crossattention.self["value"].weight *= 2
+    changed = copy.deepcopy(model)
+    changed.load_state_dict(fast.state_dict())
+    assert fast.score(PROMPTS[0], images) == pytest.approx(changed.score(PROMPTS[0], images), abs=1e-5)
+    assert fast.score(PROMPTS[0], images) != pytest.approx(before, abs=1e-2)
+
+
+DATA_UPDATES = {
+    "in place": lambda weight: weight.data.mul_(2),
+    "a copy": lambda weight: weight.data.copy_(weight.detach() * 2),
+    "another tensor": lambda weight: setattr(weight, "data", weight.detach() * 2),
+    "one row": lambda weight: weight.data[0].mul_(9),
+    "an expanded tensor": lambda weight: setattr(weight, "data", weight.detach()[:, :1].expand_as(weight)),
+}
+
+
+@pytest.mark.parametrize("update", DATA_UPDATES.values(), ids=DATA_UPDATES)
+def test_weights_that_change_through_data_are_noticed(model, fast, images, update):
+    as_on_a_gpu(fast)
+    before = fast.score(PROMPTS[0], images)
+    attention = fast.blip.text_encoder.encoder.layer[0].crossattention.self
+    for weight in (fast.mlp.layers[0].weight, attention["value"].weight):
+        update(weight)
+        expected = copy.deepcopy(fast)
+        assert fast.score(PROMPTS[0], images) == pytest.approx(expected.score(PROMPTS[0], images), abs=1e-5)
+    assert fast.score(PROMPTS[0], images) != pytest.approx(before, abs=1e-4)
+
+
+def test_features_of_weights_that_changed_through_data_are_refused(fast, images):
+    features = fast.encode_images(images[:1])
+    fast.score_matrix(PROMPTS[:1], features)
+    fast.blip.visual_encoder.pos_embed.data.mul_(2)
+    with pytest.raises(RM.errors.InputError, match="of another model"):
+        fast.score_matrix(PROMPTS[:1], features)
+
+
+def test_a_model_made_in_inference_mode_scores(model, parity, images):
+    with torch.inference_mode():
+        fast = RM.load(parity / "state_dict.pt", device="cpu", precision="fast")
+        fast.score(PROMPTS[0], images)
+    # In 16 bits where the processor has them; measured: 0.006.
+    assert fast.score(PROMPTS[0], images) == pytest.approx(model.score(PROMPTS[0], images), abs=0.05)
+
+
+def test_a_fast_model_can_be_copied_and_pickled(fast, images):
+    # A copy starts uncompiled, so it may use other kernels than the original.
+    expected = pytest.approx(fast.score(PROMPTS[0], images), abs=1e-5)
+    assert copy.deepcopy(fast).score(PROMPTS[0], images) == expected
+    assert pickle.loads(pickle.dumps(fast)).score(PROMPTS[0], images) == expected
+
+
+def test_rewards_do_not_depend_on_their_batch(fast, model, images):
+    prompts, drawn = PROMPTS + PROMPTS[:1], images
+    for scorer in (model, fast, as_on_a_gpu(copy.deepcopy(fast))):
+        whole = scorer.score_pairs(prompts, drawn)
+        for size in (1, 2, 3):
+            assert torch.allclose(scorer.score_pairs(prompts, drawn, batch_size=size), whole, atol=1e-5)
+        order = [2, 0, 3, 1]
+        shuffled = scorer.score_pairs([prompts[i] for i in order], [drawn[i] for i in order])
+        assert torch.allclose(shuffled, whole[order], atol=1e-5)
+
+
+def test_16_bit_rewards_hardly_depend_on_their_batch():
+    """Kernels of another shape add in another order, then round to 8 bits of mantissa."""
+    model = RM.load("tiny", device="cpu", precision="fast")
+    groups = [(g.prompt, Image.fromarray(p)) for g in shapes.make_groups(6, start=5) for p in g.images]
+    prompts, images = (list(part) for part in zip(*groups))
+    whole = model.score_pairs(prompts, images, batch_size=len(images))
+    for size in (1, 3):
+        apart = model.score_pairs(prompts, images, batch_size=size) - whole
+        assert apart.abs().max() < 0.05 * whole.std()
+
+
+def test_prompts_are_padded_to_few_lengths(fast, images):
+    as_on_a_gpu(fast)
+    seen = []
+    inner = fast.path().compiled_read.function
+    fast.path().compiled_read.function = lambda cross_attention_kv, ids, mask: (
+        seen.append(tuple(ids.shape)) or inner(cross_attention_kv, ids, mask)
+    )
+    fast.score_pairs([" ".join(["red"] * n) for n in (1, 5, 9)] + [PROMPTS[0]], images, batch_size=1)
+    assert {length for _, length in seen} <= set(buckets(fast.config.max_length))
+    assert buckets(35) == (12, 16, 24, 35)
+    assert buckets(16) == (12, 16)
+
+
+# Compiling
+
+
+def test_inductor_compiles_and_agrees(model, fast, images, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    expected = model.score_matrix(PROMPTS, images)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", CompilationWarning)
+        assert fast.warm_up(4)
+    shape = (4, 3, fast.config.image_size, fast.config.image_size)
+    ran = [key for key, state in fast.path().compiled_encode.shapes.items() if state.compiled]
+    assert [key[0][0] for key in ran] == [shape]
+    assert torch.allclose(fast.score_matrix(PROMPTS, images, batch_size=4), expected, atol=1e-5)
+    # What was compiled is what files run: no other layout of the same shape was met.
+    assert [key for key in fast.path().compiled_encode.shapes if key[0][0] == shape] == ran
+    # Other shapes run as they are.
+    assert torch.allclose(fast.score_matrix(PROMPTS, images, batch_size=3), expected, atol=1e-5)
+    assert not model.warm_up(4)  # exact is never compiled
+
+
+def test_a_shape_is_compiled_once_it_has_cost_enough(fast, images):
+    as_on_a_gpu(fast, after=0.0, backend="eager", shapes=2)
+    expected = fast.score_pairs(PROMPTS, images[:3], batch_size=3)
+    fast.score_pairs(PROMPTS, images[:3], batch_size=1)
+    fast.score_pairs(PROMPTS[:2], images[:2], batch_size=2)  # a third shape: not compiled any more
+    compiled = [s for s in fast.path().compiled_encode.shapes.values() if s.compiled]
+    assert len(compiled) == 2
+    assert torch.allclose(fast.score_pairs(PROMPTS, images[:3], batch_size=3), expected, atol=1e-6)
+
+
+NO_COMPILER = """
+import sys, warnings
+import torch
+torch.set_num_threads(1)
+import reward_core as RM
+model = RM.load(sys.argv[1], device="cpu", precision="fast")
+before = model.score("a dog", sys.argv[2])
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    assert not model.warm_up(1)
+    assert not model.warm_up(2)
+    assert model.score("a dog", sys.argv[2]) == before
+told = [w for w in caught if w.category is RM.errors.CompilationWarning]
+assert len(told) == 1, told
+print(told[0].message)
+"""
+
+
+def test_without_a_compiler_one_warning_gives_the_reason(parity, images, tmp_path):
+    import os
+
+    env = {**os.environ, "CXX": str(tmp_path / "none"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    command = [sys.executable, "-c", NO_COMPILER, str(parity / "state_dict.pt"), images[0]]
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    assert "compiling failed" in done.stdout
+    assert "ompiler" in done.stdout.split("slower:")[1]
+
+
+# Prompts and images once encoded
+
+
+def test_prompts_once_encoded_serve_any_image(model, images):
+    read = model.encode_prompts(PROMPTS)
+    assert isinstance(read, RM.PromptFeatures)
+    expected = model.score_matrix(PROMPTS, images)
+    assert torch.allclose(model.score_matrix(read, images), expected, atol=1e-5)
+    assert torch.allclose(
+        model.score_matrix(read[[2, 0]], model.encode_images(images)), expected[[2, 0]], atol=1e-5
+    )
+    pairs = model.score_pairs(read, model.encode_images(images)[:3])
+    assert torch.allclose(pairs, expected[:, :3].diagonal(), atol=1e-5)
+    joined = RM.PromptFeatures.cat([read[:1], model.encode_prompts(PROMPTS[1:2]), read[2:]])
+    assert joined.prompts == tuple(PROMPTS)
+    assert torch.allclose(model.score_matrix(joined, images), expected, atol=1e-5)
+
+
+def test_prompts_of_another_model_are_refused(model, images):
+    read = RM.load("tiny", device="cpu").encode_prompts(PROMPTS)
+    with pytest.raises(InputError, match="prompt features are of another model"):
+        model.score_matrix(read, images)
+    with pytest.raises(InputError, match="prompt features are of another model"):
+        model.score_pairs(read[:1], images[:1])
+    with pytest.raises(InputError, match="no prompts given"):
+        model.score_matrix(model.encode_prompts(PROMPTS)[:0], images)
+    with pytest.raises(InputError, match="encode_pixels"):
+        model.encode_images(torch.zeros(1, 3, 48, 48))
+
+
+def test_many_prompts_are_read_side_by_side(model, images):
+    prompts = [f"{' '.join(['red'] * (i % 4 + 1))} house" for i in range(12)]
+    expected = torch.tensor([[model.score(p, i) for i in images[:2]] for p in prompts])
+    assert torch.allclose(model.score_matrix(prompts, images[:2]), expected, atol=1e-5)
+
+
+# Images opened ahead
+
+
+def test_files_are_opened_while_the_model_computes(parity):
+    """Two things that take as long as each other take less than both in turn."""
+    paths = [str(parity / "images" / "rgb.png")] * 8
+    threads = set()
+
+    def slowly(path):
+        threads.add(threading.current_thread().name)
+        time.sleep(0.05)
+        return path
+
+    started = time.perf_counter()
+    with DecodedAhead(slowly, paths, ahead=4, threads=2) as opened:
+        for i in range(8):
+            assert opened[i] == paths[i]
+            time.sleep(0.05)
+    assert time.perf_counter() - started < 0.75  # in turn: 0.8; measured: 0.45
+    assert all(name.startswith("reward-core-decode") for name in threads)
+    assert not any(t.name.startswith("reward-core-decode") for t in threading.enumerate())
+
+
+def test_what_is_opened_ahead_is_bounded_and_errors_come_in_their_turn():
+    begun = []
+
+    def open_one(item):
+        begun.append(item)
+        if item == "3":
+            raise ValueError("three")
+        return item
+
+    with DecodedAhead(open_one, list("0123456789"), ahead=4, threads=1) as opened:
+        assert [opened[i] for i in range(3)] == list("012")
+        with pytest.raises(ValueError, match="three"):
+            opened[3]
+        with pytest.raises(ValueError, match="three"):  # asked again, opened again
+            opened[3]
+        assert opened[4] == "4"
+    assert len(begun) <= 10
+    assert set(begun) <= set("01234567")
+
+
+def test_one_bad_file_in_a_long_run_costs_its_row_only(model, images, tmp_path):
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"no image")
+    drawn = [*images, str(bad), *images]
+    rows = list(model.score_rows([PROMPTS[0]] * 9, drawn, batch_size=2))
+    assert [row.error is None for row in rows] == [True] * 4 + [False] + [True] * 4
+    expected = model.score(PROMPTS[0], images)
+    assert [row.score for row in rows if row.error is None] == pytest.approx(expected * 2, abs=1e-5)
+
+
+def test_an_image_given_twice_while_its_file_is_open(model, images):
+    lazy = Image.open(images[0])
+    rewards = model.score(PROMPTS[0], [lazy] * 5, batch_size=5)
+    assert rewards == pytest.approx([model.score(PROMPTS[0], images[0])] * 5, abs=1e-5)
+
+
+def test_results_come_one_behind_their_work():
+    log = []
+
+    def work():
+        for i in range(3):
+            log.append(f"begun {i}")
+            yield i
+
+    for i in one_behind(work()):
+        log.append(f"fetched {i}")
+    assert log == ["begun 0", "begun 1", "fetched 0", "begun 2", "fetched 1", "fetched 2"]
+    assert list(one_behind(iter([]))) == []
+
+
+# Pixels resized where the model is
+
+
+@pytest.mark.parametrize("size", [(512, 512), (300, 900), (900, 300), (224, 224), (225, 229)], ids=str)
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_whole_images_are_shrunk_within_one_level_of_pil(size, mode):
+    transform = ImageTransform(224, (0, 0, 0), (1, 1, 1))
+    rng = np.random.default_rng(0)
+    noisy = Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).resize(size, Image.BICUBIC)
+    image = noisy.convert(mode)
+    whole = transform.prepare(image, whole=True)
+    assert tuple(whole.shape) == (size[1], size[0], 3)
+    pixels = transform.finish([whole], torch.device("cpu"))[0]
+    assert 255 * (pixels - transform.from_pil(image)).abs().max() <= 1.001
+
+
+def test_images_of_all_kinds_and_sizes_finish_together():
+    transform = ImageTransform(32, (0.1, 0.2, 0.3), (0.5, 0.25, 2.0))
+    rng = np.random.default_rng(0)
+    noise = [
+        Image.fromarray(rng.integers(0, 256, (h, w, 3), dtype=np.uint8))
+        for w, h in ((64, 40), (32, 32), (64, 40))
+    ]
+    # An alpha channel, a palette and an image to be enlarged stay PIL's.
+    odd = [noise[0].convert("RGBA"), noise[0].quantize(16), noise[0].resize((20, 18))]
+    prepared = [transform.prepare(p, whole=True) for p in noise + odd]
+    assert [tuple(p.shape[:2]) for p in prepared[3:]] == [(32, 32)] * 3
+    together = transform.finish(prepared, torch.device("cpu"))
+    alone = torch.stack([transform.from_pil(p) for p in noise + odd])
+    assert ((together - alone).abs() * transform.std * 255).max() <= 1.001
+    # The same levels; scaling them in a larger batch may round the last bit differently.
+    assert torch.allclose(together[3:], alone[3:], atol=1e-6)
+
+
+# Threads
+
+
+def test_threads_are_no_more_than_processors_and_come_back(monkeypatch, model, images):
+    seen = []
+    inner = model.encode_pixels
+    monkeypatch.setattr(cpu, "usable_cpus", lambda: 1)
+    monkeypatch.setattr(model, "encode_pixels", lambda x: seen.append(torch.get_num_threads()) or inner(x))
+    torch.set_num_threads(2)
+    try:
+        model.score(PROMPTS[0], images)
+        assert (seen, torch.get_num_threads()) == ([1], 2)
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_a_containers_quota_counts(tmp_path):
+    assert cpus._quota(tmp_path) == math.inf
+    (tmp_path / "cpu.max").write_text("250000 100000\n")
+    assert cpus._quota(tmp_path) == 2.5
+    (tmp_path / "cpu.max").write_text("max 100000\n")
+    assert cpus._quota(tmp_path) == math.inf
+
+
+# On a GPU
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_a_gpu_agrees_with_the_cpu(images):
+    groups = [(g.prompt, [Image.fromarray(p) for p in g.images]) for g in shapes.make_groups(12, start=123)]
+    exact = RM.load("tiny", device="cpu")
+    for kwargs in ({}, {"exact_resize": True}):
+        model = RM.load("tiny", device="cuda", precision="fast", **kwargs)
+        a = torch.cat([torch.tensor(exact.score(prompt, drawn)) for prompt, drawn in groups])
+        uncompiled = torch.cat([torch.tensor(model.score(prompt, drawn)) for prompt, drawn in groups])
+        assert (a - uncompiled).abs().max() < 0.1 * a.std()
+    assert model.warm_up(len(groups[0][1]))
+    compiled = torch.cat([torch.tensor(model.score(prompt, drawn)) for prompt, drawn in groups])
+    assert (a - compiled).abs().max() < 0.1 * a.std()

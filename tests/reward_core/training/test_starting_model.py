@@ -1,0 +1,132 @@
+"""What a run may start from: BLIP's file, a reward model, nothing; at another size."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+
+import reward_core as RM
+from reward_core.errors import CheckpointError, InputError, KeyMismatchError
+from reward_core.network.blip import Blip
+from reward_core.network.config import BlipConfig, RewardConfig
+from reward_core.network.text_encoder import TextConfig
+from reward_core.training import TrainingConfig, starting_model
+from reward_core.training.starting_model import head_weights, interpolated_positions, sizes_of
+
+IGNORED = (
+    "visual_encoder_m.norm.weight",
+    "text_encoder_m.x",
+    "text_decoder.x",
+    "itm_head.weight",
+    "image_queue",
+)
+
+
+def blip_file(model, path, extra=None):
+    """The parity model's encoders as BLIP's pre-training file has them."""
+    own = {key.removeprefix("blip."): t for key, t in model.state_dict().items() if key.startswith("blip.")}
+    torch.save({"model": {**own, **{key: torch.ones(2) for key in IGNORED}, **(extra or {})}}, path)
+    sizes = {k: v for k, v in model.config.to_dict().items() if k in BlipConfig().to_dict()}
+    sizes["model_type"] = "blip-cosine"
+    (path.parent / "config.json").write_text(json.dumps(sizes))
+    model.tokenizer.save(path.parent)
+
+
+def test_blips_file_gets_a_head(model, tmp_path):
+    blip_file(model, tmp_path / "model_large.pth")
+    begun = starting_model(TrainingConfig(init=str(tmp_path / "model_large.pth")))
+    for key, tensor in model.state_dict().items():
+        if key.startswith("blip."):
+            assert tensor.equal(begun.state_dict()[key]), key
+    assert begun.config.reward_mlp == (32, 1024, 128, 64, 16, 1)
+    assert (begun.config.reward_mean, begun.config.reward_std, begun.config.score_quantiles) == (0, 1, None)
+    features = torch.randn(200, 32)
+    assert 0.3 < begun.mlp(features).std() < 3  # rewards of the features' size
+    original = starting_model(TrainingConfig(init=str(tmp_path / "model_large.pth"), head_init="original"))
+    assert original.mlp(features).std() < 0.05
+    assert not any(p.requires_grad for p in begun.parameters())
+
+
+def test_blips_file_is_otherwise_read_strictly(model, tmp_path):
+    blip_file(model, tmp_path / "more.pth", {"text_encoder.unknown": torch.ones(2)})
+    with pytest.raises(KeyMismatchError, match=r"unexpected.*text_encoder.unknown"):
+        starting_model(TrainingConfig(init=str(tmp_path / "more.pth")))
+    torch.save({"something.weight": torch.ones(2)}, tmp_path / "else.pt")
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(CheckpointError, match="not BLIP's weights, and no reward model's"):
+        starting_model(TrainingConfig(init=str(tmp_path / "else.pt")))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        BlipConfig(),
+        BlipConfig(
+            image_size=384,
+            vision_width=768,
+            vision_depth=12,
+            vision_heads=12,
+            text=TextConfig(encoder_width=768),
+        ),
+    ],
+)
+def test_sizes_are_read_off_the_weights(config):
+    with torch.device("meta"):
+        blip = Blip(config.vision, config.text, config.proj_dim)
+    assert sizes_of({f"blip.{key}": tensor for key, tensor in blip.state_dict().items()}, "x") == config
+
+
+def test_head_original_is_the_originals():
+    head = head_weights(RewardConfig(), "original", 0)
+    assert list(head)[::2] == [f"mlp.layers.{i}.weight" for i in (0, 2, 4, 6, 7)]
+    assert head["mlp.layers.0.weight"].std().item() == pytest.approx(1 / 769, rel=0.01)
+    assert head["mlp.layers.2.weight"].std().item() == pytest.approx(1 / 769, rel=0.01)
+    assert not head["mlp.layers.0.bias"].any()
+
+
+def test_a_reward_model_keeps_its_head_unless_asked(model, folder, tmp_path, monkeypatch):
+    begun = starting_model(TrainingConfig(init=str(folder)))
+    assert begun.mlp.layers[0].weight.equal(model.mlp.layers[0].weight)
+    again = starting_model(TrainingConfig(init=str(folder), head_init="scaled"))
+    assert not again.mlp.layers[0].weight.equal(model.mlp.layers[0].weight)
+    changed = starting_model(TrainingConfig(init=str(folder), drop_path=0.2, dropout=0.3, head_dropout=0.0))
+    assert changed.config.vision_drop_path == 0.2
+    assert changed.config.text.hidden_dropout_prob == 0.3
+    assert changed.config.head_dropout == (0, 0, 0)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny").mkdir()  # a name goes before a folder, as in load
+    assert starting_model(TrainingConfig(init="tiny")).config.image_size == 64
+
+
+def test_another_image_size_interpolates_positions(model, folder, tmp_path):
+    begun = starting_model(TrainingConfig(init=str(folder), image_size=96))
+    positions = begun.state_dict()["blip.visual_encoder.pos_embed"]
+    assert positions.shape == (1, 37, 64)
+    own = model.state_dict()["blip.visual_encoder.pos_embed"]
+    assert positions[:, 0].equal(own[:, 0])
+    begun.save_pretrained(tmp_path / "larger")
+    larger = RM.load(tmp_path / "larger", device="cpu")
+    assert larger.config.image_size == 96
+    assert isinstance(larger.score("a dog", Image.new("RGB", (200, 120), "red")), float)
+    # A ramp stays one away from the edges (torch's bicubic ripples a little); 384 px have 24 patches a side.
+    ramp = torch.linspace(0, 1, 14)[None, :, None].expand(14, 14, 1).reshape(1, 196, 1)
+    wide = interpolated_positions(torch.cat([torch.zeros(1, 1, 1), ramp], 1), 24)[0, 1:, 0].view(24, 24)
+    steps = wide.diff(dim=1)[:, 4:-4]
+    assert steps.mean().item() == pytest.approx(14 / 24 / 13, rel=0.05)
+    assert (steps > 0).all()
+    assert torch.allclose(wide[0], wide[-1], atol=1e-6)
+    with pytest.raises(InputError, match="multiple of 16"):
+        starting_model(TrainingConfig(init=str(folder), image_size=100))
+
+
+def test_from_scratch_takes_an_architecture(folder):
+    settings = TrainingConfig(init="scratch", architecture=str(folder), seed=3)
+    one, same = starting_model(settings), starting_model(settings)
+    other = starting_model(replace(settings, seed=4))
+    key = "blip.visual_encoder.blocks.0.attn.qkv.weight"
+    assert one.state_dict()[key].equal(same.state_dict()[key])
+    assert not one.state_dict()[key].equal(other.state_dict()[key])
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        starting_model(replace(settings, architecture="nowhere"))

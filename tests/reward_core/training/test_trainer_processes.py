@@ -1,0 +1,217 @@
+"""Training runs as processes: two of them, killed, interrupted; and the command."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from ranked_images import write_rankings
+from safetensors.torch import load_file
+
+import reward_core as RM
+from reward_core.training import initialize_from_scratch
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("rankings")
+    write_rankings(folder, "train", 22, seed=0)
+    write_rankings(folder, "validation", 5, seed=1, images=3)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def start(folder, tmp_path_factory):
+    """A model from nothing, as a folder."""
+    model = RM.load(folder, device="cpu")
+    initialize_from_scratch(model, 0)
+    path = tmp_path_factory.mktemp("start") / "model"
+    model.save_pretrained(path)
+    return path
+
+
+def training(start, data, out, *settings, ranks=1):
+    launcher = (
+        [] if ranks == 1 else ["-m", "torch.distributed.run", f"--nproc_per_node={ranks}", "--standalone"]
+    )
+    common = ("trackers=[]", "warmup_steps=0", "lr=1e-3", "validations=1", "freeze=0.5", "workers=1")
+    given = ("--init", start, "--data", data, "--out", out, *common, *settings)
+    return [sys.executable, *launcher, "-m", "reward_core", "train", *map(str, given)]
+
+
+def environment():
+    return {
+        **os.environ,
+        "ACCELERATE_USE_CPU": "1",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+
+
+def finish(arguments):
+    done = subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stderr
+
+
+def rows(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def newest(folder):
+    path = sorted((folder / "checkpoints").iterdir())[-1]
+    return load_file(path / "trained.safetensors"), json.loads((path / "state.json").read_text())
+
+
+def test_two_processes_equal_one(start, data, tmp_path):
+    """The same micro-batches, of 2 groups each, once by one process and once by two; the last step of an
+    epoch has 2 groups, so that one process has nothing to do but take part.
+
+    A key's bias has no gradient but rounding, which Adam would bring to the size of any other's step were
+    its epsilon below it.
+    """
+    more = ("batch_size=2", "steps=6", "epochs=2", "lr=1e-4", "epsilon=1e-6")
+    more += ("dropout=0", "drop_path=0", "head_dropout=0")
+    finish(training(start, data, tmp_path / "one", *more, "accumulation=2"))
+    finish(training(start, data, tmp_path / "two", *more, "accumulation=1", ranks=2))
+    (one, first), (two, second) = newest(tmp_path / "one"), newest(tmp_path / "two")
+    assert (first["processes"], second["processes"]) == (1, 2)
+    assert first["step"] == second["step"] == 6
+    before = load_file(start / "model.safetensors")
+    assert one.keys() == two.keys()
+    moved = max(float((w - before[name.removeprefix("model.")]).abs().max()) for name, w in one.items())
+    assert moved > 3e-4
+    for name, weight in one.items():
+        assert torch.allclose(weight, two[name], atol=1e-6, rtol=0), name
+    for a, b in zip(rows(tmp_path / "one"), rows(tmp_path / "two"), strict=True):
+        for name in {
+            "loss",
+            "accuracy",
+            "pairs",
+            "gradient_norm",
+            "validation/loss",
+            "validation/accuracy",
+        } & {*a}:
+            assert a[name] == pytest.approx(b[name], rel=1e-5), name
+    pairs = [row["pairs"] for row in rows(tmp_path / "two") if "pairs" in row]
+    assert len({*pairs}) > 1  # of unequal work
+
+
+def wait_for_steps(folder, steps, process):
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        path = folder / "metrics.jsonl"
+        lines = path.read_text().splitlines() if path.is_file() else []
+        if sum('"gradient_norm"' in line for line in lines) >= steps:
+            return
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.02)
+    raise AssertionError("no step within two minutes")
+
+
+def test_a_killed_run_ends_with_the_same_bits_on_two_ranks_too(start, data, tmp_path):
+    more = ("batch_size=1", "accumulation=1", "steps=9", "checkpoint_every=3", f"cache={tmp_path / 'cache'}")
+    finish(training(start, data, tmp_path / "whole", *more, ranks=2))
+    arguments = training(start, data, tmp_path / "killed", *more, ranks=2)
+    process = subprocess.Popen(
+        arguments, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    wait_for_steps(tmp_path / "killed", 5, process)  # between two checkpoints
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    output = finish(arguments)
+    assert "goes on after step" in output
+    (one, _), (two, _) = newest(tmp_path / "whole"), newest(tmp_path / "killed")
+    for name, weight in one.items():
+        assert weight.equal(two[name]), name
+
+    def steps(folder):
+        return [{k: v for k, v in row.items() if k != "images_per_s"} for row in rows(tmp_path / folder)]
+
+    assert steps("whole") == steps("killed")  # each step once, with the same figures
+
+
+def test_16_bits_learn_and_leave_float32_weights(start, data, tmp_path):
+    more = ("mixed_precision=bf16", "gradient_checkpointing=true", "epochs=8", "accumulation=1", "freeze=0")
+    finish(training(start, data, tmp_path / "half", *more))
+    validations = [row["validation/loss"] for row in rows(tmp_path / "half") if "validation/loss" in row]
+    assert validations[-1] < validations[0] - 0.02
+    weights = load_file(tmp_path / "half" / "model.safetensors")
+    assert {weight.dtype for weight in weights.values()} == {torch.float32}
+    assert "bf16, torch" in (tmp_path / "half" / "README.md").read_text()
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(start, data, tmp_path):
+    arguments = training(start, data, tmp_path / "run", "batch_size=1", "accumulation=1", "epochs=200")
+    process = subprocess.Popen(
+        arguments, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    wait_for_steps(tmp_path / "run", 1, process)
+    process.send_signal(signal.SIGINT)
+    _, output = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "stopping after this step" in output
+    assert "the same command goes on from there" in output
+    (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
+    assert 1 <= json.loads((checkpoint / "state.json").read_text())["step"] < 4400
+    RM.load(tmp_path / "run", device="cpu")  # the best so far
+
+
+def no_large_files():
+    """No file may grow beyond 15 kB: writing fails as it does on a full disk."""
+    resource = pytest.importorskip("resource", reason="this system has no such limits")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (15_000, 15_000))
+
+
+def test_a_full_disk_is_one_line_and_leaves_what_was_there(start, data, tmp_path):
+    out = tmp_path / "run"
+    more = ("steps=4", "checkpoint_every=2", "checkpoints=9")
+    arguments = training(start, data, out, *more)
+    finish(arguments)
+    last = out / "checkpoints" / "step-000004"
+    shutil.rmtree(last)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.suffix in (".safetensors", ".pt")}
+    full = subprocess.run(
+        arguments, env=environment(), capture_output=True, text=True, preexec_fn=no_large_files
+    )
+    assert full.returncode == 2
+    assert "Traceback" not in full.stderr
+    assert f"reward-core: {out}" in full.stderr.splitlines()[-1]
+    assert "cannot be written to (" in full.stderr.splitlines()[-1]
+    assert {path: path.read_bytes() for path in before} == before
+    assert not list((out / "checkpoints").glob(".*"))
+    assert not list(out.glob(".saving-*"))
+    assert "goes on after step 2" in finish(arguments)
+    assert last.is_dir()
+    # So it is where nothing was there before.
+    arguments = training(start, data, tmp_path / "new", *more)
+    full = subprocess.run(
+        arguments, env=environment(), capture_output=True, text=True, preexec_fn=no_large_files
+    )
+    assert full.returncode == 2
+    assert f"reward-core: {tmp_path / 'new'}: cannot be written to (" in full.stderr.splitlines()[-1]
+
+
+def test_the_command_says_what_is_wrong(start, data, tmp_path, command):
+    for arguments, output in (
+        (("--init", start, "--data", tmp_path), "no train.json"),
+        (("--data", data, "epoch=3"), "no setting 'epoch'; did you mean 'epochs'?"),
+        (("--init", "nothing", "--data", data, "--out", tmp_path / "x"), "is neither a known name"),
+        (("--init", start, "--data", data, "image_size=50"), "image_size must be a multiple of 16"),
+        (("--init", start), "no data given"),
+    ):
+        done = command("train", *arguments)
+        assert done.returncode == 2
+        assert output in done.stderr
+    done = command(
+        "train", "--init", start, "--data", data, "--out", tmp_path / "dry", "--dry-run", "cpu=true"
+    )
+    assert done.returncode == 0
+    assert "data: train 22 groups" in done.stdout
+    assert not (tmp_path / "dry" / "checkpoints").exists()

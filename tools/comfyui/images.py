@@ -1,0 +1,53 @@
+"""Lists of IMAGE batches to single images and back, and scores drawn on them.
+
+Letters in shape comments: B batch, H, W image, C channels (an IMAGE is (B, H, W, C) in [0, 1]).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+SMALLEST_SIDE = 256  # a preview's; on less a number cannot be read
+
+
+def single_images(batches: Sequence[Tensor]) -> list[Tensor]:
+    """IMAGE batches, of any sizes -> images (H, W, C) in their order."""
+    return [image for batch in batches for image in batch]
+
+
+def in_batches(images: Sequence[Tensor]) -> list[Tensor]:
+    """Images (H, W, C) -> IMAGE batches in the same order; neighbors of one size share a batch."""
+    batches: list[list[Tensor]] = []
+    for image in images:
+        if not batches or batches[-1][0].shape != image.shape:
+            batches.append([])
+        batches[-1].append(image)
+    return [torch.stack(batch) for batch in batches]
+
+
+def to_pixels(image: Tensor) -> Tensor:
+    """(H, W, C) of any C -> (3, H, W) in [0, 1]: gray is repeated, alpha dropped."""
+    pixels = image.permute(2, 0, 1).float()
+    if pixels.shape[0] < 3:
+        pixels = pixels[:1].expand(3, -1, -1)
+    return pixels[:3].clamp(0, 1)
+
+
+def with_label(pixels: Tensor, label: str) -> Tensor:
+    """(H, W, C) -> (H', W', 3), a small image enlarged, with the label on a dark bar at its foot."""
+    levels = (to_pixels(pixels).permute(1, 2, 0).cpu().numpy() * 255).round().astype(np.uint8)
+    image = Image.fromarray(levels)
+    scale = -(-SMALLEST_SIDE // min(image.size))
+    if scale > 1:
+        image = image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+    size = max(14, min(image.size) // 14)
+    draw = ImageDraw.Draw(image, "RGBA")
+    draw.rectangle((0, image.height - 2 * size, image.width, image.height), fill=(0, 0, 0, 170))
+    middle = (size // 2, image.height - size)
+    draw.text(middle, label, fill="white", font=ImageFont.load_default(size), anchor="lm")
+    return torch.from_numpy(np.array(image)).float() / 255

@@ -1,0 +1,71 @@
+"""Photograph `reward-core app` for the docs: a wide page, a phone's, and one ranked row.
+
+python tools/make_app_images.py --out docs      # writes app.png, app-phone.png, ranked.png
+
+Needs the extra `app`, the playwright package and a chromium.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image
+from playwright.sync_api import sync_playwright
+
+FLAGS = (
+    "--headless=new --no-sandbox --disable-gpu --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--out", type=Path, default=Path("docs"), metavar="DIR")
+    parser.add_argument("--chromium", default=shutil.which("chromium"), help="default: the one on the path")
+    args = parser.parse_args()
+    command = [sys.executable, "-m", "reward_core", "app", "--model", "tiny", "--second-model", "tiny-judge"]
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        address = next(found[0] for line in server.stderr if (found := re.search(r"http://\S+", line)))
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=args.chromium, args=FLAGS.split())
+            for name, width, height in (("app.png", 1280, 900), ("app-phone.png", 390, 844)):
+                page = browser.new_page(viewport={"width": width, "height": height})
+                page.goto(address)
+                page.locator("#rc-example").click()
+                page.locator("#rc-results .rc-card").nth(7).wait_for()
+                page.wait_for_timeout(500)  # what fades in has faded in
+                save(page.screenshot(full_page=True), args.out / name)
+                if width == 1280:
+                    save(first_five(page), args.out / "ranked.png")
+                page.close()
+            browser.close()
+    finally:
+        server.send_signal(signal.SIGINT)
+        server.wait()
+
+
+def first_five(page) -> bytes:
+    """The ranked images without the rest of the page, the last three left out."""
+    page.evaluate("document.querySelectorAll('.rc-card').forEach(c => c.dataset.place > 5 && c.remove())")
+    box = page.locator("#rc-results .rc-prompt").bounding_box()
+    edge = 14
+    clip = {"x": box["x"] - edge, "y": box["y"] - edge}
+    clip |= {"width": box["width"] + 2 * edge, "height": box["height"] + 2 * edge}
+    return page.screenshot(full_page=True, clip=clip)
+
+
+def save(shot: bytes, path: Path) -> None:
+    Image.open(BytesIO(shot)).convert("RGB").save(path, optimize=True)
+    print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
+
+
+if __name__ == "__main__":
+    main()
