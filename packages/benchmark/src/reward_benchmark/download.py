@@ -10,6 +10,7 @@ from reward_core.errors import HubError
 from reward_core.files.zip_file import unzip
 from reward_core.hub.downloads import fetch
 from reward_core.hub.file_specs import HubFile, WebFile
+from reward_core.runs.progress import unpacking
 
 REPO, FORMER_REPO = "zai-org/ImageReward", "THUDM/ImageReward"
 #: A mirror of raw.githubusercontent.com may be named here.
@@ -69,6 +70,6 @@ def unpacked_zip(name: str, target: Path, downloads: Path, offline: bool) -> Pat
         path = fetch(HubFile(REPO, name, fallback_repo_id=FORMER_REPO), downloads, local_files_only=offline)
     except HubError as error:
         raise HubError(f"{target} is missing. It comes from {address}\n{error}") from error
-    unzip(path, target)
+    unzip(path, target, track=unpacking(path.name))
     path.unlink()
     return target

@@ -7,10 +7,14 @@ import shutil
 import stat
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import closing
 from pathlib import Path, PurePosixPath
+from typing import TypeAlias
 
 from ..errors import InputError
+
+Track: TypeAlias = "Callable[[list[zipfile.ZipInfo]], Generator[zipfile.ZipInfo, None, None]]"
 
 MAX_UNPACKED = 20 * 2**30  # bytes of one zip; the largest published one holds about 1.2 GB
 MAX_RATIO = 200  # of a member's size to its packed size; images hardly shrink at all
@@ -20,7 +24,9 @@ _SUFFIXES = {".png", ".webp", ".jpg", ".jpeg", ".json", ".txt", ".md"}
 _UNPACKING = ".unpacking-"
 
 
-def unzip(path: Path, target: Path, finish: Callable[[Path], None] | None = None) -> None:
+def unzip(
+    path: Path, target: Path, finish: Callable[[Path], None] | None = None, track: Track | None = None
+) -> None:
     """Unpack images into ``target``, which appears whole or not at all.
 
     A single folder at the top of the zip is taken for ``target`` itself. Every member's checksum is
@@ -28,13 +34,12 @@ def unzip(path: Path, target: Path, finish: Callable[[Path], None] | None = None
 
     Args:
         finish: called with the unpacked folder before it gets its name; what it writes there appears with it.
+        track: yields the members it is given and shows progress meanwhile (``runs.progress.unpacking``).
 
     Raises:
         InputError: damaged (the file is then removed, to be fetched anew), a member that would lie outside
             the folder, a link, or more bytes than images can have.
     """
-    from ..runs.progress import bar
-
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f"{_UNPACKING}{target.name}-{os.getpid()}")
     try:
@@ -42,8 +47,8 @@ def unzip(path: Path, target: Path, finish: Callable[[Path], None] | None = None
             members = safe_members(path, archive)
             if sum(m.file_size for m in members) > MAX_UNPACKED:
                 raise InputError(f"{path}: would unpack to more than {MAX_UNPACKED:,} bytes; not unpacked")
-            with bar() as shown:
-                for member in shown.track(members, description=f"unpacking {path.name}"):
+            with closing((track or _untracked)(members)) as shown:
+                for member in shown:
                     destination = temporary / PurePosixPath(member.filename)
                     destination.parent.mkdir(parents=True, exist_ok=True)
                     with archive.open(member) as source, destination.open("wb") as out:
@@ -58,6 +63,10 @@ def unzip(path: Path, target: Path, finish: Callable[[Path], None] | None = None
         raise InputError(f"{path}: damaged ({error}); it was removed, run again to fetch it anew") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _untracked(members: list[zipfile.ZipInfo]) -> Generator[zipfile.ZipInfo, None, None]:
+    yield from members
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -20,6 +20,7 @@ from ..hub.dataset_files import RepoFile, RepoListing, fetch_verified, list_data
 from ..rankings import SPLITS, ImageReport, RankedPrompt
 from ..rankings.check import find_broken, leave_out
 from ..rankings.imagerewarddb import METADATA, read_imagerewarddb
+from ..runs.progress import unpacking
 from .folder import Prepared, preparing, write_folder
 from .space import check_space, gigabytes
 
@@ -165,7 +166,7 @@ def _unpack(out: Path, file: RepoFile, path: Path) -> None:
         broken = {Path(name).name: reason for name, reason in find_broken(images).items()}
         write_json(folder / RECORD, {"zip": file.path, "checksum": file.checksum, "broken": broken})
 
-    unzip(path, _folder(out, file), look_through)
+    unzip(path, _folder(out, file), look_through, unpacking(path.name))
 
 
 def _read(

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import TypeVar
 
 T = TypeVar("T")
 
 
-def progress(items: Iterable[T], what: str, total: int) -> Iterator[T]:
+def progress(items: Iterable[T], what: str, total: int) -> Generator[T, None, None]:
     """The items, with a bar that tells the time left."""
     with bar() as shown:
         yield from shown.track(items, total=total, description=what)
+
+
+def unpacking(archive: str) -> Callable[[list[T]], Generator[T, None, None]]:
+    """Return what ``unzip`` takes as ``track``: a bar over the members of an archive."""
+    return lambda members: progress(members, f"unpacking {archive}", len(members))
 
 
 def bar(wanted: bool = True):

@@ -7,17 +7,15 @@ Letters in shape comments: B batch, S image side, L text tokens.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import cuda
 from .compiling import CompiledByShape, CompilePlan
+from .steps import ModelSteps
 from .weights_identity import WeightsWatch
-
-if TYPE_CHECKING:
-    from .scoring_model import ScoringModel
 
 # Compiling the vision encoder at full size took 49 s on 2 cores and gained 13-20%, so it pays after about
 # 300 s of scoring. With freezing, weights become constants, packed as the processor likes them.
@@ -27,7 +25,7 @@ CPU_PLAN = CompilePlan(after=300.0, options={"freezing": True})
 class PlainPath:
     """Exactly the model's own steps."""
 
-    def __init__(self, model: ScoringModel) -> None:
+    def __init__(self, model: ModelSteps) -> None:
         self.model, self.device = model, model.device
 
     def encode(self, pixels: Tensor) -> Tensor:
@@ -53,7 +51,7 @@ class PlainPath:
 class FastPath(PlainPath):
     """Any model, its encoding of images compiled."""
 
-    def __init__(self, model: ScoringModel, plan: CompilePlan | None = None) -> None:
+    def __init__(self, model: ModelSteps, plan: CompilePlan | None = None) -> None:
         super().__init__(model)
         self.plan = plan or (cuda.PLAN if model.device.type == "cuda" else CPU_PLAN)
         self.weights = WeightsWatch(model.parameters)

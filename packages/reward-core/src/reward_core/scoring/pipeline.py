@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -21,9 +20,7 @@ from .batching import checked_batch_size, in_batches, one_behind
 from .cpu import sensible_threads
 from .cuda import Uploader
 from .features import ImageFeatures
-
-if TYPE_CHECKING:
-    from .scoring_model import ScoringModel
+from .steps import ImageEncoder
 
 
 @dataclass
@@ -44,7 +41,7 @@ class ImageBatch:
 
 @torch.no_grad()
 def image_batches(
-    model: ScoringModel,
+    model: ImageEncoder,
     images: Sequence[ImageSource] | ImageFeatures,
     batch_size: int | None,
     compute: Callable[[Tensor, list[int]], Tensor],

@@ -5,22 +5,30 @@ Letters in shape comments: B batch, S image side, N image tokens, E image width,
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...network.blip import Blip
+from ...network.config import RewardConfig
+from ...network.reward_head import RewardHead
 from ...scoring.compiling import CompiledByShape, CompilePlan
 from ...scoring.fast_path import FastPath
+from ...scoring.steps import ModelSteps
 
-if TYPE_CHECKING:
-    from ...network.reward_head import RewardHead
-    from .reward_model import RewardModel
+
+class RewardParts(ModelSteps, Protocol):
+    """What the fast path fuses: the parts of `reward_model.RewardModel`."""
+
+    config: RewardConfig
+    blip: Blip
+    mlp: RewardHead
 
 
 class RewardFastPath(FastPath):
-    """A reward model: folded head, one product for all keys and values, text in few lengths.
+    """A reward model: fused head, one linear layer for all keys and values, text in few lengths.
 
     Args:
         model: in evaluation mode.
@@ -31,7 +39,7 @@ class RewardFastPath(FastPath):
     """
 
     def __init__(
-        self, model: RewardModel, plan: CompilePlan | None = None, on_gpu: bool | None = None
+        self, model: RewardParts, plan: CompilePlan | None = None, on_gpu: bool | None = None
     ) -> None:
         self.on_gpu = model.device.type == "cuda" if on_gpu is None else on_gpu
         super().__init__(model, plan)
