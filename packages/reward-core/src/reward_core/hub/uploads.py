@@ -2,37 +2,41 @@
 
 from __future__ import annotations
 
-import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from .downloads import as_hub_error
 
-if TYPE_CHECKING:
-    from ..scoring.scoring_model import ScoringModel
 
-
-def upload_model(
-    model: ScoringModel,
+def upload_folder(
+    folder: Path,
     repo_id: str,
-    private: bool | None,
-    token: str | None,
-    revision: str | None,
-    commit_message: str,
+    private: bool | None = None,
+    token: str | None = None,
+    revision: str | None = None,
+    commit_message: str = "Upload reward model",
+    patterns: Sequence[str] | None = None,
 ) -> str:
-    """Save the model to a temporary folder, upload it, and return the commit's address."""
+    """Upload a folder to a model repository, made if needed, and return the commit's address.
+
+    Args:
+        patterns: of the files to upload; None: all.
+
+    Raises:
+        HubError: the hub cannot be reached, or refuses.
+    """
     from huggingface_hub import HfApi
 
-    from ..models.checkpoint import save_folder
-
     api = HfApi(token=token)
-    with tempfile.TemporaryDirectory() as folder:
-        save_folder(model, Path(folder))
-        try:
-            repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-            commit = api.upload_folder(
-                repo_id=repo_id, folder_path=folder, revision=revision, commit_message=commit_message
-            )
-        except Exception as error:
-            raise as_hub_error(repo_id, error, uploading=True) from error
+    try:
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        commit = api.upload_folder(
+            repo_id=repo_id,
+            folder_path=folder,
+            revision=revision,
+            commit_message=commit_message,
+            allow_patterns=patterns,
+        )
+    except Exception as error:
+        raise as_hub_error(repo_id, error, uploading=True) from error
     return str(commit.commit_url)

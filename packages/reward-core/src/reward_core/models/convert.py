@@ -10,7 +10,7 @@ from ..scoring.scoring_model import ScoringModel
 from .blip.scorer import BlipScorer
 from .checkpoint import build_model, read_state_dict, save_folder
 from .imagereward.reward_model import RewardModel
-from .load import config_beside, tokenizer_beside
+from .model_files import tokenizer_beside
 
 
 def convert_checkpoint(
@@ -36,7 +36,7 @@ def convert_checkpoint(
     if config is not None:
         sizes = model_class.config_class.from_dict(read_json(config), str(config))
     else:
-        sizes = config_beside(state_dict, model_class)
+        sizes = model_class.config_beside(state_dict)
 
     def find_tokenizer() -> PromptTokenizer:
         if vocab is not None:

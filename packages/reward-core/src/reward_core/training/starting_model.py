@@ -19,7 +19,8 @@ from ..files.json_file import read_json
 from ..hub.downloads import fetch
 from ..models.checkpoint import CONFIG_FILE, WEIGHTS_FILE, build_model, read_state_dict
 from ..models.imagereward.reward_model import RewardModel
-from ..models.load import available_models, load, tokenizer_beside
+from ..models.load import available_models, load
+from ..models.model_files import tokenizer_beside
 from ..models.registry import SCORES
 from ..network.config import BlipConfig, RewardConfig
 from ..network.text_encoder import TextConfig

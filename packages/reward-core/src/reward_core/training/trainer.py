@@ -22,7 +22,7 @@ from ..runs.run_lock import exclusive_run
 from ..runs.write_errors import write_errors
 from .batch_plan import BatchPlan
 from .config import TrainingConfig
-from .finish import finish, gathered_unreadable, save_best
+from .finish import TrainedRun, finish, gathered_unreadable, save_best
 from .group_reader import GroupReader, ReadGroup, Reword
 from .group_rewards import GroupRewards
 from .health import MAX_SKIPPED, Health
@@ -177,7 +177,23 @@ class Trainer:
                 "no validation gave finite rewards, so no weights were kept. Likely reason: "
                 + Health.why_not_finite(settings, accelerator.mixed_precision, finite_weights(self.rewards))
             )
-        return finish(self, time.perf_counter() - started)
+        if "validation" not in self.readers:
+            self.state.best_step = self.state.step
+            self._save_best(None)
+        run = TrainedRun(
+            self.settings,
+            accelerator,
+            self.rewards,
+            self.readers,
+            self.splits,
+            self.state.step,
+            self.state.best_step,
+            self.state.told,
+            self.metrics,
+            self.report,
+            self._log,
+        )
+        return finish(run, time.perf_counter() - started)
 
     def step(self, batches: Sequence[Sequence[Future[ReadGroup | None]]]) -> dict[str, float]:
         """One optimizer step on this rank's micro-batches; what to log of it."""
@@ -251,12 +267,16 @@ class Trainer:
             self.report(f"warning: {found.not_finite_message()}; step {state.step} is not taken for the best")
         if not found.not_finite and (state.best is None or found.loss < state.best):
             state.best, state.best_step, state.worse = found.loss, state.step, 0
-            save_best(self, found)
+            self._save_best(found)
         else:
             state.worse += 1
             if settings.patience and state.worse >= settings.patience:
                 state.stopped = f"{state.worse} validations in a row without a lower loss"
                 self.report(f"stopped early at step {state.step}: {state.stopped}")
+
+    def _save_best(self, found: Judgement | None) -> None:
+        if self.accelerator.is_main_process:
+            save_best(self.model, self.out, found)
 
     def _log(self, row: dict[str, float]) -> None:
         if self.accelerator.is_main_process:
@@ -266,7 +286,7 @@ class Trainer:
             self.accelerator.log({k: v for k, v in row.items() if math.isfinite(v)}, step=self.state.step)
 
     def _save(self) -> None:
-        self.state.unreadable = gathered_unreadable(self)
+        self.state.unreadable = gathered_unreadable(self.readers, self.accelerator)
         self.checkpoints.save(self.accelerator, self.rewards, self.optimizers, self.state)
 
     def _restore(self, resume: str | Path | None) -> bool:

@@ -5,9 +5,6 @@ Letters in shape comments: B batch, S image side, L text tokens, P width of the 
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -16,16 +13,19 @@ from ...inputs.tokenizer import PromptTokenizer
 from ...network.attention import project
 from ...network.blip import Blip
 from ...network.config import BlipConfig
+from ..pretrained import Pretrained
 from ..two_towers import TwoTowers
+from .published import BLIP_MODELS
 
 
-class BlipScorer(TwoTowers):
+class BlipScorer(Pretrained, TwoTowers):
     """Cosine in [-1, 1] of BLIP's projected class token and projected [CLS] of the text.
 
     The text encoder runs without its cross-attention. Source: ImageReward's BLIP baseline.
     """
 
     config_class = BlipConfig
+    published = BLIP_MODELS
 
     def __init__(self, config: BlipConfig, tokenizer: PromptTokenizer):
         super().__init__()
@@ -45,9 +45,3 @@ class BlipScorer(TwoTowers):
         return F.normalize(
             project(self.blip.text_proj, self.blip.encode_text(token_ids, mask)).float(), dim=-1
         )
-
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write config.json, model.safetensors and the tokenizer; the folder loads with no network."""
-        from ..checkpoint import save_folder
-
-        save_folder(self, Path(folder))

@@ -6,7 +6,6 @@ P width of the projections.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,11 +18,17 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from ...errors import CheckpointError, KeyMismatchError
+from ...hub.downloads import fetch
 from ...inputs.image_transform import ImageTransform, copied
 from ...inputs.tokenizer import PromptTokenizer
 from ...network.reward_head import RewardHead
+from ..load_options import LoadOptions
+from ..model_files import ModelFiles
+from ..pretrained import Pretrained
 from ..two_towers import TwoTowers
 from .config import ClipConfig
+from .key_map import to_clip_keys
+from .published import CLIP_MODELS
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
@@ -86,7 +91,7 @@ class ClipTokenizer(PromptTokenizer):
         self.fast_tokenizer.save(str(folder / "tokenizer.json"))
 
 
-class ClipScorer(TwoTowers):
+class ClipScorer(Pretrained, TwoTowers):
     """Cosine of CLIP's image and text vectors, or a head's value of the image's vector.
 
     Prompts are cut at 77 tokens as the original does. Sources: CLIP (arXiv 2103.00020), PickScore
@@ -94,6 +99,7 @@ class ClipScorer(TwoTowers):
     """
 
     config_class = ClipConfig
+    published = CLIP_MODELS
 
     def __init__(self, config: ClipConfig, tokenizer: PromptTokenizer):
         super().__init__()
@@ -110,6 +116,17 @@ class ClipScorer(TwoTowers):
             part.register_buffer("position_ids", positions, persistent=False)
         if config.head:
             self.head = RewardHead((config.proj_dim, *config.head), (0.2, 0.2, 0.1))
+
+    @staticmethod
+    def own_keys(state: dict[str, Tensor]) -> dict[str, Tensor]:
+        return to_clip_keys(state)
+
+    @classmethod
+    def find_tokenizer(cls, files: ModelFiles, config: ClipConfig, options: LoadOptions) -> ClipTokenizer:
+        file = files.weights.parent / "tokenizer.json"
+        if not file.is_file():
+            file = fetch(files.vocabulary, options.download_root, None, options.local_files_only)
+        return ClipTokenizer.from_folder(file.parent, config.max_length)
 
     def set_encoder_dtype(self, dtype: torch.dtype) -> None:
         """Encoders in another dtype; the unit vectors, the cosine and the head stay in float32."""
@@ -168,9 +185,3 @@ class ClipScorer(TwoTowers):
     def feature_parameters(self) -> Iterable[nn.Parameter]:
         """CLIP's own, without a head."""
         return self.clip.parameters()
-
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write config.json, model.safetensors and the tokenizer; the folder loads with no network."""
-        from ..checkpoint import save_folder
-
-        save_folder(self, Path(folder))

@@ -6,7 +6,6 @@ Letters in shape comments: B batch, S image side, N image tokens, E image width,
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -17,17 +16,15 @@ from ...network.blip import Blip
 from ...network.config import RewardConfig
 from ...network.reward_head import RewardHead
 from ...scoring.scoring_model import ScoringModel
+from ..pretrained import Pretrained
 from .fast_path import RewardFastPath
+from .published import BUNDLED_MODELS, REWARD_MODELS
 
 if TYPE_CHECKING:
-    import os
-
-    import torch
-
     from ...network.text_encoder import KeysValues
 
 
-class RewardModel(ScoringModel):
+class RewardModel(Pretrained, ScoringModel):
     """The reward model of ImageReward (arXiv 2304.05977), any size.
 
     Calling it takes normalized pixels (B, 3, S, S), token ids (B, L) and mask (B, L) to rewards
@@ -39,6 +36,8 @@ class RewardModel(ScoringModel):
     """
 
     config_class = RewardConfig
+    published = REWARD_MODELS
+    bundled = BUNDLED_MODELS
 
     def __init__(self, config: RewardConfig, tokenizer: PromptTokenizer):
         super().__init__()
@@ -47,6 +46,11 @@ class RewardModel(ScoringModel):
         self.transform = ImageTransform(config.image_size, config.pixel_mean, config.pixel_std)
         self.blip = Blip(config.vision, config.text, config.proj_dim)
         self.mlp = RewardHead(config.reward_mlp, config.head_dropout)
+
+    @classmethod
+    def default_config(cls) -> RewardConfig:
+        """Return the configuration of the original's checkpoint."""
+        return RewardConfig.imagereward_v1()
 
     def encode_pixels(self, pixels: Tensor) -> Tensor:
         """Normalised pixels (B, 3, S, S) -> image tokens (B, N, E)."""
@@ -85,38 +89,3 @@ class RewardModel(ScoringModel):
         """
         quantiles = self.config.score_quantiles
         return None if quantiles is None else quantiles.percentile(score)
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        name_or_path: str | os.PathLike[str],
-        *,
-        device: str | torch.device | None = None,
-        cache_dir: str | os.PathLike[str] | None = None,
-        revision: str | None = None,
-        local_files_only: bool = False,
-    ) -> RewardModel:
-        """Load a saved folder, or a hub repository that holds one; see ``reward_core.load``."""
-        from ..load import load
-
-        return load(name_or_path, device, cache_dir, revision=revision, local_files_only=local_files_only)
-
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write config.json, model.safetensors and the tokenizer; the folder loads with no network."""
-        from ..checkpoint import save_folder
-
-        save_folder(self, Path(folder))
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        private: bool | None = None,
-        token: str | None = None,
-        revision: str | None = None,
-        commit_message: str = "Upload reward model",
-    ) -> str:
-        """Upload the saved form to a model repository (made if needed); returns the commit's address."""
-        from ...hub.uploads import upload_model
-
-        return upload_model(self, repo_id, private, token, revision, commit_message)

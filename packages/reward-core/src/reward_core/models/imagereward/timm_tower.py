@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 
 from ...errors import InputError
 from ...network.timm_vision import create_tower
-
-if TYPE_CHECKING:
-    from .reward_model import RewardModel
+from ..checkpoint import build_model
+from .reward_model import RewardModel
 
 
 def with_timm_tower(model: RewardModel, name: str, pretrained: bool, image_size: int = 0) -> RewardModel:
@@ -23,9 +21,6 @@ def with_timm_tower(model: RewardModel, name: str, pretrained: bool, image_size:
         name: timm's, such as "vit_base_patch16_224.augreg_in21k". pretrained: fetch its weights.
         image_size: side in pixels; 0: the model's own of timm.
     """
-    from ..checkpoint import build_model
-    from .reward_model import RewardModel
-
     tower = create_tower(name, pretrained, image_size, model.config.vision_drop_path)
     facts = tower.pretrained_cfg
     width, size = tower.embed_dim, tower.patch_embed.img_size

@@ -1,0 +1,32 @@
+"""How a model is found and prepared."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from ..scoring.device import Device
+from ..scoring.precision import check_precision
+
+PathLike: TypeAlias = "str | os.PathLike[str]"
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """The options of ``load`` and ``load_score``, which say what each means.
+
+    Raises:
+        InputError: an unknown precision.
+    """
+
+    device: Device = None
+    download_root: PathLike | None = None
+    med_config: PathLike | dict[str, Any] | None = None
+    precision: str = "exact"
+    exact_resize: bool = False
+    revision: str | None = None
+    local_files_only: bool = False
+
+    def __post_init__(self) -> None:
+        check_precision(self.precision)

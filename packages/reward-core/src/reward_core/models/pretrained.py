@@ -1,0 +1,130 @@
+"""Loading and saving, the same for every family of models."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from ..errors import CheckpointError
+from ..files.json_file import read_json
+from ..hub.uploads import upload_folder
+from ..inputs.tokenizer import PromptTokenizer
+from ..network.config import BlipConfig, text_config_from_med_config
+from ..scoring.device import usable_device
+from ..scoring.precision import encoder_dtype
+from .checkpoint import CONFIG_FILE, build_model, read_state_dict, save_folder
+from .load_options import LoadOptions, PathLike
+from .model_files import ModelFiles, find_files, tokenizer_beside
+from .model_spec import ModelSpec
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+P = TypeVar("P", bound="Pretrained")
+
+
+class Pretrained:
+    """What a family adds to a scoring model to be loaded, saved and published.
+
+    Attributes:
+        config_class: has ``from_dict`` and ``to_dict``.
+        published: models of this family with files on the hub or the web.
+        bundled: models of this family that come with the package.
+    """
+
+    config_class: ClassVar[type]
+    published: ClassVar[Mapping[str, ModelSpec]]
+    bundled: ClassVar[Mapping[str, str]] = {}
+
+    @classmethod
+    def from_pretrained(
+        cls: type[P],
+        name_or_path: PathLike,
+        *,
+        device: str | torch.device | None = None,
+        cache_dir: PathLike | None = None,
+        revision: str | None = None,
+        local_files_only: bool = False,
+    ) -> P:
+        """Load a saved folder, or a hub repository that holds one; see ``reward_core.load``."""
+        options = LoadOptions(device, cache_dir, revision=revision, local_files_only=local_files_only)
+        return cls.load_files(find_files(name_or_path, cls.published, cls.bundled, options), options)
+
+    @classmethod
+    def load_files(cls: type[P], files: ModelFiles, options: LoadOptions) -> P:
+        """Load a model from its files: in evaluation mode, parameters frozen.
+
+        Raises:
+            InputError: a device that cannot be used. CheckpointError (KeyMismatchError): damaged files, or
+            files that do not fit.
+        """
+        device = usable_device(options.device)
+        state = read_state_dict(files.weights)
+        config = files.config or cls.config_beside(files.weights)
+        if options.med_config is not None:
+            config = _replace_text(config, options.med_config)
+        model = build_model(
+            cls,
+            config,
+            cls.own_keys(state),
+            str(files.weights),
+            lambda: cls.find_tokenizer(files, config, options),
+        )
+        model.set_encoder_dtype(encoder_dtype(options.precision, device))
+        model.fast = options.precision == "fast" or (options.precision == "auto" and device.type == "cuda")
+        model.resize_on_device = model.fast and not options.exact_resize
+        return model.to(device)
+
+    @classmethod
+    def config_beside(cls, weights: Path) -> Any:
+        """Return config.json of the weights' folder; without one, ``default_config``."""
+        path = weights.parent / CONFIG_FILE
+        if path.is_file():
+            return cls.config_class.from_dict(read_json(path), str(path))
+        return cls.default_config()
+
+    @classmethod
+    def default_config(cls) -> Any:
+        """Return the configuration of weights without a config.json."""
+        return cls.config_class()
+
+    @staticmethod
+    def own_keys(state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the weights under the names of this family's modules."""
+        return state
+
+    @classmethod
+    def find_tokenizer(cls, files: ModelFiles, config: Any, options: LoadOptions) -> PromptTokenizer:
+        """Return the tokenizer of a model, downloaded if need be."""
+        return tokenizer_beside(
+            files.weights, config.max_length, options.download_root, options.local_files_only
+        )
+
+    def save_pretrained(self, folder: PathLike) -> None:
+        """Write config.json, model.safetensors and the tokenizer; the folder loads with no network."""
+        save_folder(self, Path(folder))
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | None = None,
+        revision: str | None = None,
+        commit_message: str = "Upload reward model",
+    ) -> str:
+        """Upload the saved form to a model repository (made if needed); return the commit's address."""
+        with tempfile.TemporaryDirectory() as folder:
+            save_folder(self, Path(folder))
+            return upload_folder(Path(folder), repo_id, private, token, revision, commit_message)
+
+
+def _replace_text(config: BlipConfig, med_config: PathLike | dict[str, Any]) -> BlipConfig:
+    if not isinstance(med_config, dict) and not os.path.isfile(med_config):
+        raise CheckpointError(f"{os.fsdecode(med_config)}: no such file (med_config)")
+    return replace(config, text=text_config_from_med_config(med_config))
