@@ -31,6 +31,7 @@ from transformers import CLIPTextModel
 from refl.demo.study import processor
 from refl.demo.world import captioned_images
 from reward_core import shapes
+from reward_core.runs.cpus import usable_cpus
 
 COLUMNS = [TextColumn("{task.description}"), MofNCompleteColumn(), TimeRemainingColumn()]
 DATA_SEED = 1000  # of the images; prompts of the card's figures have another
@@ -167,7 +168,7 @@ def _save_atomically(model: torch.nn.Module, folder: Path) -> None:
 
 def main() -> None:
     args, console = arguments(), Console()
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", usable_cpus())))
     with Progress(*COLUMNS, console=console) as progress:
         stages = Stages(args, console, progress)
         encoder = stages.text_encoder()
@@ -189,7 +190,7 @@ def main() -> None:
     save_pipeline(pipeline, args.out)
     figures = measure(args.out, args.prompts)  # what is published is what is measured
     threads, version = torch.get_num_threads(), torch.__version__
-    machine = f"{threads} of {os.cpu_count()} cores of an {processor()} (torch {version})"
+    machine = f"{threads} of {usable_cpus()} cores of an {processor()} (torch {version})"
     minutes = stages.minutes() | {
         "unet": training.seconds / 60
     }  # over all its parts, where it was interrupted

@@ -18,7 +18,6 @@ Everything is seeded: the weights, the images, their order. The result is a fold
 from __future__ import annotations
 
 import argparse
-import os
 import platform
 import tempfile
 import time
@@ -46,6 +45,7 @@ from reward_core.network.config import RewardConfig
 from reward_core.network.text_encoder import TextConfig
 from reward_core.rankings import RankedPrompt
 from reward_core.rankings.evaluation import Evaluation, evaluate
+from reward_core.runs.cpus import usable_cpus
 from reward_core.scoring.precision import cpu_features
 from reward_core.training import (
     AnnotatedImage,
@@ -377,7 +377,7 @@ comparisons count; chance is 50%. Scores are about N(0, 1) on the validation ima
   the spot, seed {args.seed}.
 - Training: {args.patch_steps} steps of patches, {args.caption_steps} of captions (contrast, matching, masked
   words, as BLIP and ALBEF), {steps} of ranking; Muon and AdamW, {args.precision};
-  {minutes:.1f} minutes on {os.cpu_count()} cores ({platform.machine()}, torch {torch.__version__}).
+  {minutes:.1f} minutes on {usable_cpus()} cores ({platform.machine()}, torch {torch.__version__}).
 - Command: `python tools/make_tiny_reward.py --out FOLDER --architecture {args.architecture}
   --seed {args.seed} --patch-steps {args.patch_steps} --caption-steps {args.caption_steps}
   --groups {args.groups} --epochs {args.epochs} --ranking-steps {args.ranking_steps}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
 import numpy as np
+
+from reward_core.runs.cpus import usable_cpus
 
 from . import __version__, paper
 from .metrics import Resamples, compare_scorers, generator_table, preference_table, spearman
@@ -41,7 +42,7 @@ def environment(device: str | None, precision: str) -> dict[str, str]:
         "precision": precision,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpus": str(os.cpu_count()),
+        "cpus": str(usable_cpus()),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "Pillow": PIL.__version__,

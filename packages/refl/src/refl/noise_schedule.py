@@ -27,9 +27,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from reward_core.integrations.diffusers.clean_latents import PREDICTIONS, clean
+
 from .errors import ConfigError, ModelError
 
-PREDICTIONS = ("epsilon", "v_prediction", "sample", "flow")
 SAMPLERS = ("ddim", "ddpm", "euler", "flow")
 
 
@@ -93,17 +94,6 @@ class NoiseSchedule:
     def renoise(self, x0: Tensor, noise: Tensor, i: int) -> Tensor:
         """Clean latents brought to the noise level of step i."""
         return self.alphas[i] * x0 + self.sigmas[i] * noise
-
-
-def clean(x: Tensor, output: Tensor, alpha: Any, sigma: Any, prediction: str) -> Tensor:
-    """x0 from latents and a denoiser's output; alpha and sigma numbers, or tensors that broadcast to x."""
-    if prediction == "epsilon":
-        return (x - sigma * output) / alpha
-    if prediction == "v_prediction":
-        return alpha * x - sigma * output
-    if prediction == "flow":
-        return x - sigma * output
-    return output
 
 
 def training_target(x0: Tensor, noise: Tensor, alpha: Any, sigma: Any, prediction: str) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -14,6 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from reward_core.runs.cpus import usable_cpus
 
 from ..compare import ImageSettings, compare_rewards, generate_images, score_images
 from ..config import RewardConfig, TrainConfig
@@ -121,7 +122,7 @@ def circumstances(started: float, config: TrainConfig) -> dict[str, Any]:
         "seconds": time.perf_counter() - started,
         "settings": settings,
         "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
-        "machine": {"cpu": processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
+        "machine": {"cpu": processor(), "cores": usable_cpus(), "threads": torch.get_num_threads()},
     }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,6 +10,7 @@ from itertools import islice
 from typing import Any
 
 from ..errors import InputError
+from ..runs.cpus import usable_cpus
 from .input_row import InputRow, Key
 from .lru_cache import LRUCache
 from .shards import Shards
@@ -69,7 +69,7 @@ class ImagesAhead:
         self.scored_rows = scored_rows or {}
         self.source, self.shards, self.wanted = source, shards, wanted
         self.batch_size, self.cache, self.open_image = batch_size, cache, open_image
-        self.threads = threads or min(MOST_THREADS, os.cpu_count() or 1)
+        self.threads = threads or min(MOST_THREADS, usable_cpus())
 
     def __iter__(self) -> Iterator[Batch]:
         reader = ThreadPoolExecutor(1, "reward-core-read")

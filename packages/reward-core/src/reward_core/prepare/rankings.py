@@ -19,6 +19,7 @@ from ..rankings import SPLITS, RankedPrompt, read_splits
 from ..rankings.check import find_broken, in_reading_order, leave_out
 from ..rankings.comparisons import regroup
 from ..rankings.stored_images import ReadImage
+from ..runs.cpus import usable_cpus
 from ..runs.progress import bar
 from .folder import Prepared, preparing, write_folder
 
@@ -136,7 +137,7 @@ def _stored(sources: Mapping[str, ImageSource], out: Path) -> Iterator[tuple[str
     with (
         (out / JOURNAL).open("a", encoding="utf-8") as journal,
         bar() as shown,
-        ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool,
+        ThreadPoolExecutor(min(16, usable_cpus())) as pool,
     ):
         results = pool.map(lambda entry: _store(*entry, out), new)
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -10,6 +9,7 @@ from typing import Any
 
 from ..errors import ImageError
 from ..inputs.image_file import ImageSource, StoredImage, image_name, open_image
+from ..runs.cpus import usable_cpus
 from ..runs.progress import bar
 from .ranked_prompt import RankedPrompt
 
@@ -76,7 +76,7 @@ def find_broken(
 ) -> dict[str, str]:
     """Name -> reason, of the images that cannot be decoded."""
     named = in_reading_order({_key(image): image for image in images})
-    threads = threads or min(16, os.cpu_count() or 1)
+    threads = threads or min(16, usable_cpus())
     broken: dict[str, str] = {}
     with bar(show_progress) as shown, ThreadPoolExecutor(threads) as pool:
         checks = pool.map(_fault, named.values())

@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection, wait
 import torch
 
 from ...errors import InputError, RewardCoreError, WorkerError
+from ...runs.cpus import usable_cpus
 from ...scoring.device import usable_device
 from ..settings import BulkSettings
 from ..shard_scorer import ScoredBatch
@@ -43,7 +44,7 @@ class DeviceProcesses(Engine):
         context = multiprocessing.get_context("spawn")
         todo = deque(shards)
         at_work: dict[Connection, tuple[str, multiprocessing.Process]] = {}
-        share = max(1, (os.cpu_count() or 1) // len(self.devices))
+        share = max(1, usable_cpus() // len(self.devices))
         computing = max(1, torch.get_num_threads() // len(self.devices))
         for device in self.devices:
             here, there = context.Pipe()

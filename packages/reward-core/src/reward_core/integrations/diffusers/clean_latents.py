@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
+#: What a denoiser may predict: the noise, v, x0 itself, or the flow (noise - x0).
+PREDICTIONS = ("epsilon", "v_prediction", "sample", "flow")
+
+
 def predicted_clean(scheduler: Any, output: Tensor, timestep: Any, sample: Tensor) -> Tensor:
     """x0, shaped as ``sample``, from the arguments of a call of ``scheduler.step`` that is about to run.
 
@@ -36,22 +40,37 @@ def predicted_clean(scheduler: Any, output: Tensor, timestep: Any, sample: Tenso
     """
     alpha, sigma, scale = _levels(scheduler, timestep)
     x, output = sample.float() / scale, output.float()
-    kind = _prediction(scheduler)
-    if kind == "epsilon":
+    prediction = _prediction(scheduler)
+    if prediction not in PREDICTIONS:
+        raise InputError(
+            f"{type(scheduler).__name__}: x0 of prediction type {prediction!r} is not known here"
+        )
+    return clean(x, output, alpha, sigma, prediction)
+
+
+def clean(x: Tensor, output: Tensor, alpha: Any, sigma: Any, prediction: str) -> Tensor:
+    """Return x0 from latents x = alpha * x0 + sigma * noise and the denoiser's output.
+
+    Args:
+        x: latents (B, ...).
+        output: of the denoiser, as x.
+        alpha, sigma: numbers, or tensors that broadcast to x.
+        prediction: one of `PREDICTIONS`.
+    """
+    if prediction == "epsilon":
         return (x - sigma * output) / alpha
-    if kind == "v_prediction":
+    if prediction == "v_prediction":
         return alpha * x - sigma * output
-    if kind == "flow_prediction":
+    if prediction == "flow":
         return x - sigma * output
-    if kind == "sample":
-        return output
-    raise InputError(f"{type(scheduler).__name__}: x0 of prediction type {kind!r} is not known here")
+    return output
 
 
 def _prediction(scheduler: Any) -> str:
     if type(scheduler).__name__.startswith("FlowMatch"):
-        return "flow_prediction"
-    return scheduler.config.get("prediction_type", "epsilon")
+        return "flow"
+    prediction = scheduler.config.get("prediction_type", "epsilon")
+    return "flow" if prediction == "flow_prediction" else prediction
 
 
 def _levels(scheduler: Any, timestep: Any) -> tuple[float, float, float]:
@@ -64,7 +83,7 @@ def _levels(scheduler: Any, timestep: Any) -> tuple[float, float, float]:
         if index is None:  # before the first step
             index = scheduler.begin_index or scheduler.index_for_timestep(timestep)
         s = float(sigmas[index])
-        if _prediction(scheduler) == "flow_prediction" or scheduler.config.get("use_flow_sigmas"):
+        if _prediction(scheduler) == "flow" or scheduler.config.get("use_flow_sigmas"):
             return 1 - s, s, 1.0
         norm = (s**2 + 1) ** 0.5
         # Only those that keep x0 + s * noise begin with noise of another size than 1.
