@@ -59,7 +59,7 @@ def run(config: RunConfig) -> dict[str, Any]:
         for part in parts:
             if part.judge and part.judge not in scorers:
                 scorers.insert(0, part.judge)  # without it there is nothing to compare with
-        load = partial(_load, precision=config.precision, offline=config.offline)
+        load = partial(load_bundle, precision=config.precision, offline=config.offline)
         devices = config.device.split(",") if config.device else [None]
         score_suite(parts, scorers, store, load, devices, config.batch_size)
         rows = dict(store.rows)
@@ -106,10 +106,6 @@ def _groups(parts: list[Part]) -> list[dict[str, Any]]:
         for part in parts
         for group in part.groups
     ]
-
-
-def _load(names: tuple[str, ...], device: str | None, precision: str, offline: bool):
-    return load_bundle(names, device, precision, offline)
 
 
 def _check_settings(folder: Path, settings: dict[str, str], has_rows: bool) -> None:

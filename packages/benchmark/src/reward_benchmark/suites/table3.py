@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 
 from reward_core.errors import InputError
+from reward_core.inputs.image_file import ImageSource
 from reward_core.rankings import RankedPrompt, read_rankings
 
 from ..download import RANKINGS, REPO, text_file, unpacked_zip
@@ -31,12 +32,17 @@ def build(options: SuiteOptions) -> list[Part]:
 
 
 def _group(item: RankedPrompt, base: Path, folder: Path) -> Group:
-    names = [PurePosixPath(Path(image).relative_to(base).as_posix()) for image in item.images]
-    for name in names:
-        if name.is_absolute() or ".." in name.parts:
-            raise InputError(f"{RANKINGS.name}: the image {str(name)!r} would lie outside the folder")
+    names = tuple(_name(image, base) for image in item.images)
     images = tuple(folder / name for name in names)
     return Group(item.id, item.prompt, images, tuple(map(str, names)), ranks=item.ranks)
+
+
+def _name(image: ImageSource, base: Path) -> PurePosixPath:
+    """Return an image's name relative to the folder of the rankings."""
+    path = Path(image)
+    if not path.is_relative_to(base) or ".." in path.relative_to(base).parts:
+        raise InputError(f"{RANKINGS.name}: the image {str(path)!r} would lie outside the folder {base}")
+    return PurePosixPath(path.relative_to(base).as_posix())
 
 
 def _images(options: SuiteOptions, ranked: list[RankedPrompt]) -> Path:
