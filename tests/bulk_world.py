@@ -17,14 +17,15 @@ READ = {
     CAFE.encode("utf-16"): CAFE,
     "\ufeff".encode("utf-16-be") + CAFE.encode("utf-16-be"): CAFE,
     CAFE.encode("utf-32"): CAFE,
+    "a red circle".encode("utf-16-le"): "a red circle",  # no mark, but only UTF-16 has these zero bytes
+    "a red circle".encode("utf-16-be"): "a red circle",
 }
 #: Bytes of captions that cannot be read -> why.
 NOT_READ = {
-    "a café".encode("cp1252"): "it is not UTF-8 (byte 0xe9 at 5); save it as UTF-8",
-    "東京".encode("shift-jis"): "it is not UTF-8 (byte 0x93 at 0); save it as UTF-8",
-    "a café".encode("utf-16-le"): "save it as UTF-8",
-    "a red circle".encode("utf-16-be"): "it has zero bytes, as UTF-16 without a byte order mark",
-    b"\xff\xfea": "it is not UTF-16",
+    "a café".encode("cp1252"): "it is not UTF-8. Save it as UTF-8",
+    "東京".encode("shift-jis"): "it is not UTF-8. Save it as UTF-8",
+    b"\xff\xfea": "it is not UTF-8. Save it as UTF-8",
+    "a lost \ufffd sign".encode(): "it has replacement characters",
 }
 
 

@@ -15,10 +15,10 @@ from typing import Any
 
 from ...errors import ImageError, InputError, OutputError
 from ...metadata import read_prompt
+from ...metadata.text_encoding import decode_text
 from ..image_suffixes import is_image_name
 from ..input_row import InputRow, input_row
 from .base import STRIDE, Lines, Source
-from .caption_text import decode_caption
 
 LISTING = ".bulk-pictures.jsonl"
 SORTED_AT_ONCE = 20_000
@@ -127,7 +127,7 @@ class FolderSource(Source):
         sidecar = _sidecar(name)
         try:
             with open(os.path.join(self.folder, sidecar), "rb") as file:
-                return decode_caption(file.read())
+                return decode_text(file.read()).strip()
         except FileNotFoundError as error:
             raise ImageError(name, f"{sidecar} is not there") from error
         except (OSError, ValueError) as error:

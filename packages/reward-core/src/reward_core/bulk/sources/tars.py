@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DataWarning, InputError
+from ...metadata.text_encoding import decode_text
 from ..image_suffixes import is_image_name
 from ..input_row import InputRow, input_row
 from .base import WHOLE_DIGEST_LIMIT, Source, check_rows, file_digest
-from .caption_text import decode_caption
 
 _DAMAGE = (tarfile.TarError, OSError, EOFError, zlib.error)
 
@@ -151,7 +151,7 @@ class TarSource(Source):
         if suffix is None and len(ending) != 1:  # none, or it is not known which
             return None
         suffix = suffix or ending[0]
-        text = decode_caption(sample[suffix])
+        text = decode_text(sample[suffix]).strip()
         if not is_key:
             return text
         try:
