@@ -13,7 +13,8 @@ PUBLIC = {
         BulkSettings BulkSummary HubDataset ImageFolder Manifest Tars score_to_file
     """,
     "reward_core.metadata": """
-        SCORE_KEY FoundPrompt check_key read_prompt read_score read_texts write_score
+        SCORE_KEY FoundPrompt StoredScore check_key read_prompt read_score read_score_keys read_stored_score
+        read_texts write_score
     """,
     "reward_core.rankings": """
         RANKINGS_FILE SPLITS ImageReport RankedPrompt check_images read_rankings read_splits untied_pairs

@@ -137,14 +137,14 @@ class ShardScorer:
 
     def _open(self, row: InputRow) -> tuple[str, Tensor | str]:
         """An image's state, and its pixels or what is wrong with it. Called by several threads at once."""
-        state = image_state(row.image)
+        state = image_state(row.content)
         try:
             return state, self.batch_scorer.open(row)
         except ImageError as error:
             return state, error.reason
 
     def _state(self, row: InputRow, key: Key | None) -> str:
-        return image_state(row.image) if key is None else self.states[key]
+        return image_state(row.content) if key is None else self.states[key]
 
     def _encode_new_images(self, batch: Batch) -> None:
         pixels: dict[Key, Tensor] = {}

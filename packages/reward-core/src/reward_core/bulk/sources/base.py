@@ -35,7 +35,7 @@ class Source(Protocol):
     def image_paths(self, start: int) -> Iterator[str | None]:
         """The path of each row's image file from ``start`` on; None where it has no path."""
         for row in self.read(start):
-            yield row.image if isinstance(row.image, str) else None
+            yield row.content if isinstance(row.content, str) else None
 
     def fingerprint(self) -> dict[str, Any]:
         """What tells this input from another, for JSON."""
