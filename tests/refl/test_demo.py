@@ -11,8 +11,8 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 from refl.demo.recipe import PIPELINE
+from refl.demo.scenes import captioned_images, sample_prompts
 from refl.demo.truth import interval, read_truths
-from refl.demo.world import captioned_images, sample_prompts
 from refl.families import load_family
 from reward_core import shapes
 

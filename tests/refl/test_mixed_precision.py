@@ -49,7 +49,11 @@ PLANS = {
 def test_gradients_in_bf16_are_those_in_float32(pipelines, tmp_path, rank, guidance, gradient_checkpointing):
     found = {}
     for precision in ("no", "bf16"):
-        more = (f"model.lora_rank={rank}", f"rollout.recompute={gradient_checkpointing}", *guidance)
+        more = (
+            f"model.lora_rank={rank}",
+            f"rollout.gradient_checkpointing={gradient_checkpointing}",
+            *guidance,
+        )
         trainer = trainer_of(pipelines, tmp_path, precision, *more)
         with torch.no_grad():
             for number, parameter in enumerate(trainer.trainable.parameters):  # LoRA's B is 0 at first

@@ -104,8 +104,8 @@ def test_a_killed_run_ends_with_the_same_bytes(script, pipelines, tmp_path):
         return [{k: v for k, v in row.items() if k != "images_per_s"} for row in rows]
 
     assert steps("whole") == steps("killed")  # each step once, with the same figures
-    kept = [path.name for path in (tmp_path / "killed" / "checkpoints").iterdir()]
-    assert sorted(kept) == ["step-000006", "step-000008"]
+    checkpoints = [path.name for path in (tmp_path / "killed" / "checkpoints").iterdir()]
+    assert sorted(checkpoints) == ["step-000006", "step-000008"]
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(script, pipelines, tmp_path):

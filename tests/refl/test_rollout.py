@@ -171,10 +171,13 @@ def test_gradients_are_those_of_the_unrolled_chain(name, gradient_checkpointing,
             if i == plan.stop and name in ("refl", "drtune"):
                 x = x0
                 break
-            fresh = schedule.fresh[i]
-            x = schedule.alphas[i + 1] * x0 + (schedule.sigmas[i + 1] ** 2 - fresh**2) ** 0.5 * output
-            if fresh:
-                x = x + fresh * next(draws)
+            new_noise_scale = schedule.new_noise_scales[i]
+            x = (
+                schedule.alphas[i + 1] * x0
+                + (schedule.sigmas[i + 1] ** 2 - new_noise_scale**2) ** 0.5 * output
+            )
+            if new_noise_scale:
+                x = x + new_noise_scale * next(draws)
         results = [x]
         for _ in range(plan.copies):
             again = alpha * x.detach() + sigma * next(draws)
@@ -219,10 +222,10 @@ def test_plans_that_cannot_be_are_errors(config, message):
 
 
 def test_a_sample_s_noise_does_not_depend_on_its_batch():
-    whole = SampleNoise(1, 5, [0, 1, 2, 3])
+    all_samples = SampleNoise(1, 5, [0, 1, 2, 3])
     parts = [SampleNoise(1, 5, [0, 1]), SampleNoise(1, 5, [2, 3])]
     for _ in range(2):
-        assert torch.equal(whole((4, 2), "cpu"), torch.cat([part((4, 2), "cpu") for part in parts]))
+        assert torch.equal(all_samples((4, 2), "cpu"), torch.cat([part((4, 2), "cpu") for part in parts]))
     first = SampleNoise(1, 5, [0])((4, 2), "cpu")
     for other in (
         SampleNoise(2, 5, [0]),

@@ -58,7 +58,7 @@ def test_one_step_of_every_family_saved_for_plain_diffusers(pipelines, tmp_path,
     )
     objective, config = trainer.objective, trainer.config
     assert [row["gradient_norm"] > 0 for row in rows if "gradient_norm" in row] == [True] * steps
-    with trainer.trainable.averaged():
+    with trainer.trainable.ema_weights():
         ours = objective.generate(PROMPTS[:2], [0, 1]).permute(0, 2, 3, 1).numpy()
 
     if config.optimizer.ema_decay:  # the average is what is saved, and is not the last weights
@@ -331,8 +331,8 @@ def test_a_watched_reward_decides_nothing(pipelines, tmp_path):
     pair = "{name: red, phi: linear}, {name: lost, weight: 0}"
     weights = {}
     for name, reward in (("with", pair), ("without", "{name: red, phi: linear}")):
-        some = rewards if name == "with" else {"red": redness}
-        trainer, rows = train(pipelines("sd"), tmp_path / name, steps=3, rewards=some, reward=reward)
+        functions = rewards if name == "with" else {"red": redness}
+        trainer, rows = train(pipelines("sd"), tmp_path / name, steps=3, rewards=functions, reward=reward)
         assert [row["skipped"] for row in rows if "skipped" in row] == [0, 0, 0]
         weights[name] = trainer.trainable.tensors()
     for name, weight in weights["with"].items():

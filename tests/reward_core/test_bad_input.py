@@ -439,7 +439,7 @@ CLIPPED = {
     "float around zero.tif": lambda: Image.fromarray((RAMP * 2 - 1).astype(np.float32)),
     "not a number.tif": lambda: Image.fromarray(np.where(RAMP > 0.5, np.nan, 9).astype(np.float32)),
 }
-KEPT = {
+EXACT_LEVELS = {
     "gray8.png": lambda: Image.fromarray((RAMP * 255).astype(np.uint8)),
     "low levels.png": lambda: Image.fromarray((RAMP * 255).astype(np.uint16)),
     "low int.tif": lambda: Image.fromarray((RAMP * 255).astype(np.int32)),
@@ -452,10 +452,10 @@ def clipped_warnings(caught):
     return [str(w.message) for w in caught if issubclass(w.category, ClippedLevelsWarning)]
 
 
-@pytest.mark.parametrize("name", [*CLIPPED, *KEPT])
+@pytest.mark.parametrize("name", [*CLIPPED, *EXACT_LEVELS])
 def test_levels_that_8_bits_cannot_hold_are_warned_of_and_scored_as_pillow_shows_them(model, tmp_path, name):
     path = tmp_path / name
-    (CLIPPED | KEPT)[name]().save(path)
+    (CLIPPED | EXACT_LEVELS)[name]().save(path)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         score = model.score(PROMPT, path)

@@ -107,15 +107,15 @@ def test_low_scores_leave_the_gallery_and_stay_on_the_disk(host):
     limit, before = middle(all_scores), len(host.saved())
     processed = generate(host, (True, "tiny", True, limit, False), batch_size=2, n_iter=2)
     assert scores(host.saved())[before:] == all_scores
-    kept = [i for i, score in enumerate(all_scores) if score >= limit]
-    assert len(kept) == 2
-    assert scores(processed.infotexts[1:]) == [all_scores[i] for i in kept]
-    assert processed.all_seeds == [1 + i for i in kept]
-    assert len(images(processed)) == len(kept)
+    remaining = [i for i, score in enumerate(all_scores) if score >= limit]
+    assert len(remaining) == 2
+    assert scores(processed.infotexts[1:]) == [all_scores[i] for i in remaining]
+    assert processed.all_seeds == [1 + i for i in remaining]
+    assert len(images(processed)) == len(remaining)
     grid = processed.images[0]
-    assert grid.size == (64 * len(kept), 64)  # made anew of what is kept
+    assert grid.size == (64 * len(remaining), 64)  # made anew of what is kept
     assert "parameters" in grid.info
-    assert len(processed.all_prompts) == len(processed.all_subseeds) == len(kept)
+    assert len(processed.all_prompts) == len(processed.all_subseeds) == len(remaining)
     assert processed.seed == processed.all_seeds[0]
 
 
@@ -151,10 +151,10 @@ def test_masks_go_with_their_images(host, masks):
     limit = middle(scores(generate(host, ON, batch_size=4).infotexts[1:]))
     before = len(host.saved())
     processed = generate(host, (True, "tiny", True, limit, True), batch_size=4, masks=masks)
-    kept = sorted((score for score in scores(host.saved()[before:]) if score >= limit), reverse=True)
+    remaining = sorted((score for score in scores(host.saved()[before:]) if score >= limit), reverse=True)
     each = 2 if masks else 1
-    assert [image.mode for image in images(processed)] == ["RGB", "L"][:each] * len(kept)
-    assert scores(processed.infotexts[1:]) == [score for score in kept for _ in range(each)]
+    assert [image.mode for image in images(processed)] == ["RGB", "L"][:each] * len(remaining)
+    assert scores(processed.infotexts[1:]) == [score for score in remaining for _ in range(each)]
 
 
 def test_an_interrupted_generation_keeps_what_there_is(host):

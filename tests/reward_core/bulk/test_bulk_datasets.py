@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from bulk_world import FAST, make_images, rows_of
+from bulk_inputs import FAST, make_images, rows_of
 
 datasets = pytest.importorskip("datasets")
 pyarrow = pytest.importorskip("pyarrow")

@@ -8,7 +8,7 @@ from pathlib import Path
 import PIL.Image
 import PIL.PngImagePlugin
 import pytest
-from bulk_world import FAST, NOT_READ, READ, keep_first_shard, make_images, rows_of
+from bulk_inputs import FAST, NOT_READ, READ, keep_first_shard, make_images, rows_of
 
 pytest.importorskip("pyarrow")
 COUNT = 12

@@ -6,7 +6,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from bulk_world import FAST, NOT_READ, READ, keep_first_shard, make_images, rows_of
+from bulk_inputs import FAST, NOT_READ, READ, keep_first_shard, make_images, rows_of
 from PIL import Image, features
 
 pytest.importorskip("webdataset")

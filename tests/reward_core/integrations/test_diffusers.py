@@ -122,8 +122,12 @@ def test_the_clean_latents_are_read_by_the_schedulers_own_definition_of_noise(lo
     x0, noise = torch.randn(2, 3, 4, 8, 8, generator=torch.Generator().manual_seed(0)).unbind()
     t = made.timesteps[0]
     x = made.add_noise(x0, noise, t.repeat(3))
-    kept = float(made.alphas_cumprod[int(t)])
-    output = {"epsilon": noise, "v_prediction": kept**0.5 * noise - (1 - kept) ** 0.5 * x0, "sample": x0}
+    alpha_cumprod = float(made.alphas_cumprod[int(t)])
+    output = {
+        "epsilon": noise,
+        "v_prediction": alpha_cumprod**0.5 * noise - (1 - alpha_cumprod) ** 0.5 * x0,
+        "sample": x0,
+    }
     # 1e-3: at the noisiest step rounding of the latents is divided by alpha = 0.07.
     torch.testing.assert_close(predicted_clean(made, output[prediction], t, x), x0, atol=1e-3, rtol=1e-3)
 
@@ -148,8 +152,8 @@ def test_a_seed_is_the_same_image_in_any_batch_and_in_the_pipeline_itself(load):
         assert all(difference(x.image, y.image) <= LEVELS for x, y in zip(a.candidates, b.candidates))
         assert a.best.reward == max(a.rewards)
         assert a.best.image is not None
-        alone = pipe(a.prompt, generator=torch.Generator("cpu").manual_seed(a.best.seed), **call).images[0]
-        assert difference(a.best.image, alone) <= LEVELS
+        separate = pipe(a.prompt, generator=torch.Generator("cpu").manual_seed(a.best.seed), **call).images[0]
+        assert difference(a.best.image, separate) <= LEVELS
 
 
 def test_later_batches_compete_with_earlier_ones(load):
@@ -348,8 +352,8 @@ def test_embeddings_take_the_place_of_the_prompts_they_were_made_of(load, name, 
     for one, other in zip(expected, found):
         assert [c.dropped for c in one.candidates] == [c.dropped for c in other.candidates]
         assert difference(one.best.image, other.best.image) <= LEVELS
-    alone = best_of(pipe, PROMPTS[1], 2, scorer, **call, **embeddings(pipe, PROMPTS[1:]))
-    assert difference(alone.best.image, found[1].best.image) <= LEVELS
+    separate = best_of(pipe, PROMPTS[1], 2, scorer, **call, **embeddings(pipe, PROMPTS[1:]))
+    assert difference(separate.best.image, found[1].best.image) <= LEVELS
 
 
 def test_prompts_longer_than_the_tokenizer_takes(load):
@@ -446,5 +450,5 @@ def test_schedulers_that_cannot_be_followed_are_refused_at_once(load, scheduler)
 def test_history_keeps_the_share_it_is_reported():
     history = PredictedRewards()
     history.enter(["a"] * 4 + ["b"], 3, [1.0, 2.0, 3.0, 4.0, 0.0])
-    assert [history.goes_on("a", 3, r, 0.5) for r in (1.0, 2.0, 3.0, 4.0)] == [False, False, True, True]
-    assert history.goes_on("b", 3, 0.0, 0.1)
+    assert [history.survives("a", 3, r, 0.5) for r in (1.0, 2.0, 3.0, 4.0)] == [False, False, True, True]
+    assert history.survives("b", 3, 0.0, 0.1)

@@ -94,9 +94,9 @@ def test_images_in_any_form(tiny, batches, tmp_path):
 def test_forward_is_the_batchs_value_and_adds_to_the_whole(tiny, batches, reduction):
     metric = RewardScore(tiny, reduction=reduction)
     for images, prompts in batches:
-        alone = RewardScore(tiny, reduction=reduction)
-        alone.update(images, prompts)
-        torch.testing.assert_close(metric(images, prompts), alone.compute(), atol=1e-6, rtol=1e-6)
+        separate = RewardScore(tiny, reduction=reduction)
+        separate.update(images, prompts)
+        torch.testing.assert_close(metric(images, prompts), separate.compute(), atol=1e-6, rtol=1e-6)
     rewards = expected(tiny, batches)
     whole = rewards.mean() if reduction == "mean" else rewards
     torch.testing.assert_close(metric.compute(), whole, atol=1e-5, rtol=1e-5)
@@ -130,8 +130,8 @@ def test_reset_clone_pickle_merge_and_state_dict(tiny, batches, reduction):
     metric.reset()
     assert metric.update_count == 0
     metric.update(more, more_prompts)
-    alone = expected(tiny, batches[1:2])
-    torch.testing.assert_close(metric.compute(), alone.mean() if reduction == "mean" else alone)
+    separate = expected(tiny, batches[1:2])
+    torch.testing.assert_close(metric.compute(), separate.mean() if reduction == "mean" else separate)
 
 
 def test_a_named_model_is_pickled_by_name_and_moved_along(batches):

@@ -4,7 +4,7 @@ import struct
 import zlib
 
 import pytest
-from tagged_images import PROMPT, image, save, user_comment
+from tagged_images import PROMPT, sample_image, save, user_comment
 
 from reward_core.errors import ImageError
 from reward_core.metadata import SCORE_KEY, read_prompt, read_score, read_texts, write_score
@@ -66,7 +66,7 @@ def test_legacy_encodings_in_png_are_refused(tmp_path, encoding):
     ],
 )
 def test_user_comments_in_other_encodings_than_their_code_says(tmp_path, code, encoding):
-    image().save(tmp_path / "a.jpg", exif=user_comment(JAPANESE + SETTINGS, encoding, code))
+    sample_image().save(tmp_path / "a.jpg", exif=user_comment(JAPANESE + SETTINGS, encoding, code))
     assert read_prompt(tmp_path / "a.jpg").text == JAPANESE
     write_score(tmp_path / "a.jpg", SCORE_KEY, 0.5)
     assert read_prompt(tmp_path / "a.jpg").text == JAPANESE
@@ -76,7 +76,7 @@ def test_user_comments_in_other_encodings_than_their_code_says(tmp_path, code, e
 def test_a_negative_prompt_in_an_unknown_encoding_is_kept_and_does_no_harm(tmp_path):
     content = b"a boat\nNegative prompt: " + "青い船".encode("shift-jis") + b"\nSteps: 20, Seed: 1"
     exif = user_comment("", "ascii", b"ASCII\0\0\0" + content)
-    image().save(tmp_path / "a.jpg", exif=exif)
+    sample_image().save(tmp_path / "a.jpg", exif=exif)
     write_score(tmp_path / "a.jpg", SCORE_KEY, 0.5)
     assert read_prompt(tmp_path / "a.jpg").text == "a boat"
     assert content in (tmp_path / "a.jpg").read_bytes()
@@ -111,6 +111,6 @@ def test_captions_in_an_unknown_encoding_are_refused(tmp_path, content, words):
 
 @pytest.mark.parametrize("content", ["青い船".encode("shift-jis"), "a sailor\ufffds boat".encode()])
 def test_no_replacement_characters_in_a_prompt(tmp_path, content):
-    image().save(tmp_path / "a.jpg", comment=content)
+    sample_image().save(tmp_path / "a.jpg", comment=content)
     with pytest.raises(ImageError, match="unknown encoding"):
         read_prompt(tmp_path / "a.jpg")

@@ -49,8 +49,8 @@ def test_the_score_is_the_last_of_the_webuis_settings(tmp_path, suffix, options)
     write_score(path, SCORE_KEY, 0.58123)
     name = "parameters" if suffix == ".png" else "UserComment"
     assert read_texts(path)[name] == INFOTEXT + ", ImageReward Score: 0.5812"
-    gone, come = changed_parts(before, parts(path))
-    assert len(gone) == len(come) == 1  # the text's own part
+    removed, added = changed_parts(before, parts(path))
+    assert len(removed) == len(added) == 1  # the text's own part
     assert pixels(path) == old_pixels
     with Image.open(path) as image:  # as others read it
         if suffix == ".png":
@@ -73,11 +73,11 @@ def test_images_without_settings_get_a_text_of_their_own(tmp_path, suffix, optio
     before, old_pixels = parts(path), pixels(path)
     assert read_score(path, SCORE_KEY) is None
     write_score(path, SCORE_KEY, -0.5)
-    gone, come = changed_parts(before, parts(path))
-    assert [kind for kind, _ in come] == {
+    removed, added = changed_parts(before, parts(path))
+    assert [kind for kind, _ in added] == {
         ".png": [b"tEXt"], ".jpg": [0xE1], ".webp": [b"VP8X", b"XMP "],
     }[suffix]  # fmt: skip
-    assert not [kind for kind, _ in gone if kind != b"VP8X"]
+    assert not [kind for kind, _ in removed if kind != b"VP8X"]
     assert pixels(path) == old_pixels
     assert read_score(path, SCORE_KEY) == -0.5
     write_score(path, SCORE_KEY, 1.25)
@@ -129,8 +129,8 @@ def test_what_else_a_file_holds_stays(tmp_path):
         assert path.read_bytes().endswith(b"trailing bytes")
         assert b"a blue &amp; red ring" in path.read_bytes()
         if name == "a.jpg":
-            gone, come = changed_parts(before, parts(path))
-            assert len(gone) == len(come) == 1
+            removed, added = changed_parts(before, parts(path))
+            assert len(removed) == len(added) == 1
         else:
             after = path.read_bytes()
             offset = before.index(b"XMP ")
@@ -149,8 +149,8 @@ def test_texts_in_every_chunk_of_png(tmp_path):
     sample_image().save(tmp_path / "a.png", pnginfo=info, dpi=(72, 72), transparency=(1, 2, 3))
     before = parts(tmp_path / "a.png")
     write_score(tmp_path / "a.png", SCORE_KEY, 0.3)
-    (gone,), (come,) = changed_parts(before, parts(tmp_path / "a.png"))
-    assert gone[0] == come[0] == b"iTXt"
+    (removed,), (added,) = changed_parts(before, parts(tmp_path / "a.png"))
+    assert removed[0] == added[0] == b"iTXt"
     with Image.open(tmp_path / "a.png") as image:
         text = image.info["parameters"]
         assert (text.lang, text.tkey) == ("en", "Parameter")

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from tagged_images import image, save, user_comment
+from tagged_images import sample_image, save, user_comment
 
 from reward_core.errors import ImageError
 from reward_core.metadata import read_prompt
@@ -196,10 +196,10 @@ def test_graphs_in_other_fields_than_comfyuis(tmp_path):
     graph = sampled(n20=node("PrimitiveString", value="a (red:1.2) boat"), extra={"airs": []})
     wrapped = {"prompt": graph, "workflow": {"nodes": [], "links": []}}
     for value in (graph, wrapped, {"prompt": json.dumps(graph)}):
-        image().save(tmp_path / "a.jpg", exif=user_comment(json.dumps(value)))
+        sample_image().save(tmp_path / "a.jpg", exif=user_comment(json.dumps(value)))
         assert read_prompt(tmp_path / "a.jpg").text == "a red boat"
         assert read_prompt(save(tmp_path / "a.png", {"parameters": json.dumps(value)})).text == "a red boat"
     civitai = sampled(n20=node("SomethingRandom", text1="a", text2="b"))
     civitai["extraMetadata"] = json.dumps({"prompt": "a [small] boat", "negativePrompt": "dark"})
-    image().save(tmp_path / "b.jpg", exif=user_comment(json.dumps(civitai)))
+    sample_image().save(tmp_path / "b.jpg", exif=user_comment(json.dumps(civitai)))
     assert read_prompt(tmp_path / "b.jpg").text == "a small boat"

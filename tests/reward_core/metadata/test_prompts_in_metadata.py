@@ -82,9 +82,9 @@ def test_comfyuis_graph_leads_to_the_prompt(tmp_path, make):
     assert (found.text, found.source) == (WANTED, "prompt (ComfyUI)")
     before = parts(path)
     write_score(path, SCORE_KEY, 0.5)  # beside the graphs, not in them
-    gone, come = changed_parts(before, parts(path))
-    assert not gone
-    assert come == [(b"tEXt", b"tEXtImageReward Score\x000.5000" + come[0][1][-4:])]
+    removed, added = changed_parts(before, parts(path))
+    assert not removed
+    assert added == [(b"tEXt", b"tEXtImageReward Score\x000.5000" + added[0][1][-4:])]
 
 
 def test_comfyuis_other_forms(tmp_path):

@@ -5,7 +5,7 @@ from html import escape
 
 import pytest
 from PIL import Image, PngImagePlugin
-from tagged_images import image, save, user_comment
+from tagged_images import sample_image, save, user_comment
 
 from reward_core.errors import ImageError
 from reward_core.metadata import read_prompt
@@ -50,7 +50,7 @@ def in_field(tmp_path, field, text):
         "windows comment": lambda: {"exif": exif_with(0x9C9C, text.encode("utf-16-le") + b"\0\0")},
         "webp xmp": lambda: {"xmp": packet(dc_description=text).encode()},
     }
-    image().save(path, **options[field]())
+    sample_image().save(path, **options[field]())
     return path
 
 
@@ -146,7 +146,7 @@ def test_draw_things_keeps_the_prompt_in_xmp(tmp_path):
     ):
         info = PngImagePlugin.PngInfo()
         info.add_itxt("XML:com.adobe.xmp", packet(**texts, xmp_CreatorTool="Draw Things"))
-        image().save(tmp_path / "a.png", pnginfo=info)
+        sample_image().save(tmp_path / "a.png", pnginfo=info)
         assert read_prompt(tmp_path / "a.png").text == "a heron"
 
 
@@ -157,14 +157,16 @@ def test_xmp_values_in_other_forms(tmp_path):
     about = whole.index("xmlns:xmp")
     attribute = whole[:about] + 'dc:description="a &lt;heron&gt;" ' + whole[about:start] + whole[end:]
     for form in (whole[:start] + element + whole[end:], attribute):
-        image().save(tmp_path / "a.webp", xmp=form.encode())
+        sample_image().save(tmp_path / "a.webp", xmp=form.encode())
         assert read_prompt(tmp_path / "a.webp").text == "a <heron>"
 
 
 def test_fooocus_and_easy_diffusion_outside_png(tmp_path):
-    image().save(tmp_path / "a.jpg", exif=exif_with(0x9286, json.dumps({"prompt": "a heron", "steps": 30})))
+    sample_image().save(
+        tmp_path / "a.jpg", exif=exif_with(0x9286, json.dumps({"prompt": "a heron", "steps": 30}))
+    )
     assert read_prompt(tmp_path / "a.jpg").text == "a heron"
-    image().save(tmp_path / "b.webp")
+    sample_image().save(tmp_path / "b.webp")
     lines = ["Prompt: a heron", "Seed: 1", "Steps: 25", "Guidance Scale: 7.5", "Negative Prompt: text"]
     (tmp_path / "b.txt").write_text("\n".join(lines))
     assert read_prompt(tmp_path / "b.webp").text == "a heron"

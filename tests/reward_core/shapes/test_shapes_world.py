@@ -489,8 +489,8 @@ def test_annotations_say_what_is_where():
         assert math.hypot(*way) == pytest.approx(0.7, abs=1e-5)
     big, small = (column["size"][min(int(8 * m.y), 7), min(int(8 * m.x), 7)] for m in drawing.marks[:2])
     assert big > 0 > small
-    alone = shapes.annotate(shapes.draw_scene(shapes.parse("a red circle"), rng), (), 8)
-    assert not alone.patches[:, -2:].any()
+    one_thing = shapes.annotate(shapes.draw_scene(shapes.parse("a red circle"), rng), (), 8)
+    assert not one_thing.patches[:, -2:].any()
 
 
 def test_recolored_things_stand_out_and_make_no_held_out_combination():
