@@ -90,6 +90,6 @@ def test_public_classes(name):
     classes = [
         name
         for name, value in vars(module).items()
-        if inspect.isclass(value) and value.__module__ == module.__name__
+        if inspect.isclass(value) and value.__module__ == module.__name__ and not name.startswith("_")
     ]
     assert sorted(classes) == CLASSES[module.__name__].split()

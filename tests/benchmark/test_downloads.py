@@ -131,7 +131,7 @@ def test_table1_names_what_is_missing(hub, table, tmp_path):
     assert "reward-benchmark generate --name mine" in done.stderr
 
 
-def test_a_corrupt_zip_is_fetched_again(hub, table, tmp_path):
+def test_a_corrupt_zip_is_downloaded_again(hub, table, tmp_path):
     rankings = [
         {"id": str(i), "prompt": "a red circle", "generations": [f"part/{i}/{x}.webp" for x in range(8)],
          "ranking": [1, 2, 3, 4, 5, 6, 7, 7]}
@@ -219,7 +219,7 @@ def test_unsafe_zips_are_not_unpacked(tmp_path, info, content, output):
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["a.zip", "deep"]
 
 
-def test_a_damaged_member_leaves_nothing(tmp_path):
+def test_a_damaged_zip_member_leaves_no_files(tmp_path):
     content = bytearray(zipped({"a.png": sample_image(0), "b.png": sample_image(1)}))
     content[200] ^= 0xFF
     (tmp_path / "a.zip").write_bytes(content)

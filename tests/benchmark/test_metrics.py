@@ -135,7 +135,7 @@ def test_scores_that_are_not_finite_are_refused(bad):
             measure(1, [1, 2, 3], [0.1, bad, 0.3])
 
 
-def test_a_prompt_lost_by_one_generator_is_left_out_for_all():
+def test_a_prompt_missing_from_one_generator_is_excluded_for_all():
     scores = {"a": [[1.0], [9.0]], "b": [[2.0], [None]]}
     table = generator_table(scores, {"a": 1})
     assert {name: row.mean.value for name, row in table.rows.items()} == {"a": 1, "b": 2}

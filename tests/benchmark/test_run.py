@@ -112,7 +112,7 @@ def test_missing_and_broken_images_are_reported(shapes, command, tmp_path):
     assert table["missing"] == 2
 
 
-def test_what_changed_is_scored_again(shapes, command, tmp_path):
+def test_changed_images_are_scored_again(shapes, command, tmp_path):
     """And nothing else: an image made again under its name, an image mended, a scorer trained again."""
     import shutil
 
@@ -151,7 +151,7 @@ def test_what_changed_is_scored_again(shapes, command, tmp_path):
     assert again["score"] != before["score"]
 
 
-def test_what_does_not_go_together_is_refused(shapes, command, tmp_path):
+def test_conflicting_options_are_refused(shapes, command, tmp_path):
     _, folder = shapes
     done = command("run", "shapes", "--limit", 20, "--out", folder.parent, "--precision", "fast")
     assert done.returncode == 2

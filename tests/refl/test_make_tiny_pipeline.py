@@ -35,7 +35,7 @@ def test_the_command_makes_a_pipeline_and_trains_it_further(tmp_path):
     assert pipelines[1]("a red circle", num_inference_steps=2).images[0].size == (64, 64)
 
 
-def test_training_goes_on_as_if_it_had_not_stopped(parts, tmp_path):
+def test_resumed_training_equals_uninterrupted_training(parts, tmp_path):
     """The same numbers to the last bit, on the processor that it ran on."""
     generator = torch.Generator().manual_seed(0)
     data = parts.Latents(

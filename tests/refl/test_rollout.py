@@ -136,7 +136,7 @@ STRATEGIES = {
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
 @pytest.mark.parametrize("gradient_checkpointing", [True, False])
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_gradients_are_those_of_the_unrolled_chain(name, gradient_checkpointing, sampler):
+def test_gradients_equal_those_of_the_unrolled_rollout(name, gradient_checkpointing, sampler):
     steps = 8
     schedule = make_schedule(DDIMScheduler(**STABLE_DIFFUSION), steps, sampler)
     model = Denoiser()
@@ -193,7 +193,7 @@ def test_gradients_are_those_of_the_unrolled_chain(name, gradient_checkpointing,
         assert len(seen_stops) > 1  # drawn anew for each rollout
 
 
-def test_the_original_plan_is_an_index_from_30_to_39():
+def test_the_original_strategy_stops_between_steps_30_and_39():
     plans = [StrategyConfig().plan(40, random.Random(seed)) for seed in range(300)]
     assert {plan.stop for plan in plans} == set(range(30, 40))
     assert all(plan.gradient == (plan.stop,) and plan.read == "prediction" for plan in plans)
@@ -215,13 +215,13 @@ def test_drtune_spreads_its_gradient_evenly():
         (StrategyConfig("refl", last=8), "must lie within 8 steps"),
     ],
 )
-def test_plans_that_cannot_be_are_errors(config, message):
+def test_impossible_plans_are_errors(config, message):
     with pytest.raises(ConfigError, match=message):
         config.plan(8, random.Random(0))
     assert set(STRATEGIES) == set(PLANNERS)
 
 
-def test_a_sample_s_noise_does_not_depend_on_its_batch():
+def test_noise_of_a_sample_does_not_depend_on_its_batch():
     all_samples = SampleNoise(1, 5, [0, 1, 2, 3])
     parts = [SampleNoise(1, 5, [0, 1]), SampleNoise(1, 5, [2, 3])]
     for _ in range(2):

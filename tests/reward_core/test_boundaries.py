@@ -69,7 +69,7 @@ def test_shapes_imports_numpy_and_pillow_only():
     assert imported - set(sys.stdlib_module_names) == {"numpy", "PIL"}
 
 
-def test_dependencies_are_what_the_package_is_for():
+def test_dependencies_of_the_package():
     tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has no TOML reader")
     project = tomllib.loads((PACKAGES / "reward-core/pyproject.toml").read_text())["project"]
     names = {

@@ -132,7 +132,7 @@ def test_memory_is_the_hosts_to_manage(nodes, host, reward_model):
     assert reward_model.patcher.model.model is reward_model.model
 
 
-def test_pixels_that_are_no_numbers_are_named(nodes, reward_model):
+def test_nan_pixels_are_named(nodes, reward_model):
     broken = images()
     broken[3] = float("nan")
     with pytest.raises(ValueError, match="picture 3"):
@@ -218,7 +218,7 @@ def test_numbers_that_do_not_match_are_an_error(nodes):
         pick(nodes, images=[], scores=[])
 
 
-def test_sizes_that_differ_stay_apart(nodes):
+def test_images_of_different_sizes_stay_in_separate_batches(nodes):
     other = torch.zeros(1, 32, 32, 3)
     (batches, _, selected, _), _ = pick(nodes, images=[images()[:2], other], scores=[0.0, 2.0, 1.0])
     assert selected == [1, 2, 0]

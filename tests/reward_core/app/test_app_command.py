@@ -16,7 +16,7 @@ import reward_core as RM
 pytest.importorskip("gradio", reason="the page needs gradio (extra: app)")
 
 
-def test_the_space_is_a_folder_that_runs(tmp_path):
+def test_the_space_folder_runs(tmp_path):
     pytest.importorskip("tomllib", reason="Python 3.10 has no TOML reader")
     space = tmp_path / "space"
     tool = Path(__file__).parents[3] / "tools" / "make_space.py"
@@ -38,7 +38,7 @@ def test_the_space_is_a_folder_that_runs(tmp_path):
     assert str(space / "reward_core" / "app" / "models.py") in done.stderr
 
 
-def test_wrong_usage_is_one_line(command, tmp_path):
+def test_usage_errors_are_one_line(command, tmp_path):
     taken = socket.create_server(("127.0.0.1", 0))
     for arguments, reason in (
         (["--model", "nosuch"], "'nosuch' is neither a known name"),
@@ -59,7 +59,7 @@ def test_without_gradio_the_extra_is_named(run, tmp_path):
     assert 'pip install "reward-core[app]"' in done.stderr
 
 
-def test_others_are_offered_what_was_named_alone(model, folder, tmp_path):
+def test_only_the_named_models_are_offered(model, folder, tmp_path):
     from reward_core.app import Models
     from reward_core.cli.app import is_loopback
 
@@ -76,7 +76,7 @@ def test_others_are_offered_what_was_named_alone(model, folder, tmp_path):
         _ = Models(["tiny"], only=True)["tiny-judge"]
 
 
-def test_every_kind_of_image_has_a_small_copy(model, parity):
+def test_every_image_mode_gets_a_thumbnail(model, parity):
     from reward_core.app.image_ranking import rank_images
 
     images = sorted(map(str, (parity / "images").iterdir()))

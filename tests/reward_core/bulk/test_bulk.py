@@ -98,7 +98,7 @@ def test_every_manifest_and_every_target(command, inputs, expected, tmp_path, ma
     assert {path.name for path in tmp_path.iterdir()} == {manifest, out}  # nothing else is left
 
 
-def test_columns_by_other_names_and_images_beside_the_manifest(command, inputs, expected, tmp_path):
+def test_renamed_columns_and_images_next_to_the_manifest(command, inputs, expected, tmp_path):
     lines = [json.dumps({"caption": p, "file": i}) for p, i in zip(PROMPTS, NAMES)]
     manifest = inputs / "other.jsonl"
     manifest.write_text("\n".join(lines))
@@ -295,7 +295,7 @@ def test_a_bad_row_becomes_a_row_with_its_error(command, inputs, expected, tmp_p
     assert "16 rows have an error instead: 3 no prompt, 1 " in done.stderr
 
 
-def test_a_reward_that_is_no_number_is_an_error_of_its_row(command, folder, inputs, tmp_path):
+def test_a_nan_reward_becomes_an_error_row(command, folder, inputs, tmp_path):
     model = RM.load(folder, device="cpu")
     model.mlp.layers[0].bias.data.fill_(float("nan"))
     model.save_pretrained(tmp_path / "broken")
@@ -338,7 +338,7 @@ def test_prompts_that_were_cut_are_counted(command, inputs, tmp_path):
 # The same image under many prompts
 
 
-def test_an_image_is_looked_at_once_for_many_prompts(command, inputs, tmp_path):
+def test_an_image_is_encoded_once_for_many_prompts(command, inputs, tmp_path):
     prompts = [f"a red circle above {i} blue squares" for i in range(60)]
     images = [NAMES[0]] * 30 + [NAMES[1], NAMES[2]] * 15
     manifest = write_manifest(tmp_path / "pairs.csv", prompts, images)
@@ -381,7 +381,7 @@ def test_lru_cache_keeps_the_images_used_last():
 # From Python; wrong usage
 
 
-def test_from_python_with_progress(inputs, expected, tmp_path):
+def test_scoring_from_python_reports_progress(inputs, expected, tmp_path):
     manifest = write_manifest(tmp_path / "pairs.parquet", PROMPTS, NAMES)
     output = []
     summary = score_to_file(
@@ -431,7 +431,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("kind", WRONG)
-def test_wrong_usage_is_reported_and_nothing_is_left(command, tmp_path, monkeypatch, kind):
+def test_usage_errors_are_reported_and_leave_no_files(command, tmp_path, monkeypatch, kind):
     monkeypatch.chdir(tmp_path)
     arguments, reason = WRONG[kind]
     if kind == "unknown form":
@@ -446,7 +446,7 @@ def test_wrong_usage_is_reported_and_nothing_is_left(command, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("out", ["scores.xlsx", "scores.json", "none/scores.csv"])
-def test_a_target_that_cannot_be_is_reported_first(command, inputs, tmp_path, out):
+def test_an_impossible_target_is_reported_before_scoring(command, inputs, tmp_path, out):
     manifest = write_manifest(tmp_path / "pairs.csv", PROMPTS, NAMES)
     done = command("score", "--manifest", manifest, "--images", inputs, "--out", tmp_path / out, *FAST)
     assert done.returncode == 2
@@ -454,7 +454,7 @@ def test_a_target_that_cannot_be_is_reported_first(command, inputs, tmp_path, ou
 
 
 @pytest.mark.parametrize("content", ["", "prompt,image\n"], ids=["empty", "only a header"])
-def test_a_manifest_without_rows(command, tmp_path, content):
+def test_an_empty_manifest_is_refused(command, tmp_path, content):
     (tmp_path / "pairs.csv").write_text(content)
     done = command("score", "--manifest", tmp_path / "pairs.csv", "--out", tmp_path / "s.csv", *FAST)
     assert done.returncode == 2

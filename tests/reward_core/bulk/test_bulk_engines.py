@@ -83,7 +83,7 @@ def test_two_processes_write_the_same_bytes_as_one(inputs, tmp_path):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-def test_a_killed_process_ends_the_run_with_a_word_and_the_next_one_goes_on(inputs, tmp_path):
+def test_a_killed_process_ends_the_run_with_a_message_and_the_next_run_resumes(inputs, tmp_path):
     out = tmp_path / "scores.parquet"
     process = started(inputs, out, "--devices", "cpu,cpu")
     first_shard(out, process)
@@ -117,7 +117,7 @@ def test_processes_end_when_the_writer_is_killed(inputs, tmp_path):
     assert out.read_bytes() == (inputs / "whole.parquet").read_bytes()
 
 
-def test_what_a_process_cannot_do_is_reported(inputs, tmp_path):
+def test_errors_of_a_worker_process_are_reported(inputs, tmp_path):
     (tmp_path / "model").mkdir()
     done = run(inputs, tmp_path / "scores.csv", "--devices", "cpu,cpu", "--model", tmp_path / "model")
     assert done.returncode == 2
@@ -129,7 +129,7 @@ def test_what_a_process_cannot_do_is_reported(inputs, tmp_path):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-def test_ray_writes_the_same_bytes_though_an_actor_is_killed(inputs, tmp_path):
+def test_ray_writes_the_same_bytes_after_an_actor_is_killed(inputs, tmp_path):
     """A local cluster with two workers, of which one is killed at work."""
     pytest.importorskip("ray")
     out = tmp_path / "scores.parquet"
@@ -145,7 +145,7 @@ def test_ray_writes_the_same_bytes_though_an_actor_is_killed(inputs, tmp_path):
     assert (summary["rows"], summary["failed"], summary["resumed_rows"]) == (ROWS, 1, 0)
 
 
-def test_what_an_actor_cannot_read_is_reported_as_on_one_device(inputs, tmp_path):
+def test_unreadable_images_in_an_actor_are_reported_as_on_one_device(inputs, tmp_path):
     pytest.importorskip("ray")
     datasets = pytest.importorskip("datasets")
     import pyarrow

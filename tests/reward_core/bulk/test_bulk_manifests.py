@@ -38,7 +38,7 @@ def write(path: Path, text: str) -> Path:
 
 
 @pytest.mark.parametrize("count", [30, 20_000], ids=["to the end", "beyond what a field may hold"])
-def test_a_quote_that_is_not_closed_costs_its_own_row_alone(command, tmp_path, count):
+def test_an_unclosed_quote_spoils_only_its_own_row(command, tmp_path, count):
     # No image is there, which says just as well that a row was read.
     lines = [f"{i}.png,a red circle {i}\n" for i in range(count)]
     lines[7] = '7.png,"a red circle 7\n'
@@ -63,7 +63,7 @@ SWALLOWED = {
 
 
 @pytest.mark.parametrize("kind", SWALLOWED)
-def test_a_quote_that_is_closed_in_a_later_row_takes_in_none(command, inputs, tmp_path, kind):
+def test_a_quote_closed_in_a_later_row_swallows_no_rows(command, inputs, tmp_path, kind):
     manifest = write(tmp_path / "pairs.csv", "\n".join(SWALLOWED[kind]) + "\n")
     code, rows = scored(command, inputs, manifest)
     assert code == 1
@@ -73,7 +73,7 @@ def test_a_quote_that_is_closed_in_a_later_row_takes_in_none(command, inputs, tm
     assert rows[2]["error"] is None
 
 
-def test_prompts_of_several_lines_are_right(command, inputs, tmp_path):
+def test_multi_line_prompts_are_read_correctly(command, inputs, tmp_path):
     prompts = ["a dog,\nrunning, fast\n", "a cat\r\nasleep", 'a "bird",\n\nred', "a fish, 4.png", "a horse"]
     lines = [f'"{prompt.replace(chr(34), chr(34) * 2)}",{i}.png\n' for i, prompt in enumerate(prompts)]
     manifest = write(tmp_path / "pairs.csv", "prompt,image\n" + "".join(lines) * 200)
@@ -82,7 +82,7 @@ def test_prompts_of_several_lines_are_right(command, inputs, tmp_path):
     assert [row["prompt"] for row in rows] == prompts * 200
 
 
-def test_a_comma_without_quotes_is_an_error_of_its_row(command, inputs, tmp_path):
+def test_an_unquoted_comma_becomes_an_error_row(command, inputs, tmp_path):
     manifest = write(tmp_path / "pairs.csv", "image,prompt\n0.png,a dog, running\n1.png,a cat\n2.png,b,\n")
     code, rows = scored(command, inputs, manifest)
     assert code == 1
@@ -90,7 +90,7 @@ def test_a_comma_without_quotes_is_an_error_of_its_row(command, inputs, tmp_path
     assert [row["score"] is None for row in rows] == [True, False, True]
 
 
-def test_a_line_is_numbered_wherever_reading_begins(command, tmp_path):
+def test_line_numbers_do_not_depend_on_where_reading_starts(command, tmp_path):
     lines = [f'"{i}\n{i}",{i}.png\n' for i in range(1200)]
     lines[1100] = 'a"b,"c"d\n'
     manifest = write(tmp_path / "pairs.csv", "prompt,image\n" + "".join(lines))
@@ -140,7 +140,7 @@ SEPARATED = {
 
 
 @pytest.mark.parametrize("kind", SEPARATED)
-def test_a_csv_with_another_separator_is_refused_with_its_name(command, tmp_path, kind):
+def test_a_csv_with_another_separator_is_refused_and_the_separator_named(command, tmp_path, kind):
     content, output = SEPARATED[kind]
     manifest = write(tmp_path / "pairs.csv", content)
     done = command("score", "--manifest", manifest, "--out", tmp_path / "scores.csv", *FAST)
@@ -150,7 +150,7 @@ def test_a_csv_with_another_separator_is_refused_with_its_name(command, tmp_path
     assert "commas: pandas.read_csv(path, sep='" in done.stderr or kind == "Excel's line"
 
 
-def test_a_separator_in_a_name_of_a_comma_csv_is_no_fault(command, inputs, tmp_path):
+def test_a_separator_inside_a_column_name_is_accepted(command, inputs, tmp_path):
     manifest = write(tmp_path / "pairs.csv", "prompt,a;b;c;d,image\na dog;cat,x,0.png\n")
     assert scored(command, inputs, manifest)[0] == 0
     done = command("score", "--manifest", manifest, "--out", tmp_path / "s.csv", "--prompt-column", "x")
@@ -158,7 +158,7 @@ def test_a_separator_in_a_name_of_a_comma_csv_is_no_fault(command, inputs, tmp_p
 
 
 @pytest.mark.parametrize("form", ["csv", "jsonl"])
-def test_prompts_in_other_encodings_are_an_error_of_their_row(command, inputs, tmp_path, form):
+def test_prompts_in_other_encodings_become_error_rows(command, inputs, tmp_path, form):
     texts = ["café".encode(), "café".encode("cp1252"), "東京".encode("shift-jis"), b"a dog"]
     lines = [b"prompt,image"] if form == "csv" else []
     template = b"%s,0.png" if form == "csv" else b'{"prompt": "%s", "image": "0.png"}'
@@ -171,7 +171,7 @@ def test_prompts_in_other_encodings_are_an_error_of_their_row(command, inputs, t
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_a_header_that_cannot_be_is_reported(command, tmp_path, kind):
+def test_an_impossible_header_is_reported(command, tmp_path, kind):
     content, output = REFUSED[kind]
     manifest = tmp_path / "pairs.csv"
     manifest.write_bytes(content)
@@ -189,7 +189,7 @@ def test_lines_of_json_in_utf16_are_reported(command, tmp_path):
     assert "save it as UTF-8" in done.stderr
 
 
-def test_a_parquet_column_that_is_there_twice_is_reported(command, tmp_path):
+def test_a_duplicate_parquet_column_is_reported(command, tmp_path):
     table = pyarrow.Table.from_arrays([pyarrow.array(["a"])] * 3, names=["prompt", "image", "prompt"])
     pyarrow.parquet.write_table(table, tmp_path / "pairs.parquet")
     done = command("score", "--manifest", tmp_path / "pairs.parquet", "--out", tmp_path / "s.csv", *FAST)
@@ -207,7 +207,7 @@ def strings(*cells: bytes, kind: pyarrow.DataType) -> pyarrow.Array:
 
 
 @pytest.mark.parametrize("kind", ["string", "large_string", "struct"])
-def test_bytes_in_parquet_that_are_no_utf8_are_an_error_of_their_row(command, inputs, tmp_path, kind):
+def test_non_utf8_bytes_in_parquet_become_error_rows(command, inputs, tmp_path, kind):
     type_ = pyarrow.large_string() if kind == "large_string" else pyarrow.string()
     prompts = strings(b"a dog", b"caf\xe9", b"a cat", kind=type_)
     images = strings(b"0.png", b"1.png", b"caf\xe9.png", kind=type_)

@@ -112,7 +112,7 @@ def test_killed_at_ten_random_moments_the_same_command_ends_with_the_same_bytes(
 
 
 @pytest.mark.parametrize("name", ["scores.csv", "scores.jsonl", "scores.parquet"])
-def test_a_run_goes_on_from_any_shards_with_the_same_bytes(command, inputs, tmp_path, name):
+def test_a_run_resumes_from_any_shards_with_the_same_bytes(command, inputs, tmp_path, name):
     folder = tmp_path / "shards"
     form = name.split(".")[1]
     assert command(*arguments(inputs, f"{folder}/", "--format", form)).returncode == 1
@@ -197,7 +197,7 @@ def test_two_runs_on_one_target(command, inputs, tmp_path):
 
 @pytest.mark.parametrize("moment", ["at a shard", "when joining"])
 @pytest.mark.parametrize("form", ["csv", "parquet"])
-def test_no_room_keeps_what_is_done(command, inputs, tmp_path, form, moment):
+def test_a_full_disk_keeps_finished_shards(command, inputs, tmp_path, form, moment):
     """A limit on the size of files stands for a full disk: both end in a write that fails."""
     resource = pytest.importorskip("resource")
     whole, out = tmp_path / f"whole.{form}", tmp_path / f"scores.{form}"
@@ -224,7 +224,7 @@ def test_no_room_keeps_what_is_done(command, inputs, tmp_path, form, moment):
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_that_may_not_be_written(command, inputs, tmp_path):
+def test_an_unwritable_folder_is_reported(command, inputs, tmp_path):
     tmp_path.chmod(0o500)
     done = command(*arguments(inputs, tmp_path / "scores.csv"))
     tmp_path.chmod(0o700)
@@ -232,7 +232,7 @@ def test_a_folder_that_may_not_be_written(command, inputs, tmp_path):
     assert "cannot be written: Permission denied" in done.stderr
 
 
-def test_a_target_in_no_folder_and_one_that_is_a_device(command, inputs):
+def test_a_target_without_a_folder_or_on_a_device_is_refused(command, inputs):
     done = command(*arguments(inputs, "/proc/self/scores.csv"))
     assert done.returncode == 2
     assert "cannot be written" in done.stderr
@@ -243,9 +243,7 @@ def test_a_target_in_no_folder_and_one_that_is_a_device(command, inputs):
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_says_how_many_rows_are_kept_and_the_same_command_resumes(
-    command, inputs, tmp_path, number, code
-):
+def test_a_signal_reports_saved_rows_and_the_same_command_resumes(command, inputs, tmp_path, number, code):
     out = tmp_path / "scores.csv"
     options = [*arguments(inputs, out), "--shard-rows", "48"]
     process = subprocess.Popen(
@@ -318,7 +316,7 @@ def test_a_run_interrupted_at_every_batch_ends_with_the_same_bytes(pairs, tmp_pa
     assert list(tmp_path.iterdir()) == [out]
 
 
-def test_only_the_batches_whose_images_come_back_are_encoded_again(inputs, tmp_path):
+def test_only_batches_with_changed_images_are_encoded_again(inputs, tmp_path):
     """Rows 8 to 15 of six batches show the same image as the last: their batch alone is encoded again."""
     images = [*range(8), 8, *range(9, 16), *range(16, 24), *range(24, 31), 8]
     manifest = tmp_path / "pairs.csv"
@@ -333,7 +331,7 @@ def test_only_the_batches_whose_images_come_back_are_encoded_again(inputs, tmp_p
     assert (tmp_path / "scores.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
 
 
-def test_rows_of_an_unfinished_shard_are_saved_by_time_so_a_kill_does_not_lose_them(pairs, tmp_path):
+def test_rows_of_an_unfinished_shard_are_saved_periodically(pairs, tmp_path):
     manifest, whole = pairs
     out, copy = tmp_path / "scores.jsonl", tmp_path / "copy"
 

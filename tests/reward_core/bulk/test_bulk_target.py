@@ -81,7 +81,7 @@ def test_a_datasets_file_is_not_replaced_by_its_scores(command, inputs):
     assert contents(inputs) == before
 
 
-def test_what_lies_in_a_folder_given_as_target_stays(command, inputs):
+def test_existing_files_in_the_target_folder_are_kept(command, inputs):
     for name in (".notes.tmp", "pictures.jsonl", "lock", "run.json"):
         (inputs / name).write_text("mine")
     before = contents(inputs)
@@ -97,7 +97,7 @@ def test_what_lies_in_a_folder_given_as_target_stays(command, inputs):
     assert "remove" not in done.stderr
 
 
-def test_what_lies_in_the_folder_of_parts_stays(command, inputs, tmp_path):
+def test_existing_files_in_the_parts_folder_are_kept(command, inputs, tmp_path):
     out = tmp_path / "scores.csv"
     notes = Path(f"{out}.parts") / "notes.txt"
     notes.parent.mkdir()
@@ -141,7 +141,7 @@ def test_another_format_in_the_same_folder_is_refused(command, inputs, tmp_path)
     assert [path.suffix for path in (tmp_path / "scores").glob("rows-*")] == [".csv"]
 
 
-def test_a_very_long_prompt_in_a_shard_is_gone_on_from(command, inputs, tmp_path):
+def test_a_run_resumes_from_a_shard_with_a_very_long_prompt(command, inputs, tmp_path):
     records = [
         {"prompt": "a red circle " * 13_000 if i == 1 else "a dog", "image": "0.png"} for i in range(9)
     ]
@@ -200,7 +200,7 @@ def test_a_changed_digit_in_a_shard_of_a_file_is_not_joined(command, inputs, tmp
     assert out.read_bytes() == whole.read_bytes()
 
 
-def test_a_finished_folder_with_a_changed_digit_is_scored_again_there_alone(command, inputs, tmp_path):
+def test_only_the_changed_shard_of_a_finished_folder_is_rescored(command, inputs, tmp_path):
     arguments = ("score", "--manifest", inputs / "pairs.csv", "--out", f"{tmp_path / 'scores'}/", *FAST)
     for form in ("jsonl", "parquet"):
         out = tmp_path / f"scores-{form}"
@@ -286,7 +286,7 @@ def test_an_image_replaced_by_one_of_the_same_size_is_scored_again(command, inpu
     assert all(after[shard] == shard.read_bytes() for shard in out.glob("rows-*"))
 
 
-def test_an_image_that_was_missing_is_scored_when_it_is_there(command, inputs, tmp_path):
+def test_a_missing_image_is_scored_once_it_exists(command, inputs, tmp_path):
     arguments = ("score", "--manifest", inputs / "pairs.csv", "--out", f"{tmp_path / 'scores'}/", *FAST)
     shutil.move(inputs / "9.png", tmp_path / "9.png")
     assert command(*arguments).returncode == 1
@@ -311,7 +311,7 @@ def test_settings_of_an_earlier_run_that_cannot_be_read_are_named(command, input
 # Names
 
 
-def test_a_file_name_that_is_no_utf8_may_have_an_error(command, inputs, tmp_path):
+def test_a_non_utf8_file_name_can_have_an_error_row(command, inputs, tmp_path):
     name = os.fsdecode(b"caf\xe9.png")
     try:
         shutil.copy(inputs / "0.png", inputs / name)

@@ -104,7 +104,7 @@ def test_rows_of_images(tmp_path, form):
     assert shown(data) == [("p1", "one", ["a.png", "c.png"], [2, 1]), ("p2", "one", ["b.png"], [1])]
 
 
-def test_columns_by_other_names(tmp_path):
+def test_renamed_columns(tmp_path):
     rows = [{"text": "p", "chosen": "a.png", "rejected": "b.png", "images": "not these"}]
     path = write(tmp_path / "data.jsonl", rows)
     columns = {"prompt": "text", "better": "chosen", "worse": "rejected"}
@@ -291,7 +291,7 @@ def test_a_folder_of_tables_is_a_dataset(tmp_path, datasets):
     assert data[0].images[0].read() == content["u2"]
 
 
-def test_datasets_that_cannot_be_had(tmp_path):
+def test_unavailable_datasets(tmp_path):
     """Against the stand-in for the hub, in a process of its own: the client reads its address on import."""
     code = """
 import sys
