@@ -77,9 +77,9 @@ def changed_parts(before, after):
     """Parts that are not in both files, in the order of the file; all others must stand in the same order."""
     (old, old_rest), (new, new_rest) = before, after
     assert old_rest == new_rest
-    gone, come = [p for p in old if p not in new], [p for p in new if p not in old]
+    removed, added = [p for p in old if p not in new], [p for p in new if p not in old]
     assert [p for p in old if p in new] == [p for p in new if p in old]
-    return gone, come
+    return removed, added
 
 
 def pixels(path):

@@ -323,7 +323,7 @@ def check_pip(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("page", [pytest.param(page, id=str(page.relative_to(ROOT))) for page in PAGES])
-def test_links_and_named_files_are_there(page):
+def test_links_and_named_files_exist(page):
     text = page.read_text(encoding="utf-8")
     prose = re.sub(r"^(```|~~~).*?^\1", "", text, flags=re.DOTALL | re.MULTILINE)
     for target in re.findall(r"\]\(([^)\s]+)\)", prose):
@@ -340,7 +340,7 @@ def test_links_and_named_files_are_there(page):
         assert (ROOT / path).exists(), f"{page}: {path}"
 
 
-def test_the_test_itself_sees_what_is_wrong(folder, monkeypatch):
+def test_the_docs_checker_finds_errors(folder, monkeypatch):
     for wrong in (
         "reward-core rank --modle tiny 'a star' a.png",
         "reward-core rnk 'a star' a.png",

@@ -167,18 +167,18 @@ def expected_best(rewards: Sequence[float], m: float) -> float:
     """Expected highest of m of the rewards, drawn without replacement; between whole m linear."""
     ranked, n = sorted(rewards), len(rewards)
 
-    def whole(m: int) -> float:
+    def expected(m: int) -> float:
         return sum(ranked[i] * comb(i, m - 1) for i in range(m - 1, n)) / comb(n, m)
 
     low = min(max(int(m), 1), n)
     high = min(low + 1, n)
-    return whole(low) + (whole(high) - whole(low)) * min(max(m - low, 0.0), 1.0)
+    return expected(low) + (expected(high) - expected(low)) * min(max(m - low, 0.0), 1.0)
 
 
-def agreement(full: list[BestOf], watched: list[BestOf]) -> dict[int, float]:
+def agreement(full: list[BestOf], predicted_runs: list[BestOf]) -> dict[int, float]:
     """Steps done -> Kendall's tau of predicted with finished rewards, mean over prompts."""
     taus: dict[int, list[float]] = {}
-    for one, other in zip(full, watched):
+    for one, other in zip(full, predicted_runs):
         finished = np.array(one.rewards)
         for k, (done, _) in enumerate(other.candidates[0].predictions):
             predicted = np.array([c.predictions[k][1] for c in other.candidates])

@@ -147,7 +147,7 @@ def main() -> None:
     print(json.dumps(result))
 
 
-class BegunError(Exception):
+class FirstBatchDoneError(Exception):
     """The first batch is there."""
 
 
@@ -159,10 +159,10 @@ def start_and_resume(manifest: Path, folder: Path, settings: BulkSettings, score
     def at_first_batch(rows: int, done: int, failed: int) -> None:
         if done:
             first.append(perf_counter())
-            raise BegunError
+            raise FirstBatchDoneError
 
     started = perf_counter()
-    with suppress(BegunError):
+    with suppress(FirstBatchDoneError):
         score_to_file(Manifest(manifest), out, settings, file_format="csv", on_progress=at_first_batch)
     split(scores, Path(out), manifest, settings.shard_rows)
     again = perf_counter()

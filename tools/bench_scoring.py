@@ -57,7 +57,7 @@ def seconds(work: Callable[[], object], device: torch.device, clock: Callable = 
     return clock() - started
 
 
-def taking_turns(works: dict, device: torch.device, rounds: int, clock: Callable) -> dict:
+def run_alternately(works: dict, device: torch.device, rounds: int, clock: Callable) -> dict:
     """The best time of each over some rounds; the first warms up."""
     best = dict.fromkeys(works, float("inf"))
     for _ in range(rounds):
@@ -100,9 +100,9 @@ def resident(model: RM.RewardModel, pixels: torch.Tensor, prompts: Sequence[str]
     path.refresh()
     token_ids, mask = (t.to(model.device) for t in model.tokenizer(prompts))
     for start in range(0, len(pixels), size):
-        some = slice(start, start + size)
-        cross_attention_kv = path.project_kv(path.encode(pixels[some]))
-        rewards.append(path.rewards(cross_attention_kv, token_ids[some], mask[some]))
+        batch = slice(start, start + size)
+        cross_attention_kv = path.project_kv(path.encode(pixels[batch]))
+        rewards.append(path.rewards(cross_attention_kv, token_ids[batch], mask[batch]))
     return torch.cat(rewards).float().cpu()
 
 
@@ -159,11 +159,11 @@ def main() -> None:
         for i, image in enumerate(chosen):
             files.append(str(folder / f"{i}.jpg"))
             image.save(files[-1], quality=95)
-        alone = min(timed, 2 if args.device == "cpu" else 64)
+        timed_single = min(timed, 2 if args.device == "cpu" else 64)
         single = files if args.source == "files" else list(pixels)
         works: dict = dict(linear_layers(device, dtype))
         works["one at a time, float32"] = torch_linear(
-            lambda: at_batch_size_1(exact, single[:alone], prompts[:alone])
+            lambda: at_batch_size_1(exact, single[:timed_single], prompts[:timed_single])
         )
 
         def batched(model: RM.RewardModel, source: str) -> Callable:
@@ -178,20 +178,20 @@ def main() -> None:
         works["fast"] = batched(fast, args.source)
         if args.source == "files":
             works["fast, from tensors"] = batched(fast, "tensors")
-        best = taking_turns(works, device, args.rounds, clock)
+        best = run_alternately(works, device, args.rounds, clock)
         reuse = {}
         for count in () if args.no_reuse else (1, 10, 100):
-            some = [PROMPTS[i % len(PROMPTS)] for i in range(count)]
+            prompts_used = [PROMPTS[i % len(PROMPTS)] for i in range(count)]
             few = images[: 2 * size]
-            fast.score_matrix(some[:1], few[:1])
-            rewards = partial(fast.score_matrix, some, few, batch_size=size)
+            fast.score_matrix(prompts_used[:1], few[:1])
+            rewards = partial(fast.score_matrix, prompts_used, few, batch_size=size)
             reuse[count] = len(few) / seconds(rewards, device, clock)
         if args.profile:
             print(profile_table(lambda: resident(eager, pixels[:size], prompts[:size], size), device))
 
     limit = max(tflops(shape, took, device) for shape, took in best.items() if isinstance(shape, tuple))
     rates = {name: timed / took for name, took in best.items() if isinstance(name, str)}
-    rates["one at a time, float32"] *= alone / timed
+    rates["one at a time, float32"] *= timed_single / timed
     work = gflop(exact.config, int(exact.tokenizer(prompts)[1].sum(1).max()))
     first, speed = rates["one at a time, float32"], rates["fast"]
     title = f"{args.size} model, {args.device}, {args.source}, {dtype}, batches of {size}"

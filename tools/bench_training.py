@@ -179,14 +179,14 @@ def main() -> None:
         cached = []
         cache = TokenCache(Path(name), "bench", sum(sizes), shape)
         for group, first in zip(groups, np.cumsum([0, *sizes]).tolist()):
-            slots = tuple(range(first, first + len(group.kept)))
+            slots = tuple(range(first, first + len(group.image_indices)))
             with torch.no_grad():
                 cache.put(slots, rewards.frozen_tokens([group], None))
             cached.append((group, slots))
 
         def from_disk() -> None:
             read = [
-                ReadGroup(g.number, g.prompt, g.ranks, g.kept, slots, None, cache.get(slots))
+                ReadGroup(g.number, g.prompt, g.ranks, g.image_indices, slots, None, cache.get(slots))
                 for g, slots in cached
             ]
             our_step(rewards, optimizer, read, half, cache)

@@ -28,7 +28,7 @@ import numpy as np
 from refl.compare import compare_rewards
 from refl.config import TrainConfig
 from refl.demo.recipe import (
-    JUDGE,
+    HELD_OUT_REWARD,
     PIPELINE,
     REWARD,
     TRUTH,
@@ -38,7 +38,7 @@ from refl.demo.recipe import (
     unseen_prompts,
     write_images,
 )
-from refl.demo.study import circumstances, judge_model
+from refl.demo.study import run_environment, score_model
 from refl.demo.truth import interval
 from refl.strategies import StrategyConfig
 from reward_core.files.atomic_write import atomic_write
@@ -82,7 +82,7 @@ def run_one(name: str, out: Path, steps: int, size: DemoSize, seed: int) -> None
     trainer.train()
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     prompts = unseen_prompts(size.unseen_prompts, seed)
-    base, tuned = base_scores(out, prompts), judge_model(out / name / "model", prompts).scores
+    base, tuned = base_scores(out, prompts), score_model(out / name / "model", prompts).scores
     won = compare_rewards(TRUTH, base[TRUTH], tuned[TRUTH])
     speeds = [row["images_per_s"] for row in trainer.metrics.read() if "images_per_s" in row]
     row = {
@@ -93,9 +93,9 @@ def run_one(name: str, out: Path, steps: int, size: DemoSize, seed: int) -> None
         "training_seconds": steps * size.batch_size / median(speeds),
         "peak_memory_mb": memory,
         "win_rate": [won.win_rate, won.win_rate_low, won.win_rate_high],
-        **{f"{key}_before": interval(base[key]) for key in (TRUTH, REWARD, JUDGE)},
-        **{f"{key}_after": interval(tuned[key]) for key in (TRUTH, REWARD, JUDGE)},
-        **circumstances(started, config),
+        **{f"{key}_before": interval(base[key]) for key in (TRUTH, REWARD, HELD_OUT_REWARD)},
+        **{f"{key}_after": interval(tuned[key]) for key in (TRUTH, REWARD, HELD_OUT_REWARD)},
+        **run_environment(started, config),
     }
     write_json(out / name / "row.json", row)
 
@@ -105,16 +105,16 @@ def base_scores(out: Path, prompts: list[str]) -> dict[str, np.ndarray]:
     file = out / "base.npz"
     if not file.is_file():
         with atomic_write(file) as temporary, temporary.open("wb") as opened:
-            np.savez(opened, **judge_model(PIPELINE, prompts).scores)
+            np.savez(opened, **score_model(PIPELINE, prompts).scores)
     return dict(np.load(file))
 
 
-def check_asked(file: Path, asked: dict[str, int]) -> None:
+def check_settings(file: Path, settings: dict[str, int]) -> None:
     """Refuse a folder whose runs were made for something else: they would be taken for this one's."""
-    before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else asked
-    if before != asked:
-        raise SystemExit(f"{file.parent} holds runs of {before}, not of {asked}: give another --out")
-    write_json(file, asked)
+    before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else settings
+    if before != settings:
+        raise SystemExit(f"{file.parent} holds runs of {before}, not of {settings}: give another --out")
+    write_json(file, settings)
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -126,14 +126,14 @@ def table(rows: list[dict[str, Any]]) -> str:
     first = rows[0]
     lines.append(
         f"| (base) | 0 | {_span(first, TRUTH, 'before')} | {_span(first, REWARD, 'before')} "
-        f"| {_span(first, JUDGE, 'before')} | | | | |"
+        f"| {_span(first, HELD_OUT_REWARD, 'before')} | | | | |"
     )
     for row in rows:
         rate, low, high = row["win_rate"]
         lines.append(
             f"| {row['strategy']} | {row['steps']} | {_span(row, TRUTH)} | {_span(row, REWARD)} "
-            f"| {_span(row, JUDGE)} | {rate:.0%} [{low:.0%}, {high:.0%}] | {row['samples_per_s']:.2f} "
-            f"| {row['training_seconds']:.0f} | {row['peak_memory_mb']:.0f} |"
+            f"| {_span(row, HELD_OUT_REWARD)} | {rate:.0%} [{low:.0%}, {high:.0%}] "
+            f"| {row['samples_per_s']:.2f} | {row['training_seconds']:.0f} | {row['peak_memory_mb']:.0f} |"
         )
     return "\n".join(lines)
 
@@ -156,7 +156,7 @@ def main() -> None:
     args = parser.parse_args()
     size = replace(DemoSize(), unseen_prompts=args.unseen_prompts)
     args.out.mkdir(parents=True, exist_ok=True)
-    check_asked(
+    check_settings(
         args.out / "asked.json", {name: getattr(args, name) for name in ("seed", "steps", "unseen_prompts")}
     )
     write_images(args.out / "pictures.tar", size.images, args.seed)

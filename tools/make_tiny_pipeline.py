@@ -28,8 +28,8 @@ from tiny_pipeline.text import make_tokenizer, tokens_of, train_text_encoder
 from tiny_pipeline.unet import Latents, UNetTraining, make_scheduler, make_unet
 from transformers import CLIPTextModel
 
+from refl.demo.scenes import captioned_images
 from refl.demo.study import processor
-from refl.demo.world import captioned_images
 from reward_core import shapes
 from reward_core.runs.cpus import usable_cpus
 
@@ -178,7 +178,7 @@ def main() -> None:
         vae=vae,
         text_encoder=encoder,
         tokenizer=stages.tokenizer,
-        unet=training.averaged(),
+        unet=training.ema_model(),
         scheduler=make_scheduler(),
         safety_checker=None,
         feature_extractor=None,

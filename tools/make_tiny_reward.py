@@ -193,7 +193,7 @@ def ranked_prompt(number: int, group: shapes.Group, blank: bool = False) -> Rank
 
 def train_on_rankings(
     model: reward_core.RewardModel,
-    world: shapes.GroupConfig,
+    group_config: shapes.GroupConfig,
     validation: list[RankedPrompt],
     args: argparse.Namespace,
     folder: Path,
@@ -202,7 +202,7 @@ def train_on_rankings(
     """The ranking stage: text encoder and head, on one set of groups in several epochs."""
     scenes, groups = [], []
     task = progress.add_task("making groups", total=args.groups)
-    for batch in batches(ShapesGroups(args.groups, world, "train"), GROUPS_PER_STEP):
+    for batch in batches(ShapesGroups(args.groups, group_config, "train"), GROUPS_PER_STEP):
         for group in batch:
             groups.append(ranked_prompt(len(groups), group))
             scenes.append(group.scene)
@@ -213,7 +213,7 @@ def train_on_rankings(
         if epoch == 0:
             return record.prompt
         number = int(record.id)
-        return shapes.phrase(scenes[number], np.random.default_rng([world.seed, number, epoch, 3]))
+        return shapes.phrase(scenes[number], np.random.default_rng([group_config.seed, number, epoch, 3]))
 
     settings = TrainingConfig(
         init=args.architecture,
@@ -277,9 +277,9 @@ def main() -> None:
     initialize_from_scratch(model, args.seed)
     torch.manual_seed(args.seed)  # of the reader and of the words that are masked
 
-    world = replace(shapes.TRAIN, seed=shapes.TRAIN.seed + args.seed)
-    apart = ShapesGroups(400, replace(world, seed=world.seed + 10_000), "train")
-    validation = [ranked_prompt(i, apart[i]) for i in range(len(apart))]
+    group_config = replace(shapes.TRAIN, seed=shapes.TRAIN.seed + args.seed)
+    validation_groups = ShapesGroups(400, replace(group_config, seed=group_config.seed + 10_000), "train")
+    validation = [ranked_prompt(i, validation_groups[i]) for i in range(len(validation_groups))]
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder, Progress(*COLUMNS, console=console) as progress:
 
@@ -302,13 +302,13 @@ def main() -> None:
 
         vision = model.blip.visual_encoder
         grid = vision.config.image_size // vision.config.patch_size
-        annotations = ShapesAnnotations(args.patch_steps * IMAGES_PER_STEP, world, grid)
+        annotations = ShapesAnnotations(args.patch_steps * IMAGES_PER_STEP, group_config, grid)
         reader = PatchReader(vision, model.transform, len(shapes.PATCH_COLUMNS), len(shapes.CLEANLINESS))
         run("patches", reader, annotations, (1e-3, 0.02), patch_loss)
         vision.requires_grad_(False)
-        captions = ShapesCaptions(args.caption_steps * IMAGES_PER_STEP, world.seed)
+        captions = ShapesCaptions(args.caption_steps * IMAGES_PER_STEP, group_config.seed)
         run("captions", model, captions, (1e-3, 0.02), caption_loss)
-        model = train_on_rankings(model, world, validation, args, Path(folder), progress)
+        model = train_on_rankings(model, group_config, validation, args, Path(folder), progress)
     minutes = (time.perf_counter() - started) / 60
 
     save_folder(model.half(), args.out)  # half the size; what is published is what is measured below

@@ -30,10 +30,10 @@ def profile_table(work: Callable[[], object], device: torch.device) -> str:
             torch.cuda.synchronize()
     spent: dict[str, float] = {}
     for event in record.key_averages():
-        own = event.self_device_time_total if on_gpu else event.self_cpu_time_total
+        self_time = event.self_device_time_total if on_gpu else event.self_cpu_time_total
         kind = next((kind for names, kind in KINDS if any(name in event.key for name in names)), "other")
-        spent[kind] = spent.get(kind, 0.0) + own
-    whole = sum(spent.values())
+        spent[kind] = spent.get(kind, 0.0) + self_time
+    total = sum(spent.values())
     rows = sorted(spent.items(), key=lambda item: -item[1])
-    lines = [f"| {kind} | {100 * own / whole:.1f}% |" for kind, own in rows if own]
+    lines = [f"| {kind} | {100 * self_time / total:.1f}% |" for kind, self_time in rows if self_time]
     return "\n".join(["| kind | share of time |", "|---|---|", *lines])

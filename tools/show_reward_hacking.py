@@ -28,7 +28,7 @@ from refl.compare import generate_images, load_model, score_images
 from refl.config import RewardConfig, TrainConfig, ValidationConfig
 from refl.demo.figures import draw_curve, draw_grid
 from refl.demo.recipe import (
-    JUDGE,
+    HELD_OUT_REWARD,
     PIPELINE,
     REWARD,
     TRUTH,
@@ -38,13 +38,13 @@ from refl.demo.recipe import (
     unseen_prompts,
     write_images,
 )
-from refl.demo.study import SETTINGS, circumstances, curve_of, judge_model
+from refl.demo.study import SETTINGS, run_environment, score_model, validation_curve
 from refl.demo.truth import read_truths
 from refl.rewards import load_rewards
-from refl.validation import Validation, diversity, judge
+from refl.validation import Validation, diversity, record_validation
 from reward_core.files.json_file import write_json
 
-STOP = ValidationConfig(stop_reward=JUDGE, stop_patience=2, stop_diversity=0.7)
+STOP = ValidationConfig(stop_reward=HELD_OUT_REWARD, stop_patience=2, stop_diversity=0.7)
 ARMS = ("none", "pretraining", "distance", "ensemble", "lora")
 SCALES = (0.25, 0.5, 0.75, 1.0)
 DRAWN = 10  # prompts in pictures.png
@@ -54,10 +54,10 @@ DISTANCE_WEIGHT = 5.0
 
 def arm_config(arm: str, base: TrainConfig) -> TrainConfig:
     """The demo's settings with one regularizer, or none; the reward is never enough."""
-    watched = (RewardConfig(JUDGE, 0.0), RewardConfig(TRUTH, 0.0))
+    held_out = (RewardConfig(HELD_OUT_REWARD, 0.0), RewardConfig(TRUTH, 0.0))
     config = replace(
         base,
-        rewards=(RewardConfig(REWARD, 1.0, "linear"), *watched),
+        rewards=(RewardConfig(REWARD, 1.0, "linear"), *held_out),
         loss=replace(base.loss, reward_scale=1.0, pretraining_data=""),
         validation=replace(base.validation, stop_reward="", stop_diversity=0.0, keep_best=False),
     )
@@ -66,7 +66,7 @@ def arm_config(arm: str, base: TrainConfig) -> TrainConfig:
     if arm == "distance":
         return replace(config, loss=replace(config.loss, distance="x0", distance_weight=DISTANCE_WEIGHT))
     if arm == "ensemble":
-        both = (RewardConfig(REWARD, 0.5, "linear"), RewardConfig(JUDGE, 0.5, "linear"))
+        both = (RewardConfig(REWARD, 0.5, "linear"), RewardConfig(HELD_OUT_REWARD, 0.5, "linear"))
         return replace(config, rewards=(*both, RewardConfig(TRUTH, 0.0)))
     if arm == "lora":
         return replace(
@@ -77,13 +77,13 @@ def arm_config(arm: str, base: TrainConfig) -> TrainConfig:
     return config
 
 
-def played_back(curve: Sequence[dict[str, float]], settings: ValidationConfig) -> dict[str, Any]:
+def replay_early_stop(curve: Sequence[dict[str, float]], settings: ValidationConfig) -> dict[str, Any]:
     """Where the trainer's early stop would have ended a run, from its notes, and what it would have kept."""
-    state, nothing = RunState(), torch.empty(0)
+    state, no_pixels = RunState(), torch.empty(0)
     for point in curve:
         state.step = int(point["step"])
-        rewards = {name: point[name] for name in (REWARD, JUDGE)}  # the truth is not among them
-        judge(Validation(rewards, point["diversity"], nothing), settings, state)
+        rewards = {name: point[name] for name in (REWARD, HELD_OUT_REWARD)}  # the truth is not among them
+        record_validation(Validation(rewards, point["diversity"], no_pixels), settings, state)
         if state.stopped:
             break
     truths = {point["step"]: point[TRUTH] for point in curve}
@@ -105,7 +105,7 @@ def at_equal_reward(curves: dict[str, list[dict[str, float]]], reward: float) ->
         for before, after in pairwise(curve):
             if before[REWARD] <= reward <= after[REWARD]:
                 share = (reward - before[REWARD]) / ((after[REWARD] - before[REWARD]) or 1)
-                keys = ("step", TRUTH, JUDGE, "diversity")
+                keys = ("step", TRUTH, HELD_OUT_REWARD, "diversity")
                 found[name] = {key: before[key] + share * (after[key] - before[key]) for key in keys}
                 break
     return found
@@ -114,15 +114,15 @@ def at_equal_reward(curves: dict[str, list[dict[str, float]]], reward: float) ->
 def scaled_lora(folder: Path, prompts: Sequence[str], seeds: int) -> list[dict[str, float]]:
     """Rewards, truth and diversity of a LoRA at several scales."""
     settings = replace(SETTINGS, seeds=seeds)
-    wanted = [(prompt, n * seeds + k) for n, prompt in enumerate(prompts) for k in range(seeds)]
-    repeated = [prompt for prompt, _ in wanted]
-    rewards = load_rewards([RewardConfig(REWARD), RewardConfig(JUDGE)], torch.device("cpu"))
+    samples = [(prompt, n * seeds + k) for n, prompt in enumerate(prompts) for k in range(seeds)]
+    repeated = [prompt for prompt, _ in samples]
+    rewards = load_rewards([RewardConfig(REWARD), RewardConfig(HELD_OUT_REWARD)], torch.device("cpu"))
     family = load_model(folder, str(PIPELINE), torch.device("cpu"))
     (adapter,) = family.pipeline.get_list_adapters()["unet"]
     rows = []
     for scale in SCALES:
         family.pipeline.set_adapters([adapter], [scale])
-        images = torch.cat(list(generate_images(family, wanted, settings)))
+        images = torch.cat(list(generate_images(family, samples, settings)))
         scores = score_images(images, prompts, rewards, settings, torch.device("cpu"))
         row = {name: float(values.mean()) for name, values in scores.items()}
         row |= {"scale": scale, TRUTH: float(read_truths(images, repeated).utility.mean())}
@@ -140,7 +140,7 @@ def table(found: dict[str, Any]) -> str:
     for name, curve in found["curves"].items():
         last, at = curve[-1], found["at_equal_reward"].get(name)
         cells = (
-            [f"{at['step']:.0f}", *(f"{at[key]:.3f}" for key in (TRUTH, JUDGE, "diversity"))]
+            [f"{at['step']:.0f}", *(f"{at[key]:.3f}" for key in (TRUTH, HELD_OUT_REWARD, "diversity"))]
             if at
             else ["-"] * 4
         )
@@ -178,25 +178,25 @@ def main() -> None:
         config = arm_config(arm, demo_config(args.out / arm, args.out / "pictures.tar", size, args.seed))
         trainer = make_trainer(config, size, args.seed)
         trainer.train()
-        curves[arm] = curve_of(trainer.metrics.read())
+        curves[arm] = validation_curve(trainer.metrics.read())
     # What every run reached that trains all weights, so that they can be compared there; a LoRA of the
     # attentions, of which this UNet has few, learns much more slowly.
-    whole = {name: curve for name, curve in curves.items() if name != "lora"} or curves
-    equal = min(max(point[REWARD] for point in curve) for curve in whole.values())
+    full_curves = {name: curve for name, curve in curves.items() if name != "lora"} or curves
+    equal = min(max(point[REWARD] for point in curve) for curve in full_curves.values())
     found: dict[str, Any] = {"curves": curves, "equal_reward": equal}
     found["at_equal_reward"] = at_equal_reward(curves, equal)
     if "none" in curves:
-        found["early_stop"] = played_back(curves["none"], STOP)
+        found["early_stop"] = replay_early_stop(curves["none"], STOP)
     if "lora" in curves:
         found["lora_scales"] = scaled_lora(args.out / "lora" / "model", unseen_prompts(48, args.seed), 2)
     found["settings_of"] = args.arms[-1]
-    found |= circumstances(started, config)
+    found |= run_environment(started, config)
     del found["seconds"]  # of this call alone, which may have found runs that were done
     write_json(args.out / "hacking.json", found)
     draw_curve(args.out / "curves.png", {name: curves[name] for name in list(curves)[:1]})
     prompts = unseen_prompts(DRAWN, args.seed)
     models = {"base": PIPELINE} | {arm: args.out / arm / "model" for arm in args.arms if arm != "lora"}
-    draw_grid(args.out / "pictures.png", prompts, {n: judge_model(m, prompts) for n, m in models.items()})
+    draw_grid(args.out / "pictures.png", prompts, {n: score_model(m, prompts) for n, m in models.items()})
     print(table(found))
     print(
         json.dumps({name: found[name] for name in ("early_stop", "lora_scales") if name in found}, indent=1)

@@ -6,6 +6,7 @@ import json
 import os
 import stat
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from hub_server import Hub
 from PIL import Image
 
 from reward_benchmark.paper import TABLE1
+from reward_benchmark.suites import SuiteOptions, build_suite
 from reward_core.errors import HubError, InputError
 from reward_core.files.zip_file import unzip
 from reward_core.hub.downloads import fetch
@@ -129,7 +131,7 @@ def test_table1_names_what_is_missing(hub, table, tmp_path):
     assert "reward-benchmark generate --name mine" in done.stderr
 
 
-def test_a_corrupt_zip_is_fetched_again(hub, table, tmp_path):
+def test_a_corrupt_zip_is_downloaded_again(hub, table, tmp_path):
     rankings = [
         {"id": str(i), "prompt": "a red circle", "generations": [f"part/{i}/{x}.webp" for x in range(8)],
          "ranking": [1, 2, 3, 4, 5, 6, 7, 7]}
@@ -155,6 +157,40 @@ def test_a_corrupt_zip_is_fetched_again(hub, table, tmp_path):
     tiny = part["scorers"]["tiny"]
     assert (tiny["pairs"], tiny["prompts"], tiny["recall"]["n"]) == (3 * 27, 3, 3)
     assert not list((tmp_path / "data").rglob("*.zip"))
+
+
+@pytest.mark.parametrize(
+    "image",
+    ["../outside.png", "part/../../outside.png", "/elsewhere/outside.png", "https://example.com/outside.png"],
+)
+def test_a_table3_image_outside_the_data_folder_is_refused(image, tmp_path):
+    data = tmp_path / "data"
+    for file in (data / "inside.png", tmp_path / "outside.png"):
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(sample_image(0))
+    groups = [
+        {"id": str(i), "prompt": "a red circle", "generations": ["inside.png", name], "ranking": [1, 2]}
+        for i, name in enumerate(("inside.png", image))
+    ]
+    (data / "test.json").write_text(json.dumps(groups))
+    with pytest.raises(
+        InputError, match=r"Cannot use the image .*outside\.png'? of test\.json: it is outside"
+    ):
+        build_suite("table3", SuiteOptions(data, offline=True))
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_table3_takes_images_by_absolute_paths_in_the_data_folder(relative, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/a.png").write_bytes(sample_image(0))
+    images = [str(tmp_path / "data/a.png"), "b.png"]
+    rankings = [{"id": "1", "prompt": "a red circle", "generations": images, "ranking": [1, 2]}]
+    (tmp_path / "data/test.json").write_text(json.dumps(rankings))
+    options = SuiteOptions(Path("data") if relative else tmp_path / "data", offline=True)
+    (group,) = build_suite("table3", options)[0].groups
+    assert group.names == ("a.png", "b.png")
+    assert group.images[0].samefile(tmp_path / "data/a.png")
 
 
 def member(name, mode=0):
@@ -183,7 +219,7 @@ def test_unsafe_zips_are_not_unpacked(tmp_path, info, content, output):
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["a.zip", "deep"]
 
 
-def test_a_damaged_member_leaves_nothing(tmp_path):
+def test_a_damaged_zip_member_leaves_no_files(tmp_path):
     content = bytearray(zipped({"a.png": sample_image(0), "b.png": sample_image(1)}))
     content[200] ^= 0xFF
     (tmp_path / "a.zip").write_bytes(content)

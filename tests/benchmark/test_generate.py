@@ -31,13 +31,13 @@ def test_images_are_made_once_and_ranked(command, pipelines, prompts, tmp_path):
     folder = prompts.parent / "generations" / "mine"
     names = sorted(path.name for path in folder.glob("*.png"))
     assert names == [f"{p['id']}_{x}.png" for p in sorted(PROMPTS, key=lambda p: p["id"]) for x in range(3)]
-    whole = {path.name: np.asarray(Image.open(path)) for path in folder.glob("*.png")}
+    images = {path.name: np.asarray(Image.open(path)) for path in folder.glob("*.png")}
     for name in names[1::2]:  # as after a kill
         (folder / name).unlink()
     done = command(*arguments(pipelines("sd"), prompts, "mine"))
     assert "3 images made, 3 were there" in done.stderr
     for name in names:  # the batch is another one: rounding may differ
-        assert np.abs(whole[name].astype(int) - np.asarray(Image.open(folder / name))).max() <= 1
+        assert np.abs(images[name].astype(int) - np.asarray(Image.open(folder / name))).max() <= 1
 
     command(*arguments(pipelines("sd-v"), prompts, "other"))
     paths = ("--data", prompts.parent, "--out", tmp_path / "runs", "--offline")

@@ -21,7 +21,7 @@ from reward_benchmark.paper import TABLE1, TABLE1_SPEARMAN
 
 
 @pytest.fixture(scope="module")
-def world():
+def ranks_of_prompts():
     """200 prompts of 9 images, places with ties and gaps."""
     rng = np.random.default_rng(0)
     return [rng.integers(1, 7, 9).tolist() for _ in range(200)]
@@ -67,14 +67,16 @@ def test_the_papers_own_spearman_follows_from_its_means(scorer):
     assert round(float(spearman(means, [-row.rank for row in TABLE1.values()])), 2) == TABLE1_SPEARMAN[scorer]
 
 
-def test_oracle_constant_and_random(world):
+def test_oracle_constant_and_random(ranks_of_prompts):
     rng = np.random.default_rng(1)
-    oracle = preference_table(world, [[-p for p in ranks] for ranks in world])
+    oracle = preference_table(ranks_of_prompts, [[-p for p in ranks] for ranks in ranks_of_prompts])
     assert oracle.pooled_accuracy.value == oracle.per_prompt_accuracy.value == 1
     assert all(part.at[k].value == 1 for part in (oracle.recall, oracle.filter) for k in (1, 2, 4))
-    constant = preference_table(world, [[0.5] * len(ranks) for ranks in world])
+    constant = preference_table(ranks_of_prompts, [[0.5] * len(ranks) for ranks in ranks_of_prompts])
     assert constant.pooled_accuracy.value == 0
-    random = preference_table(world, [rng.random(len(ranks)).tolist() for ranks in world])
+    random = preference_table(
+        ranks_of_prompts, [rng.random(len(ranks)).tolist() for ranks in ranks_of_prompts]
+    )
     for accuracy in (random.pooled_accuracy, random.per_prompt_accuracy):
         assert accuracy.low < 0.5 < accuracy.high
         assert accuracy.low < accuracy.value < accuracy.high
@@ -93,17 +95,17 @@ def test_intervals_cover_as_they_say():
     assert 0.90 <= covered / 300 <= 0.98  # 0.95 by design; 3 standard errors are 0.038
 
 
-def test_paired_comparison(world):
+def test_paired_comparison(ranks_of_prompts):
     rng = np.random.default_rng(3)
-    good = [[-p + rng.normal(0, 1) for p in ranks] for ranks in world]
-    bad = [[-p + rng.normal(0, 6) for p in ranks] for ranks in world]
-    found = compare_scorers(world, good, bad)
+    good = [[-p + rng.normal(0, 1) for p in ranks] for ranks in ranks_of_prompts]
+    bad = [[-p + rng.normal(0, 6) for p in ranks] for ranks in ranks_of_prompts]
+    found = compare_scorers(ranks_of_prompts, good, bad)
     assert found["p_value"] < 0.001
     assert found["difference"]["low"] > 0
-    same = compare_scorers(world, good, good)
+    same = compare_scorers(ranks_of_prompts, good, good)
     assert same["p_value"] == 1
     assert same["difference"]["value"] == 0
-    back = compare_scorers(world, bad, good)
+    back = compare_scorers(ranks_of_prompts, bad, good)
     assert back["difference"]["value"] == -found["difference"]["value"]
 
 
@@ -133,7 +135,7 @@ def test_scores_that_are_not_finite_are_refused(bad):
             measure(1, [1, 2, 3], [0.1, bad, 0.3])
 
 
-def test_a_prompt_lost_by_one_generator_is_left_out_for_all():
+def test_a_prompt_missing_from_one_generator_is_excluded_for_all():
     scores = {"a": [[1.0], [9.0]], "b": [[2.0], [None]]}
     table = generator_table(scores, {"a": 1})
     assert {name: row.mean.value for name, row in table.rows.items()} == {"a": 1, "b": 2}

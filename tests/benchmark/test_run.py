@@ -83,12 +83,12 @@ def test_killed_at_random_moments_nothing_is_lost_or_doubled(shapes, settings, t
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     keys = [(row["part"], row["scorer"], row["picture"]) for row in rows]
     assert len(keys) == len(set(keys))
-    whole = {
+    expected = {
         (row["part"], row["scorer"], row["picture"]): row["score"]
         for row in map(json.loads, (folder / "scores.jsonl").read_text().splitlines())
     }
     # After a kill, batches may differ in size from the uninterrupted run's, which changes the rounding.
-    assert all(row["score"] == pytest.approx(whole[key], abs=1e-5) for key, row in zip(keys, rows))
+    assert all(row["score"] == pytest.approx(expected[key], abs=1e-5) for key, row in zip(keys, rows))
     summary = json.loads((tmp_path / "shapes/summary.json").read_text())
     assert len(keys) == 2 * sum(part["pictures"] for part in summary["parts"])
 
@@ -112,7 +112,7 @@ def test_missing_and_broken_images_are_reported(shapes, command, tmp_path):
     assert table["missing"] == 2
 
 
-def test_what_changed_is_scored_again(shapes, command, tmp_path):
+def test_changed_images_are_scored_again(shapes, command, tmp_path):
     """And nothing else: an image made again under its name, an image mended, a scorer trained again."""
     import shutil
 
@@ -123,7 +123,7 @@ def test_what_changed_is_scored_again(shapes, command, tmp_path):
     data, model = tmp_path / "data", RM.load("tiny", device="cpu")
     shutil.copytree(shapes[1] / "data" / "held_out", data / "held_out")
     first, second = (data / f"held_out/images/00000{i}/0.png" for i in (0, 1))
-    whole = first.read_bytes()
+    expected = first.read_bytes()
     first.write_bytes(b"no image")
     model.save_pretrained(tmp_path / "mine")
     arguments = (
@@ -133,7 +133,7 @@ def test_what_changed_is_scored_again(shapes, command, tmp_path):
     assert command(*arguments).returncode == 1
     scores = tmp_path / "out/shapes/scores.jsonl"
     rows = len(scores.read_text().splitlines())
-    first.write_bytes(whole)
+    first.write_bytes(expected)
     shutil.copy(data / "held_out/images/000001/1.png", second)
     assert command(*arguments).returncode == 0
     new = [json.loads(line) for line in scores.read_text().splitlines()[rows:]]
@@ -151,7 +151,7 @@ def test_what_changed_is_scored_again(shapes, command, tmp_path):
     assert again["score"] != before["score"]
 
 
-def test_what_does_not_go_together_is_refused(shapes, command, tmp_path):
+def test_conflicting_options_are_refused(shapes, command, tmp_path):
     _, folder = shapes
     done = command("run", "shapes", "--limit", 20, "--out", folder.parent, "--precision", "fast")
     assert done.returncode == 2
@@ -196,11 +196,13 @@ def test_clip_and_aesthetic_share_a_tower(tmp_path):
     ]
     found = SharedTower(both).score_all(["a", "b", "b"], images, None)
     for name, scorer in both.items():
-        alone = list(scorer.score_rows(["a", "b", "b"], images))
+        single_rows = list(scorer.score_rows(["a", "b", "b"], images))
         assert (
-            [row.error for row in found[name]] == [row.error for row in alone] == [None, "no such file", None]
+            [row.error for row in found[name]]
+            == [row.error for row in single_rows]
+            == [None, "no such file", None]
         )
-        for row, other in zip(found[name], alone):
+        for row, other in zip(found[name], single_rows):
             assert row.score == pytest.approx(other.score, abs=1e-6)
 
 

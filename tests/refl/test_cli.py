@@ -124,7 +124,7 @@ def test_a_file_over_a_preset_and_settings_over_both(tmp_path):
         ("run.steps=[", r"run.steps: must be a whole number, got '\['"),
     ],
 )
-def test_settings_that_cannot_be(setting, message):
+def test_invalid_settings(setting, message):
     if message is None:  # of no matter for this strategy
         assert refl.load_config(settings=[setting])
         return
@@ -132,7 +132,7 @@ def test_settings_that_cannot_be(setting, message):
         refl.load_config(settings=[setting])
 
 
-def test_config_files_that_cannot_be_read(tmp_path):
+def test_unreadable_config_files(tmp_path):
     with pytest.raises(ConfigError, match="cannot be read"):
         refl.load_config(tmp_path / "none.yaml")
     for text, message in (("[1]", "must hold keys and values"), ("a: [", "no YAML"), ("", "holds NoneType")):
@@ -214,7 +214,7 @@ def test_prompt_files(tmp_path, name, text, expected):
         ("a.csv", b"prompt\n" + b"a" * 200_000, "after line 1: field larger than field limit"),
     ],
 )
-def test_prompt_files_that_cannot_be(tmp_path, name, content, message):
+def test_invalid_prompt_files(tmp_path, name, content, message):
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(PromptFileError, match=message) as caught:
@@ -246,7 +246,7 @@ def test_the_order_shuffles_each_epoch_again():
         (lambda pixels, prompts: 1 / 0, "failed on two images: ZeroDivisionError"),
     ],
 )
-def test_rewards_that_answer_wrongly(pipelines, tmp_path, reward, message):
+def test_rewards_with_wrong_outputs_are_refused(pipelines, tmp_path, reward, message):
     config = refl.load_config(settings=[f"run.out={tmp_path}", "rewards=[{name: mine}]", "rollout.height=16"])
     with pytest.raises(RewardError, match=message) as caught:
         refl.Trainer(pipelines("sd"), ["a"], config, {"mine": reward})
@@ -318,7 +318,7 @@ def test_train_dry_run_and_mistakes(pipelines, tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
-def test_rewards_of_a_file_stay_beside_watched_ones(pipelines, tmp_path, capsys):
+def test_rewards_of_a_config_file_stay_when_watch_adds_more(pipelines, tmp_path, capsys):
     prompts, config = tmp_path / "prompts.txt", tmp_path / "run.yaml"
     prompts.write_text("a red circle\na blue square\n")
     config.write_text(

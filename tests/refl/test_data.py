@@ -32,7 +32,7 @@ def run(pipelines, folder, prompts, data, *more, steps=2):
 
 
 @pytest.mark.parametrize("change", ["training prompt", "validation prompt", "an image more", "another image"])
-def test_going_on_with_other_data_is_refused(pipelines, tmp_path, change):
+def test_resuming_with_other_data_is_refused(pipelines, tmp_path, change):
     prompts = tmp_path / "prompts.txt"
     words = [*PROMPTS, *(f"{prompt} at night" for prompt in PROMPTS)]
     prompts.write_text("\n".join(words))
@@ -62,7 +62,7 @@ def as_tar(folder, file):
 
 
 @pytest.mark.parametrize("kind", ["folder", "tar"])
-def test_an_unreadable_image_is_named_and_the_next_taken(pipelines, tmp_path, capsys, kind):
+def test_an_unreadable_image_is_named_and_the_next_one_used(pipelines, tmp_path, capsys, kind):
     data = write_images(tmp_path / "data")
     (data / "1.png").write_bytes((data / "1.png").read_bytes()[:40])
     (data / "2.txt").write_bytes(b"\xff\xfe\xff")
@@ -80,7 +80,7 @@ def test_an_unreadable_image_is_named_and_the_next_taken(pipelines, tmp_path, ca
     assert captions == ["flat colour 0", "flat colour 3", "flat colour 3", "flat colour 3"]
 
 
-def test_images_none_of_which_can_be_read_end_the_run(pipelines, tmp_path):
+def test_a_run_ends_if_no_image_can_be_read(pipelines, tmp_path):
     data = write_images(tmp_path / "data")
     for path in data.glob("*.png"):
         path.write_bytes(b"no image")

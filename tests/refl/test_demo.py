@@ -11,8 +11,8 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 from refl.demo.recipe import PIPELINE
+from refl.demo.scenes import captioned_images, sample_prompts
 from refl.demo.truth import interval, read_truths
-from refl.demo.world import captioned_images, sample_prompts
 from refl.families import load_family
 from reward_core import shapes
 
@@ -30,7 +30,7 @@ def test_the_pipeline_is_small_and_has_a_card():
     assert "alignment" in (PIPELINE / "README.md").read_text(encoding="utf-8")
 
 
-def test_every_word_is_one_token_and_nothing_is_cut_off(pipeline):
+def test_every_word_is_one_token_and_no_prompt_is_truncated(pipeline):
     tokenizer = pipeline.tokenizer
     for word in shapes.VOCABULARY:
         assert len(tokenizer(word).input_ids) == 3, word  # with start and end
@@ -38,7 +38,7 @@ def test_every_word_is_one_token_and_nothing_is_cut_off(pipeline):
     assert len(tokenizer(longest).input_ids) <= tokenizer.model_max_length
 
 
-def test_plain_diffusers_draws_what_unseen_prompts_say(pipeline):
+def test_plain_diffusers_generates_images_of_unseen_prompts(pipeline):
     """Alignment on one-thing prompts, far above what an image of another prompt gets."""
     prompts = sample_prompts(24, 3, "held_out", pair_share=0.0)
     made = pipeline(
@@ -55,7 +55,7 @@ def test_plain_diffusers_draws_what_unseen_prompts_say(pipeline):
     assert right > wrong + 0.25
 
 
-def test_its_autoencoder_loses_nothing_that_matters():
+def test_the_tiny_autoencoder_preserves_the_shapes():
     family = load_family(PIPELINE)
     images, prompts = zip(*captioned_images(24, 5, "held_out"))
     pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
@@ -94,7 +94,7 @@ def demo(tmp_path_factory):
     return json.loads(done.stdout), folder / "small" / "seed-0"
 
 
-def test_the_demo_reports_all_it_promises(demo):
+def test_the_demo_report_is_complete(demo):
     report, folder = demo
     promised = {
         *("reward_before", "reward_after", "oracle_before", "oracle_after", "control_after"),
@@ -121,14 +121,14 @@ def test_the_learned_reward_rises_and_by_more_than_the_control(demo):
     assert refl[-1]["tiny"] > control[-1]["tiny"] + 0.05
 
 
-def test_the_truth_is_watched_and_trains_nothing(demo):
+def test_the_truth_is_held_out(demo):
     report, _ = demo
     weights = {reward["name"]: reward["weight"] for reward in report["settings"]["rewards"]}
     assert weights == {"tiny": 1.0, "tiny-judge": 0.0, "truth": 0.0}
     assert report["settings"]["validation"]["stop_reward"] == "tiny-judge"
 
 
-def test_wrong_usage_is_one_line(tmp_path):
+def test_usage_errors_are_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     command = [sys.executable, "-m", "refl.demo", "--small", "--out", str(tmp_path / "file")]
     done = subprocess.run(command, capture_output=True, text=True)

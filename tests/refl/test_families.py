@@ -58,7 +58,7 @@ def test_images_are_those_of_the_pipeline(pipelines, name, sampler, scale, size)
     assert np.abs(ours - theirs).max() < 1e-4  # measured: 1e-5 at most
 
 
-def test_gradient_passes_the_borders_of_the_image(pipelines):
+def test_gradients_reach_the_borders_of_the_image(pipelines):
     family = load_family(pipelines("sd"))
     latents = (50 * torch.randn(1, 4, 8, 8)).requires_grad_()
     pixels = family.decode(latents)

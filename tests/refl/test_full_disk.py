@@ -15,7 +15,7 @@ def limit():
 
 
 @pytest.mark.parametrize("rank", [4, 0], ids=["lora", "full"])
-def test_a_checkpoint_that_cannot_be_written_is_one_line(pipelines, tmp_path, rank):
+def test_an_unwritable_checkpoint_is_a_one_line_error(pipelines, tmp_path, rank):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a red circle\na blue square\n")
     given = ("rollout.height=16", "rollout.steps=4", "run.steps=1", "run.trackers=[]", "validation.prompts=0",

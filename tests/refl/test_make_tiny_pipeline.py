@@ -35,7 +35,7 @@ def test_the_command_makes_a_pipeline_and_trains_it_further(tmp_path):
     assert pipelines[1]("a red circle", num_inference_steps=2).images[0].size == (64, 64)
 
 
-def test_training_goes_on_as_if_it_had_not_stopped(parts, tmp_path):
+def test_resumed_training_equals_uninterrupted_training(parts, tmp_path):
     """The same numbers to the last bit, on the processor that it ran on."""
     generator = torch.Generator().manual_seed(0)
     data = parts.Latents(
@@ -45,15 +45,15 @@ def test_training_goes_on_as_if_it_had_not_stopped(parts, tmp_path):
         torch.zeros(16, 128),
     )
     torch.manual_seed(0)
-    whole = parts.UNetTraining(parts.make_unet(), seed=1)
-    losses = [whole._step(data, 4) for _ in range(2)]
-    whole.save(tmp_path / "unet.pt")
+    uninterrupted = parts.UNetTraining(parts.make_unet(), seed=1)
+    losses = [uninterrupted._step(data, 4) for _ in range(2)]
+    uninterrupted.save(tmp_path / "unet.pt")
     resumed = parts.UNetTraining(parts.make_unet(), seed=1)
     resumed.load(tmp_path / "unet.pt")
     seen = {"whole": [], "resumed": []}
-    for name, training in (("whole", whole), ("resumed", resumed)):
+    for name, training in (("whole", uninterrupted), ("resumed", resumed)):
         training.run(data, 4, lambda step, loss, name=name: seen[name].append(loss), tmp_path / f"{name}.pt")
     assert len(seen["whole"]) == len(losses) == 2
     assert seen["whole"] == seen["resumed"]
-    for one, other in zip(whole.averaged().parameters(), resumed.averaged().parameters()):
+    for one, other in zip(uninterrupted.ema_model().parameters(), resumed.ema_model().parameters()):
         assert torch.equal(one, other)

@@ -46,11 +46,14 @@ PLANS = {
 @pytest.mark.parametrize("rank", [4, 0], ids=["lora", "full"])
 @pytest.mark.parametrize("guidance", [(), ("rollout.guidance_scale=3.0", "rollout.negative_gradient=false")])
 @pytest.mark.parametrize("gradient_checkpointing", ["true", "false"])
-def test_gradients_in_bf16_are_those_in_float32(pipelines, tmp_path, rank, guidance, gradient_checkpointing):
+def test_gradients_in_bf16_match_float32(pipelines, tmp_path, rank, guidance, gradient_checkpointing):
     found = {}
     for precision in ("no", "bf16"):
-        checkpointing = f"rollout.gradient_checkpointing={gradient_checkpointing}"
-        more = (f"model.lora_rank={rank}", checkpointing, *guidance)
+        more = (
+            f"model.lora_rank={rank}",
+            f"rollout.gradient_checkpointing={gradient_checkpointing}",
+            *guidance,
+        )
         trainer = trainer_of(pipelines, tmp_path, precision, *more)
         with torch.no_grad():
             for number, parameter in enumerate(trainer.trainable.parameters):  # LoRA's B is 0 at first
@@ -65,7 +68,7 @@ def test_gradients_in_bf16_are_those_in_float32(pipelines, tmp_path, rank, guida
 
 
 @pytest.mark.parametrize("more", [(), ("rollout.guidance_scale=3.0", "rollout.negative_gradient=false")])
-def test_casts_made_without_gradient_are_forgotten_before_it(pipelines, tmp_path, monkeypatch, more):
+def test_the_autocast_cache_is_cleared_before_gradient_steps(pipelines, tmp_path, monkeypatch, more):
     """Up to torch 2.9 such a cast has no graph, and the gradient step that is given it has no gradient."""
     trainer = trainer_of(pipelines, tmp_path, "bf16", "model.lora_rank=0", *more)
     seen, clear = [], torch.clear_autocast_cache
@@ -91,7 +94,7 @@ def with_scaler(trainer):
 
 
 @pytest.mark.parametrize("kind", ["nan", "inf"])
-def test_a_skipped_step_in_fp16_leaves_weights_and_optimizer_alone(pipelines, tmp_path, kind):
+def test_a_skipped_fp16_step_does_not_change_weights_or_optimizer(pipelines, tmp_path, kind):
     broken = False
 
     def sometimes(pixels, prompts):

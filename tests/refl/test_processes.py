@@ -85,7 +85,7 @@ RANDOM = (
 )
 
 
-def test_a_killed_run_ends_with_the_same_bytes(script, pipelines, tmp_path):
+def test_a_resumed_run_writes_the_same_bytes(script, pipelines, tmp_path):
     more = (*RANDOM, "run.steps=8")
     finish(command(script, pipelines("sd"), tmp_path / "whole", *more))
     arguments = command(script, pipelines("sd"), tmp_path / "killed", *more)
@@ -104,11 +104,11 @@ def test_a_killed_run_ends_with_the_same_bytes(script, pipelines, tmp_path):
         return [{k: v for k, v in row.items() if k != "images_per_s"} for row in rows]
 
     assert steps("whole") == steps("killed")  # each step once, with the same figures
-    kept = [path.name for path in (tmp_path / "killed" / "checkpoints").iterdir()]
-    assert sorted(kept) == ["step-000006", "step-000008"]
+    checkpoints = [path.name for path in (tmp_path / "killed" / "checkpoints").iterdir()]
+    assert sorted(checkpoints) == ["step-000006", "step-000008"]
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(script, pipelines, tmp_path):
+def test_ctrl_c_saves_and_says_how_to_resume(script, pipelines, tmp_path):
     more = (*RANDOM, "run.checkpoint_every=0", "run.steps=40")
     arguments = command(script, pipelines("sd"), tmp_path / "run", *more)
     process = subprocess.Popen(
@@ -123,7 +123,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(script, pipelines, tmp_path):
     assert 1 <= json.loads((checkpoint / "state.json").read_text())["run"]["step"] < 40
 
 
-def test_two_processes_equal_one(script, pipelines, tmp_path):
+def test_two_processes_equal_one_process(script, pipelines, tmp_path):
     """The same global batch, noise and prompts: the same weights but for the order of sums."""
     more = ("run.steps=3", "optimizer.epsilon=1e-3", "run.accumulation=2", "strategy.name=alignprop")
     output = finish(command(script, pipelines("sd"), tmp_path / "one", "run.batch_size=4", *more))

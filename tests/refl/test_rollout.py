@@ -136,7 +136,7 @@ STRATEGIES = {
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
 @pytest.mark.parametrize("gradient_checkpointing", [True, False])
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_gradients_are_those_of_the_unrolled_chain(name, gradient_checkpointing, sampler):
+def test_gradients_equal_those_of_the_unrolled_rollout(name, gradient_checkpointing, sampler):
     steps = 8
     schedule = make_schedule(DDIMScheduler(**STABLE_DIFFUSION), steps, sampler)
     model = Denoiser()
@@ -171,10 +171,13 @@ def test_gradients_are_those_of_the_unrolled_chain(name, gradient_checkpointing,
             if i == plan.stop and name in ("refl", "drtune"):
                 x = x0
                 break
-            fresh = schedule.fresh[i]
-            x = schedule.alphas[i + 1] * x0 + (schedule.sigmas[i + 1] ** 2 - fresh**2) ** 0.5 * output
-            if fresh:
-                x = x + fresh * next(draws)
+            new_noise_scale = schedule.new_noise_scales[i]
+            x = (
+                schedule.alphas[i + 1] * x0
+                + (schedule.sigmas[i + 1] ** 2 - new_noise_scale**2) ** 0.5 * output
+            )
+            if new_noise_scale:
+                x = x + new_noise_scale * next(draws)
         results = [x]
         for _ in range(plan.copies):
             again = alpha * x.detach() + sigma * next(draws)
@@ -190,7 +193,7 @@ def test_gradients_are_those_of_the_unrolled_chain(name, gradient_checkpointing,
         assert len(seen_stops) > 1  # drawn anew for each rollout
 
 
-def test_the_original_plan_is_an_index_from_30_to_39():
+def test_the_original_strategy_stops_between_steps_30_and_39():
     plans = [StrategyConfig().plan(40, random.Random(seed)) for seed in range(300)]
     assert {plan.stop for plan in plans} == set(range(30, 40))
     assert all(plan.gradient == (plan.stop,) and plan.read == "prediction" for plan in plans)
@@ -212,17 +215,17 @@ def test_drtune_spreads_its_gradient_evenly():
         (StrategyConfig("refl", last=8), "must lie within 8 steps"),
     ],
 )
-def test_plans_that_cannot_be_are_errors(config, message):
+def test_impossible_plans_are_errors(config, message):
     with pytest.raises(ConfigError, match=message):
         config.plan(8, random.Random(0))
     assert set(STRATEGIES) == set(PLANNERS)
 
 
-def test_a_sample_s_noise_does_not_depend_on_its_batch():
-    whole = SampleNoise(1, 5, [0, 1, 2, 3])
+def test_noise_of_a_sample_does_not_depend_on_its_batch():
+    all_samples = SampleNoise(1, 5, [0, 1, 2, 3])
     parts = [SampleNoise(1, 5, [0, 1]), SampleNoise(1, 5, [2, 3])]
     for _ in range(2):
-        assert torch.equal(whole((4, 2), "cpu"), torch.cat([part((4, 2), "cpu") for part in parts]))
+        assert torch.equal(all_samples((4, 2), "cpu"), torch.cat([part((4, 2), "cpu") for part in parts]))
     first = SampleNoise(1, 5, [0])((4, 2), "cpu")
     for other in (
         SampleNoise(2, 5, [0]),

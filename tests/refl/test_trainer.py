@@ -58,7 +58,7 @@ def test_one_step_of_every_family_saved_for_plain_diffusers(pipelines, tmp_path,
     )
     objective, config = trainer.objective, trainer.config
     assert [row["gradient_norm"] > 0 for row in rows if "gradient_norm" in row] == [True] * steps
-    with trainer.trainable.averaged():
+    with trainer.trainable.ema_weights():
         ours = objective.generate(PROMPTS[:2], [0, 1]).permute(0, 2, 3, 1).numpy()
 
     if config.optimizer.ema_decay:  # the average is what is saved, and is not the last weights
@@ -113,7 +113,7 @@ def test_a_bundled_reward_and_a_held_out_one(pipelines, tmp_path):
     assert list((tmp_path / "logs").rglob("events*"))
 
 
-def test_the_distance_holds_the_model_near_its_origin(pipelines, tmp_path):
+def test_the_distance_term_keeps_the_model_near_its_reference(pipelines, tmp_path):
     moved = {}
     for weight in (0, 100):
         for rank in (4, 0):
@@ -181,7 +181,7 @@ def test_steps_that_are_not_finite_are_skipped(pipelines, tmp_path, capsys):
     assert state["run"]["skipped"] == 10
 
 
-def test_it_stops_when_a_held_out_reward_falls_or_images_grow_alike(pipelines, tmp_path, capsys):
+def test_training_stops_if_a_held_out_reward_or_diversity_falls(pipelines, tmp_path, capsys):
     rewards = {"red": redness, "blue": lambda pixels, prompts: -redness(pixels, prompts)}
     more = ("model.lora_rank=0", "optimizer.lr=2e-3", "validation.every=2")
     pair = "{name: red, phi: linear}, {name: blue, weight: 0}"
@@ -270,7 +270,7 @@ def test_a_second_run_on_the_same_folder_is_refused(pipelines, tmp_path):
     assert second.train() == tmp_path / "run" / "model"  # the folder is free again
 
 
-def test_a_run_that_failed_leaves_its_folder_free(pipelines, tmp_path):
+def test_a_failed_run_releases_its_folder_lock(pipelines, tmp_path):
     def broken(pixels, prompts):
         if pixels.requires_grad and "another image" not in prompts:
             raise RuntimeError("no reward today")
@@ -326,13 +326,13 @@ def test_accumulation_is_the_same_as_one_large_batch(pipelines, tmp_path):
         assert torch.allclose(weights[0], other, atol=1e-6)
 
 
-def test_a_watched_reward_decides_nothing(pipelines, tmp_path):
+def test_a_held_out_reward_does_not_change_training(pipelines, tmp_path):
     rewards = {"red": redness, "lost": lambda pixels, prompts: redness(pixels, prompts) * float("nan")}
     pair = "{name: red, phi: linear}, {name: lost, weight: 0}"
     weights = {}
     for name, reward in (("with", pair), ("without", "{name: red, phi: linear}")):
-        some = rewards if name == "with" else {"red": redness}
-        trainer, rows = train(pipelines("sd"), tmp_path / name, steps=3, rewards=some, reward=reward)
+        functions = rewards if name == "with" else {"red": redness}
+        trainer, rows = train(pipelines("sd"), tmp_path / name, steps=3, rewards=functions, reward=reward)
         assert [row["skipped"] for row in rows if "skipped" in row] == [0, 0, 0]
         weights[name] = trainer.trainable.tensors()
     for name, weight in weights["with"].items():

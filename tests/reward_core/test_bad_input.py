@@ -161,7 +161,7 @@ def test_a_bad_image_is_named_and_the_others_are_scored(command, model, folder, 
     assert done.stderr == f"reward-core: {bad}: {caught.value.reason}\n"
 
 
-def test_a_folder_full_of_bad_images_loses_no_good_one(command, model, folder, good, tmp_path):
+def test_bad_images_do_not_drop_good_ones(command, model, folder, good, tmp_path):
     images = tmp_path / "pictures"
     images.mkdir()
     for name in BAD_FILES:
@@ -187,7 +187,7 @@ def test_a_folder_full_of_bad_images_loses_no_good_one(command, model, folder, g
     "image", [None, b"\x89PNG", 3, np.zeros((48, 48, 3), np.uint8), {}], ids=lambda i: type(i).__name__
 )
 @pytest.mark.parametrize("method", METHODS)
-def test_what_is_no_image_is_named_by_its_type(model, good, method, image):
+def test_non_images_are_named_by_their_type(model, good, method, image):
     reason = "a path or a PIL image was expected"
     if method == "score_rows":
         rows = list(model.score_rows([PROMPT] * 3, [good[0], image, good[1]]))
@@ -201,7 +201,7 @@ def test_what_is_no_image_is_named_by_its_type(model, good, method, image):
 @pytest.mark.parametrize(
     "images", ["a.png", b"a.png", Path("a.png"), Image.new("RGB", (9, 9)), None, 3, {}], ids=repr
 )
-def test_one_image_is_no_list_of_images(model, images):
+def test_a_single_image_is_not_a_list(model, images):
     expected = f"^a list of images was expected, got {type(images).__name__}$"
     for call in LIST_METHODS.values():
         with pytest.raises(InputError, match=expected):
@@ -228,13 +228,13 @@ def test_pil_images_that_cannot_be_used_are_named(model, good, tmp_path):
 # Images that are unusual and right
 
 
-def test_the_extension_says_nothing(model, rgb, tmp_path):
+def test_the_extension_prints_nothing(model, rgb, tmp_path):
     for name in ("png.jpg", "no_extension", "png.webp", "ünï 東京.png"):
         copy = shutil.copy(rgb, tmp_path / name)
         assert model.score(PROMPT, copy) == model.score(PROMPT, rgb)
 
 
-def test_an_animation_counts_by_its_first_frame(command, model, folder, tmp_path):
+def test_an_animation_is_scored_by_its_first_frame(command, model, folder, tmp_path):
     random = np.random.default_rng(1)
     frames = [Image.fromarray(random.integers(0, 256, (50, 60), dtype=np.uint8), "L") for _ in range(3)]
     frames[0].save(tmp_path / "still.gif")
@@ -347,7 +347,7 @@ def test_extreme_aspects_and_bombs_take_no_memory(parity, rgb, tmp_path):
 
 @pytest.mark.parametrize("prompt", [None, 3, b"a dog", ["a dog"], ("a", "dog"), 0.5], ids=repr)
 @pytest.mark.parametrize("method", METHODS)
-def test_a_prompt_that_is_no_string_is_named(model, rgb, method, prompt):
+def test_a_non_string_prompt_is_named(model, rgb, method, prompt):
     with pytest.raises(
         PromptTypeError, match=f"prompt 0 must be a string, got {type(prompt).__name__}"
     ) as caught:
@@ -373,7 +373,7 @@ def test_a_list_of_prompts_is_one(model, rgb, method):
         call(model, ["a", "\ud83d dog"], [rgb, rgb])
 
 
-def test_prompts_and_images_must_be_as_many(model, rgb):
+def test_prompts_and_images_must_have_equal_length(model, rgb):
     for prompts, images in ((["a"], [rgb, rgb]), (["a", "b"], [rgb]), (["a"], [])):
         expected = f"{len(prompts)} prompts but {len(images)} images"
         with pytest.raises(InputError, match=expected):
@@ -439,7 +439,7 @@ CLIPPED = {
     "float around zero.tif": lambda: Image.fromarray((RAMP * 2 - 1).astype(np.float32)),
     "not a number.tif": lambda: Image.fromarray(np.where(RAMP > 0.5, np.nan, 9).astype(np.float32)),
 }
-KEPT = {
+EXACT_LEVELS = {
     "gray8.png": lambda: Image.fromarray((RAMP * 255).astype(np.uint8)),
     "low levels.png": lambda: Image.fromarray((RAMP * 255).astype(np.uint16)),
     "low int.tif": lambda: Image.fromarray((RAMP * 255).astype(np.int32)),
@@ -452,10 +452,10 @@ def clipped_warnings(caught):
     return [str(w.message) for w in caught if issubclass(w.category, ClippedLevelsWarning)]
 
 
-@pytest.mark.parametrize("name", [*CLIPPED, *KEPT])
-def test_levels_that_8_bits_cannot_hold_are_warned_of_and_scored_as_pillow_shows_them(model, tmp_path, name):
+@pytest.mark.parametrize("name", [*CLIPPED, *EXACT_LEVELS])
+def test_levels_outside_8_bits_give_a_warning_and_are_scored_as_pillow_clips_them(model, tmp_path, name):
     path = tmp_path / name
-    (CLIPPED | KEPT)[name]().save(path)
+    (CLIPPED | EXACT_LEVELS)[name]().save(path)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         score = model.score(PROMPT, path)
@@ -492,7 +492,7 @@ def with_weights(model, **changes) -> RM.RewardModel:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_no_numbers_give_no_score_by_any_method(command, model, good, tmp_path, value):
+def test_nan_weights_give_no_score_by_any_method(command, model, good, tmp_path, value):
     broken = with_weights(model, mlp__layers__0__weight=lambda weight: torch.full_like(weight, value))
     for call in METHODS.values():
         with pytest.raises(NonFiniteRewardError, match=rf"rgb\.png with prompt '{PROMPT}' is (nan|-?inf)"):
@@ -512,7 +512,7 @@ def test_weights_that_are_no_numbers_give_no_score_by_any_method(command, model,
     assert not out.exists()
 
 
-def test_the_pair_that_is_no_number_is_named(model, good):
+def test_a_nan_pair_is_named(model, good):
     dog = model.tokenizer(["dog"])[0][0, 1]
 
     def without_dogs(weight):
@@ -603,7 +603,7 @@ def test_another_model_is_reported_before_any_vocabulary_is_sought(command, tmp_
     assert "vocab" not in str(error).replace(str(tmp_path), "")
 
 
-def test_single_keys_that_do_not_fit_are_listed(command, state, workdir, rgb):
+def test_mismatched_keys_are_listed(command, state, workdir, rgb):
     path = workdir / "state.pt"
     absent, wrong = "mlp.layers.4.bias", "blip.text_encoder.encoder.layer.1.output.dense.weight"
     changes = {
@@ -679,7 +679,7 @@ def test_every_form_loads_and_no_truncated_one_does(command, model, state, workd
 
 
 @pytest.mark.parametrize("form", ["zip", "legacy", "safetensors"])
-def test_damaged_checkpoints_never_raise_anything_else(workdir, form):
+def test_damaged_checkpoints_only_raise_checkpoint_errors(workdir, form):
     data = saved({"a": torch.ones(300), "b": torch.zeros(20)}, workdir / "whole", form).read_bytes()
     random = np.random.default_rng(0)
     for _ in range(150):
@@ -797,7 +797,7 @@ def test_a_wrong_value_in_the_config_is_named(parity, state, workdir, key, value
         RM.load(workdir / "state.pt", device="cpu")
 
 
-def test_med_config_is_checked_as_well(parity, workdir, state):
+def test_med_config_is_checked(parity, workdir, state):
     torch.save(state, workdir / "state.pt")
     with pytest.raises(CheckpointError, match=r"none\.json: no such file"):
         RM.load(workdir / "state.pt", device="cpu", med_config=workdir / "none.json")
@@ -896,7 +896,7 @@ def test_half_of_a_saved_folder_is_reported(command, folder, rgb, tmp_path):
 # Errors in other processes
 
 
-def test_errors_come_out_of_another_process_as_they_were():
+def test_errors_keep_their_type_across_processes():
     """As `multiprocessing`, loaders of data and Ray bring them."""
     for error in (
         InputError("no images"),

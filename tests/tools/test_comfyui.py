@@ -112,7 +112,7 @@ def test_a_list_of_any_sizes_and_channels(nodes, model, reward_model):
 
 
 def test_more_images_than_fit_are_scored_in_parts(nodes, model, reward_model, monkeypatch):
-    whole = reward_model.score(list(images()), [PROMPT] * 5)
+    all_scores = reward_model.score(list(images()), [PROMPT] * 5)
     sizes, compute = [], type(reward_model.model).forward
 
     def forward(self, pixels, *rest):
@@ -122,7 +122,7 @@ def test_more_images_than_fit_are_scored_in_parts(nodes, model, reward_model, mo
         return compute(self, pixels, *rest)
 
     monkeypatch.setattr(type(reward_model.model), "forward", forward)
-    assert reward_model.score(list(images()), [PROMPT] * 5) == pytest.approx(whole, abs=CLOSE)
+    assert reward_model.score(list(images()), [PROMPT] * 5) == pytest.approx(all_scores, abs=CLOSE)
     assert sizes == [5, 5, 4, 2, 2, 1]
 
 
@@ -132,7 +132,7 @@ def test_memory_is_the_hosts_to_manage(nodes, host, reward_model):
     assert reward_model.patcher.model.model is reward_model.model
 
 
-def test_pixels_that_are_no_numbers_are_named(nodes, reward_model):
+def test_nan_pixels_are_named(nodes, reward_model):
     broken = images()
     broken[3] = float("nan")
     with pytest.raises(ValueError, match="picture 3"):
@@ -194,8 +194,8 @@ def pick(nodes, **changed):
 )
 def test_pick_best(nodes, settings, indices):
     prompts = [f"prompt {i}" for i in range(5)]
-    (batches, scores, kept, given), _ = pick(nodes, prompts=prompts, **settings)
-    assert kept == indices
+    (batches, scores, selected, given), _ = pick(nodes, prompts=prompts, **settings)
+    assert selected == indices
     assert scores == [SCORES[i] for i in indices]
     assert given == [prompts[i] for i in indices]
     assert len(batches) == 1
@@ -218,10 +218,10 @@ def test_numbers_that_do_not_match_are_an_error(nodes):
         pick(nodes, images=[], scores=[])
 
 
-def test_sizes_that_differ_stay_apart(nodes):
+def test_images_of_different_sizes_stay_in_separate_batches(nodes):
     other = torch.zeros(1, 32, 32, 3)
-    (batches, _, kept, _), _ = pick(nodes, images=[images()[:2], other], scores=[0.0, 2.0, 1.0])
-    assert kept == [1, 2, 0]
+    (batches, _, selected, _), _ = pick(nodes, images=[images()[:2], other], scores=[0.0, 2.0, 1.0])
+    assert selected == [1, 2, 0]
     assert [tuple(batch.shape) for batch in batches] == [(1, 64, 64, 3), (1, 32, 32, 3), (1, 64, 64, 3)]
 
 

@@ -60,7 +60,7 @@ def test_copies_the_whole_folder_and_says_so(command, hosts, name):
 
 
 @pytest.mark.parametrize("name", SIGNS)
-def test_links_instead(command, hosts, name):
+def test_sorting_with_links(command, hosts, name):
     where, source = TARGETS[name]
     done = command(name, hosts / name, "--link")
     target = hosts / name / where
@@ -69,7 +69,7 @@ def test_links_instead(command, hosts, name):
     assert not (source / "reward_core_source.json").exists()  # the checkout is not written into
 
 
-def test_an_earlier_one_is_replaced_whole(command, hosts):
+def test_an_earlier_file_is_replaced_atomically(command, hosts):
     target = hosts / "webui" / TARGETS["webui"][0]
     command("webui", hosts / "webui")
     (target / "scripts" / "old.py").touch()
@@ -82,7 +82,7 @@ def test_an_earlier_one_is_replaced_whole(command, hosts):
     assert files(TARGETS["webui"][1]) <= files(target)
 
 
-def test_what_is_not_ours_is_left_alone(command, hosts):
+def test_foreign_files_are_not_touched(command, hosts):
     target = hosts / "comfyui" / TARGETS["comfyui"][0]
     target.mkdir(parents=True)
     (target / "theirs.py").touch()
@@ -92,7 +92,7 @@ def test_what_is_not_ours_is_left_alone(command, hosts):
     assert files(target) == {Path("theirs.py")}
 
 
-def test_a_path_that_is_no_host_is_refused(command, hosts, tmp_path):
+def test_a_path_that_is_not_a_host_is_refused(command, hosts, tmp_path):
     for name, path, reason in [
         ("webui", tmp_path / "none", "no such folder"),
         (

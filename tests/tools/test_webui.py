@@ -87,7 +87,7 @@ def test_a_prompt_too_long_is_reported(host):
     assert host.errors == []
 
 
-def test_it_scores_below_whatever_script_is_chosen(host):
+def test_images_are_scored_with_any_selected_script(host):
     for chosen in ("scripts/xyz_grid.py", "scripts/prompts_from_file.py"):
         processed = generate(host, ON, chosen=chosen)
         assert len(scores(processed.infotexts)) == 1
@@ -107,26 +107,26 @@ def test_low_scores_leave_the_gallery_and_stay_on_the_disk(host):
     limit, before = middle(all_scores), len(host.saved())
     processed = generate(host, (True, "tiny", True, limit, False), batch_size=2, n_iter=2)
     assert scores(host.saved())[before:] == all_scores
-    kept = [i for i, score in enumerate(all_scores) if score >= limit]
-    assert len(kept) == 2
-    assert scores(processed.infotexts[1:]) == [all_scores[i] for i in kept]
-    assert processed.all_seeds == [1 + i for i in kept]
-    assert len(images(processed)) == len(kept)
+    remaining = [i for i, score in enumerate(all_scores) if score >= limit]
+    assert len(remaining) == 2
+    assert scores(processed.infotexts[1:]) == [all_scores[i] for i in remaining]
+    assert processed.all_seeds == [1 + i for i in remaining]
+    assert len(images(processed)) == len(remaining)
     grid = processed.images[0]
-    assert grid.size == (64 * len(kept), 64)  # made anew of what is kept
+    assert grid.size == (64 * len(remaining), 64)  # made anew of what is kept
     assert "parameters" in grid.info
-    assert len(processed.all_prompts) == len(processed.all_subseeds) == len(kept)
+    assert len(processed.all_prompts) == len(processed.all_subseeds) == len(remaining)
     assert processed.seed == processed.all_seeds[0]
 
 
-def test_one_that_is_left_needs_no_grid(host):
+def test_one_remaining_image_has_no_grid(host):
     all_scores = scores(generate(host, ON, batch_size=3).infotexts[1:])
     processed = generate(host, (True, "tiny", True, max(all_scores) - 1e-3, False), batch_size=3)
     assert processed.index_of_first_image == 0
     assert scores(processed.infotexts) == [max(all_scores)]
 
 
-def test_all_filtered_is_an_empty_gallery_with_a_message(host):
+def test_filtering_every_image_shows_a_message(host):
     processed = generate(host, (True, "tiny", True, 99, True), batch_size=2)
     assert processed.images == processed.infotexts == []
     assert processed.index_of_first_image == 0
@@ -151,13 +151,13 @@ def test_masks_go_with_their_images(host, masks):
     limit = middle(scores(generate(host, ON, batch_size=4).infotexts[1:]))
     before = len(host.saved())
     processed = generate(host, (True, "tiny", True, limit, True), batch_size=4, masks=masks)
-    kept = sorted((score for score in scores(host.saved()[before:]) if score >= limit), reverse=True)
+    remaining = sorted((score for score in scores(host.saved()[before:]) if score >= limit), reverse=True)
     each = 2 if masks else 1
-    assert [image.mode for image in images(processed)] == ["RGB", "L"][:each] * len(kept)
-    assert scores(processed.infotexts[1:]) == [score for score in kept for _ in range(each)]
+    assert [image.mode for image in images(processed)] == ["RGB", "L"][:each] * len(remaining)
+    assert scores(processed.infotexts[1:]) == [score for score in remaining for _ in range(each)]
 
 
-def test_an_interrupted_generation_keeps_what_there_is(host):
+def test_an_interrupted_generation_keeps_finished_images(host):
     processed = generate(host, (True, "tiny", True, -99, True), batch_size=4, stop_after=2)
     assert len(images(processed)) == 2
     assert len(processed.all_seeds) == 2 or processed.all_seeds == [1, 2, 3, 4]
@@ -166,20 +166,20 @@ def test_an_interrupted_generation_keeps_what_there_is(host):
 @pytest.mark.parametrize(
     ("chosen", "count"), [("scripts/xyz_grid.py", 2), ("scripts/prompts_from_file.py", 0), (None, 0)]
 )
-def test_never_filtered_where_a_script_counts_on_every_image(host, chosen, count):
+def test_images_are_not_filtered_if_a_script_needs_all(host, chosen, count):
     processed = generate(host, (True, "tiny", True, 99, True), batch_size=2, chosen=chosen)
     assert len(images(processed)) == count
     assert ("needs every picture" in processed.comments) == (count > 0)
 
 
 @pytest.mark.parametrize("limit", [None, "", "abc", float("nan"), float("inf"), True, [1]])
-def test_a_limit_that_is_no_number_is_reported_and_filters_nothing(host, limit):
+def test_a_non_numeric_limit_is_reported_and_filters_nothing(host, limit):
     processed = generate(host, (True, "tiny", True, limit, False), batch_size=2)
     assert len(images(processed)) == 2
     assert "must be a number such as 0.5" in processed.comments
 
 
-def test_limits_come_as_text_too(host):
+def test_limits_can_be_text(host):
     assert generate(host, (True, "tiny", True, " 99 ", False)).images == []
 
 
@@ -197,7 +197,7 @@ def test_the_model_is_loaded_once_and_survives_reload_ui(host):
     assert holder.name == "tiny-judge"
 
 
-def test_unloading_frees_and_says_how_much(host, model):
+def test_unloading_frees_memory_and_reports_how_much(host, model):
     script = host.load_script()
     unload = type(script).ui.__globals__["_unload"]  # what the button calls
     assert unload() == "No reward model in memory."
@@ -208,7 +208,7 @@ def test_unloading_frees_and_says_how_much(host, model):
     assert len(scores(generate(host, ON, script=script).infotexts)) == 1  # and loads again
 
 
-def test_a_folder_is_a_model_too(host, model, tmp_path_factory):
+def test_a_folder_loads_as_a_model(host, model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("saved") / "mine"
     model.save_pretrained(folder)
     generate(host, (True, f' "{folder}" ', False, 0, False))
@@ -216,7 +216,7 @@ def test_a_folder_is_a_model_too(host, model, tmp_path_factory):
     assert scores(host.saved()) == pytest.approx([expected], abs=ROUNDED)
 
 
-def test_a_model_that_cannot_be_had_loses_no_image(host):
+def test_an_unavailable_model_loses_no_image(host):
     processed = generate(host, (True, "/no/such/model", True, 0, True), batch_size=2)
     assert len(images(processed)) == 2
     assert "not scored: '/no/such/model' is neither" in processed.comments

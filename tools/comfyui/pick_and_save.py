@@ -50,17 +50,20 @@ class PickBest:
 
     def pick(self, images, scores, top_k, use_threshold, threshold, if_none, prompts=("",)):
         image_list = single_images(images)
-        scores, prompts = _as_many("scores", scores, image_list), _as_many("prompts", prompts, image_list)
+        scores, prompts = (
+            _match_length("scores", scores, image_list),
+            _match_length("prompts", prompts, image_list),
+        )
         if not image_list:
             raise ValueError("no pictures given")
         if bad := [i for i, score in enumerate(scores) if not math.isfinite(score)]:
             raise ValueError(f"Cannot pick the best image: the score at index {bad[0]} is {scores[bad[0]]}.")
         order = sorted(range(len(image_list)), key=lambda i: -scores[i])  # equal scores stay in order
-        kept = order[: top_k[0] or None]
+        selected = order[: top_k[0] or None]
         if use_threshold[0]:
-            kept = [i for i in kept if scores[i] >= threshold[0]]
-        text = f"{len(kept)} of {len(image_list)} kept"
-        if not kept:
+            selected = [i for i in selected if scores[i] >= threshold[0]]
+        text = f"{len(selected)} of {len(image_list)} kept"
+        if not selected:
             best = scores[order[0]]
             text = f"none of {len(image_list)} pictures reaches {threshold[0]:g}; the best has {best:.4f}"
             if if_none[0] == FAIL:
@@ -68,9 +71,12 @@ class PickBest:
             logging.info("Pick Best: %s", text)
             if if_none[0] == STOP:
                 return {"ui": {"text": [text]}, "result": (ExecutionBlocker(None),) * 4}
-            kept = order[:1]
-        picked = [[values[i] for i in kept] for values in (image_list, scores, prompts)]
-        return {"ui": {"text": [text]}, "result": (in_batches(picked[0]), picked[1], kept, picked[2])}
+            selected = order[:1]
+        selected_values = [[values[i] for i in selected] for values in (image_list, scores, prompts)]
+        return {
+            "ui": {"text": [text]},
+            "result": (in_batches(selected_values[0]), selected_values[1], selected, selected_values[2]),
+        }
 
 
 class SaveWithScore:
@@ -100,12 +106,12 @@ class SaveWithScore:
 
     def save(self, images, scores, filename_prefix, prompts=None, prompt=(None,), extra_pnginfo=(None,)):
         image_list = single_images(images)
-        scores = _as_many("scores", scores, image_list)
+        scores = _match_length("scores", scores, image_list)
         saved = []
         for i, (image, score) in enumerate(zip(image_list, scores)):
             texts = {**(extra_pnginfo[0] or {}), "ImageReward Score": round(score, 4)}
             if prompts is not None:
-                texts["ImageReward Prompt"] = _as_many("prompts", prompts, image_list)[i]
+                texts["ImageReward Prompt"] = _match_length("prompts", prompts, image_list)[i]
             # One at a time, as Save Image writes the same texts into all files of a call.
             name = filename_prefix[0].replace("%batch_num%", str(i))
             done = nodes.SaveImage().save_images(image[None], name, prompt[0], texts)
@@ -113,7 +119,7 @@ class SaveWithScore:
         return {"ui": {"images": saved}}
 
 
-def _as_many(what: str, values, images: list) -> list:
+def _match_length(what: str, values, images: list) -> list:
     """As many values as images; a single prompt counts for all of them.
 
     Raises:

@@ -15,7 +15,7 @@ import torch
 from diffusers import AutoencoderTiny
 from torch import Tensor
 
-from refl.demo.world import captioned_images
+from refl.demo.scenes import captioned_images
 from reward_core import shapes
 
 WIDTH, LATENT_CHANNELS = 32, 4

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from refl.compare import ImageSettings, generate_images
+from refl.demo.scenes import captioned_images, sample_prompts
 from refl.demo.truth import Truths, interval, read_truths
-from refl.demo.world import captioned_images, sample_prompts
 from refl.families import Family, load_family
 from reward_core.shapes import Scene, all_wordings, split_of
 from reward_core.shapes.grammar import COLORS, SHAPES, Thing
@@ -44,8 +44,8 @@ def measure(folder: Path, count: int, settings: ImageSettings = SETTINGS) -> Fig
     made = {}
     for things, split in ((1, "held_out"), (1, "train"), (2, "held_out"), (2, "train")):
         prompts = _one_thing_prompts(split, count) if things == 1 else sample_prompts(count, 7, split, 1.0)
-        wanted = [(prompt, number) for number, prompt in enumerate(prompts)]
-        images = torch.cat(list(generate_images(family, wanted, settings)))
+        samples = [(prompt, number) for number, prompt in enumerate(prompts)]
+        images = torch.cat(list(generate_images(family, samples, settings)))
         name = f"{things} {'unseen' if split == 'held_out' else 'known'}"
         made[name] = read_truths(images, prompts)
     return Figures(

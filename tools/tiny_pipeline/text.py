@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from refl.demo.world import sample_scene
+from refl.demo.scenes import sample_scene
 from reward_core.shapes import COLORS, SHAPES, VOCABULARY, Scene, phrase
 
 LENGTH = 16  # tokens; the longest prompt has 14 words
@@ -77,11 +77,11 @@ def train_text_encoder(
         scenes = [None if rng.random() < EMPTY else sample_scene(rng, "train", 0.7) for _ in range(BATCH)]
         ids = tokens_of(tokenizer, ["" if scene is None else phrase(scene, rng) for scene in scenes])
         hidden = encoder(ids).last_hidden_state  # (B, 16, D)
-        wanted = torch.tensor([_answers(scene) for scene in scenes])  # (B, 7)
+        targets = torch.tensor([_answers(scene) for scene in scenes])  # (B, 7)
         first_end = (ids == end).int().argmax(1)
         # Both places see the whole prompt; what lies between them, padding, learns it on the way.
         states = (hidden[:, -1], hidden[torch.arange(BATCH), first_end])
-        loss = sum(cross_entropy(head(at), wanted[:, k]) for at in states for k, head in enumerate(heads))
+        loss = sum(cross_entropy(head(at), targets[:, k]) for at in states for k, head in enumerate(heads))
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -109,11 +109,11 @@ def _merges(words: Sequence[str]) -> list[tuple[str, str]]:
     while True:
         merges = list(dict.fromkeys(pair for word in order for pair in _chain(word)))
         ranks = {pair: rank for rank, pair in enumerate(merges)}
-        spoilt = [word for word in words if not _comes_out_whole(word, ranks)]
-        if not spoilt:
+        split_words = [word for word in words if not _is_one_token(word, ranks)]
+        if not split_words:
             return merges
-        kept = [word for word in order if word not in spoilt]
-        order = [*spoilt, *kept] if rng.random() < 0.7 else rng.sample(order, len(order))
+        intact = [word for word in order if word not in split_words]
+        order = [*split_words, *intact] if rng.random() < 0.7 else rng.sample(order, len(order))
 
 
 def _chain(word: str) -> list[tuple[str, str]]:
@@ -121,7 +121,7 @@ def _chain(word: str) -> list[tuple[str, str]]:
     return [("".join(parts[:i]), parts[i]) for i in range(1, len(parts))]
 
 
-def _comes_out_whole(word: str, ranks: dict[tuple[str, str], int]) -> bool:
+def _is_one_token(word: str, ranks: dict[tuple[str, str], int]) -> bool:
     parts = _letters(word)
     while len(parts) > 1:
         pairs = list(pairwise(parts))

@@ -157,7 +157,7 @@ class UNetTraining:
             optimizer.load_state_dict(held)
 
     @torch.no_grad()
-    def averaged(self) -> UNet2DConditionModel:
+    def ema_model(self) -> UNet2DConditionModel:
         """A UNet of its own with the averaged weights."""
         unet = make_unet()
         for parameter, value in zip(unet.parameters(), self.average):

@@ -245,9 +245,7 @@ def test_two_models_are_compared_and_the_table_can_be_downloaded(visit, server, 
             assert (row["prompt"], row["error"]) == (group.prompt, "")
 
 
-def test_what_cannot_be_read_is_reported_and_the_rest_is_ranked(
-    visit, server, models, files, group, tmp_path
-):
+def test_unreadable_images_are_reported_and_the_rest_is_ranked(visit, server, models, files, group, tmp_path):
     bad = {
         "notes.txt": (b"no picture", "not a picture"),
         "words.png": (b"no picture either", "not a picture"),
@@ -267,7 +265,7 @@ def test_what_cannot_be_read_is_reported_and_the_rest_is_ranked(
     assert "No prompt given" in page.notices()
 
 
-def test_too_much_is_reported_and_left_out(visit, strict_server, models, files, group, tmp_path):
+def test_input_over_the_limits_is_reported_and_skipped(visit, strict_server, models, files, group, tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (800, 800, 3), dtype=np.uint8)
     big = tmp_path / "big.png"
     Image.fromarray(noise).save(big)  # 1.9 MB
@@ -318,7 +316,7 @@ def test_names_and_prompts_are_shown_as_they_are(visit, server, files, tmp_path)
     assert "tiny reads 35 tokens of a prompt, so not “" in page.notices()
 
 
-def test_what_a_score_means(visit, server, files, group, models):
+def test_the_page_explains_the_score(visit, server, files, group, models):
     page = visit(server.address)
     page.page.get_by_role("tab", name="What a score means").click()
     assert page.page.locator("#rc-meaning .rc-chart").count() == 1

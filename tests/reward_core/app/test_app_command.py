@@ -16,7 +16,7 @@ import reward_core as RM
 pytest.importorskip("gradio", reason="the page needs gradio (extra: app)")
 
 
-def test_the_space_is_a_folder_that_runs(tmp_path):
+def test_the_space_folder_runs(tmp_path):
     pytest.importorskip("tomllib", reason="Python 3.10 has no TOML reader")
     space = tmp_path / "space"
     tool = Path(__file__).parents[3] / "tools" / "make_space.py"
@@ -38,7 +38,7 @@ def test_the_space_is_a_folder_that_runs(tmp_path):
     assert str(space / "reward_core" / "app" / "models.py") in done.stderr
 
 
-def test_wrong_usage_is_one_line(command, tmp_path):
+def test_usage_errors_are_one_line(command, tmp_path):
     taken = socket.create_server(("127.0.0.1", 0))
     for arguments, reason in (
         (["--model", "nosuch"], "'nosuch' is neither a known name"),
@@ -59,7 +59,7 @@ def test_without_gradio_the_extra_is_named(run, tmp_path):
     assert 'pip install "reward-core[app]"' in done.stderr
 
 
-def test_others_are_offered_what_was_named_alone(model, folder, tmp_path):
+def test_only_the_named_models_are_offered(model, folder, tmp_path):
     from reward_core.app import Models
     from reward_core.cli.app import is_loopback
 
@@ -76,18 +76,18 @@ def test_others_are_offered_what_was_named_alone(model, folder, tmp_path):
         _ = Models(["tiny"], only=True)["tiny-judge"]
 
 
-def test_every_kind_of_image_has_a_small_copy(model, parity):
-    from reward_core.app.judging import judge
+def test_every_image_mode_gets_a_thumbnail(model, parity):
+    from reward_core.app.image_ranking import rank_images
 
     images = sorted(map(str, (parity / "images").iterdir()))
-    verdict = judge({"parity": model}, ["a red house"], images)
-    assert verdict.failed == []
-    assert verdict.opinions[0].scores[0] == pytest.approx(model.score("a red house", images), abs=1e-5)
-    assert verdict.opinions[0].percentile(0.0) is None
+    result = rank_images({"parity": model}, ["a red house"], images)
+    assert result.failed == []
+    assert result.rankings[0].scores[0] == pytest.approx(model.score("a red house", images), abs=1e-5)
+    assert result.rankings[0].percentile(0.0) is None
 
 
 def test_extreme_images_stop_nothing(tmp_path):
-    from reward_core.app.judging import judge, verdict_csv
+    from reward_core.app.image_ranking import rank_images, result_csv
 
     tiny = RM.load("tiny", device="cpu")
     for name, size in (("dot", (1, 1)), ("wide", (30_000, 2)), ("tall", (3, 20_000)), ("plain", (64, 64))):
@@ -95,17 +95,17 @@ def test_extreme_images_stop_nothing(tmp_path):
     bomb = tmp_path / "bomb.png"
     Image.new("1", (14_000, 14_000)).save(bomb)  # a small file that would take 0.6 GB
     files = sorted(map(str, tmp_path.iterdir()))
-    verdict = judge({"tiny": tiny}, ["a red star"], [*files, str(tmp_path / "none.png")])
-    assert [image.name for image in verdict.images] == ["dot.png", "plain.png", "tall.png", "wide.png"]
-    assert [name for name, _ in verdict.failed] == ["bomb.png", "none.png"]
-    assert "too large to decode safely" in verdict.failed[0][1]
-    assert "none.png,,,,,no such file" in verdict_csv(verdict)
-    assert all(len(image.thumbnail) < 200_000 for image in verdict.images)
+    result = rank_images({"tiny": tiny}, ["a red star"], [*files, str(tmp_path / "none.png")])
+    assert [image.name for image in result.images] == ["dot.png", "plain.png", "tall.png", "wide.png"]
+    assert [name for name, _ in result.failed] == ["bomb.png", "none.png"]
+    assert "too large to decode safely" in result.failed[0][1]
+    assert "none.png,,,,,no such file" in result_csv(result)
+    assert all(len(image.thumbnail) < 200_000 for image in result.images)
 
 
 def test_a_16_bit_image_is_among_the_notes(model, tmp_path):
-    from reward_core.app.judging import judge
+    from reward_core.app.image_ranking import rank_images
 
     Image.fromarray(np.full((48, 48), 9000, dtype=np.uint16)).save(tmp_path / "deep.png")
-    verdict = judge({"parity": model}, ["a red house"], [str(tmp_path / "deep.png")])
-    assert any(note.startswith("deep.png: mode 'I;16' with levels 9000 to 9000") for note in verdict.notes)
+    result = rank_images({"parity": model}, ["a red house"], [str(tmp_path / "deep.png")])
+    assert any(note.startswith("deep.png: mode 'I;16' with levels 9000 to 9000") for note in result.notes)

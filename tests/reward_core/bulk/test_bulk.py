@@ -27,9 +27,9 @@ FAST = ("--model", "tiny", "--device", "cpu", "--batch-size", 4, "--shard-rows",
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory) -> Path:
+def inputs(tmp_path_factory) -> Path:
     """A folder with images in pics/."""
-    root = tmp_path_factory.mktemp("world")
+    root = tmp_path_factory.mktemp("inputs")
     (root / "pics").mkdir()
     generator = np.random.default_rng(0)
     for name in NAMES:
@@ -39,10 +39,10 @@ def world(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def expected(world) -> list[float]:
+def expected(inputs) -> list[float]:
     """The rewards, by another method."""
     model = RM.load("tiny", device="cpu")
-    return model.score_pairs(PROMPTS, [str(world / name) for name in NAMES]).tolist()
+    return model.score_pairs(PROMPTS, [str(inputs / name) for name in NAMES]).tolist()
 
 
 def write_manifest(path: Path, prompts: list, images: list) -> Path:
@@ -82,9 +82,9 @@ def read(path: Path) -> list[dict]:
 
 @pytest.mark.parametrize("out", ["scores.csv", "scores.jsonl", "scores.parquet"])
 @pytest.mark.parametrize("manifest", ["pairs.csv", "pairs.jsonl", "pairs.parquet"])
-def test_every_manifest_and_every_target(command, world, expected, tmp_path, manifest, out):
+def test_every_manifest_and_every_target(command, inputs, expected, tmp_path, manifest, out):
     path = write_manifest(tmp_path / manifest, PROMPTS, NAMES)
-    done = command("score", "--manifest", path, "--images", world, "--out", tmp_path / out, *FAST, "--json")
+    done = command("score", "--manifest", path, "--images", inputs, "--out", tmp_path / out, *FAST, "--json")
     assert done.returncode == 0, done.stderr
     rows = read(tmp_path / out)
     assert list(rows[0]) == ["row", "prompt", "image", "score", "error"]
@@ -98,9 +98,9 @@ def test_every_manifest_and_every_target(command, world, expected, tmp_path, man
     assert {path.name for path in tmp_path.iterdir()} == {manifest, out}  # nothing else is left
 
 
-def test_columns_by_other_names_and_images_beside_the_manifest(command, world, expected, tmp_path):
+def test_renamed_columns_and_images_next_to_the_manifest(command, inputs, expected, tmp_path):
     lines = [json.dumps({"caption": p, "file": i}) for p, i in zip(PROMPTS, NAMES)]
-    manifest = world / "other.jsonl"
+    manifest = inputs / "other.jsonl"
     manifest.write_text("\n".join(lines))
     out = tmp_path / "scores.jsonl"
     columns = ("--prompt-column", "caption", "--image-column", "file")
@@ -113,8 +113,8 @@ def test_columns_by_other_names_and_images_beside_the_manifest(command, world, e
 
 
 @pytest.mark.parametrize("form", ["bytes", "struct"])
-def test_bytes_in_a_parquet_manifest(command, world, expected, tmp_path, form):
-    data = [(world / name).read_bytes() for name in NAMES]
+def test_bytes_in_a_parquet_manifest(command, inputs, expected, tmp_path, form):
+    data = [(inputs / name).read_bytes() for name in NAMES]
     images = data if form == "bytes" else [{"bytes": d, "path": n} for d, n in zip(data, NAMES)]
     manifest = write_manifest(tmp_path / "pairs.parquet", PROMPTS, images)
     out = tmp_path / "scores.parquet"
@@ -124,12 +124,12 @@ def test_bytes_in_a_parquet_manifest(command, world, expected, tmp_path, form):
     assert [r["image"] for r in rows] == (NAMES if form == "struct" else [f"row {i}" for i in range(COUNT)])
 
 
-def test_a_folder_with_prompts_beside_the_images(command, world, expected, tmp_path):
+def test_a_folder_with_prompts_beside_the_images(command, inputs, expected, tmp_path):
     images = tmp_path / "pictures"
     (images / "z").mkdir(parents=True)
     for i, name in enumerate(NAMES):
         folder = images / "z" if i > 9 else images
-        (folder / f"{i:02d}.png").write_bytes((world / name).read_bytes())
+        (folder / f"{i:02d}.png").write_bytes((inputs / name).read_bytes())
         if i != 3:
             (folder / f"{i:02d}.txt").write_text(PROMPTS[i] + "\n")
     (images / "notes.md").write_text("no image")
@@ -144,13 +144,13 @@ def test_a_folder_with_prompts_beside_the_images(command, world, expected, tmp_p
     assert scores[:3] + scores[4:] == pytest.approx(expected[:3] + expected[4:], abs=1e-5)
 
 
-def test_webdataset_tars(command, world, expected, tmp_path):
+def test_webdataset_tars(command, inputs, expected, tmp_path):
     pytest.importorskip("webdataset")
     for part, numbers in enumerate((range(7), range(7, COUNT))):
         with tarfile.open(tmp_path / f"part-{part}.tar", "w") as tar:
             for i in numbers:
                 caption = json.dumps({"caption": PROMPTS[i]}).encode()
-                files = {"png": (world / NAMES[i]).read_bytes(), "txt": PROMPTS[i].encode(), "json": caption}
+                files = {"png": (inputs / NAMES[i]).read_bytes(), "txt": PROMPTS[i].encode(), "json": caption}
                 for extension, data in files.items():
                     member = tarfile.TarInfo(f"{i:02d}.{extension}")
                     member.size = len(data)
@@ -172,9 +172,9 @@ def test_webdataset_tars(command, world, expected, tmp_path):
 
 
 @pytest.mark.parametrize("saved", [True, False], ids=["saved folder", "data file"])
-def test_a_dataset(command, world, expected, tmp_path, saved):
+def test_a_dataset(command, inputs, expected, tmp_path, saved):
     datasets = pytest.importorskip("datasets")
-    columns = {"text": PROMPTS, "picture": [str(world / name) for name in NAMES]}
+    columns = {"text": PROMPTS, "picture": [str(inputs / name) for name in NAMES]}
     data = datasets.Dataset.from_dict(columns).cast_column("picture", datasets.Image())
     (tmp_path / "data").mkdir()
     if saved:
@@ -188,10 +188,21 @@ def test_a_dataset(command, world, expected, tmp_path, saved):
     assert [row["score"] for row in read(out)] == pytest.approx(expected, abs=1e-5)
 
 
-def test_a_folder_as_target_keeps_its_shards(command, world, expected, tmp_path):
+def test_a_folder_as_target_keeps_its_shards(command, inputs, expected, tmp_path):
     manifest = write_manifest(tmp_path / "pairs.csv", PROMPTS, NAMES)
     out = f"{tmp_path / 'scores'}/"
-    arguments = ("score", "--manifest", manifest, "--images", world, "--out", out, "--format", "jsonl", *FAST)
+    arguments = (
+        "score",
+        "--manifest",
+        manifest,
+        "--images",
+        inputs,
+        "--out",
+        out,
+        "--format",
+        "jsonl",
+        *FAST,
+    )
     assert command(*arguments).returncode == 0
     shards = sorted(Path(out).glob("rows-*"))
     assert [shard.name for shard in shards] == ["rows-000000000000.jsonl", "rows-000000000008.jsonl"]
@@ -219,8 +230,8 @@ def huge_png() -> bytes:
     )
 
 
-def test_a_bad_row_becomes_a_row_with_its_error(command, world, expected, tmp_path):
-    good = (world / NAMES[0]).read_bytes()
+def test_a_bad_row_becomes_a_row_with_its_error(command, inputs, expected, tmp_path):
+    good = (inputs / NAMES[0]).read_bytes()
     files = {
         "cut.png": good[: len(good) // 2],
         "empty.png": b"",
@@ -284,7 +295,7 @@ def test_a_bad_row_becomes_a_row_with_its_error(command, world, expected, tmp_pa
     assert "16 rows have an error instead: 3 no prompt, 1 " in done.stderr
 
 
-def test_a_reward_that_is_no_number_is_an_error_of_its_row(command, folder, world, tmp_path):
+def test_a_nan_reward_becomes_an_error_row(command, folder, inputs, tmp_path):
     model = RM.load(folder, device="cpu")
     model.mlp.layers[0].bias.data.fill_(float("nan"))
     model.save_pretrained(tmp_path / "broken")
@@ -295,7 +306,7 @@ def test_a_reward_that_is_no_number_is_an_error_of_its_row(command, folder, worl
         "--manifest",
         manifest,
         "--images",
-        world,
+        inputs,
         "--out",
         out,
         "--model",
@@ -306,10 +317,19 @@ def test_a_reward_that_is_no_number_is_an_error_of_its_row(command, folder, worl
     assert json.loads(done.stdout)["errors"] == {"the reward is not a finite number": 2}
 
 
-def test_prompts_that_were_cut_are_counted(command, world, tmp_path):
+def test_prompts_that_were_cut_are_counted(command, inputs, tmp_path):
     prompts = ["a red circle " * 30, "a red circle", "a blue square " * 30]
     manifest = write_manifest(tmp_path / "pairs.csv", prompts, NAMES[:3])
-    arguments = ("--manifest", manifest, "--images", world, "--out", tmp_path / "scores.csv", *FAST, "--json")
+    arguments = (
+        "--manifest",
+        manifest,
+        "--images",
+        inputs,
+        "--out",
+        tmp_path / "scores.csv",
+        *FAST,
+        "--json",
+    )
     done = command("score", *arguments)
     assert json.loads(done.stdout)["prompts_cut"] == 2
     assert "warning" not in done.stderr
@@ -318,7 +338,7 @@ def test_prompts_that_were_cut_are_counted(command, world, tmp_path):
 # The same image under many prompts
 
 
-def test_an_image_is_looked_at_once_for_many_prompts(command, world, tmp_path):
+def test_an_image_is_encoded_once_for_many_prompts(command, inputs, tmp_path):
     prompts = [f"a red circle above {i} blue squares" for i in range(60)]
     images = [NAMES[0]] * 30 + [NAMES[1], NAMES[2]] * 15
     manifest = write_manifest(tmp_path / "pairs.csv", prompts, images)
@@ -327,7 +347,7 @@ def test_an_image_is_looked_at_once_for_many_prompts(command, world, tmp_path):
         "--manifest",
         manifest,
         "--images",
-        world,
+        inputs,
         "--model",
         "tiny",
         "--device",
@@ -337,12 +357,12 @@ def test_an_image_is_looked_at_once_for_many_prompts(command, world, tmp_path):
     out = tmp_path / "scores.csv"
     done = command(*common, "--out", out, "--batch-size", 4, "--shard-rows", 60, "--cache", 2)
     assert json.loads(done.stdout)["pictures_encoded"] == 3
-    kept = [row["score"] for row in read(out)]
+    cached_scores = [row["score"] for row in read(out)]
     done = command(*common, "--out", out, "--batch-size", 1, "--shard-rows", 60, "--cache", 0)
     assert json.loads(done.stdout)["pictures_encoded"] == 60
     model = RM.load("tiny", device="cpu")
-    by_another_method = model.score_pairs(prompts, [str(world / image) for image in images]).tolist()
-    assert kept == pytest.approx(by_another_method, abs=1e-5)
+    by_another_method = model.score_pairs(prompts, [str(inputs / image) for image in images]).tolist()
+    assert cached_scores == pytest.approx(by_another_method, abs=1e-5)
     assert [row["score"] for row in read(out)] == pytest.approx(by_another_method, abs=1e-5)
 
 
@@ -361,11 +381,11 @@ def test_lru_cache_keeps_the_images_used_last():
 # From Python; wrong usage
 
 
-def test_from_python_with_progress(world, expected, tmp_path):
+def test_scoring_from_python_reports_progress(inputs, expected, tmp_path):
     manifest = write_manifest(tmp_path / "pairs.parquet", PROMPTS, NAMES)
     output = []
     summary = score_to_file(
-        Manifest(manifest, images=world),
+        Manifest(manifest, images=inputs),
         tmp_path / "scores.parquet",
         BulkSettings(model="tiny", devices=("cpu",), batch_size=5),
         on_progress=lambda *counts: output.append(counts),
@@ -411,7 +431,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("kind", WRONG)
-def test_wrong_usage_is_reported_and_nothing_is_left(command, tmp_path, monkeypatch, kind):
+def test_usage_errors_are_reported_and_leave_no_files(command, tmp_path, monkeypatch, kind):
     monkeypatch.chdir(tmp_path)
     arguments, reason = WRONG[kind]
     if kind == "unknown form":
@@ -426,15 +446,15 @@ def test_wrong_usage_is_reported_and_nothing_is_left(command, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("out", ["scores.xlsx", "scores.json", "none/scores.csv"])
-def test_a_target_that_cannot_be_is_reported_first(command, world, tmp_path, out):
+def test_an_impossible_target_is_reported_before_scoring(command, inputs, tmp_path, out):
     manifest = write_manifest(tmp_path / "pairs.csv", PROMPTS, NAMES)
-    done = command("score", "--manifest", manifest, "--images", world, "--out", tmp_path / out, *FAST)
+    done = command("score", "--manifest", manifest, "--images", inputs, "--out", tmp_path / out, *FAST)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("content", ["", "prompt,image\n"], ids=["empty", "only a header"])
-def test_a_manifest_without_rows(command, tmp_path, content):
+def test_an_empty_manifest_is_refused(command, tmp_path, content):
     (tmp_path / "pairs.csv").write_text(content)
     done = command("score", "--manifest", tmp_path / "pairs.csv", "--out", tmp_path / "s.csv", *FAST)
     assert done.returncode == 2

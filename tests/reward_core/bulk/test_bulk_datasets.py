@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from bulk_world import FAST, make_images, rows_of
+from bulk_inputs import FAST, make_images, rows_of
 
 datasets = pytest.importorskip("datasets")
 pyarrow = pytest.importorskip("pyarrow")
@@ -77,7 +77,7 @@ def test_a_data_file(command, images, tmp_path, form):
     assert [row["image"] for row in found] == [row["image"] for row in rows]
 
 
-def test_a_file_that_is_no_data_file(command, tmp_path):
+def test_a_file_of_unknown_format_is_refused(command, tmp_path):
     for name, content in (("pairs.txt", "prompt,image\na dog,a.png\n"), ("pairs.jsonl", "")):
         (tmp_path / name).write_text(content)
     reason = "a data file's extension must be one of .csv, .json, .jsonl, .parquet"
@@ -143,20 +143,20 @@ def test_an_empty_name_is_refused(command, tmp_path, name):
 # Splits and configurations
 
 
-def test_a_saved_folder_without_splits_takes_none(command, images, tmp_path):
+def test_a_saved_folder_without_splits_refuses_a_split(command, images, tmp_path):
     dataset(images).save_to_disk(tmp_path / "data")
     output = refused(command, tmp_path / "data", tmp_path, "--split", "train")
     assert output == f"{tmp_path / 'data'}: it has no split 'train'; it was saved without splits"
 
 
-def test_a_split_that_was_saved_by_itself_is_taken_by_its_name_alone(command, images, tmp_path):
+def test_a_split_saved_separately_is_selected_by_name(command, images, tmp_path):
     dataset(images, "val").save_to_disk(tmp_path / "data")
     output = refused(command, tmp_path / "data", tmp_path, "--split", "train")
     assert output == f"{tmp_path / 'data'}: it has no split 'train'; it is the split 'val'"
     assert len(scored(command, tmp_path / "data", tmp_path / "scores.csv", "--split", "val")) == COUNT
 
 
-def test_of_saved_splits_train_is_the_default(command, images, tmp_path):
+def test_train_is_the_default_of_saved_splits(command, images, tmp_path):
     whole = dataset(images)
     splits = {"val": whole.select(range(3)), "train": whole.select(range(5))}
     datasets.DatasetDict(splits).save_to_disk(tmp_path / "data")
@@ -167,7 +167,7 @@ def test_of_saved_splits_train_is_the_default(command, images, tmp_path):
 
 
 @pytest.mark.parametrize("form", ["saved", "saved splits", "file"])
-def test_a_configuration_where_there_is_none_is_refused(command, images, tmp_path, form):
+def test_a_configuration_for_a_dataset_without_one_is_refused(command, images, tmp_path, form):
     data, name = dataset(images), tmp_path / "data.csv"
     if form == "file":
         data.to_csv(name)
@@ -181,7 +181,7 @@ def test_a_configuration_where_there_is_none_is_refused(command, images, tmp_pat
 # The library's bars
 
 
-def test_quiet_leaves_out_the_bars_of_the_library(run, images, tmp_path):
+def test_quiet_hides_the_progress_bars_of_the_library(run, images, tmp_path):
     dataset(images).to_csv(tmp_path / "pairs.csv")
     arguments = ("score", "--dataset", tmp_path / "pairs.csv", "--out", tmp_path / "scores.csv", *FAST)
     done = run(*arguments, "--quiet")
@@ -189,7 +189,7 @@ def test_quiet_leaves_out_the_bars_of_the_library(run, images, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are POSIX's")
-def test_on_a_terminal_the_bar_of_the_run_begins_where_those_of_the_library_end(images, tmp_path):
+def test_the_progress_bar_starts_below_those_of_the_library(images, tmp_path):
     import fcntl
     import pty
     import termios

@@ -21,12 +21,12 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory) -> Path:
+def inputs(tmp_path_factory) -> Path:
     """Images, pairs.parquet in row groups that no shard ends with, and whole.parquet, its scores."""
     import pyarrow
     import pyarrow.parquet
 
-    root = tmp_path_factory.mktemp("world")
+    root = tmp_path_factory.mktemp("inputs")
     generator = np.random.default_rng(2)
     for i in range(ROWS // 2):
         cells = generator.integers(0, 256, (5, 5, 3), dtype=np.uint8)
@@ -41,19 +41,19 @@ def world(tmp_path_factory) -> Path:
     return root
 
 
-def arguments(world: Path, out: Path, *more: object) -> list[str]:
-    return list(map(str, (*COMMAND, "--manifest", world / "pairs.parquet", "--out", out, *OPTIONS, *more)))
+def arguments(inputs: Path, out: Path, *more: object) -> list[str]:
+    return list(map(str, (*COMMAND, "--manifest", inputs / "pairs.parquet", "--out", out, *OPTIONS, *more)))
 
 
-def run(world: Path, out: Path, *more: object) -> subprocess.CompletedProcess:
+def run(inputs: Path, out: Path, *more: object) -> subprocess.CompletedProcess:
     return subprocess.run(
-        arguments(world, out, *more), capture_output=True, text=True, env=ENVIRONMENT, timeout=300
+        arguments(inputs, out, *more), capture_output=True, text=True, env=ENVIRONMENT, timeout=300
     )
 
 
-def started(world: Path, out: Path, *more: object) -> subprocess.Popen:
+def started(inputs: Path, out: Path, *more: object) -> subprocess.Popen:
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(arguments(world, out, *more), **pipes, text=True, env=ENVIRONMENT)
+    return subprocess.Popen(arguments(inputs, out, *more), **pipes, text=True, env=ENVIRONMENT)
 
 
 def first_shard(out: Path, process: subprocess.Popen) -> None:
@@ -72,20 +72,20 @@ def descendants(process: subprocess.Popen) -> list:
 # A process for each device
 
 
-def test_two_processes_write_the_same_bytes_as_one(world, tmp_path):
+def test_two_processes_write_the_same_bytes_as_one(inputs, tmp_path):
     out = tmp_path / "scores.parquet"
-    done = run(world, out, "--devices", "cpu,cpu")
+    done = run(inputs, out, "--devices", "cpu,cpu")
     assert done.returncode == 1, done.stderr
-    assert out.read_bytes() == (world / "whole.parquet").read_bytes()
+    assert out.read_bytes() == (inputs / "whole.parquet").read_bytes()
     summary = json.loads(done.stdout)
     assert (summary["rows"], summary["failed"]) == (ROWS, 1)
     assert [path.name for path in tmp_path.iterdir()] == [out.name]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-def test_a_killed_process_ends_the_run_with_a_word_and_the_next_one_goes_on(world, tmp_path):
+def test_a_killed_process_ends_the_run_with_a_message_and_the_next_run_resumes(inputs, tmp_path):
     out = tmp_path / "scores.parquet"
-    process = started(world, out, "--devices", "cpu,cpu")
+    process = started(inputs, out, "--devices", "cpu,cpu")
     first_shard(out, process)
     workers = [child for child in descendants(process) if "spawn_main" in " ".join(child.cmdline())]
     assert len(workers) == 2
@@ -96,15 +96,15 @@ def test_a_killed_process_ends_the_run_with_a_word_and_the_next_one_goes_on(worl
     assert process.returncode == 2
     assert "the process of cpu ended (signal 9); the shards of scores that are done are kept" in output
     assert not workers[0].is_running()
-    done = run(world, out, "--device", "cpu")
+    done = run(inputs, out, "--device", "cpu")
     assert json.loads(done.stdout)["resumed_rows"] > 0
-    assert out.read_bytes() == (world / "whole.parquet").read_bytes()
+    assert out.read_bytes() == (inputs / "whole.parquet").read_bytes()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-def test_processes_end_when_the_writer_is_killed(world, tmp_path):
+def test_processes_end_when_the_writer_is_killed(inputs, tmp_path):
     out = tmp_path / "scores.parquet"
-    process = started(world, out, "--devices", "cpu,cpu")
+    process = started(inputs, out, "--devices", "cpu,cpu")
     first_shard(out, process)
     children = descendants(process)
     process.kill()
@@ -113,13 +113,13 @@ def test_processes_end_when_the_writer_is_killed(world, tmp_path):
     while any(child.is_running() for child in children):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    run(world, out, "--devices", "cpu,cpu")
-    assert out.read_bytes() == (world / "whole.parquet").read_bytes()
+    run(inputs, out, "--devices", "cpu,cpu")
+    assert out.read_bytes() == (inputs / "whole.parquet").read_bytes()
 
 
-def test_what_a_process_cannot_do_is_reported(world, tmp_path):
+def test_errors_of_a_worker_process_are_reported(inputs, tmp_path):
     (tmp_path / "model").mkdir()
-    done = run(world, tmp_path / "scores.csv", "--devices", "cpu,cpu", "--model", tmp_path / "model")
+    done = run(inputs, tmp_path / "scores.csv", "--devices", "cpu,cpu", "--model", tmp_path / "model")
     assert done.returncode == 2
     assert "model" in done.stderr
     assert list(tmp_path.iterdir()) == [tmp_path / "model"]
@@ -129,30 +129,30 @@ def test_what_a_process_cannot_do_is_reported(world, tmp_path):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-def test_ray_writes_the_same_bytes_though_an_actor_is_killed(world, tmp_path):
+def test_ray_writes_the_same_bytes_after_an_actor_is_killed(inputs, tmp_path):
     """A local cluster with two workers, of which one is killed at work."""
     pytest.importorskip("ray")
     out = tmp_path / "scores.parquet"
-    process = started(world, out, "--engine", "ray", "--workers", "2")
+    process = started(inputs, out, "--engine", "ray", "--workers", "2")
     first_shard(out, process)
     actors = [child for child in descendants(process) if "RayScorer" in " ".join(child.cmdline())]
     assert actors
     os.kill(actors[0].pid, signal.SIGKILL)
     printed, output = process.communicate(timeout=300)
     assert process.returncode == 1, output
-    assert out.read_bytes() == (world / "whole.parquet").read_bytes()
+    assert out.read_bytes() == (inputs / "whole.parquet").read_bytes()
     summary = json.loads(printed)
     assert (summary["rows"], summary["failed"], summary["resumed_rows"]) == (ROWS, 1, 0)
 
 
-def test_what_an_actor_cannot_read_is_reported_as_on_one_device(world, tmp_path):
+def test_unreadable_images_in_an_actor_are_reported_as_on_one_device(inputs, tmp_path):
     pytest.importorskip("ray")
     datasets = pytest.importorskip("datasets")
     import pyarrow
 
     cells = pyarrow.array([b"a dog", b"\xff"], pyarrow.binary())
     prompts = pyarrow.Array.from_buffers(pyarrow.string(), 2, cells.buffers())
-    table = pyarrow.table({"prompt": prompts, "image": [str(world / "0.png")] * 2})
+    table = pyarrow.table({"prompt": prompts, "image": [str(inputs / "0.png")] * 2})
     datasets.Dataset(table).save_to_disk(tmp_path / "data")
     output = {}
     for engine in ("local", "ray"):

@@ -8,7 +8,7 @@ from pathlib import Path
 import PIL.Image
 import PIL.PngImagePlugin
 import pytest
-from bulk_world import FAST, NOT_READ, READ, keep_first_shard, make_images, rows_of
+from bulk_inputs import FAST, NOT_READ, READ, keep_first_shard, make_images, rows_of
 
 pytest.importorskip("pyarrow")
 COUNT = 12
@@ -49,7 +49,7 @@ def test_another_folder_with_the_same_names_and_prompts_is_refused(command, imag
     assert command(*arguments).returncode == 0
 
 
-def test_a_folder_within_that_cannot_be_read_is_a_row_with_its_error(command, images, tmp_path):
+def test_an_unreadable_subfolder_becomes_an_error_row(command, images, tmp_path):
     """Its path is longer than any may be, which holds for root as well."""
     name = "x" * 250
     at = os.open(images, os.O_RDONLY)
@@ -71,7 +71,7 @@ def test_a_folder_within_that_cannot_be_read_is_a_row_with_its_error(command, im
     assert last["error"] == "the folder cannot be read: File name too long"
 
 
-def test_no_room_for_the_list_of_names_is_reported_with_its_path(command, images, tmp_path):
+def test_a_full_disk_while_listing_names_reports_the_path(command, images, tmp_path):
     resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20, before[1]))
@@ -86,7 +86,7 @@ def test_no_room_for_the_list_of_names_is_reported_with_its_path(command, images
     assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
 
 
-def test_an_image_that_may_not_be_read_is_not_called_damaged(command, images, tmp_path, monkeypatch):
+def test_an_image_without_read_permission_is_not_called_damaged(command, images, tmp_path, monkeypatch):
     """Root may read anything, so the system's answer is made up."""
 
     def denied(file, *more):

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from bulk_world import FAST, keep_first_shard, make_images, rows_of
+from bulk_inputs import FAST, keep_first_shard, make_images, rows_of
 
 pytest.importorskip("pyarrow")
 import pyarrow
@@ -15,16 +15,16 @@ COUNT = 12
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("world")
+def inputs(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("inputs")
     make_images(root, COUNT)
     return root
 
 
-def scored(command, world: Path, manifest: Path, *more: object) -> tuple[int, list[dict]]:
+def scored(command, inputs: Path, manifest: Path, *more: object) -> tuple[int, list[dict]]:
     """The exit code and the rows of a run."""
     out = manifest.parent / "scores.jsonl"
-    done = command("score", "--manifest", manifest, "--images", world, "--out", out, *FAST, *more)
+    done = command("score", "--manifest", manifest, "--images", inputs, "--out", out, *FAST, *more)
     assert done.returncode in (0, 1), done.stderr
     return done.returncode, rows_of(out)
 
@@ -38,7 +38,7 @@ def write(path: Path, text: str) -> Path:
 
 
 @pytest.mark.parametrize("count", [30, 20_000], ids=["to the end", "beyond what a field may hold"])
-def test_a_quote_that_is_not_closed_costs_its_own_row_alone(command, tmp_path, count):
+def test_an_unclosed_quote_spoils_only_its_own_row(command, tmp_path, count):
     # No image is there, which says just as well that a row was read.
     lines = [f"{i}.png,a red circle {i}\n" for i in range(count)]
     lines[7] = '7.png,"a red circle 7\n'
@@ -63,9 +63,9 @@ SWALLOWED = {
 
 
 @pytest.mark.parametrize("kind", SWALLOWED)
-def test_a_quote_that_is_closed_in_a_later_row_takes_in_none(command, world, tmp_path, kind):
+def test_a_quote_closed_in_a_later_row_swallows_no_rows(command, inputs, tmp_path, kind):
     manifest = write(tmp_path / "pairs.csv", "\n".join(SWALLOWED[kind]) + "\n")
-    code, rows = scored(command, world, manifest)
+    code, rows = scored(command, inputs, manifest)
     assert code == 1
     assert len(rows) == 4
     assert rows[0]["error"].startswith("not a CSV row: line 2: a quote that is opened there is not closed")
@@ -73,24 +73,24 @@ def test_a_quote_that_is_closed_in_a_later_row_takes_in_none(command, world, tmp
     assert rows[2]["error"] is None
 
 
-def test_prompts_of_several_lines_are_right(command, world, tmp_path):
+def test_multi_line_prompts_are_read_correctly(command, inputs, tmp_path):
     prompts = ["a dog,\nrunning, fast\n", "a cat\r\nasleep", 'a "bird",\n\nred', "a fish, 4.png", "a horse"]
     lines = [f'"{prompt.replace(chr(34), chr(34) * 2)}",{i}.png\n' for i, prompt in enumerate(prompts)]
     manifest = write(tmp_path / "pairs.csv", "prompt,image\n" + "".join(lines) * 200)
-    code, rows = scored(command, world, manifest, "--batch-size", 64, "--shard-rows", 600)
+    code, rows = scored(command, inputs, manifest, "--batch-size", 64, "--shard-rows", 600)
     assert code == 0
     assert [row["prompt"] for row in rows] == prompts * 200
 
 
-def test_a_comma_without_quotes_is_an_error_of_its_row(command, world, tmp_path):
+def test_an_unquoted_comma_becomes_an_error_row(command, inputs, tmp_path):
     manifest = write(tmp_path / "pairs.csv", "image,prompt\n0.png,a dog, running\n1.png,a cat\n2.png,b,\n")
-    code, rows = scored(command, world, manifest)
+    code, rows = scored(command, inputs, manifest)
     assert code == 1
     assert rows[0]["error"].startswith("not a CSV row: the row has 3 fields, the header 2; ")
     assert [row["score"] is None for row in rows] == [True, False, True]
 
 
-def test_a_line_is_numbered_wherever_reading_begins(command, tmp_path):
+def test_line_numbers_do_not_depend_on_where_reading_starts(command, tmp_path):
     lines = [f'"{i}\n{i}",{i}.png\n' for i in range(1200)]
     lines[1100] = 'a"b,"c"d\n'
     manifest = write(tmp_path / "pairs.csv", "prompt,image\n" + "".join(lines))
@@ -140,7 +140,7 @@ SEPARATED = {
 
 
 @pytest.mark.parametrize("kind", SEPARATED)
-def test_a_csv_with_another_separator_is_refused_with_its_name(command, tmp_path, kind):
+def test_a_csv_with_another_separator_is_refused_and_the_separator_named(command, tmp_path, kind):
     content, output = SEPARATED[kind]
     manifest = write(tmp_path / "pairs.csv", content)
     done = command("score", "--manifest", manifest, "--out", tmp_path / "scores.csv", *FAST)
@@ -150,28 +150,28 @@ def test_a_csv_with_another_separator_is_refused_with_its_name(command, tmp_path
     assert "commas: pandas.read_csv(path, sep='" in done.stderr or kind == "Excel's line"
 
 
-def test_a_separator_in_a_name_of_a_comma_csv_is_no_fault(command, world, tmp_path):
+def test_a_separator_inside_a_column_name_is_accepted(command, inputs, tmp_path):
     manifest = write(tmp_path / "pairs.csv", "prompt,a;b;c;d,image\na dog;cat,x,0.png\n")
-    assert scored(command, world, manifest)[0] == 0
+    assert scored(command, inputs, manifest)[0] == 0
     done = command("score", "--manifest", manifest, "--out", tmp_path / "s.csv", "--prompt-column", "x")
     assert "no column 'x'" in done.stderr
 
 
 @pytest.mark.parametrize("form", ["csv", "jsonl"])
-def test_prompts_in_other_encodings_are_an_error_of_their_row(command, world, tmp_path, form):
+def test_prompts_in_other_encodings_become_error_rows(command, inputs, tmp_path, form):
     texts = ["café".encode(), "café".encode("cp1252"), "東京".encode("shift-jis"), b"a dog"]
     lines = [b"prompt,image"] if form == "csv" else []
     template = b"%s,0.png" if form == "csv" else b'{"prompt": "%s", "image": "0.png"}'
     manifest = tmp_path / f"pairs.{form}"
     manifest.write_bytes(b"\n".join([*lines, *(template % text for text in texts)]) + b"\n")
-    code, rows = scored(command, world, manifest)
+    code, rows = scored(command, inputs, manifest)
     assert code == 1
     assert [row["prompt"] for row in rows] == ["café", None, None, "a dog"]
     assert [row["error"] for row in rows] == [None, *["the prompt is not valid UTF-8"] * 2, None]
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_a_header_that_cannot_be_is_reported(command, tmp_path, kind):
+def test_an_impossible_header_is_reported(command, tmp_path, kind):
     content, output = REFUSED[kind]
     manifest = tmp_path / "pairs.csv"
     manifest.write_bytes(content)
@@ -189,7 +189,7 @@ def test_lines_of_json_in_utf16_are_reported(command, tmp_path):
     assert "save it as UTF-8" in done.stderr
 
 
-def test_a_parquet_column_that_is_there_twice_is_reported(command, tmp_path):
+def test_a_duplicate_parquet_column_is_reported(command, tmp_path):
     table = pyarrow.Table.from_arrays([pyarrow.array(["a"])] * 3, names=["prompt", "image", "prompt"])
     pyarrow.parquet.write_table(table, tmp_path / "pairs.parquet")
     done = command("score", "--manifest", tmp_path / "pairs.parquet", "--out", tmp_path / "s.csv", *FAST)
@@ -207,7 +207,7 @@ def strings(*cells: bytes, kind: pyarrow.DataType) -> pyarrow.Array:
 
 
 @pytest.mark.parametrize("kind", ["string", "large_string", "struct"])
-def test_bytes_in_parquet_that_are_no_utf8_are_an_error_of_their_row(command, world, tmp_path, kind):
+def test_non_utf8_bytes_in_parquet_become_error_rows(command, inputs, tmp_path, kind):
     type_ = pyarrow.large_string() if kind == "large_string" else pyarrow.string()
     prompts = strings(b"a dog", b"caf\xe9", b"a cat", kind=type_)
     images = strings(b"0.png", b"1.png", b"caf\xe9.png", kind=type_)
@@ -216,19 +216,19 @@ def test_bytes_in_parquet_that_are_no_utf8_are_an_error_of_their_row(command, wo
     pyarrow.parquet.write_table(
         pyarrow.table({"prompt": prompts, "image": images}), tmp_path / "pairs.parquet"
     )
-    code, rows = scored(command, world, tmp_path / "pairs.parquet")
+    code, rows = scored(command, inputs, tmp_path / "pairs.parquet")
     assert code == 1
     assert [row["error"] for row in rows] == [None, "the prompt is not valid UTF-8", "no such file"]
     assert rows[2]["image"] == "caf\udce9.png"
 
 
-def test_a_damaged_page_of_parquet_is_reported(command, world, tmp_path):
+def test_a_damaged_page_of_parquet_is_reported(command, inputs, tmp_path):
     manifest = tmp_path / "pairs.parquet"
     columns = {"prompt": ["a red circle"] * 500, "image": [f"{i}.png" for i in range(500)]}
     pyarrow.parquet.write_table(pyarrow.table(columns), manifest, compression="zstd", use_dictionary=False)
     data = manifest.read_bytes()
     manifest.write_bytes(data[:60] + b"\0" * 200 + data[260:])
-    done = command("score", "--manifest", manifest, "--images", world, "--out", tmp_path / "s.csv", *FAST)
+    done = command("score", "--manifest", manifest, "--images", inputs, "--out", tmp_path / "s.csv", *FAST)
     assert done.returncode == 2
     assert f"{manifest}: cannot be read as Parquet: " in done.stderr
 
@@ -237,7 +237,7 @@ def test_a_damaged_page_of_parquet_is_reported(command, world, tmp_path):
 
 
 @pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
-def test_another_folder_of_images_is_refused(command, world, tmp_path, form):
+def test_another_folder_of_images_is_refused(command, inputs, tmp_path, form):
     names = [f"{i}.png" for i in range(COUNT)]
     manifest = tmp_path / f"pairs.{form}"
     if form == "parquet":
@@ -246,11 +246,11 @@ def test_another_folder_of_images_is_refused(command, world, tmp_path, form):
         write(manifest, "prompt,image\n" + "".join(f"a dog,{name}\n" for name in names))
     else:
         write(manifest, "".join(json.dumps({"prompt": "a dog", "image": name}) + "\n" for name in names))
-    out, other = tmp_path / "scores", shutil.copytree(world, tmp_path / "other")
+    out, other = tmp_path / "scores", shutil.copytree(inputs, tmp_path / "other")
     arguments = ("score", "--manifest", manifest, "--out", f"{out}/", *FAST, "--images")
-    assert command(*arguments, world).returncode == 0
+    assert command(*arguments, inputs).returncode == 0
     keep_first_shard(out)
     done = command(*arguments, other)
     assert done.returncode == 2
-    assert f"input was {{images {world}}}, now {{images {other}}}" in done.stderr
-    assert command(*arguments, world).returncode == 0
+    assert f"input was {{images {inputs}}}, now {{images {other}}}" in done.stderr
+    assert command(*arguments, inputs).returncode == 0

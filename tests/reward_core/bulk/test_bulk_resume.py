@@ -26,9 +26,9 @@ OPTIONS = ("--model", "tiny", "--device", "cpu", "--batch-size", "8", "--shard-r
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory) -> Path:
+def inputs(tmp_path_factory) -> Path:
     """Images and pairs.csv; some rows have no image, and neighbors share theirs."""
-    root = tmp_path_factory.mktemp("world")
+    root = tmp_path_factory.mktemp("inputs")
     generator = np.random.default_rng(1)
     for i in range(IMAGES):
         cells = generator.integers(0, 256, (5, 5, 3), dtype=np.uint8)
@@ -39,8 +39,8 @@ def world(tmp_path_factory) -> Path:
     return root
 
 
-def arguments(world: Path, out: Path, *more: object) -> list[str]:
-    return list(map(str, ["score", "--manifest", world / "pairs.csv", "--out", out, *OPTIONS, *more]))
+def arguments(inputs: Path, out: Path, *more: object) -> list[str]:
+    return list(map(str, ["score", "--manifest", inputs / "pairs.csv", "--out", out, *OPTIONS, *more]))
 
 
 # The command in processes that begin with everything imported, so that they are killed at work, not before.
@@ -88,15 +88,15 @@ def killer():
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
-def test_killed_at_ten_random_moments_the_same_command_ends_with_the_same_bytes(world, tmp_path, killer):
+def test_killed_at_ten_random_moments_the_same_command_ends_with_the_same_bytes(inputs, tmp_path, killer):
     whole, out = tmp_path / "whole.parquet", tmp_path / "scores.parquet"
-    code, seconds = killer(arguments(world, whole))
+    code, seconds = killer(arguments(inputs, whole))
     assert code == 1  # some rows have no image
     seed = random.randrange(1 << 30)
     moments = random.Random(seed)
     killed = found = 0
     while killed < 10:
-        code, _ = killer(arguments(world, out), moments.uniform(0.2 * seconds, seconds))
+        code, _ = killer(arguments(inputs, out), moments.uniform(0.2 * seconds, seconds))
         if code == -signal.SIGKILL:
             killed += 1
             found += len(list(Path(f"{out}.parts").glob("rows-*")))
@@ -104,7 +104,7 @@ def test_killed_at_ten_random_moments_the_same_command_ends_with_the_same_bytes(
             assert code == 1, f"seed {seed}"
             assert out.read_bytes() == whole.read_bytes(), f"seed {seed}"
             out.unlink()
-    code, _ = killer(arguments(world, out))
+    code, _ = killer(arguments(inputs, out))
     assert code == 1, f"seed {seed}"
     assert out.read_bytes() == whole.read_bytes(), f"seed {seed}"
     assert {path.name for path in tmp_path.iterdir()} == {out.name, whole.name}
@@ -112,12 +112,12 @@ def test_killed_at_ten_random_moments_the_same_command_ends_with_the_same_bytes(
 
 
 @pytest.mark.parametrize("name", ["scores.csv", "scores.jsonl", "scores.parquet"])
-def test_a_run_goes_on_from_any_shards_with_the_same_bytes(command, world, tmp_path, name):
+def test_a_run_resumes_from_any_shards_with_the_same_bytes(command, inputs, tmp_path, name):
     folder = tmp_path / "shards"
     form = name.split(".")[1]
-    assert command(*arguments(world, f"{folder}/", "--format", form)).returncode == 1
+    assert command(*arguments(inputs, f"{folder}/", "--format", form)).returncode == 1
     whole = tmp_path / f"whole.{form}"
-    assert command(*arguments(world, whole)).returncode == 1
+    assert command(*arguments(inputs, whole)).returncode == 1
     out = tmp_path / name
     parts = shutil.copytree(folder, f"{out}.parts")
     shards = sorted(Path(parts).glob("rows-*"))
@@ -125,7 +125,7 @@ def test_a_run_goes_on_from_any_shards_with_the_same_bytes(command, world, tmp_p
     for shard in lost:
         shards[shard].unlink()
     (Path(parts) / f".{shards[3].name}.1.tmp").write_text("half a")  # what a killed run leaves
-    done = command(*arguments(world, out, "--json"))
+    done = command(*arguments(inputs, out, "--json"))
     summary = json.loads(done.stdout)
     assert summary["resumed_rows"] == ROWS - 5 * 16
     # No shard remembers an image of another, or its bits might depend on which of them this run computed.
@@ -144,8 +144,8 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_changed_manifest_is_refused(command, world, tmp_path, change):
-    copy = shutil.copytree(world, tmp_path / "copy")
+def test_a_changed_manifest_is_refused(command, inputs, tmp_path, change):
+    copy = shutil.copytree(inputs, tmp_path / "copy")
     out = begun(command, copy, tmp_path)
     content = (copy / "pairs.csv").read_bytes()
     (copy / "pairs.csv").write_bytes(CHANGES[change](content))
@@ -165,22 +165,22 @@ def test_a_changed_manifest_is_refused(command, world, tmp_path, change):
         (("--cache", "0"), "cache was 12, now 0"),
     ],
 )
-def test_other_settings_are_refused(command, world, tmp_path, options, output):
-    done = command(*arguments(world, begun(command, world, tmp_path), *options))
+def test_other_settings_are_refused(command, inputs, tmp_path, options, output):
+    done = command(*arguments(inputs, begun(command, inputs, tmp_path), *options))
     assert done.returncode == 2
     assert output in done.stderr
 
 
-def begun(command, world: Path, tmp_path: Path) -> Path:
+def begun(command, inputs: Path, tmp_path: Path) -> Path:
     """A target of which a part is done."""
     out = tmp_path / "scores.csv"
     parts = f"{tmp_path / 'scores.csv.parts'}/"
-    assert command(*arguments(world, parts, "--format", "csv")).returncode == 1
+    assert command(*arguments(inputs, parts, "--format", "csv")).returncode == 1
     next(Path(parts).glob("rows-*")).unlink()
     return out
 
 
-def test_two_runs_on_one_target(command, world, tmp_path):
+def test_two_runs_on_one_target(command, inputs, tmp_path):
     import filelock
 
     out = tmp_path / "scores.csv"
@@ -188,50 +188,52 @@ def test_two_runs_on_one_target(command, world, tmp_path):
     folder.mkdir()
     with filelock.FileLock(folder / ".bulk-lock"):
         held = subprocess.run(
-            [sys.executable, "-m", "reward_core", *arguments(world, out)], capture_output=True, text=True
+            [sys.executable, "-m", "reward_core", *arguments(inputs, out)], capture_output=True, text=True
         )
     assert held.returncode == 2
     assert f"{out}: another run is at work on it" in held.stderr
-    assert command(*arguments(world, out)).returncode == 1
+    assert command(*arguments(inputs, out)).returncode == 1
 
 
 @pytest.mark.parametrize("moment", ["at a shard", "when joining"])
 @pytest.mark.parametrize("form", ["csv", "parquet"])
-def test_no_room_keeps_what_is_done(command, world, tmp_path, form, moment):
+def test_a_full_disk_keeps_finished_shards(command, inputs, tmp_path, form, moment):
     """A limit on the size of files stands for a full disk: both end in a write that fails."""
     resource = pytest.importorskip("resource")
     whole, out = tmp_path / f"whole.{form}", tmp_path / f"scores.{form}"
-    assert command(*arguments(world, f"{tmp_path / 'shards'}/", "--format", form)).returncode == 1
-    assert command(*arguments(world, whole)).returncode == 1
+    assert command(*arguments(inputs, f"{tmp_path / 'shards'}/", "--format", form)).returncode == 1
+    assert command(*arguments(inputs, whole)).returncode == 1
     shards = (tmp_path / "shards").glob("*")
     smallest = min(path.stat().st_size for path in shards if path.name.startswith("rows-"))
     limit = smallest - 1 if moment == "at a shard" else whole.stat().st_size - 2
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
     try:
-        done = command(*arguments(world, out))
+        done = command(*arguments(inputs, out))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    kept = 0 if moment == "at a shard" else ROWS // 16
+    saved_shards = 0 if moment == "at a shard" else ROWS // 16
     assert done.returncode == 2
-    assert f"cannot be written: File too large; the {kept} shards of scores that are done" in done.stderr
+    assert (
+        f"cannot be written: File too large; the {saved_shards} shards of scores that are done" in done.stderr
+    )
     assert not out.exists()
-    summary = json.loads(command(*arguments(world, out, "--json")).stdout)
-    assert summary["resumed_rows"] == 16 * kept
+    summary = json.loads(command(*arguments(inputs, out, "--json")).stdout)
+    assert summary["resumed_rows"] == 16 * saved_shards
     assert out.read_bytes() == whole.read_bytes()
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_that_may_not_be_written(command, world, tmp_path):
+def test_an_unwritable_folder_is_reported(command, inputs, tmp_path):
     tmp_path.chmod(0o500)
-    done = command(*arguments(world, tmp_path / "scores.csv"))
+    done = command(*arguments(inputs, tmp_path / "scores.csv"))
     tmp_path.chmod(0o700)
     assert done.returncode == 2
     assert "cannot be written: Permission denied" in done.stderr
 
 
-def test_a_target_in_no_folder_and_one_that_is_a_device(command, world):
-    done = command(*arguments(world, "/proc/self/scores.csv"))
+def test_a_target_without_a_folder_or_on_a_device_is_refused(command, inputs):
+    done = command(*arguments(inputs, "/proc/self/scores.csv"))
     assert done.returncode == 2
     assert "cannot be written" in done.stderr
 
@@ -241,11 +243,9 @@ def test_a_target_in_no_folder_and_one_that_is_a_device(command, world):
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_says_how_many_rows_are_kept_and_the_same_command_resumes(
-    command, world, tmp_path, number, code
-):
+def test_a_signal_reports_saved_rows_and_the_same_command_resumes(command, inputs, tmp_path, number, code):
     out = tmp_path / "scores.csv"
-    options = [*arguments(world, out), "--shard-rows", "48"]
+    options = [*arguments(inputs, out), "--shard-rows", "48"]
     process = subprocess.Popen(
         [sys.executable, "-m", "reward_core", *options],
         stderr=subprocess.PIPE,
@@ -274,7 +274,7 @@ SETTINGS = BulkSettings(model="tiny", devices=("cpu",), batch_size=8, shard_rows
 
 
 @pytest.fixture(scope="module", params=["csv", "parquet with the bytes of images"])
-def pairs(request, world, tmp_path_factory) -> tuple[Manifest, bytes]:
+def pairs(request, inputs, tmp_path_factory) -> tuple[Manifest, bytes]:
     """A manifest, and the scores of a run that was never interrupted."""
     import pyarrow
     import pyarrow.parquet
@@ -287,10 +287,10 @@ def pairs(request, world, tmp_path_factory) -> tuple[Manifest, bytes]:
         path.write_text("prompt,image\n" + "".join(lines))
     else:
         path = folder / "pairs.parquet"
-        images = [(world / f"{image}.png").read_bytes() for image in PAIRS]
+        images = [(inputs / f"{image}.png").read_bytes() for image in PAIRS]
         table = pyarrow.table({"prompt": prompts, "image": images})
         pyarrow.parquet.write_table(table, path, row_group_size=30)
-    manifest = Manifest(path, images=world)
+    manifest = Manifest(path, images=inputs)
     score_to_file(manifest, folder / "whole.jsonl", SETTINGS)
     return manifest, (folder / "whole.jsonl").read_bytes()
 
@@ -309,20 +309,20 @@ def test_a_run_interrupted_at_every_batch_ends_with_the_same_bytes(pairs, tmp_pa
     for done in range(8, len(PAIRS) + 1, 8):
         with pytest.raises(RunInterrupted) as interrupted:
             score_to_file(manifest, out, SETTINGS, on_progress=interrupted_at(done))
-        assert (interrupted.value.kept, interrupted.value.rows) == (done, len(PAIRS))
+        assert (interrupted.value.saved, interrupted.value.rows) == (done, len(PAIRS))
     summary = score_to_file(manifest, out, SETTINGS)
     assert (summary.resumed_rows, summary.pictures_encoded) == (len(PAIRS), 0)
     assert out.read_bytes() == whole
     assert list(tmp_path.iterdir()) == [out]
 
 
-def test_only_the_batches_whose_images_come_back_are_encoded_again(world, tmp_path):
+def test_only_batches_with_changed_images_are_encoded_again(inputs, tmp_path):
     """Rows 8 to 15 of six batches show the same image as the last: their batch alone is encoded again."""
     images = [*range(8), 8, *range(9, 16), *range(16, 24), *range(24, 31), 8]
     manifest = tmp_path / "pairs.csv"
     manifest.write_text("prompt,image\n" + "".join(f"a red circle,{image}.png\n" for image in images))
     settings = replace(SETTINGS, cache=20)
-    source = Manifest(manifest, images=world)
+    source = Manifest(manifest, images=inputs)
     score_to_file(source, tmp_path / "whole.csv", settings)
     with pytest.raises(RunInterrupted):
         score_to_file(source, tmp_path / "scores.csv", settings, on_progress=interrupted_at(24))
@@ -331,7 +331,7 @@ def test_only_the_batches_whose_images_come_back_are_encoded_again(world, tmp_pa
     assert (tmp_path / "scores.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
 
 
-def test_rows_of_an_unfinished_shard_are_saved_by_time_so_a_kill_does_not_lose_them(pairs, tmp_path):
+def test_rows_of_an_unfinished_shard_are_saved_periodically(pairs, tmp_path):
     manifest, whole = pairs
     out, copy = tmp_path / "scores.jsonl", tmp_path / "copy"
 
@@ -362,8 +362,8 @@ def test_saved_rows_that_were_changed_are_scored_again(pairs, tmp_path, damage):
     assert out.read_bytes() == whole
 
 
-def test_saved_rows_of_an_image_that_was_replaced_are_scored_again(world, tmp_path):
-    copy = shutil.copytree(world, tmp_path / "copy")
+def test_saved_rows_of_an_image_that_was_replaced_are_scored_again(inputs, tmp_path):
+    copy = shutil.copytree(inputs, tmp_path / "copy")
     source, out = Manifest(copy / "pairs.csv"), tmp_path / "scores.csv"
     with pytest.raises(RunInterrupted):
         score_to_file(source, out, SETTINGS, on_progress=interrupted_at(24))

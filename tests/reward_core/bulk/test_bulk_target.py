@@ -8,7 +8,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from bulk_world import FAST, keep_first_shard, make_images, rows_of
+from bulk_inputs import FAST, keep_first_shard, make_images, rows_of
 
 from reward_core.bulk import BulkSettings, Manifest, score_to_file
 from reward_core.errors import OutputError, StaleScoresWarning
@@ -22,7 +22,7 @@ COUNT = 20
 @pytest.fixture(scope="module")
 def original(tmp_path_factory) -> Path:
     """Images with their prompts beside them, and pairs.csv."""
-    root = tmp_path_factory.mktemp("world")
+    root = tmp_path_factory.mktemp("inputs")
     names = make_images(root, COUNT)
     for i, name in enumerate(names):
         (root / name).with_suffix(".txt").write_text(f"a red circle {i}")
@@ -34,8 +34,8 @@ def original(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def world(original, tmp_path) -> Path:
-    return Path(shutil.copytree(original, tmp_path / "world"))
+def inputs(original, tmp_path) -> Path:
+    return Path(shutil.copytree(original, tmp_path / "inputs"))
 
 
 def contents(folder: Path) -> dict[Path, bytes]:
@@ -46,50 +46,50 @@ def contents(folder: Path) -> dict[Path, bytes]:
 
 
 @pytest.mark.parametrize("link", [None, os.symlink, os.link], ids=["itself", "symlink", "hard link"])
-def test_a_manifest_is_not_replaced_by_its_scores(command, world, link):
-    manifest = out = world / "pairs.csv"
+def test_a_manifest_is_not_replaced_by_its_scores(command, inputs, link):
+    manifest = out = inputs / "pairs.csv"
     if link:
-        out = world / "scores.csv"
+        out = inputs / "scores.csv"
         link(manifest, out)
-    before = contents(world)
+    before = contents(inputs)
     done = command("score", "--manifest", manifest, "--out", out, *FAST)
     assert done.returncode == 2
     assert f"{out}: it is the input {manifest}, which the scores would replace" in done.stderr
-    assert contents(world) == before
+    assert contents(inputs) == before
 
 
-def test_a_tar_is_not_replaced_by_its_scores(command, world):
+def test_a_tar_is_not_replaced_by_its_scores(command, inputs):
     pytest.importorskip("webdataset")
-    tar = world / "tar.csv"
+    tar = inputs / "tar.csv"
     with tarfile.open(tar, "w") as opened:
-        opened.add(world / "0.png", "0.png")
-        opened.add(world / "0.txt", "0.txt")
-    before = contents(world)
+        opened.add(inputs / "0.png", "0.png")
+        opened.add(inputs / "0.txt", "0.txt")
+    before = contents(inputs)
     done = command("score", "--tars", tar, "--out", tar, *FAST)
     assert done.returncode == 2
     assert "which the scores would replace" in done.stderr
-    assert contents(world) == before
+    assert contents(inputs) == before
 
 
-def test_a_datasets_file_is_not_replaced_by_its_scores(command, world):
-    (world / "data").mkdir()
-    file = shutil.copy(world / "pairs.csv", world / "data" / "train.csv")
-    before = contents(world)
-    done = command("score", "--dataset", world / "data", "--out", file, *FAST)
+def test_a_datasets_file_is_not_replaced_by_its_scores(command, inputs):
+    (inputs / "data").mkdir()
+    file = shutil.copy(inputs / "pairs.csv", inputs / "data" / "train.csv")
+    before = contents(inputs)
+    done = command("score", "--dataset", inputs / "data", "--out", file, *FAST)
     assert done.returncode == 2
     assert "which the scores would replace" in done.stderr
-    assert contents(world) == before
+    assert contents(inputs) == before
 
 
-def test_what_lies_in_a_folder_given_as_target_stays(command, world):
+def test_existing_files_in_the_target_folder_are_kept(command, inputs):
     for name in (".notes.tmp", "pictures.jsonl", "lock", "run.json"):
-        (world / name).write_text("mine")
-    before = contents(world)
-    other = ("score", "--folder", world, "--out", f"{world}/", *FAST, "--format", "csv")
-    assert command(*other, "--model", world / "0.png").returncode == 2
-    assert contents(world) == before
+        (inputs / name).write_text("mine")
+    before = contents(inputs)
+    other = ("score", "--folder", inputs, "--out", f"{inputs}/", *FAST, "--format", "csv")
+    assert command(*other, "--model", inputs / "0.png").returncode == 2
+    assert contents(inputs) == before
     assert command(*other).returncode == 0
-    assert {path: data for path, data in contents(world).items() if path in before} == before
+    assert {path: data for path, data in contents(inputs).items() if path in before} == before
     done = command(*other, "--cache", 3)
     assert done.returncode == 2
     assert "cache was 256, now 3" in done.stderr
@@ -97,43 +97,43 @@ def test_what_lies_in_a_folder_given_as_target_stays(command, world):
     assert "remove" not in done.stderr
 
 
-def test_what_lies_in_the_folder_of_parts_stays(command, world, tmp_path):
+def test_existing_files_in_the_parts_folder_are_kept(command, inputs, tmp_path):
     out = tmp_path / "scores.csv"
     notes = Path(f"{out}.parts") / "notes.txt"
     notes.parent.mkdir()
     notes.write_text("mine")
-    assert command("score", "--manifest", world / "pairs.csv", "--out", out, *FAST).returncode == 0
+    assert command("score", "--manifest", inputs / "pairs.csv", "--out", out, *FAST).returncode == 0
     assert contents(notes.parent) == {notes: b"mine"}
 
 
-def test_an_empty_target_is_refused(command, world, monkeypatch):
-    monkeypatch.chdir(world)
-    before = contents(world)
+def test_an_empty_target_is_refused(command, inputs, monkeypatch):
+    monkeypatch.chdir(inputs)
+    before = contents(inputs)
     done = command("score", "--manifest", "pairs.csv", "--out", "", *FAST)
     assert done.returncode == 2
     assert "--out is empty" in done.stderr
-    assert contents(world) == before
+    assert contents(inputs) == before
 
 
-def test_a_finished_folder_is_read_as_a_dataset(command, world, tmp_path):
+def test_a_finished_folder_is_read_as_a_dataset(command, inputs, tmp_path):
     out = tmp_path / "scores"
-    assert command("score", "--folder", world, "--out", f"{out}/", *FAST).returncode == 0
+    assert command("score", "--folder", inputs, "--out", f"{out}/", *FAST).returncode == 0
     assert pyarrow.parquet.read_table(out)["row"].to_pylist() == list(range(COUNT))
 
 
 # What an earlier run left
 
 
-def begun(command, world: Path, out: Path, form: str = "csv") -> tuple:
+def begun(command, inputs: Path, out: Path, form: str = "csv") -> tuple:
     """The arguments of a run into a folder that was stopped after its first shard."""
-    arguments = ("score", "--manifest", world / "pairs.csv", "--out", f"{out}/", "--format", form, *FAST)
+    arguments = ("score", "--manifest", inputs / "pairs.csv", "--out", f"{out}/", "--format", form, *FAST)
     assert command(*arguments).returncode == 0
     keep_first_shard(out)
     return arguments
 
 
-def test_another_format_in_the_same_folder_is_refused(command, world, tmp_path):
-    *arguments, _ = (*begun(command, world, tmp_path / "scores"), None)
+def test_another_format_in_the_same_folder_is_refused(command, inputs, tmp_path):
+    *arguments, _ = (*begun(command, inputs, tmp_path / "scores"), None)
     arguments[arguments.index("csv")] = "jsonl"
     done = command(*arguments)
     assert done.returncode == 2
@@ -141,11 +141,11 @@ def test_another_format_in_the_same_folder_is_refused(command, world, tmp_path):
     assert [path.suffix for path in (tmp_path / "scores").glob("rows-*")] == [".csv"]
 
 
-def test_a_very_long_prompt_in_a_shard_is_gone_on_from(command, world, tmp_path):
+def test_a_run_resumes_from_a_shard_with_a_very_long_prompt(command, inputs, tmp_path):
     records = [
         {"prompt": "a red circle " * 13_000 if i == 1 else "a dog", "image": "0.png"} for i in range(9)
     ]
-    manifest = world / "pairs.jsonl"
+    manifest = inputs / "pairs.jsonl"
     manifest.write_text("".join(json.dumps(record) + "\n" for record in records))
     arguments = ("score", "--manifest", manifest, "--out", f"{tmp_path / 'out'}/", "--format", "csv", *FAST)
     assert command(*arguments).returncode == 0
@@ -171,9 +171,9 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("kind", DAMAGED)
-def test_a_damaged_shard_is_named_and_scored_again(command, world, tmp_path, kind):
+def test_a_damaged_shard_is_named_and_scored_again(command, inputs, tmp_path, kind):
     form, damage = DAMAGED[kind]
-    arguments = begun(command, world, tmp_path / "scores", form)
+    arguments = begun(command, inputs, tmp_path / "scores", form)
     (shard,) = (tmp_path / "scores").glob("rows-*")
     intact = shard.read_bytes()
     with shard.open(newline="") as file:
@@ -187,11 +187,11 @@ def test_a_damaged_shard_is_named_and_scored_again(command, world, tmp_path, kin
     assert shard.read_bytes() == intact
 
 
-def test_a_changed_digit_in_a_shard_of_a_file_is_not_joined(command, world, tmp_path):
+def test_a_changed_digit_in_a_shard_of_a_file_is_not_joined(command, inputs, tmp_path):
     whole, out = tmp_path / "whole.csv", tmp_path / "scores.csv"
-    options = ("--manifest", world / "pairs.csv", *FAST)
+    options = ("--manifest", inputs / "pairs.csv", *FAST)
     assert command("score", *options, "--out", whole).returncode == 0
-    begun(command, world, Path(f"{out}.parts"))
+    begun(command, inputs, Path(f"{out}.parts"))
     (shard,) = Path(f"{out}.parts").glob("rows-*")
     change_digit(shard)
     done = command("score", *options, "--out", out)
@@ -200,11 +200,11 @@ def test_a_changed_digit_in_a_shard_of_a_file_is_not_joined(command, world, tmp_
     assert out.read_bytes() == whole.read_bytes()
 
 
-def test_a_finished_folder_with_a_changed_digit_is_scored_again_there_alone(command, world, tmp_path):
-    arguments = ("score", "--manifest", world / "pairs.csv", "--out", f"{tmp_path / 'scores'}/", *FAST)
+def test_only_the_changed_shard_of_a_finished_folder_is_rescored(command, inputs, tmp_path):
+    arguments = ("score", "--manifest", inputs / "pairs.csv", "--out", f"{tmp_path / 'scores'}/", *FAST)
     for form in ("jsonl", "parquet"):
         out = tmp_path / f"scores-{form}"
-        arguments = ("score", "--manifest", world / "pairs.csv", "--out", f"{out}/", "--format", form, *FAST)
+        arguments = ("score", "--manifest", inputs / "pairs.csv", "--out", f"{out}/", "--format", form, *FAST)
         assert command(*arguments).returncode == 0
         _, shard, _ = sorted(out.glob("rows-*"))
         intact = shard.read_bytes()
@@ -215,9 +215,9 @@ def test_a_finished_folder_with_a_changed_digit_is_scored_again_there_alone(comm
         assert shard.read_bytes() == intact
 
 
-def test_a_shard_without_a_checksum_is_scored_again(command, world, tmp_path):
+def test_a_shard_without_a_checksum_is_scored_again(command, inputs, tmp_path):
     out = tmp_path / "scores"
-    arguments = begun(command, world, out)
+    arguments = begun(command, inputs, out)
     (shard,) = out.glob("rows-*")
     index = out / ".bulk-shards.jsonl"
     index.write_bytes(index.read_bytes()[:40])  # as a run leaves it that was killed while it wrote
@@ -228,20 +228,20 @@ def test_a_shard_without_a_checksum_is_scored_again(command, world, tmp_path):
     assert json.loads(command(*arguments, "--json").stdout)["resumed_rows"] == COUNT
 
 
-def test_a_shard_that_changes_during_the_run_is_not_joined(world, tmp_path):
+def test_a_shard_that_changes_during_the_run_is_not_joined(inputs, tmp_path):
     whole, out = tmp_path / "whole.csv", tmp_path / "scores.csv"
     settings = BulkSettings(model="tiny", devices=("cpu",), batch_size=4, shard_rows=8)
-    score_to_file(Manifest(world / "pairs.csv"), whole, settings)
+    score_to_file(Manifest(inputs / "pairs.csv"), whole, settings)
 
     def damage(rows: int, done: int, failed: int) -> None:
         if done == rows:
             change_digit(next(Path(f"{out}.parts").glob("rows-*")))
 
     with pytest.raises(OutputError, match=r"rows-0000.* was changed after it was written. Run the same"):
-        score_to_file(Manifest(world / "pairs.csv"), out, settings, on_progress=damage)
+        score_to_file(Manifest(inputs / "pairs.csv"), out, settings, on_progress=damage)
     assert not out.exists()
     with pytest.warns(StaleScoresWarning, match="rows-0000"):
-        score_to_file(Manifest(world / "pairs.csv"), out, settings)
+        score_to_file(Manifest(inputs / "pairs.csv"), out, settings)
     assert out.read_bytes() == whole.read_bytes()
 
 
@@ -257,14 +257,14 @@ def change_digit(shard: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["manifest", "folder", "dataset"])
-def test_an_image_replaced_by_one_of_the_same_size_is_scored_again(command, world, tmp_path, kind):
+def test_an_image_replaced_by_one_of_the_same_size_is_scored_again(command, inputs, tmp_path, kind):
     out = tmp_path / "scores"
-    source = ("--manifest", world / "pairs.csv") if kind == "manifest" else ("--folder", world)
+    source = ("--manifest", inputs / "pairs.csv") if kind == "manifest" else ("--folder", inputs)
     if kind == "dataset":
         pytest.importorskip("datasets")
-        source = ("--dataset", world / "pairs.csv")
+        source = ("--dataset", inputs / "pairs.csv")
     arguments = ("score", *source, "--out", f"{out}/", "--format", "csv", *FAST)
-    images = [world / "0.png", world / "1.png"]
+    images = [inputs / "0.png", inputs / "1.png"]
     size = 1 + max(image.stat().st_size for image in images)
     padded = [image.read_bytes().ljust(size, b"\0") for image in images]  # behind a PNG's end is room
     for image, content in zip(images, padded):
@@ -286,11 +286,11 @@ def test_an_image_replaced_by_one_of_the_same_size_is_scored_again(command, worl
     assert all(after[shard] == shard.read_bytes() for shard in out.glob("rows-*"))
 
 
-def test_an_image_that_was_missing_is_scored_when_it_is_there(command, world, tmp_path):
-    arguments = ("score", "--manifest", world / "pairs.csv", "--out", f"{tmp_path / 'scores'}/", *FAST)
-    shutil.move(world / "9.png", tmp_path / "9.png")
+def test_a_missing_image_is_scored_once_it_exists(command, inputs, tmp_path):
+    arguments = ("score", "--manifest", inputs / "pairs.csv", "--out", f"{tmp_path / 'scores'}/", *FAST)
+    shutil.move(inputs / "9.png", tmp_path / "9.png")
     assert command(*arguments).returncode == 1
-    shutil.move(tmp_path / "9.png", world / "9.png")
+    shutil.move(tmp_path / "9.png", inputs / "9.png")
     done = command(*arguments, "--json")
     assert done.returncode == 0
     summary = json.loads(done.stdout)
@@ -298,8 +298,8 @@ def test_an_image_that_was_missing_is_scored_when_it_is_there(command, world, tm
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "\xff"])
-def test_settings_of_an_earlier_run_that_cannot_be_read_are_named(command, world, tmp_path, content):
-    arguments = begun(command, world, tmp_path / "scores")
+def test_settings_of_an_earlier_run_that_cannot_be_read_are_named(command, inputs, tmp_path, content):
+    arguments = begun(command, inputs, tmp_path / "scores")
     file = tmp_path / "scores" / ".bulk-run.json"
     file.write_text(content, encoding="latin-1")
     done = command(*arguments)
@@ -311,15 +311,15 @@ def test_settings_of_an_earlier_run_that_cannot_be_read_are_named(command, world
 # Names
 
 
-def test_a_file_name_that_is_no_utf8_may_have_an_error(command, world, tmp_path):
+def test_a_non_utf8_file_name_can_have_an_error_row(command, inputs, tmp_path):
     name = os.fsdecode(b"caf\xe9.png")
     try:
-        shutil.copy(world / "0.png", world / name)
+        shutil.copy(inputs / "0.png", inputs / name)
     except OSError:
         pytest.skip("the file system wants UTF-8")
     for form in ("parquet", "csv"):
         out = tmp_path / f"scores.{form}"
-        assert command("score", "--folder", world, "--out", out, *FAST).returncode == 1
+        assert command("score", "--folder", inputs, "--out", out, *FAST).returncode == 1
         rows = pyarrow.parquet.read_table(out).to_pylist() if form == "parquet" else rows_of(out)
         assert rows[-1]["image"] == "caf\\udce9.png"
         assert rows[-1]["error"] == "no prompt: caf\\udce9.txt is not there"

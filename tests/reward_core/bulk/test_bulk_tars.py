@@ -6,7 +6,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from bulk_world import FAST, NOT_READ, READ, keep_first_shard, make_images, rows_of
+from bulk_inputs import FAST, NOT_READ, READ, keep_first_shard, make_images, rows_of
 from PIL import Image, features
 
 pytest.importorskip("webdataset")
@@ -50,7 +50,7 @@ def cut_in_a_header(tar: Path) -> bytes:
 
 @pytest.mark.parametrize("zipped", [False, True], ids=["plain", "gz"])
 @pytest.mark.parametrize("damage", [bit_flipped, cut_in_a_header])
-def test_what_is_lost_behind_a_damaged_header_is_reported(command, images, tmp_path, damage, zipped):
+def test_samples_lost_after_a_damaged_header_are_reported(command, images, tmp_path, damage, zipped):
     import gzip
 
     tar = write_tar(tmp_path / "a.tar", samples(images, range(COUNT)))
@@ -88,7 +88,7 @@ def test_a_changed_tar_of_the_same_size_is_refused_and_a_copy_is_not(command, im
     assert command(*arguments).returncode == 0
 
 
-def test_a_prompt_is_found_by_the_rest_of_its_images_name(command, images, tmp_path):
+def test_a_prompt_file_is_found_by_its_image_file_name(command, images, tmp_path):
     files = [
         ("photo.v2.png", images[0]),
         ("photo.v2.txt", b"a dog"),
@@ -108,7 +108,7 @@ def test_a_prompt_is_found_by_the_rest_of_its_images_name(command, images, tmp_p
     assert rows[2]["error"] == "no prompt"  # which of the two is not known
 
 
-def test_texts_with_a_mark_of_their_bytes_order_and_json_nested_too_deeply(command, images, tmp_path):
+def test_texts_with_a_byte_order_mark_and_deeply_nested_json(command, images, tmp_path):
     files = [
         ("0.png", images[0]),
         ("0.txt", b"\xef\xbb\xbfa dog"),
@@ -185,7 +185,7 @@ def test_images_that_share_a_sample_with_a_scored_one_are_counted_and_named(comm
     assert repr(extra) in done.stderr
 
 
-def test_images_that_are_not_asked_for_are_not_counted(command, images, tmp_path):
+def test_images_not_requested_are_not_counted(command, images, tmp_path):
     names = ("a.png", "a.mask.jpg", "a.txt")
     files = [(name, b"a cat" if name == "a.txt" else images[0]) for name in names]
     tar, out = write_tar(tmp_path / "a.tar", files), tmp_path / "scores.jsonl"

@@ -92,7 +92,7 @@ def test_ties_keep_the_order_of_the_arguments(command, folder, images, tmp_path)
     assert [(result["place"], result["image"]) for result in results] == list(enumerate(copies, start=1))
 
 
-def test_brackets_and_colons_are_shown_as_they_are(command, folder, images, tmp_path):
+def test_brackets_and_colons_are_shown_unchanged(command, folder, images, tmp_path):
     image = shutil.copy(images[0], tmp_path / "a[bold]b[1].png")
     done = command("rank", "a [red] house [/] :cat:", image, "--model", folder)
     assert (done.returncode, done.stderr) == (0, "")
@@ -214,7 +214,7 @@ def test_score_finds_the_images_of_an_id(command, model, folder, parity, tmp_pat
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere file names are Unicode")
 @pytest.mark.parametrize("extension", [".json", ".csv", ".parquet"])
-def test_a_file_name_that_is_no_utf8_is_scored_and_written(run, folder, parity, tmp_path, extension):
+def test_a_non_utf8_file_name_is_scored_and_written(run, folder, parity, tmp_path, extension):
     if extension == ".parquet":
         pytest.importorskip("pyarrow")
     name = os.fsdecode(b"caf\xe9.png")
@@ -333,13 +333,13 @@ def test_wrong_arguments_are_named_and_nothing_is_written(
     [(), ("rank",), ("rank", PROMPT), ("score",), ("convert",), ("paint",), ("models", "--json")],
     ids=str,
 )
-def test_incomplete_commands_are_wrong_usage(command, arguments):
+def test_incomplete_commands_are_usage_errors(command, arguments):
     done = command(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("usage: ")
 
 
-def test_a_model_that_cannot_be_had_offline_is_one_clear_error(run, images, tmp_path):
+def test_an_unavailable_model_offline_is_one_clear_error(run, images, tmp_path):
     done = run("rank", PROMPT, *images, env={"HF_HOME": str(tmp_path)})
     assert (done.returncode, done.stdout) == (2, "")
     assert "ImageReward.pt" in done.stderr
@@ -514,7 +514,7 @@ def test_a_long_prompt_is_one_warning_that_names_what_is_not_read(command, model
     assert repr(dropped) in line
 
 
-def test_warnings_of_others_are_as_before_after_a_command(command, folder, images):
+def test_a_command_restores_the_warning_filters(command, folder, images):
     before = warnings.showwarning
     done = command("rank", "", images[0], "--model", folder)
     assert done.stderr.startswith("reward-core: warning: empty prompt")

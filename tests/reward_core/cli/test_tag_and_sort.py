@@ -95,7 +95,7 @@ def test_tag_dry_run_and_another_key(command, folder):
     assert read_score(folder / "a.png", "My Score") is not None
 
 
-def test_tag_names_what_it_cannot_do_and_goes_on(command, folder):
+def test_tag_reports_failures_and_continues(command, folder):
     (folder / "cut.png").write_bytes((folder / "a.png").read_bytes()[:-40])
     Image.new("RGB", (8, 8)).save(folder / "plain.png")
     frames = [Image.new("RGB", (16, 16), color) for color in ("red", "blue")]
@@ -140,7 +140,7 @@ def test_tag_huge_images(command, folder, monkeypatch):
         (["--prompt", "x", "--model", "tiny", "--key", "a, b"], "name of a score"),
     ],
 )
-def test_tag_wrong_usage(command, folder, arguments, word):
+def test_tag_usage_errors(command, folder, arguments, word):
     done = command("tag", folder, *arguments)
     assert done.returncode == 2
     assert word in done.stderr
@@ -151,7 +151,7 @@ def test_tag_an_empty_folder(command, tmp_path):
     assert (done.returncode, "no PNG, JPEG or WebP" in done.stderr) == (2, True)
 
 
-def test_tag_what_a_star_in_the_shell_gives(command, folder):
+def test_tag_accepts_shell_globs(command, folder):
     """Folders without images are named, captions passed over, and all else is done."""
     (folder / "empty").mkdir()
     (folder / "c.txt").write_text("a green ring")
@@ -164,7 +164,7 @@ def test_tag_what_a_star_in_the_shell_gives(command, folder):
     assert all(read_score(folder / name, TINY_KEY) is not None for name in ("a.png", "b.jpg", "c.webp"))
 
 
-def test_tag_a_second_models_opinion_twice(command, folder):
+def test_tag_writes_a_second_models_score_once(command, folder):
     for _ in range(2):
         done = command("tag", folder, "--prompt-from-metadata", "--model", "tiny", "--key", "HPSv2.1")
         assert done.returncode == 0, done.stderr
@@ -187,7 +187,7 @@ def tree(folder):
     return {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
 
 
-def test_sort_shows_and_does_nothing_by_default(command, scored):
+def test_sort_only_shows_the_plan_by_default(command, scored):
     before = tree(scored)
     done = command("sort", scored, "--into", "best,rest", "--top", "10%")
     assert done.returncode == 0
@@ -221,7 +221,7 @@ def test_sort_moves_by_shares_numbers_and_thresholds(command, scored, into, cut,
     assert not list(scored.glob("*.png"))
 
 
-def test_sort_goes_on_where_it_was_interrupted(command, scored):
+def test_sort_resumes_after_an_interruption(command, scored):
     (scored / "best").mkdir()
     (scored / "rest").mkdir()
     os.rename(scored / "p0.png", scored / "best/p0.png")
@@ -273,7 +273,7 @@ def test_sort_finishes_a_move_that_was_killed_between_its_two_steps(command, sco
 
 
 @pytest.mark.parametrize("option", ["--move", "--copy"])
-def test_sort_takes_captions_along(command, scored, option):
+def test_sort_moves_captions_with_images(command, scored, option):
     for name in ("p0", "p5"):
         (scored / f"{name}.txt").write_text(name)
     Image.new("RGB", (8, 8)).save(scored / "p5.jpg")  # of the same name: the caption is both's
@@ -284,7 +284,7 @@ def test_sort_takes_captions_along(command, scored, option):
     assert len(list(scored.glob("*.txt"))) == (0 if option == "--move" else 2)
 
 
-def test_sort_moves_links_that_go_on_leading_there(command, scored, tmp_path):
+def test_sort_keeps_moved_links_valid(command, scored, tmp_path):
     folder = tmp_path / "links"
     folder.mkdir()
     os.symlink("../p3.png", folder / "a.png")
@@ -310,7 +310,7 @@ def test_sort_never_overwrites(command, scored):
 
 
 @pytest.mark.parametrize("option", ["--move", "--copy"])
-def test_sort_where_files_cannot_be_linked(command, scored, monkeypatch, option):
+def test_sort_where_hard_links_are_not_supported(command, scored, monkeypatch, option):
     def refused(*arguments):
         raise OSError(1, "Operation not permitted")  # as on FAT
 
@@ -385,14 +385,14 @@ def test_sort_by_a_file_of_scores(command, tmp_path, tiny):
         (["--into", "a,b", "--top", "1", "--move", "--copy"], "not allowed"),
     ],
 )
-def test_sort_wrong_usage(command, scored, arguments, word):
+def test_sort_usage_errors(command, scored, arguments, word):
     done = command("sort", scored, *arguments)
     assert done.returncode == 2
     assert word in done.stderr
     assert len(tree(scored)) == 10
 
 
-def test_both_as_processes_of_their_own(run, folder):
+def test_refl_and_original_as_subprocesses(run, folder):
     done = run("tag", folder, "--prompt-from-metadata", "--model", "tiny")
     assert done.returncode == 0, done.stderr
     done = run("sort", folder, "--into", "best,rest", "--top", "1", "--move")
@@ -441,7 +441,7 @@ def test_tag_then_sort_needs_no_more_options_for_a_local_model(command, folder, 
 
 
 @pytest.mark.parametrize("option", [[], ["--skip-tagged"]])
-def test_another_models_score_is_overwritten_on_request_only(command, folder, option):
+def test_another_models_score_is_overwritten_only_with_overwrite(command, folder, option):
     tag = ("tag", folder, "--prompt-from-metadata", "--key", "My Score", "--model")
     command("tag", folder / "a.png", folder / "b.jpg", *tag[2:], "tiny")
     before = {name: read_score(folder / name, "My Score") for name in ("a.png", "b.jpg")}
@@ -476,7 +476,7 @@ def test_two_local_models_of_the_same_name_are_distinguished(command, folder, tm
     assert "3 carried a score already" in done.stdout
 
 
-def test_scores_of_the_webui_stay_and_can_be_sorted_by(command, folder):
+def test_webui_scores_are_kept_and_usable_for_sorting(command, folder):
     for image in folder.iterdir():
         write_score(image, SCORE_KEY, 1.2345)  # as the extension does: without a model
     done = command("tag", folder, "--prompt-from-metadata", "--model", "tiny", "--key", SCORE_KEY)
@@ -585,7 +585,7 @@ def test_sort_per_prompt_takes_the_best_of_each(command, prompted, top, best):
         assert len(list((prompted / "rest").iterdir())) == 8 - len(best)
 
 
-def test_sort_goes_by_the_prompt_that_was_scored(command, folder):
+def test_sort_uses_the_scored_prompt(command, folder):
     """Not by the images' own: one prompt was given for all."""
     assert read_prompt(folder / "a.png").text != read_prompt(folder / "b.jpg").text
     tag = ("tag", folder, "--model", "tiny")
@@ -599,7 +599,7 @@ def test_sort_goes_by_the_prompt_that_was_scored(command, folder):
     assert "3 different prompts" in command("sort", folder, *SORT).stderr
 
 
-def test_sort_by_a_file_goes_by_its_prompts(command, scored):
+def test_sort_by_a_file_uses_its_prompts(command, scored):
     out = scored / "scores.csv"
     rows = [f"p{i}.png,{'first' if i < 5 else 'second'},{1 - i / 10}" for i in range(10)]
     out.write_text("\n".join(["image,prompt,score", *rows]))

@@ -87,7 +87,7 @@ def test_the_demo_ranks_and_draws(tmp_path):
         assert len(sheet.convert("RGB").getcolors(2**24)) > 1000
 
 
-def test_the_demo_names_a_folder_that_is_not_there(tmp_path):
+def test_the_demo_names_a_missing_folder(tmp_path):
     command = [sys.executable, "-m", "reward_core.demo", "--out", tmp_path / "none" / "sheet.png"]
     done = subprocess.run(command, capture_output=True, encoding="utf-8")
     assert done.returncode == 2

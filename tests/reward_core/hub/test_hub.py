@@ -167,7 +167,7 @@ def test_the_default_model_comes_from_the_hub_and_then_from_the_cache(hub, comma
     assert again == [pytest.approx(50)] * 2
 
 
-def test_the_former_name_serves_where_the_present_one_is_gone(hub, script, parity, tmp_path):
+def test_the_former_repository_name_is_a_fallback(hub, script, parity, tmp_path):
     """The file is of another size, which only shows once it was downloaded."""
     files = {"ImageReward.pt": (parity / "state_dict.pt").read_bytes()}
     hub.repos["THUDM/ImageReward"] = {"main": files, "without": {"README.md": b""}}
@@ -294,7 +294,7 @@ out["registered"] = failure(RM.load, "ImageReward-v1.0")
 # No network
 
 
-def test_without_a_network_the_command_names_the_way_out(hub, command, parity):
+def test_without_a_network_the_command_suggests_a_solution(hub, command, parity):
     """Offline mode, a hub that cannot be reached, and a proxy that lets nothing through."""
     rank = ["rank", "x", parity / "images" / "rgb.png"]
     nobody = Hub()
@@ -316,7 +316,7 @@ def test_without_a_network_the_command_names_the_way_out(hub, command, parity):
 # The vocabulary
 
 
-def test_the_vocabulary_beside_the_weights_or_else_the_hubs(hub, script, parity, local_score, only_weights):
+def test_the_local_vocabulary_comes_before_the_hub_vocabulary(hub, script, parity, local_score, only_weights):
     hub.repos["bert-base-uncased"] = {"main": {"vocab.txt": (parity / "vocab.txt").read_bytes()}}
     code = "out = [score(RM.load(path, device='cpu')) for path in given]"
     out, _ = script(hub.address, code, [parity / "state_dict.pt", only_weights])
@@ -332,7 +332,7 @@ def test_the_vocabulary_beside_the_weights_or_else_the_hubs(hub, script, parity,
 # Uploads
 
 
-def test_a_pushed_model_comes_back(hub, script, parity, saved, local_score):
+def test_a_pushed_model_can_be_loaded(hub, script, parity, saved, local_score):
     hub.refusals = {"someone/foreign": (401, None), "someone/silent": (0, None)}
     code = """
 model = RM.load(given, device="cpu")
@@ -378,7 +378,7 @@ def test_the_example_accepts_only_the_published_images(hub, command, parity, tmp
     assert EXAMPLE_PROMPT not in done.stderr
 
 
-def test_the_baseline_names_its_address(hub, script, parity, tmp_path):
+def test_a_missing_baseline_names_its_url(hub, script, parity, tmp_path):
     """Its web server is reached through a proxy that refuses (this server knows no CONNECT)."""
     weights = tmp_path / "root" / "model_large.pth"
     weights.parent.mkdir()
@@ -401,7 +401,7 @@ out["here"] = failure(RM.load_score, "BLIP", download_root=given)
     assert out["here"][0] == "KeyMismatchError"  # the file that lies there was read
 
 
-def test_a_web_file_is_whole_or_absent(hub, tmp_path):
+def test_a_downloaded_file_is_complete_or_absent(hub, tmp_path):
     hub.web["/weights.pth"] = content = bytes(range(256)) * 1000
     hub.dropped["/weights.pth"] = 128_000
     file = WebFile(f"{hub.address}/weights.pth", "weights.pth")

@@ -62,7 +62,7 @@ def difference(a, b):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_those_that_stay_come_out_as_if_none_had_been_dropped(load, name):
+def test_remaining_candidates_are_unaffected_by_dropping(load, name):
     pipe, scorer = load(name), Brightness()
     full = best_of(pipe, PROMPTS, 4, scorer, **call_of(name))
     plan = DropPlan(at=(1 / 3, 2 / 3), keep=(0.5, 0.25))
@@ -100,7 +100,7 @@ SCHEDULERS = [
 
 
 @pytest.mark.parametrize(("scheduler", "options", "call"), SCHEDULERS, ids=[s[0] for s in SCHEDULERS])
-def test_schedulers_with_memory_or_fresh_noise(load, scheduler, options, call):
+def test_multistep_and_stochastic_schedulers(load, scheduler, options, call):
     pipe, scorer = load("sd", scheduler, **options), Brightness()
     call = {**call_of("sd"), **call}
     full = best_of(pipe, PROMPTS[0], 4, scorer, **call)
@@ -122,8 +122,12 @@ def test_the_clean_latents_are_read_by_the_schedulers_own_definition_of_noise(lo
     x0, noise = torch.randn(2, 3, 4, 8, 8, generator=torch.Generator().manual_seed(0)).unbind()
     t = made.timesteps[0]
     x = made.add_noise(x0, noise, t.repeat(3))
-    kept = float(made.alphas_cumprod[int(t)])
-    output = {"epsilon": noise, "v_prediction": kept**0.5 * noise - (1 - kept) ** 0.5 * x0, "sample": x0}
+    alpha_cumprod = float(made.alphas_cumprod[int(t)])
+    output = {
+        "epsilon": noise,
+        "v_prediction": alpha_cumprod**0.5 * noise - (1 - alpha_cumprod) ** 0.5 * x0,
+        "sample": x0,
+    }
     # 1e-3: at the noisiest step rounding of the latents is divided by alpha = 0.07.
     torch.testing.assert_close(predicted_clean(made, output[prediction], t, x), x0, atol=1e-3, rtol=1e-3)
 
@@ -148,8 +152,8 @@ def test_a_seed_is_the_same_image_in_any_batch_and_in_the_pipeline_itself(load):
         assert all(difference(x.image, y.image) <= LEVELS for x, y in zip(a.candidates, b.candidates))
         assert a.best.reward == max(a.rewards)
         assert a.best.image is not None
-        alone = pipe(a.prompt, generator=torch.Generator("cpu").manual_seed(a.best.seed), **call).images[0]
-        assert difference(a.best.image, alone) <= LEVELS
+        separate = pipe(a.prompt, generator=torch.Generator("cpu").manual_seed(a.best.seed), **call).images[0]
+        assert difference(a.best.image, separate) <= LEVELS
 
 
 def test_later_batches_compete_with_earlier_ones(load):
@@ -166,7 +170,7 @@ def test_later_batches_compete_with_earlier_ones(load):
     assert result.candidates[predicted.index(max(predicted))].reward is not None
 
 
-def test_the_denoiser_computes_less(load):
+def test_dropping_candidates_saves_denoiser_calls(load):
     pipe, scorer = load("sdxl"), Brightness()
     prompts = [PROMPTS[0]] * 4
     with EarlyDropping(pipe, prompts, scorer, DropPlan(at=(0.5,), keep=(0.25,))) as drop:
@@ -179,7 +183,7 @@ def test_the_denoiser_computes_less(load):
     assert "step" not in vars(pipe.scheduler)
 
 
-def test_an_error_on_the_way_leaves_the_pipeline_as_it_was(load):
+def test_an_error_during_the_call_restores_the_pipeline(load):
     pipe = load("sd")
 
     class Broken:
@@ -210,7 +214,7 @@ def test_memory_that_runs_out_halves_the_batch(load, monkeypatch):
     assert [len(c.predictions) for c in result.candidates] == [1] * 5
 
 
-def test_images_the_safety_checker_blacked_out_win_nothing(load):
+def test_images_blacked_out_by_the_safety_checker_never_win(load):
     pipe = load("sd")
     pipe.run_safety_checker = lambda image, device, dtype: (image, [True, False, True])
     result = best_of(pipe, PROMPTS[0], 3, Brightness(), **call_of("sd"))
@@ -254,7 +258,7 @@ def test_earlier_predictions_that_are_not_finite_are_refused():
         PredictedRewards().enter(["a", "a"], 3, [1.0, math.nan])
 
 
-def test_rewards_of_other_shapes_are_accepted_or_refused_by_name(load):
+def test_rewards_of_other_tensor_shapes_are_accepted_or_refused_by_name(load):
     pipe, call = load("sd"), {**call_of("sd"), "num_inference_steps": 1, "guidance_scale": 1.0}
     expected = best_of(pipe, PROMPTS[0], 2, Brightness(), **call).rewards
     for change in (
@@ -335,7 +339,7 @@ def embeddings(pipe, prompts, negative="grey"):
 
 @pytest.mark.parametrize("early", [None, DropPlan()], ids=["all finished", "early dropping"])
 @pytest.mark.parametrize("name", ["sd", "sdxl", "sd3", "flux"])
-def test_embeddings_take_the_place_of_the_prompts_they_were_made_of(load, name, early):
+def test_embeddings_replace_the_prompts(load, name, early):
     pipe, scorer = load(name), Brightness()
     call = {**call_of(name), "num_inference_steps": 2, "early": early, "batch_size": 3}
     if name == "flux":
@@ -348,8 +352,8 @@ def test_embeddings_take_the_place_of_the_prompts_they_were_made_of(load, name, 
     for one, other in zip(expected, found):
         assert [c.dropped for c in one.candidates] == [c.dropped for c in other.candidates]
         assert difference(one.best.image, other.best.image) <= LEVELS
-    alone = best_of(pipe, PROMPTS[1], 2, scorer, **call, **embeddings(pipe, PROMPTS[1:]))
-    assert difference(alone.best.image, found[1].best.image) <= LEVELS
+    separate = best_of(pipe, PROMPTS[1], 2, scorer, **call, **embeddings(pipe, PROMPTS[1:]))
+    assert difference(separate.best.image, found[1].best.image) <= LEVELS
 
 
 def test_prompts_longer_than_the_tokenizer_takes(load):
@@ -376,7 +380,7 @@ def test_negative_embeddings_of_one_row_serve_all_prompts(load):
         assert difference(one.best.image, other.best.image) <= LEVELS
 
 
-def test_embeddings_for_another_number_of_prompts_are_refused(load):
+def test_embeddings_must_match_the_number_of_prompts(load):
     pipe, scorer = load("sd"), Brightness()
     made = embeddings(pipe, PROMPTS)
     for prompts, change, words in (
@@ -391,7 +395,7 @@ def test_embeddings_for_another_number_of_prompts_are_refused(load):
     assert not scorer.calls
 
 
-def test_pipelines_that_tell_no_number_of_steps():
+def test_pipelines_without_a_step_count():
     pipe, scorer = pixart(), Brightness()
     pipe.set_progress_bar_config(disable=True)
     call = {"height": 32, "width": 32, "num_inference_steps": 2, "use_resolution_binning": False}
@@ -402,7 +406,7 @@ def test_pipelines_that_tell_no_number_of_steps():
         best_of(pipe, PROMPTS[0], 2, scorer, early=DropPlan(), **call)
 
 
-def test_wrong_use_is_reported(load):
+def test_invalid_use_is_reported(load):
     pipe, scorer = load("sd"), Brightness()
     for bad, word in (
         ({"n": 0}, "at least 1"),
@@ -443,8 +447,8 @@ def test_schedulers_that_cannot_be_followed_are_refused_at_once(load, scheduler)
     assert "step" not in vars(pipe.scheduler)
 
 
-def test_history_keeps_the_share_it_is_reported():
+def test_history_keeps_the_requested_share():
     history = PredictedRewards()
     history.enter(["a"] * 4 + ["b"], 3, [1.0, 2.0, 3.0, 4.0, 0.0])
-    assert [history.goes_on("a", 3, r, 0.5) for r in (1.0, 2.0, 3.0, 4.0)] == [False, False, True, True]
-    assert history.goes_on("b", 3, 0.0, 0.1)
+    assert [history.survives("a", 3, r, 0.5) for r in (1.0, 2.0, 3.0, 4.0)] == [False, False, True, True]
+    assert history.survives("b", 3, 0.0, 0.1)

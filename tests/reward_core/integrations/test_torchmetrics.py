@@ -55,7 +55,7 @@ def test_the_value_is_the_mean_of_the_models_rewards(tiny, batches):
     torch.testing.assert_close(each.compute(), rewards, atol=1e-5, rtol=1e-5)
 
 
-def test_images_in_any_form(tiny, batches, tmp_path):
+def test_images_in_every_accepted_form(tiny, batches, tmp_path):
     images, prompts = batches[0]
     files = []
     for i, image in enumerate(images):
@@ -94,9 +94,9 @@ def test_images_in_any_form(tiny, batches, tmp_path):
 def test_forward_is_the_batchs_value_and_adds_to_the_whole(tiny, batches, reduction):
     metric = RewardScore(tiny, reduction=reduction)
     for images, prompts in batches:
-        alone = RewardScore(tiny, reduction=reduction)
-        alone.update(images, prompts)
-        torch.testing.assert_close(metric(images, prompts), alone.compute(), atol=1e-6, rtol=1e-6)
+        separate = RewardScore(tiny, reduction=reduction)
+        separate.update(images, prompts)
+        torch.testing.assert_close(metric(images, prompts), separate.compute(), atol=1e-6, rtol=1e-6)
     rewards = expected(tiny, batches)
     whole = rewards.mean() if reduction == "mean" else rewards
     torch.testing.assert_close(metric.compute(), whole, atol=1e-5, rtol=1e-5)
@@ -130,8 +130,8 @@ def test_reset_clone_pickle_merge_and_state_dict(tiny, batches, reduction):
     metric.reset()
     assert metric.update_count == 0
     metric.update(more, more_prompts)
-    alone = expected(tiny, batches[1:2])
-    torch.testing.assert_close(metric.compute(), alone.mean() if reduction == "mean" else alone)
+    separate = expected(tiny, batches[1:2])
+    torch.testing.assert_close(metric.compute(), separate.mean() if reduction == "mean" else separate)
 
 
 def test_a_named_model_is_pickled_by_name_and_moved_along(batches):
@@ -163,7 +163,7 @@ def test_constants_cannot_be_changed_and_hash_differs(tiny):
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
-def test_it_is_differentiable(tiny, reduction):
+def test_the_metric_is_differentiable(tiny, reduction):
     pixels = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0), requires_grad=True)
     metric = RewardScore(tiny, reduction=reduction)
     value = metric(pixels, PROMPTS[:2])
@@ -180,7 +180,7 @@ def test_it_is_differentiable(tiny, reduction):
     assert not metric.compute().requires_grad
 
 
-def test_in_a_collection(tiny, batches):
+def test_the_metric_works_in_a_metric_collection(tiny, batches):
     metrics = torchmetrics.MetricCollection(
         {"mean": RewardScore(tiny), "each": RewardScore(tiny, reduction="none")}
     )
@@ -213,7 +213,7 @@ def test_one_models_value_is_not_anothers_in_a_collection(tiny, batches):
     assert {k: float(v) for k, v in metrics.compute().items()} == {"a": 1.0, "b": 2.0}
 
 
-def test_other_options_of_torchmetrics(tiny, batches):
+def test_torchmetrics_options(tiny, batches):
     rewards = expected(tiny, batches)
     metric = RewardScore(tiny, reduction="none", compute_on_cpu=True)
     half = RewardScore(tiny).set_dtype(torch.float64)

@@ -65,7 +65,7 @@ def test_legacy_encodings_in_png_are_refused(tmp_path, encoding):
         (b"", "utf-8"),
     ],
 )
-def test_user_comments_in_other_encodings_than_their_code_says(tmp_path, code, encoding):
+def test_user_comments_whose_encoding_differs_from_their_code(tmp_path, code, encoding):
     sample_image().save(tmp_path / "a.jpg", exif=user_comment(JAPANESE + SETTINGS, encoding, code))
     assert read_prompt(tmp_path / "a.jpg").text == JAPANESE
     write_score(tmp_path / "a.jpg", SCORE_KEY, 0.5)
@@ -73,7 +73,7 @@ def test_user_comments_in_other_encodings_than_their_code_says(tmp_path, code, e
     assert read_score(tmp_path / "a.jpg", SCORE_KEY) == 0.5
 
 
-def test_a_negative_prompt_in_an_unknown_encoding_is_kept_and_does_no_harm(tmp_path):
+def test_a_negative_prompt_in_an_unknown_encoding_is_kept_unchanged(tmp_path):
     content = b"a boat\nNegative prompt: " + "青い船".encode("shift-jis") + b"\nSteps: 20, Seed: 1"
     exif = user_comment("", "ascii", b"ASCII\0\0\0" + content)
     sample_image().save(tmp_path / "a.jpg", exif=exif)

@@ -49,8 +49,8 @@ def test_the_score_is_the_last_of_the_webuis_settings(tmp_path, suffix, options)
     write_score(path, SCORE_KEY, 0.58123)
     name = "parameters" if suffix == ".png" else "UserComment"
     assert read_texts(path)[name] == INFOTEXT + ", ImageReward Score: 0.5812"
-    gone, come = changed_parts(before, parts(path))
-    assert len(gone) == len(come) == 1  # the text's own part
+    removed, added = changed_parts(before, parts(path))
+    assert len(removed) == len(added) == 1  # the text's own part
     assert pixels(path) == old_pixels
     with Image.open(path) as image:  # as others read it
         if suffix == ".png":
@@ -68,16 +68,16 @@ def test_the_score_is_the_last_of_the_webuis_settings(tmp_path, suffix, options)
 
 
 @pytest.mark.parametrize(("suffix", "options"), KINDS, ids=IDS)
-def test_images_without_settings_get_a_text_of_their_own(tmp_path, suffix, options):
+def test_images_without_settings_get_their_own_text(tmp_path, suffix, options):
     path = save(tmp_path / f"a{suffix}", **options)
     before, old_pixels = parts(path), pixels(path)
     assert read_score(path, SCORE_KEY) is None
     write_score(path, SCORE_KEY, -0.5)
-    gone, come = changed_parts(before, parts(path))
-    assert [kind for kind, _ in come] == {
+    removed, added = changed_parts(before, parts(path))
+    assert [kind for kind, _ in added] == {
         ".png": [b"tEXt"], ".jpg": [0xE1], ".webp": [b"VP8X", b"XMP "],
     }[suffix]  # fmt: skip
-    assert not [kind for kind, _ in gone if kind != b"VP8X"]
+    assert not [kind for kind, _ in removed if kind != b"VP8X"]
     assert pixels(path) == old_pixels
     assert read_score(path, SCORE_KEY) == -0.5
     write_score(path, SCORE_KEY, 1.25)
@@ -108,7 +108,7 @@ def test_transparent_webp_without_a_header_keeps_its_transparency(tmp_path):
             assert changed.mode == "RGBA"
 
 
-def test_what_else_a_file_holds_stays(tmp_path):
+def test_other_contents_of_a_file_are_preserved(tmp_path):
     profile = Image.new("RGB", (1, 1)).info.get("icc_profile") or b"\0" * 128 + b"profile"
     xmp = (
         b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
@@ -129,8 +129,8 @@ def test_what_else_a_file_holds_stays(tmp_path):
         assert path.read_bytes().endswith(b"trailing bytes")
         assert b"a blue &amp; red ring" in path.read_bytes()
         if name == "a.jpg":
-            gone, come = changed_parts(before, parts(path))
-            assert len(gone) == len(come) == 1
+            removed, added = changed_parts(before, parts(path))
+            assert len(removed) == len(added) == 1
         else:
             after = path.read_bytes()
             offset = before.index(b"XMP ")
@@ -149,8 +149,8 @@ def test_texts_in_every_chunk_of_png(tmp_path):
     sample_image().save(tmp_path / "a.png", pnginfo=info, dpi=(72, 72), transparency=(1, 2, 3))
     before = parts(tmp_path / "a.png")
     write_score(tmp_path / "a.png", SCORE_KEY, 0.3)
-    (gone,), (come,) = changed_parts(before, parts(tmp_path / "a.png"))
-    assert gone[0] == come[0] == b"iTXt"
+    (removed,), (added,) = changed_parts(before, parts(tmp_path / "a.png"))
+    assert removed[0] == added[0] == b"iTXt"
     with Image.open(tmp_path / "a.png") as image:
         text = image.info["parameters"]
         assert (text.lang, text.tkey) == ("en", "Parameter")
@@ -201,7 +201,7 @@ def test_comments_in_other_encodings(tmp_path):
             assert image.getexif()[0x010E] == "behind it"
 
 
-def test_times_and_permissions_stay_and_links_go_on_leading_there(tmp_path):
+def test_times_permissions_and_links_are_preserved(tmp_path):
     path = save(tmp_path / "a.png", {"parameters": INFOTEXT})
     os.chmod(path, 0o640)
     os.utime(path, (1_000_000_000, 1_100_000_000))
@@ -236,7 +236,7 @@ def damaged(tmp_path):
     return {**words, "moving.png": "animation", "moving.webp": "animation"}
 
 
-def test_damaged_and_animated_files_are_refused_and_left(tmp_path):
+def test_damaged_and_animated_files_are_refused_and_unchanged(tmp_path):
     for name, word in damaged(tmp_path).items():
         before = (tmp_path / name).read_bytes()
         with pytest.raises(ImageError, match=word):
@@ -260,7 +260,7 @@ CIVITAI = json.dumps({"prompt": "a", "infotext": "a Steps: 20, Sampler: Euler, S
 
 
 @pytest.mark.parametrize("text", [SWARM, CIVITAI, "subject: cat, style: oil painting, mood: dark"])
-def test_what_only_looks_like_settings_is_left_alone(tmp_path, text):
+def test_text_that_only_resembles_settings_is_unchanged(tmp_path, text):
     path = save(tmp_path / "a.png", {"parameters": text})
     before = read_prompt(path)
     write_score(path, SCORE_KEY, 0.5)
@@ -272,7 +272,7 @@ def test_what_only_looks_like_settings_is_left_alone(tmp_path, text):
     assert read_score(tmp_path / "a.jpg", SCORE_KEY) == 0.5
 
 
-def test_settings_with_more_behind_them_and_without_a_prompt(tmp_path):
+def test_settings_with_trailing_text_or_without_a_prompt(tmp_path):
     path = save(tmp_path / "a.png", {"parameters": INFOTEXT + "\nTemplate: a {red|blue} house"})
     assert read_prompt(path).text == PROMPT
     write_score(path, SCORE_KEY, 0.5)
@@ -326,7 +326,7 @@ def test_a_png_made_from_a_tagged_jpeg(tmp_path):
     assert read_score(tmp_path / "a.png", SCORE_KEY) == pytest.approx(0.9)
 
 
-def test_a_cameras_notes_that_point_outside_are_none_of_ours(tmp_path):
+def test_maker_notes_with_outside_offsets_are_ignored(tmp_path):
     exif = user_comment(INFOTEXT)
     exif.get_ifd(0x8769)[0x927C] = b"0123456789"
     sample_image().save(tmp_path / "a.jpg", exif=exif)
@@ -340,13 +340,13 @@ def test_a_cameras_notes_that_point_outside_are_none_of_ours(tmp_path):
     assert read_score(tmp_path / "a.jpg", SCORE_KEY) == 0.5
 
 
-def test_a_name_as_long_as_names_can_be(tmp_path):
+def test_a_file_name_of_the_maximum_length(tmp_path):
     path = save(tmp_path / ("猫" * 83 + ".png"))
     write_score(path, SCORE_KEY, 0.5)
     assert read_score(path, SCORE_KEY) == 0.5
 
 
-def test_a_text_that_unpacks_without_end_is_left_unread(tmp_path):
+def test_a_compressed_text_bomb_is_not_read(tmp_path):
     path = save(tmp_path / "a.png")
     data = path.read_bytes()
     bomb = b"parameters\0\0" + zlib.compress(b"a" * (65 * 1024 * 1024), 9)
@@ -357,7 +357,7 @@ def test_a_text_that_unpacks_without_end_is_left_unread(tmp_path):
     assert chunk in path.read_bytes()
 
 
-def test_the_file_is_whole_at_every_moment(tmp_path, monkeypatch):
+def test_the_file_is_complete_at_every_moment(tmp_path, monkeypatch):
     path = save(tmp_path / "a.png", {"parameters": INFOTEXT})
     before = path.read_bytes()
 
@@ -371,7 +371,7 @@ def test_the_file_is_whole_at_every_moment(tmp_path, monkeypatch):
     assert [file.name for file in tmp_path.iterdir()] == ["a.png"]
 
 
-def test_jpeg_of_a_progressive_and_a_cmyk_image(tmp_path):
+def test_progressive_and_cmyk_jpegs(tmp_path):
     for name, image, options in (
         ("a.jpg", sample_image().convert("CMYK"), {}),
         ("b.jpg", sample_image().convert("L"), {"progressive": True}),
@@ -435,7 +435,7 @@ def test_every_image_of_a_file_that_pillow_saved_stays_readable(tmp_path, option
     assert b"".join(indexed_images(path)) == path.read_bytes()
 
 
-def test_an_index_that_points_at_no_image_is_refused_and_a_cut_off_image_is_not(tmp_path):
+def test_an_index_pointing_outside_is_refused_but_a_truncated_image_is_not(tmp_path):
     path = tmp_path / "a.jpg"
     first, second = several_images(path)
     path.write_bytes(first)  # another program cut the second image off
@@ -458,7 +458,7 @@ CONTAINERS = {
 
 @pytest.mark.parametrize("form", CONTAINERS)
 @pytest.mark.parametrize("settings", [False, True])
-def test_the_length_of_a_motion_photos_image_stays_right(tmp_path, form, settings):
+def test_the_image_length_of_a_motion_photo_stays_correct(tmp_path, form, settings):
     path, video = tmp_path / "a.jpg", b"\0\0\0\x18ftypmp42" + b"v" * 500
     directory = (
         '<rdf:Description xmlns:Container="http://ns.google.com/photos/1.0/container/" '
@@ -494,7 +494,7 @@ def idot_png(path, texts=b""):
     return path
 
 
-def test_nothing_comes_between_apples_offsets_and_the_pixels(tmp_path):
+def test_apple_offsets_stay_valid(tmp_path):
     path = idot_png(tmp_path / "a.png")
     for score in (0.5, -12.25):
         write_score(path, SCORE_KEY, score, model="mine", prompt="a red circle")
@@ -543,7 +543,7 @@ def test_a_score_that_is_no_finite_number_is_neither_written_nor_read(tmp_path, 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
 @pytest.mark.parametrize("texts", [{}, {"parameters": INFOTEXT}], ids=["plain", "settings"])
-def test_a_score_says_its_model_and_its_prompt(tmp_path, suffix, texts):
+def test_a_stored_score_names_its_model_and_prompt(tmp_path, suffix, texts):
     path = save(tmp_path / f"a{suffix}", texts)
     old_pixels = pixels(path)
     write_score(path, "best Score", 0.5, model="best@12ab", prompt=f'{OTHER} & <b> "x"\nsecond \x01line')
@@ -564,7 +564,7 @@ def test_a_score_says_its_model_and_its_prompt(tmp_path, suffix, texts):
     assert sorted(read_score_keys(path)) == ["HPSv2.1", "best Score"]
 
 
-def test_a_png_made_from_a_tagged_jpeg_keeps_no_old_notes(tmp_path):
+def test_a_png_made_from_a_tagged_jpeg_drops_old_metadata(tmp_path):
     write_score(save(tmp_path / "a.jpg"), "My Score", 0.1, model="first", prompt="a blue square")
     with Image.open(tmp_path / "a.jpg") as image:
         info = PngImagePlugin.PngInfo()

@@ -102,7 +102,7 @@ def test_a_text_that_a_node_picks_at_random_is_refused(tmp_path, chooser):
     ],
     ids=lambda value: value["class_type"] if isinstance(value, dict) else value,
 )
-def test_a_text_with_nothing_to_pick_or_with_the_choice_beside_it_is_read(tmp_path, chooser, text):
+def test_a_text_without_alternatives_or_with_its_recorded_choice_is_read(tmp_path, chooser, text):
     assert read(tmp_path, sampled(n20=chooser)) == text
 
 
@@ -128,7 +128,7 @@ def test_braces_in_a_plain_encoder_are_words_but_in_the_editors_form_a_template(
     assert read_prompt(save(tmp_path / "c.png", {"workflow": json.dumps(workflow)})).text == "a red boat"
 
 
-def test_what_a_node_showed_while_the_image_was_made_is_the_prompt(tmp_path):
+def test_text_shown_by_a_node_during_generation_is_the_prompt(tmp_path):
     chooser = node("DPRandomGenerator", text="a {red|blue} boat", seed=5)
     shown = node("ShowText|pysssss", text=["20", 0], text_0="a red boat")
     assert read(tmp_path, sampled(n20=chooser, n21=shown)) == "a red boat"  # beside the way
@@ -169,7 +169,7 @@ def test_nodes_that_ask_a_service_for_an_image_have_the_prompt(tmp_path, kind, i
         read(tmp_path, written)
 
 
-def test_nodes_after_the_sampler_with_texts_of_their_own_do_not_count(tmp_path):
+def test_text_nodes_after_the_sampler_are_ignored(tmp_path):
     graph = sampled(n20=node("PrimitiveString", value="a boat"), n9=node("SaveImage", images=["30", 0]))
     for kind, inputs in (
         ("SAMSegment", {"prompt": "the sail", "seed": 1}),

@@ -82,9 +82,9 @@ def test_comfyuis_graph_leads_to_the_prompt(tmp_path, make):
     assert (found.text, found.source) == (WANTED, "prompt (ComfyUI)")
     before = parts(path)
     write_score(path, SCORE_KEY, 0.5)  # beside the graphs, not in them
-    gone, come = changed_parts(before, parts(path))
-    assert not gone
-    assert come == [(b"tEXt", b"tEXtImageReward Score\x000.5000" + come[0][1][-4:])]
+    removed, added = changed_parts(before, parts(path))
+    assert not removed
+    assert added == [(b"tEXt", b"tEXtImageReward Score\x000.5000" + added[0][1][-4:])]
 
 
 def test_comfyuis_other_forms(tmp_path):
@@ -137,7 +137,7 @@ def encoded(text):
         ("Anything else", {"model": ["4", 0], "x": ["31", 0]}, "a red house"),
     ],
 )
-def test_comfyuis_nodes_that_make_texts_of_texts(tmp_path, kind, inputs, read):
+def test_comfyui_nodes_that_combine_texts(tmp_path, kind, inputs, read):
     nodes = graph() | {
         "6": encoded(["30", 0]),
         "30": {"class_type": kind, "inputs": inputs},
@@ -196,7 +196,7 @@ def test_comfyuis_conditionings(tmp_path, kind, inputs, read):
         ("OllamaGenerate", {"prompt": "You are a writer of prompts"}, "no prompt"),
     ],
 )
-def test_comfyuis_texts_that_cannot_be_known(tmp_path, kind, inputs, words):
+def test_comfyui_texts_that_cannot_be_determined(tmp_path, kind, inputs, words):
     nodes = graph() | {
         "6": encoded(["30", 0]),
         "30": {"class_type": kind, "inputs": inputs},

@@ -161,7 +161,7 @@ def test_xmp_values_in_other_forms(tmp_path):
         assert read_prompt(tmp_path / "a.webp").text == "a <heron>"
 
 
-def test_fooocus_and_easy_diffusion_outside_png(tmp_path):
+def test_fooocus_and_easy_diffusion_in_jpeg_and_webp(tmp_path):
     sample_image().save(
         tmp_path / "a.jpg", exif=exif_with(0x9286, json.dumps({"prompt": "a heron", "steps": 30}))
     )
@@ -222,7 +222,7 @@ IMG-20200101-WA0001
 
 
 @pytest.mark.parametrize("field", ["jpeg comment", "png Description", "png Title"])
-def test_what_cameras_and_programs_leave_is_no_prompt(tmp_path, field):
+def test_text_left_by_cameras_and_programs_is_not_a_prompt(tmp_path, field):
     for text in BANNERS:
         with pytest.raises(ImageError, match="no prompt"):
             read_prompt(in_field(tmp_path, field, text))

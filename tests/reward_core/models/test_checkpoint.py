@@ -82,7 +82,7 @@ def test_loading_takes_a_prefix_and_a_wrapper(model, parity, tmp_path):
     assert RM.load(tmp_path / "last.pt", "cpu").score(PROMPT, image) == model.score(PROMPT, image)
 
 
-def test_the_originals_positional_call(model, parity, tmp_path):
+def test_the_positional_call_of_the_original(model, parity, tmp_path):
     med_config = tmp_path / "med_config.json"
     med_config.write_text(json.dumps(json.loads((parity / "config.json").read_text())["med_config"]))
     loaded = RM.load(str(parity / "state_dict.pt"), "cpu", str(tmp_path), str(med_config))

@@ -160,10 +160,10 @@ def test_clip_and_pickscore_equal_transformers(make, reference, images, scaled):
 @pytest.mark.filterwarnings("ignore::reward_core.errors.PromptTruncatedWarning")
 def test_features_serve_wherever_the_same_weights_are(make, reference, images):
     scorer = RM.load_score(make(), device="cpu")
-    kept = pickle.dumps((scorer.encode_prompts(PROMPTS), scorer.encode_images(images)))
+    pickled = pickle.dumps((scorer.encode_prompts(PROMPTS), scorer.encode_images(images)))
     expected = scorer.score_pairs(PROMPTS, images)
     again = RM.load_score(make(), device="cpu")
-    read, seen = pickle.loads(kept)
+    read, seen = pickle.loads(pickled)
     torch.testing.assert_close(again.score_pairs(read, seen), expected)
     state = {key: value + 0.01 * (value.ndim == 2) for key, value in reference.state_dict().items()}
     other = RM.load_score(make(state=state), device="cpu")

@@ -172,7 +172,7 @@ def test_imagerewarddb_killed_and_resumed(hub, start, prepare, tmp_path):
     assert "untied pairs" in done.stdout
 
 
-def test_what_comes_wrong_is_refused(hub, start, tmp_path):
+def test_invalid_inputs_are_refused(hub, start, tmp_path):
     """Each branch of the repository has one thing wrong."""
     good = small_imagerewarddb({"train": 4, "validation": 1, "test": 1}, broken=False)
     first = "images/train/train_1.zip"
@@ -319,7 +319,7 @@ def test_pairs_become_a_folder(command, tmp_path):
     assert "was prepared from another source" in done.stderr
 
 
-def test_images_that_are_files_stay_or_are_copied(command, tmp_path):
+def test_image_files_are_referenced_or_copied(command, tmp_path):
     source = tmp_path / "source"
     source.mkdir()
     for name in ("a", "b"):

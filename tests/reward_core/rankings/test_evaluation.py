@@ -62,7 +62,7 @@ def test_equal_scores_are_wrong():
     assert evaluate([ranked(1, 2)], rows(1, 1)).pooled_accuracy == 0
 
 
-def test_gaps_are_utilities_where_known_and_places_elsewhere():
+def test_gaps_use_utilities_if_known_and_ranks_otherwise():
     known = ranked(1, 2, 3, utilities=(0.9, 0.85, 0.1))
     result = evaluate([known, ranked(1, 3)], rows(3, 2, 1, 1, 2))
     assert {key: (share.pairs, share.accuracy) for key, share in result.by_gap.items()} == {
@@ -82,7 +82,7 @@ def test_faults_are_distinguished_against_faultless_images_only():
     assert result.by_objects["2"].pairs == result.pairs == 6
 
 
-def test_images_without_a_score_are_left_out():
+def test_images_without_a_score_are_excluded():
     result = evaluate([ranked(1, 2, 3), ranked(1, 2)], rows(2, None, 1, None, 1))
     assert (result.pairs, result.prompts, result.pooled_accuracy) == (1, 1, 1.0)
     with pytest.raises(ValueError, match="no two images"):
@@ -119,7 +119,7 @@ def test_the_tiny_model_on_a_fresh_held_out_file(command, held_out):
     assert json.loads(blank.stdout)["pooled_accuracy"] < 0.65  # measured: 0.53: it reads the prompt
 
 
-def test_the_tool_repeats_itself_and_other_seeds_differ(held_out, tmp_path):
+def test_the_tool_is_deterministic_and_seeds_differ(held_out, tmp_path):
     folder, output = held_out
     for seed, same in ((5, True), (6, False)):
         out = tmp_path / str(seed)

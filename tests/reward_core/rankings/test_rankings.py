@@ -104,7 +104,7 @@ def test_rows_of_images(tmp_path, form):
     assert shown(data) == [("p1", "one", ["a.png", "c.png"], [2, 1]), ("p2", "one", ["b.png"], [1])]
 
 
-def test_columns_by_other_names(tmp_path):
+def test_renamed_columns(tmp_path):
     rows = [{"text": "p", "chosen": "a.png", "rejected": "b.png", "images": "not these"}]
     path = write(tmp_path / "data.jsonl", rows)
     columns = {"prompt": "text", "better": "chosen", "worse": "rejected"}
@@ -215,8 +215,8 @@ def test_imagerewarddb_out_of_zips_and_folders(tmp_path):
     assert open_image(zipped.images[1]).size == open_image(unpacked.images[0]).size == (24, 24)
     assert pickle.loads(pickle.dumps(zipped)) == zipped
     # The four that are broken or not in the zip, and the two that leave a prompt with one image.
-    kept, report = check_images(splits["test"])
-    assert (len(kept), report.pictures, len(report.skipped)) == (4, 20, 6)
+    remaining, report = check_images(splits["test"])
+    assert (len(remaining), report.pictures, len(report.skipped)) == (4, 20, 6)
     reasons = [skipped.reason for skipped in report.skipped]
     assert "not an image" in reasons[0]
     assert "empty" in reasons[1]
@@ -291,7 +291,7 @@ def test_a_folder_of_tables_is_a_dataset(tmp_path, datasets):
     assert data[0].images[0].read() == content["u2"]
 
 
-def test_datasets_that_cannot_be_had(tmp_path):
+def test_unavailable_datasets(tmp_path):
     """Against the stand-in for the hub, in a process of its own: the client reads its address on import."""
     code = """
 import sys
@@ -434,8 +434,8 @@ def test_check_images_skips_counts_and_drops(tmp_path):
         RankedPrompt("3", "r", (good,), (1,)),
         RankedPrompt("4", "s", (good, tmp_path / "cut.png", "https://x.org/a.png", good), (1, 2, 3, 4)),
     ]
-    kept, report = check_images(data)
-    assert [(d.id, len(d.images), d.ranks, d.utilities) for d in kept] == [
+    remaining, report = check_images(data)
+    assert [(d.id, len(d.images), d.ranks, d.utilities) for d in remaining] == [
         ("1", 2, (2, 3), (0.5, 0.1)),
         ("4", 2, (1, 4), None),
     ]
@@ -444,7 +444,7 @@ def test_check_images_skips_counts_and_drops(tmp_path):
     ]  # fmt: skip
     assert [(d.id, d.pictures_left) for d in report.dropped] == [("2", 1), ("3", 1)]
     assert json.loads(json.dumps(report.to_dict()))["pictures"] == 10
-    assert str(check_images(kept)[1]) == "all 4 images can be read"
+    assert str(check_images(remaining)[1]) == "all 4 images can be read"
 
 
 def test_a_damaged_zip_member_is_an_image_error(tmp_path):

@@ -65,7 +65,7 @@ def test_it_prefers_the_right_prompt_to_every_near_miss():
             assert reading.alignment(missed) <= 0.5 < reading.alignment(scene)
 
 
-def test_it_agrees_with_the_truth_known_from_the_making():
+def test_the_oracle_agrees_with_the_known_truth():
     """Over all faults, as they come in evaluation groups."""
     errors, right, total = [], 0, 0
     for group in shapes.make_groups(60, shapes.HELD_OUT, "held_out", start=40_000):
@@ -85,7 +85,7 @@ STRENGTHS = (0.2, 0.4, 0.6, 0.8, 1.0)
 @pytest.mark.parametrize(
     "kind", [kind for kind in shapes.SEMANTIC if kind != "missing"] + list(shapes.CLEANLINESS)
 )
-def test_it_falls_with_the_strength_of_every_fault(kind):
+def test_the_oracle_score_falls_with_fault_strength(kind):
     side = "alignment" if kind in shapes.SEMANTIC else "cleanliness"
     falls = []
     for seed in range(16):
@@ -98,7 +98,7 @@ def test_it_falls_with_the_strength_of_every_fault(kind):
     assert means[0] - means[-1] > 0.6
 
 
-def test_missing_things_count():
+def test_missing_shapes_are_counted():
     for seed in range(10):
         truth = oracle(image(TWO, seed, Fault("missing")).pixels, TWO)
         assert truth.alignment == pytest.approx(0.2, abs=0.02)
@@ -148,7 +148,7 @@ EMPTY = {
 
 @pytest.mark.parametrize("name", EMPTY)
 @pytest.mark.parametrize("prompt", ["a red circle", PROMPT])
-def test_an_image_of_nothing_fits_no_prompt(name, prompt):
+def test_an_empty_image_fits_no_prompt(name, prompt):
     assert oracle(EMPTY[name], prompt).alignment < 0.1
 
 
@@ -204,7 +204,7 @@ FOOLING = {
 
 
 @pytest.mark.parametrize("name", FOOLING)
-def test_it_is_not_fooled(name):
+def test_the_oracle_is_not_fooled(name):
     honest = oracle(HONEST, PROMPT)
     assert honest.alignment > 0.95
     truth = oracle(FOOLING[name], PROMPT)
@@ -212,7 +212,7 @@ def test_it_is_not_fooled(name):
     assert truth.utility < 0.5 * honest.utility
 
 
-def test_a_pretty_frame_around_a_small_copy_is_not_the_thing():
+def test_a_framed_small_copy_does_not_count_as_the_shape():
     side = np.full((64, 64, 3), 230, np.uint8)
     small = Image.fromarray(HONEST).resize((20, 20), Image.Resampling.LANCZOS)
     image = Image.fromarray(side)
@@ -220,7 +220,7 @@ def test_a_pretty_frame_around_a_small_copy_is_not_the_thing():
     assert oracle(image, PROMPT).utility < 0.6
 
 
-def test_fading_does_not_pay():
+def test_fading_does_not_raise_the_score():
     pale = [
         np.rint(230 + keep * (HONEST.astype(float) - 230)).astype(np.uint8)
         for keep in (1, 0.7, 0.5, 0.3, 0.1)
@@ -321,12 +321,12 @@ def test_images_of_any_size_and_as_pil():
         np.zeros((64, 64, 4), np.uint8),
     ],
 )
-def test_what_is_no_image_is_refused(bad):
+def test_non_images_are_refused(bad):
     with pytest.raises(ValueError, match=r"an image is \(H, W, 3\) uint8, got"):
         oracle(bad, PROMPT)
 
 
-def test_prompts_of_another_world_are_refused():
+def test_prompts_outside_shapesbench_are_refused():
     with pytest.raises(ValueError, match="not a prompt of this world: 'a red house'"):
         oracle(HONEST, "a red house")
     with pytest.raises(ValueError, match="argument 2 is shorter"):

@@ -45,7 +45,7 @@ def found(pixels):
 # Prompts and scenes
 
 
-def test_the_world_has_as_many_distinct_prompts_as_documented(world):
+def test_shapesbench_has_the_documented_number_of_prompts(world):
     assert len({prompt for prompt, _ in world}) == len(world) == 113_440
     assert len({scene for _, scene in world}) == 28_360
 
@@ -94,7 +94,7 @@ def test_each_wording_keeps_who_stands_where():
         "a red circles",
     ],
 )
-def test_parse_refuses_what_is_not_of_this_world_and_names_it(prompt):
+def test_parse_refuses_foreign_prompts_and_names_them(prompt):
     with pytest.raises(ValueError, match="not a prompt of this world") as caught:
         shapes.parse(prompt)
     assert repr(prompt) in str(caught.value)
@@ -121,7 +121,7 @@ def test_the_split_is_versioned_and_leaves_every_word_in_training():
         assert relation in ("left of", "above")
 
 
-def test_the_sampler_keeps_to_its_split():
+def test_the_scene_sampler_respects_its_split():
     split = shapes.load_split()
 
     def combinations(scene):
@@ -193,7 +193,7 @@ def test_the_relation_holds_in_the_pixels():
         checked += 1
 
 
-def test_things_neither_overlap_nor_leave_the_frame():
+def test_shapes_do_not_overlap_or_leave_the_frame():
     generator = rng(2)
     for _ in range(300):
         drawing = shapes.draw_scene(shapes.sample_scene(generator, pair_share=1.0), generator)
@@ -208,7 +208,7 @@ def test_things_neither_overlap_nor_leave_the_frame():
 
 
 @pytest.mark.parametrize("relation", ["left of", "above"])
-def test_the_widest_things_still_fit_beside_each_other_and_leave_room_for_an_extra(relation):
+def test_the_widest_shapes_fit_side_by_side_with_an_extra(relation):
     things = (Thing("red", "triangle", "big"), Thing("cyan", "triangle", "big"))
     for seed in range(20):
         drawing = shapes.draw_scene(
@@ -223,7 +223,7 @@ def test_the_widest_things_still_fit_beside_each_other_and_leave_room_for_an_ext
             assert r1 < l2 or r2 < l1 or b1 < t2 or b2 < t1
 
 
-def test_every_color_stands_out_from_every_ground():
+def test_every_color_contrasts_with_every_background():
     generator = rng(4)
     for color in shapes.COLORS * 6:
         pixels = shapes.render_scene(Scene((Thing(color, "square", "big"),)), generator)
@@ -250,7 +250,7 @@ def test_sizes_are_far_apart_and_shapes_of_one_size_cover_the_same_area():
 # Faults and truth
 
 
-def test_a_clean_right_image_is_perfect():
+def test_a_clean_correct_image_gets_a_perfect_score():
     generator = rng(5)
     for _ in range(200):
         truth = shapes.make_image(shapes.sample_scene(generator), generator).truth
@@ -258,7 +258,7 @@ def test_a_clean_right_image_is_perfect():
 
 
 @pytest.mark.parametrize("kind", shapes.SEMANTIC + shapes.CLEANLINESS)
-def test_every_fault_changes_the_image_and_only_its_own_side_of_the_truth(kind):
+def test_every_fault_changes_the_image_and_only_its_part_of_the_truth(kind):
     clean = shapes.make_image(TWO, rng(7))
     spoilt = shapes.make_image(TWO, rng(7), [Fault(kind)])
     assert not np.array_equal(clean.pixels, spoilt.pixels)
@@ -309,7 +309,7 @@ def test_a_plain_swap_costs_as_much_for_every_attribute():
     assert 0.2 < min(costs) <= max(costs) < 0.3
 
 
-def test_missing_things_cost_most_and_an_empty_image_is_worthless():
+def test_missing_shapes_cost_most_and_an_empty_image_scores_zero():
     assert truth_of(TWO, Fault("missing", target=1)).alignment == pytest.approx(0.2)
     assert truth_of(TWO, Fault("missing"), Fault("missing", target=1)).utility == 0
     assert truth_of(ONE, Fault("missing")).utility == 0
@@ -331,7 +331,7 @@ def test_more_faults_are_worse():
     assert all(before > after for before, after in pairwise(clean)), clean
 
 
-def test_a_dirty_right_image_beats_a_spotless_wrong_one():
+def test_a_dirty_correct_image_beats_a_clean_wrong_one():
     dirty = truth_of(TWO, *(Fault(kind) for kind in shapes.CLEANLINESS))
     wrong = [truth_of(TWO, Fault(kind)).utility for kind in shapes.SEMANTIC]
     assert dirty.utility > max(wrong)
@@ -351,7 +351,7 @@ def test_truth_reads_what_is_shown_not_what_was_done():
     assert shapes.alignment(ONE, [*marks, recolored]) == shapes.alignment(ONE, [recolored, *marks]) < 0.5
 
 
-def test_a_size_that_is_not_named_cannot_be_wrong():
+def test_an_unnamed_size_cannot_be_wrong():
     scene = Scene((Thing("red", "circle"),))
     radii = {round(shapes.draw_scene(scene, rng(i)).marks[0].radius, 1) for i in range(20)}
     assert radii == {0.1, 0.2}
@@ -368,7 +368,7 @@ def test_a_cut_off_thing_leaves_the_frame_by_its_share():
 
 
 @pytest.mark.parametrize("kind", shapes.CLEANLINESS)
-def test_strength_can_be_had_back_from_its_magnitude(kind):
+def test_strength_can_be_computed_from_magnitude(kind):
     for strength in (0.1, 0.5, 1.0):
         assert math.isclose(shapes.strength_of(kind, shapes.magnitude(kind, strength)), strength)
 
@@ -376,7 +376,7 @@ def test_strength_can_be_had_back_from_its_magnitude(kind):
 # Groups
 
 
-def test_ties_share_a_place_and_chains_are_cut():
+def test_ties_share_a_rank_and_long_chains_are_cut():
     assert shapes.rank([0.5, 1.0, 0.96, 0.1], 0.05) == (2, 1, 1, 3)
     assert shapes.rank([1.0, 0.96, 0.92, 0.88], 0.05) == (1, 1, 2, 2)
     assert shapes.rank([0.2, 0.2], 0.0) == (1, 1)
@@ -423,7 +423,7 @@ def test_evaluation_differs_from_training():
     assert shapes.HELD_OUT.semantic != shapes.TRAIN.semantic
 
 
-def test_hard_negatives_name_the_same_things_put_together_wrongly():
+def test_hard_negatives_recombine_the_same_attributes():
     kinds = [[fault.kind for fault in faults] for faults in shapes.hard_negatives(TWO)]
     assert kinds == [["wrong_relation"], ["wrong_colour"] * 2, ["wrong_shape"] * 2, ["wrong_size"] * 2]
     centers = found(shapes.make_image(TWO, rng(), shapes.hard_negatives(TWO)[0]).pixels)
@@ -458,7 +458,7 @@ def test_near_misses_keep_to_the_training_split_and_are_not_the_scene():
 # Annotations
 
 
-def test_annotations_say_what_is_where():
+def test_annotations_give_the_position_of_each_shape():
     rng = np.random.default_rng(0)
     faults = [Fault("blur", 0.4), Fault("extra", value="pink star")]
     scene = shapes.parse("a big red circle left of a small blue cross")
@@ -489,8 +489,8 @@ def test_annotations_say_what_is_where():
         assert math.hypot(*way) == pytest.approx(0.7, abs=1e-5)
     big, small = (column["size"][min(int(8 * m.y), 7), min(int(8 * m.x), 7)] for m in drawing.marks[:2])
     assert big > 0 > small
-    alone = shapes.annotate(shapes.draw_scene(shapes.parse("a red circle"), rng), (), 8)
-    assert not alone.patches[:, -2:].any()
+    one_thing = shapes.annotate(shapes.draw_scene(shapes.parse("a red circle"), rng), (), 8)
+    assert not one_thing.patches[:, -2:].any()
 
 
 def test_recolored_things_stand_out_and_make_no_held_out_combination():
@@ -581,7 +581,7 @@ def test_bad_input_is_refused_by_name(call, named):
         call()
 
 
-def test_the_world_needs_only_numpy_and_pillow():
+def test_making_groups_loads_only_numpy_and_pillow():
     code = (
         "import sys, types;"
         "root = sys.modules['reward_core'] = types.ModuleType('reward_core');"

@@ -34,7 +34,7 @@ def blip_file(model, path, extra=None):
     model.tokenizer.save(path.parent)
 
 
-def test_blips_file_gets_a_head(model, tmp_path):
+def test_blip_weights_get_a_new_head(model, tmp_path):
     blip_file(model, tmp_path / "model_large.pth")
     begun = starting_model(TrainingConfig(init=str(tmp_path / "model_large.pth")))
     for key, tensor in model.state_dict().items():
@@ -49,7 +49,7 @@ def test_blips_file_gets_a_head(model, tmp_path):
     assert not any(p.requires_grad for p in begun.parameters())
 
 
-def test_blips_file_is_otherwise_read_strictly(model, tmp_path):
+def test_blip_weights_are_otherwise_loaded_strictly(model, tmp_path):
     blip_file(model, tmp_path / "more.pth", {"text_encoder.unknown": torch.ones(2)})
     with pytest.raises(KeyMismatchError, match=r"unexpected.*text_encoder.unknown"):
         starting_model(TrainingConfig(init=str(tmp_path / "more.pth")))
@@ -72,7 +72,7 @@ def test_blips_file_is_otherwise_read_strictly(model, tmp_path):
         ),
     ],
 )
-def test_sizes_are_read_off_the_weights(config):
+def test_sizes_are_inferred_from_the_weights(config):
     with torch.device("meta"):
         blip = Blip(config.vision, config.text, config.proj_dim)
     assert sizes_of({f"blip.{key}": tensor for key, tensor in blip.state_dict().items()}, "x") == config
@@ -121,7 +121,7 @@ def test_another_image_size_interpolates_positions(model, folder, tmp_path):
         starting_model(TrainingConfig(init=str(folder), image_size=100))
 
 
-def test_from_scratch_takes_an_architecture(folder):
+def test_training_from_scratch_accepts_an_architecture(folder):
     settings = TrainingConfig(init="scratch", architecture=str(folder), seed=3)
     one, same = starting_model(settings), starting_model(settings)
     other = starting_model(replace(settings, seed=4))

@@ -96,7 +96,7 @@ def test_it_learns_and_leaves_a_folder_that_others_read(fresh, data, tmp_path, c
 
 
 @pytest.mark.parametrize("average", ["prompt", "pair"])
-def test_the_loss_of_a_step_is_that_of_its_whole_batch(fresh, data, tmp_path, average):
+def test_the_loss_of_a_step_covers_the_whole_batch(fresh, data, tmp_path, average):
     """Groups of unequal sizes in micro-batches of unequal lengths: 3 + 3 + 1."""
     changes = dict(batch_size=3, accumulation=3, steps=1, average=average, lr=0.1, optimizer="adam", clip=0.0)
     some = settings(data, tmp_path, dropout=0.0, **changes)
@@ -151,7 +151,7 @@ def without_dropout(model):
     return model
 
 
-def test_what_is_frozen_stays(fresh, data, tmp_path):
+def test_frozen_weights_do_not_change(fresh, data, tmp_path):
     model = fresh()
     before = weights(model)
     Trainer(settings(data, tmp_path, freeze=0.5, steps=2), model).train()
@@ -245,7 +245,7 @@ def test_images_within_tables_and_zips_are_cached(fresh, data, tmp_path):
     assert other.readers["train"].cache.folder != found["zip"].folder
 
 
-def test_a_small_cache_keeps_some(fresh, data, tmp_path):
+def test_a_small_cache_holds_some_images(fresh, data, tmp_path):
     some = settings(data, tmp_path, freeze=0.5, epochs=2, cache=str(tmp_path / "c"), cache_gb=6e-5)
     trainer = Trainer(some, fresh())
     trainer.train()
@@ -255,7 +255,7 @@ def test_a_small_cache_keeps_some(fresh, data, tmp_path):
     assert cache.found > 0
 
 
-def test_resuming_ends_with_the_same_bits(fresh, data, tmp_path):
+def test_a_resumed_run_is_bit_identical(fresh, data, tmp_path):
     some = dict(epochs=3, steps=6, validations=0, checkpoint_every=3, checkpoints=9, dropout=0.1)
     whole = fresh()
     Trainer(settings(data, tmp_path / "whole", **some), whole).train()
@@ -283,7 +283,7 @@ def test_resuming_ends_with_the_same_bits(fresh, data, tmp_path):
         Trainer(settings(data, tmp_path / "half", **some), fresh()).train(tmp_path / "nowhere")
 
 
-def test_a_run_does_not_go_on_with_other_data_or_weights(fresh, tmp_path):
+def test_a_run_does_not_resume_with_other_data_or_weights(fresh, tmp_path):
     """Each change alone is named; back with what it was, the run goes on. So it does where the data moved."""
     data = tmp_path / "data"
     records = write_rankings(data, "train", 8, seed=3, images=3)
@@ -379,7 +379,7 @@ def test_bad_images_are_skipped_counted_and_listed(fresh, tmp_path, capsys):
         Trainer(some, fresh(), {"train": read_rankings(data / "train.json")[3:4]})
 
 
-def test_the_card_says_what_was_left_out_and_how_weights_were_chosen(fresh, tmp_path):
+def test_the_card_lists_skipped_images_and_the_selection_of_weights(fresh, tmp_path):
     """Also of a run that was stopped after the damaged image, and without a validation set."""
     data = tmp_path / "data"
     records = write_rankings(data, "train", 6, seed=3, images=3)
@@ -426,7 +426,7 @@ def test_images_in_memory_are_skipped_one_by_one(fresh, data, tmp_path):
     assert "0 groups left with fewer than two" in (tmp_path / "README.md").read_text()
 
 
-def test_steps_without_pairs_are_not_taken(fresh, tmp_path, capsys):
+def test_steps_without_pairs_are_skipped(fresh, tmp_path, capsys):
     data = tmp_path / "data"
     records = write_rankings(data, "train", 3, seed=3, images=2)
     write_rankings(data, "validation", 2, seed=4, images=3)
@@ -471,7 +471,7 @@ def model_folder(fresh, tmp_path):
     return tmp_path / "start"
 
 
-def test_exploding_and_not_finite_runs_are_reported(fresh, data, tmp_path, capsys):
+def test_exploding_and_non_finite_runs_are_reported(fresh, data, tmp_path, capsys):
     from reward_core.training.health import Health
 
     health = Health(settings(data, tmp_path))

@@ -68,7 +68,7 @@ def newest(folder):
     return load_file(path / "trained.safetensors"), json.loads((path / "state.json").read_text())
 
 
-def test_two_processes_equal_one(start, data, tmp_path):
+def test_two_processes_equal_one_process(start, data, tmp_path):
     """The same micro-batches, of 2 groups each, once by one process and once by two; the last step of an
     epoch has 2 groups, so that one process has nothing to do but take part.
 
@@ -114,7 +114,7 @@ def wait_for_steps(folder, steps, process):
     raise AssertionError("no step within two minutes")
 
 
-def test_a_killed_run_ends_with_the_same_bits_on_two_ranks_too(start, data, tmp_path):
+def test_a_resumed_run_on_two_ranks_is_bit_identical(start, data, tmp_path):
     more = ("batch_size=1", "accumulation=1", "steps=9", "checkpoint_every=3", f"cache={tmp_path / 'cache'}")
     finish(training(start, data, tmp_path / "whole", *more, ranks=2))
     arguments = training(start, data, tmp_path / "killed", *more, ranks=2)
@@ -137,7 +137,7 @@ def test_a_killed_run_ends_with_the_same_bits_on_two_ranks_too(start, data, tmp_
     assert steps("whole") == steps("killed")  # each step once, with the same figures
 
 
-def test_16_bits_learn_and_leave_float32_weights(start, data, tmp_path):
+def test_training_in_16_bit_keeps_float32_weights(start, data, tmp_path):
     more = ("mixed_precision=bf16", "gradient_checkpointing=true", "epochs=8", "accumulation=1", "freeze=0")
     finish(training(start, data, tmp_path / "half", *more))
     validations = [row["validation/loss"] for row in rows(tmp_path / "half") if "validation/loss" in row]
@@ -147,7 +147,7 @@ def test_16_bits_learn_and_leave_float32_weights(start, data, tmp_path):
     assert "bf16, torch" in (tmp_path / "half" / "README.md").read_text()
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(start, data, tmp_path):
+def test_ctrl_c_saves_and_says_how_to_resume(start, data, tmp_path):
     arguments = training(start, data, tmp_path / "run", "batch_size=1", "accumulation=1", "epochs=200")
     process = subprocess.Popen(
         arguments, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -169,7 +169,7 @@ def no_large_files():
     resource.setrlimit(resource.RLIMIT_FSIZE, (15_000, 15_000))
 
 
-def test_a_full_disk_is_one_line_and_leaves_what_was_there(start, data, tmp_path):
+def test_a_full_disk_is_a_one_line_error_and_keeps_existing_files(start, data, tmp_path):
     out = tmp_path / "run"
     more = ("steps=4", "checkpoint_every=2", "checkpoints=9")
     arguments = training(start, data, out, *more)

@@ -47,7 +47,7 @@ def test_accuracy_counts_an_equal_reward_as_wrong():
     assert pairwise_accuracy(torch.tensor([0.5, 0.5, 0.1]), [1, 2, 3]) == (2, 3)
 
 
-def test_average_over_pairs_is_the_original_codes():
+def test_averaging_over_pairs_equals_the_original_code():
     rewards, rankings = torch.randn(9), [[1, 2, 3, 3], [2, 1], [1, 1, 2]]
     pairs = [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (5, 4), (6, 8), (7, 8)]
     scores = torch.stack([torch.stack([rewards[b], rewards[w]]) for b, w in pairs])

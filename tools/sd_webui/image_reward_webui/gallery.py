@@ -31,15 +31,17 @@ def arrange(processed: Any, run: Run, make_grid: Callable[[list[Any]], Any]) -> 
     """
     settings, first = run.settings, processed.index_of_first_image
     before = _shown(processed, run)
-    kept = [s for s in before if not settings.filter_low or s.score is None or s.score >= settings.limit]
+    shown_images = [
+        s for s in before if not settings.filter_low or s.score is None or s.score >= settings.limit
+    ]
     if settings.sort:
         # Images without a score go last; equal scores stay in order.
-        kept.sort(key=lambda s: float("inf") if s.score is None else -s.score)
-    if [s.position for s in kept] == [s.position for s in before]:
+        shown_images.sort(key=lambda s: float("inf") if s.score is None else -s.score)
+    if [s.position for s in shown_images] == [s.position for s in before]:
         return
-    images = [image for s in kept for image in s.images]
-    infotexts = [s.infotext for s in kept for _ in s.images]
-    grid = make_grid(images) if first and kept else None
+    images = [image for s in shown_images for image in s.images]
+    infotexts = [s.infotext for s in shown_images for _ in s.images]
+    grid = make_grid(images) if first and shown_images else None
     if grid is not None:
         if "parameters" in processed.images[0].info:
             grid.info["parameters"] = processed.images[0].info["parameters"]
@@ -49,10 +51,10 @@ def arrange(processed: Any, run: Run, make_grid: Callable[[list[Any]], Any]) -> 
     processed.images[:], processed.infotexts[:] = images, infotexts
     for name in PER_IMAGE:
         values = getattr(processed, name, None)
-        if kept and isinstance(values, list):
+        if shown_images and isinstance(values, list):
             # The lists are p's own too, so they are replaced, not changed.
-            setattr(processed, name, [values[s.position] for s in kept if s.position < len(values)])
-    if kept:
+            setattr(processed, name, [values[s.position] for s in shown_images if s.position < len(values)])
+    if shown_images:
         processed.info = processed.infotexts[0]
         if processed.all_seeds:
             processed.seed, processed.subseed = processed.all_seeds[0], processed.all_subseeds[0]
@@ -87,6 +89,6 @@ def _shown(processed: Any, run: Run) -> list[Shown]:
         else:
             shown.append(Shown(len(shown), score, "", [image]))
     for s in shown:
-        own = s.images[0].info.get("parameters", "") if hasattr(s.images[0], "info") else ""
-        s.infotext = infotexts[s.position] if len(infotexts) == len(shown) else own
+        saved_text = s.images[0].info.get("parameters", "") if hasattr(s.images[0], "info") else ""
+        s.infotext = infotexts[s.position] if len(infotexts) == len(shown) else saved_text
     return shown

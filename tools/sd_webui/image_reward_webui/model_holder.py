@@ -56,7 +56,7 @@ class ModelHolder:
             print("ImageReward: the graphics memory is full, so pictures are scored on the CPU")
             with torch.inference_mode(False):
                 model.to("cpu")
-            _give_memory_back()
+            _release_memory()
             return model.score(prompt, image)
 
     def unload(self) -> float:
@@ -64,7 +64,7 @@ class ModelHolder:
         with self._lock:
             size = megabytes(self._model)
             self._model, self.name = None, ""
-            _give_memory_back()
+            _release_memory()
             return size
 
     def _load(self, name: str, device: Any) -> Any:
@@ -86,7 +86,7 @@ class ModelHolder:
             except (RuntimeError, MemoryError) as error:
                 if "out of memory" not in str(error).lower():
                     raise
-                _give_memory_back()
+                _release_memory()
                 print("ImageReward: the graphics memory is full, so pictures are scored on the CPU")
                 model = reward_core.load(path, device="cpu")
         self._model, self.name = model, name
@@ -100,7 +100,7 @@ def megabytes(model: Any) -> float:
     return sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers())) / 1e6
 
 
-def _give_memory_back() -> None:
+def _release_memory() -> None:
     import torch
 
     gc.collect()

@@ -156,8 +156,8 @@ def run_generate(args: argparse.Namespace) -> int:
         made = generate(args.model, args.lora, prompts, args.out / args.name, settings, device)
     except ReflError as error:
         raise InputError(str(error)) from error
-    kept = len(prompts) * args.seeds - made
-    print(f"{args.out / args.name}: {made} images made, {kept} were there", file=sys.stderr)
+    existing = len(prompts) * args.seeds - made
+    print(f"{args.out / args.name}: {made} images made, {existing} were there", file=sys.stderr)
     return 0
 
 

@@ -62,19 +62,19 @@ def _generate(
 ) -> int:
     from refl.compare import generate_images, load_model
 
-    made_as = {"model": model, "lora": lora, **asdict(settings)}
-    del made_as["batch_size"]  # of no effect on the images
-    _check(folder, made_as)
-    wanted = [
+    settings_used = {"model": model, "lora": lora, **asdict(settings)}
+    del settings_used["batch_size"]  # of no effect on the images
+    _check(folder, settings_used)
+    samples = [
         (folder / f"{prompt_id}_{x}.png", prompt, i * settings.seeds + x)
         for i, (prompt_id, prompt) in enumerate(prompts)
         for x in range(settings.seeds)
     ]
-    missing = [item for item in wanted if not item[0].is_file()]
+    missing = [item for item in samples if not item[0].is_file()]
     if not missing:
         return 0
     family = load_model(lora or model, model, device)
-    _write_json(folder / SETTINGS, made_as)
+    _write_json(folder / SETTINGS, settings_used)
     paths = iter([path for path, _, _ in missing])
     with bar() as shown:
         task = shown.add_task("pictures", total=len(missing))
@@ -85,7 +85,7 @@ def _generate(
     return len(missing)
 
 
-def _check(folder: Path, made_as: dict) -> None:
+def _check(folder: Path, settings_used: dict) -> None:
     path = folder / SETTINGS
     if not path.is_file():
         if folder.is_dir() and any(folder.glob("*.png")):
@@ -95,7 +95,7 @@ def _check(folder: Path, made_as: dict) -> None:
         before = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{path}: damaged ({error}); remove the folder, or take another --name") from error
-    other = [key for key in made_as if before.get(key) != made_as[key]]
+    other = [key for key in settings_used if before.get(key) != settings_used[key]]
     if other:
         message = ", ".join(f"{key} {before.get(key)!r}" for key in other)
         raise InputError(f"{folder}: its images were made with {message}; take another --name")

@@ -95,16 +95,16 @@ def _distributions(
     """scorer -> generator (or "all") -> scores."""
     found: dict[str, dict[str, list]] = {}
     for scorer in part["scorers"]:
-        own = found.setdefault(scorer, {})
+        by_label = found.setdefault(scorer, {})
         for group in groups:
             label = group["generator"] or "all"
             scores = (_score(rows, part["name"], scorer, name) for name in group["names"])
-            own.setdefault(label, []).extend(s for s in scores if s is not None)
+            by_label.setdefault(label, []).extend(s for s in scores if s is not None)
     return found
 
 
 def _strips(part: dict[str, Any], groups: list[dict], rows: dict[Key, Score]) -> list[dict[str, Any]]:
-    """Each generator's best and worst images for the first scorer that is neither judge nor chance."""
+    """Each generator's best and worst images for the first scorer but reference and random."""
     scorers = [name for name in part["scorers"] if name not in (part["judge"], "random")] or list(
         part["scorers"]
     )

@@ -57,8 +57,8 @@ def run(config: RunConfig) -> dict[str, Any]:
         parts = build_suite(config.suite, options)
         scorers = list(dict.fromkeys(config.scorers or SUITES[config.suite]))
         for part in parts:
-            if part.judge and part.judge not in scorers:
-                scorers.insert(0, part.judge)  # without it there is nothing to compare with
+            if part.reference_scorer and part.reference_scorer not in scorers:
+                scorers.insert(0, part.reference_scorer)  # without it there is nothing to compare with
         load = partial(load_bundle, precision=config.precision, offline=config.offline)
         devices = config.device.split(",") if config.device else [None]
         score_suite(parts, scorers, store, load, devices, config.batch_size)

@@ -83,16 +83,16 @@ def _score_with(
     batch_size: int | None,
     advance: Callable[[int], None],
 ) -> None:
-    waiting: queue.SimpleQueue[list[_Item]] = queue.SimpleQueue()
+    chunk_queue: queue.SimpleQueue[list[_Item]] = queue.SimpleQueue()
     for chunk in todo:
-        waiting.put(chunk)
-    writing, stop = threading.Lock(), threading.Event()
+        chunk_queue.put(chunk)
+    write_lock, stop = threading.Lock(), threading.Event()
 
     def work(device: str | None) -> None:
         scorer = load(names, device)
         while not stop.is_set():
             try:
-                chunk = waiting.get_nowait()
+                chunk = chunk_queue.get_nowait()
             except queue.Empty:
                 return
             rows = scorer.score_all(
@@ -104,7 +104,7 @@ def _score_with(
                 for item, row in zip(chunk, rows[name])
                 if name in item.keys
             }
-            with writing:
+            with write_lock:
                 store.add(scores)
                 advance(len(chunk))
 

@@ -1,4 +1,4 @@
-"""Names -> scorers: the rewards and baselines of reward_core, and ShapesBench's own yardsticks."""
+"""Names -> scorers: the rewards and baselines of reward_core, and ShapesBench's own baselines."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ def color_histogram(prompt: str, image: ImageSource) -> float:
     Pixels are counted by the nearest of the world's 8 colors, grounds (light, little color) left out.
     """
     pixels = np.asarray(open_image(image).convert("RGB"), np.float32).reshape(-1, 3)
-    strong = pixels[pixels.max(1) - pixels.min(1) > 64]
-    if not len(strong):
+    colored = pixels[pixels.max(1) - pixels.min(1) > 64]
+    if not len(colored):
         return 0.0
     palette = np.array([PALETTE[name] for name in COLORS], np.float32)
-    nearest = ((strong[:, None] - palette) ** 2).sum(2).argmin(1)
-    wanted = {COLORS.index(thing.color) for thing in parse(prompt).things}
-    shares = np.bincount(nearest, minlength=len(COLORS)) / len(strong)
-    return float(sum(shares[i] for i in wanted))
+    nearest = ((colored[:, None] - palette) ** 2).sum(2).argmin(1)
+    named_colors = {COLORS.index(thing.color) for thing in parse(prompt).things}
+    shares = np.bincount(nearest, minlength=len(COLORS)) / len(colored)
+    return float(sum(shares[i] for i in named_colors))
 
 
 def random_score(prompt: str, image: ImageSource) -> float:
@@ -65,7 +65,7 @@ def random_score(prompt: str, image: ImageSource) -> float:
     return random.Random(hashlib.sha256(prompt.encode() + pixels).digest()).random()
 
 
-YARDSTICKS: dict[str, Callable[[str, ImageSource], float]] = {
+BASELINES: dict[str, Callable[[str, ImageSource], float]] = {
     "oracle": oracle_utility,
     "colour-histogram": color_histogram,
     "random": random_score,
@@ -73,15 +73,15 @@ YARDSTICKS: dict[str, Callable[[str, ImageSource], float]] = {
 
 
 def load_scorer(name: str, device: str | None = None, precision: str = "exact", offline: bool = False):
-    """A scorer by name: a yardstick, "tiny-cosine", or whatever ``load_score`` or ``load`` takes.
+    """A scorer by name: a baseline, "tiny-cosine", or whatever ``load_score`` or ``load`` takes.
 
     Raises:
         InputError, HubError, CheckpointError: as those.
     """
-    if name in YARDSTICKS:
-        return ImageScorer(YARDSTICKS[name])
+    if name in BASELINES:
+        return ImageScorer(BASELINES[name])
     if name == "tiny-cosine":
-        return _cosine_of(load("tiny", device=device))
+        return _cosine_scorer(load("tiny", device=device))
     loader = load_score if name in available_scores() else load
     return loader(name, device=device, precision=precision, local_files_only=offline)
 
@@ -108,8 +108,8 @@ class SharedTower:
         for name, scorer in self.scorers.items():
             scores: list[float] = []
             if opened:
-                own = [prompts[i] for i in opened]
-                scores = scorer.score_pairs(own, features, batch_size=batch_size).tolist()
+                opened_prompts = [prompts[i] for i in opened]
+                scores = scorer.score_pairs(opened_prompts, features, batch_size=batch_size).tolist()
             by_index = dict(zip(opened, scores))
             found[name] = [
                 ScoredRow(prompt, image_name(image), by_index.get(i), errors.get(i))
@@ -118,7 +118,7 @@ class SharedTower:
         return found
 
 
-class One:
+class SingleScorer:
     """A scorer alone, behind the method of `SharedTower`."""
 
     def __init__(self, name: str, scorer):
@@ -144,10 +144,10 @@ def bundles(names: Sequence[str]) -> list[tuple[str, ...]]:
 
 def load_bundle(
     names: tuple[str, ...], device: str | None = None, precision: str = "exact", offline: bool = False
-) -> SharedTower | One:
+) -> SharedTower | SingleScorer:
     """The scorers of one of `bundles`, ready."""
     if len(names) == 1:
-        return One(names[0], load_scorer(names[0], device, precision, offline))
+        return SingleScorer(names[0], load_scorer(names[0], device, precision, offline))
     clip = load_scorer("CLIP", device, precision, offline)
     spec = SCORES["Aesthetic"]
     head = fetch(spec.head, local_files_only=offline)
@@ -157,10 +157,10 @@ def load_bundle(
 
 def available_scorers() -> list[str]:
     """Every name that needs no path."""
-    return [*available_models(), *available_scores(), "tiny-cosine", *YARDSTICKS]
+    return [*available_models(), *available_scores(), "tiny-cosine", *BASELINES]
 
 
-def _cosine_of(reward) -> BlipScorer:
+def _cosine_scorer(reward) -> BlipScorer:
     """A reward's BLIP with its two projections, as the BLIP baseline uses them."""
     config = BlipConfig(**{f.name: getattr(reward.config, f.name) for f in fields(BlipConfig)})
     scorer = BlipScorer(config, reward.tokenizer).to(reward.device)

@@ -64,10 +64,10 @@ def _device_name(device: str | None) -> str:
 def _part(part: Part, scorers: Sequence[str], rows: Mapping[Key, Score]) -> dict[str, Any]:
     scores = {name: _scores(part, name, rows) for name in scorers}
     failed = {}
-    for (where, _, image), row in rows.items():
-        if where == part.name and row.error is not None:
+    for (part_name, _, image), row in rows.items():
+        if part_name == part.name and row.error is not None:
             failed[image] = row.error
-    wanted = {name for group in part.groups for name in group.names}
+    image_names = {name for group in part.groups for name in group.names}
     summary: dict[str, Any] = {
         "name": part.name,
         "title": part.title,
@@ -75,7 +75,7 @@ def _part(part: Part, scorers: Sequence[str], rows: Mapping[Key, Score]) -> dict
         "revision": part.revision,
         "prompts": len({group.id for group in part.groups}),
         "pictures": part.images,
-        "failed": {image: error for image, error in sorted(failed.items()) if image in wanted},
+        "failed": {image: error for image, error in sorted(failed.items()) if image in image_names},
         "agreement": _agreement(scores),
     }
     if part.kind == "preference":
@@ -100,13 +100,13 @@ def _preference(part: Part, scores: dict[str, list]) -> dict[str, Any]:
         if name in published:
             row = published[name]
             table["published"] = {
-                "pooled_accuracy": _beside(
+                "pooled_accuracy": _next_to_published(
                     table["pooled_accuracy"],
                     row.accuracy,
                     paper.TABLE3_TOLERANCE,
                     "the script's pooled pairs",
                 ),
-                "per_prompt_accuracy": _beside(
+                "per_prompt_accuracy": _next_to_published(
                     table["per_prompt_accuracy"], row.accuracy, paper.TABLE3_TOLERANCE, "as the caption says"
                 ),
                 # Another set of prompts: the values stand beside each other, but reproduce nothing.
@@ -133,8 +133,8 @@ def _generators(part: Part, scores: dict[str, list]) -> dict[str, Any]:
     resamples = Resamples(len(next(iter(next(iter(by_generator.values())).values()))))
     reference = part.reference
     if reference is None:
-        judged = generator_table(by_generator[part.judge], {}, resamples)
-        reference = {name: row.rank for name, row in judged.rows.items()}
+        reference_table = generator_table(by_generator[part.reference_scorer], {}, resamples)
+        reference = {name: row.rank for name, row in reference_table.rows.items()}
     tables = {}
     for scorer, values in by_generator.items():
         table = generator_table(values, reference, resamples).to_dict()
@@ -142,7 +142,7 @@ def _generators(part: Part, scores: dict[str, list]) -> dict[str, Any]:
             for name, row in table["generators"].items():
                 known = paper.TABLE1.get(name)
                 if known and scorer in known.scores:
-                    row["published"] = _beside(
+                    row["published"] = _next_to_published(
                         row["mean"]["value"], known.scores[scorer], paper.TABLE1_TOLERANCE, "mean score"
                     )
             if scorer in paper.TABLE1_SPEARMAN:
@@ -153,7 +153,7 @@ def _generators(part: Part, scores: dict[str, list]) -> dict[str, Any]:
         "scorers": tables,
         "reference": {name: reference.get(name) for name in names},
         "reference_wins": wins and {name: wins.get(name) for name in names},
-        "judge": part.judge or "people",
+        "judge": part.reference_scorer or "people",
         "titles": {name: part.titles.get(name, name) for name in names},
         "comparisons": _compare_rankings(by_generator, reference, resamples),
     }
@@ -171,14 +171,14 @@ def _compare_rankings(by_generator: dict, reference: dict[str, float], resamples
     }  # scorer -> (P, G)
     found = []
     for a, b in combinations(means, 2):
-        whole = (np.isfinite(means[a]) & np.isfinite(means[b])).all(1)
-        if not whole.any():
+        complete = (np.isfinite(means[a]) & np.isfinite(means[b])).all(1)
+        if not complete.any():
             continue
 
-        def difference(weights, a=a, b=b, whole=whole):
-            drawn = weights[:, whole]
+        def difference(weights, a=a, b=b, complete=complete):
+            drawn = weights[:, complete]
             with np.errstate(invalid="ignore", divide="ignore"):
-                one, two = (drawn @ means[s][whole] / drawn.sum(1, keepdims=True) for s in (a, b))
+                one, two = (drawn @ means[s][complete] / drawn.sum(1, keepdims=True) for s in (a, b))
             return spearman(one, target) - spearman(two, target)
 
         interval = resamples.statistic(difference)
@@ -202,7 +202,7 @@ def _agreement(scores: dict[str, list]) -> list[dict[str, Any]]:
     return found
 
 
-def _beside(value: float, published: float, tolerance: float, meaning: str) -> dict[str, Any]:
+def _next_to_published(value: float, published: float, tolerance: float, meaning: str) -> dict[str, Any]:
     difference = value - published
     return {
         "value": published,

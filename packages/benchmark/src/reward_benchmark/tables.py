@@ -78,7 +78,9 @@ def _generators(part: dict[str, Any]) -> TextTable:
 def _generator_cell(row: dict[str, Any]) -> str:
     cell = f"{_with_interval(row['mean'], '.4f')} ({row['rank']:g}) {row['wins']}"
     if published := row.get("published"):
-        cell += f"; paper {published['value']:.4f}, {published['difference']:+.4f}{_mark(published)}"
+        cell += (
+            f"; paper {published['value']:.4f}, {published['difference']:+.4f}{_tolerance_mark(published)}"
+        )
     return cell
 
 
@@ -100,10 +102,9 @@ def _preference(part: dict[str, Any]) -> TextTable:
         for key in ("pooled_accuracy", "per_prompt_accuracy"):
             interval = table["intervals"][key]
             cell = f"{100 * interval['value']:.2f} {_range(interval, '.1f', 100)}"
-            if beside := published.get(key):
-                cell += (
-                    f"; paper {100 * beside['value']:.2f}, {100 * beside['difference']:+.2f}{_mark(beside)}"
-                )
+            if paper := published.get(key):
+                cell += f"; paper {100 * paper['value']:.2f}, {100 * paper['difference']:+.2f}"
+                cell += _tolerance_mark(paper)
             row.append(cell)
         for key in ("recall", "filter"):
             for k in ("1", "2", "4"):
@@ -155,8 +156,8 @@ def _range(interval: dict[str, float | None], form: str, scale: float = 1) -> st
     return f"[{scale * interval['low']:{form}}, {scale * interval['high']:{form}}]"
 
 
-def _mark(beside: dict[str, Any]) -> str:
-    return " reproduced" if beside["reproduced"] else ""
+def _tolerance_mark(paper: dict[str, Any]) -> str:
+    return " reproduced" if paper["reproduced"] else ""
 
 
 def _failures(part: dict[str, Any]) -> str:

@@ -131,8 +131,8 @@ class Checkpoints(CheckpointFolder):
             weights = load_file(path / WEIGHTS)
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise CheckpointError(damaged(path, error)) from error
-        wanted = (fingerprint, accelerator.num_processes)
-        if difference := differs(path, (state.fingerprint, state.processes), wanted):
+        expected = (fingerprint, accelerator.num_processes)
+        if difference := differs(path, (state.fingerprint, state.processes), expected):
             raise CheckpointError(difference)
         try:
             accelerator.load_state(str(path))

@@ -108,17 +108,17 @@ def base_of_card(folder: Path) -> str | None:
 
 @torch.no_grad()
 def generate_images(
-    family: Family, wanted: Sequence[tuple[str, int]], settings: ImageSettings
+    family: Family, samples: Sequence[tuple[str, int]], settings: ImageSettings
 ) -> Iterator[Tensor]:
     """Make images batch by batch.
 
     Args:
         family: the model.
-        wanted: (prompt, number of its noise); the same number gives every model the same noise.
+        samples: (prompt, number of its noise); the same number gives every model the same noise.
         settings: ``seeds`` has no part here.
 
     Yields:
-        (B, 3, H, W) uint8 on the CPU, in the order of ``wanted``; B is at most ``batch_size``.
+        (B, 3, H, W) uint8 on the CPU, in the order of ``samples``; B is at most ``batch_size``.
     """
     height = settings.height or family.default_size
     width = settings.width or height
@@ -126,8 +126,8 @@ def generate_images(
     guidance, shape = Guidance(settings.guidance_scale), family.latent_shape(height, width)
     plan = RolloutPlan(settings.steps - 1, (), read="latents")
     negative = settings.negative_prompt if settings.guidance_scale != 1 else None
-    for start in range(0, len(wanted), settings.batch_size):
-        prompts, numbers = zip(*wanted[start : start + settings.batch_size])
+    for start in range(0, len(samples), settings.batch_size):
+        prompts, numbers = zip(*samples[start : start + settings.batch_size])
         noise = SampleNoise(0, 0, numbers, COMPARISON)
         condition = family.encode(prompts, negative)
 
@@ -152,8 +152,8 @@ def score_images(
     repeated = [prompt for prompt in prompts for _ in range(settings.seeds)]
     parts: dict[str, list[Tensor]] = {}
     for start in range(0, len(images), settings.batch_size):
-        some = slice(start, start + settings.batch_size)
-        values = rewards.all(images[some].to(device).float() / 255, repeated[some])
+        batch = slice(start, start + settings.batch_size)
+        values = rewards.all(images[batch].to(device).float() / 255, repeated[batch])
         for name, found in values.items():
             parts.setdefault(name, []).append(found.cpu())
     return {name: torch.cat(found).view(-1, settings.seeds).numpy() for name, found in parts.items()}
@@ -213,7 +213,7 @@ def _compare(
     advance: Any,
 ) -> dict[str, Any]:
     device = before.device
-    wanted = [
+    samples = [
         (prompt, i * settings.seeds + seed)
         for i, prompt in enumerate(prompts)
         for seed in range(settings.seeds)
@@ -221,13 +221,13 @@ def _compare(
     images = []
     for family in (before, after):
         made = []
-        for some in generate_images(family, wanted, settings):
-            made.append(some)
-            advance(len(some))
+        for batch in generate_images(family, samples, settings):
+            made.append(batch)
+            advance(len(batch))
         images.append(torch.cat(made))
-    found = [score_images(some, prompts, rewards, settings, device) for some in images]
+    found = [score_images(of_model, prompts, rewards, settings, device) for of_model in images]
     names = list(found[0])
-    spread = [diversity(some.float() / 255, settings.seeds) for some in images]
+    spread = [diversity(of_model.float() / 255, settings.seeds) for of_model in images]
     document = {
         "rewards": [asdict(compare_rewards(name, found[0][name], found[1][name])) for name in names],
         "diversity": {side: None if math.isnan(s) else s for side, s in zip(("before", "after"), spread)},
@@ -246,6 +246,8 @@ def _compare(
         for seed in range(settings.seeds)
     ]
     write_text(out / "pictures.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    both = torch.stack([some.view(len(prompts), settings.seeds, *some.shape[1:]) for some in images], dim=1)
+    both = torch.stack(
+        [of_model.view(len(prompts), settings.seeds, *of_model.shape[1:]) for of_model in images], dim=1
+    )
     grid(both.flatten(0, 2), 2 * settings.seeds, out / "comparison.png")  # a row a prompt: before, then after
     return document

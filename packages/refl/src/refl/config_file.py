@@ -22,20 +22,20 @@ def load_config(
     file: str | os.PathLike[str] | None = None,
     preset: str | None = None,
     settings: Sequence[str] = (),
-    watch: Sequence[str] = (),
+    held_out: Sequence[str] = (),
 ) -> TrainConfig:
     """A preset, then a YAML file over it, then ``key=value`` settings over both; checked.
 
     Args:
-        watch: names of rewards to watch beside those that all this gives.
+        held_out: names of rewards to watch beside those that all this gives.
 
     Raises:
         ConfigError: an unknown preset, key or value, named with the nearest that exists.
     """
     with _as_config_error():
         config = reading.load_settings(TrainConfig(), PRESETS, preset, file, settings)
-    watched = [reward.name for reward in config.rewards if not reward.weight]
-    more = [RewardConfig(name, 0.0) for name in dict.fromkeys(watch) if name not in watched]
+    listed = [reward.name for reward in config.rewards if not reward.weight]
+    more = [RewardConfig(name, 0.0) for name in dict.fromkeys(held_out) if name not in listed]
     return dataclasses.replace(config, rewards=(*config.rewards, *more)).check()
 
 

@@ -6,11 +6,11 @@ Every sampler here is one formula. At step i the latents are
 
 and a step reads x0 and the noise from the denoiser's output, then goes to the next level:
 
-    x_{i+1} = alpha_{i+1} * x0 + sqrt(sigma_{i+1}^2 - fresh_i^2) * noise + fresh_i * new noise
+    x_{i+1} = alpha_{i+1} * x0 + sqrt(sigma_{i+1}^2 - new_i^2) * noise + new_i * new noise
 
-With fresh = 0 this is DDIM (Song et al. 2021, eq. 12), Euler's method on the probability-flow ODE
+With new = 0 this is DDIM (Song et al. 2021, eq. 12), Euler's method on the probability-flow ODE
 (Karras et al. 2022) and Euler's method on a rectified flow, whose alpha is 1 - sigma; with the posterior's
-deviation as fresh it is DDPM (Ho et al. 2020). diffusers' schedulers give the levels and the timesteps, and
+deviation as new it is DDPM (Ho et al. 2020). diffusers' schedulers give the levels and the timesteps, and
 nothing else: they keep a step index between calls, which recomputation in the backward pass would spoil.
 
 Diffusers' Euler keeps its latents at x0 + s * noise; here they are divided by sqrt(s^2 + 1), which is what
@@ -42,7 +42,7 @@ class NoiseSchedule:
         timesteps: N values the denoiser is told, first to last.
         alphas: N + 1 shares of the clean latents; the last one is the result's.
         sigmas: N + 1 shares of noise.
-        fresh: N shares of new noise that a step adds (0 for deterministic samplers).
+        new_noise_scales: N shares of new noise that a step adds (0 for deterministic samplers).
         prediction: what the denoiser gives: epsilon, v_prediction, sample or flow (noise - x0).
         initial_scale: by how much standard normal noise is multiplied to give the first latents.
     """
@@ -50,7 +50,7 @@ class NoiseSchedule:
     timesteps: tuple[float, ...]
     alphas: tuple[float, ...]
     sigmas: tuple[float, ...]
-    fresh: tuple[float, ...]
+    new_noise_scales: tuple[float, ...]
     prediction: str
     initial_scale: float = 1.0
 
@@ -79,16 +79,16 @@ class NoiseSchedule:
             x: (B, ...) latents of step i.
             output: the denoiser's answer to them.
             i: 0 to N - 1.
-            new_noise: standard normal, as x; needed where ``fresh[i]`` is not 0.
+            new_noise: standard normal, as x; needed where ``new_noise_scales[i]`` is not 0.
         """
         x0, noise = self.clean(x, output, i), self.noise(x, output, i)
-        fresh = self.fresh[i]
-        kept = math.sqrt(max(self.sigmas[i + 1] ** 2 - fresh**2, 0.0))
-        x = self.alphas[i + 1] * x0 + kept * noise
-        if fresh:
+        new_noise_scale = self.new_noise_scales[i]
+        noise_scale = math.sqrt(max(self.sigmas[i + 1] ** 2 - new_noise_scale**2, 0.0))
+        x = self.alphas[i + 1] * x0 + noise_scale * noise
+        if new_noise_scale:
             if new_noise is None:
                 raise ValueError(f"step {i} of a random sampler needs new noise")
-            x = x + fresh * new_noise
+            x = x + new_noise_scale * new_noise
         return x
 
     def renoise(self, x0: Tensor, noise: Tensor, i: int) -> Tensor:
@@ -163,8 +163,8 @@ def make_schedule(scheduler: Any, steps: int, sampler: str, **timestep_options: 
     check_process(scheduler)
     is_flow = isinstance(scheduler, FlowMatchEulerDiscreteScheduler)
     if is_flow != (sampler == "flow"):
-        wanted = "flow" if is_flow else "ddim, ddpm or euler"
-        raise ConfigError(f"rollout.sampler: {sampler!r} does not go with this model, which needs {wanted}")
+        expected = "flow" if is_flow else "ddim, ddpm or euler"
+        raise ConfigError(f"rollout.sampler: {sampler!r} does not go with this model, which needs {expected}")
     source = kinds[sampler].from_config(scheduler.config)
     trained = source.config.num_train_timesteps
     if sampler in ("ddim", "ddpm") and steps > trained:
@@ -186,29 +186,29 @@ def make_schedule(scheduler: Any, steps: int, sampler: str, **timestep_options: 
         sigmas = tuple(s / math.sqrt(s**2 + 1) for s in ratios)
         scale = float(source.init_noise_sigma) * alphas[0]
         return NoiseSchedule(timesteps, alphas, sigmas, (0.0,) * steps, prediction, scale)
-    kept = source.alphas_cumprod.double()
-    levels = [float(kept[int(t)]) for t in timesteps]
+    alphas_cumprod = source.alphas_cumprod.double()
+    levels = [float(alphas_cumprod[int(t)]) for t in timesteps]
     if sampler == "ddim":
         before = int(timesteps[-1]) - source.config.num_train_timesteps // steps
-        levels.append(float(kept[before] if before >= 0 else source.final_alpha_cumprod))
-        fresh = (0.0,) * steps
+        levels.append(float(alphas_cumprod[before] if before >= 0 else source.final_alpha_cumprod))
+        new_noise_scales = (0.0,) * steps
     else:
         levels.append(1.0)
-        fresh = tuple(
+        new_noise_scales = tuple(
             math.sqrt((1 - after) / (1 - now) * (1 - now / after)) for now, after in pairwise(levels)
         )
     alphas = tuple(math.sqrt(level) for level in levels)
     sigmas = tuple(math.sqrt(1 - level) for level in levels)
-    return NoiseSchedule(timesteps, alphas, sigmas, fresh, prediction)
+    return NoiseSchedule(timesteps, alphas, sigmas, new_noise_scales, prediction)
 
 
 def training_levels(scheduler: Any) -> tuple[Tensor, Tensor, Tensor]:
     """(timesteps, alphas, sigmas) over all the levels that a model was trained on, (T,) float32 each."""
     check_process(scheduler)
     if hasattr(scheduler, "alphas_cumprod"):
-        kept = scheduler.alphas_cumprod.double()
-        steps = torch.arange(len(kept), dtype=torch.float32)
-        return steps, kept.sqrt().float(), (1 - kept).sqrt().float()
-    fresh = type(scheduler).from_config(scheduler.config)
-    sigmas = fresh.sigmas[fresh.sigmas > 0].float().cpu()
+        alphas_cumprod = scheduler.alphas_cumprod.double()
+        steps = torch.arange(len(alphas_cumprod), dtype=torch.float32)
+        return steps, alphas_cumprod.sqrt().float(), (1 - alphas_cumprod).sqrt().float()
+    flow_scheduler = type(scheduler).from_config(scheduler.config)
+    sigmas = flow_scheduler.sigmas[flow_scheduler.sigmas > 0].float().cpu()
     return sigmas * scheduler.config.num_train_timesteps, 1 - sigmas, sigmas

@@ -94,7 +94,7 @@ class Objective:
         losses, values = self.rewards.loss(pixels, prompts)
         loss = config.loss.reward_scale * losses.mean()
         terms = {"loss/reward": loss.detach()}
-        for name, rewards in (values | self.rewards.watch(pixels.detach(), prompts)).items():
+        for name, rewards in (values | self.rewards.held_out_rewards(pixels.detach(), prompts)).items():
             terms[f"reward/{name}"] = rewards.mean()
             terms[f"square/{name}"] = rewards.double().pow(2).mean()
         if config.loss.distance_weight:
@@ -136,7 +136,7 @@ class Objective:
     def _distance(self, result: Rollout, denoise: Callable[[Tensor, int], Tensor]) -> Tensor:
         """Mean over the steps with gradient of the distance to the denoiser that training started from."""
         distances = []
-        for i, x, output in result.visits:
+        for i, x, output in result.gradient_steps:
             with torch.no_grad(), self.trainable.reference(), self.accelerator.autocast():
                 reference = denoise(x, i)
             distances.append(distance(self.schedule, i, x, output, reference, self.config.loss.distance))

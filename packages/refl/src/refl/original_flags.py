@@ -15,7 +15,7 @@ from .config_file import load_config
 from .errors import ConfigError
 
 # flag -> setting; the value is what was given.
-MAPPED = {
+MAPPED_FLAGS = {
     "--pretrained_model_name_or_path": "model.id",
     "--revision": "model.revision",
     "--train_data_dir": "prompts",
@@ -43,14 +43,14 @@ MAPPED = {
     "--caption_column": "loss.caption_column",
     "--rank": "model.lora_rank",
 }
-SWITCHES = {
+SWITCH_FLAGS = {
     "--gradient_checkpointing": ("model.gradient_checkpointing", "true"),
     "--use_8bit_adam": ("optimizer.eight_bit", "true"),
     "--use_ema": ("optimizer.ema_decay", "0.9999"),
     "--allow_tf32": ("run.tf32", "true"),
 }
 # Read by the original's parser, and by nothing after it, or without effect on its loss.
-WITHOUT_MEANING = {
+IGNORED_FLAGS = {
     "--input_pertubation": 1,
     "--dataset_config_name": 1,
     "--max_train_samples": 1,
@@ -63,7 +63,7 @@ WITHOUT_MEANING = {
     "--proportion_empty_prompts": 1,
 }
 # Done elsewhere today.
-ELSEWHERE = {
+REPLACED_FLAGS = {
     "--local_rank": (1, "torchrun and accelerate tell it by environment"),
     "--dataloader_num_workers": (1, "prompts need no workers"),
     "--validation_epochs": (1, "set validation.every, in steps"),
@@ -96,15 +96,15 @@ def parse_args(argv: Sequence[str] | None = None) -> TrainConfig:
     parser.add_argument("--config", metavar="FILE")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings")
     known = parser.add_argument_group("the original's flags")
-    for flag, setting in MAPPED.items():
+    for flag, setting in MAPPED_FLAGS.items():
         known.add_argument(flag, help=f"= --set {setting}=...")
     known.add_argument("--resolution", help="= --set rollout.height=... rollout.width=...")
-    for flag, (setting, value) in SWITCHES.items():
+    for flag, (setting, value) in SWITCH_FLAGS.items():
         known.add_argument(flag, action="store_true", help=f"= --set {setting}={value}")
-    for flag, count in WITHOUT_MEANING.items():
+    for flag, count in IGNORED_FLAGS.items():
         options = {"action": "store_true"} if count == 0 else {"nargs": "*" if count == "*" else None}
         known.add_argument(flag, help="never had an effect", **options)
-    for flag, (count, advice) in ELSEWHERE.items():
+    for flag, (count, advice) in REPLACED_FLAGS.items():
         options = {"action": "store_true"} if count == 0 else {}
         known.add_argument(flag, help=advice, **options)
     args = vars(parser.parse_args(argv))
@@ -113,16 +113,16 @@ def parse_args(argv: Sequence[str] | None = None) -> TrainConfig:
         return args[flag.lstrip("-")] not in (None, False)
 
     settings = []
-    for flag, setting in MAPPED.items():
+    for flag, setting in MAPPED_FLAGS.items():
         if given(flag):
             settings.append(f"{setting}={args[flag.lstrip('-')]}")
     if given("--resolution"):
         settings += [f"rollout.{side}={args['resolution']}" for side in ("height", "width")]
-    settings += [f"{setting}={value}" for flag, (setting, value) in SWITCHES.items() if given(flag)]
-    for flag in WITHOUT_MEANING:
+    settings += [f"{setting}={value}" for flag, (setting, value) in SWITCH_FLAGS.items() if given(flag)]
+    for flag in IGNORED_FLAGS:
         if given(flag):
             print(f"refl: {flag} never had an effect in the original; ignored", file=sys.stderr)
-    for flag, (_, advice) in ELSEWHERE.items():
+    for flag, (_, advice) in REPLACED_FLAGS.items():
         if given(flag):
             print(f"refl: {flag} is not used: {advice}", file=sys.stderr)
     try:

@@ -50,13 +50,18 @@ def draw_curves(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def model_card(
-    config: TrainConfig, rows: list[dict[str, Any]], kept: int, is_lora: bool, pipeline: str, prompts: int
+    config: TrainConfig,
+    rows: list[dict[str, Any]],
+    saved_step: int,
+    is_lora: bool,
+    pipeline: str,
+    prompts: int,
 ) -> str:
     """README.md of a trained model: what it is, its rewards before and after, how to use it, all settings.
 
     Args:
         rows: the run's metrics.
-        kept: the step whose weights the model has.
+        saved_step: the step whose weights the model has.
         is_lora: adapters rather than all weights.
         pipeline: class of the base model's.
         prompts: how many the validations have.
@@ -78,7 +83,7 @@ def model_card(
     ]
     if len(validations) > 1:
         first = validations[0]
-        last = next((row for row in validations if row["step"] == kept), validations[-1])
+        last = next((row for row in validations if row["step"] == saved_step), validations[-1])
         lines += [
             f"| mean over {prompts} prompts x {config.validation.seeds} seeds | before "
             f"| after {last['step']} steps |",

@@ -49,7 +49,7 @@ class Rewards:
 
     def __init__(self, rewards: Sequence[Reward]):
         self.trained = [reward for reward in rewards if reward.config.weight]
-        self.watched = [reward for reward in rewards if not reward.config.weight]
+        self.held_out = [reward for reward in rewards if not reward.config.weight]
 
     def loss(self, pixels: Tensor, prompts: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
         """(per-sample loss (N,) with gradient, name -> rewards (N,) without)."""
@@ -63,14 +63,14 @@ class Rewards:
         return total, values
 
     @torch.no_grad()
-    def watch(self, pixels: Tensor, prompts: Sequence[str]) -> dict[str, Tensor]:
+    def held_out_rewards(self, pixels: Tensor, prompts: Sequence[str]) -> dict[str, Tensor]:
         """name -> (N,) of the held-out rewards."""
-        return {reward.config.name: reward(pixels, prompts) for reward in self.watched}
+        return {reward.config.name: reward(pixels, prompts) for reward in self.held_out}
 
     @torch.no_grad()
     def all(self, pixels: Tensor, prompts: Sequence[str]) -> dict[str, Tensor]:
         """name -> (N,) of every reward."""
-        return {r.config.name: r(pixels, prompts) for r in [*self.trained, *self.watched]}
+        return {r.config.name: r(pixels, prompts) for r in [*self.trained, *self.held_out]}
 
     def check(self, height: int, width: int, device: torch.device) -> None:
         """Try every reward on two gray images, so that mistakes show before any long work.
@@ -79,7 +79,7 @@ class Rewards:
             RewardError: a reward that fails, answers wrongly, or gives no gradient though it is trained.
         """
         prompts = ["an image", "another image"]
-        for reward in [*self.trained, *self.watched]:
+        for reward in [*self.trained, *self.held_out]:
             pixels = torch.full((2, 3, height, width), 0.5, device=device, requires_grad=True)
             try:
                 rewards = reward(pixels, prompts)

@@ -25,7 +25,7 @@ class SampleNoise:
 
     def __init__(self, seed: int, step: int, indices: Sequence[int], purpose: int = 0):
         self.generators = [
-            torch.Generator().manual_seed(_mix(seed, step, index, purpose)) for index in indices
+            torch.Generator().manual_seed(_mix_seeds(seed, step, index, purpose)) for index in indices
         ]
 
     def __call__(self, shape: Sequence[int], device: torch.device | str, dtype=torch.float32) -> Tensor:
@@ -38,7 +38,7 @@ class SampleNoise:
         return torch.stack([torch.rand((), generator=generator) for generator in self.generators])
 
 
-def _mix(*numbers: int) -> int:
+def _mix_seeds(*numbers: int) -> int:
     """A 63-bit seed from several numbers (SplitMix64's finaliser over each)."""
     mask = (1 << 64) - 1
     state = 0x9E3779B97F4A7C15
@@ -50,7 +50,7 @@ def _mix(*numbers: int) -> int:
     return state >> 1
 
 
-def forget_casts() -> None:
+def clear_autocast_cache() -> None:
     """To call before gradient is wanted after work without.
 
     Up to torch 2.9, autocast keeps the weights that it cast under no_grad, which have no graph, and gives
@@ -66,11 +66,11 @@ class Rollout:
     Attributes:
         latents: (B, ...) clean latents; ((1 + copies) * B, ...), the plain ones first, where the plan asks
             for copies.
-        visits: for each step with gradient (index, the latents it was given, detached, its output).
+        gradient_steps: for each step with gradient (index, the latents it was given, detached, its output).
     """
 
     latents: Tensor
-    visits: list[tuple[int, Tensor, Tensor]] = field(default_factory=list)
+    gradient_steps: list[tuple[int, Tensor, Tensor]] = field(default_factory=list)
 
 
 def rollout(
@@ -100,13 +100,13 @@ def rollout(
         return checkpoint(denoise, x, i, use_reentrant=False, preserve_rng_state=False)
 
     x = latents * schedule.initial_scale
-    visits: list[tuple[int, Tensor, Tensor]] = []
+    gradient_steps: list[tuple[int, Tensor, Tensor]] = []
     for i in range(plan.stop + 1):
         if i in plan.gradient:
             if i - 1 not in plan.gradient:
-                forget_casts()
+                clear_autocast_cache()
             output = with_gradient(x, i)
-            visits.append((i, x.detach(), output))
+            gradient_steps.append((i, x.detach(), output))
         else:
             with torch.no_grad():
                 output = denoise(x, i)
@@ -114,13 +114,13 @@ def rollout(
         if last and plan.read == "prediction":
             x = schedule.clean(x, output, i)
         else:  # plain arithmetic: gradient of earlier steps passes, that of this denoiser only if it has one
-            x = schedule.step(x, output, i, noise() if schedule.fresh[i] else None)
+            x = schedule.step(x, output, i, noise() if schedule.new_noise_scales[i] else None)
     if not plan.copies:
-        return Rollout(x, visits)
+        return Rollout(x, gradient_steps)
     results = [x]
     for _ in range(plan.copies):
-        again = schedule.renoise(x.detach(), noise(), plan.stop)
-        output = with_gradient(again, plan.stop)
-        visits.append((plan.stop, again.detach(), output))
-        results.append(schedule.clean(again, output, plan.stop))
-    return Rollout(torch.cat(results), visits)
+        renoised = schedule.renoise(x.detach(), noise(), plan.stop)
+        output = with_gradient(renoised, plan.stop)
+        gradient_steps.append((plan.stop, renoised.detach(), output))
+        results.append(schedule.clean(renoised, output, plan.stop))
+    return Rollout(torch.cat(results), gradient_steps)

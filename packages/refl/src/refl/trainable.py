@@ -71,7 +71,7 @@ class Trainable:
                 self.family.denoiser = denoiser
 
     @contextmanager
-    def averaged(self) -> Iterator[None]:
+    def ema_weights(self) -> Iterator[None]:
         """Within it the parameters are their moving average, where one is kept."""
         if self.ema is None:
             yield
@@ -83,7 +83,7 @@ class Trainable:
         finally:
             self.ema.restore(self.parameters)
 
-    def update_average(self) -> None:
+    def update_ema(self) -> None:
         if self.ema is not None:
             self.ema.to(self.parameters[0].device)
             self.ema.step(self.parameters)
@@ -112,7 +112,7 @@ class Trainable:
 
     def save(self, folder: Path) -> None:
         """Write what plain diffusers loads: a LoRA folder (``pipe.load_lora_weights``) or a pipeline."""
-        with self.averaged():
+        with self.ema_weights():
             if not self.is_lora:
                 self.family.pipeline.save_pretrained(folder)
                 return

@@ -39,7 +39,7 @@ from .setup import (
 )
 from .step_bar import step_bar
 from .trainable import Trainable
-from .validation import grid, judge, validate
+from .validation import grid, record_validation, validate
 
 MAX_SKIPPED = 10  # steps in a row without a finite reward or gradient that stop a run
 
@@ -92,8 +92,8 @@ class Trainer:
         height, width = image_size(config, family)
         for steps in (config.rollout.steps, config.validation.steps or config.rollout.steps):
             family.schedule(steps, config.rollout.sampler, height, width)  # errors, if it has any
-        judges = load_rewards(config.rewards, accelerator.device, rewards)
-        judges.check(height, width, accelerator.device)
+        loaded_rewards = load_rewards(config.rewards, accelerator.device, rewards)
+        loaded_rewards.check(height, width, accelerator.device)
         captioned = open_captioned(config.loss) if config.loss.pretraining_data else None
 
         family.pipeline.to(accelerator.device)
@@ -104,7 +104,7 @@ class Trainer:
         self.trainable = Trainable(
             family, config.model, config.optimizer.ema_decay, keep_reference=config.loss.distance_weight > 0
         )
-        self.objective = Objective(config, family, judges, self.trainable, accelerator, captioned)
+        self.objective = Objective(config, family, loaded_rewards, self.trainable, accelerator, captioned)
         if config.model.gradient_checkpointing:
             family.denoiser.enable_gradient_checkpointing()
             family.denoiser.train()  # diffusers checkpoints in training mode only
@@ -210,7 +210,7 @@ class Trainer:
             self.optimizer.step()
             self.state.skipped_in_a_row = 0
             self.lr_schedule.step()
-            self.trainable.update_average()
+            self.trainable.update_ema()
         else:
             if accelerator.scaler is not None:  # scales down if the gradient overflowed, and is ready again
                 accelerator.scaler.update()
@@ -246,7 +246,7 @@ class Trainer:
             grid(found.pixels, config.seeds, self.out / "samples" / f"step-{state.step:06d}.png")
         rewards = {f"validation/{name}": value for name, value in found.rewards.items()}
         self._log({**rewards, "validation/diversity": found.diversity})
-        if judge(found, config, state) and config.keep_best and accelerator.is_main_process:
+        if record_validation(found, config, state) and config.keep_best and accelerator.is_main_process:
             self.checkpoints.save_best(self.trainable, state.step)
         if state.stopped:
             self._report(f"stopped early at step {state.step}: {state.stopped}")
@@ -267,14 +267,14 @@ class Trainer:
     def _finish(self) -> Path:
         config, folder = self.config, self.out / "model"
         if self.accelerator.is_main_process:
-            rows, kept = self.metrics.read(), self.state.step
+            rows, saved_step = self.metrics.read(), self.state.step
             if config.validation.keep_best and self.state.best is not None:
-                kept = self.state.best_step
-                self.checkpoints.load_best(self.trainable, kept)
+                saved_step = self.state.best_step
+                self.checkpoints.load_best(self.trainable, saved_step)
             with write_errors(folder):
                 self.trainable.save(folder)
             pipeline, lora = type(self.family.pipeline).__name__, self.trainable.is_lora
-            card = model_card(config, rows, kept, lora, pipeline, len(self.validation_prompts))
+            card = model_card(config, rows, saved_step, lora, pipeline, len(self.validation_prompts))
             (folder / "README.md").write_text(card, encoding="utf-8")
             draw_curves(rows, self.out / "curves.png")
             if config.run.push_to_hub:

@@ -80,25 +80,26 @@ def validate(
     Args:
         batch: images made at once by one rank.
     """
-    wanted = [(prompt, seed) for prompt in prompts for seed in range(config.seeds)]
-    share = -(-len(wanted) // accelerator.num_processes)
+    samples = [(prompt, seed) for prompt in prompts for seed in range(config.seeds)]
+    share = -(-len(samples) // accelerator.num_processes)
     first = accelerator.process_index * share
-    mine = [wanted[min(first + i, len(wanted) - 1)] for i in range(share)]  # all ranks make equally many
+    # All ranks make equally many images.
+    local_samples = [samples[min(first + i, len(samples) - 1)] for i in range(share)]
     images, rewards = [], []
-    with objective.trainable.averaged():
+    with objective.trainable.ema_weights():
         for start in range(0, share, batch):
-            texts, seeds = zip(*mine[start : start + batch])
+            texts, seeds = zip(*local_samples[start : start + batch])
             pixels = objective.generate(texts, seeds, config.steps)
             values = objective.rewards.all(pixels, texts)
             rewards.append(torch.stack([*values.values()], dim=1))
             images.append((pixels * 255).round().to(torch.uint8))
-    everything = accelerator.gather(torch.cat(rewards))[: len(wanted)]
-    pixels = accelerator.gather(torch.cat(images))[: len(wanted)].cpu()
+    everything = accelerator.gather(torch.cat(rewards))[: len(samples)]
+    pixels = accelerator.gather(torch.cat(images))[: len(samples)].cpu()
     means = dict(zip(values, everything.double().mean(0).tolist()))
     return Validation(means, diversity(pixels.float() / 255, config.seeds), pixels)
 
 
-def judge(found: Validation, config: ValidationConfig, state: RunState) -> bool:
+def record_validation(found: Validation, config: ValidationConfig, state: RunState) -> bool:
     """Note a validation in the run's state; whether it is the best so far.
 
     ``state.stopped`` says why the run should end, if it should. Images of too little diversity are never

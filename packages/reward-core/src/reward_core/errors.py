@@ -118,13 +118,13 @@ class RunInterrupted(KeyboardInterrupt):
     """A bulk run was interrupted after it saved what it had scored.
 
     Attributes:
-        kept: how many rows a run of the same command finds scored.
+        saved: how many rows a run of the same command finds scored.
         rows: how many the input has.
     """
 
-    def __init__(self, kept: int, rows: int):
-        super().__init__(f"interrupted; {kept:,} of {rows:,} rows are kept")
-        self.kept, self.rows = kept, rows
+    def __init__(self, saved: int, rows: int):
+        super().__init__(f"interrupted; {saved:,} of {rows:,} rows are kept")
+        self.saved, self.rows = saved, rows
 
 
 class WorkerError(RewardCoreError, RuntimeError):

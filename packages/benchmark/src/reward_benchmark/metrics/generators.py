@@ -70,19 +70,19 @@ def generator_table(
             prompt scored for all.
     """
     names = list(scores)
-    lengths = {len(some) for some in scores.values()}
+    lengths = {len(values_of_prompts) for values_of_prompts in scores.values()}
     if len(lengths) != 1:
         raise ValueError(f"each generator needs the same prompts, got {sorted(lengths)} of them")
-    for name, some in scores.items():
-        for i, values in enumerate(some):
+    for name, values_of_prompts in scores.items():
+        for i, values in enumerate(values_of_prompts):
             if bad := [v for v in values if v is not None and not np.isfinite(v)]:
                 raise ValueError(f"{name}, prompt {i}: the score {bad[0]} is not a finite number")
     means = np.array([[_mean(values) for values in scores[name]] for name in names]).T  # (P, G)
-    whole = np.isfinite(means).all(1)
-    if not whole.any():
+    complete = np.isfinite(means).all(1)
+    if not complete.any():
         raise ValueError("no prompt has a scored image of every generator")
     resamples = resamples or Resamples(len(means))
-    used, filled = whole.astype(float), np.where(whole[:, None], means, 0.0)
+    used, filled = complete.astype(float), np.where(complete[:, None], means, 0.0)
 
     def table_means(weights: np.ndarray) -> np.ndarray:
         """Weights (R, P) -> mean scores (R, G)."""
@@ -92,7 +92,7 @@ def generator_table(
     drawn = average_ranks(table_means(resamples.counts))  # (R, G)
     overall = table_means(np.ones((1, len(means))))[0]
     ranks = average_ranks(overall)
-    many = int(whole.sum()) > 1
+    has_several_prompts = int(complete.sum()) > 1
     known = [i for i, name in enumerate(names) if name in reference]
     target = -np.array([reference[names[i]] for i in known], float)
 
@@ -104,8 +104,8 @@ def generator_table(
 
     rows = {}
     for i, name in enumerate(names):
-        low, high = np.quantile(drawn[:, i], [0.025, 0.975]) if many else (None, None)
-        higher = means[whole, i][:, None] > means[whole]
+        low, high = np.quantile(drawn[:, i], [0.025, 0.975]) if has_several_prompts else (None, None)
+        higher = means[complete, i][:, None] > means[complete]
         rows[name] = GeneratorRow(
             mean=resamples.ratio(filled[:, i], used),
             rank=float(ranks[i]),
@@ -114,8 +114,10 @@ def generator_table(
             wins=int(higher.sum()),
             pictures=sum(v is not None for values in scores[name] for v in values),
         )
-    missing = sum(v is None for some in scores.values() for values in some for v in values)
-    return GeneratorTable(rows, correlation(spearman), correlation(kendall), int(whole.sum()), missing)
+    missing = sum(
+        v is None for values_of_prompts in scores.values() for values in values_of_prompts for v in values
+    )
+    return GeneratorTable(rows, correlation(spearman), correlation(kendall), int(complete.sum()), missing)
 
 
 def _mean(values: Sequence[float | None]) -> float:

@@ -94,14 +94,14 @@ def preference_table(ranks: Ranks, scores: Scores, resamples: Resamples | None =
     if not counted.sum():
         raise ValueError("no two scored images of a prompt that differ in place")
     share = np.divide(right, counted, out=np.zeros(len(right)), where=counted > 0)
-    have = [[s is not None for s in some] for some in scores]
+    is_scored = [[s is not None for s in group] for group in scores]
     return PreferenceTable(
         pooled_accuracy=resamples.ratio(right, counted),
         per_prompt_accuracy=resamples.ratio(share, counted > 0),
         pairs=int(counted.sum()),
         prompts=int((counted > 0).sum()),
-        images=sum(map(sum, have)),
-        missing=sum(len(some) - sum(some) for some in have),
+        images=sum(map(sum, is_scored)),
+        missing=sum(len(group) - sum(group) for group in is_scored),
         recall=_retrieval(recalled_at, ranks, scores, resamples),
         filter=_retrieval(filtered_at, ranks, scores, resamples),
     )
@@ -119,8 +119,8 @@ def compare_scorers(ranks: Ranks, first: Scores, second: Scores, resamples: Resa
     both = [
         [(x, y) if None not in (x, y) else (None, None) for x, y in zip(a, b)] for a, b in zip(first, second)
     ]
-    right_first, counted = _counts(ranks, [[x for x, _ in some] for some in both])
-    right_second, _ = _counts(ranks, [[y for _, y in some] for some in both])
+    right_first, counted = _counts(ranks, [[x for x, _ in group] for group in both])
+    right_second, _ = _counts(ranks, [[y for _, y in group] for group in both])
     if not counted.sum():
         raise ValueError("no two images that differ in place and that both scorers scored")
     return {

@@ -21,28 +21,28 @@ def recalled_at(k: int, ranks: Sequence[int], scores: Sequence[float]) -> float:
     what a random one gets, whatever the order of the files.
     """
     best = min(ranks)
-    return _chance_of_a_hit(k, np.asarray(scores, float), np.asarray(ranks) == best)
+    return _hit_probability(k, np.asarray(scores, float), np.asarray(ranks) == best)
 
 
 def filtered_at(k: int, ranks: Sequence[int], scores: Sequence[float]) -> float:
     """The same for an image that people put last among the scorer's bottom k."""
     worst = max(ranks)
-    return _chance_of_a_hit(k, -np.asarray(scores, float), np.asarray(ranks) == worst)
+    return _hit_probability(k, -np.asarray(scores, float), np.asarray(ranks) == worst)
 
 
-def _chance_of_a_hit(k: int, scores: np.ndarray, wanted: np.ndarray) -> float:
-    """Chance that a wanted entry is among the k highest, ties at the border broken at random."""
+def _hit_probability(k: int, scores: np.ndarray, relevant: np.ndarray) -> float:
+    """Chance that a relevant entry is among the k highest, ties at the border broken at random."""
     if not np.isfinite(scores).all():
         raise ValueError(f"the scores must be finite numbers, got {scores.tolist()}")
     if k >= len(scores):
         return 1.0
     border = np.sort(scores)[-k]
-    if (wanted & (scores > border)).any():
+    if (relevant & (scores > border)).any():
         return 1.0
     tied = scores == border
-    room = k - int((scores > border).sum())
-    total, hits = int(tied.sum()), int((tied & wanted).sum())
-    missed = 1.0
-    for i in range(room):  # drawing `room` of the tied without any of the wanted
-        missed *= max(0, total - hits - i) / (total - i)
-    return 1.0 - missed
+    remaining = k - int((scores > border).sum())
+    total, hits = int(tied.sum()), int((tied & relevant).sum())
+    miss_probability = 1.0
+    for i in range(remaining):  # drawing `remaining` of the tied without any relevant one
+        miss_probability *= max(0, total - hits - i) / (total - i)
+    return 1.0 - miss_probability

@@ -28,7 +28,8 @@ class Part:
     """One table.
 
     kind: "generators" (Table 1: which generator is liked) or "preference" (Table 3: which image).
-    reference: generator -> rank, 1 is best; None where the scorer ``judge`` says it (ShapesBench's oracle).
+    reference: generator -> rank, 1 is best; None where ``reference_scorer`` ranks them.
+    reference_scorer: the scorer whose ranks are the reference (ShapesBench: the oracle).
     """
 
     name: str
@@ -36,7 +37,7 @@ class Part:
     kind: str
     groups: tuple[Group, ...]
     reference: dict[str, float] | None = None
-    judge: str | None = None
+    reference_scorer: str | None = None
     titles: dict[str, str] = field(default_factory=dict)
     revision: str = ""
 

@@ -53,7 +53,7 @@ def _generators(options: SuiteOptions, revision: str) -> Part:
         "Renderers, ranked by the oracle",
         "generators",
         tuple(groups),
-        judge="oracle",
+        reference_scorer="oracle",
         titles={name: RENDERERS[name].title for name in names},
         revision=revision,
     )

@@ -83,10 +83,10 @@ def render(renderer: Renderer, scene: Scene, rng: np.random.Generator) -> np.nda
     for kind, probability, strength in renderer.faults:
         if rng.random() >= probability:
             continue
-        gone = any(fault.kind == "missing" for fault in faults)
-        if kind == "wrong_relation" and (scene.relation is None or gone):
+        has_missing = any(fault.kind == "missing" for fault in faults)
+        if kind == "wrong_relation" and (scene.relation is None or has_missing):
             continue
-        if kind in ("wrong_colour", "wrong_shape", "cut_off") and gone:
+        if kind in ("wrong_colour", "wrong_shape", "cut_off") and has_missing:
             continue
         faults.append(Fault(kind, strength))
     pixels = make_image(scene, rng, faults).pixels

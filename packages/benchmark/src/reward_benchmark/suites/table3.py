@@ -15,39 +15,45 @@ FOLDER = "test_images"
 
 
 def build(options: SuiteOptions) -> list[Part]:
-    """Table 3; what lacks is fetched."""
+    """Return Table 3's one part; download the files that are missing."""
     options.data.mkdir(parents=True, exist_ok=True)
     rankings = text_file(RANKINGS, options.data, options.offline)
     ranked = read_rankings(rankings, options.data)[: options.limit]
-    folder = _images(options, ranked)
+    names = [tuple(_name(image, options.data) for image in item.images) for item in ranked]
+    folder = _image_folder(options, [group[0] for group in names[:20]])
     return [
         Part(
             "table3",
             "Table 3: people's preferences",
             "preference",
-            tuple(_group(item, options.data, folder) for item in ranked),
+            tuple(_group(item, group, folder) for item, group in zip(ranked, names)),
             revision=f"{REPO} (main), rankings sha256 {RANKINGS.sha256[:12]}",
         )
     ]
 
 
-def _group(item: RankedPrompt, base: Path, folder: Path) -> Group:
-    names = tuple(_name(image, base) for image in item.images)
+def _group(item: RankedPrompt, names: tuple[PurePosixPath, ...], folder: Path) -> Group:
     images = tuple(folder / name for name in names)
     return Group(item.id, item.prompt, images, tuple(map(str, names)), ranks=item.ranks)
 
 
 def _name(image: ImageSource, base: Path) -> PurePosixPath:
-    """Return an image's name relative to the folder of the rankings."""
-    path = Path(image)
-    if not path.is_relative_to(base) or ".." in path.relative_to(base).parts:
-        raise InputError(f"{RANKINGS.name}: the image {str(path)!r} would lie outside the folder {base}")
+    """Return an image's name relative to the data folder.
+
+    Raises:
+        InputError: an address, or a file outside the data folder.
+    """
+    path, base = Path(image).absolute(), base.absolute()
+    if "://" in str(image) or not path.is_relative_to(base) or ".." in path.relative_to(base).parts:
+        raise InputError(
+            f"Cannot use the image {str(image)!r} of {RANKINGS.name}: it is outside the folder {base}. "
+            "Name images by their paths in that folder, without '..'."
+        )
     return PurePosixPath(path.relative_to(base).as_posix())
 
 
-def _images(options: SuiteOptions, ranked: list[RankedPrompt]) -> Path:
-    """The folder to which the rankings' names are relative; a single missing image is no missing folder."""
-    firsts = [Path(item.images[0]).relative_to(options.data) for item in ranked[:20]]
+def _image_folder(options: SuiteOptions, firsts: list[PurePosixPath]) -> Path:
+    """Return the folder that the names are relative to; download it if none has any of the first images."""
     for folder in (options.data, options.data / FOLDER, options.data / FOLDER / FOLDER):
         if any((folder / name).is_file() for name in firsts):
             return folder

@@ -36,7 +36,7 @@ from .recipe import (
     unseen_prompts,
     write_images,
 )
-from .study import Judged, circumstances, curve_of, judge_model, report
+from .study import ScoredImages, report, run_environment, score_model, validation_curve
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -81,17 +81,17 @@ def run_demo(out: Path, size: DemoSize, seed: int) -> dict[str, Any]:
         print(f"refl.demo: {name}, {arm.run.steps} steps", file=sys.stderr)
         trainers[name] = trainer = make_trainer(arm, size, seed)
         trainer.train()
-        curves[name] = curve_of(trainer.metrics.read())
+        curves[name] = validation_curve(trainer.metrics.read())
     prompts = unseen_prompts(size.unseen_prompts, seed)
     folders = {"base": PIPELINE, "control": out / "control" / "model", "refl": out / "refl" / "model"}
-    models: dict[str, Judged] = {}
+    models: dict[str, ScoredImages] = {}
     with _bar(len(folders) * len(prompts)) as advance:
         for name, folder in folders.items():
-            models[name] = judge_model(folder, prompts, advance)
+            models[name] = score_model(folder, prompts, advance)
     state = trainers["refl"].state
     found = report(
         models["base"], models["control"], models["refl"], curves, state.best_step, state.stopped
-    ) | circumstances(started, config)
+    ) | run_environment(started, config)
     draw_grid(out / "grid.png", prompts, models)
     draw_curve(out / "curve.png", curves, state.best_step)
     write_json(out / "report.json", found)
@@ -114,10 +114,10 @@ def show(found: dict[str, Any], out: Path, console: Console) -> None:
             cells.append(f"{found[f'{key}_{side}']:.3f} [{low:.3f}, {high:.3f}]")
         table.add_row(title, *cells)
     console.print(table)
-    for suffix, against in (("", "the base"), ("_control", "the control")):
+    for suffix, opponent in (("", "the base"), ("_control", "the control")):
         rate, low, high = (found[f"{name}{suffix}"] for name in ("win_rate", "win_low", "win_high"))
         console.print(
-            f"ReFL's image is truly better than that of {against}: {rate:.1%} [{low:.1%}, {high:.1%}]"
+            f"ReFL's image is truly better than that of {opponent}: {rate:.1%} [{low:.1%}, {high:.1%}]"
         )
     console.print(
         f"kept: step {found['stopped_step']}, truth {found['stopped_truth']:.3f} at validation; "

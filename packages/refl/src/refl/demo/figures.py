@@ -14,37 +14,37 @@ from reward_core.demo.contact_sheet import contact_sheet
 from reward_core.files.atomic_write import atomic_write
 from reward_core.shapes import parse
 
-from .recipe import JUDGE, REWARD, TRUTH
-from .study import Judged
-from .world import draw
+from .recipe import HELD_OUT_REWARD, REWARD, TRUTH
+from .scenes import draw
+from .study import ScoredImages
 
 ROWS = 10
 
 
 def draw_grid(
-    path: Path, prompts: Sequence[str], models: dict[str, Judged], rows: int = ROWS, blocks: int = 2
+    path: Path, prompts: Sequence[str], models: dict[str, ScoredImages], rows: int = ROWS, blocks: int = 2
 ) -> None:
     """A PNG of the first prompts: the images of every model with truth and reward, then one as meant."""
-    sheet, rng = [], np.random.default_rng(0)
+    grid_rows, rng = [], np.random.default_rng(0)
     for number in range(min(rows, len(prompts))):
         captions = [
-            f"{name}: {judged.scores[TRUTH][number, 0]:.2f}\nreward {judged.scores[REWARD][number, 0]:+.2f}"
-            for name, judged in models.items()
+            f"{name}: {scored.scores[TRUTH][number, 0]:.2f}\nreward {scored.scores[REWARD][number, 0]:+.2f}"
+            for name, scored in models.items()
         ]
-        images = [_image(judged.images[number]) for judged in models.values()]
-        meant = Image.fromarray(draw(parse(prompts[number]), rng))
-        sheet.append((prompts[number], [*images, meant], [*captions, "as meant"]))
-    whole = [contact_sheet(sheet[block::blocks]) for block in range(min(blocks, len(sheet)))]
-    canvas = Image.new("RGB", (sum(part.width for part in whole), max(p.height for p in whole)), "white")
+        images = [_image(scored.images[number]) for scored in models.values()]
+        target = Image.fromarray(draw(parse(prompts[number]), rng))
+        grid_rows.append((prompts[number], [*images, target], [*captions, "as meant"]))
+    sheets = [contact_sheet(grid_rows[block::blocks]) for block in range(min(blocks, len(grid_rows)))]
+    canvas = Image.new("RGB", (sum(sheet.width for sheet in sheets), max(p.height for p in sheets)), "white")
     left = 0
-    for part in whole:
-        canvas.paste(part, (left, 0))
-        left += part.width
+    for sheet in sheets:
+        canvas.paste(sheet, (left, 0))
+        left += sheet.width
     with atomic_write(path) as temporary:
         canvas.save(temporary, format="PNG")
 
 
-def draw_curve(path: Path, curves: dict[str, list[dict[str, Any]]], kept_step: int | None = None) -> None:
+def draw_curve(path: Path, curves: dict[str, list[dict[str, Any]]], saved_step: int | None = None) -> None:
     """A PNG: learned reward and second reward (left axis) and truth (right axis) at each validation."""
     import matplotlib
 
@@ -56,12 +56,12 @@ def draw_curve(path: Path, curves: dict[str, list[dict[str, Any]]], kept_step: i
     styles = dict(zip(curves, ("-", "--", ":")))
     for name, points in curves.items():
         steps = [point["step"] for point in points]
-        for panel, key, color in ((axis, REWARD, "C0"), (axis, JUDGE, "C1"), (right, TRUTH, "C2")):
+        for panel, key, color in ((axis, REWARD, "C0"), (axis, HELD_OUT_REWARD, "C1"), (right, TRUTH, "C2")):
             label = f"{key}, {name}"
             values = [point[key] for point in points]
             panel.plot(steps, values, styles[name], color=color, marker=".", label=label)
-    if kept_step is not None:
-        axis.axvline(kept_step, color="grey", linewidth=1, label="kept")
+    if saved_step is not None:
+        axis.axvline(saved_step, color="grey", linewidth=1, label="kept")
     axis.set_xlabel("step")
     axis.set_ylabel("rewards")
     right.set_ylabel("truth (the oracle's utility)")

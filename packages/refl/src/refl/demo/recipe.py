@@ -27,11 +27,11 @@ from ..config import (
 )
 from ..strategies import StrategyConfig
 from ..trainer import Trainer
+from .scenes import captioned_images, sample_prompts
 from .truth import read_truths
-from .world import captioned_images, sample_prompts
 
 PIPELINE = Path(__file__).parent / "tiny"
-REWARD, JUDGE, TRUTH = "tiny", "tiny-judge", "truth"
+REWARD, HELD_OUT_REWARD, TRUTH = "tiny", "tiny-judge", "truth"
 DENOISING_STEPS, GUIDANCE = 20, 2.5
 CLEAN_REWARD = 1.35  # of clean, right images by `tiny` (1.38 for one thing, 1.35 for two): more is no better
 
@@ -88,7 +88,7 @@ def demo_config(out: Path, data: Path, size: DemoSize, seed: int) -> TrainConfig
         strategy=StrategyConfig(name="refl", first=6, last=15),
         rewards=(
             RewardConfig(REWARD, 1.0, "relu", CLEAN_REWARD),
-            RewardConfig(JUDGE, 0.0),
+            RewardConfig(HELD_OUT_REWARD, 0.0),
             RewardConfig(TRUTH, 0.0),
         ),
         loss=LossConfig(
@@ -109,7 +109,7 @@ def demo_config(out: Path, data: Path, size: DemoSize, seed: int) -> TrainConfig
             prompts=size.validation_prompts,
             seeds=size.validation_seeds,
             batch_size=32,
-            stop_reward=JUDGE,
+            stop_reward=HELD_OUT_REWARD,
             stop_patience=3,
             stop_diversity=0.7,
             keep_best=True,
@@ -140,7 +140,7 @@ def control_config(config: TrainConfig) -> TrainConfig:
 def make_trainer(config: TrainConfig, size: DemoSize, seed: int) -> Trainer:
     """A trainer with the demo's prompts and the oracle watching."""
     known = sample_prompts(size.train_prompts + size.validation_prompts, seed)
-    return Trainer(prompts=known, args=config, rewards={TRUTH: watch_truth})
+    return Trainer(prompts=known, args=config, rewards={TRUTH: truth_reward})
 
 
 def unseen_prompts(count: int, seed: int) -> list[str]:
@@ -148,7 +148,7 @@ def unseen_prompts(count: int, seed: int) -> list[str]:
     return sample_prompts(count, 10_000 + seed, "held_out")
 
 
-def watch_truth(pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+def truth_reward(pixels: Tensor, prompts: Sequence[str]) -> Tensor:
     """The oracle's utility, (N,), as a reward to watch: it has no gradient, so nothing can train on it.
 
     0 for prompts that are not of this world, such as those with which the trainer tries its rewards.

@@ -20,14 +20,14 @@ from ..compare import ImageSettings, compare_rewards, generate_images, score_ima
 from ..config import RewardConfig, TrainConfig
 from ..families import load_family
 from ..rewards import load_rewards
-from .recipe import DENOISING_STEPS, GUIDANCE, JUDGE, REWARD, TRUTH
+from .recipe import DENOISING_STEPS, GUIDANCE, HELD_OUT_REWARD, REWARD, TRUTH
 from .truth import interval, read_truths
 
 SETTINGS = ImageSettings(steps=DENOISING_STEPS, guidance_scale=GUIDANCE, seeds=1, batch_size=32)
 
 
 @dataclass
-class Judged:
+class ScoredImages:
     """Images of one model for P prompts, one each.
 
     Attributes:
@@ -39,27 +39,27 @@ class Judged:
     scores: dict[str, np.ndarray]
 
 
-def judge_model(
+def score_model(
     model: Path, prompts: Sequence[str], advance: Callable[[int], None] = lambda count: None
-) -> Judged:
+) -> ScoredImages:
     """Make one image of each prompt, the same noise for every model, and judge it."""
     family = load_family(model)
     device = torch.device("cpu")
     made = []
-    for some in generate_images(
+    for batch in generate_images(
         family, [(prompt, number) for number, prompt in enumerate(prompts)], SETTINGS
     ):
-        made.append(some)
-        advance(len(some))
+        made.append(batch)
+        advance(len(batch))
     images = torch.cat(made)
-    rewards = load_rewards([RewardConfig(REWARD), RewardConfig(JUDGE)], device)
+    rewards = load_rewards([RewardConfig(REWARD), RewardConfig(HELD_OUT_REWARD)], device)
     scores = score_images(images, prompts, rewards, SETTINGS, device)
     truths = read_truths(images, prompts)
     scores |= {TRUTH: truths.utility[:, None], "alignment": truths.alignment[:, None]}
-    return Judged(images, scores)
+    return ScoredImages(images, scores)
 
 
-def curve_of(rows: Sequence[dict[str, Any]]) -> list[dict[str, float]]:
+def validation_curve(rows: Sequence[dict[str, Any]]) -> list[dict[str, float]]:
     """The validations among a run's metrics: step, each reward, truth and diversity."""
     return [
         {"step": row["step"]} | {k.split("/", 1)[1]: v for k, v in row.items() if k.startswith("validation/")}
@@ -69,11 +69,11 @@ def curve_of(rows: Sequence[dict[str, Any]]) -> list[dict[str, float]]:
 
 
 def report(
-    base: Judged,
-    control: Judged,
-    tuned: Judged,
+    base: ScoredImages,
+    control: ScoredImages,
+    tuned: ScoredImages,
     curves: dict[str, list[dict[str, float]]],
-    kept_step: int,
+    saved_step: int,
     stopped: str,
 ) -> dict[str, Any]:
     """The demo's figures; every mean with its 95% interval over prompts under ``intervals``.
@@ -82,19 +82,24 @@ def report(
     and that of the weights which the second reward and the diversity chose.
     """
     tuned_curve = {point["step"]: point for point in curves["refl"]}
-    against = {
+    comparisons = {
         "": compare_rewards(TRUTH, base.scores[TRUTH], tuned.scores[TRUTH]),
         "_control": compare_rewards(TRUTH, control.scores[TRUTH], tuned.scores[TRUTH]),
     }
     sides = {"before": base, "control": control, "after": tuned}
     means = {
-        f"{name}_{side}": interval(judged.scores[key])
-        for name, key in (("reward", REWARD), ("judge", JUDGE), ("oracle", TRUTH), ("alignment", "alignment"))
-        for side, judged in sides.items()
+        f"{name}_{side}": interval(scored.scores[key])
+        for name, key in (
+            ("reward", REWARD),
+            ("judge", HELD_OUT_REWARD),
+            ("oracle", TRUTH),
+            ("alignment", "alignment"),
+        )
+        for side, scored in sides.items()
     }
     document: dict[str, Any] = {name: mean for name, (mean, _, _) in means.items()}
     document["control_after"] = document["oracle_control"]
-    for suffix, found in against.items():
+    for suffix, found in comparisons.items():
         document |= {
             f"win_rate{suffix}": found.win_rate,
             f"win_low{suffix}": found.win_rate_low,
@@ -102,8 +107,8 @@ def report(
         }
     document |= {
         "best_truth": max(point[TRUTH] for point in curves["refl"]),
-        "stopped_truth": tuned_curve[kept_step][TRUTH],
-        "stopped_step": kept_step,
+        "stopped_truth": tuned_curve[saved_step][TRUTH],
+        "stopped_step": saved_step,
         "stopped": stopped,
         "prompts": len(base.images),
         "intervals": {name: [low, high] for name, (_, low, high) in means.items()},
@@ -112,7 +117,7 @@ def report(
     return document
 
 
-def circumstances(started: float, config: TrainConfig) -> dict[str, Any]:
+def run_environment(started: float, config: TrainConfig) -> dict[str, Any]:
     """What the figures hold for: settings (paths by their last name), versions, machine, time."""
     settings = config.to_dict()
     for part, key in (("model", "id"), ("run", "out"), ("loss", "pretraining_data")):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..noise_schedule import NoiseSchedule, make_schedule
-from ..rollout import forget_casts
+from ..rollout import clear_autocast_cache
 
 Tensors = dict[str, Tensor]
 
@@ -128,7 +128,7 @@ class Family(ABC):
         else:
             with torch.no_grad():
                 negative = self.predict(latents, timestep, condition.negative, guidance.scale).float()
-            forget_casts()
+            clear_autocast_cache()
             positive = self.predict(latents, timestep, condition.positive, guidance.scale).float()
         return negative + guidance.scale * (positive - negative)
 

@@ -6,20 +6,20 @@ from html import escape
 
 import numpy as np
 
-from .judging import Opinion
+from .image_ranking import ModelRanking
 
 WIDTH, HEIGHT = 480, 230  # of a distribution, in its own units; it is drawn as wide as the page allows
 LEFT, RIGHT, TOP, BOTTOM = 12, 12, 34, 34
 
 
-def score_axis(opinion: Opinion) -> tuple[float, float]:
+def score_axis(model_ranking: ModelRanking) -> tuple[float, float]:
     """(low, high): scores between which bars and distributions are drawn.
 
     Nearly all of the reference scores where they are known, and all scores that are shown.
     """
-    scores = [score for row in opinion.scores for score in row]
-    if opinion.quantiles:
-        values = opinion.quantiles.values
+    scores = [score for row in model_ranking.scores for score in row]
+    if model_ranking.quantiles:
+        values = model_ranking.quantiles.values
         low, high = min([values[0], *scores]), max([values[-1], *scores])
     else:
         low, high = min(scores), max(scores)
@@ -27,34 +27,34 @@ def score_axis(opinion: Opinion) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def bar(opinion: Opinion, score: float, kind: str) -> str:
+def bar(model_ranking: ModelRanking, score: float, kind: str) -> str:
     """A score as the length of a bar on its model's axis, with a tick at the reference median."""
-    low, high = score_axis(opinion)
+    low, high = score_axis(model_ranking)
     share = 100 * (score - low) / (high - low)
     tick = ""
-    if opinion.quantiles:
-        middle = opinion.quantiles.values[len(opinion.quantiles.values) // 2]
+    if model_ranking.quantiles:
+        middle = model_ranking.quantiles.values[len(model_ranking.quantiles.values) // 2]
         tick = f'<i style="left:{100 * (middle - low) / (high - low):.1f}%" title="median"></i>'
     return f'<div class="rc-bar rc-{kind}"><b style="width:{share:.1f}%"></b>{tick}</div>'
 
 
-def distribution(opinion: Opinion, kind: str) -> str:
+def distribution(model_ranking: ModelRanking, kind: str) -> str:
     """How the model's scores are distributed, with the scores of the images as ticks, as SVG.
 
     Without reference scores there are the ticks alone.
     """
-    scores = [score for row in opinion.scores for score in row]
-    low, high = score_axis(opinion) if opinion.quantiles or scores else (-3.0, 3.0)
+    scores = [score for row in model_ranking.scores for score in row]
+    low, high = score_axis(model_ranking) if model_ranking.quantiles or scores else (-3.0, 3.0)
     floor = HEIGHT - BOTTOM
 
     def x(score: float) -> float:
         return LEFT + (score - low) / (high - low) * (WIDTH - LEFT - RIGHT)
 
     parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" class="rc-chart rc-{kind}" role="img" ']
-    parts.append(f'aria-label="distribution of the scores of {escape(opinion.model)}">')
-    if opinion.quantiles:
+    parts.append(f'aria-label="distribution of the scores of {escape(model_ranking.model)}">')
+    if model_ranking.quantiles:
         grid = np.linspace(low, high, 121)
-        height = density(np.array(opinion.quantiles.values), grid)
+        height = density(np.array(model_ranking.quantiles.values), grid)
         ys = floor - (floor - TOP) * height / height.max()
         line = " L".join(f"{x(score):.1f},{y:.1f}" for score, y in zip(grid, ys))
         parts.append(f'<path class="rc-area" d="M{x(low):.1f},{floor} L{line} L{x(high):.1f},{floor} Z"/>')
@@ -66,11 +66,11 @@ def distribution(opinion: Opinion, kind: str) -> str:
         parts.append(
             f'<line class="rc-tick" x1="{x(score):.1f}" x2="{x(score):.1f}" y1="{floor - 16}" y2="{floor}"/>'
         )
-    for row in opinion.scores:
+    for row in model_ranking.scores:
         best = max(row)
         parts.append(f'<circle class="rc-best" cx="{x(best):.1f}" cy="{floor - 20}" r="5"/>')
-    if len(opinion.scores) == 1:
-        best = max(opinion.scores[0])
+    if len(model_ranking.scores) == 1:
+        best = max(model_ranking.scores[0])
         anchor = "end" if x(best) > WIDTH * 0.6 else "start"
         parts.append(
             f'<text class="rc-name" text-anchor="{anchor}" x="{x(best):.1f}" y="{TOP - 14}">'

@@ -10,9 +10,9 @@ from threading import Lock
 from ..errors import InputError
 from ..models.load import available_models, available_scores, load, load_score
 from ..scoring.scoring_model import ScoringModel
-from .judging import unique_names
+from .image_ranking import unique_names
 
-KEPT = 2  # models in memory at once: the first opinion and the second
+MAX_LOADED = 2  # models in memory at once: the first opinion and the second
 
 
 class Models:
@@ -60,7 +60,7 @@ class Models:
         source = self._sources[name]
         with self._lock:
             if name not in self._loaded:
-                while len(self._loaded) >= KEPT:
+                while len(self._loaded) >= MAX_LOADED:
                     self._loaded.popitem(last=False)  # before the next one is read: three may not fit
                 loader = load_score if source in available_scores() else load
                 self._loaded[name] = loader(source, device=self.device, precision=self.precision)

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from ..errors import RewardCoreError
-from .judging import Opinion, judge
+from .image_ranking import ModelRanking, rank_images
 from .models import Models
 from .results import EMPTY, meaning_html, notice, results_html
 from .serve import Limits, require_gradio
@@ -44,7 +44,7 @@ def build_page(models: Models, second: str | None = None, limits: Limits | None 
         try:
             progress(0, desc=f"Loading {' and '.join(names)}")
             chosen = {name: models[name] for name in names}
-            verdict = judge(
+            result = rank_images(
                 chosen,
                 prompts,
                 files,
@@ -54,9 +54,9 @@ def build_page(models: Models, second: str | None = None, limits: Limits | None 
             )
         except RewardCoreError as error:
             return notice(str(error)), nothing
-        verdict.notes.extend(notes)
-        meaning = meaning_html(verdict.opinions) if verdict.opinions else nothing
-        return results_html(verdict), meaning
+        result.notes.extend(notes)
+        meaning = meaning_html(result.rankings) if result.rankings else nothing
+        return results_html(result), meaning
 
     with gr.Blocks(
         title=TITLE,
@@ -110,7 +110,7 @@ def _notes_on_limit(given: int, limit: int, things: str) -> list[str]:
 
 def _first_meaning(models: Models) -> str:
     model = models[models.names[0]]
-    return meaning_html([Opinion(models.names[0], [], getattr(model.config, "score_quantiles", None))])
+    return meaning_html([ModelRanking(models.names[0], [], getattr(model.config, "score_quantiles", None))])
 
 
 def _example() -> tuple[list[str], str]:

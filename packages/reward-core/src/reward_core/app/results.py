@@ -9,7 +9,7 @@ import base64
 from html import escape
 
 from .charts import bar, distribution
-from .judging import Opinion, Verdict, agreement, verdict_csv
+from .image_ranking import ModelRanking, RankingResult, agreement, result_csv
 
 KINDS = ("first", "second")  # the two models' colors, in style.css
 
@@ -22,23 +22,23 @@ def notice(text: str) -> str:
     return f'<div class="rc-notice" role="alert">{escape(text)}</div>'
 
 
-def results_html(verdict: Verdict) -> str:
+def results_html(result: RankingResult) -> str:
     """The whole result: what could not be read, then a section a prompt."""
-    parts = [_thumbnails(verdict)]
-    parts += [notice(text) for text in verdict.notes]
-    if verdict.failed:
-        lines = "".join(f"<li><b>{escape(n)}</b>: {escape(reason)}</li>" for n, reason in verdict.failed)
-        title = f"{_count(len(verdict.failed), 'file')} could not be ranked"
+    parts = [_thumbnails(result)]
+    parts += [notice(text) for text in result.notes]
+    if result.failed:
+        lines = "".join(f"<li><b>{escape(n)}</b>: {escape(reason)}</li>" for n, reason in result.failed)
+        title = f"{_count(len(result.failed), 'file')} could not be ranked"
         parts.append(f'<div class="rc-notice" role="alert">{title}<ul>{lines}</ul></div>')
-    if verdict.images:
-        parts.append(_head(verdict))
-        if len(verdict.prompts) > 1:
-            parts.append(_glance(verdict))
-        parts += [_section(verdict, p) for p in range(len(verdict.prompts))]
+    if result.images:
+        parts.append(_head(result))
+        if len(result.prompts) > 1:
+            parts.append(_glance(result))
+        parts += [_section(result, p) for p in range(len(result.prompts))]
     return f'<div class="rc-results">{"".join(parts)}</div>'
 
 
-def meaning_html(opinions: list[Opinion]) -> str:
+def meaning_html(rankings: list[ModelRanking]) -> str:
     """What a score means, for each model: its distribution and a scale of percentiles."""
     parts = [
         "<p>A score is no grade of its own. It is learned from which of two pictures people preferred for "
@@ -46,54 +46,54 @@ def meaning_html(opinions: list[Opinion]) -> str:
         "much. Compare pictures of one prompt; scores of different prompts compare loosely, of different "
         "models not at all.</p>"
     ]
-    for kind, opinion in zip(KINDS, opinions):
+    for kind, model_ranking in zip(KINDS, rankings):
         parts.append(f'<section class="rc-meaning"><h3><i class="rc-dot rc-{kind}"></i>')
-        parts.append(f"{escape(opinion.model)}</h3>")
-        if opinion.quantiles is None and not opinion.scores:
+        parts.append(f"{escape(model_ranking.model)}</h3>")
+        if model_ranking.quantiles is None and not model_ranking.scores:
             parts.append("<p>Rank some pictures to see their scores.</p>")
         else:
-            parts.append(distribution(opinion, kind))
+            parts.append(distribution(model_ranking, kind))
         parts.append("<div>")
-        if opinion.quantiles is None:
+        if model_ranking.quantiles is None:
             parts.append(
                 "<p>How this model's scores are distributed is not known, so there is no percentile: "
                 "only their order within a prompt says something.</p>"
             )
         else:
-            parts.append(_scale(opinion))
-        if opinion.scores:
+            parts.append(_scale(model_ranking))
+        if model_ranking.scores:
             parts.append("<p>Ticks: the scores just ranked. Dots: the best of each prompt.</p>")
         parts.append("</div></section>")
     return f'<div class="rc-results">{"".join(parts)}</div>'
 
 
-def _thumbnails(verdict: Verdict) -> str:
+def _thumbnails(result: RankingResult) -> str:
     """Each image once, however many prompts show it."""
     rules = "".join(
-        f".rc-t{n}{{background-image:url({image.thumbnail})}}" for n, image in enumerate(verdict.images)
+        f".rc-t{n}{{background-image:url({image.thumbnail})}}" for n, image in enumerate(result.images)
     )
     return f"<style>{rules}</style>"
 
 
-def _image(verdict: Verdict, n: int) -> str:
-    image = verdict.images[n]
+def _image(result: RankingResult, n: int) -> str:
+    image = result.images[n]
     small = " rc-pixels" if max(image.width, image.height) <= 128 else ""
     name = escape(image.name)
     return f'<div class="rc-picture rc-t{n}{small}" role="img" aria-label="{name}"></div>'
 
 
-def _head(verdict: Verdict) -> str:
+def _head(result: RankingResult) -> str:
     names = " ".join(
-        f'<span><i class="rc-dot rc-{kind}"></i>{escape(opinion.model)}</span>'
-        for kind, opinion in zip(KINDS, verdict.opinions)
+        f'<span><i class="rc-dot rc-{kind}"></i>{escape(model_ranking.model)}</span>'
+        for kind, model_ranking in zip(KINDS, result.rankings)
     )
-    data = base64.b64encode(verdict_csv(verdict).encode("utf-8")).decode()
+    data = base64.b64encode(result_csv(result).encode("utf-8")).decode()
     link = f'<a class="rc-download" download="scores.csv" href="data:text/csv;base64,{data}">Download CSV</a>'
-    counts = f"{_count(len(verdict.images), 'picture')}, {_count(len(verdict.prompts), 'prompt')}"
+    counts = f"{_count(len(result.images), 'picture')}, {_count(len(result.prompts), 'prompt')}"
     known = [
-        f"{escape(opinion.model)} ({escape(opinion.quantiles.source)})"
-        for opinion in verdict.opinions
-        if opinion.quantiles
+        f"{escape(model_ranking.model)} ({escape(model_ranking.quantiles.source)})"
+        for model_ranking in result.rankings
+        if model_ranking.quantiles
     ]
     message = (
         f'<p class="rc-source">“Better than”, and the mark at the median, come from: {", ".join(known)}.</p>'
@@ -102,77 +102,77 @@ def _head(verdict: Verdict) -> str:
     return f'<div class="rc-head"><div><b>{counts}</b> {models}</div>{link}{message if known else ""}</div>'
 
 
-def _section(verdict: Verdict, p: int) -> str:
+def _section(result: RankingResult, p: int) -> str:
     """One prompt's images, best first."""
-    ranks = verdict.opinions[0].ranks(p)
+    ranks = result.rankings[0].ranks(p)
     order = sorted(range(len(ranks)), key=ranks.__getitem__)
-    cards = "".join(_card(verdict, p, n, rank) for rank, n in enumerate(order, start=1))
-    title = f"<h3>{escape(verdict.prompts[p]) or '(empty prompt)'}</h3>"
+    cards = "".join(_card(result, p, n, rank) for rank, n in enumerate(order, start=1))
+    title = f"<h3>{escape(result.prompts[p]) or '(empty prompt)'}</h3>"
     cards = f'<div class="rc-cards">{cards}</div>'
-    return f'<section class="rc-prompt">{title}{_compared(verdict, p)}{cards}</section>'
+    return f'<section class="rc-prompt">{title}{_compared(result, p)}{cards}</section>'
 
 
-def _card(verdict: Verdict, p: int, n: int, rank: int) -> str:
+def _card(result: RankingResult, p: int, n: int, rank: int) -> str:
     lines = []
-    for kind, opinion in zip(KINDS, verdict.opinions):
-        score = opinion.scores[p][n]
-        percentile = opinion.percentile(score)
+    for kind, model_ranking in zip(KINDS, result.rankings):
+        score = model_ranking.scores[p][n]
+        percentile = model_ranking.percentile(score)
         better = "" if percentile is None else f"better than {_percent(percentile)}"
         own = (
             ""
-            if len(verdict.opinions) == 1
-            else f'<em title="place by {escape(opinion.model)}">#{opinion.ranks(p)[n]}</em>'
+            if len(result.rankings) == 1
+            else f'<em title="place by {escape(model_ranking.model)}">#{model_ranking.ranks(p)[n]}</em>'
         )
         lines.append(
             f'<div class="rc-line"><span class="rc-score">{score:.2f}</span>'
-            f"<span>{better}</span>{own if len(verdict.opinions) > 1 else ''}</div>"
-            f"{bar(opinion, score, kind)}"
+            f"<span>{better}</span>{own if len(result.rankings) > 1 else ''}</div>"
+            f"{bar(model_ranking, score, kind)}"
         )
-    name = escape(verdict.images[n].name)
-    winner = " rc-winner" if rank == 1 and len(verdict.images) > 1 else ""
+    name = escape(result.images[n].name)
+    winner = " rc-winner" if rank == 1 and len(result.images) > 1 else ""
     badge = f'<div class="rc-place">{rank}</div>' + ('<div class="rc-crown">best</div>' if winner else "")
     return (
         f'<figure class="rc-card{winner}" data-place="{rank}" data-name="{name}">'
-        f'<div class="rc-frame">{_image(verdict, n)}{badge}</div>'
+        f'<div class="rc-frame">{_image(result, n)}{badge}</div>'
         f'<figcaption><div class="rc-file" title="{name}">{name}</div>'
         f"{''.join(lines)}</figcaption></figure>"
     )
 
 
-def _compared(verdict: Verdict, p: int) -> str:
+def _compared(result: RankingResult, p: int) -> str:
     """How far two models agree about a prompt."""
-    if len(verdict.opinions) < 2 or len(verdict.images) < 2:
+    if len(result.rankings) < 2 or len(result.images) < 2:
         return ""
-    first, second = verdict.opinions
+    first, second = result.rankings
     alike, pairs = agreement(first, second, p)
-    best = [opinion.ranks(p).index(1) for opinion in verdict.opinions]
-    name = escape(verdict.images[best[1]].name)
+    best = [model_ranking.ranks(p).index(1) for model_ranking in result.rankings]
+    name = escape(result.images[best[1]].name)
     same = "Both put the same picture first" if best[0] == best[1] else (
         f"{escape(second.model)} would put <b>{name}</b> first"
     )  # fmt: skip
     return f'<p class="rc-compared">{same}; they order {alike} of {pairs} pairs alike.</p>'
 
 
-def _glance(verdict: Verdict) -> str:
+def _glance(result: RankingResult) -> str:
     """Images x prompts by the first model, each prompt's best marked."""
-    opinion = verdict.opinions[0]
+    model_ranking = result.rankings[0]
     heads = "".join(
-        f'<th><span title="{escape(prompt)}">{escape(prompt)}</span></th>' for prompt in verdict.prompts
+        f'<th><span title="{escape(prompt)}">{escape(prompt)}</span></th>' for prompt in result.prompts
     )
-    ranks = [opinion.ranks(p) for p in range(len(verdict.prompts))]
-    count = len(verdict.images)
-    order = sorted(range(count), key=lambda n: -sum(row[n] for row in opinion.scores))
+    ranks = [model_ranking.ranks(p) for p in range(len(result.prompts))]
+    count = len(result.images)
+    order = sorted(range(count), key=lambda n: -sum(row[n] for row in model_ranking.scores))
     rows = []
     for n in order:
         cells = []
-        for p, row in enumerate(opinion.scores):
+        for p, row in enumerate(model_ranking.scores):
             # Its place among the images, not its value: scores of different prompts compare loosely.
             tint = 100 * (count - ranks[p][n]) / max(1, count - 1)
             mark = ' class="rc-first-place"' if ranks[p][n] == 1 else ""
             cells.append(f'<td{mark} style="--tint:{tint:.0f}%">{row[n]:.2f}</td>')
-        name = escape(verdict.images[n].name)
+        name = escape(result.images[n].name)
         rows.append(
-            f'<tr><th>{_image(verdict, n)}<span title="{name}">{name}</span></th>{"".join(cells)}</tr>'
+            f'<tr><th>{_image(result, n)}<span title="{name}">{name}</span></th>{"".join(cells)}</tr>'
         )
     return (
         '<section class="rc-prompt"><h3>All prompts at a glance</h3><div class="rc-scroll">'
@@ -181,15 +181,15 @@ def _glance(verdict: Verdict) -> str:
     )
 
 
-def _scale(opinion: Opinion) -> str:
-    values = opinion.quantiles.values
+def _scale(model_ranking: ModelRanking) -> str:
+    values = model_ranking.quantiles.values
     marks = [mark for mark in (-2, -1, 0, 1, 1.5, 2) if values[0] < mark < values[-1]]
     cells = "".join(
-        f"<tr><td>{mark:g}</td><td>better than {_percent(opinion.percentile(mark))}</td></tr>"
+        f"<tr><td>{mark:g}</td><td>better than {_percent(model_ranking.percentile(mark))}</td></tr>"
         for mark in marks
     )
     table = f'<table class="rc-scale"><tbody>{cells}</tbody></table>' if marks else ""
-    return f"{table}<p>Percentiles: {escape(opinion.quantiles.source)}.</p>"
+    return f"{table}<p>Percentiles: {escape(model_ranking.quantiles.source)}.</p>"
 
 
 def _percent(percentile: float) -> str:

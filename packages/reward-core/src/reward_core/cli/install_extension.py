@@ -103,8 +103,8 @@ def extension_folder(name: str) -> Path:
     for folder in candidates:
         if folder.is_dir():
             return folder
-    looked = ", ".join(map(str, candidates))
-    raise InputError(f"this installation of reward-core has no extension {name!r} (looked in {looked})")
+    searched = ", ".join(map(str, candidates))
+    raise InputError(f"this installation of reward-core has no extension {name!r} (looked in {searched})")
 
 
 def own_source() -> str | None:

@@ -18,7 +18,7 @@ from ..files.json_file import read_json, write_json
 from ..files.zip_file import remove_leftovers, unzip
 from ..hub.dataset_files import RepoFile, RepoListing, fetch_verified, list_dataset
 from ..rankings import SPLITS, ImageReport, RankedPrompt
-from ..rankings.check import find_broken, leave_out
+from ..rankings.check import drop_broken, find_broken
 from ..rankings.imagerewarddb import METADATA, read_imagerewarddb
 from ..runs.progress import unpacking
 from .folder import Prepared, preparing, write_folder
@@ -161,12 +161,12 @@ def _check_room(
 
 
 def _unpack(out: Path, file: RepoFile, path: Path) -> None:
-    def look_through(folder: Path) -> None:
+    def check_unpacked(folder: Path) -> None:
         images = [p for p in sorted(folder.iterdir()) if p.is_file() and p.suffix.lower() not in _TEXTS]
         broken = {Path(name).name: reason for name, reason in find_broken(images).items()}
         write_json(folder / RECORD, {"zip": file.path, "checksum": file.checksum, "broken": broken})
 
-    unzip(path, _folder(out, file), look_through, unpacking(path.name))
+    unzip(path, _folder(out, file), check_unpacked, unpacking(path.name))
 
 
 def _read(
@@ -184,7 +184,7 @@ def _read(
         for image in item.images:
             if str(image) not in present:
                 broken[str(image)] = "no such file in the zip"
-    return leave_out(data, broken)
+    return drop_broken(data, broken)
 
 
 def _check_count(data: Sequence[RankedPrompt], report: ImageReport, subset: str) -> None:

@@ -16,7 +16,7 @@ from ..errors import DataWarning, ImageError, InputError
 from ..files.full_disk import raise_if_full
 from ..inputs.image_file import ImageSource, StoredImage, image_name, image_state, open_image
 from ..rankings import SPLITS, RankedPrompt, read_splits
-from ..rankings.check import find_broken, in_reading_order, leave_out
+from ..rankings.check import drop_broken, find_broken, in_reading_order
 from ..rankings.comparisons import regroup
 from ..rankings.stored_images import ReadImage
 from ..runs.cpus import usable_cpus
@@ -66,8 +66,8 @@ def prepare_rankings(
         for name, data in splits.items():
             say(f"{name}: {len(data):,} groups; checking their images")
             stored, broken = _as_files(data, out, copy)
-            kept, report = leave_out(stored, broken)
-            found[name] = (regroup(kept), report)
+            remaining, report = drop_broken(stored, broken)
+            found[name] = (regroup(remaining), report)
         return write_folder(out, found, {**settings, "validation": validation, "test": test})
 
 

@@ -68,7 +68,7 @@ def check_images(
     """
     images = (image for item in data for image in item.images)
     broken = find_broken(images, threads=threads, show_progress=show_progress)
-    return leave_out(data, broken)
+    return drop_broken(data, broken)
 
 
 def find_broken(
@@ -101,11 +101,11 @@ def in_reading_order(named: Mapping[str, ImageSource]) -> dict[str, ImageSource]
     return dict(sorted(named.items(), key=location))
 
 
-def leave_out(
+def drop_broken(
     data: Sequence[RankedPrompt], broken: Mapping[str, str]
 ) -> tuple[list[RankedPrompt], ImageReport]:
     """The data without the images that ``find_broken`` named."""
-    kept: list[RankedPrompt] = []
+    remaining: list[RankedPrompt] = []
     skipped: list[SkippedImage] = []
     dropped: list[DroppedPrompt] = []
     for item in data:
@@ -117,9 +117,9 @@ def leave_out(
         if len(good) < 2:
             dropped.append(DroppedPrompt(item.id, item.prompt, len(good)))
         else:
-            kept.append(item if len(good) == len(item.images) else item.only(good))
+            remaining.append(item if len(good) == len(item.images) else item.only(good))
     report = ImageReport(sum(len(item.images) for item in data), tuple(skipped), tuple(dropped))
-    return kept, report
+    return remaining, report
 
 
 def _key(image: ImageSource) -> str:

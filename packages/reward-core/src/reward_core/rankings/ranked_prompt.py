@@ -29,15 +29,15 @@ class RankedPrompt:
     faults: tuple[tuple[str, ...], ...] | None = None
     objects: int | None = None
 
-    def only(self, kept: Sequence[int]) -> RankedPrompt:
+    def only(self, indices: Sequence[int]) -> RankedPrompt:
         """The same prompt with some of its images, by index; places stay as they are."""
         return RankedPrompt(
             self.id,
             self.prompt,
-            tuple(self.images[i] for i in kept),
-            tuple(self.ranks[i] for i in kept),
-            None if self.utilities is None else tuple(self.utilities[i] for i in kept),
-            None if self.faults is None else tuple(self.faults[i] for i in kept),
+            tuple(self.images[i] for i in indices),
+            tuple(self.ranks[i] for i in indices),
+            None if self.utilities is None else tuple(self.utilities[i] for i in indices),
+            None if self.faults is None else tuple(self.faults[i] for i in indices),
             self.objects,
         )
 

@@ -56,8 +56,8 @@ def _cast(pixels: np.ndarray, share: float, rng: np.random.Generator) -> np.ndar
     return _to_bytes(pixels + np.float32(share) * (haze - pixels))
 
 
-def _contrast(pixels: np.ndarray, kept: float, rng: np.random.Generator) -> np.ndarray:
-    return _to_bytes(128 + np.float32(kept) * (pixels.astype(np.float32) - 128))
+def _contrast(pixels: np.ndarray, factor: float, rng: np.random.Generator) -> np.ndarray:
+    return _to_bytes(128 + np.float32(factor) * (pixels.astype(np.float32) - 128))
 
 
 def _blur(pixels: np.ndarray, sigma: float, rng: np.random.Generator) -> np.ndarray:

@@ -77,16 +77,16 @@ class RenderedImage:
 def check_faults(scene: Scene, faults: Sequence[Fault]) -> None:
     """Raise ValueError, saying which and why, if the faults cannot all happen to one image of the scene."""
     slots = [fault.slot for fault in faults]
-    gone = {fault.target for fault in faults if fault.kind == "missing"}
+    missing = {fault.target for fault in faults if fault.kind == "missing"}
     for fault in faults:
         if slots.count(fault.slot) > 1:
             raise ValueError(f"{fault.kind} given twice for the same thing")
         if fault.kind in _OF_ONE_THING:
             if fault.target >= len(scene.things):
                 raise ValueError(f"{fault.kind} has target {fault.target}, but the scene has one thing")
-            if fault.kind != "missing" and fault.target in gone:
+            if fault.kind != "missing" and fault.target in missing:
                 raise ValueError(f"{fault.kind} has target {fault.target}, which is missing")
-        if fault.kind == "wrong_relation" and (scene.relation is None or gone):
+        if fault.kind == "wrong_relation" and (scene.relation is None or missing):
             raise ValueError("wrong_relation needs two things in the image")
         thing = scene.things[fault.slot[1]]
         if fault.kind == "wrong_size" and thing.size is None:

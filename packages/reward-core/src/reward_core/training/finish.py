@@ -18,7 +18,7 @@ from .config import TrainingConfig
 from .group_reader import GroupReader, Usable
 from .group_rewards import GroupRewards
 from .report import CURVES, draw_curves, model_card
-from .validation import Judgement, judge
+from .validation import ValidationResult, validate
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -61,7 +61,7 @@ class TrainedRun:
         return Path(self.settings.out)
 
 
-def save_best(model: RewardModel, out: Path, found: Judgement | None) -> None:
+def save_best(model: RewardModel, out: Path, found: ValidationResult | None) -> None:
     """Write a model into the run's folder; calibrated, so that scores are about N(0, 1), if it was judged."""
     own = model.config
     if found is not None:
@@ -84,7 +84,7 @@ def finish(run: TrainedRun, seconds: float) -> Path:
     accelerator, out, model = run.accelerator, run.out, run.rewards.model
     accelerator.wait_for_everyone()
     model.load_state_dict(read_state_dict(out / WEIGHTS_FILE))
-    judgements = _judge_splits(run)
+    results = _validate_splits(run)
     unreadable = gathered_unreadable(run.readers, accelerator)
     skipped = _skipped(run.splits, unreadable)
     if accelerator.is_main_process:
@@ -98,7 +98,7 @@ def finish(run: TrainedRun, seconds: float) -> Path:
             for name, reader in run.readers.items()
         }
         with write_errors(out):
-            card = model_card(model, run.settings, judgements, counts, _facts(run, skipped, seconds))
+            card = model_card(model, run.settings, results, counts, _facts(run, skipped, seconds))
             write_text(out / CARD, card)
         model.config = own
         if run.settings.push_to_hub:
@@ -112,16 +112,16 @@ def finish(run: TrainedRun, seconds: float) -> Path:
     return out
 
 
-def _judge_splits(run: TrainedRun) -> dict[str, Judgement]:
-    judgements = {
-        name: judge(
+def _validate_splits(run: TrainedRun) -> dict[str, ValidationResult]:
+    results = {
+        name: validate(
             run.rewards, run.readers[name], run.accelerator, run.settings.average, 4, f"the {name} set"
         )
         for name in ("validation", "test")
         if name in run.readers
     }
-    if "test" in judgements:
-        found = judgements["test"]
+    if "test" in results:
+        found = results["test"]
         run.log(
             {
                 "test/loss": found.loss,
@@ -132,7 +132,7 @@ def _judge_splits(run: TrainedRun) -> dict[str, Judgement]:
         run.report(f"test: {found.accuracy:.1%} of {found.pairs:,} pairs ordered right")
         if found.not_finite:
             run.report(f"warning: {found.not_finite_message()}")
-    return judgements
+    return results
 
 
 def _facts(run: TrainedRun, skipped: list[dict[str, str]], seconds: float) -> dict[str, Any]:

@@ -27,13 +27,13 @@ Reword = Callable[[RankedPrompt, int], str]
 class ReadGroup:
     """A group as far as it can be read: its images (K, S, S, 3) uint8, or their kept tokens (K, N, E).
 
-    kept: which of the record's images these are; slots: their numbers in the cache.
+    image_indices: which of the record's images these are; slots: their numbers in the cache.
     """
 
     number: int
     prompt: str
     ranks: tuple[int, ...]
-    kept: tuple[int, ...]
+    image_indices: tuple[int, ...]
     slots: tuple[int, ...]
     images: Tensor | None
     tokens: Tensor | None
@@ -105,17 +105,17 @@ class GroupReader:
                 self.skipped[self.called(number, i)] = error.reason
             except ValueError as error:
                 self.skipped[self.called(number, i)] = f"cannot be turned into RGB: {error}"
-        kept = tuple(good if tokens is not None else images)
-        ranks = tuple(group.ranks[i] for i in kept)
+        image_indices = tuple(good if tokens is not None else images)
+        ranks = tuple(group.ranks[i] for i in image_indices)
         if not untied_pairs(ranks):
             return None
         return ReadGroup(
             number,
             group.prompt if self.reword is None else self.reword(group, epoch),
             ranks,
-            kept,
-            tuple(self.first_slot[number] + i for i in kept),
-            None if tokens is not None else torch.from_numpy(np.stack([images[i] for i in kept])),
+            image_indices,
+            tuple(self.first_slot[number] + i for i in image_indices),
+            None if tokens is not None else torch.from_numpy(np.stack([images[i] for i in image_indices])),
             tokens,
         )
 

@@ -79,7 +79,7 @@ class GroupRewards(nn.Module):
         """(what ``forward`` takes of the images, token ids (B, L), mask (B, L)) of some groups."""
         token_ids, mask = self.model.tokenizer([group.prompt for group in groups])
         longest = int(mask.sum(1).max())  # padding that all share is left out
-        counts = torch.tensor([len(group.kept) for group in groups])
+        counts = torch.tensor([len(group.image_indices) for group in groups])
         token_ids, mask = (
             t[:, :longest].repeat_interleave(counts, 0).to(self.model.device) for t in (token_ids, mask)
         )

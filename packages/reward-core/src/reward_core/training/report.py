@@ -14,7 +14,7 @@ from ..files.atomic_write import atomic_write
 from ..models.imagereward.reward_model import RewardModel
 from ..runs.settings import import_yaml
 from .config import TrainingConfig
-from .validation import Judgement
+from .validation import ValidationResult
 
 CURVES = "curves.png"
 
@@ -54,14 +54,14 @@ def draw_curves(rows: list[dict[str, Any]], path: Path) -> None:
 def model_card(
     model: RewardModel,
     settings: TrainingConfig,
-    judgements: dict[str, Judgement],
+    results: dict[str, ValidationResult],
     counts: dict[str, tuple[int, int, int]],
     facts: dict[str, Any],
 ) -> str:
     """README.md of a run's folder.
 
     Args:
-        judgements: of the kept weights, by split. counts: (groups, images, untied pairs) by split.
+        results: of the kept weights, by split. counts: (groups, images, untied pairs) by split.
         facts: best_step, steps, skipped_pictures, dropped_groups, tied_groups, seconds, ranks, device,
             precision, troubles.
     """
@@ -71,7 +71,7 @@ def model_card(
     rows = "\n".join(
         f"| {name} | {found.prompts:,} | {found.images:,} | {found.pairs:,} | {found.accuracy:.1%} "
         f"| {found.per_prompt_accuracy:.1%} | {found.loss:.4f} |"
-        for name, found in judgements.items()
+        for name, found in results.items()
     )
     data = "; ".join(
         f"{name}: {groups:,} groups, {images:,} images, {pairs:,} untied pairs"
@@ -84,7 +84,9 @@ def model_card(
         scores = f"Scores have mean 0 and standard deviation 1 over {config.score_quantiles.source}."
     else:
         scores = "Scores are the head's own output, of any mean and spread: there was no validation set."
-    kept = "lowest validation\n  loss" if "validation" in counts else "the last; there was no validation set"
+    selection = (
+        "lowest validation\n  loss" if "validation" in counts else "the last; there was no validation set"
+    )
     return f"""---
 library_name: reward-core
 tags: [reward-model, text-to-image, image-reward, human-preference]
@@ -111,7 +113,7 @@ ranking, rewards = model.inference_rank("a prompt", ["a.png", "b.png"])
 - Sizes: {every:,} parameters, {trained:,} of them trained; {tower}, {config.image_size} px;
   text encoder of {config.text.num_hidden_layers} layers, width {config.text.hidden_size};
   prompts of at most {config.max_length} tokens.
-- Training: {facts["steps"]:,} steps; weights of step {facts["best_step"]:,} kept ({kept});
+- Training: {facts["steps"]:,} steps; weights of step {facts["best_step"]:,} kept ({selection});
   {facts["seconds"] / 60:.1f} minutes, {facts["ranks"]} process(es) on {facts["device"]},
   {facts["precision"]}, torch {torch.__version__}, Python {platform.python_version()}.
 {troubles}- Command: `{_command()}`

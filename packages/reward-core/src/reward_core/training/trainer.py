@@ -40,7 +40,7 @@ from .setup import (
 )
 from .step import TrainingStep
 from .step_bar import step_bar
-from .validation import Judgement, judge
+from .validation import ValidationResult, validate
 
 
 def finite_weights(model: torch.nn.Module) -> bool:
@@ -103,7 +103,6 @@ class Trainer:
             fingerprint=fingerprint(settings, self.splits),
             facts=decisive_facts(settings, self.splits, self.model, given=model is not None),
         )
-        self.judgement: Judgement | None = None
 
     def report(self, line: str) -> None:
         """A line on stderr, once however many ranks there are."""
@@ -155,7 +154,7 @@ class Trainer:
                 self.state.step += 1
                 self._log(row)
                 progress(row)
-                self._watch(row)
+                self._check_health(row)
                 due = self.state.step in self.plan.validation_steps
                 if due and "validation" in self.readers:
                     self._validate()
@@ -219,7 +218,7 @@ class Trainer:
 
     # Between steps
 
-    def _watch(self, row: dict[str, float]) -> None:
+    def _check_health(self, row: dict[str, float]) -> None:
         state = self.state
         self.health.reported = set(state.told)
         for trouble in self.health.observe(
@@ -248,7 +247,7 @@ class Trainer:
         settings, state = self.settings, self.state
         source = f"the validation set of {Path(settings.data).name or 'the data'}"
         batch = settings.batch_size if settings.batch_unit == "groups" else 4
-        found = judge(
+        found = validate(
             self.rewards, self.readers["validation"], self.accelerator, settings.average, batch, source
         )
         self._log(
@@ -274,7 +273,7 @@ class Trainer:
                 state.stopped = f"{state.worse} validations in a row without a lower loss"
                 self.report(f"stopped early at step {state.step}: {state.stopped}")
 
-    def _save_best(self, found: Judgement | None) -> None:
+    def _save_best(self, found: ValidationResult | None) -> None:
         if self.accelerator.is_main_process:
             save_best(self.model, self.out, found)
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Judgement:
+class ValidationResult:
     """Of a split.
 
     loss: as in training. accuracy: share of all untied pairs ordered right; per_prompt_accuracy: the mean
@@ -46,14 +46,14 @@ class Judgement:
 
 
 @torch.no_grad()
-def judge(
+def validate(
     rewards: GroupRewards,
     reader: GroupReader,
     accelerator: Accelerator,
     average: str,
     batch: int,
     source: str,
-) -> Judgement:
+) -> ValidationResult:
     """Compare rewards with rankings; the same answer on all ranks.
 
     Args:
@@ -77,7 +77,7 @@ def judge(
             continue
         with accelerator.autocast():
             values = rewards(*rewards.inputs(groups, reader.cache)).float().cpu()
-        for group, own in zip(groups, values.split([len(group.kept) for group in groups])):
+        for group, own in zip(groups, values.split([len(group.image_indices) for group in groups])):
             found.append((group.number, own.tolist(), group.ranks))
     rewards.train(was_training)
     found = sorted(gather_object(found) if accelerator.num_processes > 1 else found)
@@ -98,7 +98,7 @@ def judge(
         loss = float(ranking_loss_sum(every, ranks, average)) / loss_terms(ranks, average)
         mean = fmean(flat)
         std = pstdev(flat, mean) or 1.0
-    return Judgement(
+    return ValidationResult(
         loss=loss,
         accuracy=sum(r for r, _ in right) / sum(n for _, n in right),
         per_prompt_accuracy=fmean(r / n for r, n in right),

@@ -122,7 +122,7 @@ class TarSource(Source):
     def fingerprint(self) -> dict[str, Any]:
         columns = {"prompt_column": self.prompt_column, "image_column": self.image_column}
         whole = sum(map(os.path.getsize, self.paths)) <= WHOLE_DIGEST_LIMIT
-        tars = [[os.path.basename(path), *_told_apart(path, whole)] for path in self.paths]
+        tars = [[os.path.basename(path), *_tar_identity(path, whole)] for path in self.paths]
         return {"kind": "tars", "tars": tars, "rows": self.rows, **columns}
 
     def _row(self, path: str, sample: dict[str, Any] | str) -> InputRow:
@@ -174,7 +174,7 @@ class _Header(tarfile.TarInfo):
             raise tarfile.ReadError(f"no header of a file at byte {tar.offset}: {error}") from error
 
 
-def _told_apart(path: str, whole: bool) -> list[str | int]:
+def _tar_identity(path: str, whole: bool) -> list[str | int]:
     """What tells a tar from another of its name."""
     if whole:
         return [file_digest(Path(path))]

@@ -19,7 +19,7 @@ from .csv_records import BadRecord, csv_records
 from .csv_separator import separator_error
 
 #: Among so many first records of JSON lines, one must have the columns; a misspelt name is told at once.
-LOOKED_AT = 100
+CHECKED_RECORDS = 100
 
 
 class TextSource(Source, ABC):
@@ -118,7 +118,7 @@ class JsonlSource(TextSource):
 
     def begin(self, lines: Lines) -> None:
         with self.path.open("rb") as file:
-            found = [json_object(line) for _, line in islice(self.records(Lines(file)), LOOKED_AT)]
+            found = [json_object(line) for _, line in islice(self.records(Lines(file)), CHECKED_RECORDS)]
         objects = [record for record in found if isinstance(record, dict)]
         if objects:
             columns = list(dict.fromkeys(key for record in objects for key in record))

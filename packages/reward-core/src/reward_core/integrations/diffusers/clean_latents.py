@@ -90,8 +90,8 @@ def _levels(scheduler: Any, timestep: Any) -> tuple[float, float, float]:
         enlarged = float(getattr(scheduler, "init_noise_sigma", 1.0)) != 1.0
         return 1 / norm, s / norm, norm if enlarged else 1.0
     if hasattr(scheduler, "alphas_cumprod"):
-        kept = float(scheduler.alphas_cumprod[int(timestep)])
-        return kept**0.5, (1 - kept) ** 0.5, 1.0
+        alpha_cumprod = float(scheduler.alphas_cumprod[int(timestep)])
+        return alpha_cumprod**0.5, (1 - alpha_cumprod) ** 0.5, 1.0
     raise InputError(f"{name}: its noise levels are not known here")
 
 

@@ -68,7 +68,7 @@ class PredictedRewards:
         for group, reward in zip(groups, rewards):
             self._seen[group, done].append(reward)
 
-    def goes_on(self, group: Hashable, done: int, reward: float, share: float) -> bool:
+    def survives(self, group: Hashable, done: int, reward: float, share: float) -> bool:
         """Whether ``reward`` is among the best ``share`` of all rewards entered so far."""
         seen = self._seen[group, done]
         keep = max(1, math.ceil(share * len(seen) - 1e-9))

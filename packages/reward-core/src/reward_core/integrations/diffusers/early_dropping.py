@@ -116,7 +116,9 @@ class EarlyDropping:
         step = scheduler.step
 
         @functools.wraps(step)  # pipelines ask its signature whether it takes eta and a generator
-        def watched(model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
+        def step_with_prediction(
+            model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any
+        ) -> Any:
             # The first step's is computed to refuse an unknown scheduler at once.
             if self._done == 0 or self._done + 1 in self.plan.checks(step_count(self.pipe)):
                 self._clean = predicted_clean(scheduler, model_output, timestep, sample)
@@ -124,7 +126,7 @@ class EarlyDropping:
                 kwargs["generator"] = [kwargs["generator"][row] for row in self._kept]
             return step(model_output, timestep, sample, *args, **kwargs)
 
-        scheduler.step = watched
+        scheduler.step = step_with_prediction
         self._undo.append(lambda: scheduler.__dict__.pop("step"))
         return self
 
@@ -153,7 +155,7 @@ class EarlyDropping:
         keep = [
             i
             for i, (row, reward) in enumerate(zip(self.alive, rewards))
-            if self.history.goes_on(self.groups[row], done, reward, share)
+            if self.history.survives(self.groups[row], done, reward, share)
         ]
         if len(keep) == len(self.alive):
             return callback_kwargs
@@ -161,7 +163,7 @@ class EarlyDropping:
         if not keep:
             pipe._interrupt = True  # the loop then runs empty, and decodes what is there
         callback_kwargs["latents"] = latents[torch.tensor(shown, device=latents.device)]
-        _cut_memory(pipe.scheduler, len(latents), shown)
+        _select_scheduler_rows(pipe.scheduler, len(latents), shown)
         self._kept = [self._kept[i] for i in shown]
         self.alive = [self.alive[i] for i in keep]
         return callback_kwargs
@@ -203,7 +205,7 @@ def step_count(pipe: Any) -> int:
     return int(count if count is not None else len(pipe.scheduler.timesteps))
 
 
-def _cut_memory(scheduler: Any, count: int, rows: Iterable[int]) -> None:
+def _select_scheduler_rows(scheduler: Any, count: int, rows: Iterable[int]) -> None:
     """Cut what a scheduler remembers of earlier steps to some of ``count`` rows."""
     rows = list(rows)
 

@@ -16,7 +16,7 @@ from ..degrade import CASTS
 
 _USUAL = (232.0, 232.0, 232.0)  # a ground; middle of the levels that `layout.sample_background` gives
 _GRAY = 128.0
-_LEAST_KEPT = 0.1
+_LEAST_CONTRAST = 0.1
 _NAMED = 0.06  # distance in OKLab within which a color is taken for the nearest named one
 # Weights of the colors: grounds differ by a dozen levels; what is near no named color may be anything.
 _GROUND_WEIGHT, _NAMED_WEIGHT, _UNNAMED_WEIGHT = 0.1, 0.25, 0.03
@@ -27,21 +27,21 @@ _PALETTE_LAB = {name: oklab(rgb) for name, rgb in PALETTE.items()}
 class Haze:
     """kept: contrast, in [0.1, 1]. share: of the veil, in [0, 1]. veil: its color, None for no veil."""
 
-    kept: float = 1.0
+    contrast: float = 1.0
     share: float = 0.0
     veil: RGB | None = None
 
     @property
     def gain(self) -> float:
         """What differences between colors are multiplied with."""
-        return self.kept * (1 - min(self.share, 0.6))
+        return self.contrast * (1 - min(self.share, 0.6))
 
     def remove(self, rgb: Sequence[float]) -> RGB:
         """The color behind the haze, clipped to [0, 255]."""
         share = min(self.share, 0.6)
         veil = self.veil or (0.0, 0.0, 0.0)
         plain = (
-            (_GRAY + (shown - _GRAY) / self.kept - share * over) / (1 - share)
+            (_GRAY + (shown - _GRAY) / self.contrast - share * over) / (1 - share)
             for shown, over in zip(rgb, veil, strict=True)
         )
         return tuple(min(max(value, 0.0), 255.0) for value in plain)
@@ -105,5 +105,5 @@ def _solve(known: Sequence[_Known], veil: RGB | None) -> tuple[Haze, float]:
         if veiled < 0:  # the opposite of this veil: none of it
             return _solve(known, None)
     error = ss - direct * ps - veiled * vs
-    kept = min(max(direct + veiled, _LEAST_KEPT), 1.0)
-    return Haze(kept, min(veiled / kept, 1.0), veil), error
+    contrast = min(max(direct + veiled, _LEAST_CONTRAST), 1.0)
+    return Haze(contrast, min(veiled / contrast, 1.0), veil), error

@@ -86,7 +86,7 @@ def read_image(image: np.ndarray | Image.Image) -> Reading:
     explained, rough = _check(soft, ground, found, blur)
     damage = {
         "colour_cast": strength_of("colour_cast", haze.share),
-        "low_contrast": strength_of("low_contrast", haze.kept),
+        "low_contrast": strength_of("low_contrast", haze.contrast),
         "blur": strength_of("blur", blur),
         "noise": strength_of("noise", ground.noise),
         "jpeg": strength_of("jpeg", coarseness),

@@ -151,22 +151,22 @@ def _merge_rims(masks: list[np.ndarray], step: np.ndarray) -> list[np.ndarray]:
     Where color is blurred more than light, as in most JPEG files, a thing's thin parts come out paler
     and of a slightly different hue than its middle.
     """
-    kept: list[np.ndarray] = []
+    merged: list[np.ndarray] = []
     colors: list[np.ndarray] = []
     for mask in masks:
         color = step[mask].mean(0)
-        for index, (larger, other) in enumerate(zip(kept, colors, strict=True)):
+        for index, (larger, other) in enumerate(zip(merged, colors, strict=True)):
             if _share_of_rim(mask, larger) < _RIM_SHARE:
                 continue
             along = float(color @ other / (other @ other))
             off = float(np.sqrt(max(color @ color - along**2 * (other @ other), 0)))
             if 0.3 < along < 1.1 and off < _RIM_HUE * along * np.sqrt(other @ other):
-                kept[index] = larger | mask
+                merged[index] = larger | mask
                 break
         else:
-            kept.append(mask)
+            merged.append(mask)
             colors.append(color)
-    return kept
+    return merged
 
 
 def _share_of_rim(mask: np.ndarray, larger: np.ndarray) -> float:

@@ -100,12 +100,12 @@ def read_thing(
         return None
     grain = noise / contrast
     cover = np.where(own, step @ color / contrast**2, 0)
-    kept = np.clip(cover, 0, 1)
-    kept[kept < 0.08 + 0.8 * grain] = 0
-    area = float(kept.sum())
+    coverage = np.clip(cover, 0, 1)
+    coverage[coverage < 0.08 + 0.8 * grain] = 0
+    area = float(coverage.sum())
     if area < _SMALLEST_AREA:
         return None
-    x, y = float((kept * across).sum()) / area, float((kept * down).sum()) / area
+    x, y = float((coverage * across).sum()) / area, float((coverage * down).sum()) / area
     radius = (area / pi) ** 0.5
     own &= np.hypot(across - x, down - y) < 2 * radius + 3
     zone = cover[own]
@@ -117,12 +117,12 @@ def read_thing(
         light_edge = max(float((light[own] * (1 - light[own])).sum()) / area, 0.2 * edge)
         sharper = min(light_edge / edge, 1.0)
         if sharper < _HUE_BLURRED:  # hue was kept more coarsely than light, which shows the outline better
-            kept, edge, sharper = np.clip(light, 0, 1), light_edge, 1.0
-            kept[kept < 0.08] = 0
-    outline = soft_outline(kept, x - columns.start, y - rows.start, 1.9 * radius + 2)
+            coverage, edge, sharper = np.clip(light, 0, 1), light_edge, 1.0
+            coverage[coverage < 0.08] = 0
+    outline = soft_outline(coverage, x - columns.start, y - rows.start, 1.9 * radius + 2)
     outline = outline / max(float(np.mean(outline**2)) ** 0.5, 1e-6)
     fit = fit_outline(outline, edge, None)
-    rims = kept[:, 0], kept[:, -1], kept[0], kept[-1]
+    rims = coverage[:, 0], coverage[:, -1], coverage[0], coverage[-1]
     at_frame = columns.start == 0, columns.stop == SIDE, rows.start == 0, rows.stop == SIDE
     contact = {
         side: float(rim.sum()) if at else 0.0

@@ -37,7 +37,7 @@ class ShownImage:
 
 
 @dataclass(frozen=True)
-class Opinion:
+class ModelRanking:
     """What one model thinks: scores[p][n] of prompt p and image n; quantiles where they are known."""
 
     model: str
@@ -53,7 +53,7 @@ class Opinion:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class RankingResult:
     """All that the page shows: images and opinions of them, and what could not be read.
 
     failed: (name, reason). notes: what the reader should know, such as words that a model did not read.
@@ -61,12 +61,12 @@ class Verdict:
 
     prompts: list[str]
     images: list[ShownImage]
-    opinions: list[Opinion]
+    rankings: list[ModelRanking]
     failed: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
-def judge(
+def rank_images(
     models: Mapping[str, ScoringModel],
     prompts: Sequence[str],
     files: Sequence[str],
@@ -74,7 +74,7 @@ def judge(
     megabytes: float = float("inf"),
     batch_size: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Verdict:
+) -> RankingResult:
     """Score every image with every prompt by every model; what cannot be read is told, not fatal.
 
     Args:
@@ -110,12 +110,14 @@ def judge(
                     model.score_matrix(list(prompts), opened, batch_size=batch_size)
                 )  # (P, B)
     progress(len(files), len(files))
-    opinions = [
-        Opinion(name, torch.cat(parts, dim=1).tolist(), getattr(models[name].config, "score_quantiles", None))
+    rankings = [
+        ModelRanking(
+            name, torch.cat(parts, dim=1).tolist(), getattr(models[name].config, "score_quantiles", None)
+        )
         for name, parts in columns.items()
         if parts
     ]
-    return Verdict(list(prompts), images, opinions, failed, [*_unread(models, prompts), *clipped])
+    return RankingResult(list(prompts), images, rankings, failed, [*_unread(models, prompts), *clipped])
 
 
 def thumbnail(image: Image.Image) -> str:
@@ -139,28 +141,28 @@ def thumbnail(image: Image.Image) -> str:
     return f"data:image/{form.lower()};base64,{base64.b64encode(data.getvalue()).decode()}"
 
 
-def agreement(first: Opinion, second: Opinion, prompt: int) -> tuple[int, int]:
+def agreement(first: ModelRanking, second: ModelRanking, prompt: int) -> tuple[int, int]:
     """(pairs of images that both order alike, pairs that both order at all) for a prompt."""
     a, b = first.scores[prompt], second.scores[prompt]
     signs = [(a[i] - a[j]) * (b[i] - b[j]) for i, j in combinations(range(len(a)), 2)]
     return sum(sign > 0 for sign in signs), sum(sign != 0 for sign in signs)
 
 
-def verdict_csv(verdict: Verdict) -> str:
+def result_csv(result: RankingResult) -> str:
     """A row for each prompt, model and image, best first; files that failed at the end."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, restval="")
     writer.writeheader()
-    for p, prompt in enumerate(verdict.prompts):
-        for opinion in verdict.opinions:
-            ranks = opinion.ranks(p)
+    for p, prompt in enumerate(result.prompts):
+        for model_ranking in result.rankings:
+            ranks = model_ranking.ranks(p)
             for n in sorted(range(len(ranks)), key=ranks.__getitem__):
-                score = opinion.scores[p][n]
-                percentile = opinion.percentile(score)
-                row = {"prompt": prompt, "picture": verdict.images[n].name, "model": opinion.model}
+                score = model_ranking.scores[p][n]
+                percentile = model_ranking.percentile(score)
+                row = {"prompt": prompt, "picture": result.images[n].name, "model": model_ranking.model}
                 row |= {"place": ranks[n], "score": f"{score:.6f}"}
                 writer.writerow(row | ({} if percentile is None else {"percentile": f"{percentile:.1f}"}))
-    for name, reason in verdict.failed:
+    for name, reason in result.failed:
         writer.writerow({"picture": name, "error": reason})
     return text.getvalue()
 

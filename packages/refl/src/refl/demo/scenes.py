@@ -20,9 +20,9 @@ from reward_core.shapes.render import Drawing, Mark, rasterize
 SIZE_NAMED = 0.25  # share of things that the prompt calls big
 RADIUS, RADIUS_JITTER = 0.158, 0.03  # that of ShapesBench's big things is 0.155, give or take 5%
 SPREAD = 0.1  # an image's middle lies this far from the frame's, at most, along the free axes
-ALONG = 0.02  # ... and along the axis of a relation
+ON_AXIS = 0.02  # ... and along the axis of a relation
 HALF_DISTANCE = (0.21, 0.23)  # between the middles of two things
-LEAN = 0.05  # off the relation's axis; 13 degrees at most, the relation holds up to 20
+OFF_AXIS = 0.05  # off the relation's axis; 13 degrees at most, the relation holds up to 20
 
 
 def sample_scene(rng: np.random.Generator, split: str = "train", pair_share: float = 0.5) -> Scene:
@@ -63,21 +63,21 @@ def sample_prompts(
 
 def draw(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     """A clean, right image of the scene: pixels (64, 64, 3), uint8."""
-    marks = [_mark(thing, rng) for thing in scene.things]
+    marks = [_make_mark(thing, rng) for thing in scene.things]
     ground = layout.sample_background(rng)
     x, y = 0.5 + SPREAD * (2 * rng.random(2) - 1)
     if scene.relation is not None:
-        (lean,) = LEAN * (2 * rng.random(1) - 1)
-        along = 0.5 + ALONG * (2 * rng.random() - 1)
+        (off_axis,) = OFF_AXIS * (2 * rng.random(1) - 1)
+        on_axis = 0.5 + ON_AXIS * (2 * rng.random() - 1)
         half = rng.uniform(*HALF_DISTANCE)
-        beside = scene.relation == "left of"
-        x, y = (along, y) if beside else (x, along)
-        dx, dy = (-half, lean) if beside else (lean, -half)
+        is_horizontal = scene.relation == "left of"
+        x, y = (on_axis, y) if is_horizontal else (x, on_axis)
+        dx, dy = (-half, off_axis) if is_horizontal else (off_axis, -half)
         positions = [(x + dx, y + dy), (x - dx, y - dy)]
     else:
         positions = [(x, y)]
-    placed = tuple(replace(mark, x=float(px), y=float(py)) for mark, (px, py) in zip(marks, positions))
-    return rasterize(Drawing(ground, placed))
+    positioned = tuple(replace(mark, x=float(px), y=float(py)) for mark, (px, py) in zip(marks, positions))
+    return rasterize(Drawing(ground, positioned))
 
 
 def captioned_images(
@@ -90,7 +90,7 @@ def captioned_images(
         yield draw(scene, rng), phrase(scene, rng)
 
 
-def _mark(thing: Thing, rng: np.random.Generator) -> Mark:
+def _make_mark(thing: Thing, rng: np.random.Generator) -> Mark:
     color = tuple(float(value) for value in appearance.PALETTE[thing.color])
     radius = RADIUS * (1 + RADIUS_JITTER * (2 * rng.random() - 1))
     return Mark(color, appearance.shape_outline(thing.shape), radius, 0.0, 0.5, 0.5)
