@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
+from typing import Any
 
 import torch
 from PIL import Image
@@ -157,7 +158,11 @@ def verdict_csv(verdict: Verdict) -> str:
             for n in sorted(range(len(ranks)), key=ranks.__getitem__):
                 score = opinion.scores[p][n]
                 percentile = opinion.percentile(score)
-                row = {"prompt": prompt, "picture": verdict.images[n].name, "model": opinion.model}
+                row: dict[str, Any] = {
+                    "prompt": prompt,
+                    "picture": verdict.images[n].name,
+                    "model": opinion.model,
+                }
                 row |= {"place": ranks[n], "score": f"{score:.6f}"}
                 writer.writerow(row | ({} if percentile is None else {"percentile": f"{percentile:.1f}"}))
     for name, reason in verdict.failed:

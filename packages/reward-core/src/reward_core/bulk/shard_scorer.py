@@ -109,16 +109,18 @@ class ShardScorer:
         self._encode_new_images(batch)
         begun = _Begun(batch, [self._state(row, key) for row, key in zip(batch.rows, batch.keys)])
         begun.encoded, self.newly_encoded = self.newly_encoded, 0
-        seen = []
+        prompts: list[str] = []
+        seen: list[Tensor] = []
         for i, (row, key) in enumerate(zip(batch.rows, batch.keys)):
             known = row.error if key is None else self.encoded[key]
             if isinstance(known, str):
                 begun.errors[i] = known
             else:
+                assert known is not None and row.prompt is not None  # a row without an error has both
                 begun.scored.append(i)
+                prompts.append(row.prompt)
                 seen.append(known)
         if seen:
-            prompts = [batch.rows[i].prompt for i in begun.scored]
             begun.rewards, begun.cut = self.batch_scorer.rewards(prompts, seen)
         self.encoded.used(batch.images())
         return begun

@@ -58,7 +58,11 @@ class ParquetSource(Source):
                 length = int.from_bytes(file.read(4), "little")
                 file.seek(-8 - length, 2)
                 footer = hashlib.sha256(file.read(length)).hexdigest()
-            described = {"footer_sha256": footer, "bytes": size, "modified_ns": self.path.stat().st_mtime_ns}
+            described: dict[str, Any] = {
+                "footer_sha256": footer,
+                "bytes": size,
+                "modified_ns": self.path.stat().st_mtime_ns,
+            }
         if self.by_path:
             described["images"] = os.path.realpath(self.images)
         columns = {"prompt_column": self.prompt_column, "image_column": self.image_column}
