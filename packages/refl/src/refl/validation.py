@@ -118,6 +118,6 @@ def judge(found: Validation, config: ValidationConfig, state: RunState) -> bool:
         return True
     state.worse += 1
     if state.worse >= config.stop_patience:
-        before = "and never was finite" if state.best is None else f"from {state.best:.3f}"
-        state.stopped = f"{config.stop_reward} fell to {value:.3f} {before}"
+        best = "and never was finite" if state.best is None else f"from {state.best:.3f}"
+        state.stopped = f"{config.stop_reward} fell to {value:.3f} {best}"
     return False

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 
 from reward_core.errors import InputError
-from reward_core.inputs.image_file import ImageSource
+from reward_core.inputs.image_file import ImageSource, image_name
 from reward_core.rankings import RankedPrompt, read_rankings
 
 from ..download import RANKINGS, REPO, text_file, unpacked_zip
@@ -39,7 +39,7 @@ def _group(item: RankedPrompt, base: Path, folder: Path) -> Group:
 
 def _name(image: ImageSource, base: Path) -> PurePosixPath:
     """Return an image's name relative to the folder of the rankings."""
-    path = Path(image)
+    path = Path(image_name(image))
     if not path.is_relative_to(base) or ".." in path.relative_to(base).parts:
         raise InputError(f"{RANKINGS.name}: the image {str(path)!r} would lie outside the folder {base}")
     return PurePosixPath(path.relative_to(base).as_posix())
@@ -47,7 +47,7 @@ def _name(image: ImageSource, base: Path) -> PurePosixPath:
 
 def _images(options: SuiteOptions, ranked: list[RankedPrompt]) -> Path:
     """The folder to which the rankings' names are relative; a single missing image is no missing folder."""
-    firsts = [Path(item.images[0]).relative_to(options.data) for item in ranked[:20]]
+    firsts = [Path(image_name(item.images[0])).relative_to(options.data) for item in ranked[:20]]
     for folder in (options.data, options.data / FOLDER, options.data / FOLDER / FOLDER):
         if any((folder / name).is_file() for name in firsts):
             return folder

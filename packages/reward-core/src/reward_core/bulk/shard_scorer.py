@@ -116,7 +116,8 @@ class ShardScorer:
             if isinstance(known, str):
                 begun.errors[i] = known
             else:
-                assert known is not None and row.prompt is not None  # a row without an error has both
+                assert known is not None  # the features of a row without an error
+                assert row.prompt is not None
                 begun.scored.append(i)
                 prompts.append(row.prompt)
                 seen.append(known)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from ..errors import ClippedLevelsWarning
 
 if TYPE_CHECKING:
+    from ..files.score_file import ScoredRow
     from ..models.imagereward.reward_model import RewardModel
 
 T = TypeVar("T")

@@ -184,7 +184,8 @@ def _print(args: argparse.Namespace, model: Any, tagged: list[_Tagged]) -> None:
         table.add_column(name, justify="left" if name in ("picture", "prompt") else "right", overflow="fold")
     table.add_column("prompt from")
     for done in tagged:
-        prompt = done.row.prompt if len(done.row.prompt) <= 60 else done.row.prompt[:57] + "..."
+        prompt = done.row.prompt or ""
+        prompt = prompt if len(prompt) <= 60 else prompt[:57] + "..."
         percentile = model.percentile(done.row.score)
         shown = "" if percentile is None else f"{percentile:.0f}"
         table.add_row(done.row.image, f"{done.row.score:.4f}", shown, prompt, done.source)

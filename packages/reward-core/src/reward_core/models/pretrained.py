@@ -128,4 +128,5 @@ class Pretrained(ScoringModel):
 def _replace_text(config: BlipConfig, med_config: PathLike | dict[str, Any]) -> BlipConfig:
     if not isinstance(med_config, dict) and not os.path.isfile(med_config):
         raise CheckpointError(f"{os.fsdecode(med_config)}: no such file (med_config)")
-    return replace(config, text=text_config_from_med_config(med_config))
+    source = med_config if isinstance(med_config, dict) else Path(med_config)
+    return replace(config, text=text_config_from_med_config(source))

@@ -96,7 +96,7 @@ def override(config: T, values: Mapping[str, Any], where: str = "") -> T:
         if key not in known:
             raise InputError(f"no setting {name!r}; {_nearest(str(key), known)}")
         old = getattr(config, key)
-        if not dataclasses.is_dataclass(old):
+        if not dataclasses.is_dataclass(old) or isinstance(old, type):
             changes[key] = _converted(value, hints[key], name)
         elif isinstance(value, Mapping):
             changes[key] = override(old, value, f"{name}.")

@@ -41,17 +41,15 @@ class GroupRewards(nn.Module):
     def train(self, mode: bool = True) -> GroupRewards:
         super().train(mode)
         if not self.frozen_drop_path:
-            for block in self.model.blip.visual_encoder.blocks[: self.block]:
+            for block in list(self.model.blip.visual_encoder.blocks)[: self.block]:
                 block.eval()
         return self
 
     def frozen_parameters(self) -> list[Tensor]:
         """What the frozen vision blocks' tokens depend on."""
         vision = self.model.blip.visual_encoder
-        return [
-            *embeddings(vision),
-            *(p for block in vision.blocks[: self.block] for p in block.parameters()),
-        ]
+        frozen = list(vision.blocks)[: self.block]
+        return [*embeddings(vision), *(p for block in frozen for p in block.parameters())]
 
     @torch.no_grad()
     def frozen_tokens(self, groups: Sequence[ReadGroup], cache: TokenCache | None) -> Tensor:
