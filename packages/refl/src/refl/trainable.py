@@ -133,7 +133,7 @@ class Trainable:
             )
 
 
-def _add_adapter(denoiser: nn.Module, config: ModelConfig, targets: tuple[str, ...]) -> None:
+def _add_adapter(denoiser: Any, config: ModelConfig, targets: tuple[str, ...]) -> None:
     from peft import LoraConfig
 
     alpha = config.lora_rank if config.lora_alpha is None else config.lora_alpha
