@@ -174,13 +174,7 @@ def _checked(cls: type, key: str, value: Any) -> Any:
 
 def _checked_number(key: str, kind: str, value: Any) -> Any:
     wanted = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "a text"}[kind]
-    kinds: dict[str, tuple[type, ...]] = {
-        "bool": (bool,),
-        "int": (int,),
-        "float": (int, float),
-        "str": (str,),
-    }
-    types = kinds[kind]
+    types: Any = {"bool": (bool,), "int": (int,), "float": (int, float), "str": (str,)}[kind]
     if not isinstance(value, types) or (isinstance(value, bool) and kind != "bool"):
         raise TypeError(f"{key} must be {wanted}, got {value!r:.80}")
     if kind == "int" and value < 1 and not key.endswith("_id"):

@@ -164,9 +164,9 @@ def _has_label(where: str, value: Any, columns: Mapping[str, str]) -> bool:
 
 def _label(where: str, row: Mapping[str, Any], columns: Mapping[str, str], role: str) -> float:
     """A finite number: NaN differs from every other label, and would make a pair that nobody made."""
-    label = row.get(columns.get(role, role))
+    label: Any = row.get(columns.get(role, role))
     try:
-        number = float(label)  # type: ignore[arg-type]
+        number = float(label)
     except (TypeError, ValueError):
         number = math.nan
     if not math.isfinite(number):

@@ -116,9 +116,8 @@ class CompiledByShape:
 
     def _timed(self, shape: _Shape, tensors: tuple[Tensor | None, ...]) -> Tensor:
         first = tensors[0]
-        if (
-            first is not None and first.device.type == "cuda"
-        ):  # work is only queued there: events tell how long it took
+        # Work is only queued on a GPU: events tell how long it took.
+        if first is not None and first.device.type == "cuda":
             while shape.timing and shape.timing[0][1].query():
                 start, end = shape.timing.pop(0)
                 shape.spent += start.elapsed_time(end) / 1e3
