@@ -93,9 +93,8 @@ def load_score(
         folder = Path(folder) / weights.repo_id.replace("/", "--")
     options = LoadOptions(device, folder, None, precision, exact_resize, revision, local_files_only)
     files = find_files(name_or_path, SCORES, {}, options)
-    model: ClipScorer | BlipScorer = (ClipScorer if _is_clip(files) else BlipScorer).load_files(
-        files, options
-    )
+    family: type[ClipScorer] | type[BlipScorer] = ClipScorer if _is_clip(files) else BlipScorer
+    model = family.load_files(files, options)
     if spec is None or spec.head is None:
         return model
     assert isinstance(model, ClipScorer)  # a head stands on a CLIP

@@ -208,7 +208,7 @@ def make_cache(
         return None
     model, images = rewards.model, reader.images
     with torch.no_grad():
-        _, *(count, width) = rewards.nothing()[0].shape
+        _, count, width = rewards.nothing()[0].shape  # (1, N, E)
     dtype = f"{settings.cache_dtype} {accelerator.mixed_precision}"
     key = cache_key(rewards.frozen_parameters(), model.transform, rewards.block, dtype, images)
     with accelerator.main_process_first():

@@ -238,10 +238,8 @@ class _Run:
             candidates[row] = replace(candidates[row], image=image, flagged=bool(flagged))
         shown = {row: image for row, image, flagged in zip(rows, output.images, flags) if not flagged}
         if shown:
-            prompts, names = (
-                [candidates[row].prompt for row in shown],
-                [_name(candidates[row]) for row in shown],
-            )
+            prompts = [candidates[row].prompt for row in shown]
+            names = [_name(candidates[row]) for row in shown]
             answer = self.scorer.score_pairs(prompts, list(shown.values()))
             rewards = scorer_rewards(self.scorer, answer, names)
             for row, reward in zip(shown, rewards):

@@ -45,8 +45,6 @@ class ClipConfig:
             "vision_depth": 32,
             "vision_mlp": 5120,
             "text_width": 1024,
-        }
-        sizes |= {
             "text_depth": 24,
             "text_heads": 16,
             "text_mlp": 4096,
