@@ -9,7 +9,7 @@ from reward_core.errors import InputError
 from reward_core.rankings import read_rankings
 
 from .score_files import human_ranks, is_generator_file, read_generator_files, read_scores, scores_for
-from .score_store import Score
+from .score_store import Key, Score
 from .suites import Group, Part
 from .summary import summarize
 
@@ -26,7 +26,7 @@ def original_summary(path: Path, rankings: Path | None) -> list[dict[str, Any]]:
     tests = [file for file in files if file.name.startswith("test_") and file.name != "test_images.json"]
     if tests and rankings is None:
         raise InputError(f"{tests[0]}: --rankings with people's test.json is needed beside it")
-    if tests:
+    if rankings is not None and tests:
         parts += _table3(tests, rankings)
     return parts
 
@@ -34,7 +34,7 @@ def original_summary(path: Path, rankings: Path | None) -> list[dict[str, Any]]:
 def _table1(files: list[Path]) -> list[dict[str, Any]]:
     found = read_generator_files(files)
     groups: dict[tuple[str, int], Group] = {}
-    rows = {}
+    rows: dict[Key, Score] = {}
     for scorer, generators in found.items():
         for name, prompts in generators.items():
             for i, rewards in enumerate(prompts):
@@ -52,7 +52,8 @@ def _table3(files: list[Path], rankings: Path) -> list[dict[str, Any]]:
         Group(item.id, item.prompt, (), tuple(f"{item.id}/{x}" for x in range(len(item.images))), item.ranks)
         for item in ranked
     ]
-    scorers, rows = [], {}
+    scorers: list[str] = []
+    rows: dict[Key, Score] = {}
     for file in files:
         scorer = file.stem.removeprefix("test_")
         scorers.append(scorer)

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from reward_core.runs.progress import bar
@@ -43,7 +44,7 @@ def score_suite(
             if not todo:
                 continue
             task = shown.add_task(" and ".join(names), total=sum(map(len, todo)))
-            _score_with(names, todo, store, load, devices, batch_size, lambda n, t=task: shown.advance(t, n))
+            _score_with(names, todo, store, load, devices, batch_size, partial(shown.advance, task))
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,7 @@ class SharedTower:
         found = {}
         for name, scorer in self.scorers.items():
             scores: list[float] = []
-            if opened:
+            if features is not None:
                 opened_prompts = [prompts[i] for i in opened]
                 scores = scorer.score_pairs(opened_prompts, features, batch_size=batch_size).tolist()
             by_index = dict(zip(opened, scores))
@@ -150,6 +150,7 @@ def load_bundle(
         return SingleScorer(names[0], load_scorer(names[0], device, precision, offline))
     clip = load_scorer("CLIP", device, precision, offline)
     spec = SCORES["Aesthetic"]
+    assert spec.head is not None
     head = fetch(spec.head, local_files_only=offline)
     both = {"CLIP": clip, "Aesthetic": with_aesthetic_head(clip, head, spec.head_widths)}
     return SharedTower({name: both[name] for name in names})

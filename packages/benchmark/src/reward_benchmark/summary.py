@@ -14,7 +14,7 @@ from reward_core.runs.cpus import usable_cpus
 from . import __version__, paper
 from .metrics import Resamples, compare_scorers, generator_table, preference_table, spearman
 from .score_store import Key, Score
-from .suites import Part
+from .suites import Group, Part
 
 
 def summarize(
@@ -91,7 +91,7 @@ def _scores(part: Part, scorer: str, rows: Mapping[Key, Score]) -> list[list[flo
 
 
 def _preference(part: Part, scores: dict[str, list]) -> dict[str, Any]:
-    ranks = [group.ranks for group in part.groups]
+    ranks = [_ranks(group) for group in part.groups]
     resamples = Resamples(len(ranks))
     published = paper.TABLE3 if part.name == "table3" else {}
     tables = {}
@@ -121,6 +121,11 @@ def _preference(part: Part, scores: dict[str, list]) -> dict[str, Any]:
     return {"scorers": tables, "comparisons": comparisons}
 
 
+def _ranks(group: Group) -> tuple[int, ...]:
+    assert group.ranks is not None  # a group of a preference part has ranks
+    return group.ranks
+
+
 def _generators(part: Part, scores: dict[str, list]) -> dict[str, Any]:
     names = part.generators
     by_generator = {
@@ -133,6 +138,7 @@ def _generators(part: Part, scores: dict[str, list]) -> dict[str, Any]:
     resamples = Resamples(len(next(iter(next(iter(by_generator.values())).values()))))
     reference = part.reference
     if reference is None:
+        assert part.reference_scorer is not None  # a part has one of the two
         reference_table = generator_table(by_generator[part.reference_scorer], {}, resamples)
         reference = {name: row.rank for name, row in reference_table.rows.items()}
     tables = {}

@@ -145,15 +145,17 @@ def _comparisons(part: dict[str, Any]) -> TextTable:
 
 
 def _with_interval(interval: dict[str, float | None], form: str) -> str:
-    if interval["low"] is None:
+    low, high = interval["low"], interval["high"]
+    if low is None or high is None:
         return f"{interval['value']:{form}}"
-    return f"{interval['value']:{form}} ± {(interval['high'] - interval['low']) / 2:.3f}"
+    return f"{interval['value']:{form}} ± {(high - low) / 2:.3f}"
 
 
 def _range(interval: dict[str, float | None], form: str, scale: float = 1) -> str:
-    if interval["low"] is None:
+    low, high = interval["low"], interval["high"]
+    if low is None or high is None:
         return ""
-    return f"[{scale * interval['low']:{form}}, {scale * interval['high']:{form}}]"
+    return f"[{scale * low:{form}}, {scale * high:{form}}]"
 
 
 def _tolerance_mark(paper: dict[str, Any]) -> str:

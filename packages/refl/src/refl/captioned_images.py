@@ -8,8 +8,9 @@ import os
 import sys
 import tarfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -126,8 +127,8 @@ def _from_folder(folder: Path) -> list[ImageEntry]:
                 ImageEntry(
                     path.relative_to(folder).as_posix(),
                     path.stat().st_size if path.exists() else 0,  # a link to nothing
-                    lambda path=path: Image.open(path),
-                    lambda path=caption: path.read_text("utf-8"),
+                    partial(Image.open, path),
+                    partial(caption.read_text, "utf-8"),
                 )
             )
     return entries
@@ -150,8 +151,8 @@ def _from_tars(pattern: str) -> list[ImageEntry]:
                     ImageEntry(
                         f"{os.path.basename(path)}/{name}",
                         member.size,
-                        lambda at=location: Image.open(io.BytesIO(_read(*at))),
-                        lambda at=words: _read(*at).decode(),
+                        partial(_open_at, *location),
+                        partial(_text_at, *words),
                     )
                 )
     return entries
@@ -161,6 +162,22 @@ def _read(path: str, offset: int, size: int) -> bytes:
     with open(path, "rb") as file:
         file.seek(offset)
         return file.read(size)
+
+
+def _open_at(path: str, offset: int, size: int) -> Image.Image:
+    return Image.open(io.BytesIO(_read(path, offset, size)))
+
+
+def _text_at(path: str, offset: int, size: int) -> str:
+    return _read(path, offset, size).decode()
+
+
+def _image_cell(data: Any, row: int, column: str) -> Image.Image:
+    return data[row][column]
+
+
+def _text_cell(data: Any, row: int, column: str) -> str:
+    return str(data[row][column])
 
 
 def _from_dataset(config: LossConfig) -> list[ImageEntry]:
@@ -183,6 +200,8 @@ def _from_dataset(config: LossConfig) -> list[ImageEntry]:
     captions = data.select_columns([caption])
     images = data.select_columns([image])
     return [
-        ImageEntry(f"row {n}", 0, lambda n=n: images[n][image], lambda n=n: str(captions[n][caption]))
+        ImageEntry(
+            f"row {n}", 0, partial(_image_cell, images, n, image), partial(_text_cell, captions, n, caption)
+        )
         for n in range(len(data))
     ]

@@ -86,7 +86,9 @@ def load_model(model: str | os.PathLike[str], base: str | None, device: torch.de
         base = base or base_of_card(folder)
         if base is None:
             raise ModelError(f"{model}: LoRA weights; say on which model with --base (its card names none)")
-    family = load_family(base if is_lora else model)
+        family = load_family(base)
+    else:
+        family = load_family(model)
     if is_lora:
         try:
             family.pipeline.load_lora_weights(os.fspath(model))

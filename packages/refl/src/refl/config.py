@@ -245,14 +245,14 @@ class TrainConfig:
         ):
             if not value >= least:
                 raise ConfigError(f"{path}: must be at least {least}, got {value}")
-        for path, value, allowed in (
+        for path, choice, allowed in (
             ("run.mixed_precision", self.run.mixed_precision, ("no", "bf16", "fp16")),
             ("loss.distance", self.loss.distance, ("x0", "epsilon")),
             ("optimizer.schedule", self.optimizer.schedule, SCHEDULES),
             *(("rewards.phi", reward.phi, PHIS) for reward in self.rewards),
         ):
-            if value not in allowed:
-                raise ConfigError(f"{path}: must be one of {', '.join(allowed)}, got {value!r}")
+            if choice not in allowed:
+                raise ConfigError(f"{path}: must be one of {', '.join(allowed)}, got {choice!r}")
         if not 0 <= self.optimizer.ema_decay < 1:
             raise ConfigError(f"optimizer.ema_decay: must lie in [0, 1), got {self.optimizer.ema_decay}")
         names = [reward.name for reward in self.rewards]

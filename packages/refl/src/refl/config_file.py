@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from reward_core.errors import InputError
 from reward_core.runs import settings as reading
@@ -15,7 +15,10 @@ from .config import RewardConfig, TrainConfig
 from .errors import ConfigError
 from .presets import PRESETS
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
 
 
 def load_config(

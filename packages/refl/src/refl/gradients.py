@@ -20,15 +20,17 @@ def average_gradients(accelerator: Accelerator, parameters: Sequence[nn.Paramete
     """
     if accelerator.num_processes == 1:
         return
+    gradients = []
     for parameter in parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
-    flat = torch.cat([parameter.grad.flatten() for parameter in parameters])
+        gradients.append(parameter.grad)
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
     flat = accelerator.reduce(flat, reduction="mean")
     start = 0
-    for parameter in parameters:
-        count = parameter.numel()
-        parameter.grad.copy_(flat[start : start + count].view_as(parameter))
+    for gradient in gradients:
+        count = gradient.numel()
+        gradient.copy_(flat[start : start + count].view_as(gradient))
         start += count
 
 

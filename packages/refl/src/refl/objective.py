@@ -101,7 +101,8 @@ class Objective:
             far = config.loss.distance_weight * self._distance(result, denoise)
             loss, terms["loss/distance"] = loss + far, far.detach()
         if self.captioned is not None:
-            ordinary = config.loss.pretraining_weight * self._pretraining_loss(step, pretraining)
+            ordinary = self._pretraining_loss(self.captioned, step, pretraining)
+            ordinary = config.loss.pretraining_weight * ordinary
             loss, terms["loss/pretraining"] = loss + ordinary, ordinary.detach()
         terms["loss"] = loss.detach()
         return MicroStep(loss, terms, pixels)
@@ -142,10 +143,10 @@ class Objective:
             distances.append(distance(self.schedule, i, x, output, reference, self.config.loss.distance))
         return torch.stack(distances).mean()
 
-    def _pretraining_loss(self, step: int, indices: Sequence[int]) -> Tensor:
+    def _pretraining_loss(self, captioned: CaptionedImages, step: int, indices: Sequence[int]) -> Tensor:
         family, device, seed = self.family, self.accelerator.device, self.config.run.seed
-        order = DataOrder(len(self.captioned), seed)
-        pixels, captions = self.captioned.batch([order[p] for p in indices], self.height, self.width)
+        order = DataOrder(len(captioned), seed)
+        pixels, captions = captioned.batch([order[p] for p in indices], self.height, self.width)
         noise = SampleNoise(seed, step, indices, PRETRAINING)
         shape = family.latent_shape(self.height, self.width)
         x0 = family.encode_pixels(pixels.to(device), noise(shape, device))

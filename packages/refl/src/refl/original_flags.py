@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from .config import TrainConfig
 from .config_file import load_config
@@ -102,7 +103,8 @@ def parse_args(argv: Sequence[str] | None = None) -> TrainConfig:
     for flag, (setting, value) in SWITCH_FLAGS.items():
         known.add_argument(flag, action="store_true", help=f"= --set {setting}={value}")
     for flag, count in IGNORED_FLAGS.items():
-        options = {"action": "store_true"} if count == 0 else {"nargs": "*" if count == "*" else None}
+        options: dict[str, Any] = {"nargs": "*" if count == "*" else None}
+        options = {"action": "store_true"} if count == 0 else options
         known.add_argument(flag, help="never had an effect", **options)
     for flag, (count, advice) in REPLACED_FLAGS.items():
         options = {"action": "store_true"} if count == 0 else {}

@@ -83,7 +83,9 @@ def make_optimizer(config: TrainConfig, parameters: list[torch.nn.Parameter]) ->
     kind: Any = torch.optim.AdamW
     if settings.eight_bit:
         try:
-            from bitsandbytes.optim import AdamW8bit as kind
+            from bitsandbytes.optim import AdamW8bit
+
+            kind = AdamW8bit
         except ImportError as error:
             raise ConfigError("optimizer.eight_bit needs bitsandbytes: pip install bitsandbytes") from error
     return kind(

@@ -133,7 +133,7 @@ class Trainable:
             )
 
 
-def _add_adapter(denoiser: nn.Module, config: ModelConfig, targets: tuple[str, ...]) -> None:
+def _add_adapter(denoiser: Any, config: ModelConfig, targets: tuple[str, ...]) -> None:
     from peft import LoraConfig
 
     alpha = config.lora_rank if config.lora_alpha is None else config.lora_alpha
@@ -146,7 +146,7 @@ def _add_adapter(denoiser: nn.Module, config: ModelConfig, targets: tuple[str, .
         raise ConfigError(f"model.lora_targets: {error}") from error
 
 
-def _metadata(denoiser: nn.Module) -> dict[str, Any]:
+def _metadata(denoiser: Any) -> dict[str, Any]:
     """The adapter's configuration; its sets in order, so that equal runs write equal files."""
     settings = denoiser.peft_config[ADAPTER].to_dict()
     return {name: sorted(value) if isinstance(value, set) else value for name, value in settings.items()}

@@ -191,7 +191,8 @@ class Trainer:
             pretraining = self._indices(number, micro, config.loss.pretraining_batch_size)
             made = self.objective.loss(number, indices, prompts, plan, pretraining)
             accelerator.backward(made.loss / run.accumulation)
-            made.terms["zero_gradient"] = zero_gradient_share(made.pixels)
+            untouched = zero_gradient_share(made.pixels)
+            made.terms["zero_gradient"] = torch.tensor(untouched, dtype=torch.float64)
             seen = [made.loss.detach(), *(made.terms[f"reward/{name}"] for name in trained)]
             made.terms["nonfinite"] = (~torch.isfinite(torch.stack([v.float() for v in seen]))).any().float()
             for name, value in made.terms.items():

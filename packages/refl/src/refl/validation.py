@@ -119,6 +119,6 @@ def record_validation(found: Validation, config: ValidationConfig, state: RunSta
         return True
     state.worse += 1
     if state.worse >= config.stop_patience:
-        before = "and never was finite" if state.best is None else f"from {state.best:.3f}"
-        state.stopped = f"{config.stop_reward} fell to {value:.3f} {before}"
+        best = "and never was finite" if state.best is None else f"from {state.best:.3f}"
+        state.stopped = f"{config.stop_reward} fell to {value:.3f} {best}"
     return False

@@ -7,6 +7,7 @@ know this module can still catch it by kind.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 
 class RewardCoreError(Exception):
@@ -18,7 +19,7 @@ class RewardCoreError(Exception):
 
 
 def _remade(kind: type[RewardCoreError], args: tuple, attributes: dict) -> RewardCoreError:
-    builtin: type = kind
+    builtin: Any = kind
     while builtin.__module__ != "builtins":
         builtin = builtin.__base__
     error = builtin.__new__(kind)

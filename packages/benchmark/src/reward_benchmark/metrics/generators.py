@@ -5,7 +5,7 @@ Letters in shape comments: P prompts, G generators, R resamples.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,7 +53,7 @@ class GeneratorTable:
 
 
 def generator_table(
-    scores: dict[str, Sequence[Sequence[float | None]]],
+    scores: Mapping[str, Sequence[Sequence[float | None]]],
     reference: dict[str, float],
     resamples: Resamples | None = None,
 ) -> GeneratorTable:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -49,7 +50,7 @@ class PreferenceTable:
     def to_dict(self) -> dict:
         """The JSON form: plain values first, the intervals under "intervals"."""
         retrieval = {"recall": self.recall, "filter": self.filter}
-        intervals = {
+        intervals: dict[str, Any] = {
             "pooled_accuracy": self.pooled_accuracy.to_dict(),
             "per_prompt_accuracy": self.per_prompt_accuracy.to_dict(),
         }
@@ -72,9 +73,10 @@ def pairs_right(ranks: Sequence[int], scores: Sequence[float | None]) -> tuple[i
     right = counted = 0
     for better, rank in enumerate(ranks):
         for worse, other in enumerate(ranks):
-            if rank < other and scores[better] is not None and scores[worse] is not None:
+            score, worse_score = scores[better], scores[worse]
+            if rank < other and score is not None and worse_score is not None:
                 counted += 1
-                right += scores[better] > scores[worse]
+                right += score > worse_score
     return right, counted
 
 

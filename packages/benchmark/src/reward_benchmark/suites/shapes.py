@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image
 
 from reward_core.errors import InputError
-from reward_core.rankings import RANKINGS_FILE, read_rankings
+from reward_core.inputs.image_file import image_name
+from reward_core.rankings import RANKINGS_FILE, RankedPrompt, read_rankings
 from reward_core.runs.progress import progress
 from reward_core.shapes import HELD_OUT, load_split, make_groups, phrase, sample_scene, write_groups
 
@@ -69,20 +70,15 @@ def _preference(options: SuiteOptions, revision: str) -> Part:
     count = min(GROUPS, options.limit or GROUPS)
     folder = options.data / "held_out"
     if _written(folder) < count:
-        groups = progress(make_groups(count, HELD_OUT, "held_out"), "drawing", count)
-        write_groups(groups, folder)
-    ranked = read_rankings(folder)[:count]
-    groups = tuple(
-        Group(
-            item.id,
-            item.prompt,
-            item.images,
-            tuple(f"held_out/{Path(image).relative_to(folder).as_posix()}" for image in item.images),
-            ranks=item.ranks,
-        )
-        for item in ranked
-    )
+        write_groups(progress(make_groups(count, HELD_OUT, "held_out"), "drawing", count), folder)
+    groups = tuple(_ranked_group(item, folder) for item in read_rankings(folder)[:count])
     return Part("held_out", "Held-out groups, ranked by the truth", "preference", groups, revision=revision)
+
+
+def _ranked_group(item: RankedPrompt, folder: Path) -> Group:
+    images = tuple(Path(image_name(image)) for image in item.images)
+    names = tuple(f"held_out/{image.relative_to(folder).as_posix()}" for image in images)
+    return Group(item.id, item.prompt, images, names, ranks=item.ranks)
 
 
 def _written(folder: Path) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 
 from reward_core.errors import InputError
-from reward_core.inputs.image_file import ImageSource
+from reward_core.inputs.image_file import ImageSource, image_name
 from reward_core.rankings import RankedPrompt, read_rankings
 
 from ..download import RANKINGS, REPO, text_file, unpacked_zip
@@ -43,10 +43,11 @@ def _name(image: ImageSource, base: Path) -> PurePosixPath:
     Raises:
         InputError: an address, or a file outside the data folder.
     """
-    path, base = Path(image).absolute(), base.absolute()
-    if "://" in str(image) or not path.is_relative_to(base) or ".." in path.relative_to(base).parts:
+    name = image_name(image)
+    path, base = Path(name).absolute(), base.absolute()
+    if "://" in name or not path.is_relative_to(base) or ".." in path.relative_to(base).parts:
         raise InputError(
-            f"Cannot use the image {str(image)!r} of {RANKINGS.name}: it is outside the folder {base}. "
+            f"Cannot use the image {name!r} of {RANKINGS.name}: it is outside the folder {base}. "
             "Name images by their paths in that folder, without '..'."
         )
     return PurePosixPath(path.relative_to(base).as_posix())

@@ -91,6 +91,6 @@ def captioned_images(
 
 
 def _make_mark(thing: Thing, rng: np.random.Generator) -> Mark:
-    color = tuple(float(value) for value in appearance.PALETTE[thing.color])
+    color = appearance.palette_rgb(thing.color)
     radius = RADIUS * (1 + RADIUS_JITTER * (2 * rng.random() - 1))
     return Mark(color, appearance.shape_outline(thing.shape), radius, 0.0, 0.5, 0.5)

@@ -62,7 +62,7 @@ class Family(ABC):
                 module.requires_grad_(False).eval()
 
     @property
-    def denoiser(self) -> nn.Module:
+    def denoiser(self) -> Any:
         return getattr(self.pipeline, self.part)
 
     @denoiser.setter
@@ -184,10 +184,10 @@ class Family(ABC):
         mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
         if mean is None or std is None:
             return None
-        return tuple(latents.new_tensor(values).view(1, -1, 1, 1) for values in (mean, std))
+        return latents.new_tensor(mean).view(1, -1, 1, 1), latents.new_tensor(std).view(1, -1, 1, 1)
 
 
-def _decode(vae: nn.Module, latents: Tensor) -> Tensor:
+def _decode(vae: Any, latents: Tensor) -> Tensor:
     return vae.decode(latents, return_dict=False)[0]
 
 

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
+from typing import Any
 
 import torch
 from PIL import Image
@@ -159,7 +160,11 @@ def result_csv(result: RankingResult) -> str:
             for n in sorted(range(len(ranks)), key=ranks.__getitem__):
                 score = model_ranking.scores[p][n]
                 percentile = model_ranking.percentile(score)
-                row = {"prompt": prompt, "picture": result.images[n].name, "model": model_ranking.model}
+                row: dict[str, Any] = {
+                    "prompt": prompt,
+                    "picture": result.images[n].name,
+                    "model": model_ranking.model,
+                }
                 row |= {"place": ranks[n], "score": f"{score:.6f}"}
                 writer.writerow(row | ({} if percentile is None else {"percentile": f"{percentile:.1f}"}))
     for name, reason in result.failed:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 from html import escape
 
+from ..network.score_quantiles import ScoreQuantiles
 from .charts import bar, distribution
 from .image_ranking import ModelRanking, RankingResult, agreement, result_csv
 
@@ -60,7 +61,7 @@ def meaning_html(rankings: list[ModelRanking]) -> str:
                 "only their order within a prompt says something.</p>"
             )
         else:
-            parts.append(_scale(model_ranking))
+            parts.append(_scale(model_ranking.quantiles))
         if model_ranking.scores:
             parts.append("<p>Ticks: the scores just ranked. Dots: the best of each prompt.</p>")
         parts.append("</div></section>")
@@ -181,15 +182,15 @@ def _glance(result: RankingResult) -> str:
     )
 
 
-def _scale(model_ranking: ModelRanking) -> str:
-    values = model_ranking.quantiles.values
+def _scale(quantiles: ScoreQuantiles) -> str:
+    values = quantiles.values
     marks = [mark for mark in (-2, -1, 0, 1, 1.5, 2) if values[0] < mark < values[-1]]
     cells = "".join(
-        f"<tr><td>{mark:g}</td><td>better than {_percent(model_ranking.percentile(mark))}</td></tr>"
+        f"<tr><td>{mark:g}</td><td>better than {_percent(quantiles.percentile(mark))}</td></tr>"
         for mark in marks
     )
     table = f'<table class="rc-scale"><tbody>{cells}</tbody></table>' if marks else ""
-    return f"{table}<p>Percentiles: {escape(model_ranking.quantiles.source)}.</p>"
+    return f"{table}<p>Percentiles: {escape(quantiles.source)}.</p>"
 
 
 def _percent(percentile: float) -> str:

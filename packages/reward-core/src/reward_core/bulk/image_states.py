@@ -43,7 +43,8 @@ def changed_shards(source: Source, shards: Shards, scored: Mapping[int, tuple[in
     Args:
         scored: by shard, how many of its first rows are scored and the digest of their states.
     """
-    position, paths = -1, iter(())
+    position = -1
+    paths: Iterator[str | None] = iter(())
     for shard, (rows, digest) in sorted(scored.items()):
         start = shards.range(shard).start
         if start != position:

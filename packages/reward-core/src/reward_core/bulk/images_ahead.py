@@ -112,7 +112,8 @@ class ImagesAhead:
 
         Neighbors are read in one go.
         """
-        position, rows = -1, iter(())
+        position = -1
+        rows: Iterator[InputRow] = iter(())
         for shard in self.wanted:
             own = self.shards.range(shard)
             scored = self.scored_rows.get(shard, 0) // self.batch_size
@@ -132,7 +133,7 @@ class ImagesAhead:
         rows = islice(self.source.read(own.start), len(own))
         keys = [None if row.error else row.key() for row in rows]
         encoded: LRUCache[Key, int] = LRUCache(self.cache)
-        again = set()
+        again: set[int] = set()
         for number, start in enumerate(range(0, len(keys), self.batch_size)):
             used = [key for key in keys[start : start + self.batch_size] if key is not None]
             for key in encoded.absent(used):

@@ -34,12 +34,14 @@ class InputRow:
         """Equal for rows with the same image: its path, or a hash of its bytes."""
         if isinstance(self.content, bytes):
             return hashlib.blake2b(self.content, digest_size=16).digest()
+        assert self.content is not None  # a row without content has an error, and is not read
         return self.content
 
     def open(self) -> Image.Image:
         """Return the image, decoded, without a warning for clipped levels. Raises ImageError."""
         if isinstance(self.content, bytes):
             return open_image_bytes(self.content, self.image, warn=False)
+        assert self.content is not None  # as in key()
         return open_image(self.content, warn=False)
 
 

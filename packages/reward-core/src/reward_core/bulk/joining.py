@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..errors import OutputError
 from ..files.parquet import load_pyarrow
@@ -53,7 +54,8 @@ def _join_parquet(shards: Sequence[tuple[Path, str]], out: Path) -> None:
 def _row_groups(shards: Sequence[tuple[Path, str]]) -> Iterator[list]:
     """Tables of whole shards, ROW_GROUP rows or a little less together."""
     pyarrow = load_pyarrow()
-    tables, rows = [], 0
+    tables: list[Any] = []
+    rows = 0
     for shard, sha256 in shards:
         table = pyarrow.parquet.read_table(pyarrow.BufferReader(_checked(shard, sha256)))
         if tables and rows + len(table) > ROW_GROUP:

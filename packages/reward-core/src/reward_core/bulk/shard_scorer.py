@@ -109,16 +109,19 @@ class ShardScorer:
         self._encode_new_images(batch)
         begun = _Begun(batch, [self._state(row, key) for row, key in zip(batch.rows, batch.keys)])
         begun.encoded, self.newly_encoded = self.newly_encoded, 0
-        seen = []
+        prompts: list[str] = []
+        seen: list[Tensor] = []
         for i, (row, key) in enumerate(zip(batch.rows, batch.keys)):
             known = row.error if key is None else self.encoded[key]
             if isinstance(known, str):
                 begun.errors[i] = known
             else:
+                assert known is not None  # the features of a row without an error
+                assert row.prompt is not None
                 begun.scored.append(i)
+                prompts.append(row.prompt)
                 seen.append(known)
         if seen:
-            prompts = [batch.rows[i].prompt for i in begun.scored]
             begun.rewards, begun.cut = self.batch_scorer.rewards(prompts, seen)
         self.encoded.used(batch.images())
         return begun

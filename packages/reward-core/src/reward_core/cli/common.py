@@ -8,13 +8,15 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import ClippedLevelsWarning
 
 if TYPE_CHECKING:
     from ..files.score_file import ScoredRow
     from ..models.imagereward.reward_model import RewardModel
+
+T = TypeVar("T")
 
 DEFAULT_MODEL = "ImageReward-v1.0"
 CLIPPED_SHOWN = 3  # images with clipped levels that are named
@@ -78,7 +80,7 @@ def batch(args: argparse.Namespace) -> dict[str, int | None]:
     return {"batch_size": args.batch_size}
 
 
-def with_progress(rows: Iterator[ScoredRow], total: int | None = None) -> Iterable[ScoredRow]:
+def with_progress(rows: Iterator[T], total: int | None = None) -> Iterable[T]:
     """The rows, with a progress bar on stderr while that is a terminal."""
     from rich.console import Console
     from rich.progress import track

@@ -26,7 +26,7 @@ def run_example(args: argparse.Namespace) -> int:
     from ..demo.published_example import ADDRESS, PROMPT, PUBLISHED, example_images
 
     images = example_images(args.images or ADDRESS)
-    rewards = load_model(args).score(PROMPT, images, **batch(args))
+    _, rewards = load_model(args).inference_rank(PROMPT, images, **batch(args))
     table = Table("picture", f"score ({args.model})", "published (ImageReward-v1.0)", title=PROMPT)
     for image, reward, published in zip(images, rewards, PUBLISHED):
         table.add_row(image.name, f"{reward:.2f}", f"{published:.2f}")

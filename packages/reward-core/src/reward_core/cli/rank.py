@@ -23,11 +23,13 @@ def run_rank(args: argparse.Namespace) -> int:
     model = load_model(args)
     rows = list(with_progress(model.score_rows([args.prompt] * len(args.images), args.images, **batch(args))))
     # Equal scores keep the order in which the images were given.
-    scored = sorted((row for row in rows if row.error is None), key=lambda row: -row.score)
+    scored = sorted(
+        ((row.image, row.score) for row in rows if row.score is not None), key=lambda pair: -pair[1]
+    )
     failed = [row for row in rows if row.error is not None]
     results = [
-        {"place": rank, "image": row.image, "score": row.score, "percentile": model.percentile(row.score)}
-        for rank, row in enumerate(scored, start=1)
+        {"place": rank, "image": image, "score": score, "percentile": model.percentile(score)}
+        for rank, (image, score) in enumerate(scored, start=1)
     ]
     if args.json:
         document = {

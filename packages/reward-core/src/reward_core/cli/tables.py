@@ -17,13 +17,8 @@ def print_ranking(model: RewardModel, prompt: str, results: list[dict]) -> None:
 
     quantiles = model.config.score_quantiles
     table = Table(title=prompt, caption=f"percentile: {quantiles.source}" if quantiles else None)
-    for name, justify in (
-        ("place", "right"),
-        ("picture", "left"),
-        ("score", "right"),
-        ("percentile", "right"),
-    ):
-        table.add_column(name, justify=justify, overflow="fold")
+    for name in ("place", "picture", "score", "percentile"):
+        table.add_column(name, justify="left" if name == "picture" else "right", overflow="fold")
     for result in results:
         percentile = result["percentile"]
         shown = "" if percentile is None else f"{percentile:.0f}"
@@ -52,15 +47,9 @@ def print_prepared(prepared: Prepared) -> None:
     from rich.table import Table
 
     table = Table(title=str(prepared.folder))
-    for name, justify in (
-        ("split", "left"),
-        ("prompts", "right"),
-        ("pictures", "right"),
-        ("untied pairs", "right"),
-        ("images skipped", "right"),
-        ("prompts dropped", "right"),
-    ):
-        table.add_column(name, justify=justify)
+    table.add_column("split")
+    for name in ("prompts", "pictures", "untied pairs", "images skipped", "prompts dropped"):
+        table.add_column(name, justify="right")
     for name, figures in prepared.splits.items():
         table.add_row(name, *(f"{value:,}" for value in vars(figures).values()))
     print_table(table)

@@ -61,7 +61,8 @@ def run_tag(args: argparse.Namespace) -> int:
     maker = identify(args.model)
     args.key, args.made_by = args.key or maker.score_key, maker.identity
     found, skipped, failed = _find(args)
-    tagged, model = [], None
+    tagged: list[_Tagged] = []
+    model = None
     if found:
         model = load_model(args)
         for done in with_progress(_tag(model, found, args), total=len(found)):
@@ -179,16 +180,12 @@ def _print(args: argparse.Namespace, model: Any, tagged: list[_Tagged]) -> None:
     if quantiles:
         caption += f"; percentile: {quantiles.source}"
     table = Table(caption=caption)
-    for name, justify in (
-        ("picture", "left"),
-        ("score", "right"),
-        ("percentile", "right"),
-        ("prompt", "left"),
-    ):
-        table.add_column(name, justify=justify, overflow="fold")
+    for name in ("picture", "score", "percentile", "prompt"):
+        table.add_column(name, justify="left" if name in ("picture", "prompt") else "right", overflow="fold")
     table.add_column("prompt from")
     for done in tagged:
-        prompt = done.row.prompt if len(done.row.prompt) <= 60 else done.row.prompt[:57] + "..."
+        prompt = done.row.prompt or ""
+        prompt = prompt if len(prompt) <= 60 else prompt[:57] + "..."
         percentile = model.percentile(done.row.score)
         shown = "" if percentile is None else f"{percentile:.0f}"
         table.add_row(done.row.image, f"{done.row.score:.4f}", shown, prompt, done.source)

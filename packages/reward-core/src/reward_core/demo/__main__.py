@@ -74,7 +74,8 @@ def main(argv: list[str] | None = None) -> int:
     contact_sheet(sheet).save(args.out)
     console.print(f"{right} of {total} comparisons as in truth ({right / total:.0%})")
     console.print(f"the oracle, from the pixels: {oracle_right} of {total} ({oracle_right / total:.0%})")
-    console.print(f"percentile: among {model.config.score_quantiles.source}")
+    if (quantiles := model.config.score_quantiles) is not None:
+        console.print(f"percentile: among {quantiles.source}")
     console.print(f"Contact sheet: {args.out}")
     return 0
 

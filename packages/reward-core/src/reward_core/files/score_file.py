@@ -71,9 +71,12 @@ def parquet_schema():
 
 @dataclass(frozen=True)
 class ScoredRow:
-    """One (prompt, image) of a long run: a score, or the error that kept it from having one."""
+    """One (prompt, image) of a long run: a score, or the error that kept it from having one.
 
-    prompt: str
+    ``prompt`` is None where the error is that there is none.
+    """
+
+    prompt: str | None
     image: str
     score: float | None
     error: str | None = None

@@ -61,7 +61,8 @@ def cut_by_top(count: int, tops: Sequence[str]) -> list[int]:
     Raises:
         InputError: neither, or shares of more than 100%.
     """
-    sizes, left = [], count
+    sizes: list[int] = []
+    left = count
     for top in tops:
         number = top.removesuffix("%")
         try:
@@ -70,7 +71,7 @@ def cut_by_top(count: int, tops: Sequence[str]) -> list[int]:
             raise InputError(f"--top: a number (20) or a share (10%) was expected, got {top!r}") from None
         if not 0 < value < (100.0001 if top.endswith("%") else math.inf):
             raise InputError(f"--top: {top} is out of range")
-        size = max(1, int(count * value / 100 + 0.5)) if top.endswith("%") else value
+        size = max(1, int(count * value / 100 + 0.5)) if top.endswith("%") else int(value)
         sizes.append(min(size, left))
         left -= sizes[-1]
     return sizes
@@ -109,11 +110,12 @@ def plan(
         ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
         indices = [sum(index >= end for end in ends) for index in range(len(ranked))]
     else:
-        if not all(math.isfinite(cut) for cut in cuts):
+        limits = list(thresholds or [])
+        if not all(math.isfinite(limit) for limit in limits):
             raise InputError(f"--threshold: numbers were expected, got {', '.join(map(str, cuts))}")
-        if list(cuts) != sorted(cuts, reverse=True):
+        if limits != sorted(limits, reverse=True):
             raise InputError(f"--threshold: the thresholds must fall, got {', '.join(map(str, cuts))}")
-        indices = [sum(scores[image] < cut for cut in cuts) for image in ranked]
+        indices = [sum(scores[image] < limit for limit in limits) for image in ranked]
     return [
         Placement(image, scores[image], folders[index] / image.name) for image, index in zip(ranked, indices)
     ]

@@ -57,7 +57,7 @@ def fetch(
                 repo_id,
                 file.filename,
                 revision=revision or file.revision,
-                local_dir=download_root,
+                local_dir=None if download_root is None else Path(download_root),
                 local_files_only=local_files_only,
             )
             return Path(path)
@@ -71,8 +71,8 @@ def fetch(
             local_files_only = True
     if failure is None:
         raise HubError(f"{file.filename}: no repository {' or '.join(repo_ids)} on the hub")
-    repo_id, error = failure
-    raise as_hub_error(f"{file.filename} of {repo_id}", error) from error
+    repo_id, cause = failure
+    raise as_hub_error(f"{file.filename} of {repo_id}", cause) from cause
 
 
 def fetch_folder(
@@ -88,7 +88,7 @@ def fetch_folder(
         folder = snapshot_download(
             repo_id,
             revision=revision,
-            cache_dir=download_root,
+            cache_dir=None if download_root is None else Path(download_root),
             local_files_only=local_files_only,
             allow_patterns=_FOLDER_FILES,
         )

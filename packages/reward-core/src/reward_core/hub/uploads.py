@@ -35,7 +35,7 @@ def upload_folder(
             folder_path=folder,
             revision=revision,
             commit_message=commit_message,
-            allow_patterns=patterns,
+            allow_patterns=None if patterns is None else list(patterns),
         )
     except Exception as error:
         raise as_hub_error(repo_id, error, uploading=True) from error

@@ -17,10 +17,12 @@ from .clipped_levels import warn_if_clipped
 class StoredImage:
     """An image that lies within another file: a zip, a table (see rankings/stored_images.py).
 
-    name: how errors, tables and rows call it. place: who reads many in the order of this reads fast.
+    ``name`` identifies it in errors, tables and rows. Reading many in the order of ``location`` is fast.
     """
 
-    location: tuple[str, int] = ("", 0)
+    @property
+    def location(self) -> tuple[str, int]:
+        return "", 0
 
     @property
     def name(self) -> str:

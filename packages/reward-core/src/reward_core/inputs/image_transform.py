@@ -36,6 +36,9 @@ class ImageTransform(nn.Module):
         mean, std: per RGB channel, for pixels in [0, 1].
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, size: int, mean: Sequence[float], std: Sequence[float]):
         super().__init__()
         self.size = size

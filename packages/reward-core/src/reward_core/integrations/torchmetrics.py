@@ -127,9 +127,9 @@ class RewardScore(Metric):
         floats = [i for i, p in enumerate(image_list) if isinstance(p, Tensor) and p.is_floating_point()]
         names = [f"image {i} ({prompt!r})" for i, prompt in enumerate(prompts)]
         if floats and len(floats) == len(image_list) and hasattr(scorer, "rewards_from_pixels"):
-            rewards = self._from_floats(scorer, image_list, prompts)
-            scorer_rewards(scorer, rewards, names)
-            return rewards
+            differentiable = self._from_floats(scorer, image_list, prompts)
+            scorer_rewards(scorer, differentiable, names)
+            return differentiable
         readable = [_to_pil(p) if isinstance(p, Tensor) else p for p in image_list]
         options = {} if self.batch_size is None else {"batch_size": self.batch_size}
         rewards = scorer_rewards(scorer, scorer.score_pairs(prompts, readable, **options), names)
@@ -158,10 +158,10 @@ class _Model:
                 f"a model's name or folder, or a Scorer, was expected, got {type(source).__name__}"
             )
         self.source = source
-        self.loaded = None if isinstance(source, (str, os.PathLike)) else source
+        self.loaded: Any = None if isinstance(source, (str, os.PathLike)) else source
 
     def on(self, device: torch.device) -> Any:
-        if self.loaded is None:
+        if self.loaded is None and isinstance(self.source, (str, os.PathLike)):
             from ..models.load import load, load_score
             from ..models.registry import SCORES
 

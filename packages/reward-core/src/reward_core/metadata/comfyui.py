@@ -6,7 +6,7 @@ Two forms of the graph are stored: "prompt", {id: {class_type, inputs}}, in whic
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeGuard
 
 from ..errors import InputError
 from .comfyui_makers import given_text, makers
@@ -18,13 +18,13 @@ MUTED, BYPASSED = 2, 4
 TEXT_NODES = ("text", "string", "primitive")
 
 
-def is_graph(value: Any) -> bool:
+def is_graph(value: Any) -> TypeGuard[dict[str, Any]]:
     """Whether a JSON value is {id: {class_type, inputs}, ...}."""
     nodes = value.values() if isinstance(value, dict) else ()
     return any(isinstance(node, dict) and "class_type" in node for node in nodes)
 
 
-def is_workflow(value: Any) -> bool:
+def is_workflow(value: Any) -> TypeGuard[dict[str, Any]]:
     """Whether a JSON value is the editor's form of a graph."""
     return isinstance(value, dict) and isinstance(value.get("nodes"), list) and "links" in value
 

@@ -116,8 +116,8 @@ class _Reading:
         if "switch" in small or "ifelse" in small:
             return self._switched(kind, inputs)
         if "find" in inputs and "replace" in inputs:
-            text, find, new = (self.text(inputs.get(name)) or "" for name in ("string", "find", "replace"))
-            return text.replace(find, new) if find else text or None
+            string, find, new = (self.text(inputs.get(name)) or "" for name in ("string", "find", "replace"))
+            return string.replace(find, new) if find else string or None
         if "regex_pattern" in inputs or inputs.get("action") == "replace":
             raise InputError(f"its graph changes the prompt by a pattern ({kind}): give the prompt")
         if any(word in small for word in JOINS) and (joined := self._joined(inputs)):

@@ -59,7 +59,8 @@ def scores_in_images(images: Sequence[Path], key: str | None) -> ImageScores:
     Raises:
         InputError: the images carry scores of several names, or of several models under this name.
     """
-    found, models = ImageScores(key=key or _only_key(images)), Counter()
+    found = ImageScores(key=key or _only_key(images))
+    models: Counter[str | None] = Counter()
     for image in images:
         try:
             stored = None if found.key is None else read_stored_score(image, found.key)

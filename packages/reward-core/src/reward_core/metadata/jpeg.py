@@ -28,7 +28,8 @@ class Segment:
 
 def segments(data: bytes) -> tuple[list[Segment], bytes]:
     """The segments before the first scan, and everything from it on."""
-    found, offset = [], 2
+    found: list[Segment] = []
+    offset = 2
     while True:
         start = offset
         while data[offset : offset + 2] == b"\xff\xff":

@@ -126,6 +126,8 @@ def _primary_length_match(segments: list[Segment]) -> re.Match[bytes] | None:
 
 def _with_primary_length(segments: list[Segment], length: int) -> list[Segment]:
     found, rank = _primary_length_match(segments), find(segments, XMP)
+    assert found is not None  # the packet gives a length, see _primary_length
+    assert rank is not None
     packet = segments[rank].data
     packet = packet[: found.start(2)] + b"%d" % length + packet[found.end(2) :]
     return [*segments[:rank], replace(segments[rank], data=packet), *segments[rank + 1 :]]

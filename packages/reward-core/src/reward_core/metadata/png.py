@@ -64,7 +64,8 @@ class DamagedPng(ValueError):
 
 def chunks(data: bytes) -> tuple[list[Chunk], bytes]:
     """All chunks up to IEND, and what stands behind it."""
-    found, offset = [], len(SIGNATURE)
+    found: list[Chunk] = []
+    offset = len(SIGNATURE)
     while not found or found[-1].kind != b"IEND":
         if offset + 12 > len(data):
             raise DamagedPng("truncated: it ends before its last chunk")

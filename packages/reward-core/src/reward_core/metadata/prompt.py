@@ -140,8 +140,8 @@ def _is_prefixed_json(text: str) -> bool:
 def _graph(texts: dict[str, str], by_name: dict[str, str]) -> FoundPrompt | None:
     """ComfyUI's graphs: texts of their own in PNG, "prompt:{...}" in EXIF's Model, Make or description."""
     stored = {name: by_name.get(name, "") for name in ("prompt", "workflow")}
-    for text in texts.values():
-        head, colon, rest = text.partition(":")
+    for content in texts.values():
+        head, colon, rest = content.partition(":")
         if colon and head.strip().lower() in stored and rest.lstrip().startswith("{"):
             stored[head.strip().lower()] = rest
     graph, workflow = parse_json(stored["prompt"]), parse_json(stored["workflow"])

@@ -60,7 +60,8 @@ def _format(data: bytes) -> str:
 
 
 def _texts(data: bytes) -> dict[str, str]:
-    kind, texts, block = _format(data), {}, None
+    kind, block = _format(data), None
+    texts: dict[str, str] = {}
     if kind == "png":
         for chunk in png.chunks(data)[0]:
             if (text := png.as_text(chunk)) is not None:
@@ -86,13 +87,13 @@ def _texts(data: bytes) -> dict[str, str]:
 def _xmp(data: bytes) -> bytes | None:
     kind = _format(data)
     if kind == "jpeg":
-        found = jpeg.segments(data)[0]
-        index = jpeg.find(found, jpeg.XMP)
-        return None if index is None else found[index].data[len(jpeg.XMP) :]
+        segments = jpeg.segments(data)[0]
+        index = jpeg.find(segments, jpeg.XMP)
+        return None if index is None else segments[index].data[len(jpeg.XMP) :]
     if kind == "webp":
-        found = webp.chunks(data)[0]
-        index = webp.find(found, webp.XMP)
-        return None if index is None else found[index].data
+        chunks = webp.chunks(data)[0]
+        index = webp.find(chunks, webp.XMP)
+        return None if index is None else chunks[index].data
     texts = (png.as_text(chunk) for chunk in png.chunks(data)[0])
     return next(
         (

@@ -56,11 +56,13 @@ def _jpeg(data: bytes, key: str, value: str, settings: str | None, notes: Mappin
         raise jpeg.DamagedJpeg(_SIGNED)
     new = old
     if settings is not None:
-        block = old[jpeg.find(old, jpeg.EXIF)].data[len(jpeg.EXIF) :]
+        index = jpeg.find(old, jpeg.EXIF)
+        assert index is not None  # the settings were read from it
+        block = old[index].data[len(jpeg.EXIF) :]
         new = jpeg.put(new, jpeg.EXIF, exif.with_user_comment(block, settings))
     packet = _xmp(data)
     changed = _with_values(packet, key, value, settings, notes)
-    if changed != packet:
+    if changed is not None and changed != packet:
         new = jpeg.put(new, jpeg.XMP, changed)
     new = mpf.moved(data, old, new, rest)
     return data[:2] + b"".join(map(bytes, new)) + rest
@@ -73,13 +75,15 @@ def _webp(data: bytes, key: str, value: str, settings: str | None, notes: Mappin
     if webp.join(found) + rest != data:
         raise webp.DamagedWebp("its chunks are padded in an unusual way; left as it is")
     if settings is not None:
-        stored = found[webp.find(found, webp.EXIF)].data
+        index = webp.find(found, webp.EXIF)
+        assert index is not None  # the settings were read from it
+        stored = found[index].data
         prefix = jpeg.EXIF if stored.startswith(jpeg.EXIF) else b""
         block = exif.with_user_comment(stored.removeprefix(prefix), settings)
         found = webp.put(found, webp.EXIF, prefix + block)
     packet = _xmp(data)
     changed = _with_values(packet, key, value, settings, notes)
-    if changed != packet:
+    if changed is not None and changed != packet:
         found = webp.put(found, webp.XMP, changed)
     return webp.join(found) + rest
 

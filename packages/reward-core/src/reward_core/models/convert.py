@@ -11,6 +11,7 @@ from .blip.scorer import BlipScorer
 from .checkpoint import build_model, read_state_dict, save_folder
 from .imagereward.reward_model import RewardModel
 from .model_files import tokenizer_beside
+from .pretrained import Pretrained
 
 
 def convert_checkpoint(
@@ -30,7 +31,7 @@ def convert_checkpoint(
     """
     state = read_state_dict(state_dict)
     if any(key.startswith("mlp.") for key in state) or not any(key.startswith("blip.") for key in state):
-        model_class: type[ScoringModel] = RewardModel
+        model_class: type[Pretrained] = RewardModel
     else:
         model_class = BlipScorer
     if config is not None:

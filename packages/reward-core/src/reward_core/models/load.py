@@ -8,6 +8,7 @@ from typing import Any
 
 from ..files.json_file import read_json
 from ..hub.downloads import fetch
+from ..hub.file_specs import HubFile
 from ..scoring.device import Device
 from ..scoring.scoring_model import ScoringModel
 from .blip.scorer import BlipScorer
@@ -86,14 +87,17 @@ def load_score(
     """
     spec = SCORES.get(os.fsdecode(name_or_path))
     folder = download_root
-    if spec is not None and isinstance(spec.config, ClipConfig) and folder is not None:
+    weights = spec.weights if spec is not None and isinstance(spec.config, ClipConfig) else None
+    if isinstance(weights, HubFile) and folder is not None:
         # Several of these files are called model.safetensors.
-        folder = Path(folder) / spec.weights.repo_id.replace("/", "--")
+        folder = Path(folder) / weights.repo_id.replace("/", "--")
     options = LoadOptions(device, folder, None, precision, exact_resize, revision, local_files_only)
     files = find_files(name_or_path, SCORES, {}, options)
-    model = (ClipScorer if _is_clip(files) else BlipScorer).load_files(files, options)
+    family: type[ClipScorer] | type[BlipScorer] = ClipScorer if _is_clip(files) else BlipScorer
+    model = family.load_files(files, options)
     if spec is None or spec.head is None:
         return model
+    assert isinstance(model, ClipScorer)  # a head stands on a CLIP
     head = fetch(spec.head, download_root, local_files_only=local_files_only)
     return with_aesthetic_head(model, head, spec.head_widths)
 

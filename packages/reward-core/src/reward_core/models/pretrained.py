@@ -16,6 +16,7 @@ from ..inputs.tokenizer import PromptTokenizer
 from ..network.config import BlipConfig, text_config_from_med_config
 from ..scoring.device import usable_device
 from ..scoring.precision import encoder_dtype
+from ..scoring.scoring_model import ScoringModel
 from .checkpoint import CONFIG_FILE, build_model, read_state_dict, save_folder
 from .load_options import LoadOptions, PathLike
 from .model_files import ModelFiles, find_files, tokenizer_beside
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 P = TypeVar("P", bound="Pretrained")
 
 
-class Pretrained:
-    """What a family adds to a scoring model to be loaded, saved and published.
+class Pretrained(ScoringModel):
+    """A scoring model that can be loaded, saved and published.
 
     Attributes:
         config_class: has ``from_dict`` and ``to_dict``.
@@ -37,7 +38,7 @@ class Pretrained:
         bundled: models of this family that come with the package.
     """
 
-    config_class: ClassVar[type]
+    config_class: ClassVar[Any]
     published: ClassVar[Mapping[str, ModelSpec]]
     bundled: ClassVar[Mapping[str, str]] = {}
 
@@ -65,7 +66,7 @@ class Pretrained:
         """
         device = usable_device(options.device)
         state = read_state_dict(files.weights)
-        config = files.config or cls.config_beside(files.weights)
+        config: Any = files.config or cls.config_beside(files.weights)
         if options.med_config is not None:
             config = _replace_text(config, options.med_config)
         model = build_model(
@@ -127,4 +128,5 @@ class Pretrained:
 def _replace_text(config: BlipConfig, med_config: PathLike | dict[str, Any]) -> BlipConfig:
     if not isinstance(med_config, dict) and not os.path.isfile(med_config):
         raise CheckpointError(f"{os.fsdecode(med_config)}: no such file (med_config)")
-    return replace(config, text=text_config_from_med_config(med_config))
+    source = med_config if isinstance(med_config, dict) else Path(med_config)
+    return replace(config, text=text_config_from_med_config(source))

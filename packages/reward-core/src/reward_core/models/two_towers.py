@@ -32,7 +32,12 @@ class TwoTowers(ScoringModel):
         return self._signature()
 
     def _pairs(self, image_vectors: Tensor, prompts: PromptFeatures) -> Tensor:
-        return self.similarity(image_vectors, prompts.data)
+        return self.similarity(image_vectors, _vectors(prompts))
 
     def _matrix(self, image_vectors: Tensor, count: int, prompts: PromptFeatures) -> Tensor:
-        return self.similarity(image_vectors[None], prompts.data[:, None])  # (P, N)
+        return self.similarity(image_vectors[None], _vectors(prompts)[:, None])  # (P, N)
+
+
+def _vectors(prompts: PromptFeatures) -> Tensor:
+    assert prompts.data is not None  # encode_tokens returned it
+    return prompts.data

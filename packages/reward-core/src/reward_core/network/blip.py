@@ -25,7 +25,7 @@ class Blip(nn.Module):
         if vision.timm:
             from .timm_vision import TimmVision
 
-            self.visual_encoder: nn.Module = TimmVision(vision)
+            self.visual_encoder: VisionEncoder | TimmVision = TimmVision(vision)
         else:
             self.visual_encoder = VisionEncoder(vision)
         self.text_encoder = TextEncoder(text)

@@ -85,7 +85,7 @@ class BlipConfig:
             raise CheckpointError(
                 f"{source}: unknown keys {unknown}; known are {sorted(known)} and 'med_config'"
             )
-        text = {}
+        text: dict[str, Any] = {}
         if med_config is not None:
             if not isinstance(med_config, dict):
                 raise CheckpointError(f"{source}: med_config must be a JSON object, got {med_config!r:.80}")
@@ -142,15 +142,17 @@ def text_config_from_med_config(
     med_config: dict[str, Any] | str | Path, source: str = "med_config"
 ) -> TextConfig:
     """BERT's configuration, as the original's med_config.json holds it (a dict, or a path to one)."""
-    if not isinstance(med_config, dict):
-        source, med_config = str(med_config), read_json(Path(med_config))
+    if isinstance(med_config, dict):
+        content = med_config
+    else:
+        source, content = str(med_config), read_json(Path(med_config))
     for key, only in _FIXED_MED_KEYS.items():
-        if med_config.get(key, only) != only:
-            raise CheckpointError(f"{source}: {key}={med_config[key]!r}, only {only!r} is implemented")
+        if content.get(key, only) != only:
+            raise CheckpointError(f"{source}: {key}={content[key]!r}, only {only!r} is implemented")
     sizes = {f.name for f in dataclasses.fields(TextConfig)}
     try:
         config = TextConfig(
-            **{key: _checked(TextConfig, key, value) for key, value in med_config.items() if key in sizes}
+            **{key: _checked(TextConfig, key, value) for key, value in content.items() if key in sizes}
         )
         _check_heads(config.num_attention_heads, config.hidden_size)
     except (TypeError, ValueError) as error:
@@ -172,7 +174,7 @@ def _checked(cls: type, key: str, value: Any) -> Any:
 
 def _checked_number(key: str, kind: str, value: Any) -> Any:
     wanted = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "a text"}[kind]
-    types = {"bool": (bool,), "int": (int,), "float": (int, float), "str": (str,)}[kind]
+    types: Any = {"bool": (bool,), "int": (int,), "float": (int, float), "str": (str,)}[kind]
     if not isinstance(value, types) or (isinstance(value, bool) and kind != "bool"):
         raise TypeError(f"{key} must be {wanted}, got {value!r:.80}")
     if kind == "int" and value < 1 and not key.endswith("_id"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -55,7 +55,7 @@ class TextEncoder(nn.Module):
         self.config = config
         self.gradient_checkpointing = False  # as in the vision encoder
         self.embeddings = TextEmbeddings(config)
-        self.encoder = nn.Module()
+        self.encoder: Any = nn.Module()
         self.encoder.layer = nn.ModuleList(TextLayer(config) for _ in range(config.num_hidden_layers))
 
     def project_kv(self, image_tokens: Tensor) -> list[KeysValues]:
@@ -120,7 +120,7 @@ class TextLayer(nn.Module):
         super().__init__()
         self.attention = TextAttention(config, config.hidden_size)
         self.crossattention = TextAttention(config, config.encoder_width)
-        self.intermediate = nn.Module()
+        self.intermediate: Any = nn.Module()
         self.intermediate.dense = nn.Linear(config.hidden_size, config.intermediate_size)
         self.output = ResidualNorm(config.intermediate_size, config)
 
@@ -142,7 +142,7 @@ class TextAttention(nn.Module):
         self.heads = config.num_attention_heads
         self.dropout = config.attention_probs_dropout_prob
         width = config.hidden_size
-        self.self = nn.ModuleDict(
+        self.self: Any = nn.ModuleDict(
             {
                 "query": nn.Linear(width, width),
                 "key": nn.Linear(source_width, width),

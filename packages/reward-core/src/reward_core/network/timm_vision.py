@@ -66,7 +66,7 @@ class TimmVision(nn.Module):
         return torch.autocast(x.device.type, dtype)
 
 
-def create_tower(name: str, pretrained: bool, image_size: int, drop_path: float) -> nn.Module:
+def create_tower(name: str, pretrained: bool, image_size: int, drop_path: float) -> Any:
     """timm's model without its pooling and classifier."""
     try:
         import timm

@@ -139,7 +139,7 @@ def _stored(sources: Mapping[str, ImageSource], out: Path) -> Iterator[tuple[str
         bar() as shown,
         ThreadPoolExecutor(min(16, usable_cpus())) as pool,
     ):
-        results = pool.map(lambda entry: _store(*entry, out), new)
+        results = pool.map(lambda entry: _store(entry[0], entry[1], out), new)
         try:
             for name, file, reason in shown.track(results, total=len(new), description="storing images"):
                 journal.write(json.dumps([name, file, reason, states[name]]) + "\n")

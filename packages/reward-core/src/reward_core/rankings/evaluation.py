@@ -69,16 +69,17 @@ def evaluate(data: Sequence[RankedPrompt], rows: Iterable[ScoredRow]) -> Evaluat
     per_prompt: list[float] = []
     for item in data:
         own_rows = list(islice(rows, len(item.images)))
-        scored = [row for row in own_rows if row.score is not None]
-        require_finite([row.score for row in scored], "evaluate", lambda i: f"the score of {scored[i].image}")  # noqa: B023
+        scored = [(row.image, row.score) for row in own_rows if row.score is not None]
+        require_finite([score for _, score in scored], "evaluate", lambda i: f"the score of {scored[i][0]}")  # noqa: B023
         scores = [row.score for row in own_rows]
         if len(scores) < len(item.images):
             raise ValueError(f"{len(scores)} scores for the {len(item.images)} images of {item.prompt!r}")
         own: list[bool] = []
         for better, worse in _untied(item.ranks):
-            if scores[better] is None or scores[worse] is None:
+            score, other = scores[better], scores[worse]
+            if score is None or other is None:
                 continue
-            right = scores[better] > scores[worse]
+            right = score > other
             own.append(right)
             shares["gap", _gap(item, better, worse)].append(right)
             if item.objects is not None:

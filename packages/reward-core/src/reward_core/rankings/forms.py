@@ -104,7 +104,8 @@ def _images(rows: Rows, columns: Mapping[str, str], resolve: Resolve) -> list[Ra
             raise InputError(
                 f"{where}: {columns[key]!r} {name} has another prompt than before: {prompt!r:.80}"
             )
-        rank, cell = row.get(columns["rank"]), row.get(columns["image"])
+        rank: Any = row.get(columns["rank"])
+        cell = row.get(columns["image"])
         if not _is_whole(rank):
             raise InputError(f"{where}: {columns['rank']!r} must be a whole number, got {rank!r:.80}")
         if cell is None:
@@ -144,7 +145,7 @@ def _comparisons(
         if keys[0] == keys[1]:
             raise InputError(f"{where}: compares the image {keys[0]} with itself")
         identity = row.get(columns["id"]) if "id" in columns else i
-        comparisons.append(Comparison(str(identity), prompt, *images, *keys))
+        comparisons.append(Comparison(str(identity), prompt, images[0], images[1], keys[0], keys[1]))
     return comparisons
 
 
@@ -163,9 +164,9 @@ def _has_label(where: str, value: Any, columns: Mapping[str, str]) -> bool:
 
 def _label(where: str, row: Mapping[str, Any], columns: Mapping[str, str], role: str) -> float:
     """A finite number: NaN differs from every other label, and would make a pair that nobody made."""
-    label = row.get(columns.get(role, role))
+    label: Any = row.get(columns.get(role, role))
     try:
-        number = float(label)  # type: ignore[arg-type]
+        number = float(label)
     except (TypeError, ValueError):
         number = math.nan
     if not math.isfinite(number):

@@ -37,8 +37,9 @@ def read_record(
     prompt = record.get(columns["prompt"])
     if not isinstance(prompt, str):
         raise InputError(f"{where}: the prompt must be a string, got {prompt!r:.80}")
-    images = [resolve(name) for name in names] if isinstance(names, (list, tuple)) else [None]
-    if None in images:
+    cells = [resolve(name) for name in names] if isinstance(names, (list, tuple)) else [None]
+    images = [image for image in cells if image is not None]
+    if len(images) < len(cells):
         raise InputError(f"{where}: {columns['images']!r} must be a list of file names, got {names!r:.80}")
     if not isinstance(ranks, (list, tuple)) or not all(type(rank) is int for rank in ranks):
         raise InputError(

@@ -12,11 +12,14 @@ import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import InputError, MissingExtraError
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
 
 
 def load_settings(
@@ -93,7 +96,7 @@ def override(config: T, values: Mapping[str, Any], where: str = "") -> T:
         if key not in known:
             raise InputError(f"no setting {name!r}; {_nearest(str(key), known)}")
         old = getattr(config, key)
-        if not dataclasses.is_dataclass(old):
+        if not dataclasses.is_dataclass(old) or isinstance(old, type):
             changes[key] = _converted(value, hints[key], name)
         elif isinstance(value, Mapping):
             changes[key] = override(old, value, f"{name}.")
@@ -156,7 +159,7 @@ def _converted(value: Any, hint: Any, where: str) -> Any:
 
 
 def _item(item: Any, kind: Any, where: str) -> Any:
-    if not dataclasses.is_dataclass(kind):
+    if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
         return _converted(item, kind, where)
     if not isinstance(item, Mapping):
         raise InputError(f"{where}: must be keys and values, got {item!r}")

@@ -115,7 +115,9 @@ class CompiledByShape:
         return run
 
     def _timed(self, shape: _Shape, tensors: tuple[Tensor | None, ...]) -> Tensor:
-        if tensors[0].device.type == "cuda":  # work is only queued there: events tell how long it took
+        first = tensors[0]
+        # Work is only queued on a GPU: events tell how long it took.
+        if first is not None and first.device.type == "cuda":
             while shape.timing and shape.timing[0][1].query():
                 start, end = shape.timing.pop(0)
                 shape.spent += start.elapsed_time(end) / 1e3

@@ -89,7 +89,8 @@ class PromptFeatures:
         def padded(tokens: Tensor) -> Tensor:
             return torch.nn.functional.pad(tokens, (0, width - tokens.shape[1]))
 
-        data = None if parts[0].data is None else torch.cat([part.data for part in parts])
+        encoded = [part.data for part in parts if part.data is not None]
+        data = torch.cat(encoded) if encoded else None
         return cls(
             tuple(prompt for part in parts for prompt in part.prompts),
             torch.cat([padded(part.token_ids) for part in parts]),

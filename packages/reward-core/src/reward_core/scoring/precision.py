@@ -7,6 +7,8 @@ would otherwise tie images that differ.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -36,7 +38,7 @@ def encoder_dtype(precision: str, device: torch.device) -> torch.dtype:
     return torch.float32
 
 
-def apply_precision(model: nn.Module, dtype: torch.dtype) -> None:
+def apply_precision(model: Any, dtype: torch.dtype) -> None:
     """Bring the matrices of a model's encoders, its ``blip``, to a dtype, in place."""
     for module in model.blip.modules():
         if isinstance(module, (nn.Linear, nn.Conv2d)):

@@ -5,19 +5,22 @@ Letters in shape comments: B batch, N pairs or images, P prompts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import InputError
 from ..files.score_file import ScoredRow
 from ..inputs.image_file import ImageSource, image_name
-from ..inputs.tokenizer import check_prompts
+from ..inputs.image_transform import ImageTransform
+from ..inputs.tokenizer import PromptTokenizer, check_prompts
 from .batching import checked_batch_size, in_batches
+from .fast_path import PlainPath
 from .features import ImageFeatures, PromptFeatures
-from .pipeline import image_batches
+from .pipeline import ImageBatch, image_batches
 from .rewards import checked_finite, ranking
 from .weights_identity import WeightsWatch, weights_fingerprint
 
@@ -28,7 +31,24 @@ _TOKENS_AT_ONCE = {"cpu": 4096, "cuda": 65536}
 class ScoringMethods:
     """What `ScoringModel` adds to a model's steps."""
 
+    config: Any
+    transform: ImageTransform
+    tokenizer: PromptTokenizer
+    resize_on_device: bool
     _fingerprint: tuple[WeightsWatch, str] | None = None
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device: ...
+
+    @abstractmethod
+    def path(self) -> PlainPath: ...
+
+    @abstractmethod
+    def feature_parameters(self) -> Iterable[nn.Parameter]: ...
+
+    @abstractmethod
+    def encode_tokens(self, token_ids: Tensor, mask: Tensor | None) -> Tensor | None: ...
 
     def score(
         self, prompt: str, image: ImageSource | Sequence[ImageSource], *, batch_size: int | None = None
@@ -38,10 +58,10 @@ class ScoringMethods:
         An image is a path or a PIL image. For ImageReward-v1.0 rewards are about N(0, 1) over
         generated images; ``percentile`` puts them in place.
         """
-        image = _by_position(image)
-        if isinstance(image, (list, tuple)):
-            return self.score_matrix([prompt], image, batch_size=batch_size)[0].tolist()
-        return self.score_matrix([prompt], [image], batch_size=batch_size).item()
+        given: Any = _by_position(image)
+        if isinstance(given, (list, tuple)):
+            return self.score_matrix([prompt], given, batch_size=batch_size)[0].tolist()
+        return self.score_matrix([prompt], [given], batch_size=batch_size).item()
 
     def inference_rank(
         self, prompt: str, images: Sequence[ImageSource], *, batch_size: int | None = None
@@ -76,7 +96,7 @@ class ScoringMethods:
             return self._pairs(self.path().project_kv(features), read[indices].to(self.device))
 
         batches = image_batches(self, images, batch_size, pairs)
-        rewards = torch.cat([batch.result for batch in batches])
+        rewards = torch.cat(_results(batches))
         return checked_finite(rewards, lambda i: _pair_name(read.prompts[i], images, i))
 
     def score_matrix(
@@ -100,7 +120,7 @@ class ScoringMethods:
             return self._matrix(self.path().project_kv(features), len(indices), here)  # (P, B)
 
         batches = image_batches(self, images, batch_size, columns)
-        rewards = torch.cat([batch.result for batch in batches], dim=1)
+        rewards = torch.cat(_results(batches), dim=1)
         width = len(images)
         return checked_finite(rewards, lambda i: _pair_name(read.prompts[i // width], images, i % width))
 
@@ -135,7 +155,7 @@ class ScoringMethods:
         images = _by_position(images)
         self._check_image_source(images)
         batches = image_batches(self, images, batch_size, lambda features, indices: features)
-        return ImageFeatures(torch.cat([batch.result for batch in batches]), self._signature())
+        return ImageFeatures(torch.cat(_results(batches)), self._signature())
 
     def encode_prompts(self, prompts: Sequence[str], *, batch_size: int | None = None) -> PromptFeatures:
         """The prompts as this model reads them, on the CPU, for the scoring methods to reuse."""
@@ -150,7 +170,7 @@ class ScoringMethods:
             return None if data is None else data.cpu()
 
         parts = list(in_batches(encoded, len(token_ids), size))
-        data = None if parts[0] is None else torch.cat(parts)
+        data = None if parts[0] is None else torch.cat([part for part in parts if part is not None])
         return PromptFeatures(tuple(prompts), token_ids, mask, data, self._prompts_signature())
 
     def _pairs(self, cross_attention_kv: Any, prompts: PromptFeatures) -> Tensor:
@@ -179,6 +199,7 @@ class ScoringMethods:
         watch = WeightsWatch(self.feature_parameters) if self._fingerprint is None else self._fingerprint[0]
         if watch.changed():
             self._fingerprint = watch, weights_fingerprint(self.feature_parameters())
+        assert self._fingerprint is not None  # a new watch reports a change
         return self._fingerprint[1]
 
     def _prompts_signature(self) -> str:
@@ -204,6 +225,15 @@ class ScoringMethods:
             _check_counts(prompts, len(images))
         if not len(images):
             raise InputError("no images given")
+
+
+def _results(batches: Iterator[ImageBatch]) -> list[Tensor]:
+    """Return the results of batches computed without ``keep_errors``: each has one."""
+    results = []
+    for batch in batches:
+        assert batch.result is not None
+        results.append(batch.result)
+    return results
 
 
 def _by_position(items: Any) -> Any:

@@ -119,7 +119,16 @@ def oklab_to_rgb(lab: tuple[float, float, float]) -> RGB:
         -0.0041960863 * long - 0.7034186147 * medium + 1.7076147010 * short,
     )
     clipped = (min(max(c, 0.0), 1.0) for c in linear)
-    return tuple(255 * (12.92 * c if c <= 0.0031308 else 1.055 * c ** (1 / 2.4) - 0.055) for c in clipped)
+    red, green, blue = (
+        255 * (12.92 * c if c <= 0.0031308 else 1.055 * c ** (1 / 2.4) - 0.055) for c in clipped
+    )
+    return red, green, blue
+
+
+def palette_rgb(color: str) -> RGB:
+    """Return a color of the palette as three floats in [0, 255]."""
+    red, green, blue = PALETTE[color]
+    return float(red), float(green), float(blue)
 
 
 def blend_color(color: str, other: str, share: float) -> RGB:
@@ -129,7 +138,7 @@ def blend_color(color: str, other: str, share: float) -> RGB:
     and a gray thing could be lost against its background.
     """
     if share in (0, 1):
-        return tuple(float(v) for v in PALETTE[other if share else color])
+        return palette_rgb(other if share else color)
     (l0, a0, b0), (l1, a1, b1) = oklab(PALETTE[color]), oklab(PALETTE[other])
     hue = atan2(b0, a0)
     turn = (atan2(b1, a1) - hue + pi) % (2 * pi) - pi

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
+from typing import Any
 
 import numpy as np
 
@@ -77,11 +78,11 @@ class GroupConfig:
         for name in ("semantic", "cleanliness"):
             kinds, weights = zip(*getattr(self, name), strict=True)
             tables[name] = (kinds, np.cumsum(weights) / sum(weights))
-        weights = np.asarray(self.fault_counts, float)
-        tables["fault_counts"] = (tuple(range(len(weights))), np.cumsum(weights) / weights.sum())
+        counts = np.asarray(self.fault_counts, float)
+        tables["fault_counts"] = (tuple(range(len(counts))), np.cumsum(counts) / counts.sum())
         return tables
 
-    def draw(self, name: str, rng: np.random.Generator) -> str | int:
+    def draw(self, name: str, rng: np.random.Generator) -> Any:
         """One entry of the field `name` ("semantic", "cleanliness", "fault_counts"), by weight."""
         entries, cumulative = self._tables[name]
         return entries[min(int(np.searchsorted(cumulative, rng.random(), "right")), len(entries) - 1)]
@@ -133,7 +134,7 @@ def hard_negatives(scene: Scene) -> list[tuple[Fault, ...]]:
         thing = scene.things[0]
         return [(Fault("extra", value=f"{thing.color} {thing.shape}"),)]
     first, second = scene.things
-    negatives = [(Fault("wrong_relation", value=OPPOSITES[scene.relation]),)]
+    negatives: list[tuple[Fault, ...]] = [(Fault("wrong_relation", value=OPPOSITES[scene.pair_relation]),)]
     for kind, one, other in (
         ("wrong_colour", first.color, second.color),
         ("wrong_shape", first.shape, second.shape),
@@ -237,9 +238,10 @@ def _names(name: str, fault: Fault | None, blend: Callable, nearest: Callable) -
 
 
 def _relations(scene: Scene, fault: Fault | None) -> set[str]:
+    relation = scene.pair_relation
     if fault is None:
-        return {scene.relation}
-    value = fault.value or OPPOSITES[scene.relation]
-    if value == OPPOSITES[scene.relation] and fault.strength < 1:
+        return {relation}
+    value = fault.value or OPPOSITES[relation]
+    if value == OPPOSITES[relation] and fault.strength < 1:
         return set(RELATIONS)  # on its way round it passes one of the other two
-    return {scene.relation, value} if fault.strength < 1 else {value}
+    return {relation, value} if fault.strength < 1 else {value}

@@ -171,7 +171,7 @@ def _mark(thing: Thing, index: int, at: dict[tuple[str, int], Fault], rng: np.ra
     draws = rng.random(3).tolist()
     size = thing.size or ("small", "big")[draws[0] < 0.5]
     turn = appearance.TURNS[thing.shape]
-    color = tuple(float(v) for v in appearance.PALETTE[thing.color])
+    color = appearance.palette_rgb(thing.color)
     outline = appearance.shape_outline(thing.shape)
     radius = appearance.RADII[size] * (1 + appearance.RADIUS_JITTER * (2 * draws[1] - 1))
     if fault := at.get(("wrong_colour", index)):
@@ -192,17 +192,17 @@ def _extra_mark(fault: Fault, rng: np.random.Generator) -> Mark:
     color, shape = words or drawn
     speck, whole = EXTRA_RADII
     radius = speck + (whole - speck) * fault.strength
-    rgb = tuple(float(v) for v in appearance.PALETTE[color])
+    rgb = appearance.palette_rgb(color)
     return Mark(rgb, appearance.shape_outline(shape), radius, 0.0, 0.5, 0.5)
 
 
 def _angle(scene: Scene, fault: Fault | None, rng: np.random.Generator) -> float:
     """Direction in degrees from the second thing to the first."""
-    named = layout.axis_angle(scene.relation)
+    named = layout.axis_angle(scene.pair_relation)
     jitter, sense = rng.random(2).tolist()
     if fault is None:
         return named + layout.AXIS_JITTER * (2 * jitter - 1)
-    turn = (layout.axis_angle(fault.value or OPPOSITES[scene.relation]) - named) % 360
+    turn = (layout.axis_angle(fault.value or OPPOSITES[scene.pair_relation]) - named) % 360
     if turn == 180:
         turn = 180 if sense < 0.5 else -180
     elif turn == 270:

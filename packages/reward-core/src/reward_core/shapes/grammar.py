@@ -84,6 +84,13 @@ class Scene:
         object.__setattr__(self, "things", things)
         object.__setattr__(self, "relation", relation)
 
+    @property
+    def pair_relation(self) -> str:
+        """Return the relation of two things. Raises ValueError for a scene of one."""
+        if self.relation is None:
+            raise ValueError("a scene of one thing has no relation")
+        return self.relation
+
 
 def _check_distinct(first: Thing, second: Thing) -> None:
     same_kind = (first.color, first.shape) == (second.color, second.shape)
@@ -97,7 +104,8 @@ def all_wordings(scene: Scene) -> tuple[str, ...]:
         words = scene.things[0].words()
         return tuple(wording.format(a=words) for wording in _SINGLE_WORDINGS)
     first, second = (thing.words() for thing in scene.things)
-    turns = ((first, scene.relation, second), (second, OPPOSITES[scene.relation], first))
+    relation = scene.pair_relation
+    turns = ((first, relation, second), (second, OPPOSITES[relation], first))
     return tuple(
         wording.format(a=a, b=b, near=relation, far=_FAR[relation])
         for a, relation, b in turns

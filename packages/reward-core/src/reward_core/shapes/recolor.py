@@ -21,8 +21,9 @@ def recolor(drawing: Drawing, rng: np.random.Generator) -> Drawing:
 
     No thing gets a color whose nearest name makes a held-out combination with its shape.
     """
-    ground = tuple((start + end) / 2 for start, end in zip(drawing.background.start, drawing.background.end))
-    return replace(drawing, marks=tuple(_recolored(mark, ground, rng) for mark in drawing.marks))
+    ends = zip(drawing.background.start, drawing.background.end)
+    red, green, blue = ((start + end) / 2 for start, end in ends)
+    return replace(drawing, marks=tuple(_recolored(mark, (red, green, blue), rng) for mark in drawing.marks))
 
 
 def _recolored(mark: Mark, ground: RGB, rng: np.random.Generator) -> Mark:

@@ -55,7 +55,7 @@ def split_of(scene: Scene) -> str:
     shapes = [thing.shape for thing in scene.things]
     if any(combination_held_out(thing.color, thing.shape) for thing in scene.things):
         return "held_out"
-    if len(shapes) == 2 and relation_held_out(shapes[0], scene.relation, shapes[1]):
+    if len(shapes) == 2 and relation_held_out(shapes[0], scene.pair_relation, shapes[1]):
         return "held_out"
     return "train"
 

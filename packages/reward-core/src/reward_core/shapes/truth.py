@@ -32,11 +32,16 @@ CLEANLINESS_LOSS = 0.75  # what a full-strength cleanliness fault takes away
 class Shown(Protocol):
     """One thing in an image: drawn on purpose, or found by whatever reads images."""
 
-    color: RGB  # in [0, 255]
-    outline: np.ndarray  # (120,) upright, as in `appearance.shape_outline`
-    radius: float  # of the circle of the same area, share of the image's side
-    x: float  # center, share of the image's side from the left
-    y: float  # center, share of the image's side from the top
+    @property
+    def color(self) -> RGB: ...  # in [0, 255]
+    @property
+    def outline(self) -> np.ndarray: ...  # (120,) upright, as in `appearance.shape_outline`
+    @property
+    def radius(self) -> float: ...  # of the circle of the same area, share of the image's side
+    @property
+    def x(self) -> float: ...  # center, share of the image's side from the left
+    @property
+    def y(self) -> float: ...  # center, share of the image's side from the top
 
 
 @dataclass(frozen=True)
@@ -154,7 +159,7 @@ def alignment(scene: Scene, shown: Sequence[Shown]) -> float:
             if count == 2:
                 index_of = dict(zip(named, chosen, strict=True))
                 first, second = shown[index_of[0]], shown[index_of[1]]
-                worth *= relation_fit(first.x - second.x, first.y - second.y, scene.relation)
+                worth *= relation_fit(first.x - second.x, first.y - second.y, scene.pair_relation)
             for one, extra in enumerate(extras):
                 worth *= 1.0 if one in chosen else extra
             best = max(best, worth)

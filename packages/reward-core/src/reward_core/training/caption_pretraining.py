@@ -65,12 +65,15 @@ def caption_loss(
     contrast = (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
 
     cross_attention_kv = model.project_kv(image_tokens)  # once for all prompts of an image
-    for_each = [tuple(t.repeat_interleave(kinds, 0) for t in layer) for layer in cross_attention_kv]
+    for_each = [
+        (keys.repeat_interleave(kinds, 0), values.repeat_interleave(kinds, 0))
+        for keys, values in cross_attention_kv
+    ]
     rewards = model.rewards_from_kv(for_each, token_ids, mask)
     rewards = rewards.view(len(batch), kinds)  # column 0: the image's own prompt
     matching = F.softplus(rewards[:, 1:] - rewards[:, :1]).mean()
 
-    twice = [tuple(t.repeat(2, 1, 1) for t in layer) for layer in cross_attention_kv]
+    twice = [(keys.repeat(2, 1, 1), values.repeat(2, 1, 1)) for keys, values in cross_attention_kv]
     words = _masked_word_loss(model, twice, own_ids.repeat(2, 1), own_mask.repeat(2, 1), masked)
     return contrast + matching + 2 * words
 
@@ -83,8 +86,10 @@ def _masked_word_loss(
     share: float,
 ) -> Tensor:
     ids = {name: model.tokenizer.fast_tokenizer.token_to_id(name) for name in SPECIAL_TOKENS}
+    mask_id = ids["[MASK]"]
+    assert mask_id is not None  # the tokenizer checks that it has the special tokens
     special = torch.isin(token_ids, torch.tensor(list(ids.values()), device=token_ids.device))
     hidden = (torch.rand(token_ids.shape, device=token_ids.device) < share) & ~special  # (B, L)
-    features = model.blip.text_encoder(token_ids.masked_fill(hidden, ids["[MASK]"]), mask, cross_attention_kv)
+    features = model.blip.text_encoder(token_ids.masked_fill(hidden, mask_id), mask, cross_attention_kv)
     logits = features[hidden] @ model.blip.text_encoder.embeddings.word_embeddings.weight.T  # (M, vocabulary)
     return F.cross_entropy(logits, token_ids[hidden])

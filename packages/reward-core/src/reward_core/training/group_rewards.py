@@ -41,14 +41,15 @@ class GroupRewards(nn.Module):
     def train(self, mode: bool = True) -> GroupRewards:
         super().train(mode)
         if not self.frozen_drop_path:
-            for block in self.model.blip.visual_encoder.blocks[: self.block]:
+            for block in list(self.model.blip.visual_encoder.blocks)[: self.block]:
                 block.eval()
         return self
 
     def frozen_parameters(self) -> list[Tensor]:
         """What the frozen vision blocks' tokens depend on."""
         vision = self.model.blip.visual_encoder
-        return embeddings(vision) + [p for block in vision.blocks[: self.block] for p in block.parameters()]
+        frozen = list(vision.blocks)[: self.block]
+        return [*embeddings(vision), *(p for block in frozen for p in block.parameters())]
 
     @torch.no_grad()
     def frozen_tokens(self, groups: Sequence[ReadGroup], cache: TokenCache | None) -> Tensor:
@@ -59,14 +60,14 @@ class GroupRewards(nn.Module):
         device, transform = self.model.device, self.model.transform
         vision = self.model.blip.visual_encoder
         if cache is None:
-            images = torch.cat([group.images for group in groups])
+            images = torch.cat([_images(group) for group in groups])
             return vision.before(transform.from_uint8(images), self.block)
         parts = []
         for group in groups:
             if group.tokens is not None:
                 parts.append(group.tokens.to(device))
                 continue
-            tokens = vision.before(transform.from_uint8(group.images), self.block)
+            tokens = vision.before(transform.from_uint8(_images(group)), self.block)
             cache.put(group.slots, tokens.float())
             if cache.dtype.name != "float32":
                 tokens = tokens.to(getattr(torch, cache.dtype.name))  # as they will be read
@@ -85,7 +86,7 @@ class GroupRewards(nn.Module):
         )
         if self.has_frozen:
             return self.frozen_tokens(groups, cache), token_ids, mask
-        images = torch.cat([group.images for group in groups])
+        images = torch.cat([_images(group) for group in groups])
         return self.model.transform.from_uint8(images), token_ids, mask
 
     def forward(self, seen: Tensor, token_ids: Tensor, mask: Tensor) -> Tensor:
@@ -103,3 +104,8 @@ class GroupRewards(nn.Module):
             with torch.no_grad():
                 seen = model.blip.visual_encoder.before(seen, self.block)
         return seen, token_ids.to(model.device), mask.to(model.device)
+
+
+def _images(group: ReadGroup) -> Tensor:
+    assert group.images is not None  # a group without images has tokens from the cache
+    return group.images

@@ -30,7 +30,7 @@ def build_optimizers(
     betas: tuple[float, float] = (0.9, 0.999),
     epsilon: float = 1e-8,
     weight_decay: float = 0.01,
-    kind: type[torch.optim.Optimizer] = torch.optim.AdamW,
+    kind: type[torch.optim.AdamW] | type[torch.optim.Adam] = torch.optim.AdamW,
 ) -> list[torch.optim.Optimizer]:
     """``kind`` (AdamW or Adam) for what is trained; with ``muon_lr``, Muon for the matrices inside the
     encoders' blocks.

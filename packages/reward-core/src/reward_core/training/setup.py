@@ -208,7 +208,7 @@ def make_cache(
         return None
     model, images = rewards.model, reader.images
     with torch.no_grad():
-        shape = tuple(rewards.nothing()[0].shape[1:])
+        _, count, width = rewards.nothing()[0].shape  # (1, N, E)
     dtype = f"{settings.cache_dtype} {accelerator.mixed_precision}"
     key = cache_key(rewards.frozen_parameters(), model.transform, rewards.block, dtype, images)
     with accelerator.main_process_first():
@@ -216,7 +216,7 @@ def make_cache(
             Path(settings.cache),
             key,
             len(images),
-            shape,
+            (count, width),
             settings.cache_dtype,
             settings.cache_gb * 1e9,
             accelerator.is_main_process,

@@ -176,8 +176,8 @@ def _with_dropout(config: RewardConfig, settings: TrainingConfig) -> RewardConfi
     if settings.head_dropout >= 0:
         changes["head_dropout"] = tuple(settings.head_dropout for _ in config.head_dropout)
     if settings.dropout >= 0:
-        rates = {n: settings.dropout for n in ("hidden_dropout_prob", "attention_probs_dropout_prob")}
-        changes["text"] = replace(config.text, **rates)
+        rate = settings.dropout
+        changes["text"] = replace(config.text, hidden_dropout_prob=rate, attention_probs_dropout_prob=rate)
     return replace(config, **changes)
 
 

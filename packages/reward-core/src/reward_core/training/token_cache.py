@@ -57,7 +57,8 @@ class TokenCache:
             if not self._fits(about, images):
                 self._make(about, images, limit)
         self.slots = int(json.loads(about.read_text(encoding="utf-8"))["slots"])
-        self.tokens = self.index = None
+        self.tokens: np.memmap | None = None
+        self.index: np.memmap | None = None
         if self.slots:
             tokens, index = self.folder / "tokens.bin", self.folder / "index.bin"
             self.tokens = np.memmap(tokens, self.dtype, "r+", shape=(self.slots, *shape))
@@ -65,7 +66,7 @@ class TokenCache:
 
     def get(self, slots: Sequence[int]) -> Tensor | None:
         """Tokens (K, N, E) float32 of some images, or None unless all are here and whole."""
-        if self.tokens is None or not slots or max(slots) >= self.slots:
+        if self.tokens is None or self.index is None or not slots or max(slots) >= self.slots:
             return None
         read = []
         for slot in slots:
@@ -83,7 +84,7 @@ class TokenCache:
 
     def put(self, slots: Sequence[int], tokens: Tensor) -> None:
         """Keep tokens (K, N, E); images beyond the limit are passed over."""
-        if self.tokens is None:
+        if self.tokens is None or self.index is None:
             return
         for slot, own in zip(slots, tokens.detach().cpu().numpy().astype(self.dtype)):
             if slot < self.slots and np.isfinite(own).all():

@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import cast
 
 import torch
 
@@ -32,7 +34,7 @@ class DeviceProcesses(Engine):
         if len(types) > 1:
             raise InputError(f"devices of one kind were expected, got {' and '.join(types)}")
         self.device_type = types[0]
-        self.processes: list[multiprocessing.Process] = []
+        self.processes: list[BaseProcess] = []
 
     def __exit__(self, *error: object) -> None:
         for process in self.processes:
@@ -43,12 +45,14 @@ class DeviceProcesses(Engine):
     def batches(self, work: Work, shards: Sequence[int]) -> Iterator[ScoredBatch]:
         context = multiprocessing.get_context("spawn")
         todo = deque(shards)
-        at_work: dict[Connection, tuple[str, multiprocessing.Process]] = {}
+        at_work: dict[Connection, tuple[str, BaseProcess]] = {}
         share = max(1, usable_cpus() // len(self.devices))
         computing = max(1, torch.get_num_threads() // len(self.devices))
         for device in self.devices:
             here, there = context.Pipe()
-            process = context.Process(target=_work, args=(there, work, device, share, computing), daemon=True)
+            process: BaseProcess = context.Process(
+                target=_work, args=(there, work, device, share, computing), daemon=True
+            )
             process.start()
             there.close()  # so that the pipe ends with the process
             self.processes.append(process)
@@ -56,7 +60,7 @@ class DeviceProcesses(Engine):
             for _ in range(SHARDS_AHEAD):
                 _send_next(here, todo)
         while at_work:
-            for connection in wait(list(at_work)):
+            for connection in cast("list[Connection]", wait(list(at_work))):
                 device, process = at_work[connection]
                 try:
                     message = connection.recv()

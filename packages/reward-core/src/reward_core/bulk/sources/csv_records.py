@@ -28,14 +28,15 @@ def csv_records(
     reader = csv.reader(taken, strict=True)
     while True:
         taken.lines.clear()
+        record: list[str] | BadRecord
         try:
-            record = next(reader)
+            record = fields = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
             record = taken.only_first(str(error))
         else:
-            if len(taken.lines) > 1 and _has_rows_in_it(record, columns, image_at):
+            if len(taken.lines) > 1 and _has_rows_in_it(fields, columns, image_at):
                 record = taken.only_first()
         if record:  # a blank line is no row
             yield taken.lines[-1][1:], record

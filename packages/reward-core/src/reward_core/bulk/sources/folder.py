@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from ...errors import ImageError, InputError, OutputError
 from ...metadata import read_prompt
@@ -55,7 +55,8 @@ class FolderSource(Source):
     def __init__(self, folder: Path, listing: Path, prompt_from_metadata: bool = False):
         self.folder, self.listing = folder, listing
         self.prompt_from_metadata = prompt_from_metadata
-        self.rows, self.positions = 0, []
+        self.rows = 0
+        self.positions: list[int] = []
         digest = hashlib.sha256()
         try:
             self._list(digest)
@@ -113,7 +114,7 @@ class FolderSource(Source):
     def _row(self, name: str) -> InputRow:
         if name.endswith(os.sep):
             return InputRow(None, name, None, f"the folder cannot be read: {_why_not(self.folder / name)}")
-        path = self._image_path(name)
+        path = os.path.join(self.folder, name)
         try:
             prompt = read_prompt(path).text if self.prompt_from_metadata else self._caption(name)
         except ImageError as error:
@@ -154,7 +155,7 @@ def _sorted_names(folder: Path, workspace: Path) -> Iterator[str]:
     """Paths of the images relative to the folder, sorted a part at a time and merged from files."""
     names = _names(folder)
     with ExitStack() as stack:
-        parts = []
+        parts: list[TextIO] = []
         while part := sorted(islice(names, SORTED_AT_ONCE)):
             path = workspace / f".{LISTING}.{len(parts)}.tmp"
             stack.callback(path.unlink, missing_ok=True)

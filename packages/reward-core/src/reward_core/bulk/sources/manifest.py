@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,11 @@ from .base import IMAGE_COLUMN, PROMPT_COLUMN, Source
 from .parquet import ParquetSource
 from .text import CsvSource, JsonlSource
 
-KINDS = {".csv": CsvSource, ".jsonl": JsonlSource, ".parquet": ParquetSource}
+KINDS: dict[str, Callable[[Path, str, str, str], Source]] = {
+    ".csv": CsvSource,
+    ".jsonl": JsonlSource,
+    ".parquet": ParquetSource,
+}
 
 
 @dataclass(frozen=True)

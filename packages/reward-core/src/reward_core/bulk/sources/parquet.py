@@ -51,14 +51,18 @@ class ParquetSource(Source):
     def fingerprint(self) -> dict[str, Any]:
         size = self.path.stat().st_size
         if size <= WHOLE_DIGEST_LIMIT:
-            described = {"sha256": file_digest(self.path)}
+            described: dict[str, Any] = {"sha256": file_digest(self.path)}
         else:
             with self.path.open("rb") as file:
                 file.seek(-8, 2)
                 length = int.from_bytes(file.read(4), "little")
                 file.seek(-8 - length, 2)
                 footer = hashlib.sha256(file.read(length)).hexdigest()
-            described = {"footer_sha256": footer, "bytes": size, "modified_ns": self.path.stat().st_mtime_ns}
+            described = {
+                "footer_sha256": footer,
+                "bytes": size,
+                "modified_ns": self.path.stat().st_mtime_ns,
+            }
         if self.by_path:
             described["images"] = os.path.realpath(self.images)
         columns = {"prompt_column": self.prompt_column, "image_column": self.image_column}

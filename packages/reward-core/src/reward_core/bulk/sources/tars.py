@@ -165,10 +165,11 @@ class _Header(tarfile.TarInfo):
     """Behind the first, tarfile takes any header that it cannot read for the end; here that is damage."""
 
     @classmethod
-    def fromtarfile(cls, tar: tarfile.TarFile) -> tarfile.TarInfo:
+    def fromtarfile(cls, tar: tarfile.TarFile) -> _Header:
         try:
             return super().fromtarfile(tar)
-        except (tarfile.EmptyHeaderError, tarfile.EOFHeaderError):  # the file's end; a block of zeros
+        # typeshed does not know these two: the file's end; a block of zeros
+        except (tarfile.EmptyHeaderError, tarfile.EOFHeaderError):  # type: ignore[attr-defined]
             raise
         except tarfile.HeaderError as error:
             raise tarfile.ReadError(f"no header of a file at byte {tar.offset}: {error}") from error
@@ -203,7 +204,8 @@ def _grouped(path: str, repeated: list[str] | None = None) -> Iterator[dict[str,
     def files(tar: tarfile.TarFile) -> Iterator[dict[str, Any]]:
         # A plain tar can be gone back in; what is compressed is read as it comes.
         plain = isinstance(tar.fileobj, io.BufferedReader)
-        key, suffixes = None, set()
+        key: str | None = None
+        suffixes: set[str] = set()
         try:
             for member in tar:
                 if member.isfile():
@@ -214,7 +216,7 @@ def _grouped(path: str, repeated: list[str] | None = None) -> Iterator[dict[str,
                     suffixes.add((suffix or "").lower())
                     read = partial(_read, tar, member) if plain else partial(bytes, _read(tar, member))
                     yield {"fname": member.name, "data": read, "__url__": path}
-                tar.members = []  # tarfile would keep them all
+                tar.members = []  # type: ignore[attr-defined]  # tarfile would keep them all
         except _DAMAGE as error:
             damage.append(f"the tar is damaged or truncated: {error}")
 
@@ -229,7 +231,9 @@ def _grouped(path: str, repeated: list[str] | None = None) -> Iterator[dict[str,
 
 def _read(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     try:
-        return tar.extractfile(member).read()
+        file = tar.extractfile(member)
+        assert file is not None  # the member is a file
+        return file.read()
     except _DAMAGE:
         return b""  # the end of the tar is missing, which is told of after its last sample
 

@@ -71,7 +71,7 @@ class BestOf:
     def ranked(self) -> tuple[Candidate, ...]:
         """The candidates that have a reward, best first; equal ones in order of their seeds."""
         scored = [c for c in self.candidates if c.reward is not None]
-        ranks = ranking([c.reward for c in scored])
+        ranks = ranking([c.reward for c in self.candidates if c.reward is not None])
         return tuple(candidate for _, candidate in sorted(zip(ranks, scored), key=lambda pair: pair[0]))
 
     @property
@@ -236,11 +236,12 @@ class _Run:
         flags = getattr(output, "nsfw_content_detected", None) or [False] * len(rows)
         for row, image, flagged in zip(rows, output.images, flags):
             candidates[row] = replace(candidates[row], image=image, flagged=bool(flagged))
-        shown = [row for row in rows if not candidates[row].flagged]
+        shown = {row: image for row, image, flagged in zip(rows, output.images, flags) if not flagged}
         if shown:
-            pairs = [candidates[row].prompt for row in shown], [candidates[row].image for row in shown]
+            prompts = [candidates[row].prompt for row in shown]
             names = [_name(candidates[row]) for row in shown]
-            rewards = scorer_rewards(self.scorer, self.scorer.score_pairs(*pairs), names)
+            answer = self.scorer.score_pairs(prompts, list(shown.values()))
+            rewards = scorer_rewards(self.scorer, answer, names)
             for row, reward in zip(shown, rewards):
                 candidates[row] = replace(candidates[row], reward=reward)
         return candidates

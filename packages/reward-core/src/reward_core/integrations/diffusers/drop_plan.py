@@ -37,7 +37,8 @@ class DropPlan:
 
     def checks(self, steps: int) -> dict[int, float]:
         """Steps done -> share of the candidates still there that goes on, for a run of ``steps`` steps."""
-        found, before = {}, 1.0
+        found: dict[int, float] = {}
+        before = 1.0
         for at, keep in zip(self.at, self.keep):
             done = min(max(1, round(at * steps)), steps - 1)
             if done >= 1:  # two times that fall on one step are one check

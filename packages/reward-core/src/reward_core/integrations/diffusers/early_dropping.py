@@ -170,6 +170,7 @@ class EarlyDropping:
 
     @torch.no_grad()
     def _predicted_rewards(self) -> list[float]:
+        assert self._clean is not None  # the step before a check computes it
         previews = preview_images(self.pipe, self._clean, self.height, self.width, self.preview_vae)
         answer = self.scorer.score_pairs([self.prompts[row] for row in self.alive], previews)
         names = [f"{self.names[row]}, predicted after {self._done} steps," for row in self.alive]

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from ...errors import CheckpointError
-
-if TYPE_CHECKING:
-    import torch
 
 
 @dataclass(frozen=True)
@@ -43,8 +40,11 @@ class ClipConfig:
     @classmethod
     def vit_h_14(cls, **changes: Any) -> ClipConfig:
         """LAION's ViT-H/14, as PickScore and HPSv2 have it."""
-        sizes = {"vision_width": 1280, "vision_depth": 32, "vision_mlp": 5120, "text_width": 1024}
-        sizes |= {
+        sizes: dict[str, Any] = {
+            "vision_width": 1280,
+            "vision_depth": 32,
+            "vision_mlp": 5120,
+            "text_width": 1024,
             "text_depth": 24,
             "text_heads": 16,
             "text_mlp": 4096,
@@ -69,8 +69,8 @@ class ClipConfig:
             )
         return cls(**{**given, "head": tuple(given.get("head", ()))})
 
-    def build(self) -> torch.nn.Module:
-        """transformers' CLIPModel of these sizes."""
+    def build(self) -> Any:
+        """Return transformers' CLIPModel of these sizes."""
         from transformers import CLIPConfig, CLIPModel
 
         shared = {"hidden_act": self.activation, "projection_dim": self.proj_dim}

@@ -38,6 +38,8 @@ class RewardFastPath(FastPath):
             compiling the text encoder for each of them.
     """
 
+    model: RewardParts
+
     def __init__(
         self, model: RewardParts, plan: CompilePlan | None = None, on_gpu: bool | None = None
     ) -> None:

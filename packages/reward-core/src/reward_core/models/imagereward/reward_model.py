@@ -15,7 +15,6 @@ from ...inputs.tokenizer import PromptTokenizer
 from ...network.blip import Blip
 from ...network.config import RewardConfig
 from ...network.reward_head import RewardHead
-from ...scoring.scoring_model import ScoringModel
 from ..pretrained import Pretrained
 from .fast_path import RewardFastPath
 from .published import BUNDLED_MODELS, REWARD_MODELS
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from ...network.text_encoder import KeysValues
 
 
-class RewardModel(Pretrained, ScoringModel):
+class RewardModel(Pretrained):
     """The reward model of ImageReward (arXiv 2304.05977), any size.
 
     Calling it takes normalized pixels (B, 3, S, S), token ids (B, L) and mask (B, L) to rewards

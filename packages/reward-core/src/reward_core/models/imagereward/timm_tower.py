@@ -41,7 +41,7 @@ def with_timm_tower(model: RewardModel, name: str, pretrained: bool, image_size:
     own = {key: t for key, t in model.state_dict().items() if not key.startswith("blip.visual_encoder.")}
     own |= {f"blip.visual_encoder.tower.{key}": tensor for key, tensor in tower.state_dict().items()}
     with torch.device("meta"):
-        wanted = RewardModel(config, None).state_dict()
+        wanted = RewardModel(config, model.tokenizer).state_dict()
     for key, tensor in wanted.items():
         if key in own and own[key].shape != tensor.shape:  # keys, values and the projection: of another width
             bias = key.endswith(".bias")

@@ -40,11 +40,11 @@ class Haze:
         """The color behind the haze, clipped to [0, 255]."""
         share = min(self.share, 0.6)
         veil = self.veil or (0.0, 0.0, 0.0)
-        plain = (
-            (_GRAY + (shown - _GRAY) / self.contrast - share * over) / (1 - share)
+        red, green, blue = (
+            min(max((_GRAY + (shown - _GRAY) / self.contrast - share * over) / (1 - share), 0.0), 255.0)
             for shown, over in zip(rgb, veil, strict=True)
         )
-        return tuple(min(max(value, 0.0), 255.0) for value in plain)
+        return red, green, blue
 
 
 def nearest_named(rgb: RGB) -> tuple[str, float]:

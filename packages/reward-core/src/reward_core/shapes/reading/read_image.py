@@ -76,8 +76,8 @@ def read_image(image: np.ndarray | Image.Image) -> Reading:
     passes = 0 if ground.noise < 8 else 1 if ground.noise < 18 else 2
     smooth = (exact, soft, soften(soft) if passes == 2 else soft)[passes]
     noise = SOFTENED_NOISE[passes] * ground.noise
-    found = [read_thing(smooth, ground, noise, regions, index) for index in range(len(regions))]
-    found = [thing for thing in found if thing is not None]
+    read = (read_thing(smooth, ground, noise, regions, index) for index in range(len(regions)))
+    found = [thing for thing in read if thing is not None]
     haze = find_haze(ground.level, [thing.shown_color for thing in found], guess)
     blur = _blur(found, passes)
     coarseness = jpeg_coarseness(pixels)

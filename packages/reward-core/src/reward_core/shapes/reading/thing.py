@@ -128,7 +128,7 @@ def read_thing(
         side: float(rim.sum()) if at else 0.0
         for side, rim, at in zip(FRAME_SIDES, rims, at_frame, strict=True)
     }
-    side = max(contact, key=contact.get)
+    side = max(contact, key=contact.__getitem__)
     if contact[side] > 1.5 + 0.15 * radius:
         cut = fit_outline(outline, edge, side)
         fit = cut if cut.residue < fit.residue + 0.01 else fit
@@ -162,7 +162,7 @@ def name_thing(thing: FoundThing, haze: Haze, noise: float, blocky: bool) -> Fou
     plain = haze.remove(thing.shown_color)
     name, distance = nearest_named(plain)
     keep = max(0.0, 1 - _COLOR_ERROR / max(distance, 1e-9))
-    color = tuple(own + keep * (shown - own) for own, shown in zip(PALETTE[name], plain, strict=True))
+    red, green, blue = (own + keep * (shown - own) for own, shown in zip(PALETTE[name], plain, strict=True))
     own = min((shape_outline(shape) for shape in SHAPES), key=lambda o: outline_distance(o, thing.outline))
     softness = thing.softness / thing.radius
     allowed = _OUTLINE_ERROR + _OUTLINE_BLUR * max(0.0, softness - _SHARP)
@@ -174,4 +174,5 @@ def name_thing(thing: FoundThing, haze: Haze, noise: float, blocky: bool) -> Fou
     if blocky and thing.radius < SPECK:
         presence *= 0.5  # blocks round a thing come near to its color
     radius = thing.radius * presence if thing.radius < _SMALL or not presence else thing.radius
-    return replace(thing, color=color, outline=own + keep * (thing.outline - own), radius=radius)
+    outline = own + keep * (thing.outline - own)
+    return replace(thing, color=(red, green, blue), outline=outline, radius=radius)
