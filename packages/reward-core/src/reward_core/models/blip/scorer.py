@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ...inputs.image_transform import ImageTransform
 from ...inputs.tokenizer import PromptTokenizer
-from ...network.attention import project
 from ...network.blip import Blip
 from ...network.config import BlipConfig
+from ...network.layers import project
 from ..pretrained import Pretrained
 from ..two_towers import TwoTowers
 from .published import BLIP_MODELS
