@@ -33,8 +33,8 @@ from scoring_workload import (
     gflop,
     kendall_tau,
     spread_to_one,
-    torch_linear,
     varied_images,
+    without_onednn,
 )
 
 import reward_core as RM
@@ -145,6 +145,8 @@ def main() -> None:
         eager = copy.copy(fast)  # the same weights; its own path, never compiled
         eager._path = None
 
+        original = without_onednn(exact)
+
         compiled = False
         if not args.no_compile:
             started = perf_counter()
@@ -162,8 +164,8 @@ def main() -> None:
         timed_single = min(timed, 2 if args.device == "cpu" else 64)
         single = files if args.source == "files" else list(pixels)
         works: dict = dict(linear_layers(device, dtype))
-        works["one at a time, float32"] = torch_linear(
-            lambda: at_batch_size_1(exact, single[:timed_single], prompts[:timed_single])
+        works["one at a time, float32"] = lambda: at_batch_size_1(
+            original, single[:timed_single], prompts[:timed_single]
         )
 
         def batched(model: RM.RewardModel, source: str) -> Callable:
@@ -172,7 +174,7 @@ def main() -> None:
             return lambda: resident(model, pixels, prompts, size)
 
         if onednn_is_faster():
-            works["exact, in batches, torch's products"] = torch_linear(batched(exact, args.source))
+            works["exact, in batches, torch's products"] = batched(original, args.source)
         works["exact, in batches"] = batched(exact, args.source)
         works["fast, uncompiled"] = batched(eager, args.source)
         works["fast"] = batched(fast, args.source)

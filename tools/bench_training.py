@@ -36,6 +36,7 @@ from torch import Tensor
 from reward_core.models.imagereward.reward_model import RewardModel
 from reward_core.scoring.device import default_device
 from reward_core.training import TrainingConfig, pairs_from_ranking
+from reward_core.training.float32_attention import use_float32_attention
 from reward_core.training.freezing import freeze
 from reward_core.training.group_reader import ReadGroup
 from reward_core.training.group_rewards import GroupRewards
@@ -144,6 +145,7 @@ def main() -> None:
         model = build(args.size, Path(name)).to(device)
         settings = TrainingConfig(freeze=0.7)
         freeze(model, settings)
+        use_float32_attention(model)
         rewards = GroupRewards(model, settings).to(device).train()
         (optimizer,) = build_optimizers(model, 1e-6, kind=torch.optim.Adam)
         rng = random.Random(0)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from PIL import Image
 import reward_core as RM
 from reward_core.inputs.tokenizer import SPECIAL_TOKENS, PromptTokenizer
 from reward_core.network.config import RewardConfig
-from reward_core.network.onednn_linear import ONEDNN, onednn_is_faster
+from reward_core.network.onednn_linear import OneDNNLinear, use_onednn
 from reward_core.training import initialize_from_scratch
 
 PROMPTS = (
@@ -40,6 +39,7 @@ def build(size: str, folder: Path) -> RM.RewardModel:
     for layer in model.blip.text_encoder.encoder.layer:
         # Else rewards differ three times as much by image as by prompt.
         layer.crossattention.output.dense.weight.data.mul_(0.7)
+    use_onednn(model)
     return model.eval().requires_grad_(False)
 
 
@@ -82,22 +82,13 @@ def kendall_tau(a: torch.Tensor, b: torch.Tensor) -> float:
     return float(signs.sum() / (len(a) * (len(a) - 1)))
 
 
-def torch_linear(work: Callable[[], object]) -> Callable[[], object]:
-    """``work`` with float32 products as torch makes them by itself, as the original's code does."""
-
-    def run() -> object:
-        before = os.environ.get(ONEDNN)
-        os.environ[ONEDNN] = "0"
-        onednn_is_faster.cache_clear()
-        try:
-            return work()
-        finally:
-            os.environ.pop(ONEDNN)
-            if before is not None:
-                os.environ[ONEDNN] = before
-            onednn_is_faster.cache_clear()
-
-    return run
+def without_onednn(model: RM.RewardModel) -> RM.RewardModel:
+    """Return a copy, with the same weights, whose linear layers torch computes, as in the original's code."""
+    model = copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
+    for module in model.modules():
+        if type(module) is OneDNNLinear:
+            module.__class__ = torch.nn.Linear
+    return model
 
 
 def synchronize(device: torch.device) -> None:

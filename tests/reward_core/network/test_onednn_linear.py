@@ -1,4 +1,7 @@
-"""Float32 products by oneDNN: as exact as torch's own, and only where nothing else is asked for."""
+"""Float32 linear layers by oneDNN: as exact as torch's own, and only where nothing else is asked for."""
+
+import copy
+import pickle
 
 import numpy as np
 import pytest
@@ -6,12 +9,12 @@ import torch
 from PIL import Image
 
 import reward_core as RM
-from reward_core.network.onednn_linear import ONEDNN, linear, onednn_is_faster
+from reward_core.network.onednn_linear import ONEDNN, OneDNNLinear, onednn_is_faster, use_onednn
 
 
 @pytest.fixture
 def decided(monkeypatch):
-    """Says 0 or 1 for this test; skips where this torch has no oneDNN."""
+    """Decide 0 or 1 for this test; skip where this torch has no oneDNN."""
 
     def decide(wanted: str) -> bool:
         monkeypatch.setenv(ONEDNN, wanted)
@@ -19,14 +22,21 @@ def decided(monkeypatch):
         return onednn_is_faster()
 
     if not decide("1"):
-        pytest.skip("oneDNN's product is not in this torch")
+        pytest.skip("oneDNN's linear operation is not in this torch")
     yield decide
     onednn_is_faster.cache_clear()
 
 
 def layer_and_input(rows: int, inner: int, columns: int, bias: bool):
+    """Return a frozen layer that oneDNN computes, and an input (2, rows, inner)."""
     torch.manual_seed(0)
-    return torch.nn.Linear(inner, columns, bias).requires_grad_(False), torch.randn(2, rows, inner)
+    layer = torch.nn.Linear(inner, columns, bias).requires_grad_(False)
+    use_onednn(layer)
+    return layer, torch.randn(2, rows, inner)
+
+
+def by_torch(layer, x):
+    return torch.nn.functional.linear(x, layer.weight, layer.bias)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -34,20 +44,35 @@ def layer_and_input(rows: int, inner: int, columns: int, bias: bool):
 def test_it_is_as_exact_as_torchs_own(decided, shape, bias):
     layer, x = layer_and_input(*shape, bias)
     true = x.double() @ layer.weight.double().T + (layer.bias.double() if bias else 0)
-    own = (layer(x) - true).abs().max()
-    made = linear(layer, x)
-    assert made.dtype == torch.float32
+    own = (by_torch(layer, x) - true).abs().max()
+    computed = layer(x)
+    assert computed.dtype == torch.float32
     # Errors of both measured: 3e-7 to 2e-6 at these shapes, oneDNN's up to 3 times torch's.
-    assert (made - true).abs().max() < 6 * own + 1e-7
+    assert (computed - true).abs().max() < 6 * own + 1e-7
     decided("0")
-    assert torch.equal(linear(layer, x), layer(x))
+    plain, x = layer_and_input(*shape, bias)
+    assert type(plain) is torch.nn.Linear
+    assert torch.equal(plain(x), by_torch(plain, x))
 
 
-def test_any_layout_of_the_input_will_do(decided):
+def test_onednn_computes_large_products_of_loaded_models(decided):
+    layer, x = layer_and_input(577, 1024, 64, True)
+    with torch.profiler.profile() as profile:
+        layer(x)
+        layer(x[0, :1])  # small: torch is sooner done
+    counts = {event.key: event.count for event in profile.key_averages()}
+    assert counts["mkldnn::_linear_pointwise"] == 1
+    assert counts["aten::linear"] == 1
+    model = RM.load("tiny", device="cpu")
+    assert type(model.blip.visual_encoder.blocks[0].mlp.fc1) is OneDNNLinear
+    assert type(model.blip.text_encoder.encoder.layer[0].output.dense) is OneDNNLinear
+
+
+def test_inputs_of_any_layout_work(decided):
     layer, x = layer_and_input(300, 128, 96, True)
     turned = x.transpose(0, 1)  # (300, 2, 128), not contiguous
-    assert torch.allclose(linear(layer, turned), layer(turned), atol=1e-5)
-    assert torch.allclose(linear(layer, x[:, ::2]), layer(x[:, ::2]), atol=1e-5)
+    assert torch.allclose(layer(turned), by_torch(layer, turned), atol=1e-5)
+    assert torch.allclose(layer(x[:, ::2]), by_torch(layer, x[:, ::2]), atol=1e-5)
 
 
 def test_weights_that_are_views_are_left_to_torch(decided):
@@ -55,17 +80,24 @@ def test_weights_that_are_views_are_left_to_torch(decided):
     layer, x = layer_and_input(300, 128, 96, True)
     for weight in (torch.randn(1, 128).expand(96, 128), torch.randn(128, 96).T):
         layer.weight = torch.nn.Parameter(weight, requires_grad=False)
-        assert torch.equal(linear(layer, x), layer(x))
+        assert torch.equal(layer(x), by_torch(layer, x))
 
 
 def test_gradients_are_torchs_own(decided):
     layer, x = layer_and_input(300, 128, 96, True)
     x.requires_grad_()
-    linear(layer, x).square().sum().backward()
+    layer(x).square().sum().backward()
     assert x.grad.abs().min() > 0
     layer.requires_grad_()
-    linear(layer, x.detach()).sum().backward()
+    layer(x.detach()).sum().backward()
     assert layer.weight.grad.abs().max() > 0
+
+
+def test_a_bias_that_alone_is_trained_gets_its_gradient(decided):
+    layer, x = layer_and_input(300, 128, 96, True)
+    layer.bias.requires_grad_()
+    layer(x).sum().backward()
+    torch.testing.assert_close(layer.bias.grad, torch.full((96,), 600.0))
 
 
 def test_what_is_put_upon_a_layer_is_not_passed_over(decided):
@@ -75,34 +107,70 @@ def test_what_is_put_upon_a_layer_is_not_passed_over(decided):
 
     layer, x = layer_and_input(300, 128, 96, True)
     adapted = Adapted(128, 96).requires_grad_(False)
-    assert torch.equal(linear(adapted, x), adapted(x))
+    use_onednn(adapted)
+    assert type(adapted) is Adapted
+    assert torch.equal(adapted(x), by_torch(adapted, x) + 1)
     for register in (layer.register_forward_hook, layer.register_forward_pre_hook):
         seen = []
         handle = register(lambda module, *given, seen=seen: seen.append(module))
-        linear(layer, x)
+        layer(x)
         handle.remove()
         assert seen == [layer]
+
+
+def test_parametrized_and_substituted_weights_are_obeyed(decided):
+    class Doubled(torch.nn.Module):
+        def forward(self, weight):
+            return 2 * weight
+
+    layer, x = layer_and_input(300, 128, 96, False)
+    expected = 2 * by_torch(layer, x)
+    substituted = torch.func.functional_call(layer, {"weight": 2 * layer.weight}, (x,))
+    torch.testing.assert_close(substituted, expected)
+    torch.nn.utils.parametrize.register_parametrization(layer, "weight", Doubled())
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), expected)
 
 
 def test_forward_mode_derivatives_are_torchs_own(decided):
     layer, x = layer_and_input(300, 128, 96, False)
     with torch.no_grad():
-        _, derivative = torch.func.jvp(lambda x: linear(layer, x), (x,), (x,))
+        _, derivative = torch.func.jvp(layer, (x,), (x,))
         torch.testing.assert_close(derivative, layer(x), atol=1e-5, rtol=1e-5)  # of a linear map
 
 
 def test_autocast_is_obeyed(decided):
     layer, x = layer_and_input(300, 128, 96, True)
     with torch.autocast("cpu", torch.bfloat16):
-        assert linear(layer, x).dtype == torch.bfloat16
+        assert layer(x).dtype == torch.bfloat16
+
+
+def test_a_layer_in_another_precision_is_torchs_own(decided):
+    layer, x = layer_and_input(300, 128, 96, True)
+    layer, x = layer.bfloat16(), x.bfloat16()
+    assert torch.equal(layer(x), by_torch(layer, x))
+    layer, x = layer.double(), x.double()
+    assert torch.equal(layer(x), by_torch(layer, x))
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
+def test_copies_follow_the_processor_they_arrive_on(decided, copied):
+    layer, x = layer_and_input(300, 128, 96, True)
+    assert torch.equal(copied(layer)(x), layer(x))
+    decided("0")  # as on a machine where oneDNN is not faster
+    elsewhere = copied(layer)
+    assert type(elsewhere) is torch.nn.Linear
+    assert torch.equal(elsewhere(x), by_torch(layer, x))
 
 
 def test_scores_are_the_same(decided):
-    model = RM.load("tiny", device="cpu")
     rng = np.random.default_rng(0)
     images = [Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)) for _ in range(16)]
     prompts = ["a red circle above a blue star"] * 16
+    model = RM.load("tiny", device="cpu")
     by_onednn = model.score_pairs(prompts, images, batch_size=16)
     decided("0")
+    plain = RM.load("tiny", device="cpu")
+    assert list(plain.state_dict()) == list(model.state_dict())
     # Rewards deviate by about 1; measured: 4e-7.
-    assert (model.score_pairs(prompts, images, batch_size=16) - by_onednn).abs().max() < 1e-5
+    assert (plain.score_pairs(prompts, images, batch_size=16) - by_onednn).abs().max() < 1e-5

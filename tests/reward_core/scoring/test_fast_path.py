@@ -19,7 +19,13 @@ from reward_core import shapes
 from reward_core.errors import CompilationWarning, InputError
 from reward_core.inputs.decode_ahead import DecodedAhead
 from reward_core.inputs.image_transform import ImageTransform
-from reward_core.models.imagereward.fast_path import RewardFastPath, buckets, fused_head
+from reward_core.models.imagereward.fast_path import (
+    RewardFastPath,
+    buckets,
+    fused_cross_attention_kv,
+    fused_head,
+    split_kv,
+)
 from reward_core.runs import cpus
 from reward_core.scoring import cpu
 from reward_core.scoring.batching import one_behind
@@ -58,11 +64,11 @@ def test_fused_head_is_the_head(model):
 
 def test_one_product_gives_all_keys_and_values(model):
     tokens = torch.randn(2, 10, model.config.vision.width, generator=torch.Generator().manual_seed(0))
-    weight, bias = model.blip.text_encoder.fused_cross_attention_kv()
-    together = torch.nn.functional.linear(tokens, weight, bias)
+    weight, bias = fused_cross_attention_kv(model.blip.text_encoder)
+    fused = torch.nn.functional.linear(tokens, weight, bias)
     ids, mask = model.tokenizer(PROMPTS[:2])
     assert torch.allclose(
-        model.rewards_from_kv(together, ids, mask),
+        model.rewards_from_kv(split_kv(fused, model.config.text.hidden_size), ids, mask),
         model.rewards_from_kv(model.project_kv(tokens), ids, mask),
         atol=1e-5,
     )
@@ -159,8 +165,8 @@ def test_16_bit_rewards_hardly_depend_on_their_batch():
 def test_prompts_are_padded_to_few_lengths(fast, images):
     as_on_a_gpu(fast)
     seen = []
-    inner = fast.path().compiled_read.function
-    fast.path().compiled_read.function = lambda cross_attention_kv, ids, mask: (
+    inner = fast.path().compiled_rewards.function
+    fast.path().compiled_rewards.function = lambda cross_attention_kv, ids, mask: (
         seen.append(tuple(ids.shape)) or inner(cross_attention_kv, ids, mask)
     )
     fast.score_pairs([" ".join(["red"] * n) for n in (1, 5, 9)] + [PROMPTS[0]], images, batch_size=1)

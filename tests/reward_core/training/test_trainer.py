@@ -15,6 +15,7 @@ import torch
 import yaml
 from PIL import Image
 from ranked_images import write_json, write_rankings
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import reward_core as RM
 from reward_core.errors import CheckpointError, ClippedLevelsWarning, InputError, OutputError, TrainingError
@@ -146,7 +147,7 @@ def without_dropout(model):
             module.p = 0.0
         if hasattr(module, "drop_path"):
             module.drop_path = 0.0
-        if type(module).__name__ == "TextAttention":
+        if type(module).__name__ == "MultiHeadAttention":
             module.dropout = 0.0
     return model
 
@@ -645,6 +646,33 @@ def test_gradient_checkpointing_changes_nothing(fresh, data, tmp_path):
         Trainer(settings(data, tmp_path / name, steps=3, gradient_checkpointing=on), fresh()).train()
     # Recomputed activations may come from other kernels than kept ones.
     assert losses(tmp_path / "with") == pytest.approx(losses(tmp_path / "without"), abs=1e-5)
+
+
+class AttentionBackwardDtypes(TorchDispatchMode):
+    """Collects the dtypes in which attention is computed backward."""
+
+    def __init__(self):
+        super().__init__()
+        self.dtypes = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if "attention" in str(func) and "backward" in str(func):
+            self.dtypes.append(args[0].dtype)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("gradient_checkpointing", [True, False])
+def test_attention_is_computed_backward_in_float32_under_bf16_on_a_cpu(
+    fresh, data, tmp_path, gradient_checkpointing
+):
+    """In bfloat16 torch takes 4 times as long."""
+    some = settings(
+        data, tmp_path, steps=1, validations=0, mixed_precision="bf16",
+        gradient_checkpointing=gradient_checkpointing,
+    )  # fmt: skip
+    with AttentionBackwardDtypes() as backward:
+        Trainer(some, fresh()).train()
+    assert set(backward.dtypes) == {torch.float32}
 
 
 def test_training_on_16_bit_images_is_warned_of_once(fresh, data, tmp_path):

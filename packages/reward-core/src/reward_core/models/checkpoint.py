@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError, KeyMismatchError, RoundedWeightsWarning
 from ..inputs.tokenizer import PromptTokenizer
+from ..network.onednn_linear import use_onednn
 from .key_map import guess_kind, to_own_keys
 
 if TYPE_CHECKING:
@@ -142,6 +143,7 @@ def build_model(
             "put the model's own vocab.txt or tokenizer.json beside it"
         )
     model.load_state_dict({key: tensor.float() for key, tensor in state.items()}, assign=True)
+    use_onednn(model)
     return model.eval().requires_grad_(False)
 
 

@@ -1,54 +1,63 @@
-"""The parts of BLIP that rewards are made of: two encoders and the two projections of its cosine.
+"""BLIP: the vision encoder, the text encoder that attends to its output, and two projections.
 
-Letters in shape comments: B batch, S image side, N image tokens, E image width, L text tokens, D text width.
+Shapes: B texts, S image side, N image tokens, E image width, L text tokens, D text width, M images (B, or a
+divisor of B).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from .text_encoder import KeysValues, TextConfig, TextEncoder
 from .vision_encoder import VisionConfig, VisionEncoder
 
+if TYPE_CHECKING:
+    from .timm_vision import TimmVision
+
 
 class Blip(nn.Module):
-    """Vision and text encoder under BLIP's own parameter names.
+    """Vision encoder and text encoder under BLIP's parameter names.
 
-    ``vision_proj`` and ``text_proj`` serve the BLIP cosine alone (models/blip/scorer.py); reward
-    checkpoints store them too, so they belong to the strict set of keys.
+    Only the BLIP score (models/blip) uses ``vision_proj`` and ``text_proj``. Published reward checkpoints
+    hold them too, and loading is strict.
     """
 
     def __init__(self, vision: VisionConfig, text: TextConfig, proj_dim: int):
         super().__init__()
-        if vision.timm:
-            from .timm_vision import TimmVision
-
-            self.visual_encoder: VisionEncoder | TimmVision = TimmVision(vision)
-        else:
-            self.visual_encoder = VisionEncoder(vision)
+        self.visual_encoder = build_vision_encoder(vision)
         self.text_encoder = TextEncoder(text)
         self.vision_proj = nn.Linear(vision.width, proj_dim)
         self.text_proj = nn.Linear(text.hidden_size, proj_dim)
 
     def encode_images(self, pixels: Tensor) -> Tensor:
-        """Normalised pixels (B, 3, S, S) -> image tokens (B, N, E)."""
+        """Return image tokens (M, N, E) of normalized pixels (M, 3, S, S)."""
         return self.visual_encoder(pixels)
 
     def project_kv(self, image_tokens: Tensor) -> list[KeysValues]:
-        """Image tokens (B, N, E) -> what the text encoder reads of them, the same for every prompt."""
+        """Return each text layer's keys and values (M, N, D) of image tokens (M, N, E)."""
         return self.text_encoder.project_kv(image_tokens)
 
     def fuse(
-        self, cross_attention_kv: Sequence[KeysValues] | Tensor, token_ids: Tensor, mask: Tensor | None
+        self, cross_attention_kv: Sequence[KeysValues], token_ids: Tensor, mask: Tensor | None
     ) -> Tensor:
-        """Remembered images and token ids (B, L) -> feature (B, D): the text, read beside the image.
+        """Return the feature (B, D) of texts (B, L) that attend to images; see `TextEncoder.forward`.
 
-        The feature is the one at [CLS]: ImageReward never swaps it for BLIP's [ENC].
+        The first token is [CLS]; as in the original ImageReward it is not replaced by BLIP's [ENC].
         """
         return self.text_encoder(token_ids, mask, cross_attention_kv, queries=1)[:, 0]
 
     def encode_text(self, token_ids: Tensor, mask: Tensor | None) -> Tensor:
-        """Token ids (B, L) -> feature (B, D) of the text alone."""
+        """Return the feature (B, D) of texts (B, L) alone, without cross-attention."""
         return self.text_encoder(token_ids, mask, queries=1)[:, 0]
+
+
+def build_vision_encoder(config: VisionConfig) -> VisionEncoder | TimmVision:
+    """Return BLIP's ViT, or the timm model that the configuration names."""
+    if not config.timm:
+        return VisionEncoder(config)
+    from .timm_vision import TimmVision
+
+    return TimmVision(config)

@@ -15,20 +15,19 @@ from .vision_encoder import VisionConfig
 
 T = TypeVar("T", bound="BlipConfig")
 
-# Keys that other software writes into a config.json and that say nothing about sizes.
+# Keys that other software writes into config.json; they do not describe sizes.
 _IGNORED_KEYS = {"architectures", "torch_dtype", "dtype", "transformers_version", "_name_or_path"}
-# What BERT's configuration may hold beside sizes, with the one value this encoder implements.
+# Settings of BERT's configuration, with the one value that this encoder implements.
 _FIXED_MED_KEYS = {"hidden_act": "gelu", "add_cross_attention": True}
 
 
 @dataclass(frozen=True)
 class BlipConfig:
-    """BLIP's two encoders with their tokenizer and pixels; the defaults are BLIP large at 224 px.
+    """Sizes of BLIP's encoders, tokenizer and pixels; the defaults are BLIP large at 224 px.
 
-    Sizes are in pixels, tokens and channels. ``vocab_lines`` is the vocabulary's length before
-    [DEC] and [ENC]; ``pixel_mean`` and ``pixel_std`` apply to RGB in [0, 1]. ``timm_vision`` names a
-    ViT of timm that stands in place of BLIP's; ``vision_width`` is then its width, and the other
-    ``vision_`` sizes do not count.
+    Sizes are in pixels, tokens and channels. ``vocab_lines`` is the length of the vocabulary before [DEC] and
+    [ENC]. ``pixel_mean`` and ``pixel_std`` apply to RGB in [0, 1]. ``timm_vision`` names a ViT of timm to use
+    instead of BLIP's; ``vision_width`` is then its width, and the other ``vision_`` sizes are not used.
     """
 
     model_type: ClassVar[str] = "blip-cosine"
@@ -63,7 +62,7 @@ class BlipConfig:
         return VisionConfig(self.image_size, self.patch_size, timm=self.timm_vision, **sizes)
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of config.json."""
+        """Return the content of config.json."""
         content = dataclasses.asdict(self)
         text = content.pop("text")
         if not self.timm_vision:
@@ -72,7 +71,11 @@ class BlipConfig:
 
     @classmethod
     def from_dict(cls: type[T], content: dict[str, Any], source: str = "config") -> T:
-        """The inverse of to_dict. An unknown key or a value of the wrong kind is a CheckpointError."""
+        """Return the configuration of a config.json's content, the inverse of ``to_dict``.
+
+        Raises:
+            CheckpointError: an unknown key, or a value of the wrong type.
+        """
         if not isinstance(content, dict):
             raise CheckpointError(f"{source}: a JSON object was expected, got {content!r:.80}")
         given = {k: v for k, v in content.items() if k not in _IGNORED_KEYS}
@@ -107,10 +110,10 @@ class BlipConfig:
 
 @dataclass(frozen=True)
 class RewardConfig(BlipConfig):
-    """A reward model: BLIP plus head and normalization; the defaults are ImageReward-v1.0.
+    """A reward model's sizes: BLIP, head and normalization; the defaults are ImageReward-v1.0.
 
-    reward = (head output - reward_mean) / reward_std. ``score_quantiles`` is None where nobody
-    measured how the scores are distributed.
+    reward = (head output - reward_mean) / reward_std. ``score_quantiles`` is None if the distribution of
+    scores was not measured.
     """
 
     model_type: ClassVar[str] = "image-reward"
@@ -141,7 +144,11 @@ class RewardConfig(BlipConfig):
 def text_config_from_med_config(
     med_config: dict[str, Any] | str | Path, source: str = "med_config"
 ) -> TextConfig:
-    """BERT's configuration, as the original's med_config.json holds it (a dict, or a path to one)."""
+    """Return the text configuration in the original's med_config.json, given as a dict or a path.
+
+    Raises:
+        CheckpointError: a setting that is not implemented, or a value of the wrong type.
+    """
     if isinstance(med_config, dict):
         content = med_config
     else:
@@ -161,7 +168,11 @@ def text_config_from_med_config(
 
 
 def _checked(cls: type, key: str, value: Any) -> Any:
-    """The value of ``key``, lists as tuples; a TypeError or ValueError unless it is of the field's kind."""
+    """Return the value of ``key``, lists as tuples.
+
+    Raises:
+        TypeError, ValueError: a value that is not of the field's type.
+    """
     kind = str(next(f.type for f in dataclasses.fields(cls) if f.name == key))
     if not kind.startswith("tuple"):
         return _checked_number(key, kind, value)

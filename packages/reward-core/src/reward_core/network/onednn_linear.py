@@ -1,8 +1,8 @@
-"""Products of activations with a layer's weights, by whichever library does them fastest here.
+"""Linear layers computed by oneDNN, which is faster than torch's default on some processors.
 
-torch multiplies float32 matrices on a CPU by MKL, which keeps its fastest code for Intel's processors. On
-AMD's, oneDNN, which comes with torch too, was twice as fast for the encoders' shapes (an EPYC with AVX-512,
-see docs/performance.md). Both are float32; they add up in another order.
+torch multiplies float32 matrices on a CPU with MKL, whose fastest kernels are for Intel processors. oneDNN,
+which is part of torch too, was twice as fast on an AMD EPYC with AVX-512 at the encoders' shapes
+(docs/performance.md). Both compute in float32; they add in another order.
 """
 
 from __future__ import annotations
@@ -11,72 +11,109 @@ import os
 import platform
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-ONEDNN = "REWARD_CORE_ONEDNN"  # in the environment: 0 or 1 decides, whatever the processor
+ONEDNN = "REWARD_CORE_ONEDNN"  # environment variable: 0 or 1 overrides the choice by processor
 
-# Below this many multiplications a product is over sooner than oneDNN has begun.
-_WORTH = 1 << 20
+# With fewer multiplications, starting oneDNN takes longer than the product.
+MIN_MULTIPLICATIONS = 1 << 20
 
 
-def linear(layer: nn.Linear, x: Tensor) -> Tensor:
-    """``layer(x)``. By oneDNN where that is faster and no gradient is wanted."""
+class OneDNNLinear(nn.Linear):
+    """A linear layer that oneDNN computes in float32 inference on a CPU, and torch everywhere else."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        large = input.numel() * self.out_features >= MIN_MULTIPLICATIONS
+        if large and torch_is_free() and inputs_fit(self, input) and not needs_derivative(self, input):
+            return onednn_linear(input, self.weight, self.bias)
+        return super().forward(input)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if not onednn_is_faster():  # pickled on another machine
+            self.__class__ = nn.Linear  # type: ignore[assignment]  # the class it was made from
+
+
+def use_onednn(model: nn.Module) -> None:
+    """Let oneDNN compute the linear layers of a model, in place, if it is faster on this processor.
+
+    Subclasses of ``nn.Linear`` are left alone. Names and tensors of the model stay the same.
+    """
+    if not onednn_is_faster():
+        return
+    for module in model.modules():
+        if type(module) is nn.Linear:
+            module.__class__ = OneDNNLinear
+
+
+def torch_is_free() -> bool:
+    """Return whether nothing else chooses kernels: a compiler or autocast."""
+    return not torch.compiler.is_compiling() and not torch.is_autocast_enabled("cpu")
+
+
+def inputs_fit(layer: nn.Linear, x: Tensor) -> bool:
+    """Return whether input and weight are what the operation takes: float32 on a CPU.
+
+    A weight must be an ordinary parameter (quantized and parametrized ones are not) and contiguous (oneDNN
+    took a hundred times as long with an expanded one).
+    """
     weight = layer.weight
-    if (
-        type(layer) is nn.Linear  # an adapter's layer only begins with this product
-        and not (layer._forward_hooks or layer._forward_pre_hooks)
+    return (
+        type(weight) is nn.Parameter
         and weight.dtype is torch.float32 is x.dtype
         and weight.device.type == "cpu" == x.device.type
-        and x.numel() * len(weight) >= _WORTH
-        and weight.is_contiguous()  # expanded ones took oneDNN a hundred times as long
-        and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
-        and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
-        and forward_ad._current_level < 0  # of forward-mode derivatives oneDNN's product knows nothing
-        and onednn_is_faster()
-    ):
-        return _by_onednn(x, weight, layer.bias)
-    return layer(x)
+        and weight.is_contiguous()
+    )
+
+
+def needs_derivative(layer: nn.Linear, x: Tensor) -> bool:
+    """Return whether a derivative passes through, which the operation does not compute."""
+    if forward_ad._current_level >= 0:
+        return True
+    tensors = (x, layer.weight) if layer.bias is None else (x, layer.weight, layer.bias)
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
+def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Compute ``F.linear`` with the operation that inductor uses too."""
+    return torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, "none", [], "")
 
 
 @lru_cache(maxsize=1)
 def onednn_is_faster() -> bool:
-    """Whether float32 products go to oneDNN: on AMD's processors, where torch's other way is MKL.
+    """Return whether oneDNN is faster and works: on AMD processors, where torch would use MKL.
 
-    ``REWARD_CORE_ONEDNN=0`` (or 1) decides otherwise.
+    ``REWARD_CORE_ONEDNN=0`` or ``1`` overrides the choice by processor.
     """
-    wanted = os.environ.get(ONEDNN, "")
-    if not torch.backends.mkldnn.is_available() or wanted == "0":
+    chosen = os.environ.get(ONEDNN, "")
+    if not torch.backends.mkldnn.is_available() or chosen == "0":
         return False
-    if not (wanted == "1" or (torch.backends.mkl.is_available() and _vendor() == "AuthenticAMD")):
-        return False
-    return _works()
+    is_amd_with_mkl = torch.backends.mkl.is_available() and processor_vendor() == "AuthenticAMD"
+    return (chosen == "1" or is_amd_with_mkl) and onednn_works()
 
 
-def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, "none", [], "")
-
-
-def _works() -> bool:
-    """Whether this torch has the operation, which inductor uses too, and it answers as expected."""
+def onednn_works() -> bool:
+    """Return whether this torch has the operation and it computes what ``F.linear`` does."""
     generator = torch.Generator().manual_seed(0)
     x, weight, bias = (torch.randn(shape, generator=generator) for shape in ((3, 5, 64), (32, 64), (32,)))
     try:
         with torch.no_grad():
-            return torch.allclose(_by_onednn(x, weight, bias), F.linear(x, weight, bias), rtol=0, atol=1e-4)
+            y = onednn_linear(x, weight, bias)
+            return torch.allclose(y, F.linear(x, weight, bias), rtol=0, atol=1e-4)
     except (RuntimeError, NotImplementedError, AttributeError, TypeError):
         return False
 
 
-def _vendor() -> str:
-    """Of the processor, as it says itself: "AuthenticAMD", "GenuineIntel", ..."""
+def processor_vendor() -> str:
+    """Return what the processor calls its vendor, such as "AuthenticAMD"; "" if unknown."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines()
-    except OSError:  # not Linux; Windows' name of the processor holds the vendor
+    except OSError:  # not Linux; on Windows the processor's name holds the vendor
         return "AuthenticAMD" if "AuthenticAMD" in platform.processor() else ""
-    found = (line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id"))
-    return next(found, "")
+    vendors = (line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id"))
+    return next(vendors, "")

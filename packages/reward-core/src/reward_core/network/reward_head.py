@@ -1,4 +1,4 @@
-"""The reward head: five linear layers without activations, feature (B, D) -> raw reward (B,)."""
+"""The reward head: linear layers without activations between them, feature (B, D) to raw reward (B,)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 
 class RewardHead(nn.Module):
-    """An MLP that is one affine map in evaluation; it always runs in float32.
+    """Linear layers with dropout, computed in float32; in evaluation they are one affine map.
+
+    Dropout layers count in the numbering: with the defaults the weights are ``layers.0, 2, 4, 6, 7``, as in
+    the published checkpoint.
 
     Args:
-        widths: layer widths from feature to reward, e.g. (768, 1024, 128, 64, 16, 1).
-        dropout: one probability for each of the first layers, e.g. (0.2, 0.2, 0.1).
-
-    Dropout layers stand between the linear ones and shift their numbers: with the values above
-    the weights are ``layers.0, 2, 4, 6, 7``, as in the published checkpoint.
+        widths: of the feature, of each hidden layer and of the reward, such as (768, 1024, 128, 64, 16, 1).
+        dropout: probability after each of the first layers.
     """
 
     def __init__(self, widths: Sequence[int], dropout: Sequence[float] = (0.2, 0.2, 0.1)):
@@ -30,6 +30,6 @@ class RewardHead(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, feature: Tensor) -> Tensor:
-        # A reward in half precision would tie images that differ: leave any autocast here.
+        # No autocast: in 16 bits, images of nearly equal reward would tie.
         with torch.autocast(feature.device.type, enabled=False):
-            return self.layers(feature.float()).squeeze(-1)
+            return self.layers(feature.float()).squeeze(-1)  # (B,)

@@ -12,10 +12,11 @@ LEVELS = 200
 
 @dataclass(frozen=True)
 class ScoreQuantiles:
-    """Reference scores at evenly spaced levels, with where they come from.
+    """Reference scores at evenly spaced levels.
 
-    ``values[i]`` is the score below which a share of (i + 0.5) / len(values) of the reference
-    scores lies; ``source`` is shown wherever a percentile is.
+    Attributes:
+        values: ``values[i]`` is the score with a share of (i + 0.5) / len(values) of the reference below it.
+        source: where the reference comes from; shown beside every percentile.
     """
 
     values: tuple[float, ...]
@@ -23,19 +24,19 @@ class ScoreQuantiles:
 
     @classmethod
     def standard_normal(cls) -> ScoreQuantiles:
-        """N(0, 1): what ImageReward-v1.0's normalization aims at. No figure of it was published."""
+        """Return those of N(0, 1), at which ImageReward-v1.0's normalization aims; none were published."""
         levels = ((i + 0.5) / LEVELS for i in range(LEVELS))
         return cls(tuple(round(NormalDist().inv_cdf(p), 4) for p in levels), "approximate, N(0,1)")
 
     @classmethod
     def of(cls, scores: Sequence[float], source: str) -> ScoreQuantiles:
-        """Measured on ``scores`` (two at least)."""
-        # Twice as many cuts, of which every other one lies in the middle of its level.
+        """Return the quantiles of at least two scores."""
+        # Of twice as many cuts, every other one is in the middle of its level.
         cuts = quantiles(scores, n=2 * LEVELS, method="inclusive")[::2]
         return cls(tuple(round(c, 4) for c in cuts), source)
 
     def percentile(self, score: float) -> float:
-        """Percent (0-100) of reference scores below ``score``, linear between the levels kept."""
+        """Return the percent (0-100) of reference scores below ``score``, linear between levels."""
         above = bisect_right(self.values, score)
         count = len(self.values)
         if above == 0:

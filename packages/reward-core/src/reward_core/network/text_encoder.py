@@ -1,7 +1,9 @@
-"""BLIP's text encoder: a post-norm BERT in which every layer may also look at an image.
+"""BLIP's text encoder: a post-norm BERT with cross-attention to an image in every layer.
 
-Module names are the checkpoint's key names, so weights load strictly and without a map.
-Letters in shape comments: B batch, L text tokens, Q queries, N image tokens, D text width, E image width.
+Module names are the key names of the published checkpoint, so weights load without a key map.
+
+Shapes: B texts, L text tokens, Q tokens whose features are computed, D text width, N image tokens, E image
+width, M images (B, or a divisor of B).
 """
 
 from __future__ import annotations
@@ -14,17 +16,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import attend, project, run_block
+from .attention import MultiHeadAttention
+from .layers import project, run_block
 
-KeysValues: TypeAlias = tuple[Tensor, Tensor]  # what is attended to: two of (B, K, D)
+KeysValues: TypeAlias = tuple[Tensor, Tensor]  # two of (B, K, D): what is attended to
 
 
 @dataclass(frozen=True)
 class TextConfig:
     """Sizes of the text encoder under BERT's own names; the defaults are ImageReward-v1.0's.
 
-    ``encoder_width`` is the width of the image tokens that cross-attention reads.
-    ``pad_token_id`` is kept for the checkpoint's configuration file.
+    ``encoder_width`` is E, the width of the image tokens. ``pad_token_id`` is not used; the checkpoint's
+    configuration file has it.
     """
 
     vocab_size: int = 30524
@@ -41,65 +44,56 @@ class TextConfig:
 
 
 class TextEncoder(nn.Module):
-    """Token ids (B, L), optionally beside images -> text features (B, L, D).
+    """BERT with cross-attention: token ids (B, L) and image tokens (M, N, E) to text features (B, L, D).
 
-    Images enter as ``cross_attention_kv``, the keys and values that ``project_kv`` makes of their tokens,
-    once for any
-    number of prompts. Without it the cross-attention sublayers are left out (BLIP's text-only mode).
-    Attention is bidirectional; ``mask`` is 1 (or True) at real tokens, 0 at padding; None means that no
-    token is padding.
+    Image tokens are projected once, by ``project_kv``, for any number of texts.
+
+    Attributes:
+        gradient_checkpointing: compute the layers again in the backward pass instead of keeping activations.
     """
 
     def __init__(self, config: TextConfig):
         super().__init__()
         self.config = config
-        self.gradient_checkpointing = False  # as in the vision encoder
+        self.gradient_checkpointing = False
         self.embeddings = TextEmbeddings(config)
         self.encoder: Any = nn.Module()
         self.encoder.layer = nn.ModuleList(TextLayer(config) for _ in range(config.num_hidden_layers))
 
     def project_kv(self, image_tokens: Tensor) -> list[KeysValues]:
-        """Image tokens (B, N, E) -> each layer's keys and values of the image, (B, N, D)."""
-        return [layer.crossattention.keys_values(image_tokens) for layer in self.encoder.layer]
-
-    def fused_cross_attention_kv(self) -> tuple[Tensor, Tensor]:
-        """Weight (2 D layers, E) and bias of the one product that gives all that ``project_kv`` does.
-
-        Its result, (B, N, 2 D layers), may be handed to ``forward`` as it is.
-        """
-        parts = [layer.crossattention.self[name] for layer in self.encoder.layer for name in ("key", "value")]
-        return torch.cat([p.weight for p in parts]).detach(), torch.cat([p.bias for p in parts]).detach()
+        """Return the keys and values (M, N, D) of each layer's cross-attention for image tokens (M, N, E)."""
+        return [layer.crossattention.project_kv(image_tokens) for layer in self.encoder.layer]
 
     def forward(
         self,
         token_ids: Tensor,
         mask: Tensor | None = None,
-        cross_attention_kv: Sequence[KeysValues] | Tensor | None = None,
+        cross_attention_kv: Sequence[KeysValues] | None = None,
         queries: int | None = None,
     ) -> Tensor:
-        """``queries``: features are wanted of the first so many tokens only, (B, Q, D).
+        """Return text features (B, Q, D); Q is L unless ``queries`` is given.
 
-        ``cross_attention_kv`` may be of fewer images than texts: then as many texts in a row read the same
-        image.
+        Args:
+            token_ids: (B, L).
+            mask: (B, L), 1 or True at tokens, 0 at padding; None where nothing is padding.
+            cross_attention_kv: keys and values (M, N, D) of each layer, from ``project_kv``. The first B / M
+                texts attend to image 0, the next B / M to image 1. None leaves cross-attention out (BLIP's
+                text-only mode).
+            queries: compute only the features of the first Q tokens.
         """
-        if isinstance(cross_attention_kv, Tensor):
-            parts = cross_attention_kv.split(self.config.hidden_size, dim=-1)
-            cross_attention_kv = list(zip(parts[::2], parts[1::2]))
-        # Padding is masked for every query alike: (B, 1, 1, L) broadcasts over heads and queries.
-        keys = None if mask is None else mask.bool()[:, None, None, :]
+        *layers, last = self.encoder.layer
+        kv = [None] * (len(layers) + 1) if cross_attention_kv is None else cross_attention_kv
+        mask = None if mask is None else mask.bool()[:, None, None, :]  # (B, 1, 1, L) for all heads, queries
         x = self.embeddings(token_ids)  # (B, L, D)
-        last = len(self.encoder.layer) - 1
-        for i, layer in enumerate(self.encoder.layer):
-            # Only in the last layer do the other tokens' features serve nobody.
-            image, wanted = (
-                None if cross_attention_kv is None else cross_attention_kv[i],
-                queries if i == last else None,
-            )
-            x = run_block(layer, x, keys, image, wanted, gradient_checkpointing=self.gradient_checkpointing)
-        return x
+        for layer, image_kv in zip(layers, kv):
+            x = run_block(layer, x, mask, image_kv, gradient_checkpointing=self.gradient_checkpointing)
+        # Only the last layer may skip tokens: every other layer's output is attended to by the next.
+        return run_block(last, x, mask, kv[-1], queries, gradient_checkpointing=self.gradient_checkpointing)
 
 
 class TextEmbeddings(nn.Module):
+    """Word and position embeddings, normalized."""
+
     def __init__(self, config: TextConfig):
         super().__init__()
         self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
@@ -109,12 +103,12 @@ class TextEmbeddings(nn.Module):
 
     def forward(self, token_ids: Tensor) -> Tensor:
         positions = torch.arange(token_ids.shape[1], device=token_ids.device)
-        x = self.word_embeddings(token_ids) + self.position_embeddings(positions)
+        x = self.word_embeddings(token_ids) + self.position_embeddings(positions)  # (B, L, D)
         return self.dropout(self.LayerNorm(x))
 
 
 class TextLayer(nn.Module):
-    """Self-attention, then (with an image) cross-attention, then the feed-forward part."""
+    """Self-attention, cross-attention to the image if there is one, and the MLP."""
 
     def __init__(self, config: TextConfig):
         super().__init__()
@@ -125,22 +119,21 @@ class TextLayer(nn.Module):
         self.output = ResidualNorm(config.intermediate_size, config)
 
     def forward(
-        self, x: Tensor, mask: Tensor | None, image: KeysValues | None, queries: int | None = None
+        self, x: Tensor, mask: Tensor | None, image_kv: KeysValues | None, queries: int | None = None
     ) -> Tensor:
-        x = self.attention(x[:, :queries], self.attention.keys_values(x), mask)
-        if image is not None:
-            # All texts of an image are one row of queries: nothing of it is copied for each.
-            x = self.crossattention(x.reshape(len(image[0]), -1, x.shape[-1]), image, None).view_as(x)
+        x = self.attention(x[:, :queries], self.attention.project_kv(x), mask)  # (B, Q, D)
+        if image_kv is not None:
+            # The texts of an image attend as one row of queries, so its keys and values need no copies.
+            images = len(image_kv[0])
+            x = self.crossattention(x.reshape(images, -1, x.shape[-1]), image_kv, None).view_as(x)
         return self.output(F.gelu(project(self.intermediate.dense, x)), x)
 
 
 class TextAttention(nn.Module):
-    """Queries from the text (B, Q, D), keys and values from a source (B, K, source_width) -> (B, Q, D)."""
+    """Attention of text features to themselves or to image tokens, with BERT's residual and LayerNorm."""
 
     def __init__(self, config: TextConfig, source_width: int):
         super().__init__()
-        self.heads = config.num_attention_heads
-        self.dropout = config.attention_probs_dropout_prob
         width = config.hidden_size
         self.self: Any = nn.ModuleDict(
             {
@@ -149,18 +142,20 @@ class TextAttention(nn.Module):
                 "value": nn.Linear(source_width, width),
             }
         )
+        self.attend = MultiHeadAttention(config.num_attention_heads, config.attention_probs_dropout_prob)
         self.output = ResidualNorm(width, config)
 
-    def keys_values(self, source: Tensor) -> KeysValues:
+    def project_kv(self, source: Tensor) -> KeysValues:
+        """Return keys and values, (B, K, D) each, of what is attended to, (B, K, source_width)."""
         return project(self.self["key"], source), project(self.self["value"], source)
 
-    def forward(self, x: Tensor, keys_values: KeysValues, mask: Tensor | None) -> Tensor:
-        dropout = self.dropout if self.training else 0.0
-        return self.output(attend(project(self.self["query"], x), *keys_values, self.heads, mask, dropout), x)
+    def forward(self, x: Tensor, kv: KeysValues, mask: Tensor | None) -> Tensor:
+        query = project(self.self["query"], x)  # (B, Q, D)
+        return self.output(self.attend(query, *kv, mask), x)
 
 
 class ResidualNorm(nn.Module):
-    """BERT's end of every sublayer: LayerNorm(residual + dense(x))."""
+    """The end of every sublayer of BERT: LayerNorm(residual + dense(x))."""
 
     def __init__(self, in_width: int, config: TextConfig):
         super().__init__()

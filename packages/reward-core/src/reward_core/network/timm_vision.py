@@ -1,29 +1,35 @@
 """Any plain ViT of timm as the vision encoder.
 
-Letters in shape comments: B batch, S image side, N tokens (patches and prefix tokens), D width.
+Shapes: B batch, S image side, N image tokens (patches and prefix tokens), D width.
 """
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, MissingExtraError
-from .attention import run_block
+from .layers import check_pixels, run_block
 
 if TYPE_CHECKING:
     from .vision_encoder import VisionConfig
 
 
 class TimmVision(nn.Module):
-    """Normalised pixels (B, 3, S, S) -> image tokens (B, N, D); all of timm's tokens, normed, unpooled.
+    """A ViT of timm: normalized pixels (B, 3, S, S) to all its tokens (B, N, D), normed and not pooled.
 
-    Has the methods of `vision_encoder.VisionEncoder`, and timm's own parameter names behind ``tower.``.
+    It has the parts of `vision_encoder.VisionEncoder` (``embed``, ``blocks``, ``norm``); its parameters have
+    timm's names after ``tower.``.
+
+    Attributes:
+        gradient_checkpointing: compute the blocks again in the backward pass instead of keeping activations.
 
     Raises:
-        MissingExtraError: timm cannot be imported. InputError: timm has no such model, or it is no plain ViT.
+        MissingExtraError: timm cannot be imported.
+        InputError: timm has no such model, or it is not a plain ViT.
     """
 
     def __init__(self, config: VisionConfig, pretrained: bool = False):
@@ -36,48 +42,56 @@ class TimmVision(nn.Module):
     def blocks(self) -> nn.Sequential:
         return self.tower.blocks
 
+    @property
+    def norm(self) -> nn.Module:
+        return self.tower.norm
+
     def forward(self, pixels: Tensor) -> Tensor:
-        return self.after(self.before(pixels, 0), 0)
+        with self._weight_precision(pixels.device):
+            x = self.embed(pixels)  # (B, N, D)
+            for block in self.blocks:
+                x = run_block(block, x, gradient_checkpointing=self.gradient_checkpointing)  # (B, N, D)
+            return self.norm(x)
 
-    def before(self, pixels: Tensor, block: int) -> Tensor:
-        """Normalised pixels (B, 3, S, S) -> the tokens (B, N, D) that enter block number ``block``."""
-        size = self.config.image_size
-        if pixels.ndim != 4 or tuple(pixels.shape[1:]) != (3, size, size):
-            raise ValueError(f"pixels of shape (B, 3, {size}, {size}) expected, got {tuple(pixels.shape)}")
+    def embed(self, pixels: Tensor) -> Tensor:
+        """Return patch and prefix tokens with their positions, (B, N, D), for pixels (B, 3, S, S).
+
+        Raises:
+            ValueError: pixels of another shape.
+        """
+        check_pixels(pixels, self.config.image_size)
         tower = self.tower
-        with self._in_the_weights_precision(pixels):
-            x = tower.norm_pre(tower.patch_drop(tower._pos_embed(tower.patch_embed(pixels))))
-            for earlier in tower.blocks[:block]:
-                x = earlier(x)  # (B, N, D)
-        return x
+        return tower.norm_pre(tower.patch_drop(tower._pos_embed(tower.patch_embed(pixels))))
 
-    def after(self, x: Tensor, block: int) -> Tensor:
-        """What ``before`` gave (B, N, D) -> image tokens (B, N, D)."""
-        with self._in_the_weights_precision(x):
-            for later in self.tower.blocks[block:]:
-                x = run_block(later, x, gradient_checkpointing=self.gradient_checkpointing)
-            return self.tower.norm(x)
-
-    def _in_the_weights_precision(self, x: Tensor) -> Any:
-        """timm's layers do not bring their inputs to 16 bits by themselves."""
+    def _weight_precision(self, device: torch.device) -> AbstractContextManager:
+        """Return autocast to the weights' 16 bits, as timm's layers do not cast their inputs themselves."""
         dtype = self.tower.patch_embed.proj.weight.dtype
-        if dtype == torch.float32:
-            return torch.enable_grad() if torch.is_grad_enabled() else torch.no_grad()
-        return torch.autocast(x.device.type, dtype)
+        return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
 
 
 def create_tower(name: str, pretrained: bool, image_size: int, drop_path: float) -> Any:
-    """timm's model without its pooling and classifier."""
+    """Create timm's model without its pooling and classifier.
+
+    Args:
+        name: timm's, such as "vit_base_patch16_224.augreg_in21k".
+        pretrained: download timm's weights.
+        image_size: side in pixels; 0 is the model's own.
+        drop_path: stochastic depth of the last block in training.
+
+    Raises:
+        MissingExtraError: timm cannot be imported.
+        InputError: timm has no such model, or it is not a plain ViT.
+    """
     try:
         import timm
         from timm.models.vision_transformer import VisionTransformer
-    except (ImportError, RuntimeError) as error:  # a torchvision for another torch fails with the latter
+    except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision built for another torch
         raise MissingExtraError("timm", f"timm (to build {name!r}; {str(error).splitlines()[0]})") from error
     if not timm.is_model(name.split(".")[0].removeprefix("timm/")):
         raise InputError(f"timm {timm.__version__} has no model {name!r}; see timm.list_models('vit_*')")
     size = {"img_size": image_size} if image_size else {}
     try:
-        # Its constructor reads numbers off small tensors, which "meta" ones have none of.
+        # The constructor reads values of small tensors, which tensors on "meta" do not have.
         with torch.device("cpu"):
             tower = timm.create_model(
                 name, pretrained=pretrained, num_classes=0, drop_path_rate=drop_path, **size
@@ -86,7 +100,7 @@ def create_tower(name: str, pretrained: bool, image_size: int, drop_path: float)
         raise InputError(f"timm's {name!r} is no plain ViT: {error}") from error
     if not isinstance(tower, VisionTransformer):
         raise InputError(f"timm's {name!r} is a {type(tower).__name__}, no plain ViT")
-    if isinstance(tower.norm, nn.Identity):  # it norms after pooling; here all tokens are read
+    if isinstance(tower.norm, nn.Identity):  # timm norms after pooling; we norm all tokens
         tower.norm = tower.fc_norm
     tower.fc_norm = nn.Identity()
     tower.attn_pool = None

@@ -1,7 +1,8 @@
 """BLIP's image encoder: a pre-norm ViT whose final norm covers all tokens.
 
-Module names are the checkpoint's key names, so weights load strictly and without a map.
-Letters in shape comments: B batch, S image side, N tokens (patches + 1), D width.
+Module names are the key names of the published checkpoint, so weights load without a key map.
+
+Shapes: B batch, S image side, N image tokens (patches + 1), D width.
 """
 
 from __future__ import annotations
@@ -13,15 +14,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import attend, project, run_block
+from .attention import MultiHeadAttention
+from .layers import check_pixels, project, run_block
 
 
 @dataclass(frozen=True)
 class VisionConfig:
     """Sizes of the image encoder; the defaults are ViT-L/16 at 224 px (ImageReward-v1.0).
 
-    ``drop_path`` is the stochastic depth of the last block in training (earlier blocks get a
-    linearly smaller share); it has no effect in evaluation. ``timm``: see network/timm_vision.py.
+    ``drop_path`` is the probability of skipping a branch of the last block in training; it grows linearly
+    from 0 at the first block. ``timm`` names a ViT of timm to use instead (see timm_vision.py).
     """
 
     image_size: int = 224
@@ -37,16 +39,15 @@ class VisionConfig:
 
     @property
     def tokens(self) -> int:
-        """Patches plus the class token."""
+        """Number of patches plus the class token."""
         return (self.image_size // self.patch_size) ** 2 + 1
 
 
 class VisionEncoder(nn.Module):
-    """Normalised pixels (B, 3, S, S) -> image tokens (B, N, D); token 0 is the class token.
+    """Vision transformer: normalized pixels (B, 3, S, S) to image tokens (B, N, D), the class token first.
 
-    Pixels of any floating type are brought to the weights' own. With ``gradient_checkpointing`` the backward
-    pass
-    computes the blocks' insides anew instead of keeping them (gradient checkpointing).
+    Attributes:
+        gradient_checkpointing: compute the blocks again in the backward pass instead of keeping activations.
     """
 
     def __init__(self, config: VisionConfig):
@@ -64,28 +65,27 @@ class VisionEncoder(nn.Module):
         self.norm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return self.after(self.before(pixels, 0), 0)
-
-    def before(self, pixels: Tensor, block: int) -> Tensor:
-        """Normalised pixels (B, 3, S, S) -> the tokens (B, N, D) that enter block number ``block``."""
-        size = self.config.image_size
-        if pixels.ndim != 4 or tuple(pixels.shape[1:]) != (3, size, size):
-            raise ValueError(f"pixels of shape (B, 3, {size}, {size}) expected, got {tuple(pixels.shape)}")
-        pixels = pixels.to(self.patch_embed.proj.weight.dtype)
-        patches = self.patch_embed.proj(pixels).flatten(2).transpose(1, 2)  # (B, N-1, D)
-        x = torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], dim=1) + self.pos_embed
-        for earlier in self.blocks[:block]:
-            x = earlier(x)  # (B, N, D)
-        return x
-
-    def after(self, x: Tensor, block: int) -> Tensor:
-        """What ``before`` gave (B, N, D) -> image tokens (B, N, D)."""
-        for later in self.blocks[block:]:
-            x = run_block(later, x, gradient_checkpointing=self.gradient_checkpointing)
+        x = self.embed(pixels)  # (B, N, D)
+        for block in self.blocks:
+            x = run_block(block, x, gradient_checkpointing=self.gradient_checkpointing)  # (B, N, D)
         return self.norm(x)
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        """Return patch and class tokens with their positions, (B, N, D), for pixels (B, 3, S, S).
+
+        Raises:
+            ValueError: pixels of another shape.
+        """
+        check_pixels(pixels, self.config.image_size)
+        proj = self.patch_embed.proj
+        patches = proj(pixels.to(proj.weight.dtype)).flatten(2).transpose(1, 2)  # (B, N-1, D)
+        cls = self.cls_token.expand(len(patches), -1, -1)  # (B, 1, D)
+        return torch.cat([cls, patches], dim=1) + self.pos_embed  # (B, N, D)
 
 
 class VisionBlock(nn.Module):
+    """Self-attention and MLP, each behind a LayerNorm and around a residual connection."""
+
     def __init__(self, config: VisionConfig, drop_path: float):
         super().__init__()
         self.norm1 = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
@@ -95,11 +95,11 @@ class VisionBlock(nn.Module):
         self.drop_path = drop_path
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self._skip_some(self.attn(self.norm1(x)))
-        return x + self._skip_some(self.mlp(self.norm2(x)))
+        x = x + self._drop_path(self.attn(self.norm1(x)))
+        return x + self._drop_path(self.mlp(self.norm2(x)))
 
-    def _skip_some(self, branch: Tensor) -> Tensor:
-        """Stochastic depth (arXiv 1603.09382): in training, drop the branch for a share of the batch."""
+    def _drop_path(self, branch: Tensor) -> Tensor:
+        """Zero the branch for a random part of the batch in training (stochastic depth, arXiv 1603.09382)."""
         if not self.training or self.drop_path == 0:
             return branch
         keep = 1 - self.drop_path
@@ -107,18 +107,22 @@ class VisionBlock(nn.Module):
 
 
 class VisionAttention(nn.Module):
+    """Self-attention over image tokens (B, N, D)."""
+
     def __init__(self, config: VisionConfig):
         super().__init__()
-        self.heads = config.heads
         self.qkv = nn.Linear(config.width, 3 * config.width, bias=config.qkv_bias)
+        self.attend = MultiHeadAttention(config.heads)
         self.proj = nn.Linear(config.width, config.width)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = project(self.qkv, x).chunk(3, dim=-1)
-        return project(self.proj, attend(q, k, v, self.heads))
+        q, k, v = project(self.qkv, x).chunk(3, dim=-1)  # (B, N, D) each
+        return project(self.proj, self.attend(q, k, v))
 
 
 class VisionMLP(nn.Module):
+    """Two linear layers with a GELU between them."""
+
     def __init__(self, width: int, hidden: int):
         super().__init__()
         self.fc1 = nn.Linear(width, hidden)

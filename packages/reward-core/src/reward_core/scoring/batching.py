@@ -1,4 +1,4 @@
-"""Long work in batches that fit in memory."""
+"""Batches that fit in memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ T = TypeVar("T")
 
 
 def checked_batch_size(batch_size: int | None, device: torch.device) -> int:
-    """The size asked for; by default 8 on a CPU, 64 elsewhere."""
+    """Return the batch size; the default is 8 on a CPU, 64 elsewhere.
+
+    Raises:
+        InputError: not a whole number of at least 1.
+    """
     size = (8 if device.type == "cpu" else 64) if batch_size is None else batch_size
     if not isinstance(size, Integral) or size < 1:
         raise InputError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
@@ -22,7 +26,7 @@ def checked_batch_size(batch_size: int | None, device: torch.device) -> int:
 
 
 def in_batches(compute: Callable[[range], T], count: int, size: int) -> Iterator[T]:
-    """compute(range(a, b)) over 0 .. count; a batch that does not fit in memory is halved."""
+    """Yield ``compute(range(a, b))`` over 0 .. count; halve the size when a batch does not fit in memory."""
     start = 0
     while start < count:
         try:
@@ -37,16 +41,16 @@ def in_batches(compute: Callable[[range], T], count: int, size: int) -> Iterator
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether less at once might work."""
+    """Return whether a smaller batch might succeed."""
     if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
         return True
-    # On the CPU (and on mps) torch raises a plain RuntimeError; the last words are oneDNN's.
+    # On a CPU and on mps torch raises a plain RuntimeError; the last message is oneDNN's.
     signs = ("allocate memory", "out of memory", "could not create a primitive")
     return any(sign in str(error) for sign in signs)
 
 
 def one_behind(items: Iterator[T]) -> Iterator[T]:
-    """The same items, each after the next one was begun."""
+    """Yield the same items, each after the computation of the next one has started."""
     before: list[T] = []
     for item in items:
         yield from before

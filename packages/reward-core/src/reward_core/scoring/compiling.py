@@ -1,4 +1,4 @@
-"""Functions that are compiled for the shapes in which much time is spent, and run as they are until then."""
+"""Functions that are compiled once they have cost enough time, for each shape of their arguments."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from ..errors import CompilationWarning
 class CompilePlan:
     """How and when to compile.
 
-    backend, mode, options: as of ``torch.compile``.
-    after: seconds of work in one shape, uncompiled, after which compiling it pays.
-    shapes: at most so many shapes of a function are compiled; others run as they are.
+    Attributes:
+        after: seconds that a shape must have cost, uncompiled, before compiling it pays.
+        backend, mode, options: of ``torch.compile``.
+        shapes: most shapes of a function to compile; more run uncompiled.
     """
 
     after: float
@@ -33,21 +34,21 @@ class CompilePlan:
 
 @dataclass
 class _Shape:
-    """One shape of the arguments: what was spent on it, and its compiled form once there is one."""
+    """One shape of the arguments: the seconds it has cost, and the compiled function if there is one."""
 
     spent: float = 0.0
     compiled: Callable | None = None
-    timing: list[tuple[Any, Any]] = field(default_factory=list)  # events on a GPU that are not over yet
+    timing: list[tuple[Any, Any]] = field(default_factory=list)  # pairs of CUDA events still pending
 
 
 class CompiledByShape:
-    """``function`` of tensors, compiled once a shape has cost ``plan.after`` seconds.
+    """A function of tensors, compiled for a shape once that shape has cost ``plan.after`` seconds.
 
-    Compiling happens in the call that finds it due (CUDA graphs belong to the thread that records them), in
-    static shapes; inductor keeps what it made in its cache on disk, so a later process is ready sooner.
-    Where it fails, one CompilationWarning gives the reason and all goes on uncompiled.
+    The call that finds a shape due compiles it, because CUDA graphs belong to the thread that records them.
+    Shapes are static. Inductor caches on disk, so a later process is ready sooner. If compiling fails, one
+    CompilationWarning gives the reason and everything runs uncompiled.
 
-    Results are the caller's own: CUDA graphs would write over them at the next call.
+    Results are copies where CUDA graphs would overwrite them at the next call.
     """
 
     def __init__(self, function: Callable[..., Tensor], plan: CompilePlan) -> None:
@@ -65,7 +66,7 @@ class CompiledByShape:
         return self._timed(shape, tensors)
 
     def compile_for(self, *tensors: Tensor | None) -> bool:
-        """Compile for the shapes of these arguments now; whether it worked."""
+        """Compile for the shapes of these arguments now; return whether it worked."""
         shape = self._shape(tensors)
         if shape.compiled is None:
             self._compile(shape, tensors)
@@ -82,7 +83,7 @@ class CompiledByShape:
                 return
             try:
                 shape.compiled = self._compiled(tensors)
-            except Exception as error:  # dynamo, inductor, triton and the C++ compiler each have their own
+            except Exception as error:  # dynamo, inductor, triton, C++ compiler: all differ
                 self.failed = _reason(error)
                 warnings.warn(
                     f"compiling failed, scoring goes on uncompiled and slower: {self.failed}",
@@ -107,7 +108,7 @@ class CompiledByShape:
             torch.compiler.cudagraph_mark_step_begin()
             return compiled(*tensors).clone()
 
-        # torch gives up on a function after 8 shapes; how many are worth it is decided here.
+        # torch compiles 8 shapes of a function at most; here the plan sets the limit.
         known = hasattr(torch._dynamo.config, "recompile_limit")
         limit = "recompile_limit" if known else "cache_size_limit"  # its name before torch 2.7
         with torch._dynamo.config.patch({limit: 1000, f"accumulated_{limit}": 1000}):
@@ -115,9 +116,8 @@ class CompiledByShape:
         return run
 
     def _timed(self, shape: _Shape, tensors: tuple[Tensor | None, ...]) -> Tensor:
-        first = tensors[0]
-        # Work is only queued on a GPU: events tell how long it took.
-        if first is not None and first.device.type == "cuda":
+        on_gpu = any(t is not None and t.device.type == "cuda" for t in tensors)
+        if on_gpu:  # a call only queues work there: events measure its time
             while shape.timing and shape.timing[0][1].query():
                 start, end = shape.timing.pop(0)
                 shape.spent += start.elapsed_time(end) / 1e3
@@ -134,7 +134,7 @@ class CompiledByShape:
 
 
 def _reason(error: BaseException) -> str:
-    """The first line that says something, of the innermost error that has one."""
+    """Return the first line of the innermost error that has a message."""
     inner = getattr(error, "inner_exception", None) or error.__cause__
     if isinstance(inner, Exception) and str(inner).strip():
         return _reason(inner)

@@ -1,4 +1,4 @@
-"""How many threads compute."""
+"""The number of threads that compute."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ..runs.cpus import usable_cpus
 
 @contextmanager
 def sensible_threads() -> Iterator[None]:
-    """Compute with no more threads than there are processors for them; the former number comes back.
+    """Compute with at most one thread for each usable processor; restore the number of threads afterwards.
 
-    torch counts the machine's cores. In a container that may use two of 64, as many threads would spend
-    their time waiting for each other. A smaller number, set by the user, stays.
+    torch counts the cores of the machine. In a container that may use two of 64, 64 threads would wait for
+    each other most of the time. A smaller number, set by the user, stays.
     """
     before = torch.get_num_threads()
     wanted = min(before, usable_cpus())

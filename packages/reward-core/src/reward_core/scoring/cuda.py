@@ -1,4 +1,4 @@
-"""What is particular to a GPU: how to compile for it, and how pixels get there while it computes."""
+"""GPUs: how to compile for them, and how to upload pixels while they compute."""
 
 from __future__ import annotations
 
@@ -10,20 +10,22 @@ from torch import Tensor
 from ..inputs.image_transform import ImageTransform
 from .compiling import CompilePlan
 
-# Kernels chosen by trying them, launched as one CUDA graph. Until some seconds of work have gone by in a
-# shape (a batch size, a length of prompts) it runs uncompiled, so that the first scores are there at once.
+# Kernels chosen by autotuning, launched as one CUDA graph. A shape (batch size and prompt length) runs
+# uncompiled until it has cost 20 s, so the first scores need not wait for the compiler.
 PLAN = CompilePlan(after=20.0, mode="max-autotune", shapes=16)
 
 
 class Uploader:
-    """Images from the threads that opened them -> normalized pixels on the model's device.
+    """A callable that brings decoded images to the model's device as normalized pixels.
 
-    On a GPU they go as 8-bit levels through pinned memory on a stream of their own, and are resized, cropped
-    and normalized there, while the batch before still computes.
+    A GPU gets 8-bit levels, through pinned memory on a separate stream, and resizes, crops and normalizes
+    them while the previous batch still computes.
 
     Args:
-        transform: the model's.
-        device: where pixels are wanted.
+        transform: the model's image transform.
+        device: the model's device.
+
+    Shapes: B images, S image side.
     """
 
     def __init__(self, transform: ImageTransform, device: torch.device) -> None:
@@ -31,12 +33,12 @@ class Uploader:
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def __call__(self, images: Sequence[Tensor]) -> Tensor:
-        """What ``transform.prepare`` gave of B images -> normalized pixels (B, 3, S, S)."""
+        """Return normalized pixels (B, 3, S, S) of B results of ``transform.prepare``."""
         if self.stream is None:
             return self.transform.finish(images, self.device)
         main = torch.cuda.current_stream(self.device)
         with torch.cuda.stream(self.stream):
             pixels = self.transform.finish(images, self.device)
         main.wait_stream(self.stream)
-        pixels.record_stream(main)  # its memory is not given away before the model has read it
+        pixels.record_stream(main)  # keeps the memory until the model has read it
         return pixels

@@ -12,14 +12,18 @@ Device: TypeAlias = "str | torch.device | None"
 
 
 def default_device() -> str:
-    """cuda, else mps, else cpu."""
+    """Return cuda if there is one, else mps, else cpu."""
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def usable_device(device: Device) -> torch.device:
-    """The device asked for, or the default; an InputError, before any work, if it cannot be used."""
+    """Return the device, or the default for None, after a test that it can be used.
+
+    Raises:
+        InputError: a device that cannot be used.
+    """
     device = default_device() if device is None else device
     try:
         return torch.empty(0, device=device).device

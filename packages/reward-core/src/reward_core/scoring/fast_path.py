@@ -1,8 +1,8 @@
-"""How scoring methods compute: the model's own steps, or the same steps compiled.
+"""How scoring methods compute: the steps as the model is written, or the same steps compiled.
 
-Both give rewards without gradients. A family may fuse more (models/imagereward/fast_path.py).
+Both compute rewards without gradients. A model family may fuse more (models/imagereward/fast_path.py).
 
-Letters in shape comments: B batch, S image side, L text tokens.
+Shapes: B images of a batch, S image side, K prompts an image, L text tokens.
 """
 
 from __future__ import annotations
@@ -18,38 +18,38 @@ from .steps import ModelSteps
 from .weights_identity import WeightsWatch
 
 # Compiling the vision encoder at full size took 49 s on 2 cores and gained 13-20%, so it pays after about
-# 300 s of scoring. With freezing, weights become constants, packed as the processor likes them.
+# 300 s of scoring. Freezing makes weights constants, which inductor packs for the processor.
 CPU_PLAN = CompilePlan(after=300.0, options={"freezing": True})
 
 
 class PlainPath:
-    """Exactly the model's own steps."""
+    """The steps as the model is written."""
 
     def __init__(self, model: ModelSteps) -> None:
         self.model, self.device = model, model.device
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """Normalised pixels (B, 3, S, S) -> image features (B, ...)."""
+        """Return image features (B, ...) of normalized pixels (B, 3, S, S)."""
         return self.model.encode_pixels(pixels)
 
     def project_kv(self, features: Tensor) -> Any:
-        """Image features (B, ...) -> whatever of them is the same for all prompts."""
+        """Return what rewards read of image features (B, ...), the same for every prompt."""
         return self.model.project_kv(features)
 
     def rewards(self, cross_attention_kv: Any, token_ids: Tensor, mask: Tensor | None) -> Tensor:
-        """Memory of B images, token ids (B K, L), mask -> rewards (B K,), K prompts of each in a row."""
+        """Return rewards (B K,) from ``project_kv`` of B images and K prompts for each in a row, (B K, L)."""
         return self.model.rewards_from_kv(cross_attention_kv, token_ids, mask)
 
     def refresh(self) -> None:
-        """Notice weights that changed since the last time."""
+        """Notice weights that changed since the last call."""
 
     def warm_up(self, batch_size: int) -> bool:
-        """Get ready for batches of this size; whether all that can be compiled is."""
+        """Compile for batches of this size; return whether everything that can be compiled is."""
         return False
 
 
 class FastPath(PlainPath):
-    """Any model, its encoding of images compiled."""
+    """The steps with the encoding of images compiled."""
 
     def __init__(self, model: ModelSteps, plan: CompilePlan | None = None) -> None:
         super().__init__(model)
@@ -58,15 +58,16 @@ class FastPath(PlainPath):
         self.refresh()
 
     def refresh(self) -> None:
-        """Fold and freeze again if the weights changed since (see WeightsWatch for what is noticed)."""
+        """Prepare again if the weights changed (WeightsWatch says which changes it notices)."""
         if self.weights.changed():
             self.prepare()
 
     def prepare(self) -> None:
+        """Compute what depends on the weights: compiled functions hold them as constants."""
         self.compiled_encode = CompiledByShape(self.model.encode_pixels, self.plan)
 
     def encode(self, pixels: Tensor) -> Tensor:
-        return self.compiled_encode(pixels.contiguous())  # of files it comes channels-last
+        return self.compiled_encode(pixels.contiguous())  # pixels of files are channels-last
 
     def warm_up(self, batch_size: int) -> bool:
         size, parameter = self.model.config.image_size, next(self.model.parameters())

@@ -1,6 +1,6 @@
-"""Images and prompts once encoded, kept for as many scores as one likes.
+"""Cached features: images and prompts that are encoded once for any number of scores.
 
-Letters in shape comments: B images, P prompts, N image tokens, E image width, L text tokens.
+Shapes: B images, P prompts, N image tokens, E image width, L text tokens.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from ..errors import InputError
 
 @dataclass(frozen=True, eq=False)
 class ImageFeatures:
-    """What a model has seen in B images; the scoring methods take it in place of the images.
+    """Features of B images, which the scoring methods take instead of the images.
 
-    data: (B, N, E) image tokens of a reward model, (B, ...) unit vectors of a two-tower baseline.
-    model: which model made it, by kind, configuration and weights; features of another are refused.
+    Attributes:
+        data: image tokens (B, N, E) of a reward model; unit vectors (B, ...) of a two-tower baseline.
+        model: the model that computed them, by kind, configuration and weights; others refuse them.
     """
 
     data: Tensor
@@ -29,29 +30,34 @@ class ImageFeatures:
         return len(self.data)
 
     def __getitem__(self, index: slice | Sequence[int] | Tensor) -> ImageFeatures:
-        """Some of the images, by slice or by a list of indices."""
+        """Return the features of some images, by slice or by a list of indices."""
         return ImageFeatures(self.data[_as_index(index)], self.model)
 
     def to(self, *args, **kwargs) -> ImageFeatures:
-        """On another device or in another precision, as ``Tensor.to``."""
+        """Return the features on another device or in another dtype, as ``Tensor.to`` does."""
         return ImageFeatures(self.data.to(*args, **kwargs), self.model)
 
     @classmethod
     def cat(cls, parts: Sequence[ImageFeatures]) -> ImageFeatures:
-        """Several lots of images as one. Raises InputError if they are of different models."""
+        """Concatenate features.
+
+        Raises:
+            InputError: features of different models.
+        """
         model = _one_model(parts)
         return cls(torch.cat([part.data for part in parts]), model)
 
 
 @dataclass(frozen=True, eq=False)
 class PromptFeatures:
-    """What a model has read of P prompts; the scoring methods take it in place of the prompts.
+    """Features of P prompts, which the scoring methods take instead of the prompts.
 
-    prompts: the P strings.
-    token_ids, mask: (P, L) int64, the mask 1 at real tokens.
-    data: (P, ...) unit vectors of a two-tower baseline; None for a reward model, which reads a prompt
-    beside each image, so that nothing but its tokens is the same for all images.
-    model: which model made it; features of another are refused.
+    Attributes:
+        prompts: the P strings.
+        token_ids, mask: (P, L) int64; the mask is 1 at tokens, 0 at padding.
+        data: unit vectors (P, ...) of a two-tower baseline. None for a reward model, whose text encoder
+            attends to the image, so only the tokens are the same for every image.
+        model: the model that computed them; others refuse them.
     """
 
     prompts: tuple[str, ...]
@@ -64,7 +70,7 @@ class PromptFeatures:
         return len(self.prompts)
 
     def __getitem__(self, index: slice | Sequence[int] | Tensor) -> PromptFeatures:
-        """Some of the prompts, by slice or by a list of indices."""
+        """Return the features of some prompts, by slice or by a list of indices."""
         index = _as_index(index)
         chosen = torch.arange(len(self))[index].tolist()
         return PromptFeatures(
@@ -76,13 +82,17 @@ class PromptFeatures:
         )
 
     def to(self, device: torch.device | str) -> PromptFeatures:
-        """On another device."""
+        """Return the features on another device."""
         data = None if self.data is None else self.data.to(device)
         return replace(self, token_ids=self.token_ids.to(device), mask=self.mask.to(device), data=data)
 
     @classmethod
     def cat(cls, parts: Sequence[PromptFeatures]) -> PromptFeatures:
-        """Several lots of prompts as one. Raises InputError if they are of different models."""
+        """Concatenate features.
+
+        Raises:
+            InputError: features of different models.
+        """
         model = _one_model(parts)
         width = max(part.token_ids.shape[1] for part in parts)
 
@@ -100,12 +110,12 @@ class PromptFeatures:
         )
 
     def trimmed(self) -> tuple[Tensor, Tensor]:
-        """(token ids, mask) without the padding that all share, (P, longest)."""
+        """Return token ids and mask, (P, longest) each, without the padding that all prompts share."""
         longest = int(self.mask.sum(1).max())
         return self.token_ids[:, :longest], self.mask[:, :longest]
 
     def by_length(self, most: int) -> Iterator[tuple[list[int], Tensor]]:
-        """Groups of prompts of one length, ``most`` at a time: (their places, token ids without padding)."""
+        """Yield up to ``most`` prompts of one length: their indices, and token ids without padding."""
         lengths = self.mask.sum(1).tolist()
         for length in sorted(set(lengths)):
             indices = [i for i, own in enumerate(lengths) if own == length]

@@ -1,6 +1,6 @@
-"""Images -> features in batches: opened ahead, brought to the device, encoded, handed to a computation.
+"""The pipeline from images to results: decode ahead, upload, encode in batches, compute.
 
-Letters in shape comments: B batch, S image side.
+Shapes: B images of a batch, S image side.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ from .steps import ImageEncoder
 
 @dataclass
 class ImageBatch:
-    """What became of the images at some places.
+    """The result of one batch of images.
 
-    indices: all of them, in order.
-    scored: those that could be opened.
-    errors: why the others could not.
-    result: on the CPU, of the scored ones, or None where there are none.
+    Attributes:
+        indices: of all its images.
+        scored: indices of the images that could be read, in order.
+        result: the computation's result for them, on the CPU; None if there are none.
+        errors: by index, why an image could not be read.
     """
 
     indices: range
@@ -47,14 +48,19 @@ def image_batches(
     compute: Callable[[Tensor, list[int]], Tensor],
     keep_errors: bool = False,
 ) -> Iterator[ImageBatch]:
-    """compute(features of some images, their places) in batches, in order.
+    """Yield the results of ``compute(features of some images, their indices)`` in batches, in order.
 
-    On a GPU a batch is launched before the results of the one before it are waited for.
+    On a GPU each batch is launched before the results of the previous one are waited for.
 
     Args:
+        model: encodes the images.
         images: images, or features of them.
-        batch_size: how many at once; halved where they do not fit in memory.
-        keep_errors: an image that cannot be opened becomes one of ``errors`` instead of an ImageError.
+        batch_size: images of a batch; halved when they do not fit in memory.
+        compute: called with features (B, ...) on the model's device and the indices of their images.
+        keep_errors: put an image that cannot be read into ``errors`` instead of raising ImageError.
+
+    Raises:
+        ImageError: an image that cannot be read.
     """
     size = checked_batch_size(batch_size, model.device)
     path = model.path()
@@ -93,7 +99,11 @@ def image_batches(
 
 
 def opened(transform: ImageTransform, image: ImageSource, whole: bool = False) -> Tensor:
-    """An image, opened completely and prepared for ``transform.finish``. Raises ImageError."""
+    """Open an image and prepare it for ``transform.finish``.
+
+    Raises:
+        ImageError: an image that cannot be read.
+    """
     opened_image = open_image(image)
     try:
         return transform.prepare(opened_image, whole)
@@ -102,6 +112,7 @@ def opened(transform: ImageTransform, image: ImageSource, whole: bool = False) -
 
 
 def _fetched(batches: Iterator[ImageBatch], device: torch.device) -> Iterator[ImageBatch]:
+    """Yield the batches with their results on the CPU."""
     for batch in one_behind(batches) if device.type == "cuda" else batches:
         if batch.result is not None:
             batch.result = batch.result.cpu()

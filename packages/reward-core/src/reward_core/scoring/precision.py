@@ -1,8 +1,7 @@
-"""In which numbers a model computes: "exact" is float32, the original's; "fast" is what the device does best.
+"""Precisions: "exact" is float32, as in the original; "fast" uses 16 bits where they are faster.
 
-In "fast" the encoders' matrix products have 16 bits where the device multiplies such matrices faster. What
-is summed up from layer to layer, the norms and the embeddings stay in float32, and so does the head, which
-would otherwise tie images that differ.
+In "fast" only the encoders' matrix products use 16 bits. The residual stream, the norms, the embeddings
+and the head stay in float32; a head in 16 bits would tie images of nearly equal reward.
 """
 
 from __future__ import annotations
@@ -18,16 +17,17 @@ PRECISIONS = ("exact", "fast", "auto")
 
 
 def check_precision(precision: str) -> None:
-    """Raise InputError unless it is one of `PRECISIONS`."""
+    """Raise InputError unless ``precision`` is one of `PRECISIONS`."""
     if precision not in PRECISIONS:
         known = ", ".join(map(repr, PRECISIONS))
         raise InputError(f"precision must be one of {known}, got {precision!r}")
 
 
 def encoder_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The encoders' dtype: float32 for "exact"; for "fast", 16 bits where the device gains by it.
+    """Return the dtype of the encoders' matrices.
 
-    "auto" is "fast" on a GPU and "exact" on a CPU.
+    "exact" is float32, "fast" 16 bits where the device is faster with them, "auto" "fast" on a GPU and
+    "exact" elsewhere.
     """
     if precision == "exact" or (precision == "auto" and device.type != "cuda"):
         return torch.float32
@@ -39,14 +39,14 @@ def encoder_dtype(precision: str, device: torch.device) -> torch.dtype:
 
 
 def apply_precision(model: Any, dtype: torch.dtype) -> None:
-    """Bring the matrices of a model's encoders, its ``blip``, to a dtype, in place."""
+    """Convert the matrices of ``model.blip`` to a dtype, in place."""
     for module in model.blip.modules():
         if isinstance(module, (nn.Linear, nn.Conv2d)):
             module.to(dtype)
 
 
 def cpu_features() -> set[str]:
-    """What the processor has for small numbers, such as "amx_bf16" and "avx512_bf16"."""
+    """Return the processor's instruction sets, such as "amx_bf16" and "avx512_bf16"."""
     capabilities = getattr(torch.cpu, "get_capabilities", None)  # torch 2.11 or later
     if capabilities is not None:
         return {name for name, has in capabilities().items() if has is True}

@@ -77,7 +77,11 @@ def require_finite(rewards: Sequence[float], task: str, name: Callable[[int], st
 
 
 def checked_finite(rewards: Tensor, name: Callable[[int], str]) -> Tensor:
-    """The rewards, or an error naming the first pair whose reward is NaN or infinite."""
+    """Return the rewards.
+
+    Raises:
+        NonFiniteRewardError: a reward that is NaN or infinite; the error names the first one.
+    """
     bad = (~rewards.isfinite()).flatten().nonzero().flatten()
     if len(bad):
         i = int(bad[0])

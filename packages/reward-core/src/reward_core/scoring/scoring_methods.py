@@ -1,12 +1,12 @@
 """The methods that all models share: prompts and images in, rewards on the CPU out, in batches.
 
-Letters in shape comments: B batch, N pairs or images, P prompts.
+Shapes: B images of a batch, N pairs or images, P prompts, L text tokens.
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -18,47 +18,53 @@ from ..inputs.image_file import ImageSource, image_name
 from ..inputs.image_transform import ImageTransform
 from ..inputs.tokenizer import PromptTokenizer, check_prompts
 from .batching import checked_batch_size, in_batches
-from .fast_path import PlainPath
 from .features import ImageFeatures, PromptFeatures
-from .pipeline import ImageBatch, image_batches
+from .pipeline import image_batches
 from .rewards import checked_finite, ranking
+from .steps import ScoringPath
 from .weights_identity import WeightsWatch, weights_fingerprint
 
-# Texts are read so many tokens at a time, which bounds what they take of memory.
-_TOKENS_AT_ONCE = {"cpu": 4096, "cuda": 65536}
+# Text tokens of a batch in score_matrix: bounds the memory that the text encoder takes.
+_TOKENS_PER_BATCH = {"cpu": 4096, "cuda": 65536}
 
 
-class ScoringMethods:
-    """What `ScoringModel` adds to a model's steps."""
+class ScoringMethods(ABC):
+    """The scoring methods, written once for every model.
 
-    config: Any
-    transform: ImageTransform
+    What they need of a model stands first; `ScoringModel` and the model families provide it.
+    """
+
+    config: Any  # with to_dict()
     tokenizer: PromptTokenizer
+    transform: ImageTransform
     resize_on_device: bool
-    _fingerprint: tuple[WeightsWatch, str] | None = None
 
     @property
     @abstractmethod
-    def device(self) -> torch.device: ...
+    def device(self) -> torch.device:
+        """The device of the parameters."""
 
     @abstractmethod
-    def path(self) -> PlainPath: ...
+    def path(self) -> ScoringPath:
+        """Return the steps from pixels to rewards, plain or compiled."""
 
     @abstractmethod
-    def feature_parameters(self) -> Iterable[nn.Parameter]: ...
+    def encode_tokens(self, token_ids: Tensor, mask: Tensor | None) -> Tensor | None:
+        """Return what can be computed of prompts (P, L) without an image; None if nothing can."""
 
     @abstractmethod
-    def encode_tokens(self, token_ids: Tensor, mask: Tensor | None) -> Tensor | None: ...
+    def feature_parameters(self) -> Iterable[nn.Parameter]:
+        """Return the parameters on which cached features depend."""
 
     def score(
         self, prompt: str, image: ImageSource | Sequence[ImageSource], *, batch_size: int | None = None
     ) -> float | list[float]:
-        """Reward of one image (a float) or of each image in a list (a list, also of one).
+        """Return the reward of one image (a float) or of each image of a list (a list, even of one).
 
-        An image is a path or a PIL image. For ImageReward-v1.0 rewards are about N(0, 1) over
-        generated images; ``percentile`` puts them in place.
+        An image is a path or a PIL image. Rewards of ImageReward-v1.0 are about N(0, 1) over generated
+        images; ``percentile`` converts them.
         """
-        given: Any = _by_position(image)
+        given: Any = _as_list(image)
         if isinstance(given, (list, tuple)):
             return self.score_matrix([prompt], given, batch_size=batch_size)[0].tolist()
         return self.score_matrix([prompt], [given], batch_size=batch_size).item()
@@ -66,9 +72,9 @@ class ScoringMethods:
     def inference_rank(
         self, prompt: str, images: Sequence[ImageSource], *, batch_size: int | None = None
     ) -> tuple[list[int], list[float]]:
-        """(ranking, rewards): the place of each image (1 is best) and its reward, in input order.
+        """Return (ranking, rewards): the rank of each image (1 is best) and its reward, in input order.
 
-        Equal rewards are ranked in input order. Both are lists, also for one image.
+        Equal rewards are ranked in input order. Both are lists, even for one image.
         """
         rewards = self.score_matrix([prompt], images, batch_size=batch_size)[0].tolist()
         return ranking(rewards), rewards
@@ -80,24 +86,26 @@ class ScoringMethods:
         *,
         batch_size: int | None = None,
     ) -> Tensor:
-        """Rewards (N,) float32 on the CPU of prompt i with image i.
+        """Return the rewards (N,) of prompt i with image i, float32 on the CPU.
 
-        Either may be what ``encode_prompts`` and ``encode_images`` gave; then none is encoded again.
+        Args:
+            prompts: N strings, or the result of ``encode_prompts``, which is not computed again.
+            images: N paths or PIL images, or the result of ``encode_images``.
+            batch_size: pairs computed at once (default: 8 on a CPU, 64 on a GPU); halved when memory runs
+                out.
 
-        ``batch_size`` limits how many pairs are computed at once (default: 8 on a CPU, 64 on a
-        GPU); when memory runs out it is halved and the work goes on.
+        Raises:
+            InputError: no input, unequal numbers, or features of another model.
+            ImageError: an image that cannot be read.
+            NonFiniteRewardError: a reward that is NaN or infinite.
         """
-        prompts, images = _by_position(prompts), _by_position(images)
+        prompts, images = _as_list(prompts), _as_list(images)
         self._check_prompts(prompts)
         self._check_image_source(images, len(prompts))
-        read = self._read(prompts)
-
-        def pairs(features: Tensor, indices: list[int]) -> Tensor:
-            return self._pairs(self.path().project_kv(features), read[indices].to(self.device))
-
-        batches = image_batches(self, images, batch_size, pairs)
-        rewards = torch.cat(_results(batches))
-        return checked_finite(rewards, lambda i: _pair_name(read.prompts[i], images, i))
+        encoded = self._prompt_features(prompts)
+        batches = image_batches(self, images, batch_size, self._pair_scorer(encoded))
+        rewards = torch.cat([batch.result for batch in batches if batch.result is not None])  # (N,)
+        return checked_finite(rewards, lambda i: _pair_name(encoded.prompts[i], images, i))
 
     def score_matrix(
         self,
@@ -106,39 +114,37 @@ class ScoringMethods:
         *,
         batch_size: int | None = None,
     ) -> Tensor:
-        """Rewards (P, N) float32 on the CPU of every prompt with every image, each encoded once.
+        """Return the rewards (P, N) of every prompt with every image, float32 on the CPU.
 
-        Either may be what ``encode_prompts`` and ``encode_images`` gave; then none is encoded again.
+        Each image is encoded once. Args and Raises are those of ``score_pairs``, with P prompts and N images.
         """
-        prompts, images = _by_position(prompts), _by_position(images)
+        prompts, images = _as_list(prompts), _as_list(images)
         self._check_prompts(prompts)
         self._check_image_source(images)
-        read = self._read(prompts)
-        here = read.to(self.device)
+        encoded = self._prompt_features(prompts)
+        on_device = encoded.to(self.device)
 
         def columns(features: Tensor, indices: list[int]) -> Tensor:
-            return self._matrix(self.path().project_kv(features), len(indices), here)  # (P, B)
+            return self._matrix(self.path().project_kv(features), len(indices), on_device)  # (P, B)
 
         batches = image_batches(self, images, batch_size, columns)
-        rewards = torch.cat(_results(batches), dim=1)
+        rewards = torch.cat([batch.result for batch in batches if batch.result is not None], dim=1)  # (P, N)
         width = len(images)
-        return checked_finite(rewards, lambda i: _pair_name(read.prompts[i // width], images, i % width))
+        return checked_finite(rewards, lambda i: _pair_name(encoded.prompts[i // width], images, i % width))
 
     def score_rows(
         self, prompts: Sequence[str], images: Sequence[ImageSource], *, batch_size: int | None = None
     ) -> Iterator[ScoredRow]:
-        """score_pairs for long runs: yields a row per pair, in order; a bad image becomes a row
-        with its error and stops nothing."""
-        prompts, images = _by_position(prompts), _by_position(images)
+        """Yield a row for each pair, in order: ``score_pairs`` for long runs.
+
+        An image that cannot be read becomes a row with its error.
+        """
+        prompts, images = _as_list(prompts), _as_list(images)
         check_prompts(prompts)
         _check_images(images)
         _check_counts(len(prompts), len(images))
-        read = self.encode_prompts(prompts)
-
-        def pairs(features: Tensor, indices: list[int]) -> Tensor:
-            return self._pairs(self.path().project_kv(features), read[indices].to(self.device))
-
-        for batch in image_batches(self, images, batch_size, pairs, keep_errors=True):
+        compute = self._pair_scorer(self.encode_prompts(prompts))
+        for batch in image_batches(self, images, batch_size, compute, keep_errors=True):
             scores: dict[int, float] = {}
             if batch.result is not None:
                 scored = batch.scored
@@ -148,19 +154,20 @@ class ScoringMethods:
                 yield ScoredRow(prompts[i], image_name(images[i]), scores.get(i), batch.errors.get(i))
 
     def encode_images(self, images: Sequence[ImageSource], *, batch_size: int | None = None) -> ImageFeatures:
-        """The images as this model sees them, on the CPU, for the scoring methods to reuse.
+        """Encode images for reuse by the scoring methods; the features are on the CPU.
 
-        For ImageReward-v1.0 they take 0.8 MB an image. (``encode_pixels`` is the step for tensors.)
+        ImageReward-v1.0 takes 0.8 MB an image. (``encode_pixels`` is the step for tensors.)
         """
-        images = _by_position(images)
+        images = _as_list(images)
         self._check_image_source(images)
         batches = image_batches(self, images, batch_size, lambda features, indices: features)
-        return ImageFeatures(torch.cat(_results(batches)), self._signature())
+        data = torch.cat([batch.result for batch in batches if batch.result is not None])
+        return ImageFeatures(data, self._signature())
 
     def encode_prompts(self, prompts: Sequence[str], *, batch_size: int | None = None) -> PromptFeatures:
-        """The prompts as this model reads them, on the CPU, for the scoring methods to reuse."""
-        prompts = _by_position(prompts)
-        token_ids, mask = self.tokenizer(prompts)
+        """Encode prompts for reuse by the scoring methods; the features are on the CPU."""
+        prompts = _as_list(prompts)
+        token_ids, mask = self.tokenizer(prompts)  # (P, L) each
         size = 8 * checked_batch_size(batch_size, self.device)
 
         @torch.no_grad()
@@ -169,41 +176,50 @@ class ScoringMethods:
             data = self.encode_tokens(token_ids[some].to(self.device), mask[some].to(self.device))
             return None if data is None else data.cpu()
 
-        parts = list(in_batches(encoded, len(token_ids), size))
-        data = None if parts[0] is None else torch.cat([part for part in parts if part is not None])
+        parts = [part for part in in_batches(encoded, len(token_ids), size) if part is not None]
+        data = torch.cat(parts) if parts else None
         return PromptFeatures(tuple(prompts), token_ids, mask, data, self._prompts_signature())
 
+    def _pair_scorer(self, prompts: PromptFeatures) -> Callable[[Tensor, list[int]], Tensor]:
+        """Return a function of the features of some images and their indices that computes rewards (B,)."""
+
+        def rewards(features: Tensor, indices: list[int]) -> Tensor:
+            return self._pairs(self.path().project_kv(features), prompts[indices].to(self.device))
+
+        return rewards
+
     def _pairs(self, cross_attention_kv: Any, prompts: PromptFeatures) -> Tensor:
-        """Rewards (B,) of remembered images, each with its own prompt."""
-        token_ids, mask = prompts.trimmed()  # padding that the whole batch shares is left out
+        """Return the rewards (B,) of B images, each with its own prompt."""
+        token_ids, mask = prompts.trimmed()  # without the padding that the whole batch shares
         return self.path().rewards(cross_attention_kv, token_ids, mask).float()
 
     def _matrix(self, cross_attention_kv: Any, count: int, prompts: PromptFeatures) -> Tensor:
-        """Rewards (P, B) of ``count`` remembered images with all prompts."""
+        """Return the rewards (P, B) of ``count`` images, B, with all prompts."""
         rewards = torch.empty(len(prompts), count, device=self.device)
-        tokens = max(1, _TOKENS_AT_ONCE.get(self.device.type, 65536) // count)
-        for indices, token_ids in prompts.by_length(tokens):
-            # At their true length; the memory is shared by all of them, not copied.
+        most = max(1, _TOKENS_PER_BATCH.get(self.device.type, 65536) // count)
+        for indices, token_ids in prompts.by_length(most):  # prompts of one length: no padding, no mask
             found = self.path().rewards(cross_attention_kv, token_ids.repeat(count, 1), None)
             rewards[indices] = found.float().view(count, len(indices)).T
         return rewards
 
-    def _read(self, prompts: Sequence[str] | PromptFeatures) -> PromptFeatures:
+    def _prompt_features(self, prompts: Sequence[str] | PromptFeatures) -> PromptFeatures:
         return prompts if isinstance(prompts, PromptFeatures) else self.encode_prompts(prompts)
 
     def _signature(self) -> str:
-        """What features of images depend on."""
+        """Return what features of images depend on."""
         return f"{type(self).__name__} {self.config.to_dict()} {self._weights_fingerprint()}"
 
+    _fingerprint: tuple[WeightsWatch, str] | None = None
+
     def _weights_fingerprint(self) -> str:
-        watch = WeightsWatch(self.feature_parameters) if self._fingerprint is None else self._fingerprint[0]
+        watch, fingerprint = self._fingerprint or (WeightsWatch(self.feature_parameters), "")
         if watch.changed():
-            self._fingerprint = watch, weights_fingerprint(self.feature_parameters())
-        assert self._fingerprint is not None  # a new watch reports a change
-        return self._fingerprint[1]
+            fingerprint = weights_fingerprint(self.feature_parameters())
+            self._fingerprint = watch, fingerprint
+        return fingerprint
 
     def _prompts_signature(self) -> str:
-        """What features of prompts depend on: of a model that reads them beside images, no weights."""
+        """Return what features of prompts depend on: no weights if prompts are only tokenized."""
         return f"{type(self).__name__} {self.config.to_dict()}"
 
     def _check_prompts(self, prompts: Sequence[str] | PromptFeatures) -> None:
@@ -227,23 +243,16 @@ class ScoringMethods:
             raise InputError("no images given")
 
 
-def _results(batches: Iterator[ImageBatch]) -> list[Tensor]:
-    """Return the results of batches computed without ``keep_errors``: each has one."""
-    results = []
-    for batch in batches:
-        assert batch.result is not None
-        results.append(batch.result)
-    return results
+def _as_list(items: Any) -> Any:
+    """Return a column of a pandas table as a list, and anything else as it is.
 
-
-def _by_position(items: Any) -> Any:
-    """A column of a pandas table as a list: its own [i] goes by the row's label, which rows keep when a
-    table is sorted or cut."""
+    ``column[i]`` looks up the row labeled i, which is another one after the table was sorted or filtered.
+    """
     return items.tolist() if hasattr(items, "iloc") and hasattr(items, "tolist") else items
 
 
 def _check_images(images: Sequence[ImageSource]) -> None:
-    """Raise unless ``images`` is a list of images; one path would be taken for a list of letters."""
+    """Raise InputError unless ``images`` is a list of images: a path would be read as a list of letters."""
     if isinstance(images, Tensor):
         raise InputError("a list of images was expected, got a tensor; tensors go through encode_pixels")
     if isinstance(images, (str, bytes, dict)) or not hasattr(images, "__len__"):

@@ -1,6 +1,6 @@
-"""What scoring asks of a model, as protocols, so that the parts of scoring need not know its class.
+"""What scoring asks of a model, as protocols, so that its parts need not know the model's class.
 
-Letters in shape comments: B batch, S image side, L text tokens.
+Shapes: B images of a batch, S image side, K prompts an image, L text tokens.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ..inputs.image_transform import ImageTransform
 
 
 class ModelSteps(Protocol):
-    """The steps from pixels and tokens to rewards."""
+    """A model that computes rewards of pixels and tokens in three steps."""
 
     config: Any
     training: bool
@@ -26,23 +26,36 @@ class ModelSteps(Protocol):
     def parameters(self) -> Iterator[nn.Parameter]: ...
 
     def encode_pixels(self, pixels: Tensor) -> Tensor:
-        """Normalized pixels (B, 3, S, S) -> image features (B, ...)."""
+        """Return image features (B, ...) of normalized pixels (B, 3, S, S)."""
+        ...
 
     def project_kv(self, features: Tensor) -> Any:
-        """Image features (B, ...) -> what does not depend on the prompt."""
+        """Return what rewards read of image features (B, ...), the same for every prompt."""
+        ...
 
     def rewards_from_kv(self, cross_attention_kv: Any, token_ids: Tensor, mask: Tensor | None) -> Tensor:
-        """What ``project_kv`` gave, token ids (B, L), mask (B, L) -> rewards (B,)."""
+        """Return rewards (B K,) from ``project_kv`` of B images and K prompts for each in a row, (B K, L)."""
+        ...
 
 
 class ScoringPath(Protocol):
     """How the steps are computed: as the model is written, or compiled (see fast_path.py)."""
 
     def refresh(self) -> None:
-        """Notice weights that changed since the last time."""
+        """Notice weights that changed since the last call."""
+        ...
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """Normalized pixels (B, 3, S, S) -> image features (B, ...)."""
+        """Return image features (B, ...) of normalized pixels (B, 3, S, S)."""
+        ...
+
+    def project_kv(self, features: Tensor) -> Any:
+        """Return what rewards read of image features (B, ...), the same for every prompt."""
+        ...
+
+    def rewards(self, cross_attention_kv: Any, token_ids: Tensor, mask: Tensor | None) -> Tensor:
+        """Return rewards (B K,) from ``project_kv`` of B images and K prompts for each in a row, (B K, L)."""
+        ...
 
 
 class ImageEncoder(Protocol):

@@ -1,4 +1,4 @@
-"""Whether weights are those of before, and whether two models have the same."""
+"""Whether weights have changed, and whether two models have the same weights."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-# Values read of each parameter to notice changes through ``.data``. At full size (624 parameters) a look took
-# 2 to 3 ms on one thread of a busy AMD EPYC, where a batch of 8 images takes 1.6 s in "fast".
+# Values of each parameter to compare. At full size (624 parameters) that took 2 to 3 ms on one thread of a
+# busy AMD EPYC, on which a batch of 8 images takes 1.6 s in "fast".
 SAMPLED = 16
 
 
 class WeightsWatch:
-    """Notices that weights changed since the last look.
+    """Detects that weights changed since the last call.
 
-    torch counts what is changed in place, but nothing that goes through ``.data`` or is done under
-    ``torch.inference_mode``. For those, 16 evenly spaced values of each parameter are compared: a training
-    step, a merged adapter or averaged weights change them, an edit of single values may not.
+    torch counts changes in place, but not those through ``.data`` or under ``torch.inference_mode``. They are
+    detected by comparing 16 evenly spaced values of each parameter: a training step, a merged adapter or
+    averaged weights change those, an edit of single values may not.
 
     Args:
-        parameters: gives the parameters to watch; called at each look.
+        parameters: returns the parameters to watch; called each time.
     """
 
     def __init__(self, parameters: Callable[[], Iterable[Tensor]]) -> None:
         self.parameters = parameters
         self.storages: tuple = ()
         self.state: tuple = ()
-        self.views: dict[torch.dtype, list[Tensor]] = {}  # one dtype is one kernel on a GPU
+        self.views: dict[torch.dtype, list[Tensor]] = {}  # by dtype: one kernel each on a GPU
 
     def changed(self) -> bool:
         """Return whether the weights differ from those of the last call; True at the first."""
@@ -54,16 +54,17 @@ def _sample(parameter: Tensor) -> Tensor:
     values = parameter.detach()
     if values.is_contiguous():
         values = values.view(-1)
-    while values.ndim > 1:  # strides that no flat view has: along the longest side
+    while values.ndim > 1:  # no flat view has these strides: sample along the longest side
         shortest = min(range(values.ndim), key=lambda side: values.shape[side])
         values = values.select(shortest, 0)
     return values.reshape(-1)[:: max(1, values.numel() // SAMPLED)]
 
 
 def weights_fingerprint(parameters: Iterable[Tensor]) -> str:
-    """Eight letters that tell weights apart, the same on every device and in bfloat16 as in float32.
+    """Return eight letters that identify weights, the same on every device and in bfloat16 as in float32.
 
-    Of each parameter the first 1024 values count, which training, a merged adapter or another seed change.
+    They depend on the first 1024 values of each parameter; training, a merged adapter or another seed change
+    those.
     """
     parts = [parameter.detach().flatten()[:1024].to(torch.bfloat16) for parameter in parameters]
     return f"{zlib.crc32(torch.cat(parts).cpu().view(torch.int16).numpy().tobytes()):08x}"

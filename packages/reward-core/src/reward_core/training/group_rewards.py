@@ -1,7 +1,6 @@
 """The forward pass over groups: frozen vision blocks first, without gradient, then the rest.
 
-Letters in shape comments: B images of a micro-batch, S image side, N image tokens, E image width,
-L text tokens.
+Shapes: B images of a micro-batch, S image side, N image tokens, E image width, L text tokens.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from ..models.imagereward.reward_model import RewardModel
 from .config import TrainingConfig
 from .freezing import embeddings, frozen_layers
+from .frozen_blocks import run_frozen_blocks, run_trained_blocks
 from .group_reader import ReadGroup
 from .token_cache import TokenCache
 
@@ -23,7 +23,7 @@ class GroupRewards(nn.Module):
 
     Args:
         model: its parameters frozen as they are to be (see freezing.py).
-        settings: the frozen share, stochastic depth in it, recomputing.
+        settings: the frozen share, stochastic depth in it, gradient checkpointing.
     """
 
     def __init__(self, model: RewardModel, settings: TrainingConfig):
@@ -31,7 +31,7 @@ class GroupRewards(nn.Module):
         self.model = model
         vision = model.blip.visual_encoder
         share = settings.frozen_share("vision")
-        self.block = frozen_layers(len(vision.blocks), share)  # the first that is trained
+        self.block = frozen_layers(len(vision.blocks), share)  # index of the first trained block
         self.has_frozen = share > 0
         self.frozen_drop_path = settings.frozen_drop_path
         vision.gradient_checkpointing = model.blip.text_encoder.gradient_checkpointing = (
@@ -46,40 +46,40 @@ class GroupRewards(nn.Module):
         return self
 
     def frozen_parameters(self) -> list[Tensor]:
-        """What the frozen vision blocks' tokens depend on."""
+        """Return the parameters on which the frozen blocks' tokens depend."""
         vision = self.model.blip.visual_encoder
         frozen = list(vision.blocks)[: self.block]
         return [*embeddings(vision), *(p for block in frozen for p in block.parameters())]
 
     @torch.no_grad()
     def frozen_tokens(self, groups: Sequence[ReadGroup], cache: TokenCache | None) -> Tensor:
-        """Tokens (B, N, E) that enter the first trained vision block, of all groups' images.
+        """Return the tokens (B, N, E) that enter the first trained vision block, of all groups' images.
 
-        What is kept is computed group by group, so that it does not depend on a batch's company.
+        Tokens for the cache are computed group by group, so they do not depend on the rest of the batch.
         """
-        device, transform = self.model.device, self.model.transform
-        vision = self.model.blip.visual_encoder
         if cache is None:
-            images = torch.cat([_images(group) for group in groups])
-            return vision.before(transform.from_uint8(images), self.block)
-        parts = []
-        for group in groups:
-            if group.tokens is not None:
-                parts.append(group.tokens.to(device))
-                continue
-            tokens = vision.before(transform.from_uint8(_images(group)), self.block)
-            cache.put(group.slots, tokens.float())
-            if cache.dtype.name != "float32":
-                tokens = tokens.to(getattr(torch, cache.dtype.name))  # as they will be read
-            parts.append(tokens.float())
-        return torch.cat(parts)
+            return self._run_frozen_blocks(torch.cat([_images(group) for group in groups]))
+        return torch.cat([self._cached_tokens(group, cache) for group in groups])
+
+    def _cached_tokens(self, group: ReadGroup, cache: TokenCache) -> Tensor:
+        """Return a group's tokens as read from the cache, or compute and store them."""
+        if group.tokens is not None:
+            return group.tokens.to(self.model.device)
+        tokens = self._run_frozen_blocks(_images(group)).float()
+        cache.put(group.slots, tokens)
+        # Rounded as the cache stores them, so that the first epoch reads what later ones do.
+        return tokens.to(getattr(torch, cache.dtype.name)).float()
+
+    def _run_frozen_blocks(self, images: Tensor) -> Tensor:
+        pixels = self.model.transform.from_uint8(images)  # (B, 3, S, S)
+        return run_frozen_blocks(self.model.blip.visual_encoder, pixels, self.block)
 
     def inputs(
         self, groups: Sequence[ReadGroup], cache: TokenCache | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """(what ``forward`` takes of the images, token ids (B, L), mask (B, L)) of some groups."""
+        """Return what ``forward`` takes of some groups: tokens or pixels, token ids (B, L), mask (B, L)."""
         token_ids, mask = self.model.tokenizer([group.prompt for group in groups])
-        longest = int(mask.sum(1).max())  # padding that all share is left out
+        longest = int(mask.sum(1).max())  # drops padding that all prompts share
         counts = torch.tensor([len(group.image_indices) for group in groups])
         token_ids, mask = (
             t[:, :longest].repeat_interleave(counts, 0).to(self.model.device) for t in (token_ids, mask)
@@ -89,21 +89,28 @@ class GroupRewards(nn.Module):
         images = torch.cat([_images(group) for group in groups])
         return self.model.transform.from_uint8(images), token_ids, mask
 
-    def forward(self, seen: Tensor, token_ids: Tensor, mask: Tensor) -> Tensor:
-        """Tokens (B, N, E), or pixels (B, 3, S, S) if nothing is frozen, as ``inputs`` gives them -> (B,)."""
+    def forward(self, x: Tensor, token_ids: Tensor, mask: Tensor) -> Tensor:
+        """Return rewards (B,).
+
+        Args:
+            x: tokens (B, N, E) after the frozen blocks; pixels (B, 3, S, S) if nothing is frozen.
+            token_ids, mask: (B, L).
+        """
         vision = self.model.blip.visual_encoder
-        tokens = vision.after(seen if self.has_frozen else vision.before(seen, 0), self.block)
-        return self.model.rewards_from_features(tokens, token_ids, mask)
+        if not self.has_frozen:
+            x = vision.embed(x)
+        image_tokens = run_trained_blocks(vision, x, self.block)  # (B, N, E)
+        return self.model.rewards_from_features(image_tokens, token_ids, mask)
 
     def nothing(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Inputs of a pass that counts for nothing, for a rank that must take part without a group."""
+        """Return inputs of a pass without a group, for a rank that must take part in a step all the same."""
         model, size = self.model, self.model.config.image_size
         token_ids, mask = model.tokenizer(["nothing"])
-        seen = torch.zeros(1, 3, size, size, device=model.device)
+        x = torch.zeros(1, 3, size, size, device=model.device)
         if self.has_frozen:
             with torch.no_grad():
-                seen = model.blip.visual_encoder.before(seen, self.block)
-        return seen, token_ids.to(model.device), mask.to(model.device)
+                x = run_frozen_blocks(model.blip.visual_encoder, x, self.block)
+        return x, token_ids.to(model.device), mask.to(model.device)
 
 
 def _images(group: ReadGroup) -> Tensor:

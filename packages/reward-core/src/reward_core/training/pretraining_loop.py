@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .float32_attention import use_float32_attention
 from .optimizers import build_optimizers, rate_at, set_rates
 
 Batch = Any  # whatever the loss takes
@@ -65,6 +66,8 @@ def pretrain(
     )
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     device, half = trained[0].device.type, config.precision == "bfloat16"
+    if half:
+        use_float32_attention(model)
     model.train()
     step = 0
     for step, batch in zip(range(1, config.steps + 1), batches):

@@ -20,6 +20,7 @@ from ..inputs.image_file import ImageSource, image_name, image_state
 from ..models.imagereward.reward_model import RewardModel
 from ..rankings import RankedPrompt, read_splits
 from .config import TrainingConfig
+from .float32_attention import use_float32_attention
 from .freezing import freeze
 from .group_reader import GroupReader, Usable, usable_groups
 from .group_rewards import GroupRewards
@@ -175,6 +176,8 @@ def prepare_model(
             model.config, reward_mean=0.0, reward_std=1.0, score_quantiles=None
         )
     freeze(model, settings)
+    if accelerator.mixed_precision != "no":
+        use_float32_attention(model)
     return model.to(accelerator.device)
 
 

@@ -1,6 +1,6 @@
 """The BLIP baseline: cosine between an image's and a prompt's embedding, each encoded alone.
 
-Letters in shape comments: B batch, S image side, L text tokens, P width of the projections.
+Shapes: B batch, S image side, L text tokens, P width of the projections.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ...inputs.image_transform import ImageTransform
 from ...inputs.tokenizer import PromptTokenizer
-from ...network.attention import project
 from ...network.blip import Blip
 from ...network.config import BlipConfig
+from ...network.layers import project
 from ..pretrained import Pretrained
 from ..two_towers import TwoTowers
 from .published import BLIP_MODELS
@@ -35,13 +35,13 @@ class BlipScorer(Pretrained, TwoTowers):
         self.blip = Blip(config.vision, config.text, config.proj_dim)
 
     def encode_pixels(self, pixels: Tensor) -> Tensor:
-        """Normalised pixels (B, 3, S, S) -> unit vectors (B, P)."""
+        """Return unit vectors (B, P) of normalized pixels (B, 3, S, S)."""
         return F.normalize(
             project(self.blip.vision_proj, self.blip.encode_images(pixels)[:, 0]).float(), dim=-1
         )
 
     def encode_tokens(self, token_ids: Tensor, mask: Tensor | None) -> Tensor:
-        """Token ids (B, L), mask (B, L) -> unit vectors (B, P)."""
+        """Return unit vectors (B, P) of token ids (B, L) and mask (B, L)."""
         return F.normalize(
             project(self.blip.text_proj, self.blip.encode_text(token_ids, mask)).float(), dim=-1
         )

@@ -1,10 +1,12 @@
-"""The fast path of ImageReward: fused head, fused keys and values, few text lengths.
+"""The fast path of ImageReward: fused head, fused keys and values, prompts padded to a few lengths.
 
-Letters in shape comments: B batch, S image side, N image tokens, E image width, D text width, L text tokens.
+Shapes: B texts, M images (B, or a divisor of B), S image side, N image tokens, E image width, D text width,
+T text layers, L text tokens.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -14,13 +16,14 @@ from torch import Tensor
 from ...network.blip import Blip
 from ...network.config import RewardConfig
 from ...network.reward_head import RewardHead
+from ...network.text_encoder import KeysValues, TextEncoder
 from ...scoring.compiling import CompiledByShape, CompilePlan
 from ...scoring.fast_path import FastPath
 from ...scoring.steps import ModelSteps
 
 
 class RewardParts(ModelSteps, Protocol):
-    """What the fast path fuses: the parts of `reward_model.RewardModel`."""
+    """The parts of `reward_model.RewardModel` that the fast path fuses."""
 
     config: RewardConfig
     blip: Blip
@@ -28,14 +31,14 @@ class RewardParts(ModelSteps, Protocol):
 
 
 class RewardFastPath(FastPath):
-    """A reward model: fused head, one linear layer for all keys and values, text in few lengths.
+    """The steps of a reward model, with the head and on a GPU the keys and values fused.
 
     Args:
         model: in evaluation mode.
-        plan: how and when to compile; by default what suits the model's device.
-        on_gpu: whether to do what gains on a GPU only: the one product for keys and values (on a CPU it
-            ran at 0.67 TFLOP/s, the 24 single ones at 0.94), padding prompts to a few lengths, and
-            compiling the text encoder for each of them.
+        plan: how and when to compile; the default depends on the model's device.
+        on_gpu: whether to do what pays on a GPU only: one linear layer for the keys and values of all text
+            layers (on a CPU it ran at 0.67 TFLOP/s, the 24 single ones at 0.94), prompts padded to a few
+            lengths, and a text encoder compiled for each of them. The default depends on the device.
     """
 
     model: RewardParts
@@ -49,27 +52,33 @@ class RewardFastPath(FastPath):
     def prepare(self) -> None:
         super().prepare()
         self.head = fused_head(self.model.mlp)
-        self.keys_values = self.model.blip.text_encoder.fused_cross_attention_kv() if self.on_gpu else None
-        self.compiled_read = CompiledByShape(self._read, self.plan)
+        self.fused_kv = fused_cross_attention_kv(self.model.blip.text_encoder) if self.on_gpu else None
+        self.compiled_rewards = CompiledByShape(self._rewards_from_fused_kv, self.plan)
 
     def project_kv(self, features: Tensor) -> Any:
-        if self.keys_values is None:
+        """Return keys and values of image tokens (M, N, E): a tensor (M, N, 2 T D) if fused, else a list."""
+        if self.fused_kv is None:
             return super().project_kv(features)
-        weight, bias = self.keys_values
-        return F.linear(features.to(weight.dtype), weight, bias)  # (B, N, 2 D of each layer in turn)
+        weight, bias = self.fused_kv
+        return F.linear(features.to(weight.dtype), weight, bias)
 
     def rewards(self, cross_attention_kv: Any, token_ids: Tensor, mask: Tensor | None) -> Tensor:
         if self.on_gpu:
             token_ids, mask = in_bucket(token_ids, mask, self.model.config.max_length)
-            raw = self.compiled_read(cross_attention_kv, token_ids, mask)
+            raw = self.compiled_rewards(cross_attention_kv, token_ids, mask)
         else:
-            raw = self._read(cross_attention_kv, token_ids, mask)
+            raw = self._raw_rewards(cross_attention_kv, token_ids, mask)
         return (raw - self.model.config.reward_mean) / self.model.config.reward_std
 
-    def _read(self, cross_attention_kv: Any, token_ids: Tensor, mask: Tensor | None) -> Tensor:
+    def _rewards_from_fused_kv(self, fused_kv: Tensor, token_ids: Tensor, mask: Tensor | None) -> Tensor:
+        return self._raw_rewards(split_kv(fused_kv, self.model.config.text.hidden_size), token_ids, mask)
+
+    def _raw_rewards(
+        self, cross_attention_kv: Sequence[KeysValues], token_ids: Tensor, mask: Tensor | None
+    ) -> Tensor:
         feature = self.model.blip.fuse(cross_attention_kv, token_ids, mask)  # (B, D)
         weight, bias = self.head
-        return feature.float() @ weight + bias
+        return feature.float() @ weight + bias  # (B,)
 
     def warm_up(self, batch_size: int) -> bool:
         ready = super().warm_up(batch_size)
@@ -82,14 +91,14 @@ class RewardFastPath(FastPath):
             )
             for length in buckets(self.model.config.max_length):
                 ids = torch.zeros(batch_size, length, dtype=torch.int64, device=device)
-                ready &= self.compiled_read.compile_for(cross_attention_kv, ids, torch.ones_like(ids))
+                ready &= self.compiled_rewards.compile_for(cross_attention_kv, ids, torch.ones_like(ids))
         return ready
 
 
 def fused_head(head: RewardHead) -> tuple[Tensor, Tensor]:
-    """The head's linear layers as one affine map in float32: weight (D,), bias ().
+    """Return the head's linear layers as one affine map in float32: weight (D,), bias ().
 
-    Multiplied in float64, so that folding adds nothing to the head's own rounding.
+    The product is computed in float64, so fusing adds nothing to the rounding of the head.
     """
     layers = [layer for layer in head.layers if isinstance(layer, torch.nn.Linear)]
     weight, bias = layers[-1].weight.double(), layers[-1].bias.double()
@@ -99,14 +108,27 @@ def fused_head(head: RewardHead) -> tuple[Tensor, Tensor]:
     return weight[0].float().detach(), bias[0].float().detach()
 
 
+def fused_cross_attention_kv(encoder: TextEncoder) -> tuple[Tensor, Tensor]:
+    """Return weight (2 T D, E) and bias (2 T D,) of one linear layer that computes ``encoder.project_kv``."""
+    layers = [layer.crossattention.self[name] for layer in encoder.encoder.layer for name in ("key", "value")]
+    weight, bias = torch.cat([layer.weight for layer in layers]), torch.cat([layer.bias for layer in layers])
+    return weight.detach(), bias.detach()
+
+
+def split_kv(fused_kv: Tensor, width: int) -> list[KeysValues]:
+    """Return the keys and values (M, N, D) of each layer from the fused layer's result (M, N, 2 T D)."""
+    parts = fused_kv.split(width, dim=-1)
+    return list(zip(parts[::2], parts[1::2]))
+
+
 def buckets(max_length: int) -> tuple[int, ...]:
-    """The lengths to which prompts are padded: each is one compilation."""
+    """Return the lengths to which prompts are padded; each costs one compilation."""
     return (*(length for length in (12, 16, 24) if length < max_length), max_length)
 
 
 def in_bucket(token_ids: Tensor, mask: Tensor | None, max_length: int) -> tuple[Tensor, Tensor]:
-    """Token ids (B, L) and mask, padded to the next of ``buckets``."""
+    """Return token ids and mask (B, L), padded to the next of the ``buckets``."""
     length = token_ids.shape[1]
-    wanted = next((bucket for bucket in buckets(max_length) if bucket >= length), length)
+    padded = next((bucket for bucket in buckets(max_length) if bucket >= length), length)
     mask = torch.ones_like(token_ids) if mask is None else mask
-    return F.pad(token_ids, (0, wanted - length)), F.pad(mask, (0, wanted - length))
+    return F.pad(token_ids, (0, padded - length)), F.pad(mask, (0, padded - length))

@@ -1,6 +1,7 @@
-"""ImageReward: BLIP reads prompt and image together, a head turns the feature into a reward.
+"""ImageReward: BLIP fuses prompt and image into a feature, and a head maps the feature to a reward.
 
-Letters in shape comments: B batch, S image side, N image tokens, E image width, L text tokens, D text width.
+Shapes: B texts, M images (B, or a divisor of B), S image side, N image tokens, E image width, L text tokens,
+D text width.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ if TYPE_CHECKING:
 
 
 class RewardModel(Pretrained):
-    """The reward model of ImageReward (arXiv 2304.05977), any size.
+    """The reward model of ImageReward (arXiv 2304.05977), in any size.
 
-    Calling it takes normalized pixels (B, 3, S, S), token ids (B, L) and mask (B, L) to rewards
-    (B,); ``score``, ``inference_rank``, ``score_pairs`` and ``score_matrix`` take prompts and images.
+    Calling it computes rewards (B,) of normalized pixels (B, 3, S, S), token ids (B, L) and mask (B, L);
+    ``score``, ``inference_rank``, ``score_pairs`` and ``score_matrix`` take prompts and images.
 
     Args:
         config: sizes and constants.
-        tokenizer: turns prompts into the ids that the weights were trained on.
+        tokenizer: the one that the weights were trained with.
     """
 
     config_class = RewardConfig
@@ -52,23 +53,23 @@ class RewardModel(Pretrained):
         return RewardConfig.imagereward_v1()
 
     def encode_pixels(self, pixels: Tensor) -> Tensor:
-        """Normalised pixels (B, 3, S, S) -> image tokens (B, N, E)."""
+        """Return image tokens (M, N, E) of normalized pixels (M, 3, S, S)."""
         return self.blip.encode_images(pixels)
 
     def feature_parameters(self) -> Iterable[nn.Parameter]:
-        """Those of the vision encoder."""
+        """Return the parameters of the vision encoder."""
         return self.blip.visual_encoder.parameters()
 
     def project_kv(self, features: Tensor) -> list[KeysValues]:
-        """Image tokens (B, N, E) -> keys and values (B, N, D) for each layer of the text encoder."""
+        """Return each text layer's keys and values (M, N, D) of image tokens (M, N, E)."""
         return self.blip.project_kv(features)
 
     def rewards_from_kv(
         self, cross_attention_kv: list[KeysValues], token_ids: Tensor, mask: Tensor | None
     ) -> Tensor:
-        """Remembered images, token ids (B, L), mask (B, L) -> rewards (B,) float32.
+        """Return rewards (B,) in float32 from ``project_kv`` of M images, token ids (B, L) and mask (B, L).
 
-        Of fewer images than texts, each is read by as many texts in a row.
+        The first B / M texts belong to image 0, the next B / M to image 1.
         """
         raw = self.mlp(self.blip.fuse(cross_attention_kv, token_ids, mask))  # (B,)
         return (raw - self.config.reward_mean) / self.config.reward_std
@@ -77,14 +78,17 @@ class RewardModel(Pretrained):
         return RewardFastPath(self)
 
     def score_gard(self, prompt_ids: Tensor, prompt_attention_mask: Tensor, image: Tensor) -> Tensor:
-        """The original's differentiable method: ids (B, L), mask (B, L), normalized pixels -> (B, 1)."""
+        """Return rewards (B, 1) of token ids (B, L), mask (B, L) and normalized pixels (B, 3, S, S).
+
+        This is the original's differentiable method.
+        """
         return self(image, prompt_ids, prompt_attention_mask).unsqueeze(-1)
 
     def percentile(self, score: float) -> float | None:
-        """Percent of reference scores below ``score``, or None where no quantiles are known.
+        """Return the percent of reference scores below ``score``; None if no quantiles are known.
 
-        ``config.score_quantiles.source`` says what the reference is; for ImageReward-v1.0 it is an
-        approximation by N(0, 1).
+        ``config.score_quantiles.source`` names the reference; for ImageReward-v1.0 it is the approximation
+        N(0, 1).
         """
         quantiles = self.config.score_quantiles
         return None if quantiles is None else quantiles.percentile(score)

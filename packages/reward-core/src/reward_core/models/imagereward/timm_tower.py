@@ -1,4 +1,4 @@
-"""A reward model on a vision tower of timm."""
+"""A reward model whose vision encoder is a ViT of timm."""
 
 from __future__ import annotations
 
@@ -13,13 +13,19 @@ from .reward_model import RewardModel
 
 
 def with_timm_tower(model: RewardModel, name: str, pretrained: bool, image_size: int = 0) -> RewardModel:
-    """A reward model that reads images with one of timm's ViTs, and prompts as ``model`` does.
+    """Return a reward model with a ViT of timm as the vision encoder and the text encoder of ``model``.
 
-    The layers of the text encoder that read image tokens start anew if the tower is of another width.
+    The cross-attention layers that read image tokens are initialized if the ViT has another width.
 
     Args:
-        name: timm's, such as "vit_base_patch16_224.augreg_in21k". pretrained: fetch its weights.
-        image_size: side in pixels; 0: the model's own of timm.
+        model: the reward model to start from.
+        name: timm's, such as "vit_base_patch16_224.augreg_in21k".
+        pretrained: download timm's weights.
+        image_size: side in pixels; 0 is the ViT's own.
+
+    Raises:
+        InputError: timm has no such model, it is not a plain ViT, or its images are not square.
+        MissingExtraError: timm cannot be imported.
     """
     tower = create_tower(name, pretrained, image_size, model.config.vision_drop_path)
     facts = tower.pretrained_cfg
@@ -43,7 +49,7 @@ def with_timm_tower(model: RewardModel, name: str, pretrained: bool, image_size:
     with torch.device("meta"):
         wanted = RewardModel(config, model.tokenizer).state_dict()
     for key, tensor in wanted.items():
-        if key in own and own[key].shape != tensor.shape:  # keys, values and the projection: of another width
+        if key in own and own[key].shape != tensor.shape:  # keys, values and the projection
             bias = key.endswith(".bias")
             own[key] = torch.zeros(tensor.shape) if bias else torch.randn(tensor.shape) * width**-0.5
     tokenizer = model.tokenizer
