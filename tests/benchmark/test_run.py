@@ -151,7 +151,7 @@ def test_changed_images_are_scored_again(shapes, command, tmp_path):
     assert again["score"] != before["score"]
 
 
-def test_conflicting_options_are_refused(shapes, command, tmp_path):
+def test_invalid_runs_are_refused(shapes, command, tmp_path):
     _, folder = shapes
     done = command("run", "shapes", "--limit", 20, "--out", folder.parent, "--precision", "fast")
     assert done.returncode == 2

@@ -60,7 +60,7 @@ def test_copies_the_whole_folder_and_says_so(command, hosts, name):
 
 
 @pytest.mark.parametrize("name", SIGNS)
-def test_sorting_with_links(command, hosts, name):
+def test_installing_with_links(command, hosts, name):
     where, source = TARGETS[name]
     done = command(name, hosts / name, "--link")
     target = hosts / name / where
@@ -69,7 +69,7 @@ def test_sorting_with_links(command, hosts, name):
     assert not (source / "reward_core_source.json").exists()  # the checkout is not written into
 
 
-def test_an_earlier_file_is_replaced_atomically(command, hosts):
+def test_an_earlier_installation_is_replaced(command, hosts):
     target = hosts / "webui" / TARGETS["webui"][0]
     command("webui", hosts / "webui")
     (target / "scripts" / "old.py").touch()

@@ -77,7 +77,7 @@ def test_a_data_file(command, images, tmp_path, form):
     assert [row["image"] for row in found] == [row["image"] for row in rows]
 
 
-def test_a_file_of_unknown_format_is_refused(command, tmp_path):
+def test_invalid_data_files_are_refused(command, tmp_path):
     for name, content in (("pairs.txt", "prompt,image\na dog,a.png\n"), ("pairs.jsonl", "")):
         (tmp_path / name).write_text(content)
     reason = "a data file's extension must be one of .csv, .json, .jsonl, .parquet"

@@ -392,7 +392,7 @@ def test_sort_usage_errors(command, scored, arguments, word):
     assert len(tree(scored)) == 10
 
 
-def test_refl_and_original_as_subprocesses(run, folder):
+def test_tag_and_sort_as_subprocesses(run, folder):
     done = run("tag", folder, "--prompt-from-metadata", "--model", "tiny")
     assert done.returncode == 0, done.stderr
     done = run("sort", folder, "--into", "best,rest", "--top", "1", "--move")

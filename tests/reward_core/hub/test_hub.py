@@ -4,6 +4,7 @@ The hub's client reads its address and cache when it is imported, so every case 
 its own. A case makes several checks, since each process costs seconds.
 """
 
+import hashlib
 import io
 import json
 import os
@@ -412,3 +413,13 @@ def test_a_downloaded_file_is_complete_or_absent(hub, tmp_path):
     assert (tmp_path / "weights.pth").read_bytes() == content
     assert fetch(file, tmp_path).is_file()
     assert len(hub.requests) == 2  # not asked for again
+
+
+def test_checksums_of_plain_addresses(hub, tmp_path):
+    hub.web["/file"] = b"content"
+    digest = hashlib.sha256(b"content").hexdigest()
+    path = fetch(WebFile(f"{hub.address}/file", "file", digest), tmp_path)
+    assert path.read_bytes() == b"content"
+    with pytest.raises(HubError, match="sha256"):
+        fetch(WebFile(f"{hub.address}/file", "other", digest[::-1]), tmp_path)
+    assert not (tmp_path / "other").exists()
