@@ -247,8 +247,8 @@ def test_two_models_are_compared_and_the_table_can_be_downloaded(visit, server, 
 
 def test_unreadable_images_are_reported_and_the_rest_is_ranked(visit, server, models, files, group, tmp_path):
     bad = {
-        "notes.txt": (b"no picture", "not a picture"),
-        "words.png": (b"no picture either", "not a picture"),
+        "notes.txt": (b"no picture", "not an image"),
+        "words.png": (b"no picture either", "not an image"),
         "half.png": (files[0].read_bytes()[:200], "damaged or truncated"),
         "empty.png": (b"", "empty"),
     }
