@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from PIL import Image
 
-from ..inputs.image_file import open_image, open_image_bytes
+from ..inputs.image_file import decoded_image, decoded_image_bytes
 
 Key: TypeAlias = "str | bytes"
 
@@ -36,11 +37,11 @@ class InputRow:
             return hashlib.blake2b(self.content, digest_size=16).digest()
         return self.content
 
-    def open(self) -> Image.Image:
-        """Return the image, decoded, without a warning for clipped levels. Raises ImageError."""
+    def open(self) -> AbstractContextManager[Image.Image]:
+        """Give the image, decoded, without a warning for clipped levels. Raises ImageError."""
         if isinstance(self.content, bytes):
-            return open_image_bytes(self.content, self.image, warn=False)
-        return open_image(self.content, warn=False)
+            return decoded_image_bytes(self.content, self.image, warn=False)
+        return decoded_image(self.content, warn=False)
 
 
 def input_row(prompt: Any, cell: Any, folder: str = "", name: str = "") -> InputRow:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
+from ..files.limits import MAX_IMAGE_CHUNKS
+
 ALPHA, EXIF_FLAG, XMP_FLAG, ANIMATION = 0x10, 0x08, 0x04, 0x02
 EXIF, XMP = b"EXIF", b"XMP "
 _FLAGS = {EXIF: EXIF_FLAG, XMP: XMP_FLAG}
@@ -34,6 +36,8 @@ def chunks(data: bytes) -> tuple[list[Chunk], bytes]:
         (length,) = struct.unpack_from("<I", data, offset + 4)
         if offset + 8 + length > end:
             raise DamagedWebp("damaged: a chunk ends outside the file")
+        if len(found) == MAX_IMAGE_CHUNKS.value:
+            raise DamagedWebp(f"it has more than {len(found):,} chunks ({MAX_IMAGE_CHUNKS.advice})")
         found.append(Chunk(data[offset : offset + 4], data[offset + 8 : offset + 8 + length]))
         offset += 8 + length + length % 2
     if any(chunk.kind == b"ANIM" for chunk in found):
