@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import io
 import os
 import sys
 import tarfile
@@ -14,10 +13,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ImageOps
 from torch import Tensor
 
+from reward_core.errors import ImageError
+from reward_core.files.foreign_bytes import guarded, read_regular, reason
+from reward_core.files.limits import MAX_CAPTION_BYTES
 from reward_core.inputs.clipped_levels import FirstClippedImage
+from reward_core.inputs.image_file import ImageSource, decoded_image
+from reward_core.rankings.stored_images import ReadImage
 
 from .config import LossConfig
 from .errors import PromptFileError
@@ -32,13 +36,13 @@ class ImageEntry(NamedTuple):
     Attributes:
         name: within its source.
         size: bytes; 0 where only reading it would tell.
-        open: opens the image.
+        open: gives what `decoded_image` decodes.
         caption: reads the caption.
     """
 
     name: str
     size: int
-    open: Callable[[], Image.Image]
+    open: Callable[[], ImageSource]
     caption: Callable[[], str]
 
 
@@ -74,23 +78,25 @@ class CaptionedImages:
         for shift in range(tries):
             entry = self.entries[(number + shift) % len(self)]
             try:
-                with entry.open() as image:
-                    self.first_clipped.check(image, entry.name)
-                    fitted = ImageOps.fit(ImageOps.exif_transpose(image).convert("RGB"), (width, height))
-                caption = entry.caption().strip()
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-                self._warn((number + shift) % len(self), error)
+                with guarded(lambda e: ImageError(entry.name, reason(e))):  # noqa: B023
+                    with decoded_image(entry.open(), warn=False) as image:
+                        self.first_clipped.check(image, entry.name)
+                        upright = ImageOps.exif_transpose(image)
+                        fitted = ImageOps.fit(upright.convert("RGB"), (width, height))
+                    caption = entry.caption().strip()
+            except ImageError as error:
+                self._warn((number + shift) % len(self), error.reason)
                 continue
             return torch.from_numpy(np.asarray(fitted).copy()).permute(2, 0, 1).float() / 255, caption
         raise PromptFileError(
             f"{self.source}: {tries} images in a row cannot be read, the last of them {entry.name}"
         )
 
-    def _warn(self, number: int, error: Exception) -> None:
+    def _warn(self, number: int, reason: str) -> None:
         if number not in self.unreadable:
             self.unreadable.add(number)
             print(
-                f"refl: {self.source}: {self.entries[number].name} cannot be read ({error}); the next "
+                f"refl: {self.source}: {self.entries[number].name} cannot be read ({reason}); the next "
                 f"image takes its place ({len(self.unreadable)} of {len(self)} so far)",
                 file=sys.stderr,
             )
@@ -127,8 +133,8 @@ def _from_folder(folder: Path) -> list[ImageEntry]:
                 ImageEntry(
                     path.relative_to(folder).as_posix(),
                     path.stat().st_size if path.exists() else 0,  # a link to nothing
-                    partial(Image.open, path),
-                    partial(caption.read_text, "utf-8"),
+                    partial(Path, path),
+                    partial(_text_of_file, caption),
                 )
             )
     return entries
@@ -151,7 +157,7 @@ def _from_tars(pattern: str) -> list[ImageEntry]:
                     ImageEntry(
                         f"{os.path.basename(path)}/{name}",
                         member.size,
-                        partial(_open_at, *location),
+                        partial(_image_at, name, *location),
                         partial(_text_at, *words),
                     )
                 )
@@ -164,15 +170,19 @@ def _read(path: str, offset: int, size: int) -> bytes:
         return file.read(size)
 
 
-def _open_at(path: str, offset: int, size: int) -> Image.Image:
-    return Image.open(io.BytesIO(_read(path, offset, size)))
+def _text_of_file(path: Path) -> str:
+    return read_regular(path, MAX_CAPTION_BYTES).decode("utf-8")
+
+
+def _image_at(name: str, path: str, offset: int, size: int) -> ReadImage:
+    return ReadImage(name, _read(path, offset, size))
 
 
 def _text_at(path: str, offset: int, size: int) -> str:
     return _read(path, offset, size).decode()
 
 
-def _image_cell(data: Any, row: int, column: str) -> Image.Image:
+def _image_cell(data: Any, row: int, column: str) -> ImageSource:
     return data[row][column]
 
 

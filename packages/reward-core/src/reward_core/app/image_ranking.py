@@ -16,13 +16,15 @@ import torch
 from PIL import Image
 
 from ..errors import ImageError
+from ..files.limits import MAX_PIXELS_IN_FLIGHT
 from ..inputs.clipped_levels import ADVICE, clipped_levels
-from ..inputs.image_file import open_image
+from ..inputs.image_file import open_image, pixels_of, rgb_guard
 from ..network.score_quantiles import ScoreQuantiles
 from ..scoring.rewards import ranking
 from ..scoring.scoring_model import ScoringModel
 
 CHUNK = 16  # images that are open at once
+LARGE = 2**24  # pixels
 THUMBNAIL = 384  # pixels of the longer side
 COLUMNS = ("prompt", "picture", "model", "place", "score", "percentile", "error")
 
@@ -89,27 +91,38 @@ def rank_images(
     failed: list[tuple[str, str]] = []
     clipped: list[str] = []
     columns: dict[str, list[torch.Tensor]] = {name: [] for name in models}
+    progress(0, len(files))
     names = unique_names([os.path.basename(file) for file in files])
     chunk = max(CHUNK, batch_size or 0)
-    for start in range(0, len(files), chunk):
-        progress(start, len(files))
-        opened: list[Image.Image] = []
-        for name, file in zip(names[start : start + chunk], files[start : start + chunk]):
-            try:
-                image = _open(file, megabytes)
-                shown = ShownImage(name, image.width, image.height, thumbnail(image))
-            except ImageError as error:
-                failed.append((name, error.reason))
-                continue
-            if lost := clipped_levels(image):
-                clipped.append(f"{name}: {lost}. {ADVICE}.")
-            images.append(shown)
-            opened.append(image)
+    opened: list[Image.Image] = []
+    pixels = 0  # of the images that are open
+
+    def score_opened() -> None:
         if opened:
-            for name, model in models.items():
-                columns[name].append(
-                    model.score_matrix(list(prompts), opened, batch_size=batch_size)
-                )  # (P, B)
+            for model_name, model in models.items():
+                scores = model.score_matrix(list(prompts), opened, batch_size=batch_size)  # (P, B)
+                columns[model_name].append(scores)
+            opened.clear()
+
+    for i, (name, file) in enumerate(zip(names, files)):
+        try:
+            own = _checked_pixels(file, megabytes)
+            if len(opened) == chunk or pixels + own > MAX_PIXELS_IN_FLIGHT.value:
+                score_opened()
+                pixels = 0
+                progress(i, len(files))
+            image = open_image(file)
+            shown = ShownImage(name, image.width, image.height, thumbnail(image))
+        except ImageError as error:
+            failed.append((name, error.reason))
+            continue
+        if lost := clipped_levels(image):
+            clipped.append(f"{name}: {lost}. {ADVICE}.")
+        images.append(shown)
+        opened.append(image)
+        pixels += own
+        del image
+    score_opened()
     progress(len(files), len(files))
     rankings = [
         ModelRanking(
@@ -127,15 +140,18 @@ def thumbnail(image: Image.Image) -> str:
     Raises:
         ImageError: an image that Pillow cannot bring to RGB (a model could not either).
     """
-    try:
-        small = image.copy()
+    with rgb_guard(""):
+        if image.width * image.height > LARGE:  # without a copy of its own size
+            scale = 4 * THUMBNAIL / max(image.size)
+            few = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+            small = image.resize(few, Image.Resampling.NEAREST)
+        else:
+            small = image.copy()
         small.thumbnail((THUMBNAIL, THUMBNAIL))
         if small.mode in ("RGBA", "LA", "PA") or "transparency" in small.info:
             small = small.convert("RGBA")
             small = Image.alpha_composite(Image.new("RGBA", small.size, "white"), small)
         small = small.convert("RGB")
-    except (ValueError, OSError) as error:
-        raise ImageError("", f"cannot be turned into RGB: {error}") from error
     form = "PNG" if max(image.size) <= 128 else "JPEG"  # small ones are shown pixel by pixel
     data = io.BytesIO()
     small.save(data, form, quality=85)
@@ -182,11 +198,12 @@ def unique_names(names: Sequence[str]) -> list[str]:
     return result
 
 
-def _open(file: str, megabytes: float) -> Image.Image:
+def _checked_pixels(file: str, megabytes: float) -> int:
+    """Return how many pixels an image has. Raises ImageError, also for a file of too many bytes."""
     size = os.path.getsize(file) / 2**20 if os.path.exists(file) else 0
     if size > megabytes:
         raise ImageError(file, f"too large: {size:.1f} MB, at most {megabytes:g} MB are taken")
-    return open_image(file)
+    return pixels_of(file)
 
 
 def _unread(models: Mapping[str, ScoringModel], prompts: Sequence[str]) -> list[str]:

@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ..errors import ImageError
 from ..inputs.clipped_levels import FirstClippedImage
+from ..inputs.image_file import rgb_guard
 from ..scoring.batching import in_batches
 from ..scoring.scoring_model import ScoringModel
 from .input_row import InputRow
@@ -29,12 +29,10 @@ class BatchScorer:
 
     def open(self, row: InputRow) -> Tensor:
         """The row's image as normalized pixels (3, S, S), on the CPU. Raises ImageError."""
-        image = row.open()
-        self.first_clipped.check(image, row.image)
-        try:
-            return self.model.transform.from_pil(image)
-        except ValueError as error:
-            raise ImageError(row.image, f"cannot be turned into RGB: {error}") from error
+        with row.open() as image:
+            self.first_clipped.check(image, row.image)
+            with rgb_guard(row.image):
+                return self.model.transform.from_pil(image)
 
     def features(self, pixels: Sequence[Tensor]) -> Tensor:
         """Pixels of B images -> image features (B, ...) on the model's device."""

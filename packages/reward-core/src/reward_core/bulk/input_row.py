@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from PIL import Image
 
-from ..inputs.image_file import open_image, open_image_bytes
+from ..inputs.image_file import decoded_image, decoded_image_bytes
 
 Key: TypeAlias = "str | bytes"
 
@@ -37,12 +38,12 @@ class InputRow:
         assert self.content is not None  # a row without content has an error, and is not read
         return self.content
 
-    def open(self) -> Image.Image:
-        """Return the image, decoded, without a warning for clipped levels. Raises ImageError."""
+    def open(self) -> AbstractContextManager[Image.Image]:
+        """Give the image, decoded, without a warning for clipped levels. Raises ImageError."""
         if isinstance(self.content, bytes):
-            return open_image_bytes(self.content, self.image, warn=False)
+            return decoded_image_bytes(self.content, self.image, warn=False)
         assert self.content is not None  # as in key()
-        return open_image(self.content, warn=False)
+        return decoded_image(self.content, warn=False)
 
 
 def input_row(prompt: Any, cell: Any, folder: str = "", name: str = "") -> InputRow:

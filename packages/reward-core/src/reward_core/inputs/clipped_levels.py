@@ -7,12 +7,12 @@ Pillow's ``convert("RGB")`` keeps levels 0-255 of 16-bit, 32-bit and float grays
 from __future__ import annotations
 
 import threading
-import warnings
 
 import numpy as np
 from PIL import Image
 
 from ..errors import ClippedLevelsWarning
+from ..runs.caller_warning import warn_caller
 
 ADVICE = "Convert it to 8 bits before scoring it"
 
@@ -36,7 +36,12 @@ def clipped_levels(image: Image.Image) -> str | None:
 def warn_if_clipped(image: Image.Image, name: str) -> None:
     """Warn if the levels of a loaded image are clipped."""
     if lost := clipped_levels(image):
-        warnings.warn(f"{name}: {lost}. {ADVICE}.", ClippedLevelsWarning, stacklevel=2)
+        warn_of_levels(lost, name)
+
+
+def warn_of_levels(lost: str, name: str) -> None:
+    """Warn of what `clipped_levels` found in an image."""
+    warn_caller(f"{name}: {lost}. {ADVICE}.", ClippedLevelsWarning)
 
 
 class FirstClippedImage:
@@ -52,8 +57,5 @@ class FirstClippedImage:
         with self.lock:
             first, self.warned = not self.warned, True
         if first:
-            warnings.warn(
-                f"{name}: {lost}. {ADVICE}. Other images like it in this run are not named.",
-                ClippedLevelsWarning,
-                stacklevel=2,
-            )
+            more = "Other images like it in this run are not named."
+            warn_caller(f"{name}: {lost}. {ADVICE}. {more}", ClippedLevelsWarning)

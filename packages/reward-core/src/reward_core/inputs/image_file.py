@@ -1,4 +1,7 @@
-"""Images from paths, from PIL or out of other files, opened completely, with every failure named."""
+"""Images from paths, from PIL or out of other files, decoded completely, with every failure named.
+
+A file is foreign: `image_decoding` bounds what is decoded and turns any failure into an ImageError.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,18 @@ import hashlib
 import io
 import os
 import re
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import BinaryIO, TypeAlias
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from ..errors import ImageError, ImageNotFoundError
+from ..files.foreign_bytes import guarded, open_regular, reason
+from ..files.limits import MAX_IMAGE_FILE_BYTES
 from .clipped_levels import warn_if_clipped
+from .image_decoding import header_of, load, weight
+from .pixel_budget import pixel_budget
 
 
 class StoredImage:
@@ -86,34 +95,68 @@ def open_image(source: ImageSource, *, warn: bool = True) -> Image.Image:
 
     Raises:
         ImageNotFoundError: no file at that path.
-        ImageError: a folder, a URL, an empty, truncated or oversized file, or no image at all.
+        ImageError: not a regular file, a URL, an empty, truncated or oversized file, or no image at all.
     """
-    name = image_name(source)
-    if isinstance(source, Image.Image):
-        image = source
-        try:
-            image.load()
-        except MemoryError:
-            raise  # whoever scores in batches makes them smaller
-        except Exception as error:
-            raise ImageError(name, f"cannot be decoded: {error}") from error
-    elif isinstance(source, (str, os.PathLike)):
-        image = _open_file(name)
-    elif isinstance(source, StoredImage):
-        image = _open_stored(source, name)
-    else:
-        raise ImageError(name, "a path or a PIL image was expected")
-    return _with_pixels(image, name, warn)
+    with ExitStack() as stack:
+        return _decoded(source, warn, stack)
 
 
 def open_image_bytes(data: bytes, name: str, *, warn: bool = True) -> Image.Image:
     """Read an image from the bytes of its file, as ``open_image`` does; errors call it ``name``."""
-    if not data:
-        raise ImageError(name, "the file is empty (0 bytes)")
-    return _with_pixels(_decode(io.BytesIO(data), name), name, warn)
+    with ExitStack() as stack:
+        return _checked(_from_bytes(data, name, stack), name, warn)
 
 
-def _with_pixels(image: Image.Image, name: str, warn: bool) -> Image.Image:
+@contextmanager
+def decoded_image(source: ImageSource, *, warn: bool = True) -> Iterator[Image.Image]:
+    """Give an image as ``open_image`` does, and count its pixels in this process's budget meanwhile.
+
+    Threads that decode at once use this, so that large images wait for each other. The image is closed at the
+    end unless it was a PIL image; a thread must not open a second one inside.
+    """
+    with ExitStack() as stack:
+        image = _decoded(source, warn, stack)
+        if image is not source:
+            stack.callback(image.close)  # before the pixels are given back
+        yield image
+
+
+@contextmanager
+def decoded_image_bytes(data: bytes, name: str, *, warn: bool = True) -> Iterator[Image.Image]:
+    """``decoded_image`` from the bytes of a file; errors call it ``name``."""
+    with ExitStack() as stack:
+        image = _checked(_from_bytes(data, name, stack), name, warn)
+        stack.callback(image.close)
+        yield image
+
+
+def rgb_guard(name: str) -> AbstractContextManager[None]:
+    """Turn whatever fails while an image is brought to RGB into an ImageError."""
+    return guarded(lambda e: ImageError(name, f"cannot be turned into RGB: {reason(e)}"))
+
+
+def pixels_of(path: str | os.PathLike[str]) -> int:
+    """Return how many pixels a file's header claims. Raises ImageError as ``open_image`` does."""
+    name = image_name(path)
+    with ExitStack() as stack:
+        return weight(header_of(_file(name, stack), name))
+
+
+def _decoded(source: ImageSource, warn: bool, stack: ExitStack) -> Image.Image:
+    """Decode an image; the stack holds its file and its part of the pixel budget."""
+    name = image_name(source)
+    if isinstance(source, Image.Image):
+        image = _from_memory(source, name, stack)
+    elif isinstance(source, (str, os.PathLike)):
+        image = _from_file(name, stack)
+    elif isinstance(source, StoredImage):
+        image = _from_bytes(_stored_bytes(source, name), name, stack)
+    else:
+        raise ImageError(name, "a path or a PIL image was expected")
+    return _checked(image, name, warn)
+
+
+def _checked(image: Image.Image, name: str, warn: bool) -> Image.Image:
     if image.width == 0 or image.height == 0:
         raise ImageError(name, f"the image is empty ({image.width}x{image.height} pixels)")
     if warn:
@@ -121,44 +164,42 @@ def _with_pixels(image: Image.Image, name: str, warn: bool) -> Image.Image:
     return image
 
 
-def _open_file(path: str) -> Image.Image:
+def _from_memory(image: Image.Image, name: str, stack: ExitStack) -> Image.Image:
+    stack.enter_context(pixel_budget().held(weight(image)))
+    with guarded(lambda e: ImageError(name, f"cannot be decoded: {reason(e)}")):
+        image.load()
+    return image
+
+
+def _from_file(path: str, stack: ExitStack) -> Image.Image:
+    image = header_of(_file(path, stack), path)
+    image.filename = path  # type: ignore[attr-defined]  # as Image.open sets it
+    stack.enter_context(pixel_budget().held(weight(image)))
+    return load(image, path)
+
+
+def _from_bytes(data: bytes, name: str, stack: ExitStack) -> Image.Image:
+    if not data:
+        raise ImageError(name, "the file is empty (0 bytes)")
+    image = header_of(io.BytesIO(data), name)
+    stack.enter_context(pixel_budget().held(weight(image)))
+    return load(image, name)
+
+
+def _file(path: str, stack: ExitStack) -> BinaryIO:
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", path):
         raise ImageError(path, "this is a URL; download the image and give the path of the file")
     if os.path.isdir(path):
         raise ImageError(path, "this is a folder; give the images in it")
     if not os.path.exists(path):
         raise ImageNotFoundError(path, "no such file")
-    if os.path.isfile(path) and os.path.getsize(path) == 0:
-        raise ImageError(path, "the file is empty (0 bytes)")
-    return _decode(path, path)
+    with guarded(lambda e: ImageError(path, reason(e))):
+        file = stack.enter_context(open_regular(path, MAX_IMAGE_FILE_BYTES))
+        if os.fstat(file.fileno()).st_size == 0:
+            raise ImageError(path, "the file is empty (0 bytes)")
+        return file
 
 
-def _open_stored(source: StoredImage, name: str) -> Image.Image:
-    try:
-        content = source.read()
-    except ImageError:
-        raise
-    except MemoryError as error:
-        raise ImageError(name, "not enough memory to read it") from error
-    except Exception as error:  # zips and tables are damaged in as many ways as images
-        raise ImageError(name, f"cannot be read: {error}") from error
-    return open_image_bytes(content, name, warn=False)
-
-
-def _decode(file: str | BinaryIO, name: str) -> Image.Image:
-    try:
-        with Image.open(file) as image:
-            image.load()
-            return image
-    except UnidentifiedImageError as error:
-        raise ImageError(name, "not an image in any format that Pillow reads") from error
-    except Image.DecompressionBombError as error:
-        raise ImageError(name, f"too large to decode safely: {error}") from error
-    except MemoryError as error:
-        raise ImageError(name, "not enough memory to decode it") from error
-    except OSError as error:
-        # The system's errors have a number; Pillow's of damaged bytes have none.
-        reason = "damaged or truncated" if error.errno is None else "cannot be read"
-        raise ImageError(name, f"{reason}: {error.strerror or error}") from error
-    except Exception as error:  # Pillow's readers meet damaged bytes with any kind of error
-        raise ImageError(name, f"damaged or truncated: {error}") from error
+def _stored_bytes(source: StoredImage, name: str) -> bytes:
+    with guarded(lambda e: ImageError(name, f"cannot be read: {reason(e)}")):
+        return source.read()

@@ -9,7 +9,6 @@ Letters in shape comments: B batch, H, W image, S side of the encoder's square.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -58,14 +57,13 @@ class ImageTransform(nn.Module):
         width, height = image.size
         new = resized_size(width, height, self.size)
         box = self.crop_box(*new, self.size)
-        with warnings.catch_warnings():
-            # Pillow would rather have transparency kept; here it is dropped on purpose.
-            warnings.filterwarnings("ignore", message="Palette images with Transparency")
-            if new[0] * new[1] > max(_ENLARGED_LIMIT, width * height):
-                cropped = _enlarge_window(image, new, box)
-            else:
-                cropped = image.resize(new, Image.Resampling.BICUBIC).crop(box)
-            return np.array(cropped.convert("RGB"))
+        if new[0] * new[1] > max(_ENLARGED_LIMIT, width * height):
+            cropped = _enlarge_window(image, new, box)
+        elif image.mode in _PREMULTIPLIED and width * height > _WHOLE_LIMIT:
+            cropped = _shrink_in_strips(image, new).crop(box)
+        else:
+            cropped = image.resize(new, Image.Resampling.BICUBIC).crop(box)
+        return np.array(_opaque(cropped).convert("RGB"))
 
     def from_pil(self, image: Image.Image) -> Tensor:
         """PIL image -> normalized pixels (3, S, S) float32 on the CPU."""
@@ -175,7 +173,7 @@ def _enlarge_window(image: Image.Image, size: tuple[int, int], box: tuple[int, i
     left, top, right, bottom = box
     if image.mode in ("1", "P"):
         # Nearest-neighbor picks pixels, so picking may as well follow the conversion.
-        rgb = np.asarray(image.convert("RGB"))
+        rgb = np.asarray(_opaque(image.copy()).convert("RGB"))
         rows = bicubic.nearest_indices(image.height, size[1], top, bottom)
         columns = bicubic.nearest_indices(image.width, size[0], left, right)
         return Image.fromarray(rgb[rows][:, columns])
@@ -187,3 +185,27 @@ def _enlarge_window(image: Image.Image, size: tuple[int, int], box: tuple[int, i
         window = bicubic.resize_window(pixels.reshape(image.height, image.width, -1), size, box, image.mode)
         return Image.frombytes(image.mode, (right - left, bottom - top), window.tobytes())
     return image.resize(size, Image.Resampling.BICUBIC).crop(box)
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    """Drop the note of a transparent color from an image of our own; Pillow would warn that RGB drops it."""
+    image.info.pop("transparency", None)
+    return image
+
+
+def _shrink_in_strips(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """image.resize(size, BICUBIC) of a large image with alpha, without a second copy of it in memory."""
+    width, height = image.size
+    mode, (new_width, new_height) = _PREMULTIPLIED[image.mode], size
+    vertical_first = new_height < height and height > 2 * width and bicubic.tall_images_go_vertical_first()
+    # Pillow's two passes are independent of each other: the first one is made strip by strip.
+    halfway = Image.new(mode, (width, new_height) if vertical_first else (new_width, height))
+    length, breadth = (width, height) if vertical_first else (height, width)
+    step = max(1, _AT_ONCE // breadth)
+    for start in range(0, length, step):
+        stop = min(length, start + step)
+        box = (start, 0, stop, height) if vertical_first else (0, start, width, stop)
+        target = (stop - start, new_height) if vertical_first else (new_width, stop - start)
+        strip = image.crop(box).convert(mode).resize(target, Image.Resampling.BICUBIC)
+        halfway.paste(strip, (start, 0) if vertical_first else (0, start))
+    return halfway.resize(size, Image.Resampling.BICUBIC).convert(image.mode)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import glob
-import warnings
 from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, InputError, PromptWithoutImageWarning
 from ..files.json_file import read_json
+from ..runs.caller_warning import warn_caller
 
 
 def read_pairs(path: Path, images: Path) -> list[tuple[str, Path]]:
@@ -47,7 +47,7 @@ def read_pairs(path: Path, images: Path) -> list[tuple[str, Path]]:
         if pairs and without:
             shown = ", ".join(without[:8]) + (", ..." if len(without) > 8 else "")
             message = f"{path}: {len(without)} of {len(content)} prompts have no image in {images}: {shown}"
-            warnings.warn(message, PromptWithoutImageWarning, stacklevel=2)
+            warn_caller(message, PromptWithoutImageWarning)
     else:
         raise InputError(f"{path}: a JSON object or list was expected, got {type(content).__name__}")
     if not pairs:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from tokenizers import BertWordPieceTokenizer, Tokenizer
+from tokenizers import BertWordPieceTokenizer, Encoding, Tokenizer
 from torch import Tensor
 
 from ..errors import CheckpointError, EmptyPromptWarning, InputError, PromptTruncatedWarning, PromptTypeError
+from ..files.limits import MAX_PROMPT_CHARACTERS
+from ..runs.caller_warning import quoted, warn_caller
 
 # BLIP's additions to BERT; their ids follow the vocabulary in this order.
 EXTRA_TOKENS = ("[DEC]", "[ENC]")
+# Words of more characters are one [UNK] for WordPiece.
+LONGEST_WORD = 100
+# Of a prompt, so many characters for each token of the model are tokenized at first.
+CHARACTERS_A_TOKEN = 100
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
@@ -89,13 +94,11 @@ class PromptTokenizer:
             PromptTruncatedWarning: once a call, naming the words that were cut off.
         """
         check_prompts(prompts)
-        encodings = self.fast_tokenizer.encode_batch(list(prompts))
+        encodings = self._encode(prompts)
         ids = [self._cut(e.ids) for e in encodings]
         self._warn_of_cuts(prompts, encodings)
         if any(not p.strip() for p in prompts):
-            warnings.warn(
-                "empty prompt: the image is scored without a request", EmptyPromptWarning, stacklevel=2
-            )
+            warn_caller("empty prompt: the image is scored without a request", EmptyPromptWarning)
         width = length or max(map(len, ids))
         token_ids = torch.zeros(len(ids), width, dtype=torch.int64)
         mask = torch.zeros_like(token_ids)
@@ -107,14 +110,32 @@ class PromptTokenizer:
     def dropped_words(self, prompt: str) -> str:
         """The end of the prompt that the model never reads ('' when all of it is read)."""
         check_prompts([prompt])
-        return self._dropped(prompt, self.fast_tokenizer.encode(prompt))
+        return self._dropped(prompt, self._encode([prompt])[0])
+
+    def _encode(self, prompts: Sequence[str]) -> list[Encoding]:
+        """Tokenize as much of each prompt as decides over the tokens that the model reads."""
+        first = self.max_length * CHARACTERS_A_TOKEN
+        encodings = self.fast_tokenizer.encode_batch([_beginning(prompt, first) for prompt in prompts])
+        for i, prompt in enumerate(prompts):
+            length = first
+            while len(prompt) > length and not self._decides(encodings[i], length):
+                if length >= MAX_PROMPT_CHARACTERS.value:
+                    break
+                length = min(4 * length, MAX_PROMPT_CHARACTERS.value)
+                encodings[i] = self.fast_tokenizer.encode(_beginning(prompt, length))
+        return encodings
+
+    def _decides(self, encoding: Encoding, length: int) -> bool:
+        """Whether all tokens that the model reads are far from where the prompt was cut."""
+        count = self.max_length
+        return len(encoding.ids) > count + 1 and encoding.offsets[count][1] <= length - 2 * LONGEST_WORD
 
     def _cut(self, ids: list[int]) -> list[int]:
         return ids if len(ids) <= self.max_length else [*ids[: self.max_length - 1], ids[-1]]
 
-    def _dropped(self, prompt: str, encoding) -> str:
+    def _dropped(self, prompt: str, encoding: Encoding) -> str:
         if len(encoding.ids) <= self.max_length:
-            return ""
+            return prompt[MAX_PROMPT_CHARACTERS.value :].strip()
         first = self.max_length - 1
         while encoding.word_ids[first - 1] == encoding.word_ids[first]:  # name a split word whole
             first -= 1
@@ -125,8 +146,18 @@ class PromptTokenizer:
         if cut:
             (prompt, dropped), others = next(iter(cut.items())), len(cut) - 1
             more = f" (and {others} more prompts)" if others else ""
-            message = f"prompt cut at {self.max_length} tokens, not read: {dropped!r} of {prompt!r}{more}"
-            warnings.warn(message, PromptTruncatedWarning, stacklevel=3)
+            quotes = f"{quoted(dropped)} of {quoted(prompt)}"
+            message = f"prompt cut at {self.max_length} tokens, not read: {quotes}{more}"
+            warn_caller(message, PromptTruncatedWarning)
+
+
+def _beginning(prompt: str, length: int) -> str:
+    """The first characters of a prompt, up to the end of a word if one ends near."""
+    if len(prompt) <= length:
+        return prompt
+    start = prompt[:length]
+    end = max(start.rfind(space, length - LONGEST_WORD) for space in " \n")
+    return start if end < 0 else start[:end]
 
 
 def check_prompts(prompts: Sequence[str]) -> None:

@@ -115,8 +115,8 @@ PATTERNS = (
     r"(?:file source|quality|optimi[sz]ed|compressed|compression)\s*[:=].*",
     rf"{_PROGRAM}(?:\s(?:pro|plus|x|designer|elements|classic|cs\d?|cc|express|ultimate|studio|mobile|windows))+",
     # iPhone 12 Pro; FLUX.1-dev; AI generated image; Midjourney image
-    r"(?:iphone|ipad|galaxy|pixel|redmi)(?:\s(?:pro|max|plus|ultra|mini|note|[a-z]?\d+\w?))+",
-    rf"{_GENERATOR}(?:[ .-]*(?:xl|pro|dev|schnell|turbo|v?\d[\w.]*))+",
+    r"(?:iphone|ipad|galaxy|pixel|redmi)(?:\s(?:pro|max|plus|ultra|mini|note|[a-z]?\d+[^\W\d]?))+",
+    rf"{_GENERATOR}(?:[ .-]*(?:xl|pro|dev|schnell|turbo|v?\d[\w.]*(?![\w.])))+",
     rf"{_GENERATOR}?[ -]*(?:ai[ -])?generated[ -]+(?:image|picture|art|artwork|illustration|content)",
     rf"{_GENERATOR}\s+(?:image|picture|art|artwork|output|generation)",
     # IMG_1234.JPG; DSC01234; Screenshot 2024-05-01 at 10.11.12

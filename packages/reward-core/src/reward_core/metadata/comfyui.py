@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import Any, TypeGuard
 
 from ..errors import InputError
+from ..files.limits import MAX_GRAPH_STEPS
 from .comfyui_makers import given_text, makers
 from .comfyui_random import CHOOSES, is_named
-from .comfyui_text import Graph, inputs_of
+from .comfyui_text import Graph, GraphReading, inputs_of
 from .infotext import plain
 
 MUTED, BYPASSED = 2, 4
@@ -55,10 +56,13 @@ def prompt_of(graph: Graph, resolved: bool = True) -> str | None:
         InputError: several images are saved, of different prompts: which one this is, nobody knows; or a
             switch, a change of the text, or a random choice that cannot be followed.
     """
-    found = []
-    for save in _savers(graph):
+    found, reading, savers = [], GraphReading(graph), _savers(graph)
+    if len(savers) * len(graph) > MAX_GRAPH_STEPS.value:
+        size = f"{len(graph):,} nodes, of which {len(savers):,} may hold the image"
+        raise InputError(f"its graph is too large: {size} ({MAX_GRAPH_STEPS.advice}): give the prompt")
+    for save in savers:
         for maker in makers(graph, save):
-            text = given_text(graph, maker, resolved)
+            text = given_text(graph, maker, resolved, reading)
             if text and plain(text, brackets=False):
                 found.append(plain(text, brackets=False))
                 break
@@ -72,18 +76,17 @@ def prompt_of(graph: Graph, resolved: bool = True) -> str | None:
 def from_workflow(workflow: dict[str, Any]) -> Graph:
     """The editor's form -> {id: {class_type, inputs}}; a bypassed node passes on what it was given."""
     links: dict[Any, list[Any]] = {}
-    stored = workflow.get("links")
-    for link in stored if isinstance(stored, list) else []:
+    for link in _list(workflow.get("links")):
         if isinstance(link, dict):
             link = [link.get("id"), link.get("origin_id"), link.get("origin_slot", 0)]
         if isinstance(link, list) and len(link) >= 3:
             links[str(link[0])] = [str(link[1]), link[2]]
     graph: Graph = {}
-    for node in workflow.get("nodes") or []:
+    for node in _list(workflow.get("nodes")):
         if not isinstance(node, dict) or node.get("mode") == MUTED:
             continue
         inputs: dict[str, Any] = {}
-        slots = [slot for slot in node.get("inputs") or [] if isinstance(slot, dict)]
+        slots = [slot for slot in _list(node.get("inputs")) if isinstance(slot, dict)]
         widgets = node.get("widgets_values")
         if isinstance(widgets, dict):
             inputs.update(widgets)
@@ -91,7 +94,7 @@ def from_workflow(workflow: dict[str, Any]) -> Graph:
             named = [slot["widget"].get("name") for slot in slots if isinstance(slot.get("widget"), dict)]
             strings = [value for value in widgets if isinstance(value, str)]
             if len(named) == len(widgets):
-                inputs.update(zip(named, widgets))
+                inputs.update((name, value) for name, value in zip(named, widgets) if isinstance(name, str))
             elif len(strings) > 1 and widgets[:2] == strings[:2] and "ildcard" in str(node.get("type")):
                 inputs.update(wildcard_text=strings[0], populated_text=strings[1], mode="fixed")
             elif strings and is_named(str(node.get("type")), TEXT_NODES + CHOOSES):
@@ -101,6 +104,10 @@ def from_workflow(workflow: dict[str, Any]) -> Graph:
         kind = "Bypassed" if node.get("mode") == BYPASSED else str(node.get("type"))
         graph[str(node.get("id"))] = {"class_type": kind, "inputs": inputs}
     return graph
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _savers(graph: Graph) -> list[str]:
@@ -116,7 +123,7 @@ def _with_shown(graph: Graph, workflow: dict[str, Any]) -> Graph:
     The graph itself was stored before that, so there they still hold the text of the run before.
     """
     shown = {}
-    for node in workflow.get("nodes") or []:
+    for node in _list(workflow.get("nodes")):
         if isinstance(node, dict) and "show" in str(node.get("type")).lower():
             values = node.get("widgets_values")
             while isinstance(values, list) and len(values) == 1:

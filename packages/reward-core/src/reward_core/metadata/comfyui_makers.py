@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .comfyui_random import is_named
-from .comfyui_text import Graph, inputs_of, is_link, text_at
+from .comfyui_text import Graph, GraphReading, inputs_of, is_link, text_at
 
 GIVEN = ("positive", "guider", "conditioning", "pipe")  # how a sampler gets its positive conditioning
 DRAWS = ("steps", "seed", "denoise", "cfg")  # a node with a positive conditioning and one of these samples
@@ -46,11 +46,11 @@ def makers(graph: Graph, start: str) -> list[str]:
     return _above(graph, start, _is_maker) or _above(graph, start, _may_be_maker)
 
 
-def given_text(graph: Graph, maker: str, resolved: bool) -> str | None:
+def given_text(graph: Graph, maker: str, resolved: bool, reading: GraphReading) -> str | None:
     """Return the text that a maker was given. Args and errors: as `comfyui_text.text_at`."""
     inputs = inputs_of(graph, maker)
     values = [inputs[name] for name in GIVEN if inputs.get(name)] or [_asked(inputs)]
-    return next((text for value in values if (text := text_at(graph, value, resolved))), None)
+    return next((text for value in values if (text := text_at(graph, value, resolved, reading))), None)
 
 
 def _above(graph: Graph, start: str, wanted: Callable[[Graph, str, bool], bool]) -> list[str]:

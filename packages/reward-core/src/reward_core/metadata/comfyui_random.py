@@ -27,16 +27,17 @@ PICKS_LINES = ("promptline", "prompt line", "random line", "randomline", "line f
 INDEX = ("start_index", "line_number", "line_index", "index")
 
 _WILDCARD = r"(?<!_)__[^\W_][\w\-./*\\ ]*?__|__\*+__"  # __color__, __hair/*__
-_TEMPLATE = re.compile(
-    rf"\{{[^{{}}]*\|[^{{}}]*\}}|{_WILDCARD}|\{{%.*?%\}}|<(?:random|wildcard|wc):[^<>]*>", re.DOTALL
-)
-_INNERMOST = re.compile(r"\{[^{}]*\}")
-_NOT_WORDS = re.compile(r"__.+?__|<[^<>]*>|^\s*#.*$", re.MULTILINE)
+_TEMPLATE = re.compile(rf"\{{[^{{}}|]*\|[^{{}}]*\}}|{_WILDCARD}|<(?:random|wildcard|wc):[^<>]*>")
+_WILDCARD_ONLY = re.compile(_WILDCARD)
+_BRACES = re.compile(r"[{}]|[^{}]+")
+_NOT_WORDS = re.compile(r"__.+?__|<[^<>]*>|^[^\S\n]*#.*$", re.MULTILINE)
 
 
 def has_template(text: str) -> bool:
     """Whether a text has parts that something picks: {red|blue}, {2$$red|blue}, __color__."""
-    return _TEMPLATE.search(text) is not None
+    block = text.find("{%")
+    has_block = block >= 0 and text.find("%}", block + 2) >= 0
+    return has_block or _TEMPLATE.search(text) is not None
 
 
 def is_named(kind: str, words: tuple[str, ...]) -> bool:
@@ -98,9 +99,9 @@ def refuse_templates(kind: str, inputs: dict[str, Any]) -> None:
     Nodes that are known to pass texts on may only hold "{red|blue}"; for "__color__" they are often replaced.
     """
     literal = is_named(kind, LITERAL) and not is_named(kind, CHOOSES)
-    template = re.compile(_WILDCARD) if literal else _TEMPLATE
+    found = _WILDCARD_ONLY.search if literal else has_template
     for name, value in inputs.items():
-        if isinstance(value, str) and template.search(value) and not str(name).startswith("neg"):
+        if isinstance(value, str) and not str(name).startswith("neg") and found(value):
             refuse(kind)
 
 
@@ -121,7 +122,13 @@ def _line(kind: str, inputs: dict[str, Any], text: str) -> str:
 
 def _words(template: str) -> set[str]:
     """The words outside of what is picked."""
-    inner = None
-    while inner != template:
-        inner, template = template, _INNERMOST.sub(" ", template)
-    return set(re.findall(r"[^\W\d_]+", _NOT_WORDS.sub(" ", template).lower()))
+    kept: list[str] = []
+    opened: list[int] = []  # where in `kept` each open brace is
+    for part in _BRACES.findall(template):
+        if part == "{":
+            opened.append(len(kept))
+        elif part == "}" and opened:
+            del kept[opened.pop() :]
+            part = " "
+        kept.append(part)
+    return set(re.findall(r"[^\W\d_]+", _NOT_WORDS.sub(" ", "".join(kept)).lower()))

@@ -7,9 +7,11 @@ that leaves several texts to choose from, it is an error: a score for another pr
 from __future__ import annotations
 
 import re
+from functools import cached_property
 from typing import Any
 
 from ..errors import InputError
+from ..files.limits import MAX_GRAPH_TEXT
 from . import comfyui_random
 
 Graph = dict[str, dict[str, Any]]
@@ -44,6 +46,7 @@ GENERATED = (
 )
 JOINS = ("concat", "join", "combine", "stringfunction")
 SELECTORS = ("select", "index", "input", "selected", "choice", "switch")
+_NUMBER = re.compile(r"(?<!\d)\d{1,9}$")
 _NUMBERED = re.compile(r"(?:text|string|str|input|prompt)_?(?:[a-z]|\d{1,2})")
 
 
@@ -57,48 +60,70 @@ def inputs_of(graph: Graph, id: str) -> dict[str, Any]:
     return inputs if isinstance(inputs, dict) else {}
 
 
-def text_at(graph: Graph, value: Any, resolved: bool = True) -> str | None:
+def text_at(
+    graph: Graph, value: Any, resolved: bool = True, reading: GraphReading | None = None
+) -> str | None:
     """The text at a value: a string itself, or what a link leads to; None where there is none.
 
     Args:
+        reading: of the same graph, so that no node is read twice.
         resolved: False if "{red|blue}" may be a template even in nodes that pass it on as it is.
 
     Raises:
-        InputError: several texts, and nothing that says which of them was used; one changed by a pattern; or
-            one of which a part is picked at random.
+        InputError: several texts, and nothing that says which of them was used; one changed by a pattern;
+            one of which a part is picked at random; or texts of more characters than MAX_GRAPH_TEXT.
     """
-    text = _Reading(graph).text(value)
+    text = (reading or GraphReading(graph)).text(value)
     if text and not resolved and comfyui_random.has_template(text):
         raise InputError("its workflow holds a template of the prompt, not the prompt: give the prompt")
     return text
 
 
-class _Reading:
+class GraphReading:
+    """The texts of a graph's nodes, each read once."""
+
     def __init__(self, graph: Graph):
         self.graph = graph
-        self.known: dict[str, str | None] = {}  # of the nodes already read
+        self.known: dict[tuple[str, str], str | None] = {}  # of the links already followed
+        self.left = MAX_GRAPH_TEXT.value  # characters
 
     def text(self, value: Any) -> str | None:
         if isinstance(value, str):
             return value.strip() or None
         if not is_link(self.graph, value):
             return None
-        id = value[0]
-        if id not in self.known:
-            self.known[id] = None  # a circle has no text
+        id, link = value[0], (value[0], repr(value[1]))
+        if link not in self.known:
+            self.known[link] = None  # a circle has no text
             kind = str(self.graph[id].get("class_type"))
-            self.known[id] = self._shown(kind, value) or self._node(kind, inputs_of(self.graph, id))
-        return self.known[id]
+            text = self._shown(kind, value) or self._node(kind, inputs_of(self.graph, id))
+            self._spend(len(text or ""))
+            self.known[link] = text
+        return self.known[link]
+
+    def _spend(self, characters: int) -> None:
+        self.left -= characters
+        if self.left < 0:
+            most = f"more than {MAX_GRAPH_TEXT.value:,} characters"
+            raise InputError(f"its graph makes texts of {most} ({MAX_GRAPH_TEXT.advice}): give the prompt")
+
+    @cached_property
+    def _texts_shown(self) -> dict[str, str]:
+        """What the first node that shows a link's text showed, by link."""
+        shown: dict[str, str] = {}
+        for id in self.graph:
+            inputs = inputs_of(self.graph, id)
+            if isinstance(inputs.get("text_0"), str):
+                for value in inputs.values():
+                    if is_link(self.graph, value):
+                        shown.setdefault(repr(value), inputs["text_0"].strip())
+        return shown
 
     def _shown(self, kind: str, link: list[Any]) -> str | None:
         """What a node beside the way shows of a text that only became known as the graph ran."""
         if not comfyui_random.is_named(kind, (*GENERATED, *comfyui_random.CHOOSES, *comfyui_random.INVENTS)):
             return None
-        for id in self.graph:
-            inputs = inputs_of(self.graph, id)
-            if link in inputs.values() and isinstance(inputs.get("text_0"), str):
-                return inputs["text_0"].strip() or None
-        return None
+        return self._texts_shown.get(repr(link)) or None
 
     def _node(self, kind: str, inputs: dict[str, Any]) -> str | None:
         if isinstance(inputs.get("text_0"), str) and inputs["text_0"].strip():
@@ -117,7 +142,10 @@ class _Reading:
             return self._switched(kind, inputs)
         if "find" in inputs and "replace" in inputs:
             string, find, new = (self.text(inputs.get(name)) or "" for name in ("string", "find", "replace"))
-            return string.replace(find, new) if find else string or None
+            if not find:
+                return string or None
+            self._spend(len(string) + string.count(find) * len(new))
+            return string.replace(find, new)
         if "regex_pattern" in inputs or inputs.get("action") == "replace":
             raise InputError(f"its graph changes the prompt by a pattern ({kind}): give the prompt")
         if any(word in small for word in JOINS) and (joined := self._joined(inputs)):
@@ -140,6 +168,7 @@ class _Reading:
         parts = [self.text(value) for name, value in inputs.items() if _NUMBERED.fullmatch(name)]
         given = [inputs[name] for name in ("delimiter", "separator") if isinstance(inputs.get(name), str)]
         between = (given or [" "])[0].replace("\\n", "\n")
+        self._spend(sum(len(part or "") + len(between) for part in parts))
         return between.join(part for part in parts if part) or None
 
     def _switched(self, kind: str, inputs: dict[str, Any]) -> str | None:
@@ -153,7 +182,7 @@ class _Reading:
             names = sides["true"] + sides["false"] if on is None else sides[str(on).lower()]
             return self._only(kind, [branches[name] for name in names])
         number = next((v for name, v in inputs.items() if name.lower() in SELECTORS and type(v) is int), None)
-        numbered = {int(found[0]): v for name, v in branches.items() if (found := re.findall(r"\d+$", name))}
+        numbered = {int(found[0]): v for name, v in branches.items() if (found := _NUMBER.search(name))}
         if number in numbered:
             return self.text(numbered[number])
         return self._only(kind, self._links(inputs))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
+from ..files.limits import MAX_EXIF_ENTRIES, MAX_METADATA_TEXT
 from . import text_encoding
 
 EXIF_DIRECTORY, USER_COMMENT = 0x8769, 0x9286
@@ -37,15 +38,26 @@ def texts(block: bytes) -> dict[str, str]:
     """
     found = {}
     order, entries = _entries(block)
-    for entry in entries:
+    by_name = {name: entry for entry in entries if (name := _name_of(entry))}  # of two the last
+    for name, entry in by_name.items():
+        if entry.count > MAX_METADATA_TEXT.value:
+            raise DamagedExif(f"its {name} has {entry.count:,} bytes ({MAX_METADATA_TEXT.advice})")
         raw = block[entry.offset : entry.offset + entry.count]
-        if entry.tag in ASCII_TAGS and entry.kind in (ASCII, UTF8):
-            found[ASCII_TAGS[entry.tag]] = text_encoding.decode_leniently(raw)
-        elif entry.tag in WINDOWS_TAGS and entry.kind == BYTE:
-            found[WINDOWS_TAGS[entry.tag]] = text_encoding.decode_leniently(raw, "utf-16-le")
-        elif entry.tag == USER_COMMENT:
-            found["UserComment"] = _comment(raw, order)[0]
+        if name == "UserComment":
+            found[name] = _comment(raw, order)[0]
+        else:
+            encoding = "utf-16-le" if entry.tag in WINDOWS_TAGS else None
+            found[name] = text_encoding.decode_leniently(raw, encoding)
     return {name: text for name, text in found.items() if text.strip()}
+
+
+def _name_of(entry: Entry) -> str | None:
+    """The name of a text that is read; None for other entries."""
+    if entry.tag in ASCII_TAGS and entry.kind in (ASCII, UTF8):
+        return ASCII_TAGS[entry.tag]
+    if entry.tag in WINDOWS_TAGS and entry.kind == BYTE:
+        return WINDOWS_TAGS[entry.tag]
+    return "UserComment" if entry.tag == USER_COMMENT else None
 
 
 def with_user_comment(block: bytes, text: str) -> bytes:
@@ -76,11 +88,14 @@ def _entries(block: bytes) -> tuple[str, list[Entry]]:
         raise DamagedExif("its EXIF block does not begin as a TIFF file")
     try:
         (first,) = struct.unpack_from(order + "I", block, 4)
-        entries = _directory(block, order, first)
+        entries, seen = _directory(block, order, first), {first}
         for entry in list(entries):
             if entry.tag == EXIF_DIRECTORY:
                 (position,) = struct.unpack_from(order + "I", block, entry.position + 8)
-                entries += _directory(block, order, position)
+                if position not in seen:  # a directory can point at itself
+                    seen.add(position)
+                    entries += _directory(block, order, position)
+                    _check_count(len(entries))
     except struct.error as error:
         raise DamagedExif("its EXIF block is cut off") from error
     return order, entries
@@ -88,6 +103,7 @@ def _entries(block: bytes) -> tuple[str, list[Entry]]:
 
 def _directory(block: bytes, order: str, position: int) -> list[Entry]:
     (count,) = struct.unpack_from(order + "H", block, position)
+    _check_count(count)
     entries = []
     for at in range(position + 2, position + 2 + 12 * count, 12):
         tag, kind, number, offset = struct.unpack_from(order + "HHII", block, at)
@@ -98,6 +114,13 @@ def _directory(block: bytes, order: str, position: int) -> list[Entry]:
                 raise DamagedExif("an entry of its EXIF block points outside")
         entries.append(Entry(tag, kind, number, at, offset))
     return entries
+
+
+def _check_count(entries: int) -> None:
+    if entries > MAX_EXIF_ENTRIES.value:
+        raise DamagedExif(
+            f"its EXIF block has more than {MAX_EXIF_ENTRIES.value:,} entries ({MAX_EXIF_ENTRIES.advice})"
+        )
 
 
 def _comment(raw: bytes, order: str) -> tuple[str, bytes, str]:

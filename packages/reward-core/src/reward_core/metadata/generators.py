@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import Any
 
 from ..errors import InputError
+from ..files.limits import MAX_PROMPT_TEXT
 from . import comfyui, infotext, notations, settings_text
 
 JSON_KEYS = (
@@ -48,11 +49,15 @@ class Source:
 
 @dataclass(frozen=True)
 class Generator:
-    """A program, the name of its form in `FoundPrompt.source`, and its reader."""
+    """A program, the name of its form in `FoundPrompt.source`, and its reader.
+
+    reads_notation: whether it searches a text that is not JSON, which is done for texts of limited length.
+    """
 
     name: str
     form: str
     read: Callable[[Source], str | None]
+    reads_notation: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,8 @@ def read(source: Source) -> Reading | None:
         InputError: the text leaves open which prompt was used.
     """
     for generator in GENERATORS:
+        if generator.reads_notation and len(source.text) > MAX_PROMPT_TEXT.value:
+            continue
         prompt = generator.read(source)
         if prompt is not None:
             return Reading(prompt.strip(), generator)
@@ -146,8 +153,23 @@ def _invokeai_dream(source: Source) -> str | None:
     """The command line of InvokeAI 1: "a red house [blurred]" -s 50 -S 1 -W 512."""
     found = re.fullmatch(r'\s*"((?:[^"\\]|\\.)*)"\s+(?:-[a-zA-Z]|--\w+)[ =]?\S.*', source.text, re.DOTALL)
     if found is None and source.name == "dream":
-        found = re.fullmatch(r"\s*(.*?)((?:\s+-[a-zA-Z]\s?\S+)*)\s*", source.text, re.DOTALL)
+        return notations.invokeai(_without_options(source.text).replace('\\"', '"'))
     return notations.invokeai(found[1].replace('\\"', '"')) if found else None
+
+
+def _without_options(line: str) -> str:
+    """A command line without the options at its end: -s 50 -W512."""
+    line = line.strip()
+    words = list(re.finditer(r"\S+", line))
+    first, are_options = len(words), [False] * len(words) + [True, False]  # from each word to the end
+    for i in range(len(words) - 1, 0, -1):
+        word = words[i][0]
+        if re.match(r"-[a-zA-Z]", word):
+            alone = len(word) > 2 and are_options[i + 1]
+            with_value = len(word) == 2 and are_options[i + 2] and words[i + 1].start() == words[i].end() + 1
+            if alone or with_value:
+                are_options[i], first = True, i
+    return line[: words[first - 1].end()] if words else line
 
 
 def _easy_diffusion(source: Source) -> str | None:
@@ -164,7 +186,8 @@ def _easy_diffusion(source: Source) -> str | None:
 
 def _mochi_diffusion(source: Source) -> str | None:
     found = re.search(
-        r"(?:^|[\n;]\s*)Include in Image: (.*?)(?:[;\n]\s*(?:Exclude from Image|Model|Size|Steps|Seed|"
+        r"(?:^|;\s*|\n[^\S\n]*)Include in Image: (.*?)(?:(?:;\s*|\n[^\S\n]*)"
+        r"(?:Exclude from Image|Model|Size|Steps|Seed|"
         r"Quality|Scheduler|Guidance Scale|Generator|Input Images|Upscaled|Date):|$)",
         source.text,
         re.DOTALL,
@@ -195,11 +218,16 @@ GENERATORS = (
     Generator("NovelAI", "", _novelai),
     Generator("Draw Things", "JSON", _draw_things),
     Generator("InvokeAI 2 and later", "JSON", _invokeai),
-    Generator("InvokeAI 1", "InvokeAI", _invokeai_dream),
-    Generator("Easy Diffusion", "Easy Diffusion", _easy_diffusion),
-    Generator("Mochi Diffusion", "Mochi Diffusion", _mochi_diffusion),
-    Generator("AUTOMATIC1111, Forge, SD.Next, Fooocus, Draw Things, Civitai", "A1111", _infotext),
-    Generator("Midjourney", "Midjourney", _midjourney),
+    Generator("InvokeAI 1", "InvokeAI", _invokeai_dream, reads_notation=True),
+    Generator("Easy Diffusion", "Easy Diffusion", _easy_diffusion, reads_notation=True),
+    Generator("Mochi Diffusion", "Mochi Diffusion", _mochi_diffusion, reads_notation=True),
+    Generator(
+        "AUTOMATIC1111, Forge, SD.Next, Fooocus, Draw Things, Civitai",
+        "A1111",
+        _infotext,
+        reads_notation=True,
+    ),
+    Generator("Midjourney", "Midjourney", _midjourney, reads_notation=True),
     Generator("Fooocus, Easy Diffusion, mflux, TensorArt and others", "JSON", _other_json),
 )
 

@@ -9,11 +9,17 @@ from __future__ import annotations
 
 import re
 
-_FIELD = re.compile(r'\s*(\w[\w \-/.()]*?):\s*("(?:[^"\\]|\\.)*"|[^,]*)(?:,|$)')
+from ..files.limits import MAX_PROMPT_TEXT
+
+# Linear in the length of the text: a field does not begin within a word or within spaces, and its name has at
+# most 100 characters.
+_FIELD = re.compile(r'(?:(?<!\s)\s+|(?<![\w\s]))(\w[\w \-/.()]{0,99}?):\s*("(?:[^"\\]|\\.)*"|[^,]*)(?:,|$)')
 _NEGATIVE = re.compile(r"^negative prompt:", re.IGNORECASE)
 _NETWORK = re.compile(r"<\w+:[^<>]*>")  # <lora:name:0.8>, <hypernet:...>
 _EMBEDDING = re.compile(r"\bembedding:[^\s,()]+")  # ComfyUI's way to name one
-_WEIGHT = re.compile(r":\s*[+-]?(?:\d+\.?\d*|\.\d+)\s*$")
+_WEIGHT = re.compile(r":\s*[+-]?(?:\d+(?:\.\d*)?|\.\d+)\s*$")
+_WHEN = re.compile(r"\s*(?:\d+(?:\.\d+)?|\.\d+)\s*")  # of [before:after:when]
+_WORDS = re.compile(r"[^\\()\[\]:|]+")
 
 
 def split(text: str) -> tuple[str, dict[str, str]] | None:
@@ -41,14 +47,18 @@ def put(text: str, key: str, value: str) -> str | None:
     if parts is None:
         return None
     body, line, tail = parts
-    while old := next((m for m in _FIELD.finditer(line) if m[1] == key), None):
-        before, after = line[: old.start()], line[old.end() :]
-        line = before + after if after.strip() else before.rstrip().removesuffix(",")
+    old = [match for match in _FIELD.finditer(line) if match[1] == key]
+    ends = [0, *(match.end() for match in old)]
+    starts = [*(match.start() for match in old), len(line)]
+    kept = [line[end:start] for end, start in zip(ends, starts)]
+    line = "".join(kept) if kept[-1].strip() else "".join(kept).rstrip().removesuffix(",")
     return f"{body}{line.rstrip().removesuffix(',')}, {key}: {value}{tail}"
 
 
 def _settings_line(text: str) -> tuple[str, str, str] | None:
     """All before the last line of settings, that line, and all behind it."""
+    if len(text) > MAX_PROMPT_TEXT.value:
+        return None  # nobody's settings
     rows = re.split(r"(?<=\n)", text)
     for i in range(len(rows) - 1, -1, -1):
         line = rows[i].rstrip()
@@ -84,30 +94,33 @@ def plain(prompt: str, steps: int = 20, brackets: bool = True) -> str:
 
 
 def _read(text: str, i: int, close: str, steps: int, brackets: bool) -> tuple[str, int]:
-    """Plain words from place i up to the closing sign, and the place behind it."""
-    parts, begin = [""], i  # split at ":" and "|" of the same depth
+    """Plain words from index i up to the closing sign, and the index behind it."""
+    parts: list[list[str]] = [[]]  # split at ":" and "|" of the same depth
+    begin = i
     signs: list[str] = []
     while i < len(text):
         c = text[i]
         if c == "\\" and i + 1 < len(text) and text[i + 1] in "()[]\\":
-            parts[-1] += text[i + 1]
+            parts[-1].append(text[i + 1])
             i += 2
         elif c == close:
-            return _resolve(parts, signs, close, steps), i + 1
+            return _resolve(["".join(part) for part in parts], signs, close, steps), i + 1
         elif c == "(" or (brackets and c == "["):
             inner, i = _read(text, i + 1, ")" if c == "(" else "]", steps, brackets)
-            parts[-1] += inner
+            parts[-1].append(inner)
         elif close == "]" and c in ":|":
             signs.append(c)
-            parts.append("")
+            parts.append([])
             i += 1
         else:
-            parts[-1] += c
-            i += 1
+            words = _WORDS.match(text, i)
+            end = words.end() if words else i + 1
+            parts[-1].append(text[i:end])
+            i = end
     if close:  # never closed: then the sign was one of the text
         opening = "(" if close == ")" else "["
         return opening + text[begin:], i
-    return parts[0], i
+    return "".join(parts[0]), i
 
 
 def _resolve(parts: list[str], signs: list[str], close: str, steps: int) -> str:
@@ -117,7 +130,7 @@ def _resolve(parts: list[str], signs: list[str], close: str, steps: int) -> str:
         return parts[(max(steps, 1) - 1) % len(parts)]
     if len(parts) == 1:  # less weight
         return parts[0]
-    if re.fullmatch(r"\s*\d*\.?\d+\s*", parts[-1]):
+    if _WHEN.fullmatch(parts[-1]):
         when = float(parts[-1])
         reached = when < steps if when >= 1 and "." not in parts[-1] else when < 1
         before, after = (parts[0], parts[1]) if len(parts) > 2 else ("", parts[0])

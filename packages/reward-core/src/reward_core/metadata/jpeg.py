@@ -5,6 +5,8 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
+from ..files.limits import MAX_IMAGE_CHUNKS
+
 EXIF, XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
 APP0, APP1, APP11, COMMENT, SCAN = 0xE0, 0xE1, 0xEB, 0xFE, 0xDA
 LARGEST = 65533  # bytes of a segment's content
@@ -41,6 +43,8 @@ def segments(data: bytes) -> tuple[list[Segment], bytes]:
         marker, (length,) = data[offset + 1], struct.unpack_from(">H", data, offset + 2)
         if marker == SCAN:
             return found, data[start:]
+        if len(found) == MAX_IMAGE_CHUNKS.value:
+            raise DamagedJpeg(f"it has more than {len(found):,} segments ({MAX_IMAGE_CHUNKS.advice})")
         end = offset + 2 + length
         if length < 2 or end > len(data):
             raise DamagedJpeg("truncated: it ends within a segment")

@@ -8,7 +8,7 @@ from ..errors import InputError
 from . import infotext, settings_text
 
 _UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
-_JOB = re.compile(rf"\s*\bJob ID:\s*{_UUID}.*$", re.IGNORECASE | re.DOTALL)
+_JOB = re.compile(rf"(?<!\s)\s*\bJob ID:\s*{_UUID}.*$", re.IGNORECASE | re.DOTALL)
 _FLAGS = (
     "ar|aspect|bs|c|chaos|cref|creative|cw|draft|exp|fast|hd|iw|loop|motion|niji|no|ow|oref|p|personalize|profile|q|"
     "quality|r|raw|relax|repeat|s|seed|sameseed|sref|stealth|public|stop|style|stylize|sv|sw|test|testp|tile|"
@@ -21,7 +21,7 @@ _SECTION = re.compile(
 )
 _CHOICE = re.compile(r"<(?:random|wildcard)\b[^<>]*>", re.IGNORECASE)
 _CHANGE = re.compile(
-    r"<(?:fromto|alternate)\b[^:<>]*:[^<>]*?[,|]{1,2}\s*([^,|<>]*)>", re.IGNORECASE
+    r"<(?:fromto|alternate)\b[^:<>]*:[^<>]*?[,|]{1,2}([^,|<>]*)>", re.IGNORECASE
 )  # the last state
 _TAG = re.compile(r"<\w+(?:\[[^\]<>]*\])?(?::[^<>]*)?>")
 
@@ -39,14 +39,17 @@ def midjourney(text: str) -> str | None:
 
 def novelai(prompt: str) -> str:
     """Return a prompt without {emphasis}, [less emphasis] and 1.5::weights::."""
-    prompt = re.sub(r"(?<![\w.])-?\d*\.?\d+::|::", "", prompt)
+    prompt = re.sub(r"(?<![\w.])-?(?:\d+(?:\.\d+)?|\.\d+)::|::", "", prompt)
     return _tidy(re.sub(r"[{}\[\]]", "", prompt))
 
 
 def invokeai(prompt: str) -> str:
     """Return a prompt without its [negative part], weights (word++, (two words)1.3) and joins."""
     prompt = re.sub(r"\[[^\[\]]*\]", " ", prompt)
-    joined = re.fullmatch(r'\s*\((\s*".*"\s*)\)\.(?:and|blend)\(.*\)\s*', prompt, re.DOTALL)
+    # Without the test of its end, the pattern would be tried at every quote of a long text.
+    joined = prompt.rstrip().endswith(")") and re.fullmatch(
+        r'\s*\((\s*".*"\s*)\)\.(?:and|blend)\(.*\)\s*', prompt, re.DOTALL
+    )
     if joined:
         prompt = ", ".join(re.findall(r'"([^"]*)"', joined[1]))
     prompt = re.sub(r"\(([^()]*)\)(?:\++|-+|\d*\.?\d+)", r"\1", prompt)
@@ -63,7 +66,7 @@ def swarmui(prompt: str) -> str:
     prompt = _SECTION.split(prompt, maxsplit=1)[0]
     if choice := _CHOICE.search(prompt):
         raise InputError(f"its prompt picks a part at random ({choice[0][:60]}): give the prompt")
-    prompt = _TAG.sub(" ", _CHANGE.sub(r"\1", prompt))
+    prompt = _TAG.sub(" ", _CHANGE.sub(lambda change: change[1].lstrip(), prompt))
     return infotext.plain(prompt, brackets=False) if settings_text.has_notation(prompt) else _tidy(prompt)
 
 

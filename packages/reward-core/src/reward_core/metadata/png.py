@@ -6,18 +6,33 @@ import struct
 import zlib
 from dataclasses import dataclass, replace
 
+from ..files.limits import MAX_IMAGE_CHUNKS, MAX_METADATA_TEXT
 from . import text_encoding
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 XMP = "XML:com.adobe.xmp"  # the keyword of its text
 TEXT_KINDS = (b"tEXt", b"zTXt", b"iTXt")
-LONGEST = 64 * 1024 * 1024  # an unpacked text of more is an attack
+LONGEST_KEYWORD = 256  # bytes that are searched for the end of a keyword, which has 79 at most
+
+
+class TextBudget:
+    """How many bytes the texts of one image may still take, unpacked."""
+
+    def __init__(self) -> None:
+        self.left = MAX_METADATA_TEXT.value
+
+    def spend(self, size: int) -> None:
+        """Count a text. Raises DamagedPng when all texts together are too long."""
+        self.left -= size
+        if self.left < 0:
+            most = f"more than {MAX_METADATA_TEXT.value:,} bytes"
+            raise DamagedPng(f"its texts unpack to {most} ({MAX_METADATA_TEXT.advice})")
 
 
 @dataclass(frozen=True)
 class Chunk:
     kind: bytes
-    data: bytes
+    data: bytes | memoryview
     checksum: bytes
 
     @classmethod
@@ -65,7 +80,7 @@ class DamagedPng(ValueError):
 def chunks(data: bytes) -> tuple[list[Chunk], bytes]:
     """All chunks up to IEND, and what stands behind it."""
     found: list[Chunk] = []
-    offset = len(SIGNATURE)
+    offset, view = len(SIGNATURE), memoryview(data)  # pixels are not copied
     while not found or found[-1].kind != b"IEND":
         if offset + 12 > len(data):
             raise DamagedPng("truncated: it ends before its last chunk")
@@ -73,18 +88,35 @@ def chunks(data: bytes) -> tuple[list[Chunk], bytes]:
         end = offset + 12 + length
         if end > len(data):
             raise DamagedPng("truncated: it ends within a chunk")
-        found.append(Chunk(data[offset + 4 : offset + 8], data[offset + 8 : end - 4], data[end - 4 : end]))
+        if len(found) == MAX_IMAGE_CHUNKS.value:
+            raise DamagedPng(f"it has more than {len(found):,} chunks ({MAX_IMAGE_CHUNKS.advice})")
+        kind = data[offset + 4 : offset + 8]
+        content = view[offset + 8 : end - 4] if kind == b"IDAT" else data[offset + 8 : end - 4]
+        found.append(Chunk(kind, content, data[end - 4 : end]))
         offset = end
     if any(chunk.kind == b"acTL" for chunk in found):
         raise DamagedPng("an animation: one score cannot say which of its images is meant")
     return found, data[offset:]
 
 
-def as_text(chunk: Chunk) -> Text | None:
-    """None for other chunks, and for texts that cannot be read."""
+def keyword_of(chunk: Chunk) -> str | None:
+    """Return the keyword of a text chunk; None for other chunks."""
     if chunk.kind not in TEXT_KINDS:
         return None
-    keyword, zero, rest = chunk.data.partition(b"\0")
+    keyword, zero, _ = bytes(chunk.data[:LONGEST_KEYWORD]).partition(b"\0")
+    return keyword.decode("latin-1") if zero else None
+
+
+def as_text(chunk: Chunk, budget: TextBudget | None = None) -> Text | None:
+    """Return a text chunk taken apart; None for other chunks, and for texts that cannot be read.
+
+    Raises:
+        DamagedPng: the budget of the image's texts is spent.
+    """
+    budget = budget or TextBudget()
+    if chunk.kind not in TEXT_KINDS or len(chunk.data) > MAX_METADATA_TEXT.value:
+        return None
+    keyword, zero, rest = bytes(chunk.data).partition(b"\0")
     try:
         if not zero:
             return None
@@ -98,6 +130,7 @@ def as_text(chunk: Chunk) -> Text | None:
             middle, content = rest[:start], _unpacked(rest[start:]) if rest[0] else rest[start:]
     except (ValueError, IndexError, zlib.error):
         return None
+    budget.spend(len(content))
     encoding = "utf-8" if chunk.kind == b"iTXt" else text_encoding.latin1_or_utf8(content)
     text = text_encoding.decode_leniently(content, encoding)
     return Text(chunk.kind, keyword.decode("latin-1"), middle, text, encoding)
@@ -111,8 +144,8 @@ def put_text(found: list[Chunk], keyword: str, text: str) -> list[Chunk]:
     before_pixels = next((i for i, chunk in enumerate(found) if chunk.kind in (b"iDOT", b"IDAT")), 1)
     first_pixels = next((i for i, chunk in enumerate(found) if chunk.kind == b"IDAT"), 1)
     for i, chunk in enumerate(found):
-        old = as_text(chunk)
-        if old is not None and old.keyword == keyword:
+        old = as_text(chunk) if keyword_of(chunk) == keyword else None
+        if old is not None:
             changed, others = replace(old, text=text).chunk(), [*found[:i], *found[i + 1 :]]
             offset = before_pixels if before_pixels < i < first_pixels else i
             return [*others[:offset], changed, *others[offset:]]
@@ -121,7 +154,7 @@ def put_text(found: list[Chunk], keyword: str, text: str) -> list[Chunk]:
 
 def _unpacked(data: bytes) -> bytes:
     unpacker = zlib.decompressobj()
-    content = unpacker.decompress(data, LONGEST)
+    content = unpacker.decompress(data, MAX_METADATA_TEXT.value)
     if unpacker.unconsumed_tail:
-        raise ValueError("a text of more than 64 MB")
+        raise ValueError("a text of more bytes than all texts may have")
     return content

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ImageError, InputError
+from ..files.foreign_bytes import guarded, read_regular, reason
+from ..files.limits import MAX_CAPTION_BYTES, MAX_PROMPT_TEXT
 from . import comfyui, generators, settings_text, text_encoding
 from .banners import is_banner
 from .generators import Source, parse_json
@@ -58,8 +60,11 @@ def read_prompt(path: str | os.PathLike[str]) -> FoundPrompt:
         raise ImageError(name, str(error)) from error
     except RecursionError as error:
         raise ImageError(name, "its prompt or graph is nested too deeply") from error
+    except Exception as error:  # a text of a form that no reader expects
+        raise ImageError(name, f"its prompt cannot be read: {reason(error)}") from error
     if found is None:
-        have = ", ".join(sorted(texts)) or "none at all"
+        have = ", ".join(sorted(texts)[:12]) or "none at all"
+        have += f", ... ({len(texts)} in all)" if len(texts) > 12 else ""
         raise ImageError(name, f"no prompt in its metadata (texts: {have})")
     if not found.text:
         raise ImageError(name, f"its prompt is empty ({found.source})")
@@ -105,16 +110,13 @@ def _recognized(source: Source) -> FoundPrompt | None:
 def _beside(image: Path) -> FoundPrompt | None:
     """The text file of the image's name."""
     caption = image.with_suffix(".txt")
-    if not caption.is_file():
+    if not caption.exists() or caption.is_dir():
         return None
-    try:
-        text = text_encoding.decode_text(caption.read_bytes())
-    except OSError as error:
-        raise InputError(f"cannot read its caption {caption.name!r}: {error.strerror or error}") from error
-    except text_encoding.UnknownEncodingError as error:
-        raise InputError(f"cannot read its caption {caption.name!r}: {error}") from error
+    with guarded(lambda e: InputError(f"cannot read its caption {caption.name!r}: {reason(e)}")):
+        text = text_encoding.decode_text(read_regular(caption, MAX_CAPTION_BYTES))
     if not text.strip():
         return None
+    _check_length(text, f"caption {caption.name!r}")
     return _recognized(Source(caption.name, text)) or FoundPrompt(settings_text.plain(text), caption.name)
 
 
@@ -123,8 +125,17 @@ def _plain(by_name: dict[str, str], names: tuple[str, ...]) -> FoundPrompt | Non
         text = by_name.get(name)
         if text is None or _is_json_like(text) or (names is UNSURE and is_banner(text)):
             continue
+        _check_length(text, name)
         return FoundPrompt(settings_text.plain(text), name)
     return None
+
+
+def _check_length(text: str, name: str) -> None:
+    if len(text) > MAX_PROMPT_TEXT.value:
+        raise InputError(
+            f"its {name} has {len(text):,} characters, and a prompt of at most {MAX_PROMPT_TEXT.value:,} is "
+            f"read ({MAX_PROMPT_TEXT.advice})"
+        )
 
 
 def _is_json_like(text: str) -> bool:

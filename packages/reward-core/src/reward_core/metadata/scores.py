@@ -8,14 +8,15 @@ import os
 import re
 import shutil
 import stat
-import struct
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ImageError, InputError
+from ..files.foreign_bytes import guarded
+from ..files.limits import MAX_SCORE_KEYS
 from . import infotext, xmp
-from .tagged_image import _DAMAGED, _format, _guarded, _read, _texts, _xmp
+from .tagged_image import _damaged, _format, _guarded, _read, _texts, _xmp
 from .with_texts import with_score
 
 MODEL_NOTE, PROMPT_NOTE = " Model", " Prompt"  # behind the name of a score
@@ -108,21 +109,30 @@ def read_score_keys(path: str | os.PathLike[str]) -> list[str]:
             parts = infotext.split(texts.get(name, ""))
             names += parts[1] if parts else []
         keys = [name.removesuffix(MODEL_NOTE) for name in names if name.endswith((" Score", MODEL_NOTE))]
-        return [key for key in dict.fromkeys(keys) if _holds_number(data, key)]
+        distinct = list(dict.fromkeys(keys))
+        if len(distinct) > MAX_SCORE_KEYS.value:
+            raise ValueError(f"it has {len(distinct):,} names of scores ({MAX_SCORE_KEYS.advice})")
+        return [key for key in distinct if _holds_number(data, key, texts, packet)]
 
     return _guarded(path, read)
 
 
-def _holds_number(data: bytes, key: str) -> bool:
+def _holds_number(data: bytes, key: str, texts: dict[str, str], packet: bytes | None) -> bool:
     try:
-        stored = _stored("", data, check_key(key))
+        stored = _stored_in("", data, check_key(key), texts, packet)
         return stored is not None and isinstance(float(stored.text), float)
     except ValueError:
         return False
 
 
 def _stored(image: str, data: bytes, key: str) -> StoredScore | None:
-    texts, packet = _texts(data), _xmp(data) or b""
+    return _stored_in(image, data, key, _texts(data), _xmp(data))
+
+
+def _stored_in(
+    image: str, data: bytes, key: str, texts: dict[str, str], packet: bytes | None
+) -> StoredScore | None:
+    packet = packet or b""
     own = texts if _format(data) == "png" else {}
     # A PNG that was made from a JPEG file may still hold that one's UserComment: it is never written to.
     found = (
@@ -187,10 +197,8 @@ def write_score(
     before = os.stat(target)
     if not before.st_mode & stat.S_IWUSR or not os.access(target, os.W_OK):
         raise ImageError(name, "read-only")
-    try:
+    with guarded(lambda error: _damaged(name, error)):
         changed = with_score(data, key, f"{score:.4f}", notes)
-    except (*_DAMAGED, struct.error, IndexError) as error:
-        raise ImageError(name, str(error) or "damaged") from error
     if changed != data:
         _replace(name, target, changed, before)
 

@@ -44,7 +44,7 @@ _BEGIN = re.compile(rf"(?<![^\s,.;|])(?:{_NAME}):\s*(?=\S)", re.IGNORECASE)
 _NEGATIVE = re.compile(r"(?<!\w)negative[ _]prompts?:", re.IGNORECASE)
 _LABEL = re.compile(r"\s*(?:positive\s+)?prompts?:\s*", re.IGNORECASE)
 _NOTATION = re.compile(
-    r"<(?:lora|lyco|lycoris|hypernet|locon|loha|ti):[^<>\n]*>|\([^()\n]*:\s*\d*\.?\d+\s*\)"
+    r"<(?:lora|lyco|lycoris|hypernet|locon|loha|ti):[^<>\n]*>|\([^()\n]*:\s*(?:\d+(?:\.\d+)?|\.\d+)\s*\)"
 )
 _SHOWN = 400  # characters in which a line of settings shows that it is one
 _TRIES = 200

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Callable
 from typing import TypeVar
 
 from ..errors import ImageError, ImageNotFoundError
+from ..files.foreign_bytes import NotReadableError, guarded, read_regular, reason
+from ..files.limits import MAX_IMAGE_FILE_BYTES
 from . import exif, jpeg, png, text_encoding, webp, xmp
+from .png import TextBudget
 
 T = TypeVar("T")
 FORMATS = "PNG, JPEG and WebP"
-_DAMAGED = (png.DamagedPng, jpeg.DamagedJpeg, webp.DamagedWebp, exif.DamagedExif, xmp.StrangeXmp)
+_NAMED = (png.DamagedPng, jpeg.DamagedJpeg, webp.DamagedWebp, exif.DamagedExif, xmp.StrangeXmp)
 
 
 def read_texts(path: str | os.PathLike[str]) -> dict[str, str]:
@@ -30,21 +32,26 @@ def read_texts(path: str | os.PathLike[str]) -> dict[str, str]:
 
 def _read(name: str) -> bytes:
     try:
-        with open(name, "rb") as file:
-            return file.read()
+        return read_regular(name, MAX_IMAGE_FILE_BYTES)
     except FileNotFoundError as error:
         raise ImageNotFoundError(name, "no such file") from error
     except OSError as error:
         raise ImageError(name, f"cannot be read: {error.strerror}") from error
+    except (NotReadableError, MemoryError, ValueError) as error:  # ValueError: a zero byte in the name
+        raise ImageError(name, reason(error)) from error
 
 
 def _guarded(path: str | os.PathLike[str], read: Callable[[bytes], T]) -> T:
     name = os.fspath(path)
     data = _read(name)
-    try:
+    with guarded(lambda error: _damaged(name, error)):
         return read(data)
-    except (*_DAMAGED, struct.error, IndexError) as error:
-        raise ImageError(name, str(error) or "damaged") from error
+
+
+def _damaged(name: str, error: BaseException) -> ImageError:
+    """The ImageError for what a reader of metadata raised."""
+    named = isinstance(error, (*_NAMED, MemoryError, RecursionError))
+    return ImageError(name, reason(error) if named else f"damaged metadata: {reason(error)}")
 
 
 def _format(data: bytes) -> str:
@@ -63,11 +70,12 @@ def _texts(data: bytes) -> dict[str, str]:
     kind, block = _format(data), None
     texts: dict[str, str] = {}
     if kind == "png":
+        budget = TextBudget()
         for chunk in png.chunks(data)[0]:
-            if (text := png.as_text(chunk)) is not None:
+            if (text := png.as_text(chunk, budget)) is not None:
                 texts.setdefault(text.keyword, text.text)
             elif chunk.kind == b"eXIf":
-                block = chunk.data
+                block = bytes(chunk.data)
     elif kind == "jpeg":
         for segment in jpeg.segments(data)[0]:
             if segment.marker == jpeg.COMMENT:
@@ -94,12 +102,7 @@ def _xmp(data: bytes) -> bytes | None:
         chunks = webp.chunks(data)[0]
         index = webp.find(chunks, webp.XMP)
         return None if index is None else chunks[index].data
-    texts = (png.as_text(chunk) for chunk in png.chunks(data)[0])
-    return next(
-        (
-            text_encoding.encode_leniently(text.text, "utf-8")
-            for text in texts
-            if text and text.keyword == png.XMP
-        ),
-        None,
-    )
+    for chunk in png.chunks(data)[0]:
+        if png.keyword_of(chunk) == png.XMP and (text := png.as_text(chunk)):
+            return text_encoding.encode_leniently(text.text, "utf-8")
+    return None

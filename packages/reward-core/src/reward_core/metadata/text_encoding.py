@@ -18,6 +18,7 @@ _BOMS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
+_LOOKED_AT = 2**20  # characters of a text without a mark that show whether it is UTF-16
 _NOT_TEXT = re.compile("[\ud800-\udfff\ufffd\0]")
 # No language in Latin-1 has four accented letters in a row; its control characters are cp1252's quotes.
 _NOT_LATIN_1 = re.compile(rb"[\x80-\x9f]|[\x80-\xff]{4}")
@@ -115,5 +116,6 @@ def _utf16_by_zeros(data: bytes) -> str | None:
     if len(data) % 2 or not _decodes(data, encoding):
         return None
     text = data.decode(encoding).rstrip("\0")
-    strange = any(unicodedata.category(c) in ("Cc", "Cn", "Co") and c not in "\t\n\r" for c in text)
+    start = text[:_LOOKED_AT]
+    strange = any(unicodedata.category(c) in ("Cc", "Cn", "Co") and c not in "\t\n\r" for c in start)
     return None if strange else encoding

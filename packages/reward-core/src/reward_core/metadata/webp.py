@@ -5,6 +5,8 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
+from ..files.limits import MAX_IMAGE_CHUNKS
+
 ALPHA, EXIF_FLAG, XMP_FLAG, ANIMATION = 0x10, 0x08, 0x04, 0x02
 EXIF, XMP = b"EXIF", b"XMP "
 _FLAGS = {EXIF: EXIF_FLAG, XMP: XMP_FLAG}
@@ -29,11 +31,14 @@ def chunks(data: bytes) -> tuple[list[Chunk], bytes]:
     end = 8 + size
     if end > len(data):
         raise DamagedWebp(f"truncated: {len(data):,} of {end:,} bytes")
-    found, offset = [], 12
+    found: list[Chunk] = []
+    offset = 12
     while offset + 8 <= end:
         (length,) = struct.unpack_from("<I", data, offset + 4)
         if offset + 8 + length > end:
             raise DamagedWebp("damaged: a chunk ends outside the file")
+        if len(found) == MAX_IMAGE_CHUNKS.value:
+            raise DamagedWebp(f"it has more than {len(found):,} chunks ({MAX_IMAGE_CHUNKS.advice})")
         found.append(Chunk(data[offset : offset + 4], data[offset + 8 : offset + 8 + length]))
         offset += 8 + length + length % 2
     if any(chunk.kind == b"ANIM" for chunk in found):

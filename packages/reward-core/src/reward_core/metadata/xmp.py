@@ -13,7 +13,7 @@ PROPERTIES = (
     "Iptc4xmpExt:AIPromptInformation", "dc:description", "dc:title", "exif:UserComment",
     "tiff:ImageDescription", "xmp:CreatorTool",
 )  # fmt: skip
-_ITEM = re.compile(r"<rdf:li\b[^>]*>(.*?)</rdf:li>", re.DOTALL)
+_ITEM = re.compile(r"<rdf:li\b")
 _EMPTY = (
     b'<?xpacket begin="\xef\xbb\xbf" id="W5M0MpCehiHzreSzNTczkc9d"?>'
     b'<x:xmpmeta xmlns:x="adobe:ns:meta/">'
@@ -72,8 +72,8 @@ def _property(packet: str, name: str) -> str | None:
     closed = packet.find(f"</{name}>", opened.end()) if opened else -1
     if opened and closed >= 0:
         content = packet[opened.end() : closed]
-        item = _ITEM.search(content)
-        content = item[1] if item else "" if "<rdf:" in content else content
+        item = _first_item(content)
+        content = item if item is not None else "" if "<rdf:" in content else content
     elif attribute := re.search(rf"\s{name}=(?:\"([^\"<]*)\"|'([^'<]*)')", packet):
         content = attribute[1] or attribute[2] or ""
     else:
@@ -82,6 +82,14 @@ def _property(packet: str, name: str) -> str | None:
     if content.startswith("<![CDATA[") and content.endswith("]]>"):
         return content[9:-3].strip()
     return unescape(content).strip()
+
+
+def _first_item(content: str) -> str | None:
+    """The content of the first rdf:li element; None where there is none."""
+    item = _ITEM.search(content)
+    start = content.find(">", item.end()) + 1 if item else 0
+    end = content.find("</rdf:li>", start) if start else -1
+    return content[start:end] if end >= 0 else None
 
 
 def _name(key: str) -> str:

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataWarning, ImageError, InputError
+from ..files.foreign_bytes import read_regular
 from ..files.full_disk import raise_if_full
-from ..inputs.image_file import ImageSource, StoredImage, image_name, image_state, open_image
+from ..files.limits import MAX_IMAGE_FILE_BYTES
+from ..inputs.image_file import ImageSource, StoredImage, decoded_image, image_name, image_state
 from ..rankings import SPLITS, RankedPrompt, read_splits
 from ..rankings.check import drop_broken, find_broken, in_reading_order
 from ..rankings.comparisons import regroup
@@ -170,17 +172,18 @@ def _journal(out: Path) -> dict[str, tuple[str | None, str | None, list[Any] | N
 def _store(name: str, image: ImageSource, out: Path) -> tuple[str, str | None, str | None]:
     """Check an image and write its bytes, unchanged, under a name that follows from them."""
     try:
-        content = image.read() if isinstance(image, StoredImage) else Path(name).read_bytes()
-        opened_image = open_image(ReadImage(name, content))
-        if opened_image.mode != "RGB":
-            opened_image.convert("RGB")
+        content = image.read() if isinstance(image, StoredImage) else read_regular(name, MAX_IMAGE_FILE_BYTES)
+        with decoded_image(ReadImage(name, content)) as decoded:
+            kind = decoded.format
+            if decoded.mode != "RGB":
+                decoded.convert("RGB")
     except ImageError as error:
         return name, None, error.reason
     except Exception as error:  # a damaged table
         raise_if_full(error, out)
         return name, None, f"cannot be read: {error}"
     digest = hashlib.sha256(content).hexdigest()[:32]
-    suffix = {"JPEG": "jpg"}.get(opened_image.format or "", (opened_image.format or "img").lower())
+    suffix = {"JPEG": "jpg"}.get(kind or "", (kind or "img").lower())
     file = f"images/{digest[:2]}/{digest}.{suffix}"
     path = out / file
     if not path.is_file():

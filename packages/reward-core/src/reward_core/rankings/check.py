@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..errors import ImageError
-from ..inputs.image_file import ImageSource, StoredImage, image_name, open_image
+from ..inputs.image_file import ImageSource, StoredImage, decoded_image, image_name, rgb_guard
 from ..runs.cpus import usable_cpus
 from ..runs.progress import bar
 from .ranked_prompt import RankedPrompt
@@ -130,11 +130,9 @@ def _key(image: ImageSource) -> str:
 
 def _fault(image: ImageSource) -> str | None:
     try:
-        opened_image = open_image(image)
-        if opened_image.mode != "RGB":
-            opened_image.convert("RGB")
+        with decoded_image(image) as decoded, rgb_guard(image_name(image)):
+            if decoded.mode != "RGB":
+                decoded.convert("RGB")
     except ImageError as error:
         return error.reason
-    except ValueError as error:
-        return f"cannot be turned into RGB: {error}"
     return None

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ImageError
+from ..files.foreign_bytes import read_regular
+from ..files.limits import MAX_IMAGE_FILE_BYTES
 from ..inputs.image_file import StoredImage, file_state
 
-MAX_BYTES = 512 * 2**20  # of one image's file
 _lock = threading.Lock()
 
 
@@ -32,8 +33,8 @@ class ZippedImage(StoredImage):
     def read(self) -> bytes:
         archive = _open_zip(_key(self.archive))
         size = archive.getinfo(self.member).file_size
-        if size > MAX_BYTES:
-            raise ImageError(self.name, f"would unpack to {size:,} bytes")
+        if size > MAX_IMAGE_FILE_BYTES.value:
+            raise ImageError(self.name, f"would unpack to {size:,} bytes ({MAX_IMAGE_FILE_BYTES.advice})")
         return archive.read(self.member)
 
     def state(self) -> tuple[str | int, ...]:
@@ -119,7 +120,7 @@ def _bytes(image: StoredImage, cell: Any, item: int | None, folder: Path) -> byt
     if isinstance(cell, dict):
         path = cell.get("path")
         if cell.get("bytes") is None and path and (folder / path).is_file():
-            return (folder / path).read_bytes()
+            return read_regular(folder / path, MAX_IMAGE_FILE_BYTES)
         cell = cell.get("bytes")
     if not isinstance(cell, bytes):
         raise ImageError(image.name, "the cell holds no image")

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from ..errors import ImageError
+from ..inputs.clipped_levels import clipped_levels, warn_of_levels
 from ..inputs.decode_ahead import DecodedAhead
-from ..inputs.image_file import ImageSource, image_name, open_image
+from ..inputs.image_file import ImageSource, decoded_image, image_name, rgb_guard
 from ..inputs.image_transform import ImageTransform
 from .batching import checked_batch_size, in_batches, one_behind
 from .cpu import sensible_threads
@@ -84,7 +85,9 @@ def image_batches(
             batch = ImageBatch(indices, [], None)
             for i in indices:
                 try:
-                    ready[i] = decoded[i]
+                    ready[i], lost = decoded[i]
+                    if lost:  # warned of in the caller's thread, so that its line is named
+                        warn_of_levels(lost, image_name(images[i]))
                 except ImageError as error:
                     if not keep_errors:
                         raise
@@ -98,17 +101,14 @@ def image_batches(
         yield from _fetched(in_batches(from_images, len(images), size), model.device)
 
 
-def opened(transform: ImageTransform, image: ImageSource, whole: bool = False) -> Tensor:
-    """Open an image and prepare it for ``transform.finish``.
+def opened(transform: ImageTransform, image: ImageSource, whole: bool = False) -> tuple[Tensor, str | None]:
+    """Decode an image and prepare it for ``transform.finish``; also say what 8 bits lose of its levels.
 
     Raises:
-        ImageError: an image that cannot be read.
+        ImageError: it cannot be decoded, or not turned into RGB.
     """
-    opened_image = open_image(image)
-    try:
-        return transform.prepare(opened_image, whole)
-    except ValueError as error:
-        raise ImageError(image_name(image), f"cannot be turned into RGB: {error}") from error
+    with decoded_image(image, warn=False) as decoded, rgb_guard(image_name(image)):
+        return transform.prepare(decoded, whole), clipped_levels(decoded)
 
 
 def _fetched(batches: Iterator[ImageBatch], device: torch.device) -> Iterator[ImageBatch]:

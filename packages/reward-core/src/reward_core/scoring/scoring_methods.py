@@ -17,6 +17,7 @@ from ..files.score_file import ScoredRow
 from ..inputs.image_file import ImageSource, image_name
 from ..inputs.image_transform import ImageTransform
 from ..inputs.tokenizer import PromptTokenizer, check_prompts
+from ..runs.caller_warning import quoted
 from .batching import checked_batch_size, in_batches
 from .features import ImageFeatures, PromptFeatures
 from .pipeline import image_batches
@@ -266,4 +267,4 @@ def _check_counts(prompts: int, images: int) -> None:
 
 def _pair_name(prompt: str, images: Sequence[ImageSource] | ImageFeatures, i: int) -> str:
     name = f"image {i}" if isinstance(images, ImageFeatures) else image_name(images[i])
-    return f"{name} with prompt {prompt!r}"
+    return f"{name} with prompt {quoted(prompt)}"

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..errors import ImageError, InputError
 from ..inputs.clipped_levels import FirstClippedImage
-from ..inputs.image_file import image_name, open_image
+from ..inputs.image_file import decoded_image, image_name, rgb_guard
 from ..inputs.image_transform import ImageTransform
 from ..rankings import RankedPrompt, untied_pairs
 from .batch_plan import MicroBatch
@@ -98,13 +98,12 @@ class GroupReader:
         images: dict[int, np.ndarray] = {}
         for i in good if tokens is None else ():
             try:
-                image = open_image(group.images[i], warn=False)
-                self.first_clipped.check(image, self.called(number, i))
-                images[i] = self.transform.to_uint8(image)
+                name = self.called(number, i)
+                with decoded_image(group.images[i], warn=False) as image, rgb_guard(name):
+                    self.first_clipped.check(image, name)
+                    images[i] = self.transform.to_uint8(image)
             except ImageError as error:
-                self.skipped[self.called(number, i)] = error.reason
-            except ValueError as error:
-                self.skipped[self.called(number, i)] = f"cannot be turned into RGB: {error}"
+                self.skipped[name] = error.reason
         image_indices = tuple(good if tokens is not None else images)
         ranks = tuple(group.ranks[i] for i in image_indices)
         if not untied_pairs(ranks):

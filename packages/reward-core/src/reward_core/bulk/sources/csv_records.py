@@ -6,7 +6,7 @@ import csv
 from collections import deque
 from collections.abc import Iterator
 
-from ..image_suffixes import is_image_name
+from ...inputs.image_formats import is_image_name
 from .base import Lines
 
 

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ...errors import ImageError, InputError, OutputError
+from ...files.foreign_bytes import read_regular
+from ...files.limits import MAX_CAPTION_BYTES
+from ...inputs.image_formats import is_image_name
 from ...metadata import read_prompt
 from ...metadata.text_encoding import decode_text
-from ..image_suffixes import is_image_name
 from ..input_row import InputRow, input_row
 from .base import STRIDE, Lines, Source
 
@@ -127,8 +129,7 @@ class FolderSource(Source):
         """Read an image's text file. Raises ImageError if there is none, InputError."""
         sidecar = _sidecar(name)
         try:
-            with open(os.path.join(self.folder, sidecar), "rb") as file:
-                return decode_text(file.read()).strip()
+            return decode_text(read_regular(os.path.join(self.folder, sidecar), MAX_CAPTION_BYTES)).strip()
         except FileNotFoundError as error:
             raise ImageError(name, f"{sidecar} is not there") from error
         except (OSError, ValueError) as error:

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DataWarning, InputError
+from ...inputs.image_formats import is_image_name
 from ...metadata.text_encoding import decode_text
-from ..image_suffixes import is_image_name
 from ..input_row import InputRow, input_row
 from .base import WHOLE_DIGEST_LIMIT, Source, check_rows, file_digest
 

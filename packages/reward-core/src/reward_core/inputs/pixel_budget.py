@@ -1,0 +1,69 @@
+"""How many pixels are decoded at once, by all threads of this process."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+
+from ..files.limits import MAX_PIXELS_IN_FLIGHT
+
+
+class PixelBudget:
+    """Pixels that several threads share; who asks first gets them first.
+
+    Args:
+        pixels: the most that are held at once. An image of more pixels is held alone.
+    """
+
+    def __init__(self, pixels: int):
+        self.pixels, self.free = pixels, pixels
+        self._lock = threading.Lock()
+        self._waiting: deque[tuple[int, threading.Event]] = deque()
+
+    @contextmanager
+    def held(self, pixels: int) -> Iterator[None]:
+        """Hold so many pixels, after waiting until they are free. One thread must not hold twice."""
+        pixels = min(max(pixels, 1), self.pixels)
+        self._take(pixels)
+        try:
+            yield
+        finally:
+            self._give_back(pixels)
+
+    def _take(self, pixels: int) -> None:
+        with self._lock:
+            if not self._waiting and pixels <= self.free:
+                self.free -= pixels
+                return
+            turn = threading.Event()
+            self._waiting.append((pixels, turn))
+        try:
+            turn.wait()
+        except BaseException:  # interrupted
+            with self._lock:
+                if turn.is_set():
+                    self.free += pixels
+                else:
+                    self._waiting.remove((pixels, turn))
+                self._wake()
+            raise
+
+    def _give_back(self, pixels: int) -> None:
+        with self._lock:
+            self.free += pixels
+            self._wake()
+
+    def _wake(self) -> None:
+        while self._waiting and self._waiting[0][0] <= self.free:
+            pixels, turn = self._waiting.popleft()
+            self.free -= pixels
+            turn.set()
+
+
+@cache
+def pixel_budget() -> PixelBudget:
+    """Return the budget of this process."""
+    return PixelBudget(MAX_PIXELS_IN_FLIGHT.value)
