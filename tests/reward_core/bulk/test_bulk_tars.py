@@ -1,13 +1,17 @@
 """Bulk scoring of tars: damaged, joined, changed, and how an image finds its prompt."""
 
+import importlib
 import io
 import json
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from bulk_inputs import FAST, NOT_READ, READ, keep_first_shard, make_images, rows_of
 from PIL import Image, features
+
+from reward_core.bulk.sources import Tars
 
 pytest.importorskip("webdataset")
 COUNT = 12
@@ -206,3 +210,117 @@ def test_captions_in_other_encodings_are_read_or_an_error(command, images, tmp_p
     for row, reason in zip(rows[len(READ) :], NOT_READ.values()):
         assert row["error"].startswith("the prompt cannot be read: ")
         assert reason in row["error"]
+
+
+# Tars made to break the reader
+
+
+def header(name: str, size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
+    member = tarfile.TarInfo(name)
+    member.size, member.type = size, kind
+    return member.tobuf(tarfile.GNU_FORMAT)
+
+
+def block(data: bytes) -> bytes:
+    return data + bytes(-len(data) % 512)
+
+
+def pax(records: bytes, image: bytes) -> bytes:
+    """A pax header with these records before an image."""
+    return header("x", len(records), tarfile.XHDTYPE) + block(records) + header("b.png", 3) + block(image)
+
+
+def sparse(size: int) -> bytes:
+    """A GNU sparse file of ``size`` zeros, of which none are in the tar."""
+    data = bytearray(header("b.png", 0, tarfile.GNUTYPE_SPARSE))
+    data[386:398] = data[398:410] = b"%011o\0" % 0
+    data[483:495] = b"%011o\0" % size
+    data[148:156] = b" " * 8
+    data[148:156] = b"%06o\0 " % sum(data)
+    return bytes(data)
+
+
+ENDLESS = {  # what comes behind the first sample
+    "1 TB": header("b.png", 2**40) + bytes(512),
+    "4 EB": header("b.png", 2**62) + bytes(512),
+    "a name of 1 TB": header("b.png", 2**40, tarfile.GNUTYPE_LONGNAME) + bytes(512),
+    "records of 1 TB": header("b.png", 2**40, tarfile.XHDTYPE) + bytes(512),
+    "a negative size": pax(b"14 size=-1024\n", b"abc"),
+    "a size of 4,000 digits": pax(b"4010 size=" + b"9" * 3999 + b"\n", b"abc"),
+    "a record's length": pax(b"99999999999999999999 path=a\n", b"abc"),
+    "no map of a sparse file": pax(b"22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n", b"abc"),
+}
+
+
+@pytest.mark.parametrize("zipped", [False, True], ids=["plain", "gz"])
+@pytest.mark.parametrize("kind", ENDLESS)
+def test_headers_that_lie_cost_their_own_rows_alone(images, tmp_path, kind, zipped):
+    import gzip
+
+    whole = write_tar(tmp_path / "a.tar", samples(images, range(1))).read_bytes()
+    data = whole.rstrip(b"\0")
+    data = block(data) + ENDLESS[kind] + bytes(1024)
+    (tmp_path / "a.tar").write_bytes(gzip.compress(data) if zipped else data)
+    first, *others = Tars((str(tmp_path / "a.tar"),)).open(tmp_path).read(0)
+    assert (first.error, first.content) == (None, images[0])
+    assert others[-1].error.startswith("the tar is damaged or truncated: ")
+
+
+def test_a_member_larger_than_an_image_is_an_error_of_its_row(images, tmp_path, monkeypatch):
+    monkeypatch.setenv("REWARD_CORE_MAX_TAR_MEMBER_BYTES", "50000")
+    files = [("0.png", images[0]), ("0.txt", b"a dog"), ("1.png", bytes(50_001)), ("1.txt", b"a cat")]
+    tar = write_tar(tmp_path / "a.tar", [*files, ("2.png", images[2]), ("2.txt", b"a bird")])
+    rows = list(Tars((str(tar),)).open(tmp_path).read(0))
+    assert [row.prompt for row in rows] == ["a dog", "a cat", "a bird"]
+    assert [row.content for row in rows] == [images[0], None, images[2]]
+    assert rows[1].error.startswith("the file is too large: its header says 50,001 bytes, at most 50,000")
+
+
+@pytest.mark.parametrize("zipped", [False, True], ids=["plain", "gz"])
+def test_a_sparse_file_of_gigabytes_is_not_unpacked(tmp_path, zipped):
+    import gzip
+
+    data = sparse(7 * 2**30) + header("b.txt", 5) + block(b"a cat") + bytes(1024)
+    (tmp_path / "a.tar").write_bytes(gzip.compress(data) if zipped else data)
+    (row,) = Tars((str(tmp_path / "a.tar"),)).open(tmp_path).read(0)
+    assert row.prompt == "a cat"
+    assert row.error.startswith("the file is too large: its header says 7,516,192,768 bytes")
+
+
+@pytest.mark.parametrize("form", ["gzip", "bz2", "lzma"])
+def test_a_compressed_tar_may_not_unpack_to_many_times_its_size(images, tmp_path, monkeypatch, form):
+    monkeypatch.setattr("reward_core.bulk.sources.tar_file.MIN_TAR_BYTES", 1 << 20)
+    whole = write_tar(tmp_path / "a.tar", samples(images, range(1))).read_bytes()
+    bomb = block(whole.rstrip(b"\0")) + header("b.png", 2**24) + bytes(2**24 + 1024)
+    (tmp_path / "a.tar").write_bytes(importlib.import_module(form).compress(bomb))
+    first, *_, last = Tars((str(tmp_path / "a.tar"),)).open(tmp_path).read(0)
+    assert (first.error, first.content) == (None, images[0])
+    assert "it unpacks to more than" in last.error
+    assert "REWARD_CORE_MAX_TAR_RATIO" in last.error
+
+
+@pytest.mark.parametrize("form", ["gzip", "bz2", "lzma"])
+def test_damage_in_a_compressed_tar_is_told_behind_its_whole_samples(images, tmp_path, form):
+    noise = np.random.default_rng(0).bytes(2_000_000)  # so that the damage comes after the first sample
+    files = [*samples(images, range(1)), ("b.png", noise), ("b.txt", b"a cat")]
+    data = bytearray(
+        importlib.import_module(form).compress(write_tar(tmp_path / "a.tar", files).read_bytes())
+    )
+    for at in range(len(data) * 3 // 4, len(data) * 3 // 4 + 200):
+        data[at] ^= 0x5A
+    (tmp_path / "a.tar").write_bytes(data)
+    rows = list(Tars((str(tmp_path / "a.tar"),)).open(tmp_path).read(0))
+    assert rows[0].content == images[0]
+    assert rows[-1].error.startswith("the tar is damaged or truncated: ")
+
+
+def test_texts_of_one_sample_are_bounded_in_a_compressed_tar(images, tmp_path, monkeypatch):
+    import gzip
+
+    monkeypatch.setenv("REWARD_CORE_MAX_TAR_TEXT_BYTES", "100")
+    files = [("0.png", images[0]), ("0.txt", b"a" * 101), ("1.png", images[1]), ("1.txt", b"a cat")]
+    tar = write_tar(tmp_path / "a.tar", files)
+    tar.write_bytes(gzip.compress(tar.read_bytes()))
+    large, small = Tars((str(tar),)).open(tmp_path).read(0)
+    assert large.error.startswith("the prompt cannot be read: the file is too large")
+    assert (small.prompt, small.content, small.error) == ("a cat", images[1], None)

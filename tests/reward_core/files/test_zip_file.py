@@ -44,3 +44,76 @@ def test_a_damaged_zip_member_leaves_no_files(tmp_path):
     with pytest.raises(InputError, match="damaged"):
         unzip(tmp_path / "a.zip", tmp_path / "target")
     assert os.listdir(tmp_path) == []
+
+
+def broken_zip(path, kind):
+    """Write a zip whose second member is packed by ``kind`` and damaged behind its headers."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("good.png", sample_image(0))
+        archive.writestr("bad.png", sample_image(1) * 20, kind)
+        info = archive.getinfo("bad.png")
+        start = info.header_offset + 30 + len("bad.png")
+        size = info.compress_size
+    content = bytearray(path.read_bytes())
+    for at in range(start + 9, start + size, 7):
+        content[at] ^= 0x5A
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("kind", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_member_damaged_in_any_packing_is_the_projects_error(tmp_path, kind):
+    broken_zip(tmp_path / "a.zip", kind)
+    with pytest.raises(
+        InputError, match=r"a\.zip: cannot be read as a zip, it is damaged: .*download it again"
+    ):
+        unzip(tmp_path / "a.zip", tmp_path / "target")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"flags": 1}, "'b.png' is encrypted"),
+        ({"flags": 0x20}, "patched data"),
+        ({"method": 99}, "compression"),
+        ({"method": 9}, "compression"),
+        ({"version": 99}, "version"),
+    ],
+    ids=str,
+)
+def test_a_zip_that_needs_another_program_is_refused_and_kept(tmp_path, change, reason):
+    content = bytearray(zipped({"a.png": sample_image(0), "b.png": sample_image(1)}))
+    at = content.rindex(b"PK\x01\x02")  # the last member's entry in the directory
+    local = int.from_bytes(content[at + 42 : at + 46], "little")
+    for key, offset, local_offset in (("version", 6, 4), ("flags", 8, 6), ("method", 10, 8)):
+        if key in change:
+            content[at + offset : at + offset + 2] = change[key].to_bytes(2, "little")
+            content[local + local_offset : local + local_offset + 2] = change[key].to_bytes(2, "little")
+    (tmp_path / "a.zip").write_bytes(content)
+    with pytest.raises(InputError, match=rf"a\.zip.*{reason}"):
+        unzip(tmp_path / "a.zip", tmp_path / "target")
+    assert os.listdir(tmp_path) == ["a.zip"]
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        (["x" * 300 + ".png"], "more than a file's can have"),
+        (["ä" * 140 + ".png"], "more than a file's can have"),  # 284 bytes
+        (["a/" * 3000 + "x.png"], "more than a file's can have"),
+        (["a.png", "a.png/b.png"], "'a.png' is a file and a folder at once"),
+        (["a.png/c/b.png", "a.png"], "'a.png' is a file and a folder at once"),
+    ],
+    ids=["long", "long in bytes", "deep", "file then folder", "folder then file"],
+)
+def test_names_that_no_disk_can_hold_are_refused_and_the_zip_is_kept(tmp_path, names, reason):
+    (tmp_path / "a.zip").write_bytes(zipped({name: sample_image(0) for name in names}))
+    with pytest.raises(InputError, match=reason):
+        unzip(tmp_path / "a.zip", tmp_path / "target")
+    assert os.listdir(tmp_path) == ["a.zip"]
+
+
+def test_a_zip_of_one_file_named_like_the_folder_becomes_a_folder(tmp_path):
+    (tmp_path / "a.zip").write_bytes(zipped({"target.png": sample_image(0)}))
+    unzip(tmp_path / "a.zip", tmp_path / "target.png")
+    assert (tmp_path / "target.png" / "target.png").read_bytes() == sample_image(0)

@@ -4,12 +4,15 @@ The hub's client reads its address and cache when it is imported, so every case 
 its own. A case makes several checks, since each process costs seconds.
 """
 
+import contextlib
 import hashlib
 import io
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
@@ -19,6 +22,7 @@ from safetensors.torch import load, save
 import reward_core as RM
 from reward_core.demo.published_example import PROMPT as EXAMPLE_PROMPT
 from reward_core.errors import HubError
+from reward_core.hub.dataset_files import RepoFile, RepoListing, fetch_verified
 from reward_core.hub.downloads import fetch
 from reward_core.hub.file_specs import WebFile
 from reward_core.models.registry import SCORES
@@ -423,3 +427,113 @@ def test_checksums_of_plain_addresses(hub, tmp_path):
     with pytest.raises(HubError, match="sha256"):
         fetch(WebFile(f"{hub.address}/file", "other", digest[::-1]), tmp_path)
     assert not (tmp_path / "other").exists()
+
+
+class RawServer:
+    """Answers every connection with the given bytes, then with more of them if there are any."""
+
+    def __init__(self, *pieces: bytes, pause: float = 0.0):
+        self.pieces, self.pause = pieces, pause
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.address = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
+        self.stopping = threading.Event()
+        threading.Thread(target=self.serve, daemon=True).start()
+
+    def serve(self):
+        while True:
+            try:
+                connection, _ = self.socket.accept()
+            except OSError:
+                return
+            with connection, contextlib.suppress(OSError):
+                connection.recv(65536)
+                for piece in self.pieces:
+                    connection.sendall(piece)
+                    if self.pause and self.stopping.wait(self.pause):
+                        return
+
+    def stop(self):
+        self.stopping.set()
+        self.socket.close()
+
+
+@pytest.fixture
+def raw_server():
+    servers = []
+
+    def start(*pieces, **settings):
+        servers.append(RawServer(*pieces, **settings))
+        return servers[-1].address
+
+    yield start
+    for server in servers:
+        server.stop()
+
+
+@pytest.mark.parametrize(
+    "length", ["abc", "-1", "1e3", "0x10", "9" * 30, "\u0663".encode().decode("latin-1")]
+)
+def test_a_content_length_that_is_no_number_is_refused(raw_server, tmp_path, length):
+    answer = f"HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\nabc".encode("latin-1")
+    address = raw_server(answer)
+    with pytest.raises(HubError, match=r"w\.bin could not be downloaded.*(no number|IncompleteRead)"):
+        fetch(WebFile(f"{address}/w.bin", "w.bin"), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_without_a_content_length_is_downloaded(raw_server, tmp_path):
+    address = raw_server(b"HTTP/1.0 200 OK\r\n\r\n", b"content")
+    assert fetch(WebFile(f"{address}/w.bin", "w.bin"), tmp_path).read_bytes() == b"content"
+
+
+def test_a_server_that_stalls_is_given_up(hub, tmp_path, monkeypatch):
+    monkeypatch.setenv("REWARD_CORE_DOWNLOAD_TIMEOUT", "1")
+    hub.web["/w.bin"], hub.stalled["/w.bin"] = b"x" * 1000, 10
+    with pytest.raises(HubError, match=r"w\.bin could not be downloaded: .*timed out"):
+        fetch(WebFile(f"{hub.address}/w.bin", "w.bin"), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_server_that_sends_a_byte_at_a_time_is_given_up(raw_server, tmp_path, monkeypatch):
+    monkeypatch.setattr("reward_core.hub.web_download.MEASURED_SECONDS", 0.5)
+    address = raw_server(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n", *[b"x"] * 1000, pause=0.05)
+    with pytest.raises(HubError, match=r"could not be downloaded: .*only \d+ bytes came in \d+ seconds"):
+        fetch(WebFile(f"{address}/w.bin", "w.bin"), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("announced", [True, False], ids=["announced", "endless"])
+def test_a_file_larger_than_the_limit_is_not_kept(raw_server, tmp_path, monkeypatch, announced):
+    monkeypatch.setenv("REWARD_CORE_MAX_DOWNLOAD_BYTES", "100000")
+    length = b"Content-Length: 10000000000\r\n" if announced else b""
+    address = raw_server(b"HTTP/1.0 200 OK\r\n" + length + b"\r\n", *[b"x" * 50_000] * 50)
+    with pytest.raises(HubError, match=r"at most 100,000 are downloaded \(REWARD_CORE_MAX_DOWNLOAD_BYTES"):
+        fetch(WebFile(f"{address}/w.bin", "w.bin"), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(HubError, match="at most 10 are downloaded"):
+        fetch(WebFile(f"{address}/w.bin", "w.bin", max_bytes=10), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "answer", [b"", b"hello\r\n\r\n", b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 200 + b"\r\n"]
+)
+def test_an_answer_that_is_no_http_is_the_projects_error(raw_server, tmp_path, answer):
+    address = raw_server(answer)
+    with pytest.raises(HubError, match=r"w\.bin could not be downloaded"):
+        fetch(WebFile(f"{address}/w.bin", "w.bin"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../../victim.txt", "a/../../victim.txt", "VICTIM", "..\\..\\victim.txt", "images/..", "C:/v", "a\n"],
+)
+def test_a_listing_that_names_files_outside_is_the_projects_error(tmp_path, name):
+    victim = tmp_path / "victim.txt"
+    victim.write_text("precious")
+    name = name.replace("VICTIM", str(victim))
+    (tmp_path / "root" / "data").mkdir(parents=True)
+    file = RepoFile(name, 10)
+    listing = RepoListing("a/b", "0" * 40, {name: file})
+    with pytest.raises(HubError, match="of a/b: the name leads outside the folder"):
+        fetch_verified(listing, file, tmp_path / "root" / "data")
+    assert victim.read_text() == "precious"

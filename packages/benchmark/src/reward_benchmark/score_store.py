@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 
 from reward_core.errors import InputError
+from reward_core.files.json_file import parse_json
 
 Key = tuple[str, str, str]  # part, scorer, image
 
@@ -108,11 +109,11 @@ def read_store(path: Path) -> dict[Key, Score]:
 
 def _row(line: bytes, where: str) -> tuple[Key, Score]:
     try:
-        row = json.loads(line)
+        row = parse_json(line.decode())
         score = row["score"]
         key = (row["part"], row["scorer"], row["picture"])
         return key, Score(None if score is None else float(score), row.get("error"), row.get("of"))
-    except (ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise InputError(
             f"{where} is no row of scores: {line[:80]!r}; remove the line or the file"
         ) from error

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from reward_core.files.json_file import parse_json
 
 from .errors import PromptFileError
 
@@ -39,16 +40,16 @@ def read_prompts(file: str | os.PathLike[str]) -> list[str]:
     try:
         # Lines end with "\n" alone: splitlines() would also cut at characters that texts may hold (U+2028).
         if path.suffix == ".json":
-            entries = json.loads(text)
+            entries = parse_json(text)
         elif path.suffix == ".jsonl":
-            entries = [json.loads(line) for line in text.split("\n") if line.strip()]
+            entries = [parse_json(line) for line in text.split("\n") if line.strip()]
         elif path.suffix.lower() in (".csv", ".tsv"):
             entries = _column(file, text, "," if path.suffix.lower() == ".csv" else "\t")
         else:
             entries = text.split("\n")
     except PromptFileError:
         raise
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise PromptFileError(f"{file}: no JSON ({error})") from error
     if not isinstance(entries, list):
         raise PromptFileError(f"{file}: must hold a list of prompts, holds {type(entries).__name__}")

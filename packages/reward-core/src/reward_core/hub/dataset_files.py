@@ -84,6 +84,7 @@ def fetch_verified(listing: RepoListing, file: RepoFile, root: Path) -> Path:
     Raises:
         HubError: it cannot be fetched, or came wrong twice. DiskFullError: no room for it.
     """
+    _check_name(listing, file.path)
     path = root / file.path
     if path.is_file() and _difference(file, path) is None:
         return path
@@ -113,6 +114,16 @@ def fetch_verified(listing: RepoListing, file: RepoFile, root: Path) -> Path:
         f"{file.path} of {listing.repo_id} came wrong twice and was removed: {difference}. Run the same "
         f"command again later; if it stays so, something between here and the hub changes files"
     )
+
+
+def _check_name(listing: RepoListing, name: str) -> None:
+    """Raise HubError for a file that would be outside the folder into which it is downloaded."""
+    parts = name.replace("\\", "/").split("/")
+    if not name or {"", ".", ".."} & set(parts) or ":" in parts[0] or not name.isprintable():
+        raise HubError(
+            f"Cannot download {name!r:.200} of {listing.repo_id}: the name leads outside the folder or "
+            "is not a file's. Ask the owner of the data set to rename it."
+        )
 
 
 def _difference(file: RepoFile, path: Path) -> str | None:

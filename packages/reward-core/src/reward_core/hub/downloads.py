@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
-import shutil
 import tempfile
-from http.client import HTTPException
 from pathlib import Path
-from typing import TYPE_CHECKING
-from urllib.error import URLError
-from urllib.request import urlopen
 
 from ..errors import HubError
+from ..files.foreign_bytes import guarded
 from .file_specs import HubFile, WebFile
-
-if TYPE_CHECKING:
-    pass
+from .web_download import download
 
 _WITHOUT_NETWORK = (
     "Without a network: `--model tiny` (RM.load('tiny')) comes with the package; or fetch the file "
@@ -158,14 +153,23 @@ def _fetch_web_file(
     root.mkdir(parents=True, exist_ok=True)
     try:
         with tempfile.TemporaryDirectory(prefix=".fetching-", dir=root) as folder:
-            _download(file.url, Path(folder, file.filename))
+            with guarded(lambda error: _not_downloaded(file, error)):
+                download(file.url, Path(folder, file.filename), file.max_bytes)
             _check_sum(file, Path(folder, file.filename))
             os.replace(Path(folder, file.filename), path)
-    except HubError:
-        raise
-    except (URLError, OSError, HTTPException) as error:
-        raise HubError(f"{file.url} could not be downloaded: {error}\n{_WITHOUT_NETWORK}") from error
+    except OSError as error:
+        if isinstance(error, HubError):
+            raise
+        raise _not_downloaded(file, error) from error
     return path
+
+
+def _not_downloaded(file: WebFile, error: BaseException) -> Exception:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return HubError(f"{file.url} could not be downloaded: no space left for it")
+    return HubError(
+        f"{file.url} could not be downloaded: {error or type(error).__name__}\n{_WITHOUT_NETWORK}"
+    )
 
 
 def _check_sum(file: WebFile, path: Path) -> None:
@@ -179,23 +183,6 @@ def _check_sum(file: WebFile, path: Path) -> None:
     found = digest.hexdigest()
     if found != file.sha256:
         raise HubError(f"{file.url} is not the file it was: sha256 {found} instead of {file.sha256}")
-
-
-def _download(url: str, path: Path) -> None:
-    """``url`` into the file ``path``, with a progress bar on a terminal."""
-    from rich.console import Console
-    from rich.progress import wrap_file
-
-    console = Console(stderr=True)
-    with urlopen(url) as answer, path.open("wb") as out:
-        size = int(answer.headers.get("Content-Length", 0))
-        with wrap_file(
-            answer, size, description=path.name, console=console, disable=not console.is_terminal
-        ) as source:
-            shutil.copyfileobj(source, out)
-        # A dropped connection looks like the end of the file to torch.hub's own download.
-        if out.tell() < size:
-            raise URLError(f"the connection ended after {out.tell():,} of {size:,} bytes")
 
 
 def torch_cache() -> str:

@@ -17,8 +17,13 @@ class HubFile:
 
 @dataclass(frozen=True)
 class WebFile:
-    """A file at a plain address."""
+    """A file at a plain address.
+
+    Attributes:
+        max_bytes: a larger file is not downloaded; None: MAX_DOWNLOAD_BYTES.
+    """
 
     url: str
     filename: str
     sha256: str | None = None
+    max_bytes: int | None = None

@@ -6,7 +6,7 @@ import glob
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError, InputError, PromptWithoutImageWarning
+from ..errors import InputError, PromptWithoutImageWarning
 from ..files.json_file import read_json
 from ..runs.caller_warning import warn_caller
 
@@ -34,10 +34,7 @@ def read_pairs(path: Path, images: Path) -> list[tuple[str, Path]]:
         raise InputError(f"{path}: no such prompts file")
     if not images.is_dir():
         raise InputError(f"{images}: no such folder of images")
-    try:
-        content = read_json(path)
-    except CheckpointError as error:
-        raise InputError(str(error)) from error
+    content = read_json(path, error=InputError)
     if isinstance(content, dict):
         pairs = [(_prompt(path, name, prompt), images / name) for name, prompt in content.items()]
     elif isinstance(content, list):

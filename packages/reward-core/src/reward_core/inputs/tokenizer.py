@@ -10,8 +10,10 @@ from tokenizers import BertWordPieceTokenizer, Encoding, Tokenizer
 from torch import Tensor
 
 from ..errors import CheckpointError, EmptyPromptWarning, InputError, PromptTruncatedWarning, PromptTypeError
+from ..files.foreign_bytes import guarded, read_regular, reason
 from ..files.limits import MAX_PROMPT_CHARACTERS
 from ..runs.caller_warning import quoted, warn_caller
+from .tokenizer_file import MAX_TOKENIZER_BYTES, read_tokenizer
 
 # BLIP's additions to BERT; their ids follow the vocabulary in this order.
 EXTRA_TOKENS = ("[DEC]", "[ENC]")
@@ -41,10 +43,7 @@ class PromptTokenizer:
         """From a folder's tokenizer.json, or else from its vocab.txt."""
         path = folder / "tokenizer.json"
         if path.is_file():
-            try:
-                fast = Tokenizer.from_file(str(path))
-            except Exception as error:  # the library raises plain Exception
-                raise CheckpointError(f"{path}: not a tokenizer: {error}") from error
+            fast = read_tokenizer(path, "WordPiece", ("[CLS]", "[SEP]"))
             fast.add_special_tokens(list(EXTRA_TOKENS))  # BERT's own tokenizer.json lacks them
             return cls(fast, max_length)
         return cls.from_vocab(folder / "vocab.txt", max_length)
@@ -52,10 +51,8 @@ class PromptTokenizer:
     @classmethod
     def from_vocab(cls, vocab: Path, max_length: int = 35) -> PromptTokenizer:
         """From a WordPiece vocabulary, one token a line; [DEC] and [ENC] are added."""
-        try:
-            lines = vocab.read_text(encoding="utf-8").split("\n")
-        except (OSError, UnicodeDecodeError) as error:
-            raise CheckpointError(f"{vocab}: not a vocabulary: {error}") from error
+        with guarded(lambda error: CheckpointError(f"{vocab}: not a vocabulary: {reason(error)}")):
+            lines = read_regular(vocab, MAX_TOKENIZER_BYTES).decode("utf-8").split("\n")
         tokens = [line.rstrip("\r") for line in lines]
         if tokens and not tokens[-1]:
             tokens.pop()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 import os
 from collections import Counter
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, ImageError, InputError
-from ..files.json_file import read_json
+from ..files.json_file import parse_json, read_json
 from . import read_prompt, read_score_keys, read_stored_score
 
 
@@ -135,7 +134,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
         return read_json(path)
     if path.suffix == ".jsonl":
         with path.open(encoding="utf-8") as file:
-            return [json.loads(line) for line in file if line.strip()]
+            return [parse_json(line) for line in file if line.strip()]
     if path.suffix == ".parquet":
         from ..files.parquet import load_pyarrow
 

@@ -6,7 +6,6 @@ import json
 import os
 import pickle
 import shutil
-import struct
 import tempfile
 import warnings
 import zipfile
@@ -18,6 +17,8 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, KeyMismatchError, RoundedWeightsWarning
+from ..files.foreign_bytes import guarded, reason
+from ..files.limits import MB, Limit
 from ..inputs.tokenizer import PromptTokenizer
 from ..network.onednn_linear import use_onednn
 from .key_map import guess_kind, to_own_keys
@@ -28,19 +29,12 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound="ScoringModel")
 
-# What torch's reader is seen to raise on damaged files.
-_DAMAGE = (
-    pickle.UnpicklingError,
-    struct.error,
-    RuntimeError,
-    OSError,
-    EOFError,
-    LookupError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    AssertionError,
-)
+# Bytes of a config.json. A model's own has 5 kB, most of it score quantiles.
+MAX_CONFIG_BYTES = Limit("MAX_CONFIG_BYTES", 4 * MB)
+# How many times its file's size a file's weights may take. Weights that are tied are read twice.
+MAX_WEIGHTS_RATIO = 4
+# Layers that are built in a moment, also for weights of another model: that error says more.
+CHEAP_LAYERS = 100
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
@@ -61,9 +55,9 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     if not head:
         raise CheckpointError(f"{path}: the file is empty (0 bytes)")
     if head[8:9] == b"{":
-        return to_own_keys(_read_safetensors(path), str(path))
+        return _check_tensors(to_own_keys(_read_safetensors(path), str(path)), path)
     if head[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
-        return to_own_keys(_read_torch(path), str(path))
+        return _check_tensors(to_own_keys(_read_torch(path), str(path)), path)
     what = (
         "a Git LFS pointer; fetch the file itself"
         if head == b"version https://"
@@ -73,31 +67,80 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    try:
+    def damaged(error: BaseException) -> CheckpointError:
+        return CheckpointError(f"{path}: truncated or damaged, download it again: {reason(error)}")
+
+    with guarded(damaged):
         return load_file(path)
-    except SafetensorError as error:
-        raise CheckpointError(f"{path}: truncated or damaged, download it again: {error}") from error
 
 
 def _read_torch(path: Path) -> object:
     # Only the zip form (torch 1.6 and later) can be mapped, and only by its path; the older one is
     # read into memory. A path that ends in .safetensors would be read as what it is not.
-    mmap = zipfile.is_zipfile(path) and path.suffix != ".safetensors"
-    try:
+    is_zip = zipfile.is_zipfile(path)
+    mmap = is_zip and path.suffix != ".safetensors"
+
+    def refused(error: BaseException) -> CheckpointError:
+        text = _first_lines(str(error)) if str(error).strip() else reason(error)
+        if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):  # the name of some code
+            return CheckpointError(
+                f"{path}: holds more than weights; refused, and nothing in it was executed: {text}"
+            )
+        return CheckpointError(f"{path}: truncated, damaged or not saved by torch, download it again: {text}")
+
+    with guarded(refused):
+        if is_zip:
+            _check_not_compressed(path)
         with warnings.catch_warnings(), path.open("rb") as file:
-            # Told once as an error is enough.
+            # The error says it already.
             warnings.filterwarnings("ignore", message="Detected pickle protocol")
             return torch.load(path if mmap else file, map_location="cpu", weights_only=True, mmap=mmap)
-    except _DAMAGE as error:
-        text = str(error)
-        if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in text:  # the name of some code
-            reason = f"holds more than weights; refused, and nothing in it was executed: {_first_lines(text)}"
-        else:
-            reason = f"truncated, damaged or not saved by torch, download it again: {_first_lines(text)}"
-        raise CheckpointError(f"{path}: {reason}") from error
+
+
+def _check_not_compressed(path: Path) -> None:
+    """Raise CheckpointError for a torch file that would unpack to more than its size."""
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(member.file_size for member in archive.infolist())
+    if unpacked > path.stat().st_size:
+        raise CheckpointError(
+            f"{path}: would unpack to {unpacked:,} bytes, but torch saves files without compressing them; "
+            "save it again with torch.save"
+        )
+
+
+def _check_tensors(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Return weights that are all plain numbers in the file.
+
+    Raises:
+        CheckpointError: a sparse, quantized or meta tensor, or few numbers that stand for very many.
+    """
+    total = 0
+    for key, tensor in state.items():
+        kind = _special_kind(tensor)
+        if kind:
+            raise CheckpointError(
+                f"{path}: {key!r:.200} is a {kind} tensor; save plain weights in float32 or 16 bits"
+            )
+        total += tensor.numel() * tensor.element_size()
+    most = MAX_WEIGHTS_RATIO * path.stat().st_size
+    if total > most:
+        raise CheckpointError(
+            f"{path}: its tensors would take {total:,} bytes, more than {MAX_WEIGHTS_RATIO} times the file; "
+            "save contiguous tensors"
+        )
+    return state
+
+
+def _special_kind(tensor: Tensor) -> str:
+    if tensor.is_meta:
+        return "meta"
+    if tensor.is_quantized:
+        return "quantized"
+    if tensor.layout != torch.strided:
+        return "sparse"
+    return "nested" if tensor.is_nested else ""
 
 
 def _first_lines(text: str) -> str:
@@ -122,7 +165,14 @@ def build_model(
         KeyMismatchError: a key is missing, unexpected or of another shape.
         CheckpointError: the tokenizer's vocabulary is not the one the weights were trained with.
     """
-    with torch.device("meta"):  # no memory and no time for weights that are replaced at once
+    if config.layers > max(len(state), CHEAP_LAYERS):  # each layer has one weight at least
+        raise CheckpointError(
+            f"{source}: its configuration asks for {config.layers:,} layers, but the file has "
+            f"{len(state):,} weights. {guess_kind(set(state))}".rstrip()
+        )
+    # No memory and no time for weights that are replaced at once.
+    cannot_build = f"{source}: no model can be built from its configuration"
+    with guarded(lambda error: CheckpointError(f"{cannot_build}: {reason(error)}")), torch.device("meta"):
         model = model_class(config, None)
     wanted = model.state_dict()
     missing = [key for key in wanted if key not in state]
@@ -134,6 +184,11 @@ def build_model(
     ]
     if missing or unexpected or shapes:
         raise KeyMismatchError(source, missing, unexpected, shapes, guess_kind(set(state)))
+    for key, tensor in state.items():
+        if not tensor.is_floating_point():
+            raise CheckpointError(
+                f"{source}: {key!r} holds {str(tensor.dtype).removeprefix('torch.')} instead of float numbers"
+            )
     model.tokenizer = find_tokenizer()
     # With another vocabulary every id would mean another word, and scores would be wrong in silence.
     known, wanted_size = model.tokenizer.fast_tokenizer.get_vocab_size(), config.vocab_size

@@ -12,7 +12,7 @@ from ..hub.file_specs import HubFile
 from ..scoring.device import Device
 from ..scoring.scoring_model import ScoringModel
 from .blip.scorer import BlipScorer
-from .checkpoint import CONFIG_FILE, read_state_dict
+from .checkpoint import CONFIG_FILE, MAX_CONFIG_BYTES, read_state_dict
 from .clip.config import ClipConfig
 from .clip.scorer import ClipScorer
 from .imagereward.reward_model import RewardModel
@@ -115,5 +115,6 @@ def _is_clip(files: ModelFiles) -> bool:
     """Return whether these are the files of a CLIP, and not of a BLIP."""
     config = files.weights.parent / CONFIG_FILE
     if files.config is None and config.is_file():
-        return read_json(config).get("model_type") == ClipConfig.model_type
+        content = read_json(config, MAX_CONFIG_BYTES)
+        return isinstance(content, dict) and content.get("model_type") == ClipConfig.model_type
     return isinstance(files.config, ClipConfig)

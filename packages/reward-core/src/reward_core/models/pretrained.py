@@ -17,7 +17,7 @@ from ..network.config import BlipConfig, text_config_from_med_config
 from ..scoring.device import usable_device
 from ..scoring.precision import encoder_dtype
 from ..scoring.scoring_model import ScoringModel
-from .checkpoint import CONFIG_FILE, build_model, read_state_dict, save_folder
+from .checkpoint import CONFIG_FILE, MAX_CONFIG_BYTES, build_model, read_state_dict, save_folder
 from .load_options import LoadOptions, PathLike
 from .model_files import ModelFiles, find_files, tokenizer_beside
 from .model_spec import ModelSpec
@@ -86,7 +86,7 @@ class Pretrained(ScoringModel):
         """Return config.json of the weights' folder; without one, ``default_config``."""
         path = weights.parent / CONFIG_FILE
         if path.is_file():
-            return cls.config_class.from_dict(read_json(path), str(path))
+            return cls.config_class.from_dict(read_json(path, MAX_CONFIG_BYTES), str(path))
         return cls.default_config()
 
     @classmethod
@@ -129,4 +129,9 @@ def _replace_text(config: BlipConfig, med_config: PathLike | dict[str, Any]) -> 
     if not isinstance(med_config, dict) and not os.path.isfile(med_config):
         raise CheckpointError(f"{os.fsdecode(med_config)}: no such file (med_config)")
     source = med_config if isinstance(med_config, dict) else Path(med_config)
-    return replace(config, text=text_config_from_med_config(source))
+    config = replace(config, text=text_config_from_med_config(source))
+    try:
+        config.check()
+    except ValueError as error:
+        raise CheckpointError(f"med_config: {error}") from error
+    return config

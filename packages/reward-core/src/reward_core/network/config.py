@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from ..errors import CheckpointError
 from ..files.json_file import read_json
+from .field_checks import check_heads, check_patches, checked
 from .score_quantiles import ScoreQuantiles
 from .text_encoder import TextConfig
 from .vision_encoder import VisionConfig
 
 T = TypeVar("T", bound="BlipConfig")
+
+MAX_QUANTILES = 100_000  # of a model's scores; 200 are usual
 
 # Keys that other software writes into config.json; they do not describe sizes.
 _IGNORED_KEYS = {"architectures", "torch_dtype", "dtype", "transformers_version", "_name_or_path"}
@@ -95,17 +99,32 @@ class BlipConfig:
             text = {"text": text_config_from_med_config(med_config, f"{source}, med_config")}
         try:
             config = cls(**{key: cls._decode(key, value) for key, value in given.items()}, **text)
-            _check_heads(config.vision_heads, config.vision_width)
+            config.check()
             if not 2 <= config.max_length <= config.text.max_position_embeddings:
                 most = config.text.max_position_embeddings
                 raise ValueError(f"max_length must be 2 to {most} tokens, got {config.max_length}")
             return config
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise CheckpointError(f"{source}: {error}") from error
+
+    def check(self) -> None:
+        """Raise ValueError where two fields do not fit each other."""
+        check_heads(self.vision_heads, self.vision_width)
+        check_patches(self.image_size, self.patch_size)
+        if self.text.encoder_width != self.vision_width:
+            raise ValueError(
+                f"encoder_width of med_config must be vision_width ({self.vision_width}), "
+                f"got {self.text.encoder_width}"
+            )
+
+    @property
+    def layers(self) -> int:
+        """Layers that are built; each has weights of its own."""
+        return self.vision_depth + self.text.num_hidden_layers
 
     @classmethod
     def _decode(cls, key: str, value: Any) -> Any:
-        return _checked(cls, key, value)
+        return checked(cls, key, value)
 
 
 @dataclass(frozen=True)
@@ -137,8 +156,32 @@ class RewardConfig(BlipConfig):
                 raise TypeError(
                     f"score_quantiles must be null or have 'values' and 'source', got {value!r:.80}"
                 )
-            return ScoreQuantiles(tuple(map(float, value["values"])), str(value["source"]))
+            return _quantiles(value["values"], value["source"])
         return super()._decode(key, value)
+
+    def check(self) -> None:
+        super().check()
+        widths = self.reward_mlp
+        if len(widths) < 2 or widths[0] != self.text.hidden_size or widths[-1] != 1:
+            raise ValueError(
+                f"reward_mlp must begin with hidden_size ({self.text.hidden_size}) and end with 1, "
+                f"got {list(widths)!r:.80}"
+            )
+
+    @property
+    def layers(self) -> int:
+        return super().layers + len(self.reward_mlp) - 1
+
+
+def _quantiles(values: Any, source: Any) -> ScoreQuantiles:
+    if not isinstance(values, list) or not 1 <= len(values) <= MAX_QUANTILES:
+        raise TypeError(f"score_quantiles must have 1 to {MAX_QUANTILES:,} values, got {values!r:.80}")
+    numbers = tuple(map(float, values))
+    if not all(map(math.isfinite, numbers)) or list(numbers) != sorted(numbers):
+        raise ValueError(f"score_quantiles must have finite values in ascending order, got {values!r:.80}")
+    if not isinstance(source, str):
+        raise TypeError(f"the source of score_quantiles must be a text, got {source!r:.80}")
+    return ScoreQuantiles(numbers, source)
 
 
 def text_config_from_med_config(
@@ -159,40 +202,9 @@ def text_config_from_med_config(
     sizes = {f.name for f in dataclasses.fields(TextConfig)}
     try:
         config = TextConfig(
-            **{key: _checked(TextConfig, key, value) for key, value in content.items() if key in sizes}
+            **{key: checked(TextConfig, key, value) for key, value in content.items() if key in sizes}
         )
-        _check_heads(config.num_attention_heads, config.hidden_size)
-    except (TypeError, ValueError) as error:
+        check_heads(config.num_attention_heads, config.hidden_size)
+    except (TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(f"{source}: {error}") from error
     return config
-
-
-def _checked(cls: type, key: str, value: Any) -> Any:
-    """Return the value of ``key``, lists as tuples.
-
-    Raises:
-        TypeError, ValueError: a value that is not of the field's type.
-    """
-    kind = str(next(f.type for f in dataclasses.fields(cls) if f.name == key))
-    if not kind.startswith("tuple"):
-        return _checked_number(key, kind, value)
-    kinds = kind[len("tuple[") : -1].split(", ")
-    if not isinstance(value, (list, tuple)) or ("..." not in kinds and len(value) != len(kinds)):
-        count = "" if "..." in kinds else f"{len(kinds)} "
-        raise TypeError(f"{key} must be a list of {count}numbers, got {value!r:.80}")
-    return tuple(_checked_number(key, kinds[0], number) for number in value)
-
-
-def _checked_number(key: str, kind: str, value: Any) -> Any:
-    wanted = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "a text"}[kind]
-    types: Any = {"bool": (bool,), "int": (int,), "float": (int, float), "str": (str,)}[kind]
-    if not isinstance(value, types) or (isinstance(value, bool) and kind != "bool"):
-        raise TypeError(f"{key} must be {wanted}, got {value!r:.80}")
-    if kind == "int" and value < 1 and not key.endswith("_id"):
-        raise ValueError(f"{key} must be at least 1, got {value}")
-    return value
-
-
-def _check_heads(heads: int, width: int) -> None:
-    if width % heads:
-        raise ValueError(f"{heads} attention heads do not divide a width of {width}")

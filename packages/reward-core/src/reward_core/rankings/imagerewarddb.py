@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import DataWarning, InputError
-from ..files.zip_file import DAMAGE
+from ..files.zip_file import reading_zip
 from ..inputs.image_file import ImageSource
 from .forms import group_rows
 from .ranked_prompt import RankedPrompt
@@ -109,9 +109,6 @@ class _ImageIndex:
 
 
 def _members(path: Path) -> dict[str, ZippedImage]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = [name for name in archive.namelist() if not name.endswith("/")]
-    except (*DAMAGE, OSError) as error:
-        raise InputError(f"{path}: cannot be read as a zip: {error}; fetch it anew") from error
+    with reading_zip(path), zipfile.ZipFile(path) as archive:
+        names = [name for name in archive.namelist() if not name.endswith("/")]
     return {PurePosixPath(name).name: ZippedImage(path, name) for name in names}

@@ -63,7 +63,7 @@ def read_record(
         )
     except InputError:
         raise
-    except (TypeError, ValueError, KeyError) as error:
+    except (TypeError, ValueError, KeyError, OverflowError) as error:
         raise InputError(f"{where}: 'utilities' or 'faults' is not as expected: {error!r}") from error
 
 

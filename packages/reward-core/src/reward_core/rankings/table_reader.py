@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError, InputError
-from ..files.json_file import read_json
+from ..errors import InputError
+from ..files.json_file import parse_json, read_json
 from .stored_images import ParquetImage
 
 LINES = (".jsonl", ".ndjson")
@@ -50,10 +49,7 @@ def read_rows(path: Path) -> Rows:
 
 
 def _json(path: Path) -> list[tuple[int, Any]]:
-    try:
-        content = read_json(path)
-    except CheckpointError as error:
-        raise InputError(str(error)) from error
+    content = read_json(path, error=InputError)
     if not isinstance(content, list) or not content:
         raise InputError(f"{path}: a list of records was expected, got {content!r:.80}")
     return list(enumerate(content))
@@ -65,7 +61,7 @@ def _lines(path: Path) -> list[tuple[int, Any]]:
         try:
             for i, line in enumerate(file, 1):
                 if line.strip():
-                    records.append((i, json.loads(line)))
+                    records.append((i, parse_json(line)))
         except ValueError as error:  # no JSON, or no UTF-8
             raise InputError(f"{path}: line {len(records) + 1} cannot be read as JSON: {error}") from error
     if not records:

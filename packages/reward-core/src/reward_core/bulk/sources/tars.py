@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import glob
-import io
-import json
 import os
 import tarfile
 import warnings
-import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -17,12 +14,20 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DataWarning, InputError
+from ...files.json_file import parse_json
 from ...inputs.image_formats import is_image_name
 from ...metadata.text_encoding import decode_text
 from ..input_row import InputRow, input_row
 from .base import WHOLE_DIGEST_LIMIT, Source, check_rows, file_digest
-
-_DAMAGE = (tarfile.TarError, OSError, EOFError, zlib.error)
+from .tar_file import (
+    DamagedTarError,
+    KeptFiles,
+    MemberError,
+    is_compressed,
+    members,
+    open_tar,
+    read_member,
+)
 
 
 @dataclass(frozen=True)
@@ -115,7 +120,7 @@ class TarSource(Source):
             if start >= samples:
                 start -= samples
                 continue
-            for sample in _samples(path, start):
+            for sample in islice(_grouped(path, keep=self._is_needed), start, None):
                 yield self._row(path, sample)
             start = 0
 
@@ -133,12 +138,22 @@ class TarSource(Source):
         name = f"{name}/{sample['__key__']}" + (f".{suffix}" if suffix else "")
         try:
             prompt = self._prompt(sample, (suffix or "").rpartition(".")[0])
-        except ValueError as error:
+        except (ValueError, MemberError) as error:
             return InputRow(None, name, None, f"the prompt cannot be read: {error}")
-        return input_row(prompt, sample.get(suffix) if suffix else None, name=name)
+        try:
+            return input_row(prompt, sample[suffix]() if suffix else None, name=name)
+        except MemberError as error:
+            return InputRow(prompt if isinstance(prompt, str) else None, name, None, str(error))
+
+    def _is_needed(self, suffix: str) -> bool | None:
+        """Return whether a file is read: True for an image, None for a text that can be the prompt."""
+        if self._is_image(suffix):
+            return True
+        wanted = "json" if self.prompt_column.startswith("json.") else self.prompt_column
+        return None if wanted in (suffix, suffix.rpartition(".")[2]) else False
 
     def _prompt(self, sample: dict[str, Any], middle: str) -> Any:
-        """Raises ValueError for a text in another encoding.
+        """Raises ValueError for a text in another encoding, MemberError for one that is too large.
 
         Args:
             middle: what the image's name has between the sample's key and its extension.
@@ -151,28 +166,14 @@ class TarSource(Source):
         if suffix is None and len(ending) != 1:  # none, or it is not known which
             return None
         suffix = suffix or ending[0]
-        text = decode_text(sample[suffix]).strip()
+        text = decode_text(sample[suffix]()).strip()
         if not is_key:
             return text
         try:
-            found = json.loads(text)
-        except (ValueError, RecursionError):
+            found = parse_json(text)
+        except ValueError:
             return None
         return found.get(self.prompt_column.removeprefix("json.")) if isinstance(found, dict) else None
-
-
-class _Header(tarfile.TarInfo):
-    """Behind the first, tarfile takes any header that it cannot read for the end; here that is damage."""
-
-    @classmethod
-    def fromtarfile(cls, tar: tarfile.TarFile) -> _Header:
-        try:
-            return super().fromtarfile(tar)
-        # typeshed does not know these two: the file's end; a block of zeros
-        except (tarfile.EmptyHeaderError, tarfile.EOFHeaderError):  # type: ignore[attr-defined]
-            raise
-        except tarfile.HeaderError as error:
-            raise tarfile.ReadError(f"no header of a file at byte {tar.offset}: {error}") from error
 
 
 def _tar_identity(path: str, whole: bool) -> list[str | int]:
@@ -182,19 +183,14 @@ def _tar_identity(path: str, whole: bool) -> list[str | int]:
     return [os.path.getsize(path), os.stat(path).st_mtime_ns]
 
 
-def _samples(path: str, start: int) -> Iterator[dict[str, Any] | str]:
-    """A tar's samples from one on, with their files' bytes by extension; damage comes as a last error."""
-    for sample in islice(_grouped(path), start, None):
-        if isinstance(sample, dict):
-            sample = {suffix: value() if callable(value) else value for suffix, value in sample.items()}
-        yield sample
-
-
-def _grouped(path: str, repeated: list[str] | None = None) -> Iterator[dict[str, Any] | str]:
-    """A tar's samples, each file a function that reads it while the next sample has not been asked for.
+def _grouped(
+    path: str, repeated: list[str] | None = None, keep: Callable[[str], bool | None] | None = None
+) -> Iterator[dict[str, Any] | str]:
+    """Yield a tar's samples, each file a function that reads it until the next sample; damage comes last.
 
     Args:
         repeated: takes the names that a sample has already. Of two files of one name the first counts.
+        keep: which files of a compressed tar are read, see ``_is_needed`` (default: none).
     """
     group_by_keys = _webdataset().tariterators.group_by_keys
     split = _webdataset().tariterators.base_plus_ext
@@ -202,40 +198,33 @@ def _grouped(path: str, repeated: list[str] | None = None) -> Iterator[dict[str,
     repeated = [] if repeated is None else repeated
 
     def files(tar: tarfile.TarFile) -> Iterator[dict[str, Any]]:
-        # A plain tar can be gone back in; what is compressed is read as it comes.
-        plain = isinstance(tar.fileobj, io.BufferedReader)
         key: str | None = None
         suffixes: set[str] = set()
+        kept = KeptFiles(keep)
         try:
-            for member in tar:
-                if member.isfile():
-                    before, (key, suffix) = key, split(member.name)
-                    suffixes = suffixes if key == before else set()
-                    if key is not None and suffix.lower() in suffixes:
-                        repeated.append(member.name)
-                    suffixes.add((suffix or "").lower())
-                    read = partial(_read, tar, member) if plain else partial(bytes, _read(tar, member))
-                    yield {"fname": member.name, "data": read, "__url__": path}
-                tar.members = []  # type: ignore[attr-defined]  # tarfile would keep them all
-        except _DAMAGE as error:
-            damage.append(f"the tar is damaged or truncated: {error}")
+            for member in members(tar):
+                before, (key, suffix) = key, split(member.name)
+                suffix = (suffix or "").lower()
+                if key != before:
+                    suffixes, kept = set(), KeptFiles(keep)
+                if key is not None and suffix in suffixes:
+                    repeated.append(member.name)
+                    continue
+                suffixes.add(suffix)
+                # A plain tar can be gone back in; a compressed one is read as it comes.
+                read: Callable[[], bytes] = partial(read_member, tar, member)
+                if is_compressed(tar):
+                    read = kept.read(tar, member, suffix)
+                yield {"fname": member.name, "data": read, "__url__": path}
+        except DamagedTarError as error:
+            damage.append(str(error))
 
     try:
-        # Zeros are no end but for the file's own: tars may be joined by `cat`.
-        with tarfile.open(path, tarinfo=_Header, ignore_zeros=True) as tar:
+        with open_tar(path) as tar:
             yield from group_by_keys(files(tar), handler=lambda error: True)
-    except _DAMAGE as error:
-        damage.append(f"the tar is damaged or truncated: {error}")
+    except DamagedTarError as error:
+        damage.append(str(error))
     yield from damage
-
-
-def _read(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    try:
-        file = tar.extractfile(member)
-        assert file is not None  # the member is a file
-        return file.read()
-    except _DAMAGE:
-        return b""  # the end of the tar is missing, which is told of after its last sample
 
 
 def _webdataset():

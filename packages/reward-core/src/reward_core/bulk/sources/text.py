@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
+from ...files.json_file import parse_json
 from ..input_row import InputRow, input_row
 from .base import STRIDE, Lines, Source, check_columns, check_rows
 from .csv_records import BadRecord, csv_records
@@ -137,8 +137,8 @@ class JsonlSource(TextSource):
 def json_object(line: str) -> dict[str, Any] | str:
     """The object in a line, or what is wrong with it."""
     try:
-        found = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        found = parse_json(line)
+    except ValueError as error:
         return f"not a line of JSON: {error}"
     if not isinstance(found, dict):
         return f"the line is no JSON object: got {type(found).__name__}"

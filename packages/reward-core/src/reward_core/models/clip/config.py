@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
 
 from ...errors import CheckpointError
+from ...network.field_checks import check_heads, check_patches, checked
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,13 @@ class ClipConfig:
 
     @classmethod
     def from_dict(cls, content: dict[str, Any], source: str = "config") -> ClipConfig:
-        """The inverse of to_dict. An unknown key is a CheckpointError naming it."""
+        """Return the inverse of to_dict.
+
+        Raises:
+            CheckpointError: an unknown key, or a value of another kind or out of its range; named.
+        """
+        if not isinstance(content, dict):
+            raise CheckpointError(f"{source}: a JSON object was expected, got {content!r:.80}")
         given = {key: value for key, value in content.items() if key != "model_type"}
         known = {field.name for field in fields(cls)}
         if content.get("model_type", cls.model_type) != cls.model_type or set(given) - known:
@@ -67,7 +74,30 @@ class ClipConfig:
                 f"{source}: model_type {content.get('model_type')!r}, keys {sorted(set(given) - known)[:8]}; "
                 f"{cls.model_type!r} was expected, with keys among {sorted(known)}"
             )
-        return cls(**{**given, "head": tuple(given.get("head", ()))})
+        try:
+            config = cls(**{key: checked(cls, key, value) for key, value in given.items()})
+            config.check()
+        except (TypeError, ValueError, OverflowError) as error:
+            raise CheckpointError(f"{source}: {error}") from error
+        return config
+
+    def check(self) -> None:
+        """Raise ValueError where fields do not fit each other, or name something unknown."""
+        check_heads(self.vision_heads, self.vision_width)
+        check_heads(self.text_heads, self.text_width)
+        check_patches(self.image_size, self.patch_size)
+        for key, known in (("activation", ("quick_gelu", "gelu")), ("fit", ("crop", "pad"))):
+            if getattr(self, key) not in known:
+                raise ValueError(f"{key} must be {' or '.join(known)}, got {getattr(self, key)!r:.80}")
+        if self.vocab_size < 2:
+            raise ValueError(f"vocab_size must be at least 2, got {self.vocab_size}")
+        if self.head and self.head[-1] != 1:
+            raise ValueError(f"head must end with 1, got {list(self.head)!r:.80}")
+
+    @property
+    def layers(self) -> int:
+        """Layers that are built; each has weights of its own."""
+        return self.vision_depth + self.text_depth + len(self.head)
 
     def build(self) -> Any:
         """Return transformers' CLIPModel of these sizes."""

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from ...errors import CheckpointError, KeyMismatchError
+from ...errors import KeyMismatchError
 from ...hub.downloads import fetch
 from ...inputs.image_transform import ImageTransform, copied
 from ...inputs.tokenizer import PromptTokenizer
+from ...inputs.tokenizer_file import read_tokenizer
 from ...network.reward_head import RewardHead
 from ..load_options import LoadOptions
 from ..model_files import ModelFiles
@@ -30,6 +30,7 @@ from .config import ClipConfig
 from .key_map import to_clip_keys
 from .published import CLIP_MODELS
 
+ENDS = ("<|startoftext|>", "<|endoftext|>")  # around every prompt
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
@@ -80,11 +81,7 @@ class ClipTokenizer(PromptTokenizer):
 
     @classmethod
     def from_folder(cls, folder: Path, max_length: int = 77) -> ClipTokenizer:
-        path = folder / "tokenizer.json"
-        try:
-            return cls(Tokenizer.from_file(str(path)), max_length)
-        except Exception as error:  # the library raises plain Exception
-            raise CheckpointError(f"{path}: not a tokenizer: {error}") from error
+        return cls(read_tokenizer(folder / "tokenizer.json", "BPE", ENDS), max_length)
 
     def save(self, folder: Path) -> None:
         """Write tokenizer.json."""
