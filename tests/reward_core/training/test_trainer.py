@@ -13,6 +13,7 @@ import pyarrow.parquet
 import pytest
 import torch
 import yaml
+from accelerate.state import AcceleratorState
 from PIL import Image
 from ranked_images import write_json, write_rankings
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -661,6 +662,15 @@ class AttentionBackwardDtypes(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.fixture
+def other_precision():
+    """Let this test choose a precision: accelerate keeps the first one of a process."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.usefixtures("other_precision")
 @pytest.mark.parametrize("gradient_checkpointing", [True, False])
 def test_attention_is_computed_backward_in_float32_under_bf16_on_a_cpu(
     fresh, data, tmp_path, gradient_checkpointing
