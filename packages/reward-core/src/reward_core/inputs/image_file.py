@@ -193,7 +193,7 @@ def _file(path: str, stack: ExitStack) -> BinaryIO:
         raise ImageError(path, "this is a folder; give the images in it")
     if not os.path.exists(path):
         raise ImageNotFoundError(path, "no such file")
-    with guarded(lambda e: ImageError(path, reason(e))):
+    with guarded(lambda e: ImageError(path, f"{'cannot be read: ' * isinstance(e, OSError)}{reason(e)}")):
         file = stack.enter_context(open_regular(path, MAX_IMAGE_FILE_BYTES))
         if os.fstat(file.fileno()).st_size == 0:
             raise ImageError(path, "the file is empty (0 bytes)")
