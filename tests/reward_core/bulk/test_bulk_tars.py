@@ -4,6 +4,7 @@ import importlib
 import io
 import json
 import tarfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -324,3 +325,37 @@ def test_texts_of_one_sample_are_bounded_in_a_compressed_tar(images, tmp_path, m
     large, small = Tars((str(tar),)).open(tmp_path).read(0)
     assert large.error.startswith("the prompt cannot be read: the file is too large")
     assert (small.prompt, small.content, small.error) == ("a cat", images[1], None)
+
+
+def test_names_are_split_as_webdataset_does(tmp_path, images):
+    from webdataset.tariterators import base_plus_ext
+
+    names = [
+        "a.png",
+        "d/a.png",
+        "d.e/a.b.png",
+        "d/.png",
+        ".png",
+        "d.e/.png",
+        "a",
+        "d/a",
+        "a//.png",
+        "./a.png",
+        "/a.png",
+    ]
+    tar = write_tar(tmp_path / "a.tar", [(name, images[0]) for name in names])
+    rows = Tars((str(tar),)).open(tmp_path).read(0)
+    split = {name: base_plus_ext(name) for name in names}
+    keys = list(dict.fromkeys(key for key, _ in split.values() if key is not None))
+    assert [
+        row.image.removeprefix("a.tar/").removesuffix(".b.png").removesuffix(".png") for row in rows
+    ] == keys
+
+
+def test_a_name_of_a_megabyte_is_read_in_a_moment(tmp_path, images):
+    name = "a/" * 500_000 + "a"
+    tar = write_tar(tmp_path / "a.tar", [(name, images[0]), ("0.png", images[0]), ("0.txt", b"a cat")])
+    begin = time.process_time()
+    (row,) = Tars((str(tar),)).open(tmp_path).read(0)
+    assert row.prompt == "a cat"
+    assert time.process_time() - begin < 2
