@@ -23,7 +23,7 @@ import reward_core as RM
 from reward_core.demo.published_example import PROMPT as EXAMPLE_PROMPT
 from reward_core.errors import HubError
 from reward_core.hub.dataset_files import RepoFile, RepoListing, fetch_verified
-from reward_core.hub.downloads import fetch
+from reward_core.hub.downloads import as_hub_error, fetch
 from reward_core.hub.file_specs import WebFile
 from reward_core.models.registry import SCORES
 from reward_core.network.config import RewardConfig
@@ -537,3 +537,12 @@ def test_a_listing_that_names_files_outside_is_the_projects_error(tmp_path, name
     with pytest.raises(HubError, match="of a/b: the name leads outside the folder"):
         fetch_verified(listing, file, tmp_path / "root" / "data")
     assert victim.read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("Invalid pointer path"), TypeError("not a list"), KeyError("sha")]
+)
+def test_whatever_the_hubs_client_raises_is_the_projects_error(error):
+    found = as_hub_error("m.pt of a/b", error)
+    assert isinstance(found, HubError)
+    assert str(found).startswith("m.pt of a/b: the hub's answer cannot be used: ")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from io import BytesIO
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from reward_core.errors import InputError
+from reward_core.files.json_file import parse_json
 from reward_core.inputs.image_file import image_name
 from reward_core.rankings import RANKINGS_FILE, RankedPrompt, read_rankings
 from reward_core.runs.progress import progress
@@ -84,7 +84,7 @@ def _ranked_group(item: RankedPrompt, folder: Path) -> Group:
 def _written(folder: Path) -> int:
     """How many groups lie there complete; rankings.json is what is written last."""
     try:
-        rows = json.loads((folder / RANKINGS_FILE).read_text())
+        rows = parse_json((folder / RANKINGS_FILE).read_text())
         return len(rows) if rows[0]["world_version"] == load_split().version else 0
     except (OSError, ValueError, LookupError, TypeError):
         return 0

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from reward_core.files.json_file import read_json
+
 from ..errors import ModelError
 from .base import Condition, Family, Guidance
 from .flux import Flux
@@ -108,13 +110,11 @@ def _single_file(path: str, dtype: torch.dtype) -> Any:
 
 def _without_safety_checker(name: str, revision: str | None) -> dict[str, Any]:
     """Training needs none, and it is larger than the UNet; other pipelines do not know the argument."""
-    import json
-
     from huggingface_hub import hf_hub_download
 
     if os.path.isdir(name):
         path = Path(name, "model_index.json")
     else:
         path = Path(hf_hub_download(name, "model_index.json", revision=revision))
-    parts = json.loads(path.read_text(encoding="utf-8"))
+    parts = read_json(path)
     return {"safety_checker": None} if "safety_checker" in parts else {}

@@ -11,8 +11,8 @@ from .atomic_write import write_text
 from .foreign_bytes import read_regular, reason
 from .limits import MB, Limit
 
-# Bytes of a JSON file. The largest rankings and score files that people keep have some hundred megabytes.
-MAX_JSON_BYTES = Limit("MAX_JSON_BYTES", 1024 * MB)
+# Bytes of a JSON file: a million rows of scores or rankings. Empty lists take 20 times their bytes in memory.
+MAX_JSON_BYTES = Limit("MAX_JSON_BYTES", 256 * MB)
 # Lists and objects in each other. Files of this project use 6; Python's repr fails at some hundreds.
 MAX_JSON_DEPTH = 100
 # Digits of a whole number: every number below is a finite float.

@@ -8,7 +8,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from ..errors import HubError
+from ..errors import HubError, RewardCoreError
 from ..files.foreign_bytes import guarded
 from .file_specs import HubFile, WebFile
 from .web_download import download
@@ -97,7 +97,7 @@ def fetch_folder(
 def as_hub_error(
     what: str, error: Exception, uploading: bool = False, without_network: str = _WITHOUT_NETWORK
 ) -> Exception:
-    """The hub client's many errors as one that says what to do; anything else stays itself.
+    """Return the hub client's many errors as one that says what to do.
 
     without_network: what to do where the hub cannot be reached.
     """
@@ -135,7 +135,10 @@ def as_hub_error(
         return HubError(
             f"{what} is not on this machine and could not be downloaded: {reason}\n{without_network}"
         )
-    return error
+    if isinstance(error, RewardCoreError):
+        return error
+    # A name that leads outside the cache, a list where an object belongs: whatever a hostile server sends.
+    return HubError(f"{what}: the hub's answer cannot be used: {error or type(error).__name__}")
 
 
 def _fetch_web_file(

@@ -15,12 +15,12 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from ..errors import CheckpointError
-from ..files.foreign_bytes import guarded, reason
-from ..files.json_file import read_json
+from ..files.foreign_bytes import guarded, read_regular, reason
+from ..files.json_file import parse_json
 from ..files.limits import MB, Limit
 
-# Bytes of a tokenizer.json. CLIP's has 2.2 MB, that of a vocabulary of 256,000 tokens 33 MB.
-MAX_TOKENIZER_BYTES = Limit("MAX_TOKENIZER_BYTES", 64 * MB)
+# Bytes of a tokenizer.json. CLIP's has 2.2 MB; 16 MB of the shortest tokens take some 500 MB of memory.
+MAX_TOKENIZER_BYTES = Limit("MAX_TOKENIZER_BYTES", 16 * MB)
 MAX_WORD = 1000  # characters of a word, which WordPiece compares with the vocabulary in quadratic time
 MAX_STEPS = 16  # steps of a normalizer or a pre-tokenizer; CLIP's have 3
 MAX_PATTERN = 400  # characters of a regular expression; CLIP's has 100
@@ -41,8 +41,8 @@ def read_tokenizer(path: Path, model: str, ends: tuple[str, str] | None = None) 
     Raises:
         CheckpointError: not a tokenizer of that kind, or one that cannot be used safely; the file is named.
     """
-    content = read_json(path, MAX_TOKENIZER_BYTES)
     with guarded(lambda error: CheckpointError(f"{path}: not a tokenizer: {reason(error)}")):
+        content = parse_json(read_regular(path, MAX_TOKENIZER_BYTES).decode())
         _check(content, model)
         # Both are set by this package, and impossible values would fail at every prompt.
         text = json.dumps({**content, "truncation": None, "padding": None}, ensure_ascii=False)

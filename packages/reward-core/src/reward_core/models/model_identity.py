@@ -62,6 +62,8 @@ def _allowed(name: str) -> str:
 
 
 def _hash(weights: Path) -> str:
+    if not weights.is_file():  # opening a pipe would wait for its writer
+        return "unreadable"
     digest = hashlib.sha256()
     try:
         with weights.open("rb") as file:

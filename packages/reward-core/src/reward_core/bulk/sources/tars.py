@@ -193,7 +193,6 @@ def _grouped(
         keep: which files of a compressed tar are read, see ``_is_needed`` (default: none).
     """
     group_by_keys = _webdataset().tariterators.group_by_keys
-    split = _webdataset().tariterators.base_plus_ext
     damage: list[str] = []
     repeated = [] if repeated is None else repeated
 
@@ -203,7 +202,7 @@ def _grouped(
         kept = KeptFiles(keep)
         try:
             for member in members(tar):
-                before, (key, suffix) = key, split(member.name)
+                before, (key, suffix) = key, _key_and_suffix(member.name)
                 suffix = (suffix or "").lower()
                 if key != before:
                     suffixes, kept = set(), KeptFiles(keep)
@@ -221,10 +220,19 @@ def _grouped(
 
     try:
         with open_tar(path) as tar:
-            yield from group_by_keys(files(tar), handler=lambda error: True)
+            yield from group_by_keys(files(tar), _key_and_suffix, handler=lambda error: True)
     except DamagedTarError as error:
         damage.append(str(error))
     yield from damage
+
+
+def _key_and_suffix(name: str) -> tuple[str | None, str | None]:
+    """Split a file's name at the first dot behind its folder, as webdataset does, but in linear time."""
+    folder, slash, base = name.rpartition("/")
+    stem, dot, suffix = base.partition(".")
+    if dot and (stem or (slash and "." not in folder.rpartition("/")[2])):
+        return folder + slash + stem, suffix
+    return None, None
 
 
 def _webdataset():
