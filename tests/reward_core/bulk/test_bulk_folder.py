@@ -89,7 +89,7 @@ def test_no_room_for_the_list_of_names_is_reported_with_its_path(command, images
 def test_an_image_that_may_not_be_read_is_not_called_damaged(command, images, tmp_path, monkeypatch):
     """Root may read anything, so the system's answer is made up."""
 
-    def denied(file, *more):
+    def denied(file, *more, **options):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), file)
 
     monkeypatch.setattr(PIL.Image, "open", denied)
