@@ -89,7 +89,7 @@ def test_a_full_disk_while_listing_names_reports_the_path(command, images, tmp_p
 def test_an_image_without_read_permission_is_not_called_damaged(command, images, tmp_path, monkeypatch):
     """Root may read anything, so the system's answer is made up."""
 
-    def denied(file, *more):
+    def denied(file, *more, **options):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), file)
 
     monkeypatch.setattr(PIL.Image, "open", denied)
