@@ -21,7 +21,7 @@ from ..files.limits import MB, Limit
 
 # Bytes of a tokenizer.json. CLIP's has 2.2 MB; 16 MB of the shortest tokens take some 500 MB of memory.
 MAX_TOKENIZER_BYTES = Limit("MAX_TOKENIZER_BYTES", 16 * MB)
-MAX_WORD = 1000  # characters of a word, which WordPiece compares with the vocabulary in quadratic time
+MAX_WORD = 100  # characters of a word, BERT's value; WordPiece takes quadratic time for a longer one
 MAX_STEPS = 16  # steps of a normalizer or a pre-tokenizer; CLIP's have 3
 MAX_PATTERN = 400  # characters of a regular expression; CLIP's has 100
 
