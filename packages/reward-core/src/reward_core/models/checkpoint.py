@@ -33,6 +33,8 @@ M = TypeVar("M", bound="ScoringModel")
 MAX_CONFIG_BYTES = Limit("MAX_CONFIG_BYTES", 4 * MB)
 # How many times its file's size a file's weights may take. Weights that are tied are read twice.
 MAX_WEIGHTS_RATIO = 4
+# Bytes that the weights of any file may take: ImageReward's own take 1.79 GB.
+MIN_WEIGHTS_BYTES = 2048 * MB
 # Layers that are built in a moment, also for weights of another model: that error says more.
 CHEAP_LAYERS = 100
 
@@ -124,7 +126,7 @@ def _check_tensors(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
                 f"{path}: {key!r:.200} is a {kind} tensor; save plain weights in float32 or 16 bits"
             )
         total += tensor.numel() * tensor.element_size()
-    most = MAX_WEIGHTS_RATIO * path.stat().st_size
+    most = max(MIN_WEIGHTS_BYTES, MAX_WEIGHTS_RATIO * path.stat().st_size)
     if total > most:
         raise CheckpointError(
             f"{path}: its tensors would take {total:,} bytes, more than {MAX_WEIGHTS_RATIO} times the file; "
