@@ -149,7 +149,7 @@ def test_a_bad_image_is_named_and_the_others_are_scored(command, model, folder, 
         rows = list(model.score_rows([PROMPT] * 3, images, batch_size=batch_size))
         assert [row.image for row in rows] == images
         assert (rows[1].score, rows[1].error) == (None, caught.value.reason)
-        assert [rows[0].score, rows[2].score] == pytest.approx(model.score(PROMPT, good), abs=1e-5)
+        assert [rows[0].score, rows[2].score] == pytest.approx(model.score(PROMPT, good), abs=5e-5)
         assert [rows[0].error, rows[2].error] == [None, None]
     if "\0" in bad:
         return  # no argument can hold it
@@ -179,7 +179,7 @@ def test_bad_images_do_not_drop_good_ones(command, model, folder, good, tmp_path
     assert [row["image"] for row in rows] == [str(images / name) for name in names]
     assert [row["error"] is None for row in rows] == [name.startswith("good") for name in names]
     scores = [row["score"] for row in rows if row["score"] is not None]
-    assert scores == pytest.approx(model.score(PROMPT, good), abs=1e-5)
+    assert scores == pytest.approx(model.score(PROMPT, good), abs=5e-5)
     assert len([line for line in done.stderr.splitlines() if str(images) in line]) == len(BAD_FILES)
 
 
@@ -222,7 +222,7 @@ def test_pil_images_that_cannot_be_used_are_named(model, good, tmp_path):
     assert rows[1].error.startswith("cannot be decoded: ")
     assert (rows[2].image, rows[2].error) == ("<PIL image RGB 0x5>", "the image is empty (0x5 pixels)")
     assert rows[3].error.startswith("cannot be turned into RGB: ")
-    assert rows[4].score == pytest.approx(model.score(PROMPT, good[0]), abs=1e-5)
+    assert rows[4].score == pytest.approx(model.score(PROMPT, good[0]), abs=5e-5)
 
 
 # Images that are unusual and right
@@ -403,7 +403,7 @@ def test_an_empty_prompt_is_scored_with_a_warning(command, model, folder, rgb, p
     assert np.isfinite(reward)
     done = command("rank", prompt, rgb, "--model", folder, "--json")
     assert done.returncode == 0
-    assert json.loads(done.stdout)["results"][0]["score"] == pytest.approx(reward, abs=1e-5)
+    assert json.loads(done.stdout)["results"][0]["score"] == pytest.approx(reward, abs=5e-5)
     assert done.stderr == "reward-core: warning: empty prompt: the image is scored without a request\n"
 
 
@@ -463,7 +463,7 @@ def test_levels_outside_8_bits_give_a_warning_and_are_scored_as_pillow_clips_the
     assert len(said) == (name in CLIPPED)
     with Image.open(path) as image, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        assert model.score(PROMPT, image) == pytest.approx(score, abs=1e-5)
+        assert model.score(PROMPT, image) == pytest.approx(score, abs=5e-5)
         if said:
             assert said[0].startswith(f"{path}: mode {image.mode!r} with levels ")
             assert "Convert it to 8 bits" in said[0]
@@ -528,7 +528,7 @@ def test_a_nan_pair_is_named(model, good):
     with pytest.raises(NonFiniteRewardError, match=r"rgb\.png with prompt 'a dog'"):
         broken.score_matrix(prompts, good)
     # The same but for rounding: copies of weights may be aligned otherwise in memory.
-    assert broken.score("a cat", good) == pytest.approx(model.score("a cat", good), abs=1e-5)
+    assert broken.score("a cat", good) == pytest.approx(model.score("a cat", good), abs=5e-5)
 
 
 def test_equal_rewards_are_ranked_in_input_order(command, model, good, parity, tmp_path):

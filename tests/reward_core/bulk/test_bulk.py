@@ -90,7 +90,7 @@ def test_every_manifest_and_every_target(command, inputs, expected, tmp_path, ma
     assert list(rows[0]) == ["row", "prompt", "image", "score", "error"]
     assert [(r["row"], r["prompt"], r["image"]) for r in rows] == list(zip(range(COUNT), PROMPTS, NAMES))
     # One batch of 12 against three of 4: 5e-7 was seen.
-    assert [r["score"] for r in rows] == pytest.approx(expected, abs=1e-5)
+    assert [r["score"] for r in rows] == pytest.approx(expected, abs=5e-5)
     summary = json.loads(done.stdout)
     wanted = {"rows": COUNT, "scored": COUNT, "failed": 0, "errors": {}, "resumed_rows": 0}
     assert {key: summary[key] for key in wanted} == wanted
@@ -105,7 +105,7 @@ def test_renamed_columns_and_images_next_to_the_manifest(command, inputs, expect
     out = tmp_path / "scores.jsonl"
     columns = ("--prompt-column", "caption", "--image-column", "file")
     assert command("score", "--manifest", manifest, "--out", out, *FAST, *columns).returncode == 0
-    assert [row["score"] for row in read(out)] == pytest.approx(expected, abs=1e-5)
+    assert [row["score"] for row in read(out)] == pytest.approx(expected, abs=5e-5)
     done = command("score", "--manifest", manifest, "--out", tmp_path / "no.csv", *FAST)
     assert done.returncode == 2
     assert "no column 'prompt' or 'image'; it has 'caption', 'file'" in done.stderr
@@ -120,7 +120,7 @@ def test_bytes_in_a_parquet_manifest(command, inputs, expected, tmp_path, form):
     out = tmp_path / "scores.parquet"
     assert command("score", "--manifest", manifest, "--out", out, *FAST).returncode == 0
     rows = read(out)
-    assert [row["score"] for row in rows] == pytest.approx(expected, abs=1e-5)
+    assert [row["score"] for row in rows] == pytest.approx(expected, abs=5e-5)
     assert [r["image"] for r in rows] == (NAMES if form == "struct" else [f"row {i}" for i in range(COUNT)])
 
 
@@ -141,7 +141,7 @@ def test_a_folder_with_prompts_beside_the_images(command, inputs, expected, tmp_
     assert [row["image"] for row in rows] == [f"z/{i}.png" if i > 9 else f"{i:02d}.png" for i in range(COUNT)]
     assert rows[3]["error"] == "no prompt: 03.txt is not there"
     scores = [row["score"] for row in rows]
-    assert scores[:3] + scores[4:] == pytest.approx(expected[:3] + expected[4:], abs=1e-5)
+    assert scores[:3] + scores[4:] == pytest.approx(expected[:3] + expected[4:], abs=5e-5)
 
 
 def test_webdataset_tars(command, inputs, expected, tmp_path):
@@ -160,7 +160,7 @@ def test_webdataset_tars(command, inputs, expected, tmp_path):
     for column in ((), ("--prompt-column", "json.caption")):
         done = command("score", "--tars", tmp_path / "part-{0..1}.tar", "--out", out, *FAST, *column)
         assert done.returncode == 0, done.stderr
-        assert [row["score"] for row in read(out)] == pytest.approx(expected, abs=1e-5)
+        assert [row["score"] for row in read(out)] == pytest.approx(expected, abs=5e-5)
     assert read(out)[11]["image"] == "part-1.tar/11.png"
 
     (tmp_path / "part-1.tar").write_bytes(whole[: len(whole) // 2])
@@ -168,7 +168,7 @@ def test_webdataset_tars(command, inputs, expected, tmp_path):
     rows = read(out)
     assert done.returncode == 1
     assert rows[-1]["error"].startswith("the tar is damaged or truncated")
-    assert [row["score"] for row in rows[:8]] == pytest.approx(expected[:8], abs=1e-5)
+    assert [row["score"] for row in rows[:8]] == pytest.approx(expected[:8], abs=5e-5)
 
 
 @pytest.mark.parametrize("saved", [True, False], ids=["saved folder", "data file"])
@@ -185,7 +185,7 @@ def test_a_dataset(command, inputs, expected, tmp_path, saved):
     out = tmp_path / "scores.parquet"
     done = command("score", "--dataset", tmp_path / "data", "--out", out, *FAST, *names)
     assert done.returncode == 0, done.stderr
-    assert [row["score"] for row in read(out)] == pytest.approx(expected, abs=1e-5)
+    assert [row["score"] for row in read(out)] == pytest.approx(expected, abs=5e-5)
 
 
 def test_a_folder_as_target_keeps_its_shards(command, inputs, expected, tmp_path):
@@ -207,7 +207,7 @@ def test_a_folder_as_target_keeps_its_shards(command, inputs, expected, tmp_path
     shards = sorted(Path(out).glob("rows-*"))
     assert [shard.name for shard in shards] == ["rows-000000000000.jsonl", "rows-000000000008.jsonl"]
     rows = [row for shard in shards for row in read(shard)]
-    assert [row["score"] for row in rows] == pytest.approx(expected, abs=1e-5)
+    assert [row["score"] for row in rows] == pytest.approx(expected, abs=5e-5)
     again = json.loads(command(*arguments, "--json").stdout)
     assert (again["resumed_rows"], again["pictures_encoded"], again["scored"]) == (COUNT, 0, COUNT)
 
@@ -285,7 +285,7 @@ def test_a_bad_row_becomes_a_row_with_its_error(command, inputs, expected, tmp_p
         "the line is no JSON object",
         "",
     ]
-    assert [rows[0]["score"], rows[-1]["score"]] == pytest.approx([expected[0]] * 2, abs=1e-5)
+    assert [rows[0]["score"], rows[-1]["score"]] == pytest.approx([expected[0]] * 2, abs=5e-5)
     assert all(row["score"] is None for row in rows[1:-1])
     assert done.returncode == 1
     summary = json.loads(done.stdout)
@@ -362,8 +362,8 @@ def test_an_image_is_encoded_once_for_many_prompts(command, inputs, tmp_path):
     assert json.loads(done.stdout)["pictures_encoded"] == 60
     model = RM.load("tiny", device="cpu")
     by_another_method = model.score_pairs(prompts, [str(inputs / image) for image in images]).tolist()
-    assert cached_scores == pytest.approx(by_another_method, abs=1e-5)
-    assert [row["score"] for row in read(out)] == pytest.approx(by_another_method, abs=1e-5)
+    assert cached_scores == pytest.approx(by_another_method, abs=5e-5)
+    assert [row["score"] for row in read(out)] == pytest.approx(by_another_method, abs=5e-5)
 
 
 def test_lru_cache_keeps_the_images_used_last():
@@ -392,7 +392,7 @@ def test_scoring_from_python_reports_progress(inputs, expected, tmp_path):
     )
     assert output == [(12, 0, 0), (12, 5, 0), (12, 10, 0), (12, 12, 0)]
     assert summary.scored == COUNT
-    assert [row["score"] for row in read(tmp_path / "scores.parquet")] == pytest.approx(expected, abs=1e-5)
+    assert [row["score"] for row in read(tmp_path / "scores.parquet")] == pytest.approx(expected, abs=5e-5)
 
 
 WRONG = {

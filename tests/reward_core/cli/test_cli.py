@@ -69,7 +69,7 @@ def test_rank_json_is_one_document_and_nothing_else(run, model, folder, images):
     ]
     document = json.loads(done.stdout)
     for result, expected in zip(document["results"], results, strict=True):
-        assert result["score"] == pytest.approx(expected["score"], abs=1e-5)
+        assert result["score"] == pytest.approx(expected["score"], abs=5e-5)
         expected["score"] = result["score"]
     assert document == {"model": str(folder), "prompt": PROMPT, "results": results, "failed": []}
 
@@ -115,7 +115,7 @@ def test_a_failed_image_is_named_and_the_others_are_ranked(command, model, folde
         assert f"reward-core: {failed['image']}: {failed['error']}\n" in done.stderr
     scores = {result["image"]: result["score"] for result in document["results"]}
     expected = model.score(PROMPT, images[:2])
-    assert [scores[image] for image in images[:2]] == pytest.approx(expected, abs=1e-5)
+    assert [scores[image] for image in images[:2]] == pytest.approx(expected, abs=5e-5)
 
     done = command("rank", PROMPT, bad, "--model", folder)
     assert (done.returncode, done.stdout) == (1, "")
@@ -184,7 +184,7 @@ def test_score_writes_a_row_per_pair(command, model, folder, parity, tmp_path, f
         (i, prompt, path) for i, ((prompt, _), path) in enumerate(zip(PAIRS, paths))
     ]
     expected = model.score_pairs([prompt for prompt, _ in PAIRS[:3]], paths[:3], batch_size=2)
-    assert [row["score"] for row in rows[:3]] == pytest.approx(expected.tolist(), abs=1e-5)
+    assert [row["score"] for row in rows[:3]] == pytest.approx(expected.tolist(), abs=5e-5)
     assert [row["error"] for row in rows] == [None, None, None, "no such file"]
     assert rows[3]["score"] is None
     assert sorted(file.name for file in tmp_path.iterdir()) == ["prompts.json", out.name]  # no leftovers
@@ -209,7 +209,7 @@ def test_score_finds_the_images_of_an_id(command, model, folder, parity, tmp_pat
     paths = [str(images / f"{name}_{x}.png") for x in (0, 2, 10)]
     rows = read_rows(out)
     assert [row["image"] for row in rows] == paths
-    assert [row["score"] for row in rows] == pytest.approx(model.score(PROMPT, paths), abs=1e-5)
+    assert [row["score"] for row in rows] == pytest.approx(model.score(PROMPT, paths), abs=5e-5)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere file names are Unicode")

@@ -304,7 +304,7 @@ def test_the_bundled_model_by_name_and_another_vae_for_previews(load):
     )  # fmt: skip
     result = best_of(pipe, PROMPTS[0], 2, "tiny", early=DropPlan(), preview_vae=tiny, **call_of("sd"))
     expected = RM.load("tiny").score(PROMPTS[0], result.best.image)
-    assert result.best.reward == pytest.approx(expected, abs=1e-5)
+    assert result.best.reward == pytest.approx(expected, abs=5e-5)
 
 
 def test_texts_of_one_prompt_each(load):

@@ -328,9 +328,9 @@ def test_two_processes_give_the_value_of_one(tiny, tmp_path):
     lines = [out.strip().split("|") for out, _ in output]
     rewards = tiny.score_pairs(prompts, [pil(p) for p in images])
     for rank, mean, each, step, count in lines:
-        assert float(mean) == pytest.approx(float(rewards.mean()), abs=1e-5)
+        assert float(mean) == pytest.approx(float(rewards.mean()), abs=5e-5)
         # In the order of ranks, then of updates.
         order = rewards[[0, 1, 4, 2, 3]].tolist()
-        assert json.loads(each) == pytest.approx(order, abs=1e-5)
-        assert float(step) == pytest.approx(float(rewards[:3].mean()), abs=1e-5)
+        assert json.loads(each) == pytest.approx(order, abs=5e-5)
+        assert float(step) == pytest.approx(float(rewards[:3].mean()), abs=5e-5)
         assert int(count) == (3 if rank == "0" else 2)  # each keeps its own after compute

@@ -127,11 +127,12 @@ def test_batched_single_padded_and_true_length_agree_in_any_order(model):
     single_scores = torch.tensor([model.score(p, i) for p, i in zip(prompts, images)])
     for batch_size in (1, 3, 32):
         batched = model.score_pairs(prompts, images, batch_size=batch_size)
-        assert (batched - single_scores).abs().max() < 1e-5  # measured: 5e-7
+        # Measured: 5e-7 on AMD; with AVX2 kernels 1.2e-5 between batches was seen elsewhere.
+        assert (batched - single_scores).abs().max() < 5e-5
     order = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(0))
     shuffled = model.score_pairs([prompts[i] for i in order], [images[i] for i in order], batch_size=5)
-    assert (shuffled - single_scores[order]).abs().max() < 1e-5
-    assert (model.score_matrix(PROMPTS, IMAGES[:8]).flatten() - single_scores).abs().max() < 1e-5
+    assert (shuffled - single_scores[order]).abs().max() < 5e-5
+    assert (model.score_matrix(PROMPTS, IMAGES[:8]).flatten() - single_scores).abs().max() < 5e-5
     pixels = torch.stack([model.transform.from_pil(Image.open(i)) for i in images])
     padded = model(pixels, *model.tokenizer(prompts, length=35))
-    assert (padded - single_scores).abs().max() < 1e-5
+    assert (padded - single_scores).abs().max() < 5e-5

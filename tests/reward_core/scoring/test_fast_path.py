@@ -59,7 +59,7 @@ def as_on_a_gpu(model: RM.RewardModel, **plan) -> RM.RewardModel:
 def test_fused_head_is_the_head(model):
     feature = torch.randn(50, model.config.text.hidden_size, generator=torch.Generator().manual_seed(0))
     weight, bias = fused_head(model.mlp)
-    assert (feature @ weight + bias - model.mlp(feature)).abs().max() < 1e-5
+    assert (feature @ weight + bias - model.mlp(feature)).abs().max() < 5e-5
 
 
 def test_one_product_gives_all_keys_and_values(model):
@@ -92,7 +92,7 @@ def test_weights_that_change_are_noticed(model, fast, images):
             layer.crossattention.self["value"].weight *= 2
     changed = copy.deepcopy(model)
     changed.load_state_dict(fast.state_dict())
-    assert fast.score(PROMPTS[0], images) == pytest.approx(changed.score(PROMPTS[0], images), abs=1e-5)
+    assert fast.score(PROMPTS[0], images) == pytest.approx(changed.score(PROMPTS[0], images), abs=5e-5)
     assert fast.score(PROMPTS[0], images) != pytest.approx(before, abs=1e-2)
 
 
@@ -113,7 +113,7 @@ def test_weights_that_change_through_data_are_noticed(model, fast, images, updat
     for weight in (fast.mlp.layers[0].weight, attention["value"].weight):
         update(weight)
         expected = copy.deepcopy(fast)
-        assert fast.score(PROMPTS[0], images) == pytest.approx(expected.score(PROMPTS[0], images), abs=1e-5)
+        assert fast.score(PROMPTS[0], images) == pytest.approx(expected.score(PROMPTS[0], images), abs=5e-5)
     assert fast.score(PROMPTS[0], images) != pytest.approx(before, abs=1e-4)
 
 
@@ -135,7 +135,7 @@ def test_a_model_made_in_inference_mode_scores(model, parity, images):
 
 def test_a_fast_model_can_be_copied_and_pickled(fast, images):
     # A copy starts uncompiled, so it may use other kernels than the original.
-    expected = pytest.approx(fast.score(PROMPTS[0], images), abs=1e-5)
+    expected = pytest.approx(fast.score(PROMPTS[0], images), abs=5e-5)
     assert copy.deepcopy(fast).score(PROMPTS[0], images) == expected
     assert pickle.loads(pickle.dumps(fast)).score(PROMPTS[0], images) == expected
 
@@ -320,13 +320,13 @@ def test_one_bad_file_in_a_long_run_costs_its_row_only(model, images, tmp_path):
     rows = list(model.score_rows([PROMPTS[0]] * 9, drawn, batch_size=2))
     assert [row.error is None for row in rows] == [True] * 4 + [False] + [True] * 4
     expected = model.score(PROMPTS[0], images)
-    assert [row.score for row in rows if row.error is None] == pytest.approx(expected * 2, abs=1e-5)
+    assert [row.score for row in rows if row.error is None] == pytest.approx(expected * 2, abs=5e-5)
 
 
 def test_an_image_given_twice_while_its_file_is_open(model, images):
     lazy = Image.open(images[0])
     rewards = model.score(PROMPTS[0], [lazy] * 5, batch_size=5)
-    assert rewards == pytest.approx([model.score(PROMPTS[0], images[0])] * 5, abs=1e-5)
+    assert rewards == pytest.approx([model.score(PROMPTS[0], images[0])] * 5, abs=5e-5)
 
 
 def test_results_come_one_behind_their_work():

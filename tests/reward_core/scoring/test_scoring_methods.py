@@ -78,7 +78,7 @@ def test_pairs_and_matrix_agree(model, images):
     assert (pairs.dtype, pairs.device.type, tuple(pairs.shape)) == (torch.float32, "cpu", (3,))
     assert torch.allclose(pairs, matrix[:, :3].diagonal(), atol=1e-5)
     rows = list(model.score_rows(PROMPTS, images[:3]))
-    assert [row.score for row in rows] == pytest.approx(pairs.tolist(), abs=1e-5)
+    assert [row.score for row in rows] == pytest.approx(pairs.tolist(), abs=5e-5)
 
 
 def test_images_once_encoded_serve_any_prompt(model, images):

@@ -192,7 +192,7 @@ def test_the_cache_changes_nothing(fresh, data, tmp_path):
     assert cache.damaged == 1
     assert 1 <= cache.stored <= 6  # that image's group
     # The damaged group is encoded in a batch of its own; the rounding differs.
-    assert losses(tmp_path / "again") == pytest.approx(losses(tmp_path / "with"), abs=1e-5)
+    assert losses(tmp_path / "again") == pytest.approx(losses(tmp_path / "with"), abs=5e-5)
     other = Trainer(settings(data, tmp_path / "other", **some, cache=str(tmp_path / "cache")), fresh(1))
     assert other.readers["train"].cache.folder != cache.folder  # other weights
     file.write_bytes(content[:1000])  # of another size: made anew
@@ -646,7 +646,7 @@ def test_gradient_checkpointing_changes_nothing(fresh, data, tmp_path):
     for name, on in (("with", True), ("without", False)):
         Trainer(settings(data, tmp_path / name, steps=3, gradient_checkpointing=on), fresh()).train()
     # Recomputed activations may come from other kernels than kept ones.
-    assert losses(tmp_path / "with") == pytest.approx(losses(tmp_path / "without"), abs=1e-5)
+    assert losses(tmp_path / "with") == pytest.approx(losses(tmp_path / "without"), abs=5e-5)
 
 
 class AttentionBackwardDtypes(TorchDispatchMode):
