@@ -76,6 +76,7 @@ def test_only_the_named_models_are_offered(model, folder, tmp_path):
         _ = Models(["tiny"], only=True)["tiny-judge"]
 
 
+@pytest.mark.filterwarnings("ignore::reward_core.errors.ClippedLevelsWarning")
 def test_every_image_mode_gets_a_thumbnail(model, parity):
     from reward_core.app.image_ranking import rank_images
 
@@ -103,6 +104,7 @@ def test_extreme_images_stop_nothing(tmp_path):
     assert all(len(image.thumbnail) < 200_000 for image in result.images)
 
 
+@pytest.mark.filterwarnings("ignore::reward_core.errors.ClippedLevelsWarning")
 def test_a_16_bit_image_is_among_the_notes(model, tmp_path):
     from reward_core.app.image_ranking import rank_images
 
