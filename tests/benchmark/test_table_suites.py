@@ -2,13 +2,13 @@
 
 import io
 import json
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hub_server import Hub
 from PIL import Image
+from small_imagerewarddb import zipped
 
 from reward_benchmark.paper import TABLE1
 from reward_benchmark.suites import SuiteOptions, build_suite
@@ -29,14 +29,6 @@ def sample_image(seed, side=40, form="PNG"):
     pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
     data = io.BytesIO()
     Image.fromarray(pixels).save(data, form)
-    return data.getvalue()
-
-
-def zipped(files):
-    data = io.BytesIO()
-    with zipfile.ZipFile(data, "w") as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
     return data.getvalue()
 
 

@@ -84,7 +84,7 @@ def _add_run(commands) -> None:
 
 
 def _add_generate(commands) -> None:
-    generate = commands.add_parser("generate", help="images of one's own model for table1")
+    generate = commands.add_parser("generate", help="images of your model for table1")
     generate.add_argument("--model", required=True, help="hub id, pipeline folder or single file")
     generate.add_argument("--lora", metavar="DIR", help="LoRA weights upon it")
     generate.add_argument("--name", required=True, help="of this generator, for `run table1 --generators`")

@@ -1,4 +1,4 @@
-"""Images of one's own model for Table 1: every prompt, ten seeds, as files that ``run table1`` ranks."""
+"""Images of a diffusion model for Table 1: every prompt, ten seeds, as files that ``run table1`` ranks."""
 
 from __future__ import annotations
 

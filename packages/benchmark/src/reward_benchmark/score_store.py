@@ -1,6 +1,6 @@
 """scores.jsonl: a row per image and scorer, appended as it comes, whole after any interruption.
 
-Where an image, its prompt or the scorer's files changed meanwhile, it is scored anew; the last row counts.
+Where an image, its prompt or the scorer's files changed meanwhile, it is scored again; the last row counts.
 """
 
 from __future__ import annotations
