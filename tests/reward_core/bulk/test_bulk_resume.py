@@ -46,6 +46,7 @@ def arguments(inputs: Path, out: Path, *more: object) -> list[str]:
 # The command in processes that begin with everything imported, so that they are killed at work, not before.
 KILLER = """
 import json, os, signal, sys, time
+from pathlib import Path
 import torch, pyarrow.parquet, filelock, rich.progress
 torch.set_num_threads(1)
 from reward_core.cli import main
@@ -53,22 +54,29 @@ from reward_core import bulk
 import reward_core.bulk.progress_bar, reward_core.bulk.engines
 
 for line in sys.stdin:
-    arguments, delay = json.loads(line)
+    arguments, parts, shards, delay = json.loads(line)
     started = time.monotonic()
     child = os.fork()
     if child == 0:
         os._exit(main(arguments))
+    done = 0
     if delay is not None:
-        time.sleep(delay)
-        os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
+        while not done and len(list(Path(parts).glob("rows-*"))) < shards:
+            time.sleep(0.001)
+            done, status = os.waitpid(child, os.WNOHANG)
+        if not done:
+            time.sleep(delay)
+            os.kill(child, signal.SIGKILL)
+    if not done:
+        _, status = os.waitpid(child, 0)
     print(json.dumps([os.waitstatus_to_exitcode(status), time.monotonic() - started]), flush=True)
 """
 
 
 @pytest.fixture
 def killer():
-    """run(arguments, delay) -> (exit code, seconds): the command, killed after a delay, if given."""
+    """run(arguments, parts, shards, delay) -> (exit code, seconds): the command, to its end without a delay,
+    else killed that many seconds after `shards` finished shards lie in the folder `parts`."""
     process = subprocess.Popen(
         [sys.executable, "-c", KILLER],
         stdin=subprocess.PIPE,
@@ -78,8 +86,8 @@ def killer():
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
 
-    def run(arguments, delay=None):
-        print(json.dumps([arguments, delay]), file=process.stdin, flush=True)
+    def run(arguments, parts="", shards=0, delay=None):
+        print(json.dumps([arguments, parts, shards, delay]), file=process.stdin, flush=True)
         return json.loads(process.stdout.readline())
 
     yield run
@@ -90,16 +98,24 @@ def killer():
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 def test_killed_at_ten_random_moments_the_same_command_ends_with_the_same_bytes(inputs, tmp_path, killer):
     whole, out = tmp_path / "whole.parquet", tmp_path / "scores.parquet"
-    code, seconds = killer(arguments(inputs, whole))
+    killer(arguments(inputs, whole))
+    whole.unlink()
+    code, seconds = killer(arguments(inputs, whole))  # the first run was slower: nothing was in memory
     assert code == 1  # some rows have no image
     seed = random.randrange(1 << 30)
     moments = random.Random(seed)
+    parts = f"{out}.parts"
     killed = found = 0
     while killed < 10:
-        code, _ = killer(arguments(inputs, out), moments.uniform(0.2 * seconds, seconds))
+        present = len(list(Path(parts).glob("rows-*")))
+        # Every other kill is soon after a shard more is done, wherever in its run that is on this machine.
+        if killed % 2:
+            code, _ = killer(arguments(inputs, out), parts, present + 1, moments.uniform(0, 0.05 * seconds))
+        else:
+            code, _ = killer(arguments(inputs, out), parts, 0, moments.uniform(0.2 * seconds, seconds))
         if code == -signal.SIGKILL:
             killed += 1
-            found += len(list(Path(f"{out}.parts").glob("rows-*")))
+            found += len(list(Path(parts).glob("rows-*")))
         else:  # it was done before
             assert code == 1, f"seed {seed}"
             assert out.read_bytes() == whole.read_bytes(), f"seed {seed}"
