@@ -1,0 +1,21 @@
+"""The progress bar of a training run, on stderr while that is a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def step_bar(steps: int, done: int, shown: bool) -> Iterator[Callable[[str], None]]:
+    """Yield a function that moves the bar one step on, beside a short text about that step."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    described = TextColumn("{task.description}")
+    columns = [TextColumn("step"), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn(), described]
+    with Progress(*columns, console=console, disable=not (shown and console.is_terminal)) as bar:
+        task = bar.add_task("", total=steps, completed=done)
+        yield lambda text: bar.update(task, advance=1, description=escape(text))
