@@ -89,7 +89,7 @@ def with_scaler(trainer):
     """The trainer as on a GPU in fp16: accelerate gives CPUs no gradient scaler, though torch has one."""
     accelerator = trainer.accelerator
     accelerator.scaler, accelerator.native_amp = torch.amp.GradScaler("cpu", init_scale=1024.0), True
-    trainer.optimizer = accelerator.prepare(trainer.optimizer.optimizer)
+    trainer.take_step.optimizer = accelerator.prepare(trainer.optimizer.optimizer)
     return trainer
 
 

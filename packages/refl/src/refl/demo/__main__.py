@@ -24,7 +24,6 @@ from reward_core.errors import RewardCoreError
 from reward_core.files.json_file import write_json
 from reward_core.runs.run_lock import folder_lock
 
-from ..errors import ReflError
 from .figures import draw_curve, draw_grid
 from .recipe import (
     PIPELINE,
@@ -59,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("refl.demo: interrupted; the same command goes on", file=sys.stderr)
         return 130
-    except (ReflError, RewardCoreError) as error:
+    except RewardCoreError as error:
         print(f"refl.demo: {error}", file=sys.stderr)
         return 1
     if args.json:

@@ -116,6 +116,11 @@ class CheckpointFolder:
             restore_random_state(random)
         return state
 
+    def oldest_best_step(self) -> int:
+        """Return the earliest step whose best weights a checkpoint refers to; 0 if there is none."""
+        states = [json.loads((path / STATE).read_text(encoding="utf-8"))["run"] for path in self.all()]
+        return min((state["best_step"] for state in states), default=0)
+
     def remove_after(self, step: int) -> None:
         """Remove the checkpoints beyond the step from which a run resumes."""
         for path in self.all():
@@ -151,8 +156,8 @@ def _check_same_run(path: Path, found: RunState, own: RunState) -> None:
     if found.fingerprint != own.fingerprint or changed:
         named = f" ({'; '.join(changed)})" if changed else ""
         raise CheckpointError(
-            f"Cannot resume from '{path}': its run has other settings or data{named}. Restore them, or choose "
-            "another output folder."
+            f"Cannot resume from '{path}': its run has other settings or data{named}. Restore them, or "
+            "choose another output folder."
         )
     if found.processes != own.processes:
         raise CheckpointError(

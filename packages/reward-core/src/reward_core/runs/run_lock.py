@@ -64,8 +64,8 @@ def take_lock(file: Path, what: str | os.PathLike[str]) -> BaseFileLock:
         lock.acquire(timeout=0)
     except filelock.Timeout as error:
         raise OutputError(
-            f"Cannot use '{os.fspath(what)}': another run is using it ({lock.lock_file}). Wait for it to end, "
-            "or choose another output folder."
+            f"Cannot use '{os.fspath(what)}': another run is using it ({lock.lock_file}). Wait for it to "
+            "end, or choose another output folder."
         ) from error
     return lock
 

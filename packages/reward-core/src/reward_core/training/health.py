@@ -111,8 +111,8 @@ class Health:
         if rate < 1e-6:
             return f"the learning rate is only {rate:.1g}; raise lr"
         return (
-            f"rewards differ (standard deviation {spread:.2g}), but not as the rankings do. Check that rank 1 "
-            "is the best in the data and that prompts belong to their images; else raise lr or lower freeze"
+            f"rewards differ (standard deviation {spread:.2g}), but not as the rankings do. Check that rank "
+            "1 is the best in the data and that prompts belong to their images; else raise lr or lower freeze"
         )
 
     def _why_not_finite(self, rewards: nn.Module) -> str:
