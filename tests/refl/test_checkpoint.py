@@ -28,5 +28,5 @@ def test_an_unwritable_checkpoint_is_a_one_line_error(pipelines, tmp_path, rank)
     )  # fmt: skip
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
-    assert "cannot be written to" in done.stderr.splitlines()[-1]
+    assert "Cannot write into" in done.stderr.splitlines()[-1]
     assert not list((tmp_path / "run/checkpoints").glob(".*"))

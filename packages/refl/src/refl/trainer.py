@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from reward_core.files.atomic_write import atomic_folder
+from reward_core.runs.logger import default_logging
 from reward_core.runs.run_state import MAX_SKIPPED
 from reward_core.runs.training_run import TrainingRun
 from reward_core.runs.write_errors import write_errors
@@ -64,6 +65,7 @@ class Trainer:
         args: TrainConfig | None = None,
         rewards: Mapping[str, RewardFunction] | None = None,
     ):
+        default_logging("refl")
         config = args or load_config(preset="sd14-paper")
         if model is not None:
             config = override(config, {"model": {"id": os.fspath(model)}})

@@ -26,9 +26,14 @@ def configure_logging(command: str, quiet: bool = False) -> None:
         logger = logging.getLogger(name)
         logger.handlers[:] = [handler]
         logger.setLevel(logging.WARNING if quiet else logging.INFO)
-        logger.propagate = False
     for name in LIBRARIES:
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def default_logging(command: str) -> None:
+    """Configure logging, unless the program that uses this package did."""
+    if not any(logging.getLogger(name).hasHandlers() for name in PACKAGES):
+        configure_logging(command)
 
 
 class _Formatter(logging.Formatter):

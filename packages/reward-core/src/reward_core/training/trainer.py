@@ -14,6 +14,7 @@ import torch
 from ..models.imagereward.reward_model import RewardModel
 from ..rankings import RankedPrompt
 from ..runs.checkpoint_folder import Trained
+from ..runs.logger import default_logging
 from ..runs.training_run import TrainingRun
 from .batch_plan import BatchPlan
 from .config import TrainingConfig
@@ -63,6 +64,7 @@ class Trainer:
         splits: Mapping[str, Sequence[RankedPrompt]] | None = None,
         reword: Reword | None = None,
     ):
+        default_logging("reward-core")
         self.settings = settings.check()
         self.out = Path(settings.out)
         self.accelerator = accelerator = make_accelerator(settings)
