@@ -21,7 +21,7 @@ def atomic_write(path: Path, beside: Path | None = None) -> Iterator[Path]:
     temporary = (beside or path.parent) / f".{path.name[:50]}.{os.getpid()}.tmp"
     try:
         yield temporary
-        _sync_file(temporary)
+        sync_file(temporary)
         os.replace(temporary, path)
         sync_folder(path.parent)
     finally:
@@ -57,7 +57,7 @@ def sync_tree(folder: Path) -> None:
     """Have all files of a folder, and their names, on the disk."""
     for parent, _, files in os.walk(folder):
         for name in files:
-            _sync_file(Path(parent, name))
+            sync_file(Path(parent, name))
         sync_folder(Path(parent))
 
 
@@ -71,13 +71,23 @@ def sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
+def sync_disk() -> None:
+    """Have everything that was written so far on the disk, for many files at once.
+
+    Windows has no such call; it writes within seconds.
+    """
+    if hasattr(os, "sync"):
+        os.sync()
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file that appears complete or not at all."""
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-def _sync_file(path: Path) -> None:
+def sync_file(path: Path) -> None:
+    """Have a file's content on the disk."""
     # Windows syncs only what is open for writing; elsewhere a file may be read-only.
     with open(path, "r+b" if os.name == "nt" else "rb") as file:
         os.fsync(file.fileno())
