@@ -48,7 +48,7 @@ def test_resuming_with_other_data_is_refused(pipelines, tmp_path, change):
     else:
         noise = np.random.default_rng(0).integers(0, 255, (30, 40, 3), np.uint8)
         Image.fromarray(noise).save(data / "2.png")
-    with pytest.raises(CheckpointError, match="from a run with other settings or data"):
+    with pytest.raises(CheckpointError, match="its run has other settings or data"):
         run(pipelines, tmp_path / "run", prompts, data)
 
 

@@ -20,11 +20,11 @@ T = TypeVar("T", bound="BlipConfig")
 
 MAX_QUANTILES = 100_000  # of a model's scores; 200 are usual
 
-# Keys that other software writes into config.json; they do not describe sizes.
 # Of saved models' folders. Files without a version, such as those of the original, have the first one.
 MODEL_FORMAT = 1
 OLDER_MODEL = "Save the model again with this version."
 
+# Keys of config.json that do not describe sizes; most are other software's.
 _IGNORED_KEYS = {
     "architectures",
     "torch_dtype",
