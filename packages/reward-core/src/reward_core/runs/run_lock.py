@@ -26,7 +26,7 @@ def exclusive_run(accelerator: Accelerator, folder: Path, warn: Callable[[str], 
     """For all ranks together: the folder exists and is this run's alone.
 
     Raises:
-        OutputError: another run is at work on it, or it cannot be written to.
+        OutputError: another run is using it, or it cannot be written to.
     """
     lock, refused = None, None
     if accelerator.is_main_process:
