@@ -69,7 +69,7 @@ CLASSES = {
         StaleScoresWarning TrainingError WorkerError
     """,
     "refl.errors": """
-        CheckpointError ConfigError DivergedError ModelError PromptFileError ReflError RewardError
+        ConfigError DivergedError ModelError PromptFileError ReflError RewardError
     """,
     "reward_core.integrations.torchmetrics": """
         RewardScore

@@ -23,7 +23,6 @@ from typing import Any
 
 import torch
 
-from refl.checkpoint import RunState
 from refl.compare import generate_images, load_model, score_images
 from refl.config import RewardConfig, TrainConfig, ValidationConfig
 from refl.demo.figures import draw_curve, draw_grid
@@ -41,6 +40,7 @@ from refl.demo.recipe import (
 from refl.demo.study import SETTINGS, run_environment, score_model, validation_curve
 from refl.demo.truth import read_truths
 from refl.rewards import load_rewards
+from refl.training_state import ReflState
 from refl.validation import Validation, diversity, record_validation
 from reward_core.files.json_file import write_json
 
@@ -79,7 +79,7 @@ def arm_config(arm: str, base: TrainConfig) -> TrainConfig:
 
 def replay_early_stop(curve: Sequence[dict[str, float]], settings: ValidationConfig) -> dict[str, Any]:
     """Where the trainer's early stop would have ended a run, from its notes, and what it would have kept."""
-    state, no_pixels = RunState(), torch.empty(0)
+    state, no_pixels = ReflState(), torch.empty(0)
     for point in curve:
         state.step = int(point["step"])
         rewards = {name: point[name] for name in (REWARD, HELD_OUT_REWARD)}  # the truth is not among them

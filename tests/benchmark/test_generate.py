@@ -54,7 +54,7 @@ def test_a_folder_that_another_run_is_filling_is_refused(command, pipelines, pro
     with FileLock(folder / ".generate.lock"):
         done = command(*arguments(pipelines("sd"), prompts, "mine"))
     assert done.returncode == 2
-    assert f"{folder}: another run is at work on it" in done.stderr
+    assert f"Cannot use '{folder}': another run is using it" in done.stderr
     assert not list(folder.glob("*.png"))
 
 

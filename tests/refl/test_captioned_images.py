@@ -12,8 +12,8 @@ from toy_runs import PROMPTS, redness, settings
 
 import refl
 from refl.captioned_images import open_captioned
-from refl.errors import CheckpointError, PromptFileError
-from reward_core.errors import ClippedLevelsWarning
+from refl.errors import PromptFileError
+from reward_core.errors import CheckpointError, ClippedLevelsWarning
 
 
 def write_images(folder, count=4):
@@ -38,7 +38,7 @@ def test_resuming_with_other_data_is_refused(pipelines, tmp_path, change):
     prompts.write_text("\n".join(words))
     data = write_images(tmp_path / "data")
     run(pipelines, tmp_path / "run", prompts, data)
-    run(pipelines, tmp_path / "run", prompts, data)  # the same data: it goes on, or here, is done
+    run(pipelines, tmp_path / "run", prompts, data)  # the same data: it resumes, or here, is done
     if change == "training prompt":
         prompts.write_text("\n".join(["a green house", *words[1:]]))
     elif change == "validation prompt":
@@ -48,7 +48,7 @@ def test_resuming_with_other_data_is_refused(pipelines, tmp_path, change):
     else:
         noise = np.random.default_rng(0).integers(0, 255, (30, 40, 3), np.uint8)
         Image.fromarray(noise).save(data / "2.png")
-    with pytest.raises(CheckpointError, match="from a run with other settings or data"):
+    with pytest.raises(CheckpointError, match="its run has other settings or data"):
         run(pipelines, tmp_path / "run", prompts, data)
 
 
@@ -62,7 +62,7 @@ def as_tar(folder, file):
 
 
 @pytest.mark.parametrize("kind", ["folder", "tar"])
-def test_an_unreadable_image_is_named_and_the_next_one_used(pipelines, tmp_path, capsys, kind):
+def test_an_unreadable_image_is_named_and_the_next_one_used(pipelines, tmp_path, caplog, kind):
     data = write_images(tmp_path / "data")
     (data / "1.png").write_bytes((data / "1.png").read_bytes()[:40])
     (data / "2.txt").write_bytes(b"\xff\xfe\xff")
@@ -70,7 +70,8 @@ def test_an_unreadable_image_is_named_and_the_next_one_used(pipelines, tmp_path,
     weights = []
     for name in ("one", "two"):
         trainer = run(pipelines, tmp_path / name, PROMPTS, source, steps=4)
-        output = capsys.readouterr().err
+        output = caplog.text
+        caplog.clear()
         for number, broken in enumerate(("1.png", "2.png")):
             assert output.count(f"{broken} cannot be read") == 1, number
         assert "(2 of 4 so far)" in output

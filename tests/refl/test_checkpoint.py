@@ -1,10 +1,12 @@
-"""Disks that take no more: one line, and nothing half written is left."""
+"""Disks that are full or lose power: nothing is left half written."""
 
 import os
 import subprocess
 import sys
 
 import pytest
+from synced_files import recorded
+from toy_runs import train
 
 resource = pytest.importorskip("resource", reason="this system has no such limits")
 
@@ -28,5 +30,18 @@ def test_an_unwritable_checkpoint_is_a_one_line_error(pipelines, tmp_path, rank)
     )  # fmt: skip
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
-    assert "cannot be written to" in done.stderr.splitlines()[-1]
+    assert "Cannot write into" in done.stderr.splitlines()[-1]
     assert not list((tmp_path / "run/checkpoints").glob(".*"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks up file descriptors in /proc")
+@pytest.mark.parametrize("rank", [4, 0], ids=["lora", "full"])
+def test_a_run_is_on_the_disk_before_older_files_go(pipelines, tmp_path, monkeypatch, rank):
+    more = ("run.checkpoint_every=1", "run.checkpoints=1", "validation.every=1", "validation.stop_reward=red",
+            "validation.stop_patience=9", "validation.keep_best=true", f"model.lora_rank={rank}")  # fmt: skip
+    with recorded(monkeypatch) as found:
+        train(pipelines("sd"), tmp_path / "run", *more)
+    assert {"step-000001", "step-000002", "best-000000.safetensors", "model"} <= set(found.names)
+    assert found.unsynced == []
+    assert found.unsynced_folders == set()
+    assert "step-000001" in found.beside["step-000002"]  # removed only afterwards

@@ -36,7 +36,7 @@ def test_the_four_lines_of_the_original(pipelines, tmp_path):
     assert (tmp_path / "out" / "model" / "unet").is_dir()  # sd14-paper trains all weights
 
 
-def test_the_original_s_flags(capsys):
+def test_the_original_s_flags(capsys, caplog):
     config = refl.parse_args(
         ["--use_ema", "--learning_rate=2e-5", "--gradient_checkpointing", "--noise_offset", "0.1",
          "--scale_lr", "--checkpoints_total_limit", "5", "--use_8bit_adam", "--seed", "7",
@@ -49,7 +49,7 @@ def test_the_original_s_flags(capsys):
     assert config.run.checkpoints == 5
     assert config.run.seed == 7
     assert config.run.trackers == ("wandb",)
-    output = capsys.readouterr().err
+    output = caplog.text
     assert "--noise_offset never had an effect" in output
     assert "--scale_lr is not used" in output
     with pytest.raises(SystemExit):

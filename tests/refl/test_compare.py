@@ -87,7 +87,7 @@ def test_a_second_comparison_into_the_same_folder_is_refused(pipelines, tmp_path
     refused = []
 
     def attempt_another(count):
-        with pytest.raises(OutputError, match="another run is at work on it") as caught:
+        with pytest.raises(OutputError, match="another run is using it") as caught:
             compare(*given)
         refused.append(str(caught.value))
 

@@ -118,7 +118,7 @@ def test_ctrl_c_saves_and_says_how_to_resume(script, pipelines, tmp_path):
     process.send_signal(signal.SIGINT)
     _, output = process.communicate(timeout=60)
     assert process.returncode != 0
-    assert "the same command goes on from there" in output
+    assert "run the same command to resume" in output
     (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
     assert 1 <= json.loads((checkpoint / "state.json").read_text())["run"]["step"] < 40
 
@@ -153,9 +153,9 @@ def test_a_checkpoint_of_another_run_or_a_damaged_one_is_refused(script, pipelin
     done = subprocess.run(
         command(*arguments, "optimizer.lr=0.1"), env=environment(), capture_output=True, text=True
     )
-    assert "from a run with other settings" in done.stderr
-    weights = tmp_path / "run/checkpoints/step-000002/trainable.safetensors"
+    assert "its run has other settings or data" in done.stderr
+    weights = tmp_path / "run/checkpoints/step-000002/tensors.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
     done = subprocess.run(command(*arguments), env=environment(), capture_output=True, text=True)
-    assert "step-000002: damaged" in done.stderr
-    assert "remove it to go on from the one before" in done.stderr
+    assert "step-000002': it is damaged" in done.stderr
+    assert "Remove it to resume from the checkpoint before it" in done.stderr

@@ -207,7 +207,7 @@ def test_two_runs_on_one_target(command, inputs, tmp_path):
             [sys.executable, "-m", "reward_core", *arguments(inputs, out)], capture_output=True, text=True
         )
     assert held.returncode == 2
-    assert f"{out}: another run is at work on it" in held.stderr
+    assert f"Cannot use '{out}': another run is using it" in held.stderr
     assert command(*arguments(inputs, out)).returncode == 1
 
 

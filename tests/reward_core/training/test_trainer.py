@@ -275,18 +275,18 @@ def test_a_resumed_run_is_bit_identical(fresh, data, tmp_path):
             assert tensor.equal(resumed.state_dict()[key]), key
             assert tensor.equal(once_more.state_dict()[key]), key
     assert [row["step"] for row in rows(tmp_path / "half") if "loss" in row] == [1, 2, 3, 4, 5, 6]
-    with pytest.raises(CheckpointError, match="other settings or data"):
+    with pytest.raises(CheckpointError, match="its run has other settings or data"):
         Trainer(settings(data, tmp_path / "half", **{**some, "lr": 1e-4}), fresh()).train()
-    weights_file = tmp_path / "half/checkpoints/step-000006/trained.safetensors"
+    weights_file = tmp_path / "half/checkpoints/step-000006/tensors.safetensors"
     weights_file.write_bytes(weights_file.read_bytes()[:100])
-    with pytest.raises(CheckpointError, match=r"step-000006: damaged .* remove it to go on"):
+    with pytest.raises(CheckpointError, match=r"step-000006': it is damaged .* Remove it to resume"):
         Trainer(settings(data, tmp_path / "half", **some), fresh()).train()
     with pytest.raises(InputError, match="no such checkpoint"):
         Trainer(settings(data, tmp_path / "half", **some), fresh()).train(tmp_path / "nowhere")
 
 
 def test_a_run_does_not_resume_with_other_data_or_weights(fresh, tmp_path):
-    """Each change alone is named; back with what it was, the run goes on. So it does where the data moved."""
+    """Each change alone is named; back with what it was, the run resumes. So it does where the data moved."""
     data = tmp_path / "data"
     records = write_rankings(data, "train", 8, seed=3, images=3)
     write_rankings(data, "validation", 3, seed=4, images=3)
@@ -295,7 +295,7 @@ def test_a_run_does_not_resume_with_other_data_or_weights(fresh, tmp_path):
     Trainer(some).train()
 
     def refused(output, **changes):
-        with pytest.raises(CheckpointError, match=rf"other settings or data \({output}\); take them back"):
+        with pytest.raises(CheckpointError, match=rf"other settings or data \({output}\)\. Restore them"):
             Trainer(replace(some, **changes)).train()
 
     image = data / records[0]["generations"][0]
@@ -345,12 +345,15 @@ def test_a_folder_is_for_one_run_at_a_time(fresh, data, tmp_path):
 
     first.optimizers[0].register_step_pre_hook(attempt)
     first.train()
-    assert [text.partition(" (")[0] for text in output] == [f"{some.out}: another run is at work on it"] * 2
+    assert [text.partition(" (")[0] for text in output] == [
+        f"Cannot use '{some.out}': another run is using it"
+    ] * 2
     assert [row["step"] for row in rows(tmp_path / "run") if "loss" in row] == [1, 2]
     assert second.train() == tmp_path / "run"  # now it is free
 
 
-def test_bad_images_are_skipped_counted_and_listed(fresh, tmp_path, capsys):
+def test_bad_images_are_skipped_counted_and_listed(fresh, tmp_path, caplog):
+    caplog.set_level("INFO")
     data = tmp_path / "data"
     records = write_rankings(data, "train", 8, seed=3, images=3)
     write_rankings(data, "validation", 4, seed=4, images=3)
@@ -368,7 +371,7 @@ def test_bad_images_are_skipped_counted_and_listed(fresh, tmp_path, capsys):
         "0_0.png", "1_1.png", "2_2.png", "3_0.png", "3_1.png",
     ]  # fmt: skip
     assert [item["reason"].split(" ")[0] for item in listed] == ["the", "no", "damaged", "the", "the"]
-    output = capsys.readouterr().err
+    output = caplog.text
     assert "train: 6 groups, 4 images missing or empty" in output
     assert "1 groups dropped that are left with fewer than two, 1 in which all is tied" in output
     assert "5 images could not be read; they are listed in" in output
@@ -428,7 +431,8 @@ def test_images_in_memory_are_skipped_one_by_one(fresh, data, tmp_path):
     assert "0 groups left with fewer than two" in (tmp_path / "README.md").read_text()
 
 
-def test_steps_without_pairs_are_skipped(fresh, tmp_path, capsys):
+def test_steps_without_pairs_are_skipped(fresh, tmp_path, caplog):
+    caplog.set_level("INFO")
     data = tmp_path / "data"
     records = write_rankings(data, "train", 3, seed=3, images=2)
     write_rankings(data, "validation", 2, seed=4, images=3)
@@ -439,8 +443,8 @@ def test_steps_without_pairs_are_skipped(fresh, tmp_path, capsys):
     trainer.train()
     (bad,) = [i + 1 for i, step in enumerate(trainer.plan.steps) if step.micro_batches == ((1,),)]
     assert trainer.state.skipped == 1
-    output = capsys.readouterr().err
-    assert f"step {bad} was not taken: none of its pairs of images can be read" in output
+    output = caplog.text
+    assert f"step {bad} was skipped: none of its pairs of images can be read" in output
     assert "not finite" not in output
     steps = {row["step"]: row for row in rows(tmp_path / "run") if "pairs" in row}
     assert [step for step, row in steps.items() if "loss" not in row] == [bad]
@@ -448,24 +452,26 @@ def test_steps_without_pairs_are_skipped(fresh, tmp_path, capsys):
     for record in records:
         for name in record["generations"]:
             (data / name).write_bytes(b"no image")
-    with pytest.raises(TrainingError, match=r"none of 3 steps was taken: .*\.png: not an image"):
+    with pytest.raises(TrainingError, match=r"all 3 steps were skipped: .*\.png: not an image"):
         Trainer(replace(some, out=str(tmp_path / "none")), fresh()).train()
 
 
-def test_a_loss_that_does_not_move_is_reported_with_its_reason(fresh, data, tmp_path, capsys):
+def test_a_loss_that_does_not_move_is_reported_with_its_reason(fresh, data, tmp_path, caplog):
+    caplog.set_level("INFO")
     some = settings(data, tmp_path, head_init="original", init=str(model_folder(fresh, tmp_path)), lr=1e-7)
     trainer = Trainer(replace(some, epochs=3, stuck_after=10))
     trainer.train()
-    output = capsys.readouterr().err
+    output = caplog.text
     assert "which is log 2" in output
     assert "head_init=original" in output
-    assert "take head_init=scaled" in output
-    assert "Told while training" in (tmp_path / "README.md").read_text()
+    assert "set head_init=scaled" in output
+    assert "Warning while training: stuck" in (tmp_path / "README.md").read_text()
     assert losses(tmp_path)[-1] == pytest.approx(math.log(2), abs=1e-3)
+    caplog.clear()
     # Neither the scaled head nor a model that learns is called stuck.
     some = settings(data, tmp_path / "scaled", init=some.init, head_init="scaled", epochs=3, stuck_after=10)
     Trainer(some).train()
-    assert "log 2" not in capsys.readouterr().err
+    assert "log 2" not in caplog.text
 
 
 def model_folder(fresh, tmp_path):
@@ -473,25 +479,30 @@ def model_folder(fresh, tmp_path):
     return tmp_path / "start"
 
 
-def test_exploding_and_non_finite_runs_are_reported(fresh, data, tmp_path, capsys):
-    from reward_core.training.health import Health
-
-    health = Health(settings(data, tmp_path))
-    for step in range(30):
-        assert not health.observe(step, 0.5, 1.0 + step % 3, 1.0, 1e-5)
-    (output,) = health.observe(31, 0.5, 900.0, 1.0, 1e-5)
-    assert "learning rate 1e-05 is too high" in output
+def test_exploding_and_non_finite_runs_are_reported(fresh, data, tmp_path, caplog):
+    caplog.set_level("INFO")
+    trainer = Trainer(
+        settings(data, tmp_path / "big", batch_size=1, accumulation=1, epochs=3, steps=28), fresh()
+    )
+    last = trainer.model.mlp.layers[-1].weight
+    trainer.optimizers[0].register_step_post_hook(
+        lambda *_: last.data.mul_(1e4) if trainer.state.step == 22 else None
+    )
+    trainer.train()
+    assert caplog.text.count("times the usual") == 1
+    assert "is too high" in caplog.text
     model = fresh()
     with torch.no_grad():
         model.mlp.layers[0].weight[0, 0] = math.nan
     some = settings(data, tmp_path / "nan", epochs=3, validation_share=0.0)
-    with pytest.raises(TrainingError, match=r"10 steps in a row.*weights themselves are not finite"):
+    with pytest.raises(TrainingError, match=r"10 steps in a row.*the weights are not finite"):
         Trainer(some, model, {"train": read_rankings(data / "train.json")}).train()
-    assert "step 1 was not taken" in capsys.readouterr().err
+    assert "step 1 was skipped" in caplog.text
 
 
-def test_validations_that_are_not_finite_are_never_the_best(fresh, data, tmp_path, capsys):
+def test_validations_that_are_not_finite_are_never_the_best(fresh, data, tmp_path, caplog):
     """A word that only validation and test have, whose embedding is spoiled from the second step on."""
+    caplog.set_level("INFO")
     train, held = read_rankings(data / "train.json"), read_rankings(data / "validation.json")
     given = {"train": train, "validation": [*held[:-1], replace(held[-1], prompt="a dog")], "test": held}
 
@@ -505,8 +516,8 @@ def test_validations_that_are_not_finite_are_never_the_best(fresh, data, tmp_pat
         lambda *_: spoil(trainer.model) if trainer.state.step == 1 else None
     )
     trainer.train()
-    output = capsys.readouterr().err
-    assert "rewards of 4 of 40 images are not finite; step 5 is not taken for the best" in output
+    output = caplog.text
+    assert "rewards of 4 of 40 images are not finite; step 5 cannot be the best" in output
     seen = {row["step"]: row for row in rows(tmp_path / "run") if "validation/accuracy" in row}
     assert sorted(seen) == [0, 2, 3, 5]
     assert [step for step, row in seen.items() if "validation/loss" in row] == [0]
@@ -514,7 +525,7 @@ def test_validations_that_are_not_finite_are_never_the_best(fresh, data, tmp_pat
     assert all(tensor.isfinite().all() for tensor in RM.load(tmp_path / "run", "cpu").state_dict().values())
     model = fresh()
     spoil(model)
-    with pytest.raises(TrainingError, match=r"no validation gave finite rewards.*weights themselves are not"):
+    with pytest.raises(TrainingError, match=r"no validation gave finite rewards.*the weights are not"):
         Trainer(settings(data, tmp_path / "never"), model, given).train()
     model = fresh()
     spoil(model)
@@ -523,7 +534,7 @@ def test_validations_that_are_not_finite_are_never_the_best(fresh, data, tmp_pat
         model,
         {"train": train, "validation": held, "test": given["validation"]},
     ).train()
-    assert "warning: rewards of 4 of 40 images are not finite\n" in capsys.readouterr().err
+    assert "rewards of 4 of 40 images are not finite\n" in caplog.text
 
 
 def test_early_stop_keeps_the_best(fresh, data, tmp_path):
@@ -543,7 +554,8 @@ def test_a_model_rounded_to_16_bits_is_refused(folder, data, tmp_path):
         Trainer(settings(data, tmp_path), model)
 
 
-def test_images_compared_in_training_and_validation_are_reported(fresh, data, tmp_path, capsys):
+def test_images_compared_in_training_and_validation_are_reported(fresh, data, tmp_path, caplog):
+    caplog.set_level("INFO")
     train = read_rankings(data / "train.json")
     own = read_rankings(data / "validation.json")
     other = "dark night" if train[1].prompt == "light day" else "light day"
@@ -554,13 +566,12 @@ def test_images_compared_in_training_and_validation_are_reported(fresh, data, tm
         train[3].only([0, 1]),
     ]
     Trainer(settings(data, tmp_path), fresh(), {"train": train, "validation": own + shared, "test": own})
-    output = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
-    assert [line.partition(" compare")[0] for line in output] == [
-        "reward-core: warning: 2 of 14 groups of the validation data"
-    ]
+    output = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [line.partition(" compare")[0] for line in output] == ["2 of 14 groups of the validation data"]
 
 
-def test_validation_is_held_out_by_prompt_where_there_is_none(fresh, data, tmp_path, capsys):
+def test_validation_is_held_out_by_prompt_where_there_is_none(fresh, data, tmp_path, caplog):
+    caplog.set_level("INFO")
     groups = [
         replace(g, prompt=f"{g.prompt} {i // 2}") for i, g in enumerate(read_rankings(data / "train.json"))
     ]
@@ -568,7 +579,7 @@ def test_validation_is_held_out_by_prompt_where_there_is_none(fresh, data, tmp_p
     prompts = {name: {g.prompt for g in reader.groups} for name, reader in trainer.readers.items()}
     assert len(prompts["validation"]) >= 2
     assert not prompts["train"] & prompts["validation"]
-    assert "are held out" in capsys.readouterr().err
+    assert "are held out" in caplog.text
 
 
 def test_presets_and_settings(tmp_path):

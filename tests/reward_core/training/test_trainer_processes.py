@@ -65,7 +65,7 @@ def rows(folder):
 
 def newest(folder):
     path = sorted((folder / "checkpoints").iterdir())[-1]
-    return load_file(path / "trained.safetensors"), json.loads((path / "state.json").read_text())
+    return load_file(path / "tensors.safetensors"), json.loads((path / "state.json").read_text())
 
 
 def test_two_processes_equal_one_process(start, data, tmp_path):
@@ -126,7 +126,7 @@ def test_a_resumed_run_on_two_ranks_is_bit_identical(start, data, tmp_path):
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     output = finish(arguments)
-    assert "goes on after step" in output
+    assert "resuming after step" in output
     (one, _), (two, _) = newest(tmp_path / "whole"), newest(tmp_path / "killed")
     for name, weight in one.items():
         assert weight.equal(two[name]), name
@@ -157,9 +157,9 @@ def test_ctrl_c_saves_and_says_how_to_resume(start, data, tmp_path):
     _, output = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "stopping after this step" in output
-    assert "the same command goes on from there" in output
+    assert "run the same command to resume" in output
     (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
-    assert 1 <= json.loads((checkpoint / "state.json").read_text())["step"] < 4400
+    assert 1 <= json.loads((checkpoint / "state.json").read_text())["run"]["step"] < 4400
     RM.load(tmp_path / "run", device="cpu")  # the best so far
 
 
@@ -182,12 +182,11 @@ def test_a_full_disk_is_a_one_line_error_and_keeps_existing_files(start, data, t
     )
     assert full.returncode == 2
     assert "Traceback" not in full.stderr
-    assert f"reward-core: {out}" in full.stderr.splitlines()[-1]
-    assert "cannot be written to (" in full.stderr.splitlines()[-1]
+    assert f"reward-core: Cannot write into '{out}" in full.stderr.splitlines()[-1]
     assert {path: path.read_bytes() for path in before} == before
     assert not list((out / "checkpoints").glob(".*"))
     assert not list(out.glob(".saving-*"))
-    assert "goes on after step 2" in finish(arguments)
+    assert "resuming after step 2" in finish(arguments)
     assert last.is_dir()
     # So it is where nothing was there before.
     arguments = training(start, data, tmp_path / "new", *more)
@@ -195,7 +194,7 @@ def test_a_full_disk_is_a_one_line_error_and_keeps_existing_files(start, data, t
         arguments, env=environment(), capture_output=True, text=True, preexec_fn=no_large_files
     )
     assert full.returncode == 2
-    assert f"reward-core: {tmp_path / 'new'}: cannot be written to (" in full.stderr.splitlines()[-1]
+    assert f"reward-core: Cannot write into '{tmp_path / 'new'}': " in full.stderr.splitlines()[-1]
 
 
 def test_the_command_says_what_is_wrong(start, data, tmp_path, command):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import glob
+import logging
 import os
-import sys
 import tarfile
 from collections.abc import Callable
 from functools import partial
@@ -28,6 +28,8 @@ from .errors import PromptFileError
 
 MAX_UNREADABLE = 100  # in a row: it is not one broken file then
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+
+logger = logging.getLogger(__name__)
 
 
 class ImageEntry(NamedTuple):
@@ -95,10 +97,9 @@ class CaptionedImages:
     def _warn(self, number: int, reason: str) -> None:
         if number not in self.unreadable:
             self.unreadable.add(number)
-            print(
-                f"refl: {self.source}: {self.entries[number].name} cannot be read ({reason}); the next "
-                f"image takes its place ({len(self.unreadable)} of {len(self)} so far)",
-                file=sys.stderr,
+            logger.warning(
+                f"{self.source}: {self.entries[number].name} cannot be read ({reason}); the next image is "
+                f"used instead ({len(self.unreadable)} of {len(self)} so far)"
             )
 
     def batch(self, numbers: list[int], height: int, width: int) -> tuple[Tensor, list[str]]:

@@ -1,10 +1,12 @@
-"""Errors that are raised on purpose; each is also one of Python's own kinds."""
+"""Errors of this package. Each is one of reward_core's, and one of Python's own kinds."""
 
 from __future__ import annotations
 
+from reward_core.errors import RewardCoreError
 
-class ReflError(Exception):
-    """Base of all errors raised on purpose by refl."""
+
+class ReflError(RewardCoreError):
+    """Base of the errors that only this package raises; its runs also raise reward_core's own."""
 
 
 class ConfigError(ReflError, ValueError):
@@ -20,11 +22,7 @@ class ModelError(ReflError, ValueError):
 
 
 class RewardError(ReflError, ValueError):
-    """A reward that cannot be had, or that answers with something other than N numbers."""
-
-
-class CheckpointError(ReflError, ValueError):
-    """A checkpoint that is damaged or belongs to another run."""
+    """A reward that cannot be loaded, or that answers with something other than N numbers."""
 
 
 class DivergedError(ReflError, ArithmeticError):

@@ -30,16 +30,18 @@ TRAINING, PRETRAINING, VALIDATION = 0, 1, 2
 
 @dataclass
 class MicroStep:
-    """A loss with its gradient's graph, and what to log of it.
+    """The loss of a micro-batch with its graph, and what else is logged.
 
     Attributes:
         loss: () the sum of all terms.
-        terms: name -> (), detached; ``reward/NAME`` is a mean over samples, ``square/NAME`` that of squares.
+        loss_terms: name -> () each term, detached: reward, distance, pretraining.
+        rewards: name -> (N,) detached.
         pixels: (N, 3, H, W); keeps its gradient, which says which samples still move.
     """
 
     loss: Tensor
-    terms: dict[str, Tensor]
+    loss_terms: dict[str, Tensor]
+    rewards: dict[str, Tensor]
     pixels: Tensor
 
 
@@ -91,21 +93,18 @@ class Objective:
         if pixels.requires_grad:
             pixels.retain_grad()
         prompts = list(prompts) * (1 + plan.copies)
-        losses, values = self.rewards.loss(pixels, prompts)
+        losses, rewards = self.rewards.loss(pixels, prompts)
+        rewards |= self.rewards.held_out_rewards(pixels.detach(), prompts)
         loss = config.loss.reward_scale * losses.mean()
-        terms = {"loss/reward": loss.detach()}
-        for name, rewards in (values | self.rewards.held_out_rewards(pixels.detach(), prompts)).items():
-            terms[f"reward/{name}"] = rewards.mean()
-            terms[f"square/{name}"] = rewards.double().pow(2).mean()
+        terms = {"reward": loss.detach()}
         if config.loss.distance_weight:
             far = config.loss.distance_weight * self._distance(result, denoise)
-            loss, terms["loss/distance"] = loss + far, far.detach()
+            loss, terms["distance"] = loss + far, far.detach()
         if self.captioned is not None:
             ordinary = self._pretraining_loss(self.captioned, step, pretraining)
             ordinary = config.loss.pretraining_weight * ordinary
-            loss, terms["loss/pretraining"] = loss + ordinary, ordinary.detach()
-        terms["loss"] = loss.detach()
-        return MicroStep(loss, terms, pixels)
+            loss, terms["pretraining"] = loss + ordinary, ordinary.detach()
+        return MicroStep(loss, terms, rewards, pixels)
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[str], seeds: Sequence[int], steps: int = 0) -> Tensor:

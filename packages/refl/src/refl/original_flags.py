@@ -7,13 +7,17 @@ decide, are accepted and named.
 from __future__ import annotations
 
 import argparse
-import sys
+import logging
 from collections.abc import Sequence
 from typing import Any
+
+from reward_core.runs.logger import default_logging
 
 from .config import TrainConfig
 from .config_file import load_config
 from .errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 # flag -> setting; the value is what was given.
 MAPPED_FLAGS = {
@@ -74,7 +78,7 @@ REPLACED_FLAGS = {
     "--scale_lr": (0, "give the learning rate that you mean"),
     "--push_to_hub": (0, "name the repository with --hub_model_id"),
     "--hub_token": (1, "log in with `hf auth login`"),
-    "--resume_from_checkpoint": (1, "a run goes on by itself when started again with the same folder"),
+    "--resume_from_checkpoint": (1, "a run resumes by itself when started again with the same folder"),
     "--enable_xformers_memory_efficient_attention": (0, "torch's own attention is used"),
     "--tracker_project_name": (1, "trackers use the output folder's name"),
     "--use_peft": (0, "set --rank"),
@@ -110,6 +114,7 @@ def parse_args(argv: Sequence[str] | None = None) -> TrainConfig:
         options = {"action": "store_true"} if count == 0 else {}
         known.add_argument(flag, help=advice, **options)
     args = vars(parser.parse_args(argv))
+    default_logging("refl")
 
     def given(flag: str) -> bool:
         return args[flag.lstrip("-")] not in (None, False)
@@ -123,10 +128,10 @@ def parse_args(argv: Sequence[str] | None = None) -> TrainConfig:
     settings += [f"{setting}={value}" for flag, (setting, value) in SWITCH_FLAGS.items() if given(flag)]
     for flag in IGNORED_FLAGS:
         if given(flag):
-            print(f"refl: {flag} never had an effect in the original; ignored", file=sys.stderr)
+            logger.warning(f"{flag} never had an effect in the original; it is ignored")
     for flag, (_, advice) in REPLACED_FLAGS.items():
         if given(flag):
-            print(f"refl: {flag} is not used: {advice}", file=sys.stderr)
+            logger.warning(f"{flag} is not used: {advice}")
     try:
         return load_config(args["config"], args["preset"], [*settings, *args["settings"]])
     except ConfigError as error:

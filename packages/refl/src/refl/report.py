@@ -7,6 +7,8 @@ from typing import Any
 
 import yaml
 
+from reward_core.files.atomic_write import atomic_write
+
 from .config import TrainConfig
 
 
@@ -43,10 +45,9 @@ def draw_curves(rows: list[dict[str, Any]], path: Path) -> None:
         if len(shown) > 1 or "rewards" in title:
             axis.legend(fontsize=7)
     figure.tight_layout()
-    temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, format="png", dpi=110)
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
     pyplot.close(figure)
-    temporary.replace(path)
 
 
 def model_card(

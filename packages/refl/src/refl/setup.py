@@ -4,19 +4,36 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from reward_core.runs.checkpoint_folder import Trained
+
+from .captioned_images import CaptionedImages, open_captioned
 from .config import TrainConfig
 from .errors import ConfigError
+from .families import Family, load_family
+from .objective import image_size
+from .prompts import read_prompts
+from .rewards import RewardFunction, Rewards, load_rewards
+from .trainable import Trainable
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from .captioned_images import CaptionedImages
+
+def find_prompts(config: TrainConfig, prompts: str | os.PathLike[str] | Sequence[str] | None) -> list[str]:
+    """Return the prompts of a list, of a file, or of the file that the settings name."""
+    prompts = prompts if prompts is not None else config.prompts
+    if not isinstance(prompts, (str, os.PathLike)):
+        return list(prompts)
+    if not os.fspath(prompts):
+        raise ConfigError("prompts: no file of prompts given")
+    return read_prompts(prompts)
 
 
 def split_prompts(prompts: list[str], count: int) -> tuple[list[str], list[str]]:
@@ -71,6 +88,56 @@ def _check_trackers(names: Sequence[str]) -> None:
             raise ConfigError(f"run.trackers: {name} is not installed; install it, or set run.trackers=[]")
 
 
+def make_family(config: TrainConfig, accelerator: Accelerator) -> Family:
+    """Load the diffusion model, seeded so that adapters begin equal on every rank.
+
+    Raises:
+        ModelError: it cannot be loaded. ConfigError: image sides, steps or sampler do not fit it.
+    """
+    import diffusers
+    from accelerate.utils import set_seed
+
+    diffusers.utils.logging.set_verbosity_error()  # it warns of every prompt that CLIP cuts off
+    set_seed(config.run.seed)
+    model = config.model
+    dtype = frozen_dtype(config, accelerator.device)
+    family = load_family(model.id, revision=model.revision, variant=model.variant, dtype=dtype)
+    height, width = image_size(config, family)
+    for steps in (config.rollout.steps, config.validation.steps or config.rollout.steps):
+        family.schedule(steps, config.rollout.sampler, height, width)  # raises its errors now
+    if model.vae_tiling:
+        family.pipeline.vae.enable_tiling()
+    if model.channels_last:
+        family.denoiser.to(memory_format=torch.channels_last)
+    return family
+
+
+def make_rewards(
+    config: TrainConfig,
+    family: Family,
+    accelerator: Accelerator,
+    functions: Mapping[str, RewardFunction] | None,
+) -> Rewards:
+    """Load the rewards and try each on two images; RewardError names one that fails."""
+    rewards = load_rewards(config.rewards, accelerator.device, functions)
+    rewards.check(*image_size(config, family), accelerator.device)
+    return rewards
+
+
+def open_captions(config: TrainConfig) -> CaptionedImages | None:
+    """Open the captioned images of the ordinary training loss, if the settings name any."""
+    return open_captioned(config.loss) if config.loss.pretraining_data else None
+
+
+def prepare_denoiser(config: TrainConfig, family: Family) -> None:
+    """Set gradient checkpointing and compilation as the settings say."""
+    if config.model.gradient_checkpointing:
+        family.denoiser.enable_gradient_checkpointing()
+        family.denoiser.train()  # diffusers checkpoints in training mode only
+    if config.model.compile:
+        family.denoiser.compile()
+
+
 def frozen_dtype(config: TrainConfig, device: torch.device) -> torch.dtype:
     """Of weights that are not trained; trained ones are float32."""
     if config.model.lora_rank == 0 or config.run.mixed_precision == "no":
@@ -110,6 +177,23 @@ def make_lr_schedule(config: TrainConfig, optimizer: torch.optim.Optimizer) -> A
         num_warmup_steps=settings.warmup_steps,
         num_training_steps=config.run.steps,
     )
+
+
+def what_is_trained(
+    accelerator: Accelerator, trainable: Trainable, optimizer: Any, lr_schedule: Any
+) -> Trained:
+    """Return what checkpoints hold: weights and their average, optimizer, learning-rate schedule."""
+
+    def numbers() -> dict[str, Any]:
+        schedule = lr_schedule.state_dict()
+        schedule.pop("lr_lambdas", None)  # functions, remade from the settings
+        return {"schedule": schedule, "ema": trainable.numbers()}
+
+    def load_numbers(held: dict[str, Any]) -> None:
+        lr_schedule.load_state_dict({**lr_schedule.state_dict(), **held["schedule"]})
+        trainable.load_numbers(held["ema"])
+
+    return Trained(accelerator, trainable.tensors, trainable.load_tensors, [optimizer], numbers, load_numbers)
 
 
 def fingerprint(

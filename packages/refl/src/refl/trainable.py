@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from .config import ModelConfig
-from .errors import CheckpointError, ConfigError
+from .errors import ConfigError
 from .families import Family
 
 ADAPTER = "default"
+EMA_NUMBERS = ("decay", "optimization_step")
 
 
 class Trainable:
@@ -97,18 +98,23 @@ class Trainable:
 
     @torch.no_grad()
     def load_tensors(self, held: dict[str, Tensor]) -> None:
-        """What ``tensors`` gave, back in place.
-
-        Raises:
-            CheckpointError: names or shapes of another run.
-        """
+        """Put back what ``tensors`` returned; ValueError for names or shapes of another run."""
         targets = dict(zip(self.names, self.parameters))
         if self.ema is not None:
             targets |= {f"ema.{name}": p for name, p in zip(self.names, self.ema.shadow_params)}
         if {k: v.shape for k, v in held.items()} != {k: v.shape for k, v in targets.items()}:
-            raise CheckpointError("the checkpoint holds other parameters than this run trains")
+            raise ValueError("it holds other parameters than this run trains")
         for name, parameter in targets.items():
             parameter.copy_(held[name])
+
+    def numbers(self) -> dict[str, Any] | None:
+        """Return the moving average's own state, for JSON; None where there is no average."""
+        return None if self.ema is None else {name: getattr(self.ema, name) for name in EMA_NUMBERS}
+
+    def load_numbers(self, numbers: dict[str, Any] | None) -> None:
+        """Put back what ``numbers`` returned."""
+        for name, value in (numbers or {}).items():
+            setattr(self.ema, name, value)
 
     def save(self, folder: Path) -> None:
         """Write what plain diffusers loads: a LoRA folder (``pipe.load_lora_weights``) or a pipeline."""

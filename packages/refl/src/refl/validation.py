@@ -14,9 +14,11 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from .checkpoint import RunState
+from reward_core.files.atomic_write import atomic_write
+
 from .config import ValidationConfig
 from .objective import Objective
+from .training_state import ReflState
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -37,6 +39,11 @@ class Validation:
     rewards: dict[str, float]
     diversity: float
     pixels: Tensor
+
+    def row(self) -> dict[str, float]:
+        """Return the line of metrics.jsonl."""
+        rewards = {f"validation/{name}": value for name, value in self.rewards.items()}
+        return {**rewards, "validation/diversity": self.diversity}
 
 
 def diversity(pixels: Tensor, seeds: int) -> float:
@@ -63,9 +70,8 @@ def grid(pixels: Tensor, columns: int, path: Path) -> None:
         top, left = (i // columns) * (height + 2), (i % columns) * (width + 2)
         sheet[top : top + height, left : left + width] = image
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}")
-    Image.fromarray(sheet).save(temporary, format="PNG")
-    temporary.replace(path)
+    with atomic_write(path) as temporary:
+        Image.fromarray(sheet).save(temporary, format="PNG")
 
 
 def validate(
@@ -99,7 +105,7 @@ def validate(
     return Validation(means, diversity(pixels.float() / 255, config.seeds), pixels)
 
 
-def record_validation(found: Validation, config: ValidationConfig, state: RunState) -> bool:
+def record_validation(found: Validation, config: ValidationConfig, state: ReflState) -> bool:
     """Note a validation in the run's state; whether it is the best so far.
 
     ``state.stopped`` says why the run should end, if it should. Images of too little diversity are never

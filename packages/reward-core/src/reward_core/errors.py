@@ -110,7 +110,7 @@ class DiskFullError(RewardCoreError, OSError):
 
 
 class OutputError(RewardCoreError, OSError):
-    """A result that could not be written: no room, no permission, another run at work on it."""
+    """A result that could not be written: no room, no permission, another run using it."""
 
     __str__ = Exception.__str__
 

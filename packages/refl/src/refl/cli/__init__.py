@@ -10,7 +10,7 @@ import sys
 
 from reward_core.errors import RewardCoreError
 
-from ..errors import DivergedError, ReflError
+from ..errors import DivergedError
 from . import compare, download_prompts, train
 
 COMMANDS = (train, compare, download_prompts)  # in the order of the help text
@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     except DivergedError as error:
         print(f"refl: {error}", file=sys.stderr)
         return 3
-    except (ReflError, RewardCoreError, OSError) as error:
+    except (RewardCoreError, OSError) as error:
         print(f"refl: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -22,9 +23,9 @@ from rich.table import Table
 
 from reward_core.errors import RewardCoreError
 from reward_core.files.json_file import write_json
+from reward_core.runs.logger import configure_logging
 from reward_core.runs.run_lock import folder_lock
 
-from ..errors import ReflError
 from .figures import draw_curve, draw_grid
 from .recipe import (
     PIPELINE,
@@ -38,6 +39,8 @@ from .recipe import (
 )
 from .study import ScoredImages, report, run_environment, score_model, validation_curve
 
+logger = logging.getLogger("refl.demo")  # under this name also when run as a module
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="refl.demo", description=__doc__.split("\n\n")[0])
@@ -48,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--small", action="store_true", help="a few steps only, to see that it runs")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     args = parser.parse_args(argv)
+    configure_logging("refl.demo")
     out = args.out / ("small" if args.small else "full") / f"seed-{args.seed}"
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -57,10 +61,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         with folder_lock(out, ".demo.lock"):
             found = run_demo(out, SMALL if args.small else DemoSize(), args.seed)
     except KeyboardInterrupt:
-        print("refl.demo: interrupted; the same command goes on", file=sys.stderr)
+        logger.error("interrupted; run the same command to resume")
         return 130
-    except (ReflError, RewardCoreError) as error:
-        print(f"refl.demo: {error}", file=sys.stderr)
+    except RewardCoreError as error:
+        logger.error(error)
         return 1
     if args.json:
         print(json.dumps(found, indent=1))
@@ -78,7 +82,7 @@ def run_demo(out: Path, size: DemoSize, seed: int) -> dict[str, Any]:
     arms = {"refl": config, "control": control_config(demo_config(out / "control", data, size, seed))}
     curves, trainers = {}, {}
     for name, arm in arms.items():
-        print(f"refl.demo: {name}, {arm.run.steps} steps", file=sys.stderr)
+        logger.info(f"{name}: {arm.run.steps} steps")
         trainers[name] = trainer = make_trainer(arm, size, seed)
         trainer.train()
         curves[name] = validation_curve(trainer.metrics.read())

@@ -81,7 +81,7 @@ class Target:
         """The folder exists and is this run's alone.
 
         Raises:
-            OutputError: another run is at work on it, or it cannot be written.
+            OutputError: another run is using it, or it cannot be written.
         """
         with self._writing():
             made = not self.folder.exists()  # else it may hold what is not this command's

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ImageError, InputError
+from .atomic_write import sync_file, sync_folder
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -207,6 +208,7 @@ def _copy(source: Path, target: Path) -> None:
     temporary = Path(name)
     try:
         shutil.copy2(source, temporary)
+        sync_file(temporary)
         try:
             os.link(temporary, target)
         except FileExistsError:
@@ -215,5 +217,6 @@ def _copy(source: Path, target: Path) -> None:
             if os.path.lexists(target):
                 raise FileExistsError(str(target)) from None
             os.rename(temporary, target)
+        sync_folder(target.parent)  # the source is removed next
     finally:
         temporary.unlink(missing_ok=True)

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
 from ..errors import InputError, RewardCoreError
+from .atomic_write import sync_disk, sync_folder
 
 Track: TypeAlias = "Callable[[list[zipfile.ZipInfo]], Generator[zipfile.ZipInfo, None, None]]"
 
@@ -57,7 +58,9 @@ def unzip(
         root = entries[0] if nested else temporary
         if finish is not None:
             finish(root)
+        sync_disk()  # the zip may be removed after this
         os.replace(root, target)
+        sync_folder(target.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 from ..errors import HubError, RewardCoreError
+from ..files.atomic_write import sync_file, sync_folder
 from ..files.foreign_bytes import guarded
 from .file_specs import HubFile, WebFile
 from .web_download import download
@@ -159,7 +160,9 @@ def _fetch_web_file(
             with guarded(lambda error: _not_downloaded(file, error)):
                 download(file.url, Path(folder, file.filename), file.max_bytes)
             _check_sum(file, Path(folder, file.filename))
+            sync_file(Path(folder, file.filename))
             os.replace(Path(folder, file.filename), path)
+            sync_folder(root)
     except OSError as error:
         if isinstance(error, HubError):
             raise

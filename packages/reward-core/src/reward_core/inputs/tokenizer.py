@@ -76,13 +76,16 @@ class PromptTokenizer:
             **dict(names),
         ).save_pretrained(folder)
 
-    def __call__(self, prompts: Sequence[str], length: int | None = None) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, prompts: Sequence[str], length: int | None = None, warn: bool = True
+    ) -> tuple[Tensor, Tensor]:
         """Tokenize a batch.
 
         Args:
             prompts: B strings.
             length: pad to this many tokens; None pads to the longest prompt, which gives the same
                 rewards (padding is masked) for less work.
+            warn: of empty prompts, and of prompts that are cut.
 
         Returns:
             token ids (B, L) and mask (B, L), both int64; the mask is 1 at real tokens.
@@ -93,8 +96,9 @@ class PromptTokenizer:
         check_prompts(prompts)
         encodings = self._encode(prompts)
         ids = [self._cut(e.ids) for e in encodings]
-        self._warn_of_cuts(prompts, encodings)
-        if any(not p.strip() for p in prompts):
+        if warn:
+            self._warn_of_cuts(prompts, encodings)
+        if warn and any(not p.strip() for p in prompts):
             warn_caller("empty prompt: the image is scored without a request", EmptyPromptWarning)
         width = length or max(map(len, ids))
         token_ids = torch.zeros(len(ids), width, dtype=torch.int64)

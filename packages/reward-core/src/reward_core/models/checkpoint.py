@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, KeyMismatchError, RoundedWeightsWarning
+from ..files.atomic_write import sync_folder, sync_tree
 from ..files.foreign_bytes import guarded, reason
 from ..files.limits import MB, Limit
 from ..inputs.tokenizer import PromptTokenizer
@@ -230,7 +231,9 @@ def save_folder(model: ScoringModel, folder: Path) -> None:
         )
         config = json.dumps(model.config.to_dict(), indent=1, ensure_ascii=False)
         (staged / CONFIG_FILE).write_text(config + "\n", encoding="utf-8")
+        sync_tree(staged)
         for file in staged.iterdir():
             # What a temporary file may keep to itself, a published model may not.
             shutil.copymode(staged / CONFIG_FILE, file)
             os.replace(file, folder / file.name)
+        sync_folder(folder)

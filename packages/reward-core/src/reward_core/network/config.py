@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from ..errors import CheckpointError
+from ..files.format_version import FORMAT_VERSION, check_format_version
 from ..files.json_file import read_json
 from .field_checks import check_heads, check_patches, checked
 from .score_quantiles import ScoreQuantiles
@@ -19,8 +20,19 @@ T = TypeVar("T", bound="BlipConfig")
 
 MAX_QUANTILES = 100_000  # of a model's scores; 200 are usual
 
-# Keys that other software writes into config.json; they do not describe sizes.
-_IGNORED_KEYS = {"architectures", "torch_dtype", "dtype", "transformers_version", "_name_or_path"}
+# Of saved models' folders. Files without a version, such as those of the original, have the first one.
+MODEL_FORMAT = 1
+OLDER_MODEL = "Save the model again with this version."
+
+# Keys of config.json that do not describe sizes; most are other software's.
+_IGNORED_KEYS = {
+    "architectures",
+    "torch_dtype",
+    "dtype",
+    "transformers_version",
+    "_name_or_path",
+    FORMAT_VERSION,
+}
 # Settings of BERT's configuration, with the one value that this encoder implements.
 _FIXED_MED_KEYS = {"hidden_act": "gelu", "add_cross_attention": True}
 
@@ -71,7 +83,8 @@ class BlipConfig:
         text = content.pop("text")
         if not self.timm_vision:
             del content["timm_vision"]
-        return {"model_type": self.model_type, **content, "med_config": {**_FIXED_MED_KEYS, **text}}
+        about = {"model_type": self.model_type, FORMAT_VERSION: MODEL_FORMAT}
+        return {**about, **content, "med_config": {**_FIXED_MED_KEYS, **text}}
 
     @classmethod
     def from_dict(cls: type[T], content: dict[str, Any], source: str = "config") -> T:
@@ -82,6 +95,7 @@ class BlipConfig:
         """
         if not isinstance(content, dict):
             raise CheckpointError(f"{source}: a JSON object was expected, got {content!r:.80}")
+        check_format_version(content, MODEL_FORMAT, source, OLDER_MODEL)
         given = {k: v for k, v in content.items() if k not in _IGNORED_KEYS}
         kind = given.pop("model_type", cls.model_type)
         if kind != cls.model_type:

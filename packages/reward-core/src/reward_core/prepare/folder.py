@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, InputError
+from ..files.atomic_write import sync_disk
+from ..files.format_version import FORMAT_VERSION, check_format_version
 from ..files.full_disk import raise_if_full
 from ..files.json_file import read_json, write_json
 from ..rankings import SPLITS, ImageReport, RankedPrompt, untied_pairs, write_rankings
@@ -16,6 +18,7 @@ from ..rankings import SPLITS, ImageReport, RankedPrompt, untied_pairs, write_ra
 SOURCE_FILE = "source.json"  # where the data comes from; written before any of it
 SUMMARY_FILE = "prepared.json"  # figures; written when all the rest is there
 SKIPPED_FILE = "skipped.json"
+CURRENT_FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -77,13 +80,16 @@ def _claim(out: Path, source: Mapping[str, Any]) -> None:
             found = read_json(file)
         except CheckpointError as error:
             raise InputError(f"{error}; give another folder") from error
+        advice = "Choose another folder, or remove this one."
+        check_format_version(found, CURRENT_FORMAT, file, advice, InputError)
+        found.pop(FORMAT_VERSION, None)
         if found != source:
             raise InputError(f"{out}: was prepared from another source ({found}); give another folder")
         return
     foreign = [f"{name}.json" for name in SPLITS if (out / f"{name}.json").exists()]
     if foreign:
         raise InputError(f"{out}: holds {', '.join(foreign)} of unknown origin; give another folder")
-    write_json(file, source)
+    write_json(file, {FORMAT_VERSION: CURRENT_FORMAT, **source})
 
 
 def write_folder(
@@ -99,6 +105,7 @@ def write_folder(
         ],
     }
     (out / SUMMARY_FILE).unlink(missing_ok=True)
+    sync_disk()  # the images before the rankings that name them
     write_json(out / SKIPPED_FILE, left_out)
     figures = {}
     for name in SPLITS:
@@ -116,5 +123,8 @@ def write_folder(
             dropped=len(report.dropped),
         )
     prepared = Prepared(out, out / SKIPPED_FILE, figures)
-    write_json(out / SUMMARY_FILE, {**details, "splits": prepared.to_dict()["splits"]})
+    write_json(
+        out / SUMMARY_FILE,
+        {FORMAT_VERSION: CURRENT_FORMAT, **details, "splits": prepared.to_dict()["splits"]},
+    )
     return prepared

@@ -26,6 +26,7 @@ def read_splits(
     images: str | os.PathLike[str] | None = None,
     columns: Mapping[str, str] | None = None,
     config: str | None = None,
+    warn: bool = True,
 ) -> dict[str, list[RankedPrompt]]:
     """ "train", "validation" and "test" of a source, an empty list for one that it lacks.
 
@@ -35,6 +36,7 @@ def read_splits(
             for training data.
         images, columns: as for ``read_rankings``.
         config: which of a dataset's configurations.
+        warn: where there is no validation data.
 
     Raises:
         InputError, HubError: as ``read_rankings`` does; also where there is no training data.
@@ -59,7 +61,7 @@ def read_splits(
         raise InputError(f"{path}: no such file or folder")
     if not found.get("train"):
         raise InputError(f"{source}: holds no training data, only {', '.join(found) or 'nothing'}")
-    if not found.get("validation"):
+    if warn and not found.get("validation"):
         warnings.warn(f"{source}: no validation data is there", DataWarning, stacklevel=2)
     return {name: found.get(name, []) for name in SPLITS}
 

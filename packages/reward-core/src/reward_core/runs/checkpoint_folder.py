@@ -1,18 +1,54 @@
-"""A run's checkpoints as folders: written whole by all ranks together, limited in number, found again."""
+"""A run's checkpoints: written by all ranks together, complete on the disk or absent, few at a time."""
 
 from __future__ import annotations
 
-import os
+import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from ..errors import CheckpointError, RewardCoreError
+from ..files.atomic_write import replace_folder
+from ..files.format_version import FORMAT_VERSION, check_format_version
+from .random_state import random_state, restore_random_state
+from .run_state import RunState
+from .write_errors import write_errors
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+CURRENT_FORMAT = 2  # 1 had other files in refl, and no version
 STATE = "state.json"  # written last; a folder without it is no checkpoint
+TENSORS, OPTIMIZERS = "tensors.safetensors", "optimizers.pt"
+
+S = TypeVar("S", bound=RunState)
+
+
+@dataclass
+class Trained:
+    """What a checkpoint holds besides the run's state.
+
+    Attributes:
+        accelerator: its gradient scaler is saved, and every rank's random state.
+        tensors: returns the trained weights by name, and others such as their moving average.
+        load_tensors: puts them back; raises ValueError for those of another model.
+        optimizers: as the accelerator prepared them.
+        numbers: returns further values for JSON, such as the learning-rate schedule's.
+        load_numbers: puts them back.
+    """
+
+    accelerator: Accelerator
+    tensors: Callable[[], dict[str, Tensor]]
+    load_tensors: Callable[[dict[str, Tensor]], None]
+    optimizers: Sequence[Any]
+    numbers: Callable[[], dict[str, Any]] = field(default=dict)
+    load_numbers: Callable[[dict[str, Any]], None] = field(default=lambda numbers: None)
 
 
 class CheckpointFolder:
@@ -22,58 +58,126 @@ class CheckpointFolder:
         self.folder, self.limit = folder, limit
 
     def all(self) -> list[Path]:
-        """Whole checkpoints, oldest first."""
+        """Return the complete checkpoints, oldest first."""
         return sorted(path for path in self.folder.glob("step-*") if (path / STATE).is_file())
 
-    @contextmanager
-    def writing(self, accelerator: Accelerator, step: int) -> Iterator[Path]:
-        """For all ranks together: gives the folder to write into; at the end it becomes the checkpoint.
+    def save(self, trained: Trained, state: RunState) -> None:
+        """Write a checkpoint, on all ranks together. Older ones are removed once it is on the disk.
 
-        Older ones beyond the limit are removed then.
+        Raises:
+            OutputError: it cannot be written; older checkpoints are kept.
         """
+        from safetensors.torch import save_file
+
+        accelerator = trained.accelerator
+        with write_errors(self.folder), self._writing(accelerator, state.step) as folder:
+            torch.save(random_state(), folder / _random_file(accelerator))
+            if accelerator.is_main_process:
+                save_file(trained.tensors(), folder / TENSORS)
+                scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else None
+                optimizers = [optimizer.state_dict() for optimizer in trained.optimizers]
+                torch.save({"optimizers": optimizers, "scaler": scaler}, folder / OPTIMIZERS)
+                document = {
+                    FORMAT_VERSION: CURRENT_FORMAT,
+                    "run": asdict(state),
+                    "numbers": trained.numbers(),
+                }
+                (folder / STATE).write_text(json.dumps(document, indent=1), encoding="utf-8")
+
+    def load(self, path: Path, trained: Trained, own: S) -> S:
+        """Put back what a checkpoint holds and return its state.
+
+        Args:
+            own: state of this run, whose processes and fingerprint must be the checkpoint's.
+
+        Raises:
+            CheckpointError: damaged, of another format, or of a run with other settings, data or number of
+                processes.
+        """
+        from safetensors.torch import load_file
+
+        with _named_damage(path):
+            document = json.loads((path / STATE).read_text(encoding="utf-8"))
+            advice = "Choose another output folder, or finish this run with the version that began it."
+            check_format_version(document, CURRENT_FORMAT, path, advice)
+            state = type(own)(**document["run"])
+        _check_same_run(path, state, own)
+        with _named_damage(path):
+            tensors = load_file(path / TENSORS)
+            held = torch.load(path / OPTIMIZERS, map_location="cpu", weights_only=True)
+            file = path / _random_file(trained.accelerator)
+            random = torch.load(file, map_location="cpu", weights_only=True)
+            for optimizer, its_state in zip(trained.optimizers, held["optimizers"], strict=True):
+                optimizer.load_state_dict(its_state)
+            trained.load_tensors(tensors)
+            trained.load_numbers(document["numbers"])
+            if trained.accelerator.scaler is not None and held["scaler"]:
+                trained.accelerator.scaler.load_state_dict(held["scaler"])
+            restore_random_state(random)
+        return state
+
+    def oldest_best_step(self) -> int:
+        """Return the earliest step whose best weights a checkpoint refers to; 0 if there is none."""
+        states = [json.loads((path / STATE).read_text(encoding="utf-8"))["run"] for path in self.all()]
+        return min((state["best_step"] for state in states), default=0)
+
+    def remove_after(self, step: int) -> None:
+        """Remove the checkpoints beyond the step from which a run resumes."""
+        for path in self.all():
+            if int(path.name.removeprefix("step-")) > step:
+                shutil.rmtree(path, ignore_errors=True)
+
+    @contextmanager
+    def _writing(self, accelerator: Accelerator, step: int) -> Iterator[Path]:
+        """Yield the folder to write into, on all ranks together; it becomes the checkpoint at the end."""
         path = self.folder / f"step-{step:06d}"
         temporary = self.folder / f".writing-{path.name}"
         if accelerator.is_main_process:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
         accelerator.wait_for_everyone()
-        yield temporary
-        accelerator.wait_for_everyone()
+        try:
+            yield temporary
+            accelerator.wait_for_everyone()
+            if accelerator.is_main_process:
+                replace_folder(temporary, path)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
         if accelerator.is_main_process:
-            shutil.rmtree(path, ignore_errors=True)
-            os.replace(temporary, path)
             for old in self.all()[: -self.limit]:
                 if old != path:  # of a run that began again from an earlier one
                     shutil.rmtree(old, ignore_errors=True)
         accelerator.wait_for_everyone()
 
-    def drop_after(self, step: int) -> None:
-        """Forget checkpoints beyond a step that a run goes on from."""
-        for path in self.all():
-            if int(path.name.removeprefix("step-")) > step:
-                shutil.rmtree(path, ignore_errors=True)
 
-
-def differs(
-    path: Path, found: tuple[str, int], wanted: tuple[str, int], changed: Sequence[str] = ()
-) -> str | None:
-    """Why a run may not go on from a checkpoint; None where it may.
-
-    Args:
-        found: (fingerprint of the settings, number of processes) of the checkpoint.
-        wanted: the same of the run.
-        changed: what differs, as far as it is known.
-    """
-    if found[0] != wanted[0] or changed:
+def _check_same_run(path: Path, found: RunState, own: RunState) -> None:
+    changed = found.differences(own)
+    if found.fingerprint != own.fingerprint or changed:
         named = f" ({'; '.join(changed)})" if changed else ""
-        return (
-            f"{path}: from a run with other settings or data{named}; take them back, or another output folder"
+        raise CheckpointError(
+            f"Cannot resume from '{path}': its run has other settings or data{named}. Restore them, or "
+            "choose another output folder."
         )
-    if found[1] != wanted[1]:
-        return f"{path}: from a run of {found[1]} processes, this one has {wanted[1]}"
-    return None
+    if found.processes != own.processes:
+        raise CheckpointError(
+            f"Cannot resume from '{path}': its run has {found.processes} processes, this one has "
+            f"{own.processes}. Start as many, or choose another output folder."
+        )
 
 
-def damaged(path: Path, error: Exception) -> str:
-    """What to say of a checkpoint that cannot be read."""
-    return f"{path}: damaged ({error}); remove it to go on from the one before"
+@contextmanager
+def _named_damage(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except RewardCoreError:
+        raise
+    except Exception as error:  # truncated files fail in many ways
+        raise CheckpointError(
+            f"Cannot resume from '{path}': it is damaged ({error}). Remove it to resume from the checkpoint "
+            "before it."
+        ) from error
+
+
+def _random_file(accelerator: Accelerator) -> str:
+    return f"random-{accelerator.process_index}.pt"

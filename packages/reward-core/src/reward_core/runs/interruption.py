@@ -1,10 +1,10 @@
-"""Ctrl-C and SIGTERM wait for the step to end; a second one does not."""
+"""Ctrl-C and SIGTERM let the current step end; a second one does not."""
 
 from __future__ import annotations
 
 import signal
-import sys
 import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +17,14 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interruption:
-    """A context within which the signals are noted rather than obeyed at once."""
+    """A context in which the first signal only sets a flag.
 
-    def __init__(self, accelerator: Accelerator, name: str = "reward-core"):
-        self.accelerator, self.name, self.noted = accelerator, name, False
+    Args:
+        report: takes a line for the user.
+    """
+
+    def __init__(self, accelerator: Accelerator, report: Callable[[str], None]):
+        self.accelerator, self.report, self.noted = accelerator, report, False
         self.before: dict[int, Any] = {}
 
     def __enter__(self) -> Interruption:
@@ -33,7 +37,7 @@ class Interruption:
             signal.signal(number, handler)
 
     def requested(self) -> bool:
-        """Whether any rank was asked to stop; the same answer on all."""
+        """Return whether any rank was asked to stop; the same answer on all."""
         flag = torch.tensor(float(self.noted), device=self.accelerator.device)
         return bool(self.accelerator.reduce(flag, reduction="sum") > 0)
 
@@ -41,5 +45,4 @@ class Interruption:
         if self.noted:
             raise KeyboardInterrupt
         self.noted = True
-        if self.accelerator.is_main_process:
-            print(f"{self.name}: stopping after this step (again: at once)", file=sys.stderr, flush=True)
+        self.report("stopping after this step (again: at once)")

@@ -5,32 +5,41 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from ..files.atomic_write import write_text
 
 METRICS = "metrics.jsonl"
 
 
 class MetricsFile:
-    """One line a step; lines after the step that a run goes on from are dropped."""
+    """One line a step; lines after the step from which a run resumes are dropped."""
 
     def __init__(self, path: Path):
         self.path = path
 
     def keep_until(self, step: int) -> None:
+        """Drop the lines after a step."""
         if self.path.is_file():
             rows = [row for row in self.read() if row["step"] <= step]
-            temporary = self.path.with_name(f".{self.path.name}")
-            temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-            os.replace(temporary, self.path)
+            write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
 
-    def add(self, row: dict[str, Any]) -> None:
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Append a line; values that are not finite are left out, since JSON has none."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({k: v for k, v in row.items() if _is_finite(v)}) + "\n")
 
+    def sync(self) -> None:
+        """Have all lines on the disk: those up to a checkpoint must not be lost after it."""
+        if self.path.is_file():
+            with self.path.open("a", encoding="utf-8") as file:
+                os.fsync(file.fileno())
+
     def read(self) -> list[dict[str, Any]]:
-        """All whole lines."""
+        """Return all complete lines."""
         rows = []
         if self.path.is_file():
             for line in self.path.read_text(encoding="utf-8").splitlines():

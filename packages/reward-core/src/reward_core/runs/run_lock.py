@@ -26,7 +26,7 @@ def exclusive_run(accelerator: Accelerator, folder: Path, warn: Callable[[str], 
     """For all ranks together: the folder exists and is this run's alone.
 
     Raises:
-        OutputError: another run is at work on it, or it cannot be written to.
+        OutputError: another run is using it, or it cannot be written to.
     """
     lock, refused = None, None
     if accelerator.is_main_process:
@@ -37,7 +37,7 @@ def exclusive_run(accelerator: Accelerator, folder: Path, warn: Callable[[str], 
         except OutputError as error:
             refused = error
         except NotImplementedError:
-            warn(f"warning: {folder} is on a disk without locks; see that no other run writes there")
+            warn(f"Cannot lock '{folder}': its disk has no locks. Let no other run write there.")
     flag = torch.tensor(float(refused is not None), device=accelerator.device)
     if accelerator.reduce(flag, reduction="sum") > 0:
         raise refused or OutputError(f"{folder}: refused by the first process")
@@ -64,8 +64,8 @@ def take_lock(file: Path, what: str | os.PathLike[str]) -> BaseFileLock:
         lock.acquire(timeout=0)
     except filelock.Timeout as error:
         raise OutputError(
-            f"{os.fspath(what)}: another run is at work on it ({lock.lock_file}). "
-            "Wait for it to end, or give another output folder"
+            f"Cannot use '{os.fspath(what)}': another run is using it ({lock.lock_file}). Wait for it to "
+            "end, or choose another output folder."
         ) from error
     return lock
 

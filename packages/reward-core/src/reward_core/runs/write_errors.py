@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,8 +12,8 @@ TORCH_WRITING = ("inline_container", "PytorchStreamWriter", "iostream error")  #
 
 
 @contextmanager
-def write_errors(folder: Path, kind: type[Exception] = OutputError) -> Iterator[None]:
-    """A full disk is told of in the kinds of error of three libraries; here it is one, of a kind given."""
+def write_errors(folder: Path) -> Iterator[None]:
+    """Raise OutputError for what three libraries raise when a disk is full or read-only."""
     from safetensors import SafetensorError
 
     try:
@@ -27,9 +26,7 @@ def write_errors(folder: Path, kind: type[Exception] = OutputError) -> Iterator[
             isinstance(error, RuntimeError) and not any(word in str(error) for word in TORCH_WRITING)
         ):
             raise
-        for unfinished in folder.glob(".writing-*"):
-            shutil.rmtree(unfinished, ignore_errors=True)
-        raise kind(
-            f"{folder}: cannot be written to ({cause}); make room on its disk, then the same command goes on "
-            "from the last checkpoint that is whole"
+        raise OutputError(
+            f"Cannot write into '{folder}': {cause}. Free space on its disk, then run the same command "
+            "again; it resumes from the last complete checkpoint."
         ) from error

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..files.atomic_write import write_text
 from ..files.json_file import write_json
-from ..hub.uploads import upload_folder
 from ..models.checkpoint import CONFIG_FILE, WEIGHTS_FILE, read_state_dict, save_folder
 from ..models.imagereward.reward_model import RewardModel
-from ..runs.metrics_file import MetricsFile
+from ..runs.training_run import TrainingRun
 from ..runs.write_errors import write_errors
 from .config import TrainingConfig
 from .group_reader import GroupReader, Usable
 from .group_rewards import GroupRewards
 from .report import CURVES, draw_curves, model_card
+from .training_state import TrainingState
 from .validation import ValidationResult, validate
 
 if TYPE_CHECKING:
@@ -29,40 +29,26 @@ PUBLISHED = [CONFIG_FILE, WEIGHTS_FILE, "tokenizer*", "vocab.txt", CARD, CURVES]
 
 
 @dataclass(frozen=True)
-class TrainedRun:
-    """What the end of a run needs to know of it.
+class Outcome:
+    """A run after its last step.
 
     Attributes:
-        settings: of the run; ``out`` is its folder, which holds the best weights.
+        settings: of the run.
+        run: its state and files; the folder holds the best weights.
         rewards: the model as it was trained.
         readers: of the groups of each split.
         splits: the groups of each split, and what was left out of them.
-        steps: how many there were; best_step: after which one the best weights were saved.
-        troubles: warnings of the run.
-        metrics: its metrics, step by step.
-        report: prints a line, once however many ranks there are.
-        log: adds a row to the metrics.
     """
 
     settings: TrainingConfig
-    accelerator: Accelerator
+    run: TrainingRun[TrainingState]
     rewards: GroupRewards
     readers: Mapping[str, GroupReader]
     splits: Mapping[str, Usable]
-    steps: int
-    best_step: int
-    troubles: list[str]
-    metrics: MetricsFile
-    report: Callable[[str], None]
-    log: Callable[[dict[str, float]], None]
-
-    @property
-    def out(self) -> Path:
-        return Path(self.settings.out)
 
 
 def save_best(model: RewardModel, out: Path, found: ValidationResult | None) -> None:
-    """Write a model into the run's folder; calibrated, so that scores are about N(0, 1), if it was judged."""
+    """Save a model into the run's folder, calibrated by a validation so that scores are about N(0, 1)."""
     own = model.config
     if found is not None:
         model.config = replace(
@@ -75,80 +61,73 @@ def save_best(model: RewardModel, out: Path, found: ValidationResult | None) -> 
         model.config = own
 
 
-def finish(run: TrainedRun, seconds: float) -> Path:
-    """Judge the best weights, write the card, the curves and the list of skipped images, and publish.
+def finish(outcome: Outcome, seconds: float) -> Path:
+    """Evaluate the best weights; write the card, the curves and the list of skipped images; upload.
+
+    Args:
+        seconds: that training took.
 
     Returns:
         The run's folder.
     """
-    accelerator, out, model = run.accelerator, run.out, run.rewards.model
-    accelerator.wait_for_everyone()
+    run, settings, model = outcome.run, outcome.settings, outcome.rewards.model
+    out = run.folder
+    run.accelerator.wait_for_everyone()
     model.load_state_dict(read_state_dict(out / WEIGHTS_FILE))
-    results = _validate_splits(run)
-    unreadable = gathered_unreadable(run.readers, accelerator)
-    skipped = _skipped(run.splits, unreadable)
-    if accelerator.is_main_process:
-        with write_errors(out):
-            write_json(out / SKIPPED, skipped)
-            draw_curves(run.metrics.read(), out / CURVES)
+    results = _validate_splits(outcome)
+    skipped = _skipped(outcome.splits, gathered_unreadable(outcome.readers, run.accelerator))
+    if run.accelerator.is_main_process:
         own = model.config
         model.config = type(model).config_beside(out / WEIGHTS_FILE)  # as calibrated
         counts = {
             name: (len(reader.groups), len(reader.images), sum(reader.pairs))
-            for name, reader in run.readers.items()
+            for name, reader in outcome.readers.items()
         }
         with write_errors(out):
-            card = model_card(model, run.settings, results, counts, _facts(run, skipped, seconds))
+            write_json(out / SKIPPED, skipped)
+            draw_curves(run.metrics.read(), out / CURVES)
+            card = model_card(model, settings, results, counts, _facts(outcome, skipped, seconds))
             write_text(out / CARD, card)
         model.config = own
-        if run.settings.push_to_hub:
-            upload_folder(out, run.settings.push_to_hub, patterns=PUBLISHED)
+    if settings.push_to_hub:
+        run.upload(out, settings.push_to_hub, "Upload reward model", PUBLISHED)
     if skipped:
         run.report(f"{len(skipped):,} images could not be read; they are listed in {out / SKIPPED}")
-    accelerator.wait_for_everyone()
-    accelerator.end_training()  # with its process group: left open, a rank may abort (-6) as it exits
-    for reader in run.readers.values():
+    run.close()
+    for reader in outcome.readers.values():
         reader.close()
     return out
 
 
-def _validate_splits(run: TrainedRun) -> dict[str, ValidationResult]:
+def _validate_splits(outcome: Outcome) -> dict[str, ValidationResult]:
+    run, average = outcome.run, outcome.settings.average
     results = {
-        name: validate(
-            run.rewards, run.readers[name], run.accelerator, run.settings.average, 4, f"the {name} set"
-        )
+        name: validate(outcome.rewards, outcome.readers[name], run.accelerator, average, 4, f"the {name} set")
         for name in ("validation", "test")
-        if name in run.readers
+        if name in outcome.readers
     }
-    if "test" in results:
-        found = results["test"]
-        run.log(
-            {
-                "test/loss": found.loss,
-                "test/accuracy": found.accuracy,
-                "test/per_prompt_accuracy": found.per_prompt_accuracy,
-            }
-        )
+    if found := results.get("test"):
+        run.log(found.row("test"))
         run.report(f"test: {found.accuracy:.1%} of {found.pairs:,} pairs ordered right")
         if found.not_finite:
-            run.report(f"warning: {found.not_finite_message()}")
+            run.warn(found.not_finite_message())
     return results
 
 
-def _facts(run: TrainedRun, skipped: list[dict[str, str]], seconds: float) -> dict[str, Any]:
-    accelerator = run.accelerator
+def _facts(outcome: Outcome, skipped: list[dict[str, str]], seconds: float) -> dict[str, Any]:
+    state, accelerator = outcome.run.state, outcome.run.accelerator
     return {
-        "best_step": run.best_step,
-        "steps": run.steps,
+        "best_step": state.best_step,
+        "steps": state.step,
         "skipped_pictures": len(skipped),
-        "dropped_groups": sum(split.dropped for split in run.splits.values())
-        + _unusable(run.readers, skipped),
-        "tied_groups": sum(split.tied for split in run.splits.values()),
+        "dropped_groups": sum(split.dropped for split in outcome.splits.values())
+        + _unusable(outcome.readers, skipped),
+        "tied_groups": sum(split.tied for split in outcome.splits.values()),
         "seconds": seconds,
         "ranks": accelerator.num_processes,
         "device": str(accelerator.device.type),
         "precision": accelerator.mixed_precision if accelerator.mixed_precision != "no" else "float32",
-        "troubles": run.troubles,
+        "troubles": state.reported,
     }
 
 

@@ -78,7 +78,7 @@ class GroupRewards(nn.Module):
         self, groups: Sequence[ReadGroup], cache: TokenCache | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return what ``forward`` takes of some groups: tokens or pixels, token ids (B, L), mask (B, L)."""
-        token_ids, mask = self.model.tokenizer([group.prompt for group in groups])
+        token_ids, mask = self.model.tokenizer([group.prompt for group in groups], warn=False)
         longest = int(mask.sum(1).max())  # drops padding that all prompts share
         counts = torch.tensor([len(group.image_indices) for group in groups])
         token_ids, mask = (
@@ -105,7 +105,7 @@ class GroupRewards(nn.Module):
     def nothing(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return inputs of a pass without a group, for a rank that must take part in a step all the same."""
         model, size = self.model, self.model.config.image_size
-        token_ids, mask = model.tokenizer(["nothing"])
+        token_ids, mask = model.tokenizer(["nothing"], warn=False)
         x = torch.zeros(1, 3, size, size, device=model.device)
         if self.has_frozen:
             with torch.no_grad():

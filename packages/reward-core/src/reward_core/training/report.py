@@ -77,7 +77,7 @@ def model_card(
         f"{name}: {groups:,} groups, {images:,} images, {pairs:,} untied pairs"
         for name, (groups, images, pairs) in counts.items()
     )
-    troubles = "".join(f"- Told while training: {trouble}.\n" for trouble in facts["troubles"])
+    troubles = "".join(f"- Warning while training: {trouble}.\n" for trouble in facts["troubles"])
     yaml = import_yaml().safe_dump(settings.to_dict(), sort_keys=False)
     tower = config.timm_vision or f"ViT of {config.vision_depth} blocks, width {config.vision_width}"
     if config.score_quantiles:

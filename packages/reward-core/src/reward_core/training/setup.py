@@ -5,24 +5,24 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 import os
-import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
 
-from ..errors import DataWarning, InputError, MissingExtraError
+from ..errors import InputError, MissingExtraError
 from ..inputs.image_file import ImageSource, image_name, image_state
 from ..models.imagereward.reward_model import RewardModel
 from ..rankings import RankedPrompt, read_splits
 from .config import TrainingConfig
 from .float32_attention import use_float32_attention
 from .freezing import freeze
-from .group_reader import GroupReader, Usable, usable_groups
+from .group_reader import GroupReader, Reword, Usable, usable_groups
 from .group_rewards import GroupRewards
 from .held_out import with_validation
 from .optimizers import build_optimizers
@@ -32,9 +32,11 @@ from .token_cache import TokenCache, cache_key
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+logger = logging.getLogger(__name__)
+
 
 def load_extra() -> Any:
-    """accelerate; an error that names the extra where something of it is missing."""
+    """Import accelerate; MissingExtraError names the extra where something of it is missing."""
     for module, name in (("accelerate", "accelerate"), ("yaml", "PyYAML"), ("matplotlib", "matplotlib")):
         try:
             __import__(module)
@@ -95,23 +97,24 @@ def check_distribution(accelerator: Accelerator) -> None:
 def prepare_splits(
     settings: TrainingConfig,
     given: Mapping[str, Sequence[RankedPrompt]] | None,
-    report: Callable[[str], None],
+    main: bool,
 ) -> dict[str, Usable]:
-    """The groups of each split that can be used; what cannot be is told."""
+    """Return the groups of each split that can be used; what cannot be is logged.
+
+    Args:
+        main: whether this is the first rank, which logs.
+    """
+    info, warn = (logger.info, logger.warning) if main else (logger.debug, logger.debug)
     if given is None:
         if not settings.data:
             raise InputError("no data given: --data takes a folder with train.json, or a file of rankings")
-        with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", DataWarning
-            )  # what is done without a validation set is told below
-            given = read_splits(settings.data, settings.images or None)
+        given = read_splits(settings.data, settings.images or None, warn=False)
     if not given.get("train"):
         raise InputError("no groups to train on")
     had = bool(given.get("validation"))
     splits = with_validation(given, settings.validation_share, settings.seed)
     if not had and splits.get("validation"):
-        report(f"no validation set: {len(splits['validation']):,} groups of the training data are held out")
+        info(f"no validation set: {len(splits['validation']):,} groups of the training data are held out")
     usable = {name: usable_groups(groups, f"{name} data") for name, groups in splits.items() if groups}
     for name, split in usable.items():
         parts = [f"{len(split.groups):,} groups"]
@@ -121,11 +124,11 @@ def prepare_splits(
             parts.append(f"{split.dropped:,} groups dropped that are left with fewer than two")
         if split.tied:
             parts.append(f"{split.tied:,} in which all is tied")
-        report(f"{name}: {', '.join(parts)}")
+        info(f"{name}: {', '.join(parts)}")
     for name in ("validation", "test"):
         if name in usable and (leaked := seen_in_training(usable["train"].groups, usable[name].groups)):
-            report(
-                f"warning: {leaked:,} of {len(usable[name].groups):,} groups of the {name} data compare "
+            warn(
+                f"{leaked:,} of {len(usable[name].groups):,} groups of the {name} data compare "
                 "images that the training data compares for the same prompt: its accuracy is flattered"
             )
     return usable
@@ -201,6 +204,24 @@ def long_prompts(model: RewardModel, splits: Mapping[str, Usable]) -> int:
     prompts = sorted({group.prompt for split in splits.values() for group in split.groups})
     encoded = model.tokenizer.fast_tokenizer.encode_batch(prompts)
     return sum(len(one.ids) > model.tokenizer.max_length for one in encoded)
+
+
+def make_readers(
+    settings: TrainingConfig,
+    rewards: GroupRewards,
+    splits: Mapping[str, Usable],
+    accelerator: Accelerator,
+    reword: Reword | None,
+) -> dict[str, GroupReader]:
+    """Return a reader for each split, those of training and validation with a cache where one is wanted."""
+    readers = {}
+    for name, split in splits.items():
+        words = reword if name == "train" else None
+        reader = GroupReader(split.groups, rewards.model.transform, words, settings.workers, name)
+        if name != "test":
+            reader.cache = make_cache(settings, rewards, reader, accelerator)
+        readers[name] = reader
+    return readers
 
 
 def make_cache(

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,6 +21,48 @@ from .token_cache import TokenCache
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+
+@dataclass(frozen=True)
+class StepMetrics:
+    """What a step measured over all ranks.
+
+    Attributes:
+        epoch: number of the epoch, from 0.
+        loss: mean of the batch; NaN if no pair could be read.
+        accuracy: share of pairs ordered right; NaN likewise.
+        gradient_norm: before clipping; NaN likewise.
+        reward_std: standard deviation of the rewards; NaN likewise.
+        pairs: untied pairs of images.
+        images_per_s: images of all ranks in a second.
+        lr: learning rate of the first optimizer.
+        finite: whether loss and gradient are finite, so that the optimizer took the step.
+        peak_memory_mb: of the GPU so far; None on a CPU.
+    """
+
+    epoch: int
+    loss: float
+    accuracy: float
+    gradient_norm: float
+    reward_std: float
+    pairs: int
+    images_per_s: float
+    lr: float
+    finite: bool
+    peak_memory_mb: float | None = None
+
+    def row(self) -> dict[str, float]:
+        """Return the line of metrics.jsonl."""
+        row = asdict(self)
+        del row["finite"]
+        if self.peak_memory_mb is None:
+            del row["peak_memory_mb"]
+        return row
+
+    def summary(self) -> str:
+        """Return a few words for the progress bar."""
+        return f"loss {self.loss:.3f}, accuracy {self.accuracy:.1%}, {self.images_per_s:.1f} images/s"
+
 
 # What is added up over micro-batches and ranks.
 _SUMS = ("loss", "right", "pairs", "pictures", "not_finite", "rewards", "squares")
@@ -50,12 +93,10 @@ class TrainingStep:
         self.rewards, self.wrapped, self.optimizers = rewards, wrapped, optimizers
         self.parameters = [p for p in rewards.parameters() if p.requires_grad]
 
-    def __call__(
-        self, batches: Sequence[Sequence[Future[ReadGroup | None]]]
-    ) -> tuple[dict[str, float], bool]:
-        """Micro-batches as they are being read -> (what to log, whether the step was taken).
+    def __call__(self, batches: Sequence[Sequence[Future[ReadGroup | None]]], epoch: int) -> StepMetrics:
+        """Take a step on micro-batches that are being read.
 
-        A step whose loss or gradient is not finite is not taken, nor is one of which no pair can be read.
+        The optimizer skips a step whose loss or gradient is not finite, and one of which no pair can be read.
         """
         accelerator, started = self.accelerator, time.perf_counter()
         own = [[g for future in batch if (g := future.result()) is not None] for batch in batches]
@@ -77,17 +118,19 @@ class TrainingStep:
             self._update(usable)
         count = max(found["pictures"], 1)
         variance = found["squares"] / count - (found["rewards"] / count) ** 2
-        row = {
-            "loss": found["loss"] if total else math.nan,
-            "accuracy": found["right"] / found["pairs"] if total else math.nan,
-            "gradient_norm": norm,
-            "reward_std": math.sqrt(max(variance, 0.0)) if total and math.isfinite(variance) else math.nan,
-            "pairs": found["pairs"],
-            "images_per_s": found["pictures"] / (time.perf_counter() - started),
-        }
-        if accelerator.device.type == "cuda":
-            row["peak_memory_mb"] = torch.cuda.max_memory_allocated() / 2**20
-        return row, usable
+        on_gpu = accelerator.device.type == "cuda"
+        return StepMetrics(
+            epoch=epoch,
+            loss=found["loss"] if total else math.nan,
+            accuracy=found["right"] / found["pairs"] if total else math.nan,
+            gradient_norm=norm,
+            reward_std=math.sqrt(max(variance, 0.0)) if total and math.isfinite(variance) else math.nan,
+            pairs=int(found["pairs"]),
+            images_per_s=found["pictures"] / (time.perf_counter() - started),
+            lr=self.optimizers[0].param_groups[0]["lr"],
+            finite=usable,
+            peak_memory_mb=torch.cuda.max_memory_allocated() / 2**20 if on_gpu else None,
+        )
 
     def _pass(self, groups: Sequence[ReadGroup], total: int) -> Tensor:
         """Forward and backward of one micro-batch; what it adds to the sums."""

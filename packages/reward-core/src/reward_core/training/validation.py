@@ -41,6 +41,14 @@ class ValidationResult:
     quantiles: ScoreQuantiles | None
     not_finite: int = 0
 
+    def row(self, split: str) -> dict[str, float]:
+        """Return the line of metrics.jsonl."""
+        return {
+            f"{split}/loss": self.loss,
+            f"{split}/accuracy": self.accuracy,
+            f"{split}/per_prompt_accuracy": self.per_prompt_accuracy,
+        }
+
     def not_finite_message(self) -> str:
         return f"rewards of {self.not_finite:,} of {self.images:,} images are not finite"
 

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
 
 from ...errors import CheckpointError
+from ...files.format_version import FORMAT_VERSION, check_format_version
+from ...network.config import MODEL_FORMAT, OLDER_MODEL
 from ...network.field_checks import check_heads, check_patches, checked
 
 
@@ -56,7 +58,7 @@ class ClipConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """The content of config.json."""
-        return {"model_type": self.model_type, **asdict(self)}
+        return {"model_type": self.model_type, FORMAT_VERSION: MODEL_FORMAT, **asdict(self)}
 
     @classmethod
     def from_dict(cls, content: dict[str, Any], source: str = "config") -> ClipConfig:
@@ -67,7 +69,8 @@ class ClipConfig:
         """
         if not isinstance(content, dict):
             raise CheckpointError(f"{source}: a JSON object was expected, got {content!r:.80}")
-        given = {key: value for key, value in content.items() if key != "model_type"}
+        check_format_version(content, MODEL_FORMAT, source, OLDER_MODEL)
+        given = {key: value for key, value in content.items() if key not in ("model_type", FORMAT_VERSION)}
         known = {field.name for field in fields(cls)}
         if content.get("model_type", cls.model_type) != cls.model_type or set(given) - known:
             raise CheckpointError(

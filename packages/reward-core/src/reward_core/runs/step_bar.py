@@ -1,4 +1,4 @@
-"""The bar of a run, on stderr while that is a terminal."""
+"""The progress bar of a training run, on stderr while that is a terminal."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def step_bar(steps: int, done: int, shown: bool) -> Iterator[Callable[[dict[str, float]], None]]:
-    """Gives a function that takes each finished step's metrics and shows loss, accuracy and images/s."""
+def step_bar(steps: int, done: int, shown: bool) -> Iterator[Callable[[str], None]]:
+    """Yield a function that moves the bar one step on, beside a short text about that step."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
@@ -17,11 +18,4 @@ def step_bar(steps: int, done: int, shown: bool) -> Iterator[Callable[[dict[str,
     columns = [TextColumn("step"), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn(), described]
     with Progress(*columns, console=console, disable=not (shown and console.is_terminal)) as bar:
         task = bar.add_task("", total=steps, completed=done)
-
-        def advance(row: dict[str, float]) -> None:
-            message = (
-                f"loss {row['loss']:.3f}, accuracy {row['accuracy']:.1%}, {row['images_per_s']:.1f} images/s"
-            )
-            bar.update(task, advance=1, description=message)
-
-        yield advance
+        yield lambda text: bar.update(task, advance=1, description=escape(text))

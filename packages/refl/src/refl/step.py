@@ -1,0 +1,197 @@
+"""One step of training: rollouts and losses of a rank's micro-batches, one exchange, clip, update."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .config import TrainConfig
+from .gradients import average_gradients, clip_gradients, zero_gradient_share
+from .objective import MicroStep, Objective
+from .prompts import DataOrder
+from .trainable import Trainable
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+@dataclass(frozen=True)
+class RewardStatistics:
+    """One reward over all images of a step: mean and standard deviation."""
+
+    mean: float
+    std: float
+
+
+@dataclass(frozen=True)
+class StepMetrics:
+    """What a step measured over all ranks.
+
+    Attributes:
+        loss: sum of all terms.
+        loss_terms: each term by name: reward, and distance and pretraining where they are used.
+        rewards: by name, those trained and those held out.
+        zero_gradient: share of images to which no gradient came; their reward is saturated.
+        gradient_norm: before clipping.
+        lr: learning rate of the next step.
+        images_per_s: images of all ranks in a second.
+        finite: whether loss, rewards and gradient are finite, so that the optimizer took the step.
+        peak_memory_mb: of the GPU so far; None on a CPU.
+    """
+
+    loss: float
+    loss_terms: dict[str, float]
+    rewards: dict[str, RewardStatistics]
+    zero_gradient: float
+    gradient_norm: float
+    lr: float
+    images_per_s: float
+    finite: bool
+    peak_memory_mb: float | None = None
+
+    def row(self) -> dict[str, float]:
+        """Return the line of metrics.jsonl."""
+        row = {f"loss/{name}": value for name, value in self.loss_terms.items()}
+        row |= {f"reward/{name}": reward.mean for name, reward in self.rewards.items()}
+        row |= {f"reward/{name}/std": reward.std for name, reward in self.rewards.items()}
+        row |= {
+            "loss": self.loss,
+            "zero_gradient": self.zero_gradient,
+            "gradient_norm": self.gradient_norm,
+            "lr": self.lr,
+            "images_per_s": self.images_per_s,
+        }
+        return row if self.peak_memory_mb is None else row | {"peak_memory_mb": self.peak_memory_mb}
+
+    def summary(self) -> str:
+        """Return a few words for the progress bar."""
+        return ", ".join(f"{name} {reward.mean:.3f}" for name, reward in self.rewards.items())
+
+
+class TrainingStep:
+    """Calling it takes one optimizer step.
+
+    Args:
+        prompts: those trained on.
+        optimizer: as accelerate prepared it.
+        lr_schedule: moves the learning rate after each step that is taken.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        objective: Objective,
+        prompts: Sequence[str],
+        trainable: Trainable,
+        optimizer: Any,
+        lr_schedule: Any,
+        accelerator: Accelerator,
+    ):
+        self.config, self.objective, self.prompts, self.trainable = config, objective, prompts, trainable
+        self.optimizer, self.lr_schedule, self.accelerator = optimizer, lr_schedule, accelerator
+        self.order = DataOrder(len(prompts), config.run.seed)
+        self.trained = [r.name for r in config.rewards if r.weight]  # held-out rewards decide nothing
+
+    def __call__(self, number: int) -> StepMetrics:
+        """Take step ``number``, counted from 0. It is skipped if a reward or the gradient is not finite."""
+        config, accelerator, started = self.config, self.accelerator, time.perf_counter()
+        run, optimizer = config.run, config.optimizer
+        plan = config.strategy.plan(config.rollout.steps, random.Random(f"{run.seed} {number}"))
+        means = _Means(accelerator, run.accumulation, self.trained)
+        for micro in range(run.accumulation):
+            indices = self._indices(number, micro, run.batch_size)
+            prompts = [self.prompts[self.order[index]] for index in indices]
+            pretraining = self._indices(number, micro, config.loss.pretraining_batch_size)
+            made = self.objective.loss(number, indices, prompts, plan, pretraining)
+            accelerator.backward(made.loss / run.accumulation)
+            means.add(made)
+            del made
+        parameters = self.trainable.parameters
+        average_gradients(accelerator, parameters)
+        norm = clip_gradients(accelerator, self.optimizer, parameters, optimizer.max_grad_norm)
+        means.exchange()
+        finite = math.isfinite(norm) and not means.nonfinite
+        self._update(finite)
+        images = run.batch_size * run.accumulation * accelerator.num_processes
+        on_gpu = accelerator.device.type == "cuda"
+        return StepMetrics(
+            loss=means.loss,
+            loss_terms=means.loss_terms(),
+            rewards=means.rewards(),
+            zero_gradient=means.zero_gradient,
+            gradient_norm=norm,
+            lr=self.lr_schedule.get_last_lr()[0],
+            images_per_s=images / (time.perf_counter() - started),
+            finite=finite,
+            peak_memory_mb=torch.cuda.max_memory_allocated() / 2**20 if on_gpu else None,
+        )
+
+    def _update(self, finite: bool) -> None:
+        if finite:
+            self.optimizer.step()
+            self.lr_schedule.step()
+            self.trainable.update_ema()
+        elif self.accelerator.scaler is not None:  # scales down if the gradient overflowed, ready again
+            self.accelerator.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _indices(self, number: int, micro: int, batch_size: int) -> list[int]:
+        """Return this rank's indices into the endless sequence of samples, for one micro-batch."""
+        ranks, rank = self.accelerator.num_processes, self.accelerator.process_index
+        first = ((number * self.config.run.accumulation + micro) * ranks + rank) * batch_size
+        return list(range(first, first + batch_size))
+
+
+class _Means:
+    """Means over micro-batches, then over ranks.
+
+    Args:
+        micro_batches: how many are added.
+        trained: names of the rewards that must be finite.
+    """
+
+    def __init__(self, accelerator: Accelerator, micro_batches: int, trained: Sequence[str]):
+        self.accelerator, self.micro_batches, self.trained = accelerator, micro_batches, trained
+        self.terms: list[str] = []
+        self.names: list[str] = []
+        self.sums: Tensor | None = None
+        self.loss = self.zero_gradient = self.nonfinite = math.nan
+        self._rest: list[float] = []
+
+    def add(self, made: MicroStep) -> None:
+        """Add a micro-batch after its backward pass."""
+        self.terms, self.names = list(made.loss_terms), list(made.rewards)
+        rewards = made.rewards
+        seen = [made.loss.detach().float(), *(rewards[name].float().mean() for name in self.trained)]
+        nonfinite = (~torch.isfinite(torch.stack(seen))).any()
+        untouched = torch.tensor(zero_gradient_share(made.pixels))
+        values = [made.loss.detach(), untouched, nonfinite, *made.loss_terms.values()]
+        values += [reward.mean() for reward in rewards.values()]
+        values += [reward.double().pow(2).mean() for reward in rewards.values()]
+        device = self.accelerator.device
+        row = torch.stack([value.to(device, torch.float64) for value in values]) / self.micro_batches
+        self.sums = row if self.sums is None else self.sums + row
+
+    def exchange(self) -> None:
+        """Average over all ranks."""
+        assert self.sums is not None
+        mean = self.accelerator.reduce(self.sums, reduction="mean")
+        self.loss, self.zero_gradient, self.nonfinite, *self._rest = mean.tolist()
+
+    def loss_terms(self) -> dict[str, float]:
+        return dict(zip(self.terms, self._rest))
+
+    def rewards(self) -> dict[str, RewardStatistics]:
+        values = self._rest[len(self.terms) :]
+        means, squares = values[: len(self.names)], values[len(self.names) :]
+        return {
+            name: RewardStatistics(mean, math.sqrt(max(square - mean**2, 0.0)))
+            for name, mean, square in zip(self.names, means, squares)
+        }
