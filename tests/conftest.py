@@ -1,8 +1,12 @@
 """Fixtures of several packages' tests."""
 
+import os
 import signal
 
 import pytest
+
+# Models here are tiny, and tests run side by side: threads would only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
