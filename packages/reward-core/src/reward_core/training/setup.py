@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from PIL import Image
 
-from ..errors import DataWarning, InputError, MissingExtraError
+from ..errors import InputError, MissingExtraError
 from ..inputs.image_file import ImageSource, image_name, image_state
 from ..models.imagereward.reward_model import RewardModel
-from ..rankings import RankedPrompt, read_splits
+from ..rankings import RankedPrompt
+from ..rankings.splits import available_splits
 from .config import TrainingConfig
 from .float32_attention import use_float32_attention
 from .freezing import freeze
@@ -101,11 +101,7 @@ def prepare_splits(
     if given is None:
         if not settings.data:
             raise InputError("no data given: --data takes a folder with train.json, or a file of rankings")
-        with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", DataWarning
-            )  # what is done without a validation set is told below
-            given = read_splits(settings.data, settings.images or None)
+        given = available_splits(settings.data, settings.images or None)  # one without validation is reported
     if not given.get("train"):
         raise InputError("no groups to train on")
     had = bool(given.get("validation"))
