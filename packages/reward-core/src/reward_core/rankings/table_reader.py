@@ -10,6 +10,8 @@ from typing import Any
 
 from ..errors import InputError
 from ..files.json_file import parse_json, read_json
+from ..files.parquet import read_cells
+from ..files.tables import TableBudget, bounded_lines, open_table, table_lines
 from .stored_images import ParquetImage
 
 LINES = (".jsonl", ".ndjson")
@@ -56,14 +58,14 @@ def _json(path: Path) -> list[tuple[int, Any]]:
 
 
 def _lines(path: Path) -> list[tuple[int, Any]]:
-    records = []
-    with path.open(encoding="utf-8") as file:
+    records, budget, i = [], TableBudget(), 0
+    with open_table(path) as file:
         try:
-            for i, line in enumerate(file, 1):
+            for i, line in enumerate(bounded_lines(file), 1):
                 if line.strip():
-                    records.append((i, parse_json(line)))
+                    records.append((i, parse_json(line, budget)))
         except ValueError as error:  # no JSON, or no UTF-8
-            raise InputError(f"{path}: line {len(records) + 1} cannot be read as JSON: {error}") from error
+            raise InputError(f"{path}: line {i} cannot be read as JSON: {error}") from error
     if not records:
         raise InputError(f"{path}: a JSON object on each line was expected; there is none")
     return records
@@ -71,11 +73,11 @@ def _lines(path: Path) -> list[tuple[int, Any]]:
 
 def _csv(path: Path) -> Rows:
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, strict=True)
+        with open_table(path, "utf-8-sig", newline="") as file:
+            reader = csv.DictReader(table_lines(file), strict=True)
             rows = [(reader.line_num, row) for row in reader]
             columns = list(reader.fieldnames or ())
-    except (csv.Error, UnicodeDecodeError) as error:
+    except (csv.Error, ValueError) as error:  # no UTF-8, or too much
         raise InputError(f"{path}: cannot be read as CSV: {error}") from error
     if not rows:
         raise InputError(f"{path}: a first line of column names and rows below it were expected")
@@ -96,8 +98,8 @@ def _parquet(path: Path) -> Rows:
             schema = file.schema_arrow
             images = [field.name for field in schema if holds_images(field.type)]
             plain = [field.name for field in schema if field.name not in images]
-            cells = file.read(plain).to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
+            cells = read_cells(file, plain)
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as Parquet: {error}") from error
     if not cells:
         raise InputError(f"{path}: holds no rows")

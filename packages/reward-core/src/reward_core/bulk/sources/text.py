@@ -13,9 +13,10 @@ from typing import Any
 
 from ...errors import InputError
 from ...files.json_file import parse_json
+from ...files.tables import too_long
 from ..input_row import InputRow, input_row
-from .base import STRIDE, Lines, Source, check_columns, check_rows
-from .csv_records import BadRecord, csv_records
+from .base import STRIDE, Lines, LongLine, Source, check_columns, check_rows
+from .csv_records import BadRecord, csv_records, first_record
 from .csv_separator import separator_error
 
 #: Among so many first records of JSON lines, one must have the columns; a misspelt name is told at once.
@@ -90,7 +91,7 @@ class CsvSource(TextSource):
         if error is not None:
             raise InputError(f"Cannot read '{self.path}': {error}")
         try:
-            header = next(csv.reader(lines, strict=True), [])
+            header = first_record(lines)
         except csv.Error as error:
             reason = f"its header is not CSV: {error}"
             if "new-line" in str(error):
@@ -125,7 +126,7 @@ class JsonlSource(TextSource):
             check_columns(self.path, columns, (self.prompt_column, self.image_column))
 
     def records(self, lines: Lines) -> Iterator[tuple[tuple[int, int], str]]:
-        return (((lines.position, lines.number), line) for line in lines if line.strip())
+        return (((lines.position, lines.number), line) for line in lines if _has_text(line))
 
     def to_row(self, record: str) -> InputRow:
         found = json_object(record)
@@ -134,8 +135,14 @@ class JsonlSource(TextSource):
         return input_row(found.get(self.prompt_column), found.get(self.image_column), self.images)
 
 
+def _has_text(line: str) -> bool:
+    return isinstance(line, LongLine) or not line.isspace()
+
+
 def json_object(line: str) -> dict[str, Any] | str:
     """The object in a line, or what is wrong with it."""
+    if isinstance(line, LongLine):
+        return f"not a line of JSON: {too_long()}"
     try:
         found = parse_json(line)
     except ValueError as error:
