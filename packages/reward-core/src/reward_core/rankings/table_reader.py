@@ -58,14 +58,15 @@ def _json(path: Path) -> list[tuple[int, Any]]:
 
 
 def _lines(path: Path) -> list[tuple[int, Any]]:
-    records, budget, i = [], TableBudget(), 0
-    with open_table(path) as file:
-        try:
-            for i, line in enumerate(bounded_lines(file), 1):
+    records, budget, number = [], TableBudget(), 0
+    try:
+        with open_table(path) as file:
+            for line in bounded_lines(file):
                 if line.strip():
-                    records.append((i, parse_json(line, budget)))
-        except ValueError as error:  # no JSON, or no UTF-8
-            raise InputError(f"{path}: line {i} cannot be read as JSON: {error}") from error
+                    records.append((number + 1, parse_json(line, budget)))
+                number += 1
+    except ValueError as error:  # no JSON, no UTF-8, or too much
+        raise InputError(f"{path}: line {number + 1} cannot be read as JSON: {error}") from error
     if not records:
         raise InputError(f"{path}: a JSON object on each line was expected; there is none")
     return records

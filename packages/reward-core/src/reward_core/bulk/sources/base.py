@@ -84,9 +84,8 @@ class Lines:
             self._skip_rest(line)
             return LongLine(line[:LONG_LINE_SHOWN].decode("utf-8", "replace"))
         text = line.decode("utf-8", "surrogateescape")
-        return (
-            text.removeprefix("\ufeff") if self.position == len(line) else text
-        )  # as Excel begins its files
+        # Excel begins its files with a byte order mark.
+        return text.removeprefix("\ufeff") if self.position == len(line) else text
 
     def _read(self) -> bytes:
         part = self.file.readline(self.most + 1)

@@ -19,6 +19,8 @@ from .base import STRIDE, Lines, LongLine, Source, check_columns, check_rows
 from .csv_records import BadRecord, csv_records, first_record
 from .csv_separator import separator_error
 
+#: Among so many first rows of a CSV, one must have as many fields as its header.
+CHECKED_ROWS = 1000
 #: Among so many first records of JSON lines, one must have the columns; a misspelt name is told at once.
 CHECKED_RECORDS = 100
 
@@ -100,6 +102,21 @@ class CsvSource(TextSource):
         check_columns(self.path, header, (self.prompt_column, self.image_column))
         self.columns = len(header)
         self.prompt_at, self.image_at = header.index(self.prompt_column), header.index(self.image_column)
+        self._check_first_rows()
+
+    def _check_first_rows(self) -> None:
+        """Raise InputError if there are many first rows and none is a row of the table."""
+        with self.path.open("rb") as file:
+            lines = Lines(file)
+            first_record(lines)
+            first = [record for _, record in islice(self.records(lines), CHECKED_ROWS)]
+        bad = [record for record in first if isinstance(record, BadRecord) or len(record) != self.columns]
+        if len(bad) == CHECKED_ROWS:
+            reason = bad[0] if isinstance(bad[0], BadRecord) else f"the first has {len(bad[0])}"
+            raise InputError(
+                f"Cannot read {str(self.path)!r}: none of its first {CHECKED_ROWS:,} rows has {self.columns} "
+                f"fields as its header has ({reason}). Check its quotes and separators."
+            )
 
     def records(self, lines: Lines) -> Iterator[tuple[tuple[int, int], list[str] | BadRecord]]:
         return csv_records(lines, self.columns, self.image_at)
