@@ -170,25 +170,31 @@ def test_invalid_runs_are_refused(shapes, command, tmp_path):
             pass
 
 
-def test_clip_and_aesthetic_share_a_tower(tmp_path):
-    """Both from one pass over the images give what each alone gives; a bad image stays a row."""
+def small_clip_and_aesthetic():
     import torch
-    from PIL import Image
     from tokenizers import Tokenizer, models
 
-    from reward_benchmark.scorers import SharedTower, bundles
     from reward_core.models.clip.config import ClipConfig
     from reward_core.models.clip.scorer import ClipScorer, ClipTokenizer
 
-    assert bundles(["CLIP", "BLIP", "Aesthetic"]) == [("CLIP", "Aesthetic"), ("BLIP",)]
-    assert bundles(["Aesthetic", "BLIP"]) == [("Aesthetic",), ("BLIP",)]
     torch.manual_seed(0)
     config = ClipConfig(28, 14, 16, 1, 2, 32, 16, 1, 2, 32, 10, 8, 12)
     tokenizer = ClipTokenizer(Tokenizer(models.WordLevel({"a": 8, "b": 9}, "a")), 8)
     clip = ClipScorer(config, tokenizer).eval().requires_grad_(False)
     head = {"layers.0.weight": torch.randn(4, 12), "layers.0.bias": torch.zeros(4)}
     head |= {"layers.2.weight": torch.randn(1, 4), "layers.2.bias": torch.zeros(1)}
-    both = {"CLIP": clip, "Aesthetic": clip.with_head((4, 1), head, "head")}
+    return {"CLIP": clip, "Aesthetic": clip.with_head((4, 1), head, "head")}
+
+
+def test_clip_and_aesthetic_share_a_tower(tmp_path):
+    """Both from one pass over the images give what each alone gives; a bad image stays a row."""
+    from PIL import Image
+
+    from reward_benchmark.scorers import SharedTower, bundles
+
+    assert bundles(["CLIP", "BLIP", "Aesthetic"]) == [("CLIP", "Aesthetic"), ("BLIP",)]
+    assert bundles(["Aesthetic", "BLIP"]) == [("Aesthetic",), ("BLIP",)]
+    both = small_clip_and_aesthetic()
     images = [
         Image.effect_noise((30, 40), 90).convert("RGB"),
         tmp_path / "none.png",
@@ -204,6 +210,38 @@ def test_clip_and_aesthetic_share_a_tower(tmp_path):
         )
         for row, other in zip(found[name], single_rows):
             assert row.score == pytest.approx(other.score, abs=1e-6)
+
+
+def test_a_shared_tower_keeps_few_images_open(tmp_path):
+    import gc
+
+    from PIL import Image
+
+    from reward_benchmark.scorers import SharedTower
+    from reward_core.inputs.image_file import StoredImage
+
+    Image.effect_noise((30, 40), 90).save(tmp_path / "a.png")
+    content, alive = (tmp_path / "a.png").read_bytes(), []
+
+    class Counting(StoredImage):
+        name = "a.png"
+
+        def read(self):
+            alive.append(sum(issubclass(type(thing), Image.Image) for thing in gc.get_objects()))
+            return content
+
+    before = sum(issubclass(type(thing), Image.Image) for thing in gc.get_objects())
+    images = [Counting() for _ in range(12)]
+    found = SharedTower(small_clip_and_aesthetic()).score_all(["a"] * 12, images, 2)
+    assert len(found["CLIP"]) == len(alive) == 12
+    assert max(alive) - before <= 4
+
+
+def test_a_shared_tower_scores_a_group_without_a_readable_image(tmp_path):
+    from reward_benchmark.scorers import SharedTower
+
+    found = SharedTower(small_clip_and_aesthetic()).score_all(["a"], [tmp_path / "none.png"], None)
+    assert [(row.score, row.error) for rows in found.values() for row in rows] == [(None, "no such file")] * 2
 
 
 def test_html_report_stands_alone(shapes, command):

@@ -1,6 +1,7 @@
 """A run's data: going on with other data is refused, and a broken image is passed over."""
 
 import dataclasses
+import gzip
 import io
 import tarfile
 
@@ -98,3 +99,65 @@ def test_16_bit_images_are_warned_of_once(tmp_path):
     with pytest.warns(ClippedLevelsWarning, match="png: mode 'I;16' with levels 9000 to 9000") as caught:
         captioned.batch([0, 1, 2, 3], 16, 16)
     assert len(caught) == 1
+
+
+def saved_dataset(folder):
+    datasets = pytest.importorskip("datasets")
+    files = [str(path) for path in sorted(write_images(folder / "data").glob("*.png"))]
+    data = datasets.Dataset.from_dict({"image": files, "text": [f"flat colour {i}" for i in range(4)]})
+    data.cast_column("image", datasets.Image()).save_to_disk(folder / "saved")
+    return folder / "saved"
+
+
+def open_source(tmp_path, source):
+    return open_captioned(dataclasses.replace(settings(tmp_path / "run").loss, pretraining_data=str(source)))
+
+
+def test_images_of_a_dataset_are_those_of_its_files(tmp_path):
+    saved = saved_dataset(tmp_path)
+    pixels, captions = open_source(tmp_path, saved).batch([0, 1, 2, 3], 16, 16)
+    expected, words = open_source(tmp_path, tmp_path / "data").batch([0, 1, 2, 3], 16, 16)
+    assert torch.equal(pixels, expected)
+    assert captions == words
+
+
+@pytest.mark.parametrize("kind", ["folder", "tar", "dataset"])
+def test_an_image_over_the_bound_on_pixels_is_named(tmp_path, monkeypatch, capsys, kind):
+    saved = saved_dataset(tmp_path)
+    data = tmp_path / "data"
+    sources = {"folder": data, "tar": as_tar(data, tmp_path / "data.tar"), "dataset": saved}
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)  # twice as many are refused
+    with pytest.raises(PromptFileError, match="4 images in a row cannot be read"):
+        open_source(tmp_path, sources[kind]).get(0, 16, 16)
+    assert "REWARD_CORE_MAX_IMAGE_PIXELS sets another limit" in capsys.readouterr().err
+
+
+def test_files_in_a_tar_over_the_bound_on_bytes_are_named(tmp_path, monkeypatch, capsys):
+    tar = as_tar(write_images(tmp_path / "data"), tmp_path / "data.tar")
+    for name in ("MAX_IMAGE_FILE_BYTES", "MAX_CAPTION_BYTES"):
+        with monkeypatch.context() as patch:
+            patch.setenv(f"REWARD_CORE_{name}", "5")
+            with pytest.raises(PromptFileError, match="4 images in a row cannot be read"):
+                open_source(tmp_path, tar).get(0, 16, 16)
+        assert f"REWARD_CORE_{name} sets another limit" in capsys.readouterr().err
+
+
+def test_a_compressed_or_damaged_tar_is_refused(tmp_path):
+    tar = as_tar(write_images(tmp_path / "data"), tmp_path / "data.tar")
+    content = tar.read_bytes()
+    (tmp_path / "packed.tar").write_bytes(gzip.compress(content))
+    with pytest.raises(PromptFileError, match="the tar is compressed"):
+        open_source(tmp_path, tmp_path / "packed.tar")
+    (tmp_path / "cut.tar").write_bytes(content[:700])
+    with pytest.raises(PromptFileError, match="no readable tar"):
+        open_source(tmp_path, tmp_path / "cut.tar")
+
+
+def test_postscript_in_a_dataset_is_no_image(tmp_path, capsys):
+    datasets = pytest.importorskip("datasets")
+    content = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 50 50\n%%EndComments\nshowpage\n%%EOF\n"
+    data = datasets.Dataset.from_dict({"image": [{"bytes": content, "path": None}], "text": ["a cat"]})
+    data.cast_column("image", datasets.Image()).save_to_disk(tmp_path / "saved")
+    with pytest.raises(PromptFileError, match="1 images in a row cannot be read"):
+        open_source(tmp_path, tmp_path / "saved").get(0, 16, 16)
+    assert "row 0 cannot be read (not an image in any format" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 import dataclasses
 import http.server
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -220,6 +221,25 @@ def test_invalid_prompt_files(tmp_path, name, content, message):
     with pytest.raises(PromptFileError, match=message) as caught:
         read_prompts(tmp_path / name)
     assert name in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.csv", "a.tsv", "a.txt"])
+def test_prompt_files_over_a_bound_are_refused(tmp_path, monkeypatch, name):
+    rows = ['{"prompt": "a"}' if "json" in name else "a"] * 500
+    text = f"[{','.join(rows)}]" if name == "a.json" else "\n".join(["prompt", *rows][".json" in name :])
+    (tmp_path / name).write_text(text)
+    assert len(read_prompts(tmp_path / name)) >= 500
+    for limit in ("VALUES", "JSON_BYTES"):
+        with monkeypatch.context() as patch:
+            patch.setenv(f"REWARD_CORE_MAX_{limit}", "900")
+            with pytest.raises(PromptFileError, match=f"REWARD_CORE_MAX_{limit} sets another limit"):
+                read_prompts(tmp_path / name)
+
+
+def test_a_pipe_of_prompts_is_refused_without_waiting(tmp_path):
+    os.mkfifo(tmp_path / "a.txt")
+    with pytest.raises(PromptFileError, match="this is a named pipe"):
+        read_prompts(tmp_path / "a.txt")
 
 
 def test_the_order_shuffles_each_epoch_again():

@@ -199,7 +199,9 @@ def test_non_images_are_named_by_their_type(model, good, method, image):
 
 
 @pytest.mark.parametrize(
-    "images", ["a.png", b"a.png", Path("a.png"), Image.new("RGB", (9, 9)), None, 3, {}], ids=repr
+    "images",
+    ["a.png", b"a.png", Path("a.png"), Image.new("RGB", (9, 9)), None, 3, {}],
+    ids=lambda image: type(image).__name__,
 )
 def test_a_single_image_is_not_a_list(model, images):
     expected = f"^a list of images was expected, got {type(images).__name__}$"

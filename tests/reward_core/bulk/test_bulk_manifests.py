@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,9 @@ from bulk_inputs import FAST, keep_first_shard, make_images, rows_of
 pytest.importorskip("pyarrow")
 import pyarrow
 import pyarrow.parquet
+
+from reward_core.bulk import Manifest
+from reward_core.errors import InputError
 
 COUNT = 12
 
@@ -254,3 +258,69 @@ def test_another_folder_of_images_is_refused(command, inputs, tmp_path, form):
     assert done.returncode == 2
     assert f"input was {{images {inputs}}}, now {{images {other}}}" in done.stderr
     assert command(*arguments, inputs).returncode == 0
+
+
+# Bounds
+
+
+@pytest.mark.parametrize("extension", [".csv", ".jsonl"])
+def test_a_line_longer_than_the_bound_is_a_row_with_its_error(tmp_path, monkeypatch, extension):
+    monkeypatch.setenv("REWARD_CORE_MAX_LINE_BYTES", "5000")
+    prompts = [f"a red circle {i}" for i in range(1500)]
+    prompts[700] = "long " * 20_000
+    if extension == ".csv":
+        text = "image,prompt\n" + "".join(f"{i}.png,{prompt}\n" for i, prompt in enumerate(prompts))
+    else:
+        text = "".join(json.dumps({"image": f"{i}.png", "prompt": p}) + "\n" for i, p in enumerate(prompts))
+    source = Manifest(write(tmp_path / f"pairs{extension}", text)).open(tmp_path)
+    rows = list(source.read(0))
+    assert len(rows) == source.rows == 1500
+    assert "the line is longer than 5,000 bytes (REWARD_CORE_MAX_LINE_BYTES sets another" in rows[700].error
+    assert [row.prompt for row in rows if row.error is None] == prompts[:700] + prompts[701:]
+    for start in (1, 512, 700, 1024, 1499):
+        assert list(source.read(start)) == rows[start:]
+
+
+def test_a_file_of_one_endless_line_is_one_row_with_its_error(tmp_path, monkeypatch):
+    monkeypatch.setenv("REWARD_CORE_MAX_LINE_BYTES", "5000")
+    first = json.dumps({"image": "0.png", "prompt": "a dog"})
+    source = Manifest(write(tmp_path / "pairs.jsonl", first + "\n" + "[" * 100_000)).open(tmp_path)
+    assert [row.error is None for row in source.read(0)] == [True, False]
+
+
+QUOTES = {"fields that open the next": 'a",",\n', "an open field": '"a\n', "a quote at the end": 'x,"\n'}
+
+
+@pytest.mark.parametrize("kind", QUOTES)
+def test_many_open_quotes_cost_no_more_than_as_many_rows(tmp_path, kind):
+    text = "image,prompt\n0.png,a dog\n" + QUOTES[kind] * 12_000
+    manifest = write(tmp_path / "pairs.csv", text)
+    begun = time.process_time()
+    source = Manifest(manifest).open(tmp_path)
+    assert time.process_time() - begun < 2
+    rows = list(source.read(0))
+    for start in (1, 511, 512, 513, source.rows - 1):
+        assert list(source.read(start)) == rows[start:]
+
+
+def test_a_header_that_never_ends_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("REWARD_CORE_MAX_LINE_BYTES", "5000")
+    with pytest.raises(InputError, match="its header is not CSV") as raised:
+        Manifest(write(tmp_path / "pairs.csv", "image,prompt" + ',"a\n' * 10_000)).open(tmp_path)
+    assert len(str(raised.value)) < 1000
+
+
+def test_prompts_of_many_lines_are_read_whole(tmp_path):
+    prompt = "\n".join(f"line {i} of a long prompt, with commas" for i in range(1000))
+    text = "image,prompt\n" + "".join(f'{i}.png,"{prompt}"\n' for i in range(600))
+    source = Manifest(write(tmp_path / "pairs.csv", text)).open(tmp_path)
+    assert [row.prompt for row in source.read(0)] == [prompt] * 600
+
+
+@pytest.mark.parametrize("line", ["a\n", '"a,0.png\n', "a,b,c,d\n"])
+def test_a_csv_of_which_no_row_fits_the_header_is_refused(tmp_path, line):
+    text = "image,prompt\n" + line * 999
+    assert Manifest(write(tmp_path / "pairs.csv", text)).open(tmp_path).rows == 999
+    with pytest.raises(InputError, match=r"none of its first 1,000 rows has 2 fields .* Check its quotes"):
+        Manifest(write(tmp_path / "pairs.csv", text + line)).open(tmp_path)
+    assert Manifest(write(tmp_path / "pairs.csv", f"{text}0.png,a dog\n{line}")).open(tmp_path).rows == 1001

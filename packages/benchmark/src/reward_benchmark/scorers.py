@@ -96,21 +96,16 @@ class SharedTower:
         self, prompts: Sequence[str], images: Sequence[ImageSource], batch_size: int | None
     ) -> dict[str, list[ScoredRow]]:
         """A row per image for each scorer."""
-        opened, errors = {}, {}
-        for i, image in enumerate(images):
-            try:
-                opened[i] = open_image(image)
-            except ImageError as error:
-                errors[i] = error.reason
         first = next(iter(self.scorers.values()))
-        features = first.encode_images(list(opened.values()), batch_size=batch_size) if opened else None
+        features, errors = first.encode_readable_images(images, batch_size=batch_size)
+        readable = [i for i in range(len(images)) if i not in errors]
+        readable_prompts = [prompts[i] for i in readable]
         found = {}
         for name, scorer in self.scorers.items():
             scores: list[float] = []
-            if features is not None:
-                opened_prompts = [prompts[i] for i in opened]
-                scores = scorer.score_pairs(opened_prompts, features, batch_size=batch_size).tolist()
-            by_index = dict(zip(opened, scores))
+            if readable:
+                scores = scorer.score_pairs(readable_prompts, features, batch_size=batch_size).tolist()
+            by_index = dict(zip(readable, scores))
             found[name] = [
                 ScoredRow(prompt, image_name(image), by_index.get(i), errors.get(i))
                 for i, (prompt, image) in enumerate(zip(prompts, images))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import logging
 import os
-import tarfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -16,12 +15,13 @@ import torch
 from PIL import ImageOps
 from torch import Tensor
 
+from reward_core.bulk.sources.tar_file import DamagedTarError, is_compressed, members, open_tar
 from reward_core.errors import ImageError
 from reward_core.files.foreign_bytes import guarded, read_regular, reason
-from reward_core.files.limits import MAX_CAPTION_BYTES
+from reward_core.files.limits import MAX_CAPTION_BYTES, MAX_IMAGE_FILE_BYTES, Limit
 from reward_core.inputs.clipped_levels import FirstClippedImage
 from reward_core.inputs.image_file import ImageSource, decoded_image
-from reward_core.rankings.stored_images import ReadImage
+from reward_core.rankings.stored_images import DatasetImage, ReadImage
 
 from .config import LossConfig
 from .errors import PromptFileError
@@ -145,12 +145,16 @@ def _from_tars(pattern: str) -> list[ImageEntry]:
     entries = []
     for path in sorted(glob.glob(pattern)):
         try:
-            with tarfile.open(path) as archive:
-                members = {member.name: member for member in archive if member.isfile()}
-        except tarfile.TarError as error:
+            with open_tar(path) as tar:
+                if is_compressed(tar):
+                    raise PromptFileError(
+                        f"Cannot read {path!r}: the tar is compressed. Unpack it to a plain tar."
+                    )
+                found = {member.name: member for member in members(tar)}
+        except DamagedTarError as error:
             raise PromptFileError(f"{path}: no readable tar ({error})") from error
-        for name, member in members.items():
-            caption = members.get(str(PurePosixPath(name).with_suffix(".txt")))
+        for name, member in found.items():
+            caption = found.get(str(PurePosixPath(name).with_suffix(".txt")))
             if PurePosixPath(name).suffix.lower() in SUFFIXES and caption is not None:
                 location = (path, member.offset_data, member.size)
                 words = (path, caption.offset_data, caption.size)
@@ -165,7 +169,11 @@ def _from_tars(pattern: str) -> list[ImageEntry]:
     return entries
 
 
-def _read(path: str, offset: int, size: int) -> bytes:
+def _read(path: str, offset: int, size: int, most: Limit) -> bytes:
+    if size > most.value:
+        raise ValueError(
+            f"the file is too large: {size:,} bytes, at most {most.value:,} are read ({most.advice})"
+        )
     with open(path, "rb") as file:
         file.seek(offset)
         return file.read(size)
@@ -176,14 +184,14 @@ def _text_of_file(path: Path) -> str:
 
 
 def _image_at(name: str, path: str, offset: int, size: int) -> ReadImage:
-    return ReadImage(name, _read(path, offset, size))
+    return ReadImage(name, _read(path, offset, size, MAX_IMAGE_FILE_BYTES))
 
 
 def _text_at(path: str, offset: int, size: int) -> str:
-    return _read(path, offset, size).decode()
+    return _read(path, offset, size, MAX_CAPTION_BYTES).decode()
 
 
-def _image_cell(data: Any, row: int, column: str) -> ImageSource:
+def _path_cell(data: Any, source: str, column: str, row: int) -> ImageSource:
     return data[row][column]
 
 
@@ -210,9 +218,16 @@ def _from_dataset(config: LossConfig) -> list[ImageEntry]:
         )
     captions = data.select_columns([caption])
     images = data.select_columns([image])
+    open_cell: Callable[..., ImageSource] = _path_cell
+    if isinstance(images.features[image], datasets.Image):
+        # The library would decode without bounds.
+        images, open_cell = images.cast_column(image, datasets.Image(decode=False)), DatasetImage
     return [
         ImageEntry(
-            f"row {n}", 0, partial(_image_cell, images, n, image), partial(_text_cell, captions, n, caption)
+            f"row {n}",
+            0,
+            partial(open_cell, images, source, image, n),
+            partial(_text_cell, captions, n, caption),
         )
         for n in range(len(data))
     ]

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from reward_core.files.json_file import parse_json
+from reward_core.files.foreign_bytes import NotReadableError, read_regular
+from reward_core.files.json_file import MAX_JSON_BYTES, parse_json
+from reward_core.files.tables import TableBudget
 
 from .errors import PromptFileError
 
@@ -32,7 +34,11 @@ def read_prompts(file: str | os.PathLike[str]) -> list[str]:
     """
     path = Path(file)
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = (
+            read_regular(path, MAX_JSON_BYTES).decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+        )
+    except NotReadableError as error:
+        raise PromptFileError(f"{file}: cannot be read: {error}") from error
     except OSError as error:
         raise PromptFileError(f"{file}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
@@ -42,15 +48,19 @@ def read_prompts(file: str | os.PathLike[str]) -> list[str]:
         if path.suffix == ".json":
             entries = parse_json(text)
         elif path.suffix == ".jsonl":
-            entries = [parse_json(line) for line in text.split("\n") if line.strip()]
+            budget = TableBudget()
+            entries = [parse_json(line, budget) for line in text.split("\n") if line.strip()]
         elif path.suffix.lower() in (".csv", ".tsv"):
+            _check_size(text)
             entries = _column(file, text, "," if path.suffix.lower() == ".csv" else "\t")
         else:
+            _check_size(text)
             entries = text.split("\n")
     except PromptFileError:
         raise
     except ValueError as error:
-        raise PromptFileError(f"{file}: no JSON ({error})") from error
+        problem = "no JSON" if path.suffix in (".json", ".jsonl") else "cannot be read"
+        raise PromptFileError(f"{file}: {problem} ({error})") from error
     if not isinstance(entries, list):
         raise PromptFileError(f"{file}: must hold a list of prompts, holds {type(entries).__name__}")
     prompts = [_prompt(file, number, entry) for number, entry in enumerate(entries, start=1)]
@@ -58,6 +68,11 @@ def read_prompts(file: str | os.PathLike[str]) -> list[str]:
     if not prompts:
         raise PromptFileError(f"{file}: holds no prompt")
     return prompts
+
+
+def _check_size(text: str) -> None:
+    """Raise ValueError for more lines and cells than a file of prompts may have."""
+    TableBudget().take(8 * text.count("\n") + text.count(",") + text.count("\t"), len(text))
 
 
 def _column(file: str | os.PathLike[str], text: str, delimiter: str) -> list[str]:

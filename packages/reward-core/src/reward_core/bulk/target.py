@@ -12,7 +12,6 @@ import glob
 import json
 import os
 import re
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -23,6 +22,7 @@ from ..errors import InputError, OutputError, StaleScoresWarning
 from ..files.atomic_write import atomic_write
 from ..files.parquet import load_pyarrow
 from ..files.score_file import write_rows_as
+from ..runs.caller_warning import warn_caller
 from ..runs.run_lock import take_lock
 from .image_states import changed_shards, states_digest
 from .input_row import error_kind
@@ -240,7 +240,7 @@ class Target:
                 f" and {len(names) - WARNED:,} more" if names[WARNED:] else ""
             )
             message = f"scoring the rows of {shown} in {self.folder} again: {reason}"
-            warnings.warn(message, StaleScoresWarning, stacklevel=2)
+            warn_caller(message, StaleScoresWarning)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

@@ -93,7 +93,11 @@ def with_progress(rows: Iterator[T], total: int | None = None) -> Iterable[T]:
 
 @contextmanager
 def warnings_as_lines(command: str) -> Iterator[None]:
-    """Print warnings as lines on stderr; of clipped images the first few, then how many more there are."""
+    """Print warnings as lines on stderr; of clipped images the first few, then how many more there are.
+
+    Filters are left as they are: restoring them would make every warning of the process repeat, and is not
+    thread-safe. A command that ignores a kind of warning sets a filter for its whole process.
+    """
     clipped: set[str] = set()
 
     def show(message, category, filename, lineno, file=None, line=None) -> None:
@@ -103,13 +107,13 @@ def warnings_as_lines(command: str) -> Iterator[None]:
                 return
         print(f"{command}: warning: {message}", file=sys.stderr)
 
-    with warnings.catch_warnings():
-        warnings.showwarning = show
-        try:
-            yield
-        finally:
-            if (more := len(clipped) - CLIPPED_SHOWN) > 0:
-                print(f"{command}: warning: {more:,} more images like these", file=sys.stderr)
+    before, warnings.showwarning = warnings.showwarning, show
+    try:
+        yield
+    finally:
+        warnings.showwarning = before
+        if (more := len(clipped) - CLIPPED_SHOWN) > 0:
+            print(f"{command}: warning: {more:,} more images like these", file=sys.stderr)
 
 
 def report_failures(failed: list[ScoredRow]) -> int:

@@ -47,10 +47,9 @@ def run_evaluate(args: argparse.Namespace) -> int:
     prompts = ["" if args.blank_prompts else item.prompt for item in data for _ in item.images]
     loader = load_score if args.model in SCORES else load
     model = loader(args.model, device=args.device, precision=args.precision)
-    with warnings.catch_warnings():
-        if args.blank_prompts:
-            warnings.simplefilter("ignore", EmptyPromptWarning)
-        rows = list(with_progress(model.score_rows(prompts, images, **batch(args)), total=len(images)))
+    if args.blank_prompts:
+        warnings.simplefilter("ignore", EmptyPromptWarning)
+    rows = list(with_progress(model.score_rows(prompts, images, **batch(args)), total=len(images)))
     failed = [row for row in rows if row.error is not None]
     try:
         result = evaluate(data, rows)

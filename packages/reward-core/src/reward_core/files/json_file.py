@@ -10,8 +10,9 @@ from ..errors import CheckpointError, RewardCoreError
 from .atomic_write import write_text
 from .foreign_bytes import read_regular, reason
 from .limits import MB, Limit
+from .tables import TableBudget
 
-# Bytes of a JSON file: a million rows of scores or rankings. Empty lists take 20 times their bytes in memory.
+# Bytes of a JSON file: a million rows of scores or rankings. MAX_VALUES bounds the memory that they take.
 MAX_JSON_BYTES = Limit("MAX_JSON_BYTES", 256 * MB)
 # Lists and objects in each other. Files of this project use 6; Python's repr fails at some hundreds.
 MAX_JSON_DEPTH = 100
@@ -37,13 +38,17 @@ def read_json(
         raise error(f"{path}: cannot be read as JSON: {reason(caught)}") from caught
 
 
-def parse_json(text: str) -> Any:
+def parse_json(text: str, budget: TableBudget | None = None) -> Any:
     """Return the content of a JSON text.
 
+    Args:
+        budget: of the file that the text is a part of.
+
     Raises:
-        ValueError: it is not JSON, it is nested more than MAX_JSON_DEPTH deep, or it has a whole number of
-            more than MAX_DIGITS digits.
+        ValueError: it is not JSON, it holds more than MAX_VALUES values, it is nested more than
+            MAX_JSON_DEPTH deep, or it has a whole number of more than MAX_DIGITS digits.
     """
+    (budget or TableBudget()).take_json(text)
     try:
         content = json.loads(text, parse_int=_whole_number)
     except RecursionError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError
@@ -42,7 +42,7 @@ def write_rows_as(extension: str, rows: Sequence[ScoredRow], path: Path, first: 
     The bytes of a file name that are no UTF-8 appear as "\\udc.." escapes (which JSON turns back), also where
     an error has the name in it.
     """
-    records = [{"row": i, **asdict(row)} for i, row in enumerate(rows, start=first)]
+    records = [{"row": i, **vars(row)} for i, row in enumerate(rows, start=first)]
     if extension == ".parquet":
         pyarrow = load_pyarrow()
         for record in records:

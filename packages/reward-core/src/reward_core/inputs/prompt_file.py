@@ -40,7 +40,7 @@ def read_pairs(path: Path, images: Path) -> list[tuple[str, Path]]:
     elif isinstance(content, list):
         by_record = [_record_pairs(path, i, record, images) for i, record in enumerate(content)]
         pairs = [pair for record in by_record for pair in record]
-        without = [str(record.get("id", i)) for i, record in enumerate(content) if not by_record[i]]
+        without = [f"{record.get('id', i)!s:.100}" for i, record in enumerate(content) if not by_record[i]]
         if pairs and without:
             shown = ", ".join(without[:8]) + (", ..." if len(without) > 8 else "")
             message = f"{path}: {len(without)} of {len(content)} prompts have no image in {images}: {shown}"

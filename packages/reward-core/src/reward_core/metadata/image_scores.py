@@ -13,6 +13,7 @@ from typing import Any
 
 from ..errors import CheckpointError, ImageError, InputError
 from ..files.json_file import parse_json, read_json
+from ..files.tables import TableBudget, bounded_lines, open_table, table_lines
 from . import read_prompt, read_score_keys, read_stored_score
 
 
@@ -119,7 +120,7 @@ def read_scores(path: Path) -> dict[str, ImageScore]:
             if known != score.value and not (math.isnan(known) and math.isnan(score.value)):
                 raise InputError(f"{path}: {name} has several scores; sort needs one for each image")
         return found
-    except (KeyError, TypeError, AttributeError, ValueError, OSError, CheckpointError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, OSError, CheckpointError, csv.Error) as error:
         if isinstance(error, InputError):
             raise
         detail = f"column {error}" if isinstance(error, KeyError) else str(error)
@@ -128,17 +129,19 @@ def read_scores(path: Path) -> dict[str, ImageScore]:
 
 def _rows(path: Path) -> list[dict[str, Any]]:
     if path.suffix == ".csv":
-        with path.open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
+        with open_table(path, newline="") as file:
+            return list(csv.DictReader(table_lines(file)))
     if path.suffix == ".json":
         return read_json(path)
     if path.suffix == ".jsonl":
-        with path.open(encoding="utf-8") as file:
-            return [parse_json(line) for line in file if line.strip()]
+        with open_table(path) as file:
+            budget = TableBudget()
+            return [parse_json(line, budget) for line in bounded_lines(file) if line.strip()]
     if path.suffix == ".parquet":
-        from ..files.parquet import load_pyarrow
+        from ..files.parquet import load_pyarrow, read_cells
 
-        return load_pyarrow().parquet.read_table(path).to_pylist()
+        with load_pyarrow().parquet.ParquetFile(path) as file:
+            return read_cells(file)
     raise InputError(f"{path}: the extension must be .csv, .json, .jsonl or .parquet")
 
 

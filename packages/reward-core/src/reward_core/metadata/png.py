@@ -19,13 +19,13 @@ class TextBudget:
     """How many bytes the texts of one image may still take, unpacked."""
 
     def __init__(self) -> None:
-        self.left = MAX_METADATA_TEXT.value
+        self.most = self.left = MAX_METADATA_TEXT.value
 
     def spend(self, size: int) -> None:
         """Count a text. Raises DamagedPng when all texts together are too long."""
         self.left -= size
         if self.left < 0:
-            most = f"more than {MAX_METADATA_TEXT.value:,} bytes"
+            most = f"more than {self.most:,} bytes"
             raise DamagedPng(f"its texts unpack to {most} ({MAX_METADATA_TEXT.advice})")
 
 
@@ -81,6 +81,7 @@ def chunks(data: bytes) -> tuple[list[Chunk], bytes]:
     """All chunks up to IEND, and what stands behind it."""
     found: list[Chunk] = []
     offset, view = len(SIGNATURE), memoryview(data)  # pixels are not copied
+    most = MAX_IMAGE_CHUNKS.value
     while not found or found[-1].kind != b"IEND":
         if offset + 12 > len(data):
             raise DamagedPng("truncated: it ends before its last chunk")
@@ -88,7 +89,7 @@ def chunks(data: bytes) -> tuple[list[Chunk], bytes]:
         end = offset + 12 + length
         if end > len(data):
             raise DamagedPng("truncated: it ends within a chunk")
-        if len(found) == MAX_IMAGE_CHUNKS.value:
+        if len(found) == most:
             raise DamagedPng(f"it has more than {len(found):,} chunks ({MAX_IMAGE_CHUNKS.advice})")
         kind = data[offset + 4 : offset + 8]
         content = view[offset + 8 : end - 4] if kind == b"IDAT" else data[offset + 8 : end - 4]
@@ -114,7 +115,7 @@ def as_text(chunk: Chunk, budget: TextBudget | None = None) -> Text | None:
         DamagedPng: the budget of the image's texts is spent.
     """
     budget = budget or TextBudget()
-    if chunk.kind not in TEXT_KINDS or len(chunk.data) > MAX_METADATA_TEXT.value:
+    if chunk.kind not in TEXT_KINDS or len(chunk.data) > budget.most:
         return None
     keyword, zero, rest = bytes(chunk.data).partition(b"\0")
     try:

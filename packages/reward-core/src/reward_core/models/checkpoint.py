@@ -7,7 +7,6 @@ import os
 import pickle
 import shutil
 import tempfile
-import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +21,7 @@ from ..files.foreign_bytes import guarded, reason
 from ..files.limits import MB, Limit
 from ..inputs.tokenizer import PromptTokenizer
 from ..network.onednn_linear import use_onednn
+from ..runs.caller_warning import warn_caller
 from .key_map import guess_kind, to_own_keys
 
 if TYPE_CHECKING:
@@ -96,9 +96,7 @@ def _read_torch(path: Path) -> object:
     with guarded(refused):
         if is_zip:
             _check_not_compressed(path)
-        with warnings.catch_warnings(), path.open("rb") as file:
-            # The error says it already.
-            warnings.filterwarnings("ignore", message="Detected pickle protocol")
+        with path.open("rb") as file:
             return torch.load(path if mmap else file, map_location="cpu", weights_only=True, mmap=mmap)
 
 
@@ -214,11 +212,10 @@ def save_folder(model: ScoringModel, folder: Path) -> None:
     from safetensors.torch import save_file
 
     if model.fast and any(parameter.dtype.itemsize < 4 for parameter in model.parameters()):
-        warnings.warn(
+        warn_caller(
             "these weights were rounded to 16 bits when the model was loaded in precision 'fast', and are "
             "saved so; load it in precision 'exact' to save them whole",
             RoundedWeightsWarning,
-            stacklevel=3,
         )
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as temporary:

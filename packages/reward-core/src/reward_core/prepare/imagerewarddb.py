@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from ..hub.dataset_files import RepoFile, RepoListing, fetch_verified, list_data
 from ..rankings import SPLITS, ImageReport, RankedPrompt
 from ..rankings.check import drop_broken, find_broken
 from ..rankings.imagerewarddb import METADATA, read_imagerewarddb
+from ..runs.caller_warning import warn_caller
 from ..runs.progress import unpacking
 from .folder import Prepared, preparing, write_folder
 from .space import check_space, gigabytes
@@ -194,4 +194,4 @@ def _check_count(data: Sequence[RankedPrompt], report: ImageReport, subset: str)
             f"the first {SUBSETS[subset]} training zips hold {found:,} prompts, and {subset} should be about "
             f"{named:,}. Which zips make a subset is inferred from their sizes; say how many prompts you used"
         )
-        warnings.warn(message, DataWarning, stacklevel=3)
+        warn_caller(message, DataWarning)

@@ -5,21 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataWarning, ImageError, InputError
+from ..errors import ImageError, InputError
 from ..files.foreign_bytes import read_regular
 from ..files.full_disk import raise_if_full
 from ..files.limits import MAX_IMAGE_FILE_BYTES
 from ..inputs.image_file import ImageSource, StoredImage, decoded_image, image_name, image_state
-from ..rankings import SPLITS, RankedPrompt, read_splits
+from ..rankings import SPLITS, RankedPrompt
 from ..rankings.check import drop_broken, find_broken, in_reading_order
 from ..rankings.comparisons import regroup
+from ..rankings.splits import available_splits
 from ..rankings.stored_images import ReadImage
 from ..runs.cpus import usable_cpus
 from ..runs.progress import bar
@@ -63,7 +63,7 @@ def prepare_rankings(
     where = str(Path(source).absolute()) if Path(source).exists() else str(source)
     settings = {"data": where, "columns": dict(columns or {}), "config": config}
     with preparing(out, settings):
-        splits = _split(_read_quietly(source, images, columns, config), validation, test)
+        splits = _split(available_splits(source, images, columns, config), validation, test)
         found = {}
         for name, data in splits.items():
             say(f"{name}: {len(data):,} groups; checking their images")
@@ -71,12 +71,6 @@ def prepare_rankings(
             remaining, report = drop_broken(stored, broken)
             found[name] = (regroup(remaining), report)
         return write_folder(out, found, {**settings, "validation": validation, "test": test})
-
-
-def _read_quietly(source, images, columns, config) -> dict[str, list[RankedPrompt]]:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*no validation data", DataWarning)  # it is made here
-        return read_splits(source, images, columns, config)
 
 
 def _split(

@@ -6,7 +6,6 @@ images/train/train_1.zip, or the folder images/train/train_1 with its images
 
 from __future__ import annotations
 
-import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from typing import Any
 from ..errors import DataWarning, InputError
 from ..files.zip_file import reading_zip
 from ..inputs.image_file import ImageSource
+from ..runs.caller_warning import warn_caller
 from .forms import group_rows
 from .ranked_prompt import RankedPrompt
 from .stored_images import ZippedImage
@@ -54,7 +54,7 @@ def read_imagerewarddb(
         message = (
             f"{metadata}: {len(unranked):,} images have no rank and are left out, such as row {unranked[0]}"
         )
-        warnings.warn(message, DataWarning, stacklevel=2)
+        warn_caller(message, DataWarning)
     data = group_rows(Rows(rows.name, rows.unit, rows.columns, numbered), columns, index.find)
     if not data:
         raise InputError(
@@ -65,7 +65,7 @@ def read_imagerewarddb(
         names = sorted(index.absent)
         shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
         message = f"{metadata}: {sum(index.absent.values()):,} of {len(numbered):,} images are left out"
-        warnings.warn(f"{message}; they are in zips that are not here ({shown})", DataWarning, stacklevel=2)
+        warn_caller(f"{message}; they are in zips that are not here ({shown})", DataWarning)
     return data
 
 

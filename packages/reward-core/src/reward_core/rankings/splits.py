@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import DataWarning, InputError
+from ..runs.caller_warning import warn_caller
 from .dataset_reader import load_splits, rankings_of
 from .ranked_prompt import RankedPrompt
 from .read import is_dataset, is_hub_name, read_rankings, split_files
@@ -26,7 +26,6 @@ def read_splits(
     images: str | os.PathLike[str] | None = None,
     columns: Mapping[str, str] | None = None,
     config: str | None = None,
-    warn: bool = True,
 ) -> dict[str, list[RankedPrompt]]:
     """ "train", "validation" and "test" of a source, an empty list for one that it lacks.
 
@@ -36,7 +35,6 @@ def read_splits(
             for training data.
         images, columns: as for ``read_rankings``.
         config: which of a dataset's configurations.
-        warn: where there is no validation data.
 
     Raises:
         InputError, HubError: as ``read_rankings`` does; also where there is no training data.
@@ -44,6 +42,19 @@ def read_splits(
     Warns:
         DataWarning: there is no validation data.
     """
+    splits = available_splits(source, images, columns, config)
+    if not splits["validation"]:
+        warn_caller(f"{source}: no validation data is there", DataWarning)
+    return splits
+
+
+def available_splits(
+    source: str | os.PathLike[str],
+    images: str | os.PathLike[str] | None = None,
+    columns: Mapping[str, str] | None = None,
+    config: str | None = None,
+) -> dict[str, list[RankedPrompt]]:
+    """Return what `read_splits` returns, without its warning about validation data."""
     path = Path(source)
     if path.is_dir():
         files = split_files(path)
@@ -61,8 +72,6 @@ def read_splits(
         raise InputError(f"{path}: no such file or folder")
     if not found.get("train"):
         raise InputError(f"{source}: holds no training data, only {', '.join(found) or 'nothing'}")
-    if warn and not found.get("validation"):
-        warnings.warn(f"{source}: no validation data is there", DataWarning, stacklevel=2)
     return {name: found.get(name, []) for name in SPLITS}
 
 

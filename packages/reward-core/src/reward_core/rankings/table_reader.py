@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 
 from ..errors import InputError
 from ..files.json_file import parse_json, read_json
+from ..files.parquet import read_cells
+from ..files.tables import TableBudget, bounded_lines, open_table, table_lines
 from .stored_images import ParquetImage
 
 LINES = (".jsonl", ".ndjson")
@@ -41,9 +44,6 @@ def read_rows(path: Path) -> Rows:
         return _csv(path)
     records = _lines(path) if path.suffix in LINES else _json(path)
     unit = "line" if path.suffix in LINES else "record"
-    for i, record in records:
-        if not isinstance(record, dict):
-            raise InputError(f"{path}: {unit} {i} is no object: {record!r:.80}")
     columns = dict.fromkeys(key for _, record in records for key in record)
     return Rows(str(path), unit, list(columns), records, regular=False)
 
@@ -51,19 +51,29 @@ def read_rows(path: Path) -> Rows:
 def _json(path: Path) -> list[tuple[int, Any]]:
     content = read_json(path, error=InputError)
     if not isinstance(content, list) or not content:
-        raise InputError(f"{path}: a list of records was expected, got {content!r:.80}")
-    return list(enumerate(content))
+        raise InputError(f"{path}: a list of records was expected, got {reprlib.repr(content)}")
+    return [(i, _object(path, "record", i, record)) for i, record in enumerate(content)]
+
+
+def _object(path: Path, unit: str, number: int, record: Any) -> dict[str, Any]:
+    if not isinstance(record, dict):
+        raise InputError(f"{path}: {unit} {number} is no object: {reprlib.repr(record)}")
+    return record
 
 
 def _lines(path: Path) -> list[tuple[int, Any]]:
-    records = []
-    with path.open(encoding="utf-8") as file:
-        try:
-            for i, line in enumerate(file, 1):
+    records, budget, number = [], TableBudget(), 0
+    try:
+        with open_table(path) as file:
+            for line in bounded_lines(file):
                 if line.strip():
-                    records.append((i, parse_json(line)))
-        except ValueError as error:  # no JSON, or no UTF-8
-            raise InputError(f"{path}: line {len(records) + 1} cannot be read as JSON: {error}") from error
+                    record = parse_json(line, budget)
+                    records.append((number + 1, _object(path, "line", number + 1, record)))
+                number += 1
+    except InputError:
+        raise
+    except ValueError as error:  # no JSON, no UTF-8, or too much
+        raise InputError(f"{path}: line {number + 1} cannot be read as JSON: {error}") from error
     if not records:
         raise InputError(f"{path}: a JSON object on each line was expected; there is none")
     return records
@@ -71,11 +81,11 @@ def _lines(path: Path) -> list[tuple[int, Any]]:
 
 def _csv(path: Path) -> Rows:
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, strict=True)
+        with open_table(path, "utf-8-sig", newline="") as file:
+            reader = csv.DictReader(table_lines(file), strict=True)
             rows = [(reader.line_num, row) for row in reader]
             columns = list(reader.fieldnames or ())
-    except (csv.Error, UnicodeDecodeError) as error:
+    except (csv.Error, ValueError) as error:  # no UTF-8, or too much
         raise InputError(f"{path}: cannot be read as CSV: {error}") from error
     if not rows:
         raise InputError(f"{path}: a first line of column names and rows below it were expected")
@@ -96,8 +106,8 @@ def _parquet(path: Path) -> Rows:
             schema = file.schema_arrow
             images = [field.name for field in schema if holds_images(field.type)]
             plain = [field.name for field in schema if field.name not in images]
-            cells = file.read(plain).to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
+            cells = read_cells(file, plain)
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as Parquet: {error}") from error
     if not cells:
         raise InputError(f"{path}: holds no rows")

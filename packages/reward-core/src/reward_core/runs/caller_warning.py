@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 import warnings
 
-# Between a caller and this package are decorators of torch, and context managers.
-_OURS = ("reward_core", "torch", "contextlib", "functools")
+# Packages whose lines say nothing to a user: ours, and those that call ours for the user.
+_SKIPPED = frozenset(("reward_core", "refl", "reward_benchmark", "torch", "torchmetrics", "diffusers"))
+_SKIPPED |= {"accelerate", "rich", "contextlib", "functools", "concurrent", "threading"}
 SHOWN = 300  # characters of a prompt that a message quotes
 
 
@@ -16,7 +17,7 @@ def warn_caller(message: str, category: type[Warning]) -> None:
     By Python's default filter it appears once for each such line and text.
     """
     level, frame = 2, sys._getframe(1)
-    while frame.f_back is not None and _is_ours(frame.f_globals.get("__name__", "")):
+    while frame.f_back is not None and _is_skipped(frame.f_globals.get("__name__", "")):
         level, frame = level + 1, frame.f_back
     warnings.warn(message, category, stacklevel=level)
 
@@ -29,5 +30,5 @@ def quoted(text: str) -> str:
     return f"{text[:half]!r} ... {text[-half:]!r} ({len(text):,} characters)"
 
 
-def _is_ours(module: str) -> bool:
-    return module.partition(".")[0] in _OURS
+def _is_skipped(module: str) -> bool:
+    return module.partition(".")[0] in _SKIPPED

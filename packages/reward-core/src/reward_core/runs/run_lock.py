@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..errors import DataWarning, OutputError
+from .caller_warning import warn_caller
 from .write_errors import write_errors
 
 if TYPE_CHECKING:
@@ -84,11 +84,8 @@ def folder_lock(folder: Path, name: str) -> Iterator[None]:
     try:
         lock = take_lock(folder / name, folder)
     except NotImplementedError:  # a disk without locks
-        warnings.warn(
-            f"Cannot lock {str(folder)!r}: its disk has no locks. Let no other run write there.",
-            DataWarning,
-            stacklevel=3,
-        )
+        message = f"Cannot lock {str(folder)!r}: its disk has no locks. Let no other run write there."
+        warn_caller(message, DataWarning)
         yield
         return
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CompilationWarning
+from ..runs.caller_warning import warn_caller
 
 
 @dataclass(frozen=True)
@@ -85,11 +85,8 @@ class CompiledByShape:
                 shape.compiled = self._compiled(tensors)
             except Exception as error:  # dynamo, inductor, triton, C++ compiler: all differ
                 self.failed = _reason(error)
-                warnings.warn(
-                    f"compiling failed, scoring goes on uncompiled and slower: {self.failed}",
-                    CompilationWarning,
-                    stacklevel=2,
-                )
+                message = f"compiling failed, scoring continues uncompiled and slower: {self.failed}"
+                warn_caller(message, CompilationWarning)
 
     def _compiled(self, tensors: tuple[Tensor | None, ...]) -> Callable:
         compiled = torch.compile(

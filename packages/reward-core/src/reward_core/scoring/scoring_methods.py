@@ -165,6 +165,24 @@ class ScoringMethods(ABC):
         data = torch.cat([batch.result for batch in batches if batch.result is not None])
         return ImageFeatures(data, self._signature())
 
+    def encode_readable_images(
+        self, images: Sequence[ImageSource], *, batch_size: int | None = None
+    ) -> tuple[ImageFeatures, dict[int, str]]:
+        """Encode the images that can be read.
+
+        Returns:
+            their features, in order, and by index why each of the other images cannot be read.
+        """
+        images = _as_list(images)
+        _check_images(images)
+        errors: dict[int, str] = {}
+        parts: list[Tensor] = []
+        for batch in image_batches(self, images, batch_size, lambda features, indices: features, True):
+            errors |= batch.errors
+            if batch.result is not None:
+                parts.append(batch.result)
+        return ImageFeatures(torch.cat(parts) if parts else torch.empty(0), self._signature()), errors
+
     def encode_prompts(self, prompts: Sequence[str], *, batch_size: int | None = None) -> PromptFeatures:
         """Encode prompts for reuse by the scoring methods; the features are on the CPU."""
         prompts = _as_list(prompts)

@@ -18,7 +18,8 @@ from PIL import Image
 from ..errors import InputError, MissingExtraError
 from ..inputs.image_file import ImageSource, image_name, image_state
 from ..models.imagereward.reward_model import RewardModel
-from ..rankings import RankedPrompt, read_splits
+from ..rankings import RankedPrompt
+from ..rankings.splits import available_splits
 from .config import TrainingConfig
 from .float32_attention import use_float32_attention
 from .freezing import freeze
@@ -108,7 +109,7 @@ def prepare_splits(
     if given is None:
         if not settings.data:
             raise InputError("no data given: --data takes a folder with train.json, or a file of rankings")
-        given = read_splits(settings.data, settings.images or None, warn=False)
+        given = available_splits(settings.data, settings.images or None)  # one without validation is reported
     if not given.get("train"):
         raise InputError("no groups to train on")
     had = bool(given.get("validation"))

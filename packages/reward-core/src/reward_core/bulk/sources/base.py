@@ -6,9 +6,11 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, BinaryIO, Protocol
 
 from ...errors import InputError
+from ...files.tables import MAX_LINE_BYTES
 from ..input_row import InputRow
 from .csv_separator import separator_error
 
@@ -16,6 +18,8 @@ from .csv_separator import separator_error
 STRIDE = 512
 #: Larger input is told from other input by sizes and times instead of by all its bytes.
 WHOLE_DIGEST_LIMIT = 1 << 30
+#: Characters that are kept of a line that is too long.
+LONG_LINE_SHOWN = 80
 #: The columns' usual names.
 PROMPT_COLUMN, IMAGE_COLUMN = "prompt", "image"
 
@@ -54,30 +58,45 @@ class SourceSpec(Protocol):
         ...
 
 
+class LongLine(str):
+    """The beginning of a line that is longer than MAX_LINE_BYTES."""
+
+
 class Lines:
     """A text file's lines with the last one's number, and the position after it in bytes.
 
-    Bytes that are no UTF-8 come as surrogates, as in file names.
+    Bytes that are no UTF-8 come as surrogates, as in file names. A line that is too long comes as a LongLine.
     """
 
     def __init__(self, file: BinaryIO, digest: Any = None, number: int = 0):
         self.file, self.digest, self.position, self.number = file, digest, file.tell(), number
+        self.most = MAX_LINE_BYTES.value
 
     def __iter__(self) -> Lines:
         return self
 
     def __next__(self) -> str:
-        line = self.file.readline()
+        line = self._read()
         if not line:
             raise StopIteration
-        if self.digest is not None:
-            self.digest.update(line)
-        text = line.decode("utf-8", "surrogateescape")
-        if self.position == 0:
-            text = text.removeprefix("\ufeff")  # as Excel begins its files
-        self.position += len(line)
         self.number += 1
-        return text
+        if len(line) > self.most:
+            self._skip_rest(line)
+            return LongLine(line[:LONG_LINE_SHOWN].decode("utf-8", "replace"))
+        text = line.decode("utf-8", "surrogateescape")
+        # Excel begins its files with a byte order mark.
+        return text.removeprefix("\ufeff") if self.position == len(line) else text
+
+    def _read(self) -> bytes:
+        part = self.file.readline(self.most + 1)
+        if self.digest is not None:
+            self.digest.update(part)
+        self.position += len(part)
+        return part
+
+    def _skip_rest(self, part: bytes) -> None:
+        while part and not part.endswith(b"\n"):
+            part = self._read()
 
 
 def file_digest(path: Path) -> str:
@@ -93,7 +112,7 @@ def check_columns(where: object, columns: list[str], wanted: tuple[str, ...]) ->
     """Raise InputError unless all wanted columns are there."""
     missing = [name for name in wanted if name not in columns]
     if missing:
-        known = ", ".join(map(repr, columns)) or "none"
+        known = shorten(", ".join(map(repr, columns)) or "none", 1000, placeholder=" ...")
         separator = separator_error(",".join(columns), wanted)
         if separator is not None:
             raise InputError(f"Cannot read '{where}': {separator}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import os
 import tarfile
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +16,7 @@ from ...errors import DataWarning, InputError
 from ...files.json_file import parse_json
 from ...inputs.image_formats import is_image_name
 from ...metadata.text_encoding import decode_text
+from ...runs.caller_warning import quoted, warn_caller
 from ..input_row import InputRow, input_row
 from .base import WHOLE_DIGEST_LIMIT, Source, check_rows, file_digest
 from .tar_file import (
@@ -80,19 +80,18 @@ class TarSource(Source):
         first_extra = ""
         for number, path in enumerate(paths):
             for extra in self._extra_images(path, number):
-                first_extra = first_extra or f"{path}: {extra!r}"
+                first_extra = first_extra or f"{path}: {quoted(extra)}"
                 self.extra_images += 1
         self.rows = sum(self.samples)
         check_rows(", ".join(paths[:3]), self.rows)
         if first_extra:
             images = "1 image is" if self.extra_images == 1 else f"{self.extra_images:,} images are"
-            warnings.warn(
+            warn_caller(
                 f"{images} not scored, because another image of the same sample is; "
                 f"the first is {first_extra}. a sample is the files in a row with the same name up to "
                 "the first dot: rename files that do not belong together, or choose the images to score with "
                 "--image-column",
                 DataWarning,
-                stacklevel=2,
             )
 
     def _extra_images(self, path: str, number: int) -> Iterator[str]:

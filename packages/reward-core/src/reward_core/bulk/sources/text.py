@@ -13,11 +13,14 @@ from typing import Any
 
 from ...errors import InputError
 from ...files.json_file import parse_json
+from ...files.tables import too_long
 from ..input_row import InputRow, input_row
-from .base import STRIDE, Lines, Source, check_columns, check_rows
-from .csv_records import BadRecord, csv_records
+from .base import STRIDE, Lines, LongLine, Source, check_columns, check_rows
+from .csv_records import BadRecord, csv_records, first_record
 from .csv_separator import separator_error
 
+#: Among so many first rows of a CSV, one must have as many fields as its header.
+CHECKED_ROWS = 1000
 #: Among so many first records of JSON lines, one must have the columns; a misspelt name is told at once.
 CHECKED_RECORDS = 100
 
@@ -90,7 +93,7 @@ class CsvSource(TextSource):
         if error is not None:
             raise InputError(f"Cannot read '{self.path}': {error}")
         try:
-            header = next(csv.reader(lines, strict=True), [])
+            header = first_record(lines)
         except csv.Error as error:
             reason = f"its header is not CSV: {error}"
             if "new-line" in str(error):
@@ -99,6 +102,21 @@ class CsvSource(TextSource):
         check_columns(self.path, header, (self.prompt_column, self.image_column))
         self.columns = len(header)
         self.prompt_at, self.image_at = header.index(self.prompt_column), header.index(self.image_column)
+        self._check_first_rows()
+
+    def _check_first_rows(self) -> None:
+        """Raise InputError if there are many first rows and none is a row of the table."""
+        with self.path.open("rb") as file:
+            lines = Lines(file)
+            first_record(lines)
+            first = [record for _, record in islice(self.records(lines), CHECKED_ROWS)]
+        bad = [record for record in first if isinstance(record, BadRecord) or len(record) != self.columns]
+        if len(bad) == CHECKED_ROWS:
+            reason = bad[0] if isinstance(bad[0], BadRecord) else f"the first has {len(bad[0])}"
+            raise InputError(
+                f"Cannot read {str(self.path)!r}: none of its first {CHECKED_ROWS:,} rows has {self.columns} "
+                f"fields as its header has ({reason}). Check its quotes and separators."
+            )
 
     def records(self, lines: Lines) -> Iterator[tuple[tuple[int, int], list[str] | BadRecord]]:
         return csv_records(lines, self.columns, self.image_at)
@@ -125,7 +143,7 @@ class JsonlSource(TextSource):
             check_columns(self.path, columns, (self.prompt_column, self.image_column))
 
     def records(self, lines: Lines) -> Iterator[tuple[tuple[int, int], str]]:
-        return (((lines.position, lines.number), line) for line in lines if line.strip())
+        return (((lines.position, lines.number), line) for line in lines if _has_text(line))
 
     def to_row(self, record: str) -> InputRow:
         found = json_object(record)
@@ -134,8 +152,14 @@ class JsonlSource(TextSource):
         return input_row(found.get(self.prompt_column), found.get(self.image_column), self.images)
 
 
+def _has_text(line: str) -> bool:
+    return isinstance(line, LongLine) or not line.isspace()
+
+
 def json_object(line: str) -> dict[str, Any] | str:
     """The object in a line, or what is wrong with it."""
+    if isinstance(line, LongLine):
+        return f"not a line of JSON: {too_long()}"
     try:
         found = parse_json(line)
     except ValueError as error:
