@@ -15,6 +15,8 @@ from pathlib import Path
 from reward_core.cli.common import warnings_as_lines
 from reward_core.errors import InputError, RewardCoreError
 
+from .json_record import JsonObject
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
@@ -168,11 +170,11 @@ def run_suite(args: argparse.Namespace) -> int:
     fields = {key: value for key, value in vars(args).items() if key not in ("run", "json")}
     summary = run(RunConfig(**fields))
     if args.json:
-        print(json.dumps(summary, indent=1, ensure_ascii=False))
+        print(json.dumps(summary.to_json(), indent=1, ensure_ascii=False))
     else:
-        print_tables(summary["parts"])
+        print_tables(summary.parts)
         print(f"{args.out / args.suite}: report.md, summary.json, scores.jsonl")
-    failed = {image: error for part in summary["parts"] for image, error in part["failed"].items()}
+    failed = summary.failed
     for image, error in list(failed.items())[:20]:
         print(f"reward-benchmark: {image}: {error}", file=sys.stderr)
     if len(failed) > 20:
@@ -182,7 +184,8 @@ def run_suite(args: argparse.Namespace) -> int:
 
 def run_report(args: argparse.Namespace) -> int:
     from .original import original_summary
-    from .report import read_summary, run_folders, write_reports
+    from .report import write_reports
+    from .run_files import read_summary, run_folders
     from .tables import print_tables
 
     if not args.path.is_dir():
@@ -195,8 +198,9 @@ def run_report(args: argparse.Namespace) -> int:
         print_tables(parts)
         return 0
     for folder in run_folders(args.path):
-        print_tables(read_summary(folder)["parts"])
-        for path in write_reports(folder, args.html):
+        summary = read_summary(folder)
+        print_tables(summary.parts)
+        for path in write_reports(folder, summary, args.html):
             print(path)
     return 0
 
@@ -218,18 +222,18 @@ def run_metrics(args: argparse.Namespace) -> int:
         table = preference_table([item.ranks for item in rankings], scores)
     except ValueError as error:
         raise InputError(f"{args.scores[0]}: {error}") from error
-    print(json.dumps(table.to_dict(), indent=1))
+    print(json.dumps(table.to_json(), indent=1))
     return 0
 
 
-def _generator_metrics(paths: list[Path]) -> dict:
+def _generator_metrics(paths: list[Path]) -> dict[str, JsonObject]:
     from .metrics import generator_table
     from .score_files import human_ranks, read_generator_files, result_files
 
     files = [file for path in paths for file in result_files(path)]
     found = read_generator_files(files)
     try:
-        return {name: generator_table(scores, human_ranks()).to_dict() for name, scores in found.items()}
+        return {name: generator_table(scores, human_ranks()).to_json() for name, scores in found.items()}
     except ValueError as error:
         raise InputError(str(error)) from error
 
