@@ -1,45 +1,12 @@
-"""The files of a run: what they hold, which are refused, and that one run at a time writes them."""
+"""The files of a run: what they hold, and which are refused."""
 
 import json
-import shutil
-import subprocess
-import sys
 
 import pytest
-from filelock import FileLock
+from small_run import arguments
 
 from reward_benchmark.original import original_summary
 from reward_benchmark.results import SuiteSummary
-from reward_benchmark.run import RunConfig, run
-from reward_core.errors import OutputError
-
-SCORERS = ("oracle", "colour-histogram", "random")
-
-
-def config(out, **more):
-    return RunConfig(
-        "shapes", out, scorers=SCORERS, generators=("soft", "faithful", "mosaic"), limit=2, **more
-    )
-
-
-def arguments(out, *more):
-    return (
-        "run", "shapes", "--scorers", ",".join(SCORERS), "--generators", "soft,faithful,mosaic", "--limit", 2,
-        "--out", out, *more,
-    )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    out = tmp_path_factory.mktemp("finished")
-    return run(config(out)), out / "shapes"
-
-
-@pytest.fixture
-def folder(finished, tmp_path):
-    """A copy of a finished run's files, without its images."""
-    shutil.copytree(finished[1], tmp_path / "shapes", ignore=shutil.ignore_patterns("data"))
-    return tmp_path / "shapes"
 
 
 def edit(path, change):
@@ -230,36 +197,3 @@ def test_settings_that_cannot_be_read_are_refused(finished, folder, command, con
     assert str(folder / "run.json") in done.stderr
     assert message in done.stderr
     assert (folder / "run.json").read_text() == content
-
-
-# One run at a time
-
-
-def test_a_folder_that_another_run_is_using_is_refused(folder, command):
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    with FileLock(folder / ".benchmark.lock"):
-        done = command(*arguments(folder.parent))
-        with pytest.raises(OutputError, match="another run"):
-            run(config(folder.parent))
-    assert done.returncode == 2
-    assert str(folder) in done.stderr
-    assert "another run" in done.stderr
-    assert "give another" in done.stderr or "choose another" in done.stderr
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-
-
-def test_the_lock_of_a_run_that_was_killed_does_not_block_the_next(finished, folder):
-    """And another process holds it, not only another handle of this one."""
-    script = (
-        "import sys, time; from filelock import FileLock; lock = FileLock(sys.argv[1]); lock.acquire(); "
-        "print('locked', flush=True); time.sleep(60)"
-    )
-    command = [sys.executable, "-c", script, str(folder / ".benchmark.lock")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout.readline() == "locked\n"
-        with pytest.raises(OutputError, match="another run"):
-            run(config(folder.parent, data=finished[1] / "data"))
-        holder.kill()
-        holder.wait()
-    (folder / "run.json").unlink()
-    assert run(config(folder.parent, data=finished[1] / "data")).parts == finished[0].parts

@@ -1,0 +1,89 @@
+"""Logging of the console commands: messages go to stderr, results to stdout."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, cast
+
+PACKAGES = ("reward_core", "refl", "reward_benchmark")
+# Other libraries read these variables when they are imported; a user's own value counts.
+VERBOSITY = ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY", "HF_HUB_VERBOSITY", "DATASETS_VERBOSITY")
+NO_PROGRESS_BARS = ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS", "TQDM_DISABLE")
+
+
+@contextmanager
+def command_logging(name: str, quiet: bool = False) -> Iterator[None]:
+    """While a command runs, print on stderr what the three packages log, and silence other libraries.
+
+    On a terminal, rich formats the messages. Elsewhere each is a line ``NAME: message`` or
+    ``NAME: warning: message``. Other libraries log errors only, and show progress bars on a terminal only.
+
+    Args:
+        name: of the command.
+        quiet: print warnings and errors only, without progress bars of other libraries.
+    """
+    is_terminal = sys.stderr.isatty()
+    loggers = [logging.getLogger(package) for package in PACKAGES]
+    loggers_before = [(logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
+    variables = dict.fromkeys(VERBOSITY, "error")
+    if quiet or not is_terminal:
+        variables |= dict.fromkeys(NO_PROGRESS_BARS, "1")
+    variables = {variable: value for variable, value in variables.items() if variable not in os.environ}
+    handler = _terminal_handler() if is_terminal else _line_handler(name)
+    for logger in loggers:
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(logging.WARNING if quiet else logging.INFO)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for variable in variables:
+            os.environ.pop(variable, None)
+        for logger, (handlers, level, propagate) in zip(loggers, loggers_before):
+            logger.handlers, logger.propagate = handlers, propagate
+            logger.setLevel(level)
+
+
+class _CurrentStderr(io.TextIOBase):
+    """What sys.stderr is when a message is written: a progress bar of rich prints it above itself."""
+
+    def write(self, text: str) -> int:
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+    def isatty(self) -> bool:
+        return sys.stderr.isatty()
+
+
+class _LineFormatter(logging.Formatter):
+    def __init__(self, name: str):
+        super().__init__()
+        self.name = name
+
+    def format(self, record: logging.LogRecord) -> str:
+        kind = "warning: " if record.levelno == logging.WARNING else ""
+        return f"{self.name}: {kind}{super().format(record)}"
+
+
+def _line_handler(name: str) -> logging.Handler:
+    handler = logging.StreamHandler(_CurrentStderr())
+    handler.setFormatter(_LineFormatter(name))
+    return handler
+
+
+def _terminal_handler() -> logging.Handler:
+    from rich.console import Console
+    from rich.highlighter import NullHighlighter
+    from rich.logging import RichHandler
+
+    console = Console(file=cast("IO[str]", _CurrentStderr()))
+    handler = RichHandler(console=console, show_time=False, show_path=False, highlighter=NullHighlighter())
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    return handler
