@@ -51,8 +51,9 @@ PUBLIC = {
         Condition Family Guidance family_of load_family
     """,
     "reward_benchmark.metrics": """
-        GeneratorTable Interval MIN_IMAGES PreferenceTable Resamples average_ranks compare_scorers
-        filtered_at generator_table kendall preference_table recalled_at sign_flip_test spearman
+        GeneratorTable Interval MIN_IMAGES PairedComparison PreferenceTable Resamples average_ranks
+        compare_scorers filtered_at generator_table kendall preference_table recalled_at
+        sign_flip_test spearman
     """,
     "reward_benchmark.suites": """
         Group Part SUITES SuiteOptions build_suite

@@ -1,11 +1,13 @@
 """Fixtures for the benchmark's tests."""
 
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
 import torch
+from small_run import config
 
 # The models are tiny: threads would spend their time waiting for each other.
 torch.set_num_threads(1)
@@ -46,3 +48,19 @@ def command(capsys, monkeypatch):
         return subprocess.CompletedProcess(arguments, code, *capsys.readouterr())
 
     return command
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """(summary, folder) of a small finished run."""
+    from reward_benchmark.run import run
+
+    out = tmp_path_factory.mktemp("finished")
+    return run(config(out)), out / "shapes"
+
+
+@pytest.fixture
+def folder(finished, tmp_path):
+    """A copy of a finished run's files, without its images."""
+    shutil.copytree(finished[1], tmp_path / "shapes", ignore=shutil.ignore_patterns("data"))
+    return tmp_path / "shapes"

@@ -58,6 +58,38 @@ def test_a_folder_that_another_run_is_filling_is_refused(command, pipelines, pro
     assert not list(folder.glob("*.png"))
 
 
+@pytest.mark.parametrize("content", ["[1]", "{", "3"])
+def test_settings_that_cannot_be_read_are_named(command, pipelines, prompts, content):
+    folder = prompts.parent / "generations" / "mine"
+    folder.mkdir(parents=True)
+    (folder / "settings.json").write_text(content)
+    done = command(*arguments(pipelines("sd"), prompts, "mine"))
+    assert done.returncode == 2
+    assert str(folder / "settings.json") in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_full_disk_is_one_line_and_keeps_finished_images(command, pipelines, prompts):
+    """A limit on the size of files stands for a full disk."""
+    resource = pytest.importorskip("resource", reason="this system has no such limits")
+    assert command(*arguments(pipelines("sd"), prompts, "mine")).returncode == 0
+    folder = prompts.parent / "generations" / "mine"
+    (folder / f"{PROMPTS[0]['id']}_0.png").unlink()
+    kept = {path.name: path.read_bytes() for path in folder.iterdir()}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    size = (folder / "settings.json").stat().st_size
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        done = command(*arguments(pipelines("sd"), prompts, "mine"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert done.returncode == 2
+    assert f"reward-benchmark: Cannot write to '{folder}': no space left" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == kept
+    assert "1 images made, 5 were there" in command(*arguments(pipelines("sd"), prompts, "mine")).stderr
+
+
 def test_mistakes(command, pipelines, prompts, tmp_path):
     assert command(*arguments(pipelines("sd"), prompts, "mine")).returncode == 0
     for model, name, more, message in (

@@ -38,7 +38,7 @@ def test_accuracy_by_hand():
     assert table.per_prompt_accuracy.value == 1 / 3
     assert (table.images, table.missing) == (7, 1)
     assert table.recall is None
-    assert table.to_dict()["filter"] is None
+    assert table.to_json()["filter"] is None
 
 
 def test_retrieval_by_hand():
@@ -100,13 +100,13 @@ def test_paired_comparison(ranks_of_prompts):
     good = [[-p + rng.normal(0, 1) for p in ranks] for ranks in ranks_of_prompts]
     bad = [[-p + rng.normal(0, 6) for p in ranks] for ranks in ranks_of_prompts]
     found = compare_scorers(ranks_of_prompts, good, bad)
-    assert found["p_value"] < 0.001
-    assert found["difference"]["low"] > 0
+    assert found.p_value < 0.001
+    assert found.difference.low > 0
     same = compare_scorers(ranks_of_prompts, good, good)
-    assert same["p_value"] == 1
-    assert same["difference"]["value"] == 0
+    assert same.p_value == 1
+    assert same.difference.value == 0
     back = compare_scorers(ranks_of_prompts, bad, good)
-    assert back["difference"]["value"] == -found["difference"]["value"]
+    assert back.difference.value == -found.difference.value
 
 
 def test_sign_flip_by_hand():

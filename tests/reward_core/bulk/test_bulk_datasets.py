@@ -188,6 +188,14 @@ def test_quiet_hides_the_progress_bars_of_the_library(run, images, tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+def test_progress_bars_of_the_library_appear_on_a_terminal_only(run, images, tmp_path):
+    dataset(images).to_csv(tmp_path / "pairs.csv")
+    done = run("score", "--dataset", tmp_path / "pairs.csv", "--out", tmp_path / "scores.csv", *FAST)
+    assert done.returncode == 0, done.stderr
+    assert "Generating train split" not in done.stderr
+    assert done.stderr.count("\n") == 1  # what was scored
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are POSIX's")
 def test_the_progress_bar_starts_below_those_of_the_library(images, tmp_path):
     import fcntl

@@ -1,17 +1,28 @@
-"""Charts as SVG text, to stand in a page."""
+"""Charts as SVG text, to embed in a page."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from io import StringIO
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from .results import Agreement
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _INK, _LOW, _HIGH = "#22303c", "#dfe9ef", "#1b6b8f"
 
 
 def distribution_chart(scores: dict[str, dict[str, list[float]]]) -> str:
-    """A panel a scorer, a box a generator: median, quartiles, 5th and 95th percentile."""
+    """Return a panel a scorer, a box a generator: median, quartiles, 5th and 95th percentile.
+
+    Args:
+        scores: scorer -> generator -> scores.
+    """
     count = max(1, len(scores))
     figure, axes = _figure(3.1 * count, 0.6 + 0.28 * max(2, max(map(len, scores.values()))), count)
     for i, (axis, (scorer, by_label)) in enumerate(zip(axes, scores.items())):
@@ -30,15 +41,15 @@ def distribution_chart(scores: dict[str, dict[str, list[float]]]) -> str:
     return _svg(figure)
 
 
-def agreement_chart(scorers: list[str], agreement: list[dict[str, Any]]) -> str:
-    """Spearman between scorers within a group, as a square of numbers ('' for fewer than two scorers)."""
+def agreement_chart(scorers: list[str], agreement: Sequence[Agreement]) -> str:
+    """Return Spearman between scorers within a group as a square of numbers ('' for one scorer)."""
     if len(scorers) < 2:
         return ""
     square = np.full((len(scorers), len(scorers)), np.nan)
     np.fill_diagonal(square, 1)
     for pair in agreement:
-        a, b = scorers.index(pair["first"]), scorers.index(pair["second"])
-        square[a, b] = square[b, a] = pair["spearman"]
+        a, b = scorers.index(pair.first), scorers.index(pair.second)
+        square[a, b] = square[b, a] = pair.spearman
     from matplotlib.colors import LinearSegmentedColormap
 
     figure, (axis,) = _figure(1.5 + 0.8 * len(scorers), 0.9 + 0.5 * len(scorers), 1)
@@ -54,14 +65,14 @@ def agreement_chart(scorers: list[str], agreement: list[dict[str, Any]]) -> str:
     return _svg(figure)
 
 
-def _figure(width: float, height: float, columns: int):
+def _figure(width: float, height: float, columns: int) -> tuple[Figure, Sequence[Axes]]:
     from matplotlib.figure import Figure  # no pyplot: no display, no global state
 
     figure = Figure((width, height), layout="constrained")
     return figure, figure.subplots(1, columns, squeeze=False)[0]
 
 
-def _svg(figure) -> str:
+def _svg(figure: Figure) -> str:
     from matplotlib import rc_context
 
     text = StringIO()

@@ -1,33 +1,41 @@
 """``reward-benchmark``: tables of scorers and generators from the command line.
 
 Exit code 0: done. 1: done, but some images could not be scored. 2: wrong usage, or data or a model that
-cannot be had. 130: interrupted; the same command goes on.
+cannot be loaded. 130 (SIGTERM: 143): interrupted; the same command resumes.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import logging
 import re
-import sys
 from pathlib import Path
 
-from reward_core.cli.common import warnings_as_lines
+from reward_core.cli.common import log_warnings, positive
 from reward_core.errors import InputError, RewardCoreError
+from reward_core.runs.logger import command_logging
+from reward_core.runs.sigterm import sigterm_interrupts
+
+from .json_record import JsonObject
+
+logger = logging.getLogger(__name__)
+FAILED_SHOWN = 20  # images without a score that are named
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns the exit code."""
+    """Run one command; return the exit code."""
     args = build_parser().parse_args(argv)
-    try:
-        with warnings_as_lines("reward-benchmark"):
-            return args.run(args)
-    except (RewardCoreError, OSError) as error:
-        print(f"reward-benchmark: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("reward-benchmark: interrupted; the same command goes on where it stopped", file=sys.stderr)
-        return 130
+    with command_logging("reward-benchmark"), sigterm_interrupts() as terminated:
+        try:
+            with log_warnings():
+                return args.run(args)
+        except (RewardCoreError, OSError) as error:
+            logger.error("%s", error)
+            return 2
+        except KeyboardInterrupt:
+            logger.error("interrupted; what is finished is kept. Run the same command again to resume")
+            return 143 if terminated else 130
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -60,7 +68,7 @@ def _add_report(commands) -> None:
 def _add_run(commands) -> None:
     from .suites import SUITES
 
-    run = commands.add_parser("run", help="score a suite and print its tables; goes on where it was stopped")
+    run = commands.add_parser("run", help="score a suite and print its tables; an interrupted run resumes")
     run.add_argument("suite", choices=list(SUITES))
     run.add_argument(
         "--scorers", type=_names, metavar="A,B", help="names, folders or files (default: the suite's)"
@@ -72,12 +80,12 @@ def _add_run(commands) -> None:
         "--data", type=Path, metavar="DIR", help="images (default: OUT/SUITE/data, fetched or made)"
     )
     run.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="default: %(default)s")
-    run.add_argument("--limit", type=_positive, metavar="N", help="the first N prompts only")
+    run.add_argument("--limit", type=positive, metavar="N", help="the first N prompts only")
     run.add_argument(
         "--device", help="one, or several with commas: cuda:0,cuda:1 (default: cuda, else mps, else cpu)"
     )
     run.add_argument("--precision", choices=("exact", "fast", "auto"), default="exact")
-    run.add_argument("--batch-size", type=_positive, metavar="N", help="pairs computed at once")
+    run.add_argument("--batch-size", type=positive, metavar="N", help="pairs computed at once")
     run.add_argument("--offline", action="store_true", help="never touch the network")
     run.add_argument("--json", action="store_true", help="the summary as JSON on stdout instead of tables")
     run.set_defaults(run=run_suite)
@@ -92,23 +100,23 @@ def _add_generate(commands) -> None:
         "--out", type=Path, required=True, metavar="DIR", help="NAME becomes a folder in it"
     )
     generate.add_argument("--prompts", type=Path, metavar="FILE", help="default: Table 1's, fetched")
-    generate.add_argument("--limit", type=_positive, metavar="N", help="the first N prompts only")
-    generate.add_argument("--seeds", type=_positive, default=10, metavar="N", help="default: %(default)s")
-    generate.add_argument("--steps", type=_positive, default=50, help="default: %(default)s")
+    generate.add_argument("--limit", type=positive, metavar="N", help="the first N prompts only")
+    generate.add_argument("--seeds", type=positive, default=10, metavar="N", help="default: %(default)s")
+    generate.add_argument("--steps", type=positive, default=50, help="default: %(default)s")
     generate.add_argument("--guidance-scale", type=float, default=7.5, help="default: %(default)s")
-    generate.add_argument("--height", type=_positive, default=0, help="pixels (default: the model's)")
-    generate.add_argument("--width", type=_positive, default=0, help="pixels (default: as --height)")
+    generate.add_argument("--height", type=positive, default=0, help="pixels (default: the model's)")
+    generate.add_argument("--width", type=positive, default=0, help="pixels (default: as --height)")
     generate.add_argument(
         "--sampler", default="", help="ddim, ddpm, euler, flow (default: the model's first)"
     )
-    generate.add_argument("--batch-size", type=_positive, default=4, metavar="N")
+    generate.add_argument("--batch-size", type=positive, default=4, metavar="N")
     generate.add_argument("--device", help="default: cuda, else mps, else cpu")
     generate.add_argument("--offline", action="store_true", help="never touch the network")
     generate.set_defaults(run=run_generate)
 
 
 def _add_metrics(commands) -> None:
-    metrics = commands.add_parser("metrics", help="metrics of scores that lie in files, as one JSON object")
+    metrics = commands.add_parser("metrics", help="metrics of scores in files, as one JSON object")
     metrics.add_argument(
         "--rankings",
         type=Path,
@@ -157,7 +165,7 @@ def run_generate(args: argparse.Namespace) -> int:
     except ReflError as error:
         raise InputError(str(error)) from error
     existing = len(prompts) * args.seeds - made
-    print(f"{args.out / args.name}: {made} images made, {existing} were there", file=sys.stderr)
+    logger.info("%s: %d images made, %d were there", args.out / args.name, made, existing)
     return 0
 
 
@@ -168,21 +176,22 @@ def run_suite(args: argparse.Namespace) -> int:
     fields = {key: value for key, value in vars(args).items() if key not in ("run", "json")}
     summary = run(RunConfig(**fields))
     if args.json:
-        print(json.dumps(summary, indent=1, ensure_ascii=False))
+        print(json.dumps(summary.to_json(), indent=1, ensure_ascii=False))
     else:
-        print_tables(summary["parts"])
+        print_tables(summary.parts)
         print(f"{args.out / args.suite}: report.md, summary.json, scores.jsonl")
-    failed = {image: error for part in summary["parts"] for image, error in part["failed"].items()}
-    for image, error in list(failed.items())[:20]:
-        print(f"reward-benchmark: {image}: {error}", file=sys.stderr)
-    if len(failed) > 20:
-        print(f"reward-benchmark: and {len(failed) - 20:,} more images", file=sys.stderr)
+    failed = summary.failed
+    for image, error in list(failed.items())[:FAILED_SHOWN]:
+        logger.error("%s: %s", image, error)
+    if len(failed) > FAILED_SHOWN:
+        logger.error("and %s more images", f"{len(failed) - FAILED_SHOWN:,}")
     return 1 if failed else 0
 
 
 def run_report(args: argparse.Namespace) -> int:
     from .original import original_summary
-    from .report import read_summary, run_folders, write_reports
+    from .report import write_reports
+    from .run_files import read_summary, run_folders
     from .tables import print_tables
 
     if not args.path.is_dir():
@@ -195,8 +204,9 @@ def run_report(args: argparse.Namespace) -> int:
         print_tables(parts)
         return 0
     for folder in run_folders(args.path):
-        print_tables(read_summary(folder)["parts"])
-        for path in write_reports(folder, args.html):
+        summary = read_summary(folder)
+        print_tables(summary.parts)
+        for path in write_reports(folder, summary, args.html):
             print(path)
     return 0
 
@@ -218,18 +228,18 @@ def run_metrics(args: argparse.Namespace) -> int:
         table = preference_table([item.ranks for item in rankings], scores)
     except ValueError as error:
         raise InputError(f"{args.scores[0]}: {error}") from error
-    print(json.dumps(table.to_dict(), indent=1))
+    print(json.dumps(table.to_json(), indent=1))
     return 0
 
 
-def _generator_metrics(paths: list[Path]) -> dict:
+def _generator_metrics(paths: list[Path]) -> dict[str, JsonObject]:
     from .metrics import generator_table
     from .score_files import human_ranks, read_generator_files, result_files
 
     files = [file for path in paths for file in result_files(path)]
     found = read_generator_files(files)
     try:
-        return {name: generator_table(scores, human_ranks()).to_dict() for name, scores in found.items()}
+        return {name: generator_table(scores, human_ranks()).to_json() for name, scores in found.items()}
     except ValueError as error:
         raise InputError(str(error)) from error
 
@@ -239,9 +249,3 @@ def _names(text: str) -> tuple[str, ...]:
     if not names:
         raise argparse.ArgumentTypeError("a name, or several with commas, was expected")
     return names
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
-    return int(text)

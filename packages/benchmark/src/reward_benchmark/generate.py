@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +10,9 @@ import numpy as np
 from PIL import Image
 
 from reward_core.errors import InputError
+from reward_core.files.atomic_write import atomic_write
+from reward_core.files.full_disk import raise_if_full
+from reward_core.files.json_file import read_json, write_json
 from reward_core.runs.progress import bar
 from reward_core.runs.run_lock import folder_lock
 
@@ -46,10 +47,15 @@ def generate(
     Raises:
         InputError: the folder holds images that were made otherwise.
         OutputError: another run is using the folder.
+        DiskFullError: no space is left; finished images are kept.
         refl.errors.ModelError: a model that cannot be loaded.
     """
-    with folder_lock(folder, ".generate.lock"):
-        return _generate(model, lora, prompts, folder, settings, device)
+    try:
+        with folder_lock(folder, ".generate.lock"):
+            return _generate(model, lora, prompts, folder, settings, device)
+    except OSError as error:
+        raise_if_full(error, folder)
+        raise
 
 
 def _generate(
@@ -62,7 +68,7 @@ def _generate(
 ) -> int:
     from refl.compare import generate_images, load_model
 
-    settings_used = {"model": model, "lora": lora, **asdict(settings)}
+    settings_used: dict[str, object] = {"model": model, "lora": lora, **asdict(settings)}
     del settings_used["batch_size"]  # of no effect on the images
     _check(folder, settings_used)
     samples = [
@@ -74,7 +80,7 @@ def _generate(
     if not missing:
         return 0
     family = load_model(lora or model, model, device)
-    _write_json(folder / SETTINGS, settings_used)
+    write_json(folder / SETTINGS, settings_used)
     paths = iter([path for path, _, _ in missing])
     with bar() as shown:
         task = shown.add_task("pictures", total=len(missing))
@@ -85,16 +91,18 @@ def _generate(
     return len(missing)
 
 
-def _check(folder: Path, settings_used: dict) -> None:
+def _check(folder: Path, settings_used: dict[str, object]) -> None:
     path = folder / SETTINGS
     if not path.is_file():
         if folder.is_dir() and any(folder.glob("*.png")):
             raise InputError(f"{folder}: holds images of another origin; take another --name")
         return
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: damaged ({error}); remove the folder, or take another --name") from error
+    before = read_json(path, error=InputError)
+    if not isinstance(before, dict):
+        raise InputError(
+            f"Cannot read '{path}': it must be a JSON object, got {before!r:.60}. Remove the folder, or give "
+            "another --name."
+        )
     other = [key for key in settings_used if before.get(key) != settings_used[key]]
     if other:
         message = ", ".join(f"{key} {before.get(key)!r}" for key in other)
@@ -102,12 +110,5 @@ def _check(folder: Path, settings_used: dict) -> None:
 
 
 def _write_png(path: Path, pixels: np.ndarray) -> None:
-    temporary = path.with_name(f".{path.name}")
-    Image.fromarray(pixels).save(temporary, format="PNG")
-    os.replace(temporary, path)
-
-
-def _write_json(path: Path, document: dict) -> None:
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(json.dumps(document, indent=1), encoding="utf-8")
-    os.replace(temporary, path)
+    with atomic_write(path) as temporary:
+        Image.fromarray(pixels).save(temporary, format="PNG")

@@ -1,26 +1,26 @@
-"""The original's result files as a summary, as if they had been made here."""
+"""The original's result files as parts of a summary."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from reward_core.errors import InputError
 from reward_core.rankings import read_rankings
 
+from .results import PartSummary
 from .score_files import human_ranks, is_generator_file, read_generator_files, read_scores, scores_for
 from .score_store import Key, Score
 from .suites import Group, Part
 from .summary import summarize
 
 
-def original_summary(path: Path, rankings: Path | None) -> list[dict[str, Any]]:
+def original_summary(path: Path, rankings: Path | None) -> list[PartSummary]:
     """Parts of a summary from SCORER-benchmark-GENERATOR-result.json and test_SCORER.json in a folder.
 
     rankings: people's, needed for the latter. An empty list where there are no such files.
     """
     files = sorted(p for pattern in ("*.json", "*/*.json") for p in path.glob(pattern))
-    parts = []
+    parts: list[PartSummary] = []
     if generators := [file for file in files if is_generator_file(file)]:
         parts += _table1(generators)
     tests = [file for file in files if file.name.startswith("test_") and file.name != "test_images.json"]
@@ -31,7 +31,7 @@ def original_summary(path: Path, rankings: Path | None) -> list[dict[str, Any]]:
     return parts
 
 
-def _table1(files: list[Path]) -> list[dict[str, Any]]:
+def _table1(files: list[Path]) -> tuple[PartSummary, ...]:
     found = read_generator_files(files)
     groups: dict[tuple[str, int], Group] = {}
     rows: dict[Key, Score] = {}
@@ -46,7 +46,7 @@ def _table1(files: list[Path]) -> list[dict[str, Any]]:
     return _summarize(part, list(found), rows)
 
 
-def _table3(files: list[Path], rankings: Path) -> list[dict[str, Any]]:
+def _table3(files: list[Path], rankings: Path) -> tuple[PartSummary, ...]:
     ranked = read_rankings(rankings)
     groups = [
         Group(item.id, item.prompt, (), tuple(f"{item.id}/{x}" for x in range(len(item.images))), item.ranks)
@@ -63,7 +63,7 @@ def _table3(files: list[Path], rankings: Path) -> list[dict[str, Any]]:
     return _summarize(part, scorers, rows)
 
 
-def _summarize(part: Part, scorers: list[str], rows: dict) -> list[dict[str, Any]]:
+def _summarize(part: Part, scorers: list[str], rows: dict[Key, Score]) -> tuple[PartSummary, ...]:
     try:
         return summarize([part], scorers, rows)
     except ValueError as error:

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from reward_core.errors import CheckpointError, InputError
+from reward_core.errors import InputError
 from reward_core.files.atomic_write import write_text
-from reward_core.files.json_file import read_json
+from reward_core.files.full_disk import raise_if_full
+from reward_core.runs.run_lock import folder_lock
 
+from .environment import environment
+from .results import SuiteSummary
+from .run_files import (
+    LOCK_FILE,
+    MARKDOWN_FILE,
+    SCORES_FILE,
+    RunSettings,
+    check_settings,
+    write_groups,
+    write_summary,
+)
 from .score_store import ScoreStore
 from .score_suite import score_suite
 from .scorers import load_bundle
 from .suites import SUITES, Part, SuiteOptions, build_suite
-from .summary import environment, summarize
-from .tables import markdown, tables_of
-
-SCORES_FILE, SUMMARY_FILE, SETTINGS_FILE = "scores.jsonl", "summary.json", "run.json"
-MARKDOWN_FILE, GROUPS_FILE = "report.md", "groups.json"
+from .summary import summarize
+from .tables import report_markdown
 
 
 @dataclass(frozen=True)
@@ -38,27 +45,42 @@ class RunConfig:
     batch_size: int | None = None
     offline: bool = False
 
+    @property
+    def folder(self) -> Path:
+        """The run's own folder."""
+        return self.out / self.suite
 
-def run(config: RunConfig) -> dict[str, Any]:
-    """Do what is not done yet of a run; returns the summary, which lies in ``out/SUITE/summary.json``.
+    @property
+    def data_folder(self) -> Path:
+        """The folder of the images, absolute."""
+        return (self.data or self.folder / "data").resolve()
+
+
+def run(config: RunConfig) -> SuiteSummary:
+    """Do what is not done yet of a run; return the summary, which is also in ``out/SUITE/summary.json``.
 
     Raises:
-        InputError: an unknown name, nothing that could be scored, or a folder with scores of another kind.
-        HubError, CheckpointError: data or a model that cannot be had.
+        InputError: an unknown name, no image could be scored, or the folder has scores of another kind.
+        OutputError: another run is using the folder.
+        DiskFullError: no space is left; finished scores are kept.
+        HubError, CheckpointError: data or a model cannot be loaded.
     """
     if config.suite not in SUITES:
         raise InputError(f"unknown suite {config.suite!r}; known are {', '.join(SUITES)}")
-    folder = config.out / config.suite
-    folder.mkdir(parents=True, exist_ok=True)
-    data = (config.data or folder / "data").resolve()
-    options = SuiteOptions(data, config.limit, config.generators, config.offline)
+    try:
+        with folder_lock(config.folder, LOCK_FILE):
+            return _run(config)
+    except OSError as error:
+        raise_if_full(error, config.folder)
+        raise
+
+
+def _run(config: RunConfig) -> SuiteSummary:
+    folder, data = config.folder, config.data_folder
     with ScoreStore(folder / SCORES_FILE) as store:
-        _check_settings(folder, {"precision": config.precision, "data": str(data)}, bool(store.rows))
-        parts = build_suite(config.suite, options)
-        scorers = list(dict.fromkeys(config.scorers or SUITES[config.suite]))
-        for part in parts:
-            if part.reference_scorer and part.reference_scorer not in scorers:
-                scorers.insert(0, part.reference_scorer)  # without it there is nothing to compare with
+        check_settings(folder, RunSettings(config.precision, str(data)), bool(store.rows))
+        parts = build_suite(config.suite, SuiteOptions(data, config.limit, config.generators, config.offline))
+        scorers = _scorers(config, parts)
         load = partial(load_bundle, precision=config.precision, offline=config.offline)
         devices = config.device.split(",") if config.device else [None]
         score_suite(parts, scorers, store, load, devices, config.batch_size)
@@ -67,59 +89,17 @@ def run(config: RunConfig) -> dict[str, Any]:
         tables = summarize(parts, scorers, rows)
     except ValueError as error:
         raise InputError(f"{config.suite}: {error}") from error
-    summary = {
-        "suite": config.suite,
-        "limit": config.limit,
-        "data": str(data),
-        "environment": environment(config.device, config.precision),
-        "parts": tables,
-    }
-    write_text(folder / GROUPS_FILE, json.dumps(_groups(parts), ensure_ascii=False))
-    write_text(folder / SUMMARY_FILE, json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
+    used = environment(config.device, config.precision)
+    summary = SuiteSummary(config.suite, config.limit, str(data), used, tables)
+    write_groups(folder, parts)
+    write_summary(folder, summary)
     write_text(folder / MARKDOWN_FILE, report_markdown(summary))
     return summary
 
 
-def report_markdown(summary: dict[str, Any]) -> str:
-    """The summary as one Markdown document."""
-    lines = [f"# {summary['suite']}", ""]
-    for part in summary["parts"]:
-        lines += [markdown(table) for table in tables_of(part)]
-    lines += ["### Environment", ""]
-    lines += [f"- {name}: {value}" for name, value in summary["environment"].items()]
-    lines += [f"- data of {part['title']}: {part['revision']}" for part in summary["parts"]]
-    return "\n".join(lines) + "\n"
-
-
-def _groups(parts: list[Part]) -> list[dict[str, Any]]:
-    """What a report needs to know of the images, so that it can be made without the suite."""
-    return [
-        {
-            "part": part.name,
-            "id": group.id,
-            "prompt": group.prompt,
-            "generator": group.generator,
-            "places": group.ranks,
-            "names": group.names,
-            "images": [str(image) for image in group.images],
-        }
-        for part in parts
-        for group in part.groups
-    ]
-
-
-def _check_settings(folder: Path, settings: dict[str, str], has_rows: bool) -> None:
-    """Scores of one folder are of one kind: refuse to mix them with others."""
-    path = folder / SETTINGS_FILE
-    if has_rows and path.is_file():
-        try:
-            before = read_json(path)
-        except CheckpointError as error:
-            raise InputError(str(error)) from error
-        for key, value in settings.items():
-            if before.get(key) != value:
-                raise InputError(
-                    f"{folder} holds scores with {key} {before.get(key)!r}, now {value!r} is asked for; "
-                    "give another --out"
-                )
-    write_text(path, json.dumps(settings, indent=1) + "\n")
+def _scorers(config: RunConfig, parts: list[Part]) -> list[str]:
+    scorers = list(dict.fromkeys(config.scorers or SUITES[config.suite]))
+    for part in parts:
+        if part.reference_scorer and part.reference_scorer not in scorers:
+            scorers.insert(0, part.reference_scorer)  # without it there is nothing to compare with
+    return scorers

@@ -1,12 +1,11 @@
-"""Scores that lie in files: lists of {id, rewards}, and the original's own results."""
+"""Scores in files: lists of {id, rewards}, and the original's own results."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
-from reward_core.errors import CheckpointError, InputError
+from reward_core.errors import InputError
 from reward_core.files.json_file import read_json
 from reward_core.rankings import RankedPrompt
 
@@ -103,7 +102,7 @@ def human_ranks() -> dict[str, float]:
     return {name: float(row.rank) for name, row in TABLE1.items()}
 
 
-def _reward(where: str, value: Any) -> float | None:
+def _reward(where: str, value: object) -> float | None:
     if value is None:
         return None
     if isinstance(value, list) and len(value) == 1:
@@ -113,10 +112,7 @@ def _reward(where: str, value: Any) -> float | None:
     return float(value)
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path) -> object:
     if not path.is_file():
         raise InputError(f"{path}: no such file of scores")
-    try:
-        return read_json(path)
-    except CheckpointError as error:
-        raise InputError(str(error)) from error
+    return read_json(path, error=InputError)

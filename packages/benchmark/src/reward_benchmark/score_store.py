@@ -1,4 +1,4 @@
-"""scores.jsonl: a row per image and scorer, appended as it comes, whole after any interruption.
+"""scores.jsonl: a row per image and scorer, appended as it comes, complete after any interruption.
 
 Where an image, its prompt or the scorer's files changed meanwhile, it is scored again; the last row counts.
 """
@@ -9,12 +9,15 @@ import contextlib
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
 from reward_core.errors import InputError
 from reward_core.files.json_file import parse_json
+
+from .json_record import FORMAT_VERSION, JsonObject, JsonRecord, check_format, key
 
 Key = tuple[str, str, str]  # part, scorer, image
 
@@ -31,6 +34,21 @@ class Score:
     of: str | None = None
 
 
+@dataclass(frozen=True)
+class _Row(JsonRecord):
+    """A line of scores.jsonl."""
+
+    part: str
+    scorer: str
+    image: str = field(metadata=key("picture"))
+    score: float | None
+    error: str | None = None
+    of: str | None = None
+
+    def to_json(self) -> JsonObject:
+        return {"format_version": FORMAT_VERSION, **super().to_json()}
+
+
 def fingerprint(prompt: str, image: Path, scorer: str) -> str:
     """Changes with the prompt, with the image's file, and with the scorer's, if it is a file or folder."""
     files, model = [image], Path(scorer)
@@ -45,10 +63,12 @@ def fingerprint(prompt: str, image: Path, scorer: str) -> str:
 
 
 class ScoreStore:
-    """The rows of one run, on disk and in memory; use as a context manager.
+    """The rows of one run, on disk and in memory; use as a context manager, inside the lock of the run.
 
-    A last line that a killed process left half written is cut off on opening. A second process on the same
-    folder is refused, so nothing is scored twice.
+    A last line that a killed process left half written is cut off on opening.
+
+    Raises:
+        InputError: on opening, for rows of another format version, or a line that is no row.
     """
 
     def __init__(self, path: Path):
@@ -57,10 +77,13 @@ class ScoreStore:
 
     def __enter__(self) -> ScoreStore:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self.path.open("a+b")
+        self._file = self.path.open("a+b", buffering=0)
         try:
-            _lock(self._file, self.path)
-            self._read()
+            self._file.seek(0)
+            content = self._file.readall()
+            self.rows = dict(_rows(content, self.path))
+            if (end := _end_of_rows(content)) < len(content):
+                self._file.truncate(end)
         except BaseException:
             self._file.close()
             raise
@@ -73,58 +96,47 @@ class ScoreStore:
 
     def add(self, rows: dict[Key, Score]) -> None:
         """Append rows and bring them to the disk."""
-        lines = []
-        for (part, scorer, image), score in rows.items():
-            row = {"part": part, "scorer": scorer, "picture": image, "score": score.score}
-            row |= {name: value for name in ("error", "of") if (value := getattr(score, name)) is not None}
-            lines.append(json.dumps(row))
-        self._file.write("".join(line + "\n" for line in lines).encode())
-        self._file.flush()
+        lines = (
+            json.dumps(_Row(*row_key, row.score, row.error, row.of).to_json()) + "\n"
+            for row_key, row in rows.items()
+        )
+        content = memoryview("".join(lines).encode())
+        while content:
+            content = content[self._file.write(content) :]
         os.fsync(self._file.fileno())
         self.rows.update(rows)
 
-    def _read(self) -> None:
-        self._file.seek(0)
-        content = self._file.read()
-        end = content.rfind(b"\n") + 1
-        if end < len(content):
-            self._file.truncate(end)
-        for number, line in enumerate(content[:end].splitlines(), start=1):
-            key, score = _row(line, f"{self.path}:{number}")
-            self.rows[key] = score
-
 
 def read_store(path: Path) -> dict[Key, Score]:
-    """The rows of a run, read only.
+    """Return the rows of a run, read only.
 
     Raises:
-        InputError: no such file, or a line of another form.
+        InputError: no such file, rows of another format version, or a line that is no row.
     """
     if not path.is_file():
-        raise InputError(f"{path}: no such file; `reward-benchmark run` writes it")
-    content = path.read_bytes()
-    lines = content[: content.rfind(b"\n") + 1].splitlines()
-    return dict(_row(line, f"{path}:{number}") for number, line in enumerate(lines, start=1))
+        raise InputError(f"Cannot read '{path}': no such file. `reward-benchmark run` writes it.")
+    return dict(_rows(path.read_bytes(), path))
 
 
-def _row(line: bytes, where: str) -> tuple[Key, Score]:
+def _rows(content: bytes, path: Path) -> Iterator[tuple[Key, Score]]:
+    for number, line in enumerate(content[: _end_of_rows(content)].splitlines(), start=1):
+        yield _row(line, path, number)
+
+
+def _end_of_rows(content: bytes) -> int:
+    return content.rfind(b"\n") + 1
+
+
+def _row(line: bytes, path: Path, number: int) -> tuple[Key, Score]:
+    what_to_do = "Remove the file to score all images again, or give another --out."
     try:
-        row = parse_json(line.decode())
-        score = row["score"]
-        key = (row["part"], row["scorer"], row["picture"])
-        return key, Score(None if score is None else float(score), row.get("error"), row.get("of"))
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        document = check_format(parse_json(line.decode()), path, what_to_do)
+        row = _Row.from_json(document)
+    except InputError:
+        raise
+    except ValueError as error:
         raise InputError(
-            f"{where} is no row of scores: {line[:80]!r}; remove the line or the file"
+            f"Cannot read '{path}': line {number} is not a row of scores ({error}). "
+            f"Remove the line, or remove the file to score all images again."
         ) from error
-
-
-def _lock(file, path: Path) -> None:
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        raise InputError(f"{path} is in use by another run; wait for it or give another --out") from error
+    return (row.part, row.scorer, row.image), Score(row.score, row.error, row.of)

@@ -1,4 +1,4 @@
-"""Scorer x suite -> scores.jsonl; goes on where it was stopped."""
+"""Score a suite with every scorer into scores.jsonl; an interrupted run resumes."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from pathlib import Path
 
 from reward_core.runs.progress import bar
 
 from .score_store import Key, Score, ScoreStore, fingerprint
-from .scorers import bundles
+from .scorers import SharedTower, SingleScorer, bundles
 from .suites import Part
 
 CHUNK = 32  # images scored between two writes
 
-Loader = Callable[[tuple[str, ...], "str | None"], Any]
+Loader = Callable[[tuple[str, ...], "str | None"], SharedTower | SingleScorer]
 
 
 def score_suite(
@@ -35,7 +35,7 @@ def score_suite(
     chunks from one queue.
 
     Args:
-        load: (names, device) -> what has ``score_all(prompts, images, batch_size)``.
+        load: (names, device) -> their scorer.
         batch_size: pairs computed at once; None leaves it to the scorer.
     """
     with bar() as shown:
@@ -53,7 +53,7 @@ class _Item:
 
     keys: dict[str, tuple[Key, str]]  # scorer -> key, fingerprint
     prompt: str
-    image: Any
+    image: Path
 
 
 def _chunks(parts: Sequence[Part], scorers: tuple[str, ...], done: dict[Key, Score]) -> Iterator[list[_Item]]:

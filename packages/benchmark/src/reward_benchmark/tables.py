@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+
+from .metrics import Interval
+from .metrics.retrieval import KS
+from .results import (
+    GeneratorsResult,
+    GeneratorsSummary,
+    PartSummary,
+    PreferenceResult,
+    PreferenceSummary,
+    PublishedValue,
+    SuiteSummary,
+)
 
 
 @dataclass(frozen=True)
@@ -17,24 +28,29 @@ class TextTable:
     notes: list[str]
 
 
-def tables_of(part: dict[str, Any]) -> Iterator[TextTable]:
-    """The tables of one part of a summary."""
-    yield _generators(part) if part["kind"] == "generators" else _preference(part)
-    if part["comparisons"]:
+def tables_of(part: PartSummary) -> Iterator[TextTable]:
+    """Yield the tables of one part of a summary."""
+    if isinstance(part, GeneratorsSummary):
+        yield _generators(part)
+    else:
+        yield _preference(part)
+    if part.comparisons:
         yield _comparisons(part)
 
 
-def markdown(table: TextTable) -> str:
-    """The table as Markdown."""
-    lines = [f"### {table.title}", ""]
-    escaped = [[cell.replace("|", "\\|") for cell in row] for row in [table.columns, *table.rows]]
-    lines += ["| " + " | ".join(row) + " |" for row in escaped]
-    lines.insert(3, "|" + "---|" * len(table.columns))
-    return "\n".join([*lines, "", *(f"- {note}" for note in table.notes), ""])
+def report_markdown(summary: SuiteSummary) -> str:
+    """Return the summary as one Markdown document."""
+    lines = [f"# {summary.suite}", ""]
+    for part in summary.parts:
+        lines += [_markdown(table) for table in tables_of(part)]
+    lines += ["### Environment", ""]
+    lines += [f"- {name}: {value}" for name, value in summary.environment.items()]
+    lines += [f"- data of {part.title}: {part.revision}" for part in summary.parts]
+    return "\n".join(lines) + "\n"
 
 
-def print_tables(parts: list[dict[str, Any]]) -> None:
-    """All tables on stdout."""
+def print_tables(parts: Iterable[PartSummary]) -> None:
+    """Print all tables on stdout."""
     from rich.console import Console
     from rich.table import Table
 
@@ -49,121 +65,131 @@ def print_tables(parts: list[dict[str, Any]]) -> None:
                 console.print(f"  {note}", markup=False, highlight=False)
 
 
-def _generators(part: dict[str, Any]) -> TextTable:
-    scorers = part["scorers"]
-    order = sorted(
-        part["reference"], key=lambda name: (part["reference"][name] is None, part["reference"][name])
-    )
-    wins = part["reference_wins"]
-    columns = ["generator", f"rank ({part['judge']})", *(["wins (people)"] if wins else []), *scorers]
+def _markdown(table: TextTable) -> str:
+    lines = [f"### {table.title}", ""]
+    escaped = [[cell.replace("|", "\\|") for cell in row] for row in [table.columns, *table.rows]]
+    lines += ["| " + " | ".join(row) + " |" for row in escaped]
+    lines.insert(3, "|" + "---|" * len(table.columns))
+    return "\n".join([*lines, "", *(f"- {note}" for note in table.notes), ""])
+
+
+def _generators(part: GeneratorsSummary) -> TextTable:
+    wins = part.reference_wins
+    columns = ["generator", f"rank ({part.judge})", *(["wins (people)"] if wins else []), *part.scorers]
     rows = []
-    for name in order:
-        rank = part["reference"][name]
+    for name, rank in sorted(part.reference.items(), key=lambda item: (item[1] is None, item[1])):
         row = [name, "–" if rank is None else f"{rank:g}"]
         if wins:
             row.append("–" if wins[name] is None else str(wins[name]))
-        rows.append(row + [_generator_cell(table["generators"][name]) for table in scorers.values()])
+        rows.append(row + [_generator_cell(result, name) for result in part.scorers.values()])
     blank = [""] * (2 if wins else 1)
-    for key, label in (("spearman", "Spearman"), ("kendall", "Kendall")):
-        rows.append([label, *blank, *(_correlation_cell(table, key) for table in scorers.values())])
+    results = part.scorers.values()
+    rows.append(["Spearman", *blank, *(_spearman_cell(result) for result in results)])
+    rows.append(["Kendall", *blank, *(_correlation_cell(result.table.kendall) for result in results)])
     notes = [
         f"Mean score over prompts ± half its 95% interval, (rank), wins over other generators; "
-        f"{part['prompts']} prompts, {part['pictures']:,} images. {_failures(part)}",
-        *(f"{scorer}: over {table['prompts']} prompts" for scorer, table in scorers.items()
-          if table["prompts"] < part["prompts"]),
+        f"{part.prompts} prompts, {part.images:,} images. {_failures(part)}",
+        *(f"{scorer}: over {result.table.prompts} prompts" for scorer, result in part.scorers.items()
+          if result.table.prompts < part.prompts),
     ]  # fmt: skip
-    return TextTable(part["title"], columns, rows, notes)
+    return TextTable(part.title, columns, rows, notes)
 
 
-def _generator_cell(row: dict[str, Any]) -> str:
-    cell = f"{_with_interval(row['mean'], '.4f')} ({row['rank']:g}) {row['wins']}"
-    if published := row.get("published"):
-        cell += (
-            f"; paper {published['value']:.4f}, {published['difference']:+.4f}{_tolerance_mark(published)}"
-        )
+def _generator_cell(result: GeneratorsResult, name: str) -> str:
+    row = result.table.rows[name]
+    cell = f"{_with_interval(row.mean, '.4f')} ({row.rank:g}) {row.wins}"
+    if paper := result.published.get(name):
+        cell += f"; paper {paper.value:.4f}, {paper.difference:+.4f}{_tolerance_mark(paper)}"
     return cell
 
 
-def _correlation_cell(table: dict[str, Any], key: str) -> str:
-    found = table[key]
-    cell = "–" if found is None else f"{found['value']:.2f} {_range(found, '.2f')}"
-    if key == "spearman" and "published_spearman" in table:
-        cell += f"; paper {table['published_spearman']:.2f}"
+def _spearman_cell(result: GeneratorsResult) -> str:
+    cell = _correlation_cell(result.table.spearman)
+    if result.published_spearman is not None:
+        cell += f"; paper {result.published_spearman:.2f}"
     return cell
 
 
-def _preference(part: dict[str, Any]) -> TextTable:
-    columns = ["scorer", "pooled %", "per prompt %", *(f"Recall@{k} %" for k in (1, 2, 4))]
-    columns += [f"Filter@{k} %" for k in (1, 2, 4)]
-    rows, sizes = [], set()
-    for scorer, table in part["scorers"].items():
-        published = table.get("published", {})
-        row = [scorer]
-        for key in ("pooled_accuracy", "per_prompt_accuracy"):
-            interval = table["intervals"][key]
-            cell = f"{100 * interval['value']:.2f} {_range(interval, '.1f', 100)}"
-            if paper := published.get(key):
-                cell += f"; paper {100 * paper['value']:.2f}, {100 * paper['difference']:+.2f}"
-                cell += _tolerance_mark(paper)
-            row.append(cell)
-        for key in ("recall", "filter"):
-            for k in ("1", "2", "4"):
-                if table[key] is None:
-                    row.append("–")
-                    continue
-                sizes.add(table[key]["n"])
-                cell = f"{100 * table[key][k]:.1f} {_range(table['intervals'][key][k], '.0f', 100)}"
-                row.append(cell + (f"; paper {100 * published[key][k]:.2f}" if key in published else ""))
-        rows.append(row)
-    pairs = sorted({table["pairs"] for table in part["scorers"].values()})
+def _correlation_cell(found: Interval | None) -> str:
+    return "–" if found is None else f"{found.value:.2f} {_range(found, '.2f')}"
+
+
+def _preference(part: PreferenceSummary) -> TextTable:
+    columns = ["scorer", "pooled %", "per prompt %", *(f"Recall@{k} %" for k in KS)]
+    columns += [f"Filter@{k} %" for k in KS]
+    tables = [result.table for result in part.scorers.values()]
+    rows = [[scorer, *_preference_cells(result)] for scorer, result in part.scorers.items()]
+    pairs = sorted({table.pairs for table in tables})
+    sizes = sorted({found.n for table in tables for found in (table.recall, table.filter) if found})
     notes = [
-        f"[95% interval over prompts]; {part['prompts']} prompts, {part['pictures']:,} images, "
+        f"[95% interval over prompts]; {part.prompts} prompts, {part.images:,} images, "
         f"{' or '.join(f'{n:,}' for n in pairs)} untied pairs; an equal score is wrong. {_failures(part)}"
     ]
     if sizes:
         notes.append(
-            f"Recall and Filter are rebuilt: over the {' or '.join(map(str, sorted(sizes)))} prompts here "
+            f"Recall and Filter are rebuilt: over the {' or '.join(map(str, sizes))} prompts here "
             "with 8 or more images, since the paper's set of 371 prompts is lost."
         )
-    return TextTable(part["title"], columns, rows, notes)
+    return TextTable(part.title, columns, rows, notes)
 
 
-def _comparisons(part: dict[str, Any]) -> TextTable:
-    preference = part["kind"] == "preference"
-    scale, form = (100, ".2f") if preference else (1, ".2f")
-    columns = ["scorers", "pooled accuracy, points" if preference else "Spearman to " + part["judge"]]
-    rows = []
-    for one in part["comparisons"]:
-        difference = one["difference"]
-        row = [f"{one['first']} – {one['second']}"]
-        row.append(f"{scale * difference['value']:+{form}} {_range(difference, '+' + form, scale)}")
-        rows.append(row + ([f"{one['p_value']:.4f}"] if preference else []))
+def _preference_cells(result: PreferenceResult) -> Iterator[str]:
+    table, paper = result.table, result.published
+    yield _accuracy_cell(table.pooled_accuracy, paper.pooled_accuracy if paper else None)
+    yield _accuracy_cell(table.per_prompt_accuracy, paper.per_prompt_accuracy if paper else None)
+    for found, published in ((table.recall, paper and paper.recall), (table.filter, paper and paper.filter)):
+        for k in KS:
+            if found is None:
+                yield "–"
+                continue
+            cell = f"{100 * found.at[k].value:.1f} {_range(found.at[k], '.0f', 100)}"
+            yield cell + (f"; paper {100 * published[k]:.2f}" if published else "")
+
+
+def _accuracy_cell(interval: Interval, paper: PublishedValue | None) -> str:
+    cell = f"{100 * interval.value:.2f} {_range(interval, '.1f', 100)}"
+    if paper is None:
+        return cell
+    return f"{cell}; paper {100 * paper.value:.2f}, {100 * paper.difference:+.2f}{_tolerance_mark(paper)}"
+
+
+def _comparisons(part: PartSummary) -> TextTable:
     notes = ["Paired over the same prompts: [95% bootstrap interval]"]
-    if preference:
-        columns.append("p (sign flips)")
-    return TextTable(f"{part['title']}: differences", columns, rows, notes)
+    title = f"{part.title}: differences"
+    if isinstance(part, GeneratorsSummary):
+        rows = [
+            [f"{one.first} – {one.second}", _difference_cell(one.difference, 1)] for one in part.comparisons
+        ]
+        return TextTable(title, ["scorers", f"Spearman to {part.judge}"], rows, notes)
+    rows = [
+        [f"{one.first} – {one.second}", _difference_cell(one.difference, 100), f"{one.p_value:.4f}"]
+        for one in part.comparisons
+    ]
+    return TextTable(title, ["scorers", "pooled accuracy, points", "p (sign flips)"], rows, notes)
 
 
-def _with_interval(interval: dict[str, float | None], form: str) -> str:
-    low, high = interval["low"], interval["high"]
-    if low is None or high is None:
-        return f"{interval['value']:{form}}"
-    return f"{interval['value']:{form}} ± {(high - low) / 2:.3f}"
+def _difference_cell(difference: Interval, scale: float) -> str:
+    return f"{scale * difference.value:+.2f} {_range(difference, '+.2f', scale)}"
 
 
-def _range(interval: dict[str, float | None], form: str, scale: float = 1) -> str:
-    low, high = interval["low"], interval["high"]
-    if low is None or high is None:
+def _with_interval(interval: Interval, form: str) -> str:
+    if interval.low is None or interval.high is None:
+        return f"{interval.value:{form}}"
+    return f"{interval.value:{form}} ± {(interval.high - interval.low) / 2:.3f}"
+
+
+def _range(interval: Interval, form: str, scale: float = 1) -> str:
+    if interval.low is None or interval.high is None:
         return ""
-    return f"[{scale * low:{form}}, {scale * high:{form}}]"
+    return f"[{scale * interval.low:{form}}, {scale * interval.high:{form}}]"
 
 
-def _tolerance_mark(paper: dict[str, Any]) -> str:
-    return " reproduced" if paper["reproduced"] else ""
+def _tolerance_mark(paper: PublishedValue) -> str:
+    return " reproduced" if paper.reproduced else ""
 
 
-def _failures(part: dict[str, Any]) -> str:
-    failed = len(part["failed"])
+def _failures(part: PartSummary) -> str:
+    failed = len(part.failed)
     if not failed:
         return "All images were scored."
-    return f"{failed:,} of them could not be scored, so the table is over {part['pictures'] - failed:,}."
+    return f"{failed:,} of them could not be scored, so the table is over {part.images - failed:,}."

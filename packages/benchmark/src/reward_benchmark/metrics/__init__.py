@@ -3,13 +3,14 @@
 from .bootstrap import Interval, Resamples, sign_flip_test
 from .correlation import average_ranks, kendall, spearman
 from .generators import GeneratorTable, generator_table
-from .preference import PreferenceTable, compare_scorers, preference_table
+from .preference import PairedComparison, PreferenceTable, compare_scorers, preference_table
 from .retrieval import MIN_IMAGES, filtered_at, recalled_at
 
 __all__ = [
     "MIN_IMAGES",
     "GeneratorTable",
     "Interval",
+    "PairedComparison",
     "PreferenceTable",
     "Resamples",
     "average_ranks",

@@ -12,20 +12,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..json_record import JsonRecord
+
 RESAMPLES = 2000
 LEVEL = 0.95
 
 
 @dataclass(frozen=True)
-class Interval:
-    """A value with its 95% interval; both ends are None where fewer than two prompts carry it."""
+class Interval(JsonRecord):
+    """A value with its 95% interval; both ends are None where fewer than two prompts have it."""
 
     value: float
     low: float | None
     high: float | None
-
-    def to_dict(self) -> dict[str, float | None]:
-        return {"value": self.value, "low": self.low, "high": self.high}
 
 
 class Resamples:

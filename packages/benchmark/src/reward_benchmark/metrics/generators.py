@@ -6,50 +6,44 @@ Letters in shape comments: P prompts, G generators, R resamples.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from ..json_record import JsonRecord, key
 from .bootstrap import Interval, Resamples
 from .correlation import average_ranks, kendall, spearman
 
 
 @dataclass(frozen=True)
-class GeneratorRow:
-    """mean: over prompts of the mean over images, as the authors' script; rank: 1 is best; wins: of
-    (prompt, other generator) pairs, those in which this one's mean is higher. images: how many were
-    scored."""
+class GeneratorRow(JsonRecord):
+    """A generator's row of Table 1.
+
+    Attributes:
+        mean: over prompts of the mean over images, as in the authors' script.
+        rank: 1 is best; rank_low, rank_high: its 95% interval.
+        wins: (prompt, other generator) pairs in which this one's mean is higher.
+        images: how many were scored.
+    """
 
     mean: Interval
     rank: float
     rank_low: float | None
     rank_high: float | None
     wins: int
-    pictures: int
-
-    def to_dict(self) -> dict:
-        return {**vars(self), "mean": self.mean.to_dict()}
+    images: int = field(metadata=key("pictures"))
 
 
 @dataclass(frozen=True)
-class GeneratorTable:
+class GeneratorTable(JsonRecord):
     """One scorer's Table 1. spearman, kendall: with the reference ranks, over the generators that have one;
     None where fewer than three have one."""
 
-    rows: dict[str, GeneratorRow]
+    rows: dict[str, GeneratorRow] = field(metadata=key("generators"))
     spearman: Interval | None
     kendall: Interval | None
     prompts: int
     missing: int
-
-    def to_dict(self) -> dict:
-        return {
-            "generators": {name: row.to_dict() for name, row in self.rows.items()},
-            "spearman": self.spearman and self.spearman.to_dict(),
-            "kendall": self.kendall and self.kendall.to_dict(),
-            "prompts": self.prompts,
-            "missing": self.missing,
-        }
 
 
 def generator_table(
@@ -112,7 +106,7 @@ def generator_table(
             rank_low=None if low is None else float(low),
             rank_high=None if high is None else float(high),
             wins=int(higher.sum()),
-            pictures=sum(v is not None for values in scores[name] for v in values),
+            images=sum(v is not None for values in scores[name] for v in values),
         )
     missing = sum(
         v is None for values_of_prompts in scores.values() for values in values_of_prompts for v in values

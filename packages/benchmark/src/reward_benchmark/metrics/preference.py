@@ -6,11 +6,11 @@ Letters in shape comments: P prompts.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from ..json_record import JsonObject, JsonRecord, json_object, key, path
 from .bootstrap import Interval, Resamples, sign_flip_test
 from .retrieval import KS, MIN_IMAGES, filtered_at, recalled_at
 
@@ -25,12 +25,9 @@ class Retrieval:
     at: dict[int, Interval]
     n: int
 
-    def to_dict(self) -> dict:
-        return {**{str(k): interval.value for k, interval in self.at.items()}, "n": self.n}
-
 
 @dataclass(frozen=True)
-class PreferenceTable:
+class PreferenceTable(JsonRecord):
     """One scorer's row of Table 3; shares in [0, 1].
 
     pooled_accuracy: of all untied pairs, as the authors' script counts. per_prompt_accuracy: the mean of
@@ -47,25 +44,93 @@ class PreferenceTable:
     recall: Retrieval | None
     filter: Retrieval | None
 
-    def to_dict(self) -> dict:
-        """The JSON form: plain values first, the intervals under "intervals"."""
-        retrieval = {"recall": self.recall, "filter": self.filter}
-        intervals: dict[str, Any] = {
-            "pooled_accuracy": self.pooled_accuracy.to_dict(),
-            "per_prompt_accuracy": self.per_prompt_accuracy.to_dict(),
-        }
-        for name, part in retrieval.items():
-            intervals[name] = part and {str(k): i.to_dict() for k, i in part.at.items()}
+    def to_json(self) -> JsonObject:
+        """Return plain values first, the intervals under "intervals"."""
+        intervals = _Intervals(
+            self.pooled_accuracy,
+            self.per_prompt_accuracy,
+            self.recall.at if self.recall else None,
+            self.filter.at if self.filter else None,
+        )
         return {
             "pooled_accuracy": self.pooled_accuracy.value,
             "per_prompt_accuracy": self.per_prompt_accuracy.value,
-            "pairs": self.pairs,
-            "prompts": self.prompts,
-            "pictures": self.images,
-            "missing": self.missing,
-            **{name: part and part.to_dict() for name, part in retrieval.items()},
-            "intervals": intervals,
+            **_Counts(self.pairs, self.prompts, self.images, self.missing).to_json(),
+            "recall": self.recall and _plain_values(self.recall),
+            "filter": self.filter and _plain_values(self.filter),
+            "intervals": intervals.to_json(),
         }
+
+    @classmethod
+    def from_json(cls, content: object, where: str = "") -> PreferenceTable:
+        counts = _Counts.from_json(content, where)
+        sizes = _Sizes.from_json(content, where)
+        intervals = _Intervals.from_json(
+            json_object(content, where).get("intervals"), path(where, "intervals")
+        )
+        return cls(
+            intervals.pooled_accuracy,
+            intervals.per_prompt_accuracy,
+            counts.pairs,
+            counts.prompts,
+            counts.images,
+            counts.missing,
+            _joined(intervals.recall, sizes.recall),
+            _joined(intervals.filter, sizes.filter),
+        )
+
+
+@dataclass(frozen=True)
+class PairedComparison(JsonRecord):
+    """Two scorers' pooled accuracy over the same prompts and images.
+
+    Attributes:
+        difference: the first scorer's less the second's.
+        p_value: of a two-sided sign-flip test over prompts.
+        pairs: how many were counted.
+    """
+
+    difference: Interval
+    p_value: float
+    pairs: int
+
+
+# The pieces of a PreferenceTable's JSON.
+
+
+@dataclass(frozen=True)
+class _Counts(JsonRecord):
+    pairs: int
+    prompts: int
+    images: int = field(metadata=key("pictures"))
+    missing: int
+
+
+@dataclass(frozen=True)
+class _Intervals(JsonRecord):
+    pooled_accuracy: Interval
+    per_prompt_accuracy: Interval
+    recall: dict[int, Interval] | None
+    filter: dict[int, Interval] | None
+
+
+@dataclass(frozen=True)
+class _Size(JsonRecord):
+    n: int
+
+
+@dataclass(frozen=True)
+class _Sizes(JsonRecord):
+    recall: _Size | None
+    filter: _Size | None
+
+
+def _joined(at: dict[int, Interval] | None, size: _Size | None) -> Retrieval | None:
+    return None if at is None or size is None else Retrieval(at, size.n)
+
+
+def _plain_values(retrieval: Retrieval) -> JsonObject:
+    return {**{str(k): interval.value for k, interval in retrieval.at.items()}, "n": retrieval.n}
 
 
 def pairs_right(ranks: Sequence[int], scores: Sequence[float | None]) -> tuple[int, int]:
@@ -109,11 +174,12 @@ def preference_table(ranks: Ranks, scores: Scores, resamples: Resamples | None =
     )
 
 
-def compare_scorers(ranks: Ranks, first: Scores, second: Scores, resamples: Resamples | None = None) -> dict:
-    """Paired comparison of two scorers' pooled accuracy over the same prompts and images.
+def compare_scorers(
+    ranks: Ranks, first: Scores, second: Scores, resamples: Resamples | None = None
+) -> PairedComparison:
+    """Compare two scorers' pooled accuracy over the same prompts and images.
 
-    Images that either could not score are left out for both. "difference" is first less second with its
-    bootstrap interval; "p_value" is of a two-sided sign-flip test over prompts.
+    Images that either could not score are left out for both.
     """
     _check(ranks, first)
     _check(ranks, second)
@@ -125,11 +191,11 @@ def compare_scorers(ranks: Ranks, first: Scores, second: Scores, resamples: Resa
     right_second, _ = _counts(ranks, [[y for _, y in group] for group in both])
     if not counted.sum():
         raise ValueError("no two images that differ in place and that both scorers scored")
-    return {
-        "difference": resamples.ratio(right_first - right_second, counted).to_dict(),
-        "p_value": sign_flip_test(right_first - right_second),
-        "pairs": int(counted.sum()),
-    }
+    return PairedComparison(
+        difference=resamples.ratio(right_first - right_second, counted),
+        p_value=sign_flip_test(right_first - right_second),
+        pairs=int(counted.sum()),
+    )
 
 
 def _counts(ranks: Ranks, scores: Scores) -> tuple[np.ndarray, np.ndarray]:

@@ -9,6 +9,7 @@ import argparse
 import sys
 
 from reward_core.errors import RewardCoreError
+from reward_core.runs.logger import command_logging
 
 from ..errors import DivergedError
 from . import compare, download_prompts, train
@@ -28,7 +29,8 @@ def main(argv: list[str] | None = None) -> int:
         command.add_to(commands)
     args = parser.parse_args(argv)
     try:
-        return args.run(args)
+        with command_logging("refl"):
+            return args.run(args)
     except DivergedError as error:
         print(f"refl: {error}", file=sys.stderr)
         return 3

@@ -43,11 +43,8 @@ def add_to(commands: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from reward_core.runs.logger import configure_logging
-
     from ..trainer import Trainer
 
-    configure_logging("refl")
     config = settings(args)
     trainer = Trainer(args=config)
     if args.dry_run:

@@ -23,7 +23,7 @@ from rich.table import Table
 
 from reward_core.errors import RewardCoreError
 from reward_core.files.json_file import write_json
-from reward_core.runs.logger import configure_logging
+from reward_core.runs.logger import command_logging
 from reward_core.runs.run_lock import folder_lock
 
 from .figures import draw_curve, draw_grid
@@ -51,7 +51,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--small", action="store_true", help="a few steps only, to see that it runs")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     args = parser.parse_args(argv)
-    configure_logging("refl.demo")
+    with command_logging("refl.demo"):
+        return run(args)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the demo as the command line says; return the exit code."""
     out = args.out / ("small" if args.small else "full") / f"seed-{args.seed}"
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import argparse
 import io
+import logging
 import sys
 
 from ..errors import RewardCoreError
+from ..runs.logger import command_logging
 from . import (
     app,
     convert,
@@ -25,8 +27,10 @@ from . import (
     tag,
     train,
 )
-from .common import warnings_as_lines
+from .common import log_warnings
 from .convert import add_convert_arguments
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["add_convert_arguments", "build_parser", "main", "run_command"]
 
@@ -55,16 +59,17 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run_command(args: argparse.Namespace) -> int:
-    """``args.run(args)`` with errors and warnings as lines on stderr."""
-    try:
-        with warnings_as_lines("reward-core"):
-            return args.run(args)
-    except (RewardCoreError, OSError) as error:
-        print(f"reward-core: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("reward-core: interrupted", file=sys.stderr)
-        return 130
+    """Run ``args.run(args)`` with errors and warnings as lines on stderr; return the exit code."""
+    with command_logging("reward-core", quiet=getattr(args, "quiet", False)):
+        try:
+            with log_warnings():
+                return args.run(args)
+        except (RewardCoreError, OSError) as error:
+            logger.error("%s", error)
+            return 2
+        except KeyboardInterrupt:
+            logger.error("interrupted")
+            return 130
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
-import sys
+import logging
 import warnings
 
 from .common import positive, scoring_options
+
+logger = logging.getLogger(__name__)
 
 
 def add_to(commands: argparse._SubParsersAction) -> None:
@@ -51,7 +53,7 @@ def run_app(args: argparse.Namespace) -> int:
         sources, only=only, device=args.device, precision=args.precision, batch_size=args.batch_size
     )
     for source in sources:
-        print(f"reward-core: loading {source}", file=sys.stderr)
+        logger.info("loading %s", source)
         _ = models[models.name_of(source)]  # one that cannot be had is told here, not on the page
     warnings.simplefilter("ignore", PromptTruncatedWarning)  # the page tells whom it concerns
     limits = Limits(images=args.max_pictures, megabytes=args.max_mb, queue=args.queue)
@@ -60,9 +62,9 @@ def run_app(args: argparse.Namespace) -> int:
     _, address, shared = serve(
         page, host=args.host, port=args.port, share=args.share, limits=limits, inbrowser=args.open
     )
-    print(f"reward-core: {address}" + (f" and, for everybody, {shared}" if shared else ""), file=sys.stderr)
+    logger.info("%s", address + (f" and, for everybody, {shared}" if shared else ""))
     if args.share and not shared:
-        print("reward-core: no public address could be had; the page runs on this machine", file=sys.stderr)
+        logger.warning("Cannot get a public address. The page runs on this machine only.")
     try:
         page.block_thread()
     finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import sys
+import logging
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ..files.score_file import ScoredRow
     from ..models.imagereward.reward_model import RewardModel
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 DEFAULT_MODEL = "ImageReward-v1.0"
@@ -92,8 +93,8 @@ def with_progress(rows: Iterator[T], total: int | None = None) -> Iterable[T]:
 
 
 @contextmanager
-def warnings_as_lines(command: str) -> Iterator[None]:
-    """Print warnings as lines on stderr; of clipped images the first few, then how many more there are.
+def log_warnings() -> Iterator[None]:
+    """Log what Python warns of; of clipped images the first few, then how many more there are.
 
     Filters are left as they are: restoring them would make every warning of the process repeat, and is not
     thread-safe. A command that ignores a kind of warning sets a filter for its whole process.
@@ -105,7 +106,7 @@ def warnings_as_lines(command: str) -> Iterator[None]:
             clipped.add(str(message))
             if len(clipped) > CLIPPED_SHOWN:
                 return
-        print(f"{command}: warning: {message}", file=sys.stderr)
+        logger.warning("%s", message)
 
     before, warnings.showwarning = warnings.showwarning, show
     try:
@@ -113,12 +114,12 @@ def warnings_as_lines(command: str) -> Iterator[None]:
     finally:
         warnings.showwarning = before
         if (more := len(clipped) - CLIPPED_SHOWN) > 0:
-            print(f"{command}: warning: {more:,} more images like these", file=sys.stderr)
+            logger.warning("%s more images like these", f"{more:,}")
 
 
 def report_failures(failed: list[ScoredRow]) -> int:
     for row in failed:
-        print(f"reward-core: {row.image}: {row.error}", file=sys.stderr)
+        logger.error("%s: %s", row.image, row.error)
     return 1 if failed else 0
 
 

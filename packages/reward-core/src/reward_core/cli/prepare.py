@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from .tables import print_prepared
 if TYPE_CHECKING:
     from ..prepare import Prepared
 
+logger = logging.getLogger(__name__)
 SUBSETS = ("1k", "2k", "4k", "8k")  # as in prepare/imagerewarddb.py, which would load more
 
 
@@ -122,7 +123,7 @@ def prepare_from_tables(args: argparse.Namespace) -> int:
 
 
 def _say(line: str) -> None:
-    print(f"reward-core: {line}", file=sys.stderr)
+    logger.info("%s", line)
 
 
 def _report(prepared: Prepared, as_json: bool) -> int:

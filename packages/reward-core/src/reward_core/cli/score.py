@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
+import logging
 import sys
-import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Iterable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..runs.sigterm import sigterm_interrupts
 from .common import batch, load_model, positive, report_failures, scoring_options, with_progress
 
 if TYPE_CHECKING:
     from ..bulk import BulkSettings
     from ..bulk.sources import SourceSpec
 
+logger = logging.getLogger(__name__)
 # Options of bulk runs alone, as argparse calls them.
 BULK_ONLY = (
     *("prompt_from_metadata", "prompt_column", "image_column", "split", "configuration", "format"),
@@ -114,7 +115,7 @@ def run_bulk(args: argparse.Namespace) -> int:
     try:
         # Ray's own notes go to stdout, which is the summary's.
         with (
-            _sigterm_interrupts() as terminated,
+            sigterm_interrupts() as terminated,
             redirect_stdout(sys.stderr),
             progress_bar(args.quiet) as on_progress,
         ):
@@ -122,10 +123,10 @@ def run_bulk(args: argparse.Namespace) -> int:
                 source, args.out, settings, file_format=args.format, on_progress=on_progress
             )
     except RunInterrupted as interrupt:
-        print(f"reward-core: {interrupt}; the same command resumes from there", file=sys.stderr)
+        logger.error("%s; the same command resumes from there", interrupt)
         return 143 if terminated else 130
     except KeyboardInterrupt:
-        print("reward-core: interrupted before scoring began; run the same command again", file=sys.stderr)
+        logger.error("interrupted before scoring began; run the same command again")
         return 143 if terminated else 130
     if args.json:
         print(json.dumps(summary.to_dict(), ensure_ascii=False))
@@ -134,25 +135,6 @@ def run_bulk(args: argparse.Namespace) -> int:
         if args.folder and not args.prompt_from_metadata and "no prompt" in summary.errors:
             print("prompts come from .txt files; --prompt-from-metadata reads images' own", file=sys.stderr)
     return 1 if summary.failed else 0
-
-
-@contextmanager
-def _sigterm_interrupts() -> Iterator[list[int]]:
-    """SIGTERM ends the run as Ctrl-C does, so that its rows are saved. Gives a list that takes the signal."""
-    received: list[int] = []
-
-    def interrupt(number: int, frame: object) -> None:
-        received.append(number)
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():  # only that one may handle signals
-        yield received
-        return
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield received
-    finally:
-        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
 
 
 def bulk_source(args: argparse.Namespace) -> SourceSpec:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
+import logging
 from pathlib import Path
 
 from ..errors import ImageError, InputError
@@ -13,6 +13,7 @@ from ..metadata import check_key
 from ..metadata.image_scores import ImageScores, scores_in_file, scores_in_images
 from .tables import print_table
 
+logger = logging.getLogger(__name__)
 SHOWN = 40  # rows of the table
 
 
@@ -98,13 +99,13 @@ def run_sort(args: argparse.Namespace) -> int:
     else:
         _print(args, found, placements, folders, names, acted)
     if prompts > 1 and not args.per_prompt:
-        print(
-            f"reward-core: warning: these images have {prompts} different prompts, and scores of different "
-            "prompts are not comparable. --per-prompt sorts the images of each prompt separately",
-            file=sys.stderr,
+        logger.warning(
+            "these images have %d different prompts, and scores of different prompts are not comparable. "
+            "--per-prompt sorts the images of each prompt separately",
+            prompts,
         )
     for image, reason in failed:
-        print(f"reward-core: {image}: {reason}", file=sys.stderr)
+        logger.error("%s: %s", image, reason)
     return 1 if failed else 0
 
 

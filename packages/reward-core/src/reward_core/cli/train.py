@@ -36,11 +36,8 @@ def add_to(commands: argparse._SubParsersAction) -> None:
 
 
 def run_train(args: argparse.Namespace) -> int:
-    from ..runs.logger import configure_logging
     from ..training.config import load_settings
     from ..training.trainer import Trainer
-
-    configure_logging("reward-core")
 
     given = {name: value for name in FLAGS if (value := getattr(args, name)) is not None}
     settings = load_settings(args.config, args.preset, args.settings, given)

@@ -1,77 +1,98 @@
-"""Log lines of the commands: on stderr, with rich's handler where that is a terminal."""
+"""Logging of the console commands: messages go to stderr, results to stdout."""
 
 from __future__ import annotations
 
+import io
 import logging
+import os
 import sys
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from rich.text import Text
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, cast
 
 PACKAGES = ("reward_core", "refl", "reward_benchmark")
-LIBRARIES = ("accelerate", "datasets", "diffusers", "filelock", "huggingface_hub", "peft", "transformers")
+# Other libraries read these variables when they are imported; a user's own value counts.
+VERBOSITY = ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY", "HF_HUB_VERBOSITY", "DATASETS_VERBOSITY")
+NO_PROGRESS_BARS = ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS", "TQDM_DISABLE")
 
 
-def configure_logging(command: str, quiet: bool = False) -> None:
-    """Have this project's log lines on stderr as ``command: text``, and those of libraries off.
+@contextmanager
+def command_logging(name: str, quiet: bool = False) -> Iterator[None]:
+    """While a command runs, print on stderr what the three packages log, and silence other libraries.
+
+    On a terminal, rich formats the messages. Elsewhere each is a line ``NAME: message`` or
+    ``NAME: warning: message``. Other libraries log errors only, and show progress bars on a terminal only.
 
     Args:
-        command: name that begins each line.
-        quiet: warnings and errors only.
+        name: of the command.
+        quiet: print warnings and errors only, without progress bars of other libraries.
     """
-    handler = _handler(command)
-    handler.setFormatter(_Formatter(command))
-    for name in PACKAGES:
-        logger = logging.getLogger(name)
-        logger.handlers[:] = [handler]
+    is_terminal = sys.stderr.isatty()
+    loggers = [logging.getLogger(package) for package in PACKAGES]
+    loggers_before = [(logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
+    variables = dict.fromkeys(VERBOSITY, "error")
+    if quiet or not is_terminal:
+        variables |= dict.fromkeys(NO_PROGRESS_BARS, "1")
+    variables = {variable: value for variable, value in variables.items() if variable not in os.environ}
+    handler = _terminal_handler() if is_terminal else _line_handler(name)
+    for logger in loggers:
+        logger.handlers, logger.propagate = [handler], False
         logger.setLevel(logging.WARNING if quiet else logging.INFO)
-    for name in LIBRARIES:
-        logging.getLogger(name).setLevel(logging.ERROR)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for variable in variables:
+            os.environ.pop(variable, None)
+        for logger, (handlers, level, propagate) in zip(loggers, loggers_before):
+            logger.handlers, logger.propagate = handlers, propagate
+            logger.setLevel(level)
 
 
-def default_logging(command: str) -> None:
-    """Configure logging, unless the program that uses this package did."""
-    if not any(logging.getLogger(name).hasHandlers() for name in PACKAGES):
-        configure_logging(command)
+def default_logging(name: str) -> None:
+    """Print what the three packages log on stderr, unless the program that uses them configured logging."""
+    loggers = [logging.getLogger(package) for package in PACKAGES]
+    if not any(logger.hasHandlers() for logger in loggers):
+        for logger in loggers:
+            logger.addHandler(_line_handler(name))
+            logger.setLevel(logging.INFO)
 
 
-class _Formatter(logging.Formatter):
-    """``command: text``, or ``command: warning: text``."""
+class _CurrentStderr(io.TextIOBase):
+    """What sys.stderr is when a message is written: a progress bar of rich prints it above itself."""
 
-    def __init__(self, command: str):
+    def write(self, text: str) -> int:
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+    def isatty(self) -> bool:
+        return sys.stderr.isatty()
+
+
+class _LineFormatter(logging.Formatter):
+    def __init__(self, name: str):
         super().__init__()
-        self.command = command
+        self.name = name
 
     def format(self, record: logging.LogRecord) -> str:
-        warning = "warning: " if record.levelno == logging.WARNING else ""
-        return f"{self.command}: {warning}{super().format(record)}"
+        kind = "warning: " if record.levelno == logging.WARNING else ""
+        return f"{self.name}: {kind}{super().format(record)}"
 
 
-def _handler(command: str) -> logging.Handler:
-    if not sys.stderr.isatty():
-        return _StderrHandler()
+def _line_handler(name: str) -> logging.Handler:
+    handler = logging.StreamHandler(_CurrentStderr())
+    handler.setFormatter(_LineFormatter(name))
+    return handler
+
+
+def _terminal_handler() -> logging.Handler:
     from rich.console import Console
+    from rich.highlighter import NullHighlighter
     from rich.logging import RichHandler
 
-    class Handler(RichHandler):
-        """Lines above a progress bar, without columns, markup or colors of numbers."""
-
-        def render_message(self, record: logging.LogRecord, message: str) -> Text:
-            from rich.text import Text
-
-            return Text(message, style="yellow" if record.levelno >= logging.WARNING else "")
-
-    console = Console(stderr=True, soft_wrap=True)
-    return Handler(console=console, show_time=False, show_level=False, show_path=False)
-
-
-class _StderrHandler(logging.StreamHandler):
-    """Writes to whatever ``sys.stderr`` is at that moment."""
-
-    def __init__(self) -> None:
-        super().__init__(sys.stderr)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.stream = sys.stderr
-        super().emit(record)
+    console = Console(file=cast("IO[str]", _CurrentStderr()))
+    handler = RichHandler(console=console, show_time=False, show_path=False, highlighter=NullHighlighter())
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    return handler

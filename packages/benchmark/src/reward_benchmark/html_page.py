@@ -1,0 +1,176 @@
+"""One self-contained HTML page of a run: tables, charts, and images."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+
+import numpy as np
+
+from reward_core.errors import ImageError
+from reward_core.inputs.image_file import open_image
+
+from .charts import agreement_chart, distribution_chart
+from .metrics.preference import pairs_right
+from .results import GeneratorsSummary, PartSummary, SuiteSummary
+from .run_files import ReportGroup
+from .score_store import Key, Score
+from .tables import TextTable, tables_of
+
+THUMBNAIL = 128  # pixels
+DISAGREEMENTS = 6  # groups shown a scorer
+
+Rows = Mapping[Key, Score]
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """A small image. address: its data URL, None for a file that cannot be read."""
+
+    kind: str
+    address: str | None
+    caption: str
+    prompt: str
+
+
+@dataclass(frozen=True)
+class Strip:
+    """A generator's best and worst images for a scorer."""
+
+    generator: str
+    scorer: str
+    thumbnails: list[Thumbnail]
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """A group that a scorer orders otherwise than people. pairs_right: in words."""
+
+    scorer: str
+    prompt: str
+    pairs_right: str
+    thumbnails: list[Thumbnail]
+
+
+@dataclass(frozen=True)
+class PartView:
+    """What the template shows of a part. distributions, agreement: SVG."""
+
+    title: str
+    revision: str
+    tables: list[TextTable]
+    distributions: str
+    agreement: str
+    strips: list[Strip]
+    disagreements: list[Disagreement]
+
+
+def html_page(summary: SuiteSummary, groups: Sequence[ReportGroup], rows: Rows) -> str:
+    """Return the page.
+
+    Args:
+        groups: the images of all parts.
+        rows: their scores.
+    """
+    from jinja2 import Environment, PackageLoader
+
+    views = [_view(part, [one for one in groups if one.part == part.name], rows) for part in summary.parts]
+    environment = Environment(loader=PackageLoader("reward_benchmark"), autoescape=True)
+    return environment.get_template("report.html").render(summary=summary, parts=views)
+
+
+def _view(part: PartSummary, groups: Sequence[ReportGroup], rows: Rows) -> PartView:
+    scorers = list(part.scorers)
+    has_generators = isinstance(part, GeneratorsSummary)
+    return PartView(
+        title=part.title,
+        revision=part.revision,
+        tables=list(tables_of(part)),
+        distributions=distribution_chart(_distributions(scorers, groups, rows)),
+        agreement=agreement_chart(scorers, part.agreement),
+        strips=_strips(part, groups, rows) if isinstance(part, GeneratorsSummary) else [],
+        disagreements=[] if has_generators else _disagreements(scorers, groups, rows),
+    )
+
+
+def _scores(group: ReportGroup, scorer: str, rows: Rows) -> list[float | None]:
+    none = Score(None)
+    return [rows.get((group.part, scorer, name), none).score for name in group.names]
+
+
+def _distributions(
+    scorers: Sequence[str], groups: Sequence[ReportGroup], rows: Rows
+) -> dict[str, dict[str, list[float]]]:
+    """Scorer -> generator (or "all") -> scores."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for scorer in scorers:
+        by_label = found.setdefault(scorer, {})
+        for group in groups:
+            scores = (score for score in _scores(group, scorer, rows) if score is not None)
+            by_label.setdefault(group.generator or "all", []).extend(scores)
+    return found
+
+
+def _strips(part: GeneratorsSummary, groups: Sequence[ReportGroup], rows: Rows) -> list[Strip]:
+    """Each generator's best and worst images for the first scorer but reference and random."""
+    scorers = list(part.scorers)
+    scorer = next((name for name in scorers if name not in (part.judge, "random")), scorers[0])
+    strips = []
+    for generator in part.reference:
+        scored = [
+            (score, name, image, group.prompt)
+            for group in groups
+            if group.generator == generator
+            for name, image, score in zip(group.names, group.images, _scores(group, scorer, rows))
+            if score is not None
+        ]
+        scored.sort(key=lambda item: item[:2], reverse=True)
+        thumbnails = [
+            _thumbnail(kind, image, f"{score:.3f}", prompt)
+            for kind, some in (("best", scored[:4]), ("worst", scored[-4:]))
+            for score, _, image, prompt in some
+        ]
+        strips.append(Strip(generator, scorer, thumbnails))
+    return strips
+
+
+def _disagreements(scorers: Sequence[str], groups: Sequence[ReportGroup], rows: Rows) -> list[Disagreement]:
+    """For each scorer the groups in which it orders the largest share of people's pairs wrongly."""
+    found = []
+    for scorer in (name for name in scorers if name != "random"):
+        wrong = []
+        for group in groups:
+            right, pairs = pairs_right(group.ranks or (), _scores(group, scorer, rows))
+            if pairs >= 3 and right < pairs:
+                wrong.append((right / pairs, -pairs, group.id, right, group))
+        for _, pairs, _, right, group in sorted(wrong, key=lambda item: item[:3])[:DISAGREEMENTS]:
+            thumbnails = _in_order(group, _scores(group, scorer, rows))
+            found.append(Disagreement(scorer, group.prompt, f"{right} of {-pairs} pairs right", thumbnails))
+    return found
+
+
+def _in_order(group: ReportGroup, scores: Sequence[float | None]) -> list[Thumbnail]:
+    """A group's images, the one that people prefer first."""
+    ranks = group.ranks or ()
+    return [
+        _thumbnail("", group.images[i], f"{ranks[i]}. | {_number(scores[i])}", group.prompt)
+        for i in np.argsort(ranks, kind="stable")
+    ]
+
+
+def _number(score: float | None) -> str:
+    return "–" if score is None else f"{score:.3f}"
+
+
+def _thumbnail(kind: str, image: str, caption: str, prompt: str) -> Thumbnail:
+    try:
+        opened_image = open_image(image).convert("RGB")
+    except (ImageError, ValueError):
+        return Thumbnail(kind, None, caption, prompt)
+    opened_image.thumbnail((THUMBNAIL, THUMBNAIL))
+    data = BytesIO()
+    opened_image.save(data, "WEBP", quality=85)
+    address = "data:image/webp;base64," + base64.b64encode(data.getvalue()).decode()
+    return Thumbnail(kind, address, caption, prompt)

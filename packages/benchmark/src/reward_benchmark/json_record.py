@@ -1,0 +1,192 @@
+"""Frozen dataclasses to and from JSON objects; errors name the value that is wrong.
+
+The fields of a class are its schema. A field with the default None is left out of the JSON where it is None;
+a field with ``metadata=key("name")`` has that name there. Keys that a class does not know are ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, Field, fields
+from functools import cache
+from types import NoneType, UnionType
+from typing import Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+from reward_core.errors import InputError
+
+#: Version of summary.json, groups.json, run.json and of the rows of scores.jsonl.
+FORMAT_VERSION = 2
+_EXPECTED = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
+
+JsonObject = dict[str, object]
+T = TypeVar("T")
+R = TypeVar("R", bound="JsonRecord")
+
+
+class SchemaError(ValueError):
+    """A value that is missing or of another type than the schema's."""
+
+
+class JsonRecord:
+    """Base of a dataclass that is an object in JSON."""
+
+    def to_json(self) -> JsonObject:
+        """Return the JSON object, of plain lists, dicts, numbers and texts."""
+        values = {_name(one): (one, getattr(self, one.name)) for one in fields(cast("type", self))}
+        return {
+            name: encode(value)
+            for name, (one, value) in values.items()
+            if not (value is None and one.default is None)
+        }
+
+    @classmethod
+    def from_json(cls: type[R], content: object, where: str = "") -> R:
+        """Return the record of a JSON object.
+
+        Args:
+            where: the path of the object in its document, for errors.
+
+        Raises:
+            SchemaError: a value is missing or of another type.
+        """
+        found = json_object(content, where)
+        values = {}
+        for one, kind in _schema(cast("type", cls)):
+            name = _name(one)
+            if name in found:
+                values[one.name] = decode(kind, found[name], path(where, name))
+            elif one.default is MISSING:
+                raise SchemaError(f"{path(where, name)} is missing")
+        return cls(**values)
+
+
+def key(name: str) -> dict[str, str]:
+    """Return the metadata of a field that has another name in JSON."""
+    return {"key": name}
+
+
+def encode(value: object) -> object:
+    """Return a value of a record as JSON holds it."""
+    if isinstance(value, JsonRecord):
+        return value.to_json()
+    if isinstance(value, Mapping):
+        return {str(name): encode(inner) for name, inner in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [encode(inner) for inner in value]
+    return value
+
+
+def decode(kind: object, content: object, where: str) -> object:
+    """Return a JSON value as the type ``kind``.
+
+    Args:
+        kind: a record, a union of records that differ in ``kind``, X | None, dict[K, X], tuple[X, ...], or
+            str, int, float, bool, or a Literal of texts.
+
+    Raises:
+        SchemaError: it is of another type.
+    """
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        if content is None and NoneType in arguments:
+            return None
+        return decode(
+            _chosen([one for one in arguments if one is not NoneType], content, where), content, where
+        )
+    if origin is dict:
+        return {
+            _dict_key(arguments[0], name, where): decode(arguments[1], value, path(where, name))
+            for name, value in json_object(content, where).items()
+        }
+    if origin is tuple:
+        if not isinstance(content, list):
+            raise SchemaError(f"{where} must be a list, got {content!r:.60}")
+        return tuple(decode(arguments[0], value, f"{where}[{i}]") for i, value in enumerate(content))
+    if origin is Literal:
+        if content not in arguments:
+            raise SchemaError(f"{where} must be {' or '.join(map(repr, arguments))}, got {content!r:.60}")
+        return content
+    if isinstance(kind, type) and issubclass(kind, JsonRecord):
+        return kind.from_json(content, where)
+    return _plain(cast("type", kind), content, where)
+
+
+def json_object(content: object, where: str) -> JsonObject:
+    """Return a JSON value that is an object. Raises SchemaError where it is none."""
+    if not isinstance(content, dict):
+        raise SchemaError(f"{where or 'the document'} must be an object, got {content!r:.60}")
+    return content
+
+
+def path(where: str, name: str) -> str:
+    """Return the path of a value in the object at ``where``."""
+    return f"{where}.{name}" if where else name
+
+
+def check_format(content: object, name: object, what_to_do: str) -> JsonObject:
+    """Return a document that has the current format version.
+
+    Args:
+        content: what was read. A document without a version has version 1.
+        name: of the file, for the error.
+        what_to_do: advice for an older format, a sentence.
+
+    Raises:
+        InputError: it has another version, or it is no JSON object.
+    """
+    if not isinstance(content, dict):
+        raise InputError(f"Cannot read '{name}': it must be a JSON object, got {content!r:.60}. {what_to_do}")
+    found = content.get("format_version", 1)
+    if type(found) is int and found == FORMAT_VERSION:
+        return content
+    if type(found) is int and found > FORMAT_VERSION:
+        what_to_do = f"A newer reward-benchmark wrote it: update this one. {what_to_do}"
+    raise InputError(
+        f"Cannot read '{name}': it has format {found!r:.40}, this version reads format {FORMAT_VERSION}. "
+        f"{what_to_do}"
+    )
+
+
+def _chosen(kinds: list[type], content: object, where: str) -> type:
+    """The only type, or the record whose ``kind`` the content has."""
+    if len(kinds) == 1:
+        return kinds[0]
+    by_name = {
+        name: kind
+        for kind in kinds
+        for one, hint in _schema(kind)
+        if one.name == "kind"
+        for name in get_args(hint)
+    }
+    name = json_object(content, where).get("kind")
+    if not isinstance(name, str) or name not in by_name:
+        raise SchemaError(
+            f"{path(where, 'kind')} must be {' or '.join(map(repr, by_name))}, got {name!r:.60}"
+        )
+    return by_name[name]
+
+
+def _plain(kind: type, content: object, where: str) -> object:
+    accepted = (int, float) if kind is float else (kind,)
+    if type(content) not in accepted:  # true is no number
+        raise SchemaError(f"{where} must be {_EXPECTED[kind]}, got {content!r:.60}")
+    return float(cast("float", content)) if kind is float else content
+
+
+def _dict_key(kind: type, name: str, where: str) -> str | int:
+    if kind is str:
+        return name
+    if not name.isdecimal():
+        raise SchemaError(f"{path(where, name)} must have a whole number as its key")
+    return int(name)
+
+
+def _name(one: Field[object]) -> str:
+    return one.metadata.get("key", one.name)
+
+
+@cache
+def _schema(record: type) -> tuple[tuple[Field[object], object], ...]:
+    """The fields of a record with their types."""
+    hints = get_type_hints(record)
+    return tuple((one, hints[one.name]) for one in fields(record))

@@ -1,0 +1,103 @@
+"""Two runs in one folder, interrupted runs, and full disks."""
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from filelock import FileLock
+from small_run import SCORERS, arguments, config
+
+from reward_benchmark.run import run
+from reward_core.errors import OutputError
+
+# One run at a time
+
+
+def test_a_folder_that_another_run_is_using_is_refused(folder, command):
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with FileLock(folder / ".benchmark.lock"):
+        done = command(*arguments(folder.parent))
+        with pytest.raises(OutputError, match="another run"):
+            run(config(folder.parent))
+    assert done.returncode == 2
+    assert str(folder) in done.stderr
+    assert "another run" in done.stderr
+    assert "give another" in done.stderr or "choose another" in done.stderr
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_the_lock_of_a_run_that_was_killed_does_not_block_the_next(finished, folder):
+    """And another process holds it, not only another handle of this one."""
+    script = (
+        "import sys, time; from filelock import FileLock; lock = FileLock(sys.argv[1]); lock.acquire(); "
+        "print('locked', flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", script, str(folder / ".benchmark.lock")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "locked\n"
+        with pytest.raises(OutputError, match="another run"):
+            run(config(folder.parent, data=finished[1] / "data"))
+        holder.kill()
+        holder.wait()
+    (folder / "run.json").unlink()
+    assert run(config(folder.parent, data=finished[1] / "data")).parts == finished[0].parts
+
+
+# Interrupted runs and full disks
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_keeps_its_scores_and_says_how_to_resume(
+    finished, settings, tmp_path, number, code
+):
+    summary, before = finished
+    path, log = tmp_path / "shapes" / "scores.jsonl", tmp_path / "stderr"
+    with log.open("wb") as stderr:
+        more = ("--data", before / "data", "--scorers", ",".join([*SCORERS, "tiny"]))  # tiny takes time
+        command = [sys.executable, "-m", "reward_benchmark", *map(str, arguments(tmp_path, *more))]
+        process = subprocess.Popen(command, env=settings, stdout=subprocess.DEVNULL, stderr=stderr)
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and not (path.is_file() and path.stat().st_size):
+            time.sleep(0.002)
+        process.send_signal(number)
+        assert process.wait(timeout=60) == code
+    message = "what is finished is kept. Run the same command again to resume"
+    assert log.read_text() == f"reward-benchmark: interrupted; {message}\n"
+    kept = path.read_bytes()
+    assert 32 <= kept.count(b"\n") < 4 * sum(part.images for part in summary.parts)
+    assert run(config(tmp_path, data=before / "data")).parts == summary.parts
+    assert path.read_bytes().startswith(kept[: kept.rfind(b"\n") + 1])
+
+
+@pytest.mark.parametrize("moment", ["at the scores", "at the summary"])
+def test_a_full_disk_is_one_line_and_keeps_finished_scores(finished, command, tmp_path, moment):
+    """A limit on the size of files stands for a full disk: both end in a write that fails."""
+    resource = pytest.importorskip("resource", reason="this system has no such limits")
+    summary, before = finished
+    path = tmp_path / "shapes" / "scores.jsonl"
+    sizes = [(before / name).stat().st_size for name in ("scores.jsonl", "groups.json")]
+    limit = sizes[0] // 2 if moment == "at the scores" else sizes[1] - 1
+    if moment == "at the summary":
+        path.parent.mkdir()
+        for name in ("scores.jsonl", "run.json"):
+            shutil.copy(before / name, path.parent)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        done = command(*arguments(tmp_path, "--data", before / "data"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"reward-benchmark: Cannot write to '{path.parent}': no space left (File too large). What is "
+        "finished is kept: free some space, then run the same command again.\n"
+    )
+    kept = path.read_bytes()
+    assert kept.count(b"\n") >= 32
+    assert not list(path.parent.glob(".*.tmp"))
+    assert run(config(tmp_path, data=before / "data")).parts == summary.parts
+    assert path.read_bytes().startswith(kept[: kept.rfind(b"\n") + 1])
