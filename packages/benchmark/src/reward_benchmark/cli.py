@@ -12,28 +12,23 @@ import re
 import sys
 from pathlib import Path
 
-from reward_core.cli.common import warnings_as_lines
-from reward_core.errors import InputError, RewardCoreError
+from reward_core.errors import InputError
+from reward_core.printing.command_line import CommandParser, encode_anything, report, run_command_line
+from reward_core.printing.escapes import printable
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    encode_anything()  # the parser prints arguments
     args = build_parser().parse_args(argv)
-    try:
-        with warnings_as_lines("reward-benchmark"):
-            return args.run(args)
-    except (RewardCoreError, OSError) as error:
-        print(f"reward-benchmark: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("reward-benchmark: interrupted; the same command goes on where it stopped", file=sys.stderr)
-        return 130
+    interrupted = "interrupted; the same command resumes where it stopped"
+    return run_command_line("reward-benchmark", lambda: args.run(args), interrupted=interrupted)
 
 
 def build_parser() -> argparse.ArgumentParser:
     from . import __version__
 
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="reward-benchmark", description="The paper's tables, and every scorer beside the others."
     )
     parser.add_argument("--version", action="version", version=f"reward-benchmark {__version__}")
@@ -157,7 +152,7 @@ def run_generate(args: argparse.Namespace) -> int:
     except ReflError as error:
         raise InputError(str(error)) from error
     existing = len(prompts) * args.seeds - made
-    print(f"{args.out / args.name}: {made} images made, {existing} were there", file=sys.stderr)
+    print(printable(f"{args.out / args.name}: {made} images made, {existing} were there"), file=sys.stderr)
     return 0
 
 
@@ -171,12 +166,12 @@ def run_suite(args: argparse.Namespace) -> int:
         print(json.dumps(summary, indent=1, ensure_ascii=False))
     else:
         print_tables(summary["parts"])
-        print(f"{args.out / args.suite}: report.md, summary.json, scores.jsonl")
+        print(printable(f"{args.out / args.suite}: report.md, summary.json, scores.jsonl"))
     failed = {image: error for part in summary["parts"] for image, error in part["failed"].items()}
     for image, error in list(failed.items())[:20]:
-        print(f"reward-benchmark: {image}: {error}", file=sys.stderr)
+        report("reward-benchmark", f"{image}: {error}")
     if len(failed) > 20:
-        print(f"reward-benchmark: and {len(failed) - 20:,} more images", file=sys.stderr)
+        report("reward-benchmark", f"and {len(failed) - 20:,} more images")
     return 1 if failed else 0
 
 
@@ -197,7 +192,7 @@ def run_report(args: argparse.Namespace) -> int:
     for folder in run_folders(args.path):
         print_tables(read_summary(folder)["parts"])
         for path in write_reports(folder, args.html):
-            print(path)
+            print(printable(path))
     return 0
 
 

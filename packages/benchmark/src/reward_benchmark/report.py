@@ -14,6 +14,7 @@ from reward_core.errors import CheckpointError, ImageError, InputError
 from reward_core.files.atomic_write import write_text
 from reward_core.files.json_file import read_json
 from reward_core.inputs.image_file import open_image
+from reward_core.printing.escapes import printable
 
 from .charts import agreement_chart, distribution_chart
 from .metrics.preference import pairs_right
@@ -80,8 +81,13 @@ def _page(folder: Path, summary: dict[str, Any]) -> str:
                 "revision": part["revision"],
             }
         )
-    environment = Environment(loader=PackageLoader("reward_benchmark"), autoescape=True)
+    environment = Environment(loader=PackageLoader("reward_benchmark"), autoescape=True, finalize=_shown_text)
     return environment.get_template("report.html").render(summary=summary, parts=parts)
+
+
+def _shown_text(value: Any) -> Any:
+    """Texts with control characters as escapes; markup and numbers as they are. Jinja escapes the rest."""
+    return printable(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
 def _score(rows: dict[Key, Score], part: str, scorer: str, name: str) -> float | None:

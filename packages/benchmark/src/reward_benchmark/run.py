@@ -11,6 +11,7 @@ from typing import Any
 from reward_core.errors import CheckpointError, InputError
 from reward_core.files.atomic_write import write_text
 from reward_core.files.json_file import read_json
+from reward_core.printing.escapes import markdown_text
 
 from .score_store import ScoreStore
 from .score_suite import score_suite
@@ -82,12 +83,17 @@ def run(config: RunConfig) -> dict[str, Any]:
 
 def report_markdown(summary: dict[str, Any]) -> str:
     """The summary as one Markdown document."""
-    lines = [f"# {summary['suite']}", ""]
+    lines = [f"# {markdown_text(summary['suite'])}", ""]
     for part in summary["parts"]:
         lines += [markdown(table) for table in tables_of(part)]
     lines += ["### Environment", ""]
-    lines += [f"- {name}: {value}" for name, value in summary["environment"].items()]
-    lines += [f"- data of {part['title']}: {part['revision']}" for part in summary["parts"]]
+    lines += [
+        f"- {markdown_text(name)}: {markdown_text(value)}" for name, value in summary["environment"].items()
+    ]
+    lines += [
+        f"- data of {markdown_text(part['title'])}: {markdown_text(part['revision'])}"
+        for part in summary["parts"]
+    ]
     return "\n".join(lines) + "\n"
 
 

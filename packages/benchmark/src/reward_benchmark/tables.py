@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from reward_core.printing.escapes import markdown_text, printable
+
 
 @dataclass(frozen=True)
 class TextTable:
@@ -26,27 +28,26 @@ def tables_of(part: dict[str, Any]) -> Iterator[TextTable]:
 
 def markdown(table: TextTable) -> str:
     """The table as Markdown."""
-    lines = [f"### {table.title}", ""]
-    escaped = [[cell.replace("|", "\\|") for cell in row] for row in [table.columns, *table.rows]]
+    lines = [f"### {markdown_text(table.title)}", ""]
+    escaped = [[markdown_text(cell) for cell in row] for row in [table.columns, *table.rows]]
     lines += ["| " + " | ".join(row) + " |" for row in escaped]
     lines.insert(3, "|" + "---|" * len(table.columns))
-    return "\n".join([*lines, "", *(f"- {note}" for note in table.notes), ""])
+    return "\n".join([*lines, "", *(f"- {markdown_text(note)}" for note in table.notes), ""])
 
 
 def print_tables(parts: list[dict[str, Any]]) -> None:
     """All tables on stdout."""
-    from rich.console import Console
-    from rich.table import Table
+    from reward_core.printing.terminal import PlainTable, plain_console
 
-    console = Console()
+    console = plain_console()
     for part in parts:
         for table in tables_of(part):
-            shown = Table(*table.columns, title=table.title)
+            shown = PlainTable(*table.columns, title=table.title)
             for row in table.rows:
                 shown.add_row(*row)
             console.print(shown)
             for note in table.notes:
-                console.print(f"  {note}", markup=False, highlight=False)
+                console.print(f"  {printable(note)}")
 
 
 def _generators(part: dict[str, Any]) -> TextTable:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import os
-import sys
 import tarfile
 from collections.abc import Callable
 from functools import partial
@@ -21,6 +20,7 @@ from reward_core.files.foreign_bytes import guarded, read_regular, reason
 from reward_core.files.limits import MAX_CAPTION_BYTES
 from reward_core.inputs.clipped_levels import FirstClippedImage
 from reward_core.inputs.image_file import ImageSource, decoded_image
+from reward_core.printing.command_line import report
 from reward_core.rankings.stored_images import ReadImage
 
 from .config import LossConfig
@@ -95,10 +95,10 @@ class CaptionedImages:
     def _warn(self, number: int, reason: str) -> None:
         if number not in self.unreadable:
             self.unreadable.add(number)
-            print(
-                f"refl: {self.source}: {self.entries[number].name} cannot be read ({reason}); the next "
-                f"image takes its place ({len(self.unreadable)} of {len(self)} so far)",
-                file=sys.stderr,
+            report(
+                "refl",
+                f"{self.source}: {self.entries[number].name} cannot be read ({reason}); the next image takes "
+                f"its place ({len(self.unreadable)} of {len(self)} so far)",
             )
 
     def batch(self, numbers: list[int], height: int, width: int) -> tuple[Tensor, list[str]]:

@@ -13,11 +13,12 @@ if TYPE_CHECKING:
 @contextmanager
 def step_bar(accelerator: Accelerator, steps: int, done: int) -> Iterator[Callable[[dict[str, float]], None]]:
     """Gives a function that takes the metrics of each finished step and shows its rewards."""
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    console = Console(stderr=True)
-    described = TextColumn("{task.description}")
+    from reward_core.printing.terminal import DescriptionColumn, plain_console
+
+    console = plain_console(stderr=True)
+    described = DescriptionColumn()
     columns = [TextColumn("step"), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn(), described]
     hidden = not (accelerator.is_main_process and console.is_terminal)
     with Progress(*columns, console=console, disable=hidden) as bar:

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from reward_core.printing.escapes import printable
 from reward_core.runs.interruption import Interruption
 from reward_core.runs.metrics_file import METRICS, MetricsFile
 from reward_core.runs.run_lock import exclusive_run
@@ -254,7 +255,7 @@ class Trainer:
 
     def _report(self, words: str) -> None:
         """On stderr: stdout belongs to whoever calls, for a report perhaps."""
-        self.accelerator.print(f"refl: {words}", file=sys.stderr)
+        self.accelerator.print(f"refl: {printable(words)}", file=sys.stderr)
 
     def _log(self, row: dict[str, float]) -> None:
         if self.accelerator.is_main_process:

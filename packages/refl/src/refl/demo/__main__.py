@@ -7,7 +7,6 @@ ShapesBench's oracle, which knows the truth and had no part in training, says wh
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
@@ -18,10 +17,12 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from reward_core.errors import RewardCoreError
 from reward_core.files.json_file import write_json
+from reward_core.printing.command_line import CommandParser, report_error
+from reward_core.printing.escapes import printable
+from reward_core.printing.terminal import PlainTable, plain_console
 from reward_core.runs.run_lock import folder_lock
 
 from ..errors import ReflError
@@ -40,7 +41,7 @@ from .study import ScoredImages, report, run_environment, score_model, validatio
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="refl.demo", description=__doc__.split("\n\n")[0])
+    parser = CommandParser(prog="refl.demo", description=__doc__.split("\n\n")[0])
     parser.add_argument(
         "--out", type=Path, default=Path("refl-demo"), help="folder for all it writes (default: %(default)s)"
     )
@@ -60,12 +61,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("refl.demo: interrupted; the same command goes on", file=sys.stderr)
         return 130
     except (ReflError, RewardCoreError) as error:
-        print(f"refl.demo: {error}", file=sys.stderr)
+        report_error("refl.demo", error)
         return 1
     if args.json:
         print(json.dumps(found, indent=1))
     else:
-        show(found, out, Console())
+        show(found, out, plain_console())
     return 0
 
 
@@ -100,7 +101,7 @@ def run_demo(out: Path, size: DemoSize, seed: int) -> dict[str, Any]:
 
 def show(found: dict[str, Any], out: Path, console: Console) -> None:
     """The report as tables."""
-    table = Table("mean [95% interval]", "before", "control", "after ReFL")
+    table = PlainTable("mean [95% interval]", "before", "control", "after ReFL")
     table.title = f"{found['prompts']} unseen prompts"
     for key, title in (
         ("reward", "learned reward (tiny)"),
@@ -124,15 +125,14 @@ def show(found: dict[str, Any], out: Path, console: Console) -> None:
         f"the best there was: {found['best_truth']:.3f}"
     )
     if found["stopped"]:
-        console.print(f"stopped early: {found['stopped']}")
-    console.print(
-        f"{found['seconds'] / 60:.1f} minutes; {out / 'grid.png'}, {out / 'curve.png'}, report.json"
-    )
+        console.print(printable(f"stopped early: {found['stopped']}"))
+    files = f"{out / 'grid.png'}, {out / 'curve.png'}, report.json"
+    console.print(printable(f"{found['seconds'] / 60:.1f} minutes; {files}"))
 
 
 @contextmanager
 def _bar(total: int) -> Iterator:
-    console = Console(stderr=True)
+    console = plain_console(stderr=True)
     columns = [TextColumn("comparing"), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn()]
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=total)

@@ -7,10 +7,8 @@ usage, or a model that cannot be had.
 from __future__ import annotations
 
 import argparse
-import io
-import sys
 
-from ..errors import RewardCoreError
+from ..printing.command_line import CommandParser, encode_anything, run_command_line
 from . import (
     app,
     convert,
@@ -25,7 +23,6 @@ from . import (
     tag,
     train,
 )
-from .common import warnings_as_lines
 from .convert import add_convert_arguments
 
 __all__ = ["add_convert_arguments", "build_parser", "main", "run_command"]
@@ -48,31 +45,19 @@ COMMANDS = (
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a file name may hold bytes that are no UTF-8
-            stream.reconfigure(errors="backslashreplace")
+    encode_anything()  # the parser prints arguments
     return run_command(build_parser().parse_args(argv))
 
 
 def run_command(args: argparse.Namespace) -> int:
     """``args.run(args)`` with errors and warnings as lines on stderr."""
-    try:
-        with warnings_as_lines("reward-core"):
-            return args.run(args)
-    except (RewardCoreError, OSError) as error:
-        print(f"reward-core: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("reward-core: interrupted", file=sys.stderr)
-        return 130
+    return run_command_line("reward-core", lambda: args.run(args))
 
 
 def build_parser() -> argparse.ArgumentParser:
     from .. import __version__
 
-    parser = argparse.ArgumentParser(
-        prog="reward-core", description="Human-preference rewards for generated images."
-    )
+    parser = CommandParser(prog="reward-core", description="Human-preference rewards for generated images.")
     parser.add_argument("--version", action="version", version=f"reward-core {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
-import sys
 import warnings
 
+from ..printing.command_line import report
 from .common import positive, scoring_options
 
 
@@ -51,7 +51,7 @@ def run_app(args: argparse.Namespace) -> int:
         sources, only=only, device=args.device, precision=args.precision, batch_size=args.batch_size
     )
     for source in sources:
-        print(f"reward-core: loading {source}", file=sys.stderr)
+        report("reward-core", f"loading {source}")
         _ = models[models.name_of(source)]  # one that cannot be had is told here, not on the page
     warnings.simplefilter("ignore", PromptTruncatedWarning)  # the page tells whom it concerns
     limits = Limits(images=args.max_pictures, megabytes=args.max_mb, queue=args.queue)
@@ -60,9 +60,9 @@ def run_app(args: argparse.Namespace) -> int:
     _, address, shared = serve(
         page, host=args.host, port=args.port, share=args.share, limits=limits, inbrowser=args.open
     )
-    print(f"reward-core: {address}" + (f" and, for everybody, {shared}" if shared else ""), file=sys.stderr)
+    report("reward-core", address + (f" and, for everybody, {shared}" if shared else ""))
     if args.share and not shared:
-        print("reward-core: no public address could be had; the page runs on this machine", file=sys.stderr)
+        report("reward-core", "there is no public address; the page runs on this machine")
     try:
         page.block_thread()
     finally:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
-import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from ..errors import ClippedLevelsWarning
+from ..printing.command_line import report
 
 if TYPE_CHECKING:
     from ..files.score_file import ScoredRow
@@ -19,7 +16,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 DEFAULT_MODEL = "ImageReward-v1.0"
-CLIPPED_SHOWN = 3  # images with clipped levels that are named
 PRECISIONS = ("exact", "fast", "auto")  # as in scoring/precision.py, which would load torch
 
 
@@ -82,39 +78,19 @@ def batch(args: argparse.Namespace) -> dict[str, int | None]:
 
 def with_progress(rows: Iterator[T], total: int | None = None) -> Iterable[T]:
     """The rows, with a progress bar on stderr while that is a terminal."""
-    from rich.console import Console
     from rich.progress import track
 
-    console = Console(stderr=True)
+    from ..printing.terminal import plain_console
+
+    console = plain_console(stderr=True)
     return track(
         rows, "scoring", total=total, console=console, disable=not console.is_terminal, transient=True
     )
 
 
-@contextmanager
-def warnings_as_lines(command: str) -> Iterator[None]:
-    """Print warnings as lines on stderr; of clipped images the first few, then how many more there are."""
-    clipped: set[str] = set()
-
-    def show(message, category, filename, lineno, file=None, line=None) -> None:
-        if issubclass(category, ClippedLevelsWarning):
-            clipped.add(str(message))
-            if len(clipped) > CLIPPED_SHOWN:
-                return
-        print(f"{command}: warning: {message}", file=sys.stderr)
-
-    with warnings.catch_warnings():
-        warnings.showwarning = show
-        try:
-            yield
-        finally:
-            if (more := len(clipped) - CLIPPED_SHOWN) > 0:
-                print(f"{command}: warning: {more:,} more images like these", file=sys.stderr)
-
-
 def report_failures(failed: list[ScoredRow]) -> int:
     for row in failed:
-        print(f"reward-core: {row.image}: {row.error}", file=sys.stderr)
+        report("reward-core", f"{row.image}: {row.error}")
     return 1 if failed else 0
 
 

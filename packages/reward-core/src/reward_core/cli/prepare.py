@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..printing.command_line import report
 from .common import data_options
 from .tables import print_prepared
 
@@ -122,7 +122,7 @@ def prepare_from_tables(args: argparse.Namespace) -> int:
 
 
 def _say(line: str) -> None:
-    print(f"reward-core: {line}", file=sys.stderr)
+    report("reward-core", line)
 
 
 def _report(prepared: Prepared, as_json: bool) -> int:

@@ -12,6 +12,8 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..printing.command_line import report
+from ..printing.escapes import printable, printable_lines
 from .common import batch, load_model, positive, report_failures, scoring_options, with_progress
 
 if TYPE_CHECKING:
@@ -94,7 +96,7 @@ def run_pairs(args: argparse.Namespace) -> int:
     rows = list(with_progress(model.score_rows(prompts, images, **batch(args)), total=len(pairs)))
     write_rows(rows, out)
     failed = [row for row in rows if row.error is not None]
-    print(f"{len(rows) - len(failed)} scores in {out}", file=sys.stderr)
+    print(printable(f"{len(rows) - len(failed)} scores in {out}"), file=sys.stderr)
     return report_failures(failed)
 
 
@@ -122,7 +124,7 @@ def run_bulk(args: argparse.Namespace) -> int:
                 source, args.out, settings, file_format=args.format, on_progress=on_progress
             )
     except RunInterrupted as interrupt:
-        print(f"reward-core: {interrupt}; the same command resumes from there", file=sys.stderr)
+        report("reward-core", f"{interrupt}; the same command resumes from there")
         return 143 if terminated else 130
     except KeyboardInterrupt:
         print("reward-core: interrupted before scoring began; run the same command again", file=sys.stderr)
@@ -130,7 +132,7 @@ def run_bulk(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(summary.to_dict(), ensure_ascii=False))
     if not args.quiet:
-        print(summary.in_words(), file=sys.stderr)
+        print(printable_lines(summary.in_words()), file=sys.stderr)
         if args.folder and not args.prompt_from_metadata and "no prompt" in summary.errors:
             print("prompts come from .txt files; --prompt-from-metadata reads images' own", file=sys.stderr)
     return 1 if summary.failed else 0

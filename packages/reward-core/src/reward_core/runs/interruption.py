@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import signal
-import sys
 import threading
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import torch
+
+from ..printing.command_line import report
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -42,4 +43,4 @@ class Interruption:
             raise KeyboardInterrupt
         self.noted = True
         if self.accelerator.is_main_process:
-            print(f"{self.name}: stopping after this step (again: at once)", file=sys.stderr, flush=True)
+            report(self.name, "stopping after this step (again: at once)")

@@ -9,11 +9,12 @@ from contextlib import contextmanager
 @contextmanager
 def step_bar(steps: int, done: int, shown: bool) -> Iterator[Callable[[dict[str, float]], None]]:
     """Gives a function that takes each finished step's metrics and shows loss, accuracy and images/s."""
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    console = Console(stderr=True)
-    described = TextColumn("{task.description}")
+    from ..printing.terminal import DescriptionColumn, plain_console
+
+    console = plain_console(stderr=True)
+    described = DescriptionColumn()
     columns = [TextColumn("step"), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn(), described]
     with Progress(*columns, console=console, disable=not (shown and console.is_terminal)) as bar:
         task = bar.add_task("", total=steps, completed=done)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ import torch
 
 from ..errors import EmptyPromptWarning, InputError, PromptTruncatedWarning, TrainingError
 from ..models.imagereward.reward_model import RewardModel
+from ..printing.command_line import report
 from ..rankings import RankedPrompt
 from ..runs.interruption import Interruption
 from ..runs.metrics_file import METRICS, MetricsFile
@@ -107,7 +107,7 @@ class Trainer:
     def report(self, line: str) -> None:
         """A line on stderr, once however many ranks there are."""
         if self.accelerator.is_main_process:
-            print(f"reward-core: {line}", file=sys.stderr, flush=True)
+            report("reward-core", line)
 
     def train(self, resume: str | Path | None = None) -> Path:
         """Train until done, or go on where a run in the same folder stopped.
