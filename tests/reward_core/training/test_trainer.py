@@ -460,7 +460,7 @@ def test_a_loss_that_does_not_move_is_reported_with_its_reason(fresh, data, tmp_
     assert "which is log 2" in output
     assert "head_init=original" in output
     assert "take head_init=scaled" in output
-    assert "Told while training" in (tmp_path / "README.md").read_text()
+    assert "Reported while training" in (tmp_path / "README.md").read_text()
     assert losses(tmp_path)[-1] == pytest.approx(math.log(2), abs=1e-3)
     # Neither the scaled head nor a model that learns is called stuck.
     some = settings(data, tmp_path / "scaled", init=some.init, head_init="scaled", epochs=3, stuck_after=10)

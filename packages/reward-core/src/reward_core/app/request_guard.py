@@ -1,8 +1,8 @@
 """Which requests the page answers: those for its own addresses, from its own page or from no page at all.
 
 A website that somebody visits can make the browser send requests to this machine. It can point its own name
-at 127.0.0.1 (DNS rebinding): the Host header then has that name. It can post to http://127.0.0.1:7860 from its
-own page: the browser then says so in Origin and Sec-Fetch-Site. Programs such as gradio_client send neither.
+at 127.0.0.1 (DNS rebinding): the Host header then has that name. It can post to http://127.0.0.1:7860 from
+its own page: the browser then says so in Origin and Sec-Fetch-Site. Programs like gradio_client send neither.
 """
 
 from __future__ import annotations

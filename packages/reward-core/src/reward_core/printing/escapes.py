@@ -10,8 +10,9 @@ import re
 import unicodedata
 from html import escape
 
-# Controls (C0, DEL, C1), formats (bidi, zero-width, tags), lone surrogates, line and paragraph separators.
-_HIDDEN_CATEGORIES = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
+# Controls (C0, DEL, C1), formats (bidi, zero-width, tags), unassigned characters, lone surrogates, line and
+# paragraph separators.
+_HIDDEN_CATEGORIES = frozenset(("Cc", "Cf", "Cn", "Cs", "Zl", "Zp"))
 # Letters and marks without any ink, of which names can be made that nobody can see.
 _BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0")
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
@@ -87,7 +88,8 @@ def spreadsheet_cell(text: str) -> str:
     cells = _CELL_ENDS.split(text)  # with the separators between them
     cells[::2] = [f"'{cell}" if _is_formula(cell) else cell for cell in cells[::2]]
     joined = "".join(cells)
-    return f"'{joined}" if text[:1] in ("\t", "\r", "\n") else joined
+    space = text[: len(text) - len(text.lstrip())]
+    return f"'{joined}" if {"\t", "\r", "\n"}.intersection(space) else joined
 
 
 def _is_formula(cell: str) -> bool:
