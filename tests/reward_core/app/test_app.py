@@ -35,11 +35,12 @@ MARKUP = "<img src=x onerror=\"document.title='taken over'\">${7*7}{{value}}"
 
 
 class Server:
-    """``reward-core app`` with tiny, until ``stop``."""
+    """``reward-core app`` with tiny, until ``stop``. folder: where it puts its folder of uploads."""
 
-    def __init__(self, *options):
+    def __init__(self, folder, *options):
+        self.folder = folder
         command = [sys.executable, "-m", "reward_core", "app", "--model", "tiny", *map(str, options)]
-        settings = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+        settings = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "GRADIO_TEMP_DIR": str(folder)}
         self.process = subprocess.Popen(
             command, stderr=subprocess.PIPE, text=True, env={**os.environ, **settings}
         )
@@ -51,8 +52,10 @@ class Server:
                 return
         raise AssertionError("".join(self.output))
 
-    def stop(self):
-        self.process.send_signal(signal.SIGINT)
+    def stop(self, number=signal.SIGINT):
+        """End it. Returns its exit code."""
+        assert len(list(self.folder.glob("reward-core-app-*"))) == 1
+        self.process.send_signal(number)
         try:
             return self.process.wait(timeout=90)
         finally:
@@ -61,18 +64,20 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def server():
-    server = Server("--second-model", "tiny-judge")
+def server(tmp_path_factory):
+    server = Server(tmp_path_factory.mktemp("uploads"), "--second-model", "tiny-judge")
     yield server
     assert server.stop() in (0, 130)
+    assert list(server.folder.glob("reward-core-app-*")) == []  # no upload is left
 
 
 @pytest.fixture(scope="module")
-def strict_server():
+def strict_server(tmp_path_factory):
     """One with low limits and no second model."""
-    server = Server("--max-pictures", 4, "--max-mb", 1, "--queue", 1)
+    server = Server(tmp_path_factory.mktemp("uploads"), "--max-pictures", 4, "--max-mb", 1, "--queue", 1)
     yield server
-    server.stop()
+    assert server.stop(signal.SIGTERM) == 128 + signal.SIGTERM
+    assert list(server.folder.glob("reward-core-app-*")) == []
 
 
 @pytest.fixture(scope="module")
@@ -313,6 +318,8 @@ def test_names_and_prompts_are_shown_as_they_are(visit, server, files, tmp_path)
     assert MARKUP in headings
     assert page.page.locator("#rc-results img").count() == 0
     assert "taken over" not in page.page.title()
+    page.rank([files[1]], ["a red\u202e star\x85"], second="none")
+    assert "a red\\u202e star\\x85" in page.page.locator("#rc-results h3").all_inner_texts()
     assert "tiny reads 35 tokens of a prompt, so not “" in page.notices()
 
 
