@@ -22,6 +22,7 @@ import reward_core as RM
 from reward_core import shapes
 
 pytest.importorskip("gradio", reason="the page needs gradio (extra: app)")
+httpx = pytest.importorskip("httpx")
 api = pytest.importorskip("playwright.sync_api", reason="driving a browser needs the playwright package")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 if CHROMIUM is None:
@@ -57,7 +58,9 @@ class Server:
         assert len(list(self.folder.glob("reward-core-app-*"))) == 1
         self.process.send_signal(number)
         try:
-            return self.process.wait(timeout=90)
+            code = self.process.wait(timeout=90)
+            self.output += self.process.stderr.readlines()
+            return code
         finally:
             self.process.kill()
             self.process.stderr.close()
@@ -76,7 +79,13 @@ def strict_server(tmp_path_factory):
     """One with low limits and no second model."""
     server = Server(tmp_path_factory.mktemp("uploads"), "--max-pictures", 4, "--max-mb", 1, "--queue", 1)
     yield server
+    body = {"data": [[], "x", "\x1b]0;title\x07\u202e", "none"], "fn_index": 0, "session_hash": "log"}
+    httpx.post(f"{server.address}gradio_api/queue/join", json=body)  # a model's name that is not offered
+    with httpx.stream("GET", f"{server.address}gradio_api/queue/data?session_hash=log") as answer:
+        assert any("process_completed" in line for line in answer.iter_lines())
     assert server.stop(signal.SIGTERM) == 128 + signal.SIGTERM
+    assert "\\x1b]0;title" in "".join(server.output)
+    assert not {"\x1b", "\x07", "\u202e"} & set("".join(server.output))
     assert list(server.folder.glob("reward-core-app-*")) == []
 
 

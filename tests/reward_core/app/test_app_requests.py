@@ -230,3 +230,16 @@ def test_a_file_limit_below_the_option_is_reported(monkeypatch):
         _ = Limits().upload_bytes
     monkeypatch.setenv("REWARD_CORE_MAX_UPLOAD_FILE_BYTES", str(2**40))
     assert Limits(megabytes=2).upload_bytes == 16 * 2**20
+
+
+def test_routes_that_the_page_does_not_use_are_closed(client):
+    files = [("video", ("a.mp4", b"x" * 100))]
+    assert client.post("/gradio_api/process_recording", files=files).status_code == 404
+    assert client.get("/gradio_api/deep_link?session_hash=x").status_code == 404
+    for name in ("vibe-edit", "vibe-code/", "undo-vibe-edit", "profiling/clear"):
+        assert client.post(f"/gradio_api/{name}", json={}).status_code == 404
+
+
+def test_files_to_any_route_count_as_uploads(client):
+    files = uploads(FILE, "a.png", "b.png", "c.png")
+    assert client.post("/gradio_api/component_server", files=files).status_code == 413

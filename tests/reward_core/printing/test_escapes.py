@@ -4,10 +4,11 @@ import argparse
 import csv
 import errno
 import io
+import sys
 
 import pytest
 
-from reward_core.printing.command_line import CommandParser, run_command_line
+from reward_core.printing.command_line import CommandParser, printable_output, run_command_line
 from reward_core.printing.escapes import (
     chart_label,
     html_text,
@@ -144,3 +145,10 @@ def test_usage_errors_show_arguments_on_one_line(capsys):
         assert "\x1b" not in text
         assert "\u202e" not in text
     assert isinstance(parser, argparse.ArgumentParser)
+
+
+def test_what_libraries_print_is_escaped_too(capsys):
+    with printable_output():
+        print("a\x1b[31m\u202eb\nc", file=sys.stderr)
+        print("d\x07")
+    assert capsys.readouterr() == ("d\\x07\n", "a\\x1b[31m\\u202eb\nc\n")

@@ -7,6 +7,7 @@ ShapesBench's oracle, which knows the truth and had no part in training, says wh
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import time
@@ -20,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from reward_core.errors import RewardCoreError
 from reward_core.files.json_file import write_json
-from reward_core.printing.command_line import CommandParser, report_error
+from reward_core.printing.command_line import CommandParser, run_command_line
 from reward_core.printing.escapes import printable
 from reward_core.printing.terminal import PlainTable, plain_console
 from reward_core.runs.run_lock import folder_lock
@@ -54,15 +55,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         parser.error(f"{args.out}: cannot be written to ({error.strerror})")
-    try:
-        with folder_lock(out, ".demo.lock"):
-            found = run_demo(out, SMALL if args.small else DemoSize(), args.seed)
-    except KeyboardInterrupt:
-        print("refl.demo: interrupted; the same command goes on", file=sys.stderr)
-        return 130
-    except (ReflError, RewardCoreError) as error:
-        report_error("refl.demo", error)
-        return 1
+    errors: dict[type[Exception], int] = {ReflError: 1, RewardCoreError: 1}
+    interrupted = "interrupted; the same command resumes"
+    return run_command_line("refl.demo", lambda: _run(args, out), errors, interrupted)
+
+
+def _run(args: argparse.Namespace, out: Path) -> int:
+    with folder_lock(out, ".demo.lock"):
+        found = run_demo(out, SMALL if args.small else DemoSize(), args.seed)
     if args.json:
         print(json.dumps(found, indent=1))
     else:

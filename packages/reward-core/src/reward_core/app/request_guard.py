@@ -21,6 +21,16 @@ _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/\\?#@\[\],;]+)(?::(\d{1,5}))?")
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?|[0-9A-Fa-f:.]+")
 _DEFAULT_PORTS = ("80", "443")
 _API = "/gradio_api"
+# Routes of gradio's that this page does not use; they write files that no limit covers, or start programs.
+_UNUSED = (
+    "deep_link",
+    "process_recording",
+    "profiling",
+    "proxy=",
+    "run-history",
+    "undo-vibe-edit",
+    "vibe-",
+)
 
 
 class AllowedHosts:
@@ -62,7 +72,7 @@ class AllowedHosts:
 
 
 class RequestGuard:
-    """ASGI middleware that refuses requests for other hosts (421) and from other pages (403)."""
+    """ASGI middleware that refuses other hosts (421), other pages (403) and unused routes (404)."""
 
     def __init__(self, app, hosts: AllowedHosts):
         self.app, self.hosts = app, hosts
@@ -104,6 +114,8 @@ def _refusal(scope, hosts: AllowedHosts) -> tuple[int, str] | None:
         )
     if _is_from_elsewhere(scope, host, hosts):
         return 403, "Cannot answer this request: it comes from a page of another site. Open this page itself."
+    if scope["path"].removeprefix(_API).lstrip("/").startswith(_UNUSED):
+        return 404, "Cannot answer this request: the page does not offer this."
     return None
 
 

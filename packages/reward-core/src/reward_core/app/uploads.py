@@ -115,7 +115,7 @@ class BoundedRequests:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        is_upload = scope["method"] == "POST" and scope["path"].rstrip("/").endswith("/upload")
+        is_upload = _has_files(scope)
         limit = MAX_UPLOAD_REQUEST_BYTES if is_upload else MAX_REQUEST_BYTES
         length = _content_length(scope)
         if length is not None and length > limit.value:
@@ -170,6 +170,13 @@ class BoundedRequests:
 
 class _TooLargeError(Exception):
     """A request's body is larger than its limit."""
+
+
+def _has_files(scope) -> bool:
+    """Return whether a request may bring files: gradio takes them from forms alone."""
+    kind = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
+    is_upload = scope["path"].rstrip("/").endswith("/upload")
+    return scope["method"] == "POST" and (is_upload or b"multipart/" in kind.lower())
 
 
 def _content_length(scope) -> int | None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ..printing.command_line import report
+from ..printing.command_line import printable_output, report
 from .common import positive, scoring_options
 
 if TYPE_CHECKING:
@@ -72,7 +72,8 @@ def run_app(args: argparse.Namespace) -> int:
     warnings.simplefilter("ignore", PromptTruncatedWarning)  # the page tells whom it concerns
     limits = Limits(images=args.max_pictures, megabytes=args.max_mb, queue=args.queue)
     second = args.second_model and models.name_of(args.second_model)
-    with _terminated_by_signals() as terminated:
+    # gradio prints what visitors send, in the tracebacks of their errors.
+    with _terminated_by_signals() as terminated, printable_output():
         try:
             code = _serve(build_page(models, second, limits), args, limits)
         except KeyboardInterrupt:

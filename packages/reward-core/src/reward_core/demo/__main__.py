@@ -7,6 +7,7 @@ off the pixels alone, as it would of a generated image.
 
 from __future__ import annotations
 
+import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from PIL import Image
 
 from reward_core import load, shapes
 from reward_core.demo.contact_sheet import contact_sheet
-from reward_core.printing.command_line import CommandParser
+from reward_core.printing.command_line import CommandParser, run_command_line
 from reward_core.printing.escapes import printable
 from reward_core.printing.terminal import PlainTable, plain_console
 from reward_core.training import pairwise_accuracy
@@ -34,7 +35,11 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if not args.out.absolute().parent.is_dir():
         parser.error(f"{args.out}: no such folder")
+    return run_command_line("reward_core.demo", lambda: run_demo(args))
 
+
+def run_demo(args: argparse.Namespace) -> int:
+    """Rank the images, print a table for each prompt, and write the contact sheet."""
     console = plain_console()
     model = load("tiny", device="cpu")
     config = replace(shapes.HELD_OUT, images=(IMAGES, IMAGES))

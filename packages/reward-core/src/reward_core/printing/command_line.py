@@ -9,10 +9,10 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from ..errors import ClippedLevelsWarning, KeyMismatchError, RewardCoreError, WorkerError
-from .escapes import printable
+from .escapes import printable, printable_lines
 
 CLIPPED_SHOWN = 3  # images with clipped levels that are named
 
@@ -59,6 +59,31 @@ def encode_anything() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+@contextmanager
+def printable_output() -> Iterator[None]:
+    """Escape what any library prints meanwhile, such as a traceback with a visitor's text in it."""
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = map(_PrintableStream, before)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+
+
+class _PrintableStream(io.TextIOBase):
+    """A stream that passes lines on with visible escapes."""
+
+    def __init__(self, stream: TextIO):
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        self.stream.write(printable_lines(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self.stream.flush()
 
 
 def run_command_line(
