@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -267,3 +268,27 @@ def test_report_of_the_originals_files(tmp_path, command):
     assert "paper 0.2683, +0.0317 " in done.stdout
     assert "paper 54.82, +45.18" in done.stdout
     assert "rankings" in command("report", folder).stderr
+
+
+HOSTILE = "x\n\x1b[31m\u202e[/red]|<script>`$\\frac{"
+
+
+def test_names_in_reports_are_shown_as_they_are(shapes, command, tmp_path):
+    """Scorers, generators and prompts with control characters and markup, in all three kinds of report."""
+    folder = tmp_path / "shapes"
+    shutil.copytree(shapes[1], folder, ignore=shutil.ignore_patterns("data"))
+    for name in ("summary.json", "groups.json", "scores.jsonl"):
+        text = (folder / name).read_text()
+        for word in ("tiny", "mosaic", "circle"):
+            text = text.replace(word, word + json.dumps(HOSTILE)[1:-1])
+        (folder / name).write_text(text)
+    done = command("report", folder, "--html")
+    assert done.returncode == 0, done.stderr
+    page, card = (folder / "report.html").read_text(), (folder / "report.md").read_text()
+    for text in (done.stdout, page, card):
+        assert "\x1b" not in text
+        assert "\u202e" not in text
+        assert r"x\n\x1b[31m" in text.replace(r"\\", "\\")
+    assert "<script" not in page
+    assert "<script" not in card
+    assert "tiny" + r"x\\n\\x1b[31m\\u202e[/red]\|&lt;script&gt;\`$\\frac{" in card

@@ -1,5 +1,6 @@
 """The trainer: every strategy and family trains; what is saved loads into plain diffusers."""
 
+import ast
 import json
 
 import numpy as np
@@ -364,3 +365,29 @@ def test_every_schedule_warms_up(pipelines, tmp_path, schedule):
     more = ("optimizer.warmup_steps=4", f"optimizer.schedule={schedule}", "optimizer.lr=0.01")
     _, rows = train(pipelines("sd"), tmp_path, "validation.prompts=0", *more, steps=4)
     assert [row["lr"] for row in rows] == pytest.approx([0.0025, 0.005, 0.0075, 0.01])
+
+
+def test_the_card_shows_names_as_they_are(tmp_path):
+    import yaml
+
+    from refl.config import ModelConfig, RewardConfig, RunConfig, TrainConfig
+    from refl.report import draw_curves, model_card
+
+    name = 'a"\n---\n```\n\x1b[31m\u202e<script>](x)$\\frac{'
+    config = TrainConfig(
+        model=ModelConfig(id=name), rewards=(RewardConfig(name),), run=RunConfig(out=f"runs/{name}")
+    )
+    rows = [{"step": step, f"validation/{name}": 0.5, f"reward/{name}": 0.1} for step in (0, 4)]
+    card = model_card(config, rows, 4, True, "StableDiffusionPipeline", 2)
+    assert "\x1b" not in card
+    assert "\u202e" not in card
+    _, front, rest = card.split("---\n", 2)
+    assert yaml.safe_load(front)["base_model"] == name
+    code, settings = rest.split("```python\n")[1].split("\n```\n", 1)
+    assert "<script" not in rest.split("```python")[0]
+    line = next(line for line in code.splitlines() if "from_pretrained" in line)
+    literal = ast.parse(line).body[0].value.args[0].value
+    assert literal == name
+    assert settings.strip().startswith("````yaml\n")
+    assert settings.rstrip().endswith("\n````")
+    draw_curves(rows, tmp_path / "curves.png")

@@ -13,6 +13,8 @@ if __name__ == "__main__":
     host = "0.0.0.0" if "SPACE_ID" in os.environ else "127.0.0.1"
     arguments = ["app", "--host", host, "--port", os.environ.get("GRADIO_SERVER_PORT", "7860")]
     arguments += ["--model", os.environ.get("REWARD_MODEL", "ImageReward-v1.0")]
+    if name := os.environ.get("SPACE_HOST"):  # the address of the Space, which its proxy asks for
+        arguments += ["--allow-host", name]
     if second := os.environ.get("REWARD_SECOND_MODEL"):
         arguments += ["--second-model", second]
     sys.exit(main(arguments))

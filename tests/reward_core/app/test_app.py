@@ -22,6 +22,7 @@ import reward_core as RM
 from reward_core import shapes
 
 pytest.importorskip("gradio", reason="the page needs gradio (extra: app)")
+httpx = pytest.importorskip("httpx")
 api = pytest.importorskip("playwright.sync_api", reason="driving a browser needs the playwright package")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 if CHROMIUM is None:
@@ -35,11 +36,12 @@ MARKUP = "<img src=x onerror=\"document.title='taken over'\">${7*7}{{value}}"
 
 
 class Server:
-    """``reward-core app`` with tiny, until ``stop``."""
+    """``reward-core app`` with tiny, until ``stop``. folder: where it puts its folder of uploads."""
 
-    def __init__(self, *options):
+    def __init__(self, folder, *options):
+        self.folder = folder
         command = [sys.executable, "-m", "reward_core", "app", "--model", "tiny", *map(str, options)]
-        settings = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+        settings = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "GRADIO_TEMP_DIR": str(folder)}
         self.process = subprocess.Popen(
             command, stderr=subprocess.PIPE, text=True, env={**os.environ, **settings}
         )
@@ -51,28 +53,40 @@ class Server:
                 return
         raise AssertionError("".join(self.output))
 
-    def stop(self):
-        self.process.send_signal(signal.SIGINT)
+    def stop(self, number=signal.SIGINT):
+        """End it. Returns its exit code."""
+        assert len(list(self.folder.glob("reward-core-app-*"))) == 1
+        self.process.send_signal(number)
         try:
-            return self.process.wait(timeout=90)
+            code = self.process.wait(timeout=90)
+            self.output += self.process.stderr.readlines()
+            return code
         finally:
             self.process.kill()
             self.process.stderr.close()
 
 
 @pytest.fixture(scope="module")
-def server():
-    server = Server("--second-model", "tiny-judge")
+def server(tmp_path_factory):
+    server = Server(tmp_path_factory.mktemp("uploads"), "--second-model", "tiny-judge")
     yield server
     assert server.stop() in (0, 130)
+    assert list(server.folder.glob("reward-core-app-*")) == []  # no upload is left
 
 
 @pytest.fixture(scope="module")
-def strict_server():
+def strict_server(tmp_path_factory):
     """One with low limits and no second model."""
-    server = Server("--max-pictures", 4, "--max-mb", 1, "--queue", 1)
+    server = Server(tmp_path_factory.mktemp("uploads"), "--max-pictures", 4, "--max-mb", 1, "--queue", 1)
     yield server
-    server.stop()
+    body = {"data": [[], "x", "\x1b]0;title\x07\u202e", "none"], "fn_index": 0, "session_hash": "log"}
+    httpx.post(f"{server.address}gradio_api/queue/join", json=body)  # a model's name that is not offered
+    with httpx.stream("GET", f"{server.address}gradio_api/queue/data?session_hash=log") as answer:
+        assert any("process_completed" in line for line in answer.iter_lines())
+    assert server.stop(signal.SIGTERM) == 128 + signal.SIGTERM
+    assert "\\x1b]0;title" in "".join(server.output)
+    assert not {"\x1b", "\x07", "\u202e"} & set("".join(server.output))
+    assert list(server.folder.glob("reward-core-app-*")) == []
 
 
 @pytest.fixture(scope="module")
@@ -313,6 +327,8 @@ def test_names_and_prompts_are_shown_as_they_are(visit, server, files, tmp_path)
     assert MARKUP in headings
     assert page.page.locator("#rc-results img").count() == 0
     assert "taken over" not in page.page.title()
+    page.rank([files[1]], ["a red\u202e star\x85"], second="none")
+    assert "a red\\u202e star\\x85" in page.page.locator("#rc-results h3").all_inner_texts()
     assert "tiny reads 35 tokens of a prompt, so not “" in page.notices()
 
 

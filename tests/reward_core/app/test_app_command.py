@@ -1,5 +1,7 @@
 """``reward-core app`` before there is a browser: wrong usage, what is offered, and its folder as a Space."""
 
+import csv
+import io
 import os
 import shutil
 import socket
@@ -111,3 +113,48 @@ def test_a_16_bit_image_is_among_the_notes(model, tmp_path):
     Image.fromarray(np.full((48, 48), 9000, dtype=np.uint16)).save(tmp_path / "deep.png")
     result = rank_images({"parity": model}, ["a red house"], [str(tmp_path / "deep.png")])
     assert any(note.startswith("deep.png: mode 'I;16' with levels 9000 to 9000") for note in result.notes)
+
+
+def test_the_download_has_no_formulas_and_its_numbers_stay_numbers():
+    from reward_core.app.image_ranking import ModelRanking, RankingResult, ShownImage, result_csv
+
+    names = [
+        "=1+1.png",
+        "+1.png",
+        "-2.png",
+        "@SUM.png",
+        "\t=x.png",
+        " =x",
+        "＝x",
+        "x;=cmd|'/c calc'!A1",
+        "a\udcff",
+    ]
+    images = [ShownImage(name, 1, 1, "") for name in names]
+    scores = [[-0.5 - n for n in range(len(names))]]
+    ranking = ModelRanking("@model", scores)
+    result = RankingResult(["=HYPERLINK(1)"], images, [ranking], [("-broken", "+reason")])
+    text = result_csv(result)
+    rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    assert [row["picture"] for row in rows] == [
+        "'=1+1.png", "'+1.png", "'-2.png", "'@SUM.png", "'\t'=x.png", "' =x", "'＝x", "x;'=cmd|'/c'!A1",
+        "a\udcff", "'-broken",
+    ]  # fmt: skip
+    assert {row["prompt"] for row in rows} == {"'=HYPERLINK(1)", ""}
+    assert rows[-1]["error"] == "'+reason"
+    assert [row["score"] for row in rows[:-1]] == [f"{score:.6f}" for score in scores[0]]
+    assert all(row["model"] == "'@model" for row in rows[:-1])
+
+
+def test_the_page_shows_hidden_characters_as_escapes():
+    from reward_core.app.image_ranking import ModelRanking, RankingResult, ShownImage
+    from reward_core.app.results import meaning_html, notice, results_html
+
+    name = "a\n\x1b[31m\u202e\u200b\x85\udcff<b>"
+    rankings = [ModelRanking(name, [[0.1, 0.2]] * 2)] * 2
+    result = RankingResult(
+        [name, "b" + name], [ShownImage(name, 1, 1, "")] * 2, rankings, [(name, name)], [name]
+    )
+    for page in (results_html(result), meaning_html(rankings), notice(name)):
+        assert not set("\x1b\u202e\u200b\x85\udcff") & set(page)
+        assert "<b>x" not in page
+        assert r"a\n\x1b[31m\u202e\u200b\x85\udcff&lt;b&gt;" in page

@@ -576,3 +576,78 @@ def test_the_example_refuses_other_images(command, parity, tmp_path):
     done = command("example", "--images", tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert f"{tmp_path / '1.webp'}: no such file" in done.stderr
+
+
+# names, prompts and reasons of others
+
+HOSTILE = "\n\x1b]0;title\x07\x1b[31m\u202e\u200b[red][link=x]\x85\x7f:cat:"
+HIDDEN = "\x1b\x07\x85\x7f\u202e\u200b"
+
+
+@pytest.fixture
+def hostile(parity, tmp_path):
+    """Images in a folder, all with names of control characters and markup; one is not an image."""
+    folder = tmp_path / f"d{HOSTILE}"
+    folder.mkdir()
+    names = [f"a{HOSTILE}.png", os.fsdecode(b"b\xff\x9b.png"), f"broken{HOSTILE}.png"]
+    for name in names[:2]:
+        shutil.copy(parity / "images" / "rgb.png", folder / name)
+    (folder / names[2]).write_bytes(b"no image")
+    (folder / names[0]).with_suffix(".txt").write_text(f"a cat{HOSTILE}".replace("\n", " "), encoding="utf-8")
+    return folder
+
+
+def check_shown(text):
+    assert not set(HIDDEN) & set(text), repr(text)
+    for line in text.splitlines():
+        assert line.isprintable(), repr(line)
+    text.encode()  # no lone surrogates
+
+
+def test_names_and_prompts_are_printed_with_visible_escapes(command, folder, hostile, tmp_path):
+    images = sorted(hostile.glob("*.png"))
+    prompt, model = f"a house{HOSTILE}[/red][/b]", shutil.copytree(folder, tmp_path / f"m{HOSTILE}[" / "red]")
+    done = command("rank", prompt, *images, "--model", model)
+    assert done.returncode == 1
+    check_shown(done.stdout + done.stderr)
+    flat = done.stdout.replace("│\n", "").replace("│", "").replace("\n", "").replace(" ", "")
+    assert r"\n\x1b]0;title\x07\x1b[31m\u202e\u200b[red][link=x]\x85\x7f:cat:" in flat
+    assert r"\udcff" in flat
+    for arguments in (
+        ["rank", prompt, hostile / f"nope{HOSTILE}.png", "--model", model],
+        ["rank", prompt, images[0], "--model", tmp_path / f"none{HOSTILE}"],
+        ["rank", "x", images[0], f"--{HOSTILE}"],
+        ["tag", *images, "--prompt", prompt, "--model", model],
+        ["tag", images[0], "--prompt-from-metadata", "--key", "k", "--model", model],
+        ["sort", hostile, "--into", f"x{HOSTILE},y", "--top", "1"],
+        ["sort", hostile, "--into", f"x{HOSTILE},y", "--top", "1", "--copy"],
+        ["score", "--folder", hostile, "--out", tmp_path / f"s{HOSTILE}.csv", "--model", model],
+        ["score", "--manifest", tmp_path / f"m{HOSTILE}.csv", "--out", tmp_path / "s.csv"],
+        ["evaluate", model, "--data", tmp_path / f"r{HOSTILE}.json"],
+        ["prepare", "pairs", tmp_path / f"r{HOSTILE}.json", "--out", tmp_path / f"p{HOSTILE}"],
+        ["convert", tmp_path / f"c{HOSTILE}.pt", tmp_path / f"o{HOSTILE}"],
+        ["train", "--data", tmp_path / f"t{HOSTILE}", "--out", tmp_path / f"u{HOSTILE}"],
+    ):
+        done = command(*arguments)
+        check_shown(done.stdout + done.stderr)
+        assert "Traceback" not in done.stderr
+
+
+def test_json_keeps_names_exactly(command, folder, hostile):
+    images = sorted(hostile.glob("*.png"))
+    document = json.loads(command("rank", HOSTILE, *images, "--model", folder, "--json").stdout)
+    shown = {result["image"] for result in document["results"] + document["failed"]}
+    assert shown == set(map(str, images))
+    assert document["prompt"] == HOSTILE
+
+
+def test_progress_bars_show_names_as_they_are(capsys, monkeypatch):
+    from reward_core.runs.progress import progress
+
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich then takes stderr for a terminal
+    monkeypatch.setenv("COLUMNS", "200")
+    assert list(progress("ab", "unpacking [/red]\x1b]0;t\x07\u202e", 2)) == ["a", "b"]
+    text = capsys.readouterr().err
+    assert r"unpacking [/red]\x1b]0;t\x07\u202e" in text
+    assert "\x1b]0" not in text
+    assert "\u202e" not in text

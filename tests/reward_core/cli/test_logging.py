@@ -83,7 +83,7 @@ def test_a_message_beside_a_progress_bar_has_a_line_of_its_own(on_terminal):
 
 def test_other_libraries_log_errors_only_during_a_command_and_a_users_own_level_counts():
     script = """
-from reward_core.runs.logger import command_logging
+from reward_core.printing.logger import command_logging
 with command_logging("reward-core"):
     from huggingface_hub.utils import are_progress_bars_disabled, logging as hub
     from transformers.utils import logging as transformers

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from reward_core.printing.escapes import chart_label
+
 from .results import Agreement
 
 if TYPE_CHECKING:
@@ -33,9 +35,10 @@ def distribution_chart(scores: dict[str, dict[str, list[float]]]) -> str:
             boxprops={"facecolor": _LOW, "edgecolor": _INK, "linewidth": 0.7},
             medianprops={"color": _HIGH, "linewidth": 1.8},
         )  # fmt: skip
-        axis.set_yticks(range(1, len(labels) + 1), labels if i == 0 else [""] * len(labels))
+        names = list(map(chart_label, labels))
+        axis.set_yticks(range(1, len(labels) + 1), names if i == 0 else [""] * len(labels))
         axis.invert_yaxis()
-        axis.set_title(scorer, fontsize=9, color=_INK)
+        axis.set_title(chart_label(scorer), fontsize=9, color=_INK)
         axis.tick_params(labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)
     return _svg(figure)
@@ -60,8 +63,9 @@ def agreement_chart(scorers: list[str], agreement: Sequence[Agreement]) -> str:
         color = "white" if value > 0.6 else _INK
         text = "–" if np.isnan(value) else f"{value:.2f}"
         axis.text(column, row, text, ha="center", va="center", fontsize=9, color=color)
-    axis.set_xticks(range(len(scorers)), scorers, fontsize=8, rotation=20, ha="right")
-    axis.set_yticks(range(len(scorers)), scorers, fontsize=8)
+    names = list(map(chart_label, scorers))
+    axis.set_xticks(range(len(scorers)), names, fontsize=8, rotation=20, ha="right")
+    axis.set_yticks(range(len(scorers)), names, fontsize=8)
     return _svg(figure)
 
 

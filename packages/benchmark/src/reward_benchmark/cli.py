@@ -12,9 +12,10 @@ import logging
 import re
 from pathlib import Path
 
-from reward_core.cli.common import log_warnings, positive
-from reward_core.errors import InputError, RewardCoreError
-from reward_core.runs.logger import command_logging
+from reward_core.cli.common import positive
+from reward_core.errors import InputError
+from reward_core.printing.command_line import CommandParser, encode_anything, run_command_line
+from reward_core.printing.escapes import printable
 from reward_core.runs.sigterm import sigterm_interrupts
 
 from .json_record import JsonObject
@@ -25,23 +26,18 @@ FAILED_SHOWN = 20  # images without a score that are named
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; return the exit code."""
+    encode_anything()  # the parser prints arguments
     args = build_parser().parse_args(argv)
-    with command_logging("reward-benchmark"), sigterm_interrupts() as terminated:
-        try:
-            with log_warnings():
-                return args.run(args)
-        except (RewardCoreError, OSError) as error:
-            logger.error("%s", error)
-            return 2
-        except KeyboardInterrupt:
-            logger.error("interrupted; what is finished is kept. Run the same command again to resume")
-            return 143 if terminated else 130
+    interrupted = "interrupted; what is finished is kept. Run the same command again to resume"
+    with sigterm_interrupts() as terminated:
+        code = run_command_line("reward-benchmark", lambda: args.run(args), interrupted=interrupted)
+    return 143 if terminated and code == 130 else code
 
 
 def build_parser() -> argparse.ArgumentParser:
     from . import __version__
 
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="reward-benchmark", description="The paper's tables, and every scorer beside the others."
     )
     parser.add_argument("--version", action="version", version=f"reward-benchmark {__version__}")
@@ -179,7 +175,7 @@ def run_suite(args: argparse.Namespace) -> int:
         print(json.dumps(summary.to_json(), indent=1, ensure_ascii=False))
     else:
         print_tables(summary.parts)
-        print(f"{args.out / args.suite}: report.md, summary.json, scores.jsonl")
+        print(printable(f"{args.out / args.suite}: report.md, summary.json, scores.jsonl"))
     failed = summary.failed
     for image, error in list(failed.items())[:FAILED_SHOWN]:
         logger.error("%s: %s", image, error)
@@ -207,7 +203,7 @@ def run_report(args: argparse.Namespace) -> int:
         summary = read_summary(folder)
         print_tables(summary.parts)
         for path in write_reports(folder, summary, args.html):
-            print(path)
+            print(printable(path))
     return 0
 
 

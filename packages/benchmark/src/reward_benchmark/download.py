@@ -69,7 +69,7 @@ def unpacked_zip(name: str, target: Path, downloads: Path, offline: bool) -> Pat
     try:
         path = fetch(HubFile(REPO, name, fallback_repo_id=FORMER_REPO), downloads, local_files_only=offline)
     except HubError as error:
-        raise HubError(f"{target} is missing. It comes from {address}\n{error}") from error
+        raise HubError(f"{target} is missing. It comes from {address}. {error}") from error
     unzip(path, target, track=unpacking(path.name))
     path.unlink()
     return target

@@ -6,11 +6,13 @@ import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 
 from reward_core.errors import ImageError
 from reward_core.inputs.image_file import open_image
+from reward_core.printing.escapes import printable
 
 from .charts import agreement_chart, distribution_chart
 from .metrics.preference import pairs_right
@@ -77,8 +79,14 @@ def html_page(summary: SuiteSummary, groups: Sequence[ReportGroup], rows: Rows) 
     from jinja2 import Environment, PackageLoader
 
     views = [_view(part, [one for one in groups if one.part == part.name], rows) for part in summary.parts]
-    environment = Environment(loader=PackageLoader("reward_benchmark"), autoescape=True)
+    loader = PackageLoader("reward_benchmark")
+    environment = Environment(loader=loader, autoescape=True, finalize=_shown_text)
     return environment.get_template("report.html").render(summary=summary, parts=views)
+
+
+def _shown_text(value: Any) -> Any:
+    """Texts with control characters as escapes; markup and numbers as they are. Jinja escapes the rest."""
+    return printable(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
 def _view(part: PartSummary, groups: Sequence[ReportGroup], rows: Rows) -> PartView:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from reward_core.printing.escapes import markdown_text, printable
+
 from .metrics import Interval
 from .metrics.retrieval import KS
 from .results import (
@@ -40,37 +42,40 @@ def tables_of(part: PartSummary) -> Iterator[TextTable]:
 
 def report_markdown(summary: SuiteSummary) -> str:
     """Return the summary as one Markdown document."""
-    lines = [f"# {summary.suite}", ""]
+    lines = [f"# {markdown_text(summary.suite)}", ""]
     for part in summary.parts:
         lines += [_markdown(table) for table in tables_of(part)]
     lines += ["### Environment", ""]
-    lines += [f"- {name}: {value}" for name, value in summary.environment.items()]
-    lines += [f"- data of {part.title}: {part.revision}" for part in summary.parts]
+    lines += [
+        f"- {markdown_text(name)}: {markdown_text(value)}" for name, value in summary.environment.items()
+    ]
+    lines += [
+        f"- data of {markdown_text(part.title)}: {markdown_text(part.revision)}" for part in summary.parts
+    ]
     return "\n".join(lines) + "\n"
 
 
 def print_tables(parts: Iterable[PartSummary]) -> None:
     """Print all tables on stdout."""
-    from rich.console import Console
-    from rich.table import Table
+    from reward_core.printing.terminal import PlainTable, plain_console
 
-    console = Console()
+    console = plain_console()
     for part in parts:
         for table in tables_of(part):
-            shown = Table(*table.columns, title=table.title)
+            shown = PlainTable(*table.columns, title=table.title)
             for row in table.rows:
                 shown.add_row(*row)
             console.print(shown)
             for note in table.notes:
-                console.print(f"  {note}", markup=False, highlight=False)
+                console.print(f"  {printable(note)}")
 
 
 def _markdown(table: TextTable) -> str:
-    lines = [f"### {table.title}", ""]
-    escaped = [[cell.replace("|", "\\|") for cell in row] for row in [table.columns, *table.rows]]
+    lines = [f"### {markdown_text(table.title)}", ""]
+    escaped = [[markdown_text(cell) for cell in row] for row in [table.columns, *table.rows]]
     lines += ["| " + " | ".join(row) + " |" for row in escaped]
     lines.insert(3, "|" + "---|" * len(table.columns))
-    return "\n".join([*lines, "", *(f"- {note}" for note in table.notes), ""])
+    return "\n".join([*lines, "", *(f"- {markdown_text(note)}" for note in table.notes), ""])
 
 
 def _generators(part: GeneratorsSummary) -> TextTable:

@@ -6,12 +6,12 @@ decide, are accepted and named.
 
 from __future__ import annotations
 
-import argparse
 import logging
 from collections.abc import Sequence
 from typing import Any
 
-from reward_core.runs.logger import default_logging
+from reward_core.printing.command_line import CommandParser
+from reward_core.printing.logger import default_logging
 
 from .config import TrainConfig
 from .config_file import load_config
@@ -94,9 +94,7 @@ def parse_args(argv: Sequence[str] | None = None) -> TrainConfig:
     Raises:
         SystemExit: an unknown flag (code 2, named on stderr).
     """
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False, description="Fine-tune a diffusion model against a reward."
-    )
+    parser = CommandParser(allow_abbrev=False, description="Fine-tune a diffusion model against a reward.")
     parser.add_argument("--preset", default="sd14-paper")
     parser.add_argument("--config", metavar="FILE")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings")

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from reward_core.files.atomic_write import atomic_write
+from reward_core.printing.escapes import chart_label, markdown_block, markdown_text, python_string
 
 from .config import TrainConfig
 
@@ -39,7 +40,7 @@ def draw_curves(rows: list[dict[str, Any]], path: Path) -> None:
             points = [(row["step"], row[name]) for row in rows if name in row]
             if points:
                 marker = "o" if name.startswith("validation/") else None
-                axis.plot(*zip(*points), marker=marker, label=name.split("/", 1)[-1])
+                axis.plot(*zip(*points), marker=marker, label=chart_label(name.split("/", 1)[-1]))
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("step")
         if len(shown) > 1 or "rewards" in title:
@@ -70,15 +71,15 @@ def model_card(
     validations = [row for row in rows if any(name.startswith("validation/") for name in row)]
     lines = [
         "---",
-        f"base_model: {config.model.id}",
+        yaml.safe_dump({"base_model": config.model.id}, width=1_000_000).rstrip("\n"),
         "library_name: diffusers",
         "tags: [text-to-image, refl, reward-feedback-learning" + (", lora]" if is_lora else "]"),
         "---",
-        f"# {Path(config.run.out).name}",
+        f"# {markdown_text(Path(config.run.out).name)}",
         "",
-        f"{'A LoRA for' if is_lora else 'Fine-tuned from'} {config.model.id} by reward feedback learning "
-        f"(strategy {config.strategy.name}) against "
-        + ", ".join(f"{r.name} (weight {r.weight:g})" for r in config.rewards if r.weight)
+        f"{'A LoRA for' if is_lora else 'Fine-tuned from'} {markdown_text(config.model.id)} by reward "
+        f"feedback learning (strategy {markdown_text(config.strategy.name)}) against "
+        + ", ".join(f"{markdown_text(r.name)} (weight {r.weight:g})" for r in config.rewards if r.weight)
         + ".",
         "",
     ]
@@ -90,7 +91,7 @@ def model_card(
             f"| after {last['step']} steps |",
             "|---|---|---|",
             *(
-                f"| {name.split('/', 1)[1]} | {first[name]:.3f} | {last[name]:.3f} |"
+                f"| {markdown_text(name.split('/', 1)[1])} | {first[name]:.3f} | {last[name]:.3f} |"
                 for name in first
                 if name.startswith("validation/") and name in last
             ),
@@ -99,7 +100,8 @@ def model_card(
             "were not, and at the images.",
             "",
         ]
-    use = [f'pipe = {pipeline}.from_pretrained("{config.model.id}")', 'pipe.load_lora_weights("THIS FOLDER")']
+    base = python_string(config.model.id)
+    use = [f"pipe = {pipeline}.from_pretrained({base})", 'pipe.load_lora_weights("THIS FOLDER")']
     if not is_lora:
         use = [f'pipe = {pipeline}.from_pretrained("THIS FOLDER")']
     settings = yaml.safe_dump(config.to_dict(), sort_keys=False)
@@ -110,8 +112,6 @@ def model_card(
         *use,
         "```",
         "",
-        "```yaml",
-        settings + "```",
-        "",
+        markdown_block(settings, "yaml"),
     ]
     return "\n".join(lines)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from reward_core.files.atomic_write import atomic_folder
-from reward_core.runs.logger import default_logging
+from reward_core.printing.logger import default_logging
 from reward_core.runs.run_state import MAX_SKIPPED
 from reward_core.runs.training_run import TrainingRun
 from reward_core.runs.write_errors import write_errors

@@ -75,6 +75,7 @@ class KeyMismatchError(CheckpointError):
         missing: keys of the model that the checkpoint lacks.
         unexpected: keys of the checkpoint that the model lacks.
         mismatched: (key, shape in the checkpoint, shape in the model).
+        lines: of the message.
     """
 
     SHOWN = 12
@@ -96,6 +97,7 @@ class KeyMismatchError(CheckpointError):
                 parts.append(f"  {title} ({len(keys)}): " + ", ".join(keys[: self.SHOWN]) + more)
         if hint:
             parts.append(f"  {hint}")
+        self.lines = parts
         super().__init__("\n".join(parts))
 
 
@@ -130,6 +132,11 @@ class RunInterrupted(KeyboardInterrupt):
 
 class WorkerError(RewardCoreError, RuntimeError):
     """A process that scores for another one ended before its work did."""
+
+    @property
+    def lines(self) -> list[str]:
+        """The lines of the message: a process that failed sends its traceback."""
+        return str(self).split("\n")
 
 
 class NonFiniteRewardError(RewardCoreError, ArithmeticError):

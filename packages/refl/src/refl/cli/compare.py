@@ -33,9 +33,7 @@ def add_to(commands: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from rich.console import Console
-    from rich.progress import Progress
-
+    from reward_core.runs.progress import bar as progress_bar
     from reward_core.scoring.device import default_device, usable_device
 
     from ..compare import ImageSettings, compare, load_model
@@ -54,8 +52,7 @@ def run(args: argparse.Namespace) -> int:
     names = [field.name for field in dataclasses.fields(ImageSettings)]
     settings = ImageSettings(**{name: getattr(args, name) for name in names})
     before, after = (load_model(model, args.base, device) for model in (args.before, args.after))
-    console = Console(stderr=True)
-    with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
+    with progress_bar() as bar:
         task = bar.add_task("pictures", total=2 * len(prompts) * settings.seeds)
         found = compare(
             before, after, prompts, rewards, settings, args.out, lambda count: bar.advance(task, count)
@@ -68,11 +65,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def print_comparison(found: dict) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from reward_core.printing.terminal import PlainTable, print_table
 
     title = f"{found['prompts']} prompts x {found['settings']['seeds']} seeds"
-    table = Table("reward", "before", "after", "after wins", "95% interval", title=title)
+    table = PlainTable("reward", "before", "after", "after wins", "95% interval", title=title)
     for row in found["rewards"]:
         interval = f"{row['win_rate_low']:.1%} to {row['win_rate_high']:.1%}"
         means = (f"{row[side]:.3f}" for side in ("before", "after"))
@@ -81,4 +77,4 @@ def print_comparison(found: dict) -> None:
         table.add_row(
             "(diversity)", *(f"{found['diversity'][side]:.3f}" for side in ("before", "after")), "", ""
         )
-    Console().print(table)
+    print_table(table)

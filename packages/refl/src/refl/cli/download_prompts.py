@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from reward_core.printing.escapes import printable
+
 from ..prompts import ORIGINAL_ADDRESS, download_prompts, read_prompts
 
 
@@ -19,5 +21,5 @@ def add_to(commands: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     path = download_prompts(args.out, args.address)
-    print(f"{path}: {len(read_prompts(path)):,} prompts")
+    print(printable(f"{path}: {len(read_prompts(path)):,} prompts"))
     return 0

@@ -6,6 +6,8 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
+from reward_core.printing.escapes import printable, printable_lines
+
 from ..presets import PRESETS
 
 if TYPE_CHECKING:
@@ -48,9 +50,9 @@ def run(args: argparse.Namespace) -> int:
     config = settings(args)
     trainer = Trainer(args=config)
     if args.dry_run:
-        print(describe(trainer))
+        print(printable_lines(describe(trainer)))
         return 0
-    print(f"refl: the result is in {trainer.train()}")
+    print(printable(f"refl: the result is in {trainer.train()}"))
     return 0
 
 

@@ -19,11 +19,12 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from reward_core.errors import RewardCoreError
 from reward_core.files.json_file import write_json
-from reward_core.runs.logger import command_logging
+from reward_core.printing.command_line import CommandParser, run_command_line
+from reward_core.printing.escapes import printable
+from reward_core.printing.terminal import PlainTable, plain_console
 from reward_core.runs.run_lock import folder_lock
 
 from .figures import draw_curve, draw_grid
@@ -43,7 +44,7 @@ logger = logging.getLogger("refl.demo")  # under this name also when run as a mo
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="refl.demo", description=__doc__.split("\n\n")[0])
+    parser = CommandParser(prog="refl.demo", description=__doc__.split("\n\n")[0])
     parser.add_argument(
         "--out", type=Path, default=Path("refl-demo"), help="folder for all it writes (default: %(default)s)"
     )
@@ -51,30 +52,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--small", action="store_true", help="a few steps only, to see that it runs")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     args = parser.parse_args(argv)
-    with command_logging("refl.demo"):
-        return run(args)
-
-
-def run(args: argparse.Namespace) -> int:
-    """Run the demo as the command line says; return the exit code."""
     out = args.out / ("small" if args.small else "full") / f"seed-{args.seed}"
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         parser.error(f"{args.out}: cannot be written to ({error.strerror})")
-    try:
-        with folder_lock(out, ".demo.lock"):
-            found = run_demo(out, SMALL if args.small else DemoSize(), args.seed)
-    except KeyboardInterrupt:
-        logger.error("interrupted; run the same command to resume")
-        return 130
-    except RewardCoreError as error:
-        logger.error(error)
-        return 1
+    interrupted = "interrupted; run the same command to resume"
+    return run_command_line("refl.demo", lambda: _run(args, out), {RewardCoreError: 1}, interrupted)
+
+
+def _run(args: argparse.Namespace, out: Path) -> int:
+    with folder_lock(out, ".demo.lock"):
+        found = run_demo(out, SMALL if args.small else DemoSize(), args.seed)
     if args.json:
         print(json.dumps(found, indent=1))
     else:
-        show(found, out, Console())
+        show(found, out, plain_console())
     return 0
 
 
@@ -109,7 +102,7 @@ def run_demo(out: Path, size: DemoSize, seed: int) -> dict[str, Any]:
 
 def show(found: dict[str, Any], out: Path, console: Console) -> None:
     """The report as tables."""
-    table = Table("mean [95% interval]", "before", "control", "after ReFL")
+    table = PlainTable("mean [95% interval]", "before", "control", "after ReFL")
     table.title = f"{found['prompts']} unseen prompts"
     for key, title in (
         ("reward", "learned reward (tiny)"),
@@ -133,15 +126,14 @@ def show(found: dict[str, Any], out: Path, console: Console) -> None:
         f"the best there was: {found['best_truth']:.3f}"
     )
     if found["stopped"]:
-        console.print(f"stopped early: {found['stopped']}")
-    console.print(
-        f"{found['seconds'] / 60:.1f} minutes; {out / 'grid.png'}, {out / 'curve.png'}, report.json"
-    )
+        console.print(printable(f"stopped early: {found['stopped']}"))
+    files = f"{out / 'grid.png'}, {out / 'curve.png'}, report.json"
+    console.print(printable(f"{found['seconds'] / 60:.1f} minutes; {files}"))
 
 
 @contextmanager
 def _bar(total: int) -> Iterator:
-    console = Console(stderr=True)
+    console = plain_console(stderr=True)
     columns = [TextColumn("comparing"), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn()]
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=total)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from html import escape
-
 import numpy as np
 
+from ..printing.escapes import html_text
 from .image_ranking import ModelRanking
 
 WIDTH, HEIGHT = 480, 230  # of a distribution, in its own units; it is drawn as wide as the page allows
@@ -51,7 +50,7 @@ def distribution(model_ranking: ModelRanking, kind: str) -> str:
         return LEFT + (score - low) / (high - low) * (WIDTH - LEFT - RIGHT)
 
     parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" class="rc-chart rc-{kind}" role="img" ']
-    parts.append(f'aria-label="distribution of the scores of {escape(model_ranking.model)}">')
+    parts.append(f'aria-label="distribution of the scores of {html_text(model_ranking.model)}">')
     if model_ranking.quantiles:
         grid = np.linspace(low, high, 121)
         height = density(np.array(model_ranking.quantiles.values), grid)

@@ -20,6 +20,7 @@ from ..files.limits import MAX_PIXELS_IN_FLIGHT
 from ..inputs.clipped_levels import ADVICE, clipped_levels
 from ..inputs.image_file import open_image, pixels_of, rgb_guard
 from ..network.score_quantiles import ScoreQuantiles
+from ..printing.escapes import spreadsheet_cell
 from ..scoring.rewards import ranking
 from ..scoring.scoring_model import ScoringModel
 
@@ -166,7 +167,10 @@ def agreement(first: ModelRanking, second: ModelRanking, prompt: int) -> tuple[i
 
 
 def result_csv(result: RankingResult) -> str:
-    """A row for each prompt, model and image, best first; files that failed at the end."""
+    """A row for each prompt, model and image, best first; files that failed at the end.
+
+    Texts that a spreadsheet would run as formulas get an apostrophe in front; numbers stay numbers.
+    """
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, restval="")
     writer.writeheader()
@@ -177,14 +181,14 @@ def result_csv(result: RankingResult) -> str:
                 score = model_ranking.scores[p][n]
                 percentile = model_ranking.percentile(score)
                 row: dict[str, Any] = {
-                    "prompt": prompt,
-                    "picture": result.images[n].name,
-                    "model": model_ranking.model,
+                    "prompt": spreadsheet_cell(prompt),
+                    "picture": spreadsheet_cell(result.images[n].name),
+                    "model": spreadsheet_cell(model_ranking.model),
                 }
                 row |= {"place": ranks[n], "score": f"{score:.6f}"}
                 writer.writerow(row | ({} if percentile is None else {"percentile": f"{percentile:.1f}"}))
     for name, reason in result.failed:
-        writer.writerow({"picture": name, "error": reason})
+        writer.writerow({"picture": spreadsheet_cell(name), "error": spreadsheet_cell(reason)})
     return text.getvalue()
 
 

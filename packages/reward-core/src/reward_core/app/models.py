@@ -9,6 +9,7 @@ from threading import Lock
 
 from ..errors import InputError
 from ..models.load import available_models, available_scores, load, load_score
+from ..printing.escapes import printable
 from ..scoring.scoring_model import ScoringModel
 from .image_ranking import unique_names
 
@@ -69,5 +70,5 @@ class Models:
 
 
 def shown_name(source: str) -> str:
-    """A folder's or file's own name; any other source as it is."""
-    return os.path.basename(os.path.normpath(source)) if os.path.exists(source) else source
+    """A folder's or file's own name, or any other source, on one line."""
+    return printable(os.path.basename(os.path.normpath(source)) if os.path.exists(source) else source)

@@ -7,10 +7,12 @@ from functools import cache
 from pathlib import Path
 
 from ..errors import RewardCoreError
+from ..printing.command_line import exhausted
 from .image_ranking import ModelRanking, rank_images
 from .models import Models
 from .results import EMPTY, meaning_html, notice, results_html
 from .serve import Limits, require_gradio
+from .uploads import upload_folder
 
 NONE = "none"
 TITLE = "Which picture would people like best?"
@@ -27,6 +29,7 @@ def build_page(models: Models, second: str | None = None, limits: Limits | None 
         limits: what one visitor may ask for.
     """
     gr = require_gradio()
+    upload_folder()  # gradio asks for it while the page is built
     limits = limits or Limits()
 
     def rank(files, text, first, other, progress=gr.Progress()):  # noqa: B008, gradio's way to ask for one
@@ -54,6 +57,10 @@ def build_page(models: Models, second: str | None = None, limits: Limits | None 
             )
         except RewardCoreError as error:
             return notice(str(error)), nothing
+        except (MemoryError, RuntimeError) as error:
+            if (reason := exhausted(error)) is None:
+                raise
+            return notice(reason), nothing
         result.notes.extend(notes)
         meaning = meaning_html(result.rankings) if result.rankings else nothing
         return results_html(result), meaning

@@ -6,9 +6,9 @@ Names, prompts and reasons come from whoever uses the page, so every one of them
 from __future__ import annotations
 
 import base64
-from html import escape
 
 from ..network.score_quantiles import ScoreQuantiles
+from ..printing.escapes import html_text
 from .charts import bar, distribution
 from .image_ranking import ModelRanking, RankingResult, agreement, result_csv
 
@@ -20,7 +20,7 @@ EMPTY = """<div class="rc-empty"><p>Ranked pictures appear here.</p>
 
 def notice(text: str) -> str:
     """One line about something that is missing or went wrong."""
-    return f'<div class="rc-notice" role="alert">{escape(text)}</div>'
+    return f'<div class="rc-notice" role="alert">{html_text(text)}</div>'
 
 
 def results_html(result: RankingResult) -> str:
@@ -28,7 +28,7 @@ def results_html(result: RankingResult) -> str:
     parts = [_thumbnails(result)]
     parts += [notice(text) for text in result.notes]
     if result.failed:
-        lines = "".join(f"<li><b>{escape(n)}</b>: {escape(reason)}</li>" for n, reason in result.failed)
+        lines = "".join(f"<li><b>{html_text(n)}</b>: {html_text(reason)}</li>" for n, reason in result.failed)
         title = f"{_count(len(result.failed), 'file')} could not be ranked"
         parts.append(f'<div class="rc-notice" role="alert">{title}<ul>{lines}</ul></div>')
     if result.images:
@@ -49,7 +49,7 @@ def meaning_html(rankings: list[ModelRanking]) -> str:
     ]
     for kind, model_ranking in zip(KINDS, rankings):
         parts.append(f'<section class="rc-meaning"><h3><i class="rc-dot rc-{kind}"></i>')
-        parts.append(f"{escape(model_ranking.model)}</h3>")
+        parts.append(f"{html_text(model_ranking.model)}</h3>")
         if model_ranking.quantiles is None and not model_ranking.scores:
             parts.append("<p>Rank some pictures to see their scores.</p>")
         else:
@@ -79,20 +79,20 @@ def _thumbnails(result: RankingResult) -> str:
 def _image(result: RankingResult, n: int) -> str:
     image = result.images[n]
     small = " rc-pixels" if max(image.width, image.height) <= 128 else ""
-    name = escape(image.name)
+    name = html_text(image.name)
     return f'<div class="rc-picture rc-t{n}{small}" role="img" aria-label="{name}"></div>'
 
 
 def _head(result: RankingResult) -> str:
     names = " ".join(
-        f'<span><i class="rc-dot rc-{kind}"></i>{escape(model_ranking.model)}</span>'
+        f'<span><i class="rc-dot rc-{kind}"></i>{html_text(model_ranking.model)}</span>'
         for kind, model_ranking in zip(KINDS, result.rankings)
     )
-    data = base64.b64encode(result_csv(result).encode("utf-8")).decode()
+    data = base64.b64encode(result_csv(result).encode("utf-8", "backslashreplace")).decode()
     link = f'<a class="rc-download" download="scores.csv" href="data:text/csv;base64,{data}">Download CSV</a>'
     counts = f"{_count(len(result.images), 'picture')}, {_count(len(result.prompts), 'prompt')}"
     known = [
-        f"{escape(model_ranking.model)} ({escape(model_ranking.quantiles.source)})"
+        f"{html_text(model_ranking.model)} ({html_text(model_ranking.quantiles.source)})"
         for model_ranking in result.rankings
         if model_ranking.quantiles
     ]
@@ -108,7 +108,7 @@ def _section(result: RankingResult, p: int) -> str:
     ranks = result.rankings[0].ranks(p)
     order = sorted(range(len(ranks)), key=ranks.__getitem__)
     cards = "".join(_card(result, p, n, rank) for rank, n in enumerate(order, start=1))
-    title = f"<h3>{escape(result.prompts[p]) or '(empty prompt)'}</h3>"
+    title = f"<h3>{html_text(result.prompts[p]) or '(empty prompt)'}</h3>"
     cards = f'<div class="rc-cards">{cards}</div>'
     return f'<section class="rc-prompt">{title}{_compared(result, p)}{cards}</section>'
 
@@ -122,14 +122,14 @@ def _card(result: RankingResult, p: int, n: int, rank: int) -> str:
         own = (
             ""
             if len(result.rankings) == 1
-            else f'<em title="place by {escape(model_ranking.model)}">#{model_ranking.ranks(p)[n]}</em>'
+            else f'<em title="place by {html_text(model_ranking.model)}">#{model_ranking.ranks(p)[n]}</em>'
         )
         lines.append(
             f'<div class="rc-line"><span class="rc-score">{score:.2f}</span>'
             f"<span>{better}</span>{own if len(result.rankings) > 1 else ''}</div>"
             f"{bar(model_ranking, score, kind)}"
         )
-    name = escape(result.images[n].name)
+    name = html_text(result.images[n].name)
     winner = " rc-winner" if rank == 1 and len(result.images) > 1 else ""
     badge = f'<div class="rc-place">{rank}</div>' + ('<div class="rc-crown">best</div>' if winner else "")
     return (
@@ -147,9 +147,9 @@ def _compared(result: RankingResult, p: int) -> str:
     first, second = result.rankings
     alike, pairs = agreement(first, second, p)
     best = [model_ranking.ranks(p).index(1) for model_ranking in result.rankings]
-    name = escape(result.images[best[1]].name)
+    name = html_text(result.images[best[1]].name)
     same = "Both put the same picture first" if best[0] == best[1] else (
-        f"{escape(second.model)} would put <b>{name}</b> first"
+        f"{html_text(second.model)} would put <b>{name}</b> first"
     )  # fmt: skip
     return f'<p class="rc-compared">{same}; they order {alike} of {pairs} pairs alike.</p>'
 
@@ -158,7 +158,7 @@ def _glance(result: RankingResult) -> str:
     """Images x prompts by the first model, each prompt's best marked."""
     model_ranking = result.rankings[0]
     heads = "".join(
-        f'<th><span title="{escape(prompt)}">{escape(prompt)}</span></th>' for prompt in result.prompts
+        f'<th><span title="{html_text(prompt)}">{html_text(prompt)}</span></th>' for prompt in result.prompts
     )
     ranks = [model_ranking.ranks(p) for p in range(len(result.prompts))]
     count = len(result.images)
@@ -171,7 +171,7 @@ def _glance(result: RankingResult) -> str:
             tint = 100 * (count - ranks[p][n]) / max(1, count - 1)
             mark = ' class="rc-first-place"' if ranks[p][n] == 1 else ""
             cells.append(f'<td{mark} style="--tint:{tint:.0f}%">{row[n]:.2f}</td>')
-        name = escape(result.images[n].name)
+        name = html_text(result.images[n].name)
         rows.append(
             f'<tr><th>{_image(result, n)}<span title="{name}">{name}</span></th>{"".join(cells)}</tr>'
         )
@@ -190,7 +190,7 @@ def _scale(quantiles: ScoreQuantiles) -> str:
         for mark in marks
     )
     table = f'<table class="rc-scale"><tbody>{cells}</tbody></table>' if marks else ""
-    return f"{table}<p>Percentiles: {escape(quantiles.source)}.</p>"
+    return f"{table}<p>Percentiles: {html_text(quantiles.source)}.</p>"
 
 
 def _percent(percentile: float) -> str:

@@ -7,12 +7,8 @@ usage, or a model that cannot be had.
 from __future__ import annotations
 
 import argparse
-import io
-import logging
-import sys
 
-from ..errors import RewardCoreError
-from ..runs.logger import command_logging
+from ..printing.command_line import CommandParser, encode_anything, run_command_line
 from . import (
     app,
     convert,
@@ -27,10 +23,7 @@ from . import (
     tag,
     train,
 )
-from .common import log_warnings
 from .convert import add_convert_arguments
-
-logger = logging.getLogger(__name__)
 
 __all__ = ["add_convert_arguments", "build_parser", "main", "run_command"]
 
@@ -52,32 +45,19 @@ COMMANDS = (
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a file name may hold bytes that are no UTF-8
-            stream.reconfigure(errors="backslashreplace")
+    encode_anything()  # the parser prints arguments
     return run_command(build_parser().parse_args(argv))
 
 
 def run_command(args: argparse.Namespace) -> int:
     """Run ``args.run(args)`` with errors and warnings as lines on stderr; return the exit code."""
-    with command_logging("reward-core", quiet=getattr(args, "quiet", False)):
-        try:
-            with log_warnings():
-                return args.run(args)
-        except (RewardCoreError, OSError) as error:
-            logger.error("%s", error)
-            return 2
-        except KeyboardInterrupt:
-            logger.error("interrupted")
-            return 130
+    return run_command_line("reward-core", lambda: args.run(args), quiet=getattr(args, "quiet", False))
 
 
 def build_parser() -> argparse.ArgumentParser:
     from .. import __version__
 
-    parser = argparse.ArgumentParser(
-        prog="reward-core", description="Human-preference rewards for generated images."
-    )
+    parser = CommandParser(prog="reward-core", description="Human-preference rewards for generated images.")
     parser.add_argument("--version", action="version", version=f"reward-core {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:

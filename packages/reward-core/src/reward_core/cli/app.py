@@ -5,11 +5,19 @@ from __future__ import annotations
 import argparse
 import ipaddress
 import logging
+import signal
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
+from ..printing.command_line import printable_output
 from .common import positive, scoring_options
 
 logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from ..app.serve import Limits
 
 
 def add_to(commands: argparse._SubParsersAction) -> None:
@@ -18,6 +26,13 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     )
     app.add_argument("--second-model", metavar="MODEL", help="the second opinion chosen at the start")
     app.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    app.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="also answer requests for this host name, such as a proxy's; may be given again",
+    )
     app.add_argument("--port", type=port, help="default: the first free one from 7860 on")
     app.add_argument(
         "--share", action="store_true", help="also through a public address, by gradio's tunnel, for a week"
@@ -40,7 +55,8 @@ def add_to(commands: argparse._SubParsersAction) -> None:
 
 
 def run_app(args: argparse.Namespace) -> int:
-    from ..app.serve import Limits, require_gradio, serve
+    from ..app.serve import Limits, require_gradio
+    from ..app.uploads import remove_upload_folder
     from ..errors import PromptTruncatedWarning
 
     require_gradio()  # before a model is loaded
@@ -58,9 +74,30 @@ def run_app(args: argparse.Namespace) -> int:
     warnings.simplefilter("ignore", PromptTruncatedWarning)  # the page tells whom it concerns
     limits = Limits(images=args.max_pictures, megabytes=args.max_mb, queue=args.queue)
     second = args.second_model and models.name_of(args.second_model)
-    page = build_page(models, second, limits)
+    # gradio prints what visitors send, in the tracebacks of their errors.
+    with _terminated_by_signals() as terminated, printable_output():
+        try:
+            code = _serve(build_page(models, second, limits), args, limits)
+        except KeyboardInterrupt:
+            if not terminated:
+                raise
+            code = 0
+        finally:
+            remove_upload_folder()
+    return 128 + terminated[0] if terminated else code
+
+
+def _serve(page: Any, args: argparse.Namespace, limits: Limits) -> int:
+    from ..app.serve import serve
+
     _, address, shared = serve(
-        page, host=args.host, port=args.port, share=args.share, limits=limits, inbrowser=args.open
+        page,
+        host=args.host,
+        port=args.port,
+        share=args.share,
+        limits=limits,
+        allowed_hosts=args.allow_host,
+        inbrowser=args.open,
     )
     logger.info("%s", address + (f" and, for everybody, {shared}" if shared else ""))
     if args.share and not shared:
@@ -70,6 +107,26 @@ def run_app(args: argparse.Namespace) -> int:
     finally:
         page.close(verbose=False)
     return 0
+
+
+@contextmanager
+def _terminated_by_signals() -> Iterator[list[int]]:
+    """Let SIGTERM and SIGHUP end the server as Ctrl-C does; the list then has the signal's number."""
+    received: list[int] = []
+
+    def end(number: int, frame: object) -> None:
+        received.append(number)
+        raise KeyboardInterrupt
+
+    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    if threading.current_thread() is not threading.main_thread():
+        names = []
+    before = {name: signal.signal(getattr(signal, name), end) for name in names}
+    try:
+        yield received
+    finally:
+        for name, handler in before.items():
+            signal.signal(getattr(signal, name), handler)
 
 
 def port(text: str) -> int:

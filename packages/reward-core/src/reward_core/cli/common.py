@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import argparse
 import logging
-import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
-
-from ..errors import ClippedLevelsWarning
 
 if TYPE_CHECKING:
     from ..files.score_file import ScoredRow
@@ -20,7 +16,6 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 DEFAULT_MODEL = "ImageReward-v1.0"
-CLIPPED_SHOWN = 3  # images with clipped levels that are named
 PRECISIONS = ("exact", "fast", "auto")  # as in scoring/precision.py, which would load torch
 
 
@@ -83,38 +78,14 @@ def batch(args: argparse.Namespace) -> dict[str, int | None]:
 
 def with_progress(rows: Iterator[T], total: int | None = None) -> Iterable[T]:
     """The rows, with a progress bar on stderr while that is a terminal."""
-    from rich.console import Console
     from rich.progress import track
 
-    console = Console(stderr=True)
+    from ..printing.terminal import plain_console
+
+    console = plain_console(stderr=True)
     return track(
         rows, "scoring", total=total, console=console, disable=not console.is_terminal, transient=True
     )
-
-
-@contextmanager
-def log_warnings() -> Iterator[None]:
-    """Log what Python warns of; of clipped images the first few, then how many more there are.
-
-    Filters are left as they are: restoring them would make every warning of the process repeat, and is not
-    thread-safe. A command that ignores a kind of warning sets a filter for its whole process.
-    """
-    clipped: set[str] = set()
-
-    def show(message, category, filename, lineno, file=None, line=None) -> None:
-        if issubclass(category, ClippedLevelsWarning):
-            clipped.add(str(message))
-            if len(clipped) > CLIPPED_SHOWN:
-                return
-        logger.warning("%s", message)
-
-    before, warnings.showwarning = warnings.showwarning, show
-    try:
-        yield
-    finally:
-        warnings.showwarning = before
-        if (more := len(clipped) - CLIPPED_SHOWN) > 0:
-            logger.warning("%s more images like these", f"{more:,}")
 
 
 def report_failures(failed: list[ScoredRow]) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..printing.escapes import printable
+
 
 def add_to(commands: argparse._SubParsersAction) -> None:
     convert = commands.add_parser("convert", help="turn the original's .pt into a folder that loads offline")
@@ -34,5 +36,6 @@ def run_convert(args: argparse.Namespace) -> int:
     model = convert_checkpoint(args.state_dict, args.out, args.config, args.vocab)
     kind, parameters = type(model).__name__, sum(p.numel() for p in model.parameters())
     method = "load" if isinstance(model, RewardModel) else "load_score"
-    print(f"{args.out}: {kind}, {parameters:,} parameters; load it with RM.{method}({str(args.out)!r})")
+    line = f"{args.out}: {kind}, {parameters:,} parameters; load it with RM.{method}({str(args.out)!r})"
+    print(printable(line))
     return 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 
 from .common import batch, load_model, scoring_options
-from .tables import print_table
 
 
 def add_to(commands: argparse._SubParsersAction) -> None:
@@ -21,13 +20,12 @@ def add_to(commands: argparse._SubParsersAction) -> None:
 
 
 def run_example(args: argparse.Namespace) -> int:
-    from rich.table import Table
-
     from ..demo.published_example import ADDRESS, PROMPT, PUBLISHED, example_images
+    from ..printing.terminal import PlainTable, print_table
 
     images = example_images(args.images or ADDRESS)
     _, rewards = load_model(args).inference_rank(PROMPT, images, **batch(args))
-    table = Table("picture", f"score ({args.model})", "published (ImageReward-v1.0)", title=PROMPT)
+    table = PlainTable("picture", f"score ({args.model})", "published (ImageReward-v1.0)", title=PROMPT)
     for image, reward, published in zip(images, rewards, PUBLISHED):
         table.add_row(image.name, f"{reward:.2f}", f"{published:.2f}")
     print_table(table)

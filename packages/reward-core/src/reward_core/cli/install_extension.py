@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError
+from ..printing.escapes import printable
 
 PACKAGE = Path(__file__).resolve().parents[1]
 SOURCE_FILE = "reward_core_source.json"
@@ -85,14 +86,15 @@ def run_install_extension(args: argparse.Namespace) -> int:
     else:
         _copy(source, target, package)
     done = "linked" if args.link else "copied"
-    print(f"{done} {source}\n  to {target}{' (in place of an earlier one)' if before else ''}")
+    print(printable(f"{done} {source}"))
+    print(printable(f"  to {target}{' (replacing an earlier one)' if before else ''}"))
     if args.host == "comfyui" or package is None:
         what = f'"{package}"' if package else "./packages/reward-core  # in a checkout"
         deps = "--no-deps " if args.host == "webui" else ""
         print("The host's own Python needs reward-core too:")
-        print(f'  "{_python_of(path)}" -m pip install {deps}{what}')
+        print(printable(f'  "{_python_of(path)}" -m pip install {deps}{what}'))
     else:
-        print(f"install.py will install reward-core from {package}")
+        print(printable(f"install.py will install reward-core from {package}"))
     print(host.steps)
     return 0
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 
 from ..models.registry import BUNDLED_MODELS, REWARD_MODELS, SCORES
-from .tables import print_table
 
 
 def add_to(commands: argparse._SubParsersAction) -> None:
@@ -14,9 +13,9 @@ def add_to(commands: argparse._SubParsersAction) -> None:
 
 
 def run_models(args: argparse.Namespace) -> int:
-    from rich.table import Table
+    from ..printing.terminal import PlainTable, print_table
 
-    table = Table("name", "kind", "what it is")
+    table = PlainTable("name", "kind", "what it is")
     for name, spec in REWARD_MODELS.items():
         table.add_row(name, "reward", spec.description)
     for name, description in BUNDLED_MODELS.items():

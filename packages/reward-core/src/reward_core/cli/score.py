@@ -11,6 +11,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..printing.escapes import printable, printable_lines
 from ..runs.sigterm import sigterm_interrupts
 from .common import batch, load_model, positive, report_failures, scoring_options, with_progress
 
@@ -95,7 +96,7 @@ def run_pairs(args: argparse.Namespace) -> int:
     rows = list(with_progress(model.score_rows(prompts, images, **batch(args)), total=len(pairs)))
     write_rows(rows, out)
     failed = [row for row in rows if row.error is not None]
-    print(f"{len(rows) - len(failed)} scores in {out}", file=sys.stderr)
+    print(printable(f"{len(rows) - len(failed)} scores in {out}"), file=sys.stderr)
     return report_failures(failed)
 
 
@@ -131,7 +132,7 @@ def run_bulk(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(summary.to_dict(), ensure_ascii=False))
     if not args.quiet:
-        print(summary.in_words(), file=sys.stderr)
+        print(printable_lines(summary.in_words()), file=sys.stderr)
         if args.folder and not args.prompt_from_metadata and "no prompt" in summary.errors:
             print("prompts come from .txt files; --prompt-from-metadata reads images' own", file=sys.stderr)
     return 1 if summary.failed else 0

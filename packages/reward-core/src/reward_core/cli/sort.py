@@ -11,7 +11,7 @@ from ..errors import ImageError, InputError
 from ..files.sorting import Placement, carry_out, conflicts, images_to_sort, plan
 from ..metadata import check_key
 from ..metadata.image_scores import ImageScores, scores_in_file, scores_in_images
-from .tables import print_table
+from ..printing.escapes import printable
 
 logger = logging.getLogger(__name__)
 SHOWN = 40  # rows of the table
@@ -146,9 +146,9 @@ def _print(
     names: list[str],
     acted: int,
 ) -> None:
-    from rich.table import Table
+    from ..printing.terminal import PlainTable, print_table
 
-    table = Table("picture", "score", "into")
+    table = PlainTable("picture", "score", "into")
     table.columns[0].overflow = "fold"
     shown: list[Placement | None] = list(placements)
     if len(placements) > SHOWN:
@@ -163,10 +163,10 @@ def _print(
     if placements:
         print_table(table)
         model = "model unknown" if found.model is None else f"model: {found.model}"
-        print(f"sorted by {str(args.scores) if found.key is None else repr(found.key)} ({model})")
+        print(printable(f"sorted by {args.scores if found.key is None else repr(found.key)} ({model})"))
     sizes = [sum(p.target.parent == folder for p in placements) for folder in folders]
     counts = ", ".join(f"{size} in {name}" for size, name in zip(sizes, names))
     if args.move or args.copy:
-        print(f"{'copied' if args.copy else 'moved'} {acted}: {counts}")
+        print(printable(f"{'copied' if args.copy else 'moved'} {acted}: {counts}"))
     else:
-        print(f"{counts}. Nothing was moved: --move or --copy does it.")
+        print(printable(f"{counts}. Nothing was moved: --move or --copy does it."))

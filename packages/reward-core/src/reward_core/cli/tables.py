@@ -5,18 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from ..models.imagereward.reward_model import RewardModel
     from ..prepare import Prepared
     from ..rankings.evaluation import Evaluation
 
 
 def print_ranking(model: RewardModel, prompt: str, results: list[dict]) -> None:
-    from rich.table import Table
+    from ..printing.terminal import PlainTable, print_table
 
     quantiles = model.config.score_quantiles
-    table = Table(title=prompt, caption=f"percentile: {quantiles.source}" if quantiles else None)
+    table = PlainTable(title=prompt, caption=f"percentile: {quantiles.source}" if quantiles else None)
     for name in ("place", "picture", "score", "percentile"):
         table.add_column(name, justify="left" if name == "picture" else "right", overflow="fold")
     for result in results:
@@ -27,9 +25,9 @@ def print_ranking(model: RewardModel, prompt: str, results: list[dict]) -> None:
 
 
 def print_evaluation(name: str, result: Evaluation) -> None:
-    from rich.table import Table
+    from ..printing.terminal import PlainTable, print_table
 
-    table = Table("", "pairs", "accuracy", title=f"{name}: pairs ordered right")
+    table = PlainTable("", "pairs", "accuracy", title=f"{name}: pairs ordered right")
     table.add_row("all pairs", f"{result.pairs:,}", f"{result.pooled_accuracy:.1%}")
     table.add_row(f"mean of {result.prompts:,} prompts", "", f"{result.per_prompt_accuracy:.1%}")
     for title, shares in (
@@ -44,19 +42,12 @@ def print_evaluation(name: str, result: Evaluation) -> None:
 
 
 def print_prepared(prepared: Prepared) -> None:
-    from rich.table import Table
+    from ..printing.terminal import PlainTable, print_table
 
-    table = Table(title=str(prepared.folder))
+    table = PlainTable(title=str(prepared.folder))
     table.add_column("split")
     for name in ("prompts", "pictures", "untied pairs", "images skipped", "prompts dropped"):
         table.add_column(name, justify="right")
     for name, figures in prepared.splits.items():
         table.add_row(name, *(f"{value:,}" for value in vars(figures).values()))
     print_table(table)
-
-
-def print_table(table: Table) -> None:
-    from rich.console import Console
-
-    # Prompts and file names are shown as they are: "[red]" is no markup in them, ":cat:" no emoji.
-    Console(markup=False, emoji=False, highlight=False).print(table)

@@ -15,7 +15,6 @@ from ..files.sorting import images_in
 from ..metadata import FoundPrompt, check_key, read_prompt, read_stored_score, write_score
 from ..models.model_identity import identify
 from .common import batch, load_model, report_failures, scoring_options, with_progress
-from .tables import print_table
 
 if TYPE_CHECKING:
     from ..files.score_file import ScoredRow
@@ -173,13 +172,13 @@ def _document(
 
 
 def _print(args: argparse.Namespace, model: Any, tagged: list[_Tagged]) -> None:
-    from rich.table import Table
+    from ..printing.terminal import PlainTable, print_table
 
     caption = "nothing written (--dry-run)" if args.dry_run else f"written as {args.key!r}"
     quantiles = model.config.score_quantiles
     if quantiles:
         caption += f"; percentile: {quantiles.source}"
-    table = Table(caption=caption)
+    table = PlainTable(caption=caption)
     for name in ("picture", "score", "percentile", "prompt"):
         table.add_column(name, justify="left" if name in ("picture", "prompt") else "right", overflow="fold")
     table.add_column("prompt from")

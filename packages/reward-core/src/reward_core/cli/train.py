@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from ..printing.escapes import printable, printable_lines
+
 PRESET_NAMES = ("original",)  # as in training/config.py, which would load torch
 FLAGS = {
     "init": "blip-large, scratch, or a name, folder or file of weights, BLIP's or a reward model's",
@@ -43,11 +45,11 @@ def run_train(args: argparse.Namespace) -> int:
     settings = load_settings(args.config, args.preset, args.settings, given)
     trainer = Trainer(settings)
     if args.dry_run:
-        print(describe(trainer))
+        print(printable_lines(describe(trainer)))
         return 0
     folder = trainer.train(args.resume)
     if trainer.accelerator.is_main_process:
-        print(folder)
+        print(printable(folder))
     return 0
 
 

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
 
 from reward_core import load, shapes
 from reward_core.demo.contact_sheet import contact_sheet
+from reward_core.printing.command_line import CommandParser, run_command_line
+from reward_core.printing.escapes import printable
+from reward_core.printing.terminal import PlainTable, plain_console
 from reward_core.training import pairwise_accuracy
 
 PROMPTS = 3
@@ -26,7 +27,7 @@ IMAGES = 12
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="reward_core.demo", description=__doc__.split("\n\n")[0])
+    parser = CommandParser(prog="reward_core.demo", description=__doc__.split("\n\n")[0])
     parser.add_argument(
         "--out", type=Path, default=Path("demo.png"), help="contact sheet (default: %(default)s)"
     )
@@ -34,8 +35,12 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if not args.out.absolute().parent.is_dir():
         parser.error(f"{args.out}: no such folder")
+    return run_command_line("reward_core.demo", lambda: run_demo(args))
 
-    console = Console()
+
+def run_demo(args: argparse.Namespace) -> int:
+    """Rank the images, print a table for each prompt, and write the contact sheet."""
+    console = plain_console()
     model = load("tiny", device="cpu")
     config = replace(shapes.HELD_OUT, images=(IMAGES, IMAGES))
     groups = list(shapes.make_groups(PROMPTS, config, split="held_out", start=args.seed * PROMPTS))
@@ -44,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
         images = [Image.fromarray(pixels) for pixels in group.images]
         ranks, rewards = model.inference_rank(group.prompt, images)
         order = sorted(range(IMAGES), key=ranks.__getitem__)
-        table = Table(
+        table = PlainTable(
             "place",
             "picture",
             "score",
@@ -54,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
             "true utility",
             "what is wrong",
         )
-        table.title = group.prompt
+        table.title = printable(group.prompt)
         read = shapes.oracle_batch(list(group.images), [group.scene] * IMAGES)
         oracle_ranks = shapes.rank([truth.utility for truth in read], config.tie_width)
         for i in order:
@@ -75,8 +80,8 @@ def main(argv: list[str] | None = None) -> int:
     console.print(f"{right} of {total} comparisons as in truth ({right / total:.0%})")
     console.print(f"the oracle, from the pixels: {oracle_right} of {total} ({oracle_right / total:.0%})")
     if (quantiles := model.config.score_quantiles) is not None:
-        console.print(f"percentile: among {quantiles.source}")
-    console.print(f"Contact sheet: {args.out}")
+        console.print(printable(f"percentile: among {quantiles.source}"))
+    console.print(printable(f"Contact sheet: {args.out}"))
     return 0
 
 

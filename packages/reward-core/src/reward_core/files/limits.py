@@ -84,3 +84,12 @@ MAX_IMAGE_CHUNKS = Limit("MAX_IMAGE_CHUNKS", 2**19)
 MAX_SCORE_KEYS = Limit("MAX_SCORE_KEYS", 256)
 # Characters in which a tokenizer looks for a prompt's first tokens: most of a prompt may give no token.
 MAX_PROMPT_CHARACTERS = Limit("MAX_PROMPT_CHARACTERS", 2**20)
+# Bytes of one file that is uploaded to `reward-core app`: eight times the default of --max-mb, so that the
+# page can report by name a file that is somewhat too large.
+MAX_UPLOAD_FILE_BYTES = Limit("MAX_UPLOAD_FILE_BYTES", 256 * MB)
+# Bytes of one request with uploads: a browser sends all files that are dropped at once in one.
+MAX_UPLOAD_REQUEST_BYTES = Limit("MAX_UPLOAD_REQUEST_BYTES", 1024 * MB)
+# Bytes of all uploads that are kept at a time. Temporary folders are often in memory or on a small disk.
+MAX_UPLOAD_FOLDER_BYTES = Limit("MAX_UPLOAD_FOLDER_BYTES", 4096 * MB)
+# Bytes of any other request to `reward-core app`, which is held in memory: prompts and names of files.
+MAX_REQUEST_BYTES = Limit("MAX_REQUEST_BYTES", 16 * MB)

@@ -10,6 +10,7 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 from ..files.limits import Limit
+from ..printing.escapes import printable
 
 # Seconds without a byte after which a connection counts as dead.
 DOWNLOAD_TIMEOUT = Limit("DOWNLOAD_TIMEOUT", 20)
@@ -31,11 +32,13 @@ def download(url: str, path: Path, max_bytes: int | None = None) -> None:
         URLError: the server stalls, sends too much, or less than it announced. Other errors are those of
             urllib and http.client.
     """
-    from rich.console import Console
+    from rich.markup import escape
     from rich.progress import wrap_file
 
+    from ..printing.terminal import plain_console
+
     most = MAX_DOWNLOAD_BYTES.value if max_bytes is None else max_bytes
-    console = Console(stderr=True)
+    console = plain_console(stderr=True)
     with urlopen(url, timeout=DOWNLOAD_TIMEOUT.value) as answer, path.open("wb") as out:
         size = _announced_size(answer)
         if size is not None and size > most:
@@ -43,7 +46,7 @@ def download(url: str, path: Path, max_bytes: int | None = None) -> None:
         with wrap_file(
             cast(BinaryIO, _Checked(answer, most)),
             size or 0,
-            description=path.name,
+            description=escape(printable(path.name)),
             console=console,
             disable=not console.is_terminal,
         ) as source:

@@ -21,12 +21,13 @@ def unpacking(archive: str) -> Callable[[list[T]], Generator[T, None, None]]:
 
 def bar(wanted: bool = True):
     """A rich Progress with count and time left."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-    console = Console(stderr=True)
+    from ..printing.terminal import DescriptionColumn, plain_console
+
+    console = plain_console(stderr=True)
     return Progress(
-        TextColumn("{task.description}"),
+        DescriptionColumn(),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),

@@ -9,13 +9,13 @@ from contextlib import contextmanager
 @contextmanager
 def step_bar(steps: int, done: int, shown: bool) -> Iterator[Callable[[str], None]]:
     """Yield a function that moves the bar one step on, beside a short text about that step."""
-    from rich.console import Console
-    from rich.markup import escape
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    console = Console(stderr=True)
-    described = TextColumn("{task.description}")
+    from ..printing.terminal import DescriptionColumn, plain_console
+
+    console = plain_console(stderr=True)
+    described = DescriptionColumn()
     columns = [TextColumn("step"), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn(), described]
     with Progress(*columns, console=console, disable=not (shown and console.is_terminal)) as bar:
         task = bar.add_task("", total=steps, completed=done)
-        yield lambda text: bar.update(task, advance=1, description=escape(text))
+        yield lambda text: bar.update(task, advance=1, description=text)

@@ -12,6 +12,7 @@ import torch
 
 from ..files.atomic_write import atomic_write
 from ..models.imagereward.reward_model import RewardModel
+from ..printing.escapes import markdown_block, markdown_code, markdown_text
 from ..runs.settings import import_yaml
 from .config import TrainingConfig
 from .validation import ValidationResult
@@ -69,19 +70,25 @@ def model_card(
     every = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     rows = "\n".join(
-        f"| {name} | {found.prompts:,} | {found.images:,} | {found.pairs:,} | {found.accuracy:.1%} "
-        f"| {found.per_prompt_accuracy:.1%} | {found.loss:.4f} |"
+        f"| {markdown_text(name)} | {found.prompts:,} | {found.images:,} | {found.pairs:,} "
+        f"| {found.accuracy:.1%} | {found.per_prompt_accuracy:.1%} | {found.loss:.4f} |"
         for name, found in results.items()
     )
     data = "; ".join(
-        f"{name}: {groups:,} groups, {images:,} images, {pairs:,} untied pairs"
+        f"{markdown_text(name)}: {groups:,} groups, {images:,} images, {pairs:,} untied pairs"
         for name, (groups, images, pairs) in counts.items()
     )
-    troubles = "".join(f"- Warning while training: {trouble}.\n" for trouble in facts["troubles"])
+    troubles = "".join(
+        f"- Reported while training: {markdown_text(trouble)}.\n" for trouble in facts["troubles"]
+    )
     yaml = import_yaml().safe_dump(settings.to_dict(), sort_keys=False)
-    tower = config.timm_vision or f"ViT of {config.vision_depth} blocks, width {config.vision_width}"
+    tower = (
+        markdown_text(config.timm_vision or "")
+        or f"ViT of {config.vision_depth} blocks, width {config.vision_width}"
+    )
     if config.score_quantiles:
-        scores = f"Scores have mean 0 and standard deviation 1 over {config.score_quantiles.source}."
+        source = markdown_text(config.score_quantiles.source)
+        scores = f"Scores have mean 0 and standard deviation 1 over {source}."
     else:
         scores = "Scores are the head's own output, of any mean and spread: there was no validation set."
     selection = (
@@ -91,10 +98,10 @@ def model_card(
 library_name: reward-core
 tags: [reward-model, text-to-image, image-reward, human-preference]
 ---
-# {Path(settings.out).resolve().name}
+# {markdown_text(Path(settings.out).resolve().name)}
 
 A reward model: how well people would like an image for a prompt. Trained with reward-core from
-`{settings.init}`. {scores}
+{markdown_code(settings.init)}. {scores}
 
 | split | prompts | images | untied pairs | ordered right | the same, mean over prompts | loss |
 |---|---|---|---|---|---|---|
@@ -116,13 +123,11 @@ ranking, rewards = model.inference_rank("a prompt", ["a.png", "b.png"])
 - Training: {facts["steps"]:,} steps; weights of step {facts["best_step"]:,} kept ({selection});
   {facts["seconds"] / 60:.1f} minutes, {facts["ranks"]} process(es) on {facts["device"]},
   {facts["precision"]}, torch {torch.__version__}, Python {platform.python_version()}.
-{troubles}- Command: `{_command()}`
+{troubles}- Command: {markdown_code(_command())}
 
 ![Learning curves]({CURVES})
 
-```yaml
-{yaml}```
-"""
+{markdown_block(yaml, "yaml")}"""
 
 
 def _command() -> str:

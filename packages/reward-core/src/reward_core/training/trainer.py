@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 
 from ..models.imagereward.reward_model import RewardModel
+from ..printing.logger import default_logging
 from ..rankings import RankedPrompt
 from ..runs.checkpoint_folder import Trained
-from ..runs.logger import default_logging
 from ..runs.training_run import TrainingRun
 from .batch_plan import BatchPlan
 from .config import TrainingConfig

@@ -16,6 +16,7 @@ from typing import cast
 import torch
 
 from ...errors import InputError, RewardCoreError, WorkerError
+from ...printing.command_line import exhausted
 from ...runs.cpus import usable_cpus
 from ...scoring.device import usable_device
 from ..settings import BulkSettings
@@ -107,8 +108,8 @@ def _work(connection: Connection, work: Work, device: str, openers: int, computi
         os._exit(1)
     except RewardCoreError as error:
         connection.send(str(error))
-    except Exception:
-        connection.send(traceback.format_exc())
+    except Exception as error:
+        connection.send(exhausted(error) or traceback.format_exc())
     finally:
         connection.close()
         os._exit(0)  # a thread may still wait for the next shard

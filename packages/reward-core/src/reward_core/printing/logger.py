@@ -10,6 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, cast
 
+from .escapes import printable, printable_lines
+
+# ``logger.error(text, extra=MULTILINE)`` keeps the line breaks of a message.
+MULTILINE = {"multiline": True}
 PACKAGES = ("reward_core", "refl", "reward_benchmark")
 # Other libraries read these variables when they are imported; a user's own value counts.
 VERBOSITY = ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY", "HF_HUB_VERBOSITY", "DATASETS_VERBOSITY")
@@ -78,7 +82,17 @@ class _LineFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         kind = "warning: " if record.levelno == logging.WARNING else ""
-        return f"{self.name}: {kind}{super().format(record)}"
+        return f"{self.name}: {kind}{_shown(record, super().format(record))}"
+
+
+class _TerminalFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return _shown(record, super().format(record))
+
+
+def _shown(record: logging.LogRecord, text: str) -> str:
+    """Return a message with control characters as escapes; a newline is one too, but for MULTILINE."""
+    return printable_lines(text) if getattr(record, "multiline", False) else printable(text)
 
 
 def _line_handler(name: str) -> logging.Handler:
@@ -94,5 +108,5 @@ def _terminal_handler() -> logging.Handler:
 
     console = Console(file=cast("IO[str]", _CurrentStderr()))
     handler = RichHandler(console=console, show_time=False, show_path=False, highlighter=NullHighlighter())
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_TerminalFormatter())
     return handler

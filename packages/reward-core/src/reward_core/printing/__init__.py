@@ -1,0 +1,1 @@
+"""Text of others (names, prompts, reasons) in terminals, Markdown, HTML, charts and spreadsheets."""
