@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,9 +44,6 @@ def read_rows(path: Path) -> Rows:
         return _csv(path)
     records = _lines(path) if path.suffix in LINES else _json(path)
     unit = "line" if path.suffix in LINES else "record"
-    for i, record in records:
-        if not isinstance(record, dict):
-            raise InputError(f"{path}: {unit} {i} is no object: {record!r:.80}")
     columns = dict.fromkeys(key for _, record in records for key in record)
     return Rows(str(path), unit, list(columns), records, regular=False)
 
@@ -53,8 +51,14 @@ def read_rows(path: Path) -> Rows:
 def _json(path: Path) -> list[tuple[int, Any]]:
     content = read_json(path, error=InputError)
     if not isinstance(content, list) or not content:
-        raise InputError(f"{path}: a list of records was expected, got {content!r:.80}")
-    return list(enumerate(content))
+        raise InputError(f"{path}: a list of records was expected, got {reprlib.repr(content)}")
+    return [(i, _object(path, "record", i, record)) for i, record in enumerate(content)]
+
+
+def _object(path: Path, unit: str, number: int, record: Any) -> dict[str, Any]:
+    if not isinstance(record, dict):
+        raise InputError(f"{path}: {unit} {number} is no object: {reprlib.repr(record)}")
+    return record
 
 
 def _lines(path: Path) -> list[tuple[int, Any]]:
@@ -63,8 +67,11 @@ def _lines(path: Path) -> list[tuple[int, Any]]:
         with open_table(path) as file:
             for line in bounded_lines(file):
                 if line.strip():
-                    records.append((number + 1, parse_json(line, budget)))
+                    record = parse_json(line, budget)
+                    records.append((number + 1, _object(path, "line", number + 1, record)))
                 number += 1
+    except InputError:
+        raise
     except ValueError as error:  # no JSON, no UTF-8, or too much
         raise InputError(f"{path}: line {number + 1} cannot be read as JSON: {error}") from error
     if not records:
