@@ -10,6 +10,7 @@ import argparse
 import json
 import logging
 import re
+import sys
 from pathlib import Path
 
 from reward_core.cli.common import positive
@@ -132,6 +133,8 @@ def _add_metrics(commands) -> None:
 
 def run_generate(args: argparse.Namespace) -> int:
     try:
+        from diffusers.utils import logging as diffusers_logging
+
         from refl.compare import ImageSettings
         from refl.errors import ReflError
     except ModuleNotFoundError as error:
@@ -142,6 +145,8 @@ def run_generate(args: argparse.Namespace) -> int:
     from .generate import generate
     from .suites.table1 import read_prompts
 
+    if not sys.stderr.isatty():  # diffusers has no environment variable for it
+        diffusers_logging.disable_progress_bar()
     if not re.fullmatch(r"[\w.-]+", args.name) or args.name.startswith("."):
         raise InputError(f"--name: letters, digits, - and _ were expected, got {args.name!r}")
     file = args.prompts or text_file(PROMPTS, args.out.parent, args.offline)
