@@ -13,9 +13,10 @@ from types import NoneType, UnionType
 from typing import Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from reward_core.errors import InputError
+from reward_core.files.format_version import check_format_version
 
 #: Version of summary.json, groups.json, run.json and of the rows of scores.jsonl.
-FORMAT_VERSION = 2
+CURRENT_FORMAT = 2
 _EXPECTED = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
 
 JsonObject = dict[str, object]
@@ -136,15 +137,8 @@ def check_format(content: object, name: object, what_to_do: str) -> JsonObject:
     """
     if not isinstance(content, dict):
         raise InputError(f"Cannot read '{name}': it must be a JSON object, got {content!r:.60}. {what_to_do}")
-    found = content.get("format_version", 1)
-    if type(found) is int and found == FORMAT_VERSION:
-        return content
-    if type(found) is int and found > FORMAT_VERSION:
-        what_to_do = f"A newer reward-benchmark wrote it: update this one. {what_to_do}"
-    raise InputError(
-        f"Cannot read '{name}': it has format {found!r:.40}, this version reads format {FORMAT_VERSION}. "
-        f"{what_to_do}"
-    )
+    check_format_version(content, CURRENT_FORMAT, name, what_to_do, InputError)
+    return content
 
 
 def _chosen(kinds: list[type], content: object, where: str) -> type:

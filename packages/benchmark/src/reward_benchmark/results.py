@@ -8,7 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from .json_record import FORMAT_VERSION, JsonObject, JsonRecord, json_object, key, path
+from reward_core.files.format_version import FORMAT_VERSION
+
+from .json_record import CURRENT_FORMAT, JsonObject, JsonRecord, json_object, key, path
 from .metrics import GeneratorTable, Interval, PairedComparison, PreferenceTable
 
 
@@ -212,4 +214,4 @@ class SuiteSummary(JsonRecord):
         return {image: error for part in self.parts for image, error in part.failed.items()}
 
     def to_json(self) -> JsonObject:
-        return {"format_version": FORMAT_VERSION, **super().to_json()}
+        return {FORMAT_VERSION: CURRENT_FORMAT, **super().to_json()}

@@ -10,9 +10,10 @@ from typing import TypeVar
 
 from reward_core.errors import InputError
 from reward_core.files.atomic_write import write_text
+from reward_core.files.format_version import FORMAT_VERSION
 from reward_core.files.json_file import read_json, write_json
 
-from .json_record import FORMAT_VERSION, JsonObject, JsonRecord, SchemaError, check_format, key
+from .json_record import CURRENT_FORMAT, JsonObject, JsonRecord, SchemaError, check_format, key
 from .results import SuiteSummary
 from .suites.base import Part
 
@@ -44,7 +45,7 @@ class ReportGroups(JsonRecord):
     groups: tuple[ReportGroup, ...]
 
     def to_json(self) -> JsonObject:
-        return {"format_version": FORMAT_VERSION, **super().to_json()}
+        return {FORMAT_VERSION: CURRENT_FORMAT, **super().to_json()}
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class RunSettings(JsonRecord):
     data: str
 
     def to_json(self) -> JsonObject:
-        return {"format_version": FORMAT_VERSION, **super().to_json()}
+        return {FORMAT_VERSION: CURRENT_FORMAT, **super().to_json()}
 
 
 def run_folders(path: Path) -> list[Path]:

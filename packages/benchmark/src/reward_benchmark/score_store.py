@@ -15,9 +15,10 @@ from pathlib import Path
 from types import TracebackType
 
 from reward_core.errors import InputError
+from reward_core.files.format_version import FORMAT_VERSION
 from reward_core.files.json_file import parse_json
 
-from .json_record import FORMAT_VERSION, JsonObject, JsonRecord, check_format, key
+from .json_record import CURRENT_FORMAT, JsonObject, JsonRecord, check_format, key
 
 Key = tuple[str, str, str]  # part, scorer, image
 
@@ -46,7 +47,7 @@ class _Row(JsonRecord):
     of: str | None = None
 
     def to_json(self) -> JsonObject:
-        return {"format_version": FORMAT_VERSION, **super().to_json()}
+        return {FORMAT_VERSION: CURRENT_FORMAT, **super().to_json()}
 
 
 def fingerprint(prompt: str, image: Path, scorer: str) -> str:

@@ -29,10 +29,11 @@ def check_format_version(
         absent: the version of documents that name none.
     """
     found = document.get(FORMAT_VERSION, absent)
-    if found == current:
+    if type(found) is int and found == current:
         return
-    if isinstance(found, int) and not isinstance(found, bool) and found > current:
-        what_to_do = "It was written by a newer version: update reward-core, refl and reward-benchmark."
+    if type(found) is int and found > current:
+        what_to_do = f"A newer version wrote it: update reward-core, refl and reward-benchmark. {what_to_do}"
     raise error(
-        f"Cannot use '{name}': its format version is {found!r:.40}, but {current} is needed. {what_to_do}"
+        f"Cannot read '{name}': it has format {found!r:.40}, this version reads format {current}. "
+        f"{what_to_do}"
     )
