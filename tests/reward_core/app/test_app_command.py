@@ -136,7 +136,7 @@ def test_the_download_has_no_formulas_and_its_numbers_stay_numbers():
     text = result_csv(result)
     rows = list(csv.DictReader(io.StringIO(text, newline="")))
     assert [row["picture"] for row in rows] == [
-        "'=1+1.png", "'+1.png", "'-2.png", "'@SUM.png", "'\t'=x.png", "' =x", "'＝x", "x;'=cmd|'/c'!A1",
+        "'=1+1.png", "'+1.png", "'-2.png", "'@SUM.png", "'\t'=x.png", "' =x", "'＝x", "x;'=cmd|'/c calc'!A1",
         "a\udcff", "'-broken",
     ]  # fmt: skip
     assert {row["prompt"] for row in rows} == {"'=HYPERLINK(1)", ""}

@@ -79,7 +79,7 @@ def model_card(
         for name, (groups, images, pairs) in counts.items()
     )
     troubles = "".join(
-        f"- Reported while training: {markdown_text(trouble)}.\n" for trouble in facts["troubles"]
+        f"- Warning while training: {markdown_text(trouble)}.\n" for trouble in facts["troubles"]
     )
     yaml = import_yaml().safe_dump(settings.to_dict(), sort_keys=False)
     tower = (
