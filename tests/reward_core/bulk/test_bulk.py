@@ -421,7 +421,7 @@ WRONG = {
         ("--manifest", "a.csv", "--devices", "cpu,meta"),
         "devices of one kind",
     ),
-    "unknown device": (("--manifest", "a.csv", "--devices", "cpux"), "cannot be used here"),
+    "unknown device": (("--manifest", "a.csv", "--devices", "cpux"), "Cannot use device"),
     "workers without ray": (("--manifest", "a.csv", "--workers", 2), "settings of engine 'ray'"),
     "negative cache": (("--manifest", "a.csv", "--cache", -1), "cache must be a whole number of at least 0"),
     "bulk option with --prompts": (("--prompts", "a", "--images", ".", "--engine", "ray"), "--engine cannot"),

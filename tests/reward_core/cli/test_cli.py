@@ -299,7 +299,7 @@ def test_a_wrong_prompts_file_is_named_and_nothing_is_written(command, folder, p
             "'no-such-model' is neither a known name (ImageReward-v1.0, tiny, ",
         ),
         ({"--model": "none.pt"}, "'none.pt' is neither"),
-        ({"--device": "toaster"}, "device 'toaster' cannot be used here"),
+        ({"--device": "toaster"}, "Cannot use device 'toaster'"),
         ({"--batch-size": "0"}, "--batch-size: must be a whole number of at least 1, got '0'"),
         ({"--batch-size": "two"}, "--batch-size: must be a whole number of at least 1, got 'two'"),
     ],

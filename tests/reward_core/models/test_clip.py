@@ -167,9 +167,9 @@ def test_features_serve_wherever_the_same_weights_are(make, reference, images):
     torch.testing.assert_close(again.score_pairs(read, seen), expected)
     state = {key: value + 0.01 * (value.ndim == 2) for key, value in reference.state_dict().items()}
     other = RM.load_score(make(state=state), device="cpu")
-    with pytest.raises(InputError, match="image features are of another model"):
+    with pytest.raises(InputError, match="image features of another model"):
         other.score_pairs(PROMPTS, seen)
-    with pytest.raises(InputError, match="prompt features are of another model"):
+    with pytest.raises(InputError, match="prompt features of another model"):
         other.score_pairs(read, images)
 
 

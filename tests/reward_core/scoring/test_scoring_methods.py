@@ -96,7 +96,7 @@ def test_features_of_another_model_are_refused(model, images):
     features = RM.load("tiny", device="cpu").encode_images(images[:1])
     with pytest.raises(RM.errors.InputError, match="of another model"):
         model.score_matrix(PROMPTS, features)
-    with pytest.raises(RM.errors.InputError, match="features of one model were expected"):
+    with pytest.raises(RM.errors.InputError, match="they are of different models"):
         RM.ImageFeatures.cat([features, model.encode_images(images[:1])])
     with pytest.raises(RM.errors.InputError, match="no images given"):
         model.encode_images([])
