@@ -65,7 +65,7 @@ def test_half_precision_files_load_as_float32(model, parity, tmp_path):
 def test_saving_weights_rounded_at_loading_is_reported(model, parity, tmp_path):
     fast = RM.load(parity / "state_dict.pt", device="cpu", precision="fast")
     fast.set_encoder_dtype(torch.bfloat16)  # as on any processor that gains by it
-    with pytest.warns(RM.errors.RoundedWeightsWarning, match="load it in precision 'exact'"):
+    with pytest.warns(RM.errors.RoundedWeightsWarning, match="Load it with precision 'exact'"):
         fast.save_pretrained(tmp_path / "fast")
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -70,7 +70,7 @@ class MissingExtraError(RewardCoreError, ImportError):
 
 
 class TrainingError(RewardCoreError, ArithmeticError):
-    """A training run that failed: several steps in a row without a finite loss or gradient."""
+    """A training run failed: too many steps without a finite loss or gradient."""
 
 
 class CheckpointError(RewardCoreError, ValueError):
@@ -173,7 +173,7 @@ class StaleScoresWarning(UserWarning):
 
 
 class ClippedLevelsWarning(UserWarning):
-    """A 16-bit, 32-bit or float grayscale image is scored as black or white (8 bits clip it)."""
+    """A grayscale image of more than 8 bits is scored as black or white."""
 
 
 class CompilationWarning(UserWarning):

@@ -26,7 +26,7 @@ def checked_batch_size(batch_size: int | None, device: torch.device) -> int:
 
 
 def in_batches(compute: Callable[[range], T], count: int, size: int) -> Iterator[T]:
-    """Yield ``compute(range(start, stop))`` for batches of indices from 0 to ``count``.
+    """Yield ``compute(range(start, stop))`` for each batch of ``count`` items.
 
     The batch size is halved when a batch does not fit in memory.
     """

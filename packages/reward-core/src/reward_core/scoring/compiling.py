@@ -1,4 +1,4 @@
-"""Functions that are compiled per input shape, once that shape has taken enough time."""
+"""Functions that are compiled for input shapes that take much time."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class CompilePlan:
 
 @dataclass
 class _Shape:
-    """One shape of the arguments: the seconds spent on it and its compiled function, if any."""
+    """One input shape: seconds spent on it and its compiled function, if any."""
 
     spent: float = 0.0
     compiled: Callable | None = None
@@ -42,7 +42,7 @@ class _Shape:
 
 
 class CompiledByShape:
-    """A function of tensors that is compiled for a shape after ``plan.after`` seconds spent on it.
+    """A function that is compiled for an input shape after ``plan.after`` seconds.
 
     The calling thread compiles, because CUDA graphs belong to the thread that records them. Shapes are
     static. Inductor caches compiled code on disk, so later processes start faster. If compiling fails, one

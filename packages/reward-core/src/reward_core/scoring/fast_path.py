@@ -34,7 +34,7 @@ class PlainPath:
         return self.model.encode_pixels(pixels)
 
     def project_kv(self, features: Tensor) -> Any:
-        """Return the cross-attention keys and values of image features (B, ...), for any prompt."""
+        """Return the cross-attention keys and values of image features (B, ...)."""
         return self.model.project_kv(features)
 
     def rewards(self, cross_attention_kv: Any, token_ids: Tensor, mask: Tensor | None) -> Tensor:
@@ -59,7 +59,7 @@ class FastPath(PlainPath):
         self.refresh()
 
     def refresh(self) -> None:
-        """Prepare again if the weights changed (see WeightsWatch for which changes are detected)."""
+        """Prepare again if the weights changed (see WeightsWatch)."""
         if self.weights.changed():
             self.prepare()
 

@@ -35,7 +35,7 @@ class ImageFeatures:
         return ImageFeatures(self.data[_as_index(index)], self.model)
 
     def to(self, *args, **kwargs) -> ImageFeatures:
-        """Return the features on another device or in another dtype, as ``Tensor.to`` does."""
+        """Return the features on another device or in another dtype (``Tensor.to``)."""
         return ImageFeatures(self.data.to(*args, **kwargs), self.model)
 
     @classmethod
@@ -111,12 +111,12 @@ class PromptFeatures:
         )
 
     def trimmed(self) -> tuple[Tensor, Tensor]:
-        """Return token ids and mask, (P, longest) each, without padding common to all prompts."""
+        """Return token ids and mask, (P, longest) each, without common padding."""
         longest = int(self.mask.sum(1).max())
         return self.token_ids[:, :longest], self.mask[:, :longest]
 
     def by_length(self, most: int) -> Iterator[tuple[list[int], Tensor]]:
-        """Yield up to ``most`` prompts of equal length: their indices and their token ids, unpadded."""
+        """Yield indices and unpadded token ids of up to ``most`` prompts of equal length."""
         lengths = self.mask.sum(1).tolist()
         for length in sorted(set(lengths)):
             indices = [i for i, prompt_length in enumerate(lengths) if prompt_length == length]

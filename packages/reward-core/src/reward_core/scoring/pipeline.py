@@ -1,4 +1,4 @@
-"""The scoring pipeline: decode images ahead, upload them, encode and score them in batches.
+"""The scoring pipeline: decode, upload, encode and score images in batches.
 
 Shapes: B images of a batch, S image side.
 """
@@ -49,9 +49,9 @@ def image_batches(
     compute: Callable[[Tensor, list[int]], Tensor],
     keep_errors: bool = False,
 ) -> Iterator[ImageBatch]:
-    """Encode images in batches and yield the result of ``compute(features, indices)`` for each, in order.
+    """Encode images in batches and yield ``compute(features, indices)`` of each.
 
-    On a GPU a batch is launched before the previous one is done.
+    The batches are in order. On a GPU each is launched before the previous one is done.
 
     Args:
         model: model that encodes the images.

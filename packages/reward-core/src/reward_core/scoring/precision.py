@@ -1,7 +1,8 @@
-"""Precisions: "exact" is float32, as in the original; "fast" uses 16 bits where that is faster.
+"""Precisions of scoring: "exact", "fast" and "auto".
 
-In "fast" only the matrix products of the encoders use 16 bits. The residual stream, the norms, the
-embeddings and the head stay in float32: a 16-bit head would give equal rewards to similar images.
+"exact" is float32, as in the original. "fast" uses 16 bits where that is faster, but only for the matrix
+products of the encoders. The residual stream, the norms, the embeddings and the head stay in float32: a
+16-bit head would give equal rewards to similar images. "auto" is "fast" on a GPU and "exact" elsewhere.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def reward_list(answer: Any, count: int | None, source: str) -> list[float]:
 
 
 def scorer_rewards(scorer: object, answer: Any, names: Sequence[str]) -> list[float]:
-    """Return the rewards of any scorer as floats, checked to be one finite number for each name.
+    """Return a scorer's rewards as floats: one finite number for each name.
 
     Raises:
         InputError: wrong type, shape or number of rewards.

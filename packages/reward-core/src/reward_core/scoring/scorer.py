@@ -12,7 +12,7 @@ from ..inputs.image_file import ImageSource
 
 @runtime_checkable
 class Scorer(Protocol):
-    """A scorer, as benchmarks, trainers and plugins use it: any class with these four methods."""
+    """A scorer for benchmarks, trainers and plugins: any class with these methods."""
 
     def score(self, prompt: str, image: ImageSource | Sequence[ImageSource]) -> float | list[float]: ...
 

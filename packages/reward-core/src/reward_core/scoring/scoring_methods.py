@@ -1,4 +1,6 @@
-"""Scoring methods that all models share. They compute in batches and return rewards on the CPU.
+"""Scoring methods that all models share.
+
+They compute in batches and return rewards on the CPU.
 
 Shapes: B images in a batch, N pairs or images, P prompts, L text tokens.
 """
@@ -77,7 +79,7 @@ class ScoringMethods(ABC):
     def inference_rank(
         self, prompt: str, images: Sequence[ImageSource], *, batch_size: int | None = None
     ) -> tuple[list[int], list[float]]:
-        """Return (ranking, rewards): the rank (1 is best) and the reward of each image, in input order.
+        """Return the rank (1 is best) and the reward of each image, in input order.
 
         Both are lists, even for one image. Equal rewards are ranked in input order.
         """
@@ -139,7 +141,7 @@ class ScoringMethods(ABC):
     def score_rows(
         self, prompts: Sequence[str], images: Sequence[ImageSource], *, batch_size: int | None = None
     ) -> Iterator[ScoredRow]:
-        """Yield a row for each pair, in order. For long runs; otherwise as ``score_pairs``.
+        """Yield a row for each pair, in order (``score_pairs`` for long runs).
 
         The row of an image that cannot be read holds the error instead of a score.
         """
@@ -279,7 +281,10 @@ def _as_list(items: Any) -> Any:
 
 
 def _check_images(images: Sequence[ImageSource]) -> None:
-    """Raise InputError unless ``images`` is a list (a single path would be read as a list of letters)."""
+    """Raise InputError unless ``images`` is a list.
+
+    A single path would be read as a list of letters.
+    """
     if isinstance(images, Tensor):
         raise InputError("Cannot score images: expected a list, got a tensor. Pass tensors to encode_pixels.")
     if isinstance(images, (str, bytes, dict)) or not hasattr(images, "__len__"):

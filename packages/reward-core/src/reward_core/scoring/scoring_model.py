@@ -46,19 +46,22 @@ class ScoringModel(ScoringMethods, nn.Module):
         """Return image features (B, ...) of normalized pixels (B, 3, S, S)."""
 
     def project_kv(self, features: Tensor) -> Any:
-        """Return the cross-attention keys and values of image features (B, ...), for any prompt."""
+        """Return the cross-attention keys and values of image features (B, ...)."""
         return features
 
     @abstractmethod
     def rewards_from_kv(self, cross_attention_kv: Any, token_ids: Tensor, mask: Tensor | None) -> Tensor:
-        """Return rewards (B,) in float32 from keys and values, token ids (B, L) and mask (B, L)."""
+        """Return rewards (B,) in float32 from the result of ``project_kv``.
+
+        Token ids and mask are (B, L).
+        """
 
     def feature_parameters(self) -> Iterable[nn.Parameter]:
-        """Return the parameters that cached features depend on: those of both encode methods."""
+        """Return the parameters that the encode methods use."""
         return self.parameters()
 
     def rewards_from_features(self, features: Tensor, token_ids: Tensor, mask: Tensor | None) -> Tensor:
-        """Return rewards (B,) in float32 of image features (B, ...), token ids (B, L) and mask (B, L)."""
+        """Return rewards (B,) in float32 of image features (B, ...) and tokens (B, L)."""
         return self.rewards_from_kv(self.project_kv(features), token_ids, mask)
 
     def encode_tokens(self, token_ids: Tensor, mask: Tensor | None) -> Tensor | None:
@@ -66,7 +69,7 @@ class ScoringModel(ScoringMethods, nn.Module):
         return None
 
     def forward(self, pixels: Tensor, token_ids: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return rewards (B,) of normalized pixels (B, 3, S, S), token ids (B, L) and mask (B, L)."""
+        """Return rewards (B,) of normalized pixels (B, 3, S, S) and tokens (B, L)."""
         return self.rewards_from_features(self.encode_pixels(pixels), token_ids, mask)
 
     def rewards_from_pixels(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
@@ -100,7 +103,7 @@ class ScoringModel(ScoringMethods, nn.Module):
         return FastPath(self)
 
     def path(self) -> PlainPath:
-        """Return the steps of the scoring methods: compiled if ``fast`` is set, otherwise eager.
+        """Return the steps of scoring: compiled if ``fast`` is set, otherwise eager.
 
         The compiled steps are built at first use, and again after a change of device.
         """

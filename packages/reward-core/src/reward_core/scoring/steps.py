@@ -30,7 +30,7 @@ class ModelSteps(Protocol):
         ...
 
     def project_kv(self, features: Tensor) -> Any:
-        """Return the cross-attention keys and values of image features (B, ...), for any prompt."""
+        """Return the cross-attention keys and values of image features (B, ...)."""
         ...
 
     def rewards_from_kv(self, cross_attention_kv: Any, token_ids: Tensor, mask: Tensor | None) -> Tensor:
@@ -50,7 +50,7 @@ class ScoringPath(Protocol):
         ...
 
     def project_kv(self, features: Tensor) -> Any:
-        """Return the cross-attention keys and values of image features (B, ...), for any prompt."""
+        """Return the cross-attention keys and values of image features (B, ...)."""
         ...
 
     def rewards(self, cross_attention_kv: Any, token_ids: Tensor, mask: Tensor | None) -> Tensor:

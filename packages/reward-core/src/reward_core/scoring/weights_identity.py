@@ -31,7 +31,7 @@ class WeightsWatch:
         self.views: dict[torch.dtype, list[Tensor]] = {}  # by dtype: one kernel each on a GPU
 
     def changed(self) -> bool:
-        """Return whether the weights differ from those of the last call (True at the first call)."""
+        """Return whether the weights differ from the last call (True at the first)."""
         parameters = list(self.parameters())
         storages = tuple((p.data_ptr(), p.shape, p.stride(), p.dtype) for p in parameters)
         if storages != self.storages:
