@@ -188,7 +188,7 @@ def test_bad_images_do_not_drop_good_ones(command, model, folder, good, tmp_path
 )
 @pytest.mark.parametrize("method", METHODS)
 def test_non_images_are_named_by_their_type(model, good, method, image):
-    reason = "a path or a PIL image was expected"
+    reason = "expected a path or a PIL image"
     if method == "score_rows":
         rows = list(model.score_rows([PROMPT] * 3, [good[0], image, good[1]]))
         assert [row.error for row in rows] == [None, reason, None]
@@ -223,7 +223,7 @@ def test_pil_images_that_cannot_be_used_are_named(model, good, tmp_path):
     assert rows[0].error.startswith("cannot be decoded: ")
     assert rows[1].error.startswith("cannot be decoded: ")
     assert (rows[2].image, rows[2].error) == ("<PIL image RGB 0x5>", "the image is empty (0x5 pixels)")
-    assert rows[3].error.startswith("cannot be turned into RGB: ")
+    assert rows[3].error.startswith("cannot be converted to RGB: ")
     assert rows[4].score == pytest.approx(model.score(PROMPT, good[0]), abs=5e-5)
 
 
@@ -363,15 +363,13 @@ def test_a_list_of_prompts_is_one(model, rgb, method):
     with pytest.raises(PromptTypeError, match="got one string; wrap it in a list"):
         call(model, "a", [rgb])
     for prompts in (b"a", None, 3):
-        with pytest.raises(
-            PromptTypeError, match=f"a list of prompts was expected, got {type(prompts).__name__}"
-        ):
+        with pytest.raises(PromptTypeError, match=f"expected a list, got {type(prompts).__name__}"):
             call(model, prompts, [rgb])
     with pytest.raises(PromptTypeError, match="prompt 1 must be a string, got int: 3"):
         call(model, ["a", 3], [rgb, rgb])
     with pytest.raises(InputError, match="no prompts given"):
         call(model, [], [])
-    with pytest.raises(InputError, match="prompt 1 holds half a character"):
+    with pytest.raises(InputError, match="prompt 1 contains half a character"):
         call(model, ["a", "\ud83d dog"], [rgb, rgb])
 
 
@@ -406,7 +404,7 @@ def test_an_empty_prompt_is_scored_with_a_warning(command, model, folder, rgb, p
     done = command("rank", prompt, rgb, "--model", folder, "--json")
     assert done.returncode == 0
     assert json.loads(done.stdout)["results"][0]["score"] == pytest.approx(reward, abs=5e-5)
-    assert done.stderr == "reward-core: warning: empty prompt: the image is scored without a request\n"
+    assert done.stderr == "reward-core: warning: empty prompt: the score depends on the image alone\n"
 
 
 @pytest.mark.parametrize("batch_size", [0, -1, 1.5, "8"], ids=repr)
@@ -768,15 +766,15 @@ def test_a_config_that_is_no_object_is_reported(command, state, workdir, rgb, te
 @pytest.mark.parametrize(
     ("key", "value", "reason"),
     [
-        ("image_sise", 48, r"unknown keys \['image_sise'\]; known are .*'image_size'"),
-        ("model_type", "blip-cosine", "'image-reward' was expected"),
+        ("image_sise", 48, r"unknown keys \['image_sise'\]\. Known keys are .*'image_size'"),
+        ("model_type", "blip-cosine", "expected a model of type 'image-reward'"),
         ("image_size", "48", "image_size must be a whole number, got '48'"),
         ("image_size", 48.5, "image_size must be a whole number, got 48.5"),
         ("image_size", None, "image_size must be a whole number, got None"),
         ("image_size", True, "image_size must be a whole number, got True"),
         ("image_size", -48, "image_size must be at least 1, got -48"),
         ("patch_size", 0, "patch_size must be at least 1, got 0"),
-        ("vision_heads", 3, "3 attention heads do not divide a width of 64"),
+        ("vision_heads", 3, "a width of 64 is not divisible by 3 attention heads"),
         ("vision_qkv_bias", "no", "vision_qkv_bias must be true or false, got 'no'"),
         ("reward_mean", "0.1", "reward_mean must be a number, got '0.1'"),
         ("reward_mlp", 1024, "reward_mlp must be a list of numbers, got 1024"),
@@ -789,8 +787,8 @@ def test_a_config_that_is_no_object_is_reported(command, state, workdir, rgb, te
         ("score_quantiles", {"values": ["low"], "source": "x"}, "could not convert string to float: 'low'"),
         ("med_config", "med_config.json", "med_config must be a JSON object"),
         ("med.hidden_size", "32", "med_config: hidden_size must be a whole number, got '32'"),
-        ("med.num_attention_heads", 5, "med_config: 5 attention heads do not divide a width of 32"),
-        ("med.hidden_act", "relu", "hidden_act='relu', only 'gelu' is implemented"),
+        ("med.num_attention_heads", 5, "med_config: a width of 32 is not divisible by 5 attention heads"),
+        ("med.hidden_act", "relu", "hidden_act='relu' is not implemented, only 'gelu' is"),
     ],
 )
 def test_a_wrong_value_in_the_config_is_named(parity, state, workdir, key, value, reason):
@@ -835,7 +833,7 @@ def test_another_vocabulary_is_refused_instead_of_scoring_wrongly(
     lines = lines[:words] if words < 0 else [*lines, "word"]
     (workdir / "vocab.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     error = refused(command, workdir / "state.pt", rgb)
-    assert f"knows 300 tokens, but the vocabulary found for it has {300 + words}" in str(error)
+    assert f"the model has 300 tokens, but its tokenizer has {300 + words}" in str(error)
 
 
 def test_a_broken_tokenizer_is_reported(folder, workdir, tmp_path):
@@ -854,7 +852,7 @@ def test_a_broken_tokenizer_is_reported(folder, workdir, tmp_path):
 
 
 def test_a_reward_model_is_no_baseline_and_the_reverse(folder):
-    with pytest.raises(CheckpointError, match="'image-reward', 'blip-cosine' was expected"):
+    with pytest.raises(CheckpointError, match="expected a model of type 'blip-cosine', got 'image-reward'"):
         RM.load_score(folder, device="cpu")
 
 

@@ -247,7 +247,7 @@ def test_score_replaces_an_older_file(command, folder, parity, tmp_path):
 WRONG_PROMPTS = {
     "not JSON": ("{", "cannot be read as JSON"),
     "not text": (b"\xff\xfe{}", "cannot be read as JSON"),
-    "a number": ("3", "object or list was expected"),
+    "a number": ("3", "expected a JSON object or list"),
     "empty list": ("[]", "no prompt has an image"),
     "empty object": ("{}", "no prompt has an image"),
     "prompt is a number": ('{"rgb.png": 3}', "rgb.png: the prompt must be a string"),
@@ -459,7 +459,9 @@ def test_convert_takes_blip_as_it_is_published(command, parity, tmp_path):
         prompt = expected["prompts"][pair["prompt"]]["text"]
         image = parity / expected["images"][pair["image"]]["file"]
         assert scorer.score(prompt, image) == pytest.approx(pair["blip_cosine"], abs=2e-6)
-    with pytest.raises(RM.RewardCoreError, match="'blip-cosine', 'image-reward' was expected"):
+    with pytest.raises(
+        RM.RewardCoreError, match="expected a model of type 'image-reward', got 'blip-cosine'"
+    ):
         RM.load(out, device="cpu")
 
 

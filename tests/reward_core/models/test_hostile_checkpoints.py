@@ -98,7 +98,7 @@ HUGE, NAN, INF = 10**400, float("nan"), float("inf")
         ("score_quantiles", {"values": [1.0, 0.0], "source": "x"}, "finite values in ascending order"),
         ("score_quantiles", {"values": "123", "source": "x"}, "must have 1 to 100,000 values"),
         ("score_quantiles", {"values": [], "source": "x"}, "must have 1 to 100,000 values"),
-        ("score_quantiles", {"values": [0.0], "source": 5}, "source of score_quantiles must be a text"),
+        ("score_quantiles", {"values": [0.0], "source": 5}, "source of score_quantiles must be a string"),
     ],
 )
 def test_a_value_out_of_its_range_is_named_before_anything_is_built(tiny, key, value, reason):
@@ -117,7 +117,7 @@ def test_the_callers_numbers_have_the_same_ranges():
     [
         ("vision_depth", 10**6, "vision_depth must be at most 1000"),
         ("vision_width", "x", "vision_width must be a whole number"),
-        ("text_heads", 5, "5 attention heads do not divide a width of 768"),
+        ("text_heads", 5, "a width of 768 is not divisible by 5 attention heads"),
         ("vocab_size", 1, "vocab_size must be at least 2"),
         ("image_size", 10**6, "image_size must be at most 16384"),
         ("patch_size", 1000, "patch_size must be at most image_size"),

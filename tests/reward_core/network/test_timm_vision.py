@@ -81,7 +81,7 @@ def test_a_timm_tower_is_trained_saved_and_loaded(timm, folder, tmp_path):
     exact, quick = (torch.tensor(m.score("light day", images)) for m in (model, fast))
     assert torch.allclose(exact, quick, atol=0.2)
 
-    for name, output in (("resnet18", "no plain ViT"), ("no_such_model", "has no model")):
+    for name, output in (("resnet18", "not a plain ViT"), ("no_such_model", "has no model")):
         with pytest.raises(InputError, match=output):
             starting_model(replace(settings, timm=name))
     with pytest.raises(InputError, match="set freeze_text=0"):

@@ -87,7 +87,7 @@ class RewardModel(Pretrained):
     def percentile(self, score: float) -> float | None:
         """Return the percentage of reference scores below ``score``.
 
-        It is None for a model without quantiles. ``config.score_quantiles.source`` names the reference scores;
+        None for a model without quantiles. ``config.score_quantiles.source`` names the reference scores;
         for ImageReward-v1.0 they are approximated by N(0, 1).
         """
         quantiles = self.config.score_quantiles
