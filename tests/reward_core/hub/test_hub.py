@@ -497,7 +497,7 @@ def test_a_server_that_stalls_is_given_up(hub, tmp_path, monkeypatch):
 def test_a_server_that_sends_a_byte_at_a_time_is_given_up(raw_server, tmp_path, monkeypatch):
     monkeypatch.setattr("reward_core.hub.web_download.MEASURED_SECONDS", 0.5)
     address = raw_server(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n", *[b"x"] * 1000, pause=0.05)
-    with pytest.raises(HubError, match=r"could not be downloaded: .*only \d+ bytes came in \d+ seconds"):
+    with pytest.raises(HubError, match=r"could not be downloaded: .*only \d+ bytes arrived in \d+ seconds"):
         fetch(WebFile(f"{address}/w.bin", "w.bin"), tmp_path)
     assert list(tmp_path.iterdir()) == []
 

@@ -88,9 +88,8 @@ def nearest_indices(source: int, target: int, start: int, stop: int) -> np.ndarr
 def tall_images_go_vertical_first() -> bool:
     """Return whether Pillow shrinks tall images vertically first.
 
-       Pillow 13 does for images taller than twice their width, because it is faster; earlier versions do not.
-    Each pass rounds, so the results differ by
-       some levels. The answer comes from resizing a small image once.
+    Pillow 13 does for images taller than twice their width, because it is faster; earlier versions do not.
+    Each pass rounds, so the results differ by some levels. The answer comes from resizing a small image once.
     """
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 20), dtype=np.uint8))
     vertical_first = image.resize((20, 30), Image.Resampling.BICUBIC).resize(

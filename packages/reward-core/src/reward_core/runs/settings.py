@@ -48,9 +48,7 @@ def load_settings(
         InputError: an unknown preset, key or value, or an invalid YAML file.
     """
     if preset is not None and preset not in presets:
-        raise InputError(
-            f"Cannot use preset {preset!r}: no preset has this name; {_nearest(preset, presets)}"
-        )
+        raise InputError(f"no preset {preset!r}; {_nearest(preset, presets)}")
     config = override(start, presets[preset] if preset else {})
     if file is not None:
         config = override(config, read_yaml(file), f"{os.fspath(file)}: ")

@@ -27,6 +27,6 @@ def write_errors(folder: Path) -> Iterator[None]:
         ):
             raise
         raise OutputError(
-            f"Cannot write into '{folder}': {cause}. Free space on its disk and run the same command again to "
-            "resume from the last complete checkpoint."
+            f"Cannot write into '{folder}': {cause}. Free space on its disk and run the same command again "
+            "to resume from the last complete checkpoint."
         ) from error
