@@ -360,7 +360,7 @@ def test_a_non_string_prompt_is_named(model, rgb, method, prompt):
 @pytest.mark.parametrize("method", LIST_METHODS)
 def test_a_list_of_prompts_is_one(model, rgb, method):
     call = LIST_METHODS[method]
-    with pytest.raises(PromptTypeError, match="got one string; wrap it in a list"):
+    with pytest.raises(PromptTypeError, match=r"got one string\. Wrap it in a list"):
         call(model, "a", [rgb])
     for prompts in (b"a", None, 3):
         with pytest.raises(PromptTypeError, match=f"expected a list, got {type(prompts).__name__}"):

@@ -56,13 +56,13 @@ def test_a_prompt_of_megabytes_takes_no_time(tiny):
 
 
 def test_a_warning_quotes_a_long_prompt_shortened(tiny):
-    with pytest.warns(PromptTruncatedWarning, match=r"not read: 'red house.* \.\.\. .*characters") as caught:
+    with pytest.warns(PromptTruncatedWarning, match=r"ignoring 'red house.* \.\.\. .*characters") as caught:
         tiny.tokenizer(["red house, " * 50_000])
     assert len(str(caught[0].message)) < 1500
     short = "red tree, " * 20
     with pytest.warns(PromptTruncatedWarning) as caught:
         tiny.tokenizer([short])
-    assert str(caught[0].message).endswith(f"not read: {tiny.tokenizer.dropped_words(short)!r} of {short!r}")
+    assert str(caught[0].message).endswith(f"ignoring {tiny.tokenizer.dropped_words(short)!r} of {short!r}")
 
 
 def test_warnings_appear_once_for_each_line_and_name_it(tiny):

@@ -73,7 +73,7 @@ def test_a_text_that_a_node_picks_at_random_is_refused(tmp_path, chooser):
         n22=node("Text Multiline", text="a boat\na house"),
         n23=node("DPRandomGenerator", text="a {red|blue} boat"),
     )
-    with pytest.raises(ImageError, match=rf"{RANDOM} \(.+\): give the prompt"):
+    with pytest.raises(ImageError, match=rf"{RANDOM} \(.+\)\. Give the prompt"):
         read(tmp_path, graph)
 
 

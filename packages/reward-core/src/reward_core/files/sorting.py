@@ -40,8 +40,8 @@ def images_in(folder: Path) -> list[Path]:
 def images_to_sort(folder: Path, folders: Sequence[Path], copy: bool) -> list[Path]:
     """Return the images in a folder and those that an earlier run moved.
 
-    With ``copy``, only the images in ``folder`` are returned. Otherwise files in ``folders`` that are copies of an
-    image in ``folder`` are left out.
+    With ``copy``, only the images in ``folder`` are returned. Otherwise files in ``folders`` that are copies
+    of an image in ``folder`` are left out.
     """
     images = images_in(folder)
     if copy:

@@ -166,8 +166,8 @@ def _check_name(path: Path, name: str) -> None:
     if any(len(part) > MAX_NAME for part in parts) or sum(map(len, parts)) + len(parts) > MAX_PATH:
         short_name = name if len(name) <= 80 else f"{name[:77]}..."
         raise InputError(
-            f"{path}: not unpacked, because the name {short_name!r} is too long ({len(name.encode()):,} bytes; "
-            f"at most {MAX_NAME} for each part and {MAX_PATH:,} in all)"
+            f"{path}: not unpacked, because the name {short_name!r} is too long ({len(name.encode()):,} "
+            f"bytes; at most {MAX_NAME} for each part and {MAX_PATH:,} in all)"
         )
 
 

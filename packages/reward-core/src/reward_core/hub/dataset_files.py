@@ -124,8 +124,8 @@ def fetch_verified(listing: RepoListing, file: RepoFile, root: Path) -> Path:
         path.unlink()
     raise HubError(
         f"Cannot download {file.path} of {listing.repo_id}: the file was wrong twice and was removed "
-        f"({difference}). Run the same command again later. If the error stays, check whether a proxy changes "
-        "files."
+        f"({difference}). Run the same command again later. If the error stays, check whether a proxy "
+        "changes files."
     )
 
 
