@@ -47,7 +47,7 @@ def test_a_damaged_zip_member_leaves_no_files(tmp_path):
 
 
 def broken_zip(path, kind):
-    """Write a zip whose second member is packed by ``kind`` and damaged behind its headers."""
+    """Write a zip whose second member is compressed with method ``kind`` and damaged after its headers."""
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("good.png", sample_image(0))
         archive.writestr("bad.png", sample_image(1) * 20, kind)
@@ -61,7 +61,7 @@ def broken_zip(path, kind):
 
 
 @pytest.mark.parametrize("kind", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-def test_a_member_damaged_in_any_packing_is_the_projects_error(tmp_path, kind):
+def test_a_damaged_member_raises_input_error_with_any_compression(tmp_path, kind):
     broken_zip(tmp_path / "a.zip", kind)
     with pytest.raises(
         InputError, match=r"a\.zip: cannot be read as a zip, the file is damaged: .*download it again"
@@ -81,9 +81,9 @@ def test_a_member_damaged_in_any_packing_is_the_projects_error(tmp_path, kind):
     ],
     ids=str,
 )
-def test_a_zip_that_needs_another_program_is_refused_and_kept(tmp_path, change, reason):
+def test_an_unsupported_zip_is_refused_and_kept(tmp_path, change, reason):
     content = bytearray(zipped({"a.png": sample_image(0), "b.png": sample_image(1)}))
-    at = content.rindex(b"PK\x01\x02")  # the last member's entry in the directory
+    at = content.rindex(b"PK\x01\x02")  # directory entry of the last member
     local = int.from_bytes(content[at + 42 : at + 46], "little")
     for key, offset, local_offset in (("version", 6, 4), ("flags", 8, 6), ("method", 10, 8)):
         if key in change:
@@ -106,7 +106,7 @@ def test_a_zip_that_needs_another_program_is_refused_and_kept(tmp_path, change, 
     ],
     ids=["long", "long in bytes", "deep", "file then folder", "folder then file"],
 )
-def test_names_that_no_disk_can_hold_are_refused_and_the_zip_is_kept(tmp_path, names, reason):
+def test_invalid_names_are_refused_and_the_zip_is_kept(tmp_path, names, reason):
     (tmp_path / "a.zip").write_bytes(zipped({name: sample_image(0) for name in names}))
     with pytest.raises(InputError, match=reason):
         unzip(tmp_path / "a.zip", tmp_path / "target")
