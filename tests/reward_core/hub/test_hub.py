@@ -543,6 +543,6 @@ def test_a_listing_with_files_outside_the_folder_raises_hub_error(tmp_path, name
     "error", [ValueError("Invalid pointer path"), TypeError("not a list"), KeyError("sha")]
 )
 def test_every_error_of_the_hub_client_becomes_hub_error(error):
-    found = as_hub_error("m.pt of a/b", error)
-    assert isinstance(found, HubError)
-    assert str(found).startswith("m.pt of a/b: the hub's answer cannot be used: ")
+    result = as_hub_error("m.pt of a/b", error)
+    assert isinstance(result, HubError)
+    assert str(result).startswith("m.pt of a/b: the hub's answer cannot be used: ")

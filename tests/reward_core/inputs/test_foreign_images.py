@@ -213,7 +213,7 @@ def test_large_images_with_alpha_are_shrunk_as_pillow_does(size, mode):
     assert np.array_equal(transform.to_uint8(image), np.asarray(plain.convert("RGB")))
 
 
-def test_every_error_of_a_parser_becomes_image_error():
+def test_every_error_of_a_parser_is_converted():
     class PanicException(BaseException):
         """An exception like those of Rust extensions."""
 

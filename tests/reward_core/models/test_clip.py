@@ -145,13 +145,13 @@ def test_clip_and_pickscore_equal_transformers(make, reference, images, scaled):
     assert isinstance(scorer, RM.Scorer)
     # CLIP uses OpenAI's transform, PickScore the processor. Their crops differ by half a pixel.
     pixels = by_processor(images) if scaled else by_torchvision(images)
-    wanted = reference_scores(reference, pixels, PROMPTS)[0 if scaled else 1]
+    expected = reference_scores(reference, pixels, PROMPTS)[0 if scaled else 1]
     tolerance = TOLERANCE * (12.2 if scaled else 1)
-    torch.testing.assert_close(scorer.score_pairs(PROMPTS, images), wanted, atol=tolerance, rtol=0)
+    torch.testing.assert_close(scorer.score_pairs(PROMPTS, images), expected, atol=tolerance, rtol=0)
     matrix = scorer.score_matrix(PROMPTS, images)
-    torch.testing.assert_close(matrix.diagonal(), wanted, atol=tolerance, rtol=0)
+    torch.testing.assert_close(matrix.diagonal(), expected, atol=tolerance, rtol=0)
     features = scorer.encode_images(images)
-    torch.testing.assert_close(scorer.score_pairs(PROMPTS, features), wanted, atol=tolerance, rtol=0)
+    torch.testing.assert_close(scorer.score_pairs(PROMPTS, features), expected, atol=tolerance, rtol=0)
     ranking, rewards = scorer.inference_rank(PROMPTS[0], images)  # PIL images
     assert sorted(ranking) == [1, 2, 3]
     assert rewards == pytest.approx(matrix[0].tolist())
@@ -187,8 +187,8 @@ def test_hps_from_open_clip_weights_with_padding(make, reference, images):
         top, left = (28 - size[0]) // 2, (28 - size[1]) // 2
         black[:, top : top + size[0], left : left + size[1]] = small
         pixels.append((black - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None])
-    wanted = reference_scores(reference, torch.stack(pixels), PROMPTS)[1]
-    torch.testing.assert_close(scorer.score_pairs(PROMPTS, images), wanted, atol=TOLERANCE, rtol=0)
+    expected = reference_scores(reference, torch.stack(pixels), PROMPTS)[1]
+    torch.testing.assert_close(scorer.score_pairs(PROMPTS, images), expected, atol=TOLERANCE, rtol=0)
 
 
 @pytest.mark.filterwarnings("ignore::reward_core.errors.PromptTruncatedWarning")
@@ -235,7 +235,7 @@ def test_strict_loading(make, reference):
         RM.load_score(folder, device="cpu")
 
 
-def test_errors_for_names_and_files(tmp_path):
+def test_scores_are_listed_and_a_wrong_checksum_is_refused(tmp_path):
     assert RM.available_scores() == ["CLIP", "BLIP", "Aesthetic", "PickScore", "HPSv2.1"]
     (tmp_path / "sac+logos+ava1-l14-linearMSE.pth").write_bytes(b"another file")
     from reward_core.hub.downloads import fetch

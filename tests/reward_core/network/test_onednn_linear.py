@@ -44,11 +44,11 @@ def by_torch(layer, x):
 def test_onednn_is_as_exact_as_torch(decided, shape, bias):
     layer, x = layer_and_input(*shape, bias)
     true = x.double() @ layer.weight.double().T + (layer.bias.double() if bias else 0)
-    own = (by_torch(layer, x) - true).abs().max()
+    torch_error = (by_torch(layer, x) - true).abs().max()
     computed = layer(x)
     assert computed.dtype == torch.float32
     # Measured errors at these shapes: 3e-7 to 2e-6; those of oneDNN are up to 3 times those of torch.
-    assert (computed - true).abs().max() < 6 * own + 1e-7
+    assert (computed - true).abs().max() < 6 * torch_error + 1e-7
     decided("0")
     plain, x = layer_and_input(*shape, bias)
     assert type(plain) is torch.nn.Linear
@@ -100,7 +100,7 @@ def test_a_bias_gets_its_gradient_if_only_biases_are_trained(decided):
     torch.testing.assert_close(layer.bias.grad, torch.full((96,), 600.0))
 
 
-def test_hooks_of_a_layer_run(decided):
+def test_subclasses_and_hooks_of_layers_are_kept(decided):
     class Adapted(torch.nn.Linear):
         def forward(self, x):
             return super().forward(x) + 1
@@ -112,7 +112,7 @@ def test_hooks_of_a_layer_run(decided):
     assert torch.equal(adapted(x), by_torch(adapted, x) + 1)
     for register in (layer.register_forward_hook, layer.register_forward_pre_hook):
         seen = []
-        handle = register(lambda module, *given, seen=seen: seen.append(module))
+        handle = register(lambda module, *arguments, seen=seen: seen.append(module))
         layer(x)
         handle.remove()
         assert seen == [layer]

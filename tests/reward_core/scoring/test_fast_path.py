@@ -217,9 +217,9 @@ with warnings.catch_warnings(record=True) as caught:
     assert not model.warm_up(1)
     assert not model.warm_up(2)
     assert model.score("a dog", sys.argv[2]) == before
-told = [w for w in caught if w.category is RM.errors.CompilationWarning]
-assert len(told) == 1, told
-print(told[0].message)
+messages = [w.message for w in caught if w.category is RM.errors.CompilationWarning]
+assert len(messages) == 1, messages
+print(messages[0])
 """
 
 

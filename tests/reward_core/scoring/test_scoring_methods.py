@@ -265,7 +265,7 @@ def test_fast_agrees_with_exact_in_rewards_and_ranks(parity):
     assert (a - b).abs().max() < 0.1 * a.std()  # measured with AVX512-BF16: 0.03
     order = torch.sign(a[:, None] - a) * torch.sign(b[:, None] - b)
     assert order.sum() / (len(a) * (len(a) - 1)) > 0.97  # Kendall's tau; measured: 0.99
-    # Scoring and differentiable methods stay as they are.
+    # Scores are float32, and differentiable methods have gradients.
     features = fast.encode_images(groups[0][1])
     assert fast.score_matrix([groups[0][0]], features).dtype == torch.float32
     pixels = torch.rand(2, 3, 64, 64, requires_grad=True)
