@@ -121,7 +121,7 @@ def test_a_file_over_a_preset_and_settings_over_both(tmp_path):
             "validation={stop_reward: ImageReward-v1.0, prompts: 0}",
             "stop_reward: never acts with validation.prompts=0",
         ),
-        ("run.steps", "given as key=value"),
+        ("run.steps", "must have the form key=value"),
         ("run.steps=[", r"run.steps: must be a whole number, got '\['"),
     ],
 )

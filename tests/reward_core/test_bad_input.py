@@ -631,7 +631,7 @@ def test_the_error_for_other_sizes_without_a_configuration_says_what_to_do(comma
     torch.save(state, tmp_path / "state.pt")
     shutil.copy(rgb.parents[1] / "vocab.txt", tmp_path)
     error = refused(command, tmp_path / "state.pt", rgb, KeyMismatchError)
-    assert "put its config.json beside it" in str(error)
+    assert "put its config.json into the same folder" in str(error)
 
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935\nsize 1790000000\n"

@@ -473,7 +473,7 @@ def test_convert_takes_blip_as_it_is_published(command, parity, tmp_path):
         ({"--config": "none.json"}, "none.json: cannot be read as JSON"),
         ({"--vocab": "none.txt"}, "none.txt: not a vocabulary"),
         ({"--vocab": "config.json"}, "config.json: not a BERT vocabulary"),
-        ({"--vocab": "longer.txt"}, "knows 300 tokens, but the vocabulary found for it has 301"),
+        ({"--vocab": "longer.txt"}, "the model has 300 tokens, but its tokenizer has 301"),
         ({"--config": "larger.json"}, "does not fit the model"),
         ({"out": "longer.txt"}, "longer.txt"),
     ],

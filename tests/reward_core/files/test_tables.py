@@ -43,7 +43,7 @@ def write_rankings_of(folder, extension, count):
 def test_rankings_with_too_many_values_are_refused(folder, monkeypatch, extension):
     monkeypatch.setenv("REWARD_CORE_MAX_VALUES", "1000")
     assert read_rankings(write_rankings_of(folder, extension, 10))
-    with pytest.raises(InputError, match=r"holds more than 1,000 values \(REWARD_CORE_MAX_VALUES sets"):
+    with pytest.raises(InputError, match=r"has more than 1,000 values \(REWARD_CORE_MAX_VALUES sets"):
         read_rankings(write_rankings_of(folder, extension, 200))
     monkeypatch.setenv("REWARD_CORE_MAX_VALUES", "100000")
     assert read_rankings(write_rankings_of(folder, extension, 200))
@@ -72,7 +72,7 @@ def test_json_with_too_many_values_is_refused_before_it_takes_memory(tmp_path, i
     path = tmp_path / "rankings.json"
     path.write_text("[" + f"{item}," * 34_000_000 if item == "0" else "[" + f"{item}," * 4_200_000)
     begun = time.process_time()
-    with pytest.raises(InputError, match="holds more than 33,554,432 values"):
+    with pytest.raises(InputError, match="has more than 33,554,432 values"):
         read_rankings(path)
     assert time.process_time() - begun < 1
 
@@ -109,7 +109,7 @@ def test_a_pipe_is_refused_as_score_file_without_waiting(tmp_path):
 
 def test_an_invalid_csv_of_scores_raises_input_error(tmp_path):
     (tmp_path / "scores.csv").write_text("image,score\n" + "a" * 200_000 + ",1\n")
-    with pytest.raises(InputError, match="no scores of `reward-core score`"):
+    with pytest.raises(InputError, match="not a score file of `reward-core score`"):
         read_scores(tmp_path / "scores.csv")
 
 

@@ -24,7 +24,7 @@ def member(name, mode=0):
         (member("/out.png"), b"x", "outside the folder"),
         (member("a/..\\..\\out.png"), b"x", "outside the folder"),
         (member("out.png", stat.S_IFLNK | 0o777), b"/etc", "is a link"),
-        (member("run.sh"), b"x", "is no image"),
+        (member("run.sh"), b"x", "is not an image"),
         (member("bomb.png"), bytes(30_000_000), "would unpack to 30,000,000 bytes"),
     ],
 )

@@ -259,7 +259,7 @@ def test_plain_texts_outside_png(tmp_path):
     (tmp_path / "d.txt").write_text(WANTED + "\n")
     assert read_prompt(tmp_path / "d.webp").text == WANTED
     (tmp_path / "d.txt").unlink()
-    with pytest.raises(ImageError, match="texts: none at all"):
+    with pytest.raises(ImageError, match="texts: none"):
         read_prompt(tmp_path / "d.webp")
 
 

@@ -45,32 +45,32 @@ def tokenizer():
 
 def to_open_clip(state):
     """Return weights of transformers under open_clip's names."""
-    found = {}
+    open_clip = {}
     for side, prefix in (("vision_model", "visual."), ("text_model", "")):
         layers = {k.split(".")[3] for k in state if k.startswith(f"{side}.encoder.layers.")}
         for n in layers:
             old, new = f"{side}.encoder.layers.{n}.", f"{prefix}transformer.resblocks.{n}."
             for leaf in ("weight", "bias"):
                 qkv = [state[f"{old}self_attn.{p}_proj.{leaf}"] for p in "qkv"]
-                found[f"{new}attn.in_proj_{leaf}"] = torch.cat(qkv)
-                found[f"{new}attn.out_proj.{leaf}"] = state[f"{old}self_attn.out_proj.{leaf}"]
+                open_clip[f"{new}attn.in_proj_{leaf}"] = torch.cat(qkv)
+                open_clip[f"{new}attn.out_proj.{leaf}"] = state[f"{old}self_attn.out_proj.{leaf}"]
                 for a, b in (("layer_norm1", "ln_1"), ("layer_norm2", "ln_2"), ("mlp.fc1", "mlp.c_fc")):
-                    found[f"{new}{b}.{leaf}"] = state[f"{old}{a}.{leaf}"]
-                found[f"{new}mlp.c_proj.{leaf}"] = state[f"{old}mlp.fc2.{leaf}"]
+                    open_clip[f"{new}{b}.{leaf}"] = state[f"{old}{a}.{leaf}"]
+                open_clip[f"{new}mlp.c_proj.{leaf}"] = state[f"{old}mlp.fc2.{leaf}"]
     for leaf in ("weight", "bias"):
-        found[f"visual.ln_pre.{leaf}"] = state[f"vision_model.pre_layrnorm.{leaf}"]
-        found[f"visual.ln_post.{leaf}"] = state[f"vision_model.post_layernorm.{leaf}"]
-        found[f"ln_final.{leaf}"] = state[f"text_model.final_layer_norm.{leaf}"]
-    found["visual.class_embedding"] = state["vision_model.embeddings.class_embedding"]
-    found["visual.positional_embedding"] = state["vision_model.embeddings.position_embedding.weight"]
-    found["visual.conv1.weight"] = state["vision_model.embeddings.patch_embedding.weight"]
-    found["visual.proj"] = state["visual_projection.weight"].T.contiguous()
-    found["text_projection"] = state["text_projection.weight"].T.contiguous()
-    found["token_embedding.weight"] = state["text_model.embeddings.token_embedding.weight"]
-    found["positional_embedding"] = state["text_model.embeddings.position_embedding.weight"]
-    found["logit_scale"] = state["logit_scale"]
-    found["attn_mask"] = torch.zeros(16, 16)
-    return found
+        open_clip[f"visual.ln_pre.{leaf}"] = state[f"vision_model.pre_layrnorm.{leaf}"]
+        open_clip[f"visual.ln_post.{leaf}"] = state[f"vision_model.post_layernorm.{leaf}"]
+        open_clip[f"ln_final.{leaf}"] = state[f"text_model.final_layer_norm.{leaf}"]
+    open_clip["visual.class_embedding"] = state["vision_model.embeddings.class_embedding"]
+    open_clip["visual.positional_embedding"] = state["vision_model.embeddings.position_embedding.weight"]
+    open_clip["visual.conv1.weight"] = state["vision_model.embeddings.patch_embedding.weight"]
+    open_clip["visual.proj"] = state["visual_projection.weight"].T.contiguous()
+    open_clip["text_projection"] = state["text_projection.weight"].T.contiguous()
+    open_clip["token_embedding.weight"] = state["text_model.embeddings.token_embedding.weight"]
+    open_clip["positional_embedding"] = state["text_model.embeddings.position_embedding.weight"]
+    open_clip["logit_scale"] = state["logit_scale"]
+    open_clip["attn_mask"] = torch.zeros(16, 16)
+    return open_clip
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,7 @@ def by_processor(images):
 
 def by_torchvision(images):
     """Return the pixels of OpenAI's transform: bicubic, center crop, mean and std."""
-    found = []
+    crops = []
     for image in images:
         width, height = image.size
         scale = 28 / min(width, height)
@@ -134,8 +134,8 @@ def by_torchvision(images):
         small = np.asarray(image.resize(size, Image.Resampling.BICUBIC), np.float32)
         top, left = round((small.shape[0] - 28) / 2), round((small.shape[1] - 28) / 2)
         crop = small[top : top + 28, left : left + 28] / 255
-        found.append(torch.from_numpy(((crop - np.array(MEAN)) / np.array(STD)).astype(np.float32)))
-    return torch.stack(found).permute(0, 3, 1, 2)
+        crops.append(torch.from_numpy(((crop - np.array(MEAN)) / np.array(STD)).astype(np.float32)))
+    return torch.stack(crops).permute(0, 3, 1, 2)
 
 
 @pytest.mark.filterwarnings("ignore::reward_core.errors.PromptTruncatedWarning")

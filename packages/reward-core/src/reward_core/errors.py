@@ -157,7 +157,7 @@ class PromptTruncatedWarning(UserWarning):
 
 
 class EmptyPromptWarning(UserWarning):
-    """A prompt is empty; the score then depends on the image alone."""
+    """A prompt is empty; the score then depends only on the image."""
 
 
 class PromptWithoutImageWarning(UserWarning):

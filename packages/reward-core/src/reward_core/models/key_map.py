@@ -65,7 +65,7 @@ def guess_kind(keys: set[str]) -> str:
         "positional_embedding": "a CLIP model (open_clip or OpenAI)",
         "conv_in.weight": "a diffusion UNet",
         "layers.0.weight": "an Aesthetic predictor's head",
-        "mlp.layers.0.weight": "a reward model of other sizes; put its config.json beside it",
+        "mlp.layers.0.weight": "a reward model of other sizes: put its config.json into the same folder",
         "blip.visual_encoder.cls_token": "BLIP without a reward head",
     }
     return next((f"This looks like {what}." for key, what in signs.items() if key in keys), "")
