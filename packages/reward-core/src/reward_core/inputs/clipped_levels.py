@@ -35,13 +35,13 @@ def clipped_levels(image: Image.Image) -> str | None:
 
 def warn_if_clipped(image: Image.Image, name: str) -> None:
     """Warn if the levels of a loaded image are clipped."""
-    if lost := clipped_levels(image):
-        warn_of_levels(lost, name)
+    if description := clipped_levels(image):
+        warn_of_levels(description, name)
 
 
-def warn_of_levels(lost: str, name: str) -> None:
+def warn_of_levels(description: str, name: str) -> None:
     """Issue a warning with the description from `clipped_levels`."""
-    warn_caller(f"{name}: {lost}. {ADVICE}.", ClippedLevelsWarning)
+    warn_caller(f"{name}: {description}. {ADVICE}.", ClippedLevelsWarning)
 
 
 class FirstClippedImage:
@@ -52,10 +52,10 @@ class FirstClippedImage:
 
     def check(self, image: Image.Image, name: str) -> None:
         """Warn if this is the first image with clipped levels."""
-        if self.warned or not (lost := clipped_levels(image)):
+        if self.warned or not (description := clipped_levels(image)):
             return
         with self.lock:
             first, self.warned = not self.warned, True
         if first:
             more = "Further images like this one are not reported."
-            warn_caller(f"{name}: {lost}. {ADVICE}. {more}", ClippedLevelsWarning)
+            warn_caller(f"{name}: {description}. {ADVICE}. {more}", ClippedLevelsWarning)

@@ -96,13 +96,13 @@ class BlipConfig:
         if not isinstance(content, dict):
             raise CheckpointError(f"{source}: expected a JSON object, got {content!r:.80}")
         check_format_version(content, MODEL_FORMAT, source, OLDER_MODEL)
-        given = {k: v for k, v in content.items() if k not in _IGNORED_KEYS}
-        kind = given.pop("model_type", cls.model_type)
+        values = {k: v for k, v in content.items() if k not in _IGNORED_KEYS}
+        kind = values.pop("model_type", cls.model_type)
         if kind != cls.model_type:
             raise CheckpointError(f"{source}: expected a model of type {cls.model_type!r}, got {kind!r}")
-        med_config = given.pop("med_config", None)
+        med_config = values.pop("med_config", None)
         known = {f.name for f in dataclasses.fields(cls)} - {"text"}
-        if unknown := sorted(set(given) - known):
+        if unknown := sorted(set(values) - known):
             raise CheckpointError(
                 f"{source}: unknown keys {unknown}. Known keys are {sorted(known)} and 'med_config'."
             )
@@ -112,7 +112,7 @@ class BlipConfig:
                 raise CheckpointError(f"{source}: med_config must be a JSON object, got {med_config!r:.80}")
             text = {"text": text_config_from_med_config(med_config, f"{source}, med_config")}
         try:
-            config = cls(**{key: cls._decode(key, value) for key, value in given.items()}, **text)
+            config = cls(**{key: cls._decode(key, value) for key, value in values.items()}, **text)
             config.check()
             if not 2 <= config.max_length <= config.text.max_position_embeddings:
                 most = config.text.max_position_embeddings

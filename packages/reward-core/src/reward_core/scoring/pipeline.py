@@ -85,9 +85,9 @@ def image_batches(
             batch = ImageBatch(indices, [], None)
             for i in indices:
                 try:
-                    ready[i], lost = decoded[i]
-                    if lost:  # warn in the caller's thread, so that the warning shows the caller's line
-                        warn_of_levels(lost, image_name(images[i]))
+                    ready[i], clipped = decoded[i]
+                    if clipped:  # warn in the caller's thread, so that the warning shows the caller's line
+                        warn_of_levels(clipped, image_name(images[i]))
                 except ImageError as error:
                     if not keep_errors:
                         raise

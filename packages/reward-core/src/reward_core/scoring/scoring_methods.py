@@ -71,10 +71,10 @@ class ScoringMethods(ABC):
             image: a path, a PIL image, or a list of them.
             batch_size: images in a batch (default: 8 on a CPU, 64 on a GPU).
         """
-        given: Any = _as_list(image)
-        if isinstance(given, (list, tuple)):
-            return self.score_matrix([prompt], given, batch_size=batch_size)[0].tolist()
-        return self.score_matrix([prompt], [given], batch_size=batch_size).item()
+        source: Any = _as_list(image)
+        if isinstance(source, (list, tuple)):
+            return self.score_matrix([prompt], source, batch_size=batch_size)[0].tolist()
+        return self.score_matrix([prompt], [source], batch_size=batch_size).item()
 
     def inference_rank(
         self, prompt: str, images: Sequence[ImageSource], *, batch_size: int | None = None

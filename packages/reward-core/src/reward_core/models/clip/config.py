@@ -73,15 +73,15 @@ class ClipConfig:
         if not isinstance(content, dict):
             raise CheckpointError(f"{source}: expected a JSON object, got {content!r:.80}")
         check_format_version(content, MODEL_FORMAT, source, OLDER_MODEL)
-        given = {key: value for key, value in content.items() if key not in ("model_type", FORMAT_VERSION)}
+        values = {key: value for key, value in content.items() if key not in ("model_type", FORMAT_VERSION)}
         known = {field.name for field in fields(cls)}
-        if content.get("model_type", cls.model_type) != cls.model_type or set(given) - known:
+        if content.get("model_type", cls.model_type) != cls.model_type or set(values) - known:
             raise CheckpointError(
                 f"{source}: model_type is {content.get('model_type')!r} and unknown keys are "
-                f"{sorted(set(given) - known)[:8]}; expected {cls.model_type!r} with keys {sorted(known)}"
+                f"{sorted(set(values) - known)[:8]}; expected {cls.model_type!r} with keys {sorted(known)}"
             )
         try:
-            config = cls(**{key: checked(cls, key, value) for key, value in given.items()})
+            config = cls(**{key: checked(cls, key, value) for key, value in values.items()})
             config.check()
         except (TypeError, ValueError, OverflowError) as error:
             raise CheckpointError(f"{source}: {error}") from error
