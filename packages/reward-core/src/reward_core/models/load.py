@@ -56,7 +56,7 @@ def load(
             the GPU and compiles steps that take much time (or call `ScoringModel.warm_up`). Rewards change by
             at most a few hundredths of their standard deviation (docs/performance.md). "auto" is "fast" on a
             GPU, else "exact".
-        exact_resize: resize images with PIL even if "fast" runs on a GPU, which would differ by 1/255.
+        exact_resize: resize images with PIL even if "fast" runs on a GPU, which is within 1/255 of PIL.
         revision: branch, tag or commit of the hub repository.
         local_files_only: use local files only, never the network.
 
