@@ -102,4 +102,4 @@ def read_regular(path: str | os.PathLike[str], most: Limit) -> bytes:
 def _check_regular(mode: int) -> None:
     if not stat.S_ISREG(mode):
         kind = next((name for is_kind, name in _KINDS if is_kind(mode)), "not a regular file")
-        raise NotReadableError(f"it is {kind}. Choose a regular file")
+        raise NotReadableError(f"this is {kind}; give a regular file")
