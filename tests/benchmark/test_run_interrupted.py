@@ -93,8 +93,8 @@ def test_a_full_disk_is_one_line_and_keeps_finished_scores(finished, command, tm
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert done.returncode == 2
     assert done.stderr == (
-        f"reward-benchmark: Cannot write to '{path.parent}': no space left (File too large). What is "
-        "finished is kept: free some space, then run the same command again.\n"
+        f"reward-benchmark: Cannot write to '{path.parent}': no space left (File too large). Finished "
+        "work is kept. Free some space, then run the same command again.\n"
     )
     kept = path.read_bytes()
     assert kept.count(b"\n") >= 32

@@ -99,7 +99,7 @@ def test_a_file_over_a_preset_and_settings_over_both(tmp_path):
         ("run.steps=1.5", "run.steps: must be a whole number, got 1.5"),
         ("run.steps=true", "run.steps: must be a whole number"),
         ("model.compile=1", "model.compile: must be true or false, got 1"),
-        ("run=5", "run: holds settings of its own"),
+        ("run=5", "run: expected nested settings"),
         ("run.batch_size=0", "run.batch_size: must be at least 1, got 0"),
         ("run.mixed_precision=fp8", "must be one of no, bf16, fp16"),
         ("strategy.name=grpo", "unknown 'grpo'"),
@@ -121,7 +121,7 @@ def test_a_file_over_a_preset_and_settings_over_both(tmp_path):
             "validation={stop_reward: ImageReward-v1.0, prompts: 0}",
             "stop_reward: never acts with validation.prompts=0",
         ),
-        ("run.steps", "given as key=value"),
+        ("run.steps", "must have the form key=value"),
         ("run.steps=[", r"run.steps: must be a whole number, got '\['"),
     ],
 )
@@ -136,7 +136,11 @@ def test_invalid_settings(setting, message):
 def test_unreadable_config_files(tmp_path):
     with pytest.raises(ConfigError, match="cannot be read"):
         refl.load_config(tmp_path / "none.yaml")
-    for text, message in (("[1]", "must hold keys and values"), ("a: [", "no YAML"), ("", "holds NoneType")):
+    for text, message in (
+        ("[1]", "expected keys and values"),
+        ("a: [", "not a YAML file"),
+        ("", "got NoneType"),
+    ):
         (tmp_path / "bad.yaml").write_text(text)
         with pytest.raises(ConfigError, match=message):
             refl.load_config(tmp_path / "bad.yaml")

@@ -1,4 +1,4 @@
-"""Wrong images, prompts, weights and configurations: each is named clearly, and nothing else is lost."""
+"""Wrong images, prompts, weights and configurations: clear errors, and no lost results."""
 
 import io
 import json
@@ -37,7 +37,7 @@ from reward_core.errors import (
 from reward_core.inputs.image_transform import resized_size
 
 PROMPT = "a red house by the ocean"
-# One (prompt, image) through every method that gives numbers.
+# Every method that returns scores, called with one (prompt, image) pair.
 METHODS = {
     "score": lambda model, prompt, image: model.score(prompt, image),
     "score of a list": lambda model, prompt, image: model.score(prompt, [image]),
@@ -67,7 +67,7 @@ def good(parity) -> list[str]:
 
 
 def image_bytes(kind: str) -> bytes:
-    """A noisy little image as a file."""
+    """Return the bytes of a small noisy image file."""
     pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, kind)
@@ -79,7 +79,7 @@ def png_chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def bomb_bytes() -> bytes:
-    """A PNG of 60,000 x 60,000 pixels in some kilobytes."""
+    """Return a PNG of 60,000 x 60,000 pixels with some kilobytes."""
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
     content = (
         png_chunk(b"IHDR", header) + png_chunk(b"IDAT", zlib.compress(bytes(10**7))) + png_chunk(b"IEND", b"")
@@ -100,7 +100,7 @@ BAD_FILES = {
     "truncated.gif": (lambda: image_bytes("GIF")[:1200], "damaged or truncated"),
     "truncated.tiff": (lambda: image_bytes("TIFF")[:3000], "damaged or truncated"),
     "wrong checksum.png": (lambda: flipped(image_bytes("PNG"), 20), ""),
-    "truncated.dds": (lambda: image_bytes("DDS")[:200], "damaged or truncated"),  # a ValueError of Pillow's
+    "truncated.dds": (lambda: image_bytes("DDS")[:200], "damaged or truncated"),  # Pillow raises ValueError
     "wrong size.gif": (lambda: flipped(image_bytes("GIF"), 10), "too large to decode safely"),
     "wrong block.bmp": (lambda: flipped(image_bytes("BMP"), 30), ""),
     "text.png": (lambda: b"a red house by the ocean\n", "not an image in any format"),
@@ -109,7 +109,7 @@ BAD_FILES = {
     "bomb.png": (bomb_bytes, "too large to decode safely"),
 }
 if features.check("avif"):
-    # A RuntimeError of Pillow's.
+    # Pillow raises RuntimeError.
     BAD_FILES["wrong block.avif"] = (lambda: flipped(image_bytes("AVIF"), 81), "damaged or truncated")
 BAD_PATHS = {
     "none.png": "no such file",
@@ -123,7 +123,7 @@ BAD_PATHS = {
 
 
 def make_bad(name: str, folder: Path) -> tuple[str, str]:
-    """The path of a bad image, and what its error says."""
+    """Return the path of a bad image and a part of its error."""
     if name in BAD_FILES:
         content, reason = BAD_FILES[name]
         (folder / name).write_bytes(content())
@@ -135,7 +135,7 @@ def make_bad(name: str, folder: Path) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("name", [*BAD_FILES, *BAD_PATHS], ids=lambda name: name[:30])
-def test_a_bad_image_is_named_and_the_others_are_scored(command, model, folder, good, tmp_path, name):
+def test_a_bad_image_is_reported_and_the_others_are_scored(command, model, folder, good, tmp_path, name):
     bad, reason = make_bad(name, tmp_path)
     for method, call in METHODS.items():
         if method != "score_rows":
@@ -152,7 +152,7 @@ def test_a_bad_image_is_named_and_the_others_are_scored(command, model, folder, 
         assert [rows[0].score, rows[2].score] == pytest.approx(model.score(PROMPT, good), abs=5e-5)
         assert [rows[0].error, rows[2].error] == [None, None]
     if "\0" in bad:
-        return  # no argument can hold it
+        return  # not possible as an argument
     done = command("rank", PROMPT, *images, "--model", folder, "--json")
     document = json.loads(done.stdout)
     assert done.returncode == 1
@@ -187,8 +187,8 @@ def test_bad_images_do_not_drop_good_ones(command, model, folder, good, tmp_path
     "image", [None, b"\x89PNG", 3, np.zeros((48, 48, 3), np.uint8), {}], ids=lambda i: type(i).__name__
 )
 @pytest.mark.parametrize("method", METHODS)
-def test_non_images_are_named_by_their_type(model, good, method, image):
-    reason = "a path or a PIL image was expected"
+def test_errors_for_other_objects_name_their_type(model, good, method, image):
+    reason = "expected a path or a PIL image"
     if method == "score_rows":
         rows = list(model.score_rows([PROMPT] * 3, [good[0], image, good[1]]))
         assert [row.error for row in rows] == [None, reason, None]
@@ -204,7 +204,7 @@ def test_non_images_are_named_by_their_type(model, good, method, image):
     ids=lambda image: type(image).__name__,
 )
 def test_a_single_image_is_not_a_list(model, images):
-    expected = f"^a list of images was expected, got {type(images).__name__}$"
+    expected = rf"^Cannot score images: expected a list, got {type(images).__name__}\.$"
     for call in LIST_METHODS.values():
         with pytest.raises(InputError, match=expected):
             call(model, [PROMPT], images)
@@ -212,7 +212,7 @@ def test_a_single_image_is_not_a_list(model, images):
         model.inference_rank(PROMPT, images)
 
 
-def test_pil_images_that_cannot_be_used_are_named(model, good, tmp_path):
+def test_pil_images_that_cannot_be_used_are_reported(model, good, tmp_path):
     (tmp_path / "cut.png").write_bytes(image_bytes("PNG")[:2000])
     closed = Image.open(good[0])
     closed.close()
@@ -223,20 +223,20 @@ def test_pil_images_that_cannot_be_used_are_named(model, good, tmp_path):
     assert rows[0].error.startswith("cannot be decoded: ")
     assert rows[1].error.startswith("cannot be decoded: ")
     assert (rows[2].image, rows[2].error) == ("<PIL image RGB 0x5>", "the image is empty (0x5 pixels)")
-    assert rows[3].error.startswith("cannot be turned into RGB: ")
+    assert rows[3].error.startswith("cannot be converted to RGB: ")
     assert rows[4].score == pytest.approx(model.score(PROMPT, good[0]), abs=5e-5)
 
 
-# Images that are unusual and right
+# Unusual but valid images
 
 
-def test_the_extension_prints_nothing(model, rgb, tmp_path):
+def test_the_file_extension_does_not_matter(model, rgb, tmp_path):
     for name in ("png.jpg", "no_extension", "png.webp", "ünï 東京.png"):
         copy = shutil.copy(rgb, tmp_path / name)
         assert model.score(PROMPT, copy) == model.score(PROMPT, rgb)
 
 
-def test_an_animation_is_scored_by_its_first_frame(command, model, folder, tmp_path):
+def test_the_first_frame_of_an_animation_is_scored(command, model, folder, tmp_path):
     random = np.random.default_rng(1)
     frames = [Image.fromarray(random.integers(0, 256, (50, 60), dtype=np.uint8), "L") for _ in range(3)]
     frames[0].save(tmp_path / "still.gif")
@@ -253,26 +253,26 @@ def test_an_animation_is_scored_by_its_first_frame(command, model, folder, tmp_p
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_every_kind_of_file_is_scored_by_the_command(command, folder, parity, tmp_path):
+def test_the_command_scores_every_kind_of_image(command, folder, parity, tmp_path):
     expected = json.loads((parity / "expected.json").read_text())
-    wanted = {
+    rewards = {
         str(parity / expected["images"][pair["image"]]["file"]): pair["reward"]
         for pair in expected["pairs"]
         if pair["prompt"] == 0
     }
-    kinds = {Image.open(image).mode for image in wanted}
+    kinds = {Image.open(image).mode for image in rewards}
     assert {"1", "P", "L", "RGBA", "CMYK"} <= kinds
-    done = command("rank", expected["prompts"][0]["text"], *wanted, "--model", folder, "--json")
+    done = command("rank", expected["prompts"][0]["text"], *rewards, "--model", folder, "--json")
     assert (done.returncode, done.stderr) == (0, "")
     scores = {result["image"]: result["score"] for result in json.loads(done.stdout)["results"]}
-    assert scores == pytest.approx(wanted, abs=2e-5)
+    assert scores == pytest.approx(rewards, abs=2e-5)
 
 
 def noise(mode: str, size: tuple[int, int]) -> Image.Image:
     width, height = size
     random = np.random.default_rng(2)
     if mode == "I;16":
-        # Low values as well: those above 255 are white in RGB.
+        # Use low values too, because values above 255 are white in RGB.
         return Image.fromarray(random.integers(0, 400, (height, width), dtype=np.uint16))
     if mode == "1":
         return Image.fromarray(random.integers(0, 2, (height, width), dtype=np.uint8) * 255).convert("1")
@@ -288,7 +288,7 @@ def noise(mode: str, size: tuple[int, int]) -> Image.Image:
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "LA", "P", "1", "I;16", "CMYK"])
 @pytest.mark.parametrize("size", [(4, 10_000), (10_000, 4), (3, 10_000)], ids=str)
-def test_extreme_aspects_equal_the_plain_computation(model, size, mode):
+def test_extreme_aspect_ratios_give_the_same_pixels_as_pil(model, size, mode):
     image = noise(mode, size)
     new = resized_size(*size, 48)
     assert new[0] * new[1] > 5_000_000
@@ -303,7 +303,7 @@ def test_extreme_aspects_equal_the_plain_computation(model, size, mode):
     assert np.array_equal(pixels, np.asarray(plain))
 
 
-# An encoder of 224 px, where the enlarged image would have 125 million pixels.
+# With an encoder of 224 px, the enlarged image would have 125 million pixels.
 MEMORY = """
 import resource, sys
 from dataclasses import replace
@@ -325,7 +325,7 @@ for row in model.score_rows(["a red house"] * (len(sys.argv) - 3), sys.argv[3:],
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is counted in kilobytes on Linux")
-def test_extreme_aspects_and_bombs_take_no_memory(parity, rgb, tmp_path):
+def test_extreme_aspect_ratios_and_bombs_take_little_memory(parity, rgb, tmp_path):
     modes = ["RGB", "L", "RGBA", "LA", "P", "1", "I;16"]
     files = []
     for mode in modes:
@@ -349,7 +349,7 @@ def test_extreme_aspects_and_bombs_take_no_memory(parity, rgb, tmp_path):
 
 @pytest.mark.parametrize("prompt", [None, 3, b"a dog", ["a dog"], ("a", "dog"), 0.5], ids=repr)
 @pytest.mark.parametrize("method", METHODS)
-def test_a_non_string_prompt_is_named(model, rgb, method, prompt):
+def test_a_prompt_that_is_not_a_string_is_reported(model, rgb, method, prompt):
     with pytest.raises(
         PromptTypeError, match=f"prompt 0 must be a string, got {type(prompt).__name__}"
     ) as caught:
@@ -358,20 +358,18 @@ def test_a_non_string_prompt_is_named(model, rgb, method, prompt):
 
 
 @pytest.mark.parametrize("method", LIST_METHODS)
-def test_a_list_of_prompts_is_one(model, rgb, method):
+def test_a_list_of_prompts_is_required(model, rgb, method):
     call = LIST_METHODS[method]
-    with pytest.raises(PromptTypeError, match="got one string; wrap it in a list"):
+    with pytest.raises(PromptTypeError, match=r"got one string\. Wrap it in a list"):
         call(model, "a", [rgb])
     for prompts in (b"a", None, 3):
-        with pytest.raises(
-            PromptTypeError, match=f"a list of prompts was expected, got {type(prompts).__name__}"
-        ):
+        with pytest.raises(PromptTypeError, match=f"expected a list, got {type(prompts).__name__}"):
             call(model, prompts, [rgb])
     with pytest.raises(PromptTypeError, match="prompt 1 must be a string, got int: 3"):
         call(model, ["a", 3], [rgb, rgb])
     with pytest.raises(InputError, match="no prompts given"):
         call(model, [], [])
-    with pytest.raises(InputError, match="prompt 1 holds half a character"):
+    with pytest.raises(InputError, match="prompt 1 contains half a character"):
         call(model, ["a", "\ud83d dog"], [rgb, rgb])
 
 
@@ -406,7 +404,7 @@ def test_an_empty_prompt_is_scored_with_a_warning(command, model, folder, rgb, p
     done = command("rank", prompt, rgb, "--model", folder, "--json")
     assert done.returncode == 0
     assert json.loads(done.stdout)["results"][0]["score"] == pytest.approx(reward, abs=5e-5)
-    assert done.stderr == "reward-core: warning: empty prompt: the image is scored without a request\n"
+    assert done.stderr == "reward-core: warning: empty prompt: the score depends on the image alone\n"
 
 
 @pytest.mark.parametrize("batch_size", [0, -1, 1.5, "8"], ids=repr)
@@ -423,7 +421,7 @@ def test_batch_size_is_at_least_one(model, rgb, batch_size):
             call()
 
 
-# Weights that are no numbers, or say nothing
+# NaN and equal rewards
 
 
 # Grayscale of more than 8 bits
@@ -461,17 +459,17 @@ def test_levels_outside_8_bits_give_a_warning_and_are_scored_as_pillow_clips_the
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         score = model.score(PROMPT, path)
-    said = clipped_warnings(caught)
-    assert len(said) == (name in CLIPPED)
+    messages = clipped_warnings(caught)
+    assert len(messages) == (name in CLIPPED)
     with Image.open(path) as image, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert model.score(PROMPT, image) == pytest.approx(score, abs=5e-5)
-        if said:
-            assert said[0].startswith(f"{path}: mode {image.mode!r} with levels ")
-            assert "Convert it to 8 bits" in said[0]
+        if messages:
+            assert messages[0].startswith(f"{path}: mode {image.mode!r} with levels ")
+            assert "Convert it to 8 bits" in messages[0]
 
 
-def test_a_long_list_of_clipped_images_is_a_few_lines(command, folder, tmp_path):
+def test_only_the_first_clipped_images_are_reported(command, folder, tmp_path):
     files = [tmp_path / f"{i}.png" for i in range(5)]
     for i, file in enumerate(files):
         Image.fromarray((RAMP * (60000 + i)).astype(np.uint16)).save(file)
@@ -483,7 +481,7 @@ def test_a_long_list_of_clipped_images_is_a_few_lines(command, folder, tmp_path)
 
 
 def with_weights(model, **changes) -> RM.RewardModel:
-    """The model with some weights replaced: name, dots as two underscores -> function of the old tensor."""
+    """Return the model with changed weights: name (with __ for dots) = function of the tensor."""
     other = RM.RewardModel(model.config, model.tokenizer)
     state = {key: value.clone() for key, value in model.state_dict().items()}
     for name, change in changes.items():
@@ -494,7 +492,7 @@ def with_weights(model, **changes) -> RM.RewardModel:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_nan_weights_give_no_score_by_any_method(command, model, good, tmp_path, value):
+def test_no_method_returns_scores_with_nan_weights(command, model, good, tmp_path, value):
     broken = with_weights(model, mlp__layers__0__weight=lambda weight: torch.full_like(weight, value))
     for call in METHODS.values():
         with pytest.raises(NonFiniteRewardError, match=rf"rgb\.png with prompt '{PROMPT}' is (nan|-?inf)"):
@@ -510,11 +508,11 @@ def test_nan_weights_give_no_score_by_any_method(command, model, good, tmp_path,
         done = command(*arguments, "--model", tmp_path / "broken")
         assert (done.returncode, done.stdout) == (2, "")
         assert "rgb.png" in done.stderr
-        assert "not finite numbers" in done.stderr
+        assert "Check the model's weights" in done.stderr
     assert not out.exists()
 
 
-def test_a_nan_pair_is_named(model, good):
+def test_the_pair_with_a_nan_reward_is_reported(model, good):
     dog = model.tokenizer(["dog"])[0][0, 1]
 
     def without_dogs(weight):
@@ -529,7 +527,7 @@ def test_a_nan_pair_is_named(model, good):
             call(broken, prompts, good)
     with pytest.raises(NonFiniteRewardError, match=r"rgb\.png with prompt 'a dog'"):
         broken.score_matrix(prompts, good)
-    # The same but for rounding: copies of weights may be aligned otherwise in memory.
+    # Equal except for rounding: copies of weights may have another alignment in memory.
     assert broken.score("a cat", good) == pytest.approx(model.score("a cat", good), abs=5e-5)
 
 
@@ -549,7 +547,7 @@ def test_equal_rewards_are_ranked_in_input_order(command, model, good, parity, t
 
 @pytest.fixture
 def workdir(parity, tmp_path) -> Path:
-    """A folder with the model's config.json and vocab.txt, waiting for its weights."""
+    """Return a folder with the model's config.json and vocab.txt, but without weights."""
     for name in ("config.json", "vocab.txt"):
         shutil.copy(parity / name, tmp_path / name)
     return tmp_path
@@ -562,7 +560,7 @@ def state(parity) -> dict[str, torch.Tensor]:
 
 
 def refused(command, path: Path, rgb: Path, kind: type = CheckpointError):
-    """The error of loading ``path``, which the command tells as well."""
+    """Return the error of loading ``path``, after checking that the command reports it."""
     with pytest.raises(kind) as caught:
         RM.load(path, device="cpu")
     assert str(path) in str(caught.value)
@@ -597,8 +595,8 @@ def test_another_model_is_reported_by_its_keys(command, state, workdir, rgb, for
     assert len(message) < 3000
 
 
-def test_another_model_is_reported_before_any_vocabulary_is_sought(command, tmp_path, rgb):
-    path = tmp_path / "clip.pt"  # alone: no config.json, no vocab.txt
+def test_another_model_is_reported_before_a_vocabulary_is_downloaded(command, tmp_path, rgb):
+    path = tmp_path / "clip.pt"  # without config.json and vocab.txt
     torch.save({key: torch.zeros(3, 4) for key in CLIP_KEYS}, path)
     error = refused(command, path, rgb, KeyMismatchError)
     assert "This looks like a CLIP model (transformers)." in str(error)
@@ -621,23 +619,23 @@ def test_mismatched_keys_are_listed(command, state, workdir, rgb):
     for change, content in changes.items():
         torch.save(content, path)
         error = refused(command, path, rgb, KeyMismatchError)
-        found = {name: getattr(error, name) for name in expected}
-        assert found == {name: expected[name] if name == change else [] for name in expected}
+        actual = {name: getattr(error, name) for name in expected}
+        assert actual == {name: expected[name] if name == change else [] for name in expected}
         assert "1" in str(error)
         assert absent in str(error) or "pooler" in str(error) or "[64, 32] instead of [32, 64]" in str(error)
     torch.save({k: v for k, v in state.items() if k.startswith("blip.")}, path)
     assert "BLIP without a reward head" in str(refused(command, path, rgb, KeyMismatchError))
 
 
-def test_other_sizes_without_their_configuration_say_what_to_do(command, state, tmp_path, rgb):
+def test_the_error_for_other_sizes_without_a_configuration_says_what_to_do(command, state, tmp_path, rgb):
     torch.save(state, tmp_path / "state.pt")
     shutil.copy(rgb.parents[1] / "vocab.txt", tmp_path)
     error = refused(command, tmp_path / "state.pt", rgb, KeyMismatchError)
-    assert "put its config.json beside it" in str(error)
+    assert "put its config.json into the same folder" in str(error)
 
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935\nsize 1790000000\n"
-NO_CHECKPOINTS = {
+OTHER_FILES = {
     "empty": (b"", "empty (0 bytes)"),
     "text": (b"these are no weights, just words\n", "neither a safetensors nor a torch file"),
     "page": (b"<!DOCTYPE html><title>404</title>", "neither a safetensors nor a torch file"),
@@ -649,9 +647,9 @@ NO_CHECKPOINTS = {
 
 
 @pytest.mark.parametrize("name", ["state.pt", "model.safetensors"])
-@pytest.mark.parametrize("kind", NO_CHECKPOINTS)
-def test_files_that_are_no_checkpoint_are_reported(command, workdir, rgb, kind, name):
-    content, reason = NO_CHECKPOINTS[kind]
+@pytest.mark.parametrize("kind", OTHER_FILES)
+def test_files_other_than_checkpoints_are_reported(command, workdir, rgb, kind, name):
+    content, reason = OTHER_FILES[kind]
     (workdir / name).write_bytes(content)
     assert reason in str(refused(command, workdir / name, rgb))
 
@@ -665,11 +663,15 @@ def saved(state: dict, path: Path, form: str) -> Path:
 
 
 @pytest.mark.parametrize("form", ["zip", "legacy", "safetensors"])
-def test_every_form_loads_and_no_truncated_one_does(command, model, state, workdir, rgb, form):
+def test_every_format_loads_and_truncated_files_are_refused(command, model, state, workdir, rgb, form):
     whole = saved(state, workdir / "whole", form)
     data = whole.read_bytes()
     assert (data[:2] == b"PK") == (form == "zip")
-    for name in ("whole", "whole.pt", "whole.safetensors"):  # the content tells, not the name
+    for name in (
+        "whole",
+        "whole.pt",
+        "whole.safetensors",
+    ):  # the format depends on the content, not on the name
         whole = whole.rename(workdir / name)
         assert RM.load(whole, device="cpu").score(PROMPT, rgb) == model.score(PROMPT, rgb)
     cut = workdir / "cut"
@@ -691,20 +693,20 @@ def test_damaged_checkpoints_only_raise_checkpoint_errors(workdir, form):
         (workdir / "damaged").write_bytes(damaged)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with pytest.raises(CheckpointError):  # undamaged it would not fit, which is one, too
+            with pytest.raises(CheckpointError):  # an undamaged file raises it too: it does not match
                 RM.load(workdir / "damaged", device="cpu")
 
 
 @pytest.mark.parametrize(
     "content", [[1, 2], {}, {"model": {}}, {"a": 1, "b": torch.ones(1)}, {1: torch.ones(1)}], ids=str
 )
-def test_torch_files_of_something_else_are_reported(command, workdir, rgb, content):
+def test_torch_files_without_weights_are_reported(command, workdir, rgb, content):
     torch.save(content, workdir / "state.pt")
     refused(command, workdir / "state.pt", rgb)
 
 
 class Touch:
-    """Unpickled carelessly, it makes a file."""
+    """An object that creates a file when it is unpickled unsafely."""
 
     def __init__(self, marker: Path):
         self.marker = marker
@@ -727,16 +729,17 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(command, state, workdir, rg
     if form.startswith("pickle"):
         path.write_bytes(pickle.dumps({"extra": Touch(marker)}, protocol=int(form[-1])))
         pickle.loads(path.read_bytes())
-        assert marker.exists()  # the bait works
+        assert marker.exists()  # unsafe unpickling runs the code
         marker.unlink()
     else:
         torch.save(bait, path, _use_new_zipfile_serialization=form != "legacy")
     message = str(refused(command, path, rgb))
     assert not marker.exists()
-    if form not in ("pickle 0", "pickle 4", "pickle 5"):  # torch itself never writes those
-        assert "holds more than weights; refused, and nothing in it was executed" in message
+    if form not in ("pickle 0", "pickle 4", "pickle 5"):  # torch does not write these
+        assert "contains code besides weights" in message
+        assert "no code was executed" in message
         assert "system" in message
-    assert "weights_only" not in message  # no advice to load it regardless
+    assert "weights_only" not in message  # no advice to load the file unsafely
     with pytest.raises(CheckpointError):
         RM.load_score(path, device="cpu")
     assert command("convert", path, workdir / "out").returncode == 2
@@ -754,7 +757,7 @@ def changed_config(parity: Path, key: str, value) -> dict:
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "3", "null", '"tiny"', b"\xff\xfe\x00"], ids=repr)
-def test_a_config_that_is_no_object_is_reported(command, state, workdir, rgb, text):
+def test_a_config_that_is_not_an_object_is_reported(command, state, workdir, rgb, text):
     torch.save(state, workdir / "state.pt")
     (workdir / "config.json").write_bytes(text.encode() if isinstance(text, str) else text)
     with pytest.raises(CheckpointError, match=r"config\.json: "):
@@ -767,15 +770,15 @@ def test_a_config_that_is_no_object_is_reported(command, state, workdir, rgb, te
 @pytest.mark.parametrize(
     ("key", "value", "reason"),
     [
-        ("image_sise", 48, r"unknown keys \['image_sise'\]; known are .*'image_size'"),
-        ("model_type", "blip-cosine", "'image-reward' was expected"),
+        ("image_sise", 48, r"unknown keys \['image_sise'\]\. Known keys are .*'image_size'"),
+        ("model_type", "blip-cosine", "expected a model of type 'image-reward'"),
         ("image_size", "48", "image_size must be a whole number, got '48'"),
         ("image_size", 48.5, "image_size must be a whole number, got 48.5"),
         ("image_size", None, "image_size must be a whole number, got None"),
         ("image_size", True, "image_size must be a whole number, got True"),
         ("image_size", -48, "image_size must be at least 1, got -48"),
         ("patch_size", 0, "patch_size must be at least 1, got 0"),
-        ("vision_heads", 3, "3 attention heads do not divide a width of 64"),
+        ("vision_heads", 3, "a width of 64 is not divisible by 3 attention heads"),
         ("vision_qkv_bias", "no", "vision_qkv_bias must be true or false, got 'no'"),
         ("reward_mean", "0.1", "reward_mean must be a number, got '0.1'"),
         ("reward_mlp", 1024, "reward_mlp must be a list of numbers, got 1024"),
@@ -788,11 +791,11 @@ def test_a_config_that_is_no_object_is_reported(command, state, workdir, rgb, te
         ("score_quantiles", {"values": ["low"], "source": "x"}, "could not convert string to float: 'low'"),
         ("med_config", "med_config.json", "med_config must be a JSON object"),
         ("med.hidden_size", "32", "med_config: hidden_size must be a whole number, got '32'"),
-        ("med.num_attention_heads", 5, "med_config: 5 attention heads do not divide a width of 32"),
-        ("med.hidden_act", "relu", "hidden_act='relu', only 'gelu' is implemented"),
+        ("med.num_attention_heads", 5, "med_config: a width of 32 is not divisible by 5 attention heads"),
+        ("med.hidden_act", "relu", "hidden_act='relu' is not implemented, only 'gelu' is"),
     ],
 )
-def test_a_wrong_value_in_the_config_is_named(parity, state, workdir, key, value, reason):
+def test_a_wrong_value_in_the_config_is_reported(parity, state, workdir, key, value, reason):
     torch.save(state, workdir / "state.pt")
     (workdir / "config.json").write_text(json.dumps(changed_config(parity, key, value)))
     with pytest.raises(CheckpointError, match=rf"config\.json.*{reason}"):
@@ -807,7 +810,7 @@ def test_med_config_is_checked(parity, workdir, state):
         RM.load(workdir / "state.pt", device="cpu", med_config={"hidden_size": None})
 
 
-def test_a_folder_without_its_parts_is_reported(run, folder, rgb, tmp_path):
+def test_an_incomplete_folder_is_reported(run, folder, rgb, tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(CheckpointError, match=r"empty.model\.safetensors: no such file"):
@@ -826,15 +829,13 @@ def test_a_folder_without_its_parts_is_reported(run, folder, rgb, tmp_path):
 
 
 @pytest.mark.parametrize("words", [-1, 1])
-def test_another_vocabulary_is_refused_instead_of_scoring_wrongly(
-    command, parity, state, workdir, rgb, words
-):
+def test_another_vocabulary_is_refused(command, parity, state, workdir, rgb, words):
     torch.save(state, workdir / "state.pt")
     lines = (parity / "vocab.txt").read_text(encoding="utf-8").splitlines()
     lines = lines[:words] if words < 0 else [*lines, "word"]
     (workdir / "vocab.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     error = refused(command, workdir / "state.pt", rgb)
-    assert f"knows 300 tokens, but the vocabulary found for it has {300 + words}" in str(error)
+    assert f"the model has 300 tokens, but its tokenizer has {300 + words}" in str(error)
 
 
 def test_a_broken_tokenizer_is_reported(folder, workdir, tmp_path):
@@ -852,15 +853,15 @@ def test_a_broken_tokenizer_is_reported(folder, workdir, tmp_path):
         RM.load(copy, device="cpu")
 
 
-def test_a_reward_model_is_no_baseline_and_the_reverse(folder):
-    with pytest.raises(CheckpointError, match="'image-reward', 'blip-cosine' was expected"):
+def test_a_reward_model_is_not_a_baseline_and_the_reverse(folder):
+    with pytest.raises(CheckpointError, match="expected a model of type 'blip-cosine', got 'image-reward'"):
         RM.load_score(folder, device="cpu")
 
 
 @pytest.mark.parametrize(
     "name", ["ImageReward-v2", "imagereward-v1.0", "./none", "none.pt", "a/none.safetensors", ""]
 )
-def test_an_unknown_name_lists_the_known_ones(name):
+def test_the_error_for_an_unknown_name_lists_the_known_ones(name):
     with pytest.raises(
         InputError, match=r"neither a known name \(ImageReward-v1\.0, tiny, tiny-judge\)"
     ) as caught:
@@ -875,10 +876,10 @@ def test_unknown_options_are_reported_before_anything_is_read(tmp_path):
     for method in (RM.load, RM.load_score):
         with pytest.raises(InputError, match="precision must be one of 'exact', 'fast', 'auto', got 'half'"):
             method(tmp_path, precision="half")
-        with pytest.raises(InputError, match="device 'toaster' cannot be used here"):
+        with pytest.raises(InputError, match="Cannot use device 'toaster'"):
             method(tmp_path, device="toaster")
     if not torch.cuda.is_available():
-        with pytest.raises(InputError, match="device 'cuda' cannot be used here"):
+        with pytest.raises(InputError, match="Cannot use device 'cuda'"):
             RM.load(tmp_path, device="cuda")
 
 
@@ -899,7 +900,7 @@ def test_half_of_a_saved_folder_is_reported(command, folder, rgb, tmp_path):
 
 
 def test_errors_keep_their_type_across_processes():
-    """As `multiprocessing`, loaders of data and Ray bring them."""
+    """multiprocessing, data loaders and Ray pickle errors."""
     for error in (
         InputError("no images"),
         ImageError("a.png", "truncated"),
@@ -909,5 +910,5 @@ def test_errors_keep_their_type_across_processes():
         HubError("no network"),
         DiskFullError("no room"),
     ):
-        found = pickle.loads(pickle.dumps(error))
-        assert (type(found), str(found), vars(found)) == (type(error), str(error), vars(error))
+        copied = pickle.loads(pickle.dumps(error))
+        assert (type(copied), str(copied), vars(copied)) == (type(error), str(error), vars(error))

@@ -1,4 +1,4 @@
-"""What an import loads, and what each package asks for."""
+"""Imports and dependencies of each package."""
 
 import ast
 import json
@@ -22,13 +22,13 @@ def loaded_by(statement: str) -> set[str]:
     return set(json.loads(done.stdout))
 
 
-def test_importing_reward_core_loads_nothing_heavy():
-    own = loaded_by("import reward_core") - loaded_by("import torch")
-    assert not own & (LATE | NEVER)
-    assert {"reward_core", "tokenizers", "PIL"} <= own
+def test_importing_reward_core_does_not_load_heavy_libraries():
+    loaded = loaded_by("import reward_core") - loaded_by("import torch")
+    assert not loaded & (LATE | NEVER)
+    assert {"reward_core", "tokenizers", "PIL"} <= loaded
 
 
-def test_no_module_of_reward_core_loads_a_library_of_an_extra():
+def test_no_module_of_reward_core_loads_an_optional_dependency():
     import reward_core
 
     modules = [
@@ -40,7 +40,7 @@ def test_no_module_of_reward_core_loads_a_library_of_an_extra():
     assert not loaded_by(f"import {', '.join(modules)}") & NEVER
 
 
-def test_scoring_loads_no_hub_client_and_no_transformers(parity):
+def test_scoring_does_not_load_the_hub_client_or_transformers(parity):
     folder = str(parity / "state_dict.pt")
     image = str(parity / "images/rgb.png")
     statement = f"import reward_core as R; R.load({folder!r}, 'cpu').score('a dog', {image!r})"
@@ -48,7 +48,7 @@ def test_scoring_loads_no_hub_client_and_no_transformers(parity):
 
 
 @pytest.mark.parametrize("name", ["diffusers", "torchmetrics"])
-def test_an_integration_without_its_library_names_the_extra(name):
+def test_the_error_for_a_missing_library_names_the_extra(name):
     code = (
         f"import sys; sys.modules[{name!r}] = None; from reward_core.errors import MissingExtraError\n"
         f"try: import reward_core.integrations.{name}\nexcept MissingExtraError as error: print(error)"
@@ -57,7 +57,7 @@ def test_an_integration_without_its_library_names_the_extra(name):
     assert f'pip install "reward-core[{name}]"' in done.stdout
 
 
-def test_shapes_imports_numpy_and_pillow_only():
+def test_shapes_imports_only_numpy_and_pillow():
     files = sorted((PACKAGES / "reward-core/src/reward_core/shapes").rglob("*.py"))
     imported = set()
     for file in files:

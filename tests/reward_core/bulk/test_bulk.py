@@ -421,7 +421,7 @@ WRONG = {
         ("--manifest", "a.csv", "--devices", "cpu,meta"),
         "devices of one kind",
     ),
-    "unknown device": (("--manifest", "a.csv", "--devices", "cpux"), "cannot be used here"),
+    "unknown device": (("--manifest", "a.csv", "--devices", "cpux"), "Cannot use device"),
     "workers without ray": (("--manifest", "a.csv", "--workers", 2), "settings of engine 'ray'"),
     "negative cache": (("--manifest", "a.csv", "--cache", -1), "cache must be a whole number of at least 0"),
     "bulk option with --prompts": (("--prompts", "a", "--images", ".", "--engine", "ray"), "--engine cannot"),
@@ -492,5 +492,5 @@ def test_many_16_bit_images_are_one_warning_and_all_scored(command, tmp_path, qu
     assert done.returncode == 0
     lines = [line for line in done.stderr.splitlines() if "Convert it to 8 bits" in line]
     assert len(lines) == (not quiet)
-    assert quiet or "Other images like it in this run are not named" in lines[0]
+    assert quiet or "Further images like this one are not reported" in lines[0]
     assert [row["error"] for row in read(tmp_path / "s.csv")] == [None] * 6

@@ -247,7 +247,7 @@ def test_score_replaces_an_older_file(command, folder, parity, tmp_path):
 WRONG_PROMPTS = {
     "not JSON": ("{", "cannot be read as JSON"),
     "not text": (b"\xff\xfe{}", "cannot be read as JSON"),
-    "a number": ("3", "object or list was expected"),
+    "a number": ("3", "expected a JSON object or list"),
     "empty list": ("[]", "no prompt has an image"),
     "empty object": ("{}", "no prompt has an image"),
     "prompt is a number": ('{"rgb.png": 3}', "rgb.png: the prompt must be a string"),
@@ -299,7 +299,7 @@ def test_a_wrong_prompts_file_is_named_and_nothing_is_written(command, folder, p
             "'no-such-model' is neither a known name (ImageReward-v1.0, tiny, ",
         ),
         ({"--model": "none.pt"}, "'none.pt' is neither"),
-        ({"--device": "toaster"}, "device 'toaster' cannot be used here"),
+        ({"--device": "toaster"}, "Cannot use device 'toaster'"),
         ({"--batch-size": "0"}, "--batch-size: must be a whole number of at least 1, got '0'"),
         ({"--batch-size": "two"}, "--batch-size: must be a whole number of at least 1, got 'two'"),
     ],
@@ -459,7 +459,9 @@ def test_convert_takes_blip_as_it_is_published(command, parity, tmp_path):
         prompt = expected["prompts"][pair["prompt"]]["text"]
         image = parity / expected["images"][pair["image"]]["file"]
         assert scorer.score(prompt, image) == pytest.approx(pair["blip_cosine"], abs=2e-6)
-    with pytest.raises(RM.RewardCoreError, match="'blip-cosine', 'image-reward' was expected"):
+    with pytest.raises(
+        RM.RewardCoreError, match="expected a model of type 'image-reward', got 'blip-cosine'"
+    ):
         RM.load(out, device="cpu")
 
 
@@ -471,7 +473,7 @@ def test_convert_takes_blip_as_it_is_published(command, parity, tmp_path):
         ({"--config": "none.json"}, "none.json: cannot be read as JSON"),
         ({"--vocab": "none.txt"}, "none.txt: not a vocabulary"),
         ({"--vocab": "config.json"}, "config.json: not a BERT vocabulary"),
-        ({"--vocab": "longer.txt"}, "knows 300 tokens, but the vocabulary found for it has 301"),
+        ({"--vocab": "longer.txt"}, "the model has 300 tokens, but its tokenizer has 301"),
         ({"--config": "larger.json"}, "does not fit the model"),
         ({"out": "longer.txt"}, "longer.txt"),
     ],

@@ -369,7 +369,7 @@ def test_sort_by_a_file_of_scores(command, tmp_path, tiny):
     ("arguments", "word"),
     [
         (["--into", "best", "--top", "1"], "two folders"),
-        (["--into", "a,b,c", "--top", "1"], "one cut fewer"),
+        (["--into", "a,b,c", "--top", "1"], "one cut for each folder except the last"),
         (["--into", "a,a", "--top", "1"], "twice"),
         (["--into", "a,.", "--top", "1"], "--into"),
         (["--into", "a,b", "--top", "x"], "--top"),
@@ -379,7 +379,7 @@ def test_sort_by_a_file_of_scores(command, tmp_path, tiny):
         (["--into", "a,b", "--threshold", "x"], "--threshold"),
         (["--into", "a,b", "--threshold", "nan"], "--threshold"),
         (["--into", "a,b", "--top", "1", "--key", "a: b"], "name of a score"),
-        (["--into", "a,b,c", "--threshold", "0,1"], "must fall"),
+        (["--into", "a,b,c", "--threshold", "0,1"], "must be in descending order"),
         (["--into", "a,b"], "required"),
         (["--into", "a,b", "--threshold", "0", "--per-prompt"], "needs --top"),
         (["--into", "a,b", "--top", "1", "--move", "--copy"], "not allowed"),

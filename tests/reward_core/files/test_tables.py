@@ -1,4 +1,4 @@
-"""Tables that are read whole are bounded by what their values take in memory."""
+"""Tables that are read completely have limits on the memory of their values."""
 
 import json
 import os
@@ -40,17 +40,17 @@ def write_rankings_of(folder, extension, count):
 
 
 @pytest.mark.parametrize("extension", [".json", ".jsonl", ".csv", ".parquet"])
-def test_rankings_of_more_values_than_the_bound_are_refused(folder, monkeypatch, extension):
+def test_rankings_with_too_many_values_are_refused(folder, monkeypatch, extension):
     monkeypatch.setenv("REWARD_CORE_MAX_VALUES", "1000")
     assert read_rankings(write_rankings_of(folder, extension, 10))
-    with pytest.raises(InputError, match=r"holds more than 1,000 values \(REWARD_CORE_MAX_VALUES sets"):
+    with pytest.raises(InputError, match=r"has more than 1,000 values \(REWARD_CORE_MAX_VALUES sets"):
         read_rankings(write_rankings_of(folder, extension, 200))
     monkeypatch.setenv("REWARD_CORE_MAX_VALUES", "100000")
     assert read_rankings(write_rankings_of(folder, extension, 200))
 
 
 @pytest.mark.parametrize("extension", [".jsonl", ".csv", ".parquet"])
-def test_rankings_of_more_bytes_than_the_bound_are_refused(folder, monkeypatch, extension):
+def test_rankings_with_too_many_bytes_are_refused(folder, monkeypatch, extension):
     monkeypatch.setenv("REWARD_CORE_MAX_TABLE_BYTES", "2000")
     assert read_rankings(write_rankings_of(folder, extension, 10))
     with pytest.raises(InputError, match="REWARD_CORE_MAX_TABLE_BYTES sets another limit"):
@@ -58,7 +58,7 @@ def test_rankings_of_more_bytes_than_the_bound_are_refused(folder, monkeypatch, 
 
 
 @pytest.mark.parametrize("extension", [".jsonl", ".csv"])
-def test_a_ranking_in_a_line_longer_than_the_bound_is_refused(folder, monkeypatch, extension):
+def test_a_ranking_in_a_line_that_is_too_long_is_refused(folder, monkeypatch, extension):
     path = write_rankings_of(folder, extension, 10)
     path.write_text(path.read_text().replace("a cat", "a" * 5000, 1))
     assert read_rankings(path)
@@ -68,16 +68,16 @@ def test_a_ranking_in_a_line_longer_than_the_bound_is_refused(folder, monkeypatc
 
 
 @pytest.mark.parametrize("item", ["[]", "{}", '{"":0}', "0"])
-def test_json_of_tiny_values_is_refused_before_it_takes_memory(tmp_path, item):
+def test_json_with_too_many_values_is_refused_before_it_takes_memory(tmp_path, item):
     path = tmp_path / "rankings.json"
     path.write_text("[" + f"{item}," * 34_000_000 if item == "0" else "[" + f"{item}," * 4_200_000)
     begun = time.process_time()
-    with pytest.raises(InputError, match="holds more than 33,554,432 values"):
+    with pytest.raises(InputError, match="has more than 33,554,432 values"):
         read_rankings(path)
     assert time.process_time() - begun < 1
 
 
-def test_the_default_bounds_admit_rankings_of_the_size_of_pick_a_pic():
+def test_the_default_limits_allow_rankings_of_the_size_of_pick_a_pic():
     prompt = "a castle, " * 10
     pair = {"prompt": prompt, "image_0": "0" * 40, "image_1": "1" * 40, "label_0": 0.5, "label_1": 0.5}
     text, budget = json.dumps({**pair, "better": "0" * 90, "worse": "1" * 90}), TableBudget()
@@ -86,7 +86,7 @@ def test_the_default_bounds_admit_rankings_of_the_size_of_pick_a_pic():
 
 
 @pytest.mark.parametrize("extension", [".csv", ".json", ".jsonl"])
-def test_scores_of_more_values_than_the_bound_are_refused(tmp_path, monkeypatch, extension):
+def test_score_files_with_too_many_values_are_refused(tmp_path, monkeypatch, extension):
     path = tmp_path / f"scores{extension}"
     rows = [{"row": i, "prompt": "a cat", "image": f"{i}.png", "score": 1.5} for i in range(100)]
     if extension == ".csv":
@@ -100,21 +100,21 @@ def test_scores_of_more_values_than_the_bound_are_refused(tmp_path, monkeypatch,
         read_scores(path)
 
 
-def test_a_pipe_of_scores_is_refused_without_waiting(tmp_path):
+def test_a_pipe_is_refused_as_score_file_without_waiting(tmp_path):
     for extension in (".csv", ".jsonl"):
         os.mkfifo(tmp_path / f"scores{extension}")
         with pytest.raises(InputError, match="this is a named pipe"):
             read_scores(tmp_path / f"scores{extension}")
 
 
-def test_scores_that_are_no_csv_are_the_projects_error(tmp_path):
+def test_an_invalid_csv_of_scores_raises_input_error(tmp_path):
     (tmp_path / "scores.csv").write_text("image,score\n" + "a" * 200_000 + ",1\n")
-    with pytest.raises(InputError, match="no scores of `reward-core score`"):
+    with pytest.raises(InputError, match="not a score file of `reward-core score`"):
         read_scores(tmp_path / "scores.csv")
 
 
 @pytest.mark.parametrize("extension", [".json", ".jsonl"])
-def test_rankings_that_are_no_objects_are_named_at_the_first(tmp_path, extension):
+def test_the_first_ranking_that_is_not_an_object_is_reported(tmp_path, extension):
     path = tmp_path / f"rankings{extension}"
     path.write_text('["ab", "cd"]' if extension == ".json" else '"ab"\n"cd"\n')
     with pytest.raises(InputError, match=r"(record 0|line 1) is no object: 'ab'$") as raised:

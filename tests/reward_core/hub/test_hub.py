@@ -1,4 +1,4 @@
-"""Downloads and uploads, against a server on this machine that stands in for the hub.
+"""Downloads and uploads, tested with a local server instead of the hub.
 
 The hub's client reads its address and cache when it is imported, so every case runs in a process of
 its own. A case makes several checks, since each process costs seconds.
@@ -29,7 +29,7 @@ from reward_core.models.registry import SCORES
 from reward_core.network.config import RewardConfig
 
 PROMPT = "a red house by the ocean"
-CLIENT_PIECE = 10 * 1024 * 1024  # bytes that the client reads before it writes any of them to disk
+CLIENT_PIECE = 10 * 1024 * 1024  # bytes that the client reads before it writes to disk
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def hub():
 
 @pytest.fixture
 def run(tmp_path):
-    """run(arguments of python, address of the hub, more environment) -> the finished process."""
+    """Return run(arguments of python, URL of the hub, environment) -> CompletedProcess."""
     inherited = {
         key: value
         for key, value in os.environ.items()
@@ -70,7 +70,7 @@ def run(tmp_path):
 
 @pytest.fixture
 def command(run):
-    """command(address, *arguments of reward-core) -> the finished process."""
+    """Return command(URL of the hub, *arguments of reward-core) -> CompletedProcess."""
     return lambda address, *arguments, **environment: run(
         ["-m", "reward_core", *map(str, arguments)], address, **environment
     )
@@ -78,7 +78,7 @@ def command(run):
 
 @pytest.fixture
 def script(run, parity):
-    """script(address, code, values) -> what the code left in ``out``, and its stderr."""
+    """Return script(URL of the hub, code, values) -> (``out`` of the code, its stderr)."""
     prelude = f"""
 import json, sys
 import reward_core as RM
@@ -108,7 +108,7 @@ def failure(call, *args, **kwargs):
 
 @pytest.fixture
 def saved(model, tmp_path):
-    """{filename: content} of the saved tiny model."""
+    """Return the files of the saved tiny model: {filename: content}."""
     model.save_pretrained(tmp_path / "saved")
     return {file.name: file.read_bytes() for file in (tmp_path / "saved").iterdir()}
 
@@ -120,7 +120,7 @@ def local_score(model, parity):
 
 @pytest.fixture
 def only_weights(parity, tmp_path):
-    """The original's kind of file, sizes beside it but no vocabulary."""
+    """Return a checkpoint of the original with a config.json but no vocabulary."""
     folder = tmp_path / "alone"
     folder.mkdir()
     for name in ("state_dict.pt", "config.json"):
@@ -134,14 +134,14 @@ def assert_says_what_to_do(message):
 
 
 def bert_sized(vocab):
-    """The vocabulary filled up to the number of lines that ImageReward-v1.0's weights expect."""
+    """Return the vocabulary, extended to the size that ImageReward-v1.0 expects."""
     lines = vocab.read_text(encoding="utf-8").splitlines()
     lines += [f"[unused{i}]" for i in range(RewardConfig().vocab_lines - len(lines))]
     return "\n".join(lines).encode()
 
 
 def all_zero_imagereward(tokenizer):
-    """ImageReward.pt with every name and shape of the real one, in kilobytes: one zero, seen many times."""
+    """Return an ImageReward.pt of some kilobytes with the real names and shapes."""
     with torch.device("meta"):
         shapes = {k: v.shape for k, v in RM.RewardModel(RewardConfig(), tokenizer).state_dict().items()}
     zero, file = torch.zeros(()), io.BytesIO()
@@ -159,7 +159,7 @@ def test_the_default_model_comes_from_the_hub_and_then_from_the_cache(hub, comma
     done = command(hub.address, "rank", PROMPT, *images, "--json", "--device", "cpu")
     assert done.returncode == 0, done.stderr
     results = json.loads(done.stdout)["results"]
-    # The head's zero, normalized.
+    # The head returns 0, which is normalized.
     zero = -RewardConfig.reward_mean / RewardConfig.reward_std
     assert [result["score"] for result in results] == [pytest.approx(zero)] * 2
     assert [result["image"] for result in results] == [str(image) for image in images]
@@ -173,7 +173,7 @@ def test_the_default_model_comes_from_the_hub_and_then_from_the_cache(hub, comma
 
 
 def test_the_former_repository_name_is_a_fallback(hub, script, parity, tmp_path):
-    """The file is of another size, which only shows once it was downloaded."""
+    """The file has another size, which is detected after the download."""
     files = {"ImageReward.pt": (parity / "state_dict.pt").read_bytes()}
     hub.repos["THUDM/ImageReward"] = {"main": files, "without": {"README.md": b""}}
     code = """
@@ -193,9 +193,9 @@ out["revision"] = failure(RM.load, name, revision="v7")
     assert (tmp_path / "root" / "ImageReward.pt").read_bytes() == files["ImageReward.pt"]
     assert out["file"] == ["HubError", "ImageReward.pt of THUDM/ImageReward: no such file in the repository"]
     assert out["revision"] == ["HubError", "ImageReward.pt of THUDM/ImageReward: no such revision"]
-    # Once for the cache and once for the folder; not for the load that was to stay offline.
+    # Once for the cache and once for the folder, but not for the offline load.
     assert len(hub.asked_for("HEAD /zai-org/ImageReward/resolve/main/ImageReward.pt")) == 2
-    assert not hub.asked_for("HEAD /google-bert")  # no vocabulary for weights that do not fit
+    assert not hub.asked_for("HEAD /google-bert")  # no vocabulary is downloaded for weights that do not match
 
 
 # Repositories of saved folders
@@ -203,7 +203,7 @@ out["revision"] = failure(RM.load, name, revision="v7")
 
 def test_a_saved_folder_loads_from_the_hub_and_offline_afterwards(hub, script, saved, local_score, tmp_path):
     config = json.loads(saved["config.json"])
-    config["reward_mean"] -= config["reward_std"]  # every reward grows by 1
+    config["reward_mean"] -= config["reward_std"]  # adds 1 to every reward
     other = {**saved, "config.json": json.dumps(config).encode(), "README.md": b"# read me"}
     hub.repos["someone/tiny-reward"] = {"main": saved, "plus-one": other}
     code = """
@@ -235,12 +235,12 @@ out["never fetched"] = failure(RM.load, "someone/else", local_files_only=True)
     kind, message = out["never fetched"]
     assert kind == "HubError"
     assert message.startswith("someone/else is not on this machine")
-    assert "refused" not in message  # the hub was not even tried
+    assert "refused" not in message  # no connection to the hub was tried
     assert_says_what_to_do(message)
 
 
 def test_a_dropped_connection_resumes(hub, script, saved, local_score):
-    # One piece of the client's has to arrive before the end, or there is nothing to resume.
+    # The client needs one complete piece to be able to resume.
     filler = {"format": "pt", "filler": "x" * CLIENT_PIECE}
     weights = save(load(saved["model.safetensors"]), filler)
     files = {**saved, "model.safetensors": weights}
@@ -289,10 +289,10 @@ out["registered"] = failure(RM.load, "ImageReward-v1.0")
     assert "'someone/not valid'" in messages["not valid"]
     both = "google-bert/bert-base-uncased or bert-base-uncased"
     assert messages["vocabulary"] == f"vocab.txt: no repository {both} on the hub"
-    # A registered name that only needs a login is not passed over for the former one.
+    # The former name is not tried for a repository that needs a login.
     assert messages["registered"] == f"ImageReward.pt of zai-org/ImageReward: {login}"
     assert not hub.asked_for("THUDM")
-    # Only what a network could cure is called a download that failed.
+    # Only network errors are reported as failed downloads.
     assert [name for name in messages if "not on this machine" in messages[name]] == ["silent"]
 
 
@@ -300,7 +300,7 @@ out["registered"] = failure(RM.load, "ImageReward-v1.0")
 
 
 def test_without_a_network_the_command_suggests_a_solution(hub, command, parity):
-    """Offline mode, a hub that cannot be reached, and a proxy that lets nothing through."""
+    """Offline mode, an unreachable hub, and a proxy that refuses all connections."""
     rank = ["rank", "x", parity / "images" / "rgb.png"]
     nobody = Hub()
     nobody.stop()
@@ -326,7 +326,7 @@ def test_the_local_vocabulary_comes_before_the_hub_vocabulary(hub, script, parit
     code = "out = [score(RM.load(path, device='cpu')) for path in given]"
     out, _ = script(hub.address, code, [parity / "state_dict.pt", only_weights])
     assert out == [local_score, local_score]
-    # All of it for the second: the first has its vocabulary.
+    # Only the second model downloads it; the first has its own vocabulary.
     assert [request.line for request in hub.requests] == [
         "HEAD /google-bert/bert-base-uncased/resolve/main/vocab.txt",
         "HEAD /bert-base-uncased/resolve/main/vocab.txt",
@@ -363,7 +363,7 @@ out["silent"] = failure(model.push_to_hub, "someone/silent")
     assert messages["silent"].startswith("someone/silent could not be uploaded: ")
 
 
-# Plain addresses
+# Other URLs
 
 
 def test_the_example_accepts_only_the_published_images(hub, command, parity, tmp_path):
@@ -372,7 +372,7 @@ def test_the_example_accepts_only_the_published_images(hub, command, parity, tmp
     done = command(hub.address, "example", "--images", f"{hub.address}/other/")
     assert (done.returncode, done.stdout) == (2, "")
     assert f"{hub.address}/other/1.webp: not the published example image" in done.stderr
-    # What was refused does not stay to be taken for the image the next time.
+    # A refused file is removed, so that it is not used the next time.
     assert not [path for path in (tmp_path / "torch").rglob("*") if path.is_file()]
 
     done = command(hub.address, "example", "--images", f"{hub.address}/nothing")
@@ -384,7 +384,7 @@ def test_the_example_accepts_only_the_published_images(hub, command, parity, tmp
 
 
 def test_a_missing_baseline_names_its_url(hub, script, parity, tmp_path):
-    """Its web server is reached through a proxy that refuses (this server knows no CONNECT)."""
+    """The proxy refuses the connection, because the local server does not know CONNECT."""
     weights = tmp_path / "root" / "model_large.pth"
     weights.parent.mkdir()
     weights.write_bytes((parity / "state_dict.pt").read_bytes())
@@ -403,7 +403,7 @@ out["here"] = failure(RM.load_score, "BLIP", download_root=given)
     assert "501" in out["proxy"][1]
     assert "downloading was ruled out" in out["offline"][1]
     assert_says_what_to_do(out["proxy"][1])
-    assert out["here"][0] == "KeyMismatchError"  # the file that lies there was read
+    assert out["here"][0] == "KeyMismatchError"  # the local file was read
 
 
 def test_a_downloaded_file_is_complete_or_absent(hub, tmp_path):
@@ -416,10 +416,10 @@ def test_a_downloaded_file_is_complete_or_absent(hub, tmp_path):
     assert fetch(file, tmp_path) == tmp_path / "weights.pth"
     assert (tmp_path / "weights.pth").read_bytes() == content
     assert fetch(file, tmp_path).is_file()
-    assert len(hub.requests) == 2  # not asked for again
+    assert len(hub.requests) == 2  # not requested again
 
 
-def test_checksums_of_plain_addresses(hub, tmp_path):
+def test_checksums_of_files_from_urls(hub, tmp_path):
     hub.web["/file"] = b"content"
     digest = hashlib.sha256(b"content").hexdigest()
     path = fetch(WebFile(f"{hub.address}/file", "file", digest), tmp_path)
@@ -430,7 +430,7 @@ def test_checksums_of_plain_addresses(hub, tmp_path):
 
 
 class RawServer:
-    """Answers every connection with the given bytes, then with more of them if there are any."""
+    """A server that answers every connection with the given bytes."""
 
     def __init__(self, *pieces: bytes, pause: float = 0.0):
         self.pieces, self.pause = pieces, pause
@@ -473,10 +473,10 @@ def raw_server():
 @pytest.mark.parametrize(
     "length", ["abc", "-1", "1e3", "0x10", "9" * 30, "\u0663".encode().decode("latin-1")]
 )
-def test_a_content_length_that_is_no_number_is_refused(raw_server, tmp_path, length):
+def test_an_invalid_content_length_is_refused(raw_server, tmp_path, length):
     answer = f"HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\nabc".encode("latin-1")
     address = raw_server(answer)
-    with pytest.raises(HubError, match=r"w\.bin could not be downloaded.*(no number|IncompleteRead)"):
+    with pytest.raises(HubError, match=r"could not be downloaded.*(invalid Content-Length|IncompleteRead)"):
         fetch(WebFile(f"{address}/w.bin", "w.bin"), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -486,7 +486,7 @@ def test_a_file_without_a_content_length_is_downloaded(raw_server, tmp_path):
     assert fetch(WebFile(f"{address}/w.bin", "w.bin"), tmp_path).read_bytes() == b"content"
 
 
-def test_a_server_that_stalls_is_given_up(hub, tmp_path, monkeypatch):
+def test_a_download_from_a_stalled_server_is_canceled(hub, tmp_path, monkeypatch):
     monkeypatch.setenv("REWARD_CORE_DOWNLOAD_TIMEOUT", "1")
     hub.web["/w.bin"], hub.stalled["/w.bin"] = b"x" * 1000, 10
     with pytest.raises(HubError, match=r"w\.bin could not be downloaded: .*timed out"):
@@ -494,10 +494,10 @@ def test_a_server_that_stalls_is_given_up(hub, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_server_that_sends_a_byte_at_a_time_is_given_up(raw_server, tmp_path, monkeypatch):
+def test_a_download_from_a_slow_server_is_canceled(raw_server, tmp_path, monkeypatch):
     monkeypatch.setattr("reward_core.hub.web_download.MEASURED_SECONDS", 0.5)
     address = raw_server(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n", *[b"x"] * 1000, pause=0.05)
-    with pytest.raises(HubError, match=r"could not be downloaded: .*only \d+ bytes came in \d+ seconds"):
+    with pytest.raises(HubError, match=r"could not be downloaded: .*only \d+ bytes arrived in \d+ seconds"):
         fetch(WebFile(f"{address}/w.bin", "w.bin"), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -517,7 +517,7 @@ def test_a_file_larger_than_the_limit_is_not_kept(raw_server, tmp_path, monkeypa
 @pytest.mark.parametrize(
     "answer", [b"", b"hello\r\n\r\n", b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 200 + b"\r\n"]
 )
-def test_an_answer_that_is_no_http_is_the_projects_error(raw_server, tmp_path, answer):
+def test_an_answer_other_than_http_raises_hub_error(raw_server, tmp_path, answer):
     address = raw_server(answer)
     with pytest.raises(HubError, match=r"w\.bin could not be downloaded"):
         fetch(WebFile(f"{address}/w.bin", "w.bin"), tmp_path)
@@ -527,7 +527,7 @@ def test_an_answer_that_is_no_http_is_the_projects_error(raw_server, tmp_path, a
     "name",
     ["../../victim.txt", "a/../../victim.txt", "VICTIM", "..\\..\\victim.txt", "images/..", "C:/v", "a\n"],
 )
-def test_a_listing_that_names_files_outside_is_the_projects_error(tmp_path, name):
+def test_a_listing_with_files_outside_the_folder_raises_hub_error(tmp_path, name):
     victim = tmp_path / "victim.txt"
     victim.write_text("precious")
     name = name.replace("VICTIM", str(victim))
@@ -542,7 +542,7 @@ def test_a_listing_that_names_files_outside_is_the_projects_error(tmp_path, name
 @pytest.mark.parametrize(
     "error", [ValueError("Invalid pointer path"), TypeError("not a list"), KeyError("sha")]
 )
-def test_whatever_the_hubs_client_raises_is_the_projects_error(error):
-    found = as_hub_error("m.pt of a/b", error)
-    assert isinstance(found, HubError)
-    assert str(found).startswith("m.pt of a/b: the hub's answer cannot be used: ")
+def test_every_error_of_the_hub_client_becomes_hub_error(error):
+    result = as_hub_error("m.pt of a/b", error)
+    assert isinstance(result, HubError)
+    assert str(result).startswith("m.pt of a/b: the hub's answer cannot be used: ")

@@ -1,4 +1,4 @@
-"""Files of unknown origin given as images or captions: pipes, devices, interpreters' formats, many pixels."""
+"""Untrusted images and captions: pipes, devices, unsafe formats, many pixels."""
 
 import io
 import json
@@ -28,7 +28,7 @@ LINUX = pytest.mark.skipif(sys.platform != "linux", reason="devices and /proc of
 
 
 def png_of_one_color(side: int) -> bytes:
-    """An RGBA image of side x side transparent pixels in a small file."""
+    """Return a small file with an RGBA image of side x side transparent pixels."""
     header = struct.pack(">IIBBBBB", side, side, 8, 6, 0, 0, 0)
     pack = zlib.compressobj(9)
     pixels = b"".join(pack.compress(bytes(1 + 4 * side)) for _ in range(side)) + pack.flush()
@@ -39,7 +39,7 @@ def png_of_one_color(side: int) -> bytes:
 
 @pytest.fixture
 def special(tmp_path):
-    """Paths that are not regular files, and what their errors say."""
+    """Return paths that are not regular files, with a part of their errors."""
     os.mkfifo(tmp_path / "pipe.png")
     server = socket.socket(socket.AF_UNIX)
     here = os.getcwd()
@@ -74,7 +74,7 @@ def test_pipes_and_devices_are_refused_at_once(special, tmp_path):
 
 
 @LINUX
-def test_captions_that_are_pipes_or_devices_are_errors_of_their_rows(tmp_path):
+def test_captions_that_are_pipes_or_devices_become_errors_of_their_rows(tmp_path):
     for name in ("a", "b", "c"):
         Image.new("RGB", (8, 8)).save(tmp_path / f"{name}.png")
     os.mkfifo(tmp_path / "a.txt")
@@ -89,7 +89,7 @@ def test_captions_that_are_pipes_or_devices_are_errors_of_their_rows(tmp_path):
         assert "a device" in rows[1].error
 
 
-def test_a_sparse_file_is_refused_by_its_size(tmp_path, monkeypatch):
+def test_a_sparse_file_is_refused_because_of_its_size(tmp_path, monkeypatch):
     image = tmp_path / "huge.png"
     Image.new("RGB", (8, 8)).save(image)
     os.truncate(image, 2**40)
@@ -113,7 +113,7 @@ def test_a_sparse_file_is_refused_by_its_size(tmp_path, monkeypatch):
     ],
     ids=["EPS", "binary EPS", "PDF", "WMF", "SVG", "IPTC"],
 )
-def test_formats_that_need_an_interpreter_are_no_images(tmp_path, monkeypatch, content):
+def test_formats_that_need_an_interpreter_are_refused(tmp_path, monkeypatch, content):
     for tool in ("gs", "gswin32c", "gswin64c"):
         (tmp_path / tool).write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
         (tmp_path / tool).chmod(0o755)
@@ -125,7 +125,7 @@ def test_formats_that_need_an_interpreter_are_no_images(tmp_path, monkeypatch, c
     assert not (tmp_path / "ran").exists()
 
 
-def test_threads_share_the_pixels_that_are_decoded_at_once(tmp_path, monkeypatch):
+def test_threads_share_the_pixel_budget(tmp_path, monkeypatch):
     monkeypatch.setenv("REWARD_CORE_MAX_PIXELS_IN_FLIGHT", "20000")  # two images of 100 x 100
     pixel_budget.cache_clear()
     sizes = [(100, 100)] * 6 + [(300, 300)] + [(100, 100)] * 3
@@ -152,7 +152,7 @@ def test_threads_share_the_pixels_that_are_decoded_at_once(tmp_path, monkeypatch
     assert [group for group in seen if 300 in group] == [[300]]
 
 
-def test_an_error_gives_its_pixels_back(tmp_path, monkeypatch):
+def test_pixels_are_released_after_an_error(tmp_path, monkeypatch):
     monkeypatch.setenv("REWARD_CORE_MAX_PIXELS_IN_FLIGHT", "10000")
     pixel_budget.cache_clear()
     buffer = io.BytesIO()
@@ -213,9 +213,9 @@ def test_large_images_with_alpha_are_shrunk_as_pillow_does(size, mode):
     assert np.array_equal(transform.to_uint8(image), np.asarray(plain.convert("RGB")))
 
 
-def test_every_failure_of_a_parser_becomes_the_projects_error():
+def test_every_error_of_a_parser_is_converted():
     class PanicException(BaseException):
-        """As Rust extensions raise."""
+        """An exception like those of Rust extensions."""
 
     for error in (KeyError("a"), RecursionError(), MemoryError(), StopIteration(), PanicException("oops")):
         with pytest.raises(ImageError) as caught, guarded(lambda e: ImageError("a.png", reason(e))):

@@ -1,4 +1,4 @@
-"""The differentiable method against PIL, and against its own mathematics."""
+"""The differentiable transform compared with PIL, and its mathematical properties."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ PLAIN = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
 def image(width: int, height: int, seed: int = 0) -> Image.Image:
-    """Something like a photograph: smooth regions, hard edges, a little grain, saturated spots."""
+    """Return an image like a photo: smooth regions, hard edges, grain, saturated spots."""
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8)).resize(
         (width, height), Image.BICUBIC
@@ -29,7 +29,7 @@ def levels_apart(image: Image.Image, size: int) -> float:
     return 255 * (transform(pixels)[0] - transform.from_pil(image)).abs().max().item()
 
 
-# The bounds hold with room: rounding ties apart, the two ways compute the same numbers.
+# Apart from rounding ties, both methods compute the same numbers.
 @pytest.mark.parametrize(
     "size", [(512, 512), (1024, 768), (768, 1024), (225, 300), (400, 1100), (1100, 400), (2000, 640)], ids=str
 )
@@ -51,7 +51,7 @@ def test_no_resize_is_exact():
 def test_batch_equals_single():
     transform = ImageTransform(48, *PLAIN)
     pixels = torch.rand(3, 3, 70, 90, generator=torch.Generator().manual_seed(0))
-    # Every resized value is rounded to one of 256 levels: another order of sums may move a few by one level.
+    # Every value is rounded to one of 256 levels, so another order of sums may change a few by one level.
     apart = (transform(pixels)[1:2] - transform(pixels[1:2])).abs() * 255
     assert apart.max() <= 1.001
     assert (apart > 0.5).float().mean() < 0.01
@@ -59,7 +59,7 @@ def test_batch_equals_single():
 
 def test_gradients_pass_rounding_and_clamping():
     transform = ImageTransform(16, *PLAIN)
-    # Pure black and white: every pass overshoots and clamps somewhere.
+    # With pure black and white, every pass overshoots and clamps somewhere.
     pixels = (
         torch.from_numpy(np.indices((40, 40)).sum(0) % 7 < 3)
         .float()
@@ -83,6 +83,6 @@ def test_normalization_is_applied():
 @pytest.mark.parametrize(
     "images", [torch.zeros(3, 8, 8), torch.zeros(1, 1, 8, 8), torch.zeros(1, 3, 8, 8, dtype=torch.uint8)]
 )
-def test_wrong_tensors_are_named(images):
+def test_wrong_tensors_are_reported(images):
     with pytest.raises(ValueError, match=r"\(B, 3, H, W\)"):
         ImageTransform(8, *PLAIN)(images)

@@ -1,4 +1,4 @@
-"""Long prompts are read as far as they decide; warnings name the caller's line."""
+"""Long prompts are tokenized only as far as needed; warnings point to the caller."""
 
 import time
 import warnings
@@ -29,7 +29,7 @@ def tiny():
 
 @pytest.mark.parametrize("name", LONG)
 @pytest.mark.filterwarnings("ignore::reward_core.errors.PromptTruncatedWarning")
-def test_a_long_prompt_has_the_tokens_of_all_of_it(tiny, name):
+def test_a_long_prompt_has_the_same_tokens_as_the_whole_text(tiny, name):
     prompt = LONG[name] * (60_000 // len(LONG[name]))
     tokenizer = tiny.tokenizer
     whole = tokenizer.fast_tokenizer.encode(prompt)
@@ -45,7 +45,7 @@ def test_a_long_prompt_has_the_tokens_of_all_of_it(tiny, name):
         assert tokenizer.dropped_words(prompt) == ""
 
 
-def test_a_prompt_of_megabytes_takes_no_time(tiny):
+def test_a_prompt_of_megabytes_is_tokenized_fast(tiny):
     begun = time.process_time()
     for text in ("cat ", "cat"):
         with warnings.catch_warnings():
@@ -56,16 +56,16 @@ def test_a_prompt_of_megabytes_takes_no_time(tiny):
 
 
 def test_a_warning_quotes_a_long_prompt_shortened(tiny):
-    with pytest.warns(PromptTruncatedWarning, match=r"not read: 'red house.* \.\.\. .*characters") as caught:
+    with pytest.warns(PromptTruncatedWarning, match=r"ignoring 'red house.* \.\.\. .*characters") as caught:
         tiny.tokenizer(["red house, " * 50_000])
     assert len(str(caught[0].message)) < 1500
     short = "red tree, " * 20
     with pytest.warns(PromptTruncatedWarning) as caught:
         tiny.tokenizer([short])
-    assert str(caught[0].message).endswith(f"not read: {tiny.tokenizer.dropped_words(short)!r} of {short!r}")
+    assert str(caught[0].message).endswith(f"ignoring {tiny.tokenizer.dropped_words(short)!r} of {short!r}")
 
 
-def test_warnings_appear_once_for_each_line_and_name_it(tiny):
+def test_warnings_appear_once_per_line_and_point_to_it(tiny):
     image, long = Image.new("P", (60, 60)), "red tree, " * 20
     image.info["transparency"] = bytes(range(256))
     calls = (
@@ -98,12 +98,12 @@ def test_a_palette_with_transparency_is_scored_without_a_warning_and_unchanged(t
     assert image.info["transparency"] == bytes(range(256))
 
 
-def test_a_clipped_image_names_the_callers_line(tiny, tmp_path):
+def test_a_warning_about_a_clipped_image_points_to_the_caller(tiny, tmp_path):
     import numpy as np
 
     for i in range(3):
         Image.fromarray(np.full((48, 48), 9000 + i, dtype=np.uint16)).save(tmp_path / f"{i}.png")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
-        tiny.score("a cat", [tmp_path / f"{i}.png" for i in range(3)])  # opened by threads
+        tiny.score("a cat", [tmp_path / f"{i}.png" for i in range(3)])  # decoded by threads
     assert [warning.filename for warning in caught] == [__file__] * 3

@@ -1,4 +1,4 @@
-"""Prompts in other encodings than their field should have: read where they are certain, else refused."""
+"""Prompts in the wrong encoding for their field: read if it is certain, otherwise refused."""
 
 import struct
 import zlib
@@ -14,7 +14,7 @@ JAPANESE = "青い船 by the sea"
 
 
 def with_text_chunk(path, keyword, content, kind=b"tEXt"):
-    """A PNG file with these bytes in a text chunk."""
+    """Return a PNG file with these bytes in a text chunk."""
     data = save(path).read_bytes()
     body = kind + keyword + b"\0" + (b"\0" + zlib.compress(content) if kind == b"zTXt" else content)
     chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
@@ -105,7 +105,7 @@ def test_captions_in_an_unknown_encoding_are_refused(tmp_path, content, words):
     (tmp_path / "a.txt").write_bytes(content)
     with pytest.raises(ImageError, match=f"cannot read its caption 'a.txt': .*{words}"):
         read_prompt(tmp_path / "a.png")
-    settings = f"{PROMPT}\nSteps: 20, Seed: 1"  # which are in the image, and need no caption
+    settings = f"{PROMPT}\nSteps: 20, Seed: 1"  # the image has them, so no caption is needed
     assert read_prompt(save(tmp_path / "a.png", {"parameters": settings})).text == PROMPT
 
 

@@ -1,4 +1,4 @@
-"""Scores into real files of every form, with every other byte in place."""
+"""Scores written into real files of every format, without other changes."""
 
 import io
 import json
@@ -43,23 +43,23 @@ IDS = ["png", "jpg", "webp-lossless", "webp"]
 
 
 @pytest.mark.parametrize(("suffix", "options"), KINDS, ids=IDS)
-def test_the_score_is_the_last_of_the_webuis_settings(tmp_path, suffix, options):
+def test_the_score_is_added_to_the_end_of_the_webui_settings(tmp_path, suffix, options):
     path = save(tmp_path / f"a{suffix}", {"parameters": INFOTEXT}, **options)
     before, old_pixels = parts(path), pixels(path)
     write_score(path, SCORE_KEY, 0.58123)
     name = "parameters" if suffix == ".png" else "UserComment"
     assert read_texts(path)[name] == INFOTEXT + ", ImageReward Score: 0.5812"
     removed, added = changed_parts(before, parts(path))
-    assert len(removed) == len(added) == 1  # the text's own part
+    assert len(removed) == len(added) == 1  # only the chunk of the text
     assert pixels(path) == old_pixels
-    with Image.open(path) as image:  # as others read it
+    with Image.open(path) as image:  # as other programs read it
         if suffix == ".png":
             assert image.info["parameters"].endswith("Version: 1.10, ImageReward Score: 0.5812")
         else:
             raw = image.getexif().get_ifd(0x8769)[0x9286]
             assert raw[8:].decode("utf-16-be").endswith("Version: 1.10, ImageReward Score: 0.5812")
     size = path.stat().st_size
-    for score in (-1.25, 0.5, -0.25, 0.58123):  # an old value is replaced, and the file does not grow by it
+    for score in (-1.25, 0.5, -0.25, 0.58123):  # an old value is replaced, so the file does not grow
         write_score(path, SCORE_KEY, score)
         assert read_texts(path)[name] == INFOTEXT + f", ImageReward Score: {score:.4f}"
         assert read_score(path, SCORE_KEY) == pytest.approx(score, abs=1e-4)
@@ -68,7 +68,7 @@ def test_the_score_is_the_last_of_the_webuis_settings(tmp_path, suffix, options)
 
 
 @pytest.mark.parametrize(("suffix", "options"), KINDS, ids=IDS)
-def test_images_without_settings_get_their_own_text(tmp_path, suffix, options):
+def test_images_without_settings_get_a_new_text(tmp_path, suffix, options):
     path = save(tmp_path / f"a{suffix}", **options)
     before, old_pixels = parts(path), pixels(path)
     assert read_score(path, SCORE_KEY) is None
@@ -122,7 +122,7 @@ def test_other_contents_of_a_file_are_preserved(tmp_path):
         extra = {"comment": b"hello", "progressive": True} if name == "a.jpg" else {}
         sample_image().save(path, icc_profile=profile, exif=exif, xmp=xmp, **extra)
         path.write_bytes(path.read_bytes() + b"trailing bytes")
-        # What is behind a RIFF container is none of its chunks.
+        # Bytes after a RIFF container are not chunks.
         before = path.read_bytes() if name == "a.webp" else parts(path)
         assert read_prompt(path).text == "a blue & red ring"
         write_score(path, SCORE_KEY, 0.3)
@@ -142,7 +142,7 @@ def test_other_contents_of_a_file_are_preserved(tmp_path):
         assert read_score(path, SCORE_KEY) == 0.3
 
 
-def test_texts_in_every_chunk_of_png(tmp_path):
+def test_texts_in_every_kind_of_png_chunk(tmp_path):
     info = PngImagePlugin.PngInfo()
     info.add_text("zipped", "z" * 500, zip=True)
     info.add_itxt("parameters", INFOTEXT.replace("red", OTHER), "en", "Parameter", zip=True)
@@ -157,7 +157,7 @@ def test_texts_in_every_chunk_of_png(tmp_path):
         assert OTHER in text
         assert text.endswith("ImageReward Score: 0.3000")
     assert OTHER in read_prompt(tmp_path / "a.png").text
-    # A compressed text as AUTOMATIC1111's forks write it.
+    # Forks of AUTOMATIC1111 write compressed texts.
     info = PngImagePlugin.PngInfo()
     info.add_text("parameters", INFOTEXT, zip=True)
     sample_image().save(tmp_path / "b.png", pnginfo=info)
@@ -174,7 +174,7 @@ def test_a_score_in_the_middle_of_the_settings_moves_to_their_end(tmp_path):
     assert read_texts(path)["parameters"] == INFOTEXT + ", ImageReward Score: 0.5000"
 
 
-def test_a_score_written_by_the_comfyui_node_is_replaced_where_it_is(tmp_path):
+def test_a_score_written_by_the_comfyui_node_is_replaced_in_place(tmp_path):
     path = save(tmp_path / "a.png", {SCORE_KEY: "0.1234", "prompt": "{}", "parameters": INFOTEXT})
     write_score(path, SCORE_KEY, 0.5)
     texts = read_texts(path)
@@ -215,7 +215,7 @@ def test_times_permissions_and_links_are_preserved(tmp_path):
 
 
 def damaged(tmp_path):
-    """Files that must be refused, and a word of the reason."""
+    """Return files that must be refused, with a part of the reason."""
     png, jpg, webp = (
         save(tmp_path / f"whole{s}", {"parameters": INFOTEXT}) for s in (".png", ".jpg", ".webp")
     )
@@ -288,7 +288,7 @@ def test_settings_with_trailing_text_or_without_a_prompt(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
 @pytest.mark.parametrize("texts", [{}, {"parameters": INFOTEXT}], ids=["plain", "settings"])
-def test_every_key_has_a_place_of_its_own(tmp_path, suffix, texts):
+def test_scores_with_different_keys_do_not_overwrite_each_other(tmp_path, suffix, texts):
     path = save(tmp_path / f"a{suffix}", texts)
     keys = [
         "My Score",
@@ -316,7 +316,7 @@ def test_every_key_has_a_place_of_its_own(tmp_path, suffix, texts):
             write_score(path, key, 1)
 
 
-def test_a_png_made_from_a_tagged_jpeg(tmp_path):
+def test_a_png_converted_from_a_tagged_jpeg(tmp_path):
     sample_image().save(tmp_path / "a.jpg", exif=user_comment(INFOTEXT))
     write_score(tmp_path / "a.jpg", SCORE_KEY, 0.1)
     with Image.open(tmp_path / "a.jpg") as image:
@@ -438,7 +438,7 @@ def test_every_image_of_a_file_that_pillow_saved_stays_readable(tmp_path, option
 def test_an_index_pointing_outside_is_refused_but_a_truncated_image_is_not(tmp_path):
     path = tmp_path / "a.jpg"
     first, second = several_images(path)
-    path.write_bytes(first)  # another program cut the second image off
+    path.write_bytes(first)  # another program removed the second image
     write_score(path, SCORE_KEY, 0.5)
     assert read_score(path, SCORE_KEY) == 0.5
     for content in (first + b"..." + second, first.replace(b"II*\0", b"II??") + second):
@@ -469,7 +469,7 @@ def test_the_image_length_of_a_motion_photo_stays_correct(tmp_path, form, settin
     )
     image = jpeg_bytes((40, 24), 1, quality=10)
     start = image[:20] + (exif_segment() if settings else b"")
-    for length in (6000, 9760, 9990):  # the last gets another digit
+    for length in (6000, 9760, 9990):  # the last one gets one more digit
         container = xmp_segment(directory.replace("%s", str(length)).encode())
         padding = length - len(start + container + image[20:]) - 4
         content = start + container + segment(0xFE, b"." * padding) + image[20:]
@@ -484,7 +484,7 @@ def test_the_image_length_of_a_motion_photo_stays_correct(tmp_path, form, settin
 
 
 def idot_png(path, texts=b""):
-    """A PNG as Apple writes it: iDOT says how far the pixels of each half are from it."""
+    """Return a PNG of Apple, whose iDOT chunk stores the distance to each half's pixels."""
     sample_image().save(path)
     data = path.read_bytes()
     pixels_at = data.index(b"IDAT") - 4
@@ -503,7 +503,7 @@ def test_apple_offsets_stay_valid(tmp_path):
         assert read_score(path, SCORE_KEY) == score
 
 
-def test_signed_files_are_refused_and_left(tmp_path):
+def test_signed_files_are_refused_and_unchanged(tmp_path):
     jumbf = b"\0\0\0\x1ejumb\0\0\0\x16jumdc2pa\0\x11\0\x10\x80\0\0\xaa\0\x38\x9b\x71\x03c2pa\0"
     jpg, png, webp = (save(tmp_path / f"a{suffix}") for suffix in (".jpg", ".png", ".webp"))
     data = jpg.read_bytes()
@@ -518,7 +518,7 @@ def test_signed_files_are_refused_and_left(tmp_path):
         with pytest.raises(ImageError, match=r"\(C2PA\).*--scores"):
             write_score(path, SCORE_KEY, 0.5)
         assert path.read_bytes() == before
-    other = save(tmp_path / "b.jpg")  # JUMBF that signs nothing
+    other = save(tmp_path / "b.jpg")  # JUMBF without a signature
     data = other.read_bytes()
     other.write_bytes(
         data[:20] + segment(0xEB, b"JP\0\1\0\0\0\1" + jumbf.replace(b"c2pa", b"cert")) + data[20:]
@@ -528,7 +528,7 @@ def test_signed_files_are_refused_and_left(tmp_path):
 
 
 @pytest.mark.parametrize("score", [float("nan"), float("inf"), -float("inf")])
-def test_a_score_that_is_no_finite_number_is_neither_written_nor_read(tmp_path, score):
+def test_a_score_that_is_not_finite_is_neither_written_nor_read(tmp_path, score):
     path = save(tmp_path / "a.png", {"My Score": str(score)})
     before = path.read_bytes()
     with pytest.raises(InputError, match=f"a.png.*{score}"):
@@ -557,14 +557,14 @@ def test_a_stored_score_names_its_model_and_prompt(tmp_path, suffix, texts):
     if suffix != ".png":
         with Image.open(path) as image:  # valid XML
             __import__("xml.etree.ElementTree").etree.ElementTree.fromstring(image.info["xmp"].decode())
-    write_score(path, "best Score", 0.25)  # by nobody knows whom: the old notes do not count any more
+    write_score(path, "best Score", 0.25)  # of an unknown model: the old notes are no longer valid
     stored = read_stored_score(path, "best Score")
     assert (stored.value, stored.model, stored.prompt) == (0.25, "best", None)
     write_score(path, "HPSv2.1", 1, model="other")
     assert sorted(read_score_keys(path)) == ["HPSv2.1", "best Score"]
 
 
-def test_a_png_made_from_a_tagged_jpeg_drops_old_metadata(tmp_path):
+def test_a_png_converted_from_a_tagged_jpeg_ignores_old_metadata(tmp_path):
     write_score(save(tmp_path / "a.jpg"), "My Score", 0.1, model="first", prompt="a blue square")
     with Image.open(tmp_path / "a.jpg") as image:
         info = PngImagePlugin.PngInfo()

@@ -1,4 +1,4 @@
-"""Small files whose metadata would take minutes or gigabytes: each is read in time, or is an error."""
+"""Small files whose metadata would take minutes or gigabytes: read fast or refused."""
 
 import json
 import struct
@@ -14,7 +14,7 @@ from reward_core.metadata.banners import is_banner
 from reward_core.metadata.comfyui_random import has_template
 from reward_core.metadata.notations import invokeai, midjourney, novelai, swarmui
 
-SECONDS = 2.0  # of processor time for each input; it was minutes
+SECONDS = 2.0  # CPU time for each input; minutes without limits
 
 
 def png_with(path, *chunks):
@@ -29,13 +29,13 @@ def text_chunk(keyword, text):
 
 
 def directories(count, at=8):
-    """An EXIF block of one directory whose entries all point at it, or from where they stand onwards."""
+    """Return an EXIF block whose entries all point to their own directory."""
     entries = (struct.pack("<HHII", 0x8769, 4, 1, 8 if at == 8 else at + i) for i in range(count))
     return b"II*\0" + struct.pack("<IH", 8, count) + b"".join(entries)
 
 
 def doubling(kind, inputs, count=40):
-    """A graph in which each node makes a text out of the next one's, twice."""
+    """Return a graph in which each node repeats the text of the next node."""
     nodes = {"0": {"class_type": "SaveImage", "inputs": {"images": 1, "positive": ["1", 0]}}}
     for i in range(1, count):
         made = {name: [str(i + 1), 0] if value is None else value for name, value in inputs.items()}
@@ -140,7 +140,7 @@ BOMBS = {
 
 
 def error_of(read, *arguments):
-    """The project's error that a call raises; None if it returns."""
+    """Return the error of this project that a call raises, or None."""
     try:
         read(*arguments)
     except RewardCoreError as error:
@@ -149,7 +149,7 @@ def error_of(read, *arguments):
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_metadata_takes_little_time_or_is_an_error_of_its_image(tmp_path, name):
+def test_metadata_is_read_fast_or_raises_image_error(tmp_path, name):
     path = png_with(tmp_path / "a.png", *BOMBS[name])
     for use in (
         read_texts,
@@ -204,7 +204,7 @@ def test_a_jpeg_with_a_directory_that_points_at_itself_keeps_its_score(tmp_path)
     assert read_score(path, "a Score") == 1.5
 
 
-def test_limits_leave_long_metadata_that_people_have(tmp_path):
+def test_the_limits_allow_long_metadata_of_real_images(tmp_path):
     long = "a red circle, " * 2000
     path = save(
         tmp_path / "a.png", {"parameters": INFOTEXT.replace("a red circle", long), "Other": "x" * 10**6}
@@ -214,7 +214,7 @@ def test_limits_leave_long_metadata_that_people_have(tmp_path):
     assert read_score(path, "a Score") == 1.5
 
 
-def test_a_setting_that_is_there_several_times_is_written_once():
+def test_a_repeated_setting_is_written_once():
     line = "a cat\nSteps: 20, K: 1, Seed: 3, K: 2, Size: 8x8, K: 3"
     assert infotext.put(line, "K", "9") == "a cat\nSteps: 20, Seed: 3, Size: 8x8, K: 9"
     assert infotext.put("a cat\nSteps: 20, K: 1, K: 2", "K", "9") == "a cat\nSteps: 20, K: 9"

@@ -1,4 +1,4 @@
-"""Prompts of ComfyUI graphs: random choices, nodes that are no samplers, and graphs in other fields."""
+"""Prompts in ComfyUI graphs: random choices, nodes other than samplers, other fields."""
 
 import json
 
@@ -16,7 +16,7 @@ def node(kind, **inputs):
 
 
 def sampled(**nodes):
-    """A graph that samples the text of node 20; "n20" is the node 20."""
+    """Return a graph that samples the text of node 20; "n20" is the node 20."""
     graph = {
         "3": node("KSampler", seed=1, steps=20, positive=["6", 0], negative=["7", 0], latent_image=["5", 0]),
         "5": node("EmptyLatentImage", width=64),
@@ -29,7 +29,7 @@ def sampled(**nodes):
 
 
 def asked(kind, **inputs):
-    """A graph that saves the image of one node."""
+    """Return a graph that saves the image of one node."""
     return {"1": node(kind, **inputs), "2": node("SaveImage", images=["1", 0])}
 
 
@@ -49,7 +49,9 @@ def wildcard(kind="ImpactWildcardProcessor", template="a {red|{dark|light} blue}
         node("DPRandomGenerator", text=["21", 0], seed=5),
         node("DPCombinatorialGenerator", text="a {red|blue} boat"),
         node("DPMagicPrompt", text="a boat"),
-        node("PrimitiveString", value="a __color__ boat"),  # extensions resolve it in nodes of others
+        node(
+            "PrimitiveString", value="a __color__ boat"
+        ),  # extensions resolve it in nodes of other extensions
         node("Wildcard Processor", prompt="a __color__ boat", seed=1),
         node("easy wildcards", text="a __hair_color__ boat", seed=1),
         node("easy positive", positive="a {red|blue} boat"),
@@ -60,8 +62,8 @@ def wildcard(kind="ImpactWildcardProcessor", template="a {red|{dark|light} blue}
         node("StringConcatenate", string_a=["23", 0], string_b="by the sea", delimiter=" "),
         node("OneButtonPrompt", insanitylevel=5, artist="all"),
         wildcard(mode="populate", populated_text="", seed=1),
-        wildcard(mode="populate", populated_text="an old house", seed=1),  # of another template
-        wildcard(mode="fixed", populated_text="a {red|blue} boat", seed=1),  # resolved as the graph runs
+        wildcard(mode="populate", populated_text="an old house", seed=1),  # belongs to another template
+        wildcard(mode="fixed", populated_text="a {red|blue} boat", seed=1),  # resolved while the graph runs
         wildcard("WildcardEncode //Inspire"),
     ],
     ids=lambda chooser: chooser["class_type"],
@@ -73,7 +75,7 @@ def test_a_text_that_a_node_picks_at_random_is_refused(tmp_path, chooser):
         n22=node("Text Multiline", text="a boat\na house"),
         n23=node("DPRandomGenerator", text="a {red|blue} boat"),
     )
-    with pytest.raises(ImageError, match=rf"{RANDOM} \(.+\): give the prompt"):
+    with pytest.raises(ImageError, match=rf"{RANDOM} \(.+\)\. Give the prompt"):
         read(tmp_path, graph)
 
 
@@ -106,7 +108,7 @@ def test_a_text_without_alternatives_or_with_its_recorded_choice_is_read(tmp_pat
     assert read(tmp_path, sampled(n20=chooser)) == text
 
 
-def test_braces_in_a_plain_encoder_are_words_but_in_the_editors_form_a_template(tmp_path):
+def test_braces_in_a_plain_encoder_are_words_in_prompt_and_a_template_in_workflow(tmp_path):
     graph = sampled(n6=node("CLIPTextEncode", text="a {red|blue} boat"))
     assert read(tmp_path, graph) == "a {red|blue} boat"
     workflow = {
@@ -131,13 +133,17 @@ def test_braces_in_a_plain_encoder_are_words_but_in_the_editors_form_a_template(
 def test_text_shown_by_a_node_during_generation_is_the_prompt(tmp_path):
     chooser = node("DPRandomGenerator", text="a {red|blue} boat", seed=5)
     shown = node("ShowText|pysssss", text=["20", 0], text_0="a red boat")
-    assert read(tmp_path, sampled(n20=chooser, n21=shown)) == "a red boat"  # beside the way
+    assert (
+        read(tmp_path, sampled(n20=chooser, n21=shown)) == "a red boat"
+    )  # not between the text and the sampler
     workflow = {
         "nodes": [{"id": 21, "type": "ShowText|pysssss", "widgets_values": [["a blue boat"]]}],
         "links": [],
     }
     graph = sampled(n20=chooser, n21=shown, n6=node("CLIPTextEncode", text=["21", 0]))
-    assert read(tmp_path, graph, workflow=workflow) == "a blue boat"  # the graph has the run before
+    assert (
+        read(tmp_path, graph, workflow=workflow) == "a blue boat"
+    )  # the graph has the text of the previous run
 
 
 @pytest.mark.parametrize(
@@ -153,7 +159,7 @@ def test_text_shown_by_a_node_during_generation_is_the_prompt(tmp_path):
         ("SomebodysImageNode", {}),
     ],
 )
-def test_nodes_that_ask_a_service_for_an_image_have_the_prompt(tmp_path, kind, inputs):
+def test_the_prompt_of_a_node_that_calls_an_image_service_is_read(tmp_path, kind, inputs):
     assert read(tmp_path, asked(kind, prompt="a boat", **inputs)) == "a boat"
     linked = asked(kind, prompt=["5", 0], **inputs) | {"5": node("PrimitiveStringMultiline", value="a boat")}
     scaled = linked | {
@@ -183,7 +189,7 @@ def test_text_nodes_after_the_sampler_are_ignored(tmp_path):
         assert read(tmp_path, graph) == "a boat"
 
 
-def test_an_upscaler_that_samples_by_itself(tmp_path):
+def test_the_prompt_of_an_upscaler_that_samples_is_read(tmp_path):
     graph = sampled(
         n3=node("LoadImage", image="a.png"),
         n8=node("UltimateSDUpscale", image=["3", 0], positive=["6", 0], negative=["7", 0], seed=1, steps=20),
@@ -192,7 +198,7 @@ def test_an_upscaler_that_samples_by_itself(tmp_path):
     assert read(tmp_path, graph) == "a boat"
 
 
-def test_graphs_in_other_fields_than_comfyuis(tmp_path):
+def test_graphs_in_fields_that_comfyui_does_not_use_are_read(tmp_path):
     graph = sampled(n20=node("PrimitiveString", value="a (red:1.2) boat"), extra={"airs": []})
     wrapped = {"prompt": graph, "workflow": {"nodes": [], "links": []}}
     for value in (graph, wrapped, {"prompt": json.dumps(graph)}):

@@ -1,4 +1,4 @@
-"""Prompts out of real files, from every form in which programs leave them."""
+"""Prompts in real files, in every format that programs write."""
 
 import json
 
@@ -11,7 +11,7 @@ from reward_core.metadata import SCORE_KEY, read_prompt, write_score
 from reward_core.metadata.infotext import plain
 
 WANTED = "a red circle, round (or not)"
-WRITTEN = "a red circle, (round:1.2) \\(or not\\)"  # as ComfyUI's encoder reads it
+WRITTEN = "a red circle, (round:1.2) \\(or not\\)"  # in the notation of ComfyUI's encoder
 
 
 def graph():
@@ -51,7 +51,7 @@ def two_samplers():
     nodes["40"] = {"class_type": "KSampler", "inputs": {"positive": ["6", 0], "latent_image": ["5", 0]}}
     nodes["41"] = {"class_type": "CLIPTextEncode", "inputs": {"text": "details"}}
     nodes["3"]["inputs"] |= {"latent_image": ["40", 0], "positive": ["6", 0]}
-    nodes["40"]["inputs"]["positive"] = ["41", 0]  # farther from the saved image
+    nodes["40"]["inputs"]["positive"] = ["41", 0]  # further from the saved image
     return nodes
 
 
@@ -76,18 +76,18 @@ def workflow():
 
 
 @pytest.mark.parametrize("make", [graph, flux_graph, two_samplers])
-def test_comfyuis_graph_leads_to_the_prompt(tmp_path, make):
+def test_the_prompt_is_found_in_a_comfyui_graph(tmp_path, make):
     path = save(tmp_path / "a.png", {"prompt": json.dumps(make()), "workflow": "{}"})
     found = read_prompt(path)
     assert (found.text, found.source) == (WANTED, "prompt (ComfyUI)")
     before = parts(path)
-    write_score(path, SCORE_KEY, 0.5)  # beside the graphs, not in them
+    write_score(path, SCORE_KEY, 0.5)  # outside the graphs
     removed, added = changed_parts(before, parts(path))
     assert not removed
     assert added == [(b"tEXt", b"tEXtImageReward Score\x000.5000" + added[0][1][-4:])]
 
 
-def test_comfyuis_other_forms(tmp_path):
+def test_other_formats_of_comfyui(tmp_path):
     path = save(tmp_path / "a.png", {"workflow": json.dumps(workflow())})
     assert read_prompt(path).text == WANTED
     exif = Image.Exif()
@@ -97,7 +97,7 @@ def test_comfyuis_other_forms(tmp_path):
     assert read_prompt(tmp_path / "a.webp").text == WANTED
     own = save(tmp_path / "b.png", {"prompt": json.dumps(graph()), "ImageReward Prompt": '"what was scored"'})
     assert read_prompt(own).text == "what was scored"
-    loader = graph()  # an extension's node that holds both texts itself
+    loader = graph()  # a node of an extension with both texts
     loader["12"] = {"class_type": "Efficient Loader", "inputs": {"positive": WRITTEN, "negative": "ugly"}}
     loader["3"] = {
         "class_type": "KSampler (Efficient)",
@@ -173,7 +173,7 @@ def test_comfyui_nodes_that_combine_texts(tmp_path, kind, inputs, read):
         ("CLIPTextEncode", {"text": "a house <lora:x:1>, embedding:easy, old"}, "a house, old"),
     ],
 )
-def test_comfyuis_conditionings(tmp_path, kind, inputs, read):
+def test_conditionings_of_comfyui(tmp_path, kind, inputs, read):
     nodes = graph() | {
         "6": {"class_type": kind, "inputs": inputs},
         "41": encoded("a house"),
@@ -207,7 +207,7 @@ def test_comfyui_texts_that_cannot_be_determined(tmp_path, kind, inputs, words):
         read_prompt(save(tmp_path / "a.png", {"prompt": json.dumps(nodes)}))
 
 
-def test_graphs_that_do_not_say_which_prompt(tmp_path):
+def test_graphs_with_several_prompts_are_refused(tmp_path):
     nodes = graph()
     nodes["50"] = {"class_type": "SaveImage", "inputs": {"images": ["51", 0]}}
     nodes["51"] = {"class_type": "VAEDecode", "inputs": {"samples": ["52", 0]}}
@@ -238,12 +238,12 @@ def test_graphs_that_do_not_say_which_prompt(tmp_path):
     ],
     ids=str,
 )
-def test_plain_forms(tmp_path, texts, source):
+def test_plain_texts_in_png(tmp_path, texts, source):
     found = read_prompt(save(tmp_path / "a.png", texts))
     assert (found.text, found.source) == (WANTED, source)
 
 
-def test_plain_forms_outside_png(tmp_path):
+def test_plain_texts_outside_png(tmp_path):
     exif = Image.Exif()
     exif[0x010E] = WANTED
     sample_image().save(tmp_path / "a.jpg", exif=exif)
@@ -259,11 +259,11 @@ def test_plain_forms_outside_png(tmp_path):
     (tmp_path / "d.txt").write_text(WANTED + "\n")
     assert read_prompt(tmp_path / "d.webp").text == WANTED
     (tmp_path / "d.txt").unlink()
-    with pytest.raises(ImageError, match="texts: none at all"):
+    with pytest.raises(ImageError, match="texts: none"):
         read_prompt(tmp_path / "d.webp")
 
 
-def test_a_caption_comes_before_what_cameras_and_editors_write(tmp_path):
+def test_a_caption_comes_before_texts_of_cameras_and_editors(tmp_path):
     sample_image().save(tmp_path / "a.jpg", comment=b"my garden in spring")
     assert read_prompt(tmp_path / "a.jpg").text == "my garden in spring"
     (tmp_path / "a.txt").write_text(WANTED)
@@ -275,7 +275,7 @@ def test_a_caption_comes_before_what_cameras_and_editors_write(tmp_path):
         read_prompt(tmp_path / "b.jpg")
 
 
-def test_the_description_in_a_pngs_xmp(tmp_path):
+def test_the_description_in_the_xmp_of_a_png(tmp_path):
     packet = (
         '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
         '<rdf:Description xmlns:dc="http://purl.org/dc/elements/1.1/"><dc:description><rdf:Alt>'
@@ -297,12 +297,12 @@ def test_the_description_in_a_pngs_xmp(tmp_path):
         ("a [red:blue:30] house", "a red house"),
         ("a [red::10] house", "a house"),
         ("a [red:5] house", "a red house"),
-        ("a [red|blue|green] house", "a blue house"),  # 20 steps: the last is the second's
+        ("a [red|blue|green] house", "a blue house"),  # the last of 20 steps uses the second word
         ("<lora:x:1> red <hypernet:y:0.3>", "red"),
         ("red BREAK house", "red house"),
         (r"red \(the colour\), 50% [a:b]", "red (the colour), 50% a:b"),
         ("a (red, round:1.1), house :) (", "a red, round, house :) ("),
     ],
 )
-def test_the_webuis_notation(written, read):
+def test_the_notation_of_the_webui(written, read):
     assert plain(written, 20) == read

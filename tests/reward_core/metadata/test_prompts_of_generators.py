@@ -1,4 +1,4 @@
-"""Prompts as each generator writes them, whichever field they are in; what other programs leave is none."""
+"""Prompts of each generator in any field, and texts of other programs, which are not prompts."""
 
 import json
 from html import escape
@@ -18,7 +18,7 @@ DRAW_THINGS = (
 
 
 def packet(**properties):
-    """An XMP packet; "dc_description" is the property dc:description."""
+    """Return an XMP packet; "dc_description" is the property dc:description."""
     values = "".join(
         f'<{name.replace("_", ":")}><rdf:Alt><rdf:li xml:lang="x-default">{escape(text)}</rdf:li></rdf:Alt>'
         f"</{name.replace('_', ':')}>"
@@ -39,7 +39,7 @@ def exif_with(tag, text):
 
 
 def in_field(tmp_path, field, text):
-    """An image with the text in a field of its format."""
+    """Return an image with the text in a field of its format."""
     if field.startswith("png "):
         return save(tmp_path / "a.png", {field.removeprefix("png "): text})
     path = tmp_path / ("a.webp" if field == "webp xmp" else "a.jpg")
@@ -61,7 +61,7 @@ def in_field(tmp_path, field, text):
         "image description", "user comment", "windows comment", "webp xmp",
     ],
 )  # fmt: skip
-def test_settings_are_no_part_of_the_prompt_in_any_field(tmp_path, field):
+def test_settings_are_not_part_of_the_prompt_in_any_field(tmp_path, field):
     found = read_prompt(in_field(tmp_path, field, INFOTEXT))
     assert found.text == "a white heron"
     assert found.source.endswith("(A1111)")
@@ -87,7 +87,7 @@ def test_settings_are_no_part_of_the_prompt_in_any_field(tmp_path, field):
         ("the steps: 20 of them, seed: none, size: large", "the steps: 20 of them, seed: none, size: large"),
     ],
 )
-def test_forms_of_settings(tmp_path, text, read):
+def test_formats_of_settings(tmp_path, text, read):
     assert read_prompt(in_field(tmp_path, "png Description", text)).text == read
     assert read_prompt(in_field(tmp_path, "jpeg comment", text)).text == read
     bare = save(tmp_path / "b.png")
@@ -150,7 +150,7 @@ def test_draw_things_keeps_the_prompt_in_xmp(tmp_path):
         assert read_prompt(tmp_path / "a.png").text == "a heron"
 
 
-def test_xmp_values_in_other_forms(tmp_path):
+def test_xmp_values_in_other_formats(tmp_path):
     whole = packet(dc_description="a heron")
     element = "<dc:description>a &lt;heron&gt;</dc:description>"
     start, end = whole.index("<dc:description>"), whole.index("</rdf:Description>")

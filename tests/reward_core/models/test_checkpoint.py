@@ -1,4 +1,4 @@
-"""Saving, loading and the forms in between."""
+"""Saving and loading of checkpoints in every format."""
 
 import json
 import socket
@@ -23,7 +23,7 @@ def no_network(monkeypatch):
     monkeypatch.setattr(socket.socket, "connect", refuse)
 
 
-def test_a_saved_folder_loads_with_no_network_and_scores_the_same(model, parity, tmp_path, no_network):
+def test_a_saved_folder_loads_offline_and_gives_the_same_scores(model, parity, tmp_path, no_network):
     model.save_pretrained(tmp_path / "saved")
     names = {file.name for file in (tmp_path / "saved").iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"} <= names
@@ -64,15 +64,15 @@ def test_half_precision_files_load_as_float32(model, parity, tmp_path):
 
 def test_saving_weights_rounded_at_loading_is_reported(model, parity, tmp_path):
     fast = RM.load(parity / "state_dict.pt", device="cpu", precision="fast")
-    fast.set_encoder_dtype(torch.bfloat16)  # as on any processor that gains by it
-    with pytest.warns(RM.errors.RoundedWeightsWarning, match="load it in precision 'exact'"):
+    fast.set_encoder_dtype(torch.bfloat16)  # as on a processor that is faster in 16 bits
+    with pytest.warns(RM.errors.RoundedWeightsWarning, match="Load it with precision 'exact'"):
         fast.save_pretrained(tmp_path / "fast")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model.save_pretrained(tmp_path / "exact")
 
 
-def test_loading_takes_a_prefix_and_a_wrapper(model, parity, tmp_path):
+def test_checkpoints_with_a_prefix_and_a_wrapper_load(model, parity, tmp_path):
     state = torch.load(parity / "state_dict.pt", weights_only=True)
     state["blip.text_encoder.embeddings.position_ids"] = torch.arange(512)[None]
     torch.save({"state_dict": {f"module.{key}": value for key, value in state.items()}}, tmp_path / "last.pt")
@@ -82,7 +82,7 @@ def test_loading_takes_a_prefix_and_a_wrapper(model, parity, tmp_path):
     assert RM.load(tmp_path / "last.pt", "cpu").score(PROMPT, image) == model.score(PROMPT, image)
 
 
-def test_the_positional_call_of_the_original(model, parity, tmp_path):
+def test_positional_arguments_are_those_of_the_original(model, parity, tmp_path):
     med_config = tmp_path / "med_config.json"
     med_config.write_text(json.dumps(json.loads((parity / "config.json").read_text())["med_config"]))
     loaded = RM.load(str(parity / "state_dict.pt"), "cpu", str(tmp_path), str(med_config))
@@ -90,14 +90,14 @@ def test_the_positional_call_of_the_original(model, parity, tmp_path):
     assert loaded.device.type == "cpu"
 
 
-def test_configuration_survives_json():
+def test_a_configuration_is_equal_after_a_round_trip_through_json():
     config = replace(
         RewardConfig.imagereward_v1(), image_size=64, score_quantiles=ScoreQuantiles((0.0, 1.5), "two")
     )
     assert RewardConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
-def test_imagereward_v1_is_the_published_size():
+def test_imagereward_v1_has_the_published_size():
     config = RewardConfig.imagereward_v1()
     with torch.device("meta"):
         model = RM.RewardModel(config, tokenizer=None)

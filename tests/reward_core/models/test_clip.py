@@ -1,4 +1,4 @@
-"""CLIP, PickScore, HPSv2.1 and Aesthetic at small seeded sizes, against transformers' own forward."""
+"""CLIP, PickScore, HPSv2.1 and Aesthetic at small sizes, compared with transformers."""
 
 import json
 import pickle
@@ -25,12 +25,12 @@ SMALL = ClipConfig(
     text_depth=2, text_heads=2, text_mlp=48, vocab_size=260, max_length=16, proj_dim=20,
 )  # fmt: skip
 PROMPTS = ["a red house", "a dog, by the sea and far away from here", "Cat"]
-# Two ways to the same sums in float32; measured: 1.2e-7 at most.
+# Both compute the same float32 sums in different order. Measured: at most 1.2e-7.
 TOLERANCE = 1e-6
 
 
 def tokenizer():
-    """Letters as tokens, with CLIP's two ends as the last two of 260."""
+    """Write a tokenizer of letters, in which the last two of 260 tokens are CLIP's ends."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = {letter: i for i, letter in enumerate([*letters, "<x>", "<y>"])}
     vocab |= {"<|startoftext|>": 258, "<|endoftext|>": 259}
@@ -44,40 +44,40 @@ def tokenizer():
 
 
 def to_open_clip(state):
-    """transformers' names -> open_clip's, written from open_clip's side."""
-    found = {}
+    """Return weights of transformers under open_clip's names."""
+    open_clip = {}
     for side, prefix in (("vision_model", "visual."), ("text_model", "")):
         layers = {k.split(".")[3] for k in state if k.startswith(f"{side}.encoder.layers.")}
         for n in layers:
             old, new = f"{side}.encoder.layers.{n}.", f"{prefix}transformer.resblocks.{n}."
             for leaf in ("weight", "bias"):
                 qkv = [state[f"{old}self_attn.{p}_proj.{leaf}"] for p in "qkv"]
-                found[f"{new}attn.in_proj_{leaf}"] = torch.cat(qkv)
-                found[f"{new}attn.out_proj.{leaf}"] = state[f"{old}self_attn.out_proj.{leaf}"]
+                open_clip[f"{new}attn.in_proj_{leaf}"] = torch.cat(qkv)
+                open_clip[f"{new}attn.out_proj.{leaf}"] = state[f"{old}self_attn.out_proj.{leaf}"]
                 for a, b in (("layer_norm1", "ln_1"), ("layer_norm2", "ln_2"), ("mlp.fc1", "mlp.c_fc")):
-                    found[f"{new}{b}.{leaf}"] = state[f"{old}{a}.{leaf}"]
-                found[f"{new}mlp.c_proj.{leaf}"] = state[f"{old}mlp.fc2.{leaf}"]
+                    open_clip[f"{new}{b}.{leaf}"] = state[f"{old}{a}.{leaf}"]
+                open_clip[f"{new}mlp.c_proj.{leaf}"] = state[f"{old}mlp.fc2.{leaf}"]
     for leaf in ("weight", "bias"):
-        found[f"visual.ln_pre.{leaf}"] = state[f"vision_model.pre_layrnorm.{leaf}"]
-        found[f"visual.ln_post.{leaf}"] = state[f"vision_model.post_layernorm.{leaf}"]
-        found[f"ln_final.{leaf}"] = state[f"text_model.final_layer_norm.{leaf}"]
-    found["visual.class_embedding"] = state["vision_model.embeddings.class_embedding"]
-    found["visual.positional_embedding"] = state["vision_model.embeddings.position_embedding.weight"]
-    found["visual.conv1.weight"] = state["vision_model.embeddings.patch_embedding.weight"]
-    found["visual.proj"] = state["visual_projection.weight"].T.contiguous()
-    found["text_projection"] = state["text_projection.weight"].T.contiguous()
-    found["token_embedding.weight"] = state["text_model.embeddings.token_embedding.weight"]
-    found["positional_embedding"] = state["text_model.embeddings.position_embedding.weight"]
-    found["logit_scale"] = state["logit_scale"]
-    found["attn_mask"] = torch.zeros(16, 16)
-    return found
+        open_clip[f"visual.ln_pre.{leaf}"] = state[f"vision_model.pre_layrnorm.{leaf}"]
+        open_clip[f"visual.ln_post.{leaf}"] = state[f"vision_model.post_layernorm.{leaf}"]
+        open_clip[f"ln_final.{leaf}"] = state[f"text_model.final_layer_norm.{leaf}"]
+    open_clip["visual.class_embedding"] = state["vision_model.embeddings.class_embedding"]
+    open_clip["visual.positional_embedding"] = state["vision_model.embeddings.position_embedding.weight"]
+    open_clip["visual.conv1.weight"] = state["vision_model.embeddings.patch_embedding.weight"]
+    open_clip["visual.proj"] = state["visual_projection.weight"].T.contiguous()
+    open_clip["text_projection"] = state["text_projection.weight"].T.contiguous()
+    open_clip["token_embedding.weight"] = state["text_model.embeddings.token_embedding.weight"]
+    open_clip["positional_embedding"] = state["text_model.embeddings.position_embedding.weight"]
+    open_clip["logit_scale"] = state["logit_scale"]
+    open_clip["attn_mask"] = torch.zeros(16, 16)
+    return open_clip
 
 
 @pytest.fixture(scope="module")
 def reference():
     torch.manual_seed(0)
     model = SMALL.build().eval()
-    for parameter in model.parameters():  # away from the initial zeros and tiny numbers
+    for parameter in model.parameters():  # replace initial zeros and tiny numbers
         torch.nn.init.normal_(parameter, std=0.15)
     torch.nn.init.constant_(model.logit_scale, 2.5)
     return model
@@ -105,8 +105,8 @@ def images():
     return [Image.fromarray(rng.integers(0, 256, (h, w, 3), dtype=np.uint8)) for w, h in sizes]
 
 
-def own_answer(reference, pixels, prompts):
-    """transformers' forward, one pair at a time -> (logits, cosines)."""
+def reference_scores(reference, pixels, prompts):
+    """Return (logits, cosines) of transformers, computed with batch size 1."""
     logits = []
     for image, prompt in zip(pixels, prompts):
         ids = tokenizer().encode(prompt).ids
@@ -119,14 +119,14 @@ def own_answer(reference, pixels, prompts):
 
 
 def by_processor(images):
-    """What transformers' own CLIP processor makes of them."""
+    """Return the pixels of the CLIP processor of transformers."""
     processor = CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
     return processor(images, return_tensors="pt")["pixel_values"]
 
 
 def by_torchvision(images):
-    """OpenAI's transform by hand: shorter side by bicubic, torchvision's center crop, mean and std."""
-    found = []
+    """Return the pixels of OpenAI's transform: bicubic, center crop, mean and std."""
+    crops = []
     for image in images:
         width, height = image.size
         scale = 28 / min(width, height)
@@ -134,8 +134,8 @@ def by_torchvision(images):
         small = np.asarray(image.resize(size, Image.Resampling.BICUBIC), np.float32)
         top, left = round((small.shape[0] - 28) / 2), round((small.shape[1] - 28) / 2)
         crop = small[top : top + 28, left : left + 28] / 255
-        found.append(torch.from_numpy(((crop - np.array(MEAN)) / np.array(STD)).astype(np.float32)))
-    return torch.stack(found).permute(0, 3, 1, 2)
+        crops.append(torch.from_numpy(((crop - np.array(MEAN)) / np.array(STD)).astype(np.float32)))
+    return torch.stack(crops).permute(0, 3, 1, 2)
 
 
 @pytest.mark.filterwarnings("ignore::reward_core.errors.PromptTruncatedWarning")
@@ -143,22 +143,22 @@ def by_torchvision(images):
 def test_clip_and_pickscore_equal_transformers(make, reference, images, scaled):
     scorer = RM.load_score(make(replace(SMALL, scaled=scaled)), device="cpu")
     assert isinstance(scorer, RM.Scorer)
-    # CLIP is scored through OpenAI's transform, PickScore through the processor: they crop half pixels apart.
+    # CLIP uses OpenAI's transform, PickScore the processor. Their crops differ by half a pixel.
     pixels = by_processor(images) if scaled else by_torchvision(images)
-    wanted = own_answer(reference, pixels, PROMPTS)[0 if scaled else 1]
+    expected = reference_scores(reference, pixels, PROMPTS)[0 if scaled else 1]
     tolerance = TOLERANCE * (12.2 if scaled else 1)
-    torch.testing.assert_close(scorer.score_pairs(PROMPTS, images), wanted, atol=tolerance, rtol=0)
+    torch.testing.assert_close(scorer.score_pairs(PROMPTS, images), expected, atol=tolerance, rtol=0)
     matrix = scorer.score_matrix(PROMPTS, images)
-    torch.testing.assert_close(matrix.diagonal(), wanted, atol=tolerance, rtol=0)
+    torch.testing.assert_close(matrix.diagonal(), expected, atol=tolerance, rtol=0)
     features = scorer.encode_images(images)
-    torch.testing.assert_close(scorer.score_pairs(PROMPTS, features), wanted, atol=tolerance, rtol=0)
+    torch.testing.assert_close(scorer.score_pairs(PROMPTS, features), expected, atol=tolerance, rtol=0)
     ranking, rewards = scorer.inference_rank(PROMPTS[0], images)  # PIL images
     assert sorted(ranking) == [1, 2, 3]
     assert rewards == pytest.approx(matrix[0].tolist())
 
 
 @pytest.mark.filterwarnings("ignore::reward_core.errors.PromptTruncatedWarning")
-def test_features_serve_wherever_the_same_weights_are(make, reference, images):
+def test_features_can_be_used_by_models_with_the_same_weights(make, reference, images):
     scorer = RM.load_score(make(), device="cpu")
     pickled = pickle.dumps((scorer.encode_prompts(PROMPTS), scorer.encode_images(images)))
     expected = scorer.score_pairs(PROMPTS, images)
@@ -167,9 +167,9 @@ def test_features_serve_wherever_the_same_weights_are(make, reference, images):
     torch.testing.assert_close(again.score_pairs(read, seen), expected)
     state = {key: value + 0.01 * (value.ndim == 2) for key, value in reference.state_dict().items()}
     other = RM.load_score(make(state=state), device="cpu")
-    with pytest.raises(InputError, match="image features are of another model"):
+    with pytest.raises(InputError, match="image features of another model"):
         other.score_pairs(PROMPTS, seen)
-    with pytest.raises(InputError, match="prompt features are of another model"):
+    with pytest.raises(InputError, match="prompt features of another model"):
         other.score_pairs(read, images)
 
 
@@ -187,12 +187,12 @@ def test_hps_from_open_clip_weights_with_padding(make, reference, images):
         top, left = (28 - size[0]) // 2, (28 - size[1]) // 2
         black[:, top : top + size[0], left : left + size[1]] = small
         pixels.append((black - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None])
-    wanted = own_answer(reference, torch.stack(pixels), PROMPTS)[1]
-    torch.testing.assert_close(scorer.score_pairs(PROMPTS, images), wanted, atol=TOLERANCE, rtol=0)
+    expected = reference_scores(reference, torch.stack(pixels), PROMPTS)[1]
+    torch.testing.assert_close(scorer.score_pairs(PROMPTS, images), expected, atol=TOLERANCE, rtol=0)
 
 
 @pytest.mark.filterwarnings("ignore::reward_core.errors.PromptTruncatedWarning")
-def test_aesthetic_shares_the_tower(make, images, tmp_path):
+def test_aesthetic_shares_the_weights_of_clip(make, images, tmp_path):
     clip = RM.load_score(make(), device="cpu")
     torch.manual_seed(1)
     head = RewardHead((20, 16, 8, 8, 4, 1)).eval()
@@ -213,7 +213,7 @@ def test_aesthetic_shares_the_tower(make, images, tmp_path):
         with_aesthetic_head(clip, tmp_path / "head.pth", (16, 8, 8, 5, 1))
 
 
-def test_gradients_reach_the_pixels_and_sixteen_bits_stay_near(make, images):
+def test_gradients_reach_the_pixels_and_16_bit_scores_are_close(make, images):
     folder = make()
     scorer = RM.load_score(folder, device="cpu")
     pixels = torch.rand(2, 3, 40, 33, requires_grad=True)
@@ -235,7 +235,7 @@ def test_strict_loading(make, reference):
         RM.load_score(folder, device="cpu")
 
 
-def test_names(tmp_path):
+def test_scores_are_listed_and_a_wrong_checksum_is_refused(tmp_path):
     assert RM.available_scores() == ["CLIP", "BLIP", "Aesthetic", "PickScore", "HPSv2.1"]
     (tmp_path / "sac+logos+ava1-l14-linearMSE.pth").write_bytes(b"another file")
     from reward_core.hub.downloads import fetch

@@ -1,4 +1,4 @@
-"""Model folders made to break the loader: each is an error that names the file, quickly, or loads right."""
+"""Model folders that attack the loader: each fails fast with the name of the file or loads."""
 
 import json
 import shutil
@@ -32,19 +32,19 @@ def weights():
 
 @pytest.fixture
 def tiny(tmp_path):
-    """A copy of the bundled model that may be changed."""
+    """Return a copy of the bundled model for changes."""
     return shutil.copytree(TINY, tmp_path / "tiny")
 
 
 def changed(key, value):
-    """The bundled config.json with one value changed; "med." for those of the text encoder."""
+    """Change a value in config.json; "med." is the prefix of the text encoder."""
     config = json.loads(json.dumps(CONFIG))
     (config["med_config"] if key.startswith("med.") else config)[key.removeprefix("med.")] = value
     return config
 
 
 def refused(folder, match):
-    """Load a folder that must be refused in a moment."""
+    """Load a folder that must be refused fast."""
     begin = time.process_time()
     with pytest.raises(CheckpointError, match=match):
         RM.load(folder, device="cpu")
@@ -98,15 +98,15 @@ HUGE, NAN, INF = 10**400, float("nan"), float("inf")
         ("score_quantiles", {"values": [1.0, 0.0], "source": "x"}, "finite values in ascending order"),
         ("score_quantiles", {"values": "123", "source": "x"}, "must have 1 to 100,000 values"),
         ("score_quantiles", {"values": [], "source": "x"}, "must have 1 to 100,000 values"),
-        ("score_quantiles", {"values": [0.0], "source": 5}, "source of score_quantiles must be a text"),
+        ("score_quantiles", {"values": [0.0], "source": 5}, "source of score_quantiles must be a string"),
     ],
 )
-def test_a_value_out_of_its_range_is_named_before_anything_is_built(tiny, key, value, reason):
+def test_a_value_out_of_range_is_reported_before_a_model_is_built(tiny, key, value, reason):
     (tiny / "config.json").write_text(json.dumps(changed(key, value)))
     refused(tiny, rf"{tiny.name}/.*{reason}")
 
 
-def test_the_callers_numbers_have_the_same_ranges():
+def test_values_passed_by_the_caller_have_the_same_ranges():
     for value in (HUGE, -HUGE, NAN):
         with pytest.raises(CheckpointError, match="pixel_mean must be -10 to 10"):
             RewardConfig.from_dict(changed("pixel_mean", [value] * 3))
@@ -117,7 +117,7 @@ def test_the_callers_numbers_have_the_same_ranges():
     [
         ("vision_depth", 10**6, "vision_depth must be at most 1000"),
         ("vision_width", "x", "vision_width must be a whole number"),
-        ("text_heads", 5, "5 attention heads do not divide a width of 768"),
+        ("text_heads", 5, "a width of 768 is not divisible by 5 attention heads"),
         ("vocab_size", 1, "vocab_size must be at least 2"),
         ("image_size", 10**6, "image_size must be at most 16384"),
         ("patch_size", 1000, "patch_size must be at most image_size"),
@@ -128,7 +128,7 @@ def test_the_callers_numbers_have_the_same_ranges():
         ("head", [5, 2], "head must end with 1"),
     ],
 )
-def test_a_clip_configuration_is_checked_as_well(tmp_path, key, value, reason):
+def test_the_configuration_of_a_clip_is_checked(tmp_path, key, value, reason):
     (tmp_path / "config.json").write_text(json.dumps({**ClipConfig().to_dict(), key: value}))
     save_file({"clip.logit_scale": torch.zeros(1)}, tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match=rf"config\.json: {reason}"):
@@ -158,27 +158,27 @@ READERS = {
 
 @pytest.mark.parametrize("text", [*DEEP, "9" * 5000, "[" + "9" * 400 + "]", "\0"], ids=lambda text: text[:6])
 @pytest.mark.parametrize("name", READERS)
-def test_json_that_no_reader_can_use_is_an_error_that_names_the_file(tiny, name, text):
+def test_the_error_for_invalid_json_names_the_file(tiny, name, text):
     (tiny / name).write_text(text)
     with pytest.raises(RewardCoreError, match=name.replace(".", r"\.")):
         READERS[name](tiny / name)
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_json_in_another_encoding_is_an_error_that_names_the_file(tiny, name):
+def test_the_error_for_json_in_another_encoding_names_the_file(tiny, name):
     (tiny / name).write_bytes("[]".encode("utf-16"))
     with pytest.raises(RewardCoreError, match=name.replace(".", r"\.")):
         READERS[name](tiny / name)
 
 
-def test_json_as_deep_as_allowed_is_read(tmp_path):
+def test_json_with_the_maximum_depth_is_read(tmp_path):
     record = {"id": "1", "prompt": "a", "generations": ["a.png"], "ranking": [1], "objects": 0}
     text = json.dumps([record]).replace('"objects": 0', '"objects": ' + "[" * 97 + "]" * 97)
     (tmp_path / "rankings.json").write_text(text)
     assert len(read_rankings(tmp_path / "rankings.json")) == 1
 
 
-def test_utilities_beyond_every_float_are_named(tmp_path):
+def test_utilities_that_overflow_a_float_are_reported(tmp_path):
     record = {"id": "1", "prompt": "a", "generations": ["a.png"], "ranking": [1], "utilities": [10**299]}
     (tmp_path / "rankings.json").write_text(json.dumps([record]))
     assert read_rankings(tmp_path / "rankings.json")[0].utilities == (1e299,)
@@ -199,21 +199,21 @@ SPECIAL = {
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", SPECIAL)
-def test_tensors_that_are_no_plain_numbers_are_refused(tiny, weights, kind):
+def test_tensors_that_are_not_dense_are_refused(tiny, weights, kind):
     torch.save({key: SPECIAL[kind](tensor) for key, tensor in weights.items()}, tiny / "model.pt")
     with pytest.raises(CheckpointError, match=rf"model\.pt: 'blip.* is a {kind} tensor"):
         RM.load(tiny / "model.pt", device="cpu")
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64], ids=str)
-def test_weights_that_are_no_floats_are_refused(tiny, weights, dtype):
+def test_weights_that_are_not_floats_are_refused(tiny, weights, dtype):
     torch.save({key: tensor.to(dtype) for key, tensor in weights.items()}, tiny / "model.pt")
     name = str(dtype).removeprefix("torch.")
     with pytest.raises(CheckpointError, match=f"holds {name} instead of float numbers"):
         RM.load(tiny / "model.pt", device="cpu")
 
 
-def test_one_number_that_stands_for_a_terabyte_is_refused(tiny):
+def test_an_expanded_tensor_of_a_terabyte_is_refused(tiny):
     torch.save({"a": torch.zeros(1).expand(10**6, 10**6)}, tiny / "model.pt")
     with pytest.raises(CheckpointError, match="would take 4,000,000,000,000 bytes"):
         RM.load(tiny / "model.pt", device="cpu")
@@ -224,7 +224,7 @@ def test_a_compressed_torch_file_is_refused(tiny, weights):
     with zipfile.ZipFile(tiny / "whole.pt") as whole, zipfile.ZipFile(tiny / "model.pt", "w") as packed:
         for member in whole.namelist():
             packed.writestr(member, whole.read(member), zipfile.ZIP_DEFLATED)
-    with pytest.raises(CheckpointError, match="torch saves files without compressing"):
+    with pytest.raises(CheckpointError, match="is compressed and would unpack"):
         RM.load(tiny / "model.pt", device="cpu")
 
 
@@ -313,7 +313,7 @@ def test_a_tokenizer_nested_too_deeply_is_refused(tiny):
     refused(tiny, r"tokenizer\.json: ")
 
 
-def test_a_tokenizers_own_truncation_does_not_count(tiny):
+def test_the_truncation_setting_of_a_tokenizer_is_ignored(tiny):
     cut = {"max_length": 0, "strategy": "LongestFirst", "stride": 100, "direction": "Right"}
     (tiny / "tokenizer.json").write_text(json.dumps({**TOKENIZER, "truncation": cut}))
     image = Image.new("RGB", (50, 40), "red")

@@ -1,4 +1,4 @@
-"""The original's own answers (tests/data/parity, made with its classes at tiny size) are ours too."""
+"""Parity with the original at tiny size (results of its classes are in tests/data/parity)."""
 
 import itertools
 import json
@@ -17,7 +17,7 @@ PROMPTS = [p["text"] for p in EXPECTED["prompts"]]
 IMAGES = [str(PARITY / image["file"]) for image in EXPECTED["images"]]
 PAIRS = EXPECTED["pairs"]
 
-# The reference ran in float32 and differs from its own float64 by up to 4e-6 in rewards.
+# The reference is float32. Its rewards differ from its float64 rewards by up to 4e-6.
 REWARD, COSINE, GRADIENT = 2e-5, 2e-6, 1e-4
 
 pytestmark = [
@@ -33,7 +33,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def blip(tmp_path_factory):
-    """The BLIP baseline from the same encoders, stored as BLIP's own pre-training file would be."""
+    """Return a BLIP baseline with the same encoders, stored like BLIP's pre-training file."""
     folder = tmp_path_factory.mktemp("blip")
     state = torch.load(PARITY / "state_dict.pt", weights_only=True)
     encoders = {key.removeprefix("blip."): value for key, value in state.items() if key.startswith("blip.")}
@@ -89,7 +89,7 @@ def test_features_that_enter_the_head(model):
 @pytest.mark.parametrize("case", EXPECTED["ranks"], ids=lambda c: f"prompt{c['prompt']}-{len(c['images'])}")
 def test_rankings(model, blip, case):
     images = [IMAGES[i] for i in case["images"]]
-    single = len(images) == 1  # upstream gives bare numbers there, we always give lists
+    single = len(images) == 1  # the original returns plain numbers for one image; we always return lists
     rank, rewards, blip_rank, cosines = (
         [case[key]] if single and not isinstance(case[key], list) else case[key]
         for key in ("rank", "rewards", "blip_rank", "blip_scores")
@@ -127,7 +127,7 @@ def test_batched_single_padded_and_true_length_agree_in_any_order(model):
     single_scores = torch.tensor([model.score(p, i) for p, i in zip(prompts, images)])
     for batch_size in (1, 3, 32):
         batched = model.score_pairs(prompts, images, batch_size=batch_size)
-        # Measured: 5e-7 on AMD; with AVX2 kernels 1.2e-5 between batches was seen elsewhere.
+        # Measured between batches: 5e-7 on AMD, 1.2e-5 with AVX2 kernels.
         assert (batched - single_scores).abs().max() < 5e-5
     order = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(0))
     shuffled = model.score_pairs([prompts[i] for i in order], [images[i] for i in order], batch_size=5)

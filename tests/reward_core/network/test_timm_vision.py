@@ -1,4 +1,4 @@
-"""A timm ViT as the vision tower: trained, saved, loaded. Skipped where timm cannot be imported."""
+"""A timm ViT as vision encoder: trained, saved and loaded. Skipped without timm."""
 
 import importlib.util
 import re
@@ -17,7 +17,7 @@ NAME = "vit_tiny_patch16_224"
 
 
 def declare_torchvision_operators():
-    """torchvision built for another torch stops at operators that it does not have; timm needs none."""
+    """Import timm even if torchvision is built for another version of torch."""
     spec = importlib.util.find_spec("torchvision")
     if spec is None or spec.origin is None or hasattr(torch.ops.torchvision, "nms"):
         return None
@@ -67,7 +67,7 @@ def test_a_timm_tower_is_trained_saved_and_loaded(timm, folder, tmp_path):
     assert f"{tower}blocks.6.attn.qkv.weight" in changed
     assert not [key for key in changed if key.startswith((f"{tower}blocks.5.", f"{tower}patch_embed"))]
 
-    # The tokens are timm's own.
+    # The tokens are equal to timm's.
     own = timm.create_model(NAME, num_classes=0, img_size=64).eval()
     own.load_state_dict(
         {k.removeprefix(tower): v for k, v in model.state_dict().items() if k.startswith(tower)}
@@ -81,7 +81,7 @@ def test_a_timm_tower_is_trained_saved_and_loaded(timm, folder, tmp_path):
     exact, quick = (torch.tensor(m.score("light day", images)) for m in (model, fast))
     assert torch.allclose(exact, quick, atol=0.2)
 
-    for name, output in (("resnet18", "no plain ViT"), ("no_such_model", "has no model")):
+    for name, output in (("resnet18", "not a plain ViT"), ("no_such_model", "has no model")):
         with pytest.raises(InputError, match=output):
             starting_model(replace(settings, timm=name))
     with pytest.raises(InputError, match="set freeze_text=0"):

@@ -135,7 +135,7 @@ def test_imagerewarddb_killed_and_resumed(hub, start, prepare, tmp_path):
     done = prepare("--json")
     if done.returncode == 2:  # the client gives a cut connection up, or goes on by itself
         assert "train_4.zip" in done.stderr
-        assert "it goes on where it stopped" in done.stderr
+        assert "it resumes the download" in done.stderr
         assert whole(tmp_path, files) == ["train_1", "train_2", "train_3"]
         done = prepare("--json")
     assert not hub.dropped
@@ -219,10 +219,13 @@ print(json.dumps(answers))
         "few": "HubError", "untold": "HubError", "columns": "InputError", "nowhere": "HubError",
     }  # fmt: skip
     said = {name: answer[1] for name, answer in answers.items() if name != "good"}
-    assert "train_1.zip of zai-org/ImageRewardDB came wrong twice and was removed: checksum" in said["wrong"]
+    assert (
+        "train_1.zip of zai-org/ImageRewardDB: the file was wrong twice and was removed (checksum"
+        in said["wrong"]
+    )
     assert "instead of 00000" in said["wrong"]
     assert "20500000.00 GB are needed" in said["huge"]
-    assert "'../../../out.webp' would lie outside the folder" in said["outside"]
+    assert "'../../../out.webp' would be outside the folder" in said["outside"]
     assert "damaged" in said["damaged"]
     assert "holds 3 training zips; 1k needs more" in said["few"]
     assert "holds no metadata-test.parquet" in said["untold"]

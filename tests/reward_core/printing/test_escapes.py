@@ -1,4 +1,4 @@
-"""Texts of others as they are shown: in a terminal, in Markdown, HTML, charts and spreadsheets."""
+"""Untrusted texts in a terminal, in Markdown, HTML, charts and spreadsheets."""
 
 import argparse
 import csv
@@ -37,7 +37,7 @@ def test_hidden_characters_become_visible(show):
         assert f"{ord(character):x}" in shown.lower() or character in "\n\r\t"
 
 
-def test_visible_text_stays_as_it_is():
+def test_visible_text_is_unchanged():
     for text in (
         "été.png",
         "日本語",
@@ -64,7 +64,7 @@ def test_html_and_markdown_show_markup_as_text():
     assert markdown_text("12.5 [1, 2]") == "12.5 [1, 2]"
 
 
-def test_code_in_markdown_cannot_be_ended_by_its_text():
+def test_text_cannot_end_a_code_block_of_markdown():
     assert markdown_code("a`b") == "``a`b``"
     assert markdown_code("`") == "`` ` ``"
     block = markdown_block("x: 'a\n\n  ```\n\n  # heading'\n", "yaml")
@@ -73,7 +73,7 @@ def test_code_in_markdown_cannot_be_ended_by_its_text():
     assert python_string('a"b\\\n') == r'"a\"b\\\n"'
 
 
-def test_chart_labels_are_no_formulas(tmp_path):
+def test_chart_labels_are_not_formulas(tmp_path):
     figure = pytest.importorskip("matplotlib.figure").Figure()
     axis = figure.subplots()
     for name in ("$\\frac{", "_hidden", "a\x1bb", "50% & $5$", "<b>"):
@@ -93,7 +93,7 @@ def test_formulas_are_escaped_for_spreadsheets(text):
     assert shown == "'" + text or (shown[0] == "'" and shown.replace("'", "") == text)
 
 
-def test_formulas_behind_a_separator_are_escaped_too():
+def test_formulas_after_a_separator_are_escaped():
     assert spreadsheet_cell("a;=cmd|'/c calc'!A1") == "a;'=cmd|'/c calc'!A1"
     assert spreadsheet_cell("a\t@x\n +y") == "a\t'@x\n' +y"
     for text in ("a red - blue", "a=b", "1-2", "", "red; blue", "it's", "a, -b"):
@@ -147,7 +147,7 @@ def test_usage_errors_show_arguments_on_one_line(capsys):
     assert isinstance(parser, argparse.ArgumentParser)
 
 
-def test_what_libraries_print_is_escaped_too(capsys):
+def test_output_of_libraries_is_escaped(capsys):
     with printable_output():
         print("a\x1b[31m\u202eb\nc", file=sys.stderr)
         print("d\x07")

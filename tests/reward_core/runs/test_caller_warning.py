@@ -1,4 +1,4 @@
-"""Every warning names the line of the caller, once, through every public way to cause it."""
+"""Every warning of the public API points to the caller's line and appears once."""
 
 import json
 import threading
@@ -24,7 +24,7 @@ def tiny():
 
 
 def warned(call, times=1):
-    """Call repeatedly from one line under Python's default filter; return the warnings of our kinds."""
+    """Call a function repeatedly from one line and return the warnings of this project."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
         for _ in range(times):
@@ -38,7 +38,7 @@ def check_once(call, category):
     assert warning.filename == __file__
 
 
-def test_torchmetrics_metrics_name_the_callers_line(tiny):
+def test_warnings_of_torchmetrics_metrics_point_to_the_caller(tiny):
     torchmetrics = pytest.importorskip("torchmetrics")
     from reward_core.integrations.torchmetrics import RewardScore
 
@@ -49,7 +49,7 @@ def test_torchmetrics_metrics_name_the_callers_line(tiny):
     check_once(lambda: collection.update(pixels, [LONG]), PromptTruncatedWarning)
 
 
-def test_best_of_and_early_dropping_name_the_callers_line(tiny, pipelines):
+def test_warnings_of_best_of_and_early_dropping_point_to_the_caller(tiny, pipelines):
     diffusers = pytest.importorskip("diffusers")
     from reward_core.integrations.diffusers import DropPlan, best_of
 
@@ -61,22 +61,22 @@ def test_best_of_and_early_dropping_name_the_callers_line(tiny, pipelines):
     assert {warning.filename for warning in found} == {__file__}
 
 
-def test_all_scoring_methods_name_the_callers_line(tiny):
+def test_warnings_of_all_scoring_methods_point_to_the_caller(tiny):
     image = Image.new("RGB", (9, 9))
     check_once(lambda: tiny.score_matrix([LONG], [image]), PromptTruncatedWarning)
     check_once(lambda: tiny.score_pairs([LONG], [image]), PromptTruncatedWarning)
     check_once(lambda: tiny.rewards_from_pixels(torch.zeros(1, 3, 9, 9), [LONG]), PromptTruncatedWarning)
 
 
-def test_a_warning_appears_once_although_models_are_loaded_between(tiny, parity):
+def test_a_warning_appears_once_even_if_models_are_loaded_in_between(tiny, parity):
     def load_and_score():
-        RM.load(parity / "state_dict.pt", device="cpu")  # torch's own format
+        RM.load(parity / "state_dict.pt", device="cpu")  # the format of torch
         tiny.score(LONG, Image.new("RGB", (9, 9)))
 
     assert len(warned(load_and_score, times=3)) == 1
 
 
-def test_a_warning_appears_once_although_commands_run_between(tiny, command, tmp_path):
+def test_a_warning_appears_once_even_if_commands_run_in_between(tiny, command, tmp_path):
     Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
 
     def run_and_score():
@@ -86,7 +86,7 @@ def test_a_warning_appears_once_although_commands_run_between(tiny, command, tmp
     assert len(warned(run_and_score, times=3)) == 1
 
 
-def test_a_command_prints_its_warnings_as_lines_and_restores_how_they_are_shown(command, tmp_path):
+def test_a_command_prints_warnings_as_lines_and_restores_showwarning(command, tmp_path):
     Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
     before = warnings.showwarning
     done = command("rank", LONG, tmp_path / "a.png", "--model", "tiny")
@@ -94,7 +94,7 @@ def test_a_command_prints_its_warnings_as_lines_and_restores_how_they_are_shown(
     assert warnings.showwarning is before
 
 
-def test_threads_leave_the_filters_as_they_were(tiny, parity):
+def test_threads_do_not_change_warning_filters(tiny, parity):
     before = list(warnings.filters)
     threads = [threading.Thread(target=RM.load, args=(parity / "state_dict.pt", "cpu")) for _ in range(4)]
     for thread in threads:
@@ -104,7 +104,7 @@ def test_threads_leave_the_filters_as_they_were(tiny, parity):
     assert warnings.filters == before
 
 
-def test_reading_rankings_names_the_callers_line(tmp_path):
+def test_warnings_of_reading_rankings_point_to_the_caller(tmp_path):
     Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
     Image.new("RGB", (9, 9)).save(tmp_path / "b.png")
     record = {"id": "1", "prompt": "cat", "generations": ["a.png", "b.png"], "ranking": [1, 2]}
@@ -112,7 +112,7 @@ def test_reading_rankings_names_the_callers_line(tmp_path):
     check_once(lambda: read_splits(tmp_path), DataWarning)
 
 
-def test_prompts_without_images_are_named_shortened_at_the_callers_line(tmp_path):
+def test_a_warning_about_prompts_without_images_is_short_and_points_to_the_caller(tmp_path):
     Image.new("RGB", (9, 9)).save(tmp_path / "a_0.png")
     records = [{"id": "a", "prompt": "cat"}, {"id": "b" * 50_000, "prompt": "dog"}]
     (tmp_path / "prompts.json").write_text(json.dumps(records))
@@ -122,7 +122,7 @@ def test_prompts_without_images_are_named_shortened_at_the_callers_line(tmp_path
     assert len(str(caught[0].message)) < 1000
 
 
-def test_a_folder_without_locks_is_reported_at_the_callers_line(tmp_path, monkeypatch):
+def test_a_warning_about_a_disk_without_locks_points_to_the_caller(tmp_path, monkeypatch):
     def no_locks(*_, **__):
         raise NotImplementedError
 
@@ -135,13 +135,13 @@ def test_a_folder_without_locks_is_reported_at_the_callers_line(tmp_path, monkey
     check_once(lock, DataWarning)
 
 
-def test_saving_rounded_weights_names_the_callers_line(parity, tmp_path):
+def test_a_warning_about_saving_rounded_weights_points_to_the_caller(parity, tmp_path):
     fast = RM.load(parity / "state_dict.pt", device="cpu", precision="fast")
     fast.set_encoder_dtype(torch.bfloat16)
     check_once(lambda: fast.save_pretrained(tmp_path), RM.errors.RoundedWeightsWarning)
 
 
-def test_bulk_scoring_names_the_callers_line(tmp_path):
+def test_warnings_of_bulk_scoring_point_to_the_caller(tmp_path):
     import tarfile
 
     from reward_core.bulk import BulkSettings, Tars, score_to_file

@@ -1,4 +1,4 @@
-"""Power that fails: files have their content on the disk before they get their names."""
+"""Power loss: the content of files is on the disk before they are renamed."""
 
 import json
 import sys
@@ -25,7 +25,7 @@ def data(tmp_path):
 
 @pytest.fixture
 def some(folder, data, tmp_path):
-    """Settings of a run that writes three checkpoints."""
+    """Return settings of a run that writes three checkpoints."""
     return TrainingConfig(
         init=str(folder), data=str(data), out=str(tmp_path / "run"), epochs=1, steps=3, batch_size=1,
         accumulation=1, checkpoint_every=1, checkpoints=1, freeze=0.5, trackers=(), workers=1, cpu=True,
@@ -33,7 +33,7 @@ def some(folder, data, tmp_path):
 
 
 @linux
-def test_checkpoints_of_a_training_run_are_on_the_disk_before_older_ones_go(some, monkeypatch):
+def test_a_checkpoint_is_on_the_disk_before_older_ones_are_removed(some, monkeypatch):
     with recorded(monkeypatch) as found:
         Trainer(some).train()
     checkpoints = [name for name in found.names if name.startswith("step-")]
@@ -41,7 +41,7 @@ def test_checkpoints_of_a_training_run_are_on_the_disk_before_older_ones_go(some
     assert {"model.safetensors", "config.json", "README.md", "curves.png"} <= set(found.names)
     assert found.unsynced == []
     assert found.unsynced_folders == set()
-    assert "step-000002" in found.beside["step-000003"]  # removed only afterwards
+    assert "step-000002" in found.beside["step-000003"]  # removed later
 
 
 @linux
@@ -60,7 +60,7 @@ def test_saved_models_and_prepared_data_are_on_the_disk(model, data, tmp_path, m
     assert found.unsynced_folders == set()
 
 
-def test_an_older_run_is_refused_by_name(some, tmp_path):
+def test_the_error_for_a_run_of_an_older_version_names_it(some, tmp_path):
     Trainer(some).train()
     state = tmp_path / "run/checkpoints/step-000003/state.json"
     document = json.loads(state.read_text())
@@ -71,7 +71,7 @@ def test_an_older_run_is_refused_by_name(some, tmp_path):
             Trainer(replace(some, steps=3)).train()
 
 
-def test_a_newer_model_is_refused_by_name(model, tmp_path):
+def test_the_error_for_a_model_of_a_newer_version_names_it(model, tmp_path):
     model.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["format_version"] == 1
@@ -82,10 +82,10 @@ def test_a_newer_model_is_refused_by_name(model, tmp_path):
         RM.load(tmp_path, device="cpu")
 
 
-def test_data_prepared_by_a_newer_version_are_refused_by_name(data, tmp_path):
+def test_the_error_for_data_of_a_newer_version_names_it(data, tmp_path):
     out = tmp_path / "prepared"
     prepare_rankings(out, data / "train.json")
-    prepare_rankings(out, data / "train.json")  # the same data again
+    prepare_rankings(out, data / "train.json")  # prepare the same data again
     source = json.loads((out / "source.json").read_text())
     assert source["format_version"] == json.loads((out / "prepared.json").read_text())["format_version"] == 1
     (out / "source.json").write_text(json.dumps({**source, "format_version": 9}))

@@ -1,4 +1,4 @@
-"""The scoring methods: shapes, kinds of answer, batching, memory, meaning of a score."""
+"""The scoring methods: shapes, types of results, batching, memory, percentiles."""
 
 import math
 import os
@@ -46,7 +46,7 @@ def test_ranking_puts_the_highest_reward_first(model, images):
 
 
 def test_equal_rewards_are_ranked_in_input_order(model, images):
-    same = model.inference_rank(PROMPTS[0], [images[0]] * 3, batch_size=1)  # one computation, three times
+    same = model.inference_rank(PROMPTS[0], [images[0]] * 3, batch_size=1)  # the same computation three times
     assert same == ([1, 2, 3], [same[1][0]] * 3)
     assert ranking([0.5, -1.0, 0.5, -1.0, 2.0]) == [2, 4, 3, 5, 1]
 
@@ -81,11 +81,11 @@ def test_pairs_and_matrix_agree(model, images):
     assert [row.score for row in rows] == pytest.approx(pairs.tolist(), abs=5e-5)
 
 
-def test_images_once_encoded_serve_any_prompt(model, images):
+def test_encoded_images_can_be_scored_with_any_prompt(model, images):
     features = model.encode_images(images, batch_size=3)
     assert (len(features), features.data.device.type) == (4, "cpu")
     matrix = model.score_matrix(PROMPTS, images)
-    # Batches of 3 and 1 round differently from one of 4; 2e-6 was measured (Intel, AMX).
+    # Batches of 3 and 1 round differently from a batch of 4. Measured: 2e-6 (Intel, AMX).
     assert torch.allclose(model.score_matrix(PROMPTS, features), matrix, atol=1e-5)
     assert torch.allclose(model.score_matrix(PROMPTS[1:], features[[3, 0]]), matrix[1:, [3, 0]], atol=1e-5)
     joined = RM.ImageFeatures.cat([features[:1], features[1:]])
@@ -96,30 +96,30 @@ def test_features_of_another_model_are_refused(model, images):
     features = RM.load("tiny", device="cpu").encode_images(images[:1])
     with pytest.raises(RM.errors.InputError, match="of another model"):
         model.score_matrix(PROMPTS, features)
-    with pytest.raises(RM.errors.InputError, match="features of one model were expected"):
+    with pytest.raises(RM.errors.InputError, match="they are of different models"):
         RM.ImageFeatures.cat([features, model.encode_images(images[:1])])
     with pytest.raises(RM.errors.InputError, match="no images given"):
         model.encode_images([])
 
 
-def test_features_go_by_the_weights_that_made_them(model, parity, images):
+def test_features_depend_on_the_weights_of_the_encoder(model, parity, images):
     other = RM.load(parity / "state_dict.pt", device="cpu")
     features = pickle.loads(pickle.dumps(model.encode_images(images[:1])))
     expected = model.score(PROMPTS[0], images[0])
     assert other.score_matrix(PROMPTS[:1], features).item() == pytest.approx(expected, abs=1e-6)
     with torch.no_grad():
-        other.mlp.layers[-1].bias += 1  # a head of another training reads what the same encoder saw
+        other.mlp.layers[-1].bias += 1  # another head reads the features of the same encoder
         other.set_encoder_dtype(torch.bfloat16)
     assert other.score_matrix(PROMPTS[:1], features).item() > expected
     with torch.no_grad():
         next(p for p in other.blip.visual_encoder.parameters() if p.ndim == 2).mul_(1.1)
     with pytest.raises(RM.errors.InputError, match="of another model"):
         other.score_matrix(PROMPTS[:1], features)
-    read = model.encode_prompts(PROMPTS[:1])  # nothing but tokens, the same for any weights
+    read = model.encode_prompts(PROMPTS[:1])  # only tokens, which do not depend on the weights
     assert other.score_pairs(read, images[:1]).isfinite().all()
 
 
-def test_columns_of_a_table_are_taken_by_place(model, images):
+def test_columns_of_a_table_are_read_by_position(model, images):
     table = pandas.DataFrame({"prompt": PROMPTS, "picture": images[:3]})[::-1]  # labels 2, 1, 0
     prompts, drawn = PROMPTS[::-1], images[2::-1]
     expected = model.score_matrix(prompts, drawn)
@@ -133,7 +133,7 @@ def test_columns_of_a_table_are_taken_by_place(model, images):
     assert model.score(prompts[0], table["picture"]) == model.score(prompts[0], drawn)
 
 
-def test_a_batch_of_more_images_than_tokens_at_once(model):
+def test_a_batch_with_more_images_than_the_token_limit(model):
     image = Image.new("RGB", (48, 48), "red")
     rewards = model.score_matrix(["a dog"], model.encode_images([image])[[0] * 4100], batch_size=4100)
     assert torch.allclose(rewards, torch.tensor(model.score("a dog", image)), atol=1e-5)
@@ -141,7 +141,7 @@ def test_a_batch_of_more_images_than_tokens_at_once(model):
 
 def test_gradients_pass_after_scoring_in_inference_mode(parity):
     model = RM.load(parity / "state_dict.pt", device="cpu")
-    pixels = torch.rand(1, 3, 67, 71)  # a size that no other test resizes from
+    pixels = torch.rand(1, 3, 67, 71)  # a size that no other test uses
     with torch.inference_mode():
         before = model.rewards_from_pixels(pixels, PROMPTS[:1]).item()
     reward = model.rewards_from_pixels(pixels.requires_grad_(), PROMPTS[:1])
@@ -150,7 +150,7 @@ def test_gradients_pass_after_scoring_in_inference_mode(parity):
     assert reward.item() == pytest.approx(before, abs=1e-6)
 
 
-def test_scoring_methods_need_no_gradient_and_differentiable_methods_pass_it(model, images):
+def test_only_differentiable_methods_have_gradients(model, images):
     pixels = torch.rand(2, 3, 60, 52, requires_grad=True)
     rewards = model.rewards_from_pixels(pixels, PROMPTS[:2])
     assert rewards.shape == (2,)
@@ -176,7 +176,7 @@ def test_differentiable_method_agrees_with_the_image_method(model, images):
 
     image = Image.open(images[0])
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
-    # 1/255 apart in a few pixels at most, which moved this reward by 1e-3 at most
+    # a few pixels differ by 1/255, which changes this reward by at most 1e-3
     assert model.rewards_from_pixels(pixels, PROMPTS[:1]).item() == pytest.approx(
         model.score(PROMPTS[0], image), abs=2e-3
     )
@@ -196,7 +196,7 @@ def test_a_long_prompt_is_cut_with_one_warning(model, images):
 
 
 def test_percentile_comes_from_the_quantiles(model):
-    assert model.percentile(0.0) is None  # nobody measured this model's scores
+    assert model.percentile(0.0) is None  # the distribution of this model's scores is not known
     imagereward = ScoreQuantiles.standard_normal()
     assert imagereward.source == "approximate, N(0,1)"
     for score, percent in ((0.0, 50.0), (1.0, 84.13), (-1.0, 15.87), (2.0, 97.72), (-9.0, 0.0), (9.0, 100.0)):
@@ -207,16 +207,16 @@ def test_percentile_comes_from_the_quantiles(model):
     assert measured.percentile(250) == pytest.approx(25, abs=0.2)
 
 
-def test_every_scorer_is_a_scorer(model):
+def test_models_implement_the_scorer_protocol(model):
     assert isinstance(model, RM.Scorer)
 
 
-def test_the_names_that_work_are_listed():
+def test_available_models_are_listed():
     assert RM.available_models() == ["ImageReward-v1.0", "tiny", "tiny-judge"]
     assert RM.available_scores() == ["CLIP", "BLIP", "Aesthetic", "PickScore", "HPSv2.1"]
 
 
-# 4,000 images take 110 MB as a list and as much again stacked; half of them fit in 160 MB.
+# 4,000 images take 110 MB as a list and another 110 MB stacked; half of them fit in 160 MB.
 MEMORY = """
 import resource, sys
 import torch
@@ -241,7 +241,7 @@ print("halved and went on")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the address space is limited the Linux way")
-def test_out_of_memory_halves_the_batch_and_goes_on(parity):
+def test_out_of_memory_halves_the_batch_size(parity):
     # glibc would keep the address space of freed blocks in its heap, where oneDNN, which maps its code, finds
     # none left at times: here a freed block is given back.
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
@@ -254,8 +254,8 @@ def test_out_of_memory_halves_the_batch_and_goes_on(parity):
 # Precision
 
 
-def test_fast_agrees_with_exact_and_ranks_alike(parity):
-    """On a CPU without 16-bit products, fast is float32 and agrees to the bit."""
+def test_fast_agrees_with_exact_in_rewards_and_ranks(parity):
+    """On a CPU without 16-bit products, "fast" is float32 too."""
     groups = [(g.prompt, [Image.fromarray(p) for p in g.images]) for g in shapes.make_groups(12, start=123)]
     exact, fast = (RM.load("tiny", device="cpu", precision=precision) for precision in ("exact", "fast"))
     assert fast.mlp.layers[0].weight.dtype == torch.float32
@@ -265,7 +265,7 @@ def test_fast_agrees_with_exact_and_ranks_alike(parity):
     assert (a - b).abs().max() < 0.1 * a.std()  # measured with AVX512-BF16: 0.03
     order = torch.sign(a[:, None] - a) * torch.sign(b[:, None] - b)
     assert order.sum() / (len(a) * (len(a) - 1)) > 0.97  # Kendall's tau; measured: 0.99
-    # The methods keep their kinds.
+    # Scores are float32, and differentiable methods have gradients.
     features = fast.encode_images(groups[0][1])
     assert fast.score_matrix([groups[0][0]], features).dtype == torch.float32
     pixels = torch.rand(2, 3, 64, 64, requires_grad=True)
@@ -281,7 +281,7 @@ def test_auto_is_exact_on_a_cpu(model, images, folder):
         score("BLIP", precision="half")
 
 
-def test_the_command_takes_a_precision(command, images, folder):
+def test_the_command_has_an_option_for_the_precision(command, images, folder):
     done = command("rank", PROMPTS[0], *images, "--model", folder, "--device", "cpu", "--precision", "fast")
     assert done.returncode == 0, done.stderr
     assert command("rank", "p", images[0], "--precision", "half").returncode == 2

@@ -611,7 +611,7 @@ def test_presets_and_settings(tmp_path):
     ):
         with pytest.raises(InputError, match=output.replace("(", r"\(")):
             load_settings(settings=[wrong])
-    with pytest.raises(InputError, match="there are original"):
+    with pytest.raises(InputError, match="known are original"):
         load_settings(preset="none")
     assert PRESETS.keys() == {"original"}
 

@@ -1,4 +1,4 @@
-"""Scores how much people would prefer a generated image for a prompt.
+"""Score how much people would prefer a generated image for a prompt.
 
 import reward_core as RM
 

@@ -1,7 +1,7 @@
-"""Every error and warning of this package that a caller may want to tell apart.
+"""Errors and warnings of reward_core.
 
-Each error is also one of Python's own (ValueError, FileNotFoundError, ...), so callers who do not
-know this module can still catch it by kind.
+Each error also derives from one of Python's own (ValueError, FileNotFoundError, ...), so callers can catch
+it without importing this module.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from typing import Any
 
 
 class RewardCoreError(Exception):
-    """Base of all errors raised on purpose by reward_core."""
+    """Base class of all errors that reward_core raises on purpose."""
 
-    def __reduce__(self) -> tuple:  # for another process
-        # Python would call the class with the message, which is not what each of them is made of.
-        return _remade, (type(self), self.args, self.__dict__)
+    def __reduce__(self) -> tuple:  # worker processes pickle their errors
+        # By default unpickling calls the class with the message, but some classes take other arguments.
+        return _rebuild, (type(self), self.args, self.__dict__)
 
 
-def _remade(kind: type[RewardCoreError], args: tuple, attributes: dict) -> RewardCoreError:
+def _rebuild(kind: type[RewardCoreError], args: tuple, attributes: dict) -> RewardCoreError:
     builtin: Any = kind
     while builtin.__module__ != "builtins":
         builtin = builtin.__base__
@@ -29,7 +29,7 @@ def _remade(kind: type[RewardCoreError], args: tuple, attributes: dict) -> Rewar
 
 
 class InputError(RewardCoreError, ValueError):
-    """An argument cannot be used as given: no images, lengths that differ, an unknown option."""
+    """An invalid argument: no images, unequal lengths, an unknown option."""
 
 
 class PromptTypeError(RewardCoreError, TypeError):
@@ -37,7 +37,12 @@ class PromptTypeError(RewardCoreError, TypeError):
 
 
 class ImageError(RewardCoreError, ValueError):
-    """An image that cannot be read. ``image`` names it, ``reason`` says why."""
+    """An image that cannot be read.
+
+    Attributes:
+        image: name of the image.
+        reason: why it cannot be read.
+    """
 
     def __init__(self, image: str, reason: str):
         super().__init__(f"{image}: {reason}")
@@ -46,36 +51,40 @@ class ImageError(RewardCoreError, ValueError):
 
 
 class ImageNotFoundError(ImageError, FileNotFoundError):
-    """A path at which there is no file."""
+    """An image file that does not exist."""
 
-    # OSError would otherwise print its (empty) errno fields.
+    # OSError would otherwise print its empty errno fields.
     __str__ = Exception.__str__
 
 
 class MissingExtraError(RewardCoreError, ImportError):
-    """Something that is installed only on request is needed. ``extra`` names the request."""
+    """An optional dependency that is not installed.
+
+    Attributes:
+        extra: the extra of reward-core that installs it.
+    """
 
     def __init__(self, extra: str, needs: str):
-        super().__init__(f'{needs} is needed for this: pip install "reward-core[{extra}]"')
+        super().__init__(f'Cannot import {needs}. Install it with: pip install "reward-core[{extra}]"')
         self.extra = extra
 
 
 class TrainingError(RewardCoreError, ArithmeticError):
-    """A training run that came to nothing: steps in a row without a finite loss or gradient."""
+    """A training run failed: too many steps without a finite loss or gradient."""
 
 
 class CheckpointError(RewardCoreError, ValueError):
-    """A checkpoint file or folder that is damaged, incomplete or of another kind."""
+    """A checkpoint file or folder that is damaged, incomplete or of the wrong kind."""
 
 
 class KeyMismatchError(CheckpointError):
-    """Weights whose names or shapes are not the model's.
+    """Weights whose names or shapes do not match the model.
 
     Attributes:
-        missing: keys of the model that the checkpoint lacks.
-        unexpected: keys of the checkpoint that the model lacks.
+        missing: keys of the model that are not in the checkpoint.
+        unexpected: keys of the checkpoint that are not in the model.
         mismatched: (key, shape in the checkpoint, shape in the model).
-        lines: of the message.
+        lines: lines of the message.
     """
 
     SHOWN = 12
@@ -89,7 +98,7 @@ class KeyMismatchError(CheckpointError):
         hint: str = "",
     ):
         self.missing, self.unexpected, self.mismatched = list(missing), list(unexpected), list(mismatched)
-        shapes = [f"{key} {list(found)} instead of {list(wanted)}" for key, found, wanted in mismatched]
+        shapes = [f"{key} {list(actual)} instead of {list(expected)}" for key, actual, expected in mismatched]
         parts = [f"{source} does not fit the model."]
         for title, keys in (("missing", missing), ("unexpected", unexpected), ("wrong shape", shapes)):
             if keys:
@@ -102,27 +111,27 @@ class KeyMismatchError(CheckpointError):
 
 
 class HubError(RewardCoreError, OSError):
-    """A file could not be fetched: no network, no such repository, no permission."""
+    """A failed download or upload: no network, no such repository, no permission."""
 
     __str__ = Exception.__str__
 
 
 class DiskFullError(RewardCoreError, OSError):
-    """No space is left, or there is too little for what is to come."""
+    """No space left on the disk, or too little for the next file."""
 
 
 class OutputError(RewardCoreError, OSError):
-    """A result that could not be written: no room, no permission, another run using it."""
+    """A result that cannot be written: no space, no permission, another run uses it."""
 
     __str__ = Exception.__str__
 
 
 class RunInterrupted(KeyboardInterrupt):
-    """A bulk run was interrupted after it saved what it had scored.
+    """A bulk run was interrupted and saved its scores.
 
     Attributes:
-        saved: how many rows a run of the same command finds scored.
-        rows: how many the input has.
+        saved: number of rows whose scores are saved; the same command resumes after them.
+        rows: number of rows in the input.
     """
 
     def __init__(self, saved: int, rows: int):
@@ -131,45 +140,45 @@ class RunInterrupted(KeyboardInterrupt):
 
 
 class WorkerError(RewardCoreError, RuntimeError):
-    """A process that scores for another one ended before its work did."""
+    """A worker process ended before its work was done."""
 
     @property
     def lines(self) -> list[str]:
-        """The lines of the message: a process that failed sends its traceback."""
+        """Lines of the message, with the traceback of the worker if it sent one."""
         return str(self).split("\n")
 
 
 class NonFiniteRewardError(RewardCoreError, ArithmeticError):
-    """A reward came out NaN or infinite; such an image has no place in a ranking."""
+    """A reward that is NaN or infinite; such an image cannot be ranked."""
 
 
 class PromptTruncatedWarning(UserWarning):
-    """A prompt longer than the model reads; its last words had no part in the score."""
+    """A prompt is longer than the model reads; its last words do not affect the score."""
 
 
 class EmptyPromptWarning(UserWarning):
-    """An empty prompt: the score then says how the image is liked without any request."""
+    """A prompt is empty; the score then depends only on the image."""
 
 
 class PromptWithoutImageWarning(UserWarning):
-    """A prompts file names prompts for which the folder holds no image."""
+    """A prompts file has prompts for images that are not in the folder."""
 
 
 class DataWarning(UserWarning):
-    """Something that the data could hold is not there, or had to be left out."""
+    """Some data is missing or was skipped."""
 
 
 class StaleScoresWarning(UserWarning):
-    """Scores of an earlier run that cannot be kept: their file or their images were changed since."""
+    """Scores of an earlier run are discarded: their file or their images have changed."""
 
 
 class ClippedLevelsWarning(UserWarning):
-    """A 16-bit, 32-bit or float grayscale image that is scored black or white, as 8 bits show it."""
+    """A grayscale image of more than 8 bits is scored as black or white."""
 
 
 class CompilationWarning(UserWarning):
-    """The compiled path cannot be had here; scores are the same, but take longer."""
+    """Compiling failed; the scores are the same but take longer."""
 
 
 class RoundedWeightsWarning(UserWarning):
-    """Weights are saved that were rounded to 16 bits when they were loaded."""
+    """The saved weights were rounded to 16 bits when they were loaded."""

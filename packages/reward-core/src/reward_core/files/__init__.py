@@ -1,1 +1,1 @@
-"""Files that appear whole, and the forms in which rows and images are kept."""
+"""Atomic writes, and reading and writing of JSON, tables, zips and score files."""

@@ -1,4 +1,4 @@
-"""Files and folders that appear complete: written under a temporary name, synced, then renamed."""
+"""Atomic writes: to a temporary name, then sync, then rename."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from pathlib import Path
 
 @contextmanager
 def atomic_write(path: Path, beside: Path | None = None) -> Iterator[Path]:
-    """Yield a temporary path to write to; it replaces ``path`` at the end, or is removed on an error.
+    """Yield a temporary path that replaces ``path`` at the end.
+
+    It is removed on an error.
 
     Args:
         path: the file to create or replace.
         beside: folder of the temporary file, on the same disk (default: the folder of ``path``).
     """
-    # Part of the name is enough: a whole one may be as long as names can be.
+    # Only part of the name, because a full name may already have the maximum length.
     temporary = (beside or path.parent) / f".{path.name[:50]}.{os.getpid()}.tmp"
     try:
         yield temporary
@@ -30,7 +32,10 @@ def atomic_write(path: Path, beside: Path | None = None) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a new, empty folder to fill; it replaces ``path`` at the end, or is removed on an error."""
+    """Yield an empty folder that replaces ``path`` at the end.
+
+    It is removed on an error.
+    """
     temporary = path.with_name(f".{path.name[:50]}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -42,7 +47,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def replace_folder(new: Path, path: Path) -> None:
-    """Sync a folder's files and give it another's name; the other one is removed after that."""
+    """Sync a folder and rename it to ``path``, replacing a previous folder."""
     sync_tree(new)
     old = path.with_name(f".{path.name[:50]}.{os.getpid()}.old")
     shutil.rmtree(old, ignore_errors=True)
@@ -54,7 +59,7 @@ def replace_folder(new: Path, path: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Have all files of a folder, and their names, on the disk."""
+    """Flush all files of a folder and their names to the disk."""
     for parent, _, files in os.walk(folder):
         for name in files:
             sync_file(Path(parent, name))
@@ -62,7 +67,7 @@ def sync_tree(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Have a folder's names on the disk, where the system lets folders be opened."""
+    """Flush the names in a folder to the disk, on systems that can open folders."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -72,22 +77,22 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync_disk() -> None:
-    """Have everything that was written so far on the disk, for many files at once.
+    """Flush everything written so far to the disk, for many files at once.
 
-    Windows has no such call; it writes within seconds.
+    Windows does not have such a call; it writes within seconds.
     """
     if hasattr(os, "sync"):
         os.sync()
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file that appears complete or not at all."""
+    """Write a text file atomically."""
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def sync_file(path: Path) -> None:
-    """Have a file's content on the disk."""
-    # Windows syncs only what is open for writing; elsewhere a file may be read-only.
+    """Flush the content of a file to the disk."""
+    # Windows syncs only files opened for writing; elsewhere a file may be read-only.
     with open(path, "r+b" if os.name == "nt" else "rb") as file:
         os.fsync(file.fileno())

@@ -1,8 +1,8 @@
-"""The one way to parse bytes that somebody else wrote: any failure becomes an error of this project.
+"""Safe parsing of untrusted bytes: every failure becomes an error of this project.
 
-Parsers fail in more ways than their documentation lists: Pillow raises SyntaxError and struct.error, Rust
-extensions raise a PanicException that is no Exception, nested input raises RecursionError. A fixed list of
-exception types always misses one.
+Parsers fail in more ways than they document: Pillow raises SyntaxError and struct.error, Rust extensions
+raise a PanicException that is not an Exception, nested input raises RecursionError. A list of exception types
+would always be incomplete.
 """
 
 from __future__ import annotations
@@ -26,17 +26,18 @@ _KINDS = (
 
 
 class NotReadableError(ValueError):
-    """A file that is not read at all: a pipe, a device, or one that is too large."""
+    """A file that is refused: a pipe, a device, or a file that is too large."""
 
 
 @contextmanager
 def guarded(error: Callable[[BaseException], Exception]) -> Iterator[None]:
-    """Turn whatever a parser raises into an error of this project, with the original as its cause.
+    """Convert any exception of a parser to an error of this project.
 
-    Errors of this project, KeyboardInterrupt and SystemExit pass unchanged.
+    The exception becomes the cause of the error. Errors of this project, KeyboardInterrupt and SystemExit are
+    not converted.
 
     Args:
-        error: makes the project's error from what the parser raised; see `reason`.
+        error: function that makes the error from the exception of the parser (see `reason`).
     """
     try:
         yield
@@ -49,12 +50,12 @@ def guarded(error: Callable[[BaseException], Exception]) -> Iterator[None]:
 
 
 def is_panic(error: BaseException) -> bool:
-    """Return whether an exception is a panic of a Rust extension, which is not an Exception."""
+    """Return whether an exception is a panic of a Rust extension (not an Exception)."""
     return type(error).__name__ == "PanicException"
 
 
 def reason(error: BaseException) -> str:
-    """Return what went wrong, for a message."""
+    """Return the reason of an error, for a message."""
     if isinstance(error, MemoryError):
         return "not enough memory"
     if isinstance(error, RecursionError):
@@ -66,18 +67,18 @@ def reason(error: BaseException) -> str:
 
 
 def open_regular(path: str | os.PathLike[str], most: Limit) -> BinaryIO:
-    """Open a regular file for reading; never wait for a pipe or a device.
+    """Open a regular file for reading, without ever waiting for a pipe or a device.
 
     Args:
         path: the file; links are followed.
-        most: the largest size in bytes.
+        most: largest size in bytes.
 
     Raises:
-        NotReadableError: the path is not a regular file, or it is larger.
+        NotReadableError: the path is not a regular file, or the file is too large.
         OSError: the file cannot be opened.
     """
-    _check_regular(os.stat(path).st_mode)  # before opening, which can already do something to a device
-    # O_NONBLOCK: opening a pipe, put there meanwhile, would wait for a writer. Windows knows O_BINARY.
+    _check_regular(os.stat(path).st_mode)  # before opening, which may have effects on a device
+    # O_NONBLOCK: if the file is a pipe by now, opening it would wait for a writer. O_BINARY is for Windows.
     names = ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY")
     descriptor = os.open(path, sum((getattr(os, name, 0) for name in names), os.O_RDONLY))
     try:
@@ -93,7 +94,7 @@ def open_regular(path: str | os.PathLike[str], most: Limit) -> BinaryIO:
 
 
 def read_regular(path: str | os.PathLike[str], most: Limit) -> bytes:
-    """Return the content of a regular file. Args and errors: as `open_regular`."""
+    """Return the content of a regular file. Args and Raises are as in `open_regular`."""
     with open_regular(path, most) as file:
         return file.read(most.value)
 

@@ -1,4 +1,4 @@
-"""The version of a file format, written into each document and checked when it is read back."""
+"""Format versions: written into each document and checked when it is read."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ def check_format_version(
     """Raise an error unless a document has the current format version.
 
     Args:
-        document: what was read, a JSON object.
-        current: the version that this release writes and reads.
-        name: of the file or folder, for the error.
-        what_to_do: advice for an older format, a sentence.
-        error: kind of error.
-        absent: the version of documents that name none.
+        document: the document, a JSON object.
+        current: format version that this release writes and reads.
+        name: name of the file or folder in the error.
+        what_to_do: a sentence with advice for an older format.
+        error: class of the error.
+        absent: version of documents without a version.
     """
-    found = document.get(FORMAT_VERSION, absent)
-    if type(found) is int and found == current:
+    version = document.get(FORMAT_VERSION, absent)
+    if type(version) is int and version == current:
         return
-    if type(found) is int and found > current:
+    if type(version) is int and version > current:
         what_to_do = f"A newer version wrote it: update reward-core, refl and reward-benchmark. {what_to_do}"
     raise error(
-        f"Cannot read '{name}': it has format {found!r:.40}, this version reads format {current}. "
+        f"Cannot read '{name}': it has format {version!r:.40}, this version reads format {current}. "
         f"{what_to_do}"
     )

@@ -1,4 +1,4 @@
-"""A full disk as an error that says what to do."""
+"""Conversion of errors of a full disk to DiskFullError."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ from pathlib import Path
 
 from ..errors import DiskFullError
 
-# No space on the disk, the user's quota is used up, or a file is larger than the disk or a limit allows.
+# The disk is full, the quota of the user is used up, or a file is larger than allowed.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def raise_if_full(error: BaseException, folder: Path) -> None:
-    """Raise DiskFullError if an error, or one of its causes, is that of a full disk.
+    """Raise DiskFullError if an error or one of its causes comes from a full disk.
 
     Args:
-        folder: where a run writes.
+        error: the error to check.
+        folder: folder that a run writes to.
     """
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, OSError) and seen.errno in FULL:
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in FULL:
             raise DiskFullError(
-                f"Cannot write to '{folder}': no space left ({seen.strerror}). What is finished is kept: "
-                "free some space, then run the same command again."
+                f"Cannot write to '{folder}': no space left ({cause.strerror}). Finished work is kept. Free "
+                "some space, then run the same command again."
             ) from error
-        seen = seen.__cause__ or seen.__context__
+        cause = cause.__cause__ or cause.__context__

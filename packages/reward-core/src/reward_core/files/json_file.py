@@ -1,4 +1,4 @@
-"""JSON files: read with an error that names the file, written whole."""
+"""JSON files: read with limits, written atomically."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ from .foreign_bytes import read_regular, reason
 from .limits import MB, Limit
 from .tables import TableBudget
 
-# Bytes of a JSON file: a million rows of scores or rankings. MAX_VALUES bounds the memory that they take.
+# Largest JSON file: a million rows of scores or rankings. MAX_VALUES limits the memory of its values.
 MAX_JSON_BYTES = Limit("MAX_JSON_BYTES", 256 * MB)
-# Lists and objects in each other. Files of this project use 6; Python's repr fails at some hundreds.
+# Nesting depth of lists and objects. Files of this project use 6; Python's repr fails at some hundreds.
 MAX_JSON_DEPTH = 100
-# Digits of a whole number: every number below is a finite float.
+# Number of digits of a whole number. Numbers with fewer digits are finite floats.
 MAX_DIGITS = 300
 
 
 def read_json(
     path: Path, most: Limit = MAX_JSON_BYTES, error: type[RewardCoreError] = CheckpointError
 ) -> Any:
-    """Return a JSON file's content.
+    """Return the content of a JSON file.
 
     Args:
-        most: the largest size in bytes.
-        error: what to raise.
+        path: the file.
+        most: largest size in bytes.
+        error: class of the error to raise.
 
     Raises:
-        error: the file cannot be read, or it is not JSON; the message names the file.
+        error: the file cannot be read or is not JSON.
     """
     try:
         return parse_json(read_regular(path, most).decode("utf-8"))
@@ -42,11 +43,12 @@ def parse_json(text: str, budget: TableBudget | None = None) -> Any:
     """Return the content of a JSON text.
 
     Args:
-        budget: of the file that the text is a part of.
+        text: the JSON text.
+        budget: budget of the file that the text is part of.
 
     Raises:
-        ValueError: it is not JSON, it holds more than MAX_VALUES values, it is nested more than
-            MAX_JSON_DEPTH deep, or it has a whole number of more than MAX_DIGITS digits.
+        ValueError: the text is not JSON, has more than MAX_VALUES values, is nested more than MAX_JSON_DEPTH
+            deep, or has a whole number with more than MAX_DIGITS digits.
     """
     (budget or TableBudget()).take_json(text)
     try:
@@ -82,5 +84,5 @@ def _too_deep() -> str:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write ``content`` as a JSON file, whole or not at all."""
+    """Write ``content`` as a JSON file, atomically."""
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")

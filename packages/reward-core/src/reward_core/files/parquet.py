@@ -1,4 +1,4 @@
-"""pyarrow, or an error that says how to install it; small tables read whole."""
+"""Import of pyarrow, and reading of small Parquet tables."""
 
 from __future__ import annotations
 
@@ -12,10 +12,15 @@ ROWS_AT_ONCE = 64
 
 
 def load_pyarrow():
+    """Import and return pyarrow.
+
+    Raises:
+        InputError: pyarrow is not installed.
+    """
     try:
         import pyarrow.parquet
     except ImportError as error:
-        raise InputError('a .parquet file needs pyarrow: pip install "reward-core[parquet]"') from error
+        raise InputError('Parquet files need pyarrow: pip install "reward-core[parquet]"') from error
     return pyarrow
 
 
@@ -24,10 +29,10 @@ def read_cells(file: Any, columns: Sequence[str] | None = None) -> list[dict[str
 
     Args:
         file: a `pyarrow.parquet.ParquetFile`.
-        columns: their names; default: all.
+        columns: names of the columns (default: all).
 
     Raises:
-        ValueError: the rows hold more than a table may; a few bytes can stand for many equal cells.
+        ValueError: the table has too many values; a few bytes can encode many equal cells.
     """
     budget = TableBudget()
     rows: list[dict[str, Any]] = []

@@ -1,4 +1,4 @@
-"""Rows of scores as a file: CSV, JSON, JSON lines or Parquet, by the file's extension."""
+"""Score files: CSV, JSON, JSON lines or Parquet, depending on the extension."""
 
 from __future__ import annotations
 
@@ -17,30 +17,32 @@ EXTENSIONS = (".csv", ".json", ".jsonl", ".parquet")
 
 
 def check_writable(path: Path) -> None:
-    """Raise InputError, before any work is done, if ``write_rows`` could not write there."""
+    """Raise InputError if ``write_rows`` cannot write to a path."""
     if path.suffix not in EXTENSIONS:
         raise InputError(f"{path}: the extension must be one of {', '.join(EXTENSIONS)}")
     if path.is_dir() or not path.absolute().parent.is_dir():
-        raise InputError(f"{path}: cannot be written (a folder, or in a folder that does not exist)")
+        raise InputError(f"{path}: cannot be written (it is a folder, or its folder does not exist)")
     if path.suffix == ".parquet":
         load_pyarrow()
 
 
 def write_rows(rows: Sequence[ScoredRow], path: Path, first: int = 0) -> None:
-    """Write row, prompt, image, score, error of each row; the file appears whole or not at all.
+    """Write row, prompt, image, score, error of each row to a file, atomically.
 
     Args:
-        first: the number of the first row.
+        rows: the rows.
+        path: the file; its extension is the format.
+        first: number of the first row.
     """
     with atomic_write(path) as temporary:
         write_rows_as(path.suffix, rows, temporary, first)
 
 
 def write_rows_as(extension: str, rows: Sequence[ScoredRow], path: Path, first: int = 0) -> None:
-    """Write rows to a file of any name, as ``write_rows`` does for a path with this extension.
+    """Write rows to a file of any name, in the format of an extension.
 
-    The bytes of a file name that are no UTF-8 appear as "\\udc.." escapes (which JSON turns back), also where
-    an error has the name in it.
+    Bytes of a file name that are not UTF-8 are written as "\\udc.." escapes (which JSON decodes), also in
+    errors that contain the name.
     """
     records = [{"row": i, **vars(row)} for i, row in enumerate(rows, start=first)]
     if extension == ".parquet":
@@ -71,9 +73,9 @@ def parquet_schema():
 
 @dataclass(frozen=True)
 class ScoredRow:
-    """One (prompt, image) of a long run: a score, or the error that kept it from having one.
+    """Result of a (prompt, image) pair in a long run: a score or an error.
 
-    ``prompt`` is None where the error is that there is none.
+    ``prompt`` is None if the error is a missing prompt.
     """
 
     prompt: str | None

@@ -1,4 +1,4 @@
-"""Images into folders by their scores: first a plan, then moves or copies that never overwrite."""
+"""Sorting of images into folders by score, without overwriting files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")
 
 @dataclass(frozen=True)
 class Placement:
-    """An image, its score and where it is to go."""
+    """An image, its score and its target path."""
 
     image: Path
     score: float
@@ -27,40 +27,40 @@ class Placement:
 
     @property
     def there(self) -> bool:
-        """Whether it is there already."""
+        """Whether the image is already at its target."""
         return self.image == self.target
 
 
 def images_in(folder: Path) -> list[Path]:
-    """PNG, JPEG and WebP files of a folder, not of its subfolders, by name."""
+    """Return the PNG, JPEG and WebP files in a folder (not its subfolders), by name."""
     files = (file for file in folder.iterdir() if file.suffix.lower() in EXTENSIONS and file.is_file())
     return sorted(file for file in files if not file.name.startswith("."))
 
 
 def images_to_sort(folder: Path, folders: Sequence[Path], copy: bool) -> list[Path]:
-    """The images of a folder and those that an earlier run moved out of it into ``folders``.
+    """Return the images in a folder and those that an earlier run moved.
 
-    A file in ``folders`` that is a copy of one still in ``folder`` does not count again; nor, where images
-    are to be copied, does any other.
+    With ``copy``, only the images in ``folder`` are returned. Otherwise files in ``folders`` that are copies
+    of an image in ``folder`` are left out.
     """
     images = images_in(folder)
     if copy:
         return images
-    here = {image.name: image for image in images}
-    moved = [image for into in folders if into.is_dir() for image in images_in(into)]
-    return images + [image for image in moved if not _same(here.get(image.name), image)]
+    by_name = {image.name: image for image in images}
+    moved = [image for target in folders if target.is_dir() for image in images_in(target)]
+    return images + [image for image in moved if not _same(by_name.get(image.name), image)]
 
 
 def cut_by_top(count: int, tops: Sequence[str]) -> list[int]:
-    """Sizes of the folders but the last for ``count`` images.
+    """Return the number of images for each folder except the last.
 
     Args:
-        count: of images.
-        tops: for each of these folders a number ("20") or a share of all images ("10%"; rounded, and at
-            least one image).
+        count: number of images.
+        tops: a number ("20") or a share of all images ("10%", rounded, at least one image) for each of these
+            folders.
 
     Raises:
-        InputError: neither, or shares of more than 100%.
+        InputError: not a number or share, or a value out of range.
     """
     sizes: list[int] = []
     left = count
@@ -69,7 +69,7 @@ def cut_by_top(count: int, tops: Sequence[str]) -> list[int]:
         try:
             value = float(number) if top.endswith("%") else int(number)
         except ValueError:
-            raise InputError(f"--top: a number (20) or a share (10%) was expected, got {top!r}") from None
+            raise InputError(f"--top: expected a number (20) or a share (10%), got {top!r}") from None
         if not 0 < value < (100.0001 if top.endswith("%") else math.inf):
             raise InputError(f"--top: {top} is out of range")
         size = max(1, int(count * value / 100 + 0.5)) if top.endswith("%") else int(value)
@@ -84,27 +84,28 @@ def plan(
     tops: Sequence[str] | None = None,
     thresholds: Sequence[float] | None = None,
 ) -> list[Placement]:
-    """Which image goes into which folder, the best first; equal scores by name.
+    """Return a placement for each image, best first; equal scores are ordered by name.
 
     Args:
-        scores: of all images.
-        folders: for the best to the worst, two at least.
-        tops: see cut_by_top, one for each folder but the last.
-        thresholds: falling, one for each folder but the last: it takes what scores at least so much.
+        scores: score of each image.
+        folders: at least two folders, from best to worst.
+        tops: number or share of images for each folder except the last (see `cut_by_top`).
+        thresholds: smallest score for each folder except the last, in descending order.
 
     Raises:
-        InputError: cuts that do not fit the folders.
+        InputError: the cuts do not match the folders, or a score is not finite.
     """
     cuts = tops if tops is not None else thresholds or []
     if len(folders) < 2 or len(cuts) != len(folders) - 1:
         raise InputError(
-            f"two folders and more need one cut fewer: got {len(folders)} folders and {len(cuts)} cuts"
+            f"Cannot sort into {len(folders)} folders with {len(cuts)} cuts: give at least two folders, and "
+            "one cut for each folder except the last."
         )
     if len(set(folders)) != len(folders):
-        raise InputError("the same folder is named twice")
+        raise InputError("Cannot sort: the same folder is given twice.")
     for image, score in scores.items():
         if not math.isfinite(score):
-            raise InputError(f"{image}: its score is {score}; score it again before sorting")
+            raise InputError(f"Cannot sort {image}: its score is {score}. Score it again before sorting.")
     ranked = sorted(scores, key=lambda image: (-scores[image], image.name, str(image)))
     if tops is not None:
         sizes = cut_by_top(len(ranked), tops)
@@ -113,9 +114,9 @@ def plan(
     else:
         limits = list(thresholds or [])
         if not all(math.isfinite(limit) for limit in limits):
-            raise InputError(f"--threshold: numbers were expected, got {', '.join(map(str, cuts))}")
+            raise InputError(f"--threshold: expected finite numbers, got {', '.join(map(str, cuts))}")
         if limits != sorted(limits, reverse=True):
-            raise InputError(f"--threshold: the thresholds must fall, got {', '.join(map(str, cuts))}")
+            raise InputError(f"--threshold: must be in descending order, got {', '.join(map(str, cuts))}")
         indices = [sum(scores[image] < limit for limit in limits) for image in ranked]
     return [
         Placement(image, scores[image], folders[index] / image.name) for image, index in zip(ranked, indices)
@@ -123,28 +124,28 @@ def plan(
 
 
 def conflicts(placements: Sequence[Placement]) -> list[tuple[Path, str]]:
-    """Images whose place another file has, or another image wants."""
+    """Return images that cannot be placed because their target is taken, with reasons."""
     taken: set[Path] = set()
-    found = []
+    result = []
     for p in placements:
-        there = os.path.lexists(p.target) and not _same(p.image, p.target)
-        if not p.there and (p.target in taken or there):
-            found.append((p.image, f"{p.target} exists already and is not overwritten"))
+        occupied = os.path.lexists(p.target) and not _same(p.image, p.target)
+        if not p.there and (p.target in taken or occupied):
+            result.append((p.image, f"{p.target} exists already and is not overwritten"))
         taken.add(p.target)
-    return found
+    return result
 
 
 def carry_out(placement: Placement, copy: bool, folders: Sequence[Path] = ()) -> None:
-    """Move or copy one image, and the caption (picture.txt) beside it; nothing is ever overwritten.
+    """Move or copy an image and its caption (IMAGE.txt) without overwriting files.
 
     Args:
-        placement: of the image.
-        copy: leave the image where it is. A copy that an earlier run put into another of ``folders`` is
-            moved over from there.
-        folders: all that images are sorted into.
+        placement: the image and its target.
+        copy: copy the image instead of moving it. A copy that an earlier run put into another of ``folders``
+            is moved from there.
+        folders: all folders that images are sorted into.
 
     Raises:
-        ImageError: another file is in its place, or the file system refuses.
+        ImageError: the target is another file, or the file system refuses.
     """
     source, target = placement.image, placement.target
     if placement.there:
@@ -154,23 +155,23 @@ def carry_out(placement: Placement, copy: bool, folders: Sequence[Path] = ()) ->
             if not _same(source, target):
                 raise FileExistsError(str(target))
             if not copy:
-                os.unlink(source)  # copied by an earlier run, or moved by one that was killed meanwhile
+                os.unlink(source)  # an earlier run copied it, or was killed while moving it
             return
         target.parent.mkdir(parents=True, exist_ok=True)
         if copy:
-            elsewhere = (folder / source.name for folder in folders)
-            old = next((file for file in elsewhere if file != source and _same(source, file)), None)
+            candidates = (folder / source.name for folder in folders)
+            old = next((file for file in candidates if file != source and _same(source, file)), None)
             _with_caption(old or source, target, stay=old is None)
         else:
             _with_caption(source, target, stay=False)
     except FileExistsError as error:
         raise ImageError(str(source), f"{target} exists already and is not overwritten") from error
     except OSError as error:
-        raise ImageError(str(source), f"cannot go to {target}: {error.strerror or error}") from error
+        raise ImageError(str(source), f"cannot write {target}: {error.strerror or error}") from error
 
 
 def _with_caption(source: Path, target: Path, stay: bool) -> None:
-    """Move an image, or copy it if it is to stay; its caption first, so that none is left behind."""
+    """Move an image, or copy it with ``stay``; its caption goes first."""
     caption, caption_target = source.with_suffix(".txt"), target.with_suffix(".txt")
     if caption.is_file() and not os.path.lexists(caption_target):
         others = any(file.stem == source.stem for file in images_in(source.parent) if file != source)
@@ -179,7 +180,7 @@ def _with_caption(source: Path, target: Path, stay: bool) -> None:
 
 
 def _same(one: Path | None, other: Path) -> bool:
-    """Whether both are files of their own (no links) with the same content."""
+    """Return whether both are regular files (not links) with the same content."""
     if one is None or one.is_symlink() or other.is_symlink() or not (one.is_file() and other.is_file()):
         return False
     return filecmp.cmp(one, other, shallow=False)
@@ -187,17 +188,17 @@ def _same(one: Path | None, other: Path) -> bool:
 
 def _move(source: Path, target: Path) -> None:
     if source.is_symlink():
-        leads = os.readlink(source)
-        if not os.path.isabs(leads):  # from its new place to the same file
-            here, there = os.path.realpath(source.parent), os.path.realpath(target.parent)
-            leads = os.path.relpath(os.path.join(here, leads), there)
-        os.symlink(leads, target)
+        destination = os.readlink(source)
+        if not os.path.isabs(destination):  # make it relative to the new folder
+            old_folder, new_folder = os.path.realpath(source.parent), os.path.realpath(target.parent)
+            destination = os.path.relpath(os.path.join(old_folder, destination), new_folder)
+        os.symlink(destination, target)
     else:
         try:
-            os.link(source, target)  # unlike a rename, it fails where something came in between
+            os.link(source, target)  # unlike a rename, it fails if the target exists by now
         except FileExistsError:
             raise
-        except OSError:  # a file system without hard links, or another one
+        except OSError:  # no hard links, or another file system
             _copy(source, target)
     os.unlink(source)
 

@@ -1,4 +1,4 @@
-"""Zips of images, unpacked safely: whole or not at all, and never outside their folder."""
+"""Safe and atomic unpacking of zips with images."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from .atomic_write import sync_disk, sync_folder
 
 Track: TypeAlias = "Callable[[list[zipfile.ZipInfo]], Generator[zipfile.ZipInfo, None, None]]"
 
-MAX_UNPACKED = 20 * 2**30  # bytes of one zip; the largest published one holds about 1.2 GB
-MAX_RATIO = 200  # of a member's size to its packed size; images hardly shrink at all
-MAX_MEMBERS = 1_000_000  # files of one zip; the largest published one has about 16,000
-MAX_NAME = 255  # bytes of a file's or folder's name, on every common file system
-MAX_PATH = 1024  # bytes of a member's whole path; systems take 4,096 with the target's own path
+MAX_UNPACKED = 20 * 2**30  # bytes of an unpacked zip; the largest published one has about 1.2 GB
+MAX_RATIO = 200  # ratio of unpacked to packed size of a member; images hardly shrink
+MAX_MEMBERS = 1_000_000  # files in a zip; the largest published one has about 16,000
+MAX_NAME = 255  # bytes of a file or folder name, as on every common file system
+MAX_PATH = 1024  # bytes of the path of a member; systems allow 4,096 including the path of the target
 _SUFFIXES = {".png", ".webp", ".jpg", ".jpeg", ".json", ".txt", ".md"}
 _UNPACKING = ".unpacking-"
 
@@ -28,27 +28,30 @@ _UNPACKING = ".unpacking-"
 def unzip(
     path: Path, target: Path, finish: Callable[[Path], None] | None = None, track: Track | None = None
 ) -> None:
-    """Unpack images into ``target``, which appears whole or not at all.
+    """Unpack a zip of images to the folder ``target``, atomically.
 
-    A single folder at the top of the zip is taken for ``target`` itself. Every member's checksum is
-    compared.
+    If the zip has a single folder with the name of ``target`` at the top, its content is unpacked. The
+    checksum of every member is checked.
 
     Args:
-        finish: called with the unpacked folder before it gets its name; what it writes there appears with it.
-        track: yields the members it is given and shows progress meanwhile (``runs.progress.unpacking``).
+        path: the zip.
+        target: folder to create.
+        finish: function that is called with the unpacked folder before it is renamed to ``target``; files
+            that it writes there appear together with the images.
+        track: function that yields the given members and shows progress (``runs.progress.unpacking``).
 
     Raises:
-        InputError: the zip is damaged (it is then removed, to be downloaded again), encrypted or packed by an
-            unknown method; it has a member that would be outside the folder, a link, a name that cannot be a
-            file's, or more bytes than images can have.
+        InputError: the zip is damaged (it is then removed, so that it can be downloaded again), encrypted or
+            packed by an unknown method; or a member is outside the folder, a link, too large, or has an
+            invalid name.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f"{_UNPACKING}{target.name}-{os.getpid()}")
     try:
         with reading_zip(path, remove_damaged=True), zipfile.ZipFile(path) as archive:
             members = safe_members(path, archive)
-            with closing((track or _untracked)(members)) as shown:
-                for member in shown:
+            with closing((track or _untracked)(members)) as tracked:
+                for member in tracked:
                     destination = temporary / PurePosixPath(member.filename)
                     destination.parent.mkdir(parents=True, exist_ok=True)
                     with archive.open(member) as source, destination.open("wb") as out:
@@ -58,7 +61,7 @@ def unzip(
         root = entries[0] if nested else temporary
         if finish is not None:
             finish(root)
-        sync_disk()  # the zip may be removed after this
+        sync_disk()  # the caller may remove the zip after this
         os.replace(root, target)
         sync_folder(target.parent)
     finally:
@@ -67,19 +70,20 @@ def unzip(
 
 @contextmanager
 def reading_zip(path: Path, remove_damaged: bool = False) -> Iterator[None]:
-    """Turn whatever reading a zip raises into an InputError that names the zip.
+    """Convert errors from reading a zip to InputError.
 
-    Errors of the operating system, such as a full disk, stay as they are.
+    Errors of the operating system, such as a full disk, are not converted.
 
     Args:
-        remove_damaged: remove a damaged zip, because it was downloaded and can be downloaded again.
+        path: the zip.
+        remove_damaged: remove a damaged zip, because it can be downloaded again.
     """
     try:
         yield
     except (RewardCoreError, FileNotFoundError):
         raise
     except (NotImplementedError, RuntimeError, MemoryError) as error:  # a method, a password, a dictionary
-        reason = str(error) or "it needs more memory than there is"
+        reason = str(error) or "not enough memory"
         raise InputError(
             f"Cannot unpack '{path}': {reason}. Unpack it with another program, or pack it again with `zip`."
         ) from error
@@ -91,7 +95,9 @@ def reading_zip(path: Path, remove_damaged: bool = False) -> Iterator[None]:
             path.unlink(missing_ok=True)
             action = "It was removed; run the same command to download it again."
         reason = str(error) or type(error).__name__
-        raise InputError(f"{path}: cannot be read as a zip, it is damaged: {reason}. {action}") from error
+        raise InputError(
+            f"{path}: cannot be read as a zip, the file is damaged: {reason}. {action}"
+        ) from error
 
 
 def _untracked(members: list[zipfile.ZipInfo]) -> Generator[zipfile.ZipInfo, None, None]:
@@ -99,28 +105,31 @@ def _untracked(members: list[zipfile.ZipInfo]) -> Generator[zipfile.ZipInfo, Non
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes left half unpacked in ``folder``. Only for whoever alone writes there."""
+    """Remove partly unpacked folders of killed processes.
+
+    No other process may write to ``folder``.
+    """
     for leftover in folder.glob(f"{_UNPACKING}*"):
         shutil.rmtree(leftover, ignore_errors=True)
 
 
 def safe_members(path: Path, archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
-    """Return the images and texts of a zip.
+    """Return the images and text files in a zip.
 
     Raises:
-        InputError: there are none, or one of them is not safe to unpack.
+        InputError: the zip has none, or one of them is not safe to unpack.
     """
     members = [m for m in archive.infolist() if not m.is_dir() and _is_wanted(m)]
     if not members:
-        raise InputError(f"{path}: holds no images")
+        raise InputError(f"{path}: contains no images")
     if len(members) > MAX_MEMBERS:
-        raise InputError(f"{path}: would unpack to {len(members):,} files; not unpacked")
+        raise InputError(f"{path}: not unpacked, because it would unpack to {len(members):,} files")
     for member in members:
         _check_member(path, member)
         _check_name(path, member.filename)
     _check_folders(path, [member.filename for member in members])
     if sum(m.file_size for m in members) > MAX_UNPACKED:
-        raise InputError(f"{path}: would unpack to more than {MAX_UNPACKED:,} bytes; not unpacked")
+        raise InputError(f"{path}: not unpacked, because it would unpack to more than {MAX_UNPACKED:,} bytes")
     return members
 
 
@@ -132,14 +141,14 @@ def _is_wanted(member: zipfile.ZipInfo) -> bool:
 def _check_member(path: Path, member: zipfile.ZipInfo) -> None:
     name = PurePosixPath(member.filename.replace("\\", "/"))
     if name.is_absolute() or ".." in name.parts or ":" in name.parts[0]:
-        raise InputError(f"{path}: {member.filename!r} would lie outside the folder; not unpacked")
+        raise InputError(f"{path}: not unpacked, because {member.filename!r} would be outside the folder")
     if stat.S_ISLNK(member.external_attr >> 16):
-        raise InputError(f"{path}: {member.filename!r} is a link; not unpacked")
+        raise InputError(f"{path}: not unpacked, because {member.filename!r} is a link")
     if name.suffix.lower() not in _SUFFIXES:
-        raise InputError(f"{path}: {member.filename!r} is no image; not unpacked")
+        raise InputError(f"{path}: not unpacked, because {member.filename!r} is not an image")
     if member.file_size > 2**20 and member.file_size > MAX_RATIO * max(1, member.compress_size):
         raise InputError(
-            f"{path}: {member.filename!r} would unpack to {member.file_size:,} bytes; not unpacked"
+            f"{path}: not unpacked, because {member.filename!r} would unpack to {member.file_size:,} bytes"
         )
     if member.flag_bits & 1:
         raise InputError(
@@ -149,23 +158,23 @@ def _check_member(path: Path, member: zipfile.ZipInfo) -> None:
 
 
 def _check_name(path: Path, name: str) -> None:
-    """Raise InputError if no file can have this name."""
+    """Raise InputError if a name is not valid for a file."""
     try:
         parts = [part.encode() for part in PurePosixPath(name).parts]
     except UnicodeEncodeError as error:
-        raise InputError(f"{path}: {name!r} is not a valid name; not unpacked") from error
+        raise InputError(f"{path}: not unpacked, because {name!r} is not a valid name") from error
     if any(len(part) > MAX_NAME for part in parts) or sum(map(len, parts)) + len(parts) > MAX_PATH:
-        shown = name if len(name) <= 80 else f"{name[:77]}..."
+        short_name = name if len(name) <= 80 else f"{name[:77]}..."
         raise InputError(
-            f"{path}: the name {shown!r} has {len(name.encode()):,} bytes, more than a file's can have "
-            f"({MAX_NAME} for each part, {MAX_PATH:,} in all); not unpacked"
+            f"{path}: not unpacked, because the name {short_name!r} is too long ({len(name.encode()):,} "
+            f"bytes; at most {MAX_NAME} for each part and {MAX_PATH:,} in all)"
         )
 
 
 def _check_folders(path: Path, names: list[str]) -> None:
-    """Raise InputError if a name is a file's and a folder's too, as no file system allows."""
+    """Raise InputError if a file and a folder have the same name."""
     files = {PurePosixPath(name) for name in names}
     for name in names:
         for parent in PurePosixPath(name).parents:
             if parent in files:
-                raise InputError(f"{path}: {str(parent)!r} is a file and a folder at once; not unpacked")
+                raise InputError(f"{path}: not unpacked, because {str(parent)!r} is both a file and a folder")

@@ -1,1 +1,1 @@
-"""Files from the Hugging Face Hub and from plain addresses, and uploads."""
+"""Downloads from the Hugging Face Hub and other URLs, and uploads to the hub."""

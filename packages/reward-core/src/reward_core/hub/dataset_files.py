@@ -1,4 +1,4 @@
-"""Files of a dataset on the hub: listed with checksums at one commit, fetched, verified."""
+"""Files of a dataset on the hub: listing, download and verification."""
 
 from __future__ import annotations
 
@@ -15,7 +15,14 @@ from .downloads import as_hub_error
 
 @dataclass(frozen=True)
 class RepoFile:
-    """size in bytes. sha256: of large files; git_sha1: of the small ones that lie in git itself."""
+    """A file in a repository of the hub.
+
+    Attributes:
+        path: path in the repository.
+        size: size in bytes.
+        sha256: checksum of a large file (LFS).
+        git_sha1: checksum of a small file, stored in git.
+    """
 
     path: str
     size: int
@@ -46,10 +53,14 @@ class RepoListing:
 
 
 def list_dataset(repo_ids: Sequence[str], revision: str | None = None) -> RepoListing:
-    """What the first of the repositories that exists holds; the others are its former names.
+    """Return the files of the first repository that exists.
+
+    Args:
+        repo_ids: name of the repository, followed by its former names.
+        revision: branch, tag or commit (default: main).
 
     Raises:
-        HubError: none exists, or the hub cannot be reached.
+        HubError: no repository exists, or the hub cannot be reached.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
@@ -65,24 +76,25 @@ def list_dataset(repo_ids: Sequence[str], revision: str | None = None) -> RepoLi
             if isinstance(error, RepositoryNotFoundError) and not isinstance(error, GatedRepoError):
                 continue
             raise as_hub_error(
-                repo_id, error, without_network="Run the same command where the hub is."
+                repo_id, error, without_network="Run the same command with a network connection."
             ) from error
         files = {
             e.path: RepoFile(e.path, e.size, e.lfs.sha256 if e.lfs else None, None if e.lfs else e.blob_id)
             for e in entries
         }
         return RepoListing(repo_id, str(commit), files)
-    raise HubError(f"no data set {' or '.join(repo_ids)} on the hub")
+    raise HubError(f"Cannot find dataset {' or '.join(repo_ids)} on the hub: no such repository.")
 
 
 def fetch_verified(listing: RepoListing, file: RepoFile, root: Path) -> Path:
-    """The local path of a file, ``root / file.path``, of the size and checksum that the hub tells.
+    """Download a file to ``root / file.path``, verify it and return its path.
 
-    One that is there already is compared and not fetched again. A broken download goes on where it stopped.
-    A file that came wrong is removed and fetched once more.
+    A correct local file is not downloaded again. An interrupted download resumes. A file with a wrong size or
+    checksum is removed and downloaded a second time.
 
     Raises:
-        HubError: it cannot be fetched, or came wrong twice. DiskFullError: no room for it.
+        HubError: the download failed, or the file was wrong twice.
+        DiskFullError: not enough space on the disk.
     """
     _check_name(listing, file.path)
     path = root / file.path
@@ -103,42 +115,43 @@ def fetch_verified(listing: RepoListing, file: RepoFile, root: Path) -> Path:
             )
         except Exception as error:
             raise_if_full(error, root)
-            again = "Run the same command again: it goes on where it stopped."
+            advice = "Run the same command again: it resumes the download."
             what = f"{file.path} of {listing.repo_id}"
-            raise as_hub_error(what, error, without_network=again) from error
+            raise as_hub_error(what, error, without_network=advice) from error
         difference = _difference(file, path)
         if difference is None:
             return path
         path.unlink()
     raise HubError(
-        f"{file.path} of {listing.repo_id} came wrong twice and was removed: {difference}. Run the same "
-        f"command again later; if it stays so, something between here and the hub changes files"
+        f"Cannot download {file.path} of {listing.repo_id}: the file was wrong twice and was removed "
+        f"({difference}). Run the same command again later. If the error stays, check whether a proxy "
+        "changes files."
     )
 
 
 def _check_name(listing: RepoListing, name: str) -> None:
-    """Raise HubError for a file that would be outside the folder into which it is downloaded."""
+    """Raise HubError for a file that would be outside the download folder."""
     parts = name.replace("\\", "/").split("/")
     if not name or {"", ".", ".."} & set(parts) or ":" in parts[0] or not name.isprintable():
         raise HubError(
             f"Cannot download {name!r:.200} of {listing.repo_id}: the name leads outside the folder or "
-            "is not a file's. Ask the owner of the data set to rename it."
+            "is not a file name. Ask the owner of the dataset to rename it."
         )
 
 
 def _difference(file: RepoFile, path: Path) -> str | None:
-    """How a local file differs from what the hub tells, or None."""
+    """Return how a local file differs from the hub's size and checksum, or None."""
     size = path.stat().st_size
     if size != file.size:
         return f"{size:,} bytes instead of {file.size:,}"
     if file.sha256 is not None:
-        digest, wanted = hashlib.sha256(), file.sha256
+        digest, expected = hashlib.sha256(), file.sha256
     elif file.git_sha1 is not None:
-        digest, wanted = hashlib.sha1(f"blob {size}\0".encode()), file.git_sha1
+        digest, expected = hashlib.sha1(f"blob {size}\0".encode()), file.git_sha1
     else:
         return None
     with path.open("rb") as opened:
         while piece := opened.read(1 << 20):
             digest.update(piece)
-    found = digest.hexdigest()
-    return None if found == wanted else f"checksum {found} instead of {wanted}"
+    actual = digest.hexdigest()
+    return None if actual == expected else f"checksum {actual} instead of {expected}"

@@ -1,4 +1,4 @@
-"""Where a published file is: in a repository of the hub or at a plain address."""
+"""Specifications of published files: in a repository of the hub or at a URL."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class HubFile:
-    """A file in a model repository of the hub; ``fallback_repo_id`` is the repository's former name."""
+    """A file in a model repository of the hub.
+
+    Attributes:
+        fallback_repo_id: former name of the repository.
+    """
 
     repo_id: str
     filename: str
@@ -17,10 +21,10 @@ class HubFile:
 
 @dataclass(frozen=True)
 class WebFile:
-    """A file at a plain address.
+    """A file at a URL.
 
     Attributes:
-        max_bytes: a larger file is not downloaded; None: MAX_DOWNLOAD_BYTES.
+        max_bytes: largest size to download; None for MAX_DOWNLOAD_BYTES.
     """
 
     url: str

@@ -17,13 +17,22 @@ def upload_folder(
     commit_message: str = "Upload reward model",
     patterns: Sequence[str] | None = None,
 ) -> str:
-    """Upload a folder to a model repository, made if needed, and return the commit's address.
+    """Upload a folder to a model repository (created if needed).
 
     Args:
-        patterns: of the files to upload; None: all.
+        folder: the folder.
+        repo_id: name of the repository.
+        private: whether a new repository is private (default: the hub's default).
+        token: access token (default: the one from `hf auth login`).
+        revision: branch to commit to.
+        commit_message: message of the commit.
+        patterns: patterns of the files to upload (default: all files).
+
+    Returns:
+        URL of the commit.
 
     Raises:
-        HubError: the hub cannot be reached, or refuses.
+        HubError: the hub cannot be reached or refuses the upload.
     """
     from huggingface_hub import HfApi
 

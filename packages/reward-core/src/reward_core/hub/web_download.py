@@ -1,4 +1,4 @@
-"""One file from a plain address, from a server that may stall, lie about sizes or never end."""
+"""Download of a file from an untrusted server."""
 
 from __future__ import annotations
 
@@ -12,25 +12,27 @@ from urllib.request import urlopen
 from ..files.limits import Limit
 from ..printing.escapes import printable
 
-# Seconds without a byte after which a connection counts as dead.
+# Seconds without data after which a connection is closed.
 DOWNLOAD_TIMEOUT = Limit("DOWNLOAD_TIMEOUT", 20)
-# Bytes that must come in the mean of every MEASURED_SECONDS; a file of 1.7 GB would take three weeks.
+# Slowest mean speed over MEASURED_SECONDS. A file of 1.7 GB would take three weeks.
 MIN_BYTES_PER_SECOND = 1000
 MEASURED_SECONDS = 60.0
-# Bytes of a file. The largest published one, BLIP's weights, has 1.7 GB.
+# Largest size of a file. The largest published one, BLIP's weights, has 1.7 GB.
 MAX_DOWNLOAD_BYTES = Limit("MAX_DOWNLOAD_BYTES", 16 * 2**30)
 _PIECE = 1 << 20
 
 
 def download(url: str, path: Path, max_bytes: int | None = None) -> None:
-    """Write what is at ``url`` into the file ``path``, with a progress bar on a terminal.
+    """Download ``url`` to the file ``path``, with a progress bar on a terminal.
 
     Args:
-        max_bytes: a larger file is refused (default: MAX_DOWNLOAD_BYTES).
+        url: URL of the file.
+        path: file to write.
+        max_bytes: largest size (default: MAX_DOWNLOAD_BYTES).
 
     Raises:
-        URLError: the server stalls, sends too much, or less than it announced. Other errors are those of
-            urllib and http.client.
+        URLError: the server stalls, sends too much, or less than its Content-Length. urllib and http.client
+            raise other errors.
     """
     from rich.markup import escape
     from rich.progress import wrap_file
@@ -52,19 +54,19 @@ def download(url: str, path: Path, max_bytes: int | None = None) -> None:
         ) as source:
             while piece := source.read(_PIECE):
                 out.write(piece)
-        # To urllib, a dropped connection looks like the end of the file.
+        # urllib treats a dropped connection like the end of the file.
         if size is not None and out.tell() < size:
             raise URLError(f"the connection ended after {out.tell():,} of {size:,} bytes")
 
 
 def _announced_size(answer: HTTPResponse) -> int | None:
-    """Return the Content-Length; None where there is none, as for content sent in chunks."""
+    """Return the Content-Length, or None if it is missing, as for chunked content."""
     text = answer.headers.get("Content-Length")
     if text is None:
         return None
     text = text.strip()
     if not (text.isascii() and text.isdecimal() and len(text) <= 18):
-        raise URLError(f"the server announces {text!r:.40} bytes (Content-Length), which is no number")
+        raise URLError(f"the server sent an invalid Content-Length: {text!r:.40}")
     return int(text)
 
 
@@ -73,7 +75,7 @@ def _too_large(what: str, most: int) -> str:
 
 
 class _Checked:
-    """An answer's content; raises URLError when it comes too slowly or is too large."""
+    """The content of a response; raises URLError if it is too slow or too large."""
 
     def __init__(self, answer: HTTPResponse, most: int):
         self.answer, self.most, self.read_bytes = answer, most, 0
@@ -86,7 +88,7 @@ class _Checked:
         self.answer.close()
 
     def read(self, size: int) -> bytes:
-        # read() would wait for all of ``size``, however slowly it comes.
+        # read() would wait for all ``size`` bytes, even if they arrive slowly.
         piece = self.answer.read1(size)
         self.read_bytes += len(piece)
         self.measured_bytes += len(piece)
@@ -95,6 +97,6 @@ class _Checked:
         seconds = time.monotonic() - self.measured_from
         if seconds > MEASURED_SECONDS:
             if self.measured_bytes < seconds * MIN_BYTES_PER_SECOND:
-                raise URLError(f"only {self.measured_bytes:,} bytes came in {seconds:.0f} seconds")
+                raise URLError(f"only {self.measured_bytes:,} bytes arrived in {seconds:.0f} seconds")
             self.measured_from, self.measured_bytes = time.monotonic(), 0
         return piece

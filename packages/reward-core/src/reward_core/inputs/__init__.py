@@ -1,1 +1,1 @@
-"""Files and prompts -> what the network reads."""
+"""Inputs of the network: pixels from images and token ids from prompts."""

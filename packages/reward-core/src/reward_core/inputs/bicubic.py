@@ -1,8 +1,8 @@
-"""PIL's bicubic resampling as numbers: which source pixels make a target pixel, and by what weight.
+"""PIL's bicubic resampling: the source pixels and weights of each target pixel.
 
-PIL resizes 8-bit images in two passes (as a rule horizontal, then vertical), each with weights in
-fixed point and its result rounded to 8 bits. Knowing the weights lets us compute any window of a resized
-image without the rest of it, and differentiate through the resize.
+PIL resizes 8-bit images in two passes (usually horizontal, then vertical). Each pass uses fixed-point weights
+and rounds its result to 8 bits. With the weights, this module computes any window of a resized image without
+the rest of it, and differentiates through the resize.
 """
 
 from __future__ import annotations
@@ -13,17 +13,18 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image
 
-PRECISION_BITS = 22  # PIL: 32 bits less 8 of the pixel less 2 of headroom
-_SUPPORT = 2.0  # of the cubic kernel, in source pixels when enlarging
-_A = -0.5  # the kernel's parameter (Keys 1981)
+PRECISION_BITS = 22  # as in PIL: 32 bits minus 8 for the pixel minus 2 of headroom
+_SUPPORT = 2.0  # support of the cubic kernel, in source pixels when enlarging
+_A = -0.5  # parameter of the kernel (Keys 1981)
 
 
 @dataclass(frozen=True)
 class Taps:
-    """Weights of target pixels ``start`` .. ``stop`` along one axis.
+    """Weights of T target pixels along one axis.
 
-    first: (T,) index of the first source pixel of each target pixel.
-    weights: (T, K) float64, rows sum to 1; zero beyond a row's own taps.
+    Attributes:
+        first: (T,) index of the first source pixel of each target pixel.
+        weights: (T, K) float64; rows sum to 1 and are padded with zeros.
     """
 
     first: np.ndarray
@@ -31,22 +32,23 @@ class Taps:
 
     @property
     def fixed_point(self) -> np.ndarray:
-        """(T, K) int64: the integers by which PIL multiplies 8-bit pixels."""
+        """Weights as PIL's fixed-point integers for 8-bit pixels, (T, K) int64."""
         scaled = self.weights * (1 << PRECISION_BITS)
         return np.trunc(scaled + np.where(scaled < 0, -0.5, 0.5)).astype(np.int64)
 
     @property
     def indices(self) -> np.ndarray:
-        """(T, K) source index of every weight, kept inside the image (where the weight is 0)."""
+        """Source index of every weight, (T, K), clamped where the weight is 0."""
         last = self.first + np.maximum((self.weights != 0).cumsum(1).argmax(1), 0)
         return np.minimum(self.first[:, None] + np.arange(self.weights.shape[1]), last[:, None])
 
 
 @lru_cache(maxsize=512)
 def bicubic_taps(source: int, target: int, start: int = 0, stop: int | None = None) -> Taps:
-    """Weights that take ``source`` pixels to target pixels ``start`` .. ``stop`` of ``target``.
+    """Return the weights for resizing ``source`` pixels to ``target`` pixels.
 
-    When shrinking, the kernel is widened by the factor of shrinking (antialiasing).
+    They are for target pixels ``start`` to ``stop`` only. When shrinking, the kernel is widened by the
+    scaling factor (antialiasing).
     """
     scale = source / target
     widen = max(scale, 1.0)
@@ -57,7 +59,7 @@ def bicubic_taps(source: int, target: int, start: int = 0, stop: int | None = No
     offsets = np.arange(int((end - first).max()))  # (K,)
     distance = (offsets[None, :] + first[:, None] - center[:, None] + 0.5) * (1.0 / widen)  # (T, K)
     weights = np.where(offsets[None, :] < (end - first)[:, None], _cubic(np.abs(distance)), 0.0)
-    # A running sum adds in PIL's order, so the last bit agrees too.
+    # A running sum adds in the same order as PIL, so the last bit is equal.
     total = np.cumsum(weights, axis=1)[:, -1:]
     return Taps(first, weights / total)
 
@@ -69,21 +71,25 @@ def _cubic(x: np.ndarray) -> np.ndarray:
 
 
 def nearest_indices(source: int, target: int, start: int, stop: int) -> np.ndarray:
-    """(stop - start,) source index of each target pixel under PIL's nearest-neighbor resize."""
+    """Return the source index of each target pixel in PIL's nearest-neighbor resize.
+
+    Returns:
+        (stop - start,) int64.
+    """
     step = source / target
-    if stop <= 1 << 24:  # PIL adds the step once per pixel instead of multiplying; roundings gather
+    if stop <= 1 << 24:  # PIL adds the step for each pixel, which accumulates rounding errors
         positions = np.cumsum(np.concatenate([[step * 0.5], np.full(stop - 1, step)]))[start:]
-    else:  # larger than PIL itself can make
+    else:  # larger than PIL can resize
         positions = (np.arange(start, stop) + 0.5) * step
     return np.clip(positions.astype(np.int64), 0, source - 1)
 
 
 @lru_cache(maxsize=1)
 def tall_images_go_vertical_first() -> bool:
-    """Whether this Pillow shrinks images of more than twice their width vertically first.
+    """Return whether Pillow shrinks tall images vertically first.
 
-    Pillow 13 does (it costs less), earlier ones don't; as each pass rounds, the result differs by
-    some levels. Asked of Pillow itself, once, with a little image.
+    Pillow 13 does for images taller than twice their width, because it is faster; earlier versions do not.
+    Each pass rounds, so the results differ by some levels. The answer comes from resizing a small image once.
     """
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 20), dtype=np.uint8))
     vertical_first = image.resize((20, 30), Image.Resampling.BICUBIC).resize(
@@ -96,7 +102,7 @@ def _half_away_from_zero(total: np.ndarray) -> np.ndarray:
     return np.copysign(np.floor(np.abs(total) + 0.5), total)
 
 
-# PIL's deeper single-channel modes: floating weights, and how a pass's result is stored.
+# PIL's single-channel modes of more than 8 bits use float weights. Their pass results are stored like this.
 DEEP_ROUNDING = {
     "I;16": lambda total: np.clip(_half_away_from_zero(total), 0, 65535).astype(np.uint16),
     "I": lambda total: _half_away_from_zero(total).astype(np.int32),
@@ -107,25 +113,25 @@ DEEP_ROUNDING = {
 def resize_window(
     pixels: np.ndarray, size: tuple[int, int], box: tuple[int, int, int, int], mode: str = "RGB"
 ) -> np.ndarray:
-    """The window ``box`` of an enlarged image as PIL would make it, without computing the rest.
+    """Return the window ``box`` of an enlarged image without computing the rest.
 
-    The horizontal pass comes first, as in every Pillow when it enlarges.
+    The horizontal pass comes first, as in every version of Pillow when enlarging.
 
     Args:
-        pixels: (H, W, C), uint8 or what numpy makes of the mode.
+        pixels: (H, W, C), uint8 or numpy's dtype of the mode.
         size: (width, height) of the whole resized image.
-        box: (left, top, right, bottom) inside it.
-        mode: PIL's name for the kind of pixels; DEEP_ROUNDING lists those of more than 8 bits.
+        box: (left, top, right, bottom) in the resized image.
+        mode: PIL mode of the pixels; DEEP_ROUNDING has those of more than 8 bits.
 
     Returns:
-        (bottom - top, right - left, C) of the same type, equal to PIL's resize and crop.
+        (bottom - top, right - left, C) of the same dtype, equal to PIL's resize and crop.
     """
     height, width, _ = pixels.shape
     left, top, right, bottom = box
     rows = None
     if size[1] == height:
         pixels = pixels[top:bottom]
-    else:  # only the source rows that the window needs take part
+    else:  # use only the source rows that the window needs
         rows = bicubic_taps(height, size[1], top, bottom)
         first_row = int(rows.indices.min())
         pixels = pixels[first_row : int(rows.indices.max()) + 1]
@@ -140,7 +146,7 @@ def resize_window(
 
 
 def _pass(pixels: np.ndarray, indices: np.ndarray, taps: Taps, mode: str) -> np.ndarray:
-    """One pass along the first axis: (S, R, C) -> (T, R, C), in PIL's arithmetic."""
+    """Resize (S, R, C) to (T, R, C) along the first axis, in PIL's arithmetic."""
     deep = mode in DEEP_ROUNDING
     weights = taps.weights if deep else taps.fixed_point
     total = np.zeros((len(indices), *pixels.shape[1:]), dtype=weights.dtype)

@@ -1,7 +1,7 @@
-"""Warnings for images whose levels Pillow clips when it converts them to 8-bit RGB.
+"""Warnings about images whose levels Pillow clips in 8-bit RGB.
 
-Pillow's ``convert("RGB")`` keeps levels 0-255 of 16-bit, 32-bit and float grayscale and clips all others: a
-16-bit photo turns white, floats in [0, 1] turn black. Scores are of the clipped image, as the original's are.
+Pillow's ``convert("RGB")`` clips 16-bit, 32-bit and float grayscale to levels 0-255: a 16-bit photo turns
+white, and floats in [0, 1] turn black. The clipped image is scored, as in the original.
 """
 
 from __future__ import annotations
@@ -18,44 +18,44 @@ ADVICE = "Convert it to 8 bits before scoring it"
 
 
 def clipped_levels(image: Image.Image) -> str | None:
-    """Return what Pillow loses of a loaded image's levels in 8 bits; None if it loses nothing."""
+    """Return a description of the levels that Pillow clips in a loaded image, or None."""
     if not (image.mode in ("I", "F") or image.mode.startswith("I;16")):
         return None
     levels = np.asarray(image)
     low, high = levels.min(), levels.max()
-    found = f"mode {image.mode!r} with levels {low:g} to {high:g}"
+    levels_text = f"mode {image.mode!r} with levels {low:g} to {high:g}"
     if not (np.isfinite(low) and np.isfinite(high)):
-        return f"{found}: Pillow reads those that are not finite as black or white"
+        return f"{levels_text}: Pillow converts NaN and infinite levels to black or white"
     if low < 0 or high > 255:
-        return f"{found}: Pillow clips them to 0-255, so that parts turn all black or all white"
+        return f"{levels_text}: Pillow clips them to 0-255, so parts turn black or white"
     if image.mode == "F" and 0 < high <= 1:
-        return f"{found}: Pillow takes them for levels 0-255, so that the image turns black"
+        return f"{levels_text}: Pillow treats them as levels 0-255, so the image turns black"
     return None
 
 
 def warn_if_clipped(image: Image.Image, name: str) -> None:
     """Warn if the levels of a loaded image are clipped."""
-    if lost := clipped_levels(image):
-        warn_of_levels(lost, name)
+    if description := clipped_levels(image):
+        warn_of_levels(description, name)
 
 
-def warn_of_levels(lost: str, name: str) -> None:
-    """Warn of what `clipped_levels` found in an image."""
-    warn_caller(f"{name}: {lost}. {ADVICE}.", ClippedLevelsWarning)
+def warn_of_levels(description: str, name: str) -> None:
+    """Issue a warning with the description from `clipped_levels`."""
+    warn_caller(f"{name}: {description}. {ADVICE}.", ClippedLevelsWarning)
 
 
 class FirstClippedImage:
-    """Warns of the first such image of a long run only, so that a million of them are one line."""
+    """A check that warns only about the first clipped image of a long run."""
 
     def __init__(self) -> None:
         self.warned, self.lock = False, threading.Lock()
 
     def check(self, image: Image.Image, name: str) -> None:
-        """Warn if the image is the first whose levels are clipped."""
-        if self.warned or not (lost := clipped_levels(image)):
+        """Warn if this is the first image with clipped levels."""
+        if self.warned or not (description := clipped_levels(image)):
             return
         with self.lock:
             first, self.warned = not self.warned, True
         if first:
-            more = "Other images like it in this run are not named."
-            warn_caller(f"{name}: {lost}. {ADVICE}. {more}", ClippedLevelsWarning)
+            more = "Further images like this one are not reported."
+            warn_caller(f"{name}: {description}. {ADVICE}. {more}", ClippedLevelsWarning)

@@ -1,7 +1,7 @@
-"""Images opened by threads a little before a model asks for them, so that it does not wait for files.
+"""Images decoded ahead by threads, so that the model does not wait for files.
 
-Threads, not processes: Pillow lets go of Python's lock while it decodes and resizes, so two threads decode as
-many images a second as two processes do (docs/performance.md), and nothing is copied between them.
+Threads are as fast as processes, because Pillow releases the GIL while it decodes and resizes
+(docs/performance.md), and they need no copies between processes.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ MOST_THREADS = 32
 
 
 class DecodedAhead(Generic[T]):
-    """``opened[i]`` is ``open_one(items[i])``; the items that follow are opened meanwhile, by threads.
+    """A sequence of ``open_one(items[i])`` in which threads open the next items ahead.
 
-    What is asked for again is opened again. An error of ``open_one`` is raised where its item is asked for.
+    An item that is read twice is opened twice. An error of ``open_one`` is raised when its item is read.
 
     Args:
-        open_one: gives what is wanted of an item; called by several threads at once.
-        items: in the order in which they will be asked for.
-        ahead: how many may wait, opened, at a time.
-        threads: default: a thread for each processor but one, which is left to the model.
+        open_one: function that opens an item; called by several threads at once.
+        items: items in the order in which they will be read.
+        ahead: largest number of items that are opened and not read yet.
+        threads: number of threads (default: the number of CPUs minus one, which is left to the model).
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class DecodedAhead(Generic[T]):
         self.open_one, self.items, self.ahead = open_one, items, ahead
         self.threads = threads or max(1, min(MOST_THREADS, usable_cpus() - 1))
         self.waiting: dict[int, Future[T]] = {}
-        self.begun = 0  # items before this one were handed to the threads
+        self.begun = 0  # items before this index were submitted to the threads
         self.pool: ThreadPoolExecutor | None = None
 
     def __enter__(self) -> DecodedAhead[T]:
@@ -58,7 +58,7 @@ class DecodedAhead(Generic[T]):
 
     def _begin(self, i: int) -> None:
         stop = min(len(self.items), i + self.ahead)
-        if stop - i > 1 or self.waiting:  # a lone image is opened where it is asked for
+        if stop - i > 1 or self.waiting:  # a single image is opened by the calling thread
             for j in range(max(i, self.begun), stop):
                 if _may_be_shared(self.items[j]):
                     self.pool = self.pool or ThreadPoolExecutor(self.threads, "reward-core-decode")
@@ -67,10 +67,10 @@ class DecodedAhead(Generic[T]):
 
 
 def _may_be_shared(item: object) -> bool:
-    """Whether a thread may open it: a path, or an image that lies decoded in memory.
+    """Return whether threads may open the item: a path or a decoded image.
 
-    A PIL image that still reads its file, and one with a palette, change while they are read; the caller may
-    have given the same one twice.
+    A PIL image that is not loaded yet or has a palette changes while it is read, and a caller may pass the
+    same image twice.
     """
     if isinstance(item, Image.Image):
         return getattr(item, "fp", None) is None and item.mode not in ("P", "PA")

@@ -1,4 +1,4 @@
-"""Pillow on files of unknown origin: only raster formats, bounded pixels, and one kind of error."""
+"""Safe decoding with Pillow: raster formats, limited pixels, one error type."""
 
 from __future__ import annotations
 
@@ -12,29 +12,37 @@ from ..files.foreign_bytes import guarded, reason
 from ..files.limits import MAX_IMAGE_PIXELS, MAX_PIXELS_IN_FLIGHT
 from .image_formats import UNBOUNDED_BY_HEADER, readable_formats
 
-#: Decoders that need several times the image's own memory. It counts for large images only, so that photos
-#: are decoded by as many threads as before.
+#: Memory of decoders as a multiple of the memory of the image. It counts only for large images, so that it
+#: does not reduce the number of threads that decode photos.
 MEMORY_OF_DECODER = {"WEBP": 4, "JPEG2000": 5, "AVIF": 3, "GIF": 2, "JPEG": 3}
 LARGE = 32 * 2**20  # pixels
-BLOCK = 64 * 2**20  # bytes that Pillow takes at once for a large image
+BLOCK = 64 * 2**20  # bytes of a memory block of Pillow
 
 
 def header_of(file: BinaryIO, name: str) -> Image.Image:
-    """Return the image in a file, not decoded yet. Raises ImageError."""
+    """Return the image in a file without decoding it.
+
+    Raises:
+        ImageError: the file is not an image, or its image is too large.
+    """
     _set_up_pillow()
     with guarded(lambda error: _image_error(name, error)):
         return Image.open(file, formats=readable_formats())
 
 
 def load(image: Image.Image, name: str) -> Image.Image:
-    """Decode an image whose header was read. Raises ImageError."""
+    """Decode an image whose header was read.
+
+    Raises:
+        ImageError: the image is damaged, or too large for the memory.
+    """
     with guarded(lambda error: _image_error(name, error)):
         image.load()
         return image
 
 
 def weight(image: Image.Image) -> int:
-    """Return how many pixels an image counts in the budget of this process."""
+    """Return the number of pixels that an image takes from the pixel budget."""
     pixels = image.width * image.height
     if getattr(image, "fp", None) is None:
         return pixels  # decoded already
@@ -46,24 +54,24 @@ def weight(image: Image.Image) -> int:
 
 
 def _image_error(name: str, error: BaseException) -> ImageError:
-    """The ImageError for what Pillow raised; its first words say the kind."""
+    """Return an ImageError for an error of Pillow, beginning with its kind."""
     if isinstance(error, UnidentifiedImageError):
         return ImageError(name, "not an image in any format that Pillow reads")
     if isinstance(error, Image.DecompressionBombError):
         return ImageError(name, f"too large to decode safely: {error} ({MAX_IMAGE_PIXELS.advice})")
     if isinstance(error, MemoryError):
         return ImageError(name, "not enough memory to decode it")
-    # The system's errors have a number; Pillow's of damaged bytes have none.
+    # Errors of the operating system have an errno; Pillow's errors about damaged bytes have none.
     system = isinstance(error, OSError) and error.errno is not None
     return ImageError(name, f"{'cannot be read' if system else 'damaged or truncated'}: {reason(error)}")
 
 
 @cache
 def _set_up_pillow() -> None:
-    """Give Pillow the limit of pixels that the user set, and larger blocks of memory."""
+    """Set Pillow's pixel limit to the user's, and use larger memory blocks."""
     if MAX_IMAGE_PIXELS.is_given:  # Pillow refuses twice its own limit
         Image.MAX_IMAGE_PIXELS = max(1, MAX_IMAGE_PIXELS.value // 2)
-    # glibc keeps freed blocks of up to 32 MB for the thread that had them, so that each thread would hold the
-    # memory of the largest image it decoded. Larger blocks go back to the system.
+    # glibc keeps freed blocks of up to 32 MB in their thread, so each thread would keep the memory of the
+    # largest image it decoded. Larger blocks are returned to the system.
     if Image.core.get_block_size() < BLOCK:
         Image.core.set_block_size(BLOCK)

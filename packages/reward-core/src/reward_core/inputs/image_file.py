@@ -1,6 +1,6 @@
-"""Images from paths, from PIL or out of other files, decoded completely, with every failure named.
+"""Read images from paths, PIL images and other files, decoded completely.
 
-A file is foreign: `image_decoding` bounds what is decoded and turns any failure into an ImageError.
+Files are untrusted: `image_decoding` limits what is decoded and turns every failure into an ImageError.
 """
 
 from __future__ import annotations
@@ -24,25 +24,24 @@ from .pixel_budget import pixel_budget
 
 
 class StoredImage:
-    """An image that lies within another file: a zip, a table (see rankings/stored_images.py).
-
-    ``name`` identifies it in errors, tables and rows. Reading many in the order of ``location`` is fast.
-    """
+    """An image inside a zip or a table (see rankings/stored_images.py)."""
 
     @property
     def location(self) -> tuple[str, int]:
+        """File and offset of the image. Reading images in this order is fast."""
         return "", 0
 
     @property
     def name(self) -> str:
+        """Name of the image in errors, tables and rows."""
         raise NotImplementedError
 
     def read(self) -> bytes:
-        """The image's file. Any error means that it cannot be had."""
+        """Return the bytes of the image file. Any error means that it cannot be read."""
         raise NotImplementedError
 
     def state(self) -> tuple[str | int, ...]:
-        """As ``image_state`` has it."""
+        """Return the result of ``image_state``."""
         raise NotImplementedError
 
 
@@ -50,7 +49,7 @@ ImageSource: TypeAlias = "str | os.PathLike[str] | Image.Image | StoredImage"
 
 
 def image_name(source: object) -> str:
-    """How errors, tables and rows call an image: its path, or what is known of a PIL image."""
+    """Return the name of an image in errors and tables: its path or a description."""
     if isinstance(source, Image.Image):
         return str(
             getattr(source, "filename", "") or f"<PIL image {source.mode} {source.width}x{source.height}>"
@@ -63,10 +62,10 @@ def image_name(source: object) -> str:
 
 
 def image_state(source: ImageSource) -> tuple[str | int, ...]:
-    """What tells that an image has become another one, without reading its file.
+    """Return values that change when an image changes, without reading its file.
 
-    First what a copy elsewhere has too (a size, a checksum, of an image in memory a digest of its pixels),
-    then, for files, the time of the last change. Empty where nothing can be known.
+    The first value is equal for copies of the image: a size, a checksum, or a digest of the pixels for an
+    image in memory. For files the modification time follows. Empty if nothing is known.
     """
     try:
         if isinstance(source, StoredImage):
@@ -75,55 +74,60 @@ def image_state(source: ImageSource) -> tuple[str | int, ...]:
             pixels = hashlib.blake2b(source.tobytes(), digest_size=16).hexdigest()
             return (f"{source.mode} {source.width}x{source.height} {pixels}",)
         return file_state(source)
-    except Exception:  # zips, tables and images are damaged in many ways; whoever opens it is told
+    except Exception:  # damaged files raise many kinds of errors; reading the image reports them
         return ()
 
 
 def file_state(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """(size, time of the last change in ns) of a file."""
-    facts = os.stat(path)
-    return facts.st_size, facts.st_mtime_ns
+    """Return (size, modification time in ns) of a file."""
+    stat = os.stat(path)
+    return stat.st_size, stat.st_mtime_ns
 
 
 def open_image(source: ImageSource, *, warn: bool = True) -> Image.Image:
-    """Read an image completely (the first frame of an animation), in its own mode.
+    """Read an image completely (the first frame of an animation) in its mode.
 
     Args:
-        source: a path to a file that Pillow reads (the extension does not matter), a PIL image, or a
-            StoredImage.
+        source: path of a file that Pillow reads (with any extension), a PIL image, or a StoredImage.
         warn: whether to issue a ClippedLevelsWarning for grayscale that does not fit into 8 bits.
 
     Raises:
-        ImageNotFoundError: no file at that path.
-        ImageError: not a regular file, a URL, an empty, truncated or oversized file, or no image at all.
+        ImageNotFoundError: the file does not exist.
+        ImageError: a URL, a folder or special file, an empty, truncated or oversized file, or not an image.
     """
     with ExitStack() as stack:
         return _decoded(source, warn, stack)
 
 
 def open_image_bytes(data: bytes, name: str, *, warn: bool = True) -> Image.Image:
-    """Read an image from the bytes of its file, as ``open_image`` does; errors call it ``name``."""
+    """Read an image from the bytes of its file, like ``open_image``.
+
+    Args:
+        data: content of the image file.
+        name: name of the image in errors.
+        warn: whether to issue a ClippedLevelsWarning.
+    """
     with ExitStack() as stack:
         return _checked(_from_bytes(data, name, stack), name, warn)
 
 
 @contextmanager
 def decoded_image(source: ImageSource, *, warn: bool = True) -> Iterator[Image.Image]:
-    """Give an image as ``open_image`` does, and count its pixels in this process's budget meanwhile.
+    """Read an image like ``open_image`` while holding its part of the pixel budget.
 
-    Threads that decode at once use this, so that large images wait for each other. The image is closed at the
-    end unless it was a PIL image; a thread must not open a second one inside.
+    For threads that decode at the same time: large images wait for each other. The image is closed at the end
+    unless the source is a PIL image. A thread must not open a second image inside the block.
     """
     with ExitStack() as stack:
         image = _decoded(source, warn, stack)
         if image is not source:
-            stack.callback(image.close)  # before the pixels are given back
+            stack.callback(image.close)  # runs before the pixels are released
         yield image
 
 
 @contextmanager
 def decoded_image_bytes(data: bytes, name: str, *, warn: bool = True) -> Iterator[Image.Image]:
-    """``decoded_image`` from the bytes of a file; errors call it ``name``."""
+    """Read an image from the bytes of its file, like ``decoded_image``."""
     with ExitStack() as stack:
         image = _checked(_from_bytes(data, name, stack), name, warn)
         stack.callback(image.close)
@@ -131,19 +135,23 @@ def decoded_image_bytes(data: bytes, name: str, *, warn: bool = True) -> Iterato
 
 
 def rgb_guard(name: str) -> AbstractContextManager[None]:
-    """Turn whatever fails while an image is brought to RGB into an ImageError."""
-    return guarded(lambda e: ImageError(name, f"cannot be turned into RGB: {reason(e)}"))
+    """Return a context that raises ImageError if converting an image to RGB fails."""
+    return guarded(lambda e: ImageError(name, f"cannot be converted to RGB: {reason(e)}"))
 
 
 def pixels_of(path: str | os.PathLike[str]) -> int:
-    """Return how many pixels a file's header claims. Raises ImageError as ``open_image`` does."""
+    """Return the number of pixels in the header of an image file.
+
+    Raises:
+        ImageError: as in ``open_image``.
+    """
     name = image_name(path)
     with ExitStack() as stack:
         return weight(header_of(_file(name, stack), name))
 
 
 def _decoded(source: ImageSource, warn: bool, stack: ExitStack) -> Image.Image:
-    """Decode an image; the stack holds its file and its part of the pixel budget."""
+    """Decode an image; ``stack`` holds its file and its part of the pixel budget."""
     name = image_name(source)
     if isinstance(source, Image.Image):
         image = _from_memory(source, name, stack)
@@ -152,7 +160,7 @@ def _decoded(source: ImageSource, warn: bool, stack: ExitStack) -> Image.Image:
     elif isinstance(source, StoredImage):
         image = _from_bytes(_stored_bytes(source, name), name, stack)
     else:
-        raise ImageError(name, "a path or a PIL image was expected")
+        raise ImageError(name, "expected a path or a PIL image")
     return _checked(image, name, warn)
 
 

@@ -1,10 +1,10 @@
-"""Images to the pixels that the encoder reads, through two ways.
+"""Transforms from images to the pixels that the encoder reads.
 
-The PIL way is exact: shorter side to S by PIL's bicubic, center crop, then RGB (in this order: a
-palette image is resized as a palette, alpha is dropped, EXIF rotation is ignored), /255, mean and
-std. The differentiable method does the same to float images, differentiably, in PIL's two 8-bit passes.
+PIL images are transformed exactly as in the original: resize the shorter side to S (bicubic), center crop,
+convert to RGB, divide by 255, normalize. In this order a palette image is resized as a palette, alpha is
+dropped, and EXIF rotation is ignored. Float tensors are transformed differentiably, in PIL's 8-bit passes.
 
-Letters in shape comments: B batch, H, W image, S side of the encoder's square.
+Shapes: B batch, H, W image, S side of the encoder's square.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from torch import Tensor, nn
 
 from . import bicubic
 
-# An enlarged image of more pixels than this is never built; its crop is computed alone.
+# Of an enlarged image with more pixels than this, only the crop is computed.
 _ENLARGED_LIMIT = 2_000_000
-# An image of more pixels than this is shrunk where it was opened, and so many pixels are shrunk at once.
+# An image with more pixels than this is shrunk on the CPU. It is also the number of pixels shrunk at once.
 _WHOLE_LIMIT = _AT_ONCE = 1 << 24
 _EIGHT_BIT_MODES = {"L", "LA", "La", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV"}
 _PREMULTIPLIED = {"LA": "La", "RGBA": "RGBa"}  # PIL resizes colors weighted by their alpha
 
 
 class ImageTransform(nn.Module):
-    """Resize, crop and normalize for one model.
+    """A transform that resizes, crops and normalizes images for a model.
 
     Args:
-        size: S, the side of the square that the encoder reads, in pixels.
-        mean, std: per RGB channel, for pixels in [0, 1].
+        size: side S of the square that the encoder reads, in pixels.
+        mean, std: mean and standard deviation per RGB channel, for pixels in [0, 1].
     """
 
     mean: Tensor
@@ -41,19 +41,22 @@ class ImageTransform(nn.Module):
     def __init__(self, size: int, mean: Sequence[float], std: Sequence[float]):
         super().__init__()
         self.size = size
-        # Constants: not in the state dict, and on the CPU even while a model is built on "meta".
+        # Constants are not in the state dict, and stay on the CPU while a model is built on "meta".
         for name, value in (("mean", mean), ("std", std)):
             constant = torch.tensor(value, dtype=torch.float32, device="cpu").view(3, 1, 1)
             self.register_buffer(name, constant, persistent=False)
 
     @staticmethod
     def crop_box(width: int, height: int, size: int) -> tuple[int, int, int, int]:
-        """(left, top, right, bottom) of the center square; half pixels go to the even side: torchvision's."""
+        """Return (left, top, right, bottom) of the center square.
+
+        Half pixels are rounded to even, as in torchvision.
+        """
         left, top = round((width - size) / 2), round((height - size) / 2)
         return left, top, left + size, top + size
 
     def to_uint8(self, image: Image.Image) -> np.ndarray:
-        """PIL image of any size and mode -> (S, S, 3) uint8 RGB, equal to the original's."""
+        """Return an image of any size and mode as (S, S, 3) uint8 RGB, as in the original."""
         width, height = image.size
         new = resized_size(width, height, self.size)
         box = self.crop_box(*new, self.size)
@@ -66,19 +69,19 @@ class ImageTransform(nn.Module):
         return np.array(_opaque(cropped).convert("RGB"))
 
     def from_pil(self, image: Image.Image) -> Tensor:
-        """PIL image -> normalized pixels (3, S, S) float32 on the CPU."""
+        """Return normalized pixels (3, S, S) float32 of a PIL image, on the CPU."""
         return self.finish([self.prepare(image)], torch.device("cpu"))[0]
 
     def from_uint8(self, images: Tensor) -> Tensor:
-        """RGB images of the encoder's side, (B, S, S, 3) uint8 -> normalized pixels (B, 3, S, S)."""
+        """Return normalized pixels (B, 3, S, S) of RGB images (B, S, S, 3) uint8."""
         return self._normalized(images.to(self.mean.device).permute(0, 3, 1, 2).float())
 
-    # The two halves of from_pil: what threads do to each image, and what is done to a whole batch.
+    # The two halves of from_pil: threads prepare single images, and a whole batch is finished at once.
 
     def prepare(self, image: Image.Image, whole: bool = False) -> Tensor:
-        """PIL image -> what ``finish`` takes of it, on the CPU: (S, S, 3) uint8.
+        """Return a PIL image as input of ``finish``: (S, S, 3) uint8 on the CPU.
 
-        With ``whole``, an image that ``finish`` can shrink within 1/255 of PIL stays at its own size.
+        With ``whole``, an image that ``finish`` can shrink within 1/255 of PIL keeps its size.
         """
         shrinks = self.size <= min(image.size) and image.width * image.height <= _WHOLE_LIMIT
         if whole and shrinks and image.mode in ("RGB", "L"):
@@ -86,27 +89,30 @@ class ImageTransform(nn.Module):
         return torch.from_numpy(self.to_uint8(image))
 
     def finish(self, images: Sequence[Tensor], device: torch.device) -> Tensor:
-        """What ``prepare`` gave of B images, of any sizes -> normalized pixels (B, 3, S, S) on a device."""
+        """Return normalized pixels (B, 3, S, S) of B results of ``prepare``, on a device."""
         by_size: dict[torch.Size, list[int]] = {}
         for i, levels_of_image in enumerate(images):
             by_size.setdefault(levels_of_image.shape, []).append(i)
         pixels, indices = [], []
-        for own in by_size.values():
-            levels = copied([images[i] for i in own], device).permute(0, 3, 1, 2)
+        for same_size in by_size.values():
+            levels = copied([images[i] for i in same_size], device).permute(0, 3, 1, 2)
             if levels.shape[-2:] != (self.size, self.size):
-                some = max(1, _AT_ONCE // levels[0, 0].numel())
-                levels = torch.cat([self.resize(part.float()) for part in levels.split(some)])
+                batch_size = max(1, _AT_ONCE // levels[0, 0].numel())
+                levels = torch.cat([self.resize(batch.float()) for batch in levels.split(batch_size)])
             pixels.append(self._normalized(levels.float()))
-            indices += own
+            indices += same_size
         if len(pixels) == 1:
             return pixels[0]
         return torch.cat(pixels)[sorted(range(len(indices)), key=indices.__getitem__)]
 
     def forward(self, images: Tensor) -> Tensor:
-        """Float images (B, 3, H, W) in [0, 1], any H and W -> normalized pixels (B, 3, S, S).
+        """Return normalized pixels (B, 3, S, S) of float images, differentiably.
 
-        Differentiable: rounding and clamping pass gradients straight through. At most 1/255 from
-        PIL when shrinking and 2/255 when enlarging, before normalization.
+        Rounding and clamping pass gradients straight through. Before normalization the pixels differ from
+        PIL's by at most 1/255 when shrinking and 2/255 when enlarging.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1], with any H and W.
         """
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
             kind = f"{tuple(images.shape)} of {images.dtype}"
@@ -114,7 +120,7 @@ class ImageTransform(nn.Module):
         return self._normalized(self.resize(images.float() * 255))
 
     def resize(self, levels: Tensor) -> Tensor:
-        """Levels 0-255 (B, 3, H, W) float -> the center square (B, 3, S, S), in PIL's two 8-bit passes."""
+        """Resize and crop levels 0-255 (B, 3, H, W) to the center (B, 3, S, S)."""
         height, width = levels.shape[-2:]
         new_width, new_height = resized_size(width, height, self.size)
         left, top, right, bottom = self.crop_box(new_width, new_height, self.size)
@@ -132,47 +138,47 @@ class ImageTransform(nn.Module):
 
 
 def copied(images: Sequence[Tensor], device: torch.device) -> Tensor:
-    """Images of one size as one tensor on the device; to a GPU without waiting for the copy."""
+    """Return images of equal size as one tensor (copied asynchronously to a GPU)."""
     if device.type != "cuda":
         return torch.stack(list(images)).to(device)
-    # torch keeps a pinned buffer until the copies that read it are over.
+    # torch keeps a pinned buffer until the copies from it are done.
     buffer = torch.empty(len(images), *images[0].shape, dtype=images[0].dtype, pin_memory=True)
     return torch.stack(list(images), out=buffer).to(device, non_blocking=True)
 
 
 def resized_size(width: int, height: int, size: int) -> tuple[int, int]:
-    """(width, height) after bringing the shorter side to ``size``; the longer one is truncated."""
+    """Return (width, height) with the shorter side scaled to ``size``."""
     if width <= height:
         return size, int(size * height / width)
     return int(size * width / height), size
 
 
 def _one_pass(x: Tensor, dim: int, source: int, target: int, start: int, stop: int) -> Tensor:
-    """Levels with ``source`` pixels along ``dim`` (-1 or -2) -> pixels start..stop of ``target``."""
+    """Return target pixels start to stop of a resize along ``dim`` (-1 or -2)."""
     if source == target:
         return x.narrow(dim, start, stop - start)
     matrix = _pass_matrix(source, target, start, stop, x.device)
     x = x @ matrix.T if dim == -1 else matrix @ x
-    # Rounded to levels 0-255 with the gradient of the identity (straight-through).
+    # Round to levels 0-255 with the gradient of the identity (straight-through).
     return x + (x.detach().add(0.5).floor().clamp(0, 255) - x.detach())
 
 
 @lru_cache(maxsize=64)
 def _pass_matrix(source: int, target: int, start: int, stop: int, device: torch.device) -> Tensor:
-    """(stop - start, source) float32: one pass of PIL's resize as a matrix."""
+    """Return one pass of PIL's resize as a matrix (stop - start, source) float32."""
     taps = bicubic.bicubic_taps(source, target, start, stop)
     matrix = np.zeros((stop - start, source))
     rows = np.arange(stop - start)[:, None]
     np.add.at(matrix, (rows, taps.indices), taps.fixed_point / (1 << bicubic.PRECISION_BITS))
-    with torch.inference_mode(False):  # it is kept, and a later call may want gradients
+    with torch.inference_mode(False):  # the matrix is cached, and a later call may need gradients
         return torch.from_numpy(matrix).to(device=device, dtype=torch.float32)
 
 
 def _enlarge_window(image: Image.Image, size: tuple[int, int], box: tuple[int, int, int, int]) -> Image.Image:
-    """image.resize(size, BICUBIC).crop(box) without the enlarged image in memory."""
+    """Return image.resize(size, BICUBIC).crop(box) without the whole resized image."""
     left, top, right, bottom = box
     if image.mode in ("1", "P"):
-        # Nearest-neighbor picks pixels, so picking may as well follow the conversion.
+        # Nearest-neighbor only selects pixels, so the image can be converted first.
         rgb = np.asarray(_opaque(image.copy()).convert("RGB"))
         rows = bicubic.nearest_indices(image.height, size[1], top, bottom)
         columns = bicubic.nearest_indices(image.width, size[0], left, right)
@@ -188,17 +194,17 @@ def _enlarge_window(image: Image.Image, size: tuple[int, int], box: tuple[int, i
 
 
 def _opaque(image: Image.Image) -> Image.Image:
-    """Drop the note of a transparent color from an image of our own; Pillow would warn that RGB drops it."""
+    """Remove the transparent color of our copy, about which Pillow would warn."""
     image.info.pop("transparency", None)
     return image
 
 
 def _shrink_in_strips(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """image.resize(size, BICUBIC) of a large image with alpha, without a second copy of it in memory."""
+    """Return image.resize(size, BICUBIC) of an image with alpha, in less memory."""
     width, height = image.size
     mode, (new_width, new_height) = _PREMULTIPLIED[image.mode], size
     vertical_first = new_height < height and height > 2 * width and bicubic.tall_images_go_vertical_first()
-    # Pillow's two passes are independent of each other: the first one is made strip by strip.
+    # Pillow's two passes are independent, so the first one can run strip by strip.
     halfway = Image.new(mode, (width, new_height) if vertical_first else (new_width, height))
     length, breadth = (width, height) if vertical_first else (height, width)
     step = max(1, _AT_ONCE // breadth)

@@ -1,4 +1,4 @@
-"""How many pixels are decoded at once, by all threads of this process."""
+"""A limit on the pixels that all threads of this process decode at the same time."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ..files.limits import MAX_PIXELS_IN_FLIGHT
 
 
 class PixelBudget:
-    """Pixels that several threads share; who asks first gets them first.
+    """A number of pixels that threads share, first come, first served.
 
     Args:
-        pixels: the most that are held at once. An image of more pixels is held alone.
+        pixels: largest number of pixels held at once. A larger image waits until no other is held.
     """
 
     def __init__(self, pixels: int):
@@ -25,7 +25,7 @@ class PixelBudget:
 
     @contextmanager
     def held(self, pixels: int) -> Iterator[None]:
-        """Hold so many pixels, after waiting until they are free. One thread must not hold twice."""
+        """Wait until the pixels are free and hold them in the block. Must not be nested."""
         pixels = min(max(pixels, 1), self.pixels)
         self._take(pixels)
         try:

@@ -1,4 +1,4 @@
-"""Which image belongs to which prompt, read from the forms in which people keep it."""
+"""Read files that assign prompts to images."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from ..runs.caller_warning import warn_caller
 
 
 def read_pairs(path: Path, images: Path) -> list[tuple[str, Path]]:
-    """(prompt, image) pairs of a prompts file, in its order.
+    """Return the (prompt, image) pairs of a prompts file, in its order.
 
-    Forms (JSON):
-        {"picture.png": "prompt", ...};
-        the original's rankings, [{"id", "prompt", "generations": ["picture.webp", ...]}, ...];
-        the original's benchmark prompts, [{"id", "prompt"}, ...], whose images are the files
-        ``{id}_{x}.*`` in the folder, x without an underscore.
+    Formats (JSON):
+        {"image.png": "prompt", ...};
+        rankings of the original, [{"id", "prompt", "generations": ["image.webp", ...]}, ...];
+        benchmark prompts of the original, [{"id", "prompt"}, ...], with images ``{id}_{x}.*`` in the folder,
+        where x has no underscore.
 
     Args:
         path: the prompts file.
-        images: the folder to which images' names are relative.
+        images: folder that the names of images are relative to.
 
     Raises:
-        InputError: no such file or folder, or another form; the offending record is named.
+        InputError: the file or folder does not exist, or a record has another format.
 
     Warns:
-        PromptWithoutImageWarning: once, naming the ids that no file name begins with.
+        PromptWithoutImageWarning: once, with the ids that have no image.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such prompts file")
@@ -42,11 +42,11 @@ def read_pairs(path: Path, images: Path) -> list[tuple[str, Path]]:
         pairs = [pair for record in by_record for pair in record]
         without = [f"{record.get('id', i)!s:.100}" for i, record in enumerate(content) if not by_record[i]]
         if pairs and without:
-            shown = ", ".join(without[:8]) + (", ..." if len(without) > 8 else "")
-            message = f"{path}: {len(without)} of {len(content)} prompts have no image in {images}: {shown}"
+            ids = ", ".join(without[:8]) + (", ..." if len(without) > 8 else "")
+            message = f"{path}: {len(without)} of {len(content)} prompts have no image in {images}: {ids}"
             warn_caller(message, PromptWithoutImageWarning)
     else:
-        raise InputError(f"{path}: a JSON object or list was expected, got {type(content).__name__}")
+        raise InputError(f"{path}: expected a JSON object or list, got {type(content).__name__}")
     if not pairs:
         raise InputError(f"{path}: no prompt has an image in {images}")
     return pairs
@@ -62,12 +62,12 @@ def _record_pairs(path: Path, i: int, record: Any, images: Path) -> list[tuple[s
         name = record.get("id")
         if not isinstance(name, (str, int)) or "/" in str(name):
             raise InputError(
-                f"{path}: {where} has neither 'generations' nor an 'id' that file names begin with"
+                f"{path}: {where} has neither 'generations' nor an 'id' that file names can begin with"
             )
-        # Names that end in a number, in the order of the number: 2 before 10.
         candidates = images.glob(f"{glob.escape(str(name))}_*.*")
-        own = [file for file in candidates if "_" not in file.stem[len(str(name)) + 1 :]]
-        return [(prompt, file) for file in sorted(own, key=lambda f: (len(f.stem), f.name))]
+        files = [file for file in candidates if "_" not in file.stem[len(str(name)) + 1 :]]
+        # Sort numbered names by number: 2 before 10.
+        return [(prompt, file) for file in sorted(files, key=lambda f: (len(f.stem), f.name))]
     if not isinstance(generations, list) or not all(isinstance(name, str) for name in generations):
         raise InputError(f"{path}: {where}: 'generations' must be a list of file names")
     return [(prompt, images / name) for name in generations]

@@ -1,4 +1,4 @@
-"""Prompts -> token ids and mask, as BERT's uncased WordPiece does it."""
+"""Tokenizing of prompts with BERT's uncased WordPiece."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from ..files.limits import MAX_PROMPT_CHARACTERS
 from ..runs.caller_warning import quoted, warn_caller
 from .tokenizer_file import MAX_TOKENIZER_BYTES, read_tokenizer
 
-# BLIP's additions to BERT; their ids follow the vocabulary in this order.
+# Tokens that BLIP adds to BERT's. Their ids follow the vocabulary in this order.
 EXTRA_TOKENS = ("[DEC]", "[ENC]")
-# Words of more characters are one [UNK] for WordPiece.
+# WordPiece turns words with more characters into one [UNK].
 LONGEST_WORD = 100
-# Of a prompt, so many characters for each token of the model are tokenized at first.
+# Number of characters that are tokenized first, per token that the model reads.
 CHARACTERS_A_TOKEN = 100
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 class PromptTokenizer:
-    """Tokenizes prompts for one model.
+    """A tokenizer of prompts for a model.
 
     Args:
-        tokenizer: a fast tokenizer that adds [CLS] and [SEP] by itself.
-        max_length: tokens per prompt at most, [CLS] and [SEP] among them; the rest is cut off.
+        tokenizer: a fast tokenizer that adds [CLS] and [SEP].
+        max_length: largest number of tokens per prompt, including [CLS] and [SEP]; the rest is cut off.
     """
 
     def __init__(self, tokenizer: Tokenizer, max_length: int = 35):
@@ -40,24 +40,24 @@ class PromptTokenizer:
 
     @classmethod
     def from_folder(cls, folder: Path, max_length: int = 35) -> PromptTokenizer:
-        """From a folder's tokenizer.json, or else from its vocab.txt."""
+        """Load the tokenizer.json in a folder, or else its vocab.txt."""
         path = folder / "tokenizer.json"
         if path.is_file():
             fast = read_tokenizer(path, "WordPiece", ("[CLS]", "[SEP]"))
-            fast.add_special_tokens(list(EXTRA_TOKENS))  # BERT's own tokenizer.json lacks them
+            fast.add_special_tokens(list(EXTRA_TOKENS))  # missing in BERT's tokenizer.json
             return cls(fast, max_length)
         return cls.from_vocab(folder / "vocab.txt", max_length)
 
     @classmethod
     def from_vocab(cls, vocab: Path, max_length: int = 35) -> PromptTokenizer:
-        """From a WordPiece vocabulary, one token a line; [DEC] and [ENC] are added."""
+        """Load a WordPiece vocabulary with one token per line, and add [DEC] and [ENC]."""
         with guarded(lambda error: CheckpointError(f"{vocab}: not a vocabulary: {reason(error)}")):
             lines = read_regular(vocab, MAX_TOKENIZER_BYTES).decode("utf-8").split("\n")
         tokens = [line.rstrip("\r") for line in lines]
         if tokens and not tokens[-1]:
             tokens.pop()
         if absent := [t for t in SPECIAL_TOKENS if t not in tokens]:
-            raise CheckpointError(f"{vocab}: not a BERT vocabulary: {absent} are not in it")
+            raise CheckpointError(f"{vocab}: not a BERT vocabulary: tokens {absent} are missing")
         fast = BertWordPieceTokenizer(
             vocab={token: i for i, token in enumerate(tokens)}, lowercase=True
         )._tokenizer
@@ -65,7 +65,7 @@ class PromptTokenizer:
         return cls(fast, max_length)
 
     def save(self, folder: Path) -> None:
-        """Write the tokenizer files so that this class and transformers' AutoTokenizer read them."""
+        """Write tokenizer files for this class and transformers' AutoTokenizer."""
         from transformers import PreTrainedTokenizerFast
 
         names = zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), SPECIAL_TOKENS)
@@ -83,15 +83,15 @@ class PromptTokenizer:
 
         Args:
             prompts: B strings.
-            length: pad to this many tokens; None pads to the longest prompt, which gives the same
-                rewards (padding is masked) for less work.
-            warn: of empty prompts, and of prompts that are cut.
+            length: number of tokens to pad to. None pads to the longest prompt, which is faster and gives the
+                same rewards, because padding is masked.
+            warn: whether to warn about empty prompts and prompts that are cut.
 
         Returns:
-            token ids (B, L) and mask (B, L), both int64; the mask is 1 at real tokens.
+            token ids (B, L) and mask (B, L), both int64; the mask is 1 at tokens, 0 at padding.
 
         Warns:
-            PromptTruncatedWarning: once a call, naming the words that were cut off.
+            PromptTruncatedWarning: once per call, with the words that were cut off.
         """
         check_prompts(prompts)
         encodings = self._encode(prompts)
@@ -99,7 +99,7 @@ class PromptTokenizer:
         if warn:
             self._warn_of_cuts(prompts, encodings)
         if warn and any(not p.strip() for p in prompts):
-            warn_caller("empty prompt: the image is scored without a request", EmptyPromptWarning)
+            warn_caller("empty prompt: the score depends on the image alone", EmptyPromptWarning)
         width = length or max(map(len, ids))
         token_ids = torch.zeros(len(ids), width, dtype=torch.int64)
         mask = torch.zeros_like(token_ids)
@@ -109,25 +109,25 @@ class PromptTokenizer:
         return token_ids, mask
 
     def dropped_words(self, prompt: str) -> str:
-        """The end of the prompt that the model never reads ('' when all of it is read)."""
+        """Return the end of the prompt that the model does not read ("" if it reads all)."""
         check_prompts([prompt])
         return self._dropped(prompt, self._encode([prompt])[0])
 
     def _encode(self, prompts: Sequence[str]) -> list[Encoding]:
-        """Tokenize as much of each prompt as decides over the tokens that the model reads."""
+        """Tokenize as much of each prompt as the model reads."""
         first = self.max_length * CHARACTERS_A_TOKEN
         encodings = self.fast_tokenizer.encode_batch([_beginning(prompt, first) for prompt in prompts])
         for i, prompt in enumerate(prompts):
             length = first
-            while len(prompt) > length and not self._decides(encodings[i], length):
+            while len(prompt) > length and not self._is_enough(encodings[i], length):
                 if length >= MAX_PROMPT_CHARACTERS.value:
                     break
                 length = min(4 * length, MAX_PROMPT_CHARACTERS.value)
                 encodings[i] = self.fast_tokenizer.encode(_beginning(prompt, length))
         return encodings
 
-    def _decides(self, encoding: Encoding, length: int) -> bool:
-        """Whether all tokens that the model reads are far from where the prompt was cut."""
+    def _is_enough(self, encoding: Encoding, length: int) -> bool:
+        """Return whether the model's tokens end far before the cut at ``length``."""
         count = self.max_length
         return len(encoding.ids) > count + 1 and encoding.offsets[count][1] <= length - 2 * LONGEST_WORD
 
@@ -138,7 +138,7 @@ class PromptTokenizer:
         if len(encoding.ids) <= self.max_length:
             return prompt[MAX_PROMPT_CHARACTERS.value :].strip()
         first = self.max_length - 1
-        while encoding.word_ids[first - 1] == encoding.word_ids[first]:  # name a split word whole
+        while encoding.word_ids[first - 1] == encoding.word_ids[first]:  # report whole words
             first -= 1
         return prompt[encoding.offsets[first][0] :].strip()
 
@@ -148,12 +148,12 @@ class PromptTokenizer:
             (prompt, dropped), others = next(iter(cut.items())), len(cut) - 1
             more = f" (and {others} more prompts)" if others else ""
             quotes = f"{quoted(dropped)} of {quoted(prompt)}"
-            message = f"prompt cut at {self.max_length} tokens, not read: {quotes}{more}"
+            message = f"prompt cut at {self.max_length} tokens, ignoring {quotes}{more}"
             warn_caller(message, PromptTruncatedWarning)
 
 
 def _beginning(prompt: str, length: int) -> str:
-    """The first characters of a prompt, up to the end of a word if one ends near."""
+    """Return the first ``length`` characters of a prompt, or fewer to end at a word."""
     if len(prompt) <= length:
         return prompt
     start = prompt[:length]
@@ -164,15 +164,17 @@ def _beginning(prompt: str, length: int) -> str:
 def check_prompts(prompts: Sequence[str]) -> None:
     """Raise unless ``prompts`` is a non-empty sequence of strings."""
     if isinstance(prompts, str):
-        raise PromptTypeError("a list of prompts was expected, got one string; wrap it in a list")
+        raise PromptTypeError("Cannot use the prompts: expected a list, got one string. Wrap it in a list.")
     if isinstance(prompts, bytes) or not hasattr(prompts, "__len__"):
-        raise PromptTypeError(f"a list of prompts was expected, got {type(prompts).__name__}")
+        raise PromptTypeError(f"Cannot use the prompts: expected a list, got {type(prompts).__name__}.")
     for i, prompt in enumerate(prompts):
         if not isinstance(prompt, str):
             raise PromptTypeError(f"prompt {i} must be a string, got {type(prompt).__name__}: {prompt!r:.80}")
         try:
             prompt.encode()
         except UnicodeEncodeError as error:
-            raise InputError(f"prompt {i} holds half a character: {prompt!r:.80}") from error
+            raise InputError(
+                f"prompt {i} contains half a character (a lone surrogate): {prompt!r:.80}"
+            ) from error
     if not len(prompts):
         raise InputError("no prompts given")

@@ -1,7 +1,7 @@
-"""A model's tokenizer.json, checked before it is used.
+"""Read a model's tokenizer.json after checking that it is safe.
 
-A tokenizer.json can hold any pipeline: regular expressions that take minutes, replacements that make a text
-a million times longer, ids for which a model has no embedding. Models here were trained with one of two.
+A tokenizer.json can define any pipeline: regular expressions that take minutes, replacements that make a text
+a million times longer, ids without an embedding. Only WordPiece (BERT) and BPE (CLIP) are supported.
 """
 
 from __future__ import annotations
@@ -19,32 +19,33 @@ from ..files.foreign_bytes import guarded, read_regular, reason
 from ..files.json_file import parse_json
 from ..files.limits import MB, Limit
 
-# Bytes of a tokenizer.json. CLIP's has 2.2 MB; 16 MB of the shortest tokens take some 500 MB of memory.
+# Largest tokenizer.json. CLIP's has 2.2 MB; 16 MB of the shortest tokens take about 500 MB of memory.
 MAX_TOKENIZER_BYTES = Limit("MAX_TOKENIZER_BYTES", 16 * MB)
-MAX_WORD = 100  # characters of a word, BERT's value; WordPiece takes quadratic time for a longer one
+MAX_WORD = 100  # characters per word, as in BERT; WordPiece takes quadratic time
 MAX_STEPS = 16  # steps of a normalizer or a pre-tokenizer; CLIP's have 3
 MAX_PATTERN = 400  # characters of a regular expression; CLIP's has 100
 
-# Steps that keep a text about as long as it is, in linear time; Replace and Split are checked further.
+# Steps that take linear time and keep the length of a text. Replace and Split have checks of their own below.
 _NORMALIZERS = {"NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents", "Strip", "BertNormalizer"}
 _PRE_TOKENIZERS = {"BertPreTokenizer", "ByteLevel", "Whitespace", "WhitespaceSplit", "Punctuation"}
 _PROCESSORS = {"BertProcessing", "RobertaProcessing", "TemplateProcessing", "ByteLevel"}
 
 
 def read_tokenizer(path: Path, model: str, ends: tuple[str, str] | None = None) -> Tokenizer:
-    """Return the tokenizer of a tokenizer.json.
+    """Load a tokenizer.json.
 
     Args:
-        model: the kind that the weights were trained with: "WordPiece" or "BPE".
-        ends: the tokens that it must put around every prompt, if it must.
+        path: the file.
+        model: type of tokenizer that the weights were trained with: "WordPiece" or "BPE".
+        ends: first and last token of every prompt, to check; None for no check.
 
     Raises:
-        CheckpointError: not a tokenizer of that kind, or one that cannot be used safely; the file is named.
+        CheckpointError: not a tokenizer of this type, or one that is not safe to use.
     """
     with guarded(lambda error: CheckpointError(f"{path}: not a tokenizer: {reason(error)}")):
         content = parse_json(read_regular(path, MAX_TOKENIZER_BYTES).decode())
         _check(content, model)
-        # Both are set by this package, and impossible values would fail at every prompt.
+        # This package truncates and pads. Invalid values would fail at every prompt.
         text = json.dumps({**content, "truncation": None, "padding": None}, ensure_ascii=False)
         tokenizer = Tokenizer.from_str(text)
         if ends is not None:
@@ -53,12 +54,12 @@ def read_tokenizer(path: Path, model: str, ends: tuple[str, str] | None = None) 
 
 
 def _check(content: Any, model: str) -> None:
-    """Raise ValueError where a tokenizer is not what a model here can use."""
+    """Raise ValueError if a tokenizer is not supported."""
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
-        raise ValueError("a JSON object with a 'model' was expected")
+        raise ValueError("expected a JSON object with a 'model'")
     kind = content["model"].get("type", model)
     if kind != model:
-        raise ValueError(f"its model is {kind!r:.40}, {model!r} was expected")
+        raise ValueError(f"expected a model of type {model!r}, got {kind!r:.40}")
     vocabulary = _vocabulary(content)
     unknown = content["model"].get("unk_token")
     if (model == "WordPiece" and unknown is None) or (unknown is not None and unknown not in vocabulary):
@@ -76,7 +77,7 @@ def _check(content: Any, model: str) -> None:
 
 
 def _vocabulary(content: Mapping[str, Any]) -> set[str]:
-    """Return all tokens, whose ids must be 0, 1, 2 and so on: each has its embedding."""
+    """Return all tokens after checking that their ids are 0, 1, 2 and so on."""
     vocabulary = content["model"].get("vocab")
     added = content.get("added_tokens") or []
     if not isinstance(vocabulary, dict) or not isinstance(added, list):
@@ -94,7 +95,7 @@ def _vocabulary(content: Mapping[str, Any]) -> set[str]:
 
 
 def _steps(part: Any, key: str) -> list[dict[str, Any]]:
-    """Return the steps of a part of the pipeline; a sequence's own instead of the sequence."""
+    """Return the steps of a part of the pipeline; for a sequence, the steps in it."""
     if part is None:
         return []
     if not isinstance(part, dict):
@@ -111,7 +112,7 @@ def _check_normalizer(step: Mapping[str, Any]) -> None:
     if step.get("type") == "Replace":
         content = step.get("content")
         if not isinstance(content, str) or len(content) > 1:
-            raise ValueError(f"its normalizer replaces a text by a longer one: {content!r:.40}")
+            raise ValueError(f"its normalizer makes texts longer, by inserting {content!r:.40}")
         _check_pattern(step.get("pattern"))
     elif step.get("type") not in _NORMALIZERS:
         raise ValueError(f"its normalizer {step.get('type')!r:.40} is not supported")
@@ -127,21 +128,21 @@ def _check_pre_tokenizer(step: Mapping[str, Any]) -> None:
 def _check_pattern(pattern: Any) -> None:
     """Raise ValueError for a regular expression that can take more than linear time.
 
-    Without groups, an alternative with one repetition is searched in linear time, as CLIP's are.
+    Without groups, an alternative with one repetition takes linear time. CLIP's pattern has only such ones.
     """
     text = next(iter(pattern.values()), None) if isinstance(pattern, dict) and len(pattern) == 1 else None
     if not isinstance(text, str) or not 1 <= len(text) <= MAX_PATTERN:
         raise ValueError(f"a pattern must have 1 to {MAX_PATTERN} characters, got {pattern!r:.80}")
     if "String" in pattern:
         return
-    plain = re.sub(r"\\[pP]\{\^?\w+\}|\\.", "x", text)  # \p{L} and escaped characters are one character each
+    plain = re.sub(r"\\[pP]\{\^?\w+\}|\\.", "x", text)  # \p{L} and escapes match one character each
     plain = re.sub(r"\[[^\[\]]*\]", "x", plain)
     if re.search(r"[()\[\]{}]", plain) or any(len(re.findall(r"[*+?]", p)) > 1 for p in plain.split("|")):
-        raise ValueError(f"its regular expression can take very long and is not supported: {text!r:.80}")
+        raise ValueError(f"its regular expression may be slow and is not supported: {text!r:.80}")
 
 
 def _check_ends(tokenizer: Tokenizer, ends: tuple[str, str]) -> None:
     first, last = (tokenizer.token_to_id(token) for token in ends)
     inner = tokenizer.encode("a", add_special_tokens=False).ids
     if None in (first, last) or tokenizer.encode("a").ids != [first, *inner, last]:
-        raise ValueError(f"it must put {ends[0]} before and {ends[1]} behind every prompt")
+        raise ValueError(f"it must add {ends[0]} before and {ends[1]} after every prompt")

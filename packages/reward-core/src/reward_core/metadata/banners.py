@@ -1,8 +1,8 @@
-"""Texts that cameras, scanners, editors and encoders leave in an image: never a prompt.
+"""Banners: texts of cameras, scanners, editors and encoders, never prompts.
 
-Only fields that such programs fill are tested (Comment, Description, Title, UserComment). A new banner is one
-more name in a table, EXACT for whole texts, PROGRAMS, GENERATORS and MAKERS for names in them, or one more
-pattern in PATTERNS. All are compared without regard to case.
+Only fields that such programs write are checked (Comment, Description, Title, UserComment). To add a banner,
+add a name to a table (EXACT for whole texts; PROGRAMS, GENERATORS and MAKERS for names in texts) or a pattern
+to PATTERNS. Case is ignored.
 """
 
 from __future__ import annotations
@@ -60,12 +60,12 @@ MAKERS = _table("""
     samsung | sanyo | sharp | sigma | sony | sony ericsson | supra | toshiba | traveler | umax | vivitar
     vivo | vtech | xerox | xiaomi | yashica | zte
 """)
-# Makers whose names begin titles, too: "Fuji Mountain", "Polaroid Portrait".
+# Makers whose names can also begin a title: "Fuji Mountain", "Polaroid Portrait".
 AMBIGUOUS = _table("""
     apple | brother | canon | concord | creative | fuji | ge | google | hasselblad | kodak | leaf | leica
     mamiya | olympus | polaroid | rollei | sharp | sigma | supra | traveler | vivo
 """)
-# Words beside a maker's name that name a camera.
+# Words that mean a camera after the name of a maker.
 MODEL_WORDS = _table("""
     camera | cameras | co | color | coolpix | corp | corporation | cyber-shot | cybershot | digimax
     digital | dsc | eastman | easyshare | eos | exilim | finepix | galaxy | image | images | imaging
@@ -131,23 +131,23 @@ PATTERNS = (
 _PATTERN = re.compile("|".join(f"(?:{pattern})" for pattern in PATTERNS), re.IGNORECASE)
 _NAME = re.compile(f"{_PROGRAM}|{_GENERATOR}|{_MAKER}", re.IGNORECASE)
 _CAMERA = re.compile(rf"{_MAKER}(?![\w-])", re.IGNORECASE)
-LONGEST = 400  # characters; no banner has more
+LONGEST = 400  # largest number of characters of a banner
 
 
 def is_banner(text: str) -> bool:
-    """Whether a text names what made or holds the image, and not what it shows."""
+    """Return whether a text names the program, camera or file instead of the content."""
     line = " ".join(text[: 4 * LONGEST].replace("\0", " ").split()).strip(" .*|;\"'")
     if not any(c.isalpha() for c in line):
         return True  # a date, a number
     if len(line) > LONGEST:
         return False
     if _NAME.fullmatch(line):
-        return not (line.isalpha() and line.islower())  # "apple" and "leaf" are words, too
+        return not (line.isalpha() and line.islower())  # "apple" and "leaf" are also words
     return line.lower() in EXACT or bool(_PATTERN.fullmatch(line)) or _is_camera(line)
 
 
 def _is_camera(line: str) -> bool:
-    """Whether a text is a maker's name and a model: "NIKON D70", "Canon PowerShot A70"."""
+    """Return whether a text is a maker and a model, such as "Canon PowerShot A70"."""
     maker = _CAMERA.match(line)
     if maker is None:
         return False

@@ -1,7 +1,8 @@
-"""The prompt of a ComfyUI image: from its save node up to the sampler, and from there to the text.
+"""Reading of the prompt in a ComfyUI graph.
 
-Two forms of the graph are stored: "prompt", {id: {class_type, inputs}}, in which a link is [id, output], and
-"workflow", the editor's nodes and links. The second is brought to the form of the first.
+The graph is followed from the save node to the sampler, and from the sampler to the text. It is stored in two
+formats: "prompt", {id: {class_type, inputs}} with links [id, output], and "workflow", the nodes and links of
+the editor. The second format is converted to the first.
 """
 
 from __future__ import annotations
@@ -20,61 +21,65 @@ TEXT_NODES = ("text", "string", "primitive")
 
 
 def is_graph(value: Any) -> TypeGuard[dict[str, Any]]:
-    """Whether a JSON value is {id: {class_type, inputs}, ...}."""
+    """Return whether a JSON value is {id: {class_type, inputs}, ...}."""
     nodes = value.values() if isinstance(value, dict) else ()
     return any(isinstance(node, dict) and "class_type" in node for node in nodes)
 
 
 def is_workflow(value: Any) -> TypeGuard[dict[str, Any]]:
-    """Whether a JSON value is the editor's form of a graph."""
+    """Return whether a JSON value is a graph in the format of the editor."""
     return isinstance(value, dict) and isinstance(value.get("nodes"), list) and "links" in value
 
 
 def read(value: dict[str, Any], workflow: dict[str, Any] | None = None) -> str | None:
-    """Return the prompt of a graph in either form.
+    """Return the prompt of a graph in either format.
 
     Args:
         value: the graph.
-        workflow: the editor's form of the same graph; it holds what nodes that show a text showed.
+        workflow: the same graph in the format of the editor, with the texts that nodes displayed.
 
     Raises:
-        InputError: see `prompt_of`.
+        InputError: as in `prompt_of`.
     """
     if is_workflow(value):
         return prompt_of(from_workflow(value), resolved=False)
     graph = {id: node for id, node in value.items() if isinstance(node, dict) and "class_type" in node}
-    return prompt_of(_with_shown(graph, workflow or {}))
+    return prompt_of(_with_displayed_texts(graph, workflow or {}))
 
 
 def prompt_of(graph: Graph, resolved: bool = True) -> str | None:
-    """The text that the last sampler before the saved image was given; None where none is found.
+    """Return the text of the last sampler before the saved image, or None.
 
     Args:
-        resolved: see `comfyui_text.text_at`.
+        graph: the graph.
+        resolved: as in `comfyui_text.text_at`.
 
     Raises:
-        InputError: several images are saved, of different prompts: which one this is, nobody knows; or a
-            switch, a change of the text, or a random choice that cannot be followed.
+        InputError: the graph saves images of several prompts, or has a switch, a change of the text or a
+            random choice that cannot be followed.
     """
-    found, reading, savers = [], GraphReading(graph), _savers(graph)
+    prompts, reading, savers = [], GraphReading(graph), _savers(graph)
     if len(savers) * len(graph) > MAX_GRAPH_STEPS.value:
-        size = f"{len(graph):,} nodes, of which {len(savers):,} may hold the image"
-        raise InputError(f"its graph is too large: {size} ({MAX_GRAPH_STEPS.advice}): give the prompt")
+        size = f"{len(graph):,} nodes, {len(savers):,} of which may save the image"
+        raise InputError(f"its graph is too large: {size} ({MAX_GRAPH_STEPS.advice}). Give the prompt")
     for save in savers:
         for maker in makers(graph, save):
             text = given_text(graph, maker, resolved, reading)
             if text and plain(text, brackets=False):
-                found.append(plain(text, brackets=False))
+                prompts.append(plain(text, brackets=False))
                 break
-    distinct = list(dict.fromkeys(found))
+    distinct = list(dict.fromkeys(prompts))
     if len(distinct) > 1:
-        shown = "; ".join(repr(text[:60]) for text in distinct[:3])
-        raise InputError(f"its graph saves images of {len(distinct)} prompts ({shown}): give the prompt")
+        examples = "; ".join(repr(text[:60]) for text in distinct[:3])
+        raise InputError(f"its graph saves images of {len(distinct)} prompts ({examples}). Give the prompt")
     return distinct[0] if distinct else None
 
 
 def from_workflow(workflow: dict[str, Any]) -> Graph:
-    """The editor's form -> {id: {class_type, inputs}}; a bypassed node passes on what it was given."""
+    """Convert a graph from the format of the editor to {id: {class_type, inputs}}.
+
+    Bypassed nodes pass their inputs through.
+    """
     links: dict[Any, list[Any]] = {}
     for link in _list(workflow.get("links")):
         if isinstance(link, dict):
@@ -98,7 +103,7 @@ def from_workflow(workflow: dict[str, Any]) -> Graph:
             elif len(strings) > 1 and widgets[:2] == strings[:2] and "ildcard" in str(node.get("type")):
                 inputs.update(wildcard_text=strings[0], populated_text=strings[1], mode="fixed")
             elif strings and is_named(str(node.get("type")), TEXT_NODES + CHOOSES):
-                inputs["text"] = strings[0]  # older editors name no widgets; the text comes first
+                inputs["text"] = strings[0]  # older editors have no names of widgets; the text is first
         linked = {str(slot.get("name")): str(slot.get("link")) for slot in slots}
         inputs.update({name: links[link] for name, link in linked.items() if link in links})
         kind = "Bypassed" if node.get("mode") == BYPASSED else str(node.get("type"))
@@ -111,26 +116,26 @@ def _list(value: Any) -> list[Any]:
 
 
 def _savers(graph: Graph) -> list[str]:
-    """Nodes that end the graph with images: those that save, else those that show."""
+    """Return the last nodes that save images, or else those that display them."""
     ends = {id: str(node.get("class_type")) for id, node in graph.items() if "images" in inputs_of(graph, id)}
     saving = [id for id, kind in ends.items() if "save" in kind.lower()]
     return saving or list(ends) or list(graph)
 
 
-def _with_shown(graph: Graph, workflow: dict[str, Any]) -> Graph:
-    """The graph, in which nodes that show a text hold what they showed while this image was made.
+def _with_displayed_texts(graph: Graph, workflow: dict[str, Any]) -> Graph:
+    """Return the graph with the texts that its nodes displayed.
 
-    The graph itself was stored before that, so there they still hold the text of the run before.
+    The graph is stored before it runs, so its nodes still have the texts of the previous run.
     """
-    shown = {}
+    displayed = {}
     for node in _list(workflow.get("nodes")):
         if isinstance(node, dict) and "show" in str(node.get("type")).lower():
             values = node.get("widgets_values")
             while isinstance(values, list) and len(values) == 1:
                 values = values[0]
             if isinstance(values, str) and values.strip():
-                shown[str(node.get("id"))] = values
+                displayed[str(node.get("id"))] = values
     return {
-        id: {**node, "inputs": {**inputs_of(graph, id), "text_0": shown[id]}} if id in shown else node
+        id: {**node, "inputs": {**inputs_of(graph, id), "text_0": displayed[id]}} if id in displayed else node
         for id, node in graph.items()
     }

@@ -1,10 +1,10 @@
-"""Nodes of ComfyUI extensions that pick part of a prompt at random while the graph runs.
+"""ComfyUI nodes that pick part of a prompt at random while the graph runs.
 
-The graph holds the template, "a {red|blue} house" or "a __color__ house". What became of it is known only
-where a node stored it; elsewhere the prompt cannot be known, which is an error.
+The graph contains the template, "a {red|blue} house" or "a __color__ house". The prompt is known only if a
+node stored the result. Otherwise it is an error.
 
-ComfyUI's own "{red|blue}" is resolved by its editor before the graph is stored as "prompt", so that braces in
-a plain encoder there are words. In the editor's form, "workflow", they may still be the template.
+ComfyUI's editor resolves "{red|blue}" before the graph is stored as "prompt", so braces in a plain encoder of
+"prompt" are words. In "workflow", the format of the editor, they may be a template.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Any, NoReturn
 
 from ..errors import InputError
 
-# Parts of class names, in small letters: nodes that resolve templates or pick one of several texts,
+# Parts of class names, in lower case. Nodes that resolve templates or pick one of several texts:
 CHOOSES = (
     "wildcard", "random", "dpcombinatorial", "dpjinja", "dpoutput", "dynamicprompt", "dynamic prompt",
     "gprompts", "shuffle", "oneof", "lottery", "mikey",
 )  # fmt: skip
-# nodes whose text is made up as they run, whatever they are given,
+# Nodes that generate their text while they run:
 INVENTS = ("dpmagic", "dpfeelinglucky", "onebutton", "one button", "promptgenerator", "prompt generator")
-# and nodes that pass every text on as it is.
+# Nodes that do not change texts:
 LITERAL = ("encode", "primitive", "string", "showtext", "reroute", "note")
 PICKS_LINES = ("promptline", "prompt line", "random line", "randomline", "line from", "text line", "textline")
 INDEX = ("start_index", "line_number", "line_index", "index")
@@ -34,32 +34,32 @@ _NOT_WORDS = re.compile(r"__.+?__|<[^<>]*>|^[^\S\n]*#.*$", re.MULTILINE)
 
 
 def has_template(text: str) -> bool:
-    """Whether a text has parts that something picks: {red|blue}, {2$$red|blue}, __color__."""
+    """Return whether a text has random parts: {red|blue}, {2$$red|blue}, __color__."""
     block = text.find("{%")
     has_block = block >= 0 and text.find("%}", block + 2) >= 0
     return has_block or _TEMPLATE.search(text) is not None
 
 
 def is_named(kind: str, words: tuple[str, ...]) -> bool:
-    """Whether the name of a class contains one of the words."""
+    """Return whether the name of a class contains one of the words."""
     return any(word in kind.lower() for word in words)
 
 
 def refuse(kind: str) -> NoReturn:
-    """Raise the error for a text that cannot be known."""
-    raise InputError(f"its graph picks part of the prompt at random ({kind}): give the prompt")
+    """Raise the error for an unknown text."""
+    raise InputError(f"its graph picks part of the prompt at random ({kind}). Give the prompt")
 
 
 def populated(kind: str, inputs: dict[str, Any]) -> str | None:
-    """The text that a wildcard node stored beside its template; None where it has no such field.
+    """Return the text that a wildcard node stored with its template, or None.
 
     Raises:
-        InputError: the field is empty, or holds the text of an earlier run or another template.
+        InputError: the field is empty, or has the text of an earlier run or of another template.
     """
     text, template = inputs.get("populated_text"), inputs.get("wildcard_text")
     if not isinstance(text, str):
         return None
-    filled = inputs.get("mode") not in (True, "populate")  # the text is used as it is
+    filled = inputs.get("mode") not in (True, "populate")  # the text is used unchanged
     if not text.strip():
         if filled or (isinstance(template, str) and not template.strip()):
             return ""
@@ -67,15 +67,15 @@ def populated(kind: str, inputs: dict[str, Any]) -> str | None:
     if has_template(text):
         refuse(kind)
     if isinstance(template, str) and not filled and not _words(template) <= _words(text):
-        refuse(kind)  # the text is of another template
+        refuse(kind)  # the text belongs to another template
     return text.strip()
 
 
 def check(kind: str, inputs: dict[str, Any], text: str | None) -> str | None:
-    """Return the text of a node that may pick parts of it, if there was nothing to pick.
+    """Return the text of a node after checking that it has no random parts.
 
     Raises:
-        InputError: there was.
+        InputError: the text has random parts.
     """
     if is_named(kind, INVENTS):
         refuse(kind)
@@ -94,19 +94,19 @@ def check(kind: str, inputs: dict[str, Any], text: str | None) -> str | None:
 
 
 def refuse_templates(kind: str, inputs: dict[str, Any]) -> None:
-    """Raise an error for a template in a node that may resolve it.
+    """Raise InputError for a template in a node that may resolve it.
 
-    Nodes that are known to pass texts on may only hold "{red|blue}"; for "__color__" they are often replaced.
+    In nodes that do not change texts, only "__color__" is a template: extensions often replace these nodes.
     """
     literal = is_named(kind, LITERAL) and not is_named(kind, CHOOSES)
-    found = _WILDCARD_ONLY.search if literal else has_template
+    matches = _WILDCARD_ONLY.search if literal else has_template
     for name, value in inputs.items():
-        if isinstance(value, str) and not str(name).startswith("neg") and found(value):
+        if isinstance(value, str) and not str(name).startswith("neg") and matches(value):
             refuse(kind)
 
 
 def _is_list(kind: str, text: str) -> bool:
-    """Whether a text may be several of which a node picks one; the generators of DynamicPrompts do not."""
+    """Return whether a text may be a list from which a node picks an item."""
     return not kind.startswith("DP") and any(sign in text for sign in "\n,;|")
 
 
@@ -121,9 +121,9 @@ def _line(kind: str, inputs: dict[str, Any], text: str) -> str:
 
 
 def _words(template: str) -> set[str]:
-    """The words outside of what is picked."""
+    """Return the words outside of random parts."""
     kept: list[str] = []
-    opened: list[int] = []  # where in `kept` each open brace is
+    opened: list[int] = []  # index in `kept` of each open brace
     for part in _BRACES.findall(template):
         if part == "{":
             opened.append(len(kept))

@@ -1,7 +1,8 @@
-"""The text behind a conditioning in ComfyUI's graph: through encoders, joins, switches and changes of texts.
+"""Reading of the text of a conditioning in a ComfyUI graph.
 
-What a node does is told by its class and by the names of its inputs, which extensions mostly share. Where
-that leaves several texts to choose from, it is an error: a score for another prompt is worse than none.
+The graph is followed through encoders, joins, switches and changes of texts. The class of a node and the
+names of its inputs, which are similar in most extensions, show what it does. If several texts remain, it is
+an error, because a score for the wrong prompt is worse than no score.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from . import comfyui_random
 
 Graph = dict[str, dict[str, Any]]
 
-# By which inputs a conditioning, or a text, came into a node that changes it.
+# Inputs with the conditioning or the text that a node changes.
 FIRST = ("positive", "conditioning", "conditioning_to", "cond", "guider", "pipe")
 TEXTS = (
     "text", "clip_l", "clip_g", "prompt", "user_prompt", "positive", "positive_prompt", "text_positive",
     "string", "value", "text_a", "text1", "string1", "wildcard_text",
 )  # fmt: skip
-# Two parts of one text; of the second form all but an average, which is no text.
+# Inputs with two parts of one text (conditionings only if they are not averaged).
 PAIRS = (("text_g", "text_l"), ("conditioning_to", "conditioning_from"), ("conditioning_1", "conditioning_2"))
 NO_TEXT = (
     "clip", "model", "vae", "image", "images", "pixels", "mask", "samples", "latent", "latent_image",
@@ -51,11 +52,12 @@ _NUMBERED = re.compile(r"(?:text|string|str|input|prompt)_?(?:[a-z]|\d{1,2})")
 
 
 def is_link(graph: Graph, value: Any) -> bool:
-    """Whether the value of an input is [id, output] of another node."""
+    """Return whether the value of an input is a link to another node: [id, output]."""
     return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and value[0] in graph
 
 
 def inputs_of(graph: Graph, id: str) -> dict[str, Any]:
+    """Return the inputs of a node."""
     inputs = graph[id].get("inputs")
     return inputs if isinstance(inputs, dict) else {}
 
@@ -63,40 +65,43 @@ def inputs_of(graph: Graph, id: str) -> dict[str, Any]:
 def text_at(
     graph: Graph, value: Any, resolved: bool = True, reading: GraphReading | None = None
 ) -> str | None:
-    """The text at a value: a string itself, or what a link leads to; None where there is none.
+    """Return the text of a value, which is a string or a link, or None.
 
     Args:
-        reading: of the same graph, so that no node is read twice.
-        resolved: False if "{red|blue}" may be a template even in nodes that pass it on as it is.
+        graph: the graph.
+        value: value of an input.
+        resolved: False if "{red|blue}" may be a template even in nodes that do not resolve templates.
+        reading: texts of the graph that were read before.
 
     Raises:
-        InputError: several texts, and nothing that says which of them was used; one changed by a pattern;
-            one of which a part is picked at random; or texts of more characters than MAX_GRAPH_TEXT.
+        InputError: several texts could have been used, a text is changed by a pattern or has random parts, or
+            the texts have more characters than MAX_GRAPH_TEXT.
     """
     text = (reading or GraphReading(graph)).text(value)
     if text and not resolved and comfyui_random.has_template(text):
-        raise InputError("its workflow holds a template of the prompt, not the prompt: give the prompt")
+        raise InputError("its workflow has only a template of the prompt. Give the prompt")
     return text
 
 
 class GraphReading:
-    """The texts of a graph's nodes, each read once."""
+    """The texts of the nodes in a graph, each read once."""
 
     def __init__(self, graph: Graph):
         self.graph = graph
-        self.known: dict[tuple[str, str], str | None] = {}  # of the links already followed
-        self.left = MAX_GRAPH_TEXT.value  # characters
+        self.known: dict[tuple[str, str], str | None] = {}  # texts of links that were followed
+        self.left = MAX_GRAPH_TEXT.value  # number of characters that may still be read
 
     def text(self, value: Any) -> str | None:
+        """Return the text of a value, which is a string or a link, or None."""
         if isinstance(value, str):
             return value.strip() or None
         if not is_link(self.graph, value):
             return None
         id, link = value[0], (value[0], repr(value[1]))
         if link not in self.known:
-            self.known[link] = None  # a circle has no text
+            self.known[link] = None  # a cycle has no text
             kind = str(self.graph[id].get("class_type"))
-            text = self._shown(kind, value) or self._node(kind, inputs_of(self.graph, id))
+            text = self._displayed(kind, value) or self._node(kind, inputs_of(self.graph, id))
             self._spend(len(text or ""))
             self.known[link] = text
         return self.known[link]
@@ -105,39 +110,39 @@ class GraphReading:
         self.left -= characters
         if self.left < 0:
             most = f"more than {MAX_GRAPH_TEXT.value:,} characters"
-            raise InputError(f"its graph makes texts of {most} ({MAX_GRAPH_TEXT.advice}): give the prompt")
+            raise InputError(f"the texts of its graph have {most} ({MAX_GRAPH_TEXT.advice}). Give the prompt")
 
     @cached_property
-    def _texts_shown(self) -> dict[str, str]:
-        """What the first node that shows a link's text showed, by link."""
-        shown: dict[str, str] = {}
+    def _displayed_texts(self) -> dict[str, str]:
+        """Texts that nodes displayed, by the link to the text."""
+        displayed: dict[str, str] = {}
         for id in self.graph:
             inputs = inputs_of(self.graph, id)
             if isinstance(inputs.get("text_0"), str):
                 for value in inputs.values():
                     if is_link(self.graph, value):
-                        shown.setdefault(repr(value), inputs["text_0"].strip())
-        return shown
+                        displayed.setdefault(repr(value), inputs["text_0"].strip())
+        return displayed
 
-    def _shown(self, kind: str, link: list[Any]) -> str | None:
-        """What a node beside the way shows of a text that only became known as the graph ran."""
+    def _displayed(self, kind: str, link: list[Any]) -> str | None:
+        """Return a text that was computed while the graph ran, if a node displayed it."""
         if not comfyui_random.is_named(kind, (*GENERATED, *comfyui_random.CHOOSES, *comfyui_random.INVENTS)):
             return None
-        return self._texts_shown.get(repr(link)) or None
+        return self._displayed_texts.get(repr(link)) or None
 
     def _node(self, kind: str, inputs: dict[str, Any]) -> str | None:
         if isinstance(inputs.get("text_0"), str) and inputs["text_0"].strip():
-            return inputs["text_0"].strip()  # what a text became as the graph ran
+            return inputs["text_0"].strip()  # the text displayed while the graph ran
         if (populated := comfyui_random.populated(kind, inputs)) is not None:
             return populated or None
         comfyui_random.refuse_templates(kind, inputs)
-        return comfyui_random.check(kind, inputs, self._passed_on(kind, inputs))
+        return comfyui_random.check(kind, inputs, self._output(kind, inputs))
 
-    def _passed_on(self, kind: str, inputs: dict[str, Any]) -> str | None:
-        """The text of a node that does the same with it each time."""
+    def _output(self, kind: str, inputs: dict[str, Any]) -> str | None:
+        """Return the output text of a deterministic node."""
         small = kind.lower()
         if any(word in small for word in GENERATED):
-            return None  # written as the graph ran, and stored nowhere
+            return None  # generated while the graph ran, and not stored
         if "switch" in small or "ifelse" in small:
             return self._switched(kind, inputs)
         if "find" in inputs and "replace" in inputs:
@@ -147,34 +152,34 @@ class GraphReading:
             self._spend(len(string) + string.count(find) * len(new))
             return string.replace(find, new)
         if "regex_pattern" in inputs or inputs.get("action") == "replace":
-            raise InputError(f"its graph changes the prompt by a pattern ({kind}): give the prompt")
+            raise InputError(f"its graph changes the prompt with a pattern ({kind}). Give the prompt")
         if any(word in small for word in JOINS) and (joined := self._joined(inputs)):
             return joined
         if text := self.text(inputs.get("t5xxl")):
-            return text  # of SD3's and FLUX's texts the one that is read as sentences
+            return text  # SD3 and FLUX read this text as sentences
         for names in PAIRS:
             if set(names) <= set(inputs) and "average" not in small:
                 return _together([self.text(inputs[name]) for name in names])
         for name in FIRST:
             if name in inputs and (text := self.text(inputs[name])):
                 return text
-        # An encoder may be given the same text, or parts of it, in several fields: the longest one.
+        # An encoder may have the same text, or parts of it, in several inputs. Return the longest.
         texts = [text for name in TEXTS if name in inputs and (text := self.text(inputs[name]))]
         if texts:
             return max(texts, key=len)
-        return self._only(kind, self._links(inputs))  # a reroute, a bypassed node, a node of an extension
+        return self._only(kind, self._links(inputs))  # reroutes, bypassed nodes, nodes of extensions
 
     def _joined(self, inputs: dict[str, Any]) -> str | None:
         parts = [self.text(value) for name, value in inputs.items() if _NUMBERED.fullmatch(name)]
-        given = [inputs[name] for name in ("delimiter", "separator") if isinstance(inputs.get(name), str)]
-        between = (given or [" "])[0].replace("\\n", "\n")
-        self._spend(sum(len(part or "") + len(between) for part in parts))
-        return between.join(part for part in parts if part) or None
+        separators = [inputs[key] for key in ("delimiter", "separator") if isinstance(inputs.get(key), str)]
+        separator = (separators or [" "])[0].replace("\\n", "\n")
+        self._spend(sum(len(part or "") + len(separator) for part in parts))
+        return separator.join(part for part in parts if part) or None
 
     def _switched(self, kind: str, inputs: dict[str, Any]) -> str | None:
-        """The text that a switch lets through."""
+        """Return the text that a switch selects."""
         branches = {name: v for name, v in inputs.items() if is_link(self.graph, v) or isinstance(v, str)}
-        if "any switch" in kind.lower():  # the first that is there
+        if "any switch" in kind.lower():  # selects the first input with a value
             return next((text for value in branches.values() if (text := self.text(value))), None)
         on = next((value for value in inputs.values() if isinstance(value, bool)), None)
         sides = {side: [name for name in branches if side in name.lower()] for side in ("true", "false")}
@@ -182,7 +187,7 @@ class GraphReading:
             names = sides["true"] + sides["false"] if on is None else sides[str(on).lower()]
             return self._only(kind, [branches[name] for name in names])
         number = next((v for name, v in inputs.items() if name.lower() in SELECTORS and type(v) is int), None)
-        numbered = {int(found[0]): v for name, v in branches.items() if (found := _NUMBER.search(name))}
+        numbered = {int(match[0]): v for name, v in branches.items() if (match := _NUMBER.search(name))}
         if number in numbered:
             return self.text(numbered[number])
         return self._only(kind, self._links(inputs))
@@ -197,15 +202,13 @@ class GraphReading:
     def _only(self, kind: str, values: list[Any]) -> str | None:
         texts = list(dict.fromkeys(text for value in values if (text := self.text(value))))
         if len(texts) > 1:
-            shown = "; ".join(repr(text[:60]) for text in texts[:3])
-            raise InputError(
-                f"its graph does not say which text {kind} let through ({shown}): give the prompt"
-            )
+            examples = "; ".join(repr(text[:60]) for text in texts[:3])
+            raise InputError(f"its graph does not say which text {kind} used ({examples}). Give the prompt")
         return texts[0] if texts else None
 
 
 def _together(texts: list[str | None]) -> str | None:
-    """Both texts, or the longer where it holds the other."""
+    """Return both texts, or only the longer one if it contains the other."""
     first, second = ((text or "").strip() for text in texts)
     if second in first or first in second:
         return max(first, second, key=len) or None

@@ -1,6 +1,6 @@
-"""EXIF, as far as texts go: read them, and change the UserComment with every other byte left in place.
+"""EXIF: read texts, and replace the UserComment without moving any other byte.
 
-EXIF is a TIFF file: directories of 12-byte entries, whose values, if longer than 4 bytes, lie elsewhere.
+EXIF is a TIFF file: directories of 12-byte entries. Values longer than 4 bytes are stored outside the entry.
 """
 
 from __future__ import annotations
@@ -19,40 +19,42 @@ UNICODE, PLAIN, JIS = b"UNICODE\0", b"ASCII\0\0\0", b"JIS\0\0\0\0\0"
 
 
 class DamagedExif(ValueError):
-    """The block is no TIFF, or points outside itself."""
+    """An EXIF block that is not TIFF, or has offsets outside the block."""
 
 
 @dataclass(frozen=True)
 class Entry:
+    """An entry of a directory."""
+
     tag: int
     kind: int
     count: int
-    position: int  # of the entry in the block
-    offset: int  # of the value
+    position: int  # position of the entry in the block
+    offset: int  # position of the value in the block
 
 
 def texts(block: bytes) -> dict[str, str]:
-    """Names of EXIF (ImageDescription, Make, UserComment, ...) -> texts, without the empty ones.
+    """Return the non-empty texts by EXIF name (ImageDescription, UserComment, ...).
 
-    Bytes that cannot be decoded are lone surrogates in the texts.
+    Bytes that cannot be decoded become lone surrogates.
     """
-    found = {}
+    result = {}
     order, entries = _entries(block)
-    by_name = {name: entry for entry in entries if (name := _name_of(entry))}  # of two the last
+    by_name = {name: entry for entry in entries if (name := _name_of(entry))}  # the last of duplicates
     for name, entry in by_name.items():
         if entry.count > MAX_METADATA_TEXT.value:
             raise DamagedExif(f"its {name} has {entry.count:,} bytes ({MAX_METADATA_TEXT.advice})")
         raw = block[entry.offset : entry.offset + entry.count]
         if name == "UserComment":
-            found[name] = _comment(raw, order)[0]
+            result[name] = _comment(raw, order)[0]
         else:
             encoding = "utf-16-le" if entry.tag in WINDOWS_TAGS else None
-            found[name] = text_encoding.decode_leniently(raw, encoding)
-    return {name: text for name, text in found.items() if text.strip()}
+            result[name] = text_encoding.decode_leniently(raw, encoding)
+    return {name: text for name, text in result.items() if text.strip()}
 
 
 def _name_of(entry: Entry) -> str | None:
-    """The name of a text that is read; None for other entries."""
+    """Return the name of a text entry; None for other entries."""
     if entry.tag in ASCII_TAGS and entry.kind in (ASCII, UTF8):
         return ASCII_TAGS[entry.tag]
     if entry.tag in WINDOWS_TAGS and entry.kind == BYTE:
@@ -61,9 +63,9 @@ def _name_of(entry: Entry) -> str | None:
 
 
 def with_user_comment(block: bytes, text: str) -> bytes:
-    """The block with another text in its UserComment, which it must have.
+    """Return the block with a new text in its UserComment, which must exist.
 
-    A longer text goes to the end of the block, a shorter one over the old; nothing else moves.
+    A longer text is appended to the block, a shorter one overwrites the old. Nothing else moves.
     """
     order, entries = _entries(block)
     entry = next(entry for entry in entries if entry.tag == USER_COMMENT)
@@ -82,7 +84,7 @@ def with_user_comment(block: bytes, text: str) -> bytes:
 
 
 def _entries(block: bytes) -> tuple[str, list[Entry]]:
-    """Byte order, and the entries of the first directory and of EXIF's own."""
+    """Return the byte order and the entries of the first and the EXIF directory."""
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(block[:4])
     if order is None:
         raise DamagedExif("its EXIF block does not begin as a TIFF file")
@@ -109,7 +111,7 @@ def _directory(block: bytes, order: str, position: int) -> list[Entry]:
         tag, kind, number, offset = struct.unpack_from(order + "HHII", block, at)
         if kind in (BYTE, ASCII, UNDEFINED, UTF8):  # one byte each
             offset = at + 8 if number <= 4 else offset
-            # Cameras' own notes often point outside once a program has moved them; they are none of ours.
+            # Maker notes often point outside the block after a program moved them. They are not read.
             if offset + number > len(block) and (tag in ASCII_TAGS or tag == USER_COMMENT):
                 raise DamagedExif("an entry of its EXIF block points outside")
         entries.append(Entry(tag, kind, number, at, offset))
@@ -124,7 +126,7 @@ def _check_count(entries: int) -> None:
 
 
 def _comment(raw: bytes, order: str) -> tuple[str, bytes, str]:
-    """(text, character code, encoding) of a UserComment."""
+    """Return (text, character code, encoding) of a UserComment."""
     code, content = raw[:8], raw[8:]
     if code == UNICODE:
         encoding = _unicode_encoding(content, order)
@@ -132,13 +134,13 @@ def _comment(raw: bytes, order: str) -> tuple[str, bytes, str]:
         encoding = text_encoding.japanese_encoding(content)
     else:
         if code not in (PLAIN, bytes(8)):
-            code, content = b"", raw  # written without a code
+            code, content = b"", raw  # no character code
         encoding = text_encoding.encoding_of(content) or "utf-8"
     return text_encoding.decode_leniently(content, encoding), code, encoding
 
 
 def _unicode_encoding(content: bytes, order: str) -> str:
-    """UTF-16 by the standard, which forgets the byte order; UTF-8 by many programs."""
+    """Return the encoding: UTF-16 by the standard, UTF-8 in many programs."""
     if b"\0" not in content.rstrip(b"\0") and text_encoding.encoding_of(content) == "utf-8":
         return "utf-8"
     marks = {b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be"}

@@ -1,8 +1,8 @@
-"""The programs that write prompts into images: how each one's text is recognized, and read.
+"""Readers for the prompts that image generators write into images.
 
-Every text of an image, from whichever field, goes through `read`, which tries GENERATORS in order. To add a
-program, write a function that takes a Source and returns the prompt, or None where the text is not that
-program's, and add a line to the table. "No prompt" is the right answer where a text leaves doubt.
+`read` passes every text of an image to the readers in GENERATORS, in order. To add a program, write a
+function from a Source to the prompt, or to None if the text is from another program, and add it to the table.
+Return None in case of doubt.
 """
 
 from __future__ import annotations
@@ -30,7 +30,13 @@ JSON_PARENTS = (
 
 @dataclass(frozen=True)
 class Source:
-    """One text of an image: the name of its field in small letters, and all the other texts."""
+    """A text of an image.
+
+    Attributes:
+        name: name of its field, in lower case.
+        text: the text.
+        others: all texts of the image, by name.
+    """
 
     name: str
     text: str
@@ -38,20 +44,24 @@ class Source:
 
     @cached_property
     def json(self) -> Any:
-        """The text's JSON value; None where it is not JSON."""
+        """JSON value of the text, or None if it is not JSON."""
         return parse_json(self.text)
 
     @property
     def object(self) -> dict[str, Any]:
-        """The text's JSON object; empty where it is not one."""
+        """JSON object of the text, or {} if it is not one."""
         return self.json if isinstance(self.json, dict) else {}
 
 
 @dataclass(frozen=True)
 class Generator:
-    """A program, the name of its form in `FoundPrompt.source`, and its reader.
+    """A program and its reader.
 
-    reads_notation: whether it searches a text that is not JSON, which is done for texts of limited length.
+    Attributes:
+        name: name of the program.
+        form: name of its format in `FoundPrompt.source`.
+        read: reader of its texts.
+        reads_notation: whether the reader searches texts that are not JSON; long texts are skipped.
     """
 
     name: str
@@ -62,7 +72,7 @@ class Generator:
 
 @dataclass(frozen=True)
 class Reading:
-    """A prompt and the generator whose text it was in."""
+    """A prompt and the generator that wrote it."""
 
     prompt: str
     generator: Generator
@@ -72,7 +82,7 @@ def read(source: Source) -> Reading | None:
     """Return the prompt of the first generator that recognizes the text.
 
     Raises:
-        InputError: the text leaves open which prompt was used.
+        InputError: the text does not say which prompt was used.
     """
     for generator in GENERATORS:
         if generator.reads_notation and len(source.text) > MAX_PROMPT_TEXT.value:
@@ -84,7 +94,7 @@ def read(source: Source) -> Reading | None:
 
 
 def parse_json(text: str) -> Any:
-    """Return the value of a JSON text; None where it is not one."""
+    """Return the value of a JSON text, or None if it is not JSON."""
     text = text.strip().rstrip("\0")
     if not text.startswith(("{", "[", '"')):
         return None
@@ -95,7 +105,7 @@ def parse_json(text: str) -> Any:
 
 
 def _civitai(source: Source) -> str | None:
-    """A ComfyUI graph with the settings of Civitai's own generator beside the nodes."""
+    """Read a ComfyUI graph with the settings of Civitai's generator."""
     if not comfyui.is_graph(source.json):
         return None
     extra = source.object.get("extraMetadata")
@@ -105,7 +115,7 @@ def _civitai(source: Source) -> str | None:
 
 
 def _comfyui(source: Source) -> str | None:
-    """A graph that is the text, or {"prompt": graph, "workflow": graph}."""
+    """Read a graph, or {"prompt": graph, "workflow": graph}."""
     value = source.json
     if comfyui.is_graph(value) or comfyui.is_workflow(value):
         return comfyui.read(value)
@@ -125,7 +135,7 @@ def _swarmui(source: Source) -> str | None:
 
 
 def _novelai(source: Source) -> str | None:
-    """The base prompt: of model 4 and later those of single characters are stored beside it."""
+    """Read the base prompt. Models from version 4 also store prompts of characters."""
     from_novelai = "novelai" in source.others.get("software", "").lower()
     if source.name == "description" and from_novelai:
         return notations.novelai(source.text)
@@ -150,30 +160,30 @@ def _invokeai(source: Source) -> str | None:
 
 
 def _invokeai_dream(source: Source) -> str | None:
-    """The command line of InvokeAI 1: "a red house [blurred]" -s 50 -S 1 -W 512."""
-    found = re.fullmatch(r'\s*"((?:[^"\\]|\\.)*)"\s+(?:-[a-zA-Z]|--\w+)[ =]?\S.*', source.text, re.DOTALL)
-    if found is None and source.name == "dream":
+    """Read the command line of InvokeAI 1: "a red house [blurred]" -s 50 -S 1 -W 512."""
+    match = re.fullmatch(r'\s*"((?:[^"\\]|\\.)*)"\s+(?:-[a-zA-Z]|--\w+)[ =]?\S.*', source.text, re.DOTALL)
+    if match is None and source.name == "dream":
         return notations.invokeai(_without_options(source.text).replace('\\"', '"'))
-    return notations.invokeai(found[1].replace('\\"', '"')) if found else None
+    return notations.invokeai(match[1].replace('\\"', '"')) if match else None
 
 
 def _without_options(line: str) -> str:
-    """A command line without the options at its end: -s 50 -W512."""
+    """Return a command line without the options at its end (-s 50 -W512)."""
     line = line.strip()
     words = list(re.finditer(r"\S+", line))
     first, are_options = len(words), [False] * len(words) + [True, False]  # from each word to the end
     for i in range(len(words) - 1, 0, -1):
         word = words[i][0]
         if re.match(r"-[a-zA-Z]", word):
-            alone = len(word) > 2 and are_options[i + 1]
+            joined = len(word) > 2 and are_options[i + 1]
             with_value = len(word) == 2 and are_options[i + 2] and words[i + 1].start() == words[i].end() + 1
-            if alone or with_value:
+            if joined or with_value:
                 are_options[i], first = True, i
     return line[: words[first - 1].end()] if words else line
 
 
 def _easy_diffusion(source: Source) -> str | None:
-    """Lines of the text file beside an image: "Prompt: ...", "Seed: ...", one setting each."""
+    """Read a caption file with one setting per line: "Prompt: ...", "Seed: ..."."""
     lines = source.text.replace("\r\n", "\n").split("\n")
     named = dict(line.partition(": ")[::2] for line in lines if ": " in line)
     if not {"Prompt", "Seed", "Steps"} <= set(named):
@@ -185,14 +195,14 @@ def _easy_diffusion(source: Source) -> str | None:
 
 
 def _mochi_diffusion(source: Source) -> str | None:
-    found = re.search(
+    match = re.search(
         r"(?:^|;\s*|\n[^\S\n]*)Include in Image: (.*?)(?:(?:;\s*|\n[^\S\n]*)"
         r"(?:Exclude from Image|Model|Size|Steps|Seed|"
         r"Quality|Scheduler|Guidance Scale|Generator|Input Images|Upscaled|Date):|$)",
         source.text,
         re.DOTALL,
     )
-    return found[1].strip() if found else None
+    return match[1].strip() if match else None
 
 
 def _midjourney(source: Source) -> str | None:
@@ -200,10 +210,10 @@ def _midjourney(source: Source) -> str | None:
 
 
 def _infotext(source: Source) -> str | None:
-    if source.json is not None or source.text.lstrip().startswith('{"'):  # cut-off JSON
+    if source.json is not None or source.text.lstrip().startswith('{"'):  # truncated JSON
         return None
-    found = settings_text.read(source.text)
-    return None if found is None else infotext.plain(found.prompt, found.steps)
+    settings = settings_text.read(source.text)
+    return None if settings is None else infotext.plain(settings.prompt, settings.steps)
 
 
 def _other_json(source: Source) -> str | None:
@@ -245,7 +255,10 @@ def _json_prompt(value: dict[str, Any], depth: int = 0) -> str | None:
 
 
 def _text(value: Any) -> str | None:
-    """A string, or the parts of InvokeAI 2's [{"prompt": ..., "weight": 1}], without those it avoids."""
+    """Return a string, or the joined parts of [{"prompt": ..., "weight": 1}].
+
+    The list is InvokeAI 2's. Parts with a negative weight are left out.
+    """
     if isinstance(value, list):
         parts = [
             str(part.get("prompt", ""))
@@ -263,7 +276,7 @@ def _within(value: Any, *keys: str) -> str | None:
 
 
 def _unmarked(prompt: str) -> str:
-    """A prompt without the WebUI's notation, if it has some."""
+    """Return a prompt without the WebUI's notation, if any."""
     if re.search(r"<(?:random|wildcard)[:\[]", prompt):
-        raise InputError("its prompt is a template of random parts: give the prompt")
+        raise InputError("its prompt is a template with random parts. Give the prompt")
     return infotext.plain(prompt) if settings_text.has_notation(prompt) else prompt

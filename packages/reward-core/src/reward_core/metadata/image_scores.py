@@ -1,4 +1,4 @@
-"""Scores to sort images by: from the images' metadata, or from a file of ``reward-core score``."""
+"""Scores of images, from their metadata or from a file of ``reward-core score``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from . import read_prompt, read_score_keys, read_stored_score
 
 @dataclass(frozen=True)
 class ImageScore:
-    """A score, and the prompt that it was made for (None: not known)."""
+    """A score and its prompt (None if unknown)."""
 
     value: float
     prompt: str | None = None
@@ -30,10 +30,10 @@ class ImageScores:
     """Scores of several images.
 
     Attributes:
-        scores: of each image that has one.
-        failed: (image, reason) of each that has none.
-        key: the name of the scores in the images; None if they are from a file.
-        model: the model that made them; None if that is not known.
+        scores: score of each image that has one.
+        failed: (image, reason) of each image without a score.
+        key: name of the scores in the images; None if they come from a file.
+        model: model that computed the scores; None if unknown.
     """
 
     scores: dict[Path, ImageScore] = field(default_factory=dict)
@@ -42,7 +42,7 @@ class ImageScores:
     model: str | None = None
 
     def by_prompt(self) -> dict[str | None, dict[Path, float]]:
-        """Return the scores of each prompt's images."""
+        """Return the scores of the images of each prompt."""
         groups: dict[str | None, dict[Path, float]] = {}
         for image, score in self.scores.items():
             groups.setdefault(score.prompt, {})[image] = score.value
@@ -50,81 +50,84 @@ class ImageScores:
 
 
 def scores_in_images(images: Sequence[Path], key: str | None) -> ImageScores:
-    """Read the scores that images carry in their metadata.
+    """Read the scores in the metadata of images.
 
     Args:
         images: the files.
-        key: the name of the scores; None: the only one that the images carry.
+        key: name of the scores; None for the only name in the images.
 
     Raises:
-        InputError: the images carry scores of several names, or of several models under this name.
+        InputError: the images have scores with several names, or of several models under this name.
     """
-    found = ImageScores(key=key or _only_key(images))
+    result = ImageScores(key=key or _only_key(images))
     models: Counter[str | None] = Counter()
     for image in images:
         try:
-            stored = None if found.key is None else read_stored_score(image, found.key)
+            stored = None if result.key is None else read_stored_score(image, result.key)
             if stored is None:
-                found.failed.append((image, "no score (run `reward-core tag` first); left where it is"))
+                result.failed.append((image, "no score, not moved (run `reward-core tag` first)"))
                 continue
-            found.scores[image] = ImageScore(stored.value, _one_line(stored.prompt or _own_prompt(image)))
+            prompt = _one_line(stored.prompt or _prompt_in_metadata(image))
+            result.scores[image] = ImageScore(stored.value, prompt)
             models[stored.model] += 1
         except ImageError as error:
-            found.failed.append((image, error.reason))
+            result.failed.append((image, error.reason))
     known = [model for model in models if model is not None]
     if len(known) > 1:
         raise InputError(
-            f"Cannot sort by {found.key!r}: these scores are of different models ({_counts(models)}). "
+            f"Cannot sort by {result.key!r}: these scores are of different models ({_counts(models)}). "
             "Score all images with one of them: `reward-core tag ... --overwrite`."
         )
-    found.model = known[0] if len(models) == len(known) == 1 else None
-    return found
+    result.model = known[0] if len(models) == len(known) == 1 else None
+    return result
 
 
 def scores_in_file(images: Sequence[Path], path: Path) -> ImageScores:
-    """Find the images' scores in a file of ``reward-core score``, by the images' names.
+    """Look up the scores of images by file name in a file of ``reward-core score``.
 
     Raises:
-        InputError: as read_scores.
+        InputError: as in `read_scores`.
     """
-    rows, found = read_scores(path), ImageScores()
+    rows, result = read_scores(path), ImageScores()
     for image in images:
         score = rows.get(image.name)
         if score is None:
-            found.failed.append((image, f"no score (none in {path}); left where it is"))
+            result.failed.append((image, f"no score in {path}, not moved"))
         elif not math.isfinite(score.value):
-            reason = f"its score in {path} is {score.value}, not a finite number; left where it is"
-            found.failed.append((image, reason))
+            reason = f"its score in {path} is {score.value}, not a finite number; not moved"
+            result.failed.append((image, reason))
         else:
-            found.scores[image] = ImageScore(score.value, _one_line(score.prompt or _own_prompt(image)))
-    return found
+            prompt = _one_line(score.prompt or _prompt_in_metadata(image))
+            result.scores[image] = ImageScore(score.value, prompt)
+    return result
 
 
 def read_scores(path: Path) -> dict[str, ImageScore]:
-    """Return the scores of a file that ``reward-core score`` wrote (.csv, .json, .jsonl, .parquet).
+    """Read a file of ``reward-core score`` (.csv, .json, .jsonl, .parquet).
 
     Returns:
-        Names of images -> scores. A score may be NaN or infinite.
+        Scores by file name of the image. They may be NaN or infinite.
 
     Raises:
-        InputError: no such file, another form, a score that is no number, or several scores of one image.
+        InputError: the file does not exist or has another format, a score is not a number, or an image has
+            several scores.
     """
     try:
-        found: dict[str, ImageScore] = {}
+        scores: dict[str, ImageScore] = {}
         for row in _rows(path):
             if row["score"] in (None, ""):
                 continue  # an image that could not be scored
             name, prompt = os.path.basename(row["image"]), row.get("prompt")
             score = ImageScore(_number(name, row["score"]), prompt if isinstance(prompt, str) else None)
-            known = found.setdefault(name, score).value
+            known = scores.setdefault(name, score).value
             if known != score.value and not (math.isnan(known) and math.isnan(score.value)):
-                raise InputError(f"{path}: {name} has several scores; sort needs one for each image")
-        return found
+                raise InputError(f"{path}: {name} has several scores; sorting needs one for each image")
+        return scores
     except (KeyError, TypeError, AttributeError, ValueError, OSError, CheckpointError, csv.Error) as error:
         if isinstance(error, InputError):
             raise
         detail = f"column {error}" if isinstance(error, KeyError) else str(error)
-        raise InputError(f"{path}: no scores of `reward-core score` ({detail})") from error
+        raise InputError(f"{path}: not a score file of `reward-core score` ({detail})") from error
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
@@ -153,27 +156,27 @@ def _number(name: str, value: Any) -> float:
         return math.inf if value > 0 else -math.inf
     except (TypeError, ValueError):
         pass
-    raise ValueError(f"the score of {name} is {value!r:.40}, which is no number")
+    raise ValueError(f"the score of {name} is {value!r:.40}, not a number")
 
 
 def _only_key(images: Sequence[Path]) -> str | None:
-    """Return the only name of scores in images; None if no image has a score."""
+    """Return the only name of scores in the images; None if no image has a score."""
     keys: Counter[str] = Counter()
     for image in images:
         try:
             keys.update(read_score_keys(image))
         except ImageError:
-            continue  # it is reported when its score is read
+            continue  # reported when the score is read
     if len(keys) > 1:
         raise InputError(
-            f"Cannot choose a score to sort by: the images carry several ({_counts(keys)}). "
-            "Name one of them with --key."
+            f"Cannot choose a score to sort by: the images have several ({_counts(keys)}). "
+            "Choose one of them with --key."
         )
     return next(iter(keys), None)
 
 
-def _own_prompt(image: Path) -> str | None:
-    """Return the prompt in an image's metadata, as ``reward-core tag --prompt-from-metadata`` finds it."""
+def _prompt_in_metadata(image: Path) -> str | None:
+    """Return the prompt in the metadata of an image, or None."""
     try:
         return read_prompt(image).text
     except ImageError:

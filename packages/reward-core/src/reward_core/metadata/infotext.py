@@ -1,8 +1,9 @@
-"""AUTOMATIC1111's infotext: the prompt, "Negative prompt: ...", and a line of "Steps: 20, Key: value, ...".
+"""AUTOMATIC1111's infotext: prompt, negative prompt and a line of settings.
 
-The form is the WebUI's (modules/infotext_utils.py). There any last line of three fields is the settings; here
-it must tell the steps and begin with a field: "subject: cat, style: oil, mood: dark" is somebody's sentence,
-and JSON that holds an infotext is not one. Extensions add lines ("Template: ...") behind it.
+The format is defined in the WebUI (modules/infotext_utils.py). The WebUI treats any last line of three fields
+as settings. This module requires that the line begins with a field and has the steps, because "subject: cat,
+style: oil, mood: dark" is a prompt, and JSON that contains an infotext is not an infotext. Extensions add
+lines ("Template: ...") after the settings.
 """
 
 from __future__ import annotations
@@ -11,38 +12,41 @@ import re
 
 from ..files.limits import MAX_PROMPT_TEXT
 
-# Linear in the length of the text: a field does not begin within a word or within spaces, and its name has at
-# most 100 characters.
+# Takes linear time: a field does not begin inside a word or inside spaces, and its name has at most 100
+# characters.
 _FIELD = re.compile(r'(?:(?<!\s)\s+|(?<![\w\s]))(\w[\w \-/.()]{0,99}?):\s*("(?:[^"\\]|\\.)*"|[^,]*)(?:,|$)')
 _NEGATIVE = re.compile(r"^negative prompt:", re.IGNORECASE)
 _NETWORK = re.compile(r"<\w+:[^<>]*>")  # <lora:name:0.8>, <hypernet:...>
-_EMBEDDING = re.compile(r"\bembedding:[^\s,()]+")  # ComfyUI's way to name one
+_EMBEDDING = re.compile(r"\bembedding:[^\s,()]+")  # in ComfyUI
 _WEIGHT = re.compile(r":\s*[+-]?(?:\d+(?:\.\d*)?|\.\d+)\s*$")
-_WHEN = re.compile(r"\s*(?:\d+(?:\.\d+)?|\.\d+)\s*")  # of [before:after:when]
+_WHEN = re.compile(r"\s*(?:\d+(?:\.\d+)?|\.\d+)\s*")  # last part of [before:after:when]
 _WORDS = re.compile(r"[^\\()\[\]:|]+")
 
 
 def split(text: str) -> tuple[str, dict[str, str]] | None:
-    """(prompt, settings) of an infotext; None where the text has no line of settings."""
+    """Return (prompt, settings) of an infotext, or None without a line of settings."""
     parts = _settings_line(text)
     return None if parts is None else (without_negative(parts[0]), fields(parts[1]))
 
 
 def without_negative(text: str) -> str:
-    """What stands before a line "Negative prompt: ..."."""
+    """Return the text before a line "Negative prompt: ..."."""
     rows = text.split("\n")
     end = next((i for i, row in enumerate(rows) if _NEGATIVE.match(row.strip())), len(rows))
     return "\n".join(rows[:end]).strip()
 
 
 def get(text: str, key: str) -> str | None:
-    """The value of a setting; None if there is none, or no line of settings."""
+    """Return the value of a setting, or None if the text does not have it."""
     parts = split(text)
     return None if parts is None else parts[1].get(key)
 
 
 def put(text: str, key: str, value: str) -> str | None:
-    """The infotext with a setting as its last one, an old value of it gone; None without such a line."""
+    """Return the infotext with a setting at the end, or None without settings.
+
+    An old value of the setting is removed.
+    """
     parts = _settings_line(text)
     if parts is None:
         return None
@@ -56,9 +60,9 @@ def put(text: str, key: str, value: str) -> str | None:
 
 
 def _settings_line(text: str) -> tuple[str, str, str] | None:
-    """All before the last line of settings, that line, and all behind it."""
+    """Return the last line of settings with the text before and after it."""
     if len(text) > MAX_PROMPT_TEXT.value:
-        return None  # nobody's settings
+        return None
     rows = re.split(r"(?<=\n)", text)
     for i in range(len(rows) - 1, -1, -1):
         line = rows[i].rstrip()
@@ -68,21 +72,24 @@ def _settings_line(text: str) -> tuple[str, str, str] | None:
 
 
 def is_settings_line(line: str) -> bool:
-    """Whether a whole line is settings that say the steps."""
+    """Return whether a line consists of settings and has the steps."""
     return bool(_FIELD.match(line)) and fields(line).get("Steps", "").isdecimal()
 
 
 def fields(line: str) -> dict[str, str]:
-    """Return names -> values of a line of settings."""
+    """Return the values in a line of settings, by name."""
     return {m[1]: m[2].strip() for m in _FIELD.finditer(line)}
 
 
 def plain(prompt: str, steps: int = 20, brackets: bool = True) -> str:
-    """What a reader sees in a prompt: no ``<lora:...>``, no weights, no BREAK, of changes the last state.
+    """Return a prompt as plain text, without ``<lora:...>``, weights and BREAK.
+
+    Only the last state of a change such as ``[a:b:0.5]`` is kept.
 
     Args:
-        prompt: in the WebUI's notation, or (``brackets=False``) in ComfyUI's, which knows ( ) alone.
-        steps: of the sampler; says which of ``[a|b]`` came last.
+        prompt: prompt in the notation of the WebUI, or of ComfyUI with ``brackets=False``.
+        steps: steps of the sampler, for the last state of ``[a|b]``.
+        brackets: whether [ ] have a meaning, as in the WebUI; ( ) always have.
     """
     text = _NETWORK.sub("", prompt)
     if not brackets:
@@ -94,7 +101,7 @@ def plain(prompt: str, steps: int = 20, brackets: bool = True) -> str:
 
 
 def _read(text: str, i: int, close: str, steps: int, brackets: bool) -> tuple[str, int]:
-    """Plain words from index i up to the closing sign, and the index behind it."""
+    """Return the plain words up to the closing bracket, and the index after it."""
     parts: list[list[str]] = [[]]  # split at ":" and "|" of the same depth
     begin = i
     signs: list[str] = []
@@ -117,7 +124,7 @@ def _read(text: str, i: int, close: str, steps: int, brackets: bool) -> tuple[st
             end = words.end() if words else i + 1
             parts[-1].append(text[i:end])
             i = end
-    if close:  # never closed: then the sign was one of the text
+    if close:  # not closed, so the bracket is part of the text
         opening = "(" if close == ")" else "["
         return opening + text[begin:], i
     return "".join(parts[0]), i
@@ -126,9 +133,9 @@ def _read(text: str, i: int, close: str, steps: int, brackets: bool) -> tuple[st
 def _resolve(parts: list[str], signs: list[str], close: str, steps: int) -> str:
     if close == ")":
         return _WEIGHT.sub("", parts[0])
-    if "|" in signs:  # one of them a step, in turn
+    if "|" in signs:  # the parts alternate with each step
         return parts[(max(steps, 1) - 1) % len(parts)]
-    if len(parts) == 1:  # less weight
+    if len(parts) == 1:  # [word] has less weight
         return parts[0]
     if _WHEN.fullmatch(parts[-1]):
         when = float(parts[-1])

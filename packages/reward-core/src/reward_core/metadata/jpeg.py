@@ -1,4 +1,4 @@
-"""JPEG as a list of segments before the first scan, and the rest."""
+"""JPEG files as a list of segments before the first scan, and the remaining bytes."""
 
 from __future__ import annotations
 
@@ -13,24 +13,28 @@ LARGEST = 65533  # bytes of a segment's content
 
 
 class DamagedJpeg(ValueError):
-    """A file that ends early, or a segment that would be too large."""
+    """A truncated file, or a segment that would be too large."""
 
 
 @dataclass(frozen=True)
 class Segment:
+    """A segment with its marker."""
+
     marker: int
     data: bytes
-    fill: bytes = b""  # bytes 0xFF that may stand before a marker
+    fill: bytes = b""  # optional bytes 0xFF before the marker
 
     def __bytes__(self) -> bytes:
         if len(self.data) > LARGEST:
-            raise DamagedJpeg(f"no room: a JPEG segment holds {LARGEST:,} bytes, its metadata needs more")
+            raise DamagedJpeg(
+                f"no room: its metadata needs more than the {LARGEST:,} bytes of a JPEG segment"
+            )
         return self.fill + bytes((0xFF, self.marker)) + struct.pack(">H", len(self.data) + 2) + self.data
 
 
 def segments(data: bytes) -> tuple[list[Segment], bytes]:
-    """The segments before the first scan, and everything from it on."""
-    found: list[Segment] = []
+    """Return the segments before the first scan, and the remaining bytes."""
+    result: list[Segment] = []
     offset = 2
     while True:
         start = offset
@@ -39,29 +43,32 @@ def segments(data: bytes) -> tuple[list[Segment], bytes]:
         if offset + 4 > len(data):
             raise DamagedJpeg("truncated: it ends before its pixels")
         if data[offset] != 0xFF:
-            raise DamagedJpeg("damaged: no marker where a segment should begin")
+            raise DamagedJpeg("damaged: a segment does not begin with a marker")
         marker, (length,) = data[offset + 1], struct.unpack_from(">H", data, offset + 2)
         if marker == SCAN:
-            return found, data[start:]
-        if len(found) == MAX_IMAGE_CHUNKS.value:
-            raise DamagedJpeg(f"it has more than {len(found):,} segments ({MAX_IMAGE_CHUNKS.advice})")
+            return result, data[start:]
+        if len(result) == MAX_IMAGE_CHUNKS.value:
+            raise DamagedJpeg(f"it has more than {len(result):,} segments ({MAX_IMAGE_CHUNKS.advice})")
         end = offset + 2 + length
         if length < 2 or end > len(data):
             raise DamagedJpeg("truncated: it ends within a segment")
-        found.append(Segment(marker, data[offset + 4 : end], data[start:offset]))
+        result.append(Segment(marker, data[offset + 4 : end], data[start:offset]))
         offset = end
 
 
-def find(found: list[Segment], prefix: bytes) -> int | None:
-    """Place of the first APP1 segment that begins so."""
-    return next((i for i, s in enumerate(found) if s.marker == APP1 and s.data.startswith(prefix)), None)
+def find(segments: list[Segment], prefix: bytes) -> int | None:
+    """Return the index of the first APP1 segment with a prefix, or None."""
+    return next((i for i, s in enumerate(segments) if s.marker == APP1 and s.data.startswith(prefix)), None)
 
 
-def put(found: list[Segment], prefix: bytes, content: bytes) -> list[Segment]:
-    """The segments with that APP1 content, in its old place, else behind the leading APP0 and APP1."""
-    index = find(found, prefix)
+def put(segments: list[Segment], prefix: bytes, content: bytes) -> list[Segment]:
+    """Return the segments with new content in the APP1 segment that has a prefix.
+
+    A new segment is inserted after the leading APP0 and APP1 segments.
+    """
+    index = find(segments, prefix)
     if index is not None:
-        changed = Segment(APP1, prefix + content, found[index].fill)
-        return [*found[:index], changed, *found[index + 1 :]]
-    index = next((i for i, s in enumerate(found) if s.marker not in (APP0, APP1)), len(found))
-    return [*found[:index], Segment(APP1, prefix + content), *found[index:]]
+        changed = Segment(APP1, prefix + content, segments[index].fill)
+        return [*segments[:index], changed, *segments[index + 1 :]]
+    index = next((i for i, s in enumerate(segments) if s.marker not in (APP0, APP1)), len(segments))
+    return [*segments[:index], Segment(APP1, prefix + content), *segments[index:]]

@@ -1,4 +1,4 @@
-"""What a reader sees of a prompt in the notations of generators other than the WebUI and ComfyUI."""
+"""Plain text of prompts in the notations of other generators."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _TAG = re.compile(r"<\w+(?:\[[^\]<>]*\])?(?::[^<>]*)?>")
 
 
 def midjourney(text: str) -> str | None:
-    """Return the prompt before "--ar 3:2 --v 6 Job ID: ..."; None where neither is there."""
+    """Return the prompt before "--ar 3:2 --v 6 Job ID: ...", or None."""
     words = _JOB.sub("", text)
     prompt = _FLAG.sub("", words)
     if prompt == text:
@@ -44,9 +44,9 @@ def novelai(prompt: str) -> str:
 
 
 def invokeai(prompt: str) -> str:
-    """Return a prompt without its [negative part], weights (word++, (two words)1.3) and joins."""
+    """Return a prompt without [negative part], weights (word++) and joins."""
     prompt = re.sub(r"\[[^\[\]]*\]", " ", prompt)
-    # Without the test of its end, the pattern would be tried at every quote of a long text.
+    # Checking the end first avoids trying the pattern at every quote of a long text.
     joined = prompt.rstrip().endswith(")") and re.fullmatch(
         r'\s*\((\s*".*"\s*)\)\.(?:and|blend)\(.*\)\s*', prompt, re.DOTALL
     )
@@ -58,14 +58,14 @@ def invokeai(prompt: str) -> str:
 
 
 def swarmui(prompt: str) -> str:
-    """Return the part of a prompt that is for the whole image, without tags and weights.
+    """Return the part of a prompt for the whole image, without tags and weights.
 
     Raises:
-        InputError: a part of it is chosen at random.
+        InputError: a part of the prompt is chosen at random.
     """
     prompt = _SECTION.split(prompt, maxsplit=1)[0]
     if choice := _CHOICE.search(prompt):
-        raise InputError(f"its prompt picks a part at random ({choice[0][:60]}): give the prompt")
+        raise InputError(f"its prompt picks a part at random ({choice[0][:60]}). Give the prompt")
     prompt = _TAG.sub(" ", _CHANGE.sub(lambda change: change[1].lstrip(), prompt))
     return infotext.plain(prompt, brackets=False) if settings_text.has_notation(prompt) else _tidy(prompt)
 

@@ -1,4 +1,4 @@
-"""PNG as a list of chunks; texts are chunks of their own (tEXt, zTXt, iTXt)."""
+"""PNG files as a list of chunks, with text chunks (tEXt, zTXt, iTXt)."""
 
 from __future__ import annotations
 
@@ -10,19 +10,23 @@ from ..files.limits import MAX_IMAGE_CHUNKS, MAX_METADATA_TEXT
 from . import text_encoding
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-XMP = "XML:com.adobe.xmp"  # the keyword of its text
+XMP = "XML:com.adobe.xmp"  # keyword of the XMP text
 TEXT_KINDS = (b"tEXt", b"zTXt", b"iTXt")
-LONGEST_KEYWORD = 256  # bytes that are searched for the end of a keyword, which has 79 at most
+LONGEST_KEYWORD = 256  # bytes to search for the end of a keyword, which has at most 79
 
 
 class TextBudget:
-    """How many bytes the texts of one image may still take, unpacked."""
+    """The number of unpacked bytes left for the texts of an image."""
 
     def __init__(self) -> None:
         self.most = self.left = MAX_METADATA_TEXT.value
 
     def spend(self, size: int) -> None:
-        """Count a text. Raises DamagedPng when all texts together are too long."""
+        """Count a text.
+
+        Raises:
+            DamagedPng: all texts together are too long.
+        """
         self.left -= size
         if self.left < 0:
             most = f"more than {self.most:,} bytes"
@@ -31,6 +35,8 @@ class TextBudget:
 
 @dataclass(frozen=True)
 class Chunk:
+    """A chunk of a PNG file."""
+
     kind: bytes
     data: bytes | memoryview
     checksum: bytes
@@ -45,10 +51,14 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Text:
-    """A text chunk taken apart.
+    """A parsed text chunk.
 
-    ``middle`` is what stands between keyword and text, as stored. ``encoding`` is the one that was read:
-    tEXt and zTXt should be Latin-1, but many programs write UTF-8.
+    Attributes:
+        kind: tEXt, zTXt or iTXt.
+        keyword: keyword of the text.
+        middle: stored bytes between keyword and text.
+        text: the text.
+        encoding: detected encoding; tEXt and zTXt should be Latin-1, but many programs write UTF-8.
     """
 
     kind: bytes
@@ -74,30 +84,30 @@ class Text:
 
 
 class DamagedPng(ValueError):
-    """A file that ends early, or holds an animation."""
+    """A truncated file, or an animation."""
 
 
 def chunks(data: bytes) -> tuple[list[Chunk], bytes]:
-    """All chunks up to IEND, and what stands behind it."""
-    found: list[Chunk] = []
+    """Return all chunks up to IEND, and the bytes after it."""
+    result: list[Chunk] = []
     offset, view = len(SIGNATURE), memoryview(data)  # pixels are not copied
     most = MAX_IMAGE_CHUNKS.value
-    while not found or found[-1].kind != b"IEND":
+    while not result or result[-1].kind != b"IEND":
         if offset + 12 > len(data):
             raise DamagedPng("truncated: it ends before its last chunk")
         (length,) = struct.unpack_from(">I", data, offset)
         end = offset + 12 + length
         if end > len(data):
             raise DamagedPng("truncated: it ends within a chunk")
-        if len(found) == most:
-            raise DamagedPng(f"it has more than {len(found):,} chunks ({MAX_IMAGE_CHUNKS.advice})")
+        if len(result) == most:
+            raise DamagedPng(f"it has more than {len(result):,} chunks ({MAX_IMAGE_CHUNKS.advice})")
         kind = data[offset + 4 : offset + 8]
         content = view[offset + 8 : end - 4] if kind == b"IDAT" else data[offset + 8 : end - 4]
-        found.append(Chunk(kind, content, data[end - 4 : end]))
+        result.append(Chunk(kind, content, data[end - 4 : end]))
         offset = end
-    if any(chunk.kind == b"acTL" for chunk in found):
-        raise DamagedPng("an animation: one score cannot say which of its images is meant")
-    return found, data[offset:]
+    if any(chunk.kind == b"acTL" for chunk in result):
+        raise DamagedPng("it is an animation; scores are supported for single images only")
+    return result, data[offset:]
 
 
 def keyword_of(chunk: Chunk) -> str | None:
@@ -109,10 +119,10 @@ def keyword_of(chunk: Chunk) -> str | None:
 
 
 def as_text(chunk: Chunk, budget: TextBudget | None = None) -> Text | None:
-    """Return a text chunk taken apart; None for other chunks, and for texts that cannot be read.
+    """Parse a text chunk; return None for other chunks and unreadable texts.
 
     Raises:
-        DamagedPng: the budget of the image's texts is spent.
+        DamagedPng: the texts of the image exceed the budget.
     """
     budget = budget or TextBudget()
     if chunk.kind not in TEXT_KINDS or len(chunk.data) > budget.most:
@@ -137,25 +147,26 @@ def as_text(chunk: Chunk, budget: TextBudget | None = None) -> Text | None:
     return Text(chunk.kind, keyword.decode("latin-1"), middle, text, encoding)
 
 
-def put_text(found: list[Chunk], keyword: str, text: str) -> list[Chunk]:
-    """Return the chunks with that text: at the place of the first of its keyword, else before the pixels.
+def put_text(chunks: list[Chunk], keyword: str, text: str) -> list[Chunk]:
+    """Return the chunks with a text that replaces an old one or is added.
 
-    Apple's iDOT chunk says how far it is from itself to the pixels, so nothing goes between them.
+    A new text is inserted before the pixels. Apple's iDOT chunk stores its distance to the pixels, so nothing
+    is inserted between them.
     """
-    before_pixels = next((i for i, chunk in enumerate(found) if chunk.kind in (b"iDOT", b"IDAT")), 1)
-    first_pixels = next((i for i, chunk in enumerate(found) if chunk.kind == b"IDAT"), 1)
-    for i, chunk in enumerate(found):
+    before_pixels = next((i for i, chunk in enumerate(chunks) if chunk.kind in (b"iDOT", b"IDAT")), 1)
+    first_pixels = next((i for i, chunk in enumerate(chunks) if chunk.kind == b"IDAT"), 1)
+    for i, chunk in enumerate(chunks):
         old = as_text(chunk) if keyword_of(chunk) == keyword else None
         if old is not None:
-            changed, others = replace(old, text=text).chunk(), [*found[:i], *found[i + 1 :]]
-            offset = before_pixels if before_pixels < i < first_pixels else i
-            return [*others[:offset], changed, *others[offset:]]
-    return [*found[:before_pixels], Text(b"tEXt", keyword, b"", text).chunk(), *found[before_pixels:]]
+            changed, others = replace(old, text=text).chunk(), [*chunks[:i], *chunks[i + 1 :]]
+            index = before_pixels if before_pixels < i < first_pixels else i
+            return [*others[:index], changed, *others[index:]]
+    return [*chunks[:before_pixels], Text(b"tEXt", keyword, b"", text).chunk(), *chunks[before_pixels:]]
 
 
 def _unpacked(data: bytes) -> bytes:
     unpacker = zlib.decompressobj()
     content = unpacker.decompress(data, MAX_METADATA_TEXT.value)
     if unpacker.unconsumed_tail:
-        raise ValueError("a text of more bytes than all texts may have")
+        raise ValueError("a text exceeds the limit for all texts")
     return content

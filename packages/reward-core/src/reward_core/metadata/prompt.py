@@ -1,4 +1,4 @@
-"""The prompt that an image was made from, read from the forms in which programs leave it."""
+"""Reading of the prompt of an image, in the formats of many programs."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from .banners import is_banner
 from .generators import Source, parse_json
 from .tagged_image import read_texts
 
-# Plain texts, the surest first. Keywords are compared in small letters.
+# Names of plain texts, the most reliable first, in lower case.
 SURE = (
     "parameters", "prompt", "positive prompt", "positive_prompt", "dream", "iptc4xmpext:aipromptinformation",
 )  # fmt: skip
-# Cameras and editors fill these as well ("Created with GIMP"): a caption beside the image comes first.
+# Cameras and editors also write these ("Created with GIMP"), so a caption file comes first.
 UNSURE = (
     "description", "imagedescription", "dc:description", "tiff:imagedescription", "usercomment",
     "exif:usercomment", "comment", "xpcomment", "xpsubject", "title", "dc:title", "xptitle",
 )  # fmt: skip
-# Texts that are no prompts even where they look like one; graphs are read apart.
+# Texts that are never prompts, even if they look like one. Graphs are read separately.
 OTHER = (
     "software", "make", "model", "author", "artist", "copyright", "source", "xmp:creatortool",
     "xml:com.adobe.xmp", "prompt", "workflow",
@@ -33,61 +33,62 @@ OTHER = (
 
 @dataclass(frozen=True)
 class FoundPrompt:
-    """A prompt, and in which form it was found."""
+    """A prompt and the format in which it was found."""
 
     text: str
     source: str
 
 
 def read_prompt(path: str | os.PathLike[str]) -> FoundPrompt:
-    """The prompt in an image's metadata, or in a text file of its name beside it.
+    """Return the prompt in the metadata of an image, or in its caption file.
 
-    Forms, in this order: the ComfyUI node's "ImageReward Prompt"; texts that a generator of `generators.py`
-    recognizes, in whichever field; ComfyUI's graphs; a plain text named Prompt; picture.txt beside
-    picture.png; other plain texts (Description, Comment, ...) unless a camera or an editor left them.
-    Weights, networks and changes in the generator's notation are taken out: "(red:1.3) house" is "red house".
+    The prompt is read from the first of: the ComfyUI node's "ImageReward Prompt"; a text in any field that a
+    generator in `generators.py` recognizes; a ComfyUI graph; a plain text named Prompt; the caption file
+    (image.txt for image.png); other plain texts (Description, Comment, ...) that are not from a camera or an
+    editor. Weights, networks and changes in the generator's notation are removed: "(red:1.3) house" becomes
+    "red house".
 
     Raises:
-        ImageError: no prompt, an empty one, several that differ, one that was picked at random as the image
-            was made, one in an unknown encoding, or a file that cannot be read.
+        ImageError: no prompt, an empty prompt, several different prompts, a prompt with random parts or in an
+            unknown encoding, or a file that cannot be read.
     """
     name = os.fspath(path)
     texts = read_texts(path)
     by_name = {key.lower(): text for key, text in texts.items() if text.strip()}
     try:
-        found = _search(texts, by_name) or _beside(Path(path)) or _plain(by_name, UNSURE)
+        prompt = _search(texts, by_name) or _caption(Path(path)) or _plain(by_name, UNSURE)
     except InputError as error:
         raise ImageError(name, str(error)) from error
     except RecursionError as error:
         raise ImageError(name, "its prompt or graph is nested too deeply") from error
-    except Exception as error:  # a text of a form that no reader expects
+    except Exception as error:  # a text in an unexpected format
         raise ImageError(name, f"its prompt cannot be read: {reason(error)}") from error
-    if found is None:
-        have = ", ".join(sorted(texts)[:12]) or "none at all"
-        have += f", ... ({len(texts)} in all)" if len(texts) > 12 else ""
-        raise ImageError(name, f"no prompt in its metadata (texts: {have})")
-    if not found.text:
-        raise ImageError(name, f"its prompt is empty ({found.source})")
-    if not text_encoding.is_decoded(found.text):
+    if prompt is None:
+        names = ", ".join(sorted(texts)[:12]) or "none"
+        names += f", ... ({len(texts)} in all)" if len(texts) > 12 else ""
+        raise ImageError(name, f"no prompt in its metadata (texts: {names})")
+    if not prompt.text:
+        raise ImageError(name, f"its prompt is empty ({prompt.source})")
+    if not text_encoding.is_decoded(prompt.text):
         raise ImageError(
-            name, f"cannot read its prompt: {found.source} is in an unknown encoding. Give the prompt"
+            name, f"cannot read its prompt: {prompt.source} is in an unknown encoding. Give the prompt"
         )
-    return found
+    return prompt
 
 
 def _search(texts: dict[str, str], by_name: dict[str, str]) -> FoundPrompt | None:
-    own = by_name.get("imagereward prompt")
-    if own is not None:
-        value = parse_json(own)
-        return FoundPrompt(value if isinstance(value, str) else own.strip(), "ImageReward Prompt")
+    stored = by_name.get("imagereward prompt")
+    if stored is not None:
+        value = parse_json(stored)
+        return FoundPrompt(value if isinstance(value, str) else stored.strip(), "ImageReward Prompt")
     for source in _sources(by_name):
-        if found := _recognized(source):
-            return found
+        if prompt := _recognized(source):
+            return prompt
     return _graph(texts, by_name) or _plain(by_name, SURE)
 
 
 def _sources(by_name: dict[str, str]) -> Iterator[Source]:
-    """Texts that may hold a prompt: those in which the WebUI keeps it first, graphs not among them."""
+    """Yield the texts that may contain a prompt (no graphs), the WebUI's first."""
     first = ("parameters", "usercomment", "exif:usercomment")
     for name in (*first, *(name for name in by_name if name not in first)):
         text = by_name.get(name)
@@ -107,8 +108,8 @@ def _recognized(source: Source) -> FoundPrompt | None:
     return FoundPrompt(reading.prompt, f"{source.name} ({form})" if form else source.name)
 
 
-def _beside(image: Path) -> FoundPrompt | None:
-    """The text file of the image's name."""
+def _caption(image: Path) -> FoundPrompt | None:
+    """Return the prompt in the caption file of an image, or None."""
     caption = image.with_suffix(".txt")
     if not caption.exists() or caption.is_dir():
         return None
@@ -133,13 +134,13 @@ def _plain(by_name: dict[str, str], names: tuple[str, ...]) -> FoundPrompt | Non
 def _check_length(text: str, name: str) -> None:
     if len(text) > MAX_PROMPT_TEXT.value:
         raise InputError(
-            f"its {name} has {len(text):,} characters, and a prompt of at most {MAX_PROMPT_TEXT.value:,} is "
-            f"read ({MAX_PROMPT_TEXT.advice})"
+            f"its {name} is too long for a prompt: {len(text):,} characters, at most "
+            f"{MAX_PROMPT_TEXT.value:,} are read ({MAX_PROMPT_TEXT.advice})"
         )
 
 
 def _is_json_like(text: str) -> bool:
-    """Whether a text is JSON, or ComfyUI's "Workflow:{...}"."""
+    """Return whether a text is JSON, or ComfyUI's "Workflow:{...}"."""
     return isinstance(parse_json(text), (dict, list)) or _is_prefixed_json(text)
 
 
@@ -149,7 +150,7 @@ def _is_prefixed_json(text: str) -> bool:
 
 
 def _graph(texts: dict[str, str], by_name: dict[str, str]) -> FoundPrompt | None:
-    """ComfyUI's graphs: texts of their own in PNG, "prompt:{...}" in EXIF's Model, Make or description."""
+    """Return the prompt of a ComfyUI graph in a PNG text or an EXIF field."""
     stored = {name: by_name.get(name, "") for name in ("prompt", "workflow")}
     for content in texts.values():
         head, colon, rest = content.partition(":")

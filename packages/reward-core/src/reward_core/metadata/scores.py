@@ -1,4 +1,4 @@
-"""Scores in the metadata of image files: read one, find all, write one."""
+"""Reading and writing of scores in the metadata of image files."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from . import infotext, xmp
 from .tagged_image import _damaged, _format, _guarded, _read, _texts, _xmp
 from .with_texts import with_score
 
-MODEL_NOTE, PROMPT_NOTE = " Model", " Prompt"  # behind the name of a score
-LONGEST_KEY = 79  # of a PNG text
+MODEL_NOTE, PROMPT_NOTE = " Model", " Prompt"  # suffixes of the name of a score
+LONGEST_KEY = 79  # characters of a keyword of PNG
 _NOT_XML = re.compile("[^\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 @dataclass(frozen=True)
 class StoredScore:
-    """A score as an image file holds it.
+    """A score stored in an image file.
 
     Attributes:
         image: the file.
-        key: the name of the score.
-        text: the score as it is written there.
-        model: the model that made it, or None if neither the file nor the key says so.
-        prompt: the prompt that it was made for, or None if the file does not say so.
+        key: name of the score.
+        text: the score as text.
+        model: model that computed the score; None if neither the file nor the key has it.
+        prompt: prompt of the score; None if the file does not have it.
     """
 
     image: str
@@ -47,12 +47,12 @@ class StoredScore:
         """The score as a number.
 
         Raises:
-            ImageError: it is not a finite number.
+            ImageError: the score is not a finite number.
         """
         try:
             value = float(self.text)
         except ValueError:
-            raise ImageError(self.image, f"its {self.key!r} is no number: {self.text[:40]!r}") from None
+            raise ImageError(self.image, f"its {self.key!r} is not a number: {self.text[:40]!r}") from None
         if not math.isfinite(value):
             raise ImageError(
                 self.image, f"its {self.key!r} is {self.text}, not a finite number. Tag it again"
@@ -61,44 +61,47 @@ class StoredScore:
 
 
 def check_key(key: str) -> str:
-    """Return the name of a score, if every format takes it: the WebUI's settings, PNG and XML.
+    """Return the name of a score after checking that every metadata format accepts it.
 
     Raises:
-        InputError: it has other characters than ASCII letters, digits, spaces and ``-_.()/``, or is too long.
+        InputError: the name is too long or has characters other than ASCII letters, digits, spaces and
+            ``-_.()/``.
     """
     if not re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9 \-_.()/]{0,77}[A-Za-z0-9\-_.()/])?", key):
         raise InputError(
-            "the name of a score is made of ASCII letters, digits, spaces and - _ . ( ) /, 79 at most: "
-            f"got {key!r}"
+            f"Cannot use {key!r} as name of a score. Use at most 79 ASCII letters, digits, spaces and "
+            "- _ . ( ) /."
         )
     return key
 
 
 def read_score(path: str | os.PathLike[str], key: str) -> float | None:
-    """Return the score that an image holds under that key; None if it holds none.
+    """Return the score stored in an image under a key, or None.
 
     Raises:
-        ImageError: as read_texts; or the score is not a finite number.
+        ImageError: as in `read_texts`, or the score is not a finite number.
     """
     stored = read_stored_score(path, key)
     return None if stored is None else stored.value
 
 
 def read_stored_score(path: str | os.PathLike[str], key: str) -> StoredScore | None:
-    """Return the score that an image holds under that key, with its model and prompt as far as known.
+    """Return the score stored in an image under a key, with model and prompt.
 
     Raises:
-        ImageError: as read_texts.
+        ImageError: as in `read_texts`.
     """
     check_key(key)
     return _guarded(path, lambda data: _stored(os.fspath(path), data, key))
 
 
 def read_score_keys(path: str | os.PathLike[str]) -> list[str]:
-    """Return the names of all scores in an image: those that end in "Score", and those with a model noted.
+    """Return the names of all scores in an image.
+
+    These are names that end in " Score" and names with a model note.
 
     Raises:
-        ImageError: as read_texts.
+        ImageError: as in `read_texts`.
     """
 
     def read(data: bytes) -> list[str]:
@@ -133,24 +136,24 @@ def _stored_in(
     image: str, data: bytes, key: str, texts: dict[str, str], packet: bytes | None
 ) -> StoredScore | None:
     packet = packet or b""
-    own = texts if _format(data) == "png" else {}
-    # A PNG that was made from a JPEG file may still hold that one's UserComment: it is never written to.
-    found = (
+    png_texts = texts if _format(data) == "png" else {}
+    # A PNG converted from a JPEG file may still have its UserComment, which is never written to.
+    values = (
         infotext.get(texts.get("parameters", ""), key),
-        own.get(key),
+        png_texts.get(key),
         infotext.get(texts.get("UserComment", ""), key),
         xmp.get(packet, key),
     )
-    text = next((value for value in found if value is not None), None)
+    text = next((value for value in values if value is not None), None)
     if text is None:
         return None
     names = (key + MODEL_NOTE, key + PROMPT_NOTE)
-    model, prompt = (own[name] if name in own else xmp.get(packet, name) for name in names)
+    model, prompt = (png_texts[name] if name in png_texts else xmp.get(packet, name) for name in names)
     return StoredScore(image, key, text, model or _model_in(key), prompt or None)
 
 
 def _model_in(key: str) -> str | None:
-    """Return the model that a key names: "tiny Score" is a score of tiny."""
+    """Return the model named in a key, such as tiny in "tiny Score"."""
     return key.removesuffix(" Score") if key.endswith(" Score") else None
 
 
@@ -162,23 +165,24 @@ def write_score(
     model: str | None = None,
     prompt: str | None = None,
 ) -> None:
-    """Write a score into an image's metadata; pixels and all other metadata stay byte for byte.
+    """Write a score into the metadata of an image, without other changes to the file.
 
-    It goes where the image already holds one under that key, else to the end of AUTOMATIC1111's settings
-    ("parameters", or EXIF's UserComment), else to a text of its own (PNG) or a value in XMP (JPEG, WebP).
-    The file's times and permissions stay. Indexes of further images in the file (MPF) are kept right.
+    The score replaces an old one with the same key. Otherwise it is added to the end of AUTOMATIC1111's
+    settings ("parameters", or EXIF's UserComment), or else as a new text (PNG) or XMP value (JPEG, WebP).
+    Pixels, other metadata, times and permissions stay. Offsets of further images in the file (MPF) are
+    corrected.
 
     Args:
         path: the image.
-        key: the name of the score.
+        key: name of the score.
         score: a finite number.
-        model: the model that made it; noted as "KEY Model" unless the key says it ("tiny Score").
-        prompt: the prompt that it was made for; noted as "KEY Prompt".
+        model: model that computed the score; stored as "KEY Model" unless the key has it ("tiny Score").
+        prompt: prompt of the score; stored as "KEY Prompt".
 
     Raises:
-        ImageError: no such file, another format, damaged, animated, signed, read-only, no room, or changed
-            meanwhile.
-        InputError: not a key (see check_key), or a score that is not a finite number.
+        ImageError: the file does not exist, has another format, is damaged, animated, signed or read-only,
+            has no room for the score, or was changed at the same time.
+        InputError: an invalid key (see `check_key`), or a score that is not a finite number.
     """
     check_key(key)
     if not math.isfinite(score):
@@ -189,9 +193,9 @@ def write_score(
     }
     for name in (name for name, note in notes.items() if note and len(name) > LONGEST_KEY):
         raise InputError(
-            f"Cannot note {name!r}: it is longer than {LONGEST_KEY} characters. Choose a shorter key."
+            f"Cannot write {name!r}: the name is longer than {LONGEST_KEY} characters. Choose a shorter key."
         )
-    target = os.path.realpath(path)  # a link still leads to the same file
+    target = os.path.realpath(path)  # replace the file that a link leads to
     name = os.fspath(path)
     data = _read(name)
     before = os.stat(target)
@@ -204,7 +208,7 @@ def write_score(
 
 
 def _replace(name: str, target: str, changed: bytes, before: os.stat_result) -> None:
-    """Put another content into a file, whole or not at all; its times, owner and permissions stay."""
+    """Replace the content of a file atomically; its times, owner and permissions stay."""
     temporary = None
     try:
         descriptor, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=os.path.dirname(target))
@@ -217,7 +221,7 @@ def _replace(name: str, target: str, changed: bytes, before: os.stat_result) -> 
             os.chown(temporary, before.st_uid, before.st_gid)
         now = os.stat(target)
         if (now.st_mtime_ns, now.st_size) != (before.st_mtime_ns, before.st_size):
-            raise ImageError(name, "changed by something else meanwhile; left as it is")
+            raise ImageError(name, "another program changed the file at the same time; not written")
         os.replace(temporary, target)
     except OSError as error:
         raise ImageError(name, f"cannot be written: {error.strerror or error}") from error
@@ -227,5 +231,5 @@ def _replace(name: str, target: str, changed: bytes, before: os.stat_result) -> 
 
 
 def _one_line(text: str) -> str:
-    """Return a text without line breaks and without what XML does not take."""
+    """Return a text without line breaks and characters that XML does not allow."""
     return " ".join(_NOT_XML.sub(" ", text).split())

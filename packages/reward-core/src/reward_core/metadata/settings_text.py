@@ -1,11 +1,11 @@
-"""Prompts out of texts that end in settings, as AUTOMATIC1111's WebUI and many programs after it write them.
+"""Prompts from texts that end with settings, as AUTOMATIC1111's WebUI writes them.
 
     a red house
     Negative prompt: blurred
     Steps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1, Size: 512x512
 
-`infotext` finds the line to which a score is added, so it takes no risk. Reading allows more: no negative
-prompt, no steps, everything on one line, other line ends.
+`infotext` is strict, because it finds the line to which a score is added. This module reads more variants of
+other programs: no negative prompt, no steps, everything on one line, other line ends.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from . import infotext
 
 _NUMBER, _WHOLE, _SIZE = r"[+-]?\d+(?:\.\d+)?", r"-?\d+(?:\.0)?", r"\d+\s*[x×]\s*\d+"
-# Names of settings and the form of their values.
+# Names of settings and patterns of their values.
 SETTINGS = {
     "steps": r"\d+(?:\.\d+)?",
     "seed": _WHOLE,
@@ -46,28 +46,28 @@ _LABEL = re.compile(r"\s*(?:positive\s+)?prompts?:\s*", re.IGNORECASE)
 _NOTATION = re.compile(
     r"<(?:lora|lyco|lycoris|hypernet|locon|loha|ti):[^<>\n]*>|\([^()\n]*:\s*(?:\d+(?:\.\d+)?|\.\d+)\s*\)"
 )
-_SHOWN = 400  # characters in which a line of settings shows that it is one
+_CHECKED = 400  # number of characters checked to detect a line of settings
 _TRIES = 200
 
 
 @dataclass(frozen=True)
 class Settings:
-    """A text taken apart. ``steps`` is 20 where it does not say."""
+    """The prompt and the steps of a text (20 if unknown)."""
 
     prompt: str
     steps: int = 20
 
 
 def read(text: str) -> Settings | None:
-    """Return the prompt, in its notation, and the steps; None where a text has no settings."""
+    """Return the prompt (in its notation) and the steps, or None without settings."""
     text = text.replace("\r\n", "\n").replace("\r", "\n")
-    found = _split(text)
-    if found is None:
+    parts = _split(text)
+    if parts is None:
         return None
-    before, line = found
+    before, line = parts
     fields = _fields(line)
     before = without_negative(before)
-    if "guidance scale" in fields or "guidance" in fields:  # Draw Things: "-" instead of "Negative prompt:"
+    if "guidance scale" in fields or "guidance" in fields:  # Draw Things writes "-" for "Negative prompt:"
         before = re.split(r"(?m)^-", before, maxsplit=1)[0]
     steps = fields.get("steps", "")
     return Settings(
@@ -76,52 +76,52 @@ def read(text: str) -> Settings | None:
 
 
 def without_negative(text: str) -> str:
-    """Return what stands before "Negative prompt:"."""
+    """Return the text before "Negative prompt:"."""
     return _NEGATIVE.split(text, maxsplit=1)[0].rstrip(" \t\n,;|")
 
 
 def without_label(text: str) -> str:
-    """Return a prompt without "Prompt:" before it."""
+    """Return a prompt without a leading "Prompt:"."""
     return _LABEL.sub("", text, count=1).strip() if _LABEL.match(text) else text.strip()
 
 
 def has_notation(text: str) -> bool:
-    """Whether a text without settings has a network, "<lora:x:1>", or a weight, "(red:1.3)"."""
+    """Return whether a text has a network "<lora:x:1>" or a weight "(red:1.3)"."""
     return _NOTATION.search(text) is not None
 
 
 def plain(text: str) -> str:
-    """Return the prompt of a text without settings: no label, no negative prompt, no notation."""
+    """Return a text without label, negative prompt and notation."""
     prompt = without_label(without_negative(text.replace("\r\n", "\n").replace("\r", "\n")))
     return infotext.plain(prompt) if has_notation(prompt) else prompt
 
 
 def _split(text: str) -> tuple[str, str] | None:
-    """What stands before the last line of settings, or before settings within a line, and the settings."""
+    """Return the text before the settings, and the settings."""
     rows = text.split("\n")
     tries = 0
     for i in range(len(rows) - 1, -1, -1):
         row = rows[i]
-        if _are_settings(row) or (i > 0 and _says_steps(row)):
+        if _are_settings(row) or (i > 0 and _has_steps(row)):
             return "\n".join(rows[:i]), row
-        for found in _BEGIN.finditer(row):
+        for match in _BEGIN.finditer(row):
             tries += 1
             if tries > _TRIES:
                 return None
-            if _are_settings(row[found.start() :]):
-                return "\n".join([*rows[:i], row[: found.start()]]), row[found.start() :]
-        if _says_steps(row):
+            if _are_settings(row[match.start() :]):
+                return "\n".join([*rows[:i], row[: match.start()]]), row[match.start() :]
+        if _has_steps(row):
             return "", row
     return None
 
 
-def _says_steps(row: str) -> bool:
+def _has_steps(row: str) -> bool:
     return infotext.is_settings_line(row.rstrip()) and not _NEGATIVE.search(row)
 
 
 def _are_settings(line: str) -> bool:
-    """Whether a text begins with two settings, or with three where they could be those of a sentence."""
-    start = line[:_SHOWN]
+    """Return whether a text begins with two settings (three if it may be a sentence)."""
+    start = line[:_CHECKED]
     if not _BEGIN.match(start.lstrip()):
         return False
     fields = _fields(start)

@@ -1,4 +1,4 @@
-"""Texts of image files in each format."""
+"""Reading of all texts in the metadata of an image file."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _NAMED = (png.DamagedPng, jpeg.DamagedJpeg, webp.DamagedWebp, exif.DamagedExif, 
 
 
 def read_texts(path: str | os.PathLike[str]) -> dict[str, str]:
-    """Names -> texts of an image's metadata.
+    """Return the texts in the metadata of an image, by name.
 
-    PNG texts have their keywords, EXIF texts the names of their tags (UserComment, ...), XMP texts the names
-    of their properties (dc:description, ...); a JPEG comment is "Comment". Bytes that cannot be decoded are
-    lone surrogates.
+    The name is the keyword of a PNG text, the tag of an EXIF text (UserComment, ...) or the property of an
+    XMP text (dc:description, ...); a JPEG comment is "Comment". Bytes that cannot be decoded become lone
+    surrogates.
 
     Raises:
-        ImageError: no file there, not a PNG, JPEG or WebP file, or a damaged one.
+        ImageError: the file does not exist, is not PNG, JPEG or WebP, or is damaged.
     """
     return _guarded(path, _texts)
 
@@ -49,7 +49,7 @@ def _guarded(path: str | os.PathLike[str], read: Callable[[bytes], T]) -> T:
 
 
 def _damaged(name: str, error: BaseException) -> ImageError:
-    """The ImageError for what a reader of metadata raised."""
+    """Return an ImageError for an error of a metadata reader."""
     named = isinstance(error, (*_NAMED, MemoryError, RecursionError))
     return ImageError(name, reason(error) if named else f"damaged metadata: {reason(error)}")
 
@@ -61,9 +61,7 @@ def _format(data: bytes) -> str:
         return "jpeg"
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "webp"
-    raise png.DamagedPng(
-        "the file is empty (0 bytes)" if not data else f"metadata is known of {FORMATS} only"
-    )
+    raise png.DamagedPng("the file is empty (0 bytes)" if not data else f"not a supported format ({FORMATS})")
 
 
 def _texts(data: bytes) -> dict[str, str]:
@@ -83,9 +81,9 @@ def _texts(data: bytes) -> dict[str, str]:
             elif segment.marker == jpeg.APP1 and segment.data.startswith(jpeg.EXIF) and block is None:
                 block = segment.data[len(jpeg.EXIF) :]
     else:
-        found = webp.chunks(data)[0]
-        index = webp.find(found, webp.EXIF)
-        block = None if index is None else found[index].data.removeprefix(jpeg.EXIF)
+        chunks = webp.chunks(data)[0]
+        index = webp.find(chunks, webp.EXIF)
+        block = None if index is None else chunks[index].data.removeprefix(jpeg.EXIF)
     if block is not None:
         texts = {**exif.texts(block), **texts}
     packet = _xmp(data)

@@ -1,4 +1,4 @@
-"""Put a score and its notes into the bytes of an image file; every other byte keeps its value."""
+"""Add a score and its notes to the bytes of an image file, without other changes."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from . import exif, infotext, jpeg, mpf, png, webp, xmp
 from .tagged_image import _format, _texts, _xmp
 
 _SIGNED = (
-    "it carries signed content credentials (C2PA), and any change breaks the signature. Keep its score in a "
-    "file: `reward-core score ... --out scores.csv`, then `reward-core sort ... --scores scores.csv`"
+    "it has signed content credentials (C2PA), and any change breaks the signature. Write its score to a "
+    "file instead: `reward-core score ... --out scores.csv`, then `reward-core sort ... --scores scores.csv`"
 )
 
 
 def with_score(data: bytes, key: str, value: str, notes: Mapping[str, str | None]) -> bytes:
-    """Return the file with a score, and with notes about it.
+    """Return the file with a score and notes about it.
 
-    The score goes where the image already has one under that key, else to the end of AUTOMATIC1111's
-    settings, else to a text of its own (PNG) or to XMP (JPEG, WebP). Notes always go to a text or to XMP.
+    The score replaces an old one with the same key. Otherwise it is added to the end of AUTOMATIC1111's
+    settings, or else as a new text (PNG) or XMP value (JPEG, WebP). Notes are always texts or XMP values.
 
     Args:
-        data: the file.
-        key: the name of the score.
+        data: content of the file.
+        key: name of the score.
         value: the score.
-        notes: names and texts; None empties an old note and writes no new one.
+        notes: texts by name; None clears an old note and does not add a new one.
 
     Raises:
-        DamagedPng, DamagedJpeg, DamagedWebp, DamagedExif, StrangeXmp: the file cannot take the score.
+        DamagedPng, DamagedJpeg, DamagedWebp, DamagedExif, StrangeXmp: the score cannot be added.
     """
     write = {"png": _png, "jpeg": _jpeg, "webp": _webp}[_format(data)]
     texts = _texts(data)
@@ -36,18 +36,18 @@ def with_score(data: bytes, key: str, value: str, notes: Mapping[str, str | None
 
 
 def _png(data: bytes, key: str, value: str, settings: str | None, notes: Mapping[str, str | None]) -> bytes:
-    found, rest = png.chunks(data)
-    if any(chunk.kind == b"caBX" for chunk in found):
+    chunks, rest = png.chunks(data)
+    if any(chunk.kind == b"caBX" for chunk in chunks):
         raise png.DamagedPng(_SIGNED)
     texts, packet = _texts(data), _xmp(data) or b""
     if settings is not None:
-        found = png.put_text(found, "parameters", settings)
+        chunks = png.put_text(chunks, "parameters", settings)
     if settings is None or key in texts:
-        found = png.put_text(found, key, value)
+        chunks = png.put_text(chunks, key, value)
     for name, note in notes.items():
         if note is not None or texts.get(name) or xmp.get(packet, name):
-            found = png.put_text(found, name, note or "")
-    return png.SIGNATURE + b"".join(map(bytes, found)) + rest
+            chunks = png.put_text(chunks, name, note or "")
+    return png.SIGNATURE + b"".join(map(bytes, chunks)) + rest
 
 
 def _jpeg(data: bytes, key: str, value: str, settings: str | None, notes: Mapping[str, str | None]) -> bytes:
@@ -69,29 +69,29 @@ def _jpeg(data: bytes, key: str, value: str, settings: str | None, notes: Mappin
 
 
 def _webp(data: bytes, key: str, value: str, settings: str | None, notes: Mapping[str, str | None]) -> bytes:
-    found, rest = webp.chunks(data)
-    if any(chunk.kind == b"C2PA" for chunk in found):
+    chunks, rest = webp.chunks(data)
+    if any(chunk.kind == b"C2PA" for chunk in chunks):
         raise webp.DamagedWebp(_SIGNED)
-    if webp.join(found) + rest != data:
-        raise webp.DamagedWebp("its chunks are padded in an unusual way; left as it is")
+    if webp.join(chunks) + rest != data:
+        raise webp.DamagedWebp("its chunks have unusual padding, so the file was not changed")
     if settings is not None:
-        index = webp.find(found, webp.EXIF)
+        index = webp.find(chunks, webp.EXIF)
         assert index is not None  # the settings were read from it
-        stored = found[index].data
+        stored = chunks[index].data
         prefix = jpeg.EXIF if stored.startswith(jpeg.EXIF) else b""
         block = exif.with_user_comment(stored.removeprefix(prefix), settings)
-        found = webp.put(found, webp.EXIF, prefix + block)
+        chunks = webp.put(chunks, webp.EXIF, prefix + block)
     packet = _xmp(data)
     changed = _with_values(packet, key, value, settings, notes)
     if changed is not None and changed != packet:
-        found = webp.put(found, webp.XMP, changed)
-    return webp.join(found) + rest
+        chunks = webp.put(chunks, webp.XMP, changed)
+    return webp.join(chunks) + rest
 
 
 def _with_values(
     packet: bytes | None, key: str, value: str, settings: str | None, notes: Mapping[str, str | None]
 ) -> bytes | None:
-    """Return an XMP packet with the notes, and with the score where the settings do not take it."""
+    """Return an XMP packet with the notes, and the score if not in the settings."""
     if settings is None or (packet is not None and xmp.get(packet, key) is not None):
         packet = xmp.put(packet, key, value)
     for name, note in notes.items():

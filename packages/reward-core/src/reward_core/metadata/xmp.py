@@ -1,4 +1,4 @@
-"""XMP, as far as one value of our own and an image's description go; the rest stays byte for byte."""
+"""XMP: read descriptions, read and write our values, and keep every other byte."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ _EMPTY = (
 
 
 class StrangeXmp(ValueError):
-    """A packet that has no place for another value."""
+    """An XMP packet to which no value can be added."""
 
 
 def get(packet: bytes, key: str) -> str | None:
-    """Return our value of that key."""
-    found = re.search(_ours(key), packet)
-    return None if found is None else unescape(found[2].decode("utf-8", "replace"))
+    """Return our value for a key, or None."""
+    match = re.search(_ours(key), packet)
+    return None if match is None else unescape(match[2].decode("utf-8", "replace"))
 
 
 def put(packet: bytes | None, key: str, value: str) -> bytes:
-    """Return the packet (None: a new one) with our value of that key."""
+    """Return the packet (None for a new one) with our value for a key."""
     packet = _EMPTY if packet is None else packet
     content = escape(value).encode()
     old = re.search(_ours(key), packet)
@@ -41,17 +41,17 @@ def put(packet: bytes | None, key: str, value: str) -> bytes:
         return packet[: old.start(2)] + content + packet[old.end(2) :]
     ends = list(_END.finditer(packet))
     if not ends:
-        raise StrangeXmp("its XMP packet is no RDF that could take another value")
+        raise StrangeXmp("its XMP packet is not valid RDF, so no value can be added")
     rdf, offset = ends[-1][1], ends[-1].start()
     name, namespace = _name(key).encode(), NAMESPACE.encode()
-    own = b'<%s:Description %s:about="" xmlns:rewardcore="%s" %s="%s"/>' % (
+    element = b'<%s:Description %s:about="" xmlns:rewardcore="%s" %s="%s"/>' % (
         rdf,
         rdf,
         namespace,
         name,
         content,
     )
-    return packet[:offset] + own + packet[offset:]
+    return packet[:offset] + element + packet[offset:]
 
 
 def keys(packet: bytes) -> list[str]:
@@ -60,14 +60,14 @@ def keys(packet: bytes) -> list[str]:
 
 
 def texts(packet: bytes) -> dict[str, str]:
-    """Names of properties (dc:description, exif:UserComment, ...) -> texts, each in its first language."""
+    """Return the texts of properties (dc:description, ...) by name."""
     text = text_encoding.decode_leniently(packet)
-    found = {name: _property(text, name) for name in PROPERTIES}
-    return {name: value for name, value in found.items() if value}
+    values = {name: _property(text, name) for name in PROPERTIES}
+    return {name: value for name, value in values.items() if value}
 
 
 def _property(packet: str, name: str) -> str | None:
-    """The value of a property: an element with or without rdf:li, or an attribute of rdf:Description."""
+    """Return the value of a property, which is an element or an attribute."""
     opened = re.search(rf"<{name}(?:\s[^<>]*)?(?<!/)>", packet)
     closed = packet.find(f"</{name}>", opened.end()) if opened else -1
     if opened and closed >= 0:
@@ -85,7 +85,7 @@ def _property(packet: str, name: str) -> str | None:
 
 
 def _first_item(content: str) -> str | None:
-    """The content of the first rdf:li element; None where there is none."""
+    """Return the content of the first rdf:li element, or None."""
     item = _ITEM.search(content)
     start = content.find(">", item.end()) + 1 if item else 0
     end = content.find("</rdf:li>", start) if start else -1
@@ -93,13 +93,13 @@ def _first_item(content: str) -> str | None:
 
 
 def _name(key: str) -> str:
-    """An XML name of its own for every key: a space is "-", what XML does not take its number."""
+    """Return a unique XML name for a key."""
     name = re.sub(r"[^A-Za-z0-9. ]", lambda sign: f"_{ord(sign[0]):02X}_", key).replace(" ", "-")
     return "rewardcore:" + ("_" if name[0].isdigit() else "") + name
 
 
 def _key(name: str) -> str:
-    """Return the key of an XML name; the inverse of ``_name``."""
+    """Return the key for an XML name (the inverse of ``_name``)."""
     name = name.removeprefix("_").replace("-", " ")
     return re.sub(r"_([0-9A-F]{2})_", lambda code: chr(int(code[1], 16)), name)
 

@@ -1,1 +1,1 @@
-"""Names, folders and files -> models; one folder for each family."""
+"""Loading of models by name, folder or file, with a folder for each family."""

@@ -1,4 +1,4 @@
-"""Weights on disk: reading any of the known forms safely, loading strictly, saving as a folder."""
+"""Checkpoints: read weights safely, load them strictly, save model folders."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ..files.limits import MB, Limit
 from ..inputs.tokenizer import PromptTokenizer
 from ..network.onednn_linear import use_onednn
 from ..runs.caller_warning import warn_caller
-from .key_map import guess_kind, to_own_keys
+from .key_map import guess_kind, rename_keys
 
 if TYPE_CHECKING:
     from ..network.config import BlipConfig
@@ -30,26 +30,26 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound="ScoringModel")
 
-# Bytes of a config.json. A model's own has 5 kB, most of it score quantiles.
+# Largest config.json. Usual ones have 5 kB, mostly score quantiles.
 MAX_CONFIG_BYTES = Limit("MAX_CONFIG_BYTES", 4 * MB)
-# How many times its file's size a file's weights may take. Weights that are tied are read twice.
+# Largest ratio of the size of the weights in memory to the size of their file. Tied weights are read twice.
 MAX_WEIGHTS_RATIO = 4
-# Bytes that the weights of any file may take: ImageReward's own take 1.79 GB.
+# Size of weights that is allowed for any file. ImageReward-v1.0 has 1.79 GB.
 MIN_WEIGHTS_BYTES = 2048 * MB
-# Layers that are built in a moment, also for weights of another model: that error says more.
+# Number of layers that is always built: it is fast, and the error about mismatched keys is more helpful.
 CHEAP_LAYERS = 100
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Read a .safetensors or a torch file, told apart by content, under this package's keys.
+    """Read a safetensors or torch file and rename its keys to this package's.
 
-    Tensors stay mapped to the file where its form allows, so reading costs no memory of its own.
-    Nothing in the file is ever executed.
+    The format is detected from the content. Tensors are memory-mapped where the format allows it. Code in
+    the file is never executed.
 
     Raises:
-        CheckpointError: missing, empty, truncated, a text file, or a pickle with code in it.
+        CheckpointError: the file is missing, empty, truncated, a text file, or a pickle with code in it.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
@@ -58,30 +58,30 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     if not head:
         raise CheckpointError(f"{path}: the file is empty (0 bytes)")
     if head[8:9] == b"{":
-        return _check_tensors(to_own_keys(_read_safetensors(path), str(path)), path)
+        return _check_tensors(rename_keys(_read_safetensors(path), str(path)), path)
     if head[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
-        return _check_tensors(to_own_keys(_read_torch(path), str(path)), path)
-    what = (
-        "a Git LFS pointer; fetch the file itself"
+        return _check_tensors(rename_keys(_read_torch(path), str(path)), path)
+    detail = (
+        "it is a Git LFS pointer. Download the file itself"
         if head == b"version https://"
         else f"it begins with {head!r}"
     )
-    raise CheckpointError(f"{path}: neither a safetensors nor a torch file: {what}")
+    raise CheckpointError(f"{path}: neither a safetensors nor a torch file: {detail}")
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     def damaged(error: BaseException) -> CheckpointError:
-        return CheckpointError(f"{path}: truncated or damaged, download it again: {reason(error)}")
+        return CheckpointError(f"{path}: truncated or damaged ({reason(error)}). Download it again.")
 
     with guarded(damaged):
         return load_file(path)
 
 
 def _read_torch(path: Path) -> object:
-    # Only the zip form (torch 1.6 and later) can be mapped, and only by its path; the older one is
-    # read into memory. A path that ends in .safetensors would be read as what it is not.
+    # Only the zip format (torch 1.6 and later) can be memory-mapped, and only by path. The older format is
+    # read into memory. torch would read a path that ends in .safetensors as safetensors.
     is_zip = zipfile.is_zipfile(path)
     mmap = is_zip and path.suffix != ".safetensors"
 
@@ -89,9 +89,11 @@ def _read_torch(path: Path) -> object:
         text = _first_lines(str(error)) if str(error).strip() else reason(error)
         if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):  # the name of some code
             return CheckpointError(
-                f"{path}: holds more than weights; refused, and nothing in it was executed: {text}"
+                f"{path}: contains code besides weights. It was not loaded and no code was executed: {text}"
             )
-        return CheckpointError(f"{path}: truncated, damaged or not saved by torch, download it again: {text}")
+        return CheckpointError(
+            f"{path}: truncated, damaged or not saved by torch ({text}). Download it again."
+        )
 
     with guarded(refused):
         if is_zip:
@@ -106,30 +108,30 @@ def _check_not_compressed(path: Path) -> None:
         unpacked = sum(member.file_size for member in archive.infolist())
     if unpacked > path.stat().st_size:
         raise CheckpointError(
-            f"{path}: would unpack to {unpacked:,} bytes, but torch saves files without compressing them; "
-            "save it again with torch.save"
+            f"{path}: is compressed and would unpack to {unpacked:,} bytes. Save it again with torch.save, "
+            "which does not compress files."
         )
 
 
 def _check_tensors(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Return weights that are all plain numbers in the file.
+    """Return the weights unchanged after checking that all tensors are dense.
 
     Raises:
-        CheckpointError: a sparse, quantized or meta tensor, or few numbers that stand for very many.
+        CheckpointError: a sparse, quantized or meta tensor, or tensors that expand to far more than the file.
     """
     total = 0
     for key, tensor in state.items():
         kind = _special_kind(tensor)
         if kind:
             raise CheckpointError(
-                f"{path}: {key!r:.200} is a {kind} tensor; save plain weights in float32 or 16 bits"
+                f"{path}: {key!r:.200} is a {kind} tensor. Save dense tensors in float32 or 16 bits."
             )
         total += tensor.numel() * tensor.element_size()
     most = max(MIN_WEIGHTS_BYTES, MAX_WEIGHTS_RATIO * path.stat().st_size)
     if total > most:
         raise CheckpointError(
-            f"{path}: its tensors would take {total:,} bytes, more than {MAX_WEIGHTS_RATIO} times the file; "
-            "save contiguous tensors"
+            f"{path}: its tensors would take {total:,} bytes, more than {MAX_WEIGHTS_RATIO} times the file. "
+            "Save contiguous tensors."
         )
     return state
 
@@ -145,9 +147,9 @@ def _special_kind(tensor: Tensor) -> str:
 
 
 def _first_lines(text: str) -> str:
-    """torch's explanation without its advice to load the file unsafely."""
+    """Return torch's explanation without its advice to load the file unsafely."""
     lines = [line.strip() for line in text.splitlines() if "nsupported" in line or "GLOBAL" in line]
-    first = (lines or text.strip().splitlines() or ["no more is known"])[0]
+    first = (lines or text.strip().splitlines() or ["unknown reason"])[0]
     return first.rpartition("WeightsUnpickler error: ")[2][:300]
 
 
@@ -158,29 +160,35 @@ def build_model(
     source: str,
     find_tokenizer: Callable[[], PromptTokenizer],
 ) -> M:
-    """A model in evaluation mode, float32, its parameters frozen, holding exactly ``state``.
+    """Build a frozen float32 model in evaluation mode with the weights ``state``.
 
-    The tokenizer, which may have to be downloaded, is asked for only once the weights are known to fit.
+    Args:
+        model_class: class of the model.
+        config: configuration of the model.
+        state: weights; they must match the model exactly.
+        source: name of the weights in error messages.
+        find_tokenizer: function that returns the tokenizer, downloading it if needed. It is called after the
+            weights were checked.
 
     Raises:
-        KeyMismatchError: a key is missing, unexpected or of another shape.
-        CheckpointError: the tokenizer's vocabulary is not the one the weights were trained with.
+        KeyMismatchError: a key is missing or unexpected or has the wrong shape.
+        CheckpointError: the weights were trained with another vocabulary.
     """
-    if config.layers > max(len(state), CHEAP_LAYERS):  # each layer has one weight at least
+    if config.layers > max(len(state), CHEAP_LAYERS):  # each layer has at least one weight
         raise CheckpointError(
             f"{source}: its configuration asks for {config.layers:,} layers, but the file has "
             f"{len(state):,} weights. {guess_kind(set(state))}".rstrip()
         )
-    # No memory and no time for weights that are replaced at once.
-    cannot_build = f"{source}: no model can be built from its configuration"
+    # On "meta" no memory and time is spent on weights that are replaced below.
+    cannot_build = f"{source}: cannot build a model from its configuration"
     with guarded(lambda error: CheckpointError(f"{cannot_build}: {reason(error)}")), torch.device("meta"):
         model = model_class(config, None)
-    wanted = model.state_dict()
-    missing = [key for key in wanted if key not in state]
-    unexpected = [key for key in state if key not in wanted]
+    expected = model.state_dict()
+    missing = [key for key in expected if key not in state]
+    unexpected = [key for key in state if key not in expected]
     shapes = [
         (key, tuple(state[key].shape), tuple(tensor.shape))
-        for key, tensor in wanted.items()
+        for key, tensor in expected.items()
         if key in state and state[key].shape != tensor.shape
     ]
     if missing or unexpected or shapes:
@@ -191,12 +199,12 @@ def build_model(
                 f"{source}: {key!r} holds {str(tensor.dtype).removeprefix('torch.')} instead of float numbers"
             )
     model.tokenizer = find_tokenizer()
-    # With another vocabulary every id would mean another word, and scores would be wrong in silence.
-    known, wanted_size = model.tokenizer.fast_tokenizer.get_vocab_size(), config.vocab_size
-    if known != wanted_size:
+    # With the wrong vocabulary every id would mean another word, and scores would be silently wrong.
+    size = model.tokenizer.fast_tokenizer.get_vocab_size()
+    if size != config.vocab_size:
         raise CheckpointError(
-            f"{source}: its model knows {wanted_size} tokens, but the vocabulary found for it has {known}; "
-            "put the model's own vocab.txt or tokenizer.json beside it"
+            f"{source}: the model has {config.vocab_size} tokens, but its tokenizer has {size}. "
+            "Put the model's vocab.txt or tokenizer.json in its folder."
         )
     model.load_state_dict({key: tensor.float() for key, tensor in state.items()}, assign=True)
     use_onednn(model)
@@ -204,17 +212,17 @@ def build_model(
 
 
 def save_folder(model: ScoringModel, folder: Path) -> None:
-    """Write config.json, model.safetensors and the tokenizer files into ``folder``.
+    """Write config.json, model.safetensors and the tokenizer files to ``folder``.
 
-    Each file appears whole or not at all; other files in the folder are left alone. A RoundedWeightsWarning
-    tells when the model was loaded in 16 bits, because so are the weights that are written.
+    Each file is written atomically, and other files in the folder stay. A RoundedWeightsWarning is issued if
+    the model was loaded in 16 bits, because the saved weights are then rounded.
     """
     from safetensors.torch import save_file
 
     if model.fast and any(parameter.dtype.itemsize < 4 for parameter in model.parameters()):
         warn_caller(
-            "these weights were rounded to 16 bits when the model was loaded in precision 'fast', and are "
-            "saved so; load it in precision 'exact' to save them whole",
+            "The saved weights are rounded to 16 bits, because the model was loaded with precision 'fast'. "
+            "Load it with precision 'exact' to save exact weights.",
             RoundedWeightsWarning,
         )
     folder.mkdir(parents=True, exist_ok=True)
@@ -230,7 +238,7 @@ def save_folder(model: ScoringModel, folder: Path) -> None:
         (staged / CONFIG_FILE).write_text(config + "\n", encoding="utf-8")
         sync_tree(staged)
         for file in staged.iterdir():
-            # What a temporary file may keep to itself, a published model may not.
+            # Temporary files are private, but a saved model has the usual permissions.
             shutil.copymode(staged / CONFIG_FILE, file)
             os.replace(file, folder / file.name)
         sync_folder(folder)

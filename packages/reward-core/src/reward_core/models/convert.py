@@ -1,4 +1,4 @@
-"""The original's state dict -> a folder that loads with no network."""
+"""Conversion of a checkpoint of the original to a folder that loads offline."""
 
 from __future__ import annotations
 
@@ -17,17 +17,19 @@ from .pretrained import Pretrained
 def convert_checkpoint(
     state_dict: Path, out: Path, config: Path | None = None, vocab: Path | None = None
 ) -> ScoringModel:
-    """Read ``state_dict`` strictly, write the folder ``out`` and return the model that is in it.
+    """Convert a checkpoint to a model folder and return the model.
 
     Args:
         state_dict: ImageReward's .pt, BLIP's model_large.pth, or a .safetensors of either.
         out: folder for config.json, model.safetensors and the tokenizer.
-        config: a config.json with the sizes; without it, the one beside ``state_dict``, or else those
-            of ImageReward-v1.0 (BLIP large).
-        vocab: a vocab.txt; without it, the one beside ``state_dict``, or else BERT's from the hub.
+        config: a config.json with the sizes. The default is the one in the folder of ``state_dict``, or else
+            the sizes of ImageReward-v1.0 (BLIP large).
+        vocab: a vocab.txt. The default is the one in the folder of ``state_dict``, or else BERT's from the
+            hub.
 
     Raises:
-        CheckpointError: a file is damaged or does not fit. HubError: no vocabulary to be had.
+        CheckpointError: a file is damaged or does not match the model.
+        HubError: the vocabulary cannot be downloaded.
     """
     state = read_state_dict(state_dict)
     if any(key.startswith("mlp.") for key in state) or not any(key.startswith("blip.") for key in state):

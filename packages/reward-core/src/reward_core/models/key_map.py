@@ -1,4 +1,4 @@
-"""Checkpoints of other software -> this package's keys."""
+"""Names of weights: from checkpoints of other software to this package's keys."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 
-# What BLIP's pre-training file holds beside the two encoders and projections.
+# Parts of BLIP's pre-training checkpoint other than the two encoders and projections.
 _BLIP_PRETRAINING = (
     "visual_encoder_m.",
     "text_encoder_m.",
@@ -27,39 +27,45 @@ _BLIP_PRETRAINING = (
 _WRAPPERS = ("model", "state_dict", "module")
 
 
-def to_own_keys(content: Any, source: str) -> dict[str, Tensor]:
-    """What torch.load gave -> tensors under this package's keys.
+def rename_keys(content: Any, source: str) -> dict[str, Tensor]:
+    """Return the tensors of a loaded checkpoint under this package's keys.
 
-    Unwraps {"model": ...}, strips "module." of distributed training, puts BLIP's encoders under
-    "blip." and drops, by name, the parts that only its pre-training needs. All else stays, to be
-    judged by the strict load.
+    Unwraps {"model": ...}, strips the "module." of distributed training, puts BLIP's encoders under "blip."
+    and drops the parts that only BLIP's pre-training needs. Other keys stay, for the strict load to check.
+
+    Args:
+        content: result of ``torch.load``.
+        source: name of the checkpoint in error messages.
+
+    Raises:
+        CheckpointError: the content is not a state dict, or is empty.
     """
     for wrapper in _WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise CheckpointError(f"{source}: a dictionary of tensors was expected, got {type(content).__name__}")
+        raise CheckpointError(f"{source}: expected a dictionary of tensors, got {type(content).__name__}")
     if not content:
-        raise CheckpointError(f"{source}: holds no weights")
+        raise CheckpointError(f"{source}: contains no weights")
     if others := [key for key, value in content.items() if not isinstance(value, torch.Tensor)]:
         raise CheckpointError(f"{source}: not a state dict; these entries are not tensors: {others[:5]}")
     if all(key.startswith("module.") for key in content):
         content = {key[len("module.") :]: value for key, value in content.items()}
     if any(key.startswith("visual_encoder.") for key in content):
         content = {f"blip.{key}": v for key, v in content.items() if not key.startswith(_BLIP_PRETRAINING)}
-    # A buffer of old BERT and CLIP versions; it says nothing that the code does not know.
+    # A constant buffer of old BERT and CLIP versions.
     return {key: value for key, value in content.items() if not key.endswith("embeddings.position_ids")}
 
 
 def guess_kind(keys: set[str]) -> str:
-    """One sentence on what a checkpoint that does not fit may be ('' when nothing is recognized)."""
+    """Return a sentence on what a mismatched checkpoint may be, or "" if unknown."""
     signs = {
         "text_model.embeddings.token_embedding.weight": "a CLIP model (transformers)",
         "token_embedding.weight": "a CLIP model (open_clip or OpenAI)",
         "positional_embedding": "a CLIP model (open_clip or OpenAI)",
         "conv_in.weight": "a diffusion UNet",
         "layers.0.weight": "an Aesthetic predictor's head",
-        "mlp.layers.0.weight": "a reward model of other sizes; put its config.json beside it",
+        "mlp.layers.0.weight": "a reward model of other sizes: put its config.json into the same folder",
         "blip.visual_encoder.cls_token": "BLIP without a reward head",
     }
     return next((f"This looks like {what}." for key, what in signs.items() if key in keys), "")

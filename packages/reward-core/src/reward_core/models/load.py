@@ -1,4 +1,4 @@
-"""Names, folders and files -> ready models."""
+"""Load models by name, folder or file."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from .registry import BUNDLED_MODELS, REWARD_MODELS, SCORES
 
 
 def available_models() -> list[str]:
-    """Names that ``load`` knows; it takes folders, files and hub repositories as well."""
+    """Return the names that ``load`` knows, besides folders, files and hub ids."""
     return [*REWARD_MODELS, *BUNDLED_MODELS]
 
 
 def available_scores() -> list[str]:
-    """Names that ``load_score`` knows."""
+    """Return the names that ``load_score`` knows."""
     return list(SCORES)
 
 
@@ -42,27 +42,28 @@ def load(
     revision: str | None = None,
     local_files_only: bool = False,
 ) -> RewardModel:
-    """Load a reward model, ready to score: in evaluation mode, parameters frozen.
+    """Load a reward model in evaluation mode with frozen parameters.
 
     Args:
-        name_or_path: a name of ``available_models()``, a saved folder, a .safetensors file or the
-            original's .pt (config.json and vocab.txt or tokenizer.json are looked for beside it),
-            or the id of a hub repository that holds a saved folder.
-        device: default cuda, else mps, else cpu.
-        download_root: folder for downloads instead of the hub's cache.
-        med_config: BERT's configuration (a dict or a JSON file) in place of the model's own.
-        precision: "exact" is float32, the original's numbers. "fast" computes the encoders in 16 bits
-            where the device gains by it (a GPU, a CPU with AMX or AVX512-BF16): rewards move by a few
-            hundredths of their spread at most (docs/performance.md). "auto" is "fast" on a GPU, else
-            "exact". "fast" also compiles what much time is spent in (`ScoringModel.warm_up` does it at
-            once), and lets a GPU resize images.
-        exact_resize: "fast" on a GPU leaves resizing to PIL all the same; else pixels may differ by 1/255.
+        name_or_path: one of ``available_models()``, a saved folder, a .safetensors file, the original's .pt
+            (with config.json and vocab.txt or tokenizer.json in the same folder), or the id of a hub
+            repository with a saved folder.
+        device: device to compute on (default: "cuda" if available, else "mps", else "cpu").
+        download_root: folder for downloads (default: the cache of the hub).
+        med_config: BERT's configuration (a dict or a JSON file) to use instead of the model's.
+        precision: "exact" computes in float32 and reproduces the original's scores. "fast" computes the
+            encoders in 16 bits where that is faster (a GPU, a CPU with AMX or AVX512-BF16), resizes images on
+            the GPU and compiles steps that take much time (or call `ScoringModel.warm_up`). Rewards change by
+            at most a few hundredths of their standard deviation (docs/performance.md). "auto" is "fast" on a
+            GPU, else "exact".
+        exact_resize: resize images with PIL even if "fast" runs on a GPU, which is within 1/255 of PIL.
         revision: branch, tag or commit of the hub repository.
-        local_files_only: never touch the network.
+        local_files_only: use local files only, never the network.
 
     Raises:
-        InputError: unknown name, device or precision. CheckpointError (KeyMismatchError): files that are
-        damaged or do not fit. HubError: a download that failed.
+        InputError: an unknown name, device or precision.
+        CheckpointError: damaged files; KeyMismatchError if the weights do not match the model.
+        HubError: a failed download.
     """
     options = LoadOptions(
         device, download_root, med_config, precision, exact_resize, revision, local_files_only
@@ -81,15 +82,18 @@ def load_score(
     revision: str | None = None,
     local_files_only: bool = False,
 ) -> ScoringModel:
-    """Load a baseline scorer: a name of ``available_scores()``, or a folder or file of its weights.
+    """Load a baseline scorer, which has the same methods as a reward model.
 
-    Arguments and errors are those of ``load``. The result has the same methods as a reward model.
+    Args:
+        name_or_path: one of ``available_scores()``, or a folder or file with its weights.
+
+    The other arguments and the errors are as in ``load``.
     """
     spec = SCORES.get(os.fsdecode(name_or_path))
     folder = download_root
     weights = spec.weights if spec is not None and isinstance(spec.config, ClipConfig) else None
     if isinstance(weights, HubFile) and folder is not None:
-        # Several of these files are called model.safetensors.
+        # Several of these files are named model.safetensors.
         folder = Path(folder) / weights.repo_id.replace("/", "--")
     options = LoadOptions(device, folder, None, precision, exact_resize, revision, local_files_only)
     files = find_files(name_or_path, SCORES, {}, options)
@@ -97,22 +101,22 @@ def load_score(
     model = family.load_files(files, options)
     if spec is None or spec.head is None:
         return model
-    assert isinstance(model, ClipScorer)  # a head stands on a CLIP
+    assert isinstance(model, ClipScorer)  # heads exist for CLIP only
     head = fetch(spec.head, download_root, local_files_only=local_files_only)
     return with_aesthetic_head(model, head, spec.head_widths)
 
 
 def with_aesthetic_head(model: ClipScorer, weights: Path, widths: tuple[int, ...]) -> ClipScorer:
-    """The Aesthetic scorer on a CLIP that is loaded already; both share its weights.
+    """Return an Aesthetic scorer that shares the weights of a loaded CLIP.
 
     Raises:
-        CheckpointError (KeyMismatchError): a damaged file, or one that does not fit.
+        CheckpointError: a damaged file; KeyMismatchError if the weights do not match the head.
     """
     return model.with_head(widths, read_state_dict(weights), str(weights))
 
 
 def _is_clip(files: ModelFiles) -> bool:
-    """Return whether these are the files of a CLIP, and not of a BLIP."""
+    """Return whether these are the files of a CLIP model (rather than BLIP)."""
     config = files.weights.parent / CONFIG_FILE
     if files.config is None and config.is_file():
         content = read_json(config, MAX_CONFIG_BYTES)

@@ -1,4 +1,4 @@
-"""How a model is found and prepared."""
+"""Options for loading a model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PathLike: TypeAlias = "str | os.PathLike[str]"
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """The options of ``load`` and ``load_score``, which say what each means.
+    """Options of ``load`` and ``load_score``, where they are documented.
 
     Raises:
         InputError: an unknown precision.

@@ -1,4 +1,4 @@
-"""Names, folders and hub repositories -> the files of a model on this machine."""
+"""Find or download the files of a model by name, folder or hub repository."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from .model_spec import VOCABULARY, ModelConfig, ModelSpec
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """The files of a model.
+    """Files of a model on this machine.
 
     Attributes:
-        weights: its configuration and tokenizer are looked for beside it.
-        config: of a published model; None if it has to be read.
-        vocabulary: where the tokenizer comes from if it is not beside the weights.
+        weights: weights file. Its folder may have a config.json and a tokenizer.
+        config: configuration of a published model; None to read it from config.json.
+        vocabulary: tokenizer file on the hub, for weights without a tokenizer in their folder.
     """
 
     weights: Path
@@ -37,16 +37,17 @@ def find_files(
     bundled: Mapping[str, str],
     options: LoadOptions,
 ) -> ModelFiles:
-    """Return the files of a model, downloaded if need be.
+    """Return the files of a model and download them if needed.
 
     Args:
-        name_or_path: a name of ``published`` or ``bundled``, a folder, a weights file, or a hub repository.
+        name_or_path: a name in ``published`` or ``bundled``, a folder, a weights file, or a hub repository.
         published: models with files on the hub or the web.
-        bundled: models that come with the package.
-        options: where to download to, and whether to.
+        bundled: models that are part of the package.
+        options: download folder, revision and whether to use local files only.
 
     Raises:
-        InputError: none of these. HubError: a download failed.
+        InputError: an unknown name, or a path that does not exist.
+        HubError: a failed download.
     """
     name = os.fsdecode(name_or_path)
     if name in published:
@@ -62,20 +63,20 @@ def find_files(
         return ModelFiles(folder / WEIGHTS_FILE)
     known = ", ".join([*published, *bundled])
     raise InputError(
-        f"{name!r} is neither a known name ({known}), nor a folder or file on this machine, "
-        "nor the id of a hub repository"
+        f"Cannot find the model: {name!r} is neither a known name ({known}), nor a folder or file on this "
+        "machine, nor the id of a hub repository."
     )
 
 
 def bundled_folder(name: str) -> Path:
-    """Return the folder of a model that comes with the package."""
+    """Return the folder of a model that is part of the package."""
     return Path(__file__).parents[1] / "demo" / name
 
 
 def tokenizer_beside(
     weights: Path, max_length: int, download_root: PathLike | None = None, local_files_only: bool = False
 ) -> PromptTokenizer:
-    """Return the tokenizer in the weights' folder; without one, BERT's vocabulary from the hub."""
+    """Return the tokenizer in the folder of the weights, or else BERT's from the hub."""
     folder = weights.parent
     if not (folder / "tokenizer.json").is_file() and not (folder / "vocab.txt").is_file():
         folder = fetch(VOCABULARY, download_root, local_files_only=local_files_only).parent
@@ -83,6 +84,6 @@ def tokenizer_beside(
 
 
 def _is_repo_id(name: str) -> bool:
-    """Return whether this is owner/name, and not the path of a weights file that does not exist."""
+    """Return whether a name is owner/name and not the path of a missing file."""
     is_file_name = name.endswith((".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".json"))
     return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not is_file_name

@@ -1,4 +1,4 @@
-"""Which model made a score: a short name for people, and an identity that distinguishes two models."""
+"""Identity of the model behind a score: a short name for people and a unique id."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-LONGEST_NAME = 60  # so that "NAME Score Prompt" fits into a PNG text's name
-_GENERIC_FILES = ("model", "pytorch_model")  # a weights file so named is known by its folder
+LONGEST_NAME = 60  # so that "NAME Score Prompt" fits into a keyword of PNG
+_GENERIC_FILES = ("model", "pytorch_model")  # weights files with these names are called after their folder
 
 
 @dataclass(frozen=True)
 class ModelIdentity:
-    """A model as the scores that it made name it.
+    """Name and identity of a model, as stored with its scores.
 
     Attributes:
-        name: short, of the characters that the name of a score may have.
-        identity: equal for the same model only. A local model's has a hash of its weights.
+        name: short name, with characters allowed in names of scores.
+        identity: equal only for the same model. For local models it includes a hash of the weights.
     """
 
     name: str
@@ -26,25 +26,25 @@ class ModelIdentity:
 
     @property
     def score_key(self) -> str:
-        """The name of this model's scores, if the user gives no other."""
+        """Default name of this model's scores."""
         return f"{self.name} Score"
 
 
 def identify(name_or_path: str | os.PathLike[str]) -> ModelIdentity:
-    """Return the identity of what ``load`` would load, without loading it.
+    """Return the identity of a model without loading it.
 
     Args:
-        name_or_path: as for ``load``: a known name, a local folder or file, or the id of a hub repository.
+        name_or_path: argument of ``load``: a known name, a local folder or file, or a hub repository.
     """
     from .checkpoint import WEIGHTS_FILE
     from .registry import BUNDLED_MODELS, REWARD_MODELS
 
-    given = os.fsdecode(name_or_path)
-    if given in REWARD_MODELS or given in BUNDLED_MODELS:
-        return ModelIdentity(_short(given), _short(given))
-    if not os.path.exists(given):
-        return ModelIdentity(_short(given.rsplit("/", 1)[-1]), _allowed(given))
-    path = Path(given).resolve()
+    model = os.fsdecode(name_or_path)
+    if model in REWARD_MODELS or model in BUNDLED_MODELS:
+        return ModelIdentity(_short(model), _short(model))
+    if not os.path.exists(model):
+        return ModelIdentity(_short(model.rsplit("/", 1)[-1]), _allowed(model))
+    path = Path(model).resolve()
     weights = path / WEIGHTS_FILE if path.is_dir() else path
     name = weights.parent.name if weights.stem in _GENERIC_FILES else weights.stem
     return ModelIdentity(_short(name), f"{_short(name)}@{_hash(weights)}")
@@ -56,7 +56,7 @@ def _short(name: str) -> str:
 
 
 def _allowed(name: str) -> str:
-    """Return a name with the characters that the name of a score may have, and no others."""
+    """Replace or drop the characters that are not allowed in names of scores."""
     name = re.sub(r"[^A-Za-z0-9 \-_.()/]", "_", name)
     return " ".join(re.sub(r"^[^A-Za-z0-9]+", "", name).split())
 
@@ -70,5 +70,5 @@ def _hash(weights: Path) -> str:
             while block := file.read(1 << 20):
                 digest.update(block)
     except OSError:
-        return "unreadable"  # load raises the error, before anything is scored
+        return "unreadable"  # load raises the error before anything is scored
     return digest.hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""What is known of a published model: its files and its configuration."""
+"""Specification of a published model: its files and its configuration."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any, Protocol
 
 from ..hub.file_specs import HubFile, WebFile
 
-# BERT's, for models without a tokenizer beside their weights.
+# BERT's vocabulary, for models without a tokenizer in their folder.
 VOCABULARY = HubFile("google-bert/bert-base-uncased", "vocab.txt", fallback_repo_id="bert-base-uncased")
 
 
 class ModelConfig(Protocol):
-    """The configuration of a family, a frozen dataclass."""
+    """The configuration of a model, a frozen dataclass."""
 
     @property
     def max_length(self) -> int: ...
@@ -22,10 +22,15 @@ class ModelConfig(Protocol):
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A published model: weights, the configuration they need, and one line for listings.
+    """A published model.
 
-    head: a second file, of the layers that stand on the first one's features, and ``head_widths``.
-    vocabulary: where the tokenizer comes from when it does not lie beside the weights.
+    Attributes:
+        weights: weights file.
+        config: configuration that matches the weights.
+        description: one line for listings.
+        vocabulary: tokenizer file, for weights without a tokenizer in their folder.
+        head: weights of a head on the features of the model, if any.
+        head_widths: layer widths of the head.
     """
 
     weights: HubFile | WebFile

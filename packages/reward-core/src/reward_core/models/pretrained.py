@@ -1,4 +1,4 @@
-"""Loading and saving, the same for every family of models."""
+"""Loading and saving of models of every family."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ P = TypeVar("P", bound="Pretrained")
 
 
 class Pretrained(ScoringModel):
-    """A scoring model that can be loaded, saved and published.
+    """A scoring model that can be loaded, saved and uploaded.
 
     Attributes:
-        config_class: has ``from_dict`` and ``to_dict``.
+        config_class: configuration class, with ``from_dict`` and ``to_dict``.
         published: models of this family with files on the hub or the web.
-        bundled: models of this family that come with the package.
+        bundled: models of this family that are part of the package.
     """
 
     config_class: ClassVar[Any]
@@ -52,17 +52,17 @@ class Pretrained(ScoringModel):
         revision: str | None = None,
         local_files_only: bool = False,
     ) -> P:
-        """Load a saved folder, or a hub repository that holds one; see ``reward_core.load``."""
+        """Load a saved folder or a hub repository with one (see ``reward_core.load``)."""
         options = LoadOptions(device, cache_dir, revision=revision, local_files_only=local_files_only)
         return cls.load_files(find_files(name_or_path, cls.published, cls.bundled, options), options)
 
     @classmethod
     def load_files(cls: type[P], files: ModelFiles, options: LoadOptions) -> P:
-        """Load a model from its files: in evaluation mode, parameters frozen.
+        """Load a model from its files, in evaluation mode with frozen parameters.
 
         Raises:
-            InputError: a device that cannot be used. CheckpointError (KeyMismatchError): damaged files, or
-            files that do not fit.
+            InputError: the device cannot be used.
+            CheckpointError: damaged files; KeyMismatchError if the weights do not match the model.
         """
         device = usable_device(options.device)
         state = read_state_dict(files.weights)
@@ -72,7 +72,7 @@ class Pretrained(ScoringModel):
         model = build_model(
             cls,
             config,
-            cls.own_keys(state),
+            cls.rename_weights(state),
             str(files.weights),
             lambda: cls.find_tokenizer(files, config, options),
         )
@@ -83,7 +83,7 @@ class Pretrained(ScoringModel):
 
     @classmethod
     def config_beside(cls, weights: Path) -> Any:
-        """Return config.json of the weights' folder; without one, ``default_config``."""
+        """Return the config.json in the folder of the weights, or else ``default_config``."""
         path = weights.parent / CONFIG_FILE
         if path.is_file():
             return cls.config_class.from_dict(read_json(path, MAX_CONFIG_BYTES), str(path))
@@ -95,19 +95,19 @@ class Pretrained(ScoringModel):
         return cls.config_class()
 
     @staticmethod
-    def own_keys(state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the weights under the names of this family's modules."""
+    def rename_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the weights under the module names of this family."""
         return state
 
     @classmethod
     def find_tokenizer(cls, files: ModelFiles, config: Any, options: LoadOptions) -> PromptTokenizer:
-        """Return the tokenizer of a model, downloaded if need be."""
+        """Return the tokenizer of a model and download it if needed."""
         return tokenizer_beside(
             files.weights, config.max_length, options.download_root, options.local_files_only
         )
 
     def save_pretrained(self, folder: PathLike) -> None:
-        """Write config.json, model.safetensors and the tokenizer; the folder loads with no network."""
+        """Write config, weights and tokenizer to a folder that loads offline."""
         save_folder(self, Path(folder))
 
     def push_to_hub(
@@ -119,7 +119,11 @@ class Pretrained(ScoringModel):
         revision: str | None = None,
         commit_message: str = "Upload reward model",
     ) -> str:
-        """Upload the saved form to a model repository (made if needed); return the commit's address."""
+        """Upload the model to a hub repository (created if needed).
+
+        Returns:
+            URL of the commit.
+        """
         with tempfile.TemporaryDirectory() as folder:
             save_folder(self, Path(folder))
             return upload_folder(Path(folder), repo_id, private, token, revision, commit_message)

@@ -1,4 +1,4 @@
-"""All models that have a name."""
+"""Registry of all models that can be loaded by name."""
 
 from __future__ import annotations
 

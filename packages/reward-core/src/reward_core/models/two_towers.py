@@ -1,4 +1,4 @@
-"""Scorers that see the image and read the prompt each alone, and compare two vectors.
+"""Two-tower scorers, which encode images and prompts separately.
 
 Letters in shape comments: B batch, N images, P prompts, L text tokens, V width of the vectors.
 """
@@ -18,14 +18,14 @@ class TwoTowers(ScoringModel):
 
     @abstractmethod
     def encode_tokens(self, token_ids: Tensor, mask: Tensor | None) -> Tensor:
-        """Token ids (B, L), mask (B, L) -> unit vectors (B, V)."""
+        """Return unit vectors (B, V) of token ids (B, L) with mask (B, L)."""
 
     def similarity(self, images: Tensor, texts: Tensor) -> Tensor:
-        """Unit vectors (..., V), broadcast against each other -> scores (...): their cosine."""
+        """Return the cosines (...) of unit vectors (..., V), which are broadcast."""
         return (images * texts).sum(-1)
 
     def rewards_from_kv(self, image_vectors: Tensor, token_ids: Tensor, mask: Tensor | None) -> Tensor:
-        """Unit vectors (B, V), token ids (B, L), mask (B, L) -> scores (B,)."""
+        """Return scores (B,) of unit vectors (B, V), token ids (B, L) and mask (B, L)."""
         return self.similarity(image_vectors, self.encode_tokens(token_ids, mask))
 
     def _prompts_signature(self) -> str:

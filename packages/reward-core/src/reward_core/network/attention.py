@@ -1,4 +1,4 @@
-"""Multi-head attention: the one implementation for self-attention and cross-attention.
+"""Multi-head attention, for self-attention and cross-attention.
 
 Shapes: B batch, Q queries, K keys, H heads, D width of all heads together.
 """
@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 
 class MultiHeadAttention(nn.Module):
-    """softmax(q k^T / sqrt(D/H) + mask) v for each head. It has no parameters: inputs are already projected.
+    """Attention softmax(q k^T / sqrt(D/H) + mask) v of each head, without projections.
 
     Args:
-        heads: H, a divisor of D.
+        heads: number of heads H, a divisor of D.
         dropout: probability of dropping an attention weight in training.
     """
 
@@ -23,12 +23,12 @@ class MultiHeadAttention(nn.Module):
         self.dropout = dropout
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return the attended values (B, Q, D), heads concatenated.
+        """Return the attended values (B, Q, D) with concatenated heads.
 
         Args:
             query: (B, Q, D).
             key, value: (B, K, D).
-            mask: boolean, broadcastable to (B, H, Q, K); True where a key may be attended to.
+            mask: boolean, broadcastable to (B, H, Q, K); True for keys to attend to.
         """
         q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (query, key, value))
         dropout = self.dropout if self.training else 0.0

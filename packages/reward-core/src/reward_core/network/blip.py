@@ -1,4 +1,4 @@
-"""BLIP: the vision encoder, the text encoder that attends to its output, and two projections.
+"""BLIP: a vision encoder, a text encoder that attends to images, and projections.
 
 Shapes: B texts, S image side, N image tokens, E image width, L text tokens, D text width, M images (B, or a
 divisor of B).
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 class Blip(nn.Module):
-    """Vision encoder and text encoder under BLIP's parameter names.
+    """Vision encoder and text encoder with BLIP's parameter names.
 
-    Only the BLIP score (models/blip) uses ``vision_proj`` and ``text_proj``. Published reward checkpoints
-    hold them too, and loading is strict.
+    Only the BLIP score (models/blip) uses ``vision_proj`` and ``text_proj``. Reward models have them because
+    published checkpoints contain them and loading is strict.
     """
 
     def __init__(self, vision: VisionConfig, text: TextConfig, proj_dim: int):
@@ -37,25 +37,26 @@ class Blip(nn.Module):
         return self.visual_encoder(pixels)
 
     def project_kv(self, image_tokens: Tensor) -> list[KeysValues]:
-        """Return each text layer's keys and values (M, N, D) of image tokens (M, N, E)."""
+        """Return keys and values (M, N, D) of image tokens (M, N, E) per text layer."""
         return self.text_encoder.project_kv(image_tokens)
 
     def fuse(
         self, cross_attention_kv: Sequence[KeysValues], token_ids: Tensor, mask: Tensor | None
     ) -> Tensor:
-        """Return the feature (B, D) of texts (B, L) that attend to images; see `TextEncoder.forward`.
+        """Return the feature (B, D) of texts (B, L) that attend to images.
 
-        The first token is [CLS]; as in the original ImageReward it is not replaced by BLIP's [ENC].
+        The arguments are those of `TextEncoder.forward`. As in the original ImageReward, the first token is
+        [CLS] and not BLIP's [ENC].
         """
         return self.text_encoder(token_ids, mask, cross_attention_kv, queries=1)[:, 0]
 
     def encode_text(self, token_ids: Tensor, mask: Tensor | None) -> Tensor:
-        """Return the feature (B, D) of texts (B, L) alone, without cross-attention."""
+        """Return the feature (B, D) of texts (B, L), without cross-attention."""
         return self.text_encoder(token_ids, mask, queries=1)[:, 0]
 
 
 def build_vision_encoder(config: VisionConfig) -> VisionEncoder | TimmVision:
-    """Return BLIP's ViT, or the timm model that the configuration names."""
+    """Return BLIP's ViT, or the timm model named in the configuration."""
     if not config.timm:
         return VisionEncoder(config)
     from .timm_vision import TimmVision

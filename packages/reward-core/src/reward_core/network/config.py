@@ -1,4 +1,4 @@
-"""Sizes and constants of BLIP and of the reward model, and their JSON form."""
+"""Configuration of BLIP and of the reward model, and its JSON format."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from .vision_encoder import VisionConfig
 
 T = TypeVar("T", bound="BlipConfig")
 
-MAX_QUANTILES = 100_000  # of a model's scores; 200 are usual
+MAX_QUANTILES = 100_000  # score quantiles of a model; 200 are usual
 
-# Of saved models' folders. Files without a version, such as those of the original, have the first one.
+# Format version of saved models. Files without a version, such as those of the original, have version 1.
 MODEL_FORMAT = 1
 OLDER_MODEL = "Save the model again with this version."
 
-# Keys of config.json that do not describe sizes; most are other software's.
+# Keys of config.json that are ignored; most come from other software.
 _IGNORED_KEYS = {
     "architectures",
     "torch_dtype",
@@ -33,13 +33,13 @@ _IGNORED_KEYS = {
     "_name_or_path",
     FORMAT_VERSION,
 }
-# Settings of BERT's configuration, with the one value that this encoder implements.
+# Settings of BERT's configuration with the only value that this encoder implements.
 _FIXED_MED_KEYS = {"hidden_act": "gelu", "add_cross_attention": True}
 
 
 @dataclass(frozen=True)
 class BlipConfig:
-    """Sizes of BLIP's encoders, tokenizer and pixels; the defaults are BLIP large at 224 px.
+    """Configuration of BLIP. The defaults are BLIP large at 224 px.
 
     Sizes are in pixels, tokens and channels. ``vocab_lines`` is the length of the vocabulary before [DEC] and
     [ENC]. ``pixel_mean`` and ``pixel_std`` apply to RGB in [0, 1]. ``timm_vision`` names a ViT of timm to use
@@ -88,23 +88,23 @@ class BlipConfig:
 
     @classmethod
     def from_dict(cls: type[T], content: dict[str, Any], source: str = "config") -> T:
-        """Return the configuration of a config.json's content, the inverse of ``to_dict``.
+        """Return the configuration for the content of a config.json.
 
         Raises:
-            CheckpointError: an unknown key, or a value of the wrong type.
+            CheckpointError: an unknown key, or a value of the wrong type or out of range.
         """
         if not isinstance(content, dict):
-            raise CheckpointError(f"{source}: a JSON object was expected, got {content!r:.80}")
+            raise CheckpointError(f"{source}: expected a JSON object, got {content!r:.80}")
         check_format_version(content, MODEL_FORMAT, source, OLDER_MODEL)
-        given = {k: v for k, v in content.items() if k not in _IGNORED_KEYS}
-        kind = given.pop("model_type", cls.model_type)
+        values = {k: v for k, v in content.items() if k not in _IGNORED_KEYS}
+        kind = values.pop("model_type", cls.model_type)
         if kind != cls.model_type:
-            raise CheckpointError(f"{source}: a model of type {kind!r}, {cls.model_type!r} was expected")
-        med_config = given.pop("med_config", None)
+            raise CheckpointError(f"{source}: expected a model of type {cls.model_type!r}, got {kind!r}")
+        med_config = values.pop("med_config", None)
         known = {f.name for f in dataclasses.fields(cls)} - {"text"}
-        if unknown := sorted(set(given) - known):
+        if unknown := sorted(set(values) - known):
             raise CheckpointError(
-                f"{source}: unknown keys {unknown}; known are {sorted(known)} and 'med_config'"
+                f"{source}: unknown keys {unknown}. Known keys are {sorted(known)} and 'med_config'."
             )
         text: dict[str, Any] = {}
         if med_config is not None:
@@ -112,7 +112,7 @@ class BlipConfig:
                 raise CheckpointError(f"{source}: med_config must be a JSON object, got {med_config!r:.80}")
             text = {"text": text_config_from_med_config(med_config, f"{source}, med_config")}
         try:
-            config = cls(**{key: cls._decode(key, value) for key, value in given.items()}, **text)
+            config = cls(**{key: cls._decode(key, value) for key, value in values.items()}, **text)
             config.check()
             if not 2 <= config.max_length <= config.text.max_position_embeddings:
                 most = config.text.max_position_embeddings
@@ -122,7 +122,7 @@ class BlipConfig:
             raise CheckpointError(f"{source}: {error}") from error
 
     def check(self) -> None:
-        """Raise ValueError where two fields do not fit each other."""
+        """Raise ValueError if two fields are inconsistent."""
         check_heads(self.vision_heads, self.vision_width)
         check_patches(self.image_size, self.patch_size)
         if self.text.encoder_width != self.vision_width:
@@ -133,7 +133,7 @@ class BlipConfig:
 
     @property
     def layers(self) -> int:
-        """Layers that are built; each has weights of its own."""
+        """Number of layers with weights."""
         return self.vision_depth + self.text.num_hidden_layers
 
     @classmethod
@@ -143,10 +143,10 @@ class BlipConfig:
 
 @dataclass(frozen=True)
 class RewardConfig(BlipConfig):
-    """A reward model's sizes: BLIP, head and normalization; the defaults are ImageReward-v1.0.
+    """Configuration of a reward model. The defaults are ImageReward-v1.0.
 
-    reward = (head output - reward_mean) / reward_std. ``score_quantiles`` is None if the distribution of
-    scores was not measured.
+    The reward is (head output - reward_mean) / reward_std. ``score_quantiles`` is None if the distribution
+    of scores was not measured.
     """
 
     model_type: ClassVar[str] = "image-reward"
@@ -194,14 +194,18 @@ def _quantiles(values: Any, source: Any) -> ScoreQuantiles:
     if not all(map(math.isfinite, numbers)) or list(numbers) != sorted(numbers):
         raise ValueError(f"score_quantiles must have finite values in ascending order, got {values!r:.80}")
     if not isinstance(source, str):
-        raise TypeError(f"the source of score_quantiles must be a text, got {source!r:.80}")
+        raise TypeError(f"the source of score_quantiles must be a string, got {source!r:.80}")
     return ScoreQuantiles(numbers, source)
 
 
 def text_config_from_med_config(
     med_config: dict[str, Any] | str | Path, source: str = "med_config"
 ) -> TextConfig:
-    """Return the text configuration in the original's med_config.json, given as a dict or a path.
+    """Return the text configuration for a med_config.json of the original.
+
+    Args:
+        med_config: its content or its path.
+        source: name of the content in error messages.
 
     Raises:
         CheckpointError: a setting that is not implemented, or a value of the wrong type.
@@ -212,7 +216,7 @@ def text_config_from_med_config(
         source, content = str(med_config), read_json(Path(med_config))
     for key, only in _FIXED_MED_KEYS.items():
         if content.get(key, only) != only:
-            raise CheckpointError(f"{source}: {key}={content[key]!r}, only {only!r} is implemented")
+            raise CheckpointError(f"{source}: {key}={content[key]!r} is not implemented, only {only!r} is")
     sizes = {f.name for f in dataclasses.fields(TextConfig)}
     try:
         config = TextConfig(

@@ -1,4 +1,4 @@
-"""Checks of a configuration's fields: each value's kind and range, before anything is built from it."""
+"""Checks of the types and ranges of configuration fields, before a model is built."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 import math
 from typing import Any
 
-# The largest sizes: beyond any model that exists, and small enough that no product of them overflows.
+# Largest sizes: more than any existing model has, and too small for products to overflow.
 MAX_PIXELS = 2**14  # side of an image or a patch
 MAX_IMAGE_TOKENS = 2**16  # patches of one image; ViT-H at 336 px has 576
 MAX_WIDTH = 2**17  # channels of a layer
@@ -20,7 +20,7 @@ _COUNTS = {
     ("vocab_size", "vocab_lines"): MAX_VOCABULARY,
     ("max_length", "max_position_embeddings"): MAX_POSITIONS,
 }
-_RANGES = {  # ends of a name -> the least and the largest value, both allowed
+_RANGES = {  # suffixes of a field's name -> (smallest, largest) allowed value
     ("mlp_ratio",): (0.01, 64.0),
     ("layer_norm_eps",): (1e-20, 0.1),
     ("pixel_mean",): (-10.0, 10.0),
@@ -32,10 +32,11 @@ _RANGES = {  # ends of a name -> the least and the largest value, both allowed
 
 
 def checked(cls: type, key: str, value: Any) -> Any:
-    """Return the value of the field ``key``, lists as tuples.
+    """Return the value of the field ``key`` of a dataclass, with lists as tuples.
 
     Raises:
-        TypeError, ValueError: the value is not of the field's kind, or out of its range; named.
+        TypeError: the value has the wrong type.
+        ValueError: the value is out of range.
     """
     kind = str(next(f.type for f in dataclasses.fields(cls) if f.name == key))
     if not kind.startswith("tuple"):
@@ -50,10 +51,12 @@ def checked(cls: type, key: str, value: Any) -> Any:
 
 
 def _checked_one(key: str, kind: str, value: Any) -> Any:
-    wanted = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "a text"}[kind]
+    expected = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "a string"}[
+        kind
+    ]
     types: Any = {"bool": (bool,), "int": (int,), "float": (int, float), "str": (str,)}[kind]
     if not isinstance(value, types) or (isinstance(value, bool) and kind != "bool"):
-        raise TypeError(f"{key} must be {wanted}, got {value!r:.80}")
+        raise TypeError(f"{key} must be {expected}, got {value!r:.80}")
     if kind == "int":
         _check_count(key, value)
     elif kind == "float":
@@ -83,13 +86,13 @@ def _as_float(value: float) -> float:
 
 
 def check_heads(heads: int, width: int) -> None:
-    """Raise ValueError unless attention heads divide a width."""
+    """Raise ValueError unless the width is divisible by the number of attention heads."""
     if width % heads:
-        raise ValueError(f"{heads} attention heads do not divide a width of {width}")
+        raise ValueError(f"a width of {width} is not divisible by {heads} attention heads")
 
 
 def check_patches(image_size: int, patch_size: int) -> None:
-    """Raise ValueError unless an image has patches, and not too many."""
+    """Raise ValueError unless the number of patches per image is in range."""
     if patch_size > image_size:
         raise ValueError(f"patch_size must be at most image_size ({image_size}), got {patch_size}")
     if (image_size // patch_size) ** 2 > MAX_IMAGE_TOKENS:

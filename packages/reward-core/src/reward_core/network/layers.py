@@ -1,4 +1,4 @@
-"""Helpers of the encoders: linear layers in 16 bits, gradient checkpointing, a check of pixels."""
+"""Helpers of the encoders: 16-bit layers, gradient checkpointing, pixel checks."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch.utils.checkpoint import checkpoint
 
 
 def project(layer: nn.Linear, x: Tensor) -> Tensor:
-    """Apply a linear layer in the precision of its weights, which may be lower than that of ``x``."""
+    """Apply a linear layer in the dtype of its weights, which may differ from ``x``."""
     return layer(x.to(layer.weight.dtype))
 
 
 def run_block(block: nn.Module, *inputs: Any, gradient_checkpointing: bool = False) -> Tensor:
     """Return ``block(*inputs)``.
 
-    With ``gradient_checkpointing`` only the inputs are kept for the backward pass, which computes the block
-    again: less memory, more time.
+    With ``gradient_checkpointing`` only the inputs are saved for the backward pass, which runs the block
+    again. This saves memory and takes more time.
     """
     if gradient_checkpointing and torch.is_grad_enabled():
         return checkpoint(block, *inputs, use_reentrant=False)

@@ -1,8 +1,8 @@
-"""Linear layers computed by oneDNN, which is faster than torch's default on some processors.
+"""Linear layers computed by oneDNN, which is faster than MKL on some processors.
 
-torch multiplies float32 matrices on a CPU with MKL, whose fastest kernels are for Intel processors. oneDNN,
-which is part of torch too, was twice as fast on an AMD EPYC with AVX-512 at the encoders' shapes
-(docs/performance.md). Both compute in float32; they add in another order.
+torch multiplies float32 matrices on a CPU with MKL, which is fastest on Intel processors. oneDNN is part of
+torch too and was twice as fast on an AMD EPYC with AVX-512 at the shapes of the encoders
+(docs/performance.md). Both compute in float32 but add in a different order.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from torch.autograd import forward_ad
 
 ONEDNN = "REWARD_CORE_ONEDNN"  # environment variable: 0 or 1 overrides the choice by processor
 
-# With fewer multiplications, starting oneDNN takes longer than the product.
+# For fewer multiplications, the overhead of oneDNN is larger than the product.
 MIN_MULTIPLICATIONS = 1 << 20
 
 
 class OneDNNLinear(nn.Linear):
-    """A linear layer that oneDNN computes in float32 inference on a CPU, and torch everywhere else."""
+    """A linear layer that uses oneDNN in float32 inference on a CPU, otherwise torch."""
 
     def forward(self, input: Tensor) -> Tensor:
         large = input.numel() * self.out_features >= MIN_MULTIPLICATIONS
@@ -36,13 +36,13 @@ class OneDNNLinear(nn.Linear):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         if not onednn_is_faster():  # pickled on another machine
-            self.__class__ = nn.Linear  # type: ignore[assignment]  # the class it was made from
+            self.__class__ = nn.Linear  # type: ignore[assignment]  # undoes use_onednn
 
 
 def use_onednn(model: nn.Module) -> None:
-    """Let oneDNN compute the linear layers of a model, in place, if it is faster on this processor.
+    """Compute the linear layers of a model with oneDNN if it is faster on this CPU.
 
-    Subclasses of ``nn.Linear`` are left alone. Names and tensors of the model stay the same.
+    Works in place. Subclasses of ``nn.Linear`` and the names and tensors of the model do not change.
     """
     if not onednn_is_faster():
         return
@@ -52,15 +52,15 @@ def use_onednn(model: nn.Module) -> None:
 
 
 def torch_is_free() -> bool:
-    """Return whether nothing else chooses kernels: a compiler or autocast."""
+    """Return whether neither a compiler nor autocast chooses the kernels."""
     return not torch.compiler.is_compiling() and not torch.is_autocast_enabled("cpu")
 
 
 def inputs_fit(layer: nn.Linear, x: Tensor) -> bool:
-    """Return whether input and weight are what the operation takes: float32 on a CPU.
+    """Return whether oneDNN supports the input and the weight: float32 on a CPU.
 
-    A weight must be an ordinary parameter (quantized and parametrized ones are not) and contiguous (oneDNN
-    took a hundred times as long with an expanded one).
+    The weight must be an ordinary parameter (not quantized or parametrized) and contiguous (oneDNN took a
+    hundred times as long with an expanded one).
     """
     weight = layer.weight
     return (
@@ -72,7 +72,7 @@ def inputs_fit(layer: nn.Linear, x: Tensor) -> bool:
 
 
 def needs_derivative(layer: nn.Linear, x: Tensor) -> bool:
-    """Return whether a derivative passes through, which the operation does not compute."""
+    """Return whether a derivative is needed, which the oneDNN operation does not have."""
     if forward_ad._current_level >= 0:
         return True
     tensors = (x, layer.weight) if layer.bias is None else (x, layer.weight, layer.bias)
@@ -80,25 +80,25 @@ def needs_derivative(layer: nn.Linear, x: Tensor) -> bool:
 
 
 def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Compute ``F.linear`` with the operation that inductor uses too."""
+    """Compute ``F.linear`` with the oneDNN operation that inductor uses."""
     return torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, "none", [], "")
 
 
 @lru_cache(maxsize=1)
 def onednn_is_faster() -> bool:
-    """Return whether oneDNN is faster and works: on AMD processors, where torch would use MKL.
+    """Return whether oneDNN works and is faster: on AMD processors instead of MKL.
 
     ``REWARD_CORE_ONEDNN=0`` or ``1`` overrides the choice by processor.
     """
-    chosen = os.environ.get(ONEDNN, "")
-    if not torch.backends.mkldnn.is_available() or chosen == "0":
+    setting = os.environ.get(ONEDNN, "")
+    if not torch.backends.mkldnn.is_available() or setting == "0":
         return False
     is_amd_with_mkl = torch.backends.mkl.is_available() and processor_vendor() == "AuthenticAMD"
-    return (chosen == "1" or is_amd_with_mkl) and onednn_works()
+    return (setting == "1" or is_amd_with_mkl) and onednn_works()
 
 
 def onednn_works() -> bool:
-    """Return whether this torch has the operation and it computes what ``F.linear`` does."""
+    """Return whether torch has the oneDNN operation and it agrees with ``F.linear``."""
     generator = torch.Generator().manual_seed(0)
     x, weight, bias = (torch.randn(shape, generator=generator) for shape in ((3, 5, 64), (32, 64), (32,)))
     try:
@@ -110,10 +110,10 @@ def onednn_works() -> bool:
 
 
 def processor_vendor() -> str:
-    """Return what the processor calls its vendor, such as "AuthenticAMD"; "" if unknown."""
+    """Return the vendor id of the CPU, such as "AuthenticAMD", or "" if unknown."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines()
-    except OSError:  # not Linux; on Windows the processor's name holds the vendor
+    except OSError:  # not Linux; on Windows the name of the processor contains the vendor
         return "AuthenticAMD" if "AuthenticAMD" in platform.processor() else ""
     vendors = (line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id"))
     return next(vendors, "")

@@ -1,4 +1,4 @@
-"""The reward head: linear layers without activations between them, feature (B, D) to raw reward (B,)."""
+"""The reward head: linear layers from a feature (B, D) to a raw reward (B,)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 
 class RewardHead(nn.Module):
-    """Linear layers with dropout, computed in float32; in evaluation they are one affine map.
+    """Linear layers with dropout and without activations, computed in float32.
 
-    Dropout layers count in the numbering: with the defaults the weights are ``layers.0, 2, 4, 6, 7``, as in
-    the published checkpoint.
+    Dropout layers are part of the numbering: with the defaults the weights are ``layers.0, 2, 4, 6, 7``, as
+    in the published checkpoint.
 
     Args:
-        widths: of the feature, of each hidden layer and of the reward, such as (768, 1024, 128, 64, 16, 1).
-        dropout: probability after each of the first layers.
+        widths: widths of the feature, the hidden layers and the reward, such as (768, 1024, 128, 64, 16, 1).
+        dropout: dropout probability after each of the first layers.
     """
 
     def __init__(self, widths: Sequence[int], dropout: Sequence[float] = (0.2, 0.2, 0.1)):
@@ -30,6 +30,6 @@ class RewardHead(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, feature: Tensor) -> Tensor:
-        # No autocast: in 16 bits, images of nearly equal reward would tie.
+        # No autocast: 16 bits would give equal rewards to similar images.
         with torch.autocast(feature.device.type, enabled=False):
             return self.layers(feature.float()).squeeze(-1)  # (B,)

@@ -1,4 +1,4 @@
-"""What a score means: the share of reference scores below it."""
+"""Quantiles of reference scores, to convert a score to a percentile."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class ScoreQuantiles:
     """Reference scores at evenly spaced levels.
 
     Attributes:
-        values: ``values[i]`` is the score with a share of (i + 0.5) / len(values) of the reference below it.
-        source: where the reference comes from; shown beside every percentile.
+        values: ``values[i]`` is the quantile of the reference scores at level (i + 0.5) / len(values).
+        source: description of the reference, shown with every percentile.
     """
 
     values: tuple[float, ...]
@@ -24,19 +24,19 @@ class ScoreQuantiles:
 
     @classmethod
     def standard_normal(cls) -> ScoreQuantiles:
-        """Return those of N(0, 1), at which ImageReward-v1.0's normalization aims; none were published."""
+        """Return the quantiles of N(0, 1), to which ImageReward-v1.0 is normalized."""
         levels = ((i + 0.5) / LEVELS for i in range(LEVELS))
         return cls(tuple(round(NormalDist().inv_cdf(p), 4) for p in levels), "approximate, N(0,1)")
 
     @classmethod
     def of(cls, scores: Sequence[float], source: str) -> ScoreQuantiles:
         """Return the quantiles of at least two scores."""
-        # Of twice as many cuts, every other one is in the middle of its level.
+        # With twice as many cuts, every second one is at the middle of a level.
         cuts = quantiles(scores, n=2 * LEVELS, method="inclusive")[::2]
         return cls(tuple(round(c, 4) for c in cuts), source)
 
     def percentile(self, score: float) -> float:
-        """Return the percent (0-100) of reference scores below ``score``, linear between levels."""
+        """Return the percentage (0-100) of reference scores below ``score``."""
         above = bisect_right(self.values, score)
         count = len(self.values)
         if above == 0:

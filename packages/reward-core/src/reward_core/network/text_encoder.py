@@ -1,6 +1,6 @@
-"""BLIP's text encoder: a post-norm BERT with cross-attention to an image in every layer.
+"""BLIP's text encoder: a post-norm BERT with cross-attention to an image.
 
-Module names are the key names of the published checkpoint, so weights load without a key map.
+Module names are the keys of the published checkpoint, so weights load without a key map.
 
 Shapes: B texts, L text tokens, Q tokens whose features are computed, D text width, N image tokens, E image
 width, M images (B, or a divisor of B).
@@ -19,15 +19,15 @@ from torch import Tensor, nn
 from .attention import MultiHeadAttention
 from .layers import project, run_block
 
-KeysValues: TypeAlias = tuple[Tensor, Tensor]  # two of (B, K, D): what is attended to
+KeysValues: TypeAlias = tuple[Tensor, Tensor]  # keys and values, (B, K, D) each
 
 
 @dataclass(frozen=True)
 class TextConfig:
-    """Sizes of the text encoder under BERT's own names; the defaults are ImageReward-v1.0's.
+    """Sizes of the text encoder with BERT's names. The defaults are ImageReward-v1.0.
 
-    ``encoder_width`` is E, the width of the image tokens. ``pad_token_id`` is not used; the checkpoint's
-    configuration file has it.
+    ``encoder_width`` is E, the width of the image tokens. ``pad_token_id`` is not used; it is part of the
+    checkpoint's configuration.
     """
 
     vocab_size: int = 30524
@@ -44,12 +44,12 @@ class TextConfig:
 
 
 class TextEncoder(nn.Module):
-    """BERT with cross-attention: token ids (B, L) and image tokens (M, N, E) to text features (B, L, D).
+    """BERT with cross-attention: from token ids (B, L) to text features (B, L, D).
 
-    Image tokens are projected once, by ``project_kv``, for any number of texts.
+    The keys and values of images come from ``project_kv``, once for any number of texts.
 
     Attributes:
-        gradient_checkpointing: compute the layers again in the backward pass instead of keeping activations.
+        gradient_checkpointing: run the layers again in the backward pass instead of saving activations.
     """
 
     def __init__(self, config: TextConfig):
@@ -61,7 +61,7 @@ class TextEncoder(nn.Module):
         self.encoder.layer = nn.ModuleList(TextLayer(config) for _ in range(config.num_hidden_layers))
 
     def project_kv(self, image_tokens: Tensor) -> list[KeysValues]:
-        """Return the keys and values (M, N, D) of each layer's cross-attention for image tokens (M, N, E)."""
+        """Return keys and values (M, N, D) of image tokens (M, N, E) per layer."""
         return [layer.crossattention.project_kv(image_tokens) for layer in self.encoder.layer]
 
     def forward(
@@ -75,24 +75,24 @@ class TextEncoder(nn.Module):
 
         Args:
             token_ids: (B, L).
-            mask: (B, L), 1 or True at tokens, 0 at padding; None where nothing is padding.
+            mask: (B, L), 1 or True at tokens, 0 at padding; None for no padding.
             cross_attention_kv: keys and values (M, N, D) of each layer, from ``project_kv``. The first B / M
-                texts attend to image 0, the next B / M to image 1. None leaves cross-attention out (BLIP's
+                texts attend to image 0, the next B / M to image 1. None skips cross-attention (BLIP's
                 text-only mode).
-            queries: compute only the features of the first Q tokens.
+            queries: number Q of first tokens to compute features of.
         """
         *layers, last = self.encoder.layer
         kv = [None] * (len(layers) + 1) if cross_attention_kv is None else cross_attention_kv
-        mask = None if mask is None else mask.bool()[:, None, None, :]  # (B, 1, 1, L) for all heads, queries
+        mask = None if mask is None else mask.bool()[:, None, None, :]  # (B, 1, 1, L)
         x = self.embeddings(token_ids)  # (B, L, D)
         for layer, image_kv in zip(layers, kv):
             x = run_block(layer, x, mask, image_kv, gradient_checkpointing=self.gradient_checkpointing)
-        # Only the last layer may skip tokens: every other layer's output is attended to by the next.
+        # Only the last layer can skip tokens. The output of every other layer is attended to by the next.
         return run_block(last, x, mask, kv[-1], queries, gradient_checkpointing=self.gradient_checkpointing)
 
 
 class TextEmbeddings(nn.Module):
-    """Word and position embeddings, normalized."""
+    """Sum of word and position embeddings with LayerNorm."""
 
     def __init__(self, config: TextConfig):
         super().__init__()
@@ -108,7 +108,7 @@ class TextEmbeddings(nn.Module):
 
 
 class TextLayer(nn.Module):
-    """Self-attention, cross-attention to the image if there is one, and the MLP."""
+    """Self-attention, optional cross-attention to an image, and MLP."""
 
     def __init__(self, config: TextConfig):
         super().__init__()
@@ -123,14 +123,14 @@ class TextLayer(nn.Module):
     ) -> Tensor:
         x = self.attention(x[:, :queries], self.attention.project_kv(x), mask)  # (B, Q, D)
         if image_kv is not None:
-            # The texts of an image attend as one row of queries, so its keys and values need no copies.
+            # The texts of an image are one row of queries, so its keys and values are not copied.
             images = len(image_kv[0])
             x = self.crossattention(x.reshape(images, -1, x.shape[-1]), image_kv, None).view_as(x)
         return self.output(F.gelu(project(self.intermediate.dense, x)), x)
 
 
 class TextAttention(nn.Module):
-    """Attention of text features to themselves or to image tokens, with BERT's residual and LayerNorm."""
+    """Attention to text features or image tokens, with BERT's residual and LayerNorm."""
 
     def __init__(self, config: TextConfig, source_width: int):
         super().__init__()
@@ -146,7 +146,7 @@ class TextAttention(nn.Module):
         self.output = ResidualNorm(width, config)
 
     def project_kv(self, source: Tensor) -> KeysValues:
-        """Return keys and values, (B, K, D) each, of what is attended to, (B, K, source_width)."""
+        """Return keys and values, (B, K, D) each, of ``source`` (B, K, source_width)."""
         return project(self.self["key"], source), project(self.self["value"], source)
 
     def forward(self, x: Tensor, kv: KeysValues, mask: Tensor | None) -> Tensor:
@@ -155,7 +155,7 @@ class TextAttention(nn.Module):
 
 
 class ResidualNorm(nn.Module):
-    """The end of every sublayer of BERT: LayerNorm(residual + dense(x))."""
+    """Output of every sublayer of BERT: LayerNorm(residual + dense(x))."""
 
     def __init__(self, in_width: int, config: TextConfig):
         super().__init__()

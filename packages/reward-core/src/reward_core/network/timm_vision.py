@@ -1,4 +1,4 @@
-"""Any plain ViT of timm as the vision encoder.
+"""A plain ViT from timm as vision encoder.
 
 Shapes: B batch, S image side, N image tokens (patches and prefix tokens), D width.
 """
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 
 class TimmVision(nn.Module):
-    """A ViT of timm: normalized pixels (B, 3, S, S) to all its tokens (B, N, D), normed and not pooled.
+    """A ViT from timm: from normalized pixels (B, 3, S, S) to all tokens (B, N, D).
 
-    It has the parts of `vision_encoder.VisionEncoder` (``embed``, ``blocks``, ``norm``); its parameters have
-    timm's names after ``tower.``.
+    The tokens are normalized and not pooled. The class has the parts of `vision_encoder.VisionEncoder`
+    (``embed``, ``blocks``, ``norm``). Its parameters have timm's names after ``tower.``.
 
     Attributes:
-        gradient_checkpointing: compute the blocks again in the backward pass instead of keeping activations.
+        gradient_checkpointing: run the blocks again in the backward pass instead of saving activations.
 
     Raises:
         MissingExtraError: timm cannot be imported.
-        InputError: timm has no such model, or it is not a plain ViT.
+        InputError: timm does not have this model, or it is not a plain ViT.
     """
 
     def __init__(self, config: VisionConfig, pretrained: bool = False):
@@ -54,17 +54,17 @@ class TimmVision(nn.Module):
             return self.norm(x)
 
     def embed(self, pixels: Tensor) -> Tensor:
-        """Return patch and prefix tokens with their positions, (B, N, D), for pixels (B, 3, S, S).
+        """Return patch and prefix tokens (B, N, D) with positions for pixels (B, 3, S, S).
 
         Raises:
-            ValueError: pixels of another shape.
+            ValueError: wrong shape of the pixels.
         """
         check_pixels(pixels, self.config.image_size)
         tower = self.tower
         return tower.norm_pre(tower.patch_drop(tower._pos_embed(tower.patch_embed(pixels))))
 
     def _weight_precision(self, device: torch.device) -> AbstractContextManager:
-        """Return autocast to the weights' 16 bits, as timm's layers do not cast their inputs themselves."""
+        """Return autocast to 16-bit weights, because timm's layers do not cast inputs."""
         dtype = self.tower.patch_embed.proj.weight.dtype
         return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
 
@@ -73,34 +73,37 @@ def create_tower(name: str, pretrained: bool, image_size: int, drop_path: float)
     """Create timm's model without its pooling and classifier.
 
     Args:
-        name: timm's, such as "vit_base_patch16_224.augreg_in21k".
+        name: name in timm, such as "vit_base_patch16_224.augreg_in21k".
         pretrained: download timm's weights.
-        image_size: side in pixels; 0 is the model's own.
+        image_size: image side in pixels; 0 for the default of the model.
         drop_path: stochastic depth of the last block in training.
 
     Raises:
         MissingExtraError: timm cannot be imported.
-        InputError: timm has no such model, or it is not a plain ViT.
+        InputError: timm does not have this model, or it is not a plain ViT.
     """
     try:
         import timm
         from timm.models.vision_transformer import VisionTransformer
     except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision built for another torch
-        raise MissingExtraError("timm", f"timm (to build {name!r}; {str(error).splitlines()[0]})") from error
+        raise MissingExtraError("timm", f"timm to build {name!r} ({str(error).splitlines()[0]})") from error
     if not timm.is_model(name.split(".")[0].removeprefix("timm/")):
-        raise InputError(f"timm {timm.__version__} has no model {name!r}; see timm.list_models('vit_*')")
+        raise InputError(
+            f"Cannot build {name!r}: timm {timm.__version__} has no model with this name. "
+            "See timm.list_models('vit_*')."
+        )
     size = {"img_size": image_size} if image_size else {}
     try:
-        # The constructor reads values of small tensors, which tensors on "meta" do not have.
+        # The constructor reads values of tensors, which tensors on "meta" do not have.
         with torch.device("cpu"):
             tower = timm.create_model(
                 name, pretrained=pretrained, num_classes=0, drop_path_rate=drop_path, **size
             )
     except TypeError as error:
-        raise InputError(f"timm's {name!r} is no plain ViT: {error}") from error
+        raise InputError(f"Cannot build {name!r}: it is not a plain ViT ({error}).") from error
     if not isinstance(tower, VisionTransformer):
-        raise InputError(f"timm's {name!r} is a {type(tower).__name__}, no plain ViT")
-    if isinstance(tower.norm, nn.Identity):  # timm norms after pooling; we norm all tokens
+        raise InputError(f"Cannot build {name!r}: it is a {type(tower).__name__}, not a plain ViT.")
+    if isinstance(tower.norm, nn.Identity):  # timm normalizes after pooling; we normalize all tokens
         tower.norm = tower.fc_norm
     tower.fc_norm = nn.Identity()
     tower.attn_pool = None

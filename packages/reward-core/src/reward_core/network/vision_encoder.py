@@ -1,6 +1,6 @@
 """BLIP's image encoder: a pre-norm ViT whose final norm covers all tokens.
 
-Module names are the key names of the published checkpoint, so weights load without a key map.
+Module names are the keys of the published checkpoint, so weights load without a key map.
 
 Shapes: B batch, S image side, N image tokens (patches + 1), D width.
 """
@@ -20,10 +20,10 @@ from .layers import check_pixels, project, run_block
 
 @dataclass(frozen=True)
 class VisionConfig:
-    """Sizes of the image encoder; the defaults are ViT-L/16 at 224 px (ImageReward-v1.0).
+    """Sizes of the image encoder. The defaults are ImageReward-v1.0 (ViT-L/16).
 
     ``drop_path`` is the probability of skipping a branch of the last block in training; it grows linearly
-    from 0 at the first block. ``timm`` names a ViT of timm to use instead (see timm_vision.py).
+    from 0 at the first block. ``timm`` is the name of a ViT from timm to use instead (see timm_vision.py).
     """
 
     image_size: int = 224
@@ -44,10 +44,12 @@ class VisionConfig:
 
 
 class VisionEncoder(nn.Module):
-    """Vision transformer: normalized pixels (B, 3, S, S) to image tokens (B, N, D), the class token first.
+    """Vision transformer: from pixels (B, 3, S, S) to image tokens (B, N, D).
+
+    Pixels are normalized. The class token comes first.
 
     Attributes:
-        gradient_checkpointing: compute the blocks again in the backward pass instead of keeping activations.
+        gradient_checkpointing: run the blocks again in the backward pass instead of saving activations.
     """
 
     def __init__(self, config: VisionConfig):
@@ -71,10 +73,10 @@ class VisionEncoder(nn.Module):
         return self.norm(x)
 
     def embed(self, pixels: Tensor) -> Tensor:
-        """Return patch and class tokens with their positions, (B, N, D), for pixels (B, 3, S, S).
+        """Return class and patch tokens (B, N, D) with positions for pixels (B, 3, S, S).
 
         Raises:
-            ValueError: pixels of another shape.
+            ValueError: wrong shape of the pixels.
         """
         check_pixels(pixels, self.config.image_size)
         proj = self.patch_embed.proj
@@ -84,7 +86,7 @@ class VisionEncoder(nn.Module):
 
 
 class VisionBlock(nn.Module):
-    """Self-attention and MLP, each behind a LayerNorm and around a residual connection."""
+    """Self-attention and MLP, each after a LayerNorm and with a residual connection."""
 
     def __init__(self, config: VisionConfig, drop_path: float):
         super().__init__()
@@ -99,7 +101,7 @@ class VisionBlock(nn.Module):
         return x + self._drop_path(self.mlp(self.norm2(x)))
 
     def _drop_path(self, branch: Tensor) -> Tensor:
-        """Zero the branch for a random part of the batch in training (stochastic depth, arXiv 1603.09382)."""
+        """Zero the branch of random samples in training (arXiv 1603.09382)."""
         if not self.training or self.drop_path == 0:
             return branch
         keep = 1 - self.drop_path

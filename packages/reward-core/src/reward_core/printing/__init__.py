@@ -1,1 +1,1 @@
-"""Text of others (names, prompts, reasons) in terminals, Markdown, HTML, charts and spreadsheets."""
+"""Output: untrusted text in terminals, Markdown, HTML and spreadsheets; logging."""

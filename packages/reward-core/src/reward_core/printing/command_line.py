@@ -1,4 +1,4 @@
-"""What every console command shares: its parser's errors, lines on stderr, and how errors end it."""
+"""Common parts of console commands: parser errors, log lines and exit codes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .logger import MULTILINE, command_logging
 
 logger = logging.getLogger(__name__)
 
-CLIPPED_SHOWN = 3  # images with clipped levels that are named
+CLIPPED_SHOWN = 3  # number of warnings about clipped images that are printed
 
 OUT_OF_MEMORY = (
     "Cannot finish the command: there is not enough memory. Use a smaller batch size, fewer workers or "
@@ -26,9 +26,9 @@ OUT_OF_MEMORY = (
 )
 TOO_DEEP = (
     "Cannot finish the command: an input is nested too deeply. Check the JSON, YAML and metadata of the "
-    "files that were given."
+    "input files."
 )
-# What torch, Python and the system's loader say where they raise no MemoryError.
+# Messages of torch, Python and the system's loader for errors other than MemoryError.
 _MEMORY_WORDS = (
     "out of memory",
     "not enough memory",
@@ -40,14 +40,14 @@ _MEMORY_WORDS = (
 
 
 class CommandParser(argparse.ArgumentParser):
-    """A parser whose error lines show arguments with control characters as escapes."""
+    """An argument parser that escapes control characters in its errors."""
 
     def error(self, message: str) -> NoReturn:
         super().error(printable(message))
 
 
 def report_error(error: BaseException) -> None:
-    """Log an error: one line, or the lines that its class has."""
+    """Log an error in one line, or in several lines if its class has them."""
     if isinstance(error, (KeyMismatchError, WorkerError)):
         logger.error("%s", "\n".join(map(printable, error.lines)), extra=MULTILINE)
     else:
@@ -55,7 +55,7 @@ def report_error(error: BaseException) -> None:
 
 
 def encode_anything() -> None:
-    """Let stdout and stderr take every string, such as file names whose bytes are not UTF-8."""
+    """Let stdout and stderr print every string, such as file names that are not UTF-8."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -63,17 +63,17 @@ def encode_anything() -> None:
 
 @contextmanager
 def printable_output() -> Iterator[None]:
-    """Escape what any library prints meanwhile, such as a traceback with a visitor's text in it."""
-    before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = map(_PrintableStream, before)
+    """Escape everything printed in the block, such as a visitor's text in a traceback."""
+    original = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = map(_PrintableStream, original)
     try:
         yield
     finally:
-        sys.stdout, sys.stderr = before
+        sys.stdout, sys.stderr = original
 
 
 class _PrintableStream(io.TextIOBase):
-    """A stream that passes lines on with visible escapes."""
+    """A stream that prints control characters as escapes."""
 
     def __init__(self, stream: TextIO):
         self.stream = stream
@@ -93,13 +93,14 @@ def run_command_line(
     interrupted: str = "interrupted",
     quiet: bool = False,
 ) -> int:
-    """Run a command, with log lines, errors and warnings on stderr, and return its exit code.
+    """Run a command with logging to stderr and return its exit code.
 
     Args:
-        command: name that begins each line.
-        exit_codes: by kind of error, where it is not 2.
-        interrupted: the line for Ctrl-C.
-        quiet: only warnings and errors.
+        command: name of the command, printed before each line.
+        run: function that runs the command and returns its exit code.
+        exit_codes: exit codes by class of error (default: 2).
+        interrupted: message for Ctrl-C.
+        quiet: print only warnings and errors.
     """
     encode_anything()
     with command_logging(command, quiet):
@@ -122,23 +123,23 @@ def run_command_line(
 
 
 def exhausted(error: BaseException) -> str | None:
-    """Return what to report when memory (of the machine or a device) or the stack ran out; else None."""
+    """Return a message if an error means that memory or the stack ran out, else None."""
     if isinstance(error, RecursionError):
         return TOO_DEEP
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return OUT_OF_MEMORY
-    words = str(error).lower()
-    if isinstance(error, (RuntimeError, ImportError)) and any(part in words for part in _MEMORY_WORDS):
+    text = str(error).lower()
+    if isinstance(error, (RuntimeError, ImportError)) and any(words in text for words in _MEMORY_WORDS):
         return OUT_OF_MEMORY
     return None
 
 
 @contextmanager
 def log_warnings() -> Iterator[None]:
-    """Log what Python warns of; of clipped images the first few, then how many more there are.
+    """Log Python's warnings, but only the first few about clipped images.
 
-    Filters are left as they are: restoring them would make every warning of the process repeat, and is not
-    thread-safe. A command that ignores a kind of warning sets a filter for its whole process.
+    Warning filters are not changed: restoring them would repeat every warning of the process and is not
+    thread-safe. A command that ignores a category sets a filter for its whole process.
     """
     clipped: set[str] = set()
 
@@ -149,10 +150,10 @@ def log_warnings() -> Iterator[None]:
                 return
         logger.warning("%s", message)
 
-    before, warnings.showwarning = warnings.showwarning, show
+    original, warnings.showwarning = warnings.showwarning, show
     try:
         yield
     finally:
-        warnings.showwarning = before
+        warnings.showwarning = original
         if (more := len(clipped) - CLIPPED_SHOWN) > 0:
             logger.warning("%s more images like these", f"{more:,}")

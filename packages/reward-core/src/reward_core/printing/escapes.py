@@ -1,7 +1,7 @@
-"""Escape text of others for where it is shown, so that it can neither hide, reorder nor run anything.
+"""Escapes for untrusted text, so that it cannot hide, reorder or run anything.
 
-``printable`` is the base: it makes control characters visible. The other functions also escape what has a
-meaning in their format. JSON and score files need none of them: they keep names and prompts exactly.
+``printable`` makes control characters visible. The other functions also escape the special characters of a
+format. JSON and score files use none of them, because they store names and prompts exactly.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from html import escape
 # Controls (C0, DEL, C1), formats (bidi, zero-width, tags), unassigned characters, lone surrogates, line and
 # paragraph separators.
 _HIDDEN_CATEGORIES = frozenset(("Cc", "Cf", "Cn", "Cs", "Zl", "Zp"))
-# Letters and marks without any ink, of which names can be made that nobody can see.
+# Letters and marks that are invisible.
 _BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0")
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
-# Brackets alone, as of an interval, mean nothing without what follows a link's text.
+# A closing bracket is special only if it can end the text of a link.
 _MARKDOWN = re.compile(r"[\\`*|~]|\](?=[(\[:])|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
-# Where a spreadsheet may begin a cell; those of some countries split at semicolons.
+# Separators of cells in a spreadsheet; some locales use semicolons.
 _CELL_ENDS = re.compile(r"([;\t\r\n])")
 _QUOTES = "\"'`‘’“”«»"
 _FORMULA_SIGNS = "=+-@"
 
 
 def printable(text: object) -> str:
-    r"""Return the text with control, format and blank characters as visible escapes, such as ``\x1b``.
+    r"""Return the text with control, format and blank characters escaped (``\x1b``).
 
     A newline becomes ``\n``, so the result is one line. Bytes of a file name that are not UTF-8 become
-    ``\udc..``. All other characters, also of right-to-left scripts, stay.
+    ``\udc..``. All other characters stay, including right-to-left scripts.
     """
     text = str(text)
     if text.isascii() and text.isprintable():
@@ -38,52 +38,52 @@ def printable(text: object) -> str:
 
 
 def printable_lines(text: str) -> str:
-    """Return a text of several lines, each of them printable."""
+    """Return a text of several lines with each line escaped by ``printable``."""
     return "\n".join(map(printable, text.split("\n")))
 
 
 def html_text(text: object) -> str:
-    """Return the text as HTML that shows it, for elements and quoted attributes."""
+    """Return the text escaped for HTML elements and quoted attributes."""
     return escape(printable(text))
 
 
 def markdown_text(text: object) -> str:
-    """Return the text as Markdown that shows it, for a line or a table's cell."""
+    """Return the text escaped for a line or a table cell of Markdown."""
     return _MARKDOWN.sub(r"\\\g<0>", escape(printable(text), quote=False))
 
 
 def markdown_code(text: object) -> str:
     """Return the text as a code span of Markdown."""
-    shown = printable(text)
-    fence = "`" * (_longest_run_of_backticks(shown) + 1)
-    pad = " " if shown.startswith("`") or shown.endswith("`") else ""
-    return f"{fence}{pad}{shown}{pad}{fence}"
+    code = printable(text)
+    fence = "`" * (_longest_run_of_backticks(code) + 1)
+    pad = " " if code.startswith("`") or code.endswith("`") else ""
+    return f"{fence}{pad}{code}{pad}{fence}"
 
 
 def markdown_block(text: str, language: str = "") -> str:
-    """Return the lines of a text as a code block of Markdown, which ends with a newline."""
-    shown = printable_lines(text.rstrip("\n"))
-    fence = "`" * max(3, _longest_run_of_backticks(shown) + 1)
-    return f"{fence}{language}\n{shown}\n{fence}\n"
+    """Return the lines of a text as a code block of Markdown, with a final newline."""
+    code = printable_lines(text.rstrip("\n"))
+    fence = "`" * max(3, _longest_run_of_backticks(code) + 1)
+    return f"{fence}{language}\n{code}\n{fence}\n"
 
 
 def python_string(text: str) -> str:
-    """Return the text as a literal of Python in double quotes."""
+    """Return the text as a Python string literal in double quotes."""
     return '"' + printable(text.replace("\\", "\\\\").replace('"', '\\"')) + '"'
 
 
 def chart_label(text: object) -> str:
-    """Return the text as a label that matplotlib shows as it is: no formula, not hidden from legends."""
-    shown = printable(text).replace("$", "\\$")
-    return f" {shown}" if shown.startswith("_") else shown
+    """Return the text as a matplotlib label, without formulas and shown in legends."""
+    label = printable(text).replace("$", "\\$")
+    return f" {label}" if label.startswith("_") else label
 
 
 def spreadsheet_cell(text: str) -> str:
-    """Return the text with an apostrophe before what a spreadsheet would run as a formula.
+    """Return the text with an apostrophe before anything that may be a formula.
 
-    That is a text that begins with = + - @ (also their full-width forms), a tab or the end of a line, also
-    behind spaces, quotes and invisible characters. The same holds behind a semicolon, tab or newline inside
-    of it, where some spreadsheets begin a cell.
+    Formulas begin with = + - @ (or their full-width forms), a tab or a line end, also after spaces, quotes
+    and invisible characters. They can also begin after a semicolon, tab or newline in the text, where some
+    spreadsheets start a new cell.
     """
     cells = _CELL_ENDS.split(text)  # with the separators between them
     cells[::2] = [f"'{cell}" if _is_formula(cell) else cell for cell in cells[::2]]
@@ -93,7 +93,7 @@ def spreadsheet_cell(text: str) -> str:
 
 
 def _is_formula(cell: str) -> bool:
-    """Return whether the first character that is no space, quote or hidden one begins a formula."""
+    """Return whether the first visible character, apart from quotes, begins a formula."""
     for character in cell:
         if not (character.isspace() or character in _QUOTES or _visible(character) != character):
             return unicodedata.normalize("NFKC", character)[0] in _FORMULA_SIGNS

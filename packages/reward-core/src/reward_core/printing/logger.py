@@ -1,4 +1,4 @@
-"""Logging of the console commands: messages go to stderr, results to stdout."""
+"""Logging of console commands: messages go to stderr, results to stdout."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from .escapes import printable, printable_lines
 # ``logger.error(text, extra=MULTILINE)`` keeps the line breaks of a message.
 MULTILINE = {"multiline": True}
 PACKAGES = ("reward_core", "refl", "reward_benchmark")
-# Other libraries read these variables when they are imported; a user's own value counts.
+# Other libraries read these variables at import. A value set by the user is kept.
 VERBOSITY = ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY", "HF_HUB_VERBOSITY", "DATASETS_VERBOSITY")
 NO_PROGRESS_BARS = ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS", "TQDM_DISABLE")
 
 
 @contextmanager
 def command_logging(name: str, quiet: bool = False) -> Iterator[None]:
-    """While a command runs, print on stderr what the three packages log, and silence other libraries.
+    """Log the three packages to stderr in the block, and silence other libraries.
 
-    On a terminal, rich formats the messages. Elsewhere each is a line ``NAME: message`` or
-    ``NAME: warning: message``. Other libraries log errors only, and show progress bars on a terminal only.
+    On a terminal rich formats the messages. Otherwise each is a line ``NAME: message`` or
+    ``NAME: warning: message``. Other libraries log only errors and show progress bars only on a terminal.
 
     Args:
-        name: of the command.
-        quiet: print warnings and errors only, without progress bars of other libraries.
+        name: name of the command.
+        quiet: log only warnings and errors, without progress bars of other libraries.
     """
     is_terminal = sys.stderr.isatty()
     loggers = [logging.getLogger(package) for package in PACKAGES]
-    loggers_before = [(logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
+    original_settings = [(logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
     variables = dict.fromkeys(VERBOSITY, "error")
     if quiet or not is_terminal:
         variables |= dict.fromkeys(NO_PROGRESS_BARS, "1")
@@ -48,13 +48,13 @@ def command_logging(name: str, quiet: bool = False) -> Iterator[None]:
     finally:
         for variable in variables:
             os.environ.pop(variable, None)
-        for logger, (handlers, level, propagate) in zip(loggers, loggers_before):
+        for logger, (handlers, level, propagate) in zip(loggers, original_settings):
             logger.handlers, logger.propagate = handlers, propagate
             logger.setLevel(level)
 
 
 def default_logging(name: str) -> None:
-    """Print what the three packages log on stderr, unless the program that uses them configured logging."""
+    """Log the three packages to stderr unless logging is configured already."""
     loggers = [logging.getLogger(package) for package in PACKAGES]
     if not any(logger.hasHandlers() for logger in loggers):
         for logger in loggers:
@@ -63,7 +63,7 @@ def default_logging(name: str) -> None:
 
 
 class _CurrentStderr(io.TextIOBase):
-    """What sys.stderr is when a message is written: a progress bar of rich prints it above itself."""
+    """A stream that writes to the current sys.stderr (rich replaces it for bars)."""
 
     def write(self, text: str) -> int:
         return sys.stderr.write(text)
@@ -82,16 +82,19 @@ class _LineFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         kind = "warning: " if record.levelno == logging.WARNING else ""
-        return f"{self.name}: {kind}{_shown(record, super().format(record))}"
+        return f"{self.name}: {kind}{_escaped(record, super().format(record))}"
 
 
 class _TerminalFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        return _shown(record, super().format(record))
+        return _escaped(record, super().format(record))
 
 
-def _shown(record: logging.LogRecord, text: str) -> str:
-    """Return a message with control characters as escapes; a newline is one too, but for MULTILINE."""
+def _escaped(record: logging.LogRecord, text: str) -> str:
+    """Return a message with escaped control characters.
+
+    Newlines are escaped too, unless the record has MULTILINE.
+    """
     return printable_lines(text) if getattr(record, "multiline", False) else printable(text)
 
 

@@ -1,4 +1,4 @@
-"""Tables and progress bars of rich that show names and prompts as they are."""
+"""Tables and progress bars of rich that print names and prompts without markup."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from .escapes import printable
 
 
 def plain_console(stderr: bool = False) -> Console:
-    """A console to which "[red]" is no markup and ":cat:" no emoji."""
+    """Return a console without markup such as "[red]" and emoji such as ":cat:"."""
     return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
 
 
 class PlainTable(Table):
-    """A table whose texts are shown as they are, with control characters as escapes."""
+    """A table that prints texts without markup and with escaped control characters."""
 
     def __init__(self, *headers: str, title: str | None = None, caption: str | None = None):
         super().__init__(
@@ -35,12 +35,12 @@ class PlainTable(Table):
 
 
 def print_table(table: PlainTable) -> None:
-    """Print a table on stdout."""
+    """Print a table to stdout."""
     plain_console().print(table)
 
 
 class DescriptionColumn(TextColumn):
-    """The description of a progress bar, shown as it is."""
+    """The description of a progress bar, without markup."""
 
     def __init__(self) -> None:
         super().__init__("{task.description}", markup=False)

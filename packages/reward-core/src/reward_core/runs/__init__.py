@@ -1,1 +1,1 @@
-"""What every long run needs: settings, progress, locks, checkpoints, metrics, interruption."""
+"""Parts of long runs: settings, locks, checkpoints, metrics, progress and more."""

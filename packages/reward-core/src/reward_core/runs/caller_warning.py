@@ -1,20 +1,20 @@
-"""Warnings that point at the user's line, not at one of this package."""
+"""Warnings that point to the user's code instead of this package."""
 
 from __future__ import annotations
 
 import sys
 import warnings
 
-# Packages whose lines say nothing to a user: ours, and those that call ours for the user.
+# Packages whose lines do not help a user: ours, and those that call ours.
 _SKIPPED = frozenset(("reward_core", "refl", "reward_benchmark", "torch", "torchmetrics", "diffusers"))
 _SKIPPED |= {"accelerate", "rich", "contextlib", "functools", "concurrent", "threading"}
-SHOWN = 300  # characters of a prompt that a message quotes
+SHOWN = 300  # number of characters of a prompt to quote in a message
 
 
 def warn_caller(message: str, category: type[Warning]) -> None:
-    """Issue a warning that names the line which called this package.
+    """Issue a warning that points to the line that called this package.
 
-    By Python's default filter it appears once for each such line and text.
+    With Python's default filter it is printed once per line and text.
     """
     level, frame = 2, sys._getframe(1)
     while frame.f_back is not None and _is_skipped(frame.f_globals.get("__name__", "")):
@@ -23,7 +23,7 @@ def warn_caller(message: str, category: type[Warning]) -> None:
 
 
 def quoted(text: str) -> str:
-    """Return a text in quotes, its middle left out where it is long."""
+    """Return a text in quotes, without its middle part if it is long."""
     if len(text) <= SHOWN:
         return repr(text)
     half = SHOWN // 2

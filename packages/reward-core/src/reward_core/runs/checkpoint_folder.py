@@ -1,4 +1,4 @@
-"""A run's checkpoints: written by all ranks together, complete on the disk or absent, few at a time."""
+"""Checkpoints of a run: written atomically by all ranks, limited in number."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from .write_errors import write_errors
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-CURRENT_FORMAT = 2  # 1 had other files in refl, and no version
-STATE = "state.json"  # written last; a folder without it is no checkpoint
+CURRENT_FORMAT = 2  # format 1 had no version and used other files in refl
+STATE = "state.json"  # written last; a folder without it is not a checkpoint
 TENSORS, OPTIMIZERS = "tensors.safetensors", "optimizers.pt"
 
 S = TypeVar("S", bound=RunState)
@@ -32,15 +32,15 @@ S = TypeVar("S", bound=RunState)
 
 @dataclass
 class Trained:
-    """What a checkpoint holds besides the run's state.
+    """Content of a checkpoint besides the state of the run.
 
     Attributes:
-        accelerator: its gradient scaler is saved, and every rank's random state.
-        tensors: returns the trained weights by name, and others such as their moving average.
-        load_tensors: puts them back; raises ValueError for those of another model.
-        optimizers: as the accelerator prepared them.
-        numbers: returns further values for JSON, such as the learning-rate schedule's.
-        load_numbers: puts them back.
+        accelerator: accelerator whose gradient scaler is saved, with the random state of every rank.
+        tensors: function that returns the trained weights by name, and others such as their moving average.
+        load_tensors: function that restores them; raises ValueError for tensors of another model.
+        optimizers: optimizers that the accelerator prepared.
+        numbers: function that returns further values for JSON, such as the learning-rate schedule.
+        load_numbers: function that restores them.
     """
 
     accelerator: Accelerator
@@ -52,7 +52,10 @@ class Trained:
 
 
 class CheckpointFolder:
-    """The folder ``checkpoints`` of a run: step-000050, step-000100, ..., at most ``limit`` of them."""
+    """The folder ``checkpoints`` of a run, with at most ``limit`` checkpoints.
+
+    They are named step-000050, step-000100 and so on.
+    """
 
     def __init__(self, folder: Path, limit: int):
         self.folder, self.limit = folder, limit
@@ -62,10 +65,10 @@ class CheckpointFolder:
         return sorted(path for path in self.folder.glob("step-*") if (path / STATE).is_file())
 
     def save(self, trained: Trained, state: RunState) -> None:
-        """Write a checkpoint, on all ranks together. Older ones are removed once it is on the disk.
+        """Write a checkpoint, on all ranks together, then remove older ones.
 
         Raises:
-            OutputError: it cannot be written; older checkpoints are kept.
+            OutputError: the checkpoint cannot be written; older ones are kept.
         """
         from safetensors.torch import save_file
 
@@ -84,52 +87,54 @@ class CheckpointFolder:
                 }
                 (folder / STATE).write_text(json.dumps(document, indent=1), encoding="utf-8")
 
-    def load(self, path: Path, trained: Trained, own: S) -> S:
-        """Put back what a checkpoint holds and return its state.
+    def load(self, path: Path, trained: Trained, expected: S) -> S:
+        """Restore a checkpoint and return its state.
 
         Args:
-            own: state of this run, whose processes and fingerprint must be the checkpoint's.
+            path: folder of the checkpoint.
+            trained: where to restore the content.
+            expected: state of this run. Its number of processes and its fingerprint must match.
 
         Raises:
-            CheckpointError: damaged, of another format, or of a run with other settings, data or number of
-                processes.
+            CheckpointError: the checkpoint is damaged, has another format, or belongs to a run with other
+                settings, data or number of processes.
         """
         from safetensors.torch import load_file
 
-        with _named_damage(path):
+        with _damage_as_checkpoint_error(path):
             document = json.loads((path / STATE).read_text(encoding="utf-8"))
-            advice = "Choose another output folder, or finish this run with the version that began it."
+            advice = "Choose another output folder, or finish this run with the version that started it."
             check_format_version(document, CURRENT_FORMAT, path, advice)
-            state = type(own)(**document["run"])
-        _check_same_run(path, state, own)
-        with _named_damage(path):
+            state = type(expected)(**document["run"])
+        _check_same_run(path, state, expected)
+        with _damage_as_checkpoint_error(path):
             tensors = load_file(path / TENSORS)
-            held = torch.load(path / OPTIMIZERS, map_location="cpu", weights_only=True)
+            saved = torch.load(path / OPTIMIZERS, map_location="cpu", weights_only=True)
             file = path / _random_file(trained.accelerator)
             random = torch.load(file, map_location="cpu", weights_only=True)
-            for optimizer, its_state in zip(trained.optimizers, held["optimizers"], strict=True):
-                optimizer.load_state_dict(its_state)
+            for optimizer, optimizer_state in zip(trained.optimizers, saved["optimizers"], strict=True):
+                optimizer.load_state_dict(optimizer_state)
             trained.load_tensors(tensors)
             trained.load_numbers(document["numbers"])
-            if trained.accelerator.scaler is not None and held["scaler"]:
-                trained.accelerator.scaler.load_state_dict(held["scaler"])
+            if trained.accelerator.scaler is not None and saved["scaler"]:
+                trained.accelerator.scaler.load_state_dict(saved["scaler"])
             restore_random_state(random)
         return state
 
     def oldest_best_step(self) -> int:
-        """Return the earliest step whose best weights a checkpoint refers to; 0 if there is none."""
+        """Return the earliest step whose best weights a checkpoint refers to, or 0."""
         states = [json.loads((path / STATE).read_text(encoding="utf-8"))["run"] for path in self.all()]
         return min((state["best_step"] for state in states), default=0)
 
     def remove_after(self, step: int) -> None:
-        """Remove the checkpoints beyond the step from which a run resumes."""
+        """Remove the checkpoints after a step."""
         for path in self.all():
             if int(path.name.removeprefix("step-")) > step:
                 shutil.rmtree(path, ignore_errors=True)
 
     @contextmanager
     def _writing(self, accelerator: Accelerator, step: int) -> Iterator[Path]:
-        """Yield the folder to write into, on all ranks together; it becomes the checkpoint at the end."""
+        """Yield a temporary folder on all ranks and move it to the checkpoint at the end."""
         path = self.folder / f"step-{step:06d}"
         temporary = self.folder / f".writing-{path.name}"
         if accelerator.is_main_process:
@@ -146,28 +151,28 @@ class CheckpointFolder:
             raise
         if accelerator.is_main_process:
             for old in self.all()[: -self.limit]:
-                if old != path:  # of a run that began again from an earlier one
+                if old != path:  # it is older if the run was restarted from an earlier checkpoint
                     shutil.rmtree(old, ignore_errors=True)
         accelerator.wait_for_everyone()
 
 
-def _check_same_run(path: Path, found: RunState, own: RunState) -> None:
-    changed = found.differences(own)
-    if found.fingerprint != own.fingerprint or changed:
-        named = f" ({'; '.join(changed)})" if changed else ""
+def _check_same_run(path: Path, saved: RunState, expected: RunState) -> None:
+    changes = saved.differences(expected)
+    if saved.fingerprint != expected.fingerprint or changes:
+        details = f" ({'; '.join(changes)})" if changes else ""
         raise CheckpointError(
-            f"Cannot resume from '{path}': its run has other settings or data{named}. Restore them, or "
+            f"Cannot resume from '{path}': its run has other settings or data{details}. Restore them, or "
             "choose another output folder."
         )
-    if found.processes != own.processes:
+    if saved.processes != expected.processes:
         raise CheckpointError(
-            f"Cannot resume from '{path}': its run has {found.processes} processes, this one has "
-            f"{own.processes}. Start as many, or choose another output folder."
+            f"Cannot resume from '{path}': its run has {saved.processes} processes, this one has "
+            f"{expected.processes}. Start {saved.processes} processes, or choose another output folder."
         )
 
 
 @contextmanager
-def _named_damage(path: Path) -> Iterator[None]:
+def _damage_as_checkpoint_error(path: Path) -> Iterator[None]:
     try:
         yield
     except RewardCoreError:

@@ -1,4 +1,4 @@
-"""How many processors a run may use."""
+"""Number of usable CPUs."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 @lru_cache(maxsize=1)
 def usable_cpus() -> int:
-    """Processors that this process may keep busy: by its affinity and by its container's quota."""
+    """Return the number of CPUs that affinity and container quota allow."""
     affinity = getattr(os, "sched_getaffinity", None)
     count = len(affinity(0)) if affinity else os.cpu_count() or 1
     return max(1, math.ceil(min(count, _quota(_CGROUP))))
 
 
 def _quota(cgroup: Path) -> float:
-    """A container's share of processors, infinity where there is no limit (or none to be read)."""
+    """Return the CPU quota of the container; infinity if unlimited or unknown."""
     try:
         quota, period = (cgroup / "cpu.max").read_text().split()  # version 2
     except (OSError, ValueError):

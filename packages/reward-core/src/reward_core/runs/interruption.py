@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM let the current step end; a second one does not."""
+"""Interruption of a run by Ctrl-C or SIGTERM at the end of the current step."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interruption:
-    """A context in which the first signal only sets a flag.
+    """A context in which a first signal only sets a flag and a second one interrupts.
 
     Args:
-        report: takes a line for the user.
+        accelerator: accelerator of the run.
+        report: function that prints a line for the user.
     """
 
     def __init__(self, accelerator: Accelerator, report: Callable[[str], None]):
@@ -37,7 +38,7 @@ class Interruption:
             signal.signal(number, handler)
 
     def requested(self) -> bool:
-        """Return whether any rank was asked to stop; the same answer on all."""
+        """Return whether any rank received a signal; the result is the same on all ranks."""
         flag = torch.tensor(float(self.noted), device=self.accelerator.device)
         return bool(self.accelerator.reduce(flag, reduction="sum") > 0)
 
@@ -45,4 +46,4 @@ class Interruption:
         if self.noted:
             raise KeyboardInterrupt
         self.noted = True
-        self.report("stopping after this step (again: at once)")
+        self.report("stopping after this step (press again to stop at once)")

@@ -1,4 +1,4 @@
-"""metrics.jsonl: what a run measured, one line a step."""
+"""The metrics of a run in metrics.jsonl, one line per step."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ METRICS = "metrics.jsonl"
 
 
 class MetricsFile:
-    """One line a step; lines after the step from which a run resumes are dropped."""
+    """A file with one line of metrics per step."""
 
     def __init__(self, path: Path):
         self.path = path
 
     def keep_until(self, step: int) -> None:
-        """Drop the lines after a step."""
+        """Remove the lines after a step."""
         if self.path.is_file():
             rows = [row for row in self.read() if row["step"] <= step]
             write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Append a line; values that are not finite are left out, since JSON has none."""
+        """Append a line without its NaN and infinite values, which JSON does not have."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({k: v for k, v in row.items() if _is_finite(v)}) + "\n")
 
     def sync(self) -> None:
-        """Have all lines on the disk: those up to a checkpoint must not be lost after it."""
+        """Flush all lines to the disk; a checkpoint must not have more steps."""
         if self.path.is_file():
             with self.path.open("a", encoding="utf-8") as file:
                 os.fsync(file.fileno())

@@ -1,4 +1,4 @@
-"""Progress bars on stderr, while that is a terminal."""
+"""Progress bars on stderr, shown if stderr is a terminal."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ T = TypeVar("T")
 
 
 def progress(items: Iterable[T], what: str, total: int) -> Generator[T, None, None]:
-    """The items, with a bar that tells the time left."""
-    with bar() as shown:
-        yield from shown.track(items, total=total, description=what)
+    """Yield the items with a progress bar."""
+    with bar() as progress_bar:
+        yield from progress_bar.track(items, total=total, description=what)
 
 
 def unpacking(archive: str) -> Callable[[list[T]], Generator[T, None, None]]:
-    """Return what ``unzip`` takes as ``track``: a bar over the members of an archive."""
+    """Return a progress bar over the members of an archive, for ``unzip``."""
     return lambda members: progress(members, f"unpacking {archive}", len(members))
 
 
 def bar(wanted: bool = True):
-    """A rich Progress with count and time left."""
+    """Return a rich Progress with the count and the time left."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
     from ..printing.terminal import DescriptionColumn, plain_console

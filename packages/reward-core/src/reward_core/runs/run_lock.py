@@ -1,4 +1,4 @@
-"""Locks: one run at a time in a folder."""
+"""Locks that let only one run write to a folder."""
 
 from __future__ import annotations
 
@@ -23,10 +23,15 @@ LOCK_FILE = ".train.lock"
 
 @contextmanager
 def exclusive_run(accelerator: Accelerator, folder: Path, warn: Callable[[str], None]) -> Iterator[None]:
-    """For all ranks together: the folder exists and is this run's alone.
+    """Create a folder and lock it, on all ranks together.
+
+    Args:
+        accelerator: accelerator of the run.
+        folder: folder of the run.
+        warn: function that prints a warning, for disks without locks.
 
     Raises:
-        OutputError: another run is using it, or it cannot be written to.
+        OutputError: another run uses the folder, or it is not writable.
     """
     lock, refused = None, None
     if accelerator.is_main_process:
@@ -37,10 +42,10 @@ def exclusive_run(accelerator: Accelerator, folder: Path, warn: Callable[[str], 
         except OutputError as error:
             refused = error
         except NotImplementedError:
-            warn(f"Cannot lock '{folder}': its disk has no locks. Let no other run write there.")
+            warn(f"Cannot lock '{folder}': its disk has no locks. Do not let another run write to it.")
     flag = torch.tensor(float(refused is not None), device=accelerator.device)
     if accelerator.reduce(flag, reduction="sum") > 0:
-        raise refused or OutputError(f"{folder}: refused by the first process")
+        raise refused or OutputError(f"Cannot use '{folder}': the main process reports the reason.")
     try:
         yield
     finally:
@@ -49,13 +54,16 @@ def exclusive_run(accelerator: Accelerator, folder: Path, warn: Callable[[str], 
 
 
 def take_lock(file: Path, what: str | os.PathLike[str]) -> BaseFileLock:
-    """The lock of this file, held until it is released or the process ends.
+    """Return the lock of a file, held until it is released or the process ends.
 
     Args:
-        what: how errors call what is locked.
+        file: the lock file.
+        what: name of the locked object in error messages.
 
     Raises:
-        OutputError: another run has it. OSError: the file cannot be made. NotImplementedError: no locks here.
+        OutputError: another run holds the lock.
+        OSError: the file cannot be created.
+        NotImplementedError: the disk has no locks.
     """
     import filelock
 
@@ -64,18 +72,19 @@ def take_lock(file: Path, what: str | os.PathLike[str]) -> BaseFileLock:
         lock.acquire(timeout=0)
     except filelock.Timeout as error:
         raise OutputError(
-            f"Cannot use '{os.fspath(what)}': another run is using it ({lock.lock_file}). Wait for it to "
-            "end, or choose another output folder."
+            f"Cannot use '{os.fspath(what)}': another run is using it ({lock.lock_file}). Wait until it ends "
+            "or choose another output folder."
         ) from error
     return lock
 
 
 @contextmanager
 def folder_lock(folder: Path, name: str) -> Iterator[None]:
-    """Create a folder and hold its lock, so that one command at a time writes into it.
+    """Create a folder and hold its lock, so that only one command writes to it.
 
     Args:
-        name: of the lock file in the folder. It stays there and blocks nobody once its owner has ended.
+        folder: the folder.
+        name: name of the lock file in the folder. The file stays, but the lock ends with its process.
 
     Raises:
         OutputError: another run holds the lock.
@@ -84,7 +93,7 @@ def folder_lock(folder: Path, name: str) -> Iterator[None]:
     try:
         lock = take_lock(folder / name, folder)
     except NotImplementedError:  # a disk without locks
-        message = f"Cannot lock {str(folder)!r}: its disk has no locks. Let no other run write there."
+        message = f"Cannot lock {str(folder)!r}: its disk has no locks. Do not let another run write to it."
         warn_caller(message, DataWarning)
         yield
         return

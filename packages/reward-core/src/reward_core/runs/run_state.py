@@ -1,26 +1,26 @@
-"""What a training run knows of itself between two steps."""
+"""State of a training run between two steps."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-MAX_SKIPPED = 10  # steps skipped in a row that end a run
+MAX_SKIPPED = 10  # number of skipped steps in a row that ends a run
 
 
 @dataclass
 class RunState:
-    """State that both trainers save with every checkpoint.
+    """State that both trainers save in every checkpoint.
 
     Attributes:
-        step: optimizer steps done.
-        skipped: steps skipped so far.
-        skipped_in_a_row: the most recent of them, without a finite loss, reward or gradient.
-        best: best validation so far; its weights are saved.
+        step: number of steps done.
+        skipped: number of steps skipped so far.
+        skipped_in_a_row: number of last steps that were skipped, without a finite loss, reward or gradient.
+        best: best validation result so far; its weights are saved.
         best_step: step of that validation.
-        worse: validations in a row that were worse.
-        stopped: why the run stopped early; empty if it did not.
-        processes: of the run, which random states depend on.
-        fingerprint: of the settings and data that decide the outcome.
+        worse: number of last validations that were worse.
+        stopped: why the run stopped early, or "".
+        processes: number of processes, which random states depend on.
+        fingerprint: fingerprint of the settings and data that affect the result.
     """
 
     step: int = 0
@@ -34,5 +34,5 @@ class RunState:
     fingerprint: str = ""
 
     def differences(self, other: RunState) -> list[str]:
-        """Name what differs from the state of another run, where more than its fingerprint says so."""
+        """Return descriptions of differences from another run (none by default)."""
         return []

@@ -1,6 +1,7 @@
-"""Settings, dataclasses that may hold others, from presets, YAML files and ``key=value``.
+"""Settings (nested dataclasses) from presets, YAML files and ``key=value``.
 
-Unknown names are errors with the nearest that exists; values are brought to their fields' types.
+An unknown name is an error that suggests the nearest known one. Values are converted to the type of their
+field.
 """
 
 from __future__ import annotations
@@ -30,17 +31,21 @@ def load_settings(
     settings: Sequence[str] = (),
     given: Mapping[str, Any] | None = None,
 ) -> T:
-    """``start`` with a preset's values, a YAML file's over them, those given, and ``key=value`` over all.
+    """Return settings from a preset, a YAML file, ``given`` and ``settings``.
+
+    Later sources override earlier ones, in this order.
 
     Args:
-        start: a dataclass with its defaults.
-        presets: name -> values, nested as the settings are.
-        settings: "key=value"; a dot leads into settings that others hold, as in "run.steps=10". Values are
-            YAML, but texts, such as paths, are taken as typed unless they stand in quotes.
-        given: values by key, taken as they are.
+        start: a dataclass with the defaults.
+        presets: values of each preset by name, nested like the settings.
+        preset: name of the preset to use.
+        file: YAML file with values.
+        settings: "key=value" strings. A dot leads to nested settings, as in "run.steps=10". Values are YAML,
+            but strings, such as paths, are used as typed unless they are in quotes.
+        given: values by key.
 
     Raises:
-        InputError: an unknown preset, key or value, named with the nearest that exists; no YAML.
+        InputError: an unknown preset, key or value, or an invalid YAML file.
     """
     if preset is not None and preset not in presets:
         raise InputError(f"no preset {preset!r}; {_nearest(preset, presets)}")
@@ -51,14 +56,14 @@ def load_settings(
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals:
-            raise InputError(f"settings are given as key=value, got {setting!r}")
+            raise InputError(f"settings must have the form key=value, got {setting!r}")
         value = _parsed(text)
         if (
             _is_text(config, key.split("."))
             and value is not None
             and not text.lstrip().startswith(("'", '"'))
         ):
-            value = text  # a folder may be called on, 010 or 2024-01-01
+            value = text  # a folder may be named on, 010 or 2024-01-01
         for part in reversed(key.split(".")):
             value = {part: value}
         config = override(config, value)
@@ -66,27 +71,33 @@ def load_settings(
 
 
 def read_yaml(file: str | os.PathLike[str]) -> dict[str, Any]:
-    """The mapping in a YAML file; an InputError where there is none."""
+    """Return the mapping in a YAML file.
+
+    Raises:
+        InputError: the file cannot be read, is not YAML or does not contain a mapping.
+    """
     yaml = import_yaml()
     try:
         values = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror})") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: no YAML ({error})") from error
+        raise InputError(f"{file}: not a YAML file ({error})") from error
     if not isinstance(values, dict):
-        raise InputError(f"{file}: must hold keys and values, holds {type(values).__name__}")
+        raise InputError(f"{file}: expected keys and values, got {type(values).__name__}")
     return values
 
 
 def override(config: T, values: Mapping[str, Any], where: str = "") -> T:
-    """A copy of a dataclass with some values, nested as it is.
+    """Return a copy of a dataclass with some values replaced.
 
     Args:
-        where: what stands before a name in errors, such as "run." or "run.yaml: ".
+        config: the dataclass.
+        values: new values by name, nested like the dataclass.
+        where: prefix of names in errors, such as "run." or "run.yaml: ".
 
     Raises:
-        InputError: a name or value that does not fit.
+        InputError: an unknown name or an invalid value.
     """
     hints = typing.get_type_hints(type(config))
     known = [field.name for field in dataclasses.fields(config)]
@@ -101,7 +112,7 @@ def override(config: T, values: Mapping[str, Any], where: str = "") -> T:
         elif isinstance(value, Mapping):
             changes[key] = override(old, value, f"{name}.")
         else:
-            raise InputError(f"{name}: holds settings of its own, got {value!r}")
+            raise InputError(f"{name}: expected nested settings, got {value!r}")
     return dataclasses.replace(config, **changes)
 
 
@@ -122,7 +133,7 @@ def _parsed(text: str) -> Any:
 
 
 def _is_text(config: Any, path: Sequence[str]) -> bool:
-    """Whether a setting is a text, or a text or none."""
+    """Return whether a setting is a string or an optional string."""
     for part in path[:-1]:
         config = getattr(config, part, None)
     if not dataclasses.is_dataclass(config):
@@ -132,7 +143,7 @@ def _is_text(config: Any, path: Sequence[str]) -> bool:
 
 
 def _converted(value: Any, hint: Any, where: str) -> Any:
-    """A YAML value as the field's type."""
+    """Return a YAML value converted to the type of its field."""
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         if value is None:
@@ -148,13 +159,13 @@ def _converted(value: Any, hint: Any, where: str) -> Any:
             pass
     if hint is str and value is None:
         return ""
-    if hint is str and value is False:  # YAML reads the word no, as in mixed_precision: no, as false
+    if hint is str and value is False:  # YAML reads no (as in mixed_precision: no) as false
         return "no"
     if hint is str and isinstance(value, (int, float)) and not isinstance(value, bool):
         return str(value)
     if isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
-    kinds = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+    kinds = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
     raise InputError(f"{where}: must be {kinds[hint]}, got {value!r}")
 
 
@@ -168,4 +179,4 @@ def _item(item: Any, kind: Any, where: str) -> Any:
 
 def _nearest(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+    return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"

@@ -1,4 +1,4 @@
-"""SIGTERM ends a command as Ctrl-C does."""
+"""Handle SIGTERM like Ctrl-C."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from contextlib import contextmanager
 
 @contextmanager
 def sigterm_interrupts() -> Iterator[list[int]]:
-    """Raise KeyboardInterrupt for SIGTERM, so that a run saves what it has done.
+    """Raise KeyboardInterrupt on SIGTERM, so that a run saves its work.
 
     Yields:
-        A list that receives the signal's number; a command that has one in it exits 143 instead of 130.
+        A list that receives the number of the signal. If it is not empty, a command exits with 143 instead
+        of 130.
     """
     received: list[int] = []
 
@@ -21,7 +22,7 @@ def sigterm_interrupts() -> Iterator[list[int]]:
         received.append(number)
         raise KeyboardInterrupt
 
-    if threading.current_thread() is not threading.main_thread():  # only that one may handle signals
+    if threading.current_thread() is not threading.main_thread():  # only the main thread handles signals
         yield received
         return
     before = signal.signal(signal.SIGTERM, interrupt)

@@ -1,4 +1,4 @@
-"""The progress bar of a training run, on stderr while that is a terminal."""
+"""Progress bar of a training run, shown if stderr is a terminal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def step_bar(steps: int, done: int, shown: bool) -> Iterator[Callable[[str], None]]:
-    """Yield a function that moves the bar one step on, beside a short text about that step."""
+    """Yield a function that advances the bar by one step and shows a text next to it."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from ..printing.terminal import DescriptionColumn, plain_console

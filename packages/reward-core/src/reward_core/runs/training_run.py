@@ -1,4 +1,4 @@
-"""What every training run does besides training: lock, resume, log, checkpoint, stop, upload."""
+"""Common parts of training runs: lock, resume, log, checkpoint, stop, upload."""
 
 from __future__ import annotations
 
@@ -28,32 +28,32 @@ S = TypeVar("S", bound=RunState)
 
 
 class StepMetrics(Protocol):
-    """What a trainer measures in one step."""
+    """Metrics of one step."""
 
     def row(self) -> dict[str, float]:
-        """Return the line of metrics.jsonl, without the step's number."""
+        """Return the line of metrics.jsonl without the step number."""
         ...
 
     def summary(self) -> str:
-        """Return a few words for the progress bar."""
+        """Return a short text for the progress bar."""
         ...
 
 
 class TrainingRun(Generic[S]):
-    """One run in one folder, on all ranks together. The trainer keeps the loop.
+    """A training run in a folder, on all ranks together. The loop is in the trainer.
 
     Args:
-        trained: what checkpoints hold besides the state.
-        folder: of the run.
-        state: of a run that begins.
-        steps: of the whole run.
-        checkpoints: how many are kept.
+        trained: content of checkpoints besides the state.
+        folder: folder of the run.
+        state: state of a new run.
+        steps: number of steps of the whole run.
+        checkpoints: number of checkpoints to keep.
         trackers: names of accelerate's trackers.
-        settings: of the run, for the trackers.
-        logger: takes what the user should read.
+        settings: settings of the run, for the trackers.
+        logger: logger for messages to the user.
 
     Attributes:
-        state: of the run; the one that was restored after ``restore``.
+        state: current state; ``restore`` replaces it.
         metrics: the file metrics.jsonl.
     """
 
@@ -75,7 +75,7 @@ class TrainingRun(Generic[S]):
         self.metrics = MetricsFile(folder / METRICS)
         self._saved_step = -1
 
-    # What the user reads
+    # Messages and metrics
 
     def report(self, line: str) -> None:
         """Log a line, once for all ranks."""
@@ -96,35 +96,38 @@ class TrainingRun(Generic[S]):
             finite = {name: value for name, value in row.items() if math.isfinite(value)}
             self.accelerator.log(finite, step=self.state.step)
 
-    # Begin, resume, save
+    # Start, resume, save
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Create the run's folder and hold its lock.
+        """Create the folder of the run and hold its lock.
 
         Raises:
-            OutputError: another run is using the folder, or it is not writable.
+            OutputError: another run uses the folder, or it is not writable.
         """
         with exclusive_run(self.accelerator, self.folder, self.warn):
             yield
 
     def restore(self, resume: str | os.PathLike[str] | None = None) -> bool:
-        """Load the newest checkpoint, if there is one, and drop what was written after it.
+        """Load the newest checkpoint, if any, and remove everything written after it.
 
         Args:
-            resume: a checkpoint to load instead; newer ones are removed.
+            resume: checkpoint to load instead; newer ones are removed.
 
         Returns:
-            Whether the run resumes.
+            Whether the run resumes from a checkpoint.
 
         Raises:
-            CheckpointError: damaged, or of another run. InputError: no such checkpoint.
+            CheckpointError: the checkpoint is damaged or belongs to another run.
+            InputError: the checkpoint does not exist.
         """
-        found = self.checkpoints.all()
+        checkpoints = self.checkpoints.all()
         if resume is not None and not Path(resume).is_dir():
-            there = ", ".join(map(str, found)) or "none"
-            raise InputError(f"Cannot resume from '{resume}': no such checkpoint. There are: {there}.")
-        path = Path(resume) if resume is not None else found[-1] if found else None
+            existing = ", ".join(map(str, checkpoints)) or "none"
+            raise InputError(
+                f"Cannot resume from '{resume}': no such checkpoint. Choose one of these: {existing}."
+            )
+        path = Path(resume) if resume is not None else checkpoints[-1] if checkpoints else None
         if path is not None:
             self.state = self.checkpoints.load(path, self.trained, self.state)
         main = self.accelerator.is_main_process
@@ -142,10 +145,10 @@ class TrainingRun(Generic[S]):
         return path is not None
 
     def save(self) -> None:
-        """Write a checkpoint of the current step, once.
+        """Write a checkpoint of the current step if it is not saved yet.
 
         Raises:
-            OutputError: it cannot be written; older ones are kept.
+            OutputError: the checkpoint cannot be written; older ones are kept.
         """
         if self._saved_step == self.state.step:
             return
@@ -158,12 +161,12 @@ class TrainingRun(Generic[S]):
 
     @contextmanager
     def steps(self, save: Callable[[], None] | None = None) -> Iterator[Iterator[int]]:
-        """Yield the numbers of the steps to do: until the last, or until ``state.stopped`` says why not.
+        """Yield the numbers of the remaining steps, until ``state.stopped`` is set.
 
-        After Ctrl-C or SIGTERM the current step ends, a checkpoint is saved and KeyboardInterrupt raised.
+        After Ctrl-C or SIGTERM the current step ends, a checkpoint is saved and KeyboardInterrupt is raised.
 
         Args:
-            save: saves a checkpoint instead of ``save`` of this class.
+            save: function that saves the checkpoint (default: ``self.save``).
         """
         main = self.accelerator.is_main_process
         with (
@@ -181,11 +184,12 @@ class TrainingRun(Generic[S]):
                 raise KeyboardInterrupt
 
     def finish_step(self, metrics: StepMetrics, usable: bool, counts: bool = True) -> None:
-        """Count a step, log it and move the bar.
+        """Count a step, log it and advance the bar.
 
         Args:
+            metrics: metrics of the step.
             usable: whether the optimizer took the step; otherwise it was skipped.
-            counts: whether a skipped step counts towards those that end a run.
+            counts: whether a skipped step counts toward the limit that ends a run.
         """
         self.state.step += 1
         if usable:
@@ -198,15 +202,19 @@ class TrainingRun(Generic[S]):
 
     @property
     def ended(self) -> bool:
-        """Whether this was the last step."""
+        """Whether the run has done its last step."""
         return self.state.step >= self.total or bool(self.state.stopped)
 
-    # After it
+    # End
 
     def upload(
         self, folder: Path, repository: str, message: str, patterns: Sequence[str] | None = None
     ) -> None:
-        """Upload a folder to the hub from the first rank; HubError where that fails."""
+        """Upload a folder to the hub from the main rank.
+
+        Raises:
+            HubError: the upload failed.
+        """
         if self.accelerator.is_main_process:
             address = upload_folder(folder, repository, commit_message=message, patterns=patterns)
             self.report(f"uploaded to {address}")
@@ -214,5 +222,5 @@ class TrainingRun(Generic[S]):
     def close(self) -> None:
         """Wait for all ranks and end the trackers and the process group."""
         self.accelerator.wait_for_everyone()
-        # With its process group: left open, a rank may abort (-6) as it exits.
+        # Also ends the process group. If it stays open, a rank may abort (-6) at exit.
         self.accelerator.end_training()

@@ -1,4 +1,4 @@
-"""Failures to write into a run's folder, raised as one kind of error."""
+"""Conversion of write errors in a run's folder to OutputError."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 
 from ..errors import OutputError
 
-TORCH_WRITING = ("inline_container", "PytorchStreamWriter", "iostream error")  # where torch.save failed
+TORCH_WRITING = ("inline_container", "PytorchStreamWriter", "iostream error")  # in errors of torch.save
 
 
 @contextmanager
 def write_errors(folder: Path) -> Iterator[None]:
-    """Raise OutputError for what three libraries raise when a disk is full or read-only."""
+    """Raise OutputError for the errors of three libraries on a full or read-only disk."""
     from safetensors import SafetensorError
 
     try:
@@ -27,6 +27,6 @@ def write_errors(folder: Path) -> Iterator[None]:
         ):
             raise
         raise OutputError(
-            f"Cannot write into '{folder}': {cause}. Free space on its disk, then run the same command "
-            "again; it resumes from the last complete checkpoint."
+            f"Cannot write into '{folder}': {cause}. Free space on its disk and run the same command again "
+            "to resume from the last complete checkpoint."
         ) from error

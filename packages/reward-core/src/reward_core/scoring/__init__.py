@@ -1,1 +1,1 @@
-"""Prompts and images in, rewards out: the methods that every scorer shares."""
+"""Scoring methods that every model shares: from prompts and images to rewards."""

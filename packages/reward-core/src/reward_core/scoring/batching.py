@@ -26,7 +26,10 @@ def checked_batch_size(batch_size: int | None, device: torch.device) -> int:
 
 
 def in_batches(compute: Callable[[range], T], count: int, size: int) -> Iterator[T]:
-    """Yield ``compute(range(a, b))`` over 0 .. count; halve the size when a batch does not fit in memory."""
+    """Yield ``compute(range(start, stop))`` for each batch of ``count`` items.
+
+    The batch size is halved when a batch does not fit in memory.
+    """
     start = 0
     while start < count:
         try:
@@ -51,8 +54,8 @@ def is_out_of_memory(error: Exception) -> bool:
 
 def one_behind(items: Iterator[T]) -> Iterator[T]:
     """Yield the same items, each after the computation of the next one has started."""
-    before: list[T] = []
+    previous: list[T] = []
     for item in items:
-        yield from before
-        before = [item]
-    yield from before
+        yield from previous
+        previous = [item]
+    yield from previous

@@ -1,4 +1,4 @@
-"""Functions that are compiled once they have cost enough time, for each shape of their arguments."""
+"""Functions that are compiled for input shapes that take much time."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class CompilePlan:
     """How and when to compile.
 
     Attributes:
-        after: seconds that a shape must have cost, uncompiled, before compiling it pays.
-        backend, mode, options: of ``torch.compile``.
-        shapes: most shapes of a function to compile; more run uncompiled.
+        after: seconds that a shape runs uncompiled before it is compiled.
+        backend, mode, options: arguments of ``torch.compile``.
+        shapes: largest number of shapes of a function to compile; further shapes run uncompiled.
     """
 
     after: float
@@ -34,7 +34,7 @@ class CompilePlan:
 
 @dataclass
 class _Shape:
-    """One shape of the arguments: the seconds it has cost, and the compiled function if there is one."""
+    """One input shape: seconds spent on it and its compiled function, if any."""
 
     spent: float = 0.0
     compiled: Callable | None = None
@@ -42,13 +42,13 @@ class _Shape:
 
 
 class CompiledByShape:
-    """A function of tensors, compiled for a shape once that shape has cost ``plan.after`` seconds.
+    """A function that is compiled for an input shape after ``plan.after`` seconds.
 
-    The call that finds a shape due compiles it, because CUDA graphs belong to the thread that records them.
-    Shapes are static. Inductor caches on disk, so a later process is ready sooner. If compiling fails, one
+    The calling thread compiles, because CUDA graphs belong to the thread that records them. Shapes are
+    static. Inductor caches compiled code on disk, so later processes start faster. If compiling fails, one
     CompilationWarning gives the reason and everything runs uncompiled.
 
-    Results are copies where CUDA graphs would overwrite them at the next call.
+    Results are copied where CUDA graphs would overwrite them at the next call.
     """
 
     def __init__(self, function: Callable[..., Tensor], plan: CompilePlan) -> None:
@@ -85,7 +85,7 @@ class CompiledByShape:
                 shape.compiled = self._compiled(tensors)
             except Exception as error:  # dynamo, inductor, triton, C++ compiler: all differ
                 self.failed = _reason(error)
-                message = f"compiling failed, scoring continues uncompiled and slower: {self.failed}"
+                message = f"Cannot compile the model: {self.failed}. Scoring continues uncompiled (slower)."
                 warn_caller(message, CompilationWarning)
 
     def _compiled(self, tensors: tuple[Tensor | None, ...]) -> Callable:
@@ -105,7 +105,7 @@ class CompiledByShape:
             torch.compiler.cudagraph_mark_step_begin()
             return compiled(*tensors).clone()
 
-        # torch compiles 8 shapes of a function at most; here the plan sets the limit.
+        # torch compiles at most 8 shapes of a function. The limit is set in the plan instead.
         known = hasattr(torch._dynamo.config, "recompile_limit")
         limit = "recompile_limit" if known else "cache_size_limit"  # its name before torch 2.7
         with torch._dynamo.config.patch({limit: 1000, f"accumulated_{limit}": 1000}):
@@ -114,7 +114,7 @@ class CompiledByShape:
 
     def _timed(self, shape: _Shape, tensors: tuple[Tensor | None, ...]) -> Tensor:
         on_gpu = any(t is not None and t.device.type == "cuda" for t in tensors)
-        if on_gpu:  # a call only queues work there: events measure its time
+        if on_gpu:  # the call returns before the GPU is done, so events measure the time
             while shape.timing and shape.timing[0][1].query():
                 start, end = shape.timing.pop(0)
                 shape.spent += start.elapsed_time(end) / 1e3

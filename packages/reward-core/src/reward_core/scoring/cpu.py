@@ -1,4 +1,4 @@
-"""The number of threads that compute."""
+"""Number of CPU threads."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from ..runs.cpus import usable_cpus
 
 @contextmanager
 def sensible_threads() -> Iterator[None]:
-    """Compute with at most one thread for each usable processor; restore the number of threads afterwards.
+    """Limit torch to one thread for each usable CPU inside the block.
 
-    torch counts the cores of the machine. In a container that may use two of 64, 64 threads would wait for
-    each other most of the time. A smaller number, set by the user, stays.
+    torch counts the cores of the machine. In a container limited to 2 of 64 cores, 64 threads would mostly
+    wait for each other. A smaller number set by the user stays.
     """
-    before = torch.get_num_threads()
-    wanted = min(before, usable_cpus())
-    if wanted == before:
+    original = torch.get_num_threads()
+    threads = min(original, usable_cpus())
+    if threads == original:
         yield
         return
-    torch.set_num_threads(wanted)
+    torch.set_num_threads(threads)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(original)

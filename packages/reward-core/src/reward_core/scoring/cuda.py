@@ -1,4 +1,4 @@
-"""GPUs: how to compile for them, and how to upload pixels while they compute."""
+"""Compile settings for GPUs, and uploads of pixels while a GPU computes."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from torch import Tensor
 from ..inputs.image_transform import ImageTransform
 from .compiling import CompilePlan
 
-# Kernels chosen by autotuning, launched as one CUDA graph. A shape (batch size and prompt length) runs
-# uncompiled until it has cost 20 s, so the first scores need not wait for the compiler.
+# Autotuned kernels in one CUDA graph. Each shape (batch size and prompt length) runs uncompiled for its
+# first 20 s, so the first scores do not wait for the compiler.
 PLAN = CompilePlan(after=20.0, mode="max-autotune", shapes=16)
 
 
 class Uploader:
-    """A callable that brings decoded images to the model's device as normalized pixels.
+    """A callable that moves decoded images to the model's device as normalized pixels.
 
-    A GPU gets 8-bit levels, through pinned memory on a separate stream, and resizes, crops and normalizes
-    them while the previous batch still computes.
+    For a GPU the images are uploaded as 8-bit values through pinned memory on a separate stream. The GPU
+    resizes, crops and normalizes them while it computes the previous batch.
 
     Args:
         transform: the model's image transform.

@@ -1,4 +1,4 @@
-"""The device that a model computes on."""
+"""Choice of the device that a model computes on."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ Device: TypeAlias = "str | torch.device | None"
 
 
 def default_device() -> str:
-    """Return cuda if there is one, else mps, else cpu."""
+    """Return "cuda" if available, else "mps" if available, else "cpu"."""
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def usable_device(device: Device) -> torch.device:
-    """Return the device, or the default for None, after a test that it can be used.
+    """Return the device, or the default for None, after testing that it works.
 
     Raises:
         InputError: a device that cannot be used.
@@ -29,4 +29,4 @@ def usable_device(device: Device) -> torch.device:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, TypeError) as error:
         reason = str(error).split("\n")[0]
-        raise InputError(f"device {str(device)!r} cannot be used here: {reason}") from error
+        raise InputError(f"Cannot use device {str(device)!r}: {reason}") from error

@@ -1,6 +1,7 @@
-"""How scoring methods compute: the steps as the model is written, or the same steps compiled.
+"""The steps of scoring, run either eagerly or compiled.
 
-Both compute rewards without gradients. A model family may fuse more (models/imagereward/fast_path.py).
+Both paths compute rewards without gradients. A model family can fuse more steps (see
+models/imagereward/fast_path.py).
 
 Shapes: B images of a batch, S image side, K prompts an image, L text tokens.
 """
@@ -17,13 +18,13 @@ from .compiling import CompiledByShape, CompilePlan
 from .steps import ModelSteps
 from .weights_identity import WeightsWatch
 
-# Compiling the vision encoder at full size took 49 s on 2 cores and gained 13-20%, so it pays after about
-# 300 s of scoring. Freezing makes weights constants, which inductor packs for the processor.
+# Compiling the full-size vision encoder took 49 s on 2 cores and made it 13-20% faster, so it pays after
+# about 300 s of scoring. Freezing turns weights into constants, which inductor packs for the CPU.
 CPU_PLAN = CompilePlan(after=300.0, options={"freezing": True})
 
 
 class PlainPath:
-    """The steps as the model is written."""
+    """The steps run eagerly, without compiling."""
 
     def __init__(self, model: ModelSteps) -> None:
         self.model, self.device = model, model.device
@@ -33,23 +34,23 @@ class PlainPath:
         return self.model.encode_pixels(pixels)
 
     def project_kv(self, features: Tensor) -> Any:
-        """Return what rewards read of image features (B, ...), the same for every prompt."""
+        """Return the cross-attention keys and values of image features (B, ...)."""
         return self.model.project_kv(features)
 
     def rewards(self, cross_attention_kv: Any, token_ids: Tensor, mask: Tensor | None) -> Tensor:
-        """Return rewards (B K,) from ``project_kv`` of B images and K prompts for each in a row, (B K, L)."""
+        """Return rewards (B K,) of B images with K consecutive prompts each, (B K, L)."""
         return self.model.rewards_from_kv(cross_attention_kv, token_ids, mask)
 
     def refresh(self) -> None:
-        """Notice weights that changed since the last call."""
+        """Update the path if the weights changed since the last call."""
 
     def warm_up(self, batch_size: int) -> bool:
-        """Compile for batches of this size; return whether everything that can be compiled is."""
+        """Compile for this batch size; return whether every compilable step is compiled."""
         return False
 
 
 class FastPath(PlainPath):
-    """The steps with the encoding of images compiled."""
+    """The steps with a compiled image encoder."""
 
     def __init__(self, model: ModelSteps, plan: CompilePlan | None = None) -> None:
         super().__init__(model)
@@ -58,16 +59,16 @@ class FastPath(PlainPath):
         self.refresh()
 
     def refresh(self) -> None:
-        """Prepare again if the weights changed (WeightsWatch says which changes it notices)."""
+        """Prepare again if the weights changed (see WeightsWatch)."""
         if self.weights.changed():
             self.prepare()
 
     def prepare(self) -> None:
-        """Compute what depends on the weights: compiled functions hold them as constants."""
+        """Compile again for new weights, which compiled functions hold as constants."""
         self.compiled_encode = CompiledByShape(self.model.encode_pixels, self.plan)
 
     def encode(self, pixels: Tensor) -> Tensor:
-        return self.compiled_encode(pixels.contiguous())  # pixels of files are channels-last
+        return self.compiled_encode(pixels.contiguous())  # pixels decoded from files are channels-last
 
     def warm_up(self, batch_size: int) -> bool:
         size, parameter = self.model.config.image_size, next(self.model.parameters())

@@ -1,4 +1,4 @@
-"""Cached features: images and prompts that are encoded once for any number of scores.
+"""Cached features: images and prompts encoded once and scored many times.
 
 Shapes: B images, P prompts, N image tokens, E image width, L text tokens.
 """
@@ -16,11 +16,12 @@ from ..errors import InputError
 
 @dataclass(frozen=True, eq=False)
 class ImageFeatures:
-    """Features of B images, which the scoring methods take instead of the images.
+    """Features of B images. Scoring methods accept them instead of images.
 
     Attributes:
-        data: image tokens (B, N, E) of a reward model; unit vectors (B, ...) of a two-tower baseline.
-        model: the model that computed them, by kind, configuration and weights; others refuse them.
+        data: image tokens (B, N, E) of a reward model; unit vectors (B, ...) of a two-tower model.
+        model: signature of the model (class, configuration and weights) that computed the features.
+            Other models refuse them.
     """
 
     data: Tensor
@@ -34,7 +35,7 @@ class ImageFeatures:
         return ImageFeatures(self.data[_as_index(index)], self.model)
 
     def to(self, *args, **kwargs) -> ImageFeatures:
-        """Return the features on another device or in another dtype, as ``Tensor.to`` does."""
+        """Return the features on another device or in another dtype (``Tensor.to``)."""
         return ImageFeatures(self.data.to(*args, **kwargs), self.model)
 
     @classmethod
@@ -50,14 +51,14 @@ class ImageFeatures:
 
 @dataclass(frozen=True, eq=False)
 class PromptFeatures:
-    """Features of P prompts, which the scoring methods take instead of the prompts.
+    """Features of P prompts. Scoring methods accept them instead of prompts.
 
     Attributes:
         prompts: the P strings.
         token_ids, mask: (P, L) int64; the mask is 1 at tokens, 0 at padding.
-        data: unit vectors (P, ...) of a two-tower baseline. None for a reward model, whose text encoder
-            attends to the image, so only the tokens are the same for every image.
-        model: the model that computed them; others refuse them.
+        data: unit vectors (P, ...) of a two-tower model. None for a reward model: its text encoder attends
+            to the image, so only the tokens can be reused.
+        model: signature of the model that computed the features. Other models refuse them.
     """
 
     prompts: tuple[str, ...]
@@ -72,9 +73,9 @@ class PromptFeatures:
     def __getitem__(self, index: slice | Sequence[int] | Tensor) -> PromptFeatures:
         """Return the features of some prompts, by slice or by a list of indices."""
         index = _as_index(index)
-        chosen = torch.arange(len(self))[index].tolist()
+        selected = torch.arange(len(self))[index].tolist()
         return PromptFeatures(
-            tuple(self.prompts[i] for i in chosen),
+            tuple(self.prompts[i] for i in selected),
             self.token_ids[index],
             self.mask[index],
             None if self.data is None else self.data[index],
@@ -110,18 +111,18 @@ class PromptFeatures:
         )
 
     def trimmed(self) -> tuple[Tensor, Tensor]:
-        """Return token ids and mask, (P, longest) each, without the padding that all prompts share."""
+        """Return token ids and mask, (P, longest) each, without common padding."""
         longest = int(self.mask.sum(1).max())
         return self.token_ids[:, :longest], self.mask[:, :longest]
 
     def by_length(self, most: int) -> Iterator[tuple[list[int], Tensor]]:
-        """Yield up to ``most`` prompts of one length: their indices, and token ids without padding."""
+        """Yield indices and unpadded token ids of up to ``most`` prompts of equal length."""
         lengths = self.mask.sum(1).tolist()
         for length in sorted(set(lengths)):
-            indices = [i for i, own in enumerate(lengths) if own == length]
+            indices = [i for i, prompt_length in enumerate(lengths) if prompt_length == length]
             for start in range(0, len(indices), most):
-                some = indices[start : start + most]
-                yield some, self.token_ids[some, :length]
+                batch = indices[start : start + most]
+                yield batch, self.token_ids[batch, :length]
 
 
 def _as_index(index):
@@ -131,5 +132,5 @@ def _as_index(index):
 def _one_model(parts: Sequence[ImageFeatures] | Sequence[PromptFeatures]) -> str:
     models = {part.model for part in parts}
     if len(models) != 1:
-        raise InputError(f"features of one model were expected, got {sorted(models)}")
+        raise InputError(f"Cannot concatenate features: they are of different models: {sorted(models)}.")
     return models.pop()

@@ -1,4 +1,4 @@
-"""The pipeline from images to results: decode ahead, upload, encode in batches, compute.
+"""The scoring pipeline: decode, upload, encode and score images in batches.
 
 Shapes: B images of a batch, S image side.
 """
@@ -29,10 +29,10 @@ class ImageBatch:
     """The result of one batch of images.
 
     Attributes:
-        indices: of all its images.
+        indices: indices of all images in the batch.
         scored: indices of the images that could be read, in order.
-        result: the computation's result for them, on the CPU; None if there are none.
-        errors: by index, why an image could not be read.
+        result: result of the computation for the images in ``scored``, on the CPU; None if it is empty.
+        errors: reason why an image cannot be read, by index.
     """
 
     indices: range
@@ -49,16 +49,16 @@ def image_batches(
     compute: Callable[[Tensor, list[int]], Tensor],
     keep_errors: bool = False,
 ) -> Iterator[ImageBatch]:
-    """Yield the results of ``compute(features of some images, their indices)`` in batches, in order.
+    """Encode images in batches and yield ``compute(features, indices)`` of each.
 
-    On a GPU each batch is launched before the results of the previous one are waited for.
+    The batches are in order. On a GPU each is launched before the previous one is done.
 
     Args:
-        model: encodes the images.
-        images: images, or features of them.
-        batch_size: images of a batch; halved when they do not fit in memory.
-        compute: called with features (B, ...) on the model's device and the indices of their images.
-        keep_errors: put an image that cannot be read into ``errors`` instead of raising ImageError.
+        model: model that encodes the images.
+        images: images or their features.
+        batch_size: images in a batch; halved when they do not fit in memory.
+        compute: function of features (B, ...) on the model's device and the indices of their images.
+        keep_errors: store unreadable images in ``errors`` instead of raising ImageError.
 
     Raises:
         ImageError: an image that cannot be read.
@@ -85,9 +85,9 @@ def image_batches(
             batch = ImageBatch(indices, [], None)
             for i in indices:
                 try:
-                    ready[i], lost = decoded[i]
-                    if lost:  # warned of in the caller's thread, so that its line is named
-                        warn_of_levels(lost, image_name(images[i]))
+                    ready[i], clipped = decoded[i]
+                    if clipped:  # warn in the caller's thread, so that the warning shows the caller's line
+                        warn_of_levels(clipped, image_name(images[i]))
                 except ImageError as error:
                     if not keep_errors:
                         raise
@@ -102,10 +102,13 @@ def image_batches(
 
 
 def opened(transform: ImageTransform, image: ImageSource, whole: bool = False) -> tuple[Tensor, str | None]:
-    """Decode an image and prepare it for ``transform.finish``; also say what 8 bits lose of its levels.
+    """Decode an image and prepare it for ``transform.finish``.
+
+    Returns:
+        The prepared image, and a description of the levels that are clipped at 8 bits, if any.
 
     Raises:
-        ImageError: it cannot be decoded, or not turned into RGB.
+        ImageError: the image cannot be decoded or converted to RGB.
     """
     with decoded_image(image, warn=False) as decoded, rgb_guard(image_name(image)):
         return transform.prepare(decoded, whole), clipped_levels(decoded)

@@ -1,7 +1,8 @@
-"""Precisions: "exact" is float32, as in the original; "fast" uses 16 bits where they are faster.
+"""Precisions of scoring: "exact", "fast" and "auto".
 
-In "fast" only the encoders' matrix products use 16 bits. The residual stream, the norms, the embeddings
-and the head stay in float32; a head in 16 bits would tie images of nearly equal reward.
+"exact" is float32, as in the original. "fast" uses 16 bits where that is faster, but only for the matrix
+products of the encoders. The residual stream, the norms, the embeddings and the head stay in float32: a
+16-bit head would give equal rewards to similar images. "auto" is "fast" on a GPU and "exact" elsewhere.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ def check_precision(precision: str) -> None:
 def encoder_dtype(precision: str, device: torch.device) -> torch.dtype:
     """Return the dtype of the encoders' matrices.
 
-    "exact" is float32, "fast" 16 bits where the device is faster with them, "auto" "fast" on a GPU and
-    "exact" elsewhere.
+    "exact" is float32. "fast" is a 16-bit dtype if the device is faster with it. "auto" is "fast" on a GPU
+    and "exact" elsewhere.
     """
     if precision == "exact" or (precision == "auto" and device.type != "cuda"):
         return torch.float32
@@ -46,7 +47,7 @@ def apply_precision(model: Any, dtype: torch.dtype) -> None:
 
 
 def cpu_features() -> set[str]:
-    """Return the processor's instruction sets, such as "amx_bf16" and "avx512_bf16"."""
+    """Return the instruction sets of the CPU, such as "amx_bf16" and "avx512_bf16"."""
     capabilities = getattr(torch.cpu, "get_capabilities", None)  # torch 2.11 or later
     if capabilities is not None:
         return {name for name, has in capabilities().items() if has is True}

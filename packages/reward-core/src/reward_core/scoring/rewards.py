@@ -16,7 +16,7 @@ def ranking(rewards: Sequence[float]) -> list[int]:
     """Return the rank of each reward, 1 for the highest; equal rewards in input order.
 
     Raises:
-        InputError: something that is not a list of numbers.
+        InputError: ``rewards`` is not a list of numbers.
         NonFiniteRewardError: a reward that is NaN or infinite.
     """
     rewards = reward_list(rewards, None, "rewards")
@@ -29,35 +29,35 @@ def ranking(rewards: Sequence[float]) -> list[int]:
 
 
 def reward_list(answer: Any, count: int | None, source: str) -> list[float]:
-    """Return what a scorer answered as a list of floats.
+    """Return the rewards of a scorer as a list of floats.
 
     Args:
-        answer: numbers as a tensor, an array or a list; (N,) or (N, 1).
-        count: how many were asked for; None accepts any number.
-        source: what errors call the answer.
+        answer: rewards (N,) or (N, 1), as a tensor, an array or a list.
+        count: expected number of rewards; None accepts any number.
+        source: name of the rewards in error messages.
 
     Raises:
-        InputError: another type, shape or count.
+        InputError: wrong type, shape or number of rewards.
     """
-    wanted = "one number for each image" if count is None else f"{count} numbers, one for each image"
+    expected = "one number for each image" if count is None else f"{count} numbers, one for each image"
     try:
         is_tensor = isinstance(answer, Tensor)
         rewards = answer.detach().cpu() if is_tensor else torch.as_tensor(answer, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"Cannot use {source}: expected {wanted}, got {answer!r:.80}.") from error
+        raise InputError(f"Cannot use {source}: expected {expected}, got {answer!r:.80}.") from error
     columns = rewards.shape[1:]
     fits = rewards.ndim >= 1 and tuple(columns) in ((), (1,)) and count in (None, len(rewards))
     if not fits or rewards.is_complex():
-        found = f"a tensor of shape {tuple(rewards.shape)}"
-        raise InputError(f"Cannot use {source}: expected {wanted}, got {found}.")
+        actual = f"a tensor of shape {tuple(rewards.shape)}"
+        raise InputError(f"Cannot use {source}: expected {expected}, got {actual}.")
     return rewards.double().flatten().tolist()
 
 
 def scorer_rewards(scorer: object, answer: Any, names: Sequence[str]) -> list[float]:
-    """Return the rewards that a scorer of any kind gave, checked: one finite number for each name.
+    """Return a scorer's rewards as floats: one finite number for each name.
 
     Raises:
-        InputError: another type, shape or count.
+        InputError: wrong type, shape or number of rewards.
         NonFiniteRewardError: a reward that is NaN or infinite; the error names its image.
     """
     kind = type(scorer).__name__
@@ -77,7 +77,7 @@ def require_finite(rewards: Sequence[float], task: str, name: Callable[[int], st
 
 
 def checked_finite(rewards: Tensor, name: Callable[[int], str]) -> Tensor:
-    """Return the rewards.
+    """Return the rewards unchanged after checking that they are finite.
 
     Raises:
         NonFiniteRewardError: a reward that is NaN or infinite; the error names the first one.
@@ -86,7 +86,7 @@ def checked_finite(rewards: Tensor, name: Callable[[int], str]) -> Tensor:
     if len(bad):
         i = int(bad[0])
         raise NonFiniteRewardError(
-            f"the reward of {name(i)} is {rewards.flatten()[i].item()}: "
-            "the model's weights (or the pixels given) are not finite numbers"
+            f"Cannot score the images: the reward of {name(i)} is {rewards.flatten()[i].item()}. "
+            "Check the model's weights (and the pixels) for NaN and infinite numbers."
         )
     return rewards

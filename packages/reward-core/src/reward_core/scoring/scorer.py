@@ -1,4 +1,4 @@
-"""The protocol of everything that gives a number to (prompt, image)."""
+"""The protocol of scorers: everything that rates an image for a prompt."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..inputs.image_file import ImageSource
 
 @runtime_checkable
 class Scorer(Protocol):
-    """What benchmark, trainers and plugins rely on; any class with these four methods will do."""
+    """A scorer for benchmarks, trainers and plugins: any class with these methods."""
 
     def score(self, prompt: str, image: ImageSource | Sequence[ImageSource]) -> float | list[float]: ...
 

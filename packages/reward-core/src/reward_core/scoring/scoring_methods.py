@@ -1,6 +1,8 @@
-"""The methods that all models share: prompts and images in, rewards on the CPU out, in batches.
+"""Scoring methods that all models share.
 
-Shapes: B images of a batch, N pairs or images, P prompts, L text tokens.
+They compute in batches and return rewards on the CPU.
+
+Shapes: B images in a batch, N pairs or images, P prompts, L text tokens.
 """
 
 from __future__ import annotations
@@ -25,14 +27,14 @@ from .rewards import checked_finite, ranking
 from .steps import ScoringPath
 from .weights_identity import WeightsWatch, weights_fingerprint
 
-# Text tokens of a batch in score_matrix: bounds the memory that the text encoder takes.
+# Text tokens in a batch of score_matrix. Limits the memory of the text encoder.
 _TOKENS_PER_BATCH = {"cpu": 4096, "cuda": 65536}
 
 
 class ScoringMethods(ABC):
-    """The scoring methods, written once for every model.
+    """Mixin with the scoring methods of all models.
 
-    What they need of a model stands first; `ScoringModel` and the model families provide it.
+    `ScoringModel` and the model families implement the attributes and abstract methods.
     """
 
     config: Any  # with to_dict()
@@ -43,39 +45,43 @@ class ScoringMethods(ABC):
     @property
     @abstractmethod
     def device(self) -> torch.device:
-        """The device of the parameters."""
+        """Device of the parameters."""
 
     @abstractmethod
     def path(self) -> ScoringPath:
-        """Return the steps from pixels to rewards, plain or compiled."""
+        """Return the steps from pixels to rewards, eager or compiled."""
 
     @abstractmethod
     def encode_tokens(self, token_ids: Tensor, mask: Tensor | None) -> Tensor | None:
-        """Return what can be computed of prompts (P, L) without an image; None if nothing can."""
+        """Return text features of prompts (P, L), or None if they depend on the image."""
 
     @abstractmethod
     def feature_parameters(self) -> Iterable[nn.Parameter]:
-        """Return the parameters on which cached features depend."""
+        """Return the parameters that cached features depend on."""
 
     def score(
         self, prompt: str, image: ImageSource | Sequence[ImageSource], *, batch_size: int | None = None
     ) -> float | list[float]:
-        """Return the reward of one image (a float) or of each image of a list (a list, even of one).
+        """Return the reward of one image (a float) or of each image in a list (a list).
 
-        An image is a path or a PIL image. Rewards of ImageReward-v1.0 are about N(0, 1) over generated
-        images; ``percentile`` converts them.
+        Rewards of ImageReward-v1.0 are roughly N(0, 1) over generated images; ``percentile`` converts them.
+
+        Args:
+            prompt: the prompt.
+            image: a path, a PIL image, or a list of them.
+            batch_size: images in a batch (default: 8 on a CPU, 64 on a GPU).
         """
-        given: Any = _as_list(image)
-        if isinstance(given, (list, tuple)):
-            return self.score_matrix([prompt], given, batch_size=batch_size)[0].tolist()
-        return self.score_matrix([prompt], [given], batch_size=batch_size).item()
+        source: Any = _as_list(image)
+        if isinstance(source, (list, tuple)):
+            return self.score_matrix([prompt], source, batch_size=batch_size)[0].tolist()
+        return self.score_matrix([prompt], [source], batch_size=batch_size).item()
 
     def inference_rank(
         self, prompt: str, images: Sequence[ImageSource], *, batch_size: int | None = None
     ) -> tuple[list[int], list[float]]:
-        """Return (ranking, rewards): the rank of each image (1 is best) and its reward, in input order.
+        """Return the rank (1 is best) and the reward of each image, in input order.
 
-        Equal rewards are ranked in input order. Both are lists, even for one image.
+        Both are lists, even for one image. Equal rewards are ranked in input order.
         """
         rewards = self.score_matrix([prompt], images, batch_size=batch_size)[0].tolist()
         return ranking(rewards), rewards
@@ -90,13 +96,12 @@ class ScoringMethods(ABC):
         """Return the rewards (N,) of prompt i with image i, float32 on the CPU.
 
         Args:
-            prompts: N strings, or the result of ``encode_prompts``, which is not computed again.
+            prompts: N strings, or the result of ``encode_prompts``.
             images: N paths or PIL images, or the result of ``encode_images``.
-            batch_size: pairs computed at once (default: 8 on a CPU, 64 on a GPU); halved when memory runs
-                out.
+            batch_size: pairs in a batch (default: 8 on a CPU, 64 on a GPU); halved when memory runs out.
 
         Raises:
-            InputError: no input, unequal numbers, or features of another model.
+            InputError: no input, unequal numbers of prompts and images, or features of another model.
             ImageError: an image that cannot be read.
             NonFiniteRewardError: a reward that is NaN or infinite.
         """
@@ -117,7 +122,7 @@ class ScoringMethods(ABC):
     ) -> Tensor:
         """Return the rewards (P, N) of every prompt with every image, float32 on the CPU.
 
-        Each image is encoded once. Args and Raises are those of ``score_pairs``, with P prompts and N images.
+        Each image is encoded once. Args and Raises are as in ``score_pairs``, with P prompts and N images.
         """
         prompts, images = _as_list(prompts), _as_list(images)
         self._check_prompts(prompts)
@@ -136,9 +141,9 @@ class ScoringMethods(ABC):
     def score_rows(
         self, prompts: Sequence[str], images: Sequence[ImageSource], *, batch_size: int | None = None
     ) -> Iterator[ScoredRow]:
-        """Yield a row for each pair, in order: ``score_pairs`` for long runs.
+        """Yield a row for each pair, in order (``score_pairs`` for long runs).
 
-        An image that cannot be read becomes a row with its error.
+        The row of an image that cannot be read holds the error instead of a score.
         """
         prompts, images = _as_list(prompts), _as_list(images)
         check_prompts(prompts)
@@ -155,9 +160,9 @@ class ScoringMethods(ABC):
                 yield ScoredRow(prompts[i], image_name(images[i]), scores.get(i), batch.errors.get(i))
 
     def encode_images(self, images: Sequence[ImageSource], *, batch_size: int | None = None) -> ImageFeatures:
-        """Encode images for reuse by the scoring methods; the features are on the CPU.
+        """Encode images to score them many times; return their features on the CPU.
 
-        ImageReward-v1.0 takes 0.8 MB an image. (``encode_pixels`` is the step for tensors.)
+        Features of ImageReward-v1.0 take 0.8 MB per image. (For tensors use ``encode_pixels``.)
         """
         images = _as_list(images)
         self._check_image_source(images)
@@ -168,10 +173,10 @@ class ScoringMethods(ABC):
     def encode_readable_images(
         self, images: Sequence[ImageSource], *, batch_size: int | None = None
     ) -> tuple[ImageFeatures, dict[int, str]]:
-        """Encode the images that can be read.
+        """Encode the images that can be read and skip the others.
 
         Returns:
-            their features, in order, and by index why each of the other images cannot be read.
+            The features, in order, and the reasons why the other images cannot be read, by index.
         """
         images = _as_list(images)
         _check_images(images)
@@ -184,15 +189,15 @@ class ScoringMethods(ABC):
         return ImageFeatures(torch.cat(parts) if parts else torch.empty(0), self._signature()), errors
 
     def encode_prompts(self, prompts: Sequence[str], *, batch_size: int | None = None) -> PromptFeatures:
-        """Encode prompts for reuse by the scoring methods; the features are on the CPU."""
+        """Encode prompts to score them many times; return their features on the CPU."""
         prompts = _as_list(prompts)
         token_ids, mask = self.tokenizer(prompts)  # (P, L) each
         size = 8 * checked_batch_size(batch_size, self.device)
 
         @torch.no_grad()
         def encoded(indices: range) -> Tensor | None:
-            some = slice(indices.start, indices.stop)
-            data = self.encode_tokens(token_ids[some].to(self.device), mask[some].to(self.device))
+            batch = slice(indices.start, indices.stop)
+            data = self.encode_tokens(token_ids[batch].to(self.device), mask[batch].to(self.device))
             return None if data is None else data.cpu()
 
         parts = [part for part in in_batches(encoded, len(token_ids), size) if part is not None]
@@ -200,7 +205,7 @@ class ScoringMethods(ABC):
         return PromptFeatures(tuple(prompts), token_ids, mask, data, self._prompts_signature())
 
     def _pair_scorer(self, prompts: PromptFeatures) -> Callable[[Tensor, list[int]], Tensor]:
-        """Return a function of the features of some images and their indices that computes rewards (B,)."""
+        """Return a function from image features and their indices to rewards (B,)."""
 
         def rewards(features: Tensor, indices: list[int]) -> Tensor:
             return self._pairs(self.path().project_kv(features), prompts[indices].to(self.device))
@@ -208,24 +213,24 @@ class ScoringMethods(ABC):
         return rewards
 
     def _pairs(self, cross_attention_kv: Any, prompts: PromptFeatures) -> Tensor:
-        """Return the rewards (B,) of B images, each with its own prompt."""
-        token_ids, mask = prompts.trimmed()  # without the padding that the whole batch shares
+        """Return the rewards (B,) of B images with one prompt each."""
+        token_ids, mask = prompts.trimmed()
         return self.path().rewards(cross_attention_kv, token_ids, mask).float()
 
     def _matrix(self, cross_attention_kv: Any, count: int, prompts: PromptFeatures) -> Tensor:
-        """Return the rewards (P, B) of ``count`` images, B, with all prompts."""
+        """Return the rewards (P, B) of B = ``count`` images with all prompts."""
         rewards = torch.empty(len(prompts), count, device=self.device)
         most = max(1, _TOKENS_PER_BATCH.get(self.device.type, 65536) // count)
-        for indices, token_ids in prompts.by_length(most):  # prompts of one length: no padding, no mask
-            found = self.path().rewards(cross_attention_kv, token_ids.repeat(count, 1), None)
-            rewards[indices] = found.float().view(count, len(indices)).T
+        for indices, token_ids in prompts.by_length(most):  # equal lengths need no padding and no mask
+            batch = self.path().rewards(cross_attention_kv, token_ids.repeat(count, 1), None)
+            rewards[indices] = batch.float().view(count, len(indices)).T
         return rewards
 
     def _prompt_features(self, prompts: Sequence[str] | PromptFeatures) -> PromptFeatures:
         return prompts if isinstance(prompts, PromptFeatures) else self.encode_prompts(prompts)
 
     def _signature(self) -> str:
-        """Return what features of images depend on."""
+        """Return an identifier of everything that image features depend on."""
         return f"{type(self).__name__} {self.config.to_dict()} {self._weights_fingerprint()}"
 
     _fingerprint: tuple[WeightsWatch, str] | None = None
@@ -238,14 +243,19 @@ class ScoringMethods(ABC):
         return fingerprint
 
     def _prompts_signature(self) -> str:
-        """Return what features of prompts depend on: no weights if prompts are only tokenized."""
+        """Return an identifier of everything that prompt features depend on.
+
+        It leaves out the weights if prompts are only tokenized.
+        """
         return f"{type(self).__name__} {self.config.to_dict()}"
 
     def _check_prompts(self, prompts: Sequence[str] | PromptFeatures) -> None:
         if not isinstance(prompts, PromptFeatures):
             check_prompts(prompts)
         elif prompts.model != self._prompts_signature():
-            raise InputError("these prompt features are of another model")
+            raise InputError(
+                "Cannot use prompt features of another model. Encode the prompts with this model."
+            )
         elif not len(prompts):
             raise InputError("no prompts given")
 
@@ -255,7 +265,7 @@ class ScoringMethods(ABC):
         if not isinstance(images, ImageFeatures):
             _check_images(images)
         elif images.model != self._signature():
-            raise InputError("these image features are of another model")
+            raise InputError("Cannot use image features of another model. Encode the images with this model.")
         if prompts is not None:
             _check_counts(prompts, len(images))
         if not len(images):
@@ -263,19 +273,22 @@ class ScoringMethods(ABC):
 
 
 def _as_list(items: Any) -> Any:
-    """Return a column of a pandas table as a list, and anything else as it is.
+    """Return a pandas column as a list, and anything else unchanged.
 
-    ``column[i]`` looks up the row labeled i, which is another one after the table was sorted or filtered.
+    ``column[i]`` looks up the row labeled i, which is not row i of a sorted or filtered table.
     """
     return items.tolist() if hasattr(items, "iloc") and hasattr(items, "tolist") else items
 
 
 def _check_images(images: Sequence[ImageSource]) -> None:
-    """Raise InputError unless ``images`` is a list of images: a path would be read as a list of letters."""
+    """Raise InputError unless ``images`` is a list.
+
+    A single path would be read as a list of letters.
+    """
     if isinstance(images, Tensor):
-        raise InputError("a list of images was expected, got a tensor; tensors go through encode_pixels")
+        raise InputError("Cannot score images: expected a list, got a tensor. Pass tensors to encode_pixels.")
     if isinstance(images, (str, bytes, dict)) or not hasattr(images, "__len__"):
-        raise InputError(f"a list of images was expected, got {type(images).__name__}")
+        raise InputError(f"Cannot score images: expected a list, got {type(images).__name__}.")
 
 
 def _check_counts(prompts: int, images: int) -> None:

@@ -1,9 +1,9 @@
-"""The base of all scoring models.
+"""The base class of all scoring models.
 
-A model implements three steps: ``encode_pixels``, ``project_kv`` (what does not depend on the prompt) and
-``rewards_from_kv``. Batching, ranking and reading of files are written once, in scoring_methods.py.
+A model implements three steps: ``encode_pixels``, ``project_kv`` (independent of the prompt) and
+``rewards_from_kv``. Batching, ranking and reading files are in scoring_methods.py.
 
-Shapes: B images with a prompt each, S image side, L text tokens.
+Shapes: B images with one prompt each, S image side, L text tokens.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .scoring_methods import ScoringMethods
 
 
 class ScoringModel(ScoringMethods, nn.Module):
-    """A torch module with the scoring methods and the differentiable methods.
+    """A torch module with scoring methods and differentiable methods.
 
     The scoring methods (score, inference_rank, score_pairs, score_matrix, score_rows, encode_images,
     encode_prompts) compute in batches, without gradients, and return results on the CPU. The differentiable
@@ -32,9 +32,9 @@ class ScoringModel(ScoringMethods, nn.Module):
     to the pixels.
 
     Attributes:
-        fast: whether the scoring methods fuse and compile the steps (see fast_path.py) or compute them as the
-            model is written. ``load(precision="fast")`` sets it.
-        resize_on_device: whether a GPU resizes images, within 1/255 of PIL, instead of PIL.
+        fast: whether the scoring methods fuse and compile the steps (see fast_path.py).
+            ``load(precision="fast")`` sets it.
+        resize_on_device: whether images are resized on the GPU (within 1/255 of PIL) instead of by PIL.
     """
 
     fast = False
@@ -43,34 +43,37 @@ class ScoringModel(ScoringMethods, nn.Module):
 
     @abstractmethod
     def encode_pixels(self, pixels: Tensor) -> Tensor:
-        """Return image features (B, ...), in any form that the next step reads, of pixels (B, 3, S, S)."""
+        """Return image features (B, ...) of normalized pixels (B, 3, S, S)."""
 
     def project_kv(self, features: Tensor) -> Any:
-        """Return what rewards read of image features (B, ...), the same for every prompt."""
+        """Return the cross-attention keys and values of image features (B, ...)."""
         return features
 
     @abstractmethod
     def rewards_from_kv(self, cross_attention_kv: Any, token_ids: Tensor, mask: Tensor | None) -> Tensor:
-        """Return rewards (B,) in float32 from ``project_kv`` of images, token ids (B, L) and mask (B, L)."""
+        """Return rewards (B,) in float32 from the result of ``project_kv``.
+
+        Token ids and mask are (B, L).
+        """
 
     def feature_parameters(self) -> Iterable[nn.Parameter]:
-        """Return the parameters that cached features depend on: those of both encode methods."""
+        """Return the parameters that the encode methods use."""
         return self.parameters()
 
     def rewards_from_features(self, features: Tensor, token_ids: Tensor, mask: Tensor | None) -> Tensor:
-        """Return rewards (B,) in float32 of image features (B, ...), token ids (B, L) and mask (B, L)."""
+        """Return rewards (B,) in float32 of image features (B, ...) and tokens (B, L)."""
         return self.rewards_from_kv(self.project_kv(features), token_ids, mask)
 
     def encode_tokens(self, token_ids: Tensor, mask: Tensor | None) -> Tensor | None:
-        """Return what can be computed of prompts (B, L) without an image; None if nothing can."""
+        """Return text features of prompts (B, L), or None if they depend on the image."""
         return None
 
     def forward(self, pixels: Tensor, token_ids: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return rewards (B,) of normalized pixels (B, 3, S, S), token ids (B, L) and mask (B, L)."""
+        """Return rewards (B,) of normalized pixels (B, 3, S, S) and tokens (B, L)."""
         return self.rewards_from_features(self.encode_pixels(pixels), token_ids, mask)
 
     def rewards_from_pixels(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Return rewards of float images, differentiable with respect to them.
+        """Return rewards of float images, differentiable with respect to the pixels.
 
         Args:
             pixels: (B, 3, H, W) in [0, 1], any H and W.
@@ -96,13 +99,13 @@ class ScoringModel(ScoringMethods, nn.Module):
         apply_precision(self, dtype)
 
     def fast_path(self) -> FastPath:
-        """Return the compiled steps; a family may fuse more."""
+        """Return the compiled steps. Model families override it to fuse more."""
         return FastPath(self)
 
     def path(self) -> PlainPath:
-        """Return the steps that the scoring methods compute: plain, or compiled while ``fast`` is set.
+        """Return the steps of scoring: compiled if ``fast`` is set, otherwise eager.
 
-        The compiled ones are built at first use and again for another device.
+        The compiled steps are built at first use, and again after a change of device.
         """
         if not self.fast or self.training:  # a fused head has no dropout
             return PlainPath(self)
@@ -111,10 +114,11 @@ class ScoringModel(ScoringMethods, nn.Module):
         return self._path
 
     def warm_up(self, batch_size: int | None = None) -> bool:
-        """Compile now what scoring in batches of this size needs, instead of once it has cost enough time.
+        """Compile the model for this batch size now instead of during scoring.
 
         Returns:
-            Whether it was compiled: False in "exact", and if compiling fails (a CompilationWarning says why).
+            Whether it was compiled. False with precision "exact", or if compiling failed (the reason is in a
+            CompilationWarning).
         """
         with sensible_threads():
             return self.path().warm_up(checked_batch_size(batch_size, self.device))

@@ -1,6 +1,6 @@
-"""What scoring asks of a model, as protocols, so that its parts need not know the model's class.
+"""Protocols of what scoring needs from a model, independent of the model's class.
 
-Shapes: B images of a batch, S image side, K prompts an image, L text tokens.
+Shapes: B images in a batch, S image side, K prompts per image, L text tokens.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ..inputs.image_transform import ImageTransform
 
 
 class ModelSteps(Protocol):
-    """A model that computes rewards of pixels and tokens in three steps."""
+    """A model that computes rewards from pixels and tokens in three steps."""
 
     config: Any
     training: bool
@@ -30,19 +30,19 @@ class ModelSteps(Protocol):
         ...
 
     def project_kv(self, features: Tensor) -> Any:
-        """Return what rewards read of image features (B, ...), the same for every prompt."""
+        """Return the cross-attention keys and values of image features (B, ...)."""
         ...
 
     def rewards_from_kv(self, cross_attention_kv: Any, token_ids: Tensor, mask: Tensor | None) -> Tensor:
-        """Return rewards (B K,) from ``project_kv`` of B images and K prompts for each in a row, (B K, L)."""
+        """Return rewards (B K,) of B images with K consecutive prompts each, (B K, L)."""
         ...
 
 
 class ScoringPath(Protocol):
-    """How the steps are computed: as the model is written, or compiled (see fast_path.py)."""
+    """The steps, eager or compiled (see fast_path.py)."""
 
     def refresh(self) -> None:
-        """Notice weights that changed since the last call."""
+        """Update the path if the weights changed since the last call."""
         ...
 
     def encode(self, pixels: Tensor) -> Tensor:
@@ -50,16 +50,16 @@ class ScoringPath(Protocol):
         ...
 
     def project_kv(self, features: Tensor) -> Any:
-        """Return what rewards read of image features (B, ...), the same for every prompt."""
+        """Return the cross-attention keys and values of image features (B, ...)."""
         ...
 
     def rewards(self, cross_attention_kv: Any, token_ids: Tensor, mask: Tensor | None) -> Tensor:
-        """Return rewards (B K,) from ``project_kv`` of B images and K prompts for each in a row, (B K, L)."""
+        """Return rewards (B K,) of B images with K consecutive prompts each, (B K, L)."""
         ...
 
 
 class ImageEncoder(Protocol):
-    """What the pipeline needs of a model to turn images into features."""
+    """A model that the pipeline can encode images with."""
 
     transform: ImageTransform
     resize_on_device: bool

@@ -1,4 +1,4 @@
-"""Whether weights have changed, and whether two models have the same weights."""
+"""Detection of changed weights, and fingerprints that identify weights."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-# Values of each parameter to compare. At full size (624 parameters) that took 2 to 3 ms on one thread of a
-# busy AMD EPYC, on which a batch of 8 images takes 1.6 s in "fast".
+# Number of values to compare per parameter. At full size (624 parameters) this took 2 to 3 ms on one thread
+# of a busy AMD EPYC, where a batch of 8 images takes 1.6 s in "fast".
 SAMPLED = 16
 
 
 class WeightsWatch:
-    """Detects that weights changed since the last call.
+    """A detector of weights that changed since the last call.
 
-    torch counts changes in place, but not those through ``.data`` or under ``torch.inference_mode``. They are
-    detected by comparing 16 evenly spaced values of each parameter: a training step, a merged adapter or
-    averaged weights change those, an edit of single values may not.
+    torch counts in-place changes, but not those through ``.data`` or under ``torch.inference_mode``. These
+    are detected by comparing 16 evenly spaced values of each parameter. A training step, a merged adapter or
+    averaged weights change those values; an edit of single values may not.
 
     Args:
-        parameters: returns the parameters to watch; called each time.
+        parameters: function that returns the parameters to watch; called each time.
     """
 
     def __init__(self, parameters: Callable[[], Iterable[Tensor]]) -> None:
@@ -31,7 +31,7 @@ class WeightsWatch:
         self.views: dict[torch.dtype, list[Tensor]] = {}  # by dtype: one kernel each on a GPU
 
     def changed(self) -> bool:
-        """Return whether the weights differ from those of the last call; True at the first."""
+        """Return whether the weights differ from the last call (True at the first)."""
         parameters = list(self.parameters())
         storages = tuple((p.data_ptr(), p.shape, p.stride(), p.dtype) for p in parameters)
         if storages != self.storages:
@@ -50,7 +50,7 @@ class WeightsWatch:
 
 
 def _sample(parameter: Tensor) -> Tensor:
-    """Return a view of some evenly spaced values of a parameter, (K,) with K about ``SAMPLED``."""
+    """Return a view of about ``SAMPLED`` evenly spaced values of a parameter, (K,)."""
     values = parameter.detach()
     if values.is_contiguous():
         values = values.view(-1)
@@ -61,10 +61,10 @@ def _sample(parameter: Tensor) -> Tensor:
 
 
 def weights_fingerprint(parameters: Iterable[Tensor]) -> str:
-    """Return eight letters that identify weights, the same on every device and in bfloat16 as in float32.
+    """Return an 8-digit hexadecimal fingerprint of weights.
 
-    They depend on the first 1024 values of each parameter; training, a merged adapter or another seed change
-    those.
+    It is the same on every device and in bfloat16 as in float32. It depends on the first 1024 values of each
+    parameter, which change with training, a merged adapter or another seed.
     """
     parts = [parameter.detach().flatten()[:1024].to(torch.bfloat16) for parameter in parameters]
     return f"{zlib.crc32(torch.cat(parts).cpu().view(torch.int16).numpy().tobytes()):08x}"

@@ -1,4 +1,4 @@
-"""The BLIP baseline: cosine between an image's and a prompt's embedding, each encoded alone.
+"""The BLIP baseline: cosine of separate image and text embeddings.
 
 Shapes: B batch, S image side, L text tokens, P width of the projections.
 """
@@ -19,9 +19,10 @@ from .published import BLIP_MODELS
 
 
 class BlipScorer(Pretrained, TwoTowers):
-    """Cosine in [-1, 1] of BLIP's projected class token and projected [CLS] of the text.
+    """The BLIP score: cosine, in [-1, 1], of projected image and text embeddings.
 
-    The text encoder runs without its cross-attention. Source: ImageReward's BLIP baseline.
+    The embeddings are the image's class token and the text's [CLS] token. The text encoder runs without
+    cross-attention. Source: ImageReward's BLIP baseline.
     """
 
     config_class = BlipConfig

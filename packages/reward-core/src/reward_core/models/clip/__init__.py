@@ -1,1 +1,1 @@
-"""Scores on CLIP: its cosine, PickScore, HPSv2 and the Aesthetic head."""
+"""Scores based on CLIP: its cosine, PickScore, HPSv2 and the Aesthetic head."""

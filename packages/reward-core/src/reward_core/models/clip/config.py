@@ -1,4 +1,4 @@
-"""Sizes of a CLIP, and how its cosine becomes a score."""
+"""Configuration of scorers based on CLIP."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ from ...network.field_checks import check_heads, check_patches, checked
 
 @dataclass(frozen=True)
 class ClipConfig:
-    """Sizes of a CLIP and how its cosine becomes a score; the defaults are OpenAI's ViT-L/14.
+    """Sizes of a CLIP model and of its score. The defaults are OpenAI's ViT-L/14.
 
-    fit: "crop" brings the shorter side to ``image_size`` and crops, "pad" the longer one and pads with
-    black. scaled: multiply the cosine by exp(logit_scale). head: widths of an Aesthetic head on the image's
-    unit vector (the prompt is then not read), empty for none.
+    Attributes:
+        fit: "crop" resizes the shorter side to ``image_size`` and crops; "pad" resizes the longer side and
+            pads with black.
+        scaled: multiply the cosine by exp(logit_scale).
+        head: layer widths of an Aesthetic head on the image's unit vector; the prompt is then ignored. Empty
+            for no head.
     """
 
     model_type: ClassVar[str] = "clip-score"
@@ -42,7 +45,7 @@ class ClipConfig:
 
     @classmethod
     def vit_h_14(cls, **changes: Any) -> ClipConfig:
-        """LAION's ViT-H/14, as PickScore and HPSv2 have it."""
+        """Return the configuration of LAION's ViT-H/14, which PickScore and HPSv2 use."""
         sizes: dict[str, Any] = {
             "vision_width": 1280,
             "vision_depth": 32,
@@ -57,35 +60,35 @@ class ClipConfig:
         return cls(**sizes, **changes)
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of config.json."""
+        """Return the content of config.json."""
         return {"model_type": self.model_type, FORMAT_VERSION: MODEL_FORMAT, **asdict(self)}
 
     @classmethod
     def from_dict(cls, content: dict[str, Any], source: str = "config") -> ClipConfig:
-        """Return the inverse of to_dict.
+        """Return the configuration for the content of a config.json.
 
         Raises:
-            CheckpointError: an unknown key, or a value of another kind or out of its range; named.
+            CheckpointError: an unknown key, or a value of the wrong type or out of range.
         """
         if not isinstance(content, dict):
-            raise CheckpointError(f"{source}: a JSON object was expected, got {content!r:.80}")
+            raise CheckpointError(f"{source}: expected a JSON object, got {content!r:.80}")
         check_format_version(content, MODEL_FORMAT, source, OLDER_MODEL)
-        given = {key: value for key, value in content.items() if key not in ("model_type", FORMAT_VERSION)}
+        values = {key: value for key, value in content.items() if key not in ("model_type", FORMAT_VERSION)}
         known = {field.name for field in fields(cls)}
-        if content.get("model_type", cls.model_type) != cls.model_type or set(given) - known:
+        if content.get("model_type", cls.model_type) != cls.model_type or set(values) - known:
             raise CheckpointError(
-                f"{source}: model_type {content.get('model_type')!r}, keys {sorted(set(given) - known)[:8]}; "
-                f"{cls.model_type!r} was expected, with keys among {sorted(known)}"
+                f"{source}: model_type is {content.get('model_type')!r} and unknown keys are "
+                f"{sorted(set(values) - known)[:8]}; expected {cls.model_type!r} with keys {sorted(known)}"
             )
         try:
-            config = cls(**{key: checked(cls, key, value) for key, value in given.items()})
+            config = cls(**{key: checked(cls, key, value) for key, value in values.items()})
             config.check()
         except (TypeError, ValueError, OverflowError) as error:
             raise CheckpointError(f"{source}: {error}") from error
         return config
 
     def check(self) -> None:
-        """Raise ValueError where fields do not fit each other, or name something unknown."""
+        """Raise ValueError if fields have unknown or inconsistent values."""
         check_heads(self.vision_heads, self.vision_width)
         check_heads(self.text_heads, self.text_width)
         check_patches(self.image_size, self.patch_size)
@@ -99,11 +102,11 @@ class ClipConfig:
 
     @property
     def layers(self) -> int:
-        """Layers that are built; each has weights of its own."""
+        """Number of layers with weights."""
         return self.vision_depth + self.text_depth + len(self.head)
 
     def build(self) -> Any:
-        """Return transformers' CLIPModel of these sizes."""
+        """Return a transformers CLIPModel with these sizes."""
         from transformers import CLIPConfig, CLIPModel
 
         shared = {"hidden_act": self.activation, "projection_dim": self.proj_dim}

@@ -1,4 +1,4 @@
-"""Names of CLIP's weights: open_clip's (and OpenAI's) -> transformers' -> this package's."""
+"""Names of CLIP's weights: from open_clip or transformers to this package."""
 
 from __future__ import annotations
 
@@ -30,42 +30,42 @@ _LAYER = re.compile(r"(visual\.)?transformer\.resblocks\.(\d+)\.(.+)")
 
 
 def to_clip_keys(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A CLIP's weights under whichever names -> under those of `ClipScorer`."""
+    """Return CLIP weights under the names of `ClipScorer`."""
     if is_open_clip(set(state)):
         state = to_transformers(state)
-    own = ("clip.", "head.")
-    return {key if key.startswith(own) else f"clip.{key}": value for key, value in state.items()}
+    prefixes = ("clip.", "head.")
+    return {key if key.startswith(prefixes) else f"clip.{key}": value for key, value in state.items()}
 
 
 def is_open_clip(keys: set[str]) -> bool:
-    """Whether these are the names of an open_clip model."""
+    """Return whether these are the names of an open_clip model."""
     return {"visual.conv1.weight", "token_embedding.weight"} <= keys
 
 
 def to_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same weights under transformers' names; names that are not known stay, for the strict load."""
-    found: dict[str, Tensor] = {}
+    """Return open_clip weights under transformers' names; unknown names stay."""
+    renamed: dict[str, Tensor] = {}
     for key, value in state.items():
         owner, _, leaf = key.rpartition(".")
         if key == "attn_mask":  # a constant
             continue
         if key in _TOP:
-            found[_TOP[key]] = value
+            renamed[_TOP[key]] = value
         elif owner in _NORMS:
-            found[f"{_NORMS[owner]}.{leaf}"] = value
+            renamed[f"{_NORMS[owner]}.{leaf}"] = value
         elif key == "visual.proj":
-            found["visual_projection.weight"] = value.T
+            renamed["visual_projection.weight"] = value.T
         elif key == "text_projection":
-            found["text_projection.weight"] = value.T
+            renamed["text_projection.weight"] = value.T
         elif match := _LAYER.fullmatch(key):
             side = "vision_model" if match[1] else "text_model"
-            found |= _of_layer(f"{side}.encoder.layers.{match[2]}", match[3], value)
+            renamed |= _rename_in_layer(f"{side}.encoder.layers.{match[2]}", match[3], value)
         else:
-            found[key] = value
-    return found
+            renamed[key] = value
+    return renamed
 
 
-def _of_layer(layer: str, name: str, value: Tensor) -> dict[str, Tensor]:
+def _rename_in_layer(layer: str, name: str, value: Tensor) -> dict[str, Tensor]:
     if name in ("attn.in_proj_weight", "attn.in_proj_bias"):
         leaf = name.removeprefix("attn.in_proj_")
         return {f"{layer}.self_attn.{p}_proj.{leaf}": part for p, part in zip("qkv", value.chunk(3))}

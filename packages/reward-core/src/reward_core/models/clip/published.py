@@ -1,4 +1,4 @@
-"""Published scores on CLIP."""
+"""Published scores based on CLIP."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CLIP_MODELS: dict[str, ModelSpec] = {
     "Aesthetic": ModelSpec(
         _CLIP_L,
         ClipConfig(),
-        "LAION's linear head on CLIP ViT-L/14; looks at the image alone",
+        "LAION's linear head on CLIP ViT-L/14; ignores the prompt",
         _CLIP_VOCABULARY,
         WebFile(
             "https://raw.githubusercontent.com/christophschuhmann/improved-aesthetic-predictor/main/"

@@ -1,7 +1,7 @@
-"""CLIP and what is built on it: CLIP's cosine, PickScore, HPSv2.1, and the Aesthetic head.
+"""Scorers based on CLIP: its cosine, PickScore, HPSv2.1 and Aesthetic.
 
-The encoders are transformers' CLIPModel. Letters in shape comments: B batch, S image side, L text tokens,
-P width of the projections.
+The encoders are a CLIPModel of transformers. Shapes: B batch, S image side, L text tokens, P width of the
+projections.
 """
 
 from __future__ import annotations
@@ -35,19 +35,25 @@ MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2757
 
 
 class PaddedTransform(ImageTransform):
-    """The longer side to S by antialiased bicubic, then black around it: HPSv2's way, both ways alike."""
+    """Image transform of HPSv2: resize the longer side to S and pad with black.
+
+    PIL images and tensors are resized by the same code (antialiased bicubic).
+    """
 
     def prepare(self, image: Image.Image, whole: bool = False) -> Tensor:
-        """PIL image -> normalized pixels (3, S, S) float32 on the CPU."""
+        """Return normalized pixels (3, S, S) float32 of a PIL image, on the CPU."""
         pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None].float() / 255
         return self._fit(pixels, self.mean.cpu(), self.std.cpu())[0]
 
     def finish(self, images: Sequence[Tensor], device: torch.device) -> Tensor:
-        """What ``prepare`` gave of B images -> the same as one batch (B, 3, S, S) on ``device``."""
+        """Return B results of ``prepare`` as one batch (B, 3, S, S) on ``device``."""
         return copied(images, device)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Float images (B, 3, H, W) in [0, 1] -> normalized pixels (B, 3, S, S), differentiable."""
+        """Return normalized pixels (B, 3, S, S) of float images, differentiably.
+
+        Images are (B, 3, H, W) in [0, 1].
+        """
         return self._fit(images.float(), self.mean, self.std)
 
     def _fit(self, images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -62,22 +68,24 @@ class PaddedTransform(ImageTransform):
 
 
 class RgbFirstTransform(ImageTransform):
-    """RGB before resizing, half pixels cropped from the left and the top: transformers' CLIP processor
-    does so (PickScore)."""
+    """Image transform of PickScore (the CLIP processor of transformers).
+
+    It converts to RGB before resizing and rounds the crop's left and top down.
+    """
 
     @staticmethod
     def crop_box(width: int, height: int, size: int) -> tuple[int, int, int, int]:
-        """(left, top, right, bottom) of the center square."""
+        """Return (left, top, right, bottom) of the center square."""
         left, top = (width - size) // 2, (height - size) // 2
         return left, top, left + size, top + size
 
     def prepare(self, image: Image.Image, whole: bool = False) -> Tensor:
-        """PIL image -> what ``finish`` takes of it, on the CPU."""
+        """Return the RGB image as input of ``finish``, on the CPU."""
         return super().prepare(image.convert("RGB"), whole)
 
 
 class ClipTokenizer(PromptTokenizer):
-    """CLIP's byte-pair tokens, from a tokenizer.json."""
+    """CLIP's byte-pair tokenizer, read from a tokenizer.json."""
 
     @classmethod
     def from_folder(cls, folder: Path, max_length: int = 77) -> ClipTokenizer:
@@ -89,9 +97,9 @@ class ClipTokenizer(PromptTokenizer):
 
 
 class ClipScorer(Pretrained, TwoTowers):
-    """Cosine of CLIP's image and text vectors, or a head's value of the image's vector.
+    """Cosine of CLIP's image and text vectors, or a head's value of the image.
 
-    Prompts are cut at 77 tokens as the original does. Sources: CLIP (arXiv 2103.00020), PickScore
+    Prompts are cut at 77 tokens, as in the original. Sources: CLIP (arXiv 2103.00020), PickScore
     (arXiv 2305.01569), HPSv2 (arXiv 2306.09341), LAION's improved aesthetic predictor.
     """
 
@@ -108,14 +116,14 @@ class ClipScorer(Pretrained, TwoTowers):
         self.transform = kind(config.image_size, MEAN, STD)
         self.clip = config.build()
         for part in (self.clip.vision_model.embeddings, self.clip.text_model.embeddings):
-            # Constants, which must not stay on "meta" while a model is built there.
+            # Constants stay on the CPU while a model is built on "meta".
             positions = torch.arange(part.position_ids.shape[-1], device="cpu")[None]
             part.register_buffer("position_ids", positions, persistent=False)
         if config.head:
             self.head = RewardHead((config.proj_dim, *config.head), (0.2, 0.2, 0.1))
 
     @staticmethod
-    def own_keys(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    def rename_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
         return to_clip_keys(state)
 
     @classmethod
@@ -126,18 +134,18 @@ class ClipScorer(Pretrained, TwoTowers):
         return ClipTokenizer.from_folder(file.parent, config.max_length)
 
     def set_encoder_dtype(self, dtype: torch.dtype) -> None:
-        """Encoders in another dtype; the unit vectors, the cosine and the head stay in float32."""
+        """Convert the encoders; the unit vectors, the cosine and the head stay in float32."""
         self.clip.to(dtype)
 
     def encode_pixels(self, pixels: Tensor) -> Tensor:
-        """Normalised pixels (B, 3, S, S) -> unit vectors (B, P)."""
+        """Return unit vectors (B, P) of normalized pixels (B, 3, S, S)."""
         pooled = self.clip.vision_model(pixel_values=pixels.to(self.clip.dtype)).pooler_output
         return F.normalize(self.clip.visual_projection(pooled).float(), dim=-1)
 
     def encode_tokens(self, token_ids: Tensor, mask: Tensor | None) -> Tensor:
-        """Token ids (B, L), mask (B, L) -> unit vectors (B, P), read at each prompt's last token.
+        """Return unit vectors (B, P) of token ids (B, L) and mask (B, L).
 
-        Attention looks back only, so what comes after that token changes nothing.
+        They are read at the last token of each prompt. Attention is causal, so padding has no effect.
         """
         hidden = self.clip.text_model(input_ids=token_ids).last_hidden_state  # (B, L, text width)
         if mask is None:
@@ -147,7 +155,7 @@ class ClipScorer(Pretrained, TwoTowers):
         return F.normalize(self.clip.text_projection(pooled).float(), dim=-1)
 
     def similarity(self, images: Tensor, texts: Tensor) -> Tensor:
-        """Unit vectors, broadcast against each other -> scores; a head's value reads the image's alone."""
+        """Return scores of unit vectors, which are broadcast. A head ignores the texts."""
         if self.config.head:
             value = self.head(images)
             return value.expand(torch.broadcast_shapes(value.shape, texts.shape[:-1]))
@@ -155,18 +163,18 @@ class ClipScorer(Pretrained, TwoTowers):
         return cosine * self.clip.logit_scale.float().exp() if self.config.scaled else cosine
 
     def with_head(self, widths: tuple[int, ...], state: dict[str, Tensor], source: str) -> ClipScorer:
-        """An Aesthetic scorer on this very tower: the weights of CLIP are shared, not copied."""
+        """Return an Aesthetic scorer that shares the CLIP weights of this one."""
         with torch.device("meta"):
             scorer = ClipScorer(replace(self.config, head=widths), self.tokenizer)
-        wanted = {key: value.shape for key, value in scorer.head.state_dict().items()}
-        found = {key: value.shape for key, value in state.items()}
-        if wanted != found:
-            both = [k for k in wanted if k in found and wanted[k] != found[k]]
+        expected = {key: value.shape for key, value in scorer.head.state_dict().items()}
+        actual = {key: value.shape for key, value in state.items()}
+        if expected != actual:
+            mismatched = [key for key in expected if key in actual and expected[key] != actual[key]]
             raise KeyMismatchError(
                 source,
-                [key for key in wanted if key not in found],
-                [key for key in found if key not in wanted],
-                [(key, tuple(found[key]), tuple(wanted[key])) for key in both],
+                [key for key in expected if key not in actual],
+                [key for key in actual if key not in expected],
+                [(key, tuple(actual[key]), tuple(expected[key])) for key in mismatched],
             )
         weights = {key: value.float().to(self.device) for key, value in state.items()}
         scorer.head.load_state_dict(weights, assign=True)
@@ -175,10 +183,10 @@ class ClipScorer(Pretrained, TwoTowers):
         return scorer.eval().requires_grad_(False)
 
     def _signature(self) -> str:
-        # A head reads what its CLIP has seen, so they can share it.
+        # A head reads the features of its CLIP, so both can share cached features.
         sizes = {k: v for k, v in self.config.to_dict().items() if k != "head"}
         return f"{type(self).__name__} {sizes} {self._weights_fingerprint()}"
 
     def feature_parameters(self) -> Iterable[nn.Parameter]:
-        """CLIP's own, without a head."""
+        """Return the parameters of CLIP, without a head."""
         return self.clip.parameters()

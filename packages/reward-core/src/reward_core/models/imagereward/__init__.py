@@ -1,1 +1,1 @@
-"""ImageReward and its relatives: a reward head on BLIP."""
+"""ImageReward and models like it: a reward head on BLIP."""

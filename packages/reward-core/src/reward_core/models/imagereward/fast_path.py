@@ -1,4 +1,4 @@
-"""The fast path of ImageReward: fused head, fused keys and values, prompts padded to a few lengths.
+"""The fast path of ImageReward: fused layers and prompts of few lengths.
 
 Shapes: B texts, M images (B, or a divisor of B), S image side, N image tokens, E image width, D text width,
 T text layers, L text tokens.
@@ -23,7 +23,7 @@ from ...scoring.steps import ModelSteps
 
 
 class RewardParts(ModelSteps, Protocol):
-    """The parts of `reward_model.RewardModel` that the fast path fuses."""
+    """The parts of `reward_model.RewardModel` that the fast path uses."""
 
     config: RewardConfig
     blip: Blip
@@ -31,14 +31,15 @@ class RewardParts(ModelSteps, Protocol):
 
 
 class RewardFastPath(FastPath):
-    """The steps of a reward model, with the head and on a GPU the keys and values fused.
+    """The steps of a reward model with fused layers.
 
     Args:
-        model: in evaluation mode.
+        model: reward model in evaluation mode.
         plan: how and when to compile; the default depends on the model's device.
-        on_gpu: whether to do what pays on a GPU only: one linear layer for the keys and values of all text
-            layers (on a CPU it ran at 0.67 TFLOP/s, the 24 single ones at 0.94), prompts padded to a few
-            lengths, and a text encoder compiled for each of them. The default depends on the device.
+        on_gpu: whether to use optimizations that pay only on a GPU: one linear layer for the keys and values
+            of all text layers (on a CPU it ran at 0.67 TFLOP/s, the 24 separate layers at 0.94), prompts
+            padded to a few lengths, and a text encoder compiled for each length. The default depends on the
+            device.
     """
 
     model: RewardParts
@@ -56,7 +57,7 @@ class RewardFastPath(FastPath):
         self.compiled_rewards = CompiledByShape(self._rewards_from_fused_kv, self.plan)
 
     def project_kv(self, features: Tensor) -> Any:
-        """Return keys and values of image tokens (M, N, E): a tensor (M, N, 2 T D) if fused, else a list."""
+        """Return keys and values of image tokens (M, N, E); (M, N, 2 T D) if fused."""
         if self.fused_kv is None:
             return super().project_kv(features)
         weight, bias = self.fused_kv
@@ -96,9 +97,9 @@ class RewardFastPath(FastPath):
 
 
 def fused_head(head: RewardHead) -> tuple[Tensor, Tensor]:
-    """Return the head's linear layers as one affine map in float32: weight (D,), bias ().
+    """Fuse the linear layers of the head into float32 weight (D,) and bias ().
 
-    The product is computed in float64, so fusing adds nothing to the rounding of the head.
+    The product is computed in float64, so that fusing adds no rounding errors.
     """
     layers = [layer for layer in head.layers if isinstance(layer, torch.nn.Linear)]
     weight, bias = layers[-1].weight.double(), layers[-1].bias.double()
@@ -109,25 +110,25 @@ def fused_head(head: RewardHead) -> tuple[Tensor, Tensor]:
 
 
 def fused_cross_attention_kv(encoder: TextEncoder) -> tuple[Tensor, Tensor]:
-    """Return weight (2 T D, E) and bias (2 T D,) of one linear layer that computes ``encoder.project_kv``."""
+    """Fuse ``encoder.project_kv`` into weight (2 T D, E) and bias (2 T D,)."""
     layers = [layer.crossattention.self[name] for layer in encoder.encoder.layer for name in ("key", "value")]
     weight, bias = torch.cat([layer.weight for layer in layers]), torch.cat([layer.bias for layer in layers])
     return weight.detach(), bias.detach()
 
 
 def split_kv(fused_kv: Tensor, width: int) -> list[KeysValues]:
-    """Return the keys and values (M, N, D) of each layer from the fused layer's result (M, N, 2 T D)."""
+    """Split fused keys and values (M, N, 2 T D) into (M, N, D) of each layer."""
     parts = fused_kv.split(width, dim=-1)
     return list(zip(parts[::2], parts[1::2]))
 
 
 def buckets(max_length: int) -> tuple[int, ...]:
-    """Return the lengths to which prompts are padded; each costs one compilation."""
+    """Return the lengths that prompts are padded to. Each length is compiled once."""
     return (*(length for length in (12, 16, 24) if length < max_length), max_length)
 
 
 def in_bucket(token_ids: Tensor, mask: Tensor | None, max_length: int) -> tuple[Tensor, Tensor]:
-    """Return token ids and mask (B, L), padded to the next of the ``buckets``."""
+    """Return token ids and mask (B, L), padded to the next length of ``buckets``."""
     length = token_ids.shape[1]
     padded = next((bucket for bucket in buckets(max_length) if bucket >= length), length)
     mask = torch.ones_like(token_ids) if mask is None else mask

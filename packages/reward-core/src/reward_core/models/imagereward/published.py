@@ -1,4 +1,4 @@
-"""Published reward models, and those that come with the package."""
+"""Published reward models and bundled ones."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ REWARD_MODELS: dict[str, ModelSpec] = {
     ),
 }
 
-# The tiny models lie in the package itself, in demo/.
+# The tiny models are part of the package, in demo/.
 BUNDLED_MODELS: dict[str, str] = {
-    "tiny": "ShapesBench images of 64 px; comes with the package, made in minutes on a CPU",
-    "tiny-judge": "the same task from other sizes, seed and data: judges what was tuned against tiny",
+    "tiny": "bundled model for 64 px ShapesBench images, trained in minutes on a CPU",
+    "tiny-judge": "same task, other sizes, seed and data: a held-out reward for models tuned on tiny",
 }

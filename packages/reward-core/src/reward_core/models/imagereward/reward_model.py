@@ -1,4 +1,4 @@
-"""ImageReward: BLIP fuses prompt and image into a feature, and a head maps the feature to a reward.
+"""ImageReward: a reward head on BLIP's joint encoding of image and prompt.
 
 Shapes: B texts, M images (B, or a divisor of B), S image side, N image tokens, E image width, L text tokens,
 D text width.
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 class RewardModel(Pretrained):
     """The reward model of ImageReward (arXiv 2304.05977), in any size.
 
-    Calling it computes rewards (B,) of normalized pixels (B, 3, S, S), token ids (B, L) and mask (B, L);
-    ``score``, ``inference_rank``, ``score_pairs`` and ``score_matrix`` take prompts and images.
+    Calling the model computes rewards (B,) of normalized pixels (B, 3, S, S), token ids (B, L) and mask
+    (B, L). ``score``, ``inference_rank``, ``score_pairs`` and ``score_matrix`` take prompts and images.
 
     Args:
         config: sizes and constants.
-        tokenizer: the one that the weights were trained with.
+        tokenizer: tokenizer that the weights were trained with.
     """
 
     config_class = RewardConfig
@@ -61,15 +61,15 @@ class RewardModel(Pretrained):
         return self.blip.visual_encoder.parameters()
 
     def project_kv(self, features: Tensor) -> list[KeysValues]:
-        """Return each text layer's keys and values (M, N, D) of image tokens (M, N, E)."""
+        """Return keys and values (M, N, D) of image tokens (M, N, E) per text layer."""
         return self.blip.project_kv(features)
 
     def rewards_from_kv(
         self, cross_attention_kv: list[KeysValues], token_ids: Tensor, mask: Tensor | None
     ) -> Tensor:
-        """Return rewards (B,) in float32 from ``project_kv`` of M images, token ids (B, L) and mask (B, L).
+        """Return rewards (B,) in float32 from keys and values of M images.
 
-        The first B / M texts belong to image 0, the next B / M to image 1.
+        Token ids and mask are (B, L). The first B / M texts belong to image 0, the next B / M to image 1.
         """
         raw = self.mlp(self.blip.fuse(cross_attention_kv, token_ids, mask))  # (B,)
         return (raw - self.config.reward_mean) / self.config.reward_std
@@ -78,17 +78,17 @@ class RewardModel(Pretrained):
         return RewardFastPath(self)
 
     def score_gard(self, prompt_ids: Tensor, prompt_attention_mask: Tensor, image: Tensor) -> Tensor:
-        """Return rewards (B, 1) of token ids (B, L), mask (B, L) and normalized pixels (B, 3, S, S).
+        """Return rewards (B, 1) of tokens (B, L) and normalized pixels (B, 3, S, S).
 
         This is the original's differentiable method.
         """
         return self(image, prompt_ids, prompt_attention_mask).unsqueeze(-1)
 
     def percentile(self, score: float) -> float | None:
-        """Return the percent of reference scores below ``score``; None if no quantiles are known.
+        """Return the percentage of reference scores below ``score``.
 
-        ``config.score_quantiles.source`` names the reference; for ImageReward-v1.0 it is the approximation
-        N(0, 1).
+        None for a model without quantiles. ``config.score_quantiles.source`` names the reference scores;
+        for ImageReward-v1.0 they are approximated by N(0, 1).
         """
         quantiles = self.config.score_quantiles
         return None if quantiles is None else quantiles.percentile(score)
