@@ -6,12 +6,14 @@ import argparse
 import json
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import ImageError, InputError
 from ..files.sorting import Placement, carry_out, conflicts, images_to_sort, plan
-from ..metadata import check_key
-from ..metadata.image_scores import ImageScores, scores_in_file, scores_in_images
 from ..printing.escapes import printable
+
+if TYPE_CHECKING:
+    from ..metadata.image_scores import ImageScores
 
 logger = logging.getLogger(__name__)
 SHOWN = 40  # rows of the table
@@ -58,6 +60,9 @@ def add_to(commands: argparse._SubParsersAction) -> None:
 
 
 def run_sort(args: argparse.Namespace) -> int:
+    from ..metadata import check_key
+    from ..metadata.image_scores import scores_in_file, scores_in_images
+
     if not args.folder.is_dir():
         raise InputError(f"{args.folder}: no such folder")
     if args.key is not None:
