@@ -7,12 +7,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class HubFile:
-    """A file in a model repository of the hub; ``fallback_repo_id`` is the repository's former name."""
+    """A file in a model repository of the hub.
+
+    Attributes:
+        fallback_repo_id: the repository's former name.
+        size: such as "1.79 GB", for messages; empty if unknown.
+    """
 
     repo_id: str
     filename: str
     revision: str | None = None
     fallback_repo_id: str | None = None
+    size: str = ""
 
 
 @dataclass(frozen=True)
@@ -21,9 +27,11 @@ class WebFile:
 
     Attributes:
         max_bytes: a larger file is not downloaded; None: MAX_DOWNLOAD_BYTES.
+        size: such as "1.79 GB", for messages; empty if unknown.
     """
 
     url: str
     filename: str
     sha256: str | None = None
     max_bytes: int | None = None
+    size: str = ""

@@ -51,8 +51,12 @@ def find_files(
     name = os.fsdecode(name_or_path)
     if name in published:
         spec = published[name]
-        weights = fetch(spec.weights, options.download_root, options.revision, options.local_files_only)
-        return ModelFiles(weights, spec.config, spec.vocabulary or VOCABULARY)
+        vocabulary = spec.vocabulary or VOCABULARY
+        others = [vocabulary] if spec.head is None else [vocabulary, spec.head]
+        weights = fetch(
+            spec.weights, options.download_root, options.revision, options.local_files_only, others
+        )
+        return ModelFiles(weights, spec.config, vocabulary)
     if name in bundled:
         return ModelFiles(bundled_folder(name) / WEIGHTS_FILE)
     if os.path.exists(name):

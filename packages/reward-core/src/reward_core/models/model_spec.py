@@ -8,7 +8,9 @@ from typing import Any, Protocol
 from ..hub.file_specs import HubFile, WebFile
 
 # BERT's, for models without a tokenizer beside their weights.
-VOCABULARY = HubFile("google-bert/bert-base-uncased", "vocab.txt", fallback_repo_id="bert-base-uncased")
+VOCABULARY = HubFile(
+    "google-bert/bert-base-uncased", "vocab.txt", fallback_repo_id="bert-base-uncased", size="232 kB"
+)
 
 
 class ModelConfig(Protocol):
