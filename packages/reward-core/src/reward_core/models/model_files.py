@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..hub.downloads import fetch, fetch_folder
-from ..hub.file_specs import HubFile
+from ..hub.file_specs import HubFile, WebFile
 from ..inputs.tokenizer import PromptTokenizer
 from .checkpoint import WEIGHTS_FILE
 from .load_options import LoadOptions, PathLike
@@ -52,7 +52,9 @@ def find_files(
     if name in published:
         spec = published[name]
         vocabulary = spec.vocabulary or VOCABULARY
-        others = [vocabulary] if spec.head is None else [vocabulary, spec.head]
+        others: list[HubFile | WebFile] = [vocabulary]
+        if spec.head is not None:
+            others.append(spec.head)
         weights = fetch(
             spec.weights, options.download_root, options.revision, options.local_files_only, others
         )
