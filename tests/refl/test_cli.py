@@ -95,6 +95,10 @@ def test_a_file_over_a_preset_and_settings_over_both(tmp_path):
     [
         ("optimiser.lr=1", "no setting 'optimiser'; did you mean 'optimizer'"),
         ("optimizer.learning=1", "no setting 'optimizer.learning'"),
+        ("steps=9", "no setting 'steps'; did you mean .*'run.steps'"),
+        ("batchsize=2", "did you mean .*'run.batch_size'"),
+        ("lora=4", "did you mean .*'model.lora_"),
+        ("model.guidance_scale=4", "did you mean 'rollout.guidance_scale'"),
         ("optimizer.lr=fast", "optimizer.lr: must be a number, got 'fast'"),
         ("run.steps=1.5", "run.steps: must be a whole number, got 1.5"),
         ("run.steps=true", "run.steps: must be a whole number"),
@@ -330,7 +334,7 @@ def test_train_dry_run_and_mistakes(pipelines, tmp_path, capsys):
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
     for more, message in (
         (["--preset", "sd16"], "no preset 'sd16'"),
-        (["--set", "run.step=3"], "did you mean 'steps'"),
+        (["--set", "run.step=3"], "did you mean 'run.steps'"),
         (["--prompts", str(tmp_path / "none.txt")], "none.txt: cannot be read"),
         (["--model", str(tmp_path)], "no pipeline's folder"),
     ):

@@ -35,3 +35,10 @@ class WebFile:
     sha256: str | None = None
     max_bytes: int | None = None
     size: str = ""
+
+
+def is_repo_id(name: str) -> bool:
+    """Return whether a name is OWNER/NAME, and not the path of a weights file."""
+    is_file_name = name.endswith((".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".json"))
+    owner, _, rest = name.partition("/")
+    return bool(owner and rest) and "/" not in rest and not name.startswith((".", "~")) and not is_file_name

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..hub.downloads import fetch, fetch_folder
-from ..hub.file_specs import HubFile, WebFile
+from ..hub.file_specs import HubFile, WebFile, is_repo_id
 from ..inputs.tokenizer import PromptTokenizer
 from .checkpoint import WEIGHTS_FILE
 from .load_options import LoadOptions, PathLike
@@ -63,7 +63,7 @@ def find_files(
         return ModelFiles(bundled_folder(name) / WEIGHTS_FILE)
     if os.path.exists(name):
         return ModelFiles(Path(name, WEIGHTS_FILE) if os.path.isdir(name) else Path(name))
-    if _is_repo_id(name):
+    if is_repo_id(name):
         folder = fetch_folder(name, options.download_root, options.revision, options.local_files_only)
         return ModelFiles(folder / WEIGHTS_FILE)
     known = ", ".join([*published, *bundled])
@@ -86,9 +86,3 @@ def tokenizer_beside(
     if not (folder / "tokenizer.json").is_file() and not (folder / "vocab.txt").is_file():
         folder = fetch(VOCABULARY, download_root, local_files_only=local_files_only).parent
     return PromptTokenizer.from_folder(folder, max_length)
-
-
-def _is_repo_id(name: str) -> bool:
-    """Return whether this is owner/name, and not the path of a weights file that does not exist."""
-    is_file_name = name.endswith((".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".json"))
-    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not is_file_name
