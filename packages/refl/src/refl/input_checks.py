@@ -59,7 +59,7 @@ def check_model(name: str) -> None:
         )
 
 
-def check_out(folder: str) -> None:
+def check_out(folder: str | os.PathLike[str]) -> None:
     """Raise ConfigError if the output folder exists as a file."""
     if os.path.exists(folder) and not os.path.isdir(folder):
-        raise ConfigError(f"run.out: cannot write to {folder!r}: it is a file. Name a folder with --out.")
+        raise ConfigError(f"Cannot write to '{os.fspath(folder)}': it is a file. Name a folder with --out.")

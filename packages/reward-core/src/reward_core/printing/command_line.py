@@ -6,6 +6,7 @@ import argparse
 import errno
 import io
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from .logger import MULTILINE, command_logging
 
 logger = logging.getLogger(__name__)
 
+BROKEN_PIPE = 141  # exit code of a command whose output nobody reads any more: 128 + SIGPIPE
 CLIPPED_SHOWN = 3  # images with clipped levels that are named
 
 OUT_OF_MEMORY = (
@@ -44,6 +46,22 @@ class CommandParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         super().error(printable(message))
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        super().exit(status if flush_stdout() else BROKEN_PIPE, message)
+
+
+def flush_stdout() -> bool:
+    """Flush stdout; return False if its reader has closed the pipe, as `head` does.
+
+    Python would otherwise report the closed pipe with a traceback when the process ends.
+    """
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return False
+    return True
 
 
 def report_error(error: BaseException) -> None:
@@ -105,11 +123,14 @@ def run_command_line(
     with command_logging(command, quiet):
         try:
             with log_warnings():
-                return run()
+                code = run()
+            return code if flush_stdout() else BROKEN_PIPE
         except KeyboardInterrupt:
             logger.error("%s", interrupted)
             return 130
         except Exception as error:
+            if isinstance(error, BrokenPipeError) and not flush_stdout():
+                return BROKEN_PIPE
             advice = None if isinstance(error, RewardCoreError) else exhausted(error)
             if advice:
                 logger.error("%s", advice)
