@@ -105,7 +105,7 @@ def test_table1_names_what_is_missing(hub, table, tmp_path):
     hub.web[f"/{REPO}/main/benchmark/benchmark-prompts.json"] = json.dumps(PROMPTS).encode()
     done = table("table1")
     assert done.returncode == 2
-    assert "is not the file it was: sha256" in done.stderr
+    assert "differs from the published file (sha256 " in done.stderr
     done = table("table1", "--offline")
     assert "benchmark-prompts.json" in done.stderr
     assert f"{hub.address}/{REPO}/main/benchmark/benchmark-prompts.json" in done.stderr

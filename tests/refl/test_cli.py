@@ -97,7 +97,6 @@ def test_a_file_over_a_preset_and_settings_over_both(tmp_path):
         ("optimizer.learning=1", "no setting 'optimizer.learning'"),
         ("steps=9", "no setting 'steps'; did you mean .*'run.steps'"),
         ("batchsize=2", "did you mean .*'run.batch_size'"),
-        ("lora=4", "did you mean .*'model.lora_"),
         ("model.guidance_scale=4", "did you mean 'rollout.guidance_scale'"),
         ("optimizer.lr=fast", "optimizer.lr: must be a number, got 'fast'"),
         ("run.steps=1.5", "run.steps: must be a whole number, got 1.5"),

@@ -388,7 +388,7 @@ def test_a_closed_pipe_ends_a_command_without_a_traceback(arguments):
     ) as process:
         process.stdout.close()
         stderr = process.stderr.read()
-    assert process.returncode == (2 if "no-such-command" in arguments else 141)
+    assert process.returncode in ((2,) if "no-such-command" in arguments else (0, 141))
     assert "Traceback" not in stderr
     assert "BrokenPipe" not in stderr
 

@@ -7,6 +7,7 @@ import errno
 import io
 import logging
 import os
+import select
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -48,7 +49,8 @@ class CommandParser(argparse.ArgumentParser):
         super().error(printable(message))
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
-        super().exit(status if flush_stdout() else BROKEN_PIPE, message)
+        closed = not flush_stdout()
+        super().exit(BROKEN_PIPE if closed and not status else status, message)
 
 
 def flush_stdout() -> bool:
@@ -58,10 +60,22 @@ def flush_stdout() -> bool:
     """
     try:
         sys.stdout.flush()
+        closed = _reader_is_gone()
     except BrokenPipeError:
+        closed = True
+    if closed:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return not closed
+
+
+def _reader_is_gone() -> bool:
+    """Return whether stdout is a pipe that its reader has closed; False where it cannot be asked."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+        return any(event & select.POLLERR for _, event in poll.poll(0))
+    except (AttributeError, OSError, ValueError):  # Windows, or a stream without a file
         return False
-    return True
 
 
 def report_error(error: BaseException) -> None:
