@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 SHOWN = 40  # rows of the table
+NO_SCORE = "reward-core tag"  # in the reason of an image without a score
 
 
 def add_to(commands: argparse._SubParsersAction) -> None:
@@ -79,6 +81,11 @@ def run_sort(args: argparse.Namespace) -> int:
     images = images_to_sort(args.folder, folders, args.copy)
     found = scores_in_images(images, args.key) if args.scores is None else scores_in_file(images, args.scores)
     failed = found.failed
+    if failed and not found.scores and not args.json and all(NO_SCORE in reason for _, reason in failed):
+        raise InputError(
+            f"Cannot sort '{args.folder}': none of its {len(failed)} images has a score. Run `reward-core tag "
+            f"{shlex.quote(str(args.folder))} --prompt-from-metadata` first."
+        )
     groups = found.by_prompt()
     if args.per_prompt:
         failed += [

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..files.score_file import ScoredRow
     from ..metadata import FoundPrompt
 
+SHOWN = 10  # best and worst images in the table
 NO_IMAGES = "no PNG, JPEG or WebP images in this folder"
 
 
@@ -190,7 +191,14 @@ def _print(args: argparse.Namespace, model: Any, tagged: list[_Tagged]) -> None:
     for name in ("picture", "score", "percentile", "prompt"):
         table.add_column(name, justify="left" if name in ("picture", "prompt") else "right", overflow="fold")
     table.add_column("prompt from")
-    for done in tagged:
+    rows: list[_Tagged | None] = list(tagged)
+    if len(tagged) > 2 * SHOWN:
+        by_score = sorted(tagged, key=lambda done: -(done.row.score or 0.0))
+        rows = [*by_score[:SHOWN], None, *by_score[-SHOWN:]]
+    for done in rows:
+        if done is None:
+            table.add_row(f"... {len(tagged) - 2 * SHOWN} more ...", "", "", "", "")
+            continue
         prompt = done.row.prompt or ""
         prompt = prompt if len(prompt) <= 60 else prompt[:57] + "..."
         percentile = model.percentile(done.row.score)
