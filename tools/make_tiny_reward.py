@@ -42,7 +42,7 @@ from reward_core.errors import EmptyPromptWarning
 from reward_core.inputs.tokenizer import SPECIAL_TOKENS, PromptTokenizer
 from reward_core.models.checkpoint import save_folder
 from reward_core.network.config import RewardConfig
-from reward_core.network.text_encoder import TextConfig
+from reward_core.network.encoder_sizes import TextConfig
 from reward_core.rankings import RankedPrompt
 from reward_core.rankings.evaluation import Evaluation, evaluate
 from reward_core.runs.cpus import usable_cpus

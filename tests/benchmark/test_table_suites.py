@@ -105,7 +105,7 @@ def test_table1_names_what_is_missing(hub, table, tmp_path):
     hub.web[f"/{REPO}/main/benchmark/benchmark-prompts.json"] = json.dumps(PROMPTS).encode()
     done = table("table1")
     assert done.returncode == 2
-    assert "is not the file it was: sha256" in done.stderr
+    assert "differs from the published file (sha256 " in done.stderr
     done = table("table1", "--offline")
     assert "benchmark-prompts.json" in done.stderr
     assert f"{hub.address}/{REPO}/main/benchmark/benchmark-prompts.json" in done.stderr
@@ -113,6 +113,18 @@ def test_table1_names_what_is_missing(hub, table, tmp_path):
     done = table("table1", "--offline")
     assert done.returncode == 2
     assert "resolve/main/generations/openjourney.zip" in done.stderr
+    # Every file that the run needs is listed at once, with its size, address and target.
+    done = table("table1", "--offline", "--scorers", "ImageReward-v1.0,BLIP")
+    *files, summary = done.stderr.splitlines()
+    assert len(files) == len(TABLE1) + 3  # zips, two models' weights, BERT's vocabulary
+    assert "9 files are missing" in summary
+    zip_path = tmp_path / "data/downloads/generations/openjourney.zip"
+    assert any(f"442 MB: {hub.address}/" in line and line.endswith(f"-> {zip_path}") for line in files)
+    weights = next(line for line in files if "1.79 GB" in line)
+    assert "`hf download zai-org/ImageReward ImageReward.pt`" in weights
+    assert weights.endswith("models--zai-org--ImageReward")
+    assert "model_large.pth" in done.stderr
+    assert "tiny" not in done.stderr
     done = table("table1", "--generators", "mine")
     assert "reward-benchmark generate --name mine" in done.stderr
 

@@ -95,6 +95,9 @@ def test_a_file_over_a_preset_and_settings_over_both(tmp_path):
     [
         ("optimiser.lr=1", "no setting 'optimiser'; did you mean 'optimizer'"),
         ("optimizer.learning=1", "no setting 'optimizer.learning'"),
+        ("steps=9", "no setting 'steps'; did you mean .*'run.steps'"),
+        ("batchsize=2", "did you mean .*'run.batch_size'"),
+        ("model.guidance_scale=4", "did you mean 'rollout.guidance_scale'"),
         ("optimizer.lr=fast", "optimizer.lr: must be a number, got 'fast'"),
         ("run.steps=1.5", "run.steps: must be a whole number, got 1.5"),
         ("run.steps=true", "run.steps: must be a whole number"),
@@ -311,6 +314,51 @@ def test_other_mistakes_are_reported_first(pipelines, tmp_path):
         refl.Trainer(pipelines("sd"), ["a"], config, {"red": lambda pixels, prompts: pixels.mean((1, 2, 3))})
 
 
+def test_names_and_paths_are_checked_before_a_model_is_loaded(tmp_path):
+    """The model is on a hub that would have to be asked for it."""
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a red circle\n")
+
+    def trainer(*settings, file=prompts):
+        config = refl.load_config(settings=["model.id=someone/absent", f"run.out={tmp_path}", *settings])
+        return refl.Trainer(None, file, config)
+
+    with pytest.raises(RewardError, match=r"Cannot load the reward 'clipp'.*Did you mean 'CLIP'"):
+        trainer("rewards=[{name: clipp}]")
+    with pytest.raises(PromptFileError):
+        trainer(file=tmp_path / "none.txt")
+    with pytest.raises(ModelError, match="no such folder or file"):
+        trainer("model.id=./no/such/folder")
+    with pytest.raises(ConfigError, match="it is a file"):
+        trainer(f"run.out={prompts}")
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--reward", "no-reward"], "Cannot load the reward 'no-reward'"),
+        (["--set", "steps=3"], "did you mean 'rollout.steps'"),
+        (["--prompts", "none.txt"], "none.txt: cannot be read"),
+        (["--model", "./none"], "Cannot load the model './none'"),
+    ],
+)
+def test_mistakes_on_the_command_line_are_reported_before_torch_loads(tmp_path, more, message):
+    (tmp_path / "prompts.txt").write_text("a red circle\n")
+    arguments = ["train", "--prompts", str(tmp_path / "prompts.txt"), *more]
+    code = (
+        f"import sys; from refl.cli import main; code = main({arguments}); assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**__import__("os").environ, "PYTHONPATH": ":".join(sys.path)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
 # The command
 
 
@@ -334,7 +382,7 @@ def test_train_dry_run_and_mistakes(pipelines, tmp_path, capsys):
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
     for more, message in (
         (["--preset", "sd16"], "no preset 'sd16'"),
-        (["--set", "run.step=3"], "did you mean 'steps'"),
+        (["--set", "run.step=3"], "did you mean 'run.steps'"),
         (["--prompts", str(tmp_path / "none.txt")], "none.txt: cannot be read"),
         (["--model", str(tmp_path)], "no pipeline's folder"),
     ):

@@ -11,6 +11,7 @@ import pytest
 
 PACKAGES = Path(__file__).parents[2] / "packages"
 LATE = {"transformers", "huggingface_hub", "rich", "safetensors"}
+SLOW = {"torch", "transformers", "diffusers", "numpy", "PIL", "huggingface_hub"}
 NEVER = {"diffusers", "datasets", "accelerate", "timm", "torchvision", "peft", "pyarrow", "pandas", "gradio"}
 
 
@@ -22,10 +23,46 @@ def loaded_by(statement: str) -> set[str]:
     return set(json.loads(done.stdout))
 
 
-def test_importing_reward_core_does_not_load_heavy_libraries():
-    loaded = loaded_by("import reward_core") - loaded_by("import torch")
-    assert not loaded & (LATE | NEVER)
-    assert {"reward_core", "tokenizers", "PIL"} <= loaded
+@pytest.mark.parametrize("package", ["reward_core", "refl", "reward_benchmark"])
+def test_importing_a_package_loads_no_torch(package):
+    assert not loaded_by(f"import {package}") & SLOW
+
+
+def test_the_first_use_of_load_imports_nothing_heavy_but_torch():
+    modules = loaded_by("import reward_core; reward_core.load") - loaded_by("import torch")
+    assert not modules & (LATE | NEVER)
+    assert {"reward_core", "tokenizers", "PIL"} <= modules
+
+
+@pytest.mark.parametrize("package", ["reward_core", "refl"])
+def test_a_package_lists_its_names_before_they_are_imported(package):
+    code = f"import {package} as p; assert set(p.__all__) <= set(dir(p)); p.no_such_name"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert f"module '{package}' has no attribute 'no_such_name'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "commands"),
+    [
+        (
+            "reward_core.cli",
+            [["models"], ["score", "--help"], ["sort", "--help"], ["rank"], ["no-such-command"]],
+        ),
+        ("refl.cli", [["train", "--help"], ["compare", "--help"], ["train", "--no-such-flag"]]),
+        ("reward_benchmark.cli", [["run", "--help"], ["generate", "--help"], ["run", "no-such-suite"]]),
+    ],
+)
+def test_help_versions_and_usage_errors_load_no_torch(module, commands):
+    code = f"""
+import contextlib, io, json, sys
+from {module} import main
+for arguments in {[["--help"], ["--version"], *commands]}:
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+        main(arguments)
+print(json.dumps(sorted({{name.split(".")[0] for name in sys.modules}})))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not set(json.loads(done.stdout)) & SLOW
 
 
 def test_no_module_of_reward_core_loads_an_optional_dependency():
@@ -48,13 +85,13 @@ def test_scoring_does_not_load_the_hub_client_or_transformers(parity):
 
 
 @pytest.mark.parametrize("name", ["diffusers", "torchmetrics"])
-def test_the_error_for_a_missing_library_names_the_extra(name):
+def test_an_integration_without_its_library_says_what_to_install(name):
     code = (
         f"import sys; sys.modules[{name!r}] = None; from reward_core.errors import MissingExtraError\n"
         f"try: import reward_core.integrations.{name}\nexcept MissingExtraError as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert f'pip install "reward-core[{name}]"' in done.stdout
+    assert f"`pip install {name}`" in done.stdout
 
 
 def test_shapes_imports_only_numpy_and_pillow():

@@ -376,6 +376,23 @@ def test_every_command_explains_itself(command, name, flags):
     assert f"\n    {name} " in command("--help").stdout
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["models"], ["score", "--help"], ["no-such-command"]])
+def test_a_closed_pipe_ends_a_command_without_a_traceback(arguments):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(
+        [sys.executable, "-m", "reward_core", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    ) as process:
+        process.stdout.close()
+        stderr = process.stderr.read()
+    assert process.returncode in ((2,) if "no-such-command" in arguments else (0, 141))
+    assert "Traceback" not in stderr
+    assert "BrokenPipe" not in stderr
+
+
 def test_version(command):
     assert command("--version").stdout == f"reward-core {RM.__version__}\n"
 

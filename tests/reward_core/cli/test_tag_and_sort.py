@@ -328,6 +328,28 @@ def test_sort_where_hard_links_are_not_supported(command, scored, monkeypatch, o
     assert not list(scored.rglob(".*"))
 
 
+def test_sort_without_any_score_is_one_line_that_says_what_to_run(command, tmp_path):
+    for i in range(5):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{i}.png")
+    done = command("sort", tmp_path, "--into", "best,rest", "--top", "1")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "none of its 5 images has a score" in line
+    assert f"reward-core tag {tmp_path} --prompt-from-metadata" in line
+
+
+def test_tag_shows_the_best_and_worst_ten_of_many_images(command, folder, tmp_path):
+    for i in range(23):
+        Image.new("RGB", (64, 64), (10 * i, 40, 160)).save(tmp_path / f"{i}.png")
+    done = command("tag", tmp_path, "--prompt", "a red circle", "--model", "tiny")
+    rows = [line.split("│") for line in done.stdout.splitlines() if line.startswith("│")]
+    cells = [[cell.strip() for cell in row[1:-1]] for row in rows]
+    assert sum(cell[1] != "" for cell in cells) == 20
+    assert "... 3 more ..." in done.stdout
+    scores = [float(cell[1]) for cell in cells if cell[1]]
+    assert scores == sorted(scores, reverse=True)
+
+
 def test_sort_leaves_images_without_a_score(command, scored):
     Image.new("RGB", (8, 8)).save(scored / "untagged.png")
     (scored / "cut.png").write_bytes((scored / "p0.png").read_bytes()[:-20])

@@ -129,8 +129,9 @@ def only_weights(parity, tmp_path):
 
 
 def assert_says_what_to_do(message):
-    assert "--model tiny" in message
-    assert "convert" in message
+    assert "On a machine with a network, " in message
+    assert " and copy " in message
+    assert "\n" not in message.strip()
 
 
 def bert_sized(vocab):
@@ -285,7 +286,7 @@ out["registered"] = failure(RM.load, "ImageReward-v1.0")
     assert messages["revision"] == "someone/tiny-reward: no such revision"
     assert "403 Forbidden" in messages["forbidden"]
     assert "500" in messages["broken"]
-    assert messages["other-kind"].startswith("someone/other-kind holds no model.safetensors")
+    assert "the repository has no model.safetensors" in messages["other-kind"]
     assert "'someone/not valid'" in messages["not valid"]
     both = "google-bert/bert-base-uncased or bert-base-uncased"
     assert messages["vocabulary"] == f"vocab.txt: no repository {both} on the hub"
@@ -318,6 +319,34 @@ def test_without_a_network_the_command_suggests_a_solution(hub, command, parity)
         assert "Traceback" not in done.stderr
 
 
+def test_a_hub_that_cannot_be_reached_is_asked_twice_and_the_error_names_every_file(
+    command, parity, tmp_path
+):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        attempts = []
+
+        def hang_up():
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = server.accept()
+                    attempts.append(1)
+                    connection.close()
+
+        threading.Thread(target=hang_up, daemon=True).start()
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        done = command(address, "rank", "x", parity / "images" / "rgb.png")
+    assert done.returncode == 2
+    assert len(attempts) == 2
+    assert len(done.stderr.splitlines()) == 1
+    cache = tmp_path / "hf" / "hub"
+    for repo_id, name in (
+        ("zai-org/ImageReward", "ImageReward.pt"),
+        ("google-bert/bert-base-uncased", "vocab.txt"),
+    ):
+        assert f"`hf download {repo_id} {name}`" in done.stderr
+        assert str(cache / f"models--{repo_id.replace('/', '--')}") in done.stderr
+
+
 # The vocabulary
 
 
@@ -328,6 +357,7 @@ def test_the_local_vocabulary_comes_before_the_hub_vocabulary(hub, script, parit
     assert out == [local_score, local_score]
     # Only the second model downloads it; the first has its own vocabulary.
     assert [request.line for request in hub.requests] == [
+        "HEAD /",  # whether the hub answers at all
         "HEAD /google-bert/bert-base-uncased/resolve/main/vocab.txt",
         "HEAD /bert-base-uncased/resolve/main/vocab.txt",
         "GET /bert-base-uncased/resolve/main/vocab.txt",
@@ -401,7 +431,7 @@ out["here"] = failure(RM.load_score, "BLIP", download_root=given)
         assert kind == "HubError"
         assert address in message
     assert "501" in out["proxy"][1]
-    assert "downloading was ruled out" in out["offline"][1]
+    assert "downloads are disabled" in out["offline"][1]
     assert_says_what_to_do(out["proxy"][1])
     assert out["here"][0] == "KeyMismatchError"  # the local file was read
 

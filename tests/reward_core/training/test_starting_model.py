@@ -11,7 +11,7 @@ import reward_core as RM
 from reward_core.errors import CheckpointError, InputError, KeyMismatchError
 from reward_core.network.blip import Blip
 from reward_core.network.config import BlipConfig, RewardConfig
-from reward_core.network.text_encoder import TextConfig
+from reward_core.network.encoder_sizes import TextConfig
 from reward_core.training import TrainingConfig, starting_model
 from reward_core.training.starting_model import head_weights, interpolated_positions, sizes_of
 

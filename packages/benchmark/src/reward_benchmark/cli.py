@@ -12,14 +12,19 @@ import logging
 import re
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from reward_core.cli.common import positive
-from reward_core.errors import InputError
+from reward_core.errors import HubError, InputError
+from reward_core.hub.reachability import hub_failure
 from reward_core.printing.command_line import CommandParser, encode_anything, run_command_line
 from reward_core.printing.escapes import printable
 from reward_core.runs.sigterm import sigterm_interrupts
 
 from .json_record import JsonObject
+
+if TYPE_CHECKING:
+    from .run import RunConfig
 
 logger = logging.getLogger(__name__)
 FAILED_SHOWN = 20  # images without a score that are named
@@ -175,18 +180,41 @@ def run_suite(args: argparse.Namespace) -> int:
     from .tables import print_tables
 
     fields = {key: value for key, value in vars(args).items() if key not in ("run", "json")}
-    summary = run(RunConfig(**fields))
+    config = RunConfig(**fields)
+    try:
+        summary = run(config)
+    except HubError as error:
+        _report_missing_files(config, error)
+        raise
     if args.json:
         print(json.dumps(summary.to_json(), indent=1, ensure_ascii=False))
     else:
         print_tables(summary.parts)
         print(printable(f"{args.out / args.suite}: report.md, summary.json, scores.jsonl"))
     failed = summary.failed
-    for image, error in list(failed.items())[:FAILED_SHOWN]:
-        logger.error("%s: %s", image, error)
+    for image, reason in list(failed.items())[:FAILED_SHOWN]:
+        logger.error("%s: %s", image, reason)
     if len(failed) > FAILED_SHOWN:
         logger.error("and %s more images", f"{len(failed) - FAILED_SHOWN:,}")
     return 1 if failed else 0
+
+
+def _report_missing_files(config: RunConfig, error: HubError) -> None:
+    """Raise HubError with the number of files that a run needs and this machine does not have; log each."""
+    from .missing_files import missing_files
+    from .suites import SUITES, SuiteOptions
+
+    options = SuiteOptions(config.data_folder, config.limit, config.generators, config.offline)
+    missing = missing_files(config.suite, options, config.scorers or SUITES[config.suite])
+    if not missing or not (config.offline or hub_failure()):
+        return  # of a file that the network has: its own error says more
+    for file in missing:
+        logger.error("%s", file)
+    raise HubError(
+        f"Cannot run {config.suite}: {len(missing)} files are missing, and the network is not available. "
+        "Download the files listed above on another machine, copy each to the path after '->' (a cache "
+        "folder whole), and run the same command again."
+    ) from error
 
 
 def run_report(args: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""The authors' files: fetched, checked, unpacked safely."""
+"""The authors' files: download, check and unpack them."""
 
 from __future__ import annotations
 
@@ -6,21 +6,34 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from reward_core.errors import HubError
 from reward_core.files.zip_file import unzip
 from reward_core.hub.downloads import fetch
 from reward_core.hub.file_specs import HubFile, WebFile
 from reward_core.runs.progress import unpacking
 
 REPO, FORMER_REPO = "zai-org/ImageReward", "THUDM/ImageReward"
-#: A mirror of raw.githubusercontent.com may be named here.
+#: Environment variable with the address of a mirror of raw.githubusercontent.com.
 GITHUB_VARIABLE = "REWARD_BENCHMARK_GITHUB"
 GITHUB = "https://raw.githubusercontent.com"
+ZIP_SIZES = {
+    "generations/openjourney.zip": "442 MB",
+    "generations/sd2-1.zip": "434 MB",
+    "generations/dalle2.zip": "390 MB",
+    "generations/sd1-4.zip": "456 MB",
+    "generations/versatile-diffusion.zip": "495 MB",
+    "generations/cogview2.zip": "255 MB",
+}
 
 
 @dataclass(frozen=True)
 class TextFile:
-    """A JSON file of the authors' source repository. path: in it; sha256: what it must be."""
+    """A JSON file of the authors' source repository.
+
+    Attributes:
+        path: in that repository.
+        name: on this machine.
+        sha256: of the published file.
+    """
 
     path: str
     name: str
@@ -42,11 +55,12 @@ RANKINGS = TextFile(
 
 
 def text_file(file: TextFile, folder: Path, offline: bool) -> Path:
-    """The file in ``folder``, fetched and checked if it is not there. One that lies there is the user's own
-    choice and is not compared.
+    """Return the path of a file in ``folder``; download and check it if it is missing.
+
+    A file that exists is the user's choice and is not checked.
 
     Raises:
-        HubError: not there and not to be had, or not what it was.
+        HubError: the download failed, or the file differs from the published one.
     """
     path = folder / file.name
     if path.is_file():
@@ -54,22 +68,22 @@ def text_file(file: TextFile, folder: Path, offline: bool) -> Path:
     return fetch(WebFile(file.address, file.name, file.sha256), folder, local_files_only=offline)
 
 
-def unpacked_zip(name: str, target: Path, downloads: Path, offline: bool) -> Path:
-    """The folder ``target`` with the content of the authors' zip ``name``, fetched if it is not there.
+def zip_file(name: str) -> HubFile:
+    """Return where a zip of the authors' images is on the hub."""
+    return HubFile(REPO, name, fallback_repo_id=FORMER_REPO, size=ZIP_SIZES.get(name, ""))
 
-    The folder appears whole; the zip is removed once it is unpacked. A broken download goes on where it
-    stopped.
+
+def unpacked_zip(name: str, target: Path, downloads: Path, offline: bool) -> Path:
+    """Return the folder ``target`` with the content of the authors' zip; download it if it is missing.
+
+    The folder appears whole; the zip is removed once it is unpacked. An interrupted download resumes.
 
     Raises:
-        HubError: not there and not to be had. InputError: a zip that is damaged or not safe to unpack.
+        HubError: the download failed. InputError: a zip that is damaged or not safe to unpack.
     """
     if target.is_dir():
         return target
-    address = f"https://huggingface.co/{REPO}/resolve/main/{name}"
-    try:
-        path = fetch(HubFile(REPO, name, fallback_repo_id=FORMER_REPO), downloads, local_files_only=offline)
-    except HubError as error:
-        raise HubError(f"{target} is missing. It comes from {address}. {error}") from error
+    path = fetch(zip_file(name), downloads, local_files_only=offline)
     unzip(path, target, track=unpacking(path.name))
     path.unlink()
     return target

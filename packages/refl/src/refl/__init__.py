@@ -1,4 +1,4 @@
-"""Fine-tunes text-to-image diffusion models against a reward.
+"""Fine-tune text-to-image diffusion models against a reward.
 
 import refl
 
@@ -7,11 +7,39 @@ trainer = refl.Trainer("CompVis/stable-diffusion-v1-4", "data/refl_data.json", a
 trainer.train(args=args)
 """
 
-from .config import TrainConfig
-from .config_file import load_config
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from .errors import ReflError
-from .original_flags import parse_args
-from .trainer import Trainer
+
+if TYPE_CHECKING:
+    from .config import TrainConfig
+    from .config_file import load_config
+    from .original_flags import parse_args
+    from .trainer import Trainer
 
 __version__ = "1.0.0"
 __all__ = ["ReflError", "TrainConfig", "Trainer", "load_config", "parse_args"]
+
+# Modules of the names that need torch or diffusers; importing the package alone stays fast.
+_MODULES = {
+    "TrainConfig": ".config",
+    "Trainer": ".trainer",
+    "load_config": ".config_file",
+    "parse_args": ".original_flags",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used (PEP 562)."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_MODULES[name], __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

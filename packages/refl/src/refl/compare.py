@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,7 @@ from .rollout import SampleNoise, rollout
 from .strategies import RolloutPlan
 from .validation import diversity, grid
 
+logger = logging.getLogger(__name__)
 DRAWS = 10_000  # bootstrap samples over prompts
 COMPARISON = 3  # purpose of noise, beside objective.py's
 
@@ -199,6 +201,7 @@ def compare(
 
     Raises:
         RewardError: a reward that is not a finite number.
+        KeyboardInterrupt: after the results of the prompts that are finished were written.
         reward_core.errors.OutputError: another comparison is using the folder.
     """
     with folder_lock(out, ".compare.lock"):
@@ -220,13 +223,23 @@ def _compare(
         for i, prompt in enumerate(prompts)
         for seed in range(settings.seeds)
     ]
-    images = []
-    for family in (before, after):
-        made = []
-        for batch in generate_images(family, samples, settings):
-            made.append(batch)
-            advance(len(batch))
-        images.append(torch.cat(made))
+    made: list[tuple[Tensor, ...]] = []  # (before, after) for each prompt
+    interrupted = None
+    try:
+        for first in range(0, len(samples), settings.seeds):
+            group = samples[first : first + settings.seeds]
+            pair = []
+            for family in (before, after):
+                pair.append(torch.cat(list(generate_images(family, group, settings))))
+                advance(len(group))
+            made.append(tuple(pair))
+    except KeyboardInterrupt as interrupt:
+        if not made:
+            raise
+        interrupted, total = interrupt, len(prompts)
+        prompts = prompts[: len(made)]
+        logger.warning("interrupted; %d of %d prompts are compared in '%s'", len(made), total, out)
+    images = [torch.cat(of_model) for of_model in zip(*made)]
     found = [score_images(of_model, prompts, rewards, settings, device) for of_model in images]
     names = list(found[0])
     spread = [diversity(of_model.float() / 255, settings.seeds) for of_model in images]
@@ -252,4 +265,6 @@ def _compare(
         [of_model.view(len(prompts), settings.seeds, *of_model.shape[1:]) for of_model in images], dim=1
     )
     grid(both.flatten(0, 2), 2 * settings.seeds, out / "comparison.png")  # a row a prompt: before, then after
+    if interrupted is not None:
+        raise interrupted
     return document

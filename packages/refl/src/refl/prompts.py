@@ -7,14 +7,16 @@ import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from reward_core.files.foreign_bytes import NotReadableError, read_regular
 from reward_core.files.json_file import MAX_JSON_BYTES, parse_json
 from reward_core.files.tables import TableBudget
 
 from .errors import PromptFileError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 ORIGINAL_ADDRESS = "https://raw.githubusercontent.com/zai-org/ImageReward/main/data/refl_data.json"
 ORIGINAL_SHA256 = "47cc5f5c0faa36167c5bd10cdc3aee0b1072147b44d3ae18f77bd98f377ecbb8"
@@ -132,6 +134,8 @@ class DataOrder:
         return int(self._permutation(epoch)[offset])
 
     def _permutation(self, epoch: int) -> np.ndarray:
+        import numpy as np  # slow to import, and most commands read prompts only
+
         cached = _PERMUTATIONS.get((self.count, self.seed))
         if cached is None or cached[0] != epoch:
             order = np.random.Generator(np.random.PCG64([self.seed, epoch])).permutation(self.count)

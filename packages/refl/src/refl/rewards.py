@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +11,10 @@ from torch import Tensor, nn
 
 from .config import RewardConfig
 from .errors import ConfigError, RewardError
+from .input_checks import check_rewards
 from .losses import reward_loss
+
+logger = logging.getLogger(__name__)
 
 RewardFunction = Callable[[Tensor, Sequence[str]], Tensor]
 """(pixels (N, 3, H, W) in [0, 1], N prompts) -> (N,) rewards, differentiable in the pixels."""
@@ -93,6 +97,22 @@ class Rewards:
                 raise RewardError(f"reward {reward.config.name!r} has a weight but gives no gradient")
 
 
+def check_reward_names(configs: Sequence[RewardConfig], functions: Collection[str]) -> None:
+    """Raise an error for names that cannot work, before anything is loaded.
+
+    Raises:
+        RewardError: neither a function's name nor one that reward_core can load.
+        ConfigError: a function whose name no reward has.
+    """
+    names = [config.name for config in configs]
+    if unused := [name for name in functions if name not in names]:
+        raise ConfigError(
+            f"rewards: a function for {', '.join(map(repr, unused))}, but the settings' rewards are "
+            f"{', '.join(map(repr, names))}; name it there, as in rewards=[{{name: {unused[0]}}}]"
+        )
+    check_rewards(names, functions)
+
+
 def load_rewards(
     configs: Sequence[RewardConfig],
     device: torch.device,
@@ -107,16 +127,13 @@ def load_rewards(
     import reward_core
     from reward_core.errors import RewardCoreError
 
-    functions, names = functions or {}, [config.name for config in configs]
-    if unused := [name for name in functions if name not in names]:
-        raise ConfigError(
-            f"rewards: a function for {', '.join(map(repr, unused))}, but the settings' rewards are "
-            f"{', '.join(map(repr, names))}; name it there, as in rewards=[{{name: {unused[0]}}}]"
-        )
+    functions = functions or {}
+    check_reward_names(configs, functions)
     rewards = []
     for config in configs:
         function = functions.get(config.name)
         if function is None:
+            logger.info("loading %s", config.name)
             try:
                 method = (
                     reward_core.load_score

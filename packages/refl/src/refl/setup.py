@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,8 @@ from .trainable import Trainable
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+logger = logging.getLogger(__name__)
 
 
 def find_prompts(config: TrainConfig, prompts: str | os.PathLike[str] | Sequence[str] | None) -> list[str]:
@@ -100,6 +103,7 @@ def make_family(config: TrainConfig, accelerator: Accelerator) -> Family:
     diffusers.utils.logging.set_verbosity_error()  # it warns of every prompt that CLIP cuts off
     set_seed(config.run.seed)
     model = config.model
+    logger.info("loading %s", model.id)
     dtype = frozen_dtype(config, accelerator.device)
     family = load_family(model.id, revision=model.revision, variant=model.variant, dtype=dtype)
     height, width = image_size(config, family)

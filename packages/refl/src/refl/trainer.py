@@ -16,9 +16,10 @@ from reward_core.runs.write_errors import write_errors
 from .config import TrainConfig
 from .config_file import load_config, override
 from .errors import DivergedError
+from .input_checks import check_model, check_out
 from .objective import Objective
 from .report import draw_curves, model_card
-from .rewards import RewardFunction
+from .rewards import RewardFunction, check_reward_names
 from .setup import (
     find_prompts,
     fingerprint,
@@ -73,10 +74,13 @@ class Trainer:
         self.out = Path(config.run.out)
         found = find_prompts(config, prompts)
         self.prompts, self.validation_prompts = split_prompts(found, config.validation.prompts)
+        check_reward_names(config.rewards, rewards or {})
+        check_model(config.model.id)
+        check_out(config.run.out)
+        captioned = open_captions(config)
         self.accelerator = accelerator = make_accelerator(config)
         self.family = family = make_family(config, accelerator)
         loaded_rewards = make_rewards(config, family, accelerator, rewards)
-        captioned = open_captions(config)
         family.pipeline.to(accelerator.device)
         self.trainable = Trainable(
             family, config.model, config.optimizer.ema_decay, keep_reference=config.loss.distance_weight > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from reward_core.files.atomic_write import atomic_write
+from reward_core.runs.progress import logged_progress
 
 from .config import ValidationConfig
 from .objective import Objective
@@ -23,6 +25,7 @@ from .training_state import ReflState
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+logger = logging.getLogger(__name__)
 THUMBNAIL = 32  # pixels; diversity is about what is where, not about texture
 
 
@@ -93,7 +96,9 @@ def validate(
     local_samples = [samples[min(first + i, len(samples) - 1)] for i in range(share)]
     images, rewards = [], []
     with objective.trainable.ema_weights():
-        for start in range(0, share, batch):
+        starts = range(0, share, batch)
+        main = accelerator.is_main_process
+        for start in logged_progress(starts, "validating", len(starts), logger, main):
             texts, seeds = zip(*local_samples[start : start + batch])
             pixels = objective.generate(texts, seeds, config.steps)
             values = objective.rewards.all(pixels, texts)

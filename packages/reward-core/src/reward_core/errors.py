@@ -58,14 +58,16 @@ class ImageNotFoundError(ImageError, FileNotFoundError):
 
 
 class MissingExtraError(RewardCoreError, ImportError):
-    """An optional dependency that is not installed.
+    """A library of an extra cannot be imported. ``extra`` is the name of the extra.
 
-    Attributes:
-        extra: the extra of reward-core that installs it.
+    Args:
+        extra: of reward-core, such as "train".
+        needs: the library as people call it, and what it is for: "PyYAML", "timm (to build a ViT)".
     """
 
     def __init__(self, extra: str, needs: str):
-        super().__init__(f'Cannot import {needs}. Install it with: pip install "reward-core[{extra}]"')
+        library = needs.split(" ", 1)[0].lower()
+        super().__init__(f"Cannot import {needs}: it is not installed. Run `pip install {library}`.")
         self.extra = extra
 
 

@@ -22,7 +22,7 @@ def build(options: SuiteOptions) -> list[Part]:
     """Table 1 with the generators asked for; "default" stands for the paper's six."""
     prompts = read_prompts(text_file(PROMPTS, options.data, options.offline))[: options.limit]
     groups = []
-    names = _names(options)
+    names = generator_names(options)
     for name in names:
         folder = generator_folder(name, options)
         count = IMAGES if name in paper.TABLE1 else _count(folder, [i for i, _ in prompts])
@@ -64,12 +64,9 @@ def read_prompts(path: Path) -> list[tuple[str, str]]:
 
 
 def generator_folder(name: str, options: SuiteOptions) -> Path:
-    """The folder of a generator's images; one of the paper's six is fetched if it is not there."""
-    known = [name, *(old for old, new in FORMER_NAMES.items() if new == name)]
-    for folder in (options.data / FOLDER, options.data):
-        for spelling in known:
-            if (folder / spelling).is_dir():
-                return folder / spelling
+    """Return the folder of a generator's images; download it if it is one of the paper's six."""
+    if (existing := find_generator_folder(name, options)) is not None:
+        return existing
     if name not in paper.TABLE1:
         raise InputError(
             f"{options.data / FOLDER / name}: no such folder of images; make them with "
@@ -79,7 +76,18 @@ def generator_folder(name: str, options: SuiteOptions) -> Path:
     return unpacked_zip(f"generations/{name}.zip", target, options.data / "downloads", options.offline)
 
 
-def _names(options: SuiteOptions) -> Sequence[str]:
+def find_generator_folder(name: str, options: SuiteOptions) -> Path | None:
+    """Return the folder of a generator's images, or None if it does not exist."""
+    known = [name, *(old for old, new in FORMER_NAMES.items() if new == name)]
+    for folder in (options.data / FOLDER, options.data):
+        for spelling in known:
+            if (folder / spelling).is_dir():
+                return folder / spelling
+    return None
+
+
+def generator_names(options: SuiteOptions) -> Sequence[str]:
+    """Return the names of the generators, without the words "default" and "all"."""
     names: list[str] = []
     for name in options.generators:
         if name == "default":

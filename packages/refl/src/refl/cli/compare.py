@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import logging
 from pathlib import Path
+
+logger = logging.getLogger(__name__)
 
 
 def add_to(commands: argparse._SubParsersAction) -> None:
@@ -33,27 +36,39 @@ def add_to(commands: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from reward_core.runs.progress import bar as progress_bar
-    from reward_core.scoring.device import default_device, usable_device
-
-    from ..compare import ImageSettings, compare, load_model
-    from ..config import RewardConfig
     from ..errors import ConfigError
+    from ..input_checks import check_model, check_out, check_rewards
     from ..prompts import read_prompts
-    from ..rewards import load_rewards
 
     for name in ("seeds", "steps", "batch_size", "limit"):
         value = getattr(args, name)
         if value is not None and value < 1:
             raise ConfigError(f"--{name.replace('_', '-')}: must be at least 1, got {value}")
     prompts = read_prompts(args.prompts)[: args.limit]
+    check_rewards(args.reward)
+    for model in filter(None, (args.before, args.after, args.base)):
+        check_model(model)
+    check_out(args.out)
+
+    # Slow to import: torch and diffusers.
+    from reward_core.runs.progress import bar as progress_bar
+    from reward_core.scoring.device import default_device, usable_device
+
+    from ..compare import ImageSettings, compare, load_model
+    from ..config import RewardConfig
+    from ..rewards import load_rewards
+
     device = usable_device(args.device or default_device())
     rewards = load_rewards([RewardConfig(name) for name in dict.fromkeys(args.reward)], device)
     names = [field.name for field in dataclasses.fields(ImageSettings)]
     settings = ImageSettings(**{name: getattr(args, name) for name in names})
-    before, after = (load_model(model, args.base, device) for model in (args.before, args.after))
+    families = []
+    for model in (args.before, args.after):
+        logger.info("loading %s", model)
+        families.append(load_model(model, args.base, device))
+    before, after = families
     with progress_bar() as bar:
-        task = bar.add_task("pictures", total=2 * len(prompts) * settings.seeds)
+        task = bar.add_task("images", total=2 * len(prompts) * settings.seeds)
         found = compare(
             before, after, prompts, rewards, settings, args.out, lambda count: bar.advance(task, count)
         )

@@ -45,9 +45,12 @@ def add_to(commands: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..trainer import Trainer
+    from ..input_checks import check_inputs
 
     config = settings(args)
+    check_inputs(config)
+    from ..trainer import Trainer  # slow to import
+
     trainer = Trainer(args=config)
     if args.dry_run:
         print(printable_lines(describe(trainer)))

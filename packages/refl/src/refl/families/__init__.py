@@ -9,6 +9,8 @@ from typing import Any
 import torch
 
 from reward_core.files.json_file import read_json
+from reward_core.hub.local_files import how_to_copy_repo
+from reward_core.hub.reachability import hub_failure
 
 from ..errors import ModelError
 from .base import Condition, Family, Guidance
@@ -61,6 +63,7 @@ def load_family(
     from diffusers import DiffusionPipeline
 
     name = os.fspath(model)
+    unreachable = None if os.path.exists(name) else hub_failure()  # diffusers would retry for half a minute
     try:
         if Path(name).is_file():
             pipeline = _single_file(name, dtype)
@@ -72,12 +75,18 @@ def load_family(
                 name,
                 revision=revision,
                 dtype={"default": dtype, "vae": torch.float32},
+                local_files_only=unreachable is not None,
                 **extra,
-                **_without_safety_checker(name, revision),
+                **_without_safety_checker(name, revision, unreachable is not None),
             )
     except ModelError:
         raise
     except (OSError, ValueError, RuntimeError, KeyError) as error:
+        if unreachable is not None:
+            raise ModelError(
+                f"Cannot load {name!r}: it is neither a folder or file nor in the hub's cache, and the hub "
+                f"cannot be reached ({unreachable}). {how_to_copy_repo(name)}"
+            ) from error
         raise ModelError(f"{name}: cannot be loaded as a diffusion model: {error}") from error
     family = family_of(pipeline)
     if pipeline.vae.dtype != torch.float32:  # a single file knows one dtype alone
@@ -108,13 +117,15 @@ def _single_file(path: str, dtype: torch.dtype) -> Any:
     raise ModelError(f"{path}: a checkpoint of kind {kind!r}, which cannot be trained yet")
 
 
-def _without_safety_checker(name: str, revision: str | None) -> dict[str, Any]:
+def _without_safety_checker(name: str, revision: str | None, local_files_only: bool) -> dict[str, Any]:
     """Training needs none, and it is larger than the UNet; other pipelines do not know the argument."""
     from huggingface_hub import hf_hub_download
 
     if os.path.isdir(name):
         path = Path(name, "model_index.json")
     else:
-        path = Path(hf_hub_download(name, "model_index.json", revision=revision))
+        path = Path(
+            hf_hub_download(name, "model_index.json", revision=revision, local_files_only=local_files_only)
+        )
     parts = read_json(path)
     return {"safety_checker": None} if "safety_checker" in parts else {}

@@ -84,7 +84,9 @@ def require_gradio() -> Any:
     try:
         import gradio
     except ImportError as error:
-        raise InputError('the page needs gradio: pip install "reward-core[app]"') from error
+        raise InputError(
+            "Cannot start the page: gradio is not installed. Run `pip install gradio`."
+        ) from error
     return gradio
 
 

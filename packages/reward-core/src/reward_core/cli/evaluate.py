@@ -6,7 +6,6 @@ import argparse
 import json
 import warnings
 
-from ..models.registry import SCORES
 from .common import batch, computing_options, data_options, report_failures, with_progress
 from .tables import print_evaluation
 
@@ -39,6 +38,7 @@ def add_to(commands: argparse._SubParsersAction) -> None:
 def run_evaluate(args: argparse.Namespace) -> int:
     from ..errors import EmptyPromptWarning, InputError
     from ..models.load import load, load_score
+    from ..models.registry import SCORES
     from ..rankings import read_rankings
     from ..rankings.evaluation import evaluate
 

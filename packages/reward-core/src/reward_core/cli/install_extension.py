@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import os
 import shutil
 import sys
-import urllib.parse
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,6 +111,10 @@ def own_source() -> str | None:
 
     A checkout's folder, a wheel's path, or a git address pinned to its commit; never a name in an index.
     """
+    import importlib.metadata
+    import urllib.parse
+    import urllib.request
+
     checkout = PACKAGE.parents[1]
     if (checkout / "pyproject.toml").is_file() and PACKAGE.parent.name == "src":
         return str(checkout)

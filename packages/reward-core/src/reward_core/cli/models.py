@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-from ..models.registry import BUNDLED_MODELS, REWARD_MODELS, SCORES
-
 
 def add_to(commands: argparse._SubParsersAction) -> None:
     models = commands.add_parser("models", help="list what can be loaded by name")
@@ -13,6 +11,7 @@ def add_to(commands: argparse._SubParsersAction) -> None:
 
 
 def run_models(args: argparse.Namespace) -> int:
+    from ..models.registry import BUNDLED_MODELS, REWARD_MODELS, SCORES
     from ..printing.terminal import PlainTable, print_table
 
     table = PlainTable("name", "kind", "what it is")

@@ -5,16 +5,20 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import ImageError, InputError
 from ..files.sorting import Placement, carry_out, conflicts, images_to_sort, plan
-from ..metadata import check_key
-from ..metadata.image_scores import ImageScores, scores_in_file, scores_in_images
 from ..printing.escapes import printable
+
+if TYPE_CHECKING:
+    from ..metadata.image_scores import ImageScores
 
 logger = logging.getLogger(__name__)
 SHOWN = 40  # rows of the table
+NO_SCORE = "reward-core tag"  # in the reason of an image without a score
 
 
 def add_to(commands: argparse._SubParsersAction) -> None:
@@ -58,6 +62,9 @@ def add_to(commands: argparse._SubParsersAction) -> None:
 
 
 def run_sort(args: argparse.Namespace) -> int:
+    from ..metadata import check_key
+    from ..metadata.image_scores import scores_in_file, scores_in_images
+
     if not args.folder.is_dir():
         raise InputError(f"{args.folder}: no such folder")
     if args.key is not None:
@@ -74,6 +81,11 @@ def run_sort(args: argparse.Namespace) -> int:
     images = images_to_sort(args.folder, folders, args.copy)
     found = scores_in_images(images, args.key) if args.scores is None else scores_in_file(images, args.scores)
     failed = found.failed
+    if failed and not found.scores and not args.json and all(NO_SCORE in reason for _, reason in failed):
+        raise InputError(
+            f"Cannot sort '{args.folder}': none of its {len(failed)} images has a score. Run `reward-core tag "
+            f"{shlex.quote(str(args.folder))} --prompt-from-metadata` first."
+        )
     groups = found.by_prompt()
     if args.per_prompt:
         failed += [

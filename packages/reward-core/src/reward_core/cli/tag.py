@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ImageError, InputError
 from ..files.sorting import images_in
-from ..metadata import FoundPrompt, check_key, read_prompt, read_stored_score, write_score
 from ..models.model_identity import identify
 from .common import batch, load_model, report_failures, scoring_options, with_progress
 
 if TYPE_CHECKING:
     from ..files.score_file import ScoredRow
+    from ..metadata import FoundPrompt
 
+SHOWN = 10  # best and worst images in the table
 NO_IMAGES = "no PNG, JPEG or WebP images in this folder"
 
 
@@ -55,6 +56,8 @@ class _Tagged:
 
 
 def run_tag(args: argparse.Namespace) -> int:
+    from ..metadata import check_key
+
     if args.key is not None:
         check_key(args.key)
     maker = identify(args.model)
@@ -78,6 +81,8 @@ def run_tag(args: argparse.Namespace) -> int:
 
 def _find(args: argparse.Namespace) -> tuple[list[tuple[Path, FoundPrompt]], list[Path], list[_Tagged]]:
     """Images with their prompts, those to skip, and those without a prompt."""
+    from ..metadata import FoundPrompt, read_prompt
+
     found, skipped = [], []
     images, empty = _images(args.images)
     if not images:
@@ -101,6 +106,8 @@ def _is_tagged(image: Path, args: argparse.Namespace) -> bool:
     Raises:
         ImageError: it carries another model's score under the same name, which is not to be overwritten.
     """
+    from ..metadata import read_stored_score
+
     stored = read_stored_score(image, args.key)
     if stored is None:
         return False
@@ -118,6 +125,8 @@ def _is_tagged(image: Path, args: argparse.Namespace) -> bool:
 
 def _tag(model: Any, found: list[tuple[Path, FoundPrompt]], args: argparse.Namespace) -> Iterator[_Tagged]:
     """Each image as it is scored and written: what is done stays done when the rest is interrupted."""
+    from ..metadata import write_score
+
     prompts, images = [prompt.text for _, prompt in found], [image for image, _ in found]
     for (image, prompt), row in zip(found, model.score_rows(prompts, images, **batch(args))):
         if row.error is None and not args.dry_run:
@@ -182,7 +191,14 @@ def _print(args: argparse.Namespace, model: Any, tagged: list[_Tagged]) -> None:
     for name in ("picture", "score", "percentile", "prompt"):
         table.add_column(name, justify="left" if name in ("picture", "prompt") else "right", overflow="fold")
     table.add_column("prompt from")
-    for done in tagged:
+    rows: list[_Tagged | None] = list(tagged)
+    if len(tagged) > 2 * SHOWN:
+        by_score = sorted(tagged, key=lambda done: -(done.row.score or 0.0))
+        rows = [*by_score[:SHOWN], None, *by_score[-SHOWN:]]
+    for done in rows:
+        if done is None:
+            table.add_row(f"... {len(tagged) - 2 * SHOWN} more ...", "", "", "", "")
+            continue
         prompt = done.row.prompt or ""
         prompt = prompt if len(prompt) <= 60 else prompt[:57] + "..."
         percentile = model.percentile(done.row.score)

@@ -20,7 +20,9 @@ def load_pyarrow():
     try:
         import pyarrow.parquet
     except ImportError as error:
-        raise InputError('Parquet files need pyarrow: pip install "reward-core[parquet]"') from error
+        raise InputError(
+            "Cannot read or write a .parquet file: pyarrow is not installed. Run `pip install pyarrow`."
+        ) from error
     return pyarrow
 
 

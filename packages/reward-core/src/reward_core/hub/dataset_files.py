@@ -11,6 +11,7 @@ from typing import Any
 from ..errors import HubError
 from ..files.full_disk import raise_if_full
 from .downloads import as_hub_error
+from .reachability import hub_failure
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,9 @@ def list_dataset(repo_ids: Sequence[str], revision: str | None = None) -> RepoLi
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
     from huggingface_hub.hf_api import RepoFile as HubEntry
 
+    if (unreachable := hub_failure()) is not None:
+        what_to_do = "Run the same command on a machine with a network and copy the folder."
+        raise as_hub_error(repo_ids[0], unreachable, without_network=what_to_do)
     api = HfApi()
     for repo_id in repo_ids:
         try:

@@ -6,18 +6,17 @@ import errno
 import hashlib
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import HubError, RewardCoreError
 from ..files.atomic_write import sync_file, sync_folder
 from ..files.foreign_bytes import guarded
 from .file_specs import HubFile, WebFile
+from .local_files import how_to_copy, how_to_copy_repo, target_path
+from .reachability import hub_failure
 from .web_download import download
 
-_WITHOUT_NETWORK = (
-    "Without a network: `--model tiny` (RM.load('tiny')) comes with the package; or fetch the file "
-    "elsewhere, turn it into a folder with `reward-core convert` and load that folder."
-)
 _FOLDER_FILES = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt"]
 
 
@@ -26,19 +25,21 @@ def fetch(
     download_root: str | os.PathLike[str] | None = None,
     revision: str | None = None,
     local_files_only: bool = False,
+    needed_with: Sequence[HubFile | WebFile] = (),
 ) -> Path:
-    """The local path of a registered file, downloaded with a progress bar if it is not here yet.
+    """Return the local path of a registered file, downloaded with a progress bar if it is missing.
 
     Args:
         download_root: a folder that takes the file under its plain name (as the original does);
-            by default the hub's shared cache. A file already there is used.
+            by default the hub's shared cache. A file already in it is used.
         revision: branch, tag or commit instead of the registered one.
+        needed_with: further files that the caller will fetch next; an error names those as well.
 
     Raises:
-        HubError: it is not here and could not be fetched.
+        HubError: the file is missing and the download failed.
     """
     if isinstance(file, WebFile):
-        return _fetch_web_file(file, download_root, local_files_only)
+        return _fetch_web_file(file, download_root, local_files_only, needed_with)
     if download_root is not None and (Path(download_root) / file.filename).is_file():
         return Path(download_root) / file.filename
 
@@ -47,6 +48,8 @@ def fetch(
 
     repo_ids = [file.repo_id] + ([file.fallback_repo_id] if file.fallback_repo_id else [])
     failure: tuple[str, Exception] | None = None
+    unreachable = None if local_files_only else hub_failure()
+    local_files_only = local_files_only or unreachable is not None
     for repo_id in repo_ids:
         try:
             path = hf_hub_download(
@@ -59,16 +62,17 @@ def fetch(
             return Path(path)
         except Exception as error:
             if isinstance(error, RepositoryNotFoundError) and not isinstance(error, GatedRepoError):
-                continue  # the repository may still go by its former name
-            failure = failure or (repo_id, error)
+                continue  # the repository may still have its former name
+            failure = failure or (repo_id, unreachable or error)
             if not isinstance(error, LocalEntryNotFoundError):
                 break
-            # Without the hub, what was fetched under the former name still lies in the cache.
+            # Without the hub, the cache may still have what was fetched under the former name.
             local_files_only = True
     if failure is None:
         raise HubError(f"{file.filename}: no repository {' or '.join(repo_ids)} on the hub")
     repo_id, cause = failure
-    raise as_hub_error(f"{file.filename} of {repo_id}", cause) from cause
+    advice = how_to_copy([file, *needed_with], download_root)
+    raise as_hub_error(f"{file.filename} of {repo_id}", cause, without_network=advice) from cause
 
 
 def fetch_folder(
@@ -77,30 +81,46 @@ def fetch_folder(
     revision: str | None = None,
     local_files_only: bool = False,
 ) -> Path:
-    """The local folder of a model that was published with push_to_hub."""
+    """Return the local folder of a model that was published with push_to_hub, downloaded if need be.
+
+    Raises:
+        HubError: the folder is missing and the download failed, or it has no weights.
+    """
     from huggingface_hub import snapshot_download
 
+    unreachable = None if local_files_only else hub_failure()
     try:
         folder = snapshot_download(
             repo_id,
             revision=revision,
             cache_dir=None if download_root is None else Path(download_root),
-            local_files_only=local_files_only,
+            local_files_only=local_files_only or unreachable is not None,
             allow_patterns=_FOLDER_FILES,
         )
     except Exception as error:
-        raise as_hub_error(repo_id, error) from error
+        advice = how_to_copy_repo(repo_id, download_root)
+        raise as_hub_error(repo_id, unreachable or error, without_network=advice) from error
     if not Path(folder, "model.safetensors").is_file():
-        raise HubError(f"{repo_id} holds no model.safetensors; was it published with push_to_hub?")
+        raise HubError(
+            f"Cannot load {repo_id}: the repository has no model.safetensors. Publish the model with "
+            "push_to_hub."
+        )
     return Path(folder)
 
 
 def as_hub_error(
-    what: str, error: Exception, uploading: bool = False, without_network: str = _WITHOUT_NETWORK
+    what: str,
+    error: Exception,
+    uploading: bool = False,
+    without_network: str = "Run the same command again when the hub can be reached.",
 ) -> Exception:
-    """Return the hub client's many errors as one that says what to do.
+    """Return an error of the hub's client as a HubError that says what to do.
 
-    without_network: what to do where the hub cannot be reached.
+    Args:
+        what: the repository, or the file and its repository.
+        error: as the client raised it.
+        uploading: whether it was an upload.
+        without_network: what to do if the hub cannot be reached.
     """
     from huggingface_hub.errors import (
         EntryNotFoundError,
@@ -113,7 +133,7 @@ def as_hub_error(
     )
 
     if isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
-        error = error.__cause__  # what came of asking the hub
+        error = error.__cause__  # the error of the request
     if uploading and isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403):
         return HubError(f"{what}: not allowed to write there; log in with `hf auth login` or pass a token")
     if isinstance(error, GatedRepoError):
@@ -130,34 +150,37 @@ def as_hub_error(
         return HubError(f"{what}: the hub answered with an error: {error}")
     if isinstance(error, OSError) or type(error).__module__.split(".")[0].startswith("http"):
         # LocalEntryNotFoundError, OfflineModeIsEnabled, refused and dropped connections
-        reason = str(error).split("\n")[0]
+        reason = (str(error) or type(error).__name__).split("\n")[0].rstrip(".")
         if uploading:
             return HubError(f"{what} could not be uploaded: {reason}")
         return HubError(
-            f"{what} is not on this machine and could not be downloaded: {reason}\n{without_network}"
+            f"{what} is not on this machine and could not be downloaded ({reason}). {without_network}"
         )
     if isinstance(error, RewardCoreError):
         return error
-    # A name that leads outside the cache, a list where an object belongs: whatever a hostile server sends.
+    # What a hostile server may cause: a name outside the cache, a list instead of an object.
     return HubError(f"{what}: the hub's answer cannot be used: {error or type(error).__name__}")
 
 
 def _fetch_web_file(
-    file: WebFile, download_root: str | os.PathLike[str] | None, local_files_only: bool
+    file: WebFile,
+    download_root: str | os.PathLike[str] | None,
+    local_files_only: bool,
+    needed_with: Sequence[HubFile | WebFile],
 ) -> Path:
-    root = Path(download_root) if download_root is not None else Path(torch_cache()) / "reward-core"
-    path = root / file.filename
+    path = target_path(file, download_root)
+    root = path.parent
     if path.is_file():
         _check_sum(file, path)
         return path
     if local_files_only:
-        raise HubError(
-            f"{path}: not on this machine, and downloading was ruled out. It comes from {file.url}"
-        )
+        advice = how_to_copy([file, *needed_with], download_root)
+        raise HubError(f"{path} is not on this machine, and downloads are disabled. {advice}")
+    advice = how_to_copy([file, *needed_with], download_root)
     root.mkdir(parents=True, exist_ok=True)
     try:
         with tempfile.TemporaryDirectory(prefix=".fetching-", dir=root) as folder:
-            with guarded(lambda error: _not_downloaded(file, error)):
+            with guarded(lambda error: _not_downloaded(file, error, advice)):
                 download(file.url, Path(folder, file.filename), file.max_bytes)
             _check_sum(file, Path(folder, file.filename))
             sync_file(Path(folder, file.filename))
@@ -166,33 +189,27 @@ def _fetch_web_file(
     except OSError as error:
         if isinstance(error, HubError):
             raise
-        raise _not_downloaded(file, error) from error
+        raise _not_downloaded(file, error, advice) from error
     return path
 
 
-def _not_downloaded(file: WebFile, error: BaseException) -> Exception:
+def _not_downloaded(file: WebFile, error: BaseException, advice: str) -> Exception:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return HubError(f"{file.url} could not be downloaded: no space left for it")
-    return HubError(
-        f"{file.url} could not be downloaded: {error or type(error).__name__}\n{_WITHOUT_NETWORK}"
-    )
+        return HubError(f"{file.url} could not be downloaded: no space is left on the disk")
+    reason = (str(error) or type(error).__name__).rstrip(".")
+    return HubError(f"{file.url} could not be downloaded: {reason}. {advice}")
 
 
 def _check_sum(file: WebFile, path: Path) -> None:
-    """Raise HubError unless the file is the one that is known, where that is known."""
+    """Raise HubError if the file's sha256 is known and differs."""
     if file.sha256 is None:
         return
     digest = hashlib.sha256()
     with path.open("rb") as opened:
         while piece := opened.read(1 << 20):
             digest.update(piece)
-    found = digest.hexdigest()
-    if found != file.sha256:
-        raise HubError(f"{file.url} is not the file it was: sha256 {found} instead of {file.sha256}")
-
-
-def torch_cache() -> str:
-    """torch's folder for downloaded files ($TORCH_HOME/hub, by default ~/.cache/torch/hub)."""
-    from torch.hub import get_dir
-
-    return get_dir()
+    if digest.hexdigest() != file.sha256:
+        raise HubError(
+            f"Cannot use {path}: it differs from the published file (sha256 {digest.hexdigest()}, expected "
+            f"{file.sha256}). Delete it and download {file.url} again."
+        )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..hub.downloads import fetch, fetch_folder
-from ..hub.file_specs import HubFile
+from ..hub.file_specs import HubFile, WebFile, is_repo_id
 from ..inputs.tokenizer import PromptTokenizer
 from .checkpoint import WEIGHTS_FILE
 from .load_options import LoadOptions, PathLike
@@ -52,13 +52,19 @@ def find_files(
     name = os.fsdecode(name_or_path)
     if name in published:
         spec = published[name]
-        weights = fetch(spec.weights, options.download_root, options.revision, options.local_files_only)
-        return ModelFiles(weights, spec.config, spec.vocabulary or VOCABULARY)
+        vocabulary = spec.vocabulary or VOCABULARY
+        others: list[HubFile | WebFile] = [vocabulary]
+        if spec.head is not None:
+            others.append(spec.head)
+        weights = fetch(
+            spec.weights, options.download_root, options.revision, options.local_files_only, others
+        )
+        return ModelFiles(weights, spec.config, vocabulary)
     if name in bundled:
         return ModelFiles(bundled_folder(name) / WEIGHTS_FILE)
     if os.path.exists(name):
         return ModelFiles(Path(name, WEIGHTS_FILE) if os.path.isdir(name) else Path(name))
-    if _is_repo_id(name):
+    if is_repo_id(name):
         folder = fetch_folder(name, options.download_root, options.revision, options.local_files_only)
         return ModelFiles(folder / WEIGHTS_FILE)
     known = ", ".join([*published, *bundled])
@@ -81,9 +87,3 @@ def tokenizer_beside(
     if not (folder / "tokenizer.json").is_file() and not (folder / "vocab.txt").is_file():
         folder = fetch(VOCABULARY, download_root, local_files_only=local_files_only).parent
     return PromptTokenizer.from_folder(folder, max_length)
-
-
-def _is_repo_id(name: str) -> bool:
-    """Return whether a name is owner/name and not the path of a missing file."""
-    is_file_name = name.endswith((".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".json"))
-    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not is_file_name

@@ -8,7 +8,9 @@ from typing import Any, Protocol
 from ..hub.file_specs import HubFile, WebFile
 
 # BERT's vocabulary, for models without a tokenizer in their folder.
-VOCABULARY = HubFile("google-bert/bert-base-uncased", "vocab.txt", fallback_repo_id="bert-base-uncased")
+VOCABULARY = HubFile(
+    "google-bert/bert-base-uncased", "vocab.txt", fallback_repo_id="bert-base-uncased", size="232 kB"
+)
 
 
 class ModelConfig(Protocol):

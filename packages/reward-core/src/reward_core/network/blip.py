@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from .text_encoder import KeysValues, TextConfig, TextEncoder
-from .vision_encoder import VisionConfig, VisionEncoder
+from .encoder_sizes import TextConfig, VisionConfig
+from .text_encoder import KeysValues, TextEncoder
+from .vision_encoder import VisionEncoder
 
 if TYPE_CHECKING:
     from .timm_vision import TimmVision

@@ -11,10 +11,9 @@ from typing import Any, ClassVar, TypeVar
 from ..errors import CheckpointError
 from ..files.format_version import FORMAT_VERSION, check_format_version
 from ..files.json_file import read_json
+from .encoder_sizes import TextConfig, VisionConfig
 from .field_checks import check_heads, check_patches, checked
 from .score_quantiles import ScoreQuantiles
-from .text_encoder import TextConfig
-from .vision_encoder import VisionConfig
 
 T = TypeVar("T", bound="BlipConfig")
 

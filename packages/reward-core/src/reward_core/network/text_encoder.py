@@ -9,7 +9,6 @@ width, M images (B, or a divisor of B).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
@@ -17,30 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import MultiHeadAttention
+from .encoder_sizes import TextConfig
 from .layers import project, run_block
 
 KeysValues: TypeAlias = tuple[Tensor, Tensor]  # keys and values, (B, K, D) each
-
-
-@dataclass(frozen=True)
-class TextConfig:
-    """Sizes of the text encoder with BERT's names. The defaults are ImageReward-v1.0.
-
-    ``encoder_width`` is E, the width of the image tokens. ``pad_token_id`` is not used; it is part of the
-    checkpoint's configuration.
-    """
-
-    vocab_size: int = 30524
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    intermediate_size: int = 3072
-    max_position_embeddings: int = 512
-    layer_norm_eps: float = 1e-12
-    encoder_width: int = 1024
-    hidden_dropout_prob: float = 0.1
-    attention_probs_dropout_prob: float = 0.1
-    pad_token_id: int = 0
 
 
 class TextEncoder(nn.Module):

@@ -15,7 +15,7 @@ from ..errors import InputError, MissingExtraError
 from .layers import check_pixels, run_block
 
 if TYPE_CHECKING:
-    from .vision_encoder import VisionConfig
+    from .encoder_sizes import VisionConfig
 
 
 class TimmVision(nn.Module):

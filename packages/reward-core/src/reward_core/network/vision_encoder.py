@@ -7,7 +7,6 @@ Shapes: B batch, S image side, N image tokens (patches + 1), D width.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,32 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import MultiHeadAttention
+from .encoder_sizes import VisionConfig
 from .layers import check_pixels, project, run_block
-
-
-@dataclass(frozen=True)
-class VisionConfig:
-    """Sizes of the image encoder. The defaults are ImageReward-v1.0 (ViT-L/16).
-
-    ``drop_path`` is the probability of skipping a branch of the last block in training; it grows linearly
-    from 0 at the first block. ``timm`` is the name of a ViT from timm to use instead (see timm_vision.py).
-    """
-
-    image_size: int = 224
-    patch_size: int = 16
-    width: int = 1024
-    depth: int = 24
-    heads: int = 16
-    mlp_ratio: float = 4
-    qkv_bias: bool = True
-    layer_norm_eps: float = 1e-6
-    drop_path: float = 0.1
-    timm: str = ""
-
-    @property
-    def tokens(self) -> int:
-        """Number of patches plus the class token."""
-        return (self.image_size // self.patch_size) ** 2 + 1
 
 
 class VisionEncoder(nn.Module):

@@ -6,6 +6,8 @@ import argparse
 import errno
 import io
 import logging
+import os
+import select
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -18,6 +20,7 @@ from .logger import MULTILINE, command_logging
 
 logger = logging.getLogger(__name__)
 
+BROKEN_PIPE = 141  # exit code of a command whose output nobody reads any more: 128 + SIGPIPE
 CLIPPED_SHOWN = 3  # number of warnings about clipped images that are printed
 
 OUT_OF_MEMORY = (
@@ -44,6 +47,35 @@ class CommandParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         super().error(printable(message))
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        closed = not flush_stdout()
+        super().exit(BROKEN_PIPE if closed and not status else status, message)
+
+
+def flush_stdout() -> bool:
+    """Flush stdout; return False if its reader has closed the pipe, as `head` does.
+
+    Python would otherwise report the closed pipe with a traceback when the process ends.
+    """
+    try:
+        sys.stdout.flush()
+        closed = _reader_is_gone()
+    except BrokenPipeError:
+        closed = True
+    if closed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return not closed
+
+
+def _reader_is_gone() -> bool:
+    """Return whether stdout is a pipe that its reader has closed; False where it cannot be asked."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+        return any(event & select.POLLERR for _, event in poll.poll(0))
+    except (AttributeError, OSError, ValueError):  # Windows, or a stream without a file
+        return False
 
 
 def report_error(error: BaseException) -> None:
@@ -106,11 +138,14 @@ def run_command_line(
     with command_logging(command, quiet):
         try:
             with log_warnings():
-                return run()
+                code = run()
+            return code if flush_stdout() else BROKEN_PIPE
         except KeyboardInterrupt:
             logger.error("%s", interrupted)
             return 130
         except Exception as error:
+            if isinstance(error, BrokenPipeError) and not flush_stdout():
+                return BROKEN_PIPE
             advice = None if isinstance(error, RewardCoreError) else exhausted(error)
             if advice:
                 logger.error("%s", advice)

@@ -12,9 +12,16 @@ from rich.text import Text
 from .escapes import printable
 
 
+class _PlainConsole(Console):
+    """A console that raises BrokenPipeError; rich would exit with code 1."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def plain_console(stderr: bool = False) -> Console:
     """Return a console without markup such as "[red]" and emoji such as ":cat:"."""
-    return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+    return _PlainConsole(stderr=stderr, markup=False, emoji=False, highlight=False)
 
 
 class PlainTable(Table):

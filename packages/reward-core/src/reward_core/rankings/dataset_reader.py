@@ -34,7 +34,9 @@ def load_splits(source: str | Path, config: str | None = None) -> dict[str, Any]
     try:
         import datasets
     except ImportError as error:
-        raise InputError(f'{source}: to read a dataset, pip install "reward-core[datasets]"') from error
+        raise InputError(
+            f"Cannot read the dataset {source}: datasets is not installed. Run `pip install datasets`."
+        ) from error
     try:
         if Path(source).is_dir() and any(
             (Path(source) / name).is_file() for name in ("state.json", "dataset_dict.json")

@@ -100,7 +100,9 @@ def _parquet(path: Path) -> Rows:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise InputError(f'{path}: needs pyarrow: pip install "reward-core[parquet]"') from error
+        raise InputError(
+            f"Cannot read {path}: pyarrow is not installed. Run `pip install pyarrow`."
+        ) from error
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             schema = file.schema_arrow

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable, Generator, Iterable
 from typing import TypeVar
+
+LOG_SECONDS = 30.0  # between two log lines of progress
 
 T = TypeVar("T")
 
@@ -12,6 +16,23 @@ def progress(items: Iterable[T], what: str, total: int) -> Generator[T, None, No
     """Yield the items with a progress bar."""
     with bar() as progress_bar:
         yield from progress_bar.track(items, total=total, description=what)
+
+
+def logged_progress(
+    items: Iterable[T], what: str, total: int, logger: logging.Logger, shown: bool = True
+) -> Generator[T, None, None]:
+    """Yield the items with a progress bar; off a terminal, log the count first and every LOG_SECONDS.
+
+    Args:
+        shown: False for all ranks but one.
+    """
+    with bar(shown) as progress_bar:
+        logging_needed, last = shown and progress_bar.disable, 0.0
+        for number, item in enumerate(progress_bar.track(items, total=total, description=what), start=1):
+            if logging_needed and (number == 1 or time.monotonic() - last > LOG_SECONDS):
+                last = time.monotonic()
+                logger.info("%s %d/%d", what, number, total)
+            yield item
 
 
 def unpacking(archive: str) -> Callable[[list[T]], Generator[T, None, None]]:

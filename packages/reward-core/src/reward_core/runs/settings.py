@@ -88,13 +88,14 @@ def read_yaml(file: str | os.PathLike[str]) -> dict[str, Any]:
     return values
 
 
-def override(config: T, values: Mapping[str, Any], where: str = "") -> T:
+def override(config: T, values: Mapping[str, Any], where: str = "", root: Any = None) -> T:
     """Return a copy of a dataclass with some values replaced.
 
     Args:
         config: the dataclass.
         values: new values by name, nested like the dataclass.
         where: prefix of names in errors, such as "run." or "run.yaml: ".
+        root: the settings that hold ``config``; names for errors come from all its sections.
 
     Raises:
         InputError: an unknown name or an invalid value.
@@ -105,12 +106,12 @@ def override(config: T, values: Mapping[str, Any], where: str = "") -> T:
     for key, value in values.items():
         name = f"{where}{key}"
         if key not in known:
-            raise InputError(f"no setting {name!r}; {_nearest(str(key), known)}")
+            raise InputError(f"no setting {name!r}; {_nearest_setting(str(key), config, root)}")
         old = getattr(config, key)
         if not dataclasses.is_dataclass(old) or isinstance(old, type):
             changes[key] = _converted(value, hints[key], name)
         elif isinstance(value, Mapping):
-            changes[key] = override(old, value, f"{name}.")
+            changes[key] = override(old, value, f"{name}.", root or config)
         else:
             raise InputError(f"{name}: expected nested settings, got {value!r}")
     return dataclasses.replace(config, **changes)
@@ -175,6 +176,37 @@ def _item(item: Any, kind: Any, where: str) -> Any:
     if not isinstance(item, Mapping):
         raise InputError(f"{where}: must be keys and values, got {item!r}")
     return override(kind(), item, f"{where}.")
+
+
+def _nearest_setting(key: str, section: Any, root: Any) -> str:
+    """Return advice with the nearest names: those of the section, or of all sections if these are nearer."""
+    root = section if root is None else root
+    names = {path: path.rpartition(".")[2] for path in _paths(root)}
+    prefix = next((f"{path}." for path in names if _value(root, path) is section), "")
+    ratios = {path: difflib.SequenceMatcher(None, key, name).ratio() for path, name in names.items()}
+    best = max(ratios.values())
+    nearest = [path for path, ratio in ratios.items() if ratio == best]
+    if best < 0.5:
+        return f"there are {', '.join(field.name for field in dataclasses.fields(section))}"
+    inside = [path for path in nearest if prefix and path.startswith(prefix)]
+    return f"did you mean {' or '.join(map(repr, inside or nearest))}?"
+
+
+def _paths(config: Any, prefix: str = "") -> list[str]:
+    """Return the dotted names of all settings and sections."""
+    paths = []
+    for field in dataclasses.fields(config):
+        value, path = getattr(config, field.name), f"{prefix}{field.name}"
+        paths.append(path)
+        if dataclasses.is_dataclass(value):
+            paths += _paths(value, f"{path}.")
+    return paths
+
+
+def _value(config: Any, path: str) -> Any:
+    for part in path.split("."):
+        config = getattr(config, part)
+    return config
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

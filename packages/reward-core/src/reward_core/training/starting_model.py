@@ -23,7 +23,7 @@ from ..models.load import available_models, load
 from ..models.model_files import tokenizer_beside
 from ..models.registry import SCORES
 from ..network.config import BlipConfig, RewardConfig
-from ..network.text_encoder import TextConfig
+from ..network.encoder_sizes import TextConfig
 from .config import TrainingConfig
 from .initialize import initialize_from_scratch
 

@@ -128,5 +128,7 @@ def _import_ray() -> Any:
         import ray.data
         import ray.exceptions
     except ImportError as error:
-        raise InputError('engine "ray" needs Ray: pip install "reward-core[ray]"') from error
+        raise InputError(
+            "Cannot use the engine 'ray': Ray is not installed. Run `pip install ray`."
+        ) from error
     return ray

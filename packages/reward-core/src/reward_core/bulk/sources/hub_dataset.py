@@ -68,7 +68,9 @@ class DatasetSource(Source):
         try:
             import datasets  # noqa: F401
         except ImportError as error:
-            raise InputError('a dataset needs datasets: pip install "reward-core[datasets]"') from error
+            raise InputError(
+                "Cannot read a dataset: datasets is not installed. Run `pip install datasets`."
+            ) from error
         try:
             with _bars(self.spec.bars):
                 return _load(self.spec)

@@ -238,5 +238,7 @@ def _webdataset():
     try:
         import webdataset
     except ImportError as error:
-        raise InputError('tars need webdataset: pip install "reward-core[webdataset]"') from error
+        raise InputError(
+            "Cannot read tars: webdataset is not installed. Run `pip install webdataset`."
+        ) from error
     return webdataset

@@ -11,6 +11,7 @@ BLIP_MODELS: dict[str, ModelSpec] = {
         WebFile(
             "https://storage.googleapis.com/sfr-vision-language-research/BLIP/models/model_large.pth",
             "model_large.pth",
+            size="1.7 GB",
         ),
         BlipConfig(),
         "cosine of BLIP large's image and text embeddings",

@@ -8,7 +8,9 @@ from ..model_spec import ModelSpec
 
 REWARD_MODELS: dict[str, ModelSpec] = {
     "ImageReward-v1.0": ModelSpec(
-        HubFile("zai-org/ImageReward", "ImageReward.pt", fallback_repo_id="THUDM/ImageReward"),
+        HubFile(
+            "zai-org/ImageReward", "ImageReward.pt", fallback_repo_id="THUDM/ImageReward", size="1.79 GB"
+        ),
         RewardConfig.imagereward_v1(),
         "the paper's reward model: BLIP ViT-L/16 + BERT-base, 446.7 M parameters, 1.79 GB",
     ),

@@ -1,0 +1,69 @@
+"""The files that a run needs and this machine does not have: sizes, addresses and target paths."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from reward_core.hub.file_specs import HubFile, WebFile
+from reward_core.hub.local_files import address, local_path, target_path
+from reward_core.models.model_spec import VOCABULARY
+from reward_core.models.registry import REWARD_MODELS, SCORES
+
+from .download import PROMPTS, RANKINGS, TextFile, zip_file
+from .suites import SuiteOptions, table1, table3
+
+
+@dataclass(frozen=True)
+class MissingFile:
+    """A file to download elsewhere. size: such as "1.79 GB", empty if unknown."""
+
+    address: str
+    size: str
+    target: Path
+    command: str = ""  # that fills the hub's cache
+
+    def __str__(self) -> str:
+        command = f" (`{self.command}`)" if self.command else ""
+        return f"{self.size or 'size unknown'}: {self.address}{command} -> {self.target}"
+
+
+def missing_files(suite: str, options: SuiteOptions, scorers: Sequence[str]) -> list[MissingFile]:
+    """Return every file that is missing for a suite and its scorers, each once."""
+    files = [*_data_files(suite, options), *_model_files(scorers)]
+    return list(dict.fromkeys(files))
+
+
+def _data_files(suite: str, options: SuiteOptions) -> Iterator[MissingFile]:
+    downloads = options.data / "downloads"
+    if suite == "table1":
+        yield from _text_file(PROMPTS, options.data)
+        for name in table1.generator_names(options):
+            if name in table1.paper.TABLE1 and table1.find_generator_folder(name, options) is None:
+                yield from _file(zip_file(f"generations/{name}.zip"), downloads)
+    elif suite == "table3":
+        yield from _text_file(RANKINGS, options.data)
+        if not (options.data / table3.FOLDER).is_dir():
+            yield from _file(zip_file("test_images.zip"), downloads)
+
+
+def _model_files(scorers: Sequence[str]) -> Iterator[MissingFile]:
+    for name in scorers:
+        spec = REWARD_MODELS.get(name) or SCORES.get(name)
+        if spec is not None:
+            for file in (spec.weights, spec.head, spec.vocabulary or VOCABULARY):
+                if file is not None:
+                    yield from _file(file)
+
+
+def _text_file(file: TextFile, folder: Path) -> Iterator[MissingFile]:
+    yield from _file(WebFile(file.address, file.name, file.sha256), folder)
+
+
+def _file(file: HubFile | WebFile, folder: Path | None = None) -> Iterator[MissingFile]:
+    if local_path(file, folder) is not None:
+        return
+    in_cache = isinstance(file, HubFile) and folder is None
+    command = f"hf download {file.repo_id} {file.filename}" if in_cache else ""  # type: ignore[union-attr]
+    yield MissingFile(address(file), file.size, target_path(file, folder), command)

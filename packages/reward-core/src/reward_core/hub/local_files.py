@@ -1,0 +1,79 @@
+"""Where registered files are on this machine, and how to copy missing ones to it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from .file_specs import HubFile, WebFile
+
+
+def local_path(file: HubFile | WebFile, download_root: str | os.PathLike[str] | None = None) -> Path | None:
+    """Return the path of a registered file if it is on this machine, without any download; else None."""
+    if download_root is not None or isinstance(file, WebFile):
+        path = target_path(file, download_root)
+        return path if path.is_file() else None
+    from huggingface_hub import try_to_load_from_cache
+
+    for repo_id in filter(None, (file.repo_id, file.fallback_repo_id)):
+        cached = try_to_load_from_cache(repo_id, file.filename, revision=file.revision)
+        if isinstance(cached, str):
+            return Path(cached)
+    return None
+
+
+def target_path(file: HubFile | WebFile, download_root: str | os.PathLike[str] | None = None) -> Path:
+    """Return where a file goes: its own path, or the folder of its repository in the hub's cache."""
+    if download_root is not None:
+        return Path(download_root) / file.filename
+    if isinstance(file, WebFile):
+        return Path(torch_cache()) / "reward-core" / file.filename
+    return _cache_folder(file.repo_id)
+
+
+def address(file: HubFile | WebFile) -> str:
+    """Return the address that a browser downloads the file from."""
+    if isinstance(file, WebFile):
+        return file.url
+    from huggingface_hub import hf_hub_url
+
+    return hf_hub_url(file.repo_id, file.filename, revision=file.revision)
+
+
+def how_to_copy(
+    files: Sequence[HubFile | WebFile], download_root: str | os.PathLike[str] | None = None
+) -> str:
+    """Return how to bring those of some files that are missing to this machine, in one sentence."""
+    steps = []
+    for file in (file for file in files if local_path(file, download_root) is None):
+        target = target_path(file, download_root)
+        if download_root is None and isinstance(file, HubFile):
+            command = f"`hf download {file.repo_id} {file.filename}`"
+            steps.append(f"run {command} and copy its cache folder {target.name} to {target}")
+        else:
+            steps.append(f"download {address(file)} and copy it to {target}")
+    return f"On a machine with a network, {'; '.join(steps)}."
+
+
+def how_to_copy_repo(repo_id: str, cache: str | os.PathLike[str] | None = None) -> str:
+    """Return how to bring a whole repository to this machine, in one sentence."""
+    target = _cache_folder(repo_id, cache)
+    return (
+        f"On a machine with a network, run `hf download {repo_id}` and copy its cache folder {target.name} "
+        f"to {target}; or give the path of a folder or file."
+    )
+
+
+def _cache_folder(repo_id: str, cache: str | os.PathLike[str] | None = None) -> Path:
+    """Return the folder of a repository in the hub's cache."""
+    from huggingface_hub import constants
+
+    return Path(cache or constants.HF_HUB_CACHE) / f"models--{repo_id.replace('/', '--')}"
+
+
+def torch_cache() -> str:
+    """Return torch's folder for downloaded files ($TORCH_HOME/hub, by default ~/.cache/torch/hub)."""
+    from torch.hub import get_dir
+
+    return get_dir()
