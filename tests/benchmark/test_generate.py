@@ -94,9 +94,9 @@ def test_a_full_disk_is_one_line_and_keeps_finished_images(command, pipelines, p
 def test_mistakes(command, pipelines, prompts, tmp_path):
     assert command(*arguments(pipelines("sd"), prompts, "mine")).returncode == 0
     for model, name, more, message in (
-        (pipelines("sd"), "mine", ("--steps", 3), "its images were made with steps 2"),
-        (pipelines("sd-v"), "mine", (), "its images were made with model"),
-        (tmp_path, "other", (), "no pipeline's folder"),
+        (pipelines("sd"), "mine", ("--steps", 3), "its images were generated with steps 2"),
+        (pipelines("sd-v"), "mine", (), "its images were generated with model"),
+        (tmp_path, "other", (), "it has no model_index.json"),
         (pipelines("sd"), "../other", (), "--name: letters"),
         (pipelines("sd"), "other", ("--lora", tmp_path / "none"), "none"),
     ):

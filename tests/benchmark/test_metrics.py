@@ -175,9 +175,9 @@ def test_metrics_command(files, command):
         ([{"id": "x", "rewards": [1]}, {"id": "y", "rewards": [1, 2]}], "1 rewards for 2 images"),
         ([{"id": "x", "rewards": [1, "2"]}], "finite number"),
         ('[{"id": "x", "rewards": [1, NaN]}]', "finite number"),
-        ([{"id": "x", "rewards": [1, 2]}] * 2, "was there before"),
+        ([{"id": "x", "rewards": [1, 2]}] * 2, "repeats the id 'x'"),
         ({}, "a list of"),
-        ([{"id": "x", "rewards": [None, 2]}, {"id": "y", "rewards": [1, None]}], "no two scored images"),
+        ([{"id": "x", "rewards": [None, 2]}, {"id": "y", "rewards": [1, None]}], "two scored images"),
     ],
 )
 def test_bad_scores_are_named(files, command, content, output):

@@ -157,7 +157,7 @@ def test_invalid_runs_are_refused(shapes, command, tmp_path):
     assert "give another --out" in done.stderr
     done = command("run", "shapes", "--limit", 1, "--generators", "sharp", "--out", tmp_path)
     assert done.returncode == 2
-    assert "unknown renderers ['sharp']" in done.stderr
+    assert "Cannot use the renderers sharp: unknown" in done.stderr
     done = command("run", "shapes", "--limit", 1, "--scorers", "oracel", "--out", tmp_path)
     assert done.returncode == 2
     assert "'oracel' is neither" in done.stderr

@@ -110,7 +110,7 @@ def wrong(*steps, value):
         (wrong("suite", value=None), "suite is missing"),
         (wrong("limit", value="2"), "limit must be a whole number, got '2'"),
         (wrong("environment", value=[]), "environment must be an object, got []"),
-        (wrong("environment", "torch", value=2), "environment.torch must be a text, got 2"),
+        (wrong("environment", "torch", value=2), "environment.torch must be a string, got 2"),
         (wrong("parts", value={}), "parts must be a list, got {}"),
         (wrong("parts", 0, value=3), "parts[0] must be an object, got 3"),
         (wrong("parts", 0, "kind", value="other"), "parts[0].kind must be 'preference' or 'generators'"),
@@ -124,7 +124,7 @@ def wrong(*steps, value):
          "parts[1].scorers.oracle.intervals must be an object, got None"),
         (wrong("parts", 1, "scorers", "oracle", "intervals", "recall", "many", value={}),
          "parts[1].scorers.oracle.intervals.recall.many must have a whole number as its key"),
-        (wrong("parts", 1, "failed", value={"a": None}), "parts[1].failed.a must be a text, got None"),
+        (wrong("parts", 1, "failed", value={"a": None}), "parts[1].failed.a must be a string, got None"),
     ],
 )  # fmt: skip
 def test_a_wrong_value_in_a_summary_is_named(folder, command, change, message):

@@ -71,7 +71,7 @@ def test_mistakes(pipelines, prompts, tmp_path, capsys):
     for before, more, message in (
         (lora, (), "say on which model with --base"),
         (lora, ("--base", str(pipelines("sd"))), "these LoRA weights do not go with"),
-        (tmp_path, (), "no pipeline's folder"),
+        (tmp_path, (), "it has no model_index.json"),
         (pipelines("sd"), ("--reward", "none"), "reward 'none'"),
         (pipelines("sd"), ("--seeds", "0"), "--seeds: must be at least 1"),
         (pipelines("sd"), ("--prompts", str(tmp_path / "none.txt")), "cannot be read"),

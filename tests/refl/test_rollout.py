@@ -89,11 +89,11 @@ def test_flow_steps_are_those_of_diffusers(shift):
 
 
 def test_a_sampler_of_another_kind_of_model_is_an_error():
-    with pytest.raises(ConfigError, match="'ddim' does not go with this model, which needs flow"):
+    with pytest.raises(ConfigError, match="must be flow for this model, got 'ddim'"):
         make_schedule(FlowMatchEulerDiscreteScheduler(), 10, "ddim")
-    with pytest.raises(ConfigError, match="'flow' does not go"):
+    with pytest.raises(ConfigError, match="must be ddim, ddpm or euler for this model, got 'flow'"):
         make_schedule(DDIMScheduler(**STABLE_DIFFUSION), 10, "flow")
-    with pytest.raises(ConfigError, match="unknown 'heun'"):
+    with pytest.raises(ConfigError, match=r"sampler: must be one of .* got 'heun'"):
         make_schedule(DDIMScheduler(**STABLE_DIFFUSION), 10, "heun")
 
 
@@ -105,9 +105,9 @@ def test_a_sampler_of_another_kind_of_model_is_an_error():
     ],
 )
 def test_a_model_of_another_noise_process_is_an_error(scheduler):
-    with pytest.raises(ModelError, match=f"scheduler is {type(scheduler).__name__}.*another noise process"):
+    with pytest.raises(ModelError, match=f"scheduler {type(scheduler).__name__}, .*not supported"):
         make_schedule(scheduler, 10, "ddim")
-    with pytest.raises(ModelError, match="another noise process"):
+    with pytest.raises(ModelError, match="noise process is not supported"):
         training_levels(scheduler)
 
 
@@ -208,11 +208,11 @@ def test_drtune_spreads_its_gradient_evenly():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (StrategyConfig("dpo"), "unknown 'dpo'; one of refl, draft"),
+        (StrategyConfig("dpo"), "strategy.name: must be one of refl, draft, .* got 'dpo'"),
         (StrategyConfig("draft", k=9), "strategy.k: must be 1 to 8"),
         (StrategyConfig("draft-lv", copies=0), "strategy.copies"),
-        (StrategyConfig("refl", first=5, last=2), "must lie within 8 steps, in order"),
-        (StrategyConfig("refl", last=8), "must lie within 8 steps"),
+        (StrategyConfig("refl", first=5, last=2), "0 <= first <= last < 8 .* got 5 and 2"),
+        (StrategyConfig("refl", last=8), "0 <= first <= last < 8 .* got None and 8"),
     ],
 )
 def test_impossible_plans_are_errors(config, message):

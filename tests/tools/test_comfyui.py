@@ -91,7 +91,7 @@ def test_every_image_can_have_its_prompt(nodes, model, reward_model):
     (scores, _, _, given), _ = score(nodes, reward_model, images(), lines, per_line=True)
     assert scores == expected
     assert given == prompts
-    with pytest.raises(ValueError, match="2 prompts for 5 pictures"):
+    with pytest.raises(ValueError, match="Cannot score 5 pictures with 2 prompts"):
         score(nodes, reward_model, images(), [PROMPT, PROMPT])
 
 
@@ -142,7 +142,7 @@ def test_nan_pixels_are_named(nodes, reward_model):
 def test_long_and_empty_prompts_are_reported(nodes, reward_model):
     with pytest.warns(RM.errors.PromptTruncatedWarning):
         report = score(nodes, reward_model, images()[:1], PROMPT + ", masterpiece" * 20)[0][1]
-    assert "not read, as the prompt is too long: " in report
+    assert "the prompt is too long; not read: " in report
     with pytest.warns(RM.errors.EmptyPromptWarning):
         report = score(nodes, reward_model, images()[:1], "")[0][1]
     assert "an empty prompt" in report

@@ -134,7 +134,7 @@ def test_install_py_never_takes_a_bare_name(command, hosts):
     (target / "reward_core_source.json").unlink()
     done = install_py(target)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "no source is known" in done.stdout
+    assert "no source found" in done.stdout
     assert "pip install --no-deps ./packages/reward-core" in done.stdout
 
 

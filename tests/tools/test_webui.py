@@ -131,7 +131,9 @@ def test_filtering_every_image_shows_a_message(host):
     assert processed.images == processed.infotexts == []
     assert processed.index_of_first_image == 0
     best = max(scores(host.saved()))
-    assert processed.info.startswith("No picture reached the lower score limit 99: 2 filtered out")
+    assert processed.info.startswith(
+        "All 2 pictures were filtered out: none reached the lower score limit 99"
+    )
     assert f"{best:.4f}" in processed.info
     assert processed.all_prompts == [PROMPT] * 2  # the host's JSON needs the first
 
@@ -219,8 +221,8 @@ def test_a_folder_loads_as_a_model(host, model, tmp_path_factory):
 def test_an_unavailable_model_loses_no_image(host):
     processed = generate(host, (True, "/no/such/model", True, 0, True), batch_size=2)
     assert len(images(processed)) == 2
-    assert "not scored: '/no/such/model' is neither" in processed.comments
-    assert processed.comments.count("not scored") == 1
+    assert "cannot score: '/no/such/model' is neither" in processed.comments
+    assert processed.comments.count("cannot score") == 1
     assert "ImageReward" not in "".join(processed.infotexts)
 
 

@@ -1,6 +1,6 @@
-"""Renderers of ShapesBench with graded faults, to be ranked as text-to-image models are.
+"""Renderers of ShapesBench with faults of varying severity, ranked like text-to-image models.
 
-Some of their faults never occur in the tiny reward's training: mosaic, dead pixels, stripes.
+Some of the faults do not occur in the training data of the tiny reward: mosaic, dead pixels, stripes.
 """
 
 from __future__ import annotations
@@ -18,8 +18,14 @@ Change = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 @dataclass(frozen=True)
 class Renderer:
-    """faults: (kind, probability, strength), each tried once an image where the scene allows it.
-    change: what happens to the pixels afterwards."""
+    """A renderer with faults.
+
+    Attributes:
+        title: description for readers.
+        faults: (kind, probability, strength) of faults, each applied at most once per image, if the scene
+            allows it.
+        change: change of the finished pixels, if any.
+    """
 
     title: str
     faults: tuple[tuple[str, float, float], ...] = ()
@@ -27,14 +33,14 @@ class Renderer:
 
 
 def _mosaic(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Blocks of about 3 x 3 pixels of one color."""
+    """Replace blocks of about 3 x 3 pixels by their mean color."""
     side = len(pixels)
     small = Image.fromarray(pixels).resize((side // 3, side // 3), Image.Resampling.BOX)
     return np.array(small.resize((side, side), Image.Resampling.NEAREST))
 
 
 def _dead_pixels(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """One pixel in 12 black or white."""
+    """Turn one pixel in 12 black or white."""
     pixels = pixels.copy()
     dead = rng.random(pixels.shape[:2]) < 1 / 12
     pixels[dead] = 255 * rng.integers(0, 2, (int(dead.sum()), 1))
@@ -42,7 +48,7 @@ def _dead_pixels(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _stripes(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Every fourth row a little darker, as on an old screen; darker still, and the oracle reads nothing."""
+    """Darken every fourth row a little, as on an old screen. With darker rows the oracle sees no things."""
     pixels = pixels.copy()
     first = int(rng.integers(4))
     pixels[first::4] = (pixels[first::4] * 0.88).astype(np.uint8)
@@ -78,7 +84,7 @@ RENDERERS: dict[str, Renderer] = {
 
 
 def render(renderer: Renderer, scene: Scene, rng: np.random.Generator) -> np.ndarray:
-    """One image (64, 64, 3), uint8."""
+    """Draw one image of a scene: (64, 64, 3), uint8."""
     faults: list[Fault] = []
     for kind, probability, strength in renderer.faults:
         if rng.random() >= probability:
