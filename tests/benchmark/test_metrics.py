@@ -171,7 +171,7 @@ def test_metrics_command(files, command):
     ("content", "output"),
     [
         ("[", "JSON"),
-        ([{"id": "x", "rewards": [1, 2]}], "no rewards for 1 of 2 ids, such as 'y'"),
+        ([{"id": "x", "rewards": [1, 2]}], "no rewards for 1 of 2 ids of the rankings, such as 'y'"),
         ([{"id": "x", "rewards": [1]}, {"id": "y", "rewards": [1, 2]}], "1 rewards for 2 images"),
         ([{"id": "x", "rewards": [1, "2"]}], "finite number"),
         ('[{"id": "x", "rewards": [1, NaN]}]', "finite number"),
