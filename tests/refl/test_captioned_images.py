@@ -122,24 +122,24 @@ def test_a_dataset_gives_the_same_images_as_its_files(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["folder", "tar", "dataset"])
-def test_an_image_above_the_pixel_limit_is_refused(tmp_path, monkeypatch, capsys, kind):
+def test_an_image_above_the_pixel_limit_is_refused(tmp_path, monkeypatch, caplog, kind):
     saved = saved_dataset(tmp_path)
     data = tmp_path / "data"
     sources = {"folder": data, "tar": as_tar(data, tmp_path / "data.tar"), "dataset": saved}
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)  # twice as many are refused
     with pytest.raises(PromptFileError, match="4 in a row failed"):
         open_source(tmp_path, sources[kind]).get(0, 16, 16)
-    assert "REWARD_CORE_MAX_IMAGE_PIXELS sets another limit" in capsys.readouterr().err
+    assert "REWARD_CORE_MAX_IMAGE_PIXELS sets another limit" in caplog.text
 
 
-def test_files_in_a_tar_above_the_byte_limit_are_refused(tmp_path, monkeypatch, capsys):
+def test_files_in_a_tar_above_the_byte_limit_are_refused(tmp_path, monkeypatch, caplog):
     tar = as_tar(write_images(tmp_path / "data"), tmp_path / "data.tar")
     for name in ("MAX_IMAGE_FILE_BYTES", "MAX_CAPTION_BYTES"):
         with monkeypatch.context() as patch:
             patch.setenv(f"REWARD_CORE_{name}", "5")
             with pytest.raises(PromptFileError, match="4 in a row failed"):
                 open_source(tmp_path, tar).get(0, 16, 16)
-        assert f"REWARD_CORE_{name} sets another limit" in capsys.readouterr().err
+        assert f"REWARD_CORE_{name} sets another limit" in caplog.text
 
 
 def test_a_compressed_or_damaged_tar_is_refused(tmp_path):
@@ -153,13 +153,13 @@ def test_a_compressed_or_damaged_tar_is_refused(tmp_path):
         open_source(tmp_path, tmp_path / "cut.tar")
 
 
-def test_postscript_in_a_dataset_is_refused(tmp_path, capsys):
+def test_postscript_in_a_dataset_is_refused(tmp_path, caplog):
     datasets = pytest.importorskip("datasets")
     content = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 50 50\n%%EndComments\nshowpage\n%%EOF\n"
     data = datasets.Dataset.from_dict({"image": [{"bytes": content, "path": None}], "text": ["a cat"]})
     data.cast_column("image", datasets.Image()).save_to_disk(tmp_path / "saved")
     with pytest.raises(PromptFileError, match="1 in a row failed"):
         open_source(tmp_path, tmp_path / "saved").get(0, 16, 16)
-    error = capsys.readouterr().err
+    error = caplog.text
     assert "Cannot read 'row 0' of " in error
     assert "not an image in any format" in error

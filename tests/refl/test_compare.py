@@ -69,7 +69,7 @@ def test_mistakes(pipelines, prompts, tmp_path, capsys):
     lora.mkdir()
     (lora / "pytorch_lora_weights.safetensors").write_bytes(b"none")
     for before, more, message in (
-        (lora, (), "say on which model with --base"),
+        (lora, (), "their model card names no base model"),
         (lora, ("--base", str(pipelines("sd"))), "these LoRA weights do not go with"),
         (tmp_path, (), "it has no model_index.json"),
         (pipelines("sd"), ("--reward", "none"), "reward 'none'"),

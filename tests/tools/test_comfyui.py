@@ -145,7 +145,7 @@ def test_long_and_empty_prompts_are_reported(nodes, reward_model):
     assert "the prompt is too long; not read: " in report
     with pytest.warns(RM.errors.EmptyPromptWarning):
         report = score(nodes, reward_model, images()[:1], "")[0][1]
-    assert "an empty prompt" in report
+    assert "the prompt is empty" in report
 
 
 # Load Reward Model

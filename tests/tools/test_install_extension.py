@@ -74,7 +74,7 @@ def test_an_earlier_installation_is_replaced(command, hosts):
     command("webui", hosts / "webui")
     (target / "scripts" / "old.py").touch()
     done = command("webui", hosts / "webui")
-    assert "in place of an earlier one" in done.stdout
+    assert "(replacing an earlier one)" in done.stdout
     assert not (target / "scripts" / "old.py").exists()
     command("webui", hosts / "webui", "--link")
     command("webui", hosts / "webui")
