@@ -1,4 +1,4 @@
-"""Disks that are full or lose power: nothing is left half written."""
+"""Full disks and power loss: no file is left partly written."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ resource = pytest.importorskip("resource", reason="this system has no such limit
 
 
 def limit():
-    """No file may grow beyond 15 kB: writing fails as it does on a full disk."""
+    """Limit files to 15 kB: writing fails as on a full disk."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (15_000, 15_000))
 
 
@@ -36,7 +36,7 @@ def test_an_unwritable_checkpoint_is_a_one_line_error(pipelines, tmp_path, rank)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks up file descriptors in /proc")
 @pytest.mark.parametrize("rank", [4, 0], ids=["lora", "full"])
-def test_a_run_is_on_the_disk_before_older_files_go(pipelines, tmp_path, monkeypatch, rank):
+def test_a_checkpoint_is_on_disk_before_older_files_are_removed(pipelines, tmp_path, monkeypatch, rank):
     more = ("run.checkpoint_every=1", "run.checkpoints=1", "validation.every=1", "validation.stop_reward=red",
             "validation.stop_patience=9", "validation.keep_best=true", f"model.lora_rank={rank}")  # fmt: skip
     with recorded(monkeypatch) as found:

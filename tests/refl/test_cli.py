@@ -1,4 +1,4 @@
-"""The command line, settings, and what is told of mistakes before any long work."""
+"""The refl command, its settings and prompts, and errors reported before training."""
 
 import dataclasses
 import http.server
@@ -20,7 +20,7 @@ from refl.presets import PRESETS
 from refl.prompts import DataOrder, read_prompts
 
 
-def test_the_four_lines_of_the_original(pipelines, tmp_path):
+def test_the_original_example_runs(pipelines, tmp_path):
     prompts = tmp_path / "refl_data.json"
     prompts.write_text(
         json.dumps([{"text": "a boat", "image": "000044-0048"}, {"text": "a cat", "image": "1"}])
@@ -37,7 +37,7 @@ def test_the_four_lines_of_the_original(pipelines, tmp_path):
     assert (tmp_path / "out" / "model" / "unet").is_dir()  # sd14-paper trains all weights
 
 
-def test_the_original_s_flags(capsys, caplog):
+def test_flags_of_the_original_are_mapped_or_ignored_with_a_warning(capsys, caplog):
     config = refl.parse_args(
         ["--use_ema", "--learning_rate=2e-5", "--gradient_checkpointing", "--noise_offset", "0.1",
          "--scale_lr", "--checkpoints_total_limit", "5", "--use_8bit_adam", "--seed", "7",
@@ -60,7 +60,7 @@ def test_the_original_s_flags(capsys, caplog):
     assert "run.batch_size: must be a whole number, got 'many'" in capsys.readouterr().err
 
 
-def test_the_preset_of_the_paper():
+def test_the_paper_preset_has_the_published_values():
     config = refl.parse_args([])
     assert (config.run.batch_size, config.run.accumulation, config.run.steps) == (2, 4, 100)
     assert (config.strategy.name, config.strategy.bounds(config.rollout.steps)) == ("refl", (30, 39))
@@ -72,14 +72,14 @@ def test_the_preset_of_the_paper():
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_presets_survive_yaml(preset, tmp_path):
+def test_presets_round_trip_through_yaml(preset, tmp_path):
     config = refl.load_config(preset=preset)
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump(config.to_dict()))
     assert refl.load_config(path) == config
 
 
-def test_a_file_over_a_preset_and_settings_over_both(tmp_path):
+def test_a_file_overrides_a_preset_and_settings_override_both(tmp_path):
     path = tmp_path / "run.yaml"
     path.write_text(
         "optimizer: {lr: 3e-5}\nrun: {steps: 7}\nrewards: [{name: tiny}, {name: CLIP, weight: 0}]\n"
@@ -128,7 +128,7 @@ def test_a_file_over_a_preset_and_settings_over_both(tmp_path):
         ("run.steps=[", r"run.steps: must be a whole number, got '\['"),
     ],
 )
-def test_invalid_settings(setting, message):
+def test_invalid_settings_are_refused(setting, message):
     if message is None:  # unused by this strategy
         assert refl.load_config(settings=[setting])
         return
@@ -136,7 +136,7 @@ def test_invalid_settings(setting, message):
         refl.load_config(settings=[setting])
 
 
-def test_unreadable_config_files(tmp_path):
+def test_unreadable_config_files_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="cannot be read"):
         refl.load_config(tmp_path / "none.yaml")
     for text, message in (("[1]", "must hold keys and values"), ("a: [", "no YAML"), ("", "holds NoneType")):
@@ -195,7 +195,7 @@ def refl_sources():
         ("a.tsv", "text\tid\na cat, asleep\t1\n", ["a cat, asleep"]),
     ],
 )
-def test_prompt_files(tmp_path, name, text, expected):
+def test_prompt_files_are_read(tmp_path, name, text, expected):
     (tmp_path / name).write_text(text)
     assert read_prompts(tmp_path / name) == expected
 
@@ -218,7 +218,7 @@ def test_prompt_files(tmp_path, name, text, expected):
         ("a.csv", b"prompt\n" + b"a" * 200_000, "after line 1: field larger than field limit"),
     ],
 )
-def test_invalid_prompt_files(tmp_path, name, content, message):
+def test_invalid_prompt_files_are_refused(tmp_path, name, content, message):
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(PromptFileError, match=message) as caught:
@@ -227,7 +227,7 @@ def test_invalid_prompt_files(tmp_path, name, content, message):
 
 
 @pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.csv", "a.tsv", "a.txt"])
-def test_prompt_files_over_a_bound_are_refused(tmp_path, monkeypatch, name):
+def test_prompt_files_above_the_size_limit_are_refused(tmp_path, monkeypatch, name):
     rows = ['{"prompt": "a"}' if "json" in name else "a"] * 500
     text = f"[{','.join(rows)}]" if name == "a.json" else "\n".join(["prompt", *rows][".json" in name :])
     (tmp_path / name).write_text(text)
@@ -245,15 +245,15 @@ def test_a_pipe_of_prompts_is_refused_without_waiting(tmp_path):
         read_prompts(tmp_path / "a.txt")
 
 
-def test_the_order_shuffles_each_epoch_again():
+def test_every_epoch_is_shuffled_differently():
     order = DataOrder(5, seed=3)
     epochs = [[order[5 * epoch + i] for i in range(5)] for epoch in range(20)]
     assert all(sorted(epoch) == [0, 1, 2, 3, 4] for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) > 10
-    assert [order[i] for i in range(5)] == epochs[0]  # going back gives the same
+    assert [order[i] for i in range(5)] == epochs[0]  # random access gives the same
 
 
-# Mistakes
+# Invalid arguments
 
 
 @pytest.mark.parametrize(
@@ -277,7 +277,7 @@ def test_rewards_with_wrong_outputs_are_refused(pipelines, tmp_path, reward, mes
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
-def test_other_mistakes_are_reported_first(pipelines, tmp_path):
+def test_invalid_arguments_are_refused_before_training(pipelines, tmp_path):
     def trainer(*settings, model=None, prompts=("a",)):
         config = refl.load_config(settings=["rewards=[{name: tiny}]", f"run.out={tmp_path}", *settings])
         return refl.Trainer(model or pipelines("sd"), prompts, config)
@@ -313,7 +313,7 @@ def test_other_mistakes_are_reported_first(pipelines, tmp_path):
 # The command
 
 
-def test_train_dry_run_and_mistakes(pipelines, tmp_path, capsys):
+def test_train_dry_run_prints_settings_and_refuses_invalid_arguments(pipelines, tmp_path, capsys):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a red circle\na blue square\n")
     arguments = ["train", "--model", str(pipelines("sd")), "--prompts", str(prompts), "--reward", "tiny",
@@ -341,7 +341,7 @@ def test_train_dry_run_and_mistakes(pipelines, tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
-def test_rewards_of_a_config_file_stay_when_watch_adds_more(pipelines, tmp_path, capsys):
+def test_watch_adds_to_the_rewards_of_a_config_file(pipelines, tmp_path, capsys):
     prompts, config = tmp_path / "prompts.txt", tmp_path / "run.yaml"
     prompts.write_text("a red circle\na blue square\n")
     config.write_text(
@@ -358,7 +358,7 @@ def test_rewards_of_a_config_file_stay_when_watch_adds_more(pipelines, tmp_path,
     assert "names must be unique" in capsys.readouterr().err
 
 
-def test_downloaded_prompts_must_be_the_original_s(tmp_path):
+def test_downloaded_prompts_must_match_the_checksum(tmp_path):
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             body = b'[{"text": "another file"}]'

@@ -1,4 +1,4 @@
-"""refl compare: the same seeds of two models, rewards side by side."""
+"""refl compare: rewards of two models for the same prompts and seeds."""
 
 import json
 
@@ -30,7 +30,7 @@ def arguments(before, after, prompts, out, *more):
     return [str(part) for part in made]
 
 
-def test_a_model_beside_itself(pipelines, prompts, tmp_path, capsys):
+def test_a_model_compared_with_itself_is_a_tie(pipelines, prompts, tmp_path, capsys):
     assert main(arguments(pipelines("sd"), pipelines("sd"), prompts, tmp_path / "out", "--json")) == 0
     found = json.loads(capsys.readouterr().out)
     assert [row["name"] for row in found["rewards"]] == ["tiny", "tiny-judge"]
@@ -43,7 +43,7 @@ def test_a_model_beside_itself(pipelines, prompts, tmp_path, capsys):
     assert len(rows) == 6
 
 
-def test_a_model_beside_its_lora(pipelines, prompts, tmp_path, capsys):
+def test_a_model_is_compared_with_its_lora(pipelines, prompts, tmp_path, capsys):
     config = refl.load_config(
         settings=[f"run.out={tmp_path / 'run'}", "run.steps=10", "rollout.height=16", "rollout.steps=4",
                   "rewards=[{name: tiny, phi: linear}]", "loss.reward_scale=1", "optimizer.lr=3e-2",
@@ -64,7 +64,7 @@ def test_a_model_beside_its_lora(pipelines, prompts, tmp_path, capsys):
         assert reward["win_rate_low"] <= reward["win_rate"] <= reward["win_rate_high"]
 
 
-def test_mistakes(pipelines, prompts, tmp_path, capsys):
+def test_invalid_arguments_are_refused(pipelines, prompts, tmp_path, capsys):
     lora = tmp_path / "lora"
     lora.mkdir()
     (lora / "pytorch_lora_weights.safetensors").write_bytes(b"none")
@@ -94,10 +94,10 @@ def test_a_second_comparison_into_the_same_folder_is_refused(pipelines, tmp_path
     compare(*given, attempt_another)
     assert len(refused) == 2
     assert str(tmp_path / "out") in refused[0]
-    compare(*given)  # the folder is free again
+    compare(*given)  # the lock was released
 
 
-def test_a_reward_that_is_not_finite_decides_no_comparison():
+def test_a_reward_that_is_not_finite_is_refused():
     for bad in (float("nan"), float("inf")):
         values = np.array([[0.1, 0.2], [0.3, bad]])
         for before, after, side in (
@@ -108,8 +108,8 @@ def test_a_reward_that_is_not_finite_decides_no_comparison():
                 compare_rewards("r", before, after)
 
 
-def test_the_interval_is_over_prompts():
-    """Half the prompts won with every seed: seeds do not make it surer."""
+def test_the_interval_is_computed_over_prompts():
+    """Half the prompts are won with every seed; more seeds do not narrow the interval."""
     before = np.zeros((40, 50))
     after = np.repeat([[1.0], [-1.0]], 20, axis=0) * np.ones(50)
     found = compare_rewards("r", before, after)
