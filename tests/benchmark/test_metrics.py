@@ -99,14 +99,14 @@ def test_paired_comparison_finds_the_better_scorer(ranks_of_prompts):
     rng = np.random.default_rng(3)
     good = [[-p + rng.normal(0, 1) for p in ranks] for ranks in ranks_of_prompts]
     bad = [[-p + rng.normal(0, 6) for p in ranks] for ranks in ranks_of_prompts]
-    found = compare_scorers(ranks_of_prompts, good, bad)
-    assert found.p_value < 0.001
-    assert found.difference.low > 0
+    comparison = compare_scorers(ranks_of_prompts, good, bad)
+    assert comparison.p_value < 0.001
+    assert comparison.difference.low > 0
     same = compare_scorers(ranks_of_prompts, good, good)
     assert same.p_value == 1
     assert same.difference.value == 0
     back = compare_scorers(ranks_of_prompts, bad, good)
-    assert back.difference.value == -found.difference.value
+    assert back.difference.value == -comparison.difference.value
 
 
 def test_sign_flip_of_cases_computed_by_hand():
@@ -161,10 +161,10 @@ def files(tmp_path):
 def test_the_metrics_command_prints_the_table(files, command):
     done = command(*files([{"id": "y", "rewards": [0.1, 0.7]}, {"id": "x", "rewards": [0.2, 0.3]}]))
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert (found["pooled_accuracy"], found["per_prompt_accuracy"], found["pairs"]) == (0.5, 0.5, 2)
-    assert found["recall"] is None
-    assert found["filter"] is None
+    table = json.loads(done.stdout)
+    assert (table["pooled_accuracy"], table["per_prompt_accuracy"], table["pairs"]) == (0.5, 0.5, 2)
+    assert table["recall"] is None
+    assert table["filter"] is None
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_table1_files_of_the_original_are_read(tmp_path, command):
         (folder / f"CLIP-benchmark-{name}-result.json").write_text(json.dumps(rows))
     done = command("metrics", "--scores", tmp_path / "results")
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)["CLIP"]
-    assert found["spearman"]["value"] == 1
-    assert set(found["generators"]) == {"openjourney", "versatile-diffusion", "cogview2"}
-    assert found["generators"]["openjourney"]["wins"] == 6
+    table = json.loads(done.stdout)["CLIP"]
+    assert table["spearman"]["value"] == 1
+    assert set(table["generators"]) == {"openjourney", "versatile-diffusion", "cogview2"}
+    assert table["generators"]["openjourney"]["wins"] == 6

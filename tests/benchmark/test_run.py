@@ -193,15 +193,15 @@ def test_clip_and_aesthetic_share_an_image_encoder(tmp_path):
         tmp_path / "none.png",
         Image.new("RGB", (9, 9)),
     ]
-    found = SharedTower(both).score_all(["a", "b", "b"], images, None)
+    rows_by_scorer = SharedTower(both).score_all(["a", "b", "b"], images, None)
     for name, scorer in both.items():
         single_rows = list(scorer.score_rows(["a", "b", "b"], images))
         assert (
-            [row.error for row in found[name]]
+            [row.error for row in rows_by_scorer[name]]
             == [row.error for row in single_rows]
             == [None, "no such file", None]
         )
-        for row, other in zip(found[name], single_rows):
+        for row, other in zip(rows_by_scorer[name], single_rows):
             assert row.score == pytest.approx(other.score, abs=1e-6)
 
 
@@ -225,16 +225,18 @@ def test_a_shared_tower_keeps_few_images_open(tmp_path):
 
     before = sum(issubclass(type(thing), Image.Image) for thing in gc.get_objects())
     images = [Counting() for _ in range(12)]
-    found = SharedTower(small_clip_and_aesthetic()).score_all(["a"] * 12, images, 2)
-    assert len(found["CLIP"]) == len(alive) == 12
+    rows_by_scorer = SharedTower(small_clip_and_aesthetic()).score_all(["a"] * 12, images, 2)
+    assert len(rows_by_scorer["CLIP"]) == len(alive) == 12
     assert max(alive) - before <= 4
 
 
 def test_a_shared_tower_scores_a_group_without_a_readable_image(tmp_path):
     from reward_benchmark.scorers import SharedTower
 
-    found = SharedTower(small_clip_and_aesthetic()).score_all(["a"], [tmp_path / "none.png"], None)
-    assert [(row.score, row.error) for rows in found.values() for row in rows] == [(None, "no such file")] * 2
+    rows_by_scorer = SharedTower(small_clip_and_aesthetic()).score_all(["a"], [tmp_path / "none.png"], None)
+    assert [(row.score, row.error) for rows in rows_by_scorer.values() for row in rows] == [
+        (None, "no such file")
+    ] * 2
 
 
 def test_the_html_report_is_self_contained(shapes, command):

@@ -29,11 +29,11 @@ def gradient(trainer, plan):
     """Return the gradients of all parameters as one vector."""
     trainer.objective.loss(0, [0, 1], PROMPTS[:2], plan, []).loss.backward()
     parameters = trainer.trainable.parameters
-    found = torch.cat(
+    vector = torch.cat(
         [torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in parameters]
     )
     trainer.optimizer.zero_grad(set_to_none=True)
-    return found
+    return vector
 
 
 PLANS = {
@@ -47,7 +47,7 @@ PLANS = {
 @pytest.mark.parametrize("guidance", [(), ("rollout.guidance_scale=3.0", "rollout.negative_gradient=false")])
 @pytest.mark.parametrize("gradient_checkpointing", ["true", "false"])
 def test_gradients_in_bf16_match_float32(pipelines, tmp_path, rank, guidance, gradient_checkpointing):
-    found = {}
+    gradients = {}
     for precision in ("no", "bf16"):
         more = (
             f"model.lora_rank={rank}",
@@ -59,9 +59,9 @@ def test_gradients_in_bf16_match_float32(pipelines, tmp_path, rank, guidance, gr
             for number, parameter in enumerate(trainer.trainable.parameters):  # LoRA's B is 0 at first
                 noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number))
                 parameter += 0.02 * noise
-        found[precision] = {name: gradient(trainer, plan) for name, plan in PLANS.items()}
+        gradients[precision] = {name: gradient(trainer, plan) for name, plan in PLANS.items()}
     for name in PLANS:
-        exact, rounded = found["no"][name], found["bf16"][name]
+        exact, rounded = gradients["no"][name], gradients["bf16"][name]
         assert exact.norm() > 0
         assert torch.cosine_similarity(exact, rounded, dim=0) > 0.97, name
         assert 0.9 < rounded.norm() / exact.norm() < 1.1, name

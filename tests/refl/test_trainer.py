@@ -232,11 +232,11 @@ def test_the_weights_of_the_best_validation_are_saved(pipelines, tmp_path):
         saved[keep] = torch.cat([p.detach().flatten() for p in model.unet.parameters()])
         assert trainer.state.best_step == 0
         card, rows = (tmp_path / keep / "model/README.md").read_text(), trainer.metrics.read()
-        shown = {row["step"]: row["validation/blue"] for row in rows if "validation/blue" in row}
+        rewards_of_steps = {row["step"]: row["validation/blue"] for row in rows if "validation/blue" in row}
         step = 0 if keep == "true" else trainer.state.step  # the card describes the saved weights
         assert f"| after {step} steps |" in card
-        assert f"| blue | {shown[0]:.3f} | {shown[step]:.3f} |" in card
-        assert f"{shown[0]:.3f}" != f"{shown[trainer.state.step]:.3f}"
+        assert f"| blue | {rewards_of_steps[0]:.3f} | {rewards_of_steps[step]:.3f} |" in card
+        assert f"{rewards_of_steps[0]:.3f}" != f"{rewards_of_steps[trainer.state.step]:.3f}"
     base = DiffusionPipeline.from_pretrained(pipelines("sd"))
     before = torch.cat([p.detach().flatten() for p in base.unet.parameters()])
     assert torch.equal(saved["true"], before)
@@ -286,10 +286,18 @@ def test_a_failed_run_releases_its_folder_lock(pipelines, tmp_path):
 def test_the_command_refuses_a_folder_in_use_with_exit_code_2(pipelines, tmp_path, capsys):
     (tmp_path / "prompts.txt").write_text("a red circle\na blue square\n")
     (tmp_path / "run").mkdir()
-    given = ["train", "--model", pipelines("sd"), "--prompts", tmp_path / "prompts.txt", "--reward", "tiny"]
-    given += ["--out", tmp_path / "run", "--set", "rollout.height=16", "--set", "run.trackers=[]"]
+    arguments = [
+        "train",
+        "--model",
+        pipelines("sd"),
+        "--prompts",
+        tmp_path / "prompts.txt",
+        "--reward",
+        "tiny",
+    ]
+    arguments += ["--out", tmp_path / "run", "--set", "rollout.height=16", "--set", "run.trackers=[]"]
     with FileLock(tmp_path / "run" / ".train.lock"):
-        assert main([str(word) for word in given]) == 2
+        assert main([str(word) for word in arguments]) == 2
     assert f"refl: Cannot use '{tmp_path / 'run'}': another run is using it" in capsys.readouterr().err
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 

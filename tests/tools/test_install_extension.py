@@ -41,8 +41,8 @@ def command(capsys):
 
 def files(folder):
     """Return the relative paths of all relevant files."""
-    found = {file.relative_to(folder) for file in folder.rglob("*") if file.is_file()}
-    return {file for file in found if "__pycache__" not in file.parts}
+    files = {file.relative_to(folder) for file in folder.rglob("*") if file.is_file()}
+    return {file for file in files if "__pycache__" not in file.parts}
 
 
 @pytest.mark.parametrize("name", SIGNS)

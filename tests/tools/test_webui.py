@@ -96,9 +96,9 @@ def test_images_are_scored_with_any_selected_script(host):
 # The gallery
 
 
-def middle(found: list[float]) -> float:
+def middle(values: list[float]) -> float:
     """Return a limit that the better half of the scores reaches."""
-    ordered = sorted(found)
+    ordered = sorted(values)
     return sum(ordered[len(ordered) // 2 - 1 :][:2]) / 2
 
 
