@@ -1,4 +1,4 @@
-"""Measure what dropping candidates of a best-of-n early saves in compute and costs in reward.
+"""Measure savings and losses of dropping best-of-n candidates early.
 
     python tools/bench_best_of.py PIPELINE --scorer tiny [--prompts FILE] [-n 16] [--plan 0.5:0.5] ...
 
@@ -131,7 +131,7 @@ class Cost:
 
 
 class count_rows:
-    """Count the batch rows that the denoiser computes, including those of guidance, in a list of one."""
+    """Counts the rows that the denoiser computes, including those of guidance."""
 
     def __init__(self, pipe: Any):
         self.module = getattr(pipe, "unet", None) or pipe.transformer
@@ -165,7 +165,7 @@ def compare(full: list[BestOf], early: list[BestOf], shares: dict[str, float]) -
 
 
 def expected_best(rewards: Sequence[float], m: float) -> float:
-    """Return the expected maximum of m rewards drawn without replacement, interpolated for fractional m."""
+    """Return the expected maximum of m rewards drawn without replacement."""
     ranked, n = sorted(rewards), len(rewards)
 
     def expected(m: int) -> float:
@@ -177,7 +177,7 @@ def expected_best(rewards: Sequence[float], m: float) -> float:
 
 
 def agreement(full: list[BestOf], predicted_runs: list[BestOf]) -> dict[int, float]:
-    """Return finished steps -> Kendall's tau between predicted and final rewards, mean over prompts."""
+    """Return finished steps -> Kendall's tau of predicted and final rewards."""
     taus: dict[int, list[float]] = {}
     for full_run, predicted_run in zip(full, predicted_runs):
         finished = np.array(full_run.rewards)

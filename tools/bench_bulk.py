@@ -1,4 +1,4 @@
-"""Measure bulk scoring: speed compared with the resident rate, memory, start-up and resume time.
+"""Measure bulk scoring: speed, memory, start-up and resume time.
 
     python tools/bench_bulk.py                                     # the bundled tiny model
     python tools/bench_bulk.py --model full --timed 32 --rows 32   # ImageReward-v1.0's size, seeded weights
@@ -56,7 +56,7 @@ def make_files(folder: Path, count: int, side: int) -> None:
 
 
 def make_manifest(folder: Path, rows: int, files: int) -> Path:
-    """Write a manifest; neighboring rows share an image if there are more rows than files."""
+    """Write a manifest; neighboring rows share images if files are too few."""
     path = folder / f"rows-{rows}.csv"
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
@@ -165,7 +165,7 @@ class FirstBatchDoneError(Exception):
 
 
 def start_and_resume(manifest: Path, folder: Path, settings: BulkSettings, scores: Path) -> dict[str, float]:
-    """Return the seconds to the first batch of a new run, and of a run whose shards are all finished."""
+    """Return the seconds to the first batch, and those of a finished run."""
     out = f"{folder / 'shards'}/"
     first_batch_at: list[float] = []
 

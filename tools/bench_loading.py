@@ -1,4 +1,4 @@
-"""Measure memory and time of loading a full-size model and scoring one image, from .pt and from a folder.
+"""Measure memory and time of loading a full-size model from .pt and folder.
 
     python tools/bench_loading.py
 

@@ -1,4 +1,4 @@
-"""Compare the speed and memory of our rollout with the original's loop, on a UNet of SD 1.x's size.
+"""Compare speed and memory of our rollout with the original's loop.
 
     python tools/bench_refl.py                    # a GPU: 512 px, 40 steps, batch 2
     python tools/bench_refl.py --size small       # a CPU: a small UNet, 64 px
@@ -128,7 +128,7 @@ def main() -> None:
 
 
 def late_steps(count: int, steps: int) -> list[int]:
-    """Return steps spread over the last quarter, as ReFL draws them; the same for all kinds."""
+    """Return steps spread over the last quarter, the same for all kinds."""
     first = 3 * steps // 4
     return [first + (7 * i + 3) % (steps - first) for i in range(count)]
 
@@ -187,7 +187,7 @@ def original_step(parts: dict[str, Any], size: str, batch: int, half: torch.dtyp
 
 
 def our_step(parts: dict[str, Any], size: str, batch: int, half: torch.dtype, lora: bool = False):
-    """Return a function that takes one step with the trainer's rollout and gradient checkpointing."""
+    """Return a function that takes one step with the trainer's rollout."""
     unet: nn.Module = copy.deepcopy(parts["unet"])
     if lora:
         from peft import LoraConfig

@@ -1,4 +1,4 @@
-"""Measure scoring speed compared with the hardware's limit, and the agreement of fast with exact scores.
+"""Measure scoring speed, and the agreement of fast with exact scores.
 
     python tools/bench_scoring.py [--device cpu|cuda] [--size full|tiny] [--from tensors|files]
 
@@ -67,7 +67,7 @@ def run_alternately(works: dict, device: torch.device, rounds: int, clock: Calla
 
 
 def linear_layers(device: torch.device, dtype: torch.dtype) -> dict[tuple[int, int, int], Callable]:
-    """Return a function per shape that multiplies matrices, several times on a GPU to hide launch costs."""
+    """Return a function per shape that multiplies matrices several times."""
     multiply = {}
     for rows, inner, columns in LINEAR_SHAPES:
         a = torch.randn(rows, inner, device=device, dtype=dtype)

@@ -1,4 +1,4 @@
-"""Measure how fast ShapesBench draws and reads images on one core, and how accurate its oracle is.
+"""Measure the speed of ShapesBench on one core, and its oracle's accuracy.
 
 python tools/bench_shapes.py
 """

@@ -1,4 +1,4 @@
-"""Measure the training speed of rewards in comparisons per second: the original's method and ours.
+"""Measure reward training in comparisons/s: the original's method and ours.
 
     python tools/bench_training.py [--device cpu|cuda] [--groups 4] [--precision float32|bfloat16]
 
@@ -69,7 +69,7 @@ def make_group(number: int, size: int, side: int) -> ReadGroup:
 
 
 def pair_inputs(model: RewardModel, pairs: list[tuple[ReadGroup, int, int]]) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the pixels of each pair's images, and ids and mask of its prompt for both, 35 tokens long."""
+    """Return pixels, token ids and mask of both images of each pair."""
     images = torch.stack([group.images[i] for group, *both in pairs for i in both])
     prompts = [group.prompt for group, *_ in pairs for _ in range(2)]
     ids, mask = model.tokenizer(prompts, length=model.config.max_length)
@@ -116,7 +116,7 @@ def timed(work: Callable[[], object], device: torch.device) -> float:
 
 @torch.no_grad()
 def largest_difference(model: RewardModel, pairs: list) -> float:
-    """Return the largest difference from the exact path's rewards, relative to their standard deviation."""
+    """Return the largest difference from exact rewards, relative to their std."""
     model.eval()
     paired = model(*pair_inputs(model, pairs))
     exact = []

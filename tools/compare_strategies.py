@@ -55,7 +55,7 @@ STRATEGIES = {
 
 
 def passes(strategy: StrategyConfig, config: TrainConfig, count: int = 500) -> float:
-    """Return the denoiser passes of one optimizer step, averaged over ``count`` plans."""
+    """Return the denoiser passes of one step, averaged over ``count`` plans."""
     rollout, loss = config.rollout, config.loss
     plans = [strategy.plan(rollout.steps, random.Random(f"{config.run.seed} {n}")) for n in range(count)]
     costs = [plan.cost() for plan in plans]
@@ -110,7 +110,7 @@ def base_scores(out: Path, prompts: list[str]) -> dict[str, np.ndarray]:
 
 
 def check_settings(file: Path, settings: dict[str, int]) -> None:
-    """Exit if the folder has runs of other settings, which would be mistaken for this comparison's."""
+    """Exit if the folder has runs of other settings."""
     before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else settings
     if before != settings:
         raise SystemExit(

@@ -1,4 +1,4 @@
-"""Convert the original's .pt to a folder that loads offline (same as ``reward-core convert``)."""
+"""Convert the original's .pt to a folder (same as ``reward-core convert``)."""
 
 import argparse
 import sys

@@ -1,4 +1,4 @@
-"""Take the screenshots of `reward-core app` for the docs: on a wide screen, on a phone, and one ranked row.
+"""Take the screenshots of `reward-core app` for the docs.
 
 python tools/make_app_images.py --out docs      # writes app.png, app-phone.png, ranked.png
 

@@ -1,4 +1,4 @@
-"""Draw the contact sheet of docs/shapesbench.md: images with their true utility and the oracle's.
+"""Draw the contact sheet of docs/shapesbench.md.
 
 python tools/make_shapes_sheet.py --out docs/shapesbench.png
 """
@@ -35,7 +35,7 @@ def graded(title: str, *faults: str) -> tuple[str, list[Image.Image], list[str]]
 
 
 def foreign(title: str) -> tuple[str, list[Image.Image], list[str]]:
-    """Return a row of images that the renderer did not draw, which only the oracle can score."""
+    """Return a row of images that the renderer did not draw."""
     scene = shapes.parse(PROMPT)
     clean = Image.fromarray(shapes.render_scene(scene, np.random.default_rng(1)))
     random = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Build the folder of a Hugging Face Space: the page, the package's source and its requirements.
+"""Build the folder of a Hugging Face Space.
 
 python tools/make_space.py --out space
 hf upload USER/NAME space --repo-type space

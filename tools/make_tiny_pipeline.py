@@ -1,4 +1,4 @@
-"""Train the tiny text-to-image pipeline bundled with refl from scratch on ShapesBench.
+"""Train the tiny pipeline bundled with refl from scratch on ShapesBench.
 
     python tools/make_tiny_pipeline.py --work work --out tiny
 
@@ -204,7 +204,7 @@ def save_pipeline(pipeline: StableDiffusionPipeline, folder: Path) -> None:
 
 
 def _clean_config(folder: Path) -> None:
-    """Remove keys that diffusers writes but warns about on loading, and paths of this machine."""
+    """Remove keys that diffusers warns about, and paths of this machine."""
     path = folder / "config.json"
     config = json.loads(path.read_text())
     for key in ("block_out_channels", "_name_or_path"):

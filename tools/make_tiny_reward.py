@@ -1,4 +1,4 @@
-"""Train the tiny reward models bundled with reward-core from scratch on ShapesBench.
+"""Train the tiny rewards bundled with reward-core from scratch.
 
     python tools/make_tiny_reward.py --out tiny
     python tools/make_tiny_reward.py --out tiny-judge --architecture tiny-judge --seed 1000
@@ -199,7 +199,7 @@ def train_on_rankings(
     folder: Path,
     progress: Progress,
 ) -> reward_core.RewardModel:
-    """Run the ranking stage: train text encoder and head on a set of groups for several epochs."""
+    """Run the ranking stage: train text encoder and head on ranked groups."""
     scenes, groups = [], []
     task = progress.add_task("making groups", total=args.groups)
     for batch in batches(ShapesGroups(args.groups, group_config, "train"), GROUPS_PER_STEP):

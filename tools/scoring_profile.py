@@ -20,7 +20,7 @@ KINDS = (
 
 
 def profile_table(work: Callable[[], object], device: torch.device) -> str:
-    """Return a Markdown table with the share of each kind in the time of one call (on a GPU: of kernels)."""
+    """Return a Markdown table of the share of each kind in the time of a call."""
     on_gpu = device.type == "cuda"
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if on_gpu else [])
     work()

@@ -1,4 +1,4 @@
-"""Seeded weights, images and prompts for bench_scoring.py, their FLOPs, and the agreement of rankings."""
+"""Seeded weights, images, prompts and FLOP counts for the benchmarks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WORDS = sorted({word for prompt in PROMPTS for word in prompt.replace(",", " ,")
 
 
 def build(size: str, folder: Path) -> RM.RewardModel:
-    """Build a seeded model of ImageReward's size, or load the bundled tiny one, on the CPU."""
+    """Build a seeded model of ImageReward's size, or load the tiny one."""
     if size == "tiny":
         return RM.load("tiny", device="cpu")
     config = RewardConfig.imagereward_v1()
@@ -58,7 +58,7 @@ def varied_images(count: int, side: int) -> list[Image.Image]:
 
 
 def spread_to_one(model: RM.RewardModel, grid: torch.Tensor) -> torch.Tensor:
-    """Scale the model's rewards to mean 0 and standard deviation 1; return ``grid`` scaled alike."""
+    """Scale the model's rewards to mean 0, std 1; return ``grid`` scaled alike."""
     config = model.config
     mean = config.reward_mean + config.reward_std * grid.mean().item()
     std = config.reward_std * grid.std().item()
@@ -67,7 +67,7 @@ def spread_to_one(model: RM.RewardModel, grid: torch.Tensor) -> torch.Tensor:
 
 
 def gflop(config: RewardConfig, tokens: int) -> float:
-    """Return the multiplications and additions for one image and one prompt of ``tokens`` tokens, in 10^9."""
+    """Return the GFLOP of one image and one prompt of ``tokens`` tokens."""
     n, d, h = config.vision.tokens, config.vision.width, int(config.vision.width * config.vision.mlp_ratio)
     vision = config.vision.depth * (n * (4 * d * d + 2 * d * h) + 2 * n * n * d)
     vision += (n - 1) * 3 * config.patch_size**2 * d
@@ -83,7 +83,7 @@ def kendall_tau(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def without_onednn(model: RM.RewardModel) -> RM.RewardModel:
-    """Return a copy with shared weights that uses torch's linear layers, as in the original's code."""
+    """Return a copy with shared weights that uses torch's linear layers."""
     model = copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
     for module in model.modules():
         if type(module) is OneDNNLinear:

@@ -1,4 +1,4 @@
-"""Show reward hacking on the bundled tiny pipeline, and measure early stopping and regularizers against it.
+"""Show reward hacking on the tiny pipeline, and what prevents it.
 
     python tools/show_reward_hacking.py --out runs/hacking [--steps 700] [--seed 0] [--arms none distance]
 
@@ -53,7 +53,7 @@ DISTANCE_WEIGHT = 5.0
 
 
 def arm_config(arm: str, base: TrainConfig) -> TrainConfig:
-    """Return the demo's settings with a linear phi, which never saturates, and one regularizer or none."""
+    """Return the demo's settings with a linear phi and at most one regularizer."""
     held_out = (RewardConfig(HELD_OUT_REWARD, 0.0), RewardConfig(TRUTH, 0.0))
     config = replace(
         base,
@@ -78,7 +78,7 @@ def arm_config(arm: str, base: TrainConfig) -> TrainConfig:
 
 
 def replay_early_stop(curve: Sequence[dict[str, float]], settings: ValidationConfig) -> dict[str, Any]:
-    """Replay early stopping on the log of a run: where it would have stopped, and which step it keeps."""
+    """Replay early stopping on the log of a run."""
     state, no_pixels = ReflState(), torch.empty(0)
     for point in curve:
         state.step = int(point["step"])
@@ -99,7 +99,7 @@ def replay_early_stop(curve: Sequence[dict[str, float]], settings: ValidationCon
 
 
 def at_equal_reward(curves: dict[str, list[dict[str, float]]], reward: float) -> dict[str, dict[str, float]]:
-    """Return truth and diversity of each run where its learned reward first reached a value.
+    """Return truth and diversity of each run at an equal learned reward.
 
     Values between validations are interpolated.
     """

@@ -20,7 +20,7 @@ def settings() -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def run(settings):
-    """Run the command in a separate process: run("run", "shapes", ...) -> CompletedProcess."""
+    """Run the command in a separate process: run("run", "shapes", ...)."""
 
     def run(*arguments, env=None) -> subprocess.CompletedProcess:
         command = [sys.executable, "-m", "reward_benchmark", *map(str, arguments)]

@@ -1,4 +1,4 @@
-"""ComfyUI nodes that score images with a reward model, pick the best and save them with their scores."""
+"""ComfyUI nodes that score images, pick the best and save their scores."""
 
 try:
     import reward_core  # noqa: F401  (to report a missing package in one line)

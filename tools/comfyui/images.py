@@ -21,7 +21,7 @@ def single_images(batches: Sequence[Tensor]) -> list[Tensor]:
 
 
 def in_batches(images: Sequence[Tensor]) -> list[Tensor]:
-    """Group images (H, W, C) into IMAGE batches, in order; neighbors of equal size share a batch."""
+    """Group images (H, W, C) of equal size into IMAGE batches, in order."""
     batches: list[list[Tensor]] = []
     for image in images:
         if not batches or batches[-1][0].shape != image.shape:
@@ -39,7 +39,7 @@ def to_pixels(image: Tensor) -> Tensor:
 
 
 def with_label(pixels: Tensor, label: str) -> Tensor:
-    """Draw a label on a dark bar at the bottom of an image (H, W, C); small images are enlarged."""
+    """Draw a label at the bottom of an image (H, W, C); enlarge small images."""
     levels = (to_pixels(pixels).permute(1, 2, 0).cpu().numpy() * 255).round().astype(np.uint8)
     image = Image.fromarray(levels)
     scale = -(-SMALLEST_SIDE // min(image.size))

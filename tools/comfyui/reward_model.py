@@ -24,12 +24,12 @@ folder_paths.add_model_folder_path(FOLDERS, os.path.join(folder_paths.models_dir
 
 
 def model_names() -> list[str]:
-    """Return the names of reward-core's models and of the folders in models/reward_models."""
+    """Return the names of known models and of folders in models/reward_models."""
     return [*reward_core.available_models(), *_saved_folders()]
 
 
 class _Parameters(nn.Module):
-    """Wraps a model for ComfyUI's patcher, which sets ``device``; the model's ``device`` is read-only."""
+    """Wraps a model for ComfyUI's patcher, which needs to set ``device``."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -37,7 +37,7 @@ class _Parameters(nn.Module):
 
 
 class ManagedRewardModel:
-    """A reward model that ComfyUI moves between the offload device and the graphics card.
+    """A reward model that ComfyUI moves to the graphics card and back.
 
     Args:
         name: a name of ``model_names()``, a folder, a file or a Hub repository.
@@ -93,14 +93,14 @@ class ManagedRewardModel:
 
 
 def fingerprint(name: str) -> str:
-    """Return a text that changes with the files of a model, so that ComfyUI reloads it."""
+    """Return a text that changes with a model's files, so that it is reloaded."""
     path = Path(_saved_folders().get(name, name)).expanduser()
     files = sorted(path.iterdir()) if path.is_dir() else [path] if path.is_file() else []
     return f"{name} {[(file.name, file.stat().st_mtime_ns) for file in files]}"
 
 
 def _saved_folders() -> dict[str, str]:
-    """Return name -> path of the models in models/reward_models and in extra_model_paths.yaml's folders."""
+    """Return name -> path of saved models in all configured folders."""
     folders: dict[str, str] = {}
     for root in map(Path, folder_paths.get_folder_paths(FOLDERS)):
         if root.is_dir():

@@ -1,4 +1,4 @@
-"""Install reward-core into the WebUI's Python. The WebUI runs this script when it starts.
+"""Install reward-core into the WebUI's Python when the WebUI starts.
 
 The source is the first of: the environment variable REWARD_CORE_SOURCE (a folder, a wheel, or a git URL
 with a revision), the checkout that contains this folder, the path recorded by `reward-core
@@ -35,7 +35,7 @@ def find_source():
 
 
 def is_pinned(source):
-    """Return whether a source is a path, a file URL, or a git URL with a revision (not a bare name)."""
+    """Return whether a source is a path or a pinned URL, not a bare name."""
     if source.startswith("git+"):
         return "@" in source.split("://", 1)[-1].split("/", 1)[-1]
     return "://" in source or os.path.exists(source)

@@ -1,4 +1,4 @@
-"""Run ``reward-core app`` as a Hugging Face Space, or locally with ``python app.py``.
+"""Run ``reward-core app`` as a Hugging Face Space, or locally.
 
 The environment variables REWARD_MODEL and REWARD_SECOND_MODEL choose the models.
 """

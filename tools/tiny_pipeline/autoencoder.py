@@ -1,4 +1,4 @@
-"""An AutoencoderTiny for images of shapes: 64 x 64 pixels <-> 16 x 16 x 4 latents of about N(0, 1).
+"""An AutoencoderTiny for 64 px images of shapes, with 16 x 16 x 4 latents.
 
 The AutoencoderTiny of diffusers has neither a distribution nor a mean to subtract, so the training keeps
 every channel of the latents near mean 0 and standard deviation 1. It also adds a little noise to the
@@ -52,7 +52,7 @@ def to_tensor(images: Iterable[np.ndarray]) -> Tensor:
 
 
 def to_range(images: Tensor) -> Tensor:
-    """Convert uint8 to float32 in [-1, 1], channels-last, the fastest format for CPU convolutions."""
+    """Convert uint8 to float32 in [-1, 1], channels-last (fast on CPUs)."""
     return (images.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
 
 

@@ -23,7 +23,7 @@ SETTINGS = ImageSettings(steps=20, guidance_scale=2.5, seeds=1, batch_size=32)
 
 @dataclass(frozen=True)
 class Figures:
-    """The oracle's scores of generated images and reconstructions, and the size of the pipeline.
+    """The oracle's scores of images, and the size of the pipeline.
 
     Attributes:
         generated: "1 unseen", "1 known", "2 unseen", "2 known" -> scores of generated images.
@@ -39,7 +39,7 @@ class Figures:
 
 
 def measure(folder: Path, count: int, settings: ImageSettings = SETTINGS) -> Figures:
-    """Generate and score images of ``count`` prompts of each kind with the pipeline in a folder."""
+    """Generate and score images of ``count`` prompts of each kind."""
     family = load_family(folder)
     generated = {}
     for things, split in ((1, "held_out"), (1, "train"), (2, "held_out"), (2, "train")):

@@ -1,4 +1,4 @@
-"""A tokenizer with one token per word of ShapesBench, and a CLIP text encoder trained on its prompts.
+"""A tokenizer with one token per word, and a CLIP text encoder.
 
 The encoder learns to classify what a prompt names: color, shape and size of each thing, and the relation.
 Its last tokens therefore encode the scene attribute by attribute before the UNet is trained, which lets the
@@ -47,7 +47,7 @@ def tokens_of(tokenizer: CLIPTokenizer, prompts: Sequence[str]) -> Tensor:
 def train_text_encoder(
     tokenizer: CLIPTokenizer, steps: int, seed: int, on_step: Callable[[int, float], None]
 ) -> CLIPTextModel:
-    """Train a text encoder and freeze it; ``on_step`` is called with the number and loss of each step."""
+    """Train a text encoder and freeze it; ``on_step`` gets number and loss."""
     torch.manual_seed(seed)
     end = tokenizer.convert_tokens_to_ids(END)
     config = CLIPTextConfig(
@@ -104,7 +104,7 @@ def _answers(scene: Scene | None) -> list[int]:
 
 
 def _merges(words: Sequence[str]) -> list[tuple[str, str]]:
-    """Return merges from left to right through each word, ordered so that no word breaks another."""
+    """Return byte-pair merges that give one token per word."""
     order, rng = list(words), random.Random(0)
     while True:
         merges = list(dict.fromkeys(pair for word in order for pair in _chain(word)))

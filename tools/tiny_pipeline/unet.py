@@ -1,4 +1,4 @@
-"""A latent UNet with the layout of Stable Diffusion's, and its training on precomputed latents.
+"""A latent UNet with Stable Diffusion's layout, and its training.
 
 Latents of the images and text features of the prompts are computed once. Muon trains matrices and
 convolution kernels, AdamW everything else. The learning rate is constant and decays to 0 in the last part of

@@ -1,1 +1,1 @@
-"""Modules of the script. They are imported once: "Reload UI" reruns scripts/ but keeps these modules."""
+"""Modules of the script. "Reload UI" reruns scripts/ but keeps them."""

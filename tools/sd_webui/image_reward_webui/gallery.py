@@ -78,7 +78,7 @@ def scores_line(processed: Any, run: Run) -> str:
 
 
 def _gallery_items(processed: Any, run: Run) -> list[GalleryItem]:
-    """Return the gallery's images with their scores. Images that follow one (masks) belong to it."""
+    """Return the gallery's images with scores; masks belong to their images."""
     first = processed.index_of_first_image
     images, infotexts = processed.images[first:], processed.infotexts[first:]
     scored = [run.images[key] for key in sorted(run.images)]

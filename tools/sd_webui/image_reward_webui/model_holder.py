@@ -61,7 +61,7 @@ class ModelHolder:
             return model.score(prompt, image)
 
     def unload(self) -> float:
-        """Unload the model; return its size in megabytes (10**6 bytes), 0 if none was loaded."""
+        """Unload the model; return its size in megabytes, 0 if none was loaded."""
         with self._lock:
             size = megabytes(self._model)
             self._model, self.name = None, ""

@@ -6,7 +6,7 @@ from modules import extra_networks, prompt_parser
 
 
 def plain_prompt(prompt: str, steps: int) -> str:
-    """Return the words of a prompt, without ``<lora:...>``, weights and ``[from:to:when]``.
+    """Return the words of a prompt, without the WebUI's syntax.
 
     The model was trained on plain sentences and reads 35 tokens: "(red:1.3) house" is scored as "red
     house". If the prompt changes during sampling, the words of the last step count.

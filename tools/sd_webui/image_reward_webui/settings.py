@@ -37,7 +37,7 @@ def read_settings(
     sort: object = False,
     *_: object,
 ) -> Settings:
-    """Read the values of the controls, in their order on the page and in the API's "args"."""
+    """Read the values of the controls, in the order of the page and the API."""
     name = str(model or "").strip().strip("\"'") or DEFAULT_MODEL
     number, problem = _number(limit)
     filters = bool(filter_low) and number is not None

@@ -1,4 +1,4 @@
-"""Score every image after it is generated, and save the score with it. Low scores can be filtered out.
+"""Score every generated image, and save the score with it.
 
 This is an always-visible script, so it combines with every other script. Importing it installs and loads
 nothing.
@@ -123,13 +123,13 @@ def _grid(scored_images, batch_size):
 
 
 def _forge_module_keys():
-    """Return the keys that Forge adds at the end of the parameters, one per selected extra module."""
+    """Return the keys that Forge adds for selected extra modules."""
     modules = getattr(shared.opts, "forge_additional_modules", None) or []
     return [f"Module {i}" for i in range(1, len(modules) + 1)]
 
 
 def _percentile_of_best(run):
-    """Return the percentile of the best score as text; empty if the model has no quantiles."""
+    """Return the percentile of the best score as text, if the model has any."""
     best = max(image.score for image in run.images.values())
     percentile = HOLDER.model.percentile(best) if HOLDER.model is not None else None
     if percentile is None:

@@ -47,7 +47,7 @@ def distribution_chart(scores: dict[str, dict[str, list[float]]]) -> str:
 
 
 def agreement_chart(scorers: list[str], agreement: Sequence[Agreement]) -> str:
-    """Return the matrix of Spearman correlations between scorers as SVG, or "" for a single scorer."""
+    """Return the Spearman correlations between scorers as SVG; "" for one scorer."""
     if len(scorers) < 2:
         return ""
     matrix = np.full((len(scorers), len(scorers)), np.nan)

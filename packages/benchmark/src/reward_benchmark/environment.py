@@ -10,7 +10,7 @@ from . import __version__
 
 
 def environment(device: str | None, precision: str) -> dict[str, str]:
-    """Return name -> value of devices, precision, and the versions that scores depend on.
+    """Return devices, precision and relevant versions as name -> value.
 
     Args:
         device: comma-separated device names; None: the default device.

@@ -1,4 +1,4 @@
-"""Generate images of a diffusion model for Table 1, as files that ``run table1`` reads."""
+"""Generate images of a diffusion model for ``run table1``."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def generate(
     settings: ImageSettings,
     device: torch.device,
 ) -> int:
-    """Write ID_NUMBER.png into ``folder`` for each prompt and seed. Existing images are kept.
+    """Write ID_NUMBER.png for each prompt and seed; keep existing images.
 
     Args:
         model: Hub id, pipeline folder or single file.

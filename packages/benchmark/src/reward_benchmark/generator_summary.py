@@ -91,7 +91,7 @@ def _result(
 def _comparisons(
     by_scorer: Mapping[str, ByGenerator], reference: dict[str, float], resamples: Resamples
 ) -> tuple[SpearmanComparison, ...]:
-    """Compare the Spearman correlations of scorers with the reference, over the same resamples."""
+    """Compare the scorers' Spearman correlations with the reference."""
     known = [name for name in next(iter(by_scorer.values())) if name in reference]
     if len(known) < 3:
         return ()

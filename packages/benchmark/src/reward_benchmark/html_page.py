@@ -72,7 +72,7 @@ class Disagreement:
 
 @dataclass(frozen=True)
 class PartView:
-    """The data of a part for the template; ``distributions`` and ``agreement`` are SVG."""
+    """A part as the template shows it; ``distributions``, ``agreement`` are SVG."""
 
     title: str
     revision: str
@@ -165,7 +165,7 @@ def _strips(part: GeneratorsSummary, groups: Sequence[ReportGroup], rows: Rows) 
 
 
 def _disagreements(scorers: Sequence[str], groups: Sequence[ReportGroup], rows: Rows) -> list[Disagreement]:
-    """Return, for each scorer, the groups in which it orders the largest share of pairs wrongly."""
+    """Return the groups with the largest share of wrong pairs, for each scorer."""
     disagreements = []
     for scorer in (name for name in scorers if name != "random"):
         wrong = []

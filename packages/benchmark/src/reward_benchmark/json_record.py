@@ -1,4 +1,4 @@
-"""Conversion of frozen dataclasses to and from JSON objects; errors name the wrong value.
+"""Conversion of frozen dataclasses to and from JSON objects.
 
 The fields of a class are its schema. A field whose value and default are None is omitted from the JSON. A
 field with ``metadata=key("name")`` has that name in the JSON. Unknown keys are ignored.

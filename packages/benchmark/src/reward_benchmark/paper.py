@@ -58,7 +58,7 @@ TABLE1_SPEARMAN = {"ImageReward-v1.0": 1.00, "CLIP": 0.60}
 
 @dataclass(frozen=True)
 class PublishedPreference:
-    """A row of Table 3, as shares in [0, 1]; ``recall`` and ``filter`` are k -> share."""
+    """A row of Table 3 as shares in [0, 1]; ``recall``, ``filter``: k -> share."""
 
     accuracy: float
     recall: dict[int, float]

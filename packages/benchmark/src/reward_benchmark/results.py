@@ -52,7 +52,7 @@ class PublishedPreference(JsonRecord):
 
 @dataclass(frozen=True)
 class PreferenceResult(JsonRecord):
-    """A scorer's row of Table 3, with the paper's row if it has one. One flat object in JSON."""
+    """A scorer's row of Table 3, with the paper's. One flat object in JSON."""
 
     table: PreferenceTable
     published: PublishedPreference | None = None
@@ -118,7 +118,7 @@ class _PublishedGenerators(JsonRecord):
 
 @dataclass(frozen=True)
 class Agreement(JsonRecord):
-    """Spearman's correlation between two scorers within a group, averaged over ``groups`` groups."""
+    """Spearman's correlation between two scorers, averaged over groups."""
 
     first: str
     second: str
@@ -128,7 +128,7 @@ class Agreement(JsonRecord):
 
 @dataclass(frozen=True)
 class PreferenceComparison(JsonRecord):
-    """Two scorers' pooled accuracy on the same images; see ``PairedComparison`` for the fields."""
+    """A ``PairedComparison`` with the names of the scorers."""
 
     first: str
     second: str
@@ -144,7 +144,7 @@ class PreferenceComparison(JsonRecord):
 
 @dataclass(frozen=True)
 class SpearmanComparison(JsonRecord):
-    """Difference of two scorers' Spearman correlations with the reference, over the same resamples."""
+    """Difference of two scorers' Spearman correlations with the reference."""
 
     first: str
     second: str

@@ -1,4 +1,4 @@
-"""The files of a run's folder, with their format versions: summary.json, groups.json, run.json."""
+"""The files of a run: summary.json, groups.json, run.json."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ReportGroup(JsonRecord):
-    """The data of a group that a report needs, so that it can be written without the suite."""
+    """The data of a group that a report needs."""
 
     part: str
     id: str

@@ -18,7 +18,7 @@ FORMER_NAMES = {"vd": "versatile-diffusion"}
 
 
 def read_scores(path: Path) -> dict[str, Rewards]:
-    """Read a JSON list of {"id", "rewards"}; a null reward means an image without a score.
+    """Read a JSON list of {"id", "rewards"}; null means no score.
 
     Returns:
         id -> rewards.
@@ -72,7 +72,7 @@ def scores_for(rankings: list[RankedPrompt], scores: dict[str, Rewards], source:
 
 
 def is_generator_file(path: Path) -> bool:
-    """Return whether a file name is SCORER-benchmark-GENERATOR-result.json, the original's Table 1."""
+    """Return whether a file is a Table 1 result of the original, by its name."""
     return "-benchmark-" in path.name and path.name.endswith("-result.json")
 
 
@@ -114,7 +114,7 @@ def read_generator_files(paths: list[Path]) -> dict[str, dict[str, list[Rewards]
 
 
 def result_files(path: Path) -> list[Path]:
-    """Return a file itself, or the original's Table 1 results in a folder and its subfolders."""
+    """Return a file, or the Table 1 results in a folder and its subfolders."""
     if not path.is_dir():
         return [path]
     files = sorted(

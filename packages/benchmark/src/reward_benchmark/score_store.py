@@ -1,4 +1,4 @@
-"""scores.jsonl: one row per image and scorer, appended as scores arrive and safe to interrupt.
+"""scores.jsonl: one row per image and scorer, appended as scores arrive.
 
 If an image, its prompt or the scorer's files have changed, the image is scored again; the last row counts.
 """
@@ -54,7 +54,7 @@ class _Row(JsonRecord):
 
 
 def fingerprint(prompt: str, image: Path, scorer: str) -> str:
-    """Return a hash that changes with the prompt, the image file and the scorer's files.
+    """Return a hash of the prompt, the image file and the scorer's files.
 
     Args:
         prompt: prompt of the image.
@@ -73,7 +73,9 @@ def fingerprint(prompt: str, image: Path, scorer: str) -> str:
 
 
 class ScoreStore:
-    """The rows of one run, on disk and in memory. A context manager; hold the lock of the run.
+    """The rows of one run, on disk and in memory; a context manager.
+
+    The caller holds the lock of the run.
 
     Opening it removes a last line that an interrupted process has not finished writing.
 

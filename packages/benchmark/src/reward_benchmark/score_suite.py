@@ -1,4 +1,4 @@
-"""Score a suite with all scorers into scores.jsonl; an interrupted run can be resumed."""
+"""Score a suite with all scorers into scores.jsonl, resumably."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def score_suite(
     devices: Sequence[str | None] = (None,),
     batch_size: int | None = None,
 ) -> None:
-    """Score all images of all parts with all scorers, except those that the store already has.
+    """Score all images with all scorers, except those already in the store.
 
     Scorers are loaded one after the other, once per device. The devices take chunks from one queue.
 

@@ -23,7 +23,10 @@ from reward_core.shapes import COLORS, PALETTE, oracle, parse
 
 
 class ImageScorer:
-    """A scorer from a function (prompt, image) -> score. An unreadable image gets a row with its error."""
+    """A scorer from a function (prompt, image) -> score.
+
+    An unreadable image gets a row with its error.
+    """
 
     def __init__(self, function: Callable[[str, ImageSource], float]):
         self.function = function
@@ -40,7 +43,7 @@ class ImageScorer:
 
 
 def oracle_utility(prompt: str, image: ImageSource) -> float:
-    """Return the oracle's utility in [0, 1], computed from the pixels. Needs a prompt of ShapesBench."""
+    """Return the oracle's utility in [0, 1]. Needs a prompt of ShapesBench."""
     return oracle(open_image(image).convert("RGB"), prompt).utility
 
 
@@ -95,7 +98,7 @@ def load_scorer(name: str, device: str | None = None, precision: str = "exact", 
 
 
 class SharedTower:
-    """CLIP and Aesthetic with a shared image encoder: each image is encoded once for both."""
+    """CLIP and Aesthetic with a shared image encoder."""
 
     def __init__(self, scorers: dict[str, ScoringModel]):
         self.scorers = scorers
@@ -138,7 +141,7 @@ SHARED = ("CLIP", "Aesthetic")
 
 
 def bundles(names: Sequence[str]) -> list[tuple[str, ...]]:
-    """Group scorers that are computed together: CLIP and Aesthetic, every other one alone."""
+    """Group the scorers that share an encoder; all others stay alone."""
     shared = tuple(name for name in names if name in SHARED)
     if len(shared) < 2:
         return [(name,) for name in names]
@@ -165,7 +168,7 @@ def available_scorers() -> list[str]:
 
 
 def _cosine_scorer(reward) -> BlipScorer:
-    """Return the BLIP model of a reward as a scorer by cosine similarity, like the BLIP baseline."""
+    """Return the BLIP model of a reward as a cosine scorer."""
     config = BlipConfig(**{f.name: getattr(reward.config, f.name) for f in fields(BlipConfig)})
     scorer = BlipScorer(config, reward.tokenizer).to(reward.device)
     scorer.blip = reward.blip

@@ -110,7 +110,10 @@ def _with_published(result: PreferenceResult, row: paper.PublishedPreference) ->
 
 
 def _agreement(values: Mapping[str, Values]) -> tuple[Agreement, ...]:
-    """Return Spearman's correlation between scorers, averaged over groups with 3 or more scores."""
+    """Return Spearman's correlation between scorers, averaged over groups.
+
+    Groups need at least 3 images with both scores.
+    """
     agreement = []
     for a, b in combinations(values, 2):
         correlations = []

@@ -111,7 +111,7 @@ def load_model(model: str | os.PathLike[str], base: str | None, device: torch.de
 
 
 def base_of_card(folder: Path) -> str | None:
-    """Return ``base_model`` of the folder's model card, or None without a card or an entry."""
+    """Return ``base_model`` of the folder's model card, or None."""
     from huggingface_hub import ModelCard
 
     path = folder / "README.md"
@@ -162,7 +162,7 @@ def score_images(
     settings: ImageSettings,
     device: torch.device,
 ) -> dict[str, np.ndarray]:
-    """Score images (P * seeds, 3, H, W) uint8 of P prompts, seed by seed within a prompt.
+    """Score images (P * seeds, 3, H, W) uint8, ordered by prompt, then seed.
 
     Returns:
         Reward name -> rewards (P, seeds).
@@ -178,7 +178,7 @@ def score_images(
 
 
 def compare_rewards(name: str, before: np.ndarray, after: np.ndarray) -> RewardComparison:
-    """Compare the rewards (prompts, seeds) of two models: means, and win rate with a 95% interval.
+    """Compare the rewards (prompts, seeds) of two models.
 
     Raises:
         RewardError: a reward is not finite (NaN would lose every comparison).
@@ -207,7 +207,9 @@ def compare(
     out: Path,
     advance: Any = lambda count: None,
 ) -> dict[str, Any]:
-    """Generate and score images of two models; write comparison.json, comparison.png, pictures.jsonl.
+    """Generate and score images of two models.
+
+    Writes comparison.json, comparison.png and pictures.jsonl.
 
     Args:
         before: the first model, usually the base.

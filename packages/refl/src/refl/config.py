@@ -1,4 +1,4 @@
-"""All settings of a training run as nested frozen dataclasses, and the check of their values."""
+"""All settings of a training run, as nested frozen dataclasses."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class RewardConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """The terms of the loss: rewards, distance to the base model, ordinary denoising loss.
+    """The terms of the loss: rewards, distance to the base, denoising loss.
 
     Attributes:
         reward_scale: factor of the summed reward losses (lambda in the paper). It sets their weight
@@ -220,7 +220,9 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """All settings of a training run. ``load_config`` builds one from a preset, a YAML file and key=value.
+    """All settings of a training run.
+
+    ``load_config`` builds one from a preset, a YAML file and key=value settings.
 
     Attributes:
         model: the diffusion model and what of it is trained.
@@ -245,7 +247,7 @@ class TrainConfig:
     prompts: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the settings as dicts, lists, numbers and strings, ready for YAML or JSON."""
+        """Return the settings as plain dicts and lists for YAML or JSON."""
         return _plain(dataclasses.asdict(self))
 
     def check(self) -> TrainConfig:

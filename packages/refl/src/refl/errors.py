@@ -1,4 +1,4 @@
-"""Errors of this package: each derives from RewardCoreError and from a built-in exception."""
+"""Errors of this package; each is also a RewardCoreError and a built-in one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from reward_core.errors import RewardCoreError
 
 
 class ReflError(RewardCoreError):
-    """Base class of this package's errors. Training also raises other errors of reward_core."""
+    """Base class of this package's errors.
+
+    Training also raises other errors of reward_core.
+    """
 
 
 class ConfigError(ReflError, ValueError):
@@ -14,7 +17,7 @@ class ConfigError(ReflError, ValueError):
 
 
 class PromptFileError(ReflError, ValueError):
-    """A prompt file or captioned images that are missing, empty, damaged or of an unknown format."""
+    """A prompt file or captioned images that cannot be read."""
 
 
 class ModelError(ReflError, ValueError):

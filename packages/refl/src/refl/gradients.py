@@ -1,4 +1,4 @@
-"""Gradients between the backward pass and the optimizer step: averaged over ranks, clipped, measured."""
+"""Averaging, clipping and measuring of gradients before an optimizer step."""
 
 from __future__ import annotations
 
@@ -37,14 +37,17 @@ def average_gradients(accelerator: Accelerator, parameters: Sequence[nn.Paramete
 def clip_gradients(
     accelerator: Accelerator, optimizer: Any, parameters: Sequence[nn.Parameter], limit: float
 ) -> float:
-    """Clip the gradients to the global norm ``limit`` (0: no clipping); return the norm before."""
+    """Clip gradients to the global norm ``limit`` (0: none); return their norm."""
     accelerator.unscale_gradients(optimizer)
     norm = torch.nn.utils.clip_grad_norm_(parameters, limit or float("inf"))
     return float(norm)
 
 
 def zero_gradient_share(pixels: Tensor) -> float:
-    """Return the share of images (N, 3, H, W) with zero gradient, whose reward is saturated."""
+    """Return the share of images (N, 3, H, W) that got no gradient.
+
+    The rewards of these images are saturated.
+    """
     if pixels.grad is None:
         return 1.0
     return float((pixels.grad.flatten(1).abs().amax(1) == 0).float().mean())

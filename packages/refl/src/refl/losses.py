@@ -46,7 +46,7 @@ def distance(
 def denoising_loss(
     x0: Tensor, noise: Tensor, output: Tensor, alpha: Tensor, sigma: Tensor, kind: str
 ) -> Tensor:
-    """Return the ordinary training loss: the mean squared error of the denoiser's output.
+    """Return the mean squared error of the denoiser's output (ordinary loss).
 
     Args:
         x0: (B, C, h, w) clean latents.

@@ -60,11 +60,11 @@ class NoiseSchedule:
         return len(self.timesteps)
 
     def clean(self, x: Tensor, output: Tensor, i: int) -> Tensor:
-        """Return the clean latents x0 predicted by the denoiser's ``output`` at step i, shaped as ``x``."""
+        """Return the clean latents that ``output`` at step i predicts, shaped as x."""
         return clean(x, output, self.alphas[i], self.sigmas[i], self.prediction)
 
     def noise(self, x: Tensor, output: Tensor, i: int) -> Tensor:
-        """Return the noise predicted by the denoiser's ``output`` at step i, shaped as ``x``."""
+        """Return the noise that ``output`` at step i predicts, shaped as ``x``."""
         alpha, sigma = self.alphas[i], self.sigmas[i]
         if self.prediction == "epsilon":
             return output
@@ -99,7 +99,7 @@ class NoiseSchedule:
 
 
 def training_target(x0: Tensor, noise: Tensor, alpha: Any, sigma: Any, prediction: str) -> Tensor:
-    """Return the ideal denoiser output for ``alpha * x0 + sigma * noise``, shaped as ``x0``."""
+    """Return the ideal output for ``alpha * x0 + sigma * noise``, shaped as x0."""
     if prediction == "epsilon":
         return noise
     if prediction == "v_prediction":
@@ -136,7 +136,7 @@ def check_process(scheduler: Any) -> None:
 
 
 def make_schedule(scheduler: Any, steps: int, sampler: str, **timestep_options: Any) -> NoiseSchedule:
-    """Compute the levels of a sampler from the configuration of a diffusers scheduler.
+    """Compute the levels of a sampler from the config of a diffusers scheduler.
 
     Args:
         scheduler: scheduler of the pipeline; only its config is used (betas, spacing, prediction type).
@@ -209,7 +209,7 @@ def make_schedule(scheduler: Any, steps: int, sampler: str, **timestep_options: 
 
 
 def training_levels(scheduler: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the timesteps, alphas and sigmas that a model was trained on, (T,) float32 each."""
+    """Return a model's training timesteps, alphas and sigmas, (T,) float32 each."""
     check_process(scheduler)
     if hasattr(scheduler, "alphas_cumprod"):
         alphas_cumprod = scheduler.alphas_cumprod.double()

@@ -1,4 +1,4 @@
-"""The loss of one microstep: rewards of generated images, and the terms that regularize them."""
+"""The loss of one microstep: rewards of images, and regularizing terms."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class MicroStep:
 
 
 class Objective:
-    """Generates images with a family's denoiser and computes their loss. Updates no weights.
+    """Generates images and computes their loss. Updates no weights.
 
     Attributes:
         height: image height in pixels.

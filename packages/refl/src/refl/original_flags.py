@@ -1,4 +1,4 @@
-"""The command line of the original's scripts/train_refl.sh, mapped to this package's settings.
+"""The flags of the original's training script, mapped to our settings.
 
 Flags without an effect in the original, and flags that another mechanism has replaced, are accepted with
 a warning.

@@ -1,4 +1,4 @@
-"""Presets: named starting points for settings. Only sd14-paper is a published recipe."""
+"""Presets: named starting points. Only sd14-paper is a published recipe."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from .config import TrainConfig
 
 
 def draw_curves(rows: list[dict[str, Any]], path: Path) -> None:
-    """Draw learning curves as a PNG: rewards in training and validation, loss, gradients, diversity.
+    """Draw the learning curves of a run as a PNG.
 
     Args:
         rows: the metrics of the run, one dict per line of metrics.jsonl.
@@ -64,7 +64,7 @@ def model_card(
     pipeline: str,
     prompts: int,
 ) -> str:
-    """Return the README.md of a trained model: rewards before and after, usage, all settings.
+    """Return the README.md of a trained model: rewards, usage, all settings.
 
     Args:
         config: settings of the run.

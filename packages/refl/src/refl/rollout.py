@@ -1,4 +1,4 @@
-"""One rollout: from noise to clean latents, with gradient at the steps of the plan."""
+"""One rollout: noise to clean latents, with gradient at the planned steps."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _mix_seeds(*numbers: int) -> int:
 
 
 def clear_autocast_cache() -> None:
-    """Clear autocast's weight cache. Call it before a pass with gradient that follows one without.
+    """Clear autocast's weight cache before a pass with gradient.
 
     Up to torch 2.9, autocast caches weights that were cast under no_grad and reuses them in the next pass.
     They have no graph, so the gradient would never reach the weights (pytorch issue 112583).

@@ -1,4 +1,4 @@
-"""One optimizer step: losses of a rank's micro-batches, averaged gradients, clipping, update."""
+"""One optimizer step: losses, averaged gradients, clipping, update."""
 
 from __future__ import annotations
 
@@ -104,7 +104,10 @@ class TrainingStep:
         self.trained = [r.name for r in config.rewards if r.weight]  # a held-out NaN skips no step
 
     def __call__(self, number: int) -> StepMetrics:
-        """Take step ``number``, counted from 0. It is skipped if a reward or the gradient is not finite."""
+        """Take step ``number``, counted from 0.
+
+        A step is skipped if a trained reward or the gradient is not finite.
+        """
         config, accelerator, started = self.config, self.accelerator, time.perf_counter()
         run, optimizer = config.run, config.optimizer
         plan = config.strategy.plan(config.rollout.steps, random.Random(f"{run.seed} {number}"))
@@ -147,7 +150,7 @@ class TrainingStep:
         self.optimizer.zero_grad(set_to_none=True)
 
     def _indices(self, number: int, micro: int, batch_size: int) -> list[int]:
-        """Return this rank's indices into the endless sequence of samples, for one micro-batch."""
+        """Return this rank's sample indices for one micro-batch."""
         ranks, rank = self.accelerator.num_processes, self.accelerator.process_index
         first = ((number * self.config.run.accumulation + micro) * ranks + rank) * batch_size
         return list(range(first, first + batch_size))

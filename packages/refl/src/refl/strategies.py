@@ -1,4 +1,4 @@
-"""Strategies as data: which steps carry gradient, where a rollout stops, where x0 comes from.
+"""Strategies as data: gradient steps, where a rollout stops, source of x0.
 
 | strategy   | gradient steps                        | stop         | x0 from      | source |
 |---|---|---|---|---|
@@ -77,7 +77,7 @@ class StrategyConfig:
     copies: int = 2
 
     def bounds(self, steps: int) -> tuple[int, int]:
-        """Return ``first`` and ``last`` as indices from 0 into a rollout of ``steps`` steps."""
+        """Return ``first`` and ``last`` as indices into a rollout of ``steps``."""
         first = self.first
         if first is None:
             first = 0 if self.name == "alignprop" else (3 * steps) // 4

@@ -1,4 +1,4 @@
-"""The trained parameters (LoRA adapters or all weights), their moving average, and how to save them."""
+"""The trained parameters (LoRA or all weights) and their moving average."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ EMA_NUMBERS = ("decay", "optimization_step")
 
 
 class Trainable:
-    """The trained parameters of a family's denoiser in float32, and their moving average.
+    """The trained parameters of a denoiser in float32, and their average.
 
     Args:
         family: model whose denoiser is trained.
@@ -80,7 +80,7 @@ class Trainable:
 
     @contextmanager
     def ema_weights(self) -> Iterator[None]:
-        """Switch the parameters to their moving average within the context, if there is an average."""
+        """Switch the parameters to their moving average, if any, in the context."""
         if self.ema is None:
             yield
             return
@@ -98,7 +98,7 @@ class Trainable:
             self.ema.step(self.parameters)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return all tensors of a checkpoint: the parameters by name, and their average as ``ema.NAME``."""
+        """Return the tensors of a checkpoint by name; averages as ``ema.NAME``."""
         tensors = {name: p.detach() for name, p in zip(self.names, self.parameters)}
         if self.ema is not None:
             tensors |= {f"ema.{name}": p for name, p in zip(self.names, self.ema.shadow_params)}
@@ -120,7 +120,7 @@ class Trainable:
             parameter.copy_(tensors[name])
 
     def numbers(self) -> dict[str, Any] | None:
-        """Return the state of the moving average for JSON, or None if there is no average."""
+        """Return the state of the moving average for JSON, or None without one."""
         return None if self.ema is None else {name: getattr(self.ema, name) for name in EMA_NUMBERS}
 
     def load_numbers(self, numbers: dict[str, Any] | None) -> None:
@@ -129,7 +129,7 @@ class Trainable:
             setattr(self.ema, name, value)
 
     def save(self, folder: Path) -> None:
-        """Save for diffusers: a LoRA folder (``pipe.load_lora_weights``) or a pipeline folder."""
+        """Save a LoRA folder or a pipeline folder for diffusers."""
         with self.ema_weights():
             if not self.is_lora:
                 self.family.pipeline.save_pretrained(folder)
@@ -165,6 +165,6 @@ def _add_adapter(denoiser: Any, config: ModelConfig, targets: tuple[str, ...]) -
 
 
 def _metadata(denoiser: Any) -> dict[str, Any]:
-    """Return the adapter's configuration, its sets sorted so that equal runs write equal files."""
+    """Return the adapter's config with sorted sets, for reproducible files."""
     settings = denoiser.peft_config[ADAPTER].to_dict()
     return {name: sorted(value) if isinstance(value, set) else value for name, value in settings.items()}

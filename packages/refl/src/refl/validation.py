@@ -1,4 +1,4 @@
-"""Validation on fixed prompts and seeds: rewards, diversity, image grids and early stopping."""
+"""Validation on fixed prompts and seeds, and early stopping."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def validate(
     accelerator: Accelerator,
     batch: int,
 ) -> Validation:
-    """Generate the images of all prompts and seeds, split over the ranks, and score them.
+    """Generate and score the images of all prompts and seeds on all ranks.
 
     Args:
         objective: generates the images and holds the rewards.
@@ -113,7 +113,7 @@ def validate(
 
 
 def record_validation(validation: Validation, config: ValidationConfig, state: ReflState) -> bool:
-    """Record a validation in the state of the run; return whether it is the best so far.
+    """Record a validation in the run's state; return whether it is the best.
 
     If the run should stop, ``state.stopped`` is set to the reason. A validation below the minimum diversity
     is never the best. A reward that is not finite counts as worse than the best.

@@ -1,4 +1,4 @@
-"""Uncertainty over prompts: percentile bootstrap intervals and a paired sign-flip test.
+"""Uncertainty over prompts: bootstrap intervals and a paired sign-flip test.
 
 The images of one prompt are not independent, so the bootstrap draws whole prompts.
 
@@ -64,7 +64,10 @@ class Resamples:
         return _interval(value, (self.counts @ above)[drawn > 0] / drawn[drawn > 0])
 
     def statistic(self, compute: Callable[[np.ndarray], np.ndarray]) -> Interval:
-        """Return any statistic with its interval; ``compute`` maps weights (R, P) to values (R,)."""
+        """Return a statistic with its interval.
+
+        ``compute`` maps weights (R, P) to values (R,).
+        """
         prompts = self.counts.shape[1]
         value = float(compute(np.ones((1, prompts)))[0])
         return _interval(value, compute(self.counts)) if prompts > 1 else Interval(value, None, None)
@@ -79,7 +82,9 @@ def _interval(value: float, drawn: np.ndarray) -> Interval:
 
 
 def sign_flip_test(differences: np.ndarray, draws: int = 10_000, seed: int = 0) -> float:
-    """Return the two-sided p-value of Fisher's randomization test for paired differences (P,).
+    """Return the p-value of Fisher's randomization test for differences (P,).
+
+    The test is two-sided.
 
     Under the null hypothesis, every difference is equally likely with either sign. Up to 13 nonzero
     differences, all 2^P signs are tried; above that, ``draws`` random ones (plus the observed one, so

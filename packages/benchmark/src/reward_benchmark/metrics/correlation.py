@@ -1,4 +1,4 @@
-"""Rank correlations with ties over the last axis, vectorized over bootstrap resamples.
+"""Rank correlations with ties over the last axis, vectorized.
 
 Letters in shape comments: ... any leading axes, G ranked items.
 """
@@ -9,7 +9,7 @@ import numpy as np
 
 
 def average_ranks(values: np.ndarray) -> np.ndarray:
-    """Rank values (..., G): 1 for the highest; tied values share the mean of their ranks."""
+    """Rank values (..., G), 1 for the highest; ties share their mean rank."""
     values = np.asarray(values, float)
     above = (values[..., None, :] > values[..., :, None]).sum(-1)
     tied = (values[..., None, :] == values[..., :, None]).sum(-1)  # including the value itself
@@ -17,7 +17,7 @@ def average_ranks(values: np.ndarray) -> np.ndarray:
 
 
 def spearman(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return Spearman's rho (...) of two arrays (..., G), with average ranks; NaN if one is constant."""
+    """Return Spearman's rho (...) of two arrays (..., G); NaN if one is constant."""
     a, b = average_ranks(first), average_ranks(second)
     a, b = a - a.mean(-1, keepdims=True), b - b.mean(-1, keepdims=True)
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -15,7 +15,7 @@ MIN_IMAGES = 8
 
 
 def recalled_at(k: int, ranks: Sequence[int], scores: Sequence[float]) -> float:
-    """Return 1 if an image of people's best rank is among the scorer's top k, else 0.
+    """Return 1 if an image of people's best rank is in the top k, else 0.
 
     If several images share the best rank, any of them counts. If the scorer ties images across the border
     of its top k, the result is the probability with ties broken at random, in [0, 1]. A constant scorer
@@ -26,13 +26,19 @@ def recalled_at(k: int, ranks: Sequence[int], scores: Sequence[float]) -> float:
 
 
 def filtered_at(k: int, ranks: Sequence[int], scores: Sequence[float]) -> float:
-    """Return 1 if an image of people's worst rank is among the scorer's bottom k; see recalled_at."""
+    """Return 1 if an image of people's worst rank is in the bottom k, else 0.
+
+    Ties count as in ``recalled_at``.
+    """
     worst = max(ranks)
     return _hit_probability(k, -np.asarray(scores, float), np.asarray(ranks) == worst)
 
 
 def _hit_probability(k: int, scores: np.ndarray, relevant: np.ndarray) -> float:
-    """Return the probability that a relevant item is among the k highest, with random tie-breaking."""
+    """Return the probability that a relevant item is in the top k.
+
+    Ties at the border are broken at random.
+    """
     if not np.isfinite(scores).all():
         raise ValueError(f"the scores must be finite numbers, got {scores.tolist()}")
     if k >= len(scores):

@@ -13,7 +13,7 @@ SUITES = {
 
 
 def build_suite(name: str, options: SuiteOptions) -> list[Part]:
-    """Build the parts (tables) of a suite; download or generate images that are missing.
+    """Build the parts (tables) of a suite; download or draw missing images.
 
     Raises:
         InputError: an unknown suite, or invalid data.

@@ -1,4 +1,4 @@
-"""ShapesBench as a suite: Table 1 with renderers as generators, Table 3 with the held-out groups."""
+"""ShapesBench as a suite: renderers for Table 1, held-out groups for Table 3."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def _ranked_group(item: RankedPrompt, folder: Path) -> Group:
 
 
 def _written(folder: Path) -> int:
-    """Return the number of complete groups in a folder; rankings.json is written last."""
+    """Return the number of groups listed in rankings.json, which is written last."""
     try:
         rows = parse_json((folder / RANKINGS_FILE).read_text())
         return len(rows) if rows[0]["world_version"] == load_split().version else 0

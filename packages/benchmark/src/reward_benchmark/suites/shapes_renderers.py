@@ -1,4 +1,4 @@
-"""Renderers of ShapesBench with faults of varying severity, ranked like text-to-image models.
+"""Renderers of ShapesBench with faults, ranked like text-to-image models.
 
 Some of the faults do not occur in the training data of the tiny reward: mosaic, dead pixels, stripes.
 """
@@ -48,7 +48,10 @@ def _dead_pixels(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _stripes(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Darken every fourth row a little, as on an old screen. With darker rows the oracle sees no things."""
+    """Darken every fourth row a little.
+
+    With darker rows the oracle would recognize no things.
+    """
     pixels = pixels.copy()
     first = int(rng.integers(4))
     pixels[first::4] = (pixels[first::4] * 0.88).astype(np.uint8)
@@ -57,7 +60,7 @@ def _stripes(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 RENDERERS: dict[str, Renderer] = {
     "faithful": Renderer("no fault"),
-    "hazy": Renderer("a haze of colour", (("colour_cast", 1.0, 0.3),)),
+    "hazy": Renderer("a color cast", (("colour_cast", 1.0, 0.3),)),
     "soft": Renderer("blurred", (("blur", 1.0, 0.6),)),
     "mosaic": Renderer("blocks of 3 pixels (unseen in training)", (), _mosaic),
     "dead-pixels": Renderer("black and white pixels (unseen in training)", (), _dead_pixels),
@@ -65,9 +68,9 @@ RENDERERS: dict[str, Renderer] = {
         "often a wrong shape, cut off",
         (("wrong_shape", 0.5, 1.0), ("cut_off", 0.5, 0.5), ("noise", 0.3, 0.4)),
     ),
-    "colour-blind": Renderer("mostly a wrong colour", (("wrong_colour", 0.8, 1.0),)),
+    "colour-blind": Renderer("mostly wrong colors", (("wrong_colour", 0.8, 1.0),)),
     "stripes": Renderer(
-        "dark lines, often a wrong place (unseen in training)", (("wrong_relation", 0.5, 1.0),), _stripes
+        "dark lines (unseen in training), often a wrong relation", (("wrong_relation", 0.5, 1.0),), _stripes
     ),
     "forgetful": Renderer("things missing, others added", (("missing", 0.9, 1.0), ("extra", 0.6, 1.0))),
     "ruined": Renderer(

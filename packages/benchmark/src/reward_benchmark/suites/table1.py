@@ -1,4 +1,4 @@
-"""Table 1 of the paper: 100 prompts of real users, six generators, 10 images per prompt."""
+"""Table 1 of the paper: 100 prompts, six generators, 10 images per prompt."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FOLDER = "generations"
 
 
 def build(options: SuiteOptions) -> list[Part]:
-    """Build Table 1 for ``options.generators``, where "default" means the paper's six.
+    """Build Table 1 for ``options.generators``; "default" is the paper's six.
 
     Raises:
         InputError: a generator has no images, or the prompts are invalid.
@@ -76,7 +76,7 @@ def read_prompts(path: Path) -> list[tuple[str, str]]:
 
 
 def generator_folder(name: str, options: SuiteOptions) -> Path:
-    """Return the folder of a generator's images; download it for the paper's six generators.
+    """Return the folder of a generator's images; download the paper's six.
 
     Raises:
         InputError: the folder is missing, and the generator is not one of the paper's.
@@ -111,7 +111,7 @@ def _names(options: SuiteOptions) -> Sequence[str]:
 
 
 def _count(folder: Path, ids: list[str]) -> int:
-    """Return the number of images per prompt: one more than the highest number in a file name."""
+    """Return the number of images per prompt, from the numbers in file names."""
     numbers = [
         int(m[2]) for p in folder.iterdir() if (m := re.fullmatch(r"(.+)_(\d+)\.png", p.name)) and m[1] in ids
     ]

@@ -59,7 +59,7 @@ def _name(image: ImageSource, base: Path) -> PurePosixPath:
 
 
 def _image_folder(options: SuiteOptions, firsts: list[PurePosixPath]) -> Path:
-    """Return the folder of the images; download it if no folder has any of ``firsts``."""
+    """Return the folder that has any of ``firsts``; download it if none does."""
     for folder in (options.data, options.data / FOLDER, options.data / FOLDER / FOLDER):
         if any((folder / name).is_file() for name in firsts):
             return folder

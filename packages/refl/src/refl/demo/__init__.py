@@ -1,1 +1,1 @@
-"""The bundled tiny pipeline, and a demo run that measures whether fine-tuning improves its images."""
+"""The bundled tiny pipeline, and a demo of fine-tuning it."""

@@ -1,4 +1,4 @@
-"""The demo's figures: images of all models for the same prompts, and rewards and truth over steps."""
+"""The demo's figures: images of all models, and rewards and truth over steps."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ ROWS = 10
 def draw_grid(
     path: Path, prompts: Sequence[str], models: dict[str, ScoredImages], rows: int = ROWS, blocks: int = 2
 ) -> None:
-    """Draw a PNG with one row per prompt: the image of each model with its scores, then a correct image.
+    """Draw a PNG with the images of each model, one row per prompt.
+
+    The last image of a row is a correct one.
 
     Args:
         path: file to write.
@@ -53,7 +55,7 @@ def draw_grid(
 
 
 def draw_curve(path: Path, curves: dict[str, list[dict[str, Any]]], saved_step: int | None = None) -> None:
-    """Draw a PNG of the rewards (left axis) and the truth (right axis) at each validation.
+    """Draw rewards (left axis) and truth (right axis) over steps as a PNG.
 
     Args:
         path: file to write.

@@ -77,7 +77,9 @@ SMALL = DemoSize(
 
 
 def demo_config(out: Path, data: Path, size: DemoSize, seed: int) -> TrainConfig:
-    """Return the settings of ReFL on all weights of the tiny pipeline, regularized by its ordinary loss.
+    """Return the settings of ReFL on all weights of the tiny pipeline.
+
+    The ordinary denoising loss regularizes the run.
 
     The reward's loss has no gradient above the reward of clean images. The held-out reward and the
     diversity of the images stop the run and select the saved weights. The truth is only logged.
@@ -130,7 +132,7 @@ def demo_config(out: Path, data: Path, size: DemoSize, seed: int) -> TrainConfig
 
 
 def control_config(config: TrainConfig) -> TrainConfig:
-    """Return the settings of the control run: ``config`` with the reward's loss multiplied by 0.
+    """Return the settings of the control run: ``config`` without reward loss.
 
     It saves the last weights, because no reward may select them.
     """
@@ -148,12 +150,12 @@ def make_trainer(config: TrainConfig, size: DemoSize, seed: int) -> Trainer:
 
 
 def unseen_prompts(count: int, seed: int) -> list[str]:
-    """Return prompts with combinations that neither pipeline nor reward was trained on."""
+    """Return prompts with combinations that no training has seen."""
     return sample_prompts(count, 10_000 + seed, "held_out")
 
 
 def truth_reward(pixels: Tensor, prompts: Sequence[str]) -> Tensor:
-    """Return the oracle's utility (N,) as a held-out reward; it has no gradient to train on.
+    """Return the oracle's utility (N,) as a held-out reward without gradient.
 
     Prompts that are not ShapesBench's, such as those of the trainer's check of its rewards, get 0.
     """
@@ -175,7 +177,7 @@ def _is_known(prompt: str) -> bool:
 
 
 def write_images(file: Path, count: int, seed: int) -> None:
-    """Write ``count`` clean images and their prompts to a .tar for the trainer, unless it exists."""
+    """Write ``count`` clean images and prompts to a .tar, unless it exists."""
     if file.is_file():
         return
     with atomic_write(file) as temporary, tarfile.open(temporary, "w") as archive:

@@ -1,4 +1,4 @@
-"""The scenes of ShapesBench that the tiny pipeline draws: big, upright things near the center.
+"""The scenes that the tiny pipeline draws: big, upright, near the center.
 
 The prompts name either no size or "big". Colors, shapes, relations, wordings, backgrounds and held-out
 combinations (`reward_core.shapes.split`) are those of ShapesBench. The oracle scores the images without
@@ -91,7 +91,7 @@ def draw(scene: Scene, rng: np.random.Generator) -> np.ndarray:
 def captioned_images(
     count: int, seed: int, split: str = "train", pair_share: float = 0.5
 ) -> Iterator[tuple[np.ndarray, str]]:
-    """Yield ``count`` images with their prompts. Image i does not depend on ``count``."""
+    """Yield ``count`` images with prompts. Image i does not depend on ``count``."""
     for index in range(count):
         rng = np.random.default_rng([seed, index, 12])
         scene = sample_scene(rng, split, pair_share)

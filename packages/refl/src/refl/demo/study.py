@@ -64,7 +64,7 @@ def score_model(
 
 
 def validation_curve(rows: Sequence[dict[str, Any]]) -> list[dict[str, float]]:
-    """Return step, rewards, truth and diversity of each validation in a run's metrics."""
+    """Return step, rewards, truth and diversity of each validation."""
     return [
         {"step": row["step"]} | {k.split("/", 1)[1]: v for k, v in row.items() if k.startswith("validation/")}
         for row in rows
@@ -131,7 +131,7 @@ def report(
 
 
 def run_environment(started: float, config: TrainConfig) -> dict[str, Any]:
-    """Return the conditions of the results: settings (paths without folders), versions, machine, time."""
+    """Return settings (paths without folders), versions, machine and time."""
     settings = config.to_dict()
     for part, key in (("model", "id"), ("run", "out"), ("loss", "pretraining_data")):
         settings[part][key] = Path(settings[part][key]).name

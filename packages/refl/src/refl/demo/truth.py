@@ -1,4 +1,4 @@
-"""Scores of generated images by ShapesBench's oracle, for reports only: nothing trains on them."""
+"""Scores of images by ShapesBench's oracle, used for reports only."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Truths:
 
 
 def read_truths(images: Tensor, prompts: Sequence[str]) -> Truths:
-    """Score images (N, 3, H, W) uint8 with the oracle, each for its own prompt of N prompts."""
+    """Score images (N, 3, H, W) uint8 for their N prompts with the oracle."""
     rows = []
     for image, prompt in zip(images.permute(0, 2, 3, 1).contiguous().numpy(), prompts, strict=True):
         scene, reading = shapes.parse(prompt), shapes.read_image(image)
@@ -57,7 +57,7 @@ def read_truths(images: Tensor, prompts: Sequence[str]) -> Truths:
 
 
 def interval(values: np.ndarray) -> tuple[float, float, float]:
-    """Return (mean, low, high) with a 95% interval by bootstrap over the first axis, the prompts."""
+    """Return (mean, low, high): a 95% bootstrap interval over the first axis."""
     flat = values.reshape(len(values), -1).mean(1)
     draws = np.random.Generator(np.random.PCG64(0)).integers(0, len(flat), (10_000, len(flat)))
     low, high = np.quantile(flat[draws].mean(1), (0.025, 0.975))

@@ -1,4 +1,4 @@
-"""Families of diffusion models: how each encodes prompts, denoises latents and decodes images."""
+"""Families of diffusion models: prompt encoding, denoising and decoding."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def _single_file(path: str, dtype: torch.dtype) -> Any:
 
 
 def _without_safety_checker(name: str, revision: str | None) -> dict[str, Any]:
-    """Return the argument that leaves out the safety checker, for pipelines that have one.
+    """Return the argument that omits the safety checker, if the pipeline has one.
 
     Training does not use it, and it is larger than the UNet.
     """

@@ -105,7 +105,7 @@ class Family(ABC):
         )
 
     def schedule(self, steps: int, sampler: str, height: int, width: int) -> NoiseSchedule:
-        """Return the noise levels of ``steps`` denoising steps; an empty sampler means the default."""
+        """Return the levels of ``steps`` steps; an empty sampler is the default."""
         return make_schedule(self.pipeline.scheduler, steps, sampler or self.samplers[0])
 
     @abstractmethod
@@ -136,7 +136,7 @@ class Family(ABC):
     def denoise(
         self, latents: Tensor, timestep: float | Tensor, condition: Condition, guidance: Guidance
     ) -> Tensor:
-        """Run the denoiser with classifier-free guidance; return its output (B, C, h, w) in float32."""
+        """Run the denoiser with guidance; return its output (B, C, h, w), float32."""
         if condition.negative is None:
             return self.predict(latents, timestep, condition.positive, guidance.scale).float()
         if guidance.negative_gradient or not torch.is_grad_enabled():
@@ -195,7 +195,7 @@ class Family(ABC):
         return self._scale(latents)
 
     def _scale(self, latents: Tensor) -> Tensor:
-        """Scale the autoencoder's latents to the denoiser's range; the inverse of ``_unscale``."""
+        """Scale the autoencoder's latents for the denoiser; inverts ``_unscale``."""
         config, moments = self.pipeline.vae.config, self._moments(latents)
         if moments is not None:
             mean, std = moments
@@ -210,7 +210,7 @@ class Family(ABC):
         return latents / config.scaling_factor + (getattr(config, "shift_factor", None) or 0)
 
     def _moments(self, latents: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Return mean and standard deviation (1, C, 1, 1) of the latent channels, if the config has them."""
+        """Return mean and std (1, C, 1, 1) of the latents, if the config has them."""
         config = self.pipeline.vae.config
         mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
         if mean is None or std is None:

@@ -1,4 +1,4 @@
-"""FLUX.1: a rectified-flow transformer over packed latents that takes the guidance scale as an input."""
+"""FLUX.1: a rectified-flow transformer with guidance as an input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stable Diffusion 3 and 3.5: a rectified-flow transformer and three text encoders."""
+"""Stable Diffusion 3: a rectified-flow transformer, three text encoders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stable Diffusion XL: a UNet conditioned on two text encoders and on the image size."""
+"""Stable Diffusion XL: a UNet with two text encoders and size conditioning."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .base import Condition, Family, Tensors, batch_of
 
 
 class StableDiffusionXL(Family):
-    """Pipelines of class StableDiffusionXLPipeline (the base model, any resolution and aspect ratio)."""
+    """Pipelines of class StableDiffusionXLPipeline, at any resolution."""
 
     samplers = ("euler", "ddim", "ddpm")
 
