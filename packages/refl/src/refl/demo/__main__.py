@@ -1,8 +1,8 @@
 """Fine-tune the bundled tiny pipeline and measure whether its images improve.
 
-``python -m refl.demo`` trains on a CPU with the bundled tiny reward. A control run uses the same data, steps and rollouts
-without the reward's loss. Then base, control and fine-tuned model generate images of unseen prompts, and
-ShapesBench's oracle, which knows the right answer and is not used in training, scores them.
+``python -m refl.demo`` trains on a CPU with the bundled tiny reward. A control run uses the same data, steps
+and rollouts without the reward's loss. Then base, control and fine-tuned model generate images of unseen
+prompts, and ShapesBench's oracle, which knows the right answer and is not used in training, scores them.
 """
 
 from __future__ import annotations
