@@ -70,7 +70,7 @@ def test_invalid_arguments_are_refused(pipelines, prompts, tmp_path, capsys):
     (lora / "pytorch_lora_weights.safetensors").write_bytes(b"none")
     for before, more, message in (
         (lora, (), "their model card names no base model"),
-        (lora, ("--base", str(pipelines("sd"))), "these LoRA weights do not go with"),
+        (lora, ("--base", str(pipelines("sd"))), "the base model they were trained on"),
         (tmp_path, (), "it has no model_index.json"),
         (pipelines("sd"), ("--reward", "none"), "reward 'none'"),
         (pipelines("sd"), ("--seeds", "0"), "--seeds: must be at least 1"),
