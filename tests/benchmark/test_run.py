@@ -251,7 +251,13 @@ def test_the_html_report_is_self_contained(shapes, command):
     assert all(address.startswith("data:") for address in addresses)
     assert "<link" not in page
     assert "<script" not in page
-    for output in ("Spearman", "Recall@1", "Where scorer and preference disagree", "torch", "faithful"):
+    for output in (
+        "Spearman",
+        "Recall@1",
+        "Groups where scorer and people disagree most",
+        "torch",
+        "faithful",
+    ):
         assert output in page
 
 
