@@ -1,13 +1,12 @@
-"""What dropping candidates of a best-of-n early saves, and what it costs in reward.
+"""Measure savings and losses of dropping best-of-n candidates early.
 
     python tools/bench_best_of.py PIPELINE --scorer tiny [--prompts FILE] [-n 16] [--plan 0.5:0.5] ...
 
-PIPELINE is a folder or hub id for diffusers. Draws n images a prompt without dropping, then again with
-each plan, from the same seeds; beside each plan's best reward stands what a plain best-of-m of the same
-number of denoiser evaluations would have got (the expected best of m of the n finished images). Also how
-well the predicted image's reward at each step agrees with the finished one's (Kendall's tau, mean over
-prompts).
-Last line: one JSON object.
+PIPELINE is a folder or Hub id for diffusers. The tool generates n images per prompt without dropping, then
+with each plan, from the same seeds. The table shows the best reward of each plan, and the expected best
+reward of a plain best-of-m with the same number of denoiser evaluations. It also shows how well rewards
+predicted at each step agree with those of the finished images (Kendall's tau, mean over prompts).
+The last line is a JSON object.
 """
 
 from __future__ import annotations
@@ -42,13 +41,15 @@ def main() -> None:
     )
     parser.add_argument("pipeline", metavar="PIPELINE")
     parser.add_argument("--scorer", default="ImageReward-v1.0", help="name or folder (default: %(default)s)")
-    parser.add_argument("--prompts", type=Path, metavar="FILE", help="one a line (default: of ShapesBench)")
-    parser.add_argument("--count", type=int, default=16, help="prompts (default: %(default)s)")
-    parser.add_argument("-n", type=int, default=16, help="candidates a prompt (default: %(default)s)")
+    parser.add_argument(
+        "--prompts", type=Path, metavar="FILE", help="one prompt per line (default: of ShapesBench)"
+    )
+    parser.add_argument("--count", type=int, default=16, help="number of prompts (default: %(default)s)")
+    parser.add_argument("-n", type=int, default=16, help="candidates per prompt (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--steps", type=int, default=30, help="denoising steps (default: %(default)s)")
     parser.add_argument("--guidance", type=float, metavar="SCALE", help="default: the pipeline's")
-    parser.add_argument("--size", type=int, metavar="PIXELS", help="side (default: the pipeline's)")
+    parser.add_argument("--size", type=int, metavar="PIXELS", help="image side (default: the pipeline's)")
     parser.add_argument("--plan", action="append", metavar="AT:KEEP,...", help=f"default: {'; '.join(PLANS)}")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -71,7 +72,7 @@ def main() -> None:
             )
         return results, Cost(perf_counter() - wall, process_time() - processor, rows[0])
 
-    best_of(pipe, prompts[:1], min(args.n, 2), scorer, early=DropPlan(), **call)  # warms up
+    best_of(pipe, prompts[:1], min(args.n, 2), scorer, early=DropPlan(), **call)  # warm-up
     full, cost = run(None)
     plans = {text: parse_plan(text) for text in args.plan or PLANS}
     document = {
@@ -82,8 +83,8 @@ def main() -> None:
         "wall_s": cost.wall, "processor_s": cost.processor, "denoiser_rows": cost.rows, "plans": [],
     }  # fmt: skip
     for text, plan in plans.items():
-        results, spent = run(plan)
-        document["plans"].append({"plan": text, **compare(full, results, spent.shares_of(cost))})
+        results, plan_cost = run(plan)
+        document["plans"].append({"plan": text, **compare(full, results, plan_cost.shares_of(cost))})
     document["agreement"] = agreement(full, run(DropPlan([i / 10 for i in range(1, 10)], [1] * 9))[0])
     show(document)
     print(json.dumps(document))
@@ -101,7 +102,7 @@ def read_prompts(args: argparse.Namespace) -> list[str]:
     if args.prompts:
         lines = args.prompts.read_text(encoding="utf-8").splitlines()
         return [line for line in lines if line.strip()][: args.count]
-    # Those that the bundled pipeline knows: of things of no named size, or big ones.
+    # Only prompts that the bundled pipeline knows: things without a named size, or big ones.
     rng, prompts = np.random.default_rng(args.seed), []
     while len(prompts) < args.count:
         prompt = shapes.phrase(shapes.sample_scene(rng), rng)
@@ -118,8 +119,8 @@ def parse_plan(text: str) -> DropPlan:
 @dataclass(frozen=True)
 class Cost:
     wall: float  # seconds
-    processor: float  # seconds, of all threads; says little where a GPU computes
-    rows: int  # that the denoiser computed, guidance counted
+    processor: float  # seconds of all threads; not meaningful on a GPU
+    rows: int  # batch rows that the denoiser computed, including those of guidance
 
     def shares_of(self, full: Cost) -> dict[str, float]:
         return {
@@ -130,7 +131,7 @@ class Cost:
 
 
 class count_rows:
-    """Rows that the denoiser computes, guidance counted, into a list of one number."""
+    """Counts the rows that the denoiser computes, including those of guidance."""
 
     def __init__(self, pipe: Any):
         self.module = getattr(pipe, "unet", None) or pipe.transformer
@@ -149,7 +150,7 @@ class count_rows:
 
 
 def compare(full: list[BestOf], early: list[BestOf], shares: dict[str, float]) -> dict[str, Any]:
-    """A plan's results, and its costs as shares of the full run's."""
+    """Return the results of a plan, with its costs as shares of the full run."""
     losses = [a.best.reward - b.best.reward for a, b in zip(full, early)]
     return {
         **shares,
@@ -164,7 +165,7 @@ def compare(full: list[BestOf], early: list[BestOf], shares: dict[str, float]) -
 
 
 def expected_best(rewards: Sequence[float], m: float) -> float:
-    """Expected highest of m of the rewards, drawn without replacement; between whole m linear."""
+    """Return the expected maximum of m rewards drawn without replacement."""
     ranked, n = sorted(rewards), len(rewards)
 
     def expected(m: int) -> float:
@@ -176,12 +177,12 @@ def expected_best(rewards: Sequence[float], m: float) -> float:
 
 
 def agreement(full: list[BestOf], predicted_runs: list[BestOf]) -> dict[int, float]:
-    """Steps done -> Kendall's tau of predicted with finished rewards, mean over prompts."""
+    """Return finished steps -> Kendall's tau of predicted and final rewards."""
     taus: dict[int, list[float]] = {}
-    for one, other in zip(full, predicted_runs):
-        finished = np.array(one.rewards)
-        for k, (done, _) in enumerate(other.candidates[0].predictions):
-            predicted = np.array([c.predictions[k][1] for c in other.candidates])
+    for full_run, predicted_run in zip(full, predicted_runs):
+        finished = np.array(full_run.rewards)
+        for k, (done, _) in enumerate(predicted_run.candidates[0].predictions):
+            predicted = np.array([c.predictions[k][1] for c in predicted_run.candidates])
             pairs = np.triu_indices(len(finished), 1)
             signs = np.sign(np.subtract.outer(finished, finished) * np.subtract.outer(predicted, predicted))
             taus.setdefault(done, []).append(float(signs[pairs].mean()) if len(pairs[0]) else 1.0)
@@ -192,7 +193,7 @@ def show(document: dict[str, Any]) -> None:
     title = f"best of {document['n']}, {document['prompts']} prompts, {document['steps']} steps"
     caption = (
         f"without dropping: best {document['best']:.3f}, mean {document['mean']:.3f}, "
-        f"deviation within a prompt {document['spread']:.3f}, {document['wall_s']:.1f} s"
+        f"standard deviation within a prompt {document['spread']:.3f}, {document['wall_s']:.1f} s"
     )
     columns = (
         "plan",
@@ -214,7 +215,7 @@ def show(document: dict[str, Any]) -> None:
     console = Console(width=110)
     console.print(table)
     taus = ", ".join(f"{done}: {tau:.2f}" for done, tau in document["agreement"].items())
-    console.print(f"predicted against finished, tau by steps done: {taus}", highlight=False)
+    console.print(f"tau between predicted and final rewards, by finished steps: {taus}", highlight=False)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""Bulk scoring: speed beside the resident rate, memory over rows, start-up, cost of going on.
+"""Measure bulk scoring: speed, memory, start-up and resume time.
 
     python tools/bench_bulk.py                                     # the bundled tiny model
     python tools/bench_bulk.py --model full --timed 32 --rows 32   # ImageReward-v1.0's size, seeded weights
 
-The resident rate is that of the same model on the same images and prompts, already decoded and tokenized
-in memory, in the same batches. Speed is measured on distinct files, one row each. Memory is the peak of a
-process of its own that scores so many rows of the same files (neighboring rows share a file; the cache
-holds 256). Start-up is from the call to the first batch, of the longest manifest. Going on is the time in
-which a run finds that all shards are done. Last line: one JSON object.
+The resident rate is the speed of the same model on the same images and prompts in the same batches, already
+decoded and tokenized in memory. Speed is measured on distinct files, one row each. Memory is the peak of a
+separate process that scores --rows rows (neighboring rows share a file; the cache holds 256 files). Start-up
+is the time from the call to the first batch of the longest manifest. Resume is the time in which a run finds
+that all shards are finished. The last line is a JSON object.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from reward_core.bulk import BulkSettings, Manifest, score_to_file
 from reward_core.bulk.image_states import image_state, states_digest
 from reward_core.bulk.shard_index import ShardIndex, ShardRecord
 
-# The command, and at its end the peak of its own memory in kB. What the system tells the parent of a child's
-# peak holds the parent's own, from which the child was forked.
-MEASURED = """
+# Runs the command, then prints its peak memory in kB. The child itself prints it, because the peak that the
+# system reports to the parent includes the parent's own memory at the fork.
+MEASURED_COMMAND = """
 import sys
 from reward_core.cli import main
 code = main(sys.argv[1:])
@@ -49,14 +49,14 @@ def make_files(folder: Path, count: int, side: int) -> None:
     (folder / "pictures").mkdir()
     images = varied_images(min(count, 64), side)
     for i in range(count):
-        # Turned and shifted, so that no two files are the same.
+        # Transposed and marked, so that no two files are equal.
         image = images[i % len(images)].transpose(i // len(images) % 7)
         image.putpixel((0, 0), (i % 256, i // 256 % 256, 0))
         image.save(folder / "pictures" / f"{i}.png", compress_level=1)
 
 
 def make_manifest(folder: Path, rows: int, files: int) -> Path:
-    """Neighbouring rows share an image where there are more rows than files."""
+    """Write a manifest; neighboring rows share images if files are too few."""
     path = folder / f"rows-{rows}.csv"
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
@@ -75,27 +75,36 @@ def resident_rate(model: RM.RewardModel, manifest: Path, batch: int) -> float:
 
     batches = []
     for start in range(0, len(rows), batch):
-        some = rows[start : start + batch]
-        pixels = [model.transform.from_pil(Image.open(manifest.parent / row["image"])) for row in some]
-        tokens = model.tokenizer([row["prompt"] for row in some])
+        chunk = rows[start : start + batch]
+        pixels = [model.transform.from_pil(Image.open(manifest.parent / row["image"])) for row in chunk]
+        tokens = model.tokenizer([row["prompt"] for row in chunk])
         batches.append([tensor.to(model.device) for tensor in (torch.stack(pixels), *tokens)])
     model(*batches[0])
     synchronize(model.device)
     started = perf_counter()
-    for some in batches:
-        model(*some)
+    for inputs in batches:
+        model(*inputs)
     synchronize(model.device)
     return len(rows) / (perf_counter() - started)
 
 
 def peak_of_a_process(manifest: Path, out: Path, model: str, device: str, batch: int) -> tuple[float, float]:
-    """Peak resident memory in MB, and seconds, of the command."""
-    command = [sys.executable, "-c", MEASURED, "score", "--manifest", str(manifest), "--out", str(out)]
+    """Return the peak resident memory in MB and the seconds of the command."""
+    command = [
+        sys.executable,
+        "-c",
+        MEASURED_COMMAND,
+        "score",
+        "--manifest",
+        str(manifest),
+        "--out",
+        str(out),
+    ]
     options = ["--model", model, "--device", device, "--batch-size", str(batch), "--quiet"]
     started = perf_counter()
     done = subprocess.run([*command, *options], stderr=subprocess.PIPE, text=True)
     if done.returncode != 0:
-        raise SystemExit(f"the command failed on {manifest}: {done.stderr}")
+        raise SystemExit(f"Cannot score '{manifest}': {done.stderr}")
     return int(done.stderr.split()[-1]) / 1024, perf_counter() - started
 
 
@@ -107,9 +116,13 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--files", type=int, default=10_000, help="distinct images (default: %(default)s)")
-    parser.add_argument("--side", type=int, default=64, help="of an image, in pixels (default: %(default)s)")
-    parser.add_argument("--timed", type=int, default=2_000, help="files for the speed (default: %(default)s)")
-    parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--side", type=int, default=64, help="image side in pixels (default: %(default)s)")
+    parser.add_argument(
+        "--timed", type=int, default=2_000, help="files to measure speed (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--rows", type=int, nargs="+", default=[10_000, 100_000, 1_000_000], help="rows to measure memory"
+    )
     args = parser.parse_args()
     result: dict[str, object] = {"device": args.device, "model": args.model}
     with tempfile.TemporaryDirectory() as name:
@@ -148,31 +161,32 @@ def main() -> None:
 
 
 class FirstBatchDoneError(Exception):
-    """The first batch is there."""
+    """Raised to stop a run after its first batch."""
 
 
 def start_and_resume(manifest: Path, folder: Path, settings: BulkSettings, scores: Path) -> dict[str, float]:
-    """Seconds to the first batch of a new run, and to the end of one whose shards are all there."""
+    """Return the seconds to the first batch, and those of a finished run."""
     out = f"{folder / 'shards'}/"
-    first: list[float] = []
+    first_batch_at: list[float] = []
 
     def at_first_batch(rows: int, done: int, failed: int) -> None:
         if done:
-            first.append(perf_counter())
+            first_batch_at.append(perf_counter())
             raise FirstBatchDoneError
 
     started = perf_counter()
     with suppress(FirstBatchDoneError):
         score_to_file(Manifest(manifest), out, settings, file_format="csv", on_progress=at_first_batch)
     split(scores, Path(out), manifest, settings.shard_rows)
-    again = perf_counter()
+    resumed_at = perf_counter()
     summary = score_to_file(Manifest(manifest), out, settings, file_format="csv")
     assert summary.resumed_rows == summary.rows
-    return {"start_s": round(first[0] - started, 2), "resume_s": round(perf_counter() - again, 2)}
+    resume = perf_counter() - resumed_at
+    return {"start_s": round(first_batch_at[0] - started, 2), "resume_s": round(resume, 2)}
 
 
 def split(scores: Path, folder: Path, manifest: Path, rows: int) -> None:
-    """Split a file of scores into the shards of its run, with their checksums."""
+    """Split a file of scores into the shards of a run, with their checksums."""
     index = ShardIndex(folder)
     with scores.open("rb") as file, manifest.open(newline="") as pairs:
         header, images = file.readline(), (row["image"] for row in csv.DictReader(pairs))

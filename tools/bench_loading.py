@@ -1,10 +1,10 @@
-"""Memory and time of loading a full-size model and scoring one image, from .pt and from a folder.
+"""Measure memory and time of loading a full-size model from .pt and folder.
 
     python tools/bench_loading.py
 
-Builds seeded weights of ImageReward-v1.0's size (1.79 GB, twice on disk) in a temporary folder, then
-loads each form in a process of its own and reads its peak resident memory. A ratio is
-(peak - what `import torch` alone takes) / the file's size. Last line: one JSON object.
+Writes seeded weights of ImageReward-v1.0's size (1.79 GB) in both formats to a temporary folder, then loads
+each in a separate process and measures its peak resident memory. A ratio is
+(peak - peak of `import torch` alone) / size of the file. The last line is a JSON object.
 """
 
 from __future__ import annotations
@@ -53,11 +53,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--folder", type=Path, help="where to put the 3.6 GB of files (default: a temporary one)"
+        "--folder",
+        type=Path,
+        help="parent folder of the 3.6 GB of files (default: the system's temporary one)",
     )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-        # Made in a process of its own, so that this one stays small.
+        # In a separate process, so that this one stays small.
         run(MAKE, folder)
         (base,) = run(IMPORT_TORCH + PEAK)
         result = {}
@@ -77,7 +79,7 @@ def main() -> None:
 
 
 def run(code: str, *args: str) -> list[float]:
-    """The numbers that ``code`` prints in a fresh interpreter."""
+    """Run ``code`` in a new interpreter and return the numbers that it prints."""
     done = subprocess.run([sys.executable, "-c", code, *args], stdout=subprocess.PIPE, text=True, check=True)
     return [float(line) for line in done.stdout.split()]
 

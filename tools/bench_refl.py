@@ -1,13 +1,13 @@
-"""Reward fine-tuning of a Stable-Diffusion-1.x-sized UNet: our rollout beside the original's loop, one run.
+"""Compare speed and memory of our rollout with the original's loop.
 
     python tools/bench_refl.py                    # a GPU: 512 px, 40 steps, batch 2
     python tools/bench_refl.py --size small       # a CPU: a small UNet, 64 px
 
-The original's loop is written out plainly from its description: a float32 UNet under autocast, all its
-weights trained, steps of the scheduler one by one without gradient, one with, the VAE and the reward with
-all their activations kept. Ours trains the same weights at the same settings (same random step, batch,
-precision) through the trainer's rollout. ``--lora`` measures ours with adapters as well.
-Weights are random and seeded: speed and memory do not depend on their values. Last line: JSON.
+The original's loop is reimplemented: a float32 UNet under autocast, all weights trained, scheduler steps
+without gradient followed by one with gradient, and all activations of VAE and reward kept. Ours trains the
+same weights with the same settings (random step, batch size, precision) through the trainer's rollout.
+``--lora`` also measures ours with LoRA adapters. Weights are random and seeded, because speed and memory do
+not depend on their values. The last line is a JSON object.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ BETAS = dict(
     beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1, clip_sample=False
 )
 SIZES: dict[str, dict[str, Any]] = {
-    # Stable Diffusion 1.x's own: 860 M parameters, and its autoencoder's 84 M.
+    # The sizes of Stable Diffusion 1.x: UNet 860 M parameters, autoencoder 84 M.
     "sd1": dict(
         unet=dict(sample_size=64, cross_attention_dim=768, attention_head_dim=8),
         vae=dict(
@@ -76,8 +76,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=SIZES, default="sd1" if torch.cuda.is_available() else "small")
     parser.add_argument("--batch-size", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=5, help="measured steps of each, taken in turn")
-    parser.add_argument("--lora", action="store_true", help="ours with LoRA adapters of rank 16 too")
+    parser.add_argument("--repeats", type=int, default=5, help="measured steps of each kind")
+    parser.add_argument("--lora", action="store_true", help="also measure LoRA adapters of rank 16")
     args = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     half = torch.float16 if device.type == "cuda" else torch.bfloat16
@@ -93,7 +93,7 @@ def main() -> None:
     seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
     peaks: dict[str, float] = {}
     parts = make_parts(args.size, device)
-    for kind in kinds:  # each alone on the device, so that its peak is its own
+    for kind in kinds:  # one after the other, so that peaks of memory do not mix
         step = STEPS[kind](parts, args.size, args.batch_size, half)
         plan = late_steps(args.repeats + 1, SIZES[args.size]["steps"])
         reset_peak(device)
@@ -101,7 +101,7 @@ def main() -> None:
             started = time.perf_counter()
             loss = step(stop)
             synchronize(device)
-            if number:  # the first one warms up
+            if number:  # the first step is a warm-up
                 seconds[kind].append(time.perf_counter() - started)
             print(
                 f"{kind}: step to {stop}, {time.perf_counter() - started:.2f} s, loss {loss:.6f}", flush=True
@@ -123,12 +123,12 @@ def main() -> None:
     if args.lora:
         result |= {"samples_per_s_lora": round(rate["lora"], 4), "peak_mb_lora": round(peaks["lora"])}
     if device.type == "cpu":
-        result["peak_is"] = "of the process so far: the second of two can only show growth"
+        result["peak_is"] = "peak of the process so far, which never shrinks from one kind to the next"
     print(json.dumps(result))
 
 
 def late_steps(count: int, steps: int) -> list[int]:
-    """The same steps for all kinds: spread over the last quarter, as ReFL draws them."""
+    """Return steps spread over the last quarter, the same for all kinds."""
     first = 3 * steps // 4
     return [first + (7 * i + 3) % (steps - first) for i in range(count)]
 
@@ -138,7 +138,7 @@ def make_parts(size: str, device: torch.device) -> dict[str, Any]:
     torch.manual_seed(0)
     if size == "small":
         reward = reward_core.load("tiny", device=device)
-    else:  # ImageReward's size, random weights; BERT's words do not matter for speed
+    else:  # ImageReward's size with random weights; the vocabulary does not matter for speed
         tokenizer = reward_core.load("tiny", device="cpu").tokenizer
         reward = reward_core.RewardModel(RewardConfig.imagereward_v1(), tokenizer).to(device)
     return {
@@ -158,7 +158,7 @@ def latents_of(parts: dict[str, Any], size: str, batch: int) -> Tensor:
 
 
 def original_step(parts: dict[str, Any], size: str, batch: int, half: torch.dtype):
-    """The original's loop, plainly."""
+    """Return a function that takes one step of the original's loop."""
     unet = copy.deepcopy(parts["unet"]).train()
     optimizer = torch.optim.AdamW(unet.parameters(), lr=1e-5)
     vae, reward, device = parts["vae"], parts["reward"], parts["device"]
@@ -172,9 +172,9 @@ def original_step(parts: dict[str, Any], size: str, batch: int, half: torch.dtyp
             for i, t in enumerate(scheduler.timesteps[: stop + 1]):
                 with torch.set_grad_enabled(i == stop):
                     output = unet(scheduler.scale_model_input(latents, t), t, text).sample
-                    found = scheduler.step(output, t, latents)
-                    latents = found.prev_sample
-            pixels = (vae.decode(found.pred_original_sample / 0.18215).sample / 2 + 0.5).clamp(0, 1)
+                    result = scheduler.step(output, t, latents)
+                    latents = result.prev_sample
+            pixels = (vae.decode(result.pred_original_sample / 0.18215).sample / 2 + 0.5).clamp(0, 1)
             rewards = reward.rewards_from_pixels(pixels, [parts["prompt"]] * batch)
         loss = 1e-3 * torch.relu(2 - rewards).mean()
         loss.backward()
@@ -187,7 +187,7 @@ def original_step(parts: dict[str, Any], size: str, batch: int, half: torch.dtyp
 
 
 def our_step(parts: dict[str, Any], size: str, batch: int, half: torch.dtype, lora: bool = False):
-    """The trainer's rollout, decoder and reward, recomputed in the backward pass."""
+    """Return a function that takes one step with the trainer's rollout."""
     unet: nn.Module = copy.deepcopy(parts["unet"])
     if lora:
         from peft import LoraConfig
@@ -214,10 +214,10 @@ def our_step(parts: dict[str, Any], size: str, batch: int, half: torch.dtype, lo
     def step(stop: int) -> float:
         latents = latents_of(parts, size, batch)
         with torch.autocast(device.type, half):
-            made = rollout(
+            result = rollout(
                 denoise, schedule, RolloutPlan(stop, (stop,)), latents, lambda: torch.randn_like(latents)
             )
-        pixels = checkpoint(decode, made.latents, use_reentrant=False).float() / 2 + 0.5
+        pixels = checkpoint(decode, result.latents, use_reentrant=False).float() / 2 + 0.5
         rewards = reward.rewards_from_pixels(pixels, [parts["prompt"]] * batch)
         loss = 1e-3 * torch.relu(2 - rewards).mean()
         loss.backward()

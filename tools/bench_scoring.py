@@ -1,13 +1,13 @@
-"""How fast images are scored, beside what the hardware could do, and whether fast agrees with exact.
+"""Measure scoring speed, and the agreement of fast with exact scores.
 
     python tools/bench_scoring.py [--device cpu|cuda] [--size full|tiny] [--from tensors|files]
 
-Builds seeded weights and images itself. In one run: the rate of matrix products (the limit), one image
-at a time in float32 with all 35 tokens and torch's own products (the original's way), exact in batches (with
-torch's own products too, where ours are others), fast in batches, with and without compilation; agreement;
-several prompts an image. The measurements take turns, and each one's best counts, so that a machine that is
-shared harms none of them alone. The weights are scaled so that rewards differ by image and by prompt. Last
-line: one JSON object.
+The tool builds seeded weights and images. It measures the rate of matrix multiplications (the limit); batch
+size 1 in float32 with all 35 tokens and torch's linear layers (like the original); exact in batches (also
+with torch's linear layers, if ours use oneDNN); fast in batches, compiled and not; the agreement; and several
+prompts per image. Measurements alternate and the best time of each counts, so that other load on the machine
+affects all of them alike. The weights are scaled so that rewards differ by image and by prompt. The last line
+is a JSON object.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ from reward_core.network.onednn_linear import onednn_is_faster
 from reward_core.scoring.device import default_device
 from reward_core.scoring.precision import encoder_dtype
 
-# Products as they occur in the model: a batch of 8 images' tokens times an MLP's weights; and a square one.
+# Matrix shapes: the tokens of 8 images times the weights of an MLP, as in the model; and a square one.
 LINEAR_SHAPES = ((1576, 1024, 4096), (4096, 4096, 4096))
 
 
 def seconds(work: Callable[[], object], device: torch.device, clock: Callable = perf_counter) -> float:
-    """Time of one call."""
+    """Return the seconds of one call."""
     if device.type == "cuda":
         torch.cuda.synchronize()
     started = clock()
@@ -58,7 +58,7 @@ def seconds(work: Callable[[], object], device: torch.device, clock: Callable = 
 
 
 def run_alternately(works: dict, device: torch.device, rounds: int, clock: Callable) -> dict:
-    """The best time of each over some rounds; the first warms up."""
+    """Return the best time of each over some rounds; the first round is the warm-up."""
     best = dict.fromkeys(works, float("inf"))
     for _ in range(rounds):
         for name, work in works.items():
@@ -67,16 +67,16 @@ def run_alternately(works: dict, device: torch.device, rounds: int, clock: Calla
 
 
 def linear_layers(device: torch.device, dtype: torch.dtype) -> dict[tuple[int, int, int], Callable]:
-    """One matrix product of each shape, several times over on a GPU so that launching does not count."""
-    found = {}
+    """Return a function per shape that multiplies matrices several times."""
+    multiply = {}
     for rows, inner, columns in LINEAR_SHAPES:
         a = torch.randn(rows, inner, device=device, dtype=dtype)
         b = torch.randn(columns, inner, device=device, dtype=dtype)
         times = 20 if device.type == "cuda" else 3
-        found[rows, inner, columns] = lambda a=a, b=b, times=times: [
+        multiply[rows, inner, columns] = lambda a=a, b=b, times=times: [
             torch.nn.functional.linear(a, b) for _ in range(times)
         ]
-    return found
+    return multiply
 
 
 def tflops(shape: tuple[int, int, int], took: float, device: torch.device) -> float:
@@ -86,7 +86,7 @@ def tflops(shape: tuple[int, int, int], took: float, device: torch.device) -> fl
 
 @torch.no_grad()
 def at_batch_size_1(model: RM.RewardModel, images: Sequence, prompts: Sequence[str]) -> None:
-    """Each image by itself, each prompt padded to 35 tokens."""
+    """Score each image separately, each prompt padded to 35 tokens."""
     for image, prompt in zip(images, prompts, strict=True):
         pixels = image if torch.is_tensor(image) else model.transform.from_pil(Image.open(image))
         token_ids, mask = model.tokenizer([prompt], length=model.config.max_length)
@@ -95,7 +95,7 @@ def at_batch_size_1(model: RM.RewardModel, images: Sequence, prompts: Sequence[s
 
 @torch.no_grad()
 def resident(model: RM.RewardModel, pixels: torch.Tensor, prompts: Sequence[str], size: int) -> torch.Tensor:
-    """What the scoring methods do with pixels that lie on the device already."""
+    """Score pixels that are on the device already."""
     path, rewards = model.path(), []
     path.refresh()
     token_ids, mask = (t.to(model.device) for t in model.tokenizer(prompts))
@@ -113,18 +113,20 @@ def main() -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], default=default_device())
     parser.add_argument("--size", choices=["full", "tiny"], default="full")
     parser.add_argument("--from", dest="source", choices=["tensors", "files"], default="tensors")
-    parser.add_argument("--pictures", type=int, default=64, help="for agreement (default: %(default)s)")
-    parser.add_argument("--timed", type=int, help="for timing (default: 16 on a CPU, 1024 on a GPU)")
-    parser.add_argument("--rounds", type=int, default=3, help="of timing, 2 or more (default: %(default)s)")
+    parser.add_argument(
+        "--pictures", type=int, default=64, help="images to measure agreement (default: %(default)s)"
+    )
+    parser.add_argument("--timed", type=int, help="images to time (default: 16 on a CPU, 1024 on a GPU)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds, 2 or more (default: %(default)s)")
     parser.add_argument(
         "--processor-time",
         action="store_true",
-        help="one thread by its own time: for a shared machine",
+        help="use one thread and measure its processor time, for a shared machine",
     )
     parser.add_argument("--batch-size", type=int, help="default: 8 on a CPU, 64 on a GPU")
     parser.add_argument("--no-compile", action="store_true", help="measure the uncompiled fast path")
-    parser.add_argument("--no-reuse", action="store_true", help="leave out several prompts an image")
-    parser.add_argument("--profile", action="store_true", help="where the time of the fast path goes")
+    parser.add_argument("--no-reuse", action="store_true", help="skip several prompts per image")
+    parser.add_argument("--profile", action="store_true", help="print a profile of the fast path")
     args = parser.parse_args()
     device = torch.device(args.device)
     timed = args.timed or (16 if args.device == "cpu" else 1024)
@@ -142,7 +144,7 @@ def main() -> None:
         fast = copy.deepcopy(exact)
         fast.set_encoder_dtype(dtype)
         fast.fast = fast.resize_on_device = True
-        eager = copy.copy(fast)  # the same weights; its own path, never compiled
+        eager = copy.copy(fast)  # shares the weights, but is never compiled
         eager._path = None
 
         original = without_onednn(exact)
@@ -154,17 +156,17 @@ def main() -> None:
             compiling = perf_counter() - started
         fast_grid = fast.score_matrix(PROMPTS, images, batch_size=size)
 
-        chosen = [images[i % len(images)] for i in range(timed)]
+        timed_images = [images[i % len(images)] for i in range(timed)]
         prompts = [PROMPTS[i % len(PROMPTS)] for i in range(timed)]
-        pixels = torch.stack([exact.transform.from_pil(image) for image in chosen]).to(device)
+        pixels = torch.stack([exact.transform.from_pil(image) for image in timed_images]).to(device)
         files = []
-        for i, image in enumerate(chosen):
+        for i, image in enumerate(timed_images):
             files.append(str(folder / f"{i}.jpg"))
             image.save(files[-1], quality=95)
         timed_single = min(timed, 2 if args.device == "cpu" else 64)
         single = files if args.source == "files" else list(pixels)
         works: dict = dict(linear_layers(device, dtype))
-        works["one at a time, float32"] = lambda: at_batch_size_1(
+        works["batch size 1, float32"] = lambda: at_batch_size_1(
             original, single[:timed_single], prompts[:timed_single]
         )
 
@@ -174,7 +176,7 @@ def main() -> None:
             return lambda: resident(model, pixels, prompts, size)
 
         if onednn_is_faster():
-            works["exact, in batches, torch's products"] = batched(original, args.source)
+            works["exact, in batches, torch's linear layers"] = batched(original, args.source)
         works["exact, in batches"] = batched(exact, args.source)
         works["fast, uncompiled"] = batched(eager, args.source)
         works["fast"] = batched(fast, args.source)
@@ -193,16 +195,16 @@ def main() -> None:
 
     limit = max(tflops(shape, took, device) for shape, took in best.items() if isinstance(shape, tuple))
     rates = {name: timed / took for name, took in best.items() if isinstance(name, str)}
-    rates["one at a time, float32"] *= timed_single / timed
+    rates["batch size 1, float32"] *= timed_single / timed
     work = gflop(exact.config, int(exact.tokenizer(prompts)[1].sum(1).max()))
-    first, speed = rates["one at a time, float32"], rates["fast"]
+    first, speed = rates["batch size 1, float32"], rates["fast"]
     title = f"{args.size} model, {args.device}, {args.source}, {dtype}, batches of {size}"
     table = Table("path", "images/s", "times", title=title)
     for path, rate in rates.items():
         table.add_row(path, f"{rate:.2f}", f"{rate / first:.2f}")
-    table.add_row("limit", f"{limit * 1e3 / work:.2f}", f"{limit:.2f} TFLOP/s, {work:.1f} GFLOP an image")
+    table.add_row("limit", f"{limit * 1e3 / work:.2f}", f"{limit:.2f} TFLOP/s, {work:.1f} GFLOP per image")
     for count, rate in reuse.items():
-        table.add_row(f"fast, {count} prompts an image", f"{rate:.2f}", f"{rate * count:.1f} rewards/s")
+        table.add_row(f"fast, {count} prompts per image", f"{rate:.2f}", f"{rate * count:.1f} rewards/s")
     if compiled:
         table.add_row("compiling took", "", f"{compiling:.0f} s")
     Console().print(table)

@@ -1,4 +1,4 @@
-"""How fast ShapesBench draws and reads images on one core, and how well its oracle agrees with the truth.
+"""Measure the speed of ShapesBench on one core, and its oracle's accuracy.
 
 python tools/bench_shapes.py
 """
@@ -40,7 +40,7 @@ def main() -> None:
     count = sum(len(group.images) for group in groups)
     made = rate(count, started)
 
-    for group in groups[:20]:  # draws the templates that are compared with, once
+    for group in groups[:20]:  # warm-up: draws the oracle's templates
         shapes.oracle_batch(list(group.images), [group.scene] * len(group.images))
     started = perf_counter()
     truths = shapes.oracle_batch(clean, scenes)
@@ -52,12 +52,12 @@ def main() -> None:
 
     right = pairs = 0
     errors = []
-    for group, own in zip(groups, read, strict=True):
-        errors += [abs(a.utility - b.utility) for a, b in zip(own, group.truths, strict=True)]
+    for group, readings in zip(groups, read, strict=True):
+        errors += [abs(a.utility - b.utility) for a, b in zip(readings, group.truths, strict=True)]
         for i, rank in enumerate(group.ranking):
             for j, other in enumerate(group.ranking):
                 if rank < other:
-                    right, pairs = right + (own[i].utility > own[j].utility), pairs + 1
+                    right, pairs = right + (readings[i].utility > readings[j].utility), pairs + 1
     kinds = {fault.kind for group in groups for fault in chain.from_iterable(group.faults)}
     figures = {
         "rendered_per_s": round(rendered),

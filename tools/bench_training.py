@@ -1,16 +1,20 @@
-"""How many comparisons a second reward training gets through: the original's way beside ours.
+"""Measure reward training in comparisons/s: the original's method and ours.
 
     python tools/bench_training.py [--device cpu|cuda] [--groups 4] [--precision float32|bfloat16]
 
-Builds seeded weights and images itself, at full size; groups have 4 to 9 images, in the shares and with
-the ties of the paper's test file. Both ways freeze 0.7 of the layers and take optimizer steps; weights are
-float32. The original's: pairs of all groups in random order, four at a time, each encodes both of its
-images and reads all 35 tokens, sixteen make a step. Ours: each image of a group is encoded once, its
-frozen vision blocks without gradient; in float32, in --precision, and as in epochs after the first of a run
-with --cache, when what frozen blocks compute comes from disk. In the same run the rewards of the original's
-first pairs are compared with the exact path's. Last of all, a group of 9 for the peak of memory. On a CPU
-the time is the processor's, divided by the number of threads: what else the machine does counts for nothing.
-The last line is one JSON object.
+The tool builds seeded weights of full size and images. Groups have 4 to 9 images, with the shares and ties
+of the paper's test file. Both methods freeze 0.7 of the layers, keep float32 weights and take optimizer
+steps.
+
+- Original: pairs of all groups in random order, four per pass and sixteen per step. Each pair encodes both
+  of its images and reads all 35 tokens.
+- Ours: each image of a group is encoded once, its frozen vision blocks without gradient. Measured in
+  float32, in --precision, and with the outputs of frozen blocks read from disk, as in later epochs with
+  --cache.
+
+The tool also compares the rewards of the original's first pairs with those of the exact path, and trains on
+a group of 9 to measure peak memory. On a CPU, times are processor time divided by the number of threads, so
+other load on the machine does not count. The last line is a JSON object.
 """
 
 from __future__ import annotations
@@ -44,7 +48,7 @@ from reward_core.training.optimizers import build_optimizers
 from reward_core.training.ranking_loss import loss_terms, ranking_loss_sum
 from reward_core.training.token_cache import TokenCache
 
-# Of the 466 prompts of the paper's test file: how many have so many images, and a ranking as they have it.
+# Number of images -> prompts of the paper's test file with this number, and a typical ranking.
 SHARES = {4: 194, 5: 2, 6: 45, 7: 159, 8: 43, 9: 23}
 RANKINGS = {
     4: (1, 2, 3, 4),
@@ -54,7 +58,7 @@ RANKINGS = {
     8: (1, 1, 2, 2, 3, 3, 4, 5),
     9: (1, 1, 2, 2, 3, 3, 4, 4, 5),
 }
-PAIRS, PASSES = 4, 4  # of a pass, and of a step: the original's, per GPU
+PAIRS, PASSES = 4, 4  # pairs per pass and passes per step, as in the original per GPU
 
 
 def make_group(number: int, size: int, side: int) -> ReadGroup:
@@ -65,7 +69,7 @@ def make_group(number: int, size: int, side: int) -> ReadGroup:
 
 
 def pair_inputs(model: RewardModel, pairs: list[tuple[ReadGroup, int, int]]) -> tuple[Tensor, Tensor, Tensor]:
-    """Pixels of both images of each pair, ids and mask of its prompt twice, padded to all 35 tokens."""
+    """Return pixels, token ids and mask of both images of each pair."""
     images = torch.stack([group.images[i] for group, *both in pairs for i in both])
     prompts = [group.prompt for group, *_ in pairs for _ in range(2)]
     ids, mask = model.tokenizer(prompts, length=model.config.max_length)
@@ -91,14 +95,14 @@ def our_step(
     total = loss_terms([group.ranks for group in groups])
     for group in groups:
         with torch.autocast(rewards.model.device.type, torch.bfloat16, enabled=half):
-            found = rewards(*rewards.inputs([group], cache))
-        (ranking_loss_sum(found, [group.ranks]) / total).backward()
+            group_rewards = rewards(*rewards.inputs([group], cache))
+        (ranking_loss_sum(group_rewards, [group.ranks]) / total).backward()
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
 
 
 def timed(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds."""
+    """Return the seconds of one call."""
     if device.type == "cpu":
         started = process_time()
         work()
@@ -112,7 +116,7 @@ def timed(work: Callable[[], object], device: torch.device) -> float:
 
 @torch.no_grad()
 def largest_difference(model: RewardModel, pairs: list) -> float:
-    """Between pairs' rewards the original's way and the exact path's, relative to their spread."""
+    """Return the largest difference from exact rewards, relative to their std."""
     model.eval()
     paired = model(*pair_inputs(model, pairs))
     exact = []
@@ -125,7 +129,8 @@ def largest_difference(model: RewardModel, pairs: list) -> float:
 
 
 def report(rates: dict[str, float]) -> None:
-    print("comparisons/s:", {way: round(rate, 4) for way, rate in rates.items()}, file=sys.stderr, flush=True)
+    rounded = {method: round(rate, 4) for method, rate in rates.items()}
+    print("comparisons/s:", rounded, file=sys.stderr, flush=True)
 
 
 def main() -> None:
@@ -135,7 +140,9 @@ def main() -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], default=default_device())
     parser.add_argument("--size", choices=["full", "tiny"], default="full")
     parser.add_argument("--groups", type=int, help="default: 2 on a CPU, 64 on a GPU")
-    parser.add_argument("--pairs", type=int, default=PAIRS * PASSES, help="timed the original's way")
+    parser.add_argument(
+        "--pairs", type=int, default=PAIRS * PASSES, help="pairs timed with the original's method"
+    )
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="bfloat16")
     args = parser.parse_args()
     device = torch.device(args.device)
@@ -155,9 +162,9 @@ def main() -> None:
         rng.shuffle(pairs)
         step = (pairs * args.pairs)[: args.pairs]  # every pair costs the same
 
-        model.train()  # the original leaves dropout and stochastic depth on in frozen layers too
+        model.train()  # the original keeps dropout and stochastic depth on in frozen layers
         difference = largest_difference(model, pairs[:PAIRS])
-        original_step(model, optimizer, pairs[:1])  # warm-up; also makes the optimizer's state
+        original_step(model, optimizer, pairs[:1])  # warm-up; also allocates the optimizer's state
         rates = {"original": len(step) / timed(lambda: original_step(model, optimizer, step), device)}
 
         report(rates)
@@ -186,14 +193,14 @@ def main() -> None:
                 cache.put(slots, rewards.frozen_tokens([group], None))
             cached.append((group, slots))
 
-        def from_disk() -> None:
-            read = [
+        def step_from_disk() -> None:
+            cached_groups = [
                 ReadGroup(g.number, g.prompt, g.ranks, g.image_indices, slots, None, cache.get(slots))
                 for g, slots in cached
             ]
-            our_step(rewards, optimizer, read, half, cache)
+            our_step(rewards, optimizer, cached_groups, half, cache)
 
-        rates["cached"] = len(pairs) / timed(from_disk, device)
+        rates["cached"] = len(pairs) / timed(step_from_disk, device)
         report(rates)
         our_step(rewards, optimizer, [make_group(0, 9, model.config.image_size)], half=False)
 
@@ -205,22 +212,22 @@ def main() -> None:
         "original": "each pair encodes both images, float32",
         "float32": "each image once, float32",
         "bfloat16": "each image once, bfloat16",
-        "cached": f"the same with frozen blocks from disk, {args.precision}",
+        "cached": f"outputs of frozen blocks from disk, {args.precision}",
     }
-    table = Table("way", "comparisons/s", "times", title=f"{args.size} model, {args.device}, 0.7 frozen")
+    table = Table("method", "comparisons/s", "times", title=f"{args.size} model, {args.device}, 0.7 frozen")
     for key, rate in rates.items():
         table.add_row(names[key], f"{rate:.3f}", f"{rate / rates['original']:.2f}")
     console = Console()
     console.print(table)
     console.print(
         f"{count} groups of {sizes} images: {sum(sizes)} images, {len(pairs)} pairs; largest difference "
-        f"between the original's way and the exact path: {difference:.1e} of the rewards' spread"
+        f"between the original's method and the exact path: {difference:.1e} of the standard deviation"
     )
-    chosen = rates[args.precision]
+    our_rate = rates[args.precision]
     result = {
         "comparisons_per_s_original": round(rates["original"], 4),
-        "comparisons_per_s": round(chosen, 4),
-        "ratio": round(chosen / rates["original"], 3),
+        "comparisons_per_s": round(our_rate, 4),
+        "ratio": round(our_rate / rates["original"], 3),
         "peak_mb": round(peak),
         "precision": args.precision,
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",

@@ -1,12 +1,12 @@
-"""Every strategy of refl on the bundled tiny pipeline at equal compute: truth, reward, speed, memory.
+"""Compare the strategies of refl on the bundled tiny pipeline at equal compute.
 
     python tools/compare_strategies.py --out runs/strategies [--steps 60] [--seed 0] [--strategies refl draft]
 
-Compute is counted in passes of the denoiser over an image: 1 without gradient, 3 with, each twice where
-there is guidance; those of the ordinary loss on captioned images, which every optimizer step has, count
-too. Each strategy makes as many optimizer steps as ReFL's passes allow. All other settings are the demo's
-(refl.demo). Each run is a process of its own, so that peak memory is its own; what is done is not done again.
-Writes strategies.json and prints the table in Markdown.
+Compute is counted in denoiser passes per image: 1 without gradient and 3 with gradient, doubled by guidance.
+The passes of the ordinary loss on captioned images count too. Each strategy takes as many optimizer steps
+as fit into the passes of ReFL's run. All other settings are those of refl.demo. Every run is a separate
+process, so that its peak memory can be measured. Finished runs are not repeated. Writes strategies.json and
+prints a Markdown table of truth, rewards, speed and memory.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from refl.strategies import StrategyConfig
 from reward_core.files.atomic_write import atomic_write
 from reward_core.files.json_file import write_json
 
-BACKWARD = 2  # passes that a gradient costs beside the forward one
+BACKWARD = 2  # extra passes that a gradient costs
 STRATEGIES = {
     "refl": StrategyConfig("refl", first=6, last=15),
     "draft": StrategyConfig("draft", k=1),
@@ -55,7 +55,7 @@ STRATEGIES = {
 
 
 def passes(strategy: StrategyConfig, config: TrainConfig, count: int = 500) -> float:
-    """Passes of the denoiser over one image in an optimizer step, on average over `count` plans."""
+    """Return the denoiser passes of one step, averaged over ``count`` plans."""
     rollout, loss = config.rollout, config.loss
     plans = [strategy.plan(rollout.steps, random.Random(f"{config.run.seed} {n}")) for n in range(count)]
     costs = [plan.cost() for plan in plans]
@@ -68,14 +68,14 @@ def passes(strategy: StrategyConfig, config: TrainConfig, count: int = 500) -> f
 
 
 def run_one(name: str, out: Path, steps: int, size: DemoSize, seed: int) -> None:
-    """Train and judge one strategy; its figures go to out/NAME/row.json."""
+    """Train and evaluate one strategy; write the results to out/NAME/row.json."""
     started = time.perf_counter()
     config = demo_config(out / name, out / "pictures.tar", size, seed)
     config = replace(
         config,
         strategy=STRATEGIES[name],
         run=replace(config.run, steps=steps),
-        # The last weights are compared, not chosen ones.
+        # Compare the last weights, not those of the best validation.
         validation=replace(config.validation, every=0, stop_reward="", stop_diversity=0.0, keep_best=False),
     )
     trainer = make_trainer(config, size, seed)
@@ -101,7 +101,7 @@ def run_one(name: str, out: Path, steps: int, size: DemoSize, seed: int) -> None
 
 
 def base_scores(out: Path, prompts: list[str]) -> dict[str, np.ndarray]:
-    """The base's scores, made once for all strategies."""
+    """Return the base model's scores, computed once for all strategies."""
     file = out / "base.npz"
     if not file.is_file():
         with atomic_write(file) as temporary, temporary.open("wb") as opened:
@@ -110,16 +110,19 @@ def base_scores(out: Path, prompts: list[str]) -> dict[str, np.ndarray]:
 
 
 def check_settings(file: Path, settings: dict[str, int]) -> None:
-    """Refuse a folder whose runs were made for something else: they would be taken for this one's."""
+    """Exit if the folder has runs of other settings."""
     before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else settings
     if before != settings:
-        raise SystemExit(f"{file.parent} holds runs of {before}, not of {settings}: give another --out")
+        raise SystemExit(
+            f"Cannot compare strategies in '{file.parent}': it has runs with {before}, not {settings}. Give "
+            "another --out."
+        )
     write_json(file, settings)
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     lines = [
-        "| strategy | steps | truth | learned reward | second reward | truly better than the base "
+        "| strategy | steps | truth | learned reward | held-out reward | win rate against the base, by truth "
         "| samples/s | training s | peak MB |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
@@ -148,11 +151,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for the runs")
-    parser.add_argument("--steps", type=int, default=DemoSize().steps, help="of ReFL (default: %(default)s)")
+    parser.add_argument(
+        "--steps", type=int, default=DemoSize().steps, help="steps of ReFL (default: %(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--unseen-prompts", type=int, default=DemoSize().unseen_prompts)
     parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=list(STRATEGIES))
-    parser.add_argument("--one", metavar="STEPS", type=int, help=argparse.SUPPRESS)  # this process runs it
+    parser.add_argument("--one", metavar="STEPS", type=int, help=argparse.SUPPRESS)  # run one strategy
     args = parser.parse_args()
     size = replace(DemoSize(), unseen_prompts=args.unseen_prompts)
     args.out.mkdir(parents=True, exist_ok=True)

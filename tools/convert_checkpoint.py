@@ -1,4 +1,4 @@
-"""Turn the original's .pt into a folder that loads offline (also: ``reward-core convert``)."""
+"""Convert the original's .pt to a folder (same as ``reward-core convert``)."""
 
 import argparse
 import sys

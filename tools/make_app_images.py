@@ -1,8 +1,8 @@
-"""Photograph `reward-core app` for the docs: a wide page, a phone's, and one ranked row.
+"""Take the screenshots of `reward-core app` for the docs.
 
 python tools/make_app_images.py --out docs      # writes app.png, app-phone.png, ranked.png
 
-Needs the extra `app`, the playwright package and a chromium.
+Requires the extra `app`, the package playwright and Chromium.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ FLAGS = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("docs"), metavar="DIR")
-    parser.add_argument("--chromium", default=shutil.which("chromium"), help="default: the one on the path")
+    parser.add_argument("--chromium", default=shutil.which("chromium"), help="default: chromium in PATH")
     args = parser.parse_args()
     command = [sys.executable, "-m", "reward_core", "app", "--model", "tiny", "--second-model", "tiny-judge"]
     server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
-        address = next(found[0] for line in server.stderr if (found := re.search(r"http://\S+", line)))
+        address = next(match[0] for line in server.stderr if (match := re.search(r"http://\S+", line)))
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=args.chromium, args=FLAGS.split())
             for name, width, height in (("app.png", 1280, 900), ("app-phone.png", 390, 844)):
@@ -41,7 +41,7 @@ def main() -> None:
                 page.goto(address)
                 page.locator("#rc-example").click()
                 page.locator("#rc-results .rc-card").nth(7).wait_for()
-                page.wait_for_timeout(500)  # what fades in has faded in
+                page.wait_for_timeout(500)  # wait for the fade-in
                 save(page.screenshot(full_page=True), args.out / name)
                 if width == 1280:
                     save(first_five(page), args.out / "ranked.png")
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def first_five(page) -> bytes:
-    """The ranked images without the rest of the page, the last three left out."""
+    """Take a screenshot of the five best images, without the rest of the page."""
     page.evaluate("document.querySelectorAll('.rc-card').forEach(c => c.dataset.place > 5 && c.remove())")
     box = page.locator("#rc-results .rc-prompt").bounding_box()
     edge = 14

@@ -1,11 +1,11 @@
-"""Make a file of ranked groups to evaluate on, other than the one that models were tuned to.
+"""Write a folder of ranked groups of ShapesBench for evaluation.
 
     python tools/make_shapes_eval.py --out held_out                # the standard held-out groups
-    python tools/make_shapes_eval.py --seed 7 --out other          # others like them
+    python tools/make_shapes_eval.py --seed 7 --out other          # other groups of the same kind
     reward-core evaluate tiny --data held_out
 
-Prompts show combinations that training never sees. OUT is a folder with `rankings.json` and the images.
-The same arguments give the same groups; the digest that is printed covers prompts, places and pixels.
+Prompts name combinations that are not in the training data. OUT gets `rankings.json` and the images. Equal
+arguments give equal groups; the printed digest covers prompts, ranks and pixels.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder, new or empty")
+    parser.add_argument("--out", type=Path, required=True, help="new or empty folder")
     parser.add_argument("--seed", type=int, default=shapes.HELD_OUT.seed, help="default: %(default)s")
     parser.add_argument("--groups", type=int, default=1000, help="default: %(default)s")
     parser.add_argument("--split", choices=shapes.SPLITS, default="held_out", help="default: %(default)s")
@@ -33,7 +33,7 @@ def main() -> None:
     if args.groups < 1:
         parser.error(f"--groups must be at least 1, got {args.groups}")
     if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
-        parser.error(f"{args.out}: not an empty folder")
+        parser.error(f"Cannot write to '{args.out}': not an empty folder.")
 
     config = replace(shapes.HELD_OUT, seed=args.seed)
     groups = shapes.make_groups(args.groups, config, args.split)

@@ -1,4 +1,4 @@
-"""Draw the contact sheet of docs/shapesbench.md: images of ShapesBench with their truth and the oracle's.
+"""Draw the contact sheet of docs/shapesbench.md.
 
 python tools/make_shapes_sheet.py --out docs/shapesbench.png
 """
@@ -16,12 +16,12 @@ from reward_core import shapes
 from reward_core.demo.contact_sheet import contact_sheet
 
 PROMPT = "a big red circle left of a small blue square"
-TITLE = f"{PROMPT}: the true utility, and what the oracle reads"
+TITLE = f"{PROMPT}: the true utility, and the oracle's"
 STRENGTHS = (0.25, 0.5, 0.75, 1.0)
 
 
 def graded(title: str, *faults: str) -> tuple[str, list[Image.Image], list[str]]:
-    """A row: for each kind of fault the same image, the fault growing."""
+    """Return a row with the same image under increasingly strong faults of each kind."""
     scene = shapes.parse(PROMPT)
     images, captions = [], []
     for seed, kind in enumerate(faults):
@@ -35,7 +35,7 @@ def graded(title: str, *faults: str) -> tuple[str, list[Image.Image], list[str]]
 
 
 def foreign(title: str) -> tuple[str, list[Image.Image], list[str]]:
-    """A row of images that the renderer did not make: only the oracle can tell."""
+    """Return a row of images that the renderer did not draw."""
     scene = shapes.parse(PROMPT)
     clean = Image.fromarray(shapes.render_scene(scene, np.random.default_rng(1)))
     random = np.random.default_rng(0)
@@ -50,13 +50,13 @@ def foreign(title: str) -> tuple[str, list[Image.Image], list[str]]:
     for x in range(0, 64, 32):
         for y in range(0, 64, 32):
             tiles.paste(clean.resize((32, 32), Image.Resampling.LANCZOS), (x, y))
-    made = {
+    images = {
         "as drawn": clean,
         "JPEG 70": Image.open(file).convert("RGB"),
         "64 to 48 to 64": clean.resize((48, 48)).resize((64, 64)),
         "pale": Image.blend(Image.new("RGB", (64, 64), (230,) * 3), clean, 0.4),
         "mirrored": clean.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
-        "clouds over it": Image.fromarray(np.clip(np.asarray(clean) + 0.2 * clouds, 0, 255).astype(np.uint8)),
+        "clouds on top": Image.fromarray(np.clip(np.asarray(clean) + 0.2 * clouds, 0, 255).astype(np.uint8)),
         "four copies": tiles,
         "stripes": Image.fromarray(stripes),
         "clouds": Image.fromarray((clouds + 128).astype(np.uint8)),
@@ -64,8 +64,8 @@ def foreign(title: str) -> tuple[str, list[Image.Image], list[str]]:
         "white": Image.new("RGB", (64, 64), "white"),
         "red": Image.new("RGB", (64, 64), shapes.PALETTE["red"]),
     }
-    captions = [f"{name}\nread {shapes.oracle(image, scene).utility:.2f}" for name, image in made.items()]
-    return title, list(made.values()), captions
+    captions = [f"{name}\nread {shapes.oracle(image, scene).utility:.2f}" for name, image in images.items()]
+    return title, list(images.values()), captions
 
 
 def main() -> None:
@@ -76,7 +76,7 @@ def main() -> None:
     args = parser.parse_args()
     rows = [
         graded(
-            f"{PROMPT}: the true utility, and what the oracle reads",
+            TITLE,
             "wrong_colour",
             "wrong_shape",
             "wrong_size",
@@ -84,7 +84,7 @@ def main() -> None:
         graded("", "extra", "wrong_relation", "cut_off"),
         graded("", "blur", "noise", "jpeg"),
         graded("", "low_contrast", "colour_cast"),
-        foreign("The same prompt, images that nobody rendered"),
+        foreign("The same prompt, images from elsewhere"),
     ]
     contact_sheet(rows).save(args.out, optimize=True)
     print(args.out)

@@ -1,12 +1,12 @@
-"""Train the tiny text-to-image pipeline that comes with refl, from nothing, on ShapesBench.
+"""Train the tiny pipeline bundled with refl from scratch on ShapesBench.
 
     python tools/make_tiny_pipeline.py --work work --out tiny
 
-Four stages, in plain diffusers and transformers classes: a text encoder that learns to read prompts, an
-autoencoder, latents of captioned images made once, a latent UNet. Everything is seeded. What is done lies
-in the folder of --work: the same command goes on from there, also with more UNet steps. The result is a
-folder for `StableDiffusionPipeline.from_pretrained`, with a card (README.md) that says how it was
-made and what ShapesBench's oracle says of its images.
+There are four stages, with classes of diffusers and transformers: train a text encoder, train an
+autoencoder, encode captioned images to latents, train a latent UNet. Everything is seeded. The folder --work
+keeps finished stages: the same command resumes from it, also with more UNet steps. The result is a folder
+for `StableDiffusionPipeline.from_pretrained`, with a model card (README.md) that describes the training and
+the scores of its images by ShapesBench's oracle.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from reward_core import shapes
 from reward_core.runs.cpus import usable_cpus
 
 COLUMNS = [TextColumn("{task.description}"), MofNCompleteColumn(), TimeRemainingColumn()]
-DATA_SEED = 1000  # of the images; prompts of the card's figures have another
+DATA_SEED = 1000  # seed of the training images; the prompts of the card's scores use another one
 
 
 def arguments() -> argparse.Namespace:
@@ -42,21 +42,21 @@ def arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for the pipeline")
-    parser.add_argument("--work", type=Path, required=True, help="folder for what is done so far")
-    parser.add_argument("--seed", type=int, default=0, help="of the weights and of the training's chance")
-    parser.add_argument("--text-steps", type=int, default=1000, help="of 64 prompts each")
-    parser.add_argument("--autoencoder-steps", type=int, default=2500, help="of 24 images each")
-    parser.add_argument("--pictures", type=int, default=40_000, help="whose latents the UNet learns from")
-    parser.add_argument("--unet-steps", type=int, default=6000, help="of 32 latents each")
+    parser.add_argument("--work", type=Path, required=True, help="folder for finished stages")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights and training")
+    parser.add_argument("--text-steps", type=int, default=1000, help="text steps of 64 prompts")
+    parser.add_argument("--autoencoder-steps", type=int, default=2500, help="autoencoder steps of 24 images")
+    parser.add_argument("--pictures", type=int, default=40_000, help="images to train the UNet on")
+    parser.add_argument("--unet-steps", type=int, default=6000, help="UNet steps of 32 latents")
     parser.add_argument(
-        "--as-it-stands", action="store_true", help="train the UNet no further, write the pipeline"
+        "--as-it-stands", action="store_true", help="write the pipeline without further UNet training"
     )
-    parser.add_argument("--prompts", type=int, default=200, help="of each kind, for the card's figures")
+    parser.add_argument("--prompts", type=int, default=200, help="prompts of each kind to score for the card")
     return parser.parse_args()
 
 
 class Stages:
-    """The stages, each with its file or folder in the folder of work."""
+    """The training stages; each has a file or folder in the work folder."""
 
     def __init__(self, args: argparse.Namespace, console: Console, progress: Progress):
         self.args, self.console, self.progress = args, console, progress
@@ -83,7 +83,7 @@ class Stages:
         return load_autoencoder(folder)
 
     def latents(self, vae: AutoencoderTiny, encoder: CLIPTextModel) -> Latents:
-        """Made anew if they are not there; they take a minute."""
+        """Load the latents and text features, or compute them (about a minute)."""
         file = self.args.work / "latents.pt"
         if not file.is_file():
             count, parts, prompts = self.args.pictures, [], []
@@ -100,15 +100,15 @@ class Stages:
             temporary = file.with_name(".latents.pt")
             torch.save({"latents": torch.cat(parts), "prompts": prompts}, temporary)
             os.replace(temporary, file)
-        held = torch.load(file, weights_only=True, mmap=True)
-        wordings = [shapes.all_wordings(shapes.parse(prompt)) for prompt in held["prompts"]]
-        known = {words: i for i, words in enumerate(dict.fromkeys(w for some in wordings for w in some))}
+        stored = torch.load(file, weights_only=True, mmap=True)
+        wordings = [shapes.all_wordings(shapes.parse(prompt)) for prompt in stored["prompts"]]
+        indices = {text: i for i, text in enumerate(dict.fromkeys(w for texts in wordings for w in texts))}
         with torch.no_grad():
-            ids = tokens_of(self.tokenizer, list(known))
-            texts = torch.cat([encoder(some).last_hidden_state.half() for some in ids.split(512)])
+            ids = tokens_of(self.tokenizer, list(indices))
+            texts = torch.cat([encoder(batch).last_hidden_state.half() for batch in ids.split(512)])
             empty = encoder(tokens_of(self.tokenizer, [""])).last_hidden_state[0]
-        of = torch.tensor([[known[words] for words in some] for some in wordings])
-        return Latents(held["latents"], texts, of, empty)
+        of = torch.tensor([[indices[text] for text in texts_of_image] for texts_of_image in wordings])
+        return Latents(stored["latents"], texts, of, empty)
 
     def unet(self, vae: AutoencoderTiny, encoder: CLIPTextModel) -> UNetTraining:
         torch.manual_seed(self.args.seed)
@@ -129,7 +129,7 @@ class Stages:
 
 
 class _Stage:
-    """A bar, a word on the loss now and then, and the processor time it took."""
+    """Progress bar, log lines and processor time of a stage."""
 
     def __init__(self, stages: Stages, name: str, steps: int, done: int):
         self.stages, self.name, self.losses = stages, name, []
@@ -148,9 +148,8 @@ class _Stage:
             self.stages.console.print(f"{self.name}, step {step}: loss {loss:.4f}, {seconds:.0f} s")
 
     def __exit__(self, kind, *_) -> None:
-        taken = (time.process_time() - self.started) / 60
         minutes = self.stages.minutes()
-        minutes[self.name] = taken
+        minutes[self.name] = (time.process_time() - self.started) / 60
         self.stages.minutes_file.write_text(json.dumps(minutes))
 
 
@@ -159,7 +158,7 @@ def load_autoencoder(folder: Path) -> AutoencoderTiny:
 
 
 def _save_atomically(model: torch.nn.Module, folder: Path) -> None:
-    """As save_pretrained, but the folder is there only when it is complete."""
+    """Save a model so that the folder exists only when it is complete."""
     temporary = folder.with_name(f".{folder.name}")
     model.save_pretrained(temporary)
     _clean_config(temporary)
@@ -184,16 +183,16 @@ def main() -> None:
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    # Not the text encoder: transformers loads what is stored, diffusers float32, and both must go together.
+    # The text encoder stays float32: transformers loads the stored dtype, diffusers float32, and the two must
+    # match.
     pipeline.unet.half()
     pipeline.vae.half()
     save_pipeline(pipeline, args.out)
-    figures = measure(args.out, args.prompts)  # what is published is what is measured
+    figures = measure(args.out, args.prompts)  # measures the saved files
     threads, version = torch.get_num_threads(), torch.__version__
     machine = f"{threads} of {usable_cpus()} cores of an {processor()} (torch {version})"
-    minutes = stages.minutes() | {
-        "unet": training.seconds / 60
-    }  # over all its parts, where it was interrupted
+    # The UNet's time includes earlier runs that were interrupted.
+    minutes = stages.minutes() | {"unet": training.seconds / 60}
     card = model_card(args, training.step, minutes, machine, figures)
     (args.out / "README.md").write_text(card, encoding="utf-8")
     console.print(card, markup=False)
@@ -205,7 +204,7 @@ def save_pipeline(pipeline: StableDiffusionPipeline, folder: Path) -> None:
 
 
 def _clean_config(folder: Path) -> None:
-    """Without what diffusers writes and then warns of, and without a path of this machine."""
+    """Remove keys that diffusers warns about, and paths of this machine."""
     path = folder / "config.json"
     config = json.loads(path.read_text())
     for key in ("block_out_channels", "_name_or_path"):

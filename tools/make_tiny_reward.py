@@ -1,18 +1,18 @@
-"""Train the tiny reward model that comes with reward-core, from nothing, on ShapesBench.
+"""Train the tiny rewards bundled with reward-core from scratch.
 
     python tools/make_tiny_reward.py --out tiny
     python tools/make_tiny_reward.py --out tiny-judge --architecture tiny-judge --seed 1000
 
-The package carries both in `reward_core/demo`; their cards name the exact commands.
+The package includes both in `reward_core/demo`; their model cards give the exact commands.
 
-Three stages. The vision encoder learns what is where and how damaged, from annotated images; it is
-then frozen. The text encoder learns to read prompts beside images, from captions. Last, both it and
-the reward head learn to order images, from rankings, as `reward-core train` does it: a set of groups is
-made once; the frozen encoder looks at each image once, what it saw is kept on disk, and every further
-epoch reads it from there beside a new wording of the prompt.
+There are three stages. First the vision encoder learns shapes, positions and damage from annotated images,
+and is then frozen. Then the text encoder learns to read prompts from captioned images. Finally the text
+encoder and the reward head learn to order images from rankings, with the trainer of `reward-core train`: the
+frozen vision encoder encodes each image once, its outputs are cached on disk, and later epochs read them
+with new wordings of the prompts.
 
-Everything is seeded: the weights, the images, their order. The result is a folder that
-`reward_core.load` reads, with a card (README.md) that says how it was made and how good it is.
+Weights, images and their order are seeded. The result is a folder for `reward_core.load`, with a model card
+(README.md) that describes the training and the accuracy.
 """
 
 from __future__ import annotations
@@ -66,9 +66,9 @@ COLUMNS = [TextColumn("{task.description}"), MofNCompleteColumn(), TimeRemaining
 
 @dataclass(frozen=True)
 class Architecture:
-    """ImageReward's architecture at a size that trains on a CPU in minutes.
+    """Sizes of ImageReward's architecture that train on a CPU in minutes.
 
-    Two of them differ enough for one to judge what was tuned to the other.
+    The two differ enough for one to be a held-out reward for models tuned to the other.
     """
 
     vision_width: int = 128
@@ -120,7 +120,7 @@ ARCHITECTURES = {
 
 
 class ShapesGroups(Dataset):
-    """Group number i of ShapesBench, made on demand."""
+    """Groups of ShapesBench, generated on demand."""
 
     def __init__(self, count: int, config: shapes.GroupConfig, split: str):
         self.count, self.config, self.split = count, config, split
@@ -133,7 +133,7 @@ class ShapesGroups(Dataset):
 
 
 class ShapesAnnotations(Dataset):
-    """Image number i, mostly with faults and in any colors, and what is where in it."""
+    """Images, mostly with faults and random colors, annotated per patch."""
 
     CLEAN, RECOLORED = 0.2, 0.7  # shares
 
@@ -157,7 +157,7 @@ class ShapesAnnotations(Dataset):
 
 
 class ShapesCaptions(Dataset):
-    """Clean image number i with its prompt and near misses."""
+    """Clean images, each with its prompt and near-miss prompts."""
 
     NEAR_MISSES = 2
 
@@ -175,7 +175,7 @@ class ShapesCaptions(Dataset):
 
 
 def batches(items: Dataset, size: int) -> Iterator[list]:
-    # A worker draws the next images while this process trains; their order is that of the index.
+    # A worker draws the next images while this process trains; they stay in the order of the index.
     return iter(DataLoader(items, size, num_workers=1, collate_fn=list, prefetch_factor=8))
 
 
@@ -199,7 +199,7 @@ def train_on_rankings(
     folder: Path,
     progress: Progress,
 ) -> reward_core.RewardModel:
-    """The ranking stage: text encoder and head, on one set of groups in several epochs."""
+    """Run the ranking stage: train text encoder and head on ranked groups."""
     scenes, groups = [], []
     task = progress.add_task("making groups", total=args.groups)
     for batch in batches(ShapesGroups(args.groups, group_config, "train"), GROUPS_PER_STEP):
@@ -207,7 +207,7 @@ def train_on_rankings(
             groups.append(ranked_prompt(len(groups), group))
             scenes.append(group.scene)
         progress.update(task, completed=len(groups))
-    progress.stop()  # the trainer has a bar of its own
+    progress.stop()  # the trainer shows its own bar
 
     def reword(record: RankedPrompt, epoch: int) -> str:
         if epoch == 0:
@@ -250,21 +250,21 @@ def main() -> None:
     parser.add_argument(
         "--architecture", choices=ARCHITECTURES, default="tiny", help="sizes (default: %(default)s)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the weights and of the training groups")
-    parser.add_argument("--patch-steps", type=int, default=1200, help="of 96 annotated images each")
-    parser.add_argument("--caption-steps", type=int, default=600, help="of 96 captioned images each")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights and training groups")
+    parser.add_argument("--patch-steps", type=int, default=1200, help="steps of 96 annotated images")
+    parser.add_argument("--caption-steps", type=int, default=600, help="steps of 96 captioned images")
     parser.add_argument("--groups", type=int, default=24_000, help="ranked groups (default: %(default)s)")
-    parser.add_argument("--epochs", type=int, default=4, help="passes over them (default: %(default)s)")
+    parser.add_argument("--epochs", type=int, default=4, help="passes over the groups (default: %(default)s)")
     parser.add_argument(
-        "--ranking-steps", type=int, default=0, help="of 16 groups each, at most (default: all)"
+        "--ranking-steps", type=int, default=0, help="maximum number of steps of 16 groups (default: all)"
     )
     parser.add_argument(
         "--precision",
         choices=["float32", "bfloat16"],
         default="bfloat16" if "avx512_bf16" in cpu_features() else "float32",
-        help="of the training's arithmetic (default: bfloat16 where the processor has it)",
+        help="precision of the training (default: bfloat16 if the processor supports it)",
     )
-    parser.add_argument("--held-out-groups", type=int, default=1000, help="for the accuracy on the card")
+    parser.add_argument("--held-out-groups", type=int, default=1000, help="groups to measure the accuracy on")
     args = parser.parse_args()
     console = Console()
 
@@ -275,7 +275,7 @@ def main() -> None:
         tokenizer = PromptTokenizer.from_vocab(vocab)
     model = reward_core.RewardModel(ARCHITECTURES[args.architecture].config(len(vocabulary)), tokenizer)
     initialize_from_scratch(model, args.seed)
-    torch.manual_seed(args.seed)  # of the reader and of the words that are masked
+    torch.manual_seed(args.seed)  # for the patch reader and the masked words
 
     group_config = replace(shapes.TRAIN, seed=shapes.TRAIN.seed + args.seed)
     validation_groups = ShapesGroups(400, replace(group_config, seed=group_config.seed + 10_000), "train")
@@ -311,7 +311,7 @@ def main() -> None:
         model = train_on_rankings(model, group_config, validation, args, Path(folder), progress)
     minutes = (time.perf_counter() - started) / 60
 
-    save_folder(model.half(), args.out)  # half the size; what is published is what is measured below
+    save_folder(model.half(), args.out)  # half the size; the accuracy is measured on the saved model
     model = reward_core.load(args.out, device="cpu")
     card = model_card(model, args, minutes, evaluation_of(model, validation).pooled_accuracy)
     (args.out / "README.md").write_text(card, encoding="utf-8")
@@ -334,11 +334,11 @@ def model_card(
         evaluation_of(model, [ranked_prompt(i, group, empty) for i, group in enumerate(groups)])
         for empty in (False, True)
     )
-    reached = f"{held_out.pooled_accuracy:.1%}"
+    accuracy = f"{held_out.pooled_accuracy:.1%}"
     parts = [
         (f"{title} {key.replace('_', ' ')}", share)
         for title, shares in (
-            ("utilities apart by", held_out.by_gap),
+            ("difference in utility:", held_out.by_gap),
             ("things in the prompt:", held_out.by_objects),
             ("faultless against", held_out.by_fault),
         )
@@ -358,25 +358,25 @@ tags: [reward-model, text-to-image, shapesbench]
 # Tiny ImageReward for ShapesBench
 
 ImageReward's architecture (BLIP encoder, cross-attention, reward head) at {parameters:,} parameters
-({size / 1e6:.2f} MB, float16), trained from nothing on the procedural world in `reward_core.shapes`.
-It scores 64 px images of one or two coloured shapes. It knows nothing of other images.
+({size / 1e6:.2f} MB, float16), trained from scratch on ShapesBench (`reward_core.shapes`).
+It scores 64 px images of one or two colored shapes. Scores of other images are meaningless.
 
-| | pairs | ordered right |
+| | pairs | accuracy |
 |---|---|---|
 | validation prompts (same combinations as in training) | | {validation:.1%} |
-| **held-out prompts** (new combinations, other faults) | {held_out.pairs:,} | **{reached}** |
-| the same, prompts blanked | {blank.pairs:,} | {blank.pooled_accuracy:.1%} |
+| **held-out prompts** (new combinations, other faults) | {held_out.pairs:,} | **{accuracy}** |
+| held-out prompts, replaced by empty prompts | {blank.pairs:,} | {blank.pooled_accuracy:.1%} |
 {rows}
 
-The rows below the first three are of the held-out prompts ({args.held_out_groups:,} groups). All untied
-comparisons count; chance is 50%. Scores are about N(0, 1) on the validation images.
+All rows but the first are measured on {args.held_out_groups:,} held-out groups. Accuracy is the share of
+untied pairs ordered correctly; chance is 50%. Scores are about N(0, 1) on the validation images.
 
-- Data: {annotations:,} images annotated patch by patch for the vision encoder (then frozen); {captions:,}
-  captioned images, each with {ShapesCaptions.NEAR_MISSES} near-miss prompts, each seen once;
-  {args.groups:,} ranked groups of {fewest}-{most} images, seen {args.epochs} times in new wordings. Made on
-  the spot, seed {args.seed}.
-- Training: {args.patch_steps} steps of patches, {args.caption_steps} of captions (contrast, matching, masked
-  words, as BLIP and ALBEF), {steps} of ranking; Muon and AdamW, {args.precision};
+- Data: {annotations:,} images annotated per patch for the vision encoder, which is then frozen; {captions:,}
+  captioned images with {ShapesCaptions.NEAR_MISSES} near-miss prompts each, seen once; {args.groups:,} ranked
+  groups of {fewest}-{most} images, seen {args.epochs} times with new wordings. All generated during training,
+  seed {args.seed}.
+- Training: {args.patch_steps} steps on patches, {args.caption_steps} on captions (contrastive, matching and
+  masked-word losses, as in BLIP and ALBEF), {steps} on rankings; Muon and AdamW, {args.precision};
   {minutes:.1f} minutes on {usable_cpus()} cores ({platform.machine()}, torch {torch.__version__}).
 - Command: `python tools/make_tiny_reward.py --out FOLDER --architecture {args.architecture}
   --seed {args.seed} --patch-steps {args.patch_steps} --caption-steps {args.caption_steps}

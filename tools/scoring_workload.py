@@ -1,4 +1,4 @@
-"""What bench_scoring.py scores: seeded weights, images, prompts; the work they are; how rankings agree."""
+"""Seeded weights, images, prompts and FLOP counts for the benchmarks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WORDS = sorted({word for prompt in PROMPTS for word in prompt.replace(",", " ,")
 
 
 def build(size: str, folder: Path) -> RM.RewardModel:
-    """A seeded model of ImageReward's size, or the bundled tiny one, on the CPU."""
+    """Build a seeded model of ImageReward's size, or load the tiny one."""
     if size == "tiny":
         return RM.load("tiny", device="cpu")
     config = RewardConfig.imagereward_v1()
@@ -37,14 +37,14 @@ def build(size: str, folder: Path) -> RM.RewardModel:
     model = RM.RewardModel(config, PromptTokenizer.from_vocab(vocab))
     initialize_from_scratch(model, 0)
     for layer in model.blip.text_encoder.encoder.layer:
-        # Else rewards differ three times as much by image as by prompt.
+        # Without this, rewards vary three times as much by image as by prompt.
         layer.crossattention.output.dense.weight.data.mul_(0.7)
     use_onednn(model)
     return model.eval().requires_grad_(False)
 
 
 def varied_images(count: int, side: int) -> list[Image.Image]:
-    """Gradients, blobs, stripes and noise of all colors."""
+    """Draw gradients, blobs, stripes and noise in all colors."""
     generator = np.random.default_rng(0)
     images = []
     for i in range(count):
@@ -58,7 +58,7 @@ def varied_images(count: int, side: int) -> list[Image.Image]:
 
 
 def spread_to_one(model: RM.RewardModel, grid: torch.Tensor) -> torch.Tensor:
-    """The rewards with mean 0 and deviation 1, as the published model's have, and the model with them."""
+    """Scale the model's rewards to mean 0, std 1; return ``grid`` scaled alike."""
     config = model.config
     mean = config.reward_mean + config.reward_std * grid.mean().item()
     std = config.reward_std * grid.std().item()
@@ -67,7 +67,7 @@ def spread_to_one(model: RM.RewardModel, grid: torch.Tensor) -> torch.Tensor:
 
 
 def gflop(config: RewardConfig, tokens: int) -> float:
-    """Multiplications and additions of one image with one prompt of so many tokens, in 10^9."""
+    """Return the GFLOP of one image and one prompt of ``tokens`` tokens."""
     n, d, h = config.vision.tokens, config.vision.width, int(config.vision.width * config.vision.mlp_ratio)
     vision = config.vision.depth * (n * (4 * d * d + 2 * d * h) + 2 * n * n * d)
     vision += (n - 1) * 3 * config.patch_size**2 * d
@@ -77,13 +77,13 @@ def gflop(config: RewardConfig, tokens: int) -> float:
 
 
 def kendall_tau(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Of two flat tensors, over all pairs."""
+    """Return Kendall's tau of two 1-D tensors, over all pairs."""
     signs = torch.sign(a[:, None] - a[None]) * torch.sign(b[:, None] - b[None])
     return float(signs.sum() / (len(a) * (len(a) - 1)))
 
 
 def without_onednn(model: RM.RewardModel) -> RM.RewardModel:
-    """Return a copy, with the same weights, whose linear layers torch computes, as in the original's code."""
+    """Return a copy with shared weights that uses torch's linear layers."""
     model = copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
     for module in model.modules():
         if type(module) is OneDNNLinear:
@@ -92,6 +92,6 @@ def without_onednn(model: RM.RewardModel) -> RM.RewardModel:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until a GPU has done what it was given."""
+    """Wait for pending GPU work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,12 +1,12 @@
-"""Reward hacking on the bundled tiny pipeline: shown, caught, and what holds it back.
+"""Show reward hacking on the tiny pipeline, and what prevents it.
 
     python tools/show_reward_hacking.py --out runs/hacking [--steps 700] [--seed 0] [--arms none distance]
 
-One run without any regularizer and with many steps, then shorter ones with one regularizer each. The learned
-reward (tiny), the second one (tiny-judge), diversity and the oracle's truth are noted all along. On the first
-run's notes the early stop is played back: where would the second reward and the diversity have ended it, and
-how good was the truth there, beside the best there was? What is done is not done again. Writes
-hacking.json, curves.png, pictures.png (base and last weights of each run), and RUN/samples/.
+The first run has many steps and no regularizer; shorter runs follow with one regularizer each. All runs log
+the learned reward (tiny), the held-out reward (tiny-judge), the diversity and the oracle's truth. Early
+stopping is replayed on the log of the first run: where would held-out reward and diversity have stopped it,
+and how good was the truth there, compared with the best validation? Finished runs are not repeated. Writes
+hacking.json, curves.png, pictures.png (base and last weights of each run) and RUN/samples/.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ STOP = ValidationConfig(stop_reward=HELD_OUT_REWARD, stop_patience=2, stop_diver
 ARMS = ("none", "pretraining", "distance", "ensemble", "lora")
 SCALES = (0.25, 0.5, 0.75, 1.0)
 DRAWN = 10  # prompts in pictures.png
-LEARNING_RATE = 3e-4  # half as much again as the demo's, so that fewer steps lead far
+LEARNING_RATE = 3e-4  # 1.5 times the demo's, so that fewer steps suffice
 DISTANCE_WEIGHT = 5.0
 
 
 def arm_config(arm: str, base: TrainConfig) -> TrainConfig:
-    """The demo's settings with one regularizer, or none; the reward is never enough."""
+    """Return the demo's settings with a linear phi and at most one regularizer."""
     held_out = (RewardConfig(HELD_OUT_REWARD, 0.0), RewardConfig(TRUTH, 0.0))
     config = replace(
         base,
@@ -78,11 +78,11 @@ def arm_config(arm: str, base: TrainConfig) -> TrainConfig:
 
 
 def replay_early_stop(curve: Sequence[dict[str, float]], settings: ValidationConfig) -> dict[str, Any]:
-    """Where the trainer's early stop would have ended a run, from its notes, and what it would have kept."""
+    """Replay early stopping on the log of a run."""
     state, no_pixels = ReflState(), torch.empty(0)
     for point in curve:
         state.step = int(point["step"])
-        rewards = {name: point[name] for name in (REWARD, HELD_OUT_REWARD)}  # the truth is not among them
+        rewards = {name: point[name] for name in (REWARD, HELD_OUT_REWARD)}  # without the truth
         record_validation(Validation(rewards, point["diversity"], no_pixels), settings, state)
         if state.stopped:
             break
@@ -99,20 +99,23 @@ def replay_early_stop(curve: Sequence[dict[str, float]], settings: ValidationCon
 
 
 def at_equal_reward(curves: dict[str, list[dict[str, float]]], reward: float) -> dict[str, dict[str, float]]:
-    """Truth and diversity of each run where its learned reward first reached a value, between validations."""
-    found = {}
+    """Return truth and diversity of each run at an equal learned reward.
+
+    Values between validations are interpolated.
+    """
+    reached = {}
     for name, curve in curves.items():
         for before, after in pairwise(curve):
             if before[REWARD] <= reward <= after[REWARD]:
                 share = (reward - before[REWARD]) / ((after[REWARD] - before[REWARD]) or 1)
                 keys = ("step", TRUTH, HELD_OUT_REWARD, "diversity")
-                found[name] = {key: before[key] + share * (after[key] - before[key]) for key in keys}
+                reached[name] = {key: before[key] + share * (after[key] - before[key]) for key in keys}
                 break
-    return found
+    return reached
 
 
 def scaled_lora(folder: Path, prompts: Sequence[str], seeds: int) -> list[dict[str, float]]:
-    """Rewards, truth and diversity of a LoRA at several scales."""
+    """Return rewards, truth and diversity of a LoRA at several scales."""
     settings = replace(SETTINGS, seeds=seeds)
     samples = [(prompt, n * seeds + k) for n, prompt in enumerate(prompts) for k in range(seeds)]
     repeated = [prompt for prompt, _ in samples]
@@ -130,18 +133,18 @@ def scaled_lora(folder: Path, prompts: Sequence[str], seeds: int) -> list[dict[s
     return rows
 
 
-def table(found: dict[str, Any]) -> str:
+def table(results: dict[str, Any]) -> str:
     lines = [
-        f"At a learned reward of {found['equal_reward']:.2f}:",
+        f"At a learned reward of {results['equal_reward']:.2f}:",
         "",
-        "| run | step | truth | second reward | diversity | truth at the end | learned reward at the end |",
+        "| run | step | truth | held-out reward | diversity | truth at the end | learned reward at the end |",
         "|---|---|---|---|---|---|---|",
     ]
-    for name, curve in found["curves"].items():
-        last, at = curve[-1], found["at_equal_reward"].get(name)
+    for name, curve in results["curves"].items():
+        last, equal = curve[-1], results["at_equal_reward"].get(name)
         cells = (
-            [f"{at['step']:.0f}", *(f"{at[key]:.3f}" for key in (TRUTH, HELD_OUT_REWARD, "diversity"))]
-            if at
+            [f"{equal['step']:.0f}", *(f"{equal[key]:.3f}" for key in (TRUTH, HELD_OUT_REWARD, "diversity"))]
+            if equal
             else ["-"] * 4
         )
         lines.append(f"| {name} | {' | '.join(cells)} | {last[TRUTH]:.3f} | {last[REWARD]:.2f} |")
@@ -153,13 +156,17 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for the runs")
-    parser.add_argument("--steps", type=int, default=700, help="without regulariser (default: %(default)s)")
-    parser.add_argument("--others", type=int, default=140, help="steps with one (default: %(default)s)")
+    parser.add_argument(
+        "--steps", type=int, default=700, help="steps of the run without a regularizer (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--others", type=int, default=140, help="steps of each run with a regularizer (default: %(default)s)"
+    )
     parser.add_argument(
         "--every", type=int, default=35, help="steps between validations (default: %(default)s)"
     )
     parser.add_argument(
-        "--prompts", type=int, default=32, help="of validations, two images each (default: %(default)s)"
+        "--prompts", type=int, default=32, help="validation prompts, two images each (default: %(default)s)"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
@@ -179,28 +186,27 @@ def main() -> None:
         trainer = make_trainer(config, size, args.seed)
         trainer.train()
         curves[arm] = validation_curve(trainer.metrics.read())
-    # What every run reached that trains all weights, so that they can be compared there; a LoRA of the
-    # attentions, of which this UNet has few, learns much more slowly.
+    # The highest reward that all runs reach, to compare them at it. The LoRA run does not count: it adapts
+    # the attention layers only, of which this UNet has few, and learns much more slowly.
     full_curves = {name: curve for name, curve in curves.items() if name != "lora"} or curves
     equal = min(max(point[REWARD] for point in curve) for curve in full_curves.values())
-    found: dict[str, Any] = {"curves": curves, "equal_reward": equal}
-    found["at_equal_reward"] = at_equal_reward(curves, equal)
+    results: dict[str, Any] = {"curves": curves, "equal_reward": equal}
+    results["at_equal_reward"] = at_equal_reward(curves, equal)
     if "none" in curves:
-        found["early_stop"] = replay_early_stop(curves["none"], STOP)
+        results["early_stop"] = replay_early_stop(curves["none"], STOP)
     if "lora" in curves:
-        found["lora_scales"] = scaled_lora(args.out / "lora" / "model", unseen_prompts(48, args.seed), 2)
-    found["settings_of"] = args.arms[-1]
-    found |= run_environment(started, config)
-    del found["seconds"]  # of this call alone, which may have found runs that were done
-    write_json(args.out / "hacking.json", found)
+        results["lora_scales"] = scaled_lora(args.out / "lora" / "model", unseen_prompts(48, args.seed), 2)
+    results["settings_of"] = args.arms[-1]
+    results |= run_environment(started, config)
+    del results["seconds"]  # covers this call only, which may have skipped finished runs
+    write_json(args.out / "hacking.json", results)
     draw_curve(args.out / "curves.png", {name: curves[name] for name in list(curves)[:1]})
     prompts = unseen_prompts(DRAWN, args.seed)
     models = {"base": PIPELINE} | {arm: args.out / arm / "model" for arm in args.arms if arm != "lora"}
     draw_grid(args.out / "pictures.png", prompts, {n: score_model(m, prompts) for n, m in models.items()})
-    print(table(found))
-    print(
-        json.dumps({name: found[name] for name in ("early_stop", "lora_scales") if name in found}, indent=1)
-    )
+    print(table(results))
+    details = {name: results[name] for name in ("early_stop", "lora_scales") if name in results}
+    print(json.dumps(details, indent=1))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Fixtures for the benchmark's tests."""
+"""Fixtures of the benchmark's tests."""
 
 import os
 import shutil
@@ -9,7 +9,7 @@ import pytest
 import torch
 from small_run import config
 
-# The models are tiny: threads would spend their time waiting for each other.
+# Threads slow down models this small.
 torch.set_num_threads(1)
 
 
@@ -20,7 +20,7 @@ def settings() -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def run(settings):
-    """The command in a process of its own: run("run", "shapes", ...) -> CompletedProcess."""
+    """Run the command in a separate process: run("run", "shapes", ...)."""
 
     def run(*arguments, env=None) -> subprocess.CompletedProcess:
         command = [sys.executable, "-m", "reward_benchmark", *map(str, arguments)]
@@ -33,7 +33,7 @@ def run(settings):
 
 @pytest.fixture
 def command(capsys, monkeypatch):
-    """The command in this process, for speed, with the same kind of answer as ``run``."""
+    """Run the command in this process, which is faster; returns the same as ``run``."""
     from reward_benchmark.cli import main
 
     monkeypatch.setenv("COLUMNS", "200")
@@ -43,7 +43,7 @@ def command(capsys, monkeypatch):
         capsys.readouterr()
         try:
             code = main(arguments)
-        except SystemExit as stop:  # argparse's way out
+        except SystemExit as stop:  # raised by argparse
             code = stop.code
         return subprocess.CompletedProcess(arguments, code, *capsys.readouterr())
 
@@ -52,7 +52,7 @@ def command(capsys, monkeypatch):
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
-    """(summary, folder) of a small finished run."""
+    """Summary and folder of a small finished run."""
     from reward_benchmark.run import run
 
     out = tmp_path_factory.mktemp("finished")

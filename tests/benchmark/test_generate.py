@@ -1,4 +1,4 @@
-"""Images of one's own model, ranked among others."""
+"""Images generated with a local model, and their ranking."""
 
 import json
 
@@ -24,20 +24,20 @@ def arguments(model, prompts, name, *more):
             "--steps", 2, "--height", 16, "--guidance-scale", 2, "--device", "cpu", *more]  # fmt: skip
 
 
-def test_images_are_made_once_and_ranked(command, pipelines, prompts, tmp_path):
+def test_images_are_generated_once_and_ranked(command, pipelines, prompts, tmp_path):
     done = command(*arguments(pipelines("sd"), prompts, "mine", "--batch-size", 2))
     assert done.returncode == 0, done.stderr
     folder = prompts.parent / "generations" / "mine"
     assert done.stderr.endswith(f"reward-benchmark: {folder}: 6 images made, 0 were there\n")
-    assert "Loading pipeline" not in done.stderr  # diffusers' bar, of use on a terminal only
+    assert "Loading pipeline" not in done.stderr  # diffusers' progress bar
     names = sorted(path.name for path in folder.glob("*.png"))
     assert names == [f"{p['id']}_{x}.png" for p in sorted(PROMPTS, key=lambda p: p["id"]) for x in range(3)]
     images = {path.name: np.asarray(Image.open(path)) for path in folder.glob("*.png")}
-    for name in names[1::2]:  # as after a kill
+    for name in names[1::2]:  # as after an interruption
         (folder / name).unlink()
     done = command(*arguments(pipelines("sd"), prompts, "mine"))
     assert "3 images made, 3 were there" in done.stderr
-    for name in names:  # the batch is another one: rounding may differ
+    for name in names:  # other batches, so rounding may differ
         assert np.abs(images[name].astype(int) - np.asarray(Image.open(folder / name))).max() <= 1
 
     command(*arguments(pipelines("sd-v"), prompts, "other"))
@@ -49,7 +49,7 @@ def test_images_are_made_once_and_ranked(command, pipelines, prompts, tmp_path):
     assert "other" in done.stdout
 
 
-def test_a_folder_that_another_run_is_filling_is_refused(command, pipelines, prompts):
+def test_a_folder_in_use_by_another_run_is_refused(command, pipelines, prompts):
     folder = prompts.parent / "generations" / "mine"
     folder.mkdir(parents=True)
     with FileLock(folder / ".generate.lock"):
@@ -60,7 +60,7 @@ def test_a_folder_that_another_run_is_filling_is_refused(command, pipelines, pro
 
 
 @pytest.mark.parametrize("content", ["[1]", "{", "3"])
-def test_settings_that_cannot_be_read_are_named(command, pipelines, prompts, content):
+def test_invalid_settings_files_are_refused_by_name(command, pipelines, prompts, content):
     folder = prompts.parent / "generations" / "mine"
     folder.mkdir(parents=True)
     (folder / "settings.json").write_text(content)
@@ -70,8 +70,8 @@ def test_settings_that_cannot_be_read_are_named(command, pipelines, prompts, con
     assert done.stderr.count("\n") == 1
 
 
-def test_a_full_disk_is_one_line_and_keeps_finished_images(command, pipelines, prompts):
-    """A limit on the size of files stands for a full disk."""
+def test_a_full_disk_is_a_one_line_error_and_keeps_finished_images(command, pipelines, prompts):
+    """A limit on file sizes stands in for a full disk."""
     resource = pytest.importorskip("resource", reason="this system has no such limits")
     assert command(*arguments(pipelines("sd"), prompts, "mine")).returncode == 0
     folder = prompts.parent / "generations" / "mine"
@@ -91,12 +91,12 @@ def test_a_full_disk_is_one_line_and_keeps_finished_images(command, pipelines, p
     assert "1 images made, 5 were there" in command(*arguments(pipelines("sd"), prompts, "mine")).stderr
 
 
-def test_mistakes(command, pipelines, prompts, tmp_path):
+def test_invalid_arguments_are_refused(command, pipelines, prompts, tmp_path):
     assert command(*arguments(pipelines("sd"), prompts, "mine")).returncode == 0
     for model, name, more, message in (
-        (pipelines("sd"), "mine", ("--steps", 3), "its images were made with steps 2"),
-        (pipelines("sd-v"), "mine", (), "its images were made with model"),
-        (tmp_path, "other", (), "no pipeline's folder"),
+        (pipelines("sd"), "mine", ("--steps", 3), "its images were generated with steps 2"),
+        (pipelines("sd-v"), "mine", (), "its images were generated with model"),
+        (tmp_path, "other", (), "it has no model_index.json"),
         (pipelines("sd"), "../other", (), "--name: letters"),
         (pipelines("sd"), "other", ("--lora", tmp_path / "none"), "none"),
     ):

@@ -1,4 +1,4 @@
-"""The shapes suite end to end: its tables, going on after a kill, missing and broken images."""
+"""The shapes suite end to end: tables, interrupted runs, missing and broken images."""
 
 import json
 import random
@@ -18,7 +18,7 @@ def shapes(run, tmp_path_factory):
     return done, out / "shapes"
 
 
-def test_the_tiny_reward_ranks_renderers_as_the_oracle_does(shapes):
+def test_the_tiny_reward_ranks_renderers_like_the_oracle(shapes):
     done, folder = shapes
     assert done.returncode == 0, done.stderr
     renderers, held_out = json.loads((folder / "summary.json").read_text())["parts"]
@@ -44,8 +44,8 @@ def test_a_second_run_scores_nothing_again(shapes, run):
     assert json.loads(done.stdout) == json.loads((folder / "summary.json").read_text())
 
 
-def test_killed_at_random_moments_nothing_is_lost_or_doubled(shapes, settings, tmp_path):
-    """The images are there already, so that kills fall into scoring."""
+def test_a_run_killed_at_random_times_loses_and_repeats_nothing(shapes, settings, tmp_path):
+    """The images exist, so that the run is killed while scoring."""
     _, folder = shapes
     arguments = [
         "run",
@@ -76,7 +76,7 @@ def test_killed_at_random_moments_nothing_is_lost_or_doubled(shapes, settings, t
     assert sizes == sorted(sizes)
     assert sizes[1] > 0
     with path.open("ab") as file:
-        file.write(b'{"part": "renderers", "scor')  # what a kill within a write leaves
+        file.write(b'{"part": "renderers", "scor')  # an unfinished line
     done = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in path.read_text().splitlines()]
@@ -86,7 +86,7 @@ def test_killed_at_random_moments_nothing_is_lost_or_doubled(shapes, settings, t
         (row["part"], row["scorer"], row["picture"]): row["score"]
         for row in map(json.loads, (folder / "scores.jsonl").read_text().splitlines())
     }
-    # After a kill, batches may differ in size from the uninterrupted run's, which changes the rounding.
+    # Batches after an interruption may have other sizes, which changes the rounding.
     assert all(row["score"] == pytest.approx(expected[key], abs=5e-5) for key, row in zip(keys, rows))
     summary = json.loads((tmp_path / "shapes/summary.json").read_text())
     assert len(keys) == 2 * sum(part["pictures"] for part in summary["parts"])
@@ -112,7 +112,7 @@ def test_missing_and_broken_images_are_reported(shapes, command, tmp_path):
 
 
 def test_changed_images_are_scored_again(shapes, command, tmp_path):
-    """And nothing else: an image made again under its name, an image mended, a scorer trained again."""
+    """Only a replaced image, a repaired image, and the images of a retrained scorer."""
     import shutil
 
     import torch
@@ -157,7 +157,7 @@ def test_invalid_runs_are_refused(shapes, command, tmp_path):
     assert "give another --out" in done.stderr
     done = command("run", "shapes", "--limit", 1, "--generators", "sharp", "--out", tmp_path)
     assert done.returncode == 2
-    assert "unknown renderers ['sharp']" in done.stderr
+    assert "Cannot use the renderers sharp: unknown" in done.stderr
     done = command("run", "shapes", "--limit", 1, "--scorers", "oracel", "--out", tmp_path)
     assert done.returncode == 2
     assert "'oracel' is neither" in done.stderr
@@ -179,8 +179,8 @@ def small_clip_and_aesthetic():
     return {"CLIP": clip, "Aesthetic": clip.with_head((4, 1), head, "head")}
 
 
-def test_clip_and_aesthetic_share_a_tower(tmp_path):
-    """Both from one pass over the images give what each alone gives; a bad image stays a row."""
+def test_clip_and_aesthetic_share_an_image_encoder(tmp_path):
+    """One pass over the images gives the same scores as two; an unreadable image gets a row."""
     from PIL import Image
 
     from reward_benchmark.scorers import SharedTower, bundles
@@ -193,15 +193,15 @@ def test_clip_and_aesthetic_share_a_tower(tmp_path):
         tmp_path / "none.png",
         Image.new("RGB", (9, 9)),
     ]
-    found = SharedTower(both).score_all(["a", "b", "b"], images, None)
+    rows_by_scorer = SharedTower(both).score_all(["a", "b", "b"], images, None)
     for name, scorer in both.items():
         single_rows = list(scorer.score_rows(["a", "b", "b"], images))
         assert (
-            [row.error for row in found[name]]
+            [row.error for row in rows_by_scorer[name]]
             == [row.error for row in single_rows]
             == [None, "no such file", None]
         )
-        for row, other in zip(found[name], single_rows):
+        for row, other in zip(rows_by_scorer[name], single_rows):
             assert row.score == pytest.approx(other.score, abs=1e-6)
 
 
@@ -225,35 +225,43 @@ def test_a_shared_tower_keeps_few_images_open(tmp_path):
 
     before = sum(issubclass(type(thing), Image.Image) for thing in gc.get_objects())
     images = [Counting() for _ in range(12)]
-    found = SharedTower(small_clip_and_aesthetic()).score_all(["a"] * 12, images, 2)
-    assert len(found["CLIP"]) == len(alive) == 12
+    rows_by_scorer = SharedTower(small_clip_and_aesthetic()).score_all(["a"] * 12, images, 2)
+    assert len(rows_by_scorer["CLIP"]) == len(alive) == 12
     assert max(alive) - before <= 4
 
 
 def test_a_shared_tower_scores_a_group_without_a_readable_image(tmp_path):
     from reward_benchmark.scorers import SharedTower
 
-    found = SharedTower(small_clip_and_aesthetic()).score_all(["a"], [tmp_path / "none.png"], None)
-    assert [(row.score, row.error) for rows in found.values() for row in rows] == [(None, "no such file")] * 2
+    rows_by_scorer = SharedTower(small_clip_and_aesthetic()).score_all(["a"], [tmp_path / "none.png"], None)
+    assert [(row.score, row.error) for rows in rows_by_scorer.values() for row in rows] == [
+        (None, "no such file")
+    ] * 2
 
 
-def test_html_report_stands_alone(shapes, command):
+def test_the_html_report_is_self_contained(shapes, command):
     _, folder = shapes
     done = command("report", folder.parent, "--html")
     assert done.returncode == 0, done.stderr
     assert str(folder / "report.html") in done.stdout
     page = (folder / "report.html").read_text()
     assert page.count("<svg") == 4  # distributions and agreement, twice
-    assert page.count("data:image/webp;base64,") > 10 * 8  # a strip a renderer, and disagreements
+    assert page.count("data:image/webp;base64,") > 10 * 8  # a strip per renderer, and disagreements
     addresses = [part.split('"')[0] for part in page.split('src="')[1:]]
     assert all(address.startswith("data:") for address in addresses)
     assert "<link" not in page
     assert "<script" not in page
-    for output in ("Spearman", "Recall@1", "Where scorer and preference disagree", "torch", "faithful"):
+    for output in (
+        "Spearman",
+        "Recall@1",
+        "Groups where scorer and people disagree most",
+        "torch",
+        "faithful",
+    ):
         assert output in page
 
 
-def test_report_of_the_originals_files(tmp_path, command):
+def test_the_original_s_result_files_are_reported(tmp_path, command):
     rankings = [{"id": "x", "prompt": "p", "generations": ["1.png", "2.png"], "ranking": [1, 2]}]
     (tmp_path / "rankings.json").write_text(json.dumps(rankings))
     folder = tmp_path / "results"
@@ -273,8 +281,8 @@ def test_report_of_the_originals_files(tmp_path, command):
 HOSTILE = "x\n\x1b[31m\u202e[/red]|<script>`$\\frac{"
 
 
-def test_names_in_reports_are_shown_as_they_are(shapes, command, tmp_path):
-    """Scorers, generators and prompts with control characters and markup, in all three kinds of report."""
+def test_names_in_reports_are_escaped(shapes, command, tmp_path):
+    """Scorers, generators and prompts with control characters and markup, in all reports."""
     folder = tmp_path / "shapes"
     shutil.copytree(shapes[1], folder, ignore=shutil.ignore_patterns("data"))
     for name in ("summary.json", "groups.json", "scores.jsonl"):

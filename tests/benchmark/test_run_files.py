@@ -1,4 +1,4 @@
-"""The files of a run: what they hold, and which are refused."""
+"""The files of a run: their contents, and which are refused."""
 
 import json
 
@@ -10,7 +10,7 @@ from reward_benchmark.results import SuiteSummary
 
 
 def edit(path, change):
-    """Rewrite a JSON file by ``change``, which alters the document or returns another one."""
+    """Rewrite a JSON file with ``change``, which modifies the document or returns a new one."""
     document = json.loads(path.read_text())
     path.write_text(json.dumps(change(document) or document))
 
@@ -18,7 +18,7 @@ def edit(path, change):
 # Results
 
 
-def test_a_summary_reads_back_as_it_was_written(finished):
+def test_a_summary_round_trips(finished):
     summary, folder = finished
     document = json.loads((folder / "summary.json").read_text())
     assert next(iter(document)) == "format_version"
@@ -32,7 +32,7 @@ def test_a_summary_reads_back_as_it_was_written(finished):
     ]["recall"]["1"]["value"]  # fmt: skip
 
 
-def test_published_values_read_back_too(tmp_path):
+def test_published_values_round_trip(tmp_path):
     rankings = [
         {"id": str(i), "prompt": "p", "generations": ["a.png", "b.png"], "ranking": [1, 2]} for i in range(2)
     ]
@@ -82,7 +82,7 @@ def test_a_report_of_another_format_is_refused_by_name(folder, command, name, ve
 
 
 def test_groups_without_a_version_are_refused(folder, command):
-    """They were a list then."""
+    """Old files were lists."""
     edit(folder / "groups.json", lambda document: document["groups"])
     done = command("report", folder, "--html")
     assert done.returncode == 2
@@ -90,7 +90,7 @@ def test_groups_without_a_version_are_refused(folder, command):
 
 
 def wrong(*steps, value):
-    """A change of a document: the value at a path of keys and indices; None removes it."""
+    """Return a function that sets the value at a path of keys and indices; None removes it."""
 
     def change(document):
         *first, last = steps
@@ -110,7 +110,7 @@ def wrong(*steps, value):
         (wrong("suite", value=None), "suite is missing"),
         (wrong("limit", value="2"), "limit must be a whole number, got '2'"),
         (wrong("environment", value=[]), "environment must be an object, got []"),
-        (wrong("environment", "torch", value=2), "environment.torch must be a text, got 2"),
+        (wrong("environment", "torch", value=2), "environment.torch must be a string, got 2"),
         (wrong("parts", value={}), "parts must be a list, got {}"),
         (wrong("parts", 0, value=3), "parts[0] must be an object, got 3"),
         (wrong("parts", 0, "kind", value="other"), "parts[0].kind must be 'preference' or 'generators'"),
@@ -124,10 +124,10 @@ def wrong(*steps, value):
          "parts[1].scorers.oracle.intervals must be an object, got None"),
         (wrong("parts", 1, "scorers", "oracle", "intervals", "recall", "many", value={}),
          "parts[1].scorers.oracle.intervals.recall.many must have a whole number as its key"),
-        (wrong("parts", 1, "failed", value={"a": None}), "parts[1].failed.a must be a text, got None"),
+        (wrong("parts", 1, "failed", value={"a": None}), "parts[1].failed.a must be a string, got None"),
     ],
 )  # fmt: skip
-def test_a_wrong_value_in_a_summary_is_named(folder, command, change, message):
+def test_an_invalid_value_in_a_summary_is_named(folder, command, change, message):
     edit(folder / "summary.json", change)
     done = command("report", folder)
     assert done.returncode == 2
@@ -135,7 +135,7 @@ def test_a_wrong_value_in_a_summary_is_named(folder, command, change, message):
     assert "reward-benchmark run" in done.stderr
 
 
-# Kept scores
+# Stored scores
 
 
 @pytest.mark.parametrize("version", [None, 1, 3, "2", 2.5])
@@ -170,7 +170,7 @@ def test_scores_of_another_format_are_refused_and_kept(finished, folder, command
         ("\x00", "Expecting value"),
     ],
 )
-def test_a_line_that_is_no_score_is_named(folder, command, line, message):
+def test_a_line_that_is_not_a_score_is_named(folder, command, line, message):
     path = folder / "scores.jsonl"
     number = len(path.read_text().splitlines()) + 1
     with path.open("a") as file:
@@ -190,7 +190,7 @@ def test_a_line_that_is_no_score_is_named(folder, command, line, message):
         ("{", "cannot be read as JSON"),
     ],
 )
-def test_settings_that_cannot_be_read_are_refused(finished, folder, command, content, message):
+def test_unreadable_settings_are_refused(finished, folder, command, content, message):
     (folder / "run.json").write_text(content)
     done = command(*arguments(folder.parent, "--data", finished[1] / "data"))
     assert done.returncode == 2

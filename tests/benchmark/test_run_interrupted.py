@@ -16,7 +16,7 @@ from reward_core.errors import OutputError
 # One run at a time
 
 
-def test_a_folder_that_another_run_is_using_is_refused(folder, command):
+def test_a_folder_in_use_by_another_run_is_refused(folder, command):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     with FileLock(folder / ".benchmark.lock"):
         done = command(*arguments(folder.parent))
@@ -29,8 +29,8 @@ def test_a_folder_that_another_run_is_using_is_refused(folder, command):
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def test_the_lock_of_a_run_that_was_killed_does_not_block_the_next(finished, folder):
-    """And another process holds it, not only another handle of this one."""
+def test_the_lock_of_a_killed_run_does_not_block_the_next_one(finished, folder):
+    """The lock is held by another process, not just by another handle of this one."""
     script = (
         "import sys, time; from filelock import FileLock; lock = FileLock(sys.argv[1]); lock.acquire(); "
         "print('locked', flush=True); time.sleep(60)"
@@ -51,13 +51,18 @@ def test_the_lock_of_a_run_that_was_killed_does_not_block_the_next(finished, fol
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_run_keeps_its_scores_and_says_how_to_resume(
+def test_an_interrupted_run_keeps_its_scores_and_prints_how_to_resume(
     finished, settings, tmp_path, number, code
 ):
     summary, before = finished
     path, log = tmp_path / "shapes" / "scores.jsonl", tmp_path / "stderr"
     with log.open("wb") as stderr:
-        more = ("--data", before / "data", "--scorers", ",".join([*SCORERS, "tiny"]))  # tiny takes time
+        more = (
+            "--data",
+            before / "data",
+            "--scorers",
+            ",".join([*SCORERS, "tiny"]),
+        )  # tiny is slow enough to interrupt
         command = [sys.executable, "-m", "reward_benchmark", *map(str, arguments(tmp_path, *more))]
         process = subprocess.Popen(command, env=settings, stdout=subprocess.DEVNULL, stderr=stderr)
         deadline = time.monotonic() + 60
@@ -74,8 +79,8 @@ def test_an_interrupted_run_keeps_its_scores_and_says_how_to_resume(
 
 
 @pytest.mark.parametrize("moment", ["at the scores", "at the summary"])
-def test_a_full_disk_is_one_line_and_keeps_finished_scores(finished, command, tmp_path, moment):
-    """A limit on the size of files stands for a full disk: both end in a write that fails."""
+def test_a_full_disk_is_a_one_line_error_and_keeps_finished_scores(finished, command, tmp_path, moment):
+    """A limit on file sizes stands in for a full disk: a write fails in both cases."""
     resource = pytest.importorskip("resource", reason="this system has no such limits")
     summary, before = finished
     path = tmp_path / "shapes" / "scores.jsonl"

@@ -1,4 +1,4 @@
-"""Tables 1 and 3 from download to report, against a server on this machine that stands in for the hub."""
+"""Tables 1 and 3 from download to report, with a local server in the role of the Hub."""
 
 import io
 import json
@@ -34,7 +34,7 @@ def sample_image(seed, side=40, form="PNG"):
 
 @pytest.fixture
 def table(hub, run, tmp_path):
-    """table("table1", ...): the command with the stand-in for the hub, and its data and runs in tmp_path."""
+    """Run a table with the local Hub, with data and results in tmp_path: table("table1", ...)."""
 
     def table(suite, *arguments):
         settings = {
@@ -50,7 +50,7 @@ def table(hub, run, tmp_path):
 
 
 def publish_table1(hub, big=0):
-    """Six generators of 2 x 10 images; some zips with a folder at the top, one image corrupt."""
+    """Publish six generators of 2 x 10 images; some zips have a top folder, one image is corrupt."""
     files = {}
     for n, name in enumerate(TABLE1):
         top = f"{name}/" if n % 2 else ""
@@ -68,12 +68,12 @@ def publish_table1(hub, big=0):
 
 
 def test_table1_from_download_to_report(hub, table, tmp_path):
-    publish_table1(hub, big=2100)  # noise of 13 MB, more than the client's piece of 10 MB
+    publish_table1(hub, big=2100)  # 13 MB of noise, more than a chunk of 10 MB
     (tmp_path / "data/benchmark-prompts.json").write_text(json.dumps(PROMPTS))
     path = f"/{REPO}/resolve/main/generations/openjourney.zip"
     hub.dropped[path] = 11_000_000
     done = table("table1")
-    if done.returncode == 2:  # the client gives a cut connection up, or goes on by itself
+    if done.returncode == 2:  # the client may give up on a cut connection, or resume
         assert "openjourney" in done.stderr
         done = table("table1")
     assert done.returncode == 1, done.stderr  # one corrupt image
@@ -87,7 +87,7 @@ def test_table1_from_download_to_report(hub, table, tmp_path):
     assert part["scorers"]["tiny"]["missing"] == 1
     assert part["scorers"]["tiny"]["spearman"] is not None
     assert "119" in done.stdout
-    # All is here now: nothing is fetched or scored again, also with an own generator beside the six.
+    # Nothing is downloaded or scored again, also with an additional local generator.
     before = len(hub.requests)
     own = tmp_path / "data/generations/mine"
     own.mkdir()
@@ -101,7 +101,7 @@ def test_table1_from_download_to_report(hub, table, tmp_path):
     assert part["scorers"]["tiny"]["generators"]["mine"]["pictures"] == 2
 
 
-def test_table1_names_what_is_missing(hub, table, tmp_path):
+def test_missing_files_of_table1_are_named(hub, table, tmp_path):
     hub.web[f"/{REPO}/main/benchmark/benchmark-prompts.json"] = json.dumps(PROMPTS).encode()
     done = table("table1")
     assert done.returncode == 2
@@ -178,7 +178,7 @@ def test_a_table3_image_outside_the_data_folder_is_refused(image, tmp_path):
 
 
 @pytest.mark.parametrize("relative", [False, True])
-def test_table3_takes_images_by_absolute_paths_in_the_data_folder(relative, tmp_path, monkeypatch):
+def test_table3_accepts_absolute_paths_in_the_data_folder(relative, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").mkdir()
     (tmp_path / "data/a.png").write_bytes(sample_image(0))

@@ -1,4 +1,4 @@
-"""A run's data: going on with other data is refused, and a broken image is passed over."""
+"""Captioned images of a run: unreadable ones are skipped, and resuming with other data is refused."""
 
 import dataclasses
 import gzip
@@ -39,7 +39,7 @@ def test_resuming_with_other_data_is_refused(pipelines, tmp_path, change):
     prompts.write_text("\n".join(words))
     data = write_images(tmp_path / "data")
     run(pipelines, tmp_path / "run", prompts, data)
-    run(pipelines, tmp_path / "run", prompts, data)  # the same data: it resumes, or here, is done
+    run(pipelines, tmp_path / "run", prompts, data)  # same data: the finished run is returned
     if change == "training prompt":
         prompts.write_text("\n".join(["a green house", *words[1:]]))
     elif change == "validation prompt":
@@ -73,24 +73,24 @@ def test_an_unreadable_image_is_named_and_the_next_one_used(pipelines, tmp_path,
         trainer = run(pipelines, tmp_path / name, PROMPTS, source, steps=4)
         output = caplog.text
         caplog.clear()
-        for number, broken in enumerate(("1.png", "2.png")):
-            assert output.count(f"{broken} cannot be read") == 1, number
-        assert "(2 of 4 so far)" in output
+        for broken in ("1.png", "2.png"):
+            assert output.count(f"{broken}' of ") == 1
+        assert "(2 of 4 images unreadable so far)" in output
         weights.append(trainer.trainable.tensors())
     assert all(torch.equal(weight, weights[1][name]) for name, weight in weights[0].items())
     captions = trainer.objective.captioned.batch([0, 1, 2, 3], 16, 16)[1]
     assert captions == ["flat colour 0", "flat colour 3", "flat colour 3", "flat colour 3"]
 
 
-def test_a_run_ends_if_no_image_can_be_read(pipelines, tmp_path):
+def test_a_run_fails_if_no_image_can_be_read(pipelines, tmp_path):
     data = write_images(tmp_path / "data")
     for path in data.glob("*.png"):
         path.write_bytes(b"no image")
-    with pytest.raises(PromptFileError, match="4 images in a row cannot be read"):
+    with pytest.raises(PromptFileError, match="4 in a row failed"):
         run(pipelines, tmp_path / "run", PROMPTS, data)
 
 
-def test_16_bit_images_are_warned_of_once(tmp_path):
+def test_16_bit_images_are_warned_about_once(tmp_path):
     data = write_images(tmp_path / "data")
     for i in range(4):
         Image.fromarray(np.full((30, 40), 9000 * (i + 1), dtype=np.uint16)).save(data / f"{i}.png")
@@ -113,7 +113,7 @@ def open_source(tmp_path, source):
     return open_captioned(dataclasses.replace(settings(tmp_path / "run").loss, pretraining_data=str(source)))
 
 
-def test_images_of_a_dataset_are_those_of_its_files(tmp_path):
+def test_a_dataset_gives_the_same_images_as_its_files(tmp_path):
     saved = saved_dataset(tmp_path)
     pixels, captions = open_source(tmp_path, saved).batch([0, 1, 2, 3], 16, 16)
     expected, words = open_source(tmp_path, tmp_path / "data").batch([0, 1, 2, 3], 16, 16)
@@ -122,22 +122,22 @@ def test_images_of_a_dataset_are_those_of_its_files(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["folder", "tar", "dataset"])
-def test_an_image_over_the_bound_on_pixels_is_named(tmp_path, monkeypatch, caplog, kind):
+def test_an_image_above_the_pixel_limit_is_refused(tmp_path, monkeypatch, caplog, kind):
     saved = saved_dataset(tmp_path)
     data = tmp_path / "data"
     sources = {"folder": data, "tar": as_tar(data, tmp_path / "data.tar"), "dataset": saved}
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)  # twice as many are refused
-    with pytest.raises(PromptFileError, match="4 images in a row cannot be read"):
+    with pytest.raises(PromptFileError, match="4 in a row failed"):
         open_source(tmp_path, sources[kind]).get(0, 16, 16)
     assert "REWARD_CORE_MAX_IMAGE_PIXELS sets another limit" in caplog.text
 
 
-def test_files_in_a_tar_over_the_bound_on_bytes_are_named(tmp_path, monkeypatch, caplog):
+def test_files_in_a_tar_above_the_byte_limit_are_refused(tmp_path, monkeypatch, caplog):
     tar = as_tar(write_images(tmp_path / "data"), tmp_path / "data.tar")
     for name in ("MAX_IMAGE_FILE_BYTES", "MAX_CAPTION_BYTES"):
         with monkeypatch.context() as patch:
             patch.setenv(f"REWARD_CORE_{name}", "5")
-            with pytest.raises(PromptFileError, match="4 images in a row cannot be read"):
+            with pytest.raises(PromptFileError, match="4 in a row failed"):
                 open_source(tmp_path, tar).get(0, 16, 16)
         assert f"REWARD_CORE_{name} sets another limit" in caplog.text
 
@@ -149,15 +149,17 @@ def test_a_compressed_or_damaged_tar_is_refused(tmp_path):
     with pytest.raises(PromptFileError, match="the tar is compressed"):
         open_source(tmp_path, tmp_path / "packed.tar")
     (tmp_path / "cut.tar").write_bytes(content[:700])
-    with pytest.raises(PromptFileError, match="no readable tar"):
+    with pytest.raises(PromptFileError, match="not a readable tar"):
         open_source(tmp_path, tmp_path / "cut.tar")
 
 
-def test_postscript_in_a_dataset_is_no_image(tmp_path, caplog):
+def test_postscript_in_a_dataset_is_refused(tmp_path, caplog):
     datasets = pytest.importorskip("datasets")
     content = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 50 50\n%%EndComments\nshowpage\n%%EOF\n"
     data = datasets.Dataset.from_dict({"image": [{"bytes": content, "path": None}], "text": ["a cat"]})
     data.cast_column("image", datasets.Image()).save_to_disk(tmp_path / "saved")
-    with pytest.raises(PromptFileError, match="1 images in a row cannot be read"):
+    with pytest.raises(PromptFileError, match="1 in a row failed"):
         open_source(tmp_path, tmp_path / "saved").get(0, 16, 16)
-    assert "row 0 cannot be read (not an image in any format" in caplog.text
+    error = caplog.text
+    assert "Cannot read 'row 0' of " in error
+    assert "not an image in any format" in error

@@ -1,4 +1,4 @@
-"""Disks that are full or lose power: nothing is left half written."""
+"""Full disks and power loss: no file is left partly written."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ resource = pytest.importorskip("resource", reason="this system has no such limit
 
 
 def limit():
-    """No file may grow beyond 15 kB: writing fails as it does on a full disk."""
+    """Limit files to 15 kB: writing fails as on a full disk."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (15_000, 15_000))
 
 
@@ -20,11 +20,12 @@ def limit():
 def test_an_unwritable_checkpoint_is_a_one_line_error(pipelines, tmp_path, rank):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a red circle\na blue square\n")
-    given = ("rollout.height=16", "rollout.steps=4", "run.steps=1", "run.trackers=[]", "validation.prompts=0",
-             f"model.lora_rank={rank}", "run.batch_size=1", "run.cpu=true")  # fmt: skip
+    settings = ("rollout.height=16", "rollout.steps=4", "run.steps=1", "run.trackers=[]", "run.cpu=true",
+                "validation.prompts=0", f"model.lora_rank={rank}", "run.batch_size=1")  # fmt: skip
+    options = [word for setting in settings for word in ("--set", setting)]
     done = subprocess.run(
         [sys.executable, "-m", "refl", "train", "--model", pipelines("sd"), "--prompts", prompts,
-         "--reward", "tiny", "--out", tmp_path / "run", *(word for one in given for word in ("--set", one))],
+         "--reward", "tiny", "--out", tmp_path / "run", *options],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True, text=True, preexec_fn=limit,
     )  # fmt: skip
@@ -36,12 +37,12 @@ def test_an_unwritable_checkpoint_is_a_one_line_error(pipelines, tmp_path, rank)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks up file descriptors in /proc")
 @pytest.mark.parametrize("rank", [4, 0], ids=["lora", "full"])
-def test_a_run_is_on_the_disk_before_older_files_go(pipelines, tmp_path, monkeypatch, rank):
+def test_a_checkpoint_is_on_disk_before_older_files_are_removed(pipelines, tmp_path, monkeypatch, rank):
     more = ("run.checkpoint_every=1", "run.checkpoints=1", "validation.every=1", "validation.stop_reward=red",
             "validation.stop_patience=9", "validation.keep_best=true", f"model.lora_rank={rank}")  # fmt: skip
-    with recorded(monkeypatch) as found:
+    with recorded(monkeypatch) as writes:
         train(pipelines("sd"), tmp_path / "run", *more)
-    assert {"step-000001", "step-000002", "best-000000.safetensors", "model"} <= set(found.names)
-    assert found.unsynced == []
-    assert found.unsynced_folders == set()
-    assert "step-000001" in found.beside["step-000002"]  # removed only afterwards
+    assert {"step-000001", "step-000002", "best-000000.safetensors", "model"} <= set(writes.names)
+    assert writes.unsynced == []
+    assert writes.unsynced_folders == set()
+    assert "step-000001" in writes.beside["step-000002"]  # removed only afterwards

@@ -1,4 +1,4 @@
-"""refl compare: the same seeds of two models, rewards side by side."""
+"""refl compare: rewards of two models for the same prompts and seeds."""
 
 import json
 
@@ -24,26 +24,26 @@ def prompts(tmp_path):
 
 
 def arguments(before, after, prompts, out, *more):
-    made = ["compare", before, after, "--prompts", prompts, "--reward", "tiny", "--reward", "tiny-judge",
+    command = ["compare", before, after, "--prompts", prompts, "--reward", "tiny", "--reward", "tiny-judge",
             "--out", out, "--height", "16", "--steps", "4", "--seeds", "2",
             "--device", "cpu", *more]  # fmt: skip
-    return [str(part) for part in made]
+    return [str(part) for part in command]
 
 
-def test_a_model_beside_itself(pipelines, prompts, tmp_path, capsys):
+def test_a_model_compared_with_itself_is_a_tie(pipelines, prompts, tmp_path, capsys):
     assert main(arguments(pipelines("sd"), pipelines("sd"), prompts, tmp_path / "out", "--json")) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert [row["name"] for row in found["rewards"]] == ["tiny", "tiny-judge"]
-    for row in found["rewards"]:
+    comparison = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in comparison["rewards"]] == ["tiny", "tiny-judge"]
+    for row in comparison["rewards"]:
         assert row["before"] == row["after"]
         assert row["win_rate"] == row["win_rate_low"] == row["win_rate_high"] == 0.5
-    assert found["diversity"]["before"] == found["diversity"]["after"] > 0
+    assert comparison["diversity"]["before"] == comparison["diversity"]["after"] > 0
     assert Image.open(tmp_path / "out" / "comparison.png").size == (4 * 18 - 2, 3 * 18 - 2)
     rows = [json.loads(line) for line in (tmp_path / "out" / "pictures.jsonl").read_text().splitlines()]
     assert len(rows) == 6
 
 
-def test_a_model_beside_its_lora(pipelines, prompts, tmp_path, capsys):
+def test_a_model_is_compared_with_its_lora(pipelines, prompts, tmp_path, capsys):
     config = refl.load_config(
         settings=[f"run.out={tmp_path / 'run'}", "run.steps=10", "rollout.height=16", "rollout.steps=4",
                   "rewards=[{name: tiny, phi: linear}]", "loss.reward_scale=1", "optimizer.lr=3e-2",
@@ -53,9 +53,9 @@ def test_a_model_beside_its_lora(pipelines, prompts, tmp_path, capsys):
     assert main(arguments(pipelines("sd"), model, prompts, tmp_path / "out", "--guidance-scale", "1")) == 0
     output = capsys.readouterr().out
     assert "tiny-judge" in output
-    found = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    comparison = json.loads((tmp_path / "out" / "comparison.json").read_text())
     rows = [json.loads(line) for line in (tmp_path / "out" / "pictures.jsonl").read_text().splitlines()]
-    for reward in found["rewards"]:
+    for reward in comparison["rewards"]:
         before, after = ([row[f"{side}/{reward['name']}"] for row in rows] for side in ("before", "after"))
         assert before != after
         assert reward["before"] == pytest.approx(np.mean(before), abs=1e-6)
@@ -64,14 +64,14 @@ def test_a_model_beside_its_lora(pipelines, prompts, tmp_path, capsys):
         assert reward["win_rate_low"] <= reward["win_rate"] <= reward["win_rate_high"]
 
 
-def test_mistakes(pipelines, prompts, tmp_path, capsys):
+def test_invalid_arguments_are_refused(pipelines, prompts, tmp_path, capsys):
     lora = tmp_path / "lora"
     lora.mkdir()
     (lora / "pytorch_lora_weights.safetensors").write_bytes(b"none")
     for before, more, message in (
-        (lora, (), "say on which model with --base"),
-        (lora, ("--base", str(pipelines("sd"))), "these LoRA weights do not go with"),
-        (tmp_path, (), "no pipeline's folder"),
+        (lora, (), "their model card names no base model"),
+        (lora, ("--base", str(pipelines("sd"))), "the base model they were trained on"),
+        (tmp_path, (), "it has no model_index.json"),
         (pipelines("sd"), ("--reward", "none"), "reward 'none'"),
         (pipelines("sd"), ("--seeds", "0"), "--seeds: must be at least 1"),
         (pipelines("sd"), ("--prompts", str(tmp_path / "none.txt")), "cannot be read"),
@@ -83,21 +83,28 @@ def test_mistakes(pipelines, prompts, tmp_path, capsys):
 def test_a_second_comparison_into_the_same_folder_is_refused(pipelines, tmp_path):
     model = load_model(pipelines("sd"), None, torch.device("cpu"))
     rewards = load_rewards([RewardConfig("tiny")], torch.device("cpu"))
-    given = (model, model, ["a red circle"], rewards, ImageSettings(16, 16, 2, seeds=1), tmp_path / "out")
+    inputs = (
+        model,
+        model,
+        ["a red circle"],
+        rewards,
+        ImageSettings(16, 16, 2, seeds=1),
+        tmp_path / "out",
+    )
     refused = []
 
     def attempt_another(count):
         with pytest.raises(OutputError, match="another run is using it") as caught:
-            compare(*given)
+            compare(*inputs)
         refused.append(str(caught.value))
 
-    compare(*given, attempt_another)
+    compare(*inputs, attempt_another)
     assert len(refused) == 2
     assert str(tmp_path / "out") in refused[0]
-    compare(*given)  # the folder is free again
+    compare(*inputs)  # the lock was released
 
 
-def test_a_reward_that_is_not_finite_decides_no_comparison():
+def test_a_reward_that_is_not_finite_is_refused():
     for bad in (float("nan"), float("inf")):
         values = np.array([[0.1, 0.2], [0.3, bad]])
         for before, after, side in (
@@ -108,12 +115,12 @@ def test_a_reward_that_is_not_finite_decides_no_comparison():
                 compare_rewards("r", before, after)
 
 
-def test_the_interval_is_over_prompts():
-    """Half the prompts won with every seed: seeds do not make it surer."""
+def test_the_interval_is_computed_over_prompts():
+    """Half the prompts are won with every seed; more seeds do not narrow the interval."""
     before = np.zeros((40, 50))
     after = np.repeat([[1.0], [-1.0]], 20, axis=0) * np.ones(50)
-    found = compare_rewards("r", before, after)
-    assert found.win_rate == 0.5
+    comparison = compare_rewards("r", before, after)
+    assert comparison.win_rate == 0.5
     # Binomial, 40 draws: 0.5 +- 1.96 * 0.079.
-    assert found.win_rate_low == pytest.approx(0.345, abs=0.03)
-    assert found.win_rate_high == pytest.approx(0.655, abs=0.03)
+    assert comparison.win_rate_low == pytest.approx(0.345, abs=0.03)
+    assert comparison.win_rate_high == pytest.approx(0.655, abs=0.03)

@@ -1,4 +1,4 @@
-"""The bundled tiny pipeline, and the demo upon it at a size for CI; the demo itself measures the bars."""
+"""The bundled tiny pipeline, and a small run of the demo."""
 
 import json
 import subprocess
@@ -39,16 +39,16 @@ def test_every_word_is_one_token_and_no_prompt_is_truncated(pipeline):
 
 
 def test_plain_diffusers_generates_images_of_unseen_prompts(pipeline):
-    """Alignment on one-thing prompts, far above what an image of another prompt gets."""
+    """Images align with their own prompts far better than with those of others."""
     prompts = sample_prompts(24, 3, "held_out", pair_share=0.0)
-    made = pipeline(
+    generated = pipeline(
         prompts,
         num_inference_steps=20,
         guidance_scale=2.5,
         generator=torch.Generator().manual_seed(0),
         output_type="np",
     ).images
-    images = torch.from_numpy((made * 255).round().astype(np.uint8)).permute(0, 3, 1, 2)
+    images = torch.from_numpy((generated * 255).round().astype(np.uint8)).permute(0, 3, 1, 2)
     right = read_truths(images, prompts).alignment.mean()
     wrong = read_truths(images, prompts[5:] + prompts[:5]).alignment.mean()
     assert right > 0.5
@@ -63,7 +63,7 @@ def test_the_tiny_autoencoder_preserves_the_shapes():
     assert read_truths((decoded * 255).round().to(torch.uint8), prompts).alignment.mean() > 0.97
 
 
-def test_training_images_are_right_and_keep_to_the_split():
+def test_training_images_are_correct_and_belong_to_their_split():
     for split in ("train", "held_out"):
         images, prompts = zip(*captioned_images(40, 1, split))
         truths = read_truths(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2), prompts)
@@ -74,7 +74,7 @@ def test_training_images_are_right_and_keep_to_the_split():
         assert {shapes.split_of(shapes.parse(prompt)) for prompt in prompts} == {split}
 
 
-def test_intervals_hold_the_mean_and_shrink():
+def test_intervals_contain_the_mean_and_shrink_with_the_sample():
     values = np.random.default_rng(0).normal(size=(400, 1))
     mean, low, high = interval(values)
     assert low < mean < high
@@ -82,8 +82,8 @@ def test_intervals_hold_the_mean_and_shrink():
 
 
 def test_too_many_prompts_are_refused():
-    with pytest.raises(ValueError, match="different prompts"):
-        sample_prompts(60, 0, "held_out", pair_share=0.0)  # there are 48
+    with pytest.raises(ValueError, match="Cannot sample 60 distinct prompts"):
+        sample_prompts(60, 0, "held_out", pair_share=0.0)  # only 48 exist
 
 
 @pytest.fixture(scope="module")
@@ -96,15 +96,15 @@ def demo(tmp_path_factory):
 
 def test_the_demo_report_is_complete(demo):
     report, folder = demo
-    promised = {
+    expected_keys = {
         *("reward_before", "reward_after", "oracle_before", "oracle_after", "control_after"),
         *("win_rate", "win_low", "win_high", "win_rate_control", "win_low_control", "best_truth"),
         *("stopped_truth", "curves", "versions", "machine", "settings", "seconds", "intervals"),
     }
-    assert promised <= report.keys()
+    assert expected_keys <= report.keys()
     assert report["win_low"] <= report["win_rate"] <= report["win_high"]
     assert report["stopped_truth"] <= report["best_truth"]
-    assert {len(curve) for curve in report["curves"].values()} == {3}  # before, half-way, after
+    assert {len(curve) for curve in report["curves"].values()} == {3}  # before, halfway, after
     assert json.loads((folder / "report.json").read_text(encoding="utf-8")) == report
     for name in ("grid.png", "curve.png"):
         with Image.open(folder / name) as image:
@@ -113,7 +113,7 @@ def test_the_demo_report_is_complete(demo):
 
 
 def test_the_learned_reward_rises_and_by_more_than_the_control(demo):
-    """On the validation's prompts, 16 images: measured 0.35 -> 0.66 after 24 steps."""
+    """On 16 validation images; measured 0.35 -> 0.66 after 24 steps."""
     report, _ = demo
     refl, control = (report["curves"][name] for name in ("refl", "control"))
     assert refl[0]["tiny"] == control[0]["tiny"]
@@ -133,4 +133,4 @@ def test_usage_errors_are_one_line(tmp_path):
     command = [sys.executable, "-m", "refl.demo", "--small", "--out", str(tmp_path / "file")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
-    assert "cannot be written to" in done.stderr
+    assert "Cannot write to" in done.stderr

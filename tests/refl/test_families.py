@@ -1,4 +1,4 @@
-"""Each family makes the images that diffusers' own pipeline makes."""
+"""Every family generates the same images as its diffusers pipeline."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ PROMPTS = ["a red house by the sea", "two cats"]
      ("sd3", "flow", 5.0), ("flux", "flow", 3.5)],
 )  # fmt: skip
 @pytest.mark.parametrize("size", [(32, 32), (48, 24)])
-def test_images_are_those_of_the_pipeline(pipelines, name, sampler, scale, size):
+def test_images_equal_those_of_the_diffusers_pipeline(pipelines, name, sampler, scale, size):
     height, width = size
     family = load_family(pipelines(name))
     noise = torch.randn(2, *family.latent_shape(height, width), generator=torch.Generator().manual_seed(4))
@@ -58,7 +58,7 @@ def test_images_are_those_of_the_pipeline(pipelines, name, sampler, scale, size)
     assert np.abs(ours - theirs).max() < 1e-4  # measured: 1e-5 at most
 
 
-def test_gradients_reach_the_borders_of_the_image(pipelines):
+def test_saturated_pixels_get_gradient(pipelines):
     family = load_family(pipelines("sd"))
     latents = (50 * torch.randn(1, 4, 8, 8)).requires_grad_()
     pixels = family.decode(latents)
@@ -70,7 +70,7 @@ def test_gradients_reach_the_borders_of_the_image(pipelines):
     assert latents.grad.abs().sum() > 0
 
 
-def test_no_gradient_through_the_negative_branch(pipelines):
+def test_the_negative_branch_gets_no_gradient_if_disabled(pipelines):
     family = load_family(pipelines("sd"))
     family.denoiser.requires_grad_(True)
     condition = family.encode(PROMPTS, "blurry")
@@ -81,12 +81,12 @@ def test_no_gradient_through_the_negative_branch(pipelines):
         gradients.append(torch.autograd.grad(output.sum(), family.denoiser.conv_out.bias)[0])
         outputs.append(output.detach())
     assert torch.allclose(*outputs, atol=1e-5)
-    # d/db of n + 3 (p - n): 1 in all with both branches, 3 with the positive one alone.
+    # d/db of n + 3 (p - n) is 1 with both branches and 3 with the positive one only.
     assert torch.allclose(3 * gradients[0], gradients[1], rtol=1e-4)
 
 
-def test_images_are_encoded_as_they_are_decoded(pipelines, tmp_path):
-    """Also by an autoencoder that tells its latents' mean and deviation, as that of Playground v2.5."""
+def test_encoding_inverts_decoding(pipelines, tmp_path):
+    """Also with an autoencoder that has latent means and deviations, such as Playground v2.5's."""
     folder = shutil.copytree(pipelines("sd"), tmp_path / "moments")
     config = json.loads((folder / "vae" / "config.json").read_text())
     config |= {"latents_mean": [1.0, -2.0, 0.5, 3.0], "latents_std": [0.5, 2.0, 4.0, 1.0]}
@@ -101,11 +101,11 @@ def test_images_are_encoded_as_they_are_decoded(pipelines, tmp_path):
             assert torch.allclose(family.decode(latents), (decoded / 2 + 0.5).clamp(0, 1), atol=1e-5)
 
 
-def test_bad_models_are_named(tmp_path, pipelines, monkeypatch):
+def test_invalid_models_are_refused_by_name(tmp_path, pipelines, monkeypatch):
     with pytest.raises(ModelError, match=r"no model_index\.json"):
         load_family(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"no weights")
-    with pytest.raises(ModelError, match=r"model\.safetensors: cannot be loaded"):
+    with pytest.raises(ModelError, match=r"Cannot load the diffusion model .*model\.safetensors"):
         load_family(tmp_path / "model.safetensors")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(ModelError, match="no-such-model"):

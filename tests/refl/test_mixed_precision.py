@@ -1,4 +1,4 @@
-"""Half precision: gradients are those of float32, and a step without a finite reward changes nothing."""
+"""Half precision: gradients match float32, and skipped steps change nothing."""
 
 import copy
 from itertools import pairwise
@@ -14,7 +14,7 @@ from refl.strategies import RolloutPlan
 
 @pytest.fixture(autouse=True)
 def fresh_accelerate():
-    """A process has one precision for good, accelerate holds."""
+    """Reset accelerate, which allows one precision per process."""
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
 
@@ -26,14 +26,14 @@ def trainer_of(pipelines, folder, precision, *more, reward=redness):
 
 
 def gradient(trainer, plan):
-    """Of all parameters, as one vector."""
+    """Return the gradients of all parameters as one vector."""
     trainer.objective.loss(0, [0, 1], PROMPTS[:2], plan, []).loss.backward()
     parameters = trainer.trainable.parameters
-    found = torch.cat(
+    vector = torch.cat(
         [torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in parameters]
     )
     trainer.optimizer.zero_grad(set_to_none=True)
-    return found
+    return vector
 
 
 PLANS = {
@@ -47,7 +47,7 @@ PLANS = {
 @pytest.mark.parametrize("guidance", [(), ("rollout.guidance_scale=3.0", "rollout.negative_gradient=false")])
 @pytest.mark.parametrize("gradient_checkpointing", ["true", "false"])
 def test_gradients_in_bf16_match_float32(pipelines, tmp_path, rank, guidance, gradient_checkpointing):
-    found = {}
+    gradients = {}
     for precision in ("no", "bf16"):
         more = (
             f"model.lora_rank={rank}",
@@ -59,9 +59,9 @@ def test_gradients_in_bf16_match_float32(pipelines, tmp_path, rank, guidance, gr
             for number, parameter in enumerate(trainer.trainable.parameters):  # LoRA's B is 0 at first
                 noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number))
                 parameter += 0.02 * noise
-        found[precision] = {name: gradient(trainer, plan) for name, plan in PLANS.items()}
+        gradients[precision] = {name: gradient(trainer, plan) for name, plan in PLANS.items()}
     for name in PLANS:
-        exact, rounded = found["no"][name], found["bf16"][name]
+        exact, rounded = gradients["no"][name], gradients["bf16"][name]
         assert exact.norm() > 0
         assert torch.cosine_similarity(exact, rounded, dim=0) > 0.97, name
         assert 0.9 < rounded.norm() / exact.norm() < 1.1, name
@@ -69,7 +69,7 @@ def test_gradients_in_bf16_match_float32(pipelines, tmp_path, rank, guidance, gr
 
 @pytest.mark.parametrize("more", [(), ("rollout.guidance_scale=3.0", "rollout.negative_gradient=false")])
 def test_the_autocast_cache_is_cleared_before_gradient_steps(pipelines, tmp_path, monkeypatch, more):
-    """Up to torch 2.9 such a cast has no graph, and the gradient step that is given it has no gradient."""
+    """Up to torch 2.9, casts cached under no_grad would cut off the gradient of the next step."""
     trainer = trainer_of(pipelines, tmp_path, "bf16", "model.lora_rank=0", *more)
     seen, clear = [], torch.clear_autocast_cache
     trainer.family.denoiser.register_forward_pre_hook(
@@ -86,7 +86,7 @@ def test_the_autocast_cache_is_cleared_before_gradient_steps(pipelines, tmp_path
 
 
 def with_scaler(trainer):
-    """The trainer as on a GPU in fp16: accelerate gives CPUs no gradient scaler, though torch has one."""
+    """Build a trainer with a gradient scaler, as on a GPU in fp16; accelerate gives CPUs none."""
     accelerator = trainer.accelerator
     accelerator.scaler, accelerator.native_amp = torch.amp.GradScaler("cpu", init_scale=1024.0), True
     trainer.take_step.optimizer = accelerator.prepare(trainer.optimizer.optimizer)
@@ -100,9 +100,9 @@ def test_a_skipped_fp16_step_does_not_change_weights_or_optimizer(pipelines, tmp
     def sometimes(pixels, prompts):
         if not broken:
             return redness(pixels, prompts)
-        if kind == "nan":  # though its gradient is finite
+        if kind == "nan":  # while its gradient is finite
             return redness(pixels, prompts) + float("nan")
-        return redness(pixels, prompts) * 1e38  # whose gradient overflows
+        return redness(pixels, prompts) * 1e38  # its gradient overflows
 
     trainer = with_scaler(trainer_of(pipelines, tmp_path, "fp16", "model.lora_rank=0", reward=sometimes))
     parameters, adam = trainer.trainable.parameters, trainer.optimizer.optimizer
@@ -120,9 +120,9 @@ def test_a_skipped_fp16_step_does_not_change_weights_or_optimizer(pipelines, tmp
     for number, values in state.items():
         assert all(torch.equal(value, state_after[number][name]) for name, value in values.items())
     backed_off = trainer.accelerator.scaler.get_scale() < scale
-    assert backed_off == (kind == "inf")  # a smaller scale would not mend a reward
+    assert backed_off == (kind == "inf")  # a smaller scale does not fix a reward
     broken = False
-    assert trainer.step(2).finite  # and the next step is an ordinary one
+    assert trainer.step(2).finite  # the next step is normal
     after, _ = held()
     assert not any(torch.equal(one, two) for one, two in zip(weights, after) if one.numel() > 1000)
     assert all(torch.isfinite(weight).all() for weight in after)

@@ -1,4 +1,4 @@
-"""The trainer: every strategy and family trains; what is saved loads into plain diffusers."""
+"""The trainer: strategies and families train, and their results load into diffusers."""
 
 import ast
 import json
@@ -25,7 +25,7 @@ from reward_core.errors import OutputError
     "strategy",
     ["{name: refl}", "{name: draft, k: 2}", "{name: draft-lv}", "{name: alignprop}", "{name: drtune, k: 2}"],
 )
-def test_a_toy_reward_rises(pipelines, tmp_path, strategy, rank):
+def test_training_raises_a_toy_reward(pipelines, tmp_path, strategy, rank):
     lr = 3e-2 if rank else 2e-3
     _, rows = train(
         pipelines("sd"),
@@ -52,8 +52,10 @@ def test_a_toy_reward_rises(pipelines, tmp_path, strategy, rank):
         ("flux", 4, ("rollout.width=32",)),
     ],
 )
-def test_one_step_of_every_family_saved_for_plain_diffusers(pipelines, tmp_path, family, rank, more):
-    steps = 3 if "optimizer.ema_decay=0.5" in more else 1  # the average leaves the weights at the second
+def test_every_family_trains_a_step_and_loads_into_diffusers(pipelines, tmp_path, family, rank, more):
+    steps = (
+        3 if "optimizer.ema_decay=0.5" in more else 1
+    )  # the average differs from the weights from the second step
     trainer, rows = train(
         pipelines(family), tmp_path, f"model.lora_rank={rank}", "optimizer.lr=3e-2", *more, steps=steps
     )
@@ -62,7 +64,7 @@ def test_one_step_of_every_family_saved_for_plain_diffusers(pipelines, tmp_path,
     with trainer.trainable.ema_weights():
         ours = objective.generate(PROMPTS[:2], [0, 1]).permute(0, 2, 3, 1).numpy()
 
-    if config.optimizer.ema_decay:  # the average is what is saved, and is not the last weights
+    if config.optimizer.ema_decay:  # the saved weights are the average, not the last ones
         last = objective.generate(PROMPTS[:2], [0, 1]).permute(0, 2, 3, 1).numpy()
         assert np.abs(last - ours).max() > 1e-4
 
@@ -95,7 +97,7 @@ def test_one_step_of_every_family_saved_for_plain_diffusers(pipelines, tmp_path,
     assert (tmp_path / "samples" / f"step-{steps:06d}.png").is_file()
 
 
-def test_a_bundled_reward_and_a_held_out_one(pipelines, tmp_path):
+def test_a_trained_and_a_held_out_reward_are_logged(pipelines, tmp_path):
     _, rows = train(
         pipelines("sd"),
         tmp_path,
@@ -109,7 +111,7 @@ def test_a_bundled_reward_and_a_held_out_one(pipelines, tmp_path):
     assert {"validation/tiny", "validation/red", "validation/tiny-judge", "validation/diversity"} <= set(
         rows[0]
     )
-    expected = 0.5 * (2 - step["reward/tiny"])  # relu(2 - r), far from its border here
+    expected = 0.5 * (2 - step["reward/tiny"])  # relu(2 - r) with r well below 2
     assert step["loss/reward"] == pytest.approx(expected - min(step["reward/red"], 0.5), abs=0.05)
     assert list((tmp_path / "logs").rglob("events*"))
 
@@ -154,7 +156,7 @@ def test_the_pretraining_loss_falls(pipelines, tmp_path):
     assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5])
 
 
-def test_a_saturated_reward_is_reported(pipelines, tmp_path):
+def test_saturated_images_are_counted(pipelines, tmp_path):
     _, rows = train(pipelines("sd"), tmp_path, reward="{name: red, phi: relu, target: -50}")
     assert [row["zero_gradient"] for row in rows if "zero_gradient" in row] == [1.0, 1.0]
 
@@ -205,13 +207,13 @@ def test_training_stops_if_a_held_out_reward_or_diversity_falls(pipelines, tmp_p
         rewards=rewards,
         reward=pair,
     )
-    assert "differ by" in trainer.state.stopped
+    assert "diversity fell to" in trainer.state.stopped
     assert "stopped early at step" in caplog.text
-    assert not capsys.readouterr().out  # it belongs to whoever calls, for a report perhaps
+    assert not capsys.readouterr().out  # stdout belongs to the caller
     assert (tmp_path / "b" / "model").is_dir()
 
 
-def test_the_best_validation_is_what_is_saved(pipelines, tmp_path):
+def test_the_weights_of_the_best_validation_are_saved(pipelines, tmp_path):
     """The held-out reward falls from the start, so the best weights are those before any step."""
     rewards = {"red": redness, "blue": lambda pixels, prompts: -redness(pixels, prompts)}
     pair = "{name: red, phi: linear}, {name: blue, weight: 0}"
@@ -230,11 +232,11 @@ def test_the_best_validation_is_what_is_saved(pipelines, tmp_path):
         saved[keep] = torch.cat([p.detach().flatten() for p in model.unet.parameters()])
         assert trainer.state.best_step == 0
         card, rows = (tmp_path / keep / "model/README.md").read_text(), trainer.metrics.read()
-        shown = {row["step"]: row["validation/blue"] for row in rows if "validation/blue" in row}
-        step = 0 if keep == "true" else trainer.state.step  # the card tells of the weights beside it
+        rewards_of_steps = {row["step"]: row["validation/blue"] for row in rows if "validation/blue" in row}
+        step = 0 if keep == "true" else trainer.state.step  # the card describes the saved weights
         assert f"| after {step} steps |" in card
-        assert f"| blue | {shown[0]:.3f} | {shown[step]:.3f} |" in card
-        assert f"{shown[0]:.3f}" != f"{shown[trainer.state.step]:.3f}"
+        assert f"| blue | {rewards_of_steps[0]:.3f} | {rewards_of_steps[step]:.3f} |" in card
+        assert f"{rewards_of_steps[0]:.3f}" != f"{rewards_of_steps[trainer.state.step]:.3f}"
     base = DiffusionPipeline.from_pretrained(pipelines("sd"))
     before = torch.cat([p.detach().flatten() for p in base.unet.parameters()])
     assert torch.equal(saved["true"], before)
@@ -266,7 +268,7 @@ def test_a_second_run_on_the_same_folder_is_refused(pipelines, tmp_path):
     assert "another output folder" in refused[0]
     steps = [row["step"] for row in first.metrics.read() if "gradient_norm" in row]
     assert steps == [1, 2]
-    assert second.train() == tmp_path / "run" / "model"  # the folder is free again
+    assert second.train() == tmp_path / "run" / "model"  # the lock was released
 
 
 def test_a_failed_run_releases_its_folder_lock(pipelines, tmp_path):
@@ -284,16 +286,24 @@ def test_a_failed_run_releases_its_folder_lock(pipelines, tmp_path):
 def test_the_command_refuses_a_folder_in_use_with_exit_code_2(pipelines, tmp_path, capsys):
     (tmp_path / "prompts.txt").write_text("a red circle\na blue square\n")
     (tmp_path / "run").mkdir()
-    given = ["train", "--model", pipelines("sd"), "--prompts", tmp_path / "prompts.txt", "--reward", "tiny"]
-    given += ["--out", tmp_path / "run", "--set", "rollout.height=16", "--set", "run.trackers=[]"]
+    arguments = [
+        "train",
+        "--model",
+        pipelines("sd"),
+        "--prompts",
+        tmp_path / "prompts.txt",
+        "--reward",
+        "tiny",
+    ]
+    arguments += ["--out", tmp_path / "run", "--set", "rollout.height=16", "--set", "run.trackers=[]"]
     with FileLock(tmp_path / "run" / ".train.lock"):
-        assert main([str(word) for word in given]) == 2
+        assert main([str(word) for word in arguments]) == 2
     assert f"refl: Cannot use '{tmp_path / 'run'}': another run is using it" in capsys.readouterr().err
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
 def test_any_number_of_prompts_and_accumulation(pipelines, tmp_path):
-    """Three prompts, batches of two, two microsteps: every epoch uses each prompt once, none is lost."""
+    """With three prompts, batch size 2 and two microsteps, every epoch uses each prompt once."""
     seen = []
 
     def note(pixels, prompts):
@@ -303,14 +313,14 @@ def test_any_number_of_prompts_and_accumulation(pipelines, tmp_path):
 
     config = settings(tmp_path, "run.accumulation=2", "validation.prompts=0", steps=3)
     trainer = refl.Trainer(pipelines("sd"), PROMPTS[:3], config, {"red": note})
-    seen.clear()  # of the check
+    seen.clear()  # calls of the check
     trainer.train()
     assert len(seen) == 12
     for epoch in range(4):
         assert sorted(seen[3 * epoch : 3 * epoch + 3]) == sorted(PROMPTS[:3])
 
 
-def test_accumulation_is_the_same_as_one_large_batch(pipelines, tmp_path):
+def test_accumulation_equals_one_large_batch(pipelines, tmp_path):
     weights = []
     for batch, accumulation in ((4, 1), (2, 2), (1, 4)):
         trainer, _ = train(
@@ -318,7 +328,7 @@ def test_accumulation_is_the_same_as_one_large_batch(pipelines, tmp_path):
             tmp_path / str(batch),
             f"run.batch_size={batch}",
             f"run.accumulation={accumulation}",
-            "optimizer.epsilon=1e-3",  # else Adam makes whole steps of rounding errors
+            "optimizer.epsilon=1e-3",  # otherwise Adam amplifies rounding errors
         )
         weights.append(torch.cat([p.detach().flatten() for p in trainer.trainable.parameters]))
     for other in weights[1:]:
@@ -344,12 +354,12 @@ def test_a_held_out_reward_that_is_not_finite_is_never_the_best(pipelines, tmp_p
     stop = ("validation.every=1", "validation.stop_reward=lost", "validation.keep_best=true")
     trainer, _ = train(pipelines("sd"), tmp_path, *stop, steps=9, rewards=rewards, reward=pair)
     assert trainer.state.best is None
-    assert trainer.state.stopped == "lost fell to nan and never was finite"
+    assert trainer.state.stopped == "lost was never finite (last value nan)"
     assert not list(tmp_path.glob("checkpoints/best-*"))
 
 
-def test_accumulation_is_refl_s_own(pipelines, tmp_path, monkeypatch):
-    """accelerate.launch sets this variable from its own configuration."""
+def test_accumulation_ignores_the_variable_of_accelerate(pipelines, tmp_path, monkeypatch):
+    """accelerate launch sets this variable from its configuration."""
     norms = []
     for steps in ("1", "4"):
         monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", steps)
@@ -367,7 +377,7 @@ def test_every_schedule_warms_up(pipelines, tmp_path, schedule):
     assert [row["lr"] for row in rows] == pytest.approx([0.0025, 0.005, 0.0075, 0.01])
 
 
-def test_the_card_shows_names_as_they_are(tmp_path):
+def test_the_card_escapes_names(tmp_path):
     import yaml
 
     from refl.config import ModelConfig, RewardConfig, RunConfig, TrainConfig

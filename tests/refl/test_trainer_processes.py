@@ -1,4 +1,4 @@
-"""Runs as processes: killed, interrupted, doubled."""
+"""Runs in separate processes: killed, interrupted, distributed."""
 
 import json
 import os
@@ -59,7 +59,7 @@ def finish(arguments):
 
 
 def wait_for_steps(folder, steps, process):
-    """Until metrics.jsonl tells of that many steps."""
+    """Wait until metrics.jsonl has this many steps."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         path = folder / "metrics.jsonl"
@@ -72,7 +72,7 @@ def wait_for_steps(folder, steps, process):
 
 
 def result(folder):
-    """The saved tensors' bits (safetensors orders its header's metadata anew in every process)."""
+    """Return the bytes of the saved tensors (the header's metadata varies in order between processes)."""
     weights = load_file(folder / "model" / "pytorch_lora_weights.safetensors")
     return {name: weight.view(torch.int32).tolist() for name, weight in weights.items()}
 
@@ -103,12 +103,12 @@ def test_a_resumed_run_writes_the_same_bytes(script, pipelines, tmp_path):
         rows = [json.loads(line) for line in (tmp_path / folder / "metrics.jsonl").read_text().splitlines()]
         return [{k: v for k, v in row.items() if k != "images_per_s"} for row in rows]
 
-    assert steps("whole") == steps("killed")  # each step once, with the same figures
+    assert steps("whole") == steps("killed")  # every step once, with the same metrics
     checkpoints = [path.name for path in (tmp_path / "killed" / "checkpoints").iterdir()]
     assert sorted(checkpoints) == ["step-000006", "step-000008"]
 
 
-def test_ctrl_c_saves_and_says_how_to_resume(script, pipelines, tmp_path):
+def test_ctrl_c_saves_and_prints_how_to_resume(script, pipelines, tmp_path):
     more = (*RANDOM, "run.checkpoint_every=0", "run.steps=40")
     arguments = command(script, pipelines("sd"), tmp_path / "run", *more)
     process = subprocess.Popen(
@@ -124,7 +124,7 @@ def test_ctrl_c_saves_and_says_how_to_resume(script, pipelines, tmp_path):
 
 
 def test_two_processes_equal_one_process(script, pipelines, tmp_path):
-    """The same global batch, noise and prompts: the same weights but for the order of sums."""
+    """Equal global batch, noise and prompts give equal weights, up to the order of sums."""
     more = ("run.steps=3", "optimizer.epsilon=1e-3", "run.accumulation=2", "strategy.name=alignprop")
     output = finish(command(script, pipelines("sd"), tmp_path / "one", "run.batch_size=4", *more))
     assert "processes: 1" in output
@@ -147,7 +147,7 @@ def test_two_processes_equal_one_process(script, pipelines, tmp_path):
             assert first[name] == pytest.approx(second[name], rel=1e-4), name
 
 
-def test_a_checkpoint_of_another_run_or_a_damaged_one_is_refused(script, pipelines, tmp_path):
+def test_a_damaged_checkpoint_or_one_of_another_run_is_refused(script, pipelines, tmp_path):
     arguments = (script, pipelines("sd"), tmp_path / "run", "run.steps=2")
     finish(command(*arguments))
     done = subprocess.run(

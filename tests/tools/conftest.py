@@ -1,4 +1,4 @@
-"""What the tests of both extensions share."""
+"""Fixtures for the tests of both extensions."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The ComfyUI nodes in a small host: scores an image, lists in and out, empty results, files, workflows."""
+"""The ComfyUI nodes in a small host: scores, lists, empty results, saved files, workflows."""
 
 import json
 import sys
@@ -15,9 +15,7 @@ from reward_core import shapes
 
 GROUP = next(shapes.make_groups(1, replace(shapes.HELD_OUT, images=(5, 5)), split="held_out", start=2))
 PROMPT = GROUP.prompt
-# The differentiable method may differ from PIL's by a level of 255 here and there where it resizes; at the
-# model's own
-# 64 px nothing is resized, and scores differ by float rounding alone (7e-7 measured).
+# Nothing is resized at the model's 64 px, so scores differ by float rounding only (7e-7 measured).
 CLOSE = 1e-5
 
 
@@ -62,7 +60,7 @@ def truth(model, prompts=(PROMPT,) * 5):
 # Score Images
 
 
-def test_a_batch_gives_a_score_an_image(nodes, host, model, reward_model):
+def test_a_batch_gives_one_score_per_image(nodes, host, model, reward_model):
     (scores, report, preview, prompts), ui = score(nodes, reward_model, images())
     assert scores == pytest.approx(truth(model), abs=CLOSE)
     assert len(set(scores)) == 5
@@ -75,15 +73,15 @@ def test_a_batch_gives_a_score_an_image(nodes, host, model, reward_model):
     assert host.bar == 5
 
 
-def test_the_score_is_drawn(nodes, reward_model):
+def test_the_preview_shows_the_score(nodes, reward_model):
     preview = score(nodes, reward_model, images()[:1])[0][2][0][0]
     enlarged = images()[0].repeat_interleave(4, 0).repeat_interleave(4, 1)
     changed = (preview - enlarged).abs().amax(-1) > 0.02
     assert changed[-36:].any()
-    assert not changed[:-40].any()  # only at the foot
+    assert not changed[:-40].any()  # only at the bottom
 
 
-def test_every_image_can_have_its_prompt(nodes, model, reward_model):
+def test_every_image_can_have_its_own_prompt(nodes, model, reward_model):
     prompts = [PROMPT, "a small red circle", "a green triangle", PROMPT, "a red square"]
     expected = pytest.approx(truth(model, prompts), abs=CLOSE)
     assert score(nodes, reward_model, images(), prompts)[0][0] == expected  # a list
@@ -91,11 +89,11 @@ def test_every_image_can_have_its_prompt(nodes, model, reward_model):
     (scores, _, _, given), _ = score(nodes, reward_model, images(), lines, per_line=True)
     assert scores == expected
     assert given == prompts
-    with pytest.raises(ValueError, match="2 prompts for 5 pictures"):
+    with pytest.raises(ValueError, match="Cannot score 5 pictures with 2 prompts"):
         score(nodes, reward_model, images(), [PROMPT, PROMPT])
 
 
-def test_a_list_of_any_sizes_and_channels(nodes, model, reward_model):
+def test_a_list_may_mix_sizes_and_channels(nodes, model, reward_model):
     big = torch.nn.functional.interpolate(images()[1:2].permute(0, 3, 1, 2), scale_factor=2).permute(
         0, 2, 3, 1
     )
@@ -104,14 +102,16 @@ def test_a_list_of_any_sizes_and_channels(nodes, model, reward_model):
     (scores, _, preview, _), _ = score(nodes, reward_model, [images()[:1], big, with_alpha, gray])
     expected = truth(model)
     assert scores[0] == pytest.approx(expected[0], abs=CLOSE)
-    # Enlarged by whole pixels and brought back by bicubic: not the same image, but near it.
+    # Enlarged by whole pixels and resized back with bicubic: almost the same image.
     assert scores[1] == pytest.approx(expected[1], abs=0.5)
     assert scores[2] == pytest.approx(expected[2], abs=CLOSE)
     assert np.isfinite(scores[3])
-    assert [len(batch) for batch in preview] == [4]  # all shown at one size
+    assert [len(batch) for batch in preview] == [4]  # all previews have one size
 
 
-def test_more_images_than_fit_are_scored_in_parts(nodes, model, reward_model, monkeypatch):
+def test_images_that_do_not_fit_in_memory_are_scored_in_smaller_batches(
+    nodes, model, reward_model, monkeypatch
+):
     all_scores = reward_model.score(list(images()), [PROMPT] * 5)
     sizes, compute = [], type(reward_model.model).forward
 
@@ -126,13 +126,13 @@ def test_more_images_than_fit_are_scored_in_parts(nodes, model, reward_model, mo
     assert sizes == [5, 5, 4, 2, 2, 1]
 
 
-def test_memory_is_the_hosts_to_manage(nodes, host, reward_model):
+def test_the_host_manages_memory(nodes, host, reward_model):
     score(nodes, reward_model, images())
     assert host.loads == [([reward_model.patcher], True)]
     assert reward_model.patcher.model.model is reward_model.model
 
 
-def test_nan_pixels_are_named(nodes, reward_model):
+def test_nan_pixels_are_refused(nodes, reward_model):
     broken = images()
     broken[3] = float("nan")
     with pytest.raises(ValueError, match="picture 3"):
@@ -142,16 +142,16 @@ def test_nan_pixels_are_named(nodes, reward_model):
 def test_long_and_empty_prompts_are_reported(nodes, reward_model):
     with pytest.warns(RM.errors.PromptTruncatedWarning):
         report = score(nodes, reward_model, images()[:1], PROMPT + ", masterpiece" * 20)[0][1]
-    assert "not read, as the prompt is too long: " in report
+    assert "the prompt is too long; not read: " in report
     with pytest.warns(RM.errors.EmptyPromptWarning):
         report = score(nodes, reward_model, images()[:1], "")[0][1]
-    assert "an empty prompt" in report
+    assert "the prompt is empty" in report
 
 
 # Load Reward Model
 
 
-def test_models_by_name_by_folder_and_by_path(nodes, host, model):
+def test_models_load_by_name_folder_and_path(nodes, host, model):
     folder = host.folder / "models" / "reward_models" / "mine"
     assert nodes["LoadModel"].INPUT_TYPES()["required"]["model"][0] == RM.available_models()
     model.save_pretrained(folder)
@@ -163,7 +163,7 @@ def test_models_by_name_by_folder_and_by_path(nodes, host, model):
     before = changed("mine", "exact")
     assert before == changed("mine", "exact")
     (folder / "config.json").write_text((folder / "config.json").read_text() + "\n")
-    assert changed("mine", "exact") != before  # trained anew: loaded anew
+    assert changed("mine", "exact") != before  # retrained, so loaded again
     with pytest.raises(RM.RewardCoreError, match="no-such-model"):
         run(nodes["LoadModel"], model="no-such-model", precision="exact")
 
@@ -192,7 +192,7 @@ def pick(nodes, **changed):
     ],
     ids=str,
 )
-def test_pick_best(nodes, settings, indices):
+def test_pick_best_selects_by_score(nodes, settings, indices):
     prompts = [f"prompt {i}" for i in range(5)]
     (batches, scores, selected, given), _ = pick(nodes, prompts=prompts, **settings)
     assert selected == indices
@@ -202,7 +202,7 @@ def test_pick_best(nodes, settings, indices):
     assert torch.equal(batches[0], images()[indices])
 
 
-def test_an_empty_result_stops_what_follows_or_fails(nodes):
+def test_an_empty_result_skips_the_following_nodes_or_fails(nodes):
     none = {"use_threshold": True, "threshold": 5.0}
     result, ui = pick(nodes, **none)
     assert all(isinstance(value, ExecutionBlocker) and value.message is None for value in result)
@@ -211,7 +211,7 @@ def test_an_empty_result_stops_what_follows_or_fails(nodes):
         pick(nodes, if_none="fail", **none)
 
 
-def test_numbers_that_do_not_match_are_an_error(nodes):
+def test_numbers_that_do_not_match_are_refused(nodes):
     with pytest.raises(ValueError, match="2 scores for 5 pictures"):
         pick(nodes, scores=[1.0, 2.0])
     with pytest.raises(ValueError, match="no pictures"):
@@ -258,7 +258,7 @@ def test_files_carry_their_score_and_the_workflow(nodes, host):
     "file", sorted((EXTENSION / "example_workflows").glob("*.json")), ids=lambda f: f.stem
 )
 def test_workflows_fit_the_nodes(host, file):
-    """Written by ComfyUI's own page; here: names and kinds of every socket are still the nodes'."""
+    """The workflows were saved by ComfyUI; names and types of all sockets must match the nodes."""
     classes = host.load_nodes()
     workflow = json.loads(file.read_text())
     ours = [node for node in workflow["nodes"] if node["type"] in classes]

@@ -1,4 +1,4 @@
-"""Every script of tools/ starts and says what it takes."""
+"""Every script of tools/ prints its help."""
 
 import runpy
 import sys
@@ -12,7 +12,7 @@ SCRIPTS = [
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
-def test_help(script, monkeypatch, capsys):
+def test_scripts_print_their_help(script, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [str(script), "--help"])
     monkeypatch.syspath_prepend(str(script.parent))
     with pytest.raises(SystemExit) as stop:

@@ -40,27 +40,27 @@ def command(capsys):
 
 
 def files(folder):
-    """Relative paths of all files that count."""
-    found = {file.relative_to(folder) for file in folder.rglob("*") if file.is_file()}
-    return {file for file in found if "__pycache__" not in file.parts}
+    """Return the relative paths of all relevant files."""
+    files = {file.relative_to(folder) for file in folder.rglob("*") if file.is_file()}
+    return {file for file in files if "__pycache__" not in file.parts}
 
 
 @pytest.mark.parametrize("name", SIGNS)
-def test_copies_the_whole_folder_and_says_so(command, hosts, name):
+def test_the_whole_folder_is_copied_and_reported(command, hosts, name):
     where, source = TARGETS[name]
     done = command(name, hosts / name)
     assert (done.returncode, done.stderr) == (0, "")
     target = hosts / name / where
     assert files(target) - {Path("reward_core_source.json")} == files(source)
     assert f"copied {source}\n  to {target}\n" in done.stdout
-    assert str(ROOT / "packages" / "reward-core") in done.stdout  # from where the host's Python gets it
+    assert str(ROOT / "packages" / "reward-core") in done.stdout  # the source for the host's Python
     record = json.loads((target / "reward_core_source.json").read_text())
     assert record == {"source": str(ROOT / "packages" / "reward-core")}
     assert not [path for path in target.parent.iterdir() if path != target]
 
 
 @pytest.mark.parametrize("name", SIGNS)
-def test_installing_with_links(command, hosts, name):
+def test_link_links_to_the_checkout(command, hosts, name):
     where, source = TARGETS[name]
     done = command(name, hosts / name, "--link")
     target = hosts / name / where
@@ -74,7 +74,7 @@ def test_an_earlier_installation_is_replaced(command, hosts):
     command("webui", hosts / "webui")
     (target / "scripts" / "old.py").touch()
     done = command("webui", hosts / "webui")
-    assert "replacing an earlier one" in done.stdout
+    assert "(replacing an earlier one)" in done.stdout
     assert not (target / "scripts" / "old.py").exists()
     command("webui", hosts / "webui", "--link")
     command("webui", hosts / "webui")
@@ -82,7 +82,7 @@ def test_an_earlier_installation_is_replaced(command, hosts):
     assert files(TARGETS["webui"][1]) <= files(target)
 
 
-def test_foreign_files_are_not_touched(command, hosts):
+def test_other_files_are_not_touched(command, hosts):
     target = hosts / "comfyui" / TARGETS["comfyui"][0]
     target.mkdir(parents=True)
     (target / "theirs.py").touch()
@@ -112,18 +112,18 @@ def test_a_path_that_is_not_a_host_is_refused(command, hosts, tmp_path):
     assert not (hosts / "comfyui" / "custom_nodes").exists()
 
 
-# install.py, run by a Python that has no reward-core
+# install.py in a Python without reward-core
 
 
 def install_py(folder, **settings):
-    """As the WebUI runs it: with its own Python; -S leaves that without any installed package."""
+    """Run install.py like the WebUI does; -S hides all installed packages."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment.pop("REWARD_CORE_SOURCE", None)
     command = [sys.executable, "-S", str(folder / "install.py")]
     return subprocess.run(command, capture_output=True, text=True, env={**environment, **settings})
 
 
-def test_install_py_never_takes_a_bare_name(command, hosts):
+def test_install_py_refuses_a_bare_name(command, hosts):
     command("webui", hosts / "webui")
     target = hosts / "webui" / TARGETS["webui"][0]
     for name in ("reward-core", "reward-core==1.0.0", "git+https://example.org/reward.git"):
@@ -134,12 +134,12 @@ def test_install_py_never_takes_a_bare_name(command, hosts):
     (target / "reward_core_source.json").unlink()
     done = install_py(target)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "no source is known" in done.stdout
+    assert "no source found" in done.stdout
     assert "pip install --no-deps ./packages/reward-core" in done.stdout
 
 
-def test_install_py_asks_pip_for_the_recorded_source(command, hosts, tmp_path):
-    """The recorded folder is empty here, so that pip refuses it: nothing is installed by a test."""
+def test_install_py_installs_the_recorded_source(command, hosts, tmp_path):
+    """The recorded folder is empty, so pip fails and the test installs nothing."""
     command("webui", hosts / "webui")
     target, empty = hosts / "webui" / TARGETS["webui"][0], tmp_path / "no package"
     empty.mkdir()

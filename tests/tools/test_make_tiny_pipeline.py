@@ -1,4 +1,4 @@
-"""tools/make_tiny_pipeline.py from nothing to a folder that plain diffusers loads, and its going on."""
+"""tools/make_tiny_pipeline.py writes a folder for diffusers, and resumes."""
 
 import subprocess
 import sys
@@ -19,7 +19,7 @@ def parts(monkeypatch):
     return unet
 
 
-def test_the_command_makes_a_pipeline_and_trains_it_further(tmp_path):
+def test_the_command_trains_a_pipeline_and_resumes_it(tmp_path):
     few = ["--text-steps", "3", "--autoencoder-steps", "3", "--pictures", "40", "--prompts", "2"]
     for steps in ("2", "3"):
         command = [sys.executable, TOOLS / "make_tiny_pipeline.py", "--work", tmp_path / "work"]
@@ -36,7 +36,7 @@ def test_the_command_makes_a_pipeline_and_trains_it_further(tmp_path):
 
 
 def test_resumed_training_equals_uninterrupted_training(parts, tmp_path):
-    """The same numbers to the last bit, on the processor that it ran on."""
+    """Bitwise equal on the same processor."""
     generator = torch.Generator().manual_seed(0)
     data = parts.Latents(
         torch.randn(40, 4, 16, 16, generator=generator).half(),

@@ -1,4 +1,4 @@
-"""The WebUI's extension in a small host: scores, infotexts, filter, sort, memory, failures."""
+"""The WebUI extension in a small host: scores, infotexts, filter, sort, memory, failures."""
 
 import re
 import sys
@@ -11,7 +11,7 @@ import reward_core as RM
 
 PROMPT = "a purple square below a small yellow circle"
 ON = (True, "tiny", False, 0, False)
-ROUNDED = 0.5e-4 + 1e-5  # four digits are written; the rest is rounding in batches of other sizes
+ROUNDED = 0.5e-4 + 1e-5  # scores are written with four digits; batches of other sizes round differently
 
 
 @pytest.fixture
@@ -62,21 +62,21 @@ def test_every_saved_file_ends_with_the_score_of_its_own_prompt(host, model):
     assert len(set(scores(host.saved()))) == 4
 
 
-def test_off_means_nothing_happens(host):
+def test_a_disabled_extension_does_nothing(host):
     processed = generate(host, (False, "tiny", True, 99, True), batch_size=2)
     assert "ImageReward" not in "".join(processed.infotexts) + processed.comments
     assert len(images(processed)) == 2
     assert sys.modules["image_reward_webui.model_holder"].HOLDER.model is None
 
 
-def test_signs_of_the_webui_are_not_read_as_words(host, model):
+def test_prompt_syntax_of_the_webui_is_not_scored(host, model):
     prompt = "a (purple:1.3) square below a small yellow circle <lora:style:0.8>"
     generate(host, ON, prompt=prompt)
     expected = model.score(PROMPT, paint(PROMPT, 1))
     assert scores(host.saved()) == pytest.approx([expected], abs=ROUNDED)
 
 
-def test_a_prompt_too_long_is_reported(host):
+def test_a_truncated_prompt_is_reported(host):
     script = host.load_script()
     long = PROMPT + ", masterpiece" * 20
     p = host.generation(PROMPT)
@@ -96,13 +96,13 @@ def test_images_are_scored_with_any_selected_script(host):
 # The gallery
 
 
-def middle(found: list[float]) -> float:
-    """A limit that the better half of the scores reach."""
-    ordered = sorted(found)
+def middle(values: list[float]) -> float:
+    """Return a limit that the better half of the scores reaches."""
+    ordered = sorted(values)
     return sum(ordered[len(ordered) // 2 - 1 :][:2]) / 2
 
 
-def test_low_scores_leave_the_gallery_and_stay_on_the_disk(host):
+def test_low_scores_are_removed_from_the_gallery_but_saved(host):
     all_scores = scores(generate(host, ON, batch_size=2, n_iter=2).infotexts[1:])
     limit, before = middle(all_scores), len(host.saved())
     processed = generate(host, (True, "tiny", True, limit, False), batch_size=2, n_iter=2)
@@ -113,7 +113,7 @@ def test_low_scores_leave_the_gallery_and_stay_on_the_disk(host):
     assert processed.all_seeds == [1 + i for i in remaining]
     assert len(images(processed)) == len(remaining)
     grid = processed.images[0]
-    assert grid.size == (64 * len(remaining), 64)  # made anew of what is kept
+    assert grid.size == (64 * len(remaining), 64)  # rebuilt from the kept images
     assert "parameters" in grid.info
     assert len(processed.all_prompts) == len(processed.all_subseeds) == len(remaining)
     assert processed.seed == processed.all_seeds[0]
@@ -131,12 +131,14 @@ def test_filtering_every_image_shows_a_message(host):
     assert processed.images == processed.infotexts == []
     assert processed.index_of_first_image == 0
     best = max(scores(host.saved()))
-    assert processed.info.startswith("No picture reached the lower score limit 99: 2 filtered out")
+    assert processed.info.startswith(
+        "All 2 pictures were filtered out: none reached the lower score limit 99"
+    )
     assert f"{best:.4f}" in processed.info
     assert processed.all_prompts == [PROMPT] * 2  # the host's JSON needs the first
 
 
-def test_best_first(host):
+def test_sorting_puts_the_best_first(host):
     processed = generate(host, (True, "tiny", False, 0, True), batch_size=4)
     shown = scores(processed.infotexts[1:])
     assert shown == sorted(scores(host.saved()), reverse=True) != scores(host.saved())
@@ -147,7 +149,7 @@ def test_best_first(host):
 
 
 @pytest.mark.parametrize("masks", [False, True])
-def test_masks_go_with_their_images(host, masks):
+def test_masks_stay_with_their_images(host, masks):
     limit = middle(scores(generate(host, ON, batch_size=4).infotexts[1:]))
     before = len(host.saved())
     processed = generate(host, (True, "tiny", True, limit, True), batch_size=4, masks=masks)
@@ -179,7 +181,7 @@ def test_a_non_numeric_limit_is_reported_and_filters_nothing(host, limit):
     assert "must be a number such as 0.5" in processed.comments
 
 
-def test_limits_can_be_text(host):
+def test_a_limit_can_be_text(host):
     assert generate(host, (True, "tiny", True, " 99 ", False)).images == []
 
 
@@ -199,13 +201,13 @@ def test_the_model_is_loaded_once_and_survives_reload_ui(host):
 
 def test_unloading_frees_memory_and_reports_how_much(host, model):
     script = host.load_script()
-    unload = type(script).ui.__globals__["_unload"]  # what the button calls
+    unload = type(script).ui.__globals__["_unload"]  # the button's callback
     assert unload() == "No reward model in memory."
     generate(host, ON, script=script)
     size = sum(t.numel() * t.element_size() for t in [*model.parameters(), *model.buffers()]) / 1e6
     assert unload() == f"tiny unloaded: {size:,.1f} MB freed."
     assert sys.modules["image_reward_webui.model_holder"].HOLDER.model is None
-    assert len(scores(generate(host, ON, script=script).infotexts)) == 1  # and loads again
+    assert len(scores(generate(host, ON, script=script).infotexts)) == 1  # loaded again
 
 
 def test_a_folder_loads_as_a_model(host, model, tmp_path_factory):
@@ -216,16 +218,16 @@ def test_a_folder_loads_as_a_model(host, model, tmp_path_factory):
     assert scores(host.saved()) == pytest.approx([expected], abs=ROUNDED)
 
 
-def test_an_unavailable_model_loses_no_image(host):
+def test_a_missing_model_loses_no_image(host):
     processed = generate(host, (True, "/no/such/model", True, 0, True), batch_size=2)
     assert len(images(processed)) == 2
-    assert "not scored: '/no/such/model' is neither" in processed.comments
-    assert processed.comments.count("not scored") == 1
+    assert "cannot score: '/no/such/model' is neither" in processed.comments
+    assert processed.comments.count("cannot score") == 1
     assert "ImageReward" not in "".join(processed.infotexts)
 
 
-def test_scores_inside_the_hosts_inference_mode_and_after_it(host):
-    """The host samples in inference mode; a model loaded in it must work outside too, and be movable."""
+def test_a_model_loaded_in_inference_mode_works_outside_it(host):
+    """The host samples in inference mode; a model loaded in it must also work and move outside it."""
     with torch.inference_mode():
         generate(host, ON)
     holder = sys.modules["image_reward_webui.model_holder"].HOLDER
@@ -236,7 +238,7 @@ def test_scores_inside_the_hosts_inference_mode_and_after_it(host):
 # The page
 
 
-def test_the_controls(host):
+def test_the_page_shows_the_controls(host):
     gr = pytest.importorskip("gradio", reason="the page is made with gradio")
     script = host.load_script()
     with gr.Blocks():
@@ -253,4 +255,6 @@ def test_the_controls(host):
     assert [choice[0] for choice in name.choices] == RM.available_models()
     assert script.title() == "ImageReward - generate human preference scores"
     assert script.show(False) is script.show(True) is host.modules["modules.scripts"].AlwaysVisible
-    assert sys.modules["image_reward_webui.model_holder"].HOLDER.model is None  # nothing loaded at the start
+    assert (
+        sys.modules["image_reward_webui.model_holder"].HOLDER.model is None
+    )  # no model is loaded at the start

@@ -1,11 +1,12 @@
-"""ComfyUI nodes that score images with a reward model, pick the best and save them with their score."""
+"""ComfyUI nodes that score images, pick the best and save their scores."""
 
 try:
-    import reward_core  # noqa: F401  (here, so that its absence is said in one line)
+    import reward_core  # noqa: F401  (to report a missing package in one line)
 except ImportError as error:
     raise ImportError(
-        "the nodes need reward-core in ComfyUI's own Python; in a checkout of it run "
-        "`python -m pip install ./packages/reward-core` with that Python (see the README beside this file)"
+        "Cannot load the reward nodes: reward-core is not installed in ComfyUI's Python. In a checkout of "
+        "the repository run `python -m pip install ./packages/reward-core` with that Python (see the "
+        "README of the nodes)."
     ) from error
 
 from .load_and_score import LoadRewardModel, ScoreImages

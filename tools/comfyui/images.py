@@ -1,6 +1,6 @@
-"""Lists of IMAGE batches to single images and back, and scores drawn on them.
+"""Convert between IMAGE batches and single images, and draw scores on images.
 
-Letters in shape comments: B batch, H, W image, C channels (an IMAGE is (B, H, W, C) in [0, 1]).
+Letters in shape comments: B batch, H and W image size, C channels (an IMAGE is (B, H, W, C) in [0, 1]).
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-SMALLEST_SIDE = 256  # a preview's; on less a number cannot be read
+SMALLEST_SIDE = 256  # pixels; numbers are not legible on smaller previews
 
 
 def single_images(batches: Sequence[Tensor]) -> list[Tensor]:
-    """IMAGE batches, of any sizes -> images (H, W, C) in their order."""
+    """Split IMAGE batches of any sizes into images (H, W, C), in order."""
     return [image for batch in batches for image in batch]
 
 
 def in_batches(images: Sequence[Tensor]) -> list[Tensor]:
-    """Images (H, W, C) -> IMAGE batches in the same order; neighbors of one size share a batch."""
+    """Group images (H, W, C) of equal size into IMAGE batches, in order."""
     batches: list[list[Tensor]] = []
     for image in images:
         if not batches or batches[-1][0].shape != image.shape:
@@ -31,7 +31,7 @@ def in_batches(images: Sequence[Tensor]) -> list[Tensor]:
 
 
 def to_pixels(image: Tensor) -> Tensor:
-    """(H, W, C) of any C -> (3, H, W) in [0, 1]: gray is repeated, alpha dropped."""
+    """Convert an image (H, W, C) to (3, H, W) in [0, 1]: repeat gray, drop alpha."""
     pixels = image.permute(2, 0, 1).float()
     if pixels.shape[0] < 3:
         pixels = pixels[:1].expand(3, -1, -1)
@@ -39,7 +39,7 @@ def to_pixels(image: Tensor) -> Tensor:
 
 
 def with_label(pixels: Tensor, label: str) -> Tensor:
-    """(H, W, C) -> (H', W', 3), a small image enlarged, with the label on a dark bar at its foot."""
+    """Draw a label at the bottom of an image (H, W, C); enlarge small images."""
     levels = (to_pixels(pixels).permute(1, 2, 0).cpu().numpy() * 255).round().astype(np.uint8)
     image = Image.fromarray(levels)
     scale = -(-SMALLEST_SIDE // min(image.size))

@@ -13,12 +13,12 @@ CATEGORY = "reward"
 
 
 class LoadRewardModel:
-    """A name or a path -> REWARD_MODEL."""
+    """Node that loads a reward model by name or path."""
 
     CATEGORY = CATEGORY
     DESCRIPTION = (
-        "Loads a reward model. ImageReward-v1.0 is fetched from the hub once (1.79 GB); tiny comes with "
-        "reward-core and is for pictures of coloured shapes. Saved folders belong into models/reward_models."
+        "Loads a reward model. ImageReward-v1.0 is downloaded once (1.79 GB); tiny comes with reward-core "
+        "and is for pictures of colored shapes. Put folders of saved models into models/reward_models."
     )
     RETURN_TYPES = ("REWARD_MODEL",)
     RETURN_NAMES = ("reward_model",)
@@ -31,13 +31,13 @@ class LoadRewardModel:
                 "model": (model_names(),),
                 "precision": (
                     ["exact", "fast", "auto"],
-                    {"tooltip": "exact: the original's numbers; fast: 16 bits where the device gains by it"},
+                    {"tooltip": "exact: the original's scores; fast: 16 bits, if faster on the device"},
                 ),
             },
             "optional": {
                 "path": (
                     "STRING",
-                    {"default": "", "tooltip": "a saved folder, a file or a hub repository; wins over model"},
+                    {"default": "", "tooltip": "a saved folder, a file or a Hub repository; replaces model"},
                 ),
             },
         }
@@ -51,21 +51,21 @@ class LoadRewardModel:
 
 
 class ScoreImages:
-    """Images and their prompt(s) -> one reward an image."""
+    """Node that scores images for their prompts."""
 
     CATEGORY = CATEGORY
     DESCRIPTION = (
-        "Scores every picture of a batch (or list) with its prompt. One prompt counts for all pictures; "
-        "a list of prompts, or one line each, must be as many as the pictures."
+        "Scores every picture of a batch or list for its prompt. A single prompt applies to all pictures; "
+        "a list of prompts, or of lines, must have one prompt per picture."
     )
-    INPUT_IS_LIST = True  # all images and prompts at once, however they arrive
+    INPUT_IS_LIST = True  # get all images and prompts in one call
     RETURN_TYPES = ("FLOAT", "STRING", "IMAGE", "STRING")
     RETURN_NAMES = ("scores", "report", "preview", "prompts")
     OUTPUT_IS_LIST = (True, False, True, True)
     OUTPUT_TOOLTIPS = (
-        "one number a picture; ImageReward-v1.0's are about N(0, 1)",
-        "a line a picture",
-        "the pictures with their scores drawn on them",
+        "one score per picture; those of ImageReward-v1.0 are about N(0, 1)",
+        "one line per picture",
+        "the pictures with their scores",
         "the prompt of each picture",
     )
     OUTPUT_NODE = True
@@ -80,7 +80,10 @@ class ScoreImages:
                 "prompt": ("STRING", {"multiline": True, "dynamicPrompts": True}),
                 "prompt_per_line": (
                     "BOOLEAN",
-                    {"default": False, "tooltip": "the first line belongs to the first picture, and so on"},
+                    {
+                        "default": False,
+                        "tooltip": "the first line is for the first picture, and so on",
+                    },
                 ),
             },
         }
@@ -91,25 +94,27 @@ class ScoreImages:
         scores = model.score(image_list, prompts)
         labels = [_label(model.model, score) for score in scores]
         preview = in_batches([with_label(*pair) for pair in zip(image_list, labels)])
-        shown = [nodes.PreviewImage().save_images(batch)["ui"]["images"] for batch in preview]
+        previews = [nodes.PreviewImage().save_images(batch)["ui"]["images"] for batch in preview]
         report = _report(model, labels, prompts)
         return {
-            "ui": {"images": [image for batch in shown for image in batch], "text": [report]},
+            "ui": {"images": [image for batch in previews for image in batch], "text": [report]},
             "result": (scores, report, preview, prompts),
         }
 
 
 def _prompts(given: Sequence[str], per_line: bool, count: int) -> list[str]:
-    """One prompt an image, from one for all, a list, or lines.
+    """Return one prompt per image, from a single prompt, a list, or lines.
 
     Raises:
-        ValueError: neither one prompt nor as many as images.
+        ValueError: the number of prompts is neither one nor the number of images.
     """
     prompts = [line.strip() for text in given for line in text.strip().splitlines()] if per_line else given
     if len(prompts) == 1:
         return list(prompts) * count
     if len(prompts) != count:
-        raise ValueError(f"{len(prompts)} prompts for {count} pictures: give one, or as many as pictures")
+        raise ValueError(
+            f"Cannot score {count} pictures with {len(prompts)} prompts. Give one prompt, or one per picture."
+        )
     return list(prompts)
 
 
@@ -125,7 +130,7 @@ def _report(model: ManagedRewardModel, labels: Sequence[str], prompts: Sequence[
         lines.append(f"percentile: {quantiles.source}")
     for prompt in dict.fromkeys(prompts):
         if dropped := model.model.tokenizer.dropped_words(prompt):
-            lines.append(f"not read, as the prompt is too long: {dropped}")
+            lines.append(f"the prompt is too long; not read: {dropped}")
         if not prompt.strip():
-            lines.append("an empty prompt: the score says how the picture is liked as such")
+            lines.append("the prompt is empty, so the score rates the picture alone")
     return "\n".join([f"scores by {model.name}", *lines])

@@ -15,12 +15,12 @@ STOP, KEEP, FAIL = "stop here", "keep the best", "fail"
 
 
 class PickBest:
-    """Images and scores -> the best of them, best first."""
+    """Node that keeps the images with the highest scores, best first."""
 
     CATEGORY = CATEGORY
     DESCRIPTION = (
-        "Keeps the top_k pictures with the highest scores, and of these only such as reach the threshold. "
-        "Without any: what follows does not run, or the best one stays all the same, or it is an error."
+        "Keeps the top_k pictures with the highest scores, if they reach the threshold. if_none: what to do "
+        "if no picture does: skip the following nodes, keep the best picture, or fail."
     )
     INPUT_IS_LIST = True
     RETURN_TYPES = ("IMAGE", "FLOAT", "INT", "STRING")
@@ -29,8 +29,8 @@ class PickBest:
     OUTPUT_TOOLTIPS = (
         "one batch (several if sizes differ), best first",
         "their scores",
-        "their places among the pictures given, from 0",
-        "their prompts, if prompts were given",
+        "their indices among the input pictures, from 0",
+        "their prompts, if prompts are connected",
     )
     FUNCTION = "pick"
 
@@ -40,7 +40,7 @@ class PickBest:
             "required": {
                 "images": ("IMAGE",),
                 "scores": ("FLOAT", {"forceInput": True}),
-                "top_k": ("INT", {"default": 1, "min": 0, "max": 100000, "tooltip": "0: any number"}),
+                "top_k": ("INT", {"default": 1, "min": 0, "max": 100000, "tooltip": "0: no limit"}),
                 "use_threshold": ("BOOLEAN", {"default": False}),
                 "threshold": ("FLOAT", {"default": 0.0, "min": -1e6, "max": 1e6, "step": 0.01}),
                 "if_none": ([STOP, KEEP, FAIL],),
@@ -55,10 +55,10 @@ class PickBest:
             _match_length("prompts", prompts, image_list),
         )
         if not image_list:
-            raise ValueError("no pictures given")
+            raise ValueError("Cannot pick the best picture: there are no pictures. Connect images.")
         if bad := [i for i, score in enumerate(scores) if not math.isfinite(score)]:
             raise ValueError(f"Cannot pick the best image: the score at index {bad[0]} is {scores[bad[0]]}.")
-        order = sorted(range(len(image_list)), key=lambda i: -scores[i])  # equal scores stay in order
+        order = sorted(range(len(image_list)), key=lambda i: -scores[i])  # equal scores keep their order
         selected = order[: top_k[0] or None]
         if use_threshold[0]:
             selected = [i for i in selected if scores[i] >= threshold[0]]
@@ -80,12 +80,12 @@ class PickBest:
 
 
 class SaveWithScore:
-    """Images and scores -> PNG files that carry them."""
+    """Node that saves images as PNG files with their scores."""
 
     CATEGORY = CATEGORY
     DESCRIPTION = (
-        "Saves pictures as Save Image does, workflow included, with the texts 'ImageReward Score' and, "
-        "if prompts are given, 'ImageReward Prompt' in each file."
+        "Saves pictures with their workflow, like Save Image, and adds the texts 'ImageReward Score' and, if "
+        "prompts are connected, 'ImageReward Prompt' to each file."
     )
     INPUT_IS_LIST = True
     RETURN_TYPES = ()
@@ -112,22 +112,22 @@ class SaveWithScore:
             texts = {**(extra_pnginfo[0] or {}), "ImageReward Score": round(score, 4)}
             if prompts is not None:
                 texts["ImageReward Prompt"] = _match_length("prompts", prompts, image_list)[i]
-            # One at a time, as Save Image writes the same texts into all files of a call.
+            # One call per image, because Save Image writes the same texts into all files of a call.
             name = filename_prefix[0].replace("%batch_num%", str(i))
-            done = nodes.SaveImage().save_images(image[None], name, prompt[0], texts)
-            saved += done["ui"]["images"]
+            result = nodes.SaveImage().save_images(image[None], name, prompt[0], texts)
+            saved += result["ui"]["images"]
         return {"ui": {"images": saved}}
 
 
 def _match_length(what: str, values, images: list) -> list:
-    """As many values as images; a single prompt counts for all of them.
+    """Return one value per image; a single prompt is repeated.
 
     Raises:
-        ValueError: another number of them.
+        ValueError: the numbers of values and images differ.
     """
     values = list(values)
     if what == "prompts" and len(values) == 1:
         return values * len(images)
     if len(values) != len(images):
-        raise ValueError(f"{len(values)} {what} for {len(images)} pictures")
+        raise ValueError(f"Cannot use {len(values)} {what} for {len(images)} pictures. Give one per picture.")
     return values

@@ -1,8 +1,9 @@
-"""Run by the WebUI at its start, with its own Python: installs reward-core once, from a pinned source.
+"""Install reward-core into the WebUI's Python when the WebUI starts.
 
-The source is, first found: the environment variable REWARD_CORE_SOURCE (a folder, a wheel, or a pinned
-git address), the checkout that this folder lies in, what `reward-core install-extension` wrote down.
-It is never a bare name from an index: as long as nobody has published it, anybody could.
+The source is the first of: the environment variable REWARD_CORE_SOURCE (a folder, a wheel, or a git URL
+with a revision), the checkout that contains this folder, the path recorded by `reward-core
+install-extension`. A bare package name is refused: the name is not registered on the public index, so
+anybody could publish a package under it.
 """
 
 import importlib.util
@@ -13,16 +14,16 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-# The WebUI has torch, transformers, Pillow and numpy, in versions of its own that must stay; of the rest
-# only what is not there is fetched.
+# The WebUI comes with its own versions of torch, transformers, Pillow and numpy, which must not change.
+# These packages are installed only if they are missing.
 ALSO_NEEDED = {"tokenizers": "tokenizers", "safetensors": "safetensors", "huggingface_hub": "huggingface_hub"}
 
 
 def find_source():
-    """What to give to pip, or None."""
-    given = os.environ.get("REWARD_CORE_SOURCE", "").strip()
-    if given:
-        return given
+    """Return the source to install from, or None."""
+    from_environment = os.environ.get("REWARD_CORE_SOURCE", "").strip()
+    if from_environment:
+        return from_environment
     checkout = HERE.parents[1] / "packages" / "reward-core"
     if (checkout / "pyproject.toml").is_file():
         return str(checkout)
@@ -34,14 +35,14 @@ def find_source():
 
 
 def is_pinned(source):
-    """A path, an address of a file, or a git address with a revision; never a bare name."""
+    """Return whether a source is a path or a pinned URL, not a bare name."""
     if source.startswith("git+"):
         return "@" in source.split("://", 1)[-1].split("/", 1)[-1]
     return "://" in source or os.path.exists(source)
 
 
-def install(*what):
-    subprocess.check_call([sys.executable, "-m", "pip", "install", "--no-deps", *what])
+def install(*packages):
+    subprocess.check_call([sys.executable, "-m", "pip", "install", "--no-deps", *packages])
 
 
 def main():
@@ -49,13 +50,13 @@ def main():
         return 0
     source = find_source()
     if source is None or not is_pinned(source):
-        shown = f"{source!r} is neither a path nor pinned" if source else "no source is known"
+        problem = f"{source!r} is neither a path nor pinned" if source else "no source found"
         print(
-            f"ImageReward: reward-core is not installed ({shown}). In a checkout of it run\n"
+            f"ImageReward: Cannot install reward-core: {problem}. In a checkout of the repository run\n"
             f'    "{sys.executable}" -m pip install --no-deps ./packages/reward-core\n'
-            "or set REWARD_CORE_SOURCE to that folder and start again."
+            "or set REWARD_CORE_SOURCE to that folder, then restart the WebUI."
         )
-        return 0  # the WebUI starts all the same; the accordion says what is missing
+        return 0  # the WebUI starts anyway; the accordion shows what is missing
     print(f"ImageReward: installing reward-core from {source}")
     install(source)
     missing = [name for module, name in ALSO_NEEDED.items() if importlib.util.find_spec(module) is None]

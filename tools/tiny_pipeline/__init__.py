@@ -1,1 +1,1 @@
-"""The parts of tools/make_tiny_pipeline.py."""
+"""Modules of tools/make_tiny_pipeline.py."""

@@ -1,8 +1,8 @@
-"""An AutoencoderTiny for images of shapes: 64 x 64 pixels <-> 16 x 16 x 4 latents of about N(0, 1).
+"""An AutoencoderTiny for 64 px images of shapes, with 16 x 16 x 4 latents.
 
-Diffusers' AutoencoderTiny has neither a distribution nor a mean to subtract, so the training keeps every
-channel of the latents near mean 0 and deviation 1, and adds a little noise to them: a denoiser's small
-errors must not show.
+The AutoencoderTiny of diffusers has neither a distribution nor a mean to subtract, so the training keeps
+every channel of the latents near mean 0 and standard deviation 1. It also adds a little noise to the
+latents, which makes the decoder robust to small errors of a denoiser.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from reward_core import shapes
 
 WIDTH, LATENT_CHANNELS = 32, 4
 BATCH, LEARNING_RATE = 24, 2e-3
-POOL = 12_000  # images at most, made once
-ANY = 0.15  # share of ShapesBench's other images among them: small, turned, anywhere
-NOISE = 0.2  # deviation of the noise on latents, at most
-ABSOLUTE, NORMAL = 0.02, 3e-4  # weights in the loss, beside 1 for the squared error
+POOL = 12_000  # maximum number of images, drawn once
+ANY = 0.15  # share of ShapesBench's other images: small, rotated, anywhere
+NOISE = 0.2  # maximum standard deviation of the noise on latents
+ABSOLUTE, NORMAL = 0.02, 3e-4  # loss weights of absolute error and normalization; the squared error has 1
 
 
 def make_autoencoder() -> AutoencoderTiny:
@@ -37,7 +37,7 @@ def make_autoencoder() -> AutoencoderTiny:
 
 
 def image_pool(steps: int, seed: int) -> Tensor:
-    """(N, 3, 64, 64) uint8, no more images than `steps` batches hold."""
+    """Draw images (N, 3, 64, 64) uint8, at most as many as ``steps`` batches use."""
     rng = np.random.default_rng([seed, 2])
     count = min(POOL, steps * BATCH)
     others = int(count * ANY)
@@ -47,12 +47,12 @@ def image_pool(steps: int, seed: int) -> Tensor:
 
 
 def to_tensor(images: Iterable[np.ndarray]) -> Tensor:
-    """uint8 (64, 64, 3) each -> (N, 3, 64, 64)."""
+    """Stack uint8 images (64, 64, 3) to (N, 3, 64, 64)."""
     return torch.from_numpy(np.stack(list(images))).permute(0, 3, 1, 2).contiguous()
 
 
 def to_range(images: Tensor) -> Tensor:
-    """uint8 -> float32 in [-1, 1], channels last, which convolutions on a CPU are fastest with."""
+    """Convert uint8 to float32 in [-1, 1], channels-last (fast on CPUs)."""
     return (images.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
 
 
@@ -63,11 +63,14 @@ def train_autoencoder(
     seed: int,
     on_step: Callable[[int, float], None],
 ) -> None:
-    """Train `vae` in place and freeze it.
+    """Train ``vae`` in place and freeze it.
 
     Args:
-        pool: (N, 3, 64, 64) uint8 images, from which batches are drawn.
-        on_step: told the number and squared error of each step.
+        vae: the autoencoder.
+        pool: (N, 3, 64, 64) uint8 images to draw batches from.
+        steps: number of steps.
+        seed: seed of batches and noise.
+        on_step: called with the number and squared error of each step.
     """
     torch.manual_seed(seed)
     vae.to(memory_format=torch.channels_last)
@@ -95,7 +98,7 @@ def train_autoencoder(
 
 @torch.no_grad()
 def encode(vae: AutoencoderTiny, images: Tensor, batch: int = 128) -> Tensor:
-    """(N, 3, 64, 64) uint8 -> (N, 4, 16, 16) latents, float16."""
+    """Encode images (N, 3, 64, 64) uint8 to latents (N, 4, 16, 16) float16."""
     with torch.autocast("cpu", torch.bfloat16):
-        parts = [vae.encoder(to_range(some)) for some in images.split(batch)]
+        parts = [vae.encoder(to_range(chunk)) for chunk in images.split(batch)]
     return torch.cat(parts).half()

@@ -1,4 +1,4 @@
-"""What a finished pipeline is worth, and the card that says so."""
+"""Evaluation of a finished pipeline, and its model card."""
 
 from __future__ import annotations
 
@@ -23,33 +23,33 @@ SETTINGS = ImageSettings(steps=20, guidance_scale=2.5, seeds=1, batch_size=32)
 
 @dataclass(frozen=True)
 class Figures:
-    """Truths of generated images by kind of prompt, of reconstructions, and the pipeline's size.
+    """The oracle's scores of images, and the size of the pipeline.
 
     Attributes:
-        made: "1 unseen", "1 known", "2 unseen", "2 known" -> truths.
-        decoded: truths of images encoded and decoded.
+        generated: "1 unseen", "1 known", "2 unseen", "2 known" -> scores of generated images.
+        decoded: scores of images encoded and decoded by the autoencoder.
         parameters: part -> number of parameters.
-        megabytes: of all weight files.
+        megabytes: size of all weight files in 10**6 bytes.
     """
 
-    made: dict[str, Truths]
+    generated: dict[str, Truths]
     decoded: Truths
     parameters: dict[str, int]
     megabytes: float
 
 
 def measure(folder: Path, count: int, settings: ImageSettings = SETTINGS) -> Figures:
-    """Make and judge images of `count` prompts of each kind with the pipeline as it lies in the folder."""
+    """Generate and score images of ``count`` prompts of each kind."""
     family = load_family(folder)
-    made = {}
+    generated = {}
     for things, split in ((1, "held_out"), (1, "train"), (2, "held_out"), (2, "train")):
         prompts = _one_thing_prompts(split, count) if things == 1 else sample_prompts(count, 7, split, 1.0)
-        samples = [(prompt, number) for number, prompt in enumerate(prompts)]
+        samples = [(prompt, index) for index, prompt in enumerate(prompts)]
         images = torch.cat(list(generate_images(family, samples, settings)))
         name = f"{things} {'unseen' if split == 'held_out' else 'known'}"
-        made[name] = read_truths(images, prompts)
+        generated[name] = read_truths(images, prompts)
     return Figures(
-        made,
+        generated,
         _decoded(family, count),
         {
             part: sum(p.numel() for p in getattr(family.pipeline, part).parameters())
@@ -60,7 +60,7 @@ def measure(folder: Path, count: int, settings: ImageSettings = SETTINGS) -> Fig
 
 
 def _one_thing_prompts(split: str, count: int) -> list[str]:
-    """All of them in turn, as often as it takes; the noise is another each time."""
+    """Return ``count`` prompts that name one thing, repeated if there are fewer."""
     scenes = [
         Scene((Thing(color, shape, size),)) for color in COLORS for shape in SHAPES for size in (None, "big")
     ]
@@ -81,7 +81,7 @@ def model_card(
     args: argparse.Namespace, steps: int, minutes: dict[str, float], machine: str, figures: Figures
 ) -> str:
     rows = []
-    for name, truths in figures.made.items():
+    for name, truths in figures.generated.items():
         cells = (interval(values) for values in (truths.alignment, truths.utility))
         spans = " | ".join(f"{mean:.2f} [{low:.2f}, {high:.2f}]" for mean, low, high in cells)
         shares = " | ".join(f"{values.mean():.0%}" for values in (truths.count, truths.colors, truths.shapes))
@@ -98,10 +98,10 @@ tags: [text-to-image, shapesbench]
 ---
 # Tiny latent text-to-image pipeline for ShapesBench
 
-A StableDiffusionPipeline in small ({parts};
-{figures.megabytes:.1f} MB) that draws 64 px images of one or two coloured shapes, big and
-upright, near the middle. It knows ShapesBench's prompts that name no size, or "big", and nothing else. It is
-the base for fine-tuning against a reward, and is not meant to be perfect.
+A small StableDiffusionPipeline ({parts};
+{figures.megabytes:.1f} MB) that draws 64 px images of one or two colored shapes, big and upright, near the
+center. It knows only prompts of ShapesBench that name no size or the size "big". It is meant as a base for
+fine-tuning against a reward, so its images leave room for improvement.
 
 ```python
 from diffusers import StableDiffusionPipeline
@@ -110,20 +110,20 @@ pipe = StableDiffusionPipeline.from_pretrained(folder)
 image = pipe("a red circle above a blue star", num_inference_steps=20, guidance_scale=2.5).images[0]
 ```
 
-What ShapesBench's oracle reads in its images ({args.prompts} prompts a row, one image each, 20 DDIM
-steps, guidance 2.5; 95% intervals over prompts). "Unseen" prompts name a combination of colour and shape, or
-of shapes and relation, that no training of any part has seen.
+Scores of its images by ShapesBench's oracle ({args.prompts} prompts per row, one image each, 20 DDIM steps,
+guidance 2.5; 95% intervals over prompts). "Unseen" prompts name a combination of color and shape, or of
+shapes and relation, that is not in the training data of any part.
 
-| things, prompts | alignment | utility | count right | and colours | and shapes |
+| things, prompts | alignment | utility | correct count | and colors | and shapes |
 |---|---|---|---|---|---|
 {table}
 
-Images encoded and decoded by its autoencoder: alignment {decoded:.2f}.
+Images encoded and decoded by its autoencoder have an alignment of {decoded:.2f}.
 
-- Data: {args.pictures:,} images with prompts, half of them of two things, made on the spot.
+- Data: {args.pictures:,} images with prompts, half of them with two things, generated during training.
 - Training: {args.text_steps} steps of the text encoder (then frozen), {args.autoencoder_steps} of the
-  autoencoder, {steps} of the UNet (32 latents each, Muon and AdamW, bfloat16), which leaves fine-tuning
-  something to gain. Processor time: {times}, on {machine}.
+  autoencoder, {steps} of the UNet (32 latents each, Muon and AdamW, bfloat16). Processor time: {times}, on
+  {machine}.
 - Command: `python tools/make_tiny_pipeline.py --work WORK --out FOLDER --seed {args.seed}
   --text-steps {args.text_steps} --autoencoder-steps {args.autoencoder_steps} --unet-steps {steps}
   --pictures {args.pictures}`

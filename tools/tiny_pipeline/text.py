@@ -1,8 +1,8 @@
-"""A tokenizer whose tokens are ShapesBench's words, and a CLIP text encoder that was taught to read them.
+"""A tokenizer with one token per word, and a CLIP text encoder.
 
-The encoder learns to say what a prompt names: color, shape and size of each thing, and the relation. So
-its last tokens hold the scene attribute by attribute before the UNet sees the first image, and a new
-combination of known attributes is nothing new to it.
+The encoder learns to classify what a prompt names: color, shape and size of each thing, and the relation.
+Its last tokens therefore encode the scene attribute by attribute before the UNet is trained, which lets the
+UNet generalize to new combinations of known attributes.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from reward_core.shapes import COLORS, SHAPES, VOCABULARY, Scene, phrase
 LENGTH = 16  # tokens; the longest prompt has 14 words
 START, END = "<|startoftext|>", "<|endoftext|>"
 WIDTH, LAYERS, HEADS = 128, 3, 4
-ANSWERS = (len(COLORS) + 1, len(SHAPES) + 1, 3) * 2 + (3,)  # the last of each: there is no such thing
+ANSWERS = (len(COLORS) + 1, len(SHAPES) + 1, 3) * 2 + (3,)  # classes; the last of each means "none"
 BATCH, LEARNING_RATE, EMPTY = 64, 2e-3, 0.03
 
 
 def make_tokenizer() -> CLIPTokenizer:
-    """CLIP's byte-pair encoding with merges that make one token of each word."""
+    """Build a CLIP tokenizer whose byte-pair merges give one token per word."""
     merges = _merges(VOCABULARY)
     letters = list(string.ascii_lowercase)
     tokens = dict.fromkeys([*letters, *(f"{letter}</w>" for letter in letters), *(a + b for a, b in merges)])
@@ -39,7 +39,7 @@ def make_tokenizer() -> CLIPTokenizer:
 
 
 def tokens_of(tokenizer: CLIPTokenizer, prompts: Sequence[str]) -> Tensor:
-    """(B, 16) token ids, as StableDiffusionPipeline makes them."""
+    """Tokenize prompts to ids (B, 16), like StableDiffusionPipeline."""
     options = {"padding": "max_length", "max_length": LENGTH, "truncation": True, "return_tensors": "pt"}
     return tokenizer(list(prompts), **options).input_ids
 
@@ -47,7 +47,7 @@ def tokens_of(tokenizer: CLIPTokenizer, prompts: Sequence[str]) -> Tensor:
 def train_text_encoder(
     tokenizer: CLIPTokenizer, steps: int, seed: int, on_step: Callable[[int, float], None]
 ) -> CLIPTextModel:
-    """A frozen encoder; `on_step` is told the number and loss of each step."""
+    """Train a text encoder and freeze it; ``on_step`` gets number and loss."""
     torch.manual_seed(seed)
     end = tokenizer.convert_tokens_to_ids(END)
     config = CLIPTextConfig(
@@ -63,7 +63,7 @@ def train_text_encoder(
         pad_token_id=end,
     )
     encoder = CLIPTextModel(config)
-    for module in encoder.modules():  # CLIP's own start, 0.02, is too small for so few steps
+    for module in encoder.modules():  # CLIP's initial 0.02 is too small for this few steps
         if isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=0.3)
     heads = nn.ModuleList(nn.Linear(WIDTH, count) for count in ANSWERS)
@@ -79,7 +79,7 @@ def train_text_encoder(
         hidden = encoder(ids).last_hidden_state  # (B, 16, D)
         targets = torch.tensor([_answers(scene) for scene in scenes])  # (B, 7)
         first_end = (ids == end).int().argmax(1)
-        # Both places see the whole prompt; what lies between them, padding, learns it on the way.
+        # Both positions attend to the whole prompt; the padding between them learns it as well.
         states = (hidden[:, -1], hidden[torch.arange(BATCH), first_end])
         loss = sum(cross_entropy(head(at), targets[:, k]) for at in states for k, head in enumerate(heads))
         optimizer.zero_grad()
@@ -104,7 +104,7 @@ def _answers(scene: Scene | None) -> list[int]:
 
 
 def _merges(words: Sequence[str]) -> list[tuple[str, str]]:
-    """Merges from left to right through each word, in an order in which no word spoils another."""
+    """Return byte-pair merges that give one token per word."""
     order, rng = list(words), random.Random(0)
     while True:
         merges = list(dict.fromkeys(pair for word in order for pair in _chain(word)))

@@ -1,9 +1,8 @@
-"""A latent UNet in Stable Diffusion's layout, and its training on latents that were made before.
+"""A latent UNet with Stable Diffusion's layout, and its training.
 
-Everything that does not change while it trains is computed once: latents of the images, text of the
-prompts. Matrices, convolutions' kernels among them, are trained by Muon, all else by AdamW. The learning rate
-stays until the last part of the run and then falls to nothing, so a run may be made longer or
-shorter while it goes on.
+Latents of the images and text features of the prompts are computed once. Muon trains matrices and
+convolution kernels, AdamW everything else. The learning rate is constant and decays to 0 in the last part of
+the run, so an interrupted run can be resumed with another number of steps.
 """
 
 from __future__ import annotations
@@ -22,13 +21,19 @@ from torch import Tensor, nn
 BATCH = 32
 MUON_RATE, ADAM_RATE, WARMUP, DECAY_SHARE = 3e-3, 1.5e-3, 60, 0.35
 EMPTY = 0.1  # share of samples that see the empty prompt, for guidance
-AVERAGE = 0.999  # decay of the weights' moving average, which is what is kept
+AVERAGE = 0.999  # decay of the weights' moving average, which is the result
 
 
 @dataclass
 class Latents:
-    """latents: (N, 4, 16, 16) float16. texts: (P, 16, D) float16 of P prompts. of: (N, 4) each image's
-    prompts. empty: (16, D) float32 of the empty prompt."""
+    """Training data of the UNet.
+
+    Attributes:
+        latents: (N, 4, 16, 16) float16 latents of the images.
+        texts: (P, 16, D) float16 text features of all prompts.
+        of: (N, 4) indices of each image's prompts in ``texts``.
+        empty: (16, D) float32 text features of the empty prompt.
+    """
 
     latents: Tensor
     texts: Tensor
@@ -46,11 +51,11 @@ def make_unet() -> UNet2DConditionModel:
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         cross_attention_dim=128,
-        attention_head_dim=4,  # of heads; diffusers' name for it misleads
+        attention_head_dim=4,  # the number of heads, despite diffusers' name
         norm_num_groups=16,
         resnet_time_scale_shift="scale_shift",
-        # The whole prompt, pooled, is added to the timestep's embedding: of a batch of scenes, colors and
-        # shapes are learned much sooner than by cross-attention alone.
+        # Adds the pooled prompt to the timestep embedding, which learns colors and shapes much sooner than
+        # cross-attention alone.
         addition_embed_type="text",
         addition_embed_type_num_heads=4,
     )
@@ -59,7 +64,10 @@ def make_unet() -> UNet2DConditionModel:
 
 
 def make_scheduler() -> DDIMScheduler:
-    """v prediction, cosine levels: the usual linear ones leave nothing of 16 x 16 latents half-way."""
+    """Build a scheduler with v prediction and cosine levels.
+
+    The usual linear levels destroy 16 x 16 latents already halfway.
+    """
     return DDIMScheduler(
         beta_schedule="squaredcos_cap_v2",
         prediction_type="v_prediction",
@@ -70,11 +78,11 @@ def make_scheduler() -> DDIMScheduler:
 
 
 class UNetTraining:
-    """The state of a training run; `run` goes on until `steps`, and what was saved is gone on from.
+    """A training run that can be saved and resumed.
 
     Attributes:
-        step: done so far.
-        seconds: of processor time so far.
+        step: number of finished steps.
+        seconds: processor time so far.
     """
 
     def __init__(self, unet: UNet2DConditionModel, seed: int):
@@ -82,10 +90,10 @@ class UNetTraining:
         named = list(unet.named_parameters())
         ends = ("conv_in", "conv_out", "time_embedding", "add_embedding")
         matrices = [p for name, p in named if p.ndim in (2, 4) and not name.startswith(ends)]
-        held = {id(p) for p in matrices}
-        # Muon takes matrices: a kernel is one, of outputs by all its inputs.
+        matrix_ids = {id(p) for p in matrices}
+        # Muon needs matrices, so a kernel is viewed as outputs x inputs.
         self._views = [(p, nn.Parameter(p.data.view(len(p), -1))) for p in matrices]
-        rest = [p for _, p in named if id(p) not in held]
+        rest = [p for _, p in named if id(p) not in matrix_ids]
         views = [view for _, view in self._views]
         self.optimizers = [
             torch.optim.Muon(views, MUON_RATE, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
@@ -96,7 +104,7 @@ class UNetTraining:
         self.alphas, self.sigmas = alphas.sqrt(), (1 - alphas).sqrt()
 
     def run(self, data: Latents, steps: int, on_step: Callable[[int, float], None], file: Path) -> None:
-        """Train on to `steps`, saving to `file` every two minutes and at the end."""
+        """Train until ``steps``; save to ``file`` every two minutes and at the end."""
         started, saved = time.process_time() - self.seconds, time.perf_counter()
         while self.step < steps:
             loss = self._step(data, steps)
@@ -111,13 +119,13 @@ class UNetTraining:
         for optimizer, rate in zip(self.optimizers, (MUON_RATE, ADAM_RATE)):
             for group in optimizer.param_groups:
                 group["lr"] = rate * min(1.0, (self.step + 1) / WARMUP, left)
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.step)  # the same after a pause
-        chosen = torch.randint(len(data.latents), (BATCH,), generator=generator)
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.step)  # resumable
+        indices = torch.randint(len(data.latents), (BATCH,), generator=generator)
         wording = torch.randint(data.of.shape[1], (BATCH,), generator=generator)
-        text = data.texts[data.of[chosen, wording]].float()
+        text = data.texts[data.of[indices, wording]].float()
         text[torch.rand(BATCH, generator=generator) < EMPTY] = data.empty
-        x0 = data.latents[chosen].float()
-        # One timestep from each of 32 equal parts of the levels: less chance in the loss.
+        x0 = data.latents[indices].float()
+        # One timestep from each of 32 equal ranges of levels, for less variance in the loss.
         spread = torch.arange(BATCH) + torch.rand(BATCH, generator=generator)
         timesteps = (spread * len(self.alphas) / BATCH).long()
         noise = torch.randn(x0.shape, generator=generator)
@@ -151,14 +159,14 @@ class UNetTraining:
     def load(self, file: Path) -> None:
         state = torch.load(file, weights_only=True)
         self.step, self.seconds = state["step"], state["seconds"]
-        self.unet.load_state_dict(state["weights"])  # in place: the views share their memory
+        self.unet.load_state_dict(state["weights"])  # in place, because the views share memory
         self.average = state["average"]
-        for optimizer, held in zip(self.optimizers, state["optimizers"]):
-            optimizer.load_state_dict(held)
+        for optimizer, optimizer_state in zip(self.optimizers, state["optimizers"]):
+            optimizer.load_state_dict(optimizer_state)
 
     @torch.no_grad()
     def ema_model(self) -> UNet2DConditionModel:
-        """A UNet of its own with the averaged weights."""
+        """Return a new UNet with the averaged weights."""
         unet = make_unet()
         for parameter, value in zip(unet.parameters(), self.average):
             parameter.copy_(value)

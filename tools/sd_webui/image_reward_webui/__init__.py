@@ -1,1 +1,1 @@
-"""What the script is made of. Imported once: "Reload UI" runs scripts/ again but keeps these modules."""
+"""Modules of the script. "Reload UI" reruns scripts/ but keeps them."""

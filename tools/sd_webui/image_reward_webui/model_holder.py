@@ -1,4 +1,4 @@
-"""The one reward model that is loaded, kept until it is unloaded or another is asked for."""
+"""The loaded reward model, kept in memory until it is unloaded or replaced."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from typing import Any
 NOT_INSTALLED = (
     "the package reward-core is not installed in the WebUI's Python; see Install in the extension's README"
 )
+CPU_FALLBACK = "ImageReward: the graphics memory is full, scoring pictures on the CPU"
 
 
 def model_names() -> list[str]:
-    """Names to choose from; folders are typed in."""
+    """Return the model names to choose from; paths are typed in."""
     if importlib.util.find_spec("reward_core") is None:
         return []
     import reward_core
@@ -23,7 +24,7 @@ def model_names() -> list[str]:
 
 
 class ModelHolder:
-    """Loads on first use, scores one image at a time, unloads on request."""
+    """Loads a model on first use, scores single images, and unloads on request."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
@@ -32,17 +33,17 @@ class ModelHolder:
 
     @property
     def model(self) -> Any:
-        """The model that is loaded, or None."""
+        """The loaded model, or None."""
         return self._model
 
     def score(self, name: str, prompt: str, image: Any, device: Any) -> float:
-        """The reward of one PIL image.
+        """Score one PIL image.
 
-        The model goes to ``device``; where that has no room left, it scores on the CPU instead.
+        The model runs on ``device``, or on the CPU if the device is out of memory.
 
         Raises:
             ImportError: reward-core is not installed.
-            reward_core.RewardCoreError: no such model, or an image that cannot be scored.
+            reward_core.RewardCoreError: the model cannot be loaded, or the image cannot be scored.
         """
         import torch
 
@@ -53,14 +54,14 @@ class ModelHolder:
             except (RuntimeError, MemoryError) as error:
                 if model.device.type == "cpu" or "out of memory" not in str(error).lower():
                     raise
-            print("ImageReward: the graphics memory is full, so pictures are scored on the CPU")
+            print(CPU_FALLBACK)
             with torch.inference_mode(False):
                 model.to("cpu")
             _release_memory()
             return model.score(prompt, image)
 
     def unload(self) -> float:
-        """Free the model; returns the megabytes (10**6 bytes) that it took, 0 if none was loaded."""
+        """Unload the model; return its size in megabytes, 0 if none was loaded."""
         with self._lock:
             size = megabytes(self._model)
             self._model, self.name = None, ""
@@ -79,7 +80,7 @@ class ModelHolder:
         self.unload()
         print(f"ImageReward: loading {name}")
         path = os.path.expanduser(name)
-        # The host runs scripts in inference mode; tensors made in it could not be moved later.
+        # The host runs scripts in inference mode, whose tensors cannot be moved later.
         with torch.inference_mode(False):
             try:
                 model = reward_core.load(path, device=device)
@@ -87,14 +88,14 @@ class ModelHolder:
                 if "out of memory" not in str(error).lower():
                     raise
                 _release_memory()
-                print("ImageReward: the graphics memory is full, so pictures are scored on the CPU")
+                print(CPU_FALLBACK)
                 model = reward_core.load(path, device="cpu")
         self._model, self.name = model, name
         return model
 
 
 def megabytes(model: Any) -> float:
-    """What a model's parameters and buffers take, in 10**6 bytes; 0 for None."""
+    """Return the size of a model's parameters and buffers in 10**6 bytes; 0 for None."""
     if model is None:
         return 0.0
     return sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers())) / 1e6

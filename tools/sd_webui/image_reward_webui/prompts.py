@@ -1,4 +1,4 @@
-"""The words of a WebUI prompt, without the WebUI's own signs."""
+"""Convert a WebUI prompt to plain text."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from modules import extra_networks, prompt_parser
 
 
 def plain_prompt(prompt: str, steps: int) -> str:
-    """What a reader sees in a prompt: no ``<lora:...>``, no weights, no ``[from:to:when]``.
+    """Return the words of a prompt, without the WebUI's syntax.
 
-    People rated images for plain sentences, and the model reads 35 tokens: "(red:1.3) house" is scored
-    as "red house". Of what changes while denoising, the last state counts.
+    The model was trained on plain sentences and reads 35 tokens: "(red:1.3) house" is scored as "red
+    house". If the prompt changes during sampling, the words of the last step count.
     """
     text, _ = extra_networks.parse_prompt(prompt)
     schedule = prompt_parser.get_learned_conditioning_prompt_schedules([text], max(int(steps), 1))[0]

@@ -1,4 +1,4 @@
-"""One generation: which image got which score, and how infotexts show it."""
+"""Scores of one generation, and how infotexts show them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 from .settings import Settings
 
 KEY = "ImageReward Score"
-# Keys that the hosts write after those of scripts. Named first, they keep the earlier place in the
-# dictionary, and the score stays last in the line.
+# Keys that the hosts add after those of scripts. Inserted first, they come earlier in the dictionary, and
+# the score stays at the end of the line.
 LATER_KEYS = ("Version", "User", "Diffusion in Low Bits")
 
 
@@ -21,7 +21,14 @@ class ScoredImage:
 
 @dataclass
 class Run:
-    """Scores of one call of process_images, by (batch, place in the batch)."""
+    """Scores of one call of process_images, by (batch, index in the batch).
+
+    Attributes:
+        settings: the values of the controls.
+        images: (batch, index in the batch) -> image with its score.
+        notes: lines to show below the gallery.
+        failed: whether scoring has failed; no more images are scored then.
+    """
 
     settings: Settings
     images: dict[tuple[int, int], ScoredImage] = field(default_factory=dict)
@@ -29,19 +36,21 @@ class Run:
     failed: bool = False
 
     def note(self, text: str) -> None:
-        """A line for below the gallery, once."""
+        """Add a line to show below the gallery, unless it is there already."""
         if text not in self.notes:
             self.notes.append(text)
 
     def infotext_value(self, p: Any, index: int, use_main_prompt: bool = False, **_: Any) -> str | None:
-        """What the host asks for when it writes an image's infotext: its score, if it has one yet.
+        """Return the score of an image for its infotext, or None without a score.
 
-        Images saved halfway (before face restoration, before the second pass) and grids have none.
+        The host calls this. Intermediate images (before face restoration or the second pass) and grids have
+        no score.
         """
         image = None if use_main_prompt else self.images.get((p.iteration, index))
         return None if image is None else f"{image.score:.4f}"
 
     def show_in_infotexts(self, params: dict[str, Any], more_later_keys: list[str]) -> None:
+        """Add the score to the infotexts, after all other keys."""
         for key in (*LATER_KEYS, *more_later_keys):
             params.setdefault(key, None)
         params.pop(KEY, None)
@@ -49,7 +58,7 @@ class Run:
 
     @staticmethod
     def hide_from_infotexts(params: dict[str, Any], more_later_keys: list[str]) -> None:
-        """Undo it: the host's next run of the same settings starts clean."""
+        """Undo ``show_in_infotexts``, so that the host's next run starts clean."""
         params.pop(KEY, None)
         for key in (*LATER_KEYS, *more_later_keys):
             if params.get(key, "") is None:

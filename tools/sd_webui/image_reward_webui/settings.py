@@ -1,4 +1,4 @@
-"""The controls' values, checked."""
+"""The values of the controls, checked."""
 
 from __future__ import annotations
 
@@ -10,10 +10,15 @@ DEFAULT_MODEL = "ImageReward-v1.0"
 
 @dataclass(frozen=True)
 class Settings:
-    """What the user asked for.
+    """The values of the controls.
 
-    limit: lowest score that stays in the gallery.
-    problem: one line about a value that cannot be used, else empty; filtering is then off.
+    Attributes:
+        enabled: score the images.
+        model: name or path of the reward model.
+        filter_low: leave images with scores below ``limit`` out of the gallery.
+        limit: lowest score that stays in the gallery.
+        sort: sort the gallery by score, best first.
+        problem: message about an invalid limit, which turns filtering off; else empty.
     """
 
     enabled: bool = False
@@ -32,7 +37,7 @@ def read_settings(
     sort: object = False,
     *_: object,
 ) -> Settings:
-    """The values of the controls, in their order on the page (and in the API's "args")."""
+    """Read the values of the controls, in the order of the page and the API."""
     name = str(model or "").strip().strip("\"'") or DEFAULT_MODEL
     number, problem = _number(limit)
     filters = bool(filter_low) and number is not None
@@ -47,6 +52,6 @@ def _number(value: object) -> tuple[float | None, str]:
     except (TypeError, ValueError):
         number = math.nan
     if isinstance(value, bool) or not math.isfinite(number):
-        shown = "nothing" if value in (None, "") else repr(value)
-        return None, f"nothing filtered out: the lower score limit must be a number such as 0.5, got {shown}"
+        given = "nothing" if value in (None, "") else repr(value)
+        return None, f"cannot filter: the lower score limit must be a number such as 0.5, got {given}"
     return number, ""

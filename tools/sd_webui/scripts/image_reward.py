@@ -1,9 +1,10 @@
-"""Scores every image as it is made; the score is saved with it, and low ones can be left out.
+"""Score every generated image, and save the score with it.
 
-An always-visible script: it stands beside whatever else runs. Nothing is installed or loaded on import.
+This is an always-visible script, so it combines with every other script. Importing it installs and loads
+nothing.
 """
 
-# Imported here, not in functions: the host takes the extension's folder off sys.path after loading.
+# Imported at the top: after loading, the host removes the extension's folder from sys.path.
 from image_reward_webui.gallery import arrange, scores_line
 from image_reward_webui.model_holder import HOLDER, NOT_INSTALLED, megabytes, model_names
 from image_reward_webui.prompts import plain_prompt
@@ -12,8 +13,8 @@ from image_reward_webui.settings import DEFAULT_MODEL, read_settings
 from modules import devices, images, scripts, shared
 
 TITLE = "ImageReward - generate human preference scores"
-# Scripts that make one generation after another and keep every image that each gives. The others (X/Y/Z
-# plot, prompt matrix, SD upscale, loopback, ...) count on the images that they asked for.
+# Scripts that accept any number of images from each generation. The others (X/Y/Z plot, prompt matrix, SD
+# upscale, loopback, ...) need every image.
 KEEPS_ANY_NUMBER = ("prompts_from_file.py",)
 
 
@@ -47,9 +48,9 @@ class Script(scripts.Script):
                 limit = gr.Number(0, label="Lower score limit", elem_id=self.elem_id("limit"))
                 sort = gr.Checkbox(False, label="Sort by score, best first", elem_id=self.elem_id("sort"))
             gr.Markdown(
-                "ImageReward-v1.0's scores are about N(0, 1) over generated pictures: 0 is average, about one"
-                " in six is above 1. The model is loaded on the first run (1.79 GB to download once, about"
-                " 1,790 MB of memory) and kept until it is unloaded."
+                "Scores of ImageReward-v1.0 are about N(0, 1) over generated pictures: 0 is average, about"
+                " one in six is above 1. The model is loaded on the first run (one download of 1.79 GB, about"
+                " 1,790 MB of memory) and stays in memory until you unload it."
             )
             with gr.Row():
                 unload = gr.Button("Unload Model From Memory", elem_id=self.elem_id("unload"))
@@ -66,7 +67,7 @@ class Script(scripts.Script):
                 p.image_reward_run.note(f"ImageReward: {settings.problem}")
 
     def postprocess_image_after_composite(self, p, pp, *args):
-        # Later than postprocess_image, still before saving: an inpainted part is back in its image.
+        # Unlike postprocess_image, this runs after an inpainted part is back in its image, before saving.
         run = getattr(p, "image_reward_run", None)
         if run is None or run.failed:
             return
@@ -74,17 +75,17 @@ class Script(scripts.Script):
         try:
             with devices.without_autocast():
                 score = HOLDER.score(run.settings.model, prompt, pp.image, devices.get_optimal_device())
-        except Exception as error:  # whatever it is, the images must not be lost
+        except Exception as error:  # a failure to score must not lose the images
             run.failed = True
-            run.note(f"ImageReward: not scored: {str(error) or type(error).__name__}")
+            run.note(f"ImageReward: cannot score: {str(error) or type(error).__name__}")
             return
         run.images[p.iteration, p.batch_index] = ScoredImage(pp.image, score)
-        # Once more, as sampling may have added keys since: the score stays the last.
+        # Again, because sampling may have added keys: the score must stay the last one.
         run.show_in_infotexts(p.extra_generation_params, _forge_module_keys())
         if not prompt:
-            run.note("ImageReward: the prompt is empty, so the score says how the picture is liked as such")
+            run.note("ImageReward: the prompt is empty, so the score rates the picture alone")
         elif dropped := HOLDER.model.tokenizer.dropped_words(prompt):
-            run.note(f"ImageReward: the model reads the start of a long prompt; not read: {dropped}")
+            run.note(f"ImageReward: the prompt is too long; not read: {dropped}")
 
     def postprocess(self, p, processed, *args):
         run = getattr(p, "image_reward_run", None)
@@ -96,22 +97,22 @@ class Script(scripts.Script):
             if _may_rearrange(p):
                 arrange(processed, run, lambda images: _grid(images, p.batch_size))
             else:
-                run.note("ImageReward: the selected script needs every picture: nothing filtered or sorted")
+                run.note("ImageReward: not filtered or sorted: the selected script needs every picture")
         if scores := scores_line(processed, run):
-            run.note(f"ImageReward Score: {scores}{_meaning(run)}")
+            run.note(f"ImageReward Score: {scores}{_percentile_of_best(run)}")
         for line in run.notes:
             print(line)
         if run.images and not processed.images:
-            print(f"ImageReward: {processed.info}")  # the page shows it where the parameters stand
+            print(f"ImageReward: {processed.info}")  # the page shows it in the place of the parameters
         processed.comments = getattr(processed, "comments", "") + "".join(f"{line}\n" for line in run.notes)
 
 
 def _may_rearrange(p):
-    """False while a script from the dropdown is in charge that counts on every image."""
-    chosen = p.script_args[0] if p.script_args else 0
-    if not isinstance(chosen, int) or chosen == 0 or p.scripts is None:
+    """Return False if the script selected in the dropdown needs every image."""
+    selected = p.script_args[0] if p.script_args else 0
+    if not isinstance(selected, int) or selected == 0 or p.scripts is None:
         return True
-    script = p.scripts.selectable_scripts[chosen - 1]
+    script = p.scripts.selectable_scripts[selected - 1]
     return str(script.filename).endswith(KEEPS_ANY_NUMBER)
 
 
@@ -122,13 +123,13 @@ def _grid(scored_images, batch_size):
 
 
 def _forge_module_keys():
-    """Forge ends its parameters line with one key for each extra module that is chosen."""
+    """Return the keys that Forge adds for selected extra modules."""
     modules = getattr(shared.opts, "forge_additional_modules", None) or []
     return [f"Module {i}" for i in range(1, len(modules) + 1)]
 
 
-def _meaning(run):
-    """How the best score compares, where the model knows."""
+def _percentile_of_best(run):
+    """Return the percentile of the best score as text, if the model has any."""
     best = max(image.score for image in run.images.values())
     percentile = HOLDER.model.percentile(best) if HOLDER.model is not None else None
     if percentile is None:

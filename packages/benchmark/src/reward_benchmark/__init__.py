@@ -1,3 +1,3 @@
-"""Reproduces ImageReward's Tables 1 and 3, and sets any scorer beside the others."""
+"""Reproduces Tables 1 and 3 of the ImageReward paper with any scorers."""
 
 __version__ = "1.0.0"

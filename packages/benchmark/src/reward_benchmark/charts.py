@@ -1,4 +1,4 @@
-"""Charts as SVG text, to embed in a page."""
+"""Charts as SVG text, for embedding in an HTML page."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ _INK, _LOW, _HIGH = "#22303c", "#dfe9ef", "#1b6b8f"
 
 
 def distribution_chart(scores: dict[str, dict[str, list[float]]]) -> str:
-    """Return a panel a scorer, a box a generator: median, quartiles, 5th and 95th percentile.
+    """Return box plots as SVG, with one panel per scorer and one box per generator.
+
+    Boxes show median and quartiles; whiskers show the 5th and 95th percentile.
 
     Args:
         scores: scorer -> generator -> scores.
@@ -45,21 +47,21 @@ def distribution_chart(scores: dict[str, dict[str, list[float]]]) -> str:
 
 
 def agreement_chart(scorers: list[str], agreement: Sequence[Agreement]) -> str:
-    """Return Spearman between scorers within a group as a square of numbers ('' for one scorer)."""
+    """Return the Spearman correlations between scorers as SVG; "" for one scorer."""
     if len(scorers) < 2:
         return ""
-    square = np.full((len(scorers), len(scorers)), np.nan)
-    np.fill_diagonal(square, 1)
+    matrix = np.full((len(scorers), len(scorers)), np.nan)
+    np.fill_diagonal(matrix, 1)
     for pair in agreement:
         a, b = scorers.index(pair.first), scorers.index(pair.second)
-        square[a, b] = square[b, a] = pair.spearman
+        matrix[a, b] = matrix[b, a] = pair.spearman
     from matplotlib.colors import LinearSegmentedColormap
 
     figure, (axis,) = _figure(1.5 + 0.8 * len(scorers), 0.9 + 0.5 * len(scorers), 1)
     axis.imshow(
-        square, vmin=0, vmax=1, aspect="auto", cmap=LinearSegmentedColormap.from_list("", ["white", _HIGH])
+        matrix, vmin=0, vmax=1, aspect="auto", cmap=LinearSegmentedColormap.from_list("", ["white", _HIGH])
     )
-    for (row, column), value in np.ndenumerate(square):
+    for (row, column), value in np.ndenumerate(matrix):
         color = "white" if value > 0.6 else _INK
         text = "–" if np.isnan(value) else f"{value:.2f}"
         axis.text(column, row, text, ha="center", va="center", fontsize=9, color=color)
@@ -70,7 +72,7 @@ def agreement_chart(scorers: list[str], agreement: Sequence[Agreement]) -> str:
 
 
 def _figure(width: float, height: float, columns: int) -> tuple[Figure, Sequence[Axes]]:
-    from matplotlib.figure import Figure  # no pyplot: no display, no global state
+    from matplotlib.figure import Figure  # without pyplot, which needs a display and global state
 
     figure = Figure((width, height), layout="constrained")
     return figure, figure.subplots(1, columns, squeeze=False)[0]

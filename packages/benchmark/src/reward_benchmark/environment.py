@@ -1,4 +1,4 @@
-"""What the numbers of a run were computed with."""
+"""The environment of a run: devices, precision and versions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ from . import __version__
 
 
 def environment(device: str | None, precision: str) -> dict[str, str]:
-    """Return name -> value: devices, precision, and versions of what scores depend on."""
+    """Return devices, precision and relevant versions as name -> value.
+
+    Args:
+        device: comma-separated device names; None: the default device.
+        precision: precision of the scorers, such as "exact".
+    """
     import numpy
     import PIL
     import torch

@@ -1,4 +1,4 @@
-"""Images of a diffusion model for Table 1: every prompt, ten seeds, as files that ``run table1`` ranks."""
+"""Generate images of a diffusion model for ``run table1``."""
 
 from __future__ import annotations
 
@@ -32,23 +32,24 @@ def generate(
     settings: ImageSettings,
     device: torch.device,
 ) -> int:
-    """Write ID_NUMBER.png for each prompt and seed into ``folder``; those already there are kept.
+    """Write ID_NUMBER.png for each prompt and seed; keep existing images.
 
     Args:
-        model: hub id, pipeline folder or single file.
-        lora: folder of LoRA weights upon it.
-        prompts: (id, prompt).
-        folder: of this generator; settings.json in it tells how its images were made.
-        settings: ``seeds`` images a prompt.
+        model: Hub id, pipeline folder or single file.
+        lora: folder of LoRA weights for the model; None: none.
+        prompts: (id, prompt) pairs.
+        folder: folder of this generator; its settings.json holds the model and the settings.
+        settings: how to generate the images; ``seeds`` is the number of images per prompt.
+        device: device of the model.
 
     Returns:
-        How many were made.
+        The number of generated images.
 
     Raises:
-        InputError: the folder holds images that were made otherwise.
+        InputError: the folder has images of another model or other settings.
         OutputError: another run is using the folder.
         DiskFullError: no space is left; finished images are kept.
-        refl.errors.ModelError: a model that cannot be loaded.
+        refl.errors.ModelError: the model cannot be loaded.
     """
     try:
         with folder_lock(folder, ".generate.lock"):
@@ -69,8 +70,8 @@ def _generate(
     from refl.compare import generate_images, load_model
 
     settings_used: dict[str, object] = {"model": model, "lora": lora, **asdict(settings)}
-    del settings_used["batch_size"]  # of no effect on the images
-    _check(folder, settings_used)
+    del settings_used["batch_size"]  # does not change the images
+    _check_settings(folder, settings_used)
     samples = [
         (folder / f"{prompt_id}_{x}.png", prompt, i * settings.seeds + x)
         for i, (prompt_id, prompt) in enumerate(prompts)
@@ -82,20 +83,23 @@ def _generate(
     family = load_model(lora or model, model, device)
     write_json(folder / SETTINGS, settings_used)
     paths = iter([path for path, _, _ in missing])
-    with bar() as shown:
-        task = shown.add_task("pictures", total=len(missing))
+    with bar() as progress:
+        task = progress.add_task("images", total=len(missing))
         for images in generate_images(family, [(prompt, x) for _, prompt, x in missing], settings):
             for image in images.permute(0, 2, 3, 1).numpy():
                 _write_png(next(paths), image)
-            shown.advance(task, len(images))
+            progress.advance(task, len(images))
     return len(missing)
 
 
-def _check(folder: Path, settings_used: dict[str, object]) -> None:
+def _check_settings(folder: Path, settings_used: dict[str, object]) -> None:
     path = folder / SETTINGS
     if not path.is_file():
         if folder.is_dir() and any(folder.glob("*.png")):
-            raise InputError(f"{folder}: holds images of another origin; take another --name")
+            raise InputError(
+                f"Cannot generate images into '{folder}': it has images but no {SETTINGS}. Give another "
+                "--name."
+            )
         return
     before = read_json(path, error=InputError)
     if not isinstance(before, dict):
@@ -103,10 +107,13 @@ def _check(folder: Path, settings_used: dict[str, object]) -> None:
             f"Cannot read '{path}': it must be a JSON object, got {before!r:.60}. Remove the folder, or give "
             "another --name."
         )
-    other = [key for key in settings_used if before.get(key) != settings_used[key]]
-    if other:
-        message = ", ".join(f"{key} {before.get(key)!r}" for key in other)
-        raise InputError(f"{folder}: its images were made with {message}; take another --name")
+    differing = [key for key in settings_used if before.get(key) != settings_used[key]]
+    if differing:
+        values = ", ".join(f"{key} {before.get(key)!r}" for key in differing)
+        raise InputError(
+            f"Cannot add images to '{folder}': its images were generated with {values}. Use the same "
+            "options, or give another --name."
+        )
 
 
 def _write_png(path: Path, pixels: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""Rows of scores to Table 1: which generator each scorer prefers."""
+"""Compute Table 1 from rows of scores: which generator each scorer prefers."""
 
 from __future__ import annotations
 
@@ -12,17 +12,20 @@ from .metrics import Resamples, generator_table, spearman
 from .results import Agreement, GeneratorsResult, GeneratorsSummary, SpearmanComparison, published_value
 from .suites import Part
 
-Values = Sequence[Sequence["float | None"]]  # for each group its images' scores
-ByGenerator = Mapping[str, Values]  # for each generator its prompts' scores
+Values = Sequence[Sequence["float | None"]]  # per group, the scores of its images
+ByGenerator = Mapping[str, Values]  # per generator, the scores of each prompt
 
 
 def generators_summary(
     part: Part, values: Mapping[str, Values], failed: dict[str, str], agreement: tuple[Agreement, ...]
 ) -> GeneratorsSummary:
-    """Return the tables of a part in which generators are ranked.
+    """Return the summary of a part that ranks generators.
 
     Args:
-        values: scorer -> for each group of the part its images' scores.
+        part: the part.
+        values: scorer -> per group of the part, the scores of its images.
+        failed: image -> reason why it has no score.
+        agreement: correlations between scorers within a group.
 
     Raises:
         ValueError: no prompt has a scored image of every generator.
@@ -61,7 +64,7 @@ def _by_generator(part: Part, values: Values) -> ByGenerator:
 
 
 def _reference(part: Part, by_scorer: Mapping[str, ByGenerator], resamples: Resamples) -> dict[str, float]:
-    """Generator -> rank: people's, or those of the part's reference scorer."""
+    """Return generator -> rank, for people or for the part's reference scorer."""
     if part.reference is not None:
         return part.reference
     assert part.reference_scorer is not None  # a part has one of the two
@@ -88,7 +91,7 @@ def _result(
 def _comparisons(
     by_scorer: Mapping[str, ByGenerator], reference: dict[str, float], resamples: Resamples
 ) -> tuple[SpearmanComparison, ...]:
-    """Difference of two scorers' Spearman correlation with the reference, over the same resamples."""
+    """Compare the scorers' Spearman correlations with the reference."""
     known = [name for name in next(iter(by_scorer.values())) if name in reference]
     if len(known) < 3:
         return ()
@@ -97,7 +100,7 @@ def _comparisons(
         scorer: np.array([[_mean(values) for values in scores[name]] for name in known]).T
         for scorer, scores in by_scorer.items()
     }  # scorer -> (P, G)
-    found = []
+    comparisons = []
     for a, b in combinations(means, 2):
         complete = (np.isfinite(means[a]) & np.isfinite(means[b])).all(1)
         if not complete.any():
@@ -116,8 +119,8 @@ def _comparisons(
 
         interval = resamples.statistic(difference)
         if np.isfinite(interval.value):
-            found.append(SpearmanComparison(a, b, interval))
-    return tuple(found)
+            comparisons.append(SpearmanComparison(a, b, interval))
+    return tuple(comparisons)
 
 
 def _mean(values: Sequence[float | None]) -> float:

@@ -1,4 +1,4 @@
-"""One self-contained HTML page of a run: tables, charts, and images."""
+"""A self-contained HTML page for a run, with tables, charts and images."""
 
 from __future__ import annotations
 
@@ -22,14 +22,21 @@ from .score_store import Key, Score
 from .tables import TextTable, tables_of
 
 THUMBNAIL = 128  # pixels
-DISAGREEMENTS = 6  # groups shown a scorer
+DISAGREEMENTS = 6  # groups per scorer
 
 Rows = Mapping[Key, Score]
 
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A small image. address: its data URL, None for a file that cannot be read."""
+    """A small image.
+
+    Attributes:
+        kind: "best", "worst" or "".
+        address: data URL of the image; None if the file cannot be read.
+        caption: text below the image.
+        prompt: prompt of the image.
+    """
 
     kind: str
     address: str | None
@@ -39,7 +46,7 @@ class Thumbnail:
 
 @dataclass(frozen=True)
 class Strip:
-    """A generator's best and worst images for a scorer."""
+    """The best and worst images of a generator according to a scorer."""
 
     generator: str
     scorer: str
@@ -48,7 +55,14 @@ class Strip:
 
 @dataclass(frozen=True)
 class Disagreement:
-    """A group that a scorer orders otherwise than people. pairs_right: in words."""
+    """A group that a scorer orders differently from people.
+
+    Attributes:
+        scorer: name of the scorer.
+        prompt: prompt of the group.
+        pairs_right: text such as "2 of 6 pairs right".
+        thumbnails: the images, people's favorite first.
+    """
 
     scorer: str
     prompt: str
@@ -58,7 +72,7 @@ class Disagreement:
 
 @dataclass(frozen=True)
 class PartView:
-    """What the template shows of a part. distributions, agreement: SVG."""
+    """A part as the template shows it; ``distributions``, ``agreement`` are SVG."""
 
     title: str
     revision: str
@@ -70,22 +84,25 @@ class PartView:
 
 
 def html_page(summary: SuiteSummary, groups: Sequence[ReportGroup], rows: Rows) -> str:
-    """Return the page.
+    """Return the HTML page of a run.
 
     Args:
+        summary: the results.
         groups: the images of all parts.
-        rows: their scores.
+        rows: the scores of all images.
     """
     from jinja2 import Environment, PackageLoader
 
-    views = [_view(part, [one for one in groups if one.part == part.name], rows) for part in summary.parts]
+    views = [
+        _view(part, [group for group in groups if group.part == part.name], rows) for part in summary.parts
+    ]
     loader = PackageLoader("reward_benchmark")
-    environment = Environment(loader=loader, autoescape=True, finalize=_shown_text)
+    environment = Environment(loader=loader, autoescape=True, finalize=_escape_controls)
     return environment.get_template("report.html").render(summary=summary, parts=views)
 
 
-def _shown_text(value: Any) -> Any:
-    """Texts with control characters as escapes; markup and numbers as they are. Jinja escapes the rest."""
+def _escape_controls(value: Any) -> Any:
+    """Escape control characters of plain text. Jinja escapes HTML."""
     return printable(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
@@ -111,18 +128,21 @@ def _scores(group: ReportGroup, scorer: str, rows: Rows) -> list[float | None]:
 def _distributions(
     scorers: Sequence[str], groups: Sequence[ReportGroup], rows: Rows
 ) -> dict[str, dict[str, list[float]]]:
-    """Scorer -> generator (or "all") -> scores."""
-    found: dict[str, dict[str, list[float]]] = {}
+    """Return scorer -> generator (or "all") -> scores."""
+    distributions: dict[str, dict[str, list[float]]] = {}
     for scorer in scorers:
-        by_label = found.setdefault(scorer, {})
+        by_label = distributions.setdefault(scorer, {})
         for group in groups:
             scores = (score for score in _scores(group, scorer, rows) if score is not None)
             by_label.setdefault(group.generator or "all", []).extend(scores)
-    return found
+    return distributions
 
 
 def _strips(part: GeneratorsSummary, groups: Sequence[ReportGroup], rows: Rows) -> list[Strip]:
-    """Each generator's best and worst images for the first scorer but reference and random."""
+    """Return the best and worst images of each generator.
+
+    The scorer is the first one that is neither the reference nor random.
+    """
     scorers = list(part.scorers)
     scorer = next((name for name in scorers if name not in (part.judge, "random")), scorers[0])
     strips = []
@@ -137,16 +157,16 @@ def _strips(part: GeneratorsSummary, groups: Sequence[ReportGroup], rows: Rows) 
         scored.sort(key=lambda item: item[:2], reverse=True)
         thumbnails = [
             _thumbnail(kind, image, f"{score:.3f}", prompt)
-            for kind, some in (("best", scored[:4]), ("worst", scored[-4:]))
-            for score, _, image, prompt in some
+            for kind, selected in (("best", scored[:4]), ("worst", scored[-4:]))
+            for score, _, image, prompt in selected
         ]
         strips.append(Strip(generator, scorer, thumbnails))
     return strips
 
 
 def _disagreements(scorers: Sequence[str], groups: Sequence[ReportGroup], rows: Rows) -> list[Disagreement]:
-    """For each scorer the groups in which it orders the largest share of people's pairs wrongly."""
-    found = []
+    """Return the groups with the largest share of wrong pairs, for each scorer."""
+    disagreements = []
     for scorer in (name for name in scorers if name != "random"):
         wrong = []
         for group in groups:
@@ -155,12 +175,13 @@ def _disagreements(scorers: Sequence[str], groups: Sequence[ReportGroup], rows: 
                 wrong.append((right / pairs, -pairs, group.id, right, group))
         for _, pairs, _, right, group in sorted(wrong, key=lambda item: item[:3])[:DISAGREEMENTS]:
             thumbnails = _in_order(group, _scores(group, scorer, rows))
-            found.append(Disagreement(scorer, group.prompt, f"{right} of {-pairs} pairs right", thumbnails))
-    return found
+            pairs_text = f"{right} of {-pairs} pairs right"
+            disagreements.append(Disagreement(scorer, group.prompt, pairs_text, thumbnails))
+    return disagreements
 
 
 def _in_order(group: ReportGroup, scores: Sequence[float | None]) -> list[Thumbnail]:
-    """A group's images, the one that people prefer first."""
+    """Return the images of a group, people's favorite first."""
     ranks = group.ranks or ()
     return [
         _thumbnail("", group.images[i], f"{ranks[i]}. | {_number(scores[i])}", group.prompt)

@@ -1,7 +1,7 @@
-"""Frozen dataclasses to and from JSON objects; errors name the value that is wrong.
+"""Conversion of frozen dataclasses to and from JSON objects.
 
-The fields of a class are its schema. A field with the default None is left out of the JSON where it is None;
-a field with ``metadata=key("name")`` has that name there. Keys that a class does not know are ignored.
+The fields of a class are its schema. A field whose value and default are None is omitted from the JSON. A
+field with ``metadata=key("name")`` has that name in the JSON. Unknown keys are ignored.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from reward_core.files.format_version import check_format_version
 
 #: Version of summary.json, groups.json, run.json and of the rows of scores.jsonl.
 CURRENT_FORMAT = 2
-_EXPECTED = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
+_EXPECTED = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
 
 JsonObject = dict[str, object]
 T = TypeVar("T")
@@ -25,49 +25,50 @@ R = TypeVar("R", bound="JsonRecord")
 
 
 class SchemaError(ValueError):
-    """A value that is missing or of another type than the schema's."""
+    """A value that is missing or has the wrong type."""
 
 
 class JsonRecord:
-    """Base of a dataclass that is an object in JSON."""
+    """Base class of dataclasses that are objects in JSON."""
 
     def to_json(self) -> JsonObject:
-        """Return the JSON object, of plain lists, dicts, numbers and texts."""
-        values = {_name(one): (one, getattr(self, one.name)) for one in fields(cast("type", self))}
+        """Return the JSON object as lists, dicts, numbers and strings."""
+        values = {_name(item): (item, getattr(self, item.name)) for item in fields(cast("type", self))}
         return {
             name: encode(value)
-            for name, (one, value) in values.items()
-            if not (value is None and one.default is None)
+            for name, (item, value) in values.items()
+            if not (value is None and item.default is None)
         }
 
     @classmethod
     def from_json(cls: type[R], content: object, where: str = "") -> R:
-        """Return the record of a JSON object.
+        """Build the record from a JSON object.
 
         Args:
-            where: the path of the object in its document, for errors.
+            content: the parsed JSON.
+            where: path of the object in its document, for error messages.
 
         Raises:
-            SchemaError: a value is missing or of another type.
+            SchemaError: a value is missing or has the wrong type.
         """
-        found = json_object(content, where)
+        record = json_object(content, where)
         values = {}
-        for one, kind in _schema(cast("type", cls)):
-            name = _name(one)
-            if name in found:
-                values[one.name] = decode(kind, found[name], path(where, name))
-            elif one.default is MISSING:
+        for item, kind in _schema(cast("type", cls)):
+            name = _name(item)
+            if name in record:
+                values[item.name] = decode(kind, record[name], path(where, name))
+            elif item.default is MISSING:
                 raise SchemaError(f"{path(where, name)} is missing")
         return cls(**values)
 
 
 def key(name: str) -> dict[str, str]:
-    """Return the metadata of a field that has another name in JSON."""
+    """Return the metadata that gives a field another name in JSON."""
     return {"key": name}
 
 
 def encode(value: object) -> object:
-    """Return a value of a record as JSON holds it."""
+    """Convert a value of a record to JSON."""
     if isinstance(value, JsonRecord):
         return value.to_json()
     if isinstance(value, Mapping):
@@ -78,21 +79,25 @@ def encode(value: object) -> object:
 
 
 def decode(kind: object, content: object, where: str) -> object:
-    """Return a JSON value as the type ``kind``.
+    """Convert a JSON value to the type ``kind``.
 
     Args:
-        kind: a record, a union of records that differ in ``kind``, X | None, dict[K, X], tuple[X, ...], or
-            str, int, float, bool, or a Literal of texts.
+        kind: a record, a union of records that differ in their field ``kind``, X | None, dict[K, X],
+            tuple[X, ...], str, int, float, bool, or a Literal of strings.
+        content: the parsed JSON value.
+        where: path of the value in its document, for error messages.
 
     Raises:
-        SchemaError: it is of another type.
+        SchemaError: the value has another type.
     """
     origin, arguments = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
         if content is None and NoneType in arguments:
             return None
         return decode(
-            _chosen([one for one in arguments if one is not NoneType], content, where), content, where
+            _chosen([option for option in arguments if option is not NoneType], content, where),
+            content,
+            where,
         )
     if origin is dict:
         return {
@@ -113,7 +118,7 @@ def decode(kind: object, content: object, where: str) -> object:
 
 
 def json_object(content: object, where: str) -> JsonObject:
-    """Return a JSON value that is an object. Raises SchemaError where it is none."""
+    """Return ``content`` if it is a JSON object, else raise SchemaError."""
     if not isinstance(content, dict):
         raise SchemaError(f"{where or 'the document'} must be an object, got {content!r:.60}")
     return content
@@ -125,15 +130,15 @@ def path(where: str, name: str) -> str:
 
 
 def check_format(content: object, name: object, what_to_do: str) -> JsonObject:
-    """Return a document that has the current format version.
+    """Return ``content`` if it has the current format version.
 
     Args:
-        content: what was read. A document without a version has version 1.
-        name: of the file, for the error.
-        what_to_do: advice for an older format, a sentence.
+        content: the parsed document. One without a version has version 1.
+        name: name of the file, for error messages.
+        what_to_do: advice for an older format, as a sentence.
 
     Raises:
-        InputError: it has another version, or it is no JSON object.
+        InputError: the document has another version or is not a JSON object.
     """
     if not isinstance(content, dict):
         raise InputError(f"Cannot read '{name}': it must be a JSON object, got {content!r:.60}. {what_to_do}")
@@ -142,14 +147,14 @@ def check_format(content: object, name: object, what_to_do: str) -> JsonObject:
 
 
 def _chosen(kinds: list[type], content: object, where: str) -> type:
-    """The only type, or the record whose ``kind`` the content has."""
+    """Return the only type, or the record type whose ``kind`` matches the content."""
     if len(kinds) == 1:
         return kinds[0]
     by_name = {
         name: kind
         for kind in kinds
-        for one, hint in _schema(kind)
-        if one.name == "kind"
+        for item, hint in _schema(kind)
+        if item.name == "kind"
         for name in get_args(hint)
     }
     name = json_object(content, where).get("kind")
@@ -162,7 +167,7 @@ def _chosen(kinds: list[type], content: object, where: str) -> type:
 
 def _plain(kind: type, content: object, where: str) -> object:
     accepted = (int, float) if kind is float else (kind,)
-    if type(content) not in accepted:  # true is no number
+    if type(content) not in accepted:  # type(): a bool is not a number
         raise SchemaError(f"{where} must be {_EXPECTED[kind]}, got {content!r:.60}")
     return float(cast("float", content)) if kind is float else content
 
@@ -175,12 +180,12 @@ def _dict_key(kind: type, name: str, where: str) -> str | int:
     return int(name)
 
 
-def _name(one: Field[object]) -> str:
-    return one.metadata.get("key", one.name)
+def _name(item: Field[object]) -> str:
+    return item.metadata.get("key", item.name)
 
 
 @cache
 def _schema(record: type) -> tuple[tuple[Field[object], object], ...]:
-    """The fields of a record with their types."""
+    """Return the fields of a record with their types."""
     hints = get_type_hints(record)
-    return tuple((one, hints[one.name]) for one in fields(record))
+    return tuple((item, hints[item.name]) for item in fields(record))

@@ -1,4 +1,4 @@
-"""The original's result files as parts of a summary."""
+"""Summaries of the result files that the original's scripts write."""
 
 from __future__ import annotations
 
@@ -15,9 +15,17 @@ from .summary import summarize
 
 
 def original_summary(path: Path, rankings: Path | None) -> list[PartSummary]:
-    """Parts of a summary from SCORER-benchmark-GENERATOR-result.json and test_SCORER.json in a folder.
+    """Summarize the original's result files in a folder.
 
-    rankings: people's, needed for the latter. An empty list where there are no such files.
+    Args:
+        path: folder with SCORER-benchmark-GENERATOR-result.json (Table 1) or test_SCORER.json (Table 3).
+        rankings: file of people's rankings, required for Table 3.
+
+    Returns:
+        The parts; empty if the folder has no such files.
+
+    Raises:
+        InputError: rankings are missing, or a file is invalid.
     """
     files = sorted(p for pattern in ("*.json", "*/*.json") for p in path.glob(pattern))
     parts: list[PartSummary] = []
@@ -25,17 +33,20 @@ def original_summary(path: Path, rankings: Path | None) -> list[PartSummary]:
         parts += _table1(generators)
     tests = [file for file in files if file.name.startswith("test_") and file.name != "test_images.json"]
     if tests and rankings is None:
-        raise InputError(f"{tests[0]}: --rankings with people's test.json is needed beside it")
+        raise InputError(
+            f"Cannot evaluate '{tests[0]}': people's rankings are missing. Give the original's test.json "
+            "with --rankings."
+        )
     if rankings is not None and tests:
         parts += _table3(tests, rankings)
     return parts
 
 
 def _table1(files: list[Path]) -> tuple[PartSummary, ...]:
-    found = read_generator_files(files)
+    scores = read_generator_files(files)
     groups: dict[tuple[str, int], Group] = {}
     rows: dict[Key, Score] = {}
-    for scorer, generators in found.items():
+    for scorer, generators in scores.items():
         for name, prompts in generators.items():
             for i, rewards in enumerate(prompts):
                 names = tuple(f"{name}/{i}_{x}" for x in range(len(rewards)))
@@ -43,7 +54,7 @@ def _table1(files: list[Path]) -> tuple[PartSummary, ...]:
                 rows |= {("table1", scorer, n): Score(r) for n, r in zip(names, rewards)}
     title = "Table 1, from the original's files"
     part = Part("table1", title, "generators", tuple(groups.values()), reference=human_ranks())
-    return _summarize(part, list(found), rows)
+    return _summarize(part, list(scores), rows)
 
 
 def _table3(files: list[Path], rankings: Path) -> tuple[PartSummary, ...]:

@@ -1,19 +1,24 @@
-"""What the paper published (Xu et al., arXiv 2304.05977), to stand beside what is measured here."""
+"""Values published in the ImageReward paper (Xu et al., arXiv 2304.05977)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-#: A measured value this near to the published one counts as reproduced.
+#: Largest difference from a published value that counts as reproduced.
 TABLE1_TOLERANCE = 0.005  # in units of the mean score
 TABLE3_TOLERANCE = 0.001  # in shares; 0.1 points
 
 
 @dataclass(frozen=True)
 class PublishedGenerator:
-    """A row of Table 1 (real user prompts). ``rank`` and ``wins`` are people's; the rest are mean scores.
+    """A row of Table 1 (real user prompts).
 
-    folder: the name of the generator's folder and zip in the authors' repository.
+    Attributes:
+        folder: name of the generator's folder and zip in the authors' repository.
+        title: name for readers.
+        rank: rank for people, 1 is best.
+        wins: wins in people's comparisons.
+        scores: scorer -> mean score.
     """
 
     folder: str
@@ -47,13 +52,13 @@ TABLE1 = {
     )
 }
 
-#: Spearman's correlation over Table 1's generators with people's ranks.
+#: Scorer -> Spearman's correlation with people's ranks of Table 1's generators.
 TABLE1_SPEARMAN = {"ImageReward-v1.0": 1.00, "CLIP": 0.60}
 
 
 @dataclass(frozen=True)
 class PublishedPreference:
-    """A row of Table 3, as shares in [0, 1]. recall and filter: k -> share."""
+    """A row of Table 3 as shares in [0, 1]; ``recall``, ``filter``: k -> share."""
 
     accuracy: float
     recall: dict[int, float]

@@ -1,4 +1,4 @@
-"""Reports of a finished run, from its files alone."""
+"""Reports of a finished run, written from its files."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from .tables import report_markdown
 
 
 def write_reports(folder: Path, summary: SuiteSummary, html: bool) -> list[Path]:
-    """Write report.md, and report.html if asked for; return their paths.
+    """Write report.md and optionally report.html; return their paths.
 
     Args:
-        summary: of the run in ``folder``.
+        folder: folder of the run.
+        summary: summary of that run.
+        html: also write report.html.
 
     Raises:
         InputError: groups.json or scores.jsonl cannot be read, or has another format version.

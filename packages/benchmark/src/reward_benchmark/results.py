@@ -1,6 +1,6 @@
-"""What a run of a suite found: the typed content of summary.json.
+"""The results of a run: the typed contents of summary.json.
 
-Keys of the JSON are older than the names of the fields: "pictures" are images.
+The JSON calls images "pictures", for compatibility with older files.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from .metrics import GeneratorTable, Interval, PairedComparison, PreferenceTable
 
 @dataclass(frozen=True)
 class PublishedValue(JsonRecord):
-    """A value of the paper beside ours.
+    """A value of the paper, compared with the measured one.
 
     Attributes:
-        difference: ours less the paper's.
+        value: the paper's value.
+        difference: the measured value minus the paper's.
         reproduced: whether the difference is within the tolerance.
-        meaning: what the paper's value is.
+        meaning: what the paper's value is, such as "mean score".
     """
 
     value: float
@@ -31,14 +32,17 @@ class PublishedValue(JsonRecord):
 
 
 def published_value(value: float, published: float, tolerance: float, meaning: str) -> PublishedValue:
-    """Return a value of the paper beside ours."""
+    """Compare a measured value with the published one."""
     difference = value - published
     return PublishedValue(published, difference, abs(difference) <= tolerance + 1e-9, meaning)
 
 
 @dataclass(frozen=True)
 class PublishedPreference(JsonRecord):
-    """The paper's row of Table 3. recall, filter: k -> share, of another set of prompts."""
+    """The paper's row of Table 3.
+
+    ``recall`` and ``filter`` (k -> share) are from prompts that were not published.
+    """
 
     pooled_accuracy: PublishedValue
     per_prompt_accuracy: PublishedValue
@@ -48,7 +52,7 @@ class PublishedPreference(JsonRecord):
 
 @dataclass(frozen=True)
 class PreferenceResult(JsonRecord):
-    """A scorer's row of Table 3, and the paper's where it has one. One flat object in JSON."""
+    """A scorer's row of Table 3, with the paper's. One flat object in JSON."""
 
     table: PreferenceTable
     published: PublishedPreference | None = None
@@ -68,11 +72,12 @@ class PreferenceResult(JsonRecord):
 
 @dataclass(frozen=True)
 class GeneratorsResult(JsonRecord):
-    """A scorer's Table 1, and the paper's values. One flat object in JSON.
+    """A scorer's Table 1, with the paper's values. One flat object in JSON.
 
     Attributes:
+        table: the measured table.
         published: generator -> the paper's mean score.
-        published_spearman: the paper's correlation with people.
+        published_spearman: the paper's correlation with people; None if it has none.
     """
 
     table: GeneratorTable
@@ -105,7 +110,7 @@ class _PublishedGenerator(JsonRecord):
 
 @dataclass(frozen=True)
 class _PublishedGenerators(JsonRecord):
-    """What the paper says of a table, in the JSON of that table."""
+    """The paper's values inside the JSON of a table."""
 
     generators: dict[str, _PublishedGenerator]
     published_spearman: float | None = None
@@ -113,7 +118,7 @@ class _PublishedGenerators(JsonRecord):
 
 @dataclass(frozen=True)
 class Agreement(JsonRecord):
-    """Spearman's correlation of two scorers within a group, averaged over ``groups`` groups."""
+    """Spearman's correlation between two scorers, averaged over groups."""
 
     first: str
     second: str
@@ -123,7 +128,7 @@ class Agreement(JsonRecord):
 
 @dataclass(frozen=True)
 class PreferenceComparison(JsonRecord):
-    """Two scorers' pooled accuracy, paired over the same prompts and images. Fields: `PairedComparison`."""
+    """A ``PairedComparison`` with the names of the scorers."""
 
     first: str
     second: str
@@ -132,14 +137,14 @@ class PreferenceComparison(JsonRecord):
     pairs: int
 
     @classmethod
-    def of(cls, first: str, second: str, found: PairedComparison) -> PreferenceComparison:
-        """Return a comparison with the names of its scorers."""
-        return cls(first, second, found.difference, found.p_value, found.pairs)
+    def of(cls, first: str, second: str, comparison: PairedComparison) -> PreferenceComparison:
+        """Add the names of the scorers to a comparison."""
+        return cls(first, second, comparison.difference, comparison.p_value, comparison.pairs)
 
 
 @dataclass(frozen=True)
 class SpearmanComparison(JsonRecord):
-    """Difference of two scorers' Spearman correlation with the reference, over the same resamples."""
+    """Difference of two scorers' Spearman correlations with the reference."""
 
     first: str
     second: str
@@ -148,7 +153,7 @@ class SpearmanComparison(JsonRecord):
 
 @dataclass(frozen=True, kw_only=True)
 class _PartSummary(JsonRecord):
-    """What every part has. failed: image -> why it has no score."""
+    """The fields of every part; ``failed`` is image -> reason why it has no score."""
 
     name: str
     title: str
@@ -162,7 +167,7 @@ class _PartSummary(JsonRecord):
 
 @dataclass(frozen=True, kw_only=True)
 class PreferenceSummary(_PartSummary):
-    """Table 3: which image people prefer. scorers: in the order of the run."""
+    """Table 3: which image people prefer. ``scorers`` keeps the order of the run."""
 
     kind: Literal["preference"] = "preference"
     scorers: dict[str, PreferenceResult]
@@ -174,10 +179,12 @@ class GeneratorsSummary(_PartSummary):
     """Table 1: which generator people prefer.
 
     Attributes:
-        reference: generator -> rank for ``judge``, 1 is best; None for one that was not ranked.
-        reference_wins: generator -> wins for people; None for a part without them.
-        judge: "people", or the scorer whose ranks are the reference.
+        scorers: scorer -> result, in the order of the run.
+        reference: generator -> reference rank, 1 is best; None for a generator without a rank.
+        reference_wins: generator -> wins in people's comparisons; None for a part without them.
+        judge: origin of the reference ranks: "people" or the name of a scorer.
         titles: generator -> name for readers.
+        comparisons: differences between scorers.
     """
 
     kind: Literal["generators"] = "generators"
@@ -194,12 +201,14 @@ PartSummary = PreferenceSummary | GeneratorsSummary
 
 @dataclass(frozen=True)
 class SuiteSummary(JsonRecord):
-    """All of a run, as in summary.json.
+    """The results of a run, the contents of summary.json.
 
     Attributes:
-        limit: prompts at most; None for all.
+        suite: name of the suite.
+        limit: maximum number of prompts; None: all.
         data: folder of the images.
-        environment: name -> value, what the numbers were computed with.
+        environment: name -> value of devices, precision and versions.
+        parts: the tables.
     """
 
     suite: str
@@ -210,7 +219,7 @@ class SuiteSummary(JsonRecord):
 
     @property
     def failed(self) -> dict[str, str]:
-        """Image -> why it has no score, of all parts."""
+        """Image -> reason why it has no score, over all parts."""
         return {image: error for part in self.parts for image, error in part.failed.items()}
 
     def to_json(self) -> JsonObject:

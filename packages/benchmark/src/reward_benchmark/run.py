@@ -1,4 +1,4 @@
-"""A whole run: images, scores, tables, files."""
+"""A benchmark run: images, scores, tables and files."""
 
 from __future__ import annotations
 
@@ -32,7 +32,20 @@ from .tables import report_markdown
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What to run. out: the folder that gets a folder per suite. devices: comma-separated, None the best."""
+    """Settings of a run.
+
+    Attributes:
+        suite: name of the suite: table1, table3 or shapes.
+        out: output folder; the run writes to its subfolder named after the suite.
+        data: folder of the images; None: ``out/SUITE/data``.
+        scorers: names of the scorers; None: those of the suite.
+        generators: generators of Table 1; "default" for the paper's six, "all" for all in the data folder.
+        limit: maximum number of prompts; None: all.
+        device: comma-separated device names; None: the default device.
+        precision: precision of the scorers.
+        batch_size: images per batch; None: the scorer's default.
+        offline: use local files only.
+    """
 
     suite: str
     out: Path
@@ -47,7 +60,7 @@ class RunConfig:
 
     @property
     def folder(self) -> Path:
-        """The run's own folder."""
+        """The folder of this run, ``out/SUITE``."""
         return self.out / self.suite
 
     @property
@@ -57,16 +70,19 @@ class RunConfig:
 
 
 def run(config: RunConfig) -> SuiteSummary:
-    """Do what is not done yet of a run; return the summary, which is also in ``out/SUITE/summary.json``.
+    """Run a suite, or resume an interrupted run.
+
+    Returns:
+        The summary, which is also written to ``out/SUITE/summary.json``.
 
     Raises:
-        InputError: an unknown name, no image could be scored, or the folder has scores of another kind.
+        InputError: an unknown name, no image could be scored, or the folder has scores of other settings.
         OutputError: another run is using the folder.
         DiskFullError: no space is left; finished scores are kept.
         HubError, CheckpointError: data or a model cannot be loaded.
     """
     if config.suite not in SUITES:
-        raise InputError(f"unknown suite {config.suite!r}; known are {', '.join(SUITES)}")
+        raise InputError(f"Cannot run the suite {config.suite!r}: unknown. Use one of {', '.join(SUITES)}.")
     try:
         with folder_lock(config.folder, LOCK_FILE):
             return _run(config)
@@ -88,9 +104,9 @@ def _run(config: RunConfig) -> SuiteSummary:
     try:
         tables = summarize(parts, scorers, rows)
     except ValueError as error:
-        raise InputError(f"{config.suite}: {error}") from error
-    used = environment(config.device, config.precision)
-    summary = SuiteSummary(config.suite, config.limit, str(data), used, tables)
+        raise InputError(f"Cannot evaluate the suite {config.suite!r}: {error}.") from error
+    run_environment = environment(config.device, config.precision)
+    summary = SuiteSummary(config.suite, config.limit, str(data), run_environment, tables)
     write_groups(folder, parts)
     write_summary(folder, summary)
     write_text(folder / MARKDOWN_FILE, report_markdown(summary))
@@ -101,5 +117,5 @@ def _scorers(config: RunConfig, parts: list[Part]) -> list[str]:
     scorers = list(dict.fromkeys(config.scorers or SUITES[config.suite]))
     for part in parts:
         if part.reference_scorer and part.reference_scorer not in scorers:
-            scorers.insert(0, part.reference_scorer)  # without it there is nothing to compare with
+            scorers.insert(0, part.reference_scorer)  # its ranks are the reference
     return scorers

@@ -1,4 +1,4 @@
-"""The files of a run's folder, with their format versions: summary.json, groups.json, run.json."""
+"""The files of a run: summary.json, groups.json, run.json."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ReportGroup(JsonRecord):
-    """What a page needs to know of a group's images, so that it can be made without the suite."""
+    """The data of a group that a report needs."""
 
     part: str
     id: str
@@ -50,7 +50,7 @@ class ReportGroups(JsonRecord):
 
 @dataclass(frozen=True)
 class RunSettings(JsonRecord):
-    """What all scores of a folder have in common."""
+    """Settings that all scores of a folder share."""
 
     precision: str
     data: str
@@ -60,24 +60,25 @@ class RunSettings(JsonRecord):
 
 
 def run_folders(path: Path) -> list[Path]:
-    """Return the folders of runs at or right below ``path``.
+    """Return the folders of runs: ``path`` itself and its subfolders.
 
     Raises:
-        InputError: there is none.
+        InputError: none of them has a summary.json.
     """
     folders = [p for p in (path, *sorted(path.glob("*"))) if (p / SUMMARY_FILE).is_file()]
     if not folders:
         raise InputError(
-            f"{path}: no {SUMMARY_FILE} here or one folder below; `reward-benchmark run` writes it"
+            f"Cannot find a run in '{path}': it has no {SUMMARY_FILE}, nor has any of its subfolders. Create "
+            "one with `reward-benchmark run`."
         )
     return folders
 
 
 def read_summary(folder: Path) -> SuiteSummary:
-    """Return summary.json of a run.
+    """Read summary.json of a run.
 
     Raises:
-        InputError: it cannot be read, has another format version or a wrong value.
+        InputError: the file cannot be read, has another format version or an invalid value.
     """
     return _read(folder / SUMMARY_FILE, SuiteSummary.from_json, RUN_AGAIN)
 
@@ -88,7 +89,7 @@ def write_summary(folder: Path, summary: SuiteSummary) -> None:
 
 
 def read_groups(folder: Path) -> tuple[ReportGroup, ...]:
-    """Return the groups of a run. Raises InputError as `read_summary`."""
+    """Read groups.json of a run. Raises InputError like ``read_summary``."""
     return _read(folder / GROUPS_FILE, ReportGroups.from_json, RUN_AGAIN).groups
 
 
@@ -111,7 +112,7 @@ def write_groups(folder: Path, parts: Sequence[Part]) -> None:
 
 
 def check_settings(folder: Path, settings: RunSettings, has_scores: bool) -> None:
-    """Write run.json, after comparing it with that of the scores which the folder has.
+    """Write run.json, unless the folder has scores of other settings.
 
     Raises:
         InputError: the folder has scores of other settings.

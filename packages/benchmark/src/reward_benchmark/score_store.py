@@ -1,6 +1,6 @@
-"""scores.jsonl: a row per image and scorer, appended as it comes, complete after any interruption.
+"""scores.jsonl: one row per image and scorer, appended as scores arrive.
 
-Where an image, its prompt or the scorer's files changed meanwhile, it is scored again; the last row counts.
+If an image, its prompt or the scorer's files have changed, the image is scored again; the last row counts.
 """
 
 from __future__ import annotations
@@ -25,9 +25,12 @@ Key = tuple[str, str, str]  # part, scorer, image
 
 @dataclass(frozen=True)
 class Score:
-    """An image's score, or the error that kept it from having one.
+    """The score of an image, or the reason why it has none.
 
-    of: fingerprint of what was scored; None where the scores come from somewhere else.
+    Attributes:
+        score: the score; None if the image could not be scored.
+        error: reason why there is no score.
+        of: fingerprint of prompt, image and scorer; None for scores from other files.
     """
 
     score: float | None
@@ -51,25 +54,33 @@ class _Row(JsonRecord):
 
 
 def fingerprint(prompt: str, image: Path, scorer: str) -> str:
-    """Changes with the prompt, with the image's file, and with the scorer's, if it is a file or folder."""
+    """Return a hash of the prompt, the image file and the scorer's files.
+
+    Args:
+        prompt: prompt of the image.
+        image: path of the image.
+        scorer: name of the scorer, or path of its file or folder.
+    """
     files, model = [image], Path(scorer)
     if model.exists():
         files += sorted(model.iterdir()) if model.is_dir() else [model]
     stamps = [prompt]
     for file in files:
-        with contextlib.suppress(OSError):  # an image that is not there gets a row with its error
-            known = file.stat()
-            stamps.append(f"{file.name} {known.st_size} {known.st_mtime_ns}")
+        with contextlib.suppress(OSError):  # a missing image gets a row with its error
+            stat = file.stat()
+            stamps.append(f"{file.name} {stat.st_size} {stat.st_mtime_ns}")
     return hashlib.blake2s("\0".join(stamps).encode(errors="surrogateescape"), digest_size=8).hexdigest()
 
 
 class ScoreStore:
-    """The rows of one run, on disk and in memory; use as a context manager, inside the lock of the run.
+    """The rows of one run, on disk and in memory; a context manager.
 
-    A last line that a killed process left half written is cut off on opening.
+    The caller holds the lock of the run.
+
+    Opening it removes a last line that an interrupted process has not finished writing.
 
     Raises:
-        InputError: on opening, for rows of another format version, or a line that is no row.
+        InputError: on opening, if a line is not a row or has another format version.
     """
 
     def __init__(self, path: Path):
@@ -96,7 +107,7 @@ class ScoreStore:
         self._file.close()
 
     def add(self, rows: dict[Key, Score]) -> None:
-        """Append rows and bring them to the disk."""
+        """Append rows and flush them to disk."""
         lines = (
             json.dumps(_Row(*row_key, row.score, row.error, row.of).to_json()) + "\n"
             for row_key, row in rows.items()
@@ -109,10 +120,10 @@ class ScoreStore:
 
 
 def read_store(path: Path) -> dict[Key, Score]:
-    """Return the rows of a run, read only.
+    """Read the rows of a run without changing the file.
 
     Raises:
-        InputError: no such file, rows of another format version, or a line that is no row.
+        InputError: the file is missing, or a line is not a row or has another format version.
     """
     if not path.is_file():
         raise InputError(f"Cannot read '{path}': no such file. `reward-benchmark run` writes it.")

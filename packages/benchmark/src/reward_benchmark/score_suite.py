@@ -1,4 +1,4 @@
-"""Score a suite with every scorer into scores.jsonl; an interrupted run resumes."""
+"""Score a suite with all scorers into scores.jsonl, resumably."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .score_store import Key, Score, ScoreStore, fingerprint
 from .scorers import SharedTower, SingleScorer, bundles
 from .suites import Part
 
-CHUNK = 32  # images scored between two writes
+CHUNK = 32  # images per write
 
 Loader = Callable[[tuple[str, ...], "str | None"], SharedTower | SingleScorer]
 
@@ -29,27 +29,30 @@ def score_suite(
     devices: Sequence[str | None] = (None,),
     batch_size: int | None = None,
 ) -> None:
-    """Score every image of every part with every scorer; what the store holds is not scored again.
+    """Score all images with all scorers, except those already in the store.
 
-    One scorer (or set that shares a tower) after the other is loaded, once a device; the devices take
-    chunks from one queue.
+    Scorers are loaded one after the other, once per device. The devices take chunks from one queue.
 
     Args:
-        load: (names, device) -> their scorer.
-        batch_size: pairs computed at once; None leaves it to the scorer.
+        parts: parts of the suite.
+        scorers: names of the scorers.
+        store: where the scores are written.
+        load: (names, device) -> scorer.
+        devices: devices to score on; None: the default device.
+        batch_size: pairs per batch; None: the scorer's default.
     """
-    with bar() as shown:
+    with bar() as progress:
         for names in bundles(scorers):
-            todo = list(_chunks(parts, names, store.rows))
-            if not todo:
+            chunks = list(_chunks(parts, names, store.rows))
+            if not chunks:
                 continue
-            task = shown.add_task(" and ".join(names), total=sum(map(len, todo)))
-            _score_with(names, todo, store, load, devices, batch_size, partial(shown.advance, task))
+            task = progress.add_task(" and ".join(names), total=sum(map(len, chunks)))
+            _score_with(names, chunks, store, load, devices, batch_size, partial(progress.advance, task))
 
 
 @dataclass(frozen=True)
 class _Item:
-    """An image to score, and under which keys (those of its scorers that the store lacks)."""
+    """An image to score, and the keys of the scores that are missing in the store."""
 
     keys: dict[str, tuple[Key, str]]  # scorer -> key, fingerprint
     prompt: str
@@ -77,7 +80,7 @@ def _chunks(parts: Sequence[Part], scorers: tuple[str, ...], done: dict[Key, Sco
 
 def _score_with(
     names: tuple[str, ...],
-    todo: list[list[_Item]],
+    chunks: list[list[_Item]],
     store: ScoreStore,
     load: Loader,
     devices: Sequence[str | None],
@@ -85,7 +88,7 @@ def _score_with(
     advance: Callable[[int], None],
 ) -> None:
     chunk_queue: queue.SimpleQueue[list[_Item]] = queue.SimpleQueue()
-    for chunk in todo:
+    for chunk in chunks:
         chunk_queue.put(chunk)
     write_lock, stop = threading.Lock(), threading.Event()
 

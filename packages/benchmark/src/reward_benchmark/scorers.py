@@ -1,4 +1,4 @@
-"""Names -> scorers: the rewards and baselines of reward_core, and ShapesBench's own baselines."""
+"""Scorers by name: the models of reward_core and the baselines of ShapesBench."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ from reward_core.shapes import COLORS, PALETTE, oracle, parse
 
 
 class ImageScorer:
-    """A scorer that is a plain function of (prompt, image); a bad image becomes a row with its error."""
+    """A scorer from a function (prompt, image) -> score.
+
+    An unreadable image gets a row with its error.
+    """
 
     def __init__(self, function: Callable[[str, ImageSource], float]):
         self.function = function
@@ -31,6 +34,7 @@ class ImageScorer:
     def score_rows(
         self, prompts: Sequence[str], images: Sequence[ImageSource], *, batch_size: int | None = None
     ) -> Iterator[ScoredRow]:
+        """Yield one row per pair of prompt and image."""
         for prompt, image in zip(prompts, images):
             try:
                 yield ScoredRow(prompt, image_name(image), float(self.function(prompt, image)))
@@ -39,14 +43,15 @@ class ImageScorer:
 
 
 def oracle_utility(prompt: str, image: ImageSource) -> float:
-    """The truth in [0, 1], read off the pixels; knows prompts of ShapesBench only."""
+    """Return the oracle's utility in [0, 1]. Needs a prompt of ShapesBench."""
     return oracle(open_image(image).convert("RGB"), prompt).utility
 
 
 def color_histogram(prompt: str, image: ImageSource) -> float:
-    """Share of the image's colored pixels that have a color the prompt names, in [0, 1].
+    """Return the share of colored pixels whose color the prompt names, in [0, 1].
 
-    Pixels are counted by the nearest of the world's 8 colors, grounds (light, little color) left out.
+    Each pixel counts as the nearest of ShapesBench's 8 colors. Background pixels (light, little color) are
+    left out.
     """
     pixels = np.asarray(open_image(image).convert("RGB"), np.float32).reshape(-1, 3)
     colored = pixels[pixels.max(1) - pixels.min(1) > 64]
@@ -60,7 +65,7 @@ def color_histogram(prompt: str, image: ImageSource) -> float:
 
 
 def random_score(prompt: str, image: ImageSource) -> float:
-    """A number in [0, 1] that depends on nothing but the bytes of prompt and image."""
+    """Return a pseudorandom number in [0, 1), seeded by the prompt and the pixels."""
     pixels = open_image(image).convert("RGB").tobytes()
     return random.Random(hashlib.sha256(prompt.encode() + pixels).digest()).random()
 
@@ -73,10 +78,16 @@ BASELINES: dict[str, Callable[[str, ImageSource], float]] = {
 
 
 def load_scorer(name: str, device: str | None = None, precision: str = "exact", offline: bool = False):
-    """A scorer by name: a baseline, "tiny-cosine", or whatever ``load_score`` or ``load`` takes.
+    """Load a scorer by name.
+
+    Args:
+        name: a baseline, "tiny-cosine", or any name, folder or file that ``load_score`` or ``load`` accepts.
+        device: device of the scorer; None: the default device.
+        precision: precision of the scorer.
+        offline: use local files only.
 
     Raises:
-        InputError, HubError, CheckpointError: as those.
+        InputError, HubError, CheckpointError: raised by ``load`` and ``load_score``.
     """
     if name in BASELINES:
         return ImageScorer(BASELINES[name])
@@ -87,7 +98,7 @@ def load_scorer(name: str, device: str | None = None, precision: str = "exact", 
 
 
 class SharedTower:
-    """CLIP and Aesthetic on one tower: each image is encoded once for both."""
+    """CLIP and Aesthetic with a shared image encoder."""
 
     def __init__(self, scorers: dict[str, ScoringModel]):
         self.scorers = scorers
@@ -95,26 +106,26 @@ class SharedTower:
     def score_all(
         self, prompts: Sequence[str], images: Sequence[ImageSource], batch_size: int | None
     ) -> dict[str, list[ScoredRow]]:
-        """A row per image for each scorer."""
+        """Return scorer -> one row per image."""
         first = next(iter(self.scorers.values()))
         features, errors = first.encode_readable_images(images, batch_size=batch_size)
         readable = [i for i in range(len(images)) if i not in errors]
         readable_prompts = [prompts[i] for i in readable]
-        found = {}
+        rows = {}
         for name, scorer in self.scorers.items():
             scores: list[float] = []
             if readable:
                 scores = scorer.score_pairs(readable_prompts, features, batch_size=batch_size).tolist()
             by_index = dict(zip(readable, scores))
-            found[name] = [
+            rows[name] = [
                 ScoredRow(prompt, image_name(image), by_index.get(i), errors.get(i))
                 for i, (prompt, image) in enumerate(zip(prompts, images))
             ]
-        return found
+        return rows
 
 
 class SingleScorer:
-    """A scorer alone, behind the method of `SharedTower`."""
+    """One scorer with the interface of ``SharedTower``."""
 
     def __init__(self, name: str, scorer):
         self.name, self.scorer = name, scorer
@@ -122,7 +133,7 @@ class SingleScorer:
     def score_all(
         self, prompts: Sequence[str], images: Sequence[ImageSource], batch_size: int | None
     ) -> dict[str, list[ScoredRow]]:
-        """A row per image."""
+        """Return scorer -> one row per image."""
         return {self.name: list(self.scorer.score_rows(prompts, images, batch_size=batch_size))}
 
 
@@ -130,7 +141,7 @@ SHARED = ("CLIP", "Aesthetic")
 
 
 def bundles(names: Sequence[str]) -> list[tuple[str, ...]]:
-    """The scorers in the sets that are computed together."""
+    """Group the scorers that share an encoder; all others stay alone."""
     shared = tuple(name for name in names if name in SHARED)
     if len(shared) < 2:
         return [(name,) for name in names]
@@ -140,24 +151,24 @@ def bundles(names: Sequence[str]) -> list[tuple[str, ...]]:
 def load_bundle(
     names: tuple[str, ...], device: str | None = None, precision: str = "exact", offline: bool = False
 ) -> SharedTower | SingleScorer:
-    """The scorers of one of `bundles`, ready."""
+    """Load the scorers of one group of ``bundles``."""
     if len(names) == 1:
         return SingleScorer(names[0], load_scorer(names[0], device, precision, offline))
     clip = load_scorer("CLIP", device, precision, offline)
     spec = SCORES["Aesthetic"]
     assert spec.head is not None
     head = fetch(spec.head, local_files_only=offline)
-    both = {"CLIP": clip, "Aesthetic": with_aesthetic_head(clip, head, spec.head_widths)}
-    return SharedTower({name: both[name] for name in names})
+    scorers = {"CLIP": clip, "Aesthetic": with_aesthetic_head(clip, head, spec.head_widths)}
+    return SharedTower({name: scorers[name] for name in names})
 
 
 def available_scorers() -> list[str]:
-    """Every name that needs no path."""
+    """Return the names of all scorers that load without a path."""
     return [*available_models(), *available_scores(), "tiny-cosine", *BASELINES]
 
 
 def _cosine_scorer(reward) -> BlipScorer:
-    """A reward's BLIP with its two projections, as the BLIP baseline uses them."""
+    """Return the BLIP model of a reward as a cosine scorer."""
     config = BlipConfig(**{f.name: getattr(reward.config, f.name) for f in fields(BlipConfig)})
     scorer = BlipScorer(config, reward.tokenizer).to(reward.device)
     scorer.blip = reward.blip

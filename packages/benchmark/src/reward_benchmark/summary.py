@@ -1,4 +1,4 @@
-"""Rows of scores to the tables of a run."""
+"""Compute the tables of a run from rows of scores."""
 
 from __future__ import annotations
 
@@ -26,10 +26,15 @@ from .suites import Group, Part
 def summarize(
     parts: Sequence[Part], scorers: Sequence[str], rows: Mapping[Key, Score]
 ) -> tuple[PartSummary, ...]:
-    """Return the tables of each part, with published values beside ours.
+    """Return the summary of each part, with published values for comparison.
+
+    Args:
+        parts: the parts of a suite.
+        scorers: names of the scorers.
+        rows: scores by (part, scorer, image).
 
     Raises:
-        ValueError: no image of a part was scored.
+        ValueError: a part has too few scored images.
     """
     return tuple(_part(part, scorers, rows) for part in parts)
 
@@ -50,7 +55,7 @@ def _values(part: Part, scorer: str, rows: Mapping[Key, Score]) -> Values:
 
 
 def _failed(part: Part, rows: Mapping[Key, Score]) -> dict[str, str]:
-    """Image -> why it has no score."""
+    """Return image -> reason why it has no score."""
     errors = {
         image: row.error
         for (name, _, image), row in rows.items()
@@ -67,7 +72,7 @@ def _preference(part: Part, values: Mapping[str, Values], failed: dict[str, str]
     for name, scores in values.items():
         result = PreferenceResult(preference_table(ranks, scores, resamples))
         if part.name == "table3" and name in paper.TABLE3:
-            result = _beside_the_paper(result, paper.TABLE3[name])
+            result = _with_published(result, paper.TABLE3[name])
         results[name] = result
     comparisons = (
         PreferenceComparison.of(a, b, compare_scorers(ranks, values[a], values[b], resamples))
@@ -91,13 +96,13 @@ def _ranks(group: Group) -> tuple[int, ...]:
     return group.ranks
 
 
-def _beside_the_paper(result: PreferenceResult, row: paper.PublishedPreference) -> PreferenceResult:
+def _with_published(result: PreferenceResult, row: paper.PublishedPreference) -> PreferenceResult:
     table, tolerance = result.table, paper.TABLE3_TOLERANCE
     pooled, per_prompt = table.pooled_accuracy.value, table.per_prompt_accuracy.value
     published = PublishedPreference(
         pooled_accuracy=published_value(pooled, row.accuracy, tolerance, "the script's pooled pairs"),
         per_prompt_accuracy=published_value(per_prompt, row.accuracy, tolerance, "as the caption says"),
-        # Another set of prompts: the values stand beside each other, but reproduce nothing.
+        # From other prompts: shown for comparison, without a verdict.
         recall=row.recall,
         filter=row.filter,
     )
@@ -105,8 +110,11 @@ def _beside_the_paper(result: PreferenceResult, row: paper.PublishedPreference) 
 
 
 def _agreement(values: Mapping[str, Values]) -> tuple[Agreement, ...]:
-    """Spearman between two scorers within a group, averaged over groups with at least three scored."""
-    found = []
+    """Return Spearman's correlation between scorers, averaged over groups.
+
+    Groups need at least 3 images with both scores.
+    """
+    agreement = []
     for a, b in combinations(values, 2):
         correlations = []
         for one, two in zip(values[a], values[b]):
@@ -115,5 +123,5 @@ def _agreement(values: Mapping[str, Values]) -> tuple[Agreement, ...]:
                 correlations.append(float(spearman(*np.array(both).T)))
         correlations = [v for v in correlations if np.isfinite(v)]
         if correlations:
-            found.append(Agreement(a, b, float(np.mean(correlations)), len(correlations)))
-    return tuple(found)
+            agreement.append(Agreement(a, b, float(np.mean(correlations)), len(correlations)))
+    return tuple(agreement)

@@ -1,4 +1,4 @@
-"""Images with captions, for the ordinary denoising loss beside the reward's."""
+"""Images with captions, for the ordinary denoising loss."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from reward_core.rankings.stored_images import DatasetImage, ReadImage
 from .config import LossConfig
 from .errors import PromptFileError
 
-MAX_UNREADABLE = 100  # in a row: it is not one broken file then
+MAX_UNREADABLE = 100  # in a row: more than a few broken files
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 
 logger = logging.getLogger(__name__)
 
 
 class ImageEntry(NamedTuple):
-    """An image with a caption, neither of them read yet.
+    """An image with a caption, both unread.
 
     Attributes:
-        name: within its source.
-        size: bytes; 0 where only reading it would tell.
-        open: gives what `decoded_image` decodes.
+        name: name within the source, for messages.
+        size: file size in bytes; 0 if unknown.
+        open: returns the image as ``decoded_image`` takes it.
         caption: reads the caption.
     """
 
@@ -49,36 +49,44 @@ class ImageEntry(NamedTuple):
 
 
 class CaptionedImages:
-    """Images with captions, by number.
+    """Images with captions, by index.
+
+    Args:
+        source: path or id of the source, for messages.
+        entries: images in an order that depends only on the source.
 
     Attributes:
-        source: what it was made of, for messages.
-        images: in an order that depends on the source alone.
-        unreadable: numbers of those that could not be read so far.
+        unreadable: indices of images that could not be read so far.
     """
 
-    def __init__(self, source: str, images: list[ImageEntry]):
-        if not images:
-            raise PromptFileError(f"{source}: holds no images with captions")
-        self.source, self.entries = source, images
+    def __init__(self, source: str, entries: list[ImageEntry]):
+        if not entries:
+            raise PromptFileError(
+                f"Cannot use {source!r} as loss.pretraining_data: it has no images with captions. Give each "
+                "image a .txt file of the same name."
+            )
+        self.source, self.entries = source, entries
         self.unreadable: set[int] = set()
         self.first_clipped = FirstClippedImage()
 
     def __len__(self) -> int:
         return len(self.entries)
 
-    def get(self, number: int, height: int, width: int) -> tuple[Tensor, str]:
-        """(pixels (3, height, width) in [0, 1], caption); scaled to cover, cut at the middle.
+    def get(self, index: int, height: int, width: int) -> tuple[Tensor, str]:
+        """Read an image, resized and center-cropped, and its caption.
 
-        In place of an image that cannot be read comes the next that can: the same in every run, so that
-        one broken file does not end each run at the same step.
+        An unreadable image is replaced by the next readable one, the same in every run: one broken file
+        must not end every run at the same step.
+
+        Returns:
+            (pixels (3, height, width) in [0, 1], caption).
 
         Raises:
-            PromptFileError: many in a row cannot be read.
+            PromptFileError: 100 images in a row, or all of them, cannot be read.
         """
         tries = min(len(self), MAX_UNREADABLE)
         for shift in range(tries):
-            entry = self.entries[(number + shift) % len(self)]
+            entry = self.entries[(index + shift) % len(self)]
             try:
                 with guarded(lambda e: ImageError(entry.name, reason(e))):  # noqa: B023
                     with decoded_image(entry.open(), warn=False) as image:
@@ -87,35 +95,40 @@ class CaptionedImages:
                         fitted = ImageOps.fit(upright.convert("RGB"), (width, height))
                     caption = entry.caption().strip()
             except ImageError as error:
-                self._warn((number + shift) % len(self), error.reason)
+                self._warn((index + shift) % len(self), error.reason)
                 continue
             return torch.from_numpy(np.asarray(fitted).copy()).permute(2, 0, 1).float() / 255, caption
         raise PromptFileError(
-            f"{self.source}: {tries} images in a row cannot be read, the last of them {entry.name}"
+            f"Cannot read the images of {self.source!r}: {tries} in a row failed, the last was "
+            f"{entry.name!r}. See the warnings above for the reasons."
         )
 
-    def _warn(self, number: int, reason: str) -> None:
-        if number not in self.unreadable:
-            self.unreadable.add(number)
+    def _warn(self, index: int, reason: str) -> None:
+        if index not in self.unreadable:
+            self.unreadable.add(index)
             logger.warning(
-                f"{self.source}: {self.entries[number].name} cannot be read ({reason}); the next image is "
-                f"used instead ({len(self.unreadable)} of {len(self)} so far)"
+                f"Cannot read {self.entries[index].name!r} of {self.source!r}: {reason}. Using the next "
+                f"image instead ({len(self.unreadable)} of {len(self)} images unreadable so far)."
             )
 
-    def batch(self, numbers: list[int], height: int, width: int) -> tuple[Tensor, list[str]]:
-        """((B, 3, height, width) in [0, 1], B captions)."""
-        loaded = [self.get(number, height, width) for number in numbers]
+    def batch(self, indices: list[int], height: int, width: int) -> tuple[Tensor, list[str]]:
+        """Read B images and captions.
+
+        Returns:
+            (pixels (B, 3, height, width) in [0, 1], B captions).
+        """
+        loaded = [self.get(index, height, width) for index in indices]
         return torch.stack([pixels for pixels, _ in loaded]), [caption for _, caption in loaded]
 
 
 def open_captioned(config: LossConfig) -> CaptionedImages:
-    """The images that ``pretraining_data`` names.
+    """Open the images of ``loss.pretraining_data``.
 
-    A folder: images with a .txt of the same name beside each. A pattern of .tar files: the same inside
-    (webdataset's form). Anything else: a dataset's id or path for ``datasets.load_dataset``.
+    This is a folder of images, each with a .txt file of the same name, or a pattern of .tar files with the
+    same contents (WebDataset format), or a dataset id or path for ``datasets.load_dataset``.
 
     Raises:
-        PromptFileError: nothing there, no captions, or columns that do not exist.
+        PromptFileError: nothing found, no captions, or a missing column.
     """
     source = config.pretraining_data
     if os.path.isdir(source) and any(Path(source).rglob("*.txt")):
@@ -133,7 +146,7 @@ def _from_folder(folder: Path) -> list[ImageEntry]:
             entries.append(
                 ImageEntry(
                     path.relative_to(folder).as_posix(),
-                    path.stat().st_size if path.exists() else 0,  # a link to nothing
+                    path.stat().st_size if path.exists() else 0,  # 0 for a broken link
                     partial(Path, path),
                     partial(_text_of_file, caption),
                 )
@@ -150,29 +163,29 @@ def _from_tars(pattern: str) -> list[ImageEntry]:
                     raise PromptFileError(
                         f"Cannot read {path!r}: the tar is compressed. Unpack it to a plain tar."
                     )
-                found = {member.name: member for member in members(tar)}
+                files = {member.name: member for member in members(tar)}
         except DamagedTarError as error:
-            raise PromptFileError(f"{path}: no readable tar ({error})") from error
-        for name, member in found.items():
-            caption = found.get(str(PurePosixPath(name).with_suffix(".txt")))
+            raise PromptFileError(f"Cannot read {path!r}: not a readable tar ({error}).") from error
+        for name, member in files.items():
+            caption = files.get(str(PurePosixPath(name).with_suffix(".txt")))
             if PurePosixPath(name).suffix.lower() in SUFFIXES and caption is not None:
-                location = (path, member.offset_data, member.size)
-                words = (path, caption.offset_data, caption.size)
+                image_range = (path, member.offset_data, member.size)
+                caption_range = (path, caption.offset_data, caption.size)
                 entries.append(
                     ImageEntry(
                         f"{os.path.basename(path)}/{name}",
                         member.size,
-                        partial(_image_at, name, *location),
-                        partial(_text_at, *words),
+                        partial(_image_at, name, *image_range),
+                        partial(_text_at, *caption_range),
                     )
                 )
     return entries
 
 
-def _read(path: str, offset: int, size: int, most: Limit) -> bytes:
-    if size > most.value:
+def _read(path: str, offset: int, size: int, limit: Limit) -> bytes:
+    if size > limit.value:
         raise ValueError(
-            f"the file is too large: {size:,} bytes, at most {most.value:,} are read ({most.advice})"
+            f"the file is too large: {size:,} bytes, the limit is {limit.value:,} ({limit.advice})"
         )
     with open(path, "rb") as file:
         file.seek(offset)
@@ -208,26 +221,26 @@ def _from_dataset(config: LossConfig) -> list[ImageEntry]:
             data = datasets.load_from_disk(source)
         else:
             data = datasets.load_dataset(source, split="train")
-    except Exception as error:  # many kinds, from many libraries
-        raise PromptFileError(f"{source}: cannot be had as images with captions: {error}") from error
+    except Exception as error:  # of many types, from many libraries
+        raise PromptFileError(f"Cannot load the dataset {source!r}: {error}") from error
     missing = [name for name in (image, caption) if name not in data.column_names]
     if missing:
         raise PromptFileError(
-            f"{source}: has no column {' or '.join(missing)}; it has {', '.join(data.column_names)} "
-            "(set loss.image_column and loss.caption_column)"
+            f"Cannot use the dataset {source!r}: no column {' or '.join(missing)}. Set loss.image_column and "
+            f"loss.caption_column to columns of it: {', '.join(data.column_names)}."
         )
     captions = data.select_columns([caption])
     images = data.select_columns([image])
     open_cell: Callable[..., ImageSource] = _path_cell
     if isinstance(images.features[image], datasets.Image):
-        # The library would decode without bounds.
+        # datasets would decode without size limits.
         images, open_cell = images.cast_column(image, datasets.Image(decode=False)), DatasetImage
     return [
         ImageEntry(
-            f"row {n}",
+            f"row {row}",
             0,
-            partial(open_cell, images, source, image, n),
-            partial(_text_cell, captions, n, caption),
+            partial(open_cell, images, source, image, row),
+            partial(_text_cell, captions, row, caption),
         )
-        for n in range(len(data))
+        for row in range(len(data))
     ]

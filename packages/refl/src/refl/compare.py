@@ -1,4 +1,4 @@
-"""Two models side by side: the same prompts, the same seeds, several rewards."""
+"""Comparison of two models on the same prompts and seeds, by several rewards."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ from .validation import diversity, grid
 
 logger = logging.getLogger(__name__)
 DRAWS = 10_000  # bootstrap samples over prompts
-COMPARISON = 3  # purpose of noise, beside objective.py's
+COMPARISON = 3  # purpose of the noise; objective.py defines 0 to 2
 
 
 @dataclass(frozen=True)
 class ImageSettings:
-    """How images to compare are made.
+    """How the images of a comparison are generated.
 
     Attributes:
-        height: pixels; 0: what the model was made for.
-        width: pixels; 0: as height.
-        steps: denoising steps.
-        sampler: empty: the family's first.
-        guidance_scale: 1 is none.
-        negative_prompt: for guidance.
+        height: image height in pixels; 0: the model's native size.
+        width: image width in pixels; 0: same as ``height``.
+        steps: denoising steps per image, at least 1.
+        sampler: ddim, ddpm, euler or flow; empty: the default of the model's family.
+        guidance_scale: classifier-free guidance scale; 1 disables guidance.
+        negative_prompt: prompt for the unconditional branch of guidance.
         seeds: images per prompt.
-        batch_size: images made at once.
+        batch_size: images generated at once.
     """
 
     height: int = 0
@@ -57,15 +57,16 @@ class ImageSettings:
 
 @dataclass(frozen=True)
 class RewardComparison:
-    """One reward on both models.
+    """One reward, compared between both models.
 
     Attributes:
-        name: of the reward.
-        before: mean over all images.
-        after: mean over all images.
-        win_rate: share of (prompt, seed) pairs in which the after image has the higher reward, ties half.
-        win_rate_low: lower end of its 95% interval, by bootstrap over prompts.
-        win_rate_high: upper end.
+        name: name of the reward.
+        before: mean reward of the first model over all images.
+        after: mean reward of the second model over all images.
+        win_rate: share of (prompt, seed) pairs in which the second model's image has the higher reward;
+            ties count half.
+        win_rate_low: lower end of the 95% interval of ``win_rate`` (bootstrap over prompts).
+        win_rate_high: upper end of that interval.
     """
 
     name: str
@@ -77,17 +78,25 @@ class RewardComparison:
 
 
 def load_model(model: str | os.PathLike[str], base: str | None, device: torch.device) -> Family:
-    """A pipeline (id, folder, single file) or a folder of LoRA weights upon ``base``.
+    """Load a pipeline, or LoRA weights on top of their base model.
+
+    Args:
+        model: a Hub id, a pipeline folder, a single file, or a folder of LoRA weights.
+        base: base model of LoRA weights; None: the one named in their model card.
+        device: device of the loaded model.
 
     Raises:
-        ModelError: nothing there, or LoRA weights whose base is not known.
+        ModelError: nothing found, LoRA weights of unknown base, or weights that do not fit the base.
     """
     folder = Path(model)
     is_lora = folder.is_dir() and (folder / "pytorch_lora_weights.safetensors").is_file()
     if is_lora:
         base = base or base_of_card(folder)
         if base is None:
-            raise ModelError(f"{model}: LoRA weights; say on which model with --base (its card names none)")
+            raise ModelError(
+                f"Cannot load the LoRA weights in {str(model)!r}: their model card names no base model. Name "
+                "it with --base."
+            )
         family = load_family(base)
     else:
         family = load_family(model)
@@ -95,13 +104,16 @@ def load_model(model: str | os.PathLike[str], base: str | None, device: torch.de
         try:
             family.pipeline.load_lora_weights(os.fspath(model))
         except (ValueError, RuntimeError, OSError) as error:
-            raise ModelError(f"{model}: these LoRA weights do not go with {base}: {error}") from error
+            raise ModelError(
+                f"Cannot load the LoRA weights in {str(model)!r} into {base!r}: {error}. Name the base model "
+                "they were trained on with --base."
+            ) from error
     family.pipeline.to(device)
     return family
 
 
 def base_of_card(folder: Path) -> str | None:
-    """``base_model`` of a model card; None where there is none."""
+    """Return ``base_model`` of the folder's model card, or None."""
     from huggingface_hub import ModelCard
 
     path = folder / "README.md"
@@ -114,12 +126,12 @@ def base_of_card(folder: Path) -> str | None:
 def generate_images(
     family: Family, samples: Sequence[tuple[str, int]], settings: ImageSettings
 ) -> Iterator[Tensor]:
-    """Make images batch by batch.
+    """Generate images batch by batch.
 
     Args:
         family: the model.
-        samples: (prompt, number of its noise); the same number gives every model the same noise.
-        settings: ``seeds`` has no part here.
+        samples: (prompt, noise seed) of each image; equal seeds give every model the same noise.
+        settings: how to generate the images; ``seeds`` is unused.
 
     Yields:
         (B, 3, H, W) uint8 on the CPU, in the order of ``samples``; B is at most ``batch_size``.
@@ -131,8 +143,8 @@ def generate_images(
     plan = RolloutPlan(settings.steps - 1, (), read="latents")
     negative = settings.negative_prompt if settings.guidance_scale != 1 else None
     for start in range(0, len(samples), settings.batch_size):
-        prompts, numbers = zip(*samples[start : start + settings.batch_size])
-        noise = SampleNoise(0, 0, numbers, COMPARISON)
+        prompts, seeds = zip(*samples[start : start + settings.batch_size])
+        noise = SampleNoise(0, 0, seeds, COMPARISON)
         condition = family.encode(prompts, negative)
 
         def denoise(x: Tensor, i: int, condition: Condition = condition) -> Tensor:
@@ -152,22 +164,26 @@ def score_images(
     settings: ImageSettings,
     device: torch.device,
 ) -> dict[str, np.ndarray]:
-    """name -> (prompts, seeds) rewards."""
+    """Score images (P * seeds, 3, H, W) uint8, ordered by prompt, then seed.
+
+    Returns:
+        Reward name -> rewards (P, seeds).
+    """
     repeated = [prompt for prompt in prompts for _ in range(settings.seeds)]
     parts: dict[str, list[Tensor]] = {}
     for start in range(0, len(images), settings.batch_size):
         batch = slice(start, start + settings.batch_size)
         values = rewards.all(images[batch].to(device).float() / 255, repeated[batch])
-        for name, found in values.items():
-            parts.setdefault(name, []).append(found.cpu())
-    return {name: torch.cat(found).view(-1, settings.seeds).numpy() for name, found in parts.items()}
+        for name, batch_rewards in values.items():
+            parts.setdefault(name, []).append(batch_rewards.cpu())
+    return {name: torch.cat(batches).view(-1, settings.seeds).numpy() for name, batches in parts.items()}
 
 
 def compare_rewards(name: str, before: np.ndarray, after: np.ndarray) -> RewardComparison:
-    """Return the means and the win rate of rewards (prompts, seeds), with a bootstrap over prompts.
+    """Compare the rewards (prompts, seeds) of two models.
 
     Raises:
-        RewardError: a reward that is not a finite number; as NaN it would lose every comparison.
+        RewardError: a reward is not finite (NaN would lose every comparison).
     """
     for side, values in (("before", before), ("after", after)):
         if len(bad := np.argwhere(~np.isfinite(values))):
@@ -193,15 +209,26 @@ def compare(
     out: Path,
     advance: Any = lambda count: None,
 ) -> dict[str, Any]:
-    """Make, judge and lay side by side; writes comparison.json, comparison.png and the images' rewards.
+    """Generate and score images of two models.
+
+    Writes comparison.json, comparison.png and pictures.jsonl.
+
+    Args:
+        before: the first model, usually the base.
+        after: the second model, usually fine-tuned.
+        prompts: P prompts.
+        rewards: rewards to compare by.
+        settings: how to generate the images.
+        out: output folder.
+        advance: called with the number of images after each generated batch.
 
     Returns:
-        what comparison.json holds: ``rewards`` (see RewardComparison), ``diversity`` before and after,
-        prompts, seeds and settings.
+        The contents of comparison.json: ``rewards`` (see RewardComparison), ``diversity`` of both models,
+        the number of prompts and the settings.
 
     Raises:
-        RewardError: a reward that is not a finite number.
-        KeyboardInterrupt: after the results of the prompts that are finished were written.
+        RewardError: a reward is not finite.
+        KeyboardInterrupt: after the results of the finished prompts were written.
         reward_core.errors.OutputError: another comparison is using the folder.
     """
     with folder_lock(out, ".compare.lock"):
@@ -223,11 +250,13 @@ def _compare(
         for i, prompt in enumerate(prompts)
         for seed in range(settings.seeds)
     ]
-    made: list[tuple[Tensor, ...]] = []  # (before, after) for each prompt
+    # All images of one prompt, or of as many as one batch takes.
+    group_size = settings.seeds * max(1, settings.batch_size // settings.seeds)
+    made: list[tuple[Tensor, ...]] = []  # (before, after) for each group
     interrupted = None
     try:
-        for first in range(0, len(samples), settings.seeds):
-            group = samples[first : first + settings.seeds]
+        for first in range(0, len(samples), group_size):
+            group = samples[first : first + group_size]
             pair = []
             for family in (before, after):
                 pair.append(torch.cat(list(generate_images(family, group, settings))))
@@ -237,15 +266,18 @@ def _compare(
         if not made:
             raise
         interrupted, total = interrupt, len(prompts)
-        prompts = prompts[: len(made)]
-        logger.warning("interrupted; %d of %d prompts are compared in '%s'", len(made), total, out)
-    images = [torch.cat(of_model) for of_model in zip(*made)]
-    found = [score_images(of_model, prompts, rewards, settings, device) for of_model in images]
-    names = list(found[0])
-    spread = [diversity(of_model.float() / 255, settings.seeds) for of_model in images]
+        prompts = prompts[: len(made) * group_size // settings.seeds]
+        logger.warning("interrupted; %d of %d prompts are compared in '%s'", len(prompts), total, out)
+    images = [torch.cat(pixels) for pixels in zip(*made)]
+    scores = [score_images(pixels, prompts, rewards, settings, device) for pixels in images]
+    names = list(scores[0])
+    diversities = [diversity(pixels.float() / 255, settings.seeds) for pixels in images]
     document = {
-        "rewards": [asdict(compare_rewards(name, found[0][name], found[1][name])) for name in names],
-        "diversity": {side: None if math.isnan(s) else s for side, s in zip(("before", "after"), spread)},
+        "rewards": [asdict(compare_rewards(name, scores[0][name], scores[1][name])) for name in names],
+        "diversity": {
+            side: None if math.isnan(value) else value
+            for side, value in zip(("before", "after"), diversities)
+        },
         "prompts": len(prompts),
         "settings": asdict(settings),
     }
@@ -253,7 +285,7 @@ def _compare(
     rows = [
         {"prompt": prompt, "seed": seed}
         | {
-            f"{side}/{name}": float(found[j][name][i, seed])
+            f"{side}/{name}": float(scores[j][name][i, seed])
             for j, side in enumerate(("before", "after"))
             for name in names
         }
@@ -262,9 +294,10 @@ def _compare(
     ]
     write_text(out / "pictures.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     both = torch.stack(
-        [of_model.view(len(prompts), settings.seeds, *of_model.shape[1:]) for of_model in images], dim=1
+        [pixels.view(len(prompts), settings.seeds, *pixels.shape[1:]) for pixels in images], dim=1
     )
-    grid(both.flatten(0, 2), 2 * settings.seeds, out / "comparison.png")  # a row a prompt: before, then after
+    # One row per prompt: the images before, then those after.
+    grid(both.flatten(0, 2), 2 * settings.seeds, out / "comparison.png")
     if interrupted is not None:
         raise interrupted
     return document

@@ -1,4 +1,4 @@
-"""Every setting of a run, in nested frozen dataclasses; what they mean, and what cannot be."""
+"""All settings of a training run, as nested frozen dataclasses."""
 
 from __future__ import annotations
 
@@ -12,19 +12,22 @@ from .strategies import StrategyConfig
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The diffusion model.
+    """The diffusion model and what of it is trained.
 
     Attributes:
-        id: hub id, folder of a pipeline, or single file.
-        revision: branch, tag or commit on the hub.
-        variant: of the weight files ("fp16").
-        lora_rank: of the adapters; 0 trains all weights of the denoiser.
-        lora_alpha: adapters are scaled by alpha / rank; None: the rank.
-        lora_targets: names of the layers that get adapters; empty: the attentions' projections.
-        gradient_checkpointing: recompute inside the denoiser too (less memory, slower).
-        compile: torch.compile the denoiser.
-        vae_tiling: decode in tiles (large images on small GPUs).
-        channels_last: memory layout of convolutions, faster on GPUs.
+        id: model to fine-tune: a Hub id, a pipeline folder, or a single .safetensors or .ckpt file.
+        revision: branch, tag or commit on the Hub; None: the repository's default branch.
+        variant: variant of the weight files, such as "fp16"; None: the files without a variant.
+        lora_rank: rank of the LoRA adapters, at least 1; 0 trains all weights of the denoiser instead.
+        lora_alpha: LoRA alpha; the adapters' output is scaled by ``lora_alpha / lora_rank``. None: equal
+            to ``lora_rank``, a scale of 1.
+        lora_targets: names of the layers that get adapters; empty: the attention projections of the
+            model's family (to_q, to_k, to_v and to_out.0).
+        gradient_checkpointing: recompute activations block by block inside the denoiser (less memory,
+            slower). Works together with ``rollout.gradient_checkpointing``.
+        compile: run the denoiser through torch.compile (slow first step, faster afterwards).
+        vae_tiling: decode images in tiles (less memory for large images, slower).
+        channels_last: store the denoiser's convolutions as channels-last (faster on GPUs).
     """
 
     id: str = "CompVis/stable-diffusion-v1-4"
@@ -41,17 +44,20 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class RolloutConfig:
-    """How images are made during training and validation.
+    """How images are generated during training and validation.
 
     Attributes:
-        height: pixels; 0: the side that the model was made for.
-        width: pixels; 0: as height.
-        steps: denoising steps.
-        sampler: ddim, ddpm, euler, or flow for models of a flow; empty: the model's first.
-        guidance_scale: classifier-free guidance; 1: none, as in the paper (FLUX: its own input).
-        negative_prompt: for guidance.
-        negative_gradient: whether gradient also passes through the negative prompt's branch.
-        gradient_checkpointing: keep no activations of a gradient step and of the decoder, compute them again.
+        height: image height in pixels; 0: the model's native size.
+        width: image width in pixels; 0: same as ``height``.
+        steps: denoising steps per image, at least 1.
+        sampler: ddim, ddpm or euler for Stable Diffusion 1, 2 and XL, flow for SD3 and FLUX.1; empty: the
+            default of the model's family (SD: ddim, SDXL: euler, SD3 and FLUX.1: flow).
+        guidance_scale: classifier-free guidance scale; 1 disables guidance, as in the paper. FLUX.1-dev
+            takes the scale as an input of the model.
+        negative_prompt: prompt for the unconditional branch of guidance; unused without guidance.
+        negative_gradient: also backpropagate through the branch of the negative prompt.
+        gradient_checkpointing: recompute the activations of gradient steps and of the decoder in the
+            backward pass (much less memory, slower).
     """
 
     height: int = 0
@@ -69,10 +75,13 @@ class RewardConfig:
     """One reward.
 
     Attributes:
-        name: whatever reward_core.load or load_score takes: "ImageReward-v1.0", "CLIP", a folder, ...
-        weight: its share of the loss; 0: only watched, no gradient (held out).
-        phi: relu (``relu(target - r)``, the original's), linear (``-r``) or clipped (``-min(r, target)``).
-        target: for relu and clipped: beyond it, more reward is worth nothing.
+        name: any name, folder or file that reward_core.load or load_score accepts, such as
+            "ImageReward-v1.0" or "CLIP", or the name of a function passed to Trainer.
+        weight: factor of this reward in the loss; 0: held out, logged and validated but not trained on.
+        phi: how a reward r becomes a loss: relu (``max(target - r, 0)``, as in the paper), linear
+            (``-r``) or clipped (``-min(r, target)``).
+        target: reward above which relu and clipped give no gradient; unused by linear. In the reward's
+            own units; most rewards of ImageReward are between -2 and 2.
     """
 
     name: str = "ImageReward-v1.0"
@@ -83,18 +92,21 @@ class RewardConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """What is added up.
+    """The terms of the loss: rewards, distance to the base, denoising loss.
 
     Attributes:
-        reward_scale: lambda, by which the rewards' loss is multiplied; inert under Adam when it is the
-            only loss, decisive beside others.
-        distance: x0 or epsilon: the space in which the tuned model is held near the one it came from.
-        distance_weight: of the mean squared distance over the steps with gradient; 0: none.
-        pretraining_data: folder, .tar pattern or datasets id of images with captions; empty: none.
-        pretraining_weight: of the ordinary denoising loss on them.
-        pretraining_batch_size: images per process and microstep.
-        image_column: of a datasets id.
-        caption_column: of a datasets id.
+        reward_scale: factor of the summed reward losses (lambda in the paper). It sets their weight
+            relative to the other terms; alone it has almost no effect, because Adam normalizes it away.
+        distance: what the distance to the base model compares, x0 (predicted clean latents) or epsilon
+            (predicted noise).
+        distance_weight: factor of the mean squared distance to the base model over the gradient steps;
+            0: no distance term. With all weights trained, it needs a second copy of the denoiser.
+        pretraining_data: images with captions for the ordinary denoising loss: a folder, a pattern of
+            .tar files, or a dataset id for ``datasets``; empty: no such term.
+        pretraining_weight: factor of the ordinary denoising loss; unused without ``pretraining_data``.
+        pretraining_batch_size: captioned images per process and microstep, at least 1.
+        image_column: column of the images, if ``pretraining_data`` is a dataset.
+        caption_column: column of the captions, if ``pretraining_data`` is a dataset.
     """
 
     reward_scale: float = 1e-3
@@ -109,19 +121,22 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW and its schedule.
+    """AdamW, the learning-rate schedule and the moving average of the weights.
 
     Attributes:
-        lr: learning rate.
-        schedule: constant, constant_with_warmup (the same), linear or cosine.
-        warmup_steps: steps until ``lr`` is reached, whatever the schedule.
-        beta1: decay of the gradient's mean.
-        beta2: decay of the gradient's square.
-        epsilon: of Adam.
-        weight_decay: decoupled.
-        max_grad_norm: gradients are scaled down to this norm; 0: never.
-        eight_bit: optimizer state in 8 bits (needs bitsandbytes and a GPU).
-        ema_decay: decay of the weights' moving average, which is then what is validated and saved; 0: none.
+        lr: peak learning rate, at least 0.
+        schedule: learning rate after the warm-up: constant (constant_with_warmup means the same), or
+            linear or cosine decay to 0 at ``run.steps``.
+        warmup_steps: optimizer steps over which the learning rate rises linearly from 0 to ``lr``; every
+            schedule uses it. 0: no warm-up.
+        beta1: decay of AdamW's running mean of the gradient, in [0, 1).
+        beta2: decay of AdamW's running mean of the squared gradient, in [0, 1).
+        epsilon: constant that AdamW adds to its denominator.
+        weight_decay: decoupled weight decay; 0: none.
+        max_grad_norm: global norm to which larger gradients are clipped; 0: no clipping.
+        eight_bit: keep the optimizer state in 8 bits (needs bitsandbytes and a GPU).
+        ema_decay: decay of the exponential moving average (EMA) of the weights, in [0, 1); 0: no average.
+            With an average, its weights are the ones validated and saved.
     """
 
     lr: float = 1e-4
@@ -138,21 +153,23 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class ValidationConfig:
-    """Images of fixed prompts and seeds, before, during and after.
+    """Validation on fixed prompts and seeds, and early stopping.
 
     Attributes:
-        every: steps between validations; 0: only before and after.
-        prompts: how many of the prompts, from the end of the file; those are not trained on when the
-            file has at least four times as many.
-        seeds: images per prompt.
-        batch_size: images made at once; 0: the training batch.
-        steps: denoising steps; 0: as in training.
-        stop_reward: name of the held-out reward that stops the run when it falls; empty: none does.
-        stop_patience: validations in a row below its best that stop the run.
-        stop_diversity: the run stops when images of one prompt differ less than this share of what they
-            differed before training; 0: never.
-        keep_best: what is saved in the end are the weights of the validation at which ``stop_reward`` was
-            best (and diversity no less than ``stop_diversity``), not the last ones.
+        every: optimizer steps between validations; 0: validate only before the first and after the last
+            step.
+        prompts: number of validation prompts, taken from the end of the prompt file; 0: no validation.
+            They are left out of training if the file has at least four times as many prompts.
+        seeds: images per prompt, at least 1.
+        batch_size: images generated at once by each process; 0: same as ``run.batch_size``.
+        steps: denoising steps; 0: same as ``rollout.steps``.
+        stop_reward: name of the reward that stops the run when it falls, usually a held-out one; empty:
+            no reward stops the run.
+        stop_patience: validations in a row below the best ``stop_reward`` before the run stops, at least 1.
+        stop_diversity: stop when images of one prompt differ by less than this share of what they differed
+            before training, such as 0.7; 0: never. Needs at least 2 ``seeds``.
+        keep_best: save the weights of the validation with the best ``stop_reward``, instead of the last
+            weights. Validations below ``stop_diversity`` do not count.
     """
 
     every: int = 50
@@ -168,21 +185,23 @@ class ValidationConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """The run itself.
+    """Length, batch size, precision, output and checkpoints of the run.
 
     Attributes:
-        out: folder of everything the run writes.
-        steps: optimizer steps.
-        batch_size: samples per process and microstep.
-        accumulation: microsteps per optimizer step.
-        seed: of data order, noise and plans.
-        mixed_precision: no, bf16 or fp16.
-        tf32: allow TF32 products on a GPU.
-        checkpoint_every: steps between checkpoints; 0: only at the end.
-        checkpoints: how many are kept.
-        trackers: tensorboard, wandb, ...; names that accelerate knows.
-        cpu: train on the CPU though there is a GPU.
-        push_to_hub: repository to which the result is pushed; empty: none.
+        out: output folder; everything the run writes goes into it.
+        steps: number of optimizer steps.
+        batch_size: images per process and microstep, at least 1.
+        accumulation: microsteps per optimizer step, at least 1. An optimizer step sees
+            ``batch_size * accumulation * processes`` images.
+        seed: seed of data order, noise, adapter weights and random choices of the strategy.
+        mixed_precision: no (float32), bf16 or fp16. Trained weights stay float32.
+        tf32: allow TF32 matrix multiplications and convolutions on a GPU (faster, less precise).
+        checkpoint_every: optimizer steps between checkpoints; 0: only at the end.
+        checkpoints: number of most recent checkpoints to keep, at least 1.
+        trackers: trackers of accelerate to log to, such as tensorboard or wandb; "all" for every installed
+            one; empty: only metrics.jsonl.
+        cpu: train on the CPU even if a GPU is available.
+        push_to_hub: Hub repository to upload the result to, such as "me/my-model"; empty: no upload.
     """
 
     out: str = "runs/refl"
@@ -201,7 +220,21 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A training run. ``load_config`` makes one from a preset, a YAML file and single settings."""
+    """All settings of a training run.
+
+    ``load_config`` builds one from a preset, a YAML file and key=value settings.
+
+    Attributes:
+        model: the diffusion model and what of it is trained.
+        rollout: how images are generated.
+        strategy: which denoising steps carry gradient.
+        rewards: rewards to train on or to hold out; at least one with a weight other than 0.
+        loss: the terms of the loss.
+        optimizer: AdamW, its schedule and the moving average of the weights.
+        validation: fixed prompts, and when to stop.
+        run: length, batch size, precision, output.
+        prompts: prompt file (.json, .jsonl, .csv, .tsv or .txt); empty: passed to Trainer.
+    """
 
     model: ModelConfig = field(default_factory=ModelConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
@@ -214,13 +247,13 @@ class TrainConfig:
     prompts: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain dicts, lists, numbers and strings, as YAML and JSON take them."""
+        """Return the settings as plain dicts and lists for YAML or JSON."""
         return _plain(dataclasses.asdict(self))
 
     def check(self) -> TrainConfig:
-        """Raise ConfigError for values that cannot be; returns itself."""
+        """Return self, or raise ConfigError for an invalid value."""
         self.strategy.check(self.rollout.steps)
-        for path, value, least in (
+        for path, value, minimum in (
             ("rollout.steps", self.rollout.steps, 1),
             ("rollout.height", self.rollout.height, 0),
             ("rollout.width", self.rollout.width, 0),
@@ -243,8 +276,8 @@ class TrainConfig:
             ("loss.distance_weight", self.loss.distance_weight, 0),
             ("loss.pretraining_batch_size", self.loss.pretraining_batch_size, 1),
         ):
-            if not value >= least:
-                raise ConfigError(f"{path}: must be at least {least}, got {value}")
+            if not value >= minimum:
+                raise ConfigError(f"{path}: must be at least {minimum}, got {value}")
         for path, choice, allowed in (
             ("run.mixed_precision", self.run.mixed_precision, ("no", "bf16", "fp16")),
             ("loss.distance", self.loss.distance, ("x0", "epsilon")),
@@ -254,22 +287,26 @@ class TrainConfig:
             if choice not in allowed:
                 raise ConfigError(f"{path}: must be one of {', '.join(allowed)}, got {choice!r}")
         if not 0 <= self.optimizer.ema_decay < 1:
-            raise ConfigError(f"optimizer.ema_decay: must lie in [0, 1), got {self.optimizer.ema_decay}")
+            raise ConfigError(f"optimizer.ema_decay: must be in [0, 1), got {self.optimizer.ema_decay}")
         names = [reward.name for reward in self.rewards]
         if not any(reward.weight for reward in self.rewards):
-            raise ConfigError("rewards: none has a weight, so there is nothing to train for")
+            raise ConfigError("rewards: at least one must have a weight other than 0")
         if len(set(names)) < len(names):
-            raise ConfigError(f"rewards: a name twice in {', '.join(names)}")
+            raise ConfigError(f"rewards: names must be unique, got {', '.join(names)}")
         stop = self.validation.stop_reward
         if stop and stop not in names:
-            raise ConfigError(f"validation.stop_reward: {stop!r} is none of the rewards ({', '.join(names)})")
+            raise ConfigError(f"validation.stop_reward: must be one of {', '.join(names)}, got {stop!r}")
         if self.validation.keep_best and not stop:
-            raise ConfigError("validation.keep_best: by which reward? validation.stop_reward names none")
-        judging = "stop_diversity" if self.validation.stop_diversity else "stop_reward" if stop else ""
-        if judging and not self.validation.prompts:
-            raise ConfigError(f"validation.{judging}: never acts with validation.prompts=0; set at least 1")
+            raise ConfigError(
+                "validation.keep_best: needs a reward to compare by. Set validation.stop_reward."
+            )
+        stop_rule = "stop_diversity" if self.validation.stop_diversity else "stop_reward" if stop else ""
+        if stop_rule and not self.validation.prompts:
+            raise ConfigError(
+                f"validation.{stop_rule}: has no effect without validation.prompts. Set at least 1."
+            )
         if self.validation.stop_diversity and self.validation.seeds < 2:
-            raise ConfigError("validation.stop_diversity: never acts with validation.seeds=1; set at least 2")
+            raise ConfigError("validation.stop_diversity: needs at least 2 validation.seeds, got 1")
         return self
 
 

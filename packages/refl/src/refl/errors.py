@@ -1,4 +1,4 @@
-"""Errors of this package. Each is one of reward_core's, and one of Python's own kinds."""
+"""Errors of this package; each is also a RewardCoreError and a built-in one."""
 
 from __future__ import annotations
 
@@ -6,24 +6,27 @@ from reward_core.errors import RewardCoreError
 
 
 class ReflError(RewardCoreError):
-    """Base of the errors that only this package raises; its runs also raise reward_core's own."""
+    """Base class of this package's errors.
+
+    Training also raises other errors of reward_core.
+    """
 
 
 class ConfigError(ReflError, ValueError):
-    """A field, preset or value that does not exist or does not fit."""
+    """An unknown setting or preset, or an invalid value."""
 
 
 class PromptFileError(ReflError, ValueError):
-    """A prompts file that is missing, empty, damaged or of another form."""
+    """A prompt file or captioned images that cannot be read."""
 
 
 class ModelError(ReflError, ValueError):
-    """A diffusion model that cannot be loaded, or of a family without an implementation."""
+    """A diffusion model that cannot be loaded or belongs to an unsupported family."""
 
 
 class RewardError(ReflError, ValueError):
-    """A reward that cannot be loaded, or that answers with something other than N numbers."""
+    """A reward that cannot be loaded or does not return N numbers."""
 
 
 class DivergedError(ReflError, ArithmeticError):
-    """Too many steps in a row without a finite reward or gradient."""
+    """Ten training steps in a row without a finite reward or gradient."""

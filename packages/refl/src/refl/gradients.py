@@ -1,4 +1,4 @@
-"""Gradients between backward and step: averaged over ranks, clipped, looked at."""
+"""Averaging, clipping and measuring of gradients before an optimizer step."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 def average_gradients(accelerator: Accelerator, parameters: Sequence[nn.Parameter]) -> None:
-    """The mean of all ranks' gradients, in place, in one exchange.
+    """Replace the gradients by their mean over all ranks, in one all-reduce.
 
-    Once a step and by hand rather than through DistributedDataParallel: a rollout calls the denoiser many
-    times before its backward pass, some of its parameters perhaps never, and accumulation needs no exchange.
+    This replaces DistributedDataParallel, which expects one forward pass per backward pass and gradients
+    for all parameters; a rollout calls the denoiser many times and may leave parameters unused.
     """
     if accelerator.num_processes == 1:
         return
@@ -37,14 +37,17 @@ def average_gradients(accelerator: Accelerator, parameters: Sequence[nn.Paramete
 def clip_gradients(
     accelerator: Accelerator, optimizer: Any, parameters: Sequence[nn.Parameter], limit: float
 ) -> float:
-    """Scale the gradients down to a norm; gives the norm they had. 0 is no limit."""
+    """Clip gradients to the global norm ``limit`` (0: none); return their norm."""
     accelerator.unscale_gradients(optimizer)
     norm = torch.nn.utils.clip_grad_norm_(parameters, limit or float("inf"))
     return float(norm)
 
 
 def zero_gradient_share(pixels: Tensor) -> float:
-    """Share of images (N, 3, H, W) to which no gradient came: their reward is saturated."""
+    """Return the share of images (N, 3, H, W) that got no gradient.
+
+    The rewards of these images are saturated.
+    """
     if pixels.grad is None:
         return 1.0
     return float((pixels.grad.flatten(1).abs().amax(1) == 0).float().mean())

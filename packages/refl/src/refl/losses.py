@@ -1,4 +1,4 @@
-"""The terms of the loss, pure functions of tensors."""
+"""The terms of the loss, as pure functions of tensors."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from .noise_schedule import NoiseSchedule, training_target
 
 
 def reward_loss(rewards: Tensor, phi: str, target: float) -> Tensor:
-    """Rewards (N,) -> losses (N,), lower is better.
+    """Map rewards (N,) to losses (N,), lower is better.
 
-    relu: max(target - r, 0), ImageReward's phi, flat beyond the target; linear: -r; clipped:
-    -min(r, target), which differs from relu by a constant alone.
+    Args:
+        rewards: (N,) rewards r.
+        phi: relu (``max(target - r, 0)``, the phi of ImageReward), linear (``-r``) or clipped
+            (``-min(r, target)``, relu minus the constant ``target``).
+        target: reward above which relu and clipped give no gradient.
     """
     if phi == "relu":
         return torch.relu(target - rewards)
@@ -20,29 +23,38 @@ def reward_loss(rewards: Tensor, phi: str, target: float) -> Tensor:
         return -rewards
     if phi == "clipped":
         return -rewards.clamp(max=target)
-    raise ValueError(f"unknown phi {phi!r}")
+    raise ValueError(f"phi must be relu, linear or clipped, got {phi!r}")
 
 
 def distance(
     schedule: NoiseSchedule, step: int, x: Tensor, output: Tensor, reference: Tensor, space: str
 ) -> Tensor:
-    """Mean squared distance () between two denoisers' outputs at one step, read as x0 or as noise."""
-    read = schedule.clean if space == "x0" else schedule.noise
-    return (read(x, output, step) - read(x, reference, step)).pow(2).mean()
+    """Return the mean squared distance between two denoisers' outputs at one step.
+
+    Args:
+        schedule: levels of the steps.
+        step: index of the step.
+        x: (B, C, h, w) latents that both denoisers were given.
+        output: output of the trained denoiser, shaped as ``x``.
+        reference: output of the base model's denoiser, shaped as ``x``.
+        space: compare the predicted clean latents ("x0") or the predicted noise ("epsilon").
+    """
+    convert = schedule.clean if space == "x0" else schedule.noise
+    return (convert(x, output, step) - convert(x, reference, step)).pow(2).mean()
 
 
 def denoising_loss(
     x0: Tensor, noise: Tensor, output: Tensor, alpha: Tensor, sigma: Tensor, kind: str
 ) -> Tensor:
-    """The ordinary training loss (): mean squared error of the denoiser's output.
+    """Return the mean squared error of the denoiser's output (ordinary loss).
 
     Args:
         x0: (B, C, h, w) clean latents.
-        noise: normal noise, as x0.
-        output: the denoiser's answer to alpha * x0 + sigma * noise.
-        alpha: (B,) shares of the clean latents.
-        sigma: (B,) shares of noise.
-        kind: what the denoiser predicts (see noise_schedule).
+        noise: standard normal noise, shaped as ``x0``.
+        output: denoiser output for ``alpha * x0 + sigma * noise``, shaped as ``x0``.
+        alpha: (B,) factors of the clean latents.
+        sigma: (B,) factors of the noise.
+        kind: prediction type of the denoiser (see NoiseSchedule).
     """
     alpha, sigma = (level.view(-1, 1, 1, 1) for level in (alpha, sigma))
     return (output - training_target(x0, noise, alpha, sigma, kind)).pow(2).mean()

@@ -1,20 +1,22 @@
-"""The arithmetic of denoising steps, stateless.
+"""Stateless arithmetic of denoising steps.
 
-Every sampler here is one formula. At step i the latents are
+All samplers share one formula. At step i the latents are
 
     x_i = alpha_i * x0 + sigma_i * noise
 
-and a step reads x0 and the noise from the denoiser's output, then goes to the next level:
+and a step computes x0 and the noise from the denoiser's output, then moves to the next level:
 
     x_{i+1} = alpha_{i+1} * x0 + sqrt(sigma_{i+1}^2 - new_i^2) * noise + new_i * new noise
 
 With new = 0 this is DDIM (Song et al. 2021, eq. 12), Euler's method on the probability-flow ODE
-(Karras et al. 2022) and Euler's method on a rectified flow, whose alpha is 1 - sigma; with the posterior's
-deviation as new it is DDPM (Ho et al. 2020). diffusers' schedulers give the levels and the timesteps, and
-nothing else: they keep a step index between calls, which recomputation in the backward pass would spoil.
+(Karras et al. 2022) and Euler's method on a rectified flow, whose alpha is 1 - sigma. With the posterior's
+standard deviation as new it is DDPM (Ho et al. 2020).
 
-Diffusers' Euler keeps its latents at x0 + s * noise; here they are divided by sqrt(s^2 + 1), which is what
-its denoiser sees.
+diffusers' schedulers provide only the levels and the timesteps. Their step methods are not used: they keep
+a step index between calls, which gradient checkpointing would advance twice.
+
+The Euler scheduler of diffusers keeps its latents at x0 + s * noise. This module divides them by
+sqrt(s^2 + 1), which gives the denoiser's input.
 """
 
 from __future__ import annotations
@@ -36,15 +38,15 @@ SAMPLERS = ("ddim", "ddpm", "euler", "flow")
 
 @dataclass(frozen=True)
 class NoiseSchedule:
-    """Levels of one sampling run of N steps.
+    """Noise levels of one sampling run of N steps.
 
     Attributes:
-        timesteps: N values the denoiser is told, first to last.
-        alphas: N + 1 shares of the clean latents; the last one is the result's.
-        sigmas: N + 1 shares of noise.
-        new_noise_scales: N shares of new noise that a step adds (0 for deterministic samplers).
-        prediction: what the denoiser gives: epsilon, v_prediction, sample or flow (noise - x0).
-        initial_scale: by how much standard normal noise is multiplied to give the first latents.
+        timesteps: N timesteps for the denoiser, first to last.
+        alphas: N + 1 factors of the clean latents; the last one belongs to the result.
+        sigmas: N + 1 factors of the noise.
+        new_noise_scales: N factors of the new noise that a step adds (0 for deterministic samplers).
+        prediction: what the denoiser predicts: epsilon, v_prediction, sample or flow (noise - x0).
+        initial_scale: factor from standard normal noise to the first latents.
     """
 
     timesteps: tuple[float, ...]
@@ -58,11 +60,11 @@ class NoiseSchedule:
         return len(self.timesteps)
 
     def clean(self, x: Tensor, output: Tensor, i: int) -> Tensor:
-        """The clean latents x0 that the denoiser's output at step i stands for; shapes as x."""
+        """Return the clean latents that ``output`` at step i predicts, shaped as x."""
         return clean(x, output, self.alphas[i], self.sigmas[i], self.prediction)
 
     def noise(self, x: Tensor, output: Tensor, i: int) -> Tensor:
-        """The noise that the denoiser's output at step i stands for; shapes as x."""
+        """Return the noise that ``output`` at step i predicts, shaped as ``x``."""
         alpha, sigma = self.alphas[i], self.sigmas[i]
         if self.prediction == "epsilon":
             return output
@@ -73,13 +75,13 @@ class NoiseSchedule:
         return (x - alpha * output) / sigma
 
     def step(self, x: Tensor, output: Tensor, i: int, new_noise: Tensor | None = None) -> Tensor:
-        """Latents of step i + 1 from those of step i.
+        """Compute the latents of step i + 1.
 
         Args:
             x: (B, ...) latents of step i.
-            output: the denoiser's answer to them.
-            i: 0 to N - 1.
-            new_noise: standard normal, as x; needed where ``new_noise_scales[i]`` is not 0.
+            output: denoiser output for ``x``, shaped as ``x``.
+            i: index of the step, 0 to N - 1.
+            new_noise: standard normal noise, shaped as ``x``; required if ``new_noise_scales[i]`` is not 0.
         """
         x0, noise = self.clean(x, output, i), self.noise(x, output, i)
         new_noise_scale = self.new_noise_scales[i]
@@ -87,17 +89,17 @@ class NoiseSchedule:
         x = self.alphas[i + 1] * x0 + noise_scale * noise
         if new_noise_scale:
             if new_noise is None:
-                raise ValueError(f"step {i} of a random sampler needs new noise")
+                raise ValueError(f"Cannot take step {i} of a stochastic sampler: new_noise is missing.")
             x = x + new_noise_scale * new_noise
         return x
 
     def renoise(self, x0: Tensor, noise: Tensor, i: int) -> Tensor:
-        """Clean latents brought to the noise level of step i."""
+        """Add ``noise`` to clean latents ``x0``, up to the level of step i."""
         return self.alphas[i] * x0 + self.sigmas[i] * noise
 
 
 def training_target(x0: Tensor, noise: Tensor, alpha: Any, sigma: Any, prediction: str) -> Tensor:
-    """What the denoiser should answer to alpha * x0 + sigma * noise; shapes as x0."""
+    """Return the ideal output for ``alpha * x0 + sigma * noise``, shaped as x0."""
     if prediction == "epsilon":
         return noise
     if prediction == "v_prediction":
@@ -108,13 +110,14 @@ def training_target(x0: Tensor, noise: Tensor, alpha: Any, sigma: Any, predictio
 
 
 def check_process(scheduler: Any) -> None:
-    """Whether the formulas here are those of the noise that a model was trained on.
+    """Check that this module's formulas apply to the noise process of a model.
 
-    diffusers makes any scheduler of any other's configuration, with its own defaults for what is missing:
-    a model of another process would be sampled, and trained, in silence at levels that it never saw.
+    diffusers builds any scheduler from the configuration of any other and fills in defaults. Without this
+    check, a model of another noise process would be trained at levels that it has never seen.
 
     Raises:
-        ModelError: neither betas nor a flow, such as the EDM of Playground v2.5; or an unknown prediction.
+        ModelError: a process with neither betas nor a flow (EDM, as in Playground v2.5), or an unknown
+            prediction type.
     """
     from diffusers import FlowMatchEulerDiscreteScheduler
 
@@ -125,25 +128,25 @@ def check_process(scheduler: Any) -> None:
     prediction = config.get("prediction_type", "epsilon")
     if not has_betas or prediction not in PREDICTIONS[:3] or config.get("use_flow_sigmas"):
         raise ModelError(
-            f"the model's scheduler is {kind} with prediction {prediction!r}"
-            f"{'' if has_betas else ' and without betas'}: another noise process than those that can be "
-            f"trained, which have betas and predict {', '.join(PREDICTIONS[:3])}, or are the flow of "
-            "FlowMatchEulerDiscreteScheduler"
+            f"Cannot train a model with scheduler {kind}, prediction type {prediction!r}"
+            f"{'' if has_betas else ' and no betas'}: its noise process is not supported. Use a model with "
+            f"betas and prediction type {', '.join(PREDICTIONS[:3])}, or with "
+            "FlowMatchEulerDiscreteScheduler."
         )
 
 
 def make_schedule(scheduler: Any, steps: int, sampler: str, **timestep_options: Any) -> NoiseSchedule:
-    """The levels that a diffusers scheduler's configuration means for a sampler.
+    """Compute the levels of a sampler from the config of a diffusers scheduler.
 
     Args:
-        scheduler: any scheduler of a pipeline; its config says betas, spacing and prediction.
+        scheduler: scheduler of the pipeline; only its config is used (betas, spacing, prediction type).
         steps: number of denoising steps, at least 1.
-        sampler: ddim, ddpm, euler (denoisers of noise) or flow (denoisers of a flow).
-        timestep_options: passed on to ``set_timesteps`` (``mu`` for resolution-dependent shifting).
+        sampler: ddim, ddpm or euler for models with betas, flow for rectified-flow models.
+        timestep_options: passed to ``set_timesteps`` (``mu`` for resolution-dependent shifting).
 
     Raises:
-        ConfigError: a sampler that does not go with the model, or is unknown; more steps than it has.
-        ModelError: another noise process.
+        ConfigError: an unknown sampler, one that does not fit the model, or too many steps.
+        ModelError: an unsupported noise process.
     """
     from diffusers import (
         DDIMScheduler,
@@ -159,23 +162,26 @@ def make_schedule(scheduler: Any, steps: int, sampler: str, **timestep_options: 
         "flow": FlowMatchEulerDiscreteScheduler,
     }
     if sampler not in kinds:
-        raise ConfigError(f"rollout.sampler: unknown {sampler!r}; one of {', '.join(SAMPLERS)}")
+        raise ConfigError(f"rollout.sampler: must be one of {', '.join(SAMPLERS)}, got {sampler!r}")
     check_process(scheduler)
     is_flow = isinstance(scheduler, FlowMatchEulerDiscreteScheduler)
     if is_flow != (sampler == "flow"):
         expected = "flow" if is_flow else "ddim, ddpm or euler"
-        raise ConfigError(f"rollout.sampler: {sampler!r} does not go with this model, which needs {expected}")
+        raise ConfigError(f"rollout.sampler: must be {expected} for this model, got {sampler!r}")
     source = kinds[sampler].from_config(scheduler.config)
     trained = source.config.num_train_timesteps
     if sampler in ("ddim", "ddpm") and steps > trained:
         raise ConfigError(
-            f"rollout.steps: {steps} steps, but with {sampler} this model has {trained} at most "
-            "(validation.steps too)"
+            f"rollout.steps and validation.steps: must be at most {trained} for this model with {sampler}, "
+            f"got {steps}"
         )
     source.set_timesteps(steps, **timestep_options)
     timesteps = tuple(float(t) for t in source.timesteps)
     if len(timesteps) != steps:
-        raise ConfigError(f"rollout.steps: {steps} steps became {len(timesteps)} in this model's scheduler")
+        raise ConfigError(
+            f"rollout.steps: must be a number that the model's scheduler supports, got {steps} (it would "
+            f"take {len(timesteps)})"
+        )
     if sampler == "flow":
         sigmas = tuple(float(s) for s in source.sigmas)
         return NoiseSchedule(timesteps, tuple(1 - s for s in sigmas), sigmas, (0.0,) * steps, "flow")
@@ -203,7 +209,7 @@ def make_schedule(scheduler: Any, steps: int, sampler: str, **timestep_options: 
 
 
 def training_levels(scheduler: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """(timesteps, alphas, sigmas) over all the levels that a model was trained on, (T,) float32 each."""
+    """Return a model's training timesteps, alphas and sigmas, (T,) float32 each."""
     check_process(scheduler)
     if hasattr(scheduler, "alphas_cumprod"):
         alphas_cumprod = scheduler.alphas_cumprod.double()

@@ -1,4 +1,4 @@
-"""The loss of one microstep: images made with gradient, judged, held near where they came from."""
+"""The loss of one microstep: rewards of images, and regularizing terms."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from .trainable import Trainable
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-# Purposes of noise, so that the same place draws differently for each.
+# Purposes of noise: the same index draws different noise for each.
 TRAINING, PRETRAINING, VALIDATION = 0, 1, 2
 
 
 @dataclass
 class MicroStep:
-    """The loss of a micro-batch with its graph, and what else is logged.
+    """The loss of a micro-batch with its graph, and the values to log.
 
     Attributes:
-        loss: () the sum of all terms.
-        loss_terms: name -> () each term, detached: reward, distance, pretraining.
-        rewards: name -> (N,) detached.
-        pixels: (N, 3, H, W); keeps its gradient, which says which samples still move.
+        loss: scalar, the sum of all terms.
+        loss_terms: name -> detached scalar of each term: reward, distance, pretraining.
+        rewards: name -> detached rewards (N,).
+        pixels: images (N, 3, H, W); their gradient is retained to find saturated rewards.
     """
 
     loss: Tensor
@@ -46,11 +46,11 @@ class MicroStep:
 
 
 class Objective:
-    """Makes images with a family's denoiser and turns them into a loss. Changes nothing.
+    """Generates images and computes their loss. Updates no weights.
 
     Attributes:
-        height: of the images, pixels.
-        width: of the images, pixels.
+        height: image height in pixels.
+        width: image width in pixels.
     """
 
     def __init__(
@@ -76,14 +76,14 @@ class Objective:
         plan: RolloutPlan,
         pretraining: Sequence[int],
     ) -> MicroStep:
-        """The loss of one microstep.
+        """Compute the loss of one microstep.
 
         Args:
-            step: number of the optimizer step; with ``indices`` it decides the noise.
-            indices: B places in the endless sequence of samples.
+            step: number of the optimizer step; noise depends on it and on ``indices``.
+            indices: B indices into the endless sequence of samples.
             prompts: B prompts.
-            plan: of the rollout, the same on every rank.
-            pretraining: places in the endless sequence of captioned images, where there are any.
+            plan: plan of the rollout, the same on every rank.
+            pretraining: indices into the endless sequence of captioned images; unused without them.
         """
         config = self.config
         noise = SampleNoise(config.run.seed, step, indices, TRAINING)
@@ -98,17 +98,26 @@ class Objective:
         loss = config.loss.reward_scale * losses.mean()
         terms = {"reward": loss.detach()}
         if config.loss.distance_weight:
-            far = config.loss.distance_weight * self._distance(result, denoise)
-            loss, terms["distance"] = loss + far, far.detach()
+            distance_loss = config.loss.distance_weight * self._distance(result, denoise)
+            loss, terms["distance"] = loss + distance_loss, distance_loss.detach()
         if self.captioned is not None:
-            ordinary = self._pretraining_loss(self.captioned, step, pretraining)
-            ordinary = config.loss.pretraining_weight * ordinary
-            loss, terms["pretraining"] = loss + ordinary, ordinary.detach()
+            pretraining_loss = self._pretraining_loss(self.captioned, step, pretraining)
+            pretraining_loss = config.loss.pretraining_weight * pretraining_loss
+            loss, terms["pretraining"] = loss + pretraining_loss, pretraining_loss.detach()
         return MicroStep(loss, terms, rewards, pixels)
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[str], seeds: Sequence[int], steps: int = 0) -> Tensor:
-        """Images as in training: B prompts, B seeds -> (B, 3, H, W) in [0, 1]. 0 steps: as in training."""
+        """Generate images without gradient, with the sampler and guidance of training.
+
+        Args:
+            prompts: B prompts.
+            seeds: B seeds of the noise.
+            steps: denoising steps; 0: as many as in training.
+
+        Returns:
+            Images (B, 3, H, W) in [0, 1].
+        """
         schedule = self._schedule(steps) if steps else self.schedule
         plan = RolloutPlan(len(schedule) - 1, (), read="latents")
         with self.accelerator.autocast():
@@ -134,7 +143,7 @@ class Objective:
         return rollout(denoise, schedule, plan, draw(), draw, config.gradient_checkpointing), denoise
 
     def _distance(self, result: Rollout, denoise: Callable[[Tensor, int], Tensor]) -> Tensor:
-        """Mean over the steps with gradient of the distance to the denoiser that training started from."""
+        """Return the mean distance to the base model's denoiser over the gradient steps."""
         distances = []
         for i, x, output in result.gradient_steps:
             with torch.no_grad(), self.trainable.reference(), self.accelerator.autocast():
@@ -160,14 +169,16 @@ class Objective:
 
 
 def image_size(config: TrainConfig, family: Family) -> tuple[int, int]:
-    """(height, width) in pixels: the settings', or what the model was made for.
+    """Return (height, width) in pixels from the settings, or the model's native size.
 
     Raises:
-        ConfigError: sides that its latents cannot have.
+        ConfigError: a side is not a multiple of the model's ``size_multiple``.
     """
     height = config.rollout.height or family.default_size
     width = config.rollout.width or height
     multiple = family.size_multiple
     if height % multiple or width % multiple:
-        raise ConfigError(f"rollout: {height} x {width} pixels, but sides must be multiples of {multiple}")
+        raise ConfigError(
+            f"rollout.height and rollout.width: must be multiples of {multiple}, got {height} x {width}"
+        )
     return height, width

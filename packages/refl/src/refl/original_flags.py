@@ -1,7 +1,7 @@
-"""The original's command line (scripts/train_refl.sh and its parser), understood.
+"""The flags of the original's training script, mapped to our settings.
 
-Flags with a meaning are mapped to settings; those that never had one, or that accelerate or the presets
-decide, are accepted and named.
+Flags without an effect in the original, and flags that another mechanism has replaced, are accepted with
+a warning.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
-# flag -> setting; the value is what was given.
+# flag -> setting that takes its value.
 MAPPED_FLAGS = {
     "--pretrained_model_name_or_path": "model.id",
     "--revision": "model.revision",
@@ -54,7 +54,7 @@ SWITCH_FLAGS = {
     "--use_ema": ("optimizer.ema_decay", "0.9999"),
     "--allow_tf32": ("run.tf32", "true"),
 }
-# Read by the original's parser, and by nothing after it, or without effect on its loss.
+# flag -> number of values. The original parses these flags, but its loss does not depend on them.
 IGNORED_FLAGS = {
     "--input_pertubation": 1,
     "--dataset_config_name": 1,
@@ -67,50 +67,54 @@ IGNORED_FLAGS = {
     "--noise_offset": 1,
     "--proportion_empty_prompts": 1,
 }
-# Done elsewhere today.
+# flag -> (number of values, what to use instead).
 REPLACED_FLAGS = {
-    "--local_rank": (1, "torchrun and accelerate tell it by environment"),
-    "--dataloader_num_workers": (1, "prompts need no workers"),
-    "--validation_epochs": (1, "set validation.every, in steps"),
-    "--num_train_epochs": (1, "runs are counted in steps: give --max_train_steps"),
+    "--local_rank": (1, "torchrun and accelerate set it through the environment"),
+    "--dataloader_num_workers": (1, "prompts are read without workers"),
+    "--validation_epochs": (1, "set validation.every to a number of steps"),
+    "--num_train_epochs": (1, "set the number of steps with --max_train_steps"),
     "--cache_dir": (1, "set HF_HOME"),
-    "--logging_dir": (1, "logs lie in the output folder"),
-    "--scale_lr": (0, "give the learning rate that you mean"),
+    "--logging_dir": (1, "logs are written to the output folder"),
+    "--scale_lr": (0, "set the final value with --learning_rate"),
     "--push_to_hub": (0, "name the repository with --hub_model_id"),
     "--hub_token": (1, "log in with `hf auth login`"),
     "--resume_from_checkpoint": (1, "a run resumes by itself when started again with the same folder"),
-    "--enable_xformers_memory_efficient_attention": (0, "torch's own attention is used"),
-    "--tracker_project_name": (1, "trackers use the output folder's name"),
-    "--use_peft": (0, "set --rank"),
+    "--enable_xformers_memory_efficient_attention": (0, "attention uses torch's own kernels"),
+    "--tracker_project_name": (1, "trackers use the name of the output folder"),
+    "--use_peft": (0, "set the LoRA rank with --rank"),
 }
 
 
 def parse_args(argv: Sequence[str] | None = None) -> TrainConfig:
-    """Settings from the command line, in the original's flags, ours, or both.
+    """Parse the original's command-line flags into settings.
 
-    Without flags it is the preset sd14-paper: what the original's script asks for. ``--preset``,
-    ``--config FILE`` and ``--set key=value`` do what they do for ``refl train``.
+    ``--preset``, ``--config FILE`` and ``--set key=value`` of ``refl train`` work too and may be mixed with
+    the original's flags. Without flags, the settings are those of the preset sd14-paper, which follows the
+    original's script.
+
+    Args:
+        argv: the arguments; None: ``sys.argv[1:]``.
 
     Raises:
-        SystemExit: an unknown flag (code 2, named on stderr).
+        SystemExit: an unknown flag or an invalid value (exit code 2, message on stderr).
     """
     parser = CommandParser(allow_abbrev=False, description="Fine-tune a diffusion model against a reward.")
     parser.add_argument("--preset", default="sd14-paper")
     parser.add_argument("--config", metavar="FILE")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings")
-    known = parser.add_argument_group("the original's flags")
+    original = parser.add_argument_group("the original's flags")
     for flag, setting in MAPPED_FLAGS.items():
-        known.add_argument(flag, help=f"= --set {setting}=...")
-    known.add_argument("--resolution", help="= --set rollout.height=... rollout.width=...")
+        original.add_argument(flag, help=f"= --set {setting}=...")
+    original.add_argument("--resolution", help="= --set rollout.height=... rollout.width=...")
     for flag, (setting, value) in SWITCH_FLAGS.items():
-        known.add_argument(flag, action="store_true", help=f"= --set {setting}={value}")
+        original.add_argument(flag, action="store_true", help=f"= --set {setting}={value}")
     for flag, count in IGNORED_FLAGS.items():
         options: dict[str, Any] = {"nargs": "*" if count == "*" else None}
         options = {"action": "store_true"} if count == 0 else options
-        known.add_argument(flag, help="never had an effect", **options)
+        original.add_argument(flag, help="ignored; no effect in the original", **options)
     for flag, (count, advice) in REPLACED_FLAGS.items():
         options = {"action": "store_true"} if count == 0 else {}
-        known.add_argument(flag, help=advice, **options)
+        original.add_argument(flag, help=advice, **options)
     args = vars(parser.parse_args(argv))
     default_logging("refl")
 
@@ -126,10 +130,10 @@ def parse_args(argv: Sequence[str] | None = None) -> TrainConfig:
     settings += [f"{setting}={value}" for flag, (setting, value) in SWITCH_FLAGS.items() if given(flag)]
     for flag in IGNORED_FLAGS:
         if given(flag):
-            logger.warning(f"{flag} never had an effect in the original; it is ignored")
+            logger.warning(f"{flag} is ignored: it has no effect in the original")
     for flag, (_, advice) in REPLACED_FLAGS.items():
         if given(flag):
-            logger.warning(f"{flag} is not used: {advice}")
+            logger.warning(f"{flag} is ignored: {advice}")
     try:
         return load_config(args["config"], args["preset"], [*settings, *args["settings"]])
     except ConfigError as error:

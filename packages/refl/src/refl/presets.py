@@ -1,4 +1,4 @@
-"""Named starting points. Only sd14-paper is a recipe that somebody published."""
+"""Presets: named starting points. Only sd14-paper is a published recipe."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ _LORA: dict[str, Any] = {
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # ImageReward's ReFL: 8 processes x 2 x 4 = 64 prompts a step, index 30-39 of 40, no guidance.
+    # ReFL of the ImageReward paper: 8 processes x 2 x 4 = 64 prompts per step, gradient at one of steps
+    # 30-39 of 40, no guidance.
     "sd14-paper": {
         "model": {"id": "CompVis/stable-diffusion-v1-4", "lora_rank": 0},
         "rollout": {"height": 512, "width": 512, "steps": 40, "sampler": "ddpm", "guidance_scale": 1.0},

@@ -1,4 +1,4 @@
-"""What a run leaves to read: learning curves, the model card."""
+"""Reports of a finished run: learning curves and model card."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ from .config import TrainConfig
 
 
 def draw_curves(rows: list[dict[str, Any]], path: Path) -> None:
-    """Learning curves as a PNG: rewards in training and validation, loss terms, gradient, diversity."""
+    """Draw the learning curves of a run as a PNG.
+
+    Args:
+        rows: the metrics of the run, one dict per line of metrics.jsonl.
+        path: file to write; not written if no metric has a panel.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -22,28 +27,28 @@ def draw_curves(rows: list[dict[str, Any]], path: Path) -> None:
 
     names = sorted({name for row in rows for name in row})
     panels = {
-        "rewards while training": [n for n in names if n.startswith("reward/")],
-        "rewards at validation": [
+        "rewards in training": [n for n in names if n.startswith("reward/")],
+        "rewards in validation": [
             n for n in names if n.startswith("validation/") and n != "validation/diversity"
         ],
         "loss": [n for n in names if n == "loss" or n.startswith("loss/")],
         "gradient norm": ["gradient_norm"],
-        "share without gradient": ["zero_gradient"],
+        "share of images with zero gradient": ["zero_gradient"],
         "diversity": ["validation/diversity"],
     }
-    panels = {title: shown for title, shown in panels.items() if any(n in names for n in shown)}
+    panels = {title: series for title, series in panels.items() if any(n in names for n in series)}
     if not panels:
         return
     figure, axes = pyplot.subplots(len(panels), 1, figsize=(8, 2.6 * len(panels)), squeeze=False)
-    for axis, (title, shown) in zip(axes[:, 0], panels.items()):
-        for name in shown:
+    for axis, (title, series) in zip(axes[:, 0], panels.items()):
+        for name in series:
             points = [(row["step"], row[name]) for row in rows if name in row]
             if points:
                 marker = "o" if name.startswith("validation/") else None
                 axis.plot(*zip(*points), marker=marker, label=chart_label(name.split("/", 1)[-1]))
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("step")
-        if len(shown) > 1 or "rewards" in title:
+        if len(series) > 1 or "rewards" in title:
             axis.legend(fontsize=7)
     figure.tight_layout()
     with atomic_write(path) as temporary:
@@ -59,14 +64,15 @@ def model_card(
     pipeline: str,
     prompts: int,
 ) -> str:
-    """README.md of a trained model: what it is, its rewards before and after, how to use it, all settings.
+    """Return the README.md of a trained model: rewards, usage, all settings.
 
     Args:
-        rows: the run's metrics.
-        saved_step: the step whose weights the model has.
-        is_lora: adapters rather than all weights.
-        pipeline: class of the base model's.
-        prompts: how many the validations have.
+        config: settings of the run.
+        rows: metrics of the run, one dict per line of metrics.jsonl.
+        saved_step: optimizer step of the saved weights.
+        is_lora: whether the model is a LoRA or a full pipeline.
+        pipeline: class name of the base model's pipeline.
+        prompts: number of validation prompts.
     """
     validations = [row for row in rows if any(name.startswith("validation/") for name in row)]
     lines = [
@@ -77,8 +83,8 @@ def model_card(
         "---",
         f"# {markdown_text(Path(config.run.out).name)}",
         "",
-        f"{'A LoRA for' if is_lora else 'Fine-tuned from'} {markdown_text(config.model.id)} by reward "
-        f"feedback learning (strategy {markdown_text(config.strategy.name)}) against "
+        f"{'A LoRA for' if is_lora else 'Fine-tuned from'} {markdown_text(config.model.id)}, trained with "
+        f"reward feedback learning (strategy {markdown_text(config.strategy.name)}) on "
         + ", ".join(f"{markdown_text(r.name)} (weight {r.weight:g})" for r in config.rewards if r.weight)
         + ".",
         "",
@@ -87,7 +93,7 @@ def model_card(
         first = validations[0]
         last = next((row for row in validations if row["step"] == saved_step), validations[-1])
         lines += [
-            f"| mean over {prompts} prompts x {config.validation.seeds} seeds | before "
+            f"| mean over {prompts} prompts x {config.validation.seeds} seeds | before training "
             f"| after {last['step']} steps |",
             "|---|---|---|",
             *(
@@ -96,20 +102,20 @@ def model_card(
                 if name.startswith("validation/") and name in last
             ),
             "",
-            "A reward that was trained for rises also where images do not get better: look at those that "
-            "were not, and at the images.",
+            "A reward that the model was trained on can rise without better images. Check the held-out "
+            "rewards and the images too.",
             "",
         ]
     base = python_string(config.model.id)
-    use = [f"pipe = {pipeline}.from_pretrained({base})", 'pipe.load_lora_weights("THIS FOLDER")']
+    usage = [f"pipe = {pipeline}.from_pretrained({base})", 'pipe.load_lora_weights("THIS FOLDER")']
     if not is_lora:
-        use = [f'pipe = {pipeline}.from_pretrained("THIS FOLDER")']
+        usage = [f'pipe = {pipeline}.from_pretrained("THIS FOLDER")']
     settings = yaml.safe_dump(config.to_dict(), sort_keys=False)
     lines += [
         "```python",
         f"from diffusers import {pipeline}",
         "",
-        *use,
+        *usage,
         "```",
         "",
         markdown_block(settings, "yaml"),

@@ -1,4 +1,4 @@
-"""One rollout: noise to clean latents, with gradient where the plan says so."""
+"""One rollout: noise to clean latents, with gradient at the planned steps."""
 
 from __future__ import annotations
 
@@ -17,10 +17,16 @@ Denoise = Callable[[Tensor, int], Tensor]
 
 
 class SampleNoise:
-    """Standard normal numbers for a batch, each sample from a generator of its own.
+    """Standard normal noise for a batch, with one random generator per sample.
 
-    A sample's numbers depend on (seed, step, place in the global batch) alone, so one process with a batch
-    of four and two with batches of two draw the same. Drawn on the CPU: the same on every device.
+    A sample's noise depends only on (seed, step, index, purpose), so one process with batch size 4 and two
+    processes with batch size 2 draw the same. Noise is drawn on the CPU and is the same for every device.
+
+    Args:
+        seed: seed of the run.
+        step: optimizer step.
+        indices: B indices into the endless sequence of samples.
+        purpose: a number that separates the noise of different uses.
     """
 
     def __init__(self, seed: int, step: int, indices: Sequence[int], purpose: int = 0):
@@ -29,17 +35,17 @@ class SampleNoise:
         ]
 
     def __call__(self, shape: Sequence[int], device: torch.device | str, dtype=torch.float32) -> Tensor:
-        """(B, *shape) numbers; the next ones at each call."""
+        """Draw noise (B, *shape). Each call continues the generators."""
         draws = [torch.randn(tuple(shape), generator=generator) for generator in self.generators]
         return torch.stack(draws).to(device, dtype)
 
     def uniform(self) -> Tensor:
-        """(B,) numbers in [0, 1)."""
+        """Draw B uniform numbers in [0, 1)."""
         return torch.stack([torch.rand((), generator=generator) for generator in self.generators])
 
 
 def _mix_seeds(*numbers: int) -> int:
-    """A 63-bit seed from several numbers (SplitMix64's finaliser over each)."""
+    """Mix several integers into a 63-bit seed (SplitMix64's finalizer over each)."""
     mask = (1 << 64) - 1
     state = 0x9E3779B97F4A7C15
     for number in numbers:
@@ -51,22 +57,21 @@ def _mix_seeds(*numbers: int) -> int:
 
 
 def clear_autocast_cache() -> None:
-    """To call before gradient is wanted after work without.
+    """Clear autocast's weight cache before a pass with gradient.
 
-    Up to torch 2.9, autocast keeps the weights that it cast under no_grad, which have no graph, and gives
-    them to the next pass too: its gradient would never reach the weights (pytorch issue 112583).
+    Up to torch 2.9, autocast caches weights that were cast under no_grad and reuses them in the next pass.
+    They have no graph, so the gradient would never reach the weights (pytorch issue 112583).
     """
     torch.clear_autocast_cache()
 
 
 @dataclass
 class Rollout:
-    """What came of a rollout.
+    """The result of a rollout.
 
     Attributes:
-        latents: (B, ...) clean latents; ((1 + copies) * B, ...), the plain ones first, where the plan asks
-            for copies.
-        gradient_steps: for each step with gradient (index, the latents it was given, detached, its output).
+        latents: clean latents (B, ...); with re-noised copies ((1 + copies) * B, ...), the plain ones first.
+        gradient_steps: (index, input latents without gradient, denoiser output) of each gradient step.
     """
 
     latents: Tensor
@@ -84,13 +89,13 @@ def rollout(
     """Denoise from the first step to ``plan.stop``.
 
     Args:
-        denoise: the guided denoiser.
-        schedule: levels and arithmetic.
-        plan: where gradient goes.
-        latents: (B, ...) standard normal noise.
-        noise: gives new standard normal noise shaped as the latents, for random samplers and copies.
-        gradient_checkpointing: keep only each gradient step's input and compute the denoiser again in the
-        backward pass.
+        denoise: the denoiser, with guidance.
+        schedule: noise levels and step arithmetic.
+        plan: which steps carry gradient, and where to stop.
+        latents: standard normal noise (B, ...).
+        noise: returns new standard normal noise shaped as ``latents``, for stochastic samplers and copies.
+        gradient_checkpointing: store only the input of each gradient step and recompute its activations in
+            the backward pass.
     """
 
     def with_gradient(x: Tensor, i: int) -> Tensor:
@@ -113,7 +118,7 @@ def rollout(
         last = i == plan.stop
         if last and plan.read == "prediction":
             x = schedule.clean(x, output, i)
-        else:  # plain arithmetic: gradient of earlier steps passes, that of this denoiser only if it has one
+        else:  # plain arithmetic: gradient of earlier steps passes through it
             x = schedule.step(x, output, i, noise() if schedule.new_noise_scales[i] else None)
     if not plan.copies:
         return Rollout(x, gradient_steps)

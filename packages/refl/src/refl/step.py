@@ -1,4 +1,4 @@
-"""One step of training: rollouts and losses of a rank's micro-batches, one exchange, clip, update."""
+"""One optimizer step: losses, averaged gradients, clipping, update."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ class RewardStatistics:
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """What a step measured over all ranks.
+    """Metrics of a step over all ranks.
 
     Attributes:
         loss: sum of all terms.
-        loss_terms: each term by name: reward, and distance and pretraining where they are used.
-        rewards: by name, those trained and those held out.
-        zero_gradient: share of images to which no gradient came; their reward is saturated.
-        gradient_norm: before clipping.
+        loss_terms: term name -> value: reward, and distance and pretraining if they are used.
+        rewards: reward name -> statistics, of trained and held-out rewards.
+        zero_gradient: share of images with zero gradient, whose reward is saturated.
+        gradient_norm: global norm of the gradient before clipping.
         lr: learning rate of the next step.
-        images_per_s: images of all ranks in a second.
-        finite: whether loss, rewards and gradient are finite, so that the optimizer took the step.
-        peak_memory_mb: of the GPU so far; None on a CPU.
+        images_per_s: images per second of all ranks together.
+        finite: whether loss, trained rewards and gradient are finite, so that the step was taken.
+        peak_memory_mb: peak GPU memory since the start, in MiB; None on a CPU.
     """
 
     loss: float
@@ -57,7 +57,7 @@ class StepMetrics:
     peak_memory_mb: float | None = None
 
     def row(self) -> dict[str, float]:
-        """Return the line of metrics.jsonl."""
+        """Return the row for metrics.jsonl."""
         row = {f"loss/{name}": value for name, value in self.loss_terms.items()}
         row |= {f"reward/{name}": reward.mean for name, reward in self.rewards.items()}
         row |= {f"reward/{name}/std": reward.std for name, reward in self.rewards.items()}
@@ -71,17 +71,21 @@ class StepMetrics:
         return row if self.peak_memory_mb is None else row | {"peak_memory_mb": self.peak_memory_mb}
 
     def summary(self) -> str:
-        """Return a few words for the progress bar."""
+        """Return the mean rewards as text for the progress bar."""
         return ", ".join(f"{name} {reward.mean:.3f}" for name, reward in self.rewards.items())
 
 
 class TrainingStep:
-    """Calling it takes one optimizer step.
+    """Takes one optimizer step per call.
 
     Args:
-        prompts: those trained on.
-        optimizer: as accelerate prepared it.
-        lr_schedule: moves the learning rate after each step that is taken.
+        config: settings of the run.
+        objective: computes the loss of a micro-batch.
+        prompts: training prompts.
+        trainable: the trained parameters and their average.
+        optimizer: the optimizer, prepared by accelerate.
+        lr_schedule: the learning-rate schedule; advances after each step that is taken.
+        accelerator: backward pass and exchange between ranks.
     """
 
     def __init__(
@@ -97,10 +101,13 @@ class TrainingStep:
         self.config, self.objective, self.prompts, self.trainable = config, objective, prompts, trainable
         self.optimizer, self.lr_schedule, self.accelerator = optimizer, lr_schedule, accelerator
         self.order = DataOrder(len(prompts), config.run.seed)
-        self.trained = [r.name for r in config.rewards if r.weight]  # held-out rewards decide nothing
+        self.trained = [r.name for r in config.rewards if r.weight]  # a held-out NaN skips no step
 
     def __call__(self, number: int) -> StepMetrics:
-        """Take step ``number``, counted from 0. It is skipped if a reward or the gradient is not finite."""
+        """Take step ``number``, counted from 0.
+
+        A step is skipped if a trained reward or the gradient is not finite.
+        """
         config, accelerator, started = self.config, self.accelerator, time.perf_counter()
         run, optimizer = config.run, config.optimizer
         plan = config.strategy.plan(config.rollout.steps, random.Random(f"{run.seed} {number}"))
@@ -109,10 +116,10 @@ class TrainingStep:
             indices = self._indices(number, micro, run.batch_size)
             prompts = [self.prompts[self.order[index]] for index in indices]
             pretraining = self._indices(number, micro, config.loss.pretraining_batch_size)
-            made = self.objective.loss(number, indices, prompts, plan, pretraining)
-            accelerator.backward(made.loss / run.accumulation)
-            means.add(made)
-            del made
+            microstep = self.objective.loss(number, indices, prompts, plan, pretraining)
+            accelerator.backward(microstep.loss / run.accumulation)
+            means.add(microstep)
+            del microstep  # frees its images and graph before the next one
         parameters = self.trainable.parameters
         average_gradients(accelerator, parameters)
         norm = clip_gradients(accelerator, self.optimizer, parameters, optimizer.max_grad_norm)
@@ -138,12 +145,12 @@ class TrainingStep:
             self.optimizer.step()
             self.lr_schedule.step()
             self.trainable.update_ema()
-        elif self.accelerator.scaler is not None:  # scales down if the gradient overflowed, ready again
+        elif self.accelerator.scaler is not None:  # lower the loss scale after an overflow
             self.accelerator.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
 
     def _indices(self, number: int, micro: int, batch_size: int) -> list[int]:
-        """Return this rank's indices into the endless sequence of samples, for one micro-batch."""
+        """Return this rank's sample indices for one micro-batch."""
         ranks, rank = self.accelerator.num_processes, self.accelerator.process_index
         first = ((number * self.config.run.accumulation + micro) * ranks + rank) * batch_size
         return list(range(first, first + batch_size))
@@ -153,7 +160,8 @@ class _Means:
     """Means over micro-batches, then over ranks.
 
     Args:
-        micro_batches: how many are added.
+        accelerator: averages over ranks.
+        micro_batches: number of micro-batches per step.
         trained: names of the rewards that must be finite.
     """
 
@@ -165,14 +173,14 @@ class _Means:
         self.loss = self.zero_gradient = self.nonfinite = math.nan
         self._rest: list[float] = []
 
-    def add(self, made: MicroStep) -> None:
+    def add(self, microstep: MicroStep) -> None:
         """Add a micro-batch after its backward pass."""
-        self.terms, self.names = list(made.loss_terms), list(made.rewards)
-        rewards = made.rewards
-        seen = [made.loss.detach().float(), *(rewards[name].float().mean() for name in self.trained)]
-        nonfinite = (~torch.isfinite(torch.stack(seen))).any()
-        untouched = torch.tensor(zero_gradient_share(made.pixels))
-        values = [made.loss.detach(), untouched, nonfinite, *made.loss_terms.values()]
+        self.terms, self.names = list(microstep.loss_terms), list(microstep.rewards)
+        rewards = microstep.rewards
+        checked = [microstep.loss.detach().float(), *(rewards[name].float().mean() for name in self.trained)]
+        nonfinite = (~torch.isfinite(torch.stack(checked))).any()
+        zero_gradient = torch.tensor(zero_gradient_share(microstep.pixels))
+        values = [microstep.loss.detach(), zero_gradient, nonfinite, *microstep.loss_terms.values()]
         values += [reward.mean() for reward in rewards.values()]
         values += [reward.double().pow(2).mean() for reward in rewards.values()]
         device = self.accelerator.device

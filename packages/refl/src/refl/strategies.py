@@ -1,12 +1,12 @@
-"""Strategies as data: which denoising steps carry gradient, where a rollout stops, how x0 is read.
+"""Strategies as data: gradient steps, where a rollout stops, source of x0.
 
-| strategy   | gradient                     | stops            | x0 from      | source |
+| strategy   | gradient steps                        | stop         | x0 from      | source |
 |---|---|---|---|---|
-| refl       | one late step, at random     | at that step     | prediction   | Xu et al. 2023 |
-| draft      | the last K                   | at the end       | last latents | Clark et al. 2024 |
-| draft-lv   | the last, and n more after noise anew | at the end | last latents | Clark et al. 2024 |
-| alignprop  | all from a random m on       | at the end       | last latents | Prabhudesai et al. 2023 |
-| drtune     | K evenly spaced, input cut off | at random, late | prediction  | Wu et al. 2024 |
+| refl       | one random late step                  | at that step | prediction   | Xu et al. 2023 |
+| draft      | the last k                            | at the end   | last latents | Clark et al. 2024 |
+| draft-lv   | the last, n more after re-noising     | at the end   | last latents | Clark et al. 2024 |
+| alignprop  | all from a random step on             | at the end   | last latents | Prabhudesai et al. 2023 |
+| drtune     | k evenly spaced, input detached       | at random    | prediction   | Wu et al. 2024 |
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from .errors import ConfigError
 
 @dataclass(frozen=True)
 class RolloutPlan:
-    """One rollout.
+    """The plan of one rollout.
 
     Attributes:
         stop: index of the last denoising step that is computed.
-        gradient: indices of the steps whose denoiser carries gradient.
-        detach_input: whether gradient is kept from passing through the denoiser's input.
-        read: "prediction" (x0 as predicted at ``stop``) or "latents" (what ``stop`` steps to).
-        copies: how many times the result is noised anew to the last step's level and denoised with
+        gradient: indices of the steps at which the denoiser carries gradient.
+        detach_input: detach the denoiser's input, so that no gradient passes through it.
+        read: where x0 comes from: "prediction" (x0 predicted at ``stop``) or "latents" (the latents
+            after ``stop``).
+        copies: number of times the result is re-noised to the level of the last step and denoised with
             gradient; 0 for a plain rollout.
     """
 
@@ -37,7 +38,7 @@ class RolloutPlan:
     copies: int = 0
 
     def cost(self) -> tuple[int, int]:
-        """(forward passes without gradient, passes with: each forward, recomputation and backward)."""
+        """Return the denoiser passes without gradient and those with gradient."""
         with_gradient = len(self.gradient) + self.copies
         return self.stop + 1 - len(self.gradient), with_gradient
 
@@ -49,22 +50,24 @@ class RolloutPlan:
         if self.detach_input:
             parts.append("denoiser input detached")
         if self.copies:
-            parts.append(f"{self.copies} copies noised anew")
+            parts.append(f"{self.copies} re-noised copies")
         return ", ".join(parts)
 
 
 @dataclass(frozen=True)
 class StrategyConfig:
-    """Which steps of a rollout train the model.
+    """Which denoising steps of a rollout train the model.
 
     Attributes:
         name: refl, draft, draft-lv, alignprop or drtune.
-        first: refl: the earliest step that may carry the gradient; alignprop: the earliest m; drtune: the
-            earliest stop. Negative numbers count from the end. None: the strategy's own (refl: the last
-            quarter of the steps; alignprop: 0; drtune: the last quarter).
-        last: the latest such step; None: the last of all.
-        k: draft: how many last steps; drtune: how many evenly spaced steps carry gradient.
-        copies: draft-lv: how many times the result is noised anew.
+        first: index of the earliest step that may be drawn at random: the gradient step (refl), the first
+            gradient step (alignprop) or the stop (drtune); unused by the others. Negative values count
+            from the end. None: 0 for alignprop, the start of the last quarter for refl and drtune.
+        last: index of the latest step that may be drawn; negative values count from the end. None: the
+            last step.
+        k: number of gradient steps, from 1 to ``rollout.steps``: the last ones (draft) or evenly spaced
+            ones (drtune); unused by the others.
+        copies: number of re-noised copies for draft-lv, at least 1; unused by the others.
     """
 
     name: str = "refl"
@@ -74,7 +77,7 @@ class StrategyConfig:
     copies: int = 2
 
     def bounds(self, steps: int) -> tuple[int, int]:
-        """(first, last) as indices of a rollout of that many steps."""
+        """Return ``first`` and ``last`` as indices into a rollout of ``steps``."""
         first = self.first
         if first is None:
             first = 0 if self.name == "alignprop" else (3 * steps) // 4
@@ -82,14 +85,15 @@ class StrategyConfig:
         first, last = (n + steps if n < 0 else n for n in (first, last))
         if not 0 <= first <= last < steps:
             raise ConfigError(
-                f"strategy: first {self.first} and last {self.last} must lie within {steps} steps, in order"
+                f"strategy: first and last must satisfy 0 <= first <= last < {steps} (rollout.steps), got "
+                f"{self.first} and {self.last}"
             )
         return first, last
 
     def check(self, steps: int) -> None:
-        """Raise ConfigError where the strategy cannot be carried out in that many steps."""
+        """Raise ConfigError if the settings do not fit a rollout of ``steps`` steps."""
         if self.name not in PLANNERS:
-            raise ConfigError(f"strategy.name: unknown {self.name!r}; one of {', '.join(PLANNERS)}")
+            raise ConfigError(f"strategy.name: must be one of {', '.join(PLANNERS)}, got {self.name!r}")
         if self.name in ("refl", "alignprop", "drtune"):
             self.bounds(steps)
         if self.name in ("draft", "drtune") and not 1 <= self.k <= steps:
@@ -98,7 +102,10 @@ class StrategyConfig:
             raise ConfigError(f"strategy.copies: must be at least 1, got {self.copies}")
 
     def plan(self, steps: int, rng: random.Random) -> RolloutPlan:
-        """Draw one rollout of ``steps`` steps. The same ``rng`` state gives the same plan on every rank."""
+        """Draw the plan of one rollout of ``steps`` steps.
+
+        Equal ``rng`` states give equal plans, so every rank draws the same.
+        """
         self.check(steps)
         return PLANNERS[self.name](self, steps, rng)
 
@@ -124,7 +131,7 @@ def _alignprop(config: StrategyConfig, steps: int, rng: random.Random) -> Rollou
 def _drtune(config: StrategyConfig, steps: int, rng: random.Random) -> RolloutPlan:
     stop = rng.randint(*config.bounds(steps))
     count = min(config.k, stop + 1)
-    # Evenly spaced and ending at the stop: of the step that is read, the gradient is the most direct.
+    # Evenly spaced and ending at the stop, whose gradient reaches the reward most directly.
     gradient = tuple(stop - round(j * (stop + 1) / count) for j in reversed(range(count)))
     return RolloutPlan(stop, gradient, detach_input=True)
 

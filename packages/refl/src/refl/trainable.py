@@ -1,4 +1,4 @@
-"""What a run trains: LoRA adapters or all the denoiser's weights; their average; how they are saved."""
+"""The trained parameters (LoRA or all weights) and their moving average."""
 
 from __future__ import annotations
 
@@ -20,13 +20,20 @@ EMA_NUMBERS = ("decay", "optimization_step")
 
 
 class Trainable:
-    """The trained parameters of a family's denoiser, float32, and their moving average.
+    """The trained parameters of a denoiser in float32, and their average.
+
+    Args:
+        family: model whose denoiser is trained.
+        config: LoRA settings; rank 0 trains all weights.
+        ema_decay: decay of the moving average (EMA), in [0, 1); 0: no average.
+        keep_reference: keep what ``reference`` needs: a copy of the denoiser, if all weights are trained.
 
     Attributes:
-        family: its ``denoiser`` is the module that holds the parameters.
-        is_lora: adapters rather than all weights.
-        names: the parameters' names in the denoiser.
-        parameters: the parameters.
+        family: model whose denoiser is trained.
+        is_lora: whether LoRA adapters or all weights are trained.
+        names: names of the trained parameters in the denoiser.
+        parameters: the trained parameters.
+        ema: diffusers' EMAModel, or None.
     """
 
     def __init__(
@@ -54,7 +61,7 @@ class Trainable:
 
     @contextmanager
     def reference(self) -> Iterator[None]:
-        """Within it the family's denoiser is the one that training started from."""
+        """Switch the family's denoiser to the base model's weights within the context."""
         denoiser = self.family.denoiser
         if self.is_lora:
             denoiser.disable_adapters()
@@ -63,7 +70,7 @@ class Trainable:
             finally:
                 denoiser.enable_adapters()
         elif self._reference is None:
-            raise RuntimeError("no reference was kept")
+            raise RuntimeError("Cannot switch to the base weights: no copy was kept. Set keep_reference.")
         else:
             self.family.denoiser = self._reference
             try:
@@ -73,7 +80,7 @@ class Trainable:
 
     @contextmanager
     def ema_weights(self) -> Iterator[None]:
-        """Within it the parameters are their moving average, where one is kept."""
+        """Switch the parameters to their moving average, if any, in the context."""
         if self.ema is None:
             yield
             return
@@ -85,39 +92,44 @@ class Trainable:
             self.ema.restore(self.parameters)
 
     def update_ema(self) -> None:
+        """Update the moving average, if there is one."""
         if self.ema is not None:
             self.ema.to(self.parameters[0].device)
             self.ema.step(self.parameters)
 
     def tensors(self) -> dict[str, Tensor]:
-        """All tensors that a checkpoint must hold: the parameters, and their average as ``ema.NAME``."""
-        held = {name: p.detach() for name, p in zip(self.names, self.parameters)}
+        """Return the tensors of a checkpoint by name; averages as ``ema.NAME``."""
+        tensors = {name: p.detach() for name, p in zip(self.names, self.parameters)}
         if self.ema is not None:
-            held |= {f"ema.{name}": p for name, p in zip(self.names, self.ema.shadow_params)}
-        return {name: tensor.cpu().contiguous() for name, tensor in held.items()}
+            tensors |= {f"ema.{name}": p for name, p in zip(self.names, self.ema.shadow_params)}
+        return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
 
     @torch.no_grad()
-    def load_tensors(self, held: dict[str, Tensor]) -> None:
-        """Put back what ``tensors`` returned; ValueError for names or shapes of another run."""
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Load what ``tensors`` returned.
+
+        Raises:
+            ValueError: names or shapes differ from those of this run.
+        """
         targets = dict(zip(self.names, self.parameters))
         if self.ema is not None:
             targets |= {f"ema.{name}": p for name, p in zip(self.names, self.ema.shadow_params)}
-        if {k: v.shape for k, v in held.items()} != {k: v.shape for k, v in targets.items()}:
-            raise ValueError("it holds other parameters than this run trains")
+        if {k: v.shape for k, v in tensors.items()} != {k: v.shape for k, v in targets.items()}:
+            raise ValueError("its parameters differ from those that this run trains")
         for name, parameter in targets.items():
-            parameter.copy_(held[name])
+            parameter.copy_(tensors[name])
 
     def numbers(self) -> dict[str, Any] | None:
-        """Return the moving average's own state, for JSON; None where there is no average."""
+        """Return the state of the moving average for JSON, or None without one."""
         return None if self.ema is None else {name: getattr(self.ema, name) for name in EMA_NUMBERS}
 
     def load_numbers(self, numbers: dict[str, Any] | None) -> None:
-        """Put back what ``numbers`` returned."""
+        """Load what ``numbers`` returned."""
         for name, value in (numbers or {}).items():
             setattr(self.ema, name, value)
 
     def save(self, folder: Path) -> None:
-        """Write what plain diffusers loads: a LoRA folder (``pipe.load_lora_weights``) or a pipeline."""
+        """Save a LoRA folder or a pipeline folder for diffusers."""
         with self.ema_weights():
             if not self.is_lora:
                 self.family.pipeline.save_pretrained(folder)
@@ -148,11 +160,11 @@ def _add_adapter(denoiser: Any, config: ModelConfig, targets: tuple[str, ...]) -
     )
     try:
         denoiser.add_adapter(lora, adapter_name=ADAPTER)
-    except ValueError as error:  # no layer has such a name
+    except ValueError as error:  # no layer has this name
         raise ConfigError(f"model.lora_targets: {error}") from error
 
 
 def _metadata(denoiser: Any) -> dict[str, Any]:
-    """The adapter's configuration; its sets in order, so that equal runs write equal files."""
+    """Return the adapter's config with sorted sets, for reproducible files."""
     settings = denoiser.peft_config[ADAPTER].to_dict()
     return {name: sorted(value) if isinstance(value, set) else value for name, value in settings.items()}

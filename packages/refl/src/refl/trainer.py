@@ -1,4 +1,4 @@
-"""The training loop: rollouts and rewards in, a fine-tuned diffusion model out."""
+"""The training loop: fine-tunes a diffusion model against rewards."""
 
 from __future__ import annotations
 
@@ -45,18 +45,18 @@ class Trainer:
     """Fine-tunes a diffusion model against rewards.
 
     Args:
-        model: hub id, pipeline folder or single file; None: ``args.model.id``.
-        prompts: file of prompts (see prompts.read_prompts), or a list of them; None: ``args.prompts``.
-        args: the settings; None: the preset sd14-paper.
-        rewards: callables by name, (pixels (N, 3, H, W) in [0, 1], prompts) -> (N,), for rewards in
-            ``args`` that reward_core does not know.
+        model: Hub id, pipeline folder or single file; None: ``args.model.id``.
+        prompts: prompt file (see prompts.read_prompts) or a list of prompts; None: ``args.prompts``.
+        args: settings of the run; None: the preset sd14-paper.
+        rewards: name -> function (pixels (N, 3, H, W) in [0, 1], N prompts) -> rewards (N,), for rewards in
+            ``args`` that are not models of reward_core.
 
     Attributes:
-        state: of the run: steps done, the best validation, why it stopped.
+        state: state of the run: finished steps, best validation, reason of an early stop.
         metrics: the run's metrics.jsonl.
 
     Raises:
-        ReflError: settings, prompts, model or rewards that cannot work, before any long work.
+        ReflError: invalid settings, prompts, model or rewards; raised before any long computation.
     """
 
     def __init__(
@@ -72,8 +72,8 @@ class Trainer:
             config = override(config, {"model": {"id": os.fspath(model)}})
         self.config = config.check()
         self.out = Path(config.run.out)
-        found = find_prompts(config, prompts)
-        self.prompts, self.validation_prompts = split_prompts(found, config.validation.prompts)
+        all_prompts = find_prompts(config, prompts)
+        self.prompts, self.validation_prompts = split_prompts(all_prompts, config.validation.prompts)
         check_reward_names(config.rewards, rewards or {})
         check_model(config.model.id)
         check_out(config.run.out)
@@ -119,19 +119,19 @@ class Trainer:
         return self.run.state
 
     def train(self, args: TrainConfig | None = None) -> Path:
-        """Train to the end, or resume where a run in the same folder stopped.
+        """Train to the end. Resume if the output folder has a checkpoint of this run.
 
         Args:
-            args: not needed; the original's call ``trainer.train(args=args)`` has it.
+            args: unused; accepted for the original's call ``trainer.train(args=args)``.
 
         Returns:
-            The folder of the result: a LoRA or a pipeline, with its card.
+            The folder of the result: a LoRA or a pipeline, with a model card.
 
         Raises:
             DivergedError: ten steps in a row without a finite reward or gradient; the state is saved.
-            KeyboardInterrupt: after a checkpoint was saved.
+            KeyboardInterrupt: Ctrl-C, after a checkpoint was saved.
             reward_core.errors.OutputError: another run is using the folder, or it is not writable.
-            reward_core.errors.CheckpointError: the folder's checkpoint is damaged, or of another run.
+            reward_core.errors.CheckpointError: the checkpoint is damaged or belongs to other settings.
         """
         config = self.config
         with self.run.exclusive():
@@ -161,8 +161,9 @@ class Trainer:
         if self.state.skipped_in_a_row >= MAX_SKIPPED:
             self._save()
             raise DivergedError(
-                f"{MAX_SKIPPED} steps in a row had no finite reward or gradient. The state is saved in "
-                f"'{self.run.checkpoints.folder}'. Lower optimizer.lr, or check the reward."
+                f"Cannot continue training in '{self.out}': {MAX_SKIPPED} steps in a row had no finite "
+                f"reward or gradient. The state is saved in '{self.run.checkpoints.folder}'. Lower "
+                "optimizer.lr or check the reward."
             )
 
     def _validate(self) -> None:
@@ -170,13 +171,13 @@ class Trainer:
         if not self.validation_prompts:
             return
         batch = config.batch_size or self.config.run.batch_size
-        found = validate(self.objective, self.validation_prompts, config, self.accelerator, batch)
-        self.run.log(found.row())
-        best = record_validation(found, config, state) and config.keep_best
+        validation = validate(self.objective, self.validation_prompts, config, self.accelerator, batch)
+        self.run.log(validation.row())
+        is_best = record_validation(validation, config, state)
         if self.accelerator.is_main_process:
             with write_errors(self.out):
-                grid(found.pixels, config.seeds, self.out / "samples" / f"step-{state.step:06d}.png")
-            if best:
+                grid(validation.pixels, config.seeds, self.out / "samples" / f"step-{state.step:06d}.png")
+            if is_best and config.keep_best:
                 self.best_weights.save(state.step)
         if state.stopped:
             self.run.report(f"stopped early at step {state.step}: {state.stopped}")

@@ -18,20 +18,25 @@ class ReflState(RunState):
     """The state of a fine-tuning run.
 
     Attributes:
-        diversity: of the first validation, before training.
+        diversity: diversity of the first validation, before training; None until then.
     """
 
     diversity: float | None = None
 
 
 class BestWeights:
-    """The weights of the best validations that a run's checkpoints know, in files beside them."""
+    """Files with the weights of the best validation of each checkpoint.
+
+    Args:
+        folder: the checkpoint folder.
+        trainable: the trained parameters.
+    """
 
     def __init__(self, folder: Path, trainable: Trainable):
         self.folder, self.trainable = folder, trainable
 
     def save(self, step: int) -> None:
-        """Save the current weights as those of a step."""
+        """Save the current weights under the number of a step."""
         from safetensors.torch import save_file
 
         with write_errors(self.folder):
@@ -40,7 +45,11 @@ class BestWeights:
                 save_file(self.trainable.tensors(), temporary)
 
     def load(self, step: int) -> None:
-        """Put the weights of a step back in place; CheckpointError if they are gone or damaged."""
+        """Load the weights saved at a step.
+
+        Raises:
+            CheckpointError: the file is missing or damaged.
+        """
         from safetensors.torch import load_file
 
         path = self._path(step)
@@ -53,7 +62,7 @@ class BestWeights:
             ) from error
 
     def remove_before(self, step: int) -> None:
-        """Remove the weights of earlier steps than any checkpoint still needs."""
+        """Remove the weights of steps before ``step``."""
         for path in self.folder.glob("best-*.safetensors"):
             if path.name < self._path(step).name:
                 path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Images of fixed prompts and seeds: their rewards, how much they differ, and grids to look at."""
+"""Validation on fixed prompts and seeds, and early stopping."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 logger = logging.getLogger(__name__)
-THUMBNAIL = 32  # pixels; diversity is about what is where, not about texture
+THUMBNAIL = 32  # pixels; diversity measures composition, not texture
 
 
 @dataclass
 class Validation:
-    """One validation.
+    """The results of one validation.
 
     Attributes:
-        rewards: name -> mean over all images.
-        diversity: mean distance of two images of one prompt; see ``diversity``. NaN with one seed.
-        pixels: (prompts * seeds, 3, H, W) uint8 on the CPU, seed by seed within a prompt.
+        rewards: reward name -> mean over all images.
+        diversity: mean distance between images of the same prompt (see ``diversity``); NaN with one seed.
+        pixels: images (prompts * seeds, 3, H, W) uint8 on the CPU, seed by seed within a prompt.
     """
 
     rewards: dict[str, float]
@@ -44,17 +44,20 @@ class Validation:
     pixels: Tensor
 
     def row(self) -> dict[str, float]:
-        """Return the line of metrics.jsonl."""
+        """Return the row for metrics.jsonl."""
         rewards = {f"validation/{name}": value for name, value in self.rewards.items()}
         return {**rewards, "validation/diversity": self.diversity}
 
 
 def diversity(pixels: Tensor, seeds: int) -> float:
-    """Mean root-mean-square distance, in [0, 1], between thumbnails of images of the same prompt.
+    """Return the mean distance between 32 px thumbnails of images of the same prompt.
 
     Args:
-        pixels: (prompts * seeds, 3, H, W) in [0, 1], seed by seed within a prompt.
+        pixels: images (prompts * seeds, 3, H, W) in [0, 1], seed by seed within a prompt.
         seeds: images per prompt.
+
+    Returns:
+        The root-mean-square pixel distance in [0, 1], averaged over pairs and prompts; NaN with one seed.
     """
     if seeds < 2 or not len(pixels):
         return math.nan
@@ -65,7 +68,7 @@ def diversity(pixels: Tensor, seeds: int) -> float:
 
 
 def grid(pixels: Tensor, columns: int, path: Path) -> None:
-    """Write images (N, 3, H, W) uint8 as one PNG, row by row."""
+    """Write images (N, 3, H, W) uint8 as one PNG grid, row by row."""
     count, _, height, width = pixels.shape
     rows = -(-count // columns)
     sheet = np.full((rows * (height + 2) - 2, columns * (width + 2) - 2, 3), 255, np.uint8)
@@ -84,19 +87,23 @@ def validate(
     accelerator: Accelerator,
     batch: int,
 ) -> Validation:
-    """Make the images of all prompts and seeds, shared among the ranks, and judge them with every reward.
+    """Generate and score the images of all prompts and seeds on all ranks.
 
     Args:
-        batch: images made at once by one rank.
+        objective: generates the images and holds the rewards.
+        prompts: validation prompts.
+        config: seeds and denoising steps.
+        accelerator: gathers the results of all ranks.
+        batch: images that each rank generates at once.
     """
     samples = [(prompt, seed) for prompt in prompts for seed in range(config.seeds)]
-    share = -(-len(samples) // accelerator.num_processes)
-    first = accelerator.process_index * share
-    # All ranks make equally many images.
-    local_samples = [samples[min(first + i, len(samples) - 1)] for i in range(share)]
+    per_rank = -(-len(samples) // accelerator.num_processes)
+    first = accelerator.process_index * per_rank
+    # Every rank generates the same number of images: the last sample is repeated.
+    local_samples = [samples[min(first + i, len(samples) - 1)] for i in range(per_rank)]
     images, rewards = [], []
     with objective.trainable.ema_weights():
-        starts = range(0, share, batch)
+        starts = range(0, per_rank, batch)
         main = accelerator.is_main_process
         for start in logged_progress(starts, "validating", len(starts), logger, main):
             texts, seeds = zip(*local_samples[start : start + batch])
@@ -104,32 +111,36 @@ def validate(
             values = objective.rewards.all(pixels, texts)
             rewards.append(torch.stack([*values.values()], dim=1))
             images.append((pixels * 255).round().to(torch.uint8))
-    everything = accelerator.gather(torch.cat(rewards))[: len(samples)]
+    all_rewards = accelerator.gather(torch.cat(rewards))[: len(samples)]
     pixels = accelerator.gather(torch.cat(images))[: len(samples)].cpu()
-    means = dict(zip(values, everything.double().mean(0).tolist()))
+    means = dict(zip(values, all_rewards.double().mean(0).tolist()))
     return Validation(means, diversity(pixels.float() / 255, config.seeds), pixels)
 
 
-def record_validation(found: Validation, config: ValidationConfig, state: ReflState) -> bool:
-    """Note a validation in the run's state; whether it is the best so far.
+def record_validation(validation: Validation, config: ValidationConfig, state: ReflState) -> bool:
+    """Record a validation in the run's state; return whether it is the best.
 
-    ``state.stopped`` says why the run should end, if it should. Images of too little diversity are never
-    the best, whatever their reward; nor is a reward that is not finite, which counts as a fall.
+    If the run should stop, ``state.stopped`` is set to the reason. A validation below the minimum diversity
+    is never the best. A reward that is not finite counts as worse than the best.
     """
     if state.diversity is None:
-        state.diversity = found.diversity
-    elif found.diversity < config.stop_diversity * state.diversity:
-        before = state.diversity
-        state.stopped = f"images of one prompt differ by {found.diversity:.3f}, {before:.3f} before training"
+        state.diversity = validation.diversity
+    elif validation.diversity < config.stop_diversity * state.diversity:
+        state.stopped = (
+            f"diversity fell to {validation.diversity:.3f}, below {config.stop_diversity:g} x "
+            f"{state.diversity:.3f} before training (validation.stop_diversity)"
+        )
         return False
     if not config.stop_reward:
         return False
-    value = found.rewards[config.stop_reward]
+    value = validation.rewards[config.stop_reward]
     if math.isfinite(value) and (state.best is None or value >= state.best):
         state.best, state.best_step, state.worse = value, state.step, 0
         return True
     state.worse += 1
     if state.worse >= config.stop_patience:
-        best = "and never was finite" if state.best is None else f"from {state.best:.3f}"
-        state.stopped = f"{config.stop_reward} fell to {value:.3f} {best}"
+        if state.best is None:
+            state.stopped = f"{config.stop_reward} was never finite (last value {value:.3f})"
+        else:
+            state.stopped = f"{config.stop_reward} fell to {value:.3f} from {state.best:.3f}"
     return False

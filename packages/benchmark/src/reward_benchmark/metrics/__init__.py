@@ -1,4 +1,4 @@
-"""Metrics as pure functions of places and scores; see the modules for definitions and sources."""
+"""Metrics as pure functions of ranks and scores."""
 
 from .bootstrap import Interval, Resamples, sign_flip_test
 from .correlation import average_ranks, kendall, spearman

@@ -1,6 +1,6 @@
-"""Uncertainty over prompts: percentile bootstrap intervals and a paired sign-flip test.
+"""Uncertainty over prompts: bootstrap intervals and a paired sign-flip test.
 
-Prompts are what was sampled, and images of one prompt hang together; so whole prompts are drawn.
+The images of one prompt are not independent, so the bootstrap draws whole prompts.
 
 Letters in shape comments: P prompts, R resamples.
 """
@@ -20,7 +20,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Interval(JsonRecord):
-    """A value with its 95% interval; both ends are None where fewer than two prompts have it."""
+    """A value with its 95% interval; both ends are None with fewer than two prompts."""
 
     value: float
     low: float | None
@@ -28,21 +28,34 @@ class Interval(JsonRecord):
 
 
 class Resamples:
-    """How often each of P prompts is drawn in each of R bootstrap resamples; seeded, so repeatable.
+    """Bootstrap resamples over prompts, seeded and repeatable.
 
-    One object serves all metrics and scorers of a suite: they then see the same resamples, which makes
-    differences between scorers paired.
+    Use one object for all metrics and scorers of a suite: with the same resamples, differences between
+    scorers are paired.
+
+    Args:
+        prompts: number of prompts P, at least 1.
+        resamples: number of resamples R.
+        seed: seed of the resamples.
+
+    Attributes:
+        counts: (R, P) number of times that each resample draws each prompt.
     """
 
     def __init__(self, prompts: int, resamples: int = RESAMPLES, seed: int = 0):
         if prompts < 1:
-            raise ValueError("no prompts to resample")
+            raise ValueError("Cannot resample prompts: there are none.")
         rng = np.random.default_rng([seed, prompts])
         share = np.full(prompts, 1 / prompts)
         self.counts = rng.multinomial(prompts, share, size=resamples).astype(float)  # (R, P)
 
     def ratio(self, above: np.ndarray, below: np.ndarray) -> Interval:
-        """Interval of sum(above) / sum(below), both (P,): pooled shares, and means with 0/1 below."""
+        """Return sum(above) / sum(below) with its interval.
+
+        Args:
+            above: (P,) numerators, such as correct pairs.
+            below: (P,) denominators, such as counted pairs; 0 or 1 for a mean over prompts.
+        """
         above, below = np.asarray(above, float), np.asarray(below, float)
         value = float(above.sum() / below.sum())
         if np.count_nonzero(below) < 2:
@@ -51,7 +64,10 @@ class Resamples:
         return _interval(value, (self.counts @ above)[drawn > 0] / drawn[drawn > 0])
 
     def statistic(self, compute: Callable[[np.ndarray], np.ndarray]) -> Interval:
-        """Interval of any statistic: ``compute`` takes weights (R, P) to values (R,)."""
+        """Return a statistic with its interval.
+
+        ``compute`` maps weights (R, P) to values (R,).
+        """
         prompts = self.counts.shape[1]
         value = float(compute(np.ones((1, prompts)))[0])
         return _interval(value, compute(self.counts)) if prompts > 1 else Interval(value, None, None)
@@ -66,11 +82,13 @@ def _interval(value: float, drawn: np.ndarray) -> Interval:
 
 
 def sign_flip_test(differences: np.ndarray, draws: int = 10_000, seed: int = 0) -> float:
-    """Two-sided p-value that the paired differences (P,) are as often above as below zero on the whole.
+    """Return the p-value of Fisher's randomization test for differences (P,).
 
-    Under the null each prompt's difference could as well have had the other sign. All 2^P signs are gone
-    through up to 13 prompts, beyond that ``draws`` random ones (the observed one counted in, so p > 0).
-    Source: Fisher's randomisation test.
+    The test is two-sided.
+
+    Under the null hypothesis, every difference is equally likely with either sign. Up to 13 nonzero
+    differences, all 2^P signs are tried; above that, ``draws`` random ones (plus the observed one, so
+    p > 0).
     """
     differences = np.asarray(differences, float)
     differences = differences[differences != 0]

@@ -1,6 +1,6 @@
-"""Rank correlations with ties, over the last axis, so that bootstrap resamples go through at once.
+"""Rank correlations with ties over the last axis, vectorized.
 
-Letters in shape comments: ... any leading axes, G things ranked.
+Letters in shape comments: ... any leading axes, G ranked items.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ import numpy as np
 
 
 def average_ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks (..., G) of values (..., G): 1 for the highest; tied values share the mean of their ranks."""
+    """Rank values (..., G), 1 for the highest; ties share their mean rank."""
     values = np.asarray(values, float)
     above = (values[..., None, :] > values[..., :, None]).sum(-1)
-    tied = (values[..., None, :] == values[..., :, None]).sum(-1)  # itself among them
+    tied = (values[..., None, :] == values[..., :, None]).sum(-1)  # including the value itself
     return above + (tied + 1) / 2
 
 
 def spearman(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Spearman's rho (...) of two (..., G): Pearson's correlation of average ranks; NaN if constant."""
+    """Return Spearman's rho (...) of two arrays (..., G); NaN if one is constant."""
     a, b = average_ranks(first), average_ranks(second)
     a, b = a - a.mean(-1, keepdims=True), b - b.mean(-1, keepdims=True)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -25,7 +25,7 @@ def spearman(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def kendall(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Kendall's tau-b (...) of two (..., G); NaN if one is constant."""
+    """Return Kendall's tau-b (...) of two arrays (..., G); NaN if one is constant."""
 
     def orders(values: np.ndarray) -> np.ndarray:
         values = np.asarray(values, float)

@@ -1,4 +1,4 @@
-"""Which generator a scorer puts first, and how that agrees with people: Table 1.
+"""Table 1: how a scorer ranks generators, and how well that agrees with people.
 
 Letters in shape comments: P prompts, G generators, R resamples.
 """
@@ -20,10 +20,12 @@ class GeneratorRow(JsonRecord):
     """A generator's row of Table 1.
 
     Attributes:
-        mean: over prompts of the mean over images, as in the authors' script.
-        rank: 1 is best; rank_low, rank_high: its 95% interval.
-        wins: (prompt, other generator) pairs in which this one's mean is higher.
-        images: how many were scored.
+        mean: mean score: mean over prompts of the mean over images, as in the authors' script.
+        rank: rank by mean score, 1 is best.
+        rank_low: lower end of the rank's 95% interval.
+        rank_high: upper end of the rank's 95% interval.
+        wins: number of (prompt, other generator) pairs in which this generator's mean is higher.
+        images: number of scored images.
     """
 
     mean: Interval
@@ -36,8 +38,15 @@ class GeneratorRow(JsonRecord):
 
 @dataclass(frozen=True)
 class GeneratorTable(JsonRecord):
-    """One scorer's Table 1. spearman, kendall: with the reference ranks, over the generators that have one;
-    None where fewer than three have one."""
+    """Table 1 of one scorer.
+
+    Attributes:
+        rows: generator -> row.
+        spearman: correlation with the reference ranks; None with fewer than three ranked generators.
+        kendall: likewise.
+        prompts: number of prompts with a scored image of every generator.
+        missing: number of images without a score.
+    """
 
     rows: dict[str, GeneratorRow] = field(metadata=key("generators"))
     spearman: Interval | None
@@ -51,22 +60,24 @@ def generator_table(
     reference: dict[str, float],
     resamples: Resamples | None = None,
 ) -> GeneratorTable:
-    """All of Table 1 for one scorer.
+    """Compute Table 1 for one scorer.
 
     Args:
-        scores: generator -> for each prompt the scores of its images, None where there is none. A prompt
-            of which some generator has no scored image is left out for all, so means stay comparable.
-        reference: generator -> rank for people (or an oracle), 1 is best; generators without one are
-            ranked, but have no part in the correlations.
+        scores: generator -> per prompt, the scores of its images; None for an image without a score. If any
+            generator has no scored image of a prompt, the prompt is left out for all, so that means stay
+            comparable.
+        reference: generator -> rank for people (or an oracle), 1 is best. Generators without a rank are
+            left out of the correlations.
+        resamples: bootstrap resamples over the prompts; None: new ones.
 
     Raises:
-        ValueError: no generator, numbers of prompts that differ, a score that is NaN or infinite, or no
-            prompt scored for all.
+        ValueError: no generators, different numbers of prompts, a score that is not finite, or no prompt
+            with a scored image of every generator.
     """
     names = list(scores)
     lengths = {len(values_of_prompts) for values_of_prompts in scores.values()}
     if len(lengths) != 1:
-        raise ValueError(f"each generator needs the same prompts, got {sorted(lengths)} of them")
+        raise ValueError(f"generators must have the same number of prompts, got {sorted(lengths)}")
     for name, values_of_prompts in scores.items():
         for i, values in enumerate(values_of_prompts):
             if bad := [v for v in values if v is not None and not np.isfinite(v)]:
@@ -79,7 +90,7 @@ def generator_table(
     used, filled = complete.astype(float), np.where(complete[:, None], means, 0.0)
 
     def table_means(weights: np.ndarray) -> np.ndarray:
-        """Weights (R, P) -> mean scores (R, G)."""
+        """Map weights (R, P) to mean scores (R, G)."""
         with np.errstate(invalid="ignore"):
             return (weights @ filled) / (weights @ used)[:, None]
 
@@ -93,8 +104,8 @@ def generator_table(
     def correlation(measure) -> Interval | None:
         if len(known) < 3:
             return None
-        found = resamples.statistic(lambda weights: measure(table_means(weights)[:, known], target))
-        return found if np.isfinite(found.value) else None
+        interval = resamples.statistic(lambda weights: measure(table_means(weights)[:, known], target))
+        return interval if np.isfinite(interval.value) else None
 
     rows = {}
     for i, name in enumerate(names):

@@ -1,4 +1,4 @@
-"""How often a scorer prefers what people prefer: Table 3.
+"""Table 3: how often a scorer prefers the image that people prefer.
 
 Letters in shape comments: P prompts.
 """
@@ -20,7 +20,12 @@ Scores = Sequence[Sequence["float | None"]]
 
 @dataclass(frozen=True)
 class Retrieval:
-    """Recall@k or Filter@k over ``n`` prompts with 8 or more scored images."""
+    """Recall@k or Filter@k over ``n`` prompts with at least 8 scored images.
+
+    Attributes:
+        at: k -> share of prompts, in [0, 1].
+        n: number of prompts.
+    """
 
     at: dict[int, Interval]
     n: int
@@ -30,9 +35,17 @@ class Retrieval:
 class PreferenceTable(JsonRecord):
     """One scorer's row of Table 3; shares in [0, 1].
 
-    pooled_accuracy: of all untied pairs, as the authors' script counts. per_prompt_accuracy: the mean of
-    each prompt's share, as the paper's caption says. An equal score counts as wrong in both.
-    recall, filter: None without a group of 8 or more images.
+    Pairs that people ranked as ties are not counted. A pair with equal scores counts as wrong.
+
+    Attributes:
+        pooled_accuracy: share of correct pairs over all prompts together, as in the authors' script.
+        per_prompt_accuracy: mean over prompts of the share of correct pairs, as in the paper's caption.
+        pairs: number of counted pairs.
+        prompts: number of prompts with counted pairs.
+        images: number of scored images.
+        missing: number of images without a score.
+        recall: Recall@k; None if no prompt has 8 or more scored images.
+        filter: Filter@k; None if no prompt has 8 or more scored images.
     """
 
     pooled_accuracy: Interval
@@ -45,7 +58,7 @@ class PreferenceTable(JsonRecord):
     filter: Retrieval | None
 
     def to_json(self) -> JsonObject:
-        """Return plain values first, the intervals under "intervals"."""
+        """Return the JSON object: plain values, and their intervals under "intervals"."""
         intervals = _Intervals(
             self.pooled_accuracy,
             self.per_prompt_accuracy,
@@ -82,12 +95,12 @@ class PreferenceTable(JsonRecord):
 
 @dataclass(frozen=True)
 class PairedComparison(JsonRecord):
-    """Two scorers' pooled accuracy over the same prompts and images.
+    """Comparison of two scorers' pooled accuracy over the same prompts and images.
 
     Attributes:
-        difference: the first scorer's less the second's.
-        p_value: of a two-sided sign-flip test over prompts.
-        pairs: how many were counted.
+        difference: accuracy of the first scorer minus that of the second.
+        p_value: p-value of a two-sided sign-flip test over prompts.
+        pairs: number of counted pairs.
     """
 
     difference: Interval
@@ -95,7 +108,7 @@ class PairedComparison(JsonRecord):
     pairs: int
 
 
-# The pieces of a PreferenceTable's JSON.
+# Parts of a PreferenceTable's JSON.
 
 
 @dataclass(frozen=True)
@@ -134,7 +147,10 @@ def _plain_values(retrieval: Retrieval) -> JsonObject:
 
 
 def pairs_right(ranks: Sequence[int], scores: Sequence[float | None]) -> tuple[int, int]:
-    """(right, counted) pairs of one prompt: tied places and pairs with a None score are left out."""
+    """Return the number of correct pairs and of counted pairs of one prompt.
+
+    Pairs with tied ranks or without a score are not counted.
+    """
     right = counted = 0
     for better, rank in enumerate(ranks):
         for worse, other in enumerate(ranks):
@@ -146,20 +162,21 @@ def pairs_right(ranks: Sequence[int], scores: Sequence[float | None]) -> tuple[i
 
 
 def preference_table(ranks: Ranks, scores: Scores, resamples: Resamples | None = None) -> PreferenceTable:
-    """All of Table 3 for one scorer.
+    """Compute Table 3 for one scorer.
 
     Args:
-        ranks: for each prompt one place an image, 1 is best, equal for ties, gaps allowed.
-        scores: likewise; None where an image could not be scored (its pairs are left out).
+        ranks: per prompt, the rank of each image; 1 is best, ties and gaps are allowed.
+        scores: per prompt, the score of each image; None for an image without a score.
+        resamples: bootstrap resamples over the prompts; None: new ones.
 
     Raises:
-        ValueError: lengths that differ, a score that is no finite number, or not one untied scored pair.
+        ValueError: different lengths, a score that is not finite, or no pair to count.
     """
     _check(ranks, scores)
     resamples = resamples or Resamples(len(ranks))
     right, counted = _counts(ranks, scores)
     if not counted.sum():
-        raise ValueError("no two scored images of a prompt that differ in place")
+        raise ValueError("no prompt has two scored images of different rank")
     share = np.divide(right, counted, out=np.zeros(len(right)), where=counted > 0)
     is_scored = [[s is not None for s in group] for group in scores]
     return PreferenceTable(
@@ -179,7 +196,16 @@ def compare_scorers(
 ) -> PairedComparison:
     """Compare two scorers' pooled accuracy over the same prompts and images.
 
-    Images that either could not score are left out for both.
+    An image that one of them could not score is left out for both.
+
+    Args:
+        ranks: per prompt, the rank of each image; 1 is best.
+        first: scores of the first scorer, shaped as ``ranks``.
+        second: scores of the second scorer, shaped as ``ranks``.
+        resamples: bootstrap resamples over the prompts; None: new ones.
+
+    Raises:
+        ValueError: different lengths, a score that is not finite, or no pair to count.
     """
     _check(ranks, first)
     _check(ranks, second)
@@ -190,7 +216,7 @@ def compare_scorers(
     right_first, counted = _counts(ranks, [[x for x, _ in group] for group in both])
     right_second, _ = _counts(ranks, [[y for _, y in group] for group in both])
     if not counted.sum():
-        raise ValueError("no two images that differ in place and that both scorers scored")
+        raise ValueError("no prompt has two images of different rank that both scorers scored")
     return PairedComparison(
         difference=resamples.ratio(right_first - right_second, counted),
         p_value=sign_flip_test(right_first - right_second),
@@ -220,10 +246,10 @@ def _retrieval(measure, ranks: Ranks, scores: Scores, resamples: Resamples) -> R
 
 def _check(ranks: Ranks, scores: Scores) -> None:
     if len(ranks) != len(scores):
-        raise ValueError(f"{len(ranks)} prompts have places, but {len(scores)} have scores")
+        raise ValueError(f"{len(ranks)} prompts have ranks, but {len(scores)} have scores")
     for i, (group, values) in enumerate(zip(ranks, scores)):
         if len(group) != len(values):
-            raise ValueError(f"prompt {i}: {len(group)} places, but {len(values)} scores")
+            raise ValueError(f"prompt {i}: {len(group)} ranks, but {len(values)} scores")
         for value in values:
             if value is not None and not np.isfinite(value):
-                raise ValueError(f"prompt {i}: the score {value} is no finite number")
+                raise ValueError(f"prompt {i}: the score {value} is not a finite number")

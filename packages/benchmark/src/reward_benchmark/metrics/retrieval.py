@@ -1,6 +1,7 @@
-"""Recall@k and Filter@k, rebuilt: the authors' set of 371 prompts with 8 images each is lost.
+"""Recall@k and Filter@k, reconstructed from the paper.
 
-Every published value is a multiple of 1/371, so each is a share of prompts. Groups of 8 or more are used.
+The authors' 371 prompts with 8 images each were not published. Every published value is a multiple of
+1/371, so it is a share of prompts. This module uses prompts with at least 8 images.
 """
 
 from __future__ import annotations
@@ -14,24 +15,30 @@ MIN_IMAGES = 8
 
 
 def recalled_at(k: int, ranks: Sequence[int], scores: Sequence[float]) -> float:
-    """Whether an image that people put first is among the scorer's top k: 1, 0, or between on ties.
+    """Return 1 if an image of people's best rank is in the top k, else 0.
 
-    With several tied at best for people, any of them counts. Where the scorer ties images across the
-    border of its top k, the chance that a random order of the tied finds one; so a constant scorer gets
-    what a random one gets, whatever the order of the files.
+    If several images share the best rank, any of them counts. If the scorer ties images across the border
+    of its top k, the result is the probability with ties broken at random, in [0, 1]. A constant scorer
+    therefore gets the value of a random one, regardless of the order of the files.
     """
     best = min(ranks)
     return _hit_probability(k, np.asarray(scores, float), np.asarray(ranks) == best)
 
 
 def filtered_at(k: int, ranks: Sequence[int], scores: Sequence[float]) -> float:
-    """The same for an image that people put last among the scorer's bottom k."""
+    """Return 1 if an image of people's worst rank is in the bottom k, else 0.
+
+    Ties count as in ``recalled_at``.
+    """
     worst = max(ranks)
     return _hit_probability(k, -np.asarray(scores, float), np.asarray(ranks) == worst)
 
 
 def _hit_probability(k: int, scores: np.ndarray, relevant: np.ndarray) -> float:
-    """Chance that a relevant entry is among the k highest, ties at the border broken at random."""
+    """Return the probability that a relevant item is in the top k.
+
+    Ties at the border are broken at random.
+    """
     if not np.isfinite(scores).all():
         raise ValueError(f"the scores must be finite numbers, got {scores.tolist()}")
     if k >= len(scores):
@@ -43,6 +50,6 @@ def _hit_probability(k: int, scores: np.ndarray, relevant: np.ndarray) -> float:
     remaining = k - int((scores > border).sum())
     total, hits = int(tied.sum()), int((tied & relevant).sum())
     miss_probability = 1.0
-    for i in range(remaining):  # drawing `remaining` of the tied without any relevant one
+    for i in range(remaining):  # draw `remaining` of the tied items, none of them relevant
         miss_probability *= max(0, total - hits - i) / (total - i)
     return 1.0 - miss_probability

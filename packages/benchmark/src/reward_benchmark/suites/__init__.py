@@ -1,10 +1,10 @@
-"""Where prompts, images and people's preferences come from."""
+"""Suites: prompts, images and people's preferences."""
 
 from .base import Group, Part, SuiteOptions
 
 __all__ = ["SUITES", "Group", "Part", "SuiteOptions", "build_suite"]
 
-#: Suite -> the scorers it is run with unless others are named.
+#: Suite -> default scorers.
 SUITES = {
     "table1": ("ImageReward-v1.0", "CLIP", "BLIP", "Aesthetic"),
     "table3": ("ImageReward-v1.0", "CLIP", "BLIP", "Aesthetic"),
@@ -13,7 +13,12 @@ SUITES = {
 
 
 def build_suite(name: str, options: SuiteOptions) -> list[Part]:
-    """The parts (tables) of a suite, their images fetched or made where they are not there yet."""
+    """Build the parts (tables) of a suite; download or draw missing images.
+
+    Raises:
+        InputError: an unknown suite, or invalid data.
+        HubError: a download failed.
+    """
     if name == "shapes":
         from .shapes import build
     elif name == "table1":
@@ -23,5 +28,5 @@ def build_suite(name: str, options: SuiteOptions) -> list[Part]:
     else:
         from reward_core.errors import InputError
 
-        raise InputError(f"unknown suite {name!r}; known are {', '.join(SUITES)}")
+        raise InputError(f"Cannot build the suite {name!r}: unknown. Use one of {', '.join(SUITES)}.")
     return build(options)

@@ -1,4 +1,4 @@
-"""What a suite is: one or two tables, each of groups of images."""
+"""Data types of a suite: one or two parts (tables), each with groups of images."""
 
 from __future__ import annotations
 
@@ -9,10 +9,15 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Group:
-    """Images of one prompt, of one generator or ranked among each other.
+    """Images of one prompt.
 
-    ranks: one an image, 1 is best, for preference parts; generator: for generator parts.
-    names: what the rows of scores call the images, relative to the suite's data.
+    Attributes:
+        id: id of the prompt.
+        prompt: the prompt.
+        images: paths of the images.
+        names: names of the images in scores.jsonl, relative to the suite's data folder.
+        ranks: rank of each image, 1 is best, in preference parts; else None.
+        generator: generator of the images, in generator parts; else None.
     """
 
     id: str
@@ -25,11 +30,17 @@ class Group:
 
 @dataclass(frozen=True)
 class Part:
-    """One table.
+    """One table of a suite.
 
-    kind: "generators" (Table 1: which generator is liked) or "preference" (Table 3: which image).
-    reference: generator -> rank, 1 is best; None where ``reference_scorer`` ranks them.
-    reference_scorer: the scorer whose ranks are the reference (ShapesBench: the oracle).
+    Attributes:
+        name: name in files.
+        title: name for readers.
+        kind: "generators" (Table 1: which generator is preferred) or "preference" (Table 3: which image).
+        groups: the images.
+        reference: generator -> reference rank, 1 is best; None if ``reference_scorer`` gives the ranks.
+        reference_scorer: scorer whose ranks are the reference (ShapesBench: the oracle).
+        titles: generator -> name for readers.
+        revision: origin and version of the data.
     """
 
     name: str
@@ -43,17 +54,25 @@ class Part:
 
     @property
     def generators(self) -> list[str]:
+        """Names of the generators, in the order of the groups."""
         return list(dict.fromkeys(g.generator for g in self.groups if g.generator is not None))
 
     @property
     def images(self) -> int:
+        """Number of images."""
         return sum(len(group.names) for group in self.groups)
 
 
 @dataclass(frozen=True)
 class SuiteOptions:
-    """data: folder of the images. limit: prompts at most (None: all). generators: names, or ("default",)
-    or ("all",). offline: never touch the network."""
+    """Options for building a suite.
+
+    Attributes:
+        data: folder of the images.
+        limit: maximum number of prompts; None: all.
+        generators: names of generators, ("default",) or ("all",).
+        offline: use local files only.
+    """
 
     data: Path
     limit: int | None = None

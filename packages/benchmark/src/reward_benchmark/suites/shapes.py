@@ -1,4 +1,4 @@
-"""ShapesBench as a suite: Table 1 with renderers for generators, Table 3 with the frozen held-out groups."""
+"""ShapesBench as a suite: renderers for Table 1, held-out groups for Table 3."""
 
 from __future__ import annotations
 
@@ -20,11 +20,15 @@ from .base import Group, Part, SuiteOptions
 from .shapes_renderers import RENDERERS, render
 
 PROMPTS, IMAGES, GROUPS = 100, 10, 1000
-SEED = 40127  # of Table 1's prompts and images
+SEED = 40127  # seed of Table 1's prompts and images
 
 
 def build(options: SuiteOptions) -> list[Part]:
-    """Both parts, their images made where they are not there yet; the same on every machine."""
+    """Build both parts and draw missing images, which are the same on every machine.
+
+    Raises:
+        InputError: an unknown renderer.
+    """
     revision = f"ShapesBench {load_split().version}"
     return [
         _generators(options, revision),
@@ -35,7 +39,9 @@ def build(options: SuiteOptions) -> list[Part]:
 def _generators(options: SuiteOptions, revision: str) -> Part:
     names = list(RENDERERS) if tuple(options.generators) in (("default",), ("all",)) else options.generators
     if unknown := [name for name in names if name not in RENDERERS]:
-        raise InputError(f"unknown renderers {unknown}; known are {', '.join(RENDERERS)}")
+        raise InputError(
+            f"Cannot use the renderers {', '.join(unknown)}: unknown. Use some of {', '.join(RENDERERS)}."
+        )
     scenes = [_scene(i) for i in range(min(PROMPTS, options.limit or PROMPTS))]
     groups = []
     for name in progress(names, "drawing", len(names)):
@@ -82,7 +88,7 @@ def _ranked_group(item: RankedPrompt, folder: Path) -> Group:
 
 
 def _written(folder: Path) -> int:
-    """How many groups lie there complete; rankings.json is what is written last."""
+    """Return the number of groups listed in rankings.json, which is written last."""
     try:
         rows = parse_json((folder / RANKINGS_FILE).read_text())
         return len(rows) if rows[0]["world_version"] == load_split().version else 0

@@ -1,6 +1,6 @@
-"""Renderers of ShapesBench with graded faults, to be ranked as text-to-image models are.
+"""Renderers of ShapesBench with faults, ranked like text-to-image models.
 
-Some of their faults never occur in the tiny reward's training: mosaic, dead pixels, stripes.
+Some of the faults do not occur in the training data of the tiny reward: mosaic, dead pixels, stripes.
 """
 
 from __future__ import annotations
@@ -18,8 +18,14 @@ Change = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 @dataclass(frozen=True)
 class Renderer:
-    """faults: (kind, probability, strength), each tried once an image where the scene allows it.
-    change: what happens to the pixels afterwards."""
+    """A renderer with faults.
+
+    Attributes:
+        title: description for readers.
+        faults: (kind, probability, strength) of faults, each applied at most once per image, if the scene
+            allows it.
+        change: change of the finished pixels, if any.
+    """
 
     title: str
     faults: tuple[tuple[str, float, float], ...] = ()
@@ -27,14 +33,14 @@ class Renderer:
 
 
 def _mosaic(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Blocks of about 3 x 3 pixels of one color."""
+    """Replace blocks of about 3 x 3 pixels by their mean color."""
     side = len(pixels)
     small = Image.fromarray(pixels).resize((side // 3, side // 3), Image.Resampling.BOX)
     return np.array(small.resize((side, side), Image.Resampling.NEAREST))
 
 
 def _dead_pixels(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """One pixel in 12 black or white."""
+    """Turn one pixel in 12 black or white."""
     pixels = pixels.copy()
     dead = rng.random(pixels.shape[:2]) < 1 / 12
     pixels[dead] = 255 * rng.integers(0, 2, (int(dead.sum()), 1))
@@ -42,7 +48,10 @@ def _dead_pixels(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _stripes(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Every fourth row a little darker, as on an old screen; darker still, and the oracle reads nothing."""
+    """Darken every fourth row a little.
+
+    With darker rows the oracle would recognize no things.
+    """
     pixels = pixels.copy()
     first = int(rng.integers(4))
     pixels[first::4] = (pixels[first::4] * 0.88).astype(np.uint8)
@@ -51,7 +60,7 @@ def _stripes(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 RENDERERS: dict[str, Renderer] = {
     "faithful": Renderer("no fault"),
-    "hazy": Renderer("a haze of colour", (("colour_cast", 1.0, 0.3),)),
+    "hazy": Renderer("a color cast", (("colour_cast", 1.0, 0.3),)),
     "soft": Renderer("blurred", (("blur", 1.0, 0.6),)),
     "mosaic": Renderer("blocks of 3 pixels (unseen in training)", (), _mosaic),
     "dead-pixels": Renderer("black and white pixels (unseen in training)", (), _dead_pixels),
@@ -59,9 +68,9 @@ RENDERERS: dict[str, Renderer] = {
         "often a wrong shape, cut off",
         (("wrong_shape", 0.5, 1.0), ("cut_off", 0.5, 0.5), ("noise", 0.3, 0.4)),
     ),
-    "colour-blind": Renderer("mostly a wrong colour", (("wrong_colour", 0.8, 1.0),)),
+    "colour-blind": Renderer("mostly wrong colors", (("wrong_colour", 0.8, 1.0),)),
     "stripes": Renderer(
-        "dark lines, often a wrong place (unseen in training)", (("wrong_relation", 0.5, 1.0),), _stripes
+        "dark lines (unseen in training), often a wrong relation", (("wrong_relation", 0.5, 1.0),), _stripes
     ),
     "forgetful": Renderer("things missing, others added", (("missing", 0.9, 1.0), ("extra", 0.6, 1.0))),
     "ruined": Renderer(
@@ -78,7 +87,7 @@ RENDERERS: dict[str, Renderer] = {
 
 
 def render(renderer: Renderer, scene: Scene, rng: np.random.Generator) -> np.ndarray:
-    """One image (64, 64, 3), uint8."""
+    """Draw one image of a scene: (64, 64, 3), uint8."""
     faults: list[Fault] = []
     for kind, probability, strength in renderer.faults:
         if rng.random() >= probability:

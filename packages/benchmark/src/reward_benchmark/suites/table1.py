@@ -1,4 +1,4 @@
-"""The paper's Table 1: 100 real users' prompts, six generators, 10 images each."""
+"""Table 1 of the paper: 100 prompts, six generators, 10 images per prompt."""
 
 from __future__ import annotations
 
@@ -14,12 +14,17 @@ from ..download import PROMPTS, REPO, text_file, unpacked_zip
 from ..score_files import FORMER_NAMES
 from .base import Group, Part, SuiteOptions
 
-IMAGES = 10  # of each published generator and prompt
+IMAGES = 10  # per published generator and prompt
 FOLDER = "generations"
 
 
 def build(options: SuiteOptions) -> list[Part]:
-    """Table 1 with the generators asked for; "default" stands for the paper's six."""
+    """Build Table 1 for ``options.generators``; "default" is the paper's six.
+
+    Raises:
+        InputError: a generator has no images, or the prompts are invalid.
+        HubError: a download failed.
+    """
     prompts = read_prompts(text_file(PROMPTS, options.data, options.offline))[: options.limit]
     groups = []
     names = generator_names(options)
@@ -44,33 +49,45 @@ def build(options: SuiteOptions) -> list[Part]:
 
 
 def read_prompts(path: Path) -> list[tuple[str, str]]:
-    """(id, prompt) of a prompts file: [{"id", "prompt"}, ...].
+    """Read the (id, prompt) pairs of a JSON file [{"id", "prompt"}, ...].
 
     Raises:
-        InputError: another form, an id twice, or one that is no file name.
+        InputError: another format, a duplicate id, or an id that cannot be a file name.
     """
     try:
         content = read_json(path)
         prompts = [(record["id"], record["prompt"]) for record in content]
     except (CheckpointError, TypeError, KeyError) as error:
-        raise InputError(f"{path}: a list of {{'id', 'prompt'}} was expected ({error})") from error
+        raise InputError(
+            f"Cannot read prompts from '{path}': expected a list of {{'id', 'prompt'}} ({error})."
+        ) from error
     ids = [i for i, _ in prompts]
-    if not prompts or len(set(ids)) < len(ids):
-        raise InputError(f"{path}: prompts with ids of their own were expected, got {len(ids)}")
+    if not prompts:
+        raise InputError(f"Cannot read prompts from '{path}': the list is empty.")
+    if len(set(ids)) < len(ids):
+        raise InputError(f"Cannot read prompts from '{path}': an id is repeated. Ids must be unique.")
     for i, prompt in prompts:
         if not isinstance(prompt, str) or not isinstance(i, str) or not re.fullmatch(r"[\w.-]+", i):
-            raise InputError(f"{path}: id {i!r:.40} or prompt {prompt!r:.40} is not as expected")
+            raise InputError(
+                f"Cannot read prompts from '{path}': prompts must be strings, and ids strings of letters, "
+                f"digits and '_.-', got id {i!r:.40} with prompt {prompt!r:.40}."
+            )
     return prompts
 
 
 def generator_folder(name: str, options: SuiteOptions) -> Path:
-    """Return the folder of a generator's images; download it if it is one of the paper's six."""
+    """Return the folder of a generator's images; download the paper's six.
+
+    Raises:
+        InputError: the folder is missing, and the generator is not one of the paper's.
+        HubError: the download failed.
+    """
     if (existing := find_generator_folder(name, options)) is not None:
         return existing
     if name not in paper.TABLE1:
         raise InputError(
-            f"{options.data / FOLDER / name}: no such folder of images; make them with "
-            f"`reward-benchmark generate --name {name} --out {options.data / FOLDER}`"
+            f"Cannot find images of the generator {name!r}: no folder '{options.data / FOLDER / name}'. "
+            f"Generate them with `reward-benchmark generate --name {name} --out {options.data / FOLDER}`."
         )
     target = options.data / FOLDER / name
     return unpacked_zip(f"generations/{name}.zip", target, options.data / "downloads", options.offline)
@@ -94,18 +111,21 @@ def generator_names(options: SuiteOptions) -> Sequence[str]:
             names += paper.TABLE1
         elif name == "all":
             root = options.data / FOLDER
-            found = sorted(p.name for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
-            names += [*paper.TABLE1, *(FORMER_NAMES.get(n, n) for n in found if not n.startswith("."))]
+            folders = sorted(p.name for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
+            names += [*paper.TABLE1, *(FORMER_NAMES.get(n, n) for n in folders if not n.startswith("."))]
         else:
             names.append(FORMER_NAMES.get(name, name))
     return list(dict.fromkeys(names))
 
 
 def _count(folder: Path, ids: list[str]) -> int:
-    """One more than the highest number of any image of these prompts."""
+    """Return the number of images per prompt, from the numbers in file names."""
     numbers = [
         int(m[2]) for p in folder.iterdir() if (m := re.fullmatch(r"(.+)_(\d+)\.png", p.name)) and m[1] in ids
     ]
     if not numbers:
-        raise InputError(f"{folder}: no images named PROMPT-ID_NUMBER.png, such as {ids[0]}_0.png")
+        raise InputError(
+            f"Cannot find images in '{folder}': no files are named PROMPT-ID_NUMBER.png, such as "
+            f"{ids[0]}_0.png."
+        )
     return max(numbers) + 1

@@ -1,4 +1,4 @@
-"""The paper's Table 3: 466 prompts, 2,720 images, 6,399 comparisons by people."""
+"""Table 3 of the paper: 466 prompts, 2,720 images, 6,399 comparisons by people."""
 
 from __future__ import annotations
 
@@ -15,7 +15,12 @@ FOLDER = "test_images"
 
 
 def build(options: SuiteOptions) -> list[Part]:
-    """Return Table 3's one part; download the files that are missing."""
+    """Build Table 3; download missing files.
+
+    Raises:
+        InputError: invalid rankings, or none of the images exist.
+        HubError: a download failed.
+    """
     options.data.mkdir(parents=True, exist_ok=True)
     rankings = text_file(RANKINGS, options.data, options.offline)
     ranked = read_rankings(rankings, options.data)[: options.limit]
@@ -38,10 +43,10 @@ def _group(item: RankedPrompt, names: tuple[PurePosixPath, ...], folder: Path) -
 
 
 def _name(image: ImageSource, base: Path) -> PurePosixPath:
-    """Return an image's name relative to the data folder.
+    """Return the path of an image relative to the data folder.
 
     Raises:
-        InputError: an address, or a file outside the data folder.
+        InputError: a URL, or a file outside the data folder.
     """
     name = image_name(image)
     path, base = Path(name).absolute(), base.absolute()
@@ -54,7 +59,7 @@ def _name(image: ImageSource, base: Path) -> PurePosixPath:
 
 
 def _image_folder(options: SuiteOptions, firsts: list[PurePosixPath]) -> Path:
-    """Return the folder that the names are relative to; download it if none has any of the first images."""
+    """Return the folder that has any of ``firsts``; download it if none does."""
     for folder in (options.data, options.data / FOLDER, options.data / FOLDER / FOLDER):
         if any((folder / name).is_file() for name in firsts):
             return folder
@@ -62,5 +67,7 @@ def _image_folder(options: SuiteOptions, firsts: list[PurePosixPath]) -> Path:
         "test_images.zip", options.data / FOLDER, options.data / "downloads", options.offline
     )
     if not any((folder / name).is_file() for name in firsts):
-        raise InputError(f"{folder}: none of the images that the rankings name, such as {firsts[0]}")
+        raise InputError(
+            f"Cannot find the images of the rankings in '{folder}': none of them exist, such as {firsts[0]}."
+        )
     return folder

@@ -1,1 +1,1 @@
-"""The bundled tiny pipeline, and a run that shows what fine-tuning against a reward does to the truth."""
+"""The bundled tiny pipeline, and a demo of fine-tuning it."""

@@ -1,8 +1,8 @@
-"""``python -m refl.demo``: fine-tune the bundled tiny pipeline, and see whether its images got better.
+"""Fine-tune the bundled tiny pipeline and measure whether its images improve.
 
-Reward feedback learning against the bundled tiny reward, on a CPU; beside it a control run with the same
-data, steps and rollouts whose reward has weight 0. Then all three models draw unseen prompts, and
-ShapesBench's oracle, which knows the truth and had no part in training, says which images are better.
+``python -m refl.demo`` trains on a CPU with the bundled tiny reward. A control run uses the same data, steps
+and rollouts without the reward's loss. Then base, control and fine-tuned model generate images of unseen
+prompts, and ShapesBench's oracle, which knows the right answer and is not used in training, scores them.
 """
 
 from __future__ import annotations
@@ -46,42 +46,51 @@ logger = logging.getLogger("refl.demo")  # under this name also when run as a mo
 def main(argv: Sequence[str] | None = None) -> int:
     parser = CommandParser(prog="refl.demo", description=__doc__.split("\n\n")[0])
     parser.add_argument(
-        "--out", type=Path, default=Path("refl-demo"), help="folder for all it writes (default: %(default)s)"
+        "--out", type=Path, default=Path("refl-demo"), help="output folder (default: %(default)s)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="other prompts, noise and order of the data")
-    parser.add_argument("--small", action="store_true", help="a few steps only, to see that it runs")
+    parser.add_argument("--seed", type=int, default=0, help="seed of prompts, noise and data order")
+    parser.add_argument("--small", action="store_true", help="run only a few steps, as a quick test")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     args = parser.parse_args(argv)
     out = args.out / ("small" if args.small else "full") / f"seed-{args.seed}"
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        parser.error(f"{args.out}: cannot be written to ({error.strerror})")
+        parser.error(f"Cannot write to '{args.out}': {error.strerror}.")
     interrupted = "interrupted; run the same command to resume"
     return run_command_line("refl.demo", lambda: _run(args, out), {RewardCoreError: 1}, interrupted)
 
 
 def _run(args: argparse.Namespace, out: Path) -> int:
     with folder_lock(out, ".demo.lock"):
-        found = run_demo(out, SMALL if args.small else DemoSize(), args.seed)
+        results = run_demo(out, SMALL if args.small else DemoSize(), args.seed)
     if args.json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps(results, indent=1))
     else:
-        show(found, out, plain_console())
+        show(results, out, plain_console())
     return 0
 
 
 def run_demo(out: Path, size: DemoSize, seed: int) -> dict[str, Any]:
-    """Both runs, the comparison, the files; what report.json holds. Goes on where it was interrupted."""
+    """Run both trainings and compare the models. Resumes an interrupted demo.
+
+    Args:
+        out: output folder.
+        size: how much to train and compare.
+        seed: seed of prompts, noise and data order.
+
+    Returns:
+        The contents of report.json.
+    """
     started = time.perf_counter()
     data = out / "pictures.tar"
     write_images(data, size.images, seed)
     config = demo_config(out / "refl", data, size, seed)
-    arms = {"refl": config, "control": control_config(demo_config(out / "control", data, size, seed))}
+    configs = {"refl": config, "control": control_config(demo_config(out / "control", data, size, seed))}
     curves, trainers = {}, {}
-    for name, arm in arms.items():
-        logger.info(f"{name}: {arm.run.steps} steps")
-        trainers[name] = trainer = make_trainer(arm, size, seed)
+    for name, run_config in configs.items():
+        logger.info(f"{name}: {run_config.run.steps} steps")
+        trainers[name] = trainer = make_trainer(run_config, size, seed)
         trainer.train()
         curves[name] = validation_curve(trainer.metrics.read())
     prompts = unseen_prompts(size.unseen_prompts, seed)
@@ -91,44 +100,44 @@ def run_demo(out: Path, size: DemoSize, seed: int) -> dict[str, Any]:
         for name, folder in folders.items():
             models[name] = score_model(folder, prompts, advance)
     state = trainers["refl"].state
-    found = report(
+    results = report(
         models["base"], models["control"], models["refl"], curves, state.best_step, state.stopped
     ) | run_environment(started, config)
     draw_grid(out / "grid.png", prompts, models)
     draw_curve(out / "curve.png", curves, state.best_step)
-    write_json(out / "report.json", found)
-    return found
+    write_json(out / "report.json", results)
+    return results
 
 
-def show(found: dict[str, Any], out: Path, console: Console) -> None:
-    """The report as tables."""
-    table = PlainTable("mean [95% interval]", "before", "control", "after ReFL")
-    table.title = f"{found['prompts']} unseen prompts"
+def show(results: dict[str, Any], out: Path, console: Console) -> None:
+    """Print the results as a table and a few lines."""
+    table = PlainTable("mean [95% interval]", "base", "control", "ReFL")
+    table.title = f"{results['prompts']} unseen prompts"
     for key, title in (
         ("reward", "learned reward (tiny)"),
-        ("judge", "second reward (tiny-judge)"),
+        ("judge", "held-out reward (tiny-judge)"),
         ("oracle", "truth (the oracle's utility)"),
-        ("alignment", "of it: fits the prompt"),
+        ("alignment", "truth, alignment with the prompt only"),
     ):
         cells = []
         for side in ("before", "control", "after"):
-            low, high = found["intervals"][f"{key}_{side}"]
-            cells.append(f"{found[f'{key}_{side}']:.3f} [{low:.3f}, {high:.3f}]")
+            low, high = results["intervals"][f"{key}_{side}"]
+            cells.append(f"{results[f'{key}_{side}']:.3f} [{low:.3f}, {high:.3f}]")
         table.add_row(title, *cells)
     console.print(table)
     for suffix, opponent in (("", "the base"), ("_control", "the control")):
-        rate, low, high = (found[f"{name}{suffix}"] for name in ("win_rate", "win_low", "win_high"))
+        rate, low, high = (results[f"{name}{suffix}"] for name in ("win_rate", "win_low", "win_high"))
         console.print(
-            f"ReFL's image is truly better than that of {opponent}: {rate:.1%} [{low:.1%}, {high:.1%}]"
+            f"win rate of ReFL's images against {opponent}, by truth: {rate:.1%} [{low:.1%}, {high:.1%}]"
         )
     console.print(
-        f"kept: step {found['stopped_step']}, truth {found['stopped_truth']:.3f} at validation; "
-        f"the best there was: {found['best_truth']:.3f}"
+        f"saved step {results['stopped_step']} with a validation truth of {results['stopped_truth']:.3f}; "
+        f"the best validation had {results['best_truth']:.3f}"
     )
-    if found["stopped"]:
-        console.print(printable(f"stopped early: {found['stopped']}"))
-    files = f"{out / 'grid.png'}, {out / 'curve.png'}, report.json"
-    console.print(printable(f"{found['seconds'] / 60:.1f} minutes; {files}"))
+    if results["stopped"]:
+        console.print(printable(f"stopped early: {results['stopped']}"))
+    files = f"{out / 'grid.png'}, {out / 'curve.png'} and {out / 'report.json'}"
+    console.print(printable(f"wrote {files} in {results['seconds'] / 60:.1f} minutes"))
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The demo's images: before and after under their prompts, and learned reward beside truth over steps."""
+"""The demo's figures: images of all models, and rewards and truth over steps."""
 
 from __future__ import annotations
 
@@ -24,16 +24,26 @@ ROWS = 10
 def draw_grid(
     path: Path, prompts: Sequence[str], models: dict[str, ScoredImages], rows: int = ROWS, blocks: int = 2
 ) -> None:
-    """A PNG of the first prompts: the images of every model with truth and reward, then one as meant."""
+    """Draw a PNG with the images of each model, one row per prompt.
+
+    The last image of a row is a correct one.
+
+    Args:
+        path: file to write.
+        prompts: prompts of the images.
+        models: model name -> its images and scores for ``prompts``.
+        rows: number of prompts to show.
+        blocks: number of columns of rows.
+    """
     grid_rows, rng = [], np.random.default_rng(0)
-    for number in range(min(rows, len(prompts))):
+    for index in range(min(rows, len(prompts))):
         captions = [
-            f"{name}: {scored.scores[TRUTH][number, 0]:.2f}\nreward {scored.scores[REWARD][number, 0]:+.2f}"
+            f"{name}: {scored.scores[TRUTH][index, 0]:.2f}\nreward {scored.scores[REWARD][index, 0]:+.2f}"
             for name, scored in models.items()
         ]
-        images = [_image(scored.images[number]) for scored in models.values()]
-        target = Image.fromarray(draw(parse(prompts[number]), rng))
-        grid_rows.append((prompts[number], [*images, target], [*captions, "as meant"]))
+        images = [_image(scored.images[index]) for scored in models.values()]
+        target = Image.fromarray(draw(parse(prompts[index]), rng))
+        grid_rows.append((prompts[index], [*images, target], [*captions, "target"]))
     sheets = [contact_sheet(grid_rows[block::blocks]) for block in range(min(blocks, len(grid_rows)))]
     canvas = Image.new("RGB", (sum(sheet.width for sheet in sheets), max(p.height for p in sheets)), "white")
     left = 0
@@ -45,7 +55,13 @@ def draw_grid(
 
 
 def draw_curve(path: Path, curves: dict[str, list[dict[str, Any]]], saved_step: int | None = None) -> None:
-    """A PNG: learned reward and second reward (left axis) and truth (right axis) at each validation."""
+    """Draw rewards (left axis) and truth (right axis) over steps as a PNG.
+
+    Args:
+        path: file to write.
+        curves: run name -> validations (see ``validation_curve``).
+        saved_step: step of the saved weights, marked by a line.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -61,7 +77,7 @@ def draw_curve(path: Path, curves: dict[str, list[dict[str, Any]]], saved_step: 
             values = [point[key] for point in points]
             panel.plot(steps, values, styles[name], color=color, marker=".", label=label)
     if saved_step is not None:
-        axis.axvline(saved_step, color="grey", linewidth=1, label="kept")
+        axis.axvline(saved_step, color="grey", linewidth=1, label="saved")
     axis.set_xlabel("step")
     axis.set_ylabel("rewards")
     right.set_ylabel("truth (the oracle's utility)")

@@ -1,4 +1,4 @@
-"""The demo's runs: settings of refl's trainer, and the prompts and images they take."""
+"""The demo's runs: settings of the trainer, prompts and captioned images."""
 
 from __future__ import annotations
 
@@ -33,23 +33,25 @@ from .truth import read_truths
 PIPELINE = Path(__file__).parent / "tiny"
 REWARD, HELD_OUT_REWARD, TRUTH = "tiny", "tiny-judge", "truth"
 DENOISING_STEPS, GUIDANCE = 20, 2.5
-CLEAN_REWARD = 1.35  # of clean, right images by `tiny` (1.38 for one thing, 1.35 for two): more is no better
+# Reward of clean, correct images by `tiny` (1.38 with one thing, 1.35 with two). More is not better.
+CLEAN_REWARD = 1.35
 
 
 @dataclass(frozen=True)
 class DemoSize:
-    """How much the demo does.
+    """Size of the demo.
 
     Attributes:
         steps: optimizer steps of each run.
-        batch_size: images made, and images of the pre-training data shown, a step.
-        validate_every: steps between validations.
-        validation_prompts: known prompts of the validations, apart from those trained on.
-        validation_seeds: images of each.
-        unseen_prompts: on which the models are compared in the end, one image each.
-        train_prompts: for rollouts.
-        images: with captions, for the ordinary denoising loss.
-        learning_rate: AdamW's.
+        batch_size: generated images per step; the ordinary denoising loss uses twice as many captioned
+            images.
+        validate_every: optimizer steps between validations.
+        validation_prompts: number of validation prompts, which are not trained on.
+        validation_seeds: images per validation prompt.
+        unseen_prompts: number of prompts for the final comparison, with one image each.
+        train_prompts: number of training prompts.
+        images: number of captioned images for the ordinary denoising loss.
+        learning_rate: learning rate of AdamW.
     """
 
     steps: int = 150
@@ -75,10 +77,12 @@ SMALL = DemoSize(
 
 
 def demo_config(out: Path, data: Path, size: DemoSize, seed: int) -> TrainConfig:
-    """ReFL on all weights of the tiny pipeline, held by the loss it was trained with.
+    """Return the settings of ReFL on all weights of the tiny pipeline.
 
-    The reward's loss is flat beyond what clean images get; the second reward and the diversity of
-    the images end the run, and choose what is kept. The truth is watched and decides nothing.
+    The ordinary denoising loss regularizes the run.
+
+    The reward's loss has no gradient above the reward of clean images. The held-out reward and the
+    diversity of the images stop the run and select the saved weights. The truth is only logged.
     """
     return TrainConfig(
         model=ModelConfig(id=str(PIPELINE), lora_rank=0),
@@ -102,7 +106,7 @@ def demo_config(out: Path, data: Path, size: DemoSize, seed: int) -> TrainConfig
             schedule="constant_with_warmup",
             warmup_steps=10,
             weight_decay=0.0,
-            ema_decay=0.95,  # without it, validations jump by as much as the run gains
+            ema_decay=0.95,  # without it, validations vary by as much as the run improves
         ),
         validation=ValidationConfig(
             every=size.validate_every,
@@ -128,8 +132,10 @@ def demo_config(out: Path, data: Path, size: DemoSize, seed: int) -> TrainConfig
 
 
 def control_config(config: TrainConfig) -> TrainConfig:
-    """The same run with the same rollouts and data, the reward's loss multiplied by 0; the last weights
-    are kept, as no reward may choose for it."""
+    """Return the settings of the control run: ``config`` without reward loss.
+
+    It saves the last weights, because no reward may select them.
+    """
     return replace(
         config,
         loss=replace(config.loss, reward_scale=0.0),
@@ -138,27 +144,27 @@ def control_config(config: TrainConfig) -> TrainConfig:
 
 
 def make_trainer(config: TrainConfig, size: DemoSize, seed: int) -> Trainer:
-    """A trainer with the demo's prompts and the oracle watching."""
+    """Build a trainer with the demo's prompts and the oracle as a held-out reward."""
     known = sample_prompts(size.train_prompts + size.validation_prompts, seed)
     return Trainer(prompts=known, args=config, rewards={TRUTH: truth_reward})
 
 
 def unseen_prompts(count: int, seed: int) -> list[str]:
-    """Prompts with combinations that neither pipeline nor reward ever saw, half of them about one thing."""
+    """Return prompts with combinations that no training has seen."""
     return sample_prompts(count, 10_000 + seed, "held_out")
 
 
 def truth_reward(pixels: Tensor, prompts: Sequence[str]) -> Tensor:
-    """The oracle's utility, (N,), as a reward to watch: it has no gradient, so nothing can train on it.
+    """Return the oracle's utility (N,) as a held-out reward without gradient.
 
-    0 for prompts that are not of this world, such as those with which the trainer tries its rewards.
+    Prompts that are not ShapesBench's, such as those of the trainer's check of its rewards, get 0.
     """
     images = (pixels.detach().clamp(0, 1) * 255).round().to(torch.uint8).cpu()
     utility = torch.zeros(len(prompts))
     known = [i for i, prompt in enumerate(prompts) if _is_known(prompt)]
     if known:
-        found = read_truths(images[known], [prompts[i] for i in known]).utility
-        utility[known] = torch.from_numpy(found).float()
+        truths = read_truths(images[known], [prompts[i] for i in known])
+        utility[known] = torch.from_numpy(truths.utility).float()
     return utility.to(pixels.device)
 
 
@@ -171,7 +177,7 @@ def _is_known(prompt: str) -> bool:
 
 
 def write_images(file: Path, count: int, seed: int) -> None:
-    """`count` clean images with their prompts as a .tar, as the trainer takes them."""
+    """Write ``count`` clean images and prompts to a .tar, unless it exists."""
     if file.is_file():
         return
     with atomic_write(file) as temporary, tarfile.open(temporary, "w") as archive:

@@ -1,8 +1,8 @@
-"""The part of ShapesBench that the tiny pipeline draws: big, upright things near the middle.
+"""The scenes that the tiny pipeline draws: big, upright, near the center.
 
-Its prompts name no size, or "big"; everything else is ShapesBench's: colors, shapes, relations, wordings,
-grounds, and what training never sees (`reward_core.shapes.split`). The truth of its images is the oracle's,
-which knows nothing of these limits.
+The prompts name either no size or "big". Colors, shapes, relations, wordings, backgrounds and held-out
+combinations (`reward_core.shapes.split`) are those of ShapesBench. The oracle scores the images without
+these limits.
 """
 
 from __future__ import annotations
@@ -17,23 +17,27 @@ from reward_core.shapes import appearance, layout
 from reward_core.shapes.grammar import Scene, Thing, phrase
 from reward_core.shapes.render import Drawing, Mark, rasterize
 
+# Lengths are fractions of the image side.
 SIZE_NAMED = 0.25  # share of things that the prompt calls big
-RADIUS, RADIUS_JITTER = 0.158, 0.03  # that of ShapesBench's big things is 0.155, give or take 5%
-SPREAD = 0.1  # an image's middle lies this far from the frame's, at most, along the free axes
-ON_AXIS = 0.02  # ... and along the axis of a relation
-HALF_DISTANCE = (0.21, 0.23)  # between the middles of two things
-OFF_AXIS = 0.05  # off the relation's axis; 13 degrees at most, the relation holds up to 20
+RADIUS, RADIUS_JITTER = 0.158, 0.03  # big things of ShapesBench: 0.155, with a jitter of 5%
+SPREAD = 0.1  # largest offset of the scene from the image center along the free axes
+ON_AXIS = 0.02  # largest offset along the axis of a relation
+HALF_DISTANCE = (0.21, 0.23)  # half the distance between the centers of two things
+OFF_AXIS = 0.05  # largest offset across the relation's axis: 13 degrees, where the oracle allows 20
 
 
 def sample_scene(rng: np.random.Generator, split: str = "train", pair_share: float = 0.5) -> Scene:
-    """A scene of one or two things that are big or of no named size. Errors as `shapes.sample_scene`."""
+    """Sample a scene of one or two things, each big or without a named size.
+
+    Args and errors are those of ``shapes.sample_scene``.
+    """
     while True:
         scene = shapes.sample_scene(rng, split, pair_share)
         sizes = ["big" if named else None for named in rng.random(len(scene.things)) < SIZE_NAMED]
         things = tuple(Thing(t.color, t.shape, size) for t, size in zip(scene.things, sizes))
         try:
             return Scene(things, scene.relation)
-        except ValueError:  # a small and a big one of the same kind, alike now
+        except ValueError:  # a small and a big thing of the same kind have become equal
             continue
 
 
@@ -44,27 +48,31 @@ def sample_prompts(
     pair_share: float = 0.5,
     without: frozenset[str] = frozenset(),
 ) -> list[str]:
-    """`count` different prompts, none of them in `without`.
+    """Sample ``count`` distinct prompts, none of them in ``without``.
 
-    Raises ValueError where there are not so many.
+    Raises:
+        ValueError: the split has too few distinct prompts.
     """
     rng = np.random.default_rng([seed, 11])
-    found: dict[str, None] = {}
+    prompts: dict[str, None] = {}
     for _ in range(200 * count):
-        if len(found) == count:
+        if len(prompts) == count:
             break
         prompt = phrase(sample_scene(rng, split, pair_share), rng)
         if prompt not in without:
-            found[prompt] = None
-    if len(found) < count:
-        raise ValueError(f"found {len(found)} different prompts of {split}, not {count}")
-    return list(found)
+            prompts[prompt] = None
+    if len(prompts) < count:
+        raise ValueError(
+            f"Cannot sample {count} distinct prompts of split {split!r}: found only {len(prompts)}. Ask for "
+            "fewer."
+        )
+    return list(prompts)
 
 
 def draw(scene: Scene, rng: np.random.Generator) -> np.ndarray:
-    """A clean, right image of the scene: pixels (64, 64, 3), uint8."""
+    """Draw a clean, correct image of the scene: pixels (64, 64, 3), uint8."""
     marks = [_make_mark(thing, rng) for thing in scene.things]
-    ground = layout.sample_background(rng)
+    background = layout.sample_background(rng)
     x, y = 0.5 + SPREAD * (2 * rng.random(2) - 1)
     if scene.relation is not None:
         (off_axis,) = OFF_AXIS * (2 * rng.random(1) - 1)
@@ -77,15 +85,15 @@ def draw(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     else:
         positions = [(x, y)]
     positioned = tuple(replace(mark, x=float(px), y=float(py)) for mark, (px, py) in zip(marks, positions))
-    return rasterize(Drawing(ground, positioned))
+    return rasterize(Drawing(background, positioned))
 
 
 def captioned_images(
     count: int, seed: int, split: str = "train", pair_share: float = 0.5
 ) -> Iterator[tuple[np.ndarray, str]]:
-    """`count` images with a prompt each; number i is the same whatever the count."""
-    for number in range(count):
-        rng = np.random.default_rng([seed, number, 12])
+    """Yield ``count`` images with prompts. Image i does not depend on ``count``."""
+    for index in range(count):
+        rng = np.random.default_rng([seed, index, 12])
         scene = sample_scene(rng, split, pair_share)
         yield draw(scene, rng), phrase(scene, rng)
 

@@ -1,4 +1,4 @@
-"""Base, control and fine-tuned model on the same unseen prompts: learned reward, truth, who wins."""
+"""Comparison of base, control and fine-tuned model on the same unseen prompts."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ SETTINGS = ImageSettings(steps=DENOISING_STEPS, guidance_scale=GUIDANCE, seeds=1
 
 @dataclass
 class ScoredImages:
-    """Images of one model for P prompts, one each.
+    """Images and scores of one model, one image for each of P prompts.
 
     Attributes:
         images: (P, 3, 64, 64) uint8.
-        scores: name -> (P, 1): the rewards, the oracle's utility as "truth", its alignment.
+        scores: name -> (P, 1): the rewards, "truth" (the oracle's utility) and "alignment".
     """
 
     images: Tensor
@@ -42,16 +42,20 @@ class ScoredImages:
 def score_model(
     model: Path, prompts: Sequence[str], advance: Callable[[int], None] = lambda count: None
 ) -> ScoredImages:
-    """Make one image of each prompt, the same noise for every model, and judge it."""
+    """Generate one image per prompt and score it. Every model gets the same noise.
+
+    Args:
+        model: pipeline folder.
+        prompts: P prompts.
+        advance: called with the number of images after each batch.
+    """
     family = load_family(model)
     device = torch.device("cpu")
-    made = []
-    for batch in generate_images(
-        family, [(prompt, number) for number, prompt in enumerate(prompts)], SETTINGS
-    ):
-        made.append(batch)
+    batches = []
+    for batch in generate_images(family, [(prompt, index) for index, prompt in enumerate(prompts)], SETTINGS):
+        batches.append(batch)
         advance(len(batch))
-    images = torch.cat(made)
+    images = torch.cat(batches)
     rewards = load_rewards([RewardConfig(REWARD), RewardConfig(HELD_OUT_REWARD)], device)
     scores = score_images(images, prompts, rewards, SETTINGS, device)
     truths = read_truths(images, prompts)
@@ -60,7 +64,7 @@ def score_model(
 
 
 def validation_curve(rows: Sequence[dict[str, Any]]) -> list[dict[str, float]]:
-    """The validations among a run's metrics: step, each reward, truth and diversity."""
+    """Return step, rewards, truth and diversity of each validation."""
     return [
         {"step": row["step"]} | {k.split("/", 1)[1]: v for k, v in row.items() if k.startswith("validation/")}
         for row in rows
@@ -76,10 +80,19 @@ def report(
     saved_step: int,
     stopped: str,
 ) -> dict[str, Any]:
-    """The demo's figures; every mean with its 95% interval over prompts under ``intervals``.
+    """Return the results of the demo as the contents of report.json.
 
-    ``best_truth`` and ``stopped_truth`` are of the validations of the fine-tuning run: the best there was,
-    and that of the weights which the second reward and the diversity chose.
+    Every mean has its 95% interval over prompts under ``intervals``. ``best_truth`` is the highest truth of
+    a validation of the fine-tuning run; ``stopped_truth`` is that of the saved weights, which the held-out
+    reward and the diversity selected.
+
+    Args:
+        base: images of the base model.
+        control: images of the control model.
+        tuned: images of the fine-tuned model.
+        curves: run name -> validations (see ``validation_curve``).
+        saved_step: step of the fine-tuned model's saved weights.
+        stopped: reason of an early stop; empty without one.
     """
     tuned_curve = {point["step"]: point for point in curves["refl"]}
     comparisons = {
@@ -99,11 +112,11 @@ def report(
     }
     document: dict[str, Any] = {name: mean for name, (mean, _, _) in means.items()}
     document["control_after"] = document["oracle_control"]
-    for suffix, found in comparisons.items():
+    for suffix, comparison in comparisons.items():
         document |= {
-            f"win_rate{suffix}": found.win_rate,
-            f"win_low{suffix}": found.win_rate_low,
-            f"win_high{suffix}": found.win_rate_high,
+            f"win_rate{suffix}": comparison.win_rate,
+            f"win_low{suffix}": comparison.win_rate_low,
+            f"win_high{suffix}": comparison.win_rate_high,
         }
     document |= {
         "best_truth": max(point[TRUTH] for point in curves["refl"]),
@@ -118,7 +131,7 @@ def report(
 
 
 def run_environment(started: float, config: TrainConfig) -> dict[str, Any]:
-    """What the figures hold for: settings (paths by their last name), versions, machine, time."""
+    """Return settings (paths without folders), versions, machine and time."""
     settings = config.to_dict()
     for part, key in (("model", "id"), ("run", "out"), ("loss", "pretraining_data")):
         settings[part][key] = Path(settings[part][key]).name
@@ -132,7 +145,7 @@ def run_environment(started: float, config: TrainConfig) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The processor's name, where the system tells it."""
+    """Return the name of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

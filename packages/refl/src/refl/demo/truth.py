@@ -1,4 +1,4 @@
-"""What ShapesBench's oracle says of generated images. Only ever for figures: nothing trains on it."""
+"""Scores of images by ShapesBench's oracle, used for reports only."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from torch import Tensor
 
 from reward_core import shapes
 
-SPECK = 0.05  # radius, share of the side, below which a thing is not counted
+SPECK = 0.05  # things with a smaller radius (fraction of the image side) are not counted
 
 
 @dataclass(frozen=True)
 class Truths:
-    """The oracle on N images, (N,) float64 each, in [0, 1].
+    """The oracle's scores of N images, (N,) float64 each, in [0, 1].
 
     Attributes:
-        utility: how good the image is: alignment * (0.4 + 0.6 * cleanliness).
-        alignment: how well it fits its prompt.
-        cleanliness: how clean it is as an image.
-        count: 1 where as many things are shown as named.
-        colors: 1 where count is right, and so are all colors.
-        shapes: 1 where count is right, and so are all shapes.
+        utility: overall quality, alignment * (0.4 + 0.6 * cleanliness).
+        alignment: how well the image fits its prompt.
+        cleanliness: how clean the image is, regardless of the prompt.
+        count: 1 if the image shows as many things as the prompt names, else 0.
+        colors: 1 if the count and all colors are correct, else 0.
+        shapes: 1 if the count and all shapes are correct, else 0.
     """
 
     utility: np.ndarray
@@ -35,7 +35,7 @@ class Truths:
 
 
 def read_truths(images: Tensor, prompts: Sequence[str]) -> Truths:
-    """The truths of images (N, 3, H, W) uint8, each for its own of N prompts."""
+    """Score images (N, 3, H, W) uint8 for their N prompts with the oracle."""
     rows = []
     for image, prompt in zip(images.permute(0, 2, 3, 1).contiguous().numpy(), prompts, strict=True):
         scene, reading = shapes.parse(prompt), shapes.read_image(image)
@@ -57,7 +57,7 @@ def read_truths(images: Tensor, prompts: Sequence[str]) -> Truths:
 
 
 def interval(values: np.ndarray) -> tuple[float, float, float]:
-    """(mean, low, high): 95% interval by bootstrap over the first axis, which is prompts."""
+    """Return (mean, low, high): a 95% bootstrap interval over the first axis."""
     flat = values.reshape(len(values), -1).mean(1)
     draws = np.random.Generator(np.random.PCG64(0)).integers(0, len(flat), (10_000, len(flat)))
     low, high = np.quantile(flat[draws].mean(1), (0.025, 0.975))

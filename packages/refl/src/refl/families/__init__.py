@@ -1,4 +1,4 @@
-"""Families of diffusion models: how each encodes, denoises and decodes."""
+"""Families of diffusion models: prompt encoding, denoising and decoding."""
 
 from __future__ import annotations
 
@@ -30,14 +30,16 @@ FAMILIES: dict[str, type[Family]] = {
 
 
 def family_of(pipeline: Any) -> Family:
-    """The family of a diffusers pipeline.
+    """Wrap a diffusers pipeline in its family.
 
     Raises:
-        ModelError: a pipeline of a class that has none.
+        ModelError: the pipeline's class is not supported.
     """
     name = type(pipeline).__name__
     if name not in FAMILIES:
-        raise ModelError(f"a {name} cannot be trained yet; these can: {', '.join(FAMILIES)}")
+        raise ModelError(
+            f"Cannot use a {name}: its class is not supported. Use one of {', '.join(FAMILIES)}."
+        )
     return FAMILIES[name](pipeline)
 
 
@@ -51,14 +53,14 @@ def load_family(
     """Load a diffusion model through diffusers.
 
     Args:
-        model: hub id, folder of a pipeline, or a single .safetensors or .ckpt file.
-        revision: branch, tag or commit on the hub.
-        variant: of the weight files, such as "fp16".
-        dtype: of all weights but the VAE's, which stays float32 (in half precision those of Stable
-            Diffusion overflow).
+        model: Hub id, pipeline folder, or a single .safetensors or .ckpt file.
+        revision: branch, tag or commit on the Hub.
+        variant: variant of the weight files, such as "fp16".
+        dtype: dtype of all weights except the VAE's, which stay float32 (the VAEs of Stable Diffusion
+            overflow in half precision).
 
     Raises:
-        ModelError: nothing there, no such repository, no network, or a model of an unknown family.
+        ModelError: the model is missing, cannot be downloaded, or belongs to an unsupported family.
     """
     from diffusers import DiffusionPipeline
 
@@ -69,7 +71,10 @@ def load_family(
             pipeline = _single_file(name, dtype)
         else:
             if os.path.isdir(name) and not Path(name, "model_index.json").is_file():
-                raise ModelError(f"{name}: no pipeline's folder (it has no model_index.json)")
+                raise ModelError(
+                    f"Cannot load a diffusion model from the folder {name!r}: it has no model_index.json. "
+                    "Give the folder of a diffusers pipeline."
+                )
             extra = {} if variant is None else {"variant": variant}
             pipeline = DiffusionPipeline.from_pretrained(
                 name,
@@ -87,9 +92,9 @@ def load_family(
                 f"Cannot load {name!r}: it is neither a folder or file nor in the hub's cache, and the hub "
                 f"cannot be reached ({unreachable}). {how_to_copy_repo(name)}"
             ) from error
-        raise ModelError(f"{name}: cannot be loaded as a diffusion model: {error}") from error
+        raise ModelError(f"Cannot load the diffusion model {name!r}: {error}") from error
     family = family_of(pipeline)
-    if pipeline.vae.dtype != torch.float32:  # a single file knows one dtype alone
+    if pipeline.vae.dtype != torch.float32:  # from_single_file uses one dtype for all parts
         pipeline.vae.to(dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     return family
@@ -114,11 +119,17 @@ def _single_file(path: str, dtype: torch.dtype) -> Any:
     ):
         if kind.startswith(prefix):
             return pipeline_class.from_single_file(path, torch_dtype=dtype)
-    raise ModelError(f"{path}: a checkpoint of kind {kind!r}, which cannot be trained yet")
+    raise ModelError(
+        f"Cannot use the checkpoint {path!r}: models of kind {kind!r} are not supported. Use a checkpoint of "
+        "Stable Diffusion 1, 2, XL or 3, or of FLUX.1."
+    )
 
 
 def _without_safety_checker(name: str, revision: str | None, local_files_only: bool) -> dict[str, Any]:
-    """Training needs none, and it is larger than the UNet; other pipelines do not know the argument."""
+    """Return the argument that omits the safety checker, if the pipeline has one.
+
+    Training does not use it, and it is larger than the UNet.
+    """
     from huggingface_hub import hf_hub_download
 
     if os.path.isdir(name):

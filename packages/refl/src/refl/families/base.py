@@ -1,4 +1,4 @@
-"""What a family of diffusion models must offer; the trainer knows nothing else of it."""
+"""The interface of a family of diffusion models, as the trainer uses it."""
 
 from __future__ import annotations
 
@@ -19,9 +19,12 @@ Tensors = dict[str, Tensor]
 
 @dataclass
 class Condition:
-    """Encoded prompts. ``negative`` is there where classifier-free guidance is used.
+    """Encoded prompts.
 
-    Every tensor has the batch as its first dimension; which tensors there are is the family's affair.
+    Attributes:
+        positive: name -> tensor of the encoded prompts; the names depend on the family, the first
+            dimension is the batch.
+        negative: the same for the negative prompt; None without classifier-free guidance.
     """
 
     positive: Tensors
@@ -33,8 +36,8 @@ class Guidance:
     """Classifier-free guidance of a rollout.
 
     Attributes:
-        scale: 1 is none.
-        negative_gradient: whether gradient also passes through the negative prompt's branch.
+        scale: guidance scale; 1 disables guidance.
+        negative_gradient: also backpropagate through the branch of the negative prompt.
     """
 
     scale: float = 1.0
@@ -42,13 +45,16 @@ class Guidance:
 
 
 class Family(ABC):
-    """A diffusers pipeline as the trainer sees it.
+    """Base class of the families: a diffusers pipeline with frozen weights.
+
+    Args:
+        pipeline: the pipeline, as ``from_pretrained`` returns it.
 
     Attributes:
-        pipeline: what ``from_pretrained`` gave.
-        part: the pipeline's attribute that is trained: "unet" or "transformer".
-        samplers: the samplers that go with the model, the default first.
-        lora_targets: the linear layers that LoRA adapts by default.
+        pipeline: the pipeline.
+        part: attribute of the pipeline that is trained: "unet" or "transformer".
+        samplers: samplers that fit the model, the default first.
+        lora_targets: names of the linear layers that get LoRA adapters by default.
     """
 
     part: ClassVar[str] = "unet"
@@ -63,6 +69,7 @@ class Family(ABC):
 
     @property
     def denoiser(self) -> Any:
+        """The UNet or transformer."""
         return getattr(self.pipeline, self.part)
 
     @denoiser.setter
@@ -71,25 +78,26 @@ class Family(ABC):
 
     @property
     def device(self) -> torch.device:
+        """The device of the denoiser."""
         return next(self.denoiser.parameters()).device
 
     @property
     def scale_factor(self) -> int:
-        """Pixels per latent, along one side."""
+        """Image pixels per latent along one side."""
         return 2 ** (len(self.pipeline.vae.config.block_out_channels) - 1)
 
     @property
     def size_multiple(self) -> int:
-        """Image sides must be multiples of this."""
+        """Number of pixels that image sides must be a multiple of."""
         return self.scale_factor
 
     @property
     def default_size(self) -> int:
-        """The side, in pixels, that the model was made for."""
+        """The model's native image side in pixels."""
         return int(self.denoiser.config.sample_size) * self.scale_factor
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
-        """(channels, height, width) of the latents of an image."""
+        """Return (channels, height, width) of the latents for an image size in pixels."""
         return (
             self.pipeline.vae.config.latent_channels,
             height // self.scale_factor,
@@ -97,33 +105,44 @@ class Family(ABC):
         )
 
     def schedule(self, steps: int, sampler: str, height: int, width: int) -> NoiseSchedule:
+        """Return the levels of ``steps`` steps; an empty sampler is the default."""
         return make_schedule(self.pipeline.scheduler, steps, sampler or self.samplers[0])
 
     @abstractmethod
     def encode(self, prompts: Sequence[str], negative: str | None = None) -> Condition:
-        """Prompts -> what the denoiser needs of them, without gradient.
+        """Encode prompts for the denoiser, without gradient.
 
         Args:
-            prompts: B strings.
-            negative: the negative prompt where guidance is used, else None.
+            prompts: B prompts.
+            negative: negative prompt of classifier-free guidance; None without guidance.
         """
 
     @abstractmethod
     def predict(
         self, latents: Tensor, timestep: float | Tensor, condition: Tensors, guidance: float
     ) -> Tensor:
-        """The denoiser's output (B, C, h, w) for latents (B, C, h, w); timestep one number or (B,)."""
+        """Run the denoiser.
+
+        Args:
+            latents: (B, C, h, w) noisy latents.
+            timestep: one number or (B,) numbers.
+            condition: encoded prompts.
+            guidance: guidance scale, for models that take it as an input.
+
+        Returns:
+            The denoiser's output (B, C, h, w).
+        """
 
     def denoise(
         self, latents: Tensor, timestep: float | Tensor, condition: Condition, guidance: Guidance
     ) -> Tensor:
-        """``predict`` with guidance, float32."""
+        """Run the denoiser with guidance; return its output (B, C, h, w), float32."""
         if condition.negative is None:
             return self.predict(latents, timestep, condition.positive, guidance.scale).float()
         if guidance.negative_gradient or not torch.is_grad_enabled():
             both = {k: torch.cat([condition.negative[k], v]) for k, v in condition.positive.items()}
-            twice = timestep.repeat(2) if isinstance(timestep, Tensor) and timestep.ndim else timestep
-            output = self.predict(torch.cat([latents, latents]), twice, both, guidance.scale).float()
+            timesteps = timestep.repeat(2) if isinstance(timestep, Tensor) and timestep.ndim else timestep
+            output = self.predict(torch.cat([latents, latents]), timesteps, both, guidance.scale).float()
             negative, positive = output.chunk(2)
         else:
             with torch.no_grad():
@@ -133,11 +152,17 @@ class Family(ABC):
         return negative + guidance.scale * (positive - negative)
 
     def decode(self, latents: Tensor, gradient_checkpointing: bool = True) -> Tensor:
-        """Clean latents (B, C, h, w) -> pixels (B, 3, H, W) in [0, 1], float32, differentiable.
+        """Decode clean latents to images, differentiably.
 
-        Values beyond the range are clamped, but gradient passes as if they were not, so that a sample at
-        the border can still move. ``gradient_checkpointing`` keeps no activations and computes them in the
-        backward pass.
+        Values outside [0, 1] are clamped, but the gradient ignores the clamp, so that saturated pixels can
+        still change.
+
+        Args:
+            latents: (B, C, h, w) clean latents.
+            gradient_checkpointing: recompute the decoder's activations in the backward pass.
+
+        Returns:
+            Pixels (B, 3, H, W) in [0, 1], float32.
         """
         vae = self.pipeline.vae
         scaled = self._unscale(latents).to(vae.dtype)
@@ -151,9 +176,15 @@ class Family(ABC):
 
     @torch.no_grad()
     def encode_pixels(self, pixels: Tensor, noise: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [0, 1] -> latents (B, C, h, w), drawn with the given normal noise.
+        """Encode images to latents, sampled from the autoencoder's distribution.
 
-        An AutoencoderTiny gives one answer and not a distribution: then the noise has no part.
+        Args:
+            pixels: (B, 3, H, W) in [0, 1].
+            noise: (B, C, h, w) standard normal noise to sample with; unused by an AutoencoderTiny, which
+                has no distribution.
+
+        Returns:
+            Latents (B, C, h, w), float32.
         """
         vae = self.pipeline.vae
         encoded = vae.encode((pixels * 2 - 1).to(vae.dtype))
@@ -164,7 +195,7 @@ class Family(ABC):
         return self._scale(latents)
 
     def _scale(self, latents: Tensor) -> Tensor:
-        """The autoencoder's latents as the denoiser knows them; the inverse of ``_unscale``."""
+        """Scale the autoencoder's latents for the denoiser; inverts ``_unscale``."""
         config, moments = self.pipeline.vae.config, self._moments(latents)
         if moments is not None:
             mean, std = moments
@@ -179,7 +210,7 @@ class Family(ABC):
         return latents / config.scaling_factor + (getattr(config, "shift_factor", None) or 0)
 
     def _moments(self, latents: Tensor) -> tuple[Tensor, Tensor] | None:
-        """(mean, deviation) of the latents' channels, (1, C, 1, 1) each, where the autoencoder tells them."""
+        """Return mean and std (1, C, 1, 1) of the latents, if the config has them."""
         config = self.pipeline.vae.config
         mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
         if mean is None or std is None:
@@ -192,5 +223,5 @@ def _decode(vae: Any, latents: Tensor) -> Tensor:
 
 
 def batch_of(timestep: float | Tensor, latents: Tensor) -> Tensor:
-    """(B,) timesteps on the latents' device."""
+    """Expand a timestep to (B,) on the device of the latents."""
     return torch.as_tensor(timestep, dtype=torch.float32, device=latents.device).expand(len(latents))

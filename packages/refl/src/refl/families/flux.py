@@ -1,4 +1,4 @@
-"""FLUX.1: a transformer over packed latents, trained on a rectified flow; guidance is one of its inputs."""
+"""FLUX.1: a rectified-flow transformer with guidance as an input."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .base import Condition, Family, Tensors, batch_of
 
 
 class Flux(Family):
-    """Pipelines of class FluxPipeline: dev, whose guidance is distilled into the model, and schnell."""
+    """Pipelines of class FluxPipeline: dev (guidance-distilled) and schnell."""
 
     part = "transformer"
     samplers = ("flow",)

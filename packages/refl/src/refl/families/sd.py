@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.x and 2.x: a UNet and CLIP's text encoder."""
+"""Stable Diffusion 1.x and 2.x: a UNet and the text encoder of CLIP."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from .base import Condition, Family, Tensors, batch_of
 
 
 class StableDiffusion(Family):
-    """Pipelines of class StableDiffusionPipeline; epsilon or v prediction."""
+    """Pipelines of class StableDiffusionPipeline, with epsilon or v prediction."""
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str], negative: str | None = None) -> Condition:
         guided = negative is not None
-        positive, unwanted = self.pipeline.encode_prompt(
+        positive, negative_text = self.pipeline.encode_prompt(
             list(prompts), self.device, 1, guided, [negative] * len(prompts) if guided else None
         )
-        return Condition({"text": positive}, {"text": unwanted} if guided else None)
+        return Condition({"text": positive}, {"text": negative_text} if guided else None)
 
     def predict(
         self, latents: Tensor, timestep: float | Tensor, condition: Tensors, guidance: float

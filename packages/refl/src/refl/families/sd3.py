@@ -1,4 +1,4 @@
-"""Stable Diffusion 3 and 3.5: a transformer trained on a rectified flow, three text encoders."""
+"""Stable Diffusion 3: a rectified-flow transformer, three text encoders."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class StableDiffusion3(Family):
         from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 
         scheduler, options = self.pipeline.scheduler, {}
-        if scheduler.config.get("use_dynamic_shifting"):  # the larger the image, the more steps at high noise
+        if scheduler.config.get("use_dynamic_shifting"):  # larger images get more steps at high noise
             _, rows, columns = self.latent_shape(height, width)
             tokens = rows * columns // self.denoiser.config.patch_size**2
             names = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
@@ -35,7 +35,7 @@ class StableDiffusion3(Family):
     @torch.no_grad()
     def encode(self, prompts: Sequence[str], negative: str | None = None) -> Condition:
         guided = negative is not None
-        text, unwanted, pooled, unwanted_pooled = self.pipeline.encode_prompt(
+        text, negative_text, pooled, negative_pooled = self.pipeline.encode_prompt(
             list(prompts),
             None,
             None,
@@ -43,8 +43,8 @@ class StableDiffusion3(Family):
             do_classifier_free_guidance=guided,
             negative_prompt=[negative] * len(prompts) if guided else None,
         )
-        other = {"text": unwanted, "pooled": unwanted_pooled} if guided else None
-        return Condition({"text": text, "pooled": pooled}, other)
+        negative_condition = {"text": negative_text, "pooled": negative_pooled} if guided else None
+        return Condition({"text": text, "pooled": pooled}, negative_condition)
 
     def predict(
         self, latents: Tensor, timestep: float | Tensor, condition: Tensors, guidance: float

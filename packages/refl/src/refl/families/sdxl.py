@@ -1,4 +1,4 @@
-"""Stable Diffusion XL: a UNet, two text encoders, and the image's size as a condition."""
+"""Stable Diffusion XL: a UNet with two text encoders and size conditioning."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from .base import Condition, Family, Tensors, batch_of
 
 
 class StableDiffusionXL(Family):
-    """Pipelines of class StableDiffusionXLPipeline (the base model; any resolution and aspect)."""
+    """Pipelines of class StableDiffusionXLPipeline, at any resolution."""
 
     samplers = ("euler", "ddim", "ddpm")
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str], negative: str | None = None) -> Condition:
         guided = negative is not None
-        text, unwanted, pooled, unwanted_pooled = self.pipeline.encode_prompt(
+        text, negative_text, pooled, negative_pooled = self.pipeline.encode_prompt(
             list(prompts),
             device=self.device,
             num_images_per_prompt=1,
             do_classifier_free_guidance=guided,
-            # Of no negative prompt, the base model was shown zeros: diffusers gives them for None.
+            # Without a negative prompt the base model expects zeros, which diffusers returns for None.
             negative_prompt=[negative] * len(prompts) if negative else None,
         )
-        other = {"text": unwanted, "pooled": unwanted_pooled} if guided else None
-        return Condition({"text": text, "pooled": pooled}, other)
+        negative_condition = {"text": negative_text, "pooled": negative_pooled} if guided else None
+        return Condition({"text": text, "pooled": pooled}, negative_condition)
 
     def predict(
         self, latents: Tensor, timestep: float | Tensor, condition: Tensors, guidance: float
     ) -> Tensor:
         dtype = self.denoiser.dtype
         height, width = (side * self.scale_factor for side in latents.shape[-2:])
-        # Original size, crop's corner, target size: as if cut from nothing larger.
+        # Original size, crop corner, target size: an uncropped image.
         sizes = latents.new_tensor([[height, width, 0, 0, height, width]], dtype=dtype)
         return self.denoiser(
             latents.to(dtype),
