@@ -141,7 +141,7 @@ class TrainingStep:
         """Run forward and backward on one micro-batch; return its values for the sums, in order of _SUMS."""
         accelerator = self.accelerator
         with accelerator.autocast():
-            inputs = self.rewards.inputs(groups, self.cache) if groups else self.rewards.nothing()
+            inputs = self.rewards.inputs(groups, self.cache) if groups else self.rewards.dummy_inputs()
         rewards = self.wrapped(*inputs).float()
         if not groups:  # other ranks have one more micro-batch, and the all-reduce needs every rank
             accelerator.backward(rewards.sum() * 0)
