@@ -117,6 +117,6 @@ def test_scores_that_are_no_csv_are_the_projects_error(tmp_path):
 def test_rankings_that_are_no_objects_are_named_at_the_first(tmp_path, extension):
     path = tmp_path / f"rankings{extension}"
     path.write_text('["ab", "cd"]' if extension == ".json" else '"ab"\n"cd"\n')
-    with pytest.raises(InputError, match=r"(record 0|line 1) is no object: 'ab'$") as raised:
+    with pytest.raises(InputError, match=r"(record 0|line 1) is not an object: 'ab'$") as raised:
         read_rankings(path)
-    assert str(raised.value).count(f"/rankings{extension}:") == 1
+    assert str(raised.value).count(f"/rankings{extension}'") == 1
