@@ -286,8 +286,8 @@ def test_input_over_the_limits_is_reported_and_skipped(visit, strict_server, mod
     page = visit(strict_server.address)
     page.rank([*files[:3], big, *files[3:]], [group.prompt])
     check_ranked(page.cards(), models["tiny"], group.prompt, files[:3])
-    assert "7 pictures were given; 4 are taken at once, so the last 3 were left out" in page.notices()
-    assert re.search(r"big\.png: too large: 1\.\d MB, at most 1 MB", page.notices())
+    assert "You gave 7 pictures, but the limit is 4: the last 3 were left out" in page.notices()
+    assert re.search(r"big\.png: too large: 1\.\d MB, the limit is 1 MB", page.notices())
 
     huge = tmp_path / "huge.png"
     huge.write_bytes(b"x" * (9 * 2**20))  # not even taken from the browser
@@ -329,7 +329,7 @@ def test_names_and_prompts_are_shown_as_they_are(visit, server, files, tmp_path)
     assert "taken over" not in page.page.title()
     page.rank([files[1]], ["a red\u202e\x9b star"], second="none")
     assert "a red\\u202e\\x9b star" in page.page.locator("#rc-results h3").all_inner_texts()
-    assert "tiny reads 35 tokens of a prompt, so not “" in page.notices()
+    assert "tiny reads at most 35 tokens of a prompt and ignored “" in page.notices()
 
 
 def test_the_page_explains_the_score(visit, server, files, group, models):

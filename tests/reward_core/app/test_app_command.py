@@ -45,7 +45,7 @@ def test_usage_errors_are_one_line(command, tmp_path):
     for arguments, reason in (
         (["--model", "nosuch"], "'nosuch' is neither a known name"),
         (["--second-model", tmp_path / "none.pt", "--model", "tiny"], "none.pt"),
-        (["--model", "tiny", "--port", taken.getsockname()[1]], "cannot listen on 127.0.0.1"),
+        (["--model", "tiny", "--port", taken.getsockname()[1]], "Cannot listen on 127.0.0.1"),
         (["--model", "tiny", "--port", 70000], "from 1 to 65535"),
     ):
         done = command("app", *arguments)
@@ -74,7 +74,7 @@ def test_only_the_named_models_are_offered(model, folder, tmp_path):
     saved = Models([str(folder), "tiny", str(elsewhere)], only=True)
     assert saved.names == [folder.name, "tiny", f"{folder.name} (2)"]  # not where they lie
     assert saved[saved.name_of(str(elsewhere))].config == model.config
-    with pytest.raises(RM.RewardCoreError, match="'tiny-judge' is not offered here"):
+    with pytest.raises(RM.RewardCoreError, match="Cannot use the model 'tiny-judge': not offered"):
         _ = Models(["tiny"], only=True)["tiny-judge"]
 
 

@@ -226,7 +226,7 @@ def test_a_file_limit_below_the_option_is_reported(monkeypatch):
     from reward_core.app import Limits
 
     monkeypatch.setenv("REWARD_CORE_MAX_UPLOAD_FILE_BYTES", "1000")
-    with pytest.raises(InputError, match="Cannot rank files of 32 MB: at most 1,000 bytes"):
+    with pytest.raises(InputError, match="Cannot rank files of 32 MB: uploads are limited to 1,000 bytes"):
         _ = Limits().upload_bytes
     monkeypatch.setenv("REWARD_CORE_MAX_UPLOAD_FILE_BYTES", str(2**40))
     assert Limits(megabytes=2).upload_bytes == 16 * 2**20

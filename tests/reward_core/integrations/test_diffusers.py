@@ -1,4 +1,4 @@
-"""Best of n with real pipelines of tiny size: dropping candidates changes none of those that stay."""
+"""Best of n with tiny pipelines; dropping candidates does not change the remaining ones."""
 
 import inspect
 import math
@@ -25,12 +25,12 @@ from reward_core.integrations.diffusers import (  # noqa: E402
 
 PROMPTS = ["a red circle", "two blue squares"]
 FAMILIES = ["sd", "sd-v", "sdxl", "sd3", "flux"]
-# Batched and single matrix products round differently; over six steps it reached 1 level of 255 in places.
+# Matrix products of different batch sizes round differently: after six steps by up to 1 level of 255.
 LEVELS = 2
 
 
 class Brightness:
-    """A scorer with a known answer, quick and rarely tied."""
+    """A fast scorer with known scores and few ties."""
 
     def __init__(self):
         self.calls = []
@@ -307,18 +307,18 @@ def test_the_bundled_model_by_name_and_another_vae_for_previews(load):
     assert result.best.reward == pytest.approx(expected, abs=5e-5)
 
 
-def test_texts_of_one_prompt_each(load):
+def test_negative_prompts_can_differ_by_prompt(load):
     pipe, scorer = load("sd"), Brightness()
     call = {**call_of("sd"), "negative_prompt": ["grey", "green"]}
     both = best_of(pipe, [PROMPTS[0]] * 2, 2, scorer, **call)
     assert difference(both[0].best.image, both[1].best.image) > LEVELS  # only the negative prompts differ
     assert len(scorer.calls) == 1  # one batch
-    with pytest.raises(InputError, match="3 texts for 2 prompts"):
+    with pytest.raises(InputError, match="one text or 2 texts, one per prompt, got 3"):
         best_of(pipe, PROMPTS, 2, scorer, negative_prompt=["a", "b", "c"])
 
 
 def embeddings(pipe, prompts, negative="grey"):
-    """What a tool such as compel makes: the arguments that replace the prompt, of this pipeline's encoder."""
+    """Return the arguments that replace the prompt, as a tool such as compel does."""
     given = {"device": "cpu", "num_images_per_prompt": 1}
     if "do_classifier_free_guidance" in inspect.signature(pipe.encode_prompt).parameters:
         given |= {"negative_prompt": [negative] * len(prompts), "do_classifier_free_guidance": True}
@@ -399,10 +399,10 @@ def test_pipelines_without_a_step_count():
     pipe, scorer = pixart(), Brightness()
     pipe.set_progress_bar_config(disable=True)
     call = {"height": 32, "width": 32, "num_inference_steps": 2, "use_resolution_binning": False}
-    found = best_of(pipe, PROMPTS[0], 2, scorer, **call)
-    assert [c.steps for c in found.candidates] == [2, 2]
-    assert found.best.reward == max(found.rewards)
-    with pytest.raises(InputError, match="PixArtSigmaPipeline takes no callback_on_step_end"):
+    result = best_of(pipe, PROMPTS[0], 2, scorer, **call)
+    assert [c.steps for c in result.candidates] == [2, 2]
+    assert result.best.reward == max(result.rewards)
+    with pytest.raises(InputError, match="PixArtSigmaPipeline: it does not accept callback_on_step_end"):
         best_of(pipe, PROMPTS[0], 2, scorer, early=DropPlan(), **call)
 
 
@@ -433,10 +433,10 @@ def test_invalid_use_is_reported(load):
 
 
 @pytest.mark.parametrize("scheduler", ["EDMEulerScheduler", "DPMSolverSDEScheduler"])
-def test_schedulers_that_cannot_be_followed_are_refused_at_once(load, scheduler):
+def test_unsupported_schedulers_are_refused_in_the_first_step(load, scheduler):
     pipe, denoised = load("sd"), []
     if scheduler.startswith("DPM"):
-        pipe.scheduler.noise_sampler = None  # its own class needs one more package
+        pipe.scheduler.noise_sampler = None  # DPMSolverSDEScheduler needs another package
         scheduler = "DDIMScheduler"
     else:
         pipe.scheduler = getattr(diffusers, scheduler)()

@@ -65,7 +65,7 @@ def rows(folder):
 
 def newest(folder):
     path = sorted((folder / "checkpoints").iterdir())[-1]
-    return load_file(path / "tensors.safetensors"), json.loads((path / "state.json").read_text())
+    return load_file(path / "tensors.safetensors"), json.loads((path / "state.json").read_text())["run"]
 
 
 def test_two_processes_equal_one_process(start, data, tmp_path):
