@@ -71,8 +71,10 @@ def weights(model):
 
 def test_training_learns_and_writes_a_loadable_folder(fresh, data, tmp_path, command):
     out = tmp_path / "run"
-    some = settings(data, out, epochs=24, batch_size=8, optimizer="muon", muon_lr=0.02, beta2=0.98, clip=5.0)
-    done = Trainer(replace(some, trackers=("tensorboard",)), fresh()).train()
+    config = settings(
+        data, out, epochs=24, batch_size=8, optimizer="muon", muon_lr=0.02, beta2=0.98, clip=5.0
+    )
+    done = Trainer(replace(config, trackers=("tensorboard",)), fresh()).train()
     assert done == out
     validations = [row for row in rows(out) if "validation/loss" in row]
     assert validations[0]["step"] == 0
@@ -101,12 +103,12 @@ def test_training_learns_and_writes_a_loadable_folder(fresh, data, tmp_path, com
 def test_the_loss_of_a_step_covers_the_whole_batch(fresh, data, tmp_path, average):
     """Groups of unequal sizes in micro-batches of unequal lengths: 3 + 3 + 1."""
     changes = dict(batch_size=3, accumulation=3, steps=1, average=average, lr=0.1, optimizer="adam", clip=0.0)
-    some = settings(data, tmp_path, dropout=0.0, **changes)
+    config = settings(data, tmp_path, dropout=0.0, **changes)
     model = fresh()
     model.eval()
     groups = read_rankings(data / "train.json")[:7]
     copy = fresh().requires_grad_()
-    trainer = Trainer(some, without_dropout(model), {"train": groups, "validation": groups})
+    trainer = Trainer(config, without_dropout(model), {"train": groups, "validation": groups})
     rewards = (
         torch.cat(
             [
@@ -169,9 +171,9 @@ def test_frozen_weights_do_not_change(fresh, data, tmp_path):
 
 
 def test_the_cache_changes_nothing(fresh, data, tmp_path):
-    some = dict(freeze=0.5, epochs=3, validations=2)
-    Trainer(settings(data, tmp_path / "without", **some), fresh()).train()
-    trainer = Trainer(settings(data, tmp_path / "with", **some, cache=str(tmp_path / "cache")), fresh())
+    options = dict(freeze=0.5, epochs=3, validations=2)
+    Trainer(settings(data, tmp_path / "without", **options), fresh()).train()
+    trainer = Trainer(settings(data, tmp_path / "with", **options, cache=str(tmp_path / "cache")), fresh())
     trainer.train()
     cache = trainer.readers["train"].cache
     images = len(trainer.readers["train"].images)
@@ -186,18 +188,18 @@ def test_the_cache_changes_nothing(fresh, data, tmp_path):
     content = bytearray(file.read_bytes())
     content[100] ^= 1
     file.write_bytes(content)
-    again = Trainer(settings(data, tmp_path / "again", **some, cache=str(tmp_path / "cache")), fresh())
+    again = Trainer(settings(data, tmp_path / "again", **options, cache=str(tmp_path / "cache")), fresh())
     again.train()
     cache = again.readers["train"].cache
     assert cache.damaged == 1
     assert 1 <= cache.stored <= 6  # the group of that image
     # The damaged group is encoded in a separate batch, which rounds differently.
     assert losses(tmp_path / "again") == pytest.approx(losses(tmp_path / "with"), abs=5e-5)
-    other = Trainer(settings(data, tmp_path / "other", **some, cache=str(tmp_path / "cache")), fresh(1))
+    other = Trainer(settings(data, tmp_path / "other", **options, cache=str(tmp_path / "cache")), fresh(1))
     assert other.readers["train"].cache.folder != cache.folder  # other weights
     file.write_bytes(content[:1000])  # a file of the wrong size is replaced
     assert (
-        Trainer(settings(data, tmp_path / "third", **some, cache=str(tmp_path / "cache")), fresh())
+        Trainer(settings(data, tmp_path / "third", **options, cache=str(tmp_path / "cache")), fresh())
         .readers["train"]
         .cache.folder
         == cache.folder
@@ -230,8 +232,8 @@ def test_images_within_tables_and_zips_are_cached(fresh, data, tmp_path):
         ("table", read_rankings(tmp_path / "train.parquet")),
         ("zip", zipped),
     ):
-        some = settings(data, tmp_path / name, freeze=0.5, epochs=2, cache=str(tmp_path / "cache"))
-        trainer = Trainer(some, fresh(), {"train": given, "validation": others})
+        config = settings(data, tmp_path / name, freeze=0.5, epochs=2, cache=str(tmp_path / "cache"))
+        trainer = Trainer(config, fresh(), {"train": given, "validation": others})
         trainer.train()
         caches[name] = trainer.readers["train"].cache
         assert caches[name].stored >= len(trainer.readers["train"].images)
@@ -243,13 +245,13 @@ def test_images_within_tables_and_zips_are_cached(fresh, data, tmp_path):
         pytest.warns(UserWarning, match="Duplicate"),
     ):
         archive.write(groups[0].images[1], zipped[0].images[0].member)
-    other = Trainer(some, fresh(), {"train": zipped, "validation": others})
+    other = Trainer(config, fresh(), {"train": zipped, "validation": others})
     assert other.readers["train"].cache.folder != caches["zip"].folder
 
 
 def test_a_small_cache_holds_some_images(fresh, data, tmp_path):
-    some = settings(data, tmp_path, freeze=0.5, epochs=2, cache=str(tmp_path / "c"), cache_gb=6e-5)
-    trainer = Trainer(some, fresh())
+    config = settings(data, tmp_path, freeze=0.5, epochs=2, cache=str(tmp_path / "c"), cache_gb=6e-5)
+    trainer = Trainer(config, fresh())
     trainer.train()
     cache = trainer.readers["train"].cache
     assert 0 < cache.slots < len(trainer.readers["train"].images)
@@ -258,16 +260,16 @@ def test_a_small_cache_holds_some_images(fresh, data, tmp_path):
 
 
 def test_a_resumed_run_is_bit_identical(fresh, data, tmp_path):
-    some = dict(epochs=3, steps=6, validations=0, checkpoint_every=3, checkpoints=9, dropout=0.1)
+    options = dict(epochs=3, steps=6, validations=0, checkpoint_every=3, checkpoints=9, dropout=0.1)
     whole = fresh()
-    Trainer(settings(data, tmp_path / "whole", **some), whole).train()
-    half = Trainer(settings(data, tmp_path / "half", **some), fresh())
+    Trainer(settings(data, tmp_path / "whole", **options), whole).train()
+    half = Trainer(settings(data, tmp_path / "half", **options), fresh())
     half.train()
     (tmp_path / "half/checkpoints/step-000006").rename(tmp_path / "gone")
     resumed = fresh(seed=5)  # the initial weights do not matter: the checkpoint has the trained ones
-    Trainer(settings(data, tmp_path / "half", **some), resumed).train()
+    Trainer(settings(data, tmp_path / "half", **options), resumed).train()
     once_more = fresh(seed=5)
-    Trainer(settings(data, tmp_path / "whole", **some), once_more).train(
+    Trainer(settings(data, tmp_path / "whole", **options), once_more).train(
         tmp_path / "whole/checkpoints/step-000003"
     )
     for key, tensor in whole.state_dict().items():
@@ -276,13 +278,13 @@ def test_a_resumed_run_is_bit_identical(fresh, data, tmp_path):
             assert tensor.equal(once_more.state_dict()[key]), key
     assert [row["step"] for row in rows(tmp_path / "half") if "loss" in row] == [1, 2, 3, 4, 5, 6]
     with pytest.raises(CheckpointError, match="its run has other settings or data"):
-        Trainer(settings(data, tmp_path / "half", **{**some, "lr": 1e-4}), fresh()).train()
+        Trainer(settings(data, tmp_path / "half", **{**options, "lr": 1e-4}), fresh()).train()
     weights_file = tmp_path / "half/checkpoints/step-000006/tensors.safetensors"
     weights_file.write_bytes(weights_file.read_bytes()[:100])
     with pytest.raises(CheckpointError, match=r"step-000006': it is damaged .* Remove it to resume"):
-        Trainer(settings(data, tmp_path / "half", **some), fresh()).train()
+        Trainer(settings(data, tmp_path / "half", **options), fresh()).train()
     with pytest.raises(InputError, match="no such checkpoint"):
-        Trainer(settings(data, tmp_path / "half", **some), fresh()).train(tmp_path / "nowhere")
+        Trainer(settings(data, tmp_path / "half", **options), fresh()).train(tmp_path / "nowhere")
 
 
 def test_a_run_does_not_resume_with_other_data_or_weights(fresh, tmp_path):
@@ -291,12 +293,12 @@ def test_a_run_does_not_resume_with_other_data_or_weights(fresh, tmp_path):
     records = write_rankings(data, "train", 8, seed=3, images=3)
     write_rankings(data, "validation", 3, seed=4, images=3)
     start = model_folder(fresh, tmp_path)
-    some = settings(data, tmp_path / "run", init=str(start), freeze=0.5, steps=2, checkpoints=9)
-    Trainer(some).train()
+    config = settings(data, tmp_path / "run", init=str(start), freeze=0.5, steps=2, checkpoints=9)
+    Trainer(config).train()
 
     def refused(output, **changes):
         with pytest.raises(CheckpointError, match=rf"other settings or data \({output}\)\. Restore them"):
-            Trainer(replace(some, **changes)).train()
+            Trainer(replace(config, **changes)).train()
 
     image = data / records[0]["generations"][0]
     content = image.read_bytes()
@@ -323,19 +325,19 @@ def test_a_run_does_not_resume_with_other_data_or_weights(fresh, tmp_path):
     refused("lr was 0.002, now 0.001", lr=1e-3)
     moved = tmp_path / "elsewhere"
     shutil.copytree(data, moved)
-    assert Trainer(replace(some, data=str(moved), workers=1)).train() == tmp_path / "run"
+    assert Trainer(replace(config, data=str(moved), workers=1)).train() == tmp_path / "run"
     # For a model passed by the caller only the frozen weights must be the same.
     frozen = RM.load(start, device="cpu")
     with torch.no_grad():
         frozen.blip.visual_encoder.pos_embed[0, 0, 0] += 1
     with pytest.raises(CheckpointError, match="the frozen weights to start from"):
-        Trainer(some, frozen).train()
-    assert Trainer(some, RM.load(tmp_path / "run", device="cpu")).train() == tmp_path / "run"
+        Trainer(config, frozen).train()
+    assert Trainer(config, RM.load(tmp_path / "run", device="cpu")).train() == tmp_path / "run"
 
 
 def test_a_folder_is_for_one_run_at_a_time(fresh, data, tmp_path):
-    some = settings(data, tmp_path / "run", steps=2)
-    second, first = Trainer(some, fresh()), Trainer(some, fresh())
+    config = settings(data, tmp_path / "run", steps=2)
+    second, first = Trainer(config, fresh()), Trainer(config, fresh())
     output = []
 
     def attempt(*_):
@@ -346,7 +348,7 @@ def test_a_folder_is_for_one_run_at_a_time(fresh, data, tmp_path):
     first.optimizers[0].register_step_pre_hook(attempt)
     first.train()
     assert [text.partition(" (")[0] for text in output] == [
-        f"Cannot use '{some.out}': another run is using it"
+        f"Cannot use '{config.out}': another run is using it"
     ] * 2
     assert [row["step"] for row in rows(tmp_path / "run") if "loss" in row] == [1, 2]
     assert second.train() == tmp_path / "run"  # now it is free
@@ -379,9 +381,9 @@ def test_bad_images_are_skipped_counted_and_listed(fresh, tmp_path, caplog):
     assert sum(pairs) == 2 * (3 * 3 + 3 * 1)  # three groups whole, three with one pair left
     card = (tmp_path / "run/README.md").read_text()
     assert "5 images that cannot be read" in card
-    some = settings(data, tmp_path / "x", validation_share=0.0)
+    config = settings(data, tmp_path / "x", validation_share=0.0)
     with pytest.raises(InputError, match="Cannot use the train data: none of its 1 groups has two readable"):
-        Trainer(some, fresh(), {"train": read_rankings(data / "train.json")[3:4]})
+        Trainer(config, fresh(), {"train": read_rankings(data / "train.json")[3:4]})
 
 
 def test_the_card_lists_skipped_images_and_the_selection_of_weights(fresh, tmp_path):
@@ -389,13 +391,13 @@ def test_the_card_lists_skipped_images_and_the_selection_of_weights(fresh, tmp_p
     data = tmp_path / "data"
     records = write_rankings(data, "train", 6, seed=3, images=3)
     (data / records[0]["generations"][0]).write_bytes(b"no image")
-    some = settings(data, tmp_path / "run", validation_share=0.0, steps=4, checkpoint_every=2, batch_size=6)
-    some = replace(some, epochs=4, checkpoints=9)
-    Trainer(some, fresh()).train()
+    config = settings(data, tmp_path / "run", validation_share=0.0, steps=4, checkpoint_every=2, batch_size=6)
+    config = replace(config, epochs=4, checkpoints=9)
+    Trainer(config, fresh()).train()
     cards = [(tmp_path / "run/README.md").read_text()]
     listed = (tmp_path / "run/skipped.json").read_text()
     assert records[0]["generations"][0] in listed
-    Trainer(some, fresh()).train()  # all steps are done: nothing is read again
+    Trainer(config, fresh()).train()  # all steps are done: nothing is read again
     assert (tmp_path / "run/skipped.json").read_text() == listed
     cards.append((tmp_path / "run/README.md").read_text())
     for card in cards:
@@ -404,8 +406,8 @@ def test_the_card_lists_skipped_images_and_the_selection_of_weights(fresh, tmp_p
         assert "the weights of step 4 (the last step; there was no validation set)" in card
         assert "unknown images" not in card
         assert "lowest validation" not in card
-    config = RM.load(tmp_path / "run", device="cpu").config
-    assert (config.reward_mean, config.reward_std, config.score_quantiles) == (0.0, 1.0, None)
+    saved = RM.load(tmp_path / "run", device="cpu").config
+    assert (saved.reward_mean, saved.reward_std, saved.score_quantiles) == (0.0, 1.0, None)
 
 
 def test_images_in_memory_are_skipped_one_by_one(fresh, data, tmp_path):
@@ -419,8 +421,8 @@ def test_images_in_memory_are_skipped_one_by_one(fresh, data, tmp_path):
     first, bad, *rest = groups[number].images
     bad = Image.open(io.BytesIO(train[number].images[1].read_bytes()[:-500]))
     groups[number] = replace(groups[number], images=(first, bad, *rest))
-    some = settings(data, tmp_path, epochs=2, freeze=0.5, cache=str(tmp_path / "cache"))
-    trainer = Trainer(some, fresh(), {"train": groups, "validation": others})
+    config = settings(data, tmp_path, epochs=2, freeze=0.5, cache=str(tmp_path / "cache"))
+    trainer = Trainer(config, fresh(), {"train": groups, "validation": others})
     trainer.train()
     (listed,) = json.loads((tmp_path / "skipped.json").read_text())
     assert listed["image"] == f"<PIL image RGB 48x48> (train group {number}, image 1)"
@@ -436,8 +438,8 @@ def test_steps_without_pairs_are_skipped(fresh, tmp_path, caplog):
     write_rankings(data, "validation", 2, seed=4, images=3)
     for name in records[1]["generations"]:
         (data / name).write_bytes(b"no image")
-    some = settings(data, tmp_path / "run", batch_size=1)
-    trainer = Trainer(some, fresh())
+    config = settings(data, tmp_path / "run", batch_size=1)
+    trainer = Trainer(config, fresh())
     trainer.train()
     (bad,) = [i + 1 for i, step in enumerate(trainer.plan.steps) if step.micro_batches == ((1,),)]
     assert trainer.state.skipped == 1
@@ -451,13 +453,13 @@ def test_steps_without_pairs_are_skipped(fresh, tmp_path, caplog):
         for name in record["generations"]:
             (data / name).write_bytes(b"no image")
     with pytest.raises(TrainingError, match=r"All 3 steps were skipped: .*\.png' \(not an image"):
-        Trainer(replace(some, out=str(tmp_path / "none")), fresh()).train()
+        Trainer(replace(config, out=str(tmp_path / "none")), fresh()).train()
 
 
 def test_a_loss_that_does_not_move_is_reported_with_its_reason(fresh, data, tmp_path, caplog):
     caplog.set_level("INFO")
-    some = settings(data, tmp_path, head_init="original", init=str(model_folder(fresh, tmp_path)), lr=1e-7)
-    trainer = Trainer(replace(some, epochs=3, stuck_after=10))
+    config = settings(data, tmp_path, head_init="original", init=str(model_folder(fresh, tmp_path)), lr=1e-7)
+    trainer = Trainer(replace(config, epochs=3, stuck_after=10))
     trainer.train()
     output = caplog.text
     assert "which is log 2" in output
@@ -467,8 +469,10 @@ def test_a_loss_that_does_not_move_is_reported_with_its_reason(fresh, data, tmp_
     assert losses(tmp_path)[-1] == pytest.approx(math.log(2), abs=1e-3)
     caplog.clear()
     # With a scaled head the model learns and is not reported.
-    some = settings(data, tmp_path / "scaled", init=some.init, head_init="scaled", epochs=3, stuck_after=10)
-    Trainer(some).train()
+    config = settings(
+        data, tmp_path / "scaled", init=config.init, head_init="scaled", epochs=3, stuck_after=10
+    )
+    Trainer(config).train()
     assert "log 2" not in caplog.text
 
 
@@ -492,9 +496,9 @@ def test_exploding_and_non_finite_runs_are_reported(fresh, data, tmp_path, caplo
     model = fresh()
     with torch.no_grad():
         model.mlp.layers[0].weight[0, 0] = math.nan
-    some = settings(data, tmp_path / "nan", epochs=3, validation_share=0.0)
+    config = settings(data, tmp_path / "nan", epochs=3, validation_share=0.0)
     with pytest.raises(TrainingError, match=r"10 steps in a row.*the weights are not finite"):
-        Trainer(some, model, {"train": read_rankings(data / "train.json")}).train()
+        Trainer(config, model, {"train": read_rankings(data / "train.json")}).train()
     assert "step 1 was skipped" in caplog.text
 
 
@@ -687,12 +691,12 @@ def test_attention_is_computed_backward_in_float32_under_bf16_on_a_cpu(
     fresh, data, tmp_path, gradient_checkpointing
 ):
     """torch's backward pass is 4 times slower in bfloat16."""
-    some = settings(
+    config = settings(
         data, tmp_path, steps=1, validations=0, mixed_precision="bf16",
         gradient_checkpointing=gradient_checkpointing,
     )  # fmt: skip
     with AttentionBackwardDtypes() as backward:
-        Trainer(some, fresh()).train()
+        Trainer(config, fresh()).train()
     assert set(backward.dtypes) == {torch.float32}
 
 

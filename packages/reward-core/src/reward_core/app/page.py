@@ -77,7 +77,7 @@ def build_page(models: Models, second: str | None = None, limits: Limits | None 
                 with gr.Column(scale=1, min_width=320, elem_classes="rc-form"):
                     files = gr.File(label="Pictures", file_count="multiple", height=180, elem_id="rc-files")
                     text = gr.Textbox(
-                        label="Prompts, one a line",
+                        label="Prompts, one per line",
                         placeholder="a small red circle above a big blue square",
                         lines=3,
                         max_lines=limits.prompts,

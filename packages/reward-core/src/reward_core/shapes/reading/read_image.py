@@ -81,13 +81,13 @@ def read_image(image: np.ndarray | Image.Image) -> Reading:
     smooth = (exact, soft, soften(soft) if passes == 2 else soft)[passes]
     noise = SOFTENED_NOISE[passes] * ground.noise
     read = (read_thing(smooth, ground, noise, regions, index) for index in range(len(regions)))
-    found = [thing for thing in read if thing is not None]
-    haze = find_haze(ground.level, [thing.shown_color for thing in found], guess)
-    blur = _blur(found, passes)
+    measured = [thing for thing in read if thing is not None]
+    haze = find_haze(ground.level, [thing.shown_color for thing in measured], guess)
+    blur = _blur(measured, passes)
     coarseness = jpeg_coarseness(pixels)
     if coarseness > _COARSE:
-        found = _refitted(found, pixels, ground, coarseness, blur)
-    explained, rough = _check(soft, ground, found, blur)
+        measured = _refitted(measured, pixels, ground, coarseness, blur)
+    explained, rough = _check(soft, ground, measured, blur)
     damage = {
         "colour_cast": strength_of("colour_cast", haze.share),
         "low_contrast": strength_of("low_contrast", haze.contrast),
@@ -98,23 +98,23 @@ def read_image(image: np.ndarray | Image.Image) -> Reading:
     assert tuple(damage) == PIXEL_FAULTS
     damage["texture"] = 0.0 if damage["jpeg"] else ramp(rough / haze.gain, _ROUGH)
     things = [
-        name_thing(thing, haze, SOFTENED_NOISE[1] * ground.noise, damage["jpeg"] > 0) for thing in found
+        name_thing(thing, haze, SOFTENED_NOISE[1] * ground.noise, damage["jpeg"] > 0) for thing in measured
     ]
     trust = ramp(explained, _EXPLAINED) * _firmness(things)
     return Reading(tuple(t for t in things if t.radius > 0), damage, trust)
 
 
 def _refitted(
-    found: list[FoundThing], pixels: np.ndarray, ground: Ground, coarseness: float, blur: float
+    measured: list[FoundThing], pixels: np.ndarray, ground: Ground, coarseness: float, blur: float
 ) -> list[FoundThing]:
     """Return the things with the outlines that match the image best after the same compression."""
-    whole = [thing for thing in found if thing.radius > SPECK and not thing.cut]
+    whole = [thing for thing in measured if thing.radius > SPECK and not thing.cut]
     marks = refit_marks(pixels, ground.plane, [thing.mark for thing in whole], coarseness, blur)
     changed = {
         id(thing): replace(thing, outline=mark.outline, radius=mark.radius, turn=mark.turn)
         for thing, mark in zip(whole, marks, strict=True)
     }
-    return [changed.get(id(thing), thing) for thing in found]
+    return [changed.get(id(thing), thing) for thing in measured]
 
 
 def _firmness(things: Sequence[FoundThing]) -> float:
@@ -130,12 +130,12 @@ def _firmness(things: Sequence[FoundThing]) -> float:
     return firm / whole if whole else 1.0
 
 
-def _blur(found: Sequence[FoundThing], passes: int) -> float:
+def _blur(measured: Sequence[FoundThing], passes: int) -> float:
     """Return the sigma in pixels of the blur at the things' edges, without that of `soften`."""
-    if not found:
+    if not measured:
         return 0.0
-    weight = sum(thing.radius * thing.lightness for thing in found)
-    variance = sum(thing.radius * thing.lightness * (SIDE * thing.blur) ** 2 for thing in found) / weight
+    weight = sum(thing.radius * thing.lightness for thing in measured)
+    variance = sum(thing.radius * thing.lightness * (SIDE * thing.blur) ** 2 for thing in measured) / weight
     return max(variance - 0.5 * passes - _EDGE_BLUR**2, 0.0) ** 0.5
 
 
@@ -150,10 +150,12 @@ def _as_pixels(image: np.ndarray | Image.Image) -> np.ndarray:
     return image
 
 
-def _check(soft: np.ndarray, ground: Ground, found: Sequence[FoundThing], blur: float) -> tuple[float, float]:
+def _check(
+    soft: np.ndarray, ground: Ground, measured: Sequence[FoundThing], blur: float
+) -> tuple[float, float]:
     """Return the fraction of the deviation from the background that things explain, and the rest (RMS)."""
     drawn = ground.plane.copy()
-    for thing in sorted(found, key=lambda thing: -thing.radius):
+    for thing in sorted(measured, key=lambda thing: -thing.radius):
         fill(drawn, thing.mark)
     if blur > 0.25:
         image = Image.fromarray(np.clip(np.rint(drawn), 0, 255).astype(np.uint8))

@@ -98,10 +98,10 @@ def read_thing(
     crop = rows, columns
     across, down, mask = ACROSS[crop], DOWN[crop], region.mask[crop]
     beyond = np.hypot(across - region.x, down - region.y) - radius
-    own = beyond < max(1.2 * radius, 5)
+    nearby = beyond < max(1.2 * radius, 5)
     for other in (*regions[:index], *regions[index + 1 :]):
         if other.radius > 0.3 * radius:
-            own &= beyond < np.hypot(across - other.x, down - other.y) - other.radius
+            nearby &= beyond < np.hypot(across - other.x, down - other.y) - other.radius
     middle = mask & (beyond < max(0.45 * radius, 1.2) - radius)
     if middle.sum() < 3:
         middle = mask
@@ -112,7 +112,7 @@ def read_thing(
     if contrast < 5:
         return None
     grain = noise / contrast
-    cover = np.where(own, step @ color / contrast**2, 0)
+    cover = np.where(nearby, step @ color / contrast**2, 0)
     coverage = np.clip(cover, 0, 1)
     coverage[coverage < 0.08 + 0.8 * grain] = 0
     area = float(coverage.sum())
@@ -120,14 +120,14 @@ def read_thing(
         return None
     x, y = float((coverage * across).sum()) / area, float((coverage * down).sum()) / area
     radius = (area / pi) ** 0.5
-    own &= np.hypot(across - x, down - y) < 2 * radius + 3
-    zone = cover[own]
+    nearby &= np.hypot(across - x, down - y) < 2 * radius + 3
+    zone = cover[nearby]
     # Noise lowers cover * (1 - cover) by its variance.
     edge = (float((zone * (1 - zone)).sum()) + grain**2 * len(zone)) / area
-    light = _light_cover(step, color, own) if noise < 2 else None
+    light = _light_cover(step, color, nearby) if noise < 2 else None
     sharper = 1.0
     if light is not None:
-        light_edge = max(float((light[own] * (1 - light[own])).sum()) / area, 0.2 * edge)
+        light_edge = max(float((light[nearby] * (1 - light[nearby])).sum()) / area, 0.2 * edge)
         sharper = min(light_edge / edge, 1.0)
         if sharper < _HUE_BLURRED:  # hue is blurred, so lightness shows the outline better
             coverage, edge, sharper = np.clip(light, 0, 1), light_edge, 1.0
@@ -162,12 +162,12 @@ def read_thing(
     )
 
 
-def _light_cover(step: np.ndarray, color: np.ndarray, own: np.ndarray) -> np.ndarray | None:
+def _light_cover(step: np.ndarray, color: np.ndarray, nearby: np.ndarray) -> np.ndarray | None:
     """Return the cover measured by lightness only; None if the thing is hardly lighter or darker."""
     lighter = float(color @ _LUMA)
     if abs(lighter) < _LEAST_LIGHTNESS:
         return None
-    return np.where(own, step @ _LUMA / lighter, 0)
+    return np.where(nearby, step @ _LUMA / lighter, 0)
 
 
 def name_thing(thing: FoundThing, haze: Haze, noise: float, blocky: bool) -> FoundThing:
