@@ -48,8 +48,8 @@ class Server:
         self.output = []
         for line in self.process.stderr:
             self.output.append(line)
-            if found := re.search(r"http://\S+", line):
-                self.address = found[0]
+            if match := re.search(r"http://\S+", line):
+                self.address = match[0]
                 return
         raise AssertionError("".join(self.output))
 

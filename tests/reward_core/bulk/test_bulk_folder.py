@@ -23,7 +23,7 @@ def images(tmp_path) -> Path:
     return folder
 
 
-def begun(command, images: Path, out: Path) -> tuple:
+def unfinished_run(command, images: Path, out: Path) -> tuple:
     arguments = ("score", "--folder", images, "--out", f"{out}/", "--format", "csv", *FAST)
     assert command(*arguments).returncode == 0
     keep_first_shard(out)
@@ -32,7 +32,7 @@ def begun(command, images: Path, out: Path) -> tuple:
 
 @pytest.mark.parametrize("text", ["a red square 5", None], ids=["rewritten", "removed"])
 def test_a_prompt_that_changed_is_refused(command, images, tmp_path, text):
-    arguments = begun(command, images, tmp_path / "scores")
+    arguments = unfinished_run(command, images, tmp_path / "scores")
     if text is None:
         (images / "5.txt").unlink()
     else:
@@ -43,7 +43,7 @@ def test_a_prompt_that_changed_is_refused(command, images, tmp_path, text):
 
 
 def test_another_folder_with_the_same_names_and_prompts_is_refused(command, images, tmp_path):
-    arguments = begun(command, images, tmp_path / "scores")
+    arguments = unfinished_run(command, images, tmp_path / "scores")
     other = shutil.copytree(images, tmp_path / "other")
     assert command(*arguments, "--folder", other).returncode == 2
     assert command(*arguments).returncode == 0

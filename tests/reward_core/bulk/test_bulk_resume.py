@@ -165,7 +165,7 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_changed_manifest_is_refused(command, inputs, tmp_path, change):
     copy = shutil.copytree(inputs, tmp_path / "copy")
-    out = begun(command, copy, tmp_path)
+    out = unfinished_run(command, copy, tmp_path)
     content = (copy / "pairs.csv").read_bytes()
     (copy / "pairs.csv").write_bytes(CHANGES[change](content))
     done = command(*arguments(copy, out))
@@ -185,12 +185,12 @@ def test_a_changed_manifest_is_refused(command, inputs, tmp_path, change):
     ],
 )
 def test_other_settings_are_refused(command, inputs, tmp_path, options, output):
-    done = command(*arguments(inputs, begun(command, inputs, tmp_path), *options))
+    done = command(*arguments(inputs, unfinished_run(command, inputs, tmp_path), *options))
     assert done.returncode == 2
     assert output in done.stderr
 
 
-def begun(command, inputs: Path, tmp_path: Path) -> Path:
+def unfinished_run(command, inputs: Path, tmp_path: Path) -> Path:
     """Return a target with an unfinished run."""
     out = tmp_path / "scores.csv"
     parts = f"{tmp_path / 'scores.csv.parts'}/"

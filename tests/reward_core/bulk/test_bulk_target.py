@@ -124,7 +124,7 @@ def test_a_finished_folder_is_read_as_a_dataset(command, inputs, tmp_path):
 # Files of an earlier run
 
 
-def begun(command, inputs: Path, out: Path, form: str = "csv") -> tuple:
+def unfinished_run(command, inputs: Path, out: Path, form: str = "csv") -> tuple:
     """Return the arguments of a run into a folder that has only its first shard."""
     arguments = ("score", "--manifest", inputs / "pairs.csv", "--out", f"{out}/", "--format", form, *FAST)
     assert command(*arguments).returncode == 0
@@ -133,7 +133,7 @@ def begun(command, inputs: Path, out: Path, form: str = "csv") -> tuple:
 
 
 def test_another_format_in_the_same_folder_is_refused(command, inputs, tmp_path):
-    *arguments, _ = (*begun(command, inputs, tmp_path / "scores"), None)
+    *arguments, _ = (*unfinished_run(command, inputs, tmp_path / "scores"), None)
     arguments[arguments.index("csv")] = "jsonl"
     done = command(*arguments)
     assert done.returncode == 2
@@ -173,7 +173,7 @@ DAMAGED = {
 @pytest.mark.parametrize("kind", DAMAGED)
 def test_a_damaged_shard_is_named_and_scored_again(command, inputs, tmp_path, kind):
     form, damage = DAMAGED[kind]
-    arguments = begun(command, inputs, tmp_path / "scores", form)
+    arguments = unfinished_run(command, inputs, tmp_path / "scores", form)
     (shard,) = (tmp_path / "scores").glob("rows-*")
     intact = shard.read_bytes()
     with shard.open(newline="") as file:
@@ -191,7 +191,7 @@ def test_a_changed_digit_in_a_shard_of_a_file_is_not_joined(command, inputs, tmp
     whole, out = tmp_path / "whole.csv", tmp_path / "scores.csv"
     options = ("--manifest", inputs / "pairs.csv", *FAST)
     assert command("score", *options, "--out", whole).returncode == 0
-    begun(command, inputs, Path(f"{out}.parts"))
+    unfinished_run(command, inputs, Path(f"{out}.parts"))
     (shard,) = Path(f"{out}.parts").glob("rows-*")
     change_digit(shard)
     done = command("score", *options, "--out", out)
@@ -217,7 +217,7 @@ def test_only_the_changed_shard_of_a_finished_folder_is_rescored(command, inputs
 
 def test_a_shard_without_a_checksum_is_scored_again(command, inputs, tmp_path):
     out = tmp_path / "scores"
-    arguments = begun(command, inputs, out)
+    arguments = unfinished_run(command, inputs, out)
     (shard,) = out.glob("rows-*")
     index = out / ".bulk-shards.jsonl"
     index.write_bytes(index.read_bytes()[:40])  # as if the run was killed while writing it
@@ -301,7 +301,7 @@ def test_a_missing_image_is_scored_once_it_exists(command, inputs, tmp_path):
 
 @pytest.mark.parametrize("content", ["{", "[]", "\xff"])
 def test_damaged_settings_of_an_earlier_run_are_reported(command, inputs, tmp_path, content):
-    arguments = begun(command, inputs, tmp_path / "scores")
+    arguments = unfinished_run(command, inputs, tmp_path / "scores")
     file = tmp_path / "scores" / ".bulk-run.json"
     file.write_text(content, encoding="latin-1")
     done = command(*arguments)

@@ -268,7 +268,7 @@ def test_rewards_of_other_tensor_shapes_are_accepted_or_refused_by_name(load):
         lambda r: r.requires_grad_(),
     ):
         assert best_of(pipe, PROMPTS[0], 2, Answering(change), **call).rewards == expected
-    for change, found in (
+    for change, shape in (
         (lambda r: r[:1], r"shape \(1,\)"),
         (lambda r: torch.cat([r, r]), r"shape \(4,\)"),
         (lambda r: r[None], r"shape \(1, 2\)"),
@@ -277,7 +277,7 @@ def test_rewards_of_other_tensor_shapes_are_accepted_or_refused_by_name(load):
         (lambda r: None, "None"),
         (lambda r: ["good", "bad"], "good"),
     ):
-        with pytest.raises(InputError, match=f"Answering.score_pairs: expected 2 numbers.*{found}"):
+        with pytest.raises(InputError, match=f"Answering.score_pairs: expected 2 numbers.*{shape}"):
             best_of(pipe, PROMPTS[0], 2, Answering(change), **call)
 
 
@@ -347,13 +347,13 @@ def test_embeddings_replace_the_prompts(load, name, early):
     expected = best_of(pipe, PROMPTS, 2, scorer, **call)
     call.pop("negative_prompt", None)
     scorer.calls.clear()
-    found = best_of(pipe, PROMPTS, 2, scorer, **call, **embeddings(pipe, PROMPTS))
+    results = best_of(pipe, PROMPTS, 2, scorer, **call, **embeddings(pipe, PROMPTS))
     assert {prompt for prompts in scorer.calls for prompt in prompts} == set(PROMPTS)
-    for one, other in zip(expected, found):
+    for one, other in zip(expected, results):
         assert [c.dropped for c in one.candidates] == [c.dropped for c in other.candidates]
         assert difference(one.best.image, other.best.image) <= LEVELS
     separate = best_of(pipe, PROMPTS[1], 2, scorer, **call, **embeddings(pipe, PROMPTS[1:]))
-    assert difference(separate.best.image, found[1].best.image) <= LEVELS
+    assert difference(separate.best.image, results[1].best.image) <= LEVELS
 
 
 def test_prompts_longer_than_the_tokenizer_takes(load):
@@ -363,10 +363,10 @@ def test_prompts_longer_than_the_tokenizer_takes(load):
     made["negative_prompt_embeds"] = made["negative_prompt_embeds"].repeat(1, 2, 1)
     call = {**call_of("sd"), "num_inference_steps": 2, "negative_prompt": None}
     long = "a red circle, " * 40
-    found = best_of(pipe, long, 3, scorer, early=DropPlan(), batch_size=2, **call, **made)
+    results = best_of(pipe, long, 3, scorer, early=DropPlan(), batch_size=2, **call, **made)
     assert scorer.calls[0] == [long] * 2
-    again = {"generator": torch.Generator("cpu").manual_seed(found.best.seed), **call, **made}
-    assert difference(found.best.image, pipe(**again).images[0]) <= LEVELS
+    again = {"generator": torch.Generator("cpu").manual_seed(results.best.seed), **call, **made}
+    assert difference(results.best.image, pipe(**again).images[0]) <= LEVELS
 
 
 def test_negative_embeddings_of_one_row_serve_all_prompts(load):
@@ -375,8 +375,8 @@ def test_negative_embeddings_of_one_row_serve_all_prompts(load):
     expected = best_of(pipe, PROMPTS, 2, scorer, **call)
     negative = embeddings(pipe, PROMPTS[:1])["negative_prompt_embeds"]
     call["negative_prompt"] = None
-    found = best_of(pipe, PROMPTS, 2, scorer, negative_prompt_embeds=negative, **call)
-    for one, other in zip(expected, found):
+    results = best_of(pipe, PROMPTS, 2, scorer, negative_prompt_embeds=negative, **call)
+    for one, other in zip(expected, results):
         assert difference(one.best.image, other.best.image) <= LEVELS
 
 

@@ -32,7 +32,7 @@ def truth_of(scene, *faults, seed=0):
     return shapes.make_image(scene, rng(seed), faults).truth
 
 
-def found(pixels):
+def color_centers(pixels):
     """Return {color: center (x, y) in pixels} of all pixels in a palette color, without blended edges."""
     centers = {}
     for name, rgb in shapes.PALETTE.items():
@@ -184,7 +184,7 @@ def test_the_relation_holds_in_the_pixels():
         first, second = (thing.color for thing in scene.things)
         if first == second:
             continue
-        centers = found(shapes.render_scene(scene, generator))
+        centers = color_centers(shapes.render_scene(scene, generator))
         assert set(centers) == {first, second}, scene
         dx, dy = np.subtract(centers[first], centers[second])
         along, across = (-dx, dy) if scene.relation == "left of" else (-dy, dx)
@@ -227,7 +227,7 @@ def test_every_color_contrasts_with_every_background():
     generator = rng(4)
     for color in shapes.COLORS * 6:
         pixels = shapes.render_scene(Scene((Thing(color, "square", "big"),)), generator)
-        assert list(found(pixels)) == [color]
+        assert list(color_centers(pixels)) == [color]
         ground = pixels[[0, 0, -1, -1], [0, -1, 0, -1]].astype(int)
         assert np.ptp(ground, axis=-1).max() <= 18
         assert np.abs(ground - shapes.PALETTE[color]).max(axis=-1).min() > 60
@@ -426,7 +426,7 @@ def test_evaluation_differs_from_training():
 def test_hard_negatives_recombine_the_same_attributes():
     kinds = [[fault.kind for fault in faults] for faults in shapes.hard_negatives(TWO)]
     assert kinds == [["wrong_relation"], ["wrong_colour"] * 2, ["wrong_shape"] * 2, ["wrong_size"] * 2]
-    centers = found(shapes.make_image(TWO, rng(), shapes.hard_negatives(TWO)[0]).pixels)
+    centers = color_centers(shapes.make_image(TWO, rng(), shapes.hard_negatives(TWO)[0]).pixels)
     assert centers["red"][0] > centers["blue"][0] + 8
     for faults in (*shapes.hard_negatives(TWO), *shapes.hard_negatives(ONE)):
         scene = ONE if faults[0].kind == "extra" else TWO
