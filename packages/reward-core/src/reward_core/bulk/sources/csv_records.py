@@ -36,26 +36,26 @@ def csv_records(
         columns: number of columns in the header.
         image_at: index of the image column.
     """
-    source = _RecordLines(lines)
-    reader = csv.reader(source, strict=True)
+    record_lines = _RecordLines(lines)
+    reader = csv.reader(record_lines, strict=True)
     count = 0
     while True:
-        source.begin_record()
+        record_lines.begin_record()
         if count % STRIDE == 0:
-            source.read_again = READ_AGAIN
+            record_lines.read_again = READ_AGAIN
         record: list[str] | BadRecord
         try:
             record = fields = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            record = source.only_first(str(error))
+            record = record_lines.only_first(str(error))
         else:
-            if len(source.lines) > 1 and _contains_other_rows(fields, columns, image_at):
-                record = source.only_first()
+            if len(record_lines.lines) > 1 and _contains_other_rows(fields, columns, image_at):
+                record = record_lines.only_first()
         if record:  # blank lines are skipped
             count += 1
-            yield source.lines[-1][1:], record
+            yield record_lines.lines[-1][1:], record
 
 
 def first_record(lines: Lines) -> list[str]:
@@ -64,9 +64,9 @@ def first_record(lines: Lines) -> list[str]:
     Raises:
         csv.Error: the record is not valid CSV, or it is too long.
     """
-    source = _RecordLines(lines)
-    source.begin_record()
-    return next(csv.reader(source, strict=True), [])
+    record_lines = _RecordLines(lines)
+    record_lines.begin_record()
+    return next(csv.reader(record_lines, strict=True), [])
 
 
 class _RecordLines:
