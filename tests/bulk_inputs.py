@@ -1,4 +1,4 @@
-"""What the tests of bulk scoring share: small images, the options of a fast run, its rows."""
+"""Helpers of the bulk tests: small images, the options of a fast run, reading its rows."""
 
 import csv
 import json
@@ -17,7 +17,7 @@ READ = {
     CAFE.encode("utf-16"): CAFE,
     "\ufeff".encode("utf-16-be") + CAFE.encode("utf-16-be"): CAFE,
     CAFE.encode("utf-32"): CAFE,
-    "a red circle".encode("utf-16-le"): "a red circle",  # no mark, but only UTF-16 has these zero bytes
+    "a red circle".encode("utf-16-le"): "a red circle",  # no byte order mark, but the null bytes show it
     "a red circle".encode("utf-16-be"): "a red circle",
 }
 #: Bytes of captions that cannot be read -> why.
@@ -30,7 +30,7 @@ NOT_READ = {
 
 
 def make_images(folder: Path, count: int, seed: int = 3) -> list[str]:
-    """Names of new images 0.png, 1.png, ... in the folder."""
+    """Write images 0.png, 1.png, ... to a folder; return their names."""
     generator = np.random.default_rng(seed)
     names = [f"{i}.png" for i in range(count)]
     for name in names:
@@ -40,7 +40,7 @@ def make_images(folder: Path, count: int, seed: int = 3) -> list[str]:
 
 
 def rows_of(path: Path) -> list[dict]:
-    """The rows of scores.csv or scores.jsonl; what is empty is None."""
+    """Return the rows of a .csv or .jsonl file of scores; empty cells are None."""
     with path.open(newline="", encoding="utf-8") as file:
         if path.suffix == ".jsonl":
             return [json.loads(line) for line in file]
@@ -48,7 +48,7 @@ def rows_of(path: Path) -> list[dict]:
 
 
 def keep_first_shard(out: Path) -> None:
-    """A finished run into a folder becomes one that was stopped after its first shard."""
+    """Remove all shards but the first, as if the run was stopped after it."""
     _, *others = sorted(out.glob("rows-*"))
     assert others
     for shard in others:

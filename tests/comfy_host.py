@@ -1,4 +1,4 @@
-"""A small ComfyUI: the interfaces that the nodes use, and how lists go from node to node."""
+"""A minimal ComfyUI: the interfaces that the nodes use, and the passing of lists between nodes."""
 
 import importlib.util
 import json
@@ -19,7 +19,7 @@ class ExecutionBlocker:
 
 
 class ModelPatcher:
-    """comfy.model_patcher.ModelPatcher: the host moves the model, and says where it is on the model."""
+    """comfy.model_patcher.ModelPatcher: the host moves the model and stores its device on the model."""
 
     def __init__(self, model, load_device, offload_device):
         self.model, self.load_device, self.offload_device = model, load_device, offload_device
@@ -27,7 +27,7 @@ class ModelPatcher:
 
 
 class Host:
-    """loads: which patchers were asked onto the device. full: how many images fit at once."""
+    """loads: patchers that were requested on the device. full: number of images that fit in memory."""
 
     def __init__(self, folder):
         self.folder = Path(folder)
@@ -53,7 +53,7 @@ class Host:
         host = self
 
         class SaveImage:
-            """As ComfyUI's: every text of extra_pnginfo goes into the file as JSON."""
+            """Save like ComfyUI, with every value of extra_pnginfo as JSON."""
 
             kind = "output"
 
@@ -97,7 +97,7 @@ class Host:
                 setattr(self.modules[parent], child, made)
 
     def load_nodes(self):
-        """As ComfyUI does: the folder as a package of a name of its own."""
+        """Import the folder like ComfyUI, as a package with a separate name."""
         spec = importlib.util.spec_from_file_location(
             "comfy_reward_nodes", EXTENSION / "__init__.py", submodule_search_locations=[str(EXTENSION)]
         )
@@ -114,7 +114,7 @@ def module(name, **contents):
 
 
 def run(node, **inputs):
-    """One node, as execution.py calls it; inputs in lists for nodes that take lists. -> (outputs, ui)."""
+    """Run a node like execution.py, with lists for nodes that accept lists; return (outputs, ui)."""
     if getattr(node, "INPUT_IS_LIST", False):
         inputs = {k: v if isinstance(v, (list, tuple)) else [v] for k, v in inputs.items()}
     given = getattr(node(), node.FUNCTION)(**inputs)

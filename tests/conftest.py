@@ -1,17 +1,17 @@
-"""Fixtures of several packages' tests."""
+"""Fixtures for the tests of several packages."""
 
 import os
 import signal
 
 import pytest
 
-# Models here are tiny, and tests run side by side: threads would only wait for each other.
+# The models are tiny and tests run in parallel, so more threads would only compete for cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
 def pipelines(tmp_path_factory):
-    """A function: name of a family -> folder of a tiny pipeline of it (see tiny_pipelines.py)."""
+    """A function that returns the folder of a tiny pipeline of a family (see tiny_pipelines.py)."""
     import torch
     from tiny_pipelines import MAKERS
 
@@ -27,6 +27,6 @@ def pipelines(tmp_path_factory):
 
 
 def pytest_sessionstart(session):
-    # In a shell's background Ctrl-C is ignored, and the processes that tests start would inherit that.
+    # Background jobs of a shell ignore Ctrl-C, and the processes that tests start would inherit that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,4 +1,4 @@
-"""A server on this machine that stands in for the hub."""
+"""A local server with the API of the hub."""
 
 import base64
 import hashlib
@@ -52,7 +52,7 @@ class Hub(ThreadingHTTPServer):
 
 
 def commit_of(files):
-    """A commit's name follows from its content, as in git."""
+    """Return the commit hash, which depends only on the content, as in git."""
     return hashlib.sha1(repr(sorted(files.items())).encode()).hexdigest()
 
 
@@ -87,7 +87,7 @@ class HubHandler(BaseHTTPRequestHandler):
     do_HEAD = do_POST = do_GET
 
     def files(self, repo, revision):
-        """(commit, files), or None after an answer that says why not."""
+        """Return (commit, files), or None after sending an error response."""
         if repo in self.server.refusals:
             return self.refuse(*self.server.refusals[repo])
         if repo not in self.server.repos:
@@ -133,7 +133,7 @@ class HubHandler(BaseHTTPRequestHandler):
             self.send_json({"commitUrl": address, "commitOid": commit})
 
     def entry(self, name, content):
-        """A file in a list of files; images' zips and tables lie in large-file storage, as on the hub."""
+        """Return a file's entry in a list of files; zips and tables are in LFS, as on the hub."""
         claim = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         claim |= self.server.claims.get(content, {})
         oid = hashlib.sha1(f"blob {len(content)}\0".encode() + content).hexdigest()

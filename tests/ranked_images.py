@@ -1,4 +1,4 @@
-"""Small rankings that can be learned: gray images; the prompt says whether light or dark is better."""
+"""Small rankings that a model can learn: gray images with prompts for light or dark ones."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from PIL import Image
 
 
 def write_rankings(folder: Path, name: str, count: int, seed: int, images: int | None = None) -> list[dict]:
-    """FOLDER/NAME.json and its images; 2 to 6 of them a prompt, or as many as given."""
+    """Write FOLDER/NAME.json and its images: 2 to 6 per prompt, or ``images`` if given."""
     rng = np.random.default_rng(seed)
     (folder / name).mkdir(parents=True, exist_ok=True)
     records = []

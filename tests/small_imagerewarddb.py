@@ -1,4 +1,4 @@
-"""ImageRewardDB in small, as the hub has it: tables of rows an image, flat zips, some images broken."""
+"""A small ImageRewardDB in the layout of the hub: tables with a row per image, zips, some broken images."""
 
 import io
 import json
@@ -11,8 +11,8 @@ from PIL import Image
 
 REPO = "datasets/zai-org/ImageRewardDB"
 ZIPS = {"train": 8, "validation": 2, "test": 2}
-PROMPTS = 5  # a zip
-IMAGES = 4  # a prompt
+PROMPTS = 5  # per zip
+IMAGES = 4  # per prompt
 
 
 def sample_image(seed, side=24, form="WEBP"):
@@ -36,11 +36,11 @@ def table(rows, **options):
 
 
 def small_imagerewarddb(zips=ZIPS, side=24, broken=True):
-    """{filename: content} of the repository.
+    """Return {filename: content} of the repository.
 
-    Places within a prompt are 1, 2, 2, 4, so 5 of 6 pairs are untied. With ``broken``, the first zip of each
-    split has an image of random bytes (prompt 0), an empty one and a truncated one (both prompt 1), and
-    three of prompt 2 are not in the zip at all.
+    The ranks in a prompt are 1, 2, 2, 4, so 5 of 6 pairs are untied. With ``broken``, the first zip of each
+    split has an invalid image (prompt 0), an empty and a truncated one (prompt 1), and three images of prompt
+    2 are missing.
     """
     files = {"README.md": b"as published", ".gitattributes": b"*.zip filter=lfs"}
     for split, count in zips.items():

@@ -1,4 +1,4 @@
-"""The settings of a small run of the shapes suite, as options of the command and for the API."""
+"""Settings of a small run of the shapes suite, for the command and for the API."""
 
 from reward_benchmark.run import RunConfig
 

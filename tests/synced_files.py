@@ -1,4 +1,4 @@
-"""A disk that loses power: which files were renamed before their content was on it."""
+"""Record renames and syncs, to find files that were renamed before their content was on disk."""
 
 import os
 from contextlib import contextmanager
@@ -6,13 +6,13 @@ from pathlib import Path
 
 
 class Renames:
-    """What was synced and renamed.
+    """The recorded renames and syncs.
 
     Attributes:
-        names: of the files and folders that got their final name, and calls of os.sync, in order.
-        unsynced: files that had not been synced when they, or a folder above them, were renamed.
+        names: final names of files and folders, and calls of os.sync, in order.
+        unsynced: files that were not synced before they, or a folder above them, were renamed.
         unsynced_folders: folders that were not synced after a rename in them.
-        beside: name -> what else was in its folder when it got that name.
+        beside: name -> other files in its folder at the time of the rename.
     """
 
     def __init__(self):
@@ -22,7 +22,7 @@ class Renames:
 
 @contextmanager
 def recorded(monkeypatch):
-    """Record what os.fsync, os.sync, os.replace and os.rename are called with."""
+    """Record the calls of os.fsync, os.sync, os.replace and os.rename."""
     found, synced = Renames(), set()
     fsync, replace, rename, sync = os.fsync, os.replace, os.rename, os.sync
 
@@ -46,7 +46,7 @@ def recorded(monkeypatch):
         def renamed(source, target, **options):
             source, target = Path(source), Path(target)
             inside = [source] if source.is_file() else [p for p in source.rglob("*") if p.is_file()]
-            hidden = target.name.startswith(".")  # moved out of the way, to be removed
+            hidden = target.name.startswith(".")  # renamed to be removed
             if not hidden:
                 found.unsynced += [f"{target}: {p.name}" for p in inside if identity(p) not in synced]
             how(source, target, **options)

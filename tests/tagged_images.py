@@ -1,4 +1,4 @@
-"""Small images with texts in their metadata, and files taken apart by hand."""
+"""Small images with texts in their metadata, and manual parsers of image files."""
 
 import io
 import struct
@@ -10,7 +10,7 @@ INFOTEXT = (
     'Steps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1, Size: 8x8, Lora hashes: "a: 1, b: 2", Version: 1.10'
 )
 PROMPT = "a red circle, very round, sharp"
-OTHER = "Grüße, 世界"  # no Latin-1
+OTHER = "Grüße, 世界"  # not Latin-1
 
 
 def sample_image():
@@ -28,7 +28,7 @@ def user_comment(text, encoding="utf-16-be", code=b"UNICODE\0", extra=()):
 
 
 def save(path, texts=None, **options):
-    """An image with texts in the way its format has them."""
+    """Save an image with texts in the metadata of its format."""
     if path.suffix == ".png":
         info = PngImagePlugin.PngInfo()
         for key, text in (texts or {}).items():
@@ -45,7 +45,7 @@ def save(path, texts=None, **options):
 
 
 def parts(path):
-    """The chunks or segments of a file, taken apart by hand, and what stands behind them."""
+    """Return the chunks or segments of a file, parsed manually, and the bytes after them."""
     data, found = path.read_bytes(), []
     if path.suffix == ".png":
         offset, size, tail = 8, 4, 12
@@ -74,7 +74,7 @@ def parts(path):
 
 
 def changed_parts(before, after):
-    """Parts that are not in both files, in the order of the file; all others must stand in the same order."""
+    """Return the parts that only one file has, in order; all other parts must have the same order."""
     (old, old_rest), (new, new_rest) = before, after
     assert old_rest == new_rest
     removed, added = [p for p in old if p not in new], [p for p in new if p not in old]
@@ -98,10 +98,10 @@ def jpeg_bytes(size, seed, **options):
 
 
 def several_images(path, order="<", before=b"", behind=b"", count=2, trailer=b""):
-    """Save a JPEG of several images, with segments before and behind its MPF index; return the images."""
+    """Save a JPEG of several images, with segments before and after its MPF index; return the images."""
     first, *others = (jpeg_bytes((40 + 8 * i, 24), i) for i in range(count))
     header_size = 8 + 2 + 3 * 12 + 4
-    start = len(first[:20] + before) + 8  # of the index's TIFF header
+    start = len(first[:20] + before) + 8  # start of the TIFF header of the index
     first_size = len(first + before + behind) + 8 + header_size + 16 * count
     sizes, entries, position = [first_size, *map(len, others)], b"", 0
     for i, size in enumerate(sizes):
@@ -119,7 +119,7 @@ def several_images(path, order="<", before=b"", behind=b"", count=2, trailer=b""
 
 
 def indexed_images(path):
-    """The bytes of every image, where the file's MPF index says that they are."""
+    """Return the bytes of every image at the position given in the file's MPF index."""
     data = path.read_bytes()
     start = data.index(b"MPF\0") + 4
     order = "<" if data[start : start + 2] == b"II" else ">"
@@ -134,7 +134,7 @@ def indexed_images(path):
 
 
 def frames(path):
-    """The pixels of every image of a file, as Pillow reads them."""
+    """Return the pixels of every image of a file, read with Pillow."""
     with Image.open(path) as image:
         found = []
         for i in range(getattr(image, "n_frames", 1)):

@@ -1,4 +1,4 @@
-"""Tiny diffusion pipelines of every family: real architectures, random weights, real folders."""
+"""Tiny diffusion pipelines of every family with real architectures and random weights."""
 
 import string
 
@@ -176,7 +176,7 @@ def flux():
 
 
 def pixart():
-    """A pipeline that tells no number of steps and takes no callback_on_step_end."""
+    """Return a pipeline without num_timesteps and callback_on_step_end."""
     return PixArtSigmaPipeline(
         tokenizer=t5_tokenizer(),
         text_encoder=t5(32),

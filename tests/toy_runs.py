@@ -1,4 +1,4 @@
-"""Runs of a few steps on a tiny pipeline, against a reward that likes red."""
+"""Training runs of a few steps on a tiny pipeline, with a reward for red images."""
 
 import refl
 

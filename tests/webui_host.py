@@ -1,7 +1,7 @@
-"""A small Stable Diffusion WebUI: the interfaces that the extension uses, and the loop that calls it.
+"""A minimal Stable Diffusion WebUI: the interfaces that the extension uses, and the generation loop.
 
-It behaves where the extension meets it as AUTOMATIC1111 1.10.1 and Forge do: when which method is called,
-what a parameters line looks like, that an exception in a script is reported and the generation goes on.
+Its interfaces behave like those of AUTOMATIC1111 1.10.1 and Forge: the order of method calls, the format of
+parameters, and that an exception in a script is reported and the generation continues.
 """
 
 import contextlib
@@ -45,7 +45,7 @@ class BaseScript:
 
 
 class Host:
-    """opts: the settings that matter here. errors: what scripts let fall."""
+    """The host. opts: its settings. errors: exceptions of scripts."""
 
     def __init__(self, folder):
         self.folder = Path(folder)
@@ -77,7 +77,7 @@ class Host:
                 setattr(self.modules["modules"], name.split(".")[1], made)
 
     def load_script(self):
-        """As "Reload UI" does: the file in scripts/ runs again, what it imports stays."""
+        """Act like "Reload UI": run the file in scripts/ again, without reloading its imports."""
         path = EXTENSION / "scripts" / "image_reward.py"
         sys.path.insert(0, str(EXTENSION))
         try:
@@ -91,7 +91,7 @@ class Host:
         return script
 
     def generation(self, prompt, *, batch_size=1, n_iter=1, seed=1, chosen=None, **more):
-        """The settings of one generation; ``chosen`` is the file name of the dropdown's script."""
+        """Return the settings of a generation; ``chosen`` is the file name of the selected script."""
         runner = types.SimpleNamespace(selectable_scripts=[types.SimpleNamespace(filename=chosen)])
         return types.SimpleNamespace(
             prompt=prompt,
@@ -125,7 +125,7 @@ class Host:
                 if p.stop_after is not None and len(infotexts) == p.stop_after:
                     break
                 halfway = self.infotext(p, p.batch_index)
-                assert "ImageReward" not in halfway  # what is saved before it is finished has no score
+                assert "ImageReward" not in halfway  # images saved before the end have no score
                 image = paint(p.prompts[p.batch_index], p.seeds[p.batch_index])
                 pp = types.SimpleNamespace(image=image)
                 self._call(script.postprocess_image_after_composite, p, pp, *args)
@@ -169,7 +169,7 @@ class Host:
         return f"{p.prompts[index]}\n{line}"
 
     def saved(self):
-        """The parameters of the files on the disk, in the order of saving."""
+        """Return the parameters of the saved files, in the order of saving."""
         return [Image.open(file).info["parameters"] for file in sorted(self.folder.glob("*.png"))]
 
     def _save(self, image, text):
@@ -185,7 +185,7 @@ class Host:
 
 
 def paint(prompt, seed):
-    """The sampler: an image of the prompt, wrong in some way but for every third seed."""
+    """Return an image of the prompt, with a fault unless the seed is a multiple of three."""
     scene = shapes.parse(
         parse_prompt(prompt)[0].replace("(", "").replace(":1.3)", "").strip() or "a red circle"
     )
@@ -207,7 +207,7 @@ def parse_prompt(prompt):
 
 
 def parse_prompt_attention(text):
-    """[[words, weight], ...] of "(words:1.3)" and plain words."""
+    """Parse "(words:1.3)" and plain words to [[words, weight], ...]."""
     head, *rest = text.split("(")
     parts = [[head, 1.0]]
     for part in rest:

@@ -1,4 +1,4 @@
-"""Fixtures for the tests of reward_core: a tiny seeded model of the original, and images."""
+"""Fixtures for the tests of reward_core: a tiny seeded model of the original code, and its images."""
 
 import os
 import subprocess
@@ -10,13 +10,13 @@ import torch
 
 import reward_core as RM
 
-# The model is so tiny that threads would mostly wait for each other.
+# With a model this small, several threads are slower than one.
 torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
 def parity() -> Path:
-    """Return the folder with results of the original: state_dict.pt, config.json, images/, ..."""
+    """The folder with outputs of the original code: state_dict.pt, config.json, vocab.txt, images/, ..."""
     return Path(__file__).parents[1] / "data" / "parity"
 
 
@@ -27,7 +27,7 @@ def model(parity) -> RM.RewardModel:
 
 @pytest.fixture(scope="session")
 def folder(model, tmp_path_factory) -> Path:
-    """Return a saved folder with the same model."""
+    """The same model as a saved folder, including its tokenizer."""
     path = tmp_path_factory.mktemp("saved") / "parity"
     model.save_pretrained(path)
     return path
@@ -35,7 +35,7 @@ def folder(model, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def run():
-    """Return run("rank", ...), which runs the command in a new process."""
+    """A function that runs the command in another process: run("rank", ...) -> CompletedProcess."""
 
     def run(*arguments, env=None) -> subprocess.CompletedProcess:
         command = [sys.executable, "-m", "reward_core", *map(str, arguments)]
@@ -49,7 +49,7 @@ def run():
 
 @pytest.fixture
 def command(capsys, monkeypatch):
-    """Return a function like ``run`` that runs the command in this process, for speed."""
+    """A function that runs the command in this process, which is faster, and returns the same as ``run``."""
     from reward_core.cli import main
 
     monkeypatch.setenv("COLUMNS", "200")

@@ -1,6 +1,6 @@
-"""``reward-core app`` as a visitor meets it: Chromium, files dropped in, and every request recorded.
+"""``reward-core app`` in Chromium: uploads, results, limits, and a record of all requests.
 
-The server is the console command in a process of its own.
+The server is the console command in another process.
 """
 
 import csv
@@ -36,7 +36,7 @@ MARKUP = "<img src=x onerror=\"document.title='taken over'\">${7*7}{{value}}"
 
 
 class Server:
-    """``reward-core app`` with tiny, until ``stop``. folder: where it puts its folder of uploads."""
+    """``reward-core app`` with the model tiny; ``folder`` is the parent of its folder of uploads."""
 
     def __init__(self, folder, *options):
         self.folder = folder
@@ -48,13 +48,13 @@ class Server:
         self.output = []
         for line in self.process.stderr:
             self.output.append(line)
-            if found := re.search(r"http://\S+", line):
-                self.address = found[0]
+            if match := re.search(r"http://\S+", line):
+                self.address = match[0]
                 return
         raise AssertionError("".join(self.output))
 
     def stop(self, number=signal.SIGINT):
-        """End it. Returns its exit code."""
+        """Stop the server; return its exit code."""
         assert len(list(self.folder.glob("reward-core-app-*"))) == 1
         self.process.send_signal(number)
         try:
@@ -76,7 +76,7 @@ def server(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def strict_server(tmp_path_factory):
-    """One with low limits and no second model."""
+    """A server with low limits and without a second model."""
     server = Server(tmp_path_factory.mktemp("uploads"), "--max-pictures", 4, "--max-mb", 1, "--queue", 1)
     yield server
     body = {"data": [[], "x", "\x1b]0;title\x07\u202e", "none"], "fn_index": 0, "session_hash": "log"}
@@ -99,7 +99,7 @@ def browser():
 
 @pytest.fixture
 def visit(browser):
-    """A function: address -> a Page there. Whatever the browser asked of other hosts fails the test."""
+    """A function that opens an address as a Page; requests of the browser to other hosts fail the test."""
     contexts, elsewhere = [], []
 
     def visit(address, width=1280, height=900, scheme="light"):
@@ -123,7 +123,7 @@ def visit(browser):
 
 
 class Page:
-    """What a visitor does on the page and sees on it."""
+    """The actions of a visitor and the content of the page."""
 
     def __init__(self, page):
         self.page = page
@@ -146,7 +146,7 @@ class Page:
         self.page.locator("#rc-results :is(.rc-results, .rc-notice):not(.old)").first.wait_for()
 
     def cards(self, prompt=0):
-        """(name, scores shown, texts) of each card of a prompt's section, in the order of the page."""
+        """Return (name, displayed scores, text) of each card of a prompt, in the order of the page."""
         section = self.page.locator("#rc-results .rc-prompt:has(.rc-cards)").nth(prompt)
         return [
             (
@@ -181,7 +181,7 @@ def models():
 
 
 def best_first(model, prompt, files):
-    """[(name, reward)] as the API ranks them."""
+    """Return [(name, reward)] in the order of the API."""
     ranks, rewards = model.inference_rank(prompt, files)
     return [(files[i].name, rewards[i]) for i in sorted(range(len(files)), key=ranks.__getitem__)]
 
@@ -190,7 +190,7 @@ def check_ranked(cards, model, prompt, files):
     expected = best_first(model, prompt, files)
     assert [name for name, _, _ in cards] == [name for name, _ in expected]
     for (_, scores, text), (_, reward) in zip(cards, expected):
-        # Shown with two decimals; batches round otherwise by less than 1e-5.
+        # Displayed with two decimals; other batch sizes round differently by less than 1e-5.
         assert scores[0] == pytest.approx(reward, abs=0.00501)
         assert f"better than {model.percentile(reward):.0f}%" in text
 
@@ -211,10 +211,10 @@ def test_images_are_ranked_for_a_prompt(visit, server, models, files, group):
     assert page.notices() == ""
 
 
-def test_several_prompts_have_a_row_each_and_a_table(visit, server, models, files, group):
+def test_each_prompt_has_a_row_and_all_share_a_table(visit, server, models, files, group):
     prompts = [group.prompt, "a big green star", "a small blue circle left of a red square"]
     page = visit(server.address)
-    page.rank(files, [*prompts, "", prompts[1]], second="none")  # an empty line and a repeated one
+    page.rank(files, [*prompts, "", prompts[1]], second="none")  # with an empty and a repeated line
     for p, prompt in enumerate(prompts):
         check_ranked(page.cards(p), models["tiny"], prompt, files)
     rows = page.page.locator(".rc-glance tbody tr").all()
@@ -286,11 +286,11 @@ def test_input_over_the_limits_is_reported_and_skipped(visit, strict_server, mod
     page = visit(strict_server.address)
     page.rank([*files[:3], big, *files[3:]], [group.prompt])
     check_ranked(page.cards(), models["tiny"], group.prompt, files[:3])
-    assert "7 pictures were given; 4 are taken at once, so the last 3 were left out" in page.notices()
-    assert re.search(r"big\.png: too large: 1\.\d MB, at most 1 MB", page.notices())
+    assert "You gave 7 pictures, but the limit is 4: the last 3 were left out" in page.notices()
+    assert re.search(r"big\.png: too large: 1\.\d MB, the limit is 1 MB", page.notices())
 
     huge = tmp_path / "huge.png"
-    huge.write_bytes(b"x" * (9 * 2**20))  # not even taken from the browser
+    huge.write_bytes(b"x" * (9 * 2**20))  # not uploaded
     page = visit(strict_server.address)
     page.page.locator("#rc-files input[type=file]").set_input_files(str(huge))
     toast = page.page.get_by_test_id("toast-body")
@@ -314,11 +314,11 @@ def test_a_full_queue_is_reported(visit, strict_server, tmp_path):
     for page in pages:
         page.page.locator("#rc-results .rc-card, [data-testid=toast-body]").first.wait_for()
     toasts = [t for page in pages for t in page.page.get_by_test_id("toast-body").all_inner_texts()]
-    assert any("currently busy" in toast for toast in toasts)  # gradio's words
+    assert any("currently busy" in toast for toast in toasts)  # gradio's message
     assert any(page.page.locator(".rc-card").count() for page in pages)
 
 
-def test_names_and_prompts_are_shown_as_they_are(visit, server, files, tmp_path):
+def test_names_and_prompts_are_escaped(visit, server, files, tmp_path):
     image = shutil.copy(files[0], tmp_path / "<b>&amp;{{x}}${1}.png")
     page = visit(server.address)
     long = "a red circle " * 20
@@ -327,7 +327,7 @@ def test_names_and_prompts_are_shown_as_they_are(visit, server, files, tmp_path)
     assert MARKUP in headings
     assert page.page.locator("#rc-results img").count() == 0
     assert "taken over" not in page.page.title()
-    assert "tiny reads 35 tokens of a prompt, so not “" in page.notices()
+    assert "tiny reads at most 35 tokens of a prompt and ignored “" in page.notices()
     page.rank([files[1]], ["a red\u202e\x9b star"], second="none")
     assert "a red\\u202e\\x9b star" in page.page.locator("#rc-results h3").all_inner_texts()
 
@@ -374,9 +374,9 @@ def brightness(color):
     return sum(map(float, re.findall(r"[\d.]+", color)[:3])) / 3 / 255
 
 
-def test_nothing_leaves_this_machine(visit, server):
+def test_no_request_leaves_this_machine(visit, server):
     page = visit(server.address)
-    # Were something of gradio's to want another host, the browser would refuse: `visit` sees no request.
+    # The browser refuses requests to other hosts, so `visit` would not see them.
     refused = page.page.evaluate(
         "fetch('https://example.com/font.woff2').then(() => 'fetched', error => 'refused')"
     )

@@ -1,4 +1,4 @@
-"""``reward-core app`` before there is a browser: wrong usage, what is offered, and its folder as a Space."""
+"""``reward-core app`` without a browser: usage errors, the offered models, and the folder of the Space."""
 
 import csv
 import io
@@ -25,13 +25,13 @@ def test_the_space_folder_runs(tmp_path):
     subprocess.run([sys.executable, tool, "--out", space], check=True, capture_output=True)
     needs = (space / "requirements.txt").read_text().splitlines()
     assert any(line.startswith("gradio>=") for line in needs)
-    assert not any(line.startswith("reward") for line in needs)  # its source lies beside app.py
+    assert not any(line.startswith("reward") for line in needs)  # its source is in the folder of app.py
     front = (space / "README.md").read_text().split("---\n")[1]
     assert "sdk: gradio\n" in front
     assert "app_file: app.py\n" in front
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment |= {"REWARD_MODEL": "nosuch", "OMP_NUM_THREADS": "1"}
-    # A model that is not there ends it with a line, and the lines before show whose code runs.
+    # An unknown model ends it with an error, and the traceback before shows whose code runs.
     done = subprocess.run(
         [sys.executable, "-v", "app.py"], cwd=space, env=environment, capture_output=True, text=True
     )
@@ -45,7 +45,7 @@ def test_usage_errors_are_one_line(command, tmp_path):
     for arguments, reason in (
         (["--model", "nosuch"], "'nosuch' is neither a known name"),
         (["--second-model", tmp_path / "none.pt", "--model", "tiny"], "none.pt"),
-        (["--model", "tiny", "--port", taken.getsockname()[1]], "cannot listen on 127.0.0.1"),
+        (["--model", "tiny", "--port", taken.getsockname()[1]], "Cannot listen on 127.0.0.1"),
         (["--model", "tiny", "--port", 70000], "from 1 to 65535"),
     ):
         done = command("app", *arguments)
@@ -72,9 +72,9 @@ def test_only_the_named_models_are_offered(model, folder, tmp_path):
     assert Models(["tiny"], only=True).names == ["tiny"]
     assert set(RM.available_models()) <= set(Models(["tiny"]).names)
     saved = Models([str(folder), "tiny", str(elsewhere)], only=True)
-    assert saved.names == [folder.name, "tiny", f"{folder.name} (2)"]  # not where they lie
+    assert saved.names == [folder.name, "tiny", f"{folder.name} (2)"]  # without their paths
     assert saved[saved.name_of(str(elsewhere))].config == model.config
-    with pytest.raises(RM.RewardCoreError, match="'tiny-judge' is not offered here"):
+    with pytest.raises(RM.RewardCoreError, match="Cannot use the model 'tiny-judge': not offered"):
         _ = Models(["tiny"], only=True)["tiny-judge"]
 
 
@@ -89,7 +89,7 @@ def test_every_image_mode_gets_a_thumbnail(model, parity):
     assert result.rankings[0].percentile(0.0) is None
 
 
-def test_extreme_images_stop_nothing(tmp_path):
+def test_extreme_images_do_not_stop_the_ranking(tmp_path):
     from reward_core.app.image_ranking import rank_images, result_csv
 
     tiny = RM.load("tiny", device="cpu")
@@ -107,7 +107,7 @@ def test_extreme_images_stop_nothing(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::reward_core.errors.ClippedLevelsWarning")
-def test_a_16_bit_image_is_among_the_notes(model, tmp_path):
+def test_a_16_bit_image_is_reported_in_the_notes(model, tmp_path):
     from reward_core.app.image_ranking import rank_images
 
     Image.fromarray(np.full((48, 48), 9000, dtype=np.uint16)).save(tmp_path / "deep.png")
@@ -115,7 +115,7 @@ def test_a_16_bit_image_is_among_the_notes(model, tmp_path):
     assert any(note.startswith("deep.png: mode 'I;16' with levels 9000 to 9000") for note in result.notes)
 
 
-def test_the_download_has_no_formulas_and_its_numbers_stay_numbers():
+def test_the_csv_has_no_formulas_and_numbers_stay_numbers():
     from reward_core.app.image_ranking import ModelRanking, RankingResult, ShownImage, result_csv
 
     names = [

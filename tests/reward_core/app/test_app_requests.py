@@ -1,4 +1,4 @@
-"""Which requests the page's server answers, and how much it takes: over HTTP, without a browser."""
+"""Requests that the server of the page accepts or refuses, and its upload limits, over HTTP."""
 
 import io
 import os
@@ -19,7 +19,7 @@ FILE, REQUEST, FOLDER = 256 * KB, 512 * KB, 1024 * KB
 
 @pytest.fixture(scope="module")
 def client():
-    """A client of a server with small limits, which also goes by the name of a proxy."""
+    """A client of a server with small limits and the name of a proxy as an allowed host."""
     from reward_core.app import Limits, Models, build_page, serve
     from reward_core.app.uploads import remove_upload_folder
 
@@ -79,7 +79,7 @@ def test_requests_for_other_hosts_are_refused(client, host):
     assert client.options("/gradio_api/queue/join", headers=preflight).status_code in (400, 421)
 
 
-def test_requests_for_its_own_names_are_answered(client):
+def test_requests_for_allowed_hosts_are_answered(client):
     port = client.base_url.port
     for host in (f"127.0.0.1:{port}", f"localhost:{port}", "LOCALHOST", f"[::1]:{port}", "localhost.",
                  "proxy.example", "PROXY.example:443"):  # fmt: skip
@@ -89,7 +89,7 @@ def test_requests_for_its_own_names_are_answered(client):
 @pytest.mark.parametrize(
     "hosts", [[], ["localhost", "evil.com"], ["evil.com"], ["localhost:a"], ["local host"]]
 )
-def test_a_missing_doubled_or_malformed_host_is_refused(client, hosts):
+def test_a_missing_repeated_or_malformed_host_is_refused(client, hosts):
     lines = "".join(f"Host: {host}\r\n" for host in hosts)
     with socket.create_connection(("127.0.0.1", client.base_url.port), timeout=10) as connection:
         connection.sendall(f"GET /config HTTP/1.1\r\n{lines}\r\n".encode())
@@ -161,7 +161,7 @@ def test_websockets_of_other_sites_are_refused(client, headers):
         assert int(connection.recv(100).split()[1]) in (403, 421)
 
 
-def test_large_files_and_requests_are_not_taken(client):
+def test_large_files_and_requests_are_refused(client):
     assert upload(client, FILE - 10, "a.png").status_code == 200
     assert upload(client, FILE + 10, "a.png").status_code == 413
     before = kept_bytes(client)
@@ -184,7 +184,7 @@ def test_large_files_and_requests_are_not_taken(client):
     assert client.post("/gradio_api/queue/join", json=long).status_code == 413
 
 
-def test_old_uploads_make_room_for_new_ones(client):
+def test_old_uploads_are_deleted_for_new_ones(client):
     kept = []
     for seed in range(12):
         answer = upload(client, 200 * KB, "a.png", seed=seed)
@@ -208,7 +208,7 @@ def test_old_uploads_make_room_for_new_ones(client):
     assert kept_bytes(client) <= FOLDER
 
 
-def test_hosts_that_may_be_asked_for():
+def test_allowed_hosts():
     from reward_core.app.request_guard import AllowedHosts
 
     everywhere = AllowedHosts("0.0.0.0")
@@ -226,13 +226,13 @@ def test_a_file_limit_below_the_option_is_reported(monkeypatch):
     from reward_core.app import Limits
 
     monkeypatch.setenv("REWARD_CORE_MAX_UPLOAD_FILE_BYTES", "1000")
-    with pytest.raises(InputError, match="Cannot rank files of 32 MB: at most 1,000 bytes"):
+    with pytest.raises(InputError, match="Cannot rank files of 32 MB: uploads are limited to 1,000 bytes"):
         _ = Limits().upload_bytes
     monkeypatch.setenv("REWARD_CORE_MAX_UPLOAD_FILE_BYTES", str(2**40))
     assert Limits(megabytes=2).upload_bytes == 16 * 2**20
 
 
-def test_routes_that_the_page_does_not_use_are_closed(client):
+def test_unused_routes_are_closed(client):
     files = [("video", ("a.mp4", b"x" * 100))]
     assert client.post("/gradio_api/process_recording", files=files).status_code == 404
     assert client.get("/gradio_api/deep_link?session_hash=x").status_code == 404

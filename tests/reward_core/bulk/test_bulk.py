@@ -1,4 +1,4 @@
-"""Bulk scoring: what goes in, what comes out, and what is wrong with a row."""
+"""Bulk scoring: inputs, outputs, and rows that cannot be scored."""
 
 import csv
 import io
@@ -40,7 +40,7 @@ def inputs(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def expected(inputs) -> list[float]:
-    """The rewards, by another method."""
+    """The rewards from score_pairs."""
     model = RM.load("tiny", device="cpu")
     return model.score_pairs(PROMPTS, [str(inputs / name) for name in NAMES]).tolist()
 
@@ -53,7 +53,7 @@ def write_manifest(path: Path, prompts: list, images: list) -> Path:
             )
     elif path.suffix == ".jsonl":
         lines = [json.dumps({"prompt": p, "image": i}) + "\n" for p, i in zip(prompts, images)]
-        path.write_text("\n".join(lines), encoding="utf-8")  # with blank lines, which are no rows
+        path.write_text("\n".join(lines), encoding="utf-8")  # with blank lines, which are skipped
     else:
         table = pyarrow.table({"prompt": prompts, "image": images})
         pyarrow.parquet.write_table(table, path, row_group_size=5)
@@ -82,20 +82,20 @@ def read(path: Path) -> list[dict]:
 
 @pytest.mark.parametrize("out", ["scores.csv", "scores.jsonl", "scores.parquet"])
 @pytest.mark.parametrize("manifest", ["pairs.csv", "pairs.jsonl", "pairs.parquet"])
-def test_every_manifest_and_every_target(command, inputs, expected, tmp_path, manifest, out):
+def test_every_manifest_format_with_every_target_format(command, inputs, expected, tmp_path, manifest, out):
     path = write_manifest(tmp_path / manifest, PROMPTS, NAMES)
     done = command("score", "--manifest", path, "--images", inputs, "--out", tmp_path / out, *FAST, "--json")
     assert done.returncode == 0, done.stderr
     rows = read(tmp_path / out)
     assert list(rows[0]) == ["row", "prompt", "image", "score", "error"]
     assert [(r["row"], r["prompt"], r["image"]) for r in rows] == list(zip(range(COUNT), PROMPTS, NAMES))
-    # One batch of 12 against three of 4: 5e-7 was seen.
+    # One batch of 12 and three of 4 round differently, by up to 5e-7.
     assert [r["score"] for r in rows] == pytest.approx(expected, abs=5e-5)
     summary = json.loads(done.stdout)
-    wanted = {"rows": COUNT, "scored": COUNT, "failed": 0, "errors": {}, "resumed_rows": 0}
-    assert {key: summary[key] for key in wanted} == wanted
+    counts = {"rows": COUNT, "scored": COUNT, "failed": 0, "errors": {}, "resumed_rows": 0}
+    assert {key: summary[key] for key in counts} == counts
     assert summary["pictures_encoded"] == COUNT
-    assert {path.name for path in tmp_path.iterdir()} == {manifest, out}  # nothing else is left
+    assert {path.name for path in tmp_path.iterdir()} == {manifest, out}  # no other files are left
 
 
 def test_renamed_columns_and_images_next_to_the_manifest(command, inputs, expected, tmp_path):
@@ -108,7 +108,7 @@ def test_renamed_columns_and_images_next_to_the_manifest(command, inputs, expect
     assert [row["score"] for row in read(out)] == pytest.approx(expected, abs=5e-5)
     done = command("score", "--manifest", manifest, "--out", tmp_path / "no.csv", *FAST)
     assert done.returncode == 2
-    assert "no column 'prompt' or 'image'; it has 'caption', 'file'" in done.stderr
+    assert "no column 'prompt' or 'image'; its columns are 'caption', 'file'" in done.stderr
     assert not (tmp_path / "no.csv.parts").exists()
 
 
@@ -139,7 +139,7 @@ def test_a_folder_with_prompts_beside_the_images(command, inputs, expected, tmp_
     assert json.loads(done.stdout)["errors"] == {"no prompt": 1}
     rows = read(out)
     assert [row["image"] for row in rows] == [f"z/{i}.png" if i > 9 else f"{i:02d}.png" for i in range(COUNT)]
-    assert rows[3]["error"] == "no prompt: 03.txt is not there"
+    assert rows[3]["error"] == "no prompt: 03.txt does not exist"
     scores = [row["score"] for row in rows]
     assert scores[:3] + scores[4:] == pytest.approx(expected[:3] + expected[4:], abs=5e-5)
 
@@ -216,7 +216,7 @@ def test_a_folder_as_target_keeps_its_shards(command, inputs, expected, tmp_path
 
 
 def huge_png() -> bytes:
-    """A small file that says it has 40,000 x 40,000 pixels."""
+    """Return a small PNG whose header claims 40,000 x 40,000 pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -230,7 +230,7 @@ def huge_png() -> bytes:
     )
 
 
-def test_a_bad_row_becomes_a_row_with_its_error(command, inputs, expected, tmp_path):
+def test_an_invalid_row_gets_an_error(command, inputs, expected, tmp_path):
     good = (inputs / NAMES[0]).read_bytes()
     files = {
         "cut.png": good[: len(good) // 2],
@@ -282,7 +282,7 @@ def test_a_bad_row_becomes_a_row_with_its_error(command, inputs, expected, tmp_p
         "the file is empty (0 bytes)",
         "not an image in any format that Pillow reads",
         "too large to decode safely",
-        "the line is no JSON object",
+        "the line is not a JSON object",
         "",
     ]
     assert [rows[0]["score"], rows[-1]["score"]] == pytest.approx([expected[0]] * 2, abs=5e-5)
@@ -292,7 +292,7 @@ def test_a_bad_row_becomes_a_row_with_its_error(command, inputs, expected, tmp_p
     assert (summary["rows"], summary["scored"], summary["failed"]) == (len(rows), 2, len(rows) - 2)
     assert summary["errors"]["no prompt"] == 3
     assert sum(summary["errors"].values()) == summary["failed"]
-    assert "16 rows have an error instead: 3 no prompt, 1 " in done.stderr
+    assert "16 rows have an error instead of a score: 3 no prompt, 1 " in done.stderr
 
 
 def test_a_nan_reward_becomes_an_error_row(command, folder, inputs, tmp_path):
@@ -317,7 +317,7 @@ def test_a_nan_reward_becomes_an_error_row(command, folder, inputs, tmp_path):
     assert json.loads(done.stdout)["errors"] == {"the reward is not a finite number": 2}
 
 
-def test_prompts_that_were_cut_are_counted(command, inputs, tmp_path):
+def test_truncated_prompts_are_counted(command, inputs, tmp_path):
     prompts = ["a red circle " * 30, "a red circle", "a blue square " * 30]
     manifest = write_manifest(tmp_path / "pairs.csv", prompts, NAMES[:3])
     arguments = (
@@ -361,9 +361,9 @@ def test_an_image_is_encoded_once_for_many_prompts(command, inputs, tmp_path):
     done = command(*common, "--out", out, "--batch-size", 1, "--shard-rows", 60, "--cache", 0)
     assert json.loads(done.stdout)["pictures_encoded"] == 60
     model = RM.load("tiny", device="cpu")
-    by_another_method = model.score_pairs(prompts, [str(inputs / image) for image in images]).tolist()
-    assert cached_scores == pytest.approx(by_another_method, abs=5e-5)
-    assert [row["score"] for row in read(out)] == pytest.approx(by_another_method, abs=5e-5)
+    expected = model.score_pairs(prompts, [str(inputs / image) for image in images]).tolist()
+    assert cached_scores == pytest.approx(expected, abs=5e-5)
+    assert [row["score"] for row in read(out)] == pytest.approx(expected, abs=5e-5)
 
 
 def test_lru_cache_keeps_the_images_used_last():
@@ -372,13 +372,13 @@ def test_lru_cache_keeps_the_images_used_last():
         assert cache.absent([key, key]) == [key]
         cache[key] = key.upper()
         cache.used([key])
-    cache.used(["b"])  # now the latest
+    cache.used(["b"])  # now the most recent
     cache["d"] = "D"
     cache.used(["d"])
     assert cache.absent(["a", "b", "c", "d"]) == ["a", "c"]
 
 
-# From Python; wrong usage
+# From Python; usage errors
 
 
 def test_scoring_from_python_reports_progress(inputs, expected, tmp_path):
@@ -398,35 +398,41 @@ def test_scoring_from_python_reports_progress(inputs, expected, tmp_path):
 WRONG = {
     "no input": ((), "one of the arguments"),
     "two inputs": (("--manifest", "a.csv", "--folder", "b"), "not allowed with"),
-    "no such manifest": (("--manifest", "none.csv"), "none.csv: no such manifest"),
-    "unknown form": (("--manifest", "a.xlsx"), "extension must be one of .csv, .jsonl, .parquet"),
-    "no such folder": (("--folder", "none"), "no such folder of images"),
-    "no such tar": (("--tars", "none.tar"), "none.tar: no such tar file"),
+    "no such manifest": (("--manifest", "none.csv"), "Cannot read 'none.csv': no such file"),
+    "unknown form": (
+        ("--manifest", "a.xlsx"),
+        "extension of a manifest must be one of .csv, .jsonl, .parquet",
+    ),
+    "no such folder": (("--folder", "none"), "Cannot read images from 'none': no such folder"),
+    "no such tar": (("--tars", "none.tar"), "Cannot read 'none.tar': no such file"),
     "images of a folder": (("--folder", ".", "--images", "."), "--images goes with"),
     "split of a manifest": (("--manifest", "a.csv", "--split", "train"), "--split goes with --dataset"),
     "configuration of a folder": (
         ("--folder", ".", "--configuration", "small"),
         "--configuration goes with --dataset",
     ),
-    "prompts' column of a folder": (
+    "prompt column of a folder": (
         ("--folder", ".", "--prompt-column", "prompt"),
         "--prompt-column cannot be used with --folder: the prompt is in the .txt beside an image",
     ),
-    "pictures' column of a folder": (
+    "image column of a folder": (
         ("--folder", ".", "--image-column", "image"),
         "--image-column cannot be used with --folder",
     ),
     "both devices": (("--manifest", "a.csv", "--device", "cpu", "--devices", "cpu,cpu"), "not both"),
-    "devices that do not go together": (
+    "devices of two types": (
         ("--manifest", "a.csv", "--devices", "cpu,meta"),
-        "devices of one kind",
+        "devices must be of one type",
     ),
     "unknown device": (("--manifest", "a.csv", "--devices", "cpux"), "Cannot use device"),
     "workers without ray": (("--manifest", "a.csv", "--workers", 2), "settings of engine 'ray'"),
-    "negative cache": (("--manifest", "a.csv", "--cache", -1), "cache must be a whole number of at least 0"),
+    "negative cache": (("--manifest", "a.csv", "--cache", -1), "cache must be an integer of at least 0"),
     "bulk option with --prompts": (("--prompts", "a", "--images", ".", "--engine", "ray"), "--engine cannot"),
     "--prompts without --images": (("--prompts", "a"), "--prompts needs --images"),
-    "format of a file": (("--manifest", "a.csv", "--format", "csv"), "not that of the format 'csv'"),
+    "format of a file": (
+        ("--manifest", "a.csv", "--format", "csv"),
+        "extension does not match the format 'csv'",
+    ),
 }
 
 
@@ -458,7 +464,7 @@ def test_an_empty_manifest_is_refused(command, tmp_path, content):
     (tmp_path / "pairs.csv").write_text(content)
     done = command("score", "--manifest", tmp_path / "pairs.csv", "--out", tmp_path / "s.csv", *FAST)
     assert done.returncode == 2
-    assert "no column" in done.stderr or "holds no rows" in done.stderr
+    assert "no column" in done.stderr or "it has no rows" in done.stderr
 
 
 @pytest.mark.parametrize(

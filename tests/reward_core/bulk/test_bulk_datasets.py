@@ -1,4 +1,4 @@
-"""Bulk scoring of what the `datasets` library reads: which split of it, and what it cannot read."""
+"""Bulk scoring of datasets of the `datasets` library: splits, and datasets that cannot be read."""
 
 import os
 import struct
@@ -19,7 +19,7 @@ PROMPTS = [f"a red circle above {i} blue squares" for i in range(COUNT)]
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory, monkeypatch) -> Path:
-    """Where the library keeps what it builds; a process finds it by the same name."""
+    """A new cache of the library for each test, in this process and in its child processes."""
     path = tmp_path_factory.mktemp("cache")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", path)
     monkeypatch.setenv("HF_DATASETS_CACHE", str(path))
@@ -35,7 +35,7 @@ def images(tmp_path_factory) -> Path:
 
 
 def dataset(images: Path, split: str | None = None) -> "datasets.Dataset":
-    """Rows with the images' whole paths."""
+    """Return a dataset with absolute paths of images."""
     columns = {"prompt": PROMPTS, "image": [str(images / f"{i}.png") for i in range(COUNT)]}
     return datasets.Dataset.from_dict(columns, split=split)
 
@@ -47,7 +47,7 @@ def scored(command, name: object, out: Path, *more: object) -> list[dict]:
 
 
 def refused(command, name: object, folder: Path, *more: object) -> str:
-    """What is told of the dataset, in a line of its own; nothing else is there then."""
+    """Return the error, without the program's name; no file may be left."""
     done = command("score", "--dataset", name, "--out", folder / "scores.csv", *FAST, *more)
     assert done.returncode == 2
     (output,) = (line for line in done.stderr.splitlines() if line.startswith("reward-core:"))
@@ -55,12 +55,12 @@ def refused(command, name: object, folder: Path, *more: object) -> str:
     return output.removeprefix("reward-core: ")
 
 
-# A file by itself
+# Single files
 
 
 @pytest.mark.parametrize("form", ["csv", "json", "jsonl", "parquet", "CSV"])
 def test_a_data_file(command, images, tmp_path, form):
-    """With images' paths relative to it."""
+    """Paths of images are relative to the file."""
     rows = [{"prompt": prompt, "image": f"{i}.png"} for i, prompt in enumerate(PROMPTS)]
     data = datasets.Dataset.from_list(rows)
     file = images / f"pairs[1]*.{form}"
@@ -71,21 +71,22 @@ def test_a_data_file(command, images, tmp_path, form):
     else:
         data.to_json(file, lines=form == "jsonl")
     dataset(images).save_to_disk(tmp_path / "saved")
-    found = scored(command, file, tmp_path / "scores.csv")
+    scores = scored(command, file, tmp_path / "scores.csv")
     expected = scored(command, tmp_path / "saved", tmp_path / "expected.csv")
-    assert [row["score"] for row in found] == [row["score"] for row in expected]
-    assert [row["image"] for row in found] == [row["image"] for row in rows]
+    assert [row["score"] for row in scores] == [row["score"] for row in expected]
+    assert [row["image"] for row in scores] == [row["image"] for row in rows]
 
 
 def test_invalid_data_files_are_refused(command, tmp_path):
     for name, content in (("pairs.txt", "prompt,image\na dog,a.png\n"), ("pairs.jsonl", "")):
         (tmp_path / name).write_text(content)
-    reason = "a data file's extension must be one of .csv, .json, .jsonl, .parquet"
-    assert refused(command, tmp_path / "pairs.txt", tmp_path) == f"{tmp_path / 'pairs.txt'}: {reason}"
-    assert refused(command, tmp_path / "pairs.jsonl", tmp_path).endswith("pairs.jsonl: it holds no rows")
+    reason = "the extension of a data file must be one of .csv, .json, .jsonl, .parquet."
+    path = tmp_path / "pairs.txt"
+    assert refused(command, path, tmp_path) == f"Cannot load '{path}': {reason}"
+    assert refused(command, tmp_path / "pairs.jsonl", tmp_path).endswith("pairs.jsonl': it has no rows.")
 
 
-# What cannot be read
+# Datasets that cannot be read
 
 
 def broken_csv(folder: Path) -> None:
@@ -108,7 +109,7 @@ def test_a_broken_dataset_is_reported_with_the_reason(command, tmp_path, make, r
     (tmp_path / "data").mkdir()
     make(tmp_path / "data")
     output = refused(command, tmp_path / "data", tmp_path)
-    assert output.startswith(f"{tmp_path / 'data'}: the dataset cannot be loaded: ")
+    assert output.startswith(f"Cannot load the dataset '{tmp_path / 'data'}': ")
     assert reason in output
 
 
@@ -118,10 +119,10 @@ def test_a_broken_file_is_reported_with_the_reason(command, tmp_path, content):
     file.write_text(content)
     output = refused(command, file, tmp_path)
     reason = "Error tokenizing data" if "dog" in content else "No columns to parse from file"
-    assert output.startswith(f"{file}: the dataset cannot be loaded: {reason}")
+    assert output.startswith(f"Cannot load the dataset '{file}': {reason}")
 
 
-def test_rows_that_cannot_be_read_are_reported_and_those_before_them_kept(command, images, tmp_path):
+def test_unreadable_rows_are_reported_and_the_rows_before_them_kept(command, images, tmp_path):
     rows, bad = 100, 70
     cells = pyarrow.array([b"a dog"] * bad + [b"\xff"] + [b"a dog"] * (rows - bad - 1), pyarrow.binary())
     prompts = pyarrow.Array.from_buffers(pyarrow.string(), rows, cells.buffers())
@@ -129,15 +130,16 @@ def test_rows_that_cannot_be_read_are_reported_and_those_before_them_kept(comman
     datasets.Dataset(table).save_to_disk(tmp_path / "data")
     done = command("score", "--dataset", tmp_path / "data", "--out", tmp_path / "scores.csv", *FAST)
     assert done.returncode == 2
-    reason = "rows 64 to 99 of the dataset cannot be read: 'utf-8' codec can't decode byte 0xff"
-    assert done.stderr.startswith(f"reward-core: {tmp_path / 'data'}: {reason}")
+    reason = "'utf-8' codec can't decode byte 0xff"
+    data = tmp_path / "data"
+    assert done.stderr.startswith(f"reward-core: Cannot read rows 64 to 99 of the dataset '{data}': {reason}")
     assert done.stderr.count("\n") == 1
     assert len(list((tmp_path / "scores.csv.parts").glob("rows-*"))) >= 5
 
 
 @pytest.mark.parametrize("name", ["", " "])
 def test_an_empty_name_is_refused(command, tmp_path, name):
-    assert refused(command, name, tmp_path) == "the dataset's name is empty"
+    assert refused(command, name, tmp_path) == "Cannot load the dataset: its name is empty."
 
 
 # Splits and configurations
@@ -146,13 +148,13 @@ def test_an_empty_name_is_refused(command, tmp_path, name):
 def test_a_saved_folder_without_splits_refuses_a_split(command, images, tmp_path):
     dataset(images).save_to_disk(tmp_path / "data")
     output = refused(command, tmp_path / "data", tmp_path, "--split", "train")
-    assert output == f"{tmp_path / 'data'}: it has no split 'train'; it was saved without splits"
+    assert output == f"Cannot load '{tmp_path / 'data'}': no split 'train'. It was saved without splits."
 
 
 def test_a_split_saved_separately_is_selected_by_name(command, images, tmp_path):
     dataset(images, "val").save_to_disk(tmp_path / "data")
     output = refused(command, tmp_path / "data", tmp_path, "--split", "train")
-    assert output == f"{tmp_path / 'data'}: it has no split 'train'; it is the split 'val'"
+    assert output == f"Cannot load '{tmp_path / 'data'}': no split 'train'. It is the split 'val'."
     assert len(scored(command, tmp_path / "data", tmp_path / "scores.csv", "--split", "val")) == COUNT
 
 
@@ -163,7 +165,7 @@ def test_train_is_the_default_of_saved_splits(command, images, tmp_path):
     assert len(scored(command, tmp_path / "data", tmp_path / "train.csv")) == 5
     assert len(scored(command, tmp_path / "data", tmp_path / "val.csv", "--split", "val")) == 3
     output = refused(command, tmp_path / "data", tmp_path, "--split", "test")
-    assert output == f"{tmp_path / 'data'}: it has no split 'test'; it has val, train"
+    assert output == f"Cannot load '{tmp_path / 'data'}': no split 'test'. It has val, train."
 
 
 @pytest.mark.parametrize("form", ["saved", "saved splits", "file"])
@@ -175,10 +177,10 @@ def test_a_configuration_for_a_dataset_without_one_is_refused(command, images, t
         (data if form == "saved" else datasets.DatasetDict(train=data)).save_to_disk(name)
     output = refused(command, name, tmp_path, "--configuration", "small")
     kind = "data file" if form == "file" else "saved folder"
-    assert output == f"{name}: a {kind} has no configuration 'small'"
+    assert output == (f"Cannot load '{name}': a {kind} has no configurations. Remove configuration='small'.")
 
 
-# The library's bars
+# Progress bars of the library
 
 
 def test_quiet_hides_the_progress_bars_of_the_library(run, images, tmp_path):
@@ -193,10 +195,10 @@ def test_progress_bars_of_the_library_appear_on_a_terminal_only(run, images, tmp
     done = run("score", "--dataset", tmp_path / "pairs.csv", "--out", tmp_path / "scores.csv", *FAST)
     assert done.returncode == 0, done.stderr
     assert "Generating train split" not in done.stderr
-    assert done.stderr.count("\n") == 1  # what was scored
+    assert done.stderr.count("\n") == 1  # the summary
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are POSIX's")
+@pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals need POSIX")
 def test_the_progress_bar_starts_below_those_of_the_library(images, tmp_path):
     import fcntl
     import pty
@@ -205,7 +207,7 @@ def test_the_progress_bar_starts_below_those_of_the_library(images, tmp_path):
     dataset(images).to_csv(tmp_path / "pairs.csv")
     arguments = ["--dataset", tmp_path / "pairs.csv", "--out", tmp_path / "scores.csv", *FAST]
     controller, terminal = pty.openpty()
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))  # else it has no columns
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))  # its default width is 0
     process = subprocess.Popen(
         [sys.executable, "-m", "reward_core", "score", *map(str, arguments)],
         stderr=terminal,
@@ -213,7 +215,7 @@ def test_the_progress_bar_starts_below_those_of_the_library(images, tmp_path):
     )
     os.close(terminal)
     output = b""
-    with suppress(OSError):  # how Linux says that the other end is closed
+    with suppress(OSError):  # raised on Linux when the other end is closed
         while block := os.read(controller, 4096):
             output += block
     os.close(controller)

@@ -1,4 +1,4 @@
-"""Bulk runs over several processes and over Ray: the same bytes as on one device, whoever dies."""
+"""Bulk runs on several processes and on Ray: the same bytes as on one device, even if a worker dies."""
 
 import json
 import os
@@ -16,13 +16,13 @@ pytest.importorskip("pyarrow")
 ROWS = 64
 COMMAND = (sys.executable, "-m", "reward_core", "score")
 OPTIONS = ("--model", "tiny", "--batch-size", "4", "--shard-rows", "8", "--json")
-# One thread in every process: with other numbers of threads a processor may round otherwise.
+# One thread in every process: results may round differently with another number of threads.
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory) -> Path:
-    """Images, pairs.parquet in row groups that no shard ends with, and whole.parquet, its scores."""
+    """Images, pairs.parquet with row groups that do not align with shards, and its scores whole.parquet."""
     import pyarrow
     import pyarrow.parquet
 
@@ -57,7 +57,7 @@ def started(inputs: Path, out: Path, *more: object) -> subprocess.Popen:
 
 
 def first_shard(out: Path, process: subprocess.Popen) -> None:
-    """Wait until a shard is there."""
+    """Wait until a shard is finished."""
     parts = Path(f"{out}.parts")
     while not list(parts.glob("rows-*")):
         assert process.poll() is None, process.stderr.read()
@@ -69,7 +69,7 @@ def descendants(process: subprocess.Popen) -> list:
     return psutil.Process(process.pid).children(recursive=True)
 
 
-# A process for each device
+# One process per device
 
 
 def test_two_processes_write_the_same_bytes_as_one(inputs, tmp_path):
@@ -89,12 +89,12 @@ def test_a_killed_process_ends_the_run_with_a_message_and_the_next_run_resumes(i
     first_shard(out, process)
     workers = [child for child in descendants(process) if "spawn_main" in " ".join(child.cmdline())]
     assert len(workers) == 2
-    os.kill(workers[1].pid, signal.SIGSTOP)  # so that its work is never done
+    os.kill(workers[1].pid, signal.SIGSTOP)  # so that it cannot finish before it is killed
     time.sleep(0.2)
     os.kill(workers[1].pid, signal.SIGKILL)
     _, output = process.communicate(timeout=300)
     assert process.returncode == 2
-    assert "the process of cpu ended (signal 9); the shards of scores that are done are kept" in output
+    assert "The process of device cpu ended unexpectedly (signal 9). Finished shards are kept" in output
     assert not workers[0].is_running()
     done = run(inputs, out, "--device", "cpu")
     assert json.loads(done.stdout)["resumed_rows"] > 0
@@ -125,12 +125,12 @@ def test_errors_of_a_worker_process_are_reported(inputs, tmp_path):
     assert list(tmp_path.iterdir()) == [tmp_path / "model"]
 
 
-# Ray: its start takes most of the time
+# Ray (starting it takes most of the time)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_ray_writes_the_same_bytes_after_an_actor_is_killed(inputs, tmp_path):
-    """A local cluster with two workers, of which one is killed at work."""
+    """A local cluster with two workers, one of which is killed while it scores."""
     pytest.importorskip("ray")
     out = tmp_path / "scores.parquet"
     process = started(inputs, out, "--engine", "ray", "--workers", "2")
@@ -163,5 +163,5 @@ def test_unreadable_images_in_an_actor_are_reported_as_on_one_device(inputs, tmp
         )
         assert done.returncode == 2
         output[engine] = done.stderr.splitlines()[-1]
-    assert "rows 0 to 1 of the dataset cannot be read: 'utf-8' codec" in output["local"]
+    assert f"Cannot read rows 0 to 1 of the dataset '{tmp_path / 'data'}': 'utf-8' codec" in output["local"]
     assert output["ray"] == output["local"]

@@ -1,4 +1,4 @@
-"""Bulk scoring of a folder: prompts that change, what cannot be read, no room for the list of names."""
+"""Bulk scoring of a folder: changed prompts, unreadable files, a full disk."""
 
 import errno
 import os
@@ -23,7 +23,7 @@ def images(tmp_path) -> Path:
     return folder
 
 
-def begun(command, images: Path, out: Path) -> tuple:
+def unfinished_run(command, images: Path, out: Path) -> tuple:
     arguments = ("score", "--folder", images, "--out", f"{out}/", "--format", "csv", *FAST)
     assert command(*arguments).returncode == 0
     keep_first_shard(out)
@@ -32,25 +32,25 @@ def begun(command, images: Path, out: Path) -> tuple:
 
 @pytest.mark.parametrize("text", ["a red square 5", None], ids=["rewritten", "removed"])
 def test_a_prompt_that_changed_is_refused(command, images, tmp_path, text):
-    arguments = begun(command, images, tmp_path / "scores")
+    arguments = unfinished_run(command, images, tmp_path / "scores")
     if text is None:
         (images / "5.txt").unlink()
     else:
         (images / "5.txt").write_text(text)
     done = command(*arguments)
     assert done.returncode == 2
-    assert "holds the beginning of another run: input was {names_and_prompts" in done.stderr
+    assert "unfinished run with other settings or input: input was {names_and_prompts" in done.stderr
 
 
 def test_another_folder_with_the_same_names_and_prompts_is_refused(command, images, tmp_path):
-    arguments = begun(command, images, tmp_path / "scores")
+    arguments = unfinished_run(command, images, tmp_path / "scores")
     other = shutil.copytree(images, tmp_path / "other")
     assert command(*arguments, "--folder", other).returncode == 2
     assert command(*arguments).returncode == 0
 
 
 def test_an_unreadable_subfolder_becomes_an_error_row(command, images, tmp_path):
-    """Its path is longer than any may be, which holds for root as well."""
+    """Its path is too long, which is an error for root too."""
     name = "x" * 250
     at = os.open(images, os.O_RDONLY)
     for _ in range(20):
@@ -68,7 +68,7 @@ def test_an_unreadable_subfolder_becomes_an_error_row(command, images, tmp_path)
     assert len(good) == COUNT
     assert all(row["error"] is None for row in good)
     assert last["image"].startswith(f"{name}/{name}")
-    assert last["error"] == "the folder cannot be read: File name too long"
+    assert last["error"] == "cannot read the folder: File name too long"
 
 
 def test_a_full_disk_while_listing_names_reports_the_path(command, images, tmp_path):
@@ -80,14 +80,13 @@ def test_a_full_disk_while_listing_names_reports_the_path(command, images, tmp_p
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert done.returncode == 2
-    assert (
-        "scores.csv.parts/.bulk-pictures.jsonl: the images' names cannot be written: File too" in done.stderr
-    )
+    assert "Cannot write the list of images '" in done.stderr
+    assert "scores.csv.parts/.bulk-pictures.jsonl': File too" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
 
 
-def test_an_image_without_read_permission_is_not_called_damaged(command, images, tmp_path, monkeypatch):
-    """Root may read anything, so the system's answer is made up."""
+def test_an_image_without_read_permission_is_not_reported_as_damaged(command, images, tmp_path, monkeypatch):
+    """The error is simulated, because root can read every file."""
 
     def denied(file, *more, **options):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), file)
@@ -109,7 +108,7 @@ def test_captions_in_other_encodings_are_read_or_an_error(command, images, tmp_p
         row = rows[f"{i}.png"]
         assert row["prompt"] == READ.get(text)
         if text in NOT_READ:
-            assert row["error"].startswith(f"the prompt cannot be read: {i}.txt: ")
+            assert row["error"].startswith(f"cannot read the prompt: {i}.txt: ")
             assert NOT_READ[text] in row["error"]
 
 
@@ -156,7 +155,7 @@ def test_a_changed_prompt_in_the_metadata_is_scored_again(command, images, tmp_p
     assert "prompt_from_metadata True" in done.stderr
 
 
-def test_prompts_from_metadata_go_with_a_folder(command, tmp_path):
+def test_prompts_from_metadata_require_a_folder(command, tmp_path):
     manifest = tmp_path / "pairs.csv"
     manifest.write_text("prompt,image\na,a.png\n")
     for source in (("--manifest", manifest), ("--prompts", manifest, "--images", tmp_path)):

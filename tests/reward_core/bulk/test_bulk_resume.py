@@ -1,4 +1,4 @@
-"""Bulk runs that are killed, run out of room, meet each other or find their input changed."""
+"""Bulk runs that are killed, run out of disk space, run twice at once or whose input changes."""
 
 import csv
 import json
@@ -27,7 +27,7 @@ OPTIONS = ("--model", "tiny", "--device", "cpu", "--batch-size", "8", "--shard-r
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory) -> Path:
-    """Images and pairs.csv; some rows have no image, and neighbors share theirs."""
+    """Images and pairs.csv, in which some images are missing and consecutive rows share an image."""
     root = tmp_path_factory.mktemp("inputs")
     generator = np.random.default_rng(1)
     for i in range(IMAGES):
@@ -43,7 +43,7 @@ def arguments(inputs: Path, out: Path, *more: object) -> list[str]:
     return list(map(str, ["score", "--manifest", inputs / "pairs.csv", "--out", out, *OPTIONS, *more]))
 
 
-# The command in processes that begin with everything imported, so that they are killed at work, not before.
+# Runs the command in forked processes with everything imported, so that they are killed while scoring.
 KILLER = """
 import json, os, signal, sys, time
 from pathlib import Path
@@ -75,8 +75,11 @@ for line in sys.stdin:
 
 @pytest.fixture
 def killer():
-    """run(arguments, parts, shards, delay) -> (exit code, seconds): the command, to its end without a delay,
-    else killed that many seconds after `shards` finished shards lie in the folder `parts`."""
+    """run(arguments, parts, shards, delay) -> (exit code, seconds).
+
+    Runs the command to its end, or kills it ``delay`` seconds after the folder ``parts`` has ``shards``
+    finished shards.
+    """
     process = subprocess.Popen(
         [sys.executable, "-c", KILLER],
         stdin=subprocess.PIPE,
@@ -96,27 +99,27 @@ def killer():
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
-def test_killed_at_ten_random_moments_the_same_command_ends_with_the_same_bytes(inputs, tmp_path, killer):
+def test_a_run_killed_at_ten_random_moments_resumes_to_the_same_bytes(inputs, tmp_path, killer):
     whole, out = tmp_path / "whole.parquet", tmp_path / "scores.parquet"
     killer(arguments(inputs, whole))
     whole.unlink()
-    code, seconds = killer(arguments(inputs, whole))  # the first run was slower: nothing was in memory
-    assert code == 1  # some rows have no image
+    code, seconds = killer(arguments(inputs, whole))  # the first run was slower, with cold file caches
+    assert code == 1  # some images are missing
     seed = random.randrange(1 << 30)
     moments = random.Random(seed)
     parts = f"{out}.parts"
-    killed = found = 0
+    killed = shards_kept = 0
     while killed < 10:
         present = len(list(Path(parts).glob("rows-*")))
-        # Every other kill is soon after a shard more is done, wherever in its run that is on this machine.
+        # Every other kill is soon after the next shard is finished, however fast this machine is.
         if killed % 2:
             code, _ = killer(arguments(inputs, out), parts, present + 1, moments.uniform(0, 0.05 * seconds))
         else:
             code, _ = killer(arguments(inputs, out), parts, 0, moments.uniform(0.2 * seconds, seconds))
         if code == -signal.SIGKILL:
             killed += 1
-            found += len(list(Path(parts).glob("rows-*")))
-        else:  # it was done before
+            shards_kept += len(list(Path(parts).glob("rows-*")))
+        else:  # the run finished before the kill
             assert code == 1, f"seed {seed}"
             assert out.read_bytes() == whole.read_bytes(), f"seed {seed}"
             out.unlink()
@@ -124,7 +127,7 @@ def test_killed_at_ten_random_moments_the_same_command_ends_with_the_same_bytes(
     assert code == 1, f"seed {seed}"
     assert out.read_bytes() == whole.read_bytes(), f"seed {seed}"
     assert {path.name for path in tmp_path.iterdir()} == {out.name, whole.name}
-    assert found > 0  # it was killed while there was something to lose
+    assert shards_kept > 0  # some kills came after a shard was finished
 
 
 @pytest.mark.parametrize("name", ["scores.csv", "scores.jsonl", "scores.parquet"])
@@ -140,11 +143,11 @@ def test_a_run_resumes_from_any_shards_with_the_same_bytes(command, inputs, tmp_
     lost = (0, 1, 3, 5, len(shards) - 1)
     for shard in lost:
         shards[shard].unlink()
-    (Path(parts) / f".{shards[3].name}.1.tmp").write_text("half a")  # what a killed run leaves
+    (Path(parts) / f".{shards[3].name}.1.tmp").write_text("half a")  # left over from a killed run
     done = command(*arguments(inputs, out, "--json"))
     summary = json.loads(done.stdout)
     assert summary["resumed_rows"] == ROWS - 5 * 16
-    # No shard remembers an image of another, or its bits might depend on which of them this run computed.
+    # Images are not cached across shards, so each missing shard encodes all of its images.
     by_shard = [{i // 3 % (IMAGES + 1) for i in range(16 * s, 16 * s + 16)} - {IMAGES} for s in lost]
     assert summary["pictures_encoded"] == sum(map(len, by_shard))
     assert out.read_bytes() == whole.read_bytes()
@@ -162,12 +165,12 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_changed_manifest_is_refused(command, inputs, tmp_path, change):
     copy = shutil.copytree(inputs, tmp_path / "copy")
-    out = begun(command, copy, tmp_path)
+    out = unfinished_run(command, copy, tmp_path)
     content = (copy / "pairs.csv").read_bytes()
     (copy / "pairs.csv").write_bytes(CHANGES[change](content))
     done = command(*arguments(copy, out))
     assert done.returncode == 2
-    assert "holds the beginning of another run: input was" in done.stderr
+    assert "it has an unfinished run with other settings or input: input was" in done.stderr
     (copy / "pairs.csv").write_bytes(content)
     assert command(*arguments(copy, out)).returncode == 1
 
@@ -182,13 +185,13 @@ def test_a_changed_manifest_is_refused(command, inputs, tmp_path, change):
     ],
 )
 def test_other_settings_are_refused(command, inputs, tmp_path, options, output):
-    done = command(*arguments(inputs, begun(command, inputs, tmp_path), *options))
+    done = command(*arguments(inputs, unfinished_run(command, inputs, tmp_path), *options))
     assert done.returncode == 2
     assert output in done.stderr
 
 
-def begun(command, inputs: Path, tmp_path: Path) -> Path:
-    """A target of which a part is done."""
+def unfinished_run(command, inputs: Path, tmp_path: Path) -> Path:
+    """Return a target with an unfinished run."""
     out = tmp_path / "scores.csv"
     parts = f"{tmp_path / 'scores.csv.parts'}/"
     assert command(*arguments(inputs, parts, "--format", "csv")).returncode == 1
@@ -196,7 +199,7 @@ def begun(command, inputs: Path, tmp_path: Path) -> Path:
     return out
 
 
-def test_two_runs_on_one_target(command, inputs, tmp_path):
+def test_a_second_run_on_the_same_target_is_refused(command, inputs, tmp_path):
     import filelock
 
     out = tmp_path / "scores.csv"
@@ -214,7 +217,7 @@ def test_two_runs_on_one_target(command, inputs, tmp_path):
 @pytest.mark.parametrize("moment", ["at a shard", "when joining"])
 @pytest.mark.parametrize("form", ["csv", "parquet"])
 def test_a_full_disk_keeps_finished_shards(command, inputs, tmp_path, form, moment):
-    """A limit on the size of files stands for a full disk: both end in a write that fails."""
+    """A limit on the size of files simulates a full disk: writing fails in both cases."""
     resource = pytest.importorskip("resource")
     whole, out = tmp_path / f"whole.{form}", tmp_path / f"scores.{form}"
     assert command(*arguments(inputs, f"{tmp_path / 'shards'}/", "--format", form)).returncode == 1
@@ -230,28 +233,27 @@ def test_a_full_disk_keeps_finished_shards(command, inputs, tmp_path, form, mome
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     saved_shards = 0 if moment == "at a shard" else ROWS // 16
     assert done.returncode == 2
-    assert (
-        f"cannot be written: File too large; the {saved_shards} shards of scores that are done" in done.stderr
-    )
+    assert f"File too large. {saved_shards} finished shards are kept" in done.stderr
     assert not out.exists()
     summary = json.loads(command(*arguments(inputs, out, "--json")).stdout)
     assert summary["resumed_rows"] == 16 * saved_shards
     assert out.read_bytes() == whole.read_bytes()
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root can write anywhere")
 def test_an_unwritable_folder_is_reported(command, inputs, tmp_path):
     tmp_path.chmod(0o500)
     done = command(*arguments(inputs, tmp_path / "scores.csv"))
     tmp_path.chmod(0o700)
     assert done.returncode == 2
-    assert "cannot be written: Permission denied" in done.stderr
+    assert "Cannot write '" in done.stderr
+    assert "Permission denied" in done.stderr
 
 
-def test_a_target_without_a_folder_or_on_a_device_is_refused(command, inputs):
+def test_a_target_in_a_virtual_file_system_is_refused(command, inputs):
     done = command(*arguments(inputs, "/proc/self/scores.csv"))
     assert done.returncode == 2
-    assert "cannot be written" in done.stderr
+    assert "Cannot write '" in done.stderr
 
 
 # Unfinished shards
@@ -276,22 +278,22 @@ def test_a_signal_reports_saved_rows_and_the_same_command_resumes(command, input
     process.send_signal(number)
     _, printed = process.communicate(timeout=60)
     assert process.returncode == code
-    found = re.fullmatch(
+    message = re.fullmatch(
         r"reward-core: interrupted; (\d+) of 320 rows are kept; the same command resumes from there\n",
         printed,
     )
-    assert found, printed
-    assert int(found[1]) >= 48
-    assert json.loads(command(*options, "--json").stdout)["resumed_rows"] == int(found[1])
+    assert message, printed
+    assert int(message[1]) >= 48
+    assert json.loads(command(*options, "--json").stdout)["resumed_rows"] == int(message[1])
 
 
-PAIRS = random.Random(2).choices(range(14), k=72)  # images that come back, near and far
+PAIRS = random.Random(2).choices(range(14), k=72)  # images repeat at short and long distances
 SETTINGS = BulkSettings(model="tiny", devices=("cpu",), batch_size=8, shard_rows=40, cache=6)
 
 
 @pytest.fixture(scope="module", params=["csv", "parquet with the bytes of images"])
 def pairs(request, inputs, tmp_path_factory) -> tuple[Manifest, bytes]:
-    """A manifest, and the scores of a run that was never interrupted."""
+    """A manifest, and the scores of an uninterrupted run."""
     import pyarrow
     import pyarrow.parquet
 
@@ -333,7 +335,7 @@ def test_a_run_interrupted_at_every_batch_ends_with_the_same_bytes(pairs, tmp_pa
 
 
 def test_only_batches_with_changed_images_are_encoded_again(inputs, tmp_path):
-    """Rows 8 to 15 of six batches show the same image as the last: their batch alone is encoded again."""
+    """The last row's image is also in the second batch, so of the scored batches only that one is encoded."""
     images = [*range(8), 8, *range(9, 16), *range(16, 24), *range(24, 31), 8]
     manifest = tmp_path / "pairs.csv"
     manifest.write_text("prompt,image\n" + "".join(f"a red circle,{image}.png\n" for image in images))
@@ -352,7 +354,7 @@ def test_rows_of_an_unfinished_shard_are_saved_periodically(pairs, tmp_path):
     out, copy = tmp_path / "scores.jsonl", tmp_path / "copy"
 
     def copy_parts(_: int, done: int, failed: int) -> None:
-        if done == 24:  # what a killed run leaves
+        if done == 24:  # the files that a run killed now would leave
             shutil.copytree(f"{out}.parts", copy)
 
     score_to_file(manifest, out, replace(SETTINGS, save_seconds=0), on_progress=copy_parts)
@@ -363,7 +365,7 @@ def test_rows_of_an_unfinished_shard_are_saved_periodically(pairs, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["a digit", "cut", "of another run"])
-def test_saved_rows_that_were_changed_are_scored_again(pairs, tmp_path, damage):
+def test_damaged_saved_rows_are_scored_again(pairs, tmp_path, damage):
     manifest, whole = pairs
     out = tmp_path / "scores.jsonl"
     with pytest.raises(RunInterrupted):
@@ -378,7 +380,7 @@ def test_saved_rows_that_were_changed_are_scored_again(pairs, tmp_path, damage):
     assert out.read_bytes() == whole
 
 
-def test_saved_rows_of_an_image_that_was_replaced_are_scored_again(inputs, tmp_path):
+def test_saved_rows_of_a_changed_image_are_scored_again(inputs, tmp_path):
     copy = shutil.copytree(inputs, tmp_path / "copy")
     source, out = Manifest(copy / "pairs.csv"), tmp_path / "scores.csv"
     with pytest.raises(RunInterrupted):

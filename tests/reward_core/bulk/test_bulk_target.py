@@ -1,4 +1,4 @@
-"""Where a bulk run writes: what it must not replace, and what it finds there."""
+"""Bulk targets: files that must not be overwritten, and the files of an earlier run."""
 
 import csv
 import json
@@ -21,7 +21,7 @@ COUNT = 20
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory) -> Path:
-    """Images with their prompts beside them, and pairs.csv."""
+    """Images with prompts in text files, and pairs.csv."""
     root = tmp_path_factory.mktemp("inputs")
     names = make_images(root, COUNT)
     for i, name in enumerate(names):
@@ -42,11 +42,11 @@ def contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-# The input is not replaced
+# The input is not overwritten
 
 
 @pytest.mark.parametrize("link", [None, os.symlink, os.link], ids=["itself", "symlink", "hard link"])
-def test_a_manifest_is_not_replaced_by_its_scores(command, inputs, link):
+def test_scores_do_not_overwrite_the_manifest(command, inputs, link):
     manifest = out = inputs / "pairs.csv"
     if link:
         out = inputs / "scores.csv"
@@ -54,11 +54,11 @@ def test_a_manifest_is_not_replaced_by_its_scores(command, inputs, link):
     before = contents(inputs)
     done = command("score", "--manifest", manifest, "--out", out, *FAST)
     assert done.returncode == 2
-    assert f"{out}: it is the input {manifest}, which the scores would replace" in done.stderr
+    assert f"Cannot write '{out}': it is the input file '{manifest}', which the scores" in done.stderr
     assert contents(inputs) == before
 
 
-def test_a_tar_is_not_replaced_by_its_scores(command, inputs):
+def test_scores_do_not_overwrite_a_tar(command, inputs):
     pytest.importorskip("webdataset")
     tar = inputs / "tar.csv"
     with tarfile.open(tar, "w") as opened:
@@ -67,17 +67,17 @@ def test_a_tar_is_not_replaced_by_its_scores(command, inputs):
     before = contents(inputs)
     done = command("score", "--tars", tar, "--out", tar, *FAST)
     assert done.returncode == 2
-    assert "which the scores would replace" in done.stderr
+    assert "which the scores would overwrite" in done.stderr
     assert contents(inputs) == before
 
 
-def test_a_datasets_file_is_not_replaced_by_its_scores(command, inputs):
+def test_scores_do_not_overwrite_a_file_of_the_dataset(command, inputs):
     (inputs / "data").mkdir()
     file = shutil.copy(inputs / "pairs.csv", inputs / "data" / "train.csv")
     before = contents(inputs)
     done = command("score", "--dataset", inputs / "data", "--out", file, *FAST)
     assert done.returncode == 2
-    assert "which the scores would replace" in done.stderr
+    assert "which the scores would overwrite" in done.stderr
     assert contents(inputs) == before
 
 
@@ -93,7 +93,7 @@ def test_existing_files_in_the_target_folder_are_kept(command, inputs):
     done = command(*other, "--cache", 3)
     assert done.returncode == 2
     assert "cache was 256, now 3" in done.stderr
-    assert "give another --out to begin anew" in done.stderr
+    assert "use another --out to start over" in done.stderr
     assert "remove" not in done.stderr
 
 
@@ -121,11 +121,11 @@ def test_a_finished_folder_is_read_as_a_dataset(command, inputs, tmp_path):
     assert pyarrow.parquet.read_table(out)["row"].to_pylist() == list(range(COUNT))
 
 
-# What an earlier run left
+# Files of an earlier run
 
 
-def begun(command, inputs: Path, out: Path, form: str = "csv") -> tuple:
-    """The arguments of a run into a folder that was stopped after its first shard."""
+def unfinished_run(command, inputs: Path, out: Path, form: str = "csv") -> tuple:
+    """Return the arguments of a run into a folder that has only its first shard."""
     arguments = ("score", "--manifest", inputs / "pairs.csv", "--out", f"{out}/", "--format", form, *FAST)
     assert command(*arguments).returncode == 0
     keep_first_shard(out)
@@ -133,7 +133,7 @@ def begun(command, inputs: Path, out: Path, form: str = "csv") -> tuple:
 
 
 def test_another_format_in_the_same_folder_is_refused(command, inputs, tmp_path):
-    *arguments, _ = (*begun(command, inputs, tmp_path / "scores"), None)
+    *arguments, _ = (*unfinished_run(command, inputs, tmp_path / "scores"), None)
     arguments[arguments.index("csv")] = "jsonl"
     done = command(*arguments)
     assert done.returncode == 2
@@ -173,7 +173,7 @@ DAMAGED = {
 @pytest.mark.parametrize("kind", DAMAGED)
 def test_a_damaged_shard_is_named_and_scored_again(command, inputs, tmp_path, kind):
     form, damage = DAMAGED[kind]
-    arguments = begun(command, inputs, tmp_path / "scores", form)
+    arguments = unfinished_run(command, inputs, tmp_path / "scores", form)
     (shard,) = (tmp_path / "scores").glob("rows-*")
     intact = shard.read_bytes()
     with shard.open(newline="") as file:
@@ -191,7 +191,7 @@ def test_a_changed_digit_in_a_shard_of_a_file_is_not_joined(command, inputs, tmp
     whole, out = tmp_path / "whole.csv", tmp_path / "scores.csv"
     options = ("--manifest", inputs / "pairs.csv", *FAST)
     assert command("score", *options, "--out", whole).returncode == 0
-    begun(command, inputs, Path(f"{out}.parts"))
+    unfinished_run(command, inputs, Path(f"{out}.parts"))
     (shard,) = Path(f"{out}.parts").glob("rows-*")
     change_digit(shard)
     done = command("score", *options, "--out", out)
@@ -217,10 +217,10 @@ def test_only_the_changed_shard_of_a_finished_folder_is_rescored(command, inputs
 
 def test_a_shard_without_a_checksum_is_scored_again(command, inputs, tmp_path):
     out = tmp_path / "scores"
-    arguments = begun(command, inputs, out)
+    arguments = unfinished_run(command, inputs, out)
     (shard,) = out.glob("rows-*")
     index = out / ".bulk-shards.jsonl"
-    index.write_bytes(index.read_bytes()[:40])  # as a run leaves it that was killed while it wrote
+    index.write_bytes(index.read_bytes()[:40])  # as if the run was killed while writing it
     done = command(*arguments, "--json")
     assert done.returncode == 0
     assert shard.name in done.stderr
@@ -253,7 +253,7 @@ def change_digit(shard: Path) -> None:
     shard.write_bytes(data)
 
 
-# Images that are replaced between two runs
+# Images that change between two runs
 
 
 @pytest.mark.parametrize("kind", ["manifest", "folder", "dataset"])
@@ -266,7 +266,9 @@ def test_an_image_replaced_by_one_of_the_same_size_is_scored_again(command, inpu
     arguments = ("score", *source, "--out", f"{out}/", "--format", "csv", *FAST)
     images = [inputs / "0.png", inputs / "1.png"]
     size = 1 + max(image.stat().st_size for image in images)
-    padded = [image.read_bytes().ljust(size, b"\0") for image in images]  # behind a PNG's end is room
+    padded = [
+        image.read_bytes().ljust(size, b"\0") for image in images
+    ]  # bytes after a PNG's end are ignored
     for image, content in zip(images, padded):
         image.write_bytes(content)
     assert command(*arguments).returncode == 0
@@ -277,7 +279,7 @@ def test_an_image_replaced_by_one_of_the_same_size_is_scored_again(command, inpu
     done = command(*arguments, "--json")
     assert done.returncode == 0, done.stderr
     assert f"scoring the rows of {first.name} in" in done.stderr
-    assert "one or more of their images were replaced" in done.stderr
+    assert "one or more of their images changed" in done.stderr
     assert json.loads(done.stdout)["resumed_rows"] > 0
     assert first.read_bytes() != before
     after = contents(out)
@@ -298,14 +300,14 @@ def test_a_missing_image_is_scored_once_it_exists(command, inputs, tmp_path):
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "\xff"])
-def test_settings_of_an_earlier_run_that_cannot_be_read_are_named(command, inputs, tmp_path, content):
-    arguments = begun(command, inputs, tmp_path / "scores")
+def test_damaged_settings_of_an_earlier_run_are_reported(command, inputs, tmp_path, content):
+    arguments = unfinished_run(command, inputs, tmp_path / "scores")
     file = tmp_path / "scores" / ".bulk-run.json"
     file.write_text(content, encoding="latin-1")
     done = command(*arguments)
     assert done.returncode == 2
-    assert f"{file}: " in done.stderr
-    assert "give another --out" in done.stderr
+    assert f"Cannot resume from '{file}': " in done.stderr
+    assert "Use another --out" in done.stderr
 
 
 # Names
@@ -316,10 +318,10 @@ def test_a_non_utf8_file_name_can_have_an_error_row(command, inputs, tmp_path):
     try:
         shutil.copy(inputs / "0.png", inputs / name)
     except OSError:
-        pytest.skip("the file system wants UTF-8")
+        pytest.skip("the file system requires UTF-8")
     for form in ("parquet", "csv"):
         out = tmp_path / f"scores.{form}"
         assert command("score", "--folder", inputs, "--out", out, *FAST).returncode == 1
         rows = pyarrow.parquet.read_table(out).to_pylist() if form == "parquet" else rows_of(out)
         assert rows[-1]["image"] == "caf\\udce9.png"
-        assert rows[-1]["error"] == "no prompt: caf\\udce9.txt is not there"
+        assert rows[-1]["error"] == "no prompt: caf\\udce9.txt does not exist"

@@ -1,4 +1,4 @@
-"""Bulk scoring of tars: damaged, joined, changed, and how an image finds its prompt."""
+"""Bulk scoring of tars: damaged, joined and changed tars, and the prompt of an image."""
 
 import importlib
 import io
@@ -39,7 +39,7 @@ def samples(images: list[bytes], numbers: range) -> list[tuple[str, bytes]]:
 
 
 def bit_flipped(tar: Path) -> bytes:
-    """In the header of 07.png."""
+    """Return the tar with a flipped bit in the header of 07.png."""
     with tarfile.open(tar) as opened:
         at = opened.getmember("07.png").offset
     data = bytearray(tar.read_bytes())
@@ -66,7 +66,7 @@ def test_samples_lost_after_a_damaged_header_are_reported(command, images, tmp_p
     *good, last = rows_of(out)
     assert [row["prompt"] for row in good] == [f"a red circle {i}" for i in range(7)]
     assert all(row["error"] is None for row in good)
-    assert last["error"].startswith("the tar is damaged or truncated: no header of a file at byte ")
+    assert last["error"].startswith("the tar is damaged or truncated: invalid header at byte ")
 
 
 def test_tars_joined_by_cat_are_read_to_the_end(command, images, tmp_path):
@@ -88,8 +88,8 @@ def test_a_changed_tar_of_the_same_size_is_refused_and_a_copy_is_not(command, im
     tar.write_bytes(before.replace(b"circle 9", b"square 9"))
     done = command(*arguments)
     assert done.returncode == 2
-    assert "holds the beginning of another run: input was" in done.stderr
-    tar.write_bytes(before)  # at another time
+    assert "it has an unfinished run with other settings or input: input was" in done.stderr
+    tar.write_bytes(before)  # with another modification time
     assert command(*arguments).returncode == 0
 
 
@@ -110,7 +110,7 @@ def test_a_prompt_file_is_found_by_its_image_file_name(command, images, tmp_path
     assert command("score", "--tars", tar, "--out", out, *FAST).returncode == 1
     rows = rows_of(out)
     assert [row["prompt"] for row in rows] == ["a dog", "a cat", None, "a horse"]
-    assert rows[2]["error"] == "no prompt"  # which of the two is not known
+    assert rows[2]["error"] == "no prompt"  # two candidates
 
 
 def test_texts_with_a_byte_order_mark_and_deeply_nested_json(command, images, tmp_path):
@@ -133,7 +133,7 @@ def test_texts_with_a_byte_order_mark_and_deeply_nested_json(command, images, tm
 def test_a_pattern_with_an_open_brace_is_reported(command, tmp_path):
     done = command("score", "--tars", tmp_path / "x{0..", "--out", tmp_path / "scores.csv", *FAST)
     assert done.returncode == 2
-    assert "x{0..: not a pattern of tars: " in done.stderr
+    assert "x{0..': not a valid pattern (" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
@@ -146,7 +146,7 @@ FORMATS = {
 NEEDED = {"AVIF": "avif", "JPEG2000": "jpg_2000", "WEBP": "webp"}
 
 
-def test_tars_take_the_image_formats_that_folders_take(command, tmp_path):
+def test_tars_accept_the_same_image_formats_as_folders(command, tmp_path):
     files = []
     for number, (suffix, form) in enumerate(FORMATS.items()):
         if form not in NEEDED or features.check(NEEDED[form]):
@@ -209,11 +209,11 @@ def test_captions_in_other_encodings_are_read_or_an_error(command, images, tmp_p
     rows = rows_of(out)
     assert [row["prompt"] for row in rows] == [*READ.values(), *(None for _ in NOT_READ)]
     for row, reason in zip(rows[len(READ) :], NOT_READ.values()):
-        assert row["error"].startswith("the prompt cannot be read: ")
+        assert row["error"].startswith("cannot read the prompt: ")
         assert reason in row["error"]
 
 
-# Tars made to break the reader
+# Malicious tars
 
 
 def header(name: str, size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
@@ -227,12 +227,12 @@ def block(data: bytes) -> bytes:
 
 
 def pax(records: bytes, image: bytes) -> bytes:
-    """A pax header with these records before an image."""
+    """Return a pax header with these records, and an image."""
     return header("x", len(records), tarfile.XHDTYPE) + block(records) + header("b.png", 3) + block(image)
 
 
 def sparse(size: int) -> bytes:
-    """A GNU sparse file of ``size`` zeros, of which none are in the tar."""
+    """Return a GNU sparse file of ``size`` zeros that takes no space in the tar."""
     data = bytearray(header("b.png", 0, tarfile.GNUTYPE_SPARSE))
     data[386:398] = data[398:410] = b"%011o\0" % 0
     data[483:495] = b"%011o\0" % size
@@ -241,7 +241,7 @@ def sparse(size: int) -> bytes:
     return bytes(data)
 
 
-ENDLESS = {  # what comes behind the first sample
+ENDLESS = {  # the bytes after the first sample
     "1 TB": header("b.png", 2**40) + bytes(512),
     "4 EB": header("b.png", 2**62) + bytes(512),
     "a name of 1 TB": header("b.png", 2**40, tarfile.GNUTYPE_LONGNAME) + bytes(512),
@@ -255,7 +255,7 @@ ENDLESS = {  # what comes behind the first sample
 
 @pytest.mark.parametrize("zipped", [False, True], ids=["plain", "gz"])
 @pytest.mark.parametrize("kind", ENDLESS)
-def test_headers_that_lie_cost_their_own_rows_alone(images, tmp_path, kind, zipped):
+def test_headers_with_false_sizes_affect_only_their_own_rows(images, tmp_path, kind, zipped):
     import gzip
 
     whole = write_tar(tmp_path / "a.tar", samples(images, range(1))).read_bytes()
@@ -267,14 +267,16 @@ def test_headers_that_lie_cost_their_own_rows_alone(images, tmp_path, kind, zipp
     assert others[-1].error.startswith("the tar is damaged or truncated: ")
 
 
-def test_a_member_larger_than_an_image_is_an_error_of_its_row(images, tmp_path, monkeypatch):
+def test_a_member_larger_than_the_limit_becomes_an_error_row(images, tmp_path, monkeypatch):
     monkeypatch.setenv("REWARD_CORE_MAX_TAR_MEMBER_BYTES", "50000")
     files = [("0.png", images[0]), ("0.txt", b"a dog"), ("1.png", bytes(50_001)), ("1.txt", b"a cat")]
     tar = write_tar(tmp_path / "a.tar", [*files, ("2.png", images[2]), ("2.txt", b"a bird")])
     rows = list(Tars((str(tar),)).open(tmp_path).read(0))
     assert [row.prompt for row in rows] == ["a dog", "a cat", "a bird"]
     assert [row.content for row in rows] == [images[0], None, images[2]]
-    assert rows[1].error.startswith("the file is too large: its header says 50,001 bytes, at most 50,000")
+    assert rows[1].error.startswith(
+        "the file is too large: its header says 50,001 bytes, the limit is 50,000"
+    )
 
 
 @pytest.mark.parametrize("zipped", [False, True], ids=["plain", "gz"])
@@ -289,7 +291,7 @@ def test_a_sparse_file_of_gigabytes_is_not_unpacked(tmp_path, zipped):
 
 
 @pytest.mark.parametrize("form", ["gzip", "bz2", "lzma"])
-def test_a_compressed_tar_may_not_unpack_to_many_times_its_size(images, tmp_path, monkeypatch, form):
+def test_a_decompression_bomb_is_refused(images, tmp_path, monkeypatch, form):
     monkeypatch.setattr("reward_core.bulk.sources.tar_file.MIN_TAR_BYTES", 1 << 20)
     whole = write_tar(tmp_path / "a.tar", samples(images, range(1))).read_bytes()
     bomb = block(whole.rstrip(b"\0")) + header("b.png", 2**24) + bytes(2**24 + 1024)
@@ -301,7 +303,7 @@ def test_a_compressed_tar_may_not_unpack_to_many_times_its_size(images, tmp_path
 
 
 @pytest.mark.parametrize("form", ["gzip", "bz2", "lzma"])
-def test_damage_in_a_compressed_tar_is_told_behind_its_whole_samples(images, tmp_path, form):
+def test_damage_in_a_compressed_tar_is_reported_after_its_intact_samples(images, tmp_path, form):
     noise = np.random.default_rng(0).bytes(1_400_000)  # so that the damage comes after the first sample
     files = [*samples(images, range(1)), ("b.png", noise), ("b.txt", b"a cat")]
     data = bytearray(
@@ -315,7 +317,7 @@ def test_damage_in_a_compressed_tar_is_told_behind_its_whole_samples(images, tmp
     assert rows[-1].error.startswith("the tar is damaged or truncated: ")
 
 
-def test_texts_of_one_sample_are_bounded_in_a_compressed_tar(images, tmp_path, monkeypatch):
+def test_texts_of_one_sample_are_limited_in_a_compressed_tar(images, tmp_path, monkeypatch):
     import gzip
 
     monkeypatch.setenv("REWARD_CORE_MAX_TAR_TEXT_BYTES", "100")
@@ -323,11 +325,11 @@ def test_texts_of_one_sample_are_bounded_in_a_compressed_tar(images, tmp_path, m
     tar = write_tar(tmp_path / "a.tar", files)
     tar.write_bytes(gzip.compress(tar.read_bytes()))
     large, small = Tars((str(tar),)).open(tmp_path).read(0)
-    assert large.error.startswith("the prompt cannot be read: the file is too large")
+    assert large.error.startswith("cannot read the prompt: the file is too large")
     assert (small.prompt, small.content, small.error) == ("a cat", images[1], None)
 
 
-def test_names_are_split_as_webdataset_does(tmp_path, images):
+def test_names_are_split_as_in_webdataset(tmp_path, images):
     from webdataset.tariterators import base_plus_ext
 
     names = [
@@ -352,7 +354,7 @@ def test_names_are_split_as_webdataset_does(tmp_path, images):
     ] == keys
 
 
-def test_a_name_of_a_megabyte_is_read_in_a_moment(tmp_path, images):
+def test_a_name_of_a_megabyte_is_parsed_quickly(tmp_path, images):
     name = "a/" * 500_000 + "a"
     tar = write_tar(tmp_path / "a.tar", [(name, images[0]), ("0.png", images[0]), ("0.txt", b"a cat")])
     begin = time.process_time()

@@ -1,4 +1,4 @@
-"""The bundled tiny model, by name and through the demo."""
+"""The bundled tiny model and the demo."""
 
 import os
 import re
@@ -26,7 +26,7 @@ def test_the_tiny_model_comes_with_the_package(tiny):
 
 
 def accuracy(model: RM.RewardModel, groups: list[shapes.Group]) -> float:
-    """Share of all untied comparisons that come out as in truth."""
+    """Return the fraction of untied comparisons ordered as in truth."""
     right = total = 0
     for group in groups:
         rewards = model.score(group.prompt, [Image.fromarray(pixels) for pixels in group.images])
@@ -35,16 +35,16 @@ def accuracy(model: RM.RewardModel, groups: list[shapes.Group]) -> float:
     return right / total
 
 
-def test_it_orders_images_of_prompts_it_never_saw(tiny):
+def test_the_tiny_model_orders_images_of_held_out_prompts(tiny):
     groups = list(shapes.make_groups(60, shapes.HELD_OUT, "held_out", start=50_000))
-    # Measured: 0.94; a coin reaches 0.5.
+    # Measured: 0.94; chance is 0.5.
     assert accuracy(tiny, groups) > 0.9
     judge = RM.load("tiny-judge", device="cpu")
     assert accuracy(judge, groups) > 0.88  # measured: 0.92 and 0.94 on two ranges
-    assert judge.config.vision_depth != tiny.config.vision_depth  # a second opinion, not the same one
+    assert judge.config.vision_depth != tiny.config.vision_depth  # another model, for a second opinion
 
 
-def test_its_scores_are_about_standard_normal_and_have_percentiles(tiny):
+def test_scores_are_about_standard_normal_and_have_percentiles(tiny):
     scores, percentiles = [], []
     for group in shapes.make_groups(40, start=70_000):
         images = [Image.fromarray(pixels) for pixels in group.images]
@@ -76,7 +76,7 @@ def test_the_demo_ranks_and_draws(tmp_path):
         scores = [float(row[2]) for row in rows[first : first + 12]]
         assert ranks == list(range(1, 13))
         assert scores == sorted(scores, reverse=True)
-        for column in (4, 5):  # the true place, and the oracle's
+        for column in (4, 5):  # the true rank and the oracle rank
             assert min(int(row[column]) for row in rows[first : first + 12]) == 1
     right, total = map(int, re.search(r"(\d+) of (\d+) comparisons", done.stdout).groups())
     assert right / total > 0.8  # measured: 0.90
@@ -87,7 +87,7 @@ def test_the_demo_ranks_and_draws(tmp_path):
         assert len(sheet.convert("RGB").getcolors(2**24)) > 1000
 
 
-def test_the_demo_names_a_missing_folder(tmp_path):
+def test_the_demo_reports_a_missing_folder(tmp_path):
     command = [sys.executable, "-m", "reward_core.demo", "--out", tmp_path / "none" / "sheet.png"]
     done = subprocess.run(command, capture_output=True, encoding="utf-8")
     assert done.returncode == 2

@@ -407,7 +407,7 @@ def test_the_example_accepts_only_the_published_images(hub, command, parity, tmp
 
     done = command(hub.address, "example", "--images", f"{hub.address}/nothing")
     assert (done.returncode, done.stdout) == (2, "")
-    assert f"{hub.address}/nothing/1.webp could not be downloaded: HTTP Error 404" in done.stderr
+    assert f"Cannot download '{hub.address}/nothing/1.webp': HTTP Error 404" in done.stderr
     assert "example --images FOLDER" in done.stderr
     assert "Traceback" not in done.stderr
     assert EXAMPLE_PROMPT not in done.stderr

@@ -1,4 +1,4 @@
-"""Best of n with real pipelines of tiny size: dropping candidates changes none of those that stay."""
+"""Best of n with tiny pipelines; dropping candidates does not change the remaining ones."""
 
 import inspect
 import math
@@ -25,12 +25,12 @@ from reward_core.integrations.diffusers import (  # noqa: E402
 
 PROMPTS = ["a red circle", "two blue squares"]
 FAMILIES = ["sd", "sd-v", "sdxl", "sd3", "flux"]
-# Batched and single matrix products round differently; over six steps it reached 1 level of 255 in places.
+# Matrix products of different batch sizes round differently: after six steps by up to 1 level of 255.
 LEVELS = 2
 
 
 class Brightness:
-    """A scorer with a known answer, quick and rarely tied."""
+    """A fast scorer with known scores and few ties."""
 
     def __init__(self):
         self.calls = []
@@ -268,7 +268,7 @@ def test_rewards_of_other_tensor_shapes_are_accepted_or_refused_by_name(load):
         lambda r: r.requires_grad_(),
     ):
         assert best_of(pipe, PROMPTS[0], 2, Answering(change), **call).rewards == expected
-    for change, found in (
+    for change, shape in (
         (lambda r: r[:1], r"shape \(1,\)"),
         (lambda r: torch.cat([r, r]), r"shape \(4,\)"),
         (lambda r: r[None], r"shape \(1, 2\)"),
@@ -277,7 +277,7 @@ def test_rewards_of_other_tensor_shapes_are_accepted_or_refused_by_name(load):
         (lambda r: None, "None"),
         (lambda r: ["good", "bad"], "good"),
     ):
-        with pytest.raises(InputError, match=f"Answering.score_pairs: expected 2 numbers.*{found}"):
+        with pytest.raises(InputError, match=f"Answering.score_pairs: expected 2 numbers.*{shape}"):
             best_of(pipe, PROMPTS[0], 2, Answering(change), **call)
 
 
@@ -307,18 +307,18 @@ def test_the_bundled_model_by_name_and_another_vae_for_previews(load):
     assert result.best.reward == pytest.approx(expected, abs=5e-5)
 
 
-def test_texts_of_one_prompt_each(load):
+def test_negative_prompts_can_differ_by_prompt(load):
     pipe, scorer = load("sd"), Brightness()
     call = {**call_of("sd"), "negative_prompt": ["grey", "green"]}
     both = best_of(pipe, [PROMPTS[0]] * 2, 2, scorer, **call)
     assert difference(both[0].best.image, both[1].best.image) > LEVELS  # only the negative prompts differ
     assert len(scorer.calls) == 1  # one batch
-    with pytest.raises(InputError, match="3 texts for 2 prompts"):
+    with pytest.raises(InputError, match="one text or 2 texts, one per prompt, got 3"):
         best_of(pipe, PROMPTS, 2, scorer, negative_prompt=["a", "b", "c"])
 
 
 def embeddings(pipe, prompts, negative="grey"):
-    """What a tool such as compel makes: the arguments that replace the prompt, of this pipeline's encoder."""
+    """Return the arguments that replace the prompt, as a tool such as compel does."""
     given = {"device": "cpu", "num_images_per_prompt": 1}
     if "do_classifier_free_guidance" in inspect.signature(pipe.encode_prompt).parameters:
         given |= {"negative_prompt": [negative] * len(prompts), "do_classifier_free_guidance": True}
@@ -347,13 +347,13 @@ def test_embeddings_replace_the_prompts(load, name, early):
     expected = best_of(pipe, PROMPTS, 2, scorer, **call)
     call.pop("negative_prompt", None)
     scorer.calls.clear()
-    found = best_of(pipe, PROMPTS, 2, scorer, **call, **embeddings(pipe, PROMPTS))
+    results = best_of(pipe, PROMPTS, 2, scorer, **call, **embeddings(pipe, PROMPTS))
     assert {prompt for prompts in scorer.calls for prompt in prompts} == set(PROMPTS)
-    for one, other in zip(expected, found):
+    for one, other in zip(expected, results):
         assert [c.dropped for c in one.candidates] == [c.dropped for c in other.candidates]
         assert difference(one.best.image, other.best.image) <= LEVELS
     separate = best_of(pipe, PROMPTS[1], 2, scorer, **call, **embeddings(pipe, PROMPTS[1:]))
-    assert difference(separate.best.image, found[1].best.image) <= LEVELS
+    assert difference(separate.best.image, results[1].best.image) <= LEVELS
 
 
 def test_prompts_longer_than_the_tokenizer_takes(load):
@@ -363,10 +363,10 @@ def test_prompts_longer_than_the_tokenizer_takes(load):
     made["negative_prompt_embeds"] = made["negative_prompt_embeds"].repeat(1, 2, 1)
     call = {**call_of("sd"), "num_inference_steps": 2, "negative_prompt": None}
     long = "a red circle, " * 40
-    found = best_of(pipe, long, 3, scorer, early=DropPlan(), batch_size=2, **call, **made)
+    results = best_of(pipe, long, 3, scorer, early=DropPlan(), batch_size=2, **call, **made)
     assert scorer.calls[0] == [long] * 2
-    again = {"generator": torch.Generator("cpu").manual_seed(found.best.seed), **call, **made}
-    assert difference(found.best.image, pipe(**again).images[0]) <= LEVELS
+    again = {"generator": torch.Generator("cpu").manual_seed(results.best.seed), **call, **made}
+    assert difference(results.best.image, pipe(**again).images[0]) <= LEVELS
 
 
 def test_negative_embeddings_of_one_row_serve_all_prompts(load):
@@ -375,8 +375,8 @@ def test_negative_embeddings_of_one_row_serve_all_prompts(load):
     expected = best_of(pipe, PROMPTS, 2, scorer, **call)
     negative = embeddings(pipe, PROMPTS[:1])["negative_prompt_embeds"]
     call["negative_prompt"] = None
-    found = best_of(pipe, PROMPTS, 2, scorer, negative_prompt_embeds=negative, **call)
-    for one, other in zip(expected, found):
+    results = best_of(pipe, PROMPTS, 2, scorer, negative_prompt_embeds=negative, **call)
+    for one, other in zip(expected, results):
         assert difference(one.best.image, other.best.image) <= LEVELS
 
 
@@ -399,10 +399,10 @@ def test_pipelines_without_a_step_count():
     pipe, scorer = pixart(), Brightness()
     pipe.set_progress_bar_config(disable=True)
     call = {"height": 32, "width": 32, "num_inference_steps": 2, "use_resolution_binning": False}
-    found = best_of(pipe, PROMPTS[0], 2, scorer, **call)
-    assert [c.steps for c in found.candidates] == [2, 2]
-    assert found.best.reward == max(found.rewards)
-    with pytest.raises(InputError, match="PixArtSigmaPipeline takes no callback_on_step_end"):
+    result = best_of(pipe, PROMPTS[0], 2, scorer, **call)
+    assert [c.steps for c in result.candidates] == [2, 2]
+    assert result.best.reward == max(result.rewards)
+    with pytest.raises(InputError, match="PixArtSigmaPipeline: it does not accept callback_on_step_end"):
         best_of(pipe, PROMPTS[0], 2, scorer, early=DropPlan(), **call)
 
 
@@ -433,10 +433,10 @@ def test_invalid_use_is_reported(load):
 
 
 @pytest.mark.parametrize("scheduler", ["EDMEulerScheduler", "DPMSolverSDEScheduler"])
-def test_schedulers_that_cannot_be_followed_are_refused_at_once(load, scheduler):
+def test_unsupported_schedulers_are_refused_in_the_first_step(load, scheduler):
     pipe, denoised = load("sd"), []
     if scheduler.startswith("DPM"):
-        pipe.scheduler.noise_sampler = None  # its own class needs one more package
+        pipe.scheduler.noise_sampler = None  # DPMSolverSDEScheduler needs another package
         scheduler = "DDIMScheduler"
     else:
         pipe.scheduler = getattr(diffusers, scheduler)()

@@ -1,4 +1,4 @@
-"""RewardScore, held to what torchmetrics asks of every metric."""
+"""RewardScore, with the checks that torchmetrics requires of every metric."""
 
 import json
 import pickle
@@ -55,7 +55,7 @@ def test_the_value_is_the_mean_of_the_models_rewards(tiny, batches):
     torch.testing.assert_close(each.compute(), rewards, atol=1e-5, rtol=1e-5)
 
 
-def test_images_in_every_accepted_form(tiny, batches, tmp_path):
+def test_all_accepted_types_of_images_give_the_same_rewards(tiny, batches, tmp_path):
     images, prompts = batches[0]
     files = []
     for i, image in enumerate(images):
@@ -84,14 +84,14 @@ def test_images_in_every_accepted_form(tiny, batches, tmp_path):
             value, reference, atol=tolerance, rtol=0, msg=lambda m, n=name: f"{n}: {m}"
         )
     metric = RewardScore(tiny, reduction="none")
-    metric.update(images[0], prompts[0])  # one of each
-    metric.update([torch.rand(3, 40, 50), torch.rand(3, 64, 64)], prompts[:2])  # of several sizes
+    metric.update(images[0], prompts[0])  # a single image and prompt
+    metric.update([torch.rand(3, 40, 50), torch.rand(3, 64, 64)], prompts[:2])  # different sizes
     torch.testing.assert_close(metric.compute()[0], reference[0], atol=1e-5, rtol=1e-5)
     assert metric.compute().shape == (3,)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
-def test_forward_is_the_batchs_value_and_adds_to_the_whole(tiny, batches, reduction):
+def test_forward_returns_the_value_of_the_batch_and_updates_the_metric(tiny, batches, reduction):
     metric = RewardScore(tiny, reduction=reduction)
     for images, prompts in batches:
         separate = RewardScore(tiny, reduction=reduction)
@@ -111,10 +111,10 @@ def test_reset_clone_pickle_merge_and_state_dict(tiny, batches, reduction):
     value = metric.compute()
     for copy in (metric.clone(), deepcopy(metric), pickle.loads(pickle.dumps(metric))):
         torch.testing.assert_close(copy.compute(), value)
-        copy.update(more, more_prompts)  # and does not touch the first
+        copy.update(more, more_prompts)  # must not change the original
         torch.testing.assert_close(metric.compute(), value)
     assert metric.clone().scorer is metric.scorer  # 447 million parameters are not copied
-    assert metric.state_dict() == {}  # nor put into every checkpoint
+    assert metric.state_dict() == {}  # nor saved in checkpoints
     metric.persistent(True)
     saved = metric.state_dict()
     assert set(saved) == ({"total", "count"} if reduction == "mean" else {"rewards"})
@@ -173,7 +173,7 @@ def test_the_metric_is_differentiable(tiny, reduction):
     tiny.rewards_from_pixels(direct, PROMPTS[:2]).sum().backward()
     scale = 2 if reduction == "mean" else 1
     torch.testing.assert_close(pixels.grad * scale, direct.grad, atol=1e-6, rtol=1e-4)
-    # What is kept holds no graph, and update alone makes none.
+    # The states have no graph, and update() alone creates none.
     states = [metric.total] if reduction == "mean" else metric.rewards
     assert not any(state.requires_grad for state in states)
     metric.update(pixels, PROMPTS[:2])
@@ -193,7 +193,7 @@ def test_the_metric_works_in_a_metric_collection(tiny, batches):
     assert len(metrics.compute()["each"]) == len(rewards)
 
 
-def test_one_models_value_is_not_anothers_in_a_collection(tiny, batches):
+def test_metrics_of_different_models_stay_separate_in_a_collection(tiny, batches):
     class Constant:
         def __init__(self, value):
             self.value = value
@@ -208,7 +208,7 @@ def test_one_models_value_is_not_anothers_in_a_collection(tiny, batches):
     metrics = torchmetrics.MetricCollection(
         {"a": RewardScore(Constant(1.0)), "b": RewardScore(Constant(2.0))}
     )
-    metrics.update(batches[0][0] / 255, batches[0][1])  # floats, for a scorer that knows images alone
+    metrics.update(batches[0][0] / 255, batches[0][1])  # floats, for a scorer that accepts only images
     metrics.update(*batches[1])
     assert {k: float(v) for k, v in metrics.compute().items()} == {"a": 1.0, "b": 2.0}
 
@@ -239,7 +239,7 @@ def test_plots(tiny, batches):
     matplotlib.pyplot.close("all")
 
 
-def test_a_scorers_answer_must_be_one_finite_number_for_each_image():
+def test_scores_must_be_one_finite_number_per_image():
     class Fixed:
         def score(self, prompt, image): ...
         def inference_rank(self, prompt, images): ...
@@ -268,7 +268,7 @@ def test_bad_input_is_reported(tiny, tmp_path):
     image = torch.zeros(1, 3, 8, 8)
     (tmp_path / "bad.png").write_bytes(b"no image")
     for images, error, words in (
-        (torch.zeros(2, 3, 8, 8), InputError, "1 prompts but 2 images"),
+        (torch.zeros(2, 3, 8, 8), InputError, "got 1 prompts but 2 images"),
         (torch.zeros(1, 1, 8, 8), InputError, r"\(3, H, W\)"),
         (torch.zeros(8, 8), InputError, r"\(8, 8\)"),
         (torch.zeros(1, 3, 8, 8, dtype=torch.int64), InputError, "int64"),
@@ -300,14 +300,14 @@ prompts = sys.argv[4].split("|")
 tiny = RM.load("tiny", device="cpu")
 mean, each = RewardScore(tiny), RewardScore(tiny, reduction="none")
 on_step = RewardScore(tiny, dist_sync_on_step=True)
-mine = [[0, 1], [4]] if rank == 0 else [[2], [3]]  # not as many pairs in each process
-for places in mine:
-    batch = images[places], [prompts[i] for i in places]
+local = [[0, 1], [4]] if rank == 0 else [[2], [3]]  # the processes have different numbers of pairs
+for indices in local:
+    batch = images[indices], [prompts[i] for i in indices]
     mean.update(*batch), each.update(*batch)
-step = on_step(images[mine[0]], [prompts[i] for i in mine[0]])
+step = on_step(images[local[0]], [prompts[i] for i in local[0]])
 print(rank, float(mean.compute()), each.compute().tolist(), float(step), int(mean.count), sep="|")
 dist.barrier()
-dist.destroy_process_group()  # left open, its threads may abort the process as it exits
+dist.destroy_process_group()  # otherwise its threads may abort the process at exit
 """
 
 
@@ -329,8 +329,8 @@ def test_two_processes_give_the_value_of_one(tiny, tmp_path):
     rewards = tiny.score_pairs(prompts, [pil(p) for p in images])
     for rank, mean, each, step, count in lines:
         assert float(mean) == pytest.approx(float(rewards.mean()), abs=5e-5)
-        # In the order of ranks, then of updates.
+        # Ordered by rank, then by update.
         order = rewards[[0, 1, 4, 2, 3]].tolist()
         assert json.loads(each) == pytest.approx(order, abs=5e-5)
         assert float(step) == pytest.approx(float(rewards[:3].mean()), abs=5e-5)
-        assert int(count) == (3 if rank == "0" else 2)  # each keeps its own after compute
+        assert int(count) == (3 if rank == "0" else 2)  # after compute the counts are local again

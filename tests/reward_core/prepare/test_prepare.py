@@ -1,7 +1,7 @@
-"""`reward-core prepare`: from the hub (a stand-in on this machine), from datasets and from files of pairs.
+"""`reward-core prepare` from a local hub, from datasets and from files of pairs.
 
-The hub's client reads its address when it is imported, so cases against the stand-in are processes of their
-own; each makes several checks.
+The hub's client reads the address of the hub on import, so tests with the local hub run in other processes;
+each test makes several checks.
 """
 
 import io
@@ -21,7 +21,7 @@ from small_imagerewarddb import REPO, sample_image, small_imagerewarddb, table, 
 from reward_core.inputs.image_file import open_image
 from reward_core.rankings import read_splits, untied_pairs
 
-FIGURES = {  # of small_imagerewarddb, see there; 5 untied pairs in a whole prompt
+FIGURES = {  # counts of small_imagerewarddb; a complete prompt has 5 untied pairs
     "train": {"prompts": 19, "pictures": 73, "untied_pairs": 88, "skipped": 6, "dropped": 1},
     "validation": {"prompts": 9, "pictures": 33, "untied_pairs": 38, "skipped": 6, "dropped": 1},
     "test": {"prompts": 9, "pictures": 33, "untied_pairs": 38, "skipped": 6, "dropped": 1},
@@ -37,7 +37,7 @@ def hub():
 
 @pytest.fixture
 def start(hub, tmp_path):
-    """start(*arguments of python) -> a running process with the stand-in for the hub."""
+    """start(*arguments of python) -> a running process that uses the local hub."""
     settings = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
     settings |= {
         "HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1",
@@ -55,7 +55,7 @@ def start(hub, tmp_path):
 
 @pytest.fixture
 def prepare(start, tmp_path):
-    """prepare(*more) -> the finished `prepare imagerewarddb` into tmp_path/data."""
+    """prepare(*more) -> the completed process of `prepare imagerewarddb` into tmp_path/data."""
 
     def prepare(*more, subset="1k"):
         process = start(*hub_arguments(tmp_path, subset), *more)
@@ -70,7 +70,7 @@ def hub_arguments(tmp_path, subset="1k"):
 
 
 def kill_when(process, condition):
-    """SIGKILL as soon as the condition holds."""
+    """Kill a process as soon as a condition is true."""
     end = time.monotonic() + 60
     while not condition():
         assert process.poll() is None, process.communicate()
@@ -82,26 +82,26 @@ def kill_when(process, condition):
 
 
 def whole(tmp_path, files, out="data"):
-    """Check that what lies there under final names is as in the zips; the names of the zips that are."""
-    found = []
+    """Check that all files with final names are complete; return the names of the unpacked zips."""
+    names = []
     for folder in sorted((tmp_path / out / "images").glob("*/[!.]*")):
         name = f"images/{folder.parent.name}/{folder.name}.zip"
         with zipfile.ZipFile(io.BytesIO(files[name])) as archive:
             assert {p.name: p.read_bytes() for p in folder.iterdir() if p.name != ".prepared.json"} == {
                 member: archive.read(member) for member in archive.namelist()
             }
-        found.append(folder.name)
+        names.append(folder.name)
     for path in (tmp_path / out).glob("*.json"):
         json.loads(path.read_text())
     for path in (tmp_path / out / "downloads").glob("images/*/*.zip"):
         assert path.read_bytes() == files[f"images/{path.parent.name}/{path.name}"]
-    return found
+    return names
 
 
-def test_imagerewarddb_killed_and_resumed(hub, start, prepare, tmp_path):
+def test_a_killed_download_of_imagerewarddb_resumes(hub, start, prepare, tmp_path):
     files = small_imagerewarddb({"train": 8, "validation": 2, "test": 2})
     third = "images/train/train_3.zip"
-    # Images of which decoding takes long enough to be killed at it.
+    # Images that take long enough to decode for a kill in between.
     with zipfile.ZipFile(io.BytesIO(files[third])) as archive:
         files[third] = zipped(
             {n: sample_image(n, 400) if n.endswith("webp") else b"[]" for n in archive.namelist()}
@@ -109,7 +109,7 @@ def test_imagerewarddb_killed_and_resumed(hub, start, prepare, tmp_path):
     hub.repos[REPO] = {"main": files}
     out = tmp_path / "data"
 
-    # Killed while a zip comes: two are there, of the third nothing under its name.
+    # Killed while the third zip is downloaded: two zips are unpacked, the third has no final file.
     address = f"/{REPO}/resolve/{commit_of(files)}/{third}"
     hub.stalled[address] = 3000
     kill_when(start(*hub_arguments(tmp_path)), lambda: hub.asked_for(f"GET {address}"))
@@ -117,7 +117,7 @@ def test_imagerewarddb_killed_and_resumed(hub, start, prepare, tmp_path):
     assert not (out / "downloads" / third).exists()
     assert not (out / "train.json").exists()
 
-    # Killed while it is unpacked and looked through.
+    # Killed while it is unpacked and checked.
     hub.stalled.clear()
     hub.requests.clear()
     unpacking = out / "images/train"
@@ -129,11 +129,11 @@ def test_imagerewarddb_killed_and_resumed(hub, start, prepare, tmp_path):
         r for r in hub.requests if "train_1.zip" in r.line or "metadata" in r.line or "/api/" in r.line
     ]
 
-    # The same command goes on to the end, also where the connection ends too early.
+    # The same command resumes and finishes, even if a connection is dropped.
     hub.requests.clear()
     hub.dropped[address.replace("train_3", "train_4")] = 2000
     done = prepare("--json")
-    if done.returncode == 2:  # the client gives a cut connection up, or goes on by itself
+    if done.returncode == 2:  # the client fails or resumes after a dropped connection
         assert "train_4.zip" in done.stderr
         assert "it resumes the download" in done.stderr
         assert whole(tmp_path, files) == ["train_1", "train_2", "train_3"]
@@ -145,11 +145,11 @@ def test_imagerewarddb_killed_and_resumed(hub, start, prepare, tmp_path):
     assert whole(tmp_path, files) == names
     assert not list(out.rglob(".unpacking-*"))
     assert not list((out / "downloads").rglob("*.zip"))
-    assert not hub.asked_for("train_3")  # it had come whole
-    assert "the first 4 training zips hold 20 prompts, and 1k should be about 1,000" in done.stderr
+    assert not hub.asked_for("train_3")  # its download was complete
+    assert "the first 4 training zips have 20 prompts, but subset 1k should have about 1,000" in done.stderr
     assert "free: " in done.stderr
 
-    # What it made is read by the trainer, and every image of it by Pillow.
+    # The trainer can read the folder, and Pillow every image.
     splits = read_splits(out)
     for name, data in splits.items():
         assert sum(untied_pairs(item.ranks) for item in data) == FIGURES[name]["untied_pairs"]
@@ -191,68 +191,68 @@ def test_invalid_inputs_are_refused(hub, start, tmp_path):
     )
     branch("damaged", **{first: good[first][: len(good[first]) // 2]})
     branch("few", **{first: None})
-    branch("untold", **{"metadata-test.parquet": None})
+    branch("incomplete", **{"metadata-test.parquet": None})
     branch("columns", **{"metadata-test.parquet": table([{"image": "x", "text": "y"}])})
     code = f"""
 import sys, json, pathlib
 from reward_core.errors import RewardCoreError
 from reward_core.prepare import prepare_imagerewarddb
-root, answers = pathlib.Path({str(tmp_path)!r}), {{}}
+root, results = pathlib.Path({str(tmp_path)!r}), {{}}
 def attempt(name, **more):
     try:
         prepared = prepare_imagerewarddb(root / name, "1k", revision=name, **more)
-        answers[name] = prepared.to_dict()["splits"]["train"]
+        results[name] = prepared.to_dict()["splits"]["train"]
     except RewardCoreError as error:
-        answers[name] = [type(error).__name__, str(error)]
+        results[name] = [type(error).__name__, str(error)]
 for name in {list(hub.repos[REPO])} + ["nowhere"]:
     attempt(name, download_root=root / "downloads")
-print(json.dumps(answers))
+print(json.dumps(results))
 """
     process = start("-c", code)
     out, err = process.communicate(timeout=200)
     assert process.returncode == 0, err
-    answers = json.loads(out.splitlines()[-1])
-    assert answers["good"] == {"prompts": 20, "pictures": 80, "untied_pairs": 100, "skipped": 0, "dropped": 0}
-    kinds = {name: answer[0] for name, answer in answers.items() if name != "good"}
+    results = json.loads(out.splitlines()[-1])
+    assert results["good"] == {"prompts": 20, "pictures": 80, "untied_pairs": 100, "skipped": 0, "dropped": 0}
+    kinds = {name: result[0] for name, result in results.items() if name != "good"}
     assert kinds == {
         "wrong": "HubError", "huge": "DiskFullError", "outside": "InputError", "damaged": "InputError",
-        "few": "HubError", "untold": "HubError", "columns": "InputError", "nowhere": "HubError",
+        "few": "HubError", "incomplete": "HubError", "columns": "InputError", "nowhere": "HubError",
     }  # fmt: skip
-    said = {name: answer[1] for name, answer in answers.items() if name != "good"}
+    messages = {name: result[1] for name, result in results.items() if name != "good"}
     assert (
         "train_1.zip of zai-org/ImageRewardDB: the file was wrong twice and was removed (checksum"
-        in said["wrong"]
+        in messages["wrong"]
     )
-    assert "instead of 00000" in said["wrong"]
-    assert "20500000.00 GB are needed" in said["huge"]
-    assert "'../../../out.webp' would be outside the folder" in said["outside"]
-    assert "damaged" in said["damaged"]
-    assert "holds 3 training zips; 1k needs more" in said["few"]
-    assert "holds no metadata-test.parquet" in said["untold"]
-    assert "its columns are image, text; one of these sets was expected" in said["columns"]
-    assert "no such revision" in said["nowhere"]
-    # Nothing of a refused zip stays, and the files of the good ones were fetched once for all.
+    assert "instead of 00000" in messages["wrong"]
+    assert "20500000.00 GB are needed" in messages["huge"]
+    assert "'../../../out.webp' would be outside the folder" in messages["outside"]
+    assert "damaged" in messages["damaged"]
+    assert "it needs 4 training zips, but zai-org/ImageRewardDB has 3" in messages["few"]
+    assert "Cannot download 'metadata-test.parquet'" in messages["incomplete"]
+    assert "its columns are image, text, expected one of these sets" in messages["columns"]
+    assert "no such revision" in messages["nowhere"]
+    # Nothing of a refused zip is left, and the valid zips were downloaded only once.
     for name in kinds:
-        there = whole(tmp_path, {**good, **hub.repos[REPO].get(name, {})}, name)
-        assert name == "columns" or "train_1" not in there
+        unpacked = whole(tmp_path, {**good, **hub.repos[REPO].get(name, {})}, name)
+        assert name == "columns" or "train_1" not in unpacked
         assert not (tmp_path / name / "train.json").exists()
     assert not list(tmp_path.rglob("out.webp"))
     assert (tmp_path / "downloads/images/train/train_2.zip").read_bytes() == good["images/train/train_2.zip"]
     assert len(hub.asked_for(f"GET /{REPO}/resolve/{commit_of(good)}/images/train/train_2.zip")) == 1
 
 
-def test_a_folder_is_for_one_process_and_one_source(command, tmp_path):
+def test_a_folder_accepts_one_process_and_one_source(command, tmp_path):
     out = tmp_path / "data"
     arguments = ("prepare", "imagerewarddb", "--subset", "1k", "--out", out)
     out.mkdir()
     with FileLock(out / ".prepare.lock"):
         done = command(*arguments)
     assert done.returncode == 2
-    assert "another `reward-core prepare` is at work there" in done.stderr
+    assert "another `reward-core prepare` is using it" in done.stderr
     (out / "train.json").write_text("[]")
     done = command(*arguments)
     assert done.returncode == 2
-    assert "holds train.json of unknown origin; give another folder" in done.stderr
+    assert "it has train.json from an unknown source. Choose another folder" in done.stderr
     assert (out / "train.json").read_text() == "[]"
     done = command("prepare", "imagerewarddb", "--subset", "3k", "--out", out)
     assert done.returncode == 2
@@ -260,14 +260,14 @@ def test_a_folder_is_for_one_process_and_one_source(command, tmp_path):
     done = command("prepare", "pairs", tmp_path / "none.csv", "--out", tmp_path / "other", "--test", "2")
     assert "must be a number from 0 to below 1" in done.stderr
     done = command("prepare", "pairs", tmp_path / "none.csv", "--out", tmp_path / "other")
-    assert "none.csv: no such file or folder" in done.stderr
+    assert "none.csv': no such file or folder" in done.stderr
 
 
 # Pairs and datasets
 
 
 def pairs_with_bytes(path, prompts=40):
-    """Rows as in Pick-a-Pic without ids: red beats blue and green; green against blue a tie; one broken."""
+    """Write rows as in Pick-a-Pic without ids: red beats blue and green, these tie, one image is broken."""
     red, green, blue = (sample_image(c, form="JPEG") for c in ("red", "green", "blue"))
     rows = []
     for n in range(prompts):
@@ -284,23 +284,23 @@ def test_pairs_become_a_folder(command, tmp_path):
     done = command(*arguments)
     assert done.returncode == 0, done.stderr
     splits = json.loads(done.stdout)["splits"]
-    # Of each prompt one group, one against two, since now its images are known to recur.
+    # One group per prompt, one image against two, because equal images are now recognized.
     assert sum(split["prompts"] for split in splits.values()) == 40
     assert sum(split["untied_pairs"] for split in splits.values()) == 80
     assert sum(split["skipped"] for split in splits.values()) == 40
-    assert 2 <= splits["test"]["prompts"] <= 15  # by the prompts' hash; 8 are to be expected
+    assert 2 <= splits["test"]["prompts"] <= 15  # chosen by the hash of the prompt; the expected value is 8
     data = read_splits(out)
     assert not {d.prompt for d in data["train"]} & {d.prompt for d in data["test"]}
     assert {d.ranks for d in data["train"]} == {(1, 2, 2)}
     assert [i.read_bytes() for i in sorted(data["train"][0].images)] == [
         content for _, content in sorted((p.name, p.read_bytes()) for p in out.glob("images/*/*.jpg"))
     ]
-    assert {p.read_bytes() for p in out.glob("images/*/*.jpg")} == set(images)  # each there once
+    assert {p.read_bytes() for p in out.glob("images/*/*.jpg")} == set(images)  # each stored once
     skipped = json.loads((out / "skipped.json").read_text())["skipped"]
     assert {entry["reason"] for entry in skipped} == {"not an image in any format that Pillow reads"}
     assert skipped[0]["image"].startswith(f"{tmp_path / 'pick.parquet'}[")
 
-    # Again, after a kill that left half a line and half an image: nothing that is known is read anew.
+    # Again, after a kill that left half a line and half an image: images in the journal are not read again.
     files = {name: (out / f"{name}.json").read_bytes() for name in ("train", "test", "skipped")}
     journal = out / ".pictures.jsonl"
     lines = journal.read_bytes().splitlines(keepends=True)
@@ -315,11 +315,11 @@ def test_pairs_become_a_folder(command, tmp_path):
     assert sorted(journal.read_bytes().splitlines(keepends=True)) == sorted(lines)
     assert not leftover.exists()
 
-    # Another source has to go elsewhere.
+    # Another source needs another folder.
     pairs_with_bytes(tmp_path / "other.parquet")
     done = command("prepare", "pairs", tmp_path / "other.parquet", "--out", out)
     assert done.returncode == 2
-    assert "was prepared from another source" in done.stderr
+    assert "it was prepared from another source" in done.stderr
 
 
 def test_image_files_are_referenced_or_copied(command, tmp_path):
@@ -370,7 +370,7 @@ def test_a_dataset_becomes_a_folder(command, tmp_path):
 
 
 def test_images_that_changed_are_stored_again(command, tmp_path):
-    """In a table and in files; what did not change is not read again."""
+    """In a table and as files; unchanged images are not read again."""
     options = ("--test", "0", "--validation", "0")
     pairs = tmp_path / "pairs.parquet"
 

@@ -1,4 +1,4 @@
-"""`reward-core evaluate`: rankings in, accuracies out; and the tool that makes other held-out files."""
+"""Evaluation on rankings, `reward-core evaluate`, and the tool that makes evaluation data."""
 
 import json
 import subprocess
@@ -20,7 +20,7 @@ TOOL = Path(__file__).parents[3] / "tools" / "make_shapes_eval.py"
 
 @pytest.fixture(scope="module")
 def held_out(tmp_path_factory):
-    """A small held-out file as the tool makes it."""
+    """The folder and the output of the tool for a small evaluation set."""
     out = tmp_path_factory.mktemp("eval") / "held_out"
     done = subprocess.run(
         [sys.executable, TOOL, "--out", out, "--groups", "30", "--seed", "5"], capture_output=True, text=True
@@ -40,12 +40,12 @@ def ranked(*ranks, **more):
     return RankedPrompt("0", "p", tuple(Path(f"{i}.png") for i in range(len(ranks))), ranks, **more)
 
 
-# What is counted
+# Counting pairs
 
 
 def test_pairs_are_pooled_and_averaged_by_prompt():
     data = [ranked(1, 2), ranked(1, 2, 3), ranked(1, 1)]
-    # The first right; of the second's three pairs two; the third is tied and does not count.
+    # The pair of the first group is correct, two of three pairs of the second; the third is a tie.
     result = evaluate(data, rows(2, 1, 3, 1, 2, 0, 5))
     assert (result.pairs, result.prompts) == (4, 2)
     assert result.pooled_accuracy == pytest.approx(3 / 4)
@@ -72,7 +72,7 @@ def test_gaps_use_utilities_if_known_and_ranks_otherwise():
     }
 
 
-def test_faults_are_distinguished_against_faultless_images_only():
+def test_accuracy_by_fault_uses_pairs_with_faultless_images():
     data = [ranked(1, 2, 3, 4, faults=((), ("blur",), ("noise",), ("blur", "noise")), objects=2)]
     result = evaluate(data, rows(4, 3, 5, 1))
     assert {key: (share.pairs, share.accuracy) for key, share in result.by_fault.items()} == {
@@ -85,9 +85,9 @@ def test_faults_are_distinguished_against_faultless_images_only():
 def test_images_without_a_score_are_excluded():
     result = evaluate([ranked(1, 2, 3), ranked(1, 2)], rows(2, None, 1, None, 1))
     assert (result.pairs, result.prompts, result.pooled_accuracy) == (1, 1, 1.0)
-    with pytest.raises(ValueError, match="no two images"):
+    with pytest.raises(ValueError, match="no prompt has two images with different ranks and with scores"):
         evaluate([ranked(1, 2)], rows(None, 1))
-    with pytest.raises(ValueError, match="1 scores for the 2 images of 'p'"):
+    with pytest.raises(ValueError, match="Cannot evaluate 'p': 1 scores for its 2 images"):
         evaluate([ranked(1, 2)], rows(1))
 
 
@@ -116,7 +116,7 @@ def test_the_tiny_model_on_a_fresh_held_out_file(command, held_out):
     assert f"{result['pooled_accuracy']:.1%}" in table.stdout
     blank = command("evaluate", "tiny", "--data", folder, "--device", "cpu", "--blank-prompts", "--json")
     assert blank.stderr == ""
-    assert json.loads(blank.stdout)["pooled_accuracy"] < 0.65  # measured: 0.53: it reads the prompt
+    assert json.loads(blank.stdout)["pooled_accuracy"] < 0.65  # measured: 0.53
 
 
 def test_the_tool_is_deterministic_and_seeds_differ(held_out, tmp_path):
@@ -131,7 +131,7 @@ def test_the_tool_is_deterministic_and_seeds_differ(held_out, tmp_path):
     assert "not an empty folder" in again.stderr
 
 
-def test_one_bad_image_fails_alone(command, held_out, tmp_path):
+def test_a_bad_image_does_not_stop_the_evaluation(command, held_out, tmp_path):
     source, _ = held_out
     data = json.loads((source / "rankings.json").read_text())[:3]
     (tmp_path / "rankings.json").write_text(json.dumps(data))
@@ -149,7 +149,7 @@ def test_one_bad_image_fails_alone(command, held_out, tmp_path):
     assert str(broken) in done.stderr
 
 
-def test_rankings_of_the_originals_form_and_images_elsewhere(command, model, folder, parity, tmp_path):
+def test_rankings_in_the_original_format_with_a_folder_of_images(command, model, folder, parity, tmp_path):
     images = sorted(p.name for p in (parity / "images").iterdir())[:3]
     data = [{"id": "000001-0001", "prompt": "a tree", "generations": images, "ranking": [1, 2, 2]}]
     path = tmp_path / "test.json"
@@ -160,44 +160,47 @@ def test_rankings_of_the_originals_form_and_images_elsewhere(command, model, fol
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     rewards = model.score("a tree", [parity / "images" / name for name in images])
-    right = [rewards[0] > other for other in rewards[1:]]
-    assert result["pooled_accuracy"] == sum(right) / 2
-    assert result["by_gap"] == {"1 place": {"pairs": 2, "accuracy": sum(right) / 2}}
+    correct = [rewards[0] > other for other in rewards[1:]]
+    assert result["pooled_accuracy"] == sum(correct) / 2
+    assert result["by_gap"] == {"1 place": {"pairs": 2, "accuracy": sum(correct) / 2}}
 
 
 BAD = {
     "not JSON": ("[", "cannot be read as JSON"),
-    "an object": ('{"a": 1}', "a list of records was expected"),
-    "empty": ("[]", "a list of records was expected"),
-    "no prompt": ('[{"generations": [], "ranking": []}]', "record 0: the prompt must be a string, got None"),
+    "an object": ('{"a": 1}', "expected a list of records"),
+    "empty": ("[]", "expected a list of records"),
+    "no prompt": (
+        '[{"generations": [], "ranking": []}]',
+        "record 0 of 'PATH': the prompt must be a string, got None",
+    ),
     "no images": (
         '[{"prompt": "p", "ranking": [1]}]',
-        "record 0: 'generations' must be a list of file names",
+        "record 0 of 'PATH': 'generations' must be a list of file names",
     ),
-    "places as words": (
+    "ranks as strings": (
         '[{"prompt": "p", "generations": ["a"], "ranking": ["1"]}]',
-        "record 0: 'ranking' must be a list of whole numbers",
+        "record 0 of 'PATH': 'ranking' must be a list of integers",
     ),
-    "too few places": (
+    "too few ranks": (
         '[{"prompt": "p", "generations": ["a", "b"], "ranking": [1]}]',
-        "record 0: 2 images, but 'ranking' is [1]",
+        "record 0 of 'PATH': it has 2 images, but 'ranking' is [1]",
     ),
-    "strange faults": (
+    "invalid faults": (
         '[{"prompt": "p", "generations": ["a"], "ranking": [1], "faults": [3]}]',
-        "record 0: 'utilities' or 'faults' is not as expected",
+        "record 0 of 'PATH': 'utilities' or 'faults' is invalid",
     ),
 }
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_rankings_are_refused_by_name(command, tmp_path, name):
+def test_errors_name_the_invalid_record(command, tmp_path, name):
     content, message = BAD[name]
     path = tmp_path / "rankings.json"
     path.write_text(content)
     with pytest.raises(RM.errors.InputError) as caught:
         read_rankings(path)
     assert str(path) in str(caught.value)
-    assert message in str(caught.value)
+    assert message.replace("PATH", str(path)) in str(caught.value)
     done = command("evaluate", "tiny", "--data", path)
     assert (done.returncode, done.stdout) == (2, "")
     assert str(path) in done.stderr
@@ -206,12 +209,12 @@ def test_bad_rankings_are_refused_by_name(command, tmp_path, name):
 def test_missing_files_are_named(command, tmp_path):
     done = command("evaluate", "tiny", "--data", tmp_path)
     assert done.returncode == 2
-    assert f"{tmp_path / 'rankings.json'}: no such rankings file" in done.stderr
+    assert f"Cannot read rankings from '{tmp_path / 'rankings.json'}': no such file" in done.stderr
     path = tmp_path / "rankings.json"
     path.write_text('[{"prompt": "p", "generations": ["a"], "ranking": [1]}]')
     done = command("evaluate", "tiny", "--data", path, "--images", tmp_path / "none")
-    assert f"{tmp_path / 'none'}: no such folder of images" in done.stderr
+    assert f"Cannot read images from '{tmp_path / 'none'}': no such folder" in done.stderr
     Image.new("RGB", (64, 64)).save(tmp_path / "a", "PNG")
     done = command("evaluate", "tiny", "--data", path, "--device", "cpu")
     assert done.returncode == 2
-    assert "no two images of a prompt that differ in place" in done.stderr
+    assert "no prompt has two images with different ranks" in done.stderr

@@ -1,4 +1,4 @@
-"""Rankings from every form that is read, into the one internal form; bad records named."""
+"""Reading rankings from all supported formats; errors about invalid records."""
 
 import csv
 import json
@@ -27,27 +27,27 @@ from reward_core.rankings import (
 )
 
 
-def shown(data):
-    """What matters of rankings, with images by file name."""
+def summarized(data):
+    """Return (id, prompt, file names, ranks) of rankings."""
     return [(d.id, d.prompt, [image_name(i).split("/")[-1] for i in d.images], list(d.ranks)) for d in data]
 
 
 def comparisons(data):
-    """All untied pairs, (prompt, better, worse) by file name."""
-    found = []
+    """Return all untied pairs as (prompt, better, worse), with file names."""
+    pairs = []
     for item in data:
         names = [image_name(image).split("/")[-1] for image in item.images]
-        found += [
+        pairs += [
             (item.prompt, names[i], names[j])
             for i, rank in enumerate(item.ranks)
             for j, other in enumerate(item.ranks)
             if rank < other
         ]
-    return sorted(found)
+    return sorted(pairs)
 
 
 def write(path, records):
-    """Records as a file in the form that its extension says."""
+    """Write records in the format of the path's extension."""
     if path.suffix == ".json":
         path.write_text(json.dumps(records))
     elif path.suffix == ".jsonl":
@@ -62,7 +62,7 @@ def write(path, records):
     return path
 
 
-# A row a prompt, a pair, an image
+# One row per prompt, per pair or per image
 
 RANKED = [{"id": "7", "prompt": "a, b", "generations": ["x.png", "sub/y.png", "z.png"], "ranking": [2, 1, 2]}]
 PAIRS = [
@@ -101,7 +101,7 @@ def test_rows_of_pairs(tmp_path, form):
 @pytest.mark.parametrize("form", ["json", "csv", "parquet"])
 def test_rows_of_images(tmp_path, form):
     data = read_rankings(write(tmp_path / f"data.{form}", IMAGES))
-    assert shown(data) == [("p1", "one", ["a.png", "c.png"], [2, 1]), ("p2", "one", ["b.png"], [1])]
+    assert summarized(data) == [("p1", "one", ["a.png", "c.png"], [2, 1]), ("p2", "one", ["b.png"], [1])]
 
 
 def test_renamed_columns(tmp_path):
@@ -133,7 +133,7 @@ def test_write_and_read_again(tmp_path):
 
 
 def pick_a_pic(path, with_uids=True):
-    """Rows as published: images as bytes; a tie; one never compared."""
+    """Write rows as published: images as bytes, a tie, and a pair without a label."""
     blue, red, green = (sample_image(s, form="JPEG") for s in ("blue", "red", "green"))
     rows = [
         ("p", "u1", blue, "u2", red, 0.0, 1.0, True),
@@ -157,15 +157,15 @@ def test_pick_a_pic(tmp_path):
     assert [i.read() for i in data[0].images] == [content["u2"], content["u1"], content["u3"]]
     assert image_name(data[0].images[0]) == f"{tmp_path / 'train.parquet'}[0][jpg_1]"
     assert open_image(data[1].images[1]).size == (24, 24)
-    copy = pickle.loads(pickle.dumps(data))  # as a loader's workers need it
+    copy = pickle.loads(pickle.dumps(data))  # data loaders with worker processes need this
     assert copy[0].images[2].read() == content["u3"]
-    # Without names of the images nobody knows that they recur; each comparison is there all the same.
+    # Without ids, equal images are not recognized, but no comparison is lost.
     pick_a_pic(tmp_path / "bare.parquet", with_uids=False)
     bare = read_rankings(tmp_path / "bare.parquet")
     assert [(d.prompt, d.ranks) for d in bare] == [("p", (1, 2)), ("p", (1, 2)), ("q", (1, 2))]
 
 
-# Grouping loses and invents nothing
+# Grouping keeps exactly the comparisons
 
 
 @pytest.mark.parametrize(
@@ -174,12 +174,12 @@ def test_pick_a_pic(tmp_path):
         (["ab"], [2]),
         (["ab", "ac", "bc"], [3]),  # a ranking
         (["ab", "ac", "db", "dc"], [4]),  # a ranking with ties
-        (["ab", "bc"], [2, 2]),  # a over c was never said
+        (["ab", "bc"], [2, 2]),  # a group of three would add a over c
         (["ab", "ac", "ad", "be"], [4, 2]),
-        (["ab", "bc", "ca"], [2, 2, 2]),  # a circle
-        (["ab", "ab", "ba"], [2, 2, 2]),  # said twice, and once the other way
+        (["ab", "bc", "ca"], [2, 2, 2]),  # a cycle
+        (["ab", "ab", "ba"], [2, 2, 2]),  # repeated, and in the other direction
         (["ab", "cd"], [2, 2]),
-        (["a" + x for x in "bcdefghijklmno"], [10, 6]),  # no group beyond 10
+        (["a" + x for x in "bcdefghijklmno"], [10, 6]),  # at most 10 images per group
     ],
 )
 def test_pairs_are_grouped_without_loss(tmp_path, pairs, groups):
@@ -189,7 +189,7 @@ def test_pairs_are_grouped_without_loss(tmp_path, pairs, groups):
     assert sorted(len(d.images) for d in data) == sorted(groups)
 
 
-# ImageRewardDB as it lies on the hub
+# ImageRewardDB in the layout of the hub
 
 
 def hub_folder(root, unpack=()):
@@ -204,7 +204,7 @@ def hub_folder(root, unpack=()):
     return root
 
 
-def test_imagerewarddb_out_of_zips_and_folders(tmp_path):
+def test_imagerewarddb_is_read_from_zips_and_folders(tmp_path):
     root = hub_folder(tmp_path, unpack=("train_2",))
     splits = read_splits(root)
     assert {name: len(data) for name, data in splits.items()} == {"train": 15, "validation": 5, "test": 5}
@@ -214,7 +214,7 @@ def test_imagerewarddb_out_of_zips_and_folders(tmp_path):
     assert unpacked.images[0] == root / "images/train/train_2/train-2-0-0.webp"
     assert open_image(zipped.images[1]).size == open_image(unpacked.images[0]).size == (24, 24)
     assert pickle.loads(pickle.dumps(zipped)) == zipped
-    # The four that are broken or not in the zip, and the two that leave a prompt with one image.
+    # Three images are broken and three are not in the zip, which leaves one prompt with one image.
     remaining, report = check_images(splits["test"])
     assert (len(remaining), report.pictures, len(report.skipped)) == (4, 20, 6)
     reasons = [skipped.reason for skipped in report.skipped]
@@ -229,12 +229,10 @@ def test_imagerewarddb_out_of_zips_and_folders(tmp_path):
 def test_imagerewarddb_with_some_of_the_zips(tmp_path):
     root = hub_folder(tmp_path)
     (root / "images/train/train_3.zip").unlink()
-    with pytest.warns(DataWarning, match=r"20 of 60 images are left out; .* not here \(train_3\)"):
+    with pytest.warns(DataWarning, match=r"20 of 60 images .* are left out, .* missing \(train_3\)"):
         data = read_rankings(root / "metadata-train.parquet")
     assert len(data) == 10
-    with pytest.raises(
-        InputError, match=r"holds several sets of rankings; give one: .*metadata-test\.parquet"
-    ):
+    with pytest.raises(InputError, match=r"it has several splits\. Set --split.*metadata-test\.parquet"):
         read_rankings(root)
     assert len(read_rankings(root, split="test")) == 5
     (root / "images/test/test_1.zip").write_bytes(b"PK cut off")
@@ -276,9 +274,7 @@ def test_a_saved_dataset(tmp_path, datasets):
     assert pickle.loads(pickle.dumps(splits["train"][0].images[0])).read()[:4] == b"\x89PNG"
     with pytest.raises(InputError, match="no split 'none'; it has train, val"):
         read_rankings(tmp_path / "saved", columns=columns, split="none")
-    with pytest.raises(
-        InputError, match="its columns are prompt, pics, order; one of these sets was expected"
-    ):
+    with pytest.raises(InputError, match="its columns are prompt, pics, order, expected one of these sets"):
         read_rankings(tmp_path / "saved")
 
 
@@ -292,7 +288,7 @@ def test_a_folder_of_tables_is_a_dataset(tmp_path, datasets):
 
 
 def test_unavailable_datasets(tmp_path):
-    """Against the stand-in for the hub, in a process of its own: the client reads its address on import."""
+    """With a local hub, in another process, because the client reads the hub's address on import."""
     code = """
 import sys
 from reward_core.errors import RewardCoreError
@@ -315,85 +311,97 @@ for name in ("someone/scripted", "zai-org/ImageRewardDB", "someone/none"):
         hub.stop()
     lines = done.stdout.splitlines()
     assert len(lines) == 3, done.stderr
-    assert lines[0].startswith("InputError someone/scripted: has a loading script")
+    assert lines[0].startswith("InputError Cannot load 'someone/scripted': it has a loading script")
     assert "reward-core prepare imagerewarddb" in lines[1]
-    assert lines[2].startswith("HubError someone/none: cannot be had from the hub")
+    assert lines[2].startswith("HubError Cannot download 'someone/none' from the hub: ")
 
 
-# What is refused
+# Invalid sources. PATH is the path of the file.
 
 BAD = {
-    "a typo is no data set": ("data/tset.json", None, "no such rankings file"),
-    "no JSON": ("bad.jsonl", '{"prompt": "p"}\n{', "line 2 cannot be read as JSON"),
-    "no object": ("bad.jsonl", '{"prompt": "p"}\n3\n', "line 2 is no object: 3"),
-    "nothing": ("bad.jsonl", "\n", "a JSON object on each line was expected"),
-    "no UTF-8": ("bad.csv", b"prompt,better\n\xff,x\n", "cannot be read as CSV"),
-    "a short line": ("bad.csv", "prompt,better,worse\np,a\n", "line 2 has another number of cells"),
-    "no rows": ("bad.csv", "prompt,better,worse\n", "rows below it were expected"),
-    "unknown columns": ("bad.csv", "x,y\n1,2\n", "its columns are x, y; one of these sets was expected"),
-    "no table": ("bad.parquet", b"PAR1 cut off", "cannot be read as Parquet"),
-    "no better": ("bad.json", '[{"prompt": "p", "worse": "a"}]', "record 0: 'better' is no image: None"),
-    "itself": (
+    "a misspelled path": ("data/tset.json", None, "Cannot read rankings from 'PATH': no such file"),
+    "invalid JSON": ("bad.jsonl", '{"prompt": "p"}\n{', "line 2 is not valid JSON"),
+    "not an object": ("bad.jsonl", '{"prompt": "p"}\n3\n', "line 2 is not an object: 3"),
+    "an empty file": ("bad.jsonl", "\n", "expected a JSON object on each line"),
+    "invalid UTF-8": ("bad.csv", b"prompt,better\n\xff,x\n", "Cannot read 'PATH' as CSV"),
+    "a short line": (
+        "bad.csv",
+        "prompt,better,worse\np,a\n",
+        "line 2 and the header differ in the number of cells",
+    ),
+    "no rows": ("bad.csv", "prompt,better,worse\n", "expected a header and rows below it"),
+    "unknown columns": ("bad.csv", "x,y\n1,2\n", "its columns are x, y, expected one of these sets"),
+    "not a table": ("bad.parquet", b"PAR1 cut off", "Cannot read 'PATH' as Parquet"),
+    "no better image": (
+        "bad.json",
+        '[{"prompt": "p", "worse": "a"}]',
+        "record 0 of 'PATH': 'better' is not an image, got None",
+    ),
+    "a comparison with itself": (
         "bad.json",
         '[{"prompt": "p", "better": "a", "worse": "b"}, {"prompt": "p", "better": "a", "worse": "a"}]',
-        "record 1: compares the image",
+        "record 1 of 'PATH': it compares the image",
     ),
-    "no place": (
+    "a rank that is not a number": (
         "bad.csv",
         "prompt,image,rank\np,a,1\np,b,best\n",
-        "line 3: 'rank' must be a whole number, got",
+        "line 3 of 'PATH': 'rank' must be an integer, got",
     ),
-    "half a place": ("bad.csv", "prompt,image,rank\np,a,1.5\n", "line 2: 'rank' must be a whole number, got"),
+    "a fractional rank": (
+        "bad.csv",
+        "prompt,image,rank\np,a,1.5\n",
+        "line 2 of 'PATH': 'rank' must be an integer, got",
+    ),
     "two prompts": (
         "bad.csv",
         "id,prompt,image,rank\n1,p,a,1\n1,q,b,2\n",
-        "line 3: 'id' 1 has another prompt than before: 'q'",
+        "line 3 of 'PATH': 'id' 1 had another prompt in an earlier row than 'q'",
     ),
     "no label": (
         "bad.csv",
         "prompt,image_0,image_1,label_0,label_1\np,a,b,1,\n",
-        "line 2: 'label_1' must be a number, got ''",
+        "line 2 of 'PATH': 'label_1' must be a number, got ''",
     ),
-    "no number": (
+    "NaN": (
         "bad.csv",
         "prompt,image_0,image_1,label_0,label_1\np,a,b,1,0\np,a,b,nan,0\n",
-        "line 3: 'label_0' must be a number, got 'nan'",
+        "line 3 of 'PATH': 'label_0' must be a number, got 'nan'",
     ),
-    "no number in JSON": (
+    "NaN in JSON": (
         "bad.jsonl",
         '{"prompt": "p", "image_0": "a", "image_1": "b", "label_0": 0.5, "label_1": NaN}\n',
-        "line 1: 'label_1' must be a number, got nan",
+        "line 1 of 'PATH': 'label_1' must be a number, got nan",
     ),
-    "endless": (
+    "infinity": (
         "bad.json",
         '[{"prompt": "p", "image_0": "a", "image_1": "b", "label_0": Infinity, "label_1": 0}]',
-        "record 0: 'label_0' must be a number, got inf",
+        "record 0 of 'PATH': 'label_0' must be a number, got inf",
     ),
-    "no label at all": (
+    "a null label": (
         "bad.json",
         '[{"prompt": "p", "image_0": "a", "image_1": "b", "label_0": null, "label_1": 0}]',
-        "record 0: 'label_0' must be a number, got None",
+        "record 0 of 'PATH': 'label_0' must be a number, got None",
     ),
-    "whether it has a label": (
+    "NaN as has_label": (
         "bad.json",
         '[{"prompt": "p", "image_0": "a", "image_1": "b", "label_0": 1, "label_1": 0, "has_label": NaN}]',
-        "record 0: 'has_label' must be true or false, got nan",
+        "record 0 of 'PATH': 'has_label' must be true or false, got nan",
     ),
     "no id": (
         "bad.json",
         '[{"id": 1, "prompt": "p", "image": "a", "rank": 1}, {"id": NaN, "prompt": "p", "image": "b"}]',
-        "record 1: no 'id'",
+        "record 1 of 'PATH': no 'id'",
     ),
-    "a utility that is no number": (
+    "a utility of NaN": (
         "bad.json",
         '[{"prompt": "p", "generations": ["a", "b"], "ranking": [1, 2], "utilities": [0.5, NaN]}]',
-        "record 0: 'utilities' must be numbers, got [0.5, nan]",
+        "record 0 of 'PATH': 'utilities' must be numbers, got [0.5, nan]",
     ),
 }
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_sources_are_named(tmp_path, name):
+def test_errors_name_the_invalid_record(tmp_path, name):
     file, content, message = BAD[name]
     path = tmp_path / file
     if content is not None:
@@ -401,14 +409,14 @@ def test_bad_sources_are_named(tmp_path, name):
     with pytest.raises(InputError) as caught:
         read_rankings(path)
     assert str(path) in str(caught.value)
-    assert message in str(caught.value)
+    assert message.replace("PATH", str(path)) in str(caught.value)
 
 
 def test_splits(tmp_path):
-    with pytest.raises(InputError, match=r"holds no train\.json; `reward-core prepare`"):
+    with pytest.raises(InputError, match=r"no train\.json\. Create such a folder with `reward-core prepare`"):
         read_splits(tmp_path)
     write(tmp_path / "test.json", RANKED)
-    with pytest.raises(InputError, match="holds no training data, only test"):
+    with pytest.raises(InputError, match="it has no training data, only test"):
         read_splits(tmp_path)
     write(tmp_path / "train.json", RANKED)
     with pytest.warns(DataWarning, match="no validation data"):
@@ -458,10 +466,10 @@ def test_a_damaged_zip_member_is_an_image_error(tmp_path):
         open_image(item.images[0])
 
 
-# The command reads all of them
+# The command
 
 
-def test_evaluate_reads_every_form(command, tmp_path):
+def test_evaluate_reads_every_format(command, tmp_path):
     content = pick_a_pic(tmp_path / "pairs.parquet")
     for name, data in content.items():
         (tmp_path / f"{name}.jpg").write_bytes(data)
@@ -480,4 +488,4 @@ def test_evaluate_reads_every_form(command, tmp_path):
     assert json.loads(done.stdout)["pairs"] == 1
     done = command("evaluate", "tiny", "--data", tmp_path, *options)
     assert done.returncode == 2
-    assert "holds several sets of rankings; give one" in done.stderr
+    assert "it has several splits. Set --split" in done.stderr

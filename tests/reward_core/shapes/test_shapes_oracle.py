@@ -1,4 +1,4 @@
-"""The oracle: what it reads off images of this world, off spoilt ones, and off images made to fool it."""
+"""The oracle on images of this world, on degraded images and on adversarial images."""
 
 import io
 from itertools import pairwise
@@ -28,12 +28,12 @@ def image(scene, seed, *faults):
 
 @pytest.mark.parametrize("split", shapes.SPLITS)
 def test_clean_images_are_read_without_error(split):
-    """Read back as words, not only scored: colors, shapes, named sizes, and the relation."""
+    """Colors, shapes, named sizes and relations are read back as words, not only scored."""
     right = 0
     for seed, scene in enumerate(scenes(200, split, 1)):
         reading = shapes.read_image(image(scene, seed).pixels)
         truth = oracle(image(scene, seed).pixels, scene)
-        # Measured: the least of 400 is 0.963 and the mean 0.998.
+        # Measured: the minimum of 400 is 0.963, the mean 0.998.
         assert truth.alignment > 0.93
         assert truth.cleanliness > 0.99
         right += described(reading) >= {scene_words(scene)}
@@ -45,7 +45,7 @@ def scene_words(scene):
 
 
 def described(reading):
-    """All that the reading says about an image, as scenes' words put either way round."""
+    """Return the content of a reading as the words of a scene, in both orders."""
     names = [(shapes.nearest_color(t.color), shapes.nearest_shape(t.outline)) for t in reading.things]
     if len(names) == 1:
         return {((names[0],), None)}
@@ -56,7 +56,7 @@ def described(reading):
     return {((first, second) if one.y < other.y else (second, first), "above")}
 
 
-def test_it_prefers_the_right_prompt_to_every_near_miss():
+def test_the_oracle_prefers_the_correct_prompt_to_every_near_miss():
     generator = np.random.default_rng(5)
     for seed, scene in enumerate(scenes(60, seed=4)):
         reading = shapes.read_image(image(scene, seed).pixels)
@@ -66,7 +66,7 @@ def test_it_prefers_the_right_prompt_to_every_near_miss():
 
 
 def test_the_oracle_agrees_with_the_known_truth():
-    """Over all faults, as they come in evaluation groups."""
+    """Over all faults of evaluation groups."""
     errors, right, total = [], 0, 0
     for group in shapes.make_groups(60, shapes.HELD_OUT, "held_out", start=40_000):
         read = shapes.oracle_batch(list(group.images), [group.prompt] * len(group.images))
@@ -112,7 +112,7 @@ def test_a_wrong_attribute_keeps_alignment_low(kind):
         assert oracle(image(TWO, seed, Fault(kind)).pixels, TWO).alignment <= 0.5
 
 
-# Images that show nothing
+# Empty images
 
 
 def uniform_noise(side=64):
@@ -152,7 +152,7 @@ def test_an_empty_image_fits_no_prompt(name, prompt):
     assert oracle(EMPTY[name], prompt).alignment < 0.1
 
 
-# Images made to fool it
+# Adversarial images
 
 
 def drawn(*marks):
@@ -239,7 +239,7 @@ def test_colored_clouds_cost_cleanliness():
     assert values[-1] < 0.5
 
 
-# What should make no difference
+# Invariance
 
 
 def as_jpeg(pixels, quality, subsampling):
@@ -271,7 +271,7 @@ HARMLESS = {
 
 
 @pytest.mark.parametrize("name", HARMLESS)
-def test_small_changes_change_little(name):
+def test_small_changes_of_an_image_change_the_truth_little(name):
     changes = []
     for seed, scene in enumerate(scenes(40, seed=7)):
         pixels = image(scene, seed).pixels
@@ -280,15 +280,15 @@ def test_small_changes_change_little(name):
     assert np.max(changes) <= 0.1, np.max(changes, axis=0)
 
 
-def test_jpeg_with_halved_hue_changes_little():
-    """JPEG's usual form keeps every second pixel's hue; small yellow stars then lose their points."""
+def test_jpeg_with_chroma_subsampling_changes_the_truth_little():
+    """Usual JPEGs store the hue of every second pixel, so small yellow stars lose their points."""
     changes = []
     for seed, scene in enumerate(scenes(200, seed=7)):
         pixels = image(scene, seed).pixels
         before, after = oracle(pixels, scene), oracle(as_jpeg(pixels, 70, "4:2:0"), scene)
         changes.append((abs(after.alignment - before.alignment), abs(after.utility - before.utility)))
     assert (np.quantile(changes, 0.99, axis=0) <= 0.1).all()
-    assert np.max(changes) < 0.2  # of 400 other images the worst changed by 0.15
+    assert np.max(changes) < 0.2  # measured: at most 0.15 on 400 other images
 
 
 def test_a_line_or_a_photograph_like_image_is_read_without_error():
@@ -299,10 +299,10 @@ def test_a_line_or_a_photograph_like_image_is_read_without_error():
         assert 0 <= oracle(cloud(seed, 20), PROMPT).utility <= 1
 
 
-# Doors
+# Arguments
 
 
-def test_images_of_any_size_and_as_pil():
+def test_images_of_any_size_and_pil_images_are_accepted():
     scene = shapes.parse(PROMPT)
     for side in (32, 64, 96, 256):
         pixels = shapes.render_scene(scene, np.random.default_rng(3), side)
@@ -322,7 +322,7 @@ def test_images_of_any_size_and_as_pil():
     ],
 )
 def test_non_images_are_refused(bad):
-    with pytest.raises(ValueError, match=r"an image is \(H, W, 3\) uint8, got"):
+    with pytest.raises(ValueError, match=r"image must be \(H, W, 3\) uint8, got"):
         oracle(bad, PROMPT)
 
 

@@ -1,4 +1,4 @@
-"""The world of ShapesBench: prompts and scenes invert, images show what they say, truth follows faults."""
+"""ShapesBench: prompts and scenes, the split, images, faults and truth, groups, labels, invalid input."""
 
 import json
 import math
@@ -20,7 +20,7 @@ TWO = Scene((Thing("red", "circle", "small"), Thing("blue", "square", "big")), "
 
 @pytest.fixture(scope="module")
 def world():
-    """Every prompt of the world, with its scene."""
+    """All prompts with their scenes."""
     return [(prompt, scene) for scene in shapes.all_scenes() for prompt in shapes.all_wordings(scene)]
 
 
@@ -32,8 +32,8 @@ def truth_of(scene, *faults, seed=0):
     return shapes.make_image(scene, rng(seed), faults).truth
 
 
-def found(pixels):
-    """{color: center (x, y) in pixels} of everything in a palette color, blended edges left out."""
+def color_centers(pixels):
+    """Return {color: center (x, y) in pixels} of all pixels in a palette color, without blended edges."""
     centers = {}
     for name, rgb in shapes.PALETTE.items():
         y, x = np.nonzero(np.abs(pixels.astype(int) - rgb).max(axis=-1) <= 4)
@@ -61,14 +61,14 @@ def test_vocabulary_is_exactly_the_words_of_the_prompts(world):
 
 
 @pytest.mark.parametrize(("relation", "turned"), [("right of", "left of"), ("below", "above")])
-def test_a_scene_reported_the_other_way_round_is_the_same_scene(relation, turned):
+def test_a_scene_with_the_converse_relation_is_equal(relation, turned):
     a, b = TWO.things
     assert Scene((a, b), relation) == Scene((b, a), turned)
     assert hash(Scene((a, b), relation)) == hash(Scene((b, a), turned))
     assert Scene((a, b), relation) != Scene((a, b), turned)
 
 
-def test_each_wording_keeps_who_stands_where():
+def test_each_wording_keeps_the_positions_of_the_things():
     scene = Scene((Thing("red", "circle"), Thing("blue", "square")), "above")
     for prompt in (
         "a red circle above a blue square",
@@ -150,7 +150,7 @@ def test_training_images_show_no_held_out_combination_even_by_fault():
     red_square = Scene((Thing("red", "square"),))
     assert not shapes.shows_held_out(red_square, [Fault("wrong_colour", value="blue")])
     assert shapes.shows_held_out(red_square, [Fault("wrong_colour", 0.65, value="blue")])
-    # "star left of circle" is not held out, its swap is.
+    # "star left of circle" is not held out, but the swapped relation is.
     swapped = Scene((Thing("cyan", "star"), Thing("red", "circle")), "left of")
     assert shapes.shows_held_out(swapped, [Fault("wrong_relation", value="right of")])
     for group in shapes.make_groups(40):
@@ -161,7 +161,7 @@ def test_training_images_show_no_held_out_combination_even_by_fault():
 # Images
 
 
-def test_images_have_the_asked_size_and_repeat_byte_for_byte():
+def test_images_have_the_requested_size_and_are_deterministic():
     for size in (16, 64, 65, 200):
         pixels = shapes.render_scene(TWO, rng(3), size)
         assert pixels.shape == (size, size, 3)
@@ -170,7 +170,7 @@ def test_images_have_the_asked_size_and_repeat_byte_for_byte():
     assert not np.array_equal(shapes.render_scene(TWO, rng(3)), shapes.render_scene(TWO, rng(4)))
 
 
-def test_a_large_image_is_the_small_one_in_more_detail():
+def test_a_large_image_shows_the_same_as_a_small_one():
     small = shapes.render_scene(TWO, rng(3), 64).astype(float)
     large = shapes.render_scene(TWO, rng(3), 256).reshape(64, 4, 64, 4, 3).mean((1, 3))
     assert np.abs(small - large).mean() < 1.0
@@ -184,7 +184,7 @@ def test_the_relation_holds_in_the_pixels():
         first, second = (thing.color for thing in scene.things)
         if first == second:
             continue
-        centers = found(shapes.render_scene(scene, generator))
+        centers = color_centers(shapes.render_scene(scene, generator))
         assert set(centers) == {first, second}, scene
         dx, dy = np.subtract(centers[first], centers[second])
         along, across = (-dx, dy) if scene.relation == "left of" else (-dy, dx)
@@ -227,7 +227,7 @@ def test_every_color_contrasts_with_every_background():
     generator = rng(4)
     for color in shapes.COLORS * 6:
         pixels = shapes.render_scene(Scene((Thing(color, "square", "big"),)), generator)
-        assert list(found(pixels)) == [color]
+        assert list(color_centers(pixels)) == [color]
         ground = pixels[[0, 0, -1, -1], [0, -1, 0, -1]].astype(int)
         assert np.ptp(ground, axis=-1).max() <= 18
         assert np.abs(ground - shapes.PALETTE[color]).max(axis=-1).min() > 60
@@ -258,7 +258,7 @@ def test_a_clean_correct_image_gets_a_perfect_score():
 
 
 @pytest.mark.parametrize("kind", shapes.SEMANTIC + shapes.CLEANLINESS)
-def test_every_fault_changes_the_image_and_only_its_part_of_the_truth(kind):
+def test_every_fault_changes_the_image_and_either_alignment_or_cleanliness(kind):
     clean = shapes.make_image(TWO, rng(7))
     spoilt = shapes.make_image(TWO, rng(7), [Fault(kind)])
     assert not np.array_equal(clean.pixels, spoilt.pixels)
@@ -292,7 +292,7 @@ def test_truth_falls_with_strength(kind, value):
     assert all(before > after for before, after in pairwise(utilities)), utilities
 
 
-def test_a_plain_swap_costs_as_much_for_every_attribute():
+def test_a_swapped_value_costs_the_same_for_every_attribute():
     costs = [
         truth_of(scene, Fault(kind, value=value)).alignment
         for scene in (
@@ -337,13 +337,13 @@ def test_a_dirty_correct_image_beats_a_clean_wrong_one():
     assert dirty.utility > max(wrong)
 
 
-def test_truth_reads_what_is_shown_not_what_was_done():
-    # Exchanging the colors of two things that differ in nothing else only turns the relation round.
+def test_truth_depends_on_what_is_shown_not_on_the_faults():
+    # Swapping the colors of two things that differ only in color is the same as swapping the relation.
     scene = Scene((Thing("red", "circle", "big"), Thing("blue", "circle", "big")), "left of")
     exchanged = [Fault("wrong_colour", value="blue"), Fault("wrong_colour", target=1, value="red")]
     turned = truth_of(scene, Fault("wrong_relation")).alignment
     assert truth_of(scene, *exchanged).alignment == pytest.approx(turned, abs=1e-3)
-    # A thing of the right kind counts, wherever it came from.
+    # An extra thing that is the named one counts as it.
     marks = shapes.draw_scene(ONE, rng()).marks
     assert shapes.alignment(ONE, marks) == 1
     recolored = replace(marks[0], color=tuple(map(float, shapes.PALETTE["red"])))
@@ -355,7 +355,7 @@ def test_an_unnamed_size_cannot_be_wrong():
     scene = Scene((Thing("red", "circle"),))
     radii = {round(shapes.draw_scene(scene, rng(i)).marks[0].radius, 1) for i in range(20)}
     assert radii == {0.1, 0.2}
-    with pytest.raises(ValueError, match="size of 'a red circle' is not named"):
+    with pytest.raises(ValueError, match="needs a named size, but 'a red circle' has none"):
         shapes.make_image(scene, rng(), [Fault("wrong_size")])
 
 
@@ -404,7 +404,7 @@ def test_groups_are_ranked_by_true_utility(config, split):
     assert any(len(set(group.ranking)) < len(group.ranking) for group in groups)
     kinds = {fault.kind for group in groups for faults in group.faults for fault in faults}
     assert kinds == set(shapes.SEMANTIC + shapes.CLEANLINESS)
-    assert len({group.ranking.index(1) for group in groups}) > 3  # the best is not always at one place
+    assert len({group.ranking.index(1) for group in groups}) > 3  # the best image is at different indices
 
 
 def test_groups_repeat_and_can_be_made_in_parts():
@@ -426,14 +426,14 @@ def test_evaluation_differs_from_training():
 def test_hard_negatives_recombine_the_same_attributes():
     kinds = [[fault.kind for fault in faults] for faults in shapes.hard_negatives(TWO)]
     assert kinds == [["wrong_relation"], ["wrong_colour"] * 2, ["wrong_shape"] * 2, ["wrong_size"] * 2]
-    centers = found(shapes.make_image(TWO, rng(), shapes.hard_negatives(TWO)[0]).pixels)
+    centers = color_centers(shapes.make_image(TWO, rng(), shapes.hard_negatives(TWO)[0]).pixels)
     assert centers["red"][0] > centers["blue"][0] + 8
     for faults in (*shapes.hard_negatives(TWO), *shapes.hard_negatives(ONE)):
         scene = ONE if faults[0].kind == "extra" else TWO
         assert truth_of(scene, *faults).alignment < 0.3
 
 
-def test_near_misses_keep_to_the_training_split_and_are_not_the_scene():
+def test_near_misses_differ_from_the_scene_and_stay_in_the_training_split():
     rng = np.random.default_rng(3)
     for split in shapes.SPLITS:
         differing = set()
@@ -443,7 +443,7 @@ def test_near_misses_keep_to_the_training_split_and_are_not_the_scene():
             assert missed != scene
             assert len(missed.things) == len(scene.things)
             assert split == "held_out" or shapes.split_of(missed) == "train"
-            # Never a description of the scene's images: a named size is not left out.
+            # A near miss never describes the scene's images, so a named size is not dropped.
             drawn = shapes.draw_scene(scene, rng)
             assert shapes.alignment(missed, drawn.marks) < 0.5
             differing |= {
@@ -493,7 +493,7 @@ def test_annotations_give_the_position_of_each_shape():
     assert not one_thing.patches[:, -2:].any()
 
 
-def test_recolored_things_stand_out_and_make_no_held_out_combination():
+def test_recolored_things_contrast_and_make_no_held_out_combination():
     rng = np.random.default_rng(1)
     colors = []
     for _ in range(300):
@@ -531,7 +531,7 @@ def test_write_groups_writes_images_and_the_ranking_file(tmp_path):
     assert files == {"rankings.json"} | {name for row in rows for name in row["generations"]}
 
 
-# Bad input
+# Invalid input
 
 RELATION_ONLY = {"semantic": (("wrong_relation", 1.0),), "semantic_share": 1.0}
 
@@ -566,7 +566,10 @@ RELATION_ONLY = {"semantic": (("wrong_relation", 1.0),), "semantic_share": 1.0}
         (lambda: truth_of(ONE, Fault("missing", target=1)), "target 1"),
         (lambda: truth_of(TWO, Fault("missing"), Fault("cut_off")), "cut_off.*missing"),
         (lambda: truth_of(TWO, Fault("blur"), Fault("blur", 0.5)), "blur given twice"),
-        (lambda: truth_of(TWO, Fault("wrong_colour", value="red")), "'red' is what the scene names"),
+        (
+            lambda: truth_of(TWO, Fault("wrong_colour", value="red")),
+            "another value than the scene's, got 'red'",
+        ),
         (lambda: replace(shapes.TRAIN, images=(1, 3)), r"\(1, 3\)"),
         (lambda: replace(shapes.TRAIN, good=2), "good.*2"),
         (lambda: replace(shapes.TRAIN, semantic=(("blur", 1.0),)), "blur"),
@@ -576,12 +579,12 @@ RELATION_ONLY = {"semantic": (("wrong_relation", 1.0),), "semantic_share": 1.0}
         (lambda: shapes.Truth.of(1.2, 1.0), "alignment.*1.2"),
     ],
 )
-def test_bad_input_is_refused_by_name(call, named):
+def test_errors_name_the_invalid_value(call, named):
     with pytest.raises(ValueError, match=named):
         call()
 
 
-def test_making_groups_loads_only_numpy_and_pillow():
+def test_making_groups_imports_only_numpy_and_pillow():
     code = (
         "import sys, types;"
         "root = sys.modules['reward_core'] = types.ModuleType('reward_core');"

@@ -1,4 +1,4 @@
-"""What a run may start from: BLIP's file, a reward model, nothing; at another size."""
+"""Initial models of a run: from BLIP weights, a reward model or random weights, at another image size."""
 
 import json
 from dataclasses import replace
@@ -25,9 +25,9 @@ IGNORED = (
 
 
 def blip_file(model, path, extra=None):
-    """The parity model's encoders as BLIP's pre-training file has them."""
-    own = {key.removeprefix("blip."): t for key, t in model.state_dict().items() if key.startswith("blip.")}
-    torch.save({"model": {**own, **{key: torch.ones(2) for key in IGNORED}, **(extra or {})}}, path)
+    """Save the parity model's encoders in the format of BLIP's pre-training file."""
+    blip = {key.removeprefix("blip."): t for key, t in model.state_dict().items() if key.startswith("blip.")}
+    torch.save({"model": {**blip, **{key: torch.ones(2) for key in IGNORED}, **(extra or {})}}, path)
     sizes = {k: v for k, v in model.config.to_dict().items() if k in BlipConfig().to_dict()}
     sizes["model_type"] = "blip-cosine"
     (path.parent / "config.json").write_text(json.dumps(sizes))
@@ -36,26 +36,30 @@ def blip_file(model, path, extra=None):
 
 def test_blip_weights_get_a_new_head(model, tmp_path):
     blip_file(model, tmp_path / "model_large.pth")
-    begun = starting_model(TrainingConfig(init=str(tmp_path / "model_large.pth")))
+    initial = starting_model(TrainingConfig(init=str(tmp_path / "model_large.pth")))
     for key, tensor in model.state_dict().items():
         if key.startswith("blip."):
-            assert tensor.equal(begun.state_dict()[key]), key
-    assert begun.config.reward_mlp == (32, 1024, 128, 64, 16, 1)
-    assert (begun.config.reward_mean, begun.config.reward_std, begun.config.score_quantiles) == (0, 1, None)
+            assert tensor.equal(initial.state_dict()[key]), key
+    assert initial.config.reward_mlp == (32, 1024, 128, 64, 16, 1)
+    assert (initial.config.reward_mean, initial.config.reward_std, initial.config.score_quantiles) == (
+        0,
+        1,
+        None,
+    )
     features = torch.randn(200, 32)
-    assert 0.3 < begun.mlp(features).std() < 3  # rewards of the features' size
+    assert 0.3 < initial.mlp(features).std() < 3  # rewards on the scale of the features
     original = starting_model(TrainingConfig(init=str(tmp_path / "model_large.pth"), head_init="original"))
     assert original.mlp(features).std() < 0.05
-    assert not any(p.requires_grad for p in begun.parameters())
+    assert not any(p.requires_grad for p in initial.parameters())
 
 
-def test_blip_weights_are_otherwise_loaded_strictly(model, tmp_path):
+def test_blip_weights_with_unknown_keys_are_refused(model, tmp_path):
     blip_file(model, tmp_path / "more.pth", {"text_encoder.unknown": torch.ones(2)})
     with pytest.raises(KeyMismatchError, match=r"unexpected.*text_encoder.unknown"):
         starting_model(TrainingConfig(init=str(tmp_path / "more.pth")))
     torch.save({"something.weight": torch.ones(2)}, tmp_path / "else.pt")
     (tmp_path / "config.json").unlink()
-    with pytest.raises(CheckpointError, match="not BLIP's weights, and no reward model's"):
+    with pytest.raises(CheckpointError, match="neither BLIP weights nor a reward model"):
         starting_model(TrainingConfig(init=str(tmp_path / "else.pt")))
 
 
@@ -78,7 +82,7 @@ def test_sizes_are_inferred_from_the_weights(config):
     assert sizes_of({f"blip.{key}": tensor for key, tensor in blip.state_dict().items()}, "x") == config
 
 
-def test_head_original_is_the_originals():
+def test_the_original_head_has_the_original_standard_deviation():
     head = head_weights(RewardConfig(), "original", 0)
     assert list(head)[::2] == [f"mlp.layers.{i}.weight" for i in (0, 2, 4, 6, 7)]
     assert head["mlp.layers.0.weight"].std().item() == pytest.approx(1 / 769, rel=0.01)
@@ -87,8 +91,8 @@ def test_head_original_is_the_originals():
 
 
 def test_a_reward_model_keeps_its_head_unless_asked(model, folder, tmp_path, monkeypatch):
-    begun = starting_model(TrainingConfig(init=str(folder)))
-    assert begun.mlp.layers[0].weight.equal(model.mlp.layers[0].weight)
+    initial = starting_model(TrainingConfig(init=str(folder)))
+    assert initial.mlp.layers[0].weight.equal(model.mlp.layers[0].weight)
     again = starting_model(TrainingConfig(init=str(folder), head_init="scaled"))
     assert not again.mlp.layers[0].weight.equal(model.mlp.layers[0].weight)
     changed = starting_model(TrainingConfig(init=str(folder), drop_path=0.2, dropout=0.3, head_dropout=0.0))
@@ -96,21 +100,21 @@ def test_a_reward_model_keeps_its_head_unless_asked(model, folder, tmp_path, mon
     assert changed.config.text.hidden_dropout_prob == 0.3
     assert changed.config.head_dropout == (0, 0, 0)
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "tiny").mkdir()  # a name goes before a folder, as in load
+    (tmp_path / "tiny").mkdir()  # a known name takes precedence over a folder, as in load
     assert starting_model(TrainingConfig(init="tiny")).config.image_size == 64
 
 
 def test_another_image_size_interpolates_positions(model, folder, tmp_path):
-    begun = starting_model(TrainingConfig(init=str(folder), image_size=96))
-    positions = begun.state_dict()["blip.visual_encoder.pos_embed"]
+    initial = starting_model(TrainingConfig(init=str(folder), image_size=96))
+    positions = initial.state_dict()["blip.visual_encoder.pos_embed"]
     assert positions.shape == (1, 37, 64)
-    own = model.state_dict()["blip.visual_encoder.pos_embed"]
-    assert positions[:, 0].equal(own[:, 0])
-    begun.save_pretrained(tmp_path / "larger")
+    old = model.state_dict()["blip.visual_encoder.pos_embed"]
+    assert positions[:, 0].equal(old[:, 0])
+    initial.save_pretrained(tmp_path / "larger")
     larger = RM.load(tmp_path / "larger", device="cpu")
     assert larger.config.image_size == 96
     assert isinstance(larger.score("a dog", Image.new("RGB", (200, 120), "red")), float)
-    # A ramp stays one away from the edges (torch's bicubic ripples a little); 384 px have 24 patches a side.
+    # Away from the edges a ramp stays a ramp (bicubic ripples a little); 384 px are 24 patches a side.
     ramp = torch.linspace(0, 1, 14)[None, :, None].expand(14, 14, 1).reshape(1, 196, 1)
     wide = interpolated_positions(torch.cat([torch.zeros(1, 1, 1), ramp], 1), 24)[0, 1:, 0].view(24, 24)
     steps = wide.diff(dim=1)[:, 4:-4]

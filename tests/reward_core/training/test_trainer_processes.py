@@ -1,4 +1,4 @@
-"""Training runs as processes: two of them, killed, interrupted; and the command."""
+"""Training runs in other processes: on two ranks, killed, interrupted; and the command."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def start(folder, tmp_path_factory):
-    """A model from nothing, as a folder."""
+    """The folder of a randomly initialized model."""
     model = RM.load(folder, device="cpu")
     initialize_from_scratch(model, 0)
     path = tmp_path_factory.mktemp("start") / "model"
@@ -69,11 +69,10 @@ def newest(folder):
 
 
 def test_two_processes_equal_one_process(start, data, tmp_path):
-    """The same micro-batches, of 2 groups each, once by one process and once by two; the last step of an
-    epoch has 2 groups, so that one process has nothing to do but take part.
+    """The same micro-batches of 2 groups, computed by one process and by two processes.
 
-    A key's bias has no gradient but rounding, which Adam would bring to the size of any other's step were
-    its epsilon below it.
+    The last step of an epoch has only 2 groups, so that one of two processes has none. The gradient of a
+    key bias is rounding noise; epsilon is above it, or Adam would scale it up to a full step.
     """
     more = ("batch_size=2", "steps=6", "epochs=2", "lr=1e-4", "epsilon=1e-6")
     more += ("dropout=0", "drop_path=0", "head_dropout=0")
@@ -99,7 +98,7 @@ def test_two_processes_equal_one_process(start, data, tmp_path):
         } & {*a}:
             assert a[name] == pytest.approx(b[name], rel=1e-5), name
     pairs = [row["pairs"] for row in rows(tmp_path / "two") if "pairs" in row]
-    assert len({*pairs}) > 1  # of unequal work
+    assert len({*pairs}) > 1  # the steps have different sizes
 
 
 def wait_for_steps(folder, steps, process):
@@ -134,7 +133,7 @@ def test_a_resumed_run_on_two_ranks_is_bit_identical(start, data, tmp_path):
     def steps(folder):
         return [{k: v for k, v in row.items() if k != "images_per_s"} for row in rows(tmp_path / folder)]
 
-    assert steps("whole") == steps("killed")  # each step once, with the same figures
+    assert steps("whole") == steps("killed")  # each step once, with the same values
 
 
 def test_training_in_16_bit_keeps_float32_weights(start, data, tmp_path):
@@ -160,11 +159,11 @@ def test_ctrl_c_saves_and_says_how_to_resume(start, data, tmp_path):
     assert "run the same command to resume" in output
     (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
     assert 1 <= json.loads((checkpoint / "state.json").read_text())["run"]["step"] < 4400
-    RM.load(tmp_path / "run", device="cpu")  # the best so far
+    RM.load(tmp_path / "run", device="cpu")  # the best weights so far
 
 
 def no_large_files():
-    """No file may grow beyond 15 kB: writing fails as it does on a full disk."""
+    """Limit files to 15 kB, so that writing fails as on a full disk."""
     resource = pytest.importorskip("resource", reason="this system has no such limits")
     resource.setrlimit(resource.RLIMIT_FSIZE, (15_000, 15_000))
 
@@ -188,7 +187,7 @@ def test_a_full_disk_is_a_one_line_error_and_keeps_existing_files(start, data, t
     assert not list(out.glob(".saving-*"))
     assert "resuming after step 2" in finish(arguments)
     assert last.is_dir()
-    # So it is where nothing was there before.
+    # The same in a new folder.
     arguments = training(start, data, tmp_path / "new", *more)
     full = subprocess.run(
         arguments, env=environment(), capture_output=True, text=True, preexec_fn=no_large_files
@@ -197,7 +196,7 @@ def test_a_full_disk_is_a_one_line_error_and_keeps_existing_files(start, data, t
     assert f"reward-core: Cannot write into '{tmp_path / 'new'}': " in full.stderr.splitlines()[-1]
 
 
-def test_the_command_says_what_is_wrong(start, data, tmp_path, command):
+def test_the_command_reports_invalid_settings(start, data, tmp_path, command):
     for arguments, output in (
         (("--init", start, "--data", tmp_path), "no train.json"),
         (("--data", data, "epoch=3"), "no setting 'epoch'; did you mean 'epochs'?"),

@@ -1,4 +1,4 @@
-"""Pairs, loss, and the stages before rankings."""
+"""Pairs, the ranking loss, and the pre-training stages."""
 
 import math
 from dataclasses import replace
@@ -29,14 +29,14 @@ def test_pairs_leave_out_ties():
     assert len(pairs_from_ranking([1, 1, 1])) == 0
 
 
-def test_loss_by_hand():
+def test_the_loss_equals_a_calculation_by_hand():
     rewards = torch.tensor([1.0, 0.0, 3.0, 3.0, 1.0])
     one = math.log1p(math.exp(-1.0))  # group 1: image 0 over image 1
     two = (math.log1p(math.exp(2.0)) + math.log1p(math.exp(2.0))) / 2  # group 2: image 4 over 2 and 3
     assert ranking_loss(rewards, [[1, 2], [2, 2, 1]]).item() == pytest.approx((one + two) / 2)
 
 
-def test_equal_rewards_lose_log_two_and_ties_do_not_count():
+def test_equal_rewards_have_loss_log_2_and_ties_do_not_count():
     assert ranking_loss(torch.zeros(4), [[1, 2], [1, 1]]).item() == pytest.approx(math.log(2))
     assert ranking_loss(torch.ones(2), [[1, 1]]).item() == 0
     with pytest.raises(ValueError, match="5 rewards"):
@@ -58,7 +58,7 @@ def test_averaging_over_pairs_equals_the_original_code():
 def untrained(parity, seed: int = 0) -> RM.RewardModel:
     model = RM.load(parity / "state_dict.pt", device="cpu").requires_grad_()
     initialize_from_scratch(model, seed)
-    torch.manual_seed(seed)  # of dropout and of masked words
+    torch.manual_seed(seed)  # for dropout and masked words
     return model
 
 
@@ -70,31 +70,31 @@ def test_a_patch_reader_teaches_its_encoder_to_see(parity):
 
     def batch(seed: int) -> list[AnnotatedImage]:
         rng = np.random.default_rng(seed)
-        made = []
+        images = []
         for _ in range(16):
-            there = rng.random((grid, grid)) < 0.5
+            has_thing = rng.random((grid, grid)) < 0.5
             level = rng.uniform(-1, 1, (grid, grid))
-            seen = np.where(there, 128 + 100 * level, 0).astype(np.uint8)
-            image = seen.repeat(encoder.config.patch_size, 0).repeat(encoder.config.patch_size, 1)
-            patches = np.stack([there, there * level], -1).reshape(-1, 2).astype(np.float32)
-            whole = np.float32([there.mean()])
-            made.append(AnnotatedImage(image[..., None].repeat(3, -1), patches, whole))
-        return made
+            gray = np.where(has_thing, 128 + 100 * level, 0).astype(np.uint8)
+            image = gray.repeat(encoder.config.patch_size, 0).repeat(encoder.config.patch_size, 1)
+            patches = np.stack([has_thing, has_thing * level], -1).reshape(-1, 2).astype(np.float32)
+            values = np.float32([has_thing.mean()])
+            images.append(AnnotatedImage(image[..., None].repeat(3, -1), patches, values))
+        return images
 
-    def missed(seed: int) -> float:
+    def test_loss() -> float:
         with torch.no_grad():
-            return patch_loss(reader, batch(seed)).item()
+            return patch_loss(reader, batch(1000)).item()
 
-    before = missed(1000)
+    before = test_loss()
     pretrain(
         reader,
         [batch(seed) for seed in range(150)],
         PretrainingConfig(150, 3e-3, warmup_steps=5),
         patch_loss,
     )
-    after = missed(1000)
+    after = test_loss()
     assert after < 0.35 * before
-    # What stands where nothing is does not count.
+    # The other columns of patches without a thing do not count.
     emptied = [
         replace(item, patches=item.patches + [0, 9] * (1 - item.patches[:, :1])) for item in batch(1000)
     ]
@@ -109,19 +109,19 @@ def test_captions_teach_words_and_images_together(parity):
 
     def batch(seed: int) -> list[CaptionedImage]:
         rng = np.random.default_rng(seed)
-        made = []
+        images = []
         for _ in range(8):
             word, other = rng.permutation(list(words)).tolist()
             image = np.broadcast_to(np.uint8(words[word]), (48, 48, 3)).copy()
-            made.append(CaptionedImage(image, f"a {word} house", (f"a {other} house",)))
-        return made
+            images.append(CaptionedImage(image, f"a {word} house", (f"a {other} house",)))
+        return images
 
     losses: list[float] = []
     batches = [batch(seed) for seed in range(80)]
     config = PretrainingConfig(80, 2e-3, warmup_steps=5)
     pretrain(model, batches, config, caption_loss, lambda step, loss: losses.append(loss))
     assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
-    for item in batch(1000):  # matching has taught the reward itself to read
+    for item in batch(1000):  # the matching loss trains the reward
         right, wrong = (
             model.score(prompt, Image.fromarray(item.image)) for prompt in (item.prompt, *item.near_misses)
         )
@@ -132,7 +132,7 @@ def plain(model: RM.RewardModel, batch: int) -> torch.Tensor:
     return model.mlp.layers[0].weight.square().mean()
 
 
-def test_pretraining_touches_only_what_requires_gradients(parity):
+def test_pretraining_changes_only_parameters_that_require_gradients(parity):
     model = untrained(parity).requires_grad_(False)
     with pytest.raises(ValueError, match="every parameter is frozen"):
         pretrain(model, [0], PretrainingConfig(1), plain)
@@ -145,9 +145,9 @@ def test_pretraining_touches_only_what_requires_gradients(parity):
     assert not model.training
 
 
-def test_pretraining_says_what_is_wrong(parity):
+def test_pretraining_reports_invalid_arguments(parity):
     model = untrained(parity)
-    with pytest.raises(ValueError, match="only 1 batches for 5 steps"):
+    with pytest.raises(ValueError, match="Cannot take 5 steps: there are only 1 batches"):
         pretrain(model, [0], PretrainingConfig(5), plain)
     with torch.no_grad():
         model.mlp.layers[0].weight[0, 0] = math.nan

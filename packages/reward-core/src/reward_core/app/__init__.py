@@ -1,4 +1,4 @@
-"""A page in the browser that ranks images: ``reward-core app``. Needs the extra ``app`` (gradio)."""
+"""``reward-core app``: a web page that ranks images (extra: ``app``, gradio)."""
 
 from .models import Models
 from .page import build_page

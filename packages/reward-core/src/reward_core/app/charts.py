@@ -1,4 +1,4 @@
-"""Bars and distributions as HTML and SVG text; their colors come from style.css."""
+"""Draw bars and distributions as HTML and SVG; style.css defines their colors."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import numpy as np
 from ..printing.escapes import html_text
 from .image_ranking import ModelRanking
 
-WIDTH, HEIGHT = 480, 230  # of a distribution, in its own units; it is drawn as wide as the page allows
+WIDTH, HEIGHT = 480, 230  # view box of a distribution; it is scaled to the width of the page
 LEFT, RIGHT, TOP, BOTTOM = 12, 12, 34, 34
 
 
 def score_axis(model_ranking: ModelRanking) -> tuple[float, float]:
-    """(low, high): scores between which bars and distributions are drawn.
+    """Return (low, high), the range of scores of bars and distributions.
 
-    Nearly all of the reference scores where they are known, and all scores that are shown.
+    It includes all displayed scores and, if known, nearly all reference scores.
     """
     scores = [score for row in model_ranking.scores for score in row]
     if model_ranking.quantiles:
@@ -27,7 +27,7 @@ def score_axis(model_ranking: ModelRanking) -> tuple[float, float]:
 
 
 def bar(model_ranking: ModelRanking, score: float, kind: str) -> str:
-    """A score as the length of a bar on its model's axis, with a tick at the reference median."""
+    """Return a bar whose length is the score on its model's axis, with a tick at the reference median."""
     low, high = score_axis(model_ranking)
     share = 100 * (score - low) / (high - low)
     tick = ""
@@ -38,9 +38,9 @@ def bar(model_ranking: ModelRanking, score: float, kind: str) -> str:
 
 
 def distribution(model_ranking: ModelRanking, kind: str) -> str:
-    """How the model's scores are distributed, with the scores of the images as ticks, as SVG.
+    """Return an SVG of the distribution of a model's scores, with ticks at the scores of the images.
 
-    Without reference scores there are the ticks alone.
+    Without reference scores it has only the ticks.
     """
     scores = [score for row in model_ranking.scores for score in row]
     low, high = score_axis(model_ranking) if model_ranking.quantiles or scores else (-3.0, 3.0)
@@ -80,13 +80,13 @@ def distribution(model_ranking: ModelRanking, kind: str) -> str:
 
 
 def density(values: np.ndarray, grid: np.ndarray) -> np.ndarray:
-    """A smooth density (G,) at the grid's scores, from evenly spaced quantiles (V,): Gaussian kernels."""
-    width = 0.6 * values.std() * len(values) ** -0.2  # narrower than Scott's rule: two humps stay two
+    """Return a Gaussian kernel density (G,) at the scores of a grid, from evenly spaced quantiles (V,)."""
+    width = 0.6 * values.std() * len(values) ** -0.2  # below Scott's rule, so that two modes stay separate
     return np.exp(-0.5 * ((grid[:, None] - values) / width) ** 2).sum(1)
 
 
 def ticks(low: float, high: float) -> list[float]:
-    """Four to nine round numbers between two."""
+    """Return four to nine round numbers between low and high."""
     step = 10.0 ** np.floor(np.log10((high - low) / 4))
     step *= max(factor for factor in (1, 2, 2.5, 5) if (high - low) / (step * factor) >= 4 or factor == 1)
     first = np.ceil(low / step)

@@ -1,4 +1,4 @@
-"""Uploaded files and prompts -> what one or two models think of them."""
+"""Rank uploaded images for prompts with one or two models."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ COLUMNS = ("prompt", "picture", "model", "place", "score", "percentile", "error"
 
 @dataclass(frozen=True)
 class ShownImage:
-    """An image that could be read: its name, its size, and a small copy as a data: address."""
+    """An image that could be read: its name, its size and a thumbnail as a data: URL."""
 
     name: str
     width: int
@@ -42,25 +42,31 @@ class ShownImage:
 
 @dataclass(frozen=True)
 class ModelRanking:
-    """What one model thinks: scores[p][n] of prompt p and image n; quantiles where they are known."""
+    """The scores of one model: scores[p][n] of prompt p and image n, and reference quantiles if known."""
 
     model: str
     scores: list[list[float]]
     quantiles: ScoreQuantiles | None = None
 
     def ranks(self, prompt: int) -> list[int]:
-        """Place of each image for a prompt, 1 is best."""
+        """Return the rank of each image for a prompt; 1 is best."""
         return ranking(self.scores[prompt])
 
     def percentile(self, score: float) -> float | None:
+        """Return the percentile of a score, or None without reference quantiles."""
         return None if self.quantiles is None else self.quantiles.percentile(score)
 
 
 @dataclass(frozen=True)
 class RankingResult:
-    """All that the page shows: images and opinions of them, and what could not be read.
+    """Everything that the page shows.
 
-    failed: (name, reason). notes: what the reader should know, such as words that a model did not read.
+    Attributes:
+        prompts: the prompts.
+        images: the images that could be read.
+        rankings: the scores of each model.
+        failed: (name, reason) of each file that could not be read.
+        notes: messages for the visitor, such as words that a model did not read.
     """
 
     prompts: list[str]
@@ -79,14 +85,15 @@ def rank_images(
     batch_size: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> RankingResult:
-    """Score every image with every prompt by every model; what cannot be read is told, not fatal.
+    """Score every image for every prompt with every model; files that cannot be read are reported.
 
     Args:
-        models: one or more, by the name that is shown.
-        prompts: one or more.
-        files: paths; larger ones than ``megabytes`` (of 2^20 bytes) are not opened.
-        batch_size: images computed at once, None for the scorer's own default.
-        progress: called with how many files of how many are done.
+        models: one or more models by displayed name.
+        prompts: one or more prompts.
+        files: paths of images.
+        megabytes: maximum file size, in units of 2^20 bytes; larger files are not opened.
+        batch_size: images per batch; None for the scorer's default.
+        progress: called with (files done, all files).
     """
     images: list[ShownImage] = []
     failed: list[tuple[str, str]] = []
@@ -107,8 +114,8 @@ def rank_images(
 
     for i, (name, file) in enumerate(zip(names, files)):
         try:
-            own = _checked_pixels(file, megabytes)
-            if len(opened) == chunk or pixels + own > MAX_PIXELS_IN_FLIGHT.value:
+            file_pixels = _checked_pixels(file, megabytes)
+            if len(opened) == chunk or pixels + file_pixels > MAX_PIXELS_IN_FLIGHT.value:
                 score_opened()
                 pixels = 0
                 progress(i, len(files))
@@ -121,7 +128,7 @@ def rank_images(
             clipped.append(f"{name}: {lost}. {ADVICE}.")
         images.append(shown)
         opened.append(image)
-        pixels += own
+        pixels += file_pixels
         del image
     score_opened()
     progress(len(files), len(files))
@@ -136,16 +143,16 @@ def rank_images(
 
 
 def thumbnail(image: Image.Image) -> str:
-    """A copy of at most 384 px as a data: address; transparent parts become white.
+    """Return a copy of at most 384 px as a data: URL; transparent parts become white.
 
     Raises:
-        ImageError: an image that Pillow cannot bring to RGB (a model could not either).
+        ImageError: Pillow cannot convert the image to RGB (models could not either).
     """
     with rgb_guard(""):
-        if image.width * image.height > LARGE:  # without a copy of its own size
+        if image.width * image.height > LARGE:  # avoid a copy at full size
             scale = 4 * THUMBNAIL / max(image.size)
-            few = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-            small = image.resize(few, Image.Resampling.NEAREST)
+            size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+            small = image.resize(size, Image.Resampling.NEAREST)
         else:
             small = image.copy()
         small.thumbnail((THUMBNAIL, THUMBNAIL))
@@ -153,23 +160,23 @@ def thumbnail(image: Image.Image) -> str:
             small = small.convert("RGBA")
             small = Image.alpha_composite(Image.new("RGBA", small.size, "white"), small)
         small = small.convert("RGB")
-    form = "PNG" if max(image.size) <= 128 else "JPEG"  # small ones are shown pixel by pixel
+    form = "PNG" if max(image.size) <= 128 else "JPEG"  # small images are displayed pixelated
     data = io.BytesIO()
     small.save(data, form, quality=85)
     return f"data:image/{form.lower()};base64,{base64.b64encode(data.getvalue()).decode()}"
 
 
 def agreement(first: ModelRanking, second: ModelRanking, prompt: int) -> tuple[int, int]:
-    """(pairs of images that both order alike, pairs that both order at all) for a prompt."""
+    """Return (pairs of images that both models order alike, pairs that neither model ties) for a prompt."""
     a, b = first.scores[prompt], second.scores[prompt]
     signs = [(a[i] - a[j]) * (b[i] - b[j]) for i, j in combinations(range(len(a)), 2)]
     return sum(sign > 0 for sign in signs), sum(sign != 0 for sign in signs)
 
 
 def result_csv(result: RankingResult) -> str:
-    """A row for each prompt, model and image, best first; files that failed at the end.
+    """Return a CSV with a row per prompt, model and image, best first; failed files are at the end.
 
-    Texts that a spreadsheet would run as formulas get an apostrophe in front; numbers stay numbers.
+    Texts that a spreadsheet would run as formulas are prefixed with an apostrophe; numbers stay numbers.
     """
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, restval="")
@@ -193,7 +200,7 @@ def result_csv(result: RankingResult) -> str:
 
 
 def unique_names(names: Sequence[str]) -> list[str]:
-    """The names, with " (2)" after the second of the same."""
+    """Return the names with " (2)", " (3)", ... appended to repeated ones."""
     seen: Counter[str] = Counter()
     result = []
     for name in names:
@@ -203,17 +210,17 @@ def unique_names(names: Sequence[str]) -> list[str]:
 
 
 def _checked_pixels(file: str, megabytes: float) -> int:
-    """Return how many pixels an image has. Raises ImageError, also for a file of too many bytes."""
+    """Return the number of pixels of an image. Raise ImageError, also if the file is too large."""
     size = os.path.getsize(file) / 2**20 if os.path.exists(file) else 0
     if size > megabytes:
-        raise ImageError(file, f"too large: {size:.1f} MB, at most {megabytes:g} MB are taken")
+        raise ImageError(file, f"too large: {size:.1f} MB, the limit is {megabytes:g} MB")
     return pixels_of(file)
 
 
 def _unread(models: Mapping[str, ScoringModel], prompts: Sequence[str]) -> list[str]:
-    """What each model does not read of too long prompts."""
+    """Return a note for each model and prompt that is truncated."""
     return [
-        f"{name} reads {model.tokenizer.max_length} tokens of a prompt, so not “{words}”"
+        f"{name} reads at most {model.tokenizer.max_length} tokens of a prompt and ignored “{words}”"
         for name, model in models.items()
         for prompt in prompts
         if (words := model.tokenizer.dropped_words(prompt))

@@ -1,4 +1,4 @@
-"""Which models the page offers, and which of them are in memory."""
+"""The models that the page offers, and a cache of loaded models."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from ..printing.escapes import printable
 from ..scoring.scoring_model import ScoringModel
 from .image_ranking import unique_names
 
-MAX_LOADED = 2  # models in memory at once: the first opinion and the second
+MAX_LOADED = 2  # models in memory: the model and the second opinion
 
 
 class Models:
-    """Models by the name that the page shows, loaded when first asked for; the last two stay in memory.
+    """Models by displayed name, loaded when first used; the last two stay in memory.
 
-    A folder or file is shown by its own name: visitors need not know where it lies.
+    Folders and files are displayed without their path, which visitors need not know.
 
     Args:
-        sources: the models to offer first, as ``load`` and ``load_score`` know them.
-        only: offer no others. Without it everything that can be loaded by name is offered too, which
-            whoever opens the page could make this machine download.
-        device, precision: as in ``load``. batch_size: images computed at once, None for the default.
+        sources: the models to offer first, as in ``load`` and ``load_score``.
+        only: offer only these. Otherwise all known models are offered too, and any visitor can make this
+            machine download them.
+        device, precision: as in ``load``.
+        batch_size: images per batch; None for the default.
     """
 
     def __init__(
@@ -47,22 +48,27 @@ class Models:
 
     @property
     def names(self) -> list[str]:
-        """What the page offers, in order."""
+        """The displayed names in order."""
         return list(self._sources)
 
     def name_of(self, source: str) -> str:
-        """How the page calls one of the sources."""
+        """Return the displayed name of a source."""
         return next(name for name, given in self._sources.items() if given == source)
 
     def __getitem__(self, name: str) -> ScoringModel:
-        """The model, loaded if need be. InputError for a name not on offer; else ``load``'s errors."""
+        """Return a model, loaded if necessary.
+
+        Raises:
+            InputError: the model is not offered.
+            Other errors: see ``load``.
+        """
         if name not in self._sources:
-            raise InputError(f"{name!r} is not offered here (only {', '.join(self.names)})")
+            raise InputError(f"Cannot use the model {name!r}: not offered. Choose {', '.join(self.names)}.")
         source = self._sources[name]
         with self._lock:
             if name not in self._loaded:
                 while len(self._loaded) >= MAX_LOADED:
-                    self._loaded.popitem(last=False)  # before the next one is read: three may not fit
+                    self._loaded.popitem(last=False)  # before loading, because a third may not fit in memory
                 loader = load_score if source in available_scores() else load
                 self._loaded[name] = loader(source, device=self.device, precision=self.precision)
             self._loaded.move_to_end(name)
@@ -70,5 +76,5 @@ class Models:
 
 
 def shown_name(source: str) -> str:
-    """A folder's or file's own name, or any other source, on one line."""
+    """Return the displayed name of a source, on one line: without the path if it is a folder or file."""
     return printable(os.path.basename(os.path.normpath(source)) if os.path.exists(source) else source)

@@ -1,4 +1,4 @@
-"""The page's layout, and what happens when a button is pressed."""
+"""The layout of the page and its event handlers."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ INTRO = f"""<header class="rc-title"><h1>{TITLE}</h1>
 
 
 def build_page(models: Models, second: str | None = None, limits: Limits | None = None):
-    """The page as a gradio ``Blocks``, for ``serve``.
+    """Return the page as a gradio ``Blocks``, for ``serve``.
 
     Args:
-        models: what is offered; the first is chosen at the start.
-        second: the second opinion chosen at the start.
-        limits: what one visitor may ask for.
+        models: the models to offer; the first is the default.
+        second: name of the default model for a second opinion; None for none.
+        limits: limits of one request.
     """
     gr = require_gradio()
-    upload_folder()  # gradio asks for it while the page is built
+    upload_folder()  # gradio reads its path while the page is built
     limits = limits or Limits()
 
-    def rank(files, text, first, other, progress=gr.Progress()):  # noqa: B008, gradio's way to ask for one
+    def rank(files, text, first, other, progress=gr.Progress()):  # noqa: B008, required by gradio
         nothing = gr.skip()
         prompts = list(dict.fromkeys(line.strip() for line in (text or "").splitlines() if line.strip()))
         if not files:
@@ -46,9 +46,9 @@ def build_page(models: Models, second: str | None = None, limits: Limits | None 
         names = list(dict.fromkeys(name for name in (first, other) if name != NONE))
         try:
             progress(0, desc=f"Loading {' and '.join(names)}")
-            chosen = {name: models[name] for name in names}
+            loaded = {name: models[name] for name in names}
             result = rank_images(
-                chosen,
+                loaded,
                 prompts,
                 files,
                 megabytes=limits.megabytes,
@@ -69,7 +69,7 @@ def build_page(models: Models, second: str | None = None, limits: Limits | None 
         title=TITLE,
         analytics_enabled=False,
         fill_width=True,
-        delete_cache=(600, 3600),  # uploads are looked for every ten minutes, and kept for an hour
+        delete_cache=(600, 3600),  # every ten minutes, delete uploads that are older than an hour
     ) as page:
         gr.HTML(INTRO, apply_default_css=False)
         with gr.Tabs():
@@ -77,7 +77,7 @@ def build_page(models: Models, second: str | None = None, limits: Limits | None 
                 with gr.Column(scale=1, min_width=320, elem_classes="rc-form"):
                     files = gr.File(label="Pictures", file_count="multiple", height=180, elem_id="rc-files")
                     text = gr.Textbox(
-                        label="Prompts, one a line",
+                        label="Prompts, one per line",
                         placeholder="a small red circle above a big blue square",
                         lines=3,
                         max_lines=limits.prompts,
@@ -110,9 +110,7 @@ def build_page(models: Models, second: str | None = None, limits: Limits | None 
 def _notes_on_limit(given: int, limit: int, things: str) -> list[str]:
     if given <= limit:
         return []
-    return [
-        f"{given} {things} were given; {limit} are taken at once, so the last {given - limit} were left out"
-    ]
+    return [f"You gave {given} {things}, but the limit is {limit}: the last {given - limit} were left out"]
 
 
 def _first_meaning(models: Models) -> str:
@@ -127,7 +125,7 @@ def _example() -> tuple[list[str], str]:
 
 @cache
 def _example_files() -> tuple[tempfile.TemporaryDirectory, list[str]]:
-    """Eight images of ShapesBench in a folder that goes when the server does, and their prompt."""
+    """Return a temporary folder with eight images of ShapesBench, and their prompt."""
     from dataclasses import replace
 
     from PIL import Image

@@ -1,8 +1,8 @@
-"""Which requests the page answers: those for its own addresses, from its own page or from no page at all.
+"""Accept only requests to the page's own addresses, sent by the page itself or by programs.
 
-A website that somebody visits can make the browser send requests to this machine. It can point its own name
-at 127.0.0.1 (DNS rebinding): the Host header then has that name. It can post to http://127.0.0.1:7860 from
-its own page: the browser then says so in Origin and Sec-Fetch-Site. Programs like gradio_client send neither.
+Other websites can make a visitor's browser send requests to this machine. A site can let its name resolve to
+127.0.0.1 (DNS rebinding); then the Host header has that name. Or it can post to http://127.0.0.1:7860; then
+the browser sends its origin in Origin and Sec-Fetch-Site. Programs such as gradio_client send neither.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/\\?#@\[\],;]+)(?::(\d{1,5}))?")
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?|[0-9A-Fa-f:.]+")
 _DEFAULT_PORTS = ("80", "443")
 _API = "/gradio_api"
-# Routes of gradio's that this page does not use; they write files that no limit covers, or start programs.
+# Routes of gradio that this page does not use; they write files without a limit, or start programs.
 _UNUSED = (
     "deep_link",
     "process_recording",
@@ -34,24 +34,23 @@ _UNUSED = (
 
 
 class AllowedHosts:
-    """The names and addresses under which the page may be asked for.
+    """The host names and addresses at which the page may be requested.
 
     Args:
-        host: the address that the server listens on. Where that is all addresses of the machine, every IP
-            address is allowed (no name is needed to reach one, so none can be rebound), and so is the
-            machine's own name.
-        extra: other names, such as that of a proxy. Pages of these names may also send requests.
+        host: address that the server listens on. If it is a wildcard for all addresses of the machine, the
+            machine's name and all IP addresses are allowed (DNS rebinding needs a name).
+        extra: other names, such as that of a proxy; pages of these hosts may also send requests.
 
     Raises:
-        InputError: an extra name that is no name of a host.
+        InputError: an extra name is not a valid host name.
     """
 
     def __init__(self, host: str, extra: Iterable[str] = ()):
         self.names = {"localhost", "127.0.0.1", "::1", _plain(host)} - {""}
         self.any_address = _plain(host) in WILDCARDS
         if self.any_address:
-            own = socket.gethostname().lower()
-            self.names |= {own, f"{own}.local"}
+            machine = socket.gethostname().lower()
+            self.names |= {machine, f"{machine}.local"}
         self.trusted: set[str] = set()
         for name in extra:
             self.add(name)
@@ -83,26 +82,26 @@ class RequestGuard:
             await self.app(scope, receive, send)
         elif scope["type"] == "websocket":
             await receive()
-            await send({"type": "websocket.close", "code": 1008})  # before it is accepted: the answer is 403
+            await send({"type": "websocket.close", "code": 1008})  # before accepting: the response is 403
         else:
             await send_text(send, *refused)
 
 
 async def send_text(send, status: int, text: str) -> None:
-    """Answer a request with a line of text."""
+    """Send a response with a line of text."""
     content = f"{text}\n".encode("utf-8", "backslashreplace")
     headers = [
         (b"content-type", b"text/plain; charset=utf-8"),
         (b"content-length", str(len(content)).encode()),
         (b"x-content-type-options", b"nosniff"),
-        (b"connection", b"close"),  # what is left of the request's body is not read
+        (b"connection", b"close"),  # the rest of the request's body is not read
     ]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": content})
 
 
 def _refusal(scope, hosts: AllowedHosts) -> tuple[int, str] | None:
-    """(status, reason) for a request that is refused."""
+    """Return (status, reason) if a request is refused, else None."""
     given = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
     host = _split(given[0]) if len(given) == 1 else None
     if host is None:
@@ -151,15 +150,15 @@ def _origin(text: str) -> tuple[str, str] | None:
 
 def _split(text: str) -> tuple[str, str] | None:
     """Return (host, port) of a Host header; "" for a default port, None for a malformed one."""
-    found = _HOST.fullmatch(text.strip())
-    if found is None:
+    match = _HOST.fullmatch(text.strip())
+    if match is None:
         return None
-    port = found[2] or ""
-    return _plain(found[1]), "" if port in _DEFAULT_PORTS else port
+    port = match[2] or ""
+    return _plain(match[1]), "" if port in _DEFAULT_PORTS else port
 
 
 def _plain(host: str) -> str:
-    """A host in lower case, without the brackets of IPv6 and the dot that ends a full name."""
+    """Return a host in lower case, without the brackets of IPv6 and without a final dot."""
     return host.strip().lower().removeprefix("[").removesuffix("]").removesuffix(".")
 
 

@@ -1,6 +1,6 @@
-"""A verdict as HTML: one ranked row of cards a prompt, all prompts at a glance, what scores mean.
+"""Render a result as HTML: ranked cards for each prompt, a table of all prompts, the meaning of scores.
 
-Names, prompts and reasons come from whoever uses the page, so every one of them is escaped.
+Names, prompts and reasons come from visitors, so all of them are escaped.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ EMPTY = """<div class="rc-empty"><p>Ranked pictures appear here.</p>
 
 
 def notice(text: str) -> str:
-    """One line about something that is missing or went wrong."""
+    """Return the HTML of a one-line message about missing input or an error."""
     return f'<div class="rc-notice" role="alert">{html_text(text)}</div>'
 
 
 def results_html(result: RankingResult) -> str:
-    """The whole result: what could not be read, then a section a prompt."""
+    """Return the HTML of a result: notes and failed files, then a section per prompt."""
     parts = [_thumbnails(result)]
     parts += [notice(text) for text in result.notes]
     if result.failed:
@@ -40,12 +40,12 @@ def results_html(result: RankingResult) -> str:
 
 
 def meaning_html(rankings: list[ModelRanking]) -> str:
-    """What a score means, for each model: its distribution and a scale of percentiles."""
+    """Return the HTML that explains the scores of each model: their distribution and percentiles."""
     parts = [
-        "<p>A score is no grade of its own. It is learned from which of two pictures people preferred for "
-        "the same prompt, so it tells <b>which picture of a prompt</b> people would rather have, and by how "
-        "much. Compare pictures of one prompt; scores of different prompts compare loosely, of different "
-        "models not at all.</p>"
+        "<p>A score is not an absolute grade. Models learn scores from people's choices between two pictures "
+        "for the same prompt, so scores show <b>which picture for a prompt</b> people would prefer, and how "
+        "strongly. Compare pictures of the same prompt. Scores of different prompts are only roughly "
+        "comparable, and scores of different models are not comparable.</p>"
     ]
     for kind, model_ranking in zip(KINDS, rankings):
         parts.append(f'<section class="rc-meaning"><h3><i class="rc-dot rc-{kind}"></i>')
@@ -57,19 +57,19 @@ def meaning_html(rankings: list[ModelRanking]) -> str:
         parts.append("<div>")
         if model_ranking.quantiles is None:
             parts.append(
-                "<p>How this model's scores are distributed is not known, so there is no percentile: "
-                "only their order within a prompt says something.</p>"
+                "<p>The distribution of this model's scores is unknown, so there are no percentiles: only "
+                "the order of the scores for a prompt is meaningful.</p>"
             )
         else:
             parts.append(_scale(model_ranking.quantiles))
         if model_ranking.scores:
-            parts.append("<p>Ticks: the scores just ranked. Dots: the best of each prompt.</p>")
+            parts.append("<p>Ticks: the scores of your pictures. Dots: the best of each prompt.</p>")
         parts.append("</div></section>")
     return f'<div class="rc-results">{"".join(parts)}</div>'
 
 
 def _thumbnails(result: RankingResult) -> str:
-    """Each image once, however many prompts show it."""
+    """Return a style sheet with each thumbnail, so that several prompts can show it without copies."""
     rules = "".join(
         f".rc-t{n}{{background-image:url({image.thumbnail})}}" for n, image in enumerate(result.images)
     )
@@ -104,7 +104,7 @@ def _head(result: RankingResult) -> str:
 
 
 def _section(result: RankingResult, p: int) -> str:
-    """One prompt's images, best first."""
+    """Return the section of one prompt with its images, best first."""
     ranks = result.rankings[0].ranks(p)
     order = sorted(range(len(ranks)), key=ranks.__getitem__)
     cards = "".join(_card(result, p, n, rank) for rank, n in enumerate(order, start=1))
@@ -119,14 +119,14 @@ def _card(result: RankingResult, p: int, n: int, rank: int) -> str:
         score = model_ranking.scores[p][n]
         percentile = model_ranking.percentile(score)
         better = "" if percentile is None else f"better than {_percent(percentile)}"
-        own = (
+        model_rank = (
             ""
             if len(result.rankings) == 1
-            else f'<em title="place by {html_text(model_ranking.model)}">#{model_ranking.ranks(p)[n]}</em>'
+            else f'<em title="rank by {html_text(model_ranking.model)}">#{model_ranking.ranks(p)[n]}</em>'
         )
         lines.append(
             f'<div class="rc-line"><span class="rc-score">{score:.2f}</span>'
-            f"<span>{better}</span>{own if len(result.rankings) > 1 else ''}</div>"
+            f"<span>{better}</span>{model_rank}</div>"
             f"{bar(model_ranking, score, kind)}"
         )
     name = html_text(result.images[n].name)
@@ -141,7 +141,7 @@ def _card(result: RankingResult, p: int, n: int, rank: int) -> str:
 
 
 def _compared(result: RankingResult, p: int) -> str:
-    """How far two models agree about a prompt."""
+    """Return the paragraph about the agreement of two models for a prompt; empty with one model."""
     if len(result.rankings) < 2 or len(result.images) < 2:
         return ""
     first, second = result.rankings
@@ -155,7 +155,7 @@ def _compared(result: RankingResult, p: int) -> str:
 
 
 def _glance(result: RankingResult) -> str:
-    """Images x prompts by the first model, each prompt's best marked."""
+    """Return a table of images and prompts with the scores of the first model; the best are marked."""
     model_ranking = result.rankings[0]
     heads = "".join(
         f'<th><span title="{html_text(prompt)}">{html_text(prompt)}</span></th>' for prompt in result.prompts
@@ -167,7 +167,7 @@ def _glance(result: RankingResult) -> str:
     for n in order:
         cells = []
         for p, row in enumerate(model_ranking.scores):
-            # Its place among the images, not its value: scores of different prompts compare loosely.
+            # Tinted by rank, not by score, because scores of different prompts are only roughly comparable.
             tint = 100 * (count - ranks[p][n]) / max(1, count - 1)
             mark = ' class="rc-first-place"' if ranks[p][n] == 1 else ""
             cells.append(f'<td{mark} style="--tint:{tint:.0f}%">{row[n]:.2f}</td>')

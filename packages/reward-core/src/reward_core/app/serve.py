@@ -1,4 +1,4 @@
-"""Starts the page's server: on this machine alone, and with nothing fetched from elsewhere."""
+"""Serve the page locally, without requests to other hosts."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from ..files.limits import (
 from .request_guard import AllowedHosts, RequestGuard
 from .uploads import BoundedRequests, UploadFolder, upload_folder
 
-# The browser itself then refuses whatever gradio may want from another host. Gradio's own code needs inline
-# scripts and eval, its downloads blob:.
+# Makes the browser refuse requests of gradio to other hosts. Gradio's code needs inline scripts and eval, and
+# its downloads need blob:.
 POLICY = (
     "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
     "style-src 'self' 'unsafe-inline'; base-uri 'self'; form-action 'self'"
@@ -30,12 +30,13 @@ POLICY = (
 
 @dataclass(frozen=True)
 class Limits:
-    """What one visitor may ask for at once, and how many may wait.
+    """The limits of a request, and of the queue of requests.
 
-    images, prompts: a ranking has this many at most; the rest is reported and left out.
-    megabytes: of 2^20 bytes; a larger file is reported and left out. One of more than eight times as much,
-    or than MAX_UPLOAD_FILE_BYTES, is not taken from the browser at all.
-    queue: visitors who wait; one more is asked to come back.
+    Attributes:
+        images, prompts: maximum numbers of images and prompts; the others are reported and left out.
+        megabytes: maximum file size, in units of 2^20 bytes; larger files are reported and left out. Files
+            of more than eight times that size, or of more than MAX_UPLOAD_FILE_BYTES, are not uploaded.
+        queue: maximum number of waiting visitors; others are asked to come back later.
     """
 
     images: int = 60
@@ -45,22 +46,22 @@ class Limits:
 
     @property
     def upload_bytes(self) -> int:
-        """Bytes of a file from which on it is not taken from the browser.
+        """Maximum size of an uploaded file, in bytes.
 
         Raises:
             InputError: MAX_UPLOAD_FILE_BYTES is below ``megabytes``.
         """
-        most = MAX_UPLOAD_FILE_BYTES.value
-        if most < self.megabytes * 2**20:
+        limit = MAX_UPLOAD_FILE_BYTES.value
+        if limit < self.megabytes * 2**20:
             raise InputError(
-                f"Cannot rank files of {self.megabytes:g} MB: at most {most:,} bytes of a file are uploaded. "
-                f"Choose fewer MB, or another limit ({MAX_UPLOAD_FILE_BYTES.advice})."
+                f"Cannot rank files of {self.megabytes:g} MB: uploads are limited to {limit:,} bytes per "
+                f"file. Choose fewer MB, or another limit ({MAX_UPLOAD_FILE_BYTES.advice})."
             )
-        return min(most, int(8 * self.megabytes * 2**20))
+        return min(limit, int(8 * self.megabytes * 2**20))
 
 
 class ContentPolicy:
-    """ASGI middleware that adds POLICY to every answer."""
+    """ASGI middleware that adds POLICY to every response."""
 
     def __init__(self, app):
         self.app = app
@@ -79,8 +80,8 @@ class ContentPolicy:
 
 
 def require_gradio() -> Any:
-    """gradio, told not to phone home; an InputError that names the extra where it is not installed."""
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported and later
+    """Return the module gradio with its analytics turned off; raise InputError if it is not installed."""
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read on import and later
     try:
         import gradio
     except ImportError as error:
@@ -100,23 +101,24 @@ def serve(
     allowed_hosts: Sequence[str] = (),
     **others: Any,
 ):
-    """Serve what ``build_page`` gave. Returns what gradio's ``launch`` does: (app, address, shared address).
+    """Serve the page of ``build_page``; return the result of gradio's ``launch``: (app, URL, shared URL).
 
     Args:
-        host: address to listen on. port: None takes the first free one from 7860.
-        share: also through a public address that gradio's tunnel gives. That, and only that, leaves
-            this machine.
-        allowed_hosts: other names under which the page is reached, such as a proxy's (see AllowedHosts).
+        page: the page.
+        host: address to listen on.
+        port: port to listen on; None uses the first free port from 7860.
+        share: also serve through a public address of gradio's tunnel. Only this sends data to other
+            machines.
+        allowed_hosts: other host names of the page, such as that of a proxy (see ``AllowedHosts``).
+        limits: limits of a request.
+        others: passed to ``launch``.
 
     Raises:
-        InputError: a port that is taken, a limit that cannot be used.
+        InputError: the port is in use, or a limit is invalid.
     """
     hosts = AllowedHosts(host, allowed_hosts)
     uploads = UploadFolder(upload_folder(), MAX_UPLOAD_FOLDER_BYTES.value)
-    _ = (
-        MAX_UPLOAD_REQUEST_BYTES.value,
-        MAX_REQUEST_BYTES.value,
-    )  # a wrong one is reported before visitors come
+    _ = (MAX_UPLOAD_REQUEST_BYTES.value, MAX_REQUEST_BYTES.value)  # report invalid values before serving
     gradio = require_gradio()
     from starlette.middleware import Middleware
 
@@ -124,7 +126,7 @@ def serve(
 
     @asynccontextmanager
     async def guarded(app):
-        # Outside of all that gradio adds, which would answer some requests of other sites by itself.
+        # Outside of all of gradio's middleware, which would answer some requests of other sites itself.
         app.middleware_stack = RequestGuard(app.middleware_stack, hosts)
         yield
 
@@ -151,7 +153,9 @@ def serve(
             **others,
         )
     except OSError as error:
-        raise InputError(f"cannot listen on {host}:{port or '7860-7959'}: {error}") from error
+        raise InputError(
+            f"Cannot listen on {host}:{port or '7860-7959'}: {error}. Choose another port."
+        ) from error
     _, _, shared = served
     if shared and (name := urlsplit(shared).hostname):
         hosts.add(name)
@@ -159,7 +163,7 @@ def serve(
 
 
 def theme(gradio):
-    """Gradio's default looks with the system's own fonts and this page's accent."""
+    """Return gradio's default theme with system fonts and the colors of this page."""
     return gradio.themes.Default(
         primary_hue="indigo",
         secondary_hue="indigo",

@@ -1,4 +1,4 @@
-"""The folder of uploaded files: its own, of bounded size, and removed when the server ends."""
+"""The folder of uploaded files: separate, limited in size, and removed when the server stops."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from ..files.limits import (
 )
 from .request_guard import send_text
 
-VARIABLE = "GRADIO_TEMP_DIR"  # where gradio puts uploads, read when a page is built
-SMALLEST = 2**16  # bytes that a file counts at least, so that there are not too many either
-_current: tuple[Path, str | None] | None = None  # the folder, and what VARIABLE was before
+VARIABLE = "GRADIO_TEMP_DIR"  # gradio's folder of uploads; gradio reads it when a page is built
+SMALLEST = 2**16  # minimum bytes to count for a file, which also limits the number of files
+_current: tuple[Path, str | None] | None = None  # the folder, and the previous value of VARIABLE
 
 
 def upload_folder() -> Path:
-    """The folder into which gradio puts uploads, made at the first call; nothing else is in it."""
+    """Return gradio's folder of uploads; the first call creates it and sets VARIABLE."""
     global _current
     if _current is None:
         before = os.environ.get(VARIABLE)
@@ -37,7 +37,7 @@ def upload_folder() -> Path:
 
 
 def remove_upload_folder() -> None:
-    """Remove the folder and all uploads, if there is one."""
+    """Remove the folder with all uploads if it exists, and restore VARIABLE."""
     global _current
     if _current is None:
         return
@@ -52,51 +52,53 @@ def remove_upload_folder() -> None:
 
 
 class UploadFolder:
-    """Keeps the files in a folder below a number of bytes.
+    """Limit the total size of the files in a folder.
 
-    gradio writes an upload that arrives to ``FOLDER/tmpNAME``, and moves it to ``FOLDER/DIGEST/NAME``.
+    gradio writes an incoming upload to ``FOLDER/tmpNAME`` and then moves it to ``FOLDER/DIGEST/NAME``.
     """
 
     def __init__(self, folder: Path, max_bytes: int):
         self.folder, self.max_bytes = folder, max_bytes
-        self.arriving = 0  # bytes of the requests that are being read
+        self.arriving = 0  # bytes reserved for requests that are being read
         self.requests = 0
 
     def make_room(self, wanted: int) -> bool:
-        """Delete the oldest uploads until there is room for more bytes. Returns whether there is."""
+        """Delete the oldest uploads until ``wanted`` more bytes fit; return whether they fit."""
         files = self._files()
         total = sum(size for _, size, _ in files) + self.arriving
         for _, size, file in sorted(files):
             if total + wanted <= self.max_bytes:
                 return True
-            if self.requests and file.parent == self.folder:  # it may be arriving
+            if self.requests and file.parent == self.folder:  # may be an incoming upload
                 continue
             self._delete(file)
             total -= size
         return total + wanted <= self.max_bytes
 
     def begin(self, wanted: int) -> None:
+        """Reserve bytes for a request."""
         self.arriving, self.requests = self.arriving + wanted, self.requests + 1
 
     def end(self, wanted: int) -> None:
+        """Release the bytes of a request."""
         self.arriving, self.requests = self.arriving - wanted, self.requests - 1
 
     def delete_partial(self) -> None:
-        """Delete what uploads that were broken off have left."""
+        """Delete the files of interrupted uploads."""
         for _, _, file in self._files():
             if file.parent == self.folder and not self.requests:
                 self._delete(file)
 
     def _files(self) -> list[tuple[float, int, Path]]:
-        """(time, bytes, path) of each file."""
-        found = []
+        """Return (modification time, bytes, path) of each file."""
+        files = []
         for folder, _, names in os.walk(self.folder):
             for name in names:
                 file = Path(folder, name)
                 with suppress(FileNotFoundError):
                     state = file.lstat()
-                    found.append((state.st_mtime, max(SMALLEST, state.st_size), file))
-        return found
+                    files.append((state.st_mtime, max(SMALLEST, state.st_size), file))
+        return files
 
     def _delete(self, file: Path) -> None:
         with suppress(OSError):
@@ -106,7 +108,7 @@ class UploadFolder:
 
 
 class BoundedRequests:
-    """ASGI middleware that refuses requests with too large a body (413), and uploads without room (507)."""
+    """ASGI middleware that refuses too large requests (413), and uploads if the folder is full (507)."""
 
     def __init__(self, app, folder: UploadFolder):
         self.app, self.folder = app, folder
@@ -121,7 +123,7 @@ class BoundedRequests:
         if length is not None and length > limit.value:
             await send_text(send, 413, _too_large(limit))
         elif is_upload:
-            # Without a length, as much as one request may bring is set aside.
+            # If the length is unknown, reserve the maximum.
             await self._upload(scope, receive, send, limit.value if length is None else length)
         else:
             await self._bounded(scope, receive, send, limit)
@@ -136,15 +138,16 @@ class BoundedRequests:
                 await send_text(
                     send,
                     507,
-                    f"Cannot take this upload: uploads have {folder.max_bytes:,} bytes at most in all. Try "
-                    f"again later, or upload fewer files at once ({MAX_UPLOAD_FOLDER_BYTES.advice}).",
+                    "Cannot accept this upload: all uploads together are limited to "
+                    f"{folder.max_bytes:,} bytes. Try again later, or upload fewer files at once "
+                    f"({MAX_UPLOAD_FOLDER_BYTES.advice}).",
                 )
         finally:
             folder.end(wanted)
             await asyncio.to_thread(folder.delete_partial)
 
     async def _bounded(self, scope, receive, send, limit: Limit) -> None:
-        """Run the app on a body that is counted while it is read."""
+        """Run the app and refuse the request once its body exceeds the limit."""
         size, started = 0, False
 
         async def counted():
@@ -155,13 +158,13 @@ class BoundedRequests:
                 raise _TooLargeError
             return message
 
-        async def noted(message):
+        async def track_start(message):
             nonlocal started
             started = True
             await send(message)
 
         try:
-            await self.app(scope, counted, noted)
+            await self.app(scope, counted, track_start)
         except _TooLargeError:
             if started:
                 raise
@@ -173,20 +176,20 @@ class _TooLargeError(Exception):
 
 
 def _has_files(scope) -> bool:
-    """Return whether a request may bring files: gradio takes them from forms alone."""
+    """Return whether a request may contain files, which gradio accepts only in forms."""
     kind = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
     is_upload = scope["path"].rstrip("/").endswith("/upload")
     return scope["method"] == "POST" and (is_upload or b"multipart/" in kind.lower())
 
 
 def _content_length(scope) -> int | None:
-    """The Content-Length; None without one. The server refuses what is no number."""
-    found = next((value for name, value in scope["headers"] if name == b"content-length"), None)
-    return int(found) if found is not None and found.isdigit() else None
+    """Return the Content-Length, or None if it is missing. The server refuses invalid values."""
+    value = next((value for name, value in scope["headers"] if name == b"content-length"), None)
+    return int(value) if value is not None and value.isdigit() else None
 
 
 def _too_large(limit: Limit) -> str:
     return (
-        f"Cannot take this request: it has more than {limit.value:,} bytes. Upload fewer or smaller files at "
-        f"once ({limit.advice})."
+        f"Cannot accept this request: it has more than {limit.value:,} bytes. Upload fewer or smaller files "
+        f"at once ({limit.advice})."
     )

@@ -1,4 +1,4 @@
-"""Files in, scores out, by the million: streamed, resumable, on one device or many.
+"""Score millions of images: streamed, resumable, on one or more devices.
 
 score_to_file(Manifest("pairs.parquet"), "scores.parquet", BulkSettings(model="tiny"))
 """

@@ -1,8 +1,8 @@
-"""What a bulk run asks of a model: pixels of one image, features of some, rewards of a batch.
+"""Compute pixels, image features and rewards in batches for a bulk run.
 
-The model's own steps, uncompiled: a run that goes on must give the numbers of one that was never stopped.
+The model is not compiled, so that a resumed run computes the same values as an uninterrupted one.
 
-Letters in shape comments: B batch, S image side.
+Shapes: B batch, S image side.
 """
 
 from __future__ import annotations
@@ -21,33 +21,38 @@ from .input_row import InputRow
 
 
 class BatchScorer:
-    """A model's steps in batches; one that does not fit in memory is halved, and so are those after it."""
+    """Compute the stages of a model in batches; on out-of-memory the batch size is halved and stays so."""
 
     def __init__(self, model: ScoringModel, batch_size: int):
         self.model, self.batch_size = model, batch_size
         self.first_clipped = FirstClippedImage()
 
     def open(self, row: InputRow) -> Tensor:
-        """The row's image as normalized pixels (3, S, S), on the CPU. Raises ImageError."""
+        """Return a row's image as normalized pixels (3, S, S) on the CPU. Raise ImageError."""
         with row.open() as image:
             self.first_clipped.check(image, row.image)
             with rgb_guard(row.image):
                 return self.model.transform.from_pil(image)
 
     def features(self, pixels: Sequence[Tensor]) -> Tensor:
-        """Pixels of B images -> image features (B, ...) on the model's device."""
+        """Return the features (B, ...) of B images, on the model's device."""
         device = self.model.device
 
         def encode(part: range) -> Tensor:
-            together = torch.stack(list(pixels[part.start : part.stop]))
+            batch = torch.stack(list(pixels[part.start : part.stop]))
             if device.type == "cuda":
-                return self.model.encode_pixels(together.pin_memory().to(device, non_blocking=True))
-            return self.model.encode_pixels(together.to(device))
+                return self.model.encode_pixels(batch.pin_memory().to(device, non_blocking=True))
+            return self.model.encode_pixels(batch.to(device))
 
         return self._halved(encode, len(pixels))
 
     def rewards(self, prompts: Sequence[str], features: Sequence[Tensor] | Tensor) -> tuple[Tensor, int]:
-        """B prompts, their images' features -> rewards (B,) on the device; how many prompts were cut."""
+        """Return rewards (B,) on the model's device, and the number of truncated prompts.
+
+        Args:
+            prompts: B prompts.
+            features: features of the B images.
+        """
         token_ids, mask = self.model.tokenizer(prompts)
         lengths = mask.sum(1).tolist()
         full = [p for p, length in zip(prompts, lengths) if length == self.model.tokenizer.max_length]
@@ -55,22 +60,22 @@ class BatchScorer:
         token_ids, mask = token_ids.to(self.model.device), mask.to(self.model.device)
 
         def rewards(part: range) -> Tensor:
-            own = slice(part.start, part.stop)
-            some = features[own] if torch.is_tensor(features) else torch.stack(list(features[own]))
-            return self.model.rewards_from_features(some, token_ids[own], mask[own]).float()
+            rows = slice(part.start, part.stop)
+            batch = features[rows] if torch.is_tensor(features) else torch.stack(list(features[rows]))
+            return self.model.rewards_from_features(batch, token_ids[rows], mask[rows]).float()
 
         return self._halved(rewards, len(prompts)), cut
 
     @torch.no_grad()
     def _halved(self, compute: Callable[[range], Tensor], count: int) -> Tensor:
         parts = list(in_batches(compute, count, self.batch_size))
-        if len(parts) > 1:  # memory ran out: that would happen again
+        if len(parts) > 1:  # out of memory: larger batches would fail again
             self.batch_size = min(self.batch_size, max(map(len, parts)))
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
 def weights_digest(model: ScoringModel) -> str:
-    """SHA-256 of all weights and of the tokenizer."""
+    """Return the SHA-256 of a model's weights and tokenizer."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

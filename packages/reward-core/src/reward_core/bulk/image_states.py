@@ -1,6 +1,6 @@
-"""Sizes and times of the images that were scored, to notice that one was replaced since then.
+"""Sizes and modification times of scored images, to detect images that changed.
 
-An image whose bytes are in the input itself (a tar, a Parquet column) has no state: the input's own
+An image whose bytes are in the input itself (a tar, a Parquet column) has no state, because the input's
 fingerprint covers it.
 """
 
@@ -24,24 +24,26 @@ def image_state(image: str | bytes | None) -> str:
     if not isinstance(image, str):
         return ""
     try:
-        facts = os.stat(image)
-    except (OSError, ValueError):  # ValueError: a path with a zero byte
+        stat = os.stat(image)
+    except (OSError, ValueError):  # ValueError: a path with a null byte
         return NO_FILE
-    return f"{facts.st_size} {facts.st_mtime_ns}"
+    return f"{stat.st_size} {stat.st_mtime_ns}"
 
 
 def states_digest(states: Sequence[str]) -> str | None:
-    """Return a digest of some rows' states; None if none of them is a path."""
+    """Return a digest of the states of rows; None if no image is a path."""
     if not any(states):
         return None
     return hashlib.blake2b("\n".join(states).encode(), digest_size=16).hexdigest()
 
 
 def changed_shards(source: Source, shards: Shards, scored: Mapping[int, tuple[int, str]]) -> Iterator[int]:
-    """Yield the shards with an image that is not as it was when it was scored.
+    """Yield the shards with an image that changed after it was scored.
 
     Args:
-        scored: by shard, how many of its first rows are scored and the digest of their states.
+        source: the input.
+        shards: its division into shards.
+        scored: shard -> (number of its first rows that are scored, digest of their states).
     """
     position = -1
     paths: Iterator[str | None] = iter(())

@@ -1,4 +1,4 @@
-"""Rows read and images opened by threads, a few batches before the model wants them."""
+"""Read rows and open images in threads, a few batches ahead of the model."""
 
 from __future__ import annotations
 
@@ -25,12 +25,13 @@ class Batch:
     """Rows that are computed together.
 
     Attributes:
-        shard: the number of their shard.
-        keys: each row's image; None for a row that has its error already.
-        opening: the images among them that are not remembered, being opened.
-        first, last: whether they begin, and end, their shard.
-        scored: whether an earlier run has scored them. Then only the images whose features later batches
-            use are opened, together with all that were encoded with them.
+        shard: number of their shard.
+        rows: the rows.
+        keys: key of each row's image; None for a row with an error.
+        opening: images of the batch that are not cached and are being opened.
+        first, last: whether this is the first or last batch of the shard.
+        scored: whether an earlier run scored the batch. Its images are then opened only if later batches
+            use the features of at least one of them.
     """
 
     shard: int
@@ -42,17 +43,23 @@ class Batch:
     scored: bool = False
 
     def images(self) -> list[Key]:
+        """Return the keys of the rows without an error."""
         return [key for key in self.keys if key is not None]
 
 
 class ImagesAhead:
-    """Iterates over the batches of some shards; at most ``BATCHES_AHEAD`` of them are in memory.
+    """Iterate over the batches of shards, with at most ``BATCHES_AHEAD`` of them in memory.
 
     Args:
-        open_image: row -> what is wanted of its image; called by several threads at once. What it raises
-            is raised where the future's result is asked for.
-        scored_rows: by shard, how many of its first rows an earlier run has scored: whole batches.
-        cache: how many images stay remembered from batch to batch; none from shard to shard.
+        source: the input.
+        shards: its division into shards.
+        wanted: numbers of the shards to read.
+        batch_size: rows per batch.
+        cache: number of images that stay cached between the batches of a shard.
+        open_image: function of a row; several threads call it at once. Its result or exception becomes
+            that of the future in ``Batch.opening``.
+        threads: number of threads that open images (default: one per CPU, at most 8).
+        scored_rows: shard -> number of its first rows, in whole batches, that an earlier run scored.
     """
 
     def __init__(
@@ -75,7 +82,7 @@ class ImagesAhead:
         reader = ThreadPoolExecutor(1, "reward-core-read")
         openers = ThreadPoolExecutor(self.threads, "reward-core-open")
         batches = self._batches(openers)
-        # The one reading thread takes them in turn, so the generator is never entered twice at once.
+        # A single thread reads, so the generator is never entered twice at once.
         waiting = deque(reader.submit(next, batches, None) for _ in range(BATCHES_AHEAD))
         try:
             while (batch := waiting.popleft().result()) is not None:
@@ -88,13 +95,16 @@ class ImagesAhead:
     def _batches(self, openers: ThreadPoolExecutor) -> Iterator[Batch]:
         for shard, rows, scored, again in self._rows_of_shards():
             encoded: LRUCache[Key, None] = LRUCache(self.cache)
-            own = self.shards.range(shard)
-            for number, start in enumerate(range(0, len(own), self.batch_size)):
-                expected = min(self.batch_size, len(own) - start)
+            indices = self.shards.range(shard)
+            for number, start in enumerate(range(0, len(indices), self.batch_size)):
+                expected = min(self.batch_size, len(indices) - start)
                 batch = list(islice(rows, expected))
                 if len(batch) < expected:
-                    at = own.start + start + len(batch)
-                    raise InputError(f"the input ended at row {at}: it was changed while it was read")
+                    end = indices.start + start + len(batch)
+                    raise InputError(
+                        f"Cannot read the input: it ends at row {end}, so it was changed during the run. Run "
+                        "the command again."
+                    )
                 keys = [None if row.error else row.key() for row in batch]
                 used = [key for key in keys if key is not None]
                 by_key = dict(zip(keys, batch))
@@ -104,33 +114,33 @@ class ImagesAhead:
                         opening[key] = openers.submit(self.open_image, by_key[key])
                     encoded[key] = None
                 encoded.used(used)
-                last = start + len(batch) == len(own)
+                last = start + len(batch) == len(indices)
                 yield Batch(shard, batch, keys, opening, start == 0, last, number < scored)
 
     def _rows_of_shards(self) -> Iterator[tuple[int, Iterator[InputRow], int, set[int]]]:
-        """Each wanted shard's number and rows, how many batches of it are scored, which to encode again.
+        """Yield for each shard: number, rows, number of scored batches, and which of these to encode again.
 
-        Neighbors are read in one go.
+        Consecutive shards are read without reopening the source.
         """
         position = -1
         rows: Iterator[InputRow] = iter(())
         for shard in self.wanted:
-            own = self.shards.range(shard)
+            indices = self.shards.range(shard)
             scored = self.scored_rows.get(shard, 0) // self.batch_size
-            again = self._encoded_again(own, scored)
-            if own.start != position or scored:
-                rows = self.source.read(own.start)
-            position = own.stop
+            again = self._batches_to_encode_again(indices, scored)
+            if indices.start != position or scored:
+                rows = self.source.read(indices.start)
+            position = indices.stop
             yield shard, rows, scored, again
 
-    def _encoded_again(self, own: range, scored: int) -> set[int]:
-        """The scored batches of a shard whose features its other batches find in the cache.
+    def _batches_to_encode_again(self, indices: range, scored: int) -> set[int]:
+        """Return the scored batches of a shard whose features its other batches take from the cache.
 
-        Reads the rows of a shard that is scored in part once more, so that no image has to wait in memory.
+        This reads the rows of a partly scored shard an additional time, instead of keeping them in memory.
         """
         if not scored:
             return set()
-        rows = islice(self.source.read(own.start), len(own))
+        rows = islice(self.source.read(indices.start), len(indices))
         keys = [None if row.error else row.key() for row in rows]
         encoded: LRUCache[Key, int] = LRUCache(self.cache)
         again: set[int] = set()

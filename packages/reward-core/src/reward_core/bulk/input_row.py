@@ -1,4 +1,4 @@
-"""One row of a bulk run's input, and what can be wrong with it before its image is opened."""
+"""A row of a bulk run's input, and the checks that do not need its image."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ Key: TypeAlias = "str | bytes"
 
 @dataclass(frozen=True)
 class InputRow:
-    """A prompt with an image, or with the error that keeps it from being scored.
+    """A prompt and an image, or the error that prevents scoring them.
 
     Attributes:
-        prompt: None where it is missing or no text.
-        image: how the output calls the image: as the input does.
-        content: path of its file, or the file's bytes; None where ``error`` says so.
-        error: what is wrong; its words before ": " are the kind by which errors are counted.
+        prompt: the prompt; None if it is missing or not a string.
+        image: name of the image in the output, the same as in the input.
+        content: path of the image file, or its bytes; None if there is no image.
+        error: what is wrong; errors are counted by the part before ": ".
     """
 
     prompt: str | None
@@ -32,14 +32,14 @@ class InputRow:
     error: str | None = None
 
     def key(self) -> Key:
-        """Equal for rows with the same image: its path, or a hash of its bytes."""
+        """Return the image's path or a hash of its bytes; rows with the same image have the same key."""
         if isinstance(self.content, bytes):
             return hashlib.blake2b(self.content, digest_size=16).digest()
-        assert self.content is not None  # a row without content has an error, and is not read
+        assert self.content is not None  # rows without content have an error and are not opened
         return self.content
 
     def open(self) -> AbstractContextManager[Image.Image]:
-        """Give the image, decoded, without a warning for clipped levels. Raises ImageError."""
+        """Open the decoded image, without a warning about clipped levels. Raise ImageError."""
         if isinstance(self.content, bytes):
             return decoded_image_bytes(self.content, self.image, warn=False)
         assert self.content is not None  # as in key()
@@ -47,13 +47,13 @@ class InputRow:
 
 
 def input_row(prompt: Any, cell: Any, folder: str = "", name: str = "") -> InputRow:
-    """A row of two cells of any type, checked.
+    """Return the row for a prompt and an image of any type; invalid values become its error.
 
     Args:
-        prompt: should be a string that is not blank.
-        cell: the image: a path, bytes, or a dict with "bytes" and "path" (as `datasets` keeps images).
-        folder: what a relative path is relative to.
-        name: how to call an image that comes as bytes without a path.
+        prompt: valid if it is a string that is not blank.
+        cell: the image: a path, bytes, or a dict with "bytes" and "path" (the format of ``datasets``).
+        folder: folder that relative paths are relative to.
+        name: name of an image given as bytes without a path.
     """
     error = prompt_error(prompt)
     prompt = prompt if error is None else None
@@ -73,7 +73,7 @@ def input_row(prompt: Any, cell: Any, folder: str = "", name: str = "") -> Input
 
 
 def prompt_error(prompt: Any) -> str | None:
-    """Why this is no prompt; None if it is one."""
+    """Return why a value is not a valid prompt; None if it is."""
     if prompt is None or (isinstance(prompt, str) and not prompt.strip()):
         return "no prompt"
     if not isinstance(prompt, str):
@@ -86,5 +86,5 @@ def prompt_error(prompt: Any) -> str | None:
 
 
 def error_kind(error: str) -> str:
-    """What errors are counted by: the words before the first colon."""
+    """Return the kind by which an error is counted: the part before the first ": "."""
     return error.split(": ", 1)[0]

@@ -1,4 +1,4 @@
-"""Shards -> one file, a little at a time; each shard's checksum is checked as it is read."""
+"""Join shards into one file without loading all of them, and verify their checksums."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ ROW_GROUP = 65_536
 
 
 def join(shards: Sequence[tuple[Path, str]], out: Path, extension: str) -> None:
-    """Write the rows of all shards, in order, to ``out``.
+    """Write the rows of all shards, in order, to one file.
 
     Args:
-        shards: path and SHA-256 of each.
+        shards: path and SHA-256 of each shard.
+        out: the file to write.
+        extension: ".csv", ".jsonl" or ".parquet".
 
     Raises:
-        OutputError: a shard is not as it was written.
+        OutputError: a shard changed after it was written.
     """
     if extension == ".parquet":
         _join_parquet(shards, out)
@@ -30,7 +32,7 @@ def join(shards: Sequence[tuple[Path, str]], out: Path, extension: str) -> None:
         for i, (shard, sha256) in enumerate(shards):
             content = _checked(shard, sha256)
             if extension == ".csv" and i > 0:
-                content = content[content.index(b"\n") + 1 :]  # each has the header
+                content = content[content.index(b"\n") + 1 :]  # without the header
             file.write(content)
 
 
@@ -38,8 +40,8 @@ def _checked(shard: Path, sha256: str) -> bytes:
     content = shard.read_bytes()
     if hashlib.sha256(content).hexdigest() != sha256:
         raise OutputError(
-            f"Cannot join the scores: {shard} was changed after it was written. "
-            "Run the same command again: it scores the rows of this shard again and keeps the others."
+            f"Cannot join the scores: '{shard}' was changed after it was written. "
+            "Run the same command again: it scores the rows of this shard again and keeps the other shards."
         )
     return content
 
@@ -52,7 +54,7 @@ def _join_parquet(shards: Sequence[tuple[Path, str]], out: Path) -> None:
 
 
 def _row_groups(shards: Sequence[tuple[Path, str]]) -> Iterator[list]:
-    """Tables of whole shards, ROW_GROUP rows or a little less together."""
+    """Yield lists of tables of whole shards, with at most ROW_GROUP rows together if possible."""
     pyarrow = load_pyarrow()
     tables: list[Any] = []
     rows = 0

@@ -1,7 +1,7 @@
-"""Which images are remembered from batch to batch.
+"""A cache of the most recently used image features.
 
-What is remembered depends on the rows alone, never on time, so that the same rows are always computed in the
-same company and their scores have the same last bits, also when a run was interrupted.
+Its contents depend only on the order of the rows, never on time. So the same images are always encoded in the
+same batches, and scores round the same way even if a run was interrupted.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ V = TypeVar("V")
 
 
 class LRUCache(Generic[K, V]):
-    """The values of the keys used last; room for ``size`` of them, and for all of the batch at hand."""
+    """A mapping that keeps the ``size`` most recently used keys, and all keys of the current batch."""
 
     def __init__(self, size: int):
         self.size = size
         self.values: OrderedDict[K, V] = OrderedDict()
 
     def absent(self, keys: Sequence[K]) -> list[K]:
-        """Those of a batch's keys that have no value yet, each once, in order."""
+        """Return the keys without a value, without duplicates, in order."""
         return [key for key in dict.fromkeys(keys) if key not in self.values]
 
     def __setitem__(self, key: K, value: V) -> None:
@@ -32,7 +32,7 @@ class LRUCache(Generic[K, V]):
         return self.values[key]
 
     def used(self, keys: Sequence[K]) -> None:
-        """A batch is done: its keys are the latest now, and what is beyond the room is forgotten."""
+        """Mark a batch's keys as used and drop the least recently used keys beyond ``size``."""
         for key in keys:
             self.values.move_to_end(key)
         while len(self.values) > self.size:

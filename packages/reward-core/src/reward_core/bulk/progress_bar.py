@@ -1,4 +1,4 @@
-"""The bar of a bulk run, on stderr while that is a terminal."""
+"""The progress bar of a bulk run, shown if stderr is a terminal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .run import OnProgress
 
 
 def bar_shown(quiet: bool = False) -> bool:
-    """Whether there is a bar: on a terminal, unless it is not wanted."""
+    """Return whether a bar is shown: stderr is a terminal and ``quiet`` is off."""
     from rich.console import Console
 
     return not quiet and Console(stderr=True).is_terminal
@@ -17,7 +17,7 @@ def bar_shown(quiet: bool = False) -> bool:
 
 @contextmanager
 def progress_bar(quiet: bool = False) -> Iterator[OnProgress]:
-    """Gives what ``score_to_file`` takes as on_progress: rows done, images/s, time left, failures."""
+    """Show rows done, images/s, time left and failures; yield the ``on_progress`` of ``score_to_file``."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -35,12 +35,12 @@ def progress_bar(quiet: bool = False) -> Iterator[OnProgress]:
     resumed: list[int] = []
 
     def advance(rows: int, done: int, failed: int) -> None:
-        if not resumed:  # what an earlier run did is no speed of this one
+        if not resumed:  # rows of an earlier run do not count for the speed of this one
             resumed.append(done)
             bar.reset(task, total=rows, completed=done)
-            bar.start()  # not before: input and model may show bars of their own while they are loaded
-        shown = bar.tasks[0]
-        rate = (done - resumed[0]) / shown.elapsed if shown.elapsed else 0.0
+            bar.start()  # not earlier, because loading the input and the model may show other bars
+        elapsed = bar.tasks[0].elapsed
+        rate = (done - resumed[0]) / elapsed if elapsed else 0.0
         failures = f"{failed:,} failed" if failed else ""
         bar.update(task, completed=done, rate=f"{rate:,.1f} images/s", failures=failures)
 

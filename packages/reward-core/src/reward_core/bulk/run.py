@@ -1,4 +1,4 @@
-"""The whole of a bulk run, whatever computes it."""
+"""Run bulk scoring with any engine: read rows, score them, write shards, join them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .sources import SourceSpec
 from .summary import BulkSummary
 from .target import Target
 
-#: Told of progress: all rows of the input, rows done, rows among them that failed.
+#: Progress callback: (rows of the input, rows done, rows done with an error).
 OnProgress = Callable[[int, int, int], None]
 
 
@@ -36,21 +36,25 @@ def score_to_file(
     file_format: str | None = None,
     on_progress: OnProgress | None = None,
 ) -> BulkSummary:
-    """Score every row of a source; a run that was stopped in any way goes on where it was.
+    """Score every row of a source and write the scores. An interrupted run resumes.
 
-    The output has the columns row, prompt, image, score and error, one row for each of the source's, in its
-    order. A row that cannot be scored has an error instead.
+    The output has the columns row, prompt, image, score and error and one row per input row, in the same
+    order. A row that cannot be scored has an error instead of a score.
 
     Args:
         source: Manifest, ImageFolder, Tars or HubDataset.
-        out: a .csv, .jsonl or .parquet; or a folder that is to hold shards.
-        file_format: of the shards in a folder: "csv", "jsonl" or "parquet" (the default).
+        out: a .csv, .jsonl or .parquet file, or a folder for shards.
+        settings: model, devices and batch sizes; None for the defaults.
+        file_format: format of the shards in a folder: "csv", "jsonl" or "parquet" (default).
         on_progress: called after every batch with (rows of the input, rows done, rows failed).
 
+    Returns:
+        Counts of the run.
+
     Raises:
-        InputError: input, settings, or an earlier run with other ones. OutputError: a target that another run
-        is at work on, or that cannot be written; what is done is kept. RunInterrupted: a KeyboardInterrupt
-        while rows were scored or joined; those that are scored are saved.
+        InputError: invalid input or settings, or the target has a run with other ones.
+        OutputError: another run is using the target, or it cannot be written; finished shards are kept.
+        RunInterrupted: a KeyboardInterrupt while rows were scored or joined; scored rows are saved.
     """
     started = perf_counter()
     settings = settings or BulkSettings()
@@ -73,9 +77,9 @@ def score_to_file(
             except KeyboardInterrupt as interrupt:
                 raise RunInterrupted(writer.save(), opened.rows) from interrupt
             except OutputError:
-                raise  # no more can be written
+                raise  # saving would fail too
             except BaseException:
-                with suppress(OutputError):  # the first error says what is wrong
+                with suppress(OutputError):  # the original error matters more
                     writer.save()
                 raise
             scored_for = perf_counter() - scoring
@@ -100,7 +104,7 @@ def score_to_file(
 
 
 class _Writer:
-    """Gathers batches into shards, writes these, saves unfinished ones now and then, reports progress."""
+    """Collect batches into shards, write the shards, save unfinished ones periodically, report progress."""
 
     def __init__(
         self, rows: int, batch_size: int, save_seconds: float, target: Target, on_progress: OnProgress | None
@@ -131,11 +135,11 @@ class _Writer:
         self.report()
 
     def save(self) -> int:
-        """Save the unfinished shards; return how many rows a resumed run would find. Raises OutputError."""
+        """Save the unfinished shards; return the number of rows saved in total. Raise OutputError."""
         for shard, part in self.parts.items():
-            # Whole batches, and not the shard's last: the rest must be computed as in an uninterrupted run.
-            own = min(len(part), len(self.target.shards.range(shard)) - 1)
-            count = own // self.batch_size * self.batch_size
+            # Whole batches without the shard's last one, so that a resumed run computes the same batches.
+            rows = min(len(part), len(self.target.shards.range(shard)) - 1)
+            count = rows // self.batch_size * self.batch_size
             if not self.target.has(shard) and count > self.saved.get(shard, 0):
                 self.target.write_part(shard, part.first(count))
                 self.saved[shard] = count
@@ -151,7 +155,7 @@ class _Writer:
 
 
 def _fingerprint(work: Work, engine: Engine) -> dict[str, Any]:
-    """All that a score depends on, to its last bit; for JSON."""
+    """Return everything that the exact scores depend on, as values for JSON."""
     from .. import __version__
 
     settings = work.settings

@@ -1,4 +1,4 @@
-"""The settings that a run was begun with: only a run with the same ones may resume it."""
+"""The stored settings of a run; only a run with the same settings may resume it."""
 
 from __future__ import annotations
 
@@ -11,35 +11,43 @@ from ..errors import InputError
 
 
 def read_settings(file: Path) -> dict[str, Any]:
-    """Return the settings of the run that a folder is of. Raises InputError."""
+    """Return the settings stored in a run's file; raise InputError if it is damaged."""
     try:
         settings = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError, OSError) as error:
         raise InputError(
-            f"{file}: damaged, so the shards beside it cannot be gone on with: {error}; give another --out"
+            f"Cannot resume from '{file}': it is damaged ({error}). Use another --out."
         ) from error
     if not isinstance(settings, dict):
+        kind = type(settings).__name__
         raise InputError(
-            f"{file}: it holds no settings of a run, but a {type(settings).__name__}; give another --out"
+            f"Cannot resume from '{file}': it holds a {kind} instead of a run's settings. Use another --out."
         )
     return settings
 
 
-def check_same(folder: Path, before: dict[str, Any], now: dict[str, Any], anew: str) -> None:
-    """Raise InputError if a run was begun with other settings. ``anew`` says how to begin another one."""
+def check_same(folder: Path, before: dict[str, Any], now: dict[str, Any], start_over: str) -> None:
+    """Raise InputError if the settings of an earlier run differ.
+
+    Args:
+        folder: the run's folder.
+        before: the earlier run's settings.
+        now: this run's settings.
+        start_over: how to start a new run, for the message.
+    """
     both = [(name, before.get(name), now.get(name)) for name in dict.fromkeys([*before, *now])]
     changed = [
         f"{name} was {_short(old, new)}, now {_short(new, old)}" for name, old, new in both if old != new
     ]
     if changed:
         raise InputError(
-            f"{folder} holds the beginning of another run: {'; '.join(changed)}. Go on with what it "
-            f"was begun with, or {anew} to begin anew"
+            f"Cannot resume in '{folder}': it has an unfinished run with other settings or input: "
+            f"{'; '.join(changed)}. Restore them, or {start_over} to start over."
         )
 
 
 def _short(value: Any, other: Any) -> str:
-    """For a message; of a dict only what is not as in the other."""
+    """Shorten a value for a message; of a dict show only the items that differ from the other."""
     if isinstance(value, dict):
         other = other if isinstance(other, dict) else {}
         parts = [

@@ -1,4 +1,4 @@
-"""Everything about a bulk run but its input and its target."""
+"""The settings of a bulk run."""
 
 from __future__ import annotations
 
@@ -14,23 +14,27 @@ DEFAULT_CACHE = 256
 
 @dataclass(frozen=True)
 class BulkSettings:
-    """How to score.
+    """The settings of a bulk run, apart from its input and output.
 
-    model: a name, folder, file or hub repository, as for ``reward_core.load``.
-    precision: "exact", "fast" or "auto".
-    devices: torch's names; more than one: a process each. Empty: cuda, else mps, else cpu.
-    engine: "local", or "ray" for a pool of Ray Data actors.
-    address: the Ray cluster's; None starts one on this machine.
-    workers: Ray actors (default: one a GPU of the cluster, or one a CPU where it has none).
-    batch_size: rows computed at once (default: 8 on a CPU, 64 on a GPU).
-    shard_rows: rows written to a file at once.
-    save_seconds: how often the rows of unfinished shards are saved too; what a crash costs at most. Ray's
-        workers hand over whole shards, so with engine "ray" a crash costs up to a shard a worker.
-    cache: how many encoded images are kept for more prompts of theirs.
-    threads: that open images, for each worker (default: one a core, 8 at most).
+    Batches depend only on batch_size, shard_rows and cache, so only these affect how scores round; the
+    numbers of devices, workers and threads do not.
 
-    Rows are computed in fixed ranges that depend on batch_size, shard_rows and cache alone, so these decide
-    over a score's last bits; devices, workers and threads do not.
+    Attributes:
+        model: a name, folder, file or hub repository, as for ``reward_core.load``.
+        precision: "exact", "fast" or "auto".
+        devices: torch device names; several devices use one process each. Empty: cuda, mps or cpu,
+            whichever is available first.
+        engine: "local", or "ray" for a pool of Ray Data actors.
+        address: address of the Ray cluster; None starts one on this machine.
+        workers: number of Ray actors (default: one per GPU of the cluster, or one per machine if it has no
+            GPU).
+        batch_size: rows per batch (default: 8 on a CPU, 64 on a GPU).
+        shard_rows: rows per shard file.
+        cache: number of encoded images to keep for later rows with the same image.
+        threads: threads per worker that open images (default: one per core, at most 8).
+        save_seconds: interval at which rows of unfinished shards are saved; a crash loses at most that
+            much work. Ray workers return whole shards, so with engine "ray" a crash loses up to one shard
+            per worker.
     """
 
     model: str = "ImageReward-v1.0"
@@ -49,7 +53,7 @@ class BulkSettings:
         check_precision(self.precision)
         if self.engine not in ENGINES:
             raise InputError(f"engine must be one of {', '.join(ENGINES)}, got {self.engine!r}")
-        for name, least in (
+        for name, minimum in (
             ("workers", 1),
             ("batch_size", 1),
             ("shard_rows", 1),
@@ -57,11 +61,15 @@ class BulkSettings:
             ("threads", 1),
         ):
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < least):
-                raise InputError(f"{name} must be a whole number of at least {least}, got {value!r}")
+            if value is not None and (not isinstance(value, int) or value < minimum):
+                raise InputError(f"{name} must be an integer of at least {minimum}, got {value!r}")
         if not self.save_seconds >= 0:
-            raise InputError(f"save_seconds must be a number of at least 0, got {self.save_seconds!r}")
+            raise InputError(f"save_seconds must be at least 0, got {self.save_seconds!r}")
         if self.engine == "ray" and len(self.devices) > 1:
-            raise InputError("with engine 'ray' give workers, not several devices: Ray assigns GPUs itself")
+            raise InputError(
+                "Cannot use several devices with engine 'ray': it assigns GPUs itself. Set workers instead."
+            )
         if self.engine != "ray" and (self.address or self.workers):
-            raise InputError("address and workers are settings of engine 'ray'")
+            raise InputError(
+                "Cannot use address or workers with engine 'local': they are settings of engine 'ray'."
+            )

@@ -1,4 +1,4 @@
-"""The checksums of a run's finished shards, a line each in one file beside them."""
+"""An index file with the checksums of a run's finished shards, one line per shard."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ INDEX_FILE = ".bulk-shards.jsonl"
 
 @dataclass(frozen=True)
 class ShardRecord:
-    """What is recorded of a finished shard.
+    """The record of a finished shard.
 
     Attributes:
-        shard: its number.
-        sha256: of its file.
-        images: digest of its images' states (see image_states.py); None if none of them is a path.
-        errors: kind of error -> rows.
+        shard: number of the shard.
+        sha256: checksum of its file.
+        images: digest of the states of its images (see image_states.py); None if no image is a path.
+        errors: kind of error -> number of rows.
     """
 
     shard: int
@@ -35,16 +35,16 @@ class ShardIndex:
         self.records: dict[int, ShardRecord] = {}
 
     def load(self) -> None:
-        """Read the file, if there is one; a line that is damaged is skipped, so its shard has no record."""
+        """Read the file if it exists; damaged lines are skipped, so their shards have no record."""
         if self.path.exists():
             for line in self.path.read_bytes().splitlines():
                 if (record := _record(line)) is not None:
                     self.records[record.shard] = record
 
     def add(self, record: ShardRecord) -> None:
-        """Append a record, on the disk when this returns.
+        """Append a record and flush it to disk.
 
-        Call it before the shard gets its final name: then no valid shard is without a checksum.
+        Call it before renaming the shard to its final name, so that every valid shard has a checksum.
         """
         line = json.dumps(asdict(record)) + "\n"
         with self.path.open("ab+") as file:
@@ -66,7 +66,7 @@ def _record(line: bytes) -> ShardRecord | None:
 
 
 def _is_cut(file) -> bool:
-    """Whether the last line has no end: its run was killed while it wrote."""
+    """Return whether the last line is incomplete because the run was killed while writing it."""
     if file.seek(0, os.SEEK_END) == 0:
         return False
     file.seek(-1, os.SEEK_END)

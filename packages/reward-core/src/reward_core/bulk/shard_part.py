@@ -1,4 +1,4 @@
-"""The rows of an unfinished shard that are scored, and the file that keeps them over an interruption."""
+"""The scored rows of an unfinished shard, and the file that saves them."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ class ShardPart:
         return len(self.rows)
 
     def first(self, count: int) -> ShardPart:
+        """Return the first ``count`` rows."""
         return ShardPart(self.rows[:count], self.image_states[:count])
 
 
 def write_part(part: ShardPart, path: Path) -> None:
-    """Write a part atomically: a line with the SHA-256 of the rest, then one JSON list a row.
+    """Write a part atomically: a line with the SHA-256 of the rest, then one JSON list per row.
 
-    JSON writes the shortest digits that give the same float back, so scores are exact.
+    JSON stores floats with enough digits to restore them exactly.
     """
     records = ([*astuple(row), state] for row, state in zip(part.rows, part.image_states))
     text = "".join(json.dumps(record) + "\n" for record in records)
@@ -37,10 +38,10 @@ def write_part(part: ShardPart, path: Path) -> None:
 
 
 def read_part(path: Path) -> ShardPart:
-    """Read what ``write_part`` wrote. Raises ValueError if any byte of it was changed, OSError."""
+    """Read a file of ``write_part``. Raise ValueError if any byte changed, OSError if it is unreadable."""
     checksum, _, text = path.read_bytes().decode("ascii").partition("\n")
     if checksum != _sha256(text):
-        raise ValueError("its checksum is not that of its rows")
+        raise ValueError("its checksum does not match its rows")
     records = [json.loads(line) for line in text.splitlines()]
     return ShardPart([ScoredRow(*record[:-1]) for record in records], [record[-1] for record in records])
 

@@ -1,4 +1,4 @@
-"""The scorer that every engine runs: shard numbers in, scored rows out, batch by batch."""
+"""Score shards batch by batch; all engines use this scorer."""
 
 from __future__ import annotations
 
@@ -23,10 +23,15 @@ from .sources import Source
 
 @dataclass
 class ScoredBatch:
-    """Some rows of a shard, in order.
+    """The scored rows of one batch.
 
-    last: whether they end it. encoded: images the model looked at. cut: prompts longer than it reads.
-    image_states: of each row's image, as it was when it was read (see image_states.py).
+    Attributes:
+        shard: number of the shard.
+        rows: consecutive rows of the shard.
+        image_states: state of each row's image when it was read (see image_states.py).
+        last: whether this is the last batch of the shard.
+        encoded: number of images that were encoded.
+        cut: number of prompts that were truncated.
     """
 
     shard: int
@@ -38,8 +43,8 @@ class ScoredBatch:
 
 
 @dataclass
-class _Begun:
-    """A batch whose rewards the device may still be at work on."""
+class _Pending:
+    """A batch whose rewards the device may still be computing."""
 
     batch: Batch
     image_states: list[str]
@@ -51,13 +56,16 @@ class _Begun:
 
 
 class ShardScorer:
-    """Scores shards of one source with one model.
+    """Score shards of one source with one model.
 
     Args:
-        cache: images whose features are kept from batch to batch within a shard. What is kept follows
-            from the rows alone (see recent.py).
-        threads: that open images.
-        scored_rows: by shard, how many of its first rows are scored already: whole batches.
+        model: the scoring model.
+        source: the input.
+        shards: its division into shards.
+        batch_size: rows per batch.
+        cache: number of images whose features are kept between batches of a shard (see lru_cache.py).
+        threads: number of threads that open images.
+        scored_rows: shard -> number of its first rows, in whole batches, that an earlier run scored.
     """
 
     def __init__(
@@ -78,59 +86,60 @@ class ShardScorer:
         self.states: dict[Key, str] = {}
         self.newly_encoded = 0
 
-    def score(self, wanted: Iterable[int]) -> Iterator[ScoredBatch]:
-        """The batches of the wanted shards, one shard after the other."""
+    def score(self, shards: Iterable[int]) -> Iterator[ScoredBatch]:
+        """Yield the scored batches of shards, one shard after the other."""
         batches = ImagesAhead(
             self.source,
             self.shards,
-            wanted,
+            shards,
             self.batch_size,
             self.cache,
             self._open,
             self.threads,
             self.scored_rows,
         )
-        before: _Begun | None = None
+        previous: _Pending | None = None
         for batch in batches:
             if batch.first:
                 self.encoded, self.states = LRUCache(self.cache), {}
             if batch.scored:
                 self._restore(batch)
                 continue
-            begun = self._begin(batch)
-            if before is not None:  # by now a GPU has the next batch to work on
-                yield _finished(before)
-            before = begun
-        if before is not None:
-            yield _finished(before)
+            pending = self._begin(batch)
+            if previous is not None:  # the GPU computes the next batch in the meantime
+                yield _finished(previous)
+            previous = pending
+        if previous is not None:
+            yield _finished(previous)
 
     @torch.no_grad()
-    def _begin(self, batch: Batch) -> _Begun:
+    def _begin(self, batch: Batch) -> _Pending:
         self._encode_new_images(batch)
-        begun = _Begun(batch, [self._state(row, key) for row, key in zip(batch.rows, batch.keys)])
-        begun.encoded, self.newly_encoded = self.newly_encoded, 0
+        pending = _Pending(batch, [self._state(row, key) for row, key in zip(batch.rows, batch.keys)])
+        pending.encoded, self.newly_encoded = self.newly_encoded, 0
         prompts: list[str] = []
-        seen: list[Tensor] = []
+        features: list[Tensor] = []
         for i, (row, key) in enumerate(zip(batch.rows, batch.keys)):
-            known = row.error if key is None else self.encoded[key]
-            if isinstance(known, str):
-                begun.errors[i] = known
+            result = row.error if key is None else self.encoded[key]
+            if isinstance(result, str):
+                pending.errors[i] = result
             else:
-                assert known is not None  # the features of a row without an error
+                assert result is not None  # a row without an error has features
                 assert row.prompt is not None
-                begun.scored.append(i)
+                pending.scored.append(i)
                 prompts.append(row.prompt)
-                seen.append(known)
-        if seen:
-            begun.rewards, begun.cut = self.batch_scorer.rewards(prompts, seen)
+                features.append(result)
+        if features:
+            pending.rewards, pending.cut = self.batch_scorer.rewards(prompts, features)
         self.encoded.used(batch.images())
-        return begun
+        return pending
 
     @torch.no_grad()
     def _restore(self, batch: Batch) -> None:
-        """Bring the cache to where it was after a batch that an earlier run scored.
+        """Restore the cache to its state after a batch that an earlier run scored.
 
-        What later batches use is encoded again, in the same batches, so that it has the same bits.
+        Images that later batches use are encoded again in the same batches, so that their features round
+        the same way.
         """
         self._encode_new_images(batch)
         images = batch.images()
@@ -139,7 +148,7 @@ class ShardScorer:
         self.encoded.used(images)
 
     def _open(self, row: InputRow) -> tuple[str, Tensor | str]:
-        """An image's state, and its pixels or what is wrong with it. Called by several threads at once."""
+        """Return an image's state, and its pixels or error. Several threads call it at once."""
         state = image_state(row.content)
         try:
             return state, self.batch_scorer.open(row)
@@ -152,28 +161,28 @@ class ShardScorer:
     def _encode_new_images(self, batch: Batch) -> None:
         pixels: dict[Key, Tensor] = {}
         for key, opening in batch.opening.items():
-            self.states[key], found = opening.result()
-            if isinstance(found, str):
-                self.encoded[key] = found
+            self.states[key], result = opening.result()
+            if isinstance(result, str):
+                self.encoded[key] = result
             else:
-                pixels[key] = found
+                pixels[key] = result
         if pixels:
             features = self.batch_scorer.features(list(pixels.values()))
-            for key, own in zip(pixels, features):
-                # A copy: a part would keep the whole batch in memory for as long as it is remembered.
-                self.encoded[key] = own.clone()
+            for key, image_features in zip(pixels, features):
+                # Cloned, because a view would keep the whole batch in memory as long as it is cached.
+                self.encoded[key] = image_features.clone()
         self.newly_encoded += len(pixels)
 
 
-def _finished(begun: _Begun) -> ScoredBatch:
+def _finished(pending: _Pending) -> ScoredBatch:
     scores: dict[int, float] = {}
-    if begun.rewards is not None:
-        scores = dict(zip(begun.scored, begun.rewards.cpu().tolist()))
+    if pending.rewards is not None:
+        scores = dict(zip(pending.scored, pending.rewards.cpu().tolist()))
     rows = []
-    for i, row in enumerate(begun.batch.rows):
-        score, error = scores.get(i), begun.errors.get(i)
+    for i, row in enumerate(pending.batch.rows):
+        score, error = scores.get(i), pending.errors.get(i)
         if score is not None and not math.isfinite(score):
             score, error = None, f"the reward is not a finite number: {score}"
         rows.append(ScoredRow(row.prompt, row.image, score, error))
-    batch = begun.batch
-    return ScoredBatch(batch.shard, rows, begun.image_states, batch.last, begun.encoded, begun.cut)
+    batch = pending.batch
+    return ScoredBatch(batch.shard, rows, pending.image_states, batch.last, pending.encoded, pending.cut)

@@ -1,4 +1,4 @@
-"""Fixed ranges of rows, each of which is written at once."""
+"""Fixed ranges of rows; each is written to one file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Shards:
-    """``rows`` rows in ranges of ``size``; the last may be shorter."""
+    """``rows`` rows divided into ranges of ``size`` rows; the last may be shorter."""
 
     rows: int
     size: int
@@ -16,9 +16,9 @@ class Shards:
         return -(-self.rows // self.size)
 
     def range(self, shard: int) -> range:
-        """The numbers of a shard's rows."""
+        """Return the indices of a shard's rows."""
         return range(shard * self.size, min(self.rows, (shard + 1) * self.size))
 
     def file_name(self, shard: int, extension: str) -> str:
-        """Sorted by name they are in order; the number is that of the first row."""
+        """Return a shard's file name, with the index of its first row, so that names sort by row."""
         return f"rows-{shard * self.size:012d}{extension}"

@@ -1,4 +1,4 @@
-"""What came of a bulk run."""
+"""The summary of a bulk run."""
 
 from __future__ import annotations
 
@@ -8,14 +8,20 @@ from typing import Any
 
 @dataclass(frozen=True)
 class BulkSummary:
-    """Counts of a finished run.
+    """The counts of a finished run.
 
-    out: file or folder. rows: all of the input. scored, failed: rows with a score, with an error.
-    errors: kind of error -> rows, the most frequent first.
-    resumed_rows: rows found done by an earlier run of the same command.
-    pictures_encoded, prompts_cut: in this run: images the model looked at, prompts longer than it reads.
-    extra_images: images of the input that are not scored because another one of their sample is (tars).
-    seconds: of this run, start-up included. rows_per_second: of this run, while scoring.
+    Attributes:
+        out: output file or folder.
+        rows: rows of the input.
+        scored: rows with a score.
+        failed: rows with an error.
+        errors: kind of error -> number of rows, most frequent first.
+        resumed_rows: rows that an earlier run of the same command had scored.
+        pictures_encoded: images encoded in this run.
+        prompts_cut: prompts truncated in this run.
+        extra_images: images of tars that are not scored, because another image of their sample is.
+        seconds: duration of this run, including start-up.
+        rows_per_second: rows scored per second, without start-up.
     """
 
     out: str
@@ -31,13 +37,13 @@ class BulkSummary:
     rows_per_second: float
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON: keys as the fields."""
+        """Return the fields as a dict for JSON."""
         return asdict(self)
 
     def in_words(self) -> str:
-        """A line or two for people."""
+        """Return a text of one or two lines."""
         lines = [f"{self.scored:,} scores in {self.out}"]
         if self.failed:
             kinds = ", ".join(f"{count:,} {kind}" for kind, count in self.errors.items())
-            lines.append(f"{self.failed:,} rows have an error instead: {kinds}")
+            lines.append(f"{self.failed:,} rows have an error instead of a score: {kinds}")
         return "\n".join(lines)

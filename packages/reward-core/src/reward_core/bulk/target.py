@@ -1,9 +1,8 @@
-"""Where scores go: shards that appear whole in a folder, at the end joined to the file asked for.
+"""The output of a bulk run: shards in a folder, written atomically, and joined to one file at the end.
 
-For ``scores.parquet`` the folder is ``scores.parquet.parts``, and it is gone when the file is there. A target
-that is a folder keeps its shards. The folder also holds, as hidden files, the lock against a second run, the
-settings that the shards were computed with, their checksums and the rows of unfinished shards: readers of a
-folder of Parquet pass these over.
+For ``scores.parquet`` the folder is ``scores.parquet.parts``; it is removed after joining. If the output is a
+folder, the shards stay in it. Hidden files in the folder are the lock against a second run, the settings of
+the run, the checksums of the shards and the rows of unfinished shards. Readers of Parquet folders skip them.
 """
 
 from __future__ import annotations
@@ -41,25 +40,38 @@ WARNED = 5  # file names in a warning
 
 
 class Target:
-    """One run's results.
+    """The output of one run.
 
     Args:
-        out: a .csv, .jsonl or .parquet; or a folder, or a path that ends in a slash.
-        file_format: the shards' format where ``out`` is a folder (default: parquet).
+        out: a .csv, .jsonl or .parquet file, or a folder (it exists, or the path ends with a slash).
+        file_format: format of the shards in a folder (default: parquet).
+
+    Attributes:
+        done: numbers of the finished shards.
+        parts: saved rows of unfinished shards.
+        errors: kind of error -> number of rows in finished shards.
+
+    Raises:
+        InputError: the path or the format is invalid.
     """
 
     def __init__(self, out: str | os.PathLike[str], file_format: str | None = None):
         if not os.fspath(out):
-            raise InputError('--out is empty: give a file, or a folder ("." for the current one)')
+            raise InputError('--out is empty. Set it to a file or a folder ("." for the current folder).')
         self.out = Path(out)
         self.keeps_shards = self.out.is_dir() or os.fspath(out).endswith(("/", os.sep))
         self.extension = f".{file_format or 'parquet'}" if self.keeps_shards else self.out.suffix
         if self.extension.removeprefix(".") not in FORMATS:
-            raise InputError(f"{out}: a bulk run writes .{', .'.join(FORMATS)}, or a folder of these")
+            raise InputError(
+                f"Cannot write '{out}': unknown extension. Use .{', .'.join(FORMATS)}, or a folder."
+            )
         if not self.keeps_shards and file_format and self.extension != f".{file_format}":
-            raise InputError(f"{out}: its extension is not that of the format {file_format!r}")
+            raise InputError(
+                f"Cannot write '{out}': its extension does not match the format {file_format!r}. Change one "
+                "of them."
+            )
         if not self.out.absolute().parent.is_dir():
-            raise InputError(f"{out}: cannot be written (in a folder that does not exist)")
+            raise InputError(f"Cannot write '{out}': its folder does not exist. Create it first.")
         if self.extension == ".parquet":
             load_pyarrow()
         self.folder = self.out if self.keeps_shards else Path(f"{self.out}.parts")
@@ -69,51 +81,57 @@ class Target:
         self.index = ShardIndex(self.folder)
 
     def refuse_input_overwrite(self, inputs: Iterable[str | os.PathLike[str]]) -> None:
-        """Raise InputError, before anything is written, if the target is one of the input's own files."""
+        """Raise InputError if the output file is one of the input files."""
         for path in inputs if self.out.is_file() else ():
             if os.path.exists(path) and os.path.samefile(path, self.out):
                 raise InputError(
-                    f"{self.out}: it is the input {path}, which the scores would replace; give another --out"
+                    f"Cannot write '{self.out}': it is the input file '{path}', which the scores would "
+                    "overwrite. Use another --out."
                 )
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """The folder exists and is this run's alone.
+        """Create the folder and lock it for this run.
 
         Raises:
-            OutputError: another run is using it, or it cannot be written.
+            OutputError: another run is using the folder, or it is not writable.
         """
         with self._writing():
-            made = not self.folder.exists()  # else it may hold what is not this command's
+            created = not self.folder.exists()  # an existing folder may have files of the user
             self.folder.mkdir(exist_ok=True)
             lock = take_lock(self.folder / LOCK_FILE, self.out)
         try:
             yield
         finally:
-            if not (self.folder / RUN_FILE).exists():  # nothing was begun, or all is done
+            if not (self.folder / RUN_FILE).exists():  # the run did not start, or it is complete
                 for path in [*self.folder.glob(".bulk-*"), *self.folder.glob("..bulk-*.tmp")]:
                     path.unlink(missing_ok=True)
-                if made or not self.keeps_shards:
-                    with suppress(OSError):  # files of others are in it
+                if created or not self.keeps_shards:
+                    with suppress(OSError):  # the folder has other files
                         self.folder.rmdir()
             lock.release()
 
     def begin(self, settings: dict[str, Any], shards: Shards, source: Source) -> None:
-        """Find out what an earlier run has done.
+        """Start the run, or find the finished shards and saved rows of an earlier one.
 
-        A shard that is damaged, or with an image that was replaced since, counts as not done.
+        A shard counts as unfinished if it is damaged or if one of its images changed.
+
+        Args:
+            settings: what the exact scores depend on.
+            shards: the shards of the input.
+            source: the input.
 
         Raises:
-            InputError: the earlier run had other settings, or the folder holds something else.
+            InputError: the earlier run had other settings, or the folder has shards of something else.
 
         Warns:
-            StaleScoresWarning: what is scored again, and why.
+            StaleScoresWarning: shards are scored again; the warning names them and the reason.
         """
         self.shards = shards
         file = self.folder / RUN_FILE
         if file.exists():
-            # A folder that was given may hold more than scores: it is not for us to say that it may go.
-            start_over = "give another --out" if self.keeps_shards else "remove the folder"
+            # Never advise removing the user's folder: it may have other files.
+            start_over = "use another --out" if self.keeps_shards else "remove the folder"
             check_same(self.folder, read_settings(file), settings, start_over)
             self._remove_leftovers()
             self.index.load()
@@ -121,18 +139,21 @@ class Target:
             self._find_parts(settings["batch_size"])
             self._drop_changed(source)
             return
-        strangers = [path.name for path in self.folder.glob("rows-*") if path.suffix[1:] in FORMATS]
-        if strangers:
-            raise InputError(f"{self.folder}: {strangers[0]} is of no run of this command; give a new folder")
+        unknown = [path.name for path in self.folder.glob("rows-*") if path.suffix[1:] in FORMATS]
+        if unknown:
+            raise InputError(
+                f"Cannot write into '{self.folder}': it has '{unknown[0]}' but no settings of a run to "
+                "resume. Use an empty folder."
+            )
         with self._writing(), atomic_write(file) as temporary:
             temporary.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
 
     def missing(self) -> list[int]:
-        """The shards that are still to be scored."""
+        """Return the shards that are not finished."""
         return [shard for shard in range(len(self.shards)) if shard not in self.done]
 
     def write(self, shard: int, part: ShardPart) -> None:
-        """Write a finished shard. Raises OutputError where there is no room, or no permission."""
+        """Write a finished shard. Raise OutputError if the disk is full or not writable."""
         errors = Counter(error_kind(row.error) for row in part.rows if row.error)
         with self._writing():
             with atomic_write(self._shard_path(shard)) as temporary:
@@ -144,26 +165,26 @@ class Target:
         self.errors.update(errors)
 
     def has(self, shard: int) -> bool:
-        """Return whether a shard is written, also if an interruption came before ``write`` could say so."""
+        """Return whether a shard is finished, even if ``write`` was interrupted before it recorded that."""
         if shard not in self.done and self._is_intact(shard):
             self.done.add(shard)
             self.errors.update(self.index.records[shard].errors)
         return shard in self.done
 
     def write_part(self, shard: int, part: ShardPart) -> None:
-        """Write the rows of an unfinished shard, as far as they are scored. Raises OutputError."""
+        """Save the scored rows of an unfinished shard. Raise OutputError."""
         with self._writing():
             write_part(part, self._part_path(shard))
 
     def finish(self) -> None:
-        """All shards are there: join them to the file asked for, and remove them."""
+        """Join all shards to the output file and remove them; keep them if the output is a folder."""
         if self.keeps_shards:
             return
         paths = [self._shard_path(shard) for shard in range(len(self.shards))]
         checksums = [self.index.records[shard].sha256 for shard in range(len(self.shards))]
         with self._writing(), atomic_write(self.out, beside=self.folder) as temporary:
             join(list(zip(paths, checksums)), temporary, self.extension)
-        # RUN_FILE goes last: a run killed meanwhile still knows whose shards the rest are.
+        # RUN_FILE is removed last, so that a run killed in between can still recognize the remaining shards.
         for path in paths:
             path.unlink()
         (self.folder / RUN_FILE).unlink()
@@ -175,13 +196,13 @@ class Target:
         return self.folder / f"{PART_PREFIX}{self.shards.range(shard).start:012d}.jsonl"
 
     def _remove_leftovers(self) -> None:
-        """Halves of files, of a run that was killed; only where RUN_FILE tells that the folder is ours."""
+        """Remove incomplete files of a killed run. Call it only if RUN_FILE shows that the folder is ours."""
         patterns = [".rows-*.tmp", "..bulk-*.tmp"]
-        if not self.keeps_shards:  # joined files begin in the folder
+        if not self.keeps_shards:  # the output file is joined in the folder
             patterns.append(glob.escape(f".{self.out.name[:50]}") + "*.tmp")
         for pattern in patterns:
-            for left in self.folder.glob(pattern):
-                left.unlink()
+            for leftover in self.folder.glob(pattern):
+                leftover.unlink()
 
     def _find_done(self) -> None:
         damaged = []
@@ -211,13 +232,13 @@ class Target:
             except (ValueError, TypeError, RecursionError, OSError):
                 damaged.append(path.name)
                 continue
-            # The rest of the shard is then computed in the batches of a run that was never stopped.
+            # Whole batches only, so that the rest is computed in the same batches as without interruption.
             if 0 < len(part) < len(self.shards.range(shard)) and len(part) % batch_size == 0:
                 self.parts[shard] = part
         self._warn(damaged, "it was changed after it was written")
 
     def _drop_changed(self, source: Source) -> None:
-        """Forget what was scored of images that were replaced since."""
+        """Discard the scores of images that changed after they were scored."""
         scored = {}
         for shard in self.done:
             if (digest := self.index.records[shard].images) is not None:
@@ -232,7 +253,7 @@ class Target:
                 self.errors -= Counter(self.index.records.pop(shard).errors)
             self.parts.pop(shard, None)
         names = [self._shard_path(shard).name for shard in changed]
-        self._warn(names, "one or more of their images were replaced")
+        self._warn(names, "one or more of their images changed")
 
     def _warn(self, names: list[str], reason: str) -> None:
         if names:
@@ -250,14 +271,14 @@ class Target:
             raise
         except OSError as error:
             reason = _reason(error.strerror or str(error))
-            where = error.filename or self.folder
-            kept = f"the {len(self.done):,} shards of scores that are done are kept"
+            path = error.filename or self.folder
             raise OutputError(
-                f"{where}: cannot be written: {reason}; {kept}, and the same command goes on from them"
+                f"Cannot write '{path}': {reason}. {len(self.done):,} finished shards are kept; run the same "
+                "command again to resume."
             ) from error
 
 
 def _reason(text: str) -> str:
-    """What the system said, out of a sentence of pyarrow's."""
+    """Return the operating system's reason, taken out of pyarrow's message if necessary."""
     number = re.search(r"\[errno (\d+)\]", text)
     return os.strerror(int(number[1])) if number else text.split("\n")[0]

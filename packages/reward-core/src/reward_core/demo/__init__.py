@@ -1,1 +1,1 @@
-"""A first run without any download: the bundled tiny model on images made on the spot."""
+"""A demo without downloads: the bundled tiny model ranks generated images."""

@@ -1,8 +1,8 @@
-"""``python -m reward_core.demo``: rank images of three prompts and show the true order beside.
+"""``python -m reward_core.demo``: rank images of three prompts and compare with the true ranking.
 
-The images come from ShapesBench, so their true utility is known: combinations of color, shape
-and relation that the tiny model never saw in training, with all kinds of faults. The oracle reads it
-off the pixels alone, as it would of a generated image.
+The images are from ShapesBench, so their true utility is known. They show combinations of color, shape and
+relation that were not in the training data of the tiny model, with all kinds of faults. The oracle estimates
+the utility from the pixels only.
 """
 
 from __future__ import annotations
@@ -44,20 +44,20 @@ def run_demo(args: argparse.Namespace) -> int:
     model = load("tiny", device="cpu")
     config = replace(shapes.HELD_OUT, images=(IMAGES, IMAGES))
     groups = list(shapes.make_groups(PROMPTS, config, split="held_out", start=args.seed * PROMPTS))
-    sheet, right, oracle_right, total = [], 0, 0, 0
+    sheet, correct, oracle_correct, total = [], 0, 0, 0
     for group in groups:
         images = [Image.fromarray(pixels) for pixels in group.images]
         ranks, rewards = model.inference_rank(group.prompt, images)
         order = sorted(range(IMAGES), key=ranks.__getitem__)
         table = PlainTable(
-            "place",
-            "picture",
+            "rank",
+            "image",
             "score",
             "percentile",
-            "true place",
-            "oracle's",
+            "true rank",
+            "oracle rank",
             "true utility",
-            "what is wrong",
+            "faults",
         )
         table.title = printable(group.prompt)
         read = shapes.oracle_batch(list(group.images), [group.scene] * IMAGES)
@@ -71,14 +71,14 @@ def run_demo(args: argparse.Namespace) -> int:
             )
         console.print(table)
         agreed, pairs = pairwise_accuracy(torch.tensor(rewards), group.ranking)
-        right, total = right + agreed, total + pairs
+        correct, total = correct + agreed, total + pairs
         agreed, _ = pairwise_accuracy(torch.tensor([truth.utility for truth in read]), group.ranking)
-        oracle_right += agreed
-        captions = [f"{rewards[i]:+.2f}\ntrue place {group.ranking[i]}" for i in order]
+        oracle_correct += agreed
+        captions = [f"{rewards[i]:+.2f}\ntrue rank {group.ranking[i]}" for i in order]
         sheet.append((group.prompt, [images[i] for i in order], captions))
     contact_sheet(sheet).save(args.out)
-    console.print(f"{right} of {total} comparisons as in truth ({right / total:.0%})")
-    console.print(f"the oracle, from the pixels: {oracle_right} of {total} ({oracle_right / total:.0%})")
+    console.print(f"{correct} of {total} comparisons as in truth ({correct / total:.0%})")
+    console.print(f"the oracle, from the pixels: {oracle_correct} of {total} ({oracle_correct / total:.0%})")
     if (quantiles := model.config.score_quantiles) is not None:
         console.print(printable(f"percentile: among {quantiles.source}"))
     console.print(printable(f"Contact sheet: {args.out}"))

@@ -1,4 +1,4 @@
-"""Images in rows under their prompts, with a caption each, as one image."""
+"""Draw a contact sheet: rows of captioned images under their prompts."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _CELL, _GAP, _TITLE, _CAPTION = 112, 10, 30, 40
 
 
 def contact_sheet(rows: Sequence[tuple[str, Sequence[Image.Image], Sequence[str]]]) -> Image.Image:
-    """Draw rows of (title, images, captions); images are fitted into 112 px squares.
+    """Draw rows of (title, images, captions) and return an RGB image.
 
-    Captions may have two lines. Returns an RGB image as large as it needs to be.
+    Images are fitted into squares of 112 px; captions may have two lines.
     """
     columns = max(len(images) for _, images, _ in rows)
     row_height = _TITLE + _CELL + _CAPTION
@@ -25,7 +25,7 @@ def contact_sheet(rows: Sequence[tuple[str, Sequence[Image.Image], Sequence[str]
         draw.text((_GAP, top), title, fill="black", font=title_font)
         for c, (image, caption) in enumerate(zip(images, captions)):
             left = _GAP + c * (_CELL + _GAP)
-            # Small images are enlarged without smoothing: one sees the pixels that were scored.
+            # Small images are enlarged without smoothing, to show the pixels that were scored.
             zoom = min(_CELL / image.width, _CELL / image.height)
             fitted = (max(1, round(image.width * zoom)), max(1, round(image.height * zoom)))
             filter_ = Image.Resampling.NEAREST if zoom > 1 else Image.Resampling.LANCZOS

@@ -1,4 +1,4 @@
-"""The original's example: four images of one prompt, with the scores that were published for them."""
+"""The example of the original README: four images of one prompt and their published scores."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _SHA256 = {
 
 
 def example_images(source: str = ADDRESS) -> list[Path]:
-    """Paths of the four images, downloaded once and checked.
+    """Return the paths of the four images, downloaded if necessary and verified.
 
     Args:
-        source: the address of the folder that holds them, or a local folder.
+        source: URL of the folder with the images, or a local folder.
 
     Raises:
-        HubError: a download failed. ImageError: a file is missing or is another image than the
-        one whose score was published.
+        HubError: a download failed.
+        ImageError: a file is missing, or it is not the published image.
     """
     if "://" not in source:
         paths = [Path(source, name) for name in _SHA256]
@@ -51,11 +51,11 @@ def _fetch(url: str, name: str) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             download_url_to_file(url, os.fspath(path), hash_prefix=_SHA256[name], progress=False)
-        except RuntimeError as error:  # the download's word for a hash that differs
+        except RuntimeError as error:  # raised if the hash differs
             raise ImageError(url, f"not the published example image: {error}") from error
         except (URLError, OSError, HTTPException) as error:
             raise HubError(
-                f"{url} could not be downloaded: {error}\nWith the images on this machine: "
+                f"Cannot download '{url}': {error}\nIf you have the images, run: "
                 "reward-core example --images FOLDER"
             ) from error
     return path

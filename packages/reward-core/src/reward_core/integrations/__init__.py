@@ -1,1 +1,1 @@
-"""Rewards inside other libraries. Nothing here is imported unless asked for by name."""
+"""Rewards in other libraries. Each module needs its library and must be imported explicitly."""

@@ -1,4 +1,4 @@
-"""The mean reward of generated images as a torchmetrics metric. Extra: ``torchmetrics``.
+"""The mean reward of generated images as a torchmetrics metric (extra: ``torchmetrics``).
 
 from reward_core.integrations.torchmetrics import RewardScore
 
@@ -32,23 +32,23 @@ REDUCTIONS = ("mean", "none")
 
 
 class RewardScore(Metric):
-    """Mean reward, or the reward of each sample, of (image, prompt) pairs.
+    """The mean reward, or the rewards, of (image, prompt) pairs.
 
-    For ImageReward-v1.0 a reward is about N(0, 1) over generated images; there are no bounds.
+    Rewards of ImageReward-v1.0 are about N(0, 1) over generated images; they are unbounded.
 
-    Float tensors pass through the model's differentiable method, so what calling the metric gives has a
-    gradient with respect to them; 8-bit tensors, PIL images and paths are read exactly as from a file.
+    Batches of float tensors use the model's differentiable method, so calling the metric returns a value
+    with gradients. 8-bit tensors, PIL images and paths are read as if from an image file.
 
-    The model is no part of the metric's ``state_dict`` (a training checkpoint does not grow by it), copies of
-    the metric share it, and it moves to the metric's device at the first update there.
+    The model is not in the metric's ``state_dict``, so checkpoints do not grow. Copies of the metric share
+    the model. It moves to the metric's device at the next update.
 
     Args:
-        model: a name or folder for ``reward_core.load`` (or ``load_score``), or any Scorer. A name is loaded
-            at the first update, and a pickled metric holds the name alone.
-        reduction: "mean", or "none" for the rewards of all samples, in the order of the updates; of several
-            processes, in the order of their ranks.
-        batch_size: pairs computed at once where no gradient is asked for.
-        kwargs: of ``torchmetrics.Metric``.
+        model: a name or folder for ``reward_core.load`` (or ``load_score``), or any Scorer. A named model is
+            loaded at the first update, and a pickled metric contains only its name.
+        reduction: "mean", or "none" for all rewards in the order of the updates (with several processes, by
+            rank first).
+        batch_size: pairs per batch if no gradient is needed.
+        kwargs: passed to ``torchmetrics.Metric``.
     """
 
     is_differentiable: bool = True
@@ -80,21 +80,21 @@ class RewardScore(Metric):
 
     @property
     def scorer(self) -> Scorer:
-        """The model, loaded by now."""
+        """The model, which is loaded if necessary."""
         return self._model.on(self.device)
 
     def update(self, images: Tensor | Sequence[Tensor | ImageSource], prompts: str | Sequence[str]) -> None:
         """Add pairs.
 
         Args:
-            images: (N, 3, H, W) or (3, H, W), uint8 or float in [0, 1]; or a list of such (3, H, W) tensors,
-                PIL images or paths, of any sizes.
-            prompts: N strings, or one for a single image.
+            images: (N, 3, H, W) or (3, H, W), uint8 or float in [0, 1]; or a list of (3, H, W) tensors, PIL
+                images or paths of any sizes.
+            prompts: N strings, or one string for a single image.
 
         Raises:
-            InputError: images of another shape, dtype or range; lengths that differ.
-            ImageError: an image that cannot be read.
-            NonFiniteRewardError: a reward that is NaN or infinite.
+            InputError: a shape or dtype is wrong, or the numbers of images and prompts differ.
+            ImageError: an image cannot be read, or a float tensor is outside [0, 1].
+            NonFiniteRewardError: a reward is NaN or infinite.
         """
         rewards = self._rewards(images, [prompts] if isinstance(prompts, str) else list(prompts))
         if self.reduction == "mean":
@@ -104,25 +104,27 @@ class RewardScore(Metric):
             self.rewards.append(rewards)
 
     def compute(self) -> Tensor:
-        """The mean reward, (), or all rewards (N,)."""
+        """Return the mean reward, shape (), or all rewards (N,)."""
         if self.reduction == "none":
             return dim_zero_cat(self.rewards) if len(self.rewards) else torch.zeros(0, device=self.device)
-        return self.total / self.count  # of nothing: NaN
+        return self.total / self.count  # NaN without any pair
 
     def plot(self, val: Tensor | Sequence[Tensor] | None = None, ax: Any = None) -> Any:
-        """Plot one value, or several as they came; needs matplotlib. Returns (figure, axes)."""
+        """Plot a value or a sequence of values with matplotlib; return (figure, axes)."""
         return self._plot(val, ax)
 
     def _reduce_states(self, incoming_state: dict[str, Any]) -> None:
         super()._reduce_states(incoming_state)
         if self.reduction == "none":
-            # After forward() the batch's rewards still hold their graph, and with it the model's activations.
+            # After forward() the rewards still reference their graph and thus the model's activations.
             self.rewards = [rewards.detach() for rewards in self.rewards]
 
     def _rewards(self, images: Any, prompts: list[str]) -> Tensor:
         image_list = _as_list(images)
         if len(image_list) != len(prompts):
-            raise InputError(f"{len(prompts)} prompts but {len(image_list)} images")
+            raise InputError(
+                f"Cannot score the pairs: got {len(prompts)} prompts but {len(image_list)} images."
+            )
         scorer = self.scorer
         floats = [i for i, p in enumerate(image_list) if isinstance(p, Tensor) and p.is_floating_point()]
         names = [f"image {i} ({prompt!r})" for i, prompt in enumerate(prompts)]
@@ -140,7 +142,7 @@ class RewardScore(Metric):
         rewards: list[Tensor] = []
         start = 0
         while start < len(images):
-            stop = start + 1  # as many as are of one size
+            stop = start + 1  # extended to the following images of the same size
             while stop < min(len(images), start + size) and images[stop].shape == images[start].shape:
                 stop += 1
             pixels = torch.stack(images[start:stop])
@@ -150,17 +152,16 @@ class RewardScore(Metric):
 
 
 class _Model:
-    """A model by name or itself. Copies of a metric share it, and a pickle of a named one holds the name."""
+    """A model, given by name or as an object. Copies share it; pickling a named model stores its name."""
 
     def __init__(self, source: str | os.PathLike[str] | Scorer):
         if not isinstance(source, (str, os.PathLike, Scorer)):
-            raise InputError(
-                f"a model's name or folder, or a Scorer, was expected, got {type(source).__name__}"
-            )
+            raise InputError(f"model must be a name, a folder or a Scorer, got {type(source).__name__}")
         self.source = source
         self.loaded: Any = None if isinstance(source, (str, os.PathLike)) else source
 
     def on(self, device: torch.device) -> Any:
+        """Return the model on a device; load it if necessary."""
         if self.loaded is None and isinstance(self.source, (str, os.PathLike)):
             from ..models.load import load, load_score
             from ..models.registry import SCORES
@@ -179,7 +180,7 @@ class _Model:
 
 
 def _as_list(images: Any) -> list[Any]:
-    """A list of (3, H, W) tensors, PIL images and paths, checked."""
+    """Return a checked list of (3, H, W) tensors, PIL images and paths."""
     if isinstance(images, Tensor):
         if images.ndim not in (3, 4):
             raise InputError(f"images must be (N, 3, H, W), got a tensor of shape {tuple(images.shape)}")
@@ -188,7 +189,7 @@ def _as_list(images: Any) -> list[Any]:
         images = [images]
     image_list = list(images)
     if not image_list:
-        raise InputError("no images given")
+        raise InputError("Cannot update the metric: no images given.")
     for i, image in enumerate(image_list):
         if isinstance(image, Tensor):
             _check_tensor(f"image {i}", image)
@@ -196,17 +197,17 @@ def _as_list(images: Any) -> list[Any]:
 
 
 def _check_tensor(name: str, image: Tensor) -> None:
-    described = f"a tensor of shape {tuple(image.shape)} and {image.dtype}"
+    actual = f"a tensor of shape {tuple(image.shape)} and dtype {image.dtype}"
     if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
-        raise InputError(f"{name}: (3, H, W) was expected, got {described}")
+        raise InputError(f"Cannot read {name}: expected shape (3, H, W), got {actual}.")
     if image.dtype == torch.uint8:
         return
     if not image.is_floating_point():
-        raise InputError(f"{name}: uint8, or float in [0, 1], was expected, got {described}")
+        raise InputError(f"Cannot read {name}: expected uint8, or float in [0, 1], got {actual}.")
     low, high = image.detach().aminmax()
-    # Resampling and decoders go over the edge by rounding; levels 0-255 or [-1, 1] are another thing.
+    # Tolerates rounding of decoders and resampling, but not values in [0, 255] or [-1, 1].
     if not (low >= -1e-3 and high <= 1 + 1e-3):
-        raise ImageError(name, f"float images lie in [0, 1]; these in [{low.item():.3g}, {high.item():.3g}]")
+        raise ImageError(name, f"floats must be in [0, 1], got [{low.item():.3g}, {high.item():.3g}]")
 
 
 def _to_pil(image: Tensor) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Published rankings as a folder to train from: three JSON files and checked images."""
+"""Convert published rankings to a training folder: three JSON files and checked images."""
 
 from .folder import Prepared, SplitFigures
 from .imagerewarddb import SUBSETS, prepare_imagerewarddb

@@ -1,4 +1,4 @@
-"""The prepared folder: one writer at a time, one source, every file whole."""
+"""Write a prepared folder: locked against other writers, from one source, with atomic files."""
 
 from __future__ import annotations
 
@@ -15,16 +15,22 @@ from ..files.full_disk import raise_if_full
 from ..files.json_file import read_json, write_json
 from ..rankings import SPLITS, ImageReport, RankedPrompt, untied_pairs, write_rankings
 
-SOURCE_FILE = "source.json"  # where the data comes from; written before any of it
-SUMMARY_FILE = "prepared.json"  # figures; written when all the rest is there
+SOURCE_FILE = "source.json"  # source of the data; written first
+SUMMARY_FILE = "prepared.json"  # counts; written last
 SKIPPED_FILE = "skipped.json"
 CURRENT_FORMAT = 1
 
 
 @dataclass(frozen=True)
 class SplitFigures:
-    """untied_pairs: comparisons. skipped: images that cannot be read. dropped: prompts left with fewer than
-    two images; neither is counted among the others.
+    """The counts of one split.
+
+    Attributes:
+        prompts: groups.
+        pictures: images in all groups.
+        untied_pairs: comparisons.
+        skipped: images that cannot be read; not counted in pictures.
+        dropped: groups left with fewer than two images; not counted in prompts.
     """
 
     prompts: int
@@ -36,66 +42,92 @@ class SplitFigures:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a folder was filled with. skipped: the file that lists what was left out."""
+    """A prepared folder.
+
+    Attributes:
+        folder: the folder.
+        skipped: the file that lists the images and groups that were left out.
+        splits: counts by split.
+    """
 
     folder: Path
     skipped: Path
     splits: dict[str, SplitFigures]
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the fields as a dict for JSON."""
         splits = {name: asdict(figures) for name, figures in self.splits.items()}
         return {"folder": str(self.folder), "skipped": str(self.skipped), "splits": splits}
 
 
 @contextmanager
 def preparing(out: Path, source: Mapping[str, Any]) -> Iterator[None]:
-    """``out`` for this process alone, and for this source alone.
+    """Create and lock a folder for one process and one source.
+
+    Args:
+        out: the folder.
+        source: description of the source; it must be the same in later runs.
 
     Raises:
-        InputError: another process is at work there, or it holds something else. DiskFullError.
+        InputError: another process is using the folder, or it has data of another source.
+        DiskFullError: the disk is full.
     """
     from filelock import FileLock, Timeout
 
     if out.exists() and not out.is_dir():
-        raise InputError(f"{out}: is no folder")
+        raise InputError(f"Cannot write into '{out}': not a folder. Choose another --out.")
     try:
         out.mkdir(parents=True, exist_ok=True)
         with FileLock(out / ".prepare.lock", timeout=0):
-            for leftover in out.glob(".*.tmp"):  # of a killed process
+            for leftover in out.glob(".*.tmp"):  # from a killed process
                 leftover.unlink()
             _claim(out, source)
             yield
     except Timeout as error:
-        raise InputError(f"{out}: another `reward-core prepare` is at work there") from error
+        raise InputError(
+            f"Cannot write into '{out}': another `reward-core prepare` is using it. Wait until it finishes."
+        ) from error
     except OSError as error:
         raise_if_full(error, out)
         raise
 
 
 def _claim(out: Path, source: Mapping[str, Any]) -> None:
-    """Note the source in the folder, unless it holds another one's data."""
+    """Write the source into the folder, or check that the folder has the same source."""
     file = out / SOURCE_FILE
     if file.is_file():
         try:
-            found = read_json(file)
+            previous = read_json(file)
         except CheckpointError as error:
-            raise InputError(f"{error}; give another folder") from error
+            raise InputError(f"{str(error).rstrip('.')}. Choose another folder.") from error
         advice = "Choose another folder, or remove this one."
-        check_format_version(found, CURRENT_FORMAT, file, advice, InputError)
-        found.pop(FORMAT_VERSION, None)
-        if found != source:
-            raise InputError(f"{out}: was prepared from another source ({found}); give another folder")
+        check_format_version(previous, CURRENT_FORMAT, file, advice, InputError)
+        previous.pop(FORMAT_VERSION, None)
+        if previous != source:
+            raise InputError(
+                f"Cannot write into '{out}': it was prepared from another source ({previous}). Choose "
+                "another folder."
+            )
         return
-    foreign = [f"{name}.json" for name in SPLITS if (out / f"{name}.json").exists()]
-    if foreign:
-        raise InputError(f"{out}: holds {', '.join(foreign)} of unknown origin; give another folder")
+    unknown = [f"{name}.json" for name in SPLITS if (out / f"{name}.json").exists()]
+    if unknown:
+        raise InputError(
+            f"Cannot write into '{out}': it has {', '.join(unknown)} from an unknown source. Choose another "
+            "folder."
+        )
     write_json(file, {FORMAT_VERSION: CURRENT_FORMAT, **source})
 
 
 def write_folder(
     out: Path, splits: Mapping[str, tuple[list[RankedPrompt], ImageReport]], details: Mapping[str, Any]
 ) -> Prepared:
-    """Write the lists, then the splits, then the figures; what the splits no longer hold is removed."""
+    """Write the list of skipped images, then the splits, then the counts; remove files of empty splits.
+
+    Args:
+        out: the folder.
+        splits: data and report of each split.
+        details: values to add to the summary file.
+    """
     left_out = {
         "skipped": [
             {"split": name, **entry} for name, (_, r) in splits.items() for entry in r.to_dict()["skipped"]
@@ -105,7 +137,7 @@ def write_folder(
         ],
     }
     (out / SUMMARY_FILE).unlink(missing_ok=True)
-    sync_disk()  # the images before the rankings that name them
+    sync_disk()  # images must be on disk before the rankings that refer to them
     write_json(out / SKIPPED_FILE, left_out)
     figures = {}
     for name in SPLITS:

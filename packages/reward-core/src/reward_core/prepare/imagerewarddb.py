@@ -1,7 +1,7 @@
-"""ImageRewardDB from the hub: fetched, compared, unpacked and looked through, zip by zip.
+"""Download, verify, unpack and check ImageRewardDB zip by zip.
 
-Killed at any moment, the same command goes on: a zip is fetched under a temporary name, its folder appears
-with a record of it inside, and only then the zip goes.
+A killed run resumes with the same command: a zip is downloaded under a temporary name and unpacked to a
+temporary folder with a record file, which is renamed when it is complete; only then the zip is removed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .folder import Prepared, preparing, write_folder
 from .space import check_space, gigabytes
 
 REPO, FORMER_REPO = "zai-org/ImageRewardDB", "THUDM/ImageRewardDB"
-#: Training zips of each subset, the first ones. Inferred from the published sizes, hence _check_count.
+#: Number of training zips of each subset. Inferred from the published sizes, so _check_count verifies it.
 SUBSETS = {"1k": 4, "2k": 8, "4k": 16, "8k": 32}
 RECORD = ".prepared.json"
 _LISTING = ".listing.json"
@@ -43,42 +43,48 @@ def prepare_imagerewarddb(
     revision: str | None = None,
     say: Say = lambda line: None,
 ) -> Prepared:
-    """Fill ``out`` with a subset of ImageRewardDB's training data and all its validation and test data.
+    """Prepare a subset of ImageRewardDB's training data and all its validation and test data.
 
     Args:
-        subset: a key of SUBSETS. A larger one later in the same folder fetches only what it adds.
-        download_root: where the hub's files go, in the hub's own tree; by default a folder in ``out`` that is
-            emptied as they are unpacked. Files there that are whole are used and kept, others fetched anew.
-        keep_zips: leave the zips where they were fetched.
-        revision: branch, tag or commit; by default main as it is at the first call.
-        say: takes lines about what is going on.
+        out: the folder to write.
+        subset: a key of SUBSETS. A larger subset in the same folder downloads only the additional zips.
+        download_root: folder for downloads, with the same tree as on the hub. Intact files in it are reused
+            and kept. By default a folder in ``out``, from which zips are removed after unpacking.
+        keep_zips: keep the downloaded zips.
+        revision: branch, tag or commit (default: main at the time of the first call).
+        say: called with progress messages.
 
     Raises:
-        InputError, HubError, DiskFullError.
+        InputError: the subset is unknown, or the folder cannot be used.
+        HubError: a download failed.
+        DiskFullError: there is too little disk space.
 
     Warns:
-        DataWarning: the subset holds another number of prompts than its name says.
+        DataWarning: the number of prompts is not about that of the subset's name.
     """
     if subset not in SUBSETS:
-        raise InputError(f"no subset {subset!r}; there are {', '.join(SUBSETS)}")
+        raise InputError(f"Unknown subset {subset!r}. Choose one of {', '.join(SUBSETS)}.")
     with preparing(out, {"data": "ImageRewardDB", "revision": revision}):
         listing = _pinned_listing(out, revision)
         metadata = {split: _file(listing, METADATA.format(split)) for split in SPLITS}
         zips = {split: _zips(listing, split) for split in SPLITS}
         if len(zips["train"]) < SUBSETS[subset]:
-            raise HubError(f"{listing.repo_id} holds {len(zips['train'])} training zips; {subset} needs more")
+            raise HubError(
+                f"Cannot prepare subset {subset}: it needs {SUBSETS[subset]} training zips, but "
+                f"{listing.repo_id} has {len(zips['train'])}."
+            )
         zips["train"] = zips["train"][: SUBSETS[subset]]
         for split in SPLITS:
             remove_leftovers(out / "images" / split)
-        left = [file for some in zips.values() for file in some if not _is_done(out, file)]
+        remaining = [file for files in zips.values() for file in files if not _is_done(out, file)]
         root = download_root or out / "downloads"
-        removing = not keep_zips and download_root is None
-        _check_room(out, root, [*metadata.values()], left, removing, say)
+        remove_zips = not keep_zips and download_root is None
+        _check_disk_space(out, root, [*metadata.values()], remaining, remove_zips, say)
         tables = {split: fetch_verified(listing, file, root) for split, file in metadata.items()}
-        for n, file in enumerate(left, 1):
-            say(f"{file.path} ({gigabytes(file.size)}), {n} of {len(left)}")
+        for n, file in enumerate(remaining, 1):
+            say(f"{file.path} ({gigabytes(file.size)}), {n} of {len(remaining)}")
             _unpack(out, file, fetch_verified(listing, file, root))
-            if removing:
+            if remove_zips:
                 (root / file.path).unlink()
         splits = {split: _read(out, split, tables[split], zips[split]) for split in SPLITS}
         _check_count(splits["train"][0], splits["train"][1], subset)
@@ -87,31 +93,33 @@ def prepare_imagerewarddb(
 
 
 def _pinned_listing(out: Path, revision: str | None) -> RepoListing:
-    """The hub's list of files as it was at the first call, so that a folder holds one commit's data."""
+    """Return the hub's list of files, stored at the first call so that all data is from one commit."""
     path = out / _LISTING
     if not path.is_file():
         write_json(path, list_dataset((REPO, FORMER_REPO), revision).to_dict())
     try:
         return RepoListing.from_dict(read_json(path))
     except (CheckpointError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: is not as expected ({error}); remove it and run again") from error
+        raise InputError(
+            f"Cannot read '{path}': invalid content ({error}). Remove it and run again."
+        ) from error
 
 
 def _file(listing: RepoListing, path: str) -> RepoFile:
     if path not in listing.files:
-        raise HubError(f"{listing.repo_id} holds no {path}")
+        raise HubError(f"Cannot download '{path}': {listing.repo_id} does not have it.")
     return listing.files[path]
 
 
 def _zips(listing: RepoListing, split: str) -> list[RepoFile]:
-    """The zips of a split by their numbers."""
+    """Return the zips of a split in order of their numbers."""
     numbered = [
         (int(m[1]), file)
         for path, file in listing.files.items()
         if (m := re.fullmatch(rf"images/{split}/{split}_(\d+)\.zip", path))
     ]
     if not numbered:
-        raise HubError(f"{listing.repo_id} holds no images/{split}/{split}_*.zip")
+        raise HubError(f"Cannot download the {split} images: {listing.repo_id} has no {split}_*.zip.")
     return [file for _, file in sorted(numbered, key=lambda item: item[0])]
 
 
@@ -127,17 +135,19 @@ def _record(folder: Path) -> dict[str, Any] | None:
 
 
 def _is_done(out: Path, file: RepoFile) -> bool:
-    """Whether the zip's folder is there; one of another commit is put out of the way.
+    """Return whether a zip is unpacked; a folder of another commit is removed.
 
     Raises:
-        InputError: a folder of that name that was not unpacked here.
+        InputError: the folder exists but was not unpacked by ``prepare``.
     """
     folder = _folder(out, file)
     if not folder.exists():
         return False
     record = _record(folder)
     if record is None:
-        raise InputError(f"{folder}: was not unpacked by `reward-core prepare`; move it away")
+        raise InputError(
+            f"Cannot unpack into '{folder}': it exists but was not created by `reward-core prepare`. Move it."
+        )
     if record["checksum"] == file.checksum:
         return True
     folder.rename(folder.with_name(f".unpacking-old-{folder.name}"))
@@ -145,18 +155,23 @@ def _is_done(out: Path, file: RepoFile) -> bool:
     return False
 
 
-def _check_room(
-    out: Path, root: Path, metadata: Sequence[RepoFile], zips: Sequence[RepoFile], removing: bool, say: Say
+def _check_disk_space(
+    out: Path,
+    root: Path,
+    metadata: Sequence[RepoFile],
+    zips: Sequence[RepoFile],
+    remove_zips: bool,
+    say: Say,
 ) -> None:
-    """Say what is to come; raise DiskFullError if there is no room for it."""
-    coming = [file for file in (*metadata, *zips) if not (root / file.path).is_file()]
-    fetched = sum(file.size for file in coming)
-    if not fetched and not zips:
+    """Report the size of the downloads; raise DiskFullError if there is too little disk space."""
+    downloads = [file for file in (*metadata, *zips) if not (root / file.path).is_file()]
+    size = sum(file.size for file in downloads)
+    if not size and not zips:
         return
-    # Images hardly shrink in a zip; each file also fills its last block.
+    # Zipping hardly compresses images; unpacked files also waste part of their last disk block.
     unpacked = int(1.05 * sum(file.size for file in zips))
-    peak = max((file.size for file in coming), default=0) if removing else fetched
-    say(f"to fetch: {gigabytes(fetched)} in {len(coming)} files; to unpack: {len(zips)} zips")
+    peak = max((file.size for file in downloads), default=0) if remove_zips else size
+    say(f"to download: {gigabytes(size)} in {len(downloads)} files; to unpack: {len(zips)} zips")
     say(check_space({out: unpacked, root: peak}))
 
 
@@ -188,10 +203,11 @@ def _read(
 
 
 def _check_count(data: Sequence[RankedPrompt], report: ImageReport, subset: str) -> None:
-    found, named = len(data) + len(report.dropped), 1000 * int(subset[:-1])
-    if abs(found - named) > 0.02 * named:
+    count, expected = len(data) + len(report.dropped), 1000 * int(subset[:-1])
+    if abs(count - expected) > 0.02 * expected:
         message = (
-            f"the first {SUBSETS[subset]} training zips hold {found:,} prompts, and {subset} should be about "
-            f"{named:,}. Which zips make a subset is inferred from their sizes; say how many prompts you used"
+            f"the first {SUBSETS[subset]} training zips have {count:,} prompts, but subset {subset} should "
+            f"have about {expected:,}. The zips of a subset are inferred from their sizes; report the number "
+            "of prompts with your results"
         )
         warn_caller(message, DataWarning)

@@ -1,4 +1,4 @@
-"""Any source that `read_splits` reads, as a folder: images out of tables become files, all are checked."""
+"""Convert any source that ``read_splits`` reads to a training folder with checked image files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ..runs.cpus import usable_cpus
 from ..runs.progress import bar
 from .folder import Prepared, preparing, write_folder
 
-JOURNAL = ".pictures.jsonl"  # name in the table -> file here, or why there is none; state of the image
+JOURNAL = ".pictures.jsonl"  # for each image: name in the source, file or error, state of the source
 
 
 def prepare_rankings(
@@ -40,43 +40,48 @@ def prepare_rankings(
     test: float = 0.05,
     say: Callable[[str], None] = lambda line: None,
 ) -> Prepared:
-    """Fill ``out`` from a file or dataset of rankings or pairs.
+    """Prepare a folder from a file or dataset of rankings or pairs. A killed call resumes if repeated.
 
-    Images inside tables and zips become files in ``out``/images, named by their content, so one that occurs
-    in many pairs is there once, and pairs are grouped by it. Images that are files stay where they are.
-    The same call goes on where a killed one stopped.
+    Images in tables and zips become files in ``out``/images with the hash of their content as name. So an
+    image that occurs in many pairs is stored once, and pairs are grouped by image. Image files are only
+    referenced.
 
     Args:
-        images, columns, config: as for ``read_splits``.
-        copy: copy images that are files, too.
-        validation, test: shares of the prompts, each in [0, 1), taken from the training data by the prompts'
-            hash where the source has no such split. All groups of a prompt are in the same split.
-        say: takes lines about what is going on.
+        out: the folder to write.
+        source, images, columns, config: see ``read_splits``.
+        copy: copy image files instead of referencing them.
+        validation, test: fractions of the prompts, each in [0, 1), to take from the training data if the
+            source has no such split. They are chosen by the hash of the prompt, so all groups of a prompt
+            are in the same split.
+        say: called with progress messages.
 
     Raises:
-        InputError, HubError, DiskFullError.
+        InputError: the source is invalid, or the folder cannot be used.
+        HubError: a download failed.
+        DiskFullError: the disk is full.
     """
     if not (validation >= 0 and test >= 0 and validation + test < 1):
         raise InputError(
-            f"shares of {validation} and {test} for validation and test leave nothing to train on"
+            f"Cannot split the data: validation={validation} and test={test} leave no training data. Their "
+            "sum must be below 1."
         )
-    where = str(Path(source).absolute()) if Path(source).exists() else str(source)
-    settings = {"data": where, "columns": dict(columns or {}), "config": config}
+    location = str(Path(source).absolute()) if Path(source).exists() else str(source)
+    settings = {"data": location, "columns": dict(columns or {}), "config": config}
     with preparing(out, settings):
         splits = _split(available_splits(source, images, columns, config), validation, test)
-        found = {}
+        results = {}
         for name, data in splits.items():
             say(f"{name}: {len(data):,} groups; checking their images")
             stored, broken = _as_files(data, out, copy)
             remaining, report = drop_broken(stored, broken)
-            found[name] = (regroup(remaining), report)
-        return write_folder(out, found, {**settings, "validation": validation, "test": test})
+            results[name] = (regroup(remaining), report)
+        return write_folder(out, results, {**settings, "validation": validation, "test": test})
 
 
 def _split(
     splits: dict[str, list[RankedPrompt]], validation: float, test: float
 ) -> dict[str, list[RankedPrompt]]:
-    """The source's own splits; from the training data what it lacks."""
+    """Return the splits of the source; take missing ones from the training data."""
     shares = {"test": 0 if splits["test"] else test, "validation": 0 if splits["validation"] else validation}
     result: dict[str, list[RankedPrompt]] = {name: [] for name in SPLITS}
     for name in ("validation", "test"):
@@ -97,7 +102,7 @@ def _split(
 def _as_files(
     data: Sequence[RankedPrompt], out: Path, copy: bool
 ) -> tuple[list[RankedPrompt], dict[str, str]]:
-    """The data with files for images, and name -> reason of those that cannot be read."""
+    """Store images as files; return the data with those files, and the errors of images by name."""
     sources = {image_name(image): image for item in data for image in item.images}
     inside = in_reading_order({n: i for n, i in sources.items() if copy or isinstance(i, StoredImage)})
     broken = find_broken(image for name, image in sources.items() if name not in inside)
@@ -115,9 +120,7 @@ def _as_files(
 
 
 def _stored(sources: Mapping[str, ImageSource], out: Path) -> Iterator[tuple[str, str | None, str | None]]:
-    """(name, file in ``out``, why there is none) of each image; what a former call did is taken from its
-    journal.
-    """
+    """Yield (name, file in ``out``, error) of each image; use the journal for images stored earlier."""
     for leftover in out.glob("images/*/.*.tmp"):
         leftover.unlink()
     states = {name: list(image_state(image)) for name, image in sources.items()}
@@ -132,12 +135,12 @@ def _stored(sources: Mapping[str, ImageSource], out: Path) -> Iterator[tuple[str
         return
     with (
         (out / JOURNAL).open("a", encoding="utf-8") as journal,
-        bar() as shown,
+        bar() as progress,
         ThreadPoolExecutor(min(16, usable_cpus())) as pool,
     ):
         results = pool.map(lambda entry: _store(entry[0], entry[1], out), new)
         try:
-            for name, file, reason in shown.track(results, total=len(new), description="storing images"):
+            for name, file, reason in progress.track(results, total=len(new), description="storing images"):
                 journal.write(json.dumps([name, file, reason, states[name]]) + "\n")
                 journal.flush()
                 yield name, file, reason
@@ -147,15 +150,15 @@ def _stored(sources: Mapping[str, ImageSource], out: Path) -> Iterator[tuple[str
 
 
 def _journal(out: Path) -> dict[str, tuple[str | None, str | None, list[Any] | None]]:
-    """Name -> (file, why there is none, the image's state then). A later line is the newer one."""
+    """Return name -> (file, error, state of the image); later lines replace earlier ones."""
     path = out / JOURNAL
     if not path.is_file():
         return {}
     content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content):  # the last line of a killed process
-        os.truncate(path, len(whole))
-    entries: list[list[Any]] = [json.loads(line) for line in whole.splitlines()]
+    complete = content[: content.rfind(b"\n") + 1]
+    if len(complete) < len(content):  # remove the incomplete last line of a killed process
+        os.truncate(path, len(complete))
+    entries: list[list[Any]] = [json.loads(line) for line in complete.splitlines()]
     return {
         name: (file, reason, state[0] if state else None)
         for name, file, reason, *state in entries
@@ -164,7 +167,7 @@ def _journal(out: Path) -> dict[str, tuple[str | None, str | None, list[Any] | N
 
 
 def _store(name: str, image: ImageSource, out: Path) -> tuple[str, str | None, str | None]:
-    """Check an image and write its bytes, unchanged, under a name that follows from them."""
+    """Check an image and write its bytes, unchanged, to a file named by their hash."""
     try:
         content = image.read() if isinstance(image, StoredImage) else read_regular(name, MAX_IMAGE_FILE_BYTES)
         with decoded_image(ReadImage(name, content)) as decoded:

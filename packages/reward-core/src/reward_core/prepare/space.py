@@ -1,4 +1,4 @@
-"""Whether the disks have room for what is to come."""
+"""Check the free disk space."""
 
 from __future__ import annotations
 
@@ -12,14 +12,18 @@ from ..errors import DiskFullError
 
 
 def gigabytes(size: float) -> str:
+    """Format a size in bytes as GB or MB."""
     return f"{size / 1e9:.2f} GB" if size >= 1e7 else f"{size / 1e6:.2f} MB"
 
 
 def check_space(needed: Mapping[Path, int]) -> str:
-    """A line that tells what is needed and what is free. Folders on one disk are added up.
+    """Return a message with the needed and the free disk space. Folders on the same disk are summed.
+
+    Args:
+        needed: folder -> bytes.
 
     Raises:
-        DiskFullError: a disk has less than that.
+        DiskFullError: a disk has too little space.
     """
     disks: dict[int, list[Path]] = defaultdict(list)
     for folder in needed:
@@ -27,18 +31,18 @@ def check_space(needed: Mapping[Path, int]) -> str:
     parts = []
     for folders in disks.values():
         size, free = sum(needed[folder] for folder in folders), shutil.disk_usage(_existing(folders[0])).free
-        where = " and ".join(map(str, folders))
+        names = " and ".join(f"'{folder}'" for folder in folders)
         if size > free:
             raise DiskFullError(
-                f"{where}: about {gigabytes(size)} are needed, {gigabytes(free)} are free. Free some, or "
-                f"give a folder on another disk; nothing more was fetched"
+                f"Cannot write into {names}: about {gigabytes(size)} are needed, {gigabytes(free)} are free. "
+                "Free some space, or use a folder on another disk."
             )
-        parts.append(f"needed in {where}: about {gigabytes(size)}, free: {gigabytes(free)}")
+        parts.append(f"needed in {names}: about {gigabytes(size)}, free: {gigabytes(free)}")
     return "; ".join(parts)
 
 
 def _existing(folder: Path) -> Path:
-    """The folder, or the closest one above it that is there."""
+    """Return the folder, or its closest parent that exists."""
     folder = folder.absolute()
     while not folder.exists():
         folder = folder.parent

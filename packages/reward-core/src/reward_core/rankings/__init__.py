@@ -1,8 +1,8 @@
-"""Rankings of images by people or by an oracle: one internal form, read from many.
+"""Rankings of images by people or by an oracle, read from many formats into ``RankedPrompt``.
 
-RankedPrompt is the form. ``read_rankings`` reads any accepted source into it (forms.py says which rows are
-understood, read.py which files), ``read_splits`` a folder of training, validation and test data, and
-``check_images`` leaves out what cannot be decoded. docs/data.md shows all of it with examples.
+``read_rankings`` reads a file, folder or dataset (forms.py lists the supported columns, read.py the supported
+files). ``read_splits`` reads training, validation and test data. ``check_images`` removes images that cannot
+be decoded. docs/data.md has examples of all formats.
 """
 
 from .check import ImageReport, check_images

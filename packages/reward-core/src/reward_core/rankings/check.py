@@ -1,4 +1,4 @@
-"""Images that cannot be decoded, found before any work is done with them."""
+"""Find and remove images that cannot be decoded, before training or evaluation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,13 @@ from .ranked_prompt import RankedPrompt
 
 @dataclass(frozen=True)
 class SkippedImage:
-    """An image that was left out, and why. id, prompt: of the group that it was in."""
+    """An image that was removed.
+
+    Attributes:
+        id, prompt: id and prompt of its group.
+        image: name of the image.
+        reason: why it cannot be decoded.
+    """
 
     id: str
     prompt: str
@@ -26,7 +32,7 @@ class SkippedImage:
 
 @dataclass(frozen=True)
 class DroppedPrompt:
-    """A group of which fewer than two images were left."""
+    """A group that was removed because fewer than two of its images can be decoded."""
 
     id: str
     prompt: str
@@ -35,7 +41,13 @@ class DroppedPrompt:
 
 @dataclass(frozen=True)
 class ImageReport:
-    """images: how many places in groups were looked at. skipped: in the data's order, each place once."""
+    """The result of ``check_images``.
+
+    Attributes:
+        pictures: number of images in all groups; an image in several groups counts several times.
+        skipped: the removed images, in the order of the data; an image may occur several times.
+        dropped: the removed groups.
+    """
 
     pictures: int
     skipped: tuple[SkippedImage, ...]
@@ -50,21 +62,22 @@ class ImageReport:
         return text
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON: {"pictures", "skipped": [{"id", "prompt", "image", "reason"}], "dropped": [...]}."""
+        """Return {"pictures", "skipped": [{"id", "prompt", "image", "reason"}], "dropped": [...]}."""
         return asdict(self)
 
 
 def check_images(
     data: Sequence[RankedPrompt], *, threads: int | None = None, show_progress: bool = True
 ) -> tuple[list[RankedPrompt], ImageReport]:
-    """The data without images that cannot be decoded, and a report of what was left out.
+    """Remove images that cannot be decoded; return the remaining data and a report.
 
-    Every image is decoded completely, one that occurs several times once. A group with fewer than two
-    images (also one that came so) is dropped.
+    Every image is decoded completely, but only once if it occurs several times. Groups with fewer than two
+    images are removed too.
 
     Args:
-        threads: how many images are decoded at once; by default as many as there are CPUs, at most 16.
-        show_progress: a bar on stderr, while that is a terminal.
+        data: the groups.
+        threads: number of decoding threads (default: number of CPUs, at most 16).
+        show_progress: show a progress bar if stderr is a terminal.
     """
     images = (image for item in data for image in item.images)
     broken = find_broken(images, threads=threads, show_progress=show_progress)
@@ -74,37 +87,37 @@ def check_images(
 def find_broken(
     images: Iterable[ImageSource], *, threads: int | None = None, show_progress: bool = True
 ) -> dict[str, str]:
-    """Name -> reason, of the images that cannot be decoded."""
-    named = in_reading_order({_key(image): image for image in images})
+    """Return the name and error of each image that cannot be decoded."""
+    by_key = in_reading_order({_key(image): image for image in images})
     threads = threads or min(16, usable_cpus())
     broken: dict[str, str] = {}
-    with bar(show_progress) as shown, ThreadPoolExecutor(threads) as pool:
-        checks = pool.map(_fault, named.values())
+    with bar(show_progress) as progress, ThreadPoolExecutor(threads) as pool:
+        checks = pool.map(_decoding_error, by_key.values())
         try:
-            for key, fault in zip(
-                named, shown.track(checks, total=len(named), description="checking images")
+            for key, error in zip(
+                by_key, progress.track(checks, total=len(by_key), description="checking images")
             ):
-                if fault is not None:
-                    broken[key] = fault
+                if error is not None:
+                    broken[key] = error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return broken
 
 
-def in_reading_order(named: Mapping[str, ImageSource]) -> dict[str, ImageSource]:
-    """The same images; those inside one table follow each other as they lie in it."""
+def in_reading_order(images: Mapping[str, ImageSource]) -> dict[str, ImageSource]:
+    """Return the images sorted so that images stored in a table follow its order."""
 
     def location(entry: tuple[str, ImageSource]) -> tuple[str, int]:
         return entry[1].location if isinstance(entry[1], StoredImage) else ("", 0)
 
-    return dict(sorted(named.items(), key=location))
+    return dict(sorted(images.items(), key=location))
 
 
 def drop_broken(
     data: Sequence[RankedPrompt], broken: Mapping[str, str]
 ) -> tuple[list[RankedPrompt], ImageReport]:
-    """The data without the images that ``find_broken`` named."""
+    """Remove the images that ``find_broken`` returned; return the remaining data and a report."""
     remaining: list[RankedPrompt] = []
     skipped: list[SkippedImage] = []
     dropped: list[DroppedPrompt] = []
@@ -123,12 +136,12 @@ def drop_broken(
 
 
 def _key(image: ImageSource) -> str:
-    """Images of PIL without a file have no name of their own."""
+    """Return a unique key; PIL images without a file share a name, so their id is added."""
     name = image_name(image)
     return f"{name} {id(image)}" if name.startswith("<") else name
 
 
-def _fault(image: ImageSource) -> str | None:
+def _decoding_error(image: ImageSource) -> str | None:
     try:
         with decoded_image(image) as decoded, rgb_guard(image_name(image)):
             if decoded.mode != "RGB":

@@ -1,4 +1,4 @@
-"""Single comparisons (better, worse), put into groups so that none is lost and none invented."""
+"""Combine single comparisons (better, worse) into groups with exactly the same comparisons."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from ..inputs.image_file import ImageSource, image_name
 from .ranked_prompt import RankedPrompt, untied_pairs
 
-LARGEST = 10  # images of a group: a training step holds them all at once
+LARGEST = 10  # maximum images per group, because a training step needs all of them at once
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One image preferred to another. The keys tell which images are the same in several comparisons."""
+    """One image preferred to another; equal keys identify the same image in several comparisons."""
 
     id: str
     prompt: str
@@ -25,22 +25,22 @@ class Comparison:
 
 
 def group_comparisons(comparisons: Iterable[Comparison]) -> list[RankedPrompt]:
-    """Groups whose untied pairs are exactly the comparisons, with as few images as is easily had.
+    """Return groups whose untied pairs are exactly the comparisons, with few images in total.
 
-    Comparisons of one prompt whose images all hang together become one group where its ranking implies
-    these comparisons and no other: all pairs of a ranking do, A over B and B over C alone do not (A over C
-    was never said). What is left becomes groups of an image and those that lost, or won, against it. No
-    group has more than LARGEST images. A comparison made twice, or both ways, is in as many groups as it
-    was made.
+    Comparisons of one prompt that connect their images become one group if a ranking implies exactly these
+    comparisons. All pairs of a ranking do; A over B and B over C do not, because the ranking would add A
+    over C. Other comparisons become groups of one image and all images that lost, or won, against it. No
+    group has more than LARGEST images. A comparison that occurs several times, or in both directions,
+    is put in several groups.
     """
     by_prompt: dict[str, list[Comparison]] = defaultdict(list)
     for comparison in comparisons:
         by_prompt[comparison.prompt].append(comparison)
-    return [group for some in by_prompt.values() for group in _groups_of_prompt(some)]
+    return [group for of_prompt in by_prompt.values() for group in _groups_of_prompt(of_prompt)]
 
 
 def regroup(data: Sequence[RankedPrompt]) -> list[RankedPrompt]:
-    """The data with its groups of two put together by prompt and image, now that images have names."""
+    """Combine the groups of two images by prompt and image name."""
     pairs = [item for item in data if len(item.images) == 2]
     others = [item for item in data if len(item.images) != 2]
     comparisons = []
@@ -55,18 +55,18 @@ def regroup(data: Sequence[RankedPrompt]) -> list[RankedPrompt]:
 def _groups_of_prompt(comparisons: list[Comparison]) -> list[RankedPrompt]:
     groups = []
     while comparisons:
-        # Each comparison once; its repetitions wait for the next turn.
+        # Take each comparison once; repeated ones are left for the next iteration.
         first = {(c.better_key, c.worse_key): c for c in reversed(comparisons)}
         taken = set(map(id, first.values()))
         comparisons = [c for c in comparisons if id(c) not in taken]
         for part in _connected(list(reversed(first.values()))):
-            whole = _ranking(part)
-            groups += [whole] if whole else _stars(part)
+            ranking = _ranking(part)
+            groups += [ranking] if ranking else _stars(part)
     return groups
 
 
 def _connected(comparisons: list[Comparison]) -> list[list[Comparison]]:
-    """The comparisons by the connected set of images that they are part of."""
+    """Split comparisons into those of each connected set of images."""
     root: dict[Hashable, Hashable] = {}
 
     def find(key: Hashable) -> Hashable:
@@ -83,9 +83,9 @@ def _connected(comparisons: list[Comparison]) -> list[list[Comparison]]:
 
 
 def _ranking(comparisons: list[Comparison]) -> RankedPrompt | None:
-    """The one group whose untied pairs are these comparisons, if there is one.
+    """Return the group whose untied pairs are exactly these comparisons, or None if there is none.
 
-    In such a group a better place means more wins, so the numbers of wins are the places to try.
+    In such a group a better rank means more wins, so the ranks follow from the numbers of wins.
     """
     wins: dict[Hashable, int] = defaultdict(int)
     for c in comparisons:
@@ -101,7 +101,7 @@ def _ranking(comparisons: list[Comparison]) -> RankedPrompt | None:
 
 
 def _stars(comparisons: list[Comparison]) -> list[RankedPrompt]:
-    """Groups of one image against others; the image with most comparisons left comes first."""
+    """Return groups of one image against others, starting with the image in most comparisons."""
     groups = []
     while comparisons:
         sides: dict[tuple[bool, Hashable], list[Comparison]] = defaultdict(list)

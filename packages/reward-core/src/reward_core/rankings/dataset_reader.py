@@ -1,4 +1,4 @@
-"""Datasets of the `datasets` library, by folder or by name on the hub; images stay undecoded in them."""
+"""Read rankings from datasets of the ``datasets`` library; images are decoded only when opened."""
 
 from __future__ import annotations
 
@@ -17,25 +17,31 @@ from .table_reader import Rows, holds_images, is_list
 def read_dataset(
     source: str | Path, split: str, columns: Mapping[str, str] | None = None, config: str | None = None
 ) -> list[RankedPrompt]:
-    """The prompts of one split of a dataset, with images that are read when they are opened.
+    """Return the rankings of one split of a dataset; images are read when they are opened.
+
+    Args:
+        source: folder of the dataset, or its name on the hub.
+        split: name of the split.
+        columns: role -> column, see forms.py.
+        config: name of the configuration.
 
     Raises:
-        InputError: `datasets` is missing, the dataset is of a kind that it does not load, or has no such
-            split or columns. HubError: it cannot be had from the hub.
+        InputError: ``datasets`` is not installed or cannot load the dataset, or a split or column is missing.
+        HubError: the dataset cannot be downloaded.
     """
     splits = load_splits(source, config)
     if split not in splits:
-        raise InputError(f"{source}: no split {split!r}; it has {', '.join(splits)}")
+        raise InputError(f"Cannot read '{source}': no split {split!r}; it has {', '.join(splits)}.")
     return rankings_of(splits[split], f"{source} ({split})", columns)
 
 
 def load_splits(source: str | Path, config: str | None = None) -> dict[str, Any]:
-    """Name -> dataset. A saved folder without splits is "train"."""
+    """Return the datasets by split; a saved dataset without splits is "train"."""
     try:
         import datasets
     except ImportError as error:
         raise InputError(
-            f"Cannot read the dataset {source}: datasets is not installed. Run `pip install datasets`."
+            f"Cannot read the dataset '{source}': datasets is not installed. Run `pip install datasets`."
         ) from error
     try:
         if Path(source).is_dir() and any(
@@ -50,7 +56,7 @@ def load_splits(source: str | Path, config: str | None = None) -> dict[str, Any]
 
 
 def rankings_of(dataset: Any, name: str, columns: Mapping[str, str] | None) -> list[RankedPrompt]:
-    """The rows of a loaded dataset as ranked prompts."""
+    """Return the rankings in a loaded dataset."""
     from datasets import Image
 
     undecoded = dataset
@@ -61,7 +67,7 @@ def rankings_of(dataset: Any, name: str, columns: Mapping[str, str] | None) -> l
         elif isinstance(inner, Image):
             undecoded = undecoded.cast_column(column, type(feature)(Image(decode=False)))
     if not len(undecoded):
-        raise InputError(f"{name}: holds no rows")
+        raise InputError(f"Cannot read '{name}': it has no rows.")
     schema = undecoded.features.arrow_schema
     images = [field.name for field in schema if holds_images(field.type)]
     lengths = {c: _lengths(undecoded, c) for c in images if is_list(schema.field(c).type)}
@@ -74,16 +80,16 @@ def rankings_of(dataset: Any, name: str, columns: Mapping[str, str] | None) -> l
                 if column in lengths
                 else DatasetImage(undecoded, name, column, i)
             )
-    here = Path()  # a dataset does not say what its paths are relative to
+    working_directory = Path()  # paths in a dataset have no other base folder
     return group_rows(
         Rows(name, "row", undecoded.column_names, list(enumerate(cells))),
         columns,
-        lambda cell: as_image(cell, here),
+        lambda cell: as_image(cell, working_directory),
     )
 
 
 def _lengths(dataset: Any, column: str) -> list[int]:
-    """How many images each cell of a column of lists holds; none of them is copied."""
+    """Return the number of images in each cell of a column of lists, without copying them."""
     import pyarrow.compute
 
     lengths: list[int] = []
@@ -93,7 +99,7 @@ def _lengths(dataset: Any, column: str) -> list[int]:
 
 
 def as_image(cell: Any, folder: Path) -> Any:
-    """A cell as an image: one in a table as it is, an address as it is, a path relative to ``folder``."""
+    """Return the image of a cell: a stored image, a URL, or a path relative to ``folder``; None if empty."""
     if isinstance(cell, StoredImage):
         return cell
     if not isinstance(cell, str) or not cell:
@@ -102,19 +108,17 @@ def as_image(cell: Any, folder: Path) -> Any:
 
 
 def _as_error(source: str | Path, error: Exception) -> Exception:
-    """The library's many errors as one that says what to do; anything else stays itself."""
+    """Convert an error of the library to InputError or HubError; return other errors unchanged."""
     from datasets.exceptions import DatasetNotFoundError, DatasetsError
 
     reason = str(error).split("\n")[0]
     if isinstance(error, RuntimeError) and "scripts are no longer supported" in reason:
-        message = f"{source}: has a loading script, which `datasets` from 4 on refuses to run"
+        message = f"Cannot load '{source}': it has a loading script, which `datasets` 4 and later do not run"
         if "imagerewarddb" in str(source).lower():
-            return InputError(
-                f"{message}. Read it without: `reward-core prepare imagerewarddb --subset 1k --out data/`"
-            )
-        return InputError(f"{message}. Download its files and give the tables among them, such as a .parquet")
+            return InputError(f"{message}. Run: reward-core prepare imagerewarddb --subset 1k --out data/")
+        return InputError(f"{message}. Download its files and read its tables, such as a .parquet file.")
     if isinstance(error, (DatasetNotFoundError, ConnectionError)):
-        return HubError(f"{source}: cannot be had from the hub: {reason}")
+        return HubError(f"Cannot download '{source}' from the hub: {reason}")
     if isinstance(error, (DatasetsError, ValueError, OSError)):
-        return InputError(f"{source}: cannot be loaded as a dataset: {reason}")
+        return InputError(f"Cannot load '{source}' as a dataset: {reason}")
     return error

@@ -1,4 +1,4 @@
-"""How often a model prefers the image that people, or an oracle, prefer."""
+"""Evaluate how often a model prefers the image that people, or an oracle, prefer."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ..files.score_file import ScoredRow
 from ..scoring.rewards import require_finite
 from . import RankedPrompt
 
-#: Upper bounds of the gaps between two images' utilities, for `Evaluation.by_gap`.
+#: Upper bounds of the utility gaps in ``Evaluation.by_gap``.
 UTILITY_GAPS = (0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
 
 
 @dataclass(frozen=True)
 class Share:
-    """accuracy in [0, 1] over a number of pairs."""
+    """An accuracy in [0, 1] and the number of pairs it is computed from."""
 
     pairs: int
     accuracy: float
@@ -26,12 +26,17 @@ class Share:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Shares of the untied pairs of images of one prompt that a model orders right.
+    """The accuracy of a model on untied pairs of images of the same prompt. Equal scores count as wrong.
 
-    pooled_accuracy: over all pairs. per_prompt_accuracy: the mean over prompts of each prompt's share.
-    by_gap: by how far apart the two are, in utility where the data tells it, otherwise in places.
-    by_fault: pairs of a faultless image and one with that fault alone; empty where faults are unknown.
-    by_objects: by how many things the prompt names, where the data says. An equal score counts as wrong.
+    Attributes:
+        pooled_accuracy: accuracy over all pairs.
+        per_prompt_accuracy: mean over prompts of each prompt's accuracy.
+        pairs: number of pairs.
+        prompts: number of prompts with pairs.
+        by_gap: accuracy by the difference in utility, or in rank if the data has no utilities.
+        by_fault: accuracy on pairs of a faultless image and one with only this fault; empty if the data has
+            no faults.
+        by_objects: accuracy by the number of things in the prompt, if the data has it.
     """
 
     pooled_accuracy: float
@@ -43,7 +48,7 @@ class Evaluation:
     by_objects: dict[str, Share]
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON: keys as the fields, shares as {"pairs", "accuracy"}."""
+        """Return the fields as a dict for JSON; shares are {"pairs", "accuracy"}."""
         shares = {
             name: {key: vars(share) for key, share in getattr(self, name).items()}
             for name in ("by_gap", "by_fault", "by_objects")
@@ -55,49 +60,51 @@ def evaluate(data: Sequence[RankedPrompt], rows: Iterable[ScoredRow]) -> Evaluat
     """Compare scores with rankings.
 
     Args:
-        data: prompts with their images and places.
-        rows: one for each image of each prompt, in order, as ``Scorer.score_rows`` gives them; pairs
-            with an image that has no score are left out.
+        data: groups of ranked images.
+        rows: one row per image of each group, in order, as from ``Scorer.score_rows``. Pairs with an image
+            that has no score are left out.
 
     Raises:
-        ValueError: fewer rows than images, or no untied pair with scores.
-        NonFiniteRewardError: a score that is NaN or infinite; it would lose every comparison.
+        ValueError: there are fewer rows than images, or no untied pair has scores.
+        NonFiniteRewardError: a score is NaN or infinite.
     """
     rows = iter(rows)
     shares: dict[tuple[str, str], list[bool]] = defaultdict(list)
-    every: list[bool] = []
+    results: list[bool] = []  # of each pair: whether it is ordered correctly
     per_prompt: list[float] = []
     for item in data:
-        own_rows = list(islice(rows, len(item.images)))
-        scored = [(row.image, row.score) for row in own_rows if row.score is not None]
+        item_rows = list(islice(rows, len(item.images)))
+        scored = [(row.image, row.score) for row in item_rows if row.score is not None]
         require_finite([score for _, score in scored], "evaluate", lambda i: f"the score of {scored[i][0]}")  # noqa: B023
-        scores = [row.score for row in own_rows]
+        scores = [row.score for row in item_rows]
         if len(scores) < len(item.images):
-            raise ValueError(f"{len(scores)} scores for the {len(item.images)} images of {item.prompt!r}")
-        own: list[bool] = []
+            raise ValueError(
+                f"Cannot evaluate {item.prompt!r}: {len(scores)} scores for its {len(item.images)} images."
+            )
+        item_results: list[bool] = []
         for better, worse in _untied(item.ranks):
             score, other = scores[better], scores[worse]
             if score is None or other is None:
                 continue
-            right = score > other
-            own.append(right)
-            shares["gap", _gap(item, better, worse)].append(right)
+            correct = score > other
+            item_results.append(correct)
+            shares["gap", _gap(item, better, worse)].append(correct)
             if item.objects is not None:
-                shares["objects", str(item.objects)].append(right)
+                shares["objects", str(item.objects)].append(correct)
             if item.faults and not item.faults[better] and len(set(item.faults[worse])) == 1:
-                shares["fault", item.faults[worse][0]].append(right)
-        if own:
-            per_prompt.append(sum(own) / len(own))
-            every += own
-    if not every:
-        raise ValueError("no two images of a prompt that differ in place and have scores")
+                shares["fault", item.faults[worse][0]].append(correct)
+        if item_results:
+            per_prompt.append(sum(item_results) / len(item_results))
+            results += item_results
+    if not results:
+        raise ValueError("Cannot evaluate: no prompt has two images with different ranks and with scores.")
     parts: dict[str, dict[str, Share]] = {"gap": {}, "fault": {}, "objects": {}}
-    for (part, key), rights in sorted(shares.items()):
-        parts[part][key] = Share(len(rights), sum(rights) / len(rights))
+    for (part, key), values in sorted(shares.items()):
+        parts[part][key] = Share(len(values), sum(values) / len(values))
     return Evaluation(
-        pooled_accuracy=sum(every) / len(every),
+        pooled_accuracy=sum(results) / len(results),
         per_prompt_accuracy=sum(per_prompt) / len(per_prompt),
-        pairs=len(every),
+        pairs=len(results),
         prompts=len(per_prompt),
         by_gap=parts["gap"],
         by_fault=parts["fault"],

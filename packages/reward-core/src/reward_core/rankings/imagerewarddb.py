@@ -1,7 +1,7 @@
-"""ImageRewardDB as it lies on the hub: a Parquet file a split, images in zips or unpacked.
+"""Read ImageRewardDB in the layout of the hub: one Parquet file per split, images in zips or folders.
 
-metadata-train.parquet   image_path, prompt_id, prompt, ..., rank (1 is best): a row an image
-images/train/train_1.zip, or the folder images/train/train_1 with its images
+metadata-train.parquet   image_path, prompt_id, prompt, ..., rank (1 is best); one row per image
+images/train/train_1.zip, or the folder images/train/train_1 with the images of that zip
 """
 
 from __future__ import annotations
@@ -31,15 +31,18 @@ def read_imagerewarddb(
     columns: Mapping[str, str] | None = None,
     only: set[str] | None = None,
 ) -> list[RankedPrompt]:
-    """The prompts of one split. Images whose zip is not there are left out, as a subset has it.
+    """Return the rankings of one split. Images in missing zips are left out, as in a subset.
 
     Args:
-        folder: holds ``images/{split}/``.
-        only: names of the zips to take, such as "train_1", by default all that are there. With them nothing
-            is warned of.
+        metadata: the Parquet file of the split.
+        folder: folder that contains ``images/{split}/``.
+        split: name of the split.
+        columns: role -> column, see forms.py.
+        only: names of the zips to use, such as "train_1" (default: all that exist). If given, missing zips
+            cause no warning.
 
     Raises:
-        InputError: no image is there, or the metadata is of another form.
+        InputError: no image exists, or the metadata is invalid.
 
     Warns:
         DataWarning: images were left out.
@@ -51,30 +54,28 @@ def read_imagerewarddb(
     unranked = [i for i, row in numbered if rank in row and row[rank] is None]
     if unranked:
         numbered = [(i, row) for i, row in numbered if row[rank] is not None]
-        message = (
-            f"{metadata}: {len(unranked):,} images have no rank and are left out, such as row {unranked[0]}"
-        )
-        warn_caller(message, DataWarning)
+        count = f"{len(unranked):,} images in '{metadata}'"
+        warn_caller(f"{count} have no rank and are left out, such as row {unranked[0]}", DataWarning)
     data = group_rows(Rows(rows.name, rows.unit, rows.columns, numbered), columns, index.find)
     if not data:
         raise InputError(
-            f"{metadata}: none of its images is in {folder / 'images' / split}; the zips, or "
-            f"folders of their content, were expected there"
+            f"Cannot read '{metadata}': none of its images is in '{folder / 'images' / split}'. Put the zips "
+            "or folders with their content into that folder."
         )
     if index.absent and only is None:
         names = sorted(index.absent)
-        shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
-        message = f"{metadata}: {sum(index.absent.values()):,} of {len(numbered):,} images are left out"
-        warn_caller(f"{message}; they are in zips that are not here ({shown})", DataWarning)
+        examples = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+        message = f"{sum(index.absent.values()):,} of {len(numbered):,} images of '{metadata}' are left out"
+        warn_caller(f"{message}, because their zips are missing ({examples})", DataWarning)
     return data
 
 
 class _ImageIndex:
-    """Where the images of a split are. Their file names are unique."""
+    """The locations of a split's images, whose file names are unique."""
 
     def __init__(self, folder: Path, split: str, only: set[str] | None):
         self.folder, self.split = folder, split
-        self.absent: Counter[str] = Counter()  # images by the zip that is not here
+        self.absent: Counter[str] = Counter()  # missing zip -> number of images
         self.folders: dict[str, Path] = {}
         self.zips: dict[str, dict[str, ZippedImage]] = {}
         root = folder / "images" / split
@@ -87,7 +88,7 @@ class _ImageIndex:
                 self.zips[path.stem] = _members(path)
 
     def find(self, cell: Any) -> ImageSource | None:
-        """The image of a metadata row; one whose zip is here but does not hold it fails when opened."""
+        """Return the image of a metadata row; if its zip exists without it, opening the image fails."""
         name = PurePosixPath(str(cell).replace("\\", "/"))
         part = name.parent.name
         if part in self.folders:

@@ -1,4 +1,4 @@
-"""The original's form, {"id", "prompt", "generations", "ranking"}: one record a prompt, read and written."""
+"""Read and write ImageReward's JSON format: {"id", "prompt", "generations", "ranking"} per prompt."""
 
 from __future__ import annotations
 
@@ -21,59 +21,64 @@ def read_record(
     columns: Mapping[str, str],
     resolve: Callable[[Any], ImageSource | None],
 ) -> RankedPrompt:
-    """One prompt with all its images.
-
-    ShapesBench's files add "utilities", "faults" and "objects".
+    """Return the ranking in a record. Records of ShapesBench also have "utilities", "faults" and "objects".
 
     Args:
-        where: how errors name the record.
+        where: name of the record in errors.
+        record: the record.
         columns: role -> column, see forms.py.
-        resolve: an image's cell -> the image, None where the cell holds none.
+        resolve: function from an image's cell to the image, or None if the cell has none.
 
     Raises:
-        InputError: another form.
+        InputError: the record is invalid.
     """
     names, ranks = record.get(columns["images"]), record.get(columns["ranking"])
     prompt = record.get(columns["prompt"])
     if not isinstance(prompt, str):
-        raise InputError(f"{where}: the prompt must be a string, got {prompt!r:.80}")
+        raise InputError(f"Cannot read {where}: the prompt must be a string, got {prompt!r:.80}")
     cells = [resolve(name) for name in names] if isinstance(names, (list, tuple)) else [None]
     images = [image for image in cells if image is not None]
     if len(images) < len(cells):
-        raise InputError(f"{where}: {columns['images']!r} must be a list of file names, got {names!r:.80}")
+        raise InputError(
+            f"Cannot read {where}: {columns['images']!r} must be a list of file names, got {names!r:.80}"
+        )
     if not isinstance(ranks, (list, tuple)) or not all(type(rank) is int for rank in ranks):
         raise InputError(
-            f"{where}: {columns['ranking']!r} must be a list of whole numbers, got {ranks!r:.80}"
+            f"Cannot read {where}: {columns['ranking']!r} must be a list of integers, got {ranks!r:.80}"
         )
     utilities, faults = record.get("utilities"), record.get("faults")
     for key, values in ((columns["ranking"], ranks), ("utilities", utilities), ("faults", faults)):
         if values is not None and (not isinstance(values, (list, tuple)) or len(values) != len(images)):
-            raise InputError(f"{where}: {len(images)} images, but {key!r} is {values!r:.80}")
+            raise InputError(
+                f"Cannot read {where}: it has {len(images)} images, but {key!r} is {values!r:.80}"
+            )
     try:
         if utilities is not None and not all(math.isfinite(float(value)) for value in utilities):
-            raise InputError(f"{where}: 'utilities' must be numbers, got {utilities!r:.80}")
+            raise InputError(f"Cannot read {where}: 'utilities' must be numbers, got {utilities!r:.80}")
         return RankedPrompt(
             str(record.get(columns.get("id", "id"), "")),
             prompt,
             tuple(images),
             tuple(ranks),
             None if utilities is None else tuple(map(float, utilities)),
-            None if faults is None else tuple(tuple(fault["kind"] for fault in some) for some in faults),
+            None
+            if faults is None
+            else tuple(tuple(fault["kind"] for fault in of_image) for of_image in faults),
             record.get("objects"),
         )
     except InputError:
         raise
     except (TypeError, ValueError, KeyError, OverflowError) as error:
-        raise InputError(f"{where}: 'utilities' or 'faults' is not as expected: {error!r}") from error
+        raise InputError(f"Cannot read {where}: 'utilities' or 'faults' is invalid ({error!r})") from error
 
 
 def write_rankings(path: Path, data: Sequence[RankedPrompt]) -> None:
-    """Write rankings as the original publishes them; the file appears whole or not at all.
+    """Write rankings in ImageReward's JSON format, atomically.
 
-    Images' names are relative to the file's folder where they lie in it, otherwise whole paths.
+    The names of images in the file's folder are relative to it; other images have absolute paths.
 
     Raises:
-        InputError: an image that is no file of its own.
+        InputError: an image is not a file.
     """
     folder = path.parent.absolute()
     records = []
@@ -87,7 +92,7 @@ def write_rankings(path: Path, data: Sequence[RankedPrompt]) -> None:
         if item.utilities is not None:
             record["utilities"] = list(item.utilities)
         if item.faults is not None:
-            record["faults"] = [[{"kind": kind} for kind in some] for some in item.faults]
+            record["faults"] = [[{"kind": kind} for kind in of_image] for of_image in item.faults]
         if item.objects is not None:
             record["objects"] = item.objects
         records.append(record)
@@ -99,6 +104,6 @@ def _relative(image: ImageSource, folder: Path) -> str:
     if "://" in name:
         return name
     if not isinstance(image, (str, Path)):
-        raise InputError(f"{name}: is no file of its own; its name cannot be written into a rankings file")
-    whole = Path(name).absolute()
-    return (whole.relative_to(folder) if whole.is_relative_to(folder) else whole).as_posix()
+        raise InputError(f"Cannot write rankings with '{name}': it is not a file. Save the image first.")
+    absolute = Path(name).absolute()
+    return (absolute.relative_to(folder) if absolute.is_relative_to(folder) else absolute).as_posix()

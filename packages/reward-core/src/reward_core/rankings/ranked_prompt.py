@@ -1,4 +1,4 @@
-"""The one internal form of rankings."""
+"""The internal representation of rankings."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from ..inputs.image_file import ImageSource
 
 @dataclass(frozen=True)
 class RankedPrompt:
-    """Images of one prompt with their places.
+    """A group: ranked images of one prompt. Several groups may have the same prompt.
 
-    ranks: one integer an image, 1 is best, equal where neither is preferred; gaps are allowed. Two
-    images of different places are one comparison; two of the same place are none. utilities: how good
-    each is, where the source says so (any scale, more is better). faults: the kinds of fault of each,
-    likewise. objects: how many things the prompt names, likewise.
-
-    Several of them may hold the same prompt; then each is a group of its own.
+    Attributes:
+        id: id of the group.
+        prompt: the prompt.
+        images: the images.
+        ranks: rank of each image; 1 is best, ties are equal, gaps are allowed. Two images of different
+            ranks are one comparison, two of the same rank are none.
+        utilities: quality of each image on any scale (higher is better), if the source has it.
+        faults: kinds of fault of each image, if the source has them.
+        objects: number of things that the prompt names, if the source has it.
     """
 
     id: str
@@ -30,7 +33,7 @@ class RankedPrompt:
     objects: int | None = None
 
     def only(self, indices: Sequence[int]) -> RankedPrompt:
-        """The same prompt with some of its images, by index; places stay as they are."""
+        """Return the group with only the images at these indices; their ranks do not change."""
         return RankedPrompt(
             self.id,
             self.prompt,
@@ -43,6 +46,6 @@ class RankedPrompt:
 
 
 def untied_pairs(ranks: Sequence[int]) -> int:
-    """How many pairs of images differ in place."""
+    """Count the pairs of images with different ranks."""
     tied = sum(n * (n - 1) // 2 for n in Counter(ranks).values())
     return len(ranks) * (len(ranks) - 1) // 2 - tied

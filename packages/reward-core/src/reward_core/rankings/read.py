@@ -1,4 +1,4 @@
-"""The one door through which rankings come in, whatever they lie in."""
+"""Read rankings from any supported file, folder or dataset."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ def read_rankings(
     columns: Mapping[str, str] | None = None,
     split: str | None = None,
 ) -> list[RankedPrompt]:
-    """The prompts of any source of rankings, in its order (docs/data.md shows each).
+    """Return the rankings in a source, in its order. docs/data.md shows all formats.
 
     Args:
         path: a .json, .jsonl, .csv or .parquet file; ImageRewardDB's ``metadata-{split}.parquet``; a folder
-            with a ``rankings.json``, with ImageRewardDB, with `{split}.json` files as ``prepare`` writes
-            them, or with a dataset; or a dataset's name on the hub.
-        images: the folder to which images' names are relative; by default the file's own.
-        columns: role -> column, for columns that go by other names than those of ``forms.ROLES``.
-        split: which part, of a folder or dataset that has several.
+            with a ``rankings.json``, with ImageRewardDB, with the ``{split}.json`` files of ``prepare``, or
+            with a dataset; or the name of a dataset on the hub.
+        images: folder that image names are relative to (default: the folder of the file).
+        columns: role -> column, for columns with other names than those in ``forms.ROLES``.
+        split: the split to read, if the folder or dataset has several.
 
     Raises:
-        InputError: no such file or folder, or another form; the offending record is named.
-        HubError: a dataset that cannot be had.
+        InputError: the file or folder does not exist or is invalid; the message names the record.
+        HubError: the dataset cannot be downloaded.
     """
     source, path = os.fspath(path), Path(path)
     if images is not None and not Path(images).is_dir():
-        raise InputError(f"{images}: no such folder of images")
+        raise InputError(f"Cannot read images from '{images}': no such folder. Set --images to one.")
     if path.is_dir():
         return _read_folder(path, images, columns, split)
     if not path.exists() and is_hub_name(source):
         return read_dataset(source, split or "train", columns)
     if not path.is_file():
-        raise InputError(f"{path}: no such rankings file")
+        raise InputError(f"Cannot read rankings from '{path}': no such file.")
     return _read_file(path, Path(images) if images is not None else path.parent, columns)
 
 
@@ -68,7 +68,8 @@ def _read_folder(
     files = split_files(path)
     if split is None and len(files) > 1:
         raise InputError(
-            f"{path}: holds several sets of rankings; give one: {', '.join(map(str, files.values()))}"
+            f"Cannot read '{path}': it has several splits. Set --split, or use one of the files: "
+            f"{', '.join(map(str, files.values()))}"
         )
     if split is None and files:
         split = next(iter(files))
@@ -76,28 +77,29 @@ def _read_folder(
         return _read_file(files[split], folder, columns)
     if not files and is_dataset(path):
         return read_dataset(path, split or "train", columns)
-    raise InputError(f"{path / (f'{split}.json' if split else RANKINGS_FILE)}: no such rankings file")
+    file = path / (f"{split}.json" if split else RANKINGS_FILE)
+    raise InputError(f"Cannot read rankings from '{file}': no such file.")
 
 
 def split_files(folder: Path) -> dict[str, Path]:
-    """Split -> its file, of a folder as ``prepare`` writes it or of ImageRewardDB as it lies on the hub."""
+    """Return the file of each split in a folder of ``prepare`` or in the layout of ImageRewardDB."""
     prepared = {name: folder / f"{name}.json" for name in ("train", "validation", "test")}
-    found = {name: file for name, file in prepared.items() if file.is_file()}
-    if found:
-        return found
+    existing = {name: file for name, file in prepared.items() if file.is_file()}
+    if existing:
+        return existing
     metadata = [(m[1], file) for file in sorted(folder.iterdir()) if (m := _METADATA.fullmatch(file.name))]
     return dict(metadata)
 
 
 def is_dataset(folder: Path) -> bool:
-    """Whether a folder looks like a dataset: saved by `datasets`, or with tables in it."""
+    """Return whether a folder is a dataset: saved by ``datasets``, or with tables in it."""
     if any((folder / name).is_file() for name in ("state.json", "dataset_dict.json")):
         return True
     return any(file.suffix in EXTENSIONS[1:] for file in folder.rglob("*") if file.is_file())
 
 
 def is_hub_name(source: str) -> bool:
-    """Whether it can only be OWNER/NAME on the hub, and no mistyped path."""
+    """Return whether a source can only be OWNER/NAME on the hub, not a misspelled path."""
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", source) or source.startswith("."):
         return False
     return Path(source).suffix not in EXTENSIONS and not Path(source).parent.exists()

@@ -1,4 +1,4 @@
-"""Training, validation and test data of one source."""
+"""Read the training, validation and test data of a source."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .ranked_prompt import RankedPrompt
 from .read import is_dataset, is_hub_name, read_rankings, split_files
 
 SPLITS = ("train", "validation", "test")
-#: Names that datasets give their splits, the most likely first.
+#: Names of splits in datasets, the most common first.
 NAMES = {
     "train": ("train",),
     "validation": ("validation", "valid", "val", "dev", "validation_unique"),
@@ -27,24 +27,24 @@ def read_splits(
     columns: Mapping[str, str] | None = None,
     config: str | None = None,
 ) -> dict[str, list[RankedPrompt]]:
-    """ "train", "validation" and "test" of a source, an empty list for one that it lacks.
+    """Return the rankings of "train", "validation" and "test"; an empty list for a missing split.
 
     Args:
-        source: a folder as ``reward-core prepare`` writes it (train.json, validation.json, test.json), a
-            folder of ImageRewardDB, a dataset (folder or name on the hub), or a single file, which is taken
-            for training data.
-        images, columns: as for ``read_rankings``.
-        config: which of a dataset's configurations.
+        source: a folder written by ``reward-core prepare`` (train.json, validation.json, test.json), a
+            folder of ImageRewardDB, a dataset (folder or name on the hub), or a single file, which becomes
+            the training data.
+        images, columns: see ``read_rankings``.
+        config: configuration of the dataset.
 
     Raises:
-        InputError, HubError: as ``read_rankings`` does; also where there is no training data.
+        InputError, HubError: see ``read_rankings``; also if there is no training data.
 
     Warns:
         DataWarning: there is no validation data.
     """
     splits = available_splits(source, images, columns, config)
     if not splits["validation"]:
-        warn_caller(f"{source}: no validation data is there", DataWarning)
+        warn_caller(f"'{source}' has no validation data", DataWarning)
     return splits
 
 
@@ -54,34 +54,38 @@ def available_splits(
     columns: Mapping[str, str] | None = None,
     config: str | None = None,
 ) -> dict[str, list[RankedPrompt]]:
-    """Return what `read_splits` returns, without its warning about validation data."""
+    """Return the same as ``read_splits``, without the warning about validation data."""
     path = Path(source)
     if path.is_dir():
         files = split_files(path)
         if files:
-            found = {name: read_rankings(file, images or path, columns) for name, file in files.items()}
+            splits = {name: read_rankings(file, images or path, columns) for name, file in files.items()}
         elif is_dataset(path):
-            found = _of_dataset(source, columns, config)
+            splits = _dataset_splits(source, columns, config)
         else:
-            raise InputError(f"{path}: holds no train.json; `reward-core prepare` writes such a folder")
+            raise InputError(
+                f"Cannot read '{path}': no train.json. Create such a folder with `reward-core prepare`."
+            )
     elif path.exists():
-        found = {"train": read_rankings(path, images, columns)}
+        splits = {"train": read_rankings(path, images, columns)}
     elif is_hub_name(os.fspath(source)):
-        found = _of_dataset(source, columns, config)
+        splits = _dataset_splits(source, columns, config)
     else:
-        raise InputError(f"{path}: no such file or folder")
-    if not found.get("train"):
-        raise InputError(f"{source}: holds no training data, only {', '.join(found) or 'nothing'}")
-    return {name: found.get(name, []) for name in SPLITS}
+        raise InputError(f"Cannot read rankings from '{path}': no such file or folder.")
+    if not splits.get("train"):
+        raise InputError(
+            f"Cannot read '{source}': it has no training data, only {', '.join(splits) or 'nothing'}."
+        )
+    return {name: splits.get(name, []) for name in SPLITS}
 
 
-def _of_dataset(
+def _dataset_splits(
     source: str | os.PathLike[str], columns: Mapping[str, str] | None, config: str | None
 ) -> dict[str, list[RankedPrompt]]:
     loaded = load_splits(os.fspath(source), config)
-    found = {}
+    splits = {}
     for split, names in NAMES.items():
         name = next((name for name in names if name in loaded), None)
         if name is not None:
-            found[split] = rankings_of(loaded[name], f"{source} ({name})", columns)
-    return found
+            splits[split] = rankings_of(loaded[name], f"{source} ({name})", columns)
+    return splits

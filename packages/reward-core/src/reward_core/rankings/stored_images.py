@@ -1,4 +1,4 @@
-"""Images inside zips and tables, read when they are opened and not before."""
+"""Images in zips and tables, which are read only when they are opened."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _lock = threading.Lock()
 
 @dataclass(frozen=True)
 class ZippedImage(StoredImage):
-    """An image in a zip. ``member`` is its whole name there."""
+    """An image in a zip; ``member`` is its full name in the zip."""
 
     archive: Path
     member: str
@@ -44,10 +44,16 @@ class ZippedImage(StoredImage):
 
 @dataclass(frozen=True)
 class ParquetImage(StoredImage):
-    """An image in a cell of a Parquet file, as bytes or as the hub's {"bytes", "path"}.
+    """An image in a cell of a Parquet file, as bytes or as {"bytes", "path"} (the format of the hub).
 
-    Reading costs the cell's row group, of which the last few stay in memory: fast in the file's order, slow
-    in another. ``item`` counts within a cell that holds a list.
+    Reading a cell reads its row group, and the last few row groups stay in memory. So reading in the order of
+    the file is fast, and other orders are slow.
+
+    Attributes:
+        file: the Parquet file.
+        column: name of the column.
+        row: index of the row.
+        item: index in the cell's list; None if the cell is not a list.
     """
 
     file: Path
@@ -67,7 +73,7 @@ class ParquetImage(StoredImage):
         key = _key(self.file)
         _, starts = _open_parquet(key)
         group = max(i for i, start in enumerate(starts) if start <= self.row)
-        with _lock:  # Two threads would read the same group twice, and a Parquet file is no thread's own.
+        with _lock:  # Parquet files are not thread-safe, and two threads would read the same group twice.
             cells = _row_group(key, group, self.column)
         return _bytes(self, cells[self.row - starts[group]].as_py(), self.item, self.file.parent)
 
@@ -94,7 +100,7 @@ class ReadImage(StoredImage):
 
 
 class DatasetImage(StoredImage):
-    """An image in a cell of a `datasets` dataset whose images are left undecoded."""
+    """An image in a cell of a ``datasets`` dataset that does not decode images."""
 
     def __init__(self, dataset: Any, source: str, column: str, row: int, item: int | None = None):
         self.dataset, self.source, self.column, self.row, self.item = dataset, source, column, row, item
@@ -123,7 +129,7 @@ def _bytes(image: StoredImage, cell: Any, item: int | None, folder: Path) -> byt
             return read_regular(folder / path, MAX_IMAGE_FILE_BYTES)
         cell = cell.get("bytes")
     if not isinstance(cell, bytes):
-        raise ImageError(image.name, "the cell holds no image")
+        raise ImageError(image.name, "the cell has no image")
     return cell
 
 
@@ -131,8 +137,10 @@ Key = tuple[str, int, int, int]
 
 
 def _key(path: Path) -> Key:
-    """An opened file must not be shared with a forked process, whose reads would move the parent's place in
-    it, nor outlive the file: hence the process, the time and the size. Threads may share it.
+    """Return the key under which an open file is cached.
+
+    It includes the process, because a forked process would move the parent's file position, and time and
+    size of the file, because a replaced file must be opened again.
     """
     status = path.stat()
     return str(path), os.getpid(), status.st_mtime_ns, status.st_size
@@ -145,7 +153,7 @@ def _open_zip(key: Key) -> zipfile.ZipFile:
 
 @lru_cache(maxsize=64)
 def _open_parquet(key: Key) -> tuple[Any, list[int]]:
-    """The file, and the first row of each of its row groups."""
+    """Return the file and the index of the first row of each row group."""
     import pyarrow.parquet
 
     file = pyarrow.parquet.ParquetFile(key[0])

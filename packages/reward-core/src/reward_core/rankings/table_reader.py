@@ -1,4 +1,4 @@
-"""Rows out of JSON, JSON lines, CSV and Parquet files; images inside a table stay there unread."""
+"""Read rows of JSON, JSON lines, CSV and Parquet files; images in a table are not loaded."""
 
 from __future__ import annotations
 
@@ -21,8 +21,14 @@ EXTENSIONS = (".json", *LINES, ".csv", ".parquet")
 
 @dataclass(frozen=True)
 class Rows:
-    """name: of the source. unit: what errors call a row. columns: names that occur. rows: (number, cells).
-    regular: every row has all columns.
+    """The rows of a source.
+
+    Attributes:
+        name: name of the source in errors.
+        unit: name of a row in errors: "row", "record" or "line".
+        columns: all column names that occur.
+        rows: (number, cells by column).
+        regular: whether every row has all columns.
     """
 
     name: str
@@ -31,12 +37,16 @@ class Rows:
     rows: Iterable[tuple[int, Mapping[str, Any]]]
     regular: bool = True
 
+    def where(self, number: int) -> str:
+        """Return the name of a row in errors, such as "line 3 of 'pairs.csv'"."""
+        return f"{self.unit} {number} of '{self.name}'"
+
 
 def read_rows(path: Path) -> Rows:
-    """The rows of a file, by its extension.
+    """Return the rows of a .json, .jsonl, .ndjson, .csv or .parquet file.
 
     Raises:
-        InputError: it cannot be read, is empty, or a record is no object; named with its number.
+        InputError: the file cannot be read or is empty, or a record is not an object; the message names it.
     """
     if path.suffix == ".parquet":
         return _parquet(path)
@@ -51,13 +61,13 @@ def read_rows(path: Path) -> Rows:
 def _json(path: Path) -> list[tuple[int, Any]]:
     content = read_json(path, error=InputError)
     if not isinstance(content, list) or not content:
-        raise InputError(f"{path}: a list of records was expected, got {reprlib.repr(content)}")
+        raise InputError(f"Cannot read '{path}': expected a list of records, got {reprlib.repr(content)}")
     return [(i, _object(path, "record", i, record)) for i, record in enumerate(content)]
 
 
 def _object(path: Path, unit: str, number: int, record: Any) -> dict[str, Any]:
     if not isinstance(record, dict):
-        raise InputError(f"{path}: {unit} {number} is no object: {reprlib.repr(record)}")
+        raise InputError(f"Cannot read '{path}': {unit} {number} is not an object: {reprlib.repr(record)}")
     return record
 
 
@@ -72,10 +82,10 @@ def _lines(path: Path) -> list[tuple[int, Any]]:
                 number += 1
     except InputError:
         raise
-    except ValueError as error:  # no JSON, no UTF-8, or too much
-        raise InputError(f"{path}: line {number + 1} cannot be read as JSON: {error}") from error
+    except ValueError as error:  # invalid JSON, invalid UTF-8, or too large
+        raise InputError(f"Cannot read '{path}': line {number + 1} is not valid JSON ({error})") from error
     if not records:
-        raise InputError(f"{path}: a JSON object on each line was expected; there is none")
+        raise InputError(f"Cannot read '{path}': expected a JSON object on each line, got an empty file.")
     return records
 
 
@@ -85,13 +95,13 @@ def _csv(path: Path) -> Rows:
             reader = csv.DictReader(table_lines(file), strict=True)
             rows = [(reader.line_num, row) for row in reader]
             columns = list(reader.fieldnames or ())
-    except (csv.Error, ValueError) as error:  # no UTF-8, or too much
-        raise InputError(f"{path}: cannot be read as CSV: {error}") from error
+    except (csv.Error, ValueError) as error:  # invalid CSV, invalid UTF-8, or too large
+        raise InputError(f"Cannot read '{path}' as CSV: {error}") from error
     if not rows:
-        raise InputError(f"{path}: a first line of column names and rows below it were expected")
+        raise InputError(f"Cannot read '{path}': expected a header and rows below it, got no rows.")
     for i, row in rows:
         if None in row or None in row.values():
-            raise InputError(f"{path}: line {i} has another number of cells than the first")
+            raise InputError(f"Cannot read '{path}': line {i} and the header differ in the number of cells.")
     return Rows(str(path), "line", columns, rows)
 
 
@@ -101,7 +111,7 @@ def _parquet(path: Path) -> Rows:
         import pyarrow.parquet
     except ImportError as error:
         raise InputError(
-            f"Cannot read {path}: pyarrow is not installed. Run `pip install pyarrow`."
+            f"Cannot read '{path}': pyarrow is not installed. Run `pip install pyarrow`."
         ) from error
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
@@ -110,9 +120,9 @@ def _parquet(path: Path) -> Rows:
             plain = [field.name for field in schema if field.name not in images]
             cells = read_cells(file, plain)
     except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as Parquet: {error}") from error
+        raise InputError(f"Cannot read '{path}' as Parquet: {error}") from error
     if not cells:
-        raise InputError(f"{path}: holds no rows")
+        raise InputError(f"Cannot read '{path}': it has no rows.")
     lists = [name for name in images if is_list(schema.field(name).type)]
     lengths = {name: _lengths(path, name) for name in lists}
     for row, record in enumerate(cells):
@@ -125,7 +135,7 @@ def _parquet(path: Path) -> Rows:
 
 
 def holds_images(kind: Any) -> bool:
-    """Whether an Arrow type is bytes, or the hub's {"bytes", "path"}, or a list of either."""
+    """Return whether an Arrow type is bytes, {"bytes", "path"} (the format of the hub), or a list of them."""
     from pyarrow import types
 
     if is_list(kind):
@@ -136,13 +146,14 @@ def holds_images(kind: Any) -> bool:
 
 
 def is_list(kind: Any) -> bool:
+    """Return whether an Arrow type is a list."""
     from pyarrow import types
 
     return types.is_list(kind) or types.is_large_list(kind)
 
 
 def _lengths(path: Path, column: str) -> list[int]:
-    """How many images each cell of a column of lists holds."""
+    """Return the number of images in each cell of a column of lists."""
     import pyarrow.compute
     import pyarrow.parquet
 

@@ -1,8 +1,8 @@
-"""ShapesBench: a small world of colored shapes in which the true quality of an image is known.
+"""ShapesBench: a small world of colored shapes in which the true quality of every image is known.
 
-Prompts and scenes (`grammar`, `split`), images of them (`render_scene`, `make_image`), faults and the
-truth that follows (`faults`, `degrade`, `truth`), and ranked groups for training and evaluation (`groups`,
-`fault_mix`). Needs numpy and Pillow only; all chance comes from the numpy generator that is passed in.
+It has prompts and scenes (`grammar`, `split`), images of them (`render_scene`, `make_image`), faults and the
+resulting truth (`faults`, `degrade`, `truth`), and ranked groups for training and evaluation (`groups`,
+`fault_mix`). It needs only numpy and Pillow; all randomness comes from the generators passed in.
 """
 
 from .annotations import PATCH_COLUMNS, Annotation, annotate

@@ -1,4 +1,4 @@
-"""What an image shows, place by place, as numbers: labels for teaching a vision encoder to see."""
+"""Labels of images patch by patch, for pre-training a vision encoder."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from .faults import CLEANLINESS, Fault
 from .grammar import SHAPES
 from .render import Drawing, Mark
 
-#: The columns of `Annotation.patches`. All but the first are 0 where no thing is.
+#: The columns of `Annotation.patches`. In patches without a thing all are 0.
 PATCH_COLUMNS = ("thing", "lightness", "a", "b", *SHAPES, "size", "x", "y", "other_x", "other_y")
 
-# Brings the columns to spreads that weigh color, shape, size and place alike in a sum of differences.
+# Scales that give color, shape, size and position about the same weight in a sum of differences.
 _COLOR_SCALE = np.array([1.0, 2.0, 2.0])
 _SHAPE_SCALE, _SIZE_SCALE, _POSITION_SCALE, _WAY_SCALE = 0.8, 3.0, 2.0, 0.7
 _MIDDLE_RADIUS = 0.12
@@ -24,10 +24,13 @@ _MIDDLE_RADIUS = 0.12
 
 @dataclass(frozen=True, eq=False)
 class Annotation:
-    """patches: (G * G, 14) float32, row by row, columns as in `PATCH_COLUMNS`: 1 where a thing is, then
-    its color (OKLab), its outline's distance to each named shape, its size (logarithm), its center, and
-    the direction of the thing nearest to it (0, 0 if there is none). strengths: (6,) float32, of each of
-    `CLEANLINESS`, 0 for none.
+    """The labels of an image.
+
+    Attributes:
+        patches: (G * G, 14) float32, row by row, with the columns of `PATCH_COLUMNS`: 1 in patches with a
+            thing, then its color (OKLab), its outline's distance to each named shape, its size (logarithm),
+            its center, and the direction to the nearest other thing (0, 0 if there is none).
+        strengths: (6,) float32, strength of each fault of `CLEANLINESS`; 0 for none.
     """
 
     patches: np.ndarray
@@ -35,10 +38,10 @@ class Annotation:
 
 
 def annotate(drawing: Drawing, faults: Sequence[Fault], grid: int) -> Annotation:
-    """The annotation of a drawing with its faults, on a grid of `grid` x `grid` patches.
+    """Return the labels of a drawing with faults, on a grid of `grid` x `grid` patches.
 
-    A patch belongs to the nearest thing whose radius (enlarged by a fifth, half a patch's diagonal at
-    least) reaches the patch's center.
+    A patch belongs to the nearest thing whose radius (times 1.2, but at least half a patch's diagonal)
+    reaches the center of the patch.
     """
     centers = (np.arange(grid) + 0.5) / grid
     x, y = np.meshgrid(centers, centers)  # (G, G)
@@ -47,9 +50,9 @@ def annotate(drawing: Drawing, faults: Sequence[Fault], grid: int) -> Annotation
     for mark in drawing.marks:
         distance = np.hypot(x - mark.x, y - mark.y)
         reach = max(1.2 * mark.radius, hypot(0.5, 0.5) / grid)
-        own = (distance < reach) & (distance < nearest)
-        nearest[own] = distance[own]
-        patches[own] = _row(mark, [other for other in drawing.marks if other is not mark])
+        covered = (distance < reach) & (distance < nearest)
+        nearest[covered] = distance[covered]
+        patches[covered] = _row(mark, [other for other in drawing.marks if other is not mark])
     strengths = np.zeros(len(CLEANLINESS), np.float32)
     for fault in faults:
         if fault.kind in CLEANLINESS:

@@ -1,7 +1,7 @@
-"""How the words look: the color of a color name, the outline of a shape name, the radius of a size name.
+"""The appearance of words: RGB values of color names, outlines of shape names, radii of size names.
 
-Every attribute has a scale on which one name can be blended into another, so a fault can be partial, and
-so "how wrong" is a distance that can also be read back from pixels.
+Each attribute has a scale on which one value can be blended into another. So faults can be partial, and the
+error of an attribute is a distance that can be measured in pixels too.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ PALETTE: dict[str, tuple[int, int, int]] = {
     "pink": (250, 120, 200),
 }
 
-#: Radius of the circle with the same area, as a share of the image's side.
+#: Radius of the circle with the same area, as a fraction of the image's side.
 RADII = {"small": 0.1, "big": 0.155}
-RADIUS_JITTER = 0.05  # a rightly sized thing varies by this share either way
+RADIUS_JITTER = 0.05  # relative random variation of the radius in both directions
 
-#: Largest random turn either way, in degrees, that leaves a shape what it is (a turned square is a diamond).
+#: Maximum random rotation in both directions, in degrees (a square must not become a diamond).
 TURNS = {"circle": 0.0, "square": 8.0, "triangle": 10.0, "star": 10.0, "cross": 8.0}
 
 # An outline is the distance from the center to the edge at 120 angles, every 3 degrees counter-clockwise
@@ -41,7 +41,7 @@ _CROSS_INNER = 2**0.5 * sin(pi / 10)  # puts the arm's corners at 18 degrees fro
 
 
 def _corners(shape: str) -> list[tuple[float, float]]:
-    """(angle in degrees, radius) of each corner, counter-clockwise."""
+    """Return (angle in degrees, radius) of each corner, counter-clockwise."""
     if shape == "square":
         return [(45 + 90 * k, 1.0) for k in range(4)]
     if shape == "triangle":
@@ -53,14 +53,14 @@ def _corners(shape: str) -> list[tuple[float, float]]:
 
 
 def normalized(outline: np.ndarray) -> np.ndarray:
-    """Scale to the area of the unit circle, so size says the same of every shape."""
+    """Scale an outline to the area of the unit circle, so that sizes are comparable between shapes."""
     area = 0.5 * float(np.dot(outline, np.roll(outline, -1))) * sin(2 * pi / OUTLINE_STEPS)
     return outline * (pi / area) ** 0.5
 
 
 @cache
 def shape_outline(shape: str) -> np.ndarray:
-    """Outline (120,) of a named shape, with the area of the unit circle. Shared: do not write to it."""
+    """Return the read-only outline (120,) of a named shape, with the area of the unit circle."""
     if shape == "circle":
         outline = np.ones(OUTLINE_STEPS)
     else:
@@ -82,20 +82,20 @@ def shape_outline(shape: str) -> np.ndarray:
 
 
 def blend_outline(shape: str, other: str, share: float) -> np.ndarray:
-    """Outline (120,) that is `share` in [0, 1] of the way from `shape` to `other`; the area stays."""
+    """Return the outline (120,) that is `share` in [0, 1] of the way from `shape` to `other`."""
     if share == 0:
         return shape_outline(shape)
     return normalized((1 - share) * shape_outline(shape) + share * shape_outline(other))
 
 
 def outline_distance(outline: np.ndarray, other: np.ndarray) -> float:
-    """Root-mean-square difference of two outlines (120,), in units of the equal-area radius."""
+    """Return the root-mean-square difference of two outlines (120,), in units of the equal-area radius."""
     step = outline - other
     return float(np.dot(step, step) / OUTLINE_STEPS) ** 0.5
 
 
 def oklab(rgb: RGB) -> tuple[float, float, float]:
-    """sRGB in [0, 255] to OKLab (lightness in [0, 1], a, b). Source: B. Ottosson, "Oklab", 2020."""
+    """Convert sRGB in [0, 255] to OKLab (lightness in [0, 1], a, b). Source: B. Ottosson, "Oklab", 2020."""
     r, g, b = ((c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4) for c in (v / 255 for v in rgb))
     long = (0.4122214708 * r + 0.5363325363 * g + 0.0514459929 * b) ** (1 / 3)
     medium = (0.2119034982 * r + 0.6806995451 * g + 0.1073969566 * b) ** (1 / 3)
@@ -108,7 +108,7 @@ def oklab(rgb: RGB) -> tuple[float, float, float]:
 
 
 def oklab_to_rgb(lab: tuple[float, float, float]) -> RGB:
-    """Inverse of `oklab`; colors that a screen cannot show are clipped to [0, 255]."""
+    """Convert OKLab to sRGB; colors outside the gamut are clipped to [0, 255]."""
     lightness, a, b = lab
     long = (lightness + 0.3963377774 * a + 0.2158037573 * b) ** 3
     medium = (lightness - 0.1055613458 * a - 0.0638541728 * b) ** 3
@@ -132,10 +132,10 @@ def palette_rgb(color: str) -> RGB:
 
 
 def blend_color(color: str, other: str, share: float) -> RGB:
-    """The color `share` in [0, 1] of the way from `color` to `other`, round the hue circle.
+    """Return the color that is `share` in [0, 1] of the way from `color` to `other` along the hue circle.
 
-    Going round rather than straight keeps it vivid: half-way from red to cyan a straight line is gray,
-    and a gray thing could be lost against its background.
+    The hue circle keeps colors vivid: half-way between red and cyan a straight line passes through gray,
+    and a gray thing could be hard to see on the background.
     """
     if share in (0, 1):
         return palette_rgb(other if share else color)
@@ -148,13 +148,13 @@ def blend_color(color: str, other: str, share: float) -> RGB:
 
 
 def nearest_color(rgb: RGB) -> str:
-    """The color name nearest to an sRGB color in [0, 255], by distance in OKLab."""
-    shown = oklab(rgb)
-    return min(PALETTE, key=lambda name: dist(shown, _palette_oklab(name)))
+    """Return the color name nearest to an sRGB color in [0, 255], by distance in OKLab."""
+    lab = oklab(rgb)
+    return min(PALETTE, key=lambda name: dist(lab, _palette_oklab(name)))
 
 
 def nearest_shape(outline: np.ndarray) -> str:
-    """The shape name nearest to an upright outline (120,) of unit-circle area."""
+    """Return the shape name nearest to an upright outline (120,) of unit-circle area."""
     return min(SHAPES, key=lambda name: outline_distance(outline, shape_outline(name)))
 
 
@@ -164,7 +164,7 @@ def _palette_oklab(color: str) -> tuple[float, float, float]:
 
 
 def blend_radius(size: str, other: str, share: float) -> float:
-    """Radius `share` of the way from the edge of `size`'s range to the middle of `other`'s, in logarithms."""
+    """Return the radius `share` of the way (in logarithms) from the edge of `size`'s range to `other`."""
     toward = 1 if RADII[other] > RADII[size] else -1
     start = log(RADII[size] * (1 + toward * RADIUS_JITTER))
     return float(np.exp((1 - share) * start + share * log(RADII[other])))

@@ -1,4 +1,4 @@
-"""Cleanliness faults on pixels. Each strength is one measurable magnitude, listed in `MAGNITUDES`."""
+"""Cleanliness faults of pixels. `MAGNITUDES` relates the strength of each to a measurable quantity."""
 
 from __future__ import annotations
 
@@ -7,39 +7,42 @@ from io import BytesIO
 import numpy as np
 from PIL import Image, ImageFilter
 
-#: What a strength means: (magnitude as strength nears 0, magnitude at strength 1), linear in between.
+#: (magnitude at strength 0, magnitude at strength 1), linear in between.
 MAGNITUDES: dict[str, tuple[float, float]] = {
-    "colour_cast": (0.06, 0.34),  # share of a haze of one vivid color laid over everything
-    "low_contrast": (0.85, 0.25),  # what is left of each pixel's distance from middle gray (128)
+    "colour_cast": (0.06, 0.34),  # opacity of a vivid color laid over the image
+    "low_contrast": (0.85, 0.25),  # factor on each pixel's distance from middle gray (128)
     "blur": (0.45, 1.8),  # Gaussian sigma in 64ths of the image's side (pixels at 64)
-    "noise": (5.0, 42.0),  # Gaussian sigma in levels of [0, 255], each pixel and channel on its own
-    "jpeg": (1.2, 6.5),  # JPEG quantizer steps over the standard tables; quality is 50 over it, chroma 4:4:4
-    "cut_off": (0.12, 0.42),  # share of the thing's width or height outside the frame (see layout)
+    "noise": (5.0, 42.0),  # Gaussian sigma in levels of [0, 255], independent for each pixel and channel
+    "jpeg": (1.2, 6.5),  # factor on the standard quantization tables; quality is 50 / factor, chroma 4:4:4
+    "cut_off": (0.12, 0.42),  # fraction of the thing's width or height outside the frame (see layout)
 }
 
-#: The hazes of a color cast.
+#: The colors of color casts.
 CASTS = ((255, 120, 0), (255, 220, 0), (60, 220, 40), (0, 200, 255), (40, 60, 255), (255, 40, 200))
 
-#: The order in which faults hit the pixels, as light, lens, sensor and file would.
+#: The order in which faults are applied: light, lens, sensor, file.
 PIXEL_FAULTS = ("colour_cast", "low_contrast", "blur", "noise", "jpeg")
 
 
 def magnitude(kind: str, strength: float) -> float:
-    """The measurable size of a fault of this kind and strength in (0, 1]."""
+    """Return the magnitude of a fault of this kind and strength in (0, 1]."""
     low, high = MAGNITUDES[kind]
     return low + (high - low) * strength
 
 
 def strength_of(kind: str, measured: float) -> float:
-    """Inverse of `magnitude` for a measured value, clipped to [0, 1]; 0 means no such fault."""
+    """Return the strength for a measured magnitude, clipped to [0, 1]; 0 means no fault."""
     low, high = MAGNITUDES[kind]
     return min(1.0, max(0.0, (measured - low) / (high - low)))
 
 
 def degrade(pixels: np.ndarray, strengths: dict[str, float], rng: np.random.Generator) -> np.ndarray:
-    """Pixels (H, W, 3), uint8, with pixel faults laid on in the order of `PIXEL_FAULTS`.
+    """Apply pixel faults to pixels (H, W, 3), uint8, in the order of `PIXEL_FAULTS`.
 
-    strengths: kind -> strength in (0, 1]; kinds that are not pixel faults are passed over.
+    Args:
+        pixels: the clean image.
+        strengths: kind -> strength in (0, 1]; kinds that are not pixel faults are ignored.
+        rng: the source of randomness.
     """
     for kind in PIXEL_FAULTS:
         if kind in strengths:

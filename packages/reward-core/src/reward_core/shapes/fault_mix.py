@@ -1,4 +1,4 @@
-"""Which faults the images of a group get: the mix, as a config, and the draw from it."""
+"""The distribution of faults in the images of a group, and sampling from it."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from .split import SPLITS, combination_held_out, relation_held_out
 
 Weights = tuple[tuple[str, float], ...]
 
-MAX_TRIES = 200  # draws before a config is taken to ask for the impossible
+MAX_TRIES = 200  # failed draws after which a config is considered impossible
 
 
 @dataclass(frozen=True)
 class GroupConfig:
-    """How groups are made. The defaults are for training; `HELD_OUT` is for evaluation.
+    """The settings of groups. The defaults are for training; `HELD_OUT` is for evaluation.
 
-    Raises ValueError, naming the field, for values out of range.
+    Raise ValueError if a value is out of range.
     """
 
-    seed: int = 20231  # of `make_groups`
+    seed: int = 20231  # seed of `make_groups`
     size: int = 64  # side of the images in pixels
-    images: tuple[int, int] = (4, 9)  # fewest and most images in a group
-    pair_share: float = 0.8  # probability of a scene of two things
-    good: float = 0.9  # probability that a clean, right image is put in for certain
+    images: tuple[int, int] = (4, 9)  # minimum and maximum number of images in a group
+    pair_share: float = 0.8  # probability of a scene with two things
+    good: float = 0.9  # probability that a group has an image without faults for certain
     hard_negative: float = 0.15  # probability that an image is one of `hard_negatives`
-    fault_counts: tuple[float, ...] = (0.15, 0.45, 0.3, 0.1)  # weights of 0, 1, 2, 3... faults an image
+    fault_counts: tuple[float, ...] = (0.15, 0.45, 0.3, 0.1)  # weights of 0, 1, 2, 3... faults per image
     semantic_share: float = 0.55  # probability that a fault is semantic
     full_strength: float = 0.6  # probability that a semantic fault has strength 1
     strength: tuple[float, float] = (0.3, 1.0)  # range of the other strengths
-    tie_width: float = 0.03  # utilities this near share a place
+    tie_width: float = 0.03  # maximum difference in utility of images with the same rank
     semantic: Weights = (
         ("wrong_colour", 3.0),
         ("wrong_shape", 3.0),
@@ -57,7 +57,7 @@ class GroupConfig:
             raise ValueError(f"images must be (fewest, most) with 2 <= fewest <= most, got {self.images}")
         for name in ("pair_share", "good", "hard_negative", "semantic_share", "full_strength"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)!r}")
+                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)!r}")
         low, high = self.strength
         if not 0 < low <= high <= 1:
             raise ValueError(f"strength must be (low, high) with 0 < low <= high <= 1, got {self.strength}")
@@ -83,7 +83,7 @@ class GroupConfig:
         return tables
 
     def draw(self, name: str, rng: np.random.Generator) -> Any:
-        """One entry of the field `name` ("semantic", "cleanliness", "fault_counts"), by weight."""
+        """Draw an entry of "semantic", "cleanliness" or "fault_counts" according to the weights."""
         entries, cumulative = self._tables[name]
         return entries[min(int(np.searchsorted(cumulative, rng.random(), "right")), len(entries) - 1)]
 
@@ -93,10 +93,11 @@ def _check_weights(name: str, weights: Sequence[float]) -> None:
         raise ValueError(f"{name} needs weights >= 0 that do not sum to 0, got {tuple(weights)}")
 
 
-#: For training.
+#: The settings for training.
 TRAIN = GroupConfig()
 
-#: For evaluation: its own seed, more faults an image, fewer of them full, relations and clutter weigh more.
+#: The settings for evaluation: another seed, more faults per image, fewer of them at full strength, and more
+#: faults in relations and extra things.
 HELD_OUT = GroupConfig(
     seed=90817,
     good=0.8,
@@ -125,10 +126,10 @@ HELD_OUT = GroupConfig(
 
 
 def hard_negatives(scene: Scene) -> list[tuple[Fault, ...]]:
-    """Images with everything the prompt names, put together wrongly.
+    """Return faults that keep everything the prompt names but combine it wrongly.
 
-    For two things: the relation turned round, and the colors, shapes or sizes exchanged between them. For
-    one thing: a second one just like it.
+    With two things these are the opposite relation, and swapped colors, shapes or sizes. With one thing it
+    is a second, identical thing.
     """
     if len(scene.things) == 1:
         thing = scene.things[0]
@@ -149,9 +150,10 @@ def hard_negatives(scene: Scene) -> list[tuple[Fault, ...]]:
 def sample_faults(
     scene: Scene, rng: np.random.Generator, config: GroupConfig = TRAIN, split: str = "train"
 ) -> tuple[Fault, ...]:
-    """The faults of one image, possibly none. In "train", none that would show a held-out combination.
+    """Return the random faults of one image, possibly none.
 
-    Raises ValueError for an unknown split and for a config whose faults cannot happen to the scene.
+    In "train" no fault shows a held-out combination. Raise ValueError if the split is unknown or the
+    faults of the config are impossible for the scene.
     """
     check_name("split", split, SPLITS)
     for _ in range(MAX_TRIES):
@@ -165,7 +167,7 @@ def sample_faults(
             faults = (*faults, _sample_fault(scene, rng, config))
         try:
             check_faults(scene, faults)
-        except ValueError:  # they cannot happen together: draw again
+        except ValueError:  # the faults exclude each other: draw again
             continue
         if split == "held_out" or not shows_held_out(scene, faults):
             return faults
@@ -173,7 +175,7 @@ def sample_faults(
 
 
 def _sample_fault(scene: Scene, rng: np.random.Generator, config: GroupConfig) -> Fault:
-    """One fault that can happen to the scene by itself, its value settled."""
+    """Return one random fault that is possible for the scene, with a fixed value."""
     for _ in range(MAX_TRIES):
         semantic, full, depth = rng.random(3).tolist()
         kind = config.draw("semantic" if semantic < config.semantic_share else "cleanliness", rng)
@@ -185,10 +187,10 @@ def _sample_fault(scene: Scene, rng: np.random.Generator, config: GroupConfig) -
         fault = Fault(kind, strength, target, _sample_value(kind, rng))
         try:
             check_faults(scene, (fault,))
-        except ValueError:  # for example a wrong size where none is named
+        except ValueError:  # for example a wrong size if no size is named
             continue
         return fault
-    raise ValueError(f"none of the faults with weight in the config can happen to {scene}")
+    raise ValueError(f"Cannot draw a fault: none of the config's faults is possible for {scene}.")
 
 
 def _sample_value(kind: str, rng: np.random.Generator) -> str | None:
@@ -205,10 +207,10 @@ def _sample_value(kind: str, rng: np.random.Generator) -> str | None:
 
 
 def shows_held_out(scene: Scene, faults: Sequence[Fault]) -> bool:
-    """Whether an image with these faults shows a held-out combination or relation, or something near one.
+    """Return whether an image with these faults shows a held-out combination or relation, or nearly does.
 
-    A partial fault counts both with its value and with whatever name it comes nearest to on the way, as a red
-    thing half-way to blue is purple. A value left open is taken to be harmless: settle it first.
+    A partial fault counts as its value and as the name nearest to the blend: a red thing half-way to blue is
+    purple. Faults without a value are ignored, so choose their values first.
     """
     at = {fault.slot: fault for fault in faults}
     shapes: list[set[str]] = []
@@ -229,7 +231,7 @@ def shows_held_out(scene: Scene, faults: Sequence[Fault]) -> bool:
 
 
 def _names(name: str, fault: Fault | None, blend: Callable, nearest: Callable) -> set[str]:
-    """The names that a color or shape with this fault may pass for."""
+    """Return the names that a color or shape with this fault may be taken for."""
     if fault is None or fault.value is None:
         return {name}
     if fault.strength == 1:
@@ -243,5 +245,5 @@ def _relations(scene: Scene, fault: Fault | None) -> set[str]:
         return {relation}
     value = fault.value or OPPOSITES[relation]
     if value == OPPOSITES[relation] and fault.strength < 1:
-        return set(RELATIONS)  # on its way round it passes one of the other two
+        return set(RELATIONS)  # a partial turn passes one of the other two relations
     return {relation, value} if fault.strength < 1 else {value}

@@ -1,7 +1,7 @@
-"""What can go wrong with an image, how badly, and the truth that follows.
+"""Faults of images, their strengths, and the resulting truth.
 
-Semantic faults change what is drawn and lower alignment; cleanliness faults change how cleanly it is drawn
-and lower cleanliness. `make_image` draws a scene with its faults and returns the pixels with their truth.
+Semantic faults change the content of an image and lower its alignment; cleanliness faults degrade the image
+and lower its cleanliness. `make_image` renders a scene with faults and returns the pixels with their truth.
 """
 
 from __future__ import annotations
@@ -26,14 +26,19 @@ _OF_ONE_THING = ("wrong_colour", "wrong_shape", "wrong_size", "missing", "cut_of
 class Fault:
     """One fault.
 
-    kind: one of `SEMANTIC` or `CLEANLINESS`.
-    strength: in (0, 1]. For wrong_colour, wrong_shape, wrong_size and wrong_relation it is how far what is
-        named has turned into `value` (hue, outline, radius, direction); for extra, the radius from speck to
-        thing; for the cleanliness faults see `degrade.MAGNITUDES`. "missing" has strength 1 only.
-    target: index into `scene.things`, for the faults of one thing.
-    value: what is shown instead: a color, a shape, a relation (of the first thing to the second), or for
-        extra "red circle". None draws one at random, for a relation the opposite. Not used by other kinds.
-    Raises ValueError, naming it, for an unknown kind or value, a strength outside (0, 1] or a bad target.
+    Attributes:
+        kind: one of `SEMANTIC` or `CLEANLINESS`.
+        strength: in (0, 1]. For wrong_colour, wrong_shape, wrong_size and wrong_relation it is the fraction
+            of the way from the named value to `value` (hue, outline, radius, direction); for extra, the
+            radius between a speck and a thing; for cleanliness faults see `degrade.MAGNITUDES`. "missing"
+            always has strength 1.
+        target: index into `scene.things`, for faults of one thing.
+        value: what is shown instead: a color, a shape, a relation (of the first thing to the second), or
+            for extra "red circle". None draws it at random; for a relation it is the opposite. Other kinds
+            have no value.
+
+    Raises:
+        ValueError: the kind or value is unknown, strength is outside (0, 1], or the target is invalid.
     """
 
     kind: str
@@ -44,9 +49,9 @@ class Fault:
     def __post_init__(self) -> None:
         check_name("fault", self.kind, SEMANTIC + CLEANLINESS)
         if not 0 < self.strength <= 1:
-            raise ValueError(f"strength of {self.kind} must lie in (0, 1], got {self.strength!r}")
+            raise ValueError(f"strength of {self.kind} must be in (0, 1], got {self.strength!r}")
         if self.kind == "missing" and self.strength != 1:
-            raise ValueError(f"missing has strength 1 only, got {self.strength!r}")
+            raise ValueError(f"strength of missing must be 1, got {self.strength!r}")
         if self.target not in (0, 1):
             raise ValueError(f"target of {self.kind} must be 0 or 1, got {self.target!r}")
         if self.value is None:
@@ -62,20 +67,20 @@ class Fault:
 
     @property
     def slot(self) -> tuple[str, int]:
-        """What may be at fault only once: a kind, and for the faults of one thing its target."""
+        """The kind, and for faults of one thing its target; at most one fault may have the same slot."""
         return self.kind, self.target if self.kind in _OF_ONE_THING else 0
 
 
 @dataclass(frozen=True, eq=False)
 class RenderedImage:
-    """pixels (H, W, 3), uint8, read-only, and their truth."""
+    """Read-only pixels (H, W, 3), uint8, and their truth."""
 
     pixels: np.ndarray
     truth: Truth
 
 
 def check_faults(scene: Scene, faults: Sequence[Fault]) -> None:
-    """Raise ValueError, saying which and why, if the faults cannot all happen to one image of the scene."""
+    """Raise ValueError if an image of the scene cannot have all of these faults."""
     slots = [fault.slot for fault in faults]
     missing = {fault.target for fault in faults if fault.kind == "missing"}
     for fault in faults:
@@ -90,21 +95,21 @@ def check_faults(scene: Scene, faults: Sequence[Fault]) -> None:
             raise ValueError("wrong_relation needs two things in the image")
         thing = scene.things[fault.slot[1]]
         if fault.kind == "wrong_size" and thing.size is None:
-            raise ValueError(f"wrong_size: the size of {thing.words()!r} is not named, so any is right")
+            raise ValueError(f"wrong_size needs a named size, but {thing.words()!r} has none")
         named = {
             "wrong_colour": thing.color,
             "wrong_shape": thing.shape,
             "wrong_relation": scene.relation,
         }.get(fault.kind)
         if fault.value is not None and fault.value == named:
-            raise ValueError(f"{fault.kind}: {fault.value!r} is what the scene names")
+            raise ValueError(f"{fault.kind} needs another value than the scene's, got {fault.value!r}")
 
 
 def draw_scene(scene: Scene, rng: np.random.Generator, faults: Sequence[Fault] = ()) -> Drawing:
-    """A drawing of the scene with its semantic faults and cut-offs; other faults are passed over.
+    """Return a drawing of the scene with the semantic faults and cut-offs; other faults are ignored.
 
-    The marks are the scene's things in order (less those missing), then the extra. Raises ValueError as
-    `check_faults`.
+    The marks are the scene's things in order (without missing ones), then the extra thing. Raise ValueError
+    like `check_faults`.
     """
     check_faults(scene, faults)
     at = {fault.slot: fault for fault in faults}
@@ -132,17 +137,22 @@ def draw_scene(scene: Scene, rng: np.random.Generator, faults: Sequence[Fault] =
         placed = layout.place_extra(_extra_mark(extra, rng), drawn, rng)
         if placed:
             return Drawing(background, (*drawn, placed))
-        # Two big things can leave no room where they stand: lay them out again.
+        # Two big things may leave no space for the extra one: repeat with another layout.
 
 
 def make_image(
     scene: Scene, rng: np.random.Generator, faults: Sequence[Fault] = (), size: int = 64
 ) -> RenderedImage:
-    """An image of the scene with its faults, and the truth about it.
+    """Return an image of the scene with faults, and its truth.
 
-    rng: the only source of chance; the same state gives the same bytes.
-    size: side in pixels, 16 or more.
-    Raises ValueError for a bad size and as `check_faults`.
+    Args:
+        scene: the scene.
+        rng: the source of randomness; the same state gives the same bytes.
+        faults: the faults.
+        size: side in pixels, at least 16.
+
+    Raises:
+        ValueError: the size is invalid, or see `check_faults`.
     """
     check_side(size)
     drawing = draw_scene(scene, rng, faults)
@@ -153,13 +163,15 @@ def make_image(
 
 
 def paint(drawing: Drawing, faults: Sequence[Fault], rng: np.random.Generator, size: int = 64) -> np.ndarray:
-    """Pixels (size, size, 3), uint8, of a drawing with the pixel faults among `faults`; others are passed
-    over. Raises ValueError for a bad size."""
+    """Render a drawing with pixel faults to (size, size, 3), uint8; other faults are ignored.
+
+    Raise ValueError if the size is invalid.
+    """
     return degrade(rasterize(drawing, size), {fault.kind: fault.strength for fault in faults}, rng)
 
 
 def render_scene(scene: Scene, rng: np.random.Generator, size: int = 64) -> np.ndarray:
-    """A clean, right image of the scene: pixels (size, size, 3), uint8. Errors as `make_image`."""
+    """Return an image of the scene without faults, (size, size, 3), uint8; raise like `make_image`."""
     return rasterize(draw_scene(scene, rng), size)
 
 
@@ -197,7 +209,7 @@ def _extra_mark(fault: Fault, rng: np.random.Generator) -> Mark:
 
 
 def _angle(scene: Scene, fault: Fault | None, rng: np.random.Generator) -> float:
-    """Direction in degrees from the second thing to the first."""
+    """Return the direction in degrees from the second thing to the first."""
     named = layout.axis_angle(scene.pair_relation)
     jitter, sense = rng.random(2).tolist()
     if fault is None:
@@ -207,6 +219,6 @@ def _angle(scene: Scene, fault: Fault | None, rng: np.random.Generator) -> float
         turn = 180 if sense < 0.5 else -180
     elif turn == 270:
         turn = -90
-    # Starts where the relation begins to be in doubt, so every strength counts.
+    # Starts at the tolerance of the relation, so that every strength has an effect.
     sign = 1 if turn > 0 else -1
     return named + sign * (RELATION_TOLERANCE + (abs(turn) - RELATION_TOLERANCE) * fault.strength)

@@ -1,8 +1,8 @@
-"""The prompts of ShapesBench: what a scene is, how it is put into words, and how words are read back.
+"""The prompts of ShapesBench: scenes, their wordings, and the parser.
 
-A scene is one colored shape, or two with a relation between them. A size may be left out ("a red circle"):
-then any size is right. There are 28,360 scenes and 113,440 prompts (480 about one thing, 112,960 about two).
-Every prompt is lower case, has at most 14 words, and belongs to exactly one scene.
+A scene is one colored shape, or two with a relation. A size may be omitted ("a red circle"); then any size is
+correct. There are 28,360 scenes and 113,440 prompts (480 with one thing, 112,960 with two). Every prompt is
+lower case, has at most 14 words, and describes exactly one scene.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ _FAR = {"left of": "to the left of", "right of": "to the right of", "above": "ab
 
 
 def check_name(kind: str, name: object, known: tuple[str, ...]) -> None:
-    """Raise ValueError, listing the known names, unless `name` is one of them."""
+    """Raise ValueError with the list of known names unless `name` is one of them."""
     if name not in known:
         raise ValueError(f"unknown {kind} {name!r}: expected one of {', '.join(known)}")
 
 
 @dataclass(frozen=True)
 class Thing:
-    """One colored shape. `size` is "small", "big", or None where the prompt does not say.
+    """One colored shape. `size` is "small", "big", or None if the prompt does not name it.
 
-    Raises ValueError for a color, shape or size that is not of this world.
+    Raise ValueError if the color, shape or size is unknown.
     """
 
     color: str
@@ -49,7 +49,7 @@ class Thing:
             check_name("size", self.size, SIZES)
 
     def words(self) -> str:
-        """The thing in words, with its article: "a small red circle", "an orange star"."""
+        """Return the thing in words with its article: "a small red circle", "an orange star"."""
         name = " ".join(word for word in (self.size, self.color, self.shape) if word)
         return f"an {name}" if name[0] in "aeiou" else f"a {name}"
 
@@ -58,12 +58,13 @@ class Thing:
 class Scene:
     """One thing (relation None), or two things and the relation of the first to the second.
 
-    Equal scenes are the same scene: on construction "right of" and "below" are turned round, so
-    `Scene((a, b), "right of")` becomes `Scene((b, a), "left of")`, and `relation` only ever reads
-    "left of" or "above". A footgun for code that counts on the order it gave: `things` may be reversed.
+    Scenes have a canonical form: `Scene((a, b), "right of")` becomes `Scene((b, a), "left of")`, and "below"
+    becomes "above". So equal scenes compare equal, `relation` is "left of" or "above", and the order of
+    `things` may differ from the one given.
 
-    Raises ValueError for an unknown relation, a number of things other than 1 or 2, a relation without two
-    things, and two things that a prompt could not tell apart (same color and shape, not two named sizes).
+    Raise ValueError if the relation is unknown, there are not 1 or 2 things, the relation does not match the
+    number of things, or a prompt could not distinguish the things (same color and shape, and not two
+    different named sizes).
     """
 
     things: tuple[Thing, ...]
@@ -86,7 +87,7 @@ class Scene:
 
     @property
     def pair_relation(self) -> str:
-        """Return the relation of two things. Raises ValueError for a scene of one."""
+        """The relation of two things. Raise ValueError if the scene has only one."""
         if self.relation is None:
             raise ValueError("a scene of one thing has no relation")
         return self.relation
@@ -95,11 +96,11 @@ class Scene:
 def _check_distinct(first: Thing, second: Thing) -> None:
     same_kind = (first.color, first.shape) == (second.color, second.shape)
     if same_kind and (first.size == second.size or None in (first.size, second.size)):
-        raise ValueError(f"cannot tell {first.words()!r} from {second.words()!r} in one scene")
+        raise ValueError(f"a scene cannot have both {first.words()!r} and {second.words()!r}")
 
 
 def all_wordings(scene: Scene) -> tuple[str, ...]:
-    """Every prompt that describes `scene`: 4 of them, distinct, in a fixed order."""
+    """Return the 4 prompts that describe `scene`, distinct and in a fixed order."""
     if len(scene.things) == 1:
         words = scene.things[0].words()
         return tuple(wording.format(a=words) for wording in _SINGLE_WORDINGS)
@@ -114,7 +115,7 @@ def all_wordings(scene: Scene) -> tuple[str, ...]:
 
 
 def phrase(scene: Scene, rng: np.random.Generator) -> str:
-    """One prompt for `scene`, drawn evenly from its wordings."""
+    """Return a random prompt for `scene`, drawn uniformly from its wordings."""
     wordings = all_wordings(scene)
     return wordings[int(rng.integers(len(wordings)))]
 
@@ -124,34 +125,34 @@ _RELATION = re.compile("|".join(RELATIONS))
 
 
 def parse(prompt: str) -> Scene:
-    """The scene that `prompt` describes: the exact inverse of `all_wordings`.
+    """Return the scene that `prompt` describes, the exact inverse of `all_wordings`.
 
-    Raises ValueError naming the prompt when it is not one of this world's prompts, to the letter.
+    Raise ValueError if it is not exactly one of the prompts of this world.
     """
     things = tuple(Thing(color, shape, size or None) for size, color, shape in _THING.findall(prompt))
     relations = _RELATION.findall(prompt)
-    # A prompt that opens with the relation names the reference thing first.
+    # A prompt that starts with the relation names the second thing first.
     if len(things) == 2 and " there is " in prompt:
         things = things[::-1]
     try:
         scene = Scene(things, relations[0] if relations else None)
     except ValueError as error:
         raise ValueError(f"not a prompt of this world: {prompt!r} ({error})") from error
-    # The two searches above are lenient; only a wording the grammar itself makes is accepted.
+    # The searches above are lenient; accept only the exact wordings.
     if prompt not in all_wordings(scene):
         raise ValueError(f"not a prompt of this world: {prompt!r}; did you mean {all_wordings(scene)[0]!r}?")
     return scene
 
 
 def all_scenes() -> Iterator[Scene]:
-    """Every scene of the world once, in a fixed order: 120 of one thing, then 28,240 of two."""
+    """Yield every scene once, in a fixed order: 120 with one thing, then 28,240 with two."""
     things = [Thing(*words) for words in product(COLORS, SHAPES, (None, *SIZES))]
     for thing in things:
         yield Scene((thing,))
     for first, second, relation in product(things, things, ("left of", "above")):
         try:
             yield Scene((first, second), relation)
-        except ValueError:  # two things that no prompt tells apart are no scene
+        except ValueError:  # the two things are indistinguishable
             continue
 
 
@@ -162,5 +163,5 @@ def _vocabulary() -> tuple[str, ...]:
     return tuple(sorted(set(words.split())))
 
 
-#: Every word that a prompt can hold, sorted.
+#: All words of the prompts, sorted.
 VOCABULARY = _vocabulary()

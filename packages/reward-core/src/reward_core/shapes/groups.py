@@ -1,4 +1,4 @@
-"""Ranked groups: several images of one prompt, some right, some at fault, ordered by their true utility."""
+"""Make ranked groups: images of one prompt with and without faults, ordered by their true utility."""
 
 from __future__ import annotations
 
@@ -23,8 +23,13 @@ from .truth import Truth
 class Group:
     """K images of one prompt.
 
-    images: (K, H, W, 3), uint8, in random order. truths, ranking, faults: one entry an image.
-    ranking: places, 1 is best, equal places for ties (see `rank`).
+    Attributes:
+        prompt: the prompt.
+        scene: the scene that it describes.
+        images: (K, H, W, 3), uint8, in random order.
+        truths: truth of each image.
+        ranking: rank of each image; 1 is best, ties are equal (see `rank`).
+        faults: faults of each image.
     """
 
     prompt: str
@@ -36,16 +41,16 @@ class Group:
 
 
 def rank(utilities: Sequence[float], tie_width: float) -> tuple[int, ...]:
-    """Places from utilities: 1 is best, dense (1, 2, 2, 3).
+    """Return ranks from utilities: 1 is best, dense (1, 2, 2, 3).
 
-    From the best down, the first image of a place leads it, and the next ones share it while they are
-    within `tie_width` of the leader. So a chain of near ties is cut, not swallowed whole: all that share a
-    place are within the width of each other, though two in neighboring places may be nearer still.
+    Going from the best to the worst image, an image shares the rank of the previous one while it is within
+    `tie_width` of the first image of that rank. So images of the same rank differ by at most `tie_width`,
+    even in a long chain of near ties; images of neighboring ranks may differ by less.
     """
     ranks = [0] * len(utilities)
     current, leader = 0, float("inf")
     for index in sorted(range(len(utilities)), key=lambda i: -utilities[i]):
-        # A billionth of slack, so that rounding does not break a tie of exactly the width.
+        # With a tolerance, so that rounding does not break a tie of exactly `tie_width`.
         if leader - utilities[index] > tie_width + 1e-9:
             current, leader = current + 1, utilities[index]
         ranks[index] = current
@@ -53,9 +58,9 @@ def rank(utilities: Sequence[float], tie_width: float) -> tuple[int, ...]:
 
 
 def make_group(rng: np.random.Generator, config: GroupConfig = TRAIN, split: str = "train") -> Group:
-    """One group. In "train", neither the prompt nor any image shows a held-out combination or relation.
+    """Return a random group. In "train", no prompt or image has a held-out combination or relation.
 
-    Raises ValueError for an unknown split and for a config that cannot give a group.
+    Raise ValueError if the split is unknown or the config cannot produce a group.
     """
     scene = sample_scene(rng, split, config.pair_share)
     prompt = phrase(scene, rng)
@@ -64,21 +69,24 @@ def make_group(rng: np.random.Generator, config: GroupConfig = TRAIN, split: str
         faults = [sample_faults(scene, rng, config, split) for _ in range(count)]
         if rng.random() < config.good:
             faults[int(rng.integers(count))] = ()
-        images = [make_image(scene, rng, some, config.size) for some in faults]
+        images = [make_image(scene, rng, image_faults, config.size) for image_faults in faults]
         truths = tuple(image.truth for image in images)
         ranking = rank([truth.utility for truth in truths], config.tie_width)
-        if max(ranking) > 1:  # a group without an order teaches nothing
+        if max(ranking) > 1:  # a group of ties would be useless
             pixels = np.stack([image.pixels for image in images])
             return Group(prompt, scene, pixels, truths, ranking, tuple(faults))
-    raise ValueError(f"every group tied: tie_width {config.tie_width} is too wide for the config's faults")
+    raise ValueError(
+        f"Cannot make a group: all images tied in {MAX_TRIES} tries. Lower tie_width ({config.tie_width}) or "
+        "use other faults."
+    )
 
 
 def make_groups(
     count: int, config: GroupConfig = TRAIN, split: str = "train", start: int = 0
 ) -> Iterator[Group]:
-    """Groups number `start` to `start + count - 1` of the endless row that config, split and seed define.
+    """Yield groups `start` to `start + count - 1` of the infinite sequence that config and split define.
 
-    Each group has a generator of its own, so a row can be cut into parts and made in any order.
+    Each group has a separate random generator, so groups can be made in parts and in any order.
     """
     check_name("split", split, SPLITS)
     for index in range(start, start + count):
@@ -86,13 +94,14 @@ def make_groups(
 
 
 def write_groups(groups: Iterable[Group], folder: str | os.PathLike[str]) -> Path:
-    """Write groups as PNG files and a `rankings.json`; returns the path of the latter.
+    """Write groups as PNG files and a `rankings.json`; return the path of the latter.
 
-    `rankings.json` is a list of {"id", "prompt", "generations", "ranking"}: the file names, relative to
-    `folder`, and the place of each, 1 is best. Beside them stand, one entry an image, "utilities",
-    "alignments", "cleanlinesses" and "faults", and the number of "objects" and the split's "world_version".
+    `rankings.json` is a list of {"id", "prompt", "generations", "ranking"} with file names relative to
+    `folder` and their ranks, 1 is best. Each record also has "utilities", "alignments", "cleanlinesses" and
+    "faults" (one entry per image), the number of "objects", and the split's "world_version".
 
-    `groups` may be a generator: one group at a time is held. Every file appears whole, `rankings.json` last.
+    `groups` may be a generator; only one group is in memory. Files are written atomically, `rankings.json`
+    last.
     """
     folder = Path(folder)
     rows = []
@@ -125,7 +134,7 @@ def write_groups(groups: Iterable[Group], folder: str | os.PathLike[str]) -> Pat
 
 
 def _write_atomically(path: Path, data: bytes) -> None:
-    """Write under a temporary name beside `path`, then rename, so that no reader meets half a file."""
+    """Write to a temporary file in the same folder, then rename it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_bytes(data)

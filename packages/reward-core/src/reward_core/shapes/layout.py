@@ -1,4 +1,4 @@
-"""Where things stand: positions under a relation, the ground they stand on, room for one thing more."""
+"""Sample backgrounds and positions: one thing, two things in a relation, a cut-off, an extra thing."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import numpy as np
 from .render import Background, Mark
 from .truth import DIRECTIONS
 
-MARGIN = 0.03  # between a thing and the frame, share of the side
+MARGIN = 0.03  # between a thing and the frame, as a fraction of the side
 GAP = 0.04  # between the bounding boxes of two things
 AXIS_JITTER = 15.0  # degrees off the relation's axis; less than truth.RELATION_TOLERANCE
 
 
 def sample_background(rng: np.random.Generator) -> Background:
-    """A light ground, plain or graded, neutral or faintly tinted.
+    """Return a random light background, plain or graded, neutral or slightly tinted.
 
-    It stays within [212, 255] in every channel, with at most 18 between channels at any point. So every
-    named color stands out, and a darker or strongly tinted ground always comes from a fault.
+    Every channel is in [212, 255], and the channels of a point differ by at most 18. So every named color
+    contrasts with it, and a darker or strongly tinted background is always due to a fault.
     """
     graded, tinted = rng.random(2) < 0.5
     level, tilt, heading = rng.random(3)
@@ -27,7 +27,7 @@ def sample_background(rng: np.random.Generator) -> Background:
     low, high = 218.0, 240.0
     tint = (tints - tints.mean()) * (15.0 if tinted else 0.0)
     start = low + (high - low) * level + tint
-    # A graded ground runs lighter by up to 16 levels.
+    # A graded background gets lighter by up to 16 levels.
     end = start + (4 + 12 * tilt) * graded
     heading *= 2 * pi
     bounds = (212.0, 255.0)
@@ -39,7 +39,7 @@ def sample_background(rng: np.random.Generator) -> Background:
 
 
 def place_one(mark: Mark, rng: np.random.Generator) -> Mark:
-    """The mark somewhere inside the frame."""
+    """Return the mark at a random position inside the frame."""
     left, right, up, down = mark.reach
     x, y = rng.random(2).tolist()
     return replace(
@@ -50,12 +50,15 @@ def place_one(mark: Mark, rng: np.random.Generator) -> Mark:
 
 
 def axis_angle(relation: str) -> float:
-    """Direction of a relation in degrees, clockwise from "right of" as y runs down."""
+    """Return the direction of a relation in degrees, clockwise from "right of" (y points down)."""
     return {"right of": 0.0, "below": 90.0, "left of": 180.0, "above": 270.0}[relation]
 
 
 def place_two(first: Mark, second: Mark, angle: float, rng: np.random.Generator) -> tuple[Mark, Mark]:
-    """Both marks inside the frame, boxes apart, the first in direction `angle` (degrees) of the second."""
+    """Return both marks inside the frame, not touching, the first in direction `angle` of the second.
+
+    The angle is in degrees; see `axis_angle`.
+    """
     ux, uy = cos(radians(angle)), sin(radians(angle))
     near, far = _distances(first, second, ux, uy)
     stretch, x, y = rng.random(3).tolist()
@@ -70,9 +73,9 @@ def place_two(first: Mark, second: Mark, angle: float, rng: np.random.Generator)
 
 
 def _distances(first: Mark, second: Mark, ux: float, uy: float) -> tuple[float, float]:
-    """Least distance of the centers that keeps the boxes apart, greatest that stays in the frame."""
+    """Return the minimum center distance without touching and the maximum inside the frame."""
     (l1, r1, u1, d1), (l2, r2, u2, d2) = first.reach, second.reach
-    room = 1 - 2 * MARGIN
+    inner = 1 - 2 * MARGIN
     near, far = [], []
     for u, back, front in (
         (ux, r1 + l2, r2 + l1) if ux < 0 else (ux, l1 + r2, l2 + r1),
@@ -81,17 +84,17 @@ def _distances(first: Mark, second: Mark, ux: float, uy: float) -> tuple[float, 
         # `back`: the sides that face each other; `front`: the sides that face the frame.
         if abs(u) > 1e-9:
             near.append((back + GAP) / abs(u))
-            far.append((room - front) / abs(u))
+            far.append((inner - front) / abs(u))
     return min(near), min(far)
 
 
 def cut_off(mark: Mark, other: Mark | None, share: float, rng: np.random.Generator) -> Mark:
-    """The mark pushed out of the frame by `share` of its width or height, away from the other mark."""
+    """Return the mark moved out of the frame by `share` of its width or height, away from the other mark."""
     draw = int(rng.integers(4))
     side = tuple(DIRECTIONS)[draw]
     if other is not None:
         dx, dy = mark.x - other.x, mark.y - other.y
-        # Along the longer axis, so that pushing outward can only make the relation plainer.
+        # Along the longer axis, so that the move makes the relation clearer.
         horizontal = abs(dx) >= abs(dy)
         side = ("left of" if dx < 0 else "right of") if horizontal else ("above" if dy < 0 else "below")
     left, right, up, down = mark.reach
@@ -105,11 +108,11 @@ def cut_off(mark: Mark, other: Mark | None, share: float, rng: np.random.Generat
 
 
 def place_extra(mark: Mark, others: list[Mark], rng: np.random.Generator) -> Mark | None:
-    """The mark at a free place inside the frame, or None if 64 tries find none."""
+    """Return the mark at a free position inside the frame, or None if none of 64 positions is free."""
     left, right, up, down = mark.reach
-    spots = MARGIN + rng.random((64, 2)) * (1 - 2 * MARGIN - np.array([left + right, up + down]))
-    x, y = spots[:, 0] + left, spots[:, 1] + up
-    free = np.ones(len(spots), bool)
+    corners = MARGIN + rng.random((64, 2)) * (1 - 2 * MARGIN - np.array([left + right, up + down]))
+    x, y = corners[:, 0] + left, corners[:, 1] + up
+    free = np.ones(len(corners), bool)
     for other in others:
         x0, y0, x1, y1 = other.box
         apart = (x + right + GAP < x0) | (x - left - GAP > x1) | (y + down + GAP < y0) | (y - up - GAP > y1)

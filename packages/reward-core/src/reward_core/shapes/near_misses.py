@@ -1,4 +1,4 @@
-"""Scenes one step away from a given one: what an image of it almost, but not quite, shows."""
+"""Scenes that differ from a given scene in one respect."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 from .grammar import COLORS, SHAPES, SIZES, Scene
 from .split import split_of
 
-_RELATIONS = ("left of", "above")  # the other two are these, read the other way round
+_RELATIONS = ("left of", "above")  # the canonical relations of `Scene`
 
 
 def near_miss(scene: Scene, rng: np.random.Generator) -> Scene:
-    """A scene that differs in one color, shape, size or relation.
+    """Return a random scene that differs in one color, shape, size or relation.
 
-    For two things also: the two exchanged, or their colors or shapes exchanged between them. A
-    near miss never describes an image of ``scene``, and that of a training scene is one as well.
+    With two things it may also swap the things, their colors or their shapes. A near miss never describes
+    an image of ``scene``, and a near miss of a training scene is a training scene.
     """
     may_be_held_out = split_of(scene) == "held_out"
     changes = [_change_color, _change_shape]
@@ -28,7 +28,7 @@ def near_miss(scene: Scene, rng: np.random.Generator) -> Scene:
         change = changes[int(rng.integers(len(changes)))]
         try:
             missed = change(scene, rng)
-        except ValueError:  # two things that one could not tell apart
+        except ValueError:  # the two things would be indistinguishable
             continue
         if missed != scene and (may_be_held_out or split_of(missed) == "train"):
             return missed
@@ -50,7 +50,7 @@ def _change_shape(scene: Scene, rng: np.random.Generator) -> Scene:
 
 
 def _change_size(scene: Scene, rng: np.random.Generator) -> Scene:
-    """The other size for a thing whose size is named; without a name any size is right."""
+    """Change the size of a thing whose size is named."""
     things = list(scene.things)
     sized = [i for i, thing in enumerate(things) if thing.size is not None]
     index = sized[int(rng.integers(len(sized)))]

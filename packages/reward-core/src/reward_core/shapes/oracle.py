@@ -1,7 +1,7 @@
-"""The oracle: the truth about any image and any prompt of this world, read off the pixels.
+"""The oracle: estimates the truth of any image for any prompt of this world from the pixels.
 
-For an image that `make_image` made it agrees with the truth known from its making; for any other, a
-blurred, a generated or a reconstructed one, it is the same rule applied to what is there to be seen.
+For images of `make_image` it agrees with their known truth; for others, such as generated or blurred images,
+it applies the same rules to what they show.
 """
 
 from __future__ import annotations
@@ -17,16 +17,20 @@ from .truth import Truth
 
 
 def oracle(image: np.ndarray | Image.Image, prompt: str | Scene) -> Truth:
-    """The truth of one image for a prompt of this world (or its scene).
+    """Return the truth of an image for a prompt of this world.
 
-    image: (H, W, 3) uint8 or PIL, looked at as 64 x 64 pixels.
-    Raises ValueError for anything else, and for a prompt that is not of this world.
+    Args:
+        image: (H, W, 3) uint8 or PIL; it is resized to 64 x 64 pixels.
+        prompt: the prompt or its scene.
+
+    Raises:
+        ValueError: the image is invalid, or the prompt is not of this world.
     """
     return oracle_batch([image], [prompt])[0]
 
 
 def oracle_batch(images: Iterable[np.ndarray | Image.Image], prompts: Sequence[str | Scene]) -> list[Truth]:
-    """The truths of N images, each for its own prompt. Errors as `oracle`, and for unequal lengths."""
+    """Return the truths of N images for N prompts; raise like `oracle`, and if the lengths differ."""
     scenes = [prompt if isinstance(prompt, Scene) else parse(prompt) for prompt in prompts]
     truths = []
     for image, scene in zip(images, scenes, strict=True):

@@ -1,4 +1,4 @@
-"""Drawings in colors that no prompt names, so that shapes can be learned apart from colors."""
+"""Give drawings random colors without names, so that shapes can be learned independently of colors."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from .grammar import SHAPES
 from .render import Drawing, Mark
 from .split import combination_held_out
 
-_CONTRAST = 0.15  # least distance in OKLab from the ground
-_SAME_SHAPE = 0.1  # an outline this near a named shape's passes for it
+_CONTRAST = 0.15  # minimum distance from the background in OKLab
+_SAME_SHAPE = 0.1  # an outline within this distance of a named shape's counts as that shape
 
 
 def recolor(drawing: Drawing, rng: np.random.Generator) -> Drawing:
-    """The drawing with each thing in any color that stands out from the ground.
+    """Return the drawing with a random color for each thing that contrasts with the background.
 
-    No thing gets a color whose nearest name makes a held-out combination with its shape.
+    The nearest color name never makes a held-out combination with the shape of the thing.
     """
     ends = zip(drawing.background.start, drawing.background.end)
     red, green, blue = ((start + end) / 2 for start, end in ends)

@@ -1,7 +1,7 @@
-"""From a drawing to pixels: a background, and on it anti-aliased shapes.
+"""Render drawings to pixels: a background with anti-aliased shapes.
 
-Each shape is filled as a polygon on a patch of 8 x 8 subpixels (4 x 4 above 128 pixels) and averaged down.
-Only the patch around a shape is touched, so a 64-pixel image takes a fraction of a millisecond.
+Each shape is drawn as a polygon with 8 x 8 subpixels per pixel (4 x 4 above 128 pixels) and averaged. Only
+the area around a shape is computed, so a 64-pixel image takes a fraction of a millisecond.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _UNIT = np.stack([np.cos(ANGLES), -np.sin(ANGLES)])  # (2, 120); y runs down, an
 
 @dataclass(frozen=True, eq=False)
 class Mark:
-    """One drawn thing. Lengths are shares of the image's side; x runs right, y runs down."""
+    """One drawn thing. Lengths are fractions of the image's side; x points right, y points down."""
 
     color: RGB  # in [0, 255]
     outline: np.ndarray  # (120,), unit-circle area, upright
@@ -41,20 +41,20 @@ class Mark:
 
     @cached_property
     def reach(self) -> tuple[float, float, float, float]:
-        """How far the edge reaches (left, right, up, down) of the center, each > 0."""
+        """Distances (left, right, up, down) of the edge from the center, each > 0."""
         (left, up), (right, down) = self.edge.min(axis=1).tolist(), self.edge.max(axis=1).tolist()
         return -left, right, -up, down
 
     @property
     def box(self) -> tuple[float, float, float, float]:
-        """Bounding box (left, top, right, bottom); beyond [0, 1] where the mark is cut off."""
+        """Bounding box (left, top, right, bottom); it exceeds [0, 1] if the mark is cut off."""
         left, right, up, down = self.reach
         return self.x - left, self.y - up, self.x + right, self.y + down
 
 
 @dataclass(frozen=True)
 class Background:
-    """A plain ground, or one that runs evenly from `start` to `end` in the direction (dx, dy)."""
+    """A plain background, or a linear gradient from `start` to `end` in the direction (dx, dy)."""
 
     start: RGB
     end: RGB
@@ -63,20 +63,20 @@ class Background:
 
 @dataclass(frozen=True)
 class Drawing:
-    """All that is needed to make the pixels. No chance is left: the same drawing gives the same bytes."""
+    """A complete description of an image; rendering it is deterministic."""
 
     background: Background
     marks: tuple[Mark, ...]
 
 
 def check_side(size: int) -> None:
-    """Raise ValueError unless `size` is a whole number of pixels, 16 or more."""
+    """Raise ValueError unless `size` is an integer of at least 16."""
     if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < MIN_SIDE:
-        raise ValueError(f"size must be a whole number of pixels, at least {MIN_SIDE}, got {size!r}")
+        raise ValueError(f"size must be an integer of at least {MIN_SIDE} (pixels), got {size!r}")
 
 
 def rasterize(drawing: Drawing, size: int = 64) -> np.ndarray:
-    """Pixels (size, size, 3), uint8, of a drawing. Raises ValueError for a size below 16."""
+    """Render a drawing to pixels (size, size, 3), uint8. Raise ValueError if size is below 16."""
     check_side(size)
     canvas = _ground(drawing.background, size)
     for mark in drawing.marks:
@@ -92,14 +92,14 @@ def _ground(background: Background, size: int) -> np.ndarray:
         return canvas
     step = (np.arange(size, dtype=np.float32) + 0.5) / size - 0.5
     dx, dy = background.direction
-    # Divided so that the farthest corners are exactly `start` and `end`.
+    # Scaled so that the farthest corners are exactly `start` and `end`.
     ramp = 0.5 + (dx * step[None, :] + dy * step[:, None]) / (abs(dx) + abs(dy))  # (size, size)
     change = np.asarray(background.end, np.float32) - start
     return start + ramp[..., None].astype(np.float32) * change
 
 
 def fill(canvas: np.ndarray, mark: Mark) -> None:
-    """Blend a mark into the canvas (size, size, 3), in place; what lies outside is dropped."""
+    """Blend a mark into the canvas (size, size, 3), in place; parts outside are cropped."""
     size = len(canvas)
     left, top, right, bottom = (size * bound for bound in mark.box)
     x0, y0 = max(0, floor(left)), max(0, floor(top))

@@ -1,7 +1,7 @@
-"""What training may see: the fixed split of the scenes, and the sampler that keeps to it.
+"""The fixed split of scenes into training and held-out scenes, and the sampler of scenes.
 
-`split.json` lists color-shape combinations and (shape, relation, shape) triples that training never sees.
-It carries a version: results are comparable only within one version, so a change needs a new number.
+`split.json` lists color-shape combinations and (shape, relation, shape) triples that are never used in
+training. It has a version; results are comparable only within a version, so every change needs a new one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SPLITS = ("train", "held_out")
 
 @dataclass(frozen=True)
 class Split:
-    """The held-out combinations. Relations are in the turned form of `Scene` ("left of", "above")."""
+    """The held-out combinations. Relations are in the canonical form of `Scene` ("left of", "above")."""
 
     version: int
     held_out_combinations: frozenset[tuple[str, str]]
@@ -29,7 +29,7 @@ class Split:
 
 @cache
 def load_split() -> Split:
-    """The split that ships with the package."""
+    """Return the split that ships with the package."""
     data = json.loads(files(__package__).joinpath("split.json").read_text(encoding="utf-8"))
     return Split(
         version=data["version"],
@@ -39,19 +39,19 @@ def load_split() -> Split:
 
 
 def combination_held_out(color: str, shape: str) -> bool:
-    """Whether training never sees this color on this shape."""
+    """Return whether this color and shape are held out."""
     return (color, shape) in load_split().held_out_combinations
 
 
 def relation_held_out(first: str, relation: str, second: str) -> bool:
-    """Whether training never sees the first shape in this relation to the second, put either way round."""
+    """Return whether this relation of two shapes, or its converse, is held out."""
     if relation in ("right of", "below"):
         first, relation, second = second, OPPOSITES[relation], first
     return (first, relation, second) in load_split().held_out_relations
 
 
 def split_of(scene: Scene) -> str:
-    """ "held_out" if the scene holds at least one held-out combination or relation, otherwise "train"."""
+    """Return "held_out" if the scene has a held-out combination or relation, else "train"."""
     shapes = [thing.shape for thing in scene.things]
     if any(combination_held_out(thing.color, thing.shape) for thing in scene.things):
         return "held_out"
@@ -61,17 +61,20 @@ def split_of(scene: Scene) -> str:
 
 
 def sample_scene(rng: np.random.Generator, split: str = "train", pair_share: float = 0.8) -> Scene:
-    """A random scene of one split.
+    """Return a random scene of a split.
 
-    rng: the only source of chance.
-    split: "train" (no held-out combination) or "held_out" (at least one).
-    pair_share: probability in [0, 1] of drawing two things rather than one. For "held_out" it is the share
-        before selection, so pairs come out somewhat more often than it says.
-    Raises ValueError for an unknown split or a share outside [0, 1].
+    Args:
+        rng: the source of randomness.
+        split: "train" (no held-out combination) or "held_out" (at least one).
+        pair_share: probability in [0, 1] of two things instead of one. For "held_out" it applies before
+            selection, so pairs are somewhat more frequent.
+
+    Raises:
+        ValueError: the split is unknown, or pair_share is outside [0, 1].
     """
     check_name("split", split, SPLITS)
     if not 0 <= pair_share <= 1:
-        raise ValueError(f"pair_share must lie in [0, 1], got {pair_share!r}")
+        raise ValueError(f"pair_share must be in [0, 1], got {pair_share!r}")
     while True:
         things = [_sample_thing(rng)]
         relation = None
@@ -80,7 +83,7 @@ def sample_scene(rng: np.random.Generator, split: str = "train", pair_share: flo
             relation = ("left of", "above")[int(rng.integers(2))]
         try:
             scene = Scene(tuple(things), relation)
-        except ValueError:  # the two things came out alike: draw again
+        except ValueError:  # the two things are indistinguishable: draw again
             continue
         if split_of(scene) == split:
             return scene

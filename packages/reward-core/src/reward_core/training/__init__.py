@@ -1,4 +1,4 @@
-"""Training of reward models: from rankings to a folder; and what models made from nothing need before."""
+"""Train reward models on rankings; pre-train models that start from random weights."""
 
 from .caption_pretraining import CaptionedImage, caption_loss
 from .config import PRESETS, TrainingConfig, load_settings

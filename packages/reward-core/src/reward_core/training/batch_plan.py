@@ -1,4 +1,4 @@
-"""Which groups a run sees at which step, and how a step is shared out; decided by settings and seed alone."""
+"""The groups of every step of a run and their distribution over ranks, from settings and seed."""
 
 from __future__ import annotations
 
@@ -9,34 +9,39 @@ import numpy as np
 
 from .config import TrainingConfig
 
-MicroBatch = tuple[int, ...]  # numbers of groups
+MicroBatch = tuple[int, ...]  # indices of groups
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step's groups in micro-batches; number ``i`` is computed by rank ``i % ranks``."""
+    """The micro-batches of one step; rank ``i % ranks`` computes micro-batch ``i``."""
 
     epoch: int
     micro_batches: tuple[MicroBatch, ...]
 
     def of_rank(self, rank: int, ranks: int) -> list[MicroBatch]:
-        """A rank's micro-batches; empty ones where others have one more, so that all pass as often."""
+        """Return a rank's micro-batches, padded with an empty one if other ranks have one more."""
         rounds = -(-len(self.micro_batches) // ranks)
-        own = list(self.micro_batches[rank::ranks])
-        return own + [()] * (rounds - len(own))
+        batches = list(self.micro_batches[rank::ranks])
+        return batches + [()] * (rounds - len(batches))
 
 
 class BatchPlan:
     """All steps of a run.
 
-    Each epoch goes through all groups once, in an order of its own. A group is never split. As the
-    micro-batches do not depend on who computes them, two ranks with ``accumulation=1`` add up the same
-    numbers as one rank with ``accumulation=2``.
+    Each epoch visits all groups once, in a different random order. A group is never split. The
+    micro-batches do not depend on the rank that computes them, so two ranks with ``accumulation=1`` sum
+    the same values as one rank with ``accumulation=2``.
 
     Args:
-        pairs: untied pairs of each group, all above 0.
-        settings: batch size, unit, accumulation, epochs, steps, seed.
-        ranks: processes of the run.
+        pairs: number of untied pairs of each group, all above 0.
+        settings: batch size, unit, accumulation, epochs, steps and seed.
+        ranks: number of processes.
+
+    Attributes:
+        steps: the steps in order.
+        validation_steps: numbers of the steps (from 1) after which to validate.
+        epoch_ends: numbers of the last steps of the epochs.
     """
 
     def __init__(self, pairs: Sequence[int], settings: TrainingConfig, ranks: int):
@@ -50,10 +55,10 @@ class BatchPlan:
                     tuple(order[i : i + settings.batch_size])
                     for i in range(0, len(order), settings.batch_size)
                 ]
-                each = settings.accumulation * ranks
-                steps = [Step(epoch, tuple(micro[i : i + each])) for i in range(0, len(micro), each)]
+                per_step = settings.accumulation * ranks
+                steps = [Step(epoch, tuple(micro[i : i + per_step])) for i in range(0, len(micro), per_step)]
             else:
-                steps = _by_pairs(order, pairs, settings, ranks, epoch)
+                steps = _steps_by_pairs(order, pairs, settings, ranks, epoch)
             first = len(self.steps)
             self.steps += steps
             self.epoch_ends.add(len(self.steps))
@@ -68,24 +73,25 @@ class BatchPlan:
         self.validation_steps.discard(0)
 
 
-def _by_pairs(
+def _steps_by_pairs(
     order: list[int], pairs: Sequence[int], settings: TrainingConfig, ranks: int, epoch: int
 ) -> list[Step]:
-    wanted = settings.batch_size * settings.accumulation * ranks
+    step_pairs = settings.batch_size * settings.accumulation * ranks
     steps: list[Step] = []
-    for batch in _filled(order, pairs, wanted):
-        steps.append(Step(epoch, tuple(tuple(m) for m in _filled(batch, pairs, settings.batch_size))))
+    for batch in _batches_of_pairs(order, pairs, step_pairs):
+        micro = _batches_of_pairs(batch, pairs, settings.batch_size)
+        steps.append(Step(epoch, tuple(tuple(groups) for groups in micro)))
     return steps
 
 
-def _filled(groups: list[int], pairs: Sequence[int], wanted: int) -> list[list[int]]:
-    """Lots of groups, each closed as soon as it has so many pairs; the last one may have fewer."""
-    lots: list[list[int]] = [[]]
-    held = 0
+def _batches_of_pairs(groups: list[int], pairs: Sequence[int], size: int) -> list[list[int]]:
+    """Split groups into batches that each have at least ``size`` pairs; the last may have fewer."""
+    batches: list[list[int]] = [[]]
+    count = 0
     for group in groups:
-        if held >= wanted:
-            lots.append([])
-            held = 0
-        lots[-1].append(group)
-        held += pairs[group]
-    return [lot for lot in lots if lot]
+        if count >= size:
+            batches.append([])
+            count = 0
+        batches[-1].append(group)
+        count += pairs[group]
+    return [batch for batch in batches if batch]

@@ -1,4 +1,4 @@
-"""Every setting of a training run, what it means, and what cannot be."""
+"""The settings of a training run and the checks on their values."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _CHOICES = {
     "mixed_precision": ("auto", "no", "bf16", "fp16"),
     "cache_dtype": ("float32", "float16"),
 }
-# What may differ between the parts of a run that is stopped and goes on.
+# Settings that may change when a stopped run is resumed.
 _IRRELEVANT = {
     "out", "checkpoints", "trackers", "cpu", "workers", "cache", "cache_gb", "stuck_after",
     "push_to_hub", "data", "images",
@@ -29,54 +29,57 @@ _IRRELEVANT = {
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """A run, from the weights it starts from to the folder it writes. A group: one prompt's images.
+    """The settings of a training run. A group is one prompt with its ranked images.
 
     Attributes:
-        init: blip-large, scratch, or whatever ``reward_core.load`` takes (name, folder, file, hub id);
-            also a file or folder of BLIP's weights.
-        data: folder with train.json and, where there are, validation.json and test.json.
-        images: folder to which images' names are relative; empty: the data's.
-        out: folder of the run; at its end (and after each best validation) ``reward_core.load`` reads it.
-        architecture: for scratch: a folder with config.json and the tokenizer; empty: BLIP large, BERT's.
-        timm: name of a timm ViT that becomes the vision tower (needs the extra timm); empty: the init's own.
-        timm_pretrained: fetch timm's weights for it.
-        image_size: side in pixels; position embeddings are interpolated to it; 0: the init's.
-        head_init: scaled (each layer keeps the size of its input), original (normal(0, 1/769): every
-            reward starts equal), or empty: the init's head where it has one, else scaled.
-        freeze: share of each encoder's layers, from below and with the embeddings, that is not trained.
-        freeze_vision, freeze_text: the same for one encoder; -1: as freeze. 1 freezes all of it.
-        frozen_drop_path: leave stochastic depth on in frozen vision blocks, as the original does.
-        drop_path, dropout, head_dropout: of the last vision block, of the text encoder, of the head
-            (its first layers alike); -1: the init's.
-        average: prompt (mean over prompts of the mean over their pairs, the paper's) or pair (mean over
-            all pairs, the original code's).
-        batch_size: groups, or about so many pairs in whole groups, of a rank's forward pass (see batch_unit).
-        accumulation: such passes of each rank in one step.
-        batch_unit: what batch_size counts.
+        init: "blip-large", "scratch", a file or folder of BLIP weights, or any source that
+            ``reward_core.load`` accepts (name, folder, file, hub id).
+        data: folder with train.json and optionally validation.json and test.json.
+        images: folder that image names are relative to; empty: the data folder.
+        out: output folder; ``reward_core.load`` can read it after each best validation.
+        architecture: for "scratch": folder with config.json and tokenizer; empty: BLIP large with BERT's.
+        timm: name of a timm ViT to use as the vision encoder (needs the extra timm); empty: keep init's.
+        timm_pretrained: download timm's weights for it.
+        image_size: image side in pixels, to which position embeddings are interpolated; 0: init's size.
+        head_init: "scaled" (each layer keeps the scale of its input), "original" (normal(0, 1/769): all
+            rewards start equal), or empty: keep init's head if it has one, otherwise "scaled".
+        freeze: fraction of each encoder's layers to freeze, starting at the embeddings.
+        freeze_vision, freeze_text: the same for one encoder; -1: use freeze; 1: freeze the whole encoder.
+        frozen_drop_path: keep stochastic depth on in frozen vision blocks, as the original code does.
+        drop_path, dropout, head_dropout: rates of the last vision block, of the text encoder, and of the
+            head (the same for each of its first layers); -1: init's rate.
+        average: "prompt" (mean over each prompt's pairs, then over prompts; the paper) or "pair" (mean
+            over all pairs; the original code).
+        batch_size: groups in one forward pass of a rank, or pairs, rounded up to whole groups (see
+            batch_unit).
+        accumulation: forward passes of each rank in one step.
+        batch_unit: what batch_size counts: "groups" or "pairs".
         epochs: passes over the training data.
-        steps: steps at most; 0: as many as the epochs have.
-        optimizer: adamw, adam, or muon (for the encoders' matrices, AdamW for the rest: for scratch).
-        lr, muon_lr: highest learning rates.
+        steps: maximum number of steps; 0: no limit other than epochs.
+        optimizer: "adamw", "adam", or "muon" (Muon for the encoders' matrices and AdamW for the rest;
+            useful for "scratch").
+        lr, muon_lr: peak learning rates.
         beta1, beta2, epsilon, weight_decay: of Adam and AdamW.
-        schedule: cosine or linear, to 0 at the end; or constant.
-        warmup_steps: in which the learning rate rises to its height.
-        clip: largest norm of the gradient; 0: none.
-        mixed_precision: auto (bf16 on a GPU that has it), no, bf16 or fp16.
-        gradient_checkpointing: recompute in the backward pass; less memory, slower.
-        validation_share: of the training prompts, held out where the data has no validation.json.
-        validations: an epoch, evenly; beside one before the first step and one after the last.
-        patience: validations in a row without a lower loss that end the run; 0: none.
-        stuck_after: steps after which a loss at log 2 is reported.
-        cache: folder for the activations of frozen vision blocks; empty: none.
-        cache_gb: bound of each of its files.
-        cache_dtype: float32 changes nothing; float16 takes half the room.
-        checkpoint_every: steps; 0: at each validation.
-        checkpoints: so many newest ones are kept.
-        seed: of order, dropout, head and scratch weights.
+        schedule: "cosine" or "linear" decay to 0, or "constant".
+        warmup_steps: steps in which the learning rate rises linearly to its peak.
+        clip: maximum gradient norm; 0: no clipping.
+        mixed_precision: "auto" (bf16 on a GPU that supports it), "no", "bf16" or "fp16".
+        gradient_checkpointing: recompute activations in the backward pass: less memory, slower.
+        validation_share: fraction of the training prompts to hold out if there is no validation.json.
+        validations: validations per epoch, evenly spaced, besides one before the first step and one
+            after the last.
+        patience: stop after this many validations in a row without a lower loss; 0: never.
+        stuck_after: step from which a loss that stays at log 2 is reported.
+        cache: folder in which to cache the output of frozen vision blocks; empty: no cache.
+        cache_gb: maximum size of each cache file, in GB.
+        cache_dtype: "float32" (exact) or "float16" (half the disk space).
+        checkpoint_every: steps between checkpoints; 0: one at each validation.
+        checkpoints: number of newest checkpoints to keep.
+        seed: seed of order, dropout, the new head and the weights of "scratch".
         workers: threads that read images.
-        trackers: accelerate's: tensorboard, wandb, ...
-        cpu: compute there though a GPU is at hand.
-        push_to_hub: repository for the result; empty: none.
+        trackers: names of accelerate's trackers, such as "tensorboard" or "wandb".
+        cpu: train on the CPU even if a GPU is available.
+        push_to_hub: hub repository to upload the result to; empty: no upload.
     """
 
     init: str = "blip-large"
@@ -129,54 +132,57 @@ class TrainingConfig:
     push_to_hub: str = ""
 
     def frozen_share(self, encoder: str) -> float:
-        """Of "vision" or "text"."""
-        own = getattr(self, f"freeze_{encoder}")
-        return self.freeze if own < 0 else own
+        """Return the fraction of layers to freeze in "vision" or "text"."""
+        share = getattr(self, f"freeze_{encoder}")
+        return self.freeze if share < 0 else share
 
     def check(self) -> TrainingConfig:
-        """Itself, or an InputError that names the setting which cannot be."""
+        """Return self; raise InputError if a setting is invalid."""
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 known = ", ".join(repr(choice) for choice in choices if choice)
                 raise InputError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
         for name in ("batch_size", "accumulation", "epochs", "checkpoints", "stuck_after", "workers"):
-            self._must(name, getattr(self, name) >= 1, "at least 1")
+            self._require(name, getattr(self, name) >= 1, "at least 1")
         for name in ("steps", "warmup_steps", "validations", "patience", "checkpoint_every", "image_size"):
-            self._must(name, getattr(self, name) >= 0, "0 or more")
+            self._require(name, getattr(self, name) >= 0, "0 or more")
         for name in ("lr", "muon_lr", "epsilon", "cache_gb"):
-            self._must(name, getattr(self, name) > 0, "above 0")
+            self._require(name, getattr(self, name) > 0, "above 0")
         for name in ("clip", "weight_decay"):
-            self._must(name, getattr(self, name) >= 0, "0 or more")
+            self._require(name, getattr(self, name) >= 0, "0 or more")
         for name in ("beta1", "beta2", "drop_path", "dropout", "head_dropout"):
-            self._must(name, getattr(self, name) < 1, "below 1")
+            self._require(name, getattr(self, name) < 1, "below 1")
         for name in ("freeze", "freeze_vision", "freeze_text"):
-            self._must(name, getattr(self, name) <= 1, "a share, at most 1")
-        self._must("freeze", self.freeze >= 0, "a share, at least 0")
-        self._must("validation_share", 0 <= self.validation_share < 1, "a share, below 1")
+            self._require(name, getattr(self, name) <= 1, "a fraction, at most 1")
+        self._require("freeze", self.freeze >= 0, "a fraction, at least 0")
+        self._require("validation_share", 0 <= self.validation_share < 1, "a fraction below 1")
         if self.cache and self.frozen_drop_path:
             raise InputError(
-                "cache keeps what frozen blocks compute, and frozen_drop_path changes it each time"
+                "Cannot use cache with frozen_drop_path: the output of the frozen blocks differs at each "
+                "pass. Turn one of them off."
             )
         if self.optimizer == "muon" and self.mixed_precision == "fp16":
-            raise InputError("optimizer=muon does not go with mixed_precision=fp16; take bf16")
+            raise InputError(
+                "Cannot use optimizer=muon with mixed_precision=fp16. Set mixed_precision=bf16 or no."
+            )
         return self
 
-    def _must(self, name: str, so: bool, what: str) -> None:
-        if not so:
-            raise InputError(f"{name} must be {what}, got {getattr(self, name)}")
+    def _require(self, name: str, valid: bool, expected: str) -> None:
+        if not valid:
+            raise InputError(f"{name} must be {expected}, got {getattr(self, name)}")
 
     def to_dict(self) -> dict[str, Any]:
-        """For YAML and JSON."""
+        """Return the settings as values that YAML and JSON can hold."""
         values = dataclasses.asdict(self)
         return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
 
     def decisive(self) -> dict[str, Any]:
-        """The settings that decide the resulting weights."""
+        """Return the settings that affect the resulting weights."""
         return {name: value for name, value in self.to_dict().items() if name not in _IRRELEVANT}
 
 
-#: Named starting points. "original": the figures that ImageReward's authors trained with; batches are
-#: 4 pairs x 4 passes x 4 ranks = 64 pairs a step, here filled up with whole groups.
+#: Presets by name. "original" has the hyperparameters of ImageReward's authors. Their step has
+#: 4 pairs x 4 passes x 4 ranks = 64 pairs; ours adds whole groups until it has at least as many.
 PRESETS: dict[str, dict[str, Any]] = {
     "original": {
         "init": "blip-large",
@@ -211,9 +217,15 @@ def load_settings(
     settings: Sequence[str] = (),
     given: Mapping[str, Any] | None = None,
 ) -> TrainingConfig:
-    """A preset, then a YAML file over it, then values given by name, then ``key=value`` over all; checked.
+    """Return checked settings: a preset, overridden by ``file``, then ``given``, then ``settings``.
+
+    Args:
+        file: a YAML file.
+        preset: a key of ``PRESETS``.
+        settings: "key=value" strings.
+        given: values by name.
 
     Raises:
-        InputError: an unknown preset, key or value, named with the nearest that exists.
+        InputError: an unknown preset or key (the message suggests the closest), or an invalid value.
     """
     return reading.load_settings(TrainingConfig(), PRESETS, preset, file, settings, given).check()

@@ -1,4 +1,4 @@
-"""The end of a run, and its best weights on the way: the folder that others load."""
+"""Save the best weights of a run; at its end evaluate them and write card, curves and skipped images."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class Outcome:
     """A run after its last step.
 
     Attributes:
-        settings: of the run.
-        run: its state and files; the folder holds the best weights.
-        rewards: the model as it was trained.
-        readers: of the groups of each split.
+        settings: settings of the run.
+        run: state and files of the run; its folder has the best weights.
+        rewards: the trained module.
+        readers: reader of each split's groups.
         splits: the groups of each split, and what was left out of them.
     """
 
@@ -47,25 +47,32 @@ class Outcome:
     splits: Mapping[str, Usable]
 
 
-def save_best(model: RewardModel, out: Path, found: ValidationResult | None) -> None:
-    """Save a model into the run's folder, calibrated by a validation so that scores are about N(0, 1)."""
-    own = model.config
-    if found is not None:
+def save_best(model: RewardModel, out: Path, result: ValidationResult | None) -> None:
+    """Save a model to the run's folder.
+
+    Args:
+        model: the model.
+        out: the run's folder.
+        result: validation whose mean and standard deviation standardize the saved model's scores.
+    """
+    config = model.config
+    if result is not None:
         model.config = replace(
-            own, reward_mean=found.mean, reward_std=found.std, score_quantiles=found.quantiles
+            config, reward_mean=result.mean, reward_std=result.std, score_quantiles=result.quantiles
         )
     try:
         with write_errors(out):
             save_folder(model, out)
     finally:
-        model.config = own
+        model.config = config
 
 
 def finish(outcome: Outcome, seconds: float) -> Path:
     """Evaluate the best weights; write the card, the curves and the list of skipped images; upload.
 
     Args:
-        seconds: that training took.
+        outcome: the run.
+        seconds: duration of the training.
 
     Returns:
         The run's folder.
@@ -77,8 +84,8 @@ def finish(outcome: Outcome, seconds: float) -> Path:
     results = _validate_splits(outcome)
     skipped = _skipped(outcome.splits, gathered_unreadable(outcome.readers, run.accelerator))
     if run.accelerator.is_main_process:
-        own = model.config
-        model.config = type(model).config_beside(out / WEIGHTS_FILE)  # as calibrated
+        config = model.config
+        model.config = type(model).config_beside(out / WEIGHTS_FILE)  # has mean and std of the validation
         counts = {
             name: (len(reader.groups), len(reader.images), sum(reader.pairs))
             for name, reader in outcome.readers.items()
@@ -88,11 +95,11 @@ def finish(outcome: Outcome, seconds: float) -> Path:
             draw_curves(run.metrics.read(), out / CURVES)
             card = model_card(model, settings, results, counts, _facts(outcome, skipped, seconds))
             write_text(out / CARD, card)
-        model.config = own
+        model.config = config
     if settings.push_to_hub:
         run.upload(out, settings.push_to_hub, "Upload reward model", PUBLISHED)
     if skipped:
-        run.report(f"{len(skipped):,} images could not be read; they are listed in {out / SKIPPED}")
+        run.report(f"{len(skipped):,} images could not be read; see {out / SKIPPED}")
     run.close()
     for reader in outcome.readers.values():
         reader.close()
@@ -106,11 +113,11 @@ def _validate_splits(outcome: Outcome) -> dict[str, ValidationResult]:
         for name in ("validation", "test")
         if name in outcome.readers
     }
-    if found := results.get("test"):
-        run.log(found.row("test"))
-        run.report(f"test: {found.accuracy:.1%} of {found.pairs:,} pairs ordered right")
-        if found.not_finite:
-            run.warn(found.not_finite_message())
+    if test := results.get("test"):
+        run.log(test.row("test"))
+        run.report(f"test: {test.accuracy:.1%} of {test.pairs:,} pairs ordered correctly")
+        if test.not_finite:
+            run.warn(test.not_finite_message())
     return results
 
 
@@ -119,50 +126,53 @@ def _facts(outcome: Outcome, skipped: list[dict[str, str]], seconds: float) -> d
     return {
         "best_step": state.best_step,
         "steps": state.step,
-        "skipped_pictures": len(skipped),
+        "skipped_images": len(skipped),
         "dropped_groups": sum(split.dropped for split in outcome.splits.values())
-        + _unusable(outcome.readers, skipped),
+        + _count_unusable(outcome.readers, skipped),
         "tied_groups": sum(split.tied for split in outcome.splits.values()),
         "seconds": seconds,
         "ranks": accelerator.num_processes,
         "device": str(accelerator.device.type),
         "precision": accelerator.mixed_precision if accelerator.mixed_precision != "no" else "float32",
-        "troubles": state.reported,
+        "warnings": state.reported,
     }
 
 
 def gathered_unreadable(
     readers: Mapping[str, GroupReader], accelerator: Accelerator
 ) -> dict[str, dict[str, str]]:
-    """Return images that turned out unreadable on any rank, by split and name; for all ranks together."""
+    """Return the images that any rank could not read, with reasons, by split and name.
+
+    All ranks must call it together.
+    """
     from accelerate.utils import gather_object
 
-    own = [(split, *item) for split, reader in readers.items() for item in list(reader.skipped.items())]
-    found: dict[str, dict[str, str]] = {}
-    for split, image, reason in gather_object(own) if accelerator.num_processes > 1 else own:
-        found.setdefault(split, {})[image] = reason
-    return found
+    local = [(split, *item) for split, reader in readers.items() for item in list(reader.skipped.items())]
+    unreadable: dict[str, dict[str, str]] = {}
+    for split, image, reason in gather_object(local) if accelerator.num_processes > 1 else local:
+        unreadable.setdefault(split, {})[image] = reason
+    return unreadable
 
 
 def _skipped(
     splits: Mapping[str, Usable], unreadable: Mapping[str, Mapping[str, str]]
 ) -> list[dict[str, str]]:
-    """Return the images left out on any rank, by name."""
-    found: dict[str, str] = {}
+    """Return the images that any rank left out, sorted by name."""
+    reasons: dict[str, str] = {}
     for split in splits.values():
-        found |= split.missing
+        reasons |= split.missing
     for images in unreadable.values():
-        found |= images
-    return [{"image": image, "reason": reason} for image, reason in sorted(found.items())]
+        reasons |= images
+    return [{"image": image, "reason": reason} for image, reason in sorted(reasons.items())]
 
 
-def _unusable(readers: Mapping[str, GroupReader], skipped: list[dict[str, str]]) -> int:
-    """Count the groups that images found damaged on the way leave with nothing to compare."""
+def _count_unusable(readers: Mapping[str, GroupReader], skipped: list[dict[str, str]]) -> int:
+    """Count the groups that have no untied pair left because images turned out to be damaged."""
     bad = {item["image"] for item in skipped}
     if not bad:
         return 0
     return sum(
-        len({rank for i, rank in enumerate(group.ranks) if reader.called(number, i) not in bad}) < 2
+        len({rank for i, rank in enumerate(group.ranks) if reader.image_name(number, i) not in bad}) < 2
         for reader in readers.values()
         for number, group in enumerate(reader.groups)
     )

@@ -1,4 +1,4 @@
-"""Attention for training under autocast on a CPU."""
+"""Attention in float32 for training under autocast on a CPU."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from ..network.attention import MultiHeadAttention
 
 
 class Float32Attention(MultiHeadAttention):
-    """Attention that stays in float32 where autocast on a CPU asks for 16 bits and gradients are computed.
+    """Attention that uses float32 under CPU autocast if gradients are computed.
 
-    torch's CPU kernel takes 4 times as long backward in bfloat16 as in float32.
+    The backward pass of torch's CPU kernel is 4 times slower in bfloat16 than in float32.
     """
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -22,9 +22,9 @@ class Float32Attention(MultiHeadAttention):
 
 
 def use_float32_attention(model: nn.Module) -> None:
-    """Use `Float32Attention` throughout a model, in place, before training it under autocast.
+    """Replace the attention of a model by ``Float32Attention``, in place, before training under autocast.
 
-    Nothing changes without autocast, on a GPU, or where no gradients are computed.
+    Nothing changes without autocast, on a GPU, or without gradients.
     """
     for module in model.modules():
         if type(module) is MultiHeadAttention:

@@ -1,4 +1,4 @@
-"""Which parameters a run trains."""
+"""Freeze the parameters that a run does not train."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ _UPPER = ("blocks.", "norm.", "tower.blocks.", "tower.norm.", "encoder.layer.")
 
 
 def frozen_layers(depth: int, share: float) -> int:
-    """How many of an encoder's layers are frozen: 16 of 24 and 8 of 12 for a share of 0.7."""
+    """Return the number of frozen layers of an encoder: for a share of 0.7, 16 of 24 and 8 of 12."""
     return int(depth * share + 1e-9)
 
 
 def embeddings(encoder: nn.Module) -> list[nn.Parameter]:
-    """What stands before an encoder's layers, whatever it is called."""
+    """Return the parameters before an encoder's layers: all embeddings, under any name."""
     return [parameter for name, parameter in encoder.named_parameters() if not name.startswith(_UPPER)]
 
 
 def freeze(model: RewardModel, settings: TrainingConfig) -> None:
-    """Let gradients be computed for what is trained, and for nothing else, in place.
+    """Set requires_grad of every parameter of a model, in place.
 
-    A share above 0 freezes the encoder's embeddings too; 1 freezes all of it. Both projections, which
-    rewards do not use, are always frozen; the head is always trained. Freezing is requires_grad_(False):
-    gradients pass through frozen text layers to trained vision blocks.
+    A frozen share above 0 freezes an encoder's embeddings too; 1 freezes the whole encoder. Both
+    projections, which rewards do not use, are always frozen; the head is always trained. Gradients still
+    flow through frozen text layers to trained vision blocks.
     """
     model.requires_grad_(True)
     vision, text = model.blip.visual_encoder, model.blip.text_encoder

@@ -1,4 +1,4 @@
-"""Groups of images -> what a forward pass takes; what cannot be read is left out and listed."""
+"""Read groups of images for training; images that cannot be read are left out and listed."""
 
 from __future__ import annotations
 
@@ -25,9 +25,16 @@ Reword = Callable[[RankedPrompt, int], str]
 
 @dataclass(frozen=True)
 class ReadGroup:
-    """A group as far as it can be read: its images (K, S, S, 3) uint8, or their kept tokens (K, N, E).
+    """The readable images of a group, as pixels or as cached tokens.
 
-    image_indices: which of the record's images these are; slots: their numbers in the cache.
+    Attributes:
+        number: index of the group.
+        prompt: the prompt to train with.
+        ranks: rank of each readable image.
+        image_indices: indices of the readable images in the record.
+        slots: their slots in the cache.
+        images: (K, S, S, 3) uint8, or None if there are tokens.
+        tokens: (K, N, E) from the cache, or None.
     """
 
     number: int
@@ -40,19 +47,20 @@ class ReadGroup:
 
 
 class GroupReader:
-    """Reads groups by number, in threads ahead of the computation.
-
-    Attributes:
-        groups: the records.
-        skipped: images that could not be read so far, by ``called``, with the reason.
-        pairs: untied pairs of each group.
+    """Read groups by index, in threads, ahead of the computation.
 
     Args:
         groups: records with untied pairs.
-        transform: to the model's pixels.
-        reword: (record, epoch) -> the prompt to use in that epoch; by default always the record's own.
-        workers: threads.
-        split: what the groups are of, for the names of images that have none.
+        transform: the model's image transform.
+        reword: (record, epoch) -> the prompt to use in that epoch; None uses the record's prompt.
+        workers: number of threads.
+        split: name of the split, for naming images that have no file name.
+
+    Attributes:
+        groups: the records.
+        skipped: the reason for each image that could not be read so far, by ``image_name``.
+        pairs: number of untied pairs of each group.
+        cache: cached tokens of the images, or None.
     """
 
     def __init__(
@@ -71,34 +79,35 @@ class GroupReader:
         self.cache: TokenCache | None = None
         counts = [len(group.images) for group in self.groups]
         self.first_slot = np.cumsum([0, *counts]).tolist()
-        self._threads = ThreadPoolExecutor(workers, "pictures")
+        self._threads = ThreadPoolExecutor(workers, "images")
 
     @property
     def images(self) -> list:
+        """All images, in the order of their slots."""
         return [image for group in self.groups for image in group.images]
 
-    def called(self, number: int, i: int) -> str:
-        """Image ``i`` of group ``number``: its name, or where it stands if it has none."""
+    def image_name(self, number: int, i: int) -> str:
+        """Return the name of image ``i`` of group ``number``; its indices if it has no file name."""
         image = self.groups[number].images[i]
         if isinstance(image, Image.Image) and not getattr(image, "filename", ""):
             return f"{image_name(image)} ({self.split} group {number}, image {i})"
         return image_name(image)
 
     def start(self, batch: MicroBatch, epoch: int) -> list[Future[ReadGroup | None]]:
-        """Begin to read some groups."""
+        """Start reading the groups of a micro-batch."""
         return [self._threads.submit(self.read, number, epoch) for number in batch]
 
     def read(self, number: int, epoch: int = 0) -> ReadGroup | None:
-        """Group ``number``; None where fewer than two images, or only tied ones, can be read."""
+        """Read group ``number``; return None if its readable images have no untied pair."""
         group = self.groups[number]
-        good = [i for i in range(len(group.images)) if self.called(number, i) not in self.skipped]
+        good = [i for i in range(len(group.images)) if self.image_name(number, i) not in self.skipped]
         tokens = None
         if self.cache is not None:
             tokens = self.cache.get([self.first_slot[number] + i for i in good])
         images: dict[int, np.ndarray] = {}
         for i in good if tokens is None else ():
             try:
-                name = self.called(number, i)
+                name = self.image_name(number, i)
                 with decoded_image(group.images[i], warn=False) as image, rgb_guard(name):
                     self.first_clipped.check(image, name)
                     images[i] = self.transform.to_uint8(image)
@@ -119,15 +128,19 @@ class GroupReader:
         )
 
     def close(self) -> None:
+        """Stop the threads."""
         self._threads.shutdown(cancel_futures=True)
 
 
 @dataclass(frozen=True)
 class Usable:
-    """Records fit for training, and what was left out of them.
+    """The usable records of a split, and what was left out.
 
-    missing: images that are no files or empty ones; dropped: groups left with fewer than two images;
-    tied: groups in which nobody prefers any image.
+    Attributes:
+        groups: records with at least one untied pair.
+        missing: the reason for each image whose file is missing or empty, by name.
+        dropped: number of groups with fewer than two images left.
+        tied: number of groups whose images all have the same rank.
     """
 
     groups: list[RankedPrompt]
@@ -137,23 +150,27 @@ class Usable:
 
 
 def usable_groups(groups: Sequence[RankedPrompt], source: str) -> Usable:
-    """The records without absent or empty files, as far as that leaves something to compare.
+    """Return the records without images whose files are missing or empty.
+
+    Args:
+        groups: the records.
+        source: name of the data in errors.
 
     Raises:
-        InputError: nothing is left; it says why.
+        InputError: no record has an untied pair left.
     """
     missing: dict[str, str] = {}
-    left, dropped, tied = [], 0, 0
+    usable, dropped, tied = [], 0, 0
     for group in groups:
         good = []
         for i, image in enumerate(group.images):
-            reason = _absent(image)
+            reason = _problem(image)
             if reason:
                 missing[image_name(image)] = reason
             else:
                 good.append(i)
         if len(good) < len(group.images):
-            # Only what training reads: places and images.
+            # Rebuilt from the fields that training uses.
             images = tuple(group.images[i] for i in good)
             group = RankedPrompt(group.id, group.prompt, images, tuple(group.ranks[i] for i in good))
         if len(group.images) < 2:
@@ -161,19 +178,23 @@ def usable_groups(groups: Sequence[RankedPrompt], source: str) -> Usable:
         elif not untied_pairs(group.ranks):
             tied += 1
         else:
-            left.append(group)
-    if not left:
-        some = next(iter(missing.items()), None)
-        because = (
-            f"{len(missing)} images cannot be read, such as {some[0]}: {some[1]}"
-            if some
-            else f"{tied} are tied"
+            usable.append(group)
+    if not usable:
+        example = next(iter(missing.items()), None)
+        reason = (
+            f"{len(missing)} images cannot be read, such as '{example[0]}' ({example[1]})"
+            if example
+            else f"all images are tied in {tied} groups"
         )
-        raise InputError(f"{source}: none of {len(groups)} groups can be used; {because}")
-    return Usable(left, missing, dropped, tied)
+        raise InputError(
+            f"Cannot use the {source}: none of its {len(groups)} groups has two readable images of different "
+            f"ranks; {reason}."
+        )
+    return Usable(usable, missing, dropped, tied)
 
 
-def _absent(image: object) -> str:
+def _problem(image: object) -> str:
+    """Return why an image's file cannot be read, or "" if it exists and is not empty."""
     if isinstance(image, Image.Image) or not isinstance(image, (str, os.PathLike)):
         return ""
     try:

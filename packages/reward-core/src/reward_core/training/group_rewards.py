@@ -1,4 +1,4 @@
-"""The forward pass over groups: frozen vision blocks first, without gradient, then the rest.
+"""The forward pass over groups: frozen vision blocks without gradient, then the trained layers.
 
 Shapes: B images of a micro-batch, S image side, N image tokens, E image width, L text tokens.
 """
@@ -19,11 +19,11 @@ from .token_cache import TokenCache
 
 
 class GroupRewards(nn.Module):
-    """A reward model as it is trained; each image is encoded once, however many pairs it is in.
+    """A reward model as a module to train. Each image is encoded once, whatever the number of its pairs.
 
     Args:
-        model: its parameters frozen as they are to be (see freezing.py).
-        settings: the frozen share, stochastic depth in it, gradient checkpointing.
+        model: a reward model whose frozen parameters do not require gradients (see freezing.py).
+        settings: which layers are frozen, whether those use stochastic depth, gradient checkpointing.
     """
 
     def __init__(self, model: RewardModel, settings: TrainingConfig):
@@ -46,28 +46,28 @@ class GroupRewards(nn.Module):
         return self
 
     def frozen_parameters(self) -> list[Tensor]:
-        """Return the parameters on which the frozen blocks' tokens depend."""
+        """Return the parameters that the output of the frozen blocks depends on."""
         vision = self.model.blip.visual_encoder
         frozen = list(vision.blocks)[: self.block]
         return [*embeddings(vision), *(p for block in frozen for p in block.parameters())]
 
     @torch.no_grad()
     def frozen_tokens(self, groups: Sequence[ReadGroup], cache: TokenCache | None) -> Tensor:
-        """Return the tokens (B, N, E) that enter the first trained vision block, of all groups' images.
+        """Return the output (B, N, E) of the frozen vision blocks for the images of all groups.
 
-        Tokens for the cache are computed group by group, so they do not depend on the rest of the batch.
+        With a cache it is computed per group, so that cached values do not depend on the rest of the batch.
         """
         if cache is None:
             return self._run_frozen_blocks(torch.cat([_images(group) for group in groups]))
         return torch.cat([self._cached_tokens(group, cache) for group in groups])
 
     def _cached_tokens(self, group: ReadGroup, cache: TokenCache) -> Tensor:
-        """Return a group's tokens as read from the cache, or compute and store them."""
+        """Return a group's tokens from the cache, or compute and cache them."""
         if group.tokens is not None:
             return group.tokens.to(self.model.device)
         tokens = self._run_frozen_blocks(_images(group)).float()
         cache.put(group.slots, tokens)
-        # Rounded as the cache stores them, so that the first epoch reads what later ones do.
+        # Round to the cache's dtype, so that the first epoch uses the same values as later ones.
         return tokens.to(getattr(torch, cache.dtype.name)).float()
 
     def _run_frozen_blocks(self, images: Tensor) -> Tensor:
@@ -77,9 +77,9 @@ class GroupRewards(nn.Module):
     def inputs(
         self, groups: Sequence[ReadGroup], cache: TokenCache | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what ``forward`` takes of some groups: tokens or pixels, token ids (B, L), mask (B, L)."""
+        """Return the arguments of ``forward`` for groups: tokens or pixels, token ids (B, L), mask (B, L)."""
         token_ids, mask = self.model.tokenizer([group.prompt for group in groups], warn=False)
-        longest = int(mask.sum(1).max())  # drops padding that all prompts share
+        longest = int(mask.sum(1).max())  # padding beyond the longest prompt is dropped
         counts = torch.tensor([len(group.image_indices) for group in groups])
         token_ids, mask = (
             t[:, :longest].repeat_interleave(counts, 0).to(self.model.device) for t in (token_ids, mask)
@@ -102,8 +102,8 @@ class GroupRewards(nn.Module):
         image_tokens = run_trained_blocks(vision, x, self.block)  # (B, N, E)
         return self.model.rewards_from_features(image_tokens, token_ids, mask)
 
-    def nothing(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return inputs of a pass without a group, for a rank that must take part in a step all the same."""
+    def dummy_inputs(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return arguments of ``forward`` for a rank without a group, which must run a pass nevertheless."""
         model, size = self.model, self.model.config.image_size
         token_ids, mask = model.tokenizer(["nothing"], warn=False)
         x = torch.zeros(1, 3, size, size, device=model.device)
@@ -114,5 +114,5 @@ class GroupRewards(nn.Module):
 
 
 def _images(group: ReadGroup) -> Tensor:
-    assert group.images is not None  # a group without images has tokens from the cache
+    assert group.images is not None  # only groups with cached tokens have no images
     return group.images

@@ -1,4 +1,4 @@
-"""Prompts held out of the training data, to choose the best weights by."""
+"""Hold out training prompts as a validation split."""
 
 from __future__ import annotations
 
@@ -13,19 +13,28 @@ Splits = dict[str, list[RankedPrompt]]
 
 
 def with_validation(splits: Mapping[str, Sequence[RankedPrompt]], share: float, seed: int) -> Splits:
-    """The splits, with a share of the training prompts held out where there is no validation.
+    """Return the splits; if there is no validation split, hold out training prompts as one.
 
-    All groups of a prompt go to the same side.
+    Args:
+        splits: groups by split, with "train".
+        share: fraction of the prompts to hold out, with all their groups; 0: none.
+        seed: seed of the choice.
+
+    Raises:
+        InputError: there are too few prompts.
     """
-    held = {name: list(groups) for name, groups in splits.items()}
-    if held.get("validation") or not share:
-        return held
-    prompts = sorted({group.prompt for group in held["train"]})
+    result = {name: list(groups) for name, groups in splits.items()}
+    if result.get("validation") or not share:
+        return result
+    prompts = sorted({group.prompt for group in result["train"]})
     count = max(round(share * len(prompts)), 1)
     if count >= len(prompts):
-        raise InputError(f"{len(prompts)} prompts are too few to hold some out; give a validation.json")
+        raise InputError(
+            f"Cannot hold out a validation set: the training data has only {len(prompts)} prompts. Add a "
+            "validation.json, or set validation_share=0."
+        )
     chosen = set(np.random.default_rng(seed).permutation(len(prompts))[:count].tolist())
-    out = {prompt for i, prompt in enumerate(prompts) if i in chosen}
-    held["validation"] = [group for group in held["train"] if group.prompt in out]
-    held["train"] = [group for group in held["train"] if group.prompt not in out]
-    return held
+    held_out = {prompt for i, prompt in enumerate(prompts) if i in chosen}
+    result["validation"] = [group for group in result["train"] if group.prompt in held_out]
+    result["train"] = [group for group in result["train"] if group.prompt not in held_out]
+    return result

@@ -1,4 +1,4 @@
-"""Weights for a model that is trained from nothing."""
+"""Random initial weights for a model that is trained from scratch."""
 
 from __future__ import annotations
 
@@ -8,11 +8,17 @@ from torch import nn
 
 @torch.no_grad()
 def initialize_from_scratch(model: nn.Module, seed: int, gain: float = 0.7) -> None:
-    """Seeded normal weights of standard deviation gain / sqrt(fan in), biases zero, in place.
+    """Initialize all weights, in place, from a normal distribution; biases are 0.
 
-    With BERT's customary 0.02 a small encoder passes hardly any difference on, and the loss sits
-    at log 2; this scale lets image and prompt reach the head from the first step. The class token
-    and the image positions get 0.5, near the size of what they are added to; words 1 / sqrt(width).
+    The standard deviation is gain / sqrt(fan in) in linear and convolution layers, 1 / sqrt(width) in
+    embeddings, and 0.5 for the class token and the image positions, close to the values they are added
+    to. With BERT's usual 0.02 the output of a small encoder hardly depends on its input and the loss
+    stays at log 2; with this scale image and prompt reach the head from the first step.
+
+    Args:
+        model: the model to initialize.
+        seed: seed of the generator.
+        gain: scale of the linear and convolution weights.
     """
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():

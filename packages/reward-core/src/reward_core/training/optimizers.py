@@ -1,4 +1,4 @@
-"""Optimizers and how their rates change, for both the trainer and the pre-training loop."""
+"""Optimizers and learning-rate schedules of the trainer and the pre-training loop."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ from torch import nn
 
 
 def rate_at(step: int, steps: int, warmup_steps: int, schedule: str = "cosine") -> float:
-    """Share of the highest rate at a step counted from 0: a linear rise, then the schedule down to 0."""
+    """Return the learning rate as a fraction of its peak: a linear warm-up, then decay to 0.
+
+    Args:
+        step: index of the step, from 0.
+        steps: number of steps.
+        warmup_steps: number of warm-up steps.
+        schedule: "cosine", "linear" or "constant".
+    """
     if step < warmup_steps:
         return (step + 1) / warmup_steps
     done = min((step - warmup_steps) / max(steps - warmup_steps, 1), 1.0)
@@ -17,7 +24,7 @@ def rate_at(step: int, steps: int, warmup_steps: int, schedule: str = "cosine") 
 
 
 def set_rates(optimizers: list[torch.optim.Optimizer], share: float) -> None:
-    """Bring every learning rate to a share of the one that its optimizer was made with."""
+    """Set every learning rate to ``share`` times the one its optimizer was created with."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group.setdefault("highest_lr", group["lr"]) * share
@@ -32,30 +39,41 @@ def build_optimizers(
     weight_decay: float = 0.01,
     kind: type[torch.optim.AdamW] | type[torch.optim.Adam] = torch.optim.AdamW,
 ) -> list[torch.optim.Optimizer]:
-    """``kind`` (AdamW or Adam) for what is trained; with ``muon_lr``, Muon for the matrices inside the
-    encoders' blocks.
+    """Return the optimizers of the parameters that require gradients.
 
-    From nothing, on little data, Muon is worth it: the shapes of ShapesBench, which AdamW did not
-    tell apart within 150 steps of captions, it learned.
+    Muon helps when training from scratch on little data: in 150 caption steps it learned to distinguish
+    the shapes of ShapesBench, which AdamW did not.
+
+    Args:
+        model: the model to train.
+        lr: learning rate of ``kind``.
+        muon_lr: learning rate of Muon for the matrices in the encoders' blocks; 0: do not use Muon.
+        betas, epsilon, weight_decay: of ``kind``.
+        kind: AdamW or Adam.
 
     Raises:
-        ValueError: nothing is to be trained, or this torch has no Muon.
+        ValueError: all parameters are frozen, or this version of torch has no Muon.
     """
     trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     if not trained:
-        raise ValueError("every parameter is frozen; call requires_grad_() on the parts to be trained")
-    inside = [
+        raise ValueError(
+            "Cannot train: every parameter is frozen. Call requires_grad_() on the parts to train."
+        )
+    matrices = [
         parameter
         for name, parameter in trained
         if muon_lr and parameter.ndim == 2 and (".blocks." in name or ".layer." in name)
     ]
-    chosen = {id(parameter) for parameter in inside}
-    rest = [parameter for _, parameter in trained if id(parameter) not in chosen]
+    with_muon = {id(parameter) for parameter in matrices}
+    rest = [parameter for _, parameter in trained if id(parameter) not in with_muon]
     optimizers: list[torch.optim.Optimizer] = []
     if rest:
         optimizers.append(kind(rest, lr=lr, betas=betas, eps=epsilon, weight_decay=weight_decay))
-    if inside:
+    if matrices:
         if not hasattr(torch.optim, "Muon"):
-            raise ValueError(f"Muon needs torch 2.9 or later (this is {torch.__version__}); take AdamW")
-        optimizers.append(torch.optim.Muon(inside, muon_lr, weight_decay=0.0))
+            raise ValueError(
+                f"Cannot use Muon: it needs torch 2.9 or later, this is {torch.__version__}. Update torch or "
+                "use AdamW."
+            )
+        optimizers.append(torch.optim.Muon(matrices, muon_lr, weight_decay=0.0))
     return optimizers

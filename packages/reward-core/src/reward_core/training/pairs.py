@@ -1,4 +1,4 @@
-"""Comparisons that follow from a ranking of one prompt's images."""
+"""The comparisons in a ranking of one prompt's images."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import Tensor
 
 
 def pairs_from_ranking(ranks: Sequence[int]) -> Tensor:
-    """All untied comparisons: (M, 2) int64 rows (better, worse) of indices into ``ranks``."""
+    """Return all untied comparisons as (M, 2) int64: rows (better, worse) of indices into ``ranks``."""
     rank = torch.as_tensor(list(ranks))
     return (rank[:, None] < rank[None, :]).nonzero()
 
 
 def pairwise_accuracy(rewards: Tensor, ranks: Sequence[int]) -> tuple[int, int]:
-    """(comparisons that the rewards get right, untied comparisons); an equal reward counts as wrong."""
+    """Return the numbers of correct and of all untied comparisons; equal rewards count as wrong."""
     better, worse = pairs_from_ranking(ranks).unbind(1)
     return int((rewards[better] > rewards[worse]).sum()), len(better)

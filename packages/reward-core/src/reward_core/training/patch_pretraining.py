@@ -1,9 +1,9 @@
-"""Pre-training of a vision encoder on images annotated patch by patch, for models made from nothing.
+"""Pre-train a vision encoder on images with labels per patch, for models trained from scratch.
 
-BLIP starts from a vision encoder that was taught on labeled images; so does a model of ours, where
-the labels are what each patch shows and how the whole image is damaged.
+BLIP starts from a vision encoder pre-trained on labeled images. So does a model trained from scratch;
+its labels are the content of each patch and the damage of the whole image.
 
-Letters in shape comments: B batch, N image tokens, S image side, C columns of a patch, W values of an image.
+Shapes: B batch, N image tokens, S image side, C labels per patch, W labels per image.
 """
 
 from __future__ import annotations
@@ -22,10 +22,13 @@ from ..network.vision_encoder import VisionEncoder
 
 @dataclass(frozen=True)
 class AnnotatedImage:
-    """An image and what is to be read off it.
+    """An image with labels for its patches and for the whole image.
 
-    image: (S, S, 3) uint8 at the encoder's side; patches: (N - 1, C) float32, column 0 is 1 where a
-    thing is and 0 elsewhere, the others count only where it is 1; values: (W,) float32 of the whole.
+    Attributes:
+        image: (S, S, 3) uint8, S being the encoder's image size.
+        patches: (N - 1, C) float32. Column 0 is 1 if the patch shows a thing and 0 otherwise; the other
+            columns count only in patches where it is 1.
+        values: (W,) float32 labels of the whole image.
     """
 
     image: np.ndarray
@@ -34,12 +37,13 @@ class AnnotatedImage:
 
 
 class PatchReader(nn.Module):
-    """A vision encoder with linear read-outs; train it with ``patch_loss``, keep the encoder.
+    """A vision encoder with linear heads, to be trained with ``patch_loss``.
 
     Args:
-        encoder: the encoder to be taught (it is shared, not copied).
-        transform: turns its images into pixels.
-        columns: C. values: W.
+        encoder: the encoder to train (shared, not copied).
+        transform: the encoder's image transform.
+        columns: C, labels per patch.
+        values: W, labels per image.
     """
 
     def __init__(self, encoder: VisionEncoder, transform: ImageTransform, columns: int, values: int):
@@ -50,7 +54,11 @@ class PatchReader(nn.Module):
         self.read_image = nn.Linear(encoder.config.width, values)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised pixels (B, 3, S, S) -> patches (B, N - 1, C), column 0 a logit, and values (B, W)."""
+        """Predict patch labels (B, N - 1, C), column 0 as a logit, and image labels (B, W).
+
+        Args:
+            pixels: (B, 3, S, S), normalized.
+        """
         tokens = self.encoder(pixels)  # (B, N, E)
         return self.read_patch(tokens[:, 1:]), self.read_image(tokens[:, 0])
 
@@ -61,11 +69,17 @@ def patch_loss(
     found_weight: float = 3.0,
     value_weight: float = 10.0,
 ) -> Tensor:
-    """What the reader gets wrong, a scalar.
+    """Return the loss of a ``PatchReader``, a scalar.
 
-    The cross-entropy of column 0; the absolute differences of the other columns, summed, on average over
-    the patches with a thing; and the squared differences of the image's values, summed. (Squared, as
-    most are 0: the median of a value that is hard to read is 0 too, and would teach nothing.)
+    It is a weighted sum of: the cross-entropy of column 0; the L1 error of the other columns, averaged
+    over the patches that show a thing; and the squared error of the image labels. Most image labels are
+    0, and the L1 error of a label that is hard to predict would be minimal at its median, 0.
+
+    Args:
+        reader: the model.
+        batch: labeled images.
+        found_weight: weight of the cross-entropy.
+        value_weight: weight of the image labels.
     """
     images, patches, values = (
         torch.from_numpy(np.stack([getattr(item, name) for item in batch]))
@@ -73,10 +87,10 @@ def patch_loss(
     )
     pixels = reader.transform.from_uint8(images)
     patches, values = patches.to(pixels.device), values.to(pixels.device)  # (B, N - 1, C), (B, W)
-    read, read_values = (t.float() for t in reader(pixels))
-    there = patches[..., 0]  # (B, N - 1)
-    found = F.binary_cross_entropy_with_logits(read[..., 0], there)
-    off = (read - patches)[..., 1:].abs().sum(-1)  # (B, N - 1)
-    looks = (off * there).sum() / there.sum().clamp(min=1)
-    damage = (read_values - values).square().sum(-1).mean()
-    return found_weight * found + looks + value_weight * damage
+    predicted_patches, predicted_values = (t.float() for t in reader(pixels))
+    has_thing = patches[..., 0]  # (B, N - 1)
+    presence_loss = F.binary_cross_entropy_with_logits(predicted_patches[..., 0], has_thing)
+    errors = (predicted_patches - patches)[..., 1:].abs().sum(-1)  # (B, N - 1)
+    label_loss = (errors * has_thing).sum() / has_thing.sum().clamp(min=1)
+    value_loss = (predicted_values - values).square().sum(-1).mean()
+    return found_weight * presence_loss + label_loss + value_weight * value_loss

@@ -1,4 +1,4 @@
-"""A small loop for the stages before rankings, which only models made from nothing need."""
+"""The training loop of the pre-training stages, which only models trained from scratch need."""
 
 from __future__ import annotations
 
@@ -12,17 +12,22 @@ from torch import Tensor, nn
 from .float32_attention import use_float32_attention
 from .optimizers import build_optimizers, rate_at, set_rates
 
-Batch = Any  # whatever the loss takes
+Batch = Any  # the second argument of the loss
 
 
 @dataclass(frozen=True)
 class PretrainingConfig:
-    """Steps and step sizes.
+    """The settings of a pre-training stage.
 
-    The rates are reached after ``warmup_steps`` and fall along a cosine to 0 at ``steps``.
-    ``muon_lr`` is for the encoders' matrices, which Muon updates (torch 2.9 or later); 0 leaves
-    them to AdamW like everything else. ``clip`` bounds the gradient's norm. ``precision`` is of the
-    arithmetic: "float32", or "bfloat16" where torch's autocast thinks it safe (the weights stay float32).
+    Attributes:
+        steps: number of steps.
+        lr, muon_lr: peak learning rates of AdamW, and of Muon for the encoders' matrices (torch 2.9 or
+            later); muon_lr=0 uses AdamW for all parameters.
+        warmup_steps: steps in which the rates rise to their peak; then they decay to 0 along a cosine.
+        betas: of AdamW.
+        weight_decay: of AdamW.
+        clip: maximum gradient norm.
+        precision: "float32", or "bfloat16" for torch's autocast (weights stay float32).
     """
 
     steps: int
@@ -46,20 +51,21 @@ def pretrain(
     loss: Callable[[Any, Batch], Tensor],
     on_step: Callable[[int, float], None] | None = None,
 ) -> None:
-    """Train in place, on ``config.steps`` batches, those parameters that require gradients.
+    """Train the parameters that require gradients, in place, for ``config.steps`` batches.
 
-    A loaded model is frozen: call ``requires_grad_()`` on it, or on the parts to be trained. It is
-    left in evaluation mode.
+    A loaded model is frozen: first call ``requires_grad_()`` on it or on the parts to train. Afterwards
+    the model is in evaluation mode.
 
     Args:
-        model: whatever module ``loss`` takes.
-        batches: what ``loss`` takes.
+        model: the first argument of ``loss``.
+        batches: the second arguments of ``loss``.
+        config: the settings.
         loss: (model, batch) -> scalar.
         on_step: called after each step with its number (from 1) and its loss.
 
     Raises:
-        ValueError: nothing is to be trained, or the batches run out early. FloatingPointError: the
-        loss is not a number.
+        ValueError: all parameters are frozen, or there are too few batches.
+        FloatingPointError: the loss is NaN or infinite.
     """
     optimizers = build_optimizers(
         model, config.lr, config.muon_lr, config.betas, weight_decay=config.weight_decay
@@ -75,7 +81,7 @@ def pretrain(
         with torch.autocast(device, torch.bfloat16, enabled=half):
             value = loss(model, batch)
         if not value.isfinite():
-            raise FloatingPointError(f"the loss is {value.item()} at step {step}; lower the learning rate")
+            raise FloatingPointError(f"The loss is {value.item()} at step {step}. Lower the learning rate.")
         model.zero_grad(set_to_none=True)
         value.backward()
         torch.nn.utils.clip_grad_norm_(trained, config.clip)
@@ -84,5 +90,5 @@ def pretrain(
         if on_step is not None:
             on_step(step, value.item())
     if step < config.steps:
-        raise ValueError(f"only {step} batches for {config.steps} steps")
+        raise ValueError(f"Cannot take {config.steps} steps: there are only {step} batches.")
     model.eval()

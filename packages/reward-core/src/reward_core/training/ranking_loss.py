@@ -1,4 +1,4 @@
-"""The loss that turns comparisons into rewards."""
+"""The pairwise loss of reward models."""
 
 from __future__ import annotations
 
@@ -13,26 +13,30 @@ from .pairs import pairs_from_ranking
 
 
 def ranking_loss(rewards: Tensor, rankings: Sequence[Sequence[int]], average: str = "prompt") -> Tensor:
-    """Mean over prompts of the mean over their untied pairs of -log sigmoid(better - worse).
+    """Return the mean of -log sigmoid(better - worse) over untied pairs, then over prompts.
 
     ImageReward, equation 1 (arXiv 2304.05977).
 
     Args:
-        rewards: (N,), the groups' images one group after the other.
-        rankings: places of each group's images, 1 is best; lengths add up to N.
-        average: "prompt", the paper's; or "pair", the mean over all pairs alike, as the authors' code has it.
+        rewards: (N,) rewards of the images of all groups, group after group.
+        rankings: ranks of each group's images, 1 is best; their lengths sum to N.
+        average: "prompt" (mean over each prompt's pairs, then over prompts; the paper) or "pair" (mean over
+            all pairs; the authors' code).
 
     Returns:
-        A scalar; log 2 while all rewards are equal. Groups in which all is tied do not count; if
-        there is no other, the loss is 0.
+        A scalar; log 2 if all rewards are equal. Groups without an untied pair do not count; if there are
+        no others, the loss is 0.
+
+    Raises:
+        ValueError: the lengths of the rankings do not sum to N.
     """
     return ranking_loss_sum(rewards, rankings, average) / max(loss_terms(rankings, average), 1)
 
 
 def ranking_loss_sum(rewards: Tensor, rankings: Sequence[Sequence[int]], average: str = "prompt") -> Tensor:
-    """The numerator of `ranking_loss`, a scalar; `loss_terms` is its denominator.
+    """Return the numerator of ``ranking_loss``, a scalar; ``loss_terms`` is the denominator.
 
-    A batch in parts, on several ranks perhaps, has the loss sum of sums / sum of terms.
+    The loss of a batch in several parts is the sum of the numerators over the sum of the denominators.
     """
     if sum(map(len, rankings)) != len(rewards):
         raise ValueError(f"{len(rewards)} rewards for rankings of {[len(r) for r in rankings]} images")
@@ -40,12 +44,12 @@ def ranking_loss_sum(rewards: Tensor, rankings: Sequence[Sequence[int]], average
     for group, ranks in zip(rewards.split([len(r) for r in rankings]), rankings):
         better, worse = pairs_from_ranking(ranks).to(rewards.device).unbind(1)
         if len(better):
-            each = F.softplus(group[worse] - group[better])
-            losses.append(each.sum() if average == "pair" else each.mean())
+            pair_losses = F.softplus(group[worse] - group[better])
+            losses.append(pair_losses.sum() if average == "pair" else pair_losses.mean())
     return torch.stack(losses).sum()
 
 
 def loss_terms(rankings: Sequence[Sequence[int]], average: str = "prompt") -> int:
-    """How many groups with untied pairs ("prompt"), or untied pairs ("pair"), there are."""
+    """Count the groups with untied pairs ("prompt") or the untied pairs ("pair")."""
     pairs = [untied_pairs(ranks) for ranks in rankings]
     return sum(pairs) if average == "pair" else sum(map(bool, pairs))

@@ -1,4 +1,4 @@
-"""What a run leaves to read: learning curves and the model card."""
+"""Write the learning curves and the model card of a run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,12 @@ CURVES = "curves.png"
 
 
 def draw_curves(rows: list[dict[str, Any]], path: Path) -> None:
-    """Learning curves as a PNG: loss and accuracy in training and validation, gradient, learning rate."""
+    """Draw loss, accuracy, gradient norm and learning rate as a PNG.
+
+    Args:
+        rows: the rows of metrics.jsonl.
+        path: the PNG to write.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -45,7 +50,7 @@ def draw_curves(rows: list[dict[str, Any]], path: Path) -> None:
         axis.set_xlabel("step")
         if len(names) > 1:
             axis.legend(fontsize=8)
-    axes[0, 0].axhline(0.6931, color="grey", linewidth=0.8, linestyle=":")  # log 2: nothing is told apart
+    axes[0, 0].axhline(0.6931, color="grey", linewidth=0.8, linestyle=":")  # log 2: chance
     figure.tight_layout()
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
@@ -59,40 +64,43 @@ def model_card(
     counts: dict[str, tuple[int, int, int]],
     facts: dict[str, Any],
 ) -> str:
-    """README.md of a run's folder.
+    """Return the model card, the README.md of a run's folder.
 
     Args:
-        results: of the kept weights, by split. counts: (groups, images, untied pairs) by split.
-        facts: best_step, steps, skipped_pictures, dropped_groups, tied_groups, seconds, ranks, device,
-            precision, troubles.
+        model: the model with its best weights.
+        settings: the run's settings.
+        results: evaluation of the best weights, by split.
+        counts: (groups, images, untied pairs) by split.
+        facts: best_step, steps, skipped_images, dropped_groups, tied_groups, seconds, ranks, device,
+            precision, warnings.
     """
     config = model.config
-    every = sum(p.numel() for p in model.parameters())
+    total = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     rows = "\n".join(
-        f"| {markdown_text(name)} | {found.prompts:,} | {found.images:,} | {found.pairs:,} "
-        f"| {found.accuracy:.1%} | {found.per_prompt_accuracy:.1%} | {found.loss:.4f} |"
-        for name, found in results.items()
+        f"| {markdown_text(name)} | {result.prompts:,} | {result.images:,} | {result.pairs:,} "
+        f"| {result.accuracy:.1%} | {result.per_prompt_accuracy:.1%} | {result.loss:.4f} |"
+        for name, result in results.items()
     )
     data = "; ".join(
         f"{markdown_text(name)}: {groups:,} groups, {images:,} images, {pairs:,} untied pairs"
         for name, (groups, images, pairs) in counts.items()
     )
-    troubles = "".join(
-        f"- Warning while training: {markdown_text(trouble)}.\n" for trouble in facts["troubles"]
-    )
+    warnings = "".join(f"- Warning while training: {markdown_text(name)}.\n" for name in facts["warnings"])
     yaml = import_yaml().safe_dump(settings.to_dict(), sort_keys=False)
     tower = (
         markdown_text(config.timm_vision or "")
-        or f"ViT of {config.vision_depth} blocks, width {config.vision_width}"
+        or f"ViT with {config.vision_depth} blocks of width {config.vision_width}"
     )
     if config.score_quantiles:
         source = markdown_text(config.score_quantiles.source)
         scores = f"Scores have mean 0 and standard deviation 1 over {source}."
     else:
-        scores = "Scores are the head's own output, of any mean and spread: there was no validation set."
+        scores = "Scores are not standardized, because there was no validation set."
     selection = (
-        "lowest validation\n  loss" if "validation" in counts else "the last; there was no validation set"
+        "lowest validation\n  loss"
+        if "validation" in counts
+        else "the last step; there was no validation set"
     )
     return f"""---
 library_name: reward-core
@@ -100,10 +108,10 @@ tags: [reward-model, text-to-image, image-reward, human-preference]
 ---
 # {markdown_text(Path(settings.out).resolve().name)}
 
-A reward model: how well people would like an image for a prompt. Trained with reward-core from
+A reward model: it predicts how much people like an image for a prompt. Trained with reward-core from
 {markdown_code(settings.init)}. {scores}
 
-| split | prompts | images | untied pairs | ordered right | the same, mean over prompts | loss |
+| split | prompts | images | untied pairs | pairwise accuracy | mean over prompts | loss |
 |---|---|---|---|---|---|---|
 {rows}
 
@@ -115,15 +123,16 @@ ranking, rewards = model.inference_rank("a prompt", ["a.png", "b.png"])
 ```
 
 - Data: {data}.
-  Left out: {facts["skipped_pictures"]:,} images that cannot be read (skipped.json),
-  {facts["dropped_groups"]:,} groups left with fewer than two, {facts["tied_groups"]:,} in which all is tied.
-- Sizes: {every:,} parameters, {trained:,} of them trained; {tower}, {config.image_size} px;
-  text encoder of {config.text.num_hidden_layers} layers, width {config.text.hidden_size};
+  Left out: {facts["skipped_images"]:,} images that cannot be read (skipped.json),
+  {facts["dropped_groups"]:,} groups with fewer than two readable images,
+  {facts["tied_groups"]:,} groups whose images are all tied.
+- Size: {total:,} parameters, {trained:,} of them trained; {tower}, {config.image_size} px;
+  text encoder with {config.text.num_hidden_layers} layers of width {config.text.hidden_size};
   prompts of at most {config.max_length} tokens.
-- Training: {facts["steps"]:,} steps; weights of step {facts["best_step"]:,} kept ({selection});
+- Training: {facts["steps"]:,} steps; these are the weights of step {facts["best_step"]:,} ({selection});
   {facts["seconds"] / 60:.1f} minutes, {facts["ranks"]} process(es) on {facts["device"]},
   {facts["precision"]}, torch {torch.__version__}, Python {platform.python_version()}.
-{troubles}- Command: {markdown_code(_command())}
+{warnings}- Command: {markdown_code(_command())}
 
 ![Learning curves]({CURVES})
 

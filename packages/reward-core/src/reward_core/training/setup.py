@@ -1,4 +1,4 @@
-"""What a run is put together from, decided by its settings and data alone."""
+"""Build the parts of a run from its settings and data: accelerator, splits, model, readers, caches."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 
 def load_extra() -> Any:
-    """Import accelerate; MissingExtraError names the extra where something of it is missing."""
+    """Return the module accelerate; raise MissingExtraError if a package of the extra is missing."""
     for module, name in (("accelerate", "accelerate"), ("yaml", "PyYAML"), ("matplotlib", "matplotlib")):
         try:
             __import__(module)
@@ -49,10 +49,10 @@ def load_extra() -> Any:
 
 
 def make_accelerator(settings: TrainingConfig) -> Accelerator:
-    """Devices, processes, precision and trackers, as far as settings and launcher say.
+    """Return the accelerator: devices, processes, precision and trackers from settings and launcher.
 
     Raises:
-        InputError: a precision or a way of sharing out that cannot be had.
+        InputError: the device does not support the precision, or the launcher shards the model.
     """
     accelerate = load_extra()
     out = Path(settings.out)
@@ -70,6 +70,7 @@ def make_accelerator(settings: TrainingConfig) -> Accelerator:
 
 
 def mixed_precision(settings: TrainingConfig) -> str:
+    """Return "no", "bf16" or "fp16", resolving "auto"."""
     if settings.mixed_precision != "auto":
         return settings.mixed_precision
     if launched := os.environ.get("ACCELERATE_MIXED_PRECISION"):
@@ -79,7 +80,7 @@ def mixed_precision(settings: TrainingConfig) -> str:
 
 
 def check_distribution(accelerator: Accelerator) -> None:
-    """Raises InputError for ways of sharing the work out that are not supported."""
+    """Raise InputError if the launcher shards the model, which is not supported."""
     from accelerate.utils import DistributedType
 
     if accelerator.distributed_type in (
@@ -88,10 +89,10 @@ def check_distribution(accelerator: Accelerator) -> None:
         DistributedType.MEGATRON_LM,
     ):
         raise InputError(
-            f"{accelerator.distributed_type.value} shards the model, which is not supported: at 0.7 frozen "
-            "the whole state of BLIP large takes 3.5 GB. Take processes that each hold it (torchrun, or "
-            "accelerate's multi-GPU); where memory is short, batch_size=1, gradient_checkpointing=true or "
-            "mixed_precision=bf16"
+            f"Cannot train with {accelerator.distributed_type.value}: sharding the model is not supported "
+            "(with freeze=0.7, BLIP large and its optimizer take 3.5 GB). Use torchrun or accelerate's "
+            "multi-GPU launcher; to save memory set batch_size=1, gradient_checkpointing=true or "
+            "mixed_precision=bf16."
         )
 
 
@@ -100,43 +101,50 @@ def prepare_splits(
     given: Mapping[str, Sequence[RankedPrompt]] | None,
     main: bool,
 ) -> dict[str, Usable]:
-    """Return the groups of each split that can be used; what cannot be is logged.
+    """Return the usable groups of each split and log what was left out.
 
     Args:
-        main: whether this is the first rank, which logs.
+        settings: the run's settings.
+        given: the caller's splits, used instead of ``settings.data``.
+        main: whether this is the first rank, the one that logs.
+
+    Raises:
+        InputError: there is no data to train on.
     """
     info, warn = (logger.info, logger.warning) if main else (logger.debug, logger.debug)
     if given is None:
         if not settings.data:
-            raise InputError("no data given: --data takes a folder with train.json, or a file of rankings")
-        given = available_splits(settings.data, settings.images or None)  # one without validation is reported
+            raise InputError(
+                "Cannot train: no data given. Set --data to a folder with train.json or to a rankings file."
+            )
+        given = available_splits(settings.data, settings.images or None)
     if not given.get("train"):
-        raise InputError("no groups to train on")
-    had = bool(given.get("validation"))
+        raise InputError("Cannot train: the training data has no groups.")
+    has_validation = bool(given.get("validation"))
     splits = with_validation(given, settings.validation_share, settings.seed)
-    if not had and splits.get("validation"):
-        info(f"no validation set: {len(splits['validation']):,} groups of the training data are held out")
+    if not has_validation and splits.get("validation"):
+        info(f"no validation set: holding out {len(splits['validation']):,} groups of the training data")
     usable = {name: usable_groups(groups, f"{name} data") for name, groups in splits.items() if groups}
     for name, split in usable.items():
         parts = [f"{len(split.groups):,} groups"]
         if split.missing:
             parts.append(f"{len(split.missing):,} images missing or empty (skipped.json)")
         if split.dropped:
-            parts.append(f"{split.dropped:,} groups dropped that are left with fewer than two")
+            parts.append(f"{split.dropped:,} groups dropped with fewer than two readable images")
         if split.tied:
-            parts.append(f"{split.tied:,} in which all is tied")
+            parts.append(f"{split.tied:,} dropped because all their images are tied")
         info(f"{name}: {', '.join(parts)}")
     for name in ("validation", "test"):
         if name in usable and (leaked := seen_in_training(usable["train"].groups, usable[name].groups)):
             warn(
-                f"{leaked:,} of {len(usable[name].groups):,} groups of the {name} data compare "
-                "images that the training data compares for the same prompt: its accuracy is flattered"
+                f"{leaked:,} of {len(usable[name].groups):,} groups of the {name} data compare images that "
+                f"the training data compares for the same prompt; the {name} accuracy will be too high"
             )
     return usable
 
 
 def seen_in_training(train: Sequence[RankedPrompt], other: Sequence[RankedPrompt]) -> int:
-    """How many of the other groups share two images or more with a training group of their prompt."""
+    """Count the other groups that share two or more images with a training group of the same prompt."""
 
     def image_names(group: RankedPrompt) -> set[str]:
         return {
@@ -144,17 +152,19 @@ def seen_in_training(train: Sequence[RankedPrompt], other: Sequence[RankedPrompt
             for image in group.images
         }
 
-    wanted = {(group.prompt, name) for group in other for name in image_names(group)}
-    prompts = {prompt for prompt, _ in wanted}
-    holders: dict[tuple[str, str], list[int]] = {}  # numbers of the training groups that hold an image
-    for number, group in enumerate(train):
+    keys = {(group.prompt, name) for group in other for name in image_names(group)}
+    prompts = {prompt for prompt, _ in keys}
+    train_groups: dict[tuple[str, str], list[int]] = {}  # (prompt, image) -> indices of training groups
+    for index, group in enumerate(train):
         if group.prompt in prompts:
             for name in image_names(group):
-                if (group.prompt, name) in wanted:
-                    holders.setdefault((group.prompt, name), []).append(number)
+                if (group.prompt, name) in keys:
+                    train_groups.setdefault((group.prompt, name), []).append(index)
     leaked = 0
     for group in other:
-        shared = Counter(n for name in image_names(group) for n in holders.get((group.prompt, name), ()))
+        shared = Counter(
+            index for name in image_names(group) for index in train_groups.get((group.prompt, name), ())
+        )
         leaked += max(shared.values(), default=0) > 1
     return leaked
 
@@ -162,19 +172,26 @@ def seen_in_training(train: Sequence[RankedPrompt], other: Sequence[RankedPrompt
 def prepare_model(
     settings: TrainingConfig, model: RewardModel | None, accelerator: Accelerator
 ) -> RewardModel:
-    """The model to start from, on its device, frozen as it is to be; rewards are the head's own output.
+    """Return the model to train, on its device, partly frozen, with rewards that are not standardized.
+
+    Args:
+        settings: the run's settings.
+        model: the caller's model; None loads ``settings.init``.
+        accelerator: the run's device and precision.
 
     Raises:
-        InputError: a model whose weights are rounded to 16 bits; besides, as ``starting_model``.
+        InputError: the model's weights are in 16 bits.
+        Other errors: see ``starting_model``.
     """
     if model is None:
-        with accelerator.main_process_first():  # one downloads, the others find it
+        with accelerator.main_process_first():  # one rank downloads, the others use its files
             model = starting_model(settings)
     else:
         if rounded := {p.dtype for p in model.parameters()} & {torch.bfloat16, torch.float16}:
             raise InputError(
-                f"the model's weights are rounded to {', '.join(map(str, rounded))}, in which small steps "
-                'are lost; load it with precision="exact" (mixed_precision says in what training computes)'
+                f"Cannot train a model whose weights are rounded to {', '.join(map(str, rounded))}: small "
+                'updates would be lost. Load it with precision="exact" (mixed_precision sets the dtype of '
+                "the computation)."
             )
         model.config = dataclasses.replace(
             model.config, reward_mean=0.0, reward_std=1.0, score_quantiles=None
@@ -186,6 +203,7 @@ def prepare_model(
 
 
 def make_optimizers(settings: TrainingConfig, rewards: GroupRewards) -> list[torch.optim.Optimizer]:
+    """Return the optimizers that the settings name; see ``build_optimizers``."""
     try:
         return build_optimizers(
             rewards,
@@ -201,10 +219,10 @@ def make_optimizers(settings: TrainingConfig, rewards: GroupRewards) -> list[tor
 
 
 def long_prompts(model: RewardModel, splits: Mapping[str, Usable]) -> int:
-    """How many different prompts are cut off at the tokenizer's length."""
+    """Count the distinct prompts that the tokenizer truncates."""
     prompts = sorted({group.prompt for split in splits.values() for group in split.groups})
-    encoded = model.tokenizer.fast_tokenizer.encode_batch(prompts)
-    return sum(len(one.ids) > model.tokenizer.max_length for one in encoded)
+    encodings = model.tokenizer.fast_tokenizer.encode_batch(prompts)
+    return sum(len(encoding.ids) > model.tokenizer.max_length for encoding in encodings)
 
 
 def make_readers(
@@ -214,11 +232,11 @@ def make_readers(
     accelerator: Accelerator,
     reword: Reword | None,
 ) -> dict[str, GroupReader]:
-    """Return a reader for each split, those of training and validation with a cache where one is wanted."""
+    """Return a reader for each split; if ``settings.cache`` is set, train and validation have a cache."""
     readers = {}
     for name, split in splits.items():
-        words = reword if name == "train" else None
-        reader = GroupReader(split.groups, rewards.model.transform, words, settings.workers, name)
+        split_reword = reword if name == "train" else None
+        reader = GroupReader(split.groups, rewards.model.transform, split_reword, settings.workers, name)
         if name != "test":
             reader.cache = make_cache(settings, rewards, reader, accelerator)
         readers[name] = reader
@@ -228,12 +246,12 @@ def make_readers(
 def make_cache(
     settings: TrainingConfig, rewards: GroupRewards, reader: GroupReader, accelerator: Accelerator
 ) -> TokenCache | None:
-    """The cache of a split's images, or None where none is wanted or nothing is frozen."""
+    """Return the token cache of a split, or None if ``settings.cache`` is empty or nothing is frozen."""
     if not settings.cache or not rewards.has_frozen:
         return None
     model, images = rewards.model, reader.images
     with torch.no_grad():
-        _, count, width = rewards.nothing()[0].shape  # (1, N, E)
+        _, count, width = rewards.dummy_inputs()[0].shape  # (1, N, E)
     dtype = f"{settings.cache_dtype} {accelerator.mixed_precision}"
     key = cache_key(rewards.frozen_parameters(), model.transform, rewards.block, dtype, images)
     with accelerator.main_process_first():
@@ -249,36 +267,41 @@ def make_cache(
 
 
 def fingerprint(settings: TrainingConfig, splits: Mapping[str, Usable]) -> str:
-    """Of every setting that decides what is trained, and of the data; the rest may change on the way."""
+    """Return a hash of the data and of the settings that affect the weights; a resumed run must match it."""
     digest = hashlib.sha256(json.dumps(settings.decisive(), sort_keys=True).encode())
     for name, split in sorted(splits.items()):
         for group in split.groups:
-            digest.update(_described(name, group))
+            digest.update(_group_bytes(name, group))
     return digest.hexdigest()[:16]
 
 
 def decisive_facts(
     settings: TrainingConfig, splits: Mapping[str, Usable], model: RewardModel, given: bool
 ) -> dict[str, Any]:
-    """The same in parts, each under the name by which a run that may not go on tells what changed; beside
-    it the images, by their sizes (reading all would take long), and the weights to start from.
+    """Return what affects the weights, by the name that the error of a refused resume shows.
+
+    Besides the parts of ``fingerprint`` these are hashes of the images (by their file sizes, as reading
+    all of them would take long) and of the initial weights.
 
     Args:
-        model: frozen as it is to be. given: by the caller, who may have trained it already; then only what
-            is frozen counts, since checkpoints hold the rest.
+        settings: the run's settings.
+        splits: the usable groups of each split.
+        model: the model, with its frozen parameters frozen.
+        given: whether the caller passed the model and may have trained it already; then only its frozen
+            weights count, since checkpoints hold the others.
     """
     facts = settings.decisive()
     for name, split in sorted(splits.items()):
         rankings, images = hashlib.sha256(), hashlib.sha256()
         for group in split.groups:
-            rankings.update(_described(name, group))
+            rankings.update(_group_bytes(name, group))
             states = [image_state(image)[:1] for image in group.images]
-            images.update(json.dumps([list(map(_key, group.images)), states]).encode())
+            images.update(json.dumps([list(map(_file_name, group.images)), states]).encode())
         facts[f"the rankings of {name}"] = rankings.hexdigest()[:16]
         facts[f"the images of {name}"] = images.hexdigest()[:16]
     frozen, rest = hashlib.sha256(), hashlib.sha256()
     for name, parameter in model.named_parameters():
-        if name.startswith(("blip.vision_proj.", "blip.text_proj.")):  # rewards do not use them
+        if name.startswith(("blip.vision_proj.", "blip.text_proj.")):  # unused by rewards
             continue
         digest = rest if parameter.requires_grad else frozen
         digest.update(f"{name} {list(parameter.shape)}".encode())
@@ -289,10 +312,11 @@ def decisive_facts(
     return facts
 
 
-def _described(split: str, group: RankedPrompt) -> bytes:
-    return json.dumps([split, group.id, group.prompt, list(map(_key, group.images)), group.ranks]).encode()
+def _group_bytes(split: str, group: RankedPrompt) -> bytes:
+    names = list(map(_file_name, group.images))
+    return json.dumps([split, group.id, group.prompt, names, group.ranks]).encode()
 
 
-def _key(image: ImageSource) -> str:
-    """Without its folder: data may lie elsewhere when a run goes on."""
+def _file_name(image: ImageSource) -> str:
+    """Return an image's name without its folder, since data may move before a run is resumed."""
     return Path(image_name(image)).name

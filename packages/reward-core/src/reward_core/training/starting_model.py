@@ -1,4 +1,4 @@
-"""The model that a run starts from: BLIP's weights, a reward model's, or none."""
+"""Load or build the initial model of a run: from BLIP weights, a reward model, or random weights."""
 
 from __future__ import annotations
 
@@ -28,15 +28,17 @@ from .config import TrainingConfig
 from .initialize import initialize_from_scratch
 
 _POSITIONS = "blip.visual_encoder.pos_embed"
-_HEAD_WIDTH = 64  # of one attention head, in BERT and in every ViT of BLIP
+_HEAD_WIDTH = 64  # width of an attention head in BERT and in all ViTs of BLIP
 
 
 def starting_model(settings: TrainingConfig) -> RewardModel:
-    """The model named by ``settings.init``, float32 on the CPU, frozen, its rewards the head's own output.
+    """Return the model of ``settings.init``: float32, on the CPU, frozen, rewards not standardized.
 
     Raises:
-        InputError: no such model, or a size that cannot be. CheckpointError (KeyMismatchError): damaged
-        files, or weights that are neither BLIP's nor a reward model's. HubError: a download that failed.
+        InputError: there is no such model, or a size is invalid.
+        CheckpointError: files are damaged, or the weights are neither BLIP's nor a reward model's.
+        KeyMismatchError: weights are missing or unexpected.
+        HubError: a download failed.
     """
     if settings.init == "scratch":
         model = _from_scratch(settings)
@@ -54,8 +56,9 @@ def starting_model(settings: TrainingConfig) -> RewardModel:
         model = with_timm_tower(model, settings.timm, settings.timm_pretrained, settings.image_size)
         if model.config.vision_width != width and settings.frozen_share("text"):
             raise InputError(
-                f"{settings.timm} is {model.config.vision_width} wide instead of {width}: what the text "
-                "encoder reads of images has to be learned anew in every layer; set freeze_text=0"
+                f"Cannot freeze text layers with timm={settings.timm}: its width is "
+                f"{model.config.vision_width} instead of {width}, so the cross-attention of every text layer "
+                "must be retrained. Set freeze_text=0."
             )
     state = model.state_dict()
     if settings.head_init and settings.init != "scratch":
@@ -69,11 +72,15 @@ def starting_model(settings: TrainingConfig) -> RewardModel:
 
 
 def head_weights(config: RewardConfig, kind: str, seed: int) -> dict[str, Tensor]:
-    """A new reward head, under the model's keys; biases are 0.
+    """Return the weights of a new reward head by state-dict key; biases are 0.
 
-    "original": normal(0, 1 / (D + 1)) in every layer, D the text encoder's width. Five such layers in a row
-    let a thousandth of a thousandth through: every reward starts equal, and the loss at log 2. "scaled":
-    normal(0, 1 / sqrt(inputs)), so that rewards are of the size of the features.
+    Args:
+        config: sizes of the head.
+        kind: "original" draws every layer from normal(0, 1 / (D + 1)), where D is the width of the text
+            encoder; five such layers scale their input by about 1e-6, so all rewards start equal and the
+            loss starts at log 2. "scaled" draws from normal(0, 1 / sqrt(inputs)), so rewards start at
+            the scale of the features.
+        seed: seed of the draw.
     """
     if kind not in ("original", "scaled"):
         raise InputError(f"head_init must be 'original' or 'scaled', got {kind!r}")
@@ -84,12 +91,17 @@ def head_weights(config: RewardConfig, kind: str, seed: int) -> dict[str, Tensor
         std = 1 / (config.reward_mlp[0] + 1) if kind == "original" else inputs**-0.5
         state[f"mlp.layers.{index}.weight"] = torch.randn(outputs, inputs, generator=generator) * std
         state[f"mlp.layers.{index}.bias"] = torch.zeros(outputs)
-        index += 2 if i < len(config.head_dropout) else 1  # dropout layers count
+        index += 2 if i < len(config.head_dropout) else 1  # dropout layers have indices too
     return state
 
 
 def sizes_of(state: dict[str, Tensor], source: str) -> BlipConfig:
-    """The configuration of a BLIP from its weights' shapes; attention heads are 64 wide."""
+    """Return the configuration of a BLIP model, inferred from the shapes of its weights.
+
+    Args:
+        state: weights by name; attention heads are assumed to be 64 wide.
+        source: name of the weights in errors.
+    """
     try:
         _, tokens, width = state[_POSITIONS].shape
         patch = state["blip.visual_encoder.patch_embed.proj.weight"].shape[-1]
@@ -99,7 +111,9 @@ def sizes_of(state: dict[str, Tensor], source: str) -> BlipConfig:
         positions = state["blip.text_encoder.embeddings.position_embeddings.weight"].shape[0]
         proj = state["blip.text_proj.weight"].shape[0]
     except KeyError as error:
-        raise CheckpointError(f"{source}: not BLIP's weights, and no reward model's: no {error}") from error
+        raise CheckpointError(
+            f"Cannot load '{source}': neither BLIP weights nor a reward model (no key {error})."
+        ) from error
     grid = round((tokens - 1) ** 0.5)
     text = TextConfig(
         vocab_size=words,
@@ -126,7 +140,10 @@ def sizes_of(state: dict[str, Tensor], source: str) -> BlipConfig:
 
 
 def interpolated_positions(positions: Tensor, grid: int) -> Tensor:
-    """Position embeddings (1, 1 + G G, D) -> (1, 1 + grid grid, D): bicubic, the class token's kept."""
+    """Return position embeddings (1, 1 + G*G, D) interpolated (bicubic) to (1, 1 + grid*grid, D).
+
+    The class token's embedding is unchanged.
+    """
     old = round((positions.shape[1] - 1) ** 0.5)
     if old == grid:
         return positions
@@ -185,7 +202,7 @@ def _resized(
     config: RewardConfig, state: dict[str, Tensor], size: int
 ) -> tuple[RewardConfig, dict[str, Tensor]]:
     if size % config.patch_size:
-        raise InputError(f"image_size must be a multiple of {config.patch_size} (the patches), got {size}")
+        raise InputError(f"image_size must be a multiple of {config.patch_size} (the patch size), got {size}")
     positions = interpolated_positions(state[_POSITIONS], size // config.patch_size)
     return replace(config, image_size=size), {**state, _POSITIONS: positions}
 

@@ -1,4 +1,4 @@
-"""One step of training: forward and backward over a rank's micro-batches, one exchange, clip, update."""
+"""One training step: forward and backward of all micro-batches, all-reduce, clipping, update."""
 
 from __future__ import annotations
 
@@ -25,19 +25,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """What a step measured over all ranks.
+    """The metrics of one step over all ranks.
+
+    loss, accuracy, gradient_norm and reward_std are NaN if no pair of the step could be read.
 
     Attributes:
-        epoch: number of the epoch, from 0.
-        loss: mean of the batch; NaN if no pair could be read.
-        accuracy: share of pairs ordered right; NaN likewise.
-        gradient_norm: before clipping; NaN likewise.
-        reward_std: standard deviation of the rewards; NaN likewise.
-        pairs: untied pairs of images.
-        images_per_s: images of all ranks in a second.
+        epoch: index of the epoch.
+        loss: mean over the batch.
+        accuracy: fraction of the pairs ordered correctly.
+        gradient_norm: norm before clipping.
+        reward_std: standard deviation of the rewards.
+        pairs: number of untied pairs of images.
+        images_per_s: images per second, over all ranks.
         lr: learning rate of the first optimizer.
-        finite: whether loss and gradient are finite, so that the optimizer took the step.
-        peak_memory_mb: of the GPU so far; None on a CPU.
+        finite: whether loss and gradient are finite; otherwise the optimizers skipped the step.
+        peak_memory_mb: peak GPU memory of the run so far, in MiB; None on a CPU.
     """
 
     epoch: int
@@ -60,24 +62,27 @@ class StepMetrics:
         return row
 
     def summary(self) -> str:
-        """Return a few words for the progress bar."""
+        """Return a short text for the progress bar."""
         return f"loss {self.loss:.3f}, accuracy {self.accuracy:.1%}, {self.images_per_s:.1f} images/s"
 
 
-# What is added up over micro-batches and ranks.
-_SUMS = ("loss", "right", "pairs", "pictures", "not_finite", "rewards", "squares")
+# Values that are summed over micro-batches and ranks.
+_SUMS = ("loss", "correct", "pairs", "images", "not_finite", "rewards", "squares")
 
 
 class TrainingStep:
-    """Calling it takes one optimizer step.
+    """Take one optimizer step per call.
 
-    The loss is that of the whole batch, over all ranks and micro-batches: each pass divides its sum by the
-    number of terms that the whole has. With several ranks gradients are exchanged in the last pass only.
+    The loss is the loss of the whole batch over all ranks and micro-batches: each pass divides its sum by
+    the number of terms of the whole batch. Ranks exchange gradients in the last pass only.
 
     Args:
-        rewards: the module that is trained. wrapped: the same, as accelerate prepared it.
-        optimizers: as accelerate prepared them.
-        cache: of the training images, if any.
+        settings: the run's settings.
+        accelerator: the run's devices and processes.
+        rewards: the module to train.
+        wrapped: the same module, prepared by accelerate.
+        optimizers: prepared by accelerate.
+        cache: cached tokens of the training images, or None.
     """
 
     def __init__(
@@ -94,73 +99,73 @@ class TrainingStep:
         self.parameters = [p for p in rewards.parameters() if p.requires_grad]
 
     def __call__(self, batches: Sequence[Sequence[Future[ReadGroup | None]]], epoch: int) -> StepMetrics:
-        """Take a step on micro-batches that are being read.
+        """Take one step on micro-batches whose images are being read.
 
-        The optimizer skips a step whose loss or gradient is not finite, and one of which no pair can be read.
+        The optimizers skip the step if its loss or gradient is not finite, or if no pair can be read.
         """
         accelerator, started = self.accelerator, time.perf_counter()
-        own = [[g for future in batch if (g := future.result()) is not None] for batch in batches]
-        terms = loss_terms([group.ranks for batch in own for group in batch], self.settings.average)
+        local = [[g for future in batch if (g := future.result()) is not None] for batch in batches]
+        terms = loss_terms([group.ranks for batch in local for group in batch], self.settings.average)
         total = int(accelerator.reduce(torch.tensor(terms, device=accelerator.device), reduction="sum"))
         sums = torch.zeros(len(_SUMS), dtype=torch.float64)
-        passes = [batch for batch in own if batch] if accelerator.num_processes == 1 else own
-        for i, batch in enumerate(passes if total else ()):  # nothing at all could be read: no step
+        passes = [batch for batch in local if batch] if accelerator.num_processes == 1 else local
+        for i, batch in enumerate(passes if total else ()):  # skipped if no pair can be read
             if i + 1 < len(passes):
                 with accelerator.no_sync(self.wrapped):
                     sums += self._pass(batch, total)
             else:
                 sums += self._pass(batch, total)
         sums = accelerator.reduce(sums.to(accelerator.device, torch.float32), reduction="sum")
-        found = dict(zip(_SUMS, sums.tolist()))
+        totals = dict(zip(_SUMS, sums.tolist()))
         norm = self._clip() if total else math.nan
-        usable = math.isfinite(norm) and not found["not_finite"]
+        usable = math.isfinite(norm) and not totals["not_finite"]
         if total:
             self._update(usable)
-        count = max(found["pictures"], 1)
-        variance = found["squares"] / count - (found["rewards"] / count) ** 2
+        count = max(totals["images"], 1)
+        variance = totals["squares"] / count - (totals["rewards"] / count) ** 2
         on_gpu = accelerator.device.type == "cuda"
         return StepMetrics(
             epoch=epoch,
-            loss=found["loss"] if total else math.nan,
-            accuracy=found["right"] / found["pairs"] if total else math.nan,
+            loss=totals["loss"] if total else math.nan,
+            accuracy=totals["correct"] / totals["pairs"] if total else math.nan,
             gradient_norm=norm,
             reward_std=math.sqrt(max(variance, 0.0)) if total and math.isfinite(variance) else math.nan,
-            pairs=int(found["pairs"]),
-            images_per_s=found["pictures"] / (time.perf_counter() - started),
+            pairs=int(totals["pairs"]),
+            images_per_s=totals["images"] / (time.perf_counter() - started),
             lr=self.optimizers[0].param_groups[0]["lr"],
             finite=usable,
             peak_memory_mb=torch.cuda.max_memory_allocated() / 2**20 if on_gpu else None,
         )
 
     def _pass(self, groups: Sequence[ReadGroup], total: int) -> Tensor:
-        """Forward and backward of one micro-batch; what it adds to the sums."""
+        """Run forward and backward on one micro-batch; return its values for the sums, in order of _SUMS."""
         accelerator = self.accelerator
         with accelerator.autocast():
-            inputs = self.rewards.inputs(groups, self.cache) if groups else self.rewards.nothing()
+            inputs = self.rewards.inputs(groups, self.cache) if groups else self.rewards.dummy_inputs()
         rewards = self.wrapped(*inputs).float()
-        if not groups:  # others have one more: their exchange of gradients needs every rank
+        if not groups:  # other ranks have one more micro-batch, and the all-reduce needs every rank
             accelerator.backward(rewards.sum() * 0)
             return torch.zeros(len(_SUMS), dtype=torch.float64)
         ranks = [group.ranks for group in groups]
         loss = ranking_loss_sum(rewards, ranks, self.settings.average) / total
-        accelerator.backward(loss * accelerator.num_processes)  # over which gradients are averaged
+        accelerator.backward(loss * accelerator.num_processes)  # the all-reduce averages over ranks
         values = rewards.detach().double().cpu()
-        own = values.split([len(ranking) for ranking in ranks])
-        counted = [pairwise_accuracy(some, ranking) for some, ranking in zip(own, ranks)]
-        right, pairs = map(sum, zip(*counted))
+        by_group = values.split([len(ranking) for ranking in ranks])
+        counts = [pairwise_accuracy(group, ranking) for group, ranking in zip(by_group, ranks)]
+        correct, pairs = map(sum, zip(*counts))
         not_finite = not values.isfinite().all()
         return torch.tensor(
-            [loss.item(), right, pairs, len(values), not_finite, values.sum(), values.square().sum()],
+            [loss.item(), correct, pairs, len(values), not_finite, values.sum(), values.square().sum()],
             dtype=torch.float64,
         )
 
     def _clip(self) -> float:
-        """Bound the gradient's norm; the norm that it had."""
+        """Clip the gradient; return its norm before clipping."""
         limit = self.settings.clip or float("inf")
         return float(self.accelerator.clip_grad_norm_(self.parameters, limit))
 
     def _update(self, usable: bool) -> None:
-        # A gradient scaler skips by itself, and must learn of it.
+        # A gradient scaler skips the step itself and then lowers its scale.
         if usable or self.accelerator.scaler is not None:
             for optimizer in self.optimizers:
                 optimizer.step()

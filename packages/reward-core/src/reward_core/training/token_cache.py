@@ -1,7 +1,7 @@
-"""What frozen vision blocks make of each image, kept on disk, memory-mapped.
+"""A cache on disk, memory-mapped, of the frozen vision blocks' output for each image.
 
-A slot holds one image's tokens (N, E). Beside it stands a checksum, written after the tokens: a slot
-that was not written to its end, or was damaged later, is seen and computed anew.
+A slot holds the tokens (N, E) of one image. Its checksum is written after the tokens, so a slot that is
+incomplete or damaged is detected and computed again.
 """
 
 from __future__ import annotations
@@ -22,21 +22,26 @@ from torch import Tensor
 from ..inputs.image_file import ImageSource, image_name, image_state
 from ..inputs.image_transform import ImageTransform
 
-_RESERVE = 2**30  # bytes of the disk that are left alone
-_FILLED = 1 << 32  # above the checksum's 32 bits
+_RESERVE = 2**30  # bytes of disk space to leave free
+_FILLED = 1 << 32  # flag above the checksum's 32 bits: distinguishes a checksum of 0 from an empty slot
 
 
 class TokenCache:
-    """Tokens of some images, by number.
+    """A cache of image tokens by slot number.
 
     Args:
-        folder: of all caches; this one gets a folder of its own, named by ``key``.
-        key: what the tokens depend on; see `cache_key`.
-        images: how many there are.
+        folder: parent folder of all caches; this cache uses the subfolder ``key``.
+        key: hash of everything that the tokens depend on; see ``cache_key``.
+        images: number of images.
         shape: (N, E) of one image's tokens.
         dtype: "float32" or "float16".
-        limit: bytes; images that do not fit are not kept.
-        create: whether this process makes the files (with several, one does, and the others wait).
+        limit: maximum size in bytes; images that do not fit are not cached.
+        create: whether this process creates the files (one process of a run does, the others wait).
+
+    Attributes:
+        found: slots read.
+        stored: slots written.
+        damaged: slots whose checksum did not match.
     """
 
     def __init__(
@@ -54,8 +59,8 @@ class TokenCache:
         about = self.folder / "about.json"
         if create:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if not self._fits(about, images):
-                self._make(about, images, limit)
+            if not self._is_complete(about, images):
+                self._create_files(about, images, limit)
         self.slots = int(json.loads(about.read_text(encoding="utf-8"))["slots"])
         self.tokens: np.memmap | None = None
         self.index: np.memmap | None = None
@@ -65,10 +70,10 @@ class TokenCache:
             self.index = np.memmap(index, np.uint64, "r+", shape=(self.slots,))
 
     def get(self, slots: Sequence[int]) -> Tensor | None:
-        """Tokens (K, N, E) float32 of some images, or None unless all are here and whole."""
+        """Return the tokens (K, N, E) of some slots as float32, or None unless all are cached and intact."""
         if self.tokens is None or self.index is None or not slots or max(slots) >= self.slots:
             return None
-        read = []
+        images = []
         for slot in slots:
             checksum = int(self.index[slot])
             if not checksum:
@@ -78,26 +83,26 @@ class TokenCache:
                 self.damaged += 1
                 self.index[slot] = 0
                 return None
-            read.append(tokens)
+            images.append(tokens)
         self.found += len(slots)
-        return torch.from_numpy(np.stack(read)).float()
+        return torch.from_numpy(np.stack(images)).float()
 
     def put(self, slots: Sequence[int], tokens: Tensor) -> None:
-        """Keep tokens (K, N, E); images beyond the limit are passed over."""
+        """Store tokens (K, N, E) in slots; skip slots beyond the limit and tokens that are not finite."""
         if self.tokens is None or self.index is None:
             return
-        for slot, own in zip(slots, tokens.detach().cpu().numpy().astype(self.dtype)):
-            if slot < self.slots and np.isfinite(own).all():
-                self.tokens[slot] = own
-                self.index[slot] = _checksum(own)
+        for slot, image_tokens in zip(slots, tokens.detach().cpu().numpy().astype(self.dtype)):
+            if slot < self.slots and np.isfinite(image_tokens).all():
+                self.tokens[slot] = image_tokens
+                self.index[slot] = _checksum(image_tokens)
                 self.stored += 1
 
-    def _fits(self, about: Path, images: int) -> bool:
-        """Whether whole files of an earlier run are here."""
+    def _is_complete(self, about: Path, images: int) -> bool:
+        """Return whether the folder has the complete files of an earlier run."""
         try:
-            held = json.loads(about.read_text(encoding="utf-8"))
-            slots, size = held["slots"], int(np.prod(self.shape)) * self.dtype.itemsize
-            return held["pictures"] == images and (
+            document = json.loads(about.read_text(encoding="utf-8"))
+            slots, size = document["slots"], int(np.prod(self.shape)) * self.dtype.itemsize
+            return document["pictures"] == images and (
                 slots == 0
                 or (
                     (self.folder / "tokens.bin").stat().st_size == slots * size
@@ -107,15 +112,15 @@ class TokenCache:
         except (OSError, ValueError, KeyError, TypeError):
             return False
 
-    def _make(self, about: Path, images: int, limit: float) -> None:
+    def _create_files(self, about: Path, images: int, limit: float) -> None:
         about.unlink(missing_ok=True)
         size = int(np.prod(self.shape)) * self.dtype.itemsize
-        # A mapped file that outgrows its disk ends the process without a word: ask first.
-        room = min(limit, shutil.disk_usage(self.folder).free - _RESERVE)
-        slots = max(min(images, int(room // size)), 0)
-        for name, each in (("tokens.bin", size), ("index.bin", 8)):
+        # Writing to a mapped file on a full disk kills the process (SIGBUS), so check the free space first.
+        available = min(limit, shutil.disk_usage(self.folder).free - _RESERVE)
+        slots = max(min(images, int(available // size)), 0)
+        for name, slot_size in (("tokens.bin", size), ("index.bin", 8)):
             with (self.folder / name).open("wb") as file:
-                file.truncate(slots * each)  # takes no room until it is written
+                file.truncate(slots * slot_size)  # sparse: takes no disk space until it is written
         temporary = about.with_suffix(".tmp")
         temporary.write_text(json.dumps({"slots": slots, "pictures": images}), encoding="utf-8")
         os.replace(temporary, about)
@@ -128,7 +133,15 @@ def cache_key(
     dtype: str,
     images: Sequence[ImageSource],
 ) -> str:
-    """A name for what the tokens depend on: frozen weights, preprocessing, and the images themselves."""
+    """Return a hash of what the tokens depend on: frozen weights, preprocessing and the images.
+
+    Args:
+        weights: the frozen parameters.
+        transform: the preprocessing.
+        block: index of the first trained block.
+        dtype: dtype of the cache and precision of the computation.
+        images: the images, in the order of their slots.
+    """
     digest = hashlib.blake2b(digest_size=12)
     constants = (transform.size, transform.mean.flatten().tolist(), transform.std.flatten().tolist())
     digest.update(repr((block, dtype, constants)).encode())
@@ -140,7 +153,7 @@ def cache_key(
 
 
 def _identity(image: ImageSource) -> bytes:
-    """A file by path, size and time of the last change; an image in memory by its pixels."""
+    """Identify a file by path, size and modification time, and an image in memory by its pixels."""
     path = "" if isinstance(image, Image.Image) else os.path.abspath(image_name(image))
     return "\0".join(map(str, (path, *image_state(image)))).encode(errors="surrogateescape")
 

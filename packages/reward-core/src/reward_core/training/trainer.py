@@ -1,4 +1,4 @@
-"""The training loop of reward models: rankings in, a folder with a reward model out."""
+"""The training loop of reward models, from rankings to a folder with a reward model."""
 
 from __future__ import annotations
 
@@ -41,20 +41,20 @@ logger = logging.getLogger(__name__)
 
 
 class Trainer:
-    """Trains a reward model on rankings.
+    """Train a reward model on rankings.
 
     Args:
-        settings: everything about the run.
-        model: the model to start from instead of ``settings.init``; it is trained in place.
-        splits: "train", and optionally "validation" and "test", instead of ``settings.data``.
-        reword: (record, epoch) -> the prompt to train with in that epoch.
+        settings: the run's settings.
+        model: the model to train, in place; None loads ``settings.init``.
+        splits: groups by split ("train", optionally "validation" and "test"); None reads ``settings.data``.
+        reword: (record, epoch) -> the prompt to use in that epoch; None uses the record's prompt.
 
     Attributes:
-        state: of the run: steps done, the best validation, why it stopped.
+        state: steps done, best validation, and why the run stopped early.
         metrics: the run's metrics.jsonl.
 
     Raises:
-        RewardCoreError: settings or data that cannot work, before any long work.
+        RewardCoreError: invalid settings or data, raised before any long computation.
     """
 
     def __init__(
@@ -103,23 +103,23 @@ class Trainer:
         return self.run.state
 
     def train(self, resume: str | os.PathLike[str] | None = None) -> Path:
-        """Train to the end, or resume where a run in the same folder stopped.
+        """Train to the end; resume if the output folder has a checkpoint.
 
         Args:
-            resume: a checkpoint to resume from instead of the newest; newer ones are removed.
+            resume: checkpoint to resume from; later ones are removed. None uses the newest.
 
         Returns:
-            The run's folder, which ``reward_core.load`` reads.
+            The output folder, which ``reward_core.load`` reads.
 
         Raises:
-            TrainingError: ten steps in a row without a finite loss or gradient.
-            KeyboardInterrupt: after a checkpoint was saved.
+            TrainingError: ten steps in a row had no finite loss or gradient.
+            KeyboardInterrupt: interrupted; a checkpoint was saved first.
             OutputError: another run is using the folder, or it is not writable.
         """
         started = time.perf_counter()
         with self.run.exclusive():
             if cut := long_prompts(self.model, self.splits):
-                self.run.report(f"{cut:,} prompts are cut off after {self.model.config.max_length} tokens")
+                self.run.report(f"{cut:,} prompts are truncated to {self.model.config.max_length} tokens")
             self._begin(resume)
             batches = self._read_ahead(self.state.step)
             with self.run.steps(self._save) as steps:
@@ -136,7 +136,7 @@ class Trainer:
             return self._finish(time.perf_counter() - started)
 
     def step(self, batches: Sequence[Sequence[Future[ReadGroup | None]]]) -> StepMetrics:
-        """Take one optimizer step on this rank's micro-batches, as they are being read."""
+        """Take one optimizer step on this rank's micro-batches, whose images are being read."""
         settings, number = self.settings, self.state.step
         rate = rate_at(number, len(self.plan.steps), settings.warmup_steps, settings.schedule)
         set_rates(self.optimizers, rate)
@@ -149,11 +149,11 @@ class Trainer:
             for name in self.readers.keys() & self.state.unreadable.keys():
                 self.readers[name].skipped |= self.state.unreadable[name]
         else:
-            torch.manual_seed(self.settings.seed + self.accelerator.process_index)  # of dropout
+            torch.manual_seed(self.settings.seed + self.accelerator.process_index)  # for dropout
             self._validate()
 
     def _read_ahead(self, number: int) -> list[list[Future[ReadGroup | None]]]:
-        """Begin to read this rank's micro-batches of a step."""
+        """Start reading this rank's micro-batches of a step."""
         if number >= len(self.plan.steps):
             return []
         step = self.plan.steps[number]
@@ -166,18 +166,18 @@ class Trainer:
             return
         source = f"the validation set of {Path(settings.data).name or 'the data'}"
         batch = settings.batch_size if settings.batch_unit == "groups" else 4
-        found = validate(self.rewards, reader, self.accelerator, settings.average, batch, source)
-        self.run.log({**found.row("validation"), "validation/reward_std": found.std})
+        result = validate(self.rewards, reader, self.accelerator, settings.average, batch, source)
+        self.run.log({**result.row("validation"), "validation/reward_std": result.std})
         self.run.report(
-            f"step {state.step} of {len(self.plan.steps)}: validation loss {found.loss:.4f}, "
-            f"{found.accuracy:.1%} of {found.pairs:,} pairs ordered right"
+            f"step {state.step} of {len(self.plan.steps)}: validation loss {result.loss:.4f}, "
+            f"{result.accuracy:.1%} of {result.pairs:,} pairs ordered correctly"
         )
-        if found.not_finite:
-            self.run.warn(f"{found.not_finite_message()}; step {state.step} cannot be the best")
-        if not found.not_finite and (state.best is None or found.loss < state.best):
-            state.best, state.best_step, state.worse = found.loss, state.step, 0
+        if result.not_finite:
+            self.run.warn(f"{result.not_finite_message()}; step {state.step} cannot be the best")
+        if not result.not_finite and (state.best is None or result.loss < state.best):
+            state.best, state.best_step, state.worse = result.loss, state.step, 0
             if self.accelerator.is_main_process:
-                save_best(self.model, self.out, found)
+                save_best(self.model, self.out, result)
         else:
             state.worse += 1
             if settings.patience and state.worse >= settings.patience:

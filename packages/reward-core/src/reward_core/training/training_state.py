@@ -16,9 +16,9 @@ class TrainingState(RunState):
     """The state of a reward model's training.
 
     Attributes:
-        reported: kinds of trouble that were reported.
-        unreadable: by split, images that could not be read so far, with the reason.
-        facts: what decides the outcome, in parts; see ``decisive_facts``.
+        reported: kinds of problem reported so far.
+        unreadable: by split, the reason for each image that could not be read so far.
+        facts: settings and hashes that affect the weights; see ``decisive_facts``.
     """
 
     reported: list[str] = field(default_factory=list)
@@ -26,11 +26,11 @@ class TrainingState(RunState):
     facts: dict[str, Any] = field(default_factory=dict)
 
     def differences(self, other: RunState) -> list[str]:
-        """Name the settings and data that differ from another run's."""
+        """Return the names of settings and data that differ from another run's."""
         assert isinstance(other, TrainingState)
         before, now = self.facts, other.facts
         changed = [name for name in now if name in before and before[name] != now[name]]
-        # A setting's two values are worth reading; a digest is not.
+        # Show both values of a setting, but no hashes.
         return [f"{n} was {before[n]!r}, now {now[n]!r}" if n.isidentifier() else n for n in changed]
 
 
@@ -41,13 +41,13 @@ class TrainedWeights:
         self.parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return copies by name."""
+        """Return copies of the parameters by name."""
         return {name: p.detach().cpu().contiguous() for name, p in self.parameters.items()}
 
     @torch.no_grad()
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Put tensors into the parameters; ValueError where the names are others."""
+        """Copy tensors into the parameters; raise ValueError if their names differ."""
         if tensors.keys() != self.parameters.keys():
-            raise ValueError("it holds other parameters than this run trains")
+            raise ValueError("its parameters are not the ones that this run trains")
         for name, parameter in self.parameters.items():
             parameter.copy_(tensors[name])

@@ -1,4 +1,4 @@
-"""How well rewards order groups: loss, accuracy, and the rewards themselves, computed on all ranks."""
+"""Evaluate rewards on ranked groups, on all ranks: loss, accuracy and the distribution of rewards."""
 
 from __future__ import annotations
 
@@ -22,12 +22,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ValidationResult:
-    """Of a split.
+    """The evaluation of one split.
 
-    loss: as in training. accuracy: share of all untied pairs ordered right; per_prompt_accuracy: the mean
-    over prompts of each one's share. mean, std, quantiles: of the head's output over all images, the
-    quantiles after that mean and std are taken off. not_finite: of how many images it is NaN or infinite;
-    if any, loss, mean and std are NaN, there are no quantiles, and their pairs count as ordered wrong.
+    Attributes:
+        loss: the training loss.
+        accuracy: fraction of all untied pairs ordered correctly.
+        per_prompt_accuracy: mean over prompts of the fraction of their pairs.
+        pairs: number of untied pairs.
+        prompts: number of prompts.
+        images: number of images.
+        mean, std: of the head's output over all images.
+        quantiles: of the head's output standardized with mean and std.
+        not_finite: number of images whose output is NaN or infinite. If it is above 0, loss, mean and std
+            are NaN, quantiles is None, and the pairs of these images count as ordered wrong.
     """
 
     loss: float
@@ -50,6 +57,7 @@ class ValidationResult:
         }
 
     def not_finite_message(self) -> str:
+        """Return the warning about rewards that are not finite."""
         return f"rewards of {self.not_finite:,} of {self.images:,} images are not finite"
 
 
@@ -62,11 +70,18 @@ def validate(
     batch: int,
     source: str,
 ) -> ValidationResult:
-    """Compare rewards with rankings; the same answer on all ranks.
+    """Compare rewards with rankings; return the same result on all ranks.
 
     Args:
-        reader: of the split's groups. average: "prompt" or "pair". batch: groups of a forward pass.
-        source: what the quantiles are said to be of.
+        rewards: the module to evaluate.
+        reader: reader of the split's groups.
+        accelerator: the run's processes.
+        average: "prompt" or "pair"; see ``ranking_loss``.
+        batch: groups in a forward pass.
+        source: name of the split, for errors and for the card.
+
+    Raises:
+        InputError: no image can be read.
     """
     from accelerate.utils import gather_object
 
@@ -75,43 +90,43 @@ def validate(
     batches = [
         tuple(range(i, min(i + batch, len(reader.groups)))) for i in range(0, len(reader.groups), batch)
     ]
-    mine = batches[accelerator.process_index :: accelerator.num_processes]
-    found: list[tuple[int, list[float], tuple[int, ...]]] = []
-    ahead = reader.start(mine[0], 0) if mine else []
-    for i in range(len(mine)):
+    local = batches[accelerator.process_index :: accelerator.num_processes]
+    results: list[tuple[int, list[float], tuple[int, ...]]] = []  # index of the group, rewards, ranks
+    ahead = reader.start(local[0], 0) if local else []
+    for i in range(len(local)):
         groups = [group for group in (future.result() for future in ahead) if group is not None]
-        ahead = reader.start(mine[i + 1], 0) if i + 1 < len(mine) else []
+        ahead = reader.start(local[i + 1], 0) if i + 1 < len(local) else []
         if not groups:
             continue
         with accelerator.autocast():
             values = rewards(*rewards.inputs(groups, reader.cache)).float().cpu()
-        for group, own in zip(groups, values.split([len(group.image_indices) for group in groups])):
-            found.append((group.number, own.tolist(), group.ranks))
+        for group, group_values in zip(groups, values.split([len(group.image_indices) for group in groups])):
+            results.append((group.number, group_values.tolist(), group.ranks))
     rewards.train(was_training)
-    found = sorted(gather_object(found) if accelerator.num_processes > 1 else found)
-    if not found:
-        raise InputError(
-            f"{source}: none of its images can be read; {next(iter(reader.skipped.items()), '')}"
-        )
+    results = sorted(gather_object(results) if accelerator.num_processes > 1 else results)
+    if not results:
+        example = "".join(f", such as '{image}' ({why})" for image, why in list(reader.skipped.items())[:1])
+        raise InputError(f"Cannot evaluate {source}: its images cannot be read{example}.")
 
-    ranks = [own for _, _, own in found]
-    each = [torch.tensor(own, dtype=torch.float64) for _, own, _ in found]
-    every = torch.cat(each)
-    not_finite = int((~every.isfinite()).sum())
-    known = [own.where(own.isfinite(), math.nan) for own in each]  # NaN is not better than anything
-    right = [pairwise_accuracy(own, ranking) for own, ranking in zip(known, ranks)]
-    flat = every.tolist()
+    ranks = [ranking for _, _, ranking in results]
+    by_group = [torch.tensor(group_values, dtype=torch.float64) for _, group_values, _ in results]
+    pooled = torch.cat(by_group)
+    not_finite = int((~pooled.isfinite()).sum())
+    # Comparisons with NaN are false, so pairs with infinite rewards count as wrong too.
+    finite = [group.where(group.isfinite(), math.nan) for group in by_group]
+    counts = [pairwise_accuracy(group, ranking) for group, ranking in zip(finite, ranks)]  # (correct, pairs)
+    flat = pooled.tolist()
     loss = mean = std = math.nan
     if not not_finite:
-        loss = float(ranking_loss_sum(every, ranks, average)) / loss_terms(ranks, average)
+        loss = float(ranking_loss_sum(pooled, ranks, average)) / loss_terms(ranks, average)
         mean = fmean(flat)
         std = pstdev(flat, mean) or 1.0
     return ValidationResult(
         loss=loss,
-        accuracy=sum(r for r, _ in right) / sum(n for _, n in right),
-        per_prompt_accuracy=fmean(r / n for r, n in right),
-        pairs=sum(n for _, n in right),
-        prompts=len(found),
+        accuracy=sum(correct for correct, _ in counts) / sum(pairs for _, pairs in counts),
+        per_prompt_accuracy=fmean(correct / pairs for correct, pairs in counts),
+        pairs=sum(pairs for _, pairs in counts),
+        prompts=len(results),
         images=len(flat),
         mean=mean,
         std=std,

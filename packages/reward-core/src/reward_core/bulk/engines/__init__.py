@@ -1,6 +1,6 @@
-"""What computes a bulk run: one device here, a process for each of several, or actors on a Ray cluster.
+"""The engines of a bulk run: one device, one process per device, or actors on a Ray cluster.
 
-All run the same ShardScorer on the same fixed ranges of rows; only the writer sees which of them did what.
+All engines run the same ShardScorer on the same fixed shards.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ __all__ = ["Engine", "Work", "engine_for"]
 
 
 def engine_for(settings: BulkSettings) -> Engine:
-    """Raises InputError where Ray is asked for and not installed."""
+    """Return the engine that the settings select. Raise InputError if Ray is needed but not installed."""
     if settings.engine == "ray":
         from .ray_pool import RayPool
 

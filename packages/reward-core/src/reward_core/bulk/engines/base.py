@@ -1,4 +1,4 @@
-"""What the engines have in common."""
+"""The base class of the engines and the description of their work."""
 
 from __future__ import annotations
 
@@ -19,9 +19,14 @@ from ..sources import Source
 
 @dataclass(frozen=True)
 class Work:
-    """What another process needs to know to score shards.
+    """Everything that a process needs to score shards.
 
-    scored_rows: by shard, how many of its first rows an earlier run has scored: whole batches.
+    Attributes:
+        settings: the run's settings.
+        source: the input.
+        shards: its division into shards.
+        batch_size: rows per batch.
+        scored_rows: shard -> number of its first rows, in whole batches, that an earlier run scored.
     """
 
     settings: BulkSettings
@@ -31,6 +36,7 @@ class Work:
     scored_rows: Mapping[int, int] = field(default_factory=dict)
 
     def scorer(self, model: ScoringModel, threads: int | None = None) -> ShardScorer:
+        """Return a scorer for a loaded model."""
         threads = self.settings.threads or threads
         return ShardScorer(
             model,
@@ -43,33 +49,33 @@ class Work:
         )
 
     def load_scorer(self, device: str, threads: int | None = None) -> ShardScorer:
-        """In a process of its own: the same with a model of its own."""
-        # How many prompts were cut is counted instead; a line for each would be millions.
+        """Load the model on a device and return a scorer. Call it in a worker process."""
+        # Truncated prompts are counted; a warning for each would be millions of lines.
         warnings.simplefilter("ignore", PromptTruncatedWarning)
         return self.scorer(load(self.settings.model, device, precision=self.settings.precision), threads)
 
 
 class Engine(ABC):
-    """A context within which shards can be scored."""
+    """A context manager that scores shards."""
 
-    #: "cpu", "cuda" or "mps": scores have other last bits on another kind of device.
+    #: "cpu", "cuda" or "mps". Scores round differently on another type of device.
     device_type: str
 
     def __enter__(self) -> Engine:
         return self
 
-    def __exit__(self, *error: object) -> None:  # noqa: B027 - nothing to do is usual
-        """Give back what ``__enter__`` took."""
+    def __exit__(self, *error: object) -> None:  # noqa: B027 - most engines have nothing to release
+        """Release the resources of the engine."""
 
     def model(self) -> ScoringModel | None:
-        """The model, where it is loaded in this process."""
+        """Return the model if it is loaded in this process, else None."""
         return None
 
     @abstractmethod
     def batches(self, work: Work, shards: Sequence[int]) -> Iterator[ScoredBatch]:
-        """Each shard's batches in order; those of different shards in any order."""
+        """Yield scored batches: those of one shard in order, those of different shards in any order."""
 
 
 def local_model(name: str) -> str:
-    """A model's name as other processes find it, whatever folder they run in."""
+    """Make the path of a local model absolute, for processes with another working directory."""
     return os.path.abspath(name) if os.path.exists(name) else name

@@ -1,4 +1,4 @@
-"""One device, in this process."""
+"""Score on one device in this process."""
 
 from __future__ import annotations
 

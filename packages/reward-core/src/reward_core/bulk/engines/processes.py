@@ -1,4 +1,4 @@
-"""Several devices of this machine: a process for each, which read and score; this one writes."""
+"""Score on several devices of this machine: one process per device reads and scores, this one writes."""
 
 from __future__ import annotations
 
@@ -23,17 +23,20 @@ from ..settings import BulkSettings
 from ..shard_scorer import ScoredBatch
 from .base import Engine, Work
 
-SHARDS_AHEAD = 2  # a process reads its next shard while it computes one
+SHARDS_AHEAD = 2  # so that a process can read the next shard while it computes one
 
 
 class DeviceProcesses(Engine):
-    """Processes are spawned, so a script that uses them needs the usual ``if __name__ == "__main__"``."""
+    """An engine with one process per device.
+
+    Processes are spawned, so a script that uses it needs ``if __name__ == "__main__"``.
+    """
 
     def __init__(self, settings: BulkSettings):
         self.devices = [str(usable_device(device)) for device in settings.devices]
         types = sorted({torch.device(device).type for device in self.devices})
         if len(types) > 1:
-            raise InputError(f"devices of one kind were expected, got {' and '.join(types)}")
+            raise InputError(f"devices must be of one type, got {' and '.join(types)}")
         self.device_type = types[0]
         self.processes: list[BaseProcess] = []
 
@@ -46,35 +49,35 @@ class DeviceProcesses(Engine):
     def batches(self, work: Work, shards: Sequence[int]) -> Iterator[ScoredBatch]:
         context = multiprocessing.get_context("spawn")
         todo = deque(shards)
-        at_work: dict[Connection, tuple[str, BaseProcess]] = {}
-        share = max(1, usable_cpus() // len(self.devices))
-        computing = max(1, torch.get_num_threads() // len(self.devices))
+        running: dict[Connection, tuple[str, BaseProcess]] = {}
+        openers = max(1, usable_cpus() // len(self.devices))
+        compute_threads = max(1, torch.get_num_threads() // len(self.devices))
         for device in self.devices:
-            here, there = context.Pipe()
+            parent_end, child_end = context.Pipe()
             process: BaseProcess = context.Process(
-                target=_work, args=(there, work, device, share, computing), daemon=True
+                target=_work, args=(child_end, work, device, openers, compute_threads), daemon=True
             )
             process.start()
-            there.close()  # so that the pipe ends with the process
+            child_end.close()  # so that the pipe closes when the process ends
             self.processes.append(process)
-            at_work[here] = device, process
+            running[parent_end] = device, process
             for _ in range(SHARDS_AHEAD):
-                _send_next(here, todo)
-        while at_work:
-            for connection in cast("list[Connection]", wait(list(at_work))):
-                device, process = at_work[connection]
+                _send_next(parent_end, todo)
+        while running:
+            for connection in cast("list[Connection]", wait(list(running))):
+                device, process = running[connection]
                 try:
                     message = connection.recv()
                 except (EOFError, OSError) as error:
                     process.join(5)
                     raise WorkerError(
-                        f"the process of {device} ended ({_ending(process.exitcode)}); the shards of scores "
-                        "that are done are kept, and the same command goes on from them"
+                        f"The process of device {device} ended unexpectedly ({_ending(process.exitcode)}). "
+                        "Finished shards are kept; run the same command again to resume."
                     ) from error
                 if message is None:
-                    del at_work[connection]
+                    del running[connection]
                 elif isinstance(message, str):
-                    raise WorkerError(f"the process of {device} failed: {message}")
+                    raise WorkerError(f"The process of device {device} failed: {message}")
                 else:
                     if message.last:
                         _send_next(connection, todo)
@@ -82,8 +85,8 @@ class DeviceProcesses(Engine):
 
 
 def _send_next(connection: Connection, todo: deque[int]) -> None:
-    """The next shard, or None when there is none."""
-    # If the process is gone, that is noticed where its answer is waited for.
+    """Send the number of the next shard, or None if there are no more."""
+    # A dead process is detected when its result is read.
     with suppress(OSError):
         connection.send(todo.popleft() if todo else None)
 
@@ -92,14 +95,21 @@ def _ending(code: int | None) -> str:
     return f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
 
 
-def _work(connection: Connection, work: Work, device: str, openers: int, computing: int) -> None:
-    """What a process does: take shards from the pipe until None comes, and put scored batches into it.
+def _work(connection: Connection, work: Work, device: str, openers: int, compute_threads: int) -> None:
+    """Run a worker process: receive shard numbers until None, send scored batches.
 
-    If the parent dies, the pipe ends, and so does this.
+    If the parent dies, the pipe closes and the worker exits.
+
+    Args:
+        connection: the worker's end of the pipe.
+        work: the work of the run.
+        device: device of the worker.
+        openers: number of threads that open images.
+        compute_threads: number of torch threads on a CPU.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent ends its processes
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent ends the others
     if torch.device(device).type == "cpu":
-        torch.set_num_threads(computing)
+        torch.set_num_threads(compute_threads)
     try:
         for batch in work.load_scorer(device, openers).score(iter(connection.recv, None)):
             connection.send(batch)
@@ -112,4 +122,4 @@ def _work(connection: Connection, work: Work, device: str, openers: int, computi
         connection.send(exhausted(error) or traceback.format_exc())
     finally:
         connection.close()
-        os._exit(0)  # a thread may still wait for the next shard
+        os._exit(0)  # a thread may still be waiting for the next shard

@@ -1,7 +1,7 @@
-"""A Ray cluster, of this machine or of many: a Ray Data actor pool scores, this process writes.
+"""Score on a Ray cluster of one or more machines: a Ray Data actor pool scores, this process writes.
 
-Workers read the input themselves, so paths must lead to the same files on all machines. An actor that dies is
-started again by Ray and its shards are scored again; nothing else is lost.
+Workers read the input themselves, so paths must point to the same files on all machines. If an actor dies,
+Ray restarts it and only its current shards are scored again.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ from ..settings import BulkSettings
 from ..shard_scorer import ScoredBatch, ShardScorer
 from .base import Engine, Work, local_model
 
-OBJECT_STORE_BYTES = 256 << 20  # shard numbers and scores are all that passes through it
-MOST_BLOCKS = 10_000  # shards beyond this many share a block, and so are lost together if an actor dies
+OBJECT_STORE_BYTES = 256 << 20  # only shard numbers and scores pass through it
+MOST_BLOCKS = 10_000  # more shards than this share blocks, and the shards of a block are rescored together
 
 
 class RayPool(Engine):
+    """An engine with a pool of Ray Data actors."""
+
     def __init__(self, settings: BulkSettings):
         self.settings, self.ray = settings, _import_ray()
         self.started = False
@@ -35,16 +37,20 @@ class RayPool(Engine):
             self._start()
         resources = ray.cluster_resources()
         gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
-        asked = self.settings.devices[0].split(":")[0] if self.settings.devices else None
-        if asked not in (None, "cpu", "cuda") or (asked == "cuda" and not gpus):
-            raise InputError(f"device {asked!r} cannot be used: the Ray cluster has {gpus} GPUs")
-        self.device_type = asked or ("cuda" if gpus else "cpu")
+        device = self.settings.devices[0].split(":")[0] if self.settings.devices else None
+        if device not in (None, "cpu", "cuda") or (device == "cuda" and not gpus):
+            raise InputError(
+                f"Cannot use device {device!r}: the Ray cluster has {gpus} GPUs. Use cpu or cuda."
+            )
+        self.device_type = device or ("cuda" if gpus else "cpu")
         machines = sum(node["Alive"] for node in ray.nodes())
         self.workers = self.settings.workers or (gpus if self.device_type == "cuda" else machines)
         self.cpus_each = max(1, cpus // self.workers)
         if self.workers > (gpus if self.device_type == "cuda" else cpus):
-            has = f"{gpus} GPUs" if self.device_type == "cuda" else f"{cpus} CPUs"
-            raise InputError(f"{self.workers} workers were asked for, but the Ray cluster has {has}")
+            available = f"{gpus} GPUs" if self.device_type == "cuda" else f"{cpus} CPUs"
+            raise InputError(
+                f"Cannot start {self.workers} workers: the Ray cluster has {available}. Use fewer workers."
+            )
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -68,16 +74,16 @@ class RayPool(Engine):
         )
         try:
             for row in scored.iter_rows():
-                answer = pickle.loads(row["answer"])
-                if isinstance(answer, RewardCoreError):
-                    raise answer
-                if isinstance(answer, str):
-                    raise WorkerError(f"Ray: an actor failed: {answer}")
-                yield from answer
+                result = pickle.loads(row["result"])
+                if isinstance(result, RewardCoreError):
+                    raise result
+                if isinstance(result, str):
+                    raise WorkerError(f"A Ray actor failed: {result}")
+                yield from result
         except ray.exceptions.RayError as error:
             reason = str(error).strip().split("\n")[-1]
             raise WorkerError(
-                f"Ray: {reason}; the shards of scores that are done are kept, and the same command goes on"
+                f"Ray failed: {reason}. Finished shards are kept; run the same command again to resume."
             ) from error
 
     def _start(self) -> None:
@@ -85,22 +91,22 @@ class RayPool(Engine):
         local: dict[str, Any] = {}
         if address == "local":
             local = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
-        # Ray Data has its actors' arguments in its object store, and complains of that in red, each time.
+        # Ray Data keeps the arguments of its actors in its object store and warns about that in every run.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         try:
             self.ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
         except (ConnectionError, ValueError, RuntimeError) as error:
             reason = str(error).strip().split("\n")[0]
-            raise InputError(f"the Ray cluster at {address!r} cannot be used: {reason}") from error
+            raise InputError(f"Cannot connect to the Ray cluster at {address!r}: {reason}") from error
         self.started = True
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         self.ray.data.DataContext.get_current().enable_progress_bars = False
 
 
 class RayScorer:
-    """An actor of the pool: shard numbers in, their scored batches out.
+    """An actor of the pool that scores shards by number.
 
-    Failures are answers, too: of what an actor raises, Ray brings back text, within much of its own.
+    Errors are returned as results, because Ray turns exceptions of an actor into long texts.
     """
 
     def __init__(self, work: Work, device: str):
@@ -111,9 +117,9 @@ class RayScorer:
         return self.work.load_scorer(self.device)
 
     def __call__(self, shards: dict[str, Any]) -> dict[str, Any]:
-        return {"answer": [pickle.dumps(self._answer(int(shard))) for shard in shards["shard"]]}
+        return {"result": [pickle.dumps(self._result(int(shard))) for shard in shards["shard"]]}
 
-    def _answer(self, shard: int) -> list[ScoredBatch] | RewardCoreError | str:
+    def _result(self, shard: int) -> list[ScoredBatch] | RewardCoreError | str:
         try:
             return list(self.scorer.score([shard]))
         except RewardCoreError as error:

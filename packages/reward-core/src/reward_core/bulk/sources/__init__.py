@@ -1,4 +1,4 @@
-"""Where rows come from. Each source reads from any row on, and is never held in memory as a whole."""
+"""The sources of rows. A source can be read from any row and is never loaded into memory completely."""
 
 from .base import Source, SourceSpec
 from .folder import ImageFolder

@@ -1,4 +1,4 @@
-"""What every source offers, and numbered lines of a file."""
+"""The protocols of sources, and the lines of a text file with their numbers."""
 
 from __future__ import annotations
 
@@ -14,47 +14,47 @@ from ...files.tables import MAX_LINE_BYTES
 from ..input_row import InputRow
 from .csv_separator import separator_error
 
-#: A text file's position is noted every so many rows, so that reading can begin near any of them.
+#: Number of rows between stored positions in a text file, from which reading can start.
 STRIDE = 512
-#: Larger input is told from other input by sizes and times instead of by all its bytes.
+#: Inputs larger than this (bytes) are identified by size and modification time instead of a full checksum.
 WHOLE_DIGEST_LIMIT = 1 << 30
-#: Characters that are kept of a line that is too long.
+#: Characters to keep of a line that is too long.
 LONG_LINE_SHOWN = 80
-#: The columns' usual names.
+#: The default column names.
 PROMPT_COLUMN, IMAGE_COLUMN = "prompt", "image"
 
 
 class Source(Protocol):
-    """Rows, in a fixed order. It can be pickled; another process then reads the same rows."""
+    """Rows in a fixed order. A source can be pickled and read in another process."""
 
-    #: How many there are.
+    #: Number of rows.
     rows: int
-    #: Images that are no rows, because another one of their sample is scored.
+    #: Number of images that are not scored because another image of their sample is.
     extra_images: int = 0
 
     def read(self, start: int) -> Iterator[InputRow]:
-        """The rows from ``start`` on, to the end; bad ones carry their error."""
+        """Yield the rows from index ``start`` to the end; invalid rows have an error."""
         ...
 
     def image_paths(self, start: int) -> Iterator[str | None]:
-        """The path of each row's image file from ``start`` on; None where it has no path."""
+        """Yield the path of each row's image from index ``start``; None if the image is not a path."""
         for row in self.read(start):
             yield row.content if isinstance(row.content, str) else None
 
     def fingerprint(self) -> dict[str, Any]:
-        """What tells this input from another, for JSON."""
+        """Return values for JSON that identify this input."""
         ...
 
 
 class SourceSpec(Protocol):
-    """A source that is still to be opened."""
+    """The description of a source that has not been opened."""
 
     def files(self) -> Iterable[str | os.PathLike[str]]:
-        """Paths of what is read as rows, which the scores must not replace; some may not be there."""
+        """Return the paths of the input files, which the scores must not overwrite; some may not exist."""
         ...
 
     def open(self, folder: Path) -> Source:
-        """Look through the input. ``folder`` may take what is noted of it. Raises InputError."""
+        """Check the input and return the source; ``folder`` is for its index files. Raise InputError."""
         ...
 
 
@@ -63,14 +63,18 @@ class LongLine(str):
 
 
 class Lines:
-    """A text file's lines with the last one's number, and the position after it in bytes.
+    """An iterator over the lines of a text file.
 
-    Bytes that are no UTF-8 come as surrogates, as in file names. A line that is too long comes as a LongLine.
+    Invalid UTF-8 becomes surrogates, as in file names. A line that is too long becomes a LongLine.
+
+    Attributes:
+        number: number of the last line that was read.
+        position: byte position after that line.
     """
 
     def __init__(self, file: BinaryIO, digest: Any = None, number: int = 0):
         self.file, self.digest, self.position, self.number = file, digest, file.tell(), number
-        self.most = MAX_LINE_BYTES.value
+        self.limit = MAX_LINE_BYTES.value
 
     def __iter__(self) -> Lines:
         return self
@@ -80,15 +84,15 @@ class Lines:
         if not line:
             raise StopIteration
         self.number += 1
-        if len(line) > self.most:
+        if len(line) > self.limit:
             self._skip_rest(line)
             return LongLine(line[:LONG_LINE_SHOWN].decode("utf-8", "replace"))
         text = line.decode("utf-8", "surrogateescape")
-        # Excel begins its files with a byte order mark.
+        # Excel writes a byte order mark at the start of its files.
         return text.removeprefix("\ufeff") if self.position == len(line) else text
 
     def _read(self) -> bytes:
-        part = self.file.readline(self.most + 1)
+        part = self.file.readline(self.limit + 1)
         if self.digest is not None:
             self.digest.update(part)
         self.position += len(part)
@@ -100,7 +104,7 @@ class Lines:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file."""
+    """Return the SHA-256 of a file."""
     with path.open("rb") as file:
         digest = hashlib.sha256()
         while block := file.read(1 << 20):
@@ -108,25 +112,32 @@ def file_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def check_columns(where: object, columns: list[str], wanted: tuple[str, ...]) -> None:
-    """Raise InputError unless all wanted columns are there."""
-    missing = [name for name in wanted if name not in columns]
+def check_columns(path: object, columns: list[str], required: tuple[str, ...]) -> None:
+    """Raise InputError if a required column is missing or ambiguous.
+
+    Args:
+        path: the input, for the message.
+        columns: the columns of the input.
+        required: the names to look for.
+    """
+    missing = [name for name in required if name not in columns]
     if missing:
         known = shorten(", ".join(map(repr, columns)) or "none", 1000, placeholder=" ...")
-        separator = separator_error(",".join(columns), wanted)
+        separator = separator_error(",".join(columns), required)
         if separator is not None:
-            raise InputError(f"Cannot read '{where}': {separator}")
+            raise InputError(f"Cannot read '{path}': {separator}")
         raise InputError(
-            f"{where}: no column {' or '.join(map(repr, missing))}; it has {known} "
-            "(name them with --prompt-column and --image-column)"
+            f"Cannot read '{path}': no column {' or '.join(map(repr, missing))}; its columns are {known}. "
+            "Set --prompt-column and --image-column."
         )
-    for name in wanted:
+    for name in required:
         if columns.count(name) > 1:
             raise InputError(
-                f"{where}: column {name!r} is there {columns.count(name)} times; rename the others"
+                f"Cannot read '{path}': it has {columns.count(name)} columns named {name!r}. Rename them."
             )
 
 
-def check_rows(where: object, rows: int) -> None:
+def check_rows(path: object, rows: int) -> None:
+    """Raise InputError if an input has no rows."""
     if not rows:
-        raise InputError(f"{where}: it holds no rows")
+        raise InputError(f"Cannot read '{path}': it has no rows.")

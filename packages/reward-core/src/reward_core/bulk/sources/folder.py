@@ -1,4 +1,4 @@
-"""A folder of images, each with its prompt in a text file beside it: a.png, a.txt."""
+"""Folders of images, each with its prompt in a text file: a.png, a.txt."""
 
 from __future__ import annotations
 
@@ -28,31 +28,33 @@ SORTED_AT_ONCE = 20_000
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """Images in a folder and the folders in it, in the order of their paths.
+    """The images in a folder and its subfolders, sorted by path.
 
-    Files are images by their extension, as Pillow knows them; hidden ones are left out. An image's prompt
-    is the text of the file of the same name with the extension .txt. Links to folders are not followed; a
-    folder that cannot be read is a row with its error.
+    A file is an image if Pillow knows its extension; hidden files are skipped. The prompt of an image is the
+    text in the file of the same name with the extension .txt. Links to folders are not followed. A folder
+    that cannot be read becomes a row with an error.
 
-    prompt_from_metadata: read prompts as ``reward_core.metadata.read_prompt`` does instead: from the image's
-        metadata, or from the text file if that has none.
+    Attributes:
+        path: the folder.
+        prompt_from_metadata: read prompts with ``reward_core.metadata.read_prompt``: from the image's
+            metadata, or from the text file if the metadata has none.
     """
 
     path: Path
     prompt_from_metadata: bool = False
 
     def files(self) -> list[Path]:
-        return []  # scores have none of an image's extensions
+        return []  # no format of scores has the extension of an image
 
     def open(self, folder: Path) -> FolderSource:
         if not Path(self.path).is_dir():
-            raise InputError(f"{self.path}: no such folder of images")
+            raise InputError(f"Cannot read images from '{self.path}': no such folder. Set --folder to one.")
         listing = (folder / LISTING).absolute()
         return FolderSource(Path(self.path).absolute(), listing, self.prompt_from_metadata)
 
 
 class FolderSource(Source):
-    """The names lie sorted in a file, so that millions of them take no memory."""
+    """The images of a folder. Their sorted names are stored in a file, so they take no memory."""
 
     def __init__(self, folder: Path, listing: Path, prompt_from_metadata: bool = False):
         self.folder, self.listing = folder, listing
@@ -62,11 +64,11 @@ class FolderSource(Source):
         digest = hashlib.sha256()
         try:
             self._list(digest)
-        except OSError as error:  # of the folder's own, _names has made rows
+        except OSError as error:  # from writing; _names handles errors of reading folders
             reason = error.strerror or str(error)
-            raise OutputError(f"{listing}: the images' names cannot be written: {reason}") from error
+            raise OutputError(f"Cannot write the list of images '{listing}': {reason}") from error
         if not self.rows:
-            raise InputError(f"{folder}: no images in it")
+            raise InputError(f"Cannot score '{folder}': it has no images.")
         self.digest = digest.hexdigest()
 
     def _list(self, digest: Any) -> None:
@@ -81,7 +83,7 @@ class FolderSource(Source):
                 self.rows += 1
 
     def _prompt_state(self, name: str) -> bytes:
-        """What tells of a prompt that was rewritten, without reading it."""
+        """Return the state of a prompt file, to detect a changed prompt without reading it."""
         try:
             state = os.stat(os.path.join(self.folder, _sidecar(name)))
         except OSError:
@@ -92,7 +94,7 @@ class FolderSource(Source):
         return map(self._row, self._names(start))
 
     def image_paths(self, start: int) -> Iterator[str | None]:
-        """Those of the rows, without reading any prompt."""
+        """Yield the image paths of the rows without reading prompts."""
         return map(self._image_path, self._names(start))
 
     def _names(self, start: int) -> Iterator[str]:
@@ -115,28 +117,28 @@ class FolderSource(Source):
 
     def _row(self, name: str) -> InputRow:
         if name.endswith(os.sep):
-            return InputRow(None, name, None, f"the folder cannot be read: {_why_not(self.folder / name)}")
+            return InputRow(None, name, None, f"cannot read the folder: {_folder_error(self.folder / name)}")
         path = os.path.join(self.folder, name)
         try:
             prompt = read_prompt(path).text if self.prompt_from_metadata else self._caption(name)
         except ImageError as error:
             return InputRow(None, name, path, f"no prompt: {error.reason}")
         except (OSError, ValueError) as error:
-            return InputRow(None, name, path, f"the prompt cannot be read: {error}")
+            return InputRow(None, name, path, f"cannot read the prompt: {error}")
         return input_row(prompt, name, str(self.folder))
 
     def _caption(self, name: str) -> str:
-        """Read an image's text file. Raises ImageError if there is none, InputError."""
+        """Read an image's text file. Raise ImageError if it is missing, InputError if it is unreadable."""
         sidecar = _sidecar(name)
         try:
             return decode_text(read_regular(os.path.join(self.folder, sidecar), MAX_CAPTION_BYTES)).strip()
         except FileNotFoundError as error:
-            raise ImageError(name, f"{sidecar} is not there") from error
+            raise ImageError(name, f"{sidecar} does not exist") from error
         except (OSError, ValueError) as error:
             raise InputError(f"{sidecar}: {error}") from error
 
     def _image_path(self, name: str) -> str | None:
-        """None for a folder that cannot be read."""
+        """Return the path of an image; None for a folder that cannot be read."""
         return None if name.endswith(os.sep) else os.path.join(self.folder, name)
 
 
@@ -144,16 +146,16 @@ def _sidecar(name: str) -> str:
     return os.path.splitext(name)[0] + ".txt"
 
 
-def _why_not(folder: Path) -> str:
+def _folder_error(folder: Path) -> str:
     try:
         with os.scandir(folder):
-            return "it could not when the run began"
+            return "it was unreadable when the run began"
     except OSError as error:
         return error.strerror or str(error)
 
 
 def _sorted_names(folder: Path, workspace: Path) -> Iterator[str]:
-    """Paths of the images relative to the folder, sorted a part at a time and merged from files."""
+    """Yield the paths of the images relative to the folder, sorted in parts that are merged from files."""
     names = _names(folder)
     with ExitStack() as stack:
         parts: list[TextIO] = []
@@ -166,7 +168,7 @@ def _sorted_names(folder: Path, workspace: Path) -> Iterator[str]:
 
 
 def _names(folder: Path) -> Iterator[str]:
-    """In any order; a folder that cannot be read is there with a separator at its end."""
+    """Yield the names in any order; the name of a folder that cannot be read ends with a separator."""
     folders = [""]
     while folders:
         inner = folders.pop()
@@ -182,5 +184,5 @@ def _names(folder: Path) -> Iterator[str]:
                         yield name
         except OSError as error:
             if not inner:
-                raise InputError(f"{folder}: the folder cannot be read: {error.strerror or error}") from error
+                raise InputError(f"Cannot read the folder '{folder}': {error.strerror or error}") from error
             yield inner + os.sep

@@ -1,4 +1,4 @@
-"""A dataset of the `datasets` library, by id, path or saved folder."""
+"""Datasets of the ``datasets`` library, by hub id, path or saved folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .base import IMAGE_COLUMN, PROMPT_COLUMN, Source, check_columns, check_rows
 
 ROWS_AT_ONCE = 64
 DEFAULT_SPLIT = "train"
-#: A data file's extension -> the library's builder that reads it.
+#: Extension of a data file -> the library's builder for it.
 BUILDERS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 
 
@@ -26,11 +26,14 @@ BUILDERS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parqu
 class HubDataset:
     """One split of a dataset.
 
-    name: id on the hub, a data file (.csv, .json, .jsonl or .parquet), a folder of such files, or one that
-        ``save_to_disk`` made. Paths in a single file are relative to it.
-    split: by default "train"; a folder that was saved without splits takes none.
-    configuration: the dataset's, where it has several.
-    bars: whether the library may show its own progress bars while the dataset is loaded.
+    Attributes:
+        name: id on the hub, a data file (.csv, .json, .jsonl or .parquet), a folder of such files, or a
+            folder written by ``save_to_disk``. Paths in a single file are relative to it.
+        split: name of the split (default: "train"); None for a folder that was saved without splits.
+        configuration: name of the configuration, if the dataset has several.
+        prompt_column: name of the column of prompts.
+        image_column: name of the column of images.
+        bars: whether the library shows its progress bars while the dataset is loaded.
     """
 
     name: str
@@ -46,18 +49,18 @@ class HubDataset:
             yield from Path(self.name).rglob("*")
 
     def open(self, folder: Path) -> DatasetSource:
-        for what in ("name", "split", "configuration"):
-            given = getattr(self, what)
-            if given is not None and not os.fspath(given).strip():
-                raise InputError(f"the dataset's {what} is empty")
+        for field in ("name", "split", "configuration"):
+            value = getattr(self, field)
+            if value is not None and not os.fspath(value).strip():
+                raise InputError(f"Cannot load the dataset: its {field} is empty.")
         return DatasetSource(self)
 
 
 class DatasetSource(Source):
-    """Arrow files mapped into memory; images come as the bytes of their files, undecoded."""
+    """The rows of a dataset in memory-mapped Arrow files; images are not decoded by the library."""
 
     def __init__(self, spec: HubDataset):
-        # Other processes may run in another folder.
+        # Absolute, because other processes may have another working directory.
         self.spec = replace(spec, name=os.path.abspath(spec.name)) if os.path.exists(spec.name) else spec
         check_columns(spec.name, self.data.column_names, (spec.prompt_column, spec.image_column))
         self.rows = len(self.data)
@@ -76,9 +79,8 @@ class DatasetSource(Source):
                 return _load(self.spec)
         except InputError:
             raise
-        except Exception as error:  # any kind: KeyError, StopIteration and IndexError were seen
-            reason = _reason(error)
-            raise InputError(f"{self.spec.name}: the dataset cannot be loaded: {reason}") from error
+        except Exception as error:  # the library raises many types, such as KeyError and StopIteration
+            raise InputError(f"Cannot load the dataset '{self.spec.name}': {_reason(error)}") from error
 
     @cached_property
     def undecoded(self) -> Any:
@@ -96,11 +98,12 @@ class DatasetSource(Source):
         for first in range(start, self.rows, ROWS_AT_ONCE):
             last = min(first + ROWS_AT_ONCE, self.rows) - 1
             try:
-                some = undecoded[first : last + 1]
+                batch = undecoded[first : last + 1]
             except Exception as error:
-                message = f"rows {first} to {last} of the dataset cannot be read: {_reason(error)}"
-                raise InputError(f"{self.spec.name}: {message}") from error
-            cells = zip(some[self.spec.prompt_column], some[self.spec.image_column])
+                raise InputError(
+                    f"Cannot read rows {first} to {last} of the dataset '{self.spec.name}': {_reason(error)}"
+                ) from error
+            cells = zip(batch[self.spec.prompt_column], batch[self.spec.image_column])
             for number, (prompt, image) in enumerate(cells, start=first):
                 yield input_row(prompt, image, folder, name=f"row {number}")
 
@@ -109,7 +112,7 @@ class DatasetSource(Source):
         return {"kind": "dataset", "fingerprint": self.data._fingerprint, "rows": self.rows, **columns}
 
     def __getstate__(self) -> dict[str, Any]:
-        # Another process maps the files anew; the terminal is not its own.
+        # Another process maps the files itself, and must not draw bars on this terminal.
         return {"spec": replace(self.spec, bars=False), "rows": self.rows}
 
 
@@ -118,36 +121,44 @@ def _load(spec: HubDataset) -> Any:
 
     if any(os.path.isfile(os.path.join(spec.name, file)) for file in ("dataset_dict.json", "state.json")):
         if spec.configuration is not None:
-            raise InputError(f"{spec.name}: a saved folder has no configuration {spec.configuration!r}")
-        return _chosen(datasets.load_from_disk(spec.name), spec)
+            raise InputError(
+                f"Cannot load '{spec.name}': a saved folder has no configurations. Remove "
+                f"configuration={spec.configuration!r}."
+            )
+        return _selected_split(datasets.load_from_disk(spec.name), spec)
     split = spec.split or DEFAULT_SPLIT
     if not os.path.isfile(spec.name):
         return datasets.load_dataset(spec.name, spec.configuration, split=split)
     builder = BUILDERS.get(os.path.splitext(spec.name)[1].lower())
     if builder is None:
-        raise InputError(f"{spec.name}: a data file's extension must be one of {', '.join(BUILDERS)}")
+        raise InputError(
+            f"Cannot load '{spec.name}': the extension of a data file must be one of {', '.join(BUILDERS)}."
+        )
     if spec.configuration is not None:
-        raise InputError(f"{spec.name}: a data file has no configuration {spec.configuration!r}")
+        raise InputError(
+            f"Cannot load '{spec.name}': a data file has no configurations. Remove "
+            f"configuration={spec.configuration!r}."
+        )
     check_rows(spec.name, os.path.getsize(spec.name))
-    # The library would take [, * and ? for a pattern.
+    # Escaped, because the library treats [, * and ? as a pattern.
     return datasets.load_dataset(builder, data_files=glob.escape(spec.name), split=split)
 
 
-def _chosen(saved: Any, spec: HubDataset) -> Any:
-    """A saved folder's split. One that was saved by itself may know its name."""
+def _selected_split(saved: Any, spec: HubDataset) -> Any:
+    """Return the requested split of a saved dataset; a split saved separately may know its name."""
     if isinstance(saved, dict):
         split = spec.split or DEFAULT_SPLIT
         if split not in saved:
-            raise InputError(f"{spec.name}: it has no split {split!r}; it has {', '.join(saved)}")
+            raise InputError(f"Cannot load '{spec.name}': no split {split!r}. It has {', '.join(saved)}.")
         return saved[split]
     if spec.split not in (None, str(saved.split)):
-        has = "was saved without splits" if saved.split is None else f"is the split '{saved.split}'"
-        raise InputError(f"{spec.name}: it has no split {spec.split!r}; it {has}")
+        content = "was saved without splits" if saved.split is None else f"is the split '{saved.split}'"
+        raise InputError(f"Cannot load '{spec.name}': no split {spec.split!r}. It {content}.")
     return saved
 
 
 def _reason(error: Exception) -> str:
-    """In one line. Of a dataset that cannot be built the library says only that; the cause says why."""
+    """Return an error in one line; for a DatasetGenerationError, which has no details, its cause."""
     from datasets.exceptions import DatasetGenerationError, DatasetsError
 
     if type(error) is DatasetGenerationError and isinstance(error.__cause__, Exception):
@@ -160,7 +171,7 @@ def _reason(error: Exception) -> str:
 
 @contextmanager
 def _bars(shown: bool) -> Iterator[None]:
-    """Of the library, and of the one that fetches files for it."""
+    """Hide the progress bars of datasets and huggingface_hub unless ``shown``."""
     import datasets
     import huggingface_hub.utils
 

@@ -1,4 +1,4 @@
-"""A manifest: a .csv, .jsonl or .parquet with a column of prompts and one of images."""
+"""Manifests: .csv, .jsonl or .parquet files with a column of prompts and a column of images."""
 
 from __future__ import annotations
 
@@ -21,12 +21,14 @@ KINDS: dict[str, Callable[[Path, str, str, str], Source]] = {
 
 @dataclass(frozen=True)
 class Manifest:
-    """A file of rows.
+    """A manifest.
 
-    path: .csv (with a header), .jsonl (an object a line) or .parquet.
-    prompt_column, image_column: their names. An image is a path, relative to ``images``; in Parquet it
-        may also be the bytes of a file, or a struct of bytes and path.
-    images: folder of the images (default: the manifest's own).
+    Attributes:
+        path: .csv (with a header), .jsonl (one object per line) or .parquet file.
+        prompt_column: name of the column of prompts.
+        image_column: name of the column of images. An image is a path relative to ``images``; in Parquet it
+            may also be the bytes of a file, or a struct of bytes and path.
+        images: folder of the images (default: the manifest's folder).
     """
 
     path: Path
@@ -41,10 +43,12 @@ class Manifest:
         path = Path(self.path)
         kind = KINDS.get(path.suffix)
         if kind is None:
-            raise InputError(f"{path}: a manifest's extension must be one of {', '.join(KINDS)}")
+            raise InputError(
+                f"Cannot read '{path}': the extension of a manifest must be one of {', '.join(KINDS)}."
+            )
         if not path.is_file():
-            raise InputError(f"{path}: no such manifest")
+            raise InputError(f"Cannot read '{path}': no such file. Set --manifest to a file.")
         if self.images is not None and not Path(self.images).is_dir():
-            raise InputError(f"{self.images}: no such folder of images")
+            raise InputError(f"Cannot read images from '{self.images}': no such folder. Set --images to one.")
         images = os.path.abspath(path.parent if self.images is None else self.images)
         return kind(path.absolute(), self.prompt_column, self.image_column, images)

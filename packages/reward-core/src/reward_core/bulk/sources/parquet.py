@@ -1,4 +1,4 @@
-"""A Parquet manifest, read in small batches of its row groups."""
+"""Parquet manifests, read in small batches of their row groups."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ...files.parquet import load_pyarrow
 from ..input_row import InputRow, input_row
 from .base import WHOLE_DIGEST_LIMIT, Source, check_columns, check_rows, file_digest
 
-ROWS_AT_ONCE = 64  # images in them may take a megabyte each
+ROWS_AT_ONCE = 64  # each row may have an image of a megabyte
 
 
 class ParquetSource(Source):
-    """Strings, bytes, or structs of bytes and path.
+    """The rows of a Parquet file; images are paths, bytes, or structs of bytes and path.
 
-    Within a row group, rows can only be reached by reading those before them, so a reading that goes on a
-    little further, as that of a worker's next shard does, continues where the last one stopped.
+    A row can only be reached by reading the rows before it in its row group. So a read that starts a little
+    after the previous one ended, such as that of a worker's next shard, continues the previous one.
     """
 
     def __init__(self, path: Path, prompt_column: str, image_column: str, images: str):
@@ -28,7 +28,7 @@ class ParquetSource(Source):
         self.prompt_column, self.image_column = prompt_column, image_column
         with self._open() as file:
             check_columns(path, file.schema_arrow.names, (prompt_column, image_column))
-            # Where all images are bytes, the folder of paths does not matter.
+            # If all images are bytes, the folder of images does not matter.
             types, kind = load_pyarrow().types, file.schema_arrow.field(image_column).type
             self.by_path = not (types.is_binary(kind) or types.is_large_binary(kind))
             groups = range(file.metadata.num_row_groups)
@@ -38,7 +38,7 @@ class ParquetSource(Source):
         self._last: tuple[int, Iterator[InputRow]] | None = None
 
     def read(self, start: int) -> Iterator[InputRow]:
-        """Only the reading begun last may be gone on with."""
+        """Yield the rows from index ``start``. This ends any iterator returned before."""
         position, rows = self._last or (-1, iter(()))
         if not (0 <= position <= start and self._group_of(position) == self._group_of(start)):
             position, rows = self._first_row(self._group_of(start)), self._from_group(self._group_of(start))
@@ -51,33 +51,33 @@ class ParquetSource(Source):
     def fingerprint(self) -> dict[str, Any]:
         size = self.path.stat().st_size
         if size <= WHOLE_DIGEST_LIMIT:
-            described: dict[str, Any] = {"sha256": file_digest(self.path)}
+            identity: dict[str, Any] = {"sha256": file_digest(self.path)}
         else:
             with self.path.open("rb") as file:
                 file.seek(-8, 2)
                 length = int.from_bytes(file.read(4), "little")
                 file.seek(-8 - length, 2)
                 footer = hashlib.sha256(file.read(length)).hexdigest()
-            described = {
+            identity = {
                 "footer_sha256": footer,
                 "bytes": size,
                 "modified_ns": self.path.stat().st_mtime_ns,
             }
         if self.by_path:
-            described["images"] = os.path.realpath(self.images)
+            identity["images"] = os.path.realpath(self.images)
         columns = {"prompt_column": self.prompt_column, "image_column": self.image_column}
-        return {"kind": ".parquet", **described, "rows": self.rows, **columns}
+        return {"kind": ".parquet", **identity, "rows": self.rows, **columns}
 
     def _open(self):
         parquet = load_pyarrow().parquet
         try:
-            # A buffer: pages are read as they are needed, instead of whole columns of a row group.
+            # With a buffer, pages are read when they are needed, not whole columns of a row group at once.
             return parquet.ParquetFile(self.path, buffer_size=1 << 20, pre_buffer=False)
-        except (OSError, ValueError) as error:  # pyarrow's errors are kinds of these
+        except (OSError, ValueError) as error:  # pyarrow's errors are subclasses of these
             raise self._unreadable(error) from error
 
     def _unreadable(self, error: Exception) -> InputError:
-        return InputError(f"{self.path}: cannot be read as Parquet: {error}")
+        return InputError(f"Cannot read '{self.path}' as Parquet: {error}")
 
     def _group_of(self, row: int) -> int:
         for group, rows in enumerate(self.group_rows):
@@ -110,15 +110,15 @@ class ParquetSource(Source):
     def _row(self, prompt: Any, image: Any, name: str) -> InputRow:
         try:
             return input_row(_value(prompt), _value(image), self.images, name)
-        except (ValueError, OverflowError) as error:  # a time out of range, bytes that are no UTF-8 in a list
-            return InputRow(None, name, None, f"a value cannot be read: {error}")
+        except (ValueError, OverflowError) as error:  # a time out of range, invalid UTF-8 in a list
+            return InputRow(None, name, None, f"cannot read a value: {error}")
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_last": None}
 
 
 def _value(cell: Any) -> Any:
-    """Of a pyarrow scalar; bytes of a string that are no UTF-8 come as surrogates, as in other manifests."""
+    """Return the value of a pyarrow scalar; invalid UTF-8 becomes surrogates, as in other manifests."""
     try:
         return cell.as_py()
     except UnicodeDecodeError:

@@ -1,4 +1,4 @@
-"""Tars that somebody else wrote: read to the end of what is whole, with bounds on size and memory."""
+"""Read untrusted tars up to the first damage, with limits on size and memory."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from typing import IO, Any, cast
 from ...files.foreign_bytes import guarded, reason
 from ...files.limits import MB, Limit
 
-# Bytes of one image's file in a tar; the same bound as for a file on the disk.
+# Maximum size in bytes of an image in a tar; the same as for an image file on disk.
 MAX_TAR_MEMBER_BYTES = Limit("MAX_TAR_MEMBER_BYTES", 512 * MB)
-# Bytes of the texts of one sample of a compressed tar, which are kept until its image is read.
+# Maximum bytes of text in one sample of a compressed tar; they are kept until its image is read.
 MAX_TAR_TEXT_BYTES = Limit("MAX_TAR_TEXT_BYTES", 16 * MB)
-# How many times its size a compressed tar may unpack to. Images hardly shrink, headers and captions do.
+# Maximum compression ratio of a tar. Images hardly compress; headers and captions do.
 MAX_TAR_RATIO = Limit("MAX_TAR_RATIO", 200)
-# Bytes that any compressed tar may unpack to: tars of a few tiny drawings shrink more than 200 times.
+# Every compressed tar may unpack to this many bytes: a few tiny drawings can compress more than 200 times.
 MIN_TAR_BYTES = 256 * MB
-# Bytes of one member's headers: long names, pax records, the map of a sparse file. Usual are some hundreds.
+# Maximum bytes of one member's headers (long names, pax records, sparse maps). Usual is some hundred bytes.
 MAX_HEADER_BYTES = 1 * MB
 
 
 class DamagedTarError(Exception):
-    """A tar that cannot be read on; the message says why."""
+    """The rest of a tar cannot be read; the message says why."""
 
 
 class MemberError(Exception):
-    """A file in a tar that is not read; the message says why."""
+    """A file in a tar was not read; the message says why."""
 
 
 @contextmanager
@@ -46,7 +46,7 @@ def open_tar(path: str) -> Iterator[tarfile.TarFile]:
         file = _Bounded(path)
     with closing(file):
         with guarded(_damage):
-            # Blocks of zeros end a tar only at the file's end: tars may be joined by `cat`.
+            # Ignore blocks of zeros before the end of the file: tars may have been joined with `cat`.
             tar = tarfile.TarFile(fileobj=cast(Any, file), mode="r", tarinfo=_Header, ignore_zeros=True)
         yield tar
 
@@ -61,7 +61,7 @@ def members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
         for member in tar:
             if member.isfile():
                 yield member
-            tar.members = []  # type: ignore[attr-defined]  # tarfile would keep them all
+            tar.members = []  # type: ignore[attr-defined]  # or tarfile would keep all members in memory
 
 
 def _damage(error: BaseException) -> DamagedTarError:
@@ -69,20 +69,27 @@ def _damage(error: BaseException) -> DamagedTarError:
 
 
 def is_compressed(tar: tarfile.TarFile) -> bool:
-    """Return whether a tar can only be read from its beginning to its end."""
+    """Return whether a tar is compressed, so that it can only be read from start to end."""
     return _bounded(tar).is_compressed
 
 
-def read_member(tar: tarfile.TarFile, member: tarfile.TarInfo, most: int | None = None) -> bytes:
-    """Return a file's content; empty where the tar ends before it, which its last error says.
+def read_member(tar: tarfile.TarFile, member: tarfile.TarInfo, limit: int | None = None) -> bytes:
+    """Return the content of a file in a tar.
+
+    The content is empty if the tar is truncated before its end; then ``members`` raises DamagedTarError.
+
+    Args:
+        tar: the tar.
+        member: the file.
+        limit: maximum size in bytes (default: MAX_TAR_MEMBER_BYTES).
 
     Raises:
-        MemberError: the file is larger than ``most`` bytes (default: MAX_TAR_MEMBER_BYTES).
+        MemberError: the file is larger than ``limit``.
     """
-    most = MAX_TAR_MEMBER_BYTES.value if most is None else most
-    if member.size > most:
+    limit = MAX_TAR_MEMBER_BYTES.value if limit is None else limit
+    if member.size > limit:
         raise MemberError(
-            f"the file is too large: its header says {member.size:,} bytes, at most {most:,} are read "
+            f"the file is too large: its header says {member.size:,} bytes, the limit is {limit:,} "
             f"({MAX_TAR_MEMBER_BYTES.advice})"
         )
     try:
@@ -94,19 +101,23 @@ def read_member(tar: tarfile.TarFile, member: tarfile.TarInfo, most: int | None 
 
 
 class KeptFiles:
-    """The files of one sample of a compressed tar, read while the tar is at them: its image, its texts."""
+    """The image and texts of one sample of a compressed tar, read when the tar reaches them.
+
+    Args:
+        keep: function of a file's suffix: True for an image, None for a text, False for other files.
+    """
 
     def __init__(self, keep: Callable[[str], bool | None] | None):
-        """keep: what a file behind its key is: True an image, None a text, False not needed."""
         self.keep, self.has_image, self.texts_left = keep, False, MAX_TAR_TEXT_BYTES.value
 
     def read(self, tar: tarfile.TarFile, member: tarfile.TarInfo, suffix: str) -> Callable[[], bytes]:
+        """Read a file if it is needed; return a function that returns its content or raises MemberError."""
         is_image = self.keep(suffix) if self.keep else False
         if is_image is False or (is_image and self.has_image):
             return bytes
-        most = None if is_image else self.texts_left
+        limit = None if is_image else self.texts_left
         try:
-            content = read_member(tar, member, most)
+            content = read_member(tar, member, limit)
         except MemberError as error:
             return partial(_fail, error)
         if is_image:
@@ -121,13 +132,13 @@ def _fail(error: MemberError) -> bytes:
 
 
 class _Bounded:
-    """A tar's bytes, unpacked. Headers cannot make it read much, nor unpack without end."""
+    """A file object of a tar's uncompressed bytes, with limits on its size and on headers."""
 
     def __init__(self, path: str):
         self.file, self.is_compressed = _unpacked(path)
-        most = max(MIN_TAR_BYTES, MAX_TAR_RATIO.value * os.path.getsize(path))
-        self.end = most if self.is_compressed else None
-        self.left: int | None = None  # bytes that may be read of one member's headers
+        limit = max(MIN_TAR_BYTES, MAX_TAR_RATIO.value * os.path.getsize(path))
+        self.end = limit if self.is_compressed else None
+        self.left: int | None = None  # while headers of a member are read: bytes that may still be read
 
     def read(self, size: int) -> bytes:
         if size < 0 or (self.left is not None and size > self.left):
@@ -151,13 +162,13 @@ class _Bounded:
     def _check_end(self, position: int) -> None:
         if self.end is not None and position > self.end:
             raise tarfile.ReadError(
-                f"it unpacks to more than {self.end:,} bytes, more than {MAX_TAR_RATIO.value:,} times its "
-                f"size; unpack it yourself to score it ({MAX_TAR_RATIO.advice})"
+                f"it unpacks to more than {self.end:,} bytes, over {MAX_TAR_RATIO.value:,} times its size; "
+                f"to score it anyway, unpack it first ({MAX_TAR_RATIO.advice})"
             )
 
 
 def _unpacked(path: str) -> tuple[IO[bytes], bool]:
-    """Open a tar by its first bytes; return it with whether it is compressed."""
+    """Open a tar with the compression shown by its first bytes; return (file, whether it is compressed)."""
     with open(path, "rb") as file:
         head = file.read(6)
     if head.startswith(b"\x1f\x8b"):
@@ -174,7 +185,7 @@ def _bounded(tar: tarfile.TarFile) -> _Bounded:
 
 
 class _Header(tarfile.TarInfo):
-    """A member's headers. tarfile takes a header that it cannot read for the end; here that is damage."""
+    """The headers of a member. tarfile treats an invalid header as the end of the tar; this class raises."""
 
     @classmethod
     def fromtarfile(cls, tar: tarfile.TarFile) -> _Header:
@@ -182,13 +193,13 @@ class _Header(tarfile.TarInfo):
         file.left = MAX_HEADER_BYTES
         try:
             member = super().fromtarfile(tar)
-        # typeshed does not know these two: the file's end; a block of zeros
+        # Unknown to typeshed. They mean the end of the file and a block of zeros.
         except (tarfile.EmptyHeaderError, tarfile.EOFHeaderError):  # type: ignore[attr-defined]
             raise
         except tarfile.HeaderError as error:
-            raise tarfile.ReadError(f"no header of a file at byte {start}: {error}") from error
+            raise tarfile.ReadError(f"invalid header at byte {start}: {error}") from error
         finally:
             file.left = None
-        if member.size < 0 or tar.offset <= start:  # it would be read again and again
+        if member.size < 0 or tar.offset <= start:  # tarfile would loop forever
             raise tarfile.ReadError(f"the size of a file at byte {start} is negative")
         return member

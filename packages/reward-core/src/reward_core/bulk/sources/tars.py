@@ -1,4 +1,4 @@
-"""webdataset tars: files of one name and several extensions in a row are one sample."""
+"""webdataset tars: consecutive files with the same name and different extensions are one sample."""
 
 from __future__ import annotations
 
@@ -34,13 +34,14 @@ from .tar_file import (
 class Tars:
     """Tar files on this machine.
 
-    patterns: paths, with braces ("shard-{000000..000999}.tar") or wildcards if need be.
-    prompt_column: the extension of the prompt's file; "json.caption" is the key "caption" of a .json.
-    image_column: the extension of the image's file (default: any usual one).
+    As in webdataset, a sample consists of the files whose names are the same up to the first dot. If a
+    sample has several images, the first one is scored, with the prompt whose name continues like the
+    image's if there is one. The other images are counted, and a DataWarning names the first of them.
 
-    As webdataset has it, a sample is the files whose names are the same up to the first dot; of several
-    images in one the first counts, with the prompt whose name goes on like its own, if there is one. The
-    others are counted, and a DataWarning names the first of them.
+    Attributes:
+        patterns: paths, optionally with braces ("shard-{000000..000999}.tar") or wildcards.
+        prompt_column: extension of the prompt file; "json.caption" is the key "caption" of the .json file.
+        image_column: extension of the image file (default: any extension of an image).
     """
 
     patterns: tuple[str, ...]
@@ -48,22 +49,24 @@ class Tars:
     image_column: str | None = None
 
     def files(self) -> list[str]:
-        """The tars' paths, in order. Raises InputError where there is none, or a pattern is wrong."""
+        """Return the paths of the tars in order. Raise InputError if one is missing or a pattern invalid."""
         expand = _webdataset().shardlists.expand_urls
         paths: list[str] = []
         for pattern in map(os.fspath, self.patterns):
             try:
                 names = [pattern] if os.path.exists(pattern) else expand(pattern)
             except ValueError as error:
-                reason = f"not a pattern of tars: {error}; braces are written as in shard-{{000..999}}.tar"
-                raise InputError(f"{pattern}: {reason}") from error
+                raise InputError(
+                    f"Cannot read '{pattern}': not a valid pattern ({error}). Write braces as in "
+                    "shard-{000..999}.tar."
+                ) from error
             for name in names:
                 paths += sorted(glob.glob(name)) or [name]
         for path in paths:
             if "://" in path or path.startswith("pipe:"):
-                raise InputError(f"{path}: tars must lie on this machine")
+                raise InputError(f"Cannot read '{path}': not a local file. Download the tar first.")
             if not os.path.isfile(path):
-                raise InputError(f"{path}: no such tar file")
+                raise InputError(f"Cannot read '{path}': no such file. Set --tars to tar files.")
         return paths
 
     def open(self, folder: Path) -> TarSource:
@@ -72,7 +75,7 @@ class Tars:
 
 
 class TarSource(Source):
-    """Goes through the tars' headers once, to count samples."""
+    """The samples of tars. The headers of all tars are read once to count the samples."""
 
     def __init__(self, paths: list[str], prompt_column: str, image_column: str | None):
         self.paths, self.prompt_column, self.image_column = paths, prompt_column, image_column
@@ -87,15 +90,14 @@ class TarSource(Source):
         if first_extra:
             images = "1 image is" if self.extra_images == 1 else f"{self.extra_images:,} images are"
             warn_caller(
-                f"{images} not scored, because another image of the same sample is; "
-                f"the first is {first_extra}. a sample is the files in a row with the same name up to "
-                "the first dot: rename files that do not belong together, or choose the images to score with "
-                "--image-column",
+                f"{images} not scored, because another image of the same sample is; the first is "
+                f"{first_extra}. Consecutive files with the same name up to the first dot are one sample: "
+                "rename files that do not belong together, or select images with --image-column.",
                 DataWarning,
             )
 
     def _extra_images(self, path: str, number: int) -> Iterator[str]:
-        """The names of a tar's images that are not scored; counts the tar's samples."""
+        """Yield the names of a tar's images that are not scored, and count its samples."""
         repeated: list[str] = []
         for sample in _grouped(path, repeated):
             self.samples[number] += 1
@@ -106,7 +108,7 @@ class TarSource(Source):
         )
 
     def _images(self, sample: dict[str, Any]) -> list[str]:
-        """What the names of a sample's images have behind its key."""
+        """Return the suffixes (the names after the key) of a sample's images."""
         return [suffix for suffix in sample if self._is_image(suffix)]
 
     def _is_image(self, suffix: str) -> bool:
@@ -138,45 +140,50 @@ class TarSource(Source):
         try:
             prompt = self._prompt(sample, (suffix or "").rpartition(".")[0])
         except (ValueError, MemberError) as error:
-            return InputRow(None, name, None, f"the prompt cannot be read: {error}")
+            return InputRow(None, name, None, f"cannot read the prompt: {error}")
         try:
             return input_row(prompt, sample[suffix]() if suffix else None, name=name)
         except MemberError as error:
             return InputRow(prompt if isinstance(prompt, str) else None, name, None, str(error))
 
     def _is_needed(self, suffix: str) -> bool | None:
-        """Return whether a file is read: True for an image, None for a text that can be the prompt."""
+        """Return True for an image, None for a text that may be the prompt, False for other files."""
         if self._is_image(suffix):
             return True
-        wanted = "json" if self.prompt_column.startswith("json.") else self.prompt_column
-        return None if wanted in (suffix, suffix.rpartition(".")[2]) else False
+        extension = "json" if self.prompt_column.startswith("json.") else self.prompt_column
+        return None if extension in (suffix, suffix.rpartition(".")[2]) else False
 
     def _prompt(self, sample: dict[str, Any], middle: str) -> Any:
-        """Raises ValueError for a text in another encoding, MemberError for one that is too large.
+        """Return the prompt of a sample, or None if there is none or it is ambiguous.
 
         Args:
-            middle: what the image's name has between the sample's key and its extension.
+            sample: the files of the sample.
+            middle: the part of the image's name between the sample's key and the extension.
+
+        Raises:
+            ValueError: the text is in an unknown encoding.
+            MemberError: the text is too large.
         """
         is_key = self.prompt_column.startswith("json.")
-        wanted = "json" if is_key else self.prompt_column
-        beside = f"{middle}.{wanted}" if middle else wanted
-        ending = [suffix for suffix in sample if suffix.rpartition(".")[2] == wanted]
-        suffix = next((suffix for suffix in (beside, wanted) if suffix in sample), None)
-        if suffix is None and len(ending) != 1:  # none, or it is not known which
+        extension = "json" if is_key else self.prompt_column
+        like_image = f"{middle}.{extension}" if middle else extension
+        candidates = [suffix for suffix in sample if suffix.rpartition(".")[2] == extension]
+        suffix = next((suffix for suffix in (like_image, extension) if suffix in sample), None)
+        if suffix is None and len(candidates) != 1:
             return None
-        suffix = suffix or ending[0]
+        suffix = suffix or candidates[0]
         text = decode_text(sample[suffix]()).strip()
         if not is_key:
             return text
         try:
-            found = parse_json(text)
+            document = parse_json(text)
         except ValueError:
             return None
-        return found.get(self.prompt_column.removeprefix("json.")) if isinstance(found, dict) else None
+        return document.get(self.prompt_column.removeprefix("json.")) if isinstance(document, dict) else None
 
 
 def _tar_identity(path: str, whole: bool) -> list[str | int]:
-    """What tells a tar from another of its name."""
+    """Return the tar's checksum, or its size and modification time if not ``whole``."""
     if whole:
         return [file_digest(Path(path))]
     return [os.path.getsize(path), os.stat(path).st_mtime_ns]
@@ -185,11 +192,14 @@ def _tar_identity(path: str, whole: bool) -> list[str | int]:
 def _grouped(
     path: str, repeated: list[str] | None = None, keep: Callable[[str], bool | None] | None = None
 ) -> Iterator[dict[str, Any] | str]:
-    """Yield a tar's samples, each file a function that reads it until the next sample; damage comes last.
+    """Yield the samples of a tar, then a string that describes the damage if the tar is damaged.
+
+    A sample maps suffixes to functions that read the file; they are valid until the next sample.
 
     Args:
-        repeated: takes the names that a sample has already. Of two files of one name the first counts.
-        keep: which files of a compressed tar are read, see ``_is_needed`` (default: none).
+        path: the tar.
+        repeated: list to which names are added that occur twice in a sample; only the first file is used.
+        keep: which files of a compressed tar to read, see ``_is_needed`` (default: none).
     """
     group_by_keys = _webdataset().tariterators.group_by_keys
     damage: list[str] = []
@@ -201,15 +211,15 @@ def _grouped(
         kept = KeptFiles(keep)
         try:
             for member in members(tar):
-                before, (key, suffix) = key, _key_and_suffix(member.name)
+                previous_key, (key, suffix) = key, _key_and_suffix(member.name)
                 suffix = (suffix or "").lower()
-                if key != before:
+                if key != previous_key:
                     suffixes, kept = set(), KeptFiles(keep)
                 if key is not None and suffix in suffixes:
                     repeated.append(member.name)
                     continue
                 suffixes.add(suffix)
-                # A plain tar can be gone back in; a compressed one is read as it comes.
+                # Seek in a plain tar later; read a compressed one now.
                 read: Callable[[], bytes] = partial(read_member, tar, member)
                 if is_compressed(tar):
                     read = kept.read(tar, member, suffix)
@@ -226,7 +236,7 @@ def _grouped(
 
 
 def _key_and_suffix(name: str) -> tuple[str | None, str | None]:
-    """Split a file's name at the first dot behind its folder, as webdataset does, but in linear time."""
+    """Split a file name at the first dot after its folder, like webdataset, but in linear time."""
     folder, slash, base = name.rpartition("/")
     stem, dot, suffix = base.partition(".")
     if dot and (stem or (slash and "." not in folder.rpartition("/")[2])):

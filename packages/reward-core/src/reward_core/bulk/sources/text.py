@@ -1,4 +1,4 @@
-"""Manifests of text, read line by line from any row on."""
+"""Text manifests (CSV and JSON lines), which can be read from any row."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from .base import STRIDE, Lines, LongLine, Source, check_columns, check_rows
 from .csv_records import BadRecord, csv_records, first_record
 from .csv_separator import separator_error
 
-#: Among so many first rows of a CSV, one must have as many fields as its header.
+#: At least one of this many first rows of a CSV must have as many fields as the header.
 CHECKED_ROWS = 1000
-#: Among so many first records of JSON lines, one must have the columns; a misspelt name is told at once.
+#: At least one of this many first records of JSON lines must have the columns, to detect misspelled names.
 CHECKED_RECORDS = 100
 
 
 class TextSource(Source, ABC):
-    """Looks through the file once, to count its rows, note where they begin, and take its digest."""
+    """The rows of a text file. The file is read once to count rows, store positions and compute a digest."""
 
     def __init__(self, path: Path, prompt_column: str, image_column: str, images: str):
         self.path, self.images = path, images
         self.prompt_column, self.image_column = prompt_column, image_column
         digest = hashlib.sha256()
-        self.positions: list[tuple[int, int]] = []  # in bytes; lines before it
+        self.positions: list[tuple[int, int]] = []  # of every STRIDE-th row: byte position, lines before it
         self.rows = 0
         with path.open("rb") as file:
             begin = file.read(4)
             # Without a byte order mark, every other byte of English text is zero.
             if begin.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in begin:
-                raise InputError(f"{path}: it is written in UTF-16; save it as UTF-8")
+                raise InputError(f"Cannot read '{path}': its encoding is UTF-16. Save it as UTF-8.")
             file.seek(0)
             lines = Lines(file, digest)
             self.begin(lines)
@@ -74,18 +74,19 @@ class TextSource(Source, ABC):
 
     @abstractmethod
     def begin(self, lines: Lines) -> None:
-        """Read what comes before the rows, and raise InputError if the columns are not there."""
+        """Read the part before the rows. Raise InputError if a column is missing."""
 
     @abstractmethod
     def records(self, lines: Lines) -> Iterator[tuple[tuple[int, int], Any]]:
-        """One item a row, cheap to make, behind its end: in bytes, and as its last line's number."""
+        """Yield, for each row, its end (byte position and line number) and a record that is cheap to make."""
 
     @abstractmethod
-    def to_row(self, record: Any) -> InputRow: ...
+    def to_row(self, record: Any) -> InputRow:
+        """Convert a record to a row."""
 
 
 class CsvSource(TextSource):
-    """Fields by position; a record that is no row is given as its error."""
+    """The rows of a CSV file; a record that is not valid CSV becomes a row with an error."""
 
     def begin(self, lines: Lines) -> None:
         with self.path.open("rb") as file:
@@ -95,17 +96,17 @@ class CsvSource(TextSource):
         try:
             header = first_record(lines)
         except csv.Error as error:
-            reason = f"its header is not CSV: {error}"
+            reason = f"its header is not valid CSV: {error}"
             if "new-line" in str(error):
-                reason = "its lines end in CR alone; save it with the line ends of Unix or Windows"
-            raise InputError(f"{self.path}: {reason}") from error
+                reason = "its lines end with CR only. Save it with Unix or Windows line endings."
+            raise InputError(f"Cannot read '{self.path}': {reason}") from error
         check_columns(self.path, header, (self.prompt_column, self.image_column))
         self.columns = len(header)
         self.prompt_at, self.image_at = header.index(self.prompt_column), header.index(self.image_column)
         self._check_first_rows()
 
     def _check_first_rows(self) -> None:
-        """Raise InputError if there are many first rows and none is a row of the table."""
+        """Raise InputError if none of the first ``CHECKED_ROWS`` rows has as many fields as the header."""
         with self.path.open("rb") as file:
             lines = Lines(file)
             first_record(lines)
@@ -126,18 +127,18 @@ class CsvSource(TextSource):
             return InputRow(None, "", None, record)
         if len(record) > self.columns:
             counts = f"the row has {len(record)} fields, the header {self.columns}"
-            return InputRow(None, "", None, f"not a CSV row: {counts}; a field with commas must be in quotes")
+            return InputRow(None, "", None, f"not a CSV row: {counts}; quote fields that contain commas")
         prompt, image = (record[i] if i < len(record) else None for i in (self.prompt_at, self.image_at))
         return input_row(prompt, image, self.images)
 
 
 class JsonlSource(TextSource):
-    """An object a line; blank lines are no rows."""
+    """The rows of a file with one JSON object per line; blank lines are skipped."""
 
     def begin(self, lines: Lines) -> None:
         with self.path.open("rb") as file:
-            found = [json_object(line) for _, line in islice(self.records(Lines(file)), CHECKED_RECORDS)]
-        objects = [record for record in found if isinstance(record, dict)]
+            records = [json_object(line) for _, line in islice(self.records(Lines(file)), CHECKED_RECORDS)]
+        objects = [record for record in records if isinstance(record, dict)]
         if objects:
             columns = list(dict.fromkeys(key for record in objects for key in record))
             check_columns(self.path, columns, (self.prompt_column, self.image_column))
@@ -146,10 +147,10 @@ class JsonlSource(TextSource):
         return (((lines.position, lines.number), line) for line in lines if _has_text(line))
 
     def to_row(self, record: str) -> InputRow:
-        found = json_object(record)
-        if isinstance(found, str):
-            return InputRow(None, "", None, found)
-        return input_row(found.get(self.prompt_column), found.get(self.image_column), self.images)
+        values = json_object(record)
+        if isinstance(values, str):
+            return InputRow(None, "", None, values)
+        return input_row(values.get(self.prompt_column), values.get(self.image_column), self.images)
 
 
 def _has_text(line: str) -> bool:
@@ -157,13 +158,13 @@ def _has_text(line: str) -> bool:
 
 
 def json_object(line: str) -> dict[str, Any] | str:
-    """The object in a line, or what is wrong with it."""
+    """Return the JSON object in a line, or what is wrong with it."""
     if isinstance(line, LongLine):
         return f"not a line of JSON: {too_long()}"
     try:
-        found = parse_json(line)
+        value = parse_json(line)
     except ValueError as error:
         return f"not a line of JSON: {error}"
-    if not isinstance(found, dict):
-        return f"the line is no JSON object: got {type(found).__name__}"
-    return found
+    if not isinstance(value, dict):
+        return f"the line is not a JSON object: got {type(value).__name__}"
+    return value

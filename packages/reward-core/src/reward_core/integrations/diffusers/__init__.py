@@ -1,4 +1,4 @@
-"""Best of n images of a diffusers pipeline, hopeless candidates dropped early. Extra: ``diffusers``.
+"""Best of n images of a diffusers pipeline, with early dropping (extra: ``diffusers``).
 
 from reward_core.integrations.diffusers import DropPlan, best_of
 

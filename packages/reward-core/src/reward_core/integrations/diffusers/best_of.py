@@ -1,4 +1,4 @@
-"""Best of n: images of one prompt from n seeds, scored, the best first at hand."""
+"""Best of n: generate an image for each of n seeds, score all, and return the best."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ OURS = ("generator", "latents", "num_images_per_prompt", "output_type", "return_
 
 @dataclass(frozen=True)
 class Candidate:
-    """One image of a best-of-n, or what is known of it where it was dropped.
+    """One candidate of a best-of-n.
 
     Attributes:
-        prompt: what was asked for.
-        seed: ``pipe(prompt, generator=torch.Generator("cpu").manual_seed(seed))`` draws it again (with
-            the same embeddings instead of the prompt, if there were any).
-        image: None if it was dropped.
-        reward: of the finished image; None if it was dropped or blacked out.
-        steps: denoising steps it went through.
-        predictions: (steps done, reward of the predicted image) of each check it had.
-        dropped: whether it was given up early.
-        flagged: whether the pipeline's safety checker blacked it out.
+        prompt: the prompt.
+        seed: ``pipe(prompt, generator=torch.Generator("cpu").manual_seed(seed))`` generates the same image
+            (with the same embeddings instead of the prompt, if there were any).
+        image: the image; None if the candidate was dropped.
+        reward: reward of the image; None if it was dropped or blacked out.
+        steps: number of its denoising steps.
+        predictions: (steps done, reward of the predicted image) of each check.
+        dropped: whether it was dropped early.
+        flagged: whether the pipeline's safety checker blacked out the image.
     """
 
     prompt: str
@@ -49,7 +49,13 @@ class Candidate:
 
 @dataclass(frozen=True)
 class BestOf:
-    """All candidates of a prompt, in order of their seeds, and the steps a full run would have had."""
+    """The candidates of one prompt, in order of their seeds.
+
+    Attributes:
+        prompt: the prompt.
+        candidates: the candidates.
+        full_steps: number of denoising steps of a candidate that is not dropped.
+    """
 
     prompt: str
     candidates: tuple[Candidate, ...]
@@ -57,31 +63,33 @@ class BestOf:
 
     @property
     def best(self) -> Candidate:
-        """The candidate of the highest reward.
+        """The candidate with the highest reward.
 
         Raises:
-            InputError: every finished image was blacked out by the pipeline's safety checker.
+            InputError: the pipeline's safety checker blacked out every image.
         """
         ranked = self.ranked
         if not ranked:
-            raise InputError(f"{self.prompt!r}: the safety checker blacked out every image")
+            raise InputError(
+                f"Cannot choose an image for {self.prompt!r}: the safety checker blacked out all of them."
+            )
         return ranked[0]
 
     @property
     def ranked(self) -> tuple[Candidate, ...]:
-        """The candidates that have a reward, best first; equal ones in order of their seeds."""
+        """The candidates with a reward, best first; ties in order of their seeds."""
         scored = [c for c in self.candidates if c.reward is not None]
         ranks = ranking([c.reward for c in self.candidates if c.reward is not None])
         return tuple(candidate for _, candidate in sorted(zip(ranks, scored), key=lambda pair: pair[0]))
 
     @property
     def rewards(self) -> list[float | None]:
-        """Reward of each candidate in order of the seeds; None for those without."""
+        """The reward of each candidate, or None, in order of the seeds."""
         return [candidate.reward for candidate in self.candidates]
 
     @property
     def steps_saved(self) -> float:
-        """Share of denoising steps, in [0, 1), that dropping saved."""
+        """The fraction of denoising steps, in [0, 1), that dropping saved."""
         return 1 - sum(c.steps for c in self.candidates) / (self.full_steps * len(self.candidates))
 
 
@@ -106,51 +114,51 @@ def best_of(
     preview_vae: Any = None,
     **call: Any,
 ) -> BestOf | list[BestOf]:
-    """Draw n images a prompt and score them all.
+    """Generate n images for each prompt and score them.
 
     Args:
-        pipe: any text-to-image pipeline of diffusers that takes ``prompt`` and a list of generators.
-        prompt: one, or several.
-        n: candidates a prompt.
+        pipe: a text-to-image pipeline of diffusers that accepts ``prompt`` and a list of generators.
+        prompt: one prompt, or several.
+        n: candidates per prompt.
         scorer: a Scorer, or a name or folder for ``reward_core.load``.
-        seed: candidates have the seeds seed, seed + 1, ..., the same for each prompt.
+        seed: the candidates of each prompt have the seeds seed, seed + 1, ...
         seeds: n seeds to use instead.
-        batch_size: images drawn at once, also of different prompts; halved when memory runs out. A seed
-            gives the same image in any batch, up to rounding.
-        early: drop hopeless candidates on the way; None: none are. Within a batch the best go on; those of
-            a later batch must also beat the earlier ones of their prompt.
-        preview_vae: see EarlyDropping.
-        call: all else the pipeline takes (num_inference_steps, guidance_scale, height, negative_prompt, ...).
-            negative_prompt, prompt_2, ... may be one text, or a list of one for each prompt. With
-            prompt_embeds (P, ...), a row for each of P prompts, the pipeline gets these embeddings, and
-            ``prompt`` is only what the scorer reads; so prompts may be longer than the pipeline's tokenizer
-            takes. pooled_prompt_embeds, negative_prompt_embeds, prompt_attention_mask, ... are alike.
+        batch_size: images to generate per batch, possibly of different prompts; halved on out-of-memory. A
+            seed gives the same image in any batch, up to rounding.
+        early: when to drop candidates early; None: never. The best of a batch are kept; candidates of a
+            later batch must also beat those of the same prompt in earlier batches.
+        preview_vae: see ``EarlyDropping``.
+        call: other arguments of the pipeline (num_inference_steps, guidance_scale, height, ...).
+            negative_prompt, prompt_2, ... may be one text, or a list with one text per prompt. If
+            prompt_embeds (P, ...) is given, with one row for each of P prompts, the pipeline uses it, and
+            only the scorer uses ``prompt``; so prompts may be longer than the pipeline's tokenizer allows.
+            pooled_prompt_embeds, negative_prompt_embeds, prompt_attention_mask, ... work the same way.
 
     Returns:
-        A BestOf for a string, a list of them for a list.
+        A BestOf for a string, or a list of BestOf for a list of prompts.
 
     Raises:
-        InputError: no prompt, n below 1, seeds of another number, an argument that best_of itself gives,
-            embeddings for another number of prompts.
-        NonFiniteRewardError: the scorer gave a reward that is NaN or infinite.
+        InputError: there is no prompt, n is below 1, the number of seeds is not n, an argument is one that
+            best_of sets itself, or embeddings do not match the number of prompts.
+        NonFiniteRewardError: a reward is NaN or infinite.
     """
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
     check_prompts(prompts)
     seeds = list(range(seed, seed + n)) if seeds is None else [int(s) for s in seeds]
     if n < 1 or len(seeds) != n:
-        raise InputError(f"n must be at least 1, with as many seeds: got n={n} and {len(seeds)} seeds")
+        raise InputError(f"n must be at least 1 and equal the number of seeds, got n={n}, {len(seeds)} seeds")
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1, got {batch_size}")
-    taken = [name for name in (*OURS, *(("callback_on_step_end",) if early else ())) if name in call]
-    if taken:
-        raise InputError(f"best_of itself gives the pipeline its {', '.join(taken)}; leave them out")
+    reserved = [name for name in (*OURS, *(("callback_on_step_end",) if early else ())) if name in call]
+    if reserved:
+        raise InputError(f"Cannot pass {', '.join(reserved)}: best_of sets them itself. Leave them out.")
     check_call(call, len(prompts))
     if isinstance(scorer, str):
         from ...models.load import load
 
         scorer = load(scorer)
     run = _Run(pipe, prompts, seeds, scorer, early, preview_vae, call)
-    # A prompt's candidates stand together, so that most compete within one batch.
+    # Ordered by prompt, so that most candidates of a prompt compete in the same batch.
     pairs = [(p, s) for p in range(len(prompts)) for s in range(n)]
     candidates = [candidate for batch in _batches(run, pairs, batch_size) for candidate in batch]
     full = step_count(pipe)
@@ -192,10 +200,10 @@ class _Run:
         self.history = PredictedRewards()
 
     def batch(self, pairs: list[tuple[int, int]]) -> list[Candidate]:
-        """The candidates at (prompt, seed) places, drawn in one call of the pipeline."""
+        """Generate and score the candidates of (prompt index, seed index) pairs in one pipeline call."""
         prompts = [self.prompts[p] for p, _ in pairs]
         candidates = [Candidate(self.prompts[p], self.seeds[s]) for p, s in pairs]
-        # On the CPU, so that a seed means the same image on every machine.
+        # On the CPU, so that a seed gives the same image on every machine.
         generators = [torch.Generator("cpu").manual_seed(c.seed) for c in candidates]
         rows = [p for p, _ in pairs]
         call = {
@@ -207,7 +215,7 @@ class _Run:
             steps = step_count(self.pipe)
             finished = [replace(c, steps=steps) for c in candidates]
             return self._scored(finished, list(range(len(pairs))), output)
-        history = self.history.copy()  # a batch that memory did not suffice for leaves no trace
+        history = self.history.copy()  # so that a batch that runs out of memory changes nothing
         drop = EarlyDropping(
             self.pipe,
             prompts,
@@ -223,25 +231,25 @@ class _Run:
         with drop:
             output = self.pipe(generator=generators, callback_on_step_end=drop, **call)
         alive = set(drop.alive)
-        known = [
+        results = [
             replace(c, steps=drop.steps[i], predictions=tuple(drop.predictions[i]), dropped=i not in alive)
             for i, c in enumerate(candidates)
         ]
-        scored = self._scored(known, drop.alive, output)
+        scored = self._scored(results, drop.alive, output)
         self.history = history
         return scored
 
     def _scored(self, candidates: list[Candidate], rows: list[int], output: Any) -> list[Candidate]:
-        """The candidates with the images of some rows, and their rewards, filled in."""
+        """Return the candidates with the images and rewards of the given rows filled in."""
         flags = getattr(output, "nsfw_content_detected", None) or [False] * len(rows)
         for row, image, flagged in zip(rows, output.images, flags):
             candidates[row] = replace(candidates[row], image=image, flagged=bool(flagged))
-        shown = {row: image for row, image, flagged in zip(rows, output.images, flags) if not flagged}
-        if shown:
-            prompts = [candidates[row].prompt for row in shown]
-            names = [_name(candidates[row]) for row in shown]
-            answer = self.scorer.score_pairs(prompts, list(shown.values()))
-            rewards = scorer_rewards(self.scorer, answer, names)
-            for row, reward in zip(shown, rewards):
+        images = {row: image for row, image, flagged in zip(rows, output.images, flags) if not flagged}
+        if images:
+            prompts = [candidates[row].prompt for row in images]
+            names = [_name(candidates[row]) for row in images]
+            scores = self.scorer.score_pairs(prompts, list(images.values()))
+            rewards = scorer_rewards(self.scorer, scores, names)
+            for row, reward in zip(images, rewards):
                 candidates[row] = replace(candidates[row], reward=reward)
         return candidates

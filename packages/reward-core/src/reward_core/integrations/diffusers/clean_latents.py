@@ -1,12 +1,12 @@
-"""The image a denoising step is heading for: x0 from the denoiser's output, and its pixels.
+"""Predict the clean latents x0 from a denoiser's output, and decode them.
 
-Every sampler of diffusers keeps its latents in one of three ways (x0 clean, noise standard normal):
+Every scheduler of diffusers stores its latents in one of three forms (noise is standard normal):
 
     alpha * x0 + sigma * noise, alpha^2 + sigma^2 = 1     DDIM, DDPM, PNDM, LCM, DPM-Solver, UniPC, ...
     x0 + s * noise                                        Euler, Heun, LMS, KDPM2, ... (k-diffusion)
     (1 - sigma) * x0 + sigma * noise                      rectified flows
 
-Schedulers keep a step index that a second call of theirs would spoil, so x0 is computed here.
+A second call of ``scheduler.step`` would advance its step index, so x0 is computed in this module.
 """
 
 from __future__ import annotations
@@ -22,28 +22,29 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
-#: What a denoiser may predict: the noise, v, x0 itself, or the flow (noise - x0).
+#: Predictions of denoisers: the noise, v, x0 itself, or the flow (noise - x0).
 PREDICTIONS = ("epsilon", "v_prediction", "sample", "flow")
 
 
 def predicted_clean(scheduler: Any, output: Tensor, timestep: Any, sample: Tensor) -> Tensor:
-    """x0, shaped as ``sample``, from the arguments of a call of ``scheduler.step`` that is about to run.
+    """Return x0, of the shape of ``sample``, from the arguments of the next ``scheduler.step``.
 
     Args:
-        scheduler: of diffusers, in the middle of its run.
-        output: the denoiser's output, guidance included.
-        timestep: of the step.
-        sample: the latents that the denoiser saw, as the scheduler keeps them.
+        scheduler: a scheduler of diffusers during its run.
+        output: the denoiser's output, after guidance.
+        timestep: the timestep of the step.
+        sample: the latents of the step, in the scheduler's form.
 
     Raises:
-        InputError: a scheduler or kind of prediction that is none of the three.
+        InputError: the scheduler or its type of prediction is not supported.
     """
     alpha, sigma, scale = _levels(scheduler, timestep)
     x, output = sample.float() / scale, output.float()
     prediction = _prediction(scheduler)
     if prediction not in PREDICTIONS:
         raise InputError(
-            f"{type(scheduler).__name__}: x0 of prediction type {prediction!r} is not known here"
+            f"Cannot predict x0 with {type(scheduler).__name__}: unsupported prediction type {prediction!r}. "
+            f"Supported are {', '.join(PREDICTIONS)}."
         )
     return clean(x, output, alpha, sigma, prediction)
 
@@ -53,9 +54,9 @@ def clean(x: Tensor, output: Tensor, alpha: Any, sigma: Any, prediction: str) ->
 
     Args:
         x: latents (B, ...).
-        output: of the denoiser, as x.
+        output: the denoiser's output, of the shape of x.
         alpha, sigma: numbers, or tensors that broadcast to x.
-        prediction: one of `PREDICTIONS`.
+        prediction: one of ``PREDICTIONS``.
     """
     if prediction == "epsilon":
         return (x - sigma * output) / alpha
@@ -74,10 +75,10 @@ def _prediction(scheduler: Any) -> str:
 
 
 def _levels(scheduler: Any, timestep: Any) -> tuple[float, float, float]:
-    """alpha, sigma, and by what the scheduler's latents are larger than alpha * x0 + sigma * noise."""
+    """Return alpha, sigma, and the ratio of the scheduler's latents to alpha * x0 + sigma * noise."""
     name, sigmas = type(scheduler).__name__, getattr(scheduler, "sigmas", None)
     if name.startswith("EDM") or name.startswith("CosineDPM"):
-        raise InputError(f"{name}: its noise levels are not known here")
+        raise InputError(f"Cannot predict x0 with {name}: unsupported noise levels. Use another scheduler.")
     if sigmas is not None and hasattr(scheduler, "step_index"):
         index = scheduler.step_index
         if index is None:  # before the first step
@@ -86,32 +87,35 @@ def _levels(scheduler: Any, timestep: Any) -> tuple[float, float, float]:
         if _prediction(scheduler) == "flow" or scheduler.config.get("use_flow_sigmas"):
             return 1 - s, s, 1.0
         norm = (s**2 + 1) ** 0.5
-        # Only those that keep x0 + s * noise begin with noise of another size than 1.
-        enlarged = float(getattr(scheduler, "init_noise_sigma", 1.0)) != 1.0
-        return 1 / norm, s / norm, norm if enlarged else 1.0
+        # Only schedulers with latents x0 + s * noise start with noise of a standard deviation other than 1.
+        is_scaled = float(getattr(scheduler, "init_noise_sigma", 1.0)) != 1.0
+        return 1 / norm, s / norm, norm if is_scaled else 1.0
     if hasattr(scheduler, "alphas_cumprod"):
         alpha_cumprod = float(scheduler.alphas_cumprod[int(timestep)])
         return alpha_cumprod**0.5, (1 - alpha_cumprod) ** 0.5, 1.0
-    raise InputError(f"{name}: its noise levels are not known here")
+    raise InputError(f"Cannot predict x0 with {name}: unsupported noise levels. Use another scheduler.")
 
 
 @torch.no_grad()
 def preview_images(
     pipe: Any, latents: Tensor, height: int | None, width: int | None, vae: Any
 ) -> list[Image.Image]:
-    """Clean latents, as the pipeline keeps them, -> PIL images.
+    """Decode clean latents of a pipeline to PIL images.
 
     Args:
         pipe: the pipeline.
         latents: (B, C, h, w), or FLUX's packed (B, tokens, 4 C).
-        height, width: of the images in pixels, where packed latents are not of the default size.
-        vae: decodes instead of the pipeline's own, None for that.
+        height, width: image size in pixels; needed for packed latents if it is not the default.
+        vae: the VAE to use; None for the pipeline's.
     """
     if latents.ndim == 3 and hasattr(pipe, "_unpack_latents"):
         side = pipe.default_sample_size * pipe.vae_scale_factor
         latents = pipe._unpack_latents(latents, height or side, width or side, pipe.vae_scale_factor)
     if latents.ndim != 4:
-        raise InputError(f"{type(pipe).__name__}: latents of shape {tuple(latents.shape)} are no images'")
+        raise InputError(
+            f"Cannot decode the latents of {type(pipe).__name__}: expected 4 dimensions, got shape "
+            f"{tuple(latents.shape)}."
+        )
     vae = vae or pipe.vae
     config = vae.config
     mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
@@ -120,14 +124,14 @@ def preview_images(
         latents = latents * std / config.scaling_factor + mean
     else:
         latents = latents / config.scaling_factor + (getattr(config, "shift_factor", None) or 0)
-    # SDXL's VAE overflows in half precision; the pipeline widens it for its last step, too.
-    widened = vae.dtype == torch.float16 and getattr(config, "force_upcast", False)
-    if widened:
+    # SDXL's VAE overflows in half precision; the pipeline upcasts it for its last step too.
+    upcast = vae.dtype == torch.float16 and getattr(config, "force_upcast", False)
+    if upcast:
         vae.to(torch.float32)
     try:
-        # One at a time: previews must not need more memory than the pipeline itself.
+        # Batch size 1, because previews must not need more memory than the pipeline itself.
         decoded = [vae.decode(x[None].to(vae.dtype), return_dict=False)[0].float() for x in latents]
     finally:
-        if widened:
+        if upcast:
             vae.to(torch.float16)
     return pipe.image_processor.postprocess(torch.cat(decoded), output_type="pil")

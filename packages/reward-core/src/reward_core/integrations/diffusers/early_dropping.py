@@ -1,9 +1,9 @@
-"""Stops denoising candidates that will not win, told by the reward of the image they are heading for.
+"""Stop denoising candidates that are unlikely to win, by the reward of their predicted images.
 
-A pipeline's loop lets a callback change its latents, but not everything else that has one row a candidate:
-FLUX's pooled embeddings and guidance, SDXL's sizes, a multistep scheduler's memory, a list of generators.
-So the loop keeps those whole, and they are cut to the remaining rows where they are read: at the
-denoiser's door and in ``scheduler.step``.
+A pipeline lets a callback change its latents, but not its other per-candidate values: FLUX's pooled
+embeddings and guidance, SDXL's sizes, the state of a multistep scheduler, a list of generators. So the
+pipeline keeps these for all candidates, and they are reduced to the remaining rows where they are used: in
+the inputs of the denoiser and in ``scheduler.step``.
 """
 
 from __future__ import annotations
@@ -22,39 +22,39 @@ from ...scoring.scorer import Scorer
 from .clean_latents import predicted_clean, preview_images
 from .drop_plan import DropPlan, PredictedRewards
 
-# What the loop hands to one of these has a row a candidate, or a multiple with guidance.
+# Modules whose inputs have one row per candidate, or several with guidance.
 DENOISERS = ("unet", "transformer", "controlnet")
-# Positions of tokens: the same for all candidates, whatever their number.
+# Positions of tokens, which all candidates share.
 SHARED = ("img_ids", "txt_ids")
 
 
 class EarlyDropping:
-    """A ``callback_on_step_end`` that drops candidates; a context manager around the pipeline's call.
+    """A ``callback_on_step_end`` that drops candidates; also a context manager for the pipeline's call.
 
     with EarlyDropping(pipe, prompts, scorer) as drop:
         images = pipe(prompts, callback_on_step_end=drop).images
-    drop.alive  # which rows the images are
+    drop.alive  # indices of the rows of the images
 
     Args:
-        pipe: a pipeline with a ``unet`` or ``transformer``, a ``scheduler`` and a VAE of images.
-        prompts: one for each row of the pipeline's batch (with ``num_images_per_prompt``, repeated so often).
-        scorer: gives rewards to the predicted images.
-        plan: when, and how many go on.
-        groups: candidates of one group compete; default: those of one prompt.
-        history: rewards of earlier batches, to compete with; kept up to date.
-        height, width: in pixels, needed for FLUX where they are not the default.
-        preview_vae: decodes predicted images instead of the pipeline's VAE, such as an AutoencoderTiny.
-        names: how errors call each row; default: its index and its prompt.
+        pipe: a pipeline with a ``unet`` or ``transformer``, a ``scheduler`` and an image VAE.
+        prompts: prompt of each row of the batch (repeated if ``num_images_per_prompt`` is above 1).
+        scorer: scores the predicted images.
+        plan: when to compare candidates, and how many to keep.
+        groups: group of each row; candidates of the same group compete (default: the same prompt).
+        history: rewards of earlier batches, which compete too; it is updated.
+        height, width: image size in pixels; needed for FLUX if it is not the default.
+        preview_vae: VAE for predicted images, such as an AutoencoderTiny; None for the pipeline's.
+        names: name of each row in errors (default: its index and prompt).
 
     Attributes:
-        alive: rows that went on to the end, in order; the pipeline returns their images. If none did,
-            ``alive`` is empty and the pipeline returns one image, undone.
-        steps: for each row, the denoising steps it went through.
-        predictions: for each row, (steps done, reward of the predicted image) of every check it had.
-        denoised: rows that the denoiser has computed, guidance counted.
+        alive: indices of the rows that were not dropped; the pipeline returns their images. If all were
+            dropped, it is empty and the pipeline returns one unfinished image.
+        steps: number of denoising steps of each row.
+        predictions: for each row, (steps done, reward of the predicted image) of each check.
+        denoised: number of rows that the denoiser computed, including those for guidance.
     """
 
-    tensor_inputs = ("latents",)  # as diffusers' own callbacks say it
+    tensor_inputs = ("latents",)  # required of diffusers' callbacks
 
     def __init__(
         self,
@@ -71,11 +71,14 @@ class EarlyDropping:
         names: Sequence[str] | None = None,
     ):
         if isinstance(prompts, str):
-            raise InputError("one prompt for each row of the batch was expected, got a string")
+            raise InputError("prompts must be a list with one prompt per row of the batch, got a string")
         self.pipe, self.scorer, self.plan = pipe, scorer, plan or DropPlan()
         self.prompts, self.groups = list(prompts), list(prompts if groups is None else groups)
         if len(self.groups) != len(self.prompts):
-            raise InputError(f"{len(self.prompts)} prompts but {len(self.groups)} groups")
+            raise InputError(
+                "prompts and groups must have the same length, got "
+                f"{len(self.prompts)} and {len(self.groups)}"
+            )
         self.names = list(names or (f"row {i} ({prompt!r})" for i, prompt in enumerate(self.prompts)))
         self.history = PredictedRewards() if history is None else history
         self.height, self.width, self.preview_vae = height, width, preview_vae
@@ -84,7 +87,7 @@ class EarlyDropping:
         ]
         if not self._modules or not hasattr(pipe, "scheduler") or getattr(pipe, "vae", None) is None:
             raise InputError(
-                f"a {type(pipe).__name__} has no denoiser, scheduler and VAE to drop candidates in"
+                f"Cannot drop candidates of {type(pipe).__name__}: it has no denoiser, scheduler or VAE."
             )
         self._undo: list[Any] = []
         self._restart()
@@ -95,31 +98,34 @@ class EarlyDropping:
         self.steps = [0] * full
         self.predictions: list[list[tuple[int, float]]] = [[] for _ in range(full)]
         self.denoised = 0
-        self._kept = list(range(full))  # rows of the loop's latents: as alive, or one where none is
-        self._done = 0  # steps
-        self._clean: Tensor | None = None  # x0 of the last step that was looked at
+        self._kept = list(range(full))  # rows of the latents: the alive ones, or one if none is alive
+        self._done = 0  # number of steps
+        self._clean: Tensor | None = None  # the most recently predicted x0
 
     def __enter__(self) -> EarlyDropping:
         self._restart()
         if "callback_on_step_end" not in inspect.signature(type(self.pipe).__call__).parameters:
             name = type(self.pipe).__name__
             raise InputError(
-                f"{name} takes no callback_on_step_end: none of its candidates can be dropped early"
+                f"Cannot drop candidates of {name}: it does not accept callback_on_step_end. Set early=None."
             )
         if hasattr(self.pipe.scheduler, "noise_sampler"):
             name = type(self.pipe.scheduler).__name__
-            raise InputError(f"{name} draws its noise for the whole batch: nothing of it can be dropped")
+            raise InputError(
+                f"Cannot drop candidates with {name}: it draws noise for the whole batch. "
+                "Use another scheduler."
+            )
         for module in self._modules:
             hook = module.register_forward_pre_hook(self._cut_inputs, with_kwargs=True)
             self._undo.append(hook.remove)
         scheduler = self.pipe.scheduler
         step = scheduler.step
 
-        @functools.wraps(step)  # pipelines ask its signature whether it takes eta and a generator
+        @functools.wraps(step)  # pipelines inspect its signature for eta and generator
         def step_with_prediction(
             model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any
         ) -> Any:
-            # The first step's is computed to refuse an unknown scheduler at once.
+            # Also in the first step, so that an unsupported scheduler is refused immediately.
             if self._done == 0 or self._done + 1 in self.plan.checks(step_count(self.pipe)):
                 self._clean = predicted_clean(scheduler, model_output, timestep, sample)
             if isinstance(kwargs.get("generator"), list) and len(sample) < len(self.prompts):
@@ -138,10 +144,16 @@ class EarlyDropping:
         self, pipe: Any, step: int, timestep: Any, callback_kwargs: dict[str, Any]
     ) -> dict[str, Any]:
         if not self._undo:
-            raise InputError("EarlyDropping must be entered: with EarlyDropping(...) as drop: pipe(...)")
+            raise InputError(
+                "Cannot drop candidates: EarlyDropping must be entered first. Use: "
+                "with EarlyDropping(...) as drop: pipe(..., callback_on_step_end=drop)"
+            )
         latents, done = callback_kwargs["latents"], step + 1
         if len(latents) != len(self._kept):
-            raise InputError(f"the batch has {len(latents)} rows, but {len(self.prompts)} prompts were given")
+            raise InputError(
+                f"Cannot drop candidates: the batch has {len(latents)} rows, but EarlyDropping has "
+                f"{len(self.prompts)} prompts."
+            )
         self._done = done
         for row in self.alive:
             self.steps[row] = done
@@ -159,25 +171,25 @@ class EarlyDropping:
         ]
         if len(keep) == len(self.alive):
             return callback_kwargs
-        shown = keep or [max(range(len(rewards)), key=rewards.__getitem__)]
+        rows = keep or [max(range(len(rewards)), key=rewards.__getitem__)]
         if not keep:
-            pipe._interrupt = True  # the loop then runs empty, and decodes what is there
-        callback_kwargs["latents"] = latents[torch.tensor(shown, device=latents.device)]
-        _select_scheduler_rows(pipe.scheduler, len(latents), shown)
-        self._kept = [self._kept[i] for i in shown]
+            pipe._interrupt = True  # the pipeline then skips the remaining steps and decodes the latents
+        callback_kwargs["latents"] = latents[torch.tensor(rows, device=latents.device)]
+        _select_scheduler_rows(pipe.scheduler, len(latents), rows)
+        self._kept = [self._kept[i] for i in rows]
         self.alive = [self.alive[i] for i in keep]
         return callback_kwargs
 
     @torch.no_grad()
     def _predicted_rewards(self) -> list[float]:
-        assert self._clean is not None  # the step before a check computes it
+        assert self._clean is not None  # computed in the step before a check
         previews = preview_images(self.pipe, self._clean, self.height, self.width, self.preview_vae)
-        answer = self.scorer.score_pairs([self.prompts[row] for row in self.alive], previews)
+        rewards = self.scorer.score_pairs([self.prompts[row] for row in self.alive], previews)
         names = [f"{self.names[row]}, predicted after {self._done} steps," for row in self.alive]
-        return scorer_rewards(self.scorer, answer, names)
+        return scorer_rewards(self.scorer, rewards, names)
 
     def _cut_inputs(self, module: torch.nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
-        """The denoiser's inputs, cut to the rows that its latents still have."""
+        """Return the inputs of a denoiser, reduced to the remaining rows; None if nothing changes."""
         latents = args[0] if args else kwargs["sample" if "sample" in kwargs else "hidden_states"]
         if module is not getattr(self.pipe, "controlnet", None):
             self.denoised += len(latents)
@@ -189,8 +201,8 @@ class EarlyDropping:
 
         def cut(value: Any, name: str = "") -> Any:
             if isinstance(value, Tensor):
-                whole = value.ndim > 0 and len(value) == copies * full and name not in SHARED
-                return value[rows.to(value.device)] if whole else value
+                has_all_rows = value.ndim > 0 and len(value) == copies * full and name not in SHARED
+                return value[rows.to(value.device)] if has_all_rows else value
             if isinstance(value, dict):
                 return {key: cut(item, key) for key, item in value.items()}
             if isinstance(value, (list, tuple)):
@@ -201,17 +213,17 @@ class EarlyDropping:
 
 
 def step_count(pipe: Any) -> int:
-    """Denoising steps of the pipeline's last, or present, call; not every pipeline tells."""
+    """Return the number of denoising steps in the pipeline's current or last call."""
     count = getattr(pipe, "num_timesteps", None)
     return int(count if count is not None else len(pipe.scheduler.timesteps))
 
 
 def _select_scheduler_rows(scheduler: Any, count: int, rows: Iterable[int]) -> None:
-    """Cut what a scheduler remembers of earlier steps to some of ``count`` rows."""
+    """Reduce a scheduler's stored latents and outputs of earlier steps from ``count`` rows to ``rows``."""
     rows = list(rows)
 
     def cut(value: Any) -> Any:
-        # Tables of levels have one dimension, latents three or more.
+        # Tables of noise levels have one dimension, latents have three or more.
         if isinstance(value, Tensor) and value.ndim >= 3 and len(value) == count:
             return value[torch.tensor(rows, device=value.device)]
         if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""The arguments of a pipeline's call for some rows of a best-of-n: texts and embeddings, one a row."""
+"""Select the texts and embeddings of a pipeline's arguments for the rows of a batch."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ _EMBEDDINGS = re.compile(r"(negative_)?(pooled_)?prompt_\w*(embeds|mask)\w*")
 
 
 def replaces_prompt(call: Mapping[str, Any]) -> bool:
-    """Return whether a call has embeddings that the pipeline takes instead of the prompt."""
+    """Return whether a call has embeddings that replace the prompt."""
     return any(name.startswith("prompt_embeds") and value is not None for name, value in call.items())
 
 
 def check_call(call: Mapping[str, Any], prompts: int) -> None:
-    """Raise InputError for texts and embeddings that do not fit the number of prompts."""
+    """Raise InputError if texts or embeddings do not match the number of prompts."""
     for name, value in call.items():
         value_for_rows(name, value, [0], prompts)
 
 
 def value_for_rows(name: str, value: Any, rows: Sequence[int], prompts: int) -> Any:
-    """Return an argument's value for some rows of a batch.
+    """Return the value of an argument for the rows of a batch.
 
     Args:
-        name: of the argument.
-        value: for texts a string, or a list of one for each prompt. For embeddings a tensor (P, ...), or a
-            list of P tensors, for P prompts; negative ones of one row serve all prompts. Other values are
-            the same for all rows.
-        rows: the index of each row's prompt.
-        prompts: P.
+        name: name of the argument.
+        value: for texts, a string for all prompts or a list of P strings. For embeddings, a tensor (P, ...)
+            or a list of P tensors; negative embeddings may have a single row for all prompts. Other values
+            are the same for all rows.
+        rows: index of the prompt of each row.
+        prompts: P, the number of prompts.
 
     Raises:
-        InputError: texts or embeddings for another number of prompts.
+        InputError: texts or embeddings do not match the number of prompts.
     """
     if value is None:
         return None
@@ -48,7 +48,9 @@ def value_for_rows(name: str, value: Any, rows: Sequence[int], prompts: int) -> 
         return value
     texts = [value] * prompts if isinstance(value, str) else list(value)
     if len(texts) != prompts:
-        raise InputError(f"{name}: {len(texts)} texts for {prompts} prompts")
+        raise InputError(
+            f"Cannot use {name}: expected one text or {prompts} texts, one per prompt, got {len(texts)}."
+        )
     return [texts[row] for row in rows]
 
 

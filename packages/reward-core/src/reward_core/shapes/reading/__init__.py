@@ -1,4 +1,4 @@
-"""Reading images of this world without any learned part: what they show and how clean they are."""
+"""Read what an image of this world shows and how clean it is, without a learned model."""
 
 from .read_image import Reading, read_image
 from .thing import FoundThing

@@ -1,8 +1,8 @@
-"""What lies over a whole image, a veil of one color and a loss of contrast, and how to look through it.
+"""Estimate and remove the haze over an image: a color cast (veil) and reduced contrast.
 
-Both move every color c in the same way, to 128 + kept * (c + share * (veil - c) - 128), which is linear in
-kept * (1 - share) and kept * share. So they follow by least squares from colors that are known: that of
-the usual ground, roughly, and those of the things, if each has one of the named colors.
+Haze maps every color c to 128 + contrast * (c + share * (veil - c) - 128), which is linear in
+contrast * (1 - share) and contrast * share. So both follow by least squares from known colors: roughly that
+of a usual background, and those of the things if they have named colors.
 """
 
 from __future__ import annotations
@@ -14,18 +14,24 @@ from math import dist
 from ..appearance import PALETTE, RGB, oklab
 from ..degrade import CASTS
 
-_USUAL = (232.0, 232.0, 232.0)  # a ground; middle of the levels that `layout.sample_background` gives
+_USUAL = (232.0, 232.0, 232.0)  # mean background of `layout.sample_background`
 _GRAY = 128.0
 _LEAST_CONTRAST = 0.1
-_NAMED = 0.06  # distance in OKLab within which a color is taken for the nearest named one
-# Weights of the colors: grounds differ by a dozen levels; what is near no named color may be anything.
+_NAMED = 0.06  # maximum distance in OKLab at which a color counts as the nearest named one
+# Weights of the colors: backgrounds vary by a dozen levels, and unnamed colors are unreliable.
 _GROUND_WEIGHT, _NAMED_WEIGHT, _UNNAMED_WEIGHT = 0.1, 0.25, 0.03
 _PALETTE_LAB = {name: oklab(rgb) for name, rgb in PALETTE.items()}
 
 
 @dataclass(frozen=True)
 class Haze:
-    """kept: contrast, in [0.1, 1]. share: of the veil, in [0, 1]. veil: its color, None for no veil."""
+    """The haze of an image.
+
+    Attributes:
+        contrast: remaining contrast, in [0.1, 1].
+        share: opacity of the veil, in [0, 1].
+        veil: color of the veil; None without a veil.
+    """
 
     contrast: float = 1.0
     share: float = 0.0
@@ -33,11 +39,11 @@ class Haze:
 
     @property
     def gain(self) -> float:
-        """What differences between colors are multiplied with."""
+        """The factor by which haze reduces differences between colors."""
         return self.contrast * (1 - min(self.share, 0.6))
 
     def remove(self, rgb: Sequence[float]) -> RGB:
-        """The color behind the haze, clipped to [0, 255]."""
+        """Return the color without haze, clipped to [0, 255]."""
         share = min(self.share, 0.6)
         veil = self.veil or (0.0, 0.0, 0.0)
         red, green, blue = (
@@ -48,24 +54,24 @@ class Haze:
 
 
 def nearest_named(rgb: RGB) -> tuple[str, float]:
-    """The nearest color name and the distance to it in OKLab."""
-    shown = oklab(rgb)
-    name = min(_PALETTE_LAB, key=lambda n: dist(shown, _PALETTE_LAB[n]))
-    return name, dist(shown, _PALETTE_LAB[name])
+    """Return the nearest color name and its distance in OKLab."""
+    lab = oklab(rgb)
+    name = min(_PALETTE_LAB, key=lambda n: dist(lab, _PALETTE_LAB[n]))
+    return name, dist(lab, _PALETTE_LAB[name])
 
 
 def haze_of_ground(ground: Sequence[float]) -> Haze:
-    """A first guess from the ground's color, [0, 255], alone."""
+    """Return a first estimate from the background's color in [0, 255]."""
     candidates = [_solve([(_USUAL, ground, 1.0)], None), *(_solve([(_USUAL, ground, 1.0)], v) for v in CASTS)]
-    # A veil has to explain more than five levels, the tint of an ordinary ground.
+    # A veil must explain more than five levels, the tint of a usual background.
     return min(candidates, key=lambda c: c[1] + (0 if c[0].veil is None else 25))[0]
 
 
 def find_haze(ground: Sequence[float], things: Sequence[Sequence[float]], guess: Haze) -> Haze:
-    """The haze over an image from its ground's color and its things' colors, [0, 255].
+    """Return the haze of an image from the colors of its background and things in [0, 255].
 
-    From two starts, no haze and the guess that the ground suggests, things are given names and the haze
-    is solved for, up to three times; the start that explains the colors better wins, no haze if equal.
+    Starting from no haze and from the guess, alternately name the colors of the things and solve for the
+    haze, up to three times. Return the result that explains the colors better, no haze in case of a tie.
     """
     best, least = Haze(), float("inf")
     for haze in (Haze(), guess):
@@ -84,11 +90,11 @@ def find_haze(ground: Sequence[float], things: Sequence[Sequence[float]], guess:
     return best
 
 
-_Known = tuple[Sequence[float], Sequence[float], float]  # a color as it is, as it is shown, its weight
+_Known = tuple[Sequence[float], Sequence[float], float]  # true color, shown color, weight
 
 
 def _solve(known: Sequence[_Known], veil: RGB | None) -> tuple[Haze, float]:
-    """The haze that turns plain colors into those shown, and the weighted square error that remains."""
+    """Return the haze that maps the true colors to the shown ones, and the weighted squared error."""
     pp = pv = vv = ps = vs = ss = 0.0  # sums of products: plain, veil, shown
     for plain, shown, weight in known:
         square = weight * weight
@@ -102,7 +108,7 @@ def _solve(known: Sequence[_Known], veil: RGB | None) -> tuple[Haze, float]:
     else:
         whole = max(pp * vv - pv * pv, 1e-9)
         direct, veiled = (ps * vv - vs * pv) / whole, (vs * pp - ps * pv) / whole
-        if veiled < 0:  # the opposite of this veil: none of it
+        if veiled < 0:  # a negative opacity means no veil
             return _solve(known, None)
     error = ss - direct * ps - veiled * vs
     contrast = min(max(direct + veiled, _LEAST_CONTRAST), 1.0)

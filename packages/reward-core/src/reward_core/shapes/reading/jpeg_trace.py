@@ -1,4 +1,4 @@
-"""How coarsely an image was quantized as JPEG, read off its pixels."""
+"""Estimate from the pixels how coarsely an image was quantized as JPEG."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from math import cos, pi
 import numpy as np
 from PIL import Image
 
-# The standard's luma table (ITU-T T.81, table K.1), by which qualities are defined.
+# The luma table of the standard (ITU-T T.81, table K.1), which defines qualities.
 _LUMA_STEPS = np.array(
     [
         [16, 11, 10, 16, 24, 40, 51, 61],
@@ -27,26 +27,27 @@ _COSINES = np.array(
     [[cos(pi * (2 * x + 1) * u / 16) * (0.5 if u else 8**-0.5) for x in range(8)] for u in range(8)],
     np.float32,
 )
-# A coefficient is a multiple within this much; a block's mean has more slack, for where a block is flat all
-# its pixels are rounded alike.
+# Tolerance of a multiple. That of a block's mean is larger, because all pixels of a flat block round alike.
 _SLACK, _SLACK_OF_MEANS = 1.6, 4.6
-_ENOUGH, _PLENTY = 8, 200  # coefficients
-_CERTAIN = 0.6  # share of multiples beyond chance
-_SETTLED = 0.4  # loss of compressing again over that on other blocks
+_ENOUGH, _PLENTY = 8, 200  # numbers of coefficients
+_CERTAIN = 0.6  # fraction of multiples beyond chance
+_SETTLED = 0.4  # maximum ratio of the recompression losses on the same and on shifted blocks
 
 
 @cache
 def _steps() -> np.ndarray:
-    """(Q, 8, 8): the quantiser's steps at each quality."""
+    """Return the quantization steps (Q, 8, 8) at each quality."""
     return np.clip((_LUMA_STEPS * (5000 // _QUALITIES)[:, None, None] + 50) // 100, 1, 255).astype(np.float32)
 
 
 def jpeg_coarseness(pixels: np.ndarray) -> float:
-    """Quantiser steps over the standard tables (50 / quality, 1.1 to 7.1), or 0 where there is no trace.
+    """Return the factor on the standard tables (50 / quality, 1.1 to 7.1), or 0 without a trace of JPEG.
 
-    pixels: (H, W, 3) uint8; sides that are multiples of 8, blocks not moved since the image was a JPEG.
-    The coefficients of its luma blocks then are multiples of the steps, save for rounding and for blocks
-    that were clipped at 0 or 255; and to compress it once more the same way changes little.
+    In a decoded JPEG the coefficients of luma blocks are multiples of the steps (apart from rounding and
+    clipping at 0 and 255), and compressing it again with the same quality changes little.
+
+    Args:
+        pixels: (H, W, 3) uint8; the sides are multiples of 8, and the image was not shifted.
     """
     height, width = pixels.shape[:2]
     blocked = height // 8, 8, width // 8, 8
@@ -65,13 +66,13 @@ def jpeg_coarseness(pixels: np.ndarray) -> float:
 
 
 def _multiples(coefficients: np.ndarray) -> np.ndarray:
-    """(Q,): share of the coefficients (B, 8, 8) that are multiples of the steps, 0 by chance, 1 all."""
+    """Return for each quality (Q,) how many coefficients (B, 8, 8) are multiples: 0 is chance, 1 is all."""
     block, row, column = np.nonzero(coefficients > 3)
     if len(block) < _ENOUGH:
         return np.zeros(len(_QUALITIES))
-    # A few hundred of them tell as much as all.
-    some = slice(None, None, max(1, len(block) // _PLENTY))
-    block, row, column = block[some], row[some], column[some]
+    # A few hundred coefficients are enough.
+    subset = slice(None, None, max(1, len(block) // _PLENTY))
+    block, row, column = block[subset], row[subset], column[subset]
     values = coefficients[block, row, column]
     steps = _steps()[:, row, column]  # (Q, M)
     allowed = np.where((row == 0) & (column == 0), _SLACK_OF_MEANS, _SLACK).astype(np.float32)
@@ -82,9 +83,9 @@ def _multiples(coefficients: np.ndarray) -> np.ndarray:
 
 
 def _settled(pixels: np.ndarray, quality: int) -> bool:
-    """Whether compressing once more changes much less than it does on other blocks."""
-    moved = np.roll(pixels, (4, 4), (0, 1))
-    return _loss(pixels, quality) < _SETTLED * _loss(moved, quality)
+    """Return whether compressing again changes much less than with shifted blocks."""
+    shifted = np.roll(pixels, (4, 4), (0, 1))
+    return _loss(pixels, quality) < _SETTLED * _loss(shifted, quality)
 
 
 def _loss(pixels: np.ndarray, quality: int) -> float:

@@ -1,8 +1,8 @@
-"""What the named outlines look like once they are blurred, turned and cut off by the frame.
+"""Templates of the named outlines after blur, rotation and being cut off by the frame.
 
-A soft outline is read off a cover, the share of each pixel that a thing fills, by `soft_outline`. Blur
-rounds it, the frame cuts it; rather than undoing either, a reading is compared with templates that went
-through the same. `templates` draws them once, in a tenth or two of a second each.
+`soft_outline` measures an outline on a cover, the fraction of each pixel that a thing fills. Blur rounds
+outlines and the frame cuts them; instead of undoing that, outlines are compared with templates with the same
+blur and cut. `templates` renders them once, in 0.1 to 0.2 seconds each.
 """
 
 from __future__ import annotations
@@ -17,28 +17,33 @@ from ..appearance import ANGLES, OUTLINE_STEPS, TURNS, shape_outline
 from ..grammar import SHAPES
 
 FRAME_SIDES = ("left", "right", "top", "bottom")
-#: Sigma of the templates' blur in radii of the thing; a small thing under full blur has 0.3.
+#: Sigma of the templates' blur in radii of the thing; a small thing with full blur has 0.3.
 SOFTNESS = np.array([0.03, 0.08, 0.13, 0.18, 0.24, 0.30, 0.38, 0.48])
-#: Shares of the width or height outside the frame.
+#: Fractions of the width or height outside the frame.
 CUT_SHARES = np.array([0.05, 0.1, 0.16, 0.22, 0.28, 0.34, 0.4, 0.46])
 
-_TURNS = np.linspace(-1, 1, 7)  # of the largest turn of each shape
-_FIELD, _RADIUS = 96, 20.0  # side and radius in pixels of the templates' drawings
-_COS, _SIN = np.cos(ANGLES), -np.sin(ANGLES)  # y runs down
+_TURNS = np.linspace(-1, 1, 7)  # fractions of the maximum rotation of each shape
+_FIELD, _RADIUS = 96, 20.0  # side and radius of the templates in pixels
+_COS, _SIN = np.cos(ANGLES), -np.sin(ANGLES)  # y points down
 
 
 def soft_outline(cover: np.ndarray, x: float, y: float, reach: float, step: float = 0.5) -> np.ndarray:
-    """Distance (120,) in pixels at which a thing ends, seen from (x, y).
+    """Return the distances (120,) in pixels from (x, y) to the edge of a thing.
 
-    cover: (H, W) in [0, 1]; nothing outside. x, y: pixels from the top left corner. reach: how far to
-    look. In each direction it is the radius of the sector that holds as much as is covered, the square
-    root of twice the integral of cover times radius; so it is as exact on soft edges as on hard ones.
+    In each direction it is the radius of a sector with the same area as the covered part: the square root of
+    twice the integral of cover times radius. So it is as exact for soft edges as for hard ones.
+
+    Args:
+        cover: (H, W) in [0, 1]; 0 outside.
+        x, y: pixels from the top left corner.
+        reach: maximum distance.
+        step: step of the integral.
     """
     radii = np.arange(step / 2, reach, step, dtype=np.float32)  # (R,)
     across = (x - 0.5 + np.outer(_COS, radii)).astype(np.float32)  # (120, R), in pixel centers
     down = (y - 0.5 + np.outer(_SIN, radii)).astype(np.float32)
     column, row = np.floor(across).astype(np.int32), np.floor(down).astype(np.int32)
-    right, low = across - column, down - row  # weights of the bilinear reading
+    right, low = across - column, down - row  # bilinear weights
     height, width = cover.shape
     padded = np.zeros((height + 4, width + 4), np.float32)
     padded[2:-2, 2:-2] = cover
@@ -53,14 +58,18 @@ def soft_outline(cover: np.ndarray, x: float, y: float, reach: float, step: floa
 
 @dataclass(frozen=True, eq=False)
 class Templates:
-    """What things look like under one way of being cut off.
+    """The templates for one side of the frame.
 
-    Axes in front: F softness, S shapes, T turns, C cut shares.
-    outlines: (F, S, T, C, 120) of what is visible, seen from its centroid, with unit area.
-    edges: (F, S, T, C), sum of cover * (1 - cover) over the visible area; grows with the softness.
-    centers: (F, S, T, C, 2) from the visible centroid to the thing's center, in visible radii (the radius
-    of the circle of the visible area). radii: (F, S, T, C), the thing's radius in visible radii.
-    turns: (S, T) radians. shares: (C,).
+    Axes: F softness, S shapes, T rotations, C cut fractions. A visible radius is the radius of the circle
+    with the visible area.
+
+    Attributes:
+        outlines: (F, S, T, C, 120), outline of the visible part from its centroid, with unit area.
+        edges: (F, S, T, C), sum of cover * (1 - cover) over the visible area; increases with softness.
+        centers: (F, S, T, C, 2), from the visible centroid to the thing's center, in visible radii.
+        radii: (F, S, T, C), radius of the thing in visible radii.
+        turns: (S, T), rotations in radians.
+        shares: (C,), cut fractions.
     """
 
     outlines: np.ndarray
@@ -73,7 +82,7 @@ class Templates:
 
 @cache
 def templates(side: str | None) -> Templates:
-    """Templates for things cut off by one of `FRAME_SIDES`, or by none (one share, 0)."""
+    """Return the templates of things cut off at one of `FRAME_SIDES`, or of whole things for None."""
     shares = np.zeros(1) if side is None else CUT_SHARES
     turned = _TURNS if side is None else _TURNS[::3]
     axes = len(SOFTNESS), len(SHAPES), len(turned), len(shares)
@@ -115,7 +124,7 @@ def _blurred(cover: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def _inside(hard: np.ndarray, side: str, share: float) -> np.ndarray:
-    """Where the frame is, if it cuts `share` of the thing off at a side."""
+    """Return the mask of the frame's inside if the frame cuts off `share` of the thing at a side."""
     along = _ACROSS if side in ("left", "right") else _DOWN
     low, high = along[hard > 0.5].min() - 0.5, along[hard > 0.5].max() + 0.5
     if side in ("left", "top"):

@@ -1,4 +1,4 @@
-"""Which outline a reading shows: the mixture of two named ones that comes nearest to it."""
+"""Fit a measured outline with a mixture of two named outlines."""
 
 from __future__ import annotations
 
@@ -11,13 +11,22 @@ from ..appearance import normalized, shape_outline
 from ..grammar import SHAPES
 from .outline_bank import SOFTNESS, templates
 
-_RESIDUE = 0.04  # of an outline that is no mixture of two named ones, as much is dropped
+_RESIDUE = 0.04  # deviation from a mixture of two named outlines that is ignored
 _PAIRS = np.array(list(combinations(range(len(SHAPES)), 2)))  # (P, 2)
 
 
 @dataclass(frozen=True, eq=False)
 class OutlineFit:
-    """outline (120,) upright. softness in radii. x, y, radius of the whole thing, in visible radii."""
+    """The result of a fit.
+
+    Attributes:
+        residue: root-mean-square difference from the best mixture.
+        outline: (120,), upright.
+        softness: blur of the edge in radii.
+        turn: rotation in radians.
+        cut: fraction outside the frame.
+        x, y, radius: center and radius of the whole thing, in visible radii.
+    """
 
     residue: float
     outline: np.ndarray
@@ -30,13 +39,16 @@ class OutlineFit:
 
 
 def fit_outline(outline: np.ndarray, edge: float, side: str | None) -> OutlineFit:
-    """The mixture of two named outlines that comes nearest to what is seen.
+    """Fit an outline with the nearest mixture of two named outlines.
 
-    outline: (120,) of unit area, as `soft_outline` sees it. edge: as in `Templates.edges`.
+    Args:
+        outline: (120,) of unit area, measured by `soft_outline`.
+        edge: see `Templates.edges`.
+        side: side of the frame at which the thing is cut off, or None.
     """
     bank = templates(side)
     level = np.arange(len(SOFTNESS))
-    # Each shape's softness follows from the edge, as a place between two levels: (S, C).
+    # The softness of each shape follows from the edge, as a position between two levels: (S, C).
     straight = bank.edges[:, :, bank.turns.shape[1] // 2].transpose(1, 2, 0)  # (S, C, F)
     at = np.array([[np.interp(edge, edges, level) for edges in shape] for shape in straight])
     low = np.minimum(at.astype(int), len(SOFTNESS) - 2)
@@ -45,13 +57,13 @@ def fit_outline(outline: np.ndarray, edge: float, side: str | None) -> OutlineFi
     levels = bank.outlines.transpose(0, 1, 3, 2, 4)  # (F, S, C, T, 120)
     seen = levels[low, s, c] * (1 - part) + levels[low + 1, s, c] * part  # (S, C, T, 120)
     seen = seen.transpose(1, 2, 0, 3).astype(np.float64)  # (C, T, S, 120)
-    # All that is needed are inner products. For a pair of shapes, `off` is from the first to what is seen,
-    # `change` from the first to the second: (C, T, P).
-    products, own = seen @ seen.swapaxes(-1, -2), seen @ outline  # (C, T, S, S), (C, T, S)
+    # Only inner products are needed. For a pair of shapes, `off` is the difference of the outline from the
+    # first shape, `change` that of the second shape from the first: (C, T, P).
+    products, measured = seen @ seen.swapaxes(-1, -2), seen @ outline  # (C, T, S, S), (C, T, S)
     squares = np.einsum("ctss->cts", products)
     i, j = _PAIRS.T
-    off_off = outline @ outline - 2 * own[..., i] + squares[..., i]
-    off_change = own[..., j] - own[..., i] - products[..., i, j] + squares[..., i]
+    off_off = outline @ outline - 2 * measured[..., i] + squares[..., i]
+    off_change = measured[..., j] - measured[..., i] - products[..., i, j] + squares[..., i]
     change_change = squares[..., i] + squares[..., j] - 2 * products[..., i, j]
     shares = np.clip(off_change / np.maximum(change_change, 1e-9), 0, 1)
     residues = (off_off - 2 * shares * off_change + shares**2 * change_change) / len(outline)
@@ -63,11 +75,11 @@ def fit_outline(outline: np.ndarray, edge: float, side: str | None) -> OutlineFi
     mixture = (1 - share) * shape_outline(SHAPES[one]) + share * shape_outline(SHAPES[other])
     unlike = outline - (1 - share) * seen[cut, t, one] - share * seen[cut, t, other]
     mixture = mixture + max(0.0, 1 - _RESIDUE / max(residue, 1e-9)) * unlike
-    # Between two cut shares: where a parabola through the residues has its least.
+    # Interpolate between cut fractions: the minimum of a parabola through the residues.
     position = float(cut)
     if 0 < cut < len(residues) - 1:
-        before, here, after = residues[cut - 1 : cut + 2, t, p]
-        position += 0.5 * (before - after) / max(before - 2 * here + after, 1e-12)
+        before, middle, after = residues[cut - 1 : cut + 2, t, p]
+        position += 0.5 * (before - after) / max(before - 2 * middle + after, 1e-12)
     f = round(float(at[leading, cut]))
     every = np.arange(len(bank.shares))
     return OutlineFit(

@@ -1,7 +1,7 @@
-"""Telling outlines apart in an image that was a coarse JPEG: by drawing and compressing what may have been.
+"""Distinguish outlines in coarse JPEG images by rendering and compressing the candidates.
 
-Quantized blocks change an outline more than one name differs from another, and no two in the same way; but
-compressing is cheap to do again.
+Coarse quantization changes an outline more than the named outlines differ, and differently in each case; but
+candidates can be compressed in the same way at low cost.
 """
 
 from __future__ import annotations
@@ -18,17 +18,21 @@ from ..appearance import TURNS, shape_outline
 from ..grammar import SHAPES
 from ..render import Mark, fill
 
-_RADII = (1.0, 1.12)  # blocks swallow thin parts, so things come out too small
-_BETTER = 0.9  # a named outline is taken if it leaves this share of the error or less
+_RADII = (1.0, 1.12)  # quantization removes thin parts, so measured radii are too small
+_BETTER = 0.9  # maximum ratio of errors at which a named outline replaces the measured one
 
 
 def refit_marks(
     pixels: np.ndarray, plane: np.ndarray, marks: Sequence[Mark], coarseness: float, blur: float
 ) -> list[Mark]:
-    """The marks, each with the named outline that, drawn and compressed alike, comes nearest to the pixels.
+    """Return the marks with the named outlines that, after compression, are nearest to the pixels.
 
-    pixels: (H, W, 3) uint8. plane: (H, W, 3), its ground. marks: first guesses, in the colors shown.
-    coarseness: as `jpeg_trace.jpeg_coarseness`. blur: sigma in pixels before the compression.
+    Args:
+        pixels: (H, W, 3) uint8.
+        plane: (H, W, 3), background of the image.
+        marks: first estimates in the shown colors.
+        coarseness: see `jpeg_trace.jpeg_coarseness`.
+        blur: sigma in pixels of the blur before compression.
     """
     marks = list(marks)
     for index, mark in enumerate(marks):
@@ -62,7 +66,7 @@ def refit_marks(
 
 
 def _blocks(mark: Mark, size: int) -> tuple[slice, slice] | None:
-    """Rows and columns of the 8 x 8 blocks that the mark may touch."""
+    """Return the rows and columns of the 8 x 8 blocks that the mark may touch, or None if there are none."""
     left, top, right, bottom = mark.box
     rows, columns = (
         slice(max(0, 8 * floor((size * low - 2) / 8)), min(size, 8 * ceil((size * high + 2) / 8)))

@@ -1,6 +1,6 @@
-"""Which pixels of an image belong to which thing: ground, noise, colors, regions.
+"""Segment an image: background, noise, colors and regions.
 
-All is done on 64 x 64 images, float32, levels of [0, 255].
+Images are 64 x 64 pixels, float32, with levels in [0, 255].
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ DOWN, ACROSS = np.mgrid[:SIDE, :SIDE].astype(np.float32) + 0.5
 _BORDER = np.flatnonzero(np.minimum(np.minimum(ACROSS, SIDE - ACROSS), np.minimum(DOWN, SIDE - DOWN)) < 2)
 _PLANE = np.stack([np.ones_like(ACROSS), ACROSS / SIDE - 0.5, DOWN / SIDE - 0.5]).reshape(3, -1)  # (3, 4096)
 _MOST_COLORS, _MOST_REGIONS, _LEAST_AREA = 8, 12, 4
-_STANDS_OUT = 60.0  # levels from the ground; the palest named color, pink, has 108
-# Of a region's pixels, and of the length of a step, for `_merge_rims`.
+_STANDS_OUT = 60.0  # levels from the background; the palest named color, pink, has 108
+# For `_merge_rims`: minimum fraction of touching pixels, maximum deviation relative to the step.
 _RIM_SHARE, _RIM_HUE = 0.12, 0.42
-_ALIKE = 0.16  # two steps from the ground are of one color within this share of their length
-SOFTENED_NOISE = (1.0, 0.375, 0.2734)  # what `soften` leaves of white noise after 0, 1, 2 times
+_ALIKE = 0.16  # maximum relative difference of two steps from the background of the same color
+SOFTENED_NOISE = (1.0, 0.375, 0.2734)  # remaining fraction of white noise after `soften` 0, 1, 2 times
 
 
 def soften(pixels: np.ndarray) -> np.ndarray:
-    """Blur (H, W, 3) by [1 2 1] / 4 both ways, a sigma of 0.71 pixels; edges are repeated."""
+    """Blur (H, W, 3) by [1 2 1] / 4 in both directions, a sigma of 0.71 pixels; edges are repeated."""
     rows = 2 * pixels
     rows[1:] += pixels[:-1]
     rows[0] += pixels[0]
@@ -43,30 +43,35 @@ def soften(pixels: np.ndarray) -> np.ndarray:
 
 
 def _largest(channels: np.ndarray) -> np.ndarray:
-    """(..., 3) -> (...), the largest; several times faster than max(-1)."""
+    """Return the maximum over the last axis of size 3; several times faster than max(-1)."""
     return np.maximum(np.maximum(channels[..., 0], channels[..., 1]), channels[..., 2])
 
 
 @dataclass(frozen=True, eq=False)
 class Ground:
-    """plane (64, 64, 3): the ground as if nothing stood on it. noise: sigma of each pixel's noise."""
+    """The background of an image.
+
+    Attributes:
+        plane: (64, 64, 3), the background without things.
+        noise: sigma of each pixel's noise.
+    """
 
     plane: np.ndarray
     noise: float
 
     @property
     def level(self) -> tuple[float, float, float]:
-        """Its color in the middle."""
+        """Color in the middle."""
         return tuple(
             self.plane[SIDE // 2 - 1 : SIDE // 2 + 1, SIDE // 2 - 1 : SIDE // 2 + 1].mean((0, 1)).tolist()
         )
 
 
 def find_ground(pixels: np.ndarray, soft: np.ndarray) -> Ground:
-    """The ground is what most of the border shows, and runs evenly; noise is what is left upon it.
+    """Fit the background, a plane that most of the border shows, and measure the noise on it.
 
-    Noise is measured by J. Immerkær's filter ("Fast noise variance estimation", 1996), which lets planes
-    through as 0, and corrected for what was clipped at 0 and 255.
+    Noise is measured with J. Immerkær's filter ("Fast noise variance estimation", 1996), which is 0 on
+    planes, and corrected for clipping at 0 and 255.
     """
     rows = pixels[:-2] - 2 * pixels[1:-1] + pixels[2:]
     grain = np.abs(
@@ -98,7 +103,7 @@ _SIGMAS = np.arange(0.0, 81.0)
 
 @cache
 def _clipped_sigmas(level: int) -> np.ndarray:
-    """What is left of each of `_SIGMAS` on a ground of this level once it is clipped to [0, 255]."""
+    """Return the remaining sigma for each of `_SIGMAS` on this level after clipping to [0, 255]."""
     normal = np.random.default_rng(0).standard_normal(4000)
     return np.clip(level + _SIGMAS[:, None] * normal, 0, 255).std(1)
 
@@ -109,7 +114,7 @@ def _unclipped(sigma: float, level: int) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """Pixels that are nearer to one color than to the ground. x, y, radius: in pixels."""
+    """Pixels that are nearer to one color than to the background; x, y and radius are in pixels."""
 
     mask: np.ndarray
     x: float
@@ -118,9 +123,12 @@ class Region:
 
 
 def find_regions(soft: np.ndarray, ground: Ground, gain: float) -> list[Region]:
-    """The regions of a softened image, the largest first, at most 12.
+    """Return the regions of a softened image, at most 12, the largest first.
 
-    gain: what a haze has left of the differences between colors.
+    Args:
+        soft: the softened image.
+        ground: its background.
+        gain: factor by which haze reduces differences between colors.
     """
     noise = SOFTENED_NOISE[1] * ground.noise
     step = soft - ground.plane
@@ -130,26 +138,26 @@ def find_regions(soft: np.ndarray, ground: Ground, gain: float) -> list[Region]:
     table = np.stack(colors)  # (K, 3)
     power = np.square(table).sum(1)
     square = np.einsum("...c,...c", step, step)
-    away = np.nonzero(square > 0.24 * power.min())  # others are not half way to any color
+    away = np.nonzero(square > 0.24 * power.min())  # others are less than half-way to any color
     steps = step[away]  # (M, 3)
     along = steps @ (table / power[:, None]).T  # (M, K): 0 at the ground, 1 at the color
-    # Distance from the straight line between the ground and each color.
+    # Distance from the line segment between the background and each color.
     beyond = np.clip(along, 0, 1) - along
     nearest = ((np.square(beyond) - np.square(along)) * power).argmin(-1)  # (M,)
     half_way = along[np.arange(len(nearest)), nearest] > 0.5
-    own = np.full(square.shape, -1)
-    own[away] = np.where(half_way, nearest, -1)
-    numbers, areas = connected_regions(own)
+    kinds = np.full(square.shape, -1)
+    kinds[away] = np.where(half_way, nearest, -1)
+    numbers, areas = connected_regions(kinds)
     large = [number for number, area in enumerate(areas[:_MOST_REGIONS], start=1) if area >= _LEAST_AREA]
     masks = [numbers == number for number in large]
     return [_region(mask) for mask in _merge_rims(masks, step)]
 
 
 def _merge_rims(masks: list[np.ndarray], step: np.ndarray) -> list[np.ndarray]:
-    """Join regions to a larger one that they touch, if their color lies between its and the ground's.
+    """Merge regions with a larger region that they touch if their color is between its and the background's.
 
-    Where color is blurred more than light, as in most JPEG files, a thing's thin parts come out paler
-    and of a slightly different hue than its middle.
+    If color is blurred more than lightness, as in most JPEG files, thin parts of a thing are paler and have a
+    slightly different hue than its middle.
     """
     merged: list[np.ndarray] = []
     colors: list[np.ndarray] = []
@@ -170,7 +178,7 @@ def _merge_rims(masks: list[np.ndarray], step: np.ndarray) -> list[np.ndarray]:
 
 
 def _share_of_rim(mask: np.ndarray, larger: np.ndarray) -> float:
-    """Of the pixels of a mask, the share that touches the other mask."""
+    """Return the fraction of a mask's pixels that touch the other mask."""
     near = np.zeros_like(larger)
     near[1:] |= larger[:-1]
     near[:-1] |= larger[1:]
@@ -185,10 +193,10 @@ def _region(mask: np.ndarray) -> Region:
 
 
 def _find_colors(soft: np.ndarray, step: np.ndarray, least: float, noise: float) -> list[np.ndarray]:
-    """Steps (3,) from the ground to the colors of the things, found where the image is flat.
+    """Return the steps (3,) from the background to the colors of the things, taken from flat areas.
 
-    From the flattest place on: a color is the mean of what is like that place, and explains all that
-    lies between it and the ground.
+    Starting at the flattest pixel, a color is the mean of the pixels similar to it. It explains all pixels
+    between it and the background; the others are searched further.
     """
     length = np.sqrt(np.einsum("...c,...c", step, step))
     open_ = length > least
@@ -198,7 +206,7 @@ def _find_colors(soft: np.ndarray, step: np.ndarray, least: float, noise: float)
     across = _largest(np.abs(soft[1:-1, 2:] - soft[1:-1, :-2]))
     down = _largest(np.abs(soft[2:, 1:-1] - soft[:-2, 1:-1]))
     slope[1:-1, 1:-1] = np.maximum(across, down)
-    # Only what is still open is looked at again and again.
+    # Only pixels that are not explained yet are kept.
     indices = np.nonzero(open_)
     step, length, slope = (
         step[indices],

@@ -1,4 +1,4 @@
-"""Reading one thing: its color, outline, size and place, and whether it is a thing at all."""
+"""Read one thing: its color, outline, size, position and contrast."""
 
 from __future__ import annotations
 
@@ -16,29 +16,37 @@ from .outline_bank import FRAME_SIDES, soft_outline
 from .outline_fit import fit_outline
 from .segmentation import ACROSS, DOWN, SIDE, Ground, Region
 
-SPECK = 0.055  # a radius; in blocks, what is no larger is hardly a thing
+SPECK = 0.055  # radius; in a JPEG, anything smaller is probably an artifact
 
-# What is dropped as error of the reading: distance in OKLab; of outlines, and more of it for softness beyond
-# that of a sharp edge, and for the cover's noise.
+# Deviations that are dropped as errors of the reading: distance in OKLab; distance of outlines, increased
+# for edges softer than a sharp edge and for noise.
 _COLOR_ERROR, _OUTLINE_ERROR, _OUTLINE_BLUR, _SHARP, _OUTLINE_NOISE = 0.025, 0.018, 0.12, 0.06, 0.5
-_RADIUS_BIAS = 0.995  # true over read, on clean images
-_PALE = (45.0, 90.0)  # contrast, haze removed, at which a thing begins to count, and counts in full
-_NOISY = (3.0, 6.0)  # the same for contrast over noise
-_SMALL = 0.08  # a radius; larger things are not made smaller for being pale
+_RADIUS_BIAS = 0.995  # true radius / measured radius, on clean images
+_PALE = (45.0, 90.0)  # contrast without haze from which a thing starts to count, and counts fully
+_NOISY = (3.0, 6.0)  # the same for contrast / noise
+_SMALL = 0.08  # radius; larger things are not shrunk for being pale
 _SMALLEST_AREA = 4.0  # pixels
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
-_LEAST_LIGHTNESS = 10.0  # levels between a thing and the ground from which lightness shows its edges
-_HUE_BLURRED = 0.7  # edges of lightness over edges of all channels, in most JPEG files
+_LEAST_LIGHTNESS = 10.0  # minimum difference in lightness from the background to measure edges by lightness
+_HUE_BLURRED = 0.7  # ratio of the edges of lightness and of all channels below which hue is blurred
 
 
 @dataclass(frozen=True, eq=False)
 class FoundThing:
-    """One thing in an image; a `truth.Shown`. Lengths are shares of the image's side.
+    """One thing in an image, a `truth.Shown`. Lengths are fractions of the image's side.
 
-    color: without haze; shown_color: with it. softness: sigma of its edges. blur: the same for their
-    lightness alone, which most JPEG files keep sharper than their hue. cut: share of its width or height
-    outside the frame. contrast: levels between it and the ground. lightness: the same in lightness, plus
-    10. grain: noise over contrast.
+    Attributes:
+        color: color without haze.
+        outline: (120,), upright.
+        radius, x, y: radius and center.
+        turn: rotation in radians.
+        softness: sigma of the edges.
+        blur: sigma of the edges in lightness only, which most JPEG files keep sharper than hue.
+        cut: fraction of the width or height outside the frame.
+        shown_color: color with haze.
+        contrast: difference from the background in levels.
+        lightness: difference from the background in lightness, plus 10.
+        grain: noise / contrast.
     """
 
     color: RGB
@@ -57,12 +65,12 @@ class FoundThing:
 
     @property
     def mark(self) -> Mark:
-        """The thing as it would be drawn, in the color shown."""
+        """The thing as a mark in the shown color."""
         return Mark(self.shown_color, self.outline, self.radius, self.turn, self.x, self.y)
 
 
 def ramp(value: float, bounds: tuple[float, float]) -> float:
-    """0 at the first bound and below, 1 at the second and above."""
+    """Map a value linearly to [0, 1]: 0 up to the first bound, 1 from the second."""
     low, high = bounds
     return min(1.0, max(0.0, (value - low) / (high - low)))
 
@@ -70,36 +78,41 @@ def ramp(value: float, bounds: tuple[float, float]) -> float:
 def read_thing(
     pixels: np.ndarray, ground: Ground, noise: float, regions: Sequence[Region], index: int
 ) -> FoundThing | None:
-    """The thing at one of an image's regions, haze and all; None if there is hardly anything.
+    """Read the thing in a region, with haze; return None if its contrast or area is too small.
 
-    pixels: (64, 64, 3) float32, softened or not. noise: sigma of what noise is left in them.
+    Args:
+        pixels: (64, 64, 3) float32, softened or not.
+        ground: the background.
+        noise: sigma of the noise in the pixels.
+        regions: all regions of the image.
+        index: index of the region to read.
     """
     region = regions[index]
     radius = region.radius
-    # Only the surroundings are looked at.
+    # Crop to the surroundings of the region.
     reach = max(2.3 * radius, radius + 5) + 4
     rows, columns = (
         slice(max(0, int(center - reach)), min(SIDE, int(center + reach) + 1))
         for center in (region.y, region.x)
     )
-    here = rows, columns
-    across, down, mask = ACROSS[here], DOWN[here], region.mask[here]
+    crop = rows, columns
+    across, down, mask = ACROSS[crop], DOWN[crop], region.mask[crop]
     beyond = np.hypot(across - region.x, down - region.y) - radius
-    own = beyond < max(1.2 * radius, 5)
+    nearby = beyond < max(1.2 * radius, 5)
     for other in (*regions[:index], *regions[index + 1 :]):
         if other.radius > 0.3 * radius:
-            own &= beyond < np.hypot(across - other.x, down - other.y) - other.radius
+            nearby &= beyond < np.hypot(across - other.x, down - other.y) - other.radius
     middle = mask & (beyond < max(0.45 * radius, 1.2) - radius)
     if middle.sum() < 3:
         middle = mask
-    shown = pixels[here]
-    step = shown - ground.plane[here]
+    shown = pixels[crop]
+    step = shown - ground.plane[crop]
     color = step[middle].mean(0)
     contrast = float(np.sqrt(color @ color))
     if contrast < 5:
         return None
     grain = noise / contrast
-    cover = np.where(own, step @ color / contrast**2, 0)
+    cover = np.where(nearby, step @ color / contrast**2, 0)
     coverage = np.clip(cover, 0, 1)
     coverage[coverage < 0.08 + 0.8 * grain] = 0
     area = float(coverage.sum())
@@ -107,16 +120,16 @@ def read_thing(
         return None
     x, y = float((coverage * across).sum()) / area, float((coverage * down).sum()) / area
     radius = (area / pi) ** 0.5
-    own &= np.hypot(across - x, down - y) < 2 * radius + 3
-    zone = cover[own]
-    # The noise's own part of cover * (1 - cover) is its variance, with the other sign.
+    nearby &= np.hypot(across - x, down - y) < 2 * radius + 3
+    zone = cover[nearby]
+    # Noise lowers cover * (1 - cover) by its variance.
     edge = (float((zone * (1 - zone)).sum()) + grain**2 * len(zone)) / area
-    light = _light_cover(step, color, own) if noise < 2 else None
+    light = _light_cover(step, color, nearby) if noise < 2 else None
     sharper = 1.0
     if light is not None:
-        light_edge = max(float((light[own] * (1 - light[own])).sum()) / area, 0.2 * edge)
+        light_edge = max(float((light[nearby] * (1 - light[nearby])).sum()) / area, 0.2 * edge)
         sharper = min(light_edge / edge, 1.0)
-        if sharper < _HUE_BLURRED:  # hue was kept more coarsely than light, which shows the outline better
+        if sharper < _HUE_BLURRED:  # hue is blurred, so lightness shows the outline better
             coverage, edge, sharper = np.clip(light, 0, 1), light_edge, 1.0
             coverage[coverage < 0.08] = 0
     outline = soft_outline(coverage, x - columns.start, y - rows.start, 1.9 * radius + 2)
@@ -149,30 +162,32 @@ def read_thing(
     )
 
 
-def _light_cover(step: np.ndarray, color: np.ndarray, own: np.ndarray) -> np.ndarray | None:
-    """The cover as lightness alone shows it; None where the thing is hardly lighter or darker."""
+def _light_cover(step: np.ndarray, color: np.ndarray, nearby: np.ndarray) -> np.ndarray | None:
+    """Return the cover measured by lightness only; None if the thing is hardly lighter or darker."""
     lighter = float(color @ _LUMA)
     if abs(lighter) < _LEAST_LIGHTNESS:
         return None
-    return np.where(own, step @ _LUMA / lighter, 0)
+    return np.where(nearby, step @ _LUMA / lighter, 0)
 
 
 def name_thing(thing: FoundThing, haze: Haze, noise: float, blocky: bool) -> FoundThing:
-    """The thing without haze and without small deviations from names; smaller, if it hardly stands out."""
+    """Return the thing without haze and small deviations from named values; shrunk if its contrast is low."""
     plain = haze.remove(thing.shown_color)
     name, distance = nearest_named(plain)
     keep = max(0.0, 1 - _COLOR_ERROR / max(distance, 1e-9))
-    red, green, blue = (own + keep * (shown - own) for own, shown in zip(PALETTE[name], plain, strict=True))
-    own = min((shape_outline(shape) for shape in SHAPES), key=lambda o: outline_distance(o, thing.outline))
+    red, green, blue = (
+        level + keep * (shown - level) for level, shown in zip(PALETTE[name], plain, strict=True)
+    )
+    named = min((shape_outline(shape) for shape in SHAPES), key=lambda o: outline_distance(o, thing.outline))
     softness = thing.softness / thing.radius
     allowed = _OUTLINE_ERROR + _OUTLINE_BLUR * max(0.0, softness - _SHARP)
     allowed += _OUTLINE_NOISE * thing.grain / (SIDE * thing.radius) ** 0.5
-    keep = max(0.0, 1 - allowed / max(outline_distance(own, thing.outline), 1e-9))
+    keep = max(0.0, 1 - allowed / max(outline_distance(named, thing.outline), 1e-9))
     presence = ramp(thing.contrast / haze.gain, _PALE)
     if noise > 0.5:
         presence *= ramp(thing.contrast / noise, _NOISY)
     if blocky and thing.radius < SPECK:
-        presence *= 0.5  # blocks round a thing come near to its color
+        presence *= 0.5  # JPEG blocks around a thing have a similar color
     radius = thing.radius * presence if thing.radius < _SMALL or not presence else thing.radius
-    outline = own + keep * (thing.outline - own)
+    outline = named + keep * (thing.outline - named)
     return replace(thing, color=(red, green, blue), outline=outline, radius=radius)
