@@ -31,11 +31,17 @@ import torch
 from PIL import Image, PngImagePlugin
 
 import reward_core as RM
+from refl import families
+from reward_benchmark import scorers
 from reward_core import shapes
 from reward_core.models.registry import REWARD_MODELS, SCORES
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted(ROOT.glob("packages/*/README.md")), *sorted(ROOT.glob("docs/**/*.md"))]
+PAGES = [
+    *sorted(ROOT.glob("*.md")),
+    *sorted(ROOT.glob("packages/*/README.md")),
+    *sorted(ROOT.glob("docs/**/*.md")),
+]
 OURS = ("reward_core", "refl", "reward_benchmark")
 # Commands that take what lies in the folder, and answer within seconds.
 RUN = {("reward-core", name) for name in ("rank", "score", "evaluate", "models", "convert", "tag", "sort")}
@@ -104,6 +110,8 @@ def folder(tmp_path, monkeypatch):
     """Images and files under the names that the docs use."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(families, "FAMILIES", dict(families.FAMILIES))  # the how-tos register their own
+    monkeypatch.setattr(scorers, "BASELINES", dict(scorers.BASELINES))
     shapes.write_groups(shapes.make_groups(2, shapes.HELD_OUT, "held_out"), "held_out")
     records = json.loads(Path("held_out/rankings.json").read_text())
     Path("pictures").mkdir()
@@ -301,7 +309,7 @@ def check_hatch(words: list[str]) -> None:
     assert words[0] == "run"
     environment, _, script = words[1].rpartition(":")
     environments = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["envs"]
-    assert script in environments[environment or "default"]["scripts"]
+    assert script == "python" or script in environments[environment or "default"]["scripts"]
 
 
 def check_pip(words: list[str]) -> None:
