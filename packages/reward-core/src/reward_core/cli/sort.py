@@ -83,8 +83,8 @@ def run_sort(args: argparse.Namespace) -> int:
     failed = found.failed
     if failed and not found.scores and not args.json and all(NO_SCORE in reason for _, reason in failed):
         raise InputError(
-            f"Cannot sort '{args.folder}': none of its {len(failed)} images has a score. Run `reward-core tag "
-            f"{shlex.quote(str(args.folder))} --prompt-from-metadata` first."
+            f"Cannot sort '{args.folder}': none of its {len(failed)} images has a score. Run "
+            f"`reward-core tag {shlex.quote(str(args.folder))} --prompt-from-metadata` first."
         )
     groups = found.by_prompt()
     if args.per_prompt:
