@@ -41,7 +41,6 @@ RULES = [
     (r"(?:until|up to) (?:here|there)", "name the place or the time"),
     (r"(?<!there )(?<!There )(?:is|are|was|were) no (?!longer|more|less|fewer|larger|smaller|better|worse|"
      r"greater|later|earlier|shorter|faster|slower|one)\w+", "is not a"),
-    (r"or none(?=[.,;:)])", "or None; if any; optional"),
     (r"kept features?", "cached features"),
     (r"looks? at (?:the|an|each|every) (?:image|picture)", "encoder pass"),
     (r"(?:images?|pictures?|scored) one at a time", "batch size 1"),

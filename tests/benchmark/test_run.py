@@ -18,6 +18,20 @@ def shapes(run, tmp_path_factory):
     return done, out / "shapes"
 
 
+def test_a_narrow_terminal_shows_a_list_instead_of_wrapped_cells(finished, capsys, monkeypatch):
+    from reward_benchmark.tables import print_tables
+
+    parts = finished[0].parts
+    monkeypatch.setenv("COLUMNS", "80")
+    print_tables(parts)
+    lines = capsys.readouterr().out.splitlines()
+    assert not any("│" in line or "┃" in line for line in lines[:4])
+    assert any(line.startswith("  pooled %: ") for line in lines)
+    monkeypatch.setenv("COLUMNS", "400")
+    print_tables(parts)
+    assert "┃" in capsys.readouterr().out
+
+
 def test_the_tiny_reward_ranks_renderers_like_the_oracle(shapes):
     done, folder = shapes
     assert done.returncode == 0, done.stderr

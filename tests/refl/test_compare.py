@@ -43,6 +43,25 @@ def test_a_model_compared_with_itself_is_a_tie(pipelines, prompts, tmp_path, cap
     assert len(rows) == 6
 
 
+def test_an_interrupted_comparison_keeps_the_finished_prompts(pipelines, prompts, tmp_path):
+    family = load_model(pipelines("sd"), None, torch.device("cpu"))
+    rewards = load_rewards([RewardConfig("tiny")], torch.device("cpu"))
+    made = []
+
+    def advance(count):
+        made.append(count)
+        if len(made) == 5:  # in the third prompt
+            raise KeyboardInterrupt
+
+    texts = prompts.read_text().splitlines()
+    settings = ImageSettings(height=16, steps=4, seeds=2, batch_size=2)
+    with pytest.raises(KeyboardInterrupt):
+        compare(family, family, texts, rewards, settings, tmp_path / "out", advance)
+    assert json.loads((tmp_path / "out" / "comparison.json").read_text())["prompts"] == 2
+    rows = (tmp_path / "out" / "pictures.jsonl").read_text().splitlines()
+    assert len(rows) == 4
+
+
 def test_a_model_is_compared_with_its_lora(pipelines, prompts, tmp_path, capsys):
     config = refl.load_config(
         settings=[f"run.out={tmp_path / 'run'}", "run.steps=10", "rollout.height=16", "rollout.steps=4",
