@@ -1,4 +1,4 @@
-"""What the READMEs and docs/ tell a reader to run: Python blocks, commands, and links.
+"""Python blocks, commands and links of the READMEs and docs/.
 
 Nothing is listed by name; what is done with a block follows from what it needs:
 
@@ -43,7 +43,7 @@ PAGES = [
     *sorted(ROOT.glob("docs/**/*.md")),
 ]
 OURS = ("reward_core", "refl", "reward_benchmark")
-# Commands that take what lies in the folder, and answer within seconds.
+# Commands that need only the files of the folder, and take seconds.
 RUN = {("reward-core", name) for name in ("rank", "score", "evaluate", "models", "convert", "tag", "sort")}
 PROGRAMS = {"reward-core", "refl", "reward-benchmark"}
 OTHERS = {"hf", "git", "torchrun", "cd", "export", "hatch", "pip", ".ci/run", "docker", "curl"}
@@ -75,7 +75,7 @@ def blocks(page: Path) -> list[tuple[str, int, str]]:
 
 
 def commands(text: str) -> list[list[str]]:
-    """Each command's words; lines that go on are joined, comments and brackets of options left out."""
+    """Return the words of each command; continued lines are joined, comments and optional parts removed."""
     found = []
     for line in re.sub(r"\\\n\s*", " ", text).splitlines():
         for part in line.split("&&"):
@@ -226,7 +226,7 @@ def baseline(folder: Path) -> str:
 
 
 class Parsed(Exception):
-    """Raised with what a parser made of a command, in place of running it."""
+    """Raised with the parsed command instead of running it."""
 
 
 def parsed(command: list[str], monkeypatch) -> argparse.Namespace:

@@ -1,6 +1,6 @@
 """Puts the extensions of tools/ into the wheel, for ``reward-core install-extension``.
 
-They lie in the checkout's tools/; an sdist carries them in extensions/, from where its wheel takes them.
+They are in tools/ of a checkout; an sdist has them in extensions/, from which its wheel is built.
 """
 
 from pathlib import Path

@@ -637,7 +637,7 @@ def test_the_error_for_other_sizes_without_a_configuration_says_what_to_do(comma
 LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935\nsize 1790000000\n"
 OTHER_FILES = {
     "empty": (b"", "empty (0 bytes)"),
-    "text": (b"these are no weights, just words\n", "neither a safetensors nor a torch file"),
+    "text": (b"just words, not weights\n", "neither a safetensors nor a torch file"),
     "page": (b"<!DOCTYPE html><title>404</title>", "neither a safetensors nor a torch file"),
     "LFS pointer": (LFS_POINTER, "Git LFS pointer"),
     "picture": (image_bytes("PNG"), "neither a safetensors nor a torch file"),

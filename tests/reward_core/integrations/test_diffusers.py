@@ -75,7 +75,7 @@ def test_remaining_candidates_are_unaffected_by_dropping(load, name):
         (stayed,) = other.ranked
         same = next(c for c in one.candidates if c.seed == stayed.seed)
         assert difference(stayed.image, same.image) <= LEVELS
-        # Those that went on had the best predictions of those that were there at each check.
+        # The candidates that were kept had the best predictions at each check.
         for done, count in ((2, 2), (4, 1)):
             there = {c.seed: dict(c.predictions).get(done, -math.inf) for c in other.candidates}
             went_on = {c.seed for c in other.candidates if c.steps > done}

@@ -255,7 +255,7 @@ HOSTILE = {
     "a hole in the ids": with_model(vocab={**VOCABULARY, A_WORD: 10**6}),
     "a negative id": with_model(vocab={**VOCABULARY, A_WORD: -1}),
     "one id twice": with_model(vocab={**VOCABULARY, A_WORD: VOCABULARY["[UNK]"]}),
-    "an id that is no number": with_model(vocab={**VOCABULARY, A_WORD: "5"}),
+    "an id that is not a number": with_model(vocab={**VOCABULARY, A_WORD: "5"}),
     "an added token with another id": {
         **TOKENIZER,
         "added_tokens": [{**TOKENIZER["added_tokens"][0], "id": 7}, *TOKENIZER["added_tokens"][1:]],

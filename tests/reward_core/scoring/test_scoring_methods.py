@@ -236,7 +236,7 @@ except RuntimeError as error:
     assert "allocate memory" in str(error)
 rewards = model.score_pairs(prompts, images, batch_size=4000)
 assert (rewards - expected).abs().max() < 1e-5
-print("halved and went on")
+print("halved and continued")
 """
 
 
@@ -248,7 +248,7 @@ def test_out_of_memory_halves_the_batch_size(parity):
     command = [sys.executable, "-c", MEMORY, str(parity / "state_dict.pt")]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
-    assert "halved and went on" in done.stdout
+    assert "halved and continued" in done.stdout
 
 
 # Precision

@@ -19,7 +19,7 @@ from .token_cache import TokenCache
 
 
 class GroupRewards(nn.Module):
-    """A reward model as a module to train. Each image is encoded once, whatever the number of its pairs.
+    """A reward model as a module to train. Each image is encoded once for all its pairs.
 
     Args:
         model: a reward model whose frozen parameters do not require gradients (see freezing.py).
