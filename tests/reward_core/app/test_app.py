@@ -327,9 +327,9 @@ def test_names_and_prompts_are_escaped(visit, server, files, tmp_path):
     assert MARKUP in headings
     assert page.page.locator("#rc-results img").count() == 0
     assert "taken over" not in page.page.title()
+    assert "tiny reads at most 35 tokens of a prompt and ignored “" in page.notices()
     page.rank([files[1]], ["a red\u202e\x9b star"], second="none")
     assert "a red\\u202e\\x9b star" in page.page.locator("#rc-results h3").all_inner_texts()
-    assert "tiny reads at most 35 tokens of a prompt and ignored “" in page.notices()
 
 
 def test_the_page_explains_the_score(visit, server, files, group, models):
