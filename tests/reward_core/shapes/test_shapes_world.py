@@ -574,8 +574,14 @@ RELATION_ONLY = {"semantic": (("wrong_relation", 1.0),), "semantic_share": 1.0}
         (lambda: replace(shapes.TRAIN, good=2), "good.*2"),
         (lambda: replace(shapes.TRAIN, semantic=(("blur", 1.0),)), "blur"),
         (lambda: replace(shapes.TRAIN, tie_width=-0.1), "-0.1"),
-        (lambda: shapes.make_group(rng(), replace(shapes.TRAIN, size=16, tie_width=1.0)), "tie_width 1.0"),
-        (lambda: shapes.sample_faults(ONE, rng(), replace(shapes.TRAIN, **RELATION_ONLY)), "can happen"),
+        (
+            lambda: shapes.make_group(rng(), replace(shapes.TRAIN, size=16, tie_width=1.0)),
+            r"Lower tie_width \(1.0\)",
+        ),
+        (
+            lambda: shapes.sample_faults(ONE, rng(), replace(shapes.TRAIN, **RELATION_ONLY)),
+            "none of the config's faults is possible",
+        ),
         (lambda: shapes.Truth.of(1.2, 1.0), "alignment.*1.2"),
     ],
 )
