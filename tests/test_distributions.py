@@ -90,7 +90,7 @@ print(len(ranks))
 def test_the_extensions_are_in_the_wheel(environment, tmp_path):
     host = tmp_path / "ComfyUI"
     (host / "custom_nodes").mkdir(parents=True)
-    for name in ("nodes.py", "execution.py", "folder_paths.py"):
+    for name in ("main.py", "nodes.py", "execution.py", "folder_paths.py"):
         (host / name).touch()
     run(environment / "reward-core", "install-extension", "comfyui", host, cwd=tmp_path)
     assert list((host / "custom_nodes").iterdir())
