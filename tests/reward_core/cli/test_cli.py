@@ -343,7 +343,7 @@ def test_an_unavailable_model_offline_is_one_clear_error(run, images, tmp_path):
     done = run("rank", PROMPT, *images, env={"HF_HOME": str(tmp_path)})
     assert (done.returncode, done.stdout) == (2, "")
     assert "ImageReward.pt" in done.stderr
-    assert "--model tiny" in done.stderr
+    assert "`hf download zai-org/ImageReward ImageReward.pt`" in done.stderr
     assert "Traceback" not in done.stderr
 
 
