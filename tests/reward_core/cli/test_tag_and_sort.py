@@ -559,7 +559,7 @@ def test_sort_and_tag_name_scores_in_images_that_are_not_finite(command, folder,
 
 
 @pytest.mark.parametrize("score", ["abc", True])
-def test_sort_refuses_scores_that_are_no_numbers(command, scored, score):
+def test_sort_refuses_scores_that_are_not_numbers(command, scored, score):
     out = scored / "scores.json"
     out.write_text(json.dumps([{"image": "p1.png", "score": score}]))
     done = command("sort", scored, *SORT, "--scores", out)

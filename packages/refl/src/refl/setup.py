@@ -1,4 +1,4 @@
-"""What a run is put together from, decided by its settings alone."""
+"""The parts of a run, made from its settings."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from .captioned_images import CaptionedImages, open_captioned
 from .config import TrainConfig
 from .errors import ConfigError
 from .families import Family, load_family
+from .input_checks import check_model, check_out
 from .objective import image_size
 from .prompts import read_prompts
-from .rewards import RewardFunction, Rewards, load_rewards
+from .rewards import RewardFunction, Rewards, check_reward_names, load_rewards
 from .trainable import Trainable
 
 if TYPE_CHECKING:
@@ -39,17 +40,24 @@ def find_prompts(config: TrainConfig, prompts: str | os.PathLike[str] | Sequence
     return read_prompts(prompts)
 
 
+def check_inputs(config: TrainConfig, rewards: Mapping[str, RewardFunction]) -> None:
+    """Raise ReflError for names and paths that cannot work, before anything is loaded."""
+    check_reward_names(config.rewards, rewards)
+    check_model(config.model.id)
+    check_out(config.run.out)
+
+
 def split_prompts(prompts: list[str], count: int) -> tuple[list[str], list[str]]:
-    """(training prompts, validation prompts): apart where there are enough."""
+    """Return (training prompts, validation prompts), without overlap if there are enough."""
     validation = prompts[-count:] if count else []
     return (prompts[:-count] if count and len(prompts) >= 4 * count else prompts), validation
 
 
 def make_accelerator(config: TrainConfig) -> Accelerator:
-    """Of the run's settings alone: nothing that accelerate reads from the environment changes the loss.
+    """Return the accelerator of the settings; no environment variable of accelerate changes the loss.
 
     Raises:
-        ConfigError: a launcher that shards the model; trackers that cannot be had.
+        ConfigError: a launcher that shards the model; trackers that are not installed.
     """
     from accelerate import Accelerator
     from accelerate.utils import DistributedType, GradientAccumulationPlugin, ProjectConfiguration

@@ -12,11 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .config import TrainConfig
 from .gradients import average_gradients, clip_gradients, zero_gradient_share
 from .objective import MicroStep, Objective
 from .prompts import DataOrder
-from .trainable import Trainable
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -79,27 +77,17 @@ class TrainingStep:
     """Takes one optimizer step per call.
 
     Args:
-        config: settings of the run.
         objective: computes the loss of a micro-batch.
         prompts: training prompts.
-        trainable: the trained parameters and their average.
         optimizer: the optimizer, prepared by accelerate.
         lr_schedule: the learning-rate schedule; advances after each step that is taken.
-        accelerator: backward pass and exchange between ranks.
     """
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        objective: Objective,
-        prompts: Sequence[str],
-        trainable: Trainable,
-        optimizer: Any,
-        lr_schedule: Any,
-        accelerator: Accelerator,
-    ):
-        self.config, self.objective, self.prompts, self.trainable = config, objective, prompts, trainable
-        self.optimizer, self.lr_schedule, self.accelerator = optimizer, lr_schedule, accelerator
+    def __init__(self, objective: Objective, prompts: Sequence[str], optimizer: Any, lr_schedule: Any):
+        self.objective, self.prompts = objective, prompts
+        self.optimizer, self.lr_schedule = optimizer, lr_schedule
+        self.config, self.trainable = objective.config, objective.trainable
+        self.accelerator, config = objective.accelerator, objective.config
         self.order = DataOrder(len(prompts), config.run.seed)
         self.trained = [r.name for r in config.rewards if r.weight]  # a held-out NaN skips no step
 

@@ -16,11 +16,11 @@ from reward_core.runs.write_errors import write_errors
 from .config import TrainConfig
 from .config_file import load_config, override
 from .errors import DivergedError
-from .input_checks import check_model, check_out
 from .objective import Objective
 from .report import draw_curves, model_card
-from .rewards import RewardFunction, check_reward_names
+from .rewards import RewardFunction
 from .setup import (
+    check_inputs,
     find_prompts,
     fingerprint,
     make_accelerator,
@@ -74,9 +74,7 @@ class Trainer:
         self.out = Path(config.run.out)
         all_prompts = find_prompts(config, prompts)
         self.prompts, self.validation_prompts = split_prompts(all_prompts, config.validation.prompts)
-        check_reward_names(config.rewards, rewards or {})
-        check_model(config.model.id)
-        check_out(config.run.out)
+        check_inputs(config, rewards or {})
         captioned = open_captions(config)
         self.accelerator = accelerator = make_accelerator(config)
         self.family = family = make_family(config, accelerator)
@@ -89,15 +87,7 @@ class Trainer:
         prepare_denoiser(config, family)
         self.optimizer = accelerator.prepare(make_optimizer(config, self.trainable.parameters))
         self.lr_schedule = make_lr_schedule(config, self.optimizer.optimizer)
-        self.take_step = TrainingStep(
-            config,
-            self.objective,
-            self.prompts,
-            self.trainable,
-            self.optimizer,
-            self.lr_schedule,
-            accelerator,
-        )
+        self.take_step = TrainingStep(self.objective, self.prompts, self.optimizer, self.lr_schedule)
         self.run = TrainingRun(
             what_is_trained(accelerator, self.trainable, self.optimizer, self.lr_schedule),
             self.out,

@@ -77,9 +77,8 @@ class Trainer:
         self.plan = BatchPlan(train.pairs, settings, accelerator.num_processes)
         self.optimizers = make_optimizers(settings, self.rewards)
         self.wrapped, *optimizers = accelerator.prepare(self.rewards, *self.optimizers)
-        self.take_step = TrainingStep(
-            settings, accelerator, self.rewards, self.wrapped, optimizers, train.cache
-        )
+        parts = (self.rewards, self.wrapped, optimizers, train.cache)
+        self.take_step = TrainingStep(settings, accelerator, *parts)
         weights = TrainedWeights(self.rewards)
         self.run = TrainingRun(
             Trained(accelerator, weights.tensors, weights.load_tensors, self.optimizers),
@@ -124,9 +123,8 @@ class Trainer:
             batches = self._read_ahead(self.state.step)
             with self.run.steps(self._save) as steps:
                 for number in steps:
-                    ahead = self._read_ahead(number + 1)
-                    metrics = self.step(batches)
-                    batches = ahead
+                    current, batches = batches, self._read_ahead(number + 1)
+                    metrics = self.step(current)
                     self.run.finish_step(metrics, metrics.finite, counts=metrics.pairs > 0)
                     self.health.check(self.run, metrics, self.rewards)
                     if self.state.step in self.plan.validation_steps:
@@ -186,8 +184,7 @@ class Trainer:
 
     def _checkpoint_due(self) -> bool:
         every, step = self.settings.checkpoint_every, self.state.step
-        due = step % every == 0 if every else step in self.plan.validation_steps
-        return due or self.run.ended
+        return self.run.ended or (step % every == 0 if every else step in self.plan.validation_steps)
 
     def _save(self) -> None:
         self.state.unreadable = gathered_unreadable(self.readers, self.accelerator)
