@@ -44,7 +44,6 @@ def found(checker, text: str, suffix: str = ".md") -> list[tuple[int, str]]:
         ("The file that is there.", "that is there"),
         ("A cache of what is here.", "what is here"),
         ("This is no image.", "is no image"),
-        ("A path, or none.", "or none"),
         ("Kept features of a model.", "Kept features"),
         ("Images one at a time.", "Images one at a time"),
         ("One look at the image.", "look at the image"),

@@ -221,7 +221,7 @@ def test_a_folder_loads_as_a_model(host, model, tmp_path_factory):
 def test_a_missing_model_loses_no_image(host):
     processed = generate(host, (True, "/no/such/model", True, 0, True), batch_size=2)
     assert len(images(processed)) == 2
-    assert "cannot score: '/no/such/model' is neither" in processed.comments
+    assert "cannot score: Cannot find the model: '/no/such/model' is neither" in processed.comments
     assert processed.comments.count("cannot score") == 1
     assert "ImageReward" not in "".join(processed.infotexts)
 
