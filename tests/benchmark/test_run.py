@@ -58,6 +58,7 @@ def test_a_second_run_scores_nothing_again(shapes, run):
     assert json.loads(done.stdout) == json.loads((folder / "summary.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_random_times_loses_and_repeats_nothing(shapes, settings, tmp_path):
     """The images exist, so that the run is killed while scoring."""
     _, folder = shapes

@@ -67,6 +67,7 @@ def publish_table1(hub, big=0):
     hub.repos[REPO] = {"main": files}
 
 
+@pytest.mark.slow
 def test_table1_from_download_to_report(hub, table, tmp_path):
     publish_table1(hub, big=2100)  # 13 MB of noise, more than a chunk of 10 MB
     (tmp_path / "data/benchmark-prompts.json").write_text(json.dumps(PROMPTS))
@@ -101,6 +102,7 @@ def test_table1_from_download_to_report(hub, table, tmp_path):
     assert part["scorers"]["tiny"]["generators"]["mine"]["pictures"] == 2
 
 
+@pytest.mark.slow
 def test_missing_files_of_table1_are_named(hub, table, tmp_path):
     hub.web[f"/{REPO}/main/benchmark/benchmark-prompts.json"] = json.dumps(PROMPTS).encode()
     done = table("table1")

@@ -32,6 +32,7 @@ def run(pipelines, folder, prompts, data, *more, steps=2):
     return trainer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["training prompt", "validation prompt", "an image more", "another image"])
 def test_resuming_with_other_data_is_refused(pipelines, tmp_path, change):
     prompts = tmp_path / "prompts.txt"
@@ -62,6 +63,7 @@ def as_tar(folder, file):
     return file
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["folder", "tar"])
 def test_an_unreadable_image_is_named_and_the_next_one_used(pipelines, tmp_path, caplog, kind):
     data = write_images(tmp_path / "data")

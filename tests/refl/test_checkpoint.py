@@ -16,6 +16,7 @@ def limit():
     resource.setrlimit(resource.RLIMIT_FSIZE, (15_000, 15_000))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [4, 0], ids=["lora", "full"])
 def test_an_unwritable_checkpoint_is_a_one_line_error(pipelines, tmp_path, rank):
     prompts = tmp_path / "prompts.txt"

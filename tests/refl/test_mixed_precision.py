@@ -43,6 +43,7 @@ PLANS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [4, 0], ids=["lora", "full"])
 @pytest.mark.parametrize("guidance", [(), ("rollout.guidance_scale=3.0", "rollout.negative_gradient=false")])
 @pytest.mark.parametrize("gradient_checkpointing", ["true", "false"])

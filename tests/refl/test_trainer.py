@@ -20,6 +20,7 @@ from refl.rollout import SampleNoise
 from reward_core.errors import OutputError
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [8, 0], ids=["lora", "full"])
 @pytest.mark.parametrize(
     "strategy",

@@ -85,6 +85,7 @@ RANDOM = (
 )
 
 
+@pytest.mark.slow
 def test_a_resumed_run_writes_the_same_bytes(script, pipelines, tmp_path):
     more = (*RANDOM, "run.steps=8")
     finish(command(script, pipelines("sd"), tmp_path / "whole", *more))
@@ -108,6 +109,7 @@ def test_a_resumed_run_writes_the_same_bytes(script, pipelines, tmp_path):
     assert sorted(checkpoints) == ["step-000006", "step-000008"]
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_prints_how_to_resume(script, pipelines, tmp_path):
     more = (*RANDOM, "run.checkpoint_every=0", "run.steps=40")
     arguments = command(script, pipelines("sd"), tmp_path / "run", *more)
@@ -123,6 +125,7 @@ def test_ctrl_c_saves_and_prints_how_to_resume(script, pipelines, tmp_path):
     assert 1 <= json.loads((checkpoint / "state.json").read_text())["run"]["step"] < 40
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one_process(script, pipelines, tmp_path):
     """Equal global batch, noise and prompts give equal weights, up to the order of sums."""
     more = ("run.steps=3", "optimizer.epsilon=1e-3", "run.accumulation=2", "strategy.name=alignprop")
@@ -147,6 +150,7 @@ def test_two_processes_equal_one_process(script, pipelines, tmp_path):
             assert first[name] == pytest.approx(second[name], rel=1e-4), name
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_or_one_of_another_run_is_refused(script, pipelines, tmp_path):
     arguments = (script, pipelines("sd"), tmp_path / "run", "run.steps=2")
     finish(command(*arguments))

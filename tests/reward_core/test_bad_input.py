@@ -324,6 +324,7 @@ for row in model.score_rows(["a red house"] * (len(sys.argv) - 3), sys.argv[3:],
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is counted in kilobytes on Linux")
 def test_extreme_aspect_ratios_and_bombs_take_little_memory(parity, rgb, tmp_path):
     modes = ["RGB", "L", "RGBA", "LA", "P", "1", "I;16"]
@@ -682,6 +683,7 @@ def test_every_format_loads_and_truncated_files_are_refused(command, model, stat
     refused(command, cut, rgb)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["zip", "legacy", "safetensors"])
 def test_damaged_checkpoints_only_raise_checkpoint_errors(workdir, form):
     data = saved({"a": torch.ones(300), "b": torch.zeros(20)}, workdir / "whole", form).read_bytes()

@@ -19,6 +19,7 @@ def parts(monkeypatch):
     return unet
 
 
+@pytest.mark.slow
 def test_the_command_trains_a_pipeline_and_resumes_it(tmp_path):
     few = ["--text-steps", "3", "--autoencoder-steps", "3", "--pictures", "40", "--prompts", "2"]
     for steps in ("2", "3"):

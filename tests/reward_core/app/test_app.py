@@ -300,6 +300,7 @@ def test_input_over_the_limits_is_reported_and_skipped(visit, strict_server, mod
     assert "No picture given" in page.notices()
 
 
+@pytest.mark.slow
 def test_a_full_queue_is_reported(visit, strict_server, tmp_path):
     files = [str(tmp_path / f"{i}.jpg") for i in range(4)]
     for file in files:  # small files that take a while to decode and shrink: 1 runs, 1 waits, 2 are refused

@@ -72,6 +72,7 @@ def descendants(process: subprocess.Popen) -> list:
 # One process per device
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_same_bytes_as_one(inputs, tmp_path):
     out = tmp_path / "scores.parquet"
     done = run(inputs, out, "--devices", "cpu,cpu")
@@ -82,6 +83,7 @@ def test_two_processes_write_the_same_bytes_as_one(inputs, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [out.name]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_a_killed_process_ends_the_run_with_a_message_and_the_next_run_resumes(inputs, tmp_path):
     out = tmp_path / "scores.parquet"
@@ -101,6 +103,7 @@ def test_a_killed_process_ends_the_run_with_a_message_and_the_next_run_resumes(i
     assert out.read_bytes() == (inputs / "whole.parquet").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_processes_end_when_the_writer_is_killed(inputs, tmp_path):
     out = tmp_path / "scores.parquet"
@@ -128,6 +131,7 @@ def test_errors_of_a_worker_process_are_reported(inputs, tmp_path):
 # Ray (starting it takes most of the time)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_ray_writes_the_same_bytes_after_an_actor_is_killed(inputs, tmp_path):
     """A local cluster with two workers, one of which is killed while it scores."""
@@ -145,6 +149,7 @@ def test_ray_writes_the_same_bytes_after_an_actor_is_killed(inputs, tmp_path):
     assert (summary["rows"], summary["failed"], summary["resumed_rows"]) == (ROWS, 1, 0)
 
 
+@pytest.mark.slow
 def test_unreadable_images_in_an_actor_are_reported_as_on_one_device(inputs, tmp_path):
     pytest.importorskip("ray")
     datasets = pytest.importorskip("datasets")

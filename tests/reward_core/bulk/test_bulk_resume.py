@@ -98,6 +98,7 @@ def killer():
     process.wait(30)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 def test_a_run_killed_at_ten_random_moments_resumes_to_the_same_bytes(inputs, tmp_path, killer):
     whole, out = tmp_path / "whole.parquet", tmp_path / "scores.parquet"

@@ -59,6 +59,7 @@ def test_rank_shows_percentiles_and_where_they_come_from(command, measured, imag
     assert "percentile: four images" in done.stdout
 
 
+@pytest.mark.slow
 def test_rank_json_is_one_document_and_nothing_else(run, model, folder, images):
     done = run("rank", PROMPT, *images, "--model", folder, "--json")
     ranks, rewards = model.inference_rank(PROMPT, images)
@@ -212,6 +213,7 @@ def test_score_finds_the_images_of_an_id(command, model, folder, parity, tmp_pat
     assert [row["score"] for row in rows] == pytest.approx(model.score(PROMPT, paths), abs=5e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere file names are Unicode")
 @pytest.mark.parametrize("extension", [".json", ".csv", ".parquet"])
 def test_a_non_utf8_file_name_is_scored_and_written(run, folder, parity, tmp_path, extension):
@@ -569,6 +571,7 @@ def test_a_progress_bar_on_a_terminal_leaves_stdout_clean(folder, images):
 # The same command under its other names
 
 
+@pytest.mark.slow
 def test_the_installed_script_is_the_module(run, folder, images):
     script = shutil.which("reward-core", path=os.path.dirname(sys.executable))
     if script is None:

@@ -414,6 +414,7 @@ def test_sort_usage_errors(command, scored, arguments, word):
     assert len(tree(scored)) == 10
 
 
+@pytest.mark.slow
 def test_tag_and_sort_as_subprocesses(run, folder):
     done = run("tag", folder, "--prompt-from-metadata", "--model", "tiny")
     assert done.returncode == 0, done.stderr

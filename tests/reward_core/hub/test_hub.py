@@ -153,6 +153,7 @@ def all_zero_imagereward(tokenizer):
 # Registered names
 
 
+@pytest.mark.slow
 def test_the_default_model_comes_from_the_hub_and_then_from_the_cache(hub, command, script, model, parity):
     hub.repos["zai-org/ImageReward"] = {"main": {"ImageReward.pt": all_zero_imagereward(model.tokenizer)}}
     hub.repos["google-bert/bert-base-uncased"] = {"main": {"vocab.txt": bert_sized(parity / "vocab.txt")}}
@@ -202,6 +203,7 @@ out["revision"] = failure(RM.load, name, revision="v7")
 # Repositories of saved folders
 
 
+@pytest.mark.slow
 def test_a_saved_folder_loads_from_the_hub_and_offline_afterwards(hub, script, saved, local_score, tmp_path):
     config = json.loads(saved["config.json"])
     config["reward_mean"] -= config["reward_std"]  # adds 1 to every reward

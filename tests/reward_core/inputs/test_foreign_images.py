@@ -182,6 +182,7 @@ print(score("large.jsonl") - before)
 """
 
 
+@pytest.mark.slow
 @LINUX
 def test_large_images_wait_for_each_other_in_a_bulk_run(tmp_path):
     (tmp_path / "small.png").write_bytes(png_of_one_color(9))

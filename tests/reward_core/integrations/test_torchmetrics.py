@@ -311,6 +311,7 @@ dist.destroy_process_group()  # otherwise its threads may abort the process at e
 """
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_value_of_one(tiny, tmp_path):
     images = torch.randint(
         0, 256, (5, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)

@@ -178,6 +178,7 @@ def test_prompts_are_padded_to_few_lengths(fast, images):
 # Compiling
 
 
+@pytest.mark.slow
 def test_inductor_compiles_and_agrees(model, fast, images, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     expected = model.score_matrix(PROMPTS, images)
@@ -223,6 +224,7 @@ print(messages[0])
 """
 
 
+@pytest.mark.slow
 def test_without_a_compiler_one_warning_gives_the_reason(parity, images, tmp_path):
     import os
 

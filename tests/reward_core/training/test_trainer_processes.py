@@ -68,6 +68,7 @@ def newest(folder):
     return load_file(path / "tensors.safetensors"), json.loads((path / "state.json").read_text())["run"]
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one_process(start, data, tmp_path):
     """The same micro-batches of 2 groups, computed by one process and by two processes.
 
@@ -113,6 +114,7 @@ def wait_for_steps(folder, steps, process):
     raise AssertionError("no step within two minutes")
 
 
+@pytest.mark.slow
 def test_a_resumed_run_on_two_ranks_is_bit_identical(start, data, tmp_path):
     more = ("batch_size=1", "accumulation=1", "steps=9", "checkpoint_every=3", f"cache={tmp_path / 'cache'}")
     finish(training(start, data, tmp_path / "whole", *more, ranks=2))
@@ -168,6 +170,7 @@ def no_large_files():
     resource.setrlimit(resource.RLIMIT_FSIZE, (15_000, 15_000))
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_a_one_line_error_and_keeps_existing_files(start, data, tmp_path):
     out = tmp_path / "run"
     more = ("steps=4", "checkpoint_every=2", "checkpoints=9")
