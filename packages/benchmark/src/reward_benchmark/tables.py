@@ -1,4 +1,4 @@
-"""A run's summary as tables of text cells, for the terminal, Markdown and HTML alike."""
+"""Convert the summary of a run to tables of text, for the terminal, Markdown and HTML."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``refl compare``: a model before and after, the same seeds side by side."""
+"""``refl compare``: compare a model before and after fine-tuning on the same seeds."""
 
 from __future__ import annotations
 
@@ -12,25 +12,35 @@ logger = logging.getLogger(__name__)
 
 
 def add_to(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser("compare", help="the same seeds of two models side by side")
+    parser = commands.add_parser("compare", help="compare two models on the same prompts and seeds")
     parser.add_argument(
-        "before", metavar="BEFORE", help="hub id, pipeline folder, single file or LoRA folder"
+        "before", metavar="BEFORE", help="first model: hub id, pipeline folder, single file or LoRA folder"
     )
-    parser.add_argument("after", metavar="AFTER", help="the same")
-    parser.add_argument("--base", metavar="MODEL", help="of LoRA folders (default: what their card names)")
-    parser.add_argument("--prompts", required=True, metavar="FILE")
-    parser.add_argument("--reward", action="append", required=True, metavar="NAME", help="may be given again")
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
-    parser.add_argument("--limit", type=int, metavar="N", help="the first N prompts alone")
+    parser.add_argument("after", metavar="AFTER", help="second model, in the same forms")
+    parser.add_argument(
+        "--base",
+        metavar="MODEL",
+        help="base model of LoRA folders (default: the model that their card names)",
+    )
+    parser.add_argument("--prompts", required=True, metavar="FILE", help="file of prompts")
+    parser.add_argument(
+        "--reward", action="append", required=True, metavar="NAME", help="reward (repeatable)"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder to write")
+    parser.add_argument("--limit", type=int, metavar="N", help="use only the first N prompts")
     parser.add_argument("--seeds", type=int, default=4, help="images per prompt (default: %(default)s)")
-    parser.add_argument("--height", type=int, default=0)
-    parser.add_argument("--width", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--sampler", default="", help="ddim, ddpm, euler, flow (default: the model's first)")
-    parser.add_argument("--guidance-scale", type=float, default=5.0, help="default: %(default)s; 1 is none")
-    parser.add_argument("--negative-prompt", default="")
-    parser.add_argument("--batch-size", type=int, default=4)
-    parser.add_argument("--device", help="default: cuda, else mps, else cpu")
+    parser.add_argument("--height", type=int, default=0, help="pixels (default: the model's)")
+    parser.add_argument("--width", type=int, default=0, help="pixels (default: the model's)")
+    parser.add_argument("--steps", type=int, default=40, help="denoising steps (default: %(default)s)")
+    parser.add_argument(
+        "--sampler", default="", help="ddim, ddpm, euler or flow (default: the first that the model supports)"
+    )
+    parser.add_argument(
+        "--guidance-scale", type=float, default=5.0, help="1 disables guidance (default: %(default)s)"
+    )
+    parser.add_argument("--negative-prompt", default="", help="negative prompt for guidance")
+    parser.add_argument("--batch-size", type=int, default=4, help="images per batch (default: %(default)s)")
+    parser.add_argument("--device", help="device to compute on (default: cuda, else mps, else cpu)")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout instead of a table")
     parser.set_defaults(run=run)
 

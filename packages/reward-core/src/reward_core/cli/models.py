@@ -1,4 +1,4 @@
-"""``reward-core models``: what can be loaded by name."""
+"""``reward-core models``: list the models that can be loaded by name."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 
 
 def add_to(commands: argparse._SubParsersAction) -> None:
-    models = commands.add_parser("models", help="list what can be loaded by name")
+    models = commands.add_parser("models", help="list the models that can be loaded by name")
     models.set_defaults(run=run_models)
 
 

@@ -1,4 +1,4 @@
-"""``reward-core sort``: images into folders by their scores."""
+"""``reward-core sort``: sort images into folders by their scores."""
 
 from __future__ import annotations
 
@@ -24,39 +24,42 @@ NO_SCORE = "reward-core tag"  # in the reason of an image without a score
 def add_to(commands: argparse._SubParsersAction) -> None:
     sort = commands.add_parser(
         "sort",
-        help="put images into folders by their scores",
-        description="Puts images into folders by the scores that `reward-core tag` wrote into them. Shows "
-        "what it would do, and does it with --move or --copy; never overwrites. What an interrupted run has "
-        "moved counts when it is run again. Captions (picture.txt) go with their images.",
+        help="sort images into folders by their scores",
+        description="Sort images into folders by the scores that `reward-core tag` wrote into them. Without "
+        "--move or --copy, only print the plan. Files are never overwritten, and captions (picture.txt) "
+        "follow their images. After an interruption, run the same command again.",
     )
     sort.add_argument("folder", type=Path, metavar="DIR", help="folder of the images (not its subfolders)")
     sort.add_argument(
-        "--into", required=True, metavar="BEST,...,REST", help="folders, for the best to the worst, in DIR"
+        "--into",
+        required=True,
+        metavar="BEST,...,REST",
+        help="names of folders in DIR, from the best to the worst",
     )
     cuts = sort.add_mutually_exclusive_group(required=True)
     cuts.add_argument(
         "--top",
         metavar="N|N%,...",
-        help="how many, or which share of all, each folder but the last takes: 20, 10%%, or 10%%,30%%",
+        help="number or share of images for each folder except the last: 20, 10%%, or 10%%,30%%",
     )
     cuts.add_argument(
         "--threshold",
         metavar="SCORE,...",
-        help="score that each folder but the last asks for",
+        help="lowest score for each folder except the last",
     )
     sort.add_argument(
         "--per-prompt", action="store_true", help="apply --top to the images of each prompt separately"
     )
-    sort.add_argument("--key", help="name of the score (default: the only one that the images carry)")
+    sort.add_argument("--key", help="name of the score (default: the only one in the images)")
     sort.add_argument(
         "--scores",
         type=Path,
         metavar="FILE",
-        help="a file of `reward-core score` to take the scores from",
+        help="read the scores from a file of `reward-core score`",
     )
     do = sort.add_mutually_exclusive_group()
-    do.add_argument("--move", "--yes", action="store_true", dest="move", help="do it: move the images")
-    do.add_argument("--copy", action="store_true", help="do it: copy the images")
+    do.add_argument("--move", "--yes", action="store_true", dest="move", help="move the images")
+    do.add_argument("--copy", action="store_true", help="copy the images")
     sort.add_argument("--json", action="store_true", help="one JSON document on stdout instead of a table")
     sort.set_defaults(run=run_sort)
 

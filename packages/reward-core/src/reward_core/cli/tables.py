@@ -1,4 +1,4 @@
-"""What the command prints as tables."""
+"""Tables that the commands print."""
 
 from __future__ import annotations
 
