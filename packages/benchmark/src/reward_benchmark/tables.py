@@ -56,8 +56,8 @@ def report_markdown(summary: SuiteSummary) -> str:
 
 
 def print_tables(parts: Iterable[PartSummary]) -> None:
-    """Print all tables on stdout; one that is wider than the terminal as a list of its rows."""
-    from reward_core.printing.terminal import PlainTable, plain_console
+    """Print all tables to stdout; a table that is wider than the terminal becomes a list of its rows."""
+    from reward_core.printing.terminal import PlainTable, plain_console, print_table
 
     console = plain_console()
     for part in parts:
@@ -65,26 +65,9 @@ def print_tables(parts: Iterable[PartSummary]) -> None:
             grid = PlainTable(*table.columns, title=table.title)
             for row in table.rows:
                 grid.add_row(*row)
-            if (
-                console.measure(grid, options=console.options.update(max_width=10_000)).maximum
-                <= console.width
-            ):
-                console.print(grid)
-            else:
-                console.print(_as_list(table))
+            print_table(grid)
             for note in table.notes:
                 console.print(f"  {printable(note)}")
-
-
-def _as_list(table: TextTable) -> str:
-    """Return a table as blocks of lines: the first cell of a row, then a line for each other column."""
-    heads = [f"  {printable(name)}: " for name in table.columns]
-    width = max(map(len, heads))
-    lines = [printable(table.title)]
-    for row in table.rows:
-        lines.append(printable(row[0]))
-        lines += [head.ljust(width) + printable(cell) for head, cell in zip(heads[1:], row[1:]) if cell]
-    return "\n".join(lines)
 
 
 def _markdown(table: TextTable) -> str:

@@ -27,7 +27,7 @@ def run_example(args: argparse.Namespace) -> int:
 
     images = example_images(args.images or ADDRESS)
     _, rewards = load_model(args).inference_rank(PROMPT, images, **batch(args))
-    table = PlainTable("picture", f"score ({args.model})", "published (ImageReward-v1.0)", title=PROMPT)
+    table = PlainTable("image", f"score ({args.model})", "published (ImageReward-v1.0)", title=PROMPT)
     for image, reward, published in zip(images, rewards, PUBLISHED):
         table.add_row(image.name, f"{reward:.2f}", f"{published:.2f}")
     print_table(table)

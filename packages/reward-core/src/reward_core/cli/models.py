@@ -14,7 +14,8 @@ def run_models(args: argparse.Namespace) -> int:
     from ..models.registry import BUNDLED_MODELS, REWARD_MODELS, SCORES
     from ..printing.terminal import PlainTable, print_table
 
-    table = PlainTable("name", "kind", "what it is")
+    table = PlainTable("name", "kind")
+    table.add_column("description", wrap=True)
     for name, spec in REWARD_MODELS.items():
         table.add_row(name, "reward", spec.description)
     for name, description in BUNDLED_MODELS.items():

@@ -163,8 +163,7 @@ def _print(
 ) -> None:
     from ..printing.terminal import PlainTable, print_table
 
-    table = PlainTable("picture", "score", "into")
-    table.columns[0].overflow = "fold"
+    table = PlainTable("image", "score", "into")
     shown: list[Placement | None] = list(placements)
     if len(placements) > SHOWN:
         shown[SHOWN // 2 : -SHOWN // 2] = [None]

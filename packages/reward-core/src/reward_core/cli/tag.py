@@ -188,9 +188,11 @@ def _print(args: argparse.Namespace, model: Any, tagged: list[_Tagged]) -> None:
     if quantiles:
         caption += f"; percentile: {quantiles.source}"
     table = PlainTable(caption=caption)
-    for name in ("picture", "score", "percentile", "prompt"):
-        table.add_column(name, justify="left" if name in ("picture", "prompt") else "right", overflow="fold")
-    table.add_column("prompt from")
+    table.add_column("image")
+    table.add_column("score", justify="right")
+    table.add_column("percentile", justify="right")
+    table.add_column("prompt", wrap=True)
+    table.add_column("source")
     rows: list[_Tagged | None] = list(tagged)
     if len(tagged) > 2 * SHOWN:
         by_score = sorted(tagged, key=lambda done: -(done.row.score or 0.0))
@@ -202,6 +204,6 @@ def _print(args: argparse.Namespace, model: Any, tagged: list[_Tagged]) -> None:
         prompt = done.row.prompt or ""
         prompt = prompt if len(prompt) <= 60 else prompt[:57] + "..."
         percentile = model.percentile(done.row.score)
-        shown = "" if percentile is None else f"{percentile:.0f}"
-        table.add_row(done.row.image, f"{done.row.score:.4f}", shown, prompt, done.source)
+        cell = "" if percentile is None else f"{percentile:.0f}"
+        table.add_row(done.row.image, f"{done.row.score:.4f}", cell, prompt, done.source)
     print_table(table)
