@@ -75,7 +75,7 @@ def run_tag(args: argparse.Namespace) -> int:
     elif tagged:
         _print(args, model, tagged)
     if skipped and not args.json:
-        print(f"{len(skipped)} images already had a score")
+        print(f"{len(skipped)} skipped: already scored")
     return report_failures(failures)
 
 
