@@ -115,8 +115,8 @@ def _spearman_cell(result: GeneratorsResult) -> str:
     return cell
 
 
-def _correlation_cell(found: Interval | None) -> str:
-    return "–" if found is None else f"{found.value:.2f} {_range(found, '.2f')}"
+def _correlation_cell(interval: Interval | None) -> str:
+    return "–" if interval is None else f"{interval.value:.2f} {_range(interval, '.2f')}"
 
 
 def _preference(part: PreferenceSummary) -> TextTable:
@@ -125,7 +125,7 @@ def _preference(part: PreferenceSummary) -> TextTable:
     tables = [result.table for result in part.scorers.values()]
     rows = [[scorer, *_preference_cells(result)] for scorer, result in part.scorers.items()]
     pairs = sorted({table.pairs for table in tables})
-    sizes = sorted({found.n for table in tables for found in (table.recall, table.filter) if found})
+    sizes = sorted({result.n for table in tables for result in (table.recall, table.filter) if result})
     notes = [
         f"[95% interval over prompts]; {part.prompts} prompts, {part.images:,} images, "
         f"{' or '.join(f'{n:,}' for n in pairs)} untied pairs; an equal score is wrong. {_failures(part)}"
@@ -142,12 +142,15 @@ def _preference_cells(result: PreferenceResult) -> Iterator[str]:
     table, paper = result.table, result.published
     yield _accuracy_cell(table.pooled_accuracy, paper.pooled_accuracy if paper else None)
     yield _accuracy_cell(table.per_prompt_accuracy, paper.per_prompt_accuracy if paper else None)
-    for found, published in ((table.recall, paper and paper.recall), (table.filter, paper and paper.filter)):
+    for retrieval, published in (
+        (table.recall, paper and paper.recall),
+        (table.filter, paper and paper.filter),
+    ):
         for k in KS:
-            if found is None:
+            if retrieval is None:
                 yield "–"
                 continue
-            cell = f"{100 * found.at[k].value:.1f} {_range(found.at[k], '.0f', 100)}"
+            cell = f"{100 * retrieval.at[k].value:.1f} {_range(retrieval.at[k], '.0f', 100)}"
             yield cell + (f"; paper {100 * published[k]:.2f}" if published else "")
 
 

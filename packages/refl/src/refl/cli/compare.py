@@ -79,27 +79,29 @@ def run(args: argparse.Namespace) -> int:
     before, after = families
     with progress_bar() as bar:
         task = bar.add_task("images", total=2 * len(prompts) * settings.seeds)
-        found = compare(
+        result = compare(
             before, after, prompts, rewards, settings, args.out, lambda count: bar.advance(task, count)
         )
     if args.json:
-        print(json.dumps({"before": args.before, "after": args.after, **found}, indent=1, ensure_ascii=False))
+        print(
+            json.dumps({"before": args.before, "after": args.after, **result}, indent=1, ensure_ascii=False)
+        )
     else:
-        print_comparison(found)
+        print_comparison(result)
     return 0
 
 
-def print_comparison(found: dict) -> None:
+def print_comparison(result: dict) -> None:
     from reward_core.printing.terminal import PlainTable, print_table
 
-    title = f"{found['prompts']} prompts x {found['settings']['seeds']} seeds"
+    title = f"{result['prompts']} prompts x {result['settings']['seeds']} seeds"
     table = PlainTable("reward", "before", "after", "after wins", "95% interval", title=title)
-    for row in found["rewards"]:
+    for row in result["rewards"]:
         interval = f"{row['win_rate_low']:.1%} to {row['win_rate_high']:.1%}"
         means = (f"{row[side]:.3f}" for side in ("before", "after"))
         table.add_row(row["name"], *means, f"{row['win_rate']:.1%}", interval)
-    if found["diversity"]["before"] is not None:
+    if result["diversity"]["before"] is not None:
         table.add_row(
-            "(diversity)", *(f"{found['diversity'][side]:.3f}" for side in ("before", "after")), "", ""
+            "(diversity)", *(f"{result['diversity'][side]:.3f}" for side in ("before", "after")), "", ""
         )
     print_table(table)
