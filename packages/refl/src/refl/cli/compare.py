@@ -41,7 +41,9 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--negative-prompt", default="", help="negative prompt for guidance")
     parser.add_argument("--batch-size", type=int, default=4, help="images per batch (default: %(default)s)")
     parser.add_argument("--device", help="device to compute on (default: cuda, else mps, else cpu)")
-    parser.add_argument("--json", action="store_true", help="one JSON document on stdout instead of a table")
+    parser.add_argument(
+        "--json", action="store_true", help="print a JSON document to stdout instead of a table"
+    )
     parser.set_defaults(run=run)
 
 

@@ -29,7 +29,9 @@ def add_to(commands: argparse._SubParsersAction) -> None:
         action="store_true",
         help="replace every prompt with an empty one, to measure what the image alone explains",
     )
-    evaluate.add_argument("--json", action="store_true", help="one JSON document on stdout instead of tables")
+    evaluate.add_argument(
+        "--json", action="store_true", help="print a JSON document to stdout instead of tables"
+    )
     evaluate.set_defaults(run=run_evaluate)
 
 

@@ -74,7 +74,9 @@ def _source(
 ) -> argparse.ArgumentParser:
     parser = sources.add_parser(name, help=about, parents=parents)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
-    parser.add_argument("--json", action="store_true", help="one JSON document on stdout instead of a table")
+    parser.add_argument(
+        "--json", action="store_true", help="print a JSON document to stdout instead of a table"
+    )
     parser.set_defaults(run=run)
     return parser
 

@@ -15,7 +15,9 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     )
     rank.add_argument("prompt", metavar="PROMPT", help="text that the images should show")
     rank.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
-    rank.add_argument("--json", action="store_true", help="one JSON document on stdout instead of a table")
+    rank.add_argument(
+        "--json", action="store_true", help="print a JSON document to stdout instead of a table"
+    )
     rank.set_defaults(run=run_rank)
 
 

@@ -60,7 +60,9 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     do = sort.add_mutually_exclusive_group()
     do.add_argument("--move", "--yes", action="store_true", dest="move", help="move the images")
     do.add_argument("--copy", action="store_true", help="copy the images")
-    sort.add_argument("--json", action="store_true", help="one JSON document on stdout instead of a table")
+    sort.add_argument(
+        "--json", action="store_true", help="print a JSON document to stdout instead of a table"
+    )
     sort.set_defaults(run=run_sort)
 
 

@@ -45,7 +45,7 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     )
     tag.add_argument("--skip-tagged", action="store_true", help="skip images that already have a score")
     tag.add_argument("--dry-run", action="store_true", help="score, but write nothing")
-    tag.add_argument("--json", action="store_true", help="one JSON document on stdout instead of a table")
+    tag.add_argument("--json", action="store_true", help="print a JSON document to stdout instead of a table")
     tag.set_defaults(run=run_tag)
 
 
