@@ -28,7 +28,7 @@ def test_images_are_generated_once_and_ranked(command, pipelines, prompts, tmp_p
     done = command(*arguments(pipelines("sd"), prompts, "mine", "--batch-size", 2))
     assert done.returncode == 0, done.stderr
     folder = prompts.parent / "generations" / "mine"
-    assert done.stderr.endswith(f"reward-benchmark: {folder}: 6 images made, 0 were there\n")
+    assert done.stderr.endswith(f"reward-benchmark: {folder}: 6 images generated, 0 existed\n")
     assert "Loading pipeline" not in done.stderr  # diffusers' progress bar
     names = sorted(path.name for path in folder.glob("*.png"))
     assert names == [f"{p['id']}_{x}.png" for p in sorted(PROMPTS, key=lambda p: p["id"]) for x in range(3)]
@@ -36,7 +36,7 @@ def test_images_are_generated_once_and_ranked(command, pipelines, prompts, tmp_p
     for name in names[1::2]:  # as after an interruption
         (folder / name).unlink()
     done = command(*arguments(pipelines("sd"), prompts, "mine"))
-    assert "3 images made, 3 were there" in done.stderr
+    assert "3 images generated, 3 existed" in done.stderr
     for name in names:  # other batches, so rounding may differ
         assert np.abs(images[name].astype(int) - np.asarray(Image.open(folder / name))).max() <= 1
 
@@ -88,7 +88,7 @@ def test_a_full_disk_is_a_one_line_error_and_keeps_finished_images(command, pipe
     assert f"reward-benchmark: Cannot write to '{folder}': no space left" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == kept
-    assert "1 images made, 5 were there" in command(*arguments(pipelines("sd"), prompts, "mine")).stderr
+    assert "1 images generated, 5 existed" in command(*arguments(pipelines("sd"), prompts, "mine")).stderr
 
 
 def test_invalid_arguments_are_refused(command, pipelines, prompts, tmp_path):
@@ -97,7 +97,7 @@ def test_invalid_arguments_are_refused(command, pipelines, prompts, tmp_path):
         (pipelines("sd"), "mine", ("--steps", 3), "its images were generated with steps 2"),
         (pipelines("sd-v"), "mine", (), "its images were generated with model"),
         (tmp_path, "other", (), "it has no model_index.json"),
-        (pipelines("sd"), "../other", (), "--name: letters"),
+        (pipelines("sd"), "../other", (), "--name: must consist of letters"),
         (pipelines("sd"), "other", ("--lora", tmp_path / "none"), "none"),
     ):
         done = command(*arguments(model, prompts, name, *more))

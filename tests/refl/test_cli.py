@@ -211,17 +211,17 @@ def test_prompt_files_are_read(tmp_path, name, text, expected):
     ("name", "content", "message"),
     [
         ("none.json", None, "cannot be read"),
-        ("a.json", b"[", "no JSON"),
-        ("a.json", b'{"text": "a"}', "must hold a list of prompts, holds dict"),
-        ("a.json", b"[]", "holds no prompt"),
-        ("a.txt", b"\n\n", "holds no prompt"),
-        ("a.json", b'["a", 3]', "entry 2 is no text but int"),
+        ("a.json", b"[", "not valid JSON"),
+        ("a.json", b'{"text": "a"}', "must contain a list of prompts, contains dict"),
+        ("a.json", b"[]", "contains no prompts"),
+        ("a.txt", b"\n\n", "contains no prompts"),
+        ("a.json", b'["a", 3]', "entry 2 must be a string, got int"),
         ("a.json", b'[{"words": "a"}]', "entry 1 has none of text, prompt, caption"),
         ("a.txt", b"\xff\xfe\x00", "not UTF-8"),
-        ("a.json", b"[" * 100_000, "no JSON"),
+        ("a.json", b"[" * 100_000, "not valid JSON"),
         ("a.csv", b"id,words\n1,a cat\n", "name a column text or prompt or caption, it names id, words"),
         ("a.csv", b"", "it names nothing"),
-        ("a.tsv", b"prompt\n", "holds no prompt"),
+        ("a.tsv", b"prompt\n", "contains no prompts"),
         ("a.csv", b"prompt\n" + b"a" * 200_000, "after line 1: field larger than field limit"),
     ],
 )
@@ -266,12 +266,12 @@ def test_every_epoch_is_shuffled_differently():
 @pytest.mark.parametrize(
     ("reward", "message"),
     [
-        (lambda pixels, prompts: pixels.mean(), r"gave a tensor \(\) instead of \(2,\)"),
+        (lambda pixels, prompts: pixels.mean(), r"returned a tensor \(\) instead of \(2,\)"),
         (
             lambda pixels, prompts: pixels.mean((1, 2, 3))[:, None],
-            r"gave a tensor \(2, 1\) instead of \(2,\)",
+            r"returned a tensor \(2, 1\) instead of \(2,\)",
         ),
-        (lambda pixels, prompts: [0.5, 0.5], "gave list instead of a tensor"),
+        (lambda pixels, prompts: [0.5, 0.5], "returned list instead of a tensor"),
         (lambda pixels, prompts: torch.zeros(2), "has a weight but gives no gradient"),
         (lambda pixels, prompts: 1 / 0, "failed on two images: ZeroDivisionError"),
     ],
@@ -299,7 +299,7 @@ def test_invalid_arguments_are_refused_before_training(pipelines, tmp_path):
         trainer(model=tmp_path)
     with pytest.raises(PromptFileError):
         trainer(prompts=tmp_path / "none.txt")
-    with pytest.raises(ConfigError, match="no file of prompts given"):
+    with pytest.raises(ConfigError, match="no prompts are given"):
         trainer(prompts="")
     (tmp_path / "empty").mkdir()
     with pytest.raises(PromptFileError, match=r"Cannot (use|load the dataset) '.*empty'"):

@@ -52,9 +52,8 @@ def command(capsys, monkeypatch):
     """A function that runs the command in this process, which is faster, and returns the same as ``run``."""
     from reward_core.cli import main
 
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def command(*arguments) -> subprocess.CompletedProcess:
+    def command(*arguments, width=200) -> subprocess.CompletedProcess:
+        monkeypatch.setenv("COLUMNS", str(width))
         arguments = [str(argument) for argument in arguments]
         capsys.readouterr()
         try:

@@ -88,7 +88,7 @@ def test_other_files_are_not_touched(command, hosts):
     (target / "theirs.py").touch()
     done = command("comfyui", hosts / "comfyui")
     assert (done.returncode, done.stdout) == (2, "")
-    assert f"{target}: something else is there" in done.stderr
+    assert f"Cannot install into {target}: it exists and is not this extension" in done.stderr
     assert files(target) == {Path("theirs.py")}
 
 

@@ -50,6 +50,23 @@ def test_rank_prints_a_table_best_first(command, model, folder, images):
     assert "percentile:" not in done.stdout
 
 
+def test_rank_keeps_paths_whole_in_80_columns(command, measured, images, tmp_path):
+    copies = [shutil.copy(image, tmp_path / f"{'long-name-' * 8}{i}.png") for i, image in enumerate(images)]
+    narrow = command("rank", PROMPT, *copies, "--model", measured, width=80)
+    assert narrow.returncode == 0
+    lines = narrow.stdout.splitlines()
+    assert {line.removeprefix("  image: ").strip() for line in lines if ".png" in line} == set(
+        map(str, copies)
+    )
+    assert max(len(line) for line in lines if ".png" not in line) <= 80
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_the_list_of_models_fits_narrow_terminals(command, width):
+    done = command("models", width=width)
+    assert max(map(len, done.stdout.splitlines())) <= width
+
+
 def test_rank_shows_percentiles_and_where_they_come_from(command, measured, images):
     done = command("rank", PROMPT, *images, "--model", measured)
     results = json.loads(command("rank", PROMPT, *images, "--model", measured, "--json").stdout)["results"]
@@ -362,7 +379,7 @@ def test_models_lists_every_name(command):
 @pytest.mark.parametrize(
     ("name", "flags"),
     [
-        ("rank", ["prompt", "IMAGE", "--json", "--model", "--device", "--batch-size"]),
+        ("rank", ["PROMPT", "IMAGE", "--json", "--model", "--device", "--batch-size"]),
         ("score", ["--prompts", "--images", "--out", "--model", "--device", "--batch-size"]),
         ("models", []),
         ("convert", ["STATE_DICT", "OUT_FOLDER", "--config", "--vocab"]),

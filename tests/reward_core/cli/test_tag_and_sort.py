@@ -74,7 +74,7 @@ def test_tag_again_changes_nothing_and_can_be_skipped(command, folder):
     before = (folder / "a.png").read_bytes()
     done = command("tag", folder, *options, "--skip-tagged")
     assert done.returncode == 0
-    assert "1 carried a score already" in done.stdout
+    assert "1 skipped: already scored" in done.stdout
     assert "b.jpg" in done.stdout
     assert "a.png" not in done.stdout
     assert command("tag", folder, *options).returncode == 0
@@ -170,7 +170,7 @@ def test_tag_writes_a_second_models_score_once(command, folder):
         assert done.returncode == 0, done.stderr
     assert read_texts(folder / "a.png")["parameters"].count("HPSv2.1") == 1
     skipped = command("tag", folder, "--prompt", "x", "--model", "tiny", "--key", "HPSv2.1", "--skip-tagged")
-    assert "3 carried a score already" in skipped.stdout
+    assert "3 skipped: already scored" in skipped.stdout
     assert command("sort", folder, "--into", "a,b", "--top", "1", "--key", "HPSv2.1").returncode == 0
 
 
@@ -496,7 +496,7 @@ def test_two_local_models_of_the_same_name_are_distinguished(command, folder, tm
     assert (done.returncode, done.stderr.count("best@")) == (1, 3)
     assert command(*tag, tmp_path / "copy/best").returncode == 0
     done = command(*tag, tmp_path / "copy/best", "--skip-tagged")
-    assert "3 carried a score already" in done.stdout
+    assert "3 skipped: already scored" in done.stdout
 
 
 def test_webui_scores_are_kept_and_usable_for_sorting(command, folder):

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .run import RunConfig
 
 logger = logging.getLogger(__name__)
-FAILED_SHOWN = 20  # images without a score that are named
+FAILED_SHOWN = 20  # failed images to list
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -44,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
     from . import __version__
 
     parser = CommandParser(
-        prog="reward-benchmark", description="The paper's tables, and every scorer beside the others."
+        prog="reward-benchmark", description="Reproduce the paper's tables and compare scorers."
     )
     parser.add_argument("--version", action="version", version=f"reward-benchmark {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -57,12 +57,16 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _add_report(commands) -> None:
     report = commands.add_parser(
-        "report", help="tables and pages of finished runs, or of the original's files"
+        "report", help="print tables of finished runs or of the original's files, and write their pages"
     )
-    report.add_argument("path", type=Path, metavar="DIR", help="runs/, one run, or the original's results")
-    report.add_argument("--html", action="store_true", help="one page with charts and images, report.html")
     report.add_argument(
-        "--rankings", type=Path, metavar="FILE", help="people's, for the original's test_*.json"
+        "path", type=Path, metavar="DIR", help="folder of runs, of one run, or of the original's results"
+    )
+    report.add_argument(
+        "--html", action="store_true", help="also write report.html, a page with charts and images"
+    )
+    report.add_argument(
+        "--rankings", type=Path, metavar="FILE", help="rankings of people, for the original's test_*.json"
     )
     report.set_defaults(run=run_report)
 
@@ -71,59 +75,83 @@ def _add_run(commands) -> None:
     from .suites import SUITES
 
     run = commands.add_parser("run", help="score a suite and print its tables; an interrupted run resumes")
-    run.add_argument("suite", choices=list(SUITES))
+    run.add_argument("suite", choices=list(SUITES), help="suite to run")
     run.add_argument(
-        "--scorers", type=_names, metavar="A,B", help="names, folders or files (default: the suite's)"
+        "--scorers",
+        type=_names,
+        metavar="A,B",
+        help="scorers: names, folders or files (default: those of the suite)",
     )
     run.add_argument(
-        "--generators", type=_names, default=("default",), metavar="default|all|A,B", help="whose images"
+        "--generators",
+        type=_names,
+        default=("default",),
+        metavar="default|all|A,B",
+        help="generators whose images are scored",
     )
     run.add_argument(
-        "--data", type=Path, metavar="DIR", help="images (default: OUT/SUITE/data, fetched or made)"
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="folder of the images (default: OUT/SUITE/data, downloaded or created)",
     )
-    run.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="default: %(default)s")
-    run.add_argument("--limit", type=positive, metavar="N", help="the first N prompts only")
     run.add_argument(
-        "--device", help="one, or several with commas: cuda:0,cuda:1 (default: cuda, else mps, else cpu)"
+        "--out", type=Path, default=Path("runs"), metavar="DIR", help="folder of runs (default: %(default)s)"
     )
+    run.add_argument("--limit", type=positive, metavar="N", help="use only the first N prompts")
+    run.add_argument("--device", help="device, or several: cuda:0,cuda:1 (default: cuda, else mps, else cpu)")
     run.add_argument("--precision", choices=("exact", "fast", "auto"), default="exact")
-    run.add_argument("--batch-size", type=positive, metavar="N", help="pairs computed at once")
-    run.add_argument("--offline", action="store_true", help="never touch the network")
-    run.add_argument("--json", action="store_true", help="the summary as JSON on stdout instead of tables")
+    run.add_argument("--batch-size", type=positive, metavar="N", help="pairs per batch")
+    run.add_argument("--offline", action="store_true", help="never use the network")
+    run.add_argument(
+        "--json", action="store_true", help="print the summary as JSON to stdout instead of tables"
+    )
     run.set_defaults(run=run_suite)
 
 
 def _add_generate(commands) -> None:
-    generate = commands.add_parser("generate", help="images of your model for table1")
-    generate.add_argument("--model", required=True, help="hub id, pipeline folder or single file")
-    generate.add_argument("--lora", metavar="DIR", help="LoRA weights upon it")
-    generate.add_argument("--name", required=True, help="of this generator, for `run table1 --generators`")
+    generate = commands.add_parser("generate", help="generate images of your model for table1")
     generate.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="NAME becomes a folder in it"
+        "--model", required=True, help="diffusion model: hub id, pipeline folder or single file"
     )
-    generate.add_argument("--prompts", type=Path, metavar="FILE", help="default: Table 1's, fetched")
-    generate.add_argument("--limit", type=positive, metavar="N", help="the first N prompts only")
-    generate.add_argument("--seeds", type=positive, default=10, metavar="N", help="default: %(default)s")
-    generate.add_argument("--steps", type=positive, default=50, help="default: %(default)s")
-    generate.add_argument("--guidance-scale", type=float, default=7.5, help="default: %(default)s")
+    generate.add_argument("--lora", metavar="DIR", help="LoRA weights for the model")
+    generate.add_argument(
+        "--name", required=True, help="name of this generator, for `run table1 --generators`"
+    )
+    generate.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder in which the folder NAME is created"
+    )
+    generate.add_argument(
+        "--prompts", type=Path, metavar="FILE", help="file of prompts (default: those of Table 1, downloaded)"
+    )
+    generate.add_argument("--limit", type=positive, metavar="N", help="use only the first N prompts")
+    generate.add_argument(
+        "--seeds", type=positive, default=10, metavar="N", help="images per prompt (default: %(default)s)"
+    )
+    generate.add_argument("--steps", type=positive, default=50, help="denoising steps (default: %(default)s)")
+    generate.add_argument(
+        "--guidance-scale", type=float, default=7.5, help="1 disables guidance (default: %(default)s)"
+    )
     generate.add_argument("--height", type=positive, default=0, help="pixels (default: the model's)")
-    generate.add_argument("--width", type=positive, default=0, help="pixels (default: as --height)")
+    generate.add_argument("--width", type=positive, default=0, help="pixels (default: the same as --height)")
     generate.add_argument(
-        "--sampler", default="", help="ddim, ddpm, euler, flow (default: the model's first)"
+        "--sampler", default="", help="ddim, ddpm, euler or flow (default: the first that the model supports)"
     )
-    generate.add_argument("--batch-size", type=positive, default=4, metavar="N")
-    generate.add_argument("--device", help="default: cuda, else mps, else cpu")
-    generate.add_argument("--offline", action="store_true", help="never touch the network")
+    generate.add_argument(
+        "--batch-size", type=positive, default=4, metavar="N", help="images per batch (default: %(default)s)"
+    )
+    generate.add_argument("--device", help="device to compute on (default: cuda, else mps, else cpu)")
+    generate.add_argument("--offline", action="store_true", help="never use the network")
     generate.set_defaults(run=run_generate)
 
 
 def _add_metrics(commands) -> None:
-    metrics = commands.add_parser("metrics", help="metrics of scores in files, as one JSON object")
+    metrics = commands.add_parser("metrics", help="compute metrics of score files, as one JSON object")
     metrics.add_argument(
         "--rankings",
         type=Path,
         metavar="FILE",
-        help="rankings: [{id, prompt, generations, ranking}]",
+        help="file of rankings: [{id, prompt, generations, ranking}]",
     )
     metrics.add_argument(
         "--scores",
@@ -131,7 +159,7 @@ def _add_metrics(commands) -> None:
         nargs="+",
         required=True,
         metavar="FILE",
-        help="[{id, rewards}]; without --rankings, the original's benchmark/results folder or files of it",
+        help="file of [{id, rewards}]; without --rankings, files or the folder of the original's results",
     )
     metrics.set_defaults(run=run_metrics)
 
@@ -143,7 +171,9 @@ def run_generate(args: argparse.Namespace) -> int:
         from refl.compare import ImageSettings
         from refl.errors import ReflError
     except ModuleNotFoundError as error:
-        raise InputError(f"generate needs refl beside reward-benchmark ({error})") from error
+        raise InputError(
+            f"Cannot generate images: refl is not installed ({error}). Install reward-benchmark[generate]."
+        ) from error
     from reward_core.scoring.device import default_device, usable_device
 
     from .download import PROMPTS, text_file
@@ -153,7 +183,7 @@ def run_generate(args: argparse.Namespace) -> int:
     if not sys.stderr.isatty():  # diffusers has no environment variable for it
         diffusers_logging.disable_progress_bar()
     if not re.fullmatch(r"[\w.-]+", args.name) or args.name.startswith("."):
-        raise InputError(f"--name: letters, digits, - and _ were expected, got {args.name!r}")
+        raise InputError(f"--name: must consist of letters, digits, - and _, got {args.name!r}")
     file = args.prompts or text_file(PROMPTS, args.out.parent, args.offline)
     prompts = read_prompts(file)[: args.limit]
     settings = ImageSettings(
@@ -167,11 +197,11 @@ def run_generate(args: argparse.Namespace) -> int:
     )
     device = usable_device(args.device or default_device())
     try:
-        made = generate(args.model, args.lora, prompts, args.out / args.name, settings, device)
+        created = generate(args.model, args.lora, prompts, args.out / args.name, settings, device)
     except ReflError as error:
         raise InputError(str(error)) from error
-    existing = len(prompts) * args.seeds - made
-    logger.info("%s: %d images made, %d were there", args.out / args.name, made, existing)
+    existing = len(prompts) * args.seeds - created
+    logger.info("%s: %d images generated, %d existed", args.out / args.name, created, existing)
     return 0
 
 
@@ -207,7 +237,7 @@ def _report_missing_files(config: RunConfig, error: HubError) -> None:
     options = SuiteOptions(config.data_folder, config.limit, config.generators, config.offline)
     missing = missing_files(config.suite, options, config.scorers or SUITES[config.suite])
     if not missing or not (config.offline or hub_failure()):
-        return  # of a file that the network has: its own error says more
+        return  # the network works, so the error itself says more
     for file in missing:
         logger.error("%s", file)
     raise HubError(
@@ -228,7 +258,7 @@ def run_report(args: argparse.Namespace) -> int:
     if parts := original_summary(args.path, args.rankings):
         if args.html:
             raise InputError(
-                "--html needs the images of a run; of the original's files there are tables only"
+                "Cannot write a page with --html: the original's files contain no images. Leave out --html."
             )
         print_tables(parts)
         return 0
@@ -266,9 +296,12 @@ def _generator_metrics(paths: list[Path]) -> dict[str, JsonObject]:
     from .score_files import human_ranks, read_generator_files, result_files
 
     files = [file for path in paths for file in result_files(path)]
-    found = read_generator_files(files)
+    scores_by_scorer = read_generator_files(files)
     try:
-        return {name: generator_table(scores, human_ranks()).to_json() for name, scores in found.items()}
+        return {
+            name: generator_table(scores, human_ranks()).to_json()
+            for name, scores in scores_by_scorer.items()
+        }
     except ValueError as error:
         raise InputError(str(error)) from error
 
@@ -276,5 +309,5 @@ def _generator_metrics(paths: list[Path]) -> dict[str, JsonObject]:
 def _names(text: str) -> tuple[str, ...]:
     names = tuple(name.strip() for name in text.split(",") if name.strip())
     if not names:
-        raise argparse.ArgumentTypeError("a name, or several with commas, was expected")
+        raise argparse.ArgumentTypeError("must be a name, or several separated by commas")
     return names

@@ -1,4 +1,4 @@
-"""A run's summary as tables of text cells, for the terminal, Markdown and HTML alike."""
+"""Convert the summary of a run to tables of text, for the terminal, Markdown and HTML."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def report_markdown(summary: SuiteSummary) -> str:
 
 
 def print_tables(parts: Iterable[PartSummary]) -> None:
-    """Print all tables on stdout; one that is wider than the terminal as a list of its rows."""
-    from reward_core.printing.terminal import PlainTable, plain_console
+    """Print all tables to stdout; a table that is wider than the terminal becomes a list of its rows."""
+    from reward_core.printing.terminal import PlainTable, plain_console, print_table
 
     console = plain_console()
     for part in parts:
@@ -65,26 +65,9 @@ def print_tables(parts: Iterable[PartSummary]) -> None:
             grid = PlainTable(*table.columns, title=table.title)
             for row in table.rows:
                 grid.add_row(*row)
-            if (
-                console.measure(grid, options=console.options.update(max_width=10_000)).maximum
-                <= console.width
-            ):
-                console.print(grid)
-            else:
-                console.print(_as_list(table))
+            print_table(grid)
             for note in table.notes:
                 console.print(f"  {printable(note)}")
-
-
-def _as_list(table: TextTable) -> str:
-    """Return a table as blocks of lines: the first cell of a row, then a line for each other column."""
-    heads = [f"  {printable(name)}: " for name in table.columns]
-    width = max(map(len, heads))
-    lines = [printable(table.title)]
-    for row in table.rows:
-        lines.append(printable(row[0]))
-        lines += [head.ljust(width) + printable(cell) for head, cell in zip(heads[1:], row[1:]) if cell]
-    return "\n".join(lines)
 
 
 def _markdown(table: TextTable) -> str:
@@ -132,8 +115,8 @@ def _spearman_cell(result: GeneratorsResult) -> str:
     return cell
 
 
-def _correlation_cell(found: Interval | None) -> str:
-    return "–" if found is None else f"{found.value:.2f} {_range(found, '.2f')}"
+def _correlation_cell(interval: Interval | None) -> str:
+    return "–" if interval is None else f"{interval.value:.2f} {_range(interval, '.2f')}"
 
 
 def _preference(part: PreferenceSummary) -> TextTable:
@@ -142,7 +125,7 @@ def _preference(part: PreferenceSummary) -> TextTable:
     tables = [result.table for result in part.scorers.values()]
     rows = [[scorer, *_preference_cells(result)] for scorer, result in part.scorers.items()]
     pairs = sorted({table.pairs for table in tables})
-    sizes = sorted({found.n for table in tables for found in (table.recall, table.filter) if found})
+    sizes = sorted({result.n for table in tables for result in (table.recall, table.filter) if result})
     notes = [
         f"[95% interval over prompts]; {part.prompts} prompts, {part.images:,} images, "
         f"{' or '.join(f'{n:,}' for n in pairs)} untied pairs; an equal score is wrong. {_failures(part)}"
@@ -159,12 +142,15 @@ def _preference_cells(result: PreferenceResult) -> Iterator[str]:
     table, paper = result.table, result.published
     yield _accuracy_cell(table.pooled_accuracy, paper.pooled_accuracy if paper else None)
     yield _accuracy_cell(table.per_prompt_accuracy, paper.per_prompt_accuracy if paper else None)
-    for found, published in ((table.recall, paper and paper.recall), (table.filter, paper and paper.filter)):
+    for retrieval, published in (
+        (table.recall, paper and paper.recall),
+        (table.filter, paper and paper.filter),
+    ):
         for k in KS:
-            if found is None:
+            if retrieval is None:
                 yield "–"
                 continue
-            cell = f"{100 * found.at[k].value:.1f} {_range(found.at[k], '.0f', 100)}"
+            cell = f"{100 * retrieval.at[k].value:.1f} {_range(retrieval.at[k], '.0f', 100)}"
             yield cell + (f"; paper {100 * published[k]:.2f}" if published else "")
 
 

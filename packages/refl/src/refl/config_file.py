@@ -1,4 +1,4 @@
-"""Settings from presets, YAML files and ``key=value`` (see reward_core.runs.settings), with refl's errors."""
+"""Read settings from presets, YAML files and ``key=value`` (see reward_core.runs.settings)."""
 
 from __future__ import annotations
 
@@ -27,13 +27,16 @@ def load_config(
     settings: Sequence[str] = (),
     held_out: Sequence[str] = (),
 ) -> TrainConfig:
-    """A preset, then a YAML file over it, then ``key=value`` settings over both; checked.
+    """Return checked settings: a preset, overridden by a YAML file, overridden by ``key=value`` settings.
 
     Args:
-        held_out: names of rewards to watch beside those that all this gives.
+        file: YAML file.
+        preset: name of a preset.
+        settings: ``key=value`` settings, such as "optimizer.lr=1e-5".
+        held_out: names of held-out rewards to add.
 
     Raises:
-        ConfigError: an unknown preset, key or value, named with the nearest that exists.
+        ConfigError: a preset, key or value is unknown; the message suggests the closest known one.
     """
     with _as_config_error():
         config = reading.load_settings(TrainConfig(), PRESETS, preset, file, settings)
@@ -43,7 +46,7 @@ def load_config(
 
 
 def override(config: T, values: Mapping[str, Any]) -> T:
-    """A copy of a config with some values, nested as it is; ConfigError where one does not fit."""
+    """Return a copy of a config with other values, nested like it; raise ConfigError for an invalid one."""
     with _as_config_error():
         return reading.override(config, values)
 

@@ -1,4 +1,4 @@
-"""Check names and paths of a run before torch is imported and a model is loaded."""
+"""Check the names and paths of a run before importing torch and loading a model."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from .prompts import read_prompts
 
 
 def check_inputs(config: TrainConfig) -> None:
-    """Raise the error of the first input that cannot work: prompts, rewards, model, output folder.
+    """Raise an error for the first invalid input: prompts, rewards, model, output folder.
 
     Raises:
-        PromptFileError: a file of prompts that cannot be read.
-        RewardError: a reward that is neither a known name nor a file, folder or hub id.
-        ModelError: a model that is neither a file or folder nor a hub id.
-        ConfigError: no file of prompts, or an output folder that is a file.
+        PromptFileError: the prompt file cannot be read.
+        RewardError: a reward is neither a known name nor a file, folder or hub id.
+        ModelError: the model is neither a file or folder nor a hub id.
+        ConfigError: no prompt file is given, or the output folder is a file.
     """
     if not config.prompts:
-        raise ConfigError("prompts: no file of prompts given; set --prompts FILE")
+        raise ConfigError("Cannot train: no file of prompts is given. Set --prompts FILE.")
     read_prompts(config.prompts)
     check_rewards(reward.name for reward in config.rewards)
     check_model(config.model.id)
@@ -32,18 +32,18 @@ def check_inputs(config: TrainConfig) -> None:
 
 
 def check_rewards(names: Iterable[str], functions: Collection[str] = ()) -> None:
-    """Raise RewardError for a name that is no function's and that reward_core cannot load.
+    """Raise RewardError for a name that is neither one of ``functions`` nor loadable by reward_core.
 
     Args:
-        names: of the rewards.
-        functions: names of rewards that are the caller's own functions.
+        names: names of the rewards.
+        functions: names of rewards for which the caller passes a function.
     """
     known = [*REWARD_MODELS, *BUNDLED_MODELS, *SCORES]
     for name in names:
         if name in functions or name in known or os.path.exists(name) or is_repo_id(name):
             continue
-        near = difflib.get_close_matches(name.lower(), [k.lower() for k in known], n=1, cutoff=0.5)
-        hint = next((f"Did you mean {k!r}? " for k in known if near and k.lower() == near[0]), "")
+        close = difflib.get_close_matches(name.lower(), [k.lower() for k in known], n=1, cutoff=0.5)
+        hint = next((f"Did you mean {k!r}? " for k in known if close and k.lower() == close[0]), "")
         raise RewardError(
             f"Cannot load the reward {name!r}: it is neither a known name nor a folder or file, nor the id "
             f"of a hub repository. {hint}Known names: {', '.join(known)}."
@@ -51,10 +51,10 @@ def check_rewards(names: Iterable[str], functions: Collection[str] = ()) -> None
 
 
 def check_model(name: str) -> None:
-    """Raise ModelError for a model that is neither a folder or file nor the id of a hub repository."""
+    """Raise ModelError if a model is neither a file or folder nor the id of a hub repository."""
     if not os.path.exists(name) and not is_repo_id(name):
         raise ModelError(
-            f"Cannot load the model {name!r}: there is no such folder or file, and it is not the id of a hub "
+            f"Cannot load the model {name!r}: no such folder or file exists, and it is not the id of a hub "
             "repository (OWNER/NAME). Check the path."
         )
 

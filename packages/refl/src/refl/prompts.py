@@ -1,4 +1,4 @@
-"""The prompts a run trains on: reading them, fetching the original's, and in which order they come."""
+"""Read prompt files, download the original's prompts, and shuffle them for training."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ KEYS = ("text", "prompt", "caption")
 
 
 def read_prompts(file: str | os.PathLike[str]) -> list[str]:
-    """The prompts of a file, in its order, empty ones left out.
+    """Return the prompts of a file in its order, without empty ones.
 
     Args:
-        file: .json (a list of prompts, or of objects with "text", "prompt" or "caption", as the original's),
-            .jsonl (one of these a line), .csv or .tsv (a header names such a column), or text with one
-            prompt a line.
+        file: .json (a list of prompts, or of objects with "text", "prompt" or "caption", as in the original),
+            .jsonl (one of these per line), .csv or .tsv (with a column of one of these names), or text with
+            one prompt per line.
 
     Raises:
-        PromptFileError: missing, empty, or of another form.
+        PromptFileError: the file is missing, empty, or in another format.
     """
     path = Path(file)
     try:
@@ -46,7 +46,7 @@ def read_prompts(file: str | os.PathLike[str]) -> list[str]:
     except UnicodeDecodeError as error:
         raise PromptFileError(f"{file}: not UTF-8 text ({error.reason} at byte {error.start})") from error
     try:
-        # Lines end with "\n" alone: splitlines() would also cut at characters that texts may hold (U+2028).
+        # splitlines() would also split at characters such as U+2028, which prompts may contain.
         if path.suffix == ".json":
             entries = parse_json(text)
         elif path.suffix == ".jsonl":
@@ -61,53 +61,53 @@ def read_prompts(file: str | os.PathLike[str]) -> list[str]:
     except PromptFileError:
         raise
     except ValueError as error:
-        problem = "no JSON" if path.suffix in (".json", ".jsonl") else "cannot be read"
+        problem = "not valid JSON" if path.suffix in (".json", ".jsonl") else "cannot be read"
         raise PromptFileError(f"{file}: {problem} ({error})") from error
     if not isinstance(entries, list):
-        raise PromptFileError(f"{file}: must hold a list of prompts, holds {type(entries).__name__}")
+        raise PromptFileError(f"{file}: must contain a list of prompts, contains {type(entries).__name__}")
     prompts = [_prompt(file, number, entry) for number, entry in enumerate(entries, start=1)]
     prompts = [prompt for prompt in prompts if prompt]
     if not prompts:
-        raise PromptFileError(f"{file}: holds no prompt")
+        raise PromptFileError(f"{file}: contains no prompts")
     return prompts
 
 
 def _check_size(text: str) -> None:
-    """Raise ValueError for more lines and cells than a file of prompts may have."""
+    """Raise ValueError if a prompt file has too many lines or cells."""
     TableBudget().take(8 * text.count("\n") + text.count(",") + text.count("\t"), len(text))
 
 
 def _column(file: str | os.PathLike[str], text: str, delimiter: str) -> list[str]:
-    """The prompts' column of a table with a header."""
+    """Return the prompt column of a table with a header."""
     rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
-        found = [key for key in KEYS if key in (rows.fieldnames or ())]
-        if not found:
+        keys = [key for key in KEYS if key in (rows.fieldnames or ())]
+        if not keys:
             header = ", ".join(rows.fieldnames or ()) or "nothing"
             raise PromptFileError(
                 f"{file}: its first line must name a column {' or '.join(KEYS)}, it names {header}"
             )
-        return [row[found[0]] or "" for row in rows]
+        return [row[keys[0]] or "" for row in rows]
     except csv.Error as error:
         raise PromptFileError(f"{file}: after line {rows.line_num}: {error}") from error
 
 
 def _prompt(file: str | os.PathLike[str], number: int, entry: object) -> str:
     if isinstance(entry, dict):
-        found = [entry[key] for key in KEYS if key in entry]
-        if not found:
+        values = [entry[key] for key in KEYS if key in entry]
+        if not values:
             raise PromptFileError(f"{file}: entry {number} has none of {', '.join(KEYS)}")
-        entry = found[0]
+        entry = values[0]
     if not isinstance(entry, str):
-        raise PromptFileError(f"{file}: entry {number} is no text but {type(entry).__name__}")
+        raise PromptFileError(f"{file}: entry {number} must be a string, got {type(entry).__name__}")
     return entry.strip()
 
 
 def download_prompts(out: str | os.PathLike[str], address: str = ORIGINAL_ADDRESS) -> Path:
-    """Fetch the original's 10,000 prompts, checked against their sha256.
+    """Download the original's 10,000 prompts, check their sha256, and return the file's path.
 
     Raises:
-        reward_core.errors.HubError: not to be had, or not what it was.
+        reward_core.errors.HubError: the download failed, or the file has another sha256.
     """
     from reward_core.hub.downloads import fetch
     from reward_core.hub.file_specs import WebFile
@@ -118,23 +118,23 @@ def download_prompts(out: str | os.PathLike[str], address: str = ORIGINAL_ADDRES
 
 @dataclass(frozen=True)
 class DataOrder:
-    """An endless order over ``count`` items: each epoch all of them, shuffled anew. Stateless.
+    """An endless sequence of ``count`` indices, reshuffled in each epoch. It has no state.
 
     Attributes:
-        count: number of items, at least 1.
-        seed: of the shuffles.
+        count: number of indices, at least 1.
+        seed: seed of the shuffles.
     """
 
     count: int
     seed: int
 
     def __getitem__(self, index: int) -> int:
-        """The item at a place of the endless sequence."""
+        """Return the index at a position of the sequence."""
         epoch, offset = divmod(index, self.count)
         return int(self._permutation(epoch)[offset])
 
     def _permutation(self, epoch: int) -> np.ndarray:
-        import numpy as np  # slow to import, and most commands read prompts only
+        import numpy as np  # slow to import, and most commands only read prompts
 
         cached = _PERMUTATIONS.get((self.count, self.seed))
         if cached is None or cached[0] != epoch:
@@ -143,4 +143,4 @@ class DataOrder:
         return cached[1]
 
 
-_PERMUTATIONS: dict[tuple[int, int], tuple[int, np.ndarray]] = {}  # the epoch last asked for
+_PERMUTATIONS: dict[tuple[int, int], tuple[int, np.ndarray]] = {}  # that of the latest epoch

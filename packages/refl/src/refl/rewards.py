@@ -1,4 +1,4 @@
-"""Rewards of a run: reward_core's scorers or any callable, several with weights."""
+"""Rewards of a run: scorers of reward_core or callables, each with a weight."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ RewardFunction = Callable[[Tensor, Sequence[str]], Tensor]
 
 @dataclass
 class Reward:
-    """A reward function with its place in the loss."""
+    """A reward function with its weight and its term of the loss."""
 
     config: RewardConfig
     function: RewardFunction
 
     def __call__(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Rewards (N,) float32.
+        """Return rewards (N,) float32.
 
         Raises:
-            RewardError: the function answered with anything else.
+            RewardError: the function returned anything else.
         """
         with torch.autocast(pixels.device.type, enabled=False):
             rewards = self.function(pixels, prompts)
         name = self.config.name
         if not isinstance(rewards, Tensor):
             raise RewardError(
-                f"reward {name!r} gave {type(rewards).__name__} instead of a tensor ({len(prompts)},)"
+                f"reward {name!r} returned {type(rewards).__name__} instead of a tensor ({len(prompts)},)"
             )
         if rewards.shape != (len(prompts),):
             raise RewardError(
-                f"reward {name!r} gave a tensor {tuple(rewards.shape)} instead of ({len(prompts)},): "
+                f"reward {name!r} returned a tensor {tuple(rewards.shape)} instead of ({len(prompts)},): "
                 "one number for each image"
             )
         return rewards.float()
@@ -56,7 +56,7 @@ class Rewards:
         self.held_out = [reward for reward in rewards if not reward.config.weight]
 
     def loss(self, pixels: Tensor, prompts: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
-        """(per-sample loss (N,) with gradient, name -> rewards (N,) without)."""
+        """Return (loss per image (N,) with gradient, name -> rewards (N,) without gradient)."""
         total = pixels.new_zeros(len(prompts))
         values = {}
         for reward in self.trained:
@@ -68,19 +68,19 @@ class Rewards:
 
     @torch.no_grad()
     def held_out_rewards(self, pixels: Tensor, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """name -> (N,) of the held-out rewards."""
+        """Return name -> rewards (N,) of the held-out rewards."""
         return {reward.config.name: reward(pixels, prompts) for reward in self.held_out}
 
     @torch.no_grad()
     def all(self, pixels: Tensor, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """name -> (N,) of every reward."""
+        """Return name -> rewards (N,) of every reward."""
         return {r.config.name: r(pixels, prompts) for r in [*self.trained, *self.held_out]}
 
     def check(self, height: int, width: int, device: torch.device) -> None:
-        """Try every reward on two gray images, so that mistakes show before any long work.
+        """Try every reward on two gray images, so that errors show before training.
 
         Raises:
-            RewardError: a reward that fails, answers wrongly, or gives no gradient though it is trained.
+            RewardError: a reward fails, returns a wrong shape, or is trained and has no gradient.
         """
         prompts = ["an image", "another image"]
         for reward in [*self.trained, *self.held_out]:
@@ -98,11 +98,11 @@ class Rewards:
 
 
 def check_reward_names(configs: Sequence[RewardConfig], functions: Collection[str]) -> None:
-    """Raise an error for names that cannot work, before anything is loaded.
+    """Raise an error for invalid reward names before anything is loaded.
 
     Raises:
-        RewardError: neither a function's name nor one that reward_core can load.
-        ConfigError: a function whose name no reward has.
+        RewardError: a name is neither that of a function nor loadable by reward_core.
+        ConfigError: no reward has the name of a function.
     """
     names = [config.name for config in configs]
     if unused := [name for name in functions if name not in names]:
@@ -118,11 +118,11 @@ def load_rewards(
     device: torch.device,
     functions: Mapping[str, RewardFunction] | None = None,
 ) -> Rewards:
-    """Rewards by configuration: names in ``functions`` are callables, all others reward_core's.
+    """Load the rewards: those named in ``functions`` are callables, all others scorers of reward_core.
 
     Raises:
-        RewardError: a name that cannot be loaded.
-        ConfigError: a function that no reward is named after.
+        RewardError: a reward cannot be loaded.
+        ConfigError: no reward has the name of a function.
     """
     import reward_core
     from reward_core.errors import RewardCoreError

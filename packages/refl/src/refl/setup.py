@@ -1,4 +1,4 @@
-"""The parts of a run, made from its settings."""
+"""Create the parts of a run from its settings."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def find_prompts(config: TrainConfig, prompts: str | os.PathLike[str] | Sequence
     if not isinstance(prompts, (str, os.PathLike)):
         return list(prompts)
     if not os.fspath(prompts):
-        raise ConfigError("prompts: no file of prompts given")
+        raise ConfigError("Cannot train: no prompts are given. Set prompts to a file or pass a list.")
     return read_prompts(prompts)
 
 
 def check_inputs(config: TrainConfig, rewards: Mapping[str, RewardFunction]) -> None:
-    """Raise ReflError for names and paths that cannot work, before anything is loaded."""
+    """Raise ReflError for invalid names and paths before anything is loaded."""
     check_reward_names(config.rewards, rewards)
     check_model(config.model.id)
     check_out(config.run.out)
@@ -54,10 +54,10 @@ def split_prompts(prompts: list[str], count: int) -> tuple[list[str], list[str]]
 
 
 def make_accelerator(config: TrainConfig) -> Accelerator:
-    """Return the accelerator of the settings; no environment variable of accelerate changes the loss.
+    """Return the accelerator of the settings; environment variables do not change its accumulation.
 
     Raises:
-        ConfigError: a launcher that shards the model; trackers that are not installed.
+        ConfigError: the launcher shards the model, or a tracker is not installed.
     """
     from accelerate import Accelerator
     from accelerate.utils import DistributedType, GradientAccumulationPlugin, ProjectConfiguration
@@ -66,8 +66,8 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     out = Path(config.run.out)
     accelerator = Accelerator(
         mixed_precision=config.run.mixed_precision,
-        # Accumulation is the loop's own. Accelerate would divide gradients once more, by a number that
-        # ACCELERATE_GRADIENT_ACCUMULATION_STEPS sets unless a plugin does.
+        # The training loop accumulates gradients. Without this plugin, accelerate would divide them again
+        # by ACCELERATE_GRADIENT_ACCUMULATION_STEPS.
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         log_with=list(config.run.trackers) or None,
         project_config=ProjectConfiguration(str(out), str(out / "logs")),
@@ -75,8 +75,8 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     )
     if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
         raise ConfigError(
-            f"{accelerator.distributed_type.value} shards the model, which is not supported yet; "
-            "processes that each hold it are (torchrun, or accelerate's multi-GPU)"
+            f"Cannot train with {accelerator.distributed_type.value}: a model sharded over processes is not "
+            "supported. Start processes with a whole model each (torchrun, or accelerate's multi-GPU)."
         )
     if accelerator.device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.run.tf32
@@ -84,7 +84,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
 
 
 def _check_trackers(names: Sequence[str]) -> None:
-    """Accelerate leaves out, in silence, those whose package is not installed."""
+    """Raise ConfigError for unknown trackers and those not installed, which accelerate would ignore."""
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
     known, available = [
@@ -100,15 +100,16 @@ def _check_trackers(names: Sequence[str]) -> None:
 
 
 def make_family(config: TrainConfig, accelerator: Accelerator) -> Family:
-    """Load the diffusion model, seeded so that adapters begin equal on every rank.
+    """Load the diffusion model with a fixed seed, so that adapters start equal on every rank.
 
     Raises:
-        ModelError: it cannot be loaded. ConfigError: image sides, steps or sampler do not fit it.
+        ModelError: the model cannot be loaded.
+        ConfigError: the model does not support the image size, the steps or the sampler.
     """
     import diffusers
     from accelerate.utils import set_seed
 
-    diffusers.utils.logging.set_verbosity_error()  # it warns of every prompt that CLIP cuts off
+    diffusers.utils.logging.set_verbosity_error()  # it warns about every truncated prompt
     set_seed(config.run.seed)
     model = config.model
     logger.info("loading %s", model.id)
@@ -116,7 +117,7 @@ def make_family(config: TrainConfig, accelerator: Accelerator) -> Family:
     family = load_family(model.id, revision=model.revision, variant=model.variant, dtype=dtype)
     height, width = image_size(config, family)
     for steps in (config.rollout.steps, config.validation.steps or config.rollout.steps):
-        family.schedule(steps, config.rollout.sampler, height, width)  # raises its errors now
+        family.schedule(steps, config.rollout.sampler, height, width)  # fails now instead of during training
     if model.vae_tiling:
         family.pipeline.vae.enable_tiling()
     if model.channels_last:
@@ -130,19 +131,19 @@ def make_rewards(
     accelerator: Accelerator,
     functions: Mapping[str, RewardFunction] | None,
 ) -> Rewards:
-    """Load the rewards and try each on two images; RewardError names one that fails."""
+    """Load the rewards and try each on two images; raise RewardError if one fails."""
     rewards = load_rewards(config.rewards, accelerator.device, functions)
     rewards.check(*image_size(config, family), accelerator.device)
     return rewards
 
 
 def open_captions(config: TrainConfig) -> CaptionedImages | None:
-    """Open the captioned images of the ordinary training loss, if the settings name any."""
+    """Open the captioned images of the pretraining loss, or return None if the settings name none."""
     return open_captioned(config.loss) if config.loss.pretraining_data else None
 
 
 def prepare_denoiser(config: TrainConfig, family: Family) -> None:
-    """Set gradient checkpointing and compilation as the settings say."""
+    """Enable gradient checkpointing and compilation according to the settings."""
     if config.model.gradient_checkpointing:
         family.denoiser.enable_gradient_checkpointing()
         family.denoiser.train()  # diffusers checkpoints in training mode only
@@ -151,7 +152,7 @@ def prepare_denoiser(config: TrainConfig, family: Family) -> None:
 
 
 def frozen_dtype(config: TrainConfig, device: torch.device) -> torch.dtype:
-    """Of weights that are not trained; trained ones are float32."""
+    """Return the dtype of frozen weights; trained weights are float32."""
     if config.model.lora_rank == 0 or config.run.mixed_precision == "no":
         return torch.float32
     return {"bf16": torch.bfloat16, "fp16": torch.float16}[config.run.mixed_precision]
@@ -181,7 +182,7 @@ def make_lr_schedule(config: TrainConfig, optimizer: torch.optim.Optimizer) -> A
 
     settings = config.optimizer
     name = settings.schedule
-    if name == "constant" and settings.warmup_steps:  # diffusers' "constant" passes over the warm-up
+    if name == "constant" and settings.warmup_steps:  # diffusers' "constant" ignores the warm-up
         name = "constant_with_warmup"
     return get_scheduler(
         name,
@@ -194,16 +195,16 @@ def make_lr_schedule(config: TrainConfig, optimizer: torch.optim.Optimizer) -> A
 def what_is_trained(
     accelerator: Accelerator, trainable: Trainable, optimizer: Any, lr_schedule: Any
 ) -> Trained:
-    """Return what checkpoints hold: weights and their average, optimizer, learning-rate schedule."""
+    """Return the parts of a checkpoint: weights and their average, optimizer, learning-rate schedule."""
 
     def numbers() -> dict[str, Any]:
         schedule = lr_schedule.state_dict()
-        schedule.pop("lr_lambdas", None)  # functions, remade from the settings
+        schedule.pop("lr_lambdas", None)  # functions, recreated from the settings
         return {"schedule": schedule, "ema": trainable.numbers()}
 
-    def load_numbers(held: dict[str, Any]) -> None:
-        lr_schedule.load_state_dict({**lr_schedule.state_dict(), **held["schedule"]})
-        trainable.load_numbers(held["ema"])
+    def load_numbers(saved: dict[str, Any]) -> None:
+        lr_schedule.load_state_dict({**lr_schedule.state_dict(), **saved["schedule"]})
+        trainable.load_numbers(saved["ema"])
 
     return Trained(accelerator, trainable.tensors, trainable.load_tensors, [optimizer], numbers, load_numbers)
 
@@ -214,12 +215,12 @@ def fingerprint(
     validation: Sequence[str],
     captioned: CaptionedImages | None,
 ) -> str:
-    """Of every setting that decides what is trained, and of the data; the rest may change on the way.
+    """Return a hash of the settings and data that a resumed run must share with the interrupted one.
 
     Args:
-        prompts: those trained on.
-        validation: those of the validations.
-        captioned: of which the names and sizes count: reading all images would take long.
+        prompts: training prompts.
+        validation: validation prompts.
+        captioned: captioned images; only names and sizes are hashed, since reading them would take long.
     """
     document = config.to_dict()
     for name in ("out", "checkpoint_every", "checkpoints", "trackers", "push_to_hub", "cpu"):

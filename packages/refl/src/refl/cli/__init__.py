@@ -1,6 +1,6 @@
-"""``refl``: one module a command.
+"""The command ``refl``, with a module for each subcommand.
 
-Exit code 0: done. 2: wrong usage, or something that cannot be had. 3: a run that diverged. 130: interrupted.
+Exit code 0: done. 2: wrong usage, or a file or model is not available. 3: the run diverged. 130: interrupted.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ COMMANDS = (train, compare, download_prompts)  # in the order of the help text
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns the exit code."""
+    """Run one command and return the exit code."""
     from .. import __version__
 
     about = "Fine-tune text-to-image diffusion models against a reward."

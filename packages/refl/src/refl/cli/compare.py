@@ -1,4 +1,4 @@
-"""``refl compare``: a model before and after, the same seeds side by side."""
+"""``refl compare``: compare a model before and after fine-tuning on the same seeds."""
 
 from __future__ import annotations
 
@@ -12,26 +12,38 @@ logger = logging.getLogger(__name__)
 
 
 def add_to(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser("compare", help="the same seeds of two models side by side")
+    parser = commands.add_parser("compare", help="compare two models on the same prompts and seeds")
     parser.add_argument(
-        "before", metavar="BEFORE", help="hub id, pipeline folder, single file or LoRA folder"
+        "before", metavar="BEFORE", help="first model: hub id, pipeline folder, single file or LoRA folder"
     )
-    parser.add_argument("after", metavar="AFTER", help="the same")
-    parser.add_argument("--base", metavar="MODEL", help="of LoRA folders (default: what their card names)")
-    parser.add_argument("--prompts", required=True, metavar="FILE")
-    parser.add_argument("--reward", action="append", required=True, metavar="NAME", help="may be given again")
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
-    parser.add_argument("--limit", type=int, metavar="N", help="the first N prompts alone")
+    parser.add_argument("after", metavar="AFTER", help="second model, in the same forms")
+    parser.add_argument(
+        "--base",
+        metavar="MODEL",
+        help="base model of LoRA folders (default: the model that their card names)",
+    )
+    parser.add_argument("--prompts", required=True, metavar="FILE", help="file of prompts")
+    parser.add_argument(
+        "--reward", action="append", required=True, metavar="NAME", help="reward (repeatable)"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder to write")
+    parser.add_argument("--limit", type=int, metavar="N", help="use only the first N prompts")
     parser.add_argument("--seeds", type=int, default=4, help="images per prompt (default: %(default)s)")
-    parser.add_argument("--height", type=int, default=0)
-    parser.add_argument("--width", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--sampler", default="", help="ddim, ddpm, euler, flow (default: the model's first)")
-    parser.add_argument("--guidance-scale", type=float, default=5.0, help="default: %(default)s; 1 is none")
-    parser.add_argument("--negative-prompt", default="")
-    parser.add_argument("--batch-size", type=int, default=4)
-    parser.add_argument("--device", help="default: cuda, else mps, else cpu")
-    parser.add_argument("--json", action="store_true", help="one JSON document on stdout instead of a table")
+    parser.add_argument("--height", type=int, default=0, help="pixels (default: the model's)")
+    parser.add_argument("--width", type=int, default=0, help="pixels (default: the model's)")
+    parser.add_argument("--steps", type=int, default=40, help="denoising steps (default: %(default)s)")
+    parser.add_argument(
+        "--sampler", default="", help="ddim, ddpm, euler or flow (default: the first that the model supports)"
+    )
+    parser.add_argument(
+        "--guidance-scale", type=float, default=5.0, help="1 disables guidance (default: %(default)s)"
+    )
+    parser.add_argument("--negative-prompt", default="", help="negative prompt for guidance")
+    parser.add_argument("--batch-size", type=int, default=4, help="images per batch (default: %(default)s)")
+    parser.add_argument("--device", help="device to compute on (default: cuda, else mps, else cpu)")
+    parser.add_argument(
+        "--json", action="store_true", help="print a JSON document to stdout instead of a table"
+    )
     parser.set_defaults(run=run)
 
 
@@ -69,27 +81,29 @@ def run(args: argparse.Namespace) -> int:
     before, after = families
     with progress_bar() as bar:
         task = bar.add_task("images", total=2 * len(prompts) * settings.seeds)
-        found = compare(
+        result = compare(
             before, after, prompts, rewards, settings, args.out, lambda count: bar.advance(task, count)
         )
     if args.json:
-        print(json.dumps({"before": args.before, "after": args.after, **found}, indent=1, ensure_ascii=False))
+        print(
+            json.dumps({"before": args.before, "after": args.after, **result}, indent=1, ensure_ascii=False)
+        )
     else:
-        print_comparison(found)
+        print_comparison(result)
     return 0
 
 
-def print_comparison(found: dict) -> None:
+def print_comparison(result: dict) -> None:
     from reward_core.printing.terminal import PlainTable, print_table
 
-    title = f"{found['prompts']} prompts x {found['settings']['seeds']} seeds"
+    title = f"{result['prompts']} prompts x {result['settings']['seeds']} seeds"
     table = PlainTable("reward", "before", "after", "after wins", "95% interval", title=title)
-    for row in found["rewards"]:
+    for row in result["rewards"]:
         interval = f"{row['win_rate_low']:.1%} to {row['win_rate_high']:.1%}"
         means = (f"{row[side]:.3f}" for side in ("before", "after"))
         table.add_row(row["name"], *means, f"{row['win_rate']:.1%}", interval)
-    if found["diversity"]["before"] is not None:
+    if result["diversity"]["before"] is not None:
         table.add_row(
-            "(diversity)", *(f"{found['diversity'][side]:.3f}" for side in ("before", "after")), "", ""
+            "(diversity)", *(f"{result['diversity'][side]:.3f}" for side in ("before", "after")), "", ""
         )
     print_table(table)

@@ -1,4 +1,4 @@
-"""``refl download-prompts``: the original's 10,000 prompts, checked."""
+"""``refl download-prompts``: download the original's 10,000 prompts and check their sha256."""
 
 from __future__ import annotations
 
@@ -12,10 +12,14 @@ from ..prompts import ORIGINAL_ADDRESS, download_prompts, read_prompts
 
 def add_to(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
-        "download-prompts", help="fetch the original's 10,000 prompts, sha256-checked"
+        "download-prompts", help="download the original's 10,000 prompts and check their sha256"
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="such as data/refl_data.json")
-    parser.add_argument("--address", default=ORIGINAL_ADDRESS, help="a mirror (default: %(default)s)")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="file to write, such as data/refl_data.json"
+    )
+    parser.add_argument(
+        "--address", default=ORIGINAL_ADDRESS, help="address to download from (default: %(default)s)"
+    )
     parser.set_defaults(run=run)
 
 

@@ -1,4 +1,4 @@
-"""``refl train``: fine-tune a model; started again in the same folder, go on."""
+"""``refl train``: fine-tune a model; the same command resumes an interrupted run."""
 
 from __future__ import annotations
 
@@ -16,31 +16,36 @@ if TYPE_CHECKING:
 
 def add_to(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("train", help="fine-tune a diffusion model against rewards")
-    parser.add_argument("--preset", metavar="NAME", help=", ".join(PRESETS))
-    parser.add_argument("--config", metavar="FILE", help="YAML over the preset")
+    parser.add_argument("--preset", metavar="NAME", help=f"starting point: {', '.join(PRESETS)}")
+    parser.add_argument("--config", metavar="FILE", help="YAML file of settings that override the preset")
     parser.add_argument("--model", metavar="MODEL", help="hub id, pipeline folder or single file")
     parser.add_argument(
-        "--prompts", metavar="FILE", help=".json, .jsonl, .csv, .tsv, or text with one prompt a line"
+        "--prompts", metavar="FILE", help=".json, .jsonl, .csv or .tsv file, or text with one prompt per line"
     )
     parser.add_argument(
         "--reward",
         action="append",
         metavar="NAME",
-        help="trained for, in place of the settings' rewards; several add up (reward-core models)",
+        help="reward to train on, instead of those in the settings (repeatable; see reward-core models)",
     )
     parser.add_argument(
-        "--watch", action="append", metavar="NAME", help="held out: only watched, beside the others"
+        "--watch",
+        action="append",
+        metavar="NAME",
+        help="held-out reward: logged, never trained on (repeatable)",
     )
-    parser.add_argument("--out", metavar="FOLDER", help="everything the run writes (default: runs/refl)")
+    parser.add_argument("--out", metavar="FOLDER", help="folder of the run (default: runs/refl)")
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="KEY=VALUE",
         dest="settings",
-        help="such as optimizer.lr=1e-5",
+        help="setting such as optimizer.lr=1e-5 (repeatable)",
     )
-    parser.add_argument("--dry-run", action="store_true", help="load, check, say what would be done")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="load and check everything, print the plan, and exit"
+    )
     parser.set_defaults(run=run)
 
 
@@ -60,20 +65,20 @@ def run(args: argparse.Namespace) -> int:
 
 
 def settings(args: argparse.Namespace) -> TrainConfig:
-    """The command line as a TrainConfig."""
+    """Return the settings of the command line."""
     from ..config_file import load_config
 
-    given = []
+    values = []
     for key, value in (("model.id", args.model), ("prompts", args.prompts), ("run.out", args.out)):
         if value is not None:
-            given.append(f"{key}={json.dumps(value)}")
+            values.append(f"{key}={json.dumps(value)}")
     if args.reward:
-        given.append(f"rewards={json.dumps([{'name': name} for name in args.reward])}")
-    return load_config(args.config, args.preset, [*given, *args.settings], args.watch or [])
+        values.append(f"rewards={json.dumps([{'name': name} for name in args.reward])}")
+    return load_config(args.config, args.preset, [*values, *args.settings], args.watch or [])
 
 
 def describe(trainer) -> str:
-    """Resolved settings, the plan of one rollout, and what it takes."""
+    """Return the resolved settings, the plan of one rollout, and the memory needed, as text."""
     import random
 
     import yaml

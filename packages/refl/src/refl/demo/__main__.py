@@ -24,7 +24,7 @@ from reward_core.errors import RewardCoreError
 from reward_core.files.json_file import write_json
 from reward_core.printing.command_line import CommandParser, run_command_line
 from reward_core.printing.escapes import printable
-from reward_core.printing.terminal import PlainTable, plain_console
+from reward_core.printing.terminal import PlainTable, plain_console, print_table
 from reward_core.runs.run_lock import folder_lock
 
 from .figures import draw_curve, draw_grid
@@ -124,7 +124,7 @@ def show(results: dict[str, Any], out: Path, console: Console) -> None:
             low, high = results["intervals"][f"{key}_{side}"]
             cells.append(f"{results[f'{key}_{side}']:.3f} [{low:.3f}, {high:.3f}]")
         table.add_row(title, *cells)
-    console.print(table)
+    print_table(table)
     for suffix, opponent in (("", "the base"), ("_control", "the control")):
         rate, low, high = (results[f"{name}{suffix}"] for name in ("win_rate", "win_low", "win_high"))
         console.print(

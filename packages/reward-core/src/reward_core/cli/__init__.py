@@ -1,7 +1,7 @@
-"""``reward-core``: one module a command, what they share in common.py.
+"""The command ``reward-core``, with a module for each subcommand and shared options in common.py.
 
-Exit code 0: all scored. 1: some images failed (named on stderr; the others are scored). 2: wrong
-usage, or a model that cannot be had.
+Exit code 0: all images were scored. 1: some images failed (listed on stderr; the others are scored).
+2: wrong usage, or the model is not available.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ COMMANDS = (
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns the exit code."""
+    """Run one command and return the exit code."""
     encode_anything()  # the parser prints arguments
     return run_command(build_parser().parse_args(argv))
 
 
 def run_command(args: argparse.Namespace) -> int:
-    """Run ``args.run(args)`` with errors and warnings as lines on stderr; return the exit code."""
+    """Run ``args.run(args)``, print errors and warnings to stderr, and return the exit code."""
     return run_command_line("reward-core", lambda: args.run(args), quiet=getattr(args, "quiet", False))
 
 

@@ -1,4 +1,4 @@
-"""``reward-core app``: a page in the browser that ranks images."""
+"""``reward-core app``: rank images on a page in the browser."""
 
 from __future__ import annotations
 
@@ -24,32 +24,40 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     app = commands.add_parser(
         "app", parents=[scoring_options()], help="rank images on a page in the browser (extra: app)"
     )
-    app.add_argument("--second-model", metavar="MODEL", help="the second opinion chosen at the start")
+    app.add_argument("--second-model", metavar="MODEL", help="second model, selected when the page opens")
     app.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     app.add_argument(
         "--allow-host",
         action="append",
         default=[],
         metavar="NAME",
-        help="also answer requests for this host name, such as a proxy's; may be given again",
+        help="also answer requests for this host name, such as that of a proxy; repeatable",
     )
-    app.add_argument("--port", type=port, help="default: the first free one from 7860 on")
+    app.add_argument("--port", type=port, help="port to listen on (default: the first free port from 7860)")
     app.add_argument(
-        "--share", action="store_true", help="also through a public address, by gradio's tunnel, for a week"
+        "--share", action="store_true", help="also serve a public address through gradio's tunnel, for a week"
     )
     app.add_argument("--open", action="store_true", help="open the page in the browser")
     app.add_argument(
-        "--max-pictures", type=positive, default=60, metavar="N", help="ranked at once (default: %(default)s)"
+        "--max-pictures",
+        type=positive,
+        default=60,
+        metavar="N",
+        help="images ranked at once (default: %(default)s)",
     )
     app.add_argument(
         "--max-mb",
         type=positive,
         default=32,
         metavar="N",
-        help="a file's size (default: %(default)s)",
+        help="largest file, in MB (default: %(default)s)",
     )
     app.add_argument(
-        "--queue", type=positive, default=16, metavar="N", help="visitors who wait (default: %(default)s)"
+        "--queue",
+        type=positive,
+        default=16,
+        metavar="N",
+        help="requests that may wait (default: %(default)s)",
     )
     app.set_defaults(run=run_app)
 
@@ -70,8 +78,8 @@ def run_app(args: argparse.Namespace) -> int:
     )
     for source in sources:
         logger.info("loading %s", source)
-        _ = models[models.name_of(source)]  # one that cannot be had is told here, not on the page
-    warnings.simplefilter("ignore", PromptTruncatedWarning)  # the page tells whom it concerns
+        _ = models[models.name_of(source)]  # fails now, not on the page
+    warnings.simplefilter("ignore", PromptTruncatedWarning)  # the page shows it to its visitor
     limits = Limits(images=args.max_pictures, megabytes=args.max_mb, queue=args.queue)
     second = args.second_model and models.name_of(args.second_model)
     # gradio prints what visitors send, in the tracebacks of their errors.
@@ -111,7 +119,7 @@ def _serve(page: Any, args: argparse.Namespace, limits: Limits) -> int:
 
 @contextmanager
 def _terminated_by_signals() -> Iterator[list[int]]:
-    """Let SIGTERM and SIGHUP end the server as Ctrl-C does; the list then has the signal's number."""
+    """Stop the server on SIGTERM and SIGHUP as on Ctrl-C; yield a list that receives the signal's number."""
     received: list[int] = []
 
     def end(number: int, frame: object) -> None:
@@ -136,7 +144,7 @@ def port(text: str) -> int:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches a server that listens there."""
+    """Return whether a server on this host can be reached from this machine only."""
     if host == "localhost":
         return True
     try:

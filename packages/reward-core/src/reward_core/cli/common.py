@@ -1,4 +1,4 @@
-"""What the commands share: the options of computing, the model, progress, failures."""
+"""Options, model loading, progress bar and failure report that several commands share."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ PRECISIONS = ("exact", "fast", "auto")  # as in scoring/precision.py, which woul
 
 
 def computing_options() -> argparse.ArgumentParser:
-    """A parent parser: how to compute."""
+    """Return a parent parser with the options for device, precision and batch size."""
     computing = argparse.ArgumentParser(add_help=False)
-    computing.add_argument("--device", help="default: cuda, else mps, else cpu")
+    computing.add_argument("--device", help="device to compute on (default: cuda, else mps, else cpu)")
     computing.add_argument(
         "--precision",
         choices=PRECISIONS,
         default="exact",
-        help="exact: the original's numbers; fast: 16 bits where the device gains by it; auto: fast on a GPU",
+        help="exact: the original's numbers; fast: 16 bits where that is faster; auto: fast on a GPU",
     )
-    computing.add_argument("--batch-size", type=positive, metavar="N", help="pairs computed at once")
+    computing.add_argument("--batch-size", type=positive, metavar="N", help="pairs per batch")
     return computing
 
 
 def scoring_options() -> argparse.ArgumentParser:
-    """A parent parser: with what, and how, to compute."""
+    """Return a parent parser with --model and the computing options."""
     scoring = argparse.ArgumentParser(add_help=False, parents=[computing_options()])
     scoring.add_argument(
         "--model", default=DEFAULT_MODEL, help="name, folder, file or hub repository (default: %(default)s)"
@@ -43,10 +43,10 @@ def scoring_options() -> argparse.ArgumentParser:
 
 
 def data_options() -> argparse.ArgumentParser:
-    """A parent parser: how to read rankings."""
+    """Return a parent parser with the options for reading rankings."""
     data = argparse.ArgumentParser(add_help=False)
     data.add_argument(
-        "--images", type=Path, metavar="DIR", help="folder of the images (default: the data's own)"
+        "--images", type=Path, metavar="DIR", help="folder of the images (default: the folder of the data)"
     )
     data.add_argument(
         "--columns",
@@ -54,7 +54,7 @@ def data_options() -> argparse.ArgumentParser:
         type=_column,
         default=[],
         metavar="ROLE=COLUMN",
-        help="columns by other names than the usual, such as better=chosen worse=rejected (see docs/data.md)",
+        help="columns with unusual names, such as better=chosen worse=rejected (see docs/data.md)",
     )
     return data
 
@@ -62,7 +62,7 @@ def data_options() -> argparse.ArgumentParser:
 def _column(text: str) -> tuple[str, str]:
     role, equals, column = text.partition("=")
     if not (role and equals and column):
-        raise argparse.ArgumentTypeError(f"ROLE=COLUMN was expected, got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be ROLE=COLUMN, got {text!r}")
     return role, column
 
 
@@ -77,7 +77,7 @@ def batch(args: argparse.Namespace) -> dict[str, int | None]:
 
 
 def with_progress(rows: Iterator[T], total: int | None = None) -> Iterable[T]:
-    """The rows, with a progress bar on stderr while that is a terminal."""
+    """Iterate over rows with a progress bar on stderr if that is a terminal."""
     from rich.progress import track
 
     from ..printing.terminal import plain_console

@@ -1,4 +1,4 @@
-"""``reward-core convert``: turn the original's .pt into a folder that loads offline."""
+"""``reward-core convert``: convert the original's .pt file to a folder that loads offline."""
 
 from __future__ import annotations
 
@@ -9,22 +9,24 @@ from ..printing.escapes import printable
 
 
 def add_to(commands: argparse._SubParsersAction) -> None:
-    convert = commands.add_parser("convert", help="turn the original's .pt into a folder that loads offline")
+    convert = commands.add_parser(
+        "convert", help="convert the original's .pt file to a folder that loads offline"
+    )
     add_convert_arguments(convert)
 
 
 def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "state_dict", type=Path, metavar="STATE_DICT", help="ImageReward.pt, model_large.pth, ..."
+        "state_dict", type=Path, metavar="STATE_DICT", help="file such as ImageReward.pt or model_large.pth"
     )
-    parser.add_argument("out", type=Path, metavar="OUT_FOLDER")
+    parser.add_argument("out", type=Path, metavar="OUT_FOLDER", help="folder to write")
     parser.add_argument(
         "--config",
         type=Path,
-        help="config.json with the sizes (default: the one beside STATE_DICT, or ImageReward-v1.0's)",
+        help="config.json with the sizes (default: the file beside STATE_DICT, or that of ImageReward-v1.0)",
     )
     parser.add_argument(
-        "--vocab", type=Path, help="vocab.txt (default: the one beside STATE_DICT, or BERT's from the hub)"
+        "--vocab", type=Path, help="vocab.txt (default: the file beside STATE_DICT, or BERT's from the hub)"
     )
     parser.set_defaults(run=run_convert)
 

@@ -1,4 +1,4 @@
-"""``reward-core evaluate``: how often a model prefers what people, or an oracle, prefer."""
+"""``reward-core evaluate``: measure how often a model agrees with rankings of people or an oracle."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     evaluate = commands.add_parser(
         "evaluate",
         parents=[computing_options(), data_options()],
-        help="how often a model prefers what people, or an oracle, prefer",
+        help="measure how often a model agrees with rankings",
     )
     evaluate.add_argument("model", metavar="MODEL", help="name, folder, file or hub repository")
     evaluate.add_argument(
         "--data",
         required=True,
         metavar="FILE",
-        help="rankings or pairs: .json, .jsonl, .csv, .parquet, a folder, or a data set's name on the hub",
+        help="rankings or pairs: .json, .jsonl, .csv, .parquet, a folder, or a dataset on the hub",
     )
-    evaluate.add_argument(
-        "--split", metavar="NAME", help="which part of a folder or data set that has several"
-    )
+    evaluate.add_argument("--split", metavar="NAME", help="split of a folder or dataset that has several")
     evaluate.add_argument(
         "--blank-prompts",
         action="store_true",
-        help="give the model empty prompts, to see what it gets right unasked",
+        help="replace every prompt with an empty one, to measure what the image alone explains",
     )
-    evaluate.add_argument("--json", action="store_true", help="one JSON document on stdout instead of tables")
+    evaluate.add_argument(
+        "--json", action="store_true", help="print a JSON document to stdout instead of tables"
+    )
     evaluate.set_defaults(run=run_evaluate)
 
 

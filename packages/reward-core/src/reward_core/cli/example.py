@@ -1,4 +1,4 @@
-"""``reward-core example``: the original's four images beside the published scores."""
+"""``reward-core example``: compare the scores of the original's four images with the published ones."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     example = commands.add_parser(
         "example",
         parents=[scoring_options()],
-        help="score the original's four images beside the published scores",
+        help="compare the scores of the original's four images with the published ones",
     )
     example.add_argument(
-        "--images", metavar="DIR_OR_URL", help="where the images are (default: the original's)"
+        "--images",
+        metavar="DIR_OR_URL",
+        help="folder or address of the images (default: the original's repository)",
     )
     example.set_defaults(run=run_example)
 
@@ -25,7 +27,7 @@ def run_example(args: argparse.Namespace) -> int:
 
     images = example_images(args.images or ADDRESS)
     _, rewards = load_model(args).inference_rank(PROMPT, images, **batch(args))
-    table = PlainTable("picture", f"score ({args.model})", "published (ImageReward-v1.0)", title=PROMPT)
+    table = PlainTable("image", f"score ({args.model})", "published (ImageReward-v1.0)", title=PROMPT)
     for image, reward, published in zip(images, rewards, PUBLISHED):
         table.add_row(image.name, f"{reward:.2f}", f"{published:.2f}")
     print_table(table)

@@ -1,4 +1,4 @@
-"""``reward-core install-extension``: scoring inside Stable Diffusion WebUI or ComfyUI."""
+"""``reward-core install-extension``: install the extension for Stable Diffusion WebUI or ComfyUI."""
 
 from __future__ import annotations
 
@@ -19,10 +19,16 @@ SOURCE_FILE = "reward_core_source.json"
 
 @dataclass(frozen=True)
 class Host:
-    """A program that takes extensions, and how it is recognized.
+    """A program that loads extensions.
 
-    signs: files that lie in its folder. folder: where extensions go. extension: the folder of ours in
-    tools/. sign_of_ours: a file of it, by which an earlier installation is known. steps: what comes next.
+    Attributes:
+        title: name in messages.
+        signs: files that identify the program's folder.
+        folder: its folder for extensions.
+        extension: our folder in tools/.
+        installed_as: name of the installed folder.
+        sign_of_ours: file that identifies an earlier installation of our extension.
+        steps: instructions printed after the installation.
     """
 
     title: str
@@ -42,8 +48,8 @@ HOSTS = {
         "sd_webui",
         "sd-webui-image-reward",
         "scripts/image_reward.py",
-        "Start the WebUI anew: its start runs the extension's install.py, and the accordion\n"
-        '"ImageReward - generate human preference scores" is in txt2img and img2img.',
+        "Restart the WebUI. It runs the extension's install.py and shows the accordion\n"
+        '"ImageReward - generate human preference scores" in txt2img and img2img.',
     ),
     "comfyui": Host(
         "ComfyUI",
@@ -52,19 +58,19 @@ HOSTS = {
         "comfyui",
         "comfyui-reward-core",
         "pick_and_save.py",
-        "Start ComfyUI anew: the nodes are under Add Node > reward, the workflows under Browse Templates.",
+        "Restart ComfyUI. The nodes are under Add Node > reward, the workflows under Browse Templates.",
     ),
 }
 
 
 def add_to(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
-        "install-extension", help="put the extension for Stable Diffusion WebUI or ComfyUI into its folder"
+        "install-extension", help="install the extension for Stable Diffusion WebUI or ComfyUI"
     )
-    parser.add_argument("host", choices=list(HOSTS))
+    parser.add_argument("host", choices=list(HOSTS), help="program to install the extension into")
     parser.add_argument("path", type=Path, metavar="PATH", help="folder of the WebUI or of ComfyUI")
     parser.add_argument(
-        "--link", action="store_true", help="link to this folder instead of copying: it changes with it"
+        "--link", action="store_true", help="link to the extension's folder instead of copying it"
     )
     parser.set_defaults(run=run_install_extension)
 
@@ -97,19 +103,23 @@ def run_install_extension(args: argparse.Namespace) -> int:
 
 
 def extension_folder(name: str) -> Path:
-    """Where an extension lies: in the installed package, or in the checkout's tools/."""
+    """Return the folder of an extension: in the installed package, or in tools/ of a checkout."""
     candidates = [PACKAGE / "extensions" / name, *(p / "tools" / name for p in PACKAGE.parents[3:4])]
     for folder in candidates:
         if folder.is_dir():
             return folder
     searched = ", ".join(map(str, candidates))
-    raise InputError(f"this installation of reward-core has no extension {name!r} (looked in {searched})")
+    raise InputError(
+        f"Cannot install the extension {name!r}: this installation of reward-core does not contain it "
+        f"(searched {searched}). Reinstall reward-core."
+    )
 
 
 def own_source() -> str | None:
-    """From where this very reward-core was installed, in a form that pip takes, or None.
+    """Return the source of this installation of reward-core as an argument for pip, or None.
 
-    A checkout's folder, a wheel's path, or a git address pinned to its commit; never a name in an index.
+    The source is the folder of a checkout, the path of a wheel, or a git address pinned to its commit;
+    never a name in a package index.
     """
     import importlib.metadata
     import urllib.parse
@@ -155,16 +165,18 @@ def _check_host(host: Host, path: Path, name: str) -> None:
 
 
 def _check_target(host: Host, target: Path) -> bool:
-    """True if an earlier installation of ours is there; an error if something else is."""
+    """Return whether the target is an earlier installation; raise InputError if it is something else."""
     if not os.path.lexists(target):
         return False
     if target.is_symlink() or (target / host.sign_of_ours).is_file():
         return True
-    raise InputError(f"{target}: something else is there; move it away first")
+    raise InputError(
+        f"Cannot install into {target}: it exists and is not this extension. Move it away first."
+    )
 
 
 def _copy(source: Path, target: Path, package: str | None) -> None:
-    """The folder appears whole: built beside its place, then renamed."""
+    """Copy to a folder beside the target, then rename it, so that the target is never incomplete."""
     new = target.with_name(f".{target.name}.new")
     shutil.rmtree(new, ignore_errors=True)
     shutil.copytree(source, new, ignore=shutil.ignore_patterns("__pycache__", ".*"))
@@ -180,7 +192,9 @@ def _link(source: Path, target: Path) -> None:
     try:
         new.symlink_to(source, target_is_directory=True)
     except OSError as error:
-        raise InputError(f"{target}: cannot be linked ({error}); without --link it is copied") from error
+        raise InputError(
+            f"Cannot link {target}: {error}. Run the command without --link to copy the folder."
+        ) from error
     _remove(target)
     new.rename(target)
 
@@ -193,7 +207,7 @@ def _remove(path: Path) -> None:
 
 
 def _python_of(path: Path) -> str:
-    """The Python that a host runs with, where it keeps one of its own; else this one's name."""
+    """Return the Python of the program's own environment, or the command ``python3`` if it has none."""
     for folder in (path / "venv", path / ".venv", path.parent / "python_embeded"):
         for name in ("bin/python", "Scripts/python.exe", "python.exe"):
             if (folder / name).exists():

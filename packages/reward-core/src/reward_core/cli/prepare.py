@@ -1,4 +1,4 @@
-"""``reward-core prepare``: published rankings as a folder to train from."""
+"""``reward-core prepare``: convert published rankings to a training folder."""
 
 from __future__ import annotations
 
@@ -22,43 +22,45 @@ SUBSETS = ("1k", "2k", "4k", "8k")  # as in prepare/imagerewarddb.py, which woul
 def add_to(commands: argparse._SubParsersAction) -> None:
     prepare = commands.add_parser(
         "prepare",
-        help="turn published rankings into a folder to train from",
-        description="Writes train.json, validation.json and test.json with checked images. The same "
-        "command goes on where an interrupted one stopped. Images that cannot be read are skipped and "
-        "listed in skipped.json; that is no failure.",
+        help="convert published rankings to a training folder",
+        description="Write train.json, validation.json and test.json with checked images. Run the same "
+        "command again to resume an interrupted run. Images that cannot be read are skipped and listed in "
+        "skipped.json; they do not change the exit code.",
     )
     sources = prepare.add_subparsers(required=True, metavar="SOURCE")
 
     hub = _source(sources, "imagerewarddb", "ImageRewardDB, from the hub", prepare_from_hub, [])
-    hub.add_argument("--subset", choices=SUBSETS, required=True, help="thousands of training prompts")
+    hub.add_argument("--subset", choices=SUBSETS, required=True, help="number of training prompts")
     hub.add_argument(
         "--download-root",
         type=Path,
         metavar="DIR",
-        help="where zips go, and stay (default: OUT, until unpacked)",
+        help="folder in which downloaded zips are kept (default: OUT, until they are unpacked)",
     )
-    hub.add_argument("--keep-zips", action="store_true", help="keep zips that are unpacked")
+    hub.add_argument("--keep-zips", action="store_true", help="keep zips after unpacking them")
     hub.add_argument(
-        "--revision", metavar="NAME", help="branch, tag or commit of the data set (default: main)"
+        "--revision", metavar="NAME", help="branch, tag or commit of the dataset (default: main)"
     )
 
     for name, about, what in (
-        ("datasets", "a data set of the `datasets` library", "folder, or name on the hub"),
+        ("datasets", "a dataset of the `datasets` library", "folder, or name on the hub"),
         ("pairs", "a file of pairs or rankings", ".json, .jsonl, .csv or .parquet"),
     ):
         parser = _source(sources, name, about, prepare_from_tables, [data_options()])
         parser.add_argument("source", metavar="ID_OR_PATH" if name == "datasets" else "FILE", help=what)
-        parser.add_argument("--copy", action="store_true", help="copy images that are files")
+        parser.add_argument(
+            "--copy", action="store_true", help="copy image files instead of referring to them"
+        )
         for split in ("validation", "test"):
             parser.add_argument(
                 f"--{split}",
                 type=_share,
                 default=0.05,
                 metavar="SHARE",
-                help=f"share of the prompts for {split} where the source has no such split (%(default)s)",
+                help=f"share of prompts for {split} if the source has no such split (default: %(default)s)",
             )
         if name == "datasets":
-            parser.add_argument("--config", metavar="NAME", help="which of the data set's configurations")
+            parser.add_argument("--config", metavar="NAME", help="configuration of the dataset")
         else:
             parser.set_defaults(config=None)
 
@@ -71,8 +73,10 @@ def _source(
     parents: list[argparse.ArgumentParser],
 ) -> argparse.ArgumentParser:
     parser = sources.add_parser(name, help=about, parents=parents)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to fill")
-    parser.add_argument("--json", action="store_true", help="one JSON document on stdout instead of a table")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
+    parser.add_argument(
+        "--json", action="store_true", help="print a JSON document to stdout instead of a table"
+    )
     parser.set_defaults(run=run)
     return parser
 
@@ -133,5 +137,5 @@ def _report(prepared: Prepared, as_json: bool) -> int:
         print_prepared(prepared)
     left_out = sum(figures.skipped + figures.dropped for figures in prepared.splits.values())
     if left_out:
-        _say(f"what was left out is listed in {prepared.skipped}")
+        _say(f"skipped images and prompts are listed in {prepared.skipped}")
     return 0

@@ -13,9 +13,11 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     rank = commands.add_parser(
         "rank", parents=[scoring_options()], help="order images by how well they suit a prompt"
     )
-    rank.add_argument("prompt")
-    rank.add_argument("images", nargs="+", metavar="IMAGE")
-    rank.add_argument("--json", action="store_true", help="one JSON document on stdout instead of a table")
+    rank.add_argument("prompt", metavar="PROMPT", help="text that the images should show")
+    rank.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
+    rank.add_argument(
+        "--json", action="store_true", help="print a JSON document to stdout instead of a table"
+    )
     rank.set_defaults(run=run_rank)
 
 

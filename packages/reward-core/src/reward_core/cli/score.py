@@ -1,4 +1,4 @@
-"""``reward-core score``: many (prompt, image) pairs into a file, by the dozen or by the million."""
+"""``reward-core score``: score many (prompt, image) pairs and write the scores to a file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..bulk.sources import SourceSpec
 
 logger = logging.getLogger(__name__)
-# Options of bulk runs alone, as argparse calls them.
+# Options that only bulk runs have, under argparse's names.
 BULK_ONLY = (
     *("prompt_from_metadata", "prompt_column", "image_column", "split", "configuration", "format"),
     *("engine", "devices", "address", "workers", "shard_rows", "cache", "threads"),
@@ -31,46 +31,64 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     score = commands.add_parser(
         "score",
         parents=[scoring_options()],
-        help="score many (prompt, image) pairs into a file",
-        description="Score many (prompt, image) pairs. All inputs but --prompts are streamed, and may hold "
-        "millions: scores are written a shard at a time, and the same command resumes an interrupted run.",
+        help="score many (prompt, image) pairs and write a file",
+        description="Score many (prompt, image) pairs. All inputs except --prompts are streamed and may have "
+        "millions of rows. Scores are written in shards. Run the same command again to resume an "
+        "interrupted run.",
     )
     inputs = score.add_argument_group("input, one of these").add_mutually_exclusive_group(required=True)
-    inputs.add_argument("--manifest", type=Path, help=".csv, .jsonl or .parquet with a row a pair")
-    inputs.add_argument("--folder", type=Path, help="images with their prompts beside them: a.png, a.txt")
-    inputs.add_argument("--tars", nargs="+", help="webdataset tars: a path with {000..999} or *")
-    inputs.add_argument("--dataset", help="of the datasets library: id, path or saved folder")
+    inputs.add_argument("--manifest", type=Path, help=".csv, .jsonl or .parquet file with one pair per row")
     inputs.add_argument(
-        "--prompts", type=Path, help="JSON, with --images: the original's form, or {image: prompt}"
+        "--folder", type=Path, help="folder of images with their prompts beside them: a.png, a.txt"
+    )
+    inputs.add_argument("--tars", nargs="+", help="WebDataset tars: paths, with {000..999} or *")
+    inputs.add_argument("--dataset", help="dataset of the datasets library: id, path or saved folder")
+    inputs.add_argument(
+        "--prompts",
+        type=Path,
+        help="JSON file for use with --images: the original's format, or {image: prompt}",
     )
     score.add_argument(
         "--prompt-from-metadata",
         action="store_true",
-        help="with --folder: as tag reads them, from the images' metadata or else the .txt beside them",
+        help="with --folder: read prompts from the images' metadata, or else from the .txt beside them",
     )
     score.add_argument(
-        "--images", type=Path, metavar="DIR", help="folder of the images (default: the manifest's own)"
+        "--images",
+        type=Path,
+        metavar="DIR",
+        help="folder of the images (default: the folder of the manifest)",
     )
-    score.add_argument("--prompt-column", metavar="NAME", help="default: prompt (in tars: txt)")
-    score.add_argument("--image-column", metavar="NAME", help="default: image (in tars: any image)")
-    score.add_argument("--split", help="of the dataset (default: train)")
-    score.add_argument("--configuration", metavar="NAME", help="of the dataset, where it has several")
+    score.add_argument(
+        "--prompt-column", metavar="NAME", help="column of prompts (default: prompt; in tars: txt)"
+    )
+    score.add_argument(
+        "--image-column", metavar="NAME", help="column of images (default: image; in tars: any image)"
+    )
+    score.add_argument("--split", help="split of the dataset (default: train)")
+    score.add_argument("--configuration", metavar="NAME", help="configuration of a dataset that has several")
     score.add_argument(
         "--out",
         required=True,
         metavar="PATH",
-        help=".parquet, .csv or .jsonl, or a folder of these (with --prompts: .csv, .json, .jsonl, .parquet)",
+        help=".parquet, .csv or .jsonl file, or a folder (with --prompts: .csv, .json, .jsonl or .parquet)",
     )
-    score.add_argument("--format", choices=("parquet", "csv", "jsonl"), help="of the files in a folder")
-    score.add_argument("--devices", metavar="A,B", help="a process each, as cuda:0,cuda:1")
-    score.add_argument("--engine", choices=("local", "ray"), help="ray: actors on a cluster (default: local)")
-    score.add_argument("--address", help="of the Ray cluster (default: one is started on this machine)")
-    score.add_argument("--workers", type=positive, metavar="N", help="Ray actors (default: one a GPU)")
-    score.add_argument("--shard-rows", type=positive, metavar="N", help="written at once (default: 512)")
-    score.add_argument("--cache", type=int, metavar="N", help="images kept encoded (default: 256)")
-    score.add_argument("--threads", type=positive, metavar="N", help="that open images, for each device")
-    score.add_argument("--quiet", action="store_true", help="nothing on stderr but errors and warnings")
-    score.add_argument("--json", action="store_true", help="a JSON summary on stdout")
+    score.add_argument(
+        "--format", choices=("parquet", "csv", "jsonl"), help="format of the files in an output folder"
+    )
+    score.add_argument(
+        "--devices", metavar="A,B", help="devices with one process each, such as cuda:0,cuda:1"
+    )
+    score.add_argument(
+        "--engine", choices=("local", "ray"), help="where to compute; ray: on a cluster (default: local)"
+    )
+    score.add_argument("--address", help="address of the Ray cluster (default: start one on this machine)")
+    score.add_argument("--workers", type=positive, metavar="N", help="Ray actors (default: one per GPU)")
+    score.add_argument("--shard-rows", type=positive, metavar="N", help="rows per shard (default: 512)")
+    score.add_argument("--cache", type=int, metavar="N", help="encoded images to cache (default: 256)")
+    score.add_argument("--threads", type=positive, metavar="N", help="threads per device that open images")
+    score.add_argument("--quiet", action="store_true", help="print only errors and warnings to stderr")
+    score.add_argument("--json", action="store_true", help="print a JSON summary to stdout")
     score.set_defaults(run=run_score)
 
 
@@ -101,7 +119,7 @@ def run_pairs(args: argparse.Namespace) -> int:
 
 
 def run_bulk(args: argparse.Namespace) -> int:
-    """A run that is interrupted exits 130 (SIGTERM: 143) and says what is kept."""
+    """Score a streamed input; an interrupted run exits with 130 (SIGTERM: 143)."""
     import warnings
 
     from ..bulk import score_to_file
@@ -109,12 +127,12 @@ def run_bulk(args: argparse.Namespace) -> int:
     from ..errors import ClippedLevelsWarning, PromptTruncatedWarning, RunInterrupted
 
     source, settings = bulk_source(args), bulk_settings(args)
-    # How many prompts were cut is told at the end; a line for each would be millions.
+    # The summary counts truncated prompts; a warning for each could be millions of lines.
     warnings.simplefilter("ignore", PromptTruncatedWarning)
     if args.quiet:
         warnings.simplefilter("ignore", ClippedLevelsWarning)
     try:
-        # Ray's own notes go to stdout, which is the summary's.
+        # Ray logs to stdout, which is reserved for the summary.
         with (
             sigterm_interrupts() as terminated,
             redirect_stdout(sys.stderr),
@@ -175,10 +193,10 @@ def bulk_settings(args: argparse.Namespace) -> BulkSettings:
 
 
 def _given(args: argparse.Namespace, *names: str) -> dict:
-    """Those of the options that were given."""
+    """Return the options of these names that were given."""
     return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
 
 def _first_option(names: Iterable[str]) -> str:
-    """The first of some options, as it is written."""
+    """Return the first option as written on the command line."""
     return f"--{next(iter(names)).replace('_', '-')}"

@@ -1,4 +1,4 @@
-"""``reward-core sort``: images into folders by their scores."""
+"""``reward-core sort``: sort images into folders by their scores."""
 
 from __future__ import annotations
 
@@ -24,40 +24,45 @@ NO_SCORE = "reward-core tag"  # in the reason of an image without a score
 def add_to(commands: argparse._SubParsersAction) -> None:
     sort = commands.add_parser(
         "sort",
-        help="put images into folders by their scores",
-        description="Puts images into folders by the scores that `reward-core tag` wrote into them. Shows "
-        "what it would do, and does it with --move or --copy; never overwrites. What an interrupted run has "
-        "moved counts when it is run again. Captions (picture.txt) go with their images.",
+        help="sort images into folders by their scores",
+        description="Sort images into folders by the scores that `reward-core tag` wrote into them. Without "
+        "--move or --copy, only print the plan. Files are never overwritten, and captions (picture.txt) "
+        "follow their images. After an interruption, run the same command again.",
     )
     sort.add_argument("folder", type=Path, metavar="DIR", help="folder of the images (not its subfolders)")
     sort.add_argument(
-        "--into", required=True, metavar="BEST,...,REST", help="folders, for the best to the worst, in DIR"
+        "--into",
+        required=True,
+        metavar="BEST,...,REST",
+        help="names of folders in DIR, from the best to the worst",
     )
     cuts = sort.add_mutually_exclusive_group(required=True)
     cuts.add_argument(
         "--top",
         metavar="N|N%,...",
-        help="how many, or which share of all, each folder but the last takes: 20, 10%%, or 10%%,30%%",
+        help="number or share of images for each folder except the last: 20, 10%%, or 10%%,30%%",
     )
     cuts.add_argument(
         "--threshold",
         metavar="SCORE,...",
-        help="score that each folder but the last asks for",
+        help="lowest score for each folder except the last",
     )
     sort.add_argument(
         "--per-prompt", action="store_true", help="apply --top to the images of each prompt separately"
     )
-    sort.add_argument("--key", help="name of the score (default: the only one that the images carry)")
+    sort.add_argument("--key", help="name of the score (default: the only one in the images)")
     sort.add_argument(
         "--scores",
         type=Path,
         metavar="FILE",
-        help="a file of `reward-core score` to take the scores from",
+        help="read the scores from a file of `reward-core score`",
     )
     do = sort.add_mutually_exclusive_group()
-    do.add_argument("--move", "--yes", action="store_true", dest="move", help="do it: move the images")
-    do.add_argument("--copy", action="store_true", help="do it: copy the images")
-    sort.add_argument("--json", action="store_true", help="one JSON document on stdout instead of a table")
+    do.add_argument("--move", "--yes", action="store_true", dest="move", help="move the images")
+    do.add_argument("--copy", action="store_true", help="copy the images")
+    sort.add_argument(
+        "--json", action="store_true", help="print a JSON document to stdout instead of a table"
+    )
     sort.set_defaults(run=run_sort)
 
 
@@ -79,21 +84,23 @@ def run_sort(args: argparse.Namespace) -> int:
     thresholds = None if args.threshold is None else _numbers(args.threshold)
 
     images = images_to_sort(args.folder, folders, args.copy)
-    found = scores_in_images(images, args.key) if args.scores is None else scores_in_file(images, args.scores)
-    failed = found.failed
-    if failed and not found.scores and not args.json and all(NO_SCORE in reason for _, reason in failed):
+    stored = (
+        scores_in_images(images, args.key) if args.scores is None else scores_in_file(images, args.scores)
+    )
+    failed = stored.failed
+    if failed and not stored.scores and not args.json and all(NO_SCORE in reason for _, reason in failed):
         raise InputError(
             f"Cannot sort '{args.folder}': none of its {len(failed)} images has a score. Run "
             f"`reward-core tag {shlex.quote(str(args.folder))} --prompt-from-metadata` first."
         )
-    groups = found.by_prompt()
+    groups = stored.by_prompt()
     if args.per_prompt:
         failed += [
             (image, "no prompt is known for its score; left where it is") for image in groups.pop(None, {})
         ]
-        placements = [p for scores in groups.values() for p in plan(scores, folders, tops)]
+        placements = [p for group in groups.values() for p in plan(group, folders, tops)]
     else:
-        everything = {image: score.value for image, score in found.scores.items()}
+        everything = {image: score.value for image, score in stored.scores.items()}
         placements = plan(everything, folders, tops, thresholds)
     prompts = len(groups.keys() - {None})
     acted = 0
@@ -107,9 +114,9 @@ def run_sort(args: argparse.Namespace) -> int:
     else:
         failed += conflicts(placements)
     if args.json:
-        print(json.dumps(_document(args, found, prompts, placements), ensure_ascii=False, indent=1))
+        print(json.dumps(_document(args, stored, prompts, placements), ensure_ascii=False, indent=1))
     else:
-        _print(args, found, placements, folders, names, acted)
+        _print(args, stored, placements, folders, names, acted)
     if prompts > 1 and not args.per_prompt:
         logger.warning(
             "these images have %d different prompts, and scores of different prompts are not comparable. "
@@ -129,30 +136,30 @@ def _numbers(text: str) -> list[float]:
 
 
 def _document(
-    args: argparse.Namespace, found: ImageScores, prompts: int, placements: list[Placement]
+    args: argparse.Namespace, stored: ImageScores, prompts: int, placements: list[Placement]
 ) -> dict[str, object]:
     return {
         "done": "moved" if args.move else "copied" if args.copy else None,
-        "key": found.key,
-        "model": found.model,
+        "key": stored.key,
+        "model": stored.model,
         "prompts": prompts,
         "results": [
             {
                 "image": str(p.image),
-                "prompt": found.scores[p.image].prompt,
+                "prompt": stored.scores[p.image].prompt,
                 "score": p.score,
                 "target": str(p.target),
                 "there": p.there,
             }
             for p in placements
         ],
-        "failed": [{"image": str(image), "error": reason} for image, reason in found.failed],
+        "failed": [{"image": str(image), "error": reason} for image, reason in stored.failed],
     }
 
 
 def _print(
     args: argparse.Namespace,
-    found: ImageScores,
+    stored: ImageScores,
     placements: list[Placement],
     folders: list[Path],
     names: list[str],
@@ -160,13 +167,12 @@ def _print(
 ) -> None:
     from ..printing.terminal import PlainTable, print_table
 
-    table = PlainTable("picture", "score", "into")
-    table.columns[0].overflow = "fold"
-    shown: list[Placement | None] = list(placements)
+    table = PlainTable("image", "score", "into")
+    rows: list[Placement | None] = list(placements)
     if len(placements) > SHOWN:
-        shown[SHOWN // 2 : -SHOWN // 2] = [None]
+        rows[SHOWN // 2 : -SHOWN // 2] = [None]
     by_folder = dict(zip(folders, names))
-    for p in shown:
+    for p in rows:
         if p is None:
             table.add_row(f"... {len(placements) - SHOWN} more ...", "", "")
         else:
@@ -174,8 +180,8 @@ def _print(
             table.add_row(str(p.image), f"{p.score:.4f}", by_folder[p.target.parent] + there)
     if placements:
         print_table(table)
-        model = "model unknown" if found.model is None else f"model: {found.model}"
-        print(printable(f"sorted by {args.scores if found.key is None else repr(found.key)} ({model})"))
+        model = "model unknown" if stored.model is None else f"model: {stored.model}"
+        print(printable(f"sorted by {args.scores if stored.key is None else repr(stored.key)} ({model})"))
     sizes = [sum(p.target.parent == folder for p in placements) for folder in folders]
     counts = ", ".join(f"{size} in {name}" for size, name in zip(sizes, names))
     if args.move or args.copy:

@@ -1,4 +1,4 @@
-"""What the command prints as tables."""
+"""Tables that the commands print."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ def print_ranking(model: RewardModel, prompt: str, results: list[dict]) -> None:
 
     quantiles = model.config.score_quantiles
     table = PlainTable(title=prompt, caption=f"percentile: {quantiles.source}" if quantiles else None)
-    for name in ("place", "picture", "score", "percentile"):
-        table.add_column(name, justify="left" if name == "picture" else "right", overflow="fold")
+    for name in ("rank", "image", "score", "percentile"):
+        table.add_column(name, justify="left" if name == "image" else "right")
     for result in results:
         percentile = result["percentile"]
-        shown = "" if percentile is None else f"{percentile:.0f}"
-        table.add_row(str(result["place"]), result["image"], f"{result['score']:.4f}", shown)
+        cell = "" if percentile is None else f"{percentile:.0f}"
+        table.add_row(str(result["place"]), result["image"], f"{result['score']:.4f}", cell)
     print_table(table)
 
 
 def print_evaluation(name: str, result: Evaluation) -> None:
     from ..printing.terminal import PlainTable, print_table
 
-    table = PlainTable("", "pairs", "accuracy", title=f"{name}: pairs ordered right")
+    table = PlainTable("", "pairs", "accuracy", title=f"{name}: pairs in the right order")
     table.add_row("all pairs", f"{result.pairs:,}", f"{result.pooled_accuracy:.1%}")
     table.add_row(f"mean of {result.prompts:,} prompts", "", f"{result.per_prompt_accuracy:.1%}")
     for title, shares in (
@@ -46,7 +46,7 @@ def print_prepared(prepared: Prepared) -> None:
 
     table = PlainTable(title=str(prepared.folder))
     table.add_column("split")
-    for name in ("prompts", "pictures", "untied pairs", "images skipped", "prompts dropped"):
+    for name in ("prompts", "images", "untied pairs", "images skipped", "prompts dropped"):
         table.add_column(name, justify="right")
     for name, figures in prepared.splits.items():
         table.add_row(name, *(f"{value:,}" for value in vars(figures).values()))

@@ -1,4 +1,4 @@
-"""``reward-core tag``: scores into the metadata of images."""
+"""``reward-core tag``: write scores into the metadata of images."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def add_to(commands: argparse._SubParsersAction) -> None:
         "tag",
         parents=[scoring_options()],
         help="write scores into images' metadata (PNG, JPEG, WebP)",
-        description="Scores images and writes the scores into their metadata; nothing else in the files "
-        "changes, and their times stay.",
+        description="Score images and write the scores into their metadata. Pixels, other metadata and file "
+        "times do not change.",
     )
     tag.add_argument("images", nargs="+", metavar="IMAGE", help="files, or folders of images")
     prompt = tag.add_mutually_exclusive_group(required=True)
@@ -37,15 +37,15 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     prompt.add_argument(
         "--prompt-from-metadata",
         action="store_true",
-        help="each image's own: AUTOMATIC1111, ComfyUI, plain texts, or picture.txt beside it",
+        help="read each image's prompt: AUTOMATIC1111, ComfyUI, plain text, or picture.txt beside it",
     )
     tag.add_argument("--key", help='name of the score (default: the model\'s, such as "ImageReward Score")')
     tag.add_argument(
         "--overwrite", action="store_true", help="replace scores of other models under the same name"
     )
-    tag.add_argument("--skip-tagged", action="store_true", help="leave out those that carry a score already")
+    tag.add_argument("--skip-tagged", action="store_true", help="skip images that already have a score")
     tag.add_argument("--dry-run", action="store_true", help="score, but write nothing")
-    tag.add_argument("--json", action="store_true", help="one JSON document on stdout instead of a table")
+    tag.add_argument("--json", action="store_true", help="print a JSON document to stdout instead of a table")
     tag.set_defaults(run=run_tag)
 
 
@@ -75,12 +75,12 @@ def run_tag(args: argparse.Namespace) -> int:
     elif tagged:
         _print(args, model, tagged)
     if skipped and not args.json:
-        print(f"{len(skipped)} carried a score already")
+        print(f"{len(skipped)} skipped: already scored")
     return report_failures(failures)
 
 
 def _find(args: argparse.Namespace) -> tuple[list[tuple[Path, FoundPrompt]], list[Path], list[_Tagged]]:
-    """Images with their prompts, those to skip, and those without a prompt."""
+    """Return images with their prompts, images to skip, and images without a prompt."""
     from ..metadata import FoundPrompt, read_prompt
 
     found, skipped = [], []
@@ -104,7 +104,7 @@ def _is_tagged(image: Path, args: argparse.Namespace) -> bool:
     """Return whether an image carries a score of this model.
 
     Raises:
-        ImageError: it carries another model's score under the same name, which is not to be overwritten.
+        ImageError: it has another model's score under the same name, and --overwrite is not set.
     """
     from ..metadata import read_stored_score
 
@@ -124,7 +124,7 @@ def _is_tagged(image: Path, args: argparse.Namespace) -> bool:
 
 
 def _tag(model: Any, found: list[tuple[Path, FoundPrompt]], args: argparse.Namespace) -> Iterator[_Tagged]:
-    """Each image as it is scored and written: what is done stays done when the rest is interrupted."""
+    """Score the images and write each score at once, so that an interruption loses none; yield each."""
     from ..metadata import write_score
 
     prompts, images = [prompt.text for _, prompt in found], [image for image, _ in found]
@@ -139,7 +139,7 @@ def _tag(model: Any, found: list[tuple[Path, FoundPrompt]], args: argparse.Names
 
 
 def _images(names: list[str]) -> tuple[list[Path], list[Path]]:
-    """Images, and folders that hold none. The captions that ``pictures/*`` names too are passed over."""
+    """Return the images and the folders without images; skip captions that ``pictures/*`` matches."""
     images: dict[Path, None] = {}
     empty = []
     for path in map(Path, names):
@@ -188,9 +188,11 @@ def _print(args: argparse.Namespace, model: Any, tagged: list[_Tagged]) -> None:
     if quantiles:
         caption += f"; percentile: {quantiles.source}"
     table = PlainTable(caption=caption)
-    for name in ("picture", "score", "percentile", "prompt"):
-        table.add_column(name, justify="left" if name in ("picture", "prompt") else "right", overflow="fold")
-    table.add_column("prompt from")
+    table.add_column("image")
+    table.add_column("score", justify="right")
+    table.add_column("percentile", justify="right")
+    table.add_column("prompt", wrap=True)
+    table.add_column("source")
     rows: list[_Tagged | None] = list(tagged)
     if len(tagged) > 2 * SHOWN:
         by_score = sorted(tagged, key=lambda done: -(done.row.score or 0.0))
@@ -202,6 +204,6 @@ def _print(args: argparse.Namespace, model: Any, tagged: list[_Tagged]) -> None:
         prompt = done.row.prompt or ""
         prompt = prompt if len(prompt) <= 60 else prompt[:57] + "..."
         percentile = model.percentile(done.row.score)
-        shown = "" if percentile is None else f"{percentile:.0f}"
-        table.add_row(done.row.image, f"{done.row.score:.4f}", shown, prompt, done.source)
+        cell = "" if percentile is None else f"{percentile:.0f}"
+        table.add_row(done.row.image, f"{done.row.score:.4f}", cell, prompt, done.source)
     print_table(table)

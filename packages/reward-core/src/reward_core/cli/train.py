@@ -1,4 +1,4 @@
-"""``reward-core train``: a reward model of one's own; started again in the same folder, it goes on."""
+"""``reward-core train``: train a reward model; the same command resumes an interrupted run."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from ..printing.escapes import printable, printable_lines
 
 PRESET_NAMES = ("original",)  # as in training/config.py, which would load torch
 FLAGS = {
-    "init": "blip-large, scratch, or a name, folder or file of weights, BLIP's or a reward model's",
+    "init": "initial weights: blip-large, scratch, or a name, folder or file of BLIP or a reward model",
     "data": "folder with train.json (validation.json, test.json), or one file of rankings",
-    "images": "folder of the images (default: the data's)",
-    "out": "folder of the run, and of the model",
-    "head_init": "scaled, or original (starts at a loss of log 2)",
-    "average": "prompt (the paper's loss) or pair (the original code's)",
-    "freeze": "share of both encoders' layers that is not trained, from below (default: 0.7)",
-    "cache": "folder to keep what frozen layers compute; makes later epochs cheaper",
+    "images": "folder of the images (default: the folder of the data)",
+    "out": "folder for checkpoints, logs and the model",
+    "head_init": "initial reward head: scaled, or original (loss starts at log 2)",
+    "average": "mean of the loss: prompt (as in the paper) or pair (as in the original code)",
+    "freeze": "share of the encoders' layers to freeze, from the first layer (default: 0.7)",
+    "cache": "folder to cache outputs of frozen layers, for faster later epochs",
 }
 
 
@@ -23,16 +23,23 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "train",
         help="train a reward model from rankings",
-        description="Train a reward model from rankings. The same command again goes on where a run stopped.",
+        description="Train a reward model from rankings. Run the same command again to resume a run.",
     )
     for name, text in FLAGS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", metavar=name.upper(), help=text)
     parser.add_argument("--preset", choices=PRESET_NAMES, help="original: the authors' recipe")
-    parser.add_argument("--config", metavar="FILE", help="YAML of settings, over the preset")
-    parser.add_argument("--resume", metavar="CHECKPOINT", help="go on from this one, not the newest")
-    parser.add_argument("--dry-run", action="store_true", help="load, check, say what would be done")
+    parser.add_argument("--config", metavar="FILE", help="YAML file of settings that override the preset")
     parser.add_argument(
-        "settings", nargs="*", metavar="KEY=VALUE", help="such as lr=2e-5 epochs=2 (docs/training.md)"
+        "--resume", metavar="CHECKPOINT", help="resume from this checkpoint instead of the newest"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="load and check everything, print the plan, and exit"
+    )
+    parser.add_argument(
+        "settings",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="settings such as lr=2e-5 epochs=2 (see docs/training.md)",
     )
     parser.set_defaults(run=run_train)
 
@@ -54,7 +61,7 @@ def run_train(args: argparse.Namespace) -> int:
 
 
 def describe(trainer) -> str:
-    """Resolved settings, the amount of work, and what it takes."""
+    """Return the resolved settings, the number of steps, and the memory needed, as text."""
     import yaml
 
     settings, plan, readers = trainer.settings, trainer.plan, trainer.readers

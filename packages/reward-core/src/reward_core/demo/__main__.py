@@ -19,7 +19,7 @@ from reward_core import load, shapes
 from reward_core.demo.contact_sheet import contact_sheet
 from reward_core.printing.command_line import CommandParser, run_command_line
 from reward_core.printing.escapes import printable
-from reward_core.printing.terminal import PlainTable, plain_console
+from reward_core.printing.terminal import PlainTable, plain_console, print_table
 from reward_core.training import pairwise_accuracy
 
 PROMPTS = 3
@@ -49,27 +49,17 @@ def run_demo(args: argparse.Namespace) -> int:
         images = [Image.fromarray(pixels) for pixels in group.images]
         ranks, rewards = model.inference_rank(group.prompt, images)
         order = sorted(range(IMAGES), key=ranks.__getitem__)
-        table = PlainTable(
-            "rank",
-            "image",
-            "score",
-            "percentile",
-            "true rank",
-            "oracle rank",
-            "true utility",
-            "faults",
-        )
-        table.title = printable(group.prompt)
+        table = PlainTable("rank", "score", "percentile", "true", "oracle", "utility", title=group.prompt)
+        table.add_column("faults", wrap=True)
         read = shapes.oracle_batch(list(group.images), [group.scene] * IMAGES)
         oracle_ranks = shapes.rank([truth.utility for truth in read], config.tie_width)
         for i in order:
             truth = group.truths[i].utility
             faults = ", ".join(fault.kind.replace("_", " ") for fault in group.faults[i])
-            numbers = f"{ranks[i]}", f"{i + 1}", f"{rewards[i]:.2f}", f"{model.percentile(rewards[i]):.0f}"
-            table.add_row(
-                *numbers, f"{group.ranking[i]}", f"{oracle_ranks[i]}", f"{truth:.2f}", faults or "-"
-            )
-        console.print(table)
+            predicted = f"{ranks[i]}", f"{rewards[i]:.2f}", f"{model.percentile(rewards[i]):.0f}"
+            known = f"{group.ranking[i]}", f"{oracle_ranks[i]}", f"{truth:.2f}", faults or "-"
+            table.add_row(*predicted, *known)
+        print_table(table)
         agreed, pairs = pairwise_accuracy(torch.tensor(rewards), group.ranking)
         correct, total = correct + agreed, total + pairs
         agreed, _ = pairwise_accuracy(torch.tensor([truth.utility for truth in read]), group.ranking)
@@ -77,10 +67,11 @@ def run_demo(args: argparse.Namespace) -> int:
         captions = [f"{rewards[i]:+.2f}\ntrue rank {group.ranking[i]}" for i in order]
         sheet.append((group.prompt, [images[i] for i in order], captions))
     contact_sheet(sheet).save(args.out)
-    console.print(f"{correct} of {total} comparisons as in truth ({correct / total:.0%})")
+    console.print("true, oracle: ranks by the true utility and by the oracle's estimate of it")
+    console.print(f"{correct} of {total} comparisons are right ({correct / total:.0%})")
     console.print(f"the oracle, from the pixels: {oracle_correct} of {total} ({oracle_correct / total:.0%})")
     if (quantiles := model.config.score_quantiles) is not None:
-        console.print(printable(f"percentile: among {quantiles.source}"))
+        console.print(printable(f"percentile: {quantiles.source}"))
     console.print(printable(f"Contact sheet: {args.out}"))
     return 0
 

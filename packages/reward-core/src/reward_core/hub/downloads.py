@@ -1,4 +1,4 @@
-"""Files from the hub and from plain addresses; the hub client loads when first needed."""
+"""Download files from the hub and from other addresses; the hub's client is imported when needed."""
 
 from __future__ import annotations
 
@@ -27,13 +27,15 @@ def fetch(
     local_files_only: bool = False,
     needed_with: Sequence[HubFile | WebFile] = (),
 ) -> Path:
-    """Return the local path of a registered file, downloaded with a progress bar if it is missing.
+    """Return the local path of a registered file; download it with a progress bar if it is missing.
 
     Args:
-        download_root: a folder that takes the file under its plain name (as the original does);
-            by default the hub's shared cache. A file already in it is used.
+        file: file to return.
+        download_root: folder for the file under its own name, as in the original (default: the hub's
+            cache). An existing file in it is used.
         revision: branch, tag or commit instead of the registered one.
-        needed_with: further files that the caller will fetch next; an error names those as well.
+        local_files_only: raise HubError instead of downloading.
+        needed_with: files that the caller needs next; the error names those that are missing too.
 
     Raises:
         HubError: the file is missing and the download failed.
@@ -66,7 +68,7 @@ def fetch(
             failure = failure or (repo_id, unreachable or error)
             if not isinstance(error, LocalEntryNotFoundError):
                 break
-            # Without the hub, the cache may still have what was fetched under the former name.
+            # Without the hub, the cache may still have the file under the repository's former name.
             local_files_only = True
     if failure is None:
         raise HubError(f"{file.filename}: no repository {' or '.join(repo_ids)} on the hub")
@@ -81,7 +83,7 @@ def fetch_folder(
     revision: str | None = None,
     local_files_only: bool = False,
 ) -> Path:
-    """Return the local folder of a model that was published with push_to_hub, downloaded if need be.
+    """Return the local folder of a model published with push_to_hub; download it if it is missing.
 
     Raises:
         HubError: the folder is missing and the download failed, or it has no weights.
@@ -114,13 +116,13 @@ def as_hub_error(
     uploading: bool = False,
     without_network: str = "Run the same command again when the hub can be reached.",
 ) -> Exception:
-    """Return an error of the hub's client as a HubError that says what to do.
+    """Return a HubError that describes an error of the hub's client and what to do.
 
     Args:
         what: the repository, or the file and its repository.
-        error: as the client raised it.
-        uploading: whether it was an upload.
-        without_network: what to do if the hub cannot be reached.
+        error: error of the client.
+        uploading: whether the request was an upload.
+        without_network: advice if the hub cannot be reached.
     """
     from huggingface_hub.errors import (
         EntryNotFoundError,
@@ -152,13 +154,13 @@ def as_hub_error(
         # LocalEntryNotFoundError, OfflineModeIsEnabled, refused and dropped connections
         reason = (str(error) or type(error).__name__).split("\n")[0].rstrip(".")
         if uploading:
-            return HubError(f"{what} could not be uploaded: {reason}")
+            return HubError(f"Cannot upload to {what}: {reason}.")
         return HubError(
             f"{what} is not on this machine and could not be downloaded ({reason}). {without_network}"
         )
     if isinstance(error, RewardCoreError):
         return error
-    # What a hostile server may cause: a name outside the cache, a list instead of an object.
+    # A hostile server may cause other errors: a name outside the cache, a list instead of an object.
     return HubError(f"{what}: the hub's answer cannot be used: {error or type(error).__name__}")
 
 
@@ -195,9 +197,11 @@ def _fetch_web_file(
 
 def _not_downloaded(file: WebFile, error: BaseException, advice: str) -> Exception:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return HubError(f"{file.url} could not be downloaded: no space is left on the disk")
+        return HubError(
+            f"Cannot download {file.url}: no space is left on the disk. Free some and run the command again."
+        )
     reason = (str(error) or type(error).__name__).rstrip(".")
-    return HubError(f"{file.url} could not be downloaded: {reason}. {advice}")
+    return HubError(f"Cannot download {file.url}: {reason}. {advice}")
 
 
 def _check_sum(file: WebFile, path: Path) -> None:

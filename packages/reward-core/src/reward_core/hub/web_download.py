@@ -1,4 +1,4 @@
-"""Download of a file from an untrusted server."""
+"""Download a file from an untrusted server."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def download(url: str, path: Path, max_bytes: int | None = None) -> None:
         max_bytes: largest size (default: MAX_DOWNLOAD_BYTES).
 
     Raises:
-        URLError: the server stalls, sends too much, or less than its Content-Length. urllib and http.client
-            raise other errors.
+        URLError: the server is too slow, or the file is too large or incomplete. urllib and http.client
+            raise further errors.
     """
     from rich.markup import escape
     from rich.progress import wrap_file
@@ -71,7 +71,7 @@ def _announced_size(answer: HTTPResponse) -> int | None:
 
 
 def _too_large(what: str, most: int) -> str:
-    return f"the file has {what}, at most {most:,} are downloaded ({MAX_DOWNLOAD_BYTES.advice})"
+    return f"the file has {what}; the limit is {most:,} ({MAX_DOWNLOAD_BYTES.advice})"
 
 
 class _Checked:
@@ -88,7 +88,7 @@ class _Checked:
         self.answer.close()
 
     def read(self, size: int) -> bytes:
-        # read() would wait for all ``size`` bytes, even if they arrive slowly.
+        # read() would wait for all ``size`` bytes, however slowly they arrive.
         piece = self.answer.read1(size)
         self.read_bytes += len(piece)
         self.measured_bytes += len(piece)
