@@ -97,6 +97,7 @@ def test_training_learns_and_writes_a_loadable_folder(fresh, data, tmp_path, com
     assert "train: 20 groups" in card
     assert f"| test | 6 | 24 | {6 * 6} | {last['test/accuracy']:.1%} |" in card
     assert "lr: 0.002" in card
+    assert "Not better" not in card
 
 
 @pytest.mark.parametrize("average", ["prompt", "pair"])
@@ -552,6 +553,9 @@ def test_validations_that_are_not_finite_are_never_the_best(fresh, data, tmp_pat
     assert sorted(seen) == [0, 2, 3, 5]
     assert [step for step, row in seen.items() if "validation/loss" in row] == [0]
     assert trainer.state.best_step == 0
+    verdict = "Not better than the model it started from: no step had a lower validation loss"
+    assert caplog.text.count(verdict) == 1
+    assert f"**{verdict}" in (tmp_path / "run/README.md").read_text()
     assert all(tensor.isfinite().all() for tensor in RM.load(tmp_path / "run", "cpu").state_dict().values())
     model = fresh()
     spoil(model)
@@ -567,6 +571,24 @@ def test_validations_that_are_not_finite_are_never_the_best(fresh, data, tmp_pat
         {"train": train, "validation": held, "test": given["validation"]},
     ).train()
     assert "rewards of 4 of 40 images are not finite\n" in caplog.text
+
+
+def test_card_and_log_say_if_the_accuracy_did_not_rise(fresh, data, tmp_path, caplog):
+    """The initial model already orders the only pair correctly, so training lowers only the loss."""
+    group = read_rankings(data / "train.json")[0].only([0, 1])
+    first, second = fresh().score(group.prompt, list(group.images))
+    group = replace(group, ranks=(1, 2) if first > second else (2, 1))
+    config = settings(data, tmp_path, epochs=4, lr=1e-4, dropout=0.0)
+    trainer = Trainer(config, fresh(), {"train": [group], "validation": [group]})
+    trainer.train()
+    step = trainer.state.best_step
+    assert step > 0
+    verdict = (
+        f"Not better than the model it started from: the weights of step {step} order 100.0% of the "
+        "validation pairs correctly, the initial weights 100.0%."
+    )
+    assert caplog.messages.count(verdict) == 1
+    assert f"**{verdict}**" in (tmp_path / "README.md").read_text()
 
 
 def test_early_stop_keeps_the_best(fresh, data, tmp_path):
