@@ -274,6 +274,8 @@ def test_the_html_report_is_self_contained(shapes, command):
         "faithful",
     ):
         assert output in page
+    assert "prompts with 8 or more images" in page
+    assert "371" not in page.partition("prompts with 8 or more images")[2][:100]  # the paper's Table 3 only
 
 
 def test_the_original_s_result_files_are_reported(tmp_path, command):

@@ -155,6 +155,7 @@ def test_a_corrupt_zip_is_downloaded_again(hub, table, tmp_path):
     assert done.returncode == 0, done.stderr
     (part,) = json.loads((tmp_path / "runs/table3/summary.json").read_text())["parts"]
     tiny = part["scorers"]["tiny"]
+    assert "over the 3 prompts with 8 or more images; the paper used a set of 371 prompts" in done.stdout
     assert (tiny["pairs"], tiny["prompts"], tiny["recall"]["n"]) == (3 * 27, 3, 3)
     assert not list((tmp_path / "data").rglob("*.zip"))
 

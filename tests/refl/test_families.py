@@ -8,10 +8,12 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 
+from refl.config import ModelConfig
 from refl.errors import ModelError
 from refl.families import Guidance, load_family
 from refl.rollout import rollout
 from refl.strategies import RolloutPlan
+from refl.trainable import Trainable
 
 PROMPTS = ["a red house by the sea", "two cats"]
 
@@ -110,3 +112,14 @@ def test_invalid_models_are_refused_by_name(tmp_path, pipelines, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(ModelError, match="no-such-model"):
         load_family("no-such-model")
+
+
+def test_a_denoiser_without_lora_support_is_refused_by_class(pipelines):
+    family = load_family(pipelines("sd"))
+
+    class PlainDenoiser(torch.nn.Module):
+        """A denoiser that does not use diffusers."""
+
+    family.pipeline.unet = family.denoiser = PlainDenoiser()
+    with pytest.raises(ModelError, match=r"Cannot add LoRA layers to PlainDenoiser.*model\.lora_rank=0"):
+        Trainable(family, ModelConfig(lora_rank=4))

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 
 import numpy as np
 import pytest
@@ -98,7 +99,9 @@ def test_every_family_trains_a_step_and_loads_into_diffusers(pipelines, tmp_path
     assert (tmp_path / "samples" / f"step-{steps:06d}.png").is_file()
 
 
-def test_a_trained_and_a_held_out_reward_are_logged(pipelines, tmp_path):
+def test_a_trained_and_a_held_out_reward_are_logged(pipelines, tmp_path, caplog):
+    """Off a terminal, progress is logged as lines."""
+    caplog.set_level("INFO")
     _, rows = train(
         pipelines("sd"),
         tmp_path,
@@ -115,6 +118,12 @@ def test_a_trained_and_a_held_out_reward_are_logged(pipelines, tmp_path):
     expected = 0.5 * (2 - step["reward/tiny"])  # relu(2 - r) with r well below 2
     assert step["loss/reward"] == pytest.approx(expected - min(step["reward/red"], 0.5), abs=0.05)
     assert list((tmp_path / "logs").rglob("events*"))
+    messages = caplog.messages
+    for name in (pipelines("sd"), "tiny", "tiny-judge"):
+        assert messages.count(f"loading {name}") == 1
+    assert messages.count("validating 1/2") == 2  # before the first step and after the last one
+    (line,) = (message for message in messages if message.startswith("step 1/2, "))
+    assert re.match(r"step 1/2, [\d.e+-]+ s/it, \d+:\d\d:\d\d left, ", line)
 
 
 def test_the_distance_term_keeps_the_model_near_its_reference(pipelines, tmp_path):

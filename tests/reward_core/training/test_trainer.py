@@ -97,6 +97,7 @@ def test_training_learns_and_writes_a_loadable_folder(fresh, data, tmp_path, com
     assert "train: 20 groups" in card
     assert f"| test | 6 | 24 | {6 * 6} | {last['test/accuracy']:.1%} |" in card
     assert "lr: 0.002" in card
+    assert "Not better" not in card
 
 
 @pytest.mark.parametrize("average", ["prompt", "pair"])
@@ -158,7 +159,7 @@ def without_dropout(model):
 def test_frozen_weights_do_not_change(fresh, data, tmp_path):
     model = fresh()
     before = weights(model)
-    Trainer(settings(data, tmp_path, freeze=0.5, steps=2), model).train()
+    Trainer(settings(data, tmp_path, freeze=0.5, steps=2, lr=1e-4), model).train()
     changed = {key for key, tensor in model.state_dict().items() if not tensor.equal(before[key])}
     frozen = ("blip.visual_encoder.blocks.0.", "blip.text_encoder.encoder.layer.0.")
     frozen += ("blip.visual_encoder.pos_embed", "blip.visual_encoder.cls", "blip.visual_encoder.patch")
@@ -285,6 +286,34 @@ def test_a_resumed_run_is_bit_identical(fresh, data, tmp_path):
         Trainer(settings(data, tmp_path / "half", **options), fresh()).train()
     with pytest.raises(InputError, match="no such checkpoint"):
         Trainer(settings(data, tmp_path / "half", **options), fresh()).train(tmp_path / "nowhere")
+
+
+def test_a_warm_up_takes_at_most_a_tenth_of_the_steps(fresh, data, tmp_path, caplog):
+    """Also after a resume, bit for bit. The saved setting stays as given."""
+    caplog.set_level("INFO")
+    options = dict(epochs=4, steps=20, batch_size=4, warmup_steps=50, schedule="linear", validations=0)
+    config = settings(data, tmp_path / "run", **options, checkpoint_every=10, checkpoints=9)
+    model = fresh()
+    trainer = Trainer(config, model)
+    trainer.train()
+    rates = [row["lr"] / config.lr for row in rows(tmp_path / "run") if "lr" in row]
+    expected = [0.5, 1.0, *(1 - step / 18 for step in range(18))]
+    assert rates == pytest.approx(expected, abs=1e-6)
+    line = "warm-up shortened from 50 to 2 steps: at most 10% of the run's 20 steps"
+    assert caplog.messages.count(line) == 1
+    assert trainer.state.facts["warmup_steps"] == 50
+    assert "warmup_steps: 50" in (tmp_path / "run/README.md").read_text()
+    (tmp_path / "run/checkpoints/step-000020").rename(tmp_path / "gone")
+    resumed = fresh(seed=5)
+    Trainer(config, resumed).train()
+    for key, tensor in model.state_dict().items():
+        if key.split(".")[1] not in ("vision_proj", "text_proj"):
+            assert tensor.equal(resumed.state_dict()[key]), key
+    # A warm-up within the limit is neither changed nor mentioned.
+    caplog.clear()
+    Trainer(settings(data, tmp_path / "short", **{**options, "warmup_steps": 2}), fresh()).train()
+    assert [row["lr"] / config.lr for row in rows(tmp_path / "short") if "lr" in row] == rates
+    assert "warm-up" not in caplog.text
 
 
 def test_a_run_does_not_resume_with_other_data_or_weights(fresh, tmp_path):
@@ -524,6 +553,9 @@ def test_validations_that_are_not_finite_are_never_the_best(fresh, data, tmp_pat
     assert sorted(seen) == [0, 2, 3, 5]
     assert [step for step, row in seen.items() if "validation/loss" in row] == [0]
     assert trainer.state.best_step == 0
+    verdict = "Not better than the model it started from: no step had a lower validation loss"
+    assert caplog.text.count(verdict) == 1
+    assert f"**{verdict}" in (tmp_path / "run/README.md").read_text()
     assert all(tensor.isfinite().all() for tensor in RM.load(tmp_path / "run", "cpu").state_dict().values())
     model = fresh()
     spoil(model)
@@ -539,6 +571,24 @@ def test_validations_that_are_not_finite_are_never_the_best(fresh, data, tmp_pat
         {"train": train, "validation": held, "test": given["validation"]},
     ).train()
     assert "rewards of 4 of 40 images are not finite\n" in caplog.text
+
+
+def test_card_and_log_say_if_the_accuracy_did_not_rise(fresh, data, tmp_path, caplog):
+    """The initial model already orders the only pair correctly, so training lowers only the loss."""
+    group = read_rankings(data / "train.json")[0].only([0, 1])
+    first, second = fresh().score(group.prompt, list(group.images))
+    group = replace(group, ranks=(1, 2) if first > second else (2, 1))
+    config = settings(data, tmp_path, epochs=4, lr=1e-4, dropout=0.0)
+    trainer = Trainer(config, fresh(), {"train": [group], "validation": [group]})
+    trainer.train()
+    step = trainer.state.best_step
+    assert step > 0
+    verdict = (
+        f"Not better than the model it started from: the weights of step {step} order 100.0% of the "
+        "validation pairs correctly, the initial weights 100.0%."
+    )
+    assert caplog.messages.count(verdict) == 1
+    assert f"**{verdict}**" in (tmp_path / "README.md").read_text()
 
 
 def test_early_stop_keeps_the_best(fresh, data, tmp_path):

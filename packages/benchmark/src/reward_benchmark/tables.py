@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from reward_core.printing.escapes import markdown_text, printable
 
 from .metrics import Interval
-from .metrics.retrieval import KS
+from .metrics.retrieval import KS, MIN_IMAGES
 from .results import (
     GeneratorsResult,
     GeneratorsSummary,
@@ -131,10 +131,11 @@ def _preference(part: PreferenceSummary) -> TextTable:
         f"{' or '.join(f'{n:,}' for n in pairs)} untied pairs; an equal score is wrong. {_failures(part)}"
     ]
     if sizes:
-        notes.append(
-            f"Recall and Filter are rebuilt: over the {' or '.join(map(str, sizes))} prompts here "
-            "with 8 or more images, since the paper's set of 371 prompts is lost."
-        )
+        count = " or ".join(map(str, sizes))
+        note = f"Recall and Filter: over the {count} prompts with {MIN_IMAGES} or more images"
+        if part.name == "table3":
+            note += "; the paper used a set of 371 prompts, which was not published"
+        notes.append(f"{note}.")
     return TextTable(part.title, columns, rows, notes)
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .config import ModelConfig
-from .errors import ConfigError
+from .errors import ConfigError, ModelError
 from .families import Family
 
 ADAPTER = "default"
@@ -34,6 +34,10 @@ class Trainable:
         names: names of the trained parameters in the denoiser.
         parameters: the trained parameters.
         ema: diffusers' EMAModel, or None.
+
+    Raises:
+        ModelError: the denoiser does not support LoRA.
+        ConfigError: no layer has a name in the LoRA targets.
     """
 
     def __init__(
@@ -152,6 +156,11 @@ class Trainable:
 
 
 def _add_adapter(denoiser: Any, config: ModelConfig, targets: tuple[str, ...]) -> None:
+    if not hasattr(denoiser, "add_adapter"):
+        raise ModelError(
+            f"Cannot add LoRA layers to {type(denoiser).__name__}: it has no add_adapter() (see "
+            "PeftAdapterMixin of diffusers). Set model.lora_rank=0 to train all weights."
+        )
     from peft import LoraConfig
 
     alpha = config.lora_rank if config.lora_alpha is None else config.lora_alpha

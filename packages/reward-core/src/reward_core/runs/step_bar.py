@@ -36,7 +36,7 @@ def step_bar(steps: int, done: int, shown: bool) -> Iterator[Callable[[str], Non
             pace.advance()
             bar.update(task, advance=1, description=text, pace=f"{pace.seconds:.3g} s/it")
             if shown and bar.disable and pace.due():
-                logger.info("%s, %s", pace, text)
+                logger.info("%s, %s", str(pace), text)  # pace changes before some handlers format it
 
         yield advance
 

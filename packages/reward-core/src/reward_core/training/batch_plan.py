@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .config import TrainingConfig
+from .optimizers import limit_warmup
 
 MicroBatch = tuple[int, ...]  # indices of groups
 
@@ -42,6 +43,7 @@ class BatchPlan:
         steps: the steps in order.
         validation_steps: numbers of the steps (from 1) after which to validate.
         epoch_ends: numbers of the last steps of the epochs.
+        warmup_steps: number of warm-up steps, limited by the number of steps.
     """
 
     def __init__(self, pairs: Sequence[int], settings: TrainingConfig, ranks: int):
@@ -71,6 +73,7 @@ class BatchPlan:
         self.validation_steps = {step for step in self.validation_steps if step < len(self.steps)}
         self.validation_steps.add(len(self.steps))
         self.validation_steps.discard(0)
+        self.warmup_steps = limit_warmup(settings.warmup_steps, len(self.steps))
 
 
 def _steps_by_pairs(

@@ -61,7 +61,8 @@ class TrainingConfig:
         lr, muon_lr: peak learning rates.
         beta1, beta2, epsilon, weight_decay: of Adam and AdamW.
         schedule: "cosine" or "linear" decay to 0, or "constant".
-        warmup_steps: steps in which the learning rate rises linearly to its peak.
+        warmup_steps: steps in which the learning rate rises linearly to its peak; a run uses at most 10%
+            of its steps for this.
         clip: maximum gradient norm; 0: no clipping.
         mixed_precision: "auto" (bf16 on a GPU that supports it), "no", "bf16" or "fp16".
         gradient_checkpointing: recompute activations in the backward pass: less memory, slower.

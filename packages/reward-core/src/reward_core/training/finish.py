@@ -19,6 +19,7 @@ from .group_rewards import GroupRewards
 from .report import CURVES, draw_curves, model_card
 from .training_state import TrainingState
 from .validation import ValidationResult, validate
+from .verdict import no_improvement
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -90,10 +91,14 @@ def finish(outcome: Outcome, seconds: float) -> Path:
             name: (len(reader.groups), len(reader.images), sum(reader.pairs))
             for name, reader in outcome.readers.items()
         }
+        rows = run.metrics.read()
+        facts = _facts(outcome, skipped, seconds) | {"verdict": no_improvement(rows, run.state.best_step)}
+        if facts["verdict"]:
+            run.warn(facts["verdict"])
         with write_errors(out):
             write_json(out / SKIPPED, skipped)
-            draw_curves(run.metrics.read(), out / CURVES)
-            card = model_card(model, settings, results, counts, _facts(outcome, skipped, seconds))
+            draw_curves(rows, out / CURVES)
+            card = model_card(model, settings, results, counts, facts)
             write_text(out / CARD, card)
         model.config = config
     if settings.push_to_hub:

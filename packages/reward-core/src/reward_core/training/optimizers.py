@@ -7,6 +7,16 @@ import math
 import torch
 from torch import nn
 
+WARMUP_SHARE = 0.1  # of a run's steps, at most
+
+
+def limit_warmup(warmup_steps: int, steps: int) -> int:
+    """Return the number of warm-up steps, limited to WARMUP_SHARE of a run's steps, rounded down.
+
+    Without a limit a short run would end before the learning rate reaches its peak.
+    """
+    return min(warmup_steps, int(WARMUP_SHARE * steps))
+
 
 def rate_at(step: int, steps: int, warmup_steps: int, schedule: str = "cosine") -> float:
     """Return the learning rate as a fraction of its peak: a linear warm-up, then decay to 0.

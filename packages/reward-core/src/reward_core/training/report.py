@@ -72,7 +72,7 @@ def model_card(
         results: evaluation of the best weights, by split.
         counts: (groups, images, untied pairs) by split.
         facts: best_step, steps, skipped_images, dropped_groups, tied_groups, seconds, ranks, device,
-            precision, warnings.
+            precision, warnings, verdict.
     """
     config = model.config
     total = sum(p.numel() for p in model.parameters())
@@ -97,6 +97,7 @@ def model_card(
         scores = f"Scores have mean 0 and standard deviation 1 over {source}."
     else:
         scores = "Scores are not standardized, because there was no validation set."
+    verdict = f"**{markdown_text(facts['verdict'])}**\n\n" if facts["verdict"] else ""
     selection = (
         "lowest validation\n  loss"
         if "validation" in counts
@@ -111,7 +112,7 @@ tags: [reward-model, text-to-image, image-reward, human-preference]
 A reward model: it predicts how much people like an image for a prompt. Trained with reward-core from
 {markdown_code(settings.init)}. {scores}
 
-| split | prompts | images | untied pairs | pairwise accuracy | mean over prompts | loss |
+{verdict}| split | prompts | images | untied pairs | pairwise accuracy | mean over prompts | loss |
 |---|---|---|---|---|---|---|
 {rows}
 

@@ -218,13 +218,6 @@ def make_optimizers(settings: TrainingConfig, rewards: GroupRewards) -> list[tor
         raise InputError(str(error)) from error
 
 
-def long_prompts(model: RewardModel, splits: Mapping[str, Usable]) -> int:
-    """Count the distinct prompts that the tokenizer truncates."""
-    prompts = sorted({group.prompt for split in splits.values() for group in split.groups})
-    encodings = model.tokenizer.fast_tokenizer.encode_batch(prompts)
-    return sum(len(encoding.ids) > model.tokenizer.max_length for encoding in encodings)
-
-
 def make_readers(
     settings: TrainingConfig,
     rewards: GroupRewards,

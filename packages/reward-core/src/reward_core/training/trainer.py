@@ -22,11 +22,11 @@ from .finish import Outcome, finish, gathered_unreadable, save_best
 from .group_reader import ReadGroup, Reword
 from .group_rewards import GroupRewards
 from .health import Health
+from .notices import notices
 from .optimizers import rate_at, set_rates
 from .setup import (
     decisive_facts,
     fingerprint,
-    long_prompts,
     make_accelerator,
     make_optimizers,
     make_readers,
@@ -117,8 +117,8 @@ class Trainer:
         """
         started = time.perf_counter()
         with self.run.exclusive():
-            if cut := long_prompts(self.model, self.splits):
-                self.run.report(f"{cut:,} prompts are truncated to {self.model.config.max_length} tokens")
+            for line in notices(self.settings, self.plan, self.model, self.splits):
+                self.run.report(line)
             self._begin(resume)
             batches = self._read_ahead(self.state.step)
             with self.run.steps(self._save) as steps:
@@ -136,7 +136,7 @@ class Trainer:
     def step(self, batches: Sequence[Sequence[Future[ReadGroup | None]]]) -> StepMetrics:
         """Take one optimizer step on this rank's micro-batches, whose images are being read."""
         settings, number = self.settings, self.state.step
-        rate = rate_at(number, len(self.plan.steps), settings.warmup_steps, settings.schedule)
+        rate = rate_at(number, len(self.plan.steps), self.plan.warmup_steps, settings.schedule)
         set_rates(self.optimizers, rate)
         return self.take_step(batches, self.plan.steps[number].epoch)
 
