@@ -17,8 +17,7 @@ from PIL import Image
 import reward_core as RM
 from reward_core import shapes
 from reward_core.errors import CompilationWarning, InputError
-from reward_core.inputs.decode_ahead import DecodedAhead
-from reward_core.inputs.image_transform import ImageTransform
+from reward_core.inputs.decode_ahead import DecodingThreads
 from reward_core.models.imagereward.fast_path import (
     RewardFastPath,
     buckets,
@@ -28,8 +27,8 @@ from reward_core.models.imagereward.fast_path import (
 )
 from reward_core.runs import cpus
 from reward_core.scoring import cpu
-from reward_core.scoring.batching import one_behind
 from reward_core.scoring.compiling import CompilePlan
+from reward_core.scoring.pipeline import ahead
 
 PROMPTS = ["a red house by the ocean", "portrait of a dog", "night city, high quality photo"]
 
@@ -49,7 +48,7 @@ def fast(parity) -> RM.RewardModel:
 
 def as_on_a_gpu(model: RM.RewardModel, **plan) -> RM.RewardModel:
     """Return a model with the GPU's fast path: fused keys and values, padded prompts."""
-    model._path = RewardFastPath(model, CompilePlan(**{"after": math.inf, **plan}), on_gpu=True)
+    model._path = RewardFastPath(model, CompilePlan(**{"seconds": math.inf, "saves": 1, **plan}), on_gpu=True)
     return model
 
 
@@ -165,14 +164,14 @@ def test_16_bit_rewards_hardly_depend_on_their_batch():
 def test_prompts_are_padded_to_few_lengths(fast, images):
     as_on_a_gpu(fast)
     seen = []
-    inner = fast.path().compiled_rewards.function
-    fast.path().compiled_rewards.function = lambda cross_attention_kv, ids, mask: (
-        seen.append(tuple(ids.shape)) or inner(cross_attention_kv, ids, mask)
+    inner = fast.path().compiled_pairs.function
+    fast.path().compiled_pairs.function = lambda features, ids, mask: (
+        seen.append(tuple(ids.shape)) or inner(features, ids, mask)
     )
     fast.score_pairs([" ".join(["red"] * n) for n in (1, 5, 9)] + [PROMPTS[0]], images, batch_size=1)
     assert {length for _, length in seen} <= set(buckets(fast.config.max_length))
-    assert buckets(35) == (12, 16, 24, 35)
-    assert buckets(16) == (12, 16)
+    assert buckets(35) == (16, 35)
+    assert buckets(16) == (16,)
 
 
 # Compiling
@@ -185,19 +184,17 @@ def test_inductor_compiles_and_agrees(model, fast, images, tmp_path, monkeypatch
     with warnings.catch_warnings():
         warnings.simplefilter("error", CompilationWarning)
         assert fast.warm_up(4)
-    shape = (4, 3, fast.config.image_size, fast.config.image_size)
-    ran = [key for key, state in fast.path().compiled_encode.shapes.items() if state.compiled]
-    assert [key[0][0] for key in ran] == [shape]
+    assert [state.compiled for state in fast.path().compiled_encode.shapes.values()] == [True]
     assert torch.allclose(fast.score_matrix(PROMPTS, images, batch_size=4), expected, atol=1e-5)
-    # Files use the compiled function: their pixels have the same layout.
-    assert [key for key in fast.path().compiled_encode.shapes if key[0][0] == shape] == ran
+    # Files use the compiled function: their levels have the same layout.
+    assert [state.compiled for state in fast.path().compiled_encode.shapes.values()] == [True]
     # Other shapes run uncompiled.
     assert torch.allclose(fast.score_matrix(PROMPTS, images, batch_size=3), expected, atol=1e-5)
     assert not model.warm_up(4)  # "exact" is never compiled
 
 
 def test_a_shape_is_compiled_after_it_took_enough_time(fast, images):
-    as_on_a_gpu(fast, after=0.0, backend="eager", shapes=2)
+    as_on_a_gpu(fast, seconds=0.0, backend="eager", shapes=2)
     expected = fast.score_pairs(PROMPTS, images[:3], batch_size=3)
     fast.score_pairs(PROMPTS, images[:3], batch_size=1)
     fast.score_pairs(PROMPTS[:2], images[:2], batch_size=2)  # a third shape is not compiled
@@ -286,33 +283,36 @@ def test_files_are_decoded_while_the_model_computes(parity):
         return path
 
     started = time.perf_counter()
-    with DecodedAhead(slowly, paths, ahead=4, threads=2) as opened:
-        for i in range(8):
-            assert opened[i] == paths[i]
+    with DecodingThreads(2) as decoding:
+        for waiting in ahead((decoding.submit(slowly, path) for path in paths), 4):
+            assert waiting.result() == paths[0]
             time.sleep(0.05)
     assert time.perf_counter() - started < 0.75  # one after the other: 0.8; measured: 0.45
     assert all(name.startswith("reward-core-decode") for name in threads)
     assert not any(t.name.startswith("reward-core-decode") for t in threading.enumerate())
 
 
-def test_the_number_of_items_opened_ahead_is_limited_and_errors_are_in_order():
-    begun = []
+def test_the_number_of_batches_taken_ahead_is_limited():
+    taken = []
 
-    def open_one(item):
-        begun.append(item)
-        if item == "3":
-            raise ValueError("three")
-        return item
+    def batches():
+        for i in range(10):
+            taken.append(i)
+            yield i
 
-    with DecodedAhead(open_one, list("0123456789"), ahead=4, threads=1) as opened:
-        assert [opened[i] for i in range(3)] == list("012")
-        with pytest.raises(ValueError, match="three"):
-            opened[3]
-        with pytest.raises(ValueError, match="three"):  # read again, opened again
-            opened[3]
-        assert opened[4] == "4"
-    assert len(begun) <= 10
-    assert set(begun) <= set("01234567")
+    for i in ahead(batches(), 3):
+        assert taken == list(range(min(10, i + 3)))
+    assert list(ahead([], 3)) == []
+
+
+def test_images_that_threads_may_not_share_are_decoded_by_the_reader(parity):
+    loaded = Image.open(parity / "images" / "rgb.png").convert("RGB")
+    with DecodingThreads(1) as decoding:
+        names = [
+            decoding.submit(lambda image: threading.current_thread().name, image).result()
+            for image in (Image.open(parity / "images" / "rgb.png"), loaded.convert("P"), loaded)
+        ]
+    assert [name.startswith("reward-core-decode") for name in names] == [False, False, True]
 
 
 def test_a_bad_file_in_a_long_run_affects_only_its_row(model, images, tmp_path):
@@ -329,54 +329,6 @@ def test_an_image_can_be_passed_twice_while_its_file_is_open(model, images):
     lazy = Image.open(images[0])
     rewards = model.score(PROMPTS[0], [lazy] * 5, batch_size=5)
     assert rewards == pytest.approx([model.score(PROMPTS[0], images[0])] * 5, abs=5e-5)
-
-
-def test_results_are_yielded_after_the_next_batch_has_started():
-    log = []
-
-    def work():
-        for i in range(3):
-            log.append(f"begun {i}")
-            yield i
-
-    for i in one_behind(work()):
-        log.append(f"fetched {i}")
-    assert log == ["begun 0", "begun 1", "fetched 0", "begun 2", "fetched 1", "fetched 2"]
-    assert list(one_behind(iter([]))) == []
-
-
-# Resizing on the device
-
-
-@pytest.mark.parametrize("size", [(512, 512), (300, 900), (900, 300), (224, 224), (225, 229)], ids=str)
-@pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_whole_images_are_shrunk_within_one_level_of_pil(size, mode):
-    transform = ImageTransform(224, (0, 0, 0), (1, 1, 1))
-    rng = np.random.default_rng(0)
-    noisy = Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).resize(size, Image.BICUBIC)
-    image = noisy.convert(mode)
-    whole = transform.prepare(image, whole=True)
-    assert tuple(whole.shape) == (size[1], size[0], 3)
-    pixels = transform.finish([whole], torch.device("cpu"))[0]
-    assert 255 * (pixels - transform.from_pil(image)).abs().max() <= 1.001
-
-
-def test_images_of_all_kinds_and_sizes_finish_together():
-    transform = ImageTransform(32, (0.1, 0.2, 0.3), (0.5, 0.25, 2.0))
-    rng = np.random.default_rng(0)
-    noise = [
-        Image.fromarray(rng.integers(0, 256, (h, w, 3), dtype=np.uint8))
-        for w, h in ((64, 40), (32, 32), (64, 40))
-    ]
-    # PIL resizes images with an alpha channel or a palette, and enlarges images.
-    odd = [noise[0].convert("RGBA"), noise[0].quantize(16), noise[0].resize((20, 18))]
-    prepared = [transform.prepare(p, whole=True) for p in noise + odd]
-    assert [tuple(p.shape[:2]) for p in prepared[3:]] == [(32, 32)] * 3
-    together = transform.finish(prepared, torch.device("cpu"))
-    alone = torch.stack([transform.from_pil(p) for p in noise + odd])
-    assert ((together - alone).abs() * transform.std * 255).max() <= 1.001
-    # The levels are equal, but scaling them in a larger batch may round the last bit differently.
-    assert torch.allclose(together[3:], alone[3:], atol=1e-6)
 
 
 # Threads
@@ -408,14 +360,13 @@ def test_the_cpu_quota_of_a_container_is_used(tmp_path):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-def test_a_gpu_agrees_with_the_cpu(images):
+def test_a_gpu_agrees_with_the_cpu():
     groups = [(g.prompt, [Image.fromarray(p) for p in g.images]) for g in shapes.make_groups(12, start=123)]
     exact = RM.load("tiny", device="cpu")
-    for kwargs in ({}, {"exact_resize": True}):
-        model = RM.load("tiny", device="cuda", precision="fast", **kwargs)
-        a = torch.cat([torch.tensor(exact.score(prompt, drawn)) for prompt, drawn in groups])
-        uncompiled = torch.cat([torch.tensor(model.score(prompt, drawn)) for prompt, drawn in groups])
-        assert (a - uncompiled).abs().max() < 0.1 * a.std()
+    a = torch.cat([torch.tensor(exact.score(prompt, drawn)) for prompt, drawn in groups])
+    model = RM.load("tiny", device="cuda", precision="fast")
+    uncompiled = torch.cat([torch.tensor(model.score(prompt, drawn)) for prompt, drawn in groups])
+    assert (a - uncompiled).abs().max() < 0.1 * a.std()
     assert model.warm_up(len(groups[0][1]))
     compiled = torch.cat([torch.tensor(model.score(prompt, drawn)) for prompt, drawn in groups])
     assert (a - compiled).abs().max() < 0.1 * a.std()

@@ -1,50 +1,43 @@
-"""Read rows and open images in threads, a few batches ahead of the model."""
+"""Read rows and decode images in threads, a few batches ahead of the model."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
 
 from ..errors import InputError
-from ..runs.cpus import usable_cpus
+from ..inputs.decode_ahead import DecodedImage, Pending
+from ..scoring.lru_cache import LRUCache
+from ..scoring.pipeline import BATCHES_AHEAD, Batch
 from .input_row import InputRow, Key
-from .lru_cache import LRUCache
 from .shards import Shards
 from .sources import Source
 
-BATCHES_AHEAD = 3
-MOST_THREADS = 8
-
 
 @dataclass
-class Batch:
-    """Rows that are computed together.
+class RowBatch(Batch):
+    """Rows of a shard that are computed together.
+
+    With ``encode_only`` an earlier run scored the batch. Its images are then decoded only if later batches
+    use the features of at least one of them.
 
     Attributes:
-        shard: number of their shard.
+        shard: number of the shard.
         rows: the rows.
-        keys: key of each row's image; None for a row with an error.
-        opening: images of the batch that are not cached and are being opened.
         first, last: whether this is the first or last batch of the shard.
-        scored: whether an earlier run scored the batch. Its images are then opened only if later batches
-            use the features of at least one of them.
+        states: state of each row's image when it was read (see image_states.py).
+        cut: indices of the rows whose prompt was truncated.
     """
 
-    shard: int
-    rows: list[InputRow]
-    keys: list[Key | None]
-    opening: dict[Key, Future]
-    first: bool
-    last: bool
-    scored: bool = False
-
-    def images(self) -> list[Key]:
-        """Return the keys of the rows without an error."""
-        return [key for key in self.keys if key is not None]
+    shard: int = 0
+    rows: list[InputRow] = field(default_factory=list)
+    first: bool = False
+    last: bool = False
+    states: list[str] = field(default_factory=list)
+    cut: set[int] = field(default_factory=set)
 
 
 class ImagesAhead:
@@ -56,9 +49,8 @@ class ImagesAhead:
         wanted: numbers of the shards to read.
         batch_size: rows per batch.
         cache: number of images that stay cached between the batches of a shard.
-        open_image: function of a row; several threads call it at once. Its result or exception becomes
-            that of the future in ``Batch.opening``.
-        threads: number of threads that open images (default: one per CPU, at most 8).
+        decode: function of a row that decodes its image; several threads call it at once.
+        threads: number of threads that decode images.
         scored_rows: shard -> number of its first rows, in whole batches, that an earlier run scored.
     """
 
@@ -69,18 +61,17 @@ class ImagesAhead:
         wanted: Iterable[int],
         batch_size: int,
         cache: int,
-        open_image: Callable[[InputRow], Any],
-        threads: int | None = None,
+        decode: Callable[[InputRow], DecodedImage],
+        threads: int,
         scored_rows: Mapping[int, int] | None = None,
     ):
         self.scored_rows = scored_rows or {}
         self.source, self.shards, self.wanted = source, shards, wanted
-        self.batch_size, self.cache, self.open_image = batch_size, cache, open_image
-        self.threads = threads or min(MOST_THREADS, usable_cpus())
+        self.batch_size, self.cache, self.decode, self.threads = batch_size, cache, decode, threads
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[RowBatch]:
         reader = ThreadPoolExecutor(1, "reward-core-read")
-        openers = ThreadPoolExecutor(self.threads, "reward-core-open")
+        openers = ThreadPoolExecutor(self.threads, "reward-core-decode")
         batches = self._batches(openers)
         # A single thread reads, so the generator is never entered twice at once.
         waiting = deque(reader.submit(next, batches, None) for _ in range(BATCHES_AHEAD))
@@ -92,7 +83,7 @@ class ImagesAhead:
             reader.shutdown(wait=False, cancel_futures=True)
             openers.shutdown(wait=False, cancel_futures=True)
 
-    def _batches(self, openers: ThreadPoolExecutor) -> Iterator[Batch]:
+    def _batches(self, openers: ThreadPoolExecutor) -> Iterator[RowBatch]:
         for shard, rows, scored, again in self._rows_of_shards():
             encoded: LRUCache[Key, None] = LRUCache(self.cache)
             indices = self.shards.range(shard)
@@ -108,14 +99,16 @@ class ImagesAhead:
                 keys = [None if row.error else row.key() for row in batch]
                 used = [key for key in keys if key is not None]
                 by_key = dict(zip(keys, batch))
-                opening = {}
+                opening: dict[Hashable, Pending] = {}
                 for key in encoded.absent(used):
                     if number >= scored or number in again:
-                        opening[key] = openers.submit(self.open_image, by_key[key])
+                        opening[key] = openers.submit(self.decode, by_key[key])
                     encoded[key] = None
                 encoded.used(used)
                 last = start + len(batch) == len(indices)
-                yield Batch(shard, batch, keys, opening, start == 0, last, number < scored)
+                yield RowBatch(
+                    keys, opening, None, number < scored, shard, batch, first=start == 0, last=last
+                )
 
     def _rows_of_shards(self) -> Iterator[tuple[int, Iterator[InputRow], int, set[int]]]:
         """Yield for each shard: number, rows, number of scored batches, and which of these to encode again.

@@ -12,9 +12,8 @@ from typing import Any
 import torch
 
 from ..errors import OutputError, RunInterrupted
-from ..models.load import load
+from ..models.load import model_digest
 from ..scoring.precision import encoder_dtype
-from .batch_scorer import weights_digest
 from .engines import Engine, Work, engine_for
 from .settings import BulkSettings
 from .shard_part import ShardPart
@@ -155,18 +154,18 @@ class _Writer:
 
 
 def _fingerprint(work: Work, engine: Engine) -> dict[str, Any]:
-    """Return everything that the exact scores depend on, as values for JSON."""
+    """Return everything that the scores depend on, as values for JSON."""
     from .. import __version__
 
     settings = work.settings
     dtype = encoder_dtype(settings.precision, torch.device(engine.device_type))
-    exact = engine.model() if dtype == torch.float32 else None
     return {
         "version": __version__,
         "input": work.source.fingerprint(),
-        "model": weights_digest(exact or load(settings.model, device="cpu")),
+        "model": model_digest(settings.model),
         "device": engine.device_type,
         "numbers": str(dtype).removeprefix("torch."),
+        "reproducible": settings.reproducible,
         "batch_size": work.batch_size,
         "shard_rows": settings.shard_rows,
         "cache": settings.cache,

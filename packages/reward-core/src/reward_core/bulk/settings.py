@@ -31,10 +31,12 @@ class BulkSettings:
         batch_size: rows per batch (default: 8 on a CPU, 64 on a GPU).
         shard_rows: rows per shard file.
         cache: number of encoded images to keep for later rows with the same image.
-        threads: threads per worker that open images (default: one per core, at most 8).
+        threads: threads per worker that decode images (default: one per core, at most 32).
         save_seconds: interval at which rows of unfinished shards are saved; a crash loses at most that
             much work. Ray workers return whole shards, so with engine "ray" a crash loses up to one shard
             per worker.
+        reproducible: with precision "fast", never compile the model, so that the scores of a resumed run
+            equal those of an uninterrupted run to the last bit. Otherwise they may round differently.
     """
 
     model: str = "ImageReward-v1.0"
@@ -48,6 +50,7 @@ class BulkSettings:
     cache: int = DEFAULT_CACHE
     threads: int | None = None
     save_seconds: float = 30.0
+    reproducible: bool = False
 
     def __post_init__(self) -> None:
         check_precision(self.precision)

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 # Options that only bulk runs have, under argparse's names.
 BULK_ONLY = (
     *("prompt_from_metadata", "prompt_column", "image_column", "split", "configuration", "format"),
-    *("engine", "devices", "address", "workers", "shard_rows", "cache", "threads"),
+    *("engine", "devices", "address", "workers", "shard_rows", "cache", "threads", "reproducible"),
 )
 
 
@@ -86,7 +86,10 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     score.add_argument("--workers", type=positive, metavar="N", help="Ray actors (default: one per GPU)")
     score.add_argument("--shard-rows", type=positive, metavar="N", help="rows per shard (default: 512)")
     score.add_argument("--cache", type=int, metavar="N", help="encoded images to cache (default: 256)")
-    score.add_argument("--threads", type=positive, metavar="N", help="threads per device that open images")
+    score.add_argument("--threads", type=positive, metavar="N", help="threads per device that decode images")
+    score.add_argument(
+        "--reproducible", action="store_true", help="do not compile, so that a resumed run rounds the same"
+    )
     score.add_argument("--quiet", action="store_true", help="print only errors and warnings to stderr")
     score.add_argument("--json", action="store_true", help="print a JSON summary to stdout")
     score.set_defaults(run=run_score)
@@ -189,6 +192,7 @@ def bulk_settings(args: argparse.Namespace) -> BulkSettings:
         raise InputError("give --device or --devices, not both")
     devices = tuple(name.strip() for name in (args.devices or args.device or "").split(",") if name.strip())
     chosen = _given(args, "engine", "address", "workers", "batch_size", "shard_rows", "cache", "threads")
+    chosen["reproducible"] = args.reproducible
     return BulkSettings(model=args.model, precision=args.precision, devices=devices, **chosen)
 
 

@@ -33,15 +33,16 @@ def clipped_levels(image: Image.Image) -> str | None:
     return None
 
 
+def clipping_message(image: Image.Image, name: str) -> str | None:
+    """Return the warning about a loaded image whose levels are clipped, or None."""
+    description = clipped_levels(image)
+    return description and f"{name}: {description}. {ADVICE}."
+
+
 def warn_if_clipped(image: Image.Image, name: str) -> None:
     """Warn if the levels of a loaded image are clipped."""
-    if description := clipped_levels(image):
-        warn_of_levels(description, name)
-
-
-def warn_of_levels(description: str, name: str) -> None:
-    """Issue a warning with the description from `clipped_levels`."""
-    warn_caller(f"{name}: {description}. {ADVICE}.", ClippedLevelsWarning)
+    if message := clipping_message(image, name):
+        warn_caller(message, ClippedLevelsWarning)
 
 
 class FirstClippedImage:
@@ -52,10 +53,9 @@ class FirstClippedImage:
 
     def check(self, image: Image.Image, name: str) -> None:
         """Warn if this is the first image with clipped levels."""
-        if self.warned or not (description := clipped_levels(image)):
+        if self.warned or not (message := clipping_message(image, name)):
             return
         with self.lock:
             first, self.warned = not self.warned, True
         if first:
-            more = "Further images like this one are not reported."
-            warn_caller(f"{name}: {description}. {ADVICE}. {more}", ClippedLevelsWarning)
+            warn_caller(f"{message} Further images like this one are not reported.", ClippedLevelsWarning)

@@ -1,77 +1,130 @@
 """Images decoded ahead by threads, so that the model does not wait for files.
 
-Threads are as fast as processes, because Pillow releases the GIL while it decodes and resizes
-(docs/performance.md), and they need no copies between processes.
+Threads need no copies between processes. Pillow releases Python's lock while it decodes and resizes, and
+pixel_memory.py copies pixels without it (docs/performance.md).
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Generic, TypeVar
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from PIL import Image
+from torch import Tensor
 
+from ..errors import ImageError
 from ..runs.cpus import usable_cpus
-
-T = TypeVar("T")
+from .clipped_levels import clipping_message
+from .image_file import ImageSource, decoded_image, image_name, rgb_guard
 
 MOST_THREADS = 32
 
 
-class DecodedAhead(Generic[T]):
-    """A sequence of ``open_one(items[i])`` in which threads open the next items ahead.
+@dataclass(frozen=True)
+class DecodedImage:
+    """A decoded image or the error that prevents decoding it.
 
-    An item that is read twice is opened twice. An error of ``open_one`` is raised when its item is read.
+    Attributes:
+        pixels: the image as input of the model's transform; None if there is an error.
+        error: why the image cannot be read.
+        clipped: warning about levels that are clipped at 8 bits, if any.
+        state: size and modification time of the image's file, where a bulk run needs it.
+    """
+
+    pixels: Tensor | None
+    error: ImageError | None = None
+    clipped: str | None = None
+    state: str = ""
+
+
+class Pending(Protocol):
+    """An image that is being decoded, such as a Future."""
+
+    def result(self) -> DecodedImage: ...
+
+
+@dataclass(frozen=True)
+class DecodedWhenRead:
+    """An image that is decoded by the thread that reads it."""
+
+    decode: Callable[[Any], DecodedImage]
+    source: Any
+
+    def result(self) -> DecodedImage:
+        return self.decode(self.source)
+
+
+def decoded(source: ImageSource, prepare: Callable[[Image.Image], Tensor]) -> DecodedImage:
+    """Decode an image and prepare it for the model.
 
     Args:
-        open_one: function that opens an item; called by several threads at once.
-        items: items in the order in which they will be read.
-        ahead: largest number of items that are opened and not read yet.
+        source: path of an image, a PIL image or a StoredImage.
+        prepare: function from a decoded image to a tensor; several threads call it at once.
+    """
+    return decoded_by(lambda: decoded_image(source, warn=False), image_name(source), prepare)
+
+
+def decoded_by(
+    open_image: Callable[[], AbstractContextManager[Image.Image]],
+    name: str,
+    prepare: Callable[[Image.Image], Tensor],
+    state: str = "",
+) -> DecodedImage:
+    """Decode an image with ``open_image`` and prepare it for the model.
+
+    Args:
+        open_image: function that opens the decoded image, without a warning about clipped levels.
+        name: name of the image in errors and warnings.
+        prepare: function from a decoded image to a tensor.
+        state: stored in the result.
+    """
+    try:
+        with open_image() as image, rgb_guard(name):
+            return DecodedImage(prepare(image), clipped=clipping_message(image, name), state=state)
+    except ImageError as error:
+        error.__traceback__ = None  # its frames hold the image
+        return DecodedImage(None, error, state=state)
+
+
+class DecodingThreads:
+    """A context manager with threads that decode images.
+
+    Args:
         threads: number of threads (default: the number of CPUs minus one, which is left to the model).
     """
 
-    def __init__(
-        self, open_one: Callable[..., T], items: Sequence, ahead: int, threads: int | None = None
-    ) -> None:
-        self.open_one, self.items, self.ahead = open_one, items, ahead
+    def __init__(self, threads: int | None = None) -> None:
         self.threads = threads or max(1, min(MOST_THREADS, usable_cpus() - 1))
-        self.waiting: dict[int, Future[T]] = {}
-        self.begun = 0  # items before this index were submitted to the threads
-        self.pool: ThreadPoolExecutor | None = None
+        self._pool: ThreadPoolExecutor | None = None
 
-    def __enter__(self) -> DecodedAhead[T]:
+    def __enter__(self) -> DecodingThreads:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self.pool is not None:
-            self.pool.shutdown(cancel_futures=True)
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
 
-    def __len__(self) -> int:
-        return len(self.items)
+    def submit(self, decode: Callable[[Any], DecodedImage], source: Any) -> Pending:
+        """Return an image that a thread decodes.
 
-    def __getitem__(self, i: int) -> T:
-        self._begin(i)
-        future = self.waiting.pop(i, None)
-        return self.open_one(self.items[i]) if future is None else future.result()
-
-    def _begin(self, i: int) -> None:
-        stop = min(len(self.items), i + self.ahead)
-        if stop - i > 1 or self.waiting:  # a single image is opened by the calling thread
-            for j in range(max(i, self.begun), stop):
-                if _may_be_shared(self.items[j]):
-                    self.pool = self.pool or ThreadPoolExecutor(self.threads, "reward-core-decode")
-                    self.waiting[j] = self.pool.submit(self.open_one, self.items[j])
-        self.begun = max(self.begun, stop)
+        An image that threads may not share is decoded by the thread that reads it.
+        """
+        if not _may_be_shared(source):
+            return DecodedWhenRead(decode, source)
+        self._pool = self._pool or ThreadPoolExecutor(self.threads, "reward-core-decode")
+        return self._pool.submit(decode, source)
 
 
-def _may_be_shared(item: object) -> bool:
-    """Return whether threads may open the item: a path or a decoded image.
+def _may_be_shared(source: object) -> bool:
+    """Return whether threads may open the source: a path or a decoded image.
 
     A PIL image that is not loaded yet or has a palette changes while it is read, and a caller may pass the
     same image twice.
     """
-    if isinstance(item, Image.Image):
-        return getattr(item, "fp", None) is None and item.mode not in ("P", "PA")
-    return isinstance(item, (str, os.PathLike))
+    if isinstance(source, Image.Image):
+        return getattr(source, "fp", None) is None and source.mode not in ("P", "PA")
+    return isinstance(source, (str, os.PathLike))

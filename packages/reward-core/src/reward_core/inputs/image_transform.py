@@ -18,11 +18,16 @@ from PIL import Image
 from torch import Tensor, nn
 
 from . import bicubic
+from .device_resize import resized_on_device
+from .full_float32 import full_float32
+from .pixel_memory import rgb_levels
 
 # Of an enlarged image with more pixels than this, only the crop is computed.
 _ENLARGED_LIMIT = 2_000_000
-# An image with more pixels than this is shrunk on the CPU. It is also the number of pixels shrunk at once.
-_WHOLE_LIMIT = _AT_ONCE = 1 << 24
+# An image with alpha and more pixels than this is shrunk in strips of about this many pixels.
+_STRIP_PIXELS = 1 << 24
+# An image with more pixels than this is shrunk by PIL before it is uploaded to a GPU.
+_DEVICE_LIMIT = 1 << 21
 _EIGHT_BIT_MODES = {"L", "LA", "La", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV"}
 _PREMULTIPLIED = {"LA": "La", "RGBA": "RGBa"}  # PIL resizes colors weighted by their alpha
 
@@ -42,8 +47,10 @@ class ImageTransform(nn.Module):
         super().__init__()
         self.size = size
         # Constants are not in the state dict, and stay on the CPU while a model is built on "meta".
-        for name, value in (("mean", mean), ("std", std)):
-            constant = torch.tensor(value, dtype=torch.float32, device="cpu").view(3, 1, 1)
+        self._cpu_constants = tuple(
+            torch.tensor(value, dtype=torch.float32, device="cpu").view(3, 1, 1) for value in (mean, std)
+        )
+        for name, constant in zip(("mean", "std"), self._cpu_constants):
             self.register_buffer(name, constant, persistent=False)
 
     @staticmethod
@@ -62,48 +69,47 @@ class ImageTransform(nn.Module):
         box = self.crop_box(*new, self.size)
         if new[0] * new[1] > max(_ENLARGED_LIMIT, width * height):
             cropped = _enlarge_window(image, new, box)
-        elif image.mode in _PREMULTIPLIED and width * height > _WHOLE_LIMIT:
+        elif image.mode in _PREMULTIPLIED and width * height > _STRIP_PIXELS:
             cropped = _shrink_in_strips(image, new).crop(box)
         else:
             cropped = image.resize(new, Image.Resampling.BICUBIC).crop(box)
-        return np.array(_opaque(cropped).convert("RGB"))
+        rgb = cropped if cropped.mode == "RGB" else _opaque(cropped).convert("RGB")
+        return np.array(rgb)
 
     def from_pil(self, image: Image.Image) -> Tensor:
         """Return normalized pixels (3, S, S) float32 of a PIL image, on the CPU."""
-        return self.finish([self.prepare(image)], torch.device("cpu"))[0]
+        return self.finish(self.prepare(image)[None])[0]
 
     def from_uint8(self, images: Tensor) -> Tensor:
         """Return normalized pixels (B, 3, S, S) of RGB images (B, S, S, 3) uint8."""
         return self._normalized(images.to(self.mean.device).permute(0, 3, 1, 2).float())
 
-    # The two halves of from_pil: threads prepare single images, and a whole batch is finished at once.
+    # The two halves of from_pil: threads prepare single images on the CPU, and the model's device finishes a
+    # whole batch.
 
-    def prepare(self, image: Image.Image, whole: bool = False) -> Tensor:
-        """Return a PIL image as input of ``finish``: (S, S, 3) uint8 on the CPU.
-
-        With ``whole``, an image that ``finish`` can shrink within 1/255 of PIL keeps its size.
-        """
-        shrinks = self.size <= min(image.size) and image.width * image.height <= _WHOLE_LIMIT
-        if whole and shrinks and image.mode in ("RGB", "L"):
-            return torch.from_numpy(np.array(image.convert("RGB")))
+    def prepare(self, image: Image.Image) -> Tensor:
+        """Return a PIL image as levels (S, S, 3) uint8 on the CPU, for ``finish``."""
         return torch.from_numpy(self.to_uint8(image))
 
-    def finish(self, images: Sequence[Tensor], device: torch.device) -> Tensor:
-        """Return normalized pixels (B, 3, S, S) of B results of ``prepare``, on a device."""
-        by_size: dict[torch.Size, list[int]] = {}
-        for i, levels_of_image in enumerate(images):
-            by_size.setdefault(levels_of_image.shape, []).append(i)
-        pixels, indices = [], []
-        for same_size in by_size.values():
-            levels = copied([images[i] for i in same_size], device).permute(0, 3, 1, 2)
-            if levels.shape[-2:] != (self.size, self.size):
-                batch_size = max(1, _AT_ONCE // levels[0, 0].numel())
-                levels = torch.cat([self.resize(batch.float()) for batch in levels.split(batch_size)])
-            pixels.append(self._normalized(levels.float()))
-            indices += same_size
-        if len(pixels) == 1:
-            return pixels[0]
-        return torch.cat(pixels)[sorted(range(len(indices)), key=indices.__getitem__)]
+    def prepare_for_device(self, image: Image.Image) -> Tensor:
+        """Return a PIL image for a GPU that resizes images itself, in page-locked memory where that helps.
+
+        An image that is shrunk keeps its size: (H, W, 3 or 4) uint8. Others are prepared by ``prepare``.
+        """
+        shrinks = self.size <= min(image.size) and image.width * image.height <= _DEVICE_LIMIT
+        if shrinks and image.mode == "RGB":
+            return rgb_levels(image, pinned=torch.cuda.is_available())
+        return self.prepare(image)
+
+    def resize_on_device(self, levels: Tensor) -> Tensor:
+        """Resize and crop levels (B, H, W, C) uint8 on a GPU to (B, S, S, 3), exactly as PIL does."""
+        height, width = levels.shape[1:3]
+        new_size = resized_size(width, height, self.size)
+        return resized_on_device(levels, new_size, self.crop_box(*new_size, self.size))
+
+    def finish(self, images: Tensor) -> Tensor:
+        """Return normalized pixels (B, 3, S, S) of B stacked results of ``prepare``, on their device."""
+        return self._normalized(images.permute(0, 3, 1, 2).float())
 
     def forward(self, images: Tensor) -> Tensor:
         """Return normalized pixels (B, 3, S, S) of float images, differentiably.
@@ -124,7 +130,7 @@ class ImageTransform(nn.Module):
         height, width = levels.shape[-2:]
         new_width, new_height = resized_size(width, height, self.size)
         left, top, right, bottom = self.crop_box(new_width, new_height, self.size)
-        with torch.autocast(levels.device.type, enabled=False):
+        with torch.autocast(levels.device.type, enabled=False), full_float32(levels.device):
             passes = [(-1, width, new_width, left, right), (-2, height, new_height, top, bottom)]
             if new_height < height and height > 2 * width and bicubic.tall_images_go_vertical_first():
                 passes.reverse()
@@ -133,17 +139,14 @@ class ImageTransform(nn.Module):
         return levels
 
     def _normalized(self, levels: Tensor) -> Tensor:
-        mean, std = (constant.to(levels.device) for constant in (self.mean, self.std))
+        mean, std = self._constants(levels.device)
         return (levels / 255 - mean) / std
 
-
-def copied(images: Sequence[Tensor], device: torch.device) -> Tensor:
-    """Return images of equal size as one tensor (copied asynchronously to a GPU)."""
-    if device.type != "cuda":
-        return torch.stack(list(images)).to(device)
-    # torch keeps a pinned buffer until the copies from it are done.
-    buffer = torch.empty(len(images), *images[0].shape, dtype=images[0].dtype, pin_memory=True)
-    return torch.stack(list(images), out=buffer).to(device, non_blocking=True)
+    def _constants(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return mean and std (3, 1, 1) on a device. Threads that decode never read them from a GPU."""
+        if self.mean.device == device:
+            return self.mean, self.std
+        return self._cpu_constants[0].to(device), self._cpu_constants[1].to(device)
 
 
 def resized_size(width: int, height: int, size: int) -> tuple[int, int]:
@@ -207,7 +210,7 @@ def _shrink_in_strips(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     # Pillow's two passes are independent, so the first one can run strip by strip.
     halfway = Image.new(mode, (width, new_height) if vertical_first else (new_width, height))
     length, breadth = (width, height) if vertical_first else (height, width)
-    step = max(1, _AT_ONCE // breadth)
+    step = max(1, _STRIP_PIXELS // breadth)
     for start in range(0, length, step):
         stop = min(length, start + step)
         box = (start, 0, stop, height) if vertical_first else (0, start, width, stop)

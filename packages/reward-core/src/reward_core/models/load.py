@@ -17,7 +17,7 @@ from .clip.config import ClipConfig
 from .clip.scorer import ClipScorer
 from .imagereward.reward_model import RewardModel
 from .load_options import LoadOptions, PathLike
-from .model_files import ModelFiles, find_files
+from .model_files import ModelFiles, files_digest, find_files
 from .registry import BUNDLED_MODELS, REWARD_MODELS, SCORES
 
 
@@ -38,7 +38,6 @@ def load(
     med_config: PathLike | dict[str, Any] | None = None,
     *,
     precision: str = "exact",
-    exact_resize: bool = False,
     revision: str | None = None,
     local_files_only: bool = False,
 ) -> RewardModel:
@@ -52,11 +51,9 @@ def load(
         download_root: folder for downloads (default: the cache of the hub).
         med_config: BERT's configuration (a dict or a JSON file) to use instead of the model's.
         precision: "exact" computes in float32 and reproduces the original's scores. "fast" computes the
-            encoders in 16 bits where that is faster (a GPU, a CPU with AMX or AVX512-BF16), resizes images on
-            the GPU and compiles steps that take much time (or call `ScoringModel.warm_up`). Rewards change by
-            at most a few hundredths of their standard deviation (docs/performance.md). "auto" is "fast" on a
-            GPU, else "exact".
-        exact_resize: resize images with PIL even if "fast" runs on a GPU, which is within 1/255 of PIL.
+            encoders in 16 bits where that is faster (a GPU, a CPU with AMX or AVX512-BF16) and compiles steps
+            that take much time (or call `ScoringModel.warm_up`). Rewards change by at most a few hundredths
+            of their standard deviation (docs/performance.md). "auto" is "fast" on a GPU, else "exact".
         revision: branch, tag or commit of the hub repository.
         local_files_only: use local files only, never the network.
 
@@ -65,11 +62,21 @@ def load(
         CheckpointError: damaged files; KeyMismatchError if the weights do not match the model.
         HubError: a failed download.
     """
-    options = LoadOptions(
-        device, download_root, med_config, precision, exact_resize, revision, local_files_only
-    )
+    options = LoadOptions(device, download_root, med_config, precision, revision, local_files_only)
     files = find_files(name_or_path, RewardModel.published, RewardModel.bundled, options)
     return RewardModel.load_files(files, options)
+
+
+def model_digest(name_or_path: PathLike) -> str:
+    """Return a SHA-256 of the files of a reward model: weights, configuration and tokenizer.
+
+    The files are downloaded if needed. The errors are as in ``load``.
+    """
+    options = LoadOptions()
+    files = find_files(name_or_path, RewardModel.published, RewardModel.bundled, options)
+    config = files.config or RewardModel.config_beside(files.weights)
+    tokenizer = RewardModel.find_tokenizer(files, config, options)
+    return files_digest(files, tokenizer.fast_tokenizer.to_str())
 
 
 def load_score(
@@ -78,7 +85,6 @@ def load_score(
     download_root: PathLike | None = None,
     *,
     precision: str = "exact",
-    exact_resize: bool = False,
     revision: str | None = None,
     local_files_only: bool = False,
 ) -> ScoringModel:
@@ -95,7 +101,7 @@ def load_score(
     if isinstance(weights, HubFile) and folder is not None:
         # Several of these files are named model.safetensors.
         folder = Path(folder) / weights.repo_id.replace("/", "--")
-    options = LoadOptions(device, folder, None, precision, exact_resize, revision, local_files_only)
+    options = LoadOptions(device, folder, None, precision, revision, local_files_only)
     files = find_files(name_or_path, SCORES, {}, options)
     family: type[ClipScorer] | type[BlipScorer] = ClipScorer if _is_clip(files) else BlipScorer
     model = family.load_files(files, options)

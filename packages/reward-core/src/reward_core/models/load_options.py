@@ -24,7 +24,6 @@ class LoadOptions:
     download_root: PathLike | None = None
     med_config: PathLike | dict[str, Any] | None = None
     precision: str = "exact"
-    exact_resize: bool = False
     revision: str | None = None
     local_files_only: bool = False
 

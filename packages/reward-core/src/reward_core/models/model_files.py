@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from ..errors import InputError
 from ..hub.downloads import fetch, fetch_folder
 from ..hub.file_specs import HubFile, WebFile, is_repo_id
 from ..inputs.tokenizer import PromptTokenizer
-from .checkpoint import WEIGHTS_FILE
+from .checkpoint import CONFIG_FILE, WEIGHTS_FILE
 from .load_options import LoadOptions, PathLike
 from .model_spec import VOCABULARY, ModelConfig, ModelSpec
 
@@ -72,6 +73,23 @@ def find_files(
         f"Cannot find the model: {name!r} is neither a known name ({known}), nor a folder or file on this "
         "machine, nor the id of a hub repository."
     )
+
+
+def files_digest(files: ModelFiles, tokenizer: str) -> str:
+    """Return the SHA-256 of a model's files without loading it.
+
+    Args:
+        files: the files; a config.json in the folder of the weights is included.
+        tokenizer: the tokenizer as text.
+    """
+    digest = hashlib.sha256(repr(files.config).encode())
+    config = files.weights.parent / CONFIG_FILE
+    for path in [files.weights, *([config] if files.config is None and config.is_file() else [])]:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    digest.update(tokenizer.encode())
+    return digest.hexdigest()
 
 
 def bundled_folder(name: str) -> Path:

@@ -78,7 +78,6 @@ class Pretrained(ScoringModel):
         )
         model.set_encoder_dtype(encoder_dtype(options.precision, device))
         model.fast = options.precision == "fast" or (options.precision == "auto" and device.type == "cuda")
-        model.resize_on_device = model.fast and not options.exact_resize
         return model.to(device)
 
     @classmethod

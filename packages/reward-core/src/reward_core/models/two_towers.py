@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 
+import torch
 from torch import Tensor
 
 from ..scoring.features import PromptFeatures
 from ..scoring.scoring_model import ScoringModel
+from ..scoring.transfers import transfers_for
 
 
 class TwoTowers(ScoringModel):
@@ -32,12 +34,13 @@ class TwoTowers(ScoringModel):
         return self._signature()
 
     def _pairs(self, image_vectors: Tensor, prompts: PromptFeatures) -> Tensor:
-        return self.similarity(image_vectors, _vectors(prompts))
+        return self.similarity(image_vectors, _vectors(prompts, self.device))
 
-    def _matrix(self, image_vectors: Tensor, count: int, prompts: PromptFeatures) -> Tensor:
-        return self.similarity(image_vectors[None], _vectors(prompts)[:, None])  # (P, N)
+    def _matrix(self, image_vectors: Tensor, prompts: PromptFeatures) -> Tensor:
+        return self.similarity(image_vectors[:, None], _vectors(prompts, self.device)[None])  # (B, P)
 
 
-def _vectors(prompts: PromptFeatures) -> Tensor:
+def _vectors(prompts: PromptFeatures, device: torch.device) -> Tensor:
+    """Return the unit vectors of prompts on a device."""
     assert prompts.data is not None  # encode_tokens returned it
-    return prompts.data
+    return transfers_for(device).upload(prompts.data)

@@ -25,10 +25,18 @@ def checked_batch_size(batch_size: int | None, device: torch.device) -> int:
     return int(size)
 
 
-def in_batches(compute: Callable[[range], T], count: int, size: int) -> Iterator[T]:
+def in_batches(
+    compute: Callable[[range], T], count: int, size: int, make_room: Callable[[], None] | None = None
+) -> Iterator[T]:
     """Yield ``compute(range(start, stop))`` for each batch of ``count`` items.
 
     The batch size is halved when a batch does not fit in memory.
+
+    Args:
+        compute: function of the indices of a batch.
+        count: number of items.
+        size: items in a batch.
+        make_room: called before a smaller batch is tried, to release memory.
     """
     start = 0
     while start < count:
@@ -37,7 +45,10 @@ def in_batches(compute: Callable[[range], T], count: int, size: int) -> Iterator
         except (RuntimeError, MemoryError) as error:
             if size == 1 or not is_out_of_memory(error):
                 raise
-            size //= 2
+            size = min(size, count - start) // 2 or 1
+            error.__traceback__ = None  # its frames hold the tensors of the failed batch
+            if make_room is not None:
+                make_room()
             continue
         yield result
         start += size
@@ -50,12 +61,3 @@ def is_out_of_memory(error: Exception) -> bool:
     # On a CPU and on mps torch raises a plain RuntimeError; the last message is oneDNN's.
     signs = ("allocate memory", "out of memory", "could not create a primitive")
     return any(sign in str(error) for sign in signs)
-
-
-def one_behind(items: Iterator[T]) -> Iterator[T]:
-    """Yield the same items, each after the computation of the next one has started."""
-    previous: list[T] = []
-    for item in items:
-        yield from previous
-        previous = [item]
-    yield from previous

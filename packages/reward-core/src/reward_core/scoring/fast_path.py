@@ -8,19 +8,24 @@ Shapes: B images of a batch, S image side, K prompts an image, L text tokens.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
-from . import cuda
 from .compiling import CompiledByShape, CompilePlan
 from .steps import ModelSteps
+from .transfers import Transfers, transfers_for
 from .weights_identity import WeightsWatch
 
-# Compiling the full-size vision encoder took 49 s on 2 cores and made it 13-20% faster, so it pays after
-# about 300 s of scoring. Freezing turns weights into constants, which inductor packs for the CPU.
-CPU_PLAN = CompilePlan(after=300.0, options={"freezing": True})
+# Compiling the full-size vision encoder took 49 s on 2 cores and made it 13-20% faster. Freezing turns
+# weights into constants, which inductor packs for the CPU.
+CPU_PLAN = CompilePlan(seconds=49.0, saves=0.16, options={"freezing": True})
+# No GPU has run recorded graphs yet, so they are opt-in: `FastPath(model, CUDA_PLAN_WITH_GRAPHS)`.
+CUDA_PLAN = CompilePlan(seconds=40.0, saves=0.3, shapes=16)
+CUDA_PLAN_WITH_GRAPHS = replace(CUDA_PLAN, graphs=True)
 
 
 class PlainPath:
@@ -29,20 +34,35 @@ class PlainPath:
     def __init__(self, model: ModelSteps) -> None:
         self.model, self.device = model, model.device
 
-    def encode(self, pixels: Tensor) -> Tensor:
-        """Return image features (B, ...) of normalized pixels (B, 3, S, S)."""
-        return self.model.encode_pixels(pixels)
+    @property
+    def transfers(self) -> Transfers:
+        """Copies to and from the device."""
+        return transfers_for(self.device)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Return image features (B, ...) of B stacked results of ``transform.prepare`` on the device."""
+        return self.model.encode_pixels(self.model.transform.finish(images))
+
+    def pair_rewards(self, features: Tensor, token_ids: Tensor, mask: Tensor) -> Tensor:
+        """Return rewards (B,) of features (B, ...) on the device and tokens (B, L) on the CPU."""
+        token_ids, mask = self.transfers.upload(token_ids), self.transfers.upload(mask)
+        return self.rewards(self.project_kv(features), token_ids, mask)
 
     def project_kv(self, features: Tensor) -> Any:
         """Return the cross-attention keys and values of image features (B, ...)."""
         return self.model.project_kv(features)
 
     def rewards(self, cross_attention_kv: Any, token_ids: Tensor, mask: Tensor | None) -> Tensor:
-        """Return rewards (B K,) of B images with K consecutive prompts each, (B K, L)."""
+        """Return rewards (B K,) of B images with K consecutive prompts each, (B K, L) on the device."""
         return self.model.rewards_from_kv(cross_attention_kv, token_ids, mask)
 
     def refresh(self) -> None:
         """Update the path if the weights changed since the last call."""
+
+    def release_memory(self) -> None:
+        """Give back memory that the path can do without, because a batch did not fit."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def warm_up(self, batch_size: int) -> bool:
         """Compile for this batch size; return whether every compilable step is compiled."""
@@ -54,7 +74,7 @@ class FastPath(PlainPath):
 
     def __init__(self, model: ModelSteps, plan: CompilePlan | None = None) -> None:
         super().__init__(model)
-        self.plan = plan or (cuda.PLAN if model.device.type == "cuda" else CPU_PLAN)
+        self.plan = plan or (CUDA_PLAN if model.device.type == "cuda" else CPU_PLAN)
         self.weights = WeightsWatch(model.parameters)
         self.refresh()
 
@@ -65,13 +85,21 @@ class FastPath(PlainPath):
 
     def prepare(self) -> None:
         """Compile again for new weights, which compiled functions hold as constants."""
-        self.compiled_encode = CompiledByShape(self.model.encode_pixels, self.plan)
+        self.compiled_encode = CompiledByShape(super().encode, self.plan)
 
-    def encode(self, pixels: Tensor) -> Tensor:
-        return self.compiled_encode(pixels.contiguous())  # pixels decoded from files are channels-last
+    def encode(self, images: Tensor) -> Tensor:
+        return self.compiled_encode(images)
+
+    def release_memory(self) -> None:
+        self.compiled_encode.release()
+        super().release_memory()
 
     def warm_up(self, batch_size: int) -> bool:
-        size, parameter = self.model.config.image_size, next(self.model.parameters())
-        with torch.no_grad():
-            pixels = torch.zeros(batch_size, 3, size, size, device=parameter.device)
-            return self.compiled_encode.compile_for(pixels)
+        with torch.no_grad(), self.transfers.active():
+            return self.compiled_encode.compile_for(self._blank_images(batch_size))
+
+    def _blank_images(self, count: int) -> Tensor:
+        """Return images as ``transform.prepare`` returns them, stacked on the device."""
+        transform = self.model.transform
+        blank = transform.prepare(Image.new("RGB", (transform.size, transform.size)))
+        return torch.stack([blank] * count).to(self.device)

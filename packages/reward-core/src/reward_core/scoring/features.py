@@ -115,14 +115,12 @@ class PromptFeatures:
         longest = int(self.mask.sum(1).max())
         return self.token_ids[:, :longest], self.mask[:, :longest]
 
-    def by_length(self, most: int) -> Iterator[tuple[list[int], Tensor]]:
-        """Yield indices and unpadded token ids of up to ``most`` prompts of equal length."""
+    def by_length(self) -> Iterator[tuple[list[int], Tensor]]:
+        """Yield indices and unpadded token ids of the prompts of each length."""
         lengths = self.mask.sum(1).tolist()
         for length in sorted(set(lengths)):
             indices = [i for i, prompt_length in enumerate(lengths) if prompt_length == length]
-            for start in range(0, len(indices), most):
-                batch = indices[start : start + most]
-                yield batch, self.token_ids[batch, :length]
+            yield indices, self.token_ids[indices, :length]
 
 
 def _as_index(index):

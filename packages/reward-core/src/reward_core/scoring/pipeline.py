@@ -1,122 +1,229 @@
-"""The scoring pipeline: decode, upload, encode and score images in batches.
+"""The scoring pipeline: decode, upload, encode, score and fetch, in batches.
 
-Shapes: B images of a batch, S image side.
+All scoring methods and bulk runs use it. Threads decode images a few batches ahead. Work for a GPU is only
+launched; the result of a batch is read while the GPU computes later batches.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from itertools import islice
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
-from ..errors import ImageError
-from ..inputs.clipped_levels import clipped_levels, warn_of_levels
-from ..inputs.decode_ahead import DecodedAhead
-from ..inputs.image_file import ImageSource, decoded_image, image_name, rgb_guard
-from ..inputs.image_transform import ImageTransform
-from .batching import checked_batch_size, in_batches, one_behind
+from ..errors import ClippedLevelsWarning, ImageError
+from ..inputs.decode_ahead import DecodedImage, Pending
+from ..runs.caller_warning import warn_caller
+from .batching import in_batches
 from .cpu import sensible_threads
-from .cuda import Uploader
-from .features import ImageFeatures
-from .steps import ImageEncoder
+from .lru_cache import LRUCache
+from .steps import ImageEncoder, ScoringPath
+from .transfers import transfers_for
+
+BATCHES_AHEAD = 3  # batches whose images are decoded while the model computes
+
+T = TypeVar("T")
+Key = Hashable
 
 
 @dataclass
-class ImageBatch:
-    """The result of one batch of images.
+class Batch:
+    """Rows that are computed together.
 
     Attributes:
-        indices: indices of all images in the batch.
-        scored: indices of the images that could be read, in order.
-        result: result of the computation for the images in ``scored``, on the CPU; None if it is empty.
-        errors: reason why an image cannot be read, by index.
+        keys: key of each row's image; None for a row that is not computed.
+        opening: images to encode, by key, that are being decoded. The other keys are in the cache.
+        features: features of the rows' images on the CPU, instead of images.
+        encode_only: only put the images into the cache.
     """
 
-    indices: range
-    scored: list[int]
-    result: Tensor | None
-    errors: dict[int, str] = field(default_factory=dict)
+    keys: Sequence[Key | None]
+    opening: Mapping[Key, Pending] = field(default_factory=dict)
+    features: Tensor | None = None
+    encode_only: bool = False
 
 
-@torch.no_grad()
-def image_batches(
-    model: ImageEncoder,
-    images: Sequence[ImageSource] | ImageFeatures,
-    batch_size: int | None,
-    compute: Callable[[Tensor, list[int]], Tensor],
-    keep_errors: bool = False,
-) -> Iterator[ImageBatch]:
-    """Encode images in batches and yield ``compute(features, indices)`` of each.
+B = TypeVar("B", bound=Batch)
 
-    The batches are in order. On a GPU each is launched before the previous one is done.
+
+@dataclass
+class BatchResult(Generic[B]):
+    """The result of a batch.
+
+    Attributes:
+        batch: the batch.
+        rows: indices within the batch of the rows that were computed.
+        values: results (len(rows), ...) on the CPU; None without rows.
+        errors: error of a row whose image cannot be read, by index within the batch.
+        encoded: number of images that were encoded.
+    """
+
+    batch: B
+    rows: list[int]
+    values: Tensor | None
+    errors: dict[int, ImageError]
+    encoded: int
+
+
+class Pipeline(Generic[B]):
+    """The steps from decoded images to results on the CPU.
 
     Args:
         model: model that encodes the images.
-        images: images or their features.
-        batch_size: images in a batch; halved when they do not fit in memory.
-        compute: function of features (B, ...) on the model's device and the indices of their images.
-        keep_errors: store unreadable images in ``errors`` instead of raising ImageError.
-
-    Raises:
-        ImageError: an image that cannot be read.
+        path: its steps, eager or compiled.
+        compute: function of image features (R, ...) on the device, the batch, and the indices within the
+            batch of these R rows. Returns (R, ...) on the device.
+        cache: number of images whose features are kept for later batches.
+        keep_errors: report an image that cannot be read in the results instead of raising ImageError.
+        warn_once: warn only about the first image with clipped levels.
     """
-    size = checked_batch_size(batch_size, model.device)
-    path = model.path()
-    path.refresh()
-    if isinstance(images, ImageFeatures):
 
-        def from_features(indices: range) -> ImageBatch:
-            with sensible_threads():
-                features = images.data[indices.start : indices.stop].to(model.device)
-                return ImageBatch(indices, list(indices), compute(features, list(indices)))
+    def __init__(
+        self,
+        model: ImageEncoder,
+        path: ScoringPath,
+        compute: Callable[[Tensor, B, list[int]], Tensor],
+        *,
+        cache: int = 0,
+        keep_errors: bool = False,
+        warn_once: bool = False,
+    ) -> None:
+        self.model, self.path, self.compute = model, path, compute
+        self.keep_errors, self.warn_once, self.warned = keep_errors, warn_once, False
+        self.transfers = transfers_for(model.device)
+        self.cache: LRUCache[Key, Tensor | ImageError | None] = LRUCache(cache)
+        self.most: int | None = None  # rows that fit in memory
 
-        yield from _fetched(in_batches(from_features, len(images), size), model.device)
-        return
+    def clear_cache(self) -> None:
+        """Forget all features."""
+        self.cache = LRUCache(self.cache.size)
 
-    whole = model.resize_on_device and model.device.type == "cuda"
-    upload = Uploader(model.transform, model.device)
-    with DecodedAhead(partial(opened, model.transform, whole=whole), images, ahead=3 * size) as decoded:
+    def run(self, batches: Iterable[B]) -> Iterator[BatchResult[B]]:
+        """Yield the results of batches, in order.
 
-        def from_images(indices: range) -> ImageBatch:
-            ready: dict[int, Tensor] = {}
-            batch = ImageBatch(indices, [], None)
-            for i in indices:
-                try:
-                    ready[i], clipped = decoded[i]
-                    if clipped:  # warn in the caller's thread, so that the warning shows the caller's line
-                        warn_of_levels(clipped, image_name(images[i]))
-                except ImageError as error:
-                    if not keep_errors:
-                        raise
-                    batch.errors[i] = error.reason
-            if ready:
-                batch.scored = list(ready)
-                with sensible_threads():
-                    batch.result = compute(path.encode(upload(list(ready.values()))), batch.scored)
-            return batch
+        Raises:
+            ImageError: an image that cannot be read, unless errors are kept.
+        """
+        self.path.refresh()
+        launched: deque[Callable[[], BatchResult[B]]] = deque()
+        for batch in batches:
+            result = self._launch(batch)
+            if result is not None:
+                launched.append(result)
+            while len(launched) > self.transfers.lag:
+                yield launched.popleft()()
+        while launched:
+            yield launched.popleft()()
 
-        yield from _fetched(in_batches(from_images, len(images), size), model.device)
+    @torch.no_grad()
+    def _launch(self, batch: B) -> Callable[[], BatchResult[B]] | None:
+        """Start the computation of a batch; return a function that waits for its result."""
+        pixels = self._decoded(batch)
+        keys = [key for key in batch.keys if key is not None]
+        rows = list(range(len(batch.keys)))
+        errors: dict[int, ImageError] = {}
+        wait: Callable[[], Tensor] | None = None
+        with sensible_threads(), self.transfers.active():
+            if batch.features is not None:
+                features: Tensor | None = self.transfers.upload(batch.features)
+            else:
+                new = self._encode(pixels)
+                if batch.encode_only:
+                    for key in self.cache.absent(keys):
+                        self.cache[key] = None  # no later batch uses it
+                    self.cache.used(keys)
+                    return None
+                rows, errors = self._readable(batch)
+                row_keys = [batch.keys[i] for i in rows]
+                features = new if row_keys == list(pixels) else self._cached(row_keys)
+                self.cache.used(keys)
+            if features is not None:
+                wait = self.transfers.fetch(self._score(features, batch, rows))
+
+        def finish() -> BatchResult[B]:
+            return BatchResult(batch, rows, None if wait is None else wait(), errors, len(pixels))
+
+        return finish
+
+    def _decoded(self, batch: B) -> dict[Key, Tensor]:
+        """Return the pixels of new images; put errors into the cache or raise them."""
+        pixels: dict[Key, Tensor] = {}
+        for key, pending in batch.opening.items():
+            image = pending.result()
+            self._warn(image)
+            if image.error is None:
+                assert image.pixels is not None
+                pixels[key] = image.pixels
+            elif self.keep_errors:
+                self.cache[key] = image.error
+            else:
+                raise image.error
+        return pixels
+
+    def _warn(self, image: DecodedImage) -> None:
+        if image.clipped is None or (self.warn_once and self.warned):
+            return
+        # In the caller's thread, so that the warning shows the caller's line.
+        more = " Further images like this one are not reported." if self.warn_once else ""
+        warn_caller(image.clipped + more, ClippedLevelsWarning)
+        self.warned = True
+
+    def _encode(self, pixels: Mapping[Key, Tensor]) -> Tensor | None:
+        """Return the features (B, ...) of B prepared images, and put them into the cache."""
+        if not pixels:
+            return None
+        images = list(pixels.values())
+
+        def encoded(part: range) -> Tensor:
+            selected = images[part.start : part.stop]
+            return self.path.encode(self.transfers.upload_images(self.model.transform, selected))
+
+        features = self._in_parts(encoded, len(images))
+        for key, image_features in zip(pixels, features):
+            # Cloned, because a view would keep the whole batch in memory as long as it is cached.
+            self.cache[key] = image_features.clone() if self.cache.size else image_features
+        return features
+
+    def _readable(self, batch: B) -> tuple[list[int], dict[int, ImageError]]:
+        """Return the rows with a readable image, and the errors of the others."""
+        rows, errors = [], {}
+        for i, key in enumerate(batch.keys):
+            if key is not None:
+                image = self.cache[key]
+                if isinstance(image, ImageError):
+                    errors[i] = image
+                else:
+                    rows.append(i)
+        return rows, errors
+
+    def _cached(self, keys: Sequence[Key | None]) -> Tensor | None:
+        """Return the features of images in the cache as one tensor; None without images."""
+        features: list[Any] = [self.cache[key] for key in keys]
+        return torch.stack(features) if features else None
+
+    def _score(self, features: Tensor, batch: B, rows: list[int]) -> Tensor:
+        def scored(part: range) -> Tensor:
+            selected = slice(part.start, part.stop)
+            return self.compute(features[selected], batch, rows[selected])
+
+        return self._in_parts(scored, len(rows))
+
+    def _in_parts(self, compute: Callable[[range], Tensor], count: int) -> Tensor:
+        """Compute a batch, in smaller parts if it does not fit in memory."""
+        parts = list(in_batches(compute, count, self.most or count, self.path.release_memory))
+        if len(parts) > 1:  # later batches would fail again
+            self.most = min(self.most or count, max(map(len, parts)))
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
-def opened(transform: ImageTransform, image: ImageSource, whole: bool = False) -> tuple[Tensor, str | None]:
-    """Decode an image and prepare it for ``transform.finish``.
-
-    Returns:
-        The prepared image, and a description of the levels that are clipped at 8 bits, if any.
-
-    Raises:
-        ImageError: the image cannot be decoded or converted to RGB.
-    """
-    with decoded_image(image, warn=False) as decoded, rgb_guard(image_name(image)):
-        return transform.prepare(decoded, whole), clipped_levels(decoded)
-
-
-def _fetched(batches: Iterator[ImageBatch], device: torch.device) -> Iterator[ImageBatch]:
-    """Yield the batches with their results on the CPU."""
-    for batch in one_behind(batches) if device.type == "cuda" else batches:
-        if batch.result is not None:
-            batch.result = batch.result.cpu()
-        yield batch
+def ahead(items: Iterable[T], count: int = BATCHES_AHEAD) -> Iterator[T]:
+    """Yield items, each after the next ``count`` items were taken from the iterable."""
+    iterator = iter(items)
+    waiting = deque(islice(iterator, count))
+    while waiting:
+        yield waiting.popleft()
+        waiting.extend(islice(iterator, 1))

@@ -22,13 +22,14 @@ from ..inputs.tokenizer import PromptTokenizer, check_prompts
 from ..runs.caller_warning import quoted
 from .batching import checked_batch_size, in_batches
 from .features import ImageFeatures, PromptFeatures
-from .pipeline import image_batches
+from .image_batches import image_batches
 from .rewards import checked_finite, ranking
 from .steps import ScoringPath
+from .transfers import transfers_for
 from .weights_identity import WeightsWatch, weights_fingerprint
 
-# Text tokens in a batch of score_matrix. Limits the memory of the text encoder.
-_TOKENS_PER_BATCH = {"cpu": 4096, "cuda": 65536}
+# Text tokens that the text encoder computes at once in score_matrix. A token takes about 12 kB of a GPU.
+_TOKENS_AT_ONCE = {"cpu": 1 << 15, "cuda": 1 << 19}
 
 
 class ScoringMethods(ABC):
@@ -48,8 +49,8 @@ class ScoringMethods(ABC):
         """Device of the parameters."""
 
     @abstractmethod
-    def path(self) -> ScoringPath:
-        """Return the steps from pixels to rewards, eager or compiled."""
+    def path(self, reproducible: bool = False) -> ScoringPath:
+        """Return the steps from images to rewards, eager or compiled."""
 
     @abstractmethod
     def encode_tokens(self, token_ids: Tensor, mask: Tensor | None) -> Tensor | None:
@@ -109,8 +110,7 @@ class ScoringMethods(ABC):
         self._check_prompts(prompts)
         self._check_image_source(images, len(prompts))
         encoded = self._prompt_features(prompts)
-        batches = image_batches(self, images, batch_size, self._pair_scorer(encoded))
-        rewards = torch.cat([batch.result for batch in batches if batch.result is not None])  # (N,)
+        rewards = self._computed(images, batch_size, self._pair_scorer(encoded))  # (N,)
         return checked_finite(rewards, lambda i: _pair_name(encoded.prompts[i], images, i))
 
     def score_matrix(
@@ -128,13 +128,8 @@ class ScoringMethods(ABC):
         self._check_prompts(prompts)
         self._check_image_source(images)
         encoded = self._prompt_features(prompts)
-        on_device = encoded.to(self.device)
-
-        def columns(features: Tensor, indices: list[int]) -> Tensor:
-            return self._matrix(self.path().project_kv(features), len(indices), on_device)  # (P, B)
-
-        batches = image_batches(self, images, batch_size, columns)
-        rewards = torch.cat([batch.result for batch in batches if batch.result is not None], dim=1)  # (P, N)
+        columns = self._computed(images, batch_size, lambda features, _: self._matrix(features, encoded))
+        rewards = columns.T.contiguous()  # (P, N)
         width = len(images)
         return checked_finite(rewards, lambda i: _pair_name(encoded.prompts[i // width], images, i % width))
 
@@ -150,14 +145,17 @@ class ScoringMethods(ABC):
         _check_images(images)
         _check_counts(len(prompts), len(images))
         compute = self._pair_scorer(self.encode_prompts(prompts))
-        for batch in image_batches(self, images, batch_size, compute, keep_errors=True):
+        for result in image_batches(self, self.path(), images, batch_size, compute, keep_errors=True):
             scores: dict[int, float] = {}
-            if batch.result is not None:
-                scored = batch.scored
-                checked_finite(batch.result, lambda k: _pair_name(prompts[scored[k]], images, scored[k]))  # noqa: B023
-                scores = dict(zip(scored, batch.result.tolist()))
-            for i in batch.indices:
-                yield ScoredRow(prompts[i], image_name(images[i]), scores.get(i), batch.errors.get(i))
+            if result.values is not None:
+                indices = [result.batch.indices[row] for row in result.rows]
+                checked_finite(result.values, lambda k: _pair_name(prompts[indices[k]], images, indices[k]))  # noqa: B023
+                scores = dict(zip(indices, result.values.tolist()))
+            for row, i in enumerate(result.batch.indices):
+                error = result.errors.get(row)
+                yield ScoredRow(
+                    prompts[i], image_name(images[i]), scores.get(i), None if error is None else error.reason
+                )
 
     def encode_images(self, images: Sequence[ImageSource], *, batch_size: int | None = None) -> ImageFeatures:
         """Encode images to score them many times; return their features on the CPU.
@@ -166,9 +164,7 @@ class ScoringMethods(ABC):
         """
         images = _as_list(images)
         self._check_image_source(images)
-        batches = image_batches(self, images, batch_size, lambda features, indices: features)
-        data = torch.cat([batch.result for batch in batches if batch.result is not None])
-        return ImageFeatures(data, self._signature())
+        return ImageFeatures(self._computed(images, batch_size, self._stored), self._signature())
 
     def encode_readable_images(
         self, images: Sequence[ImageSource], *, batch_size: int | None = None
@@ -182,52 +178,85 @@ class ScoringMethods(ABC):
         _check_images(images)
         errors: dict[int, str] = {}
         parts: list[Tensor] = []
-        for batch in image_batches(self, images, batch_size, lambda features, indices: features, True):
-            errors |= batch.errors
-            if batch.result is not None:
-                parts.append(batch.result)
+        for result in image_batches(self, self.path(), images, batch_size, self._stored, keep_errors=True):
+            errors |= {result.batch.start + row: error.reason for row, error in result.errors.items()}
+            if result.values is not None:
+                parts.append(result.values)
         return ImageFeatures(torch.cat(parts) if parts else torch.empty(0), self._signature()), errors
 
     def encode_prompts(self, prompts: Sequence[str], *, batch_size: int | None = None) -> PromptFeatures:
         """Encode prompts to score them many times; return their features on the CPU."""
         prompts = _as_list(prompts)
         token_ids, mask = self.tokenizer(prompts)  # (P, L) each
-        size = 8 * checked_batch_size(batch_size, self.device)
+        return self._tokens_encoded(prompts, token_ids, mask, batch_size)
+
+    def _tokens_encoded(
+        self, prompts: Sequence[str], token_ids: Tensor, mask: Tensor, batch_size: int | None = None
+    ) -> PromptFeatures:
+        """Return the features of tokenized prompts."""
+        size, transfers = 8 * checked_batch_size(batch_size, self.device), transfers_for(self.device)
 
         @torch.no_grad()
-        def encoded(indices: range) -> Tensor | None:
+        def encoded(indices: range) -> Callable[[], Tensor] | None:
             batch = slice(indices.start, indices.stop)
-            data = self.encode_tokens(token_ids[batch].to(self.device), mask[batch].to(self.device))
-            return None if data is None else data.cpu()
+            with transfers.active():
+                data = self.encode_tokens(transfers.upload(token_ids[batch]), transfers.upload(mask[batch]))
+                return None if data is None else transfers.fetch(data)
 
-        parts = [part for part in in_batches(encoded, len(token_ids), size) if part is not None]
+        parts = [part() for part in in_batches(encoded, len(token_ids), size) if part is not None]
         data = torch.cat(parts) if parts else None
         return PromptFeatures(tuple(prompts), token_ids, mask, data, self._prompts_signature())
 
+    def _computed(
+        self,
+        images: Sequence[ImageSource] | ImageFeatures,
+        batch_size: int | None,
+        compute: Callable[[Tensor, list[int]], Tensor],
+    ) -> Tensor:
+        """Return the results (N, ...) of ``compute`` for N images, on the CPU."""
+        results = image_batches(self, self.path(), images, batch_size, compute)
+        return torch.cat([result.values for result in results if result.values is not None])
+
+    def _stored(self, features: Tensor, indices: list[int]) -> Tensor:
+        """Return features as they are kept: in 16 bits if the model reads them in 16 bits."""
+        return features.to(self.feature_dtype)
+
+    @property
+    def feature_dtype(self) -> torch.dtype:
+        """Dtype in which the model reads image features."""
+        return torch.float32
+
     def _pair_scorer(self, prompts: PromptFeatures) -> Callable[[Tensor, list[int]], Tensor]:
         """Return a function from image features and their indices to rewards (B,)."""
+        return lambda features, indices: self._pairs(features, prompts[indices])
 
-        def rewards(features: Tensor, indices: list[int]) -> Tensor:
-            return self._pairs(self.path().project_kv(features), prompts[indices].to(self.device))
-
-        return rewards
-
-    def _pairs(self, cross_attention_kv: Any, prompts: PromptFeatures) -> Tensor:
+    def _pairs(self, features: Tensor, prompts: PromptFeatures) -> Tensor:
         """Return the rewards (B,) of B images with one prompt each."""
-        token_ids, mask = prompts.trimmed()
-        return self.path().rewards(cross_attention_kv, token_ids, mask).float()
+        return self.path().pair_rewards(features, *prompts.trimmed()).float()
 
-    def _matrix(self, cross_attention_kv: Any, count: int, prompts: PromptFeatures) -> Tensor:
-        """Return the rewards (P, B) of B = ``count`` images with all prompts."""
-        rewards = torch.empty(len(prompts), count, device=self.device)
-        most = max(1, _TOKENS_PER_BATCH.get(self.device.type, 65536) // count)
-        for indices, token_ids in prompts.by_length(most):  # equal lengths need no padding and no mask
-            batch = self.path().rewards(cross_attention_kv, token_ids.repeat(count, 1), None)
-            rewards[indices] = batch.float().view(count, len(indices)).T
-        return rewards
+    def _matrix(self, features: Tensor, prompts: PromptFeatures) -> Tensor:
+        """Return the rewards (B, P) of B images with all prompts."""
+        count, path, transfers = len(features), self.path(), transfers_for(self.device)
+        cross_attention_kv = path.project_kv(features)
+        order: list[int] = []
+        columns: list[Tensor] = []
+        for indices, token_ids in prompts.by_length():  # equal lengths need no padding and no mask
+            ids = transfers.upload(token_ids)  # (K, L)
+
+            def scored(part: range, ids: Tensor = ids) -> Tensor:
+                several = ids[part.start : part.stop].repeat(count, 1)
+                return path.rewards(cross_attention_kv, several, None).float().view(count, len(part))
+
+            most = _TOKENS_AT_ONCE.get(self.device.type, 1 << 15) // (count * token_ids.shape[1])
+            columns += in_batches(scored, len(indices), max(1, most), path.release_memory)
+            order += indices
+        inverse = torch.empty(len(order), dtype=torch.int64)
+        inverse[order] = torch.arange(len(order))
+        return torch.cat(columns, dim=1).index_select(1, transfers.upload(inverse))
 
     def _prompt_features(self, prompts: Sequence[str] | PromptFeatures) -> PromptFeatures:
-        return prompts if isinstance(prompts, PromptFeatures) else self.encode_prompts(prompts)
+        """Return the features of prompts on the CPU, where batches are put together."""
+        return prompts.to("cpu") if isinstance(prompts, PromptFeatures) else self.encode_prompts(prompts)
 
     def _signature(self) -> str:
         """Return an identifier of everything that image features depend on."""

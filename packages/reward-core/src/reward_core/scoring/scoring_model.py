@@ -34,11 +34,11 @@ class ScoringModel(ScoringMethods, nn.Module):
     Attributes:
         fast: whether the scoring methods fuse and compile the steps (see fast_path.py).
             ``load(precision="fast")`` sets it.
-        resize_on_device: whether images are resized on the GPU (within 1/255 of PIL) instead of by PIL.
+        resize_on_device: whether a CUDA GPU with Triton resizes images, exactly as PIL does.
     """
 
     fast = False
-    resize_on_device = False
+    resize_on_device = True
     _path: PlainPath | None = None
 
     @abstractmethod
@@ -102,12 +102,15 @@ class ScoringModel(ScoringMethods, nn.Module):
         """Return the compiled steps. Model families override it to fuse more."""
         return FastPath(self)
 
-    def path(self) -> PlainPath:
+    def path(self, reproducible: bool = False) -> PlainPath:
         """Return the steps of scoring: compiled if ``fast`` is set, otherwise eager.
 
         The compiled steps are built at first use, and again after a change of device.
+
+        Args:
+            reproducible: return the eager steps, which compute the same values in every run.
         """
-        if not self.fast or self.training:  # a fused head has no dropout
+        if not self.fast or self.training or reproducible:  # a fused head has no dropout
             return PlainPath(self)
         if self._path is None or self._path.device != self.device:
             self._path = self.fast_path()

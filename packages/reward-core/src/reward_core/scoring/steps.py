@@ -19,6 +19,7 @@ class ModelSteps(Protocol):
 
     config: Any
     training: bool
+    transform: ImageTransform
 
     @property
     def device(self) -> torch.device: ...
@@ -45,8 +46,16 @@ class ScoringPath(Protocol):
         """Update the path if the weights changed since the last call."""
         ...
 
-    def encode(self, pixels: Tensor) -> Tensor:
-        """Return image features (B, ...) of normalized pixels (B, 3, S, S)."""
+    def release_memory(self) -> None:
+        """Give back memory that the path can do without, because a batch did not fit."""
+        ...
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Return image features (B, ...) of B stacked results of ``transform.prepare`` on the device."""
+        ...
+
+    def pair_rewards(self, features: Tensor, token_ids: Tensor, mask: Tensor) -> Tensor:
+        """Return rewards (B,) of features (B, ...) on the device and tokens (B, L) on the CPU."""
         ...
 
     def project_kv(self, features: Tensor) -> Any:
@@ -54,7 +63,7 @@ class ScoringPath(Protocol):
         ...
 
     def rewards(self, cross_attention_kv: Any, token_ids: Tensor, mask: Tensor | None) -> Tensor:
-        """Return rewards (B K,) of B images with K consecutive prompts each, (B K, L)."""
+        """Return rewards (B K,) of B images with K consecutive prompts each, (B K, L) on the device."""
         ...
 
 
@@ -66,5 +75,3 @@ class ImageEncoder(Protocol):
 
     @property
     def device(self) -> torch.device: ...
-
-    def path(self) -> ScoringPath: ...

@@ -46,6 +46,7 @@ class Work:
             self.settings.cache,
             threads,
             self.scored_rows,
+            self.settings.reproducible,
         )
 
     def load_scorer(self, device: str, threads: int | None = None) -> ShardScorer:
@@ -66,10 +67,6 @@ class Engine(ABC):
 
     def __exit__(self, *error: object) -> None:  # noqa: B027 - most engines have nothing to release
         """Release the resources of the engine."""
-
-    def model(self) -> ScoringModel | None:
-        """Return the model if it is loaded in this process, else None."""
-        return None
 
     @abstractmethod
     def batches(self, work: Work, shards: Sequence[int]) -> Iterator[ScoredBatch]:

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 
 from ...models.load import load
 from ...scoring.device import usable_device
-from ...scoring.scoring_model import ScoringModel
 from ..settings import BulkSettings
 from ..shard_scorer import ScoredBatch
 from .base import Engine, Work
@@ -21,9 +20,6 @@ class OneDevice(Engine):
     def __enter__(self) -> OneDevice:
         self._model = load(self.settings.model, self.device, precision=self.settings.precision)
         return self
-
-    def model(self) -> ScoringModel:
-        return self._model
 
     def batches(self, work: Work, shards: Sequence[int]) -> Iterator[ScoredBatch]:
         return work.scorer(self._model).score(shards)

@@ -104,12 +104,14 @@ def _work(connection: Connection, work: Work, device: str, openers: int, compute
         connection: the worker's end of the pipe.
         work: the work of the run.
         device: device of the worker.
-        openers: number of threads that open images.
+        openers: number of threads that decode images.
         compute_threads: number of torch threads on a CPU.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent ends the others
     if torch.device(device).type == "cpu":
         torch.set_num_threads(compute_threads)
+    elif torch.device(device).type == "cuda":
+        torch.cuda.set_device(device)  # otherwise some calls would use memory of the first GPU
     try:
         for batch in work.load_scorer(device, openers).score(iter(connection.recv, None)):
             connection.send(batch)

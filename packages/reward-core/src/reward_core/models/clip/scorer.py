@@ -6,7 +6,7 @@ projections.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ...errors import KeyMismatchError
 from ...hub.downloads import fetch
-from ...inputs.image_transform import ImageTransform, copied
+from ...inputs.image_transform import ImageTransform
 from ...inputs.tokenizer import PromptTokenizer
 from ...inputs.tokenizer_file import read_tokenizer
 from ...network.reward_head import RewardHead
@@ -40,23 +40,32 @@ class PaddedTransform(ImageTransform):
     PIL images and tensors are resized by the same code (antialiased bicubic).
     """
 
-    def prepare(self, image: Image.Image, whole: bool = False) -> Tensor:
-        """Return normalized pixels (3, S, S) float32 of a PIL image, on the CPU."""
+    def prepare(self, image: Image.Image) -> Tensor:
+        """Return the padded pixels (3, S, S) float32 in [0, 1] of a PIL image, on the CPU."""
         pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None].float() / 255
-        return self._fit(pixels, self.mean.cpu(), self.std.cpu())[0]
+        return self._fit(pixels)[0]
 
-    def finish(self, images: Sequence[Tensor], device: torch.device) -> Tensor:
-        """Return B results of ``prepare`` as one batch (B, 3, S, S) on ``device``."""
-        return copied(images, device)
+    def prepare_for_device(self, image: Image.Image) -> Tensor:
+        """Return the padded pixels, as ``prepare`` does: no GPU resizes like this."""
+        return self.prepare(image)
+
+    def finish(self, images: Tensor) -> Tensor:
+        """Return normalized pixels (B, 3, S, S) of B stacked results of ``prepare``, on their device."""
+        return self._normalized(images)
+
+    def _normalized(self, pixels: Tensor) -> Tensor:
+        mean, std = self._constants(pixels.device)
+        return (pixels - mean) / std
 
     def forward(self, images: Tensor) -> Tensor:
         """Return normalized pixels (B, 3, S, S) of float images, differentiably.
 
         Images are (B, 3, H, W) in [0, 1].
         """
-        return self._fit(images.float(), self.mean, self.std)
+        return self._normalized(self._fit(images.float()))
 
-    def _fit(self, images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    def _fit(self, images: Tensor) -> Tensor:
+        """Return images (B, 3, H, W) in [0, 1] resized and padded to (B, 3, S, S)."""
         height, width = images.shape[-2:]
         scale = self.size / max(height, width)
         new = (max(1, round(height * scale)), max(1, round(width * scale)))
@@ -64,7 +73,7 @@ class PaddedTransform(ImageTransform):
             images = F.interpolate(images, new, mode="bicubic", antialias=True, align_corners=False)
         down, across = self.size - new[0], self.size - new[1]
         padding = (across // 2, across - across // 2, down // 2, down - down // 2)
-        return (F.pad(images, padding) - mean) / std
+        return F.pad(images, padding)
 
 
 class RgbFirstTransform(ImageTransform):
@@ -79,9 +88,9 @@ class RgbFirstTransform(ImageTransform):
         left, top = (width - size) // 2, (height - size) // 2
         return left, top, left + size, top + size
 
-    def prepare(self, image: Image.Image, whole: bool = False) -> Tensor:
-        """Return the RGB image as input of ``finish``, on the CPU."""
-        return super().prepare(image.convert("RGB"), whole)
+    def prepare(self, image: Image.Image) -> Tensor:
+        """Return the RGB image as levels (S, S, 3) uint8 on the CPU, for ``finish``."""
+        return super().prepare(image.convert("RGB"))
 
 
 class ClipTokenizer(PromptTokenizer):

@@ -54,25 +54,28 @@ class RewardFastPath(FastPath):
         super().prepare()
         self.head = fused_head(self.model.mlp)
         self.fused_kv = fused_cross_attention_kv(self.model.blip.text_encoder) if self.on_gpu else None
-        self.compiled_rewards = CompiledByShape(self._rewards_from_fused_kv, self.plan)
+        self.compiled_pairs = CompiledByShape(self._raw_pairs, self.plan)
 
     def project_kv(self, features: Tensor) -> Any:
-        """Return keys and values of image tokens (M, N, E); (M, N, 2 T D) if fused."""
+        """Return keys and values (M, N, D) of each text layer for image tokens (M, N, E)."""
         if self.fused_kv is None:
             return super().project_kv(features)
         weight, bias = self.fused_kv
-        return F.linear(features.to(weight.dtype), weight, bias)
+        fused = F.linear(features.to(weight.dtype), weight, bias)
+        return split_kv(fused, self.model.config.text.hidden_size)
+
+    def pair_rewards(self, features: Tensor, token_ids: Tensor, mask: Tensor) -> Tensor:
+        if not self.on_gpu:
+            return super().pair_rewards(features, token_ids, mask)
+        token_ids, mask = in_bucket(token_ids, mask, self.model.config.max_length)
+        upload = self.transfers.upload
+        return self._normalized(self.compiled_pairs(features, upload(token_ids), upload(mask)))
 
     def rewards(self, cross_attention_kv: Any, token_ids: Tensor, mask: Tensor | None) -> Tensor:
-        if self.on_gpu:
-            token_ids, mask = in_bucket(token_ids, mask, self.model.config.max_length)
-            raw = self.compiled_rewards(cross_attention_kv, token_ids, mask)
-        else:
-            raw = self._raw_rewards(cross_attention_kv, token_ids, mask)
-        return (raw - self.model.config.reward_mean) / self.model.config.reward_std
+        return self._normalized(self._raw_rewards(cross_attention_kv, token_ids, mask))
 
-    def _rewards_from_fused_kv(self, fused_kv: Tensor, token_ids: Tensor, mask: Tensor | None) -> Tensor:
-        return self._raw_rewards(split_kv(fused_kv, self.model.config.text.hidden_size), token_ids, mask)
+    def _raw_pairs(self, features: Tensor, token_ids: Tensor, mask: Tensor) -> Tensor:
+        return self._raw_rewards(self.project_kv(features), token_ids, mask)
 
     def _raw_rewards(
         self, cross_attention_kv: Sequence[KeysValues], token_ids: Tensor, mask: Tensor | None
@@ -81,18 +84,22 @@ class RewardFastPath(FastPath):
         weight, bias = self.head
         return feature.float() @ weight + bias  # (B,)
 
+    def _normalized(self, raw: Tensor) -> Tensor:
+        return (raw - self.model.config.reward_mean) / self.model.config.reward_std
+
+    def release_memory(self) -> None:
+        self.compiled_pairs.release()
+        super().release_memory()
+
     def warm_up(self, batch_size: int) -> bool:
         ready = super().warm_up(batch_size)
         if not self.on_gpu:
             return ready
-        with torch.no_grad():
-            size, device = self.model.config.image_size, self.model.device
-            cross_attention_kv = self.project_kv(
-                self.encode(torch.zeros(batch_size, 3, size, size, device=device))
-            )
+        with torch.no_grad(), self.transfers.active():
+            features = self.encode(self._blank_images(batch_size))
             for length in buckets(self.model.config.max_length):
-                ids = torch.zeros(batch_size, length, dtype=torch.int64, device=device)
-                ready &= self.compiled_rewards.compile_for(cross_attention_kv, ids, torch.ones_like(ids))
+                ids = torch.zeros(batch_size, length, dtype=torch.int64, device=self.device)
+                ready &= self.compiled_pairs.compile_for(features, ids, torch.ones_like(ids))
         return ready
 
 
@@ -124,12 +131,11 @@ def split_kv(fused_kv: Tensor, width: int) -> list[KeysValues]:
 
 def buckets(max_length: int) -> tuple[int, ...]:
     """Return the lengths that prompts are padded to. Each length is compiled once."""
-    return (*(length for length in (12, 16, 24) if length < max_length), max_length)
+    return (16, max_length) if max_length > 16 else (max_length,)
 
 
-def in_bucket(token_ids: Tensor, mask: Tensor | None, max_length: int) -> tuple[Tensor, Tensor]:
+def in_bucket(token_ids: Tensor, mask: Tensor, max_length: int) -> tuple[Tensor, Tensor]:
     """Return token ids and mask (B, L), padded to the next length of ``buckets``."""
     length = token_ids.shape[1]
     padded = next((bucket for bucket in buckets(max_length) if bucket >= length), length)
-    mask = torch.ones_like(token_ids) if mask is None else mask
     return F.pad(token_ids, (0, padded - length)), F.pad(mask, (0, padded - length))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
 from ...inputs.image_transform import ImageTransform
@@ -59,6 +60,11 @@ class RewardModel(Pretrained):
     def feature_parameters(self) -> Iterable[nn.Parameter]:
         """Return the parameters of the vision encoder."""
         return self.blip.visual_encoder.parameters()
+
+    @property
+    def feature_dtype(self) -> torch.dtype:
+        """Dtype in which the cross-attention layers read image tokens."""
+        return self.blip.text_encoder.encoder.layer[0].crossattention.self["key"].weight.dtype
 
     def project_kv(self, features: Tensor) -> list[KeysValues]:
         """Return keys and values (M, N, D) of image tokens (M, N, E) per text layer."""
