@@ -9,7 +9,6 @@ import threading
 import time
 import warnings
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
