@@ -43,7 +43,7 @@ class CompilePlan:
 
     @property
     def after(self) -> float:
-        """Seconds that a shape runs uncompiled."""
+        """Seconds that a shape runs uncompiled; infinity for a plan that only records graphs."""
         return self.seconds / self.saves
 
 
@@ -108,11 +108,12 @@ class CompiledByShape:
         return self._timed(shape, self.function, tensors)
 
     def compile_for(self, *tensors: Tensor | None) -> bool:
-        """Compile for the shapes of these arguments now; return whether it worked."""
+        """Compile or record for the shapes of these arguments now; return whether it worked."""
         shape = self._shape(tensors)
-        if not shape.compiled:
-            self._build(shape, tensors, compiled=True)
-        return shape.compiled
+        compiles = self.plan.after < float("inf")
+        if compiles or self._records(tensors):
+            self._build(shape, tensors, compiled=compiles)
+        return shape.run is not None and shape.compiled == compiles
 
     def release(self) -> None:
         """Give back the memory of recorded functions. They are recorded again when they are needed."""
