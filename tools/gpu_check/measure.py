@@ -39,6 +39,8 @@ class Stage:
         parser.add_argument("--out", type=Path, required=True)
         parser.add_argument("--work", type=Path, required=True)
         args = parser.parse_args()
+        if args.device == "cuda" and not torch.cuda.is_available():
+            raise SystemExit("Cannot use device 'cuda': torch finds no GPU. Use --device cpu.")
         torch.manual_seed(0)
         return cls(torch.device(args.device), args.size == "full", args.out, args.work)
 
