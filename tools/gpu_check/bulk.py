@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import csv
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import perf_counter
 
 import torch
-from bench_scoring import resident
 from PIL import Image
+from torch import Tensor
 
 import reward_core as RM
 from reward_core.bulk import BulkSettings, Manifest, score_to_file
 
 from .decoding import detailed_image
 from .measure import Stage
-from .models import saved_model
+from .models import saved_model, steps_of
 
 PROMPT = "a red house by the ocean"
 SIDE = 512
@@ -51,8 +52,9 @@ def measure_model(stage: Stage, name: str, files: list[str]) -> None:
     with stage.finding("score_pairs, uncompiled, images/s") as found:
         batch = [model.transform.from_pil(Image.open(file)) for file in files[: stage.batch]]
         pixels = torch.stack(batch).to(stage.device).repeat(len(files) // stage.batch, 1, 1, 1)
+        tokens = [part.to(stage.device) for part in model.tokenizer(prompts[: stage.batch])]
         for _ in range(2):  # the first is the warm-up
-            took = stage.seconds(lambda: resident(model, pixels, prompts[: len(pixels)], stage.batch))
+            took = stage.seconds(lambda: score_tensors(model, pixels, tokens))
         found["from tensors on the device"] = round(len(pixels) / took, 1)
         for on_device in (True, False) if stage.on_gpu else (False,):
             model.resize_on_device = on_device
@@ -61,6 +63,13 @@ def measure_model(stage: Stage, name: str, files: list[str]) -> None:
                 took = stage.seconds(lambda size=size: model.score_pairs(prompts, files, batch_size=size))
                 resized = "resized by the GPU" if on_device else "resized by Pillow"
                 found[f"from files, {resized}, batches of {size}"] = round(len(files) / took, 1)
+
+
+@torch.no_grad()
+def score_tensors(model: RM.RewardModel, pixels: Tensor, tokens: Sequence[Tensor]) -> Tensor:
+    """Score pixels on the device in batches that all have the same prompts."""
+    steps = steps_of(model)
+    return torch.cat([steps(part, *tokens) for part in pixels.split(len(tokens[0]))]).cpu()
 
 
 def write_files(folder: Path, count: int, different: int) -> list[str]:
