@@ -94,15 +94,15 @@ def at_batch_size_1(model: RM.RewardModel, images: Sequence, prompts: Sequence[s
 
 
 @torch.no_grad()
-def resident(model: RM.RewardModel, pixels: torch.Tensor, prompts: Sequence[str], size: int) -> torch.Tensor:
-    """Score pixels that are on the device already."""
+def resident(model: RM.RewardModel, levels: torch.Tensor, prompts: Sequence[str], size: int) -> torch.Tensor:
+    """Score levels (N, S, S, 3) uint8 that are on the device already."""
     path, rewards = model.path(), []
     path.refresh()
-    token_ids, mask = (t.to(model.device) for t in model.tokenizer(prompts))
-    for start in range(0, len(pixels), size):
-        batch = slice(start, start + size)
-        cross_attention_kv = path.project_kv(path.encode(pixels[batch]))
-        rewards.append(path.rewards(cross_attention_kv, token_ids[batch], mask[batch]))
+    token_ids, mask = model.tokenizer(prompts)
+    with path.transfers.active():
+        for start in range(0, len(levels), size):
+            batch = slice(start, start + size)
+            rewards.append(path.pair_rewards(path.encode(levels[batch]), token_ids[batch], mask[batch]))
     return torch.cat(rewards).float().cpu()
 
 
@@ -143,7 +143,7 @@ def main() -> None:
         exact_grid = spread_to_one(exact, exact.score_matrix(PROMPTS, images, batch_size=size))
         fast = copy.deepcopy(exact)
         fast.set_encoder_dtype(dtype)
-        fast.fast = fast.resize_on_device = True
+        fast.fast = True
         eager = copy.copy(fast)  # shares the weights, but is never compiled
         eager._path = None
 
@@ -158,13 +158,15 @@ def main() -> None:
 
         timed_images = [images[i % len(images)] for i in range(timed)]
         prompts = [PROMPTS[i % len(PROMPTS)] for i in range(timed)]
-        pixels = torch.stack([exact.transform.from_pil(image) for image in timed_images]).to(device)
+        levels = torch.stack([exact.transform.prepare(image) for image in timed_images]).to(device)
         files = []
         for i, image in enumerate(timed_images):
             files.append(str(folder / f"{i}.jpg"))
             image.save(files[-1], quality=95)
         timed_single = min(timed, 2 if args.device == "cpu" else 64)
-        single = files if args.source == "files" else list(pixels)
+        single: list = files
+        if args.source == "tensors":
+            single = [exact.transform.from_pil(image) for image in timed_images[:timed_single]]
         works: dict = dict(linear_layers(device, dtype))
         works["batch size 1, float32"] = lambda: at_batch_size_1(
             original, single[:timed_single], prompts[:timed_single]
@@ -173,7 +175,7 @@ def main() -> None:
         def batched(model: RM.RewardModel, source: str) -> Callable:
             if source == "files":
                 return lambda: model.score_pairs(prompts, files, batch_size=size)
-            return lambda: resident(model, pixels, prompts, size)
+            return lambda: resident(model, levels, prompts, size)
 
         if onednn_is_faster():
             works["exact, in batches, torch's linear layers"] = batched(original, args.source)
@@ -191,7 +193,7 @@ def main() -> None:
             rewards = partial(fast.score_matrix, prompts_used, few, batch_size=size)
             reuse[count] = len(few) / seconds(rewards, device, clock)
         if args.profile:
-            print(profile_table(lambda: resident(eager, pixels[:size], prompts[:size], size), device))
+            print(profile_table(lambda: resident(eager, levels[:size], prompts[:size], size), device))
 
     limit = max(tflops(shape, took, device) for shape, took in best.items() if isinstance(shape, tuple))
     rates = {name: timed / took for name, took in best.items() if isinstance(name, str)}

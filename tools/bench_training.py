@@ -184,7 +184,7 @@ def main() -> None:
             )
         report(rates)
         with torch.no_grad():
-            shape = tuple(rewards.nothing()[0].shape[1:])
+            shape = tuple(rewards.dummy_inputs()[0].shape[1:])
         cached = []
         cache = TokenCache(Path(name), "bench", sum(sizes), shape)
         for group, first in zip(groups, np.cumsum([0, *sizes]).tolist()):

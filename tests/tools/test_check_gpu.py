@@ -1,0 +1,46 @@
+"""The GPU check, run on a CPU."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TOOL = Path(__file__).parents[2] / "tools" / "check_gpu.py"
+
+
+def check(*arguments) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(TOOL), "--device", "cpu", "--size", "tiny", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.slow
+def test_facts_are_written_and_summarized(tmp_path):
+    done = check("--only", "facts,gpu-tests", "--budget", 60, "--out", tmp_path / "found")
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in (tmp_path / "found" / "results.jsonl").read_text().splitlines()]
+    stages = {row["stage"]: row for row in rows if "stage" in row}
+    assert stages["facts"]["code"] == 0
+    assert stages["gpu-tests"]["last"] == "skipped: needs a GPU"
+    parts = {row["part"]: row["found"] for row in rows if "part" in row}
+    assert parts["matmul, TFLOP/s"].keys() >= {"bf16", "fp16", "tf32", "fp32"}
+    assert parts["JPEG files decoded a second"]["512: 1 thread"] > 0
+    assert not any("error" in found for found in parts.values())
+    summary = (tmp_path / "found" / "summary.txt").read_text()
+    assert summary in done.stdout
+    assert "[matmul, TFLOP/s]" in summary
+    assert (tmp_path / "found" / "log.txt").stat().st_size > 0
+
+
+def test_without_time_left_stages_are_skipped(tmp_path):
+    done = check("--only", "facts,bulk", "--budget", 1, "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert [row["last"] for row in rows] == ["skipped: no time left"] * 2
+
+
+def test_an_unknown_stage_is_refused(tmp_path):
+    done = check("--only", "speed", "--out", tmp_path)
+    assert done.returncode == 2
+    assert "unknown stage 'speed'; the stages are facts, gpu-tests, scoring" in done.stderr

@@ -1,0 +1,1 @@
+"""Stages of check_gpu.py. Each module runs as a process of its own."""
