@@ -53,7 +53,8 @@ def measure_model(stage: Stage, name: str, files: list[str]) -> None:
         batch = [model.transform.prepare(Image.open(file)) for file in files[: stage.batch]]
         levels = torch.stack(batch).to(stage.device).repeat(len(files) // stage.batch, 1, 1, 1)
         tokens = model.tokenizer(prompts[: stage.batch])
-        model.warm_up(stage.batch)
+        if stage.on_gpu:
+            model.warm_up(stage.batch)
         for _ in range(2):  # the first is the warm-up
             took = stage.seconds(lambda: score_levels(model, levels, tokens))
         found["from levels on the device"] = round(len(levels) / took, 1)

@@ -83,8 +83,9 @@ def main() -> None:
             batch.measure(steps, found)
     with stage.finding("kernels, eager") as found:
         kernels(stage, lambda: batch.rewards(steps), "eager", found)
-    with stage.finding("warm_up") as found:
-        found["ready"] = model.warm_up(stage.batch)
+    if stage.on_gpu:  # on a CPU it compiles for minutes
+        with stage.finding("warm_up") as found:
+            found["ready"] = model.warm_up(stage.batch)
     recorded = steps_of(model, recorded=True)
     with stage.finding("fast, recorded") as found:
         batch.measure(recorded, found)
@@ -115,7 +116,8 @@ def by_batch_size(stage: Stage, model: Any, batch: Batch, found: dict[str, Any])
     """Measure other batch sizes."""
     steps = steps_of(model, recorded=True)
     for size in (1, 8, 32, 128, 256) if stage.full else (1, 2):
-        model.warm_up(size)
+        if stage.on_gpu:
+            model.warm_up(size)
         times = -(-size // stage.batch)
         levels = batch.levels.repeat(times, 1, 1, 1)[:size]
         token_ids, mask = (tokens.repeat(times, 1)[:size] for tokens in (batch.token_ids, batch.mask))
