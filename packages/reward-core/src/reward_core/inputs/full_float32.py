@@ -1,4 +1,4 @@
-"""Float32 matrix products and convolutions without TF32, whatever the program has set."""
+"""Float32 matrix products and convolutions without TF32 in any program."""
 
 from __future__ import annotations
 
