@@ -84,7 +84,7 @@ MAX_IMAGE_CHUNKS = Limit("MAX_IMAGE_CHUNKS", 2**19)
 MAX_SCORE_KEYS = Limit("MAX_SCORE_KEYS", 256)
 # Characters that are searched for the first tokens of a prompt: most of a prompt may give no token. BERT's
 # tokenizer takes a second for a word of a million characters.
-MAX_PROMPT_CHARACTERS = Limit("MAX_PROMPT_CHARACTERS", 2**15)
+MAX_PROMPT_CHARACTERS = Limit("MAX_PROMPT_CHARACTERS", 2**20)
 # Bytes of a file uploaded to `reward-core app`: eight times the default of --max-mb, so that the page can
 # report the name of a file that is slightly too large.
 MAX_UPLOAD_FILE_BYTES = Limit("MAX_UPLOAD_FILE_BYTES", 256 * MB)
