@@ -165,3 +165,17 @@ def test_postscript_in_a_dataset_is_refused(tmp_path, caplog):
     error = caplog.text
     assert "Cannot read 'row 0' of " in error
     assert "not an image in any format" in error
+
+
+@pytest.mark.parametrize("kind", ["folder", "tar"])
+def test_images_and_captions_over_the_limits_are_skipped(tmp_path, monkeypatch, caplog, kind):
+    data = write_images(tmp_path / "data")
+    (data / "0.png").write_bytes((data / "0.png").read_bytes() + bytes(90_000))
+    (data / "1.txt").write_text("a red square " * 400)
+    monkeypatch.setenv("REWARD_CORE_MAX_IMAGE_FILE_BYTES", "50000")
+    monkeypatch.setenv("REWARD_CORE_MAX_CAPTION_BYTES", "5000")
+    images = open_source(tmp_path, data if kind == "folder" else as_tar(data, tmp_path / "data.tar"))
+    captions = [images.get(i, 16, 16)[1] for i in range(4)]
+    assert captions == ["flat colour 2"] * 3 + ["flat colour 3"]
+    assert images.unreadable == {0, 1}
+    assert caplog.text.count("the file is too large: ") == 2

@@ -286,7 +286,9 @@ def test_an_endless_line_becomes_one_error_row(tmp_path, monkeypatch):
     monkeypatch.setenv("REWARD_CORE_MAX_LINE_BYTES", "5000")
     first = json.dumps({"image": "0.png", "prompt": "a dog"})
     source = Manifest(write(tmp_path / "pairs.jsonl", first + "\n" + "[" * 100_000)).open(tmp_path)
-    assert [row.error is None for row in source.read(0)] == [True, False]
+    good, endless = source.read(0)
+    assert good.error is None
+    assert "the line is longer than 5,000 bytes" in endless.error
 
 
 QUOTES = {"fields that open the next": 'a",",\n', "an open field": '"a\n', "a quote at the end": 'x,"\n'}
@@ -325,3 +327,48 @@ def test_a_csv_whose_rows_do_not_match_the_header_is_refused(tmp_path, line):
     with pytest.raises(InputError, match=r"none of its first 1,000 rows has 2 fields .* Check its quotes"):
         Manifest(write(tmp_path / "pairs.csv", text + line)).open(tmp_path)
     assert Manifest(write(tmp_path / "pairs.csv", f"{text}0.png,a dog\n{line}")).open(tmp_path).rows == 1001
+
+
+def repeated(values: list, count: int = 0, prompts: list | None = None) -> pyarrow.Array:
+    """Return a column that stores each value once: the first value, or the values of ``prompts``."""
+    indices = [0] * count if prompts is None else [values.index(prompt) for prompt in prompts]
+    return pyarrow.DictionaryArray.from_arrays(pyarrow.array(indices, pyarrow.int32()), pyarrow.array(values))
+
+
+@pytest.mark.parametrize("form", [".csv", ".jsonl", ".parquet"])
+def test_prompts_longer_than_any_model_reads_become_error_rows(tmp_path, form):
+    prompts = ["a dog", "a" * 1_000_000, *["b" * 1_000_000] * 1000 * (form == ".parquet"), "a cat"]
+    rows = [{"image": f"{i}.png", "prompt": prompt} for i, prompt in enumerate(prompts)]
+    manifest = tmp_path / f"pairs{form}"
+    if form == ".parquet":
+        values = ["a dog", "a" * 1_000_000, "b" * 1_000_000, "a cat"]
+        images = [row["image"] for row in rows]
+        column = repeated(values, prompts=prompts)
+        pyarrow.parquet.write_table(pyarrow.table({"image": images, "prompt": column}), manifest)
+        assert manifest.stat().st_size < 200_000
+    elif form == ".csv":
+        write(manifest, "image,prompt\n" + "".join(f"{r['image']},{r['prompt']}\n" for r in rows))
+    else:
+        write(manifest, "".join(json.dumps(row) + "\n" for row in rows))
+    started = time.process_time()
+    read = list(Manifest(manifest).open(tmp_path).read(0))
+    assert time.process_time() - started < 10
+    assert [read[0].prompt, *{row.prompt for row in read[1:-1]}, read[-1].prompt] == ["a dog", None, "a cat"]
+    words = "the prompt is too long: 1,000,000 characters, at most 262,144 are read"
+    words = "field larger than field limit" if form == ".csv" else words
+    assert all(words in row.error for row in read[1:-1])
+
+
+def test_equal_large_cells_of_parquet_are_decoded_one_by_one(tmp_path):
+    size, before = 10_000_000, pyarrow.total_allocated_bytes()
+    table = pyarrow.table({"image": repeated([bytes(size)], 64), "prompt": ["a dog"] * 64})
+    path = tmp_path / "pairs.parquet"
+    pyarrow.parquet.write_table(table, path, compression="zstd", store_schema=False)  # as other programs
+    del table
+    assert (tmp_path / "pairs.parquet").stat().st_size < 100_000
+    allocated = []
+    for row in Manifest(tmp_path / "pairs.parquet").open(tmp_path).read(0):
+        assert len(row.content) == size
+        allocated.append(pyarrow.total_allocated_bytes() - before)
+    assert len(allocated) == 64
+    assert max(allocated) < 400 * 2**20

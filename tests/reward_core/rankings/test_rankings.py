@@ -4,8 +4,10 @@ import csv
 import json
 import os
 import pickle
+import random
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 
 import pyarrow
@@ -25,6 +27,7 @@ from reward_core.rankings import (
     untied_pairs,
     write_rankings,
 )
+from reward_core.rankings.stored_images import ZippedImage
 
 
 def summarized(data):
@@ -489,3 +492,17 @@ def test_evaluate_reads_every_format(command, tmp_path):
     done = command("evaluate", "tiny", "--data", tmp_path, *options)
     assert done.returncode == 2
     assert "it has several splits. Set --split" in done.stderr
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED], ids=["stored", "deflated"])
+def test_a_member_of_a_zip_is_held_in_memory_once(tmp_path, method):
+    content = random.Random(0).randbytes(20_000_000)
+    with zipfile.ZipFile(tmp_path / "images.zip", "w", method) as archive:
+        archive.writestr("a.png", content)
+    image = ZippedImage(tmp_path / "images.zip", "a.png")
+    tracemalloc.start()
+    try:
+        assert image.read() == content
+        assert tracemalloc.get_traced_memory()[1] < 1.4 * len(content)
+    finally:
+        tracemalloc.stop()

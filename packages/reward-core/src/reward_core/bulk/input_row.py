@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 from PIL import Image
 
+from ..files.limits import MAX_PROMPT_TEXT
 from ..inputs.image_file import decoded_image, decoded_image_bytes
 
 Key: TypeAlias = "str | bytes"
@@ -78,6 +79,9 @@ def prompt_error(prompt: Any) -> str | None:
         return "no prompt"
     if not isinstance(prompt, str):
         return f"the prompt must be a string: got {type(prompt).__name__} {prompt!r:.80}"
+    if len(prompt) > MAX_PROMPT_TEXT.value:
+        sizes = f"{len(prompt):,} characters, at most {MAX_PROMPT_TEXT.value:,} are read"
+        return f"the prompt is too long: {sizes} ({MAX_PROMPT_TEXT.advice})"
     try:
         prompt.encode()
     except UnicodeEncodeError:

@@ -68,8 +68,8 @@ MAX_IMAGE_FILE_BYTES = Limit("MAX_IMAGE_FILE_BYTES", 512 * MB)
 MAX_CAPTION_BYTES = Limit("MAX_CAPTION_BYTES", 16 * MB)
 # Bytes of all texts in the metadata of an image, unpacked. ComfyUI graphs that contain images have some MB.
 MAX_METADATA_TEXT = Limit("MAX_METADATA_TEXT", 64 * MB)
-# Characters of a text that is searched for a prompt and its notation. Shared prompts have at most about ten
-# thousand.
+# Characters of a prompt in a bulk run, and of a text that is searched for a prompt and its notation. Shared
+# prompts have at most about ten thousand.
 MAX_PROMPT_TEXT = Limit("MAX_PROMPT_TEXT", 2**18)
 # Characters that a ComfyUI graph passes from node to node. A graph of 40 nodes can double a text 40 times.
 MAX_GRAPH_TEXT = Limit("MAX_GRAPH_TEXT", 2**24)
@@ -82,7 +82,8 @@ MAX_EXIF_ENTRIES = Limit("MAX_EXIF_ENTRIES", 4096)
 MAX_IMAGE_CHUNKS = Limit("MAX_IMAGE_CHUNKS", 2**19)
 # Names in the metadata of an image that may be names of scores. `reward-core tag` writes one for each model.
 MAX_SCORE_KEYS = Limit("MAX_SCORE_KEYS", 256)
-# Characters that are searched for the first tokens of a prompt: most of a prompt may give no token.
+# Characters that are searched for the first tokens of a prompt: most of a prompt may give no token. BERT's
+# tokenizer takes a second for a word of a million characters.
 MAX_PROMPT_CHARACTERS = Limit("MAX_PROMPT_CHARACTERS", 2**20)
 # Bytes of a file uploaded to `reward-core app`: eight times the default of --max-mb, so that the page can
 # report the name of a file that is slightly too large.

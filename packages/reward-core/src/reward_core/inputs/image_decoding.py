@@ -26,19 +26,8 @@ def header_of(file: BinaryIO, name: str) -> Image.Image:
         ImageError: the file is not an image, or its image is too large.
     """
     _set_up_pillow()
-    with guarded(lambda error: _image_error(name, error)):
+    with guarded(lambda error: image_error(name, error)):
         return Image.open(file, formats=readable_formats())
-
-
-def load(image: Image.Image, name: str) -> Image.Image:
-    """Decode an image whose header was read.
-
-    Raises:
-        ImageError: the image is damaged, or too large for the memory.
-    """
-    with guarded(lambda error: _image_error(name, error)):
-        image.load()
-        return image
 
 
 def weight(image: Image.Image) -> int:
@@ -53,7 +42,7 @@ def weight(image: Image.Image) -> int:
     return pixels
 
 
-def _image_error(name: str, error: BaseException) -> ImageError:
+def image_error(name: str, error: BaseException) -> ImageError:
     """Return an ImageError for an error of Pillow, beginning with its kind."""
     if isinstance(error, UnidentifiedImageError):
         return ImageError(name, "not an image in any format that Pillow reads")

@@ -13,15 +13,20 @@ RASTER_FORMATS = frozenset({
     "IM", "IMT", "JPEG", "JPEG2000", "MCIDAS", "MPO", "MSP", "PCD", "PCX", "PIXAR", "PNG", "PPM", "PSD",
     "QOI", "SGI", "SPIDER", "SUN", "TGA", "TIFF", "WEBP", "XBM", "XPM", "XVTHUMB",
 })  # fmt: skip
+FREQUENT_FORMATS = frozenset({"JPEG", "PNG", "WEBP"})
 #: Formats whose header does not limit the memory of decoding: they contain images or are unpacked in Python.
 UNBOUNDED_BY_HEADER = frozenset({"BLP", "CUR", "DCX", "FITS", "FTEX", "ICNS", "ICO"})
 
 
 @cache
 def readable_formats() -> tuple[str, ...]:
-    """Return the formats that the installed Pillow decodes, in Pillow's order."""
+    """Return the formats that the installed Pillow decodes, the most frequent first.
+
+    Pillow tries one format after the other. For some it has to parse the file and catch an exception.
+    """
     Image.init()
-    return tuple(name for name in Image.ID if name in RASTER_FORMATS)
+    installed = [name for name in Image.ID if name in RASTER_FORMATS]
+    return tuple(sorted(installed, key=lambda name: name not in FREQUENT_FORMATS))
 
 
 @cache

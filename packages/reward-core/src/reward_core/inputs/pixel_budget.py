@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 
 from ..files.limits import MAX_PIXELS_IN_FLIGHT
@@ -23,21 +21,16 @@ class PixelBudget:
         self._lock = threading.Lock()
         self._waiting: deque[tuple[int, threading.Event]] = deque()
 
-    @contextmanager
-    def held(self, pixels: int) -> Iterator[None]:
-        """Wait until the pixels are free and hold them in the block. Must not be nested."""
-        pixels = min(max(pixels, 1), self.pixels)
-        self._take(pixels)
-        try:
-            yield
-        finally:
-            self._give_back(pixels)
+    def take(self, pixels: int) -> int:
+        """Wait until the pixels are free, and return how many to give back.
 
-    def _take(self, pixels: int) -> None:
+        A thread must give them back before it takes more.
+        """
+        pixels = min(max(pixels, 1), self.pixels)
         with self._lock:
             if not self._waiting and pixels <= self.free:
                 self.free -= pixels
-                return
+                return pixels
             turn = threading.Event()
             self._waiting.append((pixels, turn))
         try:
@@ -50,8 +43,10 @@ class PixelBudget:
                     self._waiting.remove((pixels, turn))
                 self._wake()
             raise
+        return pixels
 
-    def _give_back(self, pixels: int) -> None:
+    def give_back(self, pixels: int) -> None:
+        """Free the pixels that `take` returned."""
         with self._lock:
             self.free += pixels
             self._wake()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
+import shutil
 import threading
 import zipfile
 from dataclasses import dataclass
@@ -35,7 +37,11 @@ class ZippedImage(StoredImage):
         size = archive.getinfo(self.member).file_size
         if size > MAX_IMAGE_FILE_BYTES.value:
             raise ImageError(self.name, f"would unpack to {size:,} bytes ({MAX_IMAGE_FILE_BYTES.advice})")
-        return archive.read(self.member)
+        # In parts: `archive.read` holds the packed and the unpacked bytes at once, or a copy of the latter.
+        content = io.BytesIO()
+        with archive.open(self.member) as file:
+            shutil.copyfileobj(file, content, 2**20)
+        return content.getvalue()
 
     def state(self) -> tuple[str | int, ...]:
         info = _open_zip(_key(self.archive)).getinfo(self.member)

@@ -16,6 +16,7 @@ from functools import cached_property
 from typing import Any
 
 from ...errors import InputError, RewardCoreError, WorkerError
+from ...printing.command_line import exhausted
 from ..settings import BulkSettings
 from ..shard_scorer import ScoredBatch, ShardScorer
 from .base import Engine, Work, local_model
@@ -124,8 +125,8 @@ class RayScorer:
             return list(self.scorer.score([shard]))
         except RewardCoreError as error:
             return error
-        except Exception:
-            return traceback.format_exc()
+        except Exception as error:
+            return exhausted(error) or traceback.format_exc()
 
 
 def _import_ray() -> Any:

@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
-from ...files.parquet import load_pyarrow
+from ...files.parquet import load_pyarrow, rows_at_once
 from ..input_row import InputRow, input_row
 from .base import WHOLE_DIGEST_LIMIT, Source, check_columns, check_rows, file_digest
-
-ROWS_AT_ONCE = 64  # each row may have an image of a megabyte
 
 
 class ParquetSource(Source):
@@ -93,13 +91,14 @@ class ParquetSource(Source):
         columns = [self.prompt_column, self.image_column]
         number = self._first_row(group)
         with self._open() as file:
-            groups = list(range(group, len(self.group_rows)))
-            batches = file.iter_batches(ROWS_AT_ONCE, row_groups=groups, columns=columns)
-            while (batch := self._next(batches)) is not None:
-                prompts, images = batch.column(columns[0]), batch.column(columns[1])
-                for prompt, image in zip(prompts, images):
-                    yield self._row(prompt, image, f"row {number}")
-                    number += 1
+            for i in range(group, len(self.group_rows)):
+                size = rows_at_once(file, i, columns)
+                batches = file.iter_batches(size, row_groups=[i], columns=columns)
+                while (batch := self._next(batches)) is not None:
+                    prompts, images = batch.column(columns[0]), batch.column(columns[1])
+                    for prompt, image in zip(prompts, images):
+                        yield self._row(prompt, image, f"row {number}")
+                        number += 1
 
     def _next(self, batches: Iterator[Any]) -> Any:
         try:
