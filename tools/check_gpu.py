@@ -51,7 +51,7 @@ def stages(device: str, size: str, out: Path, work: Path) -> list[Stage]:
     scoring = ["--device", device, "--size", size, "--from", "files", "--no-compile", "--profile"]
     scoring += ["--timed", "1024", "--pictures", "64"] if full else ["--timed", "8", "--pictures", "8"]
     refl = ["--size", "sd1", "--repeats", "3", "--lora"] if full else ["--size", "small", "--repeats", "1"]
-    pytest = ["-m", "pytest", "-q", "-p", "no:cacheprovider", f"--basetemp={work / 'pytest'}"]
+    pytest = ["-m", "pytest", "-v", "--tb=short", "-p", "no:cacheprovider", f"--basetemp={work / 'pytest'}"]
     pytest.append("--continue-on-collection-errors")  # of tests whose libraries are not installed
     tests = ["tests/reward_core/scoring", "tests/reward_core/inputs/test_image_transform.py"]
     tests += ["tests/refl/test_rollout.py", "-k", "not inductor and not compile"]

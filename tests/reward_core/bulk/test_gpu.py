@@ -53,6 +53,7 @@ def test_a_bulk_run_agrees_with_score_pairs(manifest, tmp_path, precision):
 
 def test_a_run_resumes_with_the_same_rows(manifest, tmp_path):
     out = tmp_path / "scores"
+    out.mkdir()
     score_to_file(Manifest(manifest), out, settings("fast"), file_format="csv")
     shards = {shard.name: rows_of(shard) for shard in out.glob("rows-*")}
     keep_first_shard(out)

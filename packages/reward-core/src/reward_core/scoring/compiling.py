@@ -15,6 +15,7 @@ from torch import Tensor
 from ..errors import CompilationWarning
 from ..runs.caller_warning import warn_caller
 from .batching import is_out_of_memory
+from .cuda_graph import RecordedFunction, SharedMemory
 
 
 @dataclass(frozen=True)
@@ -87,8 +88,7 @@ class CompiledByShape:
         self.shapes: dict[tuple, _Shape] = {}
         self.failed: str | None = None
         self.lock = threading.RLock()
-        self._recording = threading.Lock()
-        self._pool: Any = None
+        self._memory: SharedMemory | None = None
 
     def __call__(self, *tensors: Tensor | None) -> Tensor:
         shape = self._shape(tensors)
@@ -121,7 +121,7 @@ class CompiledByShape:
             for shape in self.shapes.values():
                 if shape.run is not None and self.plan.graphs:
                     shape.run, shape.compiled, shape.calls = None, False, 0
-            self._pool = None
+            self._memory = None
 
     def _records(self, tensors: tuple[Tensor | None, ...]) -> bool:
         first = tensors[0]
@@ -177,16 +177,14 @@ class CompiledByShape:
     def _recorded(
         self, function: Callable[..., Tensor], rows: int, tensors: tuple[Tensor | None, ...]
     ) -> Callable[..., Tensor]:
-        from .cuda_graph import RecordedFunction
-
         present = [t for t in tensors if t is not None]
 
         def without_none(*some: Tensor) -> Tensor:
             remaining = iter(some)
             return function(*(None if t is None else next(remaining) for t in tensors))
 
-        self._pool = self._pool or torch.cuda.graph_pool_handle()
-        recorded = RecordedFunction(without_none, rows, present, self._pool, self._recording)
+        self._memory = self._memory or SharedMemory()
+        recorded = RecordedFunction(without_none, rows, present, self._memory)
         return lambda *given: recorded(*(t for t in given if t is not None))
 
     def _fail(self, error: Exception) -> None:
