@@ -93,10 +93,13 @@ def _check_trackers(names: Sequence[str]) -> None:
     for name in names:
         if name not in known and name != "all":
             raise ConfigError(
-                f"run.trackers: unknown {name!r}; any of {', '.join(known)}, or all; [] for none"
+                f"Cannot use run.trackers={name!r}: unknown. Use any of {', '.join(known)}, all, or "
+                "[] for none."
             )
         if name in known and name not in available:
-            raise ConfigError(f"run.trackers: {name} is not installed; install it, or set run.trackers=[]")
+            raise ConfigError(
+                f"Cannot use run.trackers={name!r}: it is not installed. Install it, or set run.trackers=[]."
+            )
 
 
 def make_family(config: TrainConfig, accelerator: Accelerator) -> Family:
@@ -167,7 +170,11 @@ def make_optimizer(config: TrainConfig, parameters: list[torch.nn.Parameter]) ->
 
             kind = AdamW8bit
         except ImportError as error:
-            raise ConfigError("optimizer.eight_bit needs bitsandbytes: pip install bitsandbytes") from error
+            raise ConfigError(
+                "Cannot use optimizer.eight_bit: bitsandbytes is not installed. Run "
+                "`pip install bitsandbytes`."
+            ) from error
+
     return kind(
         parameters,
         lr=settings.lr,

@@ -55,7 +55,8 @@ def run(args: argparse.Namespace) -> int:
     for name in ("seeds", "steps", "batch_size", "limit"):
         value = getattr(args, name)
         if value is not None and value < 1:
-            raise ConfigError(f"--{name.replace('_', '-')}: must be at least 1, got {value}")
+            raise ConfigError(f"Cannot use --{name.replace('_', '-')} {value}: it must be at least 1.")
+
     prompts = read_prompts(args.prompts)[: args.limit]
     check_rewards(args.reward)
     for model in filter(None, (args.before, args.after, args.base)):
