@@ -11,6 +11,7 @@ import threading
 import pytest
 import torch
 import yaml
+from hub_server import Hub
 
 import refl
 from refl.cli import main
@@ -338,6 +339,9 @@ def test_names_and_paths_are_checked_before_a_model_is_loaded(tmp_path):
         trainer(f"run.out={prompts}")
 
 
+UNREACHABLE_HUB = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -345,6 +349,9 @@ def test_names_and_paths_are_checked_before_a_model_is_loaded(tmp_path):
         (["--set", "steps=3"], "Did you mean 'rollout.steps'"),
         (["--prompts", "none.txt"], "Cannot read prompts from 'none.txt'"),
         (["--model", "./none"], "Cannot load the model './none'"),
+        (["--model", "someone/absent"], "Cannot load 'someone/absent': it is neither"),
+        (["--model", ".", "--reward", "someone/absent"], "Cannot load the reward 'someone/absent': "),
+        (["--model", ".", "--reward", "ImageReward-v1.0"], "Cannot load the reward 'ImageReward-v1.0': "),
     ],
 )
 def test_mistakes_on_the_command_line_are_reported_before_torch_loads(tmp_path, more, message):
@@ -357,11 +364,47 @@ def test_mistakes_on_the_command_line_are_reported_before_torch_loads(tmp_path, 
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
-        env={**__import__("os").environ, "PYTHONPATH": ":".join(sys.path)},
+        env={**os.environ, "PYTHONPATH": ":".join(sys.path), **UNREACHABLE_HUB, "HF_HOME": str(tmp_path)},
     )
     assert done.returncode == 0, done.stderr
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_models_are_looked_up_on_the_hub_before_torch_loads(tmp_path):
+    (tmp_path / "prompts.txt").write_text("a red circle\n")
+    hub = Hub()
+    hub.repos = {
+        "a/pipeline": {"main": {"model_index.json": b'{"unet": ["diffusers", "UNet2DConditionModel"]}'}},
+        "a/dataset": {"main": {"README.md": b""}},
+    }
+    missing = (
+        ("a/absent", "tiny", "model_index.json of a/absent"),
+        ("a/dataset", "tiny", "model_index.json of a/dataset"),
+        ("a/pipeline", "a/dataset", "Cannot load the reward 'a/dataset': "),
+    )
+    arguments = [
+        ["train", "--prompts", str(tmp_path / "prompts.txt"), "--model", model, "--reward", reward]
+        for model, reward, _ in missing
+    ]
+    online = f"import sys; from refl.cli import main; assert [main(a) for a in {arguments}] == [2, 2, 2]; "
+    # The cache has the pipeline's model_index.json by now, but not its UNet.
+    offline = "from huggingface_hub import constants; constants.ENDPOINT = 'http://127.0.0.1:9'; "
+    offline += f"main({[*arguments[2][:-1], 'tiny']}); assert 'torch' not in sys.modules"
+    settings = {"HF_ENDPOINT": hub.address, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path)}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", online + offline],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": ":".join(sys.path), **settings},
+        )
+    finally:
+        hub.stop()
+    assert done.returncode == 0, done.stderr
+    lines = done.stderr.splitlines()
+    assert all(message in line for (_, _, message), line in zip(missing, lines)), done.stderr
+    assert "Cannot load 'a/pipeline': it is neither" in lines[3]
 
 
 # The command
