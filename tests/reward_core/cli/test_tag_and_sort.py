@@ -191,7 +191,7 @@ def test_sort_only_shows_the_plan_by_default(command, scored):
     before = tree(scored)
     done = command("sort", scored, "--into", "best,rest", "--top", "10%")
     assert done.returncode == 0
-    assert "1 in best, 9 in rest. Nothing was moved" in done.stdout
+    assert "1 in best, 9 in rest\nNothing was moved" in done.stdout
     assert tree(scored) == before
     assert not (scored / "best").exists()
 

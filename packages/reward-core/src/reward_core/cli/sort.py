@@ -191,4 +191,5 @@ def _print(
     if args.move or args.copy:
         print(printable(f"{'copied' if args.copy else 'moved'} {acted}: {counts}"))
     else:
-        print(printable(f"{counts}. Nothing was moved: --move or --copy does it."))
+        print(printable(counts))
+        print("Nothing was moved. Use --move or --copy.")
