@@ -349,9 +349,13 @@ UNREACHABLE_HUB = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}
         (["--set", "steps=3"], "Did you mean 'rollout.steps'"),
         (["--prompts", "none.txt"], "Cannot read prompts from 'none.txt'"),
         (["--model", "./none"], "Cannot load the model './none'"),
+        (["--model", os.path.dirname(__file__)], "it has no model_index.json"),
         (["--model", "someone/absent"], "Cannot load 'someone/absent': it is neither"),
-        (["--model", ".", "--reward", "someone/absent"], "Cannot load the reward 'someone/absent': "),
-        (["--model", ".", "--reward", "ImageReward-v1.0"], "Cannot load the reward 'ImageReward-v1.0': "),
+        (["--model", __file__, "--reward", "someone/absent"], "Cannot load the reward 'someone/absent': "),
+        (
+            ["--model", __file__, "--reward", "ImageReward-v1.0"],
+            "Cannot load the reward 'ImageReward-v1.0': ",
+        ),
     ],
 )
 def test_mistakes_on_the_command_line_are_reported_before_torch_loads(tmp_path, more, message):
@@ -417,7 +421,8 @@ def test_train_dry_run_prints_settings_and_refuses_invalid_arguments(pipelines, 
                  "--watch", "tiny-judge", "--out", str(tmp_path / "run"),
                  "--set", "rollout.steps=8"]  # fmt: skip
     assert main([*arguments, "--dry-run"]) == 0
-    output = capsys.readouterr().out
+    output, progress = capsys.readouterr()
+    assert progress.index("importing torch and diffusers") < progress.index("loading ")
     settings, _, rest = output.partition("\n\n")
     assert yaml.safe_load(settings)["rewards"][1] == {
         "name": "tiny-judge",

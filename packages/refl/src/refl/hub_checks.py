@@ -44,6 +44,15 @@ def pipeline_index(name: str, revision: str | None = None) -> Path:
     return path
 
 
+def check_pipeline_folder(name: str) -> None:
+    """Raise ModelError for a folder that is not a diffusers pipeline."""
+    if os.path.isdir(name) and not Path(name, INDEX_FILE).is_file():
+        raise ModelError(
+            f"Cannot load a diffusion model from the folder {name!r}: it has no {INDEX_FILE}. Give the "
+            "folder of a diffusers pipeline."
+        )
+
+
 def unavailable_model(name: str, unreachable: Exception) -> ModelError:
     """Return the error for a model that is not in the cache while the hub cannot be reached."""
     return ModelError(

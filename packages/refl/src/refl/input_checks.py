@@ -11,7 +11,7 @@ from reward_core.models.registry import BUNDLED_MODELS, REWARD_MODELS, SCORES
 
 from .config import TrainConfig
 from .errors import ConfigError, ModelError, RewardError
-from .hub_checks import check_reward_downloads, pipeline_index
+from .hub_checks import check_pipeline_folder, check_reward_downloads, pipeline_index
 from .prompts import read_prompts
 
 
@@ -44,6 +44,7 @@ def check_downloads(config: TrainConfig, functions: Collection[str] = ()) -> Non
         ModelError: the model is missing.
         RewardError: a reward is missing.
     """
+    check_pipeline_folder(config.model.id)
     if not os.path.exists(config.model.id):
         pipeline_index(config.model.id, config.model.revision)
     check_reward_downloads(reward.name for reward in config.rewards if reward.name not in functions)

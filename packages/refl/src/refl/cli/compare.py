@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
             pipeline_index(model)
     check_reward_downloads(args.reward)
 
-    # Slow to import: torch and diffusers.
+    logger.info("importing torch and diffusers")
     from reward_core.runs.progress import bar as progress_bar
     from reward_core.scoring.device import default_device, usable_device
 

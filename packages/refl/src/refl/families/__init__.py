@@ -12,7 +12,7 @@ from reward_core.files.json_file import read_json
 from reward_core.hub.reachability import hub_failure
 
 from ..errors import ModelError
-from ..hub_checks import INDEX_FILE, pipeline_index, unavailable_model
+from ..hub_checks import INDEX_FILE, check_pipeline_folder, pipeline_index, unavailable_model
 from .base import Condition, Family, Guidance
 from .flux import Flux
 from .sd import StableDiffusion
@@ -70,11 +70,7 @@ def load_family(
         if Path(name).is_file():
             pipeline = _single_file(name, dtype)
         else:
-            if os.path.isdir(name) and not Path(name, INDEX_FILE).is_file():
-                raise ModelError(
-                    f"Cannot load a diffusion model from the folder {name!r}: it has no model_index.json. "
-                    "Give the folder of a diffusers pipeline."
-                )
+            check_pipeline_folder(name)
             extra = {} if variant is None else {"variant": variant}
             pipeline = DiffusionPipeline.from_pretrained(
                 name,
