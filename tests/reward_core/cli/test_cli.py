@@ -264,8 +264,8 @@ def test_score_replaces_an_older_file(command, folder, parity, tmp_path):
 
 
 WRONG_PROMPTS = {
-    "not JSON": ("{", "cannot be read as JSON"),
-    "not text": (b"\xff\xfe{}", "cannot be read as JSON"),
+    "not JSON": ("{", "as JSON: "),
+    "not text": (b"\xff\xfe{}", "as JSON: "),
     "a number": ("3", "expected a JSON object or list"),
     "empty list": ("[]", "no prompt has an image"),
     "empty object": ("{}", "no prompt has an image"),
@@ -308,7 +308,7 @@ def test_a_wrong_prompts_file_is_named_and_nothing_is_written(command, folder, p
     ("changed", "reason"),
     [
         ({"--prompts": "none.json"}, "none.json: no such prompts file"),
-        ({"--images": "none"}, "none: no such folder of images"),
+        ({"--images": "none"}, "none': no such folder"),
         ({"--out": "scores.xlsx"}, "scores.xlsx: the extension must be one of .csv, .json, .jsonl, .parquet"),
         ({"--out": "scores"}, "the extension must be one of"),
         ({"--out": "none/scores.csv"}, "cannot be written"),
@@ -504,13 +504,13 @@ def test_convert_takes_blip_as_it_is_published(command, parity, tmp_path):
 @pytest.mark.parametrize(
     ("changed", "reason"),
     [
-        ({"state_dict": "none.pt"}, "none.pt: no such file"),
+        ({"state_dict": "none.pt"}, "none.pt': no such file"),
         ({"state_dict": "."}, "no such file"),
-        ({"--config": "none.json"}, "none.json: cannot be read as JSON"),
-        ({"--vocab": "none.txt"}, "none.txt: not a vocabulary"),
-        ({"--vocab": "config.json"}, "config.json: not a BERT vocabulary"),
+        ({"--config": "none.json"}, "none.json' as JSON: "),
+        ({"--vocab": "none.txt"}, "Cannot read a vocabulary from "),
+        ({"--vocab": "config.json"}, "config.json' as BERT vocabulary"),
         ({"--vocab": "longer.txt"}, "the model has 300 tokens, but its tokenizer has 301"),
-        ({"--config": "larger.json"}, "does not fit the model"),
+        ({"--config": "larger.json"}, "its weights do not match the model"),
         ({"out": "longer.txt"}, "longer.txt"),
     ],
     ids=str,
