@@ -353,7 +353,7 @@ def test_extreme_aspect_ratios_and_bombs_take_little_memory(parity, rgb, tmp_pat
 @pytest.mark.parametrize("method", METHODS)
 def test_a_prompt_that_is_not_a_string_is_reported(model, rgb, method, prompt):
     with pytest.raises(
-        PromptTypeError, match=f"prompt 0 must be a string, got {type(prompt).__name__}"
+        PromptTypeError, match=f"Cannot use prompt 0: it must be a string, got {type(prompt).__name__}"
     ) as caught:
         METHODS[method](model, prompt, rgb)
     assert isinstance(caught.value, TypeError)
@@ -367,11 +367,11 @@ def test_a_list_of_prompts_is_required(model, rgb, method):
     for prompts in (b"a", None, 3):
         with pytest.raises(PromptTypeError, match=f"expected a list, got {type(prompts).__name__}"):
             call(model, prompts, [rgb])
-    with pytest.raises(PromptTypeError, match="prompt 1 must be a string, got int: 3"):
+    with pytest.raises(PromptTypeError, match="Cannot use prompt 1: it must be a string, got int: 3"):
         call(model, ["a", 3], [rgb, rgb])
     with pytest.raises(InputError, match="no prompts given"):
         call(model, [], [])
-    with pytest.raises(InputError, match="prompt 1 contains half a character"):
+    with pytest.raises(InputError, match="Cannot use prompt 1: it contains half a character"):
         call(model, ["a", "\ud83d dog"], [rgb, rgb])
 
 
@@ -679,7 +679,7 @@ def test_every_format_loads_and_truncated_files_are_refused(command, model, stat
     cut = workdir / "cut"
     for length in (1, 9, 40, 1000, len(data) // 3, len(data) - 1):
         cut.write_bytes(data[:length])
-        with pytest.raises(CheckpointError, match="cut: "):
+        with pytest.raises(CheckpointError, match="Cannot load '.*cut': "):
             RM.load(cut, device="cpu")
     refused(command, cut, rgb)
 
@@ -763,7 +763,7 @@ def changed_config(parity: Path, key: str, value) -> dict:
 def test_a_config_that_is_not_an_object_is_reported(command, state, workdir, rgb, text):
     torch.save(state, workdir / "state.pt")
     (workdir / "config.json").write_bytes(text.encode() if isinstance(text, str) else text)
-    with pytest.raises(CheckpointError, match=r"config\.json: "):
+    with pytest.raises(CheckpointError, match=r"config\.json('|:)"):
         RM.load(workdir / "state.pt", device="cpu")
     done = command("rank", PROMPT, rgb, "--model", workdir / "state.pt")
     assert (done.returncode, done.stdout) == (2, "")
@@ -849,7 +849,7 @@ def test_a_broken_tokenizer_is_reported(folder, workdir, tmp_path):
         RM.load(copy, device="cpu")
     (copy / "tokenizer.json").unlink()
     (copy / "vocab.txt").write_text("a\nred\nhouse\n")
-    with pytest.raises(CheckpointError, match=r"vocab\.txt: not a BERT vocabulary: .*\[CLS\]"):
+    with pytest.raises(CheckpointError, match=r"vocab\.txt' as BERT vocabulary: .*\[CLS\]"):
         RM.load(copy, device="cpu")
     (copy / "vocab.txt").write_bytes(b"\xff\xfe")
     with pytest.raises(CheckpointError, match=r"Cannot read a vocabulary from '.*vocab\.txt'"):

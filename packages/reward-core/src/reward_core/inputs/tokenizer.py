@@ -181,4 +181,4 @@ def check_prompts(prompts: Sequence[str]) -> None:
                 f"Cannot use prompt {i}: it contains half a character (a lone surrogate): {prompt!r:.80}"
             ) from error
     if not len(prompts):
-        raise InputError("Cannot use the prompts: the list is empty.")
+        raise InputError("Cannot use the prompts: no prompts given.")
