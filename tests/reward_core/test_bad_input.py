@@ -679,7 +679,7 @@ def test_every_format_loads_and_truncated_files_are_refused(command, model, stat
     cut = workdir / "cut"
     for length in (1, 9, 40, 1000, len(data) // 3, len(data) - 1):
         cut.write_bytes(data[:length])
-        with pytest.raises(CheckpointError, match="Cannot load '.*cut': "):
+        with pytest.raises(CheckpointError, match=r"Cannot load '.*cut': "):
             RM.load(cut, device="cpu")
     refused(command, cut, rgb)
 
