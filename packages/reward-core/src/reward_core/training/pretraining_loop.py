@@ -82,7 +82,8 @@ def pretrain(
             value = loss(model, batch)
         if not value.isfinite():
             raise FloatingPointError(
-                f"Cannot train on: the loss is {value.item()} at step {step}. Lower the learning rate."
+                f"Cannot continue training: the loss is {value.item()} at step {step}. Lower the "
+                "learning rate."
             )
         model.zero_grad(set_to_none=True)
         value.backward()
