@@ -97,7 +97,7 @@ def test_invalid_arguments_are_refused(command, pipelines, prompts, tmp_path):
         (pipelines("sd"), "mine", ("--steps", 3), "its images were generated with steps 2"),
         (pipelines("sd-v"), "mine", (), "its images were generated with model"),
         (tmp_path, "other", (), "it has no model_index.json"),
-        (pipelines("sd"), "../other", (), "--name: must consist of letters"),
+        (pipelines("sd"), "../other", (), "Cannot use --name '../other': it must consist of letters"),
         (pipelines("sd"), "other", ("--lora", tmp_path / "none"), "none"),
     ):
         done = command(*arguments(model, prompts, name, *more))

@@ -128,7 +128,7 @@ def test_generators_of_a_case_computed_by_hand():
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_scores_that_are_not_finite_are_refused(bad):
-    with pytest.raises(ValueError, match=f"b, prompt 1: the score {bad} is not a finite number"):
+    with pytest.raises(ValueError, match=f"the score {bad} of b for prompt 1 is not a finite number"):
         generator_table({"a": [[1.0], [2.0]], "b": [[1.0], [bad]]}, {})
     for measure in (recalled_at, filtered_at):
         with pytest.raises(ValueError, match="must be finite numbers"):

@@ -187,7 +187,7 @@ def test_a_line_that_is_not_a_score_is_named(folder, command, line, message):
         ('{"precision": "exact", "data": "x"}', "it has format 1, this version reads format 2"),
         ('{"format_version": 2, "precision": "exact"}', "data is missing"),
         ("[]", "it must be a JSON object, got []"),
-        ("{", "cannot be read as JSON"),
+        ("{", "as JSON: "),
     ],
 )
 def test_unreadable_settings_are_refused(finished, folder, command, content, message):

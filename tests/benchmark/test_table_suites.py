@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,11 @@ from hub_server import Hub
 from PIL import Image
 from small_imagerewarddb import zipped
 
+from reward_benchmark.missing_files import missing_files
 from reward_benchmark.paper import TABLE1
 from reward_benchmark.suites import SuiteOptions, build_suite
 from reward_core.errors import InputError
+from reward_core.models.load import available_scores
 
 REPO = "zai-org/ImageReward"
 PROMPTS = [{"id": f"00{i}-x", "prompt": f"a red circle {word}"} for i, word in enumerate(("up", "down"))]
@@ -129,6 +132,16 @@ def test_missing_files_of_table1_are_named(hub, table, tmp_path):
     assert "tiny" not in done.stderr
     done = table("table1", "--generators", "mine")
     assert "reward-benchmark generate --name mine" in done.stderr
+
+
+@pytest.mark.parametrize("suite", ["table1", "table3"])
+def test_sizes_of_all_missing_files_are_known(suite, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    scorers = ["ImageReward-v1.0", *available_scores()]
+    files = [str(file) for file in missing_files(suite, SuiteOptions(tmp_path), scorers)]
+    assert len(files) >= 10
+    assert [file for file in files if not re.match(r"[\d.]+ [kMG]B: ", file)] == []
 
 
 def test_a_corrupt_zip_is_downloaded_again(hub, table, tmp_path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import http.server
+import inspect
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ import threading
 import pytest
 import torch
 import yaml
+from hub_server import Hub
 
 import refl
 from refl.cli import main
@@ -57,7 +59,7 @@ def test_flags_of_the_original_are_mapped_or_ignored_with_a_warning(capsys, capl
         refl.parse_args(["--no_such_flag"])
     with pytest.raises(SystemExit):
         refl.parse_args(["--train_batch_size", "many"])
-    assert "run.batch_size: must be a whole number, got 'many'" in capsys.readouterr().err
+    assert "Cannot use run.batch_size='many': it must be a whole number." in capsys.readouterr().err
 
 
 def test_the_paper_preset_has_the_published_values():
@@ -93,42 +95,42 @@ def test_a_file_overrides_a_preset_and_settings_override_both(tmp_path):
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("optimiser.lr=1", "no setting 'optimiser'; did you mean 'optimizer'"),
-        ("optimizer.learning=1", "no setting 'optimizer.learning'"),
-        ("steps=9", "no setting 'steps'; did you mean .*'run.steps'"),
-        ("batchsize=2", "did you mean .*'run.batch_size'"),
-        ("model.guidance_scale=4", "did you mean 'rollout.guidance_scale'"),
-        ("optimizer.lr=fast", "optimizer.lr: must be a number, got 'fast'"),
-        ("run.steps=1.5", "run.steps: must be a whole number, got 1.5"),
-        ("run.steps=true", "run.steps: must be a whole number"),
-        ("model.compile=1", "model.compile: must be true or false, got 1"),
-        ("run=5", "run: expected nested settings"),
-        ("run.batch_size=0", "run.batch_size: must be at least 1, got 0"),
+        ("optimiser.lr=1", "Cannot use the setting 'optimiser': unknown. Did you mean 'optimizer'"),
+        ("optimizer.learning=1", "Cannot use the setting 'optimizer.learning': unknown"),
+        ("steps=9", "the setting 'steps': unknown. Did you mean .*'run.steps'"),
+        ("batchsize=2", "Did you mean .*'run.batch_size'"),
+        ("model.guidance_scale=4", "Did you mean 'rollout.guidance_scale'"),
+        ("optimizer.lr=fast", "Cannot use optimizer.lr='fast': it must be a number."),
+        ("run.steps=1.5", "run.steps=1.5: it must be a whole number"),
+        ("run.steps=true", "run.steps=True: it must be a whole number"),
+        ("model.compile=1", "model.compile=1: it must be true or false"),
+        ("run=5", "run=5: expected nested settings"),
+        ("run.batch_size=0", "Cannot use run.batch_size=0: it must be at least 1."),
         ("run.mixed_precision=fp8", "must be one of no, bf16, fp16"),
-        ("strategy.name=grpo", "strategy.name: must be one of .* got 'grpo'"),
+        ("strategy.name=grpo", "strategy.name='grpo': it must be one of refl"),
         ("strategy.k=0", None),
         ("optimizer.ema_decay=1", r"must be in \[0, 1\)"),
         ("rewards=[{name: a, weight: 0}]", "at least one must have a weight"),
-        ("rewards=[{name: a}, {name: a}]", "names must be unique, got a, a"),
-        ("rewards=[{nam: a}]", r"no setting 'rewards\[0\].nam'; did you mean 'name'"),
+        ("rewards=[{name: a}, {name: a}]", "the rewards a, a: their names must be unique"),
+        ("rewards=[{nam: a}]", r"the setting 'rewards\[0\].nam': unknown. Did you mean 'name'"),
         (
             "validation.stop_reward=CLIP",
-            "validation.stop_reward: must be one of ImageReward-v1.0, got 'CLIP'",
+            "validation.stop_reward='CLIP': it must be one of ImageReward-v1.0",
         ),
-        ("validation.batch_size=-1", "validation.batch_size: must be at least 0, got -1"),
-        ("validation.steps=-1", "validation.steps: must be at least 0"),
-        ("optimizer.warmup_steps=-1", "optimizer.warmup_steps: must be at least 0"),
-        ("validation={stop_diversity: 0.7, seeds: 1}", "stop_diversity: needs at least 2 validation.seeds"),
+        ("validation.batch_size=-1", "validation.batch_size=-1: it must be at least 0"),
+        ("validation.steps=-1", "validation.steps=-1: it must be at least 0"),
+        ("optimizer.warmup_steps=-1", "optimizer.warmup_steps=-1: it must be at least 0"),
+        ("validation={stop_diversity: 0.7, seeds: 1}", "stop_diversity: it needs at least 2 seeds"),
         (
             "validation={stop_diversity: 0.7, prompts: 0}",
-            "stop_diversity: has no effect without validation.prompts",
+            "stop_diversity: it has no effect without validation prompts",
         ),
         (
             "validation={stop_reward: ImageReward-v1.0, prompts: 0}",
-            "stop_reward: has no effect without validation.prompts",
+            "stop_reward: it has no effect without validation prompts",
         ),
         ("run.steps", "must have the form key=value"),
-        ("run.steps=[", r"run.steps: must be a whole number, got '\['"),
+        ("run.steps=[", r"run.steps='\[': it must be a whole number"),
     ],
 )
 def test_invalid_settings_are_refused(setting, message):
@@ -140,7 +142,7 @@ def test_invalid_settings_are_refused(setting, message):
 
 
 def test_unreadable_config_files_are_refused(tmp_path):
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match=r"Cannot read settings from .*none\.yaml'"):
         refl.load_config(tmp_path / "none.yaml")
     for text, message in (
         ("[1]", "expected keys and values"),
@@ -150,7 +152,7 @@ def test_unreadable_config_files_are_refused(tmp_path):
         (tmp_path / "bad.yaml").write_text(text)
         with pytest.raises(ConfigError, match=message):
             refl.load_config(tmp_path / "bad.yaml")
-    with pytest.raises(ConfigError, match="no preset 'sd15-lor'; did you mean 'sd15-lora'"):
+    with pytest.raises(ConfigError, match=r"the preset 'sd15-lor': unknown\. Did you mean 'sd15-lora'"):
         refl.load_config(preset="sd15-lor")
 
 
@@ -166,8 +168,9 @@ def test_every_setting_is_documented_and_read():
         if not dataclasses.is_dataclass(kind):
             continue
         for field in dataclasses.fields(kind):
-            assert f"        {field.name}: " in kind.__doc__, f"{section.name}.{field.name} is not documented"
-            assert f".{field.name}" in source, f"{section.name}.{field.name} is never read"
+            name = f"{section.name}.{field.name}"
+            assert f"\n    {field.name}: " in inspect.getdoc(kind), f"{name} is not documented"
+            assert f".{field.name}" in source, f"{name} is never read"
 
 
 def refl_root():
@@ -210,7 +213,7 @@ def test_prompt_files_are_read(tmp_path, name, text, expected):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("none.json", None, "cannot be read"),
+        ("none.json", None, "Cannot read prompts from .*none.json': No such file"),
         ("a.json", b"[", "not valid JSON"),
         ("a.json", b'{"text": "a"}', "must contain a list of prompts, contains dict"),
         ("a.json", b"[]", "contains no prompts"),
@@ -222,7 +225,7 @@ def test_prompt_files_are_read(tmp_path, name, text, expected):
         ("a.csv", b"id,words\n1,a cat\n", "name a column text or prompt or caption, it names id, words"),
         ("a.csv", b"", "it names nothing"),
         ("a.tsv", b"prompt\n", "contains no prompts"),
-        ("a.csv", b"prompt\n" + b"a" * 200_000, "after line 1: field larger than field limit"),
+        ("a.csv", b"prompt\n" + b"a" * 200_000, "field larger than field limit .*after line 1"),
     ],
 )
 def test_invalid_prompt_files_are_refused(tmp_path, name, content, message):
@@ -272,8 +275,8 @@ def test_every_epoch_is_shuffled_differently():
             r"returned a tensor \(2, 1\) instead of \(2,\)",
         ),
         (lambda pixels, prompts: [0.5, 0.5], "returned list instead of a tensor"),
-        (lambda pixels, prompts: torch.zeros(2), "has a weight but gives no gradient"),
-        (lambda pixels, prompts: 1 / 0, "failed on two images: ZeroDivisionError"),
+        (lambda pixels, prompts: torch.zeros(2), "it has no gradient"),
+        (lambda pixels, prompts: 1 / 0, "failed on two images with ZeroDivisionError"),
     ],
 )
 def test_rewards_with_wrong_outputs_are_refused(pipelines, tmp_path, reward, message):
@@ -289,9 +292,9 @@ def test_invalid_arguments_are_refused_before_training(pipelines, tmp_path):
         config = refl.load_config(settings=["rewards=[{name: tiny}]", f"run.out={tmp_path}", *settings])
         return refl.Trainer(model or pipelines("sd"), prompts, config)
 
-    with pytest.raises(ConfigError, match="must be multiples of 2, got 33 x 33"):
+    with pytest.raises(ConfigError, match=r"images of 33 x 33 pixels: .* must be multiples of 2"):
         trainer("rollout.height=33")
-    with pytest.raises(ConfigError, match=r"model\.lora_targets: .*no_such_layer"):
+    with pytest.raises(ConfigError, match=r"Cannot use model\.lora_targets=\['no_such_layer'\]: "):
         trainer("model.lora_targets=[no_such_layer]", "rollout.height=16")
     with pytest.raises(RewardError, match="reward 'no-reward'"):
         trainer("rewards=[{name: no-reward}]", "rollout.height=16")
@@ -304,16 +307,18 @@ def test_invalid_arguments_are_refused_before_training(pipelines, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(PromptFileError, match=r"Cannot (use|load the dataset) '.*empty'"):
         trainer(f"loss.pretraining_data={tmp_path / 'empty'}", "rollout.height=16")
-    with pytest.raises(ConfigError, match="eight_bit needs bitsandbytes"):
+    with pytest.raises(ConfigError, match=r"Cannot use optimizer\.eight_bit: bitsandbytes is not installed"):
         trainer("optimizer.eight_bit=true", "rollout.height=16")
-    with pytest.raises(ConfigError, match="must be at most 1000 for this model with ddim, got 2000"):
+    with pytest.raises(
+        ConfigError, match="Cannot sample with 2000 steps: this model supports at most 1000 with ddim"
+    ):
         trainer("rollout.steps=2000", "rollout.height=16")
-    with pytest.raises(ConfigError, match="got 2000"):
+    with pytest.raises(ConfigError, match="Cannot sample with 2000 steps"):
         trainer("validation.steps=2000", "rollout.height=16")
-    with pytest.raises(ConfigError, match=r"unknown 'wandbx'; any of .*tensorboard"):
+    with pytest.raises(ConfigError, match=r"run.trackers='wandbx': unknown. Use any of .*tensorboard"):
         trainer("run.trackers=[wandbx]", "rollout.height=16")
     config = refl.load_config(settings=["rewards=[{name: tiny}]", "rollout.height=16"])
-    with pytest.raises(ConfigError, match="a function for 'red', but the settings' rewards are 'tiny'"):
+    with pytest.raises(ConfigError, match="the reward functions 'red': the settings' rewards are 'tiny'"):
         refl.Trainer(pipelines("sd"), ["a"], config, {"red": lambda pixels, prompts: pixels.mean((1, 2, 3))})
 
 
@@ -336,13 +341,23 @@ def test_names_and_paths_are_checked_before_a_model_is_loaded(tmp_path):
         trainer(f"run.out={prompts}")
 
 
+UNREACHABLE_HUB = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
         (["--reward", "no-reward"], "Cannot load the reward 'no-reward'"),
-        (["--set", "steps=3"], "did you mean 'rollout.steps'"),
-        (["--prompts", "none.txt"], "none.txt: cannot be read"),
+        (["--set", "steps=3"], "Did you mean 'rollout.steps'"),
+        (["--prompts", "none.txt"], "Cannot read prompts from 'none.txt'"),
         (["--model", "./none"], "Cannot load the model './none'"),
+        (["--model", os.path.dirname(__file__)], "it has no model_index.json"),
+        (["--model", "someone/absent"], "Cannot load 'someone/absent': it is neither"),
+        (["--model", __file__, "--reward", "someone/absent"], "Cannot load the reward 'someone/absent': "),
+        (
+            ["--model", __file__, "--reward", "ImageReward-v1.0"],
+            "Cannot load the reward 'ImageReward-v1.0': ",
+        ),
     ],
 )
 def test_mistakes_on_the_command_line_are_reported_before_torch_loads(tmp_path, more, message):
@@ -355,11 +370,47 @@ def test_mistakes_on_the_command_line_are_reported_before_torch_loads(tmp_path, 
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
-        env={**__import__("os").environ, "PYTHONPATH": ":".join(sys.path)},
+        env={**os.environ, "PYTHONPATH": ":".join(sys.path), **UNREACHABLE_HUB, "HF_HOME": str(tmp_path)},
     )
     assert done.returncode == 0, done.stderr
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_models_are_looked_up_on_the_hub_before_torch_loads(tmp_path):
+    (tmp_path / "prompts.txt").write_text("a red circle\n")
+    hub = Hub()
+    hub.repos = {
+        "a/pipeline": {"main": {"model_index.json": b'{"unet": ["diffusers", "UNet2DConditionModel"]}'}},
+        "a/dataset": {"main": {"README.md": b""}},
+    }
+    missing = (
+        ("a/absent", "tiny", "model_index.json of a/absent"),
+        ("a/dataset", "tiny", "model_index.json of a/dataset"),
+        ("a/pipeline", "a/dataset", "Cannot load the reward 'a/dataset': "),
+    )
+    arguments = [
+        ["train", "--prompts", str(tmp_path / "prompts.txt"), "--model", model, "--reward", reward]
+        for model, reward, _ in missing
+    ]
+    online = f"import sys; from refl.cli import main; assert [main(a) for a in {arguments}] == [2, 2, 2]; "
+    # The cache has the pipeline's model_index.json by now, but not its UNet.
+    offline = "from huggingface_hub import constants; constants.ENDPOINT = 'http://127.0.0.1:9'; "
+    offline += f"main({[*arguments[2][:-1], 'tiny']}); assert 'torch' not in sys.modules"
+    settings = {"HF_ENDPOINT": hub.address, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path)}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", online + offline],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": ":".join(sys.path), **settings},
+        )
+    finally:
+        hub.stop()
+    assert done.returncode == 0, done.stderr
+    lines = done.stderr.splitlines()
+    assert all(message in line for (_, _, message), line in zip(missing, lines)), done.stderr
+    assert "Cannot load 'a/pipeline': it is neither" in lines[3]
 
 
 # The command
@@ -372,7 +423,8 @@ def test_train_dry_run_prints_settings_and_refuses_invalid_arguments(pipelines, 
                  "--watch", "tiny-judge", "--out", str(tmp_path / "run"),
                  "--set", "rollout.steps=8"]  # fmt: skip
     assert main([*arguments, "--dry-run"]) == 0
-    output = capsys.readouterr().out
+    output, progress = capsys.readouterr()
+    assert progress.index("importing torch and diffusers") < progress.index("loading ")
     settings, _, rest = output.partition("\n\n")
     assert yaml.safe_load(settings)["rewards"][1] == {
         "name": "tiny-judge",
@@ -384,9 +436,9 @@ def test_train_dry_run_prints_settings_and_refuses_invalid_arguments(pipelines, 
     assert "trained of" in rest
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
     for more, message in (
-        (["--preset", "sd16"], "no preset 'sd16'"),
-        (["--set", "run.step=3"], "did you mean 'run.steps'"),
-        (["--prompts", str(tmp_path / "none.txt")], "none.txt: cannot be read"),
+        (["--preset", "sd16"], "Cannot use the preset 'sd16'"),
+        (["--set", "run.step=3"], "Did you mean 'run.steps'"),
+        (["--prompts", str(tmp_path / "none.txt")], "none.txt': No such file"),
         (["--model", str(tmp_path)], "it has no model_index.json"),
     ):
         assert main([*arguments, *more]) == 2

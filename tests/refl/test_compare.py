@@ -92,8 +92,8 @@ def test_invalid_arguments_are_refused(pipelines, prompts, tmp_path, capsys):
         (lora, ("--base", str(pipelines("sd"))), "the base model they were trained on"),
         (tmp_path, (), "it has no model_index.json"),
         (pipelines("sd"), ("--reward", "none"), "reward 'none'"),
-        (pipelines("sd"), ("--seeds", "0"), "--seeds: must be at least 1"),
-        (pipelines("sd"), ("--prompts", str(tmp_path / "none.txt")), "cannot be read"),
+        (pipelines("sd"), ("--seeds", "0"), "Cannot use --seeds 0: it must be at least 1."),
+        (pipelines("sd"), ("--prompts", str(tmp_path / "none.txt")), "none.txt': No such file"),
     ):
         assert main(arguments(before, pipelines("sd"), prompts, tmp_path / "out", *more)) == 2
         assert message in capsys.readouterr().err

@@ -141,7 +141,8 @@ def test_a_bad_image_is_reported_and_the_others_are_scored(command, model, folde
         if method != "score_rows":
             with pytest.raises(ImageError) as caught:
                 call(model, PROMPT, bad)
-            assert (caught.value.image, str(caught.value)) == (bad, f"{bad}: {caught.value.reason}")
+            assert caught.value.image == bad
+            assert str(caught.value) == f"Cannot use {bad}: {caught.value.reason}."
             assert reason in caught.value.reason
             assert isinstance(caught.value, ImageNotFoundError) == (reason == "no such file")
     images = [good[0], bad, good[1]]
@@ -194,7 +195,7 @@ def test_errors_for_other_objects_name_their_type(model, good, method, image):
         assert [row.error for row in rows] == [None, reason, None]
         assert rows[1].image == f"<{type(image).__name__}>"
     else:
-        with pytest.raises(ImageError, match=f"^<{type(image).__name__}>: {reason}$"):
+        with pytest.raises(ImageError, match=rf"^Cannot use <{type(image).__name__}>: {reason}\.$"):
             METHODS[method](model, PROMPT, image)
 
 
@@ -352,7 +353,7 @@ def test_extreme_aspect_ratios_and_bombs_take_little_memory(parity, rgb, tmp_pat
 @pytest.mark.parametrize("method", METHODS)
 def test_a_prompt_that_is_not_a_string_is_reported(model, rgb, method, prompt):
     with pytest.raises(
-        PromptTypeError, match=f"prompt 0 must be a string, got {type(prompt).__name__}"
+        PromptTypeError, match=f"Cannot use prompt 0: it must be a string, got {type(prompt).__name__}"
     ) as caught:
         METHODS[method](model, prompt, rgb)
     assert isinstance(caught.value, TypeError)
@@ -366,11 +367,11 @@ def test_a_list_of_prompts_is_required(model, rgb, method):
     for prompts in (b"a", None, 3):
         with pytest.raises(PromptTypeError, match=f"expected a list, got {type(prompts).__name__}"):
             call(model, prompts, [rgb])
-    with pytest.raises(PromptTypeError, match="prompt 1 must be a string, got int: 3"):
+    with pytest.raises(PromptTypeError, match="Cannot use prompt 1: it must be a string, got int: 3"):
         call(model, ["a", 3], [rgb, rgb])
     with pytest.raises(InputError, match="no prompts given"):
         call(model, [], [])
-    with pytest.raises(InputError, match="prompt 1 contains half a character"):
+    with pytest.raises(InputError, match="Cannot use prompt 1: it contains half a character"):
         call(model, ["a", "\ud83d dog"], [rgb, rgb])
 
 
@@ -678,7 +679,7 @@ def test_every_format_loads_and_truncated_files_are_refused(command, model, stat
     cut = workdir / "cut"
     for length in (1, 9, 40, 1000, len(data) // 3, len(data) - 1):
         cut.write_bytes(data[:length])
-        with pytest.raises(CheckpointError, match="cut: "):
+        with pytest.raises(CheckpointError, match=r"Cannot load '.*cut': "):
             RM.load(cut, device="cpu")
     refused(command, cut, rgb)
 
@@ -762,11 +763,11 @@ def changed_config(parity: Path, key: str, value) -> dict:
 def test_a_config_that_is_not_an_object_is_reported(command, state, workdir, rgb, text):
     torch.save(state, workdir / "state.pt")
     (workdir / "config.json").write_bytes(text.encode() if isinstance(text, str) else text)
-    with pytest.raises(CheckpointError, match=r"config\.json: "):
+    with pytest.raises(CheckpointError, match=r"config\.json('|:)"):
         RM.load(workdir / "state.pt", device="cpu")
     done = command("rank", PROMPT, rgb, "--model", workdir / "state.pt")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "config.json: " in done.stderr
+    assert "config.json" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -806,7 +807,7 @@ def test_a_wrong_value_in_the_config_is_reported(parity, state, workdir, key, va
 
 def test_med_config_is_checked(parity, workdir, state):
     torch.save(state, workdir / "state.pt")
-    with pytest.raises(CheckpointError, match=r"none\.json: no such file"):
+    with pytest.raises(CheckpointError, match=r"Cannot read med_config from '.*none\.json': no such file"):
         RM.load(workdir / "state.pt", device="cpu", med_config=workdir / "none.json")
     with pytest.raises(CheckpointError, match="med_config: hidden_size must be a whole number, got None"):
         RM.load(workdir / "state.pt", device="cpu", med_config={"hidden_size": None})
@@ -815,7 +816,7 @@ def test_med_config_is_checked(parity, workdir, state):
 def test_an_incomplete_folder_is_reported(run, folder, rgb, tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
-    with pytest.raises(CheckpointError, match=r"empty.model\.safetensors: no such file"):
+    with pytest.raises(CheckpointError, match=r"empty.model\.safetensors': no such file"):
         RM.load(empty, device="cpu")
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
@@ -844,14 +845,14 @@ def test_a_broken_tokenizer_is_reported(folder, workdir, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
     (copy / "tokenizer.json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"tokenizer\.json: not a tokenizer"):
+    with pytest.raises(CheckpointError, match=r"Cannot read a tokenizer from '.*tokenizer\.json'"):
         RM.load(copy, device="cpu")
     (copy / "tokenizer.json").unlink()
     (copy / "vocab.txt").write_text("a\nred\nhouse\n")
-    with pytest.raises(CheckpointError, match=r"vocab\.txt: not a BERT vocabulary: .*\[CLS\]"):
+    with pytest.raises(CheckpointError, match=r"vocab\.txt' as BERT vocabulary: .*\[CLS\]"):
         RM.load(copy, device="cpu")
     (copy / "vocab.txt").write_bytes(b"\xff\xfe")
-    with pytest.raises(CheckpointError, match=r"vocab\.txt: not a vocabulary"):
+    with pytest.raises(CheckpointError, match=r"Cannot read a vocabulary from '.*vocab\.txt'"):
         RM.load(copy, device="cpu")
 
 

@@ -101,8 +101,8 @@ def test_a_path_that_is_not_a_host_is_refused(command, hosts, tmp_path):
             "has no launch.py, modules/scripts.py, modules/processing.py; it is ComfyUI",
         ),
         ("comfyui", hosts / "webui", "not the folder of ComfyUI"),
-        ("webui", hosts, f"try: reward-core install-extension webui {hosts / 'webui'}"),
-        ("webui", hosts / "webui" / "modules", f"try: reward-core install-extension webui {hosts / 'webui'}"),
+        ("webui", hosts, f"Try `reward-core install-extension webui {hosts / 'webui'}"),
+        ("webui", hosts / "webui" / "modules", f"Try `reward-core install-extension webui {hosts / 'webui'}"),
     ]:
         done = command(name, path)
         assert (done.returncode, done.stdout) == (2, "")

@@ -405,21 +405,27 @@ WRONG = {
     ),
     "no such folder": (("--folder", "none"), "Cannot read images from 'none': no such folder"),
     "no such tar": (("--tars", "none.tar"), "Cannot read 'none.tar': no such file"),
-    "images of a folder": (("--folder", ".", "--images", "."), "--images goes with"),
-    "split of a manifest": (("--manifest", "a.csv", "--split", "train"), "--split goes with --dataset"),
+    "images of a folder": (("--folder", ".", "--images", "."), "Cannot use --images without"),
+    "split of a manifest": (
+        ("--manifest", "a.csv", "--split", "train"),
+        "Cannot use --split without --dataset",
+    ),
     "configuration of a folder": (
         ("--folder", ".", "--configuration", "small"),
-        "--configuration goes with --dataset",
+        "Cannot use --configuration without --dataset",
     ),
     "prompt column of a folder": (
         ("--folder", ".", "--prompt-column", "prompt"),
-        "--prompt-column cannot be used with --folder: the prompt is in the .txt beside an image",
+        "Cannot use --prompt-column with --folder: the prompt is in the .txt beside each image",
     ),
     "image column of a folder": (
         ("--folder", ".", "--image-column", "image"),
-        "--image-column cannot be used with --folder",
+        "Cannot use --image-column with --folder",
     ),
-    "both devices": (("--manifest", "a.csv", "--device", "cpu", "--devices", "cpu,cpu"), "not both"),
+    "both devices": (
+        ("--manifest", "a.csv", "--device", "cpu", "--devices", "cpu,cpu"),
+        "Cannot use both --device and --devices",
+    ),
     "devices of two types": (
         ("--manifest", "a.csv", "--devices", "cpu,meta"),
         "devices must be of one type",
@@ -427,8 +433,11 @@ WRONG = {
     "unknown device": (("--manifest", "a.csv", "--devices", "cpux"), "Cannot use device"),
     "workers without ray": (("--manifest", "a.csv", "--workers", 2), "settings of engine 'ray'"),
     "negative cache": (("--manifest", "a.csv", "--cache", -1), "cache must be an integer of at least 0"),
-    "bulk option with --prompts": (("--prompts", "a", "--images", ".", "--engine", "ray"), "--engine cannot"),
-    "--prompts without --images": (("--prompts", "a"), "--prompts needs --images"),
+    "bulk option with --prompts": (
+        ("--prompts", "a", "--images", ".", "--engine", "ray"),
+        "Cannot use --engine",
+    ),
+    "--prompts without --images": (("--prompts", "a"), "Cannot use --prompts without --images"),
     "format of a file": (
         ("--manifest", "a.csv", "--format", "csv"),
         "extension does not match the format 'csv'",

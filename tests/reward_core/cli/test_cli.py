@@ -264,8 +264,8 @@ def test_score_replaces_an_older_file(command, folder, parity, tmp_path):
 
 
 WRONG_PROMPTS = {
-    "not JSON": ("{", "cannot be read as JSON"),
-    "not text": (b"\xff\xfe{}", "cannot be read as JSON"),
+    "not JSON": ("{", "as JSON: "),
+    "not text": (b"\xff\xfe{}", "as JSON: "),
     "a number": ("3", "expected a JSON object or list"),
     "empty list": ("[]", "no prompt has an image"),
     "empty object": ("{}", "no prompt has an image"),
@@ -307,12 +307,12 @@ def test_a_wrong_prompts_file_is_named_and_nothing_is_written(command, folder, p
 @pytest.mark.parametrize(
     ("changed", "reason"),
     [
-        ({"--prompts": "none.json"}, "none.json: no such prompts file"),
-        ({"--images": "none"}, "none: no such folder of images"),
-        ({"--out": "scores.xlsx"}, "scores.xlsx: the extension must be one of .csv, .json, .jsonl, .parquet"),
-        ({"--out": "scores"}, "the extension must be one of"),
-        ({"--out": "none/scores.csv"}, "cannot be written"),
-        ({"--out": "folder.csv"}, "cannot be written"),
+        ({"--prompts": "none.json"}, "Cannot read prompts from "),
+        ({"--images": "none"}, "none': no such folder"),
+        ({"--out": "scores.xlsx"}, "scores.xlsx': the extension must be .csv or .json or .jsonl or .parquet"),
+        ({"--out": "scores"}, "the extension must be "),
+        ({"--out": "none/scores.csv"}, "it is a folder, or its folder does not exist"),
+        ({"--out": "folder.csv"}, "it is a folder, or its folder does not exist"),
         (
             {"--model": "no-such-model"},
             "'no-such-model' is neither a known name (ImageReward-v1.0, tiny, ",
@@ -504,13 +504,13 @@ def test_convert_takes_blip_as_it_is_published(command, parity, tmp_path):
 @pytest.mark.parametrize(
     ("changed", "reason"),
     [
-        ({"state_dict": "none.pt"}, "none.pt: no such file"),
+        ({"state_dict": "none.pt"}, "none.pt': no such file"),
         ({"state_dict": "."}, "no such file"),
-        ({"--config": "none.json"}, "none.json: cannot be read as JSON"),
-        ({"--vocab": "none.txt"}, "none.txt: not a vocabulary"),
-        ({"--vocab": "config.json"}, "config.json: not a BERT vocabulary"),
+        ({"--config": "none.json"}, "none.json' as JSON: "),
+        ({"--vocab": "none.txt"}, "Cannot read a vocabulary from "),
+        ({"--vocab": "config.json"}, "config.json' as BERT vocabulary"),
         ({"--vocab": "longer.txt"}, "the model has 300 tokens, but its tokenizer has 301"),
-        ({"--config": "larger.json"}, "does not fit the model"),
+        ({"--config": "larger.json"}, "its weights do not match the model"),
         ({"out": "longer.txt"}, "longer.txt"),
     ],
     ids=str,

@@ -191,7 +191,7 @@ def test_sort_only_shows_the_plan_by_default(command, scored):
     before = tree(scored)
     done = command("sort", scored, "--into", "best,rest", "--top", "10%")
     assert done.returncode == 0
-    assert "1 in best, 9 in rest. Nothing was moved" in done.stdout
+    assert "1 in best, 9 in rest\nNothing was moved" in done.stdout
     assert tree(scored) == before
     assert not (scored / "best").exists()
 
@@ -401,9 +401,9 @@ def test_sort_by_a_file_of_scores(command, tmp_path, tiny):
         (["--into", "a,b", "--threshold", "x"], "--threshold"),
         (["--into", "a,b", "--threshold", "nan"], "--threshold"),
         (["--into", "a,b", "--top", "1", "--key", "a: b"], "name of a score"),
-        (["--into", "a,b,c", "--threshold", "0,1"], "must be in descending order"),
+        (["--into", "a,b,c", "--threshold", "0,1"], "expected descending order"),
         (["--into", "a,b"], "required"),
-        (["--into", "a,b", "--threshold", "0", "--per-prompt"], "needs --top"),
+        (["--into", "a,b", "--threshold", "0", "--per-prompt"], "Cannot use --per-prompt without --top"),
         (["--into", "a,b", "--top", "1", "--move", "--copy"], "not allowed"),
     ],
 )

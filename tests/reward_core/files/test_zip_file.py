@@ -63,9 +63,7 @@ def broken_zip(path, kind):
 @pytest.mark.parametrize("kind", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_a_damaged_member_raises_input_error_with_any_compression(tmp_path, kind):
     broken_zip(tmp_path / "a.zip", kind)
-    with pytest.raises(
-        InputError, match=r"a\.zip: cannot be read as a zip, the file is damaged: .*download it again"
-    ):
+    with pytest.raises(InputError, match=r"a\.zip' as a zip: the file is damaged \(.*download it again"):
         unzip(tmp_path / "a.zip", tmp_path / "target")
     assert os.listdir(tmp_path) == []
 

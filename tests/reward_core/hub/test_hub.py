@@ -189,12 +189,13 @@ out["revision"] = failure(RM.load, name, revision="v7")
     out, _ = script(hub.address, code, tmp_path / "root")
     for kind, message in (out[case] for case in ("online", "offline", "folder")):
         assert kind == "KeyMismatchError"
-        assert "ImageReward.pt does not fit the model" in message
+        assert "its weights do not match the model" in message
     assert "THUDM" in out["online"][1]
     assert out["offline"] == out["online"]
     assert (tmp_path / "root" / "ImageReward.pt").read_bytes() == files["ImageReward.pt"]
-    assert out["file"] == ["HubError", "ImageReward.pt of THUDM/ImageReward: no such file in the repository"]
-    assert out["revision"] == ["HubError", "ImageReward.pt of THUDM/ImageReward: no such revision"]
+    failed = "Cannot download ImageReward.pt of THUDM/ImageReward: no such"
+    assert out["file"] == ["HubError", f"{failed} file in the repository."]
+    assert out["revision"] == ["HubError", f"{failed} revision."]
     # Once for the cache and once for the folder, but not for the offline load.
     assert len(hub.asked_for("HEAD /zai-org/ImageReward/resolve/main/ImageReward.pt")) == 2
     assert not hub.asked_for("HEAD /google-bert")  # no vocabulary is downloaded for weights that do not match
@@ -237,7 +238,7 @@ out["never fetched"] = failure(RM.load, "someone/else", local_files_only=True)
     assert out["branch"] == pytest.approx(out["offline"] + 1)
     kind, message = out["never fetched"]
     assert kind == "HubError"
-    assert message.startswith("someone/else is not on this machine")
+    assert message.startswith("Cannot download someone/else, which is not on this machine: ")
     assert "refused" not in message  # no connection to the hub was tried
     assert_says_what_to_do(message)
 
@@ -280,20 +281,22 @@ out["registered"] = failure(RM.load, "ImageReward-v1.0")
     out, _ = script(hub.address, code, {"names": names, "weights": only_weights})
     assert {kind for kind, _ in out.values()} == {"HubError"}
     messages = {name: message for name, (_, message) in out.items()}
-    assert messages["absent"] == "someone/absent: no such repository on the hub (or it is private)"
+    assert messages["absent"].startswith("Cannot download someone/absent: no such repository on the hub, or")
     assert messages["score"] == messages["absent"]
-    assert messages["private"] == "someone/private: no such repository on the hub (or it is private)"
-    login = "access must be granted first; log in with `hf auth login`"
-    assert messages["gated"] == f"someone/gated: {login}"
-    assert messages["revision"] == "someone/tiny-reward: no such revision"
+    assert messages["private"].startswith(
+        "Cannot download someone/private: no such repository on the hub, or"
+    )
+    login = "access must be granted first. Log in with `hf auth login`."
+    assert messages["gated"] == f"Cannot download someone/gated: {login}"
+    assert messages["revision"] == "Cannot download someone/tiny-reward: no such revision."
     assert "403 Forbidden" in messages["forbidden"]
     assert "500" in messages["broken"]
     assert "the repository has no model.safetensors" in messages["other-kind"]
     assert "'someone/not valid'" in messages["not valid"]
     both = "google-bert/bert-base-uncased or bert-base-uncased"
-    assert messages["vocabulary"] == f"vocab.txt: no repository {both} on the hub"
+    assert messages["vocabulary"] == f"Cannot download vocab.txt: no repository {both} on the hub."
     # The former name is not tried for a repository that needs a login.
-    assert messages["registered"] == f"ImageReward.pt of zai-org/ImageReward: {login}"
+    assert messages["registered"] == f"Cannot download ImageReward.pt of zai-org/ImageReward: {login}"
     assert not hub.asked_for("THUDM")
     # Only network errors are reported as failed downloads.
     assert [name for name in messages if "not on this machine" in messages[name]] == ["silent"]
@@ -315,7 +318,7 @@ def test_without_a_network_the_command_suggests_a_solution(hub, command, parity)
         done = command(address, *arguments, **environment)
         assert done.returncode == 2
         assert done.stdout == ""
-        assert "is not on this machine and could not be downloaded" in done.stderr
+        assert ", which is not on this machine: " in done.stderr
         assert reason in done.stderr
         assert_says_what_to_do(done.stderr)
         assert "Traceback" not in done.stderr
@@ -390,8 +393,8 @@ out["silent"] = failure(model.push_to_hub, "someone/silent")
     assert json.loads(commit.body.splitlines()[0])["value"]["summary"] == "Upload reward model"
     messages = {name: out[name][1] for name in ("foreign", "branch", "silent")}
     assert {out[name][0] for name in messages} == {"HubError"}
-    assert "not allowed to write there; log in with `hf auth login`" in messages["foreign"]
-    assert messages["branch"] == "someone/pushed: no such revision"
+    assert "not allowed. Log in with `hf auth login`" in messages["foreign"]
+    assert messages["branch"] == "Cannot upload to someone/pushed: no such revision."
     assert messages["silent"].startswith("Cannot upload to someone/silent: ")
 
 
@@ -577,4 +580,4 @@ def test_a_listing_with_files_outside_the_folder_raises_hub_error(tmp_path, name
 def test_every_error_of_the_hub_client_becomes_hub_error(error):
     result = as_hub_error("m.pt of a/b", error)
     assert isinstance(result, HubError)
-    assert str(result).startswith("m.pt of a/b: the hub's answer cannot be used: ")
+    assert str(result).startswith("Cannot download m.pt of a/b: the hub's answer is invalid: ")

@@ -131,7 +131,7 @@ def test_values_passed_by_the_caller_have_the_same_ranges():
 def test_the_configuration_of_a_clip_is_checked(tmp_path, key, value, reason):
     (tmp_path / "config.json").write_text(json.dumps({**ClipConfig().to_dict(), key: value}))
     save_file({"clip.logit_scale": torch.zeros(1)}, tmp_path / "model.safetensors")
-    with pytest.raises(CheckpointError, match=rf"config\.json: {reason}"):
+    with pytest.raises(CheckpointError, match=rf"Cannot load '.*config\.json': {reason}"):
         RM.load_score(tmp_path, device="cpu")
 
 
@@ -184,7 +184,7 @@ def test_utilities_that_overflow_a_float_are_reported(tmp_path):
     assert read_rankings(tmp_path / "rankings.json")[0].utilities == (1e299,)
     record["utilities"] = [HUGE]
     (tmp_path / "rankings.json").write_text(json.dumps([record]))
-    with pytest.raises(InputError, match=r"rankings\.json: .*a whole number has 401 digits"):
+    with pytest.raises(InputError, match=r"rankings\.json' as JSON: a whole number has 401 digits"):
         read_rankings(tmp_path / "rankings.json")
 
 
@@ -201,7 +201,7 @@ SPECIAL = {
 @pytest.mark.parametrize("kind", SPECIAL)
 def test_tensors_that_are_not_dense_are_refused(tiny, weights, kind):
     torch.save({key: SPECIAL[kind](tensor) for key, tensor in weights.items()}, tiny / "model.pt")
-    with pytest.raises(CheckpointError, match=rf"model\.pt: 'blip.* is a {kind} tensor"):
+    with pytest.raises(CheckpointError, match=rf"model\.pt': 'blip.* is a {kind} tensor"):
         RM.load(tiny / "model.pt", device="cpu")
 
 
@@ -231,7 +231,7 @@ def test_a_compressed_torch_file_is_refused(tiny, weights):
 def test_a_safetensors_header_nested_too_deeply_is_refused(tiny):
     header = b'{"a":' * 100_000
     (tiny / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
-    refused(tiny, r"model\.safetensors: truncated or damaged")
+    refused(tiny, r"model\.safetensors': it is truncated or damaged")
 
 
 # tokenizer.json
@@ -305,12 +305,12 @@ HOSTILE = {
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_a_hostile_tokenizer_is_refused_when_the_model_is_loaded(tiny, kind):
     (tiny / "tokenizer.json").write_text(json.dumps(HOSTILE[kind]))
-    refused(tiny, r"tokenizer\.json: not a tokenizer: .")
+    refused(tiny, r"Cannot read a tokenizer from '.*tokenizer\.json': .")
 
 
 def test_a_tokenizer_nested_too_deeply_is_refused(tiny):
     (tiny / "tokenizer.json").write_text("[" * 200_000)
-    refused(tiny, r"tokenizer\.json: ")
+    refused(tiny, r"tokenizer\.json': ")
 
 
 def test_the_truncation_setting_of_a_tokenizer_is_ignored(tiny):
@@ -325,4 +325,4 @@ def test_a_vocabulary_of_gigabytes_is_refused(tiny):
     (tiny / "tokenizer.json").unlink()
     with (tiny / "vocab.txt").open("wb") as file:
         file.truncate(2**33)
-    refused(tiny, r"vocab\.txt: not a vocabulary: the file is too large")
+    refused(tiny, r"Cannot read a vocabulary from '.*vocab\.txt': the file is too large")

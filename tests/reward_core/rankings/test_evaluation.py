@@ -166,7 +166,7 @@ def test_rankings_in_the_original_format_with_a_folder_of_images(command, model,
 
 
 BAD = {
-    "not JSON": ("[", "cannot be read as JSON"),
+    "not JSON": ("[", "Cannot read 'PATH' as JSON: "),
     "an object": ('{"a": 1}', "expected a list of records"),
     "empty": ("[]", "expected a list of records"),
     "no prompt": (

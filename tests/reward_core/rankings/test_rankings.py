@@ -239,7 +239,7 @@ def test_imagerewarddb_with_some_of_the_zips(tmp_path):
         read_rankings(root)
     assert len(read_rankings(root, split="test")) == 5
     (root / "images/test/test_1.zip").write_bytes(b"PK cut off")
-    with pytest.raises(InputError, match=r"test_1\.zip: cannot be read as a zip"):
+    with pytest.raises(InputError, match=r"Cannot read '.*test_1\.zip' as a zip: "):
         read_rankings(root, split="test")
     (root / "images/test/test_1.zip").unlink()
     with pytest.raises(InputError, match="none of its images is in"):

@@ -481,7 +481,7 @@ def test_steps_without_pairs_are_skipped(fresh, tmp_path, caplog):
     for record in records:
         for name in record["generations"]:
             (data / name).write_bytes(b"no image")
-    with pytest.raises(TrainingError, match=r"All 3 steps were skipped: .*\.png' \(not an image"):
+    with pytest.raises(TrainingError, match=r"all 3 steps were skipped: .*\.png' \(not an image"):
         Trainer(replace(config, out=str(tmp_path / "none")), fresh()).train()
 
 
@@ -656,16 +656,16 @@ def test_presets_and_settings(tmp_path):
     assert (mixed.lr, mixed.epochs, mixed.optimizer, mixed.trackers) == (3e-5, 2, "adam", ("wandb",))
     assert mixed.mixed_precision == "no"
     for wrong, output in (
-        ("learning=1", "no setting 'learning'"),
-        ("epoch=1", "did you mean 'epochs'"),
-        ("lr=fast", "lr: must be a number, got 'fast'"),
-        ("average=mean", "average must be one of 'prompt', 'pair'"),
-        ("freeze=1.5", "freeze must be a fraction"),
+        ("learning=1", "the setting 'learning': unknown"),
+        ("epoch=1", "Did you mean 'epochs'"),
+        ("lr=fast", "Cannot use lr='fast': it must be a number."),
+        ("average=mean", "Cannot use average='mean': it must be one of 'prompt', 'pair'."),
+        ("freeze=1.5", "Cannot use freeze=1.5: it must be a fraction"),
         ("lr", "key=value"),
     ):
         with pytest.raises(InputError, match=output.replace("(", r"\(")):
             load_settings(settings=[wrong])
-    with pytest.raises(InputError, match="known are original"):
+    with pytest.raises(InputError, match="Known presets: original"):
         load_settings(preset="none")
     assert PRESETS.keys() == {"original"}
 

@@ -202,9 +202,9 @@ def test_a_full_disk_is_a_one_line_error_and_keeps_existing_files(start, data, t
 def test_the_command_reports_invalid_settings(start, data, tmp_path, command):
     for arguments, output in (
         (("--init", start, "--data", tmp_path), "no train.json"),
-        (("--data", data, "epoch=3"), "no setting 'epoch'; did you mean 'epochs'?"),
+        (("--data", data, "epoch=3"), "Cannot use the setting 'epoch': unknown. Did you mean 'epochs'?"),
         (("--init", "nothing", "--data", data, "--out", tmp_path / "x"), "is neither a known name"),
-        (("--init", start, "--data", data, "image_size=50"), "image_size must be a multiple of 16"),
+        (("--init", start, "--data", data, "image_size=50"), "it must be a multiple of 16"),
         (("--init", start), "no data given"),
     ):
         done = command("train", *arguments)

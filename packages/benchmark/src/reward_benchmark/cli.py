@@ -183,7 +183,7 @@ def run_generate(args: argparse.Namespace) -> int:
     if not sys.stderr.isatty():  # diffusers has no environment variable for it
         diffusers_logging.disable_progress_bar()
     if not re.fullmatch(r"[\w.-]+", args.name) or args.name.startswith("."):
-        raise InputError(f"--name: must consist of letters, digits, - and _, got {args.name!r}")
+        raise InputError(f"Cannot use --name {args.name!r}: it must consist of letters, digits, - and _.")
     file = args.prompts or text_file(PROMPTS, args.out.parent, args.offline)
     prompts = read_prompts(file)[: args.limit]
     settings = ImageSettings(
@@ -254,7 +254,7 @@ def run_report(args: argparse.Namespace) -> int:
     from .tables import print_tables
 
     if not args.path.is_dir():
-        raise InputError(f"{args.path}: no such folder")
+        raise InputError(f"Cannot find results in '{args.path}': no such folder.")
     if parts := original_summary(args.path, args.rankings):
         if args.html:
             raise InputError(
@@ -280,13 +280,13 @@ def run_metrics(args: argparse.Namespace) -> int:
     from .score_files import read_scores, scores_for
 
     if len(args.scores) != 1:
-        raise InputError(f"--rankings takes one file of --scores, got {len(args.scores)}")
+        raise InputError(f"Cannot use --rankings with {len(args.scores)} files of --scores. Give one.")
     rankings = read_rankings(args.rankings)
     scores = scores_for(rankings, read_scores(args.scores[0]), str(args.scores[0]))
     try:
         table = preference_table([item.ranks for item in rankings], scores)
     except ValueError as error:
-        raise InputError(f"{args.scores[0]}: {error}") from error
+        raise InputError(f"Cannot evaluate '{args.scores[0]}': {error}.") from error
     print(json.dumps(table.to_json(), indent=1))
     return 0
 
@@ -303,7 +303,7 @@ def _generator_metrics(paths: list[Path]) -> dict[str, JsonObject]:
             for name, scores in scores_by_scorer.items()
         }
     except ValueError as error:
-        raise InputError(str(error)) from error
+        raise InputError(f"Cannot compare the generators: {error}.") from error
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ REPO, FORMER_REPO = "zai-org/ImageReward", "THUDM/ImageReward"
 GITHUB_VARIABLE = "REWARD_BENCHMARK_GITHUB"
 GITHUB = "https://raw.githubusercontent.com"
 ZIP_SIZES = {
+    "test_images.zip": "1.18 GB",
     "generations/openjourney.zip": "442 MB",
     "generations/sd2-1.zip": "434 MB",
     "generations/dalle2.zip": "390 MB",
@@ -33,11 +34,13 @@ class TextFile:
         path: in that repository.
         name: on this machine.
         sha256: of the published file.
+        size: such as "391 kB", for messages.
     """
 
     path: str
     name: str
     sha256: str
+    size: str
 
     @property
     def address(self) -> str:
@@ -48,9 +51,13 @@ PROMPTS = TextFile(
     "benchmark/benchmark-prompts.json",
     "benchmark-prompts.json",
     "34682e824ebb3ad8e2531b3cde1b362dc72e1e29946ff6fab77bb49e9edb4b21",
+    "15 kB",
 )
 RANKINGS = TextFile(
-    "data/test.json", "test.json", "77cff6c2d0522006f52f0b637ef8302db1782b2b761e378c124a012a3c7fc58e"
+    "data/test.json",
+    "test.json",
+    "77cff6c2d0522006f52f0b637ef8302db1782b2b761e378c124a012a3c7fc58e",
+    "391 kB",
 )
 
 

@@ -58,7 +58,7 @@ def _model_files(scorers: Sequence[str]) -> Iterator[MissingFile]:
 
 
 def _text_file(file: TextFile, folder: Path) -> Iterator[MissingFile]:
-    yield from _file(WebFile(file.address, file.name, file.sha256), folder)
+    yield from _file(WebFile(file.address, file.name, file.sha256, size=file.size), folder)
 
 
 def _file(file: HubFile | WebFile, folder: Path | None = None) -> Iterator[MissingFile]:

@@ -277,7 +277,7 @@ class TrainConfig:
             ("loss.pretraining_batch_size", self.loss.pretraining_batch_size, 1),
         ):
             if not value >= minimum:
-                raise ConfigError(f"{path}: must be at least {minimum}, got {value}")
+                raise ConfigError(f"Cannot use {path}={value}: it must be at least {minimum}.")
         for path, choice, allowed in (
             ("run.mixed_precision", self.run.mixed_precision, ("no", "bf16", "fp16")),
             ("loss.distance", self.loss.distance, ("x0", "epsilon")),
@@ -285,28 +285,37 @@ class TrainConfig:
             *(("rewards.phi", reward.phi, PHIS) for reward in self.rewards),
         ):
             if choice not in allowed:
-                raise ConfigError(f"{path}: must be one of {', '.join(allowed)}, got {choice!r}")
+                raise ConfigError(f"Cannot use {path}={choice!r}: it must be one of {', '.join(allowed)}.")
         if not 0 <= self.optimizer.ema_decay < 1:
-            raise ConfigError(f"optimizer.ema_decay: must be in [0, 1), got {self.optimizer.ema_decay}")
+            raise ConfigError(
+                f"Cannot use optimizer.ema_decay={self.optimizer.ema_decay}: it must be in [0, 1)."
+            )
         names = [reward.name for reward in self.rewards]
         if not any(reward.weight for reward in self.rewards):
-            raise ConfigError("rewards: at least one must have a weight other than 0")
+            raise ConfigError("Cannot train on the rewards: at least one must have a weight other than 0.")
         if len(set(names)) < len(names):
-            raise ConfigError(f"rewards: names must be unique, got {', '.join(names)}")
+            raise ConfigError(f"Cannot use the rewards {', '.join(names)}: their names must be unique.")
         stop = self.validation.stop_reward
         if stop and stop not in names:
-            raise ConfigError(f"validation.stop_reward: must be one of {', '.join(names)}, got {stop!r}")
+            raise ConfigError(
+                f"Cannot use validation.stop_reward={stop!r}: it must be one of {', '.join(names)}."
+            )
         if self.validation.keep_best and not stop:
             raise ConfigError(
-                "validation.keep_best: needs a reward to compare by. Set validation.stop_reward."
+                "Cannot use validation.keep_best: it needs a reward to compare by. Set "
+                "validation.stop_reward."
             )
         stop_rule = "stop_diversity" if self.validation.stop_diversity else "stop_reward" if stop else ""
         if stop_rule and not self.validation.prompts:
             raise ConfigError(
-                f"validation.{stop_rule}: has no effect without validation.prompts. Set at least 1."
+                f"Cannot use validation.{stop_rule}: it has no effect without validation prompts. Set "
+                "validation.prompts to at least 1."
             )
         if self.validation.stop_diversity and self.validation.seeds < 2:
-            raise ConfigError("validation.stop_diversity: needs at least 2 validation.seeds, got 1")
+            raise ConfigError(
+                "Cannot use validation.stop_diversity: it needs at least 2 seeds. Set validation.seeds."
+            )
+
         return self
 
 

@@ -1,4 +1,4 @@
-"""Check the names and paths of a run before importing torch and loading a model."""
+"""Check the names, paths and downloads of a run before importing torch and loading a model."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from reward_core.models.registry import BUNDLED_MODELS, REWARD_MODELS, SCORES
 
 from .config import TrainConfig
 from .errors import ConfigError, ModelError, RewardError
+from .hub_checks import check_pipeline_folder, check_reward_downloads, pipeline_index
 from .prompts import read_prompts
 
 
@@ -19,8 +20,8 @@ def check_inputs(config: TrainConfig) -> None:
 
     Raises:
         PromptFileError: the prompt file cannot be read.
-        RewardError: a reward is neither a known name nor a file, folder or hub id.
-        ModelError: the model is neither a file or folder nor a hub id.
+        RewardError: a reward is neither a known name nor a file or folder, nor on the hub.
+        ModelError: the model is neither a file or folder nor on the hub.
         ConfigError: no prompt file is given, or the output folder is a file.
     """
     if not config.prompts:
@@ -29,6 +30,24 @@ def check_inputs(config: TrainConfig) -> None:
     check_rewards(reward.name for reward in config.rewards)
     check_model(config.model.id)
     check_out(config.run.out)
+    check_downloads(config)
+
+
+def check_downloads(config: TrainConfig, functions: Collection[str] = ()) -> None:
+    """Raise an error if the model or a reward is neither on this machine nor on the hub.
+
+    Args:
+        config: names the model and the rewards.
+        functions: names of rewards for which the caller passes a function.
+
+    Raises:
+        ModelError: the model is missing.
+        RewardError: a reward is missing.
+    """
+    check_pipeline_folder(config.model.id)
+    if not os.path.exists(config.model.id):
+        pipeline_index(config.model.id, config.model.revision)
+    check_reward_downloads(reward.name for reward in config.rewards if reward.name not in functions)
 
 
 def check_rewards(names: Iterable[str], functions: Collection[str] = ()) -> None:

@@ -23,7 +23,7 @@ def reward_loss(rewards: Tensor, phi: str, target: float) -> Tensor:
         return -rewards
     if phi == "clipped":
         return -rewards.clamp(max=target)
-    raise ValueError(f"phi must be relu, linear or clipped, got {phi!r}")
+    raise ValueError(f"Cannot use phi={phi!r}: it must be relu, linear or clipped.")
 
 
 def distance(

@@ -162,25 +162,25 @@ def make_schedule(scheduler: Any, steps: int, sampler: str, **timestep_options: 
         "flow": FlowMatchEulerDiscreteScheduler,
     }
     if sampler not in kinds:
-        raise ConfigError(f"rollout.sampler: must be one of {', '.join(SAMPLERS)}, got {sampler!r}")
+        raise ConfigError(f"Cannot use rollout.sampler={sampler!r}: it must be one of {', '.join(SAMPLERS)}.")
     check_process(scheduler)
     is_flow = isinstance(scheduler, FlowMatchEulerDiscreteScheduler)
     if is_flow != (sampler == "flow"):
         expected = "flow" if is_flow else "ddim, ddpm or euler"
-        raise ConfigError(f"rollout.sampler: must be {expected} for this model, got {sampler!r}")
+        raise ConfigError(f"Cannot use rollout.sampler={sampler!r}: it must be {expected} for this model.")
     source = kinds[sampler].from_config(scheduler.config)
     trained = source.config.num_train_timesteps
     if sampler in ("ddim", "ddpm") and steps > trained:
         raise ConfigError(
-            f"rollout.steps and validation.steps: must be at most {trained} for this model with {sampler}, "
-            f"got {steps}"
+            f"Cannot sample with {steps} steps: this model supports at most {trained} with {sampler}. Lower "
+            "rollout.steps or validation.steps."
         )
     source.set_timesteps(steps, **timestep_options)
     timesteps = tuple(float(t) for t in source.timesteps)
     if len(timesteps) != steps:
         raise ConfigError(
-            f"rollout.steps: must be a number that the model's scheduler supports, got {steps} (it would "
-            f"take {len(timesteps)})"
+            f"Cannot sample with {steps} steps: the model's scheduler would take {len(timesteps)}. Set "
+            "rollout.steps to a number that it supports."
         )
     if sampler == "flow":
         sigmas = tuple(float(s) for s in source.sigmas)

@@ -179,6 +179,7 @@ def image_size(config: TrainConfig, family: Family) -> tuple[int, int]:
     multiple = family.size_multiple
     if height % multiple or width % multiple:
         raise ConfigError(
-            f"rollout.height and rollout.width: must be multiples of {multiple}, got {height} x {width}"
+            f"Cannot train on images of {height} x {width} pixels: rollout.height and rollout.width must be "
+            f"multiples of {multiple}."
         )
     return height, width

@@ -40,11 +40,12 @@ def read_prompts(file: str | os.PathLike[str]) -> list[str]:
             read_regular(path, MAX_JSON_BYTES).decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
         )
     except NotReadableError as error:
-        raise PromptFileError(f"{file}: cannot be read: {error}") from error
+        raise _unreadable(file, f"{error}.") from error
     except OSError as error:
-        raise PromptFileError(f"{file}: cannot be read ({error.strerror})") from error
+        raise _unreadable(file, f"{error.strerror}.") from error
     except UnicodeDecodeError as error:
-        raise PromptFileError(f"{file}: not UTF-8 text ({error.reason} at byte {error.start})") from error
+        problem = f"it is not UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8."
+        raise _unreadable(file, problem) from error
     try:
         # splitlines() would also split at characters such as U+2028, which prompts may contain.
         if path.suffix == ".json":
@@ -61,15 +62,19 @@ def read_prompts(file: str | os.PathLike[str]) -> list[str]:
     except PromptFileError:
         raise
     except ValueError as error:
-        problem = "not valid JSON" if path.suffix in (".json", ".jsonl") else "cannot be read"
-        raise PromptFileError(f"{file}: {problem} ({error})") from error
+        kind = "it is not valid JSON: " if path.suffix in (".json", ".jsonl") else ""
+        raise _unreadable(file, f"{kind}{error}.") from error
     if not isinstance(entries, list):
-        raise PromptFileError(f"{file}: must contain a list of prompts, contains {type(entries).__name__}")
+        raise _unreadable(file, f"it must contain a list of prompts, contains {type(entries).__name__}.")
     prompts = [_prompt(file, number, entry) for number, entry in enumerate(entries, start=1)]
     prompts = [prompt for prompt in prompts if prompt]
     if not prompts:
-        raise PromptFileError(f"{file}: contains no prompts")
+        raise _unreadable(file, "it contains no prompts.")
     return prompts
+
+
+def _unreadable(file: str | os.PathLike[str], problem: str) -> PromptFileError:
+    return PromptFileError(f"Cannot read prompts from '{os.fspath(file)}': {problem}")
 
 
 def _check_size(text: str) -> None:
@@ -84,22 +89,23 @@ def _column(file: str | os.PathLike[str], text: str, delimiter: str) -> list[str
         keys = [key for key in KEYS if key in (rows.fieldnames or ())]
         if not keys:
             header = ", ".join(rows.fieldnames or ()) or "nothing"
-            raise PromptFileError(
-                f"{file}: its first line must name a column {' or '.join(KEYS)}, it names {header}"
+            raise _unreadable(
+                file, f"its first line must name a column {' or '.join(KEYS)}, it names {header}."
             )
         return [row[keys[0]] or "" for row in rows]
     except csv.Error as error:
-        raise PromptFileError(f"{file}: after line {rows.line_num}: {error}") from error
+        raise _unreadable(file, f"{error} (after line {rows.line_num}).") from error
 
 
 def _prompt(file: str | os.PathLike[str], number: int, entry: object) -> str:
     if isinstance(entry, dict):
         values = [entry[key] for key in KEYS if key in entry]
         if not values:
-            raise PromptFileError(f"{file}: entry {number} has none of {', '.join(KEYS)}")
+            raise _unreadable(file, f"entry {number} has none of {', '.join(KEYS)}.")
         entry = values[0]
     if not isinstance(entry, str):
-        raise PromptFileError(f"{file}: entry {number} must be a string, got {type(entry).__name__}")
+        raise _unreadable(file, f"entry {number} must be a string, got {type(entry).__name__}.")
+
     return entry.strip()
 
 

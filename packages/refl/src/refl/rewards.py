@@ -38,12 +38,13 @@ class Reward:
         name = self.config.name
         if not isinstance(rewards, Tensor):
             raise RewardError(
-                f"reward {name!r} returned {type(rewards).__name__} instead of a tensor ({len(prompts)},)"
+                f"Cannot use the reward {name!r}: it returned {type(rewards).__name__} instead of a tensor "
+                f"({len(prompts)},)."
             )
         if rewards.shape != (len(prompts),):
             raise RewardError(
-                f"reward {name!r} returned a tensor {tuple(rewards.shape)} instead of ({len(prompts)},): "
-                "one number for each image"
+                f"Cannot use the reward {name!r}: it returned a tensor {tuple(rewards.shape)} instead of "
+                f"({len(prompts)},). Return one number for each image."
             )
         return rewards.float()
 
@@ -91,10 +92,14 @@ class Rewards:
                 raise
             except Exception as error:
                 raise RewardError(
-                    f"reward {reward.config.name!r} failed on two images: {type(error).__name__}: {error}"
+                    f"Cannot use the reward {reward.config.name!r}: it failed on two images with "
+                    f"{type(error).__name__}: {error}"
                 ) from error
             if reward.config.weight and not rewards.requires_grad:
-                raise RewardError(f"reward {reward.config.name!r} has a weight but gives no gradient")
+                raise RewardError(
+                    f"Cannot train on the reward {reward.config.name!r}: it has no gradient. Compute it with "
+                    "differentiable operations, or set its weight to 0 to only log it."
+                )
 
 
 def check_reward_names(configs: Sequence[RewardConfig], functions: Collection[str]) -> None:
@@ -107,8 +112,8 @@ def check_reward_names(configs: Sequence[RewardConfig], functions: Collection[st
     names = [config.name for config in configs]
     if unused := [name for name in functions if name not in names]:
         raise ConfigError(
-            f"rewards: a function for {', '.join(map(repr, unused))}, but the settings' rewards are "
-            f"{', '.join(map(repr, names))}; name it there, as in rewards=[{{name: {unused[0]}}}]"
+            f"Cannot use the reward functions {', '.join(map(repr, unused))}: the settings' rewards are "
+            f"{', '.join(map(repr, names))}. Add it to the settings, as in rewards=[{{name: {unused[0]}}}]."
         )
     check_rewards(names, functions)
 
@@ -142,7 +147,8 @@ def load_rewards(
                 )
                 model = method(config.name, device=device)
             except RewardCoreError as error:
-                raise RewardError(f"reward {config.name!r}: {error}") from error
+                raise RewardError(f"Cannot load the reward {config.name!r}: {error}") from error
+
             function = model.requires_grad_(False).eval().rewards_from_pixels
         elif isinstance(function, nn.Module):
             function = function.to(device).requires_grad_(False).eval()

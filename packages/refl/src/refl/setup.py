@@ -18,7 +18,7 @@ from .captioned_images import CaptionedImages, open_captioned
 from .config import TrainConfig
 from .errors import ConfigError
 from .families import Family, load_family
-from .input_checks import check_model, check_out
+from .input_checks import check_downloads, check_model, check_out
 from .objective import image_size
 from .prompts import read_prompts
 from .rewards import RewardFunction, Rewards, check_reward_names, load_rewards
@@ -41,10 +41,11 @@ def find_prompts(config: TrainConfig, prompts: str | os.PathLike[str] | Sequence
 
 
 def check_inputs(config: TrainConfig, rewards: Mapping[str, RewardFunction]) -> None:
-    """Raise ReflError for invalid names and paths before anything is loaded."""
+    """Raise ReflError for invalid names and paths and missing models before anything is loaded."""
     check_reward_names(config.rewards, rewards)
     check_model(config.model.id)
     check_out(config.run.out)
+    check_downloads(config, rewards)
 
 
 def split_prompts(prompts: list[str], count: int) -> tuple[list[str], list[str]]:
@@ -93,10 +94,13 @@ def _check_trackers(names: Sequence[str]) -> None:
     for name in names:
         if name not in known and name != "all":
             raise ConfigError(
-                f"run.trackers: unknown {name!r}; any of {', '.join(known)}, or all; [] for none"
+                f"Cannot use run.trackers={name!r}: unknown. Use any of {', '.join(known)}, all, or "
+                "[] for none."
             )
         if name in known and name not in available:
-            raise ConfigError(f"run.trackers: {name} is not installed; install it, or set run.trackers=[]")
+            raise ConfigError(
+                f"Cannot use run.trackers={name!r}: it is not installed. Install it, or set run.trackers=[]."
+            )
 
 
 def make_family(config: TrainConfig, accelerator: Accelerator) -> Family:
@@ -133,13 +137,17 @@ def make_rewards(
 ) -> Rewards:
     """Load the rewards and try each on two images; raise RewardError if one fails."""
     rewards = load_rewards(config.rewards, accelerator.device, functions)
+    logger.info("checking the rewards on two images")
     rewards.check(*image_size(config, family), accelerator.device)
     return rewards
 
 
 def open_captions(config: TrainConfig) -> CaptionedImages | None:
     """Open the captioned images of the pretraining loss, or return None if the settings name none."""
-    return open_captioned(config.loss) if config.loss.pretraining_data else None
+    if not config.loss.pretraining_data:
+        return None
+    logger.info("listing the captioned images of %s", config.loss.pretraining_data)
+    return open_captioned(config.loss)
 
 
 def prepare_denoiser(config: TrainConfig, family: Family) -> None:
@@ -167,7 +175,11 @@ def make_optimizer(config: TrainConfig, parameters: list[torch.nn.Parameter]) ->
 
             kind = AdamW8bit
         except ImportError as error:
-            raise ConfigError("optimizer.eight_bit needs bitsandbytes: pip install bitsandbytes") from error
+            raise ConfigError(
+                "Cannot use optimizer.eight_bit: bitsandbytes is not installed. Run "
+                "`pip install bitsandbytes`."
+            ) from error
+
     return kind(
         parameters,
         lr=settings.lr,

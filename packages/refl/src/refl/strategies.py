@@ -85,21 +85,23 @@ class StrategyConfig:
         first, last = (n + steps if n < 0 else n for n in (first, last))
         if not 0 <= first <= last < steps:
             raise ConfigError(
-                f"strategy: first and last must satisfy 0 <= first <= last < {steps} (rollout.steps), got "
-                f"{self.first} and {self.last}"
+                f"Cannot use strategy.first={self.first} and strategy.last={self.last}: they must satisfy "
+                f"0 <= first <= last < {steps} (rollout.steps)."
             )
         return first, last
 
     def check(self, steps: int) -> None:
         """Raise ConfigError if the settings do not fit a rollout of ``steps`` steps."""
         if self.name not in PLANNERS:
-            raise ConfigError(f"strategy.name: must be one of {', '.join(PLANNERS)}, got {self.name!r}")
+            raise ConfigError(
+                f"Cannot use strategy.name={self.name!r}: it must be one of {', '.join(PLANNERS)}."
+            )
         if self.name in ("refl", "alignprop", "drtune"):
             self.bounds(steps)
         if self.name in ("draft", "drtune") and not 1 <= self.k <= steps:
-            raise ConfigError(f"strategy.k: must be 1 to {steps} (rollout.steps), got {self.k}")
+            raise ConfigError(f"Cannot use strategy.k={self.k}: it must be 1 to {steps} (rollout.steps).")
         if self.name == "draft-lv" and self.copies < 1:
-            raise ConfigError(f"strategy.copies: must be at least 1, got {self.copies}")
+            raise ConfigError(f"Cannot use strategy.copies={self.copies}: it must be at least 1.")
 
     def plan(self, steps: int, rng: random.Random) -> RolloutPlan:
         """Draw the plan of one rollout of ``steps`` steps.

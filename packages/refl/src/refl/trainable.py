@@ -170,7 +170,7 @@ def _add_adapter(denoiser: Any, config: ModelConfig, targets: tuple[str, ...]) -
     try:
         denoiser.add_adapter(lora, adapter_name=ADAPTER)
     except ValueError as error:  # no layer has this name
-        raise ConfigError(f"model.lora_targets: {error}") from error
+        raise ConfigError(f"Cannot use model.lora_targets={list(targets)}: {error}") from error
 
 
 def _metadata(denoiser: Any) -> dict[str, Any]:

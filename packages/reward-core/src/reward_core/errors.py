@@ -45,7 +45,7 @@ class ImageError(RewardCoreError, ValueError):
     """
 
     def __init__(self, image: str, reason: str):
-        super().__init__(f"{image}: {reason}")
+        super().__init__(f"Cannot use {image}: {reason.rstrip('.')}.")
         self.image = image
         self.reason = reason
 
@@ -101,7 +101,7 @@ class KeyMismatchError(CheckpointError):
     ):
         self.missing, self.unexpected, self.mismatched = list(missing), list(unexpected), list(mismatched)
         shapes = [f"{key} {list(actual)} instead of {list(expected)}" for key, actual, expected in mismatched]
-        parts = [f"{source} does not fit the model."]
+        parts = [f"Cannot load '{source}': its weights do not match the model."]
         for title, keys in (("missing", missing), ("unexpected", unexpected), ("wrong shape", shapes)):
             if keys:
                 more = f", ... ({len(keys) - self.SHOWN} more)" if len(keys) > self.SHOWN else ""

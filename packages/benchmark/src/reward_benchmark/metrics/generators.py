@@ -81,7 +81,7 @@ def generator_table(
     for name, values_of_prompts in scores.items():
         for i, values in enumerate(values_of_prompts):
             if bad := [v for v in values if v is not None and not np.isfinite(v)]:
-                raise ValueError(f"{name}, prompt {i}: the score {bad[0]} is not a finite number")
+                raise ValueError(f"the score {bad[0]} of {name} for prompt {i} is not a finite number")
     means = np.array([[_mean(values) for values in scores[name]] for name in names]).T  # (P, G)
     complete = np.isfinite(means).all(1)
     if not complete.any():

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import json
 import logging
+import os
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -48,21 +49,29 @@ def add_to(commands: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from reward_core.hub.file_specs import is_repo_id
+
     from ..errors import ConfigError
+    from ..hub_checks import check_reward_downloads, pipeline_index
     from ..input_checks import check_model, check_out, check_rewards
     from ..prompts import read_prompts
 
     for name in ("seeds", "steps", "batch_size", "limit"):
         value = getattr(args, name)
         if value is not None and value < 1:
-            raise ConfigError(f"--{name.replace('_', '-')}: must be at least 1, got {value}")
+            raise ConfigError(f"Cannot use --{name.replace('_', '-')} {value}: it must be at least 1.")
+
     prompts = read_prompts(args.prompts)[: args.limit]
     check_rewards(args.reward)
     for model in filter(None, (args.before, args.after, args.base)):
         check_model(model)
     check_out(args.out)
+    for model in filter(is_repo_id, filter(None, (args.before, args.after, args.base))):
+        if not os.path.exists(model):
+            pipeline_index(model)
+    check_reward_downloads(args.reward)
 
-    # Slow to import: torch and diffusers.
+    logger.info("importing torch and diffusers")
     from reward_core.runs.progress import bar as progress_bar
     from reward_core.scoring.device import default_device, usable_device
 

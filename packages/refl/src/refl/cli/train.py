@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 from typing import TYPE_CHECKING
 
 from reward_core.printing.escapes import printable, printable_lines
@@ -12,6 +13,8 @@ from ..presets import PRESETS
 
 if TYPE_CHECKING:
     from ..config import TrainConfig
+
+logger = logging.getLogger(__name__)
 
 
 def add_to(commands: argparse._SubParsersAction) -> None:
@@ -54,7 +57,8 @@ def run(args: argparse.Namespace) -> int:
 
     config = settings(args)
     check_inputs(config)
-    from ..trainer import Trainer  # slow to import
+    logger.info("importing torch and diffusers")
+    from ..trainer import Trainer
 
     trainer = Trainer(args=config)
     if args.dry_run:

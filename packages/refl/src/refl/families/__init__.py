@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from reward_core.files.json_file import read_json
-from reward_core.hub.local_files import how_to_copy_repo
 from reward_core.hub.reachability import hub_failure
 
 from ..errors import ModelError
+from ..hub_checks import INDEX_FILE, check_pipeline_folder, pipeline_index, unavailable_model
 from .base import Condition, Family, Guidance
 from .flux import Flux
 from .sd import StableDiffusion
@@ -70,11 +70,7 @@ def load_family(
         if Path(name).is_file():
             pipeline = _single_file(name, dtype)
         else:
-            if os.path.isdir(name) and not Path(name, "model_index.json").is_file():
-                raise ModelError(
-                    f"Cannot load a diffusion model from the folder {name!r}: it has no model_index.json. "
-                    "Give the folder of a diffusers pipeline."
-                )
+            check_pipeline_folder(name)
             extra = {} if variant is None else {"variant": variant}
             pipeline = DiffusionPipeline.from_pretrained(
                 name,
@@ -82,16 +78,13 @@ def load_family(
                 dtype={"default": dtype, "vae": torch.float32},
                 local_files_only=unreachable is not None,
                 **extra,
-                **_without_safety_checker(name, revision, unreachable is not None),
+                **_without_safety_checker(name, revision),
             )
     except ModelError:
         raise
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         if unreachable is not None:
-            raise ModelError(
-                f"Cannot load {name!r}: it is neither a folder or file nor in the hub's cache, and the hub "
-                f"cannot be reached ({unreachable}). {how_to_copy_repo(name)}"
-            ) from error
+            raise unavailable_model(name, unreachable) from error
         raise ModelError(f"Cannot load the diffusion model {name!r}: {error}") from error
     family = family_of(pipeline)
     if pipeline.vae.dtype != torch.float32:  # from_single_file uses one dtype for all parts
@@ -125,18 +118,11 @@ def _single_file(path: str, dtype: torch.dtype) -> Any:
     )
 
 
-def _without_safety_checker(name: str, revision: str | None, local_files_only: bool) -> dict[str, Any]:
+def _without_safety_checker(name: str, revision: str | None) -> dict[str, Any]:
     """Return the argument that omits the safety checker, if the pipeline has one.
 
     Training does not use it, and it is larger than the UNet.
     """
-    from huggingface_hub import hf_hub_download
-
-    if os.path.isdir(name):
-        path = Path(name, "model_index.json")
-    else:
-        path = Path(
-            hf_hub_download(name, "model_index.json", revision=revision, local_files_only=local_files_only)
-        )
+    path = Path(name, INDEX_FILE) if os.path.isdir(name) else pipeline_index(name, revision)
     parts = read_json(path)
     return {"safety_checker": None} if "safety_checker" in parts else {}

@@ -55,7 +55,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
         result = evaluate(data, rows)
     except ValueError as error:
         report_failures(failed)
-        raise InputError(f"{args.data}: {error}") from error
+        raise InputError(f"{error} The rankings are in '{args.data}'.") from error
     if args.json:
         document = {"model": args.model, "data": args.data, "blank_prompts": args.blank_prompts}
         failures = [{"image": row.image, "error": row.error} for row in failed]

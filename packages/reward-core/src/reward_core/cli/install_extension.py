@@ -149,7 +149,7 @@ def own_source() -> str | None:
 
 def _check_host(host: Host, path: Path, name: str) -> None:
     if not path.is_dir():
-        raise InputError(f"{path}: no such folder")
+        raise InputError(f"Cannot install into '{path}': no such folder.")
     missing = [sign for sign in host.signs if not (path / sign).is_file()]
     if not missing:
         return
@@ -158,10 +158,13 @@ def _check_host(host: Host, path: Path, name: str) -> None:
     other = next((h for h in HOSTS.values() if all((path / sign).is_file() for sign in h.signs)), None)
     hint = ""
     if better:
-        hint = f"; try: reward-core install-extension {name} {better[0]}"
+        hint = f". Try `reward-core install-extension {name} {better[0]}`"
     elif other is not None:
         hint = f"; it is {other.title}"
-    raise InputError(f"{path}: not the folder of {host.title}: it has no {', '.join(missing)}{hint}")
+    raise InputError(
+        f"Cannot install into '{path}': it is not the folder of {host.title}, it has no "
+        f"{', '.join(missing)}{hint}."
+    )
 
 
 def _check_target(host: Host, target: Path) -> bool:

@@ -105,10 +105,12 @@ def run_pairs(args: argparse.Namespace) -> int:
     from ..inputs.prompt_file import read_pairs
 
     if args.images is None:
-        raise InputError("--prompts needs --images, the folder of the images")
+        raise InputError("Cannot use --prompts without --images. Set --images to the folder of the images.")
     refused = [name for name in (*BULK_ONLY, "quiet", "json") if getattr(args, name) not in (None, False)]
     if refused:
-        raise InputError(f"{_first_option(refused)} cannot be used with --prompts; give a --manifest")
+        raise InputError(
+            f"Cannot use {_first_option(refused)} with --prompts. Give the pairs with --manifest."
+        )
     out = Path(args.out)
     check_writable(out)
     pairs = read_pairs(args.prompts, args.images)
@@ -165,16 +167,16 @@ def bulk_source(args: argparse.Namespace) -> SourceSpec:
     from ..errors import InputError
 
     if args.images is not None and not args.manifest:
-        raise InputError("--images goes with --manifest or --prompts")
+        raise InputError("Cannot use --images without --manifest or --prompts. Add one of them.")
     if args.prompt_from_metadata and not args.folder:
-        raise InputError("--prompt-from-metadata goes with --folder")
+        raise InputError("Cannot use --prompt-from-metadata without --folder. Add --folder.")
     columns = _given(args, "prompt_column", "image_column")
     of_dataset = _given(args, "split", "configuration")
     if of_dataset and args.dataset is None:
-        raise InputError(f"{_first_option(of_dataset)} goes with --dataset")
+        raise InputError(f"Cannot use {_first_option(of_dataset)} without --dataset. Add --dataset.")
     if columns and args.folder:
-        message = "the prompt is in the .txt beside an image"
-        raise InputError(f"{_first_option(columns)} cannot be used with --folder: {message}")
+        message = "the prompt is in the .txt beside each image"
+        raise InputError(f"Cannot use {_first_option(columns)} with --folder: {message}.")
     if args.manifest:
         return Manifest(args.manifest, images=args.images, **columns)
     if args.folder:
@@ -189,7 +191,7 @@ def bulk_settings(args: argparse.Namespace) -> BulkSettings:
     from ..errors import InputError
 
     if args.device and args.devices:
-        raise InputError("give --device or --devices, not both")
+        raise InputError("Cannot use both --device and --devices. Give one of them.")
     devices = tuple(name.strip() for name in (args.devices or args.device or "").split(",") if name.strip())
     chosen = _given(args, "engine", "address", "workers", "batch_size", "shard_rows", "cache", "threads")
     chosen["reproducible"] = args.reproducible

@@ -71,15 +71,19 @@ def run_sort(args: argparse.Namespace) -> int:
     from ..metadata.image_scores import scores_in_file, scores_in_images
 
     if not args.folder.is_dir():
-        raise InputError(f"{args.folder}: no such folder")
+        raise InputError(f"Cannot sort '{args.folder}': no such folder.")
     if args.key is not None:
         check_key(args.key)
     if args.per_prompt and args.top is None:
-        raise InputError("--per-prompt needs --top: a threshold takes the same score of every prompt")
+        raise InputError(
+            "Cannot use --per-prompt without --top: a threshold is the same for every prompt. Add --top."
+        )
     names = [name.strip() for name in args.into.split(",")]
     folders = [args.folder / name for name in names]
     if not all(names) or any(folder.resolve() == args.folder.resolve() for folder in folders):
-        raise InputError(f"--into: names of folders other than DIR itself were expected, got {args.into!r}")
+        raise InputError(
+            f"Cannot sort into {args.into!r}: expected names of folders other than DIR itself. Change --into."
+        )
     tops = None if args.top is None else [top.strip() for top in args.top.split(",")]
     thresholds = None if args.threshold is None else _numbers(args.threshold)
 
@@ -132,7 +136,7 @@ def _numbers(text: str) -> list[float]:
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
-        raise InputError(f"--threshold: numbers were expected, got {text!r}") from None
+        raise InputError(f"Cannot use --threshold {text!r}: expected numbers.") from None
 
 
 def _document(
@@ -187,4 +191,5 @@ def _print(
     if args.move or args.copy:
         print(printable(f"{'copied' if args.copy else 'moved'} {acted}: {counts}"))
     else:
-        print(printable(f"{counts}. Nothing was moved: --move or --copy does it."))
+        print(printable(counts))
+        print("Nothing was moved. Use --move or --copy.")

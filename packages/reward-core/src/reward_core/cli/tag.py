@@ -86,7 +86,7 @@ def _find(args: argparse.Namespace) -> tuple[list[tuple[Path, FoundPrompt]], lis
     found, skipped = [], []
     images, empty = _images(args.images)
     if not images:
-        raise InputError(f"{empty[0]}: {NO_IMAGES}")
+        raise InputError(f"Cannot tag '{empty[0]}': {NO_IMAGES}.")
     failed = [_failure(folder, NO_IMAGES) for folder in empty]
     for image in images:
         try:

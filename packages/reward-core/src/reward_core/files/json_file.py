@@ -36,7 +36,7 @@ def read_json(
     try:
         return parse_json(read_regular(path, most).decode("utf-8"))
     except (OSError, ValueError, MemoryError) as caught:
-        raise error(f"{path}: cannot be read as JSON: {reason(caught)}") from caught
+        raise error(f"Cannot read '{path}' as JSON: {reason(caught)}.") from caught
 
 
 def parse_json(text: str, budget: TableBudget | None = None) -> Any:

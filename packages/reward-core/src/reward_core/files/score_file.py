@@ -19,9 +19,12 @@ EXTENSIONS = (".csv", ".json", ".jsonl", ".parquet")
 def check_writable(path: Path) -> None:
     """Raise InputError if ``write_rows`` cannot write to a path."""
     if path.suffix not in EXTENSIONS:
-        raise InputError(f"{path}: the extension must be one of {', '.join(EXTENSIONS)}")
+        raise InputError(f"Cannot write scores to '{path}': the extension must be {' or '.join(EXTENSIONS)}.")
     if path.is_dir() or not path.absolute().parent.is_dir():
-        raise InputError(f"{path}: cannot be written (it is a folder, or its folder does not exist)")
+        raise InputError(
+            f"Cannot write scores to '{path}': it is a folder, or its folder does not exist. Choose "
+            "another file."
+        )
     if path.suffix == ".parquet":
         load_pyarrow()
 

@@ -69,9 +69,9 @@ def cut_by_top(count: int, tops: Sequence[str]) -> list[int]:
         try:
             value = float(number) if top.endswith("%") else int(number)
         except ValueError:
-            raise InputError(f"--top: expected a number (20) or a share (10%), got {top!r}") from None
+            raise InputError(f"Cannot use --top {top!r}: expected a number (20) or a share (10%).") from None
         if not 0 < value < (100.0001 if top.endswith("%") else math.inf):
-            raise InputError(f"--top: {top} is out of range")
+            raise InputError(f"Cannot use --top {top}: it is out of range.")
         size = max(1, int(count * value / 100 + 0.5)) if top.endswith("%") else int(value)
         sizes.append(min(size, left))
         left -= sizes[-1]
@@ -114,9 +114,9 @@ def plan(
     else:
         limits = list(thresholds or [])
         if not all(math.isfinite(limit) for limit in limits):
-            raise InputError(f"--threshold: expected finite numbers, got {', '.join(map(str, cuts))}")
+            raise InputError(f"Cannot use --threshold {','.join(map(str, cuts))}: expected finite numbers.")
         if limits != sorted(limits, reverse=True):
-            raise InputError(f"--threshold: must be in descending order, got {', '.join(map(str, cuts))}")
+            raise InputError(f"Cannot use --threshold {','.join(map(str, cuts))}: expected descending order.")
         indices = [sum(scores[image] < limit for limit in limits) for image in ranked]
     return [
         Placement(image, scores[image], folders[index] / image.name) for image, index in zip(ranked, indices)

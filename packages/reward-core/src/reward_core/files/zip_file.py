@@ -96,7 +96,7 @@ def reading_zip(path: Path, remove_damaged: bool = False) -> Iterator[None]:
             action = "It was removed; run the same command to download it again."
         reason = str(error) or type(error).__name__
         raise InputError(
-            f"{path}: cannot be read as a zip, the file is damaged: {reason}. {action}"
+            f"Cannot read '{path}' as a zip: the file is damaged ({reason}). {action}"
         ) from error
 
 
@@ -121,15 +121,15 @@ def safe_members(path: Path, archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
     """
     members = [m for m in archive.infolist() if not m.is_dir() and _is_wanted(m)]
     if not members:
-        raise InputError(f"{path}: contains no images")
+        raise InputError(f"Cannot unpack '{path}': it contains no images.")
     if len(members) > MAX_MEMBERS:
-        raise InputError(f"{path}: not unpacked, because it would unpack to {len(members):,} files")
+        raise InputError(f"Cannot unpack '{path}': it would unpack to {len(members):,} files.")
     for member in members:
         _check_member(path, member)
         _check_name(path, member.filename)
     _check_folders(path, [member.filename for member in members])
     if sum(m.file_size for m in members) > MAX_UNPACKED:
-        raise InputError(f"{path}: not unpacked, because it would unpack to more than {MAX_UNPACKED:,} bytes")
+        raise InputError(f"Cannot unpack '{path}': it would unpack to more than {MAX_UNPACKED:,} bytes.")
     return members
 
 
@@ -141,14 +141,14 @@ def _is_wanted(member: zipfile.ZipInfo) -> bool:
 def _check_member(path: Path, member: zipfile.ZipInfo) -> None:
     name = PurePosixPath(member.filename.replace("\\", "/"))
     if name.is_absolute() or ".." in name.parts or ":" in name.parts[0]:
-        raise InputError(f"{path}: not unpacked, because {member.filename!r} would be outside the folder")
+        raise InputError(f"Cannot unpack '{path}': {member.filename!r} would be outside the folder.")
     if stat.S_ISLNK(member.external_attr >> 16):
-        raise InputError(f"{path}: not unpacked, because {member.filename!r} is a link")
+        raise InputError(f"Cannot unpack '{path}': {member.filename!r} is a link.")
     if name.suffix.lower() not in _SUFFIXES:
-        raise InputError(f"{path}: not unpacked, because {member.filename!r} is not an image")
+        raise InputError(f"Cannot unpack '{path}': {member.filename!r} is not an image.")
     if member.file_size > 2**20 and member.file_size > MAX_RATIO * max(1, member.compress_size):
         raise InputError(
-            f"{path}: not unpacked, because {member.filename!r} would unpack to {member.file_size:,} bytes"
+            f"Cannot unpack '{path}': {member.filename!r} would unpack to {member.file_size:,} bytes."
         )
     if member.flag_bits & 1:
         raise InputError(
@@ -162,12 +162,12 @@ def _check_name(path: Path, name: str) -> None:
     try:
         parts = [part.encode() for part in PurePosixPath(name).parts]
     except UnicodeEncodeError as error:
-        raise InputError(f"{path}: not unpacked, because {name!r} is not a valid name") from error
+        raise InputError(f"Cannot unpack '{path}': {name!r} is not a valid name.") from error
     if any(len(part) > MAX_NAME for part in parts) or sum(map(len, parts)) + len(parts) > MAX_PATH:
         short_name = name if len(name) <= 80 else f"{name[:77]}..."
         raise InputError(
-            f"{path}: not unpacked, because the name {short_name!r} is too long ({len(name.encode()):,} "
-            f"bytes; at most {MAX_NAME} for each part and {MAX_PATH:,} in all)"
+            f"Cannot unpack '{path}': the name {short_name!r} is too long ({len(name.encode()):,} "
+            f"bytes; at most {MAX_NAME} for each part and {MAX_PATH:,} in all)."
         )
 
 
@@ -177,4 +177,4 @@ def _check_folders(path: Path, names: list[str]) -> None:
     for name in names:
         for parent in PurePosixPath(name).parents:
             if parent in files:
-                raise InputError(f"{path}: not unpacked, because {str(parent)!r} is both a file and a folder")
+                raise InputError(f"Cannot unpack '{path}': {str(parent)!r} is both a file and a folder.")

@@ -71,7 +71,7 @@ def fetch(
             # Without the hub, the cache may still have the file under the repository's former name.
             local_files_only = True
     if failure is None:
-        raise HubError(f"{file.filename}: no repository {' or '.join(repo_ids)} on the hub")
+        raise HubError(f"Cannot download {file.filename}: no repository {' or '.join(repo_ids)} on the hub.")
     repo_id, cause = failure
     advice = how_to_copy([file, *needed_with], download_root)
     raise as_hub_error(f"{file.filename} of {repo_id}", cause, without_network=advice) from cause
@@ -136,32 +136,33 @@ def as_hub_error(
 
     if isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
         error = error.__cause__  # the error of the request
+    action = "upload to" if uploading else "download"
     if uploading and isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403):
-        return HubError(f"{what}: not allowed to write there; log in with `hf auth login` or pass a token")
+        return HubError(f"Cannot upload to {what}: not allowed. Log in with `hf auth login` or pass a token.")
     if isinstance(error, GatedRepoError):
-        return HubError(f"{what}: access must be granted first; log in with `hf auth login`")
+        return HubError(f"Cannot {action} {what}: access must be granted first. Log in with `hf auth login`.")
     if isinstance(error, RepositoryNotFoundError):
-        return HubError(f"{what}: no such repository on the hub (or it is private)")
+        return HubError(
+            f"Cannot {action} {what}: no such repository on the hub, or it is private. Check the name."
+        )
     if isinstance(error, HFValidationError):
-        return HubError(f"{what}: {error}")
+        return HubError(f"Cannot {action} {what}: {error}")
     if isinstance(error, RevisionNotFoundError):
-        return HubError(f"{what}: no such revision")
+        return HubError(f"Cannot {action} {what}: no such revision.")
     if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
-        return HubError(f"{what}: no such file in the repository")
+        return HubError(f"Cannot {action} {what}: no such file in the repository.")
     if isinstance(error, HfHubHTTPError):
-        return HubError(f"{what}: the hub answered with an error: {error}")
+        return HubError(f"Cannot {action} {what}: the hub answered with an error: {error}")
     if isinstance(error, OSError) or type(error).__module__.split(".")[0].startswith("http"):
         # LocalEntryNotFoundError, OfflineModeIsEnabled, refused and dropped connections
         reason = (str(error) or type(error).__name__).split("\n")[0].rstrip(".")
         if uploading:
             return HubError(f"Cannot upload to {what}: {reason}.")
-        return HubError(
-            f"{what} is not on this machine and could not be downloaded ({reason}). {without_network}"
-        )
+        return HubError(f"Cannot download {what}, which is not on this machine: {reason}. {without_network}")
     if isinstance(error, RewardCoreError):
         return error
     # A hostile server may cause other errors: a name outside the cache, a list instead of an object.
-    return HubError(f"{what}: the hub's answer cannot be used: {error or type(error).__name__}")
+    return HubError(f"Cannot {action} {what}: the hub's answer is invalid: {error or type(error).__name__}")
 
 
 def _fetch_web_file(
@@ -177,7 +178,7 @@ def _fetch_web_file(
         return path
     if local_files_only:
         advice = how_to_copy([file, *needed_with], download_root)
-        raise HubError(f"{path} is not on this machine, and downloads are disabled. {advice}")
+        raise HubError(f"Cannot find {path}: it is not on this machine, and downloads are disabled. {advice}")
     advice = how_to_copy([file, *needed_with], download_root)
     root.mkdir(parents=True, exist_ok=True)
     try:

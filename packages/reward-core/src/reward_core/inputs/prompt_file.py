@@ -31,9 +31,9 @@ def read_pairs(path: Path, images: Path) -> list[tuple[str, Path]]:
         PromptWithoutImageWarning: once, with the ids that have no image.
     """
     if not path.is_file():
-        raise InputError(f"{path}: no such prompts file")
+        raise InputError(f"Cannot read prompts from '{path}': no such file.")
     if not images.is_dir():
-        raise InputError(f"{images}: no such folder of images")
+        raise InputError(f"Cannot read images from '{images}': no such folder.")
     content = read_json(path, error=InputError)
     if isinstance(content, dict):
         pairs = [(_prompt(path, name, prompt), images / name) for name, prompt in content.items()]
@@ -46,34 +46,42 @@ def read_pairs(path: Path, images: Path) -> list[tuple[str, Path]]:
             message = f"{path}: {len(without)} of {len(content)} prompts have no image in {images}: {ids}"
             warn_caller(message, PromptWithoutImageWarning)
     else:
-        raise InputError(f"{path}: expected a JSON object or list, got {type(content).__name__}")
+        raise InputError(
+            f"Cannot read prompts from '{path}': expected a JSON object or list, got "
+            f"{type(content).__name__}."
+        )
     if not pairs:
-        raise InputError(f"{path}: no prompt has an image in {images}")
+        raise InputError(f"Cannot read prompts from '{path}': no prompt has an image in {images}.")
     return pairs
 
 
 def _record_pairs(path: Path, i: int, record: Any, images: Path) -> list[tuple[str, Path]]:
     where = f"record {i}"
     if not isinstance(record, dict) or "prompt" not in record:
-        raise InputError(f"{path}: {where} has no 'prompt': {record!r:.120}")
+        raise InputError(f"Cannot read prompts from '{path}': {where} has no 'prompt': {record!r:.120}.")
     prompt = _prompt(path, where, record["prompt"])
     generations = record.get("generations")
     if generations is None:
         name = record.get("id")
         if not isinstance(name, (str, int)) or "/" in str(name):
             raise InputError(
-                f"{path}: {where} has neither 'generations' nor an 'id' that file names can begin with"
+                f"Cannot read prompts from '{path}': {where} has neither 'generations' nor an 'id' that "
+                "file names can begin with."
             )
         candidates = images.glob(f"{glob.escape(str(name))}_*.*")
         files = [file for file in candidates if "_" not in file.stem[len(str(name)) + 1 :]]
         # Sort numbered names by number: 2 before 10.
         return [(prompt, file) for file in sorted(files, key=lambda f: (len(f.stem), f.name))]
     if not isinstance(generations, list) or not all(isinstance(name, str) for name in generations):
-        raise InputError(f"{path}: {where}: 'generations' must be a list of file names")
+        raise InputError(
+            f"Cannot read prompts from '{path}': {where}: 'generations' must be a list of file names."
+        )
     return [(prompt, images / name) for name in generations]
 
 
 def _prompt(path: Path, where: str, prompt: Any) -> str:
     if not isinstance(prompt, str):
-        raise InputError(f"{path}: {where}: the prompt must be a string, got {prompt!r:.80}")
+        raise InputError(
+            f"Cannot read prompts from '{path}': {where}: the prompt must be a string, got {prompt!r:.80}."
+        )
     return prompt

@@ -51,13 +51,15 @@ class PromptTokenizer:
     @classmethod
     def from_vocab(cls, vocab: Path, max_length: int = 35) -> PromptTokenizer:
         """Load a WordPiece vocabulary with one token per line, and add [DEC] and [ENC]."""
-        with guarded(lambda error: CheckpointError(f"{vocab}: not a vocabulary: {reason(error)}")):
+        with guarded(
+            lambda error: CheckpointError(f"Cannot read a vocabulary from '{vocab}': {reason(error)}.")
+        ):
             lines = read_regular(vocab, MAX_TOKENIZER_BYTES).decode("utf-8").split("\n")
         tokens = [line.rstrip("\r") for line in lines]
         if tokens and not tokens[-1]:
             tokens.pop()
         if absent := [t for t in SPECIAL_TOKENS if t not in tokens]:
-            raise CheckpointError(f"{vocab}: not a BERT vocabulary: tokens {absent} are missing")
+            raise CheckpointError(f"Cannot use '{vocab}' as BERT vocabulary: tokens {absent} are missing.")
         fast = BertWordPieceTokenizer(
             vocab={token: i for i, token in enumerate(tokens)}, lowercase=True
         )._tokenizer
@@ -169,12 +171,14 @@ def check_prompts(prompts: Sequence[str]) -> None:
         raise PromptTypeError(f"Cannot use the prompts: expected a list, got {type(prompts).__name__}.")
     for i, prompt in enumerate(prompts):
         if not isinstance(prompt, str):
-            raise PromptTypeError(f"prompt {i} must be a string, got {type(prompt).__name__}: {prompt!r:.80}")
+            raise PromptTypeError(
+                f"Cannot use prompt {i}: it must be a string, got {type(prompt).__name__}: {prompt!r:.80}"
+            )
         try:
             prompt.encode()
         except UnicodeEncodeError as error:
             raise InputError(
-                f"prompt {i} contains half a character (a lone surrogate): {prompt!r:.80}"
+                f"Cannot use prompt {i}: it contains half a character (a lone surrogate): {prompt!r:.80}"
             ) from error
     if not len(prompts):
-        raise InputError("no prompts given")
+        raise InputError("Cannot use the prompts: no prompts given.")

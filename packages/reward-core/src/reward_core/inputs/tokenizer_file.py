@@ -42,7 +42,7 @@ def read_tokenizer(path: Path, model: str, ends: tuple[str, str] | None = None) 
     Raises:
         CheckpointError: not a tokenizer of this type, or one that is not safe to use.
     """
-    with guarded(lambda error: CheckpointError(f"{path}: not a tokenizer: {reason(error)}")):
+    with guarded(lambda error: CheckpointError(f"Cannot read a tokenizer from '{path}': {reason(error)}.")):
         content = parse_json(read_regular(path, MAX_TOKENIZER_BYTES).decode())
         _check(content, model)
         # This package truncates and pads. Invalid values would fail at every prompt.

@@ -69,7 +69,9 @@ class RewardScore(Metric):
     ):
         super().__init__(**kwargs)
         if reduction not in REDUCTIONS:
-            raise InputError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
+            raise InputError(
+                f"Cannot use reduction={reduction!r}: it must be one of {', '.join(REDUCTIONS)}."
+            )
         self.reduction, self.batch_size = reduction, batch_size
         self._model = _Model(model)
         if reduction == "mean":
@@ -156,7 +158,9 @@ class _Model:
 
     def __init__(self, source: str | os.PathLike[str] | Scorer):
         if not isinstance(source, (str, os.PathLike, Scorer)):
-            raise InputError(f"model must be a name, a folder or a Scorer, got {type(source).__name__}")
+            raise InputError(
+                f"Cannot use a {type(source).__name__} as model: give a name, a folder or a Scorer."
+            )
         self.source = source
         self.loaded: Any = None if isinstance(source, (str, os.PathLike)) else source
 
@@ -183,7 +187,9 @@ def _as_list(images: Any) -> list[Any]:
     """Return a checked list of (3, H, W) tensors, PIL images and paths."""
     if isinstance(images, Tensor):
         if images.ndim not in (3, 4):
-            raise InputError(f"images must be (N, 3, H, W), got a tensor of shape {tuple(images.shape)}")
+            raise InputError(
+                f"Cannot score images of shape {tuple(images.shape)}: the shape must be (N, 3, H, W)."
+            )
         images = list(images) if images.ndim == 4 else [images]
     elif isinstance(images, (str, os.PathLike, Image.Image)):
         images = [images]

@@ -121,13 +121,17 @@ def read_scores(path: Path) -> dict[str, ImageScore]:
             score = ImageScore(_number(name, row["score"]), prompt if isinstance(prompt, str) else None)
             known = scores.setdefault(name, score).value
             if known != score.value and not (math.isnan(known) and math.isnan(score.value)):
-                raise InputError(f"{path}: {name} has several scores; sorting needs one for each image")
+                raise InputError(
+                    f"Cannot sort by the scores in '{path}': {name} has several. Keep one for each image."
+                )
         return scores
     except (KeyError, TypeError, AttributeError, ValueError, OSError, CheckpointError, csv.Error) as error:
         if isinstance(error, InputError):
             raise
-        detail = f"column {error}" if isinstance(error, KeyError) else str(error)
-        raise InputError(f"{path}: not a score file of `reward-core score` ({detail})") from error
+        detail = f"it has no column {error}" if isinstance(error, KeyError) else str(error).rstrip(".")
+        raise InputError(
+            f"Cannot read scores from '{path}': {detail}. Give a file that `reward-core score` wrote."
+        ) from error
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
@@ -145,7 +149,9 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
         with load_pyarrow().parquet.ParquetFile(path) as file:
             return read_cells(file)
-    raise InputError(f"{path}: the extension must be .csv, .json, .jsonl or .parquet")
+    raise InputError(
+        f"Cannot read scores from '{path}': the extension must be .csv, .json, .jsonl or .parquet."
+    )
 
 
 def _number(name: str, value: Any) -> float:

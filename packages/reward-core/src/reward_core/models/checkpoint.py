@@ -52,11 +52,11 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         CheckpointError: the file is missing, empty, truncated, a text file, or a pickle with code in it.
     """
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such file")
+        raise CheckpointError(f"Cannot load '{path}': no such file.")
     with path.open("rb") as file:
         head = file.read(16)
     if not head:
-        raise CheckpointError(f"{path}: the file is empty (0 bytes)")
+        raise CheckpointError(f"Cannot load '{path}': the file is empty (0 bytes). Download it again.")
     if head[8:9] == b"{":
         return _check_tensors(rename_keys(_read_safetensors(path), str(path)), path)
     if head[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
@@ -66,14 +66,16 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         if head == b"version https://"
         else f"it begins with {head!r}"
     )
-    raise CheckpointError(f"{path}: neither a safetensors nor a torch file: {detail}")
+    raise CheckpointError(f"Cannot load '{path}': it is neither a safetensors nor a torch file: {detail}.")
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     def damaged(error: BaseException) -> CheckpointError:
-        return CheckpointError(f"{path}: truncated or damaged ({reason(error)}). Download it again.")
+        return CheckpointError(
+            f"Cannot load '{path}': it is truncated or damaged ({reason(error)}). Download it again."
+        )
 
     with guarded(damaged):
         return load_file(path)
@@ -89,10 +91,12 @@ def _read_torch(path: Path) -> object:
         text = _first_lines(str(error)) if str(error).strip() else reason(error)
         if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):  # the name of some code
             return CheckpointError(
-                f"{path}: contains code besides weights. It was not loaded and no code was executed: {text}"
+                f"Cannot load '{path}': it contains code besides weights. Nothing was loaded and no code was "
+                f"executed: {text}"
             )
         return CheckpointError(
-            f"{path}: truncated, damaged or not saved by torch ({text}). Download it again."
+            f"Cannot load '{path}': it is truncated, damaged or not saved by torch ({text}). Download it "
+            "again."
         )
 
     with guarded(refused):
@@ -108,8 +112,8 @@ def _check_not_compressed(path: Path) -> None:
         unpacked = sum(member.file_size for member in archive.infolist())
     if unpacked > path.stat().st_size:
         raise CheckpointError(
-            f"{path}: is compressed and would unpack to {unpacked:,} bytes. Save it again with torch.save, "
-            "which does not compress files."
+            f"Cannot load '{path}': it is compressed and would unpack to {unpacked:,} bytes. Save it "
+            "again with torch.save, which does not compress files."
         )
 
 
@@ -124,13 +128,15 @@ def _check_tensors(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
         kind = _special_kind(tensor)
         if kind:
             raise CheckpointError(
-                f"{path}: {key!r:.200} is a {kind} tensor. Save dense tensors in float32 or 16 bits."
+                f"Cannot load '{path}': {key!r:.200} is a {kind} tensor. Save dense tensors in float32 or "
+                "16 bits."
             )
         total += tensor.numel() * tensor.element_size()
     most = max(MIN_WEIGHTS_BYTES, MAX_WEIGHTS_RATIO * path.stat().st_size)
     if total > most:
         raise CheckpointError(
-            f"{path}: its tensors would take {total:,} bytes, more than {MAX_WEIGHTS_RATIO} times the file. "
+            f"Cannot load '{path}': its tensors would take {total:,} bytes, more than "
+            f"{MAX_WEIGHTS_RATIO} times the file. "
             "Save contiguous tensors."
         )
     return state
@@ -176,12 +182,12 @@ def build_model(
     """
     if config.layers > max(len(state), CHEAP_LAYERS):  # each layer has at least one weight
         raise CheckpointError(
-            f"{source}: its configuration asks for {config.layers:,} layers, but the file has "
+            f"Cannot load '{source}': its configuration asks for {config.layers:,} layers, but the file has "
             f"{len(state):,} weights. {guess_kind(set(state))}".rstrip()
         )
     # On "meta" no memory and time is spent on weights that are replaced below.
-    cannot_build = f"{source}: cannot build a model from its configuration"
-    with guarded(lambda error: CheckpointError(f"{cannot_build}: {reason(error)}")), torch.device("meta"):
+    cannot_build = f"Cannot build the model of '{source}' from its configuration"
+    with guarded(lambda error: CheckpointError(f"{cannot_build}: {reason(error)}.")), torch.device("meta"):
         model = model_class(config, None)
     expected = model.state_dict()
     missing = [key for key in expected if key not in state]
@@ -196,14 +202,16 @@ def build_model(
     for key, tensor in state.items():
         if not tensor.is_floating_point():
             raise CheckpointError(
-                f"{source}: {key!r} holds {str(tensor.dtype).removeprefix('torch.')} instead of float numbers"
+                f"Cannot load '{source}': {key!r} holds {str(tensor.dtype).removeprefix('torch.')} instead "
+                "of float numbers."
             )
     model.tokenizer = find_tokenizer()
     # With the wrong vocabulary every id would mean another word, and scores would be silently wrong.
     size = model.tokenizer.fast_tokenizer.get_vocab_size()
     if size != config.vocab_size:
         raise CheckpointError(
-            f"{source}: the model has {config.vocab_size} tokens, but its tokenizer has {size}. "
+            f"Cannot load '{source}': the model has {config.vocab_size} tokens, but its tokenizer has "
+            f"{size}. "
             "Put the model's vocab.txt or tokenizer.json in its folder."
         )
     model.load_state_dict({key: tensor.float() for key, tensor in state.items()}, assign=True)

@@ -44,11 +44,15 @@ def rename_keys(content: Any, source: str) -> dict[str, Tensor]:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise CheckpointError(f"{source}: expected a dictionary of tensors, got {type(content).__name__}")
+        raise CheckpointError(
+            f"Cannot load '{source}': expected a dictionary of tensors, got {type(content).__name__}."
+        )
     if not content:
-        raise CheckpointError(f"{source}: contains no weights")
+        raise CheckpointError(f"Cannot load '{source}': it contains no weights.")
     if others := [key for key, value in content.items() if not isinstance(value, torch.Tensor)]:
-        raise CheckpointError(f"{source}: not a state dict; these entries are not tensors: {others[:5]}")
+        raise CheckpointError(
+            f"Cannot load '{source}': it is not a state dict, these entries are not tensors: {others[:5]}."
+        )
     if all(key.startswith("module.") for key in content):
         content = {key[len("module.") :]: value for key, value in content.items()}
     if any(key.startswith("visual_encoder.") for key in content):

@@ -130,11 +130,11 @@ class Pretrained(ScoringModel):
 
 def _replace_text(config: BlipConfig, med_config: PathLike | dict[str, Any]) -> BlipConfig:
     if not isinstance(med_config, dict) and not os.path.isfile(med_config):
-        raise CheckpointError(f"{os.fsdecode(med_config)}: no such file (med_config)")
+        raise CheckpointError(f"Cannot read med_config from '{os.fsdecode(med_config)}': no such file.")
     source = med_config if isinstance(med_config, dict) else Path(med_config)
     config = replace(config, text=text_config_from_med_config(source))
     try:
         config.check()
     except ValueError as error:
-        raise CheckpointError(f"med_config: {error}") from error
+        raise CheckpointError(f"Cannot use med_config: {error}.") from error
     return config

@@ -63,7 +63,9 @@ def prepare_imagerewarddb(
         DataWarning: the number of prompts is not about that of the subset's name.
     """
     if subset not in SUBSETS:
-        raise InputError(f"Unknown subset {subset!r}. Choose one of {', '.join(SUBSETS)}.")
+        raise InputError(
+            f"Cannot prepare the subset {subset!r}: unknown. Choose one of {', '.join(SUBSETS)}."
+        )
     with preparing(out, {"data": "ImageRewardDB", "revision": revision}):
         listing = _pinned_listing(out, revision)
         metadata = {split: _file(listing, METADATA.format(split)) for split in SPLITS}

@@ -97,7 +97,9 @@ def evaluate(data: Sequence[RankedPrompt], rows: Iterable[ScoredRow]) -> Evaluat
             per_prompt.append(sum(item_results) / len(item_results))
             results += item_results
     if not results:
-        raise ValueError("Cannot evaluate: no prompt has two images with different ranks and with scores.")
+        raise ValueError(
+            "Cannot evaluate the rankings: no prompt has two images with different ranks and with scores."
+        )
     parts: dict[str, dict[str, Share]] = {"gap": {}, "fault": {}, "objects": {}}
     for (part, key), values in sorted(shares.items()):
         parts[part][key] = Share(len(values), sum(values) / len(values))

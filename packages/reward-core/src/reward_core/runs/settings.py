@@ -48,15 +48,15 @@ def load_settings(
         InputError: an unknown preset, key or value, or an invalid YAML file.
     """
     if preset is not None and preset not in presets:
-        raise InputError(f"no preset {preset!r}; {_nearest(preset, presets)}")
+        raise InputError(f"Cannot use the preset {preset!r}: unknown. {_nearest(preset, presets)}")
     config = override(start, presets[preset] if preset else {})
     if file is not None:
-        config = override(config, read_yaml(file), f"{os.fspath(file)}: ")
+        config = override(config, read_yaml(file), source=f" in '{os.fspath(file)}'")
     config = override(config, given or {})
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals:
-            raise InputError(f"settings must have the form key=value, got {setting!r}")
+            raise InputError(f"Cannot use the setting {setting!r}: it must have the form key=value.")
         value = _parsed(text)
         if (
             _is_text(config, key.split("."))
@@ -77,25 +77,28 @@ def read_yaml(file: str | os.PathLike[str]) -> dict[str, Any]:
         InputError: the file cannot be read, is not YAML or does not contain a mapping.
     """
     yaml = import_yaml()
+    name = f"'{os.fspath(file)}'"
     try:
         values = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror})") from error
+        raise InputError(f"Cannot read settings from {name}: {error.strerror}.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: not a YAML file ({error})") from error
+        raise InputError(f"Cannot read settings from {name}: it is not a YAML file ({error}).") from error
     if not isinstance(values, dict):
-        raise InputError(f"{file}: expected keys and values, got {type(values).__name__}")
+        problem = f"expected keys and values, got {type(values).__name__}"
+        raise InputError(f"Cannot read settings from {name}: {problem}.")
     return values
 
 
-def override(config: T, values: Mapping[str, Any], where: str = "", root: Any = None) -> T:
+def override(config: T, values: Mapping[str, Any], where: str = "", root: Any = None, source: str = "") -> T:
     """Return a copy of a dataclass with some values replaced.
 
     Args:
         config: the dataclass.
         values: new values by name, nested like the dataclass.
-        where: prefix of names in errors, such as "run." or "run.yaml: ".
+        where: prefix of names in errors, such as "run.".
         root: the settings that hold ``config``; names for errors come from all its sections.
+        source: the origin of the values in errors, such as " in 'run.yaml'".
 
     Raises:
         InputError: an unknown name or an invalid value.
@@ -106,14 +109,15 @@ def override(config: T, values: Mapping[str, Any], where: str = "", root: Any = 
     for key, value in values.items():
         name = f"{where}{key}"
         if key not in known:
-            raise InputError(f"no setting {name!r}; {_nearest_setting(str(key), config, root)}")
+            advice = _nearest_setting(str(key), config, root)
+            raise InputError(f"Cannot use the setting {name!r}{source}: unknown. {advice}")
         old = getattr(config, key)
         if not dataclasses.is_dataclass(old) or isinstance(old, type):
-            changes[key] = _converted(value, hints[key], name)
+            changes[key] = _converted(value, hints[key], name, source)
         elif isinstance(value, Mapping):
-            changes[key] = override(old, value, f"{name}.", root or config)
+            changes[key] = override(old, value, f"{name}.", root or config, source)
         else:
-            raise InputError(f"{name}: expected nested settings, got {value!r}")
+            raise InputError(f"Cannot use {name}={value!r}{source}: expected nested settings.")
     return dataclasses.replace(config, **changes)
 
 
@@ -143,16 +147,16 @@ def _is_text(config: Any, path: Sequence[str]) -> bool:
     return {hint, *typing.get_args(hint)} - {types.NoneType} <= {str, str | None}
 
 
-def _converted(value: Any, hint: Any, where: str) -> Any:
+def _converted(value: Any, hint: Any, where: str, source: str) -> Any:
     """Return a YAML value converted to the type of its field."""
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         if value is None:
             return None
-        return _converted(value, next(part for part in parts if part is not type(None)), where)
+        return _converted(value, next(part for part in parts if part is not type(None)), where, source)
     if origin is tuple:
         items = value if isinstance(value, (list, tuple)) else [] if value in (None, "") else [value]
-        return tuple(_item(item, parts[0], f"{where}[{i}]") for i, item in enumerate(items))
+        return tuple(_item(item, parts[0], f"{where}[{i}]", source) for i, item in enumerate(items))
     if hint is float and not isinstance(value, bool):  # YAML reads 1e-5 as a string
         try:
             return float(value)
@@ -167,15 +171,15 @@ def _converted(value: Any, hint: Any, where: str) -> Any:
     if isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
     kinds = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
-    raise InputError(f"{where}: must be {kinds[hint]}, got {value!r}")
+    raise InputError(f"Cannot use {where}={value!r}{source}: it must be {kinds[hint]}.")
 
 
-def _item(item: Any, kind: Any, where: str) -> Any:
+def _item(item: Any, kind: Any, where: str, source: str) -> Any:
     if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
-        return _converted(item, kind, where)
+        return _converted(item, kind, where, source)
     if not isinstance(item, Mapping):
-        raise InputError(f"{where}: must be keys and values, got {item!r}")
-    return override(kind(), item, f"{where}.")
+        raise InputError(f"Cannot use {where}={item!r}{source}: it must be keys and values.")
+    return override(kind(), item, f"{where}.", source=source)
 
 
 def _nearest_setting(key: str, section: Any, root: Any) -> str:
@@ -187,9 +191,9 @@ def _nearest_setting(key: str, section: Any, root: Any) -> str:
     best = max(ratios.values())
     nearest = [path for path, ratio in ratios.items() if ratio == best]
     if best < 0.5:
-        return f"there are {', '.join(field.name for field in dataclasses.fields(section))}"
+        return f"Known settings: {', '.join(field.name for field in dataclasses.fields(section))}."
     inside = [path for path in nearest if prefix and path.startswith(prefix)]
-    return f"did you mean {' or '.join(map(repr, inside or nearest))}?"
+    return f"Did you mean {' or '.join(map(repr, inside or nearest))}?"
 
 
 def _paths(config: Any, prefix: str = "") -> list[str]:
@@ -211,4 +215,4 @@ def _value(config: Any, path: str) -> Any:
 
 def _nearest(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+    return f"Did you mean {near[0]!r}?" if near else f"Known presets: {', '.join(known)}."

@@ -142,7 +142,7 @@ class TrainingConfig:
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 known = ", ".join(repr(choice) for choice in choices if choice)
-                raise InputError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
+                raise InputError(f"Cannot use {name}={getattr(self, name)!r}: it must be one of {known}.")
         for name in ("batch_size", "accumulation", "epochs", "checkpoints", "stuck_after", "workers"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
         for name in ("steps", "warmup_steps", "validations", "patience", "checkpoint_every", "image_size"):
@@ -170,7 +170,7 @@ class TrainingConfig:
 
     def _require(self, name: str, valid: bool, expected: str) -> None:
         if not valid:
-            raise InputError(f"{name} must be {expected}, got {getattr(self, name)}")
+            raise InputError(f"Cannot use {name}={getattr(self, name)!r}: it must be {expected}.")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as values that YAML and JSON can hold."""

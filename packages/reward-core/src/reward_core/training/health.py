@@ -70,10 +70,10 @@ class Health:
         if state.skipped >= state.step > 0:
             bad = next(iter(readers["train"].skipped.items()), None)
             reason = f": images cannot be read, such as '{bad[0]}' ({bad[1]})" if bad else ""
-            raise TrainingError(f"All {state.step} steps were skipped{reason}.")
+            raise TrainingError(f"Cannot train a model: all {state.step} steps were skipped{reason}.")
         if "validation" in readers and state.best is None:
             raise TrainingError(
-                "No weights were saved: rewards were not finite in any validation. "
+                "Cannot save a model: rewards were not finite in any validation. "
                 f"Likely reason: {self._why_not_finite(rewards)}."
             )
 

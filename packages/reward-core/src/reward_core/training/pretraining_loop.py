@@ -41,7 +41,7 @@ class PretrainingConfig:
 
     def __post_init__(self) -> None:
         if self.precision not in ("float32", "bfloat16"):
-            raise ValueError(f"precision must be 'float32' or 'bfloat16', got {self.precision!r}")
+            raise ValueError(f"Cannot use precision={self.precision!r}: it must be 'float32' or 'bfloat16'.")
 
 
 def pretrain(
@@ -81,7 +81,10 @@ def pretrain(
         with torch.autocast(device, torch.bfloat16, enabled=half):
             value = loss(model, batch)
         if not value.isfinite():
-            raise FloatingPointError(f"The loss is {value.item()} at step {step}. Lower the learning rate.")
+            raise FloatingPointError(
+                f"Cannot continue training: the loss is {value.item()} at step {step}. Lower the "
+                "learning rate."
+            )
         model.zero_grad(set_to_none=True)
         value.backward()
         torch.nn.utils.clip_grad_norm_(trained, config.clip)

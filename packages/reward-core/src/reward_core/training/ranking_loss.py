@@ -39,7 +39,10 @@ def ranking_loss_sum(rewards: Tensor, rankings: Sequence[Sequence[int]], average
     The loss of a batch in several parts is the sum of the numerators over the sum of the denominators.
     """
     if sum(map(len, rankings)) != len(rewards):
-        raise ValueError(f"{len(rewards)} rewards for rankings of {[len(r) for r in rankings]} images")
+        raise ValueError(
+            f"Cannot compute the loss: {len(rewards)} rewards for rankings of "
+            f"{[len(r) for r in rankings]} images."
+        )
     losses = [rewards.sum() * 0]
     for group, ranks in zip(rewards.split([len(r) for r in rankings]), rankings):
         better, worse = pairs_from_ranking(ranks).to(rewards.device).unbind(1)

@@ -64,7 +64,7 @@ def make_accelerator(settings: TrainingConfig) -> Accelerator:
             cpu=settings.cpu,
         )
     except (ValueError, ImportError) as error:
-        raise InputError(f"accelerate: {error}") from error
+        raise InputError(f"Cannot start accelerate: {error}") from error
     check_distribution(accelerator)
     return accelerator
 

@@ -83,7 +83,7 @@ def head_weights(config: RewardConfig, kind: str, seed: int) -> dict[str, Tensor
         seed: seed of the draw.
     """
     if kind not in ("original", "scaled"):
-        raise InputError(f"head_init must be 'original' or 'scaled', got {kind!r}")
+        raise InputError(f"Cannot use head_init={kind!r}: it must be 'original' or 'scaled'.")
     generator = torch.Generator().manual_seed(seed)
     state: dict[str, Tensor] = {}
     index = 0
@@ -202,7 +202,9 @@ def _resized(
     config: RewardConfig, state: dict[str, Tensor], size: int
 ) -> tuple[RewardConfig, dict[str, Tensor]]:
     if size % config.patch_size:
-        raise InputError(f"image_size must be a multiple of {config.patch_size} (the patch size), got {size}")
+        raise InputError(
+            f"Cannot use image_size={size}: it must be a multiple of {config.patch_size}, the patch size."
+        )
     positions = interpolated_positions(state[_POSITIONS], size // config.patch_size)
     return replace(config, image_size=size), {**state, _POSITIONS: positions}
 

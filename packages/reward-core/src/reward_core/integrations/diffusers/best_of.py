@@ -146,9 +146,11 @@ def best_of(
     check_prompts(prompts)
     seeds = list(range(seed, seed + n)) if seeds is None else [int(s) for s in seeds]
     if n < 1 or len(seeds) != n:
-        raise InputError(f"n must be at least 1 and equal the number of seeds, got n={n}, {len(seeds)} seeds")
+        raise InputError(
+            f"Cannot use n={n} with {len(seeds)} seeds: n must be at least 1 and equal the number of seeds."
+        )
     if batch_size < 1:
-        raise InputError(f"batch_size must be at least 1, got {batch_size}")
+        raise InputError(f"Cannot use batch_size={batch_size}: it must be at least 1.")
     reserved = [name for name in (*OURS, *(("callback_on_step_end",) if early else ())) if name in call]
     if reserved:
         raise InputError(f"Cannot pass {', '.join(reserved)}: best_of sets them itself. Leave them out.")

@@ -29,11 +29,13 @@ class DropPlan:
         object.__setattr__(self, "at", at)
         object.__setattr__(self, "keep", keep)
         if not at or len(at) != len(keep):
-            raise InputError(f"at and keep must have the same length of at least 1, got at={at}, keep={keep}")
+            raise InputError(
+                f"Cannot use at={at} with keep={keep}: they must have the same length of at least 1."
+            )
         if not all(0 < a < 1 for a in at) or list(at) != sorted(set(at)):
-            raise InputError(f"at must be increasing fractions in (0, 1), got {at}")
+            raise InputError(f"Cannot use at={at}: expected increasing fractions in (0, 1).")
         if not all(0 < k <= 1 for k in keep) or list(keep) != sorted(keep, reverse=True):
-            raise InputError(f"keep must be decreasing fractions in (0, 1], got {keep}")
+            raise InputError(f"Cannot use keep={keep}: expected decreasing fractions in (0, 1].")
 
     def checks(self, steps: int) -> dict[int, float]:
         """Return {steps done: fraction of the remaining candidates to keep} for a run of ``steps`` steps."""

@@ -71,7 +71,9 @@ class EarlyDropping:
         names: Sequence[str] | None = None,
     ):
         if isinstance(prompts, str):
-            raise InputError("prompts must be a list with one prompt per row of the batch, got a string")
+            raise InputError(
+                "Cannot use a string as prompts: expected a list with one prompt per row of the batch."
+            )
         self.pipe, self.scorer, self.plan = pipe, scorer, plan or DropPlan()
         self.prompts, self.groups = list(prompts), list(prompts if groups is None else groups)
         if len(self.groups) != len(self.prompts):

@@ -71,20 +71,20 @@ class ClipConfig:
             CheckpointError: an unknown key, or a value of the wrong type or out of range.
         """
         if not isinstance(content, dict):
-            raise CheckpointError(f"{source}: expected a JSON object, got {content!r:.80}")
+            raise CheckpointError(f"Cannot load '{source}': expected a JSON object, got {content!r:.80}.")
         check_format_version(content, MODEL_FORMAT, source, OLDER_MODEL)
         values = {key: value for key, value in content.items() if key not in ("model_type", FORMAT_VERSION)}
         known = {field.name for field in fields(cls)}
         if content.get("model_type", cls.model_type) != cls.model_type or set(values) - known:
             raise CheckpointError(
-                f"{source}: model_type is {content.get('model_type')!r} and unknown keys are "
+                f"Cannot load '{source}': model_type is {content.get('model_type')!r} and unknown keys are "
                 f"{sorted(set(values) - known)[:8]}; expected {cls.model_type!r} with keys {sorted(known)}"
             )
         try:
             config = cls(**{key: checked(cls, key, value) for key, value in values.items()})
             config.check()
         except (TypeError, ValueError, OverflowError) as error:
-            raise CheckpointError(f"{source}: {error}") from error
+            raise CheckpointError(f"Cannot load '{source}': {error}.") from error
         return config
 
     def check(self) -> None:
