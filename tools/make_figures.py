@@ -1,6 +1,6 @@
 """Remake images and numbers of the README and the docs.
 
-    hatch run figures                 # everything that takes less than 5 minutes, on a CPU, without the network
+    hatch run figures                 # everything that takes less than 5 minutes on a CPU; no network
     hatch run figures app held_out    # only these
     hatch run figures --list
 

@@ -44,7 +44,7 @@ def write_record(name: str, numbers: Any, environment: dict[str, Any], command: 
 
 
 def environment() -> dict[str, Any]:
-    """Return the machine, its load (of other work, if called first) and the versions of Python and packages."""
+    """Return machine, load and versions. Call it first: the load is then that of other work."""
     from refl.demo.study import processor
 
     return {
