@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from .browser import chromium, part
-from .photographs import PHOTOGRAPHS
 from .record import save_png
 
 SIZES = {"app.png": (1280, 900), "app-phone.png": (390, 844)}
@@ -25,12 +23,12 @@ def app_server() -> Iterator[str]:
     try:
         yield next(match[0] for line in server.stderr if (match := re.search(r"http://\S+", line)))
     finally:
-        server.send_signal(signal.SIGINT)
+        server.terminate()
         server.wait()
 
 
 def make() -> dict[str, list[str]]:
-    """Draw app.png, app-phone.png, ranked.png (five cards of the page) and app-photographs.png."""
+    """Draw app.png, app-phone.png and ranked.png, five cards of the page."""
     images = []
     with app_server() as address, chromium() as browser:
         for name, (width, height) in SIZES.items():
@@ -45,9 +43,4 @@ def make() -> dict[str, list[str]]:
                 page.evaluate(last)
                 images.append(save_png(part(page, "#rc-results .rc-prompt"), "ranked.png"))
             page.close()
-        page = browser.new_page(viewport={"width": 1280, "height": 900})
-        page.goto(address)
-        page.locator("input[type=file]").first.set_input_files([str(file) for file in PHOTOGRAPHS])
-        page.wait_for_timeout(2000)
-        images.append(save_png(page.screenshot(full_page=True), "app-photographs.png"))
     return {"images": images}

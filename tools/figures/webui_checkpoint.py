@@ -8,7 +8,7 @@ from unittest.mock import MagicMock
 
 import numpy as np
 import torch
-from modules import processing, scripts, sd_models
+from modules import processing, scripts, sd_models, shared
 
 from reward_core import shapes
 
@@ -31,11 +31,20 @@ def sample(self, conditioning, unconditional_conditioning, seeds, subseeds, subs
     return Decoded(draw(prompt, seed) for prompt, seed in zip(prompts, seeds))
 
 
+class Model(SimpleNamespace):
+    """A model object; is_sd3 and the like are false."""
+
+    def __getattr__(self, name):
+        if name.startswith("is_"):
+            return False
+        raise AttributeError(name)
+
+
 def model(name):
     parts = MagicMock()
     parts.vae.latent_channels = 4
     parts.shallow_copy.return_value = parts
-    return SimpleNamespace(
+    return Model(
         forge_objects=parts,
         forge_objects_original=parts,
         forge_objects_after_applying_lora=parts,
@@ -46,9 +55,7 @@ def model(name):
         comments=[],
         is_webui_legacy_model=lambda: True,
         use_distilled_cfg_scale=False,
-        latent_channels=4,
-        is_sdxl=False, is_sd1=True, is_sd2=False, is_inpaint=False,
-    )  # fmt: skip
+    )
 
 
 def no_conditions(self):
@@ -57,9 +64,10 @@ def no_conditions(self):
 
 MODEL = model("shapes")
 sd_models.model_data.sd_model = MODEL
-sd_models.forge_model_reload = lambda: (MODEL, False)
+sd_models.forge_model_reload = processing.forge_model_reload = lambda: (MODEL, False)
 processing.StableDiffusionProcessingTxt2Img.setup_conds = no_conditions
 processing.StableDiffusionProcessingTxt2Img.sample = sample
+shared.opts.data["live_previews_enable"] = False
 processing.apply_circular_forge = lambda *args: None
 
 

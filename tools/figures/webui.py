@@ -1,0 +1,88 @@
+"""Screenshots of the extension in Stable Diffusion WebUI Forge, which draws ShapesBench images.
+
+Install Forge and the extension, copy webui_checkpoint.py to extensions/shapes/scripts in Forge's folder, put any
+.safetensors file named shapes into models/Stable-diffusion, and start Forge with --always-cpu --no-hashing.
+Then: WEBUI=http://127.0.0.1:7860 hatch run figures webui
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from playwright.sync_api import Page
+
+from .browser import chromium
+from .record import save_png
+
+PROMPT = "a purple square below a small yellow circle"
+SCRIPT = "#script_txt2img_imagereward__generate_human_preference_scores_"
+NUMBERS = {"width": 64, "height": 64, "batch_count": 2, "batch_size": 2}
+SIZE = {"width": 1280, "height": 1180}
+
+
+def make() -> dict[str, Any]:
+    """Draw webui_scored.png, webui_filtered.png and webui_pnginfo.png of the WebUI at $WEBUI."""
+    address = os.environ.get("WEBUI")
+    if not address:
+        raise SystemExit("Cannot draw the WebUI: WEBUI is not set. Start a WebUI as tools/figures/webui.py says.")
+    images = []
+    with chromium() as browser:
+        page = browser.new_page(viewport=SIZE)
+        page.goto(f"{address}/?__theme=light")
+        page.locator("#txt2img_prompt textarea").fill(PROMPT)
+        for name, value in NUMBERS.items():
+            fill(page, f"#txt2img_{name} input[type=number]", value)
+        fill(page, "#txt2img_seed input", 1)
+        page.locator(f"{SCRIPT}accordion .label-wrap").click()
+        page.locator(f"{SCRIPT}enable input").check()
+        fill(page, f"{SCRIPT}model input", "tiny")
+        text = generate(page)
+        scores = [float(score) for score in re.findall(r"-?\d+\.\d{4}", text.split("(")[0])]
+        thumbnails = page.locator("#txt2img_gallery .thumbnails button")
+        thumbnails.nth(thumbnails.count() - len(scores) + scores.index(max(scores))).click()
+        page.wait_for_timeout(2000)
+        images.append(save_png(page.screenshot(full_page=True), "integrations/webui_scored.png"))
+        source = page.locator("#txt2img_gallery .preview img, #txt2img_gallery button img").first
+        best = page.request.get(source.get_attribute("src") or "").body()
+        page.locator(f"{SCRIPT}filter input").check()
+        fill(page, f"{SCRIPT}limit input", 99)
+        generate(page)
+        page.wait_for_timeout(1000)
+        images.append(save_png(page.screenshot(full_page=True), "integrations/webui_filtered.png"))
+        images.append(png_info(page, best))
+    return {"images": images, "prompt": PROMPT, "scores": scores}
+
+
+def fill(page: Page, selector: str, value: object) -> None:
+    page.locator(selector).first.fill(str(value))
+    page.keyboard.press("Tab")
+
+
+def generate(page: Page) -> str:
+    """Press Generate and return the line with the scores below the gallery."""
+    log = page.locator("#html_log_txt2img")
+    before = log.inner_text() if log.count() else ""
+    page.locator("#txt2img_generate").click()
+    page.wait_for_function(
+        "before => { const e = document.querySelector('#html_log_txt2img'); "
+        "return e && e.innerText.includes('ImageReward') && e.innerText != before; }",
+        arg=before,
+        timeout=60_000,
+    )
+    return log.inner_text()
+
+
+def png_info(page: Page, image: bytes) -> str:
+    """Draw the tab PNG Info with a saved file."""
+    page.get_by_role("tab", name="PNG Info").click()
+    with TemporaryDirectory() as folder:
+        file = Path(folder, "00003.png")
+        file.write_bytes(image)
+        page.locator("#pnginfo_image input[type=file]").set_input_files(str(file))
+        page.get_by_text("ImageReward Score").last.wait_for()
+        page.wait_for_timeout(1000)
+    return save_png(page.screenshot(full_page=True), "integrations/webui_pnginfo.png")
