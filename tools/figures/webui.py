@@ -28,7 +28,9 @@ def make() -> dict[str, Any]:
     """Draw webui_scored.png, webui_filtered.png and webui_pnginfo.png of the WebUI at $WEBUI."""
     address = os.environ.get("WEBUI")
     if not address:
-        raise SystemExit("Cannot draw the WebUI: WEBUI is not set. Start a WebUI as tools/figures/webui.py says.")
+        raise SystemExit(
+            "Cannot draw the WebUI: WEBUI is not set. Start a WebUI as tools/figures/webui.py says."
+        )
     images = []
     with chromium() as browser:
         page = browser.new_page(viewport=SIZE)
@@ -71,7 +73,7 @@ def generate(page: Page) -> str:
         "before => { const e = document.querySelector('#html_log_txt2img'); "
         "return e && e.innerText.includes('ImageReward') && e.innerText != before; }",
         arg=before,
-        timeout=60_000,
+        timeout=180_000,
     )
     return log.inner_text()
 

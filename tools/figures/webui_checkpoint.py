@@ -8,7 +8,7 @@ from unittest.mock import MagicMock
 
 import numpy as np
 import torch
-from modules import processing, scripts, sd_models, shared
+from modules import extra_networks, processing, scripts, sd_models, sd_unet, shared
 
 from reward_core import shapes
 
@@ -48,7 +48,7 @@ def model(name):
         forge_objects=parts,
         forge_objects_original=parts,
         forge_objects_after_applying_lora=parts,
-        sd_checkpoint_info=SimpleNamespace(name_for_extra=name, title=name, filename=name),
+        sd_checkpoint_info=SimpleNamespace(name_for_extra=name, title=name, filename=name, model_name=name),
         sd_model_hash="",
         model_config=SimpleNamespace(ztsnr=False),
         extra_generation_params={},
@@ -68,7 +68,8 @@ sd_models.forge_model_reload = processing.forge_model_reload = lambda: (MODEL, F
 processing.StableDiffusionProcessingTxt2Img.setup_conds = no_conditions
 processing.StableDiffusionProcessingTxt2Img.sample = sample
 shared.opts.data["live_previews_enable"] = False
-processing.apply_circular_forge = lambda *args: None
+processing.apply_circular_forge = sd_models.apply_alpha_schedule_override = lambda *args: None
+sd_unet.apply_unet = extra_networks.activate = extra_networks.deactivate = lambda *args, **kwargs: None
 
 
 class Script(scripts.Script):
