@@ -44,7 +44,7 @@ def parity() -> dict[str, Any]:
         warnings.simplefilter("ignore")  # some prompts are empty or truncated on purpose
         rewards = model.score_pairs(prompts, images)
     difference = (rewards - torch.tensor([pair["reward"] for pair in pairs])).abs().max()
-    return {"pairs": len(pairs), "largest_difference": difference.item()}
+    return {"pairs": len(pairs), "largest_difference_in_millionths": difference.item() * 1e6}
 
 
 def loading() -> dict[str, Any]:
