@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from figures import app_page, curves, measured, photographs, shapes_sheet, slow, suite
+from figures import app_page, curves, measured, photographs, shapes_sheet, slow, suite, webui
 from figures.record import environment, write_record
 
 QUICK: dict[str, Callable[[], dict[str, Any]]] = {
@@ -30,7 +30,8 @@ QUICK: dict[str, Callable[[], dict[str, Any]]] = {
     "photographs": photographs.make,
     "suite": suite.make,
 }
-# Longer than 5 minutes; made only when named. These write several records of their own.
+NAMED = {"webui": webui.make}  # made only when named: needs a running WebUI
+# Longer than 5 minutes; made only when named. These write records of their own.
 SLOW: dict[str, Callable[[], None]] = {
     "bulk": slow.bulk,
     "hacking": slow.hacking,
@@ -44,7 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    names = {**QUICK, **SLOW}
+    names = {**QUICK, **NAMED, **SLOW}
     parser.add_argument("names", nargs="*", metavar="NAME", help="figures to make (default: all quick ones)")
     parser.add_argument("--list", action="store_true", help="list the names")
     args = parser.parse_args()
@@ -61,7 +62,7 @@ def main() -> None:
             SLOW[name]()
             continue
         before, started = environment(), time.perf_counter()
-        numbers = QUICK[name]()
+        numbers = {**QUICK, **NAMED}[name]()
         images = numbers.pop("images", [])
         seconds = round(time.perf_counter() - started, 1)
         print(write_record(name, numbers, before | {"seconds": seconds, "images": images}))

@@ -1,6 +1,6 @@
 """Screenshots of the extension in Stable Diffusion WebUI Forge, which draws ShapesBench images.
 
-Install Forge and the extension. Copy webui_checkpoint.py to extensions/shapes/scripts in Forge's folder, put any
+Install Forge and the extension. Copy webui_checkpoint.py to extensions/shapes/scripts in its folder, put any
 file named shapes.safetensors into models/Stable-diffusion, and start Forge with --always-cpu --no-hashing.
 Then: WEBUI=http://127.0.0.1:7860 hatch run figures webui
 """
