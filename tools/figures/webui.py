@@ -42,8 +42,9 @@ def make() -> dict[str, Any]:
         page.locator(f"{SCRIPT}accordion .label-wrap").click()
         page.locator(f"{SCRIPT}enable input").check()
         fill(page, f"{SCRIPT}model input", "tiny")
-        text = generate(page)
-        scores = [float(score) for score in re.findall(r"-?\d+\.\d{4}", text.split("(")[0])]
+        text = generate(page, "best of this run")
+        line = re.findall(r"ImageReward Score: (.*) \(best of this run", text)[-1]
+        scores = [float(score) for score in line.split(",")]
         thumbnails = page.locator("#txt2img_gallery .thumbnails button")
         thumbnails.nth(thumbnails.count() - len(scores) + scores.index(max(scores))).click()
         page.wait_for_timeout(2000)
@@ -52,8 +53,7 @@ def make() -> dict[str, Any]:
         best = page.request.get(source.get_attribute("src") or "").body()
         page.locator(f"{SCRIPT}filter input").check()
         fill(page, f"{SCRIPT}limit input", 99)
-        generate(page)
-        page.wait_for_timeout(1000)
+        generate(page, "filtered out")
         images.append(save_png(page.screenshot(full_page=True), "integrations/webui_filtered.png"))
         images.append(png_info(page, best))
     return {"images": images, "prompt": PROMPT, "scores": scores}
@@ -64,18 +64,12 @@ def fill(page: Page, selector: str, value: object) -> None:
     page.keyboard.press("Tab")
 
 
-def generate(page: Page) -> str:
-    """Press Generate and return the line with the scores below the gallery."""
-    log = page.locator("#html_log_txt2img")
-    before = log.inner_text() if log.count() else ""
+def generate(page: Page, expected: str) -> str:
+    """Press Generate and return the text below the gallery, which must contain ``expected``."""
     page.locator("#txt2img_generate").click()
-    page.wait_for_function(
-        "before => { const e = document.querySelector('#html_log_txt2img'); "
-        "return e && e.innerText.includes('ImageReward') && e.innerText != before; }",
-        arg=before,
-        timeout=180_000,
-    )
-    return log.inner_text()
+    page.locator("#txt2img_results", has_text=expected).wait_for(timeout=180_000)
+    page.wait_for_timeout(2000)
+    return page.locator("#txt2img_results").inner_text()
 
 
 def png_info(page: Page, image: bytes) -> str:
