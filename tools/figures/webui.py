@@ -35,6 +35,7 @@ def make() -> dict[str, Any]:
     with chromium() as browser:
         page = browser.new_page(viewport=SIZE)
         page.goto(f"{address}/?__theme=light")
+        page.wait_for_timeout(10_000)  # until its scripts have set the defaults
         page.locator("#txt2img_prompt textarea").fill(PROMPT)
         for name, value in NUMBERS.items():
             fill(page, f"#txt2img_{name} input[type=number]", value)
