@@ -27,7 +27,7 @@ def graded(title: str, *faults: str) -> tuple[str, list[Image.Image], list[str]]
             rendered = shapes.make_image(scene, np.random.default_rng(seed), [shapes.Fault(kind, strength)])
             read = shapes.oracle(rendered.pixels, scene)
             images.append(Image.fromarray(rendered.pixels))
-            name = f"{kind.replace('_', ' ')} {strength:g}"
+            name = f"{kind.replace('_', ' ').replace('colour', 'color')} {strength:g}"
             captions.append(f"{name}\n{rendered.truth.utility:.2f}, read {read.utility:.2f}")
     return title, images, captions
 
@@ -66,8 +66,8 @@ def foreign(title: str) -> tuple[str, list[Image.Image], list[str]]:
     return title, list(images.values()), captions
 
 
-def make() -> dict[str, Any]:
-    """Draw shapesbench.png; measure the oracle's accuracy and its speed on one core."""
+def draw() -> str:
+    """Draw shapesbench.png."""
     rows = [
         graded(TITLE, "wrong_colour", "wrong_shape", "wrong_size"),
         graded("", "extra", "wrong_relation", "cut_off"),
@@ -75,5 +75,9 @@ def make() -> dict[str, Any]:
         graded("", "low_contrast", "colour_cast"),
         foreign("The same prompt, images from elsewhere"),
     ]
-    images = [save_png(contact_sheet(rows), "shapesbench.png")]
-    return {"images": images} | last_json(run_python("tools/bench_shapes.py"))
+    return save_png(contact_sheet(rows), "shapesbench.png")
+
+
+def make() -> dict[str, Any]:
+    """Draw shapesbench.png; measure the oracle's accuracy and its speed on one core."""
+    return {"images": [draw()]} | last_json(run_python("tools/bench_shapes.py"))
