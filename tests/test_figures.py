@@ -95,11 +95,10 @@ GAP_TITLES = (
 ORACLE = "| {oracle[oracle_clean_per_s]}, {oracle[oracle_per_s]} |"
 QUOTES = {
     "README.md": [
-        "images a second and core: clean, with faults " + ORACLE,
+        "images a second and core, on a busy machine: clean, with faults " + ORACLE,
         "compared to the known truth | {oracle[pairs_as_in_truth]:.1%} |",
         "{parity[pairs]} pairs on seeded weights of tiny size "
         "| {parity[largest_difference_in_millionths]:.1f}e-6 at most |",
-        "| {loading[pt_ratio]:.2f} (.pt), {loading[safetensors_ratio]:.2f} (folder) |",
         "(1,000 groups); three seeds | {held_out[tiny][pooled_accuracy]:.1%};",
         "true quality on unseen prompts | "
         + ", ".join(
@@ -111,8 +110,6 @@ QUOTES = {
             ", ".join(f"{{refl_demo_seed_{s}[{key}]:.0%}}" for s in range(3))
             for key in ("win_rate", "win_rate_control")
         ),
-        "over ten renderers | " + interval("suite[spearman][tiny]"),
-        "| {demo[processor_seconds]:.0f} s",
     ],
     "docs/shapesbench.md": [
         "| pairs of images in the true order | {oracle[pairs_as_in_truth]:.1%} |",
@@ -153,12 +150,6 @@ QUOTES = {
     ],
     "docs/scoring.md": [
         "differ by at most {photographs[largest_difference_in_levels][224]:.0f} of 255 levels",
-    ],
-    "packages/benchmark/README.md": [
-        "Spearman to the oracle, tiny reward | " + interval("suite[spearman][tiny]"),
-        "| {suite[spearman][tiny-cosine][0]:.2f}; {suite[spearman][colour-histogram][0]:.2f}; "
-        "{suite[spearman][random][0]:.2f} |",
-        "| {suite[accuracy][oracle]:.1%}, {suite[accuracy][tiny]:.1%}, {suite[accuracy][tiny-cosine]:.1%} |",
     ],
     "packages/reward-core/src/reward_core/demo/tiny/README.md": [
         "| {held_out[tiny][pairs]:,} | **{held_out[tiny][pooled_accuracy]:.1%}** |",
