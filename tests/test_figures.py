@@ -99,6 +99,8 @@ QUOTES = {
         "compared to the known truth | {oracle[pairs_as_in_truth]:.1%} |",
         "{parity[pairs]} pairs on seeded weights of tiny size "
         "| {parity[largest_difference_in_millionths]:.1f}e-6 at most |",
+        "| {loading[pt_ratio]:.2f} (.pt), {loading[safetensors_ratio]:.2f} (folder) |",
+        "demo, once installed: processor time | {demo[processor_seconds]:.0f} s |",
         "(1,000 groups); three seeds | {held_out[tiny][pooled_accuracy]:.1%};",
         "true quality on unseen prompts | "
         + ", ".join(
