@@ -30,5 +30,5 @@ def make() -> dict[str, Any]:
         "prompts": renderers["prompts"],
         "spearman": {name: list(row["spearman"].values()) for name, row in renderers["scorers"].items()},
         "groups": groups["prompts"],
-        "accuracy": {name: row["pooled_accuracy"]["value"] for name, row in groups["scorers"].items()},
+        "accuracy": {name: row["pooled_accuracy"] for name, row in groups["scorers"].items()},
     }
