@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
+from refl.demo.figures import curve_figure
 from refl.demo.recipe import PIPELINE
 from refl.demo.scenes import captioned_images, sample_prompts
 from refl.demo.truth import interval, read_truths
@@ -110,6 +112,18 @@ def test_the_demo_report_is_complete(demo):
         with Image.open(folder / name) as image:
             assert min(image.size) > 300
             assert np.asarray(image.convert("L")).std() > 5
+
+
+def test_each_panel_of_the_curves_has_one_labeled_axis():
+    point = {"step": 0, "tiny": 0.5, "tiny-judge": 0.9, "truth": 0.7, "diversity": 0.1}
+    curves = {name: [point, point | {"step": 30}] for name in ("refl", "control")}
+    figure = curve_figure(curves, saved_step=30)
+    figure.draw_without_rendering()  # lays the panels out
+    for first, second in combinations(figure.axes, 2):
+        assert not first.get_window_extent().overlaps(second.get_window_extent())
+    assert [axis.get_ylabel() for axis in figure.axes] == ["reward", "truth (utility)", "diversity"]
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert {"refl: tiny", "control: truth", "saved weights"} <= set(labels)
 
 
 def test_the_learned_reward_rises_and_by_more_than_the_control(demo):

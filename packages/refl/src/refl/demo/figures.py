@@ -1,10 +1,10 @@
-"""The demo's figures: images of all models, and rewards and truth over steps."""
+"""The demo's figures: images of all models, and curves over steps."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -18,7 +18,16 @@ from .recipe import HELD_OUT_REWARD, REWARD, TRUTH
 from .scenes import draw
 from .study import ScoredImages
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 ROWS = 10
+# title of a panel -> key of a validation -> color
+PANELS = {
+    "reward": {REWARD: "C0", HELD_OUT_REWARD: "C1"},
+    "truth (utility)": {TRUTH: "C2"},
+    "diversity": {"diversity": "C3"},
+}
 
 
 def draw_grid(
@@ -55,38 +64,40 @@ def draw_grid(
 
 
 def draw_curve(path: Path, curves: dict[str, list[dict[str, Any]]], saved_step: int | None = None) -> None:
-    """Draw rewards (left axis) and truth (right axis) over steps as a PNG.
+    """Draw rewards, truth and diversity over steps as a PNG (see ``curve_figure``)."""
+    with atomic_write(path) as temporary:
+        curve_figure(curves, saved_step).savefig(temporary, format="png", dpi=110)
+
+
+def curve_figure(curves: dict[str, list[dict[str, Any]]], saved_step: int | None = None) -> Figure:
+    """Return a figure with a panel each for rewards, truth and diversity over steps.
 
     Args:
-        path: file to write.
         curves: run name -> validations (see ``validation_curve``).
         saved_step: step of the saved weights, marked by a line.
     """
-    import matplotlib
+    from matplotlib.figure import Figure  # without pyplot, which needs a display and global state
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axis = pyplot.subplots(figsize=(8, 4.5))
-    right = axis.twinx()
+    figure = Figure((8, 8), layout="constrained")
+    heights = [len(keys) + 1 for keys in PANELS.values()]
+    axes = figure.subplots(len(PANELS), 1, sharex=True, height_ratios=heights)
     styles = dict(zip(curves, ("-", "--", ":")))
-    for name, points in curves.items():
-        steps = [point["step"] for point in points]
-        for panel, key, color in ((axis, REWARD, "C0"), (axis, HELD_OUT_REWARD, "C1"), (right, TRUTH, "C2")):
-            label = f"{key}, {name}"
-            values = [point[key] for point in points]
-            panel.plot(steps, values, styles[name], color=color, marker=".", label=label)
-    if saved_step is not None:
-        axis.axvline(saved_step, color="grey", linewidth=1, label="saved")
-    axis.set_xlabel("step")
-    axis.set_ylabel("rewards")
-    right.set_ylabel("truth (the oracle's utility)")
-    handles = [handle for panel in (axis, right) for handle in panel.get_legend_handles_labels()[0]]
-    axis.legend(handles=handles, fontsize=7, loc="best")
-    figure.tight_layout()
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
-    pyplot.close(figure)
+    for axis, (title, keys) in zip(axes, PANELS.items()):
+        for name, points in curves.items():
+            steps = [point["step"] for point in points]
+            for key, color in keys.items():
+                values = [point[key] for point in points]
+                axis.plot(steps, values, styles[name], color=color, marker=".", label=f"{name}: {key}")
+        if saved_step is not None:
+            axis.axvline(saved_step, color="gray", linewidth=1, label="saved weights")
+        axis.set_ylabel(title, fontsize=11)
+        axis.tick_params(labelsize=10)
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    lines = {label: line for axis in axes for line, label in zip(*axis.get_legend_handles_labels())}
+    figure.legend(lines.values(), lines, fontsize=10, loc="outside upper center", ncols=3, frameon=False)
+    axes[-1].set_xlabel("step", fontsize=11)
+    return figure
 
 
 def _image(pixels: Tensor) -> Image.Image:

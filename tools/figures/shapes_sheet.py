@@ -1,19 +1,17 @@
-"""Draw the contact sheet of docs/shapesbench.md.
-
-python tools/make_shapes_sheet.py --out docs/shapesbench.png
-"""
+"""The contact sheet of docs/shapesbench.md, and the oracle's speed and accuracy."""
 
 from __future__ import annotations
 
-import argparse
 from io import BytesIO
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from reward_core import shapes
 from reward_core.demo.contact_sheet import contact_sheet
+
+from .record import last_json, run_python, save_png
 
 PROMPT = "a big red circle left of a small blue square"
 TITLE = f"{PROMPT}: the true utility, and the oracle's"
@@ -29,7 +27,7 @@ def graded(title: str, *faults: str) -> tuple[str, list[Image.Image], list[str]]
             rendered = shapes.make_image(scene, np.random.default_rng(seed), [shapes.Fault(kind, strength)])
             read = shapes.oracle(rendered.pixels, scene)
             images.append(Image.fromarray(rendered.pixels))
-            name = f"{kind.replace('_', ' ')} {strength:g}"
+            name = f"{kind.replace('_', ' ').replace('colour', 'color')} {strength:g}"
             captions.append(f"{name}\n{rendered.truth.utility:.2f}, read {read.utility:.2f}")
     return title, images, captions
 
@@ -68,27 +66,18 @@ def foreign(title: str) -> tuple[str, list[Image.Image], list[str]]:
     return title, list(images.values()), captions
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, required=True, help="PNG file")
-    args = parser.parse_args()
+def draw() -> str:
+    """Draw shapesbench.png."""
     rows = [
-        graded(
-            TITLE,
-            "wrong_colour",
-            "wrong_shape",
-            "wrong_size",
-        ),
+        graded(TITLE, "wrong_colour", "wrong_shape", "wrong_size"),
         graded("", "extra", "wrong_relation", "cut_off"),
         graded("", "blur", "noise", "jpeg"),
         graded("", "low_contrast", "colour_cast"),
         foreign("The same prompt, images from elsewhere"),
     ]
-    contact_sheet(rows).save(args.out, optimize=True)
-    print(args.out)
+    return save_png(contact_sheet(rows), "shapesbench.png")
 
 
-if __name__ == "__main__":
-    main()
+def make() -> dict[str, Any]:
+    """Draw shapesbench.png; measure the oracle's accuracy and its speed on one core."""
+    return {"images": [draw()]} | last_json(run_python("tools/bench_shapes.py"))

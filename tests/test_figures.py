@@ -1,0 +1,194 @@
+"""Numbers that pages quote equal the records in docs/results.
+
+A quote is a part of a page whose numbers are format fields of the records. A changed record, or a changed
+page, fails the test. To update a page, run `hatch run figures NAME` and paste the expected text.
+"""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+
+
+def read(path):
+    """Return a record. Keys of digits become numbers, as in format fields."""
+    text = path.read_text(encoding="utf-8")
+    return json.loads(text, object_hook=lambda d: {int(k) if k.isdigit() else k: v for k, v in d.items()})
+
+
+RECORDS = {path.stem: read(path) for path in sorted(DOCS.glob("results/*.json"))}
+NUMBERS = {name: record["numbers"] for name, record in RECORDS.items()}
+LARGEST_IMAGE = 300_000  # bytes
+
+
+def interval(name, digits=".2f"):
+    """Return a quote of [value, low, high]: 1.00 [0.99, 1.00]."""
+    value, low, high = (f"{{{name}[{index}]:{digits}}}" for index in range(3))
+    return f"{value} [{low}, {high}]"
+
+
+def seed_row(seed):
+    """Return the row of a seed of refl-demo."""
+    record = f"{{refl_demo_seed_{seed}["
+
+    def sides(key):
+        return ", ".join(f"{record}{key}_{side}]:.2f}}" for side in ("before", "control", "after"))
+
+    def wins(suffix):
+        rate, low, high = (f"{record}{key}{suffix}]:.0%}}" for key in ("win_rate", "win_low", "win_high"))
+        return f"{rate} [{low}, {high}]"
+
+    cells = map(str, (seed, sides("oracle"), sides("reward"), sides("judge"), wins(""), wins("_control")))
+    return f"| {' | '.join(cells)} |"
+
+
+def strategy_row(index):
+    """Return the row of a strategy, at equal compute."""
+    record = f"refl_strategies[{index}]"
+    spans = [interval(f"{record}[{key}_after]") for key in ("truth", "tiny", "tiny-judge")]
+    rest = [interval(f"{record}[win_rate]", ".0%"), f"{{{record}[samples_per_s]:.2f}}"]
+    cells = [f"{{{record}[strategy]}}", f"{{{record}[steps]}}", *spans, *rest]
+    return f"| {' | '.join(cells)} | {{{record}[peak_memory_mb]:.0f}} |"
+
+
+def gap_row(title, key):
+    record = f"held_out[tiny][{key}]"
+    return f"| {title} | {{{record}[pairs]:,}} | {{{record}[accuracy]:.1%}} |"
+
+
+def hacking_row(run):
+    reached, last = f"refl_hacking[at_equal_reward][{run}]", f"refl_hacking[last][{run}]"
+    cells = [f"{{{reached}[{key}]:.3f}}" for key in ("truth", "tiny-judge", "diversity")]
+    return (
+        f"| {run} | {{{reached}[step]:.0f}} | {' | '.join(cells)} | {{{last}[truth]:.3f}} "
+        f"| {{{last}[tiny]:.2f}} |"
+    )
+
+
+def scale_row(index):
+    record = f"refl_hacking[lora_scales][{index}]"
+    cells = [f"{{{record}[{key}]:.2f}}" for key in ("tiny", "tiny-judge", "truth")]
+    return f"| {{{record}[scale]}} | {' | '.join(cells)} | {{{record}[diversity]:.3f}} |"
+
+
+def step_row(index, note=""):
+    record = f"refl_hacking[curves][none][{index}]"
+    return (
+        f"| {{{record}[step]}}{note} | {{{record}[tiny]:.2f}} | {{{record}[tiny-judge]:.2f}} "
+        f"| {{{record}[diversity]:.3f}} | {{{record}[truth]:.2f}} |"
+    )
+
+
+# The format syntax has no negative indices: the last validation of each run.
+NUMBERS["refl_hacking"]["last"] = {
+    name: curve[-1] for name, curve in NUMBERS["refl_hacking"]["curves"].items()
+}
+GAPS = ("0.0-0.05", "0.05-0.1", "0.1-0.2", "0.2-0.3", "0.3-0.5", "0.5-1.0")
+GAP_TITLES = (
+    *("utilities less than 0.05 apart", "0.05 to 0.1", "0.1 to 0.2", "0.2 to 0.3", "0.3 to 0.5", "0.5 to 1"),
+)
+ORACLE = "| {oracle[oracle_clean_per_s]}, {oracle[oracle_per_s]} |"
+QUOTES = {
+    "README.md": [
+        "images a second and core, on a busy machine: clean, with faults " + ORACLE,
+        "compared to the known truth | {oracle[pairs_as_in_truth]:.1%} |",
+        "{parity[pairs]} pairs on seeded weights of tiny size "
+        "| {parity[largest_difference_in_millionths]:.1f}e-6 at most |",
+        "| {loading[pt_ratio]:.2f} (.pt), {loading[safetensors_ratio]:.2f} (folder) |",
+        "demo, once installed: processor time | {demo[processor_seconds]:.0f} s |",
+        "(1,000 groups); three seeds | {held_out[tiny][pooled_accuracy]:.1%};",
+        "true quality on unseen prompts | "
+        + ", ".join(
+            f"{{refl_demo_seed_{s}[oracle_before]:.2f}} to {{refl_demo_seed_{s}[oracle_after]:.2f}}"
+            for s in range(3)
+        ),
+        "than those of a control run without reward | "
+        + "; ".join(
+            ", ".join(f"{{refl_demo_seed_{s}[{key}]:.0%}}" for s in range(3))
+            for key in ("win_rate", "win_rate_control")
+        ),
+    ],
+    "docs/shapesbench.md": [
+        "| pairs of images in the true order | {oracle[pairs_as_in_truth]:.1%} |",
+        "| mean error of the utility | {oracle[mean_utility_error]:.3f} |",
+        "(of 2,000) | {oracle[clean_alignment_above_0.95]:.0%} |",
+        "clean images a second and core | {oracle[oracle_clean_per_s]} |",
+        "images with faults a second and core | {oracle[oracle_per_s]} |",
+        "| renderer, images a second and core | {oracle[rendered_per_s]:,} |",
+        "`{held_out[sha256]}`",
+        "| all | {held_out[tiny][pairs]:,} | {held_out[tiny][pooled_accuracy]:.1%} |",
+        *(gap_row(title, f"by_gap][{gap}") for title, gap in zip(GAP_TITLES, GAPS)),
+        gap_row("one object in the prompt", "by_objects][1"),
+        gap_row("two objects in the prompt", "by_objects][2"),
+        "| all, prompts blanked | {held_out[tiny blank][pairs]:,} "
+        "| {held_out[tiny blank][pooled_accuracy]:.1%} |",
+        "It puts {held_out[tiny-judge][pooled_accuracy]:.1%} of the same pairs\nin the true order, "
+        "{held_out[tiny-judge blank][pooled_accuracy]:.1%} with the prompts blanked.",
+    ],
+    "docs/refl.md": [
+        *map(seed_row, range(3)),
+        *(strategy_row(index) for index in range(5)),
+    ],
+    "docs/reward-hacking.md": [
+        step_row(0),
+        step_row(6),
+        step_row(9, ", the best truth"),
+        step_row(14),
+        step_row(20),
+        *map(hacking_row, ("none", "pretraining", "distance", "ensemble")),
+        *map(scale_row, range(4)),
+        "| lora | - | - | - | - | {refl_hacking[last][lora][truth]:.3f} "
+        "| {refl_hacking[last][lora][tiny]:.2f} |",
+        "learned reward of {refl_hacking[equal_reward]:.2f}, which all but the LoRA reached",
+        "It ends the run at step {refl_hacking[early_stop][stopped_step]}",
+        "the weights of step {refl_hacking[early_stop][kept_step]}. Their true quality is "
+        "{refl_hacking[early_stop][kept_truth]:.3f}: {refl_hacking[early_stop][kept_share_of_best]:.0%} of",
+        "({refl_hacking[early_stop][best_truth]:.3f} at step 315)",
+    ],
+    "docs/scoring.md": [
+        "differ by at most {photographs[largest_difference_in_levels][224]:.0f} of 255 levels",
+    ],
+    "packages/reward-core/src/reward_core/demo/tiny/README.md": [
+        "| {held_out[tiny][pairs]:,} | **{held_out[tiny][pooled_accuracy]:.1%}** |",
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("page", "quote"), [(page, quote) for page, quotes in QUOTES.items() for quote in quotes]
+)
+def test_a_page_quotes_the_recorded_number(page, quote):
+    expected = quote.format_map(NUMBERS)
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert expected in text, f"{page} does not contain the recorded numbers: {expected}"
+
+
+@pytest.mark.parametrize("record", RECORDS.values(), ids=RECORDS)
+def test_a_record_names_command_date_machine_and_versions(record):
+    assert re.match(r"(hatch run|python tools/)", record["command"])
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", record["date"])
+    assert record["machine"]["cpu"]
+    assert record["machine"]["cores"] >= 1
+    assert {"python", "torch"} <= record["versions"].keys()
+
+
+def test_recorded_images_exist_and_images_of_the_docs_are_small():
+    for record in RECORDS.values():
+        for name in record.get("images", []):
+            with Image.open(DOCS / name) as image:
+                assert min(image.size) > 100, name
+    large = {path.name for path in DOCS.rglob("*.png") if path.stat().st_size > LARGEST_IMAGE}
+    assert not large
+
+
+def test_every_image_of_the_docs_is_shown_on_a_page():
+    pages = "".join(
+        path.read_text(encoding="utf-8") for path in (*DOCS.rglob("*.md"), *ROOT.glob("packages/*/*.md"))
+    )
+    unused = {path.name for path in DOCS.rglob("*.png") if path.name not in pages}
+    assert not unused
