@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections import Counter
 
 import pytest
 from warm_python import WarmPython
@@ -42,6 +43,15 @@ def warm_training_python():
     python = WarmPython(*modules, HF_HUB_OFFLINE="1", ACCELERATE_USE_CPU="1")
     yield python
     python.stop()
+
+
+@pytest.hookimpl(trylast=True)  # after -m and -k have deselected tests
+def pytest_collection_modifyitems(items):
+    """Put the modules that take longest first, so that all workers of a parallel run end together."""
+    seconds = Counter()
+    for item in items:
+        seconds[item.path] += 5 if item.get_closest_marker("slow") else 0.2
+    items.sort(key=lambda item: -seconds[item.path])  # keeps the order within a module
 
 
 def pytest_sessionstart(session):

@@ -146,8 +146,8 @@ class ColdProgram(Program):
         with self.paths[0].open("wb") as stdout, self.paths[1].open("wb") as stderr:
             self.process = subprocess.Popen(
                 [sys.executable, *request["arguments"]],
-                stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr,
-                env=request["env"], cwd=request["cwd"], preexec_fn=partial(set_limits, limits) if limits else None,
+                stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, env=request["env"],
+                cwd=request["cwd"], preexec_fn=partial(set_limits, limits) if limits else None,
             )  # fmt: skip
         self.pid = self.process.pid
 

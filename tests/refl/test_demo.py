@@ -1,8 +1,6 @@
 """The bundled tiny pipeline, and a small run of the demo."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -87,10 +85,10 @@ def test_too_many_prompts_are_refused():
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory):
+def demo(tmp_path_factory, warm_training_python):
     folder = tmp_path_factory.mktemp("demo")
-    command = [sys.executable, "-m", "refl.demo", "--small", "--json", "--out", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = warm_training_python.run(["-m", "refl.demo", "--small", "--json", "--out", folder])
+    assert done.returncode == 0, done.stderr
     return json.loads(done.stdout), folder / "small" / "seed-0"
 
 
@@ -128,9 +126,8 @@ def test_the_truth_is_held_out(demo):
     assert report["settings"]["validation"]["stop_reward"] == "tiny-judge"
 
 
-def test_usage_errors_are_one_line(tmp_path):
+def test_usage_errors_are_one_line(warm_training_python, tmp_path):
     (tmp_path / "file").write_text("")
-    command = [sys.executable, "-m", "refl.demo", "--small", "--out", str(tmp_path / "file")]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = warm_training_python.run(["-m", "refl.demo", "--small", "--out", tmp_path / "file"])
     assert done.returncode == 2
     assert "Cannot write to" in done.stderr

@@ -200,16 +200,14 @@ def unfinished_run(command, inputs: Path, tmp_path: Path) -> Path:
     return out
 
 
-def test_a_second_run_on_the_same_target_is_refused(command, inputs, tmp_path):
+def test_a_second_run_on_the_same_target_is_refused(command, run, inputs, tmp_path):
     import filelock
 
     out = tmp_path / "scores.csv"
     folder = Path(f"{out}.parts")
     folder.mkdir()
     with filelock.FileLock(folder / ".bulk-lock"):
-        held = subprocess.run(
-            [sys.executable, "-m", "reward_core", *arguments(inputs, out)], capture_output=True, text=True
-        )
+        held = run(*arguments(inputs, out))
     assert held.returncode == 2
     assert f"Cannot use '{out}': another run is using it" in held.stderr
     assert command(*arguments(inputs, out)).returncode == 1
@@ -262,15 +260,12 @@ def test_a_target_in_a_virtual_file_system_is_refused(command, inputs):
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_reports_saved_rows_and_the_same_command_resumes(command, inputs, tmp_path, number, code):
+def test_a_signal_reports_saved_rows_and_the_same_command_resumes(
+    command, warm_python, inputs, tmp_path, number, code
+):
     out = tmp_path / "scores.csv"
     options = [*arguments(inputs, out), "--shard-rows", "48"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "reward_core", *options],
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    process = warm_python.start(["-m", "reward_core", *options])
     parts = Path(f"{out}.parts")
     for _ in range(6000):
         if list(parts.glob("rows-*")):
