@@ -36,6 +36,7 @@ def test_every_word_is_one_token_and_no_prompt_is_truncated(pipeline):
     assert len(tokenizer(longest).input_ids) <= tokenizer.model_max_length
 
 
+@pytest.mark.slow
 def test_plain_diffusers_generates_images_of_unseen_prompts(pipeline):
     """Images align with their own prompts far better than with those of others."""
     prompts = sample_prompts(24, 3, "held_out", pair_share=0.0)
@@ -92,6 +93,7 @@ def demo(tmp_path_factory, warm_training_python):
     return json.loads(done.stdout), folder / "small" / "seed-0"
 
 
+@pytest.mark.slow
 def test_the_demo_report_is_complete(demo):
     report, folder = demo
     expected_keys = {
@@ -110,6 +112,7 @@ def test_the_demo_report_is_complete(demo):
             assert np.asarray(image.convert("L")).std() > 5
 
 
+@pytest.mark.slow
 def test_the_learned_reward_rises_and_by_more_than_the_control(demo):
     """On 16 validation images; measured 0.35 -> 0.66 after 24 steps."""
     report, _ = demo
@@ -119,6 +122,7 @@ def test_the_learned_reward_rises_and_by_more_than_the_control(demo):
     assert refl[-1]["tiny"] > control[-1]["tiny"] + 0.05
 
 
+@pytest.mark.slow
 def test_the_truth_is_held_out(demo):
     report, _ = demo
     weights = {reward["name"]: reward["weight"] for reward in report["settings"]["rewards"]}
@@ -126,6 +130,7 @@ def test_the_truth_is_held_out(demo):
     assert report["settings"]["validation"]["stop_reward"] == "tiny-judge"
 
 
+@pytest.mark.slow
 def test_usage_errors_are_one_line(warm_training_python, tmp_path):
     (tmp_path / "file").write_text("")
     done = warm_training_python.run(["-m", "refl.demo", "--small", "--out", tmp_path / "file"])

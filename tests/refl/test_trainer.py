@@ -53,10 +53,10 @@ def test_training_raises_a_toy_reward(pipelines, tmp_path, strategy, rank):
     [
         ("sd", 4, ("rollout.guidance_scale=3.0", "model.lora_alpha=8")),
         ("sd", 0, ("optimizer.ema_decay=0.5",)),
-        ("sd-v", 4, ()),
+        pytest.param("sd-v", 4, (), marks=pytest.mark.slow),
         ("sdxl", 4, ("rollout.width=32", "rollout.guidance_scale=3.0")),
-        ("sdxl", 0, ("model.gradient_checkpointing=true",)),
-        ("sd3", 4, ()),
+        pytest.param("sdxl", 0, ("model.gradient_checkpointing=true",), marks=pytest.mark.slow),
+        pytest.param("sd3", 4, (), marks=pytest.mark.slow),
         ("flux", 4, ("rollout.width=32",)),
     ],
 )
@@ -132,6 +132,7 @@ def test_a_trained_and_a_held_out_reward_are_logged(pipelines, tmp_path, caplog)
     assert re.match(r"step 1/2, [\d.e+-]+ s/it, \d+:\d\d:\d\d left, ", line)
 
 
+@pytest.mark.slow
 def test_the_distance_term_keeps_the_model_near_its_reference(pipelines, tmp_path):
     moved = {}
     for weight in (0, 100):
@@ -152,6 +153,7 @@ def test_the_distance_term_keeps_the_model_near_its_reference(pipelines, tmp_pat
         assert abs(moved[100, rank]) < 0.5 * moved[0, rank]
 
 
+@pytest.mark.slow
 def test_the_pretraining_loss_falls(pipelines, tmp_path):
     data = tmp_path / "data"
     data.mkdir()
@@ -198,6 +200,7 @@ def test_steps_that_are_not_finite_are_skipped(pipelines, tmp_path, caplog):
     assert state["run"]["skipped"] == 10
 
 
+@pytest.mark.slow
 def test_training_stops_if_a_held_out_reward_or_diversity_falls(pipelines, tmp_path, capsys, caplog):
     caplog.set_level("INFO")
     rewards = {"red": redness, "blue": lambda pixels, prompts: -redness(pixels, prompts)}
@@ -229,6 +232,7 @@ def test_training_stops_if_a_held_out_reward_or_diversity_falls(pipelines, tmp_p
     assert (tmp_path / "b" / "model").is_dir()
 
 
+@pytest.mark.slow
 def test_the_weights_of_the_best_validation_are_saved(pipelines, tmp_path):
     """The held-out reward falls from the start, so the best weights are those before any step."""
     rewards = {"red": redness, "blue": lambda pixels, prompts: -redness(pixels, prompts)}
@@ -264,6 +268,7 @@ def test_the_weights_of_the_best_validation_are_saved(pipelines, tmp_path):
         settings(tmp_path, "validation.keep_best=true")
 
 
+@pytest.mark.slow
 def test_a_second_run_on_the_same_folder_is_refused(pipelines, tmp_path):
     refused = []
 
@@ -336,6 +341,7 @@ def test_any_number_of_prompts_and_accumulation(pipelines, tmp_path):
         assert sorted(seen[3 * epoch : 3 * epoch + 3]) == sorted(PROMPTS[:3])
 
 
+@pytest.mark.slow
 def test_accumulation_equals_one_large_batch(pipelines, tmp_path):
     weights = []
     for batch, accumulation in ((4, 1), (2, 2), (1, 4)):
@@ -351,6 +357,7 @@ def test_accumulation_equals_one_large_batch(pipelines, tmp_path):
         assert torch.allclose(weights[0], other, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_held_out_reward_does_not_change_training(pipelines, tmp_path):
     rewards = {"red": redness, "lost": lambda pixels, prompts: redness(pixels, prompts) * float("nan")}
     pair = "{name: red, phi: linear}, {name: lost, weight: 0}"
@@ -374,6 +381,7 @@ def test_a_held_out_reward_that_is_not_finite_is_never_the_best(pipelines, tmp_p
     assert not list(tmp_path.glob("checkpoints/best-*"))
 
 
+@pytest.mark.slow
 def test_accumulation_ignores_the_variable_of_accelerate(pipelines, tmp_path, monkeypatch):
     """accelerate launch sets this variable from its configuration."""
     norms = []

@@ -67,6 +67,7 @@ print(json.dumps(sorted({{name.split(".")[0] for name in sys.modules}})))
     assert not set(json.loads(done.stdout)) & SLOW
 
 
+@pytest.mark.slow
 def test_no_module_of_reward_core_loads_an_optional_dependency():
     import reward_core
 
@@ -88,6 +89,7 @@ def test_scoring_loads_no_hub_client_transformers_or_compiler(parity):
     assert "torch._dynamo" not in modules  # importing it takes a second
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["diffusers", "torchmetrics"])
 def test_an_integration_without_its_library_says_what_to_install(name):
     code = (

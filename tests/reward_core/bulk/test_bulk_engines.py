@@ -123,6 +123,7 @@ def test_processes_end_when_the_writer_is_killed(started, run, inputs, tmp_path)
     assert out.read_bytes() == (inputs / "whole.parquet").read_bytes()
 
 
+@pytest.mark.slow
 def test_errors_of_a_worker_process_are_reported(run, inputs, tmp_path):
     (tmp_path / "model").mkdir()
     done = run(tmp_path / "scores.csv", "--devices", "cpu,cpu", "--model", tmp_path / "model")

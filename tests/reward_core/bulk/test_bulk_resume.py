@@ -213,8 +213,8 @@ def test_a_second_run_on_the_same_target_is_refused(command, run, inputs, tmp_pa
     assert command(*arguments(inputs, out)).returncode == 1
 
 
-@pytest.mark.parametrize("moment", ["at a shard", "when joining"])
-@pytest.mark.parametrize("form", ["csv", "parquet"])
+@pytest.mark.parametrize("moment", ["at a shard", pytest.param("when joining", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("form", ["csv", pytest.param("parquet", marks=pytest.mark.slow)])
 def test_a_full_disk_keeps_finished_shards(command, inputs, tmp_path, form, moment):
     """A limit on the size of files simulates a full disk: writing fails in both cases."""
     resource = pytest.importorskip("resource")
@@ -259,7 +259,9 @@ def test_a_target_in_a_virtual_file_system_is_refused(command, inputs):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_a_signal_reports_saved_rows_and_the_same_command_resumes(
     command, warm_python, inputs, tmp_path, number, code
 ):

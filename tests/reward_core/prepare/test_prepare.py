@@ -91,6 +91,7 @@ def whole(tmp_path, files, out="data"):
     return names
 
 
+@pytest.mark.slow
 def test_a_killed_download_of_imagerewarddb_resumes(hub, start, prepare, tmp_path):
     files = small_imagerewarddb({"train": 8, "validation": 2, "test": 2})
     third = "images/train/train_3.zip"

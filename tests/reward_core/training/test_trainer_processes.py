@@ -139,6 +139,7 @@ def test_a_resumed_run_on_two_ranks_is_bit_identical(python, start, data, tmp_pa
     assert steps("whole") == steps("killed")  # each step once, with the same values
 
 
+@pytest.mark.slow
 def test_training_in_16_bit_keeps_float32_weights(python, start, data, tmp_path):
     more = ("mixed_precision=bf16", "gradient_checkpointing=true", "epochs=8", "accumulation=1", "freeze=0")
     finish(python, training(start, data, tmp_path / "half", *more))
@@ -149,6 +150,7 @@ def test_training_in_16_bit_keeps_float32_weights(python, start, data, tmp_path)
     assert "bf16, torch" in (tmp_path / "half" / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_says_how_to_resume(python, start, data, tmp_path):
     arguments = training(start, data, tmp_path / "run", "batch_size=1", "accumulation=1", "epochs=200")
     process = python.start(arguments, env=environment())
