@@ -32,6 +32,7 @@ def test_a_narrow_terminal_shows_a_list_instead_of_wrapped_cells(finished, capsy
     assert "┃" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_tiny_reward_ranks_renderers_like_the_oracle(shapes):
     done, folder = shapes
     assert done.returncode == 0, done.stderr
@@ -49,6 +50,7 @@ def test_the_tiny_reward_ranks_renderers_like_the_oracle(shapes):
     assert "Recall@1" in (folder / "report.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_second_run_scores_nothing_again(shapes, run):
     _, folder = shapes
     before = (folder / "scores.jsonl").read_bytes()
@@ -105,6 +107,7 @@ def test_a_run_killed_at_random_times_loses_and_repeats_nothing(shapes, settings
     assert len(keys) == 2 * sum(part["pictures"] for part in summary["parts"])
 
 
+@pytest.mark.slow
 def test_missing_and_broken_images_are_reported(shapes, command, tmp_path):
     import shutil
 
@@ -124,6 +127,7 @@ def test_missing_and_broken_images_are_reported(shapes, command, tmp_path):
     assert table["missing"] == 2
 
 
+@pytest.mark.slow
 def test_changed_images_are_scored_again(shapes, command, tmp_path):
     """Only a replaced image, a repaired image, and the images of a retrained scorer."""
     import shutil
@@ -163,6 +167,7 @@ def test_changed_images_are_scored_again(shapes, command, tmp_path):
     assert again["score"] != before["score"]
 
 
+@pytest.mark.slow
 def test_invalid_runs_are_refused(shapes, command, tmp_path):
     _, folder = shapes
     done = command("run", "shapes", "--limit", LIMIT, "--out", folder.parent, "--precision", "fast")
@@ -252,6 +257,7 @@ def test_a_shared_tower_scores_a_group_without_a_readable_image(tmp_path):
     ] * 2
 
 
+@pytest.mark.slow
 def test_the_html_report_is_self_contained(shapes, command):
     _, folder = shapes
     done = command("report", folder.parent, "--html")
@@ -296,6 +302,7 @@ def test_the_original_s_result_files_are_reported(tmp_path, command):
 HOSTILE = "x\n\x1b[31m\u202e[/red]|<script>`$\\frac{"
 
 
+@pytest.mark.slow
 def test_names_in_reports_are_escaped(shapes, command, tmp_path):
     """Scorers, generators and prompts with control characters and markup, in all reports."""
     folder = tmp_path / "shapes"

@@ -394,7 +394,13 @@ def test_accumulation_ignores_the_variable_of_accelerate(pipelines, tmp_path, mo
     assert norms[0] == norms[1]
 
 
-@pytest.mark.parametrize("schedule", ["constant", "constant_with_warmup", "cosine"])
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        "cosine",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("constant", "constant_with_warmup")),
+    ],
+)
 def test_every_schedule_warms_up(pipelines, tmp_path, schedule):
     more = ("optimizer.warmup_steps=4", f"optimizer.schedule={schedule}", "optimizer.lr=0.01")
     _, rows = train(pipelines("sd"), tmp_path, "validation.prompts=0", *more, steps=4)

@@ -131,7 +131,10 @@ def test_a_run_killed_at_ten_random_moments_resumes_to_the_same_bytes(inputs, tm
     assert shards_kept > 0  # some kills came after a shard was finished
 
 
-@pytest.mark.parametrize("name", ["scores.csv", "scores.jsonl", "scores.parquet"])
+@pytest.mark.parametrize(
+    "name",
+    ["scores.csv", *(pytest.param(f"scores.{x}", marks=pytest.mark.slow) for x in ("jsonl", "parquet"))],
+)
 def test_a_run_resumes_from_any_shards_with_the_same_bytes(command, inputs, tmp_path, name):
     folder = tmp_path / "shards"
     form = name.split(".")[1]
