@@ -2,8 +2,10 @@
 
 import os
 import signal
+from collections import Counter
 
 import pytest
+from warm_python import WarmPython
 
 # The models are tiny and tests run in parallel, so more threads would only compete for cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -24,6 +26,32 @@ def pipelines(tmp_path_factory):
         return root / name
 
     return folder
+
+
+@pytest.fixture(scope="session")
+def warm_python():
+    """Start Python programs with torch imported (see warm_python.py)."""
+    python = WarmPython("torch", "PIL.Image", "rich.table", "tokenizers")
+    yield python
+    python.stop()
+
+
+@pytest.fixture(scope="session")
+def warm_training_python():
+    """Start Python programs with the libraries of training imported, which do not ask the hub."""
+    modules = ("torch._dynamo", "accelerate", "peft", "diffusers", "diffusers.loaders")
+    python = WarmPython(*modules, HF_HUB_OFFLINE="1", ACCELERATE_USE_CPU="1")
+    yield python
+    python.stop()
+
+
+@pytest.hookimpl(trylast=True)  # after -m and -k have deselected tests
+def pytest_collection_modifyitems(items):
+    """Put the modules that take longest first, so that all workers of a parallel run end together."""
+    seconds = Counter()
+    for item in items:
+        seconds[item.path] += 5 if item.get_closest_marker("slow") else 0.2
+    items.sort(key=lambda item: -seconds[item.path])  # keeps the order within a module
 
 
 def pytest_sessionstart(session):

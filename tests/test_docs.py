@@ -106,12 +106,27 @@ def cases(wanted) -> list:
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """Images and files under the names that the docs use."""
+def folder(files_of_docs, tmp_path, monkeypatch):
+    """A folder with a copy of the files, which is the current one."""
+    shutil.copytree(files_of_docs, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(families, "FAMILIES", dict(families.FAMILIES))  # the how-tos register their own
     monkeypatch.setattr(scorers, "BASELINES", dict(scorers.BASELINES))
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def files_of_docs(tmp_path_factory):
+    """Images and files under the names that the docs use."""
+    root = tmp_path_factory.mktemp("docs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        write_files()
+    return root
+
+
+def write_files():
     shapes.write_groups(shapes.make_groups(2, shapes.HELD_OUT, "held_out"), "held_out")
     records = json.loads(Path("held_out/rankings.json").read_text())
     Path("pictures").mkdir()
@@ -146,7 +161,6 @@ def folder(tmp_path, monkeypatch):
     Path("mine.csv").write_text(f"text,chosen,rejected\n{PROMPT},a.png,b.png\n")
     for name in "abc":
         Path("pictures", f"{name}.txt").write_text(PROMPT)
-    return tmp_path
 
 
 # Python

@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-import sys
 
 import pytest
 import torch
@@ -19,14 +18,11 @@ def settings() -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def run(settings):
+def run(settings, warm_python):
     """Run the command in a separate process: run("run", "shapes", ...)."""
 
     def run(*arguments, env=None) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-m", "reward_benchmark", *map(str, arguments)]
-        return subprocess.run(
-            command, capture_output=True, text=True, env={**settings, **(env or {})}, timeout=300
-        )
+        return warm_python.run(["-m", "reward_benchmark", *arguments], env={**settings, **(env or {})})
 
     return run
 

@@ -4,17 +4,17 @@ import json
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
+
+LIMIT = 8  # prompts of a run
 
 
 @pytest.fixture(scope="module")
 def shapes(run, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs")
-    done = run("run", "shapes", "--limit", 20, "--out", out)
+    done = run("run", "shapes", "--limit", LIMIT, "--out", out)
     return done, out / "shapes"
 
 
@@ -32,15 +32,16 @@ def test_a_narrow_terminal_shows_a_list_instead_of_wrapped_cells(finished, capsy
     assert "┃" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_tiny_reward_ranks_renderers_like_the_oracle(shapes):
     done, folder = shapes
     assert done.returncode == 0, done.stderr
     renderers, held_out = json.loads((folder / "summary.json").read_text())["parts"]
     assert len(renderers["reference"]) >= 8
-    assert (renderers["prompts"], renderers["pictures"]) == (20, 20 * 10 * len(renderers["reference"]))
+    assert (renderers["prompts"], renderers["pictures"]) == (LIMIT, LIMIT * 10 * len(renderers["reference"]))
     assert renderers["scorers"]["oracle"]["spearman"]["value"] == pytest.approx(1)
     assert renderers["scorers"]["tiny"]["spearman"]["value"] >= 0.9
-    assert held_out["prompts"] == 20
+    assert held_out["prompts"] == LIMIT
     accuracy = {name: table["pooled_accuracy"] for name, table in held_out["scorers"].items()}
     assert accuracy["oracle"] > accuracy["tiny"] > accuracy["colour-histogram"]
     interval = held_out["scorers"]["random"]["intervals"]["pooled_accuracy"]
@@ -49,36 +50,35 @@ def test_the_tiny_reward_ranks_renderers_like_the_oracle(shapes):
     assert "Recall@1" in (folder / "report.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_second_run_scores_nothing_again(shapes, run):
     _, folder = shapes
     before = (folder / "scores.jsonl").read_bytes()
-    done = run("run", "shapes", "--limit", 20, "--out", folder.parent, "--json")
+    done = run("run", "shapes", "--limit", LIMIT, "--out", folder.parent, "--json")
     assert done.returncode == 0, done.stderr
     assert (folder / "scores.jsonl").read_bytes() == before
     assert json.loads(done.stdout) == json.loads((folder / "summary.json").read_text())
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_random_times_loses_and_repeats_nothing(shapes, settings, tmp_path):
+def test_a_run_killed_at_random_times_loses_and_repeats_nothing(shapes, settings, warm_python, tmp_path):
     """The images exist, so that the run is killed while scoring."""
     _, folder = shapes
     arguments = [
         "run",
         "shapes",
         "--limit",
-        "20",
+        str(LIMIT),
         "--scorers",
         "oracle,random",
         "--generators",
         "soft,mosaic,hazy",
     ]
     arguments += ["--data", str(folder / "data"), "--out", str(tmp_path)]
-    command = [sys.executable, "-m", "reward_benchmark", *arguments]
+    command = ["-m", "reward_benchmark", *arguments]
     path, chance, sizes = tmp_path / "shapes" / "scores.jsonl", random.Random(0), [0]
     for _ in range(4):
-        process = subprocess.Popen(
-            command, env=settings, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        process = warm_python.start(command, env=settings)
         started = time.monotonic()
         while time.monotonic() - started < 60 and process.poll() is None:
             if path.is_file() and path.stat().st_size > sizes[-1]:
@@ -92,7 +92,7 @@ def test_a_run_killed_at_random_times_loses_and_repeats_nothing(shapes, settings
     assert sizes[1] > 0
     with path.open("ab") as file:
         file.write(b'{"part": "renderers", "scor')  # an unfinished line
-    done = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=120)
+    done = warm_python.run(command, env=settings, timeout=120)
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     keys = [(row["part"], row["scorer"], row["picture"]) for row in rows]
@@ -107,6 +107,7 @@ def test_a_run_killed_at_random_times_loses_and_repeats_nothing(shapes, settings
     assert len(keys) == 2 * sum(part["pictures"] for part in summary["parts"])
 
 
+@pytest.mark.slow
 def test_missing_and_broken_images_are_reported(shapes, command, tmp_path):
     import shutil
 
@@ -126,6 +127,7 @@ def test_missing_and_broken_images_are_reported(shapes, command, tmp_path):
     assert table["missing"] == 2
 
 
+@pytest.mark.slow
 def test_changed_images_are_scored_again(shapes, command, tmp_path):
     """Only a replaced image, a repaired image, and the images of a retrained scorer."""
     import shutil
@@ -165,9 +167,10 @@ def test_changed_images_are_scored_again(shapes, command, tmp_path):
     assert again["score"] != before["score"]
 
 
+@pytest.mark.slow
 def test_invalid_runs_are_refused(shapes, command, tmp_path):
     _, folder = shapes
-    done = command("run", "shapes", "--limit", 20, "--out", folder.parent, "--precision", "fast")
+    done = command("run", "shapes", "--limit", LIMIT, "--out", folder.parent, "--precision", "fast")
     assert done.returncode == 2
     assert "give another --out" in done.stderr
     done = command("run", "shapes", "--limit", 1, "--generators", "sharp", "--out", tmp_path)
@@ -254,6 +257,7 @@ def test_a_shared_tower_scores_a_group_without_a_readable_image(tmp_path):
     ] * 2
 
 
+@pytest.mark.slow
 def test_the_html_report_is_self_contained(shapes, command):
     _, folder = shapes
     done = command("report", folder.parent, "--html")
@@ -298,6 +302,7 @@ def test_the_original_s_result_files_are_reported(tmp_path, command):
 HOSTILE = "x\n\x1b[31m\u202e[/red]|<script>`$\\frac{"
 
 
+@pytest.mark.slow
 def test_names_in_reports_are_escaped(shapes, command, tmp_path):
     """Scorers, generators and prompts with control characters and markup, in all reports."""
     folder = tmp_path / "shapes"

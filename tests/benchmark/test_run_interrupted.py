@@ -52,26 +52,20 @@ def test_the_lock_of_a_killed_run_does_not_block_the_next_one(finished, folder):
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_run_keeps_its_scores_and_prints_how_to_resume(
-    finished, settings, tmp_path, number, code
+    finished, settings, warm_python, tmp_path, number, code
 ):
     summary, before = finished
-    path, log = tmp_path / "shapes" / "scores.jsonl", tmp_path / "stderr"
-    with log.open("wb") as stderr:
-        more = (
-            "--data",
-            before / "data",
-            "--scorers",
-            ",".join([*SCORERS, "tiny"]),
-        )  # tiny is slow enough to interrupt
-        command = [sys.executable, "-m", "reward_benchmark", *map(str, arguments(tmp_path, *more))]
-        process = subprocess.Popen(command, env=settings, stdout=subprocess.DEVNULL, stderr=stderr)
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and not (path.is_file() and path.stat().st_size):
-            time.sleep(0.002)
-        process.send_signal(number)
-        assert process.wait(timeout=60) == code
+    path = tmp_path / "shapes" / "scores.jsonl"
+    more = ("--data", before / "data", "--scorers", ",".join([*SCORERS, "tiny"]))  # tiny is slow enough
+    command = ["-m", "reward_benchmark", *arguments(tmp_path, *more)]
+    process = warm_python.start(command, env=settings)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (path.is_file() and path.stat().st_size):
+        time.sleep(0.002)
+    process.send_signal(number)
+    assert process.wait(timeout=60) == code
     message = "what is finished is kept. Run the same command again to resume"
-    assert log.read_text() == f"reward-benchmark: interrupted; {message}\n"
+    assert process.output()[1] == f"reward-benchmark: interrupted; {message}\n"
     kept = path.read_bytes()
     assert 32 <= kept.count(b"\n") < 4 * sum(part.images for part in summary.parts)
     assert run(config(tmp_path, data=before / "data")).parts == summary.parts

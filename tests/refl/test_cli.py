@@ -22,6 +22,7 @@ from refl.presets import PRESETS
 from refl.prompts import DataOrder, read_prompts
 
 
+@pytest.mark.slow
 def test_the_original_example_runs(pipelines, tmp_path):
     prompts = tmp_path / "refl_data.json"
     prompts.write_text(

@@ -1,8 +1,6 @@
 """The bundled tiny pipeline, and a small run of the demo."""
 
 import json
-import subprocess
-import sys
 from itertools import combinations
 
 import numpy as np
@@ -40,6 +38,7 @@ def test_every_word_is_one_token_and_no_prompt_is_truncated(pipeline):
     assert len(tokenizer(longest).input_ids) <= tokenizer.model_max_length
 
 
+@pytest.mark.slow
 def test_plain_diffusers_generates_images_of_unseen_prompts(pipeline):
     """Images align with their own prompts far better than with those of others."""
     prompts = sample_prompts(24, 3, "held_out", pair_share=0.0)
@@ -89,13 +88,14 @@ def test_too_many_prompts_are_refused():
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory):
+def demo(tmp_path_factory, warm_training_python):
     folder = tmp_path_factory.mktemp("demo")
-    command = [sys.executable, "-m", "refl.demo", "--small", "--json", "--out", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = warm_training_python.run(["-m", "refl.demo", "--small", "--json", "--out", folder])
+    assert done.returncode == 0, done.stderr
     return json.loads(done.stdout), folder / "small" / "seed-0"
 
 
+@pytest.mark.slow
 def test_the_demo_report_is_complete(demo):
     report, folder = demo
     expected_keys = {
@@ -126,6 +126,7 @@ def test_each_panel_of_the_curves_has_one_labeled_axis():
     assert {"refl: tiny", "control: truth", "saved weights"} <= set(labels)
 
 
+@pytest.mark.slow
 def test_the_learned_reward_rises_and_by_more_than_the_control(demo):
     """On 16 validation images; measured 0.35 -> 0.66 after 24 steps."""
     report, _ = demo
@@ -135,6 +136,7 @@ def test_the_learned_reward_rises_and_by_more_than_the_control(demo):
     assert refl[-1]["tiny"] > control[-1]["tiny"] + 0.05
 
 
+@pytest.mark.slow
 def test_the_truth_is_held_out(demo):
     report, _ = demo
     weights = {reward["name"]: reward["weight"] for reward in report["settings"]["rewards"]}
@@ -142,9 +144,9 @@ def test_the_truth_is_held_out(demo):
     assert report["settings"]["validation"]["stop_reward"] == "tiny-judge"
 
 
-def test_usage_errors_are_one_line(tmp_path):
+@pytest.mark.slow
+def test_usage_errors_are_one_line(warm_training_python, tmp_path):
     (tmp_path / "file").write_text("")
-    command = [sys.executable, "-m", "refl.demo", "--small", "--out", str(tmp_path / "file")]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = warm_training_python.run(["-m", "refl.demo", "--small", "--out", tmp_path / "file"])
     assert done.returncode == 2
     assert "Cannot write to" in done.stderr

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 
@@ -39,10 +38,8 @@ def environment():
 
 
 def command(script, *arguments, ranks=1):
-    launcher = (
-        [] if ranks == 1 else ["-m", "torch.distributed.run", f"--nproc_per_node={ranks}", "--standalone"]
-    )
-    return [sys.executable, *launcher, str(script), *map(str, arguments)]
+    launcher = ["-m", "torch.distributed.run", f"--nproc_per_node={ranks}", "--standalone"] * (ranks > 1)
+    return [*launcher, str(script), *map(str, arguments)]
 
 
 @pytest.fixture
@@ -52,8 +49,13 @@ def script(tmp_path):
     return path
 
 
-def finish(arguments):
-    done = subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=300)
+@pytest.fixture
+def python(warm_training_python):
+    return warm_training_python
+
+
+def finish(python, arguments):
+    done = python.run(arguments, env=environment())
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
@@ -66,7 +68,7 @@ def wait_for_steps(folder, steps, process):
         rows = path.read_text().splitlines() if path.is_file() else []
         if sum('"gradient_norm"' in row for row in rows) >= steps:
             return
-        assert process.poll() is None, process.stderr.read()
+        assert process.poll() is None, process.output()
         time.sleep(0.02)
     raise AssertionError("no step within two minutes")
 
@@ -86,18 +88,16 @@ RANDOM = (
 
 
 @pytest.mark.slow
-def test_a_resumed_run_writes_the_same_bytes(script, pipelines, tmp_path):
+def test_a_resumed_run_writes_the_same_bytes(python, script, pipelines, tmp_path):
     more = (*RANDOM, "run.steps=8")
-    finish(command(script, pipelines("sd"), tmp_path / "whole", *more))
+    finish(python, command(script, pipelines("sd"), tmp_path / "whole", *more))
     arguments = command(script, pipelines("sd"), tmp_path / "killed", *more)
     for steps in (2, 5):  # before the first checkpoint, and between two
-        process = subprocess.Popen(
-            arguments, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        )
+        process = python.start(arguments, env=environment())
         wait_for_steps(tmp_path / "killed", steps, process)
         process.kill()
         process.communicate()
-    finish(arguments)
+    finish(python, arguments)
     assert result(tmp_path / "whole") == result(tmp_path / "killed")
 
     def steps(folder):
@@ -110,12 +110,10 @@ def test_a_resumed_run_writes_the_same_bytes(script, pipelines, tmp_path):
 
 
 @pytest.mark.slow
-def test_ctrl_c_saves_and_prints_how_to_resume(script, pipelines, tmp_path):
+def test_ctrl_c_saves_and_prints_how_to_resume(python, script, pipelines, tmp_path):
     more = (*RANDOM, "run.checkpoint_every=0", "run.steps=40")
     arguments = command(script, pipelines("sd"), tmp_path / "run", *more)
-    process = subprocess.Popen(
-        arguments, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = python.start(arguments, env=environment())
     wait_for_steps(tmp_path / "run", 1, process)
     process.send_signal(signal.SIGINT)
     _, output = process.communicate(timeout=60)
@@ -126,12 +124,14 @@ def test_ctrl_c_saves_and_prints_how_to_resume(script, pipelines, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one_process(script, pipelines, tmp_path):
+def test_two_processes_equal_one_process(python, script, pipelines, tmp_path):
     """Equal global batch, noise and prompts give equal weights, up to the order of sums."""
     more = ("run.steps=3", "optimizer.epsilon=1e-3", "run.accumulation=2", "strategy.name=alignprop")
-    output = finish(command(script, pipelines("sd"), tmp_path / "one", "run.batch_size=4", *more))
+    output = finish(python, command(script, pipelines("sd"), tmp_path / "one", "run.batch_size=4", *more))
     assert "processes: 1" in output
-    output = finish(command(script, pipelines("sd"), tmp_path / "two", "run.batch_size=2", *more, ranks=2))
+    output = finish(
+        python, command(script, pipelines("sd"), tmp_path / "two", "run.batch_size=2", *more, ranks=2)
+    )
     assert output.count("processes: 2") == 2
     one, two = (
         load_file(tmp_path / n / "model" / "pytorch_lora_weights.safetensors") for n in ("one", "two")
@@ -151,15 +151,13 @@ def test_two_processes_equal_one_process(script, pipelines, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_damaged_checkpoint_or_one_of_another_run_is_refused(script, pipelines, tmp_path):
+def test_a_damaged_checkpoint_or_one_of_another_run_is_refused(python, script, pipelines, tmp_path):
     arguments = (script, pipelines("sd"), tmp_path / "run", "run.steps=2")
-    finish(command(*arguments))
-    done = subprocess.run(
-        command(*arguments, "optimizer.lr=0.1"), env=environment(), capture_output=True, text=True
-    )
+    finish(python, command(*arguments))
+    done = python.run(command(*arguments, "optimizer.lr=0.1"), env=environment())
     assert "its run has other settings or data" in done.stderr
     weights = tmp_path / "run/checkpoints/step-000002/tensors.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
-    done = subprocess.run(command(*arguments), env=environment(), capture_output=True, text=True)
+    done = python.run(command(*arguments), env=environment())
     assert "step-000002': it is damaged" in done.stderr
     assert "Remove it to resume from the checkpoint before it" in done.stderr

@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -34,15 +33,12 @@ def folder(model, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def run():
+def run(warm_python):
     """A function that runs the command in another process: run("rank", ...) -> CompletedProcess."""
 
     def run(*arguments, env=None) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-m", "reward_core", *map(str, arguments)]
         settings = {"HF_HUB_OFFLINE": "1", "COLUMNS": "200", "OMP_NUM_THREADS": "1", **(env or {})}
-        return subprocess.run(
-            command, capture_output=True, text=True, env={**os.environ, **settings}, timeout=300
-        )
+        return warm_python.run(["-m", "reward_core", *arguments], env={**os.environ, **settings})
 
     return run
 

@@ -15,12 +15,14 @@ SLOW = {"torch", "transformers", "diffusers", "numpy", "PIL", "huggingface_hub"}
 NEVER = {"diffusers", "datasets", "accelerate", "timm", "torchvision", "peft", "pyarrow", "pandas", "gradio"}
 
 
-def loaded_by(statement: str) -> set[str]:
-    code = (
-        f"import sys, json; {statement}; print(json.dumps(sorted({{m.split('.')[0] for m in sys.modules}})))"
-    )
+def modules_after(statement: str) -> set[str]:
+    code = f"import sys, json; {statement}; print(json.dumps(sorted(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return set(json.loads(done.stdout))
+
+
+def loaded_by(statement: str) -> set[str]:
+    return {module.split(".")[0] for module in modules_after(statement)}
 
 
 @pytest.mark.parametrize("package", ["reward_core", "refl", "reward_benchmark"])
@@ -65,6 +67,7 @@ print(json.dumps(sorted({{name.split(".")[0] for name in sys.modules}})))
     assert not set(json.loads(done.stdout)) & SLOW
 
 
+@pytest.mark.slow
 def test_no_module_of_reward_core_loads_an_optional_dependency():
     import reward_core
 
@@ -77,13 +80,16 @@ def test_no_module_of_reward_core_loads_an_optional_dependency():
     assert not loaded_by(f"import {', '.join(modules)}") & NEVER
 
 
-def test_scoring_does_not_load_the_hub_client_or_transformers(parity):
+def test_scoring_loads_no_hub_client_transformers_or_compiler(parity):
     folder = str(parity / "state_dict.pt")
     image = str(parity / "images/rgb.png")
     statement = f"import reward_core as R; R.load({folder!r}, 'cpu').score('a dog', {image!r})"
-    assert not loaded_by(statement) & (NEVER | {"transformers", "huggingface_hub"})
+    modules = modules_after(statement)
+    assert not modules & (NEVER | {"transformers", "huggingface_hub"})
+    assert "torch._dynamo" not in modules  # importing it takes a second
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["diffusers", "torchmetrics"])
 def test_an_integration_without_its_library_says_what_to_install(name):
     code = (

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -21,12 +22,15 @@ from PIL import Image
 import reward_core as RM
 from reward_core import shapes
 
-pytest.importorskip("gradio", reason="the page needs gradio (extra: app)")
+if find_spec("gradio") is None:  # importing it takes seconds, in each worker
+    pytest.skip("the page needs gradio (extra: app)", allow_module_level=True)
 httpx = pytest.importorskip("httpx")
 api = pytest.importorskip("playwright.sync_api", reason="driving a browser needs the playwright package")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 if CHROMIUM is None:
     pytest.skip("no chromium on this machine (Debian: apt-get install chromium)", allow_module_level=True)
+
+pytestmark = pytest.mark.slow  # two servers and a browser; other files of this folder need neither
 
 FLAGS = (
     "--headless=new --no-sandbox --disable-gpu --no-first-run --disable-background-networking "
@@ -300,7 +304,6 @@ def test_input_over_the_limits_is_reported_and_skipped(visit, strict_server, mod
     assert "No picture given" in page.notices()
 
 
-@pytest.mark.slow
 def test_a_full_queue_is_reported(visit, strict_server, tmp_path):
     files = [str(tmp_path / f"{i}.jpg") for i in range(4)]
     for file in files:  # small files that take a while to decode and shrink: 1 runs, 1 waits, 2 are refused

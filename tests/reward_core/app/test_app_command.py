@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,11 @@ from PIL import Image
 
 import reward_core as RM
 
-pytest.importorskip("gradio", reason="the page needs gradio (extra: app)")
+if find_spec("gradio") is None:  # importing it takes seconds, in each worker
+    pytest.skip("the page needs gradio (extra: app)", allow_module_level=True)
 
 
+@pytest.mark.slow
 def test_the_space_folder_runs(tmp_path):
     pytest.importorskip("tomllib", reason="Python 3.10 has no TOML reader")
     space = tmp_path / "space"

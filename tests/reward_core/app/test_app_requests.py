@@ -4,13 +4,15 @@ import io
 import os
 import socket
 import threading
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from reward_core.errors import InputError
 
-pytest.importorskip("gradio", reason="the page needs gradio (extra: app)")
+if find_spec("gradio") is None:  # importing it takes seconds, in each worker
+    pytest.skip("the page needs gradio (extra: app)", allow_module_level=True)
 import httpx
 
 KB = 1024

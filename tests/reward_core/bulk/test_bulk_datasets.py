@@ -198,6 +198,7 @@ def test_progress_bars_of_the_library_appear_on_a_terminal_only(run, images, tmp
     assert done.stderr.count("\n") == 1  # the summary
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals need POSIX")
 def test_the_progress_bar_starts_below_those_of_the_library(images, tmp_path):
     import fcntl

@@ -3,25 +3,24 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from warm_python import Program
 
 pytest.importorskip("pyarrow")
 ROWS = 64
-COMMAND = (sys.executable, "-m", "reward_core", "score")
+COMMAND = ("-m", "reward_core", "score")
 OPTIONS = ("--model", "tiny", "--batch-size", "4", "--shard-rows", "8", "--json")
 # One thread in every process: results may round differently with another number of threads.
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory) -> Path:
+def inputs(warm_python, tmp_path_factory) -> Path:
     """Images, pairs.parquet with row groups that do not align with shards, and its scores whole.parquet."""
     import pyarrow
     import pyarrow.parquet
@@ -36,35 +35,37 @@ def inputs(tmp_path_factory) -> Path:
         "image": [f"{i % (ROWS // 2 + 1)}.png" for i in range(ROWS)],
     }
     pyarrow.parquet.write_table(pyarrow.table(columns), root / "pairs.parquet", row_group_size=18)
-    done = run(root, root / "whole.parquet", "--device", "cpu")
+    arguments = score_arguments(root, root / "whole.parquet", "--device", "cpu")
+    done = warm_python.run(arguments, env=ENVIRONMENT)
     assert json.loads(done.stdout)["errors"] == {"no such file": 1}
     return root
 
 
-def arguments(inputs: Path, out: Path, *more: object) -> list[str]:
-    return list(map(str, (*COMMAND, "--manifest", inputs / "pairs.parquet", "--out", out, *OPTIONS, *more)))
+def score_arguments(inputs: Path, out: Path, *more: object) -> tuple:
+    return (*COMMAND, "--manifest", inputs / "pairs.parquet", "--out", out, *OPTIONS, *more)
 
 
-def run(inputs: Path, out: Path, *more: object) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        arguments(inputs, out, *more), capture_output=True, text=True, env=ENVIRONMENT, timeout=300
-    )
+@pytest.fixture
+def started(warm_python, inputs):
+    """started(out, *options) -> a running program that scores the manifest."""
+    return lambda out, *more: warm_python.start(score_arguments(inputs, out, *more), env=ENVIRONMENT)
 
 
-def started(inputs: Path, out: Path, *more: object) -> subprocess.Popen:
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(arguments(inputs, out, *more), **pipes, text=True, env=ENVIRONMENT)
+@pytest.fixture
+def run(warm_python, inputs):
+    """run(out, *options) -> the completed process."""
+    return lambda out, *more: warm_python.run(score_arguments(inputs, out, *more), env=ENVIRONMENT)
 
 
-def first_shard(out: Path, process: subprocess.Popen) -> None:
+def first_shard(out: Path, process: Program) -> None:
     """Wait until a shard is finished."""
     parts = Path(f"{out}.parts")
     while not list(parts.glob("rows-*")):
-        assert process.poll() is None, process.stderr.read()
+        assert process.poll() is None, process.output()
         time.sleep(0.01)
 
 
-def descendants(process: subprocess.Popen) -> list:
+def descendants(process: Program) -> list:
     psutil = pytest.importorskip("psutil")
     return psutil.Process(process.pid).children(recursive=True)
 
@@ -73,9 +74,9 @@ def descendants(process: subprocess.Popen) -> list:
 
 
 @pytest.mark.slow
-def test_two_processes_write_the_same_bytes_as_one(inputs, tmp_path):
+def test_two_processes_write_the_same_bytes_as_one(run, inputs, tmp_path):
     out = tmp_path / "scores.parquet"
-    done = run(inputs, out, "--devices", "cpu,cpu")
+    done = run(out, "--devices", "cpu,cpu")
     assert done.returncode == 1, done.stderr
     assert out.read_bytes() == (inputs / "whole.parquet").read_bytes()
     summary = json.loads(done.stdout)
@@ -85,9 +86,11 @@ def test_two_processes_write_the_same_bytes_as_one(inputs, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-def test_a_killed_process_ends_the_run_with_a_message_and_the_next_run_resumes(inputs, tmp_path):
+def test_a_killed_process_ends_the_run_with_a_message_and_the_next_run_resumes(
+    started, run, inputs, tmp_path
+):
     out = tmp_path / "scores.parquet"
-    process = started(inputs, out, "--devices", "cpu,cpu")
+    process = started(out, "--devices", "cpu,cpu")
     first_shard(out, process)
     workers = [child for child in descendants(process) if "spawn_main" in " ".join(child.cmdline())]
     assert len(workers) == 2
@@ -98,16 +101,16 @@ def test_a_killed_process_ends_the_run_with_a_message_and_the_next_run_resumes(i
     assert process.returncode == 2
     assert "The process of device cpu ended unexpectedly (signal 9). Finished shards are kept" in output
     assert not workers[0].is_running()
-    done = run(inputs, out, "--device", "cpu")
+    done = run(out, "--device", "cpu")
     assert json.loads(done.stdout)["resumed_rows"] > 0
     assert out.read_bytes() == (inputs / "whole.parquet").read_bytes()
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-def test_processes_end_when_the_writer_is_killed(inputs, tmp_path):
+def test_processes_end_when_the_writer_is_killed(started, run, inputs, tmp_path):
     out = tmp_path / "scores.parquet"
-    process = started(inputs, out, "--devices", "cpu,cpu")
+    process = started(out, "--devices", "cpu,cpu")
     first_shard(out, process)
     children = descendants(process)
     process.kill()
@@ -116,13 +119,14 @@ def test_processes_end_when_the_writer_is_killed(inputs, tmp_path):
     while any(child.is_running() for child in children):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    run(inputs, out, "--devices", "cpu,cpu")
+    run(out, "--devices", "cpu,cpu")
     assert out.read_bytes() == (inputs / "whole.parquet").read_bytes()
 
 
-def test_errors_of_a_worker_process_are_reported(inputs, tmp_path):
+@pytest.mark.slow
+def test_errors_of_a_worker_process_are_reported(run, inputs, tmp_path):
     (tmp_path / "model").mkdir()
-    done = run(inputs, tmp_path / "scores.csv", "--devices", "cpu,cpu", "--model", tmp_path / "model")
+    done = run(tmp_path / "scores.csv", "--devices", "cpu,cpu", "--model", tmp_path / "model")
     assert done.returncode == 2
     assert "model" in done.stderr
     assert list(tmp_path.iterdir()) == [tmp_path / "model"]
@@ -133,11 +137,11 @@ def test_errors_of_a_worker_process_are_reported(inputs, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-def test_ray_writes_the_same_bytes_after_an_actor_is_killed(inputs, tmp_path):
+def test_ray_writes_the_same_bytes_after_an_actor_is_killed(started, inputs, tmp_path):
     """A local cluster with two workers, one of which is killed while it scores."""
     pytest.importorskip("ray")
     out = tmp_path / "scores.parquet"
-    process = started(inputs, out, "--engine", "ray", "--workers", "2")
+    process = started(out, "--engine", "ray", "--workers", "2")
     first_shard(out, process)
     actors = [child for child in descendants(process) if "RayScorer" in " ".join(child.cmdline())]
     assert actors
@@ -150,7 +154,7 @@ def test_ray_writes_the_same_bytes_after_an_actor_is_killed(inputs, tmp_path):
 
 
 @pytest.mark.slow
-def test_unreadable_images_in_an_actor_are_reported_as_on_one_device(inputs, tmp_path):
+def test_unreadable_images_in_an_actor_are_reported_as_on_one_device(warm_python, inputs, tmp_path):
     pytest.importorskip("ray")
     datasets = pytest.importorskip("datasets")
     import pyarrow
@@ -163,9 +167,7 @@ def test_unreadable_images_in_an_actor_are_reported_as_on_one_device(inputs, tmp
     for engine in ("local", "ray"):
         out = tmp_path / f"{engine}.csv"
         arguments = ("--dataset", tmp_path / "data", "--out", out, "--engine", engine, "--model", "tiny")
-        done = subprocess.run(
-            [*COMMAND, *map(str, arguments)], capture_output=True, text=True, env=ENVIRONMENT, timeout=300
-        )
+        done = warm_python.run([*COMMAND, *arguments], env=ENVIRONMENT)
         assert done.returncode == 2
         output[engine] = done.stderr.splitlines()[-1]
     assert f"Cannot read rows 0 to 1 of the dataset '{tmp_path / 'data'}': 'utf-8' codec" in output["local"]

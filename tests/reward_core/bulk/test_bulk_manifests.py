@@ -313,6 +313,7 @@ def test_a_header_that_never_ends_is_refused(tmp_path, monkeypatch):
     assert len(str(raised.value)) < 1000
 
 
+@pytest.mark.slow
 def test_prompts_of_many_lines_are_read_completely(tmp_path):
     prompt = "\n".join(f"line {i} of a long prompt, with commas" for i in range(1000))
     text = "image,prompt\n" + "".join(f'{i}.png,"{prompt}"\n' for i in range(600))

@@ -131,7 +131,10 @@ def test_a_run_killed_at_ten_random_moments_resumes_to_the_same_bytes(inputs, tm
     assert shards_kept > 0  # some kills came after a shard was finished
 
 
-@pytest.mark.parametrize("name", ["scores.csv", "scores.jsonl", "scores.parquet"])
+@pytest.mark.parametrize(
+    "name",
+    ["scores.csv", *(pytest.param(f"scores.{x}", marks=pytest.mark.slow) for x in ("jsonl", "parquet"))],
+)
 def test_a_run_resumes_from_any_shards_with_the_same_bytes(command, inputs, tmp_path, name):
     folder = tmp_path / "shards"
     form = name.split(".")[1]
@@ -200,23 +203,21 @@ def unfinished_run(command, inputs: Path, tmp_path: Path) -> Path:
     return out
 
 
-def test_a_second_run_on_the_same_target_is_refused(command, inputs, tmp_path):
+def test_a_second_run_on_the_same_target_is_refused(command, run, inputs, tmp_path):
     import filelock
 
     out = tmp_path / "scores.csv"
     folder = Path(f"{out}.parts")
     folder.mkdir()
     with filelock.FileLock(folder / ".bulk-lock"):
-        held = subprocess.run(
-            [sys.executable, "-m", "reward_core", *arguments(inputs, out)], capture_output=True, text=True
-        )
+        held = run(*arguments(inputs, out))
     assert held.returncode == 2
     assert f"Cannot use '{out}': another run is using it" in held.stderr
     assert command(*arguments(inputs, out)).returncode == 1
 
 
-@pytest.mark.parametrize("moment", ["at a shard", "when joining"])
-@pytest.mark.parametrize("form", ["csv", "parquet"])
+@pytest.mark.parametrize("moment", ["at a shard", pytest.param("when joining", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("form", ["csv", pytest.param("parquet", marks=pytest.mark.slow)])
 def test_a_full_disk_keeps_finished_shards(command, inputs, tmp_path, form, moment):
     """A limit on the size of files simulates a full disk: writing fails in both cases."""
     resource = pytest.importorskip("resource")
@@ -261,16 +262,15 @@ def test_a_target_in_a_virtual_file_system_is_refused(command, inputs):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_reports_saved_rows_and_the_same_command_resumes(command, inputs, tmp_path, number, code):
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
+def test_a_signal_reports_saved_rows_and_the_same_command_resumes(
+    command, warm_python, inputs, tmp_path, number, code
+):
     out = tmp_path / "scores.csv"
     options = [*arguments(inputs, out), "--shard-rows", "48"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "reward_core", *options],
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    process = warm_python.start(["-m", "reward_core", *options])
     parts = Path(f"{out}.parts")
     for _ in range(6000):
         if list(parts.glob("rows-*")):

@@ -429,7 +429,7 @@ def bare(parity, tmp_path) -> Path:
     return Path(shutil.copy(parity / "state_dict.pt", tmp_path / "ImageReward.pt"))
 
 
-@pytest.mark.parametrize("method", ["command", "tool", "files beside"])
+@pytest.mark.parametrize("method", ["command", pytest.param("tool", marks=pytest.mark.slow), "files beside"])
 def test_convert_gives_a_folder_that_loads_offline(command, model, parity, images, bare, tmp_path, method):
     out = tmp_path / "folder"
     sizes = ["--config", parity / "config.json", "--vocab", parity / "vocab.txt"]
@@ -566,6 +566,7 @@ def test_no_progress_bar_without_a_terminal(run, folder, parity, tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (0, "", f"4 scores in {out}\n")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are POSIX's")
 def test_a_progress_bar_on_a_terminal_leaves_stdout_clean(folder, images):
     import pty

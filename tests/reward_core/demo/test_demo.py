@@ -2,8 +2,6 @@
 
 import os
 import re
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -60,14 +58,9 @@ def test_scores_are_about_standard_normal_and_have_percentiles(tiny):
     assert max(percentiles) <= 100
 
 
-def test_the_demo_ranks_and_draws_in_80_columns(tmp_path):
+def test_the_demo_ranks_and_draws_in_80_columns(warm_python, tmp_path):
     out = tmp_path / "sheet.png"
-    done = subprocess.run(
-        [sys.executable, "-m", "reward_core.demo", "--out", out],
-        capture_output=True,
-        encoding="utf-8",
-        env={**os.environ, "COLUMNS": "80", "PYTHONIOENCODING": "utf-8"},
-    )
+    done = warm_python.run(["-m", "reward_core.demo", "--out", out], env={**os.environ, "COLUMNS": "80"})
     assert (done.returncode, done.stderr) == (0, "")
     rows = [line.split("│")[1:-1] for line in done.stdout.splitlines() if line.startswith("│")]
     assert max(map(len, done.stdout.splitlines())) <= 80
@@ -89,8 +82,7 @@ def test_the_demo_ranks_and_draws_in_80_columns(tmp_path):
         assert len(sheet.convert("RGB").getcolors(2**24)) > 1000
 
 
-def test_the_demo_reports_a_missing_folder(tmp_path):
-    command = [sys.executable, "-m", "reward_core.demo", "--out", tmp_path / "none" / "sheet.png"]
-    done = subprocess.run(command, capture_output=True, encoding="utf-8")
+def test_the_demo_reports_a_missing_folder(warm_python, tmp_path):
+    done = warm_python.run(["-m", "reward_core.demo", "--out", tmp_path / "none" / "sheet.png"])
     assert done.returncode == 2
     assert "no such folder" in done.stderr

@@ -10,8 +10,6 @@ import io
 import json
 import os
 import socket
-import subprocess
-import sys
 import threading
 
 import pytest
@@ -40,7 +38,7 @@ def hub():
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(tmp_path, warm_python):
     """Return run(arguments of python, URL of the hub, environment) -> CompletedProcess."""
     inherited = {
         key: value
@@ -57,13 +55,7 @@ def run(tmp_path):
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "OMP_NUM_THREADS": "1",
         }
-        return subprocess.run(
-            [sys.executable, *arguments],
-            env={**inherited, **settings, **environment},
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
+        return warm_python.run(arguments, env={**inherited, **settings, **environment}, timeout=120)
 
     return run
 

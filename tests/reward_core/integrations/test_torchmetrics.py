@@ -2,8 +2,6 @@
 
 import json
 import pickle
-import subprocess
-import sys
 from copy import deepcopy
 
 import numpy as np
@@ -312,18 +310,14 @@ dist.destroy_process_group()  # otherwise its threads may abort the process at e
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_value_of_one(tiny, tmp_path):
+def test_two_processes_give_the_value_of_one(tiny, warm_python, tmp_path):
     images = torch.randint(
         0, 256, (5, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
     )
     prompts = [*PROMPTS, "a blue ring"]
     torch.save(images, tmp_path / "images.pt")
-    command = [sys.executable, "-c", PROCESS]
     tail = [str(tmp_path / "store"), str(tmp_path / "images.pt"), "|".join(prompts)]
-    ranks = [
-        subprocess.Popen([*command, str(r), *tail], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for r in (0, 1)
-    ]
+    ranks = [warm_python.start(["-c", PROCESS, str(r), *tail]) for r in (0, 1)]
     output = [process.communicate(timeout=300) for process in ranks]
     assert [process.returncode for process in ranks] == [0, 0], output
     lines = [out.strip().split("|") for out, _ in output]

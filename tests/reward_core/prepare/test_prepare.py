@@ -9,7 +9,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 import zipfile
 
@@ -36,21 +35,15 @@ def hub():
 
 
 @pytest.fixture
-def start(hub, tmp_path):
-    """start(*arguments of python) -> a running process that uses the local hub."""
+def start(hub, tmp_path, warm_python):
+    """start(*arguments of python) -> a running program that uses the local hub."""
     settings = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
     settings |= {
         "HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "200",
     }  # fmt: skip
 
-    def start(*arguments):
-        command = [sys.executable, *map(str, arguments)]
-        return subprocess.Popen(
-            command, env=settings, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-
-    return start
+    return lambda *arguments: warm_python.start(arguments, env=settings)
 
 
 @pytest.fixture
@@ -98,6 +91,7 @@ def whole(tmp_path, files, out="data"):
     return names
 
 
+@pytest.mark.slow
 def test_a_killed_download_of_imagerewarddb_resumes(hub, start, prepare, tmp_path):
     files = small_imagerewarddb({"train": 8, "validation": 2, "test": 2})
     third = "images/train/train_3.zip"

@@ -119,6 +119,7 @@ def test_the_tiny_model_on_a_fresh_held_out_file(command, held_out):
     assert json.loads(blank.stdout)["pooled_accuracy"] < 0.65  # measured: 0.53
 
 
+@pytest.mark.slow
 def test_the_tool_is_deterministic_and_seeds_differ(held_out, tmp_path):
     folder, output = held_out
     for seed, same in ((5, True), (6, False)):

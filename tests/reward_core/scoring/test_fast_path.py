@@ -192,6 +192,7 @@ def test_inductor_compiles_and_agrees(model, fast, images, tmp_path, monkeypatch
     assert not model.warm_up(4)  # "exact" is never compiled
 
 
+@pytest.mark.slow
 def test_a_shape_is_compiled_after_it_took_enough_time(fast, images):
     as_on_a_gpu(fast, seconds=0.0, backend="eager", shapes=2)
     expected = fast.score_pairs(PROMPTS, images[:3], batch_size=3)

@@ -240,6 +240,7 @@ print("halved and continued")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the address space is limited the Linux way")
 def test_out_of_memory_halves_the_batch_size(parity):
     # glibc would keep the address space of freed blocks in its heap, where oneDNN, which maps its code, finds

@@ -65,6 +65,7 @@ def test_the_oracle_prefers_the_correct_prompt_to_every_near_miss():
             assert reading.alignment(missed) <= 0.5 < reading.alignment(scene)
 
 
+@pytest.mark.slow
 def test_the_oracle_agrees_with_the_known_truth():
     """Over all faults of evaluation groups."""
     errors, right, total = [], 0, 0
@@ -280,6 +281,7 @@ def test_small_changes_of_an_image_change_the_truth_little(name):
     assert np.max(changes) <= 0.1, np.max(changes, axis=0)
 
 
+@pytest.mark.slow
 def test_jpeg_with_chroma_subsampling_changes_the_truth_little():
     """Usual JPEGs store the hue of every second pixel, so small yellow stars lose their points."""
     changes = []

@@ -69,6 +69,7 @@ def weights(model):
     return {key: tensor.clone() for key, tensor in model.state_dict().items()}
 
 
+@pytest.mark.slow
 def test_training_learns_and_writes_a_loadable_folder(fresh, data, tmp_path, command):
     out = tmp_path / "run"
     config = settings(
@@ -171,6 +172,7 @@ def test_frozen_weights_do_not_change(fresh, data, tmp_path):
     assert (frozen_layers(24, 0.7), frozen_layers(12, 0.7), frozen_layers(24, 1.0)) == (16, 8, 24)
 
 
+@pytest.mark.slow
 def test_the_cache_changes_nothing(fresh, data, tmp_path):
     options = dict(freeze=0.5, epochs=3, validations=2)
     Trainer(settings(data, tmp_path / "without", **options), fresh()).train()
@@ -208,6 +210,7 @@ def test_the_cache_changes_nothing(fresh, data, tmp_path):
     assert file.stat().st_size == len(content)
 
 
+@pytest.mark.slow
 def test_images_within_tables_and_zips_are_cached(fresh, data, tmp_path):
     groups, others = read_rankings(data / "train.json")[:4], read_rankings(data / "validation.json")[:2]
     with zipfile.ZipFile(tmp_path / "pictures.zip", "w") as archive:
@@ -260,6 +263,7 @@ def test_a_small_cache_holds_some_images(fresh, data, tmp_path):
     assert cache.found > 0
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_bit_identical(fresh, data, tmp_path):
     options = dict(epochs=3, steps=6, validations=0, checkpoint_every=3, checkpoints=9, dropout=0.1)
     whole = fresh()
@@ -288,6 +292,7 @@ def test_a_resumed_run_is_bit_identical(fresh, data, tmp_path):
         Trainer(settings(data, tmp_path / "half", **options), fresh()).train(tmp_path / "nowhere")
 
 
+@pytest.mark.slow
 def test_a_warm_up_takes_at_most_a_tenth_of_the_steps(fresh, data, tmp_path, caplog):
     """Also after a resume, bit for bit. The saved setting stays as given."""
     caplog.set_level("INFO")
@@ -316,6 +321,7 @@ def test_a_warm_up_takes_at_most_a_tenth_of_the_steps(fresh, data, tmp_path, cap
     assert "warm-up" not in caplog.text
 
 
+@pytest.mark.slow
 def test_a_run_does_not_resume_with_other_data_or_weights(fresh, tmp_path):
     """The error names each change; after undoing it the run resumes. Moved data does not matter."""
     data = tmp_path / "data"
@@ -485,6 +491,7 @@ def test_steps_without_pairs_are_skipped(fresh, tmp_path, caplog):
         Trainer(replace(config, out=str(tmp_path / "none")), fresh()).train()
 
 
+@pytest.mark.slow
 def test_a_loss_that_does_not_move_is_reported_with_its_reason(fresh, data, tmp_path, caplog):
     caplog.set_level("INFO")
     config = settings(data, tmp_path, head_init="original", init=str(model_folder(fresh, tmp_path)), lr=1e-7)
@@ -510,6 +517,7 @@ def model_folder(fresh, tmp_path):
     return tmp_path / "start"
 
 
+@pytest.mark.slow
 def test_exploding_and_non_finite_runs_are_reported(fresh, data, tmp_path, caplog):
     caplog.set_level("INFO")
     trainer = Trainer(
@@ -531,6 +539,7 @@ def test_exploding_and_non_finite_runs_are_reported(fresh, data, tmp_path, caplo
     assert "step 1 was skipped" in caplog.text
 
 
+@pytest.mark.slow
 def test_validations_that_are_not_finite_are_never_the_best(fresh, data, tmp_path, caplog):
     """Only validation and test have the word whose embedding becomes NaN after the second step."""
     caplog.set_level("INFO")
@@ -707,6 +716,7 @@ def test_the_plan_never_splits_a_group():
     assert odd.steps[1].of_rank(1, 2) == [odd.steps[1].micro_batches[1], ()]
 
 
+@pytest.mark.slow
 def test_gradient_checkpointing_changes_nothing(fresh, data, tmp_path):
     for name, on in (("with", True), ("without", False)):
         Trainer(settings(data, tmp_path / name, steps=3, gradient_checkpointing=on), fresh()).train()

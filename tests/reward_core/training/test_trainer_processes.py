@@ -4,10 +4,10 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 import torch
 from ranked_images import write_rankings
@@ -36,12 +36,10 @@ def start(folder, tmp_path_factory):
 
 
 def training(start, data, out, *settings, ranks=1):
-    launcher = (
-        [] if ranks == 1 else ["-m", "torch.distributed.run", f"--nproc_per_node={ranks}", "--standalone"]
-    )
+    launcher = ["-m", "torch.distributed.run", f"--nproc_per_node={ranks}", "--standalone"] * (ranks > 1)
     common = ("trackers=[]", "warmup_steps=0", "lr=1e-3", "validations=1", "freeze=0.5", "workers=1")
     given = ("--init", start, "--data", data, "--out", out, *common, *settings)
-    return [sys.executable, *launcher, "-m", "reward_core", "train", *map(str, given)]
+    return [*launcher, "-m", "reward_core", "train", *map(str, given)]
 
 
 def environment():
@@ -53,10 +51,15 @@ def environment():
     }
 
 
-def finish(arguments):
-    done = subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=300)
+def finish(python, arguments):
+    done = python.run(arguments, env=environment())
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stderr
+
+
+@pytest.fixture
+def python(warm_training_python):
+    return warm_training_python
 
 
 def rows(folder):
@@ -69,7 +72,7 @@ def newest(folder):
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one_process(start, data, tmp_path):
+def test_two_processes_equal_one_process(python, start, data, tmp_path):
     """The same micro-batches of 2 groups, computed by one process and by two processes.
 
     The last step of an epoch has only 2 groups, so that one of two processes has none. The gradient of a
@@ -77,8 +80,8 @@ def test_two_processes_equal_one_process(start, data, tmp_path):
     """
     more = ("batch_size=2", "steps=6", "epochs=2", "lr=1e-4", "epsilon=1e-6")
     more += ("dropout=0", "drop_path=0", "head_dropout=0")
-    finish(training(start, data, tmp_path / "one", *more, "accumulation=2"))
-    finish(training(start, data, tmp_path / "two", *more, "accumulation=1", ranks=2))
+    finish(python, training(start, data, tmp_path / "one", *more, "accumulation=2"))
+    finish(python, training(start, data, tmp_path / "two", *more, "accumulation=1", ranks=2))
     (one, first), (two, second) = newest(tmp_path / "one"), newest(tmp_path / "two")
     assert (first["processes"], second["processes"]) == (1, 2)
     assert first["step"] == second["step"] == 6
@@ -109,24 +112,22 @@ def wait_for_steps(folder, steps, process):
         lines = path.read_text().splitlines() if path.is_file() else []
         if sum('"gradient_norm"' in line for line in lines) >= steps:
             return
-        assert process.poll() is None, process.stderr.read()
+        assert process.poll() is None, process.output()
         time.sleep(0.02)
     raise AssertionError("no step within two minutes")
 
 
 @pytest.mark.slow
-def test_a_resumed_run_on_two_ranks_is_bit_identical(start, data, tmp_path):
+def test_a_resumed_run_on_two_ranks_is_bit_identical(python, start, data, tmp_path):
     more = ("batch_size=1", "accumulation=1", "steps=9", "checkpoint_every=3", f"cache={tmp_path / 'cache'}")
-    finish(training(start, data, tmp_path / "whole", *more, ranks=2))
+    finish(python, training(start, data, tmp_path / "whole", *more, ranks=2))
     arguments = training(start, data, tmp_path / "killed", *more, ranks=2)
-    process = subprocess.Popen(
-        arguments, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        start_new_session=True,
-    )  # fmt: skip
+    process = python.start(arguments, env=environment())
     wait_for_steps(tmp_path / "killed", 5, process)  # between two checkpoints
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    output = finish(arguments)
+    for running in (process, *psutil.Process(process.pid).children(recursive=True)):
+        running.kill()
+    process.wait()
+    output = finish(python, arguments)
     assert "resuming after step" in output
     (one, _), (two, _) = newest(tmp_path / "whole"), newest(tmp_path / "killed")
     for name, weight in one.items():
@@ -138,9 +139,10 @@ def test_a_resumed_run_on_two_ranks_is_bit_identical(start, data, tmp_path):
     assert steps("whole") == steps("killed")  # each step once, with the same values
 
 
-def test_training_in_16_bit_keeps_float32_weights(start, data, tmp_path):
+@pytest.mark.slow
+def test_training_in_16_bit_keeps_float32_weights(python, start, data, tmp_path):
     more = ("mixed_precision=bf16", "gradient_checkpointing=true", "epochs=8", "accumulation=1", "freeze=0")
-    finish(training(start, data, tmp_path / "half", *more))
+    finish(python, training(start, data, tmp_path / "half", *more))
     validations = [row["validation/loss"] for row in rows(tmp_path / "half") if "validation/loss" in row]
     assert validations[-1] < validations[0] - 0.02
     weights = load_file(tmp_path / "half" / "model.safetensors")
@@ -148,11 +150,10 @@ def test_training_in_16_bit_keeps_float32_weights(start, data, tmp_path):
     assert "bf16, torch" in (tmp_path / "half" / "README.md").read_text()
 
 
-def test_ctrl_c_saves_and_says_how_to_resume(start, data, tmp_path):
+@pytest.mark.slow
+def test_ctrl_c_saves_and_says_how_to_resume(python, start, data, tmp_path):
     arguments = training(start, data, tmp_path / "run", "batch_size=1", "accumulation=1", "epochs=200")
-    process = subprocess.Popen(
-        arguments, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = python.start(arguments, env=environment())
     wait_for_steps(tmp_path / "run", 1, process)
     process.send_signal(signal.SIGINT)
     _, output = process.communicate(timeout=60)
@@ -164,37 +165,29 @@ def test_ctrl_c_saves_and_says_how_to_resume(start, data, tmp_path):
     RM.load(tmp_path / "run", device="cpu")  # the best weights so far
 
 
-def no_large_files():
-    """Limit files to 15 kB, so that writing fails as on a full disk."""
-    resource = pytest.importorskip("resource", reason="this system has no such limits")
-    resource.setrlimit(resource.RLIMIT_FSIZE, (15_000, 15_000))
-
-
 @pytest.mark.slow
-def test_a_full_disk_is_a_one_line_error_and_keeps_existing_files(start, data, tmp_path):
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such limits")
+def test_a_full_disk_is_a_one_line_error_and_keeps_existing_files(python, start, data, tmp_path):
     out = tmp_path / "run"
     more = ("steps=4", "checkpoint_every=2", "checkpoints=9")
     arguments = training(start, data, out, *more)
-    finish(arguments)
+    finish(python, arguments)
     last = out / "checkpoints" / "step-000004"
     shutil.rmtree(last)
+    full_disk = {"RLIMIT_FSIZE": 15_000}  # writing larger files fails, as on a full disk
     before = {path: path.read_bytes() for path in out.rglob("*") if path.suffix in (".safetensors", ".pt")}
-    full = subprocess.run(
-        arguments, env=environment(), capture_output=True, text=True, preexec_fn=no_large_files
-    )
+    full = python.run(arguments, env=environment(), limits=full_disk)
     assert full.returncode == 2
     assert "Traceback" not in full.stderr
     assert f"reward-core: Cannot write into '{out}" in full.stderr.splitlines()[-1]
     assert {path: path.read_bytes() for path in before} == before
     assert not list((out / "checkpoints").glob(".*"))
     assert not list(out.glob(".saving-*"))
-    assert "resuming after step 2" in finish(arguments)
+    assert "resuming after step 2" in finish(python, arguments)
     assert last.is_dir()
     # The same in a new folder.
     arguments = training(start, data, tmp_path / "new", *more)
-    full = subprocess.run(
-        arguments, env=environment(), capture_output=True, text=True, preexec_fn=no_large_files
-    )
+    full = python.run(arguments, env=environment(), limits=full_disk)
     assert full.returncode == 2
     assert f"reward-core: Cannot write into '{tmp_path / 'new'}': " in full.stderr.splitlines()[-1]
 

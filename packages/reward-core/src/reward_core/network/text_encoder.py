@@ -70,13 +70,21 @@ class TextEncoder(nn.Module):
         return run_block(last, x, mask, kv[-1], queries, gradient_checkpointing=self.gradient_checkpointing)
 
 
+class Embedding(nn.Embedding):
+    """nn.Embedding without random weights on the meta device, where making them imports torch's compiler."""
+
+    def reset_parameters(self) -> None:
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
+
 class TextEmbeddings(nn.Module):
     """Sum of word and position embeddings with LayerNorm."""
 
     def __init__(self, config: TextConfig):
         super().__init__()
-        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.word_embeddings = Embedding(config.vocab_size, config.hidden_size)
+        self.position_embeddings = Embedding(config.max_position_embeddings, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
