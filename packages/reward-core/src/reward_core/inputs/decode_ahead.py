@@ -33,12 +33,19 @@ class DecodedImage:
         error: why the image cannot be read.
         clipped: warning about levels that are clipped at 8 bits, if any.
         state: size and modification time of the image's file, where a bulk run needs it.
+        on_release: called by ``release``.
     """
 
     pixels: Tensor | None
     error: ImageError | None = None
     clipped: str | None = None
     state: str = ""
+    on_release: Callable[[], None] | None = None
+
+    def release(self) -> None:
+        """Give back the memory of the pixels, which are copied or not needed anymore. Call it once."""
+        if self.on_release is not None:
+            self.on_release()
 
 
 class Pending(Protocol):

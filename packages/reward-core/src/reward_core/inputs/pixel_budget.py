@@ -1,12 +1,13 @@
-"""A limit on the pixels that all threads of this process decode at the same time."""
+"""A limit on the pixels that the threads of this process decode at the same time."""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
+from typing import Protocol
 
 from ..files.limits import MAX_PIXELS_IN_FLIGHT
 
@@ -63,7 +64,27 @@ class PixelBudget:
             turn.set()
 
 
+class Budget(Protocol):
+    """A limit on the pixels that are decoded at the same time."""
+
+    def held(self, pixels: int) -> AbstractContextManager[None]:
+        """Wait until the pixels are free and hold them in the block. Must not be nested."""
+        ...
+
+
+_shared: list[Budget] = []  # of several processes; empty if this process has a budget of its own
+
+
+def pixel_budget() -> Budget:
+    """Return the budget of this process, or the one that it shares with others."""
+    return _shared[0] if _shared else _own()
+
+
+def share_pixel_budget(budget: Budget) -> None:
+    """Make this process use a budget that it shares with other processes."""
+    _shared[:] = [budget]
+
+
 @cache
-def pixel_budget() -> PixelBudget:
-    """Return the budget of this process."""
+def _own() -> PixelBudget:
     return PixelBudget(MAX_PIXELS_IN_FLIGHT.value)

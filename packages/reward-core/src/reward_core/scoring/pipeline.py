@@ -132,6 +132,7 @@ class Pipeline(Generic[B]):
                 features: Tensor | None = self.transfers.upload(batch.features)
             else:
                 new = self._encode(pixels)
+                _release(batch)
                 if batch.encode_only:
                     for key in self.cache.absent(keys):
                         self.cache[key] = None  # no later batch uses it
@@ -144,8 +145,10 @@ class Pipeline(Generic[B]):
             if features is not None:
                 wait = self.transfers.fetch(self._score(features, batch, rows))
 
+        encoded = len(pixels)
+
         def finish() -> BatchResult[B]:
-            return BatchResult(batch, rows, None if wait is None else wait(), errors, len(pixels))
+            return BatchResult(batch, rows, None if wait is None else wait(), errors, encoded)
 
         return finish
 
@@ -218,6 +221,13 @@ class Pipeline(Generic[B]):
         if len(parts) > 1:  # later batches would fail again
             self.most = min(self.most or count, max(map(len, parts)))
         return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
+def _release(batch: Batch) -> None:
+    """Give back the memory of a batch's images after they were uploaded."""
+    for pending in batch.opening.values():
+        pending.result().release()
+    batch.opening = {}
 
 
 def ahead(items: Iterable[T], count: int = BATCHES_AHEAD) -> Iterator[T]:
