@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 
 from ..errors import InputError
+from ..inputs.decode_ahead import Pending
 from ..scoring.decoders import Submit
 from ..scoring.lru_cache import LRUCache
 from ..scoring.pipeline import BATCHES_AHEAD, Batch
@@ -99,7 +100,8 @@ class ImagesAhead:
                 for key in absent:
                     encoded[key] = None
                 opened = absent if number >= scored or number in again else []
-                opening = dict(zip(opened, self.submit([by_key[key] for key in opened])))
+                pending = self.submit([by_key[key] for key in opened])
+                opening: dict[Hashable, Pending] = dict(zip(opened, pending))
                 encoded.used(used)
                 last = start + len(batch) == len(indices)
                 yield RowBatch(

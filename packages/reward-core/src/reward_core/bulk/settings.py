@@ -32,8 +32,8 @@ class BulkSettings:
         batch_size: rows per batch (default: 8 on a CPU, 64 on a GPU).
         shard_rows: rows per shard file.
         cache: number of encoded images to keep for later rows with the same image.
-        threads: threads or processes per worker that decode images (default: one per core without the last,
-            at most 32).
+        threads: threads or processes per worker that decode images (default: one per core, at most 32;
+            one core fewer for processes).
         decoders: "threads" or "processes" that decode images. "auto": processes for at least 1000 rows on a
             CUDA GPU with at least 4 cores, otherwise threads.
         save_seconds: interval at which rows of unfinished shards are saved; a crash loses at most that

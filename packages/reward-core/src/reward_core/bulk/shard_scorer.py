@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..files.score_file import ScoredRow
-from ..inputs.decode_ahead import DecodedImage, decoded_by
+from ..inputs.decode_ahead import MOST_THREADS, DecodedImage, decoded_by
 from ..inputs.image_file import state_text
+from ..runs.cpus import usable_cpus
 from ..scoring.decoders import decoding, preparation
 from ..scoring.pipeline import BatchResult, Pipeline
 from ..scoring.scoring_model import ScoringModel
@@ -51,8 +52,8 @@ class ShardScorer:
         batch_size: rows per batch.
         cache: number of images whose features are kept between batches of a shard (see
             scoring/lru_cache.py).
-        threads: number of threads or processes that decode images (default: the number of CPUs minus one,
-            at most 32).
+        threads: number of threads or processes that decode images (default: the number of CPUs, at most 32;
+            one CPU fewer for processes).
         decoders: "auto", "threads" or "processes".
         scored_rows: shard -> number of its first rows, in whole batches, that an earlier run scored.
         reproducible: do not compile the model, so that a resumed run computes the same values as an
@@ -91,6 +92,7 @@ class ShardScorer:
             self.batch_size,
             decoders=self.decoders,
             workers=self.threads,
+            threads=min(MOST_THREADS, usable_cpus()),
         ) as submit:
             batches = ImagesAhead(
                 self.source, self.shards, shards, self.batch_size, self.cache, submit, self.scored_rows

@@ -68,6 +68,7 @@ def decoding(
     *,
     decoders: str | None = None,
     workers: int | None = None,
+    threads: int | None = None,
 ) -> Iterator[Submit]:
     """Yield a function that decodes images in threads or processes.
 
@@ -80,21 +81,21 @@ def decoding(
         decoders: one of DECODERS (default: ``default_decoders``).
         workers: number of threads or processes (default: the number of CPUs minus one, which is left to
             the model).
+        threads: default for threads.
 
     Raises:
         InputError: processes were asked for and cannot be used.
     """
     decoders = checked_decoders(decoders or default_decoders)
-    cpus = workers + 1 if workers else usable_cpus()
-    with DecodingThreads(workers) as threads:
-        if not _processes_wanted(decoders, model, cpus, images):
-            yield lambda batch: [threads.submit(decode, image) for image in batch]
+    with DecodingThreads(workers or threads) as in_threads:
+        if not _processes_wanted(decoders, model, workers or usable_cpus(), images):
+            yield lambda batch: [in_threads.submit(decode, image) for image in batch]
             return
-        count = max(1, min(MOST_PROCESSES, cpus - 1))
+        count = workers or max(1, min(MOST_PROCESSES, usable_cpus() - 1))
         own_size = resizes_on_device(model)
         slots = min(MOST_SLOTS, (BATCHES_AHEAD + 2) * batch_size)
         with DecodingProcesses(model.transform.square, own_size, count, slots) as processes:
-            yield partial(_submit, processes, threads, decode, as_file)
+            yield partial(_submit, processes, in_threads, decode, as_file)
 
 
 def resizes_on_device(model: ImageEncoder) -> bool:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from torch import Tensor
 
-from ..inputs.decode_ahead import DecodedWhenRead, decoded
+from ..inputs.decode_ahead import DecodedWhenRead, Pending, decoded
 from ..inputs.image_file import ImageSource
 from .batching import checked_batch_size
 from .decoders import decoding, path_and_name, preparation
@@ -77,7 +77,7 @@ def image_batches(
         def batches() -> Iterator[ImageBatch]:
             for start in starts:
                 indices = range(start, min(start + size, len(images)))
-                opening = dict(zip(indices, submit([images[i] for i in indices])))
+                opening: dict[Hashable, Pending] = dict(zip(indices, submit([images[i] for i in indices])))
                 yield ImageBatch(indices, opening, start=start)
 
         yield from pipeline.run(ahead(batches()))
