@@ -54,7 +54,7 @@ def test_processes_write_the_same_rows_as_threads(inputs, tmp_path):
 
 @needs_processes
 def test_images_in_a_table_are_decoded_by_processes(inputs, tmp_path):
-    pyarrow = pytest.importorskip("pyarrow")
+    pytest.importorskip("pyarrow")
     import pyarrow.parquet
 
     data = [(inputs / f"{i}.png").read_bytes() for i in range(10)]

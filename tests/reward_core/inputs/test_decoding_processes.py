@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -197,7 +198,7 @@ def test_three_images_in_a_row_that_end_the_process_end_the_run(huge):
             process = worker(decoding=True)
             process.kill()
             process.wait(10)
-        with pytest.raises(WorkerError, match=r"Cannot decode '.*huge.png' and the 2 images before it"):
+        with pytest.raises(WorkerError, match=r"Cannot decode '.*huge.png'.* 3 times in a row"):
             [image.result() for image in pending]
     assert not workers_left()
 
@@ -211,9 +212,9 @@ def test_closing_does_not_wait_for_images_and_leaves_nothing_behind(files, huge)
         started = time.monotonic()
     assert time.monotonic() - started < 2  # decoding all of them takes about 10 s
     assert not workers_left()
-    with pytest.raises(ZeroDivisionError), processes() as pool:
+    with suppress(ZeroDivisionError), processes() as pool:
         submitted(pool, files)[0].result()
-        _ = 1 / 0
+        raise ZeroDivisionError
     assert not workers_left()
     assert len(os.listdir("/proc/self/fd")) == descriptors
     assert os.listdir("/dev/shm") == shared

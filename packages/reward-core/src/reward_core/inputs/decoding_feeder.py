@@ -26,8 +26,8 @@ class _Message(NamedTuple):
 class Feeder:
     """A process and the thread that passes images to it.
 
-    An image during which the process ends gets an ImageError. The queue is closed with a WorkerError if that
-    happens to three images in a row.
+    An image during which the process ends gets an ImageError. The queue is closed with a WorkerError if the
+    process ends three times without decoding an image in between.
 
     Args:
         queue: the images.
@@ -116,18 +116,20 @@ class Feeder:
         crashed_slot = int(self._slots.working_on[self._settings.process])
         self._slots.working_on[self._settings.process] = -1
         again: list[_Message] = []
+        name = "its images"
         for chunk, tasks in self._sent:
             for task in tasks:
                 if task.slot != crashed_slot:
                     again.append(_Message(chunk, [task]))  # one by one: the next crash repeats less
                     continue
+                name = repr(task.name)
                 reason = f"the process that decoded it ended unexpectedly ({ending})"
                 self._queue.store(chunk, [(task.slot, Outcome(None, ImageError(task.name, reason)))])
-                if crashes == MOST_CRASHES:
-                    raise WorkerError(
-                        f"Cannot decode {task.name!r} and the {crashes - 1} images before it: {reason}. "
-                        'Use decoders="threads", or fewer of them if the memory is full.'
-                    ) from error
+        if crashes == MOST_CRASHES:
+            raise WorkerError(
+                f"Cannot decode {name}: its process ended unexpectedly {crashes} times in a "
+                f'row ({ending}). Use decoders="threads", or fewer processes if the memory is full.'
+            ) from error
         self._sent.clear()
         self._waiting.extendleft(reversed(again))
 

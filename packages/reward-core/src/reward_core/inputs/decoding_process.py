@@ -16,6 +16,8 @@ _COMMAND = (
     "import sys; connection, memory, *sys.path = sys.argv[1:]; "
     "from reward_core.inputs.decoding_worker import main; main(int(connection), int(memory))"
 )
+_CANNOT_START = "Cannot start a process that decodes images"
+_ADVICE = 'Use decoders="threads".'
 # Numerical libraries start threads when they are imported; the process does not use them.
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
@@ -34,6 +36,9 @@ class DecodingProcess:
     Args:
         settings: its settings.
         memory: descriptor of the shared file.
+
+    Raises:
+        WorkerError: the system cannot start it.
     """
 
     def __init__(self, settings: WorkerSettings, memory: int):
@@ -41,14 +46,18 @@ class DecodingProcess:
         self._connection, other_end = Pipe()
         with other_end:
             descriptors = (other_end.fileno(), memory)
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", _COMMAND, *map(str, descriptors), *sys.path],
-                pass_fds=descriptors,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,  # may be reserved for a summary
-                env={**os.environ, **_ONE_THREAD},
-                start_new_session=True,  # so that Ctrl-C reaches the parent only
-            )
+            try:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-c", _COMMAND, *map(str, descriptors), *sys.path],
+                    pass_fds=descriptors,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,  # may be reserved for a summary
+                    env={**os.environ, **_ONE_THREAD},
+                    start_new_session=True,  # so that Ctrl-C reaches the parent only
+                )
+            except OSError as error:
+                self._connection.close()
+                raise WorkerError(f"{_CANNOT_START}: {error}. {_ADVICE}") from error
 
     def wait_until_ready(self) -> None:
         """Wait until the process has started. Raise WorkerError if it fails."""
@@ -56,10 +65,7 @@ class DecodingProcess:
             self._connection.send(self._settings)
             self._connection.recv()
         except (EOFError, OSError) as error:
-            raise WorkerError(
-                f"Cannot start a process that decodes images: it ended with {self.ending()}. "
-                'Use decoders="threads".'
-            ) from error
+            raise WorkerError(f"{_CANNOT_START}: it ended with {self.ending()}. {_ADVICE}") from error
 
     def send(self, tasks: Sequence[Task]) -> None:
         """Send tasks. Raise OSError if the process has ended."""
