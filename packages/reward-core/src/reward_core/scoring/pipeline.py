@@ -122,7 +122,8 @@ class Pipeline(Generic[B]):
     @torch.no_grad()
     def _launch(self, batch: B) -> Callable[[], BatchResult[B]] | None:
         """Start the computation of a batch; return a function that waits for its result."""
-        pixels = self._decoded(batch)
+        images = {key: pending.result() for key, pending in batch.opening.items()}
+        pixels = self._pixels(images)
         keys = [key for key in batch.keys if key is not None]
         rows = list(range(len(batch.keys)))
         errors: dict[int, ImageError] = {}
@@ -132,7 +133,9 @@ class Pipeline(Generic[B]):
                 features: Tensor | None = self.transfers.upload(batch.features)
             else:
                 new = self._encode(pixels)
-                _release(batch)
+                batch.opening = {}
+                for image in images.values():
+                    image.release()
                 if batch.encode_only:
                     for key in self.cache.absent(keys):
                         self.cache[key] = None  # no later batch uses it
@@ -152,11 +155,10 @@ class Pipeline(Generic[B]):
 
         return finish
 
-    def _decoded(self, batch: B) -> dict[Key, Tensor]:
+    def _pixels(self, images: Mapping[Key, DecodedImage]) -> dict[Key, Tensor]:
         """Return the pixels of new images; put errors into the cache or raise them."""
         pixels: dict[Key, Tensor] = {}
-        for key, pending in batch.opening.items():
-            image = pending.result()
+        for key, image in images.items():
             self._warn(image)
             if image.error is None:
                 assert image.pixels is not None
@@ -221,13 +223,6 @@ class Pipeline(Generic[B]):
         if len(parts) > 1:  # later batches would fail again
             self.most = min(self.most or count, max(map(len, parts)))
         return torch.cat(parts) if len(parts) > 1 else parts[0]
-
-
-def _release(batch: Batch) -> None:
-    """Give back the memory of a batch's images after they were uploaded."""
-    for pending in batch.opening.values():
-        pending.result().release()
-    batch.opening = {}
 
 
 def ahead(items: Iterable[T], count: int = BATCHES_AHEAD) -> Iterator[T]:
