@@ -72,19 +72,15 @@ class Budget(Protocol):
         ...
 
 
-_shared: list[Budget] = []  # of several processes; empty if this process has a budget of its own
-
-
-def pixel_budget() -> Budget:
-    """Return the budget of this process, or the one that it shares with others."""
-    return _shared[0] if _shared else _own()
+_shared: list[Budget] = []
 
 
 def share_pixel_budget(budget: Budget) -> None:
-    """Make this process use a budget that it shares with other processes."""
+    """Make this process use a budget that it shares with others. Call it before the first image."""
     _shared[:] = [budget]
 
 
 @cache
-def _own() -> PixelBudget:
-    return PixelBudget(MAX_PIXELS_IN_FLIGHT.value)
+def pixel_budget() -> Budget:
+    """Return the budget of this process, or the one that it shares with other processes."""
+    return _shared[0] if _shared else PixelBudget(MAX_PIXELS_IN_FLIGHT.value)
