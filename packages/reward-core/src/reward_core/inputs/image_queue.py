@@ -150,7 +150,8 @@ class ImageQueue:
             error: raised by ``take`` from now on.
         """
         with self._work:
-            self._error = self._error or error
+            if not self.closed:  # an error after closing is its effect
+                self._error = error
             self.closed = True
             self._chunks.clear()
             self._work.notify_all()
