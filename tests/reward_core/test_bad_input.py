@@ -34,7 +34,7 @@ from reward_core.errors import (
     NonFiniteRewardError,
     PromptTypeError,
 )
-from reward_core.inputs.image_transform import resized_size
+from reward_core.inputs.square_image import resized_size
 
 PROMPT = "a red house by the ocean"
 # Every method that returns scores, called with one (prompt, image) pair.
@@ -295,7 +295,7 @@ def test_extreme_aspect_ratios_give_the_same_pixels_as_pil(model, size, mode):
     assert new[0] * new[1] > 5_000_000
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        box = model.transform.crop_box(*new, 48)
+        box = model.transform.crop_box(*new)
         plain = image.resize(new, Image.Resampling.BICUBIC).crop(box).convert("RGB")
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -7,27 +7,15 @@ fingerprint covers it.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from ..inputs.image_file import state_text
+
 if TYPE_CHECKING:
     from .shards import Shards
     from .sources import Source
-
-NO_FILE = "-"
-
-
-def image_state(image: str | bytes | None) -> str:
-    """Return "size mtime_ns" of an image's file, "-" if there is none, "" if the image is not a path."""
-    if not isinstance(image, str):
-        return ""
-    try:
-        stat = os.stat(image)
-    except (OSError, ValueError):  # ValueError: a path with a null byte
-        return NO_FILE
-    return f"{stat.st_size} {stat.st_mtime_ns}"
 
 
 def states_digest(states: Sequence[str]) -> str | None:
@@ -52,5 +40,5 @@ def changed_shards(source: Source, shards: Shards, scored: Mapping[int, tuple[in
         if start != position:
             paths = source.image_paths(start)
         position = start + rows
-        if states_digest([image_state(path) for path in islice(paths, rows)]) != digest:
+        if states_digest([state_text(path) for path in islice(paths, rows)]) != digest:
             yield shard

@@ -1,15 +1,16 @@
-"""Read rows and decode images in threads, a few batches ahead of the model."""
+"""Read rows in a thread and have their images decoded, a few batches ahead of the model."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 
 from ..errors import InputError
-from ..inputs.decode_ahead import DecodedImage, Pending
+from ..inputs.decode_ahead import Pending
+from ..scoring.decoders import Submit
 from ..scoring.lru_cache import LRUCache
 from ..scoring.pipeline import BATCHES_AHEAD, Batch
 from .input_row import InputRow, Key
@@ -49,8 +50,7 @@ class ImagesAhead:
         wanted: numbers of the shards to read.
         batch_size: rows per batch.
         cache: number of images that stay cached between the batches of a shard.
-        decode: function of a row that decodes its image; several threads call it at once.
-        threads: number of threads that decode images.
+        submit: function that starts to decode the images of rows.
         scored_rows: shard -> number of its first rows, in whole batches, that an earlier run scored.
     """
 
@@ -61,18 +61,16 @@ class ImagesAhead:
         wanted: Iterable[int],
         batch_size: int,
         cache: int,
-        decode: Callable[[InputRow], DecodedImage],
-        threads: int,
+        submit: Submit[InputRow],
         scored_rows: Mapping[int, int] | None = None,
     ):
         self.scored_rows = scored_rows or {}
         self.source, self.shards, self.wanted = source, shards, wanted
-        self.batch_size, self.cache, self.decode, self.threads = batch_size, cache, decode, threads
+        self.batch_size, self.cache, self.submit = batch_size, cache, submit
 
     def __iter__(self) -> Iterator[RowBatch]:
         reader = ThreadPoolExecutor(1, "reward-core-read")
-        openers = ThreadPoolExecutor(self.threads, "reward-core-decode")
-        batches = self._batches(openers)
+        batches = self._batches()
         # A single thread reads, so the generator is never entered twice at once.
         waiting = deque(reader.submit(next, batches, None) for _ in range(BATCHES_AHEAD))
         try:
@@ -81,9 +79,8 @@ class ImagesAhead:
                 yield batch
         finally:
             reader.shutdown(wait=False, cancel_futures=True)
-            openers.shutdown(wait=False, cancel_futures=True)
 
-    def _batches(self, openers: ThreadPoolExecutor) -> Iterator[RowBatch]:
+    def _batches(self) -> Iterator[RowBatch]:
         for shard, rows, scored, again in self._rows_of_shards():
             encoded: LRUCache[Key, None] = LRUCache(self.cache)
             indices = self.shards.range(shard)
@@ -99,11 +96,12 @@ class ImagesAhead:
                 keys = [None if row.error else row.key() for row in batch]
                 used = [key for key in keys if key is not None]
                 by_key = dict(zip(keys, batch))
-                opening: dict[Hashable, Pending] = {}
-                for key in encoded.absent(used):
-                    if number >= scored or number in again:
-                        opening[key] = openers.submit(self.decode, by_key[key])
+                absent = list(encoded.absent(used))
+                for key in absent:
                     encoded[key] = None
+                opened = absent if number >= scored or number in again else []
+                pending = self.submit([by_key[key] for key in opened])
+                opening: dict[Hashable, Pending] = dict(zip(opened, pending))
                 encoded.used(used)
                 last = start + len(batch) == len(indices)
                 yield RowBatch(

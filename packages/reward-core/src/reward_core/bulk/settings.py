@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import InputError
+from ..scoring.decoders import checked_decoders
 from ..scoring.precision import check_precision
 
 ENGINES = ("local", "ray")
@@ -31,7 +32,10 @@ class BulkSettings:
         batch_size: rows per batch (default: 8 on a CPU, 64 on a GPU).
         shard_rows: rows per shard file.
         cache: number of encoded images to keep for later rows with the same image.
-        threads: threads per worker that decode images (default: one per core, at most 32).
+        threads: threads or processes per worker that decode images (default: one per core, at most 32;
+            one core fewer for processes).
+        decoders: "threads" or "processes" that decode images. "auto": processes for at least 1000 rows on a
+            CUDA GPU with at least 4 cores, otherwise threads.
         save_seconds: interval at which rows of unfinished shards are saved; a crash loses at most that
             much work. Ray workers return whole shards, so with engine "ray" a crash loses up to one shard
             per worker.
@@ -49,11 +53,13 @@ class BulkSettings:
     shard_rows: int = DEFAULT_SHARD_ROWS
     cache: int = DEFAULT_CACHE
     threads: int | None = None
+    decoders: str = "auto"
     save_seconds: float = 30.0
     reproducible: bool = False
 
     def __post_init__(self) -> None:
         check_precision(self.precision)
+        checked_decoders(self.decoders)
         if self.engine not in ENGINES:
             raise InputError(f"engine must be one of {', '.join(ENGINES)}, got {self.engine!r}")
         for name, minimum in (

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from ..files.score_file import ScoredRow
-from ..inputs.decode_ahead import DecodedImage, decoded_by
+from ..inputs.decode_ahead import MOST_THREADS, DecodedImage, decoded_by
+from ..inputs.image_file import state_text
 from ..runs.cpus import usable_cpus
-from ..scoring.image_batches import preparation
+from ..scoring.decoders import decoding, preparation
 from ..scoring.pipeline import BatchResult, Pipeline
 from ..scoring.scoring_model import ScoringModel
-from .image_states import image_state
 from .images_ahead import ImagesAhead, RowBatch
 from .input_row import InputRow
 from .shards import Shards
 from .sources import Source
-
-MOST_THREADS = 32
 
 
 @dataclass
@@ -54,7 +52,9 @@ class ShardScorer:
         batch_size: rows per batch.
         cache: number of images whose features are kept between batches of a shard (see
             scoring/lru_cache.py).
-        threads: number of threads that decode images (default: one per CPU, at most 32).
+        threads: number of threads or processes that decode images (default: the number of CPUs, at most 32;
+            one CPU fewer for processes).
+        decoders: "auto", "threads" or "processes".
         scored_rows: shard -> number of its first rows, in whole batches, that an earlier run scored.
         reproducible: do not compile the model, so that a resumed run computes the same values as an
             uninterrupted one.
@@ -70,34 +70,44 @@ class ShardScorer:
         threads: int | None = None,
         scored_rows: Mapping[int, int] | None = None,
         reproducible: bool = False,
+        decoders: str = "auto",
     ):
         self.model, self.source, self.shards, self.scored_rows = model, source, shards, scored_rows
         self.batch_size, self.cache = batch_size, cache
-        self.threads = threads or min(MOST_THREADS, usable_cpus())
+        self.threads, self.decoders = threads, decoders
         self.path = model.path(reproducible)
         self.prepare = preparation(model)
         self.states: dict[Hashable, str] = {}
 
     def score(self, shards: Iterable[int]) -> Iterator[ScoredBatch]:
         """Yield the scored batches of shards, one shard after the other."""
-        batches = ImagesAhead(
-            self.source,
-            self.shards,
-            shards,
-            self.batch_size,
-            self.cache,
-            self._decode,
-            self.threads,
-            self.scored_rows,
-        )
         pipeline: Pipeline[RowBatch] = Pipeline(
             self.model, self.path, self._rewards, cache=self.cache, keep_errors=True, warn_once=True
         )
-        for result in pipeline.run(self._started(batches, pipeline)):
-            yield self._scored(result)
+        with decoding(
+            self.model,
+            self._decode,
+            _as_file,
+            self._rows(shards),
+            self.batch_size,
+            decoders=self.decoders,
+            workers=self.threads,
+            threads=min(MOST_THREADS, usable_cpus()),
+        ) as submit:
+            batches = ImagesAhead(
+                self.source, self.shards, shards, self.batch_size, self.cache, submit, self.scored_rows
+            )
+            for result in pipeline.run(self._started(batches, pipeline)):
+                yield self._scored(result)
+
+    def _rows(self, shards: Iterable[int]) -> int:
+        """Return the number of rows of shards, or of all shards if their numbers arrive one by one."""
+        if not isinstance(shards, Sequence):
+            return self.shards.rows
+        return sum(len(self.shards.range(shard)) for shard in shards)
 
     def _decode(self, row: InputRow) -> DecodedImage:
-        state = image_state(row.content)  # before the file is read
+        state = state_text(row.content)  # before the file is read
         return decoded_by(row.open, row.image, self.prepare, state)
 
     def _started(self, batches: Iterable[RowBatch], pipeline: Pipeline[RowBatch]) -> Iterator[RowBatch]:
@@ -109,7 +119,7 @@ class ShardScorer:
             for key, pending in batch.opening.items():
                 self.states[key] = pending.result().state
             batch.states = [
-                image_state(row.content) if key is None else self.states.get(key, "")
+                state_text(row.content) if key is None else self.states.get(key, "")
                 for row, key in zip(batch.rows, batch.keys)
             ]
             yield batch
@@ -137,3 +147,8 @@ class ShardScorer:
                 score, error = None, f"the reward is not a finite number: {score}"
             rows.append(ScoredRow(row.prompt, row.image, score, error))
         return ScoredBatch(batch.shard, rows, batch.states, batch.last, result.encoded, len(batch.cut))
+
+
+def _as_file(row: InputRow) -> tuple[str | bytes, str]:
+    assert row.content is not None  # rows without content have an error and are not opened
+    return row.content, row.image

@@ -23,7 +23,8 @@ logger = logging.getLogger(__name__)
 # Options that only bulk runs have, under argparse's names.
 BULK_ONLY = (
     *("prompt_from_metadata", "prompt_column", "image_column", "split", "configuration", "format"),
-    *("engine", "devices", "address", "workers", "shard_rows", "cache", "threads", "reproducible"),
+    *("engine", "devices", "address", "workers", "shard_rows", "cache", "threads", "decoders"),
+    "reproducible",
 )
 
 
@@ -86,7 +87,14 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     score.add_argument("--workers", type=positive, metavar="N", help="Ray actors (default: one per GPU)")
     score.add_argument("--shard-rows", type=positive, metavar="N", help="rows per shard (default: 512)")
     score.add_argument("--cache", type=int, metavar="N", help="encoded images to cache (default: 256)")
-    score.add_argument("--threads", type=positive, metavar="N", help="threads per device that decode images")
+    score.add_argument(
+        "--threads", type=positive, metavar="N", help="threads or processes per device that decode images"
+    )
+    score.add_argument(
+        "--decoders",
+        choices=("auto", "threads", "processes"),
+        help="what decodes images (default: processes for many images on a GPU, otherwise threads)",
+    )
     score.add_argument(
         "--reproducible", action="store_true", help="do not compile, so that a resumed run rounds the same"
     )
@@ -193,7 +201,8 @@ def bulk_settings(args: argparse.Namespace) -> BulkSettings:
     if args.device and args.devices:
         raise InputError("Cannot use both --device and --devices. Give one of them.")
     devices = tuple(name.strip() for name in (args.devices or args.device or "").split(",") if name.strip())
-    chosen = _given(args, "engine", "address", "workers", "batch_size", "shard_rows", "cache", "threads")
+    names = ("engine", "address", "workers", "batch_size", "shard_rows", "cache", "threads", "decoders")
+    chosen = _given(args, *names)
     chosen["reproducible"] = args.reproducible
     return BulkSettings(model=args.model, precision=args.precision, devices=devices, **chosen)
 

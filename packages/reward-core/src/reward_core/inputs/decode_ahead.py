@@ -6,7 +6,6 @@ pixel_memory.py copies pixels without it (docs/performance.md).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -19,7 +18,7 @@ from torch import Tensor
 from ..errors import ImageError
 from ..runs.cpus import usable_cpus
 from .clipped_levels import clipping_message
-from .image_file import ImageSource, decoded_image, image_name, rgb_guard
+from .image_file import ImageSource, StoredImage, decoded_image, image_name, rgb_guard
 
 MOST_THREADS = 32
 
@@ -33,12 +32,19 @@ class DecodedImage:
         error: why the image cannot be read.
         clipped: warning about levels that are clipped at 8 bits, if any.
         state: size and modification time of the image's file, where a bulk run needs it.
+        on_release: called by ``release``.
     """
 
     pixels: Tensor | None
     error: ImageError | None = None
     clipped: str | None = None
     state: str = ""
+    on_release: Callable[[], None] | None = None
+
+    def release(self) -> None:
+        """Give back the memory of the pixels, which are copied or not needed anymore. Call it once."""
+        if self.on_release is not None:
+            self.on_release()
 
 
 class Pending(Protocol):
@@ -120,11 +126,11 @@ class DecodingThreads:
 
 
 def _may_be_shared(source: object) -> bool:
-    """Return whether threads may open the source: a path or a decoded image.
+    """Return whether threads may open the source.
 
     A PIL image that is not loaded yet or has a palette changes while it is read, and a caller may pass the
-    same image twice.
+    same image twice. StoredImages share the file that they are in.
     """
     if isinstance(source, Image.Image):
         return getattr(source, "fp", None) is None and source.mode not in ("P", "PA")
-    return isinstance(source, (str, os.PathLike))
+    return not isinstance(source, StoredImage)

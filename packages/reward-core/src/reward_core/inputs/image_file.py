@@ -22,6 +22,8 @@ from .clipped_levels import warn_if_clipped
 from .image_decoding import header_of, image_error, weight
 from .pixel_budget import pixel_budget
 
+NO_FILE = "-"
+
 
 class StoredImage:
     """An image inside a zip or a table (see rankings/stored_images.py)."""
@@ -82,6 +84,17 @@ def file_state(path: str | os.PathLike[str]) -> tuple[int, int]:
     """Return (size, modification time in ns) of a file."""
     stat = os.stat(path)
     return stat.st_size, stat.st_mtime_ns
+
+
+def state_text(content: str | bytes | None) -> str:
+    """Return "size mtime_ns" of an image's file, "-" if there is none, "" if the image is not a path."""
+    if not isinstance(content, str):
+        return ""
+    try:
+        size, modified = file_state(content)
+    except (OSError, ValueError):  # ValueError: a path with a null byte
+        return NO_FILE
+    return f"{size} {modified}"
 
 
 def open_image(source: ImageSource, *, warn: bool = True) -> Image.Image:

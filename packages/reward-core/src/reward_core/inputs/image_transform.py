@@ -20,16 +20,8 @@ from torch import Tensor, nn
 from . import bicubic
 from .device_resize import resized_on_device
 from .full_float32 import full_float32
-from .pixel_memory import rgb_levels
-
-# Of an enlarged image with more pixels than this, only the crop is computed.
-_ENLARGED_LIMIT = 2_000_000
-# An image with alpha and more pixels than this is shrunk in strips of about this many pixels.
-_STRIP_PIXELS = 1 << 24
-# An image with more pixels than this is shrunk by PIL before it is uploaded to a GPU.
-_DEVICE_LIMIT = 1 << 21
-_EIGHT_BIT_MODES = {"L", "LA", "La", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV"}
-_PREMULTIPLIED = {"LA": "La", "RGBA": "RGBa"}  # PIL resizes colors weighted by their alpha
+from .pixel_memory import rgb_memory
+from .square_image import SquareImage, resized_size
 
 
 class ImageTransform(nn.Module):
@@ -38,6 +30,9 @@ class ImageTransform(nn.Module):
     Args:
         size: side S of the square that the encoder reads, in pixels.
         mean, std: mean and standard deviation per RGB channel, for pixels in [0, 1].
+
+    Attributes:
+        square: how PIL images become squares.
     """
 
     mean: Tensor
@@ -46,6 +41,7 @@ class ImageTransform(nn.Module):
     def __init__(self, size: int, mean: Sequence[float], std: Sequence[float]):
         super().__init__()
         self.size = size
+        self.square = SquareImage(size)
         # Constants are not in the state dict, and stay on the CPU while a model is built on "meta".
         self._cpu_constants = tuple(
             torch.tensor(value, dtype=torch.float32, device="cpu").view(3, 1, 1) for value in (mean, std)
@@ -53,28 +49,22 @@ class ImageTransform(nn.Module):
         for name, constant in zip(("mean", "std"), self._cpu_constants):
             self.register_buffer(name, constant, persistent=False)
 
-    @staticmethod
-    def crop_box(width: int, height: int, size: int) -> tuple[int, int, int, int]:
-        """Return (left, top, right, bottom) of the center square.
+    @property
+    def prepares_with_pil(self) -> bool:
+        """Whether ``square`` does all of the preparation, so that processes without torch can do it.
 
-        Half pixels are rounded to even, as in torchvision.
+        False for a subclass that prepares images in another way.
         """
-        left, top = round((width - size) / 2), round((height - size) / 2)
-        return left, top, left + size, top + size
+        methods = ("prepare", "prepare_for_device", "to_uint8", "crop_box")
+        return all(getattr(type(self), name) is getattr(ImageTransform, name) for name in methods)
+
+    def crop_box(self, width: int, height: int) -> tuple[int, int, int, int]:
+        """Return (left, top, right, bottom) of the center square of a resized image."""
+        return self.square.crop_box(width, height)
 
     def to_uint8(self, image: Image.Image) -> np.ndarray:
         """Return an image of any size and mode as (S, S, 3) uint8 RGB, as in the original."""
-        width, height = image.size
-        new = resized_size(width, height, self.size)
-        box = self.crop_box(*new, self.size)
-        if new[0] * new[1] > max(_ENLARGED_LIMIT, width * height):
-            cropped = _enlarge_window(image, new, box)
-        elif image.mode in _PREMULTIPLIED and width * height > _STRIP_PIXELS:
-            cropped = _shrink_in_strips(image, new).crop(box)
-        else:
-            cropped = image.resize(new, Image.Resampling.BICUBIC).crop(box)
-        rgb = cropped if cropped.mode == "RGB" else _opaque(cropped).convert("RGB")
-        return np.array(rgb)
+        return self.square.levels(image)
 
     def from_pil(self, image: Image.Image) -> Tensor:
         """Return normalized pixels (3, S, S) float32 of a PIL image, on the CPU."""
@@ -96,16 +86,18 @@ class ImageTransform(nn.Module):
 
         An image that is shrunk keeps its size: (H, W, 3 or 4) uint8. Others are prepared by ``prepare``.
         """
-        shrinks = self.size <= min(image.size) and image.width * image.height <= _DEVICE_LIMIT
-        if shrinks and image.mode == "RGB":
-            return rgb_levels(image, pinned=torch.cuda.is_available())
-        return self.prepare(image)
+        if not self.square.shrinks(image):
+            return self.prepare(image)
+        memory = rgb_memory(image)
+        levels = torch.empty(memory.shape, dtype=torch.uint8, pin_memory=torch.cuda.is_available())
+        np.copyto(levels.numpy(), memory)  # without Python's lock, and without torch's threads
+        return levels
 
     def resize_on_device(self, levels: Tensor) -> Tensor:
         """Resize and crop levels (B, H, W, C) uint8 on a GPU to (B, S, S, 3), exactly as PIL does."""
         height, width = levels.shape[1:3]
         new_size = resized_size(width, height, self.size)
-        return resized_on_device(levels, new_size, self.crop_box(*new_size, self.size))
+        return resized_on_device(levels, new_size, self.crop_box(*new_size))
 
     def finish(self, images: Tensor) -> Tensor:
         """Return normalized pixels (B, 3, S, S) of B stacked results of ``prepare``, on their device."""
@@ -129,7 +121,7 @@ class ImageTransform(nn.Module):
         """Resize and crop levels 0-255 (B, 3, H, W) to the center (B, 3, S, S)."""
         height, width = levels.shape[-2:]
         new_width, new_height = resized_size(width, height, self.size)
-        left, top, right, bottom = self.crop_box(new_width, new_height, self.size)
+        left, top, right, bottom = self.crop_box(new_width, new_height)
         with torch.autocast(levels.device.type, enabled=False), full_float32(levels.device):
             passes = [(-1, width, new_width, left, right), (-2, height, new_height, top, bottom)]
             if new_height < height and height > 2 * width and bicubic.tall_images_go_vertical_first():
@@ -147,13 +139,6 @@ class ImageTransform(nn.Module):
         if self.mean.device == device:
             return self.mean, self.std
         return self._cpu_constants[0].to(device), self._cpu_constants[1].to(device)
-
-
-def resized_size(width: int, height: int, size: int) -> tuple[int, int]:
-    """Return (width, height) with the shorter side scaled to ``size``."""
-    if width <= height:
-        return size, int(size * height / width)
-    return int(size * width / height), size
 
 
 def _one_pass(x: Tensor, dim: int, source: int, target: int, start: int, stop: int) -> Tensor:
@@ -175,46 +160,3 @@ def _pass_matrix(source: int, target: int, start: int, stop: int, device: torch.
     np.add.at(matrix, (rows, taps.indices), taps.fixed_point / (1 << bicubic.PRECISION_BITS))
     with torch.inference_mode(False):  # the matrix is cached, and a later call may need gradients
         return torch.from_numpy(matrix).to(device=device, dtype=torch.float32)
-
-
-def _enlarge_window(image: Image.Image, size: tuple[int, int], box: tuple[int, int, int, int]) -> Image.Image:
-    """Return image.resize(size, BICUBIC).crop(box) without the whole resized image."""
-    left, top, right, bottom = box
-    if image.mode in ("1", "P"):
-        # Nearest-neighbor only selects pixels, so the image can be converted first.
-        rgb = np.asarray(_opaque(image.copy()).convert("RGB"))
-        rows = bicubic.nearest_indices(image.height, size[1], top, bottom)
-        columns = bicubic.nearest_indices(image.width, size[0], left, right)
-        return Image.fromarray(rgb[rows][:, columns])
-    if image.mode in _PREMULTIPLIED:
-        premultiplied = image.convert(_PREMULTIPLIED[image.mode])
-        return _enlarge_window(premultiplied, size, box).convert(image.mode)
-    if image.mode in _EIGHT_BIT_MODES or image.mode in bicubic.DEEP_ROUNDING:
-        pixels = np.asarray(image)
-        window = bicubic.resize_window(pixels.reshape(image.height, image.width, -1), size, box, image.mode)
-        return Image.frombytes(image.mode, (right - left, bottom - top), window.tobytes())
-    return image.resize(size, Image.Resampling.BICUBIC).crop(box)
-
-
-def _opaque(image: Image.Image) -> Image.Image:
-    """Remove the transparent color of our copy, about which Pillow would warn."""
-    image.info.pop("transparency", None)
-    return image
-
-
-def _shrink_in_strips(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Return image.resize(size, BICUBIC) of an image with alpha, in less memory."""
-    width, height = image.size
-    mode, (new_width, new_height) = _PREMULTIPLIED[image.mode], size
-    vertical_first = new_height < height and height > 2 * width and bicubic.tall_images_go_vertical_first()
-    # Pillow's two passes are independent, so the first one can run strip by strip.
-    halfway = Image.new(mode, (width, new_height) if vertical_first else (new_width, height))
-    length, breadth = (width, height) if vertical_first else (height, width)
-    step = max(1, _STRIP_PIXELS // breadth)
-    for start in range(0, length, step):
-        stop = min(length, start + step)
-        box = (start, 0, stop, height) if vertical_first else (0, start, width, stop)
-        target = (stop - start, new_height) if vertical_first else (new_width, stop - start)
-        strip = image.crop(box).convert(mode).resize(target, Image.Resampling.BICUBIC)
-        halfway.paste(strip, (start, 0) if vertical_first else (0, start))
-    return halfway.resize(size, Image.Resampling.BICUBIC).convert(image.mode)

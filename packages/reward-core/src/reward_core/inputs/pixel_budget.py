@@ -1,10 +1,11 @@
-"""A limit on the pixels that all threads of this process decode at the same time."""
+"""A limit on the pixels that the threads of this process decode at the same time."""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
 from functools import cache
+from typing import Protocol
 
 from ..files.limits import MAX_PIXELS_IN_FLIGHT
 
@@ -58,7 +59,27 @@ class PixelBudget:
             turn.set()
 
 
+class Budget(Protocol):
+    """A limit on the pixels that are decoded at the same time."""
+
+    def take(self, pixels: int) -> int:
+        """Wait until the pixels are free, and return how many to give back."""
+        ...
+
+    def give_back(self, pixels: int) -> None:
+        """Free the pixels that `take` returned."""
+        ...
+
+
+_shared: list[Budget] = []
+
+
+def share_pixel_budget(budget: Budget) -> None:
+    """Make this process use a budget that it shares with others. Call it before the first image."""
+    _shared[:] = [budget]
+
+
 @cache
-def pixel_budget() -> PixelBudget:
-    """Return the budget of this process."""
-    return PixelBudget(MAX_PIXELS_IN_FLIGHT.value)
+def pixel_budget() -> Budget:
+    """Return the budget of this process, or the one that it shares with other processes."""
+    return _shared[0] if _shared else PixelBudget(MAX_PIXELS_IN_FLIGHT.value)

@@ -1,4 +1,4 @@
-"""The memory of a PIL image as a tensor, without a copy.
+"""The memory of a PIL image as an array, without a copy.
 
 Copying pixels out of Pillow holds Python's lock. With many decoding threads that would limit all of them
 together. Pillow 11.3 and later export their memory in Arrow's C format instead.
@@ -9,9 +9,7 @@ from __future__ import annotations
 import ctypes
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
 
 class _ArrowArray(ctypes.Structure):
@@ -35,22 +33,14 @@ _pointer_of = ctypes.pythonapi.PyCapsule_GetPointer
 _pointer_of.restype, _pointer_of.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
 
 
-def rgb_levels(image: Image.Image, *, pinned: bool = False) -> Tensor:
-    """Return a copy of an RGB image's levels.
-
-    Args:
-        image: decoded image in mode "RGB".
-        pinned: put the copy in page-locked memory, from which a GPU reads asynchronously.
+def rgb_memory(image: Image.Image) -> np.ndarray:
+    """Return the levels of a decoded RGB image, without a copy if possible.
 
     Returns:
-        (H, W, 3) uint8, or (H, W, 4) with an unused fourth channel.
+        (H, W, 3) uint8, or (H, W, 4) with an unused fourth channel. Valid as long as the image.
     """
     memory = _rgbx_view(image)
-    if memory is None:
-        memory = np.asarray(image)
-    levels = torch.empty(memory.shape, dtype=torch.uint8, pin_memory=pinned)
-    np.copyto(levels.numpy(), memory)  # without Python's lock, and without torch's threads
-    return levels
+    return np.asarray(image) if memory is None else memory
 
 
 def _rgbx_view(image: Image.Image) -> np.ndarray | None:

@@ -8,10 +8,10 @@ from functools import partial
 
 from torch import Tensor
 
-from ..inputs.decode_ahead import DecodedWhenRead, DecodingThreads, Pending, decoded
-from ..inputs.device_resize import can_resize_on
+from ..inputs.decode_ahead import DecodedWhenRead, Pending, decoded
 from ..inputs.image_file import ImageSource
 from .batching import checked_batch_size
+from .decoders import decoding, path_and_name, preparation
 from .features import ImageFeatures
 from .pipeline import Batch, BatchResult, Pipeline, ahead
 from .steps import ImageEncoder, ScoringPath
@@ -68,23 +68,16 @@ def image_batches(
             ImageBatch(range(len(part)), features=part, start=start) for start, part in zip(starts, parts)
         )
         return
-    prepare = preparation(model)
-    decode = partial(decoded, prepare=prepare)
-    with DecodingThreads() as threads:
+    decode = partial(decoded, prepare=preparation(model))
+    if len(images) == 1:  # without starting a thread
+        yield from pipeline.run([ImageBatch(range(1), {0: DecodedWhenRead(decode, images[0])})])
+        return
+    with decoding(model, decode, path_and_name, len(images), size) as submit:
 
         def batches() -> Iterator[ImageBatch]:
             for start in starts:
                 indices = range(start, min(start + size, len(images)))
-                if len(images) == 1:  # without starting a thread
-                    yield ImageBatch(indices, {0: DecodedWhenRead(decode, images[0])}, start=start)
-                else:
-                    opening: dict[Hashable, Pending] = {i: threads.submit(decode, images[i]) for i in indices}
-                    yield ImageBatch(indices, opening, start=start)
+                opening: dict[Hashable, Pending] = dict(zip(indices, submit([images[i] for i in indices])))
+                yield ImageBatch(indices, opening, start=start)
 
         yield from pipeline.run(ahead(batches()))
-
-
-def preparation(model: ImageEncoder) -> Callable:
-    """Return the function that prepares a decoded image for the model's device."""
-    on_device = model.resize_on_device and can_resize_on(model.device)
-    return model.transform.prepare_for_device if on_device else model.transform.prepare

@@ -122,7 +122,8 @@ class Pipeline(Generic[B]):
     @torch.no_grad()
     def _launch(self, batch: B) -> Callable[[], BatchResult[B]] | None:
         """Start the computation of a batch; return a function that waits for its result."""
-        pixels = self._decoded(batch)
+        images = {key: pending.result() for key, pending in batch.opening.items()}
+        pixels = self._pixels(images)
         keys = [key for key in batch.keys if key is not None]
         rows = list(range(len(batch.keys)))
         errors: dict[int, ImageError] = {}
@@ -132,6 +133,9 @@ class Pipeline(Generic[B]):
                 features: Tensor | None = self.transfers.upload(batch.features)
             else:
                 new = self._encode(pixels)
+                batch.opening = {}
+                for image in images.values():
+                    image.release()
                 if batch.encode_only:
                     for key in self.cache.absent(keys):
                         self.cache[key] = None  # no later batch uses it
@@ -144,16 +148,17 @@ class Pipeline(Generic[B]):
             if features is not None:
                 wait = self.transfers.fetch(self._score(features, batch, rows))
 
+        encoded = len(pixels)
+
         def finish() -> BatchResult[B]:
-            return BatchResult(batch, rows, None if wait is None else wait(), errors, len(pixels))
+            return BatchResult(batch, rows, None if wait is None else wait(), errors, encoded)
 
         return finish
 
-    def _decoded(self, batch: B) -> dict[Key, Tensor]:
+    def _pixels(self, images: Mapping[Key, DecodedImage]) -> dict[Key, Tensor]:
         """Return the pixels of new images; put errors into the cache or raise them."""
         pixels: dict[Key, Tensor] = {}
-        for key, pending in batch.opening.items():
-            image = pending.result()
+        for key, image in images.items():
             self._warn(image)
             if image.error is None:
                 assert image.pixels is not None

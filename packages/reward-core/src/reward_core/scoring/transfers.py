@@ -101,9 +101,11 @@ class CudaTransfers(Transfers):
 
     def _stacked(self, images: Sequence[Tensor]) -> Tensor:
         """Return images of equal shape as one tensor on the device."""
-        if not images[0].is_pinned():  # small images: one copy for all of them
-            return self.upload(torch.stack(list(images)))
-        batch = torch.empty(len(images), *images[0].shape, dtype=images[0].dtype, device=self.device)
+        shape = (len(images), *images[0].shape)
+        if not images[0].is_pinned():  # one copy for all of them
+            stacked = torch.empty(shape, dtype=images[0].dtype, pin_memory=True)
+            return self.upload(torch.stack(list(images), out=stacked))
+        batch = torch.empty(shape, dtype=images[0].dtype, device=self.device)
         for row, image in zip(batch, images):
             row.copy_(image, non_blocking=True)
         return batch

@@ -47,6 +47,7 @@ class Work:
             threads,
             self.scored_rows,
             self.settings.reproducible,
+            self.settings.decoders,
         )
 
     def load_scorer(self, device: str, threads: int | None = None) -> ShardScorer:

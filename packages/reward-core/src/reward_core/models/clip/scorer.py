@@ -6,7 +6,7 @@ projections.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ...errors import KeyMismatchError
 from ...hub.downloads import fetch
 from ...inputs.image_transform import ImageTransform
+from ...inputs.square_image import SquareImage
 from ...inputs.tokenizer import PromptTokenizer
 from ...inputs.tokenizer_file import read_tokenizer
 from ...network.reward_head import RewardHead
@@ -82,15 +83,9 @@ class RgbFirstTransform(ImageTransform):
     It converts to RGB before resizing and rounds the crop's left and top down.
     """
 
-    @staticmethod
-    def crop_box(width: int, height: int, size: int) -> tuple[int, int, int, int]:
-        """Return (left, top, right, bottom) of the center square."""
-        left, top = (width - size) // 2, (height - size) // 2
-        return left, top, left + size, top + size
-
-    def prepare(self, image: Image.Image) -> Tensor:
-        """Return the RGB image as levels (S, S, 3) uint8 on the CPU, for ``finish``."""
-        return super().prepare(image.convert("RGB"))
+    def __init__(self, size: int, mean: Sequence[float], std: Sequence[float]):
+        super().__init__(size, mean, std)
+        self.square = SquareImage(size, rgb_first=True)
 
 
 class ClipTokenizer(PromptTokenizer):
