@@ -63,8 +63,7 @@ def test_the_copy_follows_the_trained_weights(pipelines, tmp_path, family, more)
         inputs = (latents, 500.0, condition, copied.objective.guidance)
         theirs = exact.family.denoise(*inputs)
         ours, again = copy.denoise(*inputs), copied.family.denoise(*inputs)
-    scale = theirs.std()
-    assert 0 < (ours - theirs).abs().max() / scale < 0.05  # measured: below 0.02
+    assert 0 < (ours - theirs).pow(2).mean().sqrt() / theirs.std() < 0.04, "guidance multiplies the rounding"
     # Steps with gradient and validation use the trained weights.
     assert torch.equal(again, theirs)
     images = [t.objective.generate(PROMPTS[:2], [0, 1]) for t in (exact, copied)]
@@ -143,7 +142,7 @@ def test_decoding_and_rewards_in_bf16_are_close_to_float32(pipelines, tmp_path):
     assert 0 < (one - two).abs().max() < 0.1  # of -10 to 10
     assert half.step(0).finite
     images = [t.objective.generate(PROMPTS[:2], [0, 1]) for t in (exact, half)]
-    assert not half.trainable.is_lora or images[0].shape == images[1].shape
+    assert torch.equal(*images)  # images of validations are decoded in float32
 
 
 def test_a_vae_that_overflows_in_fp16_is_decoded_in_float32(pipelines):

@@ -303,8 +303,8 @@ class TrainConfig:
             *(("rewards.dtype", reward.dtype, ("", *HALF_DTYPES)) for reward in self.rewards),
         ):
             if choice not in allowed:
-                names = ", ".join(name or '""' for name in allowed)
-                raise ConfigError(f"{path}: must be one of {names}, got {choice!r}")
+                choices = ", ".join(name or '""' for name in allowed)
+                raise ConfigError(f"{path}: must be one of {choices}, got {choice!r}")
         if self.rollout.no_grad_compile and not self.rollout.no_grad_dtype:
             raise ConfigError(
                 "rollout.no_grad_compile: has no effect without a copy. Set rollout.no_grad_dtype."

@@ -168,7 +168,8 @@ def frozen_dtype(config: TrainConfig, device: torch.device) -> torch.dtype:
 
 def make_optimizer(config: TrainConfig, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
     settings = config.optimizer
-    kind: Any = partial(torch.optim.AdamW, **fused_option(parameters))
+    fused: dict[str, Any] = fused_option(parameters)
+    kind: Any = partial(torch.optim.AdamW, **fused)
     if settings.eight_bit:
         try:
             from bitsandbytes.optim import AdamW8bit
