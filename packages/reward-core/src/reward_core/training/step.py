@@ -185,7 +185,7 @@ class TrainingStep:
         All values are copied from the GPU at once, because each copy waits for it.
         """
         on_device = [norm.view(1), *(part.flatten() for p in passes for part in (p.loss, p.rewards))]
-        fetched = torch.cat([part.double() for part in on_device]).cpu()
+        fetched = torch.cat([part.float() for part in on_device]).cpu().double()
         sums, start = torch.zeros(len(_SUMS), dtype=torch.float64), 1
         for one in passes:
             stop = start + 1 + len(one.rewards)
