@@ -118,35 +118,43 @@ def _decoder_bytes(objective: Objective, batch: int) -> float:
 
 
 def _reward_bytes(objective: Objective, batch: int) -> float:
-    saved = _Saved()
+    saved = _Saved(p for module in _modules_of_rewards(objective) for p in module.parameters())
     shape = (2, 3, objective.height, objective.width)
     pixels = torch.full(shape, 0.5, device=objective.accelerator.device, requires_grad=True)
     with saved.hooks():
         for reward in objective.rewards.trained:
-            saved.keep(reward(pixels, ["a prompt"] * 2))
+            saved.graphs.append(reward(pixels, ["a prompt"] * 2))
     return saved.bytes * batch / 2
 
 
 class _Saved:
-    """Bytes of the tensors that autograd saves, without parameters; shared storage counts once."""
+    """Bytes of the tensors that autograd saves; shared storage counts once, that of weights never.
 
-    def __init__(self) -> None:
-        self.storages: dict[int, tuple[Any, int]] = {}
-        self.kept: list[Any] = []
+    Args:
+        weights: tensors that do not count.
+    """
+
+    def __init__(self, weights: Iterable[Tensor] = ()):
         self.bytes = 0.0
+        self.storages: dict[int, Any] = {}  # holds storages, so that none is freed and counted twice
+        self.graphs: list[Any] = []
+        self.ignore(weights)
 
-    def keep(self, value: Any) -> None:
-        """Keep a result and its graph, so that no storage is freed and counted twice."""
-        self.kept.append(value)
+    def ignore(self, weights: Iterable[Tensor]) -> None:
+        """Do not count these tensors."""
+        for storage in (weight.untyped_storage() for weight in weights):
+            self.storages[storage._cdata] = storage
 
     def add(self, tensor: Tensor) -> Tensor:
+        """Count a tensor; return it."""
         storage = tensor.untyped_storage()
-        if not isinstance(tensor, nn.Parameter) and storage._cdata not in self.storages:
-            self.storages[storage._cdata] = (storage, storage.nbytes())
+        if storage._cdata not in self.storages:
+            self.storages[storage._cdata] = storage
             self.bytes += storage.nbytes()
         return tensor
 
     def hooks(self) -> Any:
+        """Return the context in which saved tensors are counted."""
         return torch.autograd.graph.saved_tensors_hooks(self.add, lambda tensor: tensor)
 
 
@@ -166,8 +174,9 @@ def _on_meta(module: nn.Module, call: Callable[[], Any], saved: _Saved) -> None:
     for name, tensor in (*wrapper.named_parameters(), *wrapper.named_buffers()):
         meta = torch.empty_like(tensor, device="meta")
         tensors[name] = nn.Parameter(meta, tensor.requires_grad) if tensor.is_floating_point() else meta
+    saved.ignore(tensors.values())
     with torch.enable_grad(), torch.compiler.set_stance("force_eager"), saved.hooks():
-        saved.keep(torch.func.functional_call(wrapper, tensors, ()))
+        saved.graphs.append(torch.func.functional_call(wrapper, tensors, ()))
 
 
 @contextmanager
@@ -175,14 +184,15 @@ def _recorded_blocks(denoiser: nn.Module, saved: _Saved) -> Any:
     """Count checkpointed blocks by their inputs; yield a list with the bytes of the largest block."""
     largest = [0.0]
 
-    def run(block: Callable[..., Any], *inputs: Any) -> Any:
+    def run(block: Callable[..., Any], *inputs: Any, use_reentrant: bool = False, **options: Any) -> Any:
         inner = _Saved()
+        inner.storages |= saved.storages
         with inner.hooks():
-            result = block(*inputs)
-        for value in inputs:
+            result = block(*inputs, **options)
+        for value in (*inputs, *options.values()):
             if isinstance(value, Tensor):
                 saved.add(value)
-        saved.keep((inner, result))
+        saved.graphs += [inner, result]
         largest[0] = max(largest[0], inner.bytes)
         return result
 
