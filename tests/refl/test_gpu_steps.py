@@ -56,7 +56,7 @@ def test_a_denoising_step_does_not_wait_for_the_gpu(pipelines, family):
 
 
 def passes_of_a_block(trainer, plan):
-    """Return the gradient and how often the first block of the denoiser ran."""
+    """Return the gradient and how often the last block of the denoiser ran."""
     count = []
     hook = (
         trainer.family.denoiser.down_blocks[0]
