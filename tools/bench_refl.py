@@ -164,7 +164,7 @@ def original_step(name: str, args: argparse.Namespace, frozen: dict[str, Any], d
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad()
-        return float(loss), math.isfinite(norm)
+        return float(loss.detach()), math.isfinite(norm)
 
     return step
 
