@@ -58,11 +58,8 @@ def test_a_denoising_step_does_not_wait_for_the_gpu(pipelines, family):
 def passes_of_a_block(trainer, plan):
     """Return the gradient and how often the last block of the denoiser ran."""
     count = []
-    hook = (
-        trainer.family.denoiser.down_blocks[0]
-        .resnets[0]
-        .register_forward_pre_hook(lambda *_: count.append(1))
-    )
+    block = trainer.family.denoiser.up_blocks[-1].resnets[-1]
+    hook = block.register_forward_pre_hook(lambda *_: count.append(1))
     loss = trainer.objective.loss(0, [0, 1], PROMPTS[:2], plan, []).loss
     gradient = torch.cat([g.flatten() for g in torch.autograd.grad(loss, trainer.trainable.parameters)])
     hook.remove()
