@@ -81,7 +81,7 @@ def test_rewards_with_the_copy_are_close_to_exact_ones(pipelines, tmp_path, rank
     for number in range(3):
         one, two = rewards_of(exact, number), rewards_of(copied, number)
         assert not torch.equal(one, two)
-        assert (one - two).abs().max() < 0.02, (one, two)  # measured: below 0.005; redness is in [-10, 10]
+        assert (one - two).abs().max() < 0.01, (one, two)  # measured: at most 0.0015
     gradients = []
     for trainer in (exact, copied):
         step = trainer.objective.loss(0, [0, 1], PROMPTS[:2], RolloutPlan(3, (3,)), [])
