@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .dtypes import DTYPES, autocast
 from .families import Condition, Family, Guidance
@@ -35,7 +35,9 @@ class NoGradCopy:
         self.dtype = DTYPES[_supported(device) if dtype == "auto" else dtype]
         layout = torch.channels_last if family.part == "unet" else torch.preserve_format
         self.module: Any = copy.deepcopy(family.denoiser).requires_grad_(False).eval()
-        self.module.to(dtype=self.dtype).to(device, memory_format=layout)
+        # diffusers' own to() warns that it may keep modules in float32; these models have none.
+        nn.Module.to(self.module, device, self.dtype)
+        self.module.to(memory_format=layout)
         if compile:
             self.module.compile()
         # The family with another denoiser; everything else is shared.
