@@ -1,74 +1,59 @@
-"""Compare speed and memory of our rollout with the original's loop.
+"""Compare speed and memory of refl's training steps with the original's loop.
 
     python tools/bench_refl.py                    # a GPU: 512 px, 40 steps, batch 2
     python tools/bench_refl.py --size small       # a CPU: a small UNet, 64 px
 
 The original's loop is reimplemented: a float32 UNet under autocast, all weights trained, scheduler steps
-without gradient followed by one with gradient, and all activations of VAE and reward kept. Ours trains the
-same weights with the same settings (random step, batch size, precision) through the trainer's rollout.
-``--lora`` also measures ours with LoRA adapters. Weights are random and seeded, because speed and memory do
-not depend on their values. The last line is a JSON object.
+without gradient followed by one with gradient, and all activations of VAE and reward kept. The others are
+steps of refl's trainer with the same weights, batch size, stops and precision:
+
+- refl: the defaults, which recompute activations of the gradient step and of the VAE.
+- fast: with rollout.no_grad_dtype, decode_dtype and the reward's dtype.
+- fast-kept: the same with rollout.gradient_checkpointing=false (more memory).
+- lora: the defaults with LoRA adapters of rank 16.
+
+Weights are random and seeded, because speed and memory do not depend on their values; prompts are encoded
+once. A JSON object is printed after each variant, with all results so far; the last line is the result.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import gc
 import json
+import math
 import resource
 import statistics
 import time
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from diffusers import DDPMScheduler
+from refl_workload import BETAS, PROMPT, SIZES, make_family, make_frozen, make_unet
 
-import reward_core
-from refl.noise_schedule import make_schedule
-from refl.rollout import rollout
-from refl.strategies import RolloutPlan
-from reward_core.network.config import RewardConfig
+import refl
+from refl.objective import Objective
+from refl.rewards import load_rewards
+from refl.setup import make_accelerator, make_lr_schedule, make_no_grad_copy, make_optimizer, prepare_denoiser
+from refl.step import TrainingStep
+from refl.strategies import StrategyConfig
+from refl.trainable import Trainable
+from reward_core.runs.cuda import tf32
 
-BETAS = dict(
-    beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1, clip_sample=False
-)
-SIZES: dict[str, dict[str, Any]] = {
-    # The sizes of Stable Diffusion 1.x: UNet 860 M parameters, autoencoder 84 M.
-    "sd1": dict(
-        unet=dict(sample_size=64, cross_attention_dim=768, attention_head_dim=8),
-        vae=dict(
-            block_out_channels=(128, 256, 512, 512),
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-            layers_per_block=2,
-            latent_channels=4,
-            sample_size=512,
-        ),
-        pixels=512,
-        steps=40,
+Step = Callable[[int], tuple[float, bool]]  # stop -> (loss, whether the optimizer took the step)
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "refl": ("model.lora_rank=0",),
+    "fast": ("model.lora_rank=0", "rollout.no_grad_dtype=DTYPE", "rollout.decode_dtype=DTYPE"),
+    "fast-kept": (
+        "model.lora_rank=0",
+        "rollout.no_grad_dtype=DTYPE",
+        "rollout.decode_dtype=DTYPE",
+        "rollout.gradient_checkpointing=false",
     ),
-    "small": dict(
-        unet=dict(
-            sample_size=32,
-            cross_attention_dim=64,
-            attention_head_dim=4,
-            block_out_channels=(16, 32, 64, 64),
-            norm_num_groups=8,
-        ),
-        vae=dict(
-            block_out_channels=(16, 32),
-            down_block_types=("DownEncoderBlock2D",) * 2,
-            up_block_types=("UpDecoderBlock2D",) * 2,
-            latent_channels=4,
-            norm_num_groups=8,
-            sample_size=64,
-        ),
-        pixels=64,
-        steps=40,
-    ),
+    "lora": ("model.lora_rank=16",),
 }
 
 
@@ -76,174 +61,174 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=SIZES, default="sd1" if torch.cuda.is_available() else "small")
     parser.add_argument("--batch-size", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=5, help="measured steps of each kind")
-    parser.add_argument("--lora", action="store_true", help="also measure LoRA adapters of rank 16")
+    parser.add_argument("--repeats", type=int, default=5, help="measured steps of each variant")
+    parser.add_argument("--dtype", choices=["bf16", "fp16"], default="bf16")
+    parser.add_argument(
+        "--variants", nargs="+", choices=["original", *VARIANTS], default=["original", *VARIANTS]
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=80, help="start no further variant after this many seconds"
+    )
     args = parser.parse_args()
+    started = time.perf_counter()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    half = torch.float16 if device.type == "cuda" else torch.bfloat16
     result: dict[str, Any] = {
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "torch": torch.__version__,
         "size": args.size,
         "batch_size": args.batch_size,
         "steps": SIZES[args.size]["steps"],
-        "dtype": str(half).removeprefix("torch."),
+        "dtype": args.dtype,
+        "variants": {},
     }
-    kinds = ["original", "ours", *(["lora"] if args.lora else [])]
-    seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
-    peaks: dict[str, float] = {}
-    parts = make_parts(args.size, device)
-    for kind in kinds:  # one after the other, so that peaks of memory do not mix
-        step = STEPS[kind](parts, args.size, args.batch_size, half)
-        plan = late_steps(args.repeats + 1, SIZES[args.size]["steps"])
-        reset_peak(device)
-        for number, stop in enumerate(plan):
-            started = time.perf_counter()
-            loss = step(stop)
-            synchronize(device)
-            if number:  # the first step is a warm-up
-                seconds[kind].append(time.perf_counter() - started)
-            print(
-                f"{kind}: step to {stop}, {time.perf_counter() - started:.2f} s, loss {loss:.6f}", flush=True
-            )
-        peaks[kind] = peak_mb(device)
-        del step
+    if device.type == "cpu":
+        result["peak_is"] = "peak of the process so far, which never shrinks from one variant to the next"
+    frozen = make_frozen(args.size, device)
+    for name in args.variants:
+        if time.perf_counter() - started > args.seconds:
+            result["variants"][name] = {"error": f"not started: {args.seconds:g} seconds are over"}
+            continue
+        try:
+            values = measure(name, args, frozen, device)
+        except Exception as error:  # the other variants are still of use
+            traceback.print_exc()
+            values = {"error": f"{type(error).__name__}: {error}"}
+        result["variants"][name] = values
         gc.collect()
         if device.type == "cuda":
             torch.cuda.empty_cache()
-    rate = {kind: args.batch_size / statistics.median(times) for kind, times in seconds.items()}
-    result |= {
-        "samples_per_s_original": round(rate["original"], 4),
-        "samples_per_s": round(rate["ours"], 4),
-        "ratio": round(rate["ours"] / rate["original"], 3),
-        "peak_mb_original": round(peaks["original"]),
-        "peak_mb": round(peaks["ours"]),
-        "memory_ratio": round(peaks["ours"] / peaks["original"], 3),
+        print(json.dumps(with_ratios(result)), flush=True)
+    print(json.dumps(with_ratios(result) | {"seconds": round(time.perf_counter() - started, 1)}))
+
+
+def measure(name: str, args: argparse.Namespace, frozen: dict[str, Any], device: torch.device) -> dict:
+    """Return seconds per step, samples per second, peak memory and skipped steps of a variant."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    make = original_step if name == "original" else refl_step
+    step = make(name, args, frozen, device)
+    seconds, losses, skipped = [], [], 0
+    for number, stop in enumerate(late_steps(args.repeats + 1, SIZES[args.size]["steps"])):
+        synchronize(device)
+        started = time.perf_counter()
+        loss, taken = step(stop)
+        synchronize(device)
+        seconds.append(time.perf_counter() - started)
+        losses.append(loss)
+        skipped += not taken
+        print(f"{name}: step to {stop}, {seconds[number]:.3f} s, loss {loss:.6f}", flush=True)
+    typical = statistics.median(seconds[1:])  # the first step is a warm-up
+    return {
+        "seconds_per_step": round(typical, 4),
+        "samples_per_s": round(args.batch_size / typical, 4),
+        "peak_mb": round(peak_mb(device)),
+        "first_loss": losses[0] if math.isfinite(losses[0]) else str(losses[0]),
+        "skipped": skipped,
     }
-    if args.lora:
-        result |= {"samples_per_s_lora": round(rate["lora"], 4), "peak_mb_lora": round(peaks["lora"])}
-    if device.type == "cpu":
-        result["peak_is"] = "peak of the process so far, which never shrinks from one kind to the next"
-    print(json.dumps(result))
 
 
 def late_steps(count: int, steps: int) -> list[int]:
-    """Return steps spread over the last quarter, the same for all kinds."""
+    """Return stops spread over the last quarter, the same for all variants."""
     first = 3 * steps // 4
     return [first + (7 * i + 3) % (steps - first) for i in range(count)]
 
 
-def make_parts(size: str, device: torch.device) -> dict[str, Any]:
-    sizes = SIZES[size]
-    torch.manual_seed(0)
-    if size == "small":
-        reward = reward_core.load("tiny", device=device)
-    else:  # ImageReward's size with random weights; the vocabulary does not matter for speed
-        tokenizer = reward_core.load("tiny", device="cpu").tokenizer
-        reward = reward_core.RewardModel(RewardConfig.imagereward_v1(), tokenizer).to(device)
-    return {
-        "unet": UNet2DConditionModel(**sizes["unet"]).to(device),
-        "vae": AutoencoderKL(scaling_factor=0.18215, **sizes["vae"]).to(device).requires_grad_(False).eval(),
-        "reward": reward.requires_grad_(False).eval(),
-        "text": torch.randn(1, 77, sizes["unet"]["cross_attention_dim"], device=device),
-        "prompt": "a red circle above a blue square",
-        "device": device,
-    }
-
-
-def latents_of(parts: dict[str, Any], size: str, batch: int) -> Tensor:
-    factor = 2 ** (len(parts["vae"].config.block_out_channels) - 1)
-    side = SIZES[size]["pixels"] // factor
-    return torch.randn(batch, 4, side, side, device=parts["device"])
-
-
-def original_step(parts: dict[str, Any], size: str, batch: int, half: torch.dtype):
+def original_step(name: str, args: argparse.Namespace, frozen: dict[str, Any], device: torch.device) -> Step:
     """Return a function that takes one step of the original's loop."""
-    unet = copy.deepcopy(parts["unet"]).train()
+    unet = make_unet(args.size, device).train()
     optimizer = torch.optim.AdamW(unet.parameters(), lr=1e-5)
-    vae, reward, device = parts["vae"], parts["reward"], parts["device"]
-    text = parts["text"].expand(batch, -1, -1)
+    vae, reward = frozen["vae"], frozen["reward"]
+    text = frozen["text"].expand(args.batch_size, -1, -1)
     scheduler = DDPMScheduler(num_train_timesteps=1000, **BETAS)
+    half = torch.bfloat16 if args.dtype == "bf16" else torch.float16
+    scaler = torch.amp.GradScaler(device.type, enabled=args.dtype == "fp16")
+    side = SIZES[args.size]["pixels"] // 2 ** (len(vae.config.block_out_channels) - 1)
 
-    def step(stop: int) -> float:
-        scheduler.set_timesteps(SIZES[size]["steps"], device=device)
-        latents = latents_of(parts, size, batch)
+    def step(stop: int) -> tuple[float, bool]:
+        scheduler.set_timesteps(SIZES[args.size]["steps"], device=device)
+        latents = torch.randn(args.batch_size, 4, side, side, device=device)
         with torch.autocast(device.type, half):
             for i, t in enumerate(scheduler.timesteps[: stop + 1]):
                 with torch.set_grad_enabled(i == stop):
+                    if i == stop:
+                        torch.clear_autocast_cache()
                     output = unet(scheduler.scale_model_input(latents, t), t, text).sample
                     result = scheduler.step(output, t, latents)
                     latents = result.prev_sample
             pixels = (vae.decode(result.pred_original_sample / 0.18215).sample / 2 + 0.5).clamp(0, 1)
-            rewards = reward.rewards_from_pixels(pixels, [parts["prompt"]] * batch)
+            rewards = reward.rewards_from_pixels(pixels, [PROMPT] * args.batch_size)
         loss = 1e-3 * torch.relu(2 - rewards).mean()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
-        optimizer.step()
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
+        scaler.step(optimizer)
+        scaler.update()
         optimizer.zero_grad()
-        return float(loss)
+        return float(loss.detach()), math.isfinite(norm)
 
     return step
 
 
-def our_step(parts: dict[str, Any], size: str, batch: int, half: torch.dtype, lora: bool = False):
-    """Return a function that takes one step with the trainer's rollout."""
-    unet: nn.Module = copy.deepcopy(parts["unet"])
-    if lora:
-        from peft import LoraConfig
+def refl_step(name: str, args: argparse.Namespace, frozen: dict[str, Any], device: torch.device) -> Step:
+    """Return a function that takes one step of refl's trainer."""
+    fast = f", dtype: {args.dtype}" if "fast" in name else ""
+    config = refl.load_config(
+        preset="sd14-paper",
+        settings=[
+            f"rollout.height={SIZES[args.size]['pixels']}",
+            f"rollout.width={SIZES[args.size]['pixels']}",
+            f"rollout.steps={SIZES[args.size]['steps']}",
+            f"run.batch_size={args.batch_size}",
+            f"run.mixed_precision={args.dtype}",
+            "run.accumulation=1",
+            "run.trackers=[]",
+            "optimizer.ema_decay=0",
+            f"rewards=[{{name: reward{fast}}}]",
+            *(setting.replace("DTYPE", args.dtype) for setting in VARIANTS[name]),
+        ],
+    )
+    accelerator = make_accelerator(config)
+    family = make_family(args.size, frozen, device)
+    rewards = load_rewards(config.rewards, device, {"reward": frozen["reward"].rewards_from_pixels})
+    copy = make_no_grad_copy(config, family, device)
+    trainable = Trainable(family, config.model)
+    objective = Objective(config, family, rewards, trainable, accelerator, None, copy)
+    prepare_denoiser(config, family)
+    optimizer = accelerator.prepare(make_optimizer(config, trainable.parameters))
+    take_step = TrainingStep(objective, [PROMPT], optimizer, make_lr_schedule(config, optimizer.optimizer))
 
-        unet.requires_grad_(False).to(half)
-        targets = ["to_q", "to_k", "to_v", "to_out.0"]
-        unet.add_adapter(LoraConfig(r=16, lora_alpha=16, target_modules=targets))
-        for parameter in unet.parameters():
-            if parameter.requires_grad:
-                parameter.data = parameter.data.float()
-    trained = [parameter for parameter in unet.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-5)
-    vae, reward, device = parts["vae"], parts["reward"], parts["device"]
-    text = parts["text"].expand(batch, -1, -1).to(half if lora else torch.float32)
-    schedule = make_schedule(DDPMScheduler(num_train_timesteps=1000, **BETAS), SIZES[size]["steps"], "ddpm")
-
-    def denoise(x: Tensor, i: int) -> Tensor:
-        t = torch.full((batch,), schedule.timesteps[i], device=device)
-        return unet(x.to(half if lora else x.dtype), t, text).sample.float()
-
-    def decode(x: Tensor) -> Tensor:
-        return vae.decode(x / 0.18215).sample
-
-    def step(stop: int) -> float:
-        latents = latents_of(parts, size, batch)
-        with torch.autocast(device.type, half):
-            result = rollout(
-                denoise, schedule, RolloutPlan(stop, (stop,)), latents, lambda: torch.randn_like(latents)
-            )
-        pixels = checkpoint(decode, result.latents, use_reentrant=False).float() / 2 + 0.5
-        rewards = reward.rewards_from_pixels(pixels, [parts["prompt"]] * batch)
-        loss = 1e-3 * torch.relu(2 - rewards).mean()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        return float(loss)
+    def step(stop: int) -> tuple[float, bool]:
+        take_step.config = replace(config, strategy=StrategyConfig("refl", first=stop, last=stop))
+        with tf32(config.run.tf32):
+            metrics = take_step(stop)
+        return metrics.loss, metrics.finite
 
     return step
 
 
-STEPS = {
-    "original": original_step,
-    "ours": our_step,
-    "lora": lambda *arguments: our_step(*arguments, lora=True),
-}
+def with_ratios(result: dict[str, Any]) -> dict[str, Any]:
+    """Return the result with speed and memory of each variant relative to the original's loop."""
+    measured = {name: values for name, values in result["variants"].items() if "error" not in values}
+    base = measured.get("original")
+    if base is None:
+        return result
+    ratios = {
+        name: {
+            "ratio": round(base["seconds_per_step"] / values["seconds_per_step"], 3),
+            "memory_ratio": round(values["peak_mb"] / base["peak_mb"], 3),
+        }
+        for name, values in measured.items()
+    }
+    return result | {
+        "ratios": ratios,
+        "ratio": ratios.get("refl", {}).get("ratio"),
+        "ratio_fast": ratios.get("fast", {}).get("ratio"),
+    }
 
 
 def synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize()
-
-
-def reset_peak(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
 
 
 def peak_mb(device: torch.device) -> float:

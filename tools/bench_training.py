@@ -21,21 +21,23 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import resource
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from time import perf_counter, process_time
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
-from scoring_workload import PROMPTS, build, synchronize, varied_images
-from torch import Tensor
+from scoring_workload import build, synchronize
+from training_workload import PAIRS, PASSES, SHARES, largest_difference, make_group, original_step, our_step
 
 from reward_core.models.imagereward.reward_model import RewardModel
 from reward_core.scoring.device import default_device
@@ -45,60 +47,7 @@ from reward_core.training.freezing import freeze
 from reward_core.training.group_reader import ReadGroup
 from reward_core.training.group_rewards import GroupRewards
 from reward_core.training.optimizers import build_optimizers
-from reward_core.training.ranking_loss import loss_terms, ranking_loss_sum
 from reward_core.training.token_cache import TokenCache
-
-# Number of images -> prompts of the paper's test file with this number, and a typical ranking.
-SHARES = {4: 194, 5: 2, 6: 45, 7: 159, 8: 43, 9: 23}
-RANKINGS = {
-    4: (1, 2, 3, 4),
-    5: (1, 2, 2, 3, 4),
-    6: (1, 2, 2, 3, 4, 4),
-    7: (1, 1, 2, 2, 3, 3, 4),
-    8: (1, 1, 2, 2, 3, 3, 4, 5),
-    9: (1, 1, 2, 2, 3, 3, 4, 4, 5),
-}
-PAIRS, PASSES = 4, 4  # pairs per pass and passes per step, as in the original per GPU
-
-
-def make_group(number: int, size: int, side: int) -> ReadGroup:
-    images = np.stack([np.asarray(p) for p in varied_images(number + size, side)[number:]])
-    rows = tuple(range(size))
-    prompt = PROMPTS[number % len(PROMPTS)]
-    return ReadGroup(number, prompt, RANKINGS[size], rows, rows, torch.from_numpy(images), None)
-
-
-def pair_inputs(model: RewardModel, pairs: list[tuple[ReadGroup, int, int]]) -> tuple[Tensor, Tensor, Tensor]:
-    """Return pixels, token ids and mask of both images of each pair."""
-    images = torch.stack([group.images[i] for group, *both in pairs for i in both])
-    prompts = [group.prompt for group, *_ in pairs for _ in range(2)]
-    ids, mask = model.tokenizer(prompts, length=model.config.max_length)
-    return model.transform.from_uint8(images), ids.to(model.device), mask.to(model.device)
-
-
-def original_step(model: RewardModel, optimizer: torch.optim.Optimizer, pairs: list) -> None:
-    for start in range(0, len(pairs), PAIRS):
-        rewards = model(*pair_inputs(model, pairs[start : start + PAIRS])).view(-1, 2)
-        first = torch.zeros(len(rewards), dtype=torch.long, device=rewards.device)
-        (F.cross_entropy(rewards, first) / PASSES).backward()
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-
-
-def our_step(
-    rewards: GroupRewards,
-    optimizer: torch.optim.Optimizer,
-    groups: list[ReadGroup],
-    half: bool,
-    cache: TokenCache | None = None,
-) -> None:
-    total = loss_terms([group.ranks for group in groups])
-    for group in groups:
-        with torch.autocast(rewards.model.device.type, torch.bfloat16, enabled=half):
-            group_rewards = rewards(*rewards.inputs([group], cache))
-        (ranking_loss_sum(group_rewards, [group.ranks]) / total).backward()
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
 
 
 def timed(work: Callable[[], object], device: torch.device) -> float:
@@ -114,23 +63,47 @@ def timed(work: Callable[[], object], device: torch.device) -> float:
     return perf_counter() - started
 
 
-@torch.no_grad()
-def largest_difference(model: RewardModel, pairs: list) -> float:
-    """Return the largest difference from exact rewards, relative to their std."""
-    model.eval()
-    paired = model(*pair_inputs(model, pairs))
-    exact = []
-    for group, *both in pairs:
-        images = model.transform.from_uint8(group.images[both])
-        ids, mask = model.tokenizer([group.prompt])
-        exact += [model(pixels[None], ids.to(model.device), mask.to(model.device)) for pixels in images]
-    model.train()
-    return float((paired - torch.cat(exact)).abs().max() / paired.std())
+class Results:
+    """Comparisons/s of each method; a method that fails does not end the others."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.rates: dict[str, float] = {}
+        self.peaks: dict[str, int] = {}
+        self.errors: dict[str, str] = {}
+
+    def measure(
+        self, method: str, count: int, work: Callable[[], object], warm_up: Callable[[], object]
+    ) -> None:
+        """Time ``work``, which makes ``count`` comparisons, after a warm-up that is not timed."""
+        try:
+            warm_up()
+            self.rates[method] = count / timed(work, self.device)
+        except Exception as error:
+            traceback.print_exc()
+            self.errors[method] = f"{type(error).__name__}: {error}"
+        self.peaks[method] = peak_mb(self.device)
+        rounded = {name: round(rate, 4) for name, rate in self.rates.items()}
+        print("comparisons/s:", rounded, file=sys.stderr, flush=True)
+
+    def ratio(self, method: str) -> float | None:
+        """Return the rate relative to the original's method, or None if one was not measured."""
+        if method not in self.rates or "original" not in self.rates:
+            return None
+        return round(self.rates[method] / self.rates["original"], 3)
 
 
-def report(rates: dict[str, float]) -> None:
-    rounded = {method: round(rate, 4) for method, rate in rates.items()}
-    print("comparisons/s:", rounded, file=sys.stderr, flush=True)
+def peak_mb(device: torch.device) -> int:
+    """Return the peak memory since the last call in MiB; on a CPU, of the process so far."""
+    if device.type == "cpu":
+        return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    peak = round(torch.cuda.max_memory_allocated() / 2**20)
+    torch.cuda.reset_peak_memory_stats()
+    return peak
+
+
+def nothing() -> None:
+    """Warm nothing up: on a CPU, the first call takes as long as others."""
 
 
 def main() -> None:
@@ -154,60 +127,80 @@ def main() -> None:
         freeze(model, settings)
         use_float32_attention(model)
         rewards = GroupRewards(model, settings).to(device).train()
-        (optimizer,) = build_optimizers(model, 1e-6, kind=torch.optim.Adam)
         rng = random.Random(0)
         sizes = rng.choices(list(SHARES), list(SHARES.values()), k=count)
         groups = [make_group(i, size, model.config.image_size) for i, size in enumerate(sizes)]
         pairs = [(g, *pair) for g in groups for pair in pairs_from_ranking(g.ranks).tolist()]
         rng.shuffle(pairs)
-        step = (pairs * args.pairs)[: args.pairs]  # every pair costs the same
+        results = Results(device)
+        difference = measure_original(results, model, pairs, args.pairs)
+        measure_ours(results, rewards, groups, sizes, len(pairs), args.precision == "bfloat16", Path(name))
+    show(results, args, sizes, len(pairs), difference)
 
-        model.train()  # the original keeps dropout and stochastic depth on in frozen layers
-        difference = largest_difference(model, pairs[:PAIRS])
-        original_step(model, optimizer, pairs[:1])  # warm-up; also allocates the optimizer's state
-        rates = {"original": len(step) / timed(lambda: original_step(model, optimizer, step), device)}
 
-        report(rates)
-        rewards.train()
-        warm = [] if device.type == "cpu" else groups[:1]
-        if warm:
-            our_step(rewards, optimizer, warm, half=False)
-        rates["float32"] = len(pairs) / timed(
-            lambda: our_step(rewards, optimizer, groups, half=False), device
+def measure_original(results: Results, model: RewardModel, pairs: list, count: int) -> float:
+    """Time the original's method; return the largest difference of its rewards from the exact path's."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.Adam(trained, lr=1e-6)
+    step = (pairs * count)[:count]  # every pair costs the same
+    model.train()  # the original keeps dropout and stochastic depth on in frozen layers
+    difference = largest_difference(model, pairs[:PAIRS])
+    # The warm-up also allocates the optimizer's state.
+    results.measure(
+        "original",
+        len(step),
+        lambda: original_step(model, optimizer, step),
+        lambda: original_step(model, optimizer, pairs[:1]),
+    )
+    return difference
+
+
+def measure_ours(
+    results: Results,
+    rewards: GroupRewards,
+    groups: list[ReadGroup],
+    sizes: list[int],
+    pairs: int,
+    half: bool,
+    folder: Path,
+) -> None:
+    """Time this trainer's methods."""
+    model = rewards.model
+    (optimizer,) = build_optimizers(model, 1e-6, kind=torch.optim.Adam)
+    our_step(rewards.train(), optimizer, groups[:1], half=False)  # allocates the optimizer's state
+
+    def measure(method: str, work: Callable[[], object], first: Callable[[], object]) -> None:
+        results.measure(method, pairs, work, nothing if results.device.type == "cpu" else first)
+
+    for method, bfloat16 in (("float32", False), ("bfloat16", True))[: 1 + half]:
+        measure(
+            method,
+            partial(our_step, rewards, optimizer, groups, bfloat16),
+            partial(our_step, rewards, optimizer, groups[:1], bfloat16),
         )
-        half = args.precision == "bfloat16"
-        if half:
-            if warm:
-                our_step(rewards, optimizer, warm, half=True)
-            rates["bfloat16"] = len(pairs) / timed(
-                lambda: our_step(rewards, optimizer, groups, half=True), device
-            )
-        report(rates)
-        with torch.no_grad():
-            shape = tuple(rewards.dummy_inputs()[0].shape[1:])
+    with torch.no_grad():
+        shape = tuple(rewards.dummy_inputs()[0].shape[1:])
         cached = []
-        cache = TokenCache(Path(name), "bench", sum(sizes), shape)
+        cache = TokenCache(folder, "bench", sum(sizes), shape)
         for group, first in zip(groups, np.cumsum([0, *sizes]).tolist()):
             slots = tuple(range(first, first + len(group.image_indices)))
-            with torch.no_grad():
-                cache.put(slots, rewards.frozen_tokens([group], None))
+            cache.put(slots, rewards.frozen_tokens([group], None))
             cached.append((group, slots))
 
-        def step_from_disk() -> None:
-            cached_groups = [
-                ReadGroup(g.number, g.prompt, g.ranks, g.image_indices, slots, None, cache.get(slots))
-                for g, slots in cached
-            ]
-            our_step(rewards, optimizer, cached_groups, half, cache)
+    def step_from_disk(cached_groups: list) -> None:
+        read = [
+            ReadGroup(g.number, g.prompt, g.ranks, g.image_indices, slots, None, cache.get(slots))
+            for g, slots in cached_groups
+        ]
+        our_step(rewards, optimizer, read, half, cache)
 
-        rates["cached"] = len(pairs) / timed(step_from_disk, device)
-        report(rates)
-        our_step(rewards, optimizer, [make_group(0, 9, model.config.image_size)], half=False)
+    measure("cached", partial(step_from_disk, cached), partial(step_from_disk, cached[:1]))
+    nine = [make_group(0, 9, model.config.image_size)]
+    measure("group of 9", partial(our_step, rewards, optimizer, nine, False), nothing)
 
-    if device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated() / 2**20
-    else:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+def show(results: Results, args: argparse.Namespace, sizes: list[int], pairs: int, difference: float) -> None:
+    """Print a table and the JSON object."""
     names = {
         "original": "each pair encodes both images, float32",
         "float32": "each image once, float32",
@@ -215,27 +208,30 @@ def main() -> None:
         "cached": f"outputs of frozen blocks from disk, {args.precision}",
     }
     table = Table("method", "comparisons/s", "times", title=f"{args.size} model, {args.device}, 0.7 frozen")
-    for key, rate in rates.items():
-        table.add_row(names[key], f"{rate:.3f}", f"{rate / rates['original']:.2f}")
+    for key, text in names.items():
+        if key in results.rates:
+            table.add_row(text, f"{results.rates[key]:.3f}", f"{results.ratio(key) or math.nan:.2f}")
     console = Console()
     console.print(table)
     console.print(
-        f"{count} groups of {sizes} images: {sum(sizes)} images, {len(pairs)} pairs; largest difference "
+        f"{len(sizes)} groups of {sizes} images: {sum(sizes)} images, {pairs} pairs; largest difference "
         f"between the original's method and the exact path: {difference:.1e} of the standard deviation"
     )
-    our_rate = rates[args.precision]
+    rates = results.rates
     result = {
-        "comparisons_per_s_original": round(rates["original"], 4),
-        "comparisons_per_s": round(our_rate, 4),
-        "ratio": round(our_rate / rates["original"], 3),
-        "peak_mb": round(peak),
+        "comparisons_per_s_original": round(rates.get("original", math.nan), 4),
+        "comparisons_per_s": round(rates.get(args.precision, math.nan), 4),
+        "ratio": results.ratio(args.precision),
+        "peak_mb": max(results.peaks.values()),
+        "peaks_mb": results.peaks,
         "precision": args.precision,
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
-        "ratio_float32": round(rates["float32"] / rates["original"], 3),
-        "ratio_cached": round(rates["cached"] / rates["original"], 3),
+        "device": torch.cuda.get_device_name() if results.device.type == "cuda" else "cpu",
+        "ratio_float32": results.ratio("float32"),
+        "ratio_cached": results.ratio("cached"),
         "pictures": sum(sizes),
-        "pairs": len(pairs),
+        "pairs": pairs,
         "difference": difference,
+        "errors": results.errors,
     }
     print(json.dumps(result))
 

@@ -432,9 +432,11 @@ def test_train_dry_run_prints_settings_and_refuses_invalid_arguments(pipelines, 
         "weight": 0.0,
         "phi": "relu",
         "target": 2.0,
+        "dtype": "",
     }
     assert "one rollout: steps 0-" in rest
     assert "trained of" in rest
+    assert "memory (estimate, not measured): " in rest
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
     for more, message in (
         (["--preset", "sd16"], "Cannot use the preset 'sd16'"),

@@ -45,7 +45,7 @@ def test_bf16_steps_train_a_loadable_model(folder, tmp_path, freeze):
     assert all(map(math.isfinite, losses))
     trained = RM.load(out, device="cuda")
     assert all(tensor.dtype == torch.float32 for tensor in trained.state_dict().values())
-    # The saved weights may be the first ones, if no step had a lower validation loss. These are the last ones.
+    # The saved weights are the first ones if no step had a lower validation loss. These are the last ones.
     last = trainer.model.state_dict()
     assert any(not torch.equal(tensor.cpu(), before[name]) for name, tensor in last.items())
     assert math.isfinite(trained.score("light day", str(tmp_path / "train" / "0_0.png")))

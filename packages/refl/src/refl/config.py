@@ -24,7 +24,7 @@ class ModelConfig:
         lora_targets: names of the layers that get adapters; empty: the attention projections of the
             model's family (to_q, to_k, to_v and to_out.0).
         gradient_checkpointing: recompute activations block by block inside the denoiser (less memory,
-            slower). Works together with ``rollout.gradient_checkpointing``.
+            slower). The only gradient step of a rollout is then not recomputed as a whole too.
         compile: run the denoiser through torch.compile (slow first step, faster afterwards).
         vae_tiling: decode images in tiles (less memory for large images, slower).
         channels_last: store the denoiser's convolutions as channels-last (faster on GPUs).
@@ -58,6 +58,14 @@ class RolloutConfig:
         negative_gradient: also backpropagate through the branch of the negative prompt.
         gradient_checkpointing: recompute the activations of gradient steps and of the decoder in the
             backward pass (much less memory, slower).
+        no_grad_dtype: bf16 or fp16: compute the steps without gradient with a copy of the denoiser in this
+            dtype, with LoRA merged into it, refreshed before each optimizer step; auto: bf16 if the GPU
+            supports it, else fp16. Empty: compute them with the trained denoiser. Needs memory for the
+            copy. Gradient steps and validation do not use it.
+        no_grad_compile: run that copy through torch.compile (slow first step, faster afterwards).
+        decode_dtype: bf16 or fp16: decode training images under autocast (less memory, faster); empty:
+            float32. VAEs that overflow in fp16 (``force_upcast``, as in SDXL) are decoded in float32
+            instead of fp16.
     """
 
     height: int = 0
@@ -68,6 +76,9 @@ class RolloutConfig:
     negative_prompt: str = ""
     negative_gradient: bool = True
     gradient_checkpointing: bool = True
+    no_grad_dtype: str = ""
+    no_grad_compile: bool = False
+    decode_dtype: str = ""
 
 
 @dataclass(frozen=True)
@@ -82,12 +93,15 @@ class RewardConfig:
             (``-r``) or clipped (``-min(r, target)``).
         target: reward above which relu and clipped give no gradient; unused by linear. In the reward's
             own units; most rewards of ImageReward are between -2 and 2.
+        dtype: bf16 or fp16: compute the reward under autocast in this dtype (faster on a GPU); empty:
+            float32.
     """
 
     name: str = "ImageReward-v1.0"
     weight: float = 1.0
     phi: str = "relu"
     target: float = 2.0
+    dtype: str = ""
 
 
 @dataclass(frozen=True)
@@ -195,7 +209,8 @@ class RunConfig:
             ``batch_size * accumulation * processes`` images.
         seed: seed of data order, noise, adapter weights and random choices of the strategy.
         mixed_precision: no (float32), bf16 or fp16. Trained weights stay float32.
-        tf32: allow TF32 matrix multiplications and convolutions on a GPU (faster, less precise).
+        tf32: allow TF32 matrix multiplications and convolutions on a GPU (faster, less precise) in training
+            steps and validations, except in forward passes of rewards. The process's setting is restored.
         checkpoint_every: optimizer steps between checkpoints; 0: only at the end.
         checkpoints: number of most recent checkpoints to keep, at least 1.
         trackers: trackers of accelerate to log to, such as tensorboard or wandb; "all" for every installed
@@ -280,12 +295,21 @@ class TrainConfig:
                 raise ConfigError(f"Cannot use {path}={value}: it must be at least {minimum}.")
         for path, choice, allowed in (
             ("run.mixed_precision", self.run.mixed_precision, ("no", "bf16", "fp16")),
+            ("rollout.no_grad_dtype", self.rollout.no_grad_dtype, ("", "auto", *HALF_DTYPES)),
+            ("rollout.decode_dtype", self.rollout.decode_dtype, ("", *HALF_DTYPES)),
             ("loss.distance", self.loss.distance, ("x0", "epsilon")),
             ("optimizer.schedule", self.optimizer.schedule, SCHEDULES),
             *(("rewards.phi", reward.phi, PHIS) for reward in self.rewards),
+            *(("rewards.dtype", reward.dtype, ("", *HALF_DTYPES)) for reward in self.rewards),
         ):
             if choice not in allowed:
-                raise ConfigError(f"Cannot use {path}={choice!r}: it must be one of {', '.join(allowed)}.")
+                choices = ", ".join(name or '""' for name in allowed)
+                raise ConfigError(f"Cannot use {path}={choice!r}: it must be one of {choices}.")
+        if self.rollout.no_grad_compile and not self.rollout.no_grad_dtype:
+            raise ConfigError(
+                "Cannot use rollout.no_grad_compile: it has no effect without a copy. Set "
+                "rollout.no_grad_dtype."
+            )
         if not 0 <= self.optimizer.ema_decay < 1:
             raise ConfigError(
                 f"Cannot use optimizer.ema_decay={self.optimizer.ema_decay}: it must be in [0, 1)."
@@ -321,6 +345,7 @@ class TrainConfig:
 
 SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine")
 PHIS = ("relu", "linear", "clipped")
+HALF_DTYPES = ("bf16", "fp16")
 
 
 def _plain(value: Any) -> Any:

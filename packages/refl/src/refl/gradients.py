@@ -43,11 +43,11 @@ def clip_gradients(
     return float(norm)
 
 
-def zero_gradient_share(pixels: Tensor) -> float:
-    """Return the share of images (N, 3, H, W) that got no gradient.
+def zero_gradient_share(pixels: Tensor) -> Tensor:
+    """Return the share of images (N, 3, H, W) that got no gradient, a scalar.
 
     The rewards of these images are saturated.
     """
     if pixels.grad is None:
-        return 1.0
-    return float((pixels.grad.flatten(1).abs().amax(1) == 0).float().mean())
+        return pixels.new_ones(())
+    return (pixels.grad.flatten(1).abs().amax(1) == 0).float().mean()

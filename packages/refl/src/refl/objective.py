@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from reward_core.runs.cuda import upload
+
 from .captioned_images import CaptionedImages
 from .config import TrainConfig
+from .dtypes import DTYPES
 from .errors import ConfigError
 from .families import Family, Guidance
 from .losses import denoising_loss, distance
+from .no_grad_copy import NoGradCopy
 from .noise_schedule import NoiseSchedule, training_levels
 from .prompts import DataOrder
 from .rewards import Rewards
@@ -61,9 +65,14 @@ class Objective:
         trainable: Trainable,
         accelerator: Accelerator,
         captioned: CaptionedImages | None = None,
+        no_grad_copy: NoGradCopy | None = None,
     ):
         self.config, self.family, self.rewards = config, family, rewards
         self.trainable, self.accelerator, self.captioned = trainable, accelerator, captioned
+        self.no_grad_copy = no_grad_copy
+        self.decode_dtype = DTYPES[config.rollout.decode_dtype]
+        if captioned is not None:
+            self.levels = torch.stack(training_levels(family.pipeline.scheduler))  # (3, T), on the CPU
         self.height, self.width = image_size(config, family)
         self.schedule = self._schedule(config.rollout.steps)
         self.guidance = Guidance(config.rollout.guidance_scale, config.rollout.negative_gradient)
@@ -88,8 +97,9 @@ class Objective:
         config = self.config
         noise = SampleNoise(config.run.seed, step, indices, TRAINING)
         with self.accelerator.autocast():
-            result, denoise = self._rollout(prompts, noise, plan, self.schedule)
-        pixels = self.family.decode(result.latents, config.rollout.gradient_checkpointing)
+            result, denoise = self._rollout(prompts, noise, plan, self.schedule, self.no_grad_copy)
+        recompute = config.rollout.gradient_checkpointing
+        pixels = self.family.decode(result.latents, recompute, self.decode_dtype)
         if pixels.requires_grad:
             pixels.retain_grad()
         prompts = list(prompts) * (1 + plan.copies)
@@ -128,7 +138,12 @@ class Objective:
         return self.family.schedule(steps, self.config.rollout.sampler, self.height, self.width)
 
     def _rollout(
-        self, prompts: Sequence[str], noise: SampleNoise, plan: RolloutPlan, schedule: NoiseSchedule
+        self,
+        prompts: Sequence[str],
+        noise: SampleNoise,
+        plan: RolloutPlan,
+        schedule: NoiseSchedule,
+        no_grad_copy: NoGradCopy | None = None,
     ) -> tuple[Rollout, Denoise]:
         family, config, device = self.family, self.config.rollout, self.accelerator.device
         condition = family.encode(prompts, config.negative_prompt if self.guidance.scale != 1 else None)
@@ -137,10 +152,19 @@ class Objective:
         def denoise(x: Tensor, i: int) -> Tensor:
             return family.denoise(x, schedule.timesteps[i], condition, self.guidance)
 
+        def denoise_with_copy(x: Tensor, i: int) -> Tensor:
+            assert no_grad_copy is not None
+            return no_grad_copy.denoise(x, schedule.timesteps[i], condition, self.guidance)
+
         def draw() -> Tensor:
             return noise(shape, device)
 
-        return rollout(denoise, schedule, plan, draw(), draw, config.gradient_checkpointing), denoise
+        recompute = config.gradient_checkpointing
+        if self.config.model.gradient_checkpointing and sum(plan.cost()[1:]) == 1:
+            recompute = False  # the denoiser recomputes its blocks; doing both costs one more pass
+        no_grad_denoise = None if no_grad_copy is None else denoise_with_copy
+        result = rollout(denoise, schedule, plan, draw(), draw, recompute, no_grad_denoise)
+        return result, denoise
 
     def _distance(self, result: Rollout, denoise: Callable[[Tensor, int], Tensor]) -> Tensor:
         """Return the mean distance to the base model's denoiser over the gradient steps."""
@@ -157,14 +181,13 @@ class Objective:
         pixels, captions = captioned.batch([order[p] for p in indices], self.height, self.width)
         noise = SampleNoise(seed, step, indices, PRETRAINING)
         shape = family.latent_shape(self.height, self.width)
-        x0 = family.encode_pixels(pixels.to(device), noise(shape, device))
-        timesteps, alphas, sigmas = (level.to(device) for level in training_levels(family.pipeline.scheduler))
-        levels = (noise.uniform() * len(timesteps)).long().to(device)
-        alpha, sigma = alphas[levels], sigmas[levels]
+        x0 = family.encode_pixels(upload(pixels, device), noise(shape, device))
+        drawn = (noise.uniform() * self.levels.shape[1]).long()
+        timesteps, alpha, sigma = upload(self.levels[:, drawn], device)
         added = noise(shape, device)
         x = alpha.view(-1, 1, 1, 1) * x0 + sigma.view(-1, 1, 1, 1) * added
         with self.accelerator.autocast():
-            output = family.denoise(x, timesteps[levels], family.encode(captions), Guidance())
+            output = family.denoise(x, timesteps, family.encode(captions), Guidance())
         return denoising_loss(x0, added, output, alpha, sigma, self.schedule.prediction)
 
 

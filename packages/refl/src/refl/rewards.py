@@ -9,7 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from reward_core.runs.cuda import tf32
+
 from .config import RewardConfig
+from .dtypes import DTYPES, autocast
 from .errors import ConfigError, RewardError
 from .input_checks import check_rewards
 from .losses import reward_loss
@@ -33,7 +36,7 @@ class Reward:
         Raises:
             RewardError: the function returned anything else.
         """
-        with torch.autocast(pixels.device.type, enabled=False):
+        with tf32(False), autocast(pixels.device, DTYPES[self.config.dtype]):
             rewards = self.function(pixels, prompts)
         name = self.config.name
         if not isinstance(rewards, Tensor):

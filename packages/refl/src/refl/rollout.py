@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from reward_core.runs.cuda import upload
+
 from .noise_schedule import NoiseSchedule
 from .strategies import RolloutPlan
 
@@ -37,7 +39,7 @@ class SampleNoise:
     def __call__(self, shape: Sequence[int], device: torch.device | str, dtype=torch.float32) -> Tensor:
         """Draw noise (B, *shape). Each call continues the generators."""
         draws = [torch.randn(tuple(shape), generator=generator) for generator in self.generators]
-        return torch.stack(draws).to(device, dtype)
+        return upload(torch.stack(draws), device).to(dtype)
 
     def uniform(self) -> Tensor:
         """Draw B uniform numbers in [0, 1)."""
@@ -85,6 +87,7 @@ def rollout(
     latents: Tensor,
     noise: Callable[[], Tensor],
     gradient_checkpointing: bool = True,
+    no_grad_denoise: Denoise | None = None,
 ) -> Rollout:
     """Denoise from the first step to ``plan.stop``.
 
@@ -96,6 +99,7 @@ def rollout(
         noise: returns new standard normal noise shaped as ``latents``, for stochastic samplers and copies.
         gradient_checkpointing: store only the input of each gradient step and recompute its activations in
             the backward pass.
+        no_grad_denoise: the denoiser of the steps without gradient; None: ``denoise``.
     """
 
     def with_gradient(x: Tensor, i: int) -> Tensor:
@@ -114,7 +118,7 @@ def rollout(
             gradient_steps.append((i, x.detach(), output))
         else:
             with torch.no_grad():
-                output = denoise(x, i)
+                output = (no_grad_denoise or denoise)(x, i)
         last = i == plan.stop
         if last and plan.read == "prediction":
             x = schedule.clean(x, output, i)

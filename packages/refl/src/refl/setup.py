@@ -7,18 +7,22 @@ import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from reward_core.runs.checkpoint_folder import Trained
+from reward_core.runs.cuda import fused_option
 
 from .captioned_images import CaptionedImages, open_captioned
 from .config import TrainConfig
+from .dtypes import DTYPES
 from .errors import ConfigError
 from .families import Family, load_family
 from .input_checks import check_downloads, check_model, check_out
+from .no_grad_copy import NoGradCopy
 from .objective import image_size
 from .prompts import read_prompts
 from .rewards import RewardFunction, Rewards, check_reward_names, load_rewards
@@ -79,8 +83,6 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
             f"Cannot train with {accelerator.distributed_type.value}: a model sharded over processes is not "
             "supported. Start processes with a whole model each (torchrun, or accelerate's multi-GPU)."
         )
-    if accelerator.device.type == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.run.tf32
     return accelerator
 
 
@@ -150,6 +152,14 @@ def open_captions(config: TrainConfig) -> CaptionedImages | None:
     return open_captioned(config.loss)
 
 
+def make_no_grad_copy(config: TrainConfig, family: Family, device: torch.device) -> NoGradCopy | None:
+    """Return the copy of ``rollout.no_grad_dtype``, or None. Call it before adapters are added."""
+    rollout = config.rollout
+    if not rollout.no_grad_dtype:
+        return None
+    return NoGradCopy(family, rollout.no_grad_dtype, device, rollout.no_grad_compile)
+
+
 def prepare_denoiser(config: TrainConfig, family: Family) -> None:
     """Enable gradient checkpointing and compilation according to the settings."""
     if config.model.gradient_checkpointing:
@@ -161,14 +171,13 @@ def prepare_denoiser(config: TrainConfig, family: Family) -> None:
 
 def frozen_dtype(config: TrainConfig, device: torch.device) -> torch.dtype:
     """Return the dtype of frozen weights; trained weights are float32."""
-    if config.model.lora_rank == 0 or config.run.mixed_precision == "no":
-        return torch.float32
-    return {"bf16": torch.bfloat16, "fp16": torch.float16}[config.run.mixed_precision]
+    return torch.float32 if config.model.lora_rank == 0 else DTYPES[config.run.mixed_precision]
 
 
 def make_optimizer(config: TrainConfig, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
     settings = config.optimizer
-    kind: Any = torch.optim.AdamW
+    fused: dict[str, Any] = fused_option(parameters)
+    kind: Any = partial(torch.optim.AdamW, **fused)
     if settings.eight_bit:
         try:
             from bitsandbytes.optim import AdamW8bit

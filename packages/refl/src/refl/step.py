@@ -100,6 +100,8 @@ class TrainingStep:
         run, optimizer = config.run, config.optimizer
         plan = config.strategy.plan(config.rollout.steps, random.Random(f"{run.seed} {number}"))
         means = _Means(accelerator, run.accumulation, self.trained)
+        if self.objective.no_grad_copy is not None:
+            self.objective.no_grad_copy.refresh()
         for micro in range(run.accumulation):
             indices = self._indices(number, micro, run.batch_size)
             prompts = [self.prompts[self.order[index]] for index in indices]
@@ -167,8 +169,12 @@ class _Means:
         rewards = microstep.rewards
         checked = [microstep.loss.detach().float(), *(rewards[name].float().mean() for name in self.trained)]
         nonfinite = (~torch.isfinite(torch.stack(checked))).any()
-        zero_gradient = torch.tensor(zero_gradient_share(microstep.pixels))
-        values = [microstep.loss.detach(), zero_gradient, nonfinite, *microstep.loss_terms.values()]
+        values = [
+            microstep.loss.detach(),
+            zero_gradient_share(microstep.pixels),
+            nonfinite,
+            *microstep.loss_terms.values(),
+        ]
         values += [reward.mean() for reward in rewards.values()]
         values += [reward.double().pow(2).mean() for reward in rewards.values()]
         device = self.accelerator.device

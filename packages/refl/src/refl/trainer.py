@@ -9,6 +9,7 @@ from pathlib import Path
 
 from reward_core.files.atomic_write import atomic_folder
 from reward_core.printing.logger import default_logging
+from reward_core.runs.cuda import tf32
 from reward_core.runs.run_state import MAX_SKIPPED
 from reward_core.runs.training_run import TrainingRun
 from reward_core.runs.write_errors import write_errors
@@ -26,6 +27,7 @@ from .setup import (
     make_accelerator,
     make_family,
     make_lr_schedule,
+    make_no_grad_copy,
     make_optimizer,
     make_rewards,
     open_captions,
@@ -79,11 +81,13 @@ class Trainer:
         self.accelerator = accelerator = make_accelerator(config)
         self.family = family = make_family(config, accelerator)
         loaded_rewards = make_rewards(config, family, accelerator, rewards)
+        no_grad_copy = make_no_grad_copy(config, family, accelerator.device)
         family.pipeline.to(accelerator.device)
         self.trainable = Trainable(
             family, config.model, config.optimizer.ema_decay, keep_reference=config.loss.distance_weight > 0
         )
-        self.objective = Objective(config, family, loaded_rewards, self.trainable, accelerator, captioned)
+        parts = (family, loaded_rewards, self.trainable, accelerator, captioned, no_grad_copy)
+        self.objective = Objective(config, *parts)
         prepare_denoiser(config, family)
         self.optimizer = accelerator.prepare(make_optimizer(config, self.trainable.parameters))
         self.lr_schedule = make_lr_schedule(config, self.optimizer.optimizer)
@@ -141,7 +145,8 @@ class Trainer:
 
     def step(self, number: int) -> StepMetrics:
         """Take optimizer step ``number``, counted from 0."""
-        return self.take_step(number)
+        with tf32(self.config.run.tf32):
+            return self.take_step(number)
 
     def _due(self, every: int) -> bool:
         return bool(every) and self.state.step % every == 0
@@ -161,7 +166,8 @@ class Trainer:
         if not self.validation_prompts:
             return
         batch = config.batch_size or self.config.run.batch_size
-        validation = validate(self.objective, self.validation_prompts, config, self.accelerator, batch)
+        with tf32(self.config.run.tf32):
+            validation = validate(self.objective, self.validation_prompts, config, self.accelerator, batch)
         self.run.log(validation.row())
         is_best = record_validation(validation, config, state)
         if self.accelerator.is_main_process:

@@ -87,6 +87,8 @@ def describe(trainer) -> str:
 
     import yaml
 
+    from ..memory import estimate_memory
+
     config, objective = trainer.config, trainer.objective
     plan = config.strategy.plan(config.rollout.steps, random.Random(f"{config.run.seed} 0"))
     free, with_gradient = plan.cost()
@@ -97,9 +99,6 @@ def describe(trainer) -> str:
         if hasattr(m, "parameters")
         for p in m.parameters()
     ]
-    weights = sum(p.numel() * p.element_size() for p in everything)
-    copies = 2 + 2 * (0.25 if config.optimizer.eight_bit else 1) + bool(config.optimizer.ema_decay)
-    state = (copies - 1) * 4 * trained  # gradients, Adam's two, EMA; the weights are counted above
     samples = config.run.batch_size * config.run.accumulation * trainer.accelerator.num_processes
     return "\n".join(
         [
@@ -110,7 +109,6 @@ def describe(trainer) -> str:
             f"denoiser: {free} passes without gradient, {with_gradient} with"
             + (" (guidance: each twice as wide)" if config.rollout.guidance_scale != 1 else ""),
             f"parameters: {trained:,} trained of {sum(p.numel() for p in everything):,}",
-            f"memory: {weights / 2**20:,.0f} MB of weights, {state / 2**20:,.0f} MB of gradients and "
-            "optimizer state; activations come on top",
+            str(estimate_memory(objective, plan)),
         ]
     )

@@ -5,12 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..dtypes import autocast
 from ..noise_schedule import NoiseSchedule, make_schedule
 from ..rollout import clear_autocast_cache
 
@@ -151,7 +153,9 @@ class Family(ABC):
             positive = self.predict(latents, timestep, condition.positive, guidance.scale).float()
         return negative + guidance.scale * (positive - negative)
 
-    def decode(self, latents: Tensor, gradient_checkpointing: bool = True) -> Tensor:
+    def decode(
+        self, latents: Tensor, gradient_checkpointing: bool = True, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
         """Decode clean latents to images, differentiably.
 
         Values outside [0, 1] are clamped, but the gradient ignores the clamp, so that saturated pixels can
@@ -160,13 +164,17 @@ class Family(ABC):
         Args:
             latents: (B, C, h, w) clean latents.
             gradient_checkpointing: recompute the decoder's activations in the backward pass.
+            dtype: float32, or a half-precision dtype for autocast. A VAE whose config has force_upcast
+                overflows in float16, so it is then decoded in float32.
 
         Returns:
             Pixels (B, 3, H, W) in [0, 1], float32.
         """
         vae = self.pipeline.vae
         scaled = self._unscale(latents).to(vae.dtype)
-        with torch.autocast(latents.device.type, enabled=False):
+        if dtype == torch.float16 and getattr(vae.config, "force_upcast", False):
+            dtype = torch.float32
+        with autocast(latents.device, dtype):
             if gradient_checkpointing and torch.is_grad_enabled() and scaled.requires_grad:
                 decoded = checkpoint(_decode, vae, scaled, use_reentrant=False, preserve_rng_state=False)
             else:
@@ -215,7 +223,8 @@ class Family(ABC):
         mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
         if mean is None or std is None:
             return None
-        return latents.new_tensor(mean).view(1, -1, 1, 1), latents.new_tensor(std).view(1, -1, 1, 1)
+        mean, std = (constant(tuple(values), latents.device, latents.dtype) for values in (mean, std))
+        return mean.view(1, -1, 1, 1), std.view(1, -1, 1, 1)
 
 
 def _decode(vae: Any, latents: Tensor) -> Tensor:
@@ -224,4 +233,14 @@ def _decode(vae: Any, latents: Tensor) -> Tensor:
 
 def batch_of(timestep: float | Tensor, latents: Tensor) -> Tensor:
     """Expand a timestep to (B,) on the device of the latents."""
-    return torch.as_tensor(timestep, dtype=torch.float32, device=latents.device).expand(len(latents))
+    if isinstance(timestep, Tensor):
+        return timestep.to(latents.device, torch.float32).expand(len(latents))
+    # Unlike a copy from the CPU, filling does not wait for the GPU.
+    return torch.full((len(latents),), timestep, dtype=torch.float32, device=latents.device)
+
+
+@lru_cache(maxsize=32)
+def constant(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Return values as a tensor; cached, because the copy to a GPU waits for it."""
+    with torch.inference_mode(False):  # a later call may need gradients
+        return torch.tensor(values, device=device, dtype=dtype)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .base import Condition, Family, Tensors, batch_of
+from .base import Condition, Family, Tensors, batch_of, constant
 
 
 class StableDiffusionXL(Family):
@@ -35,7 +35,7 @@ class StableDiffusionXL(Family):
         dtype = self.denoiser.dtype
         height, width = (side * self.scale_factor for side in latents.shape[-2:])
         # Original size, crop corner, target size: an uncropped image.
-        sizes = latents.new_tensor([[height, width, 0, 0, height, width]], dtype=dtype)
+        sizes = constant((height, width, 0, 0, height, width), latents.device, dtype)[None]
         return self.denoiser(
             latents.to(dtype),
             batch_of(timestep, latents),

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..errors import CheckpointError, RewardCoreError
 from ..files.atomic_write import replace_folder
 from ..files.format_version import FORMAT_VERSION, check_format_version
+from .cuda import load_optimizer
 from .random_state import random_state, restore_random_state
 from .run_state import RunState
 from .write_errors import write_errors
@@ -113,7 +114,7 @@ class CheckpointFolder:
             file = path / _random_file(trained.accelerator)
             random = torch.load(file, map_location="cpu", weights_only=True)
             for optimizer, optimizer_state in zip(trained.optimizers, saved["optimizers"], strict=True):
-                optimizer.load_state_dict(optimizer_state)
+                load_optimizer(optimizer, optimizer_state)
             trained.load_tensors(tensors)
             trained.load_numbers(document["numbers"])
             if trained.accelerator.scaler is not None and saved["scaler"]:

@@ -59,7 +59,7 @@ class BatchResult(Generic[B]):
         rows: indices within the batch of the rows that were computed.
         values: results (len(rows), ...) on the CPU; None without rows.
         errors: error of a row whose image cannot be read, by index within the batch.
-        encoded: number of images that were encoded.
+        encoded: number of images that were encoded since the previous result.
     """
 
     batch: B
@@ -97,6 +97,7 @@ class Pipeline(Generic[B]):
         self.transfers = transfers_for(model.device)
         self.cache: LRUCache[Key, Tensor | ImageError | None] = LRUCache(cache)
         self.most: int | None = None  # rows that fit in memory
+        self._encoded = 0  # images encoded since the last result
 
     def clear_cache(self) -> None:
         """Forget all features."""
@@ -133,6 +134,7 @@ class Pipeline(Generic[B]):
                 features: Tensor | None = self.transfers.upload(batch.features)
             else:
                 new = self._encode(pixels)
+                self._encoded += len(pixels)
                 batch.opening = {}
                 for image in images.values():
                     image.release()
@@ -148,7 +150,7 @@ class Pipeline(Generic[B]):
             if features is not None:
                 wait = self.transfers.fetch(self._score(features, batch, rows))
 
-        encoded = len(pixels)
+        encoded, self._encoded = self._encoded, 0
 
         def finish() -> BatchResult[B]:
             return BatchResult(batch, rows, None if wait is None else wait(), errors, encoded)

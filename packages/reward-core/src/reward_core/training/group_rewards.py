@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..models.imagereward.reward_model import RewardModel
+from ..runs.cuda import upload
 from .config import TrainingConfig
 from .freezing import embeddings, frozen_layers
 from .frozen_blocks import run_frozen_blocks, run_trained_blocks
@@ -58,17 +59,23 @@ class GroupRewards(nn.Module):
         With a cache it is computed per group, so that cached values do not depend on the rest of the batch.
         """
         if cache is None:
-            return self._run_frozen_blocks(torch.cat([_images(group) for group in groups]))
+            return self._run_frozen_blocks(self._images(groups))
         return torch.cat([self._cached_tokens(group, cache) for group in groups])
 
     def _cached_tokens(self, group: ReadGroup, cache: TokenCache) -> Tensor:
         """Return a group's tokens from the cache, or compute and cache them."""
         if group.tokens is not None:
-            return group.tokens.to(self.model.device)
-        tokens = self._run_frozen_blocks(_images(group)).float()
+            return upload(group.tokens, self.model.device)
+        tokens = self._run_frozen_blocks(self._images([group])).float()
         cache.put(group.slots, tokens)
         # Round to the cache's dtype, so that the first epoch uses the same values as later ones.
         return tokens.to(getattr(torch, cache.dtype.name)).float()
+
+    def _images(self, groups: Sequence[ReadGroup]) -> Tensor:
+        """Return the images (B, S, S, 3) uint8 of all groups on the model's device."""
+        images = [group.images for group in groups if group.images is not None]
+        assert len(images) == len(groups)  # only groups with cached tokens have no images
+        return upload(torch.cat(images), self.model.device)
 
     def _run_frozen_blocks(self, images: Tensor) -> Tensor:
         pixels = self.model.transform.from_uint8(images)  # (B, 3, S, S)
@@ -82,12 +89,11 @@ class GroupRewards(nn.Module):
         longest = int(mask.sum(1).max())  # padding beyond the longest prompt is dropped
         counts = torch.tensor([len(group.image_indices) for group in groups])
         token_ids, mask = (
-            t[:, :longest].repeat_interleave(counts, 0).to(self.model.device) for t in (token_ids, mask)
+            upload(t[:, :longest].repeat_interleave(counts, 0), self.model.device) for t in (token_ids, mask)
         )
         if self.has_frozen:
             return self.frozen_tokens(groups, cache), token_ids, mask
-        images = torch.cat([_images(group) for group in groups])
-        return self.model.transform.from_uint8(images), token_ids, mask
+        return self.model.transform.from_uint8(self._images(groups)), token_ids, mask
 
     def forward(self, x: Tensor, token_ids: Tensor, mask: Tensor) -> Tensor:
         """Return rewards (B,).
@@ -111,8 +117,3 @@ class GroupRewards(nn.Module):
             with torch.no_grad():
                 x = run_frozen_blocks(model.blip.visual_encoder, x, self.block)
         return x, token_ids.to(model.device), mask.to(model.device)
-
-
-def _images(group: ReadGroup) -> Tensor:
-    assert group.images is not None  # only groups with cached tokens have no images
-    return group.images

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import nn
 
+from ..runs.cuda import fused_option
+
 WARMUP_SHARE = 0.1  # of a run's steps, at most
 
 
@@ -78,7 +80,8 @@ def build_optimizers(
     rest = [parameter for _, parameter in trained if id(parameter) not in with_muon]
     optimizers: list[torch.optim.Optimizer] = []
     if rest:
-        optimizers.append(kind(rest, lr=lr, betas=betas, eps=epsilon, weight_decay=weight_decay))
+        fused = fused_option(rest)
+        optimizers.append(kind(rest, lr=lr, betas=betas, eps=epsilon, weight_decay=weight_decay, **fused))
     if matrices:
         if not hasattr(torch.optim, "Muon"):
             raise ValueError(

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..rankings import untied_pairs
+from ..runs.cuda import upload
 from .pairs import pairs_from_ranking
 
 
@@ -44,8 +45,12 @@ def ranking_loss_sum(rewards: Tensor, rankings: Sequence[Sequence[int]], average
             f"{[len(r) for r in rankings]} images."
         )
     losses = [rewards.sum() * 0]
-    for group, ranks in zip(rewards.split([len(r) for r in rankings]), rankings):
-        better, worse = pairs_from_ranking(ranks).to(rewards.device).unbind(1)
+    pairs = [pairs_from_ranking(ranks) for ranks in rankings]
+    # One copy for all groups, which does not wait for the GPU.
+    pairs_on_device = upload(torch.cat([torch.empty(0, 2, dtype=torch.long), *pairs]), rewards.device)
+    groups = rewards.split([len(ranks) for ranks in rankings])
+    for group, group_pairs in zip(groups, pairs_on_device.split([len(p) for p in pairs])):
+        better, worse = group_pairs.unbind(1)
         if len(better):
             pair_losses = F.softplus(group[worse] - group[better])
             losses.append(pair_losses.sum() if average == "pair" else pair_losses.mean())

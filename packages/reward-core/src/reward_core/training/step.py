@@ -70,6 +70,29 @@ class StepMetrics:
 _SUMS = ("loss", "correct", "pairs", "images", "not_finite", "rewards", "squares")
 
 
+@dataclass(frozen=True)
+class _Pass:
+    """The results of a micro-batch, on the device: its loss and rewards without gradient."""
+
+    ranks: Sequence[tuple[int, ...]]
+    loss: Tensor
+    rewards: Tensor
+
+
+def _sums_of_pass(ranks: Sequence[tuple[int, ...]], loss: float, values: Tensor) -> Tensor:
+    """Return the values of a micro-batch for the sums, in order of _SUMS."""
+    if not ranks:
+        return torch.zeros(len(_SUMS), dtype=torch.float64)
+    by_group = values.split([len(ranking) for ranking in ranks])
+    counts = [pairwise_accuracy(group, ranking) for group, ranking in zip(by_group, ranks)]
+    correct, pairs = map(sum, zip(*counts))
+    not_finite = not values.isfinite().all()
+    return torch.tensor(
+        [loss, correct, pairs, len(values), not_finite, values.sum(), values.square().sum()],
+        dtype=torch.float64,
+    )
+
+
 class TrainingStep:
     """Take one optimizer step per call.
 
@@ -106,18 +129,17 @@ class TrainingStep:
         accelerator, started = self.accelerator, time.perf_counter()
         local = [[g for future in batch if (g := future.result()) is not None] for batch in batches]
         terms = loss_terms([group.ranks for batch in local for group in batch], self.settings.average)
-        total = int(accelerator.reduce(torch.tensor(terms, device=accelerator.device), reduction="sum"))
-        sums = torch.zeros(len(_SUMS), dtype=torch.float64)
+        total = int(self._sum_over_ranks(torch.tensor(terms)))
         passes = [batch for batch in local if batch] if accelerator.num_processes == 1 else local
+        results = []
         for i, batch in enumerate(passes if total else ()):  # skipped if no pair can be read
             if i + 1 < len(passes):
                 with accelerator.no_sync(self.wrapped):
-                    sums += self._pass(batch, total)
+                    results.append(self._pass(batch, total))
             else:
-                sums += self._pass(batch, total)
-        sums = accelerator.reduce(sums.to(accelerator.device, torch.float32), reduction="sum")
-        totals = dict(zip(_SUMS, sums.tolist()))
-        norm = self._clip() if total else math.nan
+                results.append(self._pass(batch, total))
+        norm, sums = self._fetch(results, self._clip()) if total else (math.nan, torch.zeros(len(_SUMS)))
+        totals = dict(zip(_SUMS, self._sum_over_ranks(sums.float()).tolist()))
         usable = math.isfinite(norm) and not totals["not_finite"]
         if total:
             self._update(usable)
@@ -137,32 +159,44 @@ class TrainingStep:
             peak_memory_mb=torch.cuda.max_memory_allocated() / 2**20 if on_gpu else None,
         )
 
-    def _pass(self, groups: Sequence[ReadGroup], total: int) -> Tensor:
-        """Run forward and backward on one micro-batch; return its values for the sums, in order of _SUMS."""
+    def _sum_over_ranks(self, values: Tensor) -> Tensor:
+        """Return the sum of CPU tensors over all ranks."""
+        if self.accelerator.num_processes == 1:
+            return values
+        return self.accelerator.reduce(values.to(self.accelerator.device), reduction="sum")
+
+    def _pass(self, groups: Sequence[ReadGroup], total: int) -> _Pass:
+        """Run forward and backward on one micro-batch."""
         accelerator = self.accelerator
         with accelerator.autocast():
             inputs = self.rewards.inputs(groups, self.cache) if groups else self.rewards.dummy_inputs()
         rewards = self.wrapped(*inputs).float()
         if not groups:  # other ranks have one more micro-batch, and the all-reduce needs every rank
             accelerator.backward(rewards.sum() * 0)
-            return torch.zeros(len(_SUMS), dtype=torch.float64)
+            return _Pass([], rewards.new_zeros(()), rewards[:0].detach())
         ranks = [group.ranks for group in groups]
         loss = ranking_loss_sum(rewards, ranks, self.settings.average) / total
         accelerator.backward(loss * accelerator.num_processes)  # the all-reduce averages over ranks
-        values = rewards.detach().double().cpu()
-        by_group = values.split([len(ranking) for ranking in ranks])
-        counts = [pairwise_accuracy(group, ranking) for group, ranking in zip(by_group, ranks)]
-        correct, pairs = map(sum, zip(*counts))
-        not_finite = not values.isfinite().all()
-        return torch.tensor(
-            [loss.item(), correct, pairs, len(values), not_finite, values.sum(), values.square().sum()],
-            dtype=torch.float64,
-        )
+        return _Pass(ranks, loss.detach(), rewards.detach())
 
-    def _clip(self) -> float:
+    def _fetch(self, passes: Sequence[_Pass], norm: Tensor) -> tuple[float, Tensor]:
+        """Return the norm, and the sums of this rank's values in order of _SUMS.
+
+        All values are copied from the GPU at once, because each copy waits for it.
+        """
+        on_device = [norm.view(1), *(part.flatten() for p in passes for part in (p.loss, p.rewards))]
+        fetched = torch.cat([part.float() for part in on_device]).cpu().double()
+        sums, start = torch.zeros(len(_SUMS), dtype=torch.float64), 1
+        for one in passes:
+            stop = start + 1 + len(one.rewards)
+            sums += _sums_of_pass(one.ranks, float(fetched[start]), fetched[start + 1 : stop])
+            start = stop
+        return float(fetched[0]), sums
+
+    def _clip(self) -> Tensor:
         """Clip the gradient; return its norm before clipping."""
         limit = self.settings.clip or float("inf")
-        return float(self.accelerator.clip_grad_norm_(self.parameters, limit))
+        return self.accelerator.clip_grad_norm_(self.parameters, limit)
 
     def _update(self, usable: bool) -> None:
         # A gradient scaler skips the step itself and then lowers its scale.

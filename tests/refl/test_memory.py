@@ -1,0 +1,58 @@
+"""The memory estimate of a dry run."""
+
+import random
+
+import pytest
+from accelerate.state import AcceleratorState
+from toy_runs import PROMPTS, redness, settings
+
+import refl
+from refl.memory import GB, Memory, estimate_memory
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate():
+    """Reset accelerate, which allows one precision per process."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def estimate(model, folder, *more):
+    AcceleratorState._reset_state(reset_partial_state=True)
+    config = settings(folder, "run.cpu=true", *more)
+    trainer = refl.Trainer(model, PROMPTS, config, {"red": redness})
+    plan = config.strategy.plan(config.rollout.steps, random.Random(0))
+    return trainer, estimate_memory(trainer.objective, plan)
+
+
+@pytest.mark.parametrize("family", ["sd", "sdxl", "sd3", "flux"])
+def test_parts_follow_from_the_sizes(pipelines, tmp_path, family):
+    trainer, memory = estimate(pipelines(family), tmp_path, "model.lora_rank=0", "optimizer.ema_decay=0.9")
+    trained = 4 * sum(p.numel() for p in trainer.trainable.parameters)
+    assert memory.parts["gradients"] == memory.parts["moving average"] == trained
+    assert memory.parts["optimizer"] == 2 * trained
+    assert memory.parts["weights"] > trained
+    assert memory.activations > 0
+    assert trainer.step(0).finite  # the estimate leaves the model as it was
+
+
+def test_settings_that_save_memory_lower_the_estimate(pipelines, tmp_path):
+    def activations(*more):
+        return estimate(pipelines("sd"), tmp_path, *more)[1].activations
+
+    kept = activations("rollout.gradient_checkpointing=false")
+    assert activations() < kept
+    assert activations("rollout.gradient_checkpointing=false", "run.mixed_precision=bf16") < kept
+    assert activations("rollout.gradient_checkpointing=false", "run.batch_size=4") == pytest.approx(2 * kept)
+    by_block = ("rollout.gradient_checkpointing=false", "model.gradient_checkpointing=true")
+    assert activations(*by_block) < kept
+    copied = estimate(pipelines("sd"), tmp_path, "rollout.no_grad_dtype=bf16", "model.lora_rank=0")[1]
+    assert copied.parts["copy for steps without gradient"] == copied.parts["gradients"] / 2
+
+
+def test_the_text_says_which_gpus_suffice():
+    text = str(Memory({"weights": 10.0 * GB, "gradients": 0.0}, 20.0 * GB))
+    assert text == (
+        "memory (estimate, not measured): 34.0 GB (10.0 weights, 23.0 activations). GPU of 24 GB: too small, "
+        "80 GB: fits"
+    )

@@ -1,0 +1,65 @@
+"""Uploads, fused optimizers and TF32: what changes on a GPU, tested as far as a CPU can."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from reward_core.runs.cuda import fused_option, load_optimizer, tf32, upload
+
+
+def test_an_upload_to_the_cpu_is_the_tensor_itself():
+    tensor = torch.arange(6).view(2, 3)
+    assert torch.equal(upload(tensor, "cpu"), tensor)
+
+
+def test_adam_is_not_fused_on_a_cpu():
+    assert fused_option([torch.zeros(2)]) == {}
+    assert fused_option([torch.zeros(2, device="meta")]) == {}
+
+
+@pytest.mark.parametrize("saved", [True, False])
+@pytest.mark.parametrize("loaded", [True, False])
+def test_a_checkpoint_resumes_with_a_fused_and_a_plain_optimizer(saved, loaded):
+    def make(fused):
+        torch.manual_seed(0)
+        layer = nn.Linear(3, 2)
+        return layer, torch.optim.AdamW(layer.parameters(), lr=0.1, **({"fused": True} if fused else {}))
+
+    def step(layer, optimizer):
+        optimizer.zero_grad()
+        layer(torch.tensor([[1.0, 2.0, 3.0]])).pow(2).sum().backward()
+        optimizer.step()
+
+    before, optimizer = make(saved)
+    step(before, optimizer)
+    after, resumed = make(loaded)
+    after.load_state_dict(before.state_dict())
+    load_optimizer(resumed, copy.deepcopy(optimizer.state_dict()))
+    assert resumed.param_groups[0]["fused"] == (True if loaded else None)
+    for layer, one in ((before, optimizer), (after, resumed)):
+        step(layer, one)
+    assert torch.allclose(before.weight, after.weight, rtol=1e-6)
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_tf32_is_restored_after_the_context(allowed):
+    def setting():
+        return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+
+    before = setting()
+    with tf32(allowed):
+        assert setting() == (allowed, allowed)
+        with tf32(not allowed):
+            assert setting() == (not allowed, not allowed)
+        assert setting() == (allowed, allowed)
+    assert setting() == before
+
+    @tf32(not before[0])
+    def fail():
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert setting() == before
