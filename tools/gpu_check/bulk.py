@@ -15,6 +15,7 @@ from torch import Tensor
 
 import reward_core as RM
 from reward_core.bulk import BulkSettings, Manifest, score_to_file
+from reward_core.scoring import decoders
 
 from .decoding import detailed_image
 from .measure import Stage
@@ -28,14 +29,14 @@ def main() -> None:
     stage = Stage.from_command_line()
     folder = Path(tempfile.mkdtemp(dir=stage.work))
     with stage.finding("files") as found:
-        files = write_files(folder, 2048 if stage.full else 16, 16 if stage.full else 4)
+        files = write_files(folder, 8192 if stage.full else 16, 16 if stage.full else 4)
         found["count"] = len(files)
     name = saved_model(stage)
     measure_model(stage, name, files)
-    for precision in ("fast", "exact") if stage.full else ("fast",):
-        with stage.finding(f"bulk run, {precision}") as found:
-            settings = BulkSettings(model=name, devices=(str(stage.device),), precision=precision)
-            run = score_to_file(Manifest(folder / "rows.csv"), folder / f"{precision}.csv", settings)
+    for used in ("processes", "threads"):
+        with stage.finding(f"bulk run, fast, {used}") as found:
+            settings = BulkSettings(model=name, devices=(str(stage.device),), precision="fast", decoders=used)
+            run = score_to_file(Manifest(folder / "rows.csv"), folder / f"{used}.csv", settings)
             found |= {"rows_per_s": round(run.rows_per_second, 1), "seconds": round(run.seconds, 1)}
             found |= {"scored": run.scored, "failed": run.failed}
 
@@ -58,13 +59,16 @@ def measure_model(stage: Stage, name: str, files: list[str]) -> None:
         for _ in range(2):  # the first is the warm-up
             took = stage.seconds(lambda: score_levels(model, levels, tokens))
         found["from levels on the device"] = round(len(levels) / took, 1)
-        for on_device in (True, False) if stage.on_gpu else (False,):
-            model.resize_on_device = on_device
-            model.score_pairs(prompts[: stage.batch], files[: stage.batch])
+        for used in ("processes", "threads"):
+            decoders.default_decoders = used
             for size in (64, 256) if stage.full else (4,):
                 took = stage.seconds(lambda size=size: model.score_pairs(prompts, files, batch_size=size))
-                resized = "resized by the GPU" if on_device else "resized by Pillow"
-                found[f"from files, {resized}, batches of {size}"] = round(len(files) / took, 1)
+                found[f"from files by {used}, batches of {size}"] = round(len(files) / took, 1)
+        decoders.default_decoders = "auto"
+        if stage.on_gpu:
+            model.resize_on_device = False
+            took = stage.seconds(lambda: model.score_pairs(prompts, files))
+            found["from files, resized by Pillow"] = round(len(files) / took, 1)
 
 
 @torch.no_grad()
