@@ -432,7 +432,10 @@ WRONG = {
     ),
     "unknown device": (("--manifest", "a.csv", "--devices", "cpux"), "Cannot use device"),
     "workers without ray": (("--manifest", "a.csv", "--workers", 2), "settings of engine 'ray'"),
-    "negative cache": (("--manifest", "a.csv", "--cache", -1), "cache must be an integer of at least 0"),
+    "negative cache": (
+        ("--manifest", "a.csv", "--cache", -1),
+        "Cannot use cache=-1: it must be an integer of at least 0",
+    ),
     "bulk option with --prompts": (
         ("--prompts", "a", "--images", ".", "--engine", "ray"),
         "Cannot use --engine",

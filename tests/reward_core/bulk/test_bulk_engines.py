@@ -99,7 +99,10 @@ def test_a_killed_process_ends_the_run_with_a_message_and_the_next_run_resumes(
     os.kill(workers[1].pid, signal.SIGKILL)
     _, output = process.communicate(timeout=300)
     assert process.returncode == 2
-    assert "The process of device cpu ended unexpectedly (signal 9). Finished shards are kept" in output
+    assert (
+        "Cannot score on device cpu: its process ended unexpectedly (signal 9). Finished shards are kept"
+        in output
+    )
     assert not workers[0].is_running()
     done = run(out, "--device", "cpu")
     assert json.loads(done.stdout)["resumed_rows"] > 0

@@ -329,7 +329,7 @@ def test_non_images_are_refused(bad):
 
 
 def test_prompts_outside_shapesbench_are_refused():
-    with pytest.raises(ValueError, match="not a prompt of this world: 'a red house'"):
+    with pytest.raises(ValueError, match="Cannot parse 'a red house': it is not a prompt of this world"):
         oracle(HONEST, "a red house")
     with pytest.raises(ValueError, match="argument 2 is shorter"):
         shapes.oracle_batch([HONEST, HONEST], [PROMPT])

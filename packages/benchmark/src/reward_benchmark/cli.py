@@ -286,7 +286,7 @@ def run_metrics(args: argparse.Namespace) -> int:
     try:
         table = preference_table([item.ranks for item in rankings], scores)
     except ValueError as error:
-        raise InputError(f"Cannot evaluate '{args.scores[0]}': {error}.") from error
+        raise InputError(f"{error} The scores are in '{args.scores[0]}'.") from error
     print(json.dumps(table.to_json(), indent=1))
     return 0
 
@@ -303,7 +303,8 @@ def _generator_metrics(paths: list[Path]) -> dict[str, JsonObject]:
             for name, scores in scores_by_scorer.items()
         }
     except ValueError as error:
-        raise InputError(f"Cannot compare the generators: {error}.") from error
+        names = ", ".join(f"'{path}'" for path in paths)
+        raise InputError(f"{error} The scores are in {names}.") from error
 
 
 def _names(text: str) -> tuple[str, ...]:

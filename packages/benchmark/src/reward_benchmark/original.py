@@ -78,4 +78,4 @@ def _summarize(part: Part, scorers: list[str], rows: dict[Key, Score]) -> tuple[
     try:
         return summarize([part], scorers, rows)
     except ValueError as error:
-        raise InputError(f"Cannot evaluate the results: {error}.") from error
+        raise InputError(f"{error} The scores are those of {part.title!r}.") from error

@@ -104,7 +104,7 @@ def _run(config: RunConfig) -> SuiteSummary:
     try:
         tables = summarize(parts, scorers, rows)
     except ValueError as error:
-        raise InputError(f"Cannot evaluate the suite {config.suite!r}: {error}.") from error
+        raise InputError(f"{error} The suite is {config.suite!r}.") from error
     run_environment = environment(config.device, config.precision)
     summary = SuiteSummary(config.suite, config.limit, str(data), run_environment, tables)
     write_groups(folder, parts)

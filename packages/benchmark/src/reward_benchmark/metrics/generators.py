@@ -77,15 +77,21 @@ def generator_table(
     names = list(scores)
     lengths = {len(values_of_prompts) for values_of_prompts in scores.values()}
     if len(lengths) != 1:
-        raise ValueError(f"generators must have the same number of prompts, got {sorted(lengths)}")
+        raise ValueError(
+            "Cannot compare the generators: they must have the same number of prompts, got "
+            f"{sorted(lengths)}."
+        )
     for name, values_of_prompts in scores.items():
         for i, values in enumerate(values_of_prompts):
             if bad := [v for v in values if v is not None and not np.isfinite(v)]:
-                raise ValueError(f"the score {bad[0]} of {name} for prompt {i} is not a finite number")
+                raise ValueError(
+                    f"Cannot compare the generators: the score {bad[0]} of {name} for prompt {i} is not a "
+                    "finite number."
+                )
     means = np.array([[_mean(values) for values in scores[name]] for name in names]).T  # (P, G)
     complete = np.isfinite(means).all(1)
     if not complete.any():
-        raise ValueError("no prompt has a scored image of every generator")
+        raise ValueError("Cannot compare the generators: no prompt has a scored image of every generator.")
     resamples = resamples or Resamples(len(means))
     used, filled = complete.astype(float), np.where(complete[:, None], means, 0.0)
 

@@ -176,7 +176,7 @@ def preference_table(ranks: Ranks, scores: Scores, resamples: Resamples | None =
     resamples = resamples or Resamples(len(ranks))
     right, counted = _counts(ranks, scores)
     if not counted.sum():
-        raise ValueError("no prompt has two scored images of different rank")
+        raise ValueError("Cannot evaluate the scores: no prompt has two scored images of different rank.")
     share = np.divide(right, counted, out=np.zeros(len(right)), where=counted > 0)
     is_scored = [[s is not None for s in group] for group in scores]
     return PreferenceTable(
@@ -216,7 +216,9 @@ def compare_scorers(
     right_first, counted = _counts(ranks, [[x for x, _ in group] for group in both])
     right_second, _ = _counts(ranks, [[y for _, y in group] for group in both])
     if not counted.sum():
-        raise ValueError("no prompt has two images of different rank that both scorers scored")
+        raise ValueError(
+            "Cannot compare the scorers: no prompt has two images of different rank that both scored."
+        )
     return PairedComparison(
         difference=resamples.ratio(right_first - right_second, counted),
         p_value=sign_flip_test(right_first - right_second),
@@ -246,10 +248,16 @@ def _retrieval(measure, ranks: Ranks, scores: Scores, resamples: Resamples) -> R
 
 def _check(ranks: Ranks, scores: Scores) -> None:
     if len(ranks) != len(scores):
-        raise ValueError(f"{len(ranks)} prompts have ranks, but {len(scores)} have scores")
+        raise ValueError(
+            f"Cannot evaluate the scores: {len(ranks)} prompts have ranks, but {len(scores)} have scores."
+        )
     for i, (group, values) in enumerate(zip(ranks, scores)):
         if len(group) != len(values):
-            raise ValueError(f"prompt {i}: {len(group)} ranks, but {len(values)} scores")
+            raise ValueError(
+                f"Cannot evaluate the scores: prompt {i} has {len(group)} ranks, but {len(values)} scores."
+            )
         for value in values:
             if value is not None and not np.isfinite(value):
-                raise ValueError(f"prompt {i}: the score {value} is not a finite number")
+                raise ValueError(
+                    f"Cannot evaluate the scores: the score {value} for prompt {i} is not a finite number."
+                )

@@ -40,7 +40,7 @@ def _hit_probability(k: int, scores: np.ndarray, relevant: np.ndarray) -> float:
     Ties at the border are broken at random.
     """
     if not np.isfinite(scores).all():
-        raise ValueError(f"the scores must be finite numbers, got {scores.tolist()}")
+        raise ValueError(f"Cannot evaluate the scores: they must be finite numbers, got {scores.tolist()}.")
     if k >= len(scores):
         return 1.0
     border = np.sort(scores)[-k]

@@ -61,7 +61,7 @@ class BulkSettings:
         check_precision(self.precision)
         checked_decoders(self.decoders)
         if self.engine not in ENGINES:
-            raise InputError(f"engine must be one of {', '.join(ENGINES)}, got {self.engine!r}")
+            raise InputError(f"Cannot use engine {self.engine!r}: it must be one of {', '.join(ENGINES)}.")
         for name, minimum in (
             ("workers", 1),
             ("batch_size", 1),
@@ -71,9 +71,9 @@ class BulkSettings:
         ):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < minimum):
-                raise InputError(f"{name} must be an integer of at least {minimum}, got {value!r}")
+                raise InputError(f"Cannot use {name}={value!r}: it must be an integer of at least {minimum}.")
         if not self.save_seconds >= 0:
-            raise InputError(f"save_seconds must be at least 0, got {self.save_seconds!r}")
+            raise InputError(f"Cannot use save_seconds={self.save_seconds!r}: it must be at least 0.")
         if self.engine == "ray" and len(self.devices) > 1:
             raise InputError(
                 "Cannot use several devices with engine 'ray': it assigns GPUs itself. Set workers instead."

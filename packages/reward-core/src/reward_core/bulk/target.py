@@ -57,7 +57,10 @@ class Target:
 
     def __init__(self, out: str | os.PathLike[str], file_format: str | None = None):
         if not os.fspath(out):
-            raise InputError('--out is empty. Set it to a file or a folder ("." for the current folder).')
+            raise InputError(
+                "Cannot write the scores: --out is empty. Set it to a file or a folder "
+                "('.' for the current folder)."
+            )
         self.out = Path(out)
         self.keeps_shards = self.out.is_dir() or os.fspath(out).endswith(("/", os.sep))
         self.extension = f".{file_format or 'parquet'}" if self.keeps_shards else self.out.suffix

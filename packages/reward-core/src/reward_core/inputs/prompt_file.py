@@ -51,7 +51,7 @@ def read_pairs(path: Path, images: Path) -> list[tuple[str, Path]]:
             f"{type(content).__name__}."
         )
     if not pairs:
-        raise InputError(f"Cannot read prompts from '{path}': no prompt has an image in {images}.")
+        raise InputError(f"Cannot read prompts from '{path}': no prompt has an image in '{images}'.")
     return pairs
 
 

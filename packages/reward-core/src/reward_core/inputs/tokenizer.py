@@ -172,13 +172,13 @@ def check_prompts(prompts: Sequence[str]) -> None:
     for i, prompt in enumerate(prompts):
         if not isinstance(prompt, str):
             raise PromptTypeError(
-                f"Cannot use prompt {i}: it must be a string, got {type(prompt).__name__}: {prompt!r:.80}"
+                f"Cannot use prompt {i}: it must be a string, got {type(prompt).__name__}: {prompt!r:.80}."
             )
         try:
             prompt.encode()
         except UnicodeEncodeError as error:
             raise InputError(
-                f"Cannot use prompt {i}: it contains half a character (a lone surrogate): {prompt!r:.80}"
+                f"Cannot use prompt {i}: it contains half a character (a lone surrogate): {prompt!r:.80}."
             ) from error
     if not len(prompts):
         raise InputError("Cannot use the prompts: no prompts given.")

@@ -93,23 +93,28 @@ class BlipConfig:
             CheckpointError: an unknown key, or a value of the wrong type or out of range.
         """
         if not isinstance(content, dict):
-            raise CheckpointError(f"{source}: expected a JSON object, got {content!r:.80}")
+            raise CheckpointError(f"Cannot use '{source}': expected a JSON object, got {content!r:.80}.")
         check_format_version(content, MODEL_FORMAT, source, OLDER_MODEL)
         values = {k: v for k, v in content.items() if k not in _IGNORED_KEYS}
         kind = values.pop("model_type", cls.model_type)
         if kind != cls.model_type:
-            raise CheckpointError(f"{source}: expected a model of type {cls.model_type!r}, got {kind!r}")
+            raise CheckpointError(
+                f"Cannot use '{source}': expected a model of type {cls.model_type!r}, got {kind!r}."
+            )
         med_config = values.pop("med_config", None)
         known = {f.name for f in dataclasses.fields(cls)} - {"text"}
         if unknown := sorted(set(values) - known):
             raise CheckpointError(
-                f"{source}: unknown keys {unknown}. Known keys are {sorted(known)} and 'med_config'."
+                f"Cannot use '{source}': unknown keys {unknown}. Known keys are {sorted(known)} and "
+                "'med_config'."
             )
         text: dict[str, Any] = {}
         if med_config is not None:
             if not isinstance(med_config, dict):
-                raise CheckpointError(f"{source}: med_config must be a JSON object, got {med_config!r:.80}")
-            text = {"text": text_config_from_med_config(med_config, f"{source}, med_config")}
+                raise CheckpointError(
+                    f"Cannot use '{source}': med_config must be a JSON object, got {med_config!r:.80}."
+                )
+            text = {"text": text_config_from_med_config(med_config, f"med_config of '{source}'")}
         try:
             config = cls(**{key: cls._decode(key, value) for key, value in values.items()}, **text)
             config.check()
@@ -118,7 +123,7 @@ class BlipConfig:
                 raise ValueError(f"max_length must be 2 to {most} tokens, got {config.max_length}")
             return config
         except (TypeError, ValueError, OverflowError) as error:
-            raise CheckpointError(f"{source}: {error}") from error
+            raise CheckpointError(f"Cannot use '{source}': {error}.") from error
 
     def check(self) -> None:
         """Raise ValueError if two fields are inconsistent."""
@@ -189,9 +194,12 @@ class RewardConfig(BlipConfig):
 def _quantiles(values: Any, source: Any) -> ScoreQuantiles:
     if not isinstance(values, list) or not 1 <= len(values) <= MAX_QUANTILES:
         raise TypeError(f"score_quantiles must have 1 to {MAX_QUANTILES:,} values, got {values!r:.80}")
-    numbers = tuple(map(float, values))
+    try:
+        numbers = tuple(map(float, values))
+    except (TypeError, ValueError, OverflowError):
+        numbers = (math.nan,)
     if not all(map(math.isfinite, numbers)) or list(numbers) != sorted(numbers):
-        raise ValueError(f"score_quantiles must have finite values in ascending order, got {values!r:.80}")
+        raise ValueError(f"score_quantiles must have finite numbers in ascending order, got {values!r:.80}")
     if not isinstance(source, str):
         raise TypeError(f"the source of score_quantiles must be a string, got {source!r:.80}")
     return ScoreQuantiles(numbers, source)
@@ -212,10 +220,12 @@ def text_config_from_med_config(
     if isinstance(med_config, dict):
         content = med_config
     else:
-        source, content = str(med_config), read_json(Path(med_config))
+        source, content = f"'{med_config}'", read_json(Path(med_config))
     for key, only in _FIXED_MED_KEYS.items():
         if content.get(key, only) != only:
-            raise CheckpointError(f"{source}: {key}={content[key]!r} is not implemented, only {only!r} is")
+            raise CheckpointError(
+                f"Cannot use {source}: {key}={content[key]!r:.80} is not implemented. Use {only!r}."
+            )
     sizes = {f.name for f in dataclasses.fields(TextConfig)}
     try:
         config = TextConfig(
@@ -223,5 +233,5 @@ def text_config_from_med_config(
         )
         check_heads(config.num_attention_heads, config.hidden_size)
     except (TypeError, ValueError, OverflowError) as error:
-        raise CheckpointError(f"{source}: {error}") from error
+        raise CheckpointError(f"Cannot use {source}: {error}.") from error
     return config

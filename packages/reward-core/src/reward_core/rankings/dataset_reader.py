@@ -118,7 +118,7 @@ def _as_error(source: str | Path, error: Exception) -> Exception:
             return InputError(f"{message}. Run: reward-core prepare imagerewarddb --subset 1k --out data/")
         return InputError(f"{message}. Download its files and read its tables, such as a .parquet file.")
     if isinstance(error, (DatasetNotFoundError, ConnectionError)):
-        return HubError(f"Cannot download '{source}' from the hub: {reason}")
+        return HubError(f"Cannot download '{source}' from the hub: {reason.rstrip('.')}.")
     if isinstance(error, (DatasetsError, ValueError, OSError)):
-        return InputError(f"Cannot load '{source}' as a dataset: {reason}")
+        return InputError(f"Cannot load '{source}' as a dataset: {reason.rstrip('.')}.")
     return error

@@ -103,19 +103,21 @@ def _images(rows: Rows, columns: Mapping[str, str], resolve: Resolve) -> list[Ra
         prompt = _prompt(where, row, columns)
         name = row.get(columns[key])
         if name is None or name != name:  # NaN
-            raise InputError(f"Cannot read {where}: no {columns[key]!r}")
+            raise InputError(f"Cannot read {where}: no {columns[key]!r}.")
         name = str(name)
         if prompts.setdefault(name, prompt) != prompt:
             raise InputError(
                 f"Cannot read {where}: {columns[key]!r} {name} had another prompt in an earlier row than "
-                f"{prompt!r:.80}"
+                f"{prompt!r:.80}."
             )
         rank: Any = row.get(columns["rank"])
         cell = row.get(columns["image"])
         if not _is_whole(rank):
-            raise InputError(f"Cannot read {where}: {columns['rank']!r} must be an integer, got {rank!r:.80}")
+            raise InputError(
+                f"Cannot read {where}: {columns['rank']!r} must be an integer, got {rank!r:.80}."
+            )
         if cell is None:
-            raise InputError(f"Cannot read {where}: no {columns['image']!r}")
+            raise InputError(f"Cannot read {where}: no {columns['image']!r}.")
         image = resolve(cell)
         if image is not None:
             images.setdefault(name, []).append((image, int(float(rank))))
@@ -147,12 +149,14 @@ def _comparisons(
             image = resolve(row.get(columns[role]))
             if image is None:
                 value = row.get(columns[role])
-                raise InputError(f"Cannot read {where}: {columns[role]!r} is not an image, got {value!r:.80}")
+                raise InputError(
+                    f"Cannot read {where}: {columns[role]!r} is not an image, got {value!r:.80}."
+                )
             images.append(image)
             key = row.get(columns[uid]) if form == ("image_0", "image_1") and uid in columns else None
             keys.append(image_name(image) if key is None else key)
         if keys[0] == keys[1]:
-            raise InputError(f"Cannot read {where}: it compares the image '{keys[0]}' with itself")
+            raise InputError(f"Cannot read {where}: it compares the image '{keys[0]}' with itself.")
         row_id = row.get(columns["id"]) if "id" in columns else i
         comparisons.append(Comparison(str(row_id), prompt, images[0], images[1], keys[0], keys[1]))
     return comparisons
@@ -161,14 +165,14 @@ def _comparisons(
 def _prompt(where: str, row: Mapping[str, Any], columns: Mapping[str, str]) -> str:
     prompt = row.get(columns["prompt"])
     if not isinstance(prompt, str):
-        raise InputError(f"Cannot read {where}: the prompt must be a string, got {prompt!r:.80}")
+        raise InputError(f"Cannot read {where}: the prompt must be a string, got {prompt!r:.80}.")
     return prompt
 
 
 def _has_label(where: str, value: Any, columns: Mapping[str, str]) -> bool:
     if value != value:  # NaN
         raise InputError(
-            f"Cannot read {where}: {columns['has_label']!r} must be true or false, got {value!r}"
+            f"Cannot read {where}: {columns['has_label']!r} must be true or false, got {value!r}."
         )
     return value not in (False, None, "False", "false")
 
@@ -181,7 +185,7 @@ def _label(where: str, row: Mapping[str, Any], columns: Mapping[str, str], role:
     except (TypeError, ValueError):
         number = math.nan
     if not math.isfinite(number):
-        raise InputError(f"Cannot read {where}: {role!r} must be a number, got {label!r:.80}")
+        raise InputError(f"Cannot read {where}: {role!r} must be a number, got {label!r:.80}.")
     return number
 
 

@@ -35,26 +35,26 @@ def read_record(
     names, ranks = record.get(columns["images"]), record.get(columns["ranking"])
     prompt = record.get(columns["prompt"])
     if not isinstance(prompt, str):
-        raise InputError(f"Cannot read {where}: the prompt must be a string, got {prompt!r:.80}")
+        raise InputError(f"Cannot read {where}: the prompt must be a string, got {prompt!r:.80}.")
     cells = [resolve(name) for name in names] if isinstance(names, (list, tuple)) else [None]
     images = [image for image in cells if image is not None]
     if len(images) < len(cells):
         raise InputError(
-            f"Cannot read {where}: {columns['images']!r} must be a list of file names, got {names!r:.80}"
+            f"Cannot read {where}: {columns['images']!r} must be a list of file names, got {names!r:.80}."
         )
     if not isinstance(ranks, (list, tuple)) or not all(type(rank) is int for rank in ranks):
         raise InputError(
-            f"Cannot read {where}: {columns['ranking']!r} must be a list of integers, got {ranks!r:.80}"
+            f"Cannot read {where}: {columns['ranking']!r} must be a list of integers, got {ranks!r:.80}."
         )
     utilities, faults = record.get("utilities"), record.get("faults")
     for key, values in ((columns["ranking"], ranks), ("utilities", utilities), ("faults", faults)):
         if values is not None and (not isinstance(values, (list, tuple)) or len(values) != len(images)):
             raise InputError(
-                f"Cannot read {where}: it has {len(images)} images, but {key!r} is {values!r:.80}"
+                f"Cannot read {where}: it has {len(images)} images, but {key!r} is {values!r:.80}."
             )
     try:
         if utilities is not None and not all(math.isfinite(float(value)) for value in utilities):
-            raise InputError(f"Cannot read {where}: 'utilities' must be numbers, got {utilities!r:.80}")
+            raise InputError(f"Cannot read {where}: 'utilities' must be numbers, got {utilities!r:.80}.")
         return RankedPrompt(
             str(record.get(columns.get("id", "id"), "")),
             prompt,
@@ -69,7 +69,7 @@ def read_record(
     except InputError:
         raise
     except (TypeError, ValueError, KeyError, OverflowError) as error:
-        raise InputError(f"Cannot read {where}: 'utilities' or 'faults' is invalid ({error!r})") from error
+        raise InputError(f"Cannot read {where}: 'utilities' or 'faults' is invalid ({error!r}).") from error
 
 
 def write_rankings(path: Path, data: Sequence[RankedPrompt]) -> None:

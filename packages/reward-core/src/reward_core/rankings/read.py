@@ -69,7 +69,7 @@ def _read_folder(
     if split is None and len(files) > 1:
         raise InputError(
             f"Cannot read '{path}': it has several splits. Set --split, or use one of the files: "
-            f"{', '.join(map(str, files.values()))}"
+            f"{', '.join(map(str, files.values()))}."
         )
     if split is None and files:
         split = next(iter(files))

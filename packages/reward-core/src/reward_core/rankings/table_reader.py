@@ -61,13 +61,13 @@ def read_rows(path: Path) -> Rows:
 def _json(path: Path) -> list[tuple[int, Any]]:
     content = read_json(path, error=InputError)
     if not isinstance(content, list) or not content:
-        raise InputError(f"Cannot read '{path}': expected a list of records, got {reprlib.repr(content)}")
+        raise InputError(f"Cannot read '{path}': expected a list of records, got {reprlib.repr(content)}.")
     return [(i, _object(path, "record", i, record)) for i, record in enumerate(content)]
 
 
 def _object(path: Path, unit: str, number: int, record: Any) -> dict[str, Any]:
     if not isinstance(record, dict):
-        raise InputError(f"Cannot read '{path}': {unit} {number} is not an object: {reprlib.repr(record)}")
+        raise InputError(f"Cannot read '{path}': {unit} {number} is not an object: {reprlib.repr(record)}.")
     return record
 
 
@@ -83,7 +83,7 @@ def _lines(path: Path) -> list[tuple[int, Any]]:
     except InputError:
         raise
     except ValueError as error:  # invalid JSON, invalid UTF-8, or too large
-        raise InputError(f"Cannot read '{path}': line {number + 1} is not valid JSON ({error})") from error
+        raise InputError(f"Cannot read '{path}': line {number + 1} is not valid JSON ({error}).") from error
     if not records:
         raise InputError(f"Cannot read '{path}': expected a JSON object on each line, got an empty file.")
     return records
@@ -96,7 +96,7 @@ def _csv(path: Path) -> Rows:
             rows = [(reader.line_num, row) for row in reader]
             columns = list(reader.fieldnames or ())
     except (csv.Error, ValueError) as error:  # invalid CSV, invalid UTF-8, or too large
-        raise InputError(f"Cannot read '{path}' as CSV: {error}") from error
+        raise InputError(f"Cannot read '{path}' as CSV: {error}.") from error
     if not rows:
         raise InputError(f"Cannot read '{path}': expected a header and rows below it, got no rows.")
     for i, row in rows:
@@ -120,7 +120,7 @@ def _parquet(path: Path) -> Rows:
             plain = [field.name for field in schema if field.name not in images]
             cells = read_cells(file, plain)
     except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise InputError(f"Cannot read '{path}' as Parquet: {error}") from error
+        raise InputError(f"Cannot read '{path}' as Parquet: {str(error).rstrip('.')}.") from error
     if not cells:
         raise InputError(f"Cannot read '{path}': it has no rows.")
     lists = [name for name in images if is_list(schema.field(name).type)]

@@ -21,7 +21,7 @@ def checked_batch_size(batch_size: int | None, device: torch.device) -> int:
     """
     size = (8 if device.type == "cpu" else 64) if batch_size is None else batch_size
     if not isinstance(size, Integral) or size < 1:
-        raise InputError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
+        raise InputError(f"Cannot use batch_size={batch_size!r}: it must be a whole number of at least 1.")
     return int(size)
 
 

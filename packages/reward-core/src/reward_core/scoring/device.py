@@ -29,4 +29,4 @@ def usable_device(device: Device) -> torch.device:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, TypeError) as error:
         reason = str(error).split("\n")[0]
-        raise InputError(f"Cannot use device {str(device)!r}: {reason}") from error
+        raise InputError(f"Cannot use device {str(device)!r}: {reason.rstrip('.')}.") from error

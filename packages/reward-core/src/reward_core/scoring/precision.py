@@ -21,7 +21,7 @@ def check_precision(precision: str) -> None:
     """Raise InputError unless ``precision`` is one of `PRECISIONS`."""
     if precision not in PRECISIONS:
         known = ", ".join(map(repr, PRECISIONS))
-        raise InputError(f"precision must be one of {known}, got {precision!r}")
+        raise InputError(f"Cannot use precision {precision!r}: it must be one of {known}.")
 
 
 def encoder_dtype(precision: str, device: torch.device) -> torch.dtype:

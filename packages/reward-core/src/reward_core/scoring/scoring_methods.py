@@ -286,7 +286,7 @@ class ScoringMethods(ABC):
                 "Cannot use prompt features of another model. Encode the prompts with this model."
             )
         elif not len(prompts):
-            raise InputError("no prompts given")
+            raise InputError("Cannot use the prompts: no prompts given.")
 
     def _check_image_source(
         self, images: Sequence[ImageSource] | ImageFeatures, prompts: int | None = None
@@ -298,7 +298,7 @@ class ScoringMethods(ABC):
         if prompts is not None:
             _check_counts(prompts, len(images))
         if not len(images):
-            raise InputError("no images given")
+            raise InputError("Cannot use the images: no images given.")
 
 
 def _as_list(items: Any) -> Any:
@@ -322,7 +322,10 @@ def _check_images(images: Sequence[ImageSource]) -> None:
 
 def _check_counts(prompts: int, images: int) -> None:
     if prompts != images:
-        raise InputError(f"{prompts} prompts but {images} images")
+        raise InputError(
+            f"Cannot score the pairs: got {prompts} prompts but {images} images. "
+            "Give one prompt for each image."
+        )
 
 
 def _pair_name(prompt: str, images: Sequence[ImageSource] | ImageFeatures, i: int) -> str:

@@ -87,7 +87,10 @@ class ScoringModel(ScoringMethods, nn.Module):
         """
         token_ids, mask = self.tokenizer(prompts)
         if len(pixels) != len(token_ids):
-            raise InputError(f"{len(prompts)} prompts but {len(pixels)} images")
+            raise InputError(
+                f"Cannot score the pairs: got {len(prompts)} prompts but {len(pixels)} images. "
+                "Give one prompt for each image."
+            )
         return self(self.transform(pixels.to(self.device)), token_ids.to(self.device), mask.to(self.device))
 
     @property

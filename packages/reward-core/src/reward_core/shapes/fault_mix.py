@@ -62,7 +62,7 @@ class GroupConfig:
         if not 0 < low <= high <= 1:
             raise ValueError(f"strength must be (low, high) with 0 < low <= high <= 1, got {self.strength}")
         if self.tie_width < 0:
-            raise ValueError(f"tie_width must not be negative, got {self.tie_width!r}")
+            raise ValueError(f"tie_width must be at least 0, got {self.tie_width!r}")
         for name, known in (("semantic", SEMANTIC), ("cleanliness", CLEANLINESS)):
             weights = getattr(self, name)
             for kind, _ in weights:
@@ -70,7 +70,10 @@ class GroupConfig:
             _check_weights(name, [weight for _, weight in weights])
         _check_weights("fault_counts", self.fault_counts)
         if not sum(self.fault_counts[1:]):
-            raise ValueError("fault_counts must allow at least one fault, or every image would tie")
+            raise ValueError(
+                "fault_counts must allow at least one fault, or every image would tie, "
+                f"got {tuple(self.fault_counts)}"
+            )
 
     @cached_property
     def _tables(self) -> dict[str, tuple[tuple, np.ndarray]]:
@@ -171,7 +174,9 @@ def sample_faults(
             continue
         if split == "held_out" or not shows_held_out(scene, faults):
             return faults
-    raise ValueError(f"fault_counts {config.fault_counts} and the weights allow no image of {scene}")
+    raise ValueError(
+        f"Cannot draw faults: fault_counts {config.fault_counts} and the weights allow no image of {scene}."
+    )
 
 
 def _sample_fault(scene: Scene, rng: np.random.Generator, config: GroupConfig) -> Fault:

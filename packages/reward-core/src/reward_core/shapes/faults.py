@@ -85,14 +85,16 @@ def check_faults(scene: Scene, faults: Sequence[Fault]) -> None:
     missing = {fault.target for fault in faults if fault.kind == "missing"}
     for fault in faults:
         if slots.count(fault.slot) > 1:
-            raise ValueError(f"{fault.kind} given twice for the same thing")
+            raise ValueError(f"{fault.kind} given twice for the same thing, expected once")
         if fault.kind in _OF_ONE_THING:
             if fault.target >= len(scene.things):
                 raise ValueError(f"{fault.kind} has target {fault.target}, but the scene has one thing")
             if fault.kind != "missing" and fault.target in missing:
-                raise ValueError(f"{fault.kind} has target {fault.target}, which is missing")
+                raise ValueError(f"{fault.kind} has target {fault.target}, which the fault missing removes")
         if fault.kind == "wrong_relation" and (scene.relation is None or missing):
-            raise ValueError("wrong_relation needs two things in the image")
+            raise ValueError(
+                f"wrong_relation needs two things in the image, got {len(scene.things) - len(missing)}"
+            )
         thing = scene.things[fault.slot[1]]
         if fault.kind == "wrong_size" and thing.size is None:
             raise ValueError(f"wrong_size needs a named size, but {thing.words()!r} has none")

@@ -89,7 +89,7 @@ class Scene:
     def pair_relation(self) -> str:
         """The relation of two things. Raise ValueError if the scene has only one."""
         if self.relation is None:
-            raise ValueError("a scene of one thing has no relation")
+            raise ValueError("a relation needs a scene of two things, got one thing")
         return self.relation
 
 
@@ -137,10 +137,13 @@ def parse(prompt: str) -> Scene:
     try:
         scene = Scene(things, relations[0] if relations else None)
     except ValueError as error:
-        raise ValueError(f"not a prompt of this world: {prompt!r} ({error})") from error
+        raise ValueError(f"Cannot parse {prompt!r}: it is not a prompt of this world ({error}).") from error
     # The searches above are lenient; accept only the exact wordings.
     if prompt not in all_wordings(scene):
-        raise ValueError(f"not a prompt of this world: {prompt!r}; did you mean {all_wordings(scene)[0]!r}?")
+        raise ValueError(
+            f"Cannot parse {prompt!r}: it is not a prompt of this world. "
+            f"Did you mean {all_wordings(scene)[0]!r}?"
+        )
     return scene
 
 

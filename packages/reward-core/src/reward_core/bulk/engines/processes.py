@@ -36,7 +36,10 @@ class DeviceProcesses(Engine):
         self.devices = [str(usable_device(device)) for device in settings.devices]
         types = sorted({torch.device(device).type for device in self.devices})
         if len(types) > 1:
-            raise InputError(f"devices must be of one type, got {' and '.join(types)}")
+            raise InputError(
+                f"Cannot use the devices {', '.join(self.devices)}: devices must be of one type, got "
+                f"{' and '.join(types)}."
+            )
         self.device_type = types[0]
         self.processes: list[BaseProcess] = []
 
@@ -71,13 +74,14 @@ class DeviceProcesses(Engine):
                 except (EOFError, OSError) as error:
                     process.join(5)
                     raise WorkerError(
-                        f"The process of device {device} ended unexpectedly ({_ending(process.exitcode)}). "
-                        "Finished shards are kept; run the same command again to resume."
+                        f"Cannot score on device {device}: its process ended unexpectedly "
+                        f"({_ending(process.exitcode)}). Finished shards are kept; run the same command "
+                        "again to resume."
                     ) from error
                 if message is None:
                     del running[connection]
                 elif isinstance(message, str):
-                    raise WorkerError(f"The process of device {device} failed: {message}")
+                    raise WorkerError(f"Cannot score on device {device}: its process failed: {message}")
                 else:
                     if message.last:
                         _send_next(connection, todo)

@@ -79,12 +79,13 @@ class RayPool(Engine):
                 if isinstance(result, RewardCoreError):
                     raise result
                 if isinstance(result, str):
-                    raise WorkerError(f"A Ray actor failed: {result}")
+                    raise WorkerError(f"Cannot score on Ray: an actor failed: {result}")
                 yield from result
         except ray.exceptions.RayError as error:
             reason = str(error).strip().split("\n")[-1]
             raise WorkerError(
-                f"Ray failed: {reason}. Finished shards are kept; run the same command again to resume."
+                f"Cannot score on Ray: {reason.rstrip('.')}. Finished shards are kept; run the same "
+                "command again to resume."
             ) from error
 
     def _start(self) -> None:
@@ -98,7 +99,9 @@ class RayPool(Engine):
             self.ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
         except (ConnectionError, ValueError, RuntimeError) as error:
             reason = str(error).strip().split("\n")[0]
-            raise InputError(f"Cannot connect to the Ray cluster at {address!r}: {reason}") from error
+            raise InputError(
+                f"Cannot connect to the Ray cluster at {address!r}: {reason.rstrip('.')}."
+            ) from error
         self.started = True
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         self.ray.data.DataContext.get_current().enable_progress_bars = False

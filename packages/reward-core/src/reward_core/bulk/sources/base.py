@@ -125,7 +125,7 @@ def check_columns(path: object, columns: list[str], required: tuple[str, ...]) -
         known = shorten(", ".join(map(repr, columns)) or "none", 1000, placeholder=" ...")
         separator = separator_error(",".join(columns), required)
         if separator is not None:
-            raise InputError(f"Cannot read '{path}': {separator}")
+            raise InputError(f"Cannot read '{path}': {separator}.")
         raise InputError(
             f"Cannot read '{path}': no column {' or '.join(map(repr, missing))}; its columns are {known}. "
             "Set --prompt-column and --image-column."

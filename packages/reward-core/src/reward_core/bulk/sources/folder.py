@@ -66,7 +66,7 @@ class FolderSource(Source):
             self._list(digest)
         except OSError as error:  # from writing; _names handles errors of reading folders
             reason = error.strerror or str(error)
-            raise OutputError(f"Cannot write the list of images '{listing}': {reason}") from error
+            raise OutputError(f"Cannot write the list of images '{listing}': {reason}.") from error
         if not self.rows:
             raise InputError(f"Cannot score '{folder}': it has no images.")
         self.digest = digest.hexdigest()
@@ -184,5 +184,5 @@ def _names(folder: Path) -> Iterator[str]:
                         yield name
         except OSError as error:
             if not inner:
-                raise InputError(f"Cannot read the folder '{folder}': {error.strerror or error}") from error
+                raise InputError(f"Cannot read the folder '{folder}': {error.strerror or error}.") from error
             yield inner + os.sep

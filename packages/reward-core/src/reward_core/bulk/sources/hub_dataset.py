@@ -80,7 +80,7 @@ class DatasetSource(Source):
         except InputError:
             raise
         except Exception as error:  # the library raises many types, such as KeyError and StopIteration
-            raise InputError(f"Cannot load the dataset '{self.spec.name}': {_reason(error)}") from error
+            raise InputError(f"Cannot load the dataset '{self.spec.name}': {_reason(error)}.") from error
 
     @cached_property
     def undecoded(self) -> Any:
@@ -101,7 +101,7 @@ class DatasetSource(Source):
                 batch = undecoded[first : last + 1]
             except Exception as error:
                 raise InputError(
-                    f"Cannot read rows {first} to {last} of the dataset '{self.spec.name}': {_reason(error)}"
+                    f"Cannot read rows {first} to {last} of the dataset '{self.spec.name}': {_reason(error)}."
                 ) from error
             cells = zip(batch[self.spec.prompt_column], batch[self.spec.image_column])
             for number, (prompt, image) in enumerate(cells, start=first):
@@ -158,12 +158,15 @@ def _selected_split(saved: Any, spec: HubDataset) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    """Return an error in one line; for a DatasetGenerationError, which has no details, its cause."""
+    """Return an error in one line without a final period.
+
+    For a DatasetGenerationError, which has no details, return its cause.
+    """
     from datasets.exceptions import DatasetGenerationError, DatasetsError
 
     if type(error) is DatasetGenerationError and isinstance(error.__cause__, Exception):
         error = error.__cause__
-    text = textwrap.shorten(str(error), 300, placeholder=" ...")
+    text = textwrap.shorten(str(error).rstrip("."), 300, placeholder=" ...")
     if text and isinstance(error, (DatasetsError, OSError, ValueError, RuntimeError)):
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

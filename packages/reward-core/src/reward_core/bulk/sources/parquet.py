@@ -75,7 +75,7 @@ class ParquetSource(Source):
             raise self._unreadable(error) from error
 
     def _unreadable(self, error: Exception) -> InputError:
-        return InputError(f"Cannot read '{self.path}' as Parquet: {error}")
+        return InputError(f"Cannot read '{self.path}' as Parquet: {str(error).rstrip('.')}.")
 
     def _group_of(self, row: int) -> int:
         for group, rows in enumerate(self.group_rows):

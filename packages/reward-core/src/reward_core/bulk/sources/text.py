@@ -92,14 +92,14 @@ class CsvSource(TextSource):
         with self.path.open("rb") as file:
             error = separator_error(next(Lines(file), ""), (self.prompt_column, self.image_column))
         if error is not None:
-            raise InputError(f"Cannot read '{self.path}': {error}")
+            raise InputError(f"Cannot read '{self.path}': {error}.")
         try:
             header = first_record(lines)
         except csv.Error as error:
             reason = f"its header is not valid CSV: {error}"
             if "new-line" in str(error):
-                reason = "its lines end with CR only. Save it with Unix or Windows line endings."
-            raise InputError(f"Cannot read '{self.path}': {reason}") from error
+                reason = "its lines end with CR only. Save it with Unix or Windows line endings"
+            raise InputError(f"Cannot read '{self.path}': {reason}.") from error
         check_columns(self.path, header, (self.prompt_column, self.image_column))
         self.columns = len(header)
         self.prompt_at, self.image_at = header.index(self.prompt_column), header.index(self.image_column)
