@@ -128,10 +128,13 @@ def test_generators_of_a_case_computed_by_hand():
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_scores_that_are_not_finite_are_refused(bad):
-    with pytest.raises(ValueError, match=f"the score {bad} of b for prompt 1 is not a finite number"):
+    with pytest.raises(
+        ValueError,
+        match=f"Cannot compare the generators: the score {bad} of b for prompt 1 is not a finite number",
+    ):
         generator_table({"a": [[1.0], [2.0]], "b": [[1.0], [bad]]}, {})
     for measure in (recalled_at, filtered_at):
-        with pytest.raises(ValueError, match="must be finite numbers"):
+        with pytest.raises(ValueError, match="Cannot evaluate the scores: they must be finite numbers"):
             measure(1, [1, 2, 3], [0.1, bad, 0.3])
 
 
@@ -177,7 +180,10 @@ def test_the_metrics_command_prints_the_table(files, command):
         ('[{"id": "x", "rewards": [1, NaN]}]', "finite number"),
         ([{"id": "x", "rewards": [1, 2]}] * 2, "repeats the id 'x'"),
         ({}, "a list of"),
-        ([{"id": "x", "rewards": [None, 2]}, {"id": "y", "rewards": [1, None]}], "two scored images"),
+        (
+            [{"id": "x", "rewards": [None, 2]}, {"id": "y", "rewards": [1, None]}],
+            "Cannot evaluate the scores: no prompt has two scored images",
+        ),
     ],
 )
 def test_invalid_scores_are_refused_by_name(files, command, content, output):

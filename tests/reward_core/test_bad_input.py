@@ -369,7 +369,7 @@ def test_a_list_of_prompts_is_required(model, rgb, method):
             call(model, prompts, [rgb])
     with pytest.raises(PromptTypeError, match="Cannot use prompt 1: it must be a string, got int: 3"):
         call(model, ["a", 3], [rgb, rgb])
-    with pytest.raises(InputError, match="no prompts given"):
+    with pytest.raises(InputError, match="Cannot use the prompts: no prompts given"):
         call(model, [], [])
     with pytest.raises(InputError, match="Cannot use prompt 1: it contains half a character"):
         call(model, ["a", "\ud83d dog"], [rgb, rgb])
@@ -377,20 +377,20 @@ def test_a_list_of_prompts_is_required(model, rgb, method):
 
 def test_prompts_and_images_must_have_equal_length(model, rgb):
     for prompts, images in ((["a"], [rgb, rgb]), (["a", "b"], [rgb]), (["a"], [])):
-        expected = f"{len(prompts)} prompts but {len(images)} images"
+        expected = f"Cannot score the pairs: got {len(prompts)} prompts but {len(images)} images"
         with pytest.raises(InputError, match=expected):
             model.score_pairs(prompts, images)
         with pytest.raises(InputError, match=expected):
             list(model.score_rows(prompts, images))
-    with pytest.raises(InputError, match="2 prompts but 1 images"):
+    with pytest.raises(InputError, match="Cannot score the pairs: got 2 prompts but 1 images"):
         model.rewards_from_pixels(torch.rand(1, 3, 48, 48), ["a", "b"])
 
 
 def test_no_images_are_an_error(model):
     for call in (model.score, model.inference_rank):
-        with pytest.raises(InputError, match="no images given"):
+        with pytest.raises(InputError, match="Cannot use the images: no images given"):
             call(PROMPT, [])
-    with pytest.raises(InputError, match="no images given"):
+    with pytest.raises(InputError, match="Cannot use the images: no images given"):
         model.score_matrix([PROMPT], [])
 
 

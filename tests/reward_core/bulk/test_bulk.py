@@ -14,7 +14,7 @@ from PIL import Image
 
 import reward_core as RM
 from reward_core.bulk import BulkSettings, Manifest, score_to_file
-from reward_core.bulk.lru_cache import LRUCache
+from reward_core.scoring.lru_cache import LRUCache
 
 pytest.importorskip("pyarrow")
 import pyarrow
@@ -428,7 +428,7 @@ WRONG = {
     ),
     "devices of two types": (
         ("--manifest", "a.csv", "--devices", "cpu,meta"),
-        "devices must be of one type",
+        "Cannot use the devices cpu, meta: devices must be of one type",
     ),
     "unknown device": (("--manifest", "a.csv", "--devices", "cpux"), "Cannot use device"),
     "workers without ray": (("--manifest", "a.csv", "--workers", 2), "settings of engine 'ray'"),

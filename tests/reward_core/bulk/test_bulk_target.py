@@ -111,7 +111,7 @@ def test_an_empty_target_is_refused(command, inputs, monkeypatch):
     before = contents(inputs)
     done = command("score", "--manifest", "pairs.csv", "--out", "", *FAST)
     assert done.returncode == 2
-    assert "--out is empty" in done.stderr
+    assert "Cannot write the scores: --out is empty. Set it to" in done.stderr
     assert contents(inputs) == before
 
 
