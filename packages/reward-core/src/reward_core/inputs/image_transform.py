@@ -17,9 +17,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from ..runs.cuda import without_tf32
 from . import bicubic
 from .device_resize import resized_on_device
-from .full_float32 import full_float32
 from .pixel_memory import rgb_memory
 from .square_image import SquareImage, resized_size
 
@@ -122,7 +122,7 @@ class ImageTransform(nn.Module):
         height, width = levels.shape[-2:]
         new_width, new_height = resized_size(width, height, self.size)
         left, top, right, bottom = self.crop_box(new_width, new_height)
-        with torch.autocast(levels.device.type, enabled=False), full_float32(levels.device):
+        with torch.autocast(levels.device.type, enabled=False), without_tf32(levels.device):
             passes = [(-1, width, new_width, left, right), (-2, height, new_height, top, bottom)]
             if new_height < height and height > 2 * width and bicubic.tall_images_go_vertical_first():
                 passes.reverse()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -41,11 +41,41 @@ def load_optimizer(optimizer: Any, state: Mapping[str, Any]) -> None:
 
 @contextmanager
 def tf32(allowed: bool) -> Iterator[None]:
-    """Allow or forbid TF32 in matrix products and convolutions; restore the setting of before on exit."""
-    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = products.allow_tf32, convolutions.allow_tf32
-    products.allow_tf32 = convolutions.allow_tf32 = allowed
+    """Allow or forbid TF32 in matrix products and convolutions; restore the setting of before on exit.
+
+    TF32 keeps 10 of the 23 bits of a float32 number. torch allows it in convolutions by default.
+    """
+    restore = _tf32_settings()
+    torch.set_float32_matmul_precision("high" if allowed else "highest")
+    torch.backends.cudnn.allow_tf32 = allowed
     try:
         yield
     finally:
-        products.allow_tf32, convolutions.allow_tf32 = before
+        restore()
+
+
+def _tf32_settings() -> Callable[[], None]:
+    """Return a function that restores the present settings."""
+    products, convolutions = torch.backends.cuda.matmul, cast(Any, torch.backends.cudnn)
+    try:
+        before = torch.get_float32_matmul_precision(), convolutions.allow_tf32
+    except RuntimeError:  # the program used the settings of torch 2.9, which the older ones cannot express
+        parts = (products, convolutions.conv, convolutions.rnn)
+        new = [part.fp32_precision for part in parts]
+
+        def restore_new() -> None:
+            for part, precision in zip(parts, new):
+                part.fp32_precision = precision
+
+        return restore_new
+
+    def restore() -> None:
+        torch.set_float32_matmul_precision(before[0])
+        convolutions.allow_tf32 = before[1]
+
+    return restore
+
+
+def without_tf32(device: torch.device) -> AbstractContextManager[None]:
+    """Return a context in which a GPU multiplies float32 numbers in full precision."""
+    return tf32(False) if device.type == "cuda" else nullcontext()

@@ -12,8 +12,8 @@ from functools import cache, cached_property
 import torch
 from torch import Tensor
 
-from ..inputs.full_float32 import full_float32
 from ..inputs.image_transform import ImageTransform
+from ..runs.cuda import without_tf32
 
 
 class Transfers:
@@ -58,7 +58,7 @@ class CudaTransfers(Transfers):
     @contextmanager
     def active(self) -> Iterator[None]:
         """Make the device current and switch TF32 off while work is launched."""
-        with torch.cuda.device(self.device), full_float32(self.device):
+        with torch.cuda.device(self.device), without_tf32(self.device):
             yield
 
     @cached_property
