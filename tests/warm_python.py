@@ -61,7 +61,7 @@ class WarmPython:
                 )
         return WarmProgram(self.control, request)
 
-    def run(self, arguments, *, timeout=300, **options) -> subprocess.CompletedProcess:
+    def run(self, arguments, *, timeout=600, **options) -> subprocess.CompletedProcess:
         """Return what ``subprocess.run`` does with ``capture_output`` and ``text``."""
         program = self.start(arguments, **options)
         stdout, stderr = program.communicate(timeout)

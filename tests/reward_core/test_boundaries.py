@@ -67,6 +67,9 @@ print(json.dumps(sorted({{name.split(".")[0] for name in sys.modules}})))
     assert not set(json.loads(done.stdout)) & SLOW
 
 
+KERNELS = ("resize_kernel", "add_norm_kernel")  # imported only where Triton is installed
+
+
 @pytest.mark.slow
 def test_no_module_of_reward_core_loads_an_optional_dependency():
     import reward_core
@@ -74,7 +77,9 @@ def test_no_module_of_reward_core_loads_an_optional_dependency():
     modules = [
         module.name
         for module in pkgutil.walk_packages(reward_core.__path__, "reward_core.")
-        if "__main__" not in module.name and not module.name.startswith("reward_core.integrations.")
+        if "__main__" not in module.name
+        and not module.name.startswith("reward_core.integrations.")
+        and not module.name.endswith(KERNELS)
     ]
     assert len(modules) > 150
     assert not loaded_by(f"import {', '.join(modules)}") & NEVER

@@ -7,11 +7,13 @@ T text layers, L text tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ...network.blip import Blip
 from ...network.config import RewardConfig
@@ -22,6 +24,9 @@ from ...network.vision_encoder import VisionEncoder
 from ...scoring.compiling import CompiledByShape, CompilePlan
 from ...scoring.fast_path import RECORD_ONLY, FastPath
 from ...scoring.steps import ModelSteps
+
+
+_WITHOUT_CUDNN = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 class RewardParts(ModelSteps, Protocol):
@@ -85,7 +90,9 @@ class RewardFastPath(FastPath):
         return self._normalized(self.compiled_pairs(features, upload(token_ids), upload(mask)))
 
     def rewards(self, cross_attention_kv: Any, token_ids: Tensor, mask: Tensor | None) -> Tensor:
-        return self._normalized(self._raw_rewards(cross_attention_kv, token_ids, mask))
+        # cuDNN prepares each new shape for a good part of a second, and numbers of prompts vary.
+        with sdpa_kernel(_WITHOUT_CUDNN) if self.device.type == "cuda" else nullcontext():
+            return self._normalized(self._raw_rewards(cross_attention_kv, token_ids, mask))
 
     def _raw_pairs(self, features: Tensor, token_ids: Tensor, mask: Tensor) -> Tensor:
         cross_attention_kv = self.project_kv(features)
