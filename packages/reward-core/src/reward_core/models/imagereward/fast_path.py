@@ -25,7 +25,6 @@ from ...scoring.compiling import CompiledByShape, CompilePlan
 from ...scoring.fast_path import RECORD_ONLY, FastPath
 from ...scoring.steps import ModelSteps
 
-
 _WITHOUT_CUDNN = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
