@@ -10,6 +10,7 @@ steps of refl's trainer with the same weights, batch size, stops and precision:
 - refl: the defaults, which recompute activations of the gradient step and of the VAE.
 - fast: with rollout.no_grad_dtype, decode_dtype and the reward's dtype.
 - fast-kept: the same with rollout.gradient_checkpointing=false (more memory).
+- fast-graphs: the same with rollout.no_grad_graphs.
 - lora: the defaults with LoRA adapters of rank 16.
 
 Weights are random and seeded, because speed and memory do not depend on their values; prompts are encoded
@@ -49,6 +50,13 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "fast": ("model.lora_rank=0", "rollout.no_grad_dtype=DTYPE", "rollout.decode_dtype=DTYPE"),
     "fast-kept": (
         "model.lora_rank=0",
+        "rollout.no_grad_dtype=DTYPE",
+        "rollout.decode_dtype=DTYPE",
+        "rollout.gradient_checkpointing=false",
+    ),
+    "fast-graphs": (
+        "model.lora_rank=0",
+        "rollout.no_grad_graphs=true",
         "rollout.no_grad_dtype=DTYPE",
         "rollout.decode_dtype=DTYPE",
         "rollout.gradient_checkpointing=false",

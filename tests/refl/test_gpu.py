@@ -54,3 +54,14 @@ def test_a_reward_model_trains_a_pipeline(pipelines, tmp_path, precision):
     rows = [row for row in trainer.metrics.read() if "loss" in row]
     assert len(rows) == 2
     assert all(math.isfinite(row["loss"]) and math.isfinite(row["reward/tiny"]) for row in rows)
+
+
+def test_recorded_steps_equal_launched_ones(pipelines, tmp_path):
+    """The graph replays after two steps, and follows the weights."""
+    options = ("run.mixed_precision=bf16", "model.lora_rank=4", "rollout.no_grad_dtype=bf16")
+    rewards = []
+    for more in ((), ("rollout.no_grad_graphs=true",)):
+        config = settings(tmp_path / str(len(more)), *options, *more)
+        trainer = refl.Trainer(pipelines("sd"), PROMPTS, config, {"red": redness})
+        rewards.append([trainer.step(number).rewards["red"].mean for number in range(6)])
+    assert rewards[0] == pytest.approx(rewards[1], abs=0.01)

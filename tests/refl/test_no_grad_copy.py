@@ -91,6 +91,18 @@ def test_rewards_with_the_copy_are_close_to_exact_ones(pipelines, tmp_path, rank
     assert torch.cosine_similarity(*gradients, dim=0) > 0.99
 
 
+@pytest.mark.parametrize("family", ["sd", "sdxl", "sd3", "flux"])
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_graphs_do_not_change_what_the_copy_computes(pipelines, tmp_path, family, scale):
+    """On a CPU nothing is recorded, but the copy gets its inputs as tensors, as a recorded graph does."""
+    more = (COPY, "model.lora_rank=4", f"rollout.guidance_scale={scale}")
+    plain, graphs = (
+        make(pipelines(family), tmp_path, *more, *extra) for extra in ((), ("rollout.no_grad_graphs=true",))
+    )
+    for number in range(4):  # a GPU records at the third call
+        assert torch.allclose(rewards_of(plain, number), rewards_of(graphs, number), atol=1e-5)
+
+
 def test_a_run_with_the_copy_resumes_to_the_same_bits(pipelines, tmp_path):
     more = (*RUN, COPY, "run.checkpoint_every=2", "validation.prompts=0")
     whole, _ = train(pipelines("sd"), tmp_path / "whole", *more, steps=4)
@@ -126,6 +138,7 @@ def test_auto_and_fp16_choose_a_dtype(pipelines, tmp_path):
     [
         ("rollout.no_grad_dtype=int8", "no_grad_dtype='int8': it must be one of \"\", auto, bf16, fp16"),
         ("rollout.no_grad_compile=true", "rollout.no_grad_compile: .* Set rollout.no_grad_dtype"),
+        ("rollout.no_grad_graphs=true", "rollout.no_grad_graphs: .* Set rollout.no_grad_dtype"),
         ("rollout.decode_dtype=auto", "decode_dtype='auto': it must be one of \"\", bf16, fp16"),
         ("rewards=[{name: red, dtype: half}]", "rewards.dtype='half': it must be one of \"\", bf16, fp16"),
     ],

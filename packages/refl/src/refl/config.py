@@ -63,6 +63,8 @@ class RolloutConfig:
             supports it, else fp16. Empty: compute them with the trained denoiser. Needs memory for the
             copy. Gradient steps and validation do not use it.
         no_grad_compile: run that copy through torch.compile (slow first step, faster afterwards).
+        no_grad_graphs: record that copy as CUDA graphs, so that a step is one launch (a GPU only; not yet
+            measured).
         decode_dtype: bf16 or fp16: decode training images under autocast (less memory, faster); empty:
             float32. VAEs that overflow in fp16 (``force_upcast``, as in SDXL) are decoded in float32
             instead of fp16.
@@ -78,6 +80,7 @@ class RolloutConfig:
     gradient_checkpointing: bool = True
     no_grad_dtype: str = ""
     no_grad_compile: bool = False
+    no_grad_graphs: bool = False
     decode_dtype: str = ""
 
 
@@ -305,11 +308,11 @@ class TrainConfig:
             if choice not in allowed:
                 choices = ", ".join(name or '""' for name in allowed)
                 raise ConfigError(f"Cannot use {path}={choice!r}: it must be one of {choices}.")
-        if self.rollout.no_grad_compile and not self.rollout.no_grad_dtype:
-            raise ConfigError(
-                "Cannot use rollout.no_grad_compile: it has no effect without a copy. Set "
-                "rollout.no_grad_dtype."
-            )
+        for name in ("no_grad_compile", "no_grad_graphs"):
+            if getattr(self.rollout, name) and not self.rollout.no_grad_dtype:
+                raise ConfigError(
+                    f"Cannot use rollout.{name}: it has no effect without a copy. Set rollout.no_grad_dtype."
+                )
         if not 0 <= self.optimizer.ema_decay < 1:
             raise ConfigError(
                 f"Cannot use optimizer.ema_decay={self.optimizer.ema_decay}: it must be in [0, 1)."

@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from reward_core.scoring.compiling import CompiledByShape
+from reward_core.scoring.fast_path import RECORD_ONLY
+
 from .dtypes import DTYPES, autocast
 from .families import Condition, Family, Guidance
 
@@ -24,13 +27,21 @@ class NoGradCopy:
         dtype: bf16, fp16, or auto: bf16 if the device supports it, else fp16.
         device: device of the copy.
         compile: run the copy through torch.compile.
+        graphs: record the copy as CUDA graphs and replay them with one launch per step.
 
     Attributes:
         dtype: dtype of the copy.
         module: the copied denoiser.
     """
 
-    def __init__(self, family: Family, dtype: str, device: torch.device, compile: bool = False):
+    def __init__(
+        self,
+        family: Family,
+        dtype: str,
+        device: torch.device,
+        compile: bool = False,
+        graphs: bool = False,
+    ):
         self.trained = family
         self.dtype = DTYPES[_supported(device) if dtype == "auto" else dtype]
         layout = torch.channels_last if family.part == "unet" else torch.preserve_format
@@ -40,6 +51,8 @@ class NoGradCopy:
         self.module.to(memory_format=layout)
         if compile:
             self.module.compile()
+        self.graphs = graphs
+        self.recorded: dict[tuple, CompiledByShape] = {}
         # The family with another denoiser; everything else is shared.
         self.family = copy.copy(family)
         self.family.pipeline = copy.copy(family.pipeline)
@@ -64,6 +77,26 @@ class NoGradCopy:
         self, latents: Tensor, timestep: float | Tensor, condition: Condition, guidance: Guidance
     ) -> Tensor:
         """Run the copy with guidance; return its output (B, C, h, w), float32."""
+        if not self.graphs:
+            return self._denoise(latents, timestep, condition, guidance)
+        positive, negative = condition.positive, condition.negative or {}
+        key = tuple(positive), tuple(negative), guidance
+        if key not in self.recorded:
+
+            def from_tensors(latents: Tensor, timesteps: Tensor, *encoded: Tensor) -> Tensor:
+                first = dict(zip(positive, encoded))
+                second = dict(zip(negative, encoded[len(first) :]))
+                return self._denoise(latents, timesteps, Condition(first, second or None), guidance)
+
+            self.recorded[key] = CompiledByShape(from_tensors, RECORD_ONLY)
+        timesteps = timestep
+        if not torch.is_tensor(timesteps):  # a graph reads the timestep from memory
+            timesteps = torch.full((len(latents),), timesteps, device=latents.device)
+        return self.recorded[key](latents, timesteps, *positive.values(), *negative.values())
+
+    def _denoise(
+        self, latents: Tensor, timestep: float | Tensor, condition: Condition, guidance: Guidance
+    ) -> Tensor:
         with autocast(latents.device, torch.float32):
             return self.family.denoise(latents, timestep, condition, guidance)
 

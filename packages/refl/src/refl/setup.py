@@ -157,7 +157,7 @@ def make_no_grad_copy(config: TrainConfig, family: Family, device: torch.device)
     rollout = config.rollout
     if not rollout.no_grad_dtype:
         return None
-    return NoGradCopy(family, rollout.no_grad_dtype, device, rollout.no_grad_compile)
+    return NoGradCopy(family, rollout.no_grad_dtype, device, rollout.no_grad_compile, rollout.no_grad_graphs)
 
 
 def prepare_denoiser(config: TrainConfig, family: Family) -> None:
