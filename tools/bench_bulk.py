@@ -29,8 +29,9 @@ from scoring_workload import build, synchronize, varied_images
 
 import reward_core as RM
 from reward_core.bulk import BulkSettings, Manifest, score_to_file
-from reward_core.bulk.image_states import image_state, states_digest
+from reward_core.bulk.image_states import states_digest
 from reward_core.bulk.shard_index import ShardIndex, ShardRecord
+from reward_core.inputs.image_file import state_text
 
 # Runs the command, then prints its peak memory in kB. The child itself prints it, because the peak that the
 # system reports to the parent includes the parent's own memory at the fork.
@@ -195,7 +196,7 @@ def split(scores: Path, folder: Path, manifest: Path, rows: int) -> None:
                 break
             content = header + b"".join(lines)
             (folder / f"rows-{shard * rows:012d}.csv").write_bytes(content)
-            states = [image_state(str(manifest.parent / image)) for image in islice(images, len(lines))]
+            states = [state_text(str(manifest.parent / image)) for image in islice(images, len(lines))]
             checksum = hashlib.sha256(content).hexdigest()
             index.add(ShardRecord(shard, checksum, states_digest(states), {}))
 

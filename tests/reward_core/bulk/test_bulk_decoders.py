@@ -116,9 +116,9 @@ def test_ctrl_c_ends_all_processes_and_the_same_command_resumes(inputs, tmp_path
     ("device", "cpus", "images", "expected"),
     [
         ("cuda", 16, 1_000_000, True),
-        ("cuda", 4, 1000, True),
+        ("cuda", 4, 5000, True),
         ("cuda", 3, 1_000_000, False),
-        ("cuda", 16, 999, False),
+        ("cuda", 16, 4999, False),
         ("cpu", 16, 1_000_000, False),
         ("mps", 16, 1_000_000, False),
     ],
