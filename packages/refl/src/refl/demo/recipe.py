@@ -66,13 +66,13 @@ class DemoSize:
 
 
 SMALL = DemoSize(
-    steps=24,
+    steps=8,
     batch_size=8,
-    validate_every=12,
+    validate_every=4,
     validation_prompts=8,
-    unseen_prompts=24,
+    unseen_prompts=16,
     train_prompts=64,
-    images=200,
+    images=100,
 )
 
 
