@@ -112,6 +112,7 @@ QUOTES = {
             ", ".join(f"{{refl_demo_seed_{s}[{key}]:.0%}}" for s in range(3))
             for key in ("win_rate", "win_rate_control")
         ),
+        "over ten renderers | " + interval("suite[spearman][tiny]"),
     ],
     "docs/shapesbench.md": [
         "| pairs of images in the true order | {oracle[pairs_as_in_truth]:.1%} |",
@@ -152,6 +153,12 @@ QUOTES = {
     ],
     "docs/scoring.md": [
         "differ by at most {photographs[largest_difference_in_levels][224]:.0f} of 255 levels",
+    ],
+    "packages/benchmark/README.md": [
+        "Spearman to the oracle, tiny reward | " + interval("suite[spearman][tiny]"),
+        "| {suite[spearman][tiny-cosine][0]:.2f}; {suite[spearman][colour-histogram][0]:.2f}; "
+        "{suite[spearman][random][0]:.2f} |",
+        "| {suite[accuracy][oracle]:.1%}, {suite[accuracy][tiny]:.1%}, {suite[accuracy][tiny-cosine]:.1%} |",
     ],
     "packages/reward-core/src/reward_core/demo/tiny/README.md": [
         "| {held_out[tiny][pairs]:,} | **{held_out[tiny][pooled_accuracy]:.1%}** |",
