@@ -1,5 +1,6 @@
 """Bulk runs and scoring methods whose images are decoded by processes: the same scores as with threads."""
 
+import copy
 import csv
 import json
 import os
@@ -139,8 +140,9 @@ def test_processes_are_refused_where_the_transform_needs_torch(inputs, model, mo
             return super().prepare(image).flip(1)
 
     transform = Mirrored(model.transform.size, (0, 0, 0), (1, 1, 1))
-    monkeypatch.setattr(model, "transform", transform)
+    mirroring = copy.deepcopy(model)
+    mirroring.transform = transform
     images = [str(inputs / f"{i}.png") for i in range(2)]
     monkeypatch.setattr(decoders, "default_decoders", "processes")
     with pytest.raises(InputError, match="its transform needs torch"):
-        model.score("a red circle", images)
+        mirroring.score("a red circle", images)

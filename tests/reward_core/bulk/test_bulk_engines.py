@@ -12,7 +12,7 @@ from PIL import Image
 from warm_python import Program
 
 pytest.importorskip("pyarrow")
-ROWS = 64
+ROWS = 192  # so that a run is not over before a test kills one of its processes
 COMMAND = ("-m", "reward_core", "score")
 OPTIONS = ("--model", "tiny", "--batch-size", "4", "--shard-rows", "8", "--json")
 # One thread in every process: results may round differently with another number of threads.
