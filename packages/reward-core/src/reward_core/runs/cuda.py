@@ -17,7 +17,8 @@ def upload(tensor: Tensor, device: torch.device | str) -> Tensor:
     """
     if torch.device(device).type != "cuda":
         return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)
+    pinned = tensor if tensor.is_pinned() else tensor.contiguous().pin_memory()
+    return pinned.to(device, non_blocking=True)
 
 
 def fused_option(parameters: Iterable[Tensor]) -> dict[str, bool]:

@@ -28,7 +28,7 @@ from .steps import ScoringPath
 from .transfers import transfers_for
 from .weights_identity import WeightsWatch, weights_fingerprint
 
-# Text tokens that the text encoder computes at once in score_matrix. A token takes about 12 kB of a GPU.
+# Text tokens that the text encoder computes at once in score_matrix. By estimate, one takes 6 to 12 kB.
 _TOKENS_AT_ONCE = {"cpu": 1 << 15, "cuda": 1 << 19}
 
 

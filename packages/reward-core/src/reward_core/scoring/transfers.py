@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..inputs.image_transform import ImageTransform
-from ..runs.cuda import without_tf32
+from ..runs.cuda import upload, without_tf32
 
 
 class Transfers:
@@ -34,7 +34,7 @@ class Transfers:
 
     def upload(self, tensor: Tensor) -> Tensor:
         """Return a tensor of the CPU on the device."""
-        return tensor.to(self.device)
+        return upload(tensor, self.device)
 
     def upload_images(self, transform: ImageTransform, images: Sequence[Tensor]) -> Tensor:
         """Return B prepared images as one batch on the device, for ``transform.finish``."""
@@ -65,9 +65,6 @@ class CudaTransfers(Transfers):
     def stream(self) -> torch.cuda.Stream:
         """The stream for images; one per device, because every stream has its own memory pool."""
         return torch.cuda.Stream(self.device)
-
-    def upload(self, tensor: Tensor) -> Tensor:
-        return _page_locked(tensor).to(self.device, non_blocking=True)
 
     def upload_images(self, transform: ImageTransform, images: Sequence[Tensor]) -> Tensor:
         """Return B prepared images as one batch on the device, for ``transform.finish``.
@@ -129,7 +126,3 @@ def transfers_for(device: torch.device) -> Transfers:
     if device.type == "cuda":
         return CudaTransfers(device)
     return Transfers(device)
-
-
-def _page_locked(tensor: Tensor) -> Tensor:
-    return tensor if tensor.is_pinned() else tensor.contiguous().pin_memory()
