@@ -112,6 +112,7 @@ def test_formulas_after_a_separator_are_escaped():
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "there is not enough memory"),
         (RuntimeError("CUDA out of memory. Tried to allocate"), "there is not enough memory"),
         (RuntimeError("can't start new thread"), "there is not enough memory"),
+        (RuntimeError("could not create a primitive"), "there is not enough memory"),  # oneDNN
         (RecursionError("maximum recursion depth exceeded"), "an input is nested too deeply"),
         (OSError("a\n\x1b[31mb"), r"a\n\x1b[31mb"),
     ],

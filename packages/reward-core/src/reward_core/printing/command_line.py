@@ -39,6 +39,7 @@ _MEMORY_WORDS = (
     "cannot allocate memory",
     "can't start new thread",
     "failed to map segment",
+    "could not create a primitive",  # of oneDNN
 )
 
 
