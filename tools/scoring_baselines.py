@@ -25,8 +25,8 @@ def without_onednn(model: RM.RewardModel) -> RM.RewardModel:
 def for_autocast(model: RM.RewardModel, dtype: torch.dtype) -> RM.RewardModel:
     """Return a copy for use inside ``torch.autocast``, with torch's linear layers.
 
-    The encoders' matrices are converted once, because autocast would convert frozen weights in every call. The
-    rewards are the same as without that.
+    The encoders' matrices are converted once, because autocast would convert frozen weights in every call.
+    That does not change the rewards.
     """
     plain = without_onednn(copy.deepcopy(model))
     for module in plain.blip.modules():

@@ -98,7 +98,7 @@ def _prompts(file: Path | None, folder: Path, images: list[Path]) -> tuple[list[
         is_json = file.suffix.lower() == ".json"
         read = [prompt for prompt, _ in read_pairs(file, folder)] if is_json else read_prompt_lines(file)
         return list(dict.fromkeys(read)), "file"
-    found = {}
+    found: dict[str, None] = {}
     for image in images:
         try:
             found[read_prompt(image).text] = None
