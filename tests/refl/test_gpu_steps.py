@@ -80,6 +80,7 @@ def test_the_only_gradient_step_is_recomputed_once(pipelines, tmp_path):
         assert PRESETS[name]["model"]["gradient_checkpointing"]
 
 
+@pytest.mark.slow
 def test_tf32_is_allowed_in_training_but_not_in_rewards(pipelines, tmp_path):
     seen = {}
 

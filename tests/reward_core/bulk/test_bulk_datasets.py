@@ -190,6 +190,7 @@ def test_quiet_hides_the_progress_bars_of_the_library(run, images, tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+@pytest.mark.slow
 def test_progress_bars_of_the_library_appear_on_a_terminal_only(run, images, tmp_path):
     dataset(images).to_csv(tmp_path / "pairs.csv")
     done = run("score", "--dataset", tmp_path / "pairs.csv", "--out", tmp_path / "scores.csv", *FAST)

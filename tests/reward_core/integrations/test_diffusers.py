@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from functools import cache
 
 import numpy as np
 import pytest
@@ -42,8 +43,13 @@ class Brightness:
 
 @pytest.fixture(scope="module")
 def load(pipelines):
+    read = cache(lambda name: diffusers.DiffusionPipeline.from_pretrained(pipelines(name)))
+
     def load(name, scheduler=None, **options):
-        pipe = diffusers.DiffusionPipeline.from_pretrained(pipelines(name))
+        """Return a new pipeline; all of one name share their models, but not their schedulers."""
+        given = read(name)
+        pipe = type(given)(**given.components)
+        pipe.scheduler = type(given.scheduler).from_config(given.scheduler.config)
         pipe.set_progress_bar_config(disable=True)
         if scheduler:
             pipe.scheduler = getattr(diffusers, scheduler).from_config(pipe.scheduler.config, **options)

@@ -62,6 +62,7 @@ def untrained(parity, seed: int = 0) -> RM.RewardModel:
     return model
 
 
+@pytest.mark.slow
 def test_a_patch_reader_teaches_its_encoder_to_see(parity):
     model = untrained(parity)
     encoder = model.blip.visual_encoder
