@@ -157,6 +157,7 @@ def test_impossible_precisions_are_refused(tmp_path, setting, message):
         settings(tmp_path, setting)
 
 
+@pytest.mark.slow
 def test_decoding_and_rewards_in_bf16_are_close_to_float32(pipelines, tmp_path):
     exact = make(pipelines("sd"), tmp_path)
     half = make(

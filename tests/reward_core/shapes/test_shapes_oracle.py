@@ -84,7 +84,12 @@ STRENGTHS = (0.2, 0.4, 0.6, 0.8, 1.0)
 
 
 @pytest.mark.parametrize(
-    "kind", [kind for kind in shapes.SEMANTIC if kind != "missing"] + list(shapes.CLEANLINESS)
+    "kind",
+    [
+        pytest.param(kind, marks=pytest.mark.slow) if kind in ("jpeg", "noise") else kind
+        for kind in (*shapes.SEMANTIC, *shapes.CLEANLINESS)
+        if kind != "missing"
+    ],
 )
 def test_the_oracle_score_falls_with_fault_strength(kind):
     side = "alignment" if kind in shapes.SEMANTIC else "cleanliness"

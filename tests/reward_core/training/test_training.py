@@ -104,6 +104,7 @@ def test_a_patch_reader_teaches_its_encoder_to_see(parity):
     assert item == pytest.approx(after, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_captions_teach_words_and_images_together(parity):
     model = untrained(parity)
     words = {"red": (220, 30, 30), "blue": (30, 30, 220)}
