@@ -51,7 +51,7 @@ def pytest_collection_modifyitems(items):
     """Put the modules that take longest first, so that all workers of a parallel run end together."""
     seconds = Counter()
     for item in items:
-        seconds[item.path] += 5 if item.get_closest_marker("slow") else 0.2
+        seconds[item.path] += 10 if item.get_closest_marker("slow") else 0.1
     items.sort(key=lambda item: -seconds[item.path])  # keeps the order within a module
 
 
