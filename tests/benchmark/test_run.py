@@ -223,6 +223,7 @@ def test_clip_and_aesthetic_share_an_image_encoder(tmp_path):
             assert row.score == pytest.approx(other.score, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_shared_tower_keeps_few_images_open(tmp_path):
     import gc
 

@@ -50,7 +50,9 @@ def test_the_lock_of_a_killed_run_does_not_block_the_next_one(finished, folder):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM")
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_an_interrupted_run_keeps_its_scores_and_prints_how_to_resume(
     finished, settings, warm_python, tmp_path, number, code
 ):

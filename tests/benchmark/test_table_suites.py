@@ -144,6 +144,7 @@ def test_sizes_of_all_missing_files_are_known(suite, tmp_path, monkeypatch):
     assert [file for file in files if not re.match(r"[\d.]+ [kMG]B: ", file)] == []
 
 
+@pytest.mark.slow
 def test_a_corrupt_zip_is_downloaded_again(hub, table, tmp_path):
     rankings = [
         {"id": str(i), "prompt": "a red circle", "generations": [f"part/{i}/{x}.webp" for x in range(8)],

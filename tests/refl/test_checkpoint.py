@@ -30,7 +30,7 @@ def test_an_unwritable_checkpoint_is_a_one_line_error(pipelines, warm_training_p
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks up file descriptors in /proc")
-@pytest.mark.parametrize("rank", [4, 0], ids=["lora", "full"])
+@pytest.mark.parametrize("rank", [4, pytest.param(0, marks=pytest.mark.slow)], ids=["lora", "full"])
 def test_a_checkpoint_is_on_disk_before_older_files_are_removed(pipelines, tmp_path, monkeypatch, rank):
     more = ("run.checkpoint_every=1", "run.checkpoints=1", "validation.every=1", "validation.stop_reward=red",
             "validation.stop_patience=9", "validation.keep_best=true", f"model.lora_rank={rank}")  # fmt: skip

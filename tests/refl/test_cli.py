@@ -448,6 +448,7 @@ def test_train_dry_run_prints_settings_and_refuses_invalid_arguments(pipelines, 
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_watch_adds_to_the_rewards_of_a_config_file(pipelines, tmp_path, capsys):
     prompts, config = tmp_path / "prompts.txt", tmp_path / "run.yaml"
     prompts.write_text("a red circle\na blue square\n")

@@ -62,6 +62,7 @@ def test_an_interrupted_comparison_keeps_the_finished_prompts(pipelines, prompts
     assert len(rows) == 4
 
 
+@pytest.mark.slow
 def test_a_model_is_compared_with_its_lora(pipelines, prompts, tmp_path, capsys):
     config = refl.load_config(
         settings=[f"run.out={tmp_path / 'run'}", "run.steps=10", "rollout.height=16", "rollout.steps=4",

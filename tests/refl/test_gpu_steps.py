@@ -66,6 +66,7 @@ def passes_of_a_block(trainer, plan):
     return gradient, len(count)
 
 
+@pytest.mark.slow
 def test_the_only_gradient_step_is_recomputed_once(pipelines, tmp_path):
     one, two = RolloutPlan(3, (3,)), RolloutPlan(3, (2, 3), read="latents")
     plain = make(pipelines("sd"), tmp_path, "rollout.gradient_checkpointing=false")
@@ -80,6 +81,7 @@ def test_the_only_gradient_step_is_recomputed_once(pipelines, tmp_path):
         assert PRESETS[name]["model"]["gradient_checkpointing"]
 
 
+@pytest.mark.slow
 def test_tf32_is_allowed_in_training_but_not_in_rewards(pipelines, tmp_path):
     seen = {}
 

@@ -36,6 +36,7 @@ def test_parts_follow_from_the_sizes(pipelines, tmp_path, family):
     assert trainer.step(0).finite  # the estimate leaves the model as it was
 
 
+@pytest.mark.slow
 def test_settings_that_save_memory_lower_the_estimate(pipelines, tmp_path):
     def activations(*more):
         return estimate(pipelines("sd"), tmp_path, *more)[1].activations

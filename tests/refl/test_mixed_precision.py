@@ -68,7 +68,15 @@ def test_gradients_in_bf16_match_float32(pipelines, tmp_path, rank, guidance, gr
         assert 0.9 < rounded.norm() / exact.norm() < 1.1, name
 
 
-@pytest.mark.parametrize("more", [(), ("rollout.guidance_scale=3.0", "rollout.negative_gradient=false")])
+@pytest.mark.parametrize(
+    "more",
+    [
+        (),
+        pytest.param(
+            ("rollout.guidance_scale=3.0", "rollout.negative_gradient=false"), marks=pytest.mark.slow
+        ),
+    ],
+)
 def test_the_autocast_cache_is_cleared_before_gradient_steps(pipelines, tmp_path, monkeypatch, more):
     """Up to torch 2.9, casts cached under no_grad would cut off the gradient of the next step."""
     trainer = trainer_of(pipelines, tmp_path, "bf16", "model.lora_rank=0", *more)

@@ -52,9 +52,9 @@ def test_training_raises_a_toy_reward(pipelines, tmp_path, strategy, rank):
     ("family", "rank", "more"),
     [
         ("sd", 4, ("rollout.guidance_scale=3.0", "model.lora_alpha=8")),
-        ("sd", 0, ("optimizer.ema_decay=0.5",)),
+        pytest.param("sd", 0, ("optimizer.ema_decay=0.5",), marks=pytest.mark.slow),
         pytest.param("sd-v", 4, (), marks=pytest.mark.slow),
-        ("sdxl", 4, ("rollout.width=32", "rollout.guidance_scale=3.0")),
+        pytest.param("sdxl", 4, ("rollout.width=32", "rollout.guidance_scale=3.0"), marks=pytest.mark.slow),
         pytest.param("sdxl", 0, ("model.gradient_checkpointing=true",), marks=pytest.mark.slow),
         pytest.param("sd3", 4, (), marks=pytest.mark.slow),
         ("flux", 4, ("rollout.width=32",)),
@@ -179,6 +179,7 @@ def test_saturated_images_are_counted(pipelines, tmp_path):
     assert [row["zero_gradient"] for row in rows if "zero_gradient" in row] == [1.0, 1.0]
 
 
+@pytest.mark.slow
 def test_steps_that_are_not_finite_are_skipped(pipelines, tmp_path, caplog):
     calls = []
 
@@ -323,6 +324,7 @@ def test_the_command_refuses_a_folder_in_use_with_exit_code_2(pipelines, tmp_pat
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_any_number_of_prompts_and_accumulation(pipelines, tmp_path):
     """With three prompts, batch size 2 and two microsteps, every epoch uses each prompt once."""
     seen = []

@@ -30,6 +30,7 @@ def test_importing_a_package_loads_no_torch(package):
     assert not loaded_by(f"import {package}") & SLOW
 
 
+@pytest.mark.slow
 def test_the_first_use_of_load_imports_nothing_heavy_but_torch():
     modules = loaded_by("import reward_core; reward_core.load") - loaded_by("import torch")
     assert not modules & (LATE | NEVER)

@@ -36,6 +36,7 @@ def test_the_command_trains_a_pipeline_and_resumes_it(tmp_path):
     assert pipelines[1]("a red circle", num_inference_steps=2).images[0].size == (64, 64)
 
 
+@pytest.mark.slow
 def test_resumed_training_equals_uninterrupted_training(parts, tmp_path):
     """Bitwise equal on the same processor."""
     generator = torch.Generator().manual_seed(0)

@@ -183,6 +183,7 @@ def test_a_configuration_for_a_dataset_without_one_is_refused(command, images, t
 # Progress bars of the library
 
 
+@pytest.mark.slow
 def test_quiet_hides_the_progress_bars_of_the_library(run, images, tmp_path):
     dataset(images).to_csv(tmp_path / "pairs.csv")
     arguments = ("score", "--dataset", tmp_path / "pairs.csv", "--out", tmp_path / "scores.csv", *FAST)
@@ -190,6 +191,7 @@ def test_quiet_hides_the_progress_bars_of_the_library(run, images, tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+@pytest.mark.slow
 def test_progress_bars_of_the_library_appear_on_a_terminal_only(run, images, tmp_path):
     dataset(images).to_csv(tmp_path / "pairs.csv")
     done = run("score", "--dataset", tmp_path / "pairs.csv", "--out", tmp_path / "scores.csv", *FAST)

@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 from reward_core.bulk import BulkSettings, Manifest, score_to_file
+from reward_core.cli import main
 from reward_core.errors import RunInterrupted, StaleScoresWarning
 
 pytest.importorskip("pyarrow")
@@ -169,7 +170,7 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_changed_manifest_is_refused(command, inputs, tmp_path, change):
     copy = shutil.copytree(inputs, tmp_path / "copy")
-    out = unfinished_run(command, copy, tmp_path)
+    out = unfinished_run(copy, tmp_path)
     content = (copy / "pairs.csv").read_bytes()
     (copy / "pairs.csv").write_bytes(CHANGES[change](content))
     done = command(*arguments(copy, out))
@@ -188,17 +189,24 @@ def test_a_changed_manifest_is_refused(command, inputs, tmp_path, change):
         (("--cache", "0"), "cache was 12, now 0"),
     ],
 )
-def test_other_settings_are_refused(command, inputs, tmp_path, options, output):
-    done = command(*arguments(inputs, unfinished_run(command, inputs, tmp_path), *options))
+def test_other_settings_are_refused(command, inputs, unfinished, tmp_path, options, output):
+    shutil.copytree(unfinished, tmp_path / "scores.csv.parts")
+    done = command(*arguments(inputs, tmp_path / "scores.csv", *options))
     assert done.returncode == 2
     assert output in done.stderr
 
 
-def unfinished_run(command, inputs: Path, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def unfinished(inputs, tmp_path_factory) -> Path:
+    """The folder with the finished shards of a run that has not ended."""
+    return Path(f"{unfinished_run(inputs, tmp_path_factory.mktemp('unfinished'))}.parts")
+
+
+def unfinished_run(inputs: Path, tmp_path: Path) -> Path:
     """Return a target with an unfinished run."""
     out = tmp_path / "scores.csv"
     parts = f"{tmp_path / 'scores.csv.parts'}/"
-    assert command(*arguments(inputs, parts, "--format", "csv")).returncode == 1
+    assert main(arguments(inputs, parts, "--format", "csv")) == 1
     next(Path(parts).glob("rows-*")).unlink()
     return out
 

@@ -235,6 +235,7 @@ out["never fetched"] = failure(RM.load, "someone/else", local_files_only=True)
     assert_says_what_to_do(message)
 
 
+@pytest.mark.slow
 def test_a_dropped_connection_resumes(hub, script, saved, local_score):
     # The client needs one complete piece to be able to resume.
     filler = {"format": "pt", "filler": "x" * CLIENT_PIECE}
@@ -297,6 +298,7 @@ out["registered"] = failure(RM.load, "ImageReward-v1.0")
 # No network
 
 
+@pytest.mark.slow
 def test_without_a_network_the_command_suggests_a_solution(hub, command, parity):
     """Offline mode, an unreachable hub, and a proxy that refuses all connections."""
     rank = ["rank", "x", parity / "images" / "rgb.png"]

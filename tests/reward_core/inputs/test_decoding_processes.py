@@ -221,6 +221,7 @@ def test_closing_does_not_wait_for_images_and_leaves_nothing_behind(files, huge)
     assert os.listdir("/dev/shm") == shared
 
 
+@pytest.mark.slow
 def test_processes_end_when_their_parent_is_killed(files):
     code = (
         "import sys, time\n"

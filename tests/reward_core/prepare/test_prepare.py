@@ -166,6 +166,7 @@ def test_a_killed_download_of_imagerewarddb_resumes(hub, start, prepare, tmp_pat
     assert "untied pairs" in done.stdout
 
 
+@pytest.mark.slow
 def test_invalid_inputs_are_refused(hub, start, tmp_path):
     """Each branch of the repository has one thing wrong."""
     good = small_imagerewarddb({"train": 4, "validation": 1, "test": 1}, broken=False)

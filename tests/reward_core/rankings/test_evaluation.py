@@ -94,6 +94,7 @@ def test_images_without_a_score_are_excluded():
 # The command
 
 
+@pytest.mark.slow
 def test_the_tiny_model_on_a_fresh_held_out_file(command, held_out):
     folder, output = held_out
     assert "30 groups, sha256 " in output

@@ -745,6 +745,7 @@ def other_precision():
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("other_precision")
 @pytest.mark.parametrize("gradient_checkpointing", [True, False])
 def test_attention_is_computed_backward_in_float32_under_bf16_on_a_cpu(

@@ -62,6 +62,7 @@ def untrained(parity, seed: int = 0) -> RM.RewardModel:
     return model
 
 
+@pytest.mark.slow
 def test_a_patch_reader_teaches_its_encoder_to_see(parity):
     model = untrained(parity)
     encoder = model.blip.visual_encoder
@@ -103,6 +104,7 @@ def test_a_patch_reader_teaches_its_encoder_to_see(parity):
     assert item == pytest.approx(after, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_captions_teach_words_and_images_together(parity):
     model = untrained(parity)
     words = {"red": (220, 30, 30), "blue": (30, 30, 220)}
