@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-SPEC = '''
+SPEC = """
 from reward_core.hub.file_specs import PackageFile
 from reward_core.models.model_spec import ModelSpec, Part
 from reward_core.models.scorer_facts import ScorerFacts
@@ -16,7 +16,7 @@ PARTS = {
 }
 FACTS = ScorerFacts("a tiny CLIP", 200_000, 0.001, "CPU", "-1 to 1", "none")
 SPEC = ModelSpec("reward_core.models.clip.scorer:ClipScorer", PARTS, None, FACTS)
-'''
+"""
 
 
 def install(site: Path, package: str, entry_points: dict[str, str], code: str = SPEC) -> Path:

@@ -23,9 +23,8 @@ def run_models(args: argparse.Namespace) -> int:
 
     specs = all_specs()
     if args.json:
-        print(
-            json.dumps({name: facts_of(spec) for name, spec in specs.items()}, ensure_ascii=False, indent=1)
-        )
+        facts = {name: facts_of(spec) for name, spec in specs.items()}
+        print(json.dumps(facts, ensure_ascii=False, indent=1))
     else:
         print_specs(specs)
     return 0

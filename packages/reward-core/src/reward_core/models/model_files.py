@@ -125,10 +125,9 @@ def find_part(part: str, spec: Part, folder: Path) -> tuple[Path | None, list[Pa
 def _fetch_parts(scorer: str, spec: ModelSpec, options: LoadOptions) -> dict[str, Path]:
     needed = {name: part.source for name, part in spec.parts.items() if part.required and part.source}
     paths: dict[str, Path] = {}
-    weights = needed.get("weights")
-    if isinstance(weights, (HubFile, WebFile)) and not options.local_files_only:
-        if local_path(weights, options.download_root) is None:
-            logger.info("downloading %s: %s", scorer, spec.facts.weights_license.in_words())
+    missing = [file for file in spec.downloads() if local_path(file, options.download_root) is None]
+    if missing and not options.local_files_only:
+        logger.info("downloading %s: %s", scorer, spec.facts.weights_license.in_words())
     for name, source in needed.items():
         others = [s for n, s in needed.items() if n not in paths and n != name and not _is_bundled(s)]
         # A revision is one of the repository with the weights.
