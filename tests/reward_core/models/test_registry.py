@@ -23,6 +23,7 @@ from reward_core.models.model_identity import identify
 from reward_core.models.registry import BUILT_IN, find_spec
 
 PICKSCORE = Path(__file__).parents[2] / "data" / "parity_scorers" / "pickscore"
+TOOLS = Path(__file__).parents[3] / "tools"
 PROMPT = "a red circle"
 
 
@@ -112,6 +113,28 @@ def test_an_aesthetic_head_is_a_part_of_its_own(tmp_path):
     assert len(aesthetic.source.weights) == 2
 
 
+@pytest.mark.parametrize("name", [name for name, spec in BUILT_IN.items() if spec.downloads()])
+def test_every_published_layout_loads_from_local_files_and_saves(name, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(TOOLS))
+    from make_tiny_checkpoint import make_tiny_checkpoint
+
+    make_tiny_checkpoint(name, tmp_path / "files")
+    model = RM.load(name, device="cpu", files=tmp_path / "files", local_files_only=True)
+    images = [Image.linear_gradient("L"), Image.new("RGB", (90, 60), "red")]
+    scores = model.score_pairs(["a red house", "b"], images)
+    assert len(set(scores.tolist())) == 2
+    assert BUILT_IN[name].facts.reads_prompt == (
+        not torch.equal(scores, model.score_pairs(["c", "d"], images))
+    )
+    pixels = torch.rand(1, 3, 50, 70, requires_grad=True)
+    model.rewards_from_pixels(pixels, ["a"]).sum().backward()
+    assert BUILT_IN[name].facts.differentiable == bool(pixels.grad.abs().max() > 0)
+    model.save_pretrained(tmp_path / "saved")
+    saved = RM.load(tmp_path / "saved", device="cpu")
+    assert type(saved) is type(model)
+    torch.testing.assert_close(saved.score_pairs(["a red house", "b"], images), scores)
+
+
 # Names
 
 
@@ -165,7 +188,7 @@ def test_a_plugin_is_imported_only_for_its_name(plugin):
 # Every command takes every name
 
 
-def test_every_command_takes_the_name_of_any_scorer(plugin, pictures, tmp_path, command, monkeypatch):
+def test_every_command_takes_the_name_of_any_scorer(plugin, pictures, tmp_path, command):
     expected = plugin.score(PROMPT, pictures)
     best = int(np.argmax(expected))
     done = command("rank", PROMPT, *pictures, "--model", "tiny-clip")
@@ -223,9 +246,8 @@ def test_every_integration_takes_the_name_of_any_scorer(plugin, pictures):
 # Facts
 
 
-def test_the_list_fits_80_columns_and_has_all_facts_as_json(command, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "80")
-    done = command("models")
+def test_the_list_fits_80_columns_and_has_all_facts_as_json(command):
+    done = command("models", width=80)
     assert max(map(len, done.stdout.splitlines())) <= 80
     for name in BUILT_IN:
         assert name in done.stdout
