@@ -1,6 +1,6 @@
 """Write the tables of docs/scorers.md from the registry.
 
-    python tools/make_scorers_page.py
+python tools/make_scorers_page.py
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ def tables() -> str:
     return "\n\n".join(
         [
             "## What they compute",
-            _table(("name", "score", "range", "better", "comparable across prompts"), map(_meaning, facts.items())),
+            _table(
+                ("name", "score", "range", "better", "comparable across prompts"),
+                map(_meaning, facts.items()),
+            ),
             "## What they need",
             _table(
                 ("name", "parameters", "download", "hardware", "reads the prompt", "differentiable"),
