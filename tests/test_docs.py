@@ -44,7 +44,10 @@ PAGES = [
 ]
 OURS = ("reward_core", "refl", "reward_benchmark")
 # Commands that need only the files of the folder, and take seconds.
-RUN = {("reward-core", name) for name in ("rank", "score", "evaluate", "models", "convert", "tag", "sort")}
+RUN = {
+    ("reward-core", name)
+    for name in ("rank", "score", "evaluate", "check-precision", "models", "convert", "tag", "sort")
+}
 PROGRAMS = {"reward-core", "refl", "reward-benchmark"}
 OTHERS = {"hf", "git", "torchrun", "cd", "export", "hatch", "pip", ".ci/run", "docker", "curl"}
 # Scorers with files on the hub or the web.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from PIL import Image
 import reward_core as RM
 from reward_core.inputs.tokenizer import SPECIAL_TOKENS, PromptTokenizer
 from reward_core.network.config import RewardConfig
-from reward_core.network.onednn_linear import OneDNNLinear, use_onednn
+from reward_core.network.onednn_linear import use_onednn
 from reward_core.training import initialize_from_scratch
 
 PROMPTS = (
@@ -74,21 +73,6 @@ def gflop(config: RewardConfig, tokens: int) -> float:
     t, e, m = tokens, config.text.hidden_size, config.text.intermediate_size
     each = t * (4 * e * e + 2 * e * e + 2 * e * m) + 2 * t * t * e + 2 * t * n * e + 2 * n * d * e
     return 2 * (vision + config.text.num_hidden_layers * each) / 1e9
-
-
-def kendall_tau(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Return Kendall's tau of two 1-D tensors, over all pairs."""
-    signs = torch.sign(a[:, None] - a[None]) * torch.sign(b[:, None] - b[None])
-    return float(signs.sum() / (len(a) * (len(a) - 1)))
-
-
-def without_onednn(model: RM.RewardModel) -> RM.RewardModel:
-    """Return a copy with shared weights that uses torch's linear layers."""
-    model = copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
-    for module in model.modules():
-        if type(module) is OneDNNLinear:
-            module.__class__ = torch.nn.Linear
-    return model
 
 
 def synchronize(device: torch.device) -> None:

@@ -9,8 +9,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from bench_scoring import at_batch_size_1
-from scoring_workload import PROMPTS, gflop, varied_images, without_onednn
+from scoring_baselines import at_batch_size_1, without_onednn
+from scoring_workload import PROMPTS, gflop, varied_images
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 

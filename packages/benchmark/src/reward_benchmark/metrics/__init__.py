@@ -1,7 +1,8 @@
 """Metrics as pure functions of ranks and scores."""
 
+from reward_core.rankings.correlation import average_ranks, kendall, spearman
+
 from .bootstrap import Interval, Resamples, sign_flip_test
-from .correlation import average_ranks, kendall, spearman
 from .generators import GeneratorTable, generator_table
 from .preference import PairedComparison, PreferenceTable, compare_scorers, preference_table
 from .retrieval import MIN_IMAGES, filtered_at, recalled_at

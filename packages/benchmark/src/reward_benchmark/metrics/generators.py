@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from reward_core.rankings.correlation import average_ranks, kendall, spearman
+
 from ..json_record import JsonRecord, key
 from .bootstrap import Interval, Resamples
-from .correlation import average_ranks, kendall, spearman
 
 
 @dataclass(frozen=True)

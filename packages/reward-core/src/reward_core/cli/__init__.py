@@ -11,6 +11,7 @@ import argparse
 from ..printing.command_line import CommandParser, encode_anything, run_command_line
 from . import (
     app,
+    check_precision,
     convert,
     evaluate,
     example,
@@ -34,6 +35,7 @@ COMMANDS = (
     sort,
     app,
     evaluate,
+    check_precision,
     prepare,
     train,
     models,

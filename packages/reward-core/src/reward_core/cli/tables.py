@@ -5,9 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ..models.compare_precisions import PrecisionComparison, PrecisionResult
     from ..prepare import Prepared
     from ..rankings.evaluation import Evaluation
     from ..scoring.scoring_model import ScoringModel
+
+NOT_SUPPORTED = "not supported on this machine"
+VERDICTS = {"safe": "safe to use", "close": "close to exact", "unsafe": "not safe, use exact"}
 
 
 def print_ranking(model: ScoringModel, prompt: str, results: list[dict]) -> None:
@@ -50,3 +54,49 @@ def print_prepared(prepared: Prepared) -> None:
     for name, figures in prepared.splits.items():
         table.add_row(name, *(f"{value:,}" for value in vars(figures).values()))
     print_table(table)
+
+
+def print_precisions(name: str, comparison: PrecisionComparison, source: str) -> None:
+    """Print a table and a verdict for each precision; ``source`` says where the prompts come from."""
+    from ..printing.escapes import printable
+    from ..printing.terminal import PlainTable, plain_console, print_table
+
+    prompts = len(comparison.prompts)
+    title = (
+        f"{name}: {len(comparison.images)} images, each with {prompts} prompt{'s' * (prompts != 1)} {source}"
+    )
+    caption = (
+        f"differences from exact in standard deviations of its rewards ({comparison.reward_std:.4g}); "
+        "changed: prompts whose best image is another one"
+    )
+    table = PlainTable(title=title, caption=caption)
+    table.add_column("precision")
+    table.add_column("images/s", wrap=True)
+    for header in ("largest", "mean", "tau", "changed"):
+        table.add_column(header, justify="right")
+    table.add_row("exact", f"{comparison.exact_images_per_s:.2f}", "", "", "", "")
+    for precision, result in comparison.results.items():
+        found = result.agreement
+        if found is None:
+            table.add_row(precision, NOT_SUPPORTED, "", "", "", "")
+            continue
+        speed = f"{result.images_per_s:.2f} ({comparison.speedup(precision):.2f}x)"
+        figures = [f"{value:.4f}" for value in (found.max_difference, found.mean_difference, found.tau)]
+        table.add_row(precision, speed, *figures, f"{found.changed_winners}/{prompts}")
+    print_table(table)
+    for precision, result in comparison.results.items():
+        plain_console().print(printable(f"{precision}: {_verdict(result, prompts)}"))
+
+
+def _verdict(result: PrecisionResult, prompts: int) -> str:
+    found = result.agreement
+    if found is None:
+        return f"{NOT_SUPPORTED} ({result.reason})"
+    winners = "same winners"
+    if found.changed_winners:
+        winners = (
+            f"{found.changed_winners} of {prompts} winners changed, to images at most "
+            f"{found.winner_loss:.2g} lower"
+        )
+    largest = f"largest difference {found.max_difference:.2g} of the standard deviation"
+    return f"{VERDICTS[found.verdict]} ({largest}, {winners})"

@@ -1,4 +1,4 @@
-"""Read files that assign prompts to images."""
+"""Read files of prompts, and files that assign prompts to images."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, PromptWithoutImageWarning
-from ..files.json_file import read_json
+from ..files.foreign_bytes import guarded, read_regular, reason
+from ..files.json_file import MAX_JSON_BYTES, read_json
 from ..runs.caller_warning import warn_caller
 
 
@@ -53,6 +54,32 @@ def read_pairs(path: Path, images: Path) -> list[tuple[str, Path]]:
     if not pairs:
         raise InputError(f"Cannot read prompts from '{path}': no prompt has an image in '{images}'.")
     return pairs
+
+
+def read_prompt_lines(path: Path) -> list[str]:
+    """Return the prompts of a UTF-8 text file with one prompt per line, without empty lines.
+
+    Raises:
+        InputError: the file cannot be read, or has no prompts.
+    """
+
+    def error(problem: str) -> InputError:
+        return InputError(f"Cannot read prompts from '{path}': {problem}.")
+
+    if not path.is_file():
+        raise error("no such file")
+    with guarded(lambda e: error(reason(e))):
+        data = read_regular(path, MAX_JSON_BYTES)
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as e:
+        raise error(f"it is not UTF-8 ({e.reason} at byte {e.start}). Save it as UTF-8") from e
+    # splitlines() would also split at characters such as U+2028, which prompts may contain.
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    prompts = [line.strip() for line in lines if line.strip()]
+    if not prompts:
+        raise error("it has no prompts. Write one prompt per line")
+    return prompts
 
 
 def _record_pairs(path: Path, i: int, record: Any, images: Path) -> list[tuple[str, Path]]:
