@@ -23,7 +23,7 @@ from reward_core.errors import HubError
 from reward_core.hub.dataset_files import RepoFile, RepoListing, fetch_verified
 from reward_core.hub.downloads import as_hub_error, fetch
 from reward_core.hub.file_specs import WebFile
-from reward_core.models.registry import SCORES
+from reward_core.models.blip.published import BLIP_WEIGHTS
 from reward_core.network.config import RewardConfig
 
 PROMPT = "a red house by the ocean"
@@ -166,10 +166,29 @@ def test_the_default_model_comes_from_the_hub_and_then_from_the_cache(hub, comma
     assert again == [pytest.approx(50)] * 2
 
 
+def test_a_download_logs_the_license_and_records_the_commit(hub, command, script, saved, parity):
+    hub.repos["zai-org/ImageReward"] = {"main": {"ImageReward.pt": (parity / "state_dict.pt").read_bytes()}}
+    hub.repos["google-bert/bert-base-uncased"] = {"main": {"vocab.txt": (parity / "vocab.txt").read_bytes()}}
+    for lines in (1, 0):  # only the first run downloads
+        done = command(hub.address, "rank", PROMPT, parity / "images" / "rgb.png")
+        assert "its weights do not match the model" in done.stderr
+        assert done.stderr.count("the license of the weights is Apache-2.0 (https://") == lines, done.stderr
+    hub.repos["someone/reward"] = {"main": saved}
+    code = """
+source = RM.load("someone/reward").source
+out = [source.name, source.revision, source.sha256, str(source)]
+"""
+    (name, revision, sha256, text), _ = script(hub.address, code)
+    assert (name, revision) == ("someone/reward", commit_of(hub.repos["someone/reward"]["main"]))
+    assert sha256 == hashlib.sha256(saved["model.safetensors"]).hexdigest()
+    assert text == f"someone/reward (revision {revision[:12]})"
+
+
 def test_the_former_repository_name_is_a_fallback(hub, script, parity, tmp_path):
     """The file has another size, which is detected after the download."""
     files = {"ImageReward.pt": (parity / "state_dict.pt").read_bytes()}
     hub.repos["THUDM/ImageReward"] = {"main": files, "without": {"README.md": b""}}
+    hub.repos["google-bert/bert-base-uncased"] = {"main": {"vocab.txt": (parity / "vocab.txt").read_bytes()}}
     code = """
 name = "ImageReward-v1.0"
 out["online"] = failure(RM.load, name)
@@ -190,7 +209,6 @@ out["revision"] = failure(RM.load, name, revision="v7")
     assert out["revision"] == ["HubError", f"{failed} revision."]
     # Once for the cache and once for the folder, but not for the offline load.
     assert len(hub.asked_for("HEAD /zai-org/ImageReward/resolve/main/ImageReward.pt")) == 2
-    assert not hub.asked_for("HEAD /google-bert")  # no vocabulary is downloaded for weights that do not match
 
 
 # Repositories of saved folders
@@ -424,7 +442,7 @@ out["offline"] = failure(RM.load_score, "BLIP", local_files_only=True)
 out["here"] = failure(RM.load_score, "BLIP", download_root=given)
 """
     out, _ = script(hub.address, code, weights.parent, https_proxy=hub.address)
-    address = SCORES["BLIP"].weights.url
+    address = BLIP_WEIGHTS.url
     for case in ("proxy", "offline"):
         kind, message = out[case]
         assert kind == "HubError"

@@ -23,6 +23,7 @@ from ..inputs.tokenizer import PromptTokenizer
 from ..network.onednn_linear import use_onednn
 from ..runs.caller_warning import warn_caller
 from .key_map import guess_kind, rename_keys
+from .model_spec import CONFIG_FILE, WEIGHTS_FILE
 
 if TYPE_CHECKING:
     from ..network.config import BlipConfig
@@ -38,8 +39,6 @@ MAX_WEIGHTS_RATIO = 4
 MIN_WEIGHTS_BYTES = 2048 * MB
 # Number of layers that is always built: it is fast, and the error about mismatched keys is more helpful.
 CHEAP_LAYERS = 100
-
-CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:

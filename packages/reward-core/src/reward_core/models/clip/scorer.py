@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,19 +18,19 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ...errors import KeyMismatchError
-from ...hub.downloads import fetch
 from ...inputs.image_transform import ImageTransform
 from ...inputs.square_image import SquareImage
 from ...inputs.tokenizer import PromptTokenizer
 from ...inputs.tokenizer_file import read_tokenizer
 from ...network.reward_head import RewardHead
-from ..load_options import LoadOptions
+from ..checkpoint import read_state_dict
 from ..model_files import ModelFiles
 from ..pretrained import Pretrained
 from ..two_towers import TwoTowers
 from .config import ClipConfig
+from .config_files import read_clip_config
 from .key_map import to_clip_keys
-from .published import CLIP_MODELS
+from .published import CLIP_MODELS, CLIP_TOKENIZER
 
 ENDS = ("<|startoftext|>", "<|endoftext|>")  # around every prompt
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -92,8 +93,8 @@ class ClipTokenizer(PromptTokenizer):
     """CLIP's byte-pair tokenizer, read from a tokenizer.json."""
 
     @classmethod
-    def from_folder(cls, folder: Path, max_length: int = 77) -> ClipTokenizer:
-        return cls(read_tokenizer(folder / "tokenizer.json", "BPE", ENDS), max_length)
+    def from_file(cls, path: Path, max_length: int = 77) -> ClipTokenizer:
+        return cls(read_tokenizer(path, "BPE", ENDS), max_length)
 
     def save(self, folder: Path) -> None:
         """Write tokenizer.json."""
@@ -109,6 +110,8 @@ class ClipScorer(Pretrained, TwoTowers):
 
     config_class = ClipConfig
     published = CLIP_MODELS
+    tokenizer_class = ClipTokenizer
+    vocabulary = CLIP_TOKENIZER
 
     def __init__(self, config: ClipConfig, tokenizer: PromptTokenizer):
         super().__init__()
@@ -131,11 +134,16 @@ class ClipScorer(Pretrained, TwoTowers):
         return to_clip_keys(state)
 
     @classmethod
-    def find_tokenizer(cls, files: ModelFiles, config: ClipConfig, options: LoadOptions) -> ClipTokenizer:
-        file = files.weights.parent / "tokenizer.json"
-        if not file.is_file():
-            file = fetch(files.vocabulary, options.download_root, None, options.local_files_only)
-        return ClipTokenizer.from_folder(file.parent, config.max_length)
+    def read_weights(cls, files: ModelFiles) -> dict[str, Tensor]:
+        """Return the weights of CLIP and of the head, if there is one."""
+        state = super().read_weights(files)
+        if "head" in files.parts:
+            state |= {f"head.{key}": value for key, value in read_state_dict(files.parts["head"]).items()}
+        return state
+
+    @classmethod
+    def config_from_file(cls, content: Any, source: str, published: ClipConfig | None) -> ClipConfig:
+        return read_clip_config(content, source, published)
 
     def set_encoder_dtype(self, dtype: torch.dtype) -> None:
         """Convert the encoders; the unit vectors, the cosine and the head stay in float32."""

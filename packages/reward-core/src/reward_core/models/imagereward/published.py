@@ -1,23 +1,87 @@
-"""Published reward models and bundled ones."""
+"""ImageReward-v1.0 and the bundled reward models."""
 
 from __future__ import annotations
 
-from ...hub.file_specs import HubFile
+from ...hub.file_specs import HubFile, PackageFile
 from ...network.config import RewardConfig
-from ..model_spec import ModelSpec
+from ..model_spec import VOCABULARY, ModelSpec, Part
+from ..scorer_facts import License, PublishedAccuracy, ScorerFacts, published_in_hpsv3
+
+_FAMILY = "reward_core.models.imagereward.reward_model:RewardModel"
+OURS = License("Apache-2.0", "the LICENSE file of reward-core")
+
+
+def _bundled(folder: str, facts: ScorerFacts) -> ModelSpec:
+    """Return the specification of a saved folder in reward_core.demo."""
+    names = {"weights": "model.safetensors", "config": "config.json", "tokenizer": "tokenizer.json"}
+    parts = {
+        part: Part(PackageFile("reward_core.demo", f"{folder}/{name}"), (name,))
+        for part, name in names.items()
+    }
+    return ModelSpec(_FAMILY, parts, None, facts, RewardConfig.model_type)
+
 
 REWARD_MODELS: dict[str, ModelSpec] = {
     "ImageReward-v1.0": ModelSpec(
-        HubFile(
-            "zai-org/ImageReward", "ImageReward.pt", fallback_repo_id="THUDM/ImageReward", size="1.79 GB"
-        ),
+        _FAMILY,
+        {
+            "weights": Part(
+                HubFile(
+                    "zai-org/ImageReward",
+                    "ImageReward.pt",
+                    fallback_repo_id="THUDM/ImageReward",
+                    size="1.79 GB",
+                ),
+                ("ImageReward.pt", "ImageReward.safetensors", "model.safetensors"),
+            ),
+            "config": Part(None, ("config.json",), required=False),
+            "tokenizer": Part(VOCABULARY, ("vocab.txt", "tokenizer.json")),
+        },
         RewardConfig.imagereward_v1(),
-        "the paper's reward model: BLIP ViT-L/16 + BERT-base, 446.7 M parameters, 1.79 GB",
+        ScorerFacts(
+            "the paper's reward model: BLIP ViT-L/16 + BERT-base + head",
+            parameters=446_665_953,
+            gigabytes=1.79,
+            hardware="CPU, or GPU with 4 GB",
+            score_range="about N(0, 1)",
+            comparable_across_prompts=True,
+            training_data="ImageRewardDB: 137 k comparisons by experts",
+            code_license=License("Apache-2.0", "https://github.com/THUDM/ImageReward/blob/main/LICENSE"),
+            weights_license=License("Apache-2.0", "https://huggingface.co/THUDM/ImageReward"),
+            accuracies=(
+                PublishedAccuracy("ImageReward", 65.14, "arXiv 2304.05977, Table 3"),
+                *published_in_hpsv3(61.1, 74.0, 58.6),
+            ),
+            citation="arXiv 2304.05977",
+        ),
+        RewardConfig.model_type,
     ),
-}
-
-# The tiny models are part of the package, in demo/.
-BUNDLED_MODELS: dict[str, str] = {
-    "tiny": "bundled model for 64 px ShapesBench images, trained in minutes on a CPU",
-    "tiny-judge": "same task, other sizes, seed and data: a held-out reward for models tuned on tiny",
+    "tiny": _bundled(
+        "tiny",
+        ScorerFacts(
+            "bundled model for 64 px ShapesBench images, trained in minutes on a CPU",
+            parameters=940_321,
+            gigabytes=0.0,
+            hardware="CPU",
+            score_range="about N(0, 1)",
+            comparable_across_prompts=True,
+            training_data="ShapesBench images",
+            code_license=OURS,
+            weights_license=OURS,
+        ),
+    ),
+    "tiny-judge": _bundled(
+        "tiny-judge",
+        ScorerFacts(
+            "same task, other sizes, seed and data: a held-out reward for models tuned on tiny",
+            parameters=876_193,
+            gigabytes=0.0,
+            hardware="CPU",
+            score_range="about N(0, 1)",
+            comparable_across_prompts=True,
+            training_data="ShapesBench images",
+            code_license=OURS,
+            weights_license=OURS,
+        ),
+    ),
 }

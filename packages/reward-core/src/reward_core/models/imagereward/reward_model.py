@@ -17,9 +17,10 @@ from ...inputs.tokenizer import PromptTokenizer
 from ...network.blip import Blip
 from ...network.config import RewardConfig
 from ...network.reward_head import RewardHead
+from ...network.score_quantiles import ScoreQuantiles
 from ..pretrained import Pretrained
 from .fast_path import RewardFastPath
-from .published import BUNDLED_MODELS, REWARD_MODELS
+from .published import REWARD_MODELS
 
 if TYPE_CHECKING:
     from ...network.text_encoder import KeysValues
@@ -38,7 +39,6 @@ class RewardModel(Pretrained):
 
     config_class = RewardConfig
     published = REWARD_MODELS
-    bundled = BUNDLED_MODELS
 
     def __init__(self, config: RewardConfig, tokenizer: PromptTokenizer):
         super().__init__()
@@ -90,11 +90,7 @@ class RewardModel(Pretrained):
         """
         return self(image, prompt_ids, prompt_attention_mask).unsqueeze(-1)
 
-    def percentile(self, score: float) -> float | None:
-        """Return the percentage of reference scores below ``score``.
-
-        None for a model without quantiles. ``config.score_quantiles.source`` names the reference scores;
-        for ImageReward-v1.0 they are approximated by N(0, 1).
-        """
-        quantiles = self.config.score_quantiles
-        return None if quantiles is None else quantiles.percentile(score)
+    @property
+    def score_quantiles(self) -> ScoreQuantiles | None:
+        """Quantiles of reference scores; for ImageReward-v1.0 they are approximated by N(0, 1)."""
+        return self.config.score_quantiles
