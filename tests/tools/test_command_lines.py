@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 SCRIPTS = [
-    path for path in sorted(Path(__file__).parents[2].glob("tools/*.py")) if "ArgumentParser(" in path.read_text()
+    path
+    for path in sorted(Path(__file__).parents[2].glob("tools/*.py"))
+    if "ArgumentParser(" in path.read_text()
 ]
 
 
