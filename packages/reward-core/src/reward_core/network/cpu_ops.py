@@ -1,0 +1,84 @@
+"""Steps of the fused encoders on a CPU with bfloat16 units."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .attention import MultiHeadAttention
+from .cpu_kernels import Scaled, TorchKernels
+from .fused_ops import joined
+
+Packed = tuple[Tensor, Tensor]  # weight in oneDNN's order and bias, bfloat16
+
+
+class CpuOps:
+    """Steps on a CPU in bfloat16; Rows and Products are bfloat16 tensors.
+
+    oneDNN multiplies by weights in its own order and applies the GELU to the product in float32.
+
+    Attributes:
+        kernels: norms and attention, computed by torch or compiled.
+    """
+
+    def __init__(self, kernels: TorchKernels) -> None:
+        self.kernels = kernels
+
+    def prepare(self, *layers: nn.Linear) -> Packed:
+        weight, bias = joined(layers)
+        return packed_weight(weight.bfloat16()), bias.bfloat16()
+
+    def rows(self, x: Tensor) -> Tensor:
+        return x.bfloat16()
+
+    def linear(self, layer: Packed, rows: Tensor) -> Tensor:
+        return packed_linear(rows, *layer)
+
+    def numbers(self, product: Tensor) -> Tensor:
+        return product
+
+    def mlp(self, first: Packed, second: Packed, rows: Tensor) -> Tensor:
+        return packed_linear(packed_linear(rows, *first, gelu=True), *second)
+
+    def self_attention(self, qkv: Tensor, attend: MultiHeadAttention) -> Tensor:
+        return self.kernels.self_attention(Scaled(qkv), attend)
+
+    def add_norm(
+        self, stream: Tensor, branch: Tensor | None, norm: nn.LayerNorm, keep_sum: bool = True
+    ) -> Tensor:
+        added = None if branch is None else Scaled(branch)
+        return self.kernels.add_norm(stream, added, norm, keep_sum, int8=False).values
+
+    def normalized(self, stream: Tensor, branch: Tensor, norm: nn.LayerNorm) -> Tensor:
+        return self.add_norm(stream, branch, norm)
+
+
+def packed_weight(weight: Tensor) -> Tensor:
+    """Return a bfloat16 weight (O, E) in the order in which oneDNN reads it."""
+    return torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
+
+
+def packed_linear(x: Tensor, weight: Tensor, bias: Tensor, gelu: bool = False) -> Tensor:
+    """Return ``F.linear`` of bfloat16 x (..., E) and a packed weight, with a GELU if wanted."""
+    post = ("gelu", [], "none") if gelu else ("none", [], "")
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, *post)
+
+
+@lru_cache(maxsize=1)
+def packing_works() -> bool:
+    """Return whether torch has the oneDNN operations and they agree with ``F.linear``."""
+    generator = torch.Generator().manual_seed(0)
+    x, weight, bias = (
+        torch.randn(shape, generator=generator).bfloat16() for shape in ((3, 5, 64), (32, 64), (32,))
+    )
+    try:
+        with torch.no_grad():
+            expected = F.gelu(F.linear(x.float(), weight.float(), bias.float()))
+            return torch.allclose(
+                packed_linear(x, packed_weight(weight), bias, gelu=True).float(), expected, rtol=0.02, atol=0.02
+            )
+    except (RuntimeError, NotImplementedError, AttributeError, TypeError):
+        return False
