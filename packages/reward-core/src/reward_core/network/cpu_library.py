@@ -9,15 +9,16 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from functools import lru_cache
 from pathlib import Path
 
 from ..files.atomic_write import atomic_write
 
 SOURCE = Path(__file__).with_name("cpu_kernels.cpp")
 # 512 bits, because the kernels wait for memory and AMX more than for the clock of the processor.
-FLAGS = ("-O3", "-march=native", "-mprefer-vector-width=512", "-fno-math-errno", "-fno-trapping-math")
-FLAGS += ("-std=c++17", "-fopenmp", "-shared", "-fPIC")
+FLAGS = (
+    *("-O3", "-march=native", "-mprefer-vector-width=512", "-fno-math-errno", "-fno-trapping-math"),
+    *("-std=c++17", "-fopenmp", "-shared", "-fPIC"),
+)
 
 
 def build_library() -> Path:
@@ -39,7 +40,6 @@ def build_library() -> Path:
     return path
 
 
-@lru_cache(maxsize=1)
 def library_path() -> Path | None:
     """Return where the built library is kept; None without a C++ compiler.
 
@@ -63,7 +63,7 @@ def cpp_compiler() -> str | None:
 
 
 def cache_folder() -> Path:
-    """Return inductor's cache folder, ``TORCHINDUCTOR_CACHE_DIR`` or a user's folder below the temporary one."""
+    """Return our folder in inductor's cache, which ``TORCHINDUCTOR_CACHE_DIR`` sets."""
     chosen = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
     folder = Path(chosen) if chosen else Path(tempfile.gettempdir()) / f"torchinductor_{getpass.getuser()}"
     return folder / "reward_core"

@@ -63,8 +63,8 @@ def packed_weight(weight: Tensor) -> Tensor:
 
 def packed_linear(x: Tensor, weight: Tensor, bias: Tensor, gelu: bool = False) -> Tensor:
     """Return ``F.linear`` of bfloat16 x (..., E) and a packed weight, with a GELU if wanted."""
-    post = ("gelu", [], "none") if gelu else ("none", [], "")
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, *post)
+    name, algorithm = ("gelu", "none") if gelu else ("none", "")
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, name, [], algorithm)
 
 
 @lru_cache(maxsize=1)
@@ -77,8 +77,7 @@ def packing_works() -> bool:
     try:
         with torch.no_grad():
             expected = F.gelu(F.linear(x.float(), weight.float(), bias.float()))
-            return torch.allclose(
-                packed_linear(x, packed_weight(weight), bias, gelu=True).float(), expected, rtol=0.02, atol=0.02
-            )
+            y = packed_linear(x, packed_weight(weight), bias, gelu=True).float()
+            return torch.allclose(y, expected, rtol=0.02, atol=0.02)
     except (RuntimeError, NotImplementedError, AttributeError, TypeError):
         return False

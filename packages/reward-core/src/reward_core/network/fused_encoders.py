@@ -4,8 +4,8 @@ The results are those of vision_encoder.py and text_encoder.py up to rounding. W
 the processor (see fused_ops.py). Patches are multiplied as a matrix instead of a convolution, and read 8-bit
 levels.
 
-They compute no gradients. Shapes: B texts, M images (B, or a divisor of B), S image side, P patch side, N image
-tokens, E image width, D text width, L text tokens.
+They compute no gradients. Shapes: B texts, M images (B, or a divisor of B), S image side, P patch side, N
+image tokens, E image width, D text width, L text tokens.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ class FusedVisionEncoder:
         self.patch_weight = weight.permute(0, 2, 3, 1).flatten(1).to(dtype).contiguous()
         bias = encoder.patch_embed.proj.bias
         self.patch_bias = None if bias is None else bias.detach().to(dtype)
-        self.blocks = [FusedVisionBlock(block, ops) for block in encoder.blocks if isinstance(block, VisionBlock)]
+        self.blocks = [
+            FusedVisionBlock(block, ops) for block in encoder.blocks if isinstance(block, VisionBlock)
+        ]
 
     def __call__(self, levels: Tensor) -> Tensor:
         """Return image tokens (M, N, E) in 16 bits of RGB images (M, S, S, 3) uint8."""
@@ -151,5 +153,7 @@ class FusedTextLayer:
         query = ops.numbers(ops.linear(self.query, x))  # (B, Q, D)
         # The texts of an image are one row of queries, so its keys and values are not copied.
         context = cross.attend(query.reshape(len(image_kv[0]), -1, query.shape[-1]), *image_kv).view_as(query)
-        x = ops.add_norm(stream, ops.linear(self.cross_output, ops.rows(context)), cross.output.LayerNorm, False)
+        x = ops.add_norm(
+            stream, ops.linear(self.cross_output, ops.rows(context)), cross.output.LayerNorm, False
+        )
         return ops.add_norm(stream, ops.mlp(self.fc1, self.fc2, x), self.layer.output.LayerNorm, False)

@@ -83,9 +83,10 @@ def quantized_weight(weight: Tensor, bias: Tensor) -> Int8Weight:
 
 
 def int8_linear(layer: Int8Weight, rows: Scaled) -> Scaled:
-    """Return the product (..., O) of int8 rows (..., E), with the rows' steps and the bias not yet applied."""
+    """Return the product (..., O) of int8 rows (..., E); steps and bias are not yet applied to it."""
+    scales = (layer.levels, layer.scale, layer.zeros)
     product = torch.ops.onednn.qlinear_pointwise(
-        rows.values, 1.0, 0, layer.levels, layer.scale, layer.zeros, None, 1.0, 0, torch.bfloat16, "none", [], ""
+        rows.values, 1.0, 0, *scales, None, 1.0, 0, torch.bfloat16, "none", [], ""
     )
     return Scaled(product, rows.steps, layer.bias)
 

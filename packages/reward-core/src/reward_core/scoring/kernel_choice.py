@@ -12,8 +12,8 @@ from ..errors import CompilationWarning
 from ..network.cpu_kernels import TorchKernels, compile_kernels
 from ..runs.caller_warning import warn_caller
 
-# Compiling takes about 2 s and saves a third of the time. Nobody knows how much work is to come, so it is done
-# when torch's kernels have run for as long as it would take to earn that back.
+# Compiling takes about 2 s and saves a third of the time. Nobody knows how much work is to come, so it is
+# done when torch's kernels have run for as long as it would take to earn that back.
 SECONDS_BEFORE_COMPILING = 6.0
 
 

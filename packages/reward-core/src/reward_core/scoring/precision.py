@@ -3,7 +3,8 @@
 "exact" is float32, as in the original. "fast" uses 16 bits where that is faster, but only for the matrix
 products of the encoders. The residual stream, the norms, the embeddings and the head stay in float32: a
 16-bit head would give equal rewards to similar images. "int8" computes these products in 8 bits on a CPU
-(network/int8_ops.py); the weights of the model stay in float32. "auto" is "fast" on a GPU and "exact" elsewhere.
+(network/int8_ops.py); the weights of the model stay in float32. "auto" is "fast" on a GPU and "exact"
+elsewhere.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ def check_precision(precision: str) -> None:
 def encoder_dtype(precision: str, device: torch.device) -> torch.dtype:
     """Return the dtype of the encoders' matrices.
 
-    "exact" and "int8" are float32 (layers are quantized when they are used). "fast" is a 16-bit dtype if the device is faster with it. "auto" is "fast" on a GPU
-    and "exact" elsewhere.
+    "exact" and "int8" are float32; the layers of the latter are quantized later. "fast" is a 16-bit dtype if
+    the device is faster with it. "auto" is "fast" on a GPU and "exact" elsewhere.
     """
     if precision in ("exact", "int8") or (precision == "auto" and device.type != "cuda"):
         return torch.float32

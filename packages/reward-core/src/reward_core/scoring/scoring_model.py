@@ -107,8 +107,8 @@ class ScoringModel(ScoringMethods, nn.Module):
             InputError: the model or its device does not support it.
         """
         raise InputError(
-            f"Cannot use precision 'int8' with a {type(self).__name__}: only reward models with BLIP's encoders "
-            "support it. Use precision 'fast' or 'exact'."
+            f"Cannot use precision 'int8' with a {type(self).__name__}: only reward models with BLIP's "
+            "encoders support it. Use precision 'fast' or 'exact'."
         )
 
     def set_encoder_dtype(self, dtype: torch.dtype) -> None:

@@ -102,8 +102,7 @@ class RewardFastPath(FastPath):
     def project_kv(self, features: Tensor) -> Any:
         """Return keys and values (M, N, D) of each text layer for image tokens (M, N, E)."""
         if self.fused_kv is None:
-            encoder = super() if self.text is None else self.text
-            return encoder.project_kv(features)
+            return super().project_kv(features) if self.text is None else self.text.project_kv(features)
         weight, bias = self.fused_kv
         fused = F.linear(features.to(weight.dtype), weight, bias)
         return split_kv(fused, self.model.config.text.hidden_size)
