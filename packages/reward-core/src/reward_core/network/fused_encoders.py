@@ -11,6 +11,7 @@ image tokens, E image width, D text width, L text tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -133,9 +134,14 @@ class FusedTextLayer:
         self.qkv = ops.prepare(*(own.self[name] for name in ("query", "key", "value")))
         self.own_output = ops.prepare(own.output.dense)
         self.query = ops.prepare(cross.self["query"])
-        self.image_kv = ops.prepare(cross.self["key"], cross.self["value"])
         self.cross_output = ops.prepare(cross.output.dense)
         self.fc1, self.fc2 = ops.prepare(layer.intermediate.dense), ops.prepare(layer.output.dense)
+
+    @cached_property
+    def image_kv(self) -> Any:
+        """The layer that computes keys and values of images; not used if those of all layers are fused."""
+        cross = self.layer.crossattention
+        return self.ops.prepare(cross.self["key"], cross.self["value"])
 
     def __call__(self, stream: Tensor, x: Any, mask: Tensor | None, image_kv: KeysValues) -> Any:
         """Update the residual stream in place and return it as Rows.
