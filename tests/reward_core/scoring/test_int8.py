@@ -30,6 +30,12 @@ def supported() -> list[str]:
 needs_int8 = pytest.mark.skipif("int8" not in supported(), reason="this CPU has no instructions for int8")
 
 
+@pytest.fixture(autouse=True)
+def no_kernels_on_disk(tmp_path, monkeypatch):
+    """Let every test start with the kernels of torch."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+
+
 @pytest.fixture(scope="module")
 def pairs() -> tuple[list[str], list[Image.Image]]:
     groups = [(g.prompt, Image.fromarray(p)) for g in shapes.make_groups(8, start=5) for p in g.images]
@@ -107,8 +113,7 @@ def test_int8_is_refused_where_it_is_not_supported(exact, tmp_path, monkeypatch)
 
 
 @pytest.mark.skipif(not packing_works() or cpp_compiler() is None, reason="needs bfloat16 and a compiler")
-def test_kernels_are_compiled_once_that_pays(pairs, tmp_path, monkeypatch):
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+def test_kernels_are_compiled_once_that_pays(pairs, monkeypatch):
     prompts, images = (part[:2] for part in pairs)
     model = load("fast")
     model.score_pairs(prompts, images)
