@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import MultiHeadAttention
-from .cpu_library import build_library, library_path
+from .cpu_library import build_library, is_built, library_path
 
 WIDE = 16  # the compiled kernels read as many numbers at once
 HEAD_WIDTH = 64  # of the compiled attention
@@ -151,7 +151,7 @@ def compile_kernels() -> CompiledKernels:
 def ready_kernels() -> TorchKernels:
     """Return the compiled kernels if they are on disk, otherwise those of torch."""
     path = library_path()
-    return compile_kernels() if path is not None and path.is_file() else TorchKernels()
+    return compile_kernels() if path is not None and is_built(path) else TorchKernels()
 
 
 def _restored(x: Scaled) -> Tensor:

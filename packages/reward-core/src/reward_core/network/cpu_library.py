@@ -30,7 +30,7 @@ def build_library() -> Path:
     compiler, path = cpp_compiler(), library_path()
     if compiler is None or path is None:
         raise OSError("no C++ compiler found (install g++, or set CXX)")
-    if not path.is_file():
+    if not is_built(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as temporary:
             command = [compiler, *FLAGS, str(SOURCE), "-o", str(temporary)]
@@ -51,6 +51,11 @@ def library_path() -> Path | None:
     parts = [SOURCE.read_bytes(), " ".join((compiler, *FLAGS)).encode(), _processor()]
     digest = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
     return cache_folder() / f"cpu_kernels-{digest}.so"
+
+
+def is_built(path: Path) -> bool:
+    """Return whether a library is there and was written by this user: the folder may be open to others."""
+    return path.is_file() and path.stat().st_uid == os.getuid()
 
 
 def cpp_compiler() -> str | None:
