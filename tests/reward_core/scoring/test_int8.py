@@ -118,10 +118,10 @@ def test_kernels_are_compiled_once_that_pays(pairs, monkeypatch):
     model = load("fast")
     model.score_pairs(prompts, images)
     kernels = model.path().kernels
-    assert not kernels.ops.kernels.compiled
+    assert not kernels.compiled
     monkeypatch.setattr(kernel_choice, "SECONDS_BEFORE_COMPILING", 0.0)
     model.score_pairs(prompts, images)
-    assert kernels.ops.kernels.compiled
+    assert kernels.compiled
 
 
 @needs_int8

@@ -120,14 +120,14 @@ static inline Floats gelu(Floats x) {
   return x * reciprocal(1.0f + exp2(t));
 }
 
-// Quantize a row to [-127, 127]; return the size of a step. `add` is 0, or NaN for a row that is NaN.
-static float quantize_row(const float* row, float most, float add, int8_t* out, int64_t width) {
-  Floats per_step = all(most > 0 ? 127.0f / most : 0.0f);
+// Quantize a row to `levels` steps at `most`; return the size of a step. `add` is 0, or NaN for a row that is NaN.
+static float quantize_row(const float* row, float most, float levels, float add, int8_t* out, int64_t width) {
+  Floats per_step = all(most > 0 ? levels / most : 0.0f);
   for (int64_t i = 0; i < width; i += WIDE) {
-    Ints levels = __builtin_convertvector(nearest(load_floats(row + i) * per_step), Ints);
-    store(out + i, __builtin_convertvector(levels, Bytes));
+    Ints whole = __builtin_convertvector(nearest(load_floats(row + i) * per_step), Ints);
+    store(out + i, __builtin_convertvector(whole, Bytes));
   }
-  return most / 127.0f + add;
+  return most / levels + add;
 }
 
 extern "C" {
@@ -174,13 +174,14 @@ void add_norm(float* stream, const bf16* branch, const float* scale, const float
           most = larger(absolute(y), most);
         }
       }
-      if (!out) steps[r] = quantize_row(row, largest(most), 0 * variance, levels + r * width, width);
+      if (!out) steps[r] = quantize_row(row, largest(most), 127, 0 * variance, levels + r * width, width);
     }
   }
 }
 
-// Quantize rows x (R, D), or gelu(x * scale + shift) with scale (R,) and shift (D,) unless they are null.
-void quantize(const bf16* x, const float* scale, const float* shift, int8_t* levels, float* steps,
+// Quantize rows x (R, D) to [-127, 127]; or, with scale (R,) and shift (D,), gelu(x * scale + shift) + offset,
+// which must not be negative, to [0, 255].
+void quantize(const bf16* x, const float* scale, const float* shift, float offset, int8_t* levels, float* steps,
               int64_t rows, int64_t width, int threads) {
 #pragma omp parallel num_threads(threads)
   {
@@ -191,12 +192,13 @@ void quantize(const bf16* x, const float* scale, const float* shift, int8_t* lev
       Floats most = {}, total = {};
       for (int64_t i = 0; i < width; i += WIDE) {
         Floats v = load_floats(x + r * width + i);
-        if (scale) v = gelu(v * scale[r] + load_floats(shift + i));
+        if (scale) v = gelu(v * scale[r] + load_floats(shift + i)) + offset;
         store(row + i, v);
         total += v;
         most = larger(absolute(v), most);
       }
-      steps[r] = quantize_row(row, largest(most), 0 * sum(total), levels + r * width, width);
+      float add = 0 * sum(total);
+      steps[r] = quantize_row(row, largest(most), scale ? 255 : 127, add, levels + r * width, width);
     }
   }
 }

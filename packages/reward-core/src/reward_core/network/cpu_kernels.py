@@ -22,6 +22,7 @@ from .cpu_library import build_library, is_built, library_path
 
 WIDE = 16  # the compiled kernels read as many numbers at once
 HEAD_WIDTH = 64  # of the compiled attention
+GELU_OFFSET = 0.1701  # GELU is larger than minus this
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Scaled:
     """Numbers ``values * steps + shift``.
 
     Attributes:
-        values: (..., D), int8 levels or the bfloat16 result of a product of levels.
+        values: (..., D), 8-bit levels or the bfloat16 result of a product of levels.
         steps: (R,) float32, one per row; None for 1.
         shift: (D,) float32, such as the bias of a linear layer; None for 0.
     """
@@ -64,14 +65,15 @@ class TorchKernels:
         return _quantized(normalized) if int8 else Scaled(normalized.bfloat16())
 
     def quantize(self, x: Scaled, gelu: bool = False) -> Scaled:
-        """Return int8 levels, with a step per row, of bfloat16 values (..., D).
+        """Return levels, with a step per row, of bfloat16 values (..., D).
 
         Args:
             x: the values; with steps and shift only before a GELU.
-            gelu: apply GELU first.
+            gelu: quantize gelu(x) + GELU_OFFSET to uint8. It is not negative, so that all levels are used.
+                Otherwise x is quantized to int8.
         """
         numbers = _restored(x)
-        return _quantized(F.gelu(numbers) if gelu else numbers)
+        return _quantized(F.gelu(numbers) + GELU_OFFSET, torch.uint8) if gelu else _quantized(numbers)
 
     def rescale(self, x: Scaled) -> Tensor:
         """Return bfloat16 numbers (..., D) of a product; its values may be overwritten."""
@@ -117,9 +119,9 @@ class CompiledKernels(TorchKernels):
         width = x.values.shape[-1]
         if width % WIDE or gelu != (x.steps is not None):
             return super().quantize(x, gelu)
-        levels = torch.empty(x.values.shape, dtype=torch.int8)
-        steps = torch.empty(levels.numel() // width)
-        self.library.quantize(*_pointers(x), _pointer(levels), _pointer(steps), *_sizes(levels))
+        levels = torch.empty(x.values.shape, dtype=torch.uint8 if gelu else torch.int8)
+        steps, offset = torch.empty(levels.numel() // width), ctypes.c_float(GELU_OFFSET)
+        self.library.quantize(*_pointers(x), offset, _pointer(levels), _pointer(steps), *_sizes(levels))
         return Scaled(levels, steps)
 
     def rescale(self, x: Scaled) -> Tensor:
@@ -166,11 +168,11 @@ def _plain(x: Scaled, kernels: TorchKernels) -> Tensor:
     return x.values if x.steps is None else kernels.rescale(x)
 
 
-def _quantized(x: Tensor) -> Scaled:
-    """Return float32 rows (..., D) in int8: round(x / step), where the step is max |x| / 127."""
-    steps = x.abs().amax(-1, keepdim=True) / 127
+def _quantized(x: Tensor, dtype: torch.dtype = torch.int8) -> Scaled:
+    """Return levels round(x / step) of float32 rows (..., D); the largest is 127 in int8, 255 in uint8."""
+    steps = x.abs().amax(-1, keepdim=True) / torch.iinfo(dtype).max
     levels = (x / steps.clamp_min(torch.finfo().tiny)).round_().nan_to_num_(0)
-    return Scaled(levels.to(torch.int8), steps.flatten())
+    return Scaled(levels.to(dtype), steps.flatten())
 
 
 def _pointer(tensor: Tensor | None) -> ctypes.c_void_p:

@@ -16,7 +16,7 @@ Packed = tuple[Tensor, Tensor]  # weight in oneDNN's order and bias, bfloat16
 
 
 class CpuOps:
-    """Steps on a CPU in bfloat16; Rows and Products are bfloat16 tensors.
+    """Steps on a CPU in bfloat16; Rows and Products have no steps.
 
     oneDNN multiplies by weights in its own order and applies the GELU to the product in float32.
 
@@ -31,29 +31,28 @@ class CpuOps:
         weight, bias = joined(layers)
         return packed_weight(weight.bfloat16()), bias.bfloat16()
 
-    def rows(self, x: Tensor) -> Tensor:
-        return x.bfloat16()
+    def rows(self, x: Tensor) -> Scaled:
+        return Scaled(x.bfloat16())
 
-    def linear(self, layer: Packed, rows: Tensor) -> Tensor:
-        return packed_linear(rows, *layer)
+    def linear(self, layer: Packed, rows: Scaled) -> Scaled:
+        return Scaled(packed_linear(rows.values, *layer))
 
-    def numbers(self, product: Tensor) -> Tensor:
-        return product
+    def numbers(self, product: Scaled) -> Tensor:
+        return product.values
 
-    def mlp(self, first: Packed, second: Packed, rows: Tensor) -> Tensor:
-        return packed_linear(packed_linear(rows, *first, gelu=True), *second)
+    def mlp(self, first: Packed, second: Packed, rows: Scaled) -> Scaled:
+        return Scaled(packed_linear(packed_linear(rows.values, *first, gelu=True), *second))
 
-    def self_attention(self, qkv: Tensor, attend: MultiHeadAttention) -> Tensor:
-        return self.kernels.self_attention(Scaled(qkv), attend)
+    def self_attention(self, qkv: Scaled, attend: MultiHeadAttention) -> Tensor:
+        return self.kernels.self_attention(qkv, attend)
 
     def add_norm(
-        self, stream: Tensor, branch: Tensor | None, norm: nn.LayerNorm, keep_sum: bool = True
-    ) -> Tensor:
-        added = None if branch is None else Scaled(branch)
-        return self.kernels.add_norm(stream, added, norm, keep_sum, int8=False).values
+        self, stream: Tensor, branch: Scaled | None, norm: nn.LayerNorm, keep_sum: bool = True
+    ) -> Scaled:
+        return self.kernels.add_norm(stream, branch, norm, keep_sum, int8=False)
 
-    def normalized(self, stream: Tensor, branch: Tensor, norm: nn.LayerNorm) -> Tensor:
-        return self.add_norm(stream, branch, norm)
+    def normalized(self, stream: Tensor, branch: Scaled, norm: nn.LayerNorm) -> Tensor:
+        return self.add_norm(stream, branch, norm).values
 
 
 def packed_weight(weight: Tensor) -> Tensor:

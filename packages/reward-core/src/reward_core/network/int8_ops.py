@@ -1,8 +1,8 @@
 """Steps of the fused encoders on a CPU with linear layers in int8.
 
-A weight has a scale for each output channel, an input one for each row (the largest number of a row is 127).
-oneDNN multiplies the levels. What comes after the product scales it: adding to the residual stream, attention
-or GELU.
+A weight has a scale for each output channel, an input a step for each row. The input of the second layer of
+an MLP is unsigned: gelu(x) + GELU_OFFSET, which the bias of that layer corrects. oneDNN multiplies the
+levels. What comes after the product scales it: adding to the residual stream, attention or GELU.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .attention import MultiHeadAttention
-from .cpu_kernels import Scaled, TorchKernels
+from .cpu_kernels import GELU_OFFSET, Scaled, TorchKernels
 from .fused_ops import joined
 
 
@@ -27,12 +27,14 @@ class Int8Weight:
         scale: (O,) float32.
         zeros: (O,) int32, the zero points.
         bias: (O,) float32.
+        bias_after_gelu: (O,) float32, the bias for inputs that are GELU_OFFSET too large.
     """
 
     levels: Tensor
     scale: Tensor
     zeros: Tensor
     bias: Tensor
+    bias_after_gelu: Tensor
 
 
 class Int8Ops:
@@ -59,7 +61,7 @@ class Int8Ops:
 
     def mlp(self, first: Int8Weight, second: Int8Weight, rows: Scaled) -> Scaled:
         hidden = self.kernels.quantize(int8_linear(first, rows), gelu=True)
-        return int8_linear(second, hidden)
+        return Scaled(int8_linear(second, hidden).values, hidden.steps, second.bias_after_gelu)
 
     def self_attention(self, qkv: Scaled, attend: MultiHeadAttention) -> Tensor:
         return self.kernels.self_attention(qkv, attend)
@@ -79,11 +81,14 @@ def quantized_weight(weight: Tensor, bias: Tensor) -> Int8Weight:
     scale = (weight.abs().amax(1) / 127).clamp_min(torch.finfo().tiny)
     levels = (weight / scale[:, None]).round_().to(torch.int8)
     packed = torch.ops.onednn.qlinear_prepack(levels, None)
-    return Int8Weight(packed, scale, torch.zeros_like(scale, dtype=torch.int32), bias.float())
+    bias_after_gelu = bias.float() - GELU_OFFSET * scale * levels.sum(1)
+    return Int8Weight(
+        packed, scale, torch.zeros_like(scale, dtype=torch.int32), bias.float(), bias_after_gelu
+    )
 
 
 def int8_linear(layer: Int8Weight, rows: Scaled) -> Scaled:
-    """Return the product (..., O) of int8 rows (..., E); steps and bias are not yet applied to it."""
+    """Return the product (..., O) of rows (..., E); steps and bias are not yet applied to it."""
     scales = (layer.levels, layer.scale, layer.zeros)
     product = torch.ops.onednn.qlinear_pointwise(
         rows.values, 1.0, 0, *scales, None, 1.0, 0, torch.bfloat16, "none", [], ""

@@ -29,15 +29,20 @@ class KernelChoice:
     If compiling fails, one CompilationWarning gives the reason and torch's kernels stay.
 
     Args:
-        ops: the steps.
+        ops: the steps, which have the same kernels.
     """
 
-    def __init__(self, ops: HasKernels) -> None:
+    def __init__(self, *ops: HasKernels) -> None:
         self.ops, self.spent, self.failed = ops, 0.0, False
+
+    @property
+    def compiled(self) -> bool:
+        """Whether the steps use compiled kernels."""
+        return self.ops[0].kernels.compiled
 
     def run(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """Return ``function(x)``, a step of work; compile first if that pays by now."""
-        if self.ops.kernels.compiled or self.failed:
+        if self.compiled or self.failed:
             return function(x)
         if self.spent >= SECONDS_BEFORE_COMPILING:
             self.compile()
@@ -48,11 +53,14 @@ class KernelChoice:
 
     def compile(self) -> bool:
         """Compile now; return whether the steps use compiled kernels."""
-        if not self.ops.kernels.compiled and not self.failed:
+        if not self.compiled and not self.failed:
             try:
-                self.ops.kernels = compile_kernels()
+                kernels = compile_kernels()
             except OSError as error:
                 self.failed = True
                 message = f"Cannot compile the model: {error}. Scoring continues uncompiled (slower)."
                 warn_caller(message, CompilationWarning)
-        return self.ops.kernels.compiled
+            else:
+                for ops in self.ops:
+                    ops.kernels = kernels
+        return self.compiled

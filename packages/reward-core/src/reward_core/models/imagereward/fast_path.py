@@ -29,7 +29,7 @@ from ...network.vision_encoder import VisionEncoder
 from ...scoring.compiling import CompiledByShape, CompilePlan
 from ...scoring.fast_path import RECORD_ONLY, FastPath
 from ...scoring.kernel_choice import KernelChoice
-from ...scoring.precision import check_int8
+from ...scoring.precision import check_int8, encoder_dtype
 from ...scoring.steps import ModelSteps
 
 _WITHOUT_CUDNN = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
@@ -66,7 +66,7 @@ class RewardFastPath(FastPath):
         super().__init__(model, plan)
 
     def prepare(self) -> None:
-        blip, transform = self.model.blip, self.model.transform
+        blip = self.model.blip
         self.head = fused_head(self.model.mlp)
         self.fused_kv = fused_cross_attention_kv(blip.text_encoder) if self.on_gpu else None
         self.vision: FusedVisionEncoder | None = None
@@ -74,22 +74,30 @@ class RewardFastPath(FastPath):
         self.kernels: KernelChoice | None = None
         encoder = blip.visual_encoder
         if isinstance(encoder, VisionEncoder) and can_fuse(self.model):
-            ops, dtype = self._ops(encoder)
-            self.vision = FusedVisionEncoder(encoder, transform.mean, transform.std, ops, dtype)
-            self.text = FusedTextEncoder(blip.text_encoder, ops)
+            self._fuse(encoder)
         self.compiled_pairs = CompiledByShape(self._raw_pairs, self.plan)
         super().prepare()
 
-    def _ops(self, encoder: VisionEncoder) -> tuple[FusedOps, torch.dtype]:
-        """Return the steps of the fused encoders and their 16-bit dtype."""
+    def _fuse(self, encoder: VisionEncoder) -> None:
+        """Build the fused encoders for the device."""
+        text, transform = self.model.blip.text_encoder, self.model.transform
         dtype = encoder.patch_embed.proj.weight.dtype
-        if self.device.type == "cuda":
-            return GpuOps(dtype), dtype
-        ops = Int8Ops(ready_kernels()) if self.model.int8 else CpuOps(ready_kernels())
-        self.kernels = KernelChoice(ops)
-        if self.model.int8:
-            self.kernels.compile()  # from the start, so that results do not change during a run
-        return ops, torch.bfloat16
+        ops: FusedOps = GpuOps(dtype)
+        mlp_ops: list[FusedOps] = []
+        if self.device.type == "cpu":
+            kernels, dtype = ready_kernels(), torch.bfloat16
+            bf16, int8 = CpuOps(kernels), Int8Ops(kernels)
+            self.kernels = KernelChoice(bf16, int8)
+            ops = bf16
+            if self.model.int8:
+                self.kernels.compile()  # from the start, so that results do not change during a run
+                if has_bf16_units():
+                    mlp_ops = int8_mlps(len(encoder.blocks), bf16, int8)
+                else:
+                    ops = int8
+        self.vision = FusedVisionEncoder(encoder, transform.mean, transform.std, ops, dtype, mlp_ops)
+        # In int8, errors of the text encoder would reach the reward through a single token.
+        self.text = None if isinstance(ops, Int8Ops) else FusedTextEncoder(text, ops)
 
     def encode(self, images: Tensor) -> Tensor:
         if self.kernels is None:
@@ -171,6 +179,20 @@ def can_fuse(model: RewardParts) -> bool:
         return dtype == torch.bfloat16 and packing_works()
     sixteen_bits = dtype in (torch.bfloat16, torch.float16)
     return model.device.type == "cuda" and sixteen_bits and importlib.util.find_spec("triton") is not None
+
+
+def has_bf16_units() -> bool:
+    """Return whether this CPU multiplies bfloat16 matrices faster than float32."""
+    return encoder_dtype("fast", torch.device("cpu")) == torch.bfloat16 and packing_works()
+
+
+def int8_mlps(blocks: int, bf16: CpuOps, int8: Int8Ops) -> list[FusedOps]:
+    """Return the steps of the MLP of each block of an int8 model.
+
+    Errors of the first blocks are the largest at the end.
+    """
+    first = blocks // 6
+    return [bf16] * first + [int8] * (blocks - first)
 
 
 def fused_head(head: RewardHead) -> tuple[Tensor, Tensor]:
