@@ -906,7 +906,7 @@ def test_unknown_options_are_reported_before_anything_is_read(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"")
     for method in (RM.load, RM.load_score):
         with pytest.raises(
-            InputError, match="Cannot use precision 'half': it must be one of 'exact', 'fast', 'auto'"
+            InputError, match="Cannot use precision 'half': it must be one of 'exact', 'fast', 'int8', 'auto'"
         ):
             method(tmp_path, precision="half")
         with pytest.raises(InputError, match="Cannot use device 'toaster'"):

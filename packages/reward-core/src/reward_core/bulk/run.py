@@ -13,7 +13,7 @@ import torch
 
 from ..errors import OutputError, RunInterrupted
 from ..models.load import model_digest
-from ..scoring.precision import encoder_dtype
+from ..scoring.precision import number_format
 from .engines import Engine, Work, engine_for
 from .settings import BulkSettings
 from .shard_part import ShardPart
@@ -158,13 +158,12 @@ def _fingerprint(work: Work, engine: Engine) -> dict[str, Any]:
     from .. import __version__
 
     settings = work.settings
-    dtype = encoder_dtype(settings.precision, torch.device(engine.device_type))
     return {
         "version": __version__,
         "input": work.source.fingerprint(),
         "model": model_digest(settings.model),
         "device": engine.device_type,
-        "numbers": str(dtype).removeprefix("torch."),
+        "numbers": number_format(settings.precision, torch.device(engine.device_type)),
         "reproducible": settings.reproducible,
         "batch_size": work.batch_size,
         "shard_rows": settings.shard_rows,

@@ -22,7 +22,7 @@ class BulkSettings:
 
     Attributes:
         model: a name, folder, file or hub repository, as for ``reward_core.load``.
-        precision: "exact", "fast" or "auto".
+        precision: "exact", "fast", "int8" or "auto".
         devices: torch device names; several devices use one process each. Empty: cuda, mps or cpu,
             whichever is available first.
         engine: "local", or "ray" for a pool of Ray Data actors.

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 DEFAULT_MODEL = "ImageReward-v1.0"
-PRECISIONS = ("exact", "fast", "auto")  # as in scoring/precision.py, which would load torch
+PRECISIONS = ("exact", "fast", "int8", "auto")  # as in scoring/precision.py, which would load torch
 
 
 def computing_options() -> argparse.ArgumentParser:
@@ -27,7 +27,8 @@ def computing_options() -> argparse.ArgumentParser:
         "--precision",
         choices=PRECISIONS,
         default="exact",
-        help="exact: the original's numbers; fast: 16 bits where that is faster; auto: fast on a GPU",
+        help="exact: the original's numbers; fast: 16 bits where that is faster; int8: 8 bits on a CPU; "
+        "auto: fast on a GPU",
     )
     computing.add_argument("--batch-size", type=positive, metavar="N", help="pairs per batch")
     return computing

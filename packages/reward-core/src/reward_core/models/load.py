@@ -72,12 +72,14 @@ def load(
         precision: "exact" computes in float32 and reproduces the original's scores. "fast" computes the
             encoders in 16 bits where that is faster (a GPU, a CPU with AMX or AVX512-BF16) and compiles steps
             that take much time (or call `ScoringModel.warm_up`). Rewards change by at most a few hundredths
-            of their standard deviation (docs/performance.md). "auto" is "fast" on a GPU, else "exact".
+            of their standard deviation (docs/performance.md). "int8" computes the encoders of reward models
+            in 8 bits on a CPU with AMX-INT8, AVX512-VNNI or AVX-VNNI, which is faster and less exact. "auto"
+            is "fast" on a GPU, else "exact".
         revision: branch, tag or commit of the hub repository.
         local_files_only: use local files only, never the network.
 
     Raises:
-        InputError: an unknown name, device or precision.
+        InputError: an unknown name, device or precision, or "int8" where it is not supported.
         CheckpointError: damaged or missing files; KeyMismatchError if the weights do not match the model.
         HubError: a failed download.
     """

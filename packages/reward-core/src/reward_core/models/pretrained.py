@@ -82,7 +82,10 @@ class Pretrained(ScoringModel):
         model.set_encoder_dtype(encoder_dtype(options.precision, device))
         model.fast = options.precision == "fast" or (options.precision == "auto" and device.type == "cuda")
         model.source = files.source
-        return model.to(device)
+        model = model.to(device)
+        if options.precision == "int8":
+            model.use_int8()
+        return model
 
     @classmethod
     def read_weights(cls, files: ModelFiles) -> dict[str, Tensor]:

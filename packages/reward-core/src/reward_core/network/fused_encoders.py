@@ -1,169 +1,172 @@
-"""BLIP's encoders for scoring in 16 bits on a CUDA GPU, with fewer and larger steps.
+"""BLIP's encoders for scoring in 16 or 8 bits, with fewer and larger steps.
 
-The results are those of vision_encoder.py and text_encoder.py with 16-bit matrices, up to rounding:
+The results are those of vision_encoder.py and text_encoder.py up to rounding. What the steps are depends on
+the processor (see fused_ops.py). Patches are multiplied as a matrix instead of a convolution, and read 8-bit
+levels.
 
-- adding a branch to the residual stream, LayerNorm and the conversion to 16 bits are one Triton kernel, which
-  reads and writes the stream once;
-- the first linear layer of an MLP applies the GELU itself (cuBLAS computes it by its tanh approximation,
-  whose error is below the rounding of 16 bits);
-- patches are multiplied as a matrix instead of a convolution, and read 8-bit levels.
-
-They compute no gradients. Shapes: B images or texts, S image side, P patch side, N image tokens, D width, L
-text tokens.
+They compute no gradients. Shapes: B texts, M images (B, or a divisor of B), S image side, P patch side, N
+image tokens, E image width, D text width, L text tokens.
 """
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from .fused_ops import FusedOps
 from .text_encoder import KeysValues, TextEncoder, TextLayer
 from .vision_encoder import VisionBlock, VisionEncoder
-
-
-def can_fuse(encoder: nn.Module, device: torch.device) -> bool:
-    """Return whether this module computes models with this vision encoder on a device."""
-    if type(encoder) is not VisionEncoder or device.type != "cuda":
-        return False
-    sixteen_bits = encoder.patch_embed.proj.weight.dtype in (torch.bfloat16, torch.float16)
-    return sixteen_bits and importlib.util.find_spec("triton") is not None
 
 
 class FusedVisionEncoder:
     """BLIP's ViT, from 8-bit levels to image tokens.
 
     Args:
-        encoder: the encoder, with 16-bit matrices. Its parameters are used in place, apart from the patch
-            embedding.
+        encoder: the encoder.
         mean, std: (3, 1, 1) float32 of the image transform.
+        ops: the steps.
+        dtype: the 16-bit dtype of patches.
+        mlp_ops: the steps of the MLP of each block (default: ``ops``).
     """
 
-    def __init__(self, encoder: VisionEncoder, mean: Tensor, std: Tensor) -> None:
-        self.encoder, self.patch = encoder, encoder.config.patch_size
-        self.mean, self.std = mean.flatten(), std.flatten()
-        # From (D, 3, P, P) to the order in which levels are in memory: (D, P P 3).
+    def __init__(
+        self,
+        encoder: VisionEncoder,
+        mean: Tensor,
+        std: Tensor,
+        ops: FusedOps,
+        dtype: torch.dtype,
+        mlp_ops: Sequence[FusedOps] = (),
+    ) -> None:
+        self.encoder, self.ops, self.patch = encoder, ops, encoder.config.patch_size
+        self.scale, self.shift = (255 * std.flatten()).reciprocal(), -(mean / std).flatten()
+        # From (E, 3, P, P) to the order in which levels are in memory: (E, P P 3).
         weight = encoder.patch_embed.proj.weight.detach()
-        self.patch_weight = weight.permute(0, 2, 3, 1).flatten(1).contiguous()
-        self.blocks = [block for block in encoder.blocks if isinstance(block, VisionBlock)]
+        self.patch_weight = weight.permute(0, 2, 3, 1).flatten(1).to(dtype).contiguous()
+        bias = encoder.patch_embed.proj.bias
+        self.patch_bias = None if bias is None else bias.detach().to(dtype)
+        blocks = [block for block in encoder.blocks if isinstance(block, VisionBlock)]
+        mlp_ops = mlp_ops or [ops] * len(blocks)
+        self.blocks = [FusedVisionBlock(block, ops, mlp) for block, mlp in zip(blocks, mlp_ops)]
 
     def __call__(self, levels: Tensor) -> Tensor:
-        """Return image tokens (B, N, D) in 16 bits of RGB images (B, S, S, 3) uint8."""
-        stream, dtype = self._embed(levels), self.patch_weight.dtype  # (B, N, D) float32
-        branch: Tensor | None = None
+        """Return image tokens (M, N, E) in 16 bits of RGB images (M, S, S, 3) uint8."""
+        stream = self._embed(levels)  # (M, N, E) float32
+        branch = None
         for block in self.blocks:
-            branch = self._attention(block, add_norm(stream, branch, block.norm1, dtype))
-            branch = _mlp(block.mlp.fc1, block.mlp.fc2, add_norm(stream, branch, block.norm2, dtype))
-        return add_norm(stream, branch, self.encoder.norm, dtype)
+            branch = block(stream, branch)
+        return self.ops.normalized(stream, branch, self.encoder.norm)
 
     def _embed(self, levels: Tensor) -> Tensor:
-        """Return class and patch tokens (B, N, D) float32 with positions."""
-        encoder, proj = self.encoder, self.encoder.patch_embed.proj
+        """Return class and patch tokens (M, N, E) float32 with positions."""
+        encoder, dtype = self.encoder, self.patch_weight.dtype
         count, side = len(levels), levels.shape[1] // self.patch
-        pixels = (levels.float() / 255 - self.mean) / self.std
-        patches = pixels.to(proj.weight.dtype).view(count, side, self.patch, side, self.patch, 3)
-        patches = patches.transpose(2, 3).reshape(count, side * side, -1)  # (B, N - 1, P P 3)
-        stream = encoder.pos_embed.float().repeat(count, 1, 1)  # (B, N, D)
+        pixels = (levels * self.scale).add_(self.shift).to(dtype)
+        patches = pixels.view(count, side, self.patch, side, self.patch, 3)
+        patches = patches.transpose(2, 3).reshape(count, side * side, -1)  # (M, N - 1, P P 3)
+        stream = encoder.pos_embed.float().repeat(count, 1, 1)  # (M, N, E)
         stream[:, :1] += encoder.cls_token
-        stream[:, 1:] += F.linear(patches, self.patch_weight, proj.bias)
+        stream[:, 1:] += F.linear(patches, self.patch_weight, self.patch_bias)
         return stream
 
-    def _attention(self, block: VisionBlock, x: Tensor) -> Tensor:
-        q, k, v = block.attn.qkv(x).chunk(3, dim=-1)  # (B, N, D) each
-        return block.attn.proj(block.attn.attend(q, k, v))
+
+class FusedVisionBlock:
+    """A block of the ViT."""
+
+    def __init__(self, block: VisionBlock, ops: FusedOps, mlp_ops: FusedOps) -> None:
+        self.block, self.ops, self.mlp_ops = block, ops, mlp_ops
+        self.qkv, self.proj = ops.prepare(block.attn.qkv), ops.prepare(block.attn.proj)
+        self.fc1, self.fc2 = mlp_ops.prepare(block.mlp.fc1), mlp_ops.prepare(block.mlp.fc2)
+
+    def __call__(self, stream: Tensor, branch: Any) -> Any:
+        """Add the last branch and attention to the stream (M, N, E) float32; return the branch of the MLP."""
+        ops, mlp_ops, block = self.ops, self.mlp_ops, self.block
+        qkv = ops.linear(self.qkv, ops.add_norm(stream, branch, block.norm1))
+        context = ops.self_attention(qkv, block.attn.attend)  # (M, N, E)
+        branch = ops.linear(self.proj, ops.rows(context))
+        return mlp_ops.mlp(self.fc1, self.fc2, mlp_ops.add_norm(stream, branch, block.norm2))
 
 
 class FusedTextEncoder:
     """BLIP's text encoder with cross-attention, from tokens to the feature of the first one.
 
     Args:
-        encoder: the encoder, with 16-bit matrices, which are used in place.
+        encoder: the encoder.
+        ops: the steps.
     """
 
-    def __init__(self, encoder: TextEncoder) -> None:
-        self.encoder = encoder
-        self.dtype = encoder.encoder.layer[0].output.dense.weight.dtype
+    def __init__(self, encoder: TextEncoder, ops: FusedOps) -> None:
+        self.embeddings, self.ops = encoder.embeddings, ops
+        self.layers = [FusedTextLayer(layer, ops) for layer in encoder.encoder.layer]
 
-    def __call__(self, cross_attention_kv: Sequence[KeysValues], token_ids: Tensor, mask: Tensor) -> Tensor:
+    def project_kv(self, image_tokens: Tensor) -> list[KeysValues]:
+        """Return keys and values (M, N, D) of each layer for image tokens (M, N, E)."""
+        rows = self.ops.rows(image_tokens)
+        products = (self.ops.numbers(self.ops.linear(layer.image_kv, rows)) for layer in self.layers)
+        return [(kv.chunk(2, dim=-1)[0], kv.chunk(2, dim=-1)[1]) for kv in products]
+
+    def __call__(
+        self, cross_attention_kv: Sequence[KeysValues], token_ids: Tensor, mask: Tensor | None
+    ) -> Tensor:
         """Return the feature (B, D) float32 of texts (B, L) that attend to images.
 
         Args:
-            cross_attention_kv: keys and values (B, N, D) of each layer.
-            token_ids, mask: (B, L); the mask is 1 at tokens, 0 at padding.
+            cross_attention_kv: keys and values (M, N, D) of each layer. The first B / M texts attend to
+                image 0, the next B / M to image 1.
+            token_ids, mask: (B, L); the mask is 1 at tokens, 0 at padding; None for no padding.
         """
-        attended = mask.bool()[:, None, None, :]  # (B, 1, 1, L)
-        stream = self.encoder.embeddings(token_ids)  # (B, L, D) float32
-        x = stream.to(self.dtype)
-        *layers, last = self.encoder.encoder.layer
+        attended = None if mask is None else mask.bool()[:, None, None, :]  # (B, 1, 1, L)
+        stream = self.embeddings(token_ids)  # (B, L, D) float32
+        x = self.ops.rows(stream)
+        *layers, last = self.layers
         for layer, kv in zip(layers, cross_attention_kv):
-            x = self._layer(layer, stream, x, x, attended, kv)
+            x = layer(stream, x, attended, kv)
         # Only the first token of the last layer is read.
-        stream = stream[:, :1].contiguous()
-        self._layer(last, stream, x[:, :1].contiguous(), x, attended, cross_attention_kv[-1])
-        return stream[:, 0]
+        first = stream[:, :1].contiguous()
+        last(first, x, attended, cross_attention_kv[-1])
+        return first[:, 0]
 
-    def _layer(
-        self, layer: TextLayer, stream: Tensor, queries: Tensor, x: Tensor, mask: Tensor, image_kv: KeysValues
-    ) -> Tensor:
-        """Update the residual stream (B, Q, D) in place and return it in 16 bits.
+
+class FusedTextLayer:
+    """A layer of the text encoder."""
+
+    def __init__(self, layer: TextLayer, ops: FusedOps) -> None:
+        self.layer, self.ops = layer, ops
+        own, cross = layer.attention, layer.crossattention
+        self.qkv = ops.prepare(*(own.self[name] for name in ("query", "key", "value")))
+        self.own_output = ops.prepare(own.output.dense)
+        self.query = ops.prepare(cross.self["query"])
+        self.cross_output = ops.prepare(cross.output.dense)
+        self.fc1, self.fc2 = ops.prepare(layer.intermediate.dense), ops.prepare(layer.output.dense)
+
+    @cached_property
+    def image_kv(self) -> Any:
+        """The layer that computes keys and values of images; not used if those of all layers are fused."""
+        cross = self.layer.crossattention
+        return self.ops.prepare(cross.self["key"], cross.self["value"])
+
+    def __call__(self, stream: Tensor, x: Any, mask: Tensor | None, image_kv: KeysValues) -> Any:
+        """Update the residual stream in place and return it as Rows.
 
         Args:
-            layer: the layer.
-            stream: (B, Q, D) float32.
-            queries: the stream in 16 bits.
-            x: (B, L, D) in 16 bits, attended to.
+            stream: (B, Q, D) float32, of the first Q tokens.
+            x: Rows (B, L, D), attended to.
             mask: (B, 1, 1, L).
-            image_kv: keys and values (B, N, D).
+            image_kv: keys and values (M, N, D).
         """
-        own, cross = layer.attention, layer.crossattention
-        context = own.attend(own.self["query"](queries), own.self["key"](x), own.self["value"](x), mask)
-        queries = self._add_norm(stream, own.output.dense(context), own.output.LayerNorm)
-        context = cross.attend(cross.self["query"](queries), *image_kv)
-        queries = self._add_norm(stream, cross.output.dense(context), cross.output.LayerNorm)
-        branch = _mlp(layer.intermediate.dense, layer.output.dense, queries)
-        return self._add_norm(stream, branch, layer.output.LayerNorm)
-
-    def _add_norm(self, stream: Tensor, branch: Tensor, norm: nn.LayerNorm) -> Tensor:
-        return add_norm(stream, branch, norm, self.dtype, keep_sum=False)
-
-
-def add_norm(
-    stream: Tensor, branch: Tensor | None, norm: nn.LayerNorm, dtype: torch.dtype, keep_sum: bool = True
-) -> Tensor:
-    """Add a branch to the residual stream in place and return the LayerNorm of the sum.
-
-    Args:
-        stream: (..., D) float32, contiguous.
-        branch: (..., D), contiguous; None adds nothing.
-        norm: the LayerNorm, with float32 parameters.
-        dtype: dtype of the result.
-        keep_sum: whether the stream becomes the sum (pre-norm) or the normalized sum (post-norm).
-    """
-    from .add_norm_kernel import add_norm_kernel
-
-    width = stream.shape[-1]
-    result = torch.empty(stream.shape, dtype=dtype, device=stream.device)
-    block = 1 << (width - 1).bit_length()
-    add_norm_kernel[(stream.numel() // width,)](
-        stream,
-        stream if branch is None else branch,
-        norm.weight,
-        norm.bias,
-        result,
-        width,
-        norm.eps,
-        HAS_BRANCH=branch is not None,
-        KEEP_SUM=keep_sum,
-        BLOCK=block,
-        num_warps=4 if block <= 1024 else 8,
-    )
-    return result
-
-
-def _mlp(first: nn.Linear, second: nn.Linear, x: Tensor) -> Tensor:
-    """Return second(gelu(first(x))) of x (..., D)."""
-    hidden = torch._addmm_activation(first.bias, x.flatten(0, -2), first.weight.T, use_gelu=True)
-    return second(hidden).view_as(x)
+        ops, own, cross = self.ops, self.layer.attention, self.layer.crossattention
+        q, k, v = ops.numbers(ops.linear(self.qkv, x)).chunk(3, dim=-1)  # (B, L, D) each
+        context = own.attend(q[:, : stream.shape[1]], k, v, mask)
+        x = ops.add_norm(stream, ops.linear(self.own_output, ops.rows(context)), own.output.LayerNorm, False)
+        query = ops.numbers(ops.linear(self.query, x))  # (B, Q, D)
+        # The texts of an image are one row of queries, so its keys and values are not copied.
+        context = cross.attend(query.reshape(len(image_kv[0]), -1, query.shape[-1]), *image_kv).view_as(query)
+        x = ops.add_norm(
+            stream, ops.linear(self.cross_output, ops.rows(context)), cross.output.LayerNorm, False
+        )
+        return ops.add_norm(stream, ops.mlp(self.fc1, self.fc2, x), self.layer.output.LayerNorm, False)

@@ -1,8 +1,10 @@
-"""Precisions of scoring: "exact", "fast" and "auto".
+"""Precisions of scoring: "exact", "fast", "int8" and "auto".
 
 "exact" is float32, as in the original. "fast" uses 16 bits where that is faster, but only for the matrix
 products of the encoders. The residual stream, the norms, the embeddings and the head stay in float32: a
-16-bit head would give equal rewards to similar images. "auto" is "fast" on a GPU and "exact" elsewhere.
+16-bit head would give equal rewards to similar images. "int8" computes these products in 8 bits on a CPU
+(network/int8_ops.py); the weights of the model stay in float32. "auto" is "fast" on a GPU and "exact"
+elsewhere.
 """
 
 from __future__ import annotations
@@ -13,8 +15,10 @@ import torch
 from torch import nn
 
 from ..errors import InputError
+from ..network.int8_ops import int8_works
 
-PRECISIONS = ("exact", "fast", "auto")
+PRECISIONS = ("exact", "fast", "int8", "auto")
+INT8_FEATURES = ("amx_int8", "avx512_vnni", "avx_vnni")  # instruction sets, one of which int8 needs
 
 
 def check_precision(precision: str) -> None:
@@ -27,16 +31,39 @@ def check_precision(precision: str) -> None:
 def encoder_dtype(precision: str, device: torch.device) -> torch.dtype:
     """Return the dtype of the encoders' matrices.
 
-    "exact" is float32. "fast" is a 16-bit dtype if the device is faster with it. "auto" is "fast" on a GPU
-    and "exact" elsewhere.
+    "exact" and "int8" are float32; the layers of the latter are quantized later. "fast" is a 16-bit dtype if
+    the device is faster with it. "auto" is "fast" on a GPU and "exact" elsewhere.
     """
-    if precision == "exact" or (precision == "auto" and device.type != "cuda"):
+    if precision in ("exact", "int8") or (precision == "auto" and device.type != "cuda"):
         return torch.float32
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     if device.type == "cpu" and cpu_features() & {"amx_bf16", "avx512_bf16"}:
         return torch.bfloat16
     return torch.float32
+
+
+def number_format(precision: str, device: torch.device) -> str:
+    """Return the format of the numbers in the encoders' matrix products, such as "bfloat16"."""
+    return "int8" if precision == "int8" else str(encoder_dtype(precision, device)).removeprefix("torch.")
+
+
+def check_int8(device: torch.device) -> None:
+    """Raise InputError unless a device can compute linear layers in int8."""
+    if device.type != "cpu":
+        raise InputError(
+            f"Cannot use precision 'int8' on {device}: it is for CPUs. Use precision 'fast' or device 'cpu'."
+        )
+    if not cpu_features() & set(INT8_FEATURES):
+        raise InputError(
+            f"Cannot use precision 'int8' on this CPU: it has none of {', '.join(INT8_FEATURES)}. "
+            "Use precision 'fast' or 'exact'."
+        )
+    if not int8_works():
+        raise InputError(
+            f"Cannot use precision 'int8': torch {torch.__version__} cannot multiply int8 matrices here. "
+            "Use precision 'fast' or 'exact'."
+        )
 
 
 def apply_precision(model: Any, dtype: torch.dtype) -> None:

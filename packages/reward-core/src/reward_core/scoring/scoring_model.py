@@ -37,11 +37,14 @@ class ScoringModel(ScoringMethods, nn.Module):
         fast: whether the scoring methods fuse and compile the steps (see fast_path.py).
             ``load(precision="fast")`` sets it.
         source: origin of the weights; None for a model that was not loaded from files.
+        int8: whether the scoring methods compute the encoders' linear layers in int8.
+            ``load(precision="int8")`` sets it.
         resize_on_device: whether a CUDA GPU with Triton resizes images, exactly as PIL does.
     """
 
     fast = False
     source: ModelSource | None = None
+    int8 = False
     resize_on_device = True
     _path: PlainPath | None = None
 
@@ -101,6 +104,17 @@ class ScoringModel(ScoringMethods, nn.Module):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
+    def use_int8(self) -> None:
+        """Let the scoring methods compute the encoders' linear layers in int8. The weights do not change.
+
+        Raises:
+            InputError: the model or its device does not support it.
+        """
+        raise InputError(
+            f"Cannot use precision 'int8' with a {type(self).__name__}: only reward models with BLIP's "
+            "encoders support it. Use precision 'fast' or 'exact'."
+        )
+
     def set_encoder_dtype(self, dtype: torch.dtype) -> None:
         """Convert the encoders' matrices to a dtype, in place (see precision.py)."""
         apply_precision(self, dtype)
@@ -110,14 +124,15 @@ class ScoringModel(ScoringMethods, nn.Module):
         return FastPath(self)
 
     def path(self, reproducible: bool = False) -> PlainPath:
-        """Return the steps of scoring: compiled if ``fast`` is set, otherwise eager.
+        """Return the steps of scoring: fused or compiled if ``fast`` or ``int8`` is set, otherwise eager.
 
         The compiled steps are built at first use, and again after a change of device.
 
         Args:
-            reproducible: return the eager steps, which compute the same values in every run.
+            reproducible: return steps that compute the same values in every run.
         """
-        if not self.fast or self.training or reproducible:  # a fused head has no dropout
+        fused = self.int8 or (self.fast and not reproducible)
+        if not fused or self.training:  # a fused head has no dropout
             return PlainPath(self)
         if self._path is None or self._path.device != self.device:
             self._path = self.fast_path()

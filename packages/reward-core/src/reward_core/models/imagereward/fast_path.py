@@ -1,4 +1,4 @@
-"""The fast path of ImageReward: fused layers and prompts of few lengths.
+"""The fast path of ImageReward: fused layers, 16 or 8 bits, and prompts of few lengths.
 
 Shapes: B texts, M images (B, or a divisor of B), S image side, N image tokens, E image width, D text width,
 T text layers, L text tokens.
@@ -6,6 +6,7 @@ T text layers, L text tokens.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any, Protocol
@@ -17,12 +18,18 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ...network.blip import Blip
 from ...network.config import RewardConfig
-from ...network.fused_encoders import FusedTextEncoder, FusedVisionEncoder, can_fuse
+from ...network.cpu_kernels import ready_kernels
+from ...network.cpu_ops import CpuOps, packing_works
+from ...network.fused_encoders import FusedTextEncoder, FusedVisionEncoder
+from ...network.fused_ops import FusedOps, GpuOps
+from ...network.int8_ops import Int8Ops
 from ...network.reward_head import RewardHead
 from ...network.text_encoder import KeysValues, TextEncoder
 from ...network.vision_encoder import VisionEncoder
 from ...scoring.compiling import CompiledByShape, CompilePlan
 from ...scoring.fast_path import RECORD_ONLY, FastPath
+from ...scoring.kernel_choice import KernelChoice
+from ...scoring.precision import check_int8, encoder_dtype
 from ...scoring.steps import ModelSteps
 
 _WITHOUT_CUDNN = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
@@ -34,6 +41,7 @@ class RewardParts(ModelSteps, Protocol):
     config: RewardConfig
     blip: Blip
     mlp: RewardHead
+    int8: bool
 
 
 class RewardFastPath(FastPath):
@@ -53,22 +61,48 @@ class RewardFastPath(FastPath):
         self, model: RewardParts, plan: CompilePlan | None = None, on_gpu: bool | None = None
     ) -> None:
         self.on_gpu = model.device.type == "cuda" if on_gpu is None else on_gpu
-        if plan is None and can_fuse(model.blip.visual_encoder, model.device):
+        if plan is None and can_fuse(model):
             plan = RECORD_ONLY
         super().__init__(model, plan)
 
     def prepare(self) -> None:
-        blip, transform = self.model.blip, self.model.transform
+        blip = self.model.blip
         self.head = fused_head(self.model.mlp)
         self.fused_kv = fused_cross_attention_kv(blip.text_encoder) if self.on_gpu else None
         self.vision: FusedVisionEncoder | None = None
         self.text: FusedTextEncoder | None = None
+        self.kernels: KernelChoice | None = None
         encoder = blip.visual_encoder
-        if isinstance(encoder, VisionEncoder) and can_fuse(encoder, self.device):
-            self.vision = FusedVisionEncoder(encoder, transform.mean, transform.std)
-            self.text = FusedTextEncoder(blip.text_encoder)
+        if isinstance(encoder, VisionEncoder) and can_fuse(self.model):
+            self._fuse(encoder)
         self.compiled_pairs = CompiledByShape(self._raw_pairs, self.plan)
         super().prepare()
+
+    def _fuse(self, encoder: VisionEncoder) -> None:
+        """Build the fused encoders for the device."""
+        text, transform = self.model.blip.text_encoder, self.model.transform
+        dtype = encoder.patch_embed.proj.weight.dtype
+        ops: FusedOps = GpuOps(dtype)
+        mlp_ops: list[FusedOps] = []
+        if self.device.type == "cpu":
+            kernels, dtype = ready_kernels(), torch.bfloat16
+            bf16, int8 = CpuOps(kernels), Int8Ops(kernels)
+            self.kernels = KernelChoice(bf16, int8)
+            ops = bf16
+            if self.model.int8:
+                self.kernels.compile()  # from the start, so that results do not change during a run
+                if has_bf16_units():
+                    mlp_ops = int8_mlps(len(encoder.blocks), bf16, int8)
+                else:
+                    ops = int8
+        self.vision = FusedVisionEncoder(encoder, transform.mean, transform.std, ops, dtype, mlp_ops)
+        # In int8, errors of the text encoder would reach the reward through a single token.
+        self.text = None if isinstance(ops, Int8Ops) else FusedTextEncoder(text, ops)
+
+    def encode(self, images: Tensor) -> Tensor:
+        if self.kernels is None:
+            return super().encode(images)
+        return self.kernels.run(self.eager_encode, images)
 
     def eager_encode(self, images: Tensor) -> Tensor:
         return super().eager_encode(images) if self.vision is None else self.vision(images)
@@ -76,7 +110,7 @@ class RewardFastPath(FastPath):
     def project_kv(self, features: Tensor) -> Any:
         """Return keys and values (M, N, D) of each text layer for image tokens (M, N, E)."""
         if self.fused_kv is None:
-            return super().project_kv(features)
+            return super().project_kv(features) if self.text is None else self.text.project_kv(features)
         weight, bias = self.fused_kv
         fused = F.linear(features.to(weight.dtype), weight, bias)
         return split_kv(fused, self.model.config.text.hidden_size)
@@ -94,15 +128,13 @@ class RewardFastPath(FastPath):
             return self._normalized(self._raw_rewards(cross_attention_kv, token_ids, mask))
 
     def _raw_pairs(self, features: Tensor, token_ids: Tensor, mask: Tensor) -> Tensor:
-        cross_attention_kv = self.project_kv(features)
-        if self.text is None:
-            return self._raw_rewards(cross_attention_kv, token_ids, mask)
-        return self._head(self.text(cross_attention_kv, token_ids, mask))
+        return self._raw_rewards(self.project_kv(features), token_ids, mask)
 
     def _raw_rewards(
         self, cross_attention_kv: Sequence[KeysValues], token_ids: Tensor, mask: Tensor | None
     ) -> Tensor:
-        return self._head(self.model.blip.fuse(cross_attention_kv, token_ids, mask))
+        encode = self.model.blip.fuse if self.text is None else self.text
+        return self._head(encode(cross_attention_kv, token_ids, mask))
 
     def _head(self, feature: Tensor) -> Tensor:
         """Return raw rewards (B,) of text features (B, D)."""
@@ -117,6 +149,8 @@ class RewardFastPath(FastPath):
         super().release_memory()
 
     def warm_up(self, batch_size: int) -> bool:
+        if self.kernels is not None:
+            return self.kernels.compile()
         ready = super().warm_up(batch_size)
         if not self.on_gpu:
             return ready
@@ -126,6 +160,39 @@ class RewardFastPath(FastPath):
                 ids = torch.zeros(batch_size, length, dtype=torch.int64, device=self.device)
                 ready &= self.compiled_pairs.compile_for(features, ids, torch.ones_like(ids))
         return ready
+
+
+def can_fuse(model: RewardParts) -> bool:
+    """Return whether fused encoders compute this model on its device.
+
+    Raises:
+        InputError: the model is in int8, and the device does not support it.
+    """
+    if model.int8:
+        check_int8(model.device)
+        return True
+    encoder = model.blip.visual_encoder
+    if type(encoder) is not VisionEncoder:
+        return False
+    dtype = encoder.patch_embed.proj.weight.dtype
+    if model.device.type == "cpu":
+        return dtype == torch.bfloat16 and packing_works()
+    sixteen_bits = dtype in (torch.bfloat16, torch.float16)
+    return model.device.type == "cuda" and sixteen_bits and importlib.util.find_spec("triton") is not None
+
+
+def has_bf16_units() -> bool:
+    """Return whether this CPU multiplies bfloat16 matrices faster than float32."""
+    return encoder_dtype("fast", torch.device("cpu")) == torch.bfloat16 and packing_works()
+
+
+def int8_mlps(blocks: int, bf16: CpuOps, int8: Int8Ops) -> list[FusedOps]:
+    """Return the steps of the MLP of each block of an int8 model.
+
+    Errors of the first blocks are the largest at the end.
+    """
+    first = blocks // 6
+    return [bf16] * first + [int8] * (blocks - first)
 
 
 def fused_head(head: RewardHead) -> tuple[Tensor, Tensor]:

@@ -18,6 +18,8 @@ from ...network.blip import Blip
 from ...network.config import RewardConfig
 from ...network.reward_head import RewardHead
 from ...network.score_quantiles import ScoreQuantiles
+from ...network.vision_encoder import VisionEncoder
+from ...scoring.precision import check_int8
 from ..pretrained import Pretrained
 from .fast_path import RewardFastPath
 from .published import REWARD_MODELS
@@ -79,6 +81,12 @@ class RewardModel(Pretrained):
         """
         raw = self.mlp(self.blip.fuse(cross_attention_kv, token_ids, mask))  # (B,)
         return (raw - self.config.reward_mean) / self.config.reward_std
+
+    def use_int8(self) -> None:
+        if type(self.blip.visual_encoder) is not VisionEncoder:  # timm's encoders
+            super().use_int8()
+        check_int8(self.device)
+        self.int8 = True
 
     def fast_path(self) -> RewardFastPath:
         return RewardFastPath(self)

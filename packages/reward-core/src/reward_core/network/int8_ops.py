@@ -1,0 +1,110 @@
+"""Steps of the fused encoders on a CPU with linear layers in int8.
+
+A weight has a scale for each output channel, an input a step for each row. The input of the second layer of
+an MLP is unsigned: gelu(x) + GELU_OFFSET, which the bias of that layer corrects. oneDNN multiplies the
+levels. What comes after the product scales it: adding to the residual stream, attention or GELU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+
+from .attention import MultiHeadAttention
+from .cpu_kernels import GELU_OFFSET, Scaled, TorchKernels
+from .fused_ops import joined
+
+
+@dataclass(frozen=True)
+class Int8Weight:
+    """A quantized linear layer.
+
+    Attributes:
+        levels: int8 weight, packed by oneDNN.
+        scale: (O,) float32.
+        zeros: (O,) int32, the zero points.
+        bias: (O,) float32.
+        bias_after_gelu: (O,) float32, the bias for inputs that are GELU_OFFSET too large.
+    """
+
+    levels: Tensor
+    scale: Tensor
+    zeros: Tensor
+    bias: Tensor
+    bias_after_gelu: Tensor
+
+
+class Int8Ops:
+    """Steps on a CPU; Rows are int8 levels with a step per row, Products are not yet scaled.
+
+    Attributes:
+        kernels: norms, quantization and attention, computed by torch or compiled.
+    """
+
+    def __init__(self, kernels: TorchKernels) -> None:
+        self.kernels = kernels
+
+    def prepare(self, *layers: nn.Linear) -> Int8Weight:
+        return quantized_weight(*joined(layers))
+
+    def rows(self, x: Tensor) -> Scaled:
+        return self.kernels.quantize(Scaled(x.bfloat16().contiguous()))
+
+    def linear(self, layer: Int8Weight, rows: Scaled) -> Scaled:
+        return int8_linear(layer, rows)
+
+    def numbers(self, product: Scaled) -> Tensor:
+        return self.kernels.rescale(product)
+
+    def mlp(self, first: Int8Weight, second: Int8Weight, rows: Scaled) -> Scaled:
+        hidden = self.kernels.quantize(int8_linear(first, rows), gelu=True)
+        return Scaled(int8_linear(second, hidden).values, hidden.steps, second.bias_after_gelu)
+
+    def self_attention(self, qkv: Scaled, attend: MultiHeadAttention) -> Tensor:
+        return self.kernels.self_attention(qkv, attend)
+
+    def add_norm(
+        self, stream: Tensor, branch: Scaled | None, norm: nn.LayerNorm, keep_sum: bool = True
+    ) -> Scaled:
+        return self.kernels.add_norm(stream, branch, norm, keep_sum, int8=True)
+
+    def normalized(self, stream: Tensor, branch: Scaled, norm: nn.LayerNorm) -> Tensor:
+        return self.kernels.add_norm(stream, branch, norm, keep_sum=True, int8=False).values
+
+
+def quantized_weight(weight: Tensor, bias: Tensor) -> Int8Weight:
+    """Quantize a weight (O, E), each output channel by its largest number."""
+    weight = weight.float()
+    scale = (weight.abs().amax(1) / 127).clamp_min(torch.finfo().tiny)
+    levels = (weight / scale[:, None]).round_().to(torch.int8)
+    packed = torch.ops.onednn.qlinear_prepack(levels, None)
+    bias_after_gelu = bias.float() - GELU_OFFSET * scale * levels.sum(1)
+    return Int8Weight(
+        packed, scale, torch.zeros_like(scale, dtype=torch.int32), bias.float(), bias_after_gelu
+    )
+
+
+def int8_linear(layer: Int8Weight, rows: Scaled) -> Scaled:
+    """Return the product (..., O) of rows (..., E); steps and bias are not yet applied to it."""
+    scales = (layer.levels, layer.scale, layer.zeros)
+    product = torch.ops.onednn.qlinear_pointwise(
+        rows.values, 1.0, 0, *scales, None, 1.0, 0, torch.bfloat16, "none", [], ""
+    )
+    return Scaled(product, rows.steps, layer.bias)
+
+
+@lru_cache(maxsize=1)
+def int8_works() -> bool:
+    """Return whether torch has the oneDNN operation for int8 and it agrees with ``F.linear``."""
+    generator = torch.Generator().manual_seed(0)
+    x, weight, bias = (torch.randn(shape, generator=generator) for shape in ((3, 5, 64), (32, 64), (32,)))
+    try:
+        with torch.no_grad():
+            kernels = TorchKernels()
+            y = kernels.rescale(int8_linear(quantized_weight(weight, bias), kernels.quantize(Scaled(x))))
+            return torch.allclose(y.float(), nn.functional.linear(x, weight, bias), rtol=0.05, atol=0.5)
+    except (RuntimeError, NotImplementedError, AttributeError, TypeError):
+        return False

@@ -1,0 +1,123 @@
+"""Kernels of the fused encoders on a CPU: compiled ones agree with torch's; products in int8."""
+
+import pytest
+import torch
+
+from reward_core.network.attention import MultiHeadAttention
+from reward_core.network.cpu_kernels import CompiledKernels, Scaled, TorchKernels, compile_kernels
+from reward_core.network.cpu_library import cpp_compiler
+from reward_core.network.int8_ops import int8_linear, int8_works, quantized_weight
+
+TORCH = TorchKernels()
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """Return kernels compiled in this test run."""
+    if cpp_compiler() is None:
+        pytest.skip("the kernels need x86 Linux and a C++ compiler")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        compile_kernels.cache_clear()
+        yield compile_kernels()
+    compile_kernels.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+    with torch.no_grad():
+        yield
+
+
+def numbers(x: Scaled) -> torch.Tensor:
+    values = x.values.float()
+    return values if x.steps is None else values * x.steps.view(*values.shape[:-1], 1)
+
+
+def product(*shape: int) -> Scaled:
+    """Return a product (..., D) that is not scaled yet."""
+    rows = torch.Size(shape[:-1]).numel()
+    return Scaled(torch.randn(shape).bfloat16(), torch.rand(rows) + 0.5, torch.randn(shape[-1]))
+
+
+# torch computes a width of 40, which is not a multiple of 16.
+@pytest.mark.parametrize("width", [64, 1024, 40])
+@pytest.mark.parametrize("int8", [False, True])
+@pytest.mark.parametrize("keep_sum", [False, True])
+def test_compiled_sum_and_norm_agree_with_torch(compiled, width, int8, keep_sum):
+    norm = torch.nn.LayerNorm(width, eps=1e-6)
+    norm.weight.copy_(torch.randn(width)), norm.bias.copy_(torch.randn(width))
+    for branch in (None, Scaled(torch.randn(2, 5, width).bfloat16()), product(2, 5, width)):
+        streams = [torch.randn(2, 5, width)] * 2
+        streams = [stream.clone() for stream in streams]
+        one, other = (
+            kernels.add_norm(stream, branch, norm, keep_sum, int8)
+            for kernels, stream in zip((TORCH, compiled), streams)
+        )
+        assert torch.allclose(*streams, atol=1e-5)
+        # One level, or the rounding of bfloat16, where the order of additions decides.
+        tolerance = float(one.steps.max()) if int8 else 0.004 * float(numbers(one).abs().max())
+        assert other.values.dtype == (torch.int8 if int8 else torch.bfloat16)
+        assert torch.allclose(numbers(one), numbers(other), atol=1.01 * tolerance, rtol=0)
+
+
+@pytest.mark.parametrize("width", [64, 4096, 40])
+def test_compiled_quantization_agrees_with_torch(compiled, width):
+    for x, gelu in ((Scaled(torch.randn(3, 4, width).bfloat16()), False), (product(3, 4, width), True)):
+        one, other = TORCH.quantize(x, gelu), compiled.quantize(x, gelu)
+        assert other.values.dtype == one.values.dtype == (torch.uint8 if gelu else torch.int8)
+        # GELU's tanh approximation differs from erf by up to 0.0005.
+        assert torch.allclose(one.steps, other.steps, rtol=1e-3)
+        assert torch.allclose(numbers(one), numbers(other), atol=1.1 * float(one.steps.max()), rtol=0)
+        assert (other.values.abs().amax(-1) == (255 if gelu else 127)).all()
+    x = product(3, 4, width)
+    expected = TORCH.rescale(x)
+    assert torch.allclose(compiled.rescale(x), expected, rtol=0.008)  # changes x
+
+
+@pytest.mark.parametrize("tokens", [197, 32, 17, 1])
+@pytest.mark.parametrize("scaled", [False, True])
+def test_compiled_attention_agrees_with_torch(compiled, tokens, scaled):
+    if not compiled.has_attention:
+        pytest.skip("the compiled attention needs AMX")
+    attend = MultiHeadAttention(3)
+    qkv = product(2, tokens, 3 * 192) if scaled else Scaled(3 * torch.randn(2, tokens, 3 * 192).bfloat16())
+    kept = Scaled(qkv.values.clone(), qkv.steps, qkv.shift)
+    expected = attend(*(numbers(kept) + (0 if kept.shift is None else kept.shift)).chunk(3, dim=-1))
+    by_torch = (TORCH.self_attention(kept, attend).float() - expected).abs()
+    ours = (compiled.self_attention(qkv, attend).float() - expected).abs()
+    assert ours.mean() <= 1.1 * by_torch.mean() + 1e-4
+    assert ours.max() <= 2 * by_torch.max() + 1e-3
+
+
+@pytest.mark.parametrize("name", ["torch", "compiled"])
+def test_a_row_that_is_nan_stays_nan(compiled, name):
+    kernels = {"torch": TORCH, "compiled": compiled}[name]
+    x = torch.randn(4, 64)
+    x[2, 7] = torch.nan
+    bad = [False, False, True, False]
+    for int8 in (False, True):
+        y = numbers(kernels.add_norm(x.clone(), None, torch.nn.LayerNorm(64), True, int8))
+        assert y.isnan().all(-1).tolist() == bad
+        assert y.isnan().any(-1).tolist() == bad
+    assert numbers(kernels.quantize(Scaled(x.bfloat16()))).isnan().any(-1).tolist() == bad
+
+
+def test_unknown_widths_of_heads_are_left_to_torch(compiled):
+    attend, qkv = MultiHeadAttention(2), Scaled(torch.randn(2, 9, 3 * 32).bfloat16())
+    assert isinstance(compiled, CompiledKernels)
+    assert torch.equal(compiled.self_attention(qkv, attend), TORCH.self_attention(qkv, attend))
+
+
+@pytest.mark.skipif(not int8_works(), reason="torch cannot multiply int8 matrices here")
+def test_int8_products_are_those_of_the_levels():
+    x, weight, bias = torch.randn(2, 5, 96), torch.randn(48, 96), torch.randn(48)
+    rows, layer = TORCH.quantize(Scaled(x)), quantized_weight(weight, bias)
+    levels = (weight / layer.scale[:, None]).round()
+    expected = numbers(rows) @ (levels * layer.scale[:, None]).T + bias
+    y = TORCH.rescale(int8_linear(layer, rows)).float()
+    assert torch.allclose(y, expected, rtol=0.01, atol=0.02 * float(expected.abs().max()))
+    exact = x @ weight.T + bias
+    # Measured: 0.9% of the deviation.
+    assert (y - exact).pow(2).mean().sqrt() < 0.02 * exact.std()
