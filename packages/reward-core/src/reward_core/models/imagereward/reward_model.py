@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class RewardModel(Pretrained):
-    """The reward model of ImageReward (arXiv 2304.05977), in any size.
+    """The reward model of ImageReward (arXiv 2304.05977) or CycleReward (arXiv 2506.02095), in any size.
 
     Calling the model computes rewards (B,) of normalized pixels (B, 3, S, S), token ids (B, L) and mask
     (B, L). ``score``, ``inference_rank``, ``score_pairs`` and ``score_matrix`` take prompts and images.
@@ -46,7 +46,7 @@ class RewardModel(Pretrained):
         self.tokenizer = tokenizer
         self.transform = ImageTransform(config.image_size, config.pixel_mean, config.pixel_std)
         self.blip = Blip(config.vision, config.text, config.proj_dim)
-        self.mlp = RewardHead(config.reward_mlp, config.head_dropout)
+        self.mlp = RewardHead(config.reward_mlp, config.head_dropout, config.head_activation)
 
     @classmethod
     def default_config(cls) -> RewardConfig:

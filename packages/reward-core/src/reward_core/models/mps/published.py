@@ -1,0 +1,2 @@
+"""Published."""
+MPS_MODELS = {}

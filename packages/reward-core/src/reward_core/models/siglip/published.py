@@ -1,0 +1,2 @@
+"""Published."""
+SIGLIP_MODELS = {}
