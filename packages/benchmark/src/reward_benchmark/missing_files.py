@@ -8,8 +8,7 @@ from pathlib import Path
 
 from reward_core.hub.file_specs import HubFile, WebFile
 from reward_core.hub.local_files import address, local_path, target_path
-from reward_core.models.model_spec import VOCABULARY
-from reward_core.models.registry import REWARD_MODELS, SCORES
+from reward_core.models.registry import find_spec
 
 from .download import PROMPTS, RANKINGS, TextFile, zip_file
 from .suites import SuiteOptions, table1, table3
@@ -50,11 +49,9 @@ def _data_files(suite: str, options: SuiteOptions) -> Iterator[MissingFile]:
 
 def _model_files(scorers: Sequence[str]) -> Iterator[MissingFile]:
     for name in scorers:
-        spec = REWARD_MODELS.get(name) or SCORES.get(name)
-        if spec is not None:
-            for file in (spec.weights, spec.head, spec.vocabulary or VOCABULARY):
-                if file is not None:
-                    yield from _file(file)
+        known = find_spec(name)
+        for file in known[1].downloads() if known is not None else []:
+            yield from _file(file)
 
 
 def _text_file(file: TextFile, folder: Path) -> Iterator[MissingFile]:

@@ -9,14 +9,14 @@ from dataclasses import fields
 
 import numpy as np
 
-from reward_core import available_models, available_scores, load, load_score
+from reward_core import available_models, load
 from reward_core.errors import ImageError
 from reward_core.files.score_file import ScoredRow
 from reward_core.hub.downloads import fetch
 from reward_core.inputs.image_file import ImageSource, image_name, open_image
 from reward_core.models.blip.scorer import BlipScorer
+from reward_core.models.clip.published import AESTHETIC_HEAD, AESTHETIC_WIDTHS
 from reward_core.models.load import with_aesthetic_head
-from reward_core.models.registry import SCORES
 from reward_core.network.config import BlipConfig
 from reward_core.scoring.scoring_model import ScoringModel
 from reward_core.shapes import COLORS, PALETTE, oracle, parse
@@ -81,20 +81,19 @@ def load_scorer(name: str, device: str | None = None, precision: str = "exact", 
     """Load a scorer by name.
 
     Args:
-        name: a baseline, "tiny-cosine", or any name, folder or file that ``load_score`` or ``load`` accepts.
+        name: a baseline, "tiny-cosine", or any name, folder or file that ``load`` accepts.
         device: device of the scorer; None: the default device.
         precision: precision of the scorer.
         offline: use local files only.
 
     Raises:
-        InputError, HubError, CheckpointError: raised by ``load`` and ``load_score``.
+        InputError, HubError, CheckpointError: raised by ``load``.
     """
     if name in BASELINES:
         return ImageScorer(BASELINES[name])
     if name == "tiny-cosine":
         return _cosine_scorer(load("tiny", device=device))
-    loader = load_score if name in available_scores() else load
-    return loader(name, device=device, precision=precision, local_files_only=offline)
+    return load(name, device=device, precision=precision, local_files_only=offline)
 
 
 class SharedTower:
@@ -155,16 +154,14 @@ def load_bundle(
     if len(names) == 1:
         return SingleScorer(names[0], load_scorer(names[0], device, precision, offline))
     clip = load_scorer("CLIP", device, precision, offline)
-    spec = SCORES["Aesthetic"]
-    assert spec.head is not None
-    head = fetch(spec.head, local_files_only=offline)
-    scorers = {"CLIP": clip, "Aesthetic": with_aesthetic_head(clip, head, spec.head_widths)}
+    head = fetch(AESTHETIC_HEAD, local_files_only=offline)
+    scorers = {"CLIP": clip, "Aesthetic": with_aesthetic_head(clip, head, AESTHETIC_WIDTHS)}
     return SharedTower({name: scorers[name] for name in names})
 
 
 def available_scorers() -> list[str]:
     """Return the names of all scorers that load without a path."""
-    return [*available_models(), *available_scores(), "tiny-cosine", *BASELINES]
+    return [*available_models(), "tiny-cosine", *BASELINES]
 
 
 def _cosine_scorer(reward) -> BlipScorer:

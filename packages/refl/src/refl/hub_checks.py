@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 from reward_core.errors import HubError
@@ -12,8 +12,8 @@ from reward_core.hub.downloads import as_hub_error, fetch, fetch_folder
 from reward_core.hub.file_specs import is_repo_id
 from reward_core.hub.local_files import how_to_copy_repo
 from reward_core.hub.reachability import hub_failure
-from reward_core.models.model_spec import VOCABULARY, ModelSpec
-from reward_core.models.registry import BUNDLED_MODELS, REWARD_MODELS, SCORES
+from reward_core.models.model_spec import ModelSpec
+from reward_core.models.registry import find_spec
 
 from .errors import ModelError, RewardError
 
@@ -64,13 +64,11 @@ def unavailable_model(name: str, unreachable: Exception) -> ModelError:
 def check_reward_downloads(names: Iterable[str]) -> None:
     """Raise RewardError for a reward on the hub that cannot be downloaded and is not in the cache."""
     for name in names:
-        if name in BUNDLED_MODELS or os.path.exists(name):
-            continue
-        published: Mapping[str, ModelSpec] = {**REWARD_MODELS, **SCORES}
+        known = find_spec(name)
         try:
-            if name in published:
-                _check_published(published[name])
-            elif is_repo_id(name):
+            if known is not None:
+                _check_published(known[1])
+            elif not os.path.exists(name) and is_repo_id(name):
                 _check_repository(name)
         except HubError as error:
             raise RewardError(f"Cannot load the reward {name!r}: {error}") from error
@@ -91,8 +89,9 @@ _UNUSED_PARTS = ("safety_checker", "feature_extractor", "image_encoder")
 def _check_published(spec: ModelSpec) -> None:
     if hub_failure() is None:
         return  # the files are downloaded when they are loaded
-    files = [spec.weights, spec.vocabulary or VOCABULARY, *([spec.head] if spec.head else [])]
-    fetch(files[0], local_files_only=True, needed_with=files[1:])
+    files = spec.downloads()
+    for i, file in enumerate(files):
+        fetch(file, local_files_only=True, needed_with=files[i + 1 :])
 
 
 def _check_repository(name: str) -> None:

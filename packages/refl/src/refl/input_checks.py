@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Collection, Iterable
 
 from reward_core.hub.file_specs import is_repo_id
-from reward_core.models.registry import BUNDLED_MODELS, REWARD_MODELS, SCORES
+from reward_core.models.registry import find_spec, unknown_name
 
 from .config import TrainConfig
 from .errors import ConfigError, ModelError, RewardError
@@ -57,16 +56,10 @@ def check_rewards(names: Iterable[str], functions: Collection[str] = ()) -> None
         names: names of the rewards.
         functions: names of rewards for which the caller passes a function.
     """
-    known = [*REWARD_MODELS, *BUNDLED_MODELS, *SCORES]
     for name in names:
-        if name in functions or name in known or os.path.exists(name) or is_repo_id(name):
+        if name in functions or find_spec(name) is not None or os.path.exists(name) or is_repo_id(name):
             continue
-        close = difflib.get_close_matches(name.lower(), [k.lower() for k in known], n=1, cutoff=0.5)
-        hint = next((f"Did you mean {k!r}? " for k in known if close and k.lower() == close[0]), "")
-        raise RewardError(
-            f"Cannot load the reward {name!r}: it is neither a known name nor a folder or file, nor the id "
-            f"of a hub repository. {hint}Known names: {', '.join(known)}."
-        )
+        raise RewardError(f"Cannot load the reward {name!r}: {unknown_name(name)}")
 
 
 def check_model(name: str) -> None:

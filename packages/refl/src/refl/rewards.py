@@ -143,12 +143,7 @@ def load_rewards(
         if function is None:
             logger.info("loading %s", config.name)
             try:
-                method = (
-                    reward_core.load_score
-                    if config.name in reward_core.available_scores()
-                    else reward_core.load
-                )
-                model = method(config.name, device=device)
+                model = reward_core.load(config.name, device=device)
             except RewardCoreError as error:
                 raise RewardError(f"Cannot load the reward {config.name!r}: {error}") from error
 

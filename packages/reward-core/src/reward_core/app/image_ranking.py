@@ -133,9 +133,7 @@ def rank_images(
     score_opened()
     progress(len(files), len(files))
     rankings = [
-        ModelRanking(
-            name, torch.cat(parts, dim=1).tolist(), getattr(models[name].config, "score_quantiles", None)
-        )
+        ModelRanking(name, torch.cat(parts, dim=1).tolist(), models[name].score_quantiles)
         for name, parts in columns.items()
         if parts
     ]

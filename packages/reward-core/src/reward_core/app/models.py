@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from threading import Lock
 
 from ..errors import InputError
-from ..models.load import available_models, available_scores, load, load_score
+from ..models.load import available_models, load
 from ..printing.escapes import printable
 from ..scoring.scoring_model import ScoringModel
 from .image_ranking import unique_names
@@ -22,7 +22,7 @@ class Models:
     Folders and files are displayed without their path, which visitors need not know.
 
     Args:
-        sources: the models to offer first, as in ``load`` and ``load_score``.
+        sources: the models to offer first, as in ``load``.
         only: offer only these. Otherwise all known models are offered too, and any visitor can make this
             machine download them.
         device, precision: as in ``load``.
@@ -38,7 +38,7 @@ class Models:
         precision: str = "exact",
         batch_size: int | None = None,
     ):
-        others = [] if only else [*available_models(), *available_scores()]
+        others = [] if only else available_models()
         sources = list(dict.fromkeys([*sources, *others]))
         shown = unique_names([shown_name(source) for source in sources])
         self._sources = dict(zip(shown, sources))
@@ -69,8 +69,7 @@ class Models:
             if name not in self._loaded:
                 while len(self._loaded) >= MAX_LOADED:
                     self._loaded.popitem(last=False)  # before loading, because a third may not fit in memory
-                loader = load_score if source in available_scores() else load
-                self._loaded[name] = loader(source, device=self.device, precision=self.precision)
+                self._loaded[name] = load(source, device=self.device, precision=self.precision)
             self._loaded.move_to_end(name)
             return self._loaded[name]
 

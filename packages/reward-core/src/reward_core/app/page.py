@@ -115,7 +115,7 @@ def _notes_on_limit(given: int, limit: int, things: str) -> list[str]:
 
 def _first_meaning(models: Models) -> str:
     model = models[models.names[0]]
-    return meaning_html([ModelRanking(models.names[0], [], getattr(model.config, "score_quantiles", None))])
+    return meaning_html([ModelRanking(models.names[0], [], model.score_quantiles)])
 
 
 def _example() -> tuple[list[str], str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from ..files.score_file import ScoredRow
-    from ..models.imagereward.reward_model import RewardModel
+    from ..scoring.scoring_model import ScoringModel
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -66,7 +66,7 @@ def _column(text: str) -> tuple[str, str]:
     return role, column
 
 
-def load_model(args: argparse.Namespace) -> RewardModel:
+def load_model(args: argparse.Namespace) -> ScoringModel:
     from ..models.load import load
 
     return load(args.model, device=args.device, precision=args.precision)

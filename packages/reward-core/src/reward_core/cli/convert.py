@@ -33,11 +33,9 @@ def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_convert(args: argparse.Namespace) -> int:
     from ..models.convert import convert_checkpoint
-    from ..models.imagereward.reward_model import RewardModel
 
     model = convert_checkpoint(args.state_dict, args.out, args.config, args.vocab)
     kind, parameters = type(model).__name__, sum(p.numel() for p in model.parameters())
-    method = "load" if isinstance(model, RewardModel) else "load_score"
-    line = f"{args.out}: {kind}, {parameters:,} parameters; load it with RM.{method}({str(args.out)!r})"
+    line = f"{args.out}: {kind}, {parameters:,} parameters; load it with RM.load({str(args.out)!r})"
     print(printable(line))
     return 0

@@ -6,7 +6,7 @@ import argparse
 import json
 import warnings
 
-from .common import batch, computing_options, data_options, report_failures, with_progress
+from .common import batch, computing_options, data_options, load_model, report_failures, with_progress
 from .tables import print_evaluation
 
 
@@ -37,16 +37,13 @@ def add_to(commands: argparse._SubParsersAction) -> None:
 
 def run_evaluate(args: argparse.Namespace) -> int:
     from ..errors import EmptyPromptWarning, InputError
-    from ..models.load import load, load_score
-    from ..models.registry import SCORES
     from ..rankings import read_rankings
     from ..rankings.evaluation import evaluate
 
     data = read_rankings(args.data, args.images, dict(args.columns), args.split)
     images = [image for item in data for image in item.images]
     prompts = ["" if args.blank_prompts else item.prompt for item in data for _ in item.images]
-    loader = load_score if args.model in SCORES else load
-    model = loader(args.model, device=args.device, precision=args.precision)
+    model = load_model(args)
     if args.blank_prompts:
         warnings.simplefilter("ignore", EmptyPromptWarning)
     rows = list(with_progress(model.score_rows(prompts, images, **batch(args)), total=len(images)))

@@ -11,16 +11,12 @@ def add_to(commands: argparse._SubParsersAction) -> None:
 
 
 def run_models(args: argparse.Namespace) -> int:
-    from ..models.registry import BUNDLED_MODELS, REWARD_MODELS, SCORES
+    from ..models.registry import all_specs
     from ..printing.terminal import PlainTable, print_table
 
-    table = PlainTable("name", "kind")
+    table = PlainTable("name")
     table.add_column("description", wrap=True)
-    for name, spec in REWARD_MODELS.items():
-        table.add_row(name, "reward", spec.description)
-    for name, description in BUNDLED_MODELS.items():
-        table.add_row(name, "reward", description)
-    for name, spec in SCORES.items():
-        table.add_row(name, "baseline", f"{spec.description} (in Python: load_score)")
+    for name, spec in all_specs().items():
+        table.add_row(name, spec.facts.summary)
     print_table(table)
     return 0

@@ -5,22 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..models.imagereward.reward_model import RewardModel
     from ..prepare import Prepared
     from ..rankings.evaluation import Evaluation
+    from ..scoring.scoring_model import ScoringModel
 
 
-def print_ranking(model: RewardModel, prompt: str, results: list[dict]) -> None:
+def print_ranking(model: ScoringModel, prompt: str, results: list[dict]) -> None:
     from ..printing.terminal import PlainTable, print_table
 
-    quantiles = model.config.score_quantiles
+    quantiles = model.score_quantiles
     table = PlainTable(title=prompt, caption=f"percentile: {quantiles.source}" if quantiles else None)
-    for name in ("rank", "image", "score", "percentile"):
+    for name in ("rank", "image", "score", *(["percentile"] if quantiles else [])):
         table.add_column(name, justify="left" if name == "image" else "right")
     for result in results:
-        percentile = result["percentile"]
-        cell = "" if percentile is None else f"{percentile:.0f}"
-        table.add_row(str(result["place"]), result["image"], f"{result['score']:.4f}", cell)
+        cells = [f"{result['percentile']:.0f}"] if quantiles else []
+        table.add_row(str(result["place"]), result["image"], f"{result['score']:.4f}", *cells)
     print_table(table)
 
 

@@ -184,13 +184,14 @@ def _print(args: argparse.Namespace, model: Any, tagged: list[_Tagged]) -> None:
     from ..printing.terminal import PlainTable, print_table
 
     caption = "nothing written (--dry-run)" if args.dry_run else f"written as {args.key!r}"
-    quantiles = model.config.score_quantiles
+    quantiles = model.score_quantiles
     if quantiles:
         caption += f"; percentile: {quantiles.source}"
     table = PlainTable(caption=caption)
     table.add_column("image")
     table.add_column("score", justify="right")
-    table.add_column("percentile", justify="right")
+    if quantiles:
+        table.add_column("percentile", justify="right")
     table.add_column("prompt", wrap=True)
     table.add_column("source")
     rows: list[_Tagged | None] = list(tagged)
@@ -199,11 +200,10 @@ def _print(args: argparse.Namespace, model: Any, tagged: list[_Tagged]) -> None:
         rows = [*by_score[:SHOWN], None, *by_score[-SHOWN:]]
     for done in rows:
         if done is None:
-            table.add_row(f"... {len(tagged) - 2 * SHOWN} more ...", "", "", "", "")
+            table.add_row(f"... {len(tagged) - 2 * SHOWN} more ...")
             continue
         prompt = done.row.prompt or ""
         prompt = prompt if len(prompt) <= 60 else prompt[:57] + "..."
-        percentile = model.percentile(done.row.score)
-        cell = "" if percentile is None else f"{percentile:.0f}"
-        table.add_row(done.row.image, f"{done.row.score:.4f}", cell, prompt, done.source)
+        percentile = [f"{model.percentile(done.row.score):.0f}"] if quantiles else []
+        table.add_row(done.row.image, f"{done.row.score:.4f}", *percentile, prompt, done.source)
     print_table(table)

@@ -70,7 +70,7 @@ def run_demo(args: argparse.Namespace) -> int:
     console.print("true, oracle: ranks by the true utility and by the oracle's estimate of it")
     console.print(f"{correct} of {total} comparisons are right ({correct / total:.0%})")
     console.print(f"the oracle, from the pixels: {oracle_correct} of {total} ({oracle_correct / total:.0%})")
-    if (quantiles := model.config.score_quantiles) is not None:
+    if (quantiles := model.score_quantiles) is not None:
         console.print(printable(f"percentile: {quantiles.source}"))
     console.print(printable(f"Contact sheet: {args.out}"))
     return 0

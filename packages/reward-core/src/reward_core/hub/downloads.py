@@ -42,8 +42,9 @@ def fetch(
     """
     if isinstance(file, WebFile):
         return _fetch_web_file(file, download_root, local_files_only, needed_with)
-    if download_root is not None and (Path(download_root) / file.filename).is_file():
-        return Path(download_root) / file.filename
+    folder = None if download_root is None else Path(download_root) / file.folder
+    if folder is not None and (folder / file.filename).is_file():
+        return folder / file.filename
 
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
@@ -58,7 +59,7 @@ def fetch(
                 repo_id,
                 file.filename,
                 revision=revision or file.revision,
-                local_dir=None if download_root is None else Path(download_root),
+                local_dir=folder,
                 local_files_only=local_files_only,
             )
             return Path(path)

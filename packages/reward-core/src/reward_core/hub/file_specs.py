@@ -1,8 +1,9 @@
-"""Specifications of published files: in a repository of the hub or at a URL."""
+"""Specifications of published files: in a repository of the hub, at a URL or in an installed package."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 
 @dataclass(frozen=True)
@@ -12,6 +13,9 @@ class HubFile:
     Attributes:
         fallback_repo_id: former name of the repository.
         size: such as "1.79 GB", for messages; empty if unknown.
+        sha256: checksum of the content, if known.
+        own_folder: put the file into the folder OWNER--NAME of a download folder, because files of other
+            repositories have the same name.
     """
 
     repo_id: str
@@ -19,6 +23,13 @@ class HubFile:
     revision: str | None = None
     fallback_repo_id: str | None = None
     size: str = ""
+    sha256: str | None = None
+    own_folder: bool = False
+
+    @property
+    def folder(self) -> str:
+        """Folder of the file in a download folder; "" for the download folder itself."""
+        return self.repo_id.replace("/", "--") if self.own_folder else ""
 
 
 @dataclass(frozen=True)
@@ -35,6 +46,24 @@ class WebFile:
     sha256: str | None = None
     max_bytes: int | None = None
     size: str = ""
+
+
+@dataclass(frozen=True)
+class PackageFile:
+    """A file that is part of an installed Python package.
+
+    Attributes:
+        package: name of the package, such as "reward_core.demo".
+        filename: path of the file in the folder of the package.
+        size: such as "1.79 GB", for messages; empty if unknown.
+    """
+
+    package: str
+    filename: str
+    size: str = ""
+
+
+FileSpec: TypeAlias = "HubFile | WebFile | PackageFile"
 
 
 def is_repo_id(name: str) -> bool:

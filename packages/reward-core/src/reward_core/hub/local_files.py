@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
-from .file_specs import HubFile, WebFile
+from ..errors import InputError
+from .file_specs import HubFile, PackageFile, WebFile
 
 
 def local_path(file: HubFile | WebFile, download_root: str | os.PathLike[str] | None = None) -> Path | None:
@@ -26,10 +28,29 @@ def local_path(file: HubFile | WebFile, download_root: str | os.PathLike[str] | 
 def target_path(file: HubFile | WebFile, download_root: str | os.PathLike[str] | None = None) -> Path:
     """Return where a file goes: its own path, or the folder of its repository in the hub's cache."""
     if download_root is not None:
-        return Path(download_root) / file.filename
+        folder = file.folder if isinstance(file, HubFile) else ""
+        return Path(download_root) / folder / file.filename
     if isinstance(file, WebFile):
         return Path(torch_cache()) / "reward-core" / file.filename
     return _cache_folder(file.repo_id)
+
+
+def package_path(file: PackageFile) -> Path:
+    """Return the path of a file that is part of an installed package.
+
+    Raises:
+        InputError: the package is not installed, or does not have the file.
+    """
+    try:
+        spec = find_spec(file.package)
+    except ModuleNotFoundError:
+        spec = None
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError(f"Cannot find {file.filename!r}: the package {file.package!r} is not installed.")
+    path = Path(spec.submodule_search_locations[0], file.filename)
+    if not path.is_file():
+        raise InputError(f"Cannot find '{path}', a file of {file.package!r}. Install the package again.")
+    return path
 
 
 def address(file: HubFile | WebFile) -> str:

@@ -39,14 +39,13 @@ class PromptTokenizer:
         tokenizer.no_padding()
 
     @classmethod
-    def from_folder(cls, folder: Path, max_length: int = 35) -> PromptTokenizer:
-        """Load the tokenizer.json in a folder, or else its vocab.txt."""
-        path = folder / "tokenizer.json"
-        if path.is_file():
-            fast = read_tokenizer(path, "WordPiece", ("[CLS]", "[SEP]"))
-            fast.add_special_tokens(list(EXTRA_TOKENS))  # missing in BERT's tokenizer.json
-            return cls(fast, max_length)
-        return cls.from_vocab(folder / "vocab.txt", max_length)
+    def from_file(cls, path: Path, max_length: int = 35) -> PromptTokenizer:
+        """Load a tokenizer.json or, with any other suffix, a vocab.txt."""
+        if path.suffix != ".json":
+            return cls.from_vocab(path, max_length)
+        fast = read_tokenizer(path, "WordPiece", ("[CLS]", "[SEP]"))
+        fast.add_special_tokens(list(EXTRA_TOKENS))  # missing in BERT's tokenizer.json
+        return cls(fast, max_length)
 
     @classmethod
     def from_vocab(cls, vocab: Path, max_length: int = 35) -> PromptTokenizer:

@@ -43,7 +43,7 @@ class RewardScore(Metric):
     the model. It moves to the metric's device at the next update.
 
     Args:
-        model: a name or folder for ``reward_core.load`` (or ``load_score``), or any Scorer. A named model is
+        model: a name or folder for ``reward_core.load``, or any Scorer. A named model is
             loaded at the first update, and a pickled metric contains only its name.
         reduction: "mean", or "none" for all rewards in the order of the updates (with several processes, by
             rank first).
@@ -167,10 +167,9 @@ class _Model:
     def on(self, device: torch.device) -> Any:
         """Return the model on a device; load it if necessary."""
         if self.loaded is None and isinstance(self.source, (str, os.PathLike)):
-            from ..models.load import load, load_score
-            from ..models.registry import SCORES
+            from ..models.load import load
 
-            self.loaded = (load_score if str(self.source) in SCORES else load)(self.source, device=device)
+            self.loaded = load(self.source, device=device)
         if isinstance(self.loaded, torch.nn.Module):
             self.loaded.to(device)
         return self.loaded

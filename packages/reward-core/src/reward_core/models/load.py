@@ -1,34 +1,49 @@
-"""Load models by name, folder or file."""
+"""Load scorers by name, folder or file."""
 
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, cast
 
+from ..errors import CheckpointError
 from ..files.json_file import read_json
-from ..hub.downloads import fetch
-from ..hub.file_specs import HubFile
+from ..hub.file_specs import is_repo_id
+from ..inputs.tokenizer import PromptTokenizer
 from ..scoring.device import Device
 from ..scoring.scoring_model import ScoringModel
-from .blip.scorer import BlipScorer
-from .checkpoint import CONFIG_FILE, MAX_CONFIG_BYTES, read_state_dict
-from .clip.config import ClipConfig
+from .checkpoint import MAX_CONFIG_BYTES, read_state_dict
 from .clip.scorer import ClipScorer
-from .imagereward.reward_model import RewardModel
 from .load_options import LoadOptions, PathLike
-from .model_files import ModelFiles, files_digest, find_files
-from .registry import BUNDLED_MODELS, REWARD_MODELS, SCORES
+from .model_files import ModelFiles, files_digest, path_files, published_files
+from .registry import BUILT_IN, all_specs, family_of, find_spec, unknown_name
+
+_REWARD_MODEL = BUILT_IN["ImageReward-v1.0"].family
+_BLIP = BUILT_IN["BLIP"].family
+
+
+class Family(Protocol):
+    """A class of scorers, named by `ModelSpec.family`."""
+
+    def load_files(self, files: ModelFiles, options: LoadOptions) -> ScoringModel:
+        """Load a scorer from its files, in evaluation mode with frozen parameters."""
+
+    def read_config(self, files: ModelFiles) -> Any:
+        """Return the configuration."""
+
+    def find_tokenizer(self, files: ModelFiles, config: Any, options: LoadOptions) -> PromptTokenizer:
+        """Return the tokenizer."""
 
 
 def available_models() -> list[str]:
     """Return the names that ``load`` knows, besides folders, files and hub ids."""
-    return [*REWARD_MODELS, *BUNDLED_MODELS]
+    return list(all_specs())
 
 
 def available_scores() -> list[str]:
-    """Return the names that ``load_score`` knows."""
-    return list(SCORES)
+    """Return the names of the scorers that are not reward models of ImageReward (the original's call)."""
+    return [name for name, spec in all_specs().items() if spec.family != _REWARD_MODEL]
 
 
 def load(
@@ -37,19 +52,22 @@ def load(
     download_root: PathLike | None = None,
     med_config: PathLike | dict[str, Any] | None = None,
     *,
+    files: PathLike | None = None,
     precision: str = "exact",
     revision: str | None = None,
     local_files_only: bool = False,
-) -> RewardModel:
-    """Load a reward model in evaluation mode with frozen parameters.
+) -> ScoringModel:
+    """Load a scorer in evaluation mode with frozen parameters.
 
     Args:
-        name_or_path: one of ``available_models()``, a saved folder, a .safetensors file, the original's .pt
-            (with config.json and vocab.txt or tokenizer.json in the same folder), or the id of a hub
-            repository with a saved folder.
+        name_or_path: one of ``available_models()`` in upper or lower case, a saved folder, a .safetensors
+            file, the original's .pt (with config.json and vocab.txt or tokenizer.json in the same folder), or
+            the id of a hub repository with a saved folder.
         device: device to compute on (default: "cuda" if available, else "mps", else "cpu").
         download_root: folder for downloads (default: the cache of the hub).
         med_config: BERT's configuration (a dict or a JSON file) to use instead of the model's.
+        files: folder with local copies of the published files of a scorer with a name; nothing is
+            downloaded.
         precision: "exact" computes in float32 and reproduces the original's scores. "fast" computes the
             encoders in 16 bits where that is faster (a GPU, a CPU with AMX or AVX512-BF16) and compiles steps
             that take much time (or call `ScoringModel.warm_up`). Rewards change by at most a few hundredths
@@ -59,24 +77,12 @@ def load(
 
     Raises:
         InputError: an unknown name, device or precision.
-        CheckpointError: damaged files; KeyMismatchError if the weights do not match the model.
+        CheckpointError: damaged or missing files; KeyMismatchError if the weights do not match the model.
         HubError: a failed download.
     """
-    options = LoadOptions(device, download_root, med_config, precision, revision, local_files_only)
-    files = find_files(name_or_path, RewardModel.published, RewardModel.bundled, options)
-    return RewardModel.load_files(files, options)
-
-
-def model_digest(name_or_path: PathLike) -> str:
-    """Return a SHA-256 of the files of a reward model: weights, configuration and tokenizer.
-
-    The files are downloaded if needed. The errors are as in ``load``.
-    """
-    options = LoadOptions()
-    files = find_files(name_or_path, RewardModel.published, RewardModel.bundled, options)
-    config = files.config or RewardModel.config_beside(files.weights)
-    tokenizer = RewardModel.find_tokenizer(files, config, options)
-    return files_digest(files, tokenizer.fast_tokenizer.to_str())
+    options = LoadOptions(device, download_root, med_config, precision, revision, local_files_only, files)
+    found, family = _find(name_or_path, options, _REWARD_MODEL)
+    return family.load_files(found, options)
 
 
 def load_score(
@@ -84,32 +90,30 @@ def load_score(
     device: Device = None,
     download_root: PathLike | None = None,
     *,
+    files: PathLike | None = None,
     precision: str = "exact",
     revision: str | None = None,
     local_files_only: bool = False,
 ) -> ScoringModel:
-    """Load a baseline scorer, which has the same methods as a reward model.
+    """Load a scorer as ``load`` does; the original's call for its baselines.
 
-    Args:
-        name_or_path: one of ``available_scores()``, or a folder or file with its weights.
-
-    The other arguments and the errors are as in ``load``.
+    The only differences are the default name, and that weights without a model_type in a config.json beside
+    them are BLIP's.
     """
-    spec = SCORES.get(os.fsdecode(name_or_path))
-    folder = download_root
-    weights = spec.weights if spec is not None and isinstance(spec.config, ClipConfig) else None
-    if isinstance(weights, HubFile) and folder is not None:
-        # Several of these files are named model.safetensors.
-        folder = Path(folder) / weights.repo_id.replace("/", "--")
-    options = LoadOptions(device, folder, None, precision, revision, local_files_only)
-    files = find_files(name_or_path, SCORES, {}, options)
-    family: type[ClipScorer] | type[BlipScorer] = ClipScorer if _is_clip(files) else BlipScorer
-    model = family.load_files(files, options)
-    if spec is None or spec.head is None:
-        return model
-    assert isinstance(model, ClipScorer)  # heads exist for CLIP only
-    head = fetch(spec.head, download_root, local_files_only=local_files_only)
-    return with_aesthetic_head(model, head, spec.head_widths)
+    options = LoadOptions(device, download_root, None, precision, revision, local_files_only, files)
+    found, family = _find(name_or_path, options, _BLIP)
+    return family.load_files(found, options)
+
+
+def model_digest(name_or_path: PathLike) -> str:
+    """Return a SHA-256 of the files of a scorer: weights, configuration and tokenizer.
+
+    The files are downloaded if needed. The errors are as in ``load``.
+    """
+    options = LoadOptions()
+    files, family = _find(name_or_path, options, _REWARD_MODEL)
+    tokenizer = family.find_tokenizer(files, family.read_config(files), options)
+    return files_digest(files, tokenizer.fast_tokenizer.to_str())
 
 
 def with_aesthetic_head(model: ClipScorer, weights: Path, widths: tuple[int, ...]) -> ClipScorer:
@@ -121,10 +125,46 @@ def with_aesthetic_head(model: ClipScorer, weights: Path, widths: tuple[int, ...
     return model.with_head(widths, read_state_dict(weights), str(weights))
 
 
-def _is_clip(files: ModelFiles) -> bool:
-    """Return whether these are the files of a CLIP model (rather than BLIP)."""
-    config = files.weights.parent / CONFIG_FILE
-    if files.config is None and config.is_file():
-        content = read_json(config, MAX_CONFIG_BYTES)
-        return isinstance(content, dict) and content.get("model_type") == ClipConfig.model_type
-    return isinstance(files.config, ClipConfig)
+def _find(name_or_path: PathLike, options: LoadOptions, usual_family: str) -> tuple[ModelFiles, Family]:
+    """Return the files and the family of a scorer.
+
+    Args:
+        name_or_path: as in ``load``.
+        options: as in ``load``.
+        usual_family: family of weights without a model_type.
+    """
+    known = find_spec(name_or_path)
+    if known is not None:
+        name, spec = known
+        return published_files(name, spec, options), _imported(spec.family)
+    text = os.fsdecode(name_or_path)
+    if not os.path.exists(text) and not is_repo_id(text):
+        raise unknown_name(text)
+    files = path_files(name_or_path, options)
+    return files, _imported(_family_of_folder(files, usual_family))
+
+
+def _family_of_folder(files: ModelFiles, usual_family: str) -> str:
+    """Return the family of a folder by the model_type in its config.json.
+
+    Raises:
+        CheckpointError: the model_type is unknown.
+    """
+    path = files.parts.get("config")
+    content = None if path is None else read_json(path, MAX_CONFIG_BYTES)
+    model_type = content.get("model_type") if isinstance(content, dict) else None
+    if model_type is None:
+        return usual_family
+    family = family_of(model_type) if isinstance(model_type, str) else None
+    if family is None:
+        raise CheckpointError(
+            f"Cannot load '{path}': no scorer has model_type {model_type!r:.80}. If these are the authors' "
+            'files of a scorer with a name, name it, as in load("PickScore", files=FOLDER).'
+        )
+    return family
+
+
+def _imported(family: str) -> Family:
+    """Import "module:Object"."""
+    module, _, name = family.partition(":")
+    return cast(Family, getattr(import_module(module), name))

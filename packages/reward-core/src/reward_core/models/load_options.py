@@ -26,6 +26,7 @@ class LoadOptions:
     precision: str = "exact"
     revision: str | None = None
     local_files_only: bool = False
+    files: PathLike | None = None
 
     def __post_init__(self) -> None:
         check_precision(self.precision)

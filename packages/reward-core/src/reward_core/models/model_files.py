@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import InputError
+from ..errors import CheckpointError, InputError
 from ..hub.downloads import fetch, fetch_folder
-from ..hub.file_specs import HubFile, WebFile, is_repo_id
+from ..hub.file_specs import FileSpec, HubFile, PackageFile, WebFile, is_repo_id
+from ..hub.local_files import package_path
 from ..inputs.tokenizer import PromptTokenizer
-from .checkpoint import CONFIG_FILE, WEIGHTS_FILE
+from ..scoring.model_source import ModelSource
 from .load_options import LoadOptions, PathLike
-from .model_spec import VOCABULARY, ModelConfig, ModelSpec
+from .model_spec import SAVED_PARTS, VOCABULARY, WEIGHTS_FILE, ModelConfig, ModelSpec, Part
 
 
 @dataclass(frozen=True)
@@ -22,69 +23,155 @@ class ModelFiles:
     """Files of a model on this machine.
 
     Attributes:
-        weights: weights file. Its folder may have a config.json and a tokenizer.
-        config: configuration of a published model; None to read it from config.json.
-        vocabulary: tokenizer file on the hub, for weights without a tokenizer in their folder.
+        parts: files by role, such as "weights", "config" and "tokenizer".
+        config: configuration of a published model; None to read it from the part "config". If there are
+            both, sizes are read from the part, and all else from this configuration.
+        source: name and origin, for messages, results and cards.
     """
 
-    weights: Path
-    config: ModelConfig | None = None
-    vocabulary: HubFile = VOCABULARY
+    parts: Mapping[str, Path]
+    config: ModelConfig | None
+    source: ModelSource
+
+    @property
+    def weights(self) -> Path:
+        """The weights file."""
+        return self.parts["weights"]
 
 
-def find_files(
-    name_or_path: PathLike,
-    published: Mapping[str, ModelSpec],
-    bundled: Mapping[str, str],
-    options: LoadOptions,
-) -> ModelFiles:
-    """Return the files of a model and download them if needed.
-
-    Args:
-        name_or_path: a name in ``published`` or ``bundled``, a folder, a weights file, or a hub repository.
-        published: models with files on the hub or the web.
-        bundled: models that are part of the package.
-        options: download folder, revision and whether to use local files only.
+def published_files(name: str, spec: ModelSpec, options: LoadOptions) -> ModelFiles:
+    """Return the files of a scorer with a name: those of ``options.files``, or else downloaded ones.
 
     Raises:
-        InputError: an unknown name, or a path that does not exist.
+        CheckpointError: ``options.files`` does not have a part.
+        HubError: a failed download.
+    """
+    if options.files is not None:
+        paths = find_parts(name, spec.parts, Path(options.files))
+    else:
+        paths = _fetch_parts(spec, options)
+    return ModelFiles(paths, spec.config, ModelSource(name, _weights_of(paths)))
+
+
+def path_files(name_or_path: PathLike, options: LoadOptions) -> ModelFiles:
+    """Return the files of a saved folder, a weights file, or a hub repository with a saved folder.
+
+    Raises:
+        InputError: neither exists on this machine, and it is not the id of a hub repository.
         HubError: a failed download.
     """
     name = os.fsdecode(name_or_path)
-    if name in published:
-        spec = published[name]
-        vocabulary = spec.vocabulary or VOCABULARY
-        others: list[HubFile | WebFile] = [vocabulary]
-        if spec.head is not None:
-            others.append(spec.head)
-        weights = fetch(
-            spec.weights, options.download_root, options.revision, options.local_files_only, others
+    if options.files is not None:
+        raise InputError(
+            f"Cannot use files='{os.fsdecode(options.files)}' with {name!r}: these are copies of the files "
+            "of a scorer with a name. Choose one of `reward-core models`."
         )
-        return ModelFiles(weights, spec.config, vocabulary)
-    if name in bundled:
-        return ModelFiles(bundled_folder(name) / WEIGHTS_FILE)
     if os.path.exists(name):
-        return ModelFiles(Path(name, WEIGHTS_FILE) if os.path.isdir(name) else Path(name))
-    if is_repo_id(name):
+        weights = Path(name, WEIGHTS_FILE) if os.path.isdir(name) else Path(name)
+    elif is_repo_id(name):
         folder = fetch_folder(name, options.download_root, options.revision, options.local_files_only)
-        return ModelFiles(folder / WEIGHTS_FILE)
-    known = ", ".join([*published, *bundled])
-    raise InputError(
-        f"Cannot find the model: {name!r} is neither a known name ({known}), nor a folder or file on this "
-        "machine, nor the id of a hub repository."
-    )
+        weights = folder / WEIGHTS_FILE
+    else:
+        raise InputError(
+            f"Cannot find the model {name!r}: no such folder or file exists, and it is not the id of a hub "
+            "repository (OWNER/NAME)."
+        )
+    beside = {part: _file_beside(weights, part) for part in SAVED_PARTS}
+    paths = {part: path for part, path in beside.items() if path is not None} | {"weights": weights}
+    return ModelFiles(paths, None, ModelSource(name, (weights,)))
+
+
+def find_parts(name: str, parts: Mapping[str, Part], folder: Path) -> dict[str, Path]:
+    """Return the parts of a scorer in a folder of local files.
+
+    Raises:
+        CheckpointError: the folder does not exist, or a required part is missing. The message names every
+            missing part, its accepted file names and where they were searched.
+    """
+    if not folder.is_dir():
+        raise CheckpointError(f"Cannot load {name!r} from '{folder}': no such folder.")
+    found: dict[str, Path] = {}
+    missing: list[str] = []
+    for part, spec in parts.items():
+        path, searched = find_part(part, spec, folder)
+        if path is not None:
+            found[part] = path
+        elif isinstance(spec.source, PackageFile):
+            found[part] = package_path(spec.source)
+        elif spec.required:
+            places = ", ".join(f"'{place}'" for place in searched)
+            missing.append(f"the {part} ({' or '.join(spec.names)}; searched in {places})")
+    if missing:
+        raise CheckpointError(
+            f"Cannot load {name!r} from '{folder}': missing {'; '.join(missing)}. Copy the files there, or "
+            "leave files out to download them."
+        )
+    return found
+
+
+def find_part(part: str, spec: Part, folder: Path) -> tuple[Path | None, list[Path]]:
+    """Return the file of a part in a folder or its subfolders, or None; and the folders searched."""
+    places = [folder / subfolder for subfolder in spec.subfolders(part)]
+    for place in places:
+        for name in spec.names:
+            if (place / name).is_file():
+                return place / name, places
+    return None, [place for place in places if place.is_dir()]
+
+
+def _fetch_parts(spec: ModelSpec, options: LoadOptions) -> dict[str, Path]:
+    needed = {name: part.source for name, part in spec.parts.items() if part.required and part.source}
+    paths: dict[str, Path] = {}
+    for name, source in needed.items():
+        others = [s for n, s in needed.items() if n not in paths and n != name and not _is_bundled(s)]
+        # A revision is one of the repository with the weights.
+        same = isinstance(source, HubFile) and source.repo_id == _repository(needed["weights"])
+        paths[name] = fetch_file(source, options, options.revision if same else None, others)
+    return paths
+
+
+def fetch_file(
+    source: FileSpec,
+    options: LoadOptions,
+    revision: str | None = None,
+    needed_with: list[FileSpec] | None = None,
+) -> Path:
+    """Return the path of a published file, downloaded if it is missing.
+
+    Raises:
+        HubError: the download failed.
+        InputError: the package with the file is not installed.
+    """
+    if isinstance(source, PackageFile):
+        return package_path(source)
+    others = [file for file in needed_with or [] if isinstance(file, (HubFile, WebFile))]
+    return fetch(source, options.download_root, revision, options.local_files_only, others)
+
+
+def _repository(source: FileSpec) -> str:
+    return source.repo_id if isinstance(source, HubFile) else ""
+
+
+def _is_bundled(source: FileSpec) -> bool:
+    return isinstance(source, PackageFile)
+
+
+def _weights_of(paths: Mapping[str, Path]) -> tuple[Path, ...]:
+    """Return the files that change scores: all but the configuration and the tokenizer."""
+    return tuple(path for part, path in paths.items() if part not in ("config", "tokenizer"))
 
 
 def files_digest(files: ModelFiles, tokenizer: str) -> str:
     """Return the SHA-256 of a model's files without loading it.
 
     Args:
-        files: the files; a config.json in the folder of the weights is included.
-        tokenizer: the tokenizer as text.
+        files: the files.
+        tokenizer: the tokenizer as text; "" for a model without one.
     """
     digest = hashlib.sha256(repr(files.config).encode())
-    config = files.weights.parent / CONFIG_FILE
-    for path in [files.weights, *([config] if files.config is None and config.is_file() else [])]:
+    for part, path in sorted(files.parts.items()):
+        if part == "tokenizer":
+            continue
         with path.open("rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
@@ -92,16 +179,17 @@ def files_digest(files: ModelFiles, tokenizer: str) -> str:
     return digest.hexdigest()
 
 
-def bundled_folder(name: str) -> Path:
-    """Return the folder of a model that is part of the package."""
-    return Path(__file__).parents[1] / "demo" / name
-
-
 def tokenizer_beside(
     weights: Path, max_length: int, download_root: PathLike | None = None, local_files_only: bool = False
 ) -> PromptTokenizer:
-    """Return the tokenizer in the folder of the weights, or else BERT's from the hub."""
-    folder = weights.parent
-    if not (folder / "tokenizer.json").is_file() and not (folder / "vocab.txt").is_file():
-        folder = fetch(VOCABULARY, download_root, local_files_only=local_files_only).parent
-    return PromptTokenizer.from_folder(folder, max_length)
+    """Return the BERT tokenizer in the folder of the weights, or else BERT's from the hub."""
+    path = _file_beside(weights, "tokenizer") or fetch(
+        VOCABULARY, download_root, local_files_only=local_files_only
+    )
+    return PromptTokenizer.from_file(path, max_length)
+
+
+def _file_beside(weights: Path, part: str) -> Path | None:
+    """Return the file of a part of a saved model in the folder of the weights, or None."""
+    paths = (weights.parent / name for name in SAVED_PARTS[part].names)
+    return next((path for path in paths if path.is_file()), None)

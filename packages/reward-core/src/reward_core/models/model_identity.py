@@ -36,12 +36,13 @@ def identify(name_or_path: str | os.PathLike[str]) -> ModelIdentity:
     Args:
         name_or_path: argument of ``load``: a known name, a local folder or file, or a hub repository.
     """
-    from .checkpoint import WEIGHTS_FILE
-    from .registry import BUNDLED_MODELS, REWARD_MODELS
+    from .model_spec import WEIGHTS_FILE
+    from .registry import find_spec
 
     model = os.fsdecode(name_or_path)
-    if model in REWARD_MODELS or model in BUNDLED_MODELS:
-        return ModelIdentity(_short(model), _short(model))
+    known = find_spec(model)
+    if known is not None:
+        return ModelIdentity(_short(known[0]), _short(known[0]))
     if not os.path.exists(model):
         return ModelIdentity(_short(model.rsplit("/", 1)[-1]), _allowed(model))
     path = Path(model).resolve()

@@ -55,7 +55,9 @@ def read_pickled_module(path: Path) -> dict[str, Tensor]:
     """
     names = sorted(get_unsafe_globals_in_checkpoint(path))
     if len(names) > MAX_NAMES:
-        raise ValueError(f"it names {len(names):,} classes and functions, at most {MAX_NAMES:,} are supported")
+        raise ValueError(
+            f"it names {len(names):,} classes and functions, at most {MAX_NAMES:,} are supported"
+        )
     if refused := [n for n in names if n in _REFUSED_FUNCTIONS or n.partition(".")[0] in _REFUSED_MODULES]:
         raise ValueError(f"it names {refused[0]!r}, which no model needs. No code was executed")
     stand_ins: Any = [(type("Inert", (Inert,), {}), name) for name in names]

@@ -16,9 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..network.score_quantiles import ScoreQuantiles
 from .batching import checked_batch_size
 from .cpu import sensible_threads
 from .fast_path import FastPath, PlainPath
+from .model_source import ModelSource
 from .precision import apply_precision
 from .scoring_methods import ScoringMethods
 
@@ -34,10 +36,12 @@ class ScoringModel(ScoringMethods, nn.Module):
     Attributes:
         fast: whether the scoring methods fuse and compile the steps (see fast_path.py).
             ``load(precision="fast")`` sets it.
+        source: origin of the weights; None for a model that was not loaded from files.
         resize_on_device: whether a CUDA GPU with Triton resizes images, exactly as PIL does.
     """
 
     fast = False
+    source: ModelSource | None = None
     resize_on_device = True
     _path: PlainPath | None = None
 
@@ -118,6 +122,18 @@ class ScoringModel(ScoringMethods, nn.Module):
         if self._path is None or self._path.device != self.device:
             self._path = self.fast_path()
         return self._path
+
+    @property
+    def score_quantiles(self) -> ScoreQuantiles | None:
+        """Quantiles of reference scores, or None if the distribution of scores was not measured."""
+        return None
+
+    def percentile(self, score: float) -> float | None:
+        """Return the percentage of reference scores below ``score``, or None without reference scores.
+
+        ``score_quantiles.source`` names the reference scores.
+        """
+        return None if self.score_quantiles is None else self.score_quantiles.percentile(score)
 
     def warm_up(self, batch_size: int | None = None) -> bool:
         """Compile the model for this batch size now instead of during scoring.

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..files.atomic_write import write_text
 from ..files.json_file import write_json
-from ..models.checkpoint import CONFIG_FILE, WEIGHTS_FILE, read_state_dict, save_folder
+from ..models.checkpoint import read_state_dict, save_folder
 from ..models.imagereward.reward_model import RewardModel
+from ..models.model_spec import CONFIG_FILE, WEIGHTS_FILE
 from ..runs.training_run import TrainingRun
 from ..runs.write_errors import write_errors
 from .config import TrainingConfig

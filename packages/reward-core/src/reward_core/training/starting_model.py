@@ -17,11 +17,12 @@ from torch import Tensor
 from ..errors import CheckpointError, InputError
 from ..files.json_file import read_json
 from ..hub.downloads import fetch
-from ..models.checkpoint import CONFIG_FILE, WEIGHTS_FILE, build_model, read_state_dict
+from ..models.blip.published import BLIP_WEIGHTS
+from ..models.checkpoint import build_model, read_state_dict
 from ..models.imagereward.reward_model import RewardModel
-from ..models.load import available_models, load
 from ..models.model_files import tokenizer_beside
-from ..models.registry import SCORES
+from ..models.model_spec import CONFIG_FILE, WEIGHTS_FILE
+from ..models.registry import find_spec
 from ..network.config import BlipConfig, RewardConfig
 from ..network.encoder_sizes import TextConfig
 from .config import TrainingConfig
@@ -43,12 +44,12 @@ def starting_model(settings: TrainingConfig) -> RewardModel:
     if settings.init == "scratch":
         model = _from_scratch(settings)
     elif settings.init == "blip-large":
-        model = _from_weights(fetch(SCORES["BLIP"].weights), settings)
-    elif settings.init not in available_models() and os.path.exists(settings.init):
+        model = _from_weights(fetch(BLIP_WEIGHTS), settings)
+    elif find_spec(settings.init) is None and os.path.exists(settings.init):
         path = Path(settings.init)
         model = _from_weights(path / WEIGHTS_FILE if path.is_dir() else path, settings)
     else:
-        model = load(settings.init, device="cpu")
+        model = RewardModel.from_pretrained(settings.init, device="cpu")
     if settings.timm:
         from ..models.imagereward.timm_tower import with_timm_tower
 
@@ -173,7 +174,7 @@ def _from_scratch(settings: TrainingConfig) -> RewardModel:
 def _from_weights(path: Path, settings: TrainingConfig) -> RewardModel:
     state = read_state_dict(path)
     if any(key.startswith("mlp.") for key in state):
-        return load(path, device="cpu")
+        return RewardModel.from_pretrained(path, device="cpu")
     beside = path.parent / CONFIG_FILE
     if beside.is_file():
         sizes = BlipConfig.from_dict(read_json(beside), str(beside))

@@ -3,43 +3,111 @@
 from __future__ import annotations
 
 from ...hub.file_specs import HubFile, WebFile
-from ..model_spec import ModelSpec
+from ..model_spec import ModelSpec, Part
+from ..scorer_facts import ScorerFacts
 from .config import ClipConfig
 
-_CLIP_VOCABULARY = HubFile("openai/clip-vit-large-patch14", "tokenizer.json", size="2.2 MB")
-_CLIP_L = HubFile("openai/clip-vit-large-patch14", "model.safetensors", size="1.71 GB")
+_FAMILY = "reward_core.models.clip.scorer:ClipScorer"
+_OPENAI = "openai/clip-vit-large-patch14"
+
+CLIP_TOKENIZER = HubFile(_OPENAI, "tokenizer.json", size="2.2 MB", own_folder=True)
+AESTHETIC_HEAD = WebFile(
+    "https://raw.githubusercontent.com/christophschuhmann/improved-aesthetic-predictor/main/"
+    "sac%2Blogos%2Bava1-l14-linearMSE.pth",
+    "sac+logos+ava1-l14-linearMSE.pth",
+    "21dd590f3ccdc646f0d53120778b296013b096a035a2718c9cb0d511bff0f1e0",
+    size="3.7 MB",
+)
+AESTHETIC_WIDTHS = (1024, 128, 64, 16, 1)
+_CLIP_PARTS = {
+    "weights": Part(
+        HubFile(_OPENAI, "model.safetensors", size="1.71 GB", own_folder=True), ("model.safetensors",)
+    ),
+    "config": Part(None, ("config.json",), required=False),
+    "tokenizer": Part(CLIP_TOKENIZER, ("tokenizer.json",)),
+}
 
 CLIP_MODELS: dict[str, ModelSpec] = {
     "CLIP": ModelSpec(
-        _CLIP_L,
+        _FAMILY,
+        _CLIP_PARTS,
         ClipConfig(),
-        "cosine of OpenAI's CLIP ViT-L/14, 1.7 GB",
-        _CLIP_VOCABULARY,
+        ScorerFacts(
+            "cosine of OpenAI's CLIP ViT-L/14",
+            parameters=427_616_513,
+            gigabytes=1.71,
+            hardware="CPU, or GPU with 4 GB",
+            score_range="-1 to 1",
+            training_data="400 M image-text pairs (CLIP)",
+            citation="arXiv 2103.00020",
+        ),
+        ClipConfig.model_type,
     ),
     "Aesthetic": ModelSpec(
-        _CLIP_L,
-        ClipConfig(),
-        "LAION's linear head on CLIP ViT-L/14; ignores the prompt",
-        _CLIP_VOCABULARY,
-        WebFile(
-            "https://raw.githubusercontent.com/christophschuhmann/improved-aesthetic-predictor/main/"
-            "sac%2Blogos%2Bava1-l14-linearMSE.pth",
-            "sac+logos+ava1-l14-linearMSE.pth",
-            "21dd590f3ccdc646f0d53120778b296013b096a035a2718c9cb0d511bff0f1e0",
-            size="3.7 MB",
+        _FAMILY,
+        {
+            **_CLIP_PARTS,
+            "head": Part(
+                AESTHETIC_HEAD,
+                ("sac+logos+ava1-l14-linearMSE.pth", "head.safetensors"),
+            ),
+        },
+        ClipConfig(head=AESTHETIC_WIDTHS),
+        ScorerFacts(
+            "LAION's head on CLIP ViT-L/14; ignores the prompt",
+            parameters=428_546_000,
+            gigabytes=1.71,
+            hardware="CPU, or GPU with 4 GB",
+            score_range="about 1 to 10",
+            comparable_across_prompts=True,
+            reads_prompt=False,
+            training_data="ratings of SAC, LAION-Logos and AVA",
+            citation="github.com/christophschuhmann/improved-aesthetic-predictor",
         ),
-        (1024, 128, 64, 16, 1),
+        ClipConfig.model_type,
     ),
     "PickScore": ModelSpec(
-        HubFile("yuvalkirstain/PickScore_v1", "model.safetensors", size="3.94 GB"),
+        _FAMILY,
+        {
+            "weights": Part(
+                HubFile("yuvalkirstain/PickScore_v1", "model.safetensors", size="3.94 GB", own_folder=True),
+                ("model.safetensors",),
+            ),
+            "config": Part(None, ("config.json",), required=False),
+            "tokenizer": Part(CLIP_TOKENIZER, ("tokenizer.json",)),
+        },
         ClipConfig.vit_h_14(scaled=True),
-        "CLIP ViT-H/14 trained on Pick-a-Pic (beyond the paper), 3.9 GB",
-        _CLIP_VOCABULARY,
+        ScorerFacts(
+            "CLIP ViT-H/14 trained on Pick-a-Pic",
+            parameters=986_109_441,
+            gigabytes=3.94,
+            hardware="CPU, or GPU with 6 GB",
+            score_range="-100 to 100; usually 15 to 25",
+            training_data="choices of Pick-a-Pic",
+            citation="arXiv 2305.01569",
+        ),
+        ClipConfig.model_type,
     ),
     "HPSv2.1": ModelSpec(
-        HubFile("xswu/HPSv2", "HPS_v2.1_compressed.pt", size="1.97 GB"),
-        ClipConfig.vit_h_14(fit="pad"),
-        "CLIP ViT-H/14 trained on HPD v2 (beyond the paper)",
-        _CLIP_VOCABULARY,
+        _FAMILY,
+        {
+            "weights": Part(
+                HubFile("xswu/HPSv2", "HPS_v2.1_compressed.pt", size="1.97 GB", own_folder=True),
+                ("HPS_v2.1_compressed.pt", "HPS_v2.1.pt", "HPS_v2.1.safetensors"),
+            ),
+            "config": Part(None, ("open_clip_config.json", "config.json"), required=False),
+            "tokenizer": Part(CLIP_TOKENIZER, ("tokenizer.json",)),
+        },
+        ClipConfig.vit_h_14(fit="pad", text_cleaning="ftfy"),
+        ScorerFacts(
+            "CLIP ViT-H/14 trained on HPD v2",
+            parameters=986_109_441,
+            gigabytes=1.97,
+            hardware="CPU, or GPU with 6 GB",
+            score_range="-1 to 1",
+            training_data="rankings of HPD v2",
+            citation="arXiv 2306.09341",
+        ),
+        ClipConfig.model_type,
     ),
 }

@@ -8,23 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...errors import KeyMismatchError
-from ...hub.downloads import fetch
 from ...inputs.image_transform import ImageTransform
 from ...inputs.tokenizer import PromptTokenizer
 from ...network.reward_head import RewardHead
+from ..checkpoint import read_state_dict
 from ..load_options import LoadOptions
 from ..model_files import ModelFiles
 from ..pretrained import Pretrained
 from ..two_towers import TwoTowers
 from .config import ClipConfig
+from .config_files import read_clip_config
 from .key_map import to_clip_keys
-from .published import CLIP_MODELS
+from .published import CLIP_MODELS, CLIP_TOKENIZER
 from .tokenizer import ClipTokenizer
 from .transform import MEAN, STD, PaddedTransform, RgbFirstTransform
 
@@ -38,6 +40,9 @@ class ClipScorer(Pretrained, TwoTowers):
 
     config_class = ClipConfig
     published = CLIP_MODELS
+    tokenizer_class = ClipTokenizer
+    vocabulary = CLIP_TOKENIZER
+    settings = ("antialias",)
 
     def __init__(self, config: ClipConfig, tokenizer: PromptTokenizer):
         super().__init__()
@@ -53,11 +58,21 @@ class ClipScorer(Pretrained, TwoTowers):
         return to_clip_keys(state)
 
     @classmethod
+    def read_weights(cls, files: ModelFiles) -> dict[str, Tensor]:
+        """Return the weights of CLIP and of the head, if there is one."""
+        state = super().read_weights(files)
+        if "head" in files.parts:
+            state |= {f"head.{key}": value for key, value in read_state_dict(files.parts["head"]).items()}
+        return state
+
+    @classmethod
+    def config_from_file(cls, content: Any, source: str, published: ClipConfig | None) -> ClipConfig:
+        return read_clip_config(cls.config_class, content, source, published)
+
+    @classmethod
     def find_tokenizer(cls, files: ModelFiles, config: ClipConfig, options: LoadOptions) -> ClipTokenizer:
-        file = files.weights.parent / "tokenizer.json"
-        if not file.is_file():
-            file = fetch(files.vocabulary, options.download_root, None, options.local_files_only)
-        return ClipTokenizer.from_folder(file.parent, config.max_length, config.text_cleaning)
+        fast = super().find_tokenizer(files, config, options).fast_tokenizer
+        return ClipTokenizer(fast, config.max_length, config.text_cleaning)
 
     def set_encoder_dtype(self, dtype: torch.dtype) -> None:
         """Convert the encoders; the unit vectors, the cosine and the head stay in float32."""

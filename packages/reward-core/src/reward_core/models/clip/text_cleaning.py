@@ -19,6 +19,6 @@ def clean_text(text: str) -> str:
     """
     import ftfy
 
-    lines = [line for line in text[: MAX_PROMPT_CHARACTERS.value].split("\n") if line.strip()]
+    lines = [line for line in text[: MAX_PROMPT_CHARACTERS.value].split("\n") if line.strip(" \t\r\f\v")]
     text = ftfy.fix_text("\n".join(lines[:MAX_LINES]))
     return " ".join(html.unescape(html.unescape(text)).split()).lower()

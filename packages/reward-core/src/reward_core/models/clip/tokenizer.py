@@ -31,8 +31,9 @@ class ClipTokenizer(PromptTokenizer):
             tokenizer.normalizer = normalizers.Lowercase()
 
     @classmethod
-    def from_folder(cls, folder: Path, max_length: int = 77, cleaning: str = "") -> ClipTokenizer:
-        return cls(read_tokenizer(folder / "tokenizer.json", "BPE", ENDS), max_length, cleaning)
+    def from_file(cls, path: Path, max_length: int = 77) -> ClipTokenizer:
+        """Load a tokenizer.json."""
+        return cls(read_tokenizer(path, "BPE", ENDS), max_length)
 
     def save(self, folder: Path) -> None:
         """Write tokenizer.json."""

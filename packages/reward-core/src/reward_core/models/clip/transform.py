@@ -60,9 +60,7 @@ class PaddedTransform(ImageTransform):
         scale = self.size / max(height, width)
         new = (max(1, round(height * scale)), max(1, round(width * scale)))
         if new != (height, width):
-            images = F.interpolate(
-                images, new, mode="bicubic", antialias=self.antialias, align_corners=False
-            )
+            images = F.interpolate(images, new, mode="bicubic", antialias=self.antialias, align_corners=False)
         down, across = self.size - new[0], self.size - new[1]
         padding = (across // 2, across - across // 2, down // 2, down - down // 2)
         return F.pad(images, padding)

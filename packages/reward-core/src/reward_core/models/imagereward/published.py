@@ -1,23 +1,116 @@
-"""Published reward models and bundled ones."""
+"""ImageReward-v1.0, CycleReward and the bundled reward models."""
 
 from __future__ import annotations
 
-from ...hub.file_specs import HubFile
+from ...hub.file_specs import HubFile, PackageFile, WebFile
 from ...network.config import RewardConfig
-from ..model_spec import ModelSpec
+from ..model_spec import VOCABULARY, ModelSpec, Part
+from ..scorer_facts import License, PublishedAccuracy, ScorerFacts
+
+_FAMILY = "reward_core.models.imagereward.reward_model:RewardModel"
+_PAPER = "arXiv 2304.05977, Table 3"
+_REPOSITORY = "https://github.com/zai-org/ImageReward"
+_CYCLE_REPOSITORY = "https://github.com/hjbahng/cyclereward"
+
+
+def _bundled(folder: str, facts: ScorerFacts) -> ModelSpec:
+    """Return the specification of a saved folder in reward_core.demo."""
+    names = {"weights": "model.safetensors", "config": "config.json", "tokenizer": "tokenizer.json"}
+    parts = {
+        part: Part(PackageFile("reward_core.demo", f"{folder}/{name}"), (name,))
+        for part, name in names.items()
+    }
+    return ModelSpec(_FAMILY, parts, None, facts, RewardConfig.model_type)
+
+
+def _cyclereward(variant: str, training_data: str) -> ModelSpec:
+    """Return the specification of a variant of CycleReward, whose weights are files of a GitHub release."""
+    name = f"CycleReward-{variant}"
+    weights = WebFile(
+        f"{_CYCLE_REPOSITORY}/releases/download/v1.0.0/{name}.pth", f"{name}.pth", size="1.79 GB"
+    )
+    return ModelSpec(
+        _FAMILY,
+        {
+            "weights": Part(weights, (f"{name}.pth", f"{name}.safetensors", "model.safetensors")),
+            "config": Part(None, ("config.json",), required=False),
+            "text_config": Part(None, ("med_config.json",), required=False),
+            "tokenizer": Part(VOCABULARY, ("vocab.txt", "tokenizer.json")),
+        },
+        RewardConfig.cyclereward(),
+        ScorerFacts(
+            f"how well image and text describe each other, trained on {training_data}",
+            parameters=446_718_785,
+            gigabytes=1.79,
+            hardware="CPU, or GPU with 4 GB",
+            score_range="unbounded",
+            training_data=f"CyclePrefDB: {training_data}",
+            code_license=License("MIT", f"{_CYCLE_REPOSITORY}/blob/main/LICENSE"),
+            citation="arXiv 2506.02095",
+        ),
+        RewardConfig.model_type,
+    )
+
+
+CYCLE_MODELS: dict[str, ModelSpec] = {
+    "CycleReward-Combo": _cyclereward("Combo", "preferences between images and between captions"),
+    "CycleReward-T2I": _cyclereward("T2I", "preferences between images"),
+    "CycleReward-I2T": _cyclereward("I2T", "preferences between captions"),
+}
 
 REWARD_MODELS: dict[str, ModelSpec] = {
     "ImageReward-v1.0": ModelSpec(
-        HubFile(
-            "zai-org/ImageReward", "ImageReward.pt", fallback_repo_id="THUDM/ImageReward", size="1.79 GB"
-        ),
+        _FAMILY,
+        {
+            "weights": Part(
+                HubFile(
+                    "zai-org/ImageReward",
+                    "ImageReward.pt",
+                    fallback_repo_id="THUDM/ImageReward",
+                    size="1.79 GB",
+                ),
+                ("ImageReward.pt", "ImageReward.safetensors", "model.safetensors"),
+            ),
+            "config": Part(None, ("config.json",), required=False),
+            "tokenizer": Part(VOCABULARY, ("vocab.txt", "tokenizer.json")),
+        },
         RewardConfig.imagereward_v1(),
-        "the paper's reward model: BLIP ViT-L/16 + BERT-base, 446.7 M parameters, 1.79 GB",
+        ScorerFacts(
+            "the paper's reward model: BLIP ViT-L/16 + BERT-base + head",
+            parameters=446_718_785,
+            gigabytes=1.79,
+            hardware="CPU, or GPU with 4 GB",
+            score_range="about N(0, 1), unbounded",
+            comparable_across_prompts=True,
+            training_data="137 k rankings of ImageRewardDB",
+            code_license=License("Apache-2.0", f"{_REPOSITORY}/blob/main/LICENSE"),
+            accuracies=(PublishedAccuracy("ImageReward test set", 65.14, _PAPER),),
+            citation="arXiv 2304.05977",
+        ),
+        RewardConfig.model_type,
     ),
-}
-
-# The tiny models are part of the package, in demo/.
-BUNDLED_MODELS: dict[str, str] = {
-    "tiny": "bundled model for 64 px ShapesBench images, trained in minutes on a CPU",
-    "tiny-judge": "same task, other sizes, seed and data: a held-out reward for models tuned on tiny",
+    "tiny": _bundled(
+        "tiny",
+        ScorerFacts(
+            "bundled model for 64 px ShapesBench images, trained in minutes on a CPU",
+            parameters=0,
+            gigabytes=0.0,
+            hardware="CPU",
+            score_range="about N(0, 1), unbounded",
+            comparable_across_prompts=True,
+            training_data="images of ShapesBench",
+        ),
+    ),
+    "tiny-judge": _bundled(
+        "tiny-judge",
+        ScorerFacts(
+            "same task, other sizes, seed and data: a held-out reward for models tuned on tiny",
+            parameters=0,
+            gigabytes=0.0,
+            hardware="CPU",
+            score_range="about N(0, 1), unbounded",
+            comparable_across_prompts=True,
+            training_data="images of ShapesBench",
+        ),
+    ),
 }

@@ -7,7 +7,7 @@ D text width.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +17,12 @@ from ...inputs.tokenizer import PromptTokenizer
 from ...network.blip import Blip
 from ...network.config import RewardConfig
 from ...network.reward_head import RewardHead
+from ...network.score_quantiles import ScoreQuantiles
+from ..model_files import ModelFiles
 from ..pretrained import Pretrained
+from .config_files import cyclereward_config, with_med_config
 from .fast_path import RewardFastPath
-from .published import BUNDLED_MODELS, REWARD_MODELS
+from .published import CYCLE_MODELS, REWARD_MODELS
 
 if TYPE_CHECKING:
     from ...network.text_encoder import KeysValues
@@ -37,8 +40,7 @@ class RewardModel(Pretrained):
     """
 
     config_class = RewardConfig
-    published = REWARD_MODELS
-    bundled = BUNDLED_MODELS
+    published = REWARD_MODELS | CYCLE_MODELS
 
     def __init__(self, config: RewardConfig, tokenizer: PromptTokenizer):
         super().__init__()
@@ -47,6 +49,19 @@ class RewardModel(Pretrained):
         self.transform = ImageTransform(config.image_size, config.pixel_mean, config.pixel_std)
         self.blip = Blip(config.vision, config.text, config.proj_dim)
         self.mlp = RewardHead(config.reward_mlp, config.head_dropout, config.head_activation)
+
+    @classmethod
+    def read_config(cls, files: ModelFiles) -> RewardConfig:
+        """Return the configuration; files of CycleReward's authors may replace its sizes."""
+        config: RewardConfig = super().read_config(files)
+        path = files.parts.get("text_config")
+        return config if path is None else with_med_config(config, path)
+
+    @classmethod
+    def config_from_file(cls, content: Any, source: str, published: RewardConfig | None) -> RewardConfig:
+        if published is not None and isinstance(content, dict) and "vit" in content:
+            return cyclereward_config(content, source, published)
+        return RewardConfig.from_dict(content, source)
 
     @classmethod
     def default_config(cls) -> RewardConfig:
@@ -90,11 +105,7 @@ class RewardModel(Pretrained):
         """
         return self(image, prompt_ids, prompt_attention_mask).unsqueeze(-1)
 
-    def percentile(self, score: float) -> float | None:
-        """Return the percentage of reference scores below ``score``.
-
-        None for a model without quantiles. ``config.score_quantiles.source`` names the reference scores;
-        for ImageReward-v1.0 they are approximated by N(0, 1).
-        """
-        quantiles = self.config.score_quantiles
-        return None if quantiles is None else quantiles.percentile(score)
+    @property
+    def score_quantiles(self) -> ScoreQuantiles | None:
+        """Quantiles of reference scores; for ImageReward-v1.0 they are approximated by N(0, 1)."""
+        return self.config.score_quantiles

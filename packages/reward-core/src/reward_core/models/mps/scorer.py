@@ -6,22 +6,26 @@ width of the projections.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...hub.downloads import fetch
 from ...inputs.tokenizer import PromptTokenizer
 from ...scoring.batching import in_batches
 from ...scoring.features import PromptFeatures
 from ...scoring.precision import convert_matrices
 from ...scoring.transfers import transfers_for
+from ..checkpoint import read_state_dict
+from ..clip.config_files import read_clip_config
+from ..clip.published import CLIP_TOKENIZER
 from ..clip.tokenizer import ClipTokenizer
 from ..clip.transform import MEAN, STD, RgbFirstTransform
-from ..load_options import LoadOptions
 from ..model_files import ModelFiles
 from ..pretrained import Pretrained
 from .config import MpsConfig
+from .config_files import with_cross_sizes
 from .key_map import to_mps_keys
 from .network import CrossModel
 from .published import MPS_MODELS
@@ -44,6 +48,9 @@ class MpsScorer(Pretrained):
 
     config_class = MpsConfig
     published = MPS_MODELS
+    tokenizer_class = ClipTokenizer
+    vocabulary = CLIP_TOKENIZER
+    settings = ("condition", "threshold")
 
     def __init__(self, config: MpsConfig, tokenizer: PromptTokenizer):
         super().__init__()
@@ -58,11 +65,20 @@ class MpsScorer(Pretrained):
         return to_mps_keys(state)
 
     @classmethod
-    def find_tokenizer(cls, files: ModelFiles, config: MpsConfig, options: LoadOptions) -> ClipTokenizer:
-        file = files.weights.parent / "tokenizer.json"
-        if not file.is_file():
-            file = fetch(files.vocabulary, options.download_root, None, options.local_files_only)
-        return ClipTokenizer.from_folder(file.parent, config.max_length)
+    def read_weights(cls, files: ModelFiles) -> dict[str, Tensor]:
+        """Return the weights. The authors' checkpoint is a pickled module; none of its code is executed."""
+        return cls.rename_weights(read_state_dict(files.weights, pickled_module=True))
+
+    @classmethod
+    def read_config(cls, files: ModelFiles) -> MpsConfig:
+        """Return the configuration, with the sizes in files of local copies."""
+        config: MpsConfig = super().read_config(files)
+        path = files.parts.get("cross_config")
+        return config if path is None else with_cross_sizes(config, path)
+
+    @classmethod
+    def config_from_file(cls, content: Any, source: str, published: MpsConfig | None) -> MpsConfig:
+        return read_clip_config(cls.config_class, content, source, published)
 
     def set_encoder_dtype(self, dtype: torch.dtype) -> None:
         """Convert CLIP and the matrices of the cross model; tokens and cosines stay in float32."""

@@ -6,6 +6,7 @@ Shapes: B images, K prompts of each, S image side, D width.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,10 +17,12 @@ from ...inputs.image_transform import ImageTransform
 from ...inputs.square_image import SquareImage
 from ...network.reward_head import RewardHead
 from ...scoring.precision import convert_matrices
+from ..checkpoint import read_state_dict
 from ..load_options import LoadOptions
 from ..model_files import ModelFiles
 from ..pretrained import Pretrained
 from .config import SiglipConfig
+from .config_files import read_siglip_config
 from .key_map import to_siglip_keys
 from .network import SiglipVision
 from .published import SIGLIP_MODELS
@@ -72,6 +75,18 @@ class SiglipScorer(Pretrained):
     @staticmethod
     def rename_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
         return to_siglip_keys(state)
+
+    @classmethod
+    def read_weights(cls, files: ModelFiles) -> dict[str, Tensor]:
+        """Return the weights of the tower and of the head."""
+        state = super().read_weights(files)
+        if "head" in files.parts:
+            state |= cls.rename_weights(read_state_dict(files.parts["head"]))
+        return state
+
+    @classmethod
+    def config_from_file(cls, content: Any, source: str, published: SiglipConfig | None) -> SiglipConfig:
+        return read_siglip_config(content, source, published)
 
     def feature_parameters(self) -> Iterable[nn.Parameter]:
         """Return the parameters of the tower, without the head."""
