@@ -51,6 +51,16 @@ def convert_matrices(part: nn.Module, dtype: torch.dtype) -> None:
             module.to(dtype)
 
 
+def convert_all_but_scale(clip: Any, dtype: torch.dtype) -> None:
+    """Convert a transformers CLIPModel to a dtype, in place.
+
+    ``logit_scale`` stays in float32: in bfloat16 it changes every score by 1%.
+    """
+    scale = clip.logit_scale.data
+    clip.to(dtype)
+    clip.logit_scale.data = scale.float()
+
+
 def cpu_features() -> set[str]:
     """Return the instruction sets of the CPU, such as "amx_bf16" and "avx512_bf16"."""
     capabilities = getattr(torch.cpu, "get_capabilities", None)  # torch 2.11 or later

@@ -18,6 +18,7 @@ from ...errors import KeyMismatchError
 from ...inputs.image_transform import ImageTransform
 from ...inputs.tokenizer import PromptTokenizer
 from ...network.reward_head import RewardHead
+from ...scoring.precision import convert_all_but_scale
 from ..checkpoint import read_state_dict
 from ..load_options import LoadOptions
 from ..model_files import ModelFiles
@@ -76,11 +77,11 @@ class ClipScorer(Pretrained, TwoTowers):
 
     def set_encoder_dtype(self, dtype: torch.dtype) -> None:
         """Convert the encoders; the unit vectors, the cosine and the head stay in float32."""
-        self.clip.to(dtype)
+        convert_all_but_scale(self.clip, dtype)
 
     def encode_pixels(self, pixels: Tensor) -> Tensor:
         """Return unit vectors (B, P) of normalized pixels (B, 3, S, S)."""
-        pooled = self.clip.vision_model(pixel_values=pixels.to(self.clip.dtype)).pooler_output
+        pooled = self.clip.vision_model(pixel_values=pixels).pooler_output
         return F.normalize(self.clip.visual_projection(pooled).float(), dim=-1)
 
     def encode_tokens(self, token_ids: Tensor, mask: Tensor | None) -> Tensor:

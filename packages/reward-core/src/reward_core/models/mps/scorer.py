@@ -15,7 +15,7 @@ from torch import Tensor
 from ...inputs.tokenizer import PromptTokenizer
 from ...scoring.batching import in_batches
 from ...scoring.features import PromptFeatures
-from ...scoring.precision import convert_matrices
+from ...scoring.precision import convert_all_but_scale, convert_matrices
 from ...scoring.transfers import transfers_for
 from ..checkpoint import read_state_dict
 from ..clip.config_files import read_clip_config
@@ -82,12 +82,12 @@ class MpsScorer(Pretrained):
 
     def set_encoder_dtype(self, dtype: torch.dtype) -> None:
         """Convert CLIP and the matrices of the cross model; tokens and cosines stay in float32."""
-        self.clip.to(dtype)
+        convert_all_but_scale(self.clip, dtype)
         convert_matrices(self.cross_model, dtype)
 
     def encode_pixels(self, pixels: Tensor) -> Tensor:
         """Return projected image tokens (B, N, D) of normalized pixels (B, 3, S, S)."""
-        tokens = self.clip.vision_model(pixel_values=pixels.to(self.clip.dtype)).last_hidden_state
+        tokens = self.clip.vision_model(pixel_values=pixels).last_hidden_state
         return self.clip.visual_projection(tokens).float()
 
     def rewards_from_kv(self, image_tokens: Tensor, token_ids: Tensor, mask: Tensor | None) -> Tensor:
