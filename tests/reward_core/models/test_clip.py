@@ -239,7 +239,7 @@ def test_scores_are_listed_and_a_wrong_checksum_is_refused(tmp_path):
     assert RM.available_scores() == ["CLIP", "BLIP", "Aesthetic", "PickScore", "HPSv2.1"]
     (tmp_path / "sac+logos+ava1-l14-linearMSE.pth").write_bytes(b"another file")
     from reward_core.hub.downloads import fetch
-    from reward_core.models.registry import SCORES
+    from reward_core.models.clip.published import AESTHETIC_HEAD
 
     with pytest.raises(HubError, match="sha256"):
-        fetch(SCORES["Aesthetic"].head, tmp_path, local_files_only=True)
+        fetch(AESTHETIC_HEAD, tmp_path, local_files_only=True)

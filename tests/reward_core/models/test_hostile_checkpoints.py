@@ -5,6 +5,7 @@ import shutil
 import struct
 import time
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,11 +17,10 @@ from reward_core.errors import CheckpointError, InputError, RewardCoreError
 from reward_core.inputs.prompt_file import read_pairs
 from reward_core.metadata.image_scores import read_scores
 from reward_core.models.clip.config import ClipConfig
-from reward_core.models.model_files import bundled_folder
 from reward_core.network.config import RewardConfig
 from reward_core.rankings.read import read_rankings
 
-TINY = bundled_folder("tiny")
+TINY = Path(RM.__file__).parent / "demo" / "tiny"
 CONFIG = json.loads((TINY / "config.json").read_text())
 TOKENIZER = json.loads((TINY / "tokenizer.json").read_text())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,11 +12,13 @@ from pathlib import Path
 from ..errors import CheckpointError, InputError
 from ..hub.downloads import fetch, fetch_folder
 from ..hub.file_specs import FileSpec, HubFile, PackageFile, WebFile, is_repo_id
-from ..hub.local_files import package_path
+from ..hub.local_files import local_path, package_path
 from ..inputs.tokenizer import PromptTokenizer
 from ..scoring.model_source import ModelSource
 from .load_options import LoadOptions, PathLike
 from .model_spec import SAVED_PARTS, VOCABULARY, WEIGHTS_FILE, ModelConfig, ModelSpec, Part
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ def published_files(name: str, spec: ModelSpec, options: LoadOptions) -> ModelFi
     if options.files is not None:
         paths = find_parts(name, spec.parts, Path(options.files))
     else:
-        paths = _fetch_parts(spec, options)
+        paths = _fetch_parts(name, spec, options)
     return ModelFiles(paths, spec.config, ModelSource(name, _weights_of(paths)))
 
 
@@ -119,9 +122,12 @@ def find_part(part: str, spec: Part, folder: Path) -> tuple[Path | None, list[Pa
     return None, [place for place in places if place.is_dir()]
 
 
-def _fetch_parts(spec: ModelSpec, options: LoadOptions) -> dict[str, Path]:
+def _fetch_parts(scorer: str, spec: ModelSpec, options: LoadOptions) -> dict[str, Path]:
     needed = {name: part.source for name, part in spec.parts.items() if part.required and part.source}
     paths: dict[str, Path] = {}
+    missing = [file for file in spec.downloads() if local_path(file, options.download_root) is None]
+    if missing and not options.local_files_only:
+        logger.info("downloading %s: %s", scorer, spec.facts.weights_license.in_words())
     for name, source in needed.items():
         others = [s for n, s in needed.items() if n not in paths and n != name and not _is_bundled(s)]
         # A revision is one of the repository with the weights.

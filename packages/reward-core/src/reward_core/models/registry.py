@@ -10,7 +10,6 @@ from ..errors import InputError
 from .blip.published import BLIP_MODELS
 from .clip.published import CLIP_MODELS
 from .imagereward.published import CYCLE_MODELS, REWARD_MODELS
-from .load_options import PathLike
 from .model_spec import ModelSpec
 from .mps.published import MPS_MODELS
 from .plugins import plugin_names, plugin_spec
@@ -36,7 +35,7 @@ def all_specs() -> dict[str, ModelSpec]:
     return specs
 
 
-def find_spec(name_or_path: PathLike) -> tuple[str, ModelSpec] | None:
+def find_spec(name_or_path: str | os.PathLike[str]) -> tuple[str, ModelSpec] | None:
     """Return the registered name and specification of a scorer, or None for a path or hub repository.
 
     Upper and lower case are the same, except that an existing folder or file comes before a name that is not

@@ -19,6 +19,12 @@ class License:
     name: str = UNKNOWN
     source: str = ""
 
+    def in_words(self) -> str:
+        """Return one line for people who download the weights."""
+        if self.name == UNKNOWN:
+            return "the license of the weights is unknown; ask the authors before you use them"
+        return f"the license of the weights is {self.name} ({self.source})"
+
 
 @dataclass(frozen=True)
 class PublishedAccuracy:
@@ -33,6 +39,13 @@ class PublishedAccuracy:
     test_set: str
     percent: float
     citation: str
+
+
+def published_in_hpsv3(pickscore: float, hpdv2: float, hpdv3: float) -> tuple[PublishedAccuracy, ...]:
+    """Return accuracies in percent on three test sets from the table of HPSv3's README."""
+    sets = {"PickScore": pickscore, "HPDv2": hpdv2, "HPDv3": hpdv3}
+    citation = "README of github.com/MizzenAI/HPSv3"
+    return tuple(PublishedAccuracy(name, percent, citation) for name, percent in sets.items())
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...hub.file_specs import HubFile, WebFile
 from ..model_spec import ModelSpec, Part
-from ..scorer_facts import ScorerFacts
+from ..scorer_facts import License, PublishedAccuracy, ScorerFacts, published_in_hpsv3
 from .config import ClipConfig
 
 _FAMILY = "reward_core.models.clip.scorer:ClipScorer"
@@ -38,7 +38,9 @@ CLIP_MODELS: dict[str, ModelSpec] = {
             gigabytes=1.71,
             hardware="CPU, or GPU with 4 GB",
             score_range="-1 to 1",
-            training_data="400 M image-text pairs (CLIP)",
+            training_data="400 M image-text pairs",
+            code_license=License("MIT", "https://github.com/openai/CLIP/blob/main/LICENSE"),
+            accuracies=(PublishedAccuracy("ImageReward", 54.82, "arXiv 2304.05977, Table 3"),),
             citation="arXiv 2103.00020",
         ),
         ClipConfig.model_type,
@@ -55,13 +57,17 @@ CLIP_MODELS: dict[str, ModelSpec] = {
         ClipConfig(head=AESTHETIC_WIDTHS),
         ScorerFacts(
             "LAION's head on CLIP ViT-L/14; ignores the prompt",
-            parameters=428_546_000,
+            parameters=428_544_482,
             gigabytes=1.71,
             hardware="CPU, or GPU with 4 GB",
             score_range="about 1 to 10",
             comparable_across_prompts=True,
             reads_prompt=False,
             training_data="ratings of SAC, LAION-Logos and AVA",
+            accuracies=(
+                PublishedAccuracy("ImageReward", 57.35, "arXiv 2304.05977, Table 3"),
+                *published_in_hpsv3(56.8, 76.8, 59.9),
+            ),
             citation="github.com/christophschuhmann/improved-aesthetic-predictor",
         ),
         ClipConfig.model_type,
@@ -82,8 +88,12 @@ CLIP_MODELS: dict[str, ModelSpec] = {
             parameters=986_109_441,
             gigabytes=3.94,
             hardware="CPU, or GPU with 6 GB",
-            score_range="-100 to 100; usually 15 to 25",
-            training_data="choices of Pick-a-Pic",
+            score_range="-100 to 100",
+            training_data="Pick-a-Pic: choices of people",
+            accuracies=(
+                PublishedAccuracy("ImageReward", 61.6, "README of github.com/MizzenAI/HPSv3"),
+                *published_in_hpsv3(70.5, 79.8, 65.6),
+            ),
             citation="arXiv 2305.01569",
         ),
         ClipConfig.model_type,
@@ -105,7 +115,13 @@ CLIP_MODELS: dict[str, ModelSpec] = {
             gigabytes=1.97,
             hardware="CPU, or GPU with 6 GB",
             score_range="-1 to 1",
-            training_data="rankings of HPD v2",
+            training_data="HPD v2: rankings by people",
+            code_license=License("Apache-2.0", "https://github.com/tgxs002/HPSv2/blob/master/LICENSE"),
+            weights_license=License("Apache-2.0", "https://huggingface.co/xswu/HPSv2"),
+            accuracies=(
+                PublishedAccuracy("ImageReward", 66.8, "README of github.com/tgxs002/HPSv2"),
+                PublishedAccuracy("HPDv2", 84.1, "README of github.com/tgxs002/HPSv2"),
+            ),
             citation="arXiv 2306.09341",
         ),
         ClipConfig.model_type,

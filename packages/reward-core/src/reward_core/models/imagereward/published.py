@@ -5,12 +5,11 @@ from __future__ import annotations
 from ...hub.file_specs import HubFile, PackageFile, WebFile
 from ...network.config import RewardConfig
 from ..model_spec import VOCABULARY, ModelSpec, Part
-from ..scorer_facts import License, PublishedAccuracy, ScorerFacts
+from ..scorer_facts import License, PublishedAccuracy, ScorerFacts, published_in_hpsv3
 
 _FAMILY = "reward_core.models.imagereward.reward_model:RewardModel"
-_PAPER = "arXiv 2304.05977, Table 3"
-_REPOSITORY = "https://github.com/zai-org/ImageReward"
 _CYCLE_REPOSITORY = "https://github.com/hjbahng/cyclereward"
+OURS = License("Apache-2.0", "the LICENSE file of reward-core")
 
 
 def _bundled(folder: str, facts: ScorerFacts) -> ModelSpec:
@@ -77,14 +76,18 @@ REWARD_MODELS: dict[str, ModelSpec] = {
         RewardConfig.imagereward_v1(),
         ScorerFacts(
             "the paper's reward model: BLIP ViT-L/16 + BERT-base + head",
-            parameters=446_718_785,
+            parameters=446_665_953,
             gigabytes=1.79,
             hardware="CPU, or GPU with 4 GB",
-            score_range="about N(0, 1), unbounded",
+            score_range="about N(0, 1)",
             comparable_across_prompts=True,
-            training_data="137 k rankings of ImageRewardDB",
-            code_license=License("Apache-2.0", f"{_REPOSITORY}/blob/main/LICENSE"),
-            accuracies=(PublishedAccuracy("ImageReward test set", 65.14, _PAPER),),
+            training_data="ImageRewardDB: 137 k comparisons by experts",
+            code_license=License("Apache-2.0", "https://github.com/THUDM/ImageReward/blob/main/LICENSE"),
+            weights_license=License("Apache-2.0", "https://huggingface.co/THUDM/ImageReward"),
+            accuracies=(
+                PublishedAccuracy("ImageReward", 65.14, "arXiv 2304.05977, Table 3"),
+                *published_in_hpsv3(61.1, 74.0, 58.6),
+            ),
             citation="arXiv 2304.05977",
         ),
         RewardConfig.model_type,
@@ -93,24 +96,28 @@ REWARD_MODELS: dict[str, ModelSpec] = {
         "tiny",
         ScorerFacts(
             "bundled model for 64 px ShapesBench images, trained in minutes on a CPU",
-            parameters=0,
+            parameters=940_321,
             gigabytes=0.0,
             hardware="CPU",
-            score_range="about N(0, 1), unbounded",
+            score_range="about N(0, 1)",
             comparable_across_prompts=True,
-            training_data="images of ShapesBench",
+            training_data="ShapesBench images",
+            code_license=OURS,
+            weights_license=OURS,
         ),
     ),
     "tiny-judge": _bundled(
         "tiny-judge",
         ScorerFacts(
             "same task, other sizes, seed and data: a held-out reward for models tuned on tiny",
-            parameters=0,
+            parameters=876_193,
             gigabytes=0.0,
             hardware="CPU",
-            score_range="about N(0, 1), unbounded",
+            score_range="about N(0, 1)",
             comparable_across_prompts=True,
-            training_data="images of ShapesBench",
+            training_data="ShapesBench images",
+            code_license=OURS,
+            weights_license=OURS,
         ),
     ),
 }
