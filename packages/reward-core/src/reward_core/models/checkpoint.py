@@ -160,9 +160,10 @@ def _special_kind(tensor: Tensor) -> str:
 
 def _first_lines(text: str) -> str:
     """Return torch's explanation without its advice to load the file unsafely."""
-    lines = [line.strip() for line in text.splitlines() if "nsupported" in line or "GLOBAL" in line]
-    first = (lines or text.strip().splitlines() or ["unknown reason"])[0]
-    return first.rpartition("WeightsUnpickler error: ")[2][:300]
+    text = text.rpartition("WeightsUnpickler error:")[2]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    named = [line for line in lines if "nsupported" in line or "GLOBAL" in line]
+    return (named or lines or ["unknown reason"])[0][:300]
 
 
 def build_model(

@@ -20,7 +20,18 @@ from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 MAX_MODULES = 10_000  # modules in modules; CLIP ViT-H/14 has about 1,000
 MAX_NAMES = 1_000  # classes and functions of a file; CLIP has about 40
 # These modules and functions are refused, because no model needs them.
-_REFUSED_MODULES = {"os", "posix", "nt", "sys", "subprocess", "shutil", "socket", "importlib", "runpy"}
+_REFUSED_MODULES = {
+    "os",
+    "posix",
+    "nt",
+    "sys",
+    "subprocess",
+    "commands",
+    "shutil",
+    "socket",
+    "importlib",
+    "runpy",
+}
 _REFUSED_FUNCTIONS = {f"builtins.{name}" for name in ("eval", "exec", "compile", "open", "__import__")}
 
 

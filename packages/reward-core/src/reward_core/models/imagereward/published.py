@@ -39,7 +39,7 @@ def _cyclereward(variant: str, training_data: str) -> ModelSpec:
         RewardConfig.cyclereward(),
         ScorerFacts(
             f"how well image and text describe each other, trained on {training_data}",
-            parameters=446_718_785,
+            parameters=446_665_953,
             gigabytes=1.79,
             hardware="CPU, or GPU with 4 GB",
             score_range="unbounded",

@@ -8,7 +8,7 @@ from ..model_spec import ModelSpec, Part
 from ..scorer_facts import License, PublishedAccuracy, ScorerFacts
 from .config import MpsConfig
 
-_README = "github.com/Kwai-Kolors/MPS, README"
+_README = "README of github.com/Kwai-Kolors/MPS"
 
 MPS_MODELS: dict[str, ModelSpec] = {
     "MPS": ModelSpec(
@@ -26,16 +26,16 @@ MPS_MODELS: dict[str, ModelSpec] = {
         MpsConfig.vit_h_14(),
         ScorerFacts(
             "CLIP ViT-H/14 and a cross model in which the image reads the prompt",
-            parameters=1_103_820_801,
+            parameters=1_104_614_913,
             gigabytes=4.42,
             hardware="CPU, or GPU with 6 GB",
             score_range="-100 to 100",
             training_data="MHP: preferences in four dimensions",
             code_license=License("MIT", "https://github.com/Kwai-Kolors/MPS/blob/main/LICENSE"),
             accuracies=(
-                PublishedAccuracy("ImageReward test set", 67.5, _README),
-                PublishedAccuracy("HPDv2 test set", 83.5, _README),
-                PublishedAccuracy("MHP test set, overall", 74.2, _README),
+                PublishedAccuracy("ImageReward", 67.5, _README),
+                PublishedAccuracy("HPDv2", 83.5, _README),
+                PublishedAccuracy("MHP", 74.2, _README),
             ),
             citation="arXiv 2405.14705",
         ),

@@ -32,7 +32,7 @@ SIGLIP_MODELS: dict[str, ModelSpec] = {
         SiglipConfig(),
         ScorerFacts(
             "discus0434's head on SigLIP so400m at 384 px; ignores the prompt",
-            parameters=429_547_105,
+            parameters=429_546_785,
             gigabytes=3.51,
             hardware="CPU, or GPU with 4 GB",
             score_range="about 1 to 10; 5.5 and more is great",
