@@ -166,6 +166,24 @@ def test_the_default_model_comes_from_the_hub_and_then_from_the_cache(hub, comma
     assert again == [pytest.approx(50)] * 2
 
 
+def test_a_download_logs_the_license_and_records_the_commit(hub, command, script, saved, parity):
+    hub.repos["zai-org/ImageReward"] = {"main": {"ImageReward.pt": (parity / "state_dict.pt").read_bytes()}}
+    hub.repos["google-bert/bert-base-uncased"] = {"main": {"vocab.txt": (parity / "vocab.txt").read_bytes()}}
+    for lines in (1, 0):  # only the first run downloads
+        done = command(hub.address, "rank", PROMPT, parity / "images" / "rgb.png")
+        assert "its weights do not match the model" in done.stderr
+        assert done.stderr.count("the license of the weights is Apache-2.0 (https://") == lines, done.stderr
+    hub.repos["someone/reward"] = {"main": saved}
+    code = """
+source = RM.load("someone/reward").source
+out = [source.name, source.revision, source.sha256, str(source)]
+"""
+    (name, revision, sha256, text), _ = script(hub.address, code)
+    assert (name, revision) == ("someone/reward", commit_of(hub.repos["someone/reward"]["main"]))
+    assert sha256 == hashlib.sha256(saved["model.safetensors"]).hexdigest()
+    assert text == f"someone/reward (revision {revision[:12]})"
+
+
 def test_the_former_repository_name_is_a_fallback(hub, script, parity, tmp_path):
     """The file has another size, which is detected after the download."""
     files = {"ImageReward.pt": (parity / "state_dict.pt").read_bytes()}

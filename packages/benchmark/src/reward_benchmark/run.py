@@ -17,8 +17,10 @@ from .run_files import (
     LOCK_FILE,
     MARKDOWN_FILE,
     SCORES_FILE,
+    SUMMARY_FILE,
     RunSettings,
     check_settings,
+    read_summary,
     write_groups,
     write_summary,
 )
@@ -99,18 +101,26 @@ def _run(config: RunConfig) -> SuiteSummary:
         scorers = _scorers(config, parts)
         load = partial(load_bundle, precision=config.precision, offline=config.offline)
         devices = config.device.split(",") if config.device else [None]
-        score_suite(parts, scorers, store, load, devices, config.batch_size)
+        sources = score_suite(parts, scorers, store, load, devices, config.batch_size)
         rows = dict(store.rows)
     try:
         tables = summarize(parts, scorers, rows)
     except ValueError as error:
         raise InputError(f"{error} The suite is {config.suite!r}.") from error
-    run_environment = environment(config.device, config.precision)
+    run_environment = environment(config.device, config.precision) | _weights(folder, scorers, sources)
     summary = SuiteSummary(config.suite, config.limit, str(data), run_environment, tables)
     write_groups(folder, parts)
     write_summary(folder, summary)
     write_text(folder / MARKDOWN_FILE, report_markdown(summary))
     return summary
+
+
+def _weights(folder: Path, scorers: list[str], loaded: dict[str, str]) -> dict[str, str]:
+    """Return "weights of SCORER" -> origin. Scorers that were not loaded again keep that of the last run."""
+    before = read_summary(folder).environment if (folder / SUMMARY_FILE).is_file() else {}
+    keys = {name: f"weights of {name}" for name in scorers}
+    known = {name: loaded.get(name) or before.get(key) for name, key in keys.items()}
+    return {keys[name]: source for name, source in known.items() if source}
 
 
 def _scorers(config: RunConfig, parts: list[Part]) -> list[str]:

@@ -28,7 +28,7 @@ def score_suite(
     load: Loader,
     devices: Sequence[str | None] = (None,),
     batch_size: int | None = None,
-) -> None:
+) -> dict[str, str]:
     """Score all images with all scorers, except those already in the store.
 
     Scorers are loaded one after the other, once per device. The devices take chunks from one queue.
@@ -40,14 +40,20 @@ def score_suite(
         load: (names, device) -> scorer.
         devices: devices to score on; None: the default device.
         batch_size: pairs per batch; None: the scorer's default.
+
+    Returns:
+        Origin of the weights by scorer, of the scorers that were loaded and have weights.
     """
+    sources: dict[str, str] = {}
     with bar() as progress:
         for names in bundles(scorers):
             chunks = list(_chunks(parts, names, store.rows))
             if not chunks:
                 continue
             task = progress.add_task(" and ".join(names), total=sum(map(len, chunks)))
-            _score_with(names, chunks, store, load, devices, batch_size, partial(progress.advance, task))
+            advance = partial(progress.advance, task)
+            sources |= _score_with(names, chunks, store, load, devices, batch_size, advance)
+    return sources
 
 
 @dataclass(frozen=True)
@@ -86,14 +92,17 @@ def _score_with(
     devices: Sequence[str | None],
     batch_size: int | None,
     advance: Callable[[int], None],
-) -> None:
+) -> dict[str, str]:
+    """Score chunks with one group of scorers; return the origins of their weights."""
     chunk_queue: queue.SimpleQueue[list[_Item]] = queue.SimpleQueue()
     for chunk in chunks:
         chunk_queue.put(chunk)
     write_lock, stop = threading.Lock(), threading.Event()
+    sources: dict[str, str] = {}
 
     def work(device: str | None) -> None:
         scorer = load(names, device)
+        sources.update(scorer.sources())
         while not stop.is_set():
             try:
                 chunk = chunk_queue.get_nowait()
@@ -114,7 +123,7 @@ def _score_with(
 
     if len(devices) == 1:
         work(devices[0])
-        return
+        return sources
     with ThreadPoolExecutor(len(devices)) as pool:
         futures = [pool.submit(work, device) for device in devices]
         try:
@@ -123,3 +132,4 @@ def _score_with(
         except BaseException:
             stop.set()
             raise
+    return sources

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 
 import numpy as np
@@ -102,6 +102,10 @@ class SharedTower:
     def __init__(self, scorers: dict[str, ScoringModel]):
         self.scorers = scorers
 
+    def sources(self) -> dict[str, str]:
+        """Return scorer -> origin of its weights."""
+        return _sources(self.scorers)
+
     def score_all(
         self, prompts: Sequence[str], images: Sequence[ImageSource], batch_size: int | None
     ) -> dict[str, list[ScoredRow]]:
@@ -128,6 +132,10 @@ class SingleScorer:
 
     def __init__(self, name: str, scorer):
         self.name, self.scorer = name, scorer
+
+    def sources(self) -> dict[str, str]:
+        """Return scorer -> origin of its weights, or nothing for a scorer without weights."""
+        return _sources({self.name: self.scorer})
 
     def score_all(
         self, prompts: Sequence[str], images: Sequence[ImageSource], batch_size: int | None
@@ -164,9 +172,14 @@ def available_scorers() -> list[str]:
     return [*available_models(), "tiny-cosine", *BASELINES]
 
 
+def _sources(scorers: Mapping[str, object]) -> dict[str, str]:
+    sources = {name: getattr(scorer, "source", None) for name, scorer in scorers.items()}
+    return {name: str(source) for name, source in sources.items() if source is not None}
+
+
 def _cosine_scorer(reward) -> BlipScorer:
     """Return the BLIP model of a reward as a cosine scorer."""
     config = BlipConfig(**{f.name: getattr(reward.config, f.name) for f in fields(BlipConfig)})
     scorer = BlipScorer(config, reward.tokenizer).to(reward.device)
-    scorer.blip = reward.blip
+    scorer.blip, scorer.source = reward.blip, reward.source
     return scorer.eval().requires_grad_(False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,7 @@ def model_card(
     is_lora: bool,
     pipeline: str,
     prompts: int,
+    sources: Mapping[str, str] | None = None,
 ) -> str:
     """Return the README.md of a trained model: rewards, usage, all settings.
 
@@ -73,7 +75,9 @@ def model_card(
         is_lora: whether the model is a LoRA or a full pipeline.
         pipeline: class name of the base model's pipeline.
         prompts: number of validation prompts.
+        sources: origin of the weights by name of the reward.
     """
+    origins = sources or {}
     validations = [row for row in rows if any(name.startswith("validation/") for name in row)]
     lines = [
         "---",
@@ -88,6 +92,8 @@ def model_card(
         + ", ".join(f"{markdown_text(r.name)} (weight {r.weight:g})" for r in config.rewards if r.weight)
         + ".",
         "",
+        *(f"- Weights of {markdown_text(name)}: {markdown_text(source)}" for name, source in origins.items()),
+        *([""] if origins else []),
     ]
     if len(validations) > 1:
         first = validations[0]

@@ -29,6 +29,7 @@ class Reward:
 
     config: RewardConfig
     function: RewardFunction
+    source: str = ""  # origin of the weights; "" for a function of the caller
 
     def __call__(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         """Return rewards (N,) float32.
@@ -58,6 +59,11 @@ class Rewards:
     def __init__(self, rewards: Sequence[Reward]):
         self.trained = [reward for reward in rewards if reward.config.weight]
         self.held_out = [reward for reward in rewards if not reward.config.weight]
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """Origins of the weights by name of the reward; functions of the caller have none."""
+        return {r.config.name: r.source for r in [*self.trained, *self.held_out] if r.source}
 
     def loss(self, pixels: Tensor, prompts: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
         """Return (loss per image (N,) with gradient, name -> rewards (N,) without gradient)."""
@@ -139,7 +145,7 @@ def load_rewards(
     check_reward_names(configs, functions)
     rewards = []
     for config in configs:
-        function = functions.get(config.name)
+        function, source = functions.get(config.name), ""
         if function is None:
             logger.info("loading %s", config.name)
             try:
@@ -148,7 +154,8 @@ def load_rewards(
                 raise RewardError(f"Cannot load the reward {config.name!r}: {error}") from error
 
             function = model.requires_grad_(False).eval().rewards_from_pixels
+            source = "" if model.source is None else str(model.source)
         elif isinstance(function, nn.Module):
             function = function.to(device).requires_grad_(False).eval()
-        rewards.append(Reward(config, function))
+        rewards.append(Reward(config, function, source))
     return Rewards(rewards)

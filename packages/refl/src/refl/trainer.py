@@ -191,7 +191,8 @@ class Trainer:
                 saved_step = self.state.best_step
                 self.best_weights.load(saved_step)
             pipeline, lora = type(self.family.pipeline).__name__, self.trainable.is_lora
-            card = model_card(config, rows, saved_step, lora, pipeline, len(self.validation_prompts))
+            sources = self.objective.rewards.sources
+            card = model_card(config, rows, saved_step, lora, pipeline, len(self.validation_prompts), sources)
             with write_errors(self.out), atomic_folder(folder) as new:
                 self.trainable.save(new)
                 (new / "README.md").write_text(card, encoding="utf-8")

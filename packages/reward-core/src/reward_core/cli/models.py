@@ -32,12 +32,8 @@ def run_models(args: argparse.Namespace) -> int:
 
 def facts_of(spec: ModelSpec) -> dict[str, Any]:
     """Return the facts of a scorer and the files to download."""
-    from ..hub.local_files import address
-
-    return {
-        **dataclasses.asdict(spec.facts),
-        "downloads": [{"address": address(file), "size": file.size} for file in spec.downloads()],
-    }
+    downloads = [dataclasses.asdict(file) for file in spec.downloads()]
+    return {**dataclasses.asdict(spec.facts), "downloads": downloads}
 
 
 def print_specs(specs: Mapping[str, ModelSpec]) -> None:

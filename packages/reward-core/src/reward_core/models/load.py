@@ -12,6 +12,7 @@ from ..files.json_file import read_json
 from ..hub.file_specs import is_repo_id
 from ..inputs.tokenizer import PromptTokenizer
 from ..scoring.device import Device
+from ..scoring.model_source import ModelSource
 from ..scoring.scoring_model import ScoringModel
 from .checkpoint import MAX_CONFIG_BYTES, read_state_dict
 from .clip.scorer import ClipScorer
@@ -122,7 +123,10 @@ def with_aesthetic_head(model: ClipScorer, weights: Path, widths: tuple[int, ...
     Raises:
         CheckpointError: a damaged file; KeyMismatchError if the weights do not match the head.
     """
-    return model.with_head(widths, read_state_dict(weights), str(weights))
+    scorer = model.with_head(widths, read_state_dict(weights), str(weights))
+    if model.source is not None:
+        scorer.source = ModelSource("Aesthetic", (*model.source.weights, weights))
+    return scorer
 
 
 def _find(name_or_path: PathLike, options: LoadOptions, usual_family: str) -> tuple[ModelFiles, Family]:

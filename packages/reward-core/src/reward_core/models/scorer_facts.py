@@ -44,7 +44,7 @@ class PublishedAccuracy:
 def published_in_hpsv3(pickscore: float, hpdv2: float, hpdv3: float) -> tuple[PublishedAccuracy, ...]:
     """Return accuracies in percent on three test sets from the table of HPSv3's README."""
     sets = {"PickScore": pickscore, "HPDv2": hpdv2, "HPDv3": hpdv3}
-    citation = "README of github.com/MizzenAI/HPSv3"
+    citation = "README of hpsv3 1.0.0 on PyPI"
     return tuple(PublishedAccuracy(name, percent, citation) for name, percent in sets.items())
 
 

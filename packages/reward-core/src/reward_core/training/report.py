@@ -97,6 +97,9 @@ def model_card(
         scores = f"Scores have mean 0 and standard deviation 1 over {source}."
     else:
         scores = "Scores are not standardized, because there was no validation set."
+    origin = markdown_code(settings.init)
+    if model.source is not None:
+        origin = markdown_text(str(model.source))
     verdict = f"**{markdown_text(facts['verdict'])}**\n\n" if facts["verdict"] else ""
     selection = (
         "lowest validation\n  loss"
@@ -110,7 +113,7 @@ tags: [reward-model, text-to-image, image-reward, human-preference]
 # {markdown_text(Path(settings.out).resolve().name)}
 
 A reward model: it predicts how much people like an image for a prompt. Trained with reward-core from
-{markdown_code(settings.init)}. {scores}
+{origin}. {scores}
 
 {verdict}| split | prompts | images | untied pairs | pairwise accuracy | mean over prompts | loss |
 |---|---|---|---|---|---|---|

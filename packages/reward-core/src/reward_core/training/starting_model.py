@@ -25,6 +25,7 @@ from ..models.model_spec import CONFIG_FILE, WEIGHTS_FILE
 from ..models.registry import find_spec
 from ..network.config import BlipConfig, RewardConfig
 from ..network.encoder_sizes import TextConfig
+from ..scoring.model_source import ModelSource
 from .config import TrainingConfig
 from .initialize import initialize_from_scratch
 
@@ -69,7 +70,9 @@ def starting_model(settings: TrainingConfig) -> RewardModel:
     if settings.image_size and not settings.timm:
         config, state = _resized(config, state, settings.image_size)
     tokenizer = model.tokenizer
-    return build_model(RewardModel, config, state, settings.init, lambda: tokenizer)
+    started = build_model(RewardModel, config, state, settings.init, lambda: tokenizer)
+    started.source = model.source
+    return started
 
 
 def head_weights(config: RewardConfig, kind: str, seed: int) -> dict[str, Tensor]:
@@ -183,9 +186,11 @@ def _from_weights(path: Path, settings: TrainingConfig) -> RewardModel:
     values: dict[str, Any] = {f.name: getattr(sizes, f.name) for f in dataclasses.fields(BlipConfig)}
     config = RewardConfig(**values, reward_mlp=(sizes.text.hidden_size, *RewardConfig.reward_mlp[1:]))
     state |= head_weights(config, settings.head_init or "scaled", settings.seed)
-    return build_model(
+    model = build_model(
         RewardModel, config, state, str(path), lambda: tokenizer_beside(path, config.max_length)
     )
+    model.source = ModelSource(settings.init, (path,))
+    return model
 
 
 def _with_dropout(config: RewardConfig, settings: TrainingConfig) -> RewardConfig:

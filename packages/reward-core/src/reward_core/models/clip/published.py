@@ -91,7 +91,7 @@ CLIP_MODELS: dict[str, ModelSpec] = {
             score_range="-100 to 100",
             training_data="Pick-a-Pic: choices of people",
             accuracies=(
-                PublishedAccuracy("ImageReward", 61.6, "README of github.com/MizzenAI/HPSv3"),
+                PublishedAccuracy("ImageReward", 61.6, "README of hpsv3 1.0.0 on PyPI"),
                 *published_in_hpsv3(70.5, 79.8, 65.6),
             ),
             citation="arXiv 2305.01569",
