@@ -186,7 +186,8 @@ def small_clip_and_aesthetic():
     from tokenizers import Tokenizer, models
 
     from reward_core.models.clip.config import ClipConfig
-    from reward_core.models.clip.scorer import ClipScorer, ClipTokenizer
+    from reward_core.models.clip.scorer import ClipScorer
+    from reward_core.models.clip.tokenizer import ClipTokenizer
 
     torch.manual_seed(0)
     config = ClipConfig(28, 14, 16, 1, 2, 32, 16, 1, 2, 32, 10, 8, 12)
