@@ -126,5 +126,5 @@ def test_dependencies_of_the_package():
     }
     assert names == {
         "torch", "transformers", "tokenizers", "huggingface_hub", "safetensors", "Pillow", "numpy", "rich",
-        "filelock",
+        "filelock", "ftfy",
     }  # fmt: skip

@@ -121,13 +121,13 @@ def _fetch_parts(scorer: str, spec: ModelSpec, options: LoadOptions) -> dict[str
     needed = {name: part.source for name, part in spec.parts.items() if part.required and part.source}
     paths: dict[str, Path] = {}
     missing = [file for file in spec.downloads() if local_path(file, options.download_root) is None]
-    if missing and not options.local_files_only:
-        logger.info("downloading %s: %s", scorer, spec.facts.weights_license.in_words())
     for name, source in needed.items():
         others = [s for n, s in needed.items() if n not in paths and n != name and not _is_bundled(s)]
         # A revision is one of the repository with the weights.
         same = isinstance(source, HubFile) and source.repo_id == _repository(needed["weights"])
         paths[name] = fetch_file(source, options, options.revision if same else None, others)
+    if missing:
+        logger.info("downloaded %s: %s", scorer, spec.facts.weights_license.in_words())
     return paths
 
 
