@@ -149,7 +149,7 @@ class Pretrained(ScoringModel):
         """Return a scorer that shares the weights of this one and computes another variant of its score.
 
         Args:
-            settings: fields of ``config`` that are no sizes, such as ``threshold=0.01`` of MPS or
+            settings: fields of ``config``, such as ``threshold=0.01`` of MPS or
                 ``antialias=False`` of HPSv2.1.
 
         Raises:

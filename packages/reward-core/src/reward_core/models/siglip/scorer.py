@@ -31,7 +31,7 @@ _DROPOUT = (0.5, 0.5, 0.5, 0.2)
 
 
 class StretchedTransform(ImageTransform):
-    """Image transform of SigLIP: resize to exactly S x S pixels, whatever the shape of the image."""
+    """Image transform of SigLIP: resize any image to exactly S x S pixels."""
 
     def __init__(self, size: int):
         super().__init__(size, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
