@@ -31,6 +31,9 @@ class CpuOps:
         weight, bias = joined(layers)
         return packed_weight(weight.bfloat16()), bias.bfloat16()
 
+    def prepare_mlp(self, first: nn.Linear, second: nn.Linear) -> tuple[Packed, Packed]:
+        return self.prepare(first), self.prepare(second)
+
     def rows(self, x: Tensor) -> Scaled:
         return Scaled(x.bfloat16())
 

@@ -81,7 +81,7 @@ class FusedVisionBlock:
     def __init__(self, block: VisionBlock, ops: FusedOps, mlp_ops: FusedOps) -> None:
         self.block, self.ops, self.mlp_ops = block, ops, mlp_ops
         self.qkv, self.proj = ops.prepare(block.attn.qkv), ops.prepare(block.attn.proj)
-        self.fc1, self.fc2 = mlp_ops.prepare(block.mlp.fc1), mlp_ops.prepare(block.mlp.fc2)
+        self.fc1, self.fc2 = mlp_ops.prepare_mlp(block.mlp.fc1, block.mlp.fc2)
 
     def __call__(self, stream: Tensor, branch: Any) -> Any:
         """Add the last branch and attention to the stream (M, N, E) float32; return the branch of the MLP."""
@@ -142,7 +142,7 @@ class FusedTextLayer:
         self.own_output = ops.prepare(own.output.dense)
         self.query = ops.prepare(cross.self["query"])
         self.cross_output = ops.prepare(cross.output.dense)
-        self.fc1, self.fc2 = ops.prepare(layer.intermediate.dense), ops.prepare(layer.output.dense)
+        self.fc1, self.fc2 = ops.prepare_mlp(layer.intermediate.dense, layer.output.dense)
 
     @cached_property
     def image_kv(self) -> Any:

@@ -23,6 +23,9 @@ class FusedOps(Protocol):
     def prepare(self, *layers: nn.Linear) -> Any:
         """Return one linear layer for ``linear``, with the concatenated results of layers (E -> O each)."""
 
+    def prepare_mlp(self, first: nn.Linear, second: nn.Linear) -> tuple[Any, Any]:
+        """Return both linear layers for ``mlp``."""
+
     def rows(self, x: Tensor) -> Any:
         """Return Rows of 16-bit numbers (..., D)."""
 
@@ -69,6 +72,11 @@ class GpuOps:
 
     def prepare(self, *layers: nn.Linear) -> tuple[Tensor, Tensor]:
         return joined(layers)
+
+    def prepare_mlp(
+        self, first: nn.Linear, second: nn.Linear
+    ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        return self.prepare(first), self.prepare(second)
 
     def rows(self, x: Tensor) -> Tensor:
         return x.to(self.dtype)

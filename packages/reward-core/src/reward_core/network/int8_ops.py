@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .attention import MultiHeadAttention
 from .cpu_kernels import GELU_OFFSET, Scaled, TorchKernels
+from .cpu_ops import CpuOps, Packed
 from .fused_ops import joined
 
 
@@ -50,6 +52,9 @@ class Int8Ops:
     def prepare(self, *layers: nn.Linear) -> Int8Weight:
         return quantized_weight(*joined(layers))
 
+    def prepare_mlp(self, first: nn.Linear, second: nn.Linear) -> tuple[Any, Int8Weight]:
+        return self.prepare(first), self.prepare(second)
+
     def rows(self, x: Tensor) -> Scaled:
         return self.kernels.quantize(Scaled(x.bfloat16().contiguous()))
 
@@ -59,7 +64,7 @@ class Int8Ops:
     def numbers(self, product: Scaled) -> Tensor:
         return self.kernels.rescale(product)
 
-    def mlp(self, first: Int8Weight, second: Int8Weight, rows: Scaled) -> Scaled:
+    def mlp(self, first: Any, second: Int8Weight, rows: Scaled) -> Scaled:
         hidden = self.kernels.quantize(int8_linear(first, rows), gelu=True)
         return Scaled(int8_linear(second, hidden).values, hidden.steps, second.bias_after_gelu)
 
@@ -73,6 +78,45 @@ class Int8Ops:
 
     def normalized(self, stream: Tensor, branch: Scaled, norm: nn.LayerNorm) -> Tensor:
         return self.kernels.add_norm(stream, branch, norm, keep_sum=True, int8=False).values
+
+
+class MixedMlpOps(Int8Ops):
+    """Steps whose MLPs multiply the first layer in bfloat16, the second one in 8 bits.
+
+    The input of the first layer is signed and has fewer levels, so most of the error comes from there.
+    """
+
+    def __init__(self, kernels: TorchKernels, bf16: CpuOps) -> None:
+        super().__init__(kernels)
+        self.bf16 = bf16
+
+    def prepare_mlp(self, first: nn.Linear, second: nn.Linear) -> tuple[MixedFirst, Int8Weight]:
+        width = first.out_features
+        return MixedFirst(self.bf16.prepare(first), torch.zeros(width)), self.prepare(second)
+
+    def mlp(self, first: Any, second: Int8Weight, rows: Scaled) -> Scaled:
+        values = self.bf16.linear(first.layer, rows).values
+        steps = torch.ones(values.numel() // values.shape[-1])
+        hidden = self.kernels.quantize(Scaled(values, steps, first.no_shift), gelu=True)
+        return Scaled(int8_linear(second, hidden).values, hidden.steps, second.bias_after_gelu)
+
+    def add_norm(
+        self, stream: Tensor, branch: Scaled | None, norm: nn.LayerNorm, keep_sum: bool = True
+    ) -> Scaled:
+        return self.bf16.add_norm(stream, branch, norm, keep_sum)
+
+
+@dataclass(frozen=True)
+class MixedFirst:
+    """The first layer of an MLP of `MixedMlpOps`.
+
+    Attributes:
+        layer: packed bfloat16 layer.
+        no_shift: zeros (O,), because the product has its bias already.
+    """
+
+    layer: Packed
+    no_shift: Tensor
 
 
 def quantized_weight(weight: Tensor, bias: Tensor) -> Int8Weight:

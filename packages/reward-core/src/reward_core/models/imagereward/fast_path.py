@@ -22,7 +22,7 @@ from ...network.cpu_kernels import ready_kernels
 from ...network.cpu_ops import CpuOps, packing_works
 from ...network.fused_encoders import FusedTextEncoder, FusedVisionEncoder
 from ...network.fused_ops import FusedOps, GpuOps
-from ...network.int8_ops import Int8Ops
+from ...network.int8_ops import Int8Ops, MixedMlpOps
 from ...network.reward_head import RewardHead
 from ...network.text_encoder import KeysValues, TextEncoder
 from ...network.vision_encoder import VisionEncoder
@@ -191,10 +191,11 @@ def has_bf16_units() -> bool:
 def int8_mlps(blocks: int, bf16: CpuOps, int8: Int8Ops) -> list[FusedOps]:
     """Return the steps of the MLP of each block of an int8 model.
 
-    Errors of the first blocks are the largest at the end.
+    The first half of the blocks, whose errors are the largest at the end, multiplies the first layer of the
+    MLP in bfloat16.
     """
-    first = blocks // 6
-    return [bf16] * first + [int8] * (blocks - first)
+    mixed, half = MixedMlpOps(int8.kernels, bf16), blocks // 2
+    return [mixed] * half + [int8] * (blocks - half)
 
 
 def fused_head(head: RewardHead) -> tuple[Tensor, Tensor]:
