@@ -42,7 +42,7 @@ def print_specs(specs: Mapping[str, ModelSpec]) -> None:
 
     table = PlainTable("name")
     for header in ("size", "hardware", "range", "better", "license", "training data", "differentiable"):
-        table.add_column(header, wrap=header in ("hardware", "training data"))
+        table.add_column(header, wrap=header in ("hardware", "range", "training data"))
     for name, spec in specs.items():
         facts = spec.facts
         table.add_row(

@@ -16,7 +16,7 @@ MPS_MODELS: dict[str, ModelSpec] = {
         {
             # The authors publish a pickled module on Google Drive; this is imscore's copy of its weights.
             "weights": Part(
-                HubFile("RE-N-Y/mpsv1", "model.safetensors", own_folder=True),
+                HubFile("RE-N-Y/mpsv1", "model.safetensors", own_folder=True, size="4.42 GB"),
                 ("model.safetensors", "MPS_overall_checkpoint.pth", "mps_overall.safetensors"),
             ),
             "config": Part(None, ("config.json",), required=False),
