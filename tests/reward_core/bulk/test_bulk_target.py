@@ -170,6 +170,7 @@ DAMAGED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", DAMAGED)
 def test_a_damaged_shard_is_named_and_scored_again(command, inputs, tmp_path, kind):
     form, damage = DAMAGED[kind]

@@ -106,6 +106,7 @@ SCHEDULERS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("scheduler", "options", "call"), SCHEDULERS, ids=[s[0] for s in SCHEDULERS])
 def test_multistep_and_stochastic_schedulers(load, scheduler, options, call):
     pipe, scorer = load("sd", scheduler, **options), Brightness()

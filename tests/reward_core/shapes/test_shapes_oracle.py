@@ -81,12 +81,13 @@ def test_the_oracle_agrees_with_the_known_truth():
 
 
 STRENGTHS = (0.2, 0.4, 0.6, 0.8, 1.0)
+FAST_KINDS = ("wrong_relation", "cut_off")  # the others are marked slow
 
 
 @pytest.mark.parametrize(
     "kind",
     [
-        pytest.param(kind, marks=pytest.mark.slow) if kind in ("jpeg", "noise") else kind
+        kind if kind in FAST_KINDS else pytest.param(kind, marks=pytest.mark.slow)
         for kind in (*shapes.SEMANTIC, *shapes.CLEANLINESS)
         if kind != "missing"
     ],
@@ -276,6 +277,7 @@ HARMLESS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HARMLESS)
 def test_small_changes_of_an_image_change_the_truth_little(name):
     changes = []
