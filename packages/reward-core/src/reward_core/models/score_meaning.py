@@ -1,0 +1,28 @@
+"""What the scores of a scorer mean, in one line for captions of tables."""
+
+from __future__ import annotations
+
+import os
+
+from .registry import find_spec
+
+
+def score_meaning(source: str | os.PathLike[str]) -> str | None:
+    """Return direction, range and comparability of a scorer's scores; None if nothing is known about it.
+
+    Args:
+        source: argument of ``load``. Only scorers with a name have facts.
+    """
+    known = find_spec(source)
+    if known is None:
+        return None
+    name, facts = known[0], known[1].facts
+    direction = "higher" if facts.higher_is_better else "lower"
+    across = "comparable" if facts.comparable_across_prompts else "not comparable"
+    return f"{name}: {facts.score_range}, {direction} is better, {across} across prompts"
+
+
+def is_comparable(source: str | os.PathLike[str]) -> bool:
+    """Return whether scores of different prompts are known to be comparable."""
+    known = find_spec(source)
+    return known is not None and known[1].facts.comparable_across_prompts is True
