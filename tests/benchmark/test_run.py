@@ -201,7 +201,7 @@ def test_clip_and_aesthetic_share_an_image_encoder(tmp_path):
     """One pass over the images gives the same scores as two; an unreadable image gets a row."""
     from PIL import Image
 
-    from reward_benchmark.scorers import SharedTower, bundles
+    from reward_benchmark.scorers import Bundle, bundles
 
     assert bundles(["CLIP", "BLIP", "Aesthetic"]) == [("CLIP", "Aesthetic"), ("BLIP",)]
     assert bundles(["Aesthetic", "BLIP"]) == [("Aesthetic",), ("BLIP",)]
@@ -211,7 +211,7 @@ def test_clip_and_aesthetic_share_an_image_encoder(tmp_path):
         tmp_path / "none.png",
         Image.new("RGB", (9, 9)),
     ]
-    rows_by_scorer = SharedTower(both).score_all(["a", "b", "b"], images, None)
+    rows_by_scorer = Bundle(both).score_all(["a", "b", "b"], images, None)
     for name, scorer in both.items():
         single_rows = list(scorer.score_rows(["a", "b", "b"], images))
         assert (
@@ -223,12 +223,12 @@ def test_clip_and_aesthetic_share_an_image_encoder(tmp_path):
             assert row.score == pytest.approx(other.score, abs=1e-6)
 
 
-def test_a_shared_tower_keeps_few_images_open(tmp_path):
+def test_a_bundle_keeps_few_images_open(tmp_path):
     import gc
 
     from PIL import Image
 
-    from reward_benchmark.scorers import SharedTower
+    from reward_benchmark.scorers import Bundle
     from reward_core.inputs.image_file import StoredImage
 
     Image.effect_noise((30, 40), 90).save(tmp_path / "a.png")
@@ -243,15 +243,15 @@ def test_a_shared_tower_keeps_few_images_open(tmp_path):
 
     before = sum(issubclass(type(thing), Image.Image) for thing in gc.get_objects())
     images = [Counting() for _ in range(12)]
-    rows_by_scorer = SharedTower(small_clip_and_aesthetic()).score_all(["a"] * 12, images, 2)
+    rows_by_scorer = Bundle(small_clip_and_aesthetic()).score_all(["a"] * 12, images, 2)
     assert len(rows_by_scorer["CLIP"]) == len(alive) == 12
     assert max(alive) - before <= 4
 
 
-def test_a_shared_tower_scores_a_group_without_a_readable_image(tmp_path):
-    from reward_benchmark.scorers import SharedTower
+def test_a_bundle_scores_a_group_without_a_readable_image(tmp_path):
+    from reward_benchmark.scorers import Bundle
 
-    rows_by_scorer = SharedTower(small_clip_and_aesthetic()).score_all(["a"], [tmp_path / "none.png"], None)
+    rows_by_scorer = Bundle(small_clip_and_aesthetic()).score_all(["a"], [tmp_path / "none.png"], None)
     assert [(row.score, row.error) for rows in rows_by_scorer.values() for row in rows] == [
         (None, "no such file")
     ] * 2

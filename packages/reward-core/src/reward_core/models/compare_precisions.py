@@ -15,9 +15,8 @@ from ..rankings.agreement import Agreement, agreement, check_rewards
 from ..scoring.device import Device
 from ..scoring.precision import PRECISIONS
 from ..scoring.scoring_model import ScoringModel
-from .load import load, load_score
+from .load import load
 from .load_options import PathLike
-from .registry import SCORES
 
 TIMED_SECONDS = 0.5  # the images are scored again until this much time has passed; the best time counts
 
@@ -102,7 +101,7 @@ def compare_precisions(
     """Score images in exact and in other precisions; one model is in memory at a time.
 
     Args:
-        name_or_path: as in ``load``, or one of ``available_scores()``.
+        name_or_path: as in ``load``.
         images: image files. Those that cannot be read are skipped.
         prompts: prompts; every image is scored with each of them.
         precisions: some of ``faster_precisions()``.
@@ -116,8 +115,7 @@ def compare_precisions(
         if name not in faster_precisions():
             known = ", ".join(map(repr, faster_precisions()))
             raise InputError(f"Cannot compare precision {name!r} with exact: it must be one of {known}.")
-    loader = load_score if name_or_path in SCORES else load
-    model: ScoringModel | None = loader(name_or_path, device=device)
+    model: ScoringModel | None = load(name_or_path, device=device)
     assert model is not None
     _, errors = model.encode_readable_images(images, batch_size=batch_size)
     failed = {images[i]: reason for i, reason in errors.items()}
@@ -134,7 +132,7 @@ def compare_precisions(
     for name in precisions:
         model = None  # free its memory before the next is loaded
         try:
-            model = loader(name_or_path, device=device, precision=name)
+            model = load(name_or_path, device=device, precision=name)
         except InputError as error:  # the model and the precision exist, so this machine does not support it
             results[name] = PrecisionResult(reason=str(error))
             continue

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from importlib import import_module
-from pathlib import Path
 from typing import Any, Protocol, cast, overload
 
 from ..errors import CheckpointError, InputError
@@ -13,11 +12,9 @@ from ..files.json_file import read_json
 from ..hub.file_specs import is_repo_id
 from ..inputs.tokenizer import PromptTokenizer
 from ..scoring.device import Device
-from ..scoring.model_source import ModelSource
 from ..scoring.scorer_group import ScorerGroup
 from ..scoring.scoring_model import ScoringModel
-from .checkpoint import MAX_CONFIG_BYTES, read_state_dict
-from .clip.scorer import ClipScorer
+from .checkpoint import MAX_CONFIG_BYTES
 from .load_group import load_group
 from .load_options import LoadOptions, PathLike
 from .model_files import ModelFiles, files_digest, path_files, published_files
@@ -51,7 +48,7 @@ def available_scores() -> list[str]:
 
 
 @overload
-def load(
+def load(  # type: ignore[overload-overlap]  # a string is also a sequence of strings
     name_or_path: PathLike = ...,
     device: Device = ...,
     download_root: PathLike | None = ...,
@@ -155,18 +152,6 @@ def model_digest(name_or_path: PathLike) -> str:
     files, family = _find(name_or_path, options, _REWARD_MODEL)
     tokenizer = family.find_tokenizer(files, family.read_config(files), options)
     return files_digest(files, tokenizer.fast_tokenizer.to_str())
-
-
-def with_aesthetic_head(model: ClipScorer, weights: Path, widths: tuple[int, ...]) -> ClipScorer:
-    """Return an Aesthetic scorer that shares the weights of a loaded CLIP.
-
-    Raises:
-        CheckpointError: a damaged file; KeyMismatchError if the weights do not match the head.
-    """
-    scorer = model.with_head(widths, read_state_dict(weights), str(weights))
-    if model.source is not None:
-        scorer.source = ModelSource("Aesthetic", (*model.source.weights, weights))
-    return scorer
 
 
 def _find(name_or_path: PathLike, options: LoadOptions, usual_family: str) -> tuple[ModelFiles, Family]:

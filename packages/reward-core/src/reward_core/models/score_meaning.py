@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 
-from .registry import find_spec
+from .model_identity import identify
+from .registry import all_specs, find_spec
 
 
 def score_meaning(source: str | os.PathLike[str]) -> str | None:
@@ -22,7 +23,13 @@ def score_meaning(source: str | os.PathLike[str]) -> str | None:
     return f"{name}: {facts.score_range}, {direction} is better, {across} across prompts"
 
 
-def is_comparable(source: str | os.PathLike[str]) -> bool:
-    """Return whether scores of different prompts are known to be comparable."""
-    known = find_spec(source)
-    return known is not None and known[1].facts.comparable_across_prompts is True
+def is_comparable(model: str | None) -> bool:
+    """Return whether scores of different prompts are known to be comparable.
+
+    Args:
+        model: model of stored scores, as in `ModelIdentity.identity`.
+    """
+    return any(
+        spec.facts.comparable_across_prompts is True and model in (name, identify(name).identity)
+        for name, spec in all_specs().items()
+    )

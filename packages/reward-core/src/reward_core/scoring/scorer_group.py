@@ -106,7 +106,7 @@ class ScorerGroup:
         compute = {name: scorer.pair_scorer(prompts) for name, scorer in self.scorers.items()}
         rewards = self._joined(self._batches(images, batch_size, compute))
         return {
-            name: checked_finite(column, lambda i, name=name: _pair(name, prompts[i], images[i]))
+            name: checked_finite(column, _pair_names(name, prompts, images))
             for name, column in rewards.items()
         }
 
@@ -120,12 +120,10 @@ class ScorerGroup:
         prompts, images = _checked(prompts, images)
         compute = {name: scorer.matrix_scorer(prompts) for name, scorer in self.scorers.items()}
         columns = self._joined(self._batches(images, batch_size, compute))
-        width = len(images)
+        every_prompt = [prompt for prompt in prompts for _ in images]
+        every_image = [image for _ in prompts for image in images]
         return {
-            name: checked_finite(
-                column.T.contiguous(),
-                lambda i, name=name: _pair(name, prompts[i // width], images[i % width]),
-            )
+            name: checked_finite(column.T.contiguous(), _pair_names(name, every_prompt, every_image))
             for name, column in columns.items()
         }
 
@@ -144,8 +142,9 @@ class ScorerGroup:
         for batch, values in self._batches(images, batch_size, compute, keep_errors=True):
             scores: dict[int, dict[str, float]] = {}
             indices = [batch.batch.indices[row] for row in batch.rows]
+            of_batch = [prompts[i] for i in indices], [images[i] for i in indices]
             for name, column in values.items():
-                checked_finite(column, lambda k: _pair(name, prompts[indices[k]], images[indices[k]]))  # noqa: B023
+                checked_finite(column, _pair_names(name, *of_batch))
                 for i, score in zip(indices, column.tolist()):
                     scores.setdefault(i, {})[name] = score
             for row, i in enumerate(batch.batch.indices):
@@ -231,5 +230,6 @@ def _checked(
     return prompts, images
 
 
-def _pair(name: str, prompt: str, image: ImageSource) -> str:
-    return f"{image_name(image)} with prompt {quoted(prompt)} ({name})"
+def _pair_names(name: str, prompts: Sequence[str], images: Sequence[ImageSource]) -> Callable[[int], str]:
+    """Return a function from the index of a pair to its description in errors."""
+    return lambda i: f"{image_name(images[i])} with prompt {quoted(prompts[i])} ({name})"
