@@ -14,7 +14,8 @@ from tiny_clips import save_tiny_clips
 import reward_core as RM
 from reward_core.bulk import BulkSettings, Manifest, score_to_file
 from reward_core.errors import ImageError, InputError, RunInterrupted
-from reward_core.inputs.image_file import StoredImage
+from reward_core.files.score_file import ScoredRow
+from reward_core.inputs.image_file import StoredImage, image_name, open_image
 
 PROMPTS = ["a", "b b", "a b a", "b", "a a"]
 BOTH = ("tiny", "tiny-judge")
@@ -162,6 +163,51 @@ def test_scorers_with_the_same_folder_name_get_different_names(clips, tmp_path):
     shutil.copytree(clips["HPS"], tmp_path / "CLIP")
     sources = [clips["CLIP"], tmp_path / "CLIP", "tiny"]
     assert RM.load(sources, device="cpu").names == [*map(str, sources[:2]), "tiny"]
+
+
+class Brightness:
+    """A scorer that is not a scoring model."""
+
+    def score_pairs(self, prompts, images):
+        levels = [np.asarray(open_image(image).convert("L")) for image in images]
+        return torch.tensor([level.mean() / 255 for level in levels], dtype=torch.float32)
+
+    def score_matrix(self, prompts, images):
+        return torch.stack([self.score_pairs(prompts, images)] * len(prompts))
+
+    def score(self, prompt, image):
+        return self.score_pairs([prompt], [image]).item()
+
+    def inference_rank(self, prompt, images):
+        raise NotImplementedError
+
+
+class Judge(Brightness):
+    """The same with an error for some pairs, as a VLM judge has."""
+
+    def score_rows(self, prompts, images, *, batch_size=None):
+        for prompt, image in zip(prompts, images):
+            failed = prompt == "b"
+            score = None if failed else self.score(prompt, image)
+            yield ScoredRow(prompt, image_name(image), score, "no answer" if failed else None)
+
+
+def test_any_scorer_can_be_in_a_group(pictures):
+    tiny = RM.load("tiny", device="cpu")
+    group = RM.ScorerGroup({"bright": Brightness(), "tiny": tiny, "judge": Judge()})
+    bright = Brightness().score_pairs(PROMPTS, pictures)
+    pairs, matrix = group.score_pairs(PROMPTS, pictures), group.score_matrix(PROMPTS[:2], pictures)
+    assert list(pairs) == ["bright", "tiny", "judge"]
+    close(pairs["bright"], bright)
+    close(pairs["tiny"], tiny.score_pairs(PROMPTS, pictures))
+    close(matrix["judge"], torch.stack([bright, bright]))
+    close(torch.tensor(RM.ScorerGroup({"bright": Brightness()}).score("a", pictures)["bright"]), bright)
+    rows = list(group.score_rows(PROMPTS, [*pictures[:4], "none.png"]))
+    assert [row.error for row in rows] == [None, None, None, "judge: no answer", "no such file"]
+    assert [list(row.scores) for row in rows[2:]] == [["tiny", "bright", "judge"], ["tiny", "bright"], []]
+    assert rows[3].of("bright").error is None
+    alone = list(RM.ScorerGroup({"judge": Judge()}).score_rows(PROMPTS, pictures))
+    assert [row.error for row in alone] == [None, None, None, "no answer", None]
 
 
 # Bulk runs

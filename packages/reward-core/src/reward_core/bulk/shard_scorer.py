@@ -9,13 +9,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ..errors import InputError
 from ..files.score_file import GroupRow
 from ..inputs.decode_ahead import MOST_THREADS, DecodedImage, decoded_by
 from ..inputs.image_file import state_text
 from ..runs.cpus import usable_cpus
 from ..scoring.decoders import decoding
+from ..scoring.lanes import Lane, by_name
 from ..scoring.pipeline import BatchResult, Pipeline
-from ..scoring.scorer_group import Lane, ScorerGroup, by_name
+from ..scoring.scorer_group import ScorerGroup
 from ..scoring.shared_decoding import Preparations, run_together
 from .images_ahead import ImagesAhead, RowBatch
 from .input_row import InputRow
@@ -77,8 +79,13 @@ class ShardScorer:
         self.group, self.source, self.shards, self.scored_rows = group, source, shards, scored_rows
         self.batch_size, self.cache = batch_size, cache
         self.threads, self.decoders = threads, decoders
+        if group.others:
+            raise InputError(
+                f"Cannot use {next(iter(group.others))!r} in a bulk run: it is not a scoring model. Score with "
+                "--prompts, or with score_rows."
+            )
         self.lanes = group.lanes()
-        self.paths = {name: scorer.path(reproducible) for name, scorer in group.scorers.items()}
+        self.paths = {name: model.path(reproducible) for name, model in group.models.items()}
         self.preparations = Preparations([lane.encoder for lane in self.lanes])
         self.states: dict[Hashable, str] = {}
 
@@ -151,7 +158,7 @@ class ShardScorer:
     def _rewards(self, name: str, features: Tensor, batch: RowBatch, rows: list[int]) -> Tensor:
         """Return the rewards (R,) of rows with image features (R, ...)."""
         prompts = [batch.rows[i].prompt or "" for i in rows]
-        tokenizer = self.group[name].tokenizer
+        tokenizer = self.group.models[name].tokenizer
         token_ids, mask = tokenizer(prompts)
         lengths = mask.sum(1).tolist()
         full = [row for row, length in zip(rows, lengths) if length == tokenizer.max_length]

@@ -31,7 +31,8 @@ def load_group(
     encoders: dict[Hashable, ScoringModel] = {}
     for name, source in zip(names, sources):
         scorer = load(source)
-        share_encoder(scorer, encoders.setdefault(scorer.encoder_key(), scorer))
+        if isinstance(scorer, ScoringModel):  # not a VLM judge
+            share_encoder(scorer, encoders.setdefault(scorer.encoder_key(), scorer))
         scorers[name] = scorer
     return ScorerGroup(scorers)
 

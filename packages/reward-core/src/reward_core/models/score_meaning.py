@@ -19,8 +19,12 @@ def score_meaning(source: str | os.PathLike[str]) -> str | None:
         return None
     name, facts = known[0], known[1].facts
     direction = "higher" if facts.higher_is_better else "lower"
-    across = "comparable" if facts.comparable_across_prompts else "not comparable"
-    return f"{name}: {facts.score_range}, {direction} is better, {across} across prompts"
+    across = {
+        True: "comparable across prompts",
+        False: "not comparable across prompts",
+        None: "compare within a prompt",
+    }[facts.comparable_across_prompts]
+    return f"{name}: {facts.score_range}, {direction} is better, {across}"
 
 
 def is_comparable(model: str | None) -> bool:

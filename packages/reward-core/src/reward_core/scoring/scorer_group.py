@@ -1,12 +1,11 @@
 """Several scorers that read the same images: each image is decoded once.
 
-Shapes: B images in a batch, N pairs or images, P prompts, K scorers of a lane.
+Shapes: B images in a batch, N pairs or images, P prompts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -22,33 +21,21 @@ from ..runs.caller_warning import quoted
 from .batching import checked_batch_size
 from .decoders import decoding, path_and_name
 from .image_batches import ImageBatch
+from .lanes import Compute, Lane, by_name, stacked
+from .other_scorers import merged, rows_of
 from .pipeline import BatchResult, Pipeline, ahead
 from .rewards import checked_finite, ranking
+from .scorer import Scorer
 from .scoring_methods import as_list, check_counts, check_images
 from .scoring_model import ScoringModel
 from .shared_decoding import Preparations, run_together
-
-#: Function from features (B, ...) and indices of B images to rewards, (B,) or (B, P).
-Compute = Callable[[Tensor, list[int]], Tensor]
-
-
-@dataclass(frozen=True)
-class Lane:
-    """Scorers that read the same image features, such as CLIP and Aesthetic.
-
-    Attributes:
-        names: names of the scorers.
-        encoder: the scorer that encodes the images.
-    """
-
-    names: tuple[str, ...]
-    encoder: ScoringModel
 
 
 class ScorerGroup:
     """Several scorers with the scoring methods of one; every result is a dict by name.
 
-    Each image is decoded once for all scorers, and encoded once for scorers with the same image encoder.
+    Each image is decoded once for all scoring models, and encoded once for those with the same image encoder.
+    Scorers that are not scoring models, such as VLM judges, read the images themselves.
 
     Args:
         scorers: scorers by name.
@@ -56,18 +43,22 @@ class ScorerGroup:
     Attributes:
         scorers: the same.
         names: their names.
+        models: those that are scoring models.
+        others: the others.
 
     Raises:
         InputError: no scorer.
     """
 
-    def __init__(self, scorers: Mapping[str, ScoringModel]) -> None:
+    def __init__(self, scorers: Mapping[str, Scorer]) -> None:
         if not scorers:
             raise InputError("Cannot use a group of scorers: no scorer given.")
         self.scorers = dict(scorers)
         self.names = list(self.scorers)
+        self.models = {name: s for name, s in self.scorers.items() if isinstance(s, ScoringModel)}
+        self.others = {name: s for name, s in self.scorers.items() if name not in self.models}
 
-    def __getitem__(self, name: str) -> ScoringModel:
+    def __getitem__(self, name: str) -> Any:
         return self.scorers[name]
 
     def score(
@@ -103,11 +94,11 @@ class ScorerGroup:
         """
         prompts, images = _checked(prompts, images)
         check_counts(len(prompts), len(images))
-        compute = {name: scorer.pair_scorer(prompts) for name, scorer in self.scorers.items()}
-        rewards = self._joined(self._batches(images, batch_size, compute))
+        compute = {name: model.pair_scorer(prompts) for name, model in self.models.items()}
+        rewards = _joined(self._batches(images, batch_size, compute))
+        rewards |= {name: scorer.score_pairs(prompts, images) for name, scorer in self.others.items()}
         return {
-            name: checked_finite(column, _pair_names(name, prompts, images))
-            for name, column in rewards.items()
+            name: checked_finite(rewards[name], _pair_names(name, prompts, images)) for name in self.names
         }
 
     def score_matrix(
@@ -118,13 +109,15 @@ class ScorerGroup:
         Args and Raises are as in ``score_pairs``, with P prompts and N images.
         """
         prompts, images = _checked(prompts, images)
-        compute = {name: scorer.matrix_scorer(prompts) for name, scorer in self.scorers.items()}
-        columns = self._joined(self._batches(images, batch_size, compute))
+        compute = {name: model.matrix_scorer(prompts) for name, model in self.models.items()}
+        columns = _joined(self._batches(images, batch_size, compute))
+        matrices = {name: column.T.contiguous() for name, column in columns.items()}  # (P, N)
+        matrices |= {name: scorer.score_matrix(prompts, images) for name, scorer in self.others.items()}
         every_prompt = [prompt for prompt in prompts for _ in images]
         every_image = [image for _ in prompts for image in images]
         return {
-            name: checked_finite(column.T.contiguous(), _pair_names(name, every_prompt, every_image))
-            for name, column in columns.items()
+            name: checked_finite(matrices[name], _pair_names(name, every_prompt, every_image))
+            for name in self.names
         }
 
     def score_rows(
@@ -132,13 +125,24 @@ class ScorerGroup:
     ) -> Iterator[GroupRow]:
         """Yield a row for each pair, in order, with the score of each scorer.
 
-        The row of an image that cannot be read holds the error instead of scores.
+        The row of an image that cannot be read holds the error instead of scores. If only one scorer has an
+        error, as a VLM judge may, the others' scores are there too.
         """
         prompts, images = as_list(prompts), as_list(images)
         check_prompts(prompts)
         check_images(images)
         check_counts(len(prompts), len(images))
-        compute = {name: scorer.pair_scorer(prompts) for name, scorer in self.scorers.items()}
+        rows = {name: rows_of(name, scorer, prompts, images) for name, scorer in self.others.items()}
+        if self.models:
+            rows = {"": self._model_rows(prompts, images, batch_size), **rows}
+        for parts in zip(*rows.values(), strict=True):
+            yield merged(dict(zip(rows, parts)))
+
+    def _model_rows(
+        self, prompts: Sequence[str], images: Sequence[ImageSource], batch_size: int | None
+    ) -> Iterator[GroupRow]:
+        """Yield a row for each pair with the scores of the scoring models."""
+        compute = {name: model.pair_scorer(prompts) for name, model in self.models.items()}
         for batch, values in self._batches(images, batch_size, compute, keep_errors=True):
             scores: dict[int, dict[str, float]] = {}
             indices = [batch.batch.indices[row] for row in batch.rows]
@@ -153,11 +157,11 @@ class ScorerGroup:
                 yield GroupRow(prompts[i], image_name(images[i]), scores.get(i, {}), reason)
 
     def lanes(self) -> list[Lane]:
-        """Return the scorers in groups with the same image encoder and the same weights of it."""
+        """Return the scoring models in groups with the same image encoder and the same weights of it."""
         by_key: dict[Hashable, list[str]] = {}
-        for name, scorer in self.scorers.items():
-            by_key.setdefault(scorer.encoder_key(), []).append(name)
-        return [Lane(tuple(names), self.scorers[names[0]]) for names in by_key.values()]
+        for name, model in self.models.items():
+            by_key.setdefault(model.encoder_key(), []).append(name)
+        return [Lane(tuple(names), self.models[names[0]]) for names in by_key.values()]
 
     def _batches(
         self,
@@ -167,12 +171,14 @@ class ScorerGroup:
         keep_errors: bool = False,
     ) -> Iterator[tuple[BatchResult[ImageBatch], dict[str, Tensor]]]:
         """Yield each batch with the results (B, ...) of ``compute`` by name, of its readable images."""
+        if not self.models:
+            return
         lanes = self.lanes()
         preparations = Preparations([lane.encoder for lane in lanes])
         prepare, *others = preparations.functions
         size = min(checked_batch_size(batch_size, lane.encoder.device) for lane in lanes)
         pipelines: list[Pipeline[ImageBatch]] = [
-            Pipeline(lane.encoder, lane.encoder.path(), _stacked(lane, compute), keep_errors=keep_errors)
+            Pipeline(lane.encoder, lane.encoder.path(), stacked(lane, compute), keep_errors=keep_errors)
             for lane in lanes
         ]
         with decoding(
@@ -194,29 +200,11 @@ class ScorerGroup:
             for results in run_together(pipelines, ahead(batches())):
                 yield results[0], by_name(lanes, [result.values for result in results])
 
-    def _joined(
-        self, batches: Iterator[tuple[BatchResult[ImageBatch], dict[str, Tensor]]]
-    ) -> dict[str, Tensor]:
-        parts = [values for _, values in batches]
-        return {name: torch.cat([part[name] for part in parts]) for name in self.names}
 
-
-def by_name(lanes: Sequence[Lane], values: Sequence[Tensor | None]) -> dict[str, Tensor]:
-    """Return scorer -> its results (B, ...) from the results (B, ..., K) of each lane; empty without rows."""
-    found = zip(lanes, values, strict=True)
-    return {
-        name: value[..., k] for lane, value in found if value is not None for k, name in enumerate(lane.names)
-    }
-
-
-def _stacked(lane: Lane, compute: Mapping[str, Compute]) -> Callable[[Tensor, ImageBatch, list[int]], Tensor]:
-    """Return the function of a pipeline with results (B, ..., K) of the scorers of a lane."""
-
-    def computed(features: Tensor, batch: ImageBatch, rows: list[int]) -> Tensor:
-        indices = [batch.start + row for row in rows]
-        return torch.stack([compute[name](features, indices) for name in lane.names], dim=-1)
-
-    return computed
+def _joined(batches: Iterator[tuple[BatchResult[ImageBatch], dict[str, Tensor]]]) -> dict[str, Tensor]:
+    """Return scorer -> the results (N, ...) of all batches."""
+    parts = [values for _, values in batches]
+    return {name: torch.cat([part[name] for part in parts]) for name in (parts[0] if parts else {})}
 
 
 def _checked(
