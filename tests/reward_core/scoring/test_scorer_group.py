@@ -187,9 +187,11 @@ class Judge(Brightness):
 
     def score_rows(self, prompts, images, *, batch_size=None):
         for prompt, image in zip(prompts, images):
-            failed = prompt == "b"
-            score = None if failed else self.score(prompt, image)
-            yield ScoredRow(prompt, image_name(image), score, "no answer" if failed else None)
+            name = image_name(image)
+            if prompt == "b" or name == "none.png":
+                yield ScoredRow(prompt, name, None, "no answer" if prompt == "b" else "no such file")
+            else:
+                yield ScoredRow(prompt, name, self.score(prompt, image))
 
 
 def test_any_scorer_can_be_in_a_group(pictures):

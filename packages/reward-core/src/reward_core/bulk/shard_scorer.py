@@ -81,8 +81,8 @@ class ShardScorer:
         self.threads, self.decoders = threads, decoders
         if group.others:
             raise InputError(
-                f"Cannot use {next(iter(group.others))!r} in a bulk run: it is not a scoring model. Score with "
-                "--prompts, or with score_rows."
+                f"Cannot use {next(iter(group.others))!r} in a bulk run: it is not a scoring model. Score "
+                "with --prompts, or with score_rows."
             )
         self.lanes = group.lanes()
         self.paths = {name: model.path(reproducible) for name, model in group.models.items()}
