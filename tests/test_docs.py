@@ -313,8 +313,10 @@ def check_command(command: list[str], monkeypatch) -> None:
             raise AssertionError(errors.getvalue()) from error
         elsewhere = any(word.startswith("cuda") or word == "ray" for word in words)
         if (program, words[0]) in RUN and not elsewhere:
-            if getattr(arguments, "model", None) in DOWNLOADED:
-                words += ["--model", "tiny"]  # the last one counts
+            bundled = iter(("tiny", "tiny-judge"))
+            words = [next(bundled) if word in DOWNLOADED else word for word in words]
+            if getattr(arguments, "models", words) is None or getattr(arguments, "model", None) in DOWNLOADED:
+                words += ["--model", "tiny"]
             with redirect_stdout(io.StringIO()), redirect_stderr(errors):
                 code = importlib.import_module("reward_core.cli").main(words)
             assert code == 0, errors.getvalue()

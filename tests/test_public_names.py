@@ -7,7 +7,7 @@ import pytest
 
 PUBLIC = {
     "reward_core": """
-        ImageFeatures PromptFeatures RewardCoreError RewardModel Scorer available_models
+        ImageFeatures PromptFeatures RewardCoreError RewardModel Scorer ScorerGroup available_models
         available_scores load load_score
     """,
     "reward_core.app": """

@@ -181,38 +181,31 @@ def test_invalid_runs_are_refused(shapes, command, tmp_path):
     assert "'oracel' is neither" in done.stderr
 
 
-def small_clip_and_aesthetic():
-    import torch
-    from tokenizers import Tokenizer, models
+@pytest.fixture(scope="module")
+def clip_and_aesthetic(tmp_path_factory):
+    from tiny_clips import save_tiny_clips
 
-    from reward_core.models.clip.config import ClipConfig
-    from reward_core.models.clip.scorer import ClipScorer
-    from reward_core.models.clip.tokenizer import ClipTokenizer
+    from reward_core import load
 
-    torch.manual_seed(0)
-    config = ClipConfig(28, 14, 16, 1, 2, 32, 16, 1, 2, 32, 10, 8, 12)
-    tokenizer = ClipTokenizer(Tokenizer(models.WordLevel({"a": 8, "b": 9}, "a")), 8)
-    clip = ClipScorer(config, tokenizer).eval().requires_grad_(False)
-    head = {"layers.0.weight": torch.randn(4, 12), "layers.0.bias": torch.zeros(4)}
-    head |= {"layers.2.weight": torch.randn(1, 4), "layers.2.bias": torch.zeros(1)}
-    return {"CLIP": clip, "Aesthetic": clip.with_head((4, 1), head, "head")}
+    folders = save_tiny_clips(tmp_path_factory.mktemp("clips"))
+    return load([folders["CLIP"], folders["Aesthetic"]], device="cpu").scorers
 
 
-def test_clip_and_aesthetic_share_an_image_encoder(tmp_path):
+def test_clip_and_aesthetic_share_an_image_encoder(clip_and_aesthetic, tmp_path):
     """One pass over the images gives the same scores as two; an unreadable image gets a row."""
     from PIL import Image
 
-    from reward_benchmark.scorers import SharedTower, bundles
+    from reward_benchmark.scorers import Bundle, bundles
 
     assert bundles(["CLIP", "BLIP", "Aesthetic"]) == [("CLIP", "Aesthetic"), ("BLIP",)]
     assert bundles(["Aesthetic", "BLIP"]) == [("Aesthetic",), ("BLIP",)]
-    both = small_clip_and_aesthetic()
+    both = clip_and_aesthetic
     images = [
         Image.effect_noise((30, 40), 90).convert("RGB"),
         tmp_path / "none.png",
         Image.new("RGB", (9, 9)),
     ]
-    rows_by_scorer = SharedTower(both).score_all(["a", "b", "b"], images, None)
+    rows_by_scorer = Bundle(both).score_all(["a", "b", "b"], images, None)
     for name, scorer in both.items():
         single_rows = list(scorer.score_rows(["a", "b", "b"], images))
         assert (
@@ -225,12 +218,12 @@ def test_clip_and_aesthetic_share_an_image_encoder(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_shared_tower_keeps_few_images_open(tmp_path):
+def test_a_bundle_keeps_few_images_open(clip_and_aesthetic, tmp_path):
     import gc
 
     from PIL import Image
 
-    from reward_benchmark.scorers import SharedTower
+    from reward_benchmark.scorers import Bundle
     from reward_core.inputs.image_file import StoredImage
 
     Image.effect_noise((30, 40), 90).save(tmp_path / "a.png")
@@ -245,15 +238,15 @@ def test_a_shared_tower_keeps_few_images_open(tmp_path):
 
     before = sum(issubclass(type(thing), Image.Image) for thing in gc.get_objects())
     images = [Counting() for _ in range(12)]
-    rows_by_scorer = SharedTower(small_clip_and_aesthetic()).score_all(["a"] * 12, images, 2)
+    rows_by_scorer = Bundle(clip_and_aesthetic).score_all(["a"] * 12, images, 2)
     assert len(rows_by_scorer["CLIP"]) == len(alive) == 12
     assert max(alive) - before <= 4
 
 
-def test_a_shared_tower_scores_a_group_without_a_readable_image(tmp_path):
-    from reward_benchmark.scorers import SharedTower
+def test_a_bundle_scores_a_group_without_a_readable_image(clip_and_aesthetic, tmp_path):
+    from reward_benchmark.scorers import Bundle
 
-    rows_by_scorer = SharedTower(small_clip_and_aesthetic()).score_all(["a"], [tmp_path / "none.png"], None)
+    rows_by_scorer = Bundle(clip_and_aesthetic).score_all(["a"], [tmp_path / "none.png"], None)
     assert [(row.score, row.error) for rows in rows_by_scorer.values() for row in rows] == [
         (None, "no such file")
     ] * 2

@@ -17,7 +17,7 @@ SIZES = {"app.png": (1280, 900), "app-phone.png": (390, 844)}
 @contextmanager
 def app_server() -> Iterator[str]:
     """Start the app with the bundled models and return its address."""
-    command = [sys.executable, "-m", "reward_core", "app", "--model", "tiny", "--second-model", "tiny-judge"]
+    command = [sys.executable, "-m", "reward_core", "app", "--model", "tiny", "--model", "tiny-judge"]
     server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert server.stderr is not None
     try:

@@ -16,5 +16,5 @@ if __name__ == "__main__":
     if name := os.environ.get("SPACE_HOST"):  # the host name in requests from the Space's proxy
         arguments += ["--allow-host", name]
     if second := os.environ.get("REWARD_SECOND_MODEL"):
-        arguments += ["--second-model", second]
+        arguments += ["--model", second]
     sys.exit(main(arguments))

@@ -72,7 +72,7 @@ class Server:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    server = Server(tmp_path_factory.mktemp("uploads"), "--second-model", "tiny-judge")
+    server = Server(tmp_path_factory.mktemp("uploads"), "--model", "tiny-judge")
     yield server
     assert server.stop() in (0, 130)
     assert list(server.folder.glob("reward-core-app-*")) == []  # no upload is left
@@ -80,10 +80,10 @@ def server(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def strict_server(tmp_path_factory):
-    """A server with low limits and without a second model."""
+    """A server with low limits and with one model."""
     server = Server(tmp_path_factory.mktemp("uploads"), "--max-pictures", 4, "--max-mb", 1, "--queue", 1)
     yield server
-    body = {"data": [[], "x", "\x1b]0;title\x07\u202e", "none"], "fn_index": 0, "session_hash": "log"}
+    body = {"data": [[], "x", "\x1b]0;title\x07\u202e", []], "fn_index": 0, "session_hash": "log"}
     httpx.post(f"{server.address}gradio_api/queue/join", json=body)  # a model's name that is not offered
     with httpx.stream("GET", f"{server.address}gradio_api/queue/data?session_hash=log") as answer:
         assert any("process_completed" in line for line in answer.iter_lines())
@@ -133,15 +133,16 @@ class Page:
         self.page = page
         page.locator("#rc-rank").wait_for()
 
-    def rank(self, files, prompts, model=None, second=None):
+    def rank(self, files, prompts, model=None, more=None):
         if files:
             self.page.locator("#rc-files input[type=file]").set_input_files(list(map(str, files)))
             self.page.locator("#rc-files .file-preview tr").nth(len(files) - 1).wait_for()
         self.page.locator("#rc-prompts textarea").fill("\n".join(prompts))
-        for box, name in (("#rc-model", model), ("#rc-second", second)):
-            if name:
-                self.page.locator(f"{box} input").click()
-                self.page.get_by_role("option", name=name, exact=True).click()
+        if model:
+            self.page.locator("#rc-model input").click()
+            self.page.get_by_role("option", name=model, exact=True).click()
+        for box in [] if more is None else self.page.locator("#rc-more label").all():
+            box.locator("input").set_checked(box.inner_text().strip() in more)
         self.page.evaluate(
             "document.querySelectorAll('#rc-results .rc-results, #rc-results .rc-notice')"
             ".forEach(e => e.classList.add('old'))"
@@ -201,7 +202,7 @@ def check_ranked(cards, model, prompt, files):
 
 def test_images_are_ranked_for_a_prompt(visit, server, models, files, group):
     page = visit(server.address)
-    page.rank(files, [group.prompt], second="none")
+    page.rank(files, [group.prompt], more=[])
     cards = page.cards()
     check_ranked(cards, models["tiny"], group.prompt, files)
     assert "best" in cards[0][2]
@@ -218,7 +219,7 @@ def test_images_are_ranked_for_a_prompt(visit, server, models, files, group):
 def test_each_prompt_has_a_row_and_all_share_a_table(visit, server, models, files, group):
     prompts = [group.prompt, "a big green star", "a small blue circle left of a red square"]
     page = visit(server.address)
-    page.rank(files, [*prompts, "", prompts[1]], second="none")  # with an empty and a repeated line
+    page.rank(files, [*prompts, "", prompts[1]], more=[])  # with an empty and a repeated line
     for p, prompt in enumerate(prompts):
         check_ranked(page.cards(p), models["tiny"], prompt, files)
     rows = page.page.locator(".rc-glance tbody tr").all()
@@ -273,7 +274,7 @@ def test_unreadable_images_are_reported_and_the_rest_is_ranked(visit, server, mo
     for name, (content, _) in bad.items():
         (tmp_path / name).write_bytes(content)
     page = visit(server.address)
-    page.rank([*files[:3], *(tmp_path / name for name in bad)], [group.prompt], second="none")
+    page.rank([*files[:3], *(tmp_path / name for name in bad)], [group.prompt], more=[])
     check_ranked(page.cards(), models["tiny"], group.prompt, files[:3])
     notices = page.notices()
     assert "4 files could not be ranked" in notices
@@ -332,7 +333,7 @@ def test_names_and_prompts_are_escaped(visit, server, files, tmp_path):
     assert page.page.locator("#rc-results img").count() == 0
     assert "taken over" not in page.page.title()
     assert "tiny reads at most 35 tokens of a prompt and ignored “" in page.notices()
-    page.rank([files[1]], ["a red\u202e\x9b star"], second="none")
+    page.rank([files[1]], ["a red\u202e\x9b star"], more=[])
     assert "a red\\u202e\\x9b star" in page.page.locator("#rc-results h3").all_inner_texts()
 
 

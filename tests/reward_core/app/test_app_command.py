@@ -47,7 +47,7 @@ def test_usage_errors_are_one_line(command, tmp_path):
     taken = socket.create_server(("127.0.0.1", 0))
     for arguments, reason in (
         (["--model", "nosuch"], "'nosuch' is neither a known name"),
-        (["--second-model", tmp_path / "none.pt", "--model", "tiny"], "none.pt"),
+        (["--model", "tiny", "--model", tmp_path / "none.pt"], "none.pt"),
         (["--model", "tiny", "--port", taken.getsockname()[1]], "Cannot listen on 127.0.0.1"),
         (["--model", "tiny", "--port", 70000], "from 1 to 65535"),
     ):

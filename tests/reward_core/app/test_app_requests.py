@@ -30,7 +30,7 @@ def client():
         for name, size in sizes.items():
             patch.setenv(f"REWARD_CORE_MAX_{name}_BYTES", str(size))
         limits = Limits(megabytes=0.25)
-        page = build_page(Models(["tiny"], only=True, device="cpu"), None, limits)
+        page = build_page(Models(["tiny"], only=True, device="cpu"), (), limits)
         _, address, _ = serve(
             page, host="127.0.0.1", port=None, share=False, limits=limits, allowed_hosts=["Proxy.example"]
         )
@@ -49,7 +49,7 @@ def upload(client, size, *names, seed=0, **options):
 
 
 def join(client, **options):
-    body = {"data": [[], "x", "tiny", "none"], "fn_index": 0, "session_hash": "s"}
+    body = {"data": [[], "x", "tiny", []], "fn_index": 0, "session_hash": "s"}
     return client.post("/gradio_api/queue/join", json=body, **options)
 
 
@@ -183,7 +183,7 @@ def test_large_files_and_requests_are_refused(client):
     assert client.post("/gradio_api/upload", content=whole(), headers=headers).status_code == 413
     assert kept_bytes(client) == before
     assert join(client, params={}).status_code == 200
-    long = {"data": [[], "x" * 65 * KB, "tiny", "none"], "fn_index": 0, "session_hash": "s"}
+    long = {"data": [[], "x" * 65 * KB, "tiny", []], "fn_index": 0, "session_hash": "s"}
     assert client.post("/gradio_api/queue/join", json=long).status_code == 413
 
 

@@ -278,7 +278,7 @@ def test_sort_moves_captions_with_images(command, scored, option):
         (scored / f"{name}.txt").write_text(name)
     Image.new("RGB", (8, 8)).save(scored / "p5.jpg")  # of the same name: the caption is both's
     write_score(scored / "p5.jpg", SCORE_KEY, 3)
-    assert command("sort", scored, "--into", "best,rest", "--top", "1", option).returncode == 0
+    assert command("sort", scored, *SORT, "--across-prompts", option).returncode == 0
     assert (scored / "best/p5.txt").read_text() == (scored / "rest/p5.txt").read_text() == "p5"
     assert (scored / "rest/p0.txt").read_text() == "p0"
     assert len(list(scored.glob("*.txt"))) == (0 if option == "--move" else 2)
@@ -403,7 +403,6 @@ def test_sort_by_a_file_of_scores(command, tmp_path, tiny):
         (["--into", "a,b", "--top", "1", "--key", "a: b"], "name of a score"),
         (["--into", "a,b,c", "--threshold", "0,1"], "expected descending order"),
         (["--into", "a,b"], "required"),
-        (["--into", "a,b", "--threshold", "0", "--per-prompt"], "Cannot use --per-prompt without --top"),
         (["--into", "a,b", "--top", "1", "--move", "--copy"], "not allowed"),
     ],
 )
@@ -418,7 +417,7 @@ def test_sort_usage_errors(command, scored, arguments, word):
 def test_tag_and_sort_as_subprocesses(run, folder):
     done = run("tag", folder, "--prompt-from-metadata", "--model", "tiny")
     assert done.returncode == 0, done.stderr
-    done = run("sort", folder, "--into", "best,rest", "--top", "1", "--move")
+    done = run("sort", folder, "--into", "best,rest", "--top", "1", "--across-prompts", "--move")
     assert done.returncode == 0, done.stderr
     assert "moved 3: 1 in best, 2 in rest" in done.stdout
 
@@ -548,7 +547,7 @@ def test_sort_and_tag_name_scores_in_images_that_are_not_finite(command, folder,
     for arguments in (
         ("sort", folder, *SORT, "--key", "tiny Score"),
         ("tag", folder, "--prompt-from-metadata", "--model", "tiny", "--skip-tagged"),
-        ("sort", folder, *SORT, "--move"),
+        ("sort", folder, *SORT, "--across-prompts", "--move"),
     ):
         done = command(*arguments)
         assert done.returncode == 1
@@ -571,34 +570,52 @@ def test_sort_refuses_scores_that_are_not_numbers(command, scored, score):
 @pytest.fixture
 def prompted(tmp_path):
     """Eight images: four of an easy prompt, which score high, and four of a hard one."""
+    folder = tmp_path / "prompted"
+    folder.mkdir()
     for i in range(8):
         info = PngImagePlugin.PngInfo()
         info.add_text("parameters", ("an easy prompt" if i < 4 else "a hard\nprompt") + SETTINGS)
-        Image.new("RGB", (8, 8), (i, i, i)).save(tmp_path / f"p{i}.png", pnginfo=info)
-        write_score(tmp_path / f"p{i}.png", TINY_KEY, 2 - i / 4)
-    return tmp_path
+        Image.new("RGB", (8, 8), (i, i, i)).save(folder / f"p{i}.png", pnginfo=info)
+        write_score(folder / f"p{i}.png", TINY_KEY, 2 - i / 4)
+        write_score(folder / f"p{i}.png", "CLIP Score", 2 - i / 4)
+    return folder
 
 
-@pytest.mark.parametrize("cut", [("--top", "25%"), ("--threshold", "1")])
-def test_sort_warns_of_several_prompts(command, prompted, cut):
-    done = command("sort", prompted, "--into", "best,rest", *cut, "--json")
+def test_sort_warns_that_a_threshold_is_the_same_for_several_prompts(command, prompted):
+    sort = ("sort", prompted, "--into", "best,rest", "--threshold", "1", "--key", "CLIP Score", "--json")
+    done = command(*sort)
     assert done.returncode == 0
     assert "2 different prompts" in done.stderr
-    assert "--per-prompt" in done.stderr
+    assert "--across-prompts" in done.stderr
     document = json.loads(done.stdout)
     assert document["prompts"] == 2
     assert {row["prompt"] for row in document["results"]} == {"an easy prompt", "a hard prompt"}
-    for i in range(4, 8):
-        (prompted / f"p{i}.png").unlink()
-    done = command("sort", prompted, "--into", "best,rest", *cut, "--json")
-    assert (done.stderr, json.loads(done.stdout)["prompts"]) == ("", 1)
+    assert command(*sort, "--across-prompts").stderr == ""
+    # ImageReward's family has scores that are comparable across prompts.
+    assert command(*sort, "--key", TINY_KEY).stderr == ""
+
+
+def test_sort_says_how_images_were_ranked(command, prompted):
+    sort = ("sort", prompted, "--into", "best,rest", "--top", "1", "--key")
+    assert "\n2 prompts, images ranked within their prompt\n" in command(*sort, "CLIP Score").stdout
+    assert "tiny is comparable across prompts, see --across-prompts" in command(*sort, TINY_KEY).stdout
+    across = command(*sort, "CLIP Score", "--across-prompts")
+    assert "1 in best, 7 in rest" in across.stdout
+    assert "2 prompts, all images ranked together" in across.stdout
+
+
+def test_sort_ranks_images_without_any_prompt_together(command, scored):
+    done = command("sort", scored, *SORT)
+    assert done.returncode == 0
+    assert "1 in best, 9 in rest" in done.stdout
+    assert "prompts unknown: all images ranked together" in done.stdout
 
 
 @pytest.mark.parametrize(("top", "best"), [("25%", {"p0", "p4"}), ("2", {"p0", "p1", "p4", "p5"})])
-def test_sort_per_prompt_takes_the_best_of_each(command, prompted, top, best):
+def test_sort_takes_the_best_of_each_prompt(command, prompted, top, best):
     Image.new("RGB", (8, 8)).save(prompted / "unknown.png")
     write_score(prompted / "unknown.png", TINY_KEY, 9)
-    sort = ("sort", prompted, "--into", "best,rest", "--top", top, "--per-prompt", "--move")
+    sort = ("sort", prompted, "--into", "best,rest", "--top", top, "--key", TINY_KEY, "--move")
     for _ in range(2):  # the second run finds what the first one moved
         done = command(*sort)
         assert done.returncode == 1
@@ -617,9 +634,9 @@ def test_sort_uses_the_scored_prompt(command, folder):
     assert (done.returncode, done.stderr, json.loads(done.stdout)["prompts"]) == (0, "", 1)
     assert {row["prompt"] for row in json.loads(done.stdout)["results"]} == {'a "red" circle & more'}
     assert command("tag", folder / "a.png", *tag[2:], "--prompt", "a blue square").returncode == 0
-    assert "2 different prompts" in command("sort", folder, *SORT).stderr
+    assert "2 prompts, images ranked within" in command("sort", folder, *SORT).stdout
     assert command(*tag, "--prompt-from-metadata").returncode == 0
-    assert "3 different prompts" in command("sort", folder, *SORT).stderr
+    assert "3 prompts, images ranked within" in command("sort", folder, *SORT).stdout
 
 
 def test_sort_by_a_file_uses_its_prompts(command, scored):
@@ -627,8 +644,49 @@ def test_sort_by_a_file_uses_its_prompts(command, scored):
     rows = [f"p{i}.png,{'first' if i < 5 else 'second'},{1 - i / 10}" for i in range(10)]
     out.write_text("\n".join(["image,prompt,score", *rows]))
     done = command("sort", scored, *SORT, "--scores", out)
-    assert "2 different prompts" in done.stderr
     assert "sorted by " in done.stdout
-    done = command("sort", scored, *SORT, "--scores", out, "--per-prompt", "--copy")
+    assert "2 prompts, images ranked within" in done.stdout
+    done = command("sort", scored, *SORT, "--scores", out, "--copy")
     assert (done.returncode, done.stderr) == (0, "")
     assert {file.name for file in (scored / "best").iterdir()} == {"p0.png", "p5.png"}
+
+
+def test_tag_with_several_models_writes_a_score_of_each(command, folder):
+    write_score(folder / "a.png", "Other Score", 4)
+    models = ("--model", "tiny", "--model", "tiny-judge")
+    done = command("tag", folder, "--prompt-from-metadata", *models, "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["models"] == {"tiny": "tiny Score", "tiny-judge": "tiny-judge Score"}
+    for name in document["models"]:
+        alone = RM.load(name, device="cpu")
+        for result in document["results"]:
+            expected = alone.score(result["prompt"], result["image"])
+            assert result["scores"][name]["score"] == pytest.approx(expected, abs=1e-4)
+            assert read_score(result["image"], f"{name} Score") == pytest.approx(expected, abs=1e-4)
+    assert [result["other_scores"] for result in document["results"]] == [{"Other Score": "4.0000"}, {}, {}]
+    again = command("tag", folder, "--prompt-from-metadata", *models, "--skip-tagged")
+    assert "3 skipped" in again.stdout
+    shown = command("tag", folder, "--prompt-from-metadata", *models, width=80).stdout
+    assert max(len(line) for line in shown.splitlines() if str(folder) not in line) <= 80
+    assert "other scores kept: 'Other Score' (1 image)" in " ".join(shown.split())
+    assert command("tag", folder, "--prompt", "x", *models, "--key", "My Score").returncode == 2
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_sort_by_one_of_several_columns_of_a_file(command, folder, tmp_path, suffix):
+    """The columns are named by the models, and --key chooses one of them."""
+    out, prompts = tmp_path / f"scores{suffix}", tmp_path / "prompts.json"
+    prompts.write_text(json.dumps({file.name: "a red circle" for file in folder.iterdir()}))
+    models = ("--model", "tiny", "--model", "tiny-judge")
+    done = command("score", "--prompts", prompts, "--images", folder, "--out", out, *models)
+    assert done.returncode == 0, done.stderr
+    done = command("sort", folder, *SORT, "--scores", out)
+    assert done.returncode == 2
+    assert all(word in done.stderr for word in ("tiny, tiny-judge", "--key"))
+    done = command("sort", folder, *SORT, "--scores", out, "--key", "tiny-judge", "--json")
+    document = json.loads(done.stdout)
+    judge = RM.load("tiny-judge", device="cpu")
+    for result in document["results"]:
+        assert result["score"] == pytest.approx(judge.score("a red circle", result["image"]), abs=1e-4)
+    assert "no such column" in command("sort", folder, *SORT, "--scores", out, "--key", "CLIP").stderr

@@ -16,7 +16,6 @@ import reward_core as RM
 from reward_core.errors import CheckpointError, HubError, InputError, KeyMismatchError
 from reward_core.models.clip.config import ClipConfig
 from reward_core.models.clip.transform import MEAN, STD
-from reward_core.models.load import with_aesthetic_head
 from reward_core.network.reward_head import RewardHead
 
 SMALL = ClipConfig(
@@ -192,14 +191,12 @@ def test_hps_from_open_clip_weights_with_padding(make, reference, images):
 
 
 @pytest.mark.filterwarnings("ignore::reward_core.errors.PromptTruncatedWarning")
-def test_aesthetic_shares_the_weights_of_clip(make, images, tmp_path):
-    clip = RM.load_score(make(), device="cpu")
+def test_aesthetic_is_a_head_on_the_image_vector(reference, make, images, tmp_path):
     torch.manual_seed(1)
-    head = RewardHead((20, 16, 8, 8, 4, 1)).eval()
-    torch.save(head.state_dict(), tmp_path / "head.pth")
-    aesthetic = with_aesthetic_head(clip, tmp_path / "head.pth", (16, 8, 8, 4, 1))
-    assert aesthetic.clip is clip.clip
-    features = clip.encode_images(images)
+    head, config = RewardHead((20, 16, 8, 8, 4, 1)).eval(), replace(SMALL, head=(16, 8, 8, 4, 1))
+    state = reference.state_dict() | {f"head.{key}": value for key, value in head.state_dict().items()}
+    aesthetic = RM.load_score(make(config, state), device="cpu")
+    features = aesthetic.encode_images(images)
     scores = aesthetic.score_pairs(PROMPTS, features)
     x = features.data
     for layer in head.layers:
@@ -209,8 +206,10 @@ def test_aesthetic_shares_the_weights_of_clip(make, images, tmp_path):
     aesthetic.save_pretrained(tmp_path / "saved")
     saved = RM.load_score(tmp_path / "saved", device="cpu")
     torch.testing.assert_close(saved.score_pairs(PROMPTS, images), scores)
+    clip = RM.load_score(make(), device="cpu")
+    torch.testing.assert_close(aesthetic.score_pairs(PROMPTS, clip.encode_images(images)), scores)
     with pytest.raises(KeyMismatchError, match="wrong shape"):
-        with_aesthetic_head(clip, tmp_path / "head.pth", (16, 8, 8, 5, 1))
+        RM.load_score(make(replace(config, head=(16, 8, 8, 5, 1)), state), device="cpu")
 
 
 def test_gradients_reach_the_pixels_and_16_bit_scores_are_close(make, images):

@@ -13,12 +13,12 @@ from pathlib import Path
 from reward_core.runs.progress import bar
 
 from .score_store import Key, Score, ScoreStore, fingerprint
-from .scorers import SharedTower, SingleScorer, bundles
+from .scorers import Bundle, bundles
 from .suites import Part
 
 CHUNK = 32  # images per write
 
-Loader = Callable[[tuple[str, ...], "str | None"], SharedTower | SingleScorer]
+Loader = Callable[[tuple[str, ...], "str | None"], Bundle]
 
 
 def score_suite(

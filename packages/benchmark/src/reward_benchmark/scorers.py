@@ -6,19 +6,17 @@ import hashlib
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
+from typing import Any
 
 import numpy as np
 
 from reward_core import available_models, load
 from reward_core.errors import ImageError
 from reward_core.files.score_file import ScoredRow
-from reward_core.hub.downloads import fetch
 from reward_core.inputs.image_file import ImageSource, image_name, open_image
 from reward_core.models.blip.scorer import BlipScorer
-from reward_core.models.clip.published import AESTHETIC_HEAD, AESTHETIC_WIDTHS
-from reward_core.models.load import with_aesthetic_head
 from reward_core.network.config import BlipConfig
-from reward_core.scoring.scoring_model import ScoringModel
+from reward_core.scoring.scorer_group import ScorerGroup
 from reward_core.shapes import COLORS, PALETTE, oracle, parse
 
 
@@ -96,52 +94,31 @@ def load_scorer(name: str, device: str | None = None, precision: str = "exact", 
     return load(name, device=device, precision=precision, local_files_only=offline)
 
 
-class SharedTower:
-    """CLIP and Aesthetic with a shared image encoder."""
+class Bundle:
+    """Scorers that are loaded and run together. Each image is decoded once.
 
-    def __init__(self, scorers: dict[str, ScoringModel]):
-        self.scorers = scorers
+    Args:
+        scorers: scorers by name. Several must be scoring models.
+    """
+
+    def __init__(self, scorers: Mapping[str, Any]):
+        self.scorers = dict(scorers)
 
     def sources(self) -> dict[str, str]:
-        """Return scorer -> origin of its weights."""
-        return _sources(self.scorers)
+        """Return scorer -> origin of its weights, without scorers that have no weights."""
+        sources = {name: getattr(scorer, "source", None) for name, scorer in self.scorers.items()}
+        return {name: str(source) for name, source in sources.items() if source is not None}
 
     def score_all(
         self, prompts: Sequence[str], images: Sequence[ImageSource], batch_size: int | None
     ) -> dict[str, list[ScoredRow]]:
         """Return scorer -> one row per image."""
-        first = next(iter(self.scorers.values()))
-        features, errors = first.encode_readable_images(images, batch_size=batch_size)
-        readable = [i for i in range(len(images)) if i not in errors]
-        readable_prompts = [prompts[i] for i in readable]
-        rows = {}
-        for name, scorer in self.scorers.items():
-            scores: list[float] = []
-            if readable:
-                scores = scorer.score_pairs(readable_prompts, features, batch_size=batch_size).tolist()
-            by_index = dict(zip(readable, scores))
-            rows[name] = [
-                ScoredRow(prompt, image_name(image), by_index.get(i), errors.get(i))
-                for i, (prompt, image) in enumerate(zip(prompts, images))
-            ]
-        return rows
-
-
-class SingleScorer:
-    """One scorer with the interface of ``SharedTower``."""
-
-    def __init__(self, name: str, scorer):
-        self.name, self.scorer = name, scorer
-
-    def sources(self) -> dict[str, str]:
-        """Return scorer -> origin of its weights, or nothing for a scorer without weights."""
-        return _sources({self.name: self.scorer})
-
-    def score_all(
-        self, prompts: Sequence[str], images: Sequence[ImageSource], batch_size: int | None
-    ) -> dict[str, list[ScoredRow]]:
-        """Return scorer -> one row per image."""
-        return {self.name: list(self.scorer.score_rows(prompts, images, batch_size=batch_size))}
+        if len(self.scorers) == 1:
+            ((name, scorer),) = self.scorers.items()
+            return {name: list(scorer.score_rows(prompts, images, batch_size=batch_size))}
+        group = ScorerGroup(self.scorers)
+        rows = list(group.score_rows(prompts, images, batch_size=batch_size))
+        return {name: [row.of(name) for row in rows] for name in group.names}
 
 
 SHARED = ("CLIP", "Aesthetic")
@@ -157,24 +134,16 @@ def bundles(names: Sequence[str]) -> list[tuple[str, ...]]:
 
 def load_bundle(
     names: tuple[str, ...], device: str | None = None, precision: str = "exact", offline: bool = False
-) -> SharedTower | SingleScorer:
+) -> Bundle:
     """Load the scorers of one group of ``bundles``."""
     if len(names) == 1:
-        return SingleScorer(names[0], load_scorer(names[0], device, precision, offline))
-    clip = load_scorer("CLIP", device, precision, offline)
-    head = fetch(AESTHETIC_HEAD, local_files_only=offline)
-    scorers = {"CLIP": clip, "Aesthetic": with_aesthetic_head(clip, head, AESTHETIC_WIDTHS)}
-    return SharedTower({name: scorers[name] for name in names})
+        return Bundle({names[0]: load_scorer(names[0], device, precision, offline)})
+    return Bundle(load(names, device=device, precision=precision, local_files_only=offline).scorers)
 
 
 def available_scorers() -> list[str]:
     """Return the names of all scorers that load without a path."""
     return [*available_models(), "tiny-cosine", *BASELINES]
-
-
-def _sources(scorers: Mapping[str, object]) -> dict[str, str]:
-    sources = {name: getattr(scorer, "source", None) for name, scorer in scorers.items()}
-    return {name: str(source) for name, source in sources.items() if source is not None}
 
 
 def _cosine_scorer(reward) -> BlipScorer:

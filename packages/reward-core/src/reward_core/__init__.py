@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .models.load import available_models, available_scores, load, load_score
     from .scoring.features import ImageFeatures, PromptFeatures
     from .scoring.scorer import Scorer
+    from .scoring.scorer_group import ScorerGroup
 
 __version__ = "1.0.0"
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "RewardCoreError",
     "RewardModel",
     "Scorer",
+    "ScorerGroup",
     "available_models",
     "available_scores",
     "load",
@@ -38,6 +40,7 @@ _MODULES = {
     "PromptFeatures": ".scoring.features",
     "RewardModel": ".models.imagereward.reward_model",
     "Scorer": ".scoring.scorer",
+    "ScorerGroup": ".scoring.scorer_group",
     "available_models": ".models.load",
     "available_scores": ".models.load",
     "load": ".models.load",

@@ -1,4 +1,4 @@
-"""Rank uploaded images for prompts with one or two models."""
+"""Rank uploaded images for prompts with one or more models."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from ..inputs.image_file import open_image, pixels_of, rgb_guard
 from ..network.score_quantiles import ScoreQuantiles
 from ..printing.escapes import spreadsheet_cell
 from ..scoring.rewards import ranking
+from ..scoring.scorer_group import ScorerGroup
 from ..scoring.scoring_model import ScoringModel
 
 CHUNK = 16  # images that are open at once
@@ -99,6 +100,7 @@ def rank_images(
     failed: list[tuple[str, str]] = []
     clipped: list[str] = []
     columns: dict[str, list[torch.Tensor]] = {name: [] for name in models}
+    group = ScorerGroup(models)
     progress(0, len(files))
     names = unique_names([os.path.basename(file) for file in files])
     chunk = max(CHUNK, batch_size or 0)
@@ -107,9 +109,9 @@ def rank_images(
 
     def score_opened() -> None:
         if opened:
-            for model_name, model in models.items():
-                scores = model.score_matrix(list(prompts), opened, batch_size=batch_size)  # (P, B)
-                columns[model_name].append(scores)
+            scores = group.score_matrix(list(prompts), opened, batch_size=batch_size)
+            for model_name, part in scores.items():
+                columns[model_name].append(part)  # (P, B)
             opened.clear()
 
     for i, (name, file) in enumerate(zip(names, files)):

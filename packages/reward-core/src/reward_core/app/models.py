@@ -9,15 +9,16 @@ from threading import Lock
 
 from ..errors import InputError
 from ..models.load import available_models, load
+from ..models.score_meaning import score_meaning
 from ..printing.escapes import printable
 from ..scoring.scoring_model import ScoringModel
 from .image_ranking import unique_names
 
-MAX_LOADED = 2  # models in memory: the model and the second opinion
+LEAST_LOADED = 2  # models that stay in memory: the last two, or as many as were named
 
 
 class Models:
-    """Models by displayed name, loaded when first used; the last two stay in memory.
+    """Models by displayed name, loaded when first used; as many as were named stay in memory, at least two.
 
     Folders and files are displayed without their path, which visitors need not know.
 
@@ -27,6 +28,9 @@ class Models:
             machine download them.
         device, precision: as in ``load``.
         batch_size: images per batch; None for the default.
+
+    Attributes:
+        most: number of models that stay in memory, and that one ranking may use.
     """
 
     def __init__(
@@ -39,6 +43,7 @@ class Models:
         batch_size: int | None = None,
     ):
         others = [] if only else available_models()
+        self.most = max(LEAST_LOADED, len(set(sources)))
         sources = list(dict.fromkeys([*sources, *others]))
         shown = unique_names([shown_name(source) for source in sources])
         self._sources = dict(zip(shown, sources))
@@ -55,6 +60,10 @@ class Models:
         """Return the displayed name of a source."""
         return next(name for name, given in self._sources.items() if given == source)
 
+    def meaning(self, name: str) -> str | None:
+        """Return direction and range of a model's scores, or None if nothing is known about them."""
+        return score_meaning(self._sources[name])
+
     def __getitem__(self, name: str) -> ScoringModel:
         """Return a model, loaded if necessary.
 
@@ -67,8 +76,8 @@ class Models:
         source = self._sources[name]
         with self._lock:
             if name not in self._loaded:
-                while len(self._loaded) >= MAX_LOADED:
-                    self._loaded.popitem(last=False)  # before loading, because a third may not fit in memory
+                while len(self._loaded) >= self.most:
+                    self._loaded.popitem(last=False)  # before loading, because one more may not fit in memory
                 self._loaded[name] = load(source, device=self.device, precision=self.precision)
             self._loaded.move_to_end(name)
             return self._loaded[name]

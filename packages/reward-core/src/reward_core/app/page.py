@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -14,25 +15,24 @@ from .results import EMPTY, meaning_html, notice, results_html
 from .serve import Limits, require_gradio
 from .uploads import upload_folder
 
-NONE = "none"
 TITLE = "Which picture would people like best?"
 INTRO = f"""<header class="rc-title"><h1>{TITLE}</h1>
 <p>A reward model, trained on people's choices, ranks pictures for a prompt.</p></header>"""
 
 
-def build_page(models: Models, second: str | None = None, limits: Limits | None = None):
+def build_page(models: Models, others: Sequence[str] = (), limits: Limits | None = None):
     """Return the page as a gradio ``Blocks``, for ``serve``.
 
     Args:
         models: the models to offer; the first is the default.
-        second: name of the default model for a second opinion; None for none.
+        others: names of further models that are selected when the page opens.
         limits: limits of one request.
     """
     gr = require_gradio()
     upload_folder()  # gradio reads its path while the page is built
     limits = limits or Limits()
 
-    def rank(files, text, first, other, progress=gr.Progress()):  # noqa: B008, required by gradio
+    def rank(files, text, first, more, progress=gr.Progress()):  # noqa: B008, required by gradio
         nothing = gr.skip()
         prompts = list(dict.fromkeys(line.strip() for line in (text or "").splitlines() if line.strip()))
         if not files:
@@ -43,7 +43,9 @@ def build_page(models: Models, second: str | None = None, limits: Limits | None 
             len(prompts), limits.prompts, "prompts"
         )
         files, prompts = files[: limits.images], prompts[: limits.prompts]
-        names = list(dict.fromkeys(name for name in (first, other) if name != NONE))
+        names = list(dict.fromkeys([first, *(more or [])]))
+        notes += _notes_on_limit(len(names), models.most, "models")
+        names = names[: models.most]
         try:
             progress(0, desc=f"Loading {' and '.join(names)}")
             loaded = {name: models[name] for name in names}
@@ -62,7 +64,7 @@ def build_page(models: Models, second: str | None = None, limits: Limits | None 
                 raise
             return notice(reason), nothing
         result.notes.extend(notes)
-        meaning = meaning_html(result.rankings) if result.rankings else nothing
+        meaning = meaning_html(result.rankings, models.meaning) if result.rankings else nothing
         return results_html(result), meaning
 
     with gr.Blocks(
@@ -86,11 +88,8 @@ def build_page(models: Models, second: str | None = None, limits: Limits | None 
                     first = gr.Dropdown(
                         models.names, value=models.names[0], label="Model", elem_id="rc-model"
                     )
-                    other = gr.Dropdown(
-                        [NONE, *models.names],
-                        value=second or NONE,
-                        label="Second opinion",
-                        elem_id="rc-second",
+                    more = gr.CheckboxGroup(
+                        models.names, value=list(others), label="More opinions", elem_id="rc-more"
                     )
                     button = gr.Button("Rank", variant="primary", elem_id="rc-rank")
                     example = gr.Button("Try an example", size="sm", elem_id="rc-example")
@@ -98,7 +97,7 @@ def build_page(models: Models, second: str | None = None, limits: Limits | None 
                     results = gr.HTML(EMPTY, apply_default_css=False, elem_id="rc-results")
             with gr.Tab("What a score means"):
                 meaning = gr.HTML(_first_meaning(models), apply_default_css=False, elem_id="rc-meaning")
-        inputs, outputs = [files, text, first, other], [results, meaning]
+        inputs, outputs = [files, text, first, more], [results, meaning]
         options = {"concurrency_id": "rank", "api_visibility": "private", "show_progress": "full"}
         gr.on([button.click, text.submit], rank, inputs, outputs, show_progress_on=[results], **options)
         example.click(_example, None, [files, text], api_visibility="private").then(
@@ -115,7 +114,7 @@ def _notes_on_limit(given: int, limit: int, things: str) -> list[str]:
 
 def _first_meaning(models: Models) -> str:
     model = models[models.names[0]]
-    return meaning_html([ModelRanking(models.names[0], [], model.score_quantiles)])
+    return meaning_html([ModelRanking(models.names[0], [], model.score_quantiles)], models.meaning)
 
 
 def _example() -> tuple[list[str], str]:

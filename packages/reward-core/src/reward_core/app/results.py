@@ -6,13 +6,15 @@ Names, prompts and reasons come from visitors, so all of them are escaped.
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
+from itertools import cycle
 
 from ..network.score_quantiles import ScoreQuantiles
 from ..printing.escapes import html_text
 from .charts import bar, distribution
 from .image_ranking import ModelRanking, RankingResult, agreement, result_csv
 
-KINDS = ("first", "second")  # the two models' colors, in style.css
+KINDS = ("first", "second", "third", "fourth")  # colors of the models, in style.css
 
 EMPTY = """<div class="rc-empty"><p>Ranked pictures appear here.</p>
 <p>Add some, type what they were meant to show, and press <b>Rank</b>.</p></div>"""
@@ -39,15 +41,22 @@ def results_html(result: RankingResult) -> str:
     return f'<div class="rc-results">{"".join(parts)}</div>'
 
 
-def meaning_html(rankings: list[ModelRanking]) -> str:
-    """Return the HTML that explains the scores of each model: their distribution and percentiles."""
+def meaning_html(
+    rankings: list[ModelRanking], meaning: Callable[[str], str | None] = lambda model: None
+) -> str:
+    """Return the HTML that explains the scores of each model: their distribution and percentiles.
+
+    Args:
+        rankings: the scores.
+        meaning: function from a model's name to one line about its scores, or None.
+    """
     parts = [
         "<p>A score is not an absolute grade. Models learn scores from people's choices between two pictures "
         "for the same prompt, so scores show <b>which picture for a prompt</b> people would prefer, and how "
         "strongly. Compare pictures of the same prompt. Scores of different prompts are only roughly "
         "comparable, and scores of different models are not comparable.</p>"
     ]
-    for kind, model_ranking in zip(KINDS, rankings):
+    for kind, model_ranking in zip(cycle(KINDS), rankings):
         parts.append(f'<section class="rc-meaning"><h3><i class="rc-dot rc-{kind}"></i>')
         parts.append(f"{html_text(model_ranking.model)}</h3>")
         if model_ranking.quantiles is None and not model_ranking.scores:
@@ -55,6 +64,8 @@ def meaning_html(rankings: list[ModelRanking]) -> str:
         else:
             parts.append(distribution(model_ranking, kind))
         parts.append("<div>")
+        if (line := meaning(model_ranking.model)) is not None:
+            parts.append(f"<p>{html_text(line)}.</p>")
         if model_ranking.quantiles is None:
             parts.append(
                 "<p>The distribution of this model's scores is unknown, so there are no percentiles: only "
@@ -86,7 +97,7 @@ def _image(result: RankingResult, n: int) -> str:
 def _head(result: RankingResult) -> str:
     names = " ".join(
         f'<span><i class="rc-dot rc-{kind}"></i>{html_text(model_ranking.model)}</span>'
-        for kind, model_ranking in zip(KINDS, result.rankings)
+        for kind, model_ranking in zip(cycle(KINDS), result.rankings)
     )
     data = base64.b64encode(result_csv(result).encode("utf-8", "backslashreplace")).decode()
     link = f'<a class="rc-download" download="scores.csv" href="data:text/csv;base64,{data}">Download CSV</a>'
@@ -115,7 +126,7 @@ def _section(result: RankingResult, p: int) -> str:
 
 def _card(result: RankingResult, p: int, n: int, rank: int) -> str:
     lines = []
-    for kind, model_ranking in zip(KINDS, result.rankings):
+    for kind, model_ranking in zip(cycle(KINDS), result.rankings):
         score = model_ranking.scores[p][n]
         percentile = model_ranking.percentile(score)
         better = "" if percentile is None else f"better than {_percent(percentile)}"
@@ -141,17 +152,27 @@ def _card(result: RankingResult, p: int, n: int, rank: int) -> str:
 
 
 def _compared(result: RankingResult, p: int) -> str:
-    """Return the paragraph about the agreement of two models for a prompt; empty with one model."""
-    if len(result.rankings) < 2 or len(result.images) < 2:
+    """Return a paragraph for each further model about its agreement with the first one for a prompt."""
+    if len(result.images) < 2:
         return ""
-    first, second = result.rankings
+    first, *others = result.rankings
+    return "".join(_agreement(result, first, other, p) for other in others)
+
+
+def _agreement(result: RankingResult, first: ModelRanking, second: ModelRanking, p: int) -> str:
     alike, pairs = agreement(first, second, p)
-    best = [model_ranking.ranks(p).index(1) for model_ranking in result.rankings]
-    name = html_text(result.images[best[1]].name)
-    same = "Both put the same picture first" if best[0] == best[1] else (
+    best, second_best = first.ranks(p).index(1), second.ranks(p).index(1)
+    name = html_text(result.images[second_best].name)
+    both = "Both put" if len(result.rankings) == 2 else (
+        f"{html_text(first.model)} and {html_text(second.model)} put"
+    )  # fmt: skip
+    same = f"{both} the same picture first" if best == second_best else (
         f"{html_text(second.model)} would put <b>{name}</b> first"
     )  # fmt: skip
-    return f'<p class="rc-compared">{same}; they order {alike} of {pairs} pairs alike.</p>'
+    they = "they order" if len(result.rankings) == 2 else f"it and {html_text(first.model)} order"
+    if best == second_best:
+        they = "they order"
+    return f'<p class="rc-compared">{same}; {they} {alike} of {pairs} pairs alike.</p>'
 
 
 def _glance(result: RankingResult) -> str:

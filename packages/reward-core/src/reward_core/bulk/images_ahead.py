@@ -28,14 +28,13 @@ class RowBatch(Batch):
     Attributes:
         shard: number of the shard.
         rows: the rows.
-        first, last: whether this is the first or last batch of the shard.
+        last: whether this is the last batch of the shard.
         states: state of each row's image when it was read (see image_states.py).
         cut: indices of the rows whose prompt was truncated.
     """
 
     shard: int = 0
     rows: list[InputRow] = field(default_factory=list)
-    first: bool = False
     last: bool = False
     states: list[str] = field(default_factory=list)
     cut: set[int] = field(default_factory=set)
@@ -104,9 +103,7 @@ class ImagesAhead:
                 opening: dict[Hashable, Pending] = dict(zip(opened, pending))
                 encoded.used(used)
                 last = start + len(batch) == len(indices)
-                yield RowBatch(
-                    keys, opening, None, number < scored, shard, batch, first=start == 0, last=last
-                )
+                yield RowBatch(keys, opening, None, number < scored, start == 0, shard, batch, last=last)
 
     def _rows_of_shards(self) -> Iterator[tuple[int, Iterator[InputRow], int, set[int]]]:
         """Yield for each shard: number, rows, number of scored batches, and which of these to encode again.

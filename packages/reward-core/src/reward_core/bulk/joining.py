@@ -14,19 +14,20 @@ from ..files.score_file import parquet_schema
 ROW_GROUP = 65_536
 
 
-def join(shards: Sequence[tuple[Path, str]], out: Path, extension: str) -> None:
+def join(shards: Sequence[tuple[Path, str]], out: Path, extension: str, scorers: Sequence[str]) -> None:
     """Write the rows of all shards, in order, to one file.
 
     Args:
         shards: path and SHA-256 of each shard.
         out: the file to write.
         extension: ".csv", ".jsonl" or ".parquet".
+        scorers: names of the scorers.
 
     Raises:
         OutputError: a shard changed after it was written.
     """
     if extension == ".parquet":
-        _join_parquet(shards, out)
+        _join_parquet(shards, out, scorers)
         return
     with out.open("wb") as file:
         for i, (shard, sha256) in enumerate(shards):
@@ -46,9 +47,9 @@ def _checked(shard: Path, sha256: str) -> bytes:
     return content
 
 
-def _join_parquet(shards: Sequence[tuple[Path, str]], out: Path) -> None:
+def _join_parquet(shards: Sequence[tuple[Path, str]], out: Path, scorers: Sequence[str]) -> None:
     pyarrow = load_pyarrow()
-    with pyarrow.parquet.ParquetWriter(out, parquet_schema()) as writer:
+    with pyarrow.parquet.ParquetWriter(out, parquet_schema(scorers)) as writer:
         for tables in _row_groups(shards):
             writer.write_table(pyarrow.concat_tables(tables), row_group_size=ROW_GROUP)
 

@@ -13,6 +13,7 @@ import torch
 
 from ..errors import OutputError, RunInterrupted
 from ..models.load import model_digest
+from ..models.scorer_names import scorer_names
 from ..scoring.precision import number_format
 from .engines import Engine, Work, engine_for
 from .settings import BulkSettings
@@ -38,12 +39,13 @@ def score_to_file(
     """Score every row of a source and write the scores. An interrupted run resumes.
 
     The output has the columns row, prompt, image, score and error and one row per input row, in the same
-    order. A row that cannot be scored has an error instead of a score.
+    order. With several models, each has a column with its name instead of "score". A row that cannot be
+    scored has an error instead of scores.
 
     Args:
         source: Manifest, ImageFolder, Tars or HubDataset.
         out: a .csv, .jsonl or .parquet file, or a folder for shards.
-        settings: model, devices and batch sizes; None for the defaults.
+        settings: models, devices and batch sizes; None for the defaults.
         file_format: format of the shards in a folder: "csv", "jsonl" or "parquet" (default).
         on_progress: called after every batch with (rows of the input, rows done, rows failed).
 
@@ -57,7 +59,8 @@ def score_to_file(
     """
     started = perf_counter()
     settings = settings or BulkSettings()
-    target, engine = Target(out, file_format), engine_for(settings)
+    names = scorer_names(settings.models)
+    target, engine = Target(out, names, file_format), engine_for(settings)
     target.refuse_input_overwrite(source.files())
     with target.locked():
         opened = source.open(target.folder)
@@ -161,7 +164,7 @@ def _fingerprint(work: Work, engine: Engine) -> dict[str, Any]:
     return {
         "version": __version__,
         "input": work.source.fingerprint(),
-        "model": model_digest(settings.model),
+        "model": _digest(settings),
         "device": engine.device_type,
         "numbers": number_format(settings.precision, torch.device(engine.device_type)),
         "reproducible": settings.reproducible,
@@ -169,3 +172,9 @@ def _fingerprint(work: Work, engine: Engine) -> dict[str, Any]:
         "shard_rows": settings.shard_rows,
         "cache": settings.cache,
     }
+
+
+def _digest(settings: BulkSettings) -> str | dict[str, str]:
+    """Return the digest of the model, or of each of several models by name."""
+    digests = [model_digest(model) for model in settings.models]
+    return digests[0] if len(digests) == 1 else dict(zip(scorer_names(settings.models), digests))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from ..errors import InputError
@@ -21,7 +22,8 @@ class BulkSettings:
     numbers of devices, workers and threads do not.
 
     Attributes:
-        model: a name, folder, file or hub repository, as for ``reward_core.load``.
+        model: a name, folder, file or hub repository, as for ``reward_core.load``; or several of them, which
+            score the same images in one run.
         precision: "exact", "fast", "int8" or "auto".
         devices: torch device names; several devices use one process each. Empty: cuda, mps or cpu,
             whichever is available first.
@@ -43,7 +45,7 @@ class BulkSettings:
             equal those of an uninterrupted run to the last bit. Otherwise they may round differently.
     """
 
-    model: str = "ImageReward-v1.0"
+    model: str | tuple[str, ...] = "ImageReward-v1.0"
     precision: str = "exact"
     devices: tuple[str, ...] = ()
     engine: str = "local"
@@ -57,7 +59,14 @@ class BulkSettings:
     save_seconds: float = 30.0
     reproducible: bool = False
 
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models, also if there is only one."""
+        return (self.model,) if isinstance(self.model, (str, os.PathLike)) else tuple(self.model)
+
     def __post_init__(self) -> None:
+        if not self.models:
+            raise InputError("Cannot score without a model: give at least one.")
         check_precision(self.precision)
         checked_decoders(self.decoders)
         if self.engine not in ENGINES:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..files.atomic_write import atomic_write
-from ..files.score_file import ScoredRow
+from ..files.score_file import GroupRow
 
 
 @dataclass
 class ShardPart:
     """The first rows of a shard, in order, with the states of their images (see image_states.py)."""
 
-    rows: list[ScoredRow] = field(default_factory=list)
+    rows: list[GroupRow] = field(default_factory=list)
     image_states: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
@@ -31,7 +31,10 @@ def write_part(part: ShardPart, path: Path) -> None:
 
     JSON stores floats with enough digits to restore them exactly.
     """
-    records = ([*astuple(row), state] for row, state in zip(part.rows, part.image_states))
+    records = (
+        [row.prompt, row.image, row.scores, row.error, state]
+        for row, state in zip(part.rows, part.image_states)
+    )
     text = "".join(json.dumps(record) + "\n" for record in records)
     with atomic_write(path) as temporary:
         temporary.write_text(f"{_sha256(text)}\n{text}", encoding="ascii", newline="\n")
@@ -43,7 +46,7 @@ def read_part(path: Path) -> ShardPart:
     if checksum != _sha256(text):
         raise ValueError("its checksum does not match its rows")
     records = [json.loads(line) for line in text.splitlines()]
-    return ShardPart([ScoredRow(*record[:-1]) for record in records], [record[-1] for record in records])
+    return ShardPart([GroupRow(*record[:-1]) for record in records], [record[-1] for record in records])
 
 
 def _sha256(text: str) -> str:

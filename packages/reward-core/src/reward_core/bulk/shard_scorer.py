@@ -1,20 +1,24 @@
-"""Score shards batch by batch; all engines use this scorer."""
+"""Score shards batch by batch with one or more scorers; all engines use it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
-from ..files.score_file import ScoredRow
+from ..errors import InputError
+from ..files.score_file import GroupRow
 from ..inputs.decode_ahead import MOST_THREADS, DecodedImage, decoded_by
 from ..inputs.image_file import state_text
 from ..runs.cpus import usable_cpus
-from ..scoring.decoders import decoding, preparation
+from ..scoring.decoders import decoding
+from ..scoring.lanes import Lane, by_name
 from ..scoring.pipeline import BatchResult, Pipeline
-from ..scoring.scoring_model import ScoringModel
+from ..scoring.scorer_group import ScorerGroup
+from ..scoring.shared_decoding import Preparations, run_together
 from .images_ahead import ImagesAhead, RowBatch
 from .input_row import InputRow
 from .shards import Shards
@@ -35,7 +39,7 @@ class ScoredBatch:
     """
 
     shard: int
-    rows: list[ScoredRow]
+    rows: list[GroupRow]
     image_states: list[str]
     last: bool
     encoded: int = 0
@@ -43,10 +47,10 @@ class ScoredBatch:
 
 
 class ShardScorer:
-    """Score shards of one source with one model.
+    """Score shards of one source.
 
     Args:
-        model: the scoring model.
+        group: the scorers.
         source: the input.
         shards: its division into shards.
         batch_size: rows per batch.
@@ -62,7 +66,7 @@ class ShardScorer:
 
     def __init__(
         self,
-        model: ScoringModel,
+        group: ScorerGroup,
         source: Source,
         shards: Shards,
         batch_size: int,
@@ -72,20 +76,34 @@ class ShardScorer:
         reproducible: bool = False,
         decoders: str = "auto",
     ):
-        self.model, self.source, self.shards, self.scored_rows = model, source, shards, scored_rows
+        self.group, self.source, self.shards, self.scored_rows = group, source, shards, scored_rows
         self.batch_size, self.cache = batch_size, cache
         self.threads, self.decoders = threads, decoders
-        self.path = model.path(reproducible)
-        self.prepare = preparation(model)
+        if group.others:
+            raise InputError(
+                f"Cannot use {next(iter(group.others))!r} in a bulk run: it is not a scoring model. Score "
+                "with --prompts, or with score_rows."
+            )
+        self.lanes = group.lanes()
+        self.paths = {name: model.path(reproducible) for name, model in group.models.items()}
+        self.preparations = Preparations([lane.encoder for lane in self.lanes])
         self.states: dict[Hashable, str] = {}
 
     def score(self, shards: Iterable[int]) -> Iterator[ScoredBatch]:
         """Yield the scored batches of shards, one shard after the other."""
-        pipeline: Pipeline[RowBatch] = Pipeline(
-            self.model, self.path, self._rewards, cache=self.cache, keep_errors=True, warn_once=True
-        )
+        pipelines: list[Pipeline[RowBatch]] = [
+            Pipeline(
+                lane.encoder,
+                self.paths[lane.names[0]],
+                self._rewards_of(lane),
+                cache=self.cache,
+                keep_errors=True,
+                warn_once=True,
+            )
+            for lane in self.lanes
+        ]
         with decoding(
-            self.model,
+            self.lanes[0].encoder,
             self._decode,
             _as_file,
             self._rows(shards),
@@ -93,12 +111,13 @@ class ShardScorer:
             decoders=self.decoders,
             workers=self.threads,
             threads=min(MOST_THREADS, usable_cpus()),
+            preparations=len(self.preparations.functions),
         ) as submit:
             batches = ImagesAhead(
                 self.source, self.shards, shards, self.batch_size, self.cache, submit, self.scored_rows
             )
-            for result in pipeline.run(self._started(batches, pipeline)):
-                yield self._scored(result)
+            for results in run_together(pipelines, self._started(batches)):
+                yield self._scored(results)
 
     def _rows(self, shards: Iterable[int]) -> int:
         """Return the number of rows of shards, or of all shards if their numbers arrive one by one."""
@@ -108,45 +127,65 @@ class ShardScorer:
 
     def _decode(self, row: InputRow) -> DecodedImage:
         state = state_text(row.content)  # before the file is read
-        return decoded_by(row.open, row.image, self.prepare, state)
+        prepare, *others = self.preparations.functions
+        return decoded_by(row.open, row.image, prepare, state, others)
 
-    def _started(self, batches: Iterable[RowBatch], pipeline: Pipeline[RowBatch]) -> Iterator[RowBatch]:
-        """Yield batches and record the state of their images when they are computed."""
+    def _started(self, batches: Iterable[RowBatch]) -> Iterator[list[RowBatch]]:
+        """Yield a batch for each lane and record the state of their images when they are computed."""
         for batch in batches:
-            if batch.first:
-                pipeline.clear_cache()
+            if batch.fresh:
                 self.states = {}
-            for key, pending in batch.opening.items():
-                self.states[key] = pending.result().state
+            views = {key: self.preparations.views(pending) for key, pending in batch.opening.items()}
+            for key, (first, *_) in views.items():
+                self.states[key] = first.result().state
             batch.states = [
                 state_text(row.content) if key is None else self.states.get(key, "")
                 for row, key in zip(batch.rows, batch.keys)
             ]
-            yield batch
+            yield [
+                replace(batch, opening={key: view[i] for key, view in views.items()})
+                for i in range(len(self.lanes))
+            ]
 
-    def _rewards(self, features: Tensor, batch: RowBatch, rows: list[int]) -> Tensor:
+    def _rewards_of(self, lane: Lane) -> Callable[[Tensor, RowBatch, list[int]], Tensor]:
+        """Return a function from image features (R, ...) of rows to rewards (R, K) of a lane."""
+
+        def rewards(features: Tensor, batch: RowBatch, rows: list[int]) -> Tensor:
+            return torch.stack([self._rewards(name, features, batch, rows) for name in lane.names], dim=-1)
+
+        return rewards
+
+    def _rewards(self, name: str, features: Tensor, batch: RowBatch, rows: list[int]) -> Tensor:
         """Return the rewards (R,) of rows with image features (R, ...)."""
         prompts = [batch.rows[i].prompt or "" for i in rows]
-        tokenizer = self.model.tokenizer
+        tokenizer = self.group.models[name].tokenizer
         token_ids, mask = tokenizer(prompts)
         lengths = mask.sum(1).tolist()
         full = [row for row, length in zip(rows, lengths) if length == tokenizer.max_length]
         batch.cut.update(row for row in full if tokenizer.dropped_words(batch.rows[row].prompt or ""))
-        return self.path.pair_rewards(features, token_ids, mask).float()
+        return self.paths[name].pair_rewards(features, token_ids, mask).float()
 
-    def _scored(self, result: BatchResult[RowBatch]) -> ScoredBatch:
-        batch = result.batch
-        scores: dict[int, float] = {}
-        if result.values is not None:
-            scores = dict(zip(result.rows, result.values.tolist()))
+    def _scored(self, results: Sequence[BatchResult[RowBatch]]) -> ScoredBatch:
+        first = results[0]
+        batch, values = first.batch, by_name(self.lanes, [result.values for result in results])
+        columns = {name: dict(zip(first.rows, column.tolist())) for name, column in values.items()}
         rows = []
         for i, row in enumerate(batch.rows):
-            unreadable = result.errors.get(i)
-            score, error = scores.get(i), row.error if unreadable is None else unreadable.reason
-            if score is not None and not math.isfinite(score):
-                score, error = None, f"the reward is not a finite number: {score}"
-            rows.append(ScoredRow(row.prompt, row.image, score, error))
-        return ScoredBatch(batch.shard, rows, batch.states, batch.last, result.encoded, len(batch.cut))
+            scores = {name: column[i] for name, column in columns.items() if i in column}
+            finite = {name: score for name, score in scores.items() if math.isfinite(score)}
+            error = first.errors[i].reason if i in first.errors else row.error
+            if len(finite) < len(scores):
+                error = _not_finite(scores)
+            rows.append(GroupRow(row.prompt, row.image, finite, error))
+        return ScoredBatch(batch.shard, rows, batch.states, batch.last, first.encoded, len(batch.cut))
+
+
+def _not_finite(scores: dict[str, float]) -> str:
+    """Return the error of a row with a score that is NaN or infinite."""
+    wrong = {name: score for name, score in scores.items() if not math.isfinite(score)}
+    if len(scores) == 1:
+        return f"the reward is not a finite number: {next(iter(wrong.values()))}"
+    return f"the reward is not a finite number: {', '.join(f'{name} {wrong[name]}' for name in wrong)}"
 
 
 def _as_file(row: InputRow) -> tuple[str | bytes, str]:

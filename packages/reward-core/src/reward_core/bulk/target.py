@@ -12,7 +12,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ class Target:
 
     Args:
         out: a .csv, .jsonl or .parquet file, or a folder (it exists, or the path ends with a slash).
+        scorers: names of the scorers, for the columns of their scores.
         file_format: format of the shards in a folder (default: parquet).
 
     Attributes:
@@ -55,13 +56,13 @@ class Target:
         InputError: the path or the format is invalid.
     """
 
-    def __init__(self, out: str | os.PathLike[str], file_format: str | None = None):
+    def __init__(self, out: str | os.PathLike[str], scorers: Sequence[str], file_format: str | None = None):
         if not os.fspath(out):
             raise InputError(
                 "Cannot write the scores: --out is empty. Set it to a file or a folder "
                 "('.' for the current folder)."
             )
-        self.out = Path(out)
+        self.out, self.scorers = Path(out), scorers
         self.keeps_shards = self.out.is_dir() or os.fspath(out).endswith(("/", os.sep))
         self.extension = f".{file_format or 'parquet'}" if self.keeps_shards else self.out.suffix
         if self.extension.removeprefix(".") not in FORMATS:
@@ -160,7 +161,8 @@ class Target:
         errors = Counter(error_kind(row.error) for row in part.rows if row.error)
         with self._writing():
             with atomic_write(self._shard_path(shard)) as temporary:
-                write_rows_as(self.extension, part.rows, temporary, self.shards.range(shard).start)
+                first = self.shards.range(shard).start
+                write_rows_as(self.extension, part.rows, temporary, self.scorers, first)
                 images = states_digest(part.image_states)
                 self.index.add(ShardRecord(shard, file_digest(temporary), images, dict(errors)))
             self._part_path(shard).unlink(missing_ok=True)
@@ -186,7 +188,7 @@ class Target:
         paths = [self._shard_path(shard) for shard in range(len(self.shards))]
         checksums = [self.index.records[shard].sha256 for shard in range(len(self.shards))]
         with self._writing(), atomic_write(self.out, beside=self.folder) as temporary:
-            join(list(zip(paths, checksums)), temporary, self.extension)
+            join(list(zip(paths, checksums)), temporary, self.extension, self.scorers)
         # RUN_FILE is removed last, so that a run killed in between can still recognize the remaining shards.
         for path in paths:
             path.unlink()

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ..printing.command_line import printable_output
-from .common import positive, scoring_options
+from .common import given_models, positive, scoring_options
 
 logger = logging.getLogger(__name__)
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     app = commands.add_parser(
         "app", parents=[scoring_options()], help="rank images on a page in the browser (extra: app)"
     )
-    app.add_argument("--second-model", metavar="MODEL", help="second model, selected when the page opens")
     app.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     app.add_argument(
         "--allow-host",
@@ -70,7 +69,7 @@ def run_app(args: argparse.Namespace) -> int:
     require_gradio()  # before a model is loaded
     from ..app import Models, build_page
 
-    sources = [source for source in (args.model, args.second_model) if source]
+    sources = list(dict.fromkeys(given_models(args)))
     # Others who reach the page must not make this machine download models at will.
     only = args.share or not is_loopback(args.host)
     models = Models(
@@ -81,11 +80,11 @@ def run_app(args: argparse.Namespace) -> int:
         _ = models[models.name_of(source)]  # fails now, not on the page
     warnings.simplefilter("ignore", PromptTruncatedWarning)  # the page shows it to its visitor
     limits = Limits(images=args.max_pictures, megabytes=args.max_mb, queue=args.queue)
-    second = args.second_model and models.name_of(args.second_model)
+    others = [models.name_of(source) for source in sources[1:]]
     # gradio prints what visitors send, in the tracebacks of their errors.
     with _terminated_by_signals() as terminated, printable_output():
         try:
-            code = _serve(build_page(models, second, limits), args, limits)
+            code = _serve(build_page(models, others, limits), args, limits)
         except KeyboardInterrupt:
             if not terminated:
                 raise

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from ..files.score_file import ScoredRow
+    from ..files.score_file import GroupRow, ScoredRow
+    from ..scoring.scorer_group import ScorerGroup
     from ..scoring.scoring_model import ScoringModel
 
 logger = logging.getLogger(__name__)
@@ -34,12 +35,24 @@ def computing_options() -> argparse.ArgumentParser:
     return computing
 
 
-def scoring_options() -> argparse.ArgumentParser:
-    """Return a parent parser with --model and the computing options."""
+def scoring_options(several: bool = True) -> argparse.ArgumentParser:
+    """Return a parent parser with --model and the computing options.
+
+    Args:
+        several: whether --model may be repeated; see `given_models`.
+    """
     scoring = argparse.ArgumentParser(add_help=False, parents=[computing_options()])
-    scoring.add_argument(
-        "--model", default=DEFAULT_MODEL, help="name, folder, file or hub repository (default: %(default)s)"
-    )
+    what = "name, folder, file or hub repository"
+    if several:
+        scoring.add_argument(
+            "--model",
+            action="append",
+            dest="models",
+            metavar="MODEL",
+            help=f"{what}; repeatable, each image is decoded once (default: {DEFAULT_MODEL})",
+        )
+    else:
+        scoring.add_argument("--model", default=DEFAULT_MODEL, help=f"{what} (default: %(default)s)")
     return scoring
 
 
@@ -67,6 +80,17 @@ def _column(text: str) -> tuple[str, str]:
     return role, column
 
 
+def given_models(args: argparse.Namespace) -> list[str]:
+    """Return the models of a repeatable --model, or the default."""
+    return args.models or [DEFAULT_MODEL]
+
+
+def load_models(args: argparse.Namespace) -> ScorerGroup:
+    from ..models.load import load
+
+    return load(given_models(args), device=args.device, precision=args.precision)
+
+
 def load_model(args: argparse.Namespace) -> ScoringModel:
     from ..models.load import load
 
@@ -89,7 +113,7 @@ def with_progress(rows: Iterator[T], total: int | None = None) -> Iterable[T]:
     )
 
 
-def report_failures(failed: list[ScoredRow]) -> int:
+def report_failures(failed: Sequence[ScoredRow | GroupRow]) -> int:
     for row in failed:
         logger.error("%s: %s", row.image, row.error)
     return 1 if failed else 0

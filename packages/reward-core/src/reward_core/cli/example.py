@@ -10,7 +10,7 @@ from .common import batch, load_model, scoring_options
 def add_to(commands: argparse._SubParsersAction) -> None:
     example = commands.add_parser(
         "example",
-        parents=[scoring_options()],
+        parents=[scoring_options(several=False)],
         help="compare the scores of the original's four images with the published ones",
     )
     example.add_argument(

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-from .common import batch, load_model, report_failures, scoring_options, with_progress
-from .tables import print_ranking
+from .common import batch, given_models, load_models, report_failures, scoring_options, with_progress
+from .tables import print_ranking, print_rankings
+
+if TYPE_CHECKING:
+    from ..files.score_file import GroupRow
+    from ..scoring.scorer_group import ScorerGroup
 
 
 def add_to(commands: argparse._SubParsersAction) -> None:
@@ -22,25 +28,50 @@ def add_to(commands: argparse._SubParsersAction) -> None:
 
 
 def run_rank(args: argparse.Namespace) -> int:
-    model = load_model(args)
-    rows = list(with_progress(model.score_rows([args.prompt] * len(args.images), args.images, **batch(args))))
-    # Equal scores keep the order in which the images were given.
-    scored = sorted(
-        ((row.image, row.score) for row in rows if row.score is not None), key=lambda pair: -pair[1]
-    )
+    models, group = given_models(args), load_models(args)
+    prompts = [args.prompt] * len(args.images)
+    rows = list(with_progress(group.score_rows(prompts, args.images, **batch(args)), total=len(prompts)))
     failed = [row for row in rows if row.error is not None]
-    results = [
-        {"place": rank, "image": image, "score": score, "percentile": model.percentile(score)}
-        for rank, (image, score) in enumerate(scored, start=1)
-    ]
+    results = _results(group, [row for row in rows if row.error is None])
+    several = len(group.names) > 1
     if args.json:
         document = {
-            "model": args.model,
+            **({"models": group.names} if several else {"model": models[0]}),
             "prompt": args.prompt,
-            "results": results,
+            "results": [_flat(result, group.names) for result in results],
             "failed": [{"image": row.image, "error": row.error} for row in failed],
         }
         print(json.dumps(document, ensure_ascii=False, indent=1))
+    elif results and several:
+        print_rankings(models, group.names, args.prompt, results)
     elif results:
-        print_ranking(model, args.prompt, results)
+        print_ranking(models[0], group[group.names[0]], args.prompt, _only(results, group.names[0]))
     return report_failures(failed)
+
+
+def _results(group: ScorerGroup, rows: Sequence[GroupRow]) -> list[dict[str, Any]]:
+    """Return image and scores of each row, in the order of the first scorer.
+
+    Equal scores keep the order in which the images were given.
+    """
+    from ..scoring.rewards import ranking
+
+    results: list[dict[str, Any]] = [{"image": row.image, "scores": {}} for row in rows]
+    for name in group.names if rows else []:
+        scores = [row.scores[name] for row in rows]
+        for result, rank, score in zip(results, ranking(scores), scores):
+            percentile = group[name].percentile(score)
+            result["scores"][name] = {"place": rank, "score": score, "percentile": percentile}
+    return sorted(results, key=lambda result: result["scores"][group.names[0]]["place"])
+
+
+def _flat(result: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Return a result for JSON; the scores of a single scorer are not nested."""
+    if len(names) > 1:
+        return result
+    place, score, percentile = result["scores"][names[0]].values()
+    return {"place": place, "image": result["image"], "score": score, "percentile": percentile}
+
+
+def _only(results: Sequence[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+    return [_flat(result, [name]) for result in results]

@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING
 
 from ..printing.escapes import printable, printable_lines
 from ..runs.sigterm import sigterm_interrupts
-from .common import batch, load_model, positive, report_failures, scoring_options, with_progress
+from .common import (
+    batch,
+    given_models,
+    load_models,
+    positive,
+    report_failures,
+    scoring_options,
+    with_progress,
+)
 
 if TYPE_CHECKING:
     from ..bulk import BulkSettings
@@ -35,7 +43,7 @@ def add_to(commands: argparse._SubParsersAction) -> None:
         help="score many (prompt, image) pairs and write a file",
         description="Score many (prompt, image) pairs. All inputs except --prompts are streamed and may have "
         "millions of rows. Scores are written in shards. Run the same command again to resume an "
-        "interrupted run.",
+        "interrupted run. With several models, each has a column with its name.",
     )
     inputs = score.add_argument_group("input, one of these").add_mutually_exclusive_group(required=True)
     inputs.add_argument("--manifest", type=Path, help=".csv, .jsonl or .parquet file with one pair per row")
@@ -122,10 +130,10 @@ def run_pairs(args: argparse.Namespace) -> int:
     out = Path(args.out)
     check_writable(out)
     pairs = read_pairs(args.prompts, args.images)
-    model = load_model(args)
+    group = load_models(args)
     prompts, images = [prompt for prompt, _ in pairs], [image for _, image in pairs]
-    rows = list(with_progress(model.score_rows(prompts, images, **batch(args)), total=len(pairs)))
-    write_rows(rows, out)
+    rows = list(with_progress(group.score_rows(prompts, images, **batch(args)), total=len(pairs)))
+    write_rows(rows, out, group.names)
     failed = [row for row in rows if row.error is not None]
     print(printable(f"{len(rows) - len(failed)} scores in {out}"), file=sys.stderr)
     return report_failures(failed)
@@ -204,7 +212,7 @@ def bulk_settings(args: argparse.Namespace) -> BulkSettings:
     names = ("engine", "address", "workers", "batch_size", "shard_rows", "cache", "threads", "decoders")
     chosen = _given(args, *names)
     chosen["reproducible"] = args.reproducible
-    return BulkSettings(model=args.model, precision=args.precision, devices=devices, **chosen)
+    return BulkSettings(model=tuple(given_models(args)), precision=args.precision, devices=devices, **chosen)
 
 
 def _given(args: argparse.Namespace, *names: str) -> dict:

@@ -27,7 +27,8 @@ def add_to(commands: argparse._SubParsersAction) -> None:
         help="sort images into folders by their scores",
         description="Sort images into folders by the scores that `reward-core tag` wrote into them. Without "
         "--move or --copy, only print the plan. Files are never overwritten, and captions (picture.txt) "
-        "follow their images. After an interruption, run the same command again.",
+        "follow their images. After an interruption, run the same command again. Images are ranked within "
+        "their prompt, because most scorers are not comparable across prompts.",
     )
     sort.add_argument("folder", type=Path, metavar="DIR", help="folder of the images (not its subfolders)")
     sort.add_argument(
@@ -48,9 +49,14 @@ def add_to(commands: argparse._SubParsersAction) -> None:
         help="lowest score for each folder except the last",
     )
     sort.add_argument(
-        "--per-prompt", action="store_true", help="apply --top to the images of each prompt separately"
+        "--across-prompts",
+        action="store_true",
+        help="rank the images of all prompts together; for scorers that are comparable across prompts, see "
+        "`reward-core models --json`",
     )
-    sort.add_argument("--key", help="name of the score (default: the only one in the images)")
+    sort.add_argument(
+        "--key", help="name of the score, or with --scores of the column (default: the only one)"
+    )
     sort.add_argument(
         "--scores",
         type=Path,
@@ -69,15 +75,12 @@ def add_to(commands: argparse._SubParsersAction) -> None:
 def run_sort(args: argparse.Namespace) -> int:
     from ..metadata import check_key
     from ..metadata.image_scores import scores_in_file, scores_in_images
+    from ..models.score_meaning import is_comparable
 
     if not args.folder.is_dir():
         raise InputError(f"Cannot sort '{args.folder}': no such folder.")
-    if args.key is not None:
+    if args.key is not None and args.scores is None:
         check_key(args.key)
-    if args.per_prompt and args.top is None:
-        raise InputError(
-            "Cannot use --per-prompt without --top: a threshold is the same for every prompt. Add --top."
-        )
     names = [name.strip() for name in args.into.split(",")]
     folders = [args.folder / name for name in names]
     if not all(names) or any(folder.resolve() == args.folder.resolve() for folder in folders):
@@ -89,7 +92,9 @@ def run_sort(args: argparse.Namespace) -> int:
 
     images = images_to_sort(args.folder, folders, args.copy)
     stored = (
-        scores_in_images(images, args.key) if args.scores is None else scores_in_file(images, args.scores)
+        scores_in_images(images, args.key)
+        if args.scores is None
+        else scores_in_file(images, args.scores, args.key)
     )
     failed = stored.failed
     if failed and not stored.scores and not args.json and all(NO_SCORE in reason for _, reason in failed):
@@ -97,16 +102,9 @@ def run_sort(args: argparse.Namespace) -> int:
             f"Cannot sort '{args.folder}': none of its {len(failed)} images has a score. Run "
             f"`reward-core tag {shlex.quote(str(args.folder))} --prompt-from-metadata` first."
         )
-    groups = stored.by_prompt()
-    if args.per_prompt:
-        failed += [
-            (image, "no prompt is known for its score; left where it is") for image in groups.pop(None, {})
-        ]
-        placements = [p for group in groups.values() for p in plan(group, folders, tops)]
-    else:
-        everything = {image: score.value for image, score in stored.scores.items()}
-        placements = plan(everything, folders, tops, thresholds)
-    prompts = len(groups.keys() - {None})
+    groups = _groups(args, stored)
+    placements = [p for group in groups for p in plan(group, folders, tops, thresholds)]
+    prompts = len(stored.by_prompt().keys() - {None})
     acted = 0
     if args.move or args.copy:
         for placement in placements:
@@ -121,15 +119,47 @@ def run_sort(args: argparse.Namespace) -> int:
         print(json.dumps(_document(args, stored, prompts, placements), ensure_ascii=False, indent=1))
     else:
         _print(args, stored, placements, folders, names, acted)
-    if prompts > 1 and not args.per_prompt:
+        print(printable(_ranked(args, stored, prompts)))
+    if prompts > 1 and args.top is None and not args.across_prompts and not is_comparable(stored.model):
         logger.warning(
-            "these images have %d different prompts, and scores of different prompts are not comparable. "
-            "--per-prompt sorts the images of each prompt separately",
+            "these images have %d different prompts, and scores of different prompts are not comparable, but "
+            "--threshold is the same for all. --top ranks within each prompt; --across-prompts accepts it",
             prompts,
         )
     for image, reason in failed:
         logger.error("%s: %s", image, reason)
     return 1 if failed else 0
+
+
+def _groups(args: argparse.Namespace, stored: ImageScores) -> list[dict[Path, float]]:
+    """Return the scores of the images that are ranked together.
+
+    Images without a known prompt are ranked together if no prompt is known at all; otherwise they fail.
+    """
+    everything = {image: score.value for image, score in stored.scores.items()}
+    groups = stored.by_prompt()
+    if args.across_prompts or args.top is None or groups.keys() <= {None}:
+        return [everything]
+    unknown = groups.pop(None, {})
+    reason = "no prompt is known for its score; left where it is (--across-prompts ranks all images together)"
+    stored.failed += [(image, reason) for image in unknown]
+    return list(groups.values())
+
+
+def _ranked(args: argparse.Namespace, stored: ImageScores, prompts: int) -> str:
+    """Return the line of the summary about prompts."""
+    from ..models.score_meaning import is_comparable
+
+    if prompts == 0:
+        return "prompts unknown: all images ranked together"
+    count = f"{prompts} prompt{'s' * (prompts != 1)}"
+    if args.top is None:
+        return f"{count}, the same threshold for all"
+    if args.across_prompts:
+        return f"{count}, all images ranked together"
+    comparable = prompts > 1 and is_comparable(stored.model)
+    hint = f"; {stored.model} is comparable across prompts, see --across-prompts" if comparable else ""
+    return f"{count}, images ranked within their prompt{hint}"
 
 
 def _numbers(text: str) -> list[float]:
@@ -147,6 +177,7 @@ def _document(
         "key": stored.key,
         "model": stored.model,
         "prompts": prompts,
+        "across_prompts": bool(args.across_prompts or args.top is None),
         "results": [
             {
                 "image": str(p.image),

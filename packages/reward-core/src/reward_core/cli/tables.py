@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,11 +15,20 @@ NOT_SUPPORTED = "not supported on this machine"
 VERDICTS = {"safe": "safe to use", "close": "close to exact", "unsafe": "not safe, use exact"}
 
 
-def print_ranking(model: ScoringModel, prompt: str, results: list[dict]) -> None:
+def score_caption(models: Sequence[str], *others: str | None) -> str | None:
+    """Return the meaning of the models' scores, as far as it is known, and other lines as one caption."""
+    from ..models.score_meaning import score_meaning
+
+    lines = [*map(score_meaning, models), *others]
+    return "; ".join(line for line in lines if line) or None
+
+
+def print_ranking(source: str, model: ScoringModel, prompt: str, results: list[dict]) -> None:
     from ..printing.terminal import PlainTable, print_table
 
     quantiles = model.score_quantiles
-    table = PlainTable(title=prompt, caption=f"percentile: {quantiles.source}" if quantiles else None)
+    percentile = f"percentile: {quantiles.source}" if quantiles else None
+    table = PlainTable(title=prompt, caption=score_caption([source], percentile))
     for name in ("rank", "image", "score", *(["percentile"] if quantiles else [])):
         table.add_column(name, justify="left" if name == "image" else "right")
     for result in results:
@@ -27,20 +37,48 @@ def print_ranking(model: ScoringModel, prompt: str, results: list[dict]) -> None
     print_table(table)
 
 
-def print_evaluation(name: str, result: Evaluation) -> None:
+def print_rankings(sources: Sequence[str], names: Sequence[str], prompt: str, results: list[dict]) -> None:
+    """Print a ranking with a column of scores and ranks for each of several models."""
     from ..printing.terminal import PlainTable, print_table
 
-    table = PlainTable("", "pairs", "accuracy", title=f"{name}: pairs in the right order")
-    table.add_row("all pairs", f"{result.pairs:,}", f"{result.pooled_accuracy:.1%}")
-    table.add_row(f"mean of {result.prompts:,} prompts", "", f"{result.per_prompt_accuracy:.1%}")
-    for title, shares in (
-        ("apart by", result.by_gap),
-        ("faultless against", result.by_fault),
-        ("things in the prompt:", result.by_objects),
+    caption = score_caption(sources, f"in brackets: rank; sorted by {names[0]}")
+    table = PlainTable(title=prompt, caption=caption)
+    table.add_column("image")
+    for name in names:
+        table.add_column(name, justify="right")
+    for result in results:
+        scores = [result["scores"][name] for name in names]
+        table.add_row(result["image"], *(f"{item['score']:.4f} ({item['place']})" for item in scores))
+    print_table(table)
+
+
+def print_evaluations(results: dict[str, Evaluation]) -> None:
+    """Print the accuracy of one or more models on the same pairs."""
+    from ..printing.terminal import PlainTable, print_table
+
+    first, *_ = results.values()
+    names = ["accuracy"] if len(results) == 1 else list(results)
+    title = "pairs in the right order"
+    table = PlainTable(title=f"{next(iter(results))}: {title}" if len(results) == 1 else title)
+    table.add_column()
+    for name in ("pairs", *names):
+        table.add_column(name, justify="right")
+
+    def accuracies(of: Callable[[Evaluation], float]) -> list[str]:
+        return [f"{of(result):.1%}" for result in results.values()]
+
+    table.add_row("all pairs", f"{first.pairs:,}", *accuracies(lambda result: result.pooled_accuracy))
+    means = accuracies(lambda result: result.per_prompt_accuracy)
+    table.add_row(f"mean of {first.prompts:,} prompts", "", *means)
+    for title, part in (
+        ("apart by", "by_gap"),
+        ("faultless against", "by_fault"),
+        ("things in the prompt:", "by_objects"),
     ):
         table.add_section()
-        for key, share in shares.items():
-            table.add_row(f"{title} {key.replace('_', ' ')}", f"{share.pairs:,}", f"{share.accuracy:.1%}")
+        for key, share in getattr(first, part).items():
+            cells = accuracies(lambda result: getattr(result, part)[key].accuracy)  # noqa: B023
+            table.add_row(f"{title} {key.replace('_', ' ')}", f"{share.pairs:,}", *cells)
     print_table(table)
 
 

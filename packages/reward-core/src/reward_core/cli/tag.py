@@ -5,21 +5,20 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import ImageError, InputError
 from ..files.sorting import images_in
-from ..models.model_identity import identify
-from .common import batch, load_model, report_failures, scoring_options, with_progress
+from .common import batch, given_models, load_models, report_failures, scoring_options, with_progress
+from .tag_report import Tag, Tagged, print_tagged, tag_document
 
 if TYPE_CHECKING:
-    from ..files.score_file import ScoredRow
     from ..metadata import FoundPrompt
+    from ..scoring.scorer_group import ScorerGroup
 
-SHOWN = 10  # best and worst images in the table
 NO_IMAGES = "no PNG, JPEG or WebP images in this folder"
 
 
@@ -28,8 +27,8 @@ def add_to(commands: argparse._SubParsersAction) -> None:
         "tag",
         parents=[scoring_options()],
         help="write scores into images' metadata (PNG, JPEG, WebP)",
-        description="Score images and write the scores into their metadata. Pixels, other metadata and file "
-        "times do not change.",
+        description="Score images and write the scores into their metadata. Pixels, other metadata, scores "
+        "of other models and file times do not change.",
     )
     tag.add_argument("images", nargs="+", metavar="IMAGE", help="files, or folders of images")
     prompt = tag.add_mutually_exclusive_group(required=True)
@@ -43,64 +42,97 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     tag.add_argument(
         "--overwrite", action="store_true", help="replace scores of other models under the same name"
     )
-    tag.add_argument("--skip-tagged", action="store_true", help="skip images that already have a score")
+    tag.add_argument("--skip-tagged", action="store_true", help="skip images that already have the scores")
     tag.add_argument("--dry-run", action="store_true", help="score, but write nothing")
     tag.add_argument("--json", action="store_true", help="print a JSON document to stdout instead of a table")
     tag.set_defaults(run=run_tag)
 
 
-@dataclass(frozen=True)
-class _Tagged:
-    row: ScoredRow
-    source: str  # of the prompt
+@dataclass
+class _Found:
+    """The images to tag, to skip, and those that cannot be tagged."""
+
+    images: list[tuple[Path, FoundPrompt]] = field(default_factory=list)
+    skipped: list[Path] = field(default_factory=list)
+    failed: list[Tagged] = field(default_factory=list)
 
 
 def run_tag(args: argparse.Namespace) -> int:
-    from ..metadata import check_key
-
-    if args.key is not None:
-        check_key(args.key)
-    maker = identify(args.model)
-    args.key, args.made_by = args.key or maker.score_key, maker.identity
-    found, skipped, failed = _find(args)
-    tagged: list[_Tagged] = []
-    model = None
-    if found:
-        model = load_model(args)
-        for done in with_progress(_tag(model, found, args), total=len(found)):
+    tags = _tags(given_models(args), args.key)
+    found = _find(args, tags)
+    tagged: list[Tagged] = []
+    failed, group = found.failed, None
+    if found.images:
+        group = load_models(args)
+        for done in with_progress(_tag(group, found.images, tags, args), total=len(found.images)):
             (tagged if done.row.error is None else failed).append(done)
     failures = [done.row for done in failed]
     if args.json:
-        print(json.dumps(_document(args, model, tagged, skipped, failures), ensure_ascii=False, indent=1))
-    elif tagged:
-        _print(args, model, tagged)
-    if skipped and not args.json:
-        print(f"{len(skipped)} skipped: already scored")
+        document = tag_document(given_models(args), tags, group, tagged, not args.dry_run)
+        document |= {
+            "skipped": [str(image) for image in found.skipped],
+            "failed": [{"image": row.image, "error": row.error} for row in failures],
+        }
+        print(json.dumps(document, ensure_ascii=False, indent=1))
+    elif group is not None and tagged:
+        print_tagged(given_models(args), tags, group, tagged, not args.dry_run)
+    if found.skipped and not args.json:
+        print(f"{len(found.skipped)} skipped: already scored")
     return report_failures(failures)
 
 
-def _find(args: argparse.Namespace) -> tuple[list[tuple[Path, FoundPrompt]], list[Path], list[_Tagged]]:
+def _tags(models: Sequence[str], key: str | None) -> list[Tag]:
+    """Return the tag of each model.
+
+    Raises:
+        InputError: an invalid key, or two models with one key.
+    """
+    from ..metadata import check_key
+    from ..models.model_identity import identify
+    from ..models.scorer_names import scorer_names
+
+    if key is not None:
+        check_key(key)
+        if len(models) > 1:
+            raise InputError(
+                "Cannot use --key with several models: each score needs another name. Tag with one model at "
+                "a time, or leave out --key."
+            )
+    makers = [identify(model) for model in models]
+    tags = [
+        Tag(name, key or maker.score_key, maker.identity) for name, maker in zip(scorer_names(models), makers)
+    ]
+    keys = [tag.key for tag in tags]
+    for repeated in (name for name in keys if keys.count(name) > 1):
+        raise InputError(
+            f"Cannot tag with several models under one name: {repeated!r}. Tag with one model at a time, and "
+            "choose another name with --key."
+        )
+    return tags
+
+
+def _find(args: argparse.Namespace, tags: Sequence[Tag]) -> _Found:
     """Return images with their prompts, images to skip, and images without a prompt."""
     from ..metadata import FoundPrompt, read_prompt
 
-    found, skipped = [], []
     images, empty = _images(args.images)
     if not images:
         raise InputError(f"Cannot tag '{empty[0]}': {NO_IMAGES}.")
-    failed = [_failure(folder, NO_IMAGES) for folder in empty]
+    found = _Found(failed=[_failure(folder, NO_IMAGES) for folder in empty])
     for image in images:
         try:
-            if _is_tagged(image, args) and args.skip_tagged:
-                skipped.append(image)
+            # A list, so that each tag is checked for scores of other models.
+            if all([_is_tagged(image, tag, args) for tag in tags]) and args.skip_tagged:
+                found.skipped.append(image)
                 continue
             prompt = FoundPrompt(args.prompt, "given") if args.prompt is not None else read_prompt(image)
-            found.append((image, prompt))
+            found.images.append((image, prompt))
         except ImageError as error:
-            failed.append(_failure(image, error.reason))
-    return found, skipped, failed
+            found.failed.append(_failure(image, error.reason))
+    return found
 
 
-def _is_tagged(image: Path, args: argparse.Namespace) -> bool:
+def _is_tagged(image: Path, tag: Tag, args: argparse.Namespace) -> bool:
     """Return whether an image carries a score of this model.
 
     Raises:
@@ -108,34 +140,51 @@ def _is_tagged(image: Path, args: argparse.Namespace) -> bool:
     """
     from ..metadata import read_stored_score
 
-    stored = read_stored_score(image, args.key)
+    stored = read_stored_score(image, tag.key)
     if stored is None:
         return False
-    if stored.model == args.made_by:
+    if stored.model == tag.made_by:
         return not args.skip_tagged or math.isfinite(stored.value)
     if args.overwrite:
         return False
     maker = f"a score of {stored.model}" if stored.model else "a score of an unknown model"
     raise ImageError(
         str(image),
-        f"it carries {maker} as {args.key!r} ({stored.text:.20}). Replace it with --overwrite, or choose "
+        f"it carries {maker} as {tag.key!r} ({stored.text:.20}). Replace it with --overwrite, or choose "
         "another name with --key",
     )
 
 
-def _tag(model: Any, found: list[tuple[Path, FoundPrompt]], args: argparse.Namespace) -> Iterator[_Tagged]:
+def _tag(
+    group: ScorerGroup,
+    found: Sequence[tuple[Path, FoundPrompt]],
+    tags: Sequence[Tag],
+    args: argparse.Namespace,
+) -> Iterator[Tagged]:
     """Score the images and write each score at once, so that an interruption loses none; yield each."""
     from ..metadata import write_score
 
     prompts, images = [prompt.text for _, prompt in found], [image for image, _ in found]
-    for (image, prompt), row in zip(found, model.score_rows(prompts, images, **batch(args))):
-        if row.error is None and not args.dry_run:
-            try:
-                write_score(image, args.key, row.score, model=args.made_by, prompt=args.prompt)
-            except ImageError as error:
-                yield _failure(image, error.reason)
-                continue
-        yield _Tagged(row, prompt.source)
+    for (image, prompt), row in zip(found, group.score_rows(prompts, images, **batch(args))):
+        try:
+            if row.error is None and not args.dry_run:
+                for tag in tags:
+                    score = row.scores[tag.name]
+                    write_score(image, tag.key, score, model=tag.made_by, prompt=args.prompt)
+            others = {} if row.error is not None else _other_scores(image, tags)
+        except ImageError as error:
+            yield _failure(image, error.reason)
+            continue
+        yield Tagged(row, prompt.source, others)
+
+
+def _other_scores(image: Path, tags: Sequence[Tag]) -> dict[str, str]:
+    """Return key -> text of the scores in an image under other names."""
+    from ..metadata import read_score_keys, read_stored_score
+
+    ours = [tag.key for tag in tags]
+    stored = {key: read_stored_score(image, key) for key in read_score_keys(image) if key not in ours}
+    return {key: score.text for key, score in stored.items() if score is not None}
 
 
 def _images(names: list[str]) -> tuple[list[Path], list[Path]]:
@@ -151,59 +200,7 @@ def _images(names: list[str]) -> tuple[list[Path], list[Path]]:
     return [p for p in images if p.suffix.lower() != ".txt" or p.with_suffix("") not in stems], empty
 
 
-def _failure(image: Path, reason: str) -> _Tagged:
-    from ..files.score_file import ScoredRow
+def _failure(image: Path, reason: str) -> Tagged:
+    from ..files.score_file import GroupRow
 
-    return _Tagged(ScoredRow("", str(image), None, reason), "")
-
-
-def _document(
-    args: argparse.Namespace, model: Any, tagged: list[_Tagged], skipped: list[Path], failed: list[ScoredRow]
-) -> dict[str, Any]:
-    results = [
-        {
-            "image": done.row.image,
-            "prompt": done.row.prompt,
-            "prompt_source": done.source,
-            "score": done.row.score,
-            "percentile": model.percentile(done.row.score),
-        }
-        for done in tagged
-    ]
-    return {
-        "model": args.model,
-        "key": args.key,
-        "written": not args.dry_run,
-        "results": results,
-        "skipped": [str(image) for image in skipped],
-        "failed": [{"image": row.image, "error": row.error} for row in failed],
-    }
-
-
-def _print(args: argparse.Namespace, model: Any, tagged: list[_Tagged]) -> None:
-    from ..printing.terminal import PlainTable, print_table
-
-    caption = "nothing written (--dry-run)" if args.dry_run else f"written as {args.key!r}"
-    quantiles = model.score_quantiles
-    if quantiles:
-        caption += f"; percentile: {quantiles.source}"
-    table = PlainTable(caption=caption)
-    table.add_column("image")
-    table.add_column("score", justify="right")
-    if quantiles:
-        table.add_column("percentile", justify="right")
-    table.add_column("prompt", wrap=True)
-    table.add_column("source")
-    rows: list[_Tagged | None] = list(tagged)
-    if len(tagged) > 2 * SHOWN:
-        by_score = sorted(tagged, key=lambda done: -(done.row.score or 0.0))
-        rows = [*by_score[:SHOWN], None, *by_score[-SHOWN:]]
-    for done in rows:
-        if done is None:
-            table.add_row(f"... {len(tagged) - 2 * SHOWN} more ...")
-            continue
-        prompt = done.row.prompt or ""
-        prompt = prompt if len(prompt) <= 60 else prompt[:57] + "..."
-        percentile = [f"{model.percentile(done.row.score):.0f}"] if quantiles else []
-        table.add_row(done.row.image, f"{done.row.score:.4f}", *percentile, prompt, done.source)
-    print_table(table)
+    return Tagged(GroupRow("", str(image), {}, reason), "")

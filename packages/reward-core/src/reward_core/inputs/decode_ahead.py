@@ -6,11 +6,11 @@ pixel_memory.py copies pixels without it (docs/performance.md).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from PIL import Image
 from torch import Tensor
@@ -21,6 +21,9 @@ from .clipped_levels import clipping_message
 from .image_file import ImageSource, StoredImage, decoded_image, image_name, rgb_guard
 
 MOST_THREADS = 32
+
+#: Function from a decoded image to a tensor; several threads call it at once.
+Prepare: TypeAlias = "Callable[[Image.Image], Tensor]"
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class DecodedImage:
         clipped: warning about levels that are clipped at 8 bits, if any.
         state: size and modification time of the image's file, where a bulk run needs it.
         on_release: called by ``release``.
+        others: the image as input of further transforms.
     """
 
     pixels: Tensor | None
@@ -40,6 +44,7 @@ class DecodedImage:
     clipped: str | None = None
     state: str = ""
     on_release: Callable[[], None] | None = None
+    others: tuple[Tensor, ...] = ()
 
     def release(self) -> None:
         """Give back the memory of the pixels, which are copied or not needed anymore. Call it once."""
@@ -64,21 +69,23 @@ class DecodedWhenRead:
         return self.decode(self.source)
 
 
-def decoded(source: ImageSource, prepare: Callable[[Image.Image], Tensor]) -> DecodedImage:
+def decoded(source: ImageSource, prepare: Prepare, others: Sequence[Prepare] = ()) -> DecodedImage:
     """Decode an image and prepare it for the model.
 
     Args:
         source: path of an image, a PIL image or a StoredImage.
         prepare: function from a decoded image to a tensor; several threads call it at once.
+        others: the same for further models.
     """
-    return decoded_by(lambda: decoded_image(source, warn=False), image_name(source), prepare)
+    return decoded_by(lambda: decoded_image(source, warn=False), image_name(source), prepare, others=others)
 
 
 def decoded_by(
     open_image: Callable[[], AbstractContextManager[Image.Image]],
     name: str,
-    prepare: Callable[[Image.Image], Tensor],
+    prepare: Prepare,
     state: str = "",
+    others: Sequence[Prepare] = (),
 ) -> DecodedImage:
     """Decode an image with ``open_image`` and prepare it for the model.
 
@@ -87,10 +94,14 @@ def decoded_by(
         name: name of the image in errors and warnings.
         prepare: function from a decoded image to a tensor.
         state: stored in the result.
+        others: functions that prepare the image for further models.
     """
     try:
         with open_image() as image, rgb_guard(name):
-            return DecodedImage(prepare(image), clipped=clipping_message(image, name), state=state)
+            clipped = clipping_message(image, name)
+            return DecodedImage(
+                prepare(image), None, clipped, state, others=tuple(other(image) for other in others)
+            )
     except ImageError as error:
         error.__traceback__ = None  # its frames hold the image
         return DecodedImage(None, error, state=state)

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..errors import CheckpointError, ImageError, InputError
 from ..files.json_file import parse_json, read_json
+from ..files.score_file import FIXED_COLUMNS, SCORE
 from ..files.tables import TableBudget, bounded_lines, open_table, table_lines
 from . import read_prompt, read_score_keys, read_stored_score
 
@@ -82,13 +83,18 @@ def scores_in_images(images: Sequence[Path], key: str | None) -> ImageScores:
     return result
 
 
-def scores_in_file(images: Sequence[Path], path: Path) -> ImageScores:
+def scores_in_file(images: Sequence[Path], path: Path, column: str | None = None) -> ImageScores:
     """Look up the scores of images by file name in a file of ``reward-core score``.
+
+    Args:
+        images: the files.
+        path: the file of scores.
+        column: name of the scorer; None for the only one in the file.
 
     Raises:
         InputError: as in `read_scores`.
     """
-    rows, result = read_scores(path), ImageScores()
+    rows, result = read_scores(path, column), ImageScores(model=column)
     for image in images:
         score = rows.get(image.name)
         if score is None:
@@ -102,23 +108,29 @@ def scores_in_file(images: Sequence[Path], path: Path) -> ImageScores:
     return result
 
 
-def read_scores(path: Path) -> dict[str, ImageScore]:
+def read_scores(path: Path, column: str | None = None) -> dict[str, ImageScore]:
     """Read a file of ``reward-core score`` (.csv, .json, .jsonl, .parquet).
+
+    Args:
+        path: the file.
+        column: name of the scorer; None for the only one in the file.
 
     Returns:
         Scores by file name of the image. They may be NaN or infinite.
 
     Raises:
-        InputError: the file does not exist or has another format, a score is not a number, or an image has
-            several scores.
+        InputError: the file does not exist or has another format, a score is not a number, an image has
+            several scores, or the file has several scorers and ``column`` is not one of them.
     """
     try:
         scores: dict[str, ImageScore] = {}
-        for row in _rows(path):
-            if row["score"] in (None, ""):
+        rows = _rows(path)
+        column = _column(path, rows, column)
+        for row in rows:
+            if row[column] in (None, ""):
                 continue  # an image that could not be scored
             name, prompt = os.path.basename(row["image"]), row.get("prompt")
-            score = ImageScore(_number(name, row["score"]), prompt if isinstance(prompt, str) else None)
+            score = ImageScore(_number(name, row[column]), prompt if isinstance(prompt, str) else None)
             known = scores.setdefault(name, score).value
             if known != score.value and not (math.isnan(known) and math.isnan(score.value)):
                 raise InputError(
@@ -132,6 +144,24 @@ def read_scores(path: Path) -> dict[str, ImageScore]:
         raise InputError(
             f"Cannot read scores from '{path}': {detail}. Give a file that `reward-core score` wrote."
         ) from error
+
+
+def _column(path: Path, rows: Sequence[dict[str, Any]], wanted: str | None) -> str:
+    """Return the column of the scores; raise InputError if the file does not have it."""
+    first = rows[0] if rows else {}
+    scorers = [name for name in first if name not in FIXED_COLUMNS]
+    if wanted is None and (SCORE in first or not scorers):
+        return SCORE
+    if wanted is None and len(scorers) == 1:
+        return scorers[0]
+    if wanted in scorers or (wanted is not None and not rows):
+        return wanted
+    known = ", ".join(map(str, scorers))
+    if wanted is None:
+        raise InputError(
+            f"Cannot choose a score to sort by: '{path}' has several ({known}). Choose one with --key."
+        )
+    raise InputError(f"Cannot sort by {wanted!r}: '{path}' has no such column. Its scores are: {known}.")
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from importlib import import_module
-from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, overload
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, InputError
 from ..files.json_file import read_json
 from ..hub.file_specs import is_repo_id
 from ..inputs.tokenizer import PromptTokenizer
 from ..scoring.device import Device
-from ..scoring.model_source import ModelSource
+from ..scoring.scorer_group import ScorerGroup
 from ..scoring.scoring_model import ScoringModel
-from .checkpoint import MAX_CONFIG_BYTES, read_state_dict
-from .clip.scorer import ClipScorer
+from .checkpoint import MAX_CONFIG_BYTES
+from .load_group import load_group
 from .load_options import LoadOptions, PathLike
 from .model_files import ModelFiles, files_digest, path_files, published_files
 from .registry import BUILT_IN, all_specs, family_of, find_spec, unknown_scorer
@@ -47,8 +47,33 @@ def available_scores() -> list[str]:
     return [name for name, spec in all_specs().items() if spec.family != _REWARD_MODEL]
 
 
+@overload
+def load(  # type: ignore[overload-overlap]  # a string is also a sequence of strings
+    name_or_path: PathLike = ...,
+    device: Device = ...,
+    download_root: PathLike | None = ...,
+    med_config: PathLike | dict[str, Any] | None = ...,
+    *,
+    files: PathLike | None = ...,
+    precision: str = ...,
+    revision: str | None = ...,
+    local_files_only: bool = ...,
+) -> ScoringModel: ...
+
+
+@overload
 def load(
-    name_or_path: PathLike = "ImageReward-v1.0",
+    name_or_path: Sequence[PathLike],
+    device: Device = ...,
+    download_root: PathLike | None = ...,
+    *,
+    precision: str = ...,
+    local_files_only: bool = ...,
+) -> ScorerGroup: ...
+
+
+def load(
+    name_or_path: PathLike | Sequence[PathLike] = "ImageReward-v1.0",
     device: Device = None,
     download_root: PathLike | None = None,
     med_config: PathLike | dict[str, Any] | None = None,
@@ -57,13 +82,14 @@ def load(
     precision: str = "exact",
     revision: str | None = None,
     local_files_only: bool = False,
-) -> ScoringModel:
-    """Load a scorer in evaluation mode with frozen parameters.
+) -> ScoringModel | ScorerGroup:
+    """Load a scorer in evaluation mode with frozen parameters, or a group of scorers.
 
     Args:
         name_or_path: one of ``available_models()`` in upper or lower case, a saved folder, a .safetensors
             file, the original's .pt (with config.json and vocab.txt or tokenizer.json in the same folder), or
-            the id of a hub repository with a saved folder.
+            the id of a hub repository with a saved folder. A list of these loads a `ScorerGroup`, which
+            scores images with all of them and decodes each image once.
         device: device to compute on (default: "cuda" if available, else "mps", else "cpu").
         download_root: folder for downloads (default: the cache of the hub).
         med_config: BERT's configuration (a dict or a JSON file) to use instead of the model's.
@@ -79,11 +105,23 @@ def load(
         local_files_only: use local files only, never the network.
 
     Raises:
-        InputError: an unknown name, device or precision, or "int8" where it is not supported.
+        InputError: an unknown name, device or precision, "int8" where it is not supported, or a list with
+            med_config, files or revision.
         CheckpointError: damaged or missing files; KeyMismatchError if the weights do not match the model.
         HubError: a failed download.
     """
     options = LoadOptions(device, download_root, med_config, precision, revision, local_files_only, files)
+    if not isinstance(name_or_path, (str, os.PathLike)):
+        if any(option is not None for option in (med_config, files, revision)):
+            raise InputError(
+                "Cannot use med_config, files or revision with a list of scorers. Load each scorer by itself "
+                "and put them into a ScorerGroup."
+            )
+        return load_group(name_or_path, lambda source: _load_one(source, options))
+    return _load_one(name_or_path, options)
+
+
+def _load_one(name_or_path: PathLike, options: LoadOptions) -> ScoringModel:
     found, family = _find(name_or_path, options, _REWARD_MODEL)
     return family.load_files(found, options)
 
@@ -117,18 +155,6 @@ def model_digest(name_or_path: PathLike) -> str:
     files, family = _find(name_or_path, options, _REWARD_MODEL)
     tokenizer = family.find_tokenizer(files, family.read_config(files), options)
     return files_digest(files, tokenizer.fast_tokenizer.to_str())
-
-
-def with_aesthetic_head(model: ClipScorer, weights: Path, widths: tuple[int, ...]) -> ClipScorer:
-    """Return an Aesthetic scorer that shares the weights of a loaded CLIP.
-
-    Raises:
-        CheckpointError: a damaged file; KeyMismatchError if the weights do not match the head.
-    """
-    scorer = model.with_head(widths, read_state_dict(weights), str(weights))
-    if model.source is not None:
-        scorer.source = ModelSource("Aesthetic", (*model.source.weights, weights))
-    return scorer
 
 
 def _find(name_or_path: PathLike, options: LoadOptions, usual_family: str) -> tuple[ModelFiles, Family]:

@@ -8,6 +8,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from .model_spec import WEIGHTS_FILE
+from .registry import find_spec
+
 LONGEST_NAME = 60  # so that "NAME Score Prompt" fits into a keyword of PNG
 _GENERIC_FILES = ("model", "pytorch_model")  # weights files with these names are called after their folder
 
@@ -36,19 +39,25 @@ def identify(name_or_path: str | os.PathLike[str]) -> ModelIdentity:
     Args:
         name_or_path: argument of ``load``: a known name, a local folder or file, or a hub repository.
     """
-    from .model_spec import WEIGHTS_FILE
-    from .registry import find_spec
-
     model = os.fsdecode(name_or_path)
     known = find_spec(model)
     if known is not None:
         return ModelIdentity(_short(known[0]), _short(known[0]))
     if not os.path.exists(model):
         return ModelIdentity(_short(model.rsplit("/", 1)[-1]), _allowed(model))
+    weights, name = _weights_of(model), _short(local_name(model))
+    return ModelIdentity(name, f"{name}@{_hash(weights)}")
+
+
+def local_name(model: str) -> str:
+    """Return the name of a local model: that of its folder, or of its file without the extension."""
+    weights = _weights_of(model)
+    return weights.parent.name if weights.stem in _GENERIC_FILES else weights.stem
+
+
+def _weights_of(model: str) -> Path:
     path = Path(model).resolve()
-    weights = path / WEIGHTS_FILE if path.is_dir() else path
-    name = weights.parent.name if weights.stem in _GENERIC_FILES else weights.stem
-    return ModelIdentity(_short(name), f"{_short(name)}@{_hash(weights)}")
+    return path / WEIGHTS_FILE if path.is_dir() else path
 
 
 def _short(name: str) -> str:

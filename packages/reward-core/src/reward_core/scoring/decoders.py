@@ -69,6 +69,7 @@ def decoding(
     decoders: str | None = None,
     workers: int | None = None,
     threads: int | None = None,
+    preparations: int = 1,
 ) -> Iterator[Submit]:
     """Yield a function that decodes images in threads or processes.
 
@@ -82,13 +83,14 @@ def decoding(
         workers: number of threads or processes (default: the number of CPUs minus one, which is left to
             the model).
         threads: default for threads.
+        preparations: number of ways in which ``decode`` prepares an image. Processes know one.
 
     Raises:
         InputError: processes were asked for and cannot be used.
     """
     decoders = checked_decoders(decoders or default_decoders)
     with DecodingThreads(workers or threads) as in_threads:
-        if not _processes_wanted(decoders, model, workers or usable_cpus(), images):
+        if not _processes_wanted(decoders, model, workers or usable_cpus(), images, preparations):
             yield lambda batch: [in_threads.submit(decode, image) for image in batch]
             return
         count = workers or max(1, min(MOST_PROCESSES, usable_cpus() - 1))
@@ -116,13 +118,18 @@ def path_and_name(image: ImageSource) -> tuple[str, str] | None:
     return path, path
 
 
-def _processes_wanted(decoders: str, model: ImageEncoder, cpus: int, images: int) -> bool:
-    possible = can_decode_in_processes() and model.transform.prepares_with_pil
-    if decoders == "processes" and not possible:
-        why = "its transform needs torch" if can_decode_in_processes() else "they need Linux"
-        raise InputError(f'Cannot decode images in processes: {why}. Use decoders="threads" or "auto".')
+def _processes_wanted(decoders: str, model: ImageEncoder, cpus: int, images: int, preparations: int) -> bool:
+    why_not = None
+    if not can_decode_in_processes():
+        why_not = "they need Linux"
+    elif preparations > 1:
+        why_not = "the models prepare images in different ways"
+    elif not model.transform.prepares_with_pil:
+        why_not = "its transform needs torch"
+    if decoders == "processes" and why_not is not None:
+        raise InputError(f'Cannot decode images in processes: {why_not}. Use decoders="threads" or "auto".')
     if decoders == "auto":
-        return possible and worth_processes(torch.device(model.device).type, cpus, images)
+        return why_not is None and worth_processes(torch.device(model.device).type, cpus, images)
     return decoders == "processes"
 
 

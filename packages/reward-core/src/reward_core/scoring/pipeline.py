@@ -39,12 +39,14 @@ class Batch:
         opening: images to encode, by key, that are being decoded. The other keys are in the cache.
         features: features of the rows' images on the CPU, instead of images.
         encode_only: only put the images into the cache.
+        fresh: forget the features of earlier batches first.
     """
 
     keys: Sequence[Key | None]
     opening: Mapping[Key, Pending] = field(default_factory=dict)
     features: Tensor | None = None
     encode_only: bool = False
+    fresh: bool = False
 
 
 B = TypeVar("B", bound=Batch)
@@ -99,10 +101,6 @@ class Pipeline(Generic[B]):
         self.most: int | None = None  # rows that fit in memory
         self._encoded = 0  # images encoded since the last result
 
-    def clear_cache(self) -> None:
-        """Forget all features."""
-        self.cache = LRUCache(self.cache.size)
-
     def run(self, batches: Iterable[B]) -> Iterator[BatchResult[B]]:
         """Yield the results of batches, in order.
 
@@ -123,6 +121,8 @@ class Pipeline(Generic[B]):
     @torch.no_grad()
     def _launch(self, batch: B) -> Callable[[], BatchResult[B]] | None:
         """Start the computation of a batch; return a function that waits for its result."""
+        if batch.fresh:
+            self.cache = LRUCache(self.cache.size)
         images = {key: pending.result() for key, pending in batch.opening.items()}
         pixels = self._pixels(images)
         keys = [key for key in batch.keys if key is not None]

@@ -72,7 +72,7 @@ class ScoringMethods(ABC):
             image: a path, a PIL image, or a list of them.
             batch_size: images in a batch (default: 8 on a CPU, 64 on a GPU).
         """
-        source: Any = _as_list(image)
+        source: Any = as_list(image)
         if isinstance(source, (list, tuple)):
             return self.score_matrix([prompt], source, batch_size=batch_size)[0].tolist()
         return self.score_matrix([prompt], [source], batch_size=batch_size).item()
@@ -106,7 +106,7 @@ class ScoringMethods(ABC):
             ImageError: an image that cannot be read.
             NonFiniteRewardError: a reward that is NaN or infinite.
         """
-        prompts, images = _as_list(prompts), _as_list(images)
+        prompts, images = as_list(prompts), as_list(images)
         self._check_prompts(prompts)
         self._check_image_source(images, len(prompts))
         encoded = self._prompt_features(prompts)
@@ -124,7 +124,7 @@ class ScoringMethods(ABC):
 
         Each image is encoded once. Args and Raises are as in ``score_pairs``, with P prompts and N images.
         """
-        prompts, images = _as_list(prompts), _as_list(images)
+        prompts, images = as_list(prompts), as_list(images)
         self._check_prompts(prompts)
         self._check_image_source(images)
         encoded = self._prompt_features(prompts)
@@ -140,10 +140,10 @@ class ScoringMethods(ABC):
 
         The row of an image that cannot be read holds the error instead of a score.
         """
-        prompts, images = _as_list(prompts), _as_list(images)
+        prompts, images = as_list(prompts), as_list(images)
         check_prompts(prompts)
-        _check_images(images)
-        _check_counts(len(prompts), len(images))
+        check_images(images)
+        check_counts(len(prompts), len(images))
         compute = self._pair_scorer(self.encode_prompts(prompts))
         for result in image_batches(self, self.path(), images, batch_size, compute, keep_errors=True):
             scores: dict[int, float] = {}
@@ -162,7 +162,7 @@ class ScoringMethods(ABC):
 
         Features of ImageReward-v1.0 take 0.8 MB per image. (For tensors use ``encode_pixels``.)
         """
-        images = _as_list(images)
+        images = as_list(images)
         self._check_image_source(images)
         return ImageFeatures(self._computed(images, batch_size, self._stored), self._signature())
 
@@ -174,8 +174,8 @@ class ScoringMethods(ABC):
         Returns:
             The features, in order, and the reasons why the other images cannot be read, by index.
         """
-        images = _as_list(images)
-        _check_images(images)
+        images = as_list(images)
+        check_images(images)
         errors: dict[int, str] = {}
         parts: list[Tensor] = []
         for result in image_batches(self, self.path(), images, batch_size, self._stored, keep_errors=True):
@@ -186,7 +186,7 @@ class ScoringMethods(ABC):
 
     def encode_prompts(self, prompts: Sequence[str], *, batch_size: int | None = None) -> PromptFeatures:
         """Encode prompts to score them many times; return their features on the CPU."""
-        prompts = _as_list(prompts)
+        prompts = as_list(prompts)
         token_ids, mask = self.tokenizer(prompts)  # (P, L) each
         return self._tokens_encoded(prompts, token_ids, mask, batch_size)
 
@@ -225,6 +225,18 @@ class ScoringMethods(ABC):
     def feature_dtype(self) -> torch.dtype:
         """Dtype in which the model reads image features."""
         return torch.float32
+
+    def pair_scorer(self, prompts: Sequence[str]) -> Callable[[Tensor, list[int]], Tensor]:
+        """Return a function from features (B, ...) and indices of B images to rewards (B,).
+
+        Prompt i belongs to image i.
+        """
+        return self._pair_scorer(self.encode_prompts(prompts))
+
+    def matrix_scorer(self, prompts: Sequence[str]) -> Callable[[Tensor, list[int]], Tensor]:
+        """Return a function from features (B, ...) and indices of B images to rewards (B, P)."""
+        encoded = self.encode_prompts(prompts)
+        return lambda features, _: self._matrix(features, encoded)
 
     def _pair_scorer(self, prompts: PromptFeatures) -> Callable[[Tensor, list[int]], Tensor]:
         """Return a function from image features and their indices to rewards (B,)."""
@@ -292,16 +304,16 @@ class ScoringMethods(ABC):
         self, images: Sequence[ImageSource] | ImageFeatures, prompts: int | None = None
     ) -> None:
         if not isinstance(images, ImageFeatures):
-            _check_images(images)
+            check_images(images)
         elif images.model != self._signature():
             raise InputError("Cannot use image features of another model. Encode the images with this model.")
         if prompts is not None:
-            _check_counts(prompts, len(images))
+            check_counts(prompts, len(images))
         if not len(images):
             raise InputError("Cannot use the images: no images given.")
 
 
-def _as_list(items: Any) -> Any:
+def as_list(items: Any) -> Any:
     """Return a pandas column as a list, and anything else unchanged.
 
     ``column[i]`` looks up the row labeled i, which is not row i of a sorted or filtered table.
@@ -309,7 +321,7 @@ def _as_list(items: Any) -> Any:
     return items.tolist() if hasattr(items, "iloc") and hasattr(items, "tolist") else items
 
 
-def _check_images(images: Sequence[ImageSource]) -> None:
+def check_images(images: Sequence[ImageSource]) -> None:
     """Raise InputError unless ``images`` is a list.
 
     A single path would be read as a list of letters.
@@ -320,7 +332,7 @@ def _check_images(images: Sequence[ImageSource]) -> None:
         raise InputError(f"Cannot score images: expected a list, got {type(images).__name__}.")
 
 
-def _check_counts(prompts: int, images: int) -> None:
+def check_counts(prompts: int, images: int) -> None:
     if prompts != images:
         raise InputError(
             f"Cannot score the pairs: got {prompts} prompts but {images} images. "

@@ -67,6 +67,11 @@ class ScoringModel(ScoringMethods, nn.Module):
         """Return the parameters that the encode methods use."""
         return self.parameters()
 
+    def encoder_key(self) -> tuple[Any, ...]:
+        """Return a key that is equal for models whose image features are interchangeable."""
+        dtype = next(iter(self.feature_parameters())).dtype
+        return self._signature(), self.device, dtype, self.fast
+
     def rewards_from_features(self, features: Tensor, token_ids: Tensor, mask: Tensor | None) -> Tensor:
         """Return rewards (B,) in float32 of image features (B, ...) and tokens (B, L)."""
         return self.rewards_from_kv(self.project_kv(features), token_ids, mask)

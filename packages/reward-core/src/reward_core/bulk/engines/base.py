@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from ...errors import PromptTruncatedWarning
 from ...models.load import load
-from ...scoring.scoring_model import ScoringModel
+from ...scoring.scorer_group import ScorerGroup
 from ..settings import BulkSettings
 from ..shard_scorer import ScoredBatch, ShardScorer
 from ..shards import Shards
@@ -35,11 +35,11 @@ class Work:
     batch_size: int
     scored_rows: Mapping[int, int] = field(default_factory=dict)
 
-    def scorer(self, model: ScoringModel, threads: int | None = None) -> ShardScorer:
-        """Return a scorer for a loaded model."""
+    def scorer(self, group: ScorerGroup, threads: int | None = None) -> ShardScorer:
+        """Return a scorer for loaded models."""
         threads = self.settings.threads or threads
         return ShardScorer(
-            model,
+            group,
             self.source,
             self.shards,
             self.batch_size,
@@ -51,10 +51,11 @@ class Work:
         )
 
     def load_scorer(self, device: str, threads: int | None = None) -> ShardScorer:
-        """Load the model on a device and return a scorer. Call it in a worker process."""
+        """Load the models on a device and return a scorer. Call it in a worker process."""
         # Truncated prompts are counted; a warning for each would be millions of lines.
         warnings.simplefilter("ignore", PromptTruncatedWarning)
-        return self.scorer(load(self.settings.model, device, precision=self.settings.precision), threads)
+        group = load(self.settings.models, device, precision=self.settings.precision)
+        return self.scorer(group, threads)
 
 
 class Engine(ABC):

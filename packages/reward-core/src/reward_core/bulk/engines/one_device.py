@@ -18,8 +18,8 @@ class OneDevice(Engine):
         self.device_type = self.device.type
 
     def __enter__(self) -> OneDevice:
-        self._model = load(self.settings.model, self.device, precision=self.settings.precision)
+        self._group = load(self.settings.models, self.device, precision=self.settings.precision)
         return self
 
     def batches(self, work: Work, shards: Sequence[int]) -> Iterator[ScoredBatch]:
-        return work.scorer(self._model).score(shards)
+        return work.scorer(self._group).score(shards)

@@ -60,7 +60,8 @@ class RayPool(Engine):
 
     def batches(self, work: Work, shards: Sequence[int]) -> Iterator[ScoredBatch]:
         ray = self.ray
-        work = replace(work, settings=replace(work.settings, model=local_model(work.settings.model)))
+        models = tuple(map(local_model, work.settings.models))
+        work = replace(work, settings=replace(work.settings, model=models))
         pool = ray.data.ActorPoolStrategy(size=self.workers, max_tasks_in_flight_per_actor=2)
         on_gpu = self.device_type == "cuda"
         resources = {"num_gpus": 1, "num_cpus": 1} if on_gpu else {"num_cpus": self.cpus_each}

@@ -7,14 +7,12 @@ projections.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...errors import KeyMismatchError
 from ...inputs.image_transform import ImageTransform
 from ...inputs.tokenizer import PromptTokenizer
 from ...network.reward_head import RewardHead
@@ -101,26 +99,6 @@ class ClipScorer(Pretrained, TwoTowers):
             return value.expand(torch.broadcast_shapes(value.shape, texts.shape[:-1]))
         cosine = (images * texts).sum(-1)
         return cosine * self.clip.logit_scale.float().exp() if self.config.scaled else cosine
-
-    def with_head(self, widths: tuple[int, ...], state: dict[str, Tensor], source: str) -> ClipScorer:
-        """Return an Aesthetic scorer that shares the CLIP weights of this one."""
-        with torch.device("meta"):
-            scorer = ClipScorer(replace(self.config, head=widths), self.tokenizer)
-        expected = {key: value.shape for key, value in scorer.head.state_dict().items()}
-        actual = {key: value.shape for key, value in state.items()}
-        if expected != actual:
-            mismatched = [key for key in expected if key in actual and expected[key] != actual[key]]
-            raise KeyMismatchError(
-                source,
-                [key for key in expected if key not in actual],
-                [key for key in actual if key not in expected],
-                [(key, tuple(actual[key]), tuple(expected[key])) for key in mismatched],
-            )
-        weights = {key: value.float().to(self.device) for key, value in state.items()}
-        scorer.head.load_state_dict(weights, assign=True)
-        scorer.clip = self.clip
-        scorer.transform = self.transform
-        return scorer.eval().requires_grad_(False)
 
     def _signature(self) -> str:
         # A head reads the features of its CLIP, so both can share cached features.

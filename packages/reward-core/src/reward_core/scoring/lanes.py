@@ -1,0 +1,49 @@
+"""Lanes: scorers of a group that read the same image features.
+
+Shapes: B images in a batch, P prompts, K scorers of a lane.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .image_batches import ImageBatch
+from .scoring_model import ScoringModel
+
+#: Function from features (B, ...) and indices of B images to rewards, (B,) or (B, P).
+Compute = Callable[[Tensor, list[int]], Tensor]
+
+
+@dataclass(frozen=True)
+class Lane:
+    """Scorers that read the same image features, such as CLIP and Aesthetic.
+
+    Attributes:
+        names: names of the scorers.
+        encoder: the scorer that encodes the images.
+    """
+
+    names: tuple[str, ...]
+    encoder: ScoringModel
+
+
+def by_name(lanes: Sequence[Lane], values: Sequence[Tensor | None]) -> dict[str, Tensor]:
+    """Return scorer -> its results (B, ...) from the results (B, ..., K) of each lane; empty without rows."""
+    found = zip(lanes, values, strict=True)
+    return {
+        name: value[..., k] for lane, value in found if value is not None for k, name in enumerate(lane.names)
+    }
+
+
+def stacked(lane: Lane, compute: Mapping[str, Compute]) -> Callable[[Tensor, ImageBatch, list[int]], Tensor]:
+    """Return the function of a pipeline with results (B, ..., K) of the scorers of a lane."""
+
+    def computed(features: Tensor, batch: ImageBatch, rows: list[int]) -> Tensor:
+        indices = [batch.start + row for row in rows]
+        return torch.stack([compute[name](features, indices) for name in lane.names], dim=-1)
+
+    return computed
