@@ -12,12 +12,14 @@ from .imagereward.published import REWARD_MODELS
 from .model_spec import ModelSpec
 from .names import match_name, unknown_name
 from .plugins import plugin_names, plugin_spec
+from .vlm.published import VLM_MODELS
 
 # The scorers of this package by name, in the order of listings.
 BUILT_IN: dict[str, ModelSpec] = {
     **REWARD_MODELS,
     **{name: (CLIP_MODELS | BLIP_MODELS)[name] for name in ("CLIP", "BLIP", "Aesthetic")},
     **{name: CLIP_MODELS[name] for name in ("PickScore", "HPSv2.1")},
+    **VLM_MODELS,
 }
 
 
