@@ -73,10 +73,11 @@ class Backbone(nn.Module):
         inputs = pad_sequence(rows, batch_first=True)  # (B, S, E)
         index = torch.arange(inputs.shape[1], device=inputs.device)  # (S,)
         options: dict[str, Any] = {}
+        # (4, B, S): plain positions, from which transformers makes the mask, and those of the rotary axes.
+        positions = index.expand(4, len(rows), -1)
         if self.grid_positions:
-            positions = torch.stack([_grid_positions(index, image_index, grid) for grid in grids], dim=1)
-        else:
-            positions = index.expand(3, len(rows), -1)  # (3, B, S)
+            axes = torch.stack([_grid_positions(index, image_index, grid) for grid in grids], dim=1)
+            positions = torch.cat([positions[:1], axes])
         if len(visual[0]) > 1:
             options["visual_pos_masks"] = (index >= image_index) & (index < image_index + counts[:, None])
             options["deepstack_visual_embeds"] = list(torch.cat([tokens[1:] for tokens in visual], dim=1))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from ...inputs.image_file import UnfitImageError
+
 MOST_RATIO = 200  # of the sides of an image
 
 
@@ -20,11 +22,11 @@ def fitted_size(height: int, width: int, factor: int, least: int, most: int) -> 
         least, most: budget in pixels.
 
     Raises:
-        ValueError: the ratio of the sides is over 200.
+        UnfitImageError: the ratio of the sides is over 200.
     """
     if max(height, width) > MOST_RATIO * min(height, width):
-        raise ValueError(
-            f"its sides, {width} x {height}, have a ratio over {MOST_RATIO}. Crop the image, or leave it out"
+        raise UnfitImageError(
+            f"its sides, {width} x {height}, have a ratio over {MOST_RATIO}. Crop it or leave it out"
         )
     new_height = max(factor, round(height / factor) * factor)
     new_width = max(factor, round(width / factor) * factor)

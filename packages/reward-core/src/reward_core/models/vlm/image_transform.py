@@ -42,7 +42,7 @@ class VlmTransform(ImageTransform):
         """Return the sizes (height, width) to which an image is resized, one after the other.
 
         Raises:
-            ValueError: the ratio of the sides is over 200.
+            UnfitImageError: the ratio of the sides is over 200.
         """
         first = fitted_size(height, width, FIRST_FACTOR, PIXELS, PIXELS)
         factor = MERGE * self.settings.patch

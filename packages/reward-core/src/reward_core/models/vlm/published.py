@@ -37,7 +37,7 @@ VLM_MODELS: dict[str, ModelSpec] = {
         None,
         ScorerFacts(
             "Qwen2-VL-7B with a head for mu and sigma; the score is mu",
-            parameters=0,
+            parameters=7_748_610_610,
             gigabytes=16.6,
             hardware="GPU with 24 GB (unmeasured)",
             score_range="unbounded; means of generators are -0.8 to 10.6",
@@ -62,7 +62,7 @@ VLM_MODELS: dict[str, ModelSpec] = {
         None,
         ScorerFacts(
             "Qwen3-VL-8B with a head that also reads the estimated capability of the generator",
-            parameters=0,
+            parameters=8_183_647_268,
             gigabytes=17.6,
             hardware="GPU with 24 GB (unmeasured)",
             score_range="unbounded",

@@ -155,6 +155,8 @@ class VlmScorer(ScoringModel):
         """Return score and standard deviation of prompt i with image i. Args and Raises as ``score_pairs``."""
         self._check_prompts(prompts)
         self._check_image_source(images, len(prompts))
+        if not isinstance(images, ImageFeatures):
+            images = list(images)  # a column of pandas is indexed by labels
         encoded = self._prompt_features(prompts)
 
         def values(features: Tensor, indices: list[int]) -> Tensor:
