@@ -73,9 +73,7 @@ def test_scores_agree_with_the_authors_program_alone_batched_and_shuffled(publis
     close(alone, p.mu.tolist())
     close(p.model.score_pairs(p.prompts, p.images, batch_size=12), p.mu)
     order = torch.randperm(12, generator=torch.Generator().manual_seed(0)).tolist()
-    shuffled = p.model.score_pairs(
-        [p.prompts[i] for i in order], [p.images[i] for i in order], batch_size=5
-    )
+    shuffled = p.model.score_pairs([p.prompts[i] for i in order], [p.images[i] for i in order], batch_size=5)
     close(shuffled, p.mu[order])
 
 

@@ -1,12 +1,14 @@
 """Files of HPSv3 and HPSv3++: shards, torch files, missing and damaged parts, downloads."""
 
+import importlib
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-import transformers
+from huggingface_hub import constants
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -134,23 +136,33 @@ def test_impossible_sizes_are_refused(hpsv3):
 
 
 def test_an_old_transformers_is_named(monkeypatch):
-    monkeypatch.setattr(transformers, "Qwen3VLModel", None)
+    importlib.import_module(
+        "transformers.models.qwen3_vl.modeling_qwen3_vl"
+    )  # may replace the package's module
+    monkeypatch.setattr(sys.modules["transformers"], "Qwen3VLModel", None)
     with pytest.raises(InputError, match=r"needs transformers 4\.57 or later"):
         load("HPSv3++", DATA / "hpsv3pp")
 
 
-def test_bulk_runs_score_with_downloaded_files(tmp_path):
-    downloads = tmp_path / "downloads"
-    for folder in ("MizzenAI--HPSv3", "Qwen--Qwen2-VL-7B-Instruct"):
-        shutil.copytree(DATA / "hpsv3", downloads / folder)
+@pytest.fixture
+def downloaded(tmp_path, monkeypatch):
+    """Put the files of HPSv3 into the cache of the hub."""
+    for repository in ("MizzenAI--HPSv3", "Qwen--Qwen2-VL-7B-Instruct"):
+        folder = tmp_path / "hub" / f"models--{repository}"
+        shutil.copytree(DATA / "hpsv3", folder / "snapshots" / "0123")
+        (folder / "refs").mkdir()
+        (folder / "refs" / "main").write_text("0123")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+
+
+def test_bulk_runs_score_and_keep_errors(downloaded, tmp_path):
     IMAGE.save(tmp_path / "a.png")
     Image.new("RGB", (300, 1)).save(tmp_path / "strip.png")
     (tmp_path / "bad.png").write_bytes(b"no image")
     rows = [("a cat", "a.png"), ("a dog", "bad.png"), ("a dog", "strip.png"), ("a dog", "a.png")]
     (tmp_path / "pairs.csv").write_text("prompt,image\n" + "".join(f"{p},{i}\n" for p, i in rows))
-    settings = BulkSettings(
-        model="HPSv3", devices=("cpu",), download_root=str(downloads), local_files_only=True
-    )
+    settings = BulkSettings(model="HPSv3", devices=("cpu",))
     score_to_file(Manifest(tmp_path / "pairs.csv"), tmp_path / "scores.jsonl", settings)
     scored = [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
     model = load("HPSv3", DATA / "hpsv3")

@@ -104,7 +104,7 @@ def read_vlm_config(config: Any, preprocessor: Any, model_type: str, source: str
         text_config = config.get("text_config") or config
         text = {key: text_config[key] for key in _TEXT if key in text_config}
         read = VlmConfig(model_type, text, vision, _image_settings(preprocessor, vision))
-        if not 0 < read.layers < 10_000 or not 0 < read.width:
+        if not 0 < read.layers < 10_000 or read.width < 1:
             raise ValueError("numbers of layers and hidden_size must be positive")
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(

@@ -130,7 +130,9 @@ def read_template(path: Path) -> str:
         if not isinstance(template, str):
             raise CheckpointError(f"Cannot use '{path}': it has no text 'chat_template'.")
         return template
-    with guarded(lambda error: CheckpointError(f"Cannot read a chat template from '{path}': {reason(error)}.")):
+    with guarded(
+        lambda error: CheckpointError(f"Cannot read a chat template from '{path}': {reason(error)}.")
+    ):
         return read_regular(path, MAX_CONFIG_BYTES).decode()
 
 

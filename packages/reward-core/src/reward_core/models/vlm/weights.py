@@ -113,9 +113,7 @@ def check_keys(model: nn.Module, weights: WeightFiles) -> None:
     missing = [key for key in expected if key not in actual]
     unexpected = [key for key in actual if key not in expected]
     shapes = [
-        (key, actual[key], shape)
-        for key, shape in expected.items()
-        if key in actual and actual[key] != shape
+        (key, actual[key], shape) for key, shape in expected.items() if key in actual and actual[key] != shape
     ]
     if missing or unexpected or shapes:
         raise KeyMismatchError(str(weights.path), missing, unexpected, shapes)
