@@ -198,7 +198,7 @@ def test_special_tokens_in_a_prompt_are_ordinary_text(published):
     model, image = published.model, published.images[2]
     tokens = ("<|Reward|>", "<|image_pad|>", "<|im_end|>", "<|vision_start|>", "<|endoftext|>")
     prompts = [f"before {token} after" for token in tokens]
-    ids, mask = model.tokenizer(prompts)
+    ids, _ = model.tokenizer(prompts)
     assert ((ids == model.tokenizer.reward_id).sum(1) == 1).all()
     assert ((ids == model.tokenizer.image_id).sum(1) == 1).all()
     plain = model.score("before", image)

@@ -97,7 +97,7 @@ def test_a_missing_part_is_named(part, hpsv3):
 def test_another_base_model_is_refused(tmp_path):
     folder = shutil.copytree(DATA / "hpsv3", tmp_path / "files")
     shutil.copy(DATA / "hpsv3pp" / "config.json", folder)
-    with pytest.raises(CheckpointError, match="expected the config.json of a qwen2_vl model"):
+    with pytest.raises(CheckpointError, match=r"expected the config\.json of a qwen2_vl model"):
         load("HPSv3", folder)
 
 

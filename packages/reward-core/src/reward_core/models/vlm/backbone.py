@@ -161,9 +161,9 @@ def _compute_constants(model: nn.Module) -> None:
     """Build the rotary embeddings again off "meta": they hold constants that no checkpoint has."""
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
-            if any(True for _ in child.buffers(recurse=False)):
-                config = getattr(child, "config", None)
+            buffers = dict(child.named_buffers(recurse=False))
+            if buffers:
+                # The vision embedding of transformers 4 takes half the size of a head instead of a config.
+                argument = getattr(child, "config", 2 * buffers["inv_freq"].numel())
                 with torch.device("cpu"):
-                    # The vision embedding of transformers 4 takes half the size of a head.
-                    new = type(child)(2 * child.inv_freq.numel() if config is None else config)
-                setattr(module, name, new)
+                    setattr(module, name, type(child)(argument))

@@ -33,10 +33,8 @@ def token_rows(pixels: Tensor, patch: int) -> tuple[Tensor, tuple[int, int]]:
     """
     height, width = pixels.shape[1:]
     h, w = height // (MERGE * patch), width // (MERGE * patch)
-    parts = pixels.view(3, h, MERGE, patch, w, MERGE, patch).permute(
-        1, 4, 2, 5, 0, 3, 6
-    )  # (h, w, 2, 2, 3, p, p)
-    return parts.reshape(h * w, -1), (h, w)
+    parts = pixels.view(3, h, MERGE, patch, w, MERGE, patch)
+    return parts.permute(1, 4, 2, 5, 0, 3, 6).reshape(h * w, -1), (h, w)
 
 
 def packed(rows: Sequence[Tensor], grids: Sequence[tuple[int, int]]) -> Tensor:

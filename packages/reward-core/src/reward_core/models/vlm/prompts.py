@@ -23,7 +23,7 @@ from ...runs.caller_warning import quoted, warn_caller
 from ..checkpoint import MAX_CONFIG_BYTES
 from .instructions import PROMPT_MARK, REWARD_TOKEN
 
-IMAGE_TOKEN, END_OF_IMAGE = "<|image_pad|>", "<|vision_end|>"  # noqa: S105
+IMAGE_TOKEN, END_OF_IMAGE = "<|image_pad|>", "<|vision_end|>"
 
 
 class VlmTokenizer(PromptTokenizer):
@@ -50,7 +50,7 @@ class VlmTokenizer(PromptTokenizer):
         head, self.before = _split_after(before, END_OF_IMAGE)
         self.after = after.partition(REWARD_TOKEN)[0]
         self.head = tokenizer.encode(head, add_special_tokens=False).ids
-        self.image_id = tokenizer.token_to_id(IMAGE_TOKEN)
+        self.image_id = _or_minus_one(tokenizer.token_to_id(IMAGE_TOKEN))
         parts = self.rendered.count(PROMPT_MARK), after.count(REWARD_TOKEN), self.head.count(self.image_id)
         if parts != (1, 1, 1):
             raise CheckpointError(
@@ -130,9 +130,11 @@ def read_template(path: Path) -> str:
         if not isinstance(template, str):
             raise CheckpointError(f"Cannot use '{path}': it has no text 'chat_template'.")
         return template
-    with guarded(
-        lambda error: CheckpointError(f"Cannot read a chat template from '{path}': {reason(error)}.")
-    ):
+
+    def unreadable(error: BaseException) -> CheckpointError:
+        return CheckpointError(f"Cannot read a chat template from '{path}': {reason(error)}.")
+
+    with guarded(unreadable):
         return read_regular(path, MAX_CONFIG_BYTES).decode()
 
 
@@ -149,6 +151,10 @@ def _rendered(tokenizer: Tokenizer, template: str, text: str, source: str) -> st
                 message, chat_template=template, tokenize=False, add_generation_prompt=True
             )
         )
+
+
+def _or_minus_one(token_id: int | None) -> int:
+    return -1 if token_id is None else token_id
 
 
 def _split_after(text: str, end: str) -> tuple[str, str]:

@@ -152,7 +152,10 @@ class VlmScorer(ScoringModel):
         *,
         batch_size: int | None = None,
     ) -> ScoreDetails:
-        """Return score and standard deviation of prompt i with image i. Args and Raises as ``score_pairs``."""
+        """Return the score of prompt i with image i, and how unsure it is.
+
+        Args and Raises are as in ``score_pairs``.
+        """
         self._check_prompts(prompts)
         self._check_image_source(images, len(prompts))
         if not isinstance(images, ImageFeatures):

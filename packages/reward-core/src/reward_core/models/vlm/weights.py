@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -68,7 +69,7 @@ class WeightFiles:
     def _add(self, file: Path) -> None:
         if not _is_safetensors(file):
             for key, tensor in read_state_dict(file).items():  # mapped into memory, not read
-                self._add_tensor(key, tuple(tensor.shape), lambda tensor=tensor: tensor)
+                self._add_tensor(key, tuple(tensor.shape), partial(_itself, tensor))
             return
         from safetensors import safe_open
 
@@ -76,7 +77,7 @@ class WeightFiles:
             opened = self._open.enter_context(safe_open(file, "pt"))
             for key in opened.keys():  # noqa: SIM118
                 shape = tuple(opened.get_slice(key).get_shape())
-                self._add_tensor(key, shape, lambda key=key: opened.get_tensor(key))
+                self._add_tensor(key, shape, partial(opened.get_tensor, key))
 
     def _add_tensor(self, key: str, shape: tuple[int, ...], read: Callable[[], Tensor]) -> None:
         name = renamed(key)
@@ -152,6 +153,10 @@ def _shards(index: Path) -> tuple[Path, ...]:
             f"{', '.join(missing[:5])}. Copy them to the same folder."
         )
     return tuple(index.parent / name for name in files)
+
+
+def _itself(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 def _is_safetensors(file: Path) -> bool:
