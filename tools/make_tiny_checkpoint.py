@@ -15,11 +15,13 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from tiny_vlm import make_vlm
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor, nn
 
@@ -202,6 +204,8 @@ MAKERS: dict[str, Callable[[ModelSpec, Path, int], None]] = {
     BUILT_IN["ImageReward-v1.0"].family: make_imagereward,
     BUILT_IN["BLIP"].family: make_blip,
     BUILT_IN["CLIP"].family: make_clip,
+    BUILT_IN["HPSv3"].family: partial(make_vlm, fill=fill),
+    BUILT_IN["HPSv3++"].family: partial(make_vlm, fill=fill),
 }
 
 

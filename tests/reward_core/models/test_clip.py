@@ -236,7 +236,7 @@ def test_strict_loading(make, reference):
 
 
 def test_scores_are_listed_and_a_wrong_checksum_is_refused(tmp_path):
-    assert RM.available_scores() == ["CLIP", "BLIP", "Aesthetic", "PickScore", "HPSv2.1"]
+    assert RM.available_scores() == ["CLIP", "BLIP", "Aesthetic", "PickScore", "HPSv2.1", "HPSv3", "HPSv3++"]
     (tmp_path / "sac+logos+ava1-l14-linearMSE.pth").write_bytes(b"another file")
     from reward_core.hub.downloads import fetch
     from reward_core.models.clip.published import AESTHETIC_HEAD

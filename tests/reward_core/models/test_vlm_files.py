@@ -85,6 +85,15 @@ def test_weights_must_match_exactly(named, files):
     assert caught.value.unexpected == ["extra"]
 
 
+def test_damaged_weights_are_named(named, files):
+    name, _ = named
+    whole = (files / WEIGHTS[name]).read_bytes()
+    for content in (whole[:-1000], whole[:500], b"", b"<html>not found</html>"):
+        (files / WEIGHTS[name]).write_bytes(content)
+        with pytest.raises(CheckpointError, match=rf"Cannot load '.*{WEIGHTS[name]}'"):
+            load(name, files)
+
+
 @pytest.mark.parametrize(
     "part", ["config.json", "tokenizer.json", "chat_template.json", "preprocessor_config.json"]
 )

@@ -95,16 +95,16 @@ class VlmScorer(ScoringModel):
         tokenizer = cls.find_tokenizer(files, config, options)
         fast = options.precision == "fast" or (options.precision == "auto" and device.type == "cuda")
         dtype = torch.bfloat16 if fast else torch.float32
-        with WeightFiles(files.weights) as weights:
-            config = _with_sizes_of(weights, config, tokenizer)
-            with torch.device("meta"):
-                model = cls(config, tokenizer)
-            check_keys(model, weights)
-            assign_weights(
-                model, weights, lambda key: dtype if key.startswith("backbone.") else torch.float32, device
-            )
-            others = [path for path in files.source.weights if path != files.weights]
-            model.source = ModelSource(files.source.name, (*weights.files, *others))
+        weights = WeightFiles(files.weights)
+        config = _with_sizes_of(weights, config, tokenizer)
+        with torch.device("meta"):
+            model = cls(config, tokenizer)
+        check_keys(model, weights)
+        assign_weights(
+            model, weights, lambda key: dtype if key.startswith("backbone.") else torch.float32, device
+        )
+        others = [path for path in files.source.weights if path != files.weights]
+        model.source = ModelSource(files.source.name, (*weights.files, *others))
         return model.to(device).eval().requires_grad_(False)
 
     @classmethod

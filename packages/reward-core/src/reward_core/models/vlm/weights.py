@@ -1,13 +1,14 @@
 """Weights of the vision-language scorers, read tensor by tensor.
 
 The model is built without memory. Each tensor is read, converted and moved to the device before the next one,
-so the host needs little more than the weights themselves, and with a GPU little more than one tensor.
+so the host needs memory for the weights and the pages of one file, and with a GPU only for the pages.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -45,52 +46,54 @@ class WeightFiles:
         shapes: key -> shape of every tensor, under this package's keys.
 
     Raises:
-        CheckpointError: a file is missing or damaged.
+        CheckpointError: a file is missing or damaged, or a tensor is in two files.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.files = _shards(path) if path.name.endswith(".index.json") else (path,)
-        self._read: dict[str, Callable[[], Tensor]] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
-        self._open = ExitStack()
-        with self._open:
-            for file in self.files:
-                self._add(file)
-            self._open = self._open.pop_all()
-
-    def __enter__(self) -> WeightFiles:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._read.clear()
-        self._open.close()
-
-    def _add(self, file: Path) -> None:
-        if not _is_safetensors(file):
-            for key, tensor in read_state_dict(file).items():  # mapped into memory, not read
-                self._add_tensor(key, tuple(tensor.shape), partial(_itself, tensor))
-            return
-        from safetensors import safe_open
-
-        with guarded(lambda error: _damaged(file, error)):
-            opened = self._open.enter_context(safe_open(file, "pt"))
-            for key in opened.keys():  # noqa: SIM118
-                shape = tuple(opened.get_slice(key).get_shape())
-                self._add_tensor(key, shape, partial(opened.get_tensor, key))
-
-    def _add_tensor(self, key: str, shape: tuple[int, ...], read: Callable[[], Tensor]) -> None:
-        name = renamed(key)
-        if name in self.shapes:
-            raise CheckpointError(f"Cannot load '{self.path}': the weight {key!r:.200} is there twice.")
-        self.shapes[name], self._read[name] = shape, read
+        for file in self.files:
+            with _opened(file) as stored:
+                for key, tensor in stored.items():
+                    if renamed(key) in self.shapes:
+                        raise CheckpointError(f"Cannot load '{path}': {key!r:.200} is in it twice.")
+                    self.shapes[renamed(key)] = tensor.shape
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield keys and tensors, one read after the other."""
-        for key, read in self._read.items():
-            with guarded(lambda error: _damaged(self.path, error)):
-                tensor = read()
-            yield key, tensor
+        """Yield keys and tensors, one read after the other. Only one file is open at a time."""
+        for file in self.files:
+            with _opened(file) as stored:
+                for key, tensor in stored.items():
+                    with guarded(partial(_damaged, file)):
+                        value = tensor.read()
+                    yield renamed(key), value
+
+
+@dataclass(frozen=True)
+class _StoredTensor:
+    """A tensor in an open file."""
+
+    shape: tuple[int, ...]
+    read: Callable[[], Tensor]
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[dict[str, _StoredTensor]]:
+    """Open a file and return its tensors, which are not read yet."""
+    if not _is_safetensors(file):
+        state = read_state_dict(file)  # mapped into memory
+        yield {
+            key: _StoredTensor(tuple(value.shape), partial(_itself, value)) for key, value in state.items()
+        }
+        return
+    from safetensors import safe_open
+
+    with ExitStack() as stack:
+        with guarded(partial(_damaged, file)):
+            opened = stack.enter_context(safe_open(file, "pt"))
+            shapes = {key: tuple(opened.get_slice(key).get_shape()) for key in opened.keys()}  # noqa: SIM118
+        yield {key: _StoredTensor(shape, partial(opened.get_tensor, key)) for key, shape in shapes.items()}
 
 
 def renamed(key: str) -> str:
@@ -160,7 +163,7 @@ def _itself(tensor: Tensor) -> Tensor:
 
 
 def _is_safetensors(file: Path) -> bool:
-    with guarded(lambda error: _damaged(file, error)), file.open("rb") as opened:
+    with guarded(partial(_damaged, file)), file.open("rb") as opened:
         return opened.read(9)[8:] == b"{"
 
 
