@@ -42,7 +42,7 @@ VLM_MODELS: dict[str, ModelSpec] = {
             hardware="GPU with 24 GB (unmeasured)",
             score_range="unbounded; means of generators are -0.8 to 10.6",
             training_data="HPDv3: pairs of images, ranked by people",
-            code_license=License("MIT", "https://github.com/MizzenAI/HPSv3/blob/main/LICENSE"),
+            code_license=License("MIT", "https://pypi.org/project/hpsv3/1.0.0/"),
             accuracies=(
                 PublishedAccuracy("ImageReward", 66.8, _README),
                 *published_in_hpsv3(pickscore=72.8, hpdv2=85.4, hpdv3=76.9),
