@@ -15,12 +15,14 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from tiny_scorers import write_mps, write_siglip
+from tiny_vlm import make_vlm
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor, nn
 
@@ -238,6 +240,8 @@ MAKERS: dict[str, Callable[[ModelSpec, Path, int], None]] = {
     BUILT_IN["CLIP"].family: make_clip,
     BUILT_IN["MPS"].family: make_mps,
     BUILT_IN["Aesthetic-v2.5"].family: make_siglip,
+    BUILT_IN["HPSv3"].family: partial(make_vlm, fill=fill),
+    BUILT_IN["HPSv3++"].family: partial(make_vlm, fill=fill),
 }
 
 

@@ -234,16 +234,7 @@ def test_strict_loading(make, reference):
         RM.load_score(folder, device="cpu")
 
 
-def test_scores_are_listed_and_a_wrong_checksum_is_refused(tmp_path):
-    assert RM.available_scores() == [
-        "CLIP",
-        "BLIP",
-        "Aesthetic",
-        "PickScore",
-        "HPSv2.1",
-        "MPS",
-        "Aesthetic-v2.5",
-    ]
+def test_a_wrong_checksum_is_refused(tmp_path):
     (tmp_path / "sac+logos+ava1-l14-linearMSE.pth").write_bytes(b"another file")
     from reward_core.hub.downloads import fetch
     from reward_core.models.clip.published import AESTHETIC_HEAD

@@ -129,6 +129,8 @@ def test_every_published_layout_loads_from_local_files_and_saves(name, tmp_path,
     pixels = torch.rand(1, 3, 50, 70, requires_grad=True)
     model.rewards_from_pixels(pixels, ["a"]).sum().backward()
     assert BUILT_IN[name].facts.differentiable == bool(pixels.grad.abs().max() > 0)
+    if not BUILT_IN[name].model_type:  # models of the family cannot be saved
+        return
     model.save_pretrained(tmp_path / "saved")
     saved = RM.load(tmp_path / "saved", device="cpu")
     assert type(saved) is type(model)

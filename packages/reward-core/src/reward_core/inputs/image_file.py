@@ -160,9 +160,19 @@ class _DecodedImage:
             pixel_budget().give_back(self.pixels)
 
 
+class UnfitImageError(ValueError):
+    """An image that a model cannot read, such as a very long strip. The message is the reason."""
+
+
 def rgb_guard(name: str) -> AbstractContextManager[None]:
-    """Return a context that raises ImageError if converting an image to RGB fails."""
-    return guarded(lambda e: ImageError(name, f"cannot be converted to RGB: {reason(e)}"))
+    """Return a context that raises ImageError if converting an image to RGB fails or a model refuses it."""
+
+    def refused(error: BaseException) -> ImageError:
+        if isinstance(error, UnfitImageError):
+            return ImageError(name, str(error))
+        return ImageError(name, f"cannot be converted to RGB: {reason(error)}")
+
+    return guarded(refused)
 
 
 def pixels_of(path: str | os.PathLike[str]) -> int:

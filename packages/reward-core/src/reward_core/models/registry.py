@@ -14,6 +14,7 @@ from .mps.published import MPS_MODELS
 from .names import match_name, unknown_name
 from .plugins import plugin_names, plugin_spec
 from .siglip.published import SIGLIP_MODELS
+from .vlm.published import VLM_MODELS
 
 # The scorers of this package by name, in the order of listings.
 BUILT_IN: dict[str, ModelSpec] = {
@@ -23,6 +24,7 @@ BUILT_IN: dict[str, ModelSpec] = {
     **MPS_MODELS,
     **CYCLE_MODELS,
     **SIGLIP_MODELS,
+    **VLM_MODELS,
 }
 
 
