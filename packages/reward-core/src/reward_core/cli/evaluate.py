@@ -6,14 +6,22 @@ import argparse
 import json
 import warnings
 
-from .common import batch, computing_options, data_options, load_model, report_failures, with_progress
+from .common import (
+    batch,
+    computing_options,
+    data_options,
+    judge_options,
+    load_model,
+    report_failures,
+    with_progress,
+)
 from .tables import print_evaluation
 
 
 def add_to(commands: argparse._SubParsersAction) -> None:
     evaluate = commands.add_parser(
         "evaluate",
-        parents=[computing_options(), data_options()],
+        parents=[computing_options(), judge_options(), data_options()],
         help="measure how often a model agrees with rankings",
     )
     evaluate.add_argument("model", metavar="MODEL", help="name, folder, file or hub repository")

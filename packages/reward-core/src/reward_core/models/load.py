@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, InputError
 from ..files.json_file import read_json
 from ..hub.file_specs import is_repo_id
 from ..inputs.tokenizer import PromptTokenizer
@@ -16,7 +16,9 @@ from ..scoring.model_source import ModelSource
 from ..scoring.scoring_model import ScoringModel
 from .checkpoint import MAX_CONFIG_BYTES, read_state_dict
 from .clip.scorer import ClipScorer
-from .load_options import LoadOptions, PathLike
+from .judges.published import JUDGE_FAMILY, any_vlm
+from .judges.templates import JudgeTemplate
+from .load_options import JudgeOptions, LoadOptions, PathLike
 from .model_files import ModelFiles, files_digest, path_files, published_files
 from .registry import BUILT_IN, all_specs, family_of, find_spec, unknown_scorer
 
@@ -57,8 +59,14 @@ def load(
     precision: str = "exact",
     revision: str | None = None,
     local_files_only: bool = False,
+    server: str | None = None,
+    served_model: str | None = None,
+    template: PathLike | JudgeTemplate | None = None,
+    answer_cache: PathLike | bool = True,
 ) -> ScoringModel:
     """Load a scorer in evaluation mode with frozen parameters.
+
+    A VLM judge has only the methods of ``Scorer``, and ``score_rows`` (docs/judges.md).
 
     Args:
         name_or_path: one of ``available_models()`` in upper or lower case, a saved folder, a .safetensors
@@ -75,13 +83,23 @@ def load(
             of their standard deviation (docs/performance.md). "auto" is "fast" on a GPU, else "exact".
         revision: branch, tag or commit of the hub repository.
         local_files_only: use local files only, never the network.
+        server: for a VLM judge: URL of an OpenAI-compatible server of the model, such as
+            http://localhost:8000/v1. Without it the model is loaded in this process.
+        served_model: name of the model on the server (default: its hub id or name).
+        template: for a VLM judge: name of a template, a .json or .yaml file, or a JudgeTemplate. With it,
+            ``name_or_path`` may be any vision-language model.
+        answer_cache: for a VLM judge: whether to store its answers on the disk, or a folder for them.
 
     Raises:
         InputError: an unknown name, device or precision.
+        ServerError: the server of a VLM judge cannot be used.
         CheckpointError: damaged or missing files; KeyMismatchError if the weights do not match the model.
         HubError: a failed download.
     """
-    options = LoadOptions(device, download_root, med_config, precision, revision, local_files_only, files)
+    judge = JudgeOptions(server, served_model, template, answer_cache)
+    options = LoadOptions(
+        device, download_root, med_config, precision, revision, local_files_only, files, judge
+    )
     found, family = _find(name_or_path, options, _REWARD_MODEL)
     return family.load_files(found, options)
 
@@ -137,11 +155,16 @@ def _find(name_or_path: PathLike, options: LoadOptions, usual_family: str) -> tu
         options: as in ``load``.
         usual_family: family of weights without a model_type.
     """
+    text = os.fsdecode(name_or_path)
     known = find_spec(name_or_path)
+    if known is None and (options.judge.server or options.judge.template):
+        known = text, any_vlm(text)
+    given = options.judge.given
+    if given and (known is None or known[1].family != JUDGE_FAMILY):
+        raise InputError(f"Cannot use {given[0]} with {text!r}: it is not a VLM judge. Leave it out.")
     if known is not None:
         name, spec = known
         return published_files(name, spec, options), _imported(spec.family)
-    text = os.fsdecode(name_or_path)
     if not os.path.exists(text) and not is_repo_id(text):
         raise unknown_scorer(text)
     files = path_files(name_or_path, options)

@@ -9,6 +9,7 @@ from ..errors import InputError
 from .blip.published import BLIP_MODELS
 from .clip.published import CLIP_MODELS
 from .imagereward.published import REWARD_MODELS
+from .judges.published import JUDGES, other_judge
 from .model_spec import ModelSpec
 from .names import match_name, unknown_name
 from .plugins import plugin_names, plugin_spec
@@ -18,6 +19,7 @@ BUILT_IN: dict[str, ModelSpec] = {
     **REWARD_MODELS,
     **{name: (CLIP_MODELS | BLIP_MODELS)[name] for name in ("CLIP", "BLIP", "Aesthetic")},
     **{name: CLIP_MODELS[name] for name in ("PickScore", "HPSv2.1")},
+    **JUDGES,
 }
 
 
@@ -43,6 +45,8 @@ def find_spec(name_or_path: str | os.PathLike[str]) -> tuple[str, ModelSpec] | N
         return None
     if (known := match_name(name, BUILT_IN)) is not None:
         return known, BUILT_IN[known]
+    if (judge := other_judge(name)) is not None:
+        return judge
     known = match_name(name, plugin_names(BUILT_IN))
     spec = None if known is None else plugin_spec(known)
     return None if known is None or spec is None else (known, spec)
