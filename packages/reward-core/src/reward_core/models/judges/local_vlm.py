@@ -103,11 +103,14 @@ class LocalVLM:
 
         with guarded(self._not_loaded):
             try:
-                return AutoProcessor.from_pretrained(self.folder, local_files_only=True)
+                processor = AutoProcessor.from_pretrained(self.folder, local_files_only=True)
             except ImportError:
                 if find_spec("torchvision") is not None:
                     raise
-                return _image_processor(self.folder)  # only videos need torchvision
+                processor = _image_processor(self.folder)  # only videos need torchvision
+        if not hasattr(processor, "image_processor"):  # that of a model of texts is a tokenizer
+            raise self._not_loaded(ValueError("it is not a model that reads images"))
+        return processor
 
     def _generated(self, questions: Sequence[Question]) -> list[Answer]:
         import torch
