@@ -63,17 +63,38 @@ PUBLIC = {
 #: Modules without an __all__ whose classes are public.
 CLASSES = {
     "reward_core.errors": """
-        CheckpointError ClippedLevelsWarning CompilationWarning DataWarning DiskFullError
+        AnswerError CheckpointError ClippedLevelsWarning CompilationWarning DataWarning DiskFullError
         EmptyPromptWarning HubError ImageError ImageNotFoundError InputError KeyMismatchError
         MissingExtraError NonFiniteRewardError OutputError PromptTruncatedWarning PromptTypeError
-        PromptWithoutImageWarning RewardCoreError RoundedWeightsWarning RunInterrupted
-        StaleScoresWarning TrainingError WorkerError
+        PromptWithoutImageWarning RequestError RewardCoreError RoundedWeightsWarning RunInterrupted
+        ServerError StaleScoresWarning TrainingError WorkerError
     """,
     "refl.errors": """
         ConfigError DivergedError ModelError PromptFileError ReflError RewardError
     """,
     "reward_core.integrations.torchmetrics": """
         RewardScore
+    """,
+    "reward_core.models.judges.answer_cache": """
+        AnswerCache
+    """,
+    "reward_core.models.judges.answers": """
+        Answer Question VLM
+    """,
+    "reward_core.models.judges.judge": """
+        Judge Judgment PointwiseJudge
+    """,
+    "reward_core.models.judges.local_vlm": """
+        LocalVLM
+    """,
+    "reward_core.models.judges.pairwise": """
+        Comparison PairwiseJudge
+    """,
+    "reward_core.models.judges.server": """
+        ServerVLM
+    """,
+    "reward_core.models.judges.templates": """
+        JudgeTemplate
     """,
 }
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Collection, Iterable
 
 from reward_core.hub.file_specs import is_repo_id
+from reward_core.models.judges.published import JUDGE_FAMILY
 from reward_core.models.registry import find_spec, unknown_scorer
 
 from .config import TrainConfig
@@ -52,12 +53,22 @@ def check_downloads(config: TrainConfig, functions: Collection[str] = ()) -> Non
 def check_rewards(names: Iterable[str], functions: Collection[str] = ()) -> None:
     """Raise RewardError for a name that is neither one of ``functions`` nor loadable by reward_core.
 
+    VLM judges are refused too: their answers have no gradient.
+
     Args:
         names: names of the rewards.
         functions: names of rewards for which the caller passes a function.
     """
     for name in names:
-        if name in functions or find_spec(name) is not None or os.path.exists(name) or is_repo_id(name):
+        if name in functions:
+            continue
+        known = find_spec(name)
+        if known is not None and known[1].family == JUDGE_FAMILY:
+            raise RewardError(
+                f"Cannot use the reward {name!r}: it is a VLM judge, and its answers have no gradient. "
+                "Choose a differentiable scorer, and score the finished images with `reward-core score`."
+            )
+        if known is not None or os.path.exists(name) or is_repo_id(name):
             continue
         raise RewardError(f"Cannot load the reward {name!r}: {unknown_scorer(name)}")
 

@@ -118,6 +118,41 @@ class HubError(RewardCoreError, OSError):
     __str__ = Exception.__str__
 
 
+class ServerError(RewardCoreError, OSError):
+    """A server of a vision-language model that cannot be used: unreachable, no such model, no permission.
+
+    Attributes:
+        status: HTTP status of the answer, if there was one.
+    """
+
+    __str__ = Exception.__str__
+
+    def __init__(self, message: str, status: int | None = None):
+        super().__init__(message)
+        self.status = status
+
+
+class RequestError(ServerError):
+    """One request that a server refused or failed at; other requests may succeed."""
+
+
+class AnswerError(RewardCoreError, ValueError):
+    """An answer of a vision-language model that has no clear score.
+
+    Attributes:
+        answer: text of the answer, at most `SHOWN` characters.
+        reason: why it cannot be read.
+    """
+
+    SHOWN = 300
+
+    def __init__(self, answer: str, reason: str):
+        half = self.SHOWN // 2
+        self.answer = answer if len(answer) <= self.SHOWN else f"{answer[:half]} ... {answer[-half:]}"
+        self.reason = reason
+        super().__init__(f"Cannot read the answer of the judge: {reason}. It answered {self.answer!r}.")
+
+
 class DiskFullError(RewardCoreError, OSError):
     """No space left on the disk, or too little for the next file."""
 

@@ -6,7 +6,7 @@ import argparse
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from ..files.score_file import GroupRow, ScoredRow
@@ -35,13 +35,36 @@ def computing_options() -> argparse.ArgumentParser:
     return computing
 
 
+def judge_options() -> argparse.ArgumentParser:
+    """Return a parent parser with the options of VLM judges."""
+    parser = argparse.ArgumentParser(add_help=False)
+    judges = parser.add_argument_group("VLM judges")
+    judges.add_argument("--server", metavar="URL", help="OpenAI-compatible server that serves the model")
+    judges.add_argument(
+        "--served-model", metavar="NAME", help="name of the model on the server (default: its id on the hub)"
+    )
+    judges.add_argument(
+        "--template", metavar="FILE", help="question to ask: a .json or .yaml file, or a known name"
+    )
+    judges.add_argument(
+        "--no-answer-cache", action="store_true", help="neither read nor store answers on the disk"
+    )
+    return parser
+
+
+def judge_choices(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of VLM judges as arguments of ``load`` and `JudgeOptions`."""
+    names = ("server", "served_model", "template")
+    return {name: getattr(args, name) for name in names} | {"answer_cache": not args.no_answer_cache}
+
+
 def scoring_options(several: bool = True) -> argparse.ArgumentParser:
-    """Return a parent parser with --model and the computing options.
+    """Return a parent parser with --model, the computing options and those of VLM judges.
 
     Args:
         several: whether --model may be repeated; see `given_models`.
     """
-    scoring = argparse.ArgumentParser(add_help=False, parents=[computing_options()])
+    scoring = argparse.ArgumentParser(add_help=False, parents=[computing_options(), judge_options()])
     what = "name, folder, file or hub repository"
     if several:
         scoring.add_argument(
@@ -88,13 +111,13 @@ def given_models(args: argparse.Namespace) -> list[str]:
 def load_models(args: argparse.Namespace) -> ScorerGroup:
     from ..models.load import load
 
-    return load(given_models(args), device=args.device, precision=args.precision)
+    return load(given_models(args), device=args.device, precision=args.precision, **judge_choices(args))
 
 
 def load_model(args: argparse.Namespace) -> ScoringModel:
     from ..models.load import load
 
-    return load(args.model, device=args.device, precision=args.precision)
+    return load(args.model, device=args.device, precision=args.precision, **judge_choices(args))
 
 
 def batch(args: argparse.Namespace) -> dict[str, int | None]:

@@ -7,7 +7,15 @@ import json
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from .common import batch, computing_options, data_options, load_models, report_failures, with_progress
+from .common import (
+    batch,
+    computing_options,
+    data_options,
+    judge_options,
+    load_models,
+    report_failures,
+    with_progress,
+)
 from .tables import print_evaluations
 
 if TYPE_CHECKING:
@@ -17,7 +25,7 @@ if TYPE_CHECKING:
 def add_to(commands: argparse._SubParsersAction) -> None:
     evaluate = commands.add_parser(
         "evaluate",
-        parents=[computing_options(), data_options()],
+        parents=[computing_options(), judge_options(), data_options()],
         help="measure how often models agree with rankings",
     )
     evaluate.add_argument(

@@ -47,7 +47,7 @@ def print_specs(specs: Mapping[str, ModelSpec]) -> None:
         facts = spec.facts
         table.add_row(
             name,
-            f"{facts.gigabytes:.1f} GB" if spec.downloads() else "bundled",
+            f"{facts.gigabytes:.1f} GB" if facts.gigabytes else "bundled",
             facts.hardware,
             facts.score_range,
             "higher" if facts.higher_is_better else "lower",

@@ -89,6 +89,32 @@ def fetch_folder(
     Raises:
         HubError: the folder is missing and the download failed, or it has no weights.
     """
+    folder = fetch_repository(repo_id, _FOLDER_FILES, download_root, revision, local_files_only)
+    if not (folder / "model.safetensors").is_file():
+        raise HubError(
+            f"Cannot load {repo_id}: the repository has no model.safetensors. Publish the model with "
+            "push_to_hub."
+        )
+    return folder
+
+
+def fetch_repository(
+    repo_id: str,
+    patterns: Sequence[str],
+    download_root: str | os.PathLike[str] | None = None,
+    revision: str | None = None,
+    local_files_only: bool = False,
+) -> Path:
+    """Return the local folder of a hub repository; download the files that are missing.
+
+    Args:
+        repo_id: the repository.
+        patterns: names of the files, with * for any characters.
+        download_root, revision, local_files_only: as in ``fetch``.
+
+    Raises:
+        HubError: a download failed.
+    """
     from huggingface_hub import snapshot_download
 
     unreachable = None if local_files_only else hub_failure()
@@ -98,16 +124,11 @@ def fetch_folder(
             revision=revision,
             cache_dir=None if download_root is None else Path(download_root),
             local_files_only=local_files_only or unreachable is not None,
-            allow_patterns=_FOLDER_FILES,
+            allow_patterns=list(patterns),
         )
     except Exception as error:
         advice = how_to_copy_repo(repo_id, download_root)
         raise as_hub_error(repo_id, unreachable or error, without_network=advice) from error
-    if not Path(folder, "model.safetensors").is_file():
-        raise HubError(
-            f"Cannot load {repo_id}: the repository has no model.safetensors. Publish the model with "
-            "push_to_hub."
-        )
     return Path(folder)
 
 

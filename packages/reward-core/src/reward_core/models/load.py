@@ -15,8 +15,10 @@ from ..scoring.device import Device
 from ..scoring.scorer_group import ScorerGroup
 from ..scoring.scoring_model import ScoringModel
 from .checkpoint import MAX_CONFIG_BYTES
+from .judges.published import JUDGE_FAMILY, any_vlm
+from .judges.templates import JudgeTemplate
 from .load_group import load_group
-from .load_options import LoadOptions, PathLike
+from .load_options import JudgeOptions, LoadOptions, PathLike
 from .model_files import ModelFiles, files_digest, path_files, published_files
 from .registry import BUILT_IN, all_specs, family_of, find_spec, unknown_scorer
 
@@ -58,6 +60,10 @@ def load(  # type: ignore[overload-overlap]  # a string is also a sequence of st
     precision: str = ...,
     revision: str | None = ...,
     local_files_only: bool = ...,
+    server: str | None = ...,
+    served_model: str | None = ...,
+    template: PathLike | JudgeTemplate | None = ...,
+    answer_cache: PathLike | bool = ...,
 ) -> ScoringModel: ...
 
 
@@ -69,6 +75,10 @@ def load(
     *,
     precision: str = ...,
     local_files_only: bool = ...,
+    server: str | None = ...,
+    served_model: str | None = ...,
+    template: PathLike | JudgeTemplate | None = ...,
+    answer_cache: PathLike | bool = ...,
 ) -> ScorerGroup: ...
 
 
@@ -82,8 +92,14 @@ def load(
     precision: str = "exact",
     revision: str | None = None,
     local_files_only: bool = False,
+    server: str | None = None,
+    served_model: str | None = None,
+    template: PathLike | JudgeTemplate | None = None,
+    answer_cache: PathLike | bool = True,
 ) -> ScoringModel | ScorerGroup:
     """Load a scorer in evaluation mode with frozen parameters, or a group of scorers.
+
+    A VLM judge has only the methods of ``Scorer``, and ``score_rows`` (docs/judges.md).
 
     Args:
         name_or_path: one of ``available_models()`` in upper or lower case, a saved folder, a .safetensors
@@ -103,14 +119,24 @@ def load(
             is "fast" on a GPU, else "exact".
         revision: branch, tag or commit of the hub repository.
         local_files_only: use local files only, never the network.
+        server: for a VLM judge: URL of an OpenAI-compatible server of the model, such as
+            http://localhost:8000/v1. Without it the model is loaded in this process.
+        served_model: name of the model on the server (default: its hub id or name).
+        template: for a VLM judge: name of a template, a .json or .yaml file, or a JudgeTemplate. With it,
+            ``name_or_path`` may be any vision-language model.
+        answer_cache: for a VLM judge: whether to store its answers on the disk, or a folder for them.
 
     Raises:
         InputError: an unknown name, device or precision, "int8" where it is not supported, or a list with
             med_config, files or revision.
+        ServerError: the server of a VLM judge cannot be used.
         CheckpointError: damaged or missing files; KeyMismatchError if the weights do not match the model.
         HubError: a failed download.
     """
-    options = LoadOptions(device, download_root, med_config, precision, revision, local_files_only, files)
+    judge = JudgeOptions(server, served_model, template, answer_cache)
+    options = LoadOptions(
+        device, download_root, med_config, precision, revision, local_files_only, files, judge
+    )
     if not isinstance(name_or_path, (str, os.PathLike)):
         if any(option is not None for option in (med_config, files, revision)):
             raise InputError(
@@ -165,11 +191,16 @@ def _find(name_or_path: PathLike, options: LoadOptions, usual_family: str) -> tu
         options: as in ``load``.
         usual_family: family of weights without a model_type.
     """
+    text = os.fsdecode(name_or_path)
     known = find_spec(name_or_path)
+    if known is None and (options.judge.server or options.judge.template):
+        known = text, any_vlm(text)
+    given = options.judge.given
+    if given and (known is None or known[1].family != JUDGE_FAMILY):
+        raise InputError(f"Cannot use {given[0]} with {text!r}: it is not a VLM judge. Leave it out.")
     if known is not None:
         name, spec = known
         return published_files(name, spec, options), _imported(spec.family)
-    text = os.fsdecode(name_or_path)
     if not os.path.exists(text) and not is_repo_id(text):
         raise unknown_scorer(text)
     files = path_files(name_or_path, options)

@@ -13,6 +13,22 @@ PathLike: TypeAlias = "str | os.PathLike[str]"
 
 
 @dataclass(frozen=True)
+class JudgeOptions:
+    """Options of ``load`` for VLM judges, where they are documented."""
+
+    server: str | None = None
+    served_model: str | None = None
+    template: Any = None
+    answer_cache: PathLike | bool = True
+
+    @property
+    def given(self) -> list[str]:
+        """Names of the options that were given."""
+        names = [name for name in ("server", "served_model", "template") if getattr(self, name) is not None]
+        return names if self.answer_cache is True else [*names, "answer_cache"]
+
+
+@dataclass(frozen=True)
 class LoadOptions:
     """Options of ``load`` and ``load_score``, where they are documented.
 
@@ -27,6 +43,7 @@ class LoadOptions:
     revision: str | None = None
     local_files_only: bool = False
     files: PathLike | None = None
+    judge: JudgeOptions = JudgeOptions()
 
     def __post_init__(self) -> None:
         check_precision(self.precision)

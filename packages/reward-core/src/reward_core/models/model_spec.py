@@ -20,9 +20,6 @@ VOCABULARY = HubFile(
 class ModelConfig(Protocol):
     """The configuration of a model, a frozen dataclass."""
 
-    @property
-    def max_length(self) -> int: ...
-
     def to_dict(self) -> dict[str, Any]: ...
 
 
@@ -65,7 +62,8 @@ class ModelSpec:
     Attributes:
         family: "module:Object" of the class that loads it, imported when the scorer is loaded. The class has
             ``load_files(files, options)``, as `Pretrained` does.
-        parts: the files by role. "weights" must be there; "config" and "tokenizer" have their usual meaning,
+        parts: the files by role; empty for a VLM judge, whose files are needed only without a server.
+            Otherwise "weights" must be there; "config" and "tokenizer" have their usual meaning,
             all other roles are the family's.
         config: configuration that matches the published weights; None if it is read from the part "config".
             A part "config" in a folder of local files replaces the sizes.

@@ -9,6 +9,7 @@ from ..errors import InputError
 from .blip.published import BLIP_MODELS
 from .clip.published import CLIP_MODELS
 from .imagereward.published import CYCLE_MODELS, REWARD_MODELS
+from .judges.published import JUDGES, other_judge
 from .model_spec import ModelSpec
 from .mps.published import MPS_MODELS
 from .names import match_name, unknown_name
@@ -25,6 +26,7 @@ BUILT_IN: dict[str, ModelSpec] = {
     **CYCLE_MODELS,
     **SIGLIP_MODELS,
     **VLM_MODELS,
+    **JUDGES,
 }
 
 
@@ -50,6 +52,8 @@ def find_spec(name_or_path: str | os.PathLike[str]) -> tuple[str, ModelSpec] | N
         return None
     if (known := match_name(name, BUILT_IN)) is not None:
         return known, BUILT_IN[known]
+    if (judge := other_judge(name)) is not None:
+        return judge
     known = match_name(name, plugin_names(BUILT_IN))
     spec = None if known is None else plugin_spec(known)
     return None if known is None or spec is None else (known, spec)

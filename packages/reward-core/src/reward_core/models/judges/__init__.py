@@ -1,0 +1,1 @@
+"""VLM judges: scores from the answers of vision-language models."""
