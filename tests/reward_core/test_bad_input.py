@@ -899,7 +899,7 @@ def test_the_error_for_an_unknown_name_suggests_known_ones(name, hint):
     for method in (RM.load, RM.load_score):
         with pytest.raises(InputError, match=re.escape(hint)) as caught:
             method(name)
-        assert f"Cannot find the model {name!r}" in str(caught.value)
+        assert f"Cannot find the model: {name!r} is" in str(caught.value)
 
 
 def test_unknown_options_are_reported_before_anything_is_read(tmp_path):

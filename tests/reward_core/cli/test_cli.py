@@ -45,9 +45,9 @@ def test_rank_prints_a_table_best_first(command, model, folder, images):
     rows = [line.split("│") for line in done.stdout.splitlines() if line.startswith("│")]
     shown = [[cell.strip() for cell in row[1:-1]] for row in rows]
     expected = sorted(zip(ranks, images, rewards))
-    assert shown == [[str(rank), image, f"{reward:.4f}", ""] for rank, image, reward in expected]
+    assert shown == [[str(rank), image, f"{reward:.4f}"] for rank, image, reward in expected]
     assert PROMPT in done.stdout
-    assert "percentile:" not in done.stdout
+    assert "percentile" not in done.stdout
 
 
 def test_rank_keeps_paths_whole_in_80_columns(command, measured, images, tmp_path):
@@ -315,7 +315,7 @@ def test_a_wrong_prompts_file_is_named_and_nothing_is_written(command, folder, p
         ({"--out": "folder.csv"}, "it is a folder, or its folder does not exist"),
         (
             {"--model": "no-such-model"},
-            "'no-such-model' is neither a known name (ImageReward-v1.0, tiny, ",
+            "'no-such-model' is neither a known name",
         ),
         ({"--model": "none.pt"}, "'none.pt' is neither"),
         ({"--device": "toaster"}, "Cannot use device 'toaster'"),
@@ -349,7 +349,7 @@ def test_wrong_arguments_are_named_and_nothing_is_written(
 
 @pytest.mark.parametrize(
     "arguments",
-    [(), ("rank",), ("rank", PROMPT), ("score",), ("convert",), ("paint",), ("models", "--json")],
+    [(), ("rank",), ("rank", PROMPT), ("score",), ("convert",), ("paint",), ("models", "tiny")],
     ids=str,
 )
 def test_incomplete_commands_are_usage_errors(command, arguments):
@@ -488,17 +488,14 @@ def test_convert_takes_blip_as_it_is_published(command, parity, tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     parameters = sum(value.numel() for key, value in state.items() if is_encoder(key))
     assert f"BlipScorer, {parameters:,} parameters" in done.stdout
-    assert f"RM.load_score({str(out)!r})" in done.stdout
+    assert f"RM.load({str(out)!r})" in done.stdout
     scorer = RM.load_score(out, device="cpu", local_files_only=True)
     expected = json.loads((parity / "expected.json").read_text())
     for pair in expected["pairs"][:12]:
         prompt = expected["prompts"][pair["prompt"]]["text"]
         image = parity / expected["images"][pair["image"]]["file"]
         assert scorer.score(prompt, image) == pytest.approx(pair["blip_cosine"], abs=2e-6)
-    with pytest.raises(
-        RM.RewardCoreError, match="expected a model of type 'image-reward', got 'blip-cosine'"
-    ):
-        RM.load(out, device="cpu")
+    assert type(RM.load(out, device="cpu")) is type(scorer)
 
 
 @pytest.mark.parametrize(

@@ -167,7 +167,7 @@ def test_a_broken_plugin_is_one_warning_and_the_others_load(plugin, site, caplog
     with caplog.at_level(logging.WARNING, "reward_core"):
         assert RM.available_models() == [*BUILT_IN, "Tiny-CLIP"]
         RM.available_models()
-        with pytest.raises(InputError, match="Cannot find the model 'broken'"):
+        with pytest.raises(InputError, match="Cannot find the model: 'broken' is"):
             RM.load("broken")
     messages = [record.getMessage() for record in caplog.records]
     assert sorted(message.split(":")[0] for message in messages) == [

@@ -6,7 +6,7 @@ import os
 from collections.abc import Collection, Iterable
 
 from reward_core.hub.file_specs import is_repo_id
-from reward_core.models.registry import find_spec, unknown_name
+from reward_core.models.registry import find_spec, unknown_scorer
 
 from .config import TrainConfig
 from .errors import ConfigError, ModelError, RewardError
@@ -59,7 +59,7 @@ def check_rewards(names: Iterable[str], functions: Collection[str] = ()) -> None
     for name in names:
         if name in functions or find_spec(name) is not None or os.path.exists(name) or is_repo_id(name):
             continue
-        raise RewardError(f"Cannot load the reward {name!r}: {unknown_name(name)}")
+        raise RewardError(f"Cannot load the reward {name!r}: {unknown_scorer(name)}")
 
 
 def check_model(name: str) -> None:

@@ -18,7 +18,7 @@ from .checkpoint import MAX_CONFIG_BYTES
 from .load_group import load_group
 from .load_options import LoadOptions, PathLike
 from .model_files import ModelFiles, files_digest, path_files, published_files
-from .registry import BUILT_IN, all_specs, family_of, find_spec, unknown_name
+from .registry import BUILT_IN, all_specs, family_of, find_spec, unknown_scorer
 
 _REWARD_MODEL = BUILT_IN["ImageReward-v1.0"].family
 _BLIP = BUILT_IN["BLIP"].family
@@ -168,7 +168,7 @@ def _find(name_or_path: PathLike, options: LoadOptions, usual_family: str) -> tu
         return published_files(name, spec, options), _imported(spec.family)
     text = os.fsdecode(name_or_path)
     if not os.path.exists(text) and not is_repo_id(text):
-        raise unknown_name(text)
+        raise unknown_scorer(text)
     files = path_files(name_or_path, options)
     return files, _imported(_family_of_folder(files, usual_family))
 

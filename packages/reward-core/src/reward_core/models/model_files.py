@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..errors import CheckpointError, InputError
 from ..hub.downloads import fetch, fetch_folder
-from ..hub.file_specs import FileSpec, HubFile, PackageFile, WebFile, is_repo_id
+from ..hub.file_specs import FileSpec, HubFile, PackageFile, WebFile
 from ..hub.local_files import local_path, package_path
 from ..inputs.tokenizer import PromptTokenizer
 from ..scoring.model_source import ModelSource
@@ -60,7 +60,7 @@ def path_files(name_or_path: PathLike, options: LoadOptions) -> ModelFiles:
     """Return the files of a saved folder, a weights file, or a hub repository with a saved folder.
 
     Raises:
-        InputError: neither exists on this machine, and it is not the id of a hub repository.
+        InputError: ``options.files`` is given, but it is for scorers with a name.
         HubError: a failed download.
     """
     name = os.fsdecode(name_or_path)
@@ -71,14 +71,9 @@ def path_files(name_or_path: PathLike, options: LoadOptions) -> ModelFiles:
         )
     if os.path.exists(name):
         weights = Path(name, WEIGHTS_FILE) if os.path.isdir(name) else Path(name)
-    elif is_repo_id(name):
+    else:
         folder = fetch_folder(name, options.download_root, options.revision, options.local_files_only)
         weights = folder / WEIGHTS_FILE
-    else:
-        raise InputError(
-            f"Cannot find the model {name!r}: no such folder or file exists, and it is not the id of a hub "
-            "repository (OWNER/NAME)."
-        )
     beside = {part: _file_beside(weights, part) for part in SAVED_PARTS}
     paths = {part: path for part, path in beside.items() if path is not None} | {"weights": weights}
     return ModelFiles(paths, None, ModelSource(name, (weights,)))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from ..errors import CheckpointError, InputError
 from ..files.json_file import read_json
 from ..hub.downloads import fetch
-from ..hub.file_specs import HubFile
+from ..hub.file_specs import HubFile, is_repo_id
 from ..hub.uploads import upload_folder
 from ..inputs.tokenizer import PromptTokenizer
 from ..network.config import BlipConfig, text_config_from_med_config
@@ -23,6 +23,7 @@ from .checkpoint import MAX_CONFIG_BYTES, build_model, read_state_dict, save_fol
 from .load_options import LoadOptions, PathLike
 from .model_files import ModelFiles, path_files, published_files
 from .model_spec import CONFIG_FILE, VOCABULARY, ModelSpec
+from .names import match_name, unknown_name
 
 if TYPE_CHECKING:
     import torch
@@ -59,9 +60,12 @@ class Pretrained(ScoringModel):
         """Load a model of this family by name, folder, file or hub repository (see ``reward_core.load``)."""
         options = LoadOptions(device, cache_dir, revision=revision, local_files_only=local_files_only)
         name = os.fsdecode(name_or_path)
-        spec = cls.published.get(name)
-        files = path_files(name, options) if spec is None else published_files(name, spec, options)
-        return cls.load_files(files, options)
+        known = name if name in cls.published or os.path.exists(name) else match_name(name, cls.published)
+        if known is not None and known in cls.published:
+            return cls.load_files(published_files(known, cls.published[known], options), options)
+        if not os.path.exists(name) and not is_repo_id(name):
+            raise unknown_name(name, cls.published)
+        return cls.load_files(path_files(name, options), options)
 
     @classmethod
     def load_files(cls: type[P], files: ModelFiles, options: LoadOptions) -> P:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from ..errors import InputError
 from .blip.published import BLIP_MODELS
 from .clip.published import CLIP_MODELS
 from .imagereward.published import REWARD_MODELS
 from .model_spec import ModelSpec
+from .names import match_name, unknown_name
 from .plugins import plugin_names, plugin_spec
 
 # The scorers of this package by name, in the order of listings.
@@ -41,28 +41,16 @@ def find_spec(name_or_path: str | os.PathLike[str]) -> tuple[str, ModelSpec] | N
         return name, BUILT_IN[name]
     if os.path.exists(name):
         return None
-    if (known := _match(name, BUILT_IN)) is not None:
+    if (known := match_name(name, BUILT_IN)) is not None:
         return known, BUILT_IN[known]
-    known = _match(name, plugin_names(BUILT_IN))
+    known = match_name(name, plugin_names(BUILT_IN))
     spec = None if known is None else plugin_spec(known)
     return None if known is None or spec is None else (known, spec)
 
 
-def unknown_name(name: str, known: Iterable[str] | None = None) -> InputError:
-    """Return the error for a name that is neither registered nor a path nor a hub repository.
-
-    Args:
-        name: the name.
-        known: registered names (default: all).
-    """
-    names = list(all_specs() if known is None else known)
-    by_lower = {known_name.lower(): known_name for known_name in names}
-    close = difflib.get_close_matches(name.lower(), list(by_lower), n=2, cutoff=0.5)
-    hint = f"Did you mean {' or '.join(repr(by_lower[match]) for match in close)}? " if close else ""
-    return InputError(
-        f"Cannot find the model {name!r}: it is neither a known name nor a folder or file on this machine, "
-        f"nor the id of a hub repository. {hint}Known names: {', '.join(names)}."
-    )
+def unknown_scorer(name: str) -> InputError:
+    """Return the error for a name that is neither registered nor a path nor a hub repository."""
+    return unknown_name(name, all_specs())
 
 
 def family_of(model_type: str) -> str | None:
@@ -74,10 +62,3 @@ def family_of(model_type: str) -> str | None:
                 return spec.family
         specs = all_specs()
     return None
-
-
-def _match(name: str, known: Iterable[str]) -> str | None:
-    names = list(known)
-    if name in names:
-        return name
-    return next((other for other in names if other.lower() == name.lower()), None)
