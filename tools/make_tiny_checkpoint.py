@@ -20,15 +20,19 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from tiny_scorers import write_mps, write_siglip
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor, nn
 
 from reward_core.inputs.tokenizer import SPECIAL_TOKENS
 from reward_core.models.blip.scorer import BlipScorer
-from reward_core.models.clip.scorer import ENDS, ClipScorer
+from reward_core.models.clip.scorer import ClipScorer
+from reward_core.models.clip.tokenizer import ENDS
 from reward_core.models.imagereward.reward_model import RewardModel
 from reward_core.models.model_spec import ModelSpec
+from reward_core.models.mps.scorer import MpsScorer
 from reward_core.models.registry import BUILT_IN, find_spec
+from reward_core.models.siglip.scorer import SiglipScorer
 from reward_core.network.encoder_sizes import TextConfig
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
@@ -197,11 +201,43 @@ def to_open_clip(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return result
 
 
+# MPS, Aesthetic-v2.5
+
+
+def make_mps(spec: ModelSpec, out: Path, seed: int) -> None:
+    """Write MPS's files, with imscore's names of the weights."""
+    tokenizer = clip_tokenizer()
+    config = replace(
+        spec.config,  # type: ignore[type-var]
+        image_size=56, vision_width=32, vision_depth=2, vision_heads=2, vision_mlp=128, text_width=24,
+        text_depth=2, text_heads=2, text_mlp=96, proj_dim=32, vocab_size=tokenizer.get_vocab_size(),
+        cross_depth=2, cross_heads=2, cross_head_width=16, cross_ff=64,
+    )  # fmt: skip
+    model = MpsScorer(config, None)  # type: ignore[arg-type]
+    fill(model, seed)
+    nn.init.constant_(model.clip.logit_scale, 2.5)
+    write_mps(model, out, spec.parts["weights"].names[0])
+    tokenizer.save(str(out / "tokenizer.json"))
+
+
+def make_siglip(spec: ModelSpec, out: Path, seed: int) -> None:
+    """Write the files of Aesthetic-v2.5."""
+    config = replace(
+        spec.config,  # type: ignore[type-var]
+        image_size=64, patch_size=14, vision_width=32, vision_depth=2, vision_heads=2, vision_mlp=64,
+    )  # fmt: skip
+    model = SiglipScorer(config, None)  # type: ignore[arg-type]
+    fill(model, seed)
+    write_siglip(model, out, spec.parts["weights"].names[0], spec.parts["head"].names[0])
+
+
 # Family -> function that writes its files. A new family adds its own.
 MAKERS: dict[str, Callable[[ModelSpec, Path, int], None]] = {
     BUILT_IN["ImageReward-v1.0"].family: make_imagereward,
     BUILT_IN["BLIP"].family: make_blip,
     BUILT_IN["CLIP"].family: make_clip,
+    BUILT_IN["MPS"].family: make_mps,
+    BUILT_IN["Aesthetic-v2.5"].family: make_siglip,
 }
 
 

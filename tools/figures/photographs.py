@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from reward_core.inputs.image_transform import ImageTransform, resized_size
+from reward_core.inputs.image_transform import ImageTransform
+from reward_core.inputs.square_image import resized_size
 
 from .record import DOCS, save_png
 

@@ -19,7 +19,7 @@ from reward_core.inputs.decoding_process import can_decode_in_processes
 from reward_core.inputs.decoding_processes import DecodingProcesses
 from reward_core.inputs.image_transform import ImageTransform
 from reward_core.inputs.shared_pixel_budget import PARTS, parts_for
-from reward_core.models.clip.scorer import PaddedTransform, RgbFirstTransform
+from reward_core.models.clip.transform import PaddedTransform, RgbFirstTransform
 
 pytestmark = pytest.mark.skipif(not can_decode_in_processes(), reason="needs Linux")
 psutil = pytest.importorskip("psutil")

@@ -15,7 +15,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 import reward_core as RM
 from reward_core.errors import CheckpointError, HubError, InputError, KeyMismatchError
 from reward_core.models.clip.config import ClipConfig
-from reward_core.models.clip.scorer import MEAN, STD
+from reward_core.models.clip.transform import MEAN, STD
 from reward_core.network.reward_head import RewardHead
 
 SMALL = ClipConfig(
@@ -235,7 +235,15 @@ def test_strict_loading(make, reference):
 
 
 def test_scores_are_listed_and_a_wrong_checksum_is_refused(tmp_path):
-    assert RM.available_scores() == ["CLIP", "BLIP", "Aesthetic", "PickScore", "HPSv2.1"]
+    assert RM.available_scores() == [
+        "CLIP",
+        "BLIP",
+        "Aesthetic",
+        "PickScore",
+        "HPSv2.1",
+        "MPS",
+        "Aesthetic-v2.5",
+    ]
     (tmp_path / "sac+logos+ava1-l14-linearMSE.pth").write_bytes(b"another file")
     from reward_core.hub.downloads import fetch
     from reward_core.models.clip.published import AESTHETIC_HEAD

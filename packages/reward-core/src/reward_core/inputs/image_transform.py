@@ -21,7 +21,7 @@ from ..runs.cuda import without_tf32
 from . import bicubic
 from .device_resize import resized_on_device
 from .pixel_memory import rgb_memory
-from .square_image import SquareImage, resized_size
+from .square_image import SquareImage
 
 
 class ImageTransform(nn.Module):
@@ -96,7 +96,7 @@ class ImageTransform(nn.Module):
     def resize_on_device(self, levels: Tensor) -> Tensor:
         """Resize and crop levels (B, H, W, C) uint8 on a GPU to (B, S, S, 3), exactly as PIL does."""
         height, width = levels.shape[1:3]
-        new_size = resized_size(width, height, self.size)
+        new_size = self.square.resized_size(width, height)
         return resized_on_device(levels, new_size, self.crop_box(*new_size))
 
     def finish(self, images: Tensor) -> Tensor:
@@ -120,7 +120,7 @@ class ImageTransform(nn.Module):
     def resize(self, levels: Tensor) -> Tensor:
         """Resize and crop levels 0-255 (B, 3, H, W) to the center (B, 3, S, S)."""
         height, width = levels.shape[-2:]
-        new_width, new_height = resized_size(width, height, self.size)
+        new_width, new_height = self.square.resized_size(width, height)
         left, top, right, bottom = self.crop_box(new_width, new_height)
         with torch.autocast(levels.device.type, enabled=False), without_tf32(levels.device):
             passes = [(-1, width, new_width, left, right), (-2, height, new_height, top, bottom)]

@@ -1,4 +1,4 @@
-"""Squares of PIL images: resize the shorter side, crop the center, convert to RGB.
+"""Squares of PIL images: resize the shorter side, crop the center, convert to RGB; or resize both sides.
 
 Processes that decode images import this module, so it works without torch.
 
@@ -32,10 +32,16 @@ class SquareImage:
         size: side S of the square, in pixels.
         rgb_first: convert to RGB before resizing and round the crop's left and top down, as the CLIP
             processor of transformers does.
+        stretch: resize both sides to ``size`` instead of the shorter one, so that nothing is cropped.
     """
 
     size: int
     rgb_first: bool = False
+    stretch: bool = False
+
+    def resized_size(self, width: int, height: int) -> tuple[int, int]:
+        """Return (width, height) after resizing: the shorter side, or both if stretched, are ``size``."""
+        return (self.size, self.size) if self.stretch else resized_size(width, height, self.size)
 
     def crop_box(self, width: int, height: int) -> tuple[int, int, int, int]:
         """Return (left, top, right, bottom) of the center square of a resized image.
@@ -51,7 +57,7 @@ class SquareImage:
         if self.rgb_first:
             image = image.convert("RGB")
         width, height = image.size
-        new = resized_size(width, height, self.size)
+        new = self.resized_size(width, height)
         box = self.crop_box(*new)
         if new[0] * new[1] > max(_ENLARGED_LIMIT, width * height):
             cropped = _enlarge_window(image, new, box)

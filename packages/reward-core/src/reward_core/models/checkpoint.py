@@ -10,7 +10,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from ..network.onednn_linear import use_onednn
 from ..runs.caller_warning import warn_caller
 from .key_map import guess_kind, rename_keys
 from .model_spec import CONFIG_FILE, WEIGHTS_FILE
+from .pickled_module import is_pickled_module, read_pickled_module
 
 if TYPE_CHECKING:
     from ..network.config import BlipConfig
@@ -41,11 +42,15 @@ MIN_WEIGHTS_BYTES = 2048 * MB
 CHEAP_LAYERS = 100
 
 
-def read_state_dict(path: Path) -> dict[str, Tensor]:
+def read_state_dict(path: Path, pickled_module: bool = False) -> dict[str, Tensor]:
     """Read a safetensors or torch file and rename its keys to this package's.
 
     The format is detected from the content. Tensors are memory-mapped where the format allows it. Code in
     the file is never executed.
+
+    Args:
+        path: the file.
+        pickled_module: whether a module that was pickled as a whole is accepted (see pickled_module.py).
 
     Raises:
         CheckpointError: the file is missing, empty, truncated, a text file, or a pickle with code in it.
@@ -59,7 +64,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     if head[8:9] == b"{":
         return _check_tensors(rename_keys(_read_safetensors(path), str(path)), path)
     if head[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
-        return _check_tensors(rename_keys(_read_torch(path), str(path)), path)
+        return _check_tensors(rename_keys(_read_torch(path, pickled_module), str(path)), path)
     detail = (
         "it is a Git LFS pointer. Download the file itself"
         if head == b"version https://"
@@ -80,7 +85,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
 
 
-def _read_torch(path: Path) -> object:
+def _read_torch(path: Path, pickled_module: bool) -> object:
     # Only the zip format (torch 1.6 and later) can be memory-mapped, and only by path. The older format is
     # read into memory. torch would read a path that ends in .safetensors as safetensors.
     is_zip = zipfile.is_zipfile(path)
@@ -101,6 +106,8 @@ def _read_torch(path: Path) -> object:
     with guarded(refused):
         if is_zip:
             _check_not_compressed(path)
+        if pickled_module and is_pickled_module(path):
+            return read_pickled_module(path)
         with path.open("rb") as file:
             return torch.load(path if mmap else file, map_location="cpu", weights_only=True, mmap=mmap)
 
@@ -153,9 +160,10 @@ def _special_kind(tensor: Tensor) -> str:
 
 def _first_lines(text: str) -> str:
     """Return torch's explanation without its advice to load the file unsafely."""
-    lines = [line.strip() for line in text.splitlines() if "nsupported" in line or "GLOBAL" in line]
-    first = (lines or text.strip().splitlines() or ["unknown reason"])[0]
-    return first.rpartition("WeightsUnpickler error: ")[2][:300]
+    text = text.rpartition("WeightsUnpickler error:")[2]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    named = [line for line in lines if "nsupported" in line or "GLOBAL" in line]
+    return (named or lines or ["unknown reason"])[0][:300]
 
 
 def build_model(
@@ -216,6 +224,18 @@ def build_model(
     model.load_state_dict({key: tensor.float() for key, tensor in state.items()}, assign=True)
     use_onednn(model)
     return model.eval().requires_grad_(False)
+
+
+def share_weights(model: M, config: Any) -> M:
+    """Return a model with another configuration of the same sizes that shares all weights of ``model``."""
+    with torch.device("meta"):
+        other = type(model)(config, model.tokenizer)
+    for parameter, shared in zip(other.parameters(), model.parameters()):
+        parameter.requires_grad_(shared.requires_grad)  # loading sets it on the shared parameter
+    other.load_state_dict(model.state_dict(keep_vars=True), assign=True)
+    use_onednn(other)
+    other.fast, other.source = model.fast, model.source
+    return other.to(model.device).train(model.training)
 
 
 def save_folder(model: ScoringModel, folder: Path) -> None:

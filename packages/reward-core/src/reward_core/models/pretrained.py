@@ -16,10 +16,11 @@ from ..hub.file_specs import HubFile, is_repo_id
 from ..hub.uploads import upload_folder
 from ..inputs.tokenizer import PromptTokenizer
 from ..network.config import BlipConfig, text_config_from_med_config
+from ..network.field_checks import checked
 from ..scoring.device import usable_device
 from ..scoring.precision import encoder_dtype
 from ..scoring.scoring_model import ScoringModel
-from .checkpoint import MAX_CONFIG_BYTES, build_model, read_state_dict, save_folder
+from .checkpoint import MAX_CONFIG_BYTES, build_model, read_state_dict, save_folder, share_weights
 from .load_options import LoadOptions, PathLike
 from .model_files import ModelFiles, path_files, published_files
 from .model_spec import CONFIG_FILE, VOCABULARY, ModelSpec
@@ -40,12 +41,14 @@ class Pretrained(ScoringModel):
         published: scorers of this family by name.
         tokenizer_class: class of the tokenizer, with ``from_file``.
         vocabulary: tokenizer file for weights without one in their folder.
+        settings: fields of the configuration that ``with_settings`` can change.
     """
 
     config_class: ClassVar[Any]
     published: ClassVar[Mapping[str, ModelSpec]]
     tokenizer_class: ClassVar[type[PromptTokenizer]] = PromptTokenizer
     vocabulary: ClassVar[HubFile] = VOCABULARY
+    settings: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def from_pretrained(
@@ -138,6 +141,29 @@ class Pretrained(ScoringModel):
         if path is None:
             path = fetch(cls.vocabulary, options.download_root, local_files_only=options.local_files_only)
         return cls.tokenizer_class.from_file(path, config.max_length)
+
+    def with_settings(self: P, **settings: Any) -> P:
+        """Return a scorer that shares the weights of this one and computes another variant of its score.
+
+        Args:
+            settings: fields of ``config``, such as ``threshold=0.01`` of MPS or
+                ``antialias=False`` of HPSv2.1.
+
+        Raises:
+            InputError: a setting that this scorer does not have, or an invalid value.
+        """
+        if unknown := sorted(set(settings) - set(self.settings)):
+            known = ", ".join(self.settings) or "none"
+            raise InputError(
+                f"Cannot change the settings {unknown} of {type(self).__name__}: it has {known}."
+            )
+        try:
+            checks = {key: checked(type(self.config), key, value) for key, value in settings.items()}
+            config = replace(self.config, **checks)
+            config.check()
+        except (TypeError, ValueError) as error:
+            raise InputError(f"Cannot change the settings: {error}.") from error
+        return share_weights(self, config)
 
     def save_pretrained(self, folder: PathLike) -> None:
         """Write config, weights and tokenizer to a folder that loads offline."""

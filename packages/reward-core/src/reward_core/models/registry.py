@@ -8,16 +8,21 @@ from collections.abc import Mapping
 from ..errors import InputError
 from .blip.published import BLIP_MODELS
 from .clip.published import CLIP_MODELS
-from .imagereward.published import REWARD_MODELS
+from .imagereward.published import CYCLE_MODELS, REWARD_MODELS
 from .model_spec import ModelSpec
+from .mps.published import MPS_MODELS
 from .names import match_name, unknown_name
 from .plugins import plugin_names, plugin_spec
+from .siglip.published import SIGLIP_MODELS
 
 # The scorers of this package by name, in the order of listings.
 BUILT_IN: dict[str, ModelSpec] = {
     **REWARD_MODELS,
     **{name: (CLIP_MODELS | BLIP_MODELS)[name] for name in ("CLIP", "BLIP", "Aesthetic")},
     **{name: CLIP_MODELS[name] for name in ("PickScore", "HPSv2.1")},
+    **MPS_MODELS,
+    **CYCLE_MODELS,
+    **SIGLIP_MODELS,
 }
 
 

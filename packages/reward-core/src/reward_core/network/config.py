@@ -80,8 +80,9 @@ class BlipConfig:
         """Return the content of config.json."""
         content = dataclasses.asdict(self)
         text = content.pop("text")
-        if not self.timm_vision:
-            del content["timm_vision"]
+        for key in ("timm_vision", "head_activation"):
+            if not content.get(key, True):  # earlier versions know neither of them
+                del content[key]
         about = {"model_type": self.model_type, FORMAT_VERSION: MODEL_FORMAT}
         return {**about, **content, "med_config": {**_FIXED_MED_KEYS, **text}}
 
@@ -149,14 +150,16 @@ class BlipConfig:
 class RewardConfig(BlipConfig):
     """Configuration of a reward model. The defaults are ImageReward-v1.0.
 
-    The reward is (head output - reward_mean) / reward_std. ``score_quantiles`` is None if the distribution
-    of scores was not measured.
+    The reward is (head output - reward_mean) / reward_std. ``head_activation`` is "gelu" for an exact GELU
+    between the layers of the head, "" for none. ``score_quantiles`` is None if the distribution of scores was
+    not measured.
     """
 
     model_type: ClassVar[str] = "image-reward"
 
     reward_mlp: tuple[int, ...] = (768, 1024, 128, 64, 16, 1)
     head_dropout: tuple[float, ...] = (0.2, 0.2, 0.1)
+    head_activation: str = ""
     reward_mean: float = 0.16717362830052426
     reward_std: float = 1.0333394966054072
     score_quantiles: ScoreQuantiles | None = None
@@ -164,6 +167,13 @@ class RewardConfig(BlipConfig):
     @classmethod
     def imagereward_v1(cls) -> RewardConfig:
         return cls(score_quantiles=ScoreQuantiles.standard_normal())
+
+    @classmethod
+    def cyclereward(cls, **changes: Any) -> RewardConfig:
+        """Return the configuration of CycleReward: other head, more tokens, and the raw output as reward."""
+        head: dict[str, Any] = {"head_dropout": (), "head_activation": "gelu"}
+        raw: dict[str, Any] = {"reward_mean": 0.0, "reward_std": 1.0}
+        return cls(**{"max_length": 128, **head, **raw, **changes})
 
     @classmethod
     def _decode(cls, key: str, value: Any) -> Any:
@@ -185,6 +195,8 @@ class RewardConfig(BlipConfig):
                 f"reward_mlp must begin with hidden_size ({self.text.hidden_size}) and end with 1, "
                 f"got {list(widths)!r:.80}"
             )
+        if self.head_activation not in ("", "gelu"):
+            raise ValueError(f"head_activation must be 'gelu' or '', got {self.head_activation!r:.80}")
 
     @property
     def layers(self) -> int:

@@ -41,9 +41,24 @@ def encoder_dtype(precision: str, device: torch.device) -> torch.dtype:
 
 def apply_precision(model: Any, dtype: torch.dtype) -> None:
     """Convert the matrices of ``model.blip`` to a dtype, in place."""
-    for module in model.blip.modules():
+    convert_matrices(model.blip, dtype)
+
+
+def convert_matrices(part: nn.Module, dtype: torch.dtype) -> None:
+    """Convert the linear layers and convolutions of a module to a dtype, in place."""
+    for module in part.modules():
         if isinstance(module, (nn.Linear, nn.Conv2d)):
             module.to(dtype)
+
+
+def convert_all_but_scale(clip: Any, dtype: torch.dtype) -> None:
+    """Convert a transformers CLIPModel to a dtype, in place.
+
+    ``logit_scale`` stays in float32: in bfloat16 it changes every score by 1%.
+    """
+    scale = clip.logit_scale.data
+    clip.to(dtype)
+    clip.logit_scale.data = scale.float()
 
 
 def cpu_features() -> set[str]:

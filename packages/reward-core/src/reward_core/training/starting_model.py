@@ -95,7 +95,8 @@ def head_weights(config: RewardConfig, kind: str, seed: int) -> dict[str, Tensor
         std = 1 / (config.reward_mlp[0] + 1) if kind == "original" else inputs**-0.5
         state[f"mlp.layers.{index}.weight"] = torch.randn(outputs, inputs, generator=generator) * std
         state[f"mlp.layers.{index}.bias"] = torch.zeros(outputs)
-        index += 2 if i < len(config.head_dropout) else 1  # dropout layers have indices too
+        # Dropout layers and activations have indices too.
+        index += 1 + (i < len(config.head_dropout)) + bool(config.head_activation)
     return state
 
 

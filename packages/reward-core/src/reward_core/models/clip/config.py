@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
 
-from ...errors import CheckpointError
-from ...files.format_version import FORMAT_VERSION, check_format_version
-from ...network.config import MODEL_FORMAT, OLDER_MODEL
-from ...network.field_checks import check_heads, check_patches, checked
+from ...network.field_checks import check_heads, check_patches
+from ..json_config import JsonConfig
+
+C = TypeVar("C", bound="ClipSizes")
 
 
 @dataclass(frozen=True)
-class ClipConfig:
-    """Sizes of a CLIP model and of its score. The defaults are OpenAI's ViT-L/14.
-
-    Attributes:
-        fit: "crop" resizes the shorter side to ``image_size`` and crops; "pad" resizes the longer side and
-            pads with black.
-        scaled: multiply the cosine by exp(logit_scale).
-        head: layer widths of an Aesthetic head on the image's unit vector; the prompt is then ignored. Empty
-            for no head.
-    """
-
-    model_type: ClassVar[str] = "clip-score"
+class ClipSizes(JsonConfig):
+    """Sizes of a CLIP model. The defaults are OpenAI's ViT-L/14."""
 
     image_size: int = 224
     patch_size: int = 14
@@ -39,13 +29,10 @@ class ClipConfig:
     max_length: int = 77
     proj_dim: int = 768
     activation: str = "quick_gelu"
-    fit: str = "crop"
-    scaled: bool = False
-    head: tuple[int, ...] = ()
 
     @classmethod
-    def vit_h_14(cls, **changes: Any) -> ClipConfig:
-        """Return the configuration of LAION's ViT-H/14, which PickScore and HPSv2 use."""
+    def vit_h_14(cls: type[C], **changes: Any) -> C:
+        """Return the configuration of LAION's ViT-H/14, which PickScore, HPSv2 and MPS use."""
         sizes: dict[str, Any] = {
             "vision_width": 1280,
             "vision_depth": 32,
@@ -59,54 +46,23 @@ class ClipConfig:
         }
         return cls(**sizes, **changes)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the content of config.json."""
-        return {"model_type": self.model_type, FORMAT_VERSION: MODEL_FORMAT, **asdict(self)}
-
-    @classmethod
-    def from_dict(cls, content: dict[str, Any], source: str = "config") -> ClipConfig:
-        """Return the configuration for the content of a config.json.
-
-        Raises:
-            CheckpointError: an unknown key, or a value of the wrong type or out of range.
-        """
-        if not isinstance(content, dict):
-            raise CheckpointError(f"Cannot load '{source}': expected a JSON object, got {content!r:.80}.")
-        check_format_version(content, MODEL_FORMAT, source, OLDER_MODEL)
-        values = {key: value for key, value in content.items() if key not in ("model_type", FORMAT_VERSION)}
-        known = {field.name for field in fields(cls)}
-        if content.get("model_type", cls.model_type) != cls.model_type or set(values) - known:
-            raise CheckpointError(
-                f"Cannot load '{source}': model_type is {content.get('model_type')!r} and unknown keys are "
-                f"{sorted(set(values) - known)[:8]}; expected {cls.model_type!r} with keys {sorted(known)}"
-            )
-        try:
-            config = cls(**{key: checked(cls, key, value) for key, value in values.items()})
-            config.check()
-        except (TypeError, ValueError, OverflowError) as error:
-            raise CheckpointError(f"Cannot load '{source}': {error}.") from error
-        return config
-
     def check(self) -> None:
         """Raise ValueError if fields have unknown or inconsistent values."""
         check_heads(self.vision_heads, self.vision_width)
         check_heads(self.text_heads, self.text_width)
         check_patches(self.image_size, self.patch_size)
-        for key, known in (("activation", ("quick_gelu", "gelu")), ("fit", ("crop", "pad"))):
-            if getattr(self, key) not in known:
-                raise ValueError(f"{key} must be {' or '.join(known)}, got {getattr(self, key)!r:.80}")
+        self.check_choice("activation", ("quick_gelu", "gelu"))
         if self.vocab_size < 2:
             raise ValueError(f"vocab_size must be at least 2, got {self.vocab_size}")
-        if self.head and self.head[-1] != 1:
-            raise ValueError(f"head must end with 1, got {list(self.head)!r:.80}")
 
     @property
     def layers(self) -> int:
         """Number of layers with weights."""
-        return self.vision_depth + self.text_depth + len(self.head)
+        return self.vision_depth + self.text_depth
 
     def build(self) -> Any:
         """Return a transformers CLIPModel with these sizes."""
+        import torch
         from transformers import CLIPConfig, CLIPModel
 
         shared = {"hidden_act": self.activation, "projection_dim": self.proj_dim}
@@ -123,4 +79,45 @@ class ClipConfig:
         }  # fmt: skip
         config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=self.proj_dim)
         config._attn_implementation = "sdpa"
-        return CLIPModel(config)
+        model = CLIPModel(config)
+        for part in (model.vision_model.embeddings, model.text_model.embeddings):
+            # Constants stay on the CPU while a model is built on "meta".
+            positions = torch.arange(part.position_ids.shape[-1], device="cpu")[None]
+            part.register_buffer("position_ids", positions, persistent=False)
+        return model
+
+
+@dataclass(frozen=True)
+class ClipConfig(ClipSizes):
+    """Configuration of a CLIP model and of its score.
+
+    Attributes:
+        fit: "crop" resizes the shorter side to ``image_size`` and crops; "pad" resizes the longer side and
+            pads with black.
+        antialias: whether "pad" shrinks images with antialiasing, as HPSv2's code does with torchvision 0.17
+            and later. Its code of 2023 ran with versions without. "crop" always resizes like PIL.
+        text_cleaning: "ftfy" repairs, unescapes and lowercases prompts as open_clip does (text_cleaning.py);
+            "" leaves them to the tokenizer.
+        scaled: multiply the cosine by exp(logit_scale).
+        head: layer widths of an Aesthetic head on the image's unit vector; the prompt is then ignored. Empty
+            for no head.
+    """
+
+    model_type: ClassVar[str] = "clip-score"
+
+    fit: str = "crop"
+    antialias: bool = True
+    text_cleaning: str = ""
+    scaled: bool = False
+    head: tuple[int, ...] = ()
+
+    def check(self) -> None:
+        super().check()
+        self.check_choice("fit", ("crop", "pad"))
+        self.check_choice("text_cleaning", ("", "ftfy"))
+        if self.head and self.head[-1] != 1:
+            raise ValueError(f"head must end with 1, got {list(self.head)!r:.80}")
+
+    @property
+    def layers(self) -> int:
+        return super().layers + len(self.head)

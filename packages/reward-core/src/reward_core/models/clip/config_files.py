@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import fields
+from typing import Any, TypeVar
 
 from ...errors import CheckpointError
-from .config import ClipConfig
+from .config import ClipSizes
+
+C = TypeVar("C", bound=ClipSizes)
 
 
-def read_clip_config(content: Any, source: str, published: ClipConfig | None) -> ClipConfig:
-    """Return the configuration of a CLIP scorer.
+def read_clip_config(config_class: type[C], content: Any, source: str, published: C | None) -> C:
+    """Return the configuration of a scorer on CLIP.
 
     Args:
+        config_class: class of the configuration.
         content: JSON content of this package's config.json, transformers' config.json or open_clip's
             open_clip_config.json.
         source: path of the file in errors.
-        published: the scorer's configuration, whose ``fit``, ``scaled`` and ``head`` are not sizes of CLIP.
+        published: the scorer's configuration, for everything that is not a size of CLIP.
 
     Raises:
         CheckpointError: a value is missing or invalid, or the authors' file is used without a scorer's name.
@@ -26,14 +30,15 @@ def read_clip_config(content: Any, source: str, published: ClipConfig | None) ->
     elif isinstance(content, dict) and "vision_cfg" in content.get("model_cfg", content):
         read = _from_open_clip
     else:
-        return ClipConfig.from_dict(content, source)
+        return config_class.from_dict(content, source)
     if published is None:
         raise CheckpointError(
             f"Cannot load '{source}': it has the sizes of a CLIP model, but does not say which score to "
             'compute. Name the scorer, as in load("PickScore", files=FOLDER).'
         )
-    kept = {"fit": published.fit, "scaled": published.scaled, "head": list(published.head)}
-    return ClipConfig.from_dict({**_guarded(read, content, source), **kept}, source)
+    sizes = {field.name for field in fields(ClipSizes)}
+    kept = {key: value for key, value in vars(published).items() if key not in sizes}
+    return config_class.from_values({**_guarded(read, content, source), **kept}, source)
 
 
 def _guarded(
@@ -48,7 +53,7 @@ def _guarded(
 
 
 def _from_transformers(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ClipConfig's sizes; missing values are transformers' defaults."""
+    """Return CLIP's sizes; missing values are transformers' defaults."""
     vision = {
         "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
         "image_size": 224, "patch_size": 32, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5,
@@ -83,7 +88,7 @@ def _from_transformers(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _from_open_clip(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ClipConfig's sizes; missing values are open_clip's defaults."""
+    """Return CLIP's sizes; missing values are open_clip's defaults."""
     sizes = content.get("model_cfg", content)
     vision = {"head_width": 64, "mlp_ratio": 4.0, "image_size": 224, **sizes["vision_cfg"]}
     text = {"context_length": 77, "vocab_size": 49408, "heads": 8, "mlp_ratio": 4.0, **sizes["text_cfg"]}

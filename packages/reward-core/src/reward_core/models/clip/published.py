@@ -108,7 +108,7 @@ CLIP_MODELS: dict[str, ModelSpec] = {
             "config": Part(None, ("open_clip_config.json", "config.json"), required=False),
             "tokenizer": Part(CLIP_TOKENIZER, ("tokenizer.json",)),
         },
-        ClipConfig.vit_h_14(fit="pad"),
+        ClipConfig.vit_h_14(fit="pad", text_cleaning="ftfy"),
         ScorerFacts(
             "CLIP ViT-H/14 trained on HPD v2",
             parameters=986_109_441,

@@ -59,7 +59,7 @@ class RewardFastPath(FastPath):
 
     def prepare(self) -> None:
         blip, transform = self.model.blip, self.model.transform
-        self.head = fused_head(self.model.mlp)
+        self.head = fused_head(self.model.mlp) if self.model.mlp.is_affine else None
         self.fused_kv = fused_cross_attention_kv(blip.text_encoder) if self.on_gpu else None
         self.vision: FusedVisionEncoder | None = None
         self.text: FusedTextEncoder | None = None
@@ -106,6 +106,8 @@ class RewardFastPath(FastPath):
 
     def _head(self, feature: Tensor) -> Tensor:
         """Return raw rewards (B,) of text features (B, D)."""
+        if self.head is None:
+            return self.model.mlp(feature)
         weight, bias = self.head
         return feature.float() @ weight + bias
 

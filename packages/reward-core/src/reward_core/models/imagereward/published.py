@@ -1,13 +1,14 @@
-"""ImageReward-v1.0 and the bundled reward models."""
+"""ImageReward-v1.0, CycleReward and the bundled reward models."""
 
 from __future__ import annotations
 
-from ...hub.file_specs import HubFile, PackageFile
+from ...hub.file_specs import HubFile, PackageFile, WebFile
 from ...network.config import RewardConfig
 from ..model_spec import VOCABULARY, ModelSpec, Part
 from ..scorer_facts import License, PublishedAccuracy, ScorerFacts, published_in_hpsv3
 
 _FAMILY = "reward_core.models.imagereward.reward_model:RewardModel"
+_CYCLE_REPOSITORY = "https://github.com/hjbahng/cyclereward"
 OURS = License("Apache-2.0", "the LICENSE file of reward-core")
 
 
@@ -20,6 +21,41 @@ def _bundled(folder: str, facts: ScorerFacts) -> ModelSpec:
     }
     return ModelSpec(_FAMILY, parts, None, facts, RewardConfig.model_type)
 
+
+def _cyclereward(variant: str, training_data: str) -> ModelSpec:
+    """Return the specification of a variant of CycleReward, whose weights are files of a GitHub release."""
+    name = f"CycleReward-{variant}"
+    weights = WebFile(
+        f"{_CYCLE_REPOSITORY}/releases/download/v1.0.0/{name}.pth", f"{name}.pth", size="1.79 GB"
+    )
+    return ModelSpec(
+        _FAMILY,
+        {
+            "weights": Part(weights, (f"{name}.pth", f"{name}.safetensors", "model.safetensors")),
+            "config": Part(None, ("config.json",), required=False),
+            "text_config": Part(None, ("med_config.json",), required=False),
+            "tokenizer": Part(VOCABULARY, ("vocab.txt", "tokenizer.json")),
+        },
+        RewardConfig.cyclereward(),
+        ScorerFacts(
+            f"how well image and text describe each other, trained on {training_data}",
+            parameters=446_665_953,
+            gigabytes=1.79,
+            hardware="CPU, or GPU with 4 GB",
+            score_range="unbounded",
+            training_data=f"CyclePrefDB: {training_data}",
+            code_license=License("MIT", f"{_CYCLE_REPOSITORY}/blob/main/LICENSE"),
+            citation="arXiv 2506.02095",
+        ),
+        RewardConfig.model_type,
+    )
+
+
+CYCLE_MODELS: dict[str, ModelSpec] = {
+    "CycleReward-Combo": _cyclereward("Combo", "preferences between images and between captions"),
+    "CycleReward-T2I": _cyclereward("T2I", "preferences between images"),
+    "CycleReward-I2T": _cyclereward("I2T", "preferences between captions"),
+}
 
 REWARD_MODELS: dict[str, ModelSpec] = {
     "ImageReward-v1.0": ModelSpec(

@@ -7,7 +7,7 @@ D text width.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -18,16 +18,18 @@ from ...network.blip import Blip
 from ...network.config import RewardConfig
 from ...network.reward_head import RewardHead
 from ...network.score_quantiles import ScoreQuantiles
+from ..model_files import ModelFiles
 from ..pretrained import Pretrained
+from .config_files import cyclereward_config, with_med_config
 from .fast_path import RewardFastPath
-from .published import REWARD_MODELS
+from .published import CYCLE_MODELS, REWARD_MODELS
 
 if TYPE_CHECKING:
     from ...network.text_encoder import KeysValues
 
 
 class RewardModel(Pretrained):
-    """The reward model of ImageReward (arXiv 2304.05977), in any size.
+    """The reward model of ImageReward (arXiv 2304.05977) or CycleReward (arXiv 2506.02095), in any size.
 
     Calling the model computes rewards (B,) of normalized pixels (B, 3, S, S), token ids (B, L) and mask
     (B, L). ``score``, ``inference_rank``, ``score_pairs`` and ``score_matrix`` take prompts and images.
@@ -38,7 +40,7 @@ class RewardModel(Pretrained):
     """
 
     config_class = RewardConfig
-    published = REWARD_MODELS
+    published = REWARD_MODELS | CYCLE_MODELS
 
     def __init__(self, config: RewardConfig, tokenizer: PromptTokenizer):
         super().__init__()
@@ -46,7 +48,20 @@ class RewardModel(Pretrained):
         self.tokenizer = tokenizer
         self.transform = ImageTransform(config.image_size, config.pixel_mean, config.pixel_std)
         self.blip = Blip(config.vision, config.text, config.proj_dim)
-        self.mlp = RewardHead(config.reward_mlp, config.head_dropout)
+        self.mlp = RewardHead(config.reward_mlp, config.head_dropout, config.head_activation)
+
+    @classmethod
+    def read_config(cls, files: ModelFiles) -> RewardConfig:
+        """Return the configuration; files of CycleReward's authors may replace its sizes."""
+        config: RewardConfig = super().read_config(files)
+        path = files.parts.get("text_config")
+        return config if path is None else with_med_config(config, path)
+
+    @classmethod
+    def config_from_file(cls, content: Any, source: str, published: RewardConfig | None) -> RewardConfig:
+        if published is not None and isinstance(content, dict) and "vit" in content:
+            return cyclereward_config(content, source, published)
+        return RewardConfig.from_dict(content, source)
 
     @classmethod
     def default_config(cls) -> RewardConfig:

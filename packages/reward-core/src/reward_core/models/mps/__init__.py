@@ -1,0 +1,1 @@
+"""The Multi-dimensional Preference Score (MPS): CLIP and a cross model."""

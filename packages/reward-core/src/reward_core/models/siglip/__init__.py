@@ -1,0 +1,1 @@
+"""Scores based on SigLIP: Aesthetic predictor v2.5."""
