@@ -6,7 +6,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from reward_core.models.clip.config import ClipConfig
-from reward_core.models.clip.scorer import ClipScorer, ClipTokenizer
+from reward_core.models.clip.scorer import ClipScorer
+from reward_core.models.clip.tokenizer import ClipTokenizer
 
 CONFIG = ClipConfig(28, 14, 16, 1, 2, 32, 16, 1, 2, 32, 258, 12, 12)
 ENDS = {"<|startoftext|>": 256, "<|endoftext|>": 257}
