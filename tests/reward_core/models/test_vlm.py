@@ -240,6 +240,8 @@ def test_a_matrix_encodes_each_image_once(published):
     assert len(calls) == 2
     close(matrix[:2, 0], p.mu[:2])
     close(matrix[1, 1], p.mu[2])
+    features = p.model.encode_images([p.images[0], p.images[2]])
+    close(p.model.score_matrix(p.prompts[:3], features), matrix)
 
 
 def test_fast_computes_the_base_model_in_16_bits_and_the_head_in_float32(published):

@@ -10,7 +10,7 @@ _README = "README of hpsv3 1.0.0 on PyPI"
 _INDEX = "model.safetensors.index.json"
 
 
-def _base_parts(repository: str, template: str) -> dict[str, Part]:
+def _base_parts(repository: str) -> dict[str, Part]:
     """Return the files of a base model that its scorer needs."""
 
     def part(name: str, *others: str, size: str = "") -> Part:
@@ -19,7 +19,7 @@ def _base_parts(repository: str, template: str) -> dict[str, Part]:
     return {
         "config": part("config.json"),
         "tokenizer": part("tokenizer.json", size="7 MB"),
-        "chat_template": part(template, *{"chat_template.json", "chat_template.jinja"} - {template}),
+        "chat_template": part("chat_template.json", "chat_template.jinja"),
         "preprocessor": part("preprocessor_config.json"),
     }
 
@@ -32,7 +32,7 @@ VLM_MODELS: dict[str, ModelSpec] = {
                 HubFile("MizzenAI/HPSv3", "HPSv3.safetensors", size="16.6 GB", own_folder=True),
                 ("HPSv3.safetensors", "HPSv3.pth", "HPSv3.safetensors.index.json", _INDEX),
             ),
-            **_base_parts("Qwen/Qwen2-VL-7B-Instruct", "chat_template.json"),
+            **_base_parts("Qwen/Qwen2-VL-7B-Instruct"),
         },
         None,
         ScorerFacts(
@@ -57,7 +57,7 @@ VLM_MODELS: dict[str, ModelSpec] = {
                 HubFile("Junjun2333/HPSv3-PlusPlus", "hpsv3++.pth", size="17.6 GB", own_folder=True),
                 ("hpsv3++.pth", "hpsv3++.safetensors", "hpsv3pp.safetensors", _INDEX),
             ),
-            **_base_parts("Qwen/Qwen3-VL-8B-Instruct", "chat_template.json"),
+            **_base_parts("Qwen/Qwen3-VL-8B-Instruct"),
         },
         None,
         ScorerFacts(
