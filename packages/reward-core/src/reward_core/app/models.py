@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from threading import Lock
 
 from ..errors import InputError
+from ..models.judges.pairwise import PairwiseJudge
 from ..models.load import available_models, load
+from ..models.load_options import NO_JUDGE, JudgeOptions
 from ..printing.escapes import printable
 from ..scoring.scoring_model import ScoringModel
 from .image_ranking import unique_names
@@ -27,6 +29,7 @@ class Models:
             machine download them.
         device, precision: as in ``load``.
         batch_size: images per batch; None for the default.
+        judge: options of the first source if it is a VLM judge.
     """
 
     def __init__(
@@ -37,7 +40,9 @@ class Models:
         device: str | None = None,
         precision: str = "exact",
         batch_size: int | None = None,
+        judge: JudgeOptions = NO_JUDGE,
     ):
+        self._judge = {source: judge for source in sources[:1]}
         others = [] if only else available_models()
         sources = list(dict.fromkeys([*sources, *others]))
         shown = unique_names([shown_name(source) for source in sources])
@@ -69,7 +74,14 @@ class Models:
             if name not in self._loaded:
                 while len(self._loaded) >= MAX_LOADED:
                     self._loaded.popitem(last=False)  # before loading, because a third may not fit in memory
-                self._loaded[name] = load(source, device=self.device, precision=self.precision)
+                options = vars(self._judge.get(source, NO_JUDGE))
+                model = load(source, device=self.device, precision=self.precision, **options)
+                if isinstance(model, PairwiseJudge):
+                    raise InputError(
+                        f"Cannot use {name!r} on the page: it compares all images of a prompt with each "
+                        "other. Run `reward-core rank`."
+                    )
+                self._loaded[name] = model
             self._loaded.move_to_end(name)
             return self._loaded[name]
 

@@ -162,7 +162,7 @@ def _fingerprint(work: Work, engine: Engine) -> dict[str, Any]:
     return {
         "version": __version__,
         "input": work.source.fingerprint(),
-        "model": model_digest(settings.model),
+        "model": model_digest(settings.model, settings.judge),
         "device": engine.device_type,
         "numbers": str(dtype).removeprefix("torch."),
         "reproducible": settings.reproducible,

@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING
 
 from ..printing.escapes import printable, printable_lines
 from ..runs.sigterm import sigterm_interrupts
-from .common import batch, load_model, positive, report_failures, scoring_options, with_progress
+from .common import (
+    batch,
+    judge_choices,
+    load_model,
+    positive,
+    report_failures,
+    scoring_options,
+    with_progress,
+)
 
 if TYPE_CHECKING:
     from ..bulk import BulkSettings
@@ -197,6 +205,7 @@ def bulk_source(args: argparse.Namespace) -> SourceSpec:
 def bulk_settings(args: argparse.Namespace) -> BulkSettings:
     from ..bulk import BulkSettings
     from ..errors import InputError
+    from ..models.load_options import JudgeOptions
 
     if args.device and args.devices:
         raise InputError("Cannot use both --device and --devices. Give one of them.")
@@ -204,7 +213,8 @@ def bulk_settings(args: argparse.Namespace) -> BulkSettings:
     names = ("engine", "address", "workers", "batch_size", "shard_rows", "cache", "threads", "decoders")
     chosen = _given(args, *names)
     chosen["reproducible"] = args.reproducible
-    return BulkSettings(model=args.model, precision=args.precision, devices=devices, **chosen)
+    judge = JudgeOptions(**judge_choices(args))
+    return BulkSettings(args.model, args.precision, devices, judge=judge, **chosen)
 
 
 def _given(args: argparse.Namespace, *names: str) -> dict:

@@ -9,8 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ...errors import PromptTruncatedWarning
+from ...models.judges.judge import Judge
 from ...models.load import load
+from ...scoring.device import Device
 from ...scoring.scoring_model import ScoringModel
+from ..row_scorer import RowScorer
 from ..settings import BulkSettings
 from ..shard_scorer import ScoredBatch, ShardScorer
 from ..shards import Shards
@@ -35,8 +38,11 @@ class Work:
     batch_size: int
     scored_rows: Mapping[int, int] = field(default_factory=dict)
 
-    def scorer(self, model: ScoringModel, threads: int | None = None) -> ShardScorer:
+    def scorer(self, model: ScoringModel | Judge, threads: int | None = None) -> ShardScorer | RowScorer:
         """Return a scorer for a loaded model."""
+        if isinstance(model, Judge):
+            questions = self.settings.batch_size
+            return RowScorer(model, self.source, self.shards, self.batch_size, questions, self.scored_rows)
         threads = self.settings.threads or threads
         return ShardScorer(
             model,
@@ -50,11 +56,16 @@ class Work:
             self.settings.decoders,
         )
 
-    def load_scorer(self, device: str, threads: int | None = None) -> ShardScorer:
+    def load_scorer(self, device: str, threads: int | None = None) -> ShardScorer | RowScorer:
         """Load the model on a device and return a scorer. Call it in a worker process."""
         # Truncated prompts are counted; a warning for each would be millions of lines.
         warnings.simplefilter("ignore", PromptTruncatedWarning)
-        return self.scorer(load(self.settings.model, device, precision=self.settings.precision), threads)
+        return self.scorer(load_model(self.settings, device), threads)
+
+
+def load_model(settings: BulkSettings, device: Device) -> ScoringModel | Judge:
+    """Load the model of a run."""
+    return load(settings.model, device, precision=settings.precision, **vars(settings.judge))
 
 
 class Engine(ABC):
