@@ -258,6 +258,7 @@ def test_a_judge_that_prefers_a_position_is_a_tie(server, images):
     judge = new_judge(server, JudgeTemplate("rank", "Image 1 or 2? [{prompt}]", "pairwise", "better_image"))
     result = judge.compare("a cat", images[0], images[3])
     assert (result.wins, result.orders_agree) == (0.5, False)
+    assert judge.score("a cat", images) == [0.5] * 4
     server.faults = {"a dog": ["Image 1 is better.", "who knows"]}
     with pytest.raises(AnswerError, match="who knows"):
         judge.compare("a dog", images[0], images[3])
@@ -306,3 +307,30 @@ def test_commands_take_a_server(server, images, tmp_path, command, answers):
         assert json.loads(done.stdout)["pooled_accuracy"] == 1.0, done.stderr
     done = command("rank", "a cat", *images, "--model", NAME, "--server", "http://127.0.0.1:9")
     assert (done.returncode, "Cannot reach the server" in done.stderr) == (2, True)
+
+
+def test_bulk_runs_take_a_judge_and_resume_without_asking_again(server, images, tmp_path, command):
+    table = tmp_path / "pairs.csv"
+    lines = [f"prompt {i},{images[i % 4]}" for i in range(40)]
+    table.write_text("\n".join(["prompt,image", *lines, ",a.png", "vague,0.png", "x,absent.png"]) + "\n")
+    server.faults = {"vague": ["it is nice"], "prompt 30": [404]}
+    out = ("--manifest", table, "--out", tmp_path / "scores.jsonl", "--quiet", "--batch-size", "4")
+    options = ("--model", NAME, "--server", server.url, "--no-answer-cache", "--shard-rows", "8")
+    done = command("score", *out, *options)
+    assert "status 404" in done.stderr
+    assert server.counts["prompt 1"] == 1
+    server.faults = {"vague": ["it is nice"]}
+    done = command("score", *out, *options)
+    assert done.returncode == 1, done.stderr
+    assert server.counts["prompt 1"] == 1
+    rows = [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
+    assert [row["row"] for row in rows] == list(range(43))
+    bright = [0, 0.2, 0.6, 1] * 10
+    assert [row["score"] for row in rows[:40]] == pytest.approx([(2 * (1 + 4 * b) + 3) / 3 for b in bright])
+    assert rows[40]["error"] == "no prompt"
+    assert rows[41]["error"].startswith("Cannot read the answer of the judge: it has no Alignment Score")
+    assert rows[42]["error"] == "no such file"
+    assert server.most_at_once <= 4
+    other = ("--manifest", table, "--out", tmp_path / "other.jsonl", "--server", server.url)
+    done = command("score", *other, "--model", PAIRWISE)
+    assert "a pairwise judge compares the images of a prompt" in done.stderr

@@ -222,6 +222,7 @@ def _unread(models: Mapping[str, ScoringModel], prompts: Sequence[str]) -> list[
     return [
         f"{name} reads at most {model.tokenizer.max_length} tokens of a prompt and ignored “{words}”"
         for name, model in models.items()
+        if hasattr(model, "tokenizer")  # VLM judges read prompts of any length
         for prompt in prompts
         if (words := model.tokenizer.dropped_words(prompt))
     ]

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from threading import Lock
 
 from ..errors import InputError
+from ..models.judges.pairwise import PairwiseJudge
 from ..models.load import available_models, load
+from ..models.load_options import NO_JUDGE, JudgeOptions
 from ..models.score_meaning import score_meaning
 from ..printing.escapes import printable
 from ..scoring.scoring_model import ScoringModel
@@ -28,6 +30,7 @@ class Models:
             machine download them.
         device, precision: as in ``load``.
         batch_size: images per batch; None for the default.
+        judge: options of the first source if it is a VLM judge.
 
     Attributes:
         most: number of models that stay in memory, and that one ranking may use.
@@ -41,7 +44,9 @@ class Models:
         device: str | None = None,
         precision: str = "exact",
         batch_size: int | None = None,
+        judge: JudgeOptions = NO_JUDGE,
     ):
+        self._judge = {source: judge for source in sources[:1]}
         others = [] if only else available_models()
         self.most = max(LEAST_LOADED, len(set(sources)))
         sources = list(dict.fromkeys([*sources, *others]))
@@ -78,7 +83,14 @@ class Models:
             if name not in self._loaded:
                 while len(self._loaded) >= self.most:
                     self._loaded.popitem(last=False)  # before loading, because one more may not fit in memory
-                self._loaded[name] = load(source, device=self.device, precision=self.precision)
+                options = vars(self._judge.get(source, NO_JUDGE))
+                model = load(source, device=self.device, precision=self.precision, **options)
+                if isinstance(model, PairwiseJudge):
+                    raise InputError(
+                        f"Cannot use {name!r} on the page: it compares all images of a prompt with each "
+                        "other. Run `reward-core rank`."
+                    )
+                self._loaded[name] = model
             self._loaded.move_to_end(name)
             return self._loaded[name]
 

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 
 from ..errors import InputError
+from ..models.load_options import NO_JUDGE, JudgeOptions
 from ..scoring.decoders import checked_decoders
 from ..scoring.precision import check_precision
 
@@ -41,6 +42,7 @@ class BulkSettings:
         save_seconds: interval at which rows of unfinished shards are saved; a crash loses at most that
             much work. Ray workers return whole shards, so with engine "ray" a crash loses up to one shard
             per worker.
+        judge: options of a VLM judge.
         reproducible: with precision "fast", never compile the model, so that the scores of a resumed run
             equal those of an uninterrupted run to the last bit. Otherwise they may round differently.
     """
@@ -58,6 +60,7 @@ class BulkSettings:
     decoders: str = "auto"
     save_seconds: float = 30.0
     reproducible: bool = False
+    judge: JudgeOptions = NO_JUDGE
 
     @property
     def models(self) -> tuple[str, ...]:

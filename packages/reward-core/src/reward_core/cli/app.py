@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ..printing.command_line import printable_output
-from .common import given_models, positive, scoring_options
+from .common import given_models, judge_choices, positive, scoring_options
 
 logger = logging.getLogger(__name__)
 if TYPE_CHECKING:
@@ -68,12 +68,18 @@ def run_app(args: argparse.Namespace) -> int:
 
     require_gradio()  # before a model is loaded
     from ..app import Models, build_page
+    from ..models.load_options import JudgeOptions
 
     sources = list(dict.fromkeys(given_models(args)))
     # Others who reach the page must not make this machine download models at will.
     only = args.share or not is_loopback(args.host)
     models = Models(
-        sources, only=only, device=args.device, precision=args.precision, batch_size=args.batch_size
+        sources,
+        only=only,
+        device=args.device,
+        precision=args.precision,
+        batch_size=args.batch_size,
+        judge=JudgeOptions(**judge_choices(args)),
     )
     for source in sources:
         logger.info("loading %s", source)

@@ -16,6 +16,7 @@ from ..runs.sigterm import sigterm_interrupts
 from .common import (
     batch,
     given_models,
+    judge_choices,
     load_models,
     positive,
     report_failures,
@@ -205,6 +206,7 @@ def bulk_source(args: argparse.Namespace) -> SourceSpec:
 def bulk_settings(args: argparse.Namespace) -> BulkSettings:
     from ..bulk import BulkSettings
     from ..errors import InputError
+    from ..models.load_options import JudgeOptions
 
     if args.device and args.devices:
         raise InputError("Cannot use both --device and --devices. Give one of them.")
@@ -212,7 +214,13 @@ def bulk_settings(args: argparse.Namespace) -> BulkSettings:
     names = ("engine", "address", "workers", "batch_size", "shard_rows", "cache", "threads", "decoders")
     chosen = _given(args, *names)
     chosen["reproducible"] = args.reproducible
-    return BulkSettings(model=tuple(given_models(args)), precision=args.precision, devices=devices, **chosen)
+    return BulkSettings(
+        model=tuple(given_models(args)),
+        precision=args.precision,
+        devices=devices,
+        judge=JudgeOptions(**judge_choices(args)),
+        **chosen,
+    )
 
 
 def _given(args: argparse.Namespace, *names: str) -> dict:

@@ -15,10 +15,11 @@ from ..scoring.device import Device
 from ..scoring.scorer_group import ScorerGroup
 from ..scoring.scoring_model import ScoringModel
 from .checkpoint import MAX_CONFIG_BYTES
-from .judges.published import JUDGE_FAMILY, any_vlm
+from .judges.judge import Judge
+from .judges.published import JUDGE_FAMILY, JudgeConfig, any_vlm
 from .judges.templates import JudgeTemplate
 from .load_group import load_group
-from .load_options import JudgeOptions, LoadOptions, PathLike
+from .load_options import NO_JUDGE, JudgeOptions, LoadOptions, PathLike
 from .model_files import ModelFiles, files_digest, path_files, published_files
 from .registry import BUILT_IN, all_specs, family_of, find_spec, unknown_scorer
 
@@ -172,13 +173,16 @@ def load_score(
     return family.load_files(found, options)
 
 
-def model_digest(name_or_path: PathLike) -> str:
+def model_digest(name_or_path: PathLike, judge: JudgeOptions = NO_JUDGE) -> str:
     """Return a SHA-256 of the files of a scorer: weights, configuration and tokenizer.
 
-    The files are downloaded if needed. The errors are as in ``load``.
+    For a VLM judge it is one of the model or server and the template. The files are downloaded if needed. The
+    errors are as in ``load``.
     """
-    options = LoadOptions()
+    options = LoadOptions(judge=judge)
     files, family = _find(name_or_path, options, _REWARD_MODEL)
+    if isinstance(files.config, JudgeConfig):
+        return cast(Judge, family.load_files(files, options)).digest()
     tokenizer = family.find_tokenizer(files, family.read_config(files), options)
     return files_digest(files, tokenizer.fast_tokenizer.to_str())
 

@@ -28,6 +28,9 @@ class JudgeOptions:
         return names if self.answer_cache is True else [*names, "answer_cache"]
 
 
+NO_JUDGE = JudgeOptions()
+
+
 @dataclass(frozen=True)
 class LoadOptions:
     """Options of ``load`` and ``load_score``, where they are documented.
@@ -43,7 +46,7 @@ class LoadOptions:
     revision: str | None = None
     local_files_only: bool = False
     files: PathLike | None = None
-    judge: JudgeOptions = JudgeOptions()
+    judge: JudgeOptions = NO_JUDGE
 
     def __post_init__(self) -> None:
         check_precision(self.precision)

@@ -9,8 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ...errors import PromptTruncatedWarning
+from ...models.judges.judge import Judge
 from ...models.load import load
+from ...scoring.device import Device
 from ...scoring.scorer_group import ScorerGroup
+from ..row_scorer import RowScorer
 from ..settings import BulkSettings
 from ..shard_scorer import ScoredBatch, ShardScorer
 from ..shards import Shards
@@ -35,8 +38,12 @@ class Work:
     batch_size: int
     scored_rows: Mapping[int, int] = field(default_factory=dict)
 
-    def scorer(self, group: ScorerGroup, threads: int | None = None) -> ShardScorer:
+    def scorer(self, group: ScorerGroup, threads: int | None = None) -> ShardScorer | RowScorer:
         """Return a scorer for loaded models."""
+        (name, first), *more = group.scorers.items()
+        if isinstance(first, Judge) and not more:
+            questions, scored_rows = self.settings.batch_size, self.scored_rows
+            return RowScorer(name, first, self.source, self.shards, self.batch_size, questions, scored_rows)
         threads = self.settings.threads or threads
         return ShardScorer(
             group,
@@ -50,12 +57,16 @@ class Work:
             self.settings.decoders,
         )
 
-    def load_scorer(self, device: str, threads: int | None = None) -> ShardScorer:
+    def load_scorer(self, device: str, threads: int | None = None) -> ShardScorer | RowScorer:
         """Load the models on a device and return a scorer. Call it in a worker process."""
         # Truncated prompts are counted; a warning for each would be millions of lines.
         warnings.simplefilter("ignore", PromptTruncatedWarning)
-        group = load(self.settings.models, device, precision=self.settings.precision)
-        return self.scorer(group, threads)
+        return self.scorer(load_models(self.settings, device), threads)
+
+
+def load_models(settings: BulkSettings, device: Device) -> ScorerGroup:
+    """Load the models of a run."""
+    return load(settings.models, device, precision=settings.precision, **vars(settings.judge))
 
 
 class Engine(ABC):

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ...models.load import load
 from ...scoring.device import usable_device
 from ..settings import BulkSettings
 from ..shard_scorer import ScoredBatch
-from .base import Engine, Work
+from .base import Engine, Work, load_models
 
 
 class OneDevice(Engine):
@@ -18,7 +17,7 @@ class OneDevice(Engine):
         self.device_type = self.device.type
 
     def __enter__(self) -> OneDevice:
-        self._group = load(self.settings.models, self.device, precision=self.settings.precision)
+        self._group = load_models(self.settings, self.device)
         return self
 
     def batches(self, work: Work, shards: Sequence[int]) -> Iterator[ScoredBatch]:

@@ -17,6 +17,7 @@ from typing import Any
 
 from ...errors import InputError, RewardCoreError, WorkerError
 from ...printing.command_line import exhausted
+from ..row_scorer import RowScorer
 from ..settings import BulkSettings
 from ..shard_scorer import ScoredBatch, ShardScorer
 from .base import Engine, Work, local_model
@@ -118,7 +119,7 @@ class RayScorer:
         self.work, self.device = work, device
 
     @cached_property
-    def scorer(self) -> ShardScorer:
+    def scorer(self) -> ShardScorer | RowScorer:
         return self.work.load_scorer(self.device)
 
     def __call__(self, shards: dict[str, Any]) -> dict[str, Any]:

@@ -5,9 +5,11 @@ Letters in shape comments: N images or pairs, P prompts.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any, NoReturn
 
@@ -125,6 +127,11 @@ class Judge(ABC):
         """Return the rank (1 is best) and the score of each image. Equal scores are ranked in input order."""
         scores = self.score_matrix([prompt], images, batch_size=batch_size)[0].tolist()
         return ranking(scores), scores
+
+    def digest(self) -> str:
+        """Return a SHA-256 of the template and of everything about the model that answers depend on."""
+        content = {"template": asdict(self.template), "vlm": dict(self.vlm.identity)}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def percentile(self, score: float) -> None:
         """Return None: scores of judges have no reference distribution."""
