@@ -69,6 +69,15 @@ def test_an_answer_without_an_end_is_an_error(vlm):
         pairwise.compare("a cat", *PICTURES[:2])
 
 
+def test_an_image_that_the_model_refuses_is_a_row_with_an_error(vlm):
+    judge = make_judge(RATE, vlm)
+    rows = list(judge.score_rows(PROMPTS, [*PICTURES[:3], tiny_vlm.picture(10, (1, 300))], batch_size=4))
+    assert [row.score for row in rows] == [2, 4, 4, None]
+    assert "aspect ratio" in rows[3].error
+    with pytest.raises(InputError, match="aspect ratio"):
+        judge.score("a cat", tiny_vlm.picture(10, (1, 300)))
+
+
 def test_any_folder_is_a_judge_with_a_template(folder, tmp_path):
     path = tmp_path / "rate.yaml"
     path.write_text(f"text: {tiny_vlm.RATE}\nlabels: [Style Score]\nmax_tokens: 8\n")

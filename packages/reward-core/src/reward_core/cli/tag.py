@@ -60,7 +60,7 @@ def run_tag(args: argparse.Namespace) -> int:
 
     if args.key is not None:
         check_key(args.key)
-    maker = identify(args.model)
+    maker = identify(args.model, args.template)
     args.key, args.made_by = args.key or maker.score_key, maker.identity
     found, skipped, failed = _find(args)
     tagged: list[_Tagged] = []
