@@ -24,6 +24,7 @@ import warnings
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
+import judge_server
 import pyarrow.parquet
 import pytest
 import tiny_pipelines
@@ -49,9 +50,11 @@ RUN = {
     for name in ("rank", "score", "evaluate", "check-precision", "models", "convert", "tag", "sort")
 }
 PROGRAMS = {"reward-core", "refl", "reward-benchmark"}
-OTHERS = {"hf", "git", "torchrun", "cd", "export", "hatch", "pip", ".ci/run", "docker", "curl"}
+OTHERS = {"hf", "git", "torchrun", "cd", "export", "hatch", "pip", ".ci/run", "docker", "curl", "vllm"}
 # Scorers with files on the hub or the web.
 DOWNLOADED = [name for name, spec in BUILT_IN.items() if spec.downloads()]
+SERVER = "http://localhost:8000/v1"
+SERVERS: dict[str, str] = {}  # SERVER -> URL of its stand-in
 PROMPT = "a small red circle above a big blue square"
 
 
@@ -116,9 +119,19 @@ def folder(files_of_docs, tmp_path, monkeypatch):
     shutil.copytree(files_of_docs, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))  # for answers of judges
     monkeypatch.setattr(families, "FAMILIES", dict(families.FAMILIES))  # the how-tos register their own
     monkeypatch.setattr(scorers, "BASELINES", dict(scorers.BASELINES))
     return tmp_path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def vlm_server():
+    """A server for the URL that the docs use."""
+    with judge_server.serve() as judge:
+        judge.serving.append("Qwen/Qwen2.5-VL-7B-Instruct")
+        SERVERS[SERVER] = judge.url
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +171,7 @@ def write_files():
         shutil.copy(parity / source, name)
     for target in ("my-folder", "runs/mine"):
         RM.load("tiny", device="cpu").save_pretrained(target)
+    Path("lettering.yaml").write_text("""text: 'Is "{prompt}" legible?'\nkind: yes_no\n""")
     pairs = [{"prompt": PROMPT, "image": f"pictures/{name}.png"} for name in "abc"]
     table = pyarrow.Table.from_pylist(pairs)
     pyarrow.parquet.write_table(table, "pairs.parquet")
@@ -187,7 +201,7 @@ def test_python_blocks(page, folder):
             check_names(ast.parse(text), page, line)
             continue
         # A bundled model stands in for published reward models, a folder for the baselines.
-        text = text.replace('"ImageReward-v1.0"', '"tiny"')
+        text = text.replace('"ImageReward-v1.0"', '"tiny"').replace(SERVER, SERVERS[SERVER])
         for name in DOWNLOADED:
             for method in ("load", "load_score"):
                 text = text.replace(f'{method}("{name}")', f"{method}({baseline(folder)!r})")
@@ -305,6 +319,7 @@ def check_command(command: list[str], monkeypatch) -> None:
             parsed(["python", *command[1:]], monkeypatch)
     elif program in PROGRAMS:
         words = [found for word in command[1:] for found in (sorted(glob.glob(word)) or [word])]
+        words = [SERVERS.get(word, word) for word in words]
         errors = io.StringIO()
         try:
             with redirect_stderr(errors):

@@ -1,9 +1,9 @@
-"""Judges whose model is in this process: a tiny Qwen2-VL (tests/tiny_vlm.py)."""
+"""Judges whose model is in this process: a tiny Qwen2-VL (tests/tiny_judge_model.py)."""
 
 import os
 
 import pytest
-import tiny_vlm
+import tiny_judge_model
 
 import reward_core as RM
 from reward_core.errors import AnswerError, CheckpointError, InputError
@@ -11,16 +11,18 @@ from reward_core.models.judges.loading import make_judge
 from reward_core.models.judges.local_vlm import LocalVLM
 from reward_core.models.judges.templates import JudgeTemplate
 
-RATE = JudgeTemplate("rate", tiny_vlm.RATE, labels=("Style Score",), max_tokens=8)
-BRIGHT = JudgeTemplate("bright", tiny_vlm.BRIGHT, "yes_no")
+RATE = JudgeTemplate("rate", tiny_judge_model.RATE, labels=("Style Score",), max_tokens=8)
+BRIGHT = JudgeTemplate("bright", tiny_judge_model.BRIGHT, "yes_no")
 # Questions of several lengths, about images of several sizes: dark, bright, bright, dark.
-PROMPTS = list(tiny_vlm.PROMPTS)
-PICTURES = [tiny_vlm.picture(level, size) for level, size in zip((10, 245, 245, 10), tiny_vlm.SIZES)]
+PROMPTS = list(tiny_judge_model.PROMPTS)
+PICTURES = [
+    tiny_judge_model.picture(level, size) for level, size in zip((10, 245, 245, 10), tiny_judge_model.SIZES)
+]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return tiny_vlm.save_tiny_vlm(tmp_path_factory.mktemp("vlm") / "tiny-vlm")
+    return tiny_judge_model.save_tiny_judge_model(tmp_path_factory.mktemp("vlm") / "tiny-vlm")
 
 
 @pytest.fixture(scope="module")
@@ -51,17 +53,21 @@ def test_the_probability_of_yes_does_not_depend_on_the_batch(vlm):
         together.tolist(), abs=1e-5
     )
     # "Yes" and "yes" are one word.
-    reversed_judge = make_judge(JudgeTemplate("dark", tiny_vlm.BRIGHT, "yes_no", labels=("No", "YES")), vlm)
+    reversed_judge = make_judge(
+        JudgeTemplate("dark", tiny_judge_model.BRIGHT, "yes_no", labels=("No", "YES")), vlm
+    )
     assert reversed_judge.score_pairs(PROMPTS, PICTURES).tolist() == pytest.approx(
         (1 - together).tolist(), abs=1e-5
     )
-    unknown = make_judge(JudgeTemplate("red", tiny_vlm.BRIGHT, "yes_no", labels=("red", "no")), vlm)
+    unknown = make_judge(JudgeTemplate("red", tiny_judge_model.BRIGHT, "yes_no", labels=("red", "no")), vlm)
     with pytest.raises(InputError, match=r"'red'.* not a single token"):
         unknown.score("a cat", PICTURES[0])
 
 
 def test_an_answer_without_an_end_is_an_error(vlm):
-    short = make_judge(JudgeTemplate("short", tiny_vlm.RATE, labels=("Style Score",), max_tokens=4), vlm)
+    short = make_judge(
+        JudgeTemplate("short", tiny_judge_model.RATE, labels=("Style Score",), max_tokens=4), vlm
+    )
     with pytest.raises(AnswerError, match="cut off"):
         short.score("a cat", PICTURES[0])
     pairwise = make_judge(JudgeTemplate("pair", "rate {prompt}", "pairwise", labels=("Score",)), vlm)
@@ -69,9 +75,20 @@ def test_an_answer_without_an_end_is_an_error(vlm):
         pairwise.compare("a cat", *PICTURES[:2])
 
 
+def test_an_image_that_the_model_refuses_is_a_row_with_an_error(vlm):
+    judge = make_judge(RATE, vlm)
+    rows = list(
+        judge.score_rows(PROMPTS, [*PICTURES[:3], tiny_judge_model.picture(10, (1, 300))], batch_size=4)
+    )
+    assert [row.score for row in rows] == [2, 4, 4, None]
+    assert "aspect ratio" in rows[3].error
+    with pytest.raises(InputError, match="aspect ratio"):
+        judge.score("a cat", tiny_judge_model.picture(10, (1, 300)))
+
+
 def test_any_folder_is_a_judge_with_a_template(folder, tmp_path):
     path = tmp_path / "rate.yaml"
-    path.write_text(f"text: {tiny_vlm.RATE}\nlabels: [Style Score]\nmax_tokens: 8\n")
+    path.write_text(f"text: {tiny_judge_model.RATE}\nlabels: [Style Score]\nmax_tokens: 8\n")
     judge = RM.load(folder, template=path, device="cpu")
     assert "model" not in vars(judge.vlm)  # loaded when it is asked
     assert judge.score("a cat", PICTURES) == [2, 4, 4, 2]

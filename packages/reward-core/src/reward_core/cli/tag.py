@@ -58,7 +58,7 @@ class _Found:
 
 
 def run_tag(args: argparse.Namespace) -> int:
-    tags = _tags(given_models(args), args.key)
+    tags = _tags(given_models(args), args.key, args.template)
     found = _find(args, tags)
     tagged: list[Tagged] = []
     failed, group = found.failed, None
@@ -81,7 +81,7 @@ def run_tag(args: argparse.Namespace) -> int:
     return report_failures(failures)
 
 
-def _tags(models: Sequence[str], key: str | None) -> list[Tag]:
+def _tags(models: Sequence[str], key: str | None, template: str | None) -> list[Tag]:
     """Return the tag of each model.
 
     Raises:
@@ -98,7 +98,7 @@ def _tags(models: Sequence[str], key: str | None) -> list[Tag]:
                 "Cannot use --key with several models: each score needs another name. Tag with one model at "
                 "a time, or leave out --key."
             )
-    makers = [identify(model) for model in models]
+    makers = [identify(model, template) for model in models]
     tags = [
         Tag(name, key or maker.score_key, maker.identity) for name, maker in zip(scorer_names(models), makers)
     ]

@@ -226,7 +226,8 @@ def _family_of_folder(files: ModelFiles, usual_family: str) -> str:
     if family is None:
         raise CheckpointError(
             f"Cannot load '{path}': no scorer has model_type {model_type!r:.80}. If these are the authors' "
-            'files of a scorer with a name, name it, as in load("PickScore", files=FOLDER).'
+            'files of a scorer with a name, name it, as in load("PickScore", files=FOLDER). A '
+            "vision-language model becomes a judge with a template."
         )
     return family
 

@@ -33,12 +33,24 @@ class ModelIdentity:
         return f"{self.name} Score"
 
 
-def identify(name_or_path: str | os.PathLike[str]) -> ModelIdentity:
+def identify(
+    name_or_path: str | os.PathLike[str], template: str | os.PathLike[str] | None = None
+) -> ModelIdentity:
     """Return the identity of a model without loading it.
 
     Args:
         name_or_path: argument of ``load``: a known name, a local folder or file, or a hub repository.
+        template: template of a VLM judge, by name or file, if it is not the judge's usual one.
     """
+    model = _identify_model(name_or_path)
+    if template is None:
+        return model
+    path = Path(os.fsdecode(template))
+    name, content = _short(f"{model.name} {path.stem}"), f"@{_hash(path)}" if path.is_file() else ""
+    return ModelIdentity(name, f"{model.identity} {_short(path.stem)}{content}")
+
+
+def _identify_model(name_or_path: str | os.PathLike[str]) -> ModelIdentity:
     model = os.fsdecode(name_or_path)
     known = find_spec(model)
     if known is not None:

@@ -79,6 +79,6 @@ class ModelSpec:
     model_type: str = ""
 
     def downloads(self) -> list[HubFile | WebFile]:
-        """Return the files to download, the weights first; empty for a bundled scorer."""
+        """Return the files to download, the weights first; empty for bundled scorers and judges."""
         sources = [part.source for part in self.parts.values() if part.required]
         return [source for source in sources if isinstance(source, (HubFile, WebFile))]

@@ -25,6 +25,7 @@ from ...scoring.model_source import ModelSource
 from ...scoring.rewards import ranking
 from .answer_cache import AnswerCache, cached_answers
 from .answers import VLM, Answer, Outcome, Question, jpeg_of
+from .inputs import as_list, checked_images, checked_pairs
 from .parsing import mean, read_scores
 from .templates import YES_NO, JudgeTemplate
 
@@ -236,32 +237,3 @@ def scores_tensor(judgments: Iterable[Judgment]) -> Tensor:
             raise judgment.error
         scores.append(judgment.score)
     return torch.tensor(scores, dtype=torch.float32)
-
-
-def as_list(items: Any) -> Any:
-    """Return a pandas column as a list, and anything else unchanged."""
-    return items.tolist() if hasattr(items, "iloc") and hasattr(items, "tolist") else items
-
-
-def checked_images(images: Sequence[ImageSource]) -> Sequence[ImageSource]:
-    """Return a list of images. Raises InputError unless it is a non-empty list."""
-    images = as_list(images)
-    if isinstance(images, (str, bytes, dict, Tensor)) or not hasattr(images, "__len__"):
-        raise InputError(f"Cannot score images: expected a list, got {type(images).__name__}.")
-    if not len(images):
-        raise InputError("Cannot use the images: no images given.")
-    return images
-
-
-def checked_pairs(
-    prompts: Sequence[str], images: Sequence[ImageSource]
-) -> tuple[Sequence[str], Sequence[ImageSource]]:
-    """Return prompts and images as lists. Raises InputError unless there is one prompt for each image."""
-    prompts, images = as_list(prompts), as_list(images)
-    check_prompts(prompts)
-    if len(prompts) != len(images):
-        raise InputError(
-            f"Cannot score the pairs: got {len(prompts)} prompts but {len(images)} images. "
-            "Give one prompt for each image."
-        )
-    return prompts, checked_images(images)

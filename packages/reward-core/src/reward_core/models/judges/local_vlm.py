@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -78,9 +78,9 @@ class LocalVLM:
         size = checked_batch_size(batch_size, self.device)
         answered = self._generated if questions[0].words is None else self._probabilities
 
-        def batch(indices: range) -> list[Answer]:
+        def batch(indices: range) -> list[Outcome]:
             with self._lock:
-                return answered(questions[indices.start : indices.stop])
+                return _outcomes(answered, questions[indices.start : indices.stop])
 
         for answers in in_batches(batch, len(questions), size):
             yield from answers
@@ -142,16 +142,18 @@ class LocalVLM:
 
     def _inputs(self, questions: Sequence[Question]) -> dict[str, torch.Tensor]:
         """Return the inputs of a batch, padded on the left."""
-        texts = [self._chat(question) for question in questions]
+        with guarded(self._not_loaded):  # a model without a template of conversations
+            texts = [self._chat(question) for question in questions]
         images = [[Image.open(io.BytesIO(jpeg)).convert("RGB") for jpeg in q.images] for q in questions]
-        inputs = self.processor(
-            text=texts, images=images, padding=True, padding_side="left", return_tensors="pt"
-        )
-        converted = {
+        settings = {"padding": True, "padding_side": "left", "return_tensors": "pt"}
+        try:
+            inputs = self.processor(text=texts, images=images, **settings)
+        except ValueError as error:
+            raise _RefusedError(f"Cannot ask {self.name!r} about the image: {reason(error)}.") from error
+        return {
             name: value.to(self.device, self.model.dtype if value.is_floating_point() else None)
             for name, value in inputs.items()
         }
-        return converted
 
     def _chat(self, question: Question) -> str:
         """Return the text of a conversation with one question: the images, then the text."""
@@ -189,6 +191,22 @@ class LocalVLM:
 
     def _not_loaded(self, error: BaseException) -> CheckpointError:
         return CheckpointError(f"Cannot load the VLM from '{self.folder}': {reason(error)}.")
+
+
+class _RefusedError(InputError):
+    """A question with an image that the processor does not accept, such as one that is too narrow."""
+
+
+def _outcomes(
+    answered: Callable[[Sequence[Question]], list[Answer]], questions: Sequence[Question]
+) -> list[Outcome]:
+    """Return the answers of a batch, with an error for each question that the processor refuses."""
+    try:
+        return [*answered(questions)]
+    except _RefusedError as error:
+        if len(questions) == 1:
+            return [error]
+    return [outcome for question in questions for outcome in _outcomes(answered, [question])]
 
 
 def _image_processor(folder: Path) -> Any:

@@ -14,7 +14,8 @@ from ...files.score_file import ScoredRow
 from ...inputs.image_file import ImageSource, image_name
 from ...inputs.tokenizer import check_prompts
 from .answers import Answer, Outcome, Question, jpeg_of
-from .judge import Judge, Judgment, as_list, checked_images, checked_pairs, scores_tensor
+from .inputs import as_list, checked_images, checked_pairs
+from .judge import Judge, Judgment, scores_tensor
 from .parsing import read_shares, wins_of_first
 
 

@@ -47,7 +47,7 @@ _FACTS = ScorerFacts(
     hardware="a server, or GPU with 24 GB (unmeasured)",
     score_range="1 to 5",
     training_data="preferences and ratings of images and videos",
-    code_license=License("MIT", "https://github.com/CodeGoat24/UnifiedReward/blob/main/LICENSE"),
+    code_license=License("MIT", "https://github.com/CodeGoat24/UnifiedReward"),
     differentiable=False,
     citation="arXiv 2503.05236",
 )

@@ -134,10 +134,10 @@ class ServerRequests:
 
     def _http_error(self, error: HTTPError) -> Exception:
         message = self._message(error)
+        failure = RequestError(
+            f"Cannot get an answer from the server {self.url}: status {error.code}{message}.", error.code
+        )
         if error.code in RETRIED:
-            failure = RequestError(
-                f"Cannot get an answer from the server {self.url}: status {error.code}{message}.", error.code
-            )
             return TransientError(failure, _retry_after(error.headers))
         if error.code in (401, 403):
             advice = f"Put the API key into the environment variable {self.api_key_variable}."
@@ -149,7 +149,7 @@ class ServerRequests:
             return ServerError(
                 f"Cannot use the server {self.url}: status {error.code}{message}. {advice}", error.code
             )
-        return RequestError(f"The server {self.url} refused: status {error.code}{message}.", error.code)
+        return failure
 
     def _message(self, error: HTTPError) -> str:
         """Return the server's message, without the API key; empty if there is none."""

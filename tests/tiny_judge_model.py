@@ -34,7 +34,7 @@ SIZES = ((40, 40), (90, 60), (60, 60), (60, 120))
 ANSWERS = {RATE: ("Style Score : 2", "Style Score : 4"), BRIGHT: ("no", "Yes")}
 
 
-def save_tiny_vlm(folder, steps=60):
+def save_tiny_judge_model(folder, steps=60):
     """Train the model for some seconds and save it in a folder."""
     folder.mkdir(parents=True)
     _tokenizer().save_pretrained(folder)
