@@ -116,11 +116,13 @@ def test_an_answer_that_was_cut_off_is_an_error():
         read_scores(FINAL, Answer("Final Score: 4", complete=False))
 
 
-def test_doubts_and_reversed_blocks_are_errors():
+def test_doubts_contradictions_and_wrong_sums_are_errors():
     for text in ("I doubt whether Image 1 is better.", "It isn't true that Image 2 is better."):
         with pytest.raises(AnswerError, match="not stated as a fact"):
             read_shares(RANK, Answer(text))
     text = PARSES["pairwise"][0]["text"]
+    with pytest.raises(AnswerError, match=r"shares 0\.7 and 0\.5\d+ do not sum to 1"):
+        read_shares(PAIRWISE, Answer(text.replace("0.435699999332428", "0.7")))
     with pytest.raises(AnswerError, match="several values of Style Score"):
         read_shares(PAIRWISE, Answer(f"{text}\n\nStyle Score:\n Image 1: 0.9\n Image 2: 0.1"))
 

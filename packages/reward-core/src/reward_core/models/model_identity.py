@@ -46,8 +46,8 @@ def identify(
     if template is None:
         return model
     path = Path(os.fsdecode(template))
-    name, content = _short(f"{model.name} {path.stem}"), f"@{_hash(path)}" if path.is_file() else ""
-    return ModelIdentity(name, f"{model.identity} {_short(path.stem)}{content}")
+    title, content = (path.stem, f"@{_hash(path)}") if path.is_file() else (str(path), "")
+    return ModelIdentity(_short(f"{model.name} {title}"), f"{model.identity} {_short(title)}{content}")
 
 
 def _identify_model(name_or_path: str | os.PathLike[str]) -> ModelIdentity:

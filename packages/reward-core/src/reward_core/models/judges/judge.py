@@ -8,10 +8,11 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from itertools import islice
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor
@@ -28,6 +29,8 @@ from .answers import VLM, Answer, Outcome, Question, jpeg_of
 from .inputs import as_list, checked_images, checked_pairs
 from .parsing import mean, read_scores
 from .templates import YES_NO, JudgeTemplate
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -151,11 +154,14 @@ class Judge(ABC):
         return Question(self.template.question(prompt), images, self.template.max_tokens, words)
 
     def ask(self, questions: Iterable[Question | ImageError], batch_size: int | None) -> Iterator[Outcome]:
-        """Yield the outcome of each question, in order. An ImageError instead of a question is passed on."""
+        """Yield the outcome of each question, in order. An ImageError instead of a question is passed on.
+
+        A thread prepares the next questions, and so reads their images, while the model answers.
+        """
         if batch_size is not None:
             checked_batch_size(batch_size, torch.device("cpu"))
-        waiting = iter(questions)
-        while items := list(islice(waiting, max(self.vlm.questions_at_once, batch_size or 1))):
+        waiting, count = iter(questions), max(self.vlm.questions_at_once, batch_size or 1)
+        for items in _ahead(lambda: list(islice(waiting, count))):
             asked = [item for item in items if isinstance(item, Question)]
             answers = cached_answers(self.vlm, asked, self.cache, batch_size)
             for item in items:
@@ -227,6 +233,15 @@ class PointwiseJudge(Judge):
         if answer.probability is None:
             raise AnswerError(answer.text, f"it begins with neither {word!r} nor {other!r}")
         return {word: answer.probability}
+
+
+def _ahead(take: Callable[[], list[T]]) -> Iterator[list[T]]:
+    """Yield what ``take`` returns until it returns nothing; a thread calls it one step ahead."""
+    with ThreadPoolExecutor(1, "judge-read") as reader:
+        following = reader.submit(take)
+        while items := following.result():
+            following = reader.submit(take)
+            yield items
 
 
 def scores_tensor(judgments: Iterable[Judgment]) -> Tensor:
