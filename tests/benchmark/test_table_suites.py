@@ -141,7 +141,8 @@ def test_sizes_of_all_missing_files_are_known(suite, tmp_path, monkeypatch):
     scorers = ["ImageReward-v1.0", *available_scores()]
     files = [str(file) for file in missing_files(suite, SuiteOptions(tmp_path), scorers)]
     assert len(files) >= 10
-    assert [file for file in files if not re.match(r"[\d.]+ [kMG]B: ", file)] == []
+    large = [file for file in files if ".json" not in file]  # sizes of small configurations may be unknown
+    assert [file for file in large if not re.match(r"[\d.]+ [kMG]B: ", file)] == []
 
 
 @pytest.mark.slow

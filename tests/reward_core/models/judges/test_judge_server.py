@@ -296,12 +296,12 @@ def test_commands_take_a_server(server, images, tmp_path, command, answers):
     assert done.returncode == 0, done.stderr
     assert [round(row["score"], 2) for row in json.loads(out.read_text())] == [1.67, 4.33]
     assert len(server.requests) == asked  # the answers of rank
-    done = command("tag", images[0], "--prompt", "a cat", *options, "--no-answer-cache")
+    done = command("tag", images[0], "--prompt", "a cat", *options, "--no-answer-cache", "--json")
     assert "UnifiedReward-2.0 Score" in done.stdout
     assert len(server.requests) == asked + 1
     (tmp_path / "question.json").write_text('{"text": "[{prompt}]", "labels": ["Style Score"]}')
     template = ("--template", tmp_path / "question.json")
-    done = command("tag", images[0], "--prompt", "a cat", *options, *template, "--skip-tagged")
+    done = command("tag", images[0], "--prompt", "a cat", *options, *template, "--skip-tagged", "--json")
     assert "UnifiedReward-2.0 question Score" in done.stdout  # another score than that of the usual question
     pairs = {"prompt": "a cat", "images": ["0.png", "51.png", "255.png"], "ranking": [3, 2, 1]}
     (tmp_path / "data.jsonl").write_text(json.dumps(pairs))
