@@ -4,8 +4,8 @@
 
 Builds the full-size model with seeded weights. Each round scores the same 8 images in four ways, one after
 the other: plain PyTorch under autocast in bfloat16 from tensors; the same with weights that were converted
-once; fast and int8 from JPEG files of 512 px. The ratios are of one round each; the tool prints their median and
-quartiles. The last line is a JSON object.
+once; fast and int8 from JPEG files of 512 px. The ratios are of one round each; the tool prints their median
+and quartiles. The last line is a JSON object.
 """
 
 from __future__ import annotations
