@@ -82,7 +82,6 @@ class Judge(ABC):
         self.template, self.vlm, self.cache, self.source = template, vlm, cache, source
         self.name = name or template.name
 
-    @abstractmethod
     def score_rows(
         self, prompts: Sequence[str], images: Sequence[ImageSource], *, batch_size: int | None = None
     ) -> Iterator[ScoredRow]:
@@ -91,8 +90,11 @@ class Judge(ABC):
         A row has an error instead of a score if its image or the judge's answer cannot be read, or if its
         request failed.
         """
+        prompts, images = checked_pairs(prompts, images)
+        judgments = self._judgments(prompts, images, batch_size)
+        for prompt, image, judgment in zip(prompts, images, judgments):
+            yield ScoredRow(prompt, image_name(image), judgment.score, judgment.reason)
 
-    @abstractmethod
     def score_pairs(
         self, prompts: Sequence[str], images: Sequence[ImageSource], *, batch_size: int | None = None
     ) -> Tensor:
@@ -109,6 +111,14 @@ class Judge(ABC):
             AnswerError: an answer that cannot be read.
             ServerError: the server cannot be used, or a request failed.
         """
+        prompts, images = checked_pairs(prompts, images)
+        return scores_tensor(self._judgments(prompts, images, batch_size))
+
+    @abstractmethod
+    def _judgments(
+        self, prompts: Sequence[str], images: Sequence[ImageSource], batch_size: int | None
+    ) -> Iterable[Judgment]:
+        """Return the judgment of each pair, in order."""
 
     @abstractmethod
     def score_matrix(
@@ -180,20 +190,6 @@ class PointwiseJudge(Judge):
         """Return score, dimensions and answer for each image. An image without a score has an error."""
         images = checked_images(images)
         return list(self._judgments([prompt] * len(images), images, batch_size))
-
-    def score_rows(
-        self, prompts: Sequence[str], images: Sequence[ImageSource], *, batch_size: int | None = None
-    ) -> Iterator[ScoredRow]:
-        prompts, images = checked_pairs(prompts, images)
-        judgments = self._judgments(prompts, images, batch_size)
-        for prompt, image, judgment in zip(prompts, images, judgments):
-            yield ScoredRow(prompt, image_name(image), judgment.score, judgment.reason)
-
-    def score_pairs(
-        self, prompts: Sequence[str], images: Sequence[ImageSource], *, batch_size: int | None = None
-    ) -> Tensor:
-        prompts, images = checked_pairs(prompts, images)
-        return scores_tensor(self._judgments(prompts, images, batch_size))
 
     def score_matrix(
         self, prompts: Sequence[str], images: Sequence[ImageSource], *, batch_size: int | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from ...errors import AnswerError, ImageError, InputError, RewardCoreError
-from ...files.score_file import ScoredRow
 from ...inputs.image_file import ImageSource, image_name
 from ...inputs.tokenizer import check_prompts
 from .answers import Answer, Outcome, Question, jpeg_of
-from .inputs import as_list, checked_images, checked_pairs
+from .inputs import as_list, checked_images
 from .judge import Judge, Judgment, scores_tensor
 from .parsing import read_shares, wins_of_first
 
@@ -62,24 +61,6 @@ class PairwiseJudge(Judge):
         first, second = wins[0], 1 - wins[1]
         return Comparison((first + second) / 2, first == second, (answers[0], answers[1]))
 
-    def score_rows(
-        self, prompts: Sequence[str], images: Sequence[ImageSource], *, batch_size: int | None = None
-    ) -> Iterator[ScoredRow]:
-        """Yield a row for each pair, in order; the images of a prompt are compared with each other.
-
-        The rows are yielded after all comparisons. A prompt with only one readable image is an error.
-        """
-        prompts, images = checked_pairs(prompts, images)
-        judgments = self._tournaments(prompts, images, batch_size)
-        for prompt, image, judgment in zip(prompts, images, judgments):
-            yield ScoredRow(prompt, image_name(image), judgment.score, judgment.reason)
-
-    def score_pairs(
-        self, prompts: Sequence[str], images: Sequence[ImageSource], *, batch_size: int | None = None
-    ) -> Tensor:
-        prompts, images = checked_pairs(prompts, images)
-        return scores_tensor(self._tournaments(prompts, images, batch_size))
-
     def score_matrix(
         self, prompts: Sequence[str], images: Sequence[ImageSource], *, batch_size: int | None = None
     ) -> Tensor:
@@ -88,10 +69,13 @@ class PairwiseJudge(Judge):
         rows = [self._tournament(prompt, images, batch_size) for prompt in prompts]
         return torch.stack([scores_tensor(row) for row in rows])
 
-    def _tournaments(
+    def _judgments(
         self, prompts: Sequence[str], images: Sequence[ImageSource], batch_size: int | None
     ) -> list[Judgment]:
-        """Return the judgment of each pair after the tournaments of all prompts."""
+        """Return the judgment of each pair after the tournaments of all prompts.
+
+        The images of a prompt are compared with each other; only one readable image is an error.
+        """
         indices: dict[str, list[int]] = {}
         for i, prompt in enumerate(prompts):
             indices.setdefault(prompt, []).append(i)
