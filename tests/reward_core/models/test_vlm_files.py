@@ -1,5 +1,6 @@
 """Files of HPSv3 and HPSv3++: shards, torch files, missing and damaged parts, downloads."""
 
+import gc
 import importlib
 import json
 import shutil
@@ -64,6 +65,49 @@ def test_shards_score_as_one_file(named, files):
     (files / "model-00001.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"1 of 3 files are missing: model-00001\.safetensors"):
         load(name, files)
+
+
+def write_large_shards(folder):
+    """Widen the MLPs of HPSv3 and write a shard per layer in bfloat16; return the bytes of each shard.
+
+    So loading in float32 has to make new tensors instead of mapping the file.
+    """
+    config = json.loads((folder / "config.json").read_text()) | {"intermediate_size": 2**16}
+    (folder / "config.json").write_text(json.dumps(config))
+    state = load_file(folder / WEIGHTS["HPSv3"])
+    shards: dict[str, dict[str, torch.Tensor]] = {}
+    for key, value in state.items():
+        layer = key.split("layers.")[1][0] if key.startswith("model.layers.") else "rest"
+        if ".mlp." in key and layer != "rest":
+            narrow = config["hidden_size"]
+            value = torch.full((narrow, 2**16) if "down_proj" in key else (2**16, narrow), 1e-3)
+        shards.setdefault(f"model-{layer}.safetensors", {})[key] = value.to(torch.bfloat16)
+    for file, tensors in shards.items():
+        save_file(tensors, folder / file)
+    weight_map = {key: file for file, tensors in shards.items() for key in tensors}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    (folder / WEIGHTS["HPSv3"]).unlink()
+    return [(folder / file).stat().st_size for file in shards]
+
+
+def memory(kind):
+    """Return VmRSS (now) or VmHWM (peak) of this process in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(kind))
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
+def test_loading_shards_needs_memory_for_the_weights_and_one_shard(hpsv3):
+    sizes = write_large_shards(hpsv3)
+    load("HPSv3", DATA / "hpsv3")  # imports
+    gc.collect()
+    before = memory("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from now
+    model = load("HPSv3", hpsv3)
+    peak = memory("VmHWM") - before
+    weights = sum(parameter.numel() for parameter in model.parameters()) * 4
+    assert weights > 150e6
+    assert 0.9 * weights < peak < weights + max(sizes) + 20e6
 
 
 def test_torch_files_score_as_safetensors(named, files):

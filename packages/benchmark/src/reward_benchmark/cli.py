@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reward_core.cli.common import positive
+from reward_core.cli.common import judge_choices, judge_options, positive
 from reward_core.errors import HubError, InputError
 from reward_core.hub.reachability import hub_failure
 from reward_core.printing.command_line import CommandParser, encode_anything, run_command_line
@@ -74,7 +74,11 @@ def _add_report(commands) -> None:
 def _add_run(commands) -> None:
     from .suites import SUITES
 
-    run = commands.add_parser("run", help="score a suite and print its tables; an interrupted run resumes")
+    run = commands.add_parser(
+        "run",
+        help="score a suite and print its tables; an interrupted run resumes",
+        parents=[judge_options()],
+    )
     run.add_argument("suite", choices=list(SUITES), help="suite to run")
     run.add_argument(
         "--scorers",
@@ -206,11 +210,14 @@ def run_generate(args: argparse.Namespace) -> int:
 
 
 def run_suite(args: argparse.Namespace) -> int:
+    from reward_core.models.load_options import JudgeOptions
+
     from .run import RunConfig, run
     from .tables import print_tables
 
-    fields = {key: value for key, value in vars(args).items() if key not in ("run", "json")}
-    config = RunConfig(**fields)
+    judge = JudgeOptions(**judge_choices(args))
+    fields = {key: value for key, value in vars(args).items() if key in RunConfig.__dataclass_fields__}
+    config = RunConfig(**fields, judge=judge)
     try:
         summary = run(config)
     except HubError as error:

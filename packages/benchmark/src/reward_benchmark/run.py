@@ -9,6 +9,7 @@ from pathlib import Path
 from reward_core.errors import InputError
 from reward_core.files.atomic_write import write_text
 from reward_core.files.full_disk import raise_if_full
+from reward_core.models.load_options import NO_JUDGE, JudgeOptions
 from reward_core.runs.run_lock import folder_lock
 
 from .environment import environment
@@ -26,7 +27,7 @@ from .run_files import (
 )
 from .score_store import ScoreStore
 from .score_suite import score_suite
-from .scorers import load_bundle
+from .scorers import load_bundle, may_be_judge
 from .suites import SUITES, Part, SuiteOptions, build_suite
 from .summary import summarize
 from .tables import report_markdown
@@ -47,6 +48,7 @@ class RunConfig:
         precision: precision of the scorers.
         batch_size: images per batch; None: the scorer's default.
         offline: use local files only.
+        judge: options of the scorers that are VLM judges.
     """
 
     suite: str
@@ -59,6 +61,7 @@ class RunConfig:
     precision: str = "exact"
     batch_size: int | None = None
     offline: bool = False
+    judge: JudgeOptions = NO_JUDGE
 
     @property
     def folder(self) -> Path:
@@ -96,10 +99,11 @@ def run(config: RunConfig) -> SuiteSummary:
 def _run(config: RunConfig) -> SuiteSummary:
     folder, data = config.folder, config.data_folder
     with ScoreStore(folder / SCORES_FILE) as store:
-        check_settings(folder, RunSettings(config.precision, str(data)), bool(store.rows))
+        settings = RunSettings(config.precision, str(data), _judge_setting(config))
+        check_settings(folder, settings, bool(store.rows))
         parts = build_suite(config.suite, SuiteOptions(data, config.limit, config.generators, config.offline))
         scorers = _scorers(config, parts)
-        load = partial(load_bundle, precision=config.precision, offline=config.offline)
+        load = partial(load_bundle, precision=config.precision, offline=config.offline, judge=config.judge)
         devices = config.device.split(",") if config.device else [None]
         sources = score_suite(parts, scorers, store, load, devices, config.batch_size)
         rows = dict(store.rows)
@@ -113,6 +117,23 @@ def _run(config: RunConfig) -> SuiteSummary:
     write_summary(folder, summary)
     write_text(folder / MARKDOWN_FILE, report_markdown(summary))
     return summary
+
+
+def _judge_setting(config: RunConfig) -> str | None:
+    """Return what the scores of VLM judges depend on, if it was given.
+
+    Raises:
+        InputError: no scorer of the run can be a judge.
+    """
+    judge = config.judge
+    if not judge.given:
+        return None
+    if not any(map(may_be_judge, config.scorers or ())):
+        raise InputError(
+            f"Cannot use {judge.given[0]}: none of the scorers is a VLM judge. Name one with --scorers."
+        )
+    parts = {"model": judge.served_model, "template": judge.template, "server": judge.server}
+    return ", ".join(f"{name} {value}" for name, value in parts.items() if value is not None) or None
 
 
 def _weights(folder: Path, scorers: list[str], loaded: dict[str, str]) -> dict[str, str]:

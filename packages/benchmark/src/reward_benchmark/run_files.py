@@ -54,6 +54,7 @@ class RunSettings(JsonRecord):
 
     precision: str
     data: str
+    judge: str | None = None  # served model, template and server of VLM judges
 
     def to_json(self) -> JsonObject:
         return {FORMAT_VERSION: CURRENT_FORMAT, **super().to_json()}

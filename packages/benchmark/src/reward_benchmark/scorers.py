@@ -15,6 +15,9 @@ from reward_core.errors import ImageError
 from reward_core.files.score_file import ScoredRow
 from reward_core.inputs.image_file import ImageSource, image_name, open_image
 from reward_core.models.blip.scorer import BlipScorer
+from reward_core.models.judges.published import JUDGE_FAMILY
+from reward_core.models.load_options import NO_JUDGE, JudgeOptions
+from reward_core.models.registry import find_spec
 from reward_core.network.config import BlipConfig
 from reward_core.scoring.scorer_group import ScorerGroup
 from reward_core.shapes import COLORS, PALETTE, oracle, parse
@@ -68,6 +71,7 @@ def random_score(prompt: str, image: ImageSource) -> float:
     return random.Random(hashlib.sha256(prompt.encode() + pixels).digest()).random()
 
 
+_COSINE = "tiny-cosine"
 BASELINES: dict[str, Callable[[str, ImageSource], float]] = {
     "oracle": oracle_utility,
     "colour-histogram": color_histogram,
@@ -75,7 +79,21 @@ BASELINES: dict[str, Callable[[str, ImageSource], float]] = {
 }
 
 
-def load_scorer(name: str, device: str | None = None, precision: str = "exact", offline: bool = False):
+def may_be_judge(name: str) -> bool:
+    """Return whether a scorer is a VLM judge, or becomes one with a server or a template."""
+    if name in available_baselines():
+        return False
+    known = find_spec(name)
+    return known is None or known[1].family == JUDGE_FAMILY
+
+
+def load_scorer(
+    name: str,
+    device: str | None = None,
+    precision: str = "exact",
+    offline: bool = False,
+    judge: JudgeOptions = NO_JUDGE,
+):
     """Load a scorer by name.
 
     Args:
@@ -83,15 +101,17 @@ def load_scorer(name: str, device: str | None = None, precision: str = "exact", 
         device: device of the scorer; None: the default device.
         precision: precision of the scorer.
         offline: use local files only.
+        judge: options of VLM judges; other scorers ignore them.
 
     Raises:
-        InputError, HubError, CheckpointError: raised by ``load``.
+        InputError, HubError, ServerError, CheckpointError: raised by ``load``.
     """
     if name in BASELINES:
         return ImageScorer(BASELINES[name])
-    if name == "tiny-cosine":
+    if name == _COSINE:
         return _cosine_scorer(load("tiny", device=device))
-    return load(name, device=device, precision=precision, local_files_only=offline)
+    options = vars(judge) if may_be_judge(name) else {}
+    return load(name, device=device, precision=precision, local_files_only=offline, **options)
 
 
 class Bundle:
@@ -133,17 +153,26 @@ def bundles(names: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def load_bundle(
-    names: tuple[str, ...], device: str | None = None, precision: str = "exact", offline: bool = False
+    names: tuple[str, ...],
+    device: str | None = None,
+    precision: str = "exact",
+    offline: bool = False,
+    judge: JudgeOptions = NO_JUDGE,
 ) -> Bundle:
     """Load the scorers of one group of ``bundles``."""
     if len(names) == 1:
-        return Bundle({names[0]: load_scorer(names[0], device, precision, offline)})
+        return Bundle({names[0]: load_scorer(names[0], device, precision, offline, judge)})
     return Bundle(load(names, device=device, precision=precision, local_files_only=offline).scorers)
 
 
 def available_scorers() -> list[str]:
     """Return the names of all scorers that load without a path."""
-    return [*available_models(), "tiny-cosine", *BASELINES]
+    return [*available_models(), *available_baselines()]
+
+
+def available_baselines() -> list[str]:
+    """Return the names of the scorers that only this package has."""
+    return [_COSINE, *BASELINES]
 
 
 def _cosine_scorer(reward) -> BlipScorer:

@@ -8,9 +8,13 @@ from collections.abc import Sequence
 from threading import Lock
 
 from ..errors import InputError
+from ..models.judges.built_in import TEMPLATES
 from ..models.judges.pairwise import PairwiseJudge
+from ..models.judges.published import JudgeConfig
+from ..models.judges.templates import PAIRWISE
 from ..models.load import available_models, load
 from ..models.load_options import NO_JUDGE, JudgeOptions
+from ..models.registry import find_spec
 from ..models.score_meaning import score_meaning
 from ..printing.escapes import printable
 from ..scoring.scoring_model import ScoringModel
@@ -27,7 +31,7 @@ class Models:
     Args:
         sources: the models to offer first, as in ``load``.
         only: offer only these. Otherwise all known models are offered too, and any visitor can make this
-            machine download them.
+            machine download them; pairwise judges are not offered.
         device, precision: as in ``load``.
         batch_size: images per batch; None for the default.
         judge: options of the first source if it is a VLM judge.
@@ -47,7 +51,7 @@ class Models:
         judge: JudgeOptions = NO_JUDGE,
     ):
         self._judge = {source: judge for source in sources[:1]}
-        others = [] if only else available_models()
+        others = [] if only else [name for name in available_models() if not _compares_images(name)]
         self.most = max(LEAST_LOADED, len(set(sources)))
         sources = list(dict.fromkeys([*sources, *others]))
         shown = unique_names([shown_name(source) for source in sources])
@@ -98,3 +102,10 @@ class Models:
 def shown_name(source: str) -> str:
     """Return the displayed name of a source, on one line: without the path if it is a folder or file."""
     return printable(os.path.basename(os.path.normpath(source)) if os.path.exists(source) else source)
+
+
+def _compares_images(name: str) -> bool:
+    """Return whether a known scorer is a pairwise judge."""
+    spec = find_spec(name)
+    config = None if spec is None else spec[1].config
+    return isinstance(config, JudgeConfig) and TEMPLATES[config.template].kind == PAIRWISE
