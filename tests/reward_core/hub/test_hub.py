@@ -22,7 +22,8 @@ from reward_core.demo.published_example import PROMPT as EXAMPLE_PROMPT
 from reward_core.errors import HubError
 from reward_core.hub.dataset_files import RepoFile, RepoListing, fetch_verified
 from reward_core.hub.downloads import as_hub_error, fetch
-from reward_core.hub.file_specs import WebFile
+from reward_core.hub.file_specs import HubFile, WebFile
+from reward_core.hub.local_files import how_to_copy
 from reward_core.models.blip.published import BLIP_WEIGHTS
 from reward_core.network.config import RewardConfig
 
@@ -593,3 +594,11 @@ def test_every_error_of_the_hub_client_becomes_hub_error(error):
     result = as_hub_error("m.pt of a/b", error)
     assert isinstance(result, HubError)
     assert str(result).startswith("Cannot download m.pt of a/b: the hub's answer is invalid: ")
+
+
+def test_missing_files_of_one_repository_are_one_command():
+    files = [HubFile("a/b", "x.json"), WebFile("http://h/y", "y"), HubFile("a/b", "z", revision="v1")]
+    advice = how_to_copy([*files, HubFile("a/b", "w.bin")])
+    assert advice.count("hf download") == 2
+    assert "`hf download a/b x.json w.bin`" in advice
+    assert "`hf download a/b --revision v1 z`" in advice

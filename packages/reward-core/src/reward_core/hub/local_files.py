@@ -67,13 +67,18 @@ def how_to_copy(
 ) -> str:
     """Return how to bring those of some files that are missing to this machine, in one sentence."""
     steps = []
+    commands: dict[tuple[Path, str | None], list[str]] = {}  # cache folder, revision -> words of the command
     for file in (file for file in files if local_path(file, download_root) is None):
         target = target_path(file, download_root)
         if download_root is None and isinstance(file, HubFile):
-            command = f"`hf download {file.repo_id} {file.filename}`"
-            steps.append(f"run {command} and copy its cache folder {target.name} to {target}")
+            revision = [] if file.revision is None else ["--revision", file.revision]
+            commands.setdefault((target, file.revision), ["hf", "download", file.repo_id, *revision]).append(
+                file.filename
+            )
         else:
             steps.append(f"download {address(file)} and copy it to {target}")
+    for (folder, _), words in commands.items():
+        steps.append(f"run `{' '.join(words)}` and copy its cache folder {folder.name} to {folder}")
     return f"On a machine with a network, {'; '.join(steps)}."
 
 
