@@ -82,8 +82,8 @@ def replay_early_stop(curve: Sequence[dict[str, float]], settings: ValidationCon
     state, no_pixels = ReflState(), torch.empty(0)
     for point in curve:
         state.step = int(point["step"])
-        rewards = {name: point[name] for name in (REWARD, HELD_OUT_REWARD)}  # without the truth
-        record_validation(Validation(rewards, point["diversity"], no_pixels), settings, state)
+        scores = {name: [point[name]] for name in (REWARD, HELD_OUT_REWARD)}  # without the truth
+        record_validation(Validation(scores, point["diversity"], no_pixels), settings, state)
         if state.stopped:
             break
     truths = {point["step"]: point[TRUTH] for point in curve}

@@ -413,7 +413,8 @@ def test_the_card_escapes_names(tmp_path):
     import yaml
 
     from refl.config import ModelConfig, RewardConfig, RunConfig, TrainConfig
-    from refl.report import draw_curves, model_card
+    from refl.curves import draw_curves, panels_of
+    from refl.report import model_card
 
     name = 'a"\n---\n```\n\x1b[31m\u202e<script>](x)$\\frac{'
     config = TrainConfig(
@@ -432,4 +433,4 @@ def test_the_card_escapes_names(tmp_path):
     assert literal == name
     assert settings.strip().startswith("````yaml\n")
     assert settings.rstrip().endswith("\n````")
-    draw_curves(rows, tmp_path / "curves.png")
+    draw_curves(panels_of(rows), tmp_path / "curves.png")

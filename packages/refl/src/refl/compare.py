@@ -20,10 +20,11 @@ from reward_core.runs.run_lock import folder_lock
 
 from .errors import ModelError, RewardError
 from .families import Condition, Family, Guidance, load_family
+from .image_grid import grid
 from .rewards import Rewards
 from .rollout import SampleNoise, rollout
 from .strategies import RolloutPlan
-from .validation import diversity, grid
+from .validation import diversity
 
 logger = logging.getLogger(__name__)
 DRAWS = 10_000  # bootstrap samples over prompts

@@ -177,6 +177,8 @@ class ValidationConfig:
             step.
         prompts: number of validation prompts, taken from the end of the prompt file; 0: no validation.
             They are left out of training if the file has at least four times as many prompts.
+        prompts_file: file of validation prompts, in the formats of ``prompts``; all of them are used, instead
+            of prompts of the training file. Empty: none.
         seeds: images per prompt, at least 1.
         batch_size: images generated at once by each process; 0: same as ``run.batch_size``.
         steps: denoising steps; 0: same as ``rollout.steps``.
@@ -191,6 +193,7 @@ class ValidationConfig:
 
     every: int = 50
     prompts: int = 8
+    prompts_file: str = ""
     seeds: int = 2
     batch_size: int = 0
     steps: int = 0
@@ -333,7 +336,7 @@ class TrainConfig:
                 "validation.stop_reward."
             )
         stop_rule = "stop_diversity" if self.validation.stop_diversity else "stop_reward" if stop else ""
-        if stop_rule and not self.validation.prompts:
+        if stop_rule and not (self.validation.prompts or self.validation.prompts_file):
             raise ConfigError(
                 f"Cannot use validation.{stop_rule}: it has no effect without validation prompts. Set "
                 "validation.prompts to at least 1."

@@ -27,6 +27,8 @@ def check_inputs(config: TrainConfig) -> None:
     if not config.prompts:
         raise ConfigError("Cannot train: no file of prompts is given. Set --prompts FILE.")
     read_prompts(config.prompts)
+    if config.validation.prompts_file:
+        read_prompts(config.validation.prompts_file)
     check_rewards(reward.name for reward in config.rewards)
     check_model(config.model.id)
     check_out(config.run.out)

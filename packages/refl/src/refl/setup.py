@@ -44,6 +44,16 @@ def find_prompts(config: TrainConfig, prompts: str | os.PathLike[str] | Sequence
     return read_prompts(prompts)
 
 
+def find_validation_prompts(
+    config: TrainConfig, prompts: str | os.PathLike[str] | Sequence[str] | None
+) -> list[str] | None:
+    """Return the validation prompts of a list or file, or None if neither is given."""
+    prompts = prompts if prompts is not None else config.validation.prompts_file
+    if not isinstance(prompts, (str, os.PathLike)):
+        return list(prompts)
+    return read_prompts(prompts) if os.fspath(prompts) else None
+
+
 def check_inputs(config: TrainConfig, rewards: Mapping[str, RewardFunction]) -> None:
     """Raise ReflError for invalid names and paths and missing models before anything is loaded."""
     check_reward_names(config.rewards, rewards)
@@ -52,10 +62,28 @@ def check_inputs(config: TrainConfig, rewards: Mapping[str, RewardFunction]) -> 
     check_downloads(config, rewards)
 
 
-def split_prompts(prompts: list[str], count: int) -> tuple[list[str], list[str]]:
-    """Return (training prompts, validation prompts), without overlap if there are enough."""
-    validation = prompts[-count:] if count else []
-    return (prompts[:-count] if count and len(prompts) >= 4 * count else prompts), validation
+def split_prompts(
+    prompts: list[str], validation: list[str] | None, count: int
+) -> tuple[list[str], list[str]]:
+    """Return (training prompts, validation prompts).
+
+    Without given validation prompts the last ``count`` prompts are used. They are left out of training if
+    there are at least four times as many prompts; otherwise the overlap is reported.
+    """
+    if validation is not None:
+        return prompts, validation
+    if not count:
+        return prompts, []
+    if len(prompts) >= 4 * count:
+        return prompts[:-count], prompts[-count:]
+    logger.warning(
+        "validating on %d prompts that are trained on too: there are only %d. Set validation.prompts_file, "
+        "or validation.prompts=%d",
+        min(count, len(prompts)),
+        len(prompts),
+        len(prompts) // 4,
+    )
+    return prompts, prompts[-count:]
 
 
 def make_accelerator(config: TrainConfig) -> Accelerator:

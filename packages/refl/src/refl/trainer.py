@@ -16,13 +16,18 @@ from reward_core.runs.write_errors import write_errors
 
 from .config import TrainConfig
 from .config_file import load_config, override
+from .curves import draw_curves
 from .errors import DivergedError
 from .objective import Objective
-from .report import draw_curves, model_card
+from .report import model_card
 from .rewards import RewardFunction
+from .run_page import RunPage
+from .sample_sheet import draw_sheet
+from .samples import read_samples, samples_folder, write_samples
 from .setup import (
     check_inputs,
     find_prompts,
+    find_validation_prompts,
     fingerprint,
     make_accelerator,
     make_family,
@@ -38,7 +43,7 @@ from .setup import (
 from .step import StepMetrics, TrainingStep
 from .trainable import Trainable
 from .training_state import BestWeights, ReflState
-from .validation import grid, record_validation, validate
+from .validation import Validation, record_validation, validate
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +57,7 @@ class Trainer:
         args: settings of the run; None: the preset sd14-paper.
         rewards: name -> function (pixels (N, 3, H, W) in [0, 1], N prompts) -> rewards (N,), for rewards in
             ``args`` that are not models of reward_core.
+        validation_prompts: file or list of validation prompts; None: ``args.validation.prompts_file``.
 
     Attributes:
         state: state of the run: finished steps, best validation, reason of an early stop.
@@ -67,6 +73,7 @@ class Trainer:
         prompts: str | os.PathLike[str] | Sequence[str] | None = None,
         args: TrainConfig | None = None,
         rewards: Mapping[str, RewardFunction] | None = None,
+        validation_prompts: str | os.PathLike[str] | Sequence[str] | None = None,
     ):
         default_logging("refl")
         config = args or load_config(preset="sd14-paper")
@@ -74,8 +81,8 @@ class Trainer:
             config = override(config, {"model": {"id": os.fspath(model)}})
         self.config = config.check()
         self.out = Path(config.run.out)
-        all_prompts = find_prompts(config, prompts)
-        self.prompts, self.validation_prompts = split_prompts(all_prompts, config.validation.prompts)
+        given = find_prompts(config, prompts), find_validation_prompts(config, validation_prompts)
+        self.prompts, self.validation_prompts = split_prompts(*given, config.validation.prompts)
         check_inputs(config, rewards or {})
         captioned = open_captions(config)
         self.accelerator = accelerator = make_accelerator(config)
@@ -107,6 +114,7 @@ class Trainer:
         )
         self.best_weights = BestWeights(self.run.checkpoints.folder, self.trainable)
         self.metrics = self.run.metrics
+        self.page = RunPage(self.out, config)
 
     @property
     def state(self) -> ReflState:
@@ -141,6 +149,8 @@ class Trainer:
                         self._validate()
                     if self._due(config.run.checkpoint_every) or self.run.ended:
                         self._save()
+                    if self.page.is_due():
+                        self._write_page()
             return self._finish()
 
     def step(self, number: int) -> StepMetrics:
@@ -171,12 +181,27 @@ class Trainer:
         self.run.log(validation.row())
         is_best = record_validation(validation, config, state)
         if self.accelerator.is_main_process:
-            with write_errors(self.out):
-                grid(validation.pixels, config.seeds, self.out / "samples" / f"step-{state.step:06d}.png")
+            self._write_samples(validation)
             if is_best and config.keep_best:
                 self.best_weights.save(state.step)
         if state.stopped:
             self.run.report(f"stopped early at step {state.step}: {state.stopped}")
+
+    def _write_samples(self, validation: Validation) -> None:
+        """Write images, sheet and page of a validation."""
+        step, seeds = self.state.step, self.config.validation.seeds
+        with write_errors(self.out):
+            samples = write_samples(
+                self.out, step, self.validation_prompts, seeds, validation.scores, validation.pixels
+            )
+            base = next(iter(read_samples(self.out, [0])), None)
+            draw_sheet(self.out, samples, base, samples_folder(self.out, step).with_suffix(".png"))
+        self._write_page()
+
+    def _write_page(self) -> None:
+        if self.accelerator.is_main_process:
+            with write_errors(self.out):
+                self.page.write(self.metrics.read(), self.state)
 
     def _save(self) -> None:
         self.run.save()
@@ -197,7 +222,7 @@ class Trainer:
                 self.trainable.save(new)
                 (new / "README.md").write_text(card, encoding="utf-8")
             with write_errors(self.out):
-                draw_curves(rows, self.out / "curves.png")
+                draw_curves(self.page.write(rows, self.state, finished=True), self.out / "curves.png")
         if config.run.push_to_hub:
             run.upload(folder, config.run.push_to_hub, "Upload a model fine-tuned with refl")
         run.close()

@@ -6,16 +6,12 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from reward_core.files.atomic_write import atomic_write
 from reward_core.runs.progress import logged_progress
 
 from .config import ValidationConfig
@@ -34,14 +30,19 @@ class Validation:
     """The results of one validation.
 
     Attributes:
-        rewards: reward name -> mean over all images.
+        scores: reward name -> a value for each image, in the order of ``pixels``.
         diversity: mean distance between images of the same prompt (see ``diversity``); NaN with one seed.
         pixels: images (prompts * seeds, 3, H, W) uint8 on the CPU, seed by seed within a prompt.
     """
 
-    rewards: dict[str, float]
+    scores: dict[str, list[float]]
     diversity: float
     pixels: Tensor
+
+    @property
+    def rewards(self) -> dict[str, float]:
+        """Reward name -> mean over all images."""
+        return {name: sum(values) / len(values) for name, values in self.scores.items()}
 
     def row(self) -> dict[str, float]:
         """Return the row for metrics.jsonl."""
@@ -65,19 +66,6 @@ def diversity(pixels: Tensor, seeds: int) -> float:
     groups = small.flatten(1).view(len(pixels) // seeds, seeds, -1)
     distances = torch.cdist(groups, groups) / math.sqrt(groups.shape[-1])
     return float(distances.sum((1, 2)).mean() / (seeds * (seeds - 1)))
-
-
-def grid(pixels: Tensor, columns: int, path: Path) -> None:
-    """Write images (N, 3, H, W) uint8 as one PNG grid, row by row."""
-    count, _, height, width = pixels.shape
-    rows = -(-count // columns)
-    sheet = np.full((rows * (height + 2) - 2, columns * (width + 2) - 2, 3), 255, np.uint8)
-    for i, image in enumerate(pixels.permute(0, 2, 3, 1).numpy()):
-        top, left = (i // columns) * (height + 2), (i % columns) * (width + 2)
-        sheet[top : top + height, left : left + width] = image
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as temporary:
-        Image.fromarray(sheet).save(temporary, format="PNG")
 
 
 def validate(
@@ -113,8 +101,8 @@ def validate(
             images.append((pixels * 255).round().to(torch.uint8))
     all_rewards = accelerator.gather(torch.cat(rewards))[: len(samples)]
     pixels = accelerator.gather(torch.cat(images))[: len(samples)].cpu()
-    means = dict(zip(values, all_rewards.double().mean(0).tolist()))
-    return Validation(means, diversity(pixels.float() / 255, config.seeds), pixels)
+    scores = dict(zip(values, all_rewards.double().T.tolist()))
+    return Validation(scores, diversity(pixels.float() / 255, config.seeds), pixels)
 
 
 def record_validation(validation: Validation, config: ValidationConfig, state: ReflState) -> bool:

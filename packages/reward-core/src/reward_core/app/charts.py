@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..printing.axis_ticks import axis_ticks
 from ..printing.escapes import html_text
 from .image_ranking import ModelRanking
 
@@ -57,7 +58,7 @@ def distribution(model_ranking: ModelRanking, kind: str) -> str:
         ys = floor - (floor - TOP) * height / height.max()
         line = " L".join(f"{x(score):.1f},{y:.1f}" for score, y in zip(grid, ys))
         parts.append(f'<path class="rc-area" d="M{x(low):.1f},{floor} L{line} L{x(high):.1f},{floor} Z"/>')
-    for tick in ticks(low, high):
+    for tick in axis_ticks(low, high):
         parts.append(f'<line class="rc-grid" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="{TOP}" y2="{floor}"/>')
         parts.append(f'<text class="rc-label" x="{x(tick):.1f}" y="{HEIGHT - 12}">{tick:g}</text>')
     parts.append(f'<line class="rc-floor" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{floor}" y2="{floor}"/>')
@@ -83,11 +84,3 @@ def density(values: np.ndarray, grid: np.ndarray) -> np.ndarray:
     """Return a Gaussian kernel density (G,) at the scores of a grid, from evenly spaced quantiles (V,)."""
     width = 0.6 * values.std() * len(values) ** -0.2  # below Scott's rule, so that two modes stay separate
     return np.exp(-0.5 * ((grid[:, None] - values) / width) ** 2).sum(1)
-
-
-def ticks(low: float, high: float) -> list[float]:
-    """Return four to nine round numbers between low and high."""
-    step = 10.0 ** np.floor(np.log10((high - low) / 4))
-    step *= max(factor for factor in (1, 2, 2.5, 5) if (high - low) / (step * factor) >= 4 or factor == 1)
-    first = np.ceil(low / step)
-    return [round(float(n * step), 10) for n in np.arange(first, np.floor(high / step) + 1)]
