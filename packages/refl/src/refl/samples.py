@@ -27,7 +27,7 @@ class Samples:
         step: optimizer step of the validation.
         prompts: the validation prompts.
         seeds: images per prompt.
-        rewards: reward name -> a value for each image, seed by seed within a prompt.
+        rewards: reward name -> a value for each image, seed by seed within a prompt; NaN if not finite.
     """
 
     step: int
@@ -49,7 +49,7 @@ class Samples:
         The half width is 1.96 standard errors, and NaN with one prompt.
         """
         means = [self.mean(reward, prompt) for prompt in range(len(self.prompts))]
-        if len(means) < 2:
+        if len(means) < 2 or not all(map(math.isfinite, means)):
             return fmean(means), math.nan
         return fmean(means), 1.96 * stdev(means) / math.sqrt(len(means))
 
@@ -81,7 +81,11 @@ def write_samples(
     with atomic_folder(samples_folder(run, step)) as new:
         for i, image in enumerate(pixels.permute(0, 2, 3, 1).numpy()):
             Image.fromarray(image).save(new / samples.image_file(run, *divmod(i, seeds)).name)
-        write_json(new / SCORES_FILE, asdict(samples))
+        finite = {
+            name: [value if math.isfinite(value) else None for value in values]  # JSON has no NaN
+            for name, values in samples.rewards.items()
+        }
+        write_json(new / SCORES_FILE, asdict(samples) | {"rewards": finite})
     return samples
 
 
@@ -96,9 +100,13 @@ def _read(path: Path) -> Samples | None:
         return None
     try:
         content: Any = read_json(path, error=InputError)
-        prompts, rewards = tuple(content["prompts"]), content["rewards"]
+        prompts = tuple(content["prompts"])
+        rewards = {
+            name: [math.nan if value is None else value for value in values]
+            for name, values in content["rewards"].items()
+        }
         samples = Samples(content["step"], prompts, content["seeds"], rewards)
-    except (InputError, KeyError, TypeError):
+    except (InputError, AttributeError, KeyError, TypeError):
         return None
     complete = all(len(values) == len(prompts) * samples.seeds for values in rewards.values())
     return samples if complete else None
