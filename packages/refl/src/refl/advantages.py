@@ -76,7 +76,7 @@ def advantages(
 
 
 def to_unit(advantages: Any, clip: float) -> np.ndarray:
-    """Map advantages (N,) to r in [0, 1]: minus ``clip`` and below to 0, 0 to 1/2, ``clip`` and above to 1."""
+    """Map advantages (N,) to r in [0, 1]: -``clip`` to 0, 0 to 1/2, ``clip`` to 1."""
     return np.clip(np.asarray(advantages, np.float64) / clip, -1.0, 1.0) / 2 + 0.5
 
 

@@ -21,12 +21,14 @@ from .config import TrainConfig
 from .dtypes import DTYPES
 from .errors import ConfigError
 from .families import Family, load_family
-from .input_checks import check_downloads, check_model, check_out
+from .gradient_objective import GradientObjective
+from .image_rewards import import_function
+from .input_checks import check_downloads, check_model, check_out, check_reward_names, is_import_path
+from .nft_objective import NFTObjective
 from .no_grad_copy import NoGradCopy
-from .objective import image_size
-from .prompts import read_prompts
-from .rewards import RewardFunction, Rewards, check_reward_names, load_rewards
-from .trainable import Trainable
+from .objective import Objective, image_size
+from .prompts import Batches, read_prompts
+from .rewards import AnyReward, Rewards, load_rewards
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -44,9 +46,12 @@ def find_prompts(config: TrainConfig, prompts: str | os.PathLike[str] | Sequence
     return read_prompts(prompts)
 
 
-def check_inputs(config: TrainConfig, rewards: Mapping[str, RewardFunction]) -> None:
+def check_inputs(config: TrainConfig, rewards: Mapping[str, AnyReward]) -> None:
     """Raise ReflError for invalid names and paths and missing models before anything is loaded."""
-    check_reward_names(config.rewards, rewards)
+    check_reward_names(config, rewards)
+    for reward in config.rewards:
+        if reward.name not in rewards and is_import_path(reward.name):
+            import_function(reward.name)
     check_model(config.model.id)
     check_out(config.run.out)
     check_downloads(config, rewards)
@@ -135,12 +140,20 @@ def make_rewards(
     config: TrainConfig,
     family: Family,
     accelerator: Accelerator,
-    functions: Mapping[str, RewardFunction] | None,
+    functions: Mapping[str, AnyReward] | None,
+    prompts: Sequence[str],
 ) -> Rewards:
-    """Load the rewards and try each on two images; raise RewardError if one fails."""
-    rewards = load_rewards(config.rewards, accelerator.device, functions)
+    """Load the rewards and try each on two images; raise RewardError if one fails.
+
+    Rewards of images may know the run's prompts only, so they are tried with two of these.
+    """
+    loss, needs_gradient = config.loss, config.strategy.needs_reward_gradient
+    rewards = load_rewards(
+        config.rewards, accelerator.device, functions, needs_gradient, loss.ensemble, loss.ensemble_k
+    )
     logger.info("checking the rewards on two images")
-    rewards.check(*image_size(config, family), accelerator.device)
+    known = [prompts[0], prompts[-1]]
+    rewards.check(*image_size(config, family), accelerator.device, known, needs_gradient)
     return rewards
 
 
@@ -158,6 +171,19 @@ def make_no_grad_copy(config: TrainConfig, family: Family, device: torch.device)
     if not rollout.no_grad_dtype:
         return None
     return NoGradCopy(family, rollout.no_grad_dtype, device, rollout.no_grad_compile, rollout.no_grad_graphs)
+
+
+def make_batches(config: TrainConfig, accelerator: Accelerator, prompts: Sequence[str]) -> Batches:
+    """Return which samples each microstep uses; raise ConfigError if groups do not fit into a step."""
+    run, ranks, rank = config.run, accelerator.num_processes, accelerator.process_index
+    group = config.strategy.group if config.strategy.name == "nft" else 1
+    return Batches(prompts, run.seed, run.batch_size, run.accumulation, ranks, rank, group)
+
+
+def make_objective(config: TrainConfig, *parts: Any) -> Objective:
+    """Return the objective of the strategy from the parts that Objective takes."""
+    kind = GradientObjective if config.strategy.needs_reward_gradient else NFTObjective
+    return kind(config, *parts)
 
 
 def prepare_denoiser(config: TrainConfig, family: Family) -> None:
@@ -213,20 +239,21 @@ def make_lr_schedule(config: TrainConfig, optimizer: torch.optim.Optimizer) -> A
     )
 
 
-def what_is_trained(
-    accelerator: Accelerator, trainable: Trainable, optimizer: Any, lr_schedule: Any
-) -> Trained:
+def what_is_trained(objective: Objective, optimizer: Any, lr_schedule: Any) -> Trained:
     """Return the parts of a checkpoint: weights and their average, optimizer, learning-rate schedule."""
+    trainable = objective.trainable
 
     def numbers() -> dict[str, Any]:
         schedule = lr_schedule.state_dict()
         schedule.pop("lr_lambdas", None)  # functions, recreated from the settings
-        return {"schedule": schedule, "ema": trainable.numbers()}
+        return {"schedule": schedule, "ema": trainable.numbers(), "objective": objective.numbers()}
 
     def load_numbers(saved: dict[str, Any]) -> None:
         lr_schedule.load_state_dict({**lr_schedule.state_dict(), **saved["schedule"]})
         trainable.load_numbers(saved["ema"])
+        objective.load_numbers(saved["objective"])
 
+    accelerator = objective.accelerator
     return Trained(accelerator, trainable.tensors, trainable.load_tensors, [optimizer], numbers, load_numbers)
 
 
