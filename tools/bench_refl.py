@@ -37,9 +37,10 @@ from refl_workload import BETAS, PROMPT, SIZES, make_family, make_frozen, make_u
 
 import refl
 from refl.gradient_objective import GradientObjective
+from refl.optimizer import make_lr_schedule, make_optimizer
 from refl.prompts import Batches
 from refl.rewards import load_rewards
-from refl.setup import make_accelerator, make_lr_schedule, make_no_grad_copy, make_optimizer, prepare_denoiser
+from refl.setup import make_accelerator, make_no_grad_copy, prepare_denoiser
 from refl.step import TrainingStep
 from refl.strategies import StrategyConfig
 from refl.trainable import Trainable

@@ -202,7 +202,9 @@ def test_models_that_the_forward_process_damages_are_refused(tmp_path, pipelines
     schnell = flux()
     schnell.transformer.register_to_config(guidance_embeds=False)
     schnell.save_pretrained(tmp_path / "flux-fast")
+    v = DDIMScheduler.from_config(zero.config, prediction_type="v_prediction")
     for folder, message in (
+        (saved("zero-v", v), "noise level at timestep 999 has no signal"),
         (saved("zero", zero), "noise level at timestep 999 has no signal .* zero terminal SNR"),
         (saved("lcm", LCMScheduler(**BETAS)), "distilled to few steps .its scheduler is LCMScheduler"),
         (saved("sd-turbo", plain), "distilled to few steps .its name has 'turbo'"),

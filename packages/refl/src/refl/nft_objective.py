@@ -29,7 +29,9 @@ from .reward_worker import RewardWorker
 from .rollout import SampleNoise, clear_autocast_cache
 from .strategies import whole_rollout
 
-NO_SIGNAL = 1e-3  # alphas below it are those of zero terminal SNR; Stable Diffusion ends at 0.07
+# Alphas up to these have no signal. x0 is read from epsilon by a division by alpha; Stable Diffusion, which
+# ends at 0.07, is far from that. Other predictions need no division.
+NO_SIGNAL = {"epsilon": 1e-3}
 
 
 @dataclass
@@ -208,10 +210,10 @@ def check_model(family: Family, name: str, schedule: NoiseSchedule) -> None:
             f"Cannot train {name!r} with strategy.name=nft: {reason}. Training on noised images blurs what "
             "it draws in few steps. Train the model that it was distilled from."
         )
-    if schedule.prediction == "flow":
+    if schedule.prediction == "flow":  # it starts at pure noise by design
         return
     for timestep, alpha in zip(schedule.timesteps, schedule.alphas):
-        if alpha < NO_SIGNAL:
+        if alpha <= NO_SIGNAL.get(schedule.prediction, 0.0):
             raise ModelError(
                 f"Cannot train {name!r} with strategy.name=nft: its noise level at timestep {timestep:g} has "
                 f"no signal (alpha = {alpha:.2g}, zero terminal SNR), so no clean image can be read from it. "

@@ -36,6 +36,8 @@ def draw_curves(rows: list[dict[str, Any]], path: Path) -> None:
         "gradient norm": ["gradient_norm"],
         "share of images with zero gradient": ["zero_gradient"],
         "diversity": ["validation/diversity"],
+        "nft: r and shares of groups": ["nft/r", "nft/constant_groups", "nft/skipped_groups"],
+        "nft: squared distance to the old weights": ["nft/old_distance"],
     }
     panels = {title: series for title, series in panels.items() if any(n in names for n in series)}
     if not panels:

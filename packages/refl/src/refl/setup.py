@@ -7,14 +7,12 @@ import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from reward_core.runs.checkpoint_folder import Trained
-from reward_core.runs.cuda import fused_option
 
 from .captioned_images import CaptionedImages, open_captioned
 from .config import TrainConfig
@@ -198,45 +196,6 @@ def prepare_denoiser(config: TrainConfig, family: Family) -> None:
 def frozen_dtype(config: TrainConfig, device: torch.device) -> torch.dtype:
     """Return the dtype of frozen weights; trained weights are float32."""
     return torch.float32 if config.model.lora_rank == 0 else DTYPES[config.run.mixed_precision]
-
-
-def make_optimizer(config: TrainConfig, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    settings = config.optimizer
-    fused: dict[str, Any] = fused_option(parameters)
-    kind: Any = partial(torch.optim.AdamW, **fused)
-    if settings.eight_bit:
-        try:
-            from bitsandbytes.optim import AdamW8bit
-
-            kind = AdamW8bit
-        except ImportError as error:
-            raise ConfigError(
-                "Cannot use optimizer.eight_bit: bitsandbytes is not installed. Run "
-                "`pip install bitsandbytes`."
-            ) from error
-
-    return kind(
-        parameters,
-        lr=settings.lr,
-        betas=(settings.beta1, settings.beta2),
-        eps=settings.epsilon,
-        weight_decay=settings.weight_decay,
-    )
-
-
-def make_lr_schedule(config: TrainConfig, optimizer: torch.optim.Optimizer) -> Any:
-    from diffusers.optimization import get_scheduler
-
-    settings = config.optimizer
-    name = settings.schedule
-    if name == "constant" and settings.warmup_steps:  # diffusers' "constant" ignores the warm-up
-        name = "constant_with_warmup"
-    return get_scheduler(
-        name,
-        optimizer,
-        num_warmup_steps=settings.warmup_steps,
-        num_training_steps=config.run.steps,
-    )
 
 
 def what_is_trained(objective: Objective, optimizer: Any, lr_schedule: Any) -> Trained:

@@ -17,6 +17,7 @@ from reward_core.runs.write_errors import write_errors
 from .config import TrainConfig
 from .config_file import load_config, override
 from .errors import DivergedError
+from .optimizer import make_lr_schedule, make_optimizer
 from .report import draw_curves, model_card
 from .rewards import AnyReward
 from .setup import (
@@ -26,10 +27,8 @@ from .setup import (
     make_accelerator,
     make_batches,
     make_family,
-    make_lr_schedule,
     make_no_grad_copy,
     make_objective,
-    make_optimizer,
     make_rewards,
     open_captions,
     prepare_denoiser,
