@@ -83,7 +83,8 @@ def passes(config: TrainConfig, count: int = 500) -> float:
     if rollout.guidance_scale > 1:
         without, with_gradient = 2, with_gradient + (with_gradient if rollout.negative_gradient else 1)
     if strategy.name == "nft":
-        per_image = without * rollout.steps / strategy.updates + strategy.levels * (without + with_gradient)
+        level = without + with_gradient if strategy.guided_loss else 2 + BACKWARD
+        per_image = without * rollout.steps / strategy.updates + strategy.levels * level
     else:
         plans = [strategy.plan(rollout.steps, random.Random(f"{run.seed} {n}")) for n in range(count)]
         costs = [plan.cost() for plan in plans]

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from refl.advantages import advantages, to_unit
+from refl.config import RewardConfig
 from refl.losses import distance, ensemble, nft_loss
+from refl.rewards import Reward, Rewards
 from refl.strategies import StrategyConfig
 from reward_core.integrations.diffusers.clean_latents import clean
 
@@ -125,6 +127,24 @@ def test_a_conservative_ensemble_follows_the_lowest_reward():
     rewards = {"a": [0, 9, 0, 9], "b": [5, 5, 1, 9]}
     assert advantages(rewards, [0] * 4, kind="min").argmax() == 3
     assert advantages(rewards, [0] * 4, kind="min")[0] == advantages(rewards, [0] * 4, kind="min")[2]
+
+
+def test_strategies_with_gradient_use_the_ensemble_too():
+    def reward(name, function):
+        return Reward(RewardConfig(name, 1.0, "linear"), function)
+
+    both = [
+        reward("red", lambda pixels, prompts: pixels[:, 0].mean((1, 2))),
+        reward("blue", lambda pixels, prompts: pixels[:, 2].mean((1, 2))),
+    ]
+    pixels = torch.zeros(2, 3, 4, 4)
+    pixels[0, 0], pixels[1, 2] = 0.8, 0.6  # one image is red, one blue
+    pixels.requires_grad_()
+    losses, _ = Rewards(both, "min").loss(pixels, ["a", "b"])
+    assert losses.tolist() == [0, 0]  # no image has both
+    losses.sum().backward()
+    assert pixels.grad.abs().sum((2, 3)).bool().tolist() == [[False, False, True], [True, False, False]]
+    assert Rewards(both, "sum").loss(pixels, ["a", "b"])[0].tolist() == pytest.approx([-0.8, -0.6])
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample", "flow"])

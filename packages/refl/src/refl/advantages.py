@@ -14,6 +14,8 @@ import torch
 
 from .losses import ensemble
 
+__all__ = ["advantages", "to_unit"]
+
 EPSILON = 1e-4  # added to the standard deviation of one reward
 SMALLEST = 1e-6  # smallest standard deviation of several rewards
 

@@ -11,6 +11,8 @@ from reward_core.integrations.diffusers.clean_latents import clean as clean_late
 
 from .noise_schedule import predicted_noise, training_target
 
+__all__ = ["denoising_loss", "distance", "ensemble", "nft_loss", "reward_loss"]
+
 
 def reward_loss(rewards: Tensor, phi: str, target: float) -> Tensor:
     """Map rewards (N,) to losses (N,), lower is better.

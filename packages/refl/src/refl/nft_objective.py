@@ -19,7 +19,7 @@ from reward_core.integrations.diffusers.clean_latents import clean
 from reward_core.runs.cuda import upload
 
 from .errors import ModelError
-from .families import Condition, Family
+from .families import Condition, Family, Guidance
 from .group_rewards import RunSpread, compare_groups, spread_numbers, warn_of_broken
 from .losses import distance, nft_loss
 from .noise_schedule import NoiseSchedule
@@ -66,6 +66,7 @@ class NFTObjective(Objective):
         self.strategy = self.config.strategy
         self.microsteps_per_step = self.config.run.accumulation * self.strategy.levels
         self.sampling_levels = self.schedule.levels()  # (3, N), on the CPU
+        self.loss_guidance = self.guidance if self.strategy.guided_loss else Guidance()
         self.spread = RunSpread()
         self._number = -1  # of the current set of images
         self._parts: list[Part] = []
@@ -79,7 +80,7 @@ class NFTObjective(Objective):
         for micro, part in enumerate(self._parts):
             noise = SampleNoise(self.config.run.seed, step, self._noise_indices(part), LEVELS)
             drawn = noise.permutations(len(self.schedule))  # (B, N)
-            condition = self._encode(part.prompts)
+            condition = self._encode(part.prompts, self.loss_guidance)
             pretraining = batches.indices(step, micro, self.config.loss.pretraining_batch_size)
             for level in range(self.strategy.levels):
                 added = noise(shape, self.accelerator.device)
@@ -161,7 +162,7 @@ class NFTObjective(Objective):
 
         def denoise() -> Tensor:
             with self.accelerator.autocast():
-                return self.family.denoise(x, timesteps, condition, self.guidance)
+                return self.family.denoise(x, timesteps, condition, self.loss_guidance)
 
         with torch.no_grad(), self.trainable.old():
             old = clean(x, denoise(), alpha, sigma, prediction)

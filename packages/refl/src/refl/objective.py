@@ -145,8 +145,8 @@ class Objective(ABC):
     def _schedule(self, steps: int) -> NoiseSchedule:
         return self.family.schedule(steps, self.config.rollout.sampler, self.height, self.width)
 
-    def _encode(self, prompts: Sequence[str]) -> Condition:
-        negative = self.config.rollout.negative_prompt if self.guidance.scale != 1 else None
+    def _encode(self, prompts: Sequence[str], guidance: Guidance) -> Condition:
+        negative = self.config.rollout.negative_prompt if guidance.scale != 1 else None
         return self.family.encode(prompts, negative)
 
     def _rollout(
@@ -158,7 +158,7 @@ class Objective(ABC):
         no_grad_copy: NoGradCopy | None = None,
     ) -> tuple[Rollout, Denoise]:
         family, config, device = self.family, self.config.rollout, self.accelerator.device
-        condition = self._encode(prompts)
+        condition = self._encode(prompts, self.guidance)
         shape = family.latent_shape(self.height, self.width)
 
         def denoise(x: Tensor, i: int) -> Tensor:

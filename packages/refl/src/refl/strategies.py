@@ -83,6 +83,8 @@ class StrategyConfig:
         combine: how several rewards become one advantage: their weighted sum (sum), or the weighted sum of
             each reward's z-scores within the group (zscore), which does not depend on their scales.
         updates: optimizer steps per set of images; later ones use the same images at other noise levels.
+        guided_loss: guide the trained and the old prediction in the loss by ``rollout.guidance_scale``. Without
+            it, images are generated with guidance and trained on without, at half the cost.
         shared_noise: train all images of a prompt at the same noise levels with the same noise.
         old_decay: (start, slope, most): after n optimizer steps, the weights that generate the images keep
             ``min(slope * max(n - start, 0), most)`` of themselves and take the rest from the trained ones.
@@ -100,6 +102,7 @@ class StrategyConfig:
     spread: str = "pooled"
     combine: str = "sum"
     updates: int = 1
+    guided_loss: bool = True
     shared_noise: bool = True
     old_decay: tuple[float, ...] = (0.0, 0.001, 0.5)
 
