@@ -83,7 +83,7 @@ class StrategyConfig:
         combine: how several rewards become one advantage: their weighted sum (sum), or the weighted sum of
             each reward's z-scores within the group (zscore), which does not depend on their scales.
         updates: optimizer steps per set of images; later ones use the same images at other noise levels.
-        guided_loss: guide the trained and the old prediction in the loss by ``rollout.guidance_scale``. Without
+        guided_loss: use ``rollout.guidance_scale`` in the loss too, for trained and old weights. Without
             it, images are generated with guidance and trained on without, at half the cost.
         shared_noise: train all images of a prompt at the same noise levels with the same noise.
         old_decay: (start, slope, most): after n optimizer steps, the weights that generate the images keep
