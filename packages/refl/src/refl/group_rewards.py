@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -134,8 +133,3 @@ def _statistics(
         "nft/skipped_groups": float(skipped.mean()),
     }
     return StepStatistics(means, values, float((constant | skipped).mean()), bool(kept.any()))
-
-
-def spread_numbers(spread: RunSpread) -> dict[str, Any]:
-    """Return a run's spread for JSON."""
-    return {"sums": spread.sums, "count": spread.count, "last": spread.last}

@@ -9,7 +9,7 @@ The old weights then follow the trained ones.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from reward_core.runs.cuda import upload
 
 from .errors import ModelError
 from .families import Condition, Family, Guidance
-from .group_rewards import RunSpread, compare_groups, spread_numbers, warn_of_broken
+from .group_rewards import RunSpread, compare_groups, warn_of_broken
 from .losses import distance, nft_loss
 from .noise_schedule import NoiseSchedule
 from .objective import LEVELS, TRAINING, MicroStep, Objective
@@ -92,7 +92,7 @@ class NFTObjective(Objective):
             self.trainable.update_old(self.strategy.keep_old(step + 1))
 
     def numbers(self) -> dict[str, Any]:
-        return spread_numbers(self.spread)
+        return asdict(self.spread)
 
     def load_numbers(self, numbers: dict[str, Any]) -> None:
         self.spread = RunSpread(**numbers)
