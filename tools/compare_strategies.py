@@ -23,6 +23,7 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, median
@@ -50,6 +51,7 @@ from refl.demo.truth import interval
 from refl.strategies import StrategyConfig
 from reward_core.files.atomic_write import atomic_write
 from reward_core.files.json_file import write_json
+from reward_core.runs.settings import load_settings
 
 SCORES = "scores.npz"
 BACKWARD = 2  # extra passes that a gradient costs
@@ -64,12 +66,21 @@ STRATEGIES = {
 ALL = (*STRATEGIES, "nft", "nft" + CONTROL)
 
 
-def config_of(name: str, out: Path, size: DemoSize, seed: int) -> TrainConfig:
-    """Return the settings of a strategy's run in ``out``; they compare the last weights, not the best."""
+def config_of(name: str, out: Path, size: DemoSize, seed: int, changes: Sequence[str] = ()) -> TrainConfig:
+    """Return the settings of a strategy's run in ``out``; they compare the last weights, not the best.
+
+    Args:
+        name: name of the strategy, or of its control.
+        out: folder of the run, in the folder of its seed.
+        size: size of the demo.
+        seed: seed of the run.
+        changes: "key=value" settings that override the recipe.
+    """
     make = nft_config if name.startswith("nft") else demo_config
     config = make(out, out.parent / "pictures.tar", size, seed)
     if name in STRATEGIES:
         config = replace(config, strategy=STRATEGIES[name])
+    config = load_settings(config, {}, settings=changes)
     if name.endswith(CONTROL):
         config = control_config(config)
     validation = replace(config.validation, every=0, stop_reward="", stop_diversity=0.0, keep_best=False)
@@ -93,10 +104,10 @@ def passes(config: TrainConfig, count: int = 500) -> float:
     return run.accumulation * (run.batch_size * per_image + ordinary)
 
 
-def run_one(name: str, out: Path, steps: int, size: DemoSize, seed: int) -> None:
+def run_one(name: str, out: Path, steps: int, size: DemoSize, seed: int, changes: Sequence[str] = ()) -> None:
     """Train and evaluate one strategy; write the results to out/NAME/row.json."""
     started = time.perf_counter()
-    config = config_of(name, out / name, size, seed)
+    config = config_of(name, out / name, size, seed, changes)
     config = replace(config, run=replace(config.run, steps=steps))
     trainer = make_trainer(config, size, seed)
     trainer.train()
@@ -146,7 +157,7 @@ def write_scores(file: Path, scores: dict[str, np.ndarray]) -> None:
         np.savez(opened, **scores)
 
 
-def check_settings(file: Path, settings: dict[str, int]) -> None:
+def check_settings(file: Path, settings: dict[str, Any]) -> None:
     """Exit if the folder has runs of other settings."""
     before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else settings
     if before != settings:
@@ -200,37 +211,50 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--unseen-prompts", type=int, default=DemoSize().unseen_prompts)
     parser.add_argument("--strategies", nargs="+", choices=ALL, default=list(STRATEGIES))
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="changes",
+        help="setting that overrides the recipe, such as optimizer.lr=5e-5 (repeatable)",
+    )
     parser.add_argument("--one", metavar="STEPS", type=int, help=argparse.SUPPRESS)  # run one strategy
     args = parser.parse_args()
-    size = replace(DemoSize(), unseen_prompts=args.unseen_prompts)
     args.out.mkdir(parents=True, exist_ok=True)
-    check_settings(
-        args.out / "asked.json", {name: getattr(args, name) for name in ("steps", "unseen_prompts")}
-    )
-    rows = []
+    asked = {name: getattr(args, name) for name in ("steps", "unseen_prompts", "changes")}
+    check_settings(args.out / "asked.json", asked)
+    rows: list[dict[str, Any]] = []
     for seed in args.seeds:
         out = args.out / f"seed-{seed}"
         out.mkdir(exist_ok=True)
+        size = replace(DemoSize(), unseen_prompts=args.unseen_prompts)
         write_images(out / "pictures.tar", size.images, seed)
         if args.one is not None:
-            run_one(args.strategies[0], out, args.one, size, seed)
+            run_one(args.strategies[0], out, args.one, size, seed, args.changes)
             return
-        budget = args.steps * passes(config_of("refl", out / "refl", size, seed))
-        for name in args.strategies:
-            steps = max(1, round(budget / passes(config_of(name, out / name, size, seed))))
-            file = out / name / "row.json"
-            if not file.is_file():
-                print(f"seed {seed}, {name}: {steps} steps", file=sys.stderr)
-                options = ["--out", args.out, "--seeds", seed, "--steps", args.steps]
-                options += ["--unseen-prompts", args.unseen_prompts]
-                command = [sys.executable, __file__, *options, "--strategies", name, "--one", steps]
-                subprocess.run(list(map(str, command)), check=True)
-            rows.append(json.loads(file.read_text(encoding="utf-8")))
-            write_json(
-                args.out / "strategies.json",
-                [against_control(r, args.out / f"seed-{r['seed']}") for r in rows],
-            )
-    print(table([against_control(row, args.out / f"seed-{row['seed']}") for row in rows]))
+        rows += run_seed(args, out, size, seed)
+        rows = [against_control(row, args.out / f"seed-{row['seed']}") for row in rows]
+        write_json(args.out / "strategies.json", rows)
+    print(table(rows))
+
+
+def run_seed(args: argparse.Namespace, out: Path, size: DemoSize, seed: int) -> list[dict[str, Any]]:
+    """Run the strategies of one seed that have not run yet; return the rows of all."""
+    budget = args.steps * passes(config_of("refl", out / "refl", size, seed))
+    rows = []
+    for name in args.strategies:
+        steps = max(1, round(budget / passes(config_of(name, out / name, size, seed, args.changes))))
+        file = out / name / "row.json"
+        if not file.is_file():
+            print(f"seed {seed}, {name}: {steps} steps", file=sys.stderr)
+            options = ["--out", args.out, "--seeds", seed, "--steps", args.steps]
+            options += ["--unseen-prompts", args.unseen_prompts]
+            options += [word for change in args.changes for word in ("--set", change)]
+            command = [sys.executable, __file__, *options, "--strategies", name, "--one", steps]
+            subprocess.run(list(map(str, command)), check=True)
+        rows.append(json.loads(file.read_text(encoding="utf-8")))
+    return rows
 
 
 if __name__ == "__main__":
