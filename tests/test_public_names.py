@@ -47,6 +47,12 @@ PUBLIC = {
     "refl": """
         ReflError TrainConfig Trainer load_config parse_args
     """,
+    "refl.advantages": """
+        advantages to_unit
+    """,
+    "refl.losses": """
+        denoising_loss distance ensemble nft_loss reward_loss
+    """,
     "refl.families": """
         Condition Family Guidance family_of load_family
     """,

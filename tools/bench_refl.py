@@ -36,9 +36,11 @@ from diffusers import DDPMScheduler
 from refl_workload import BETAS, PROMPT, SIZES, make_family, make_frozen, make_unet
 
 import refl
-from refl.objective import Objective
+from refl.gradient_objective import GradientObjective
+from refl.optimizer import make_lr_schedule, make_optimizer
+from refl.prompts import Batches
 from refl.rewards import load_rewards
-from refl.setup import make_accelerator, make_lr_schedule, make_no_grad_copy, make_optimizer, prepare_denoiser
+from refl.setup import make_accelerator, make_no_grad_copy, prepare_denoiser
 from refl.step import TrainingStep
 from refl.strategies import StrategyConfig
 from refl.trainable import Trainable
@@ -200,13 +202,14 @@ def refl_step(name: str, args: argparse.Namespace, frozen: dict[str, Any], devic
     rewards = load_rewards(config.rewards, device, {"reward": frozen["reward"].rewards_from_pixels})
     copy = make_no_grad_copy(config, family, device)
     trainable = Trainable(family, config.model)
-    objective = Objective(config, family, rewards, trainable, accelerator, None, copy)
+    objective = GradientObjective(config, family, rewards, trainable, accelerator, None, copy)
     prepare_denoiser(config, family)
     optimizer = accelerator.prepare(make_optimizer(config, trainable.parameters))
-    take_step = TrainingStep(objective, [PROMPT], optimizer, make_lr_schedule(config, optimizer.optimizer))
+    batches = Batches([PROMPT], config.run.seed, config.run.batch_size)
+    take_step = TrainingStep(objective, batches, optimizer, make_lr_schedule(config, optimizer.optimizer))
 
     def step(stop: int) -> tuple[float, bool]:
-        take_step.config = replace(config, strategy=StrategyConfig("refl", first=stop, last=stop))
+        objective.config = replace(config, strategy=StrategyConfig("refl", first=stop, last=stop))
         with tf32(config.run.tf32):
             metrics = take_step(stop)
         return metrics.loss, metrics.finite

@@ -433,6 +433,7 @@ def test_train_dry_run_prints_settings_and_refuses_invalid_arguments(pipelines, 
         "phi": "relu",
         "target": 2.0,
         "dtype": "",
+        "input": "",
     }
     assert "one rollout: steps 0-" in rest
     assert "trained of" in rest

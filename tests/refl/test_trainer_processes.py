@@ -124,9 +124,18 @@ def test_ctrl_c_saves_and_prints_how_to_resume(python, script, pipelines, tmp_pa
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one_process(python, script, pipelines, tmp_path):
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        ("strategy.name=alignprop",),
+        # groups of 4 are spread over processes and microsteps of 2 images
+        ("strategy.name=nft", "strategy.group=4", "rewards=[{name: red, input: pixels}]"),
+    ],
+    ids=["alignprop", "nft"],
+)
+def test_two_processes_equal_one_process(python, script, pipelines, tmp_path, strategy):
     """Equal global batch, noise and prompts give equal weights, up to the order of sums."""
-    more = ("run.steps=3", "optimizer.epsilon=1e-3", "run.accumulation=2", "strategy.name=alignprop")
+    more = ("run.steps=3", "optimizer.epsilon=1e-3", "run.accumulation=2", *strategy)
     output = finish(python, command(script, pipelines("sd"), tmp_path / "one", "run.batch_size=4", *more))
     assert "processes: 1" in output
     output = finish(

@@ -90,21 +90,28 @@ class RewardConfig:
 
     Attributes:
         name: any name, folder or file that reward_core.load or load_score accepts, such as
-            "ImageReward-v1.0" or "CLIP", or the name of a function passed to Trainer.
+            "ImageReward-v1.0" or "CLIP", the name of a function passed to Trainer, or a function to import,
+            as "module:function".
         weight: factor of this reward in the loss; 0: held out, logged and validated but not trained on.
         phi: how a reward r becomes a loss: relu (``max(target - r, 0)``, as in the paper), linear
-            (``-r``) or clipped (``-min(r, target)``).
+            (``-r``) or clipped (``-min(r, target)``). The strategy nft compares the negative loss. Empty:
+            linear for nft, relu for the others.
         target: reward above which relu and clipped give no gradient; unused by linear. In the reward's
             own units; most rewards of ImageReward are between -2 and 2.
         dtype: bf16 or fp16: compute the reward under autocast in this dtype (faster on a GPU); empty:
             float32.
+        input: what the reward gets: images (a list of PIL images, 8-bit RGB as saved, and a list of
+            prompts; it returns numbers and has no gradient) or pixels (a tensor (N, 3, H, W) in [0, 1]).
+            Empty: for functions, images with the strategy nft and pixels with the others; for scorers,
+            pixels if they accept them.
     """
 
     name: str = "ImageReward-v1.0"
     weight: float = 1.0
-    phi: str = "relu"
+    phi: str = ""
     target: float = 2.0
     dtype: str = ""
+    input: str = ""
 
 
 @dataclass(frozen=True)
@@ -114,10 +121,16 @@ class LossConfig:
     Attributes:
         reward_scale: factor of the summed reward losses (lambda in the paper). It sets their weight
             relative to the other terms; alone it has almost no effect, because Adam normalizes it away.
-        distance: what the distance to the base model compares, x0 (predicted clean latents) or epsilon
-            (predicted noise).
-        distance_weight: factor of the mean squared distance to the base model over the gradient steps;
-            0: no distance term. With all weights trained, it needs a second copy of the denoiser.
+        ensemble: how several trained rewards, each times its weight, become one: sum, min (the lowest
+            counts for each image) or lower (their mean minus ``ensemble_k`` standard deviations). min and
+            lower are harder to hack; weights must bring the rewards to one scale, unless
+            ``strategy.combine`` is zscore.
+        ensemble_k: number of standard deviations that lower subtracts, at least 0.
+        distance: what the distance to the base model compares: x0 (predicted clean latents), epsilon
+            (predicted noise) or v (predicted velocity, which weighs noise levels more evenly).
+        distance_weight: factor of the mean squared distance to the base model over the gradient steps, or
+            over the trained noise levels of nft; 0: no distance term. With all weights trained, it needs a
+            second copy of the denoiser.
         pretraining_data: images with captions for the ordinary denoising loss: a folder, a pattern of
             .tar files, or a dataset id for ``datasets``; empty: no such term.
         pretraining_weight: factor of the ordinary denoising loss; unused without ``pretraining_data``.
@@ -127,6 +140,8 @@ class LossConfig:
     """
 
     reward_scale: float = 1e-3
+    ensemble: str = "sum"
+    ensemble_k: float = 1.0
     distance: str = "x0"
     distance_weight: float = 0.0
     pretraining_data: str = ""
@@ -248,7 +263,7 @@ class TrainConfig:
     Attributes:
         model: the diffusion model and what of it is trained.
         rollout: how images are generated.
-        strategy: which denoising steps carry gradient.
+        strategy: which denoising steps carry gradient, or training without the reward's gradient.
         rewards: rewards to train on or to hold out; at least one with a weight other than 0.
         loss: the terms of the loss.
         optimizer: AdamW, its schedule and the moving average of the weights.
@@ -272,7 +287,7 @@ class TrainConfig:
         return _plain(dataclasses.asdict(self))
 
     def check(self) -> TrainConfig:
-        """Return self, or raise ConfigError for an invalid value."""
+        """Return the settings with the default phi of the strategy; raise ConfigError for an invalid one."""
         self.strategy.check(self.rollout.steps)
         for path, value, minimum in (
             ("rollout.steps", self.rollout.steps, 1),
@@ -295,6 +310,7 @@ class TrainConfig:
             ("optimizer.warmup_steps", self.optimizer.warmup_steps, 0),
             ("optimizer.max_grad_norm", self.optimizer.max_grad_norm, 0),
             ("loss.distance_weight", self.loss.distance_weight, 0),
+            ("loss.ensemble_k", self.loss.ensemble_k, 0),
             ("loss.pretraining_batch_size", self.loss.pretraining_batch_size, 1),
         ):
             if not value >= minimum:
@@ -303,9 +319,11 @@ class TrainConfig:
             ("run.mixed_precision", self.run.mixed_precision, ("no", "bf16", "fp16")),
             ("rollout.no_grad_dtype", self.rollout.no_grad_dtype, ("", "auto", *HALF_DTYPES)),
             ("rollout.decode_dtype", self.rollout.decode_dtype, ("", *HALF_DTYPES)),
-            ("loss.distance", self.loss.distance, ("x0", "epsilon")),
+            ("loss.distance", self.loss.distance, ("x0", "epsilon", "v")),
+            ("loss.ensemble", self.loss.ensemble, ENSEMBLES),
             ("optimizer.schedule", self.optimizer.schedule, SCHEDULES),
-            *(("rewards.phi", reward.phi, PHIS) for reward in self.rewards),
+            *(("rewards.phi", reward.phi, ("", *PHIS)) for reward in self.rewards),
+            *(("rewards.input", reward.input, ("", *REWARD_INPUTS)) for reward in self.rewards),
             *(("rewards.dtype", reward.dtype, ("", *HALF_DTYPES)) for reward in self.rewards),
         ):
             if choice not in allowed:
@@ -345,12 +363,15 @@ class TrainConfig:
             raise ConfigError(
                 "Cannot use validation.stop_diversity: it needs at least 2 seeds. Set validation.seeds."
             )
-
-        return self
+        phi = "relu" if self.strategy.needs_reward_gradient else "linear"
+        rewards = tuple(dataclasses.replace(reward, phi=reward.phi or phi) for reward in self.rewards)
+        return dataclasses.replace(self, rewards=rewards)
 
 
 SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine")
 PHIS = ("relu", "linear", "clipped")
+ENSEMBLES = ("sum", "min", "lower")
+REWARD_INPUTS = ("images", "pixels")
 HALF_DTYPES = ("bf16", "fp16")
 
 

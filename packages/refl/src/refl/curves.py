@@ -24,7 +24,14 @@ _OTHERS = {
     "loss": "loss",
     "gradient_norm": "gradient norm",
     "zero_gradient": "share of images with zero gradient",
+    "nft/r": "nft: mean r (near 0.5)",
+    "nft/constant_groups": "nft: share of groups with equal rewards",
+    "nft/skipped_groups": "nft: share of skipped groups",
+    "nft/old_distance": "nft: squared distance to the old weights",
 }
+
+_GROUP_STD = "/group_std"
+_SPREADS = ("/std", _GROUP_STD)
 
 Row = dict[str, Any]
 
@@ -61,17 +68,23 @@ def panels_of(rows: Sequence[Row], samples: Sequence[Samples] = ()) -> list[Pane
     rewards = dict.fromkeys(
         name.split("/", 1)[1]
         for name in names
-        if name.startswith(("reward/", "validation/")) and not name.endswith("/std")
+        if name.startswith(("reward/", "validation/")) and not name.endswith(_SPREADS)
     )
     rewards.pop("diversity", None)
     panels = [Panel(name, _reward_lines(name, rows, samples)) for name in rewards]
     for name in names:
-        if name in _OTHERS or name.startswith("loss/"):
+        if title := _title(name):
             marked = name.startswith("validation/")
             color = _VALIDATION if marked else _TRAINING
-            line = Line("", _thinned(_series(rows, name)), color, marked)
-            panels.append(Panel(_OTHERS.get(name, name.replace("/", ": ", 1)), [line]))
+            panels.append(Panel(title, [Line("", _thinned(_series(rows, name)), color, marked)]))
     return [panel for panel in panels if any(line.points for line in panel.lines)]
+
+
+def _title(name: str) -> str:
+    """Return the title of the panel of a metric other than a reward; "" if it has none."""
+    if name.startswith("reward/") and name.endswith(_GROUP_STD):
+        return f"{name.removeprefix('reward/').removesuffix(_GROUP_STD)}: deviation within a prompt"
+    return _OTHERS.get(name, name.replace("/", ": ", 1) if name.startswith("loss/") else "")
 
 
 def draw_curves(panels: Sequence[Panel], path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection, Iterable
 
 from reward_core.hub.file_specs import is_repo_id
@@ -13,6 +14,8 @@ from .config import TrainConfig
 from .errors import ConfigError, ModelError, RewardError
 from .hub_checks import check_pipeline_folder, check_reward_downloads, pipeline_index
 from .prompts import read_prompts
+
+IMPORT_PATH = re.compile(r"[^\W\d][\w.]*:[^\W\d][\w.]*")
 
 
 def check_inputs(config: TrainConfig) -> None:
@@ -29,7 +32,7 @@ def check_inputs(config: TrainConfig) -> None:
     read_prompts(config.prompts)
     if config.validation.prompts_file:
         read_prompts(config.validation.prompts_file)
-    check_rewards(reward.name for reward in config.rewards)
+    check_reward_names(config)
     check_model(config.model.id)
     check_out(config.run.out)
     check_downloads(config)
@@ -49,30 +52,58 @@ def check_downloads(config: TrainConfig, functions: Collection[str] = ()) -> Non
     check_pipeline_folder(config.model.id)
     if not os.path.exists(config.model.id):
         pipeline_index(config.model.id, config.model.revision)
-    check_reward_downloads(reward.name for reward in config.rewards if reward.name not in functions)
+    names = [reward.name for reward in config.rewards if reward.name not in functions]
+    check_reward_downloads(name for name in names if not is_import_path(name))
 
 
-def check_rewards(names: Iterable[str], functions: Collection[str] = ()) -> None:
-    """Raise RewardError for a name that is neither one of ``functions`` nor loadable by reward_core.
+def check_reward_names(config: TrainConfig, functions: Collection[str] = ()) -> None:
+    """Raise an error for invalid reward names before anything is loaded.
 
-    VLM judges are refused too: their answers have no gradient.
+    Raises:
+        RewardError: a name is neither that of a function nor loadable by reward_core.
+        ConfigError: no reward has the name of a function.
+    """
+    names = [reward.name for reward in config.rewards]
+    if unused := [name for name in functions if name not in names]:
+        raise ConfigError(
+            f"Cannot use the reward functions {', '.join(map(repr, unused))}: the settings' rewards are "
+            f"{', '.join(map(repr, names))}. Add it to the settings, as in rewards=[{{name: {unused[0]}}}]."
+        )
+    held_out = [reward.name for reward in config.rewards if not reward.weight]
+    trained = [name for name in names if name not in held_out]
+    check_rewards(trained, functions, config.strategy.needs_reward_gradient)
+    check_rewards(held_out, functions, needs_gradient=False)
+
+
+def check_rewards(names: Iterable[str], functions: Collection[str] = (), needs_gradient: bool = True) -> None:
+    """Raise RewardError for a name that is neither a function nor loadable by reward_core.
+
+    VLM judges are refused where a gradient is needed: their answers have none.
 
     Args:
         names: names of the rewards.
         functions: names of rewards for which the caller passes a function.
+        needs_gradient: whether the rewards must have a gradient.
     """
     for name in names:
-        if name in functions:
+        if name in functions or is_import_path(name):
             continue
         known = find_spec(name)
-        if known is not None and known[1].family == JUDGE_FAMILY:
+        is_judge = known is not None and known[1].family == JUDGE_FAMILY
+        if is_judge and needs_gradient:
             raise RewardError(
                 f"Cannot use the reward {name!r}: it is a VLM judge, and its answers have no gradient. "
-                "Choose a differentiable scorer, and score the finished images with `reward-core score`."
+                "Choose a differentiable scorer, set its weight to 0 to only log it, or set "
+                "strategy.name=nft, which needs no gradient."
             )
         if known is not None or os.path.exists(name) or is_repo_id(name):
             continue
         raise RewardError(f"Cannot load the reward {name!r}: {unknown_scorer(name)}")
+
+
+def is_import_path(name: str) -> bool:
+    """Return whether a reward's name has the form "module:function"."""
+    return IMPORT_PATH.fullmatch(name) is not None and not os.path.exists(name)
 
 
 def check_model(name: str) -> None:

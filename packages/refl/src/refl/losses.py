@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from .noise_schedule import NoiseSchedule, training_target
+from reward_core.integrations.diffusers.clean_latents import clean as clean_latents
+
+from .noise_schedule import predicted_noise, training_target
+
+__all__ = ["denoising_loss", "distance", "ensemble", "nft_loss", "reward_loss"]
 
 
 def reward_loss(rewards: Tensor, phi: str, target: float) -> Tensor:
@@ -26,21 +32,70 @@ def reward_loss(rewards: Tensor, phi: str, target: float) -> Tensor:
     raise ValueError(f"Cannot use phi={phi!r}: it must be relu, linear or clipped.")
 
 
-def distance(
-    schedule: NoiseSchedule, step: int, x: Tensor, output: Tensor, reference: Tensor, space: str
-) -> Tensor:
-    """Return the mean squared distance between two denoisers' outputs at one step.
+def ensemble(values: Tensor, kind: str, k: float) -> Tensor:
+    """Return one number (N,) for each image from its weighted rewards (R, N).
 
     Args:
-        schedule: levels of the steps.
-        step: index of the step.
-        x: (B, C, h, w) latents that both denoisers were given.
+        values: (R, N) rewards times weights, on one scale.
+        kind: sum, min (the lowest reward counts) or lower (the mean minus ``k`` standard deviations).
+        k: number of standard deviations for lower.
+    """
+    if kind == "sum":
+        return values.sum(0)
+    if kind == "min":
+        return values.amin(0)
+    variance = (values - values.mean(0)).pow(2).mean(0)
+    return values.mean(0) - k * (variance + 1e-12).sqrt()  # finite gradient where all rewards are equal
+
+
+def nft_loss(
+    prediction_x0: Tensor, old_x0: Tensor, clean: Tensor, r: Tensor, beta: float, advantage_clip: float
+) -> Tensor:
+    """Return the loss of DiffusionNFT (Zheng et al. 2025, arXiv 2509.16117) of each image, (B,).
+
+    Two models are compared with the clean latents: one moved by ``beta`` from the old prediction toward the
+    new one, and one moved as far away from it. r weighs the first and 1 - r the second. Each error is
+    divided by its own size, without gradient, as in the authors' code.
+
+    Args:
+        prediction_x0: (B, ...) clean latents that the trained denoiser predicts.
+        old_x0: those that the denoiser with the old weights predicts; no gradient passes through them.
+        clean: (B, ...) the generated latents that were re-noised.
+        r: (B,) how much an image is to be reinforced, in [0, 1]; 1/2: neither more nor less.
+        beta: share of the new prediction in the compared models, above 0.
+        advantage_clip: value that advantages are clipped to; a factor of the loss.
+    """
+    old_x0 = old_x0.detach()
+    move = beta * (prediction_x0 - old_x0)
+    toward, away = (_self_normalized(old_x0 + moved, clean) for moved in (move, -move))
+    return advantage_clip * (r * toward + (1 - r) * away) / beta
+
+
+def _self_normalized(x0: Tensor, clean: Tensor) -> Tensor:
+    """Return the mean squared error of each image over its mean absolute error, (B,)."""
+    error = (x0 - clean).flatten(1)
+    return error.pow(2).mean(1) / error.detach().abs().mean(1).clamp(min=1e-5)
+
+
+def distance(
+    x: Tensor, output: Tensor, reference: Tensor, alpha: Any, sigma: Any, prediction: str, space: str
+) -> Tensor:
+    """Return the mean squared distance between two denoisers' outputs.
+
+    Args:
+        x: (B, C, h, w) latents ``alpha * x0 + sigma * noise`` that both denoisers were given.
         output: output of the trained denoiser, shaped as ``x``.
         reference: output of the base model's denoiser, shaped as ``x``.
-        space: compare the predicted clean latents ("x0") or the predicted noise ("epsilon").
+        alpha: factor of the clean latents, a number or (B, 1, 1, 1).
+        sigma: factor of the noise, likewise.
+        prediction: prediction type of the denoisers (see NoiseSchedule).
+        space: compare the predicted clean latents (x0), the predicted noise (epsilon) or the predicted
+            velocity (v, of a rectified flow or as in v prediction: both differ from x0 by the factor sigma).
     """
-    convert = schedule.clean if space == "x0" else schedule.noise
-    return (convert(x, output, step) - convert(x, reference, step)).pow(2).mean()
+    read = predicted_noise if space == "epsilon" else clean_latents
+    ours, theirs = (read(x, out, alpha, sigma, prediction) for out in (output, reference))
+    difference = (ours - theirs) / sigma if space == "v" else ours - theirs
+    return difference.pow(2).mean()
 
 
 def denoising_loss(

@@ -60,6 +60,7 @@ def estimate_memory(objective: Objective, plan: RolloutPlan) -> Memory:
         "rewards": _size(_modules_of_rewards(objective)),
         "copy for steps without gradient": 0.0 if copy is None else _size([copy.module]),
         "reference": _size([family.denoiser]) if full_reference else 0.0,
+        "old weights": 0.0 if config.strategy.needs_reward_gradient else trained,
         "gradients": trained,
         "optimizer": trained * (0.5 if config.optimizer.eight_bit else 2),
         "moving average": trained if config.optimizer.ema_decay else 0.0,
@@ -68,16 +69,24 @@ def estimate_memory(objective: Objective, plan: RolloutPlan) -> Memory:
     guided = rollout.guidance_scale != 1 and rollout.negative_gradient and family.part == "unet"
     passes, images = len(plan.gradient) + plan.copies, run.batch_size * (1 + plan.copies)
     held, block = _denoiser_bytes(objective, run.batch_size * (1 + guided))
-    decoder, rewards = _decoder_bytes(objective, images), _reward_bytes(objective, images)
-    if not rollout.gradient_checkpointing:
-        activations = passes * held + block + decoder + rewards
-    elif config.model.gradient_checkpointing and passes == 1:
-        activations = held + max(block, decoder, rewards)
+    if not config.strategy.needs_reward_gradient:  # images and rewards are computed without gradient
+        activations = held + block
     else:
-        activations = max(held + block, decoder, rewards)
+        activations = _with_rewards(objective, images, passes, held, block)
     if objective.captioned is not None:  # its activations are kept beside those of the rollout
         activations += sum(_denoiser_bytes(objective, config.loss.pretraining_batch_size))
     return Memory(parts, activations)
+
+
+def _with_rewards(objective: Objective, images: int, passes: int, held: float, block: float) -> float:
+    """Return the peak of the activations of the gradient steps, the decoder and the rewards."""
+    config, rollout = objective.config, objective.config.rollout
+    decoder, rewards = _decoder_bytes(objective, images), _reward_bytes(objective, images)
+    if not rollout.gradient_checkpointing:
+        return passes * held + block + decoder + rewards
+    if config.model.gradient_checkpointing and passes == 1:
+        return held + max(block, decoder, rewards)
+    return max(held + block, decoder, rewards)
 
 
 def _modules_of_rewards(objective: Objective) -> Iterable[nn.Module]:

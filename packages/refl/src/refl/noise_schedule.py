@@ -65,14 +65,11 @@ class NoiseSchedule:
 
     def noise(self, x: Tensor, output: Tensor, i: int) -> Tensor:
         """Return the noise that ``output`` at step i predicts, shaped as ``x``."""
-        alpha, sigma = self.alphas[i], self.sigmas[i]
-        if self.prediction == "epsilon":
-            return output
-        if self.prediction == "v_prediction":
-            return alpha * output + sigma * x
-        if self.prediction == "flow":
-            return x + alpha * output
-        return (x - alpha * output) / sigma
+        return predicted_noise(x, output, self.alphas[i], self.sigmas[i], self.prediction)
+
+    def levels(self) -> Tensor:
+        """Return timesteps, alphas and sigmas of the steps, (3, N) float32 on the CPU."""
+        return torch.tensor([self.timesteps, self.alphas[:-1], self.sigmas[:-1]], dtype=torch.float32)
 
     def step(self, x: Tensor, output: Tensor, i: int, new_noise: Tensor | None = None) -> Tensor:
         """Compute the latents of step i + 1.
@@ -96,6 +93,17 @@ class NoiseSchedule:
     def renoise(self, x0: Tensor, noise: Tensor, i: int) -> Tensor:
         """Add ``noise`` to clean latents ``x0``, up to the level of step i."""
         return self.alphas[i] * x0 + self.sigmas[i] * noise
+
+
+def predicted_noise(x: Tensor, output: Tensor, alpha: Any, sigma: Any, prediction: str) -> Tensor:
+    """Return the noise that ``output`` predicts in ``x = alpha * x0 + sigma * noise``, shaped as ``x``."""
+    if prediction == "epsilon":
+        return output
+    if prediction == "v_prediction":
+        return alpha * output + sigma * x
+    if prediction == "flow":
+        return x + alpha * output
+    return (x - alpha * output) / sigma
 
 
 def training_target(x0: Tensor, noise: Tensor, alpha: Any, sigma: Any, prediction: str) -> Tensor:

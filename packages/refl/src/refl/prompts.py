@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from reward_core.files.foreign_bytes import NotReadableError, read_regular
 from reward_core.files.json_file import MAX_JSON_BYTES, parse_json
 from reward_core.files.tables import TableBudget
 
-from .errors import PromptFileError
+from .errors import ConfigError, PromptFileError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -147,6 +148,58 @@ class DataOrder:
             order = np.random.Generator(np.random.PCG64([self.seed, epoch])).permutation(self.count)
             cached = _PERMUTATIONS[self.count, self.seed] = (epoch, order)
         return cached[1]
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Which samples and prompts each microstep uses, on every rank.
+
+    Sample i of the endless sequence uses prompt ``order[i // group]``.
+
+    Attributes:
+        prompts: the training prompts.
+        seed: seed of their order.
+        batch_size: images per process and microstep.
+        accumulation: microsteps per optimizer step.
+        ranks: number of processes.
+        rank: number of this process.
+        group: images in a row of the same prompt.
+
+    Raises:
+        ConfigError: the images of a step are not a multiple of the group.
+    """
+
+    prompts: Sequence[str]
+    seed: int
+    batch_size: int
+    accumulation: int = 1
+    ranks: int = 1
+    rank: int = 0
+    group: int = 1
+
+    def __post_init__(self) -> None:
+        if self.images % self.group:
+            raise ConfigError(
+                f"Cannot train with {self.images} images per step (run.batch_size={self.batch_size} x "
+                f"run.accumulation={self.accumulation} x {self.ranks} processes): they must be a multiple of "
+                f"strategy.group={self.group}. Change one of these settings."
+            )
+
+    @property
+    def images(self) -> int:
+        """Images per optimizer step on all ranks."""
+        return self.batch_size * self.accumulation * self.ranks
+
+    def indices(self, step: int, micro: int, batch_size: int = 0) -> list[int]:
+        """Return this rank's sample indices of a microstep; of another batch size if one is given."""
+        batch_size = batch_size or self.batch_size
+        first = ((step * self.accumulation + micro) * self.ranks + self.rank) * batch_size
+        return list(range(first, first + batch_size))
+
+    def prompts_of(self, indices: Sequence[int]) -> list[str]:
+        """Return the prompts of samples."""
+        order = DataOrder(len(self.prompts), self.seed)
+        return [self.prompts[order[index // self.group]] for index in indices]
 
 
 _PERMUTATIONS: dict[tuple[int, int], tuple[int, np.ndarray]] = {}  # that of the latest epoch

@@ -45,6 +45,10 @@ class SampleNoise:
         """Draw B uniform numbers in [0, 1)."""
         return torch.stack([torch.rand((), generator=generator) for generator in self.generators])
 
+    def permutations(self, count: int) -> Tensor:
+        """Draw B permutations of the numbers below ``count``, (B, count)."""
+        return torch.stack([torch.randperm(count, generator=generator) for generator in self.generators])
+
 
 def _mix_seeds(*numbers: int) -> int:
     """Mix several integers into a 63-bit seed (SplitMix64's finalizer over each)."""

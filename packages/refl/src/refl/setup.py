@@ -7,26 +7,26 @@ import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from reward_core.runs.checkpoint_folder import Trained
-from reward_core.runs.cuda import fused_option
 
 from .captioned_images import CaptionedImages, open_captioned
 from .config import TrainConfig
 from .dtypes import DTYPES
 from .errors import ConfigError
 from .families import Family, load_family
-from .input_checks import check_downloads, check_model, check_out
+from .gradient_objective import GradientObjective
+from .image_rewards import import_function
+from .input_checks import check_downloads, check_model, check_out, check_reward_names, is_import_path
+from .nft_objective import NFTObjective
 from .no_grad_copy import NoGradCopy
-from .objective import image_size
-from .prompts import read_prompts
-from .rewards import RewardFunction, Rewards, check_reward_names, load_rewards
-from .trainable import Trainable
+from .objective import Objective, image_size
+from .prompts import Batches, read_prompts
+from .rewards import AnyReward, Rewards, load_rewards
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -54,9 +54,12 @@ def find_validation_prompts(
     return read_prompts(prompts) if os.fspath(prompts) else None
 
 
-def check_inputs(config: TrainConfig, rewards: Mapping[str, RewardFunction]) -> None:
+def check_inputs(config: TrainConfig, rewards: Mapping[str, AnyReward]) -> None:
     """Raise ReflError for invalid names and paths and missing models before anything is loaded."""
-    check_reward_names(config.rewards, rewards)
+    check_reward_names(config, rewards)
+    for reward in config.rewards:
+        if reward.name not in rewards and is_import_path(reward.name):
+            import_function(reward.name)
     check_model(config.model.id)
     check_out(config.run.out)
     check_downloads(config, rewards)
@@ -163,12 +166,20 @@ def make_rewards(
     config: TrainConfig,
     family: Family,
     accelerator: Accelerator,
-    functions: Mapping[str, RewardFunction] | None,
+    functions: Mapping[str, AnyReward] | None,
+    prompts: Sequence[str],
 ) -> Rewards:
-    """Load the rewards and try each on two images; raise RewardError if one fails."""
-    rewards = load_rewards(config.rewards, accelerator.device, functions)
+    """Load the rewards and try each on two images; raise RewardError if one fails.
+
+    Rewards of images may know the run's prompts only, so they are tried with two of these.
+    """
+    loss, needs_gradient = config.loss, config.strategy.needs_reward_gradient
+    rewards = load_rewards(
+        config.rewards, accelerator.device, functions, needs_gradient, loss.ensemble, loss.ensemble_k
+    )
     logger.info("checking the rewards on two images")
-    rewards.check(*image_size(config, family), accelerator.device)
+    known = [prompts[0], prompts[-1]]
+    rewards.check(*image_size(config, family), accelerator.device, known, needs_gradient)
     return rewards
 
 
@@ -188,6 +199,19 @@ def make_no_grad_copy(config: TrainConfig, family: Family, device: torch.device)
     return NoGradCopy(family, rollout.no_grad_dtype, device, rollout.no_grad_compile, rollout.no_grad_graphs)
 
 
+def make_batches(config: TrainConfig, accelerator: Accelerator, prompts: Sequence[str]) -> Batches:
+    """Return which samples each microstep uses; raise ConfigError if groups do not fit into a step."""
+    run, ranks, rank = config.run, accelerator.num_processes, accelerator.process_index
+    group = config.strategy.group if config.strategy.name == "nft" else 1
+    return Batches(prompts, run.seed, run.batch_size, run.accumulation, ranks, rank, group)
+
+
+def make_objective(config: TrainConfig, *parts: Any) -> Objective:
+    """Return the objective of the strategy from the parts that Objective takes."""
+    kind = GradientObjective if config.strategy.needs_reward_gradient else NFTObjective
+    return kind(config, *parts)
+
+
 def prepare_denoiser(config: TrainConfig, family: Family) -> None:
     """Enable gradient checkpointing and compilation according to the settings."""
     if config.model.gradient_checkpointing:
@@ -202,59 +226,21 @@ def frozen_dtype(config: TrainConfig, device: torch.device) -> torch.dtype:
     return torch.float32 if config.model.lora_rank == 0 else DTYPES[config.run.mixed_precision]
 
 
-def make_optimizer(config: TrainConfig, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    settings = config.optimizer
-    fused: dict[str, Any] = fused_option(parameters)
-    kind: Any = partial(torch.optim.AdamW, **fused)
-    if settings.eight_bit:
-        try:
-            from bitsandbytes.optim import AdamW8bit
-
-            kind = AdamW8bit
-        except ImportError as error:
-            raise ConfigError(
-                "Cannot use optimizer.eight_bit: bitsandbytes is not installed. Run "
-                "`pip install bitsandbytes`."
-            ) from error
-
-    return kind(
-        parameters,
-        lr=settings.lr,
-        betas=(settings.beta1, settings.beta2),
-        eps=settings.epsilon,
-        weight_decay=settings.weight_decay,
-    )
-
-
-def make_lr_schedule(config: TrainConfig, optimizer: torch.optim.Optimizer) -> Any:
-    from diffusers.optimization import get_scheduler
-
-    settings = config.optimizer
-    name = settings.schedule
-    if name == "constant" and settings.warmup_steps:  # diffusers' "constant" ignores the warm-up
-        name = "constant_with_warmup"
-    return get_scheduler(
-        name,
-        optimizer,
-        num_warmup_steps=settings.warmup_steps,
-        num_training_steps=config.run.steps,
-    )
-
-
-def what_is_trained(
-    accelerator: Accelerator, trainable: Trainable, optimizer: Any, lr_schedule: Any
-) -> Trained:
+def what_is_trained(objective: Objective, optimizer: Any, lr_schedule: Any) -> Trained:
     """Return the parts of a checkpoint: weights and their average, optimizer, learning-rate schedule."""
+    trainable = objective.trainable
 
     def numbers() -> dict[str, Any]:
         schedule = lr_schedule.state_dict()
         schedule.pop("lr_lambdas", None)  # functions, recreated from the settings
-        return {"schedule": schedule, "ema": trainable.numbers()}
+        return {"schedule": schedule, "ema": trainable.numbers(), "objective": objective.numbers()}
 
     def load_numbers(saved: dict[str, Any]) -> None:
         lr_schedule.load_state_dict({**lr_schedule.state_dict(), **saved["schedule"]})
         trainable.load_numbers(saved["ema"])
+        objective.load_numbers(saved["objective"])
 
+    accelerator = objective.accelerator
     return Trained(accelerator, trainable.tensors, trainable.load_tensors, [optimizer], numbers, load_numbers)
 
 

@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 import math
-import random
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from .gradients import average_gradients, clip_gradients, zero_gradient_share
-from .objective import MicroStep, Objective
-from .prompts import DataOrder
+from .objective import MicroStep, Objective, RewardStatistics
+from .prompts import Batches
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-
-@dataclass(frozen=True)
-class RewardStatistics:
-    """One reward over all images of a step: mean and standard deviation."""
-
-    mean: float
-    std: float
 
 
 @dataclass(frozen=True)
@@ -42,6 +33,7 @@ class StepMetrics:
         images_per_s: images per second of all ranks together.
         finite: whether loss, trained rewards and gradient are finite, so that the step was taken.
         peak_memory_mb: peak GPU memory since the start, in MiB; None on a CPU.
+        values: name -> further value of the strategy, logged under that name.
     """
 
     loss: float
@@ -53,12 +45,14 @@ class StepMetrics:
     images_per_s: float
     finite: bool
     peak_memory_mb: float | None = None
+    values: Mapping[str, float] = field(default_factory=dict)
 
     def row(self) -> dict[str, float]:
         """Return the row for metrics.jsonl."""
         row = {f"loss/{name}": value for name, value in self.loss_terms.items()}
         row |= {f"reward/{name}": reward.mean for name, reward in self.rewards.items()}
         row |= {f"reward/{name}/std": reward.std for name, reward in self.rewards.items()}
+        row |= self.values
         row |= {
             "loss": self.loss,
             "zero_gradient": self.zero_gradient,
@@ -77,57 +71,50 @@ class TrainingStep:
     """Takes one optimizer step per call.
 
     Args:
-        objective: computes the loss of a micro-batch.
-        prompts: training prompts.
+        objective: computes the losses of a step.
+        batches: samples and prompts of each microstep.
         optimizer: the optimizer, prepared by accelerate.
         lr_schedule: the learning-rate schedule; advances after each step that is taken.
     """
 
-    def __init__(self, objective: Objective, prompts: Sequence[str], optimizer: Any, lr_schedule: Any):
-        self.objective, self.prompts = objective, prompts
+    def __init__(self, objective: Objective, batches: Batches, optimizer: Any, lr_schedule: Any):
+        self.objective, self.batches = objective, batches
         self.optimizer, self.lr_schedule = optimizer, lr_schedule
-        self.config, self.trainable = objective.config, objective.trainable
-        self.accelerator, config = objective.accelerator, objective.config
-        self.order = DataOrder(len(prompts), config.run.seed)
-        self.trained = [r.name for r in config.rewards if r.weight]  # a held-out NaN skips no step
+        self.trainable, self.accelerator = objective.trainable, objective.accelerator
+        # A held-out NaN skips no step.
+        self.trained = [r.name for r in objective.config.rewards if r.weight]
 
     def __call__(self, number: int) -> StepMetrics:
         """Take step ``number``, counted from 0.
 
         A step is skipped if a trained reward or the gradient is not finite.
         """
-        config, accelerator, started = self.config, self.accelerator, time.perf_counter()
-        run, optimizer = config.run, config.optimizer
-        plan = config.strategy.plan(config.rollout.steps, random.Random(f"{run.seed} {number}"))
-        means = _Means(accelerator, run.accumulation, self.trained)
-        if self.objective.no_grad_copy is not None:
-            self.objective.no_grad_copy.refresh()
-        for micro in range(run.accumulation):
-            indices = self._indices(number, micro, run.batch_size)
-            prompts = [self.prompts[self.order[index]] for index in indices]
-            pretraining = self._indices(number, micro, config.loss.pretraining_batch_size)
-            microstep = self.objective.loss(number, indices, prompts, plan, pretraining)
-            accelerator.backward(microstep.loss / run.accumulation)
+        accelerator, objective, started = self.accelerator, self.objective, time.perf_counter()
+        means = _Means(accelerator, objective.microsteps_per_step, self.trained)
+        for microstep in objective.microsteps(number, self.batches):
+            accelerator.backward(microstep.loss / objective.microsteps_per_step)
             means.add(microstep)
             del microstep  # frees its images and graph before the next one
-        parameters = self.trainable.parameters
+        parameters, limit = self.trainable.parameters, objective.config.optimizer.max_grad_norm
         average_gradients(accelerator, parameters)
-        norm = clip_gradients(accelerator, self.optimizer, parameters, optimizer.max_grad_norm)
+        norm = clip_gradients(accelerator, self.optimizer, parameters, limit)
         means.exchange()
-        finite = math.isfinite(norm) and not means.nonfinite
+        whole = objective.statistics
+        finite = math.isfinite(norm) and not means.nonfinite and (whole is None or whole.finite)
         self._update(finite)
-        images = run.batch_size * run.accumulation * accelerator.num_processes
+        objective.finish(number)
         on_gpu = accelerator.device.type == "cuda"
         return StepMetrics(
             loss=means.loss,
             loss_terms=means.loss_terms(),
-            rewards=means.rewards(),
-            zero_gradient=means.zero_gradient,
+            rewards=means.rewards() if whole is None else whole.rewards,
+            zero_gradient=means.zero_gradient if whole is None else whole.zero_gradient,
             gradient_norm=norm,
             lr=self.lr_schedule.get_last_lr()[0],
-            images_per_s=images / (time.perf_counter() - started),
+            images_per_s=self.batches.images / (time.perf_counter() - started),
             finite=finite,
             peak_memory_mb=torch.cuda.max_memory_allocated() / 2**20 if on_gpu else None,
+            values=means.values() | ({} if whole is None else whole.values),
         )
 
     def _update(self, finite: bool) -> None:
@@ -138,12 +125,6 @@ class TrainingStep:
         elif self.accelerator.scaler is not None:  # lower the loss scale after an overflow
             self.accelerator.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-
-    def _indices(self, number: int, micro: int, batch_size: int) -> list[int]:
-        """Return this rank's sample indices for one micro-batch."""
-        ranks, rank = self.accelerator.num_processes, self.accelerator.process_index
-        first = ((number * self.config.run.accumulation + micro) * ranks + rank) * batch_size
-        return list(range(first, first + batch_size))
 
 
 class _Means:
@@ -157,26 +138,26 @@ class _Means:
 
     def __init__(self, accelerator: Accelerator, micro_batches: int, trained: Sequence[str]):
         self.accelerator, self.micro_batches, self.trained = accelerator, micro_batches, trained
-        self.terms: list[str] = []
-        self.names: list[str] = []
+        self.names: dict[str, list[str]] = {}
         self.sums: Tensor | None = None
         self.loss = self.zero_gradient = self.nonfinite = math.nan
         self._rest: list[float] = []
 
     def add(self, microstep: MicroStep) -> None:
         """Add a micro-batch after its backward pass."""
-        self.terms, self.names = list(microstep.loss_terms), list(microstep.rewards)
-        rewards = microstep.rewards
-        checked = [microstep.loss.detach().float(), *(rewards[name].float().mean() for name in self.trained)]
-        nonfinite = (~torch.isfinite(torch.stack(checked))).any()
-        values = [
-            microstep.loss.detach(),
-            zero_gradient_share(microstep.pixels),
-            nonfinite,
-            *microstep.loss_terms.values(),
-        ]
-        values += [reward.mean() for reward in rewards.values()]
-        values += [reward.double().pow(2).mean() for reward in rewards.values()]
+        rewards, pixels = microstep.rewards, microstep.pixels
+        trained = [rewards[name].float().mean() for name in self.trained if name in rewards]
+        nonfinite = (~torch.isfinite(torch.stack([microstep.loss.detach().float(), *trained]))).any()
+        saturated = microstep.loss.new_zeros(()) if pixels is None else zero_gradient_share(pixels)
+        groups = {
+            "terms": microstep.loss_terms,
+            "values": microstep.values,
+            "rewards": {name: reward.mean() for name, reward in rewards.items()},
+            "squares": {name: reward.double().pow(2).mean() for name, reward in rewards.items()},
+        }
+        self.names = {group: list(members) for group, members in groups.items()}
+        values = [microstep.loss.detach(), saturated, nonfinite]
+        values += [value for members in groups.values() for value in members.values()]
         device = self.accelerator.device
         row = torch.stack([value.to(device, torch.float64) for value in values]) / self.micro_batches
         self.sums = row if self.sums is None else self.sums + row
@@ -188,12 +169,22 @@ class _Means:
         self.loss, self.zero_gradient, self.nonfinite, *self._rest = mean.tolist()
 
     def loss_terms(self) -> dict[str, float]:
-        return dict(zip(self.terms, self._rest))
+        return self._group("terms")
+
+    def values(self) -> dict[str, float]:
+        return self._group("values")
 
     def rewards(self) -> dict[str, RewardStatistics]:
-        values = self._rest[len(self.terms) :]
-        means, squares = values[: len(self.names)], values[len(self.names) :]
+        squares = self._group("squares")
         return {
-            name: RewardStatistics(mean, math.sqrt(max(square - mean**2, 0.0)))
-            for name, mean, square in zip(self.names, means, squares)
+            name: RewardStatistics(mean, math.sqrt(max(squares[name] - mean**2, 0.0)))
+            for name, mean in self._group("rewards").items()
         }
+
+    def _group(self, group: str) -> dict[str, float]:
+        first = 0
+        for name, members in self.names.items():
+            if name == group:
+                return dict(zip(members, self._rest[first : first + len(members)]))
+            first += len(members)
+        return {}

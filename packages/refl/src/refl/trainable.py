@@ -27,6 +27,7 @@ class Trainable:
         config: LoRA settings; rank 0 trains all weights.
         ema_decay: decay of the moving average (EMA), in [0, 1); 0: no average.
         keep_reference: keep what ``reference`` needs: a copy of the denoiser, if all weights are trained.
+        keep_old: keep a frozen second set of the trained parameters, which ``old`` switches to.
 
     Attributes:
         family: model whose denoiser is trained.
@@ -41,7 +42,12 @@ class Trainable:
     """
 
     def __init__(
-        self, family: Family, config: ModelConfig, ema_decay: float = 0.0, keep_reference: bool = False
+        self,
+        family: Family,
+        config: ModelConfig,
+        ema_decay: float = 0.0,
+        keep_reference: bool = False,
+        keep_old: bool = False,
     ):
         self.family, self.is_lora = family, config.lora_rank > 0
         denoiser = family.denoiser
@@ -62,6 +68,7 @@ class Trainable:
             from diffusers.training_utils import EMAModel
 
             self.ema = EMAModel(self.parameters, decay=ema_decay)
+        self._old = [p.detach().clone() for p in self.parameters] if keep_old else []
 
     @contextmanager
     def reference(self) -> Iterator[None]:
@@ -83,6 +90,28 @@ class Trainable:
                 self.family.denoiser = denoiser
 
     @contextmanager
+    def old(self) -> Iterator[None]:
+        """Switch the parameters to the old weights in the context, for passes without gradient.
+
+        Nothing is copied: each parameter gets the old tensor and afterwards its own again. End autocast
+        before and in the context, since it caches weights.
+        """
+        trained = [parameter.data for parameter in self.parameters]
+        for parameter, old in zip(self.parameters, self._old, strict=True):
+            parameter.data = old
+        try:
+            yield
+        finally:
+            for parameter, data in zip(self.parameters, trained):
+                parameter.data = data
+
+    @torch.no_grad()
+    def update_old(self, kept: float) -> None:
+        """Move the old weights toward the trained ones; they keep the share ``kept`` of themselves."""
+        for old, parameter in zip(self._old, self.parameters, strict=True):
+            old.lerp_(parameter, 1 - kept)
+
+    @contextmanager
     def ema_weights(self) -> Iterator[None]:
         """Switch the parameters to their moving average, if any, in the context."""
         if self.ema is None:
@@ -102,8 +131,9 @@ class Trainable:
             self.ema.step(self.parameters)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the tensors of a checkpoint by name; averages as ``ema.NAME``."""
+        """Return the tensors of a checkpoint by name; with averages (ema.NAME), old weights (old.NAME)."""
         tensors = {name: p.detach() for name, p in zip(self.names, self.parameters)}
+        tensors |= {f"old.{name}": old for name, old in zip(self.names, self._old)}
         if self.ema is not None:
             tensors |= {f"ema.{name}": p for name, p in zip(self.names, self.ema.shadow_params)}
         return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
@@ -116,6 +146,7 @@ class Trainable:
             ValueError: names or shapes differ from those of this run.
         """
         targets = dict(zip(self.names, self.parameters))
+        targets |= {f"old.{name}": old for name, old in zip(self.names, self._old)}
         if self.ema is not None:
             targets |= {f"ema.{name}": p for name, p in zip(self.names, self.ema.shadow_params)}
         if {k: v.shape for k, v in tensors.items()} != {k: v.shape for k, v in targets.items()}:

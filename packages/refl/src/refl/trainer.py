@@ -18,9 +18,9 @@ from .config import TrainConfig
 from .config_file import load_config, override
 from .curves import draw_curves
 from .errors import DivergedError
-from .objective import Objective
+from .optimizer import make_lr_schedule, make_optimizer
 from .report import model_card
-from .rewards import RewardFunction
+from .rewards import AnyReward
 from .run_page import RunPage
 from .sample_sheet import draw_sheet
 from .samples import read_samples, samples_folder, write_samples
@@ -30,10 +30,10 @@ from .setup import (
     find_validation_prompts,
     fingerprint,
     make_accelerator,
+    make_batches,
     make_family,
-    make_lr_schedule,
     make_no_grad_copy,
-    make_optimizer,
+    make_objective,
     make_rewards,
     open_captions,
     prepare_denoiser,
@@ -55,8 +55,9 @@ class Trainer:
         model: Hub id, pipeline folder or single file; None: ``args.model.id``.
         prompts: prompt file (see prompts.read_prompts) or a list of prompts; None: ``args.prompts``.
         args: settings of the run; None: the preset sd14-paper.
-        rewards: name -> function (pixels (N, 3, H, W) in [0, 1], N prompts) -> rewards (N,), for rewards in
-            ``args`` that are not models of reward_core.
+        rewards: name -> function, for rewards in ``args`` that are not models of reward_core: (pixels
+            (N, 3, H, W) in [0, 1], N prompts) -> rewards (N,), or, with the strategy nft, (N PIL images, N
+            prompts) -> N numbers. ``rewards[].input`` chooses otherwise.
         validation_prompts: file or list of validation prompts; None: ``args.validation.prompts_file``.
 
     Attributes:
@@ -72,35 +73,40 @@ class Trainer:
         model: str | os.PathLike[str] | None = None,
         prompts: str | os.PathLike[str] | Sequence[str] | None = None,
         args: TrainConfig | None = None,
-        rewards: Mapping[str, RewardFunction] | None = None,
+        rewards: Mapping[str, AnyReward] | None = None,
         validation_prompts: str | os.PathLike[str] | Sequence[str] | None = None,
     ):
         default_logging("refl")
         config = args or load_config(preset="sd14-paper")
         if model is not None:
             config = override(config, {"model": {"id": os.fspath(model)}})
-        self.config = config.check()
+        self.config = config = config.check()
         self.out = Path(config.run.out)
         given = find_prompts(config, prompts), find_validation_prompts(config, validation_prompts)
         self.prompts, self.validation_prompts = split_prompts(*given, config.validation.prompts)
         check_inputs(config, rewards or {})
         captioned = open_captions(config)
         self.accelerator = accelerator = make_accelerator(config)
+        batches = make_batches(config, accelerator, self.prompts)
         self.family = family = make_family(config, accelerator)
-        loaded_rewards = make_rewards(config, family, accelerator, rewards)
+        loaded_rewards = make_rewards(config, family, accelerator, rewards, self.prompts)
         no_grad_copy = make_no_grad_copy(config, family, accelerator.device)
         family.pipeline.to(accelerator.device)
         self.trainable = Trainable(
-            family, config.model, config.optimizer.ema_decay, keep_reference=config.loss.distance_weight > 0
+            family,
+            config.model,
+            config.optimizer.ema_decay,
+            keep_reference=config.loss.distance_weight > 0,
+            keep_old=not config.strategy.needs_reward_gradient,
         )
         parts = (family, loaded_rewards, self.trainable, accelerator, captioned, no_grad_copy)
-        self.objective = Objective(config, *parts)
+        self.objective = make_objective(config, *parts)
         prepare_denoiser(config, family)
         self.optimizer = accelerator.prepare(make_optimizer(config, self.trainable.parameters))
         self.lr_schedule = make_lr_schedule(config, self.optimizer.optimizer)
-        self.take_step = TrainingStep(self.objective, self.prompts, self.optimizer, self.lr_schedule)
+        self.take_step = TrainingStep(self.objective, batches, self.optimizer, self.lr_schedule)
         self.run = TrainingRun(
-            what_is_trained(accelerator, self.trainable, self.optimizer, self.lr_schedule),
+            what_is_trained(self.objective, self.optimizer, self.lr_schedule),
             self.out,
             ReflState(
                 processes=accelerator.num_processes,

@@ -80,7 +80,8 @@ def run(args: argparse.Namespace) -> int:
     from ..rewards import load_rewards
 
     device = usable_device(args.device or default_device())
-    rewards = load_rewards([RewardConfig(name) for name in dict.fromkeys(args.reward)], device)
+    configs = [RewardConfig(name) for name in dict.fromkeys(args.reward)]
+    rewards = load_rewards(configs, device, needs_gradient=False)
     names = [field.name for field in dataclasses.fields(ImageSettings)]
     settings = ImageSettings(**{name: getattr(args, name) for name in names})
     families = []

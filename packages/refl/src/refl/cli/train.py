@@ -13,6 +13,7 @@ from ..presets import PRESETS
 
 if TYPE_CHECKING:
     from ..config import TrainConfig
+    from ..strategies import RolloutPlan
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +92,6 @@ def describe(trainer) -> str:
 
     config, objective = trainer.config, trainer.objective
     plan = config.strategy.plan(config.rollout.steps, random.Random(f"{config.run.seed} 0"))
-    free, with_gradient = plan.cost()
     trained = sum(p.numel() for p in trainer.trainable.parameters)
     everything = [
         p
@@ -106,9 +106,26 @@ def describe(trainer) -> str:
             f"pictures: {objective.height} x {objective.width} pixels, {samples} a step, "
             f"{len(trainer.prompts)} prompts, {len(trainer.validation_prompts)} for validation",
             f"one rollout: {plan}",
-            f"denoiser: {free} passes without gradient, {with_gradient} with"
+            _passes(config, plan)
             + (" (guidance: each twice as wide)" if config.rollout.guidance_scale != 1 else ""),
             f"parameters: {trained:,} trained of {sum(p.numel() for p in everything):,}",
             str(estimate_memory(objective, plan)),
         ]
+    )
+
+
+def _passes(config: TrainConfig, plan: RolloutPlan) -> str:
+    """Return the denoiser's passes of an optimizer step as text."""
+    free, with_gradient = plan.cost()
+    strategy = config.strategy
+    if strategy.needs_reward_gradient:
+        return f"denoiser: {free} passes without gradient, {with_gradient} with"
+    fixed = 2 if config.loss.distance_weight else 1  # the old weights, and the base model
+    shared = f" for {strategy.updates} optimizer steps" if strategy.updates > 1 else ""
+    total = free + strategy.updates * strategy.levels * (fixed + 1)
+    levels = f"{strategy.levels} noise levels x ({fixed} without gradient + 1 with)"
+    times = f"{strategy.updates} x " if strategy.updates > 1 else ""
+    return (
+        f"nft: {strategy.group} images per prompt; passes per image: {free} to generate it{shared}, "
+        f"{times}{levels} = {total}"
     )

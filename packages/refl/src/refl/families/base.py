@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from ..noise_schedule import NoiseSchedule, make_schedule
 from ..rollout import clear_autocast_cache
 
 Tensors = dict[str, Tensor]
+DISTILLED = {"distilled", "hyper", "lcm", "lightning", "schnell", "turbo"}  # words in names of models
 
 
 @dataclass
@@ -77,6 +79,23 @@ class Family(ABC):
     @denoiser.setter
     def denoiser(self, module: nn.Module) -> None:
         setattr(self.pipeline, self.part, module)
+
+    def distillation(self, name: str) -> str:
+        """Return how one sees that the model was distilled to few steps; empty if it was not.
+
+        Args:
+            name: hub id or path of the model.
+        """
+        scheduler = type(self.pipeline.scheduler).__name__
+        if scheduler in ("LCMScheduler", "TCDScheduler"):
+            return f"it was distilled to few steps (its scheduler is {scheduler})"
+        if self.pipeline.config.get("is_distilled"):
+            return "it was distilled to few steps (is_distilled in its model_index.json)"
+        if self.denoiser.config.get("time_cond_proj_dim"):
+            return "it was distilled to few steps (its time_cond_proj_dim is that of consistency models)"
+        last = re.split(r"[/\\]", name.rstrip("/\\"))[-1].lower()
+        words = DISTILLED & {*re.split(r"[^a-z]+", last)}
+        return f"it was distilled to few steps (its name has {min(words)!r})" if words else ""
 
     @property
     def device(self) -> torch.device:

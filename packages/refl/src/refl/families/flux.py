@@ -26,6 +26,11 @@ class Flux(Family):
     def default_size(self) -> int:
         return self.pipeline.default_sample_size * self.scale_factor
 
+    def distillation(self, name: str) -> str:
+        if not self.denoiser.config.guidance_embeds:
+            return "it was distilled to few steps (FLUX.1 without guidance_embeds is schnell)"
+        return super().distillation(name)
+
     def schedule(self, steps: int, sampler: str, height: int, width: int) -> NoiseSchedule:
         from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 

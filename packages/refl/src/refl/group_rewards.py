@@ -1,0 +1,135 @@
+"""Rewards of a step's images compared within their groups: r of each image, and statistics to log."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from .advantages import advantages, centered, to_unit
+from .config import TrainConfig
+from .losses import reward_loss
+from .objective import RewardStatistics, StepStatistics
+
+logger = logging.getLogger(__name__)
+FLOOR = 0.01  # z-scores divide by at least this share of a reward's mean spread in the run
+
+
+@dataclass
+class RunSpread:
+    """Mean standard deviation of each reward over the sets of images of a run.
+
+    Attributes:
+        sums: reward name -> sum of its standard deviations.
+        count: number of sets.
+        last: number of the latest set, which a resumed run may add again.
+    """
+
+    sums: dict[str, float] = field(default_factory=dict)
+    count: int = 0
+    last: int = -1
+
+    def add(self, number: int, spreads: Mapping[str, float]) -> None:
+        """Add the standard deviations of set ``number``, unless it was added already."""
+        if number > self.last:
+            self.last, self.count = number, self.count + 1
+            self.sums = {name: self.sums.get(name, 0.0) + value for name, value in spreads.items()}
+
+    def floors(self) -> dict[str, float]:
+        """Return name -> smallest standard deviation that z-scores divide by."""
+        return {name: FLOOR * value / self.count for name, value in self.sums.items()}
+
+
+@dataclass(frozen=True)
+class GroupRewards:
+    """How much each image is to be reinforced.
+
+    Attributes:
+        r: (N,) in [0, 1]; 1/2 where an image is not kept.
+        kept: (N,) whether the rewards of the image's whole group are finite.
+        statistics: what to log.
+    """
+
+    r: np.ndarray
+    kept: np.ndarray
+    statistics: StepStatistics
+
+
+def compare_groups(
+    config: TrainConfig, number: int, rewards: Mapping[str, np.ndarray], spread: RunSpread
+) -> GroupRewards:
+    """Compare the rewards of N images, ``strategy.group`` in a row for each prompt.
+
+    Args:
+        config: settings of the run.
+        number: number of the set of images.
+        rewards: name -> (N,) rewards, also of held-out rewards.
+        spread: spread of the rewards in the run; this set is added to it.
+    """
+    strategy = config.strategy
+    trained = {c.name: _capped(rewards[c.name], c.phi, c.target) for c in config.rewards if c.weight}
+    groups = np.arange(len(next(iter(rewards.values())))) // strategy.group
+    spread.add(number, {name: _std(values[np.isfinite(values)]) for name, values in trained.items()})
+    result = advantages(
+        trained,
+        groups,
+        strategy.spread,
+        strategy.combine,
+        strategy.advantage_clip,
+        weights={c.name: c.weight for c in config.rewards},
+        floors=spread.floors(),
+        kind=config.loss.ensemble,
+        k=config.loss.ensemble_k,
+    )
+    kept = np.isfinite(result)
+    r = np.where(kept, to_unit(result, strategy.advantage_clip), 0.5)
+    return GroupRewards(r, kept, _statistics(rewards, r, kept, result, strategy.group))
+
+
+def warn_of_broken(
+    rewards: Mapping[str, np.ndarray], trained: Sequence[str], prompts: Sequence[str], first: int
+) -> None:
+    """Warn of the first sample whose trained reward is not finite; its group is skipped."""
+    for name in trained:
+        broken = np.flatnonzero(~np.isfinite(rewards[name]))
+        if len(broken):
+            more = f" ({len(broken) - 1} more samples)" if len(broken) > 1 else ""
+            logger.warning(
+                f"the reward {name!r} of sample {first + broken[0]} ({prompts[broken[0]]!r}) is "
+                f"{rewards[name][broken[0]]}{more}; its group is skipped"
+            )
+
+
+def _capped(rewards: np.ndarray, phi: str, target: float) -> np.ndarray:
+    return -reward_loss(torch.from_numpy(rewards), phi, target).numpy()
+
+
+def _std(values: np.ndarray) -> float:
+    return float(values.std()) if len(values) else 0.0
+
+
+def _statistics(
+    rewards: Mapping[str, np.ndarray], r: np.ndarray, kept: np.ndarray, result: np.ndarray, group: int
+) -> StepStatistics:
+    means, values = {}, {}
+    for name, all_values in rewards.items():
+        finite = all_values[np.isfinite(all_values)]
+        means[name] = RewardStatistics(float(finite.mean()) if len(finite) else float("nan"), _std(finite))
+        by_group = all_values.reshape(-1, group)
+        whole = by_group[np.isfinite(by_group).all(1)]
+        members = np.repeat(np.arange(len(whole)), group)
+        deviations = centered(whole.ravel(), members).reshape(-1, group) if len(whole) else whole
+        values[f"reward/{name}/group_std"] = (
+            float(np.sqrt((deviations**2).mean(1)).mean()) if len(whole) else 0.0
+        )
+    constant = (np.nan_to_num(result).reshape(-1, group) == 0).all(1)
+    skipped = ~kept.reshape(-1, group).all(1)
+    values |= {
+        "nft/r": float(r[kept].mean()) if kept.any() else 0.5,
+        "nft/constant_groups": float((constant & ~skipped).mean()),
+        "nft/skipped_groups": float(skipped.mean()),
+    }
+    return StepStatistics(means, values, float((constant | skipped).mean()), bool(kept.any()))
