@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-LIMIT = 20  # prompts of a run
+LIMIT = 12  # prompts of a run
 
 
 @pytest.fixture(scope="module")

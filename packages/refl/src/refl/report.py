@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from reward_core.files.atomic_write import atomic_write
+from reward_core.files.figure_file import write_figure
 from reward_core.printing.escapes import chart_label, markdown_block, markdown_text, python_string
 
 from .config import TrainConfig
@@ -21,10 +21,7 @@ def draw_curves(rows: list[dict[str, Any]], path: Path) -> None:
         rows: the metrics of the run, one dict per line of metrics.jsonl.
         path: file to write; not written if no metric has a panel.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure  # without pyplot, which needs a display and global state
 
     names = sorted({name for row in rows for name in row})
     panels = {
@@ -43,7 +40,8 @@ def draw_curves(rows: list[dict[str, Any]], path: Path) -> None:
     # Each panel is 1.85 inches high, with 0.3 above and 0.45 below. Fixed margins are drawn in 0.6 of
     # the time of a computed layout.
     height = 2.6 * len(panels)
-    figure, axes = pyplot.subplots(len(panels), 1, figsize=(8, height), squeeze=False)
+    figure = Figure((8, height))
+    axes = figure.subplots(len(panels), 1, squeeze=False)
     figure.subplots_adjust(0.1, 0.45 / height, 0.98, 1 - 0.3 / height, hspace=0.75 / 1.85)
     for axis, (title, series) in zip(axes[:, 0], panels.items()):
         for name in series:
@@ -55,9 +53,7 @@ def draw_curves(rows: list[dict[str, Any]], path: Path) -> None:
         axis.set_xlabel("step")
         if len(series) > 1 or "rewards" in title:
             axis.legend(fontsize=7)
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
-    pyplot.close(figure)
+    write_figure(figure, path)
 
 
 def model_card(
