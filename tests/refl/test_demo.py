@@ -83,8 +83,9 @@ def test_intervals_contain_the_mean_and_shrink_with_the_sample():
 
 
 def test_too_many_prompts_are_refused():
-    with pytest.raises(ValueError, match="Cannot sample 60 distinct prompts"):
-        sample_prompts(60, 0, "held_out", pair_share=0.0)  # only 48 exist
+    known = sample_prompts(48, 0, "held_out", pair_share=0.0)  # all that exist
+    with pytest.raises(ValueError, match=r"Cannot sample 2 distinct prompts .* found only 1\."):
+        sample_prompts(2, 0, "held_out", pair_share=0.0, without=frozenset(known[1:]))
 
 
 @pytest.fixture(scope="module")

@@ -41,7 +41,7 @@ def test_training_raises_a_toy_reward(pipelines, tmp_path, strategy, rank):
         f"strategy={strategy}",
         f"model.lora_rank={rank}",
         f"optimizer.lr={lr}",
-        steps=15,
+        steps=10,
     )
     before, after = (row["validation/red"] for row in rows if "validation/red" in row)
     assert after > before + 0.1, (before, after)

@@ -302,7 +302,10 @@ PAIRS = random.Random(2).choices(range(14), k=48)  # images repeat at short and 
 SETTINGS = BulkSettings(model="tiny", devices=("cpu",), batch_size=8, shard_rows=40, cache=6)
 
 
-@pytest.fixture(scope="module", params=["csv", "parquet with the bytes of images"])
+@pytest.fixture(
+    scope="module",
+    params=["csv", pytest.param("parquet with the bytes of images", marks=pytest.mark.slow)],
+)
 def pairs(request, inputs, tmp_path_factory) -> tuple[Manifest, bytes]:
     """A manifest, and the scores of an uninterrupted run."""
     import pyarrow
