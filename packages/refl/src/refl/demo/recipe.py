@@ -66,9 +66,9 @@ class DemoSize:
 
 
 SMALL = DemoSize(
-    steps=8,
+    steps=4,
     batch_size=4,
-    validate_every=4,
+    validate_every=2,
     validation_prompts=4,
     unseen_prompts=8,
     train_prompts=64,
