@@ -31,8 +31,10 @@ def pipelines(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def warm_python():
-    """Start Python programs with torch imported (see warm_python.py)."""
-    python = WarmPython("torch", "PIL.Image", "rich.table", "tokenizers")
+    """Start Python programs with torch and our packages imported, but no client of the hub."""
+    ours = ("reward_core.cli", "reward_core.bulk", "reward_core.models.load_group", "reward_benchmark.report")
+    modules = ("PIL.Image", "filelock", "rich.table", "tokenizers", "yaml")
+    python = WarmPython("torch", *modules, *ours, "reward_core.models.imagereward.reward_model")
     yield python
     python.stop()
 
@@ -41,7 +43,9 @@ def warm_python():
 def warm_training_python():
     """Start Python programs with the libraries of training imported, which do not ask the hub."""
     modules = ("torch._dynamo", "accelerate", "peft", "diffusers", "diffusers.loaders")
-    python = WarmPython(*modules, HF_HUB_OFFLINE="1", ACCELERATE_USE_CPU="1")
+    modules += ("diffusers.pipelines.stable_diffusion", "matplotlib.backends.backend_agg")
+    ours = ("reward_core.cli", "reward_core.training.trainer", "refl.cli", "refl.trainer")
+    python = WarmPython(*modules, *ours, HF_HUB_OFFLINE="1", ACCELERATE_USE_CPU="1")
     yield python
     python.stop()
 

@@ -53,7 +53,11 @@ class Hub(ThreadingHTTPServer):
 
 def commit_of(files):
     """Return the commit hash, which depends only on the content, as in git."""
-    return hashlib.sha1(repr(sorted(files.items())).encode()).hexdigest()
+    digest = hashlib.sha1()
+    for name, content in sorted(files.items()):
+        digest.update(f"{name}\0{len(content)}\0".encode())
+        digest.update(content)
+    return digest.hexdigest()
 
 
 class HubHandler(BaseHTTPRequestHandler):

@@ -67,6 +67,15 @@ class WarmPython:
         stdout, stderr = program.communicate(timeout)
         return subprocess.CompletedProcess(arguments, program.returncode, stdout, stderr)
 
+    def start_ranks(self, count: int, arguments, *, env) -> list[Program]:
+        """Start a distributed program on ``count`` processes, with the environment that torchrun sets."""
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+        common = {**env, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        common |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
+        ranks = map(str, range(count))
+        return [self.start(arguments, env={**common, "RANK": n, "LOCAL_RANK": n}) for n in ranks]
+
     def stop(self) -> None:
         if self.control is not None:
             self.control.close()

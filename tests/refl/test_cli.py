@@ -345,37 +345,43 @@ def test_names_and_paths_are_checked_before_a_model_is_loaded(tmp_path):
 UNREACHABLE_HUB = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}
 
 
-@pytest.mark.parametrize(
-    ("more", "message"),
-    [
-        (["--reward", "no-reward"], "Cannot load the reward 'no-reward'"),
-        (["--set", "steps=3"], "Did you mean 'rollout.steps'"),
-        (["--prompts", "none.txt"], "Cannot read prompts from 'none.txt'"),
-        (["--model", "./none"], "Cannot load the model './none'"),
-        (["--model", os.path.dirname(__file__)], "it has no model_index.json"),
-        (["--model", "someone/absent"], "Cannot load 'someone/absent': it is neither"),
-        (["--model", __file__, "--reward", "someone/absent"], "Cannot load the reward 'someone/absent': "),
-        (
-            ["--model", __file__, "--reward", "ImageReward-v1.0"],
-            "Cannot load the reward 'ImageReward-v1.0': ",
-        ),
-    ],
-)
-def test_mistakes_on_the_command_line_are_reported_before_torch_loads(tmp_path, more, message):
+MISTAKES = {
+    "Cannot load the reward 'no-reward'": ["--reward", "no-reward"],
+    "Did you mean 'rollout.steps'": ["--set", "steps=3"],
+    "Cannot read prompts from 'none.txt'": ["--prompts", "none.txt"],
+    "Cannot load the model './none'": ["--model", "./none"],
+    "it has no model_index.json": ["--model", os.path.dirname(__file__)],
+    "Cannot load 'someone/absent': it is neither": ["--model", "someone/absent"],
+    "Cannot load the reward 'someone/absent': ": ["--model", __file__, "--reward", "someone/absent"],
+    "Cannot load the reward 'ImageReward-v1.0': ": ["--model", __file__, "--reward", "ImageReward-v1.0"],
+}
+MISTAKEN = """
+import contextlib, io, json, sys
+from refl.cli import main
+
+for arguments in json.loads(sys.argv[1]):
+    with contextlib.redirect_stderr(io.StringIO()) as printed:
+        assert main(arguments) == 2
+    assert "torch" not in sys.modules, arguments
+    print(json.dumps(printed.getvalue()))
+"""
+
+
+def test_mistakes_on_the_command_line_are_reported_before_torch_loads(tmp_path):
     (tmp_path / "prompts.txt").write_text("a red circle\n")
-    arguments = ["train", "--prompts", str(tmp_path / "prompts.txt"), *more]
-    code = (
-        f"import sys; from refl.cli import main; code = main({arguments}); assert 'torch' not in sys.modules"
-    )
+    arguments = [["train", "--prompts", str(tmp_path / "prompts.txt"), *more] for more in MISTAKES.values()]
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", MISTAKEN, json.dumps(arguments)],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": ":".join(sys.path), **UNREACHABLE_HUB, "HF_HOME": str(tmp_path)},
     )
-    assert done.returncode == 0, done.stderr
-    assert message in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    assert (done.returncode, done.stderr) == (0, "")
+    printed = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(printed) == len(MISTAKES)
+    for message, text in zip(MISTAKES, printed):
+        assert message in text
+        assert len(text.splitlines()) == 1
 
 
 def test_models_are_looked_up_on_the_hub_before_torch_loads(tmp_path):

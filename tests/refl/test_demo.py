@@ -83,8 +83,9 @@ def test_intervals_contain_the_mean_and_shrink_with_the_sample():
 
 
 def test_too_many_prompts_are_refused():
-    with pytest.raises(ValueError, match="Cannot sample 60 distinct prompts"):
-        sample_prompts(60, 0, "held_out", pair_share=0.0)  # only 48 exist
+    known = sample_prompts(48, 0, "held_out", pair_share=0.0)  # all that exist
+    with pytest.raises(ValueError, match=r"Cannot sample 2 distinct prompts .* found only 1\."):
+        sample_prompts(2, 0, "held_out", pair_share=0.0, without=frozenset(known[1:]))
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +129,7 @@ def test_each_panel_of_the_curves_has_one_labeled_axis():
 
 @pytest.mark.slow
 def test_the_learned_reward_rises_and_by_more_than_the_control(demo):
-    """On 16 validation images; measured 0.35 -> 0.75 after 8 steps, the control 0.48."""
+    """On 8 validation images; measured 0.43 -> 0.68 after 4 steps, the control 0.42."""
     report, _ = demo
     refl, control = (report["curves"][name] for name in ("refl", "control"))
     assert refl[0]["tiny"] == control[0]["tiny"]

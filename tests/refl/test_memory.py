@@ -25,7 +25,9 @@ def estimate(model, folder, *more):
     return trainer, estimate_memory(trainer.objective, plan)
 
 
-@pytest.mark.parametrize("family", ["sd", "sdxl", "sd3", "flux"])
+@pytest.mark.parametrize(
+    "family", ["sd", "flux", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sdxl", "sd3"))]
+)
 def test_parts_follow_from_the_sizes(pipelines, tmp_path, family):
     trainer, memory = estimate(pipelines(family), tmp_path, "model.lora_rank=0", "optimizer.ema_decay=0.9")
     trained = 4 * sum(p.numel() for p in trainer.trainable.parameters)

@@ -39,7 +39,7 @@ def rewards_of(trainer, number=0):
 @pytest.mark.parametrize(
     ("family", "more"),
     [
-        ("sd", ("model.lora_rank=0",)),
+        pytest.param("sd", ("model.lora_rank=0",), marks=pytest.mark.slow),
         ("sd", ("model.lora_rank=4", "rollout.guidance_scale=3.0")),
         pytest.param("sdxl", ("model.lora_rank=4", "run.mixed_precision=bf16"), marks=pytest.mark.slow),
         pytest.param("sd3", ("model.lora_rank=4",), marks=pytest.mark.slow),

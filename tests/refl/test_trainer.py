@@ -41,7 +41,7 @@ def test_training_raises_a_toy_reward(pipelines, tmp_path, strategy, rank):
         f"strategy={strategy}",
         f"model.lora_rank={rank}",
         f"optimizer.lr={lr}",
-        steps=15,
+        steps=10,
     )
     before, after = (row["validation/red"] for row in rows if "validation/red" in row)
     assert after > before + 0.1, (before, after)
@@ -57,7 +57,7 @@ def test_training_raises_a_toy_reward(pipelines, tmp_path, strategy, rank):
         pytest.param("sdxl", 4, ("rollout.width=32", "rollout.guidance_scale=3.0"), marks=pytest.mark.slow),
         pytest.param("sdxl", 0, ("model.gradient_checkpointing=true",), marks=pytest.mark.slow),
         pytest.param("sd3", 4, (), marks=pytest.mark.slow),
-        ("flux", 4, ("rollout.width=32",)),
+        pytest.param("flux", 4, ("rollout.width=32",), marks=pytest.mark.slow),
     ],
 )
 def test_every_family_trains_a_step_and_loads_into_diffusers(pipelines, tmp_path, family, rank, more):
@@ -174,6 +174,7 @@ def test_the_pretraining_loss_falls(pipelines, tmp_path):
     assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5])
 
 
+@pytest.mark.slow
 def test_saturated_images_are_counted(pipelines, tmp_path):
     _, rows = train(pipelines("sd"), tmp_path, reward="{name: red, phi: relu, target: -50}")
     assert [row["zero_gradient"] for row in rows if "zero_gradient" in row] == [1.0, 1.0]
@@ -373,6 +374,7 @@ def test_a_held_out_reward_does_not_change_training(pipelines, tmp_path):
         assert torch.equal(weight, weights["without"][name])
 
 
+@pytest.mark.slow
 def test_a_held_out_reward_that_is_not_finite_is_never_the_best(pipelines, tmp_path):
     rewards = {"red": redness, "lost": lambda pixels, prompts: redness(pixels, prompts) * float("nan")}
     pair = "{name: red, phi: linear}, {name: lost, weight: 0}"

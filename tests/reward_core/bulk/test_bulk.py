@@ -339,8 +339,8 @@ def test_truncated_prompts_are_counted(command, inputs, tmp_path):
 
 
 def test_an_image_is_encoded_once_for_many_prompts(command, inputs, tmp_path):
-    prompts = [f"a red circle above {i} blue squares" for i in range(60)]
-    images = [NAMES[0]] * 30 + [NAMES[1], NAMES[2]] * 15
+    prompts = [f"a red circle above {i} blue squares" for i in range(24)]
+    images = [NAMES[0]] * 12 + [NAMES[1], NAMES[2]] * 6
     manifest = write_manifest(tmp_path / "pairs.csv", prompts, images)
     common = (
         "score",
@@ -355,11 +355,11 @@ def test_an_image_is_encoded_once_for_many_prompts(command, inputs, tmp_path):
         "--json",
     )
     out = tmp_path / "scores.csv"
-    done = command(*common, "--out", out, "--batch-size", 4, "--shard-rows", 60, "--cache", 2)
+    done = command(*common, "--out", out, "--batch-size", 4, "--shard-rows", 24, "--cache", 2)
     assert json.loads(done.stdout)["pictures_encoded"] == 3
     cached_scores = [row["score"] for row in read(out)]
-    done = command(*common, "--out", out, "--batch-size", 1, "--shard-rows", 60, "--cache", 0)
-    assert json.loads(done.stdout)["pictures_encoded"] == 60
+    done = command(*common, "--out", out, "--batch-size", 1, "--shard-rows", 24, "--cache", 0)
+    assert json.loads(done.stdout)["pictures_encoded"] == 24
     model = RM.load("tiny", device="cpu")
     expected = model.score_pairs(prompts, [str(inputs / image) for image in images]).tolist()
     assert cached_scores == pytest.approx(expected, abs=5e-5)

@@ -22,7 +22,7 @@ from reward_core.cli import main
 from reward_core.errors import RunInterrupted, StaleScoresWarning
 
 pytest.importorskip("pyarrow")
-ROWS, IMAGES = 320, 40
+ROWS, IMAGES = 160, 31
 OPTIONS = ("--model", "tiny", "--device", "cpu", "--batch-size", "8", "--shard-rows", "16", "--cache", "12")
 
 
@@ -167,7 +167,9 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize(
+    "change", ["a row of the manifest", pytest.param("more rows", marks=pytest.mark.slow)]
+)
 def test_a_changed_manifest_is_refused(command, inputs, tmp_path, change):
     copy = shutil.copytree(inputs, tmp_path / "copy")
     out = unfinished_run(copy, tmp_path)
@@ -288,7 +290,7 @@ def test_a_signal_reports_saved_rows_and_the_same_command_resumes(
     _, printed = process.communicate(timeout=60)
     assert process.returncode == code
     message = re.fullmatch(
-        r"reward-core: interrupted; (\d+) of 320 rows are kept; the same command resumes from there\n",
+        rf"reward-core: interrupted; (\d+) of {ROWS} rows are kept; the same command resumes from there\n",
         printed,
     )
     assert message, printed
@@ -296,11 +298,14 @@ def test_a_signal_reports_saved_rows_and_the_same_command_resumes(
     assert json.loads(command(*options, "--json").stdout)["resumed_rows"] == int(message[1])
 
 
-PAIRS = random.Random(2).choices(range(14), k=72)  # images repeat at short and long distances
+PAIRS = random.Random(2).choices(range(14), k=48)  # images repeat at short and long distances
 SETTINGS = BulkSettings(model="tiny", devices=("cpu",), batch_size=8, shard_rows=40, cache=6)
 
 
-@pytest.fixture(scope="module", params=["csv", "parquet with the bytes of images"])
+@pytest.fixture(
+    scope="module",
+    params=["csv", pytest.param("parquet with the bytes of images", marks=pytest.mark.slow)],
+)
 def pairs(request, inputs, tmp_path_factory) -> tuple[Manifest, bytes]:
     """A manifest, and the scores of an uninterrupted run."""
     import pyarrow
@@ -316,7 +321,7 @@ def pairs(request, inputs, tmp_path_factory) -> tuple[Manifest, bytes]:
         path = folder / "pairs.parquet"
         images = [(inputs / f"{image}.png").read_bytes() for image in PAIRS]
         table = pyarrow.table({"prompt": prompts, "image": images})
-        pyarrow.parquet.write_table(table, path, row_group_size=30)
+        pyarrow.parquet.write_table(table, path, row_group_size=20)
     manifest = Manifest(path, images=inputs)
     score_to_file(manifest, folder / "whole.jsonl", SETTINGS)
     return manifest, (folder / "whole.jsonl").read_bytes()

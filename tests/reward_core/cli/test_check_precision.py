@@ -78,6 +78,7 @@ def test_the_document_has_the_figures_of_the_rewards(command, images, tmp_path):
     assert figures["speedup"] == pytest.approx(figures["images_per_s"] / document["exact"]["images_per_s"])
 
 
+@pytest.mark.slow
 def test_the_table_fits_80_columns_and_ends_with_a_verdict_for_each_precision(command, images):
     (images / "damaged.png").unlink()
     (images / "4.txt").write_text(INFOTEXT)  # of images 0, 2 and 4, evenly spread

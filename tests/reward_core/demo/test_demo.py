@@ -33,6 +33,7 @@ def accuracy(model: RM.RewardModel, groups: list[shapes.Group]) -> float:
     return right / total
 
 
+@pytest.mark.slow
 def test_the_tiny_model_orders_images_of_held_out_prompts(tiny):
     groups = list(shapes.make_groups(60, shapes.HELD_OUT, "held_out", start=50_000))
     # Measured: 0.94; chance is 0.5.

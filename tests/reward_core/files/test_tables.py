@@ -77,6 +77,7 @@ def test_json_with_too_many_values_is_refused_before_it_takes_memory(tmp_path, i
     assert time.process_time() - begun < 1
 
 
+@pytest.mark.slow
 def test_the_default_limits_allow_rankings_of_the_size_of_pick_a_pic():
     prompt = "a castle, " * 10
     pair = {"prompt": prompt, "image_0": "0" * 40, "image_1": "1" * 40, "label_0": 0.5, "label_1": 0.5}

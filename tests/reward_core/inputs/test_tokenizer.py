@@ -45,6 +45,7 @@ def test_a_long_prompt_has_the_same_tokens_as_the_whole_text(tiny, name):
         assert tokenizer.dropped_words(prompt) == ""
 
 
+@pytest.mark.slow
 def test_a_prompt_of_megabytes_is_tokenized_fast(tiny):
     begun = time.process_time()
     for text in ("cat ", "cat"):

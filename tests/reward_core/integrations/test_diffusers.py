@@ -346,7 +346,9 @@ def embeddings(pipe, prompts, negative="grey"):
 
 
 @pytest.mark.parametrize("early", [None, DropPlan()], ids=["all finished", "early dropping"])
-@pytest.mark.parametrize("name", ["sd", "sdxl", "sd3", "flux"])
+@pytest.mark.parametrize(
+    "name", ["sdxl", "flux", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sd", "sd3"))]
+)
 def test_embeddings_replace_the_prompts(load, name, early):
     pipe, scorer = load(name), Brightness()
     call = {**call_of(name), "num_inference_steps": 2, "early": early, "batch_size": 3}

@@ -170,6 +170,7 @@ def test_rewards_of_float_pixels_are_those_of_the_image(published):
     assert 0 < pixels.grad.norm() < float("inf")
 
 
+@pytest.mark.slow
 def test_16_bit_matrices_change_scores_little(scorers, published):
     fast = Published(published.name)
     fast.model.set_encoder_dtype(torch.bfloat16)
@@ -183,6 +184,7 @@ def test_16_bit_matrices_change_scores_little(scorers, published):
         assert fast.model.clip.logit_scale.dtype == torch.float32
 
 
+@pytest.mark.slow
 def test_images_of_any_mode_and_shape_are_scored_alike_in_batches(published):
     levels = np.random.default_rng(0).integers(0, 256, (40, 50, 4), dtype=np.uint8)
     image = Image.fromarray(levels)

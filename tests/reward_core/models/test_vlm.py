@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -37,19 +38,24 @@ class Published:
         self.mu = torch.tensor([pair["mu_float64"] for pair in self.pairs])
 
 
-@pytest.fixture(scope="module", params=FOLDERS)
-def published(request):
-    return Published(request.param)
-
-
 @pytest.fixture(scope="module")
-def hpsv3():
-    return Published("HPSv3")
+def scorers():
+    return cache(Published)
 
 
-@pytest.fixture(scope="module")
-def hpsv3_plus_plus():
-    return Published("HPSv3++")
+@pytest.fixture(params=["HPSv3", pytest.param("HPSv3++", marks=pytest.mark.slow)])
+def published(request, scorers):
+    return scorers(request.param)
+
+
+@pytest.fixture
+def hpsv3(scorers):
+    return scorers("HPSv3")
+
+
+@pytest.fixture
+def hpsv3_plus_plus(scorers):
+    return scorers("HPSv3++")
 
 
 def patches(model, image):

@@ -5,8 +5,6 @@ import json
 import os
 import pickle
 import random
-import subprocess
-import sys
 import tracemalloc
 import zipfile
 
@@ -290,7 +288,7 @@ def test_a_folder_of_tables_is_a_dataset(tmp_path, datasets):
     assert data[0].images[0].read() == content["u2"]
 
 
-def test_unavailable_datasets(tmp_path):
+def test_unavailable_datasets(warm_python, tmp_path):
     """With a local hub, in another process, because the client reads the hub's address on import."""
     code = """
 import sys
@@ -309,7 +307,7 @@ for name in ("someone/scripted", "zai-org/ImageRewardDB", "someone/none"):
     settings = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
     settings |= {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path), "HF_HUB_DISABLE_TELEMETRY": "1"}
     try:
-        done = subprocess.run([sys.executable, "-c", code], env=settings, capture_output=True, text=True)
+        done = warm_python.run(["-c", code], env=settings)
     finally:
         hub.stop()
     lines = done.stdout.splitlines()
@@ -494,7 +492,13 @@ def test_evaluate_reads_every_format(command, tmp_path):
     assert "it has several splits. Set --split" in done.stderr
 
 
-@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED], ids=["stored", "deflated"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(zipfile.ZIP_STORED, id="stored"),
+        pytest.param(zipfile.ZIP_DEFLATED, id="deflated", marks=pytest.mark.slow),
+    ],
+)
 def test_a_member_of_a_zip_is_held_in_memory_once(tmp_path, method):
     content = random.Random(0).randbytes(20_000_000)
     with zipfile.ZipFile(tmp_path / "images.zip", "w", method) as archive:

@@ -149,6 +149,7 @@ def test_rewards_do_not_depend_on_their_batch(fast, model, images):
         assert torch.allclose(shuffled, whole[order], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_16_bit_rewards_hardly_depend_on_their_batch():
     """Kernels for another shape add in another order, then round to 8 bits of mantissa."""
     model = RM.load("tiny", device="cpu", precision="fast")

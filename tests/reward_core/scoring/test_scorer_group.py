@@ -254,6 +254,7 @@ def read(path):
     return pytest.importorskip("pyarrow.parquet").read_table(path).to_pylist()
 
 
+@pytest.mark.slow
 def test_an_interrupted_bulk_run_with_several_scorers_resumes_to_the_same_bytes(manifest, clips):
     models = (str(clips["CLIP"]), "tiny", str(clips["HPS"]))
     settings = BulkSettings(models, devices=("cpu",), batch_size=2, shard_rows=8, save_seconds=0)

@@ -574,9 +574,10 @@ RELATION_ONLY = {"semantic": (("wrong_relation", 1.0),), "semantic_share": 1.0}
         (lambda: replace(shapes.TRAIN, good=2), "good.*2"),
         (lambda: replace(shapes.TRAIN, semantic=(("blur", 1.0),)), "blur"),
         (lambda: replace(shapes.TRAIN, tie_width=-0.1), "-0.1"),
-        (
+        pytest.param(
             lambda: shapes.make_group(rng(), replace(shapes.TRAIN, size=16, tie_width=1.0)),
             r"Lower tie_width \(1.0\)",
+            marks=pytest.mark.slow,
         ),
         (
             lambda: shapes.sample_faults(ONE, rng(), replace(shapes.TRAIN, **RELATION_ONLY)),

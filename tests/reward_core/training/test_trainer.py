@@ -37,6 +37,16 @@ def data(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def start(folder, tmp_path_factory):
+    """The folder of a randomly initialized model."""
+    model = RM.load(folder, device="cpu")
+    initialize_from_scratch(model, 0)
+    path = tmp_path_factory.mktemp("start") / "model"
+    model.save_pretrained(path)
+    return path
+
+
 @pytest.fixture
 def fresh(folder):
     """A function that returns a randomly initialized model of the tiny size."""
@@ -253,6 +263,7 @@ def test_images_within_tables_and_zips_are_cached(fresh, data, tmp_path):
     assert other.readers["train"].cache.folder != caches["zip"].folder
 
 
+@pytest.mark.slow
 def test_a_small_cache_holds_some_images(fresh, data, tmp_path):
     config = settings(data, tmp_path, freeze=0.5, epochs=2, cache=str(tmp_path / "c"), cache_gb=6e-5)
     trainer = Trainer(config, fresh())
@@ -370,6 +381,7 @@ def test_a_run_does_not_resume_with_other_data_or_weights(fresh, tmp_path):
     assert Trainer(config, RM.load(tmp_path / "run", device="cpu")).train() == tmp_path / "run"
 
 
+@pytest.mark.slow
 def test_a_folder_is_for_one_run_at_a_time(fresh, data, tmp_path):
     config = settings(data, tmp_path / "run", steps=2)
     second, first = Trainer(config, fresh()), Trainer(config, fresh())
@@ -421,6 +433,7 @@ def test_bad_images_are_skipped_counted_and_listed(fresh, tmp_path, caplog):
         Trainer(config, fresh(), {"train": read_rankings(data / "train.json")[3:4]})
 
 
+@pytest.mark.slow
 def test_the_card_lists_skipped_images_and_the_selection_of_weights(fresh, tmp_path):
     """Also after a resume, when the damaged image is not read again, and without a validation set."""
     data = tmp_path / "data"
@@ -445,6 +458,7 @@ def test_the_card_lists_skipped_images_and_the_selection_of_weights(fresh, tmp_p
     assert (saved.reward_mean, saved.reward_std, saved.score_quantiles) == (0.0, 1.0, None)
 
 
+@pytest.mark.slow
 def test_images_in_memory_are_skipped_one_by_one(fresh, data, tmp_path):
     """They have no file names, so group and index identify them."""
     train, others = read_rankings(data / "train.json")[:6], read_rankings(data / "validation.json")[:2]
@@ -682,11 +696,10 @@ def test_presets_and_settings(tmp_path):
 @pytest.mark.parametrize(
     "name", ["on", "off", "null", "010", "1_000", "1.50", "2024-01-01", "a: b", "a #1", "[x]"]
 )
-def test_folder_names_are_taken_as_typed(fresh, tmp_path, command, monkeypatch, name):
+def test_folder_names_are_taken_as_typed(start, tmp_path, command, monkeypatch, name):
     """YAML would read these names as booleans, numbers, dates or mappings."""
     monkeypatch.chdir(tmp_path)
     write_rankings(tmp_path / name, "train", 4, seed=0, images=2)
-    start = model_folder(fresh, tmp_path)
     given = ("--data", name, "--images", name, "--out", name, "--init", start, "--cache", name)
     done = command("train", *given, "cpu=true", "--dry-run")
     assert done.returncode == 0, done.stderr
@@ -761,6 +774,7 @@ def test_attention_is_computed_backward_in_float32_under_bf16_on_a_cpu(
     assert set(backward.dtypes) == {torch.float32}
 
 
+@pytest.mark.slow
 def test_training_warns_once_about_16_bit_images(fresh, data, tmp_path):
     images = tuple(Image.fromarray(np.full((48, 48), 1000 * i, dtype=np.uint16)) for i in range(1, 5))
     group = RankedPrompt("0", "a red circle", images, (1, 2, 3, 4))

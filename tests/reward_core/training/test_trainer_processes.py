@@ -7,7 +7,6 @@ import signal
 import sys
 import time
 
-import psutil
 import pytest
 import torch
 from ranked_images import write_rankings
@@ -55,6 +54,14 @@ def finish(python, arguments):
     done = python.run(arguments, env=environment())
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stderr
+
+
+def finish_ranks(python, arguments):
+    """Run a training on two ranks and return the first rank's stderr."""
+    ranks = python.start_ranks(2, arguments, env=environment())
+    outputs = [rank.communicate(timeout=300)[1] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], outputs
+    return outputs[0]
 
 
 @pytest.fixture
@@ -120,14 +127,14 @@ def wait_for_steps(folder, steps, process):
 @pytest.mark.slow
 def test_a_resumed_run_on_two_ranks_is_bit_identical(python, start, data, tmp_path):
     more = ("batch_size=1", "accumulation=1", "steps=9", "checkpoint_every=3", f"cache={tmp_path / 'cache'}")
-    finish(python, training(start, data, tmp_path / "whole", *more, ranks=2))
-    arguments = training(start, data, tmp_path / "killed", *more, ranks=2)
-    process = python.start(arguments, env=environment())
-    wait_for_steps(tmp_path / "killed", 5, process)  # between two checkpoints
-    for running in (process, *psutil.Process(process.pid).children(recursive=True)):
-        running.kill()
-    process.wait()
-    output = finish(python, arguments)
+    finish_ranks(python, training(start, data, tmp_path / "whole", *more))
+    arguments = training(start, data, tmp_path / "killed", *more)
+    ranks = python.start_ranks(2, arguments, env=environment())
+    wait_for_steps(tmp_path / "killed", 5, ranks[0])  # between two checkpoints
+    for rank in ranks:
+        rank.kill()
+        rank.wait()
+    output = finish_ranks(python, arguments)
     assert "resuming after step" in output
     (one, _), (two, _) = newest(tmp_path / "whole"), newest(tmp_path / "killed")
     for name, weight in one.items():

@@ -11,6 +11,7 @@ import json
 import logging
 import re
 import sys
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,6 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     return 143 if terminated and code == 130 else code
 
 
+@cache
 def build_parser() -> argparse.ArgumentParser:
     from . import __version__
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from reward_core.files.atomic_write import atomic_write
+from reward_core.files.figure_file import write_figure
 from reward_core.printing.escapes import chart_label
 
 from .samples import Samples
@@ -103,8 +103,7 @@ def draw_curves(panels: Sequence[Panel], path: Path) -> None:
         axis.remove()
     for axis, panel in zip(axes, panels):
         _draw(axis, panel)
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
+    write_figure(figure, path)
 
 
 def _reward_lines(name: str, rows: Sequence[Row], samples: Sequence[Samples]) -> list[Line]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from reward_core.demo.contact_sheet import contact_sheet
 from reward_core.files.atomic_write import atomic_write
+from reward_core.files.figure_file import write_figure
 from reward_core.shapes import parse
 
 from .recipe import HELD_OUT_REWARD, REWARD, TRUTH
@@ -65,8 +66,7 @@ def draw_grid(
 
 def draw_curve(path: Path, curves: dict[str, list[dict[str, Any]]], saved_step: int | None = None) -> None:
     """Draw rewards, truth and diversity over steps as a PNG (see ``curve_figure``)."""
-    with atomic_write(path) as temporary:
-        curve_figure(curves, saved_step).savefig(temporary, format="png", dpi=110)
+    write_figure(curve_figure(curves, saved_step), path)
 
 
 def curve_figure(curves: dict[str, list[dict[str, Any]]], saved_step: int | None = None) -> Figure:

@@ -68,11 +68,11 @@ class DemoSize:
 
 
 SMALL = DemoSize(
-    steps=8,
-    batch_size=8,
-    validate_every=4,
-    validation_prompts=8,
-    unseen_prompts=16,
+    steps=4,
+    batch_size=4,
+    validate_every=2,
+    validation_prompts=4,
+    unseen_prompts=8,
     train_prompts=64,
     images=100,
 )

@@ -7,6 +7,7 @@ Exit code 0: all images were scored. 1: some images failed (listed on stderr; th
 from __future__ import annotations
 
 import argparse
+from functools import cache
 
 from ..printing.command_line import CommandParser, encode_anything, run_command_line
 from . import (
@@ -56,6 +57,7 @@ def run_command(args: argparse.Namespace) -> int:
     return run_command_line("reward-core", lambda: args.run(args), quiet=getattr(args, "quiet", False))
 
 
+@cache
 def build_parser() -> argparse.ArgumentParser:
     from .. import __version__
 

@@ -1,4 +1,4 @@
-"""Tables and progress bars of rich that print names and prompts without markup."""
+"""Tables of rich that print names and prompts without markup."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from typing import Any
 
 from rich.cells import cell_len
 from rich.console import Console
-from rich.progress import Task, TextColumn
 from rich.table import Table
-from rich.text import Text
 
 from .escapes import printable
 
@@ -94,13 +92,3 @@ def print_table(table: PlainTable) -> None:
         console.print(table)
     else:
         console.print(table.as_list(console.width), soft_wrap=True)
-
-
-class DescriptionColumn(TextColumn):
-    """The description of a progress bar, without markup."""
-
-    def __init__(self) -> None:
-        super().__init__("{task.description}", markup=False)
-
-    def render(self, task: Task) -> Text:
-        return Text(printable(task.description), style=self.style, justify=self.justify)

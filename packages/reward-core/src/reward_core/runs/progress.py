@@ -44,7 +44,8 @@ def bar(wanted: bool = True):
     """Return a rich Progress with the count and the time left."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-    from ..printing.terminal import DescriptionColumn, plain_console
+    from ..printing.progress_columns import DescriptionColumn
+    from ..printing.terminal import plain_console
 
     console = plain_console(stderr=True)
     return Progress(

@@ -17,7 +17,8 @@ def step_bar(steps: int, done: int, shown: bool) -> Iterator[Callable[[str], Non
     """Yield a function that advances the bar by one step and shows a text next to it."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from ..printing.terminal import DescriptionColumn, plain_console
+    from ..printing.progress_columns import DescriptionColumn
+    from ..printing.terminal import plain_console
 
     console = plain_console(stderr=True)
     pace = _Pace(steps, done)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ..files.atomic_write import atomic_write
+from ..files.figure_file import write_figure
 from ..models.imagereward.reward_model import RewardModel
 from ..printing.escapes import markdown_block, markdown_code, markdown_text
 from ..runs.settings import import_yaml
@@ -27,10 +27,7 @@ def draw_curves(rows: list[dict[str, Any]], path: Path) -> None:
         rows: the rows of metrics.jsonl.
         path: the PNG to write.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure  # without pyplot, which needs a display and global state
 
     panels = {
         "loss": ("loss", "validation/loss"),
@@ -38,7 +35,9 @@ def draw_curves(rows: list[dict[str, Any]], path: Path) -> None:
         "gradient norm": ("gradient_norm",),
         "learning rate": ("lr",),
     }
-    figure, axes = pyplot.subplots(2, 2, figsize=(11, 6))
+    figure = Figure((11, 6))
+    axes = figure.subplots(2, 2)
+    figure.subplots_adjust(0.07, 0.08, 0.98, 0.95, 0.2, 0.36)  # a computed layout takes twice the time
     for axis, (title, names) in zip(axes.flat, panels.items()):
         for name in names:
             points = [(row["step"], row[name]) for row in rows if name in row]
@@ -51,10 +50,7 @@ def draw_curves(rows: list[dict[str, Any]], path: Path) -> None:
         if len(names) > 1:
             axis.legend(fontsize=8)
     axes[0, 0].axhline(0.6931, color="grey", linewidth=0.8, linestyle=":")  # log 2: chance
-    figure.tight_layout()
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
-    pyplot.close(figure)
+    write_figure(figure, path)
 
 
 def model_card(
