@@ -124,7 +124,7 @@ def test_special_tokens_in_a_prompt_are_ordinary_text(published):
 def test_long_prompts_are_cut_at_2048_tokens(published):
     model = published.model
     words = " ".join(f"cat{i}" for i in range(900))
-    with pytest.warns(PromptTruncatedWarning, match=r"prompt cut at 2048 tokens, ignoring 't649 .* of 'cat0 "):
+    with pytest.warns(PromptTruncatedWarning, match=r"cut at 2048 tokens, ignoring 't649 .* of 'cat0 "):
         ids, mask = model.tokenizer([words, "a cat"])
     assert ids.shape == (2, 2048)
     assert mask.sum(1).tolist() == [2048, len(model.tokenizer(["a cat"])[0][0])]
@@ -180,7 +180,8 @@ def test_the_longest_strips_score_and_longer_ones_are_error_rows(published):
 def test_squares_are_prepared_without_torch(published):
     assert published.model.transform.prepares_with_pil
     code = "import sys, reward_core.models.vqascore.padded_square as m; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": ":".join(sys.path)}).returncode == 0
+    environment = {"PYTHONPATH": ":".join(sys.path)}
+    assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0
 
 
 # Gradients

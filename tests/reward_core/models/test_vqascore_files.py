@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import constants
-from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import reward_core as RM
@@ -69,7 +68,7 @@ def test_an_image_encoder_is_read_from_clip_if_the_weights_have_none(files):
     state = load_file(files / WEIGHTS)
     clip = {key.removeprefix(TOWER): value for key, value in state.items() if key.startswith(TOWER)}
     save_file({key: value for key, value in state.items() if not key.startswith(TOWER)}, files / WEIGHTS)
-    with pytest.raises(CheckpointError, match=r"has no image encoder\. Copy pytorch_model\.bin of openai/clip-v"):
+    with pytest.raises(CheckpointError, match=r"has no image encoder\. Copy pytorch_model\.bin of openai"):
         load(files)
     (files / "clip-vit-large-patch14-336").mkdir()
     others = {"logit_scale": torch.zeros(()), "text_model.final_layer_norm.bias": torch.zeros(3)}

@@ -35,8 +35,10 @@ def _facts(size: str, parameters: int, gigabytes: float, hardware: str) -> Score
         gigabytes=gigabytes,
         hardware=hardware,
         score_range="0 to 1",
-        comparable_across_prompts=None,
         training_data="questions and answers about images; no human preferences",
+        code_license=License(
+            "Apache-2.0", "https://github.com/linzhiqiu/t2v_metrics/blob/main/pyproject.toml"
+        ),
         weights_license=License("Apache-2.0", f"https://huggingface.co/zhiqiulin/clip-flant5-{size}"),
         citation="arXiv 2404.01291",
     )
