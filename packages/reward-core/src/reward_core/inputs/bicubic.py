@@ -84,13 +84,23 @@ def nearest_indices(source: int, target: int, start: int, stop: int) -> np.ndarr
     return np.clip(positions.astype(np.int64), 0, source - 1)
 
 
-@lru_cache(maxsize=1)
-def tall_images_go_vertical_first() -> bool:
-    """Return whether Pillow shrinks tall images vertically first.
+def is_vertical_first(size: tuple[int, int], new_size: tuple[int, int]) -> bool:
+    """Return whether Pillow runs the vertical pass of a resize first.
 
-    Pillow 13 does for images taller than twice their width, because it is faster; earlier versions do not.
-    Each pass rounds, so the results differ by some levels. The answer comes from resizing a small image once.
+    Pillow 13 does if it removes more than twice as many rows as columns, because that is faster; earlier
+    versions do not. Each pass rounds, so the results differ by some levels.
+
+    Args:
+        size: (width, height) of the image.
+        new_size: (width, height) after resizing.
     """
+    columns, rows = (old - new for old, new in zip(size, new_size))
+    return rows > max(0, 2 * columns) and _pillow_orders_passes()
+
+
+@lru_cache(maxsize=1)
+def _pillow_orders_passes() -> bool:
+    """Return whether this version of Pillow ever runs the vertical pass first, from a small image."""
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 20), dtype=np.uint8))
     vertical_first = image.resize((20, 30), Image.Resampling.BICUBIC).resize(
         (10, 30), Image.Resampling.BICUBIC

@@ -40,7 +40,7 @@ def resized_on_device(levels: Tensor, new_size: tuple[int, int], box: tuple[int,
     height, width = levels.shape[1:3]
     (new_width, new_height), (left, top, right, bottom) = new_size, box
     passes = [(2, width, new_width, left, right), (1, height, new_height, top, bottom)]
-    if new_height < height and height > 2 * width and bicubic.tall_images_go_vertical_first():
+    if bicubic.is_vertical_first((width, height), new_size):
         passes.reverse()
     for axis, source, target, start, stop in passes:
         levels = (

@@ -124,7 +124,7 @@ class ImageTransform(nn.Module):
         left, top, right, bottom = self.crop_box(new_width, new_height)
         with torch.autocast(levels.device.type, enabled=False), without_tf32(levels.device):
             passes = [(-1, width, new_width, left, right), (-2, height, new_height, top, bottom)]
-            if new_height < height and height > 2 * width and bicubic.tall_images_go_vertical_first():
+            if bicubic.is_vertical_first((width, height), (new_width, new_height)):
                 passes.reverse()
             for dim, source, target, start, stop in passes:
                 levels = _one_pass(levels, dim, source, target, start, stop)

@@ -59,7 +59,8 @@ class SquareImage:
         width, height = image.size
         new = self.resized_size(width, height)
         box = self.crop_box(*new)
-        if new[0] * new[1] > max(_ENLARGED_LIMIT, width * height):
+        enlarged = new[0] * new[1] > max(_ENLARGED_LIMIT, width * height)
+        if enlarged and not bicubic.is_vertical_first(image.size, new):
             cropped = _enlarge_window(image, new, box)
         elif image.mode in _PREMULTIPLIED and width * height > _STRIP_PIXELS:
             cropped = _shrink_in_strips(image, new).crop(box)
@@ -110,7 +111,7 @@ def _shrink_in_strips(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """Return image.resize(size, BICUBIC) of an image with alpha, in less memory."""
     width, height = image.size
     mode, (new_width, new_height) = _PREMULTIPLIED[image.mode], size
-    vertical_first = new_height < height and height > 2 * width and bicubic.tall_images_go_vertical_first()
+    vertical_first = bicubic.is_vertical_first(image.size, size)
     # Pillow's two passes are independent, so the first one can run strip by strip.
     halfway = Image.new(mode, (width, new_height) if vertical_first else (new_width, height))
     length, breadth = (width, height) if vertical_first else (height, width)
