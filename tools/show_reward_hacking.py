@@ -54,7 +54,7 @@ DISTANCE_WEIGHT = 5.0
 
 def arm_config(arm: str, base: TrainConfig) -> TrainConfig:
     """Return the demo's settings with a linear phi and at most one regularizer."""
-    held_out = (RewardConfig(HELD_OUT_REWARD, 0.0), RewardConfig(TRUTH, 0.0))
+    held_out = (RewardConfig(HELD_OUT_REWARD, 0.0), RewardConfig(TRUTH, 0.0, input="images"))
     config = replace(
         base,
         rewards=(RewardConfig(REWARD, 1.0, "linear"), *held_out),
@@ -67,7 +67,7 @@ def arm_config(arm: str, base: TrainConfig) -> TrainConfig:
         return replace(config, loss=replace(config.loss, distance="x0", distance_weight=DISTANCE_WEIGHT))
     if arm == "ensemble":
         both = (RewardConfig(REWARD, 0.5, "linear"), RewardConfig(HELD_OUT_REWARD, 0.5, "linear"))
-        return replace(config, rewards=(*both, RewardConfig(TRUTH, 0.0)))
+        return replace(config, rewards=(*both, RewardConfig(TRUTH, 0.0, input="images")))
     if arm == "lora":
         return replace(
             config,
