@@ -33,6 +33,18 @@ class HubFile:
 
 
 @dataclass(frozen=True)
+class HubPieces(HubFile):
+    """Weights that a model repository has as the pieces of one file, and that are converted once.
+
+    Attributes:
+        filename: pattern of the pieces, such as "ckpts/split_part_*".
+        converted: path of the converted weights in the folder for downloads.
+    """
+
+    converted: str = ""
+
+
+@dataclass(frozen=True)
 class WebFile:
     """A file at a URL.
 

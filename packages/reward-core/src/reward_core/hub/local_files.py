@@ -8,12 +8,15 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ..errors import InputError
-from .file_specs import HubFile, PackageFile, WebFile
+from .file_specs import HubFile, HubPieces, PackageFile, WebFile
 
 
 def local_path(file: HubFile | WebFile, download_root: str | os.PathLike[str] | None = None) -> Path | None:
-    """Return the path of a registered file if it is on this machine, without any download; else None."""
-    if download_root is not None or isinstance(file, WebFile):
+    """Return the path of a registered file if it is on this machine, without any download; else None.
+
+    For a file in pieces it is that of the converted weights.
+    """
+    if download_root is not None or isinstance(file, (WebFile, HubPieces)):
         path = target_path(file, download_root)
         return path if path.is_file() else None
     from huggingface_hub import try_to_load_from_cache
@@ -26,7 +29,12 @@ def local_path(file: HubFile | WebFile, download_root: str | os.PathLike[str] | 
 
 
 def target_path(file: HubFile | WebFile, download_root: str | os.PathLike[str] | None = None) -> Path:
-    """Return where a file goes: its own path, or the folder of its repository in the hub's cache."""
+    """Return where a file goes: its own path, or the folder of its repository in the hub's cache.
+
+    For a file in pieces it is the path of the converted weights.
+    """
+    if isinstance(file, HubPieces):
+        return Path(download_root or Path(torch_cache()) / "reward-core") / file.converted
     if download_root is not None:
         folder = file.folder if isinstance(file, HubFile) else ""
         return Path(download_root) / folder / file.filename
@@ -69,7 +77,11 @@ def how_to_copy(
     steps = []
     for file in (file for file in files if local_path(file, download_root) is None):
         target = target_path(file, download_root)
-        if download_root is None and isinstance(file, HubFile):
+        if isinstance(file, HubPieces):
+            command = f"`hf download {file.repo_id} --include '{file.filename}'`"
+            folder = _cache_folder(file.repo_id, download_root)
+            steps.append(f"run {command} and copy its cache folder {folder.name} to {folder}")
+        elif download_root is None and isinstance(file, HubFile):
             command = f"`hf download {file.repo_id} {file.filename}`"
             steps.append(f"run {command} and copy its cache folder {target.name} to {target}")
         else:

@@ -51,6 +51,9 @@ def published_files(name: str, spec: ModelSpec, options: LoadOptions) -> ModelFi
     """
     if options.files is not None:
         paths = find_parts(name, spec.parts, Path(options.files))
+        for part, file in spec.parts.items():
+            if part not in paths and file.fetched_if_missing and file.source is not None:
+                paths[part] = fetch_file(file.source, options)
     else:
         paths = _fetch_parts(name, spec, options)
     return ModelFiles(paths, spec.config, ModelSource(name, _weights_of(paths)))
@@ -96,7 +99,7 @@ def find_parts(name: str, parts: Mapping[str, Part], folder: Path) -> dict[str, 
             found[part] = path
         elif isinstance(spec.source, PackageFile):
             found[part] = package_path(spec.source)
-        elif spec.required:
+        elif spec.required and not spec.fetched_if_missing:
             places = ", ".join(f"'{place}'" for place in searched)
             missing.append(f"the {part} ({' or '.join(spec.names)}; searched in {places})")
     if missing:
@@ -112,8 +115,9 @@ def find_part(part: str, spec: Part, folder: Path) -> tuple[Path | None, list[Pa
     places = [folder / subfolder for subfolder in spec.subfolders(part)]
     for place in places:
         for name in spec.names:
-            if (place / name).is_file():
-                return place / name, places
+            paths = sorted(place.glob(name)) if "*" in name else [place / name]
+            if path := next(filter(Path.is_file, paths), None):
+                return path, places
     return None, [place for place in places if place.is_dir()]
 
 

@@ -1,0 +1,176 @@
+"""A checkpoint of SwissArmyTransformer (SAT) inside a tar that is published in pieces.
+
+Neither the tar nor the checkpoint in it is written to the disk: the pieces are read as one file, the tar's
+headers say where the checkpoint is, and the checkpoint says where each tensor is. The conversion needs space
+for the pieces and the converted weights, and memory for one shard.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+import shutil
+import tarfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..errors import CheckpointError, DiskFullError, HubError
+from ..files.atomic_write import atomic_folder
+from ..files.foreign_bytes import guarded, reason
+from ..files.joined_files import JoinedFiles, pieces_of
+from .stored_checkpoint import StoredCheckpoint
+
+logger = logging.getLogger(__name__)
+
+WEIGHTS_MEMBER, CONFIG_MEMBER = "mp_rank_00_model_states.pt", "model_config.json"
+INDEX_FILE = "model.safetensors.index.json"
+SHARD_BYTES = 4 * 10**9
+MAX_CONFIG_MEMBER = 2**20
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class SatArchive:
+    """The checkpoint and the configuration in the pieces of a tar.
+
+    Args:
+        piece: any of the pieces, NAMEaa, NAMEab, ...; the others are in the same folder.
+
+    Attributes:
+        pieces: all pieces in order.
+        weights: the checkpoint.
+        config: content of model_config.json; None if the tar has none.
+
+    Raises:
+        CheckpointError: a piece is missing or damaged, or the tar has no checkpoint.
+    """
+
+    def __init__(self, piece: Path) -> None:
+        self.name = str(piece.parent)
+        try:
+            self.pieces = pieces_of(piece)
+        except FileNotFoundError as error:
+            raise CheckpointError(
+                f"Cannot load '{self.name}': the piece {error} is missing. Copy it to the same folder."
+            ) from error
+        joined = JoinedFiles(self.pieces)
+        with guarded(self._damaged), tarfile.open(fileobj=joined, mode="r:") as tar:
+            members = [member for member in tar if member.isfile()]
+        self.weights = StoredCheckpoint(_member(joined, members, WEIGHTS_MEMBER, self.name), self.name)
+        self.config: Any = None
+        if any(Path(member.name).name == CONFIG_MEMBER for member in members):
+            with guarded(self._damaged):
+                content = _member(joined, members, CONFIG_MEMBER, self.name).read(MAX_CONFIG_MEMBER)
+                self.config = json.loads(content)
+
+    def check_sums(self) -> None:
+        """Compare the pieces in the hub's cache with their checksums, which are the names of the files.
+
+        Raises:
+            HubError: a piece differs from the published one.
+        """
+        for piece in self.pieces:
+            blob = piece.resolve()
+            if _SHA256.fullmatch(blob.name) and _sha256(blob) != blob.name:
+                raise HubError(
+                    f"Cannot use '{piece}': it differs from the published file. Delete '{blob}' and run the "
+                    "command again."
+                )
+
+    def _damaged(self, error: BaseException) -> CheckpointError:
+        return CheckpointError(
+            f"Cannot load '{self.name}': its {len(self.pieces)} pieces are not a complete tar "
+            f"({reason(error)}). Download them again."
+        )
+
+
+def convert_archive(archive: SatArchive, folder: Path, own_key: Callable[[str], str | None]) -> Path:
+    """Write the weights of an archive as safetensors shards to ``folder``, which appears whole or not at all.
+
+    Args:
+        archive: the archive. Its keys must have been checked.
+        folder: folder for the shards, their index and model_config.json.
+        own_key: function from a key of the archive to the key of the shards; None leaves the tensor out.
+
+    Returns:
+        The index of the shards.
+
+    Raises:
+        DiskFullError: the disk has too little space.
+        CheckpointError: damaged weights. HubError: a piece differs from the published one.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    stored = archive.weights.tensors
+    keys = {key: own for key in stored if (own := own_key(key)) is not None}
+    needed = sum(stored[key].span for key in keys)
+    if (free := shutil.disk_usage(folder.parent).free) < needed:
+        raise DiskFullError(
+            f"Cannot convert the weights of '{archive.name}': {needed:,} bytes are needed in "
+            f"'{folder.parent}', and {free:,} are free. Free some and run the command again."
+        )
+    for left in folder.parent.glob(f".{folder.name[:50]}.*.tmp"):  # of a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    archive.check_sums()
+    with atomic_folder(folder) as staged:
+        tensors = ((own, archive.weights.read(key)) for key, own in keys.items())
+        write_shards(tensors, staged)
+        if archive.config is not None:
+            (staged / CONFIG_MEMBER).write_text(json.dumps(archive.config, indent=1), encoding="utf-8")
+    logger.info("converted the weights to %s; the pieces in %s are not needed anymore", folder, archive.name)
+    return folder / INDEX_FILE
+
+
+def write_shards(tensors: Iterable[tuple[str, Tensor]], folder: Path) -> None:
+    """Write tensors to safetensors files of at most SHARD_BYTES and an index. One shard is in memory."""
+    from safetensors.torch import save_file
+
+    files: dict[str, str] = {}
+    total = 0
+    for number, shard in enumerate(_shards(tensors), start=1):
+        name = f"model-{number:05}.safetensors"
+        save_file(shard, folder / name, metadata={"format": "pt"})
+        files |= dict.fromkeys(shard, name)
+        total += sum(tensor.nbytes for tensor in shard.values())
+    index = {"metadata": {"total_size": total}, "weight_map": files}
+    (folder / INDEX_FILE).write_text(json.dumps(index, indent=1), encoding="utf-8")
+
+
+def _shards(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+    shard: dict[str, Tensor] = {}
+    size = 0
+    for key, tensor in tensors:
+        if shard and size + tensor.nbytes > SHARD_BYTES:
+            yield shard
+            shard, size = {}, 0
+        shard[key] = tensor
+        size += tensor.nbytes
+    if shard:
+        yield shard
+
+
+def _member(joined: JoinedFiles, members: list[tarfile.TarInfo], name: str, source: str) -> Any:
+    """Return the one file with a name in a tar as a file of its own."""
+    found = [member for member in members if Path(member.name).name == name]
+    if len(found) != 1:
+        raise CheckpointError(
+            f"Cannot load '{source}': the tar has {len(found)} files with the name {name}, expected one."
+        )
+    member = found[0]
+    if member.offset_data + member.size > joined.size:
+        raise CheckpointError(
+            f"Cannot load '{source}': {member.name} ends after the last piece ({member.size:,} bytes from "
+            f"byte {member.offset_data:,} of {joined.size:,}). Download the missing pieces."
+        )
+    return joined.range(member.offset_data, member.size)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
