@@ -90,6 +90,7 @@ def _fetch_pieces(
     local_files_only: bool,
     needed_with: Sequence[HubFile | WebFile],
 ) -> Path:
+    file = file.at_revision(revision)
     converted = local_path(file, download_root)
     if converted is not None:
         return converted
@@ -99,7 +100,7 @@ def _fetch_pieces(
     for repo_id in repo_ids:
         try:
             folder = fetch_repository(
-                repo_id, [file.filename], download_root, revision or file.revision, local_files_only, advice
+                repo_id, [file.filename], download_root, file.revision, local_files_only, advice
             )
         except HubError as error:
             failure = failure or error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 
@@ -38,10 +38,16 @@ class HubPieces(HubFile):
 
     Attributes:
         filename: pattern of the pieces, such as "ckpts/split_part_*".
-        converted: path of the converted weights in the folder for downloads.
+        converted: folder of the converted weights in the folder for downloads.
     """
 
     converted: str = ""
+
+    def at_revision(self, revision: str | None) -> HubPieces:
+        """Return the pieces of a branch, tag or commit, which are converted to a folder of their own."""
+        if revision is None:
+            return self
+        return replace(self, revision=revision, converted=f"{self.converted}@{revision.replace('/', '--')}")
 
 
 @dataclass(frozen=True)

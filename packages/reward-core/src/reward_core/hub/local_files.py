@@ -10,6 +10,8 @@ from pathlib import Path
 from ..errors import InputError
 from .file_specs import HubFile, HubPieces, PackageFile, WebFile
 
+CONVERTED_INDEX = "model.safetensors.index.json"  # of weights that were published in pieces
+
 
 def local_path(file: HubFile | WebFile, download_root: str | os.PathLike[str] | None = None) -> Path | None:
     """Return the path of a registered file if it is on this machine, without any download; else None.
@@ -34,7 +36,8 @@ def target_path(file: HubFile | WebFile, download_root: str | os.PathLike[str] |
     For a file in pieces it is the path of the converted weights.
     """
     if isinstance(file, HubPieces):
-        return Path(download_root or Path(torch_cache()) / "reward-core") / file.converted
+        folder = Path(download_root or Path(torch_cache()) / "reward-core")
+        return folder / file.converted / CONVERTED_INDEX
     if download_root is not None:
         folder = file.folder if isinstance(file, HubFile) else ""
         return Path(download_root) / folder / file.filename

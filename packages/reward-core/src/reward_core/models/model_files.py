@@ -11,8 +11,8 @@ from pathlib import Path
 
 from ..errors import CheckpointError, InputError
 from ..hub.downloads import fetch, fetch_folder
-from ..hub.file_specs import FileSpec, HubFile, PackageFile, WebFile
-from ..hub.local_files import local_path, package_path
+from ..hub.file_specs import FileSpec, HubFile, HubPieces, PackageFile, WebFile
+from ..hub.local_files import local_path, package_path, target_path
 from ..inputs.tokenizer import PromptTokenizer
 from ..scoring.model_source import ModelSource
 from .load_options import LoadOptions, PathLike
@@ -30,11 +30,14 @@ class ModelFiles:
         config: configuration of a published model; None to read it from the part "config". If there are
             both, sizes are read from the part, and all else from this configuration.
         source: name and origin, for messages, results and cards.
+        converted: index of the converted weights, if the weights were downloaded in pieces; None if they are
+            used as they are.
     """
 
     parts: Mapping[str, Path]
     config: ModelConfig | None
     source: ModelSource
+    converted: Path | None = None
 
     @property
     def weights(self) -> Path:
@@ -49,6 +52,7 @@ def published_files(name: str, spec: ModelSpec, options: LoadOptions) -> ModelFi
         CheckpointError: ``options.files`` does not have a part.
         HubError: a failed download.
     """
+    converted = None
     if options.files is not None:
         paths = find_parts(name, spec.parts, Path(options.files))
         for part, file in spec.parts.items():
@@ -56,7 +60,10 @@ def published_files(name: str, spec: ModelSpec, options: LoadOptions) -> ModelFi
                 paths[part] = fetch_file(file.source, options)
     else:
         paths = _fetch_parts(name, spec, options)
-    return ModelFiles(paths, spec.config, ModelSource(name, _weights_of(paths)))
+        weights = spec.parts["weights"].source if "weights" in spec.parts else None
+        if isinstance(weights, HubPieces):
+            converted = target_path(weights.at_revision(options.revision), options.download_root)
+    return ModelFiles(paths, spec.config, ModelSource(name, _weights_of(paths)), converted)
 
 
 def path_files(name_or_path: PathLike, options: LoadOptions) -> ModelFiles:

@@ -13,7 +13,7 @@ import logging
 import re
 import shutil
 import tarfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from ..errors import CheckpointError, DiskFullError, HubError
 from ..files.atomic_write import atomic_folder
 from ..files.foreign_bytes import guarded, reason
 from ..files.joined_files import JoinedFiles, pieces_of
+from .model_spec import CONFIG_FILE
 from .stored_checkpoint import StoredCheckpoint
 
 logger = logging.getLogger(__name__)
@@ -88,13 +89,18 @@ class SatArchive:
         )
 
 
-def convert_archive(archive: SatArchive, folder: Path, own_key: Callable[[str], str | None]) -> Path:
+def convert_archive(
+    archive: SatArchive, folder: Path, own_keys: Mapping[str, str], config: Mapping[str, Any]
+) -> Path:
     """Write the weights of an archive as safetensors shards to ``folder``, which appears whole or not at all.
 
+    Only one process converts at a time; another one waits and uses its result.
+
     Args:
-        archive: the archive. Its keys must have been checked.
-        folder: folder for the shards, their index and model_config.json.
-        own_key: function from a key of the archive to the key of the shards; None leaves the tensor out.
+        archive: the archive. Its keys and shapes must have been checked.
+        folder: folder for the shards, their index and the configuration.
+        own_keys: key in the archive -> key in the shards. Other tensors are left out.
+        config: content of config.json.
 
     Returns:
         The index of the shards.
@@ -103,25 +109,29 @@ def convert_archive(archive: SatArchive, folder: Path, own_key: Callable[[str], 
         DiskFullError: the disk has too little space.
         CheckpointError: damaged weights. HubError: a piece differs from the published one.
     """
+    import filelock
+
     folder.parent.mkdir(parents=True, exist_ok=True)
-    stored = archive.weights.tensors
-    keys = {key: own for key in stored if (own := own_key(key)) is not None}
-    needed = sum(stored[key].span for key in keys)
-    if (free := shutil.disk_usage(folder.parent).free) < needed:
-        raise DiskFullError(
-            f"Cannot convert the weights of '{archive.name}': {needed:,} bytes are needed in "
-            f"'{folder.parent}', and {free:,} are free. Free some and run the command again."
-        )
-    for left in folder.parent.glob(f".{folder.name[:50]}.*.tmp"):  # of a process that was killed
-        shutil.rmtree(left, ignore_errors=True)
-    archive.check_sums()
-    with atomic_folder(folder) as staged:
-        tensors = ((own, archive.weights.read(key)) for key, own in keys.items())
-        write_shards(tensors, staged)
-        if archive.config is not None:
-            (staged / CONFIG_MEMBER).write_text(json.dumps(archive.config, indent=1), encoding="utf-8")
+    with filelock.FileLock(folder.with_name(f".{folder.name}.lock")):
+        if (folder / INDEX_FILE).is_file():
+            return folder / INDEX_FILE
+        for left in folder.parent.glob(f".{folder.name[:50]}.*.tmp"):  # of a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        _check_space(folder.parent, sum(archive.weights.tensors[key].span for key in own_keys), archive.name)
+        archive.check_sums()
+        with atomic_folder(folder) as staged:
+            write_shards(((own, archive.weights.read(key)) for key, own in own_keys.items()), staged)
+            (staged / CONFIG_FILE).write_text(json.dumps(config, indent=1), encoding="utf-8")
     logger.info("converted the weights to %s; the pieces in %s are not needed anymore", folder, archive.name)
     return folder / INDEX_FILE
+
+
+def _check_space(folder: Path, needed: int, source: str) -> None:
+    if (free := shutil.disk_usage(folder).free) < needed:
+        raise DiskFullError(
+            f"Cannot convert the weights of '{source}': {needed:,} bytes are needed in '{folder}', and "
+            f"{free:,} are free. Free some and run the command again."
+        )
 
 
 def write_shards(tensors: Iterable[tuple[str, Tensor]], folder: Path) -> None:

@@ -64,6 +64,11 @@ class StoredCheckpoint:
         with guarded(self._damaged):
             self.tensors = self._read_places()
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every tensor by its key."""
+        return {key: stored.shape for key, stored in self.tensors.items()}
+
     def read(self, key: str) -> Tensor:
         """Return a tensor.
 

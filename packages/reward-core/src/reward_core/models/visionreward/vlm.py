@@ -6,16 +6,15 @@ Shapes: B images, Q questions.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
-import torch
 from torch import Tensor, nn
 
 from ...inputs.image_transform import ImageTransform
 
 
 class ChecklistVLM(Protocol):
-    """A vision-language model that answers yes/no questions about prepared images. It is a torch module.
+    """A vision-language model that answers yes/no questions about images. It is a torch module.
 
     Attributes:
         transform: from images to the pixels that the model reads. All images have one size.
@@ -23,19 +22,18 @@ class ChecklistVLM(Protocol):
 
     transform: ImageTransform
 
-    def answer_pixels(self, pixels: Tensor, questions: Sequence[str]) -> Tensor:
-        """Return the answers (B, Q) about B images: 1 for yes, 0 for no, NaN if there is none.
+    def answers_from_pixels(self, pixels: Tensor, questions: Sequence[str]) -> list[list[bool]]:
+        """Return the answers to Q questions for each of B images, given as the transform returns them.
 
-        An image has the same answers alone and in a batch. No gradient is needed.
+        An image has the same answers alone and in a batch.
+
+        Raises:
+            NonFiniteRewardError: the model has no answer, because its outputs are NaN or infinite.
         """
         ...
 
-    def expected_answers(self, pixels: Tensor, questions: Sequence[str]) -> Tensor:
-        """Return the probabilities of yes (B, Q), differentiable with respect to the pixels."""
+    def expected_answers(self, images: Tensor, questions: Sequence[str]) -> Tensor:
+        """Return expected answers (B, Q), 2 P(yes) - 1, of images (B, 3, H, W) in [0, 1], differentiably."""
         ...
 
     def parameters(self) -> Iterator[nn.Parameter]: ...
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def to(self, device: torch.device) -> Any: ...
