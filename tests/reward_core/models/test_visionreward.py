@@ -80,7 +80,7 @@ def test_a_checklist_file_is_read_as_it_was_written(tmp_path):
         ({"questions": []}, "at least one question"),
         ({"questions": [{"text": "Is it red?", "weight": "1"}]}, "question 1: 'weight' must be a number"),
         ({"questions": [{"weight": 1.0}]}, "question 1: its text is missing"),
-        ({"questions": [{"text": "a"}, {"text": "b", "gate": "c"}]}, "question 2: no question opens the gate"),
+        ({"questions": [{"text": "a"}, {"text": "b", "gate": "c"}]}, "question 2: no question opens"),
         ({"questions": [{"text": "a", "opens": "c"}] * 2}, "two questions open the gate 'c'"),
         ({"questions": [{"text": "a", "opens": "c"}, {"opens": "d", "gate": "c"}]}, "cannot have one"),
         ({"intercept": float("inf")}, "finite weights"),
