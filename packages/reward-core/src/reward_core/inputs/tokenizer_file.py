@@ -24,11 +24,13 @@ MAX_TOKENIZER_BYTES = Limit("MAX_TOKENIZER_BYTES", 16 * MB)
 MAX_WORD = 100  # characters per word, as in BERT; WordPiece takes quadratic time
 MAX_STEPS = 16  # steps of a normalizer or a pre-tokenizer; CLIP's have 3
 MAX_PATTERN = 400  # characters of a regular expression; CLIP's has 100
-# The pattern of Qwen's tokenizers. It has groups, which the general check refuses, but takes linear time.
-_QWEN_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
-    r"|\s+(?!\S)|\s+"
-)
+# The patterns of Qwen's and Llama 3's tokenizers, which differ in the number of digits per token. They have
+# groups, which the general check refuses, but take linear time.
+_LINEAR_PATTERNS = {
+    rf"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+    for digits in (r"\p{N}", r"\p{N}{1,3}")
+}
 
 # Steps that take linear time and keep the length of a text. Replace and Split have checks of their own below.
 _NORMALIZERS = {"NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents", "Strip", "BertNormalizer"}
@@ -138,7 +140,7 @@ def _check_pattern(pattern: Any) -> None:
     text = next(iter(pattern.values()), None) if isinstance(pattern, dict) and len(pattern) == 1 else None
     if not isinstance(text, str) or not 1 <= len(text) <= MAX_PATTERN:
         raise ValueError(f"a pattern must have 1 to {MAX_PATTERN} characters, got {pattern!r:.80}")
-    if "String" in pattern or text == _QWEN_PATTERN:
+    if "String" in pattern or text in _LINEAR_PATTERNS:
         return
     plain = re.sub(r"\\[pP]\{\^?\w+\}|\\.", "x", text)  # \p{L} and escapes match one character each
     plain = re.sub(r"\[[^\[\]]*\]", "x", plain)

@@ -64,3 +64,19 @@ class CogVlm2(nn.Module):
         """Choose whether the backward pass computes layers again instead of saving activations."""
         self.vision_tower.gradient_checkpointing = enabled
         self.language_model.gradient_checkpointing = enabled
+
+    def place(self, device: torch.device | str, offload_vision_experts: bool = False) -> None:
+        """Move the weights to a device, in place.
+
+        Args:
+            device: where the model computes.
+            offload_vision_experts: keep the vision experts in the host's memory and copy each layer of them
+                to the device while prefixes are computed. At full size this saves 14 GB of 39 GB in bfloat16.
+        """
+        language = self.language_model
+        parts = (self.vision_tower, self.adapter, language.embedding, language.norm, language.lm_head)
+        for part in parts:
+            part.to(device)
+        for layer in language.layers:
+            for name, child in layer.named_children():
+                child.to("cpu" if offload_vision_experts and name == "vision_expert" else device)
