@@ -65,6 +65,10 @@ class PromptTokenizer:
         fast.add_special_tokens([*SPECIAL_TOKENS, *EXTRA_TOKENS])
         return cls(fast, max_length)
 
+    def to_text(self) -> str:
+        """Return everything that token ids depend on, for digests."""
+        return self.fast_tokenizer.to_str()
+
     def save(self, folder: Path) -> None:
         """Write tokenizer files for this class and transformers' AutoTokenizer."""
         from transformers import PreTrainedTokenizerFast

@@ -184,7 +184,7 @@ def model_digest(name_or_path: PathLike, judge: JudgeOptions = NO_JUDGE) -> str:
     if isinstance(files.config, JudgeConfig):
         return cast(Judge, family.load_files(files, options)).digest()
     tokenizer = family.find_tokenizer(files, family.read_config(files), options)
-    return files_digest(files, tokenizer.fast_tokenizer.to_str())
+    return files_digest(files, tokenizer.to_text())
 
 
 def _find(name_or_path: PathLike, options: LoadOptions, usual_family: str) -> tuple[ModelFiles, Family]:

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import CheckpointError, InputError
@@ -17,6 +17,7 @@ from ..inputs.tokenizer import PromptTokenizer
 from ..scoring.model_source import ModelSource
 from .load_options import LoadOptions, PathLike
 from .model_spec import SAVED_PARTS, VOCABULARY, WEIGHTS_FILE, ModelConfig, ModelSpec, Part
+from .shard_index import is_index, shard_names
 
 logger = logging.getLogger(__name__)
 
@@ -136,7 +137,11 @@ def _fetch_parts(scorer: str, spec: ModelSpec, options: LoadOptions) -> dict[str
         others = [s for n, s in needed.items() if n not in paths and n != name and not _is_bundled(s)]
         # A revision is one of the repository with the weights.
         same = isinstance(source, HubFile) and source.repo_id == _repository(needed["weights"])
-        paths[name] = fetch_file(source, options, options.revision if same else None, others)
+        revision = options.revision if same else None
+        paths[name] = fetch_file(source, options, revision, others)
+        if isinstance(source, HubFile) and is_index(source.filename):
+            for shard in shard_names(paths[name]):
+                fetch_file(replace(source, filename=shard, size="", sha256=None), options, revision)
     if missing:
         logger.info("downloaded %s: %s", scorer, spec.facts.weights_license.in_words())
     return paths

@@ -16,6 +16,7 @@ from .names import match_name, unknown_name
 from .plugins import plugin_names, plugin_spec
 from .siglip.published import SIGLIP_MODELS
 from .vlm.published import VLM_MODELS
+from .vqascore.published import VQA_MODELS
 
 # The scorers of this package by name, in the order of listings.
 BUILT_IN: dict[str, ModelSpec] = {
@@ -26,6 +27,7 @@ BUILT_IN: dict[str, ModelSpec] = {
     **CYCLE_MODELS,
     **SIGLIP_MODELS,
     **VLM_MODELS,
+    **VQA_MODELS,
     **JUDGES,
 }
 

@@ -17,11 +17,9 @@ from torch import Tensor, nn
 
 from ...errors import CheckpointError, KeyMismatchError
 from ...files.foreign_bytes import guarded, reason
-from ...files.json_file import read_json
-from ...files.limits import MB, Limit
 from ..checkpoint import read_state_dict
+from ..shard_index import is_index, shard_names
 
-MAX_INDEX_BYTES = Limit("MAX_INDEX_BYTES", 16 * MB)
 LM_HEAD = "lm_head.weight"
 EMBEDDINGS = "backbone.model.language_model.embed_tokens.weight"
 _HEADS = ("rm_head.", "cap_encoder.", "cond_encoder.", "film_gen.")
@@ -40,6 +38,7 @@ class WeightFiles:
 
     Args:
         path: a .safetensors, a torch file, or the .index.json of shards in the same folder.
+        rename: function from published keys to this package's.
 
     Attributes:
         files: the files with tensors.
@@ -49,16 +48,16 @@ class WeightFiles:
         CheckpointError: a file is missing or damaged, or a tensor is in two files.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.files = _shards(path) if path.name.endswith(".index.json") else (path,)
+    def __init__(self, path: Path, rename: Callable[[str], str] | None = None) -> None:
+        self.path, self.rename = path, rename or renamed
+        self.files = _shards(path) if is_index(path.name) else (path,)
         self.shapes: dict[str, tuple[int, ...]] = {}
         for file in self.files:
             with _opened(file) as stored:
                 for key, tensor in stored.items():
-                    if renamed(key) in self.shapes:
+                    if self.rename(key) in self.shapes:
                         raise CheckpointError(f"Cannot load '{path}': {key!r:.200} is in it twice.")
-                    self.shapes[renamed(key)] = tensor.shape
+                    self.shapes[self.rename(key)] = tensor.shape
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Yield keys and tensors, one read after the other. Only one file is open at a time."""
@@ -67,7 +66,7 @@ class WeightFiles:
                 for key, tensor in stored.items():
                     with guarded(partial(_damaged, file)):
                         value = tensor.read()
-                    yield renamed(key), value
+                    yield self.rename(key), value
 
 
 @dataclass(frozen=True)
@@ -143,13 +142,7 @@ def assign_weights(
 
 def _shards(index: Path) -> tuple[Path, ...]:
     """Return the shards that an index names, in its folder."""
-    content = read_json(index, MAX_INDEX_BYTES)
-    names = content.get("weight_map") if isinstance(content, dict) else None
-    if not isinstance(names, dict) or not names or not all(isinstance(n, str) for n in names.values()):
-        raise CheckpointError(f"Cannot load '{index}': it has no 'weight_map' from weights to files.")
-    files = sorted(set(names.values()))
-    if outside := [name for name in files if Path(name).name != name]:
-        raise CheckpointError(f"Cannot load '{index}': {outside[0]!r:.200} is not the name of a file.")
+    files = shard_names(index)
     if missing := [name for name in files if not (index.parent / name).is_file()]:
         raise CheckpointError(
             f"Cannot load '{index}': {len(missing)} of {len(files)} files are missing: "
