@@ -27,8 +27,8 @@ def explained_rows(
     if len(group.names) > 1 or not hasattr(model, "explain"):
         what = f"{len(group.names)} models were given" if len(group.names) > 1 else "it has no checklist"
         raise InputError(
-            f"Cannot explain the scores of {', '.join(group.names)}: {what}. Give one model with a checklist, "
-            "such as VisionReward, or leave --explain out."
+            f"Cannot explain the scores of {', '.join(group.names)}: {what}. Give one model with a "
+            "checklist, such as VisionReward, or leave --explain out."
         )
     features, errors = model.encode_readable_images(images, batch_size=batch_size)
     explanations: list[Explanation] = model.explain(prompt, features) if len(features) else []

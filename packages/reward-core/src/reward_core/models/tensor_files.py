@@ -1,4 +1,4 @@
-"""Weights on the disk that are read tensor by tensor: safetensors, their shards, torch files, pieces of a tar.
+"""Weights that are read tensor by tensor: safetensors, their shards, torch files, pieces of a tar.
 
 The host needs memory for one tensor, and the device for the weights.
 """
@@ -16,12 +16,10 @@ from torch import Tensor, nn
 from ..errors import CheckpointError, KeyMismatchError
 from ..files.foreign_bytes import guarded, reason
 from ..files.joined_files import pieces_of
-from ..files.json_file import read_json
-from ..files.limits import MB, Limit
 from .sat_archive import SatArchive
+from .shard_index import is_index, shard_paths
 from .stored_checkpoint import StoredCheckpoint
 
-MAX_INDEX_BYTES = Limit("MAX_INDEX_BYTES", 16 * MB)
 PIECES = "split_part_*"  # pieces of the tar that the authors of VisionReward publish
 
 
@@ -46,7 +44,7 @@ def open_tensors(path: Path) -> TensorSource:
     """
     if path.match(PIECES):
         return SatArchive(path).weights
-    if path.suffix in (".safetensors", ".json"):
+    if path.suffix == ".safetensors" or is_index(path.name):
         return SafetensorsFiles(path)
     try:
         return StoredCheckpoint(path.open("rb"), str(path))
@@ -58,7 +56,7 @@ def files_of(path: Path) -> list[Path]:
     """Return the files with weights that a path stands for: itself, the shards of an index, or the pieces."""
     if path.match(PIECES):
         return pieces_of(path)
-    return _shards(path) if path.suffix == ".json" else [path]
+    return shard_paths(path) if is_index(path.name) else [path]
 
 
 class SafetensorsFiles:
@@ -135,26 +133,10 @@ def check_shapes(
     actual = {own: shapes[key] for key, own in own_keys.items() if key in shapes}
     missing = [key for key in expected if key not in actual]
     unexpected = [key for key in actual if key not in expected]
-    wrong = [(key, shape, expected[key]) for key, shape in actual.items() if expected.get(key, shape) != shape]
+    both = [key for key in expected if key in actual]
+    wrong = [(key, actual[key], expected[key]) for key in both if actual[key] != expected[key]]
     if missing or unexpected or wrong:
         raise KeyMismatchError(name, missing, unexpected, wrong)
-
-
-def _shards(index: Path) -> list[Path]:
-    """Return the shards that an index names, in its folder."""
-    content = read_json(index, MAX_INDEX_BYTES)
-    names = content.get("weight_map") if isinstance(content, dict) else None
-    if not isinstance(names, dict) or not names or not all(isinstance(n, str) for n in names.values()):
-        raise CheckpointError(f"Cannot load '{index}': it has no 'weight_map' from weights to files.")
-    files = sorted(set(names.values()))
-    if outside := [name for name in files if Path(name).name != name]:
-        raise CheckpointError(f"Cannot load '{index}': {outside[0]!r:.200} is not the name of a file.")
-    if missing := [name for name in files if not (index.parent / name).is_file()]:
-        raise CheckpointError(
-            f"Cannot load '{index}': {len(missing)} of {len(files)} files are missing: "
-            f"{', '.join(missing[:5])}. Copy them to the same folder."
-        )
-    return [index.parent / name for name in files]
 
 
 def _damaged(file: Path, error: BaseException) -> CheckpointError:

@@ -31,6 +31,14 @@ WEIGHTS = HubPieces(
 # Meta's own repository asks for a login. This copy of its vocabulary does not.
 TOKENIZER = HubFile("NousResearch/Meta-Llama-3-8B-Instruct", "tokenizer.json", size="9.1 MB", own_folder=True)
 
+
+def _in_folder(part: Part) -> Part:
+    """Return a part of VQAScore that a folder of local files has in a subfolder, where names are its own."""
+    folders = ("alignment", "clip-flant5-xxl")
+    names = tuple(f"{folder}/{name}" for folder in folders for name in part.names)
+    return replace(part, names=names)
+
+
 VISIONREWARD_MODELS: dict[str, ModelSpec] = {
     "VisionReward": ModelSpec(
         "reward_core.models.visionreward.loading:VisionRewardLoader",
@@ -52,10 +60,7 @@ VISIONREWARD_MODELS: dict[str, ModelSpec] = {
             ),
             "tokenizer": Part(TOKENIZER, ("tokenizer.json",)),
             "checklist": Part(QUESTIONS, ("checklist.json", QUESTIONS.filename), fetched_if_missing=True),
-            **{
-                f"alignment_{role}": replace(part, subfolder="alignment")
-                for role, part in _ALIGNMENT.parts.items()
-            },
+            **{f"alignment_{role}": _in_folder(part) for role, part in _ALIGNMENT.parts.items()},
         },
         None,
         ScorerFacts(

@@ -28,8 +28,8 @@ from .transform import JoinedTransform
 from .unread_prompts import UnreadPrompts
 from .vlm import ChecklistVLM
 
-# Images whose questions are answered in one pass. At full size in bfloat16 one takes 0.3 GB for keys and values,
-# and 1 GB more in the vision tower.
+# Images whose questions are answered in one pass. At full size in bfloat16 one takes 0.3 GB for keys and
+# values, and 1 GB more in the vision tower.
 _IMAGES_AT_ONCE = {"cpu": 2, "cuda": 4}
 
 
@@ -240,7 +240,7 @@ class ChecklistReward(ScoringModel):
         return torch.cat(list(in_batches(compute, len(pixels), size, self.path().release_memory)))
 
     def _answered_one_by_one(self, pixels: Tensor, questions: Sequence[str]) -> list[float]:
-        """Return the answers about one image, each computed by itself, with NaN for those that are missing."""
+        """Return the answers about one image, asked one by one, with NaN for those that are missing."""
         answers = []
         for question in questions:
             try:
