@@ -23,6 +23,7 @@ import torch
 from safetensors.torch import save_file
 from tiny_scorers import write_mps, write_siglip
 from tiny_vlm import make_vlm
+from tiny_vqascore import make_vqascore
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor, nn
 
@@ -242,6 +243,7 @@ MAKERS: dict[str, Callable[[ModelSpec, Path, int], None]] = {
     BUILT_IN["Aesthetic-v2.5"].family: make_siglip,
     BUILT_IN["HPSv3"].family: partial(make_vlm, fill=fill),
     BUILT_IN["HPSv3++"].family: partial(make_vlm, fill=fill),
+    BUILT_IN["VQAScore"].family: partial(make_vqascore, fill=fill),
 }
 
 

@@ -6,7 +6,6 @@ Shapes: B images, H, W sides of an image, S side of the encoder's square.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ...inputs.image_transform import ImageTransform
@@ -30,5 +29,6 @@ class PaddedTransform(ImageTransform):
         height, width = levels.shape[-2:]
         side, (left, top) = max(width, height), padding(width, height)
         background = torch.tensor(BACKGROUND, dtype=levels.dtype, device=levels.device).view(3, 1, 1)
-        edges = (left, side - width - left, top, side - height - top)
-        return super().resize(F.pad(levels - background, edges) + background)
+        square = background.expand(len(levels), 3, side, side).clone()
+        square[..., top : top + height, left : left + width] = levels
+        return super().resize(square)

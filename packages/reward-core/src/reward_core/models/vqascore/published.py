@@ -16,16 +16,14 @@ _ONE_FILE = ("pytorch_model.bin", "model.safetensors", "weights_clip_t5.safetens
 def _model(
     size: str, weights: tuple[str, ...], config: VqaConfig, facts: ScorerFacts, download: str
 ) -> ModelSpec:
+    repository, tokenizer = f"zhiqiulin/clip-flant5-{size}", f"google/flan-t5-{size}"
     parts = {
-        "weights": Part(
-            HubFile(f"zhiqiulin/clip-flant5-{size}", weights[0], size=download, own_folder=True), weights
+        "weights": Part(HubFile(repository, weights[0], size=download, own_folder=True), weights),
+        "config": Part(HubFile(repository, "config.json", own_folder=True), ("config.json",)),
+        "tokenizer": Part(
+            HubFile(tokenizer, "spiece.model", size="792 kB", own_folder=True), ("spiece.model",)
         ),
         "vision": Part(VISION, (VISION.filename, "model.safetensors"), required=False),
-        "config": Part(None, ("config.json",), required=False),
-        "tokenizer": Part(
-            HubFile(f"google/flan-t5-{size}", "spiece.model", size="792 kB", own_folder=True),
-            ("spiece.model",),
-        ),
     }
     return ModelSpec("reward_core.models.vqascore.scorer:VqaScorer", parts, config, facts)
 
@@ -37,8 +35,10 @@ def _facts(size: str, parameters: int, gigabytes: float, hardware: str) -> Score
         gigabytes=gigabytes,
         hardware=hardware,
         score_range="0 to 1",
-        comparable_across_prompts=None,
         training_data="questions and answers about images; no human preferences",
+        code_license=License(
+            "Apache-2.0", "https://github.com/linzhiqiu/t2v_metrics/blob/main/pyproject.toml"
+        ),
         weights_license=License("Apache-2.0", f"https://huggingface.co/zhiqiulin/clip-flant5-{size}"),
         citation="arXiv 2404.01291",
     )

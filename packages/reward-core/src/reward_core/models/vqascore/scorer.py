@@ -86,11 +86,9 @@ class VqaScorer(ScoringModel):
 
     @classmethod
     def read_config(cls, files: ModelFiles) -> VqaConfig:
-        """Return the published configuration, with the sizes of the part "config" if there is one."""
+        """Return the configuration from config.json, and the published one for what it does not say."""
         published = files.config if isinstance(files.config, VqaConfig) else VqaConfig()
-        path = files.parts.get("config")
-        if path is None:
-            return published
+        path = files.parts["config"]
         return read_vqa_config(read_json(path, MAX_CONFIG_BYTES), str(path), published)
 
     @classmethod
