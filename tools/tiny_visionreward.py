@@ -23,7 +23,10 @@ from reward_core.models.visionreward.checklist import published_structure
 SPECIAL = ("<|begin_of_text|>", "<|end_of_text|>", "<|reserved_special_token_0|>", "<|eot_id|>")
 MERGES = [("y", "e"), ("ye", "s"), ("Ġ", "yes"), ("n", "o"), ("Ġ", "no")]
 PIECES = 3
-THINGS, LOOKS = ("sky", "tree", "old house", "sea", "cat", "road"), ("red", "bright", "calm", "sharp", "small")
+THINGS, LOOKS = (
+    ("sky", "tree", "old house", "sea", "cat", "road"),
+    ("red", "bright", "calm", "sharp", "small"),
+)
 TEXTS = [f"Is the {thing} {look}?" for thing in THINGS for look in LOOKS]
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..errors import CheckpointError, DiskFullError, HubError
+from ..errors import CheckpointError, DiskFullError, HubError, OutputError
 from ..files.atomic_write import atomic_folder
 from ..files.foreign_bytes import guarded, reason
 from ..files.joined_files import JoinedFiles, pieces_of
@@ -107,6 +107,7 @@ def convert_archive(
 
     Raises:
         DiskFullError: the disk has too little space.
+        OutputError: the shards cannot be written.
         CheckpointError: damaged weights. HubError: a piece differs from the published one.
     """
     import filelock
@@ -119,11 +120,18 @@ def convert_archive(
             shutil.rmtree(left, ignore_errors=True)
         _check_space(folder.parent, sum(archive.weights.tensors[key].span for key in own_keys), archive.name)
         archive.check_sums()
-        with atomic_folder(folder) as staged:
+        with guarded(lambda error: _not_written(folder, error)), atomic_folder(folder) as staged:
             write_shards(((own, archive.weights.read(key)) for key, own in own_keys.items()), staged)
             (staged / CONFIG_FILE).write_text(json.dumps(config, indent=1), encoding="utf-8")
     logger.info("converted the weights to %s; the pieces in %s are not needed anymore", folder, archive.name)
     return folder / INDEX_FILE
+
+
+def _not_written(folder: Path, error: BaseException) -> OutputError:
+    return OutputError(
+        f"Cannot write the converted weights to '{folder}': {reason(error)}. Free space on its disk and run "
+        "the command again."
+    )
 
 
 def _check_space(folder: Path, needed: int, source: str) -> None:

@@ -10,7 +10,7 @@ from ..scorer_facts import License, ScorerFacts
 from ..vqascore.published import VQA_MODELS
 
 _COMMIT = "511960d61a777b2008cd486a85a090ba96792a32"
-_README = "https://huggingface.co/zai-org/VisionReward-Image-bf16"
+_CARD = "https://huggingface.co/zai-org/VisionReward-Image-bf16"
 _ALIGNMENT = VQA_MODELS["VQAScore"]
 
 QUESTIONS = WebFile(
@@ -35,8 +35,9 @@ TOKENIZER = HubFile("NousResearch/Meta-Llama-3-8B-Instruct", "tokenizer.json", s
 def _in_folder(part: Part) -> Part:
     """Return a part of VQAScore that a folder of local files has in a subfolder, where names are its own."""
     folders = ("alignment", "clip-flant5-xxl")
+    own = part.names if part.names == ("spiece.model",) else ()  # no other part has this name
     names = tuple(f"{folder}/{name}" for folder in folders for name in part.names)
-    return replace(part, names=names)
+    return replace(part, names=(*names, *own))
 
 
 VISIONREWARD_MODELS: dict[str, ModelSpec] = {
@@ -71,7 +72,7 @@ VISIONREWARD_MODELS: dict[str, ModelSpec] = {
             score_range="-2.162 to 4.891",
             training_data="answers and preferences of people about images",
             code_license=License("Apache-2.0", "https://github.com/THUDM/VisionReward/blob/main/LICENSE"),
-            weights_license=License("CogVLM2 and Llama 3 licenses", _README),
+            weights_license=License("CogVLM2 and Llama 3 licenses", _CARD),
             citation="arXiv 2412.21059",
         ),
     ),
