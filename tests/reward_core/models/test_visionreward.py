@@ -3,14 +3,20 @@
 import json
 import math
 import re
+import sys
 from pathlib import Path
 
+import plugin_package
 import pytest
 import torch
 from PIL import Image
 from toy_vlm import ColorVLM
 
+import reward_core as RM
+from reward_core.app.image_ranking import rank_images
+from reward_core.app.results import results_html
 from reward_core.errors import CheckpointError, ImageError, InputError
+from reward_core.models import plugins
 from reward_core.models.visionreward.checklist import (
     Checklist,
     ChecklistQuestion,
@@ -179,3 +185,77 @@ def test_the_expected_score_carries_gradients_through_answers_and_gates(colors):
     with torch.no_grad():
         sure = colors.rewards_from_pixels(certain, ["a", "b"])
     assert sure.tolist() == pytest.approx(colors.score("a", images("white", "black")), abs=1e-3)
+
+
+# Commands and the page
+
+LOADER = """
+from reward_core.hub.file_specs import PackageFile
+from reward_core.models.model_spec import ModelSpec, Part
+from reward_core.models.scorer_facts import ScorerFacts
+from reward_core.models.visionreward.checklist import Checklist
+from reward_core.models.visionreward.scorer import ChecklistReward
+
+
+class Loader:
+    @classmethod
+    def load_files(cls, files, options):
+        from toy_vlm import ColorVLM
+
+        return ChecklistReward(ColorVLM(), Checklist.from_file(files.weights)).eval()
+
+
+FACTS = ScorerFacts("colors", 1, 0.0, "CPU", "-3.25 to 3.75", "none", reads_prompt=False)
+WEIGHTS = Part(PackageFile("PACKAGE", "checklist.json"), ("checklist.json",))
+SPEC = ModelSpec("PACKAGE:Loader", {"weights": WEIGHTS}, None, FACTS)
+"""
+
+
+@pytest.fixture
+def named(tmp_path, monkeypatch):
+    """Install a package with the scorer "Colors"."""
+    site = tmp_path / "site"
+    site.mkdir()
+    monkeypatch.syspath_prepend(str(site))
+    package = plugin_package.install(site, "colors_pkg", {"Colors": "colors_pkg:SPEC"}, LOADER)
+    COLORS.save(package / "checklist.json")
+    yield "Colors"
+    sys.modules.pop("colors_pkg", None)
+    for cached in (plugins.plugin_spec, plugins._warn_once):
+        cached.cache_clear()
+
+
+def test_rank_explains_each_score_in_80_columns_and_as_json(named, tmp_path, command):
+    paths = [tmp_path / f"{name}.png" for name in ("cyan", "white")]
+    for path, image in zip(paths, images("cyan", "white")):
+        image.save(path)
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no image")
+    done = command("rank", "any", *paths, broken, "--model", named, "--explain", width=80)
+    assert done.returncode == 1
+    assert "broken.png" in done.stderr
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    lines = [" ".join(line.replace("│", " ").split()) for line in done.stdout.splitlines()]
+    assert lines.index("cold Is it blue? yes 2.0000 2.0000") < lines.index("cold Is it blue? yes 2.0000 -")
+    assert any("gates: red no" in line for line in lines)
+    done = command("rank", "any", *paths, "--model", named, "--explain", "--json")
+    first, second = json.loads(done.stdout)["results"]
+    assert (first["image"], first["score"]) == (str(paths[1]), 3.75)
+    assert second["explanation"]["score"] == second["score"] == 1.75
+    assert second["explanation"]["judgments"][1]["counts"] is False
+    plain = json.loads(command("rank", "any", *paths, "--model", named, "--json").stdout)["results"]
+    assert [row["score"] for row in plain] == [3.75, 1.75]
+    assert "explanation" not in plain[0]
+    done = command("rank", "any", *paths, "--model", "tiny", "--explain")
+    assert "Cannot explain the scores of tiny: it has no checklist" in done.stderr
+
+
+def test_the_page_shows_why_an_image_has_its_score(colors, tmp_path):
+    path = tmp_path / "cyan.png"
+    images("cyan")[0].save(path)
+    result = rank_images({"Colors": colors, "tiny": RM.load("tiny", device="cpu")}, ["any"], [str(path)])
+    assert [ranking.model for ranking in result.rankings] == ["Colors", "tiny"]
+    assert result.rankings[0].scores == [[1.75]]
+    page = results_html(result)
+    assert page.count('<details class="rc-explained">') == 1  # tiny has no checklist
+    assert '<td title="cold">Is it blue?</td><td>yes</td><td>no red</td>' in page
