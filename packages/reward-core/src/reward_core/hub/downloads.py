@@ -94,6 +94,8 @@ def _fetch_pieces(
     converted = local_path(file, download_root)
     if converted is not None:
         return converted
+    from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
+
     advice = how_to_copy([file, *needed_with], download_root)
     repo_ids = [file.repo_id] + ([file.fallback_repo_id] if file.fallback_repo_id else [])
     failure: HubError | None = None
@@ -104,7 +106,9 @@ def _fetch_pieces(
             )
         except HubError as error:
             failure = failure or error
-            continue
+            if not isinstance(error.__cause__, (RepositoryNotFoundError, LocalEntryNotFoundError)):
+                break
+            continue  # the repository may still have its former name
         if pieces := sorted(folder.glob(file.filename)):
             return pieces[0]
         failure = failure or HubError(

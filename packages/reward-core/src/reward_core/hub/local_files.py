@@ -68,9 +68,27 @@ def address(file: HubFile | WebFile) -> str:
     """Return the address that a browser downloads the file from."""
     if isinstance(file, WebFile):
         return file.url
-    from huggingface_hub import hf_hub_url
+    from huggingface_hub import constants, hf_hub_url
 
+    if isinstance(file, HubPieces):
+        return f"{constants.ENDPOINT}/{file.repo_id}"
     return hf_hub_url(file.repo_id, file.filename, revision=file.revision)
+
+
+def copy_target(file: HubFile | WebFile, download_root: str | os.PathLike[str] | None = None) -> Path:
+    """Return where to copy a file from another machine.
+
+    It is ``target_path``, but for a file in pieces the folder of its repository in the hub's cache.
+    """
+    if isinstance(file, HubPieces):
+        return _cache_folder(file.repo_id, download_root)
+    return target_path(file, download_root)
+
+
+def download_command(file: HubFile) -> str:
+    """Return the command that downloads a file of the hub."""
+    what = f"--include '{file.filename}'" if isinstance(file, HubPieces) else file.filename
+    return f"hf download {file.repo_id} {what}"
 
 
 def how_to_copy(
@@ -79,13 +97,9 @@ def how_to_copy(
     """Return how to bring those of some files that are missing to this machine, in one sentence."""
     steps = []
     for file in (file for file in files if local_path(file, download_root) is None):
-        target = target_path(file, download_root)
-        if isinstance(file, HubPieces):
-            command = f"`hf download {file.repo_id} --include '{file.filename}'`"
-            folder = _cache_folder(file.repo_id, download_root)
-            steps.append(f"run {command} and copy its cache folder {folder.name} to {folder}")
-        elif download_root is None and isinstance(file, HubFile):
-            command = f"`hf download {file.repo_id} {file.filename}`"
+        target = copy_target(file, download_root)
+        if isinstance(file, HubPieces) or (download_root is None and isinstance(file, HubFile)):
+            command = f"`{download_command(file)}`"
             steps.append(f"run {command} and copy its cache folder {target.name} to {target}")
         else:
             steps.append(f"download {address(file)} and copy it to {target}")

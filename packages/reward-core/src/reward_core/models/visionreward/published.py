@@ -72,7 +72,7 @@ VISIONREWARD_MODELS: dict[str, ModelSpec] = {
             score_range="-2.162 to 4.891",
             training_data="answers and preferences of people about images",
             code_license=License("Apache-2.0", "https://github.com/THUDM/VisionReward/blob/main/LICENSE"),
-            weights_license=License("CogVLM2 and Llama 3 licenses", _CARD),
+            weights_license=License("CogVLM2 and Llama 3", _CARD),
             citation="arXiv 2412.21059",
         ),
     ),
