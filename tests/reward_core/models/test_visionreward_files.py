@@ -103,10 +103,11 @@ def test_a_checklist_file_replaces_the_list(reference, tmp_path):
 
 
 def test_a_gradient_flows_from_the_expected_score_to_the_pixels(model):
-    image = torch.nn.functional.interpolate(torch.rand(1, 3, 4, 4), (60, 70)).requires_grad_()
+    coarse = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    image = (0.1 + 0.8 * torch.nn.functional.interpolate(coarse, (60, 70))).requires_grad_()
     score = model.rewards_from_pixels(image, ["three boxes"])
     score.backward()
-    step = 1e-2 * image.grad / image.grad.norm()
+    step = 0.03 * image.grad / image.grad.abs().max()  # of several levels, because pixels are rounded
     with torch.no_grad():
         change = model.rewards_from_pixels(image + step, ["three boxes"]) - score
     assert score.shape == (1,)
@@ -240,9 +241,10 @@ def test_the_pieces_are_downloaded_converted_once_and_not_needed_again(tiny, hub
     assert out["left"] == ["questions.txt"]
     assert out["files"] == ["config.json", "model-00001.safetensors", "model.safetensors.index.json"]
     assert out["score"] == out["again"] == pytest.approx(expected.score("a", image), abs=1e-5)
-    for name in pieces:  # each was downloaded once
-        assert len(hub.asked_for(f"GET /zai-org/VisionReward-Image-bf16/resolve/main/{name}")) <= 1
-    assert not hub.asked_for("GET /zai-org/VisionReward-Image-bf16/resolve/main/README.md")
+    asked = [request.line for request in hub.requests if request.line.startswith("GET")]
+    for name in pieces:
+        assert sum(line.endswith(f"/{name}") for line in asked) == 1  # downloaded once
+    assert not any(line.endswith("README.md") for line in asked)
 
 
 def test_missing_or_changed_questions_are_an_error_that_says_where_to_put_them(reference, tmp_path):

@@ -51,13 +51,16 @@ class VisionRewardLoader:
         network = load_cogvlm2(weights, files.parts.get("config"), device, dtype)
         network.set_gradient_checkpointing(True)  # without it a gradient needs 70 GB an image
         tokenizer = QuestionTokenizer.from_file(files.parts["tokenizer"], network.config.vocab_size)
-        alignment = VqaScorer.load_files(
-            _alignment_files(files),
-            replace(options, device=device, precision="exact" if dtype == torch.float32 else "fast"),
-        )
+        alignment: VqaScorer | None = None
+        if checklist.alignment_weight:
+            precision = "exact" if dtype == torch.float32 else "fast"
+            same = replace(options, device=device, precision=precision)
+            alignment = VqaScorer.load_files(_alignment_files(files), same)
         model = ChecklistReward(YesNoModel(network, tokenizer), checklist, alignment)
-        others = [files.parts["checklist"], *(alignment.source.weights if alignment.source else ())]
-        model.source = ModelSource(files.source.name, (*files_of(weights), *others))
+        used = [*files_of(weights), files.parts["checklist"]]
+        if alignment is not None and alignment.source is not None:
+            used += alignment.source.weights
+        model.source = ModelSource(files.source.name, tuple(used))
         return model.eval().requires_grad_(False)
 
     @classmethod
