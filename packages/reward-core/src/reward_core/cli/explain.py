@@ -48,7 +48,7 @@ def print_explanation(image: str, explanation: Explanation) -> None:
 
     gates = ", ".join(f"{name} {_yes(is_open)}" for name, is_open in explanation.gates.items())
     total = f"{explanation.score:.4f} is the sum of the last column"
-    caption = f"{total}; gates: {gates}; - : its gate is no" if gates else total
+    caption = f"{total}; gates: {gates}; -: closed gate" if gates else total
     table = PlainTable(title=image, caption=caption)
     table.add_column("group")
     table.add_column("question", wrap=True)
