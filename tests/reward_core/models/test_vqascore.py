@@ -4,6 +4,7 @@ import itertools
 import json
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,9 @@ def test_texts_are_tokenized_as_by_sentencepiece(published):
     for case in cases:
         assert [token.id for token in spiece(case["text"])] == case["ids"], case["text"]
     assert len(cases) == 25
+    # Of nested rules the longest is used: a syllable and its mark, not the syllable alone.
+    for text in ("\uff76\uff9e", "\uff8a\uff9f", "\u1100\u1161\u11a8"):
+        assert spiece.normalized(text) == "\u2581" + unicodedata.normalize("NFKC", text)
 
 
 def test_every_stage_agrees_with_the_authors_program(published):
