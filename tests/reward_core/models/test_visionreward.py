@@ -225,13 +225,13 @@ def named(tmp_path, monkeypatch):
         cached.cache_clear()
 
 
-def test_rank_explains_each_score_in_80_columns_and_as_json(named, tmp_path, command):
-    paths = [tmp_path / f"{name}.png" for name in ("cyan", "white")]
+def test_rank_explains_each_score_in_80_columns_and_as_json(named, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    paths = ["cyan.png", "white.png"]
     for path, image in zip(paths, images("cyan", "white")):
         image.save(path)
-    broken = tmp_path / "broken.png"
-    broken.write_bytes(b"no image")
-    done = command("rank", "any", *paths, broken, "--model", named, "--explain", width=80)
+    Path("broken.png").write_bytes(b"no image")
+    done = command("rank", "any", *paths, "broken.png", "--model", named, "--explain", width=80)
     assert done.returncode == 1
     assert "broken.png" in done.stderr
     assert max(map(len, done.stdout.splitlines())) <= 80
@@ -240,7 +240,7 @@ def test_rank_explains_each_score_in_80_columns_and_as_json(named, tmp_path, com
     assert "gates: red no" in " ".join(done.stdout.split())
     done = command("rank", "any", *paths, "--model", named, "--explain", "--json")
     first, second = json.loads(done.stdout)["results"]
-    assert (first["image"], first["score"]) == (str(paths[1]), 3.75)
+    assert (first["image"], first["score"]) == (paths[1], 3.75)
     assert second["explanation"]["score"] == second["score"] == 1.75
     assert second["explanation"]["judgments"][1]["counts"] is False
     plain = json.loads(command("rank", "any", *paths, "--model", named, "--json").stdout)["results"]
