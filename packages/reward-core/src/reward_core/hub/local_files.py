@@ -36,8 +36,8 @@ def target_path(file: HubFile | WebFile, download_root: str | os.PathLike[str] |
     For a file in pieces it is the path of the converted weights.
     """
     if isinstance(file, HubPieces):
-        folder = Path(download_root or Path(torch_cache()) / "reward-core")
-        return folder / file.converted / CONVERTED_INDEX
+        downloads = Path(download_root or Path(torch_cache()) / "reward-core")
+        return downloads / file.converted / CONVERTED_INDEX
     if download_root is not None:
         folder = file.folder if isinstance(file, HubFile) else ""
         return Path(download_root) / folder / file.filename

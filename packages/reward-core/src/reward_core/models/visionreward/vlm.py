@@ -20,7 +20,8 @@ class ChecklistVLM(Protocol):
         transform: from images to the pixels that the model reads. All images have one size.
     """
 
-    transform: ImageTransform
+    @property
+    def transform(self) -> ImageTransform: ...
 
     def answers_from_pixels(self, pixels: Tensor, questions: Sequence[str]) -> list[list[bool]]:
         """Return the answers to Q questions for each of B images, given as the transform returns them.
