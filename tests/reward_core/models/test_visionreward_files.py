@@ -149,6 +149,30 @@ def test_missing_and_damaged_pieces_are_errors(tiny, tmp_path, damage, message):
         RM.load("VisionReward", device="cpu", files=tmp_path / "files", local_files_only=True)
 
 
+@pytest.mark.parametrize("form", ["sat folder", "transformers"])
+def test_other_published_forms_give_the_same_model(model, reference, tmp_path, form):
+    shutil.copytree(reference, tmp_path / "files")
+    folder = tmp_path / "files" / "checklist"
+    state = load_file(folder / "weights_sat.safetensors")
+    for path in folder.iterdir():
+        path.unlink()
+    if form == "sat folder":
+        shutil.copy(PARITY / "checklist" / "config_sat.json", folder / "model_config.json")
+        (folder / "1").mkdir()
+        torch.save({"module": state, "args": Path("x")}, folder / "1" / "mp_rank_00_model_states.pt")
+    else:
+        names = json.loads((PARITY / "checklist" / "keymap_sat_to_hf.json").read_text())
+        frequencies = state.pop("mixins.rotary.rotary_emb.inv_freq")
+        renamed = {names[key]: value for key, value in state.items()}
+        for i in range(3):
+            renamed[f"model.layers.{i}.self_attn.rotary_emb.inv_freq"] = frequencies.clone()
+        save_file(renamed, folder / "model.safetensors")
+        shutil.copy(PARITY / "checklist" / "config_hf.json", folder / "config.json")
+    other = RM.load("VisionReward", device="cpu", files=tmp_path / "files", local_files_only=True)
+    pairs = zip(model.vlm.network.parameters(), other.vlm.network.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
 def test_keys_are_strict(reference, tmp_path):
     shutil.copytree(reference, tmp_path / "files")
     path = tmp_path / "files" / "checklist" / "weights_sat.safetensors"
