@@ -330,6 +330,7 @@ def check_command(command: list[str], monkeypatch) -> None:
         if (program, words[0]) in RUN and not elsewhere:
             bundled = iter(("tiny", "tiny-judge"))
             words = [next(bundled) if word in DOWNLOADED else word for word in words]
+            words = [word for word in words if word != "--explain"]  # bundled models have no checklist
             if getattr(arguments, "models", words) is None or getattr(arguments, "model", None) in DOWNLOADED:
                 words += ["--model", "tiny"]
             with redirect_stdout(io.StringIO()), redirect_stderr(errors):

@@ -84,6 +84,18 @@ CLASSES = {
     "reward_core.models.judges.answer_cache": """
         AnswerCache
     """,
+    "reward_core.models.visionreward.checklist": """
+        Checklist ChecklistQuestion
+    """,
+    "reward_core.models.visionreward.explanation": """
+        ExplainedAnswer Explanation
+    """,
+    "reward_core.models.visionreward.scorer": """
+        ChecklistReward
+    """,
+    "reward_core.models.visionreward.vlm": """
+        ChecklistVLM
+    """,
     "reward_core.models.judges.answers": """
         Answer Question VLM
     """,

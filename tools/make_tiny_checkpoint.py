@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from tiny_scorers import write_mps, write_siglip
+from tiny_visionreward import make_visionreward
 from tiny_vlm import make_vlm
 from tiny_vqascore import make_vqascore
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
@@ -234,6 +235,12 @@ def make_siglip(spec: ModelSpec, out: Path, seed: int) -> None:
     write_siglip(model, out, spec.parts["weights"].names[0], spec.parts["head"].names[0])
 
 
+def make_checklist(spec: ModelSpec, out: Path, seed: int) -> None:
+    """Write VisionReward's files, with those of VQAScore in a subfolder."""
+    vqascore = BUILT_IN["VQAScore"]
+    make_visionreward(out, seed, fill, lambda folder, seed: MAKERS[vqascore.family](vqascore, folder, seed))
+
+
 # Family -> function that writes its files. A new family adds its own.
 MAKERS: dict[str, Callable[[ModelSpec, Path, int], None]] = {
     BUILT_IN["ImageReward-v1.0"].family: make_imagereward,
@@ -243,6 +250,7 @@ MAKERS: dict[str, Callable[[ModelSpec, Path, int], None]] = {
     BUILT_IN["Aesthetic-v2.5"].family: make_siglip,
     BUILT_IN["HPSv3"].family: partial(make_vlm, fill=fill),
     BUILT_IN["HPSv3++"].family: partial(make_vlm, fill=fill),
+    BUILT_IN["VisionReward"].family: make_checklist,
     BUILT_IN["VQAScore"].family: partial(make_vqascore, fill=fill),
 }
 

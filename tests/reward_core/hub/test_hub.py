@@ -601,4 +601,4 @@ def test_missing_files_of_one_repository_are_one_command():
     advice = how_to_copy([*files, HubFile("a/b", "w.bin")])
     assert advice.count("hf download") == 2
     assert "`hf download a/b x.json w.bin`" in advice
-    assert "`hf download a/b --revision v1 z`" in advice
+    assert "`hf download a/b z --revision v1`" in advice

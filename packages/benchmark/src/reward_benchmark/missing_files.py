@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reward_core.hub.file_specs import HubFile, WebFile
-from reward_core.hub.local_files import address, local_path, target_path
+from reward_core.hub.local_files import address, copy_target, download_command, local_path
 from reward_core.models.registry import find_spec
 
 from .download import PROMPTS, RANKINGS, TextFile, zip_file
@@ -62,5 +62,5 @@ def _file(file: HubFile | WebFile, folder: Path | None = None) -> Iterator[Missi
     if local_path(file, folder) is not None:
         return
     in_cache = isinstance(file, HubFile) and folder is None
-    command = f"hf download {file.repo_id} {file.filename}" if in_cache else ""  # type: ignore[union-attr]
-    yield MissingFile(address(file), file.size, target_path(file, folder), command)
+    command = download_command([file]) if in_cache else ""  # type: ignore[arg-type]
+    yield MissingFile(address(file), file.size, copy_target(file, folder), command)

@@ -19,11 +19,13 @@ from ..errors import ImageError
 from ..files.limits import MAX_PIXELS_IN_FLIGHT
 from ..inputs.clipped_levels import ADVICE, clipped_levels
 from ..inputs.image_file import open_image, pixels_of, rgb_guard
+from ..models.visionreward.explanation import Explanation
 from ..network.score_quantiles import ScoreQuantiles
 from ..printing.escapes import spreadsheet_cell
 from ..scoring.rewards import ranking
 from ..scoring.scorer_group import ScorerGroup
 from ..scoring.scoring_model import ScoringModel
+from .explanations import explain_images
 
 CHUNK = 16  # images that are open at once
 LARGE = 2**24  # pixels
@@ -43,11 +45,19 @@ class ShownImage:
 
 @dataclass(frozen=True)
 class ModelRanking:
-    """The scores of one model: scores[p][n] of prompt p and image n, and reference quantiles if known."""
+    """The scores of one model.
+
+    Attributes:
+        model: displayed name of the model.
+        scores: scores[p][n] of prompt p and image n.
+        quantiles: reference quantiles, if known.
+        explanations: explanations[p][n] of prompt p and image n; empty for a model without a checklist.
+    """
 
     model: str
     scores: list[list[float]]
     quantiles: ScoreQuantiles | None = None
+    explanations: list[list[Explanation]] = field(default_factory=list)
 
     def ranks(self, prompt: int) -> list[int]:
         """Return the rank of each image for a prompt; 1 is best."""
@@ -100,7 +110,10 @@ def rank_images(
     failed: list[tuple[str, str]] = []
     clipped: list[str] = []
     columns: dict[str, list[torch.Tensor]] = {name: [] for name in models}
-    group = ScorerGroup(models)
+    explained = {name: model for name, model in models.items() if hasattr(model, "explain")}
+    explanations: dict[str, list[list[Explanation]]] = {name: [[] for _ in prompts] for name in explained}
+    others = {name: model for name, model in models.items() if name not in explained}
+    group = ScorerGroup(others) if others else None
     progress(0, len(files))
     names = unique_names([os.path.basename(file) for file in files])
     chunk = max(CHUNK, batch_size or 0)
@@ -108,11 +121,17 @@ def rank_images(
     pixels = 0  # of the images that are open
 
     def score_opened() -> None:
-        if opened:
-            scores = group.score_matrix(list(prompts), opened, batch_size=batch_size)
-            for model_name, part in scores.items():
-                columns[model_name].append(part)  # (P, B)
-            opened.clear()
+        if not opened:
+            return
+        scores = {} if group is None else group.score_matrix(list(prompts), opened, batch_size=batch_size)
+        for model_name, model in explained.items():
+            parts = explain_images(model, prompts, opened, batch_size)
+            for of_prompt, part in zip(explanations[model_name], parts):
+                of_prompt.extend(part)
+            scores[model_name] = torch.tensor([[item.score for item in part] for part in parts])
+        for model_name, matrix in scores.items():
+            columns[model_name].append(matrix)  # (P, B)
+        opened.clear()
 
     for i, (name, file) in enumerate(zip(names, files)):
         try:
@@ -135,7 +154,12 @@ def rank_images(
     score_opened()
     progress(len(files), len(files))
     rankings = [
-        ModelRanking(name, torch.cat(parts, dim=1).tolist(), models[name].score_quantiles)
+        ModelRanking(
+            name,
+            torch.cat(parts, dim=1).tolist(),
+            models[name].score_quantiles,
+            explanations.get(name, []),
+        )
         for name, parts in columns.items()
         if parts
     ]

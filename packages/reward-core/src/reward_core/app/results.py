@@ -12,6 +12,7 @@ from itertools import cycle
 from ..network.score_quantiles import ScoreQuantiles
 from ..printing.escapes import html_text
 from .charts import bar, distribution
+from .explanations import explanation_html
 from .image_ranking import ModelRanking, RankingResult, agreement, result_csv
 
 KINDS = ("first", "second", "third", "fourth")  # colors of the models, in style.css
@@ -140,6 +141,8 @@ def _card(result: RankingResult, p: int, n: int, rank: int) -> str:
             f"<span>{better}</span>{model_rank}</div>"
             f"{bar(model_ranking, score, kind)}"
         )
+        if model_ranking.explanations:
+            lines.append(explanation_html(model_ranking.explanations[p][n]))
     name = html_text(result.images[n].name)
     winner = " rc-winner" if rank == 1 and len(result.images) > 1 else ""
     badge = f'<div class="rc-place">{rank}</div>' + ('<div class="rc-crown">best</div>' if winner else "")

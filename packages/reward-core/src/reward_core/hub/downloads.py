@@ -12,8 +12,8 @@ from pathlib import Path
 from ..errors import HubError, RewardCoreError
 from ..files.atomic_write import sync_file, sync_folder
 from ..files.foreign_bytes import guarded
-from .file_specs import HubFile, WebFile
-from .local_files import how_to_copy, how_to_copy_repo, target_path
+from .file_specs import HubFile, HubPieces, WebFile
+from .local_files import how_to_copy, how_to_copy_repo, local_path, target_path
 from .reachability import hub_failure
 from .web_download import download
 
@@ -37,9 +37,14 @@ def fetch(
         local_files_only: raise HubError instead of downloading.
         needed_with: files that the caller needs next; the error names those that are missing too.
 
+    Returns:
+        The path. For a file in pieces it is that of the converted weights, or else of the first piece.
+
     Raises:
         HubError: the file is missing and the download failed.
     """
+    if isinstance(file, HubPieces):
+        return _fetch_pieces(file, download_root, revision, local_files_only, needed_with)
     if isinstance(file, WebFile):
         return _fetch_web_file(file, download_root, local_files_only, needed_with)
     folder = None if download_root is None else Path(download_root) / file.folder
@@ -78,6 +83,41 @@ def fetch(
     raise as_hub_error(f"{file.filename} of {repo_id}", cause, without_network=advice) from cause
 
 
+def _fetch_pieces(
+    file: HubPieces,
+    download_root: str | os.PathLike[str] | None,
+    revision: str | None,
+    local_files_only: bool,
+    needed_with: Sequence[HubFile | WebFile],
+) -> Path:
+    file = file.at_revision(revision)
+    converted = local_path(file, download_root)
+    if converted is not None:
+        return converted
+    from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
+
+    advice = how_to_copy([file, *needed_with], download_root)
+    repo_ids = [file.repo_id] + ([file.fallback_repo_id] if file.fallback_repo_id else [])
+    failure: HubError | None = None
+    for repo_id in repo_ids:
+        try:
+            folder = fetch_repository(
+                repo_id, [file.filename], download_root, file.revision, local_files_only, advice
+            )
+        except HubError as error:
+            failure = failure or error
+            if not isinstance(error.__cause__, (RepositoryNotFoundError, LocalEntryNotFoundError)):
+                break
+            continue  # the repository may still have its former name
+        if pieces := sorted(folder.glob(file.filename)):
+            return pieces[0]
+        failure = failure or HubError(
+            f"Cannot download {file.filename} of {repo_id}: the repository has no such files. {advice}"
+        )
+    assert failure is not None
+    raise failure
+
+
 def fetch_folder(
     repo_id: str,
     download_root: str | os.PathLike[str] | None = None,
@@ -104,6 +144,7 @@ def fetch_repository(
     download_root: str | os.PathLike[str] | None = None,
     revision: str | None = None,
     local_files_only: bool = False,
+    advice: str | None = None,
 ) -> Path:
     """Return the local folder of a hub repository; download the files that are missing.
 
@@ -111,6 +152,7 @@ def fetch_repository(
         repo_id: the repository.
         patterns: names of the files, with * for any characters.
         download_root, revision, local_files_only: as in ``fetch``.
+        advice: what to do without a network (default: how to copy the whole repository).
 
     Raises:
         HubError: a download failed.
@@ -127,7 +169,7 @@ def fetch_repository(
             allow_patterns=list(patterns),
         )
     except Exception as error:
-        advice = how_to_copy_repo(repo_id, download_root)
+        advice = advice or how_to_copy_repo(repo_id, download_root)
         raise as_hub_error(repo_id, unreachable or error, without_network=advice) from error
     return Path(folder)
 

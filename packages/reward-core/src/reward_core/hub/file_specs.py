@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 
@@ -30,6 +30,24 @@ class HubFile:
     def folder(self) -> str:
         """Folder of the file in a download folder; "" for the download folder itself."""
         return self.repo_id.replace("/", "--") if self.own_folder else ""
+
+
+@dataclass(frozen=True)
+class HubPieces(HubFile):
+    """Weights that a model repository has as the pieces of one file, and that are converted once.
+
+    Attributes:
+        filename: pattern of the pieces, such as "ckpts/split_part_*".
+        converted: folder of the converted weights in the folder for downloads.
+    """
+
+    converted: str = ""
+
+    def at_revision(self, revision: str | None) -> HubPieces:
+        """Return the pieces of a branch, tag or commit, which are converted to a folder of their own."""
+        if revision is None:
+            return self
+        return replace(self, revision=revision, converted=f"{self.converted}@{revision.replace('/', '--')}")
 
 
 @dataclass(frozen=True)

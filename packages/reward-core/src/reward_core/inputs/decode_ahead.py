@@ -37,6 +37,7 @@ class DecodedImage:
         state: size and modification time of the image's file, where a bulk run needs it.
         on_release: called by ``release``.
         others: the image as input of further transforms.
+        name: name of the image in errors; empty if a process decoded it.
     """
 
     pixels: Tensor | None
@@ -45,6 +46,7 @@ class DecodedImage:
     state: str = ""
     on_release: Callable[[], None] | None = None
     others: tuple[Tensor, ...] = ()
+    name: str = ""
 
     def release(self) -> None:
         """Give back the memory of the pixels, which are copied or not needed anymore. Call it once."""
@@ -99,9 +101,8 @@ def decoded_by(
     try:
         with open_image() as image, rgb_guard(name):
             clipped = clipping_message(image, name)
-            return DecodedImage(
-                prepare(image), None, clipped, state, others=tuple(other(image) for other in others)
-            )
+            others_pixels = tuple(other(image) for other in others)
+            return DecodedImage(prepare(image), None, clipped, state, others=others_pixels, name=name)
     except ImageError as error:
         error.__traceback__ = None  # its frames hold the image
         return DecodedImage(None, error, state=state)

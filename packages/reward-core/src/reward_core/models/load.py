@@ -111,7 +111,7 @@ def load(
         download_root: folder for downloads (default: the cache of the hub).
         med_config: BERT's configuration (a dict or a JSON file) to use instead of the model's.
         files: folder with local copies of the published files of a scorer with a name; nothing is
-            downloaded.
+            downloaded, except the questions of VisionReward (1 kB) if they are missing.
         precision: "exact" computes in float32 and reproduces the original's scores. "fast" computes the
             encoders in 16 bits where that is faster (a GPU, a CPU with AMX or AVX512-BF16) and compiles steps
             that take much time (or call `ScoringModel.warm_up`). Rewards change by at most a few hundredths

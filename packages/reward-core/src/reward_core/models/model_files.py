@@ -11,8 +11,8 @@ from pathlib import Path
 
 from ..errors import CheckpointError, InputError
 from ..hub.downloads import fetch, fetch_folder
-from ..hub.file_specs import FileSpec, HubFile, PackageFile, WebFile
-from ..hub.local_files import local_path, package_path
+from ..hub.file_specs import FileSpec, HubFile, HubPieces, PackageFile, WebFile
+from ..hub.local_files import local_path, package_path, target_path
 from ..inputs.tokenizer import PromptTokenizer
 from ..scoring.model_source import ModelSource
 from .load_options import LoadOptions, PathLike
@@ -31,11 +31,14 @@ class ModelFiles:
         config: configuration of a published model; None to read it from the part "config". If there are
             both, sizes are read from the part, and all else from this configuration.
         source: name and origin, for messages, results and cards.
+        converted: index of the converted weights, if the weights were downloaded in pieces; None if they are
+            used as they are.
     """
 
     parts: Mapping[str, Path]
     config: ModelConfig | None
     source: ModelSource
+    converted: Path | None = None
 
     @property
     def weights(self) -> Path:
@@ -50,11 +53,18 @@ def published_files(name: str, spec: ModelSpec, options: LoadOptions) -> ModelFi
         CheckpointError: ``options.files`` does not have a part.
         HubError: a failed download.
     """
+    converted = None
     if options.files is not None:
         paths = find_parts(name, spec.parts, Path(options.files))
+        for part, file in spec.parts.items():
+            if part not in paths and file.fetched_if_missing and file.source is not None:
+                paths[part] = fetch_file(file.source, options)
     else:
         paths = _fetch_parts(name, spec, options)
-    return ModelFiles(paths, spec.config, ModelSource(name, _weights_of(paths)))
+        weights = spec.parts["weights"].source if "weights" in spec.parts else None
+        if isinstance(weights, HubPieces):
+            converted = target_path(weights.at_revision(options.revision), options.download_root)
+    return ModelFiles(paths, spec.config, ModelSource(name, _weights_of(paths)), converted)
 
 
 def path_files(name_or_path: PathLike, options: LoadOptions) -> ModelFiles:
@@ -97,7 +107,7 @@ def find_parts(name: str, parts: Mapping[str, Part], folder: Path) -> dict[str, 
             found[part] = path
         elif isinstance(spec.source, PackageFile):
             found[part] = package_path(spec.source)
-        elif spec.required:
+        elif spec.required and not spec.fetched_if_missing:
             places = ", ".join(f"'{place}'" for place in searched)
             missing.append(f"the {part} ({' or '.join(spec.names)}; searched in {places})")
     if missing:
@@ -113,8 +123,9 @@ def find_part(part: str, spec: Part, folder: Path) -> tuple[Path | None, list[Pa
     places = [folder / subfolder for subfolder in spec.subfolders(part)]
     for place in places:
         for name in spec.names:
-            if (place / name).is_file():
-                return place / name, places
+            paths = sorted(place.glob(name)) if "*" in name else [place / name]
+            if path := next(filter(Path.is_file, paths), None):
+                return path, places
     return None, [place for place in places if place.is_dir()]
 
 

@@ -29,17 +29,21 @@ class Part:
 
     Attributes:
         source: where the file is published; None for a file that only folders of local files may have.
-        names: accepted file names in a folder of local files, in order, the published one first.
+        names: accepted file names in a folder of local files, in order, the published one first. A name may
+            have * for any characters; it is that of the first file in alphabetical order.
         subfolder: subfolder of local files in which the part may be too. The name of the part and the name of
             its hub repository are always accepted as subfolders.
         required: whether the scorer cannot be loaded without the part. A part that is not required is not
             downloaded.
+        fetched_if_missing: whether a part that is missing in a folder of local files is downloaded. For small
+            files only.
     """
 
     source: FileSpec | None
     names: tuple[str, ...]
     subfolder: str = ""
     required: bool = True
+    fetched_if_missing: bool = False
 
     def subfolders(self, part_name: str) -> list[str]:
         """Return the subfolders in which the part is searched, the most specific first; "" comes last."""

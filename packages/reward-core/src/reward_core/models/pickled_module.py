@@ -9,7 +9,7 @@ that build tensors.
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,22 @@ def is_pickled_module(path: Path) -> bool:
         return False
 
 
+def inert_globals(names: Iterable[str]) -> list[Any]:
+    """Return inert stand-ins for the classes and functions that a pickle names, for ``safe_globals``.
+
+    Raises:
+        ValueError: there are too many, or some that no model needs.
+    """
+    names = sorted(names)
+    if len(names) > MAX_NAMES:
+        raise ValueError(
+            f"it names {len(names):,} classes and functions, at most {MAX_NAMES:,} are supported"
+        )
+    if refused := [n for n in names if n in _REFUSED_FUNCTIONS or n.partition(".")[0] in _REFUSED_MODULES]:
+        raise ValueError(f"it names {refused[0]!r}, which no model needs. No code was executed")
+    return [(type("Inert", (Inert,), {}), name) for name in names]
+
+
 def read_pickled_module(path: Path) -> dict[str, Tensor]:
     """Return the parameters and persistent buffers of a pickled module by name. No code is executed.
 
@@ -64,15 +80,7 @@ def read_pickled_module(path: Path) -> dict[str, Tensor]:
         ValueError: the file names functions that no model needs, or does not contain a module.
         pickle.UnpicklingError: the pickle does more than build objects and tensors.
     """
-    names = sorted(get_unsafe_globals_in_checkpoint(path))
-    if len(names) > MAX_NAMES:
-        raise ValueError(
-            f"it names {len(names):,} classes and functions, at most {MAX_NAMES:,} are supported"
-        )
-    if refused := [n for n in names if n in _REFUSED_FUNCTIONS or n.partition(".")[0] in _REFUSED_MODULES]:
-        raise ValueError(f"it names {refused[0]!r}, which no model needs. No code was executed")
-    stand_ins: Any = [(type("Inert", (Inert,), {}), name) for name in names]
-    with safe_globals(stand_ins):
+    with safe_globals(inert_globals(get_unsafe_globals_in_checkpoint(path))):
         module = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     state = dict(_tensors(module))
     if not state:

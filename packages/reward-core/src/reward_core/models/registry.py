@@ -15,6 +15,7 @@ from .mps.published import MPS_MODELS
 from .names import match_name, unknown_name
 from .plugins import plugin_names, plugin_spec
 from .siglip.published import SIGLIP_MODELS
+from .visionreward.published import VISIONREWARD_MODELS
 from .vlm.published import VLM_MODELS
 from .vqascore.published import VQA_MODELS
 
@@ -28,6 +29,7 @@ BUILT_IN: dict[str, ModelSpec] = {
     **SIGLIP_MODELS,
     **VLM_MODELS,
     **VQA_MODELS,
+    **VISIONREWARD_MODELS,
     **JUDGES,
 }
 

@@ -30,3 +30,18 @@ def shard_names(index: Path) -> list[str]:
     if outside := [name for name in files if Path(name).name != name]:
         raise CheckpointError(f"Cannot load '{index}': {outside[0]!r:.200} is not the name of a file.")
     return files
+
+
+def shard_paths(index: Path) -> list[Path]:
+    """Return the files in an index, sorted.
+
+    Raises:
+        CheckpointError: the index cannot be read, or a file is missing.
+    """
+    files = shard_names(index)
+    if missing := [name for name in files if not (index.parent / name).is_file()]:
+        raise CheckpointError(
+            f"Cannot load '{index}': {len(missing)} of {len(files)} files are missing: "
+            f"{', '.join(missing[:5])}. Copy them to the same folder."
+        )
+    return [index.parent / name for name in files]

@@ -133,7 +133,7 @@ class Pipeline(Generic[B]):
             if batch.features is not None:
                 features: Tensor | None = self.transfers.upload(batch.features)
             else:
-                new = self._encode(pixels)
+                new = self._encode(pixels, {key: image.name for key, image in images.items()})
                 self._encoded += len(pixels)
                 batch.opening = {}
                 for image in images.values():
@@ -179,8 +179,11 @@ class Pipeline(Generic[B]):
         warn_caller(image.clipped + more, ClippedLevelsWarning)
         self.warned = True
 
-    def _encode(self, pixels: Mapping[Key, Tensor]) -> Tensor | None:
-        """Return the features (B, ...) of B prepared images, and put them into the cache."""
+    def _encode(self, pixels: Mapping[Key, Tensor], names: Mapping[Key, str]) -> Tensor | None:
+        """Return the features (B, ...) of B prepared images, and put them into the cache.
+
+        The cache has an error for an image that the model refuses; without ``keep_errors`` it is raised.
+        """
         if not pixels:
             return None
         images = list(pixels.values())
@@ -190,7 +193,14 @@ class Pipeline(Generic[B]):
             return self.path.encode(self.transfers.upload_images(self.model.transform, selected))
 
         features = self._in_parts(encoded, len(images))
-        for key, image_features in zip(pixels, features):
+        refused = self.model.refused_images(features)
+        for row, (key, image_features) in enumerate(zip(pixels, features)):
+            if row in refused:
+                error = ImageError(names[key], refused[row])
+                if not self.keep_errors:
+                    raise error
+                self.cache[key] = error
+                continue
             # Cloned, because a view would keep the whole batch in memory as long as it is cached.
             self.cache[key] = image_features.clone() if self.cache.size else image_features
         return features

@@ -60,6 +60,13 @@ class ScoringMethods(ABC):
     def feature_parameters(self) -> Iterable[nn.Parameter]:
         """Return the parameters that cached features depend on."""
 
+    def refused_images(self, features: Tensor) -> dict[int, str]:
+        """Return why the model could not read some of B images, by index, from features (B, ...).
+
+        Such an image has an error instead of a score.
+        """
+        return {}
+
     def score(
         self, prompt: str, image: ImageSource | Sequence[ImageSource], *, batch_size: int | None = None
     ) -> float | list[float]:

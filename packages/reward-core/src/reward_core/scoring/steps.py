@@ -75,3 +75,7 @@ class ImageEncoder(Protocol):
 
     @property
     def device(self) -> torch.device: ...
+
+    def refused_images(self, features: Tensor) -> dict[int, str]:
+        """Return why the model could not read some of B images, by index, from features (B, ...)."""
+        ...

@@ -28,7 +28,8 @@ class WeightsWatch:
         self.parameters = parameters
         self.storages: tuple = ()
         self.state: tuple = ()
-        self.views: dict[torch.dtype, list[Tensor]] = {}  # by dtype: one kernel each on a GPU
+        # By dtype and device: one kernel each on a GPU.
+        self.views: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
 
     def changed(self) -> bool:
         """Return whether the weights differ from the last call (True at the first)."""
@@ -37,7 +38,7 @@ class WeightsWatch:
         if storages != self.storages:
             self.storages, self.views = storages, {}
             for p in parameters:
-                self.views.setdefault(p.dtype, []).append(_sample(p))
+                self.views.setdefault((p.dtype, p.device), []).append(_sample(p))
         versions = tuple(0 if p.is_inference() else p._version for p in parameters)
         state = (storages, versions, self._values())
         changed, self.state = state != self.state, state
@@ -46,7 +47,7 @@ class WeightsWatch:
     @torch.no_grad()
     def _values(self) -> bytes:
         parts = [torch.cat(views).float() for views in self.views.values()]
-        return torch.cat(parts).cpu().numpy().tobytes() if parts else b""
+        return torch.cat(_on_one_device(parts)).cpu().numpy().tobytes() if parts else b""
 
 
 def _sample(parameter: Tensor) -> Tensor:
@@ -60,6 +61,11 @@ def _sample(parameter: Tensor) -> Tensor:
     return values.reshape(-1)[:: max(1, values.numel() // SAMPLED)]
 
 
+def _on_one_device(parts: list[Tensor]) -> list[Tensor]:
+    """Return tensors unchanged, or on the CPU if they are on several devices, as offloaded weights are."""
+    return [part.cpu() for part in parts] if len({part.device for part in parts}) > 1 else parts
+
+
 def weights_fingerprint(parameters: Iterable[Tensor]) -> str:
     """Return an 8-digit hexadecimal fingerprint of weights.
 
@@ -67,4 +73,4 @@ def weights_fingerprint(parameters: Iterable[Tensor]) -> str:
     parameter, which change with training, a merged adapter or another seed.
     """
     parts = [parameter.detach().flatten()[:1024].to(torch.bfloat16) for parameter in parameters]
-    return f"{zlib.crc32(torch.cat(parts).cpu().view(torch.int16).numpy().tobytes()):08x}"
+    return f"{zlib.crc32(torch.cat(_on_one_device(parts)).cpu().view(torch.int16).numpy().tobytes()):08x}"

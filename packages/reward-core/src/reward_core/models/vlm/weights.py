@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ...errors import CheckpointError, KeyMismatchError
 from ...files.foreign_bytes import guarded, reason
 from ..checkpoint import read_state_dict
-from ..shard_index import is_index, shard_names
+from ..shard_index import is_index, shard_paths
 
 LM_HEAD = "lm_head.weight"
 EMBEDDINGS = "backbone.model.language_model.embed_tokens.weight"
@@ -50,7 +50,7 @@ class WeightFiles:
 
     def __init__(self, path: Path, rename: Callable[[str], str] | None = None) -> None:
         self.path, self.rename = path, rename or renamed
-        self.files = _shards(path) if is_index(path.name) else (path,)
+        self.files = tuple(shard_paths(path)) if is_index(path.name) else (path,)
         self.shapes: dict[str, tuple[int, ...]] = {}
         for file in self.files:
             with _opened(file) as stored:
@@ -138,17 +138,6 @@ def assign_weights(
         owner, _, name = key.rpartition(".")
         value = tensor.to(device=device, dtype=dtype_of(key))
         setattr(model.get_submodule(owner), name, nn.Parameter(value, requires_grad=False))
-
-
-def _shards(index: Path) -> tuple[Path, ...]:
-    """Return the shards that an index names, in its folder."""
-    files = shard_names(index)
-    if missing := [name for name in files if not (index.parent / name).is_file()]:
-        raise CheckpointError(
-            f"Cannot load '{index}': {len(missing)} of {len(files)} files are missing: "
-            f"{', '.join(missing[:5])}. Copy them to the same folder."
-        )
-    return tuple(index.parent / name for name in files)
 
 
 def _itself(tensor: Tensor) -> Tensor:
