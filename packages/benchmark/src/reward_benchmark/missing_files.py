@@ -61,6 +61,5 @@ def _text_file(file: TextFile, folder: Path) -> Iterator[MissingFile]:
 def _file(file: HubFile | WebFile, folder: Path | None = None) -> Iterator[MissingFile]:
     if local_path(file, folder) is not None:
         return
-    in_cache = isinstance(file, HubFile) and folder is None
-    command = download_command([file]) if in_cache else ""  # type: ignore[arg-type]
+    command = download_command([file]) if isinstance(file, HubFile) and folder is None else ""
     yield MissingFile(address(file), file.size, copy_target(file, folder), command)
