@@ -4,6 +4,7 @@ import json
 import math
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import plugin_package
@@ -136,8 +137,10 @@ def test_another_list_and_model_score_by_answers_and_gates(colors):
         colors.answers(found[0], [])
     with pytest.raises(InputError, match="without an alignment model: the alignment has weight 2"):
         ChecklistReward(ColorVLM(), Checklist("x", COLORS.questions, alignment_weight=2.0))
-    with pytest.raises(InputError, match="its questions have no text"):
-        ChecklistReward(ColorVLM(), published_structure())
+    model = ChecklistReward(colors.vlm, replace(published_structure(), alignment_weight=0.0))
+    assert model.answers(found[0], ["Is it blue?"]) == [True]
+    with pytest.raises(InputError, match="questions of 'VisionReward-Image': their texts are missing"):
+        model.score("any", found[0])
 
 
 def test_a_question_without_an_answer_is_an_error_of_its_image(colors, tmp_path):

@@ -13,7 +13,7 @@ from hub_server import Hub
 from safetensors.torch import load_file, save_file
 
 import reward_core as RM
-from reward_core.errors import CheckpointError, HubError, KeyMismatchError
+from reward_core.errors import CheckpointError, HubError, InputError, KeyMismatchError
 from reward_core.files.joined_files import JoinedFiles, pieces_of
 from reward_core.models.visionreward.checklist import published_structure
 from reward_core.models.visionreward.checklist_score import checklist_score
@@ -271,14 +271,16 @@ def test_the_pieces_are_downloaded_converted_once_and_not_needed_again(tiny, hub
     assert not any(line.endswith("README.md") for line in asked)
 
 
-def test_missing_or_changed_questions_are_an_error_that_says_where_to_put_them(reference, tmp_path):
+def test_missing_questions_are_reported_and_needed_for_scores_only(reference, tmp_path, caplog):
     folder = tmp_path / "files"
     shutil.copytree(reference, folder)
     (folder / QUESTIONS).unlink()
     load = {"device": "cpu", "files": folder, "download_root": tmp_path, "local_files_only": True}
-    with pytest.raises(HubError) as caught:
-        RM.load("VisionReward", **load)
-    assert f"/VisionReward_Image/{QUESTIONS} and copy it to {tmp_path / QUESTIONS}" in str(caught.value)
+    model = RM.load("VisionReward", **load)
+    assert f"/VisionReward_Image/{QUESTIONS} and copy it to {tmp_path / QUESTIONS}" in caplog.text
+    assert model.answers(pictures()[0], ["Is it red?"]) in ([True], [False])
+    with pytest.raises(InputError, match=f"Copy {QUESTIONS} or a checklist.json"):
+        model.score("a cat", pictures()[0])
     (tmp_path / QUESTIONS).write_text("Is it red?\n" * 30)
     with pytest.raises(HubError, match="differs from the published file"):
         RM.load("VisionReward", **load)

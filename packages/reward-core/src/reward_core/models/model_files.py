@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..errors import CheckpointError, InputError
+from ..errors import CheckpointError, HubError, InputError
 from ..hub.downloads import fetch, fetch_folder
 from ..hub.file_specs import FileSpec, HubFile, HubPieces, PackageFile, WebFile
 from ..hub.local_files import local_path, package_path, target_path
@@ -58,7 +58,12 @@ def published_files(name: str, spec: ModelSpec, options: LoadOptions) -> ModelFi
         paths = find_parts(name, spec.parts, Path(options.files))
         for part, file in spec.parts.items():
             if part not in paths and file.fetched_if_missing and file.source is not None:
-                paths[part] = fetch_file(file.source, options)
+                try:
+                    paths[part] = fetch_file(file.source, options)
+                except HubError as error:
+                    if local_path(file.source, options.download_root) is not None:
+                        raise  # a damaged copy
+                    logger.warning("the %s of %s is missing: %s", part, name, error)
     else:
         paths = _fetch_parts(name, spec, options)
         weights = spec.parts["weights"].source if "weights" in spec.parts else None

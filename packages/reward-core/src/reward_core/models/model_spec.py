@@ -36,7 +36,7 @@ class Part:
         required: whether the scorer cannot be loaded without the part. A part that is not required is not
             downloaded.
         fetched_if_missing: whether a part that is missing in a folder of local files is downloaded. For small
-            files only.
+            files only. Without a network the scorer is loaded without it.
     """
 
     source: FileSpec | None

@@ -18,7 +18,7 @@ from ..model_files import ModelFiles
 from ..tensor_files import PIECES, files_of
 from ..vqascore.published import VQA_MODELS
 from ..vqascore.scorer import VqaScorer
-from .checklist import Checklist, read_checklist
+from .checklist import Checklist, published_structure, read_checklist
 from .cogvlm2_weights import convert_pieces, load_cogvlm2
 from .scorer import ChecklistReward
 
@@ -57,7 +57,8 @@ class VisionRewardLoader:
             same = replace(options, device=device, precision=precision)
             alignment = VqaScorer.load_files(_alignment_files(files), same)
         model = ChecklistReward(YesNoModel(network, tokenizer), checklist, alignment)
-        used = [*files_of(weights), files.parts["checklist"]]
+        questions = files.parts.get("checklist")
+        used = [*files_of(weights), *([] if questions is None else [questions])]
         if alignment is not None and alignment.source is not None:
             used += alignment.source.weights
         model.source = ModelSource(files.source.name, tuple(used))
@@ -65,8 +66,12 @@ class VisionRewardLoader:
 
     @classmethod
     def read_config(cls, files: ModelFiles) -> Checklist:
-        """Return the checklist: a checklist file, or the authors' questions with their weights."""
-        return read_checklist(files.parts["checklist"])
+        """Return the checklist: a checklist file, or the authors' questions with their weights.
+
+        The questions have no text if they could not be downloaded.
+        """
+        path = files.parts.get("checklist")
+        return published_structure() if path is None else read_checklist(path)
 
     @classmethod
     def find_tokenizer(cls, files: ModelFiles, config: Checklist, options: LoadOptions) -> PromptTokenizer:

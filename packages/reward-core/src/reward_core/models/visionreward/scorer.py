@@ -50,7 +50,7 @@ class ChecklistReward(ScoringModel):
             ``checklist.alignment_weight`` is 0.
 
     Raises:
-        InputError: a checklist without texts, or with an alignment weight and without an alignment model.
+        InputError: a checklist with an alignment weight, and no alignment model.
     """
 
     resize_on_device = False
@@ -60,8 +60,6 @@ class ChecklistReward(ScoringModel):
         self, vlm: ChecklistVLM, checklist: Checklist, alignment: ScoringModel | None = None
     ) -> None:
         super().__init__()
-        if not all(checklist.texts):
-            raise InputError(f"Cannot use the checklist {checklist.name!r}: its questions have no text.")
         if checklist.alignment_weight and alignment is None:
             raise InputError(
                 f"Cannot use the checklist {checklist.name!r} without an alignment model: the alignment has "
@@ -78,6 +76,21 @@ class ChecklistReward(ScoringModel):
         """Questions and weights."""
         return cast(Checklist, self.config)
 
+    @property
+    def texts(self) -> list[str]:
+        """The questions of the checklist.
+
+        Raises:
+            InputError: they could not be downloaded when the scorer was loaded.
+        """
+        if not all(self.checklist.texts):
+            raise InputError(
+                f"Cannot ask the questions of {self.checklist.name!r}: their texts are missing. Copy "
+                "VisionReward_image_qa_select.txt or a checklist.json to the folder of local files "
+                "(docs/visionreward.md), and load the scorer again."
+            )
+        return self.checklist.texts
+
     # Scoring
 
     def encode_pixels(self, pixels: Any) -> Tensor:
@@ -86,13 +99,13 @@ class ChecklistReward(ScoringModel):
         Args:
             pixels: the pixels for each model, as the transform returns them.
         """
-        answers = self._answered(pixels[0], self.checklist.texts)
+        answers = self._answered(pixels[0], self.texts)
         if self.alignment is None:
             return answers
         return joined(answers, self.alignment.encode_pixels(pixels[1]))
 
     def refused_images(self, features: Tensor) -> dict[int, str]:
-        return _unanswered(self._split(features)[0], self.checklist.texts)
+        return _unanswered(self._split(features)[0], self.texts)
 
     def rewards_from_kv(self, features: Any, token_ids: Tensor, mask: Tensor | None) -> Tensor:
         """Return scores of image features with one or several consecutive prompts each."""
@@ -124,7 +137,7 @@ class ChecklistReward(ScoringModel):
                 "Give one prompt for each image."
             )
         pixels = pixels.to(self.device)
-        expected = (self.vlm.expected_answers(pixels, self.checklist.texts).double() + 1) / 2
+        expected = (self.vlm.expected_answers(pixels, self.texts).double() + 1) / 2
         if self.alignment is None:
             return self._scores(expected, expected.new_zeros(len(expected)))
         return self._scores(expected, self.alignment.rewards_from_pixels(pixels, prompts))
@@ -182,7 +195,7 @@ class ChecklistReward(ScoringModel):
             ImageError: an image that cannot be read, or a question without an answer.
             InputError: no question, or an empty one.
         """
-        texts = self.checklist.texts if questions is None else _checked_questions(questions)
+        texts = self.texts if questions is None else _checked_questions(questions)
         images = as_list(image)
         several = isinstance(images, (list, tuple))
         asked = ChecklistReward(self.vlm, Checklist("questions", tuple(map(ChecklistQuestion, texts))))
