@@ -18,6 +18,10 @@ from ..rollout import clear_autocast_cache
 
 Tensors = dict[str, Tensor]
 
+LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
+# Transformers whose attention joins image and text have projections for each.
+JOINT_LORA_TARGETS = (*LORA_TARGETS, "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
+
 
 @dataclass
 class Condition:
@@ -61,7 +65,7 @@ class Family(ABC):
 
     part: ClassVar[str] = "unet"
     samplers: ClassVar[tuple[str, ...]] = ("ddim", "ddpm", "euler")
-    lora_targets: ClassVar[tuple[str, ...]] = ("to_q", "to_k", "to_v", "to_out.0")
+    lora_targets: ClassVar[tuple[str, ...]] = LORA_TARGETS
 
     def __init__(self, pipeline: Any):
         self.pipeline = pipeline

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..noise_schedule import NoiseSchedule, make_schedule
-from .base import Condition, Family, Tensors, batch_of
+from .base import JOINT_LORA_TARGETS, Condition, Family, Tensors, batch_of
 
 
 class Flux(Family):
@@ -17,6 +17,7 @@ class Flux(Family):
 
     part = "transformer"
     samplers = ("flow",)
+    lora_targets = JOINT_LORA_TARGETS
 
     @property
     def size_multiple(self) -> int:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..noise_schedule import NoiseSchedule, make_schedule
-from .base import Condition, Family, Tensors, batch_of
+from .base import JOINT_LORA_TARGETS, Condition, Family, Tensors, batch_of
 
 
 class StableDiffusion3(Family):
@@ -16,6 +16,7 @@ class StableDiffusion3(Family):
 
     part = "transformer"
     samplers = ("flow",)
+    lora_targets = JOINT_LORA_TARGETS
 
     @property
     def size_multiple(self) -> int:
