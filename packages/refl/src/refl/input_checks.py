@@ -15,8 +15,12 @@ from .hub_checks import check_pipeline_folder, check_reward_downloads, pipeline_
 from .prompts import read_prompts
 
 
-def check_inputs(config: TrainConfig) -> None:
+def check_inputs(config: TrainConfig, weights: bool = True) -> None:
     """Raise an error for the first invalid input: prompts, rewards, model, output folder.
+
+    Args:
+        config: settings of the run.
+        weights: check too that the weights of rewards are on this machine or on the hub.
 
     Raises:
         PromptFileError: the prompt file cannot be read.
@@ -30,7 +34,16 @@ def check_inputs(config: TrainConfig) -> None:
     check_rewards(reward.name for reward in config.rewards)
     check_model(config.model.id)
     check_out(config.run.out)
-    check_downloads(config)
+    check_pipeline(config)
+    if weights:
+        check_reward_downloads(reward.name for reward in config.rewards)
+
+
+def check_pipeline(config: TrainConfig) -> None:
+    """Raise ModelError if the model is neither a pipeline on this machine nor on the hub."""
+    check_pipeline_folder(config.model.id)
+    if not os.path.exists(config.model.id):
+        pipeline_index(config.model.id, config.model.revision)
 
 
 def check_downloads(config: TrainConfig, functions: Collection[str] = ()) -> None:
@@ -44,9 +57,7 @@ def check_downloads(config: TrainConfig, functions: Collection[str] = ()) -> Non
         ModelError: the model is missing.
         RewardError: a reward is missing.
     """
-    check_pipeline_folder(config.model.id)
-    if not os.path.exists(config.model.id):
-        pipeline_index(config.model.id, config.model.revision)
+    check_pipeline(config)
     check_reward_downloads(reward.name for reward in config.rewards if reward.name not in functions)
 
 

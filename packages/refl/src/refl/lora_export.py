@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from reward_core.files.atomic_write import atomic_write
 
 from .config import TrainConfig
-from .errors import ModelError
 from .families import Family
 from .families.flux import Flux
 from .families.sd3 import StableDiffusion3

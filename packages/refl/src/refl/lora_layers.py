@@ -150,10 +150,8 @@ def original_layer(table: LayerTable, name: str, last_block: int) -> OriginalLay
             return OriginalLayer(f"{block}.{names[inner]}", (name,), swapped=ends_text)
         for joint, parts in table.joined[prefix].items():
             if inner in parts:
-                return OriginalLayer(
-                    f"{block}.{joint}", tuple(f"{prefix}.{number}.{part}" for part in parts)
-                )
+                return OriginalLayer(f"{block}.{joint}", tuple(f"{prefix}.{number}.{part}" for part in parts))
     raise ModelError(
-        f"Cannot name the layer {name!r} for other programs: the original code of the model has no such layer. "
-        "Remove it from model.lora_targets."
+        f"Cannot name the layer {name!r} for other programs: the original code of the model has no such "
+        "layer. Remove it from model.lora_targets."
     )

@@ -95,8 +95,8 @@ def _denoiser_bytes(objective: Objective, batch: int) -> tuple[float, float]:
     """Return the bytes that a pass with gradient keeps, and those of the largest block it recomputes."""
     family = objective.family
     latents = torch.empty(batch, *family.latent_shape(objective.height, objective.width), device="meta")
-    condition = family.encode(["a prompt"] * batch).positive
-    on_meta = {name: value.to("meta") for name, value in condition.items()}
+    shapes = family.condition_shapes()
+    on_meta = {name: torch.empty(batch, *shape, device="meta") for name, shape in shapes.items()}
     half = DTYPES[objective.config.run.mixed_precision]
     saved = _Saved()
     with _recorded_blocks(family.denoiser, saved) as largest, _Autocast(half):

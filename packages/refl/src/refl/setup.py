@@ -121,14 +121,19 @@ def make_family(config: TrainConfig, accelerator: Accelerator) -> Family:
     logger.info("loading %s", model.id)
     dtype = frozen_dtype(config, accelerator.device)
     family = load_family(model.id, revision=model.revision, variant=model.variant, dtype=dtype)
-    height, width = image_size(config, family)
-    for steps in (config.rollout.steps, config.validation.steps or config.rollout.steps):
-        family.schedule(steps, config.rollout.sampler, height, width)  # fails now instead of during training
+    check_schedules(config, family)
     if model.vae_tiling:
         family.pipeline.vae.enable_tiling()
     if model.channels_last:
         family.denoiser.to(memory_format=torch.channels_last)
     return family
+
+
+def check_schedules(config: TrainConfig, family: Family) -> None:
+    """Raise ConfigError if the model does not support the image size, the steps or the sampler."""
+    height, width = image_size(config, family)
+    for steps in (config.rollout.steps, config.validation.steps or config.rollout.steps):
+        family.schedule(steps, config.rollout.sampler, height, width)
 
 
 def make_rewards(

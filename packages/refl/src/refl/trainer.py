@@ -18,8 +18,10 @@ from .config import TrainConfig
 from .config_file import load_config, override
 from .errors import DivergedError
 from .objective import Objective
-from .report import draw_curves, model_card
+from .report import draw_curves
+from .result import FinishedRun, write_model, write_settings
 from .rewards import RewardFunction
+from .samples import grid_path, write_samples
 from .setup import (
     check_inputs,
     find_prompts,
@@ -172,7 +174,9 @@ class Trainer:
         is_best = record_validation(validation, config, state)
         if self.accelerator.is_main_process:
             with write_errors(self.out):
-                grid(validation.pixels, config.seeds, self.out / "samples" / f"step-{state.step:06d}.png")
+                grid(validation.pixels, config.seeds, grid_path(self.out, state.step))
+                size = tuple(validation.pixels.shape[-2:])
+                write_samples(self.out, state.step, self.validation_prompts, size, validation.image_rewards)
             if is_best and config.keep_best:
                 self.best_weights.save(state.step)
         if state.stopped:
@@ -190,14 +194,20 @@ class Trainer:
             if config.validation.keep_best and self.state.best is not None:
                 saved_step = self.state.best_step
                 self.best_weights.load(saved_step)
-            pipeline, lora = type(self.family.pipeline).__name__, self.trainable.is_lora
-            sources = self.objective.rewards.sources
-            card = model_card(config, rows, saved_step, lora, pipeline, len(self.validation_prompts), sources)
+            finished = FinishedRun(
+                config,
+                self.trainable,
+                rows,
+                saved_step,
+                self.prompts,
+                self.validation_prompts,
+                self.objective.rewards.sources,
+            )
             with write_errors(self.out), atomic_folder(folder) as new:
-                self.trainable.save(new)
-                (new / "README.md").write_text(card, encoding="utf-8")
+                write_model(finished, new)
             with write_errors(self.out):
                 draw_curves(rows, self.out / "curves.png")
+                write_settings(config)
         if config.run.push_to_hub:
             run.upload(folder, config.run.push_to_hub, "Upload a model fine-tuned with refl")
         run.close()

@@ -37,11 +37,13 @@ class Validation:
         rewards: reward name -> mean over all images.
         diversity: mean distance between images of the same prompt (see ``diversity``); NaN with one seed.
         pixels: images (prompts * seeds, 3, H, W) uint8 on the CPU, seed by seed within a prompt.
+        image_rewards: reward name -> rewards of these images.
     """
 
     rewards: dict[str, float]
     diversity: float
     pixels: Tensor
+    image_rewards: dict[str, list[float]]
 
     def row(self) -> dict[str, float]:
         """Return the row for metrics.jsonl."""
@@ -114,7 +116,8 @@ def validate(
     all_rewards = accelerator.gather(torch.cat(rewards))[: len(samples)]
     pixels = accelerator.gather(torch.cat(images))[: len(samples)].cpu()
     means = dict(zip(values, all_rewards.double().mean(0).tolist()))
-    return Validation(means, diversity(pixels.float() / 255, config.seeds), pixels)
+    per_image = dict(zip(values, all_rewards.T.tolist()))
+    return Validation(means, diversity(pixels.float() / 255, config.seeds), pixels, per_image)
 
 
 def record_validation(validation: Validation, config: ValidationConfig, state: ReflState) -> bool:

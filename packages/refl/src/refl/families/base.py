@@ -123,6 +123,15 @@ class Family(ABC):
             negative: negative prompt of classifier-free guidance; None without guidance.
         """
 
+    def condition_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of the tensors of an encoded prompt, without the batch.
+
+        A family that reads them from configurations can be checked without weights (``refl train
+        --dry-run``); by default, a prompt is encoded.
+        """
+        encoded = self.encode(["a prompt"]).positive
+        return {name: tuple(value.shape[1:]) for name, value in encoded.items()}
+
     @abstractmethod
     def predict(
         self, latents: Tensor, timestep: float | Tensor, condition: Tensors, guidance: float
