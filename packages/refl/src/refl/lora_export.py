@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,7 @@ def original_layers(table: LayerTable, denoiser: Any, layers: Mapping[str, Pair]
     return result
 
 
-def _joined(denoiser: nn.Module, parts: Sequence[str], layers: Mapping[str, Pair]) -> Pair:
+def _joined(denoiser: Any, parts: Sequence[str], layers: Mapping[str, Pair]) -> Pair:
     """Return the LoRA of a layer whose outputs are those of several layers, one after another.
 
     Its rank is the sum of their ranks: ``up`` is block-diagonal, with zeros for layers without LoRA.
@@ -151,7 +152,7 @@ def _joined(denoiser: nn.Module, parts: Sequence[str], layers: Mapping[str, Pair
 def lora_metadata(
     family: Family, config: TrainConfig, prompts: Sequence[str], step: int, name: str
 ) -> dict[str, str]:
-    """Return the metadata of a file: what programs read to tell models apart, and how it was trained.
+    """Return the metadata of a file: what programs recognize the base model by, and how it was trained.
 
     Args:
         family: model of the LoRA.
@@ -160,15 +161,13 @@ def lora_metadata(
         step: optimizer step of the weights.
         name: name of the LoRA in programs.
     """
-    from . import __version__
-
     settings = family.denoiser.peft_config[ADAPTER]
     base = base_model(config.model.id) or public_name(config.model.id)
     rewards = [{"name": public_name(r.name), "weight": r.weight} for r in config.rewards if r.weight]
-    version, architecture = _architecture(family)
+    base_version, architecture = _architecture(family)
     return {
-        "ss_base_model_version": version,
-        "ss_v2": str(version == "sd_v2"),
+        "ss_base_model_version": base_version,
+        "ss_v2": str(base_version == "sd_v2"),
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(settings.r),
         "ss_network_alpha": str(settings.lora_alpha),
@@ -177,7 +176,7 @@ def lora_metadata(
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.architecture": f"{architecture}/lora",
         "modelspec.title": name,
-        "refl.version": __version__,
+        "refl.version": version("refl"),
         "refl.base_model": base,
         "refl.rank": str(settings.r),
         "refl.strategy": config.strategy.name,

@@ -145,12 +145,13 @@ def _usage(config: TrainConfig, facts: CardFacts, base: str | None) -> list[str]
     lines += [*usage, "```", ""]
     if facts.comfyui_file:
         file, name = markdown_code(facts.comfyui_file), facts.comfyui_file.removesuffix(".safetensors")
+        tag = markdown_code(f"<lora:{name}:1>")
         lines += [
             f"ComfyUI: copy {file} to `ComfyUI/models/loras` and choose it in the node Load LoRA, between "
             "the checkpoint and the sampler.",
             "",
-            f"Stable Diffusion WebUI: copy {file} to `models/Lora` and add {markdown_code(f'<lora:{name}:1>')}"
-            f" to the prompt.{_webui_note(facts.pipeline)}",
+            f"Stable Diffusion WebUI: copy {file} to `models/Lora` and add {tag} to "
+            f"the prompt.{_webui_note(facts.pipeline)}",
             "",
         ]
     return lines

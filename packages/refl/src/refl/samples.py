@@ -52,7 +52,7 @@ def write_samples(
     run: Path,
     step: int,
     prompts: Sequence[str],
-    size: tuple[int, int],
+    size: Sequence[int],
     rewards: Mapping[str, Sequence[float]],
 ) -> None:
     """Write what the grid of a validation shows, beside it.
@@ -69,7 +69,7 @@ def write_samples(
         for name, values in rewards.items()
     }
     seeds = len(next(iter(finite.values()))) // len(prompts)
-    samples = Samples(list(prompts), seeds, *size, finite)
+    samples = Samples(list(prompts), seeds, size[0], size[1], finite)
     write_text(grid_path(run, step).with_suffix(".json"), json.dumps(asdict(samples), ensure_ascii=False))
 
 

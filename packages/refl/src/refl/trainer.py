@@ -175,8 +175,8 @@ class Trainer:
         if self.accelerator.is_main_process:
             with write_errors(self.out):
                 grid(validation.pixels, config.seeds, grid_path(self.out, state.step))
-                size = tuple(validation.pixels.shape[-2:])
-                write_samples(self.out, state.step, self.validation_prompts, size, validation.image_rewards)
+                size, rewards = validation.pixels.shape[-2:], validation.image_rewards
+                write_samples(self.out, state.step, self.validation_prompts, size, rewards)
             if is_best and config.keep_best:
                 self.best_weights.save(state.step)
         if state.stopped:
