@@ -65,7 +65,7 @@ def estimate_memory(objective: Objective, plan: RolloutPlan) -> Memory:
         "moving average": trained if config.optimizer.ema_decay else 0.0,
     }
     rollout, run = config.rollout, config.run
-    guided = rollout.guidance_scale != 1 and rollout.negative_gradient and family.part == "unet"
+    guided = rollout.guidance_scale != 1 and rollout.negative_gradient and not family.scale_is_input
     passes, images = len(plan.gradient) + plan.copies, run.batch_size * (1 + plan.copies)
     held, block = _denoiser_bytes(objective, run.batch_size * (1 + guided))
     decoder, rewards = _decoder_bytes(objective, images), _reward_bytes(objective, images)

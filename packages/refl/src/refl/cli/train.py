@@ -103,6 +103,7 @@ def describe(checked: DryRun) -> str:
         if hasattr(m, "parameters")
         for p in m.parameters()
     ]
+    guided = config.rollout.guidance_scale != 1 and not checked.family.scale_is_input
     samples = config.run.batch_size * config.run.accumulation * checked.accelerator.num_processes
     return "\n".join(
         [
@@ -111,7 +112,7 @@ def describe(checked: DryRun) -> str:
             f"{len(checked.prompts)} prompts, {len(checked.validation_prompts)} for validation",
             f"one rollout: {plan}",
             f"denoiser: {free} passes without gradient, {with_gradient} with"
-            + (" (guidance: each twice as wide)" if config.rollout.guidance_scale != 1 else ""),
+            + (" (guidance: each twice as wide)" if guided else ""),
             f"parameters: {trained:,} trained of {sum(p.numel() for p in everything):,}",
             str(estimate_memory(objective, plan)),
             *(f"not on this machine and not in the estimate: {reward}" for reward in checked.missing_rewards),

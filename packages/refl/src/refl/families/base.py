@@ -61,11 +61,14 @@ class Family(ABC):
         part: attribute of the pipeline that is trained: "unet" or "transformer".
         samplers: samplers that fit the model, the default first.
         lora_targets: names of the linear layers that get LoRA adapters by default.
+        scale_is_input: whether the model takes the guidance scale as an input, so that guidance costs no
+            second pass for a negative prompt.
     """
 
     part: ClassVar[str] = "unet"
     samplers: ClassVar[tuple[str, ...]] = ("ddim", "ddpm", "euler")
     lora_targets: ClassVar[tuple[str, ...]] = LORA_TARGETS
+    scale_is_input: ClassVar[bool] = False
 
     def __init__(self, pipeline: Any):
         self.pipeline = pipeline

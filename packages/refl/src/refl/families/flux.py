@@ -20,6 +20,7 @@ class Flux(Family):
     part = "transformer"
     samplers = ("flow",)
     lora_targets = JOINT_LORA_TARGETS
+    scale_is_input = True
 
     @property
     def size_multiple(self) -> int:

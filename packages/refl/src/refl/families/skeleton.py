@@ -56,8 +56,12 @@ def load_skeleton(model: str, revision: str | None = None, dtype: torch.dtype = 
             parts[name] = _part(folder / name, *value)
     for name, part in parts.items():
         if isinstance(part, nn.Module):
-            part.to(dtype=torch.float32 if name == "vae" else dtype)
-    return pipeline_class(**parts)
+            # diffusers' own to() warns that it may keep modules in float32; these models have none.
+            nn.Module.to(part, dtype=torch.float32 if name == "vae" else dtype)
+    try:
+        return pipeline_class(**parts)
+    except TypeError as error:  # the index does not list a part
+        raise ModelError(f"Cannot use the {INDEX_FILE} of {model!r}: {error}") from error
 
 
 def _config_folder(model: str, revision: str | None) -> Path:

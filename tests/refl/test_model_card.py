@@ -1,0 +1,164 @@
+"""The model card of a run, and its upload."""
+
+import ast
+import json
+
+import numpy as np
+import pytest
+import yaml
+from hub_server import Hub
+from PIL import Image
+from toy_runs import PROMPTS, train
+
+from refl.base_card import base_license
+from refl.cli import main
+from refl.compare import base_of_run
+from refl.config import ModelConfig, RewardConfig, RunConfig, TrainConfig
+from refl.model_card import CardFacts, model_card
+from refl.published_names import base_model
+from refl.report import draw_curves
+
+
+def front_matter(card):
+    return yaml.safe_load(card.split("---\n", 2)[1])
+
+
+@pytest.fixture(scope="module")
+def run(pipelines, tmp_path_factory):
+    """A finished run of two steps; the base model's card states a license."""
+    base = tmp_path_factory.mktemp("base") / "my-base"
+    base.symlink_to(pipelines("sd"))
+    folder = tmp_path_factory.mktemp("runs") / "red"
+    (base / "README.md").write_text("---\nlicense: mit\nlicense_link: LICENSE\n---\n# base\n")
+    train(str(base), folder, "model.lora_rank=4", "optimizer.lr=3e-2")
+    (base / "README.md").unlink()
+    return folder
+
+
+def test_the_card_follows_the_conventions_of_the_hub(run):
+    card = (run / "model/README.md").read_text()
+    data = front_matter(card)
+    assert "base_model" not in data  # a local folder
+    assert str(run.parent) not in card
+    assert data["license"] == "mit"
+    assert "license_link" not in data  # a file that is not part of this repository
+    assert data["library_name"] == "diffusers"
+    assert data["pipeline_tag"] == "text-to-image"
+    assert {"text-to-image", "lora", "diffusers", "stable-diffusion", "template:sd-lora"} <= set(data["tags"])
+    assert [entry["text"] for entry in data["widget"]] == [p for p in PROMPTS[-2:] for _ in range(2)]
+    assert "`red_comfyui.safetensors`" in card
+    assert "`<lora:red_comfyui:1>`" in card
+    assert (run / "model/red_comfyui.safetensors").is_file()
+    assert base_of_run(run / "model").endswith("my-base")  # for `refl compare`
+
+
+def test_the_images_of_the_card_are_those_of_the_validations(run):
+    widget = front_matter((run / "model/README.md").read_text())["widget"]
+    described = json.loads((run / "samples/step-000002.json").read_text())
+    assert (described["prompts"], described["seeds"], described["height"]) == (PROMPTS[-2:], 2, 16)
+    with Image.open(run / "samples/step-000002.png") as grid:
+        second = np.asarray(grid.crop((0, 18, 16, 34)))
+    urls = [entry["output"]["url"] for entry in widget]
+    assert urls == ["images/before-1.png", "images/after-1.png", "images/before-2.png", "images/after-2.png"]
+    assert np.array_equal(np.asarray(Image.open(run / "model" / urls[3])), second)
+    assert not np.array_equal(np.asarray(Image.open(run / "model" / urls[2])), second)
+
+
+def test_rewards_have_intervals_over_prompts(run):
+    rewards = [
+        json.loads((run / f"samples/step-00000{i}.json").read_text())["rewards"]["red"] for i in (0, 2)
+    ]
+    before, after = (np.array(values).reshape(2, 2).mean(1) for values in rewards)
+    row = next(
+        line for line in (run / "model/README.md").read_text().splitlines() if line.startswith("| red |")
+    )
+    cells = [cell.strip() for cell in row.split("|")[2:5]]
+    for cell, values in zip(cells, (before, after, after - before)):
+        # Resamples of two prompts: the interval spans both.
+        numbers = [float(part.strip("[],")) for part in cell.split()]
+        assert numbers == pytest.approx([values.mean(), values.min(), values.max()], abs=6e-4)
+
+
+def test_a_run_is_pushed_with_its_card(run, capsys, monkeypatch):
+    from huggingface_hub import constants
+
+    hub = Hub()
+    monkeypatch.setattr(constants, "ENDPOINT", hub.address)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    try:
+        assert main(["push", str(run)]) == 2
+        assert "no repository is named. Set --to OWNER/NAME" in capsys.readouterr().err
+        assert main(["push", str(run.parent), "--to", "me/red"]) == 2
+        assert "not the folder of a finished run" in capsys.readouterr().err
+        assert main(["push", str(run), "--to", "red"]) == 2
+        assert "the name must be OWNER/NAME" in capsys.readouterr().err
+        assert main(["push", str(run), "--to", "me/red"]) == 0
+    finally:
+        hub.stop()
+    files = hub.repos["me/red"]["main"]
+    assert {"README.md", "pytorch_lora_weights.safetensors", "red_comfyui.safetensors"} <= set(files)
+    assert {"images/before-1.png", "images/after-2.png"} <= set(files)
+    assert 'pipe.load_lora_weights("me/red", weight_name=' in files["README.md"].decode()
+    assert "me/red/commit/" in capsys.readouterr().out
+
+
+def test_base_models_are_hub_ids_or_left_out(tmp_path):
+    snapshot = tmp_path / "models--me--base" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    assert base_model(str(snapshot)) == "me/base"
+    assert base_model(str(tmp_path)) is None
+    assert base_model("me/base") == "me/base"
+    assert base_license(str(snapshot)) == {}  # no card: no license is invented
+    (snapshot / "README.md").write_text("---\nlicense: [broken\n---\n")
+    assert base_license(str(snapshot)) == {}
+
+
+def test_the_license_of_a_base_model_is_that_of_its_card(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    hub = Hub()
+    card = b"---\nlicense: other\nlicense_name: dev\nlicense_link: LICENSE.md\n---\n"
+    hub.repos = {"me/base": {"main": {"README.md": card}}}
+    monkeypatch.setattr(constants, "ENDPOINT", hub.address)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    try:
+        found = base_license("me/base")
+        assert base_license("me/none") == {}
+    finally:
+        hub.stop()
+    link = "https://huggingface.co/me/base/blob/main/LICENSE.md"
+    assert found == {"license": "other", "license_name": "dev", "license_link": link}
+
+
+def test_the_card_escapes_names(tmp_path):
+    name = 'a"\n---\n```\n\x1b[31m\u202e<script>](x)$\\frac{'
+    config = TrainConfig(
+        model=ModelConfig(id=name), rewards=(RewardConfig(name),), run=RunConfig(out=f"runs/{name}")
+    )
+    rows = [{"step": step, f"validation/{name}": 0.5, f"reward/{name}": 0.1} for step in (0, 4)]
+    images = ((name, "images/before-1.png", "images/after-1.png"),)
+    facts = CardFacts(
+        rows, 4, True, "StableDiffusionPipeline", 2, images=images, comfyui_file="x.safetensors"
+    )
+    card = model_card(config, facts)
+    assert "\x1b" not in card
+    assert "\u202e" not in card
+    _, front, rest = card.split("---\n", 2)
+    assert yaml.safe_load(front)["widget"][0]["text"] == name
+    code, rest_of_card = rest.split("```python\n")[1].split("\n```\n", 1)
+    assert "<script" not in rest.split("```python")[0]
+    line = next(line for line in code.splitlines() if "from_pretrained" in line)
+    assert isinstance(ast.parse(line).body[0].value.args[0].value, str)
+    assert rest_of_card.rstrip().endswith("\n````")
+    draw_curves(rows, tmp_path / "curves.png")
+
+
+def test_a_hub_model_is_the_base_model_of_the_card():
+    config = TrainConfig(model=ModelConfig(id="me/base"), rewards=(RewardConfig("tiny"),))
+    for is_lora, relation in ((True, "adapter"), (False, "finetune")):
+        data = front_matter(model_card(config, CardFacts([], 4, is_lora, "FluxPipeline", 2)))
+        assert (data["base_model"], data["base_model_relation"]) == ("me/base", relation)
+        assert ("lora" in data["tags"]) == is_lora
+        assert "license" not in data
+        assert "widget" not in data
