@@ -1,11 +1,9 @@
 """A dry run needs configuration files, and no weights."""
 
-import shutil
-
 import pytest
 import torch
 import yaml
-from hub_server import Hub
+from tiny_pipelines import configuration_of
 
 from refl.cli import main
 from refl.families import load_family
@@ -18,16 +16,6 @@ def prompts(tmp_path):
     path = tmp_path / "prompts.txt"
     path.write_text("a red circle\na blue square\n")
     return path
-
-
-def configuration_of(folder, to):
-    """Copy the configuration files of a pipeline: no weights, no tokenizers."""
-    for pattern in ("model_index.json", "*/config.json", "*/scheduler_config.json"):
-        for path in folder.glob(pattern):
-            target = to / path.relative_to(folder)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(path, target)
-    return to
 
 
 def dry_run(model, prompts, *more):
@@ -60,27 +48,6 @@ def test_shapes_of_conditions_are_those_of_encoded_prompts(pipelines, family):
     loaded = load_family(pipelines(family))
     encoded = loaded.encode(["a boat", "two cats"]).positive
     assert {name: tuple(value.shape[1:]) for name, value in encoded.items()} == loaded.condition_shapes()
-
-
-def test_a_hub_id_needs_only_its_configuration(pipelines, tmp_path, prompts, capsys, monkeypatch):
-    from huggingface_hub import constants
-
-    folder, hub = configuration_of(pipelines("sd"), tmp_path / "model"), Hub()
-    files = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-    hub.repos = {"me/base": {"main": {**files, "unet/diffusion_pytorch_model.safetensors": b"large"}}}
-    for name, value in (
-        ("ENDPOINT", hub.address),
-        ("HF_HUB_OFFLINE", False),
-        ("HF_HUB_CACHE", str(tmp_path)),
-    ):
-        monkeypatch.setattr(constants, name, value)
-    try:
-        # The weights of the reward are not downloaded either.
-        assert dry_run("me/base", prompts, "--reward", "ImageReward-v1.0") == 0
-    finally:
-        hub.stop()
-    assert "not in the estimate: ImageReward-v1.0 (1.79 GB to download)" in capsys.readouterr().out
-    assert not hub.asked_for("safetensors")
 
 
 def test_missing_and_invalid_configurations_are_refused(pipelines, tmp_path, prompts, capsys):

@@ -1,7 +1,7 @@
 """LoRA files for ComfyUI and the WebUI: their keys, and what a program computes from them.
 
-The expected keys follow the tables of ComfyUI and both WebUIs, which were run against files of these structures;
-docs/refl.md says how.
+The expected keys follow the tables of ComfyUI and both WebUIs, which were run on files of these structures
+(docs/refl.md says how).
 """
 
 import json
@@ -156,14 +156,14 @@ def test_a_layer_without_lora_beside_one_with_it_does_not_change():
     assert changed.nonzero().flatten().tolist() == list(range(size, 2 * size))
 
 
-@pytest.mark.parametrize("name", ["sd", "flux"])
-def test_diffusers_reads_the_file_back(tmp_path, name):
-    pipeline = MAKERS[name]()
+def test_diffusers_reads_the_file_back(tmp_path):
+    """Not for FLUX.1: diffusers reads such files only at the sizes of the published model."""
+    pipeline = MAKERS["sd"]()
     trainable = Trainable(family_of(pipeline), ModelConfig(lora_rank=4, lora_alpha=2))
     for parameter in trainable.parameters:
         parameter.data = torch.randn_like(parameter)
     write_comfyui_lora(trainable, load_config(settings=[f"run.out={tmp_path / 'x'}"]), ["a"], 1, tmp_path)
-    other = MAKERS[name]()
+    other = MAKERS["sd"]()
     other.load_lora_weights(tmp_path, weight_name="x_comfyui.safetensors", adapter_name="default")
     ours, theirs = (getattr(p, trainable.family.part) for p in (pipeline, other))
     compared = 0

@@ -69,9 +69,7 @@ def model_card(config: TrainConfig, facts: CardFacts) -> str:
     )
     lines = [
         "---",
-        yaml.safe_dump(
-            front_matter(config, facts), sort_keys=False, allow_unicode=True, width=1_000_000
-        ).rstrip("\n"),
+        yaml.safe_dump(front_matter(config, facts), sort_keys=False, width=1_000_000).rstrip("\n"),
         "---",
         f"# {markdown_text(name)}",
         "",
