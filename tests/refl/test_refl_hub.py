@@ -36,6 +36,7 @@ def finished(tmp_path):
     return tmp_path / "red"
 
 
+@pytest.mark.slow
 def test_licenses_uploads_and_dry_runs_use_the_hub(pipelines, tmp_path, finished, warm_python):
     folder = configuration_of(pipelines("sd"), tmp_path / "base")
     files = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
