@@ -99,7 +99,8 @@ def test_every_family_trains_a_step_and_loads_into_diffusers(pipelines, tmp_path
         pipeline.load_lora_weights(folder)
         assert np.abs(untrained - ours).max() > 1e-4  # the step changed something
     assert np.abs(theirs() - ours).max() < 1e-4
-    assert "base_model: " in (folder / "README.md").read_text()
+    assert "library_name: diffusers" in (folder / "README.md").read_text()
+    assert (folder / f"{tmp_path.name}_comfyui.safetensors").is_file() == bool(rank)
     assert Image.open(tmp_path / "curves.png").size[0] > 500
     assert (tmp_path / "samples" / f"step-{steps:06d}.png").is_file()
 
