@@ -80,6 +80,8 @@ class HubHandler(BaseHTTPRequestHandler):
             self.resolve(*match.groups())
         elif path == "/api/repos/create":
             self.create(json.loads(body))
+        elif path == "/api/validate-yaml":  # of a model card before its upload
+            self.send_json({"errors": [], "warnings": []})
         elif match := re.fullmatch(
             r"/api/(models|datasets)/(.+)/(revision|tree|preupload|commit)/([^/]+)", path
         ):

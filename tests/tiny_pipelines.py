@@ -1,5 +1,6 @@
 """Tiny diffusion pipelines of every family with real architectures and random weights."""
 
+import shutil
 import string
 
 from diffusers import (
@@ -198,3 +199,13 @@ def pixart():
 
 
 MAKERS = {"sd": sd, "sdxl": sdxl, "sd3": sd3, "flux": flux, "sd-v": lambda: sd("v_prediction")}
+
+
+def configuration_of(folder, to):
+    """Copy the configuration files of a saved pipeline: no weights, no tokenizers. Return the copy."""
+    for pattern in ("model_index.json", "*/config.json", "*/scheduler_config.json"):
+        for path in folder.glob(pattern):
+            target = to / path.relative_to(folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, target)
+    return to

@@ -1,6 +1,5 @@
 """The trainer: strategies and families train, and their results load into diffusers."""
 
-import ast
 import json
 import re
 
@@ -41,7 +40,7 @@ def test_training_raises_a_toy_reward(pipelines, tmp_path, strategy, rank):
         f"strategy={strategy}",
         f"model.lora_rank={rank}",
         f"optimizer.lr={lr}",
-        steps=10,
+        steps=15,
     )
     before, after = (row["validation/red"] for row in rows if "validation/red" in row)
     assert after > before + 0.1, (before, after)
@@ -57,7 +56,7 @@ def test_training_raises_a_toy_reward(pipelines, tmp_path, strategy, rank):
         pytest.param("sdxl", 4, ("rollout.width=32", "rollout.guidance_scale=3.0"), marks=pytest.mark.slow),
         pytest.param("sdxl", 0, ("model.gradient_checkpointing=true",), marks=pytest.mark.slow),
         pytest.param("sd3", 4, (), marks=pytest.mark.slow),
-        pytest.param("flux", 4, ("rollout.width=32",), marks=pytest.mark.slow),
+        ("flux", 4, ("rollout.width=32",)),
     ],
 )
 def test_every_family_trains_a_step_and_loads_into_diffusers(pipelines, tmp_path, family, rank, more):
@@ -100,7 +99,8 @@ def test_every_family_trains_a_step_and_loads_into_diffusers(pipelines, tmp_path
         pipeline.load_lora_weights(folder)
         assert np.abs(untrained - ours).max() > 1e-4  # the step changed something
     assert np.abs(theirs() - ours).max() < 1e-4
-    assert "base_model: " in (folder / "README.md").read_text()
+    assert "library_name: diffusers" in (folder / "README.md").read_text()
+    assert (folder / f"{tmp_path.name}_comfyui.safetensors").is_file() == bool(rank)
     assert Image.open(tmp_path / "curves.png").size[0] > 500
     assert (tmp_path / "samples" / f"step-{steps:06d}.png").is_file()
 
@@ -174,7 +174,6 @@ def test_the_pretraining_loss_falls(pipelines, tmp_path):
     assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5])
 
 
-@pytest.mark.slow
 def test_saturated_images_are_counted(pipelines, tmp_path):
     _, rows = train(pipelines("sd"), tmp_path, reward="{name: red, phi: relu, target: -50}")
     assert [row["zero_gradient"] for row in rows if "zero_gradient" in row] == [1.0, 1.0]
@@ -257,7 +256,9 @@ def test_the_weights_of_the_best_validation_are_saved(pipelines, tmp_path):
         rewards_of_steps = {row["step"]: row["validation/blue"] for row in rows if "validation/blue" in row}
         step = 0 if keep == "true" else trainer.state.step  # the card describes the saved weights
         assert f"| after {step} steps |" in card
-        assert f"| blue | {rewards_of_steps[0]:.3f} | {rewards_of_steps[step]:.3f} |" in card
+        before, after = (f"{rewards_of_steps[i]:.3f}" for i in (0, step))
+        interval = r" \[-?[\d.]+, -?[\d.]+\] \| "
+        assert re.search(rf"\| blue \| {before}{interval}{after}{interval}[+-]", card)
         assert f"{rewards_of_steps[0]:.3f}" != f"{rewards_of_steps[trainer.state.step]:.3f}"
     base = DiffusionPipeline.from_pretrained(pipelines("sd"))
     before = torch.cat([p.detach().flatten() for p in base.unet.parameters()])
@@ -374,7 +375,6 @@ def test_a_held_out_reward_does_not_change_training(pipelines, tmp_path):
         assert torch.equal(weight, weights["without"][name])
 
 
-@pytest.mark.slow
 def test_a_held_out_reward_that_is_not_finite_is_never_the_best(pipelines, tmp_path):
     rewards = {"red": redness, "lost": lambda pixels, prompts: redness(pixels, prompts) * float("nan")}
     pair = "{name: red, phi: linear}, {name: lost, weight: 0}"
@@ -409,30 +409,3 @@ def test_every_schedule_warms_up(pipelines, tmp_path, schedule):
     more = ("optimizer.warmup_steps=4", f"optimizer.schedule={schedule}", "optimizer.lr=0.01")
     _, rows = train(pipelines("sd"), tmp_path, "validation.prompts=0", *more, steps=4)
     assert [row["lr"] for row in rows] == pytest.approx([0.0025, 0.005, 0.0075, 0.01])
-
-
-def test_the_card_escapes_names(tmp_path):
-    import yaml
-
-    from refl.config import ModelConfig, RewardConfig, RunConfig, TrainConfig
-    from refl.curves import draw_curves, panels_of
-    from refl.report import model_card
-
-    name = 'a"\n---\n```\n\x1b[31m\u202e<script>](x)$\\frac{'
-    config = TrainConfig(
-        model=ModelConfig(id=name), rewards=(RewardConfig(name),), run=RunConfig(out=f"runs/{name}")
-    )
-    rows = [{"step": step, f"validation/{name}": 0.5, f"reward/{name}": 0.1} for step in (0, 4)]
-    card = model_card(config, rows, 4, True, "StableDiffusionPipeline", 2)
-    assert "\x1b" not in card
-    assert "\u202e" not in card
-    _, front, rest = card.split("---\n", 2)
-    assert yaml.safe_load(front)["base_model"] == name
-    code, settings = rest.split("```python\n")[1].split("\n```\n", 1)
-    assert "<script" not in rest.split("```python")[0]
-    line = next(line for line in code.splitlines() if "from_pretrained" in line)
-    literal = ast.parse(line).body[0].value.args[0].value
-    assert literal == name
-    assert settings.strip().startswith("````yaml\n")
-    assert settings.rstrip().endswith("\n````")
-    draw_curves(panels_of(rows), tmp_path / "curves.png")

@@ -18,9 +18,11 @@ from torch import Tensor
 from reward_core.files.atomic_write import write_text
 from reward_core.runs.run_lock import folder_lock
 
+from .config_file import load_config
 from .errors import ModelError, RewardError
 from .families import Condition, Family, Guidance, load_family
 from .image_grid import grid
+from .result import SETTINGS
 from .rewards import Rewards
 from .rollout import SampleNoise, rollout
 from .strategies import RolloutPlan
@@ -83,7 +85,8 @@ def load_model(model: str | os.PathLike[str], base: str | None, device: torch.de
 
     Args:
         model: a Hub id, a pipeline folder, a single file, or a folder of LoRA weights.
-        base: base model of LoRA weights; None: the one named in their model card.
+        base: base model of LoRA weights; None: the one named in their model card, or in the settings of the
+            run whose folder they are in.
         device: device of the loaded model.
 
     Raises:
@@ -92,7 +95,7 @@ def load_model(model: str | os.PathLike[str], base: str | None, device: torch.de
     folder = Path(model)
     is_lora = folder.is_dir() and (folder / "pytorch_lora_weights.safetensors").is_file()
     if is_lora:
-        base = base or base_of_card(folder)
+        base = base or base_of_card(folder) or base_of_run(folder)
         if base is None:
             raise ModelError(
                 f"Cannot load the LoRA weights in {str(model)!r}: their model card names no base model. Name "
@@ -121,6 +124,12 @@ def base_of_card(folder: Path) -> str | None:
     if not path.is_file():
         return None
     return ModelCard.load(path).data.to_dict().get("base_model")
+
+
+def base_of_run(folder: Path) -> str | None:
+    """Return ``model.id`` of the settings of the run that wrote a model folder, or None."""
+    path = folder.resolve().parent / SETTINGS
+    return load_config(path).model.id if path.is_file() else None
 
 
 @torch.no_grad()

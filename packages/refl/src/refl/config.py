@@ -22,7 +22,7 @@ class ModelConfig:
         lora_alpha: LoRA alpha; the adapters' output is scaled by ``lora_alpha / lora_rank``. None: equal
             to ``lora_rank``, a scale of 1.
         lora_targets: names of the layers that get adapters; empty: the attention projections of the
-            model's family (to_q, to_k, to_v and to_out.0).
+            model's family (to_q, to_k, to_v and to_out.0; those of the text too in SD3 and FLUX.1).
         gradient_checkpointing: recompute activations block by block inside the denoiser (less memory,
             slower). The only gradient step of a rollout is then not recomputed as a whole too.
         compile: run the denoiser through torch.compile (slow first step, faster afterwards).

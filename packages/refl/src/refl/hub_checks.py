@@ -18,6 +18,7 @@ from reward_core.models.registry import find_spec
 from .errors import ModelError, RewardError
 
 INDEX_FILE = "model_index.json"
+UNUSED_PARTS = ("safety_checker", "feature_extractor", "image_encoder")  # training does not load them
 
 
 def pipeline_index(name: str, revision: str | None = None) -> Path:
@@ -74,16 +75,27 @@ def check_reward_downloads(names: Iterable[str]) -> None:
             raise RewardError(f"Cannot load the reward {name!r}: {error}") from error
 
 
+def missing_files(name: str) -> str | None:
+    """Return why a reward cannot be loaded without a download, or None if all its files are local."""
+    known = find_spec(name)
+    try:
+        if known is not None:
+            for file in known[1].downloads():
+                fetch(file, local_files_only=True)
+        elif not os.path.exists(name):
+            fetch_folder(name, local_files_only=True)
+    except HubError as error:
+        return str(error)
+    return None
+
+
 def _parts(index: Path) -> list[str]:
     """Return the folders of a pipeline that training loads."""
     return [
         name
         for name, value in read_json(index).items()
-        if isinstance(value, list) and value and value[0] is not None and name not in _UNUSED_PARTS
+        if isinstance(value, list) and value and value[0] is not None and name not in UNUSED_PARTS
     ]
-
-
-_UNUSED_PARTS = ("safety_checker", "feature_extractor", "image_encoder")
 
 
 def _check_published(spec: ModelSpec) -> None:

@@ -18,8 +18,12 @@ from .prompts import read_prompts
 IMPORT_PATH = re.compile(r"[^\W\d][\w.]*:[^\W\d][\w.]*")
 
 
-def check_inputs(config: TrainConfig) -> None:
+def check_inputs(config: TrainConfig, weights: bool = True) -> None:
     """Raise an error for the first invalid input: prompts, rewards, model, output folder.
+
+    Args:
+        config: settings of the run.
+        weights: check too that the weights of rewards are on this machine or on the hub.
 
     Raises:
         PromptFileError: the prompt file cannot be read.
@@ -35,7 +39,16 @@ def check_inputs(config: TrainConfig) -> None:
     check_reward_names(config)
     check_model(config.model.id)
     check_out(config.run.out)
-    check_downloads(config)
+    check_pipeline(config)
+    if weights:
+        check_reward_downloads(reward.name for reward in config.rewards)
+
+
+def check_pipeline(config: TrainConfig) -> None:
+    """Raise ModelError if the model is neither a pipeline on this machine nor on the hub."""
+    check_pipeline_folder(config.model.id)
+    if not os.path.exists(config.model.id):
+        pipeline_index(config.model.id, config.model.revision)
 
 
 def check_downloads(config: TrainConfig, functions: Collection[str] = ()) -> None:
@@ -49,9 +62,7 @@ def check_downloads(config: TrainConfig, functions: Collection[str] = ()) -> Non
         ModelError: the model is missing.
         RewardError: a reward is missing.
     """
-    check_pipeline_folder(config.model.id)
-    if not os.path.exists(config.model.id):
-        pipeline_index(config.model.id, config.model.revision)
+    check_pipeline(config)
     names = [reward.name for reward in config.rewards if reward.name not in functions]
     check_reward_downloads(name for name in names if not is_import_path(name))
 

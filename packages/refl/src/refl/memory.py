@@ -66,7 +66,7 @@ def estimate_memory(objective: Objective, plan: RolloutPlan) -> Memory:
         "moving average": trained if config.optimizer.ema_decay else 0.0,
     }
     rollout, run = config.rollout, config.run
-    guided = rollout.guidance_scale != 1 and rollout.negative_gradient and family.part == "unet"
+    guided = rollout.guidance_scale != 1 and rollout.negative_gradient and not family.scale_is_input
     passes, images = len(plan.gradient) + plan.copies, run.batch_size * (1 + plan.copies)
     held, block = _denoiser_bytes(objective, run.batch_size * (1 + guided))
     if not config.strategy.needs_reward_gradient:  # images and rewards are computed without gradient
@@ -104,8 +104,8 @@ def _denoiser_bytes(objective: Objective, batch: int) -> tuple[float, float]:
     """Return the bytes that a pass with gradient keeps, and those of the largest block it recomputes."""
     family = objective.family
     latents = torch.empty(batch, *family.latent_shape(objective.height, objective.width), device="meta")
-    condition = family.encode(["a prompt"] * batch).positive
-    on_meta = {name: value.to("meta") for name, value in condition.items()}
+    shapes = family.condition_shapes()
+    on_meta = {name: torch.empty(batch, *shape, device="meta") for name, shape in shapes.items()}
     half = DTYPES[objective.config.run.mixed_precision]
     saved = _Saved()
     with _recorded_blocks(family.denoiser, saved) as largest, _Autocast(half):

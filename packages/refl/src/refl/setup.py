@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -152,14 +152,19 @@ def make_family(config: TrainConfig, accelerator: Accelerator) -> Family:
     logger.info("loading %s", model.id)
     dtype = frozen_dtype(config, accelerator.device)
     family = load_family(model.id, revision=model.revision, variant=model.variant, dtype=dtype)
-    height, width = image_size(config, family)
-    for steps in (config.rollout.steps, config.validation.steps or config.rollout.steps):
-        family.schedule(steps, config.rollout.sampler, height, width)  # fails now instead of during training
+    check_schedules(config, family)
     if model.vae_tiling:
         family.pipeline.vae.enable_tiling()
     if model.channels_last:
         family.denoiser.to(memory_format=torch.channels_last)
     return family
+
+
+def check_schedules(config: TrainConfig, family: Family) -> None:
+    """Raise ConfigError if the model does not support the image size, the steps or the sampler."""
+    height, width = image_size(config, family)
+    for steps in (config.rollout.steps, config.validation.steps or config.rollout.steps):
+        family.schedule(steps, config.rollout.sampler, height, width)
 
 
 def make_rewards(
@@ -168,14 +173,28 @@ def make_rewards(
     accelerator: Accelerator,
     functions: Mapping[str, AnyReward] | None,
     prompts: Sequence[str],
+    names: Collection[str] | None = None,
 ) -> Rewards:
     """Load the rewards and try each on two images; raise RewardError if one fails.
 
     Rewards of images may know the run's prompts only, so they are tried with two of these.
+
+    Args:
+        config: settings of the run.
+        family: the diffusion model.
+        accelerator: names the device.
+        functions: functions of the caller, by name of the reward.
+        prompts: training prompts.
+        names: load only these rewards; None: all.
     """
     loss, needs_gradient = config.loss, config.strategy.needs_reward_gradient
     rewards = load_rewards(
-        config.rewards, accelerator.device, functions, needs_gradient, loss.ensemble, loss.ensemble_k
+        [reward for reward in config.rewards if names is None or reward.name in names],
+        accelerator.device,
+        functions,
+        needs_gradient,
+        loss.ensemble,
+        loss.ensemble_k,
     )
     logger.info("checking the rewards on two images")
     known = [prompts[0], prompts[-1]]

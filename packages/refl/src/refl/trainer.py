@@ -19,7 +19,7 @@ from .config_file import load_config, override
 from .curves import draw_curves
 from .errors import DivergedError
 from .optimizer import make_lr_schedule, make_optimizer
-from .report import model_card
+from .result import FinishedRun, write_model, write_settings
 from .rewards import AnyReward
 from .run_page import RunPage
 from .sample_sheet import draw_sheet
@@ -221,14 +221,20 @@ class Trainer:
             if config.validation.keep_best and self.state.best is not None:
                 saved_step = self.state.best_step
                 self.best_weights.load(saved_step)
-            pipeline, lora = type(self.family.pipeline).__name__, self.trainable.is_lora
-            sources = self.objective.rewards.sources
-            card = model_card(config, rows, saved_step, lora, pipeline, len(self.validation_prompts), sources)
+            finished = FinishedRun(
+                config,
+                self.trainable,
+                rows,
+                saved_step,
+                self.prompts,
+                self.validation_prompts,
+                self.objective.rewards.sources,
+            )
             with write_errors(self.out), atomic_folder(folder) as new:
-                self.trainable.save(new)
-                (new / "README.md").write_text(card, encoding="utf-8")
+                write_model(finished, new)
             with write_errors(self.out):
                 draw_curves(self.page.write(rows, self.state, finished=True), self.out / "curves.png")
+                write_settings(config)
         if config.run.push_to_hub:
             run.upload(folder, config.run.push_to_hub, "Upload a model fine-tuned with refl")
         run.close()

@@ -8,9 +8,9 @@ from __future__ import annotations
 from reward_core.printing.command_line import CommandParser, encode_anything, run_command_line
 
 from ..errors import DivergedError
-from . import compare, download_prompts, train
+from . import compare, download_prompts, push, train
 
-COMMANDS = (train, compare, download_prompts)  # in the order of the help text
+COMMANDS = (train, compare, push, download_prompts)  # in the order of the help text
 
 
 def main(argv: list[str] | None = None) -> int:

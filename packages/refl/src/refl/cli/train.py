@@ -13,6 +13,7 @@ from ..presets import PRESETS
 
 if TYPE_CHECKING:
     from ..config import TrainConfig
+    from ..dry_run import DryRun
     from ..strategies import RolloutPlan
 
 logger = logging.getLogger(__name__)
@@ -48,7 +49,9 @@ def add_to(commands: argparse._SubParsersAction) -> None:
         help="setting such as optimizer.lr=1e-5 (repeatable)",
     )
     parser.add_argument(
-        "--dry-run", action="store_true", help="load and check everything, print the plan, and exit"
+        "--dry-run",
+        action="store_true",
+        help="check everything without the weights of the model, print the plan, and exit",
     )
     parser.set_defaults(run=run)
 
@@ -57,15 +60,16 @@ def run(args: argparse.Namespace) -> int:
     from ..input_checks import check_inputs
 
     config = settings(args)
-    check_inputs(config)
+    check_inputs(config, weights=not args.dry_run)
     logger.info("importing torch and diffusers")
+    if args.dry_run:
+        from ..dry_run import DryRun
+
+        print(printable_lines(describe(DryRun(config))))
+        return 0
     from ..trainer import Trainer
 
-    trainer = Trainer(args=config)
-    if args.dry_run:
-        print(printable_lines(describe(trainer)))
-        return 0
-    print(printable(f"refl: the result is in {trainer.train()}"))
+    print(printable(f"refl: the result is in {Trainer(args=config).train()}"))
     return 0
 
 
@@ -82,7 +86,7 @@ def settings(args: argparse.Namespace) -> TrainConfig:
     return load_config(args.config, args.preset, [*values, *args.settings], args.watch or [])
 
 
-def describe(trainer) -> str:
+def describe(checked: DryRun) -> str:
     """Return the resolved settings, the plan of one rollout, and the memory needed, as text."""
     import random
 
@@ -90,26 +94,27 @@ def describe(trainer) -> str:
 
     from ..memory import estimate_memory
 
-    config, objective = trainer.config, trainer.objective
+    config, objective = checked.config, checked.objective
     plan = config.strategy.plan(config.rollout.steps, random.Random(f"{config.run.seed} 0"))
-    trained = sum(p.numel() for p in trainer.trainable.parameters)
+    trained = sum(p.numel() for p in checked.trainable.parameters)
     everything = [
         p
-        for m in trainer.family.pipeline.components.values()
+        for m in checked.family.pipeline.components.values()
         if hasattr(m, "parameters")
         for p in m.parameters()
     ]
-    samples = config.run.batch_size * config.run.accumulation * trainer.accelerator.num_processes
+    guided = config.rollout.guidance_scale != 1 and not checked.family.scale_is_input
+    samples = config.run.batch_size * config.run.accumulation * checked.accelerator.num_processes
     return "\n".join(
         [
             yaml.safe_dump(config.to_dict(), sort_keys=False),
             f"pictures: {objective.height} x {objective.width} pixels, {samples} a step, "
-            f"{len(trainer.prompts)} prompts, {len(trainer.validation_prompts)} for validation",
+            f"{len(checked.prompts)} prompts, {len(checked.validation_prompts)} for validation",
             f"one rollout: {plan}",
-            _passes(config, plan)
-            + (" (guidance: each twice as wide)" if config.rollout.guidance_scale != 1 else ""),
+            _passes(config, plan) + (" (guidance: each twice as wide)" if guided else ""),
             f"parameters: {trained:,} trained of {sum(p.numel() for p in everything):,}",
             str(estimate_memory(objective, plan)),
+            *(f"not on this machine and not in the estimate: {reward}" for reward in checked.missing_rewards),
         ]
     )
 

@@ -20,6 +20,10 @@ from ..rollout import clear_autocast_cache
 Tensors = dict[str, Tensor]
 DISTILLED = {"distilled", "hyper", "lcm", "lightning", "schnell", "turbo"}  # words in names of models
 
+LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
+# Transformers whose attention joins image and text have projections for each.
+JOINT_LORA_TARGETS = (*LORA_TARGETS, "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
+
 
 @dataclass
 class Condition:
@@ -59,11 +63,14 @@ class Family(ABC):
         part: attribute of the pipeline that is trained: "unet" or "transformer".
         samplers: samplers that fit the model, the default first.
         lora_targets: names of the linear layers that get LoRA adapters by default.
+        scale_is_input: whether the model takes the guidance scale as an input, so that guidance costs no
+            second pass for a negative prompt.
     """
 
     part: ClassVar[str] = "unet"
     samplers: ClassVar[tuple[str, ...]] = ("ddim", "ddpm", "euler")
-    lora_targets: ClassVar[tuple[str, ...]] = ("to_q", "to_k", "to_v", "to_out.0")
+    lora_targets: ClassVar[tuple[str, ...]] = LORA_TARGETS
+    scale_is_input: ClassVar[bool] = False
 
     def __init__(self, pipeline: Any):
         self.pipeline = pipeline
@@ -137,6 +144,15 @@ class Family(ABC):
             prompts: B prompts.
             negative: negative prompt of classifier-free guidance; None without guidance.
         """
+
+    def condition_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of the tensors of an encoded prompt, without the batch.
+
+        A family that reads them from configurations can be checked without weights (``refl train
+        --dry-run``); by default, a prompt is encoded.
+        """
+        encoded = self.encode(["a prompt"]).positive
+        return {name: tuple(value.shape[1:]) for name, value in encoded.items()}
 
     @abstractmethod
     def predict(

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from ..noise_schedule import NoiseSchedule, make_schedule
-from .base import Condition, Family, Tensors, batch_of
+from .base import JOINT_LORA_TARGETS, Condition, Family, Tensors, batch_of
+
+T5_TOKENS = 512  # to which diffusers pads the prompts of T5
 
 
 class Flux(Family):
@@ -17,6 +19,8 @@ class Flux(Family):
 
     part = "transformer"
     samplers = ("flow",)
+    lora_targets = JOINT_LORA_TARGETS
+    scale_is_input = True
 
     @property
     def size_multiple(self) -> int:
@@ -48,6 +52,10 @@ class Flux(Family):
     def encode(self, prompts: Sequence[str], negative: str | None = None) -> Condition:
         text, pooled, _ = self.pipeline.encode_prompt(list(prompts), None, device=self.device)
         return Condition({"text": text, "pooled": pooled})
+
+    def condition_shapes(self) -> dict[str, tuple[int, ...]]:
+        config = self.denoiser.config
+        return {"text": (T5_TOKENS, config.joint_attention_dim), "pooled": (config.pooled_projection_dim,)}
 
     def predict(
         self, latents: Tensor, timestep: float | Tensor, condition: Tensors, guidance: float

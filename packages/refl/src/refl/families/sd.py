@@ -21,6 +21,10 @@ class StableDiffusion(Family):
         )
         return Condition({"text": positive}, {"text": negative_text} if guided else None)
 
+    def condition_shapes(self) -> dict[str, tuple[int, ...]]:
+        tokens = self.pipeline.text_encoder.config.max_position_embeddings
+        return {"text": (tokens, self.denoiser.config.cross_attention_dim)}
+
     def predict(
         self, latents: Tensor, timestep: float | Tensor, condition: Tensors, guidance: float
     ) -> Tensor:

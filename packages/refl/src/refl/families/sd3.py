@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from ..noise_schedule import NoiseSchedule, make_schedule
-from .base import Condition, Family, Tensors, batch_of
+from .base import JOINT_LORA_TARGETS, Condition, Family, Tensors, batch_of
+
+T5_TOKENS = 256  # to which diffusers pads the prompts of T5
 
 
 class StableDiffusion3(Family):
@@ -16,6 +18,7 @@ class StableDiffusion3(Family):
 
     part = "transformer"
     samplers = ("flow",)
+    lora_targets = JOINT_LORA_TARGETS
 
     @property
     def size_multiple(self) -> int:
@@ -45,6 +48,11 @@ class StableDiffusion3(Family):
         )
         negative_condition = {"text": negative_text, "pooled": negative_pooled} if guided else None
         return Condition({"text": text, "pooled": pooled}, negative_condition)
+
+    def condition_shapes(self) -> dict[str, tuple[int, ...]]:
+        tokens = self.pipeline.text_encoder.config.max_position_embeddings + T5_TOKENS
+        config = self.denoiser.config
+        return {"text": (tokens, config.joint_attention_dim), "pooled": (config.pooled_projection_dim,)}
 
     def predict(
         self, latents: Tensor, timestep: float | Tensor, condition: Tensors, guidance: float

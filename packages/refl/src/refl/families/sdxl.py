@@ -29,6 +29,13 @@ class StableDiffusionXL(Family):
         negative_condition = {"text": negative_text, "pooled": negative_pooled} if guided else None
         return Condition({"text": text, "pooled": pooled}, negative_condition)
 
+    def condition_shapes(self) -> dict[str, tuple[int, ...]]:
+        encoder = self.pipeline.text_encoder_2.config
+        return {
+            "text": (encoder.max_position_embeddings, self.denoiser.config.cross_attention_dim),
+            "pooled": (encoder.projection_dim,),
+        }
+
     def predict(
         self, latents: Tensor, timestep: float | Tensor, condition: Tensors, guidance: float
     ) -> Tensor:

@@ -61,7 +61,8 @@ def published_files(name: str, spec: ModelSpec, options: LoadOptions) -> ModelFi
                 try:
                     paths[part] = fetch_file(file.source, options)
                 except HubError as error:
-                    if local_path(file.source, options.download_root) is not None:
+                    source = file.source
+                    if isinstance(source, PackageFile) or local_path(source, options.download_root):
                         raise  # a damaged copy
                     logger.warning("the %s of %s is missing: %s", part, name, error)
     else:
