@@ -91,6 +91,19 @@ def test_an_image_is_asked_once_for_all_prompts_and_scores_do_not_depend_on_batc
         assert row.tolist() == pytest.approx(expected, abs=1e-4)
 
 
+def test_int8_weights_score_about_as_exact_and_are_noticed_when_they_change(reference, model):
+    pytest.importorskip("torchao")
+    small = RM.load("VisionReward", device="cpu", files=reference, local_files_only=True, precision="int8")
+    features = small.encode_images(pictures()[:1])
+    assert small.score("a red car", pictures()[0]) == pytest.approx(
+        model.score("a red car", pictures()[0]), abs=1.0
+    )
+    layer = next(m for m in small.vlm.network.modules() if isinstance(m, torch.nn.Linear))
+    layer.weight.qdata.add_(1)
+    with pytest.raises(InputError, match="features of another model"):
+        small.explain("a red car", features)
+
+
 def test_a_checklist_file_replaces_the_list(reference, tmp_path):
     for name in ("checklist", "alignment", "tokenizer"):
         (tmp_path / name).symlink_to(reference / name)

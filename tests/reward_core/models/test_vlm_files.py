@@ -118,6 +118,11 @@ def test_torch_files_score_as_safetensors(named, files):
     assert load(name, files).score("a cat", IMAGE) == pytest.approx(expected, abs=1e-6)
 
 
+def test_int8_is_refused(hpsv3):
+    with pytest.raises(InputError, match="Cannot use precision 'int8'"):
+        RM.load("HPSv3", device="cpu", files=hpsv3, precision="int8")
+
+
 def test_weights_must_match_exactly(named, files):
     name, _ = named
     state = load_file(files / WEIGHTS[name])

@@ -11,6 +11,7 @@ from ...errors import InputError
 from ...inputs.tokenizer import PromptTokenizer
 from ...scoring.device import usable_device
 from ...scoring.model_source import ModelSource
+from ..cogvlm2.int8 import quantize_int8
 from ..cogvlm2.prompts import QuestionTokenizer
 from ..cogvlm2.yes_no_model import YesNoModel
 from ..load_options import LoadOptions
@@ -33,22 +34,28 @@ class VisionRewardLoader:
         """Load a scorer from its files, in evaluation mode with frozen parameters.
 
         Precision "exact" is that of the authors on a GPU, bfloat16, and float32 elsewhere. "fast" is bfloat16
-        everywhere. The arithmetic of the checklist is float64 in both.
+        everywhere, and "int8" is too, with the weights of the checklist model's linear layers in int8. The
+        arithmetic of the checklist is float64 in all.
 
         Raises:
             InputError: the device or the precision cannot be used.
             CheckpointError: damaged files; KeyMismatchError if the weights do not match the model.
             HubError: a failed download. DiskFullError: no space for the converted weights.
+            MissingExtraError: "int8" without torchao.
         """
         device = usable_device(options.device)
         if options.med_config is not None:
             raise InputError("Cannot use med_config: this model does not have BERT as text encoder.")
-        if options.precision == "int8":
-            raise InputError("Cannot use precision 'int8' with VisionReward. Use 'exact' or 'fast'.")
         checklist = cls.read_config(files)
         dtype = _dtype(options.precision, device)
         weights = _weights(files)
-        network = load_cogvlm2(weights, files.parts.get("config"), device, dtype)
+        small = options.precision == "int8"
+        network = load_cogvlm2(
+            weights, files.parts.get("config"), torch.device("cpu") if small else device, dtype
+        )
+        if small:
+            quantize_int8(network)  # before the GPU holds it
+            network.to(device)
         network.set_gradient_checkpointing(True)  # without it a gradient needs 70 GB an image
         tokenizer = QuestionTokenizer.from_file(files.parts["tokenizer"], network.config.vocab_size)
         alignment: VqaScorer | None = None
@@ -81,7 +88,7 @@ class VisionRewardLoader:
 
 
 def _dtype(precision: str, device: torch.device) -> torch.dtype:
-    fast = precision == "fast" or device.type == "cuda"
+    fast = precision in ("fast", "int8") or device.type == "cuda"
     return torch.bfloat16 if fast else torch.float32
 
 

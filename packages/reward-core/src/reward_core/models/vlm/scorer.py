@@ -85,7 +85,7 @@ class VlmScorer(ScoringModel):
         Precision "exact" is float32. "fast" is bfloat16 for the base model and float32 for the head.
 
         Raises:
-            InputError: the device cannot be used, or transformers is too old.
+            InputError: the device or the precision cannot be used, or transformers is too old.
             CheckpointError: damaged files; KeyMismatchError if the weights do not match the model.
         """
         device = usable_device(options.device)
@@ -99,6 +99,8 @@ class VlmScorer(ScoringModel):
         config = _with_sizes_of(weights, config, tokenizer)
         with torch.device("meta"):
             model = cls(config, tokenizer)
+        if options.precision == "int8":
+            model.use_int8()
         check_keys(model, weights)
         assign_weights(
             model, weights, lambda key: dtype if key.startswith("backbone.") else torch.float32, device
