@@ -53,6 +53,13 @@ def test_settings_that_save_memory_lower_the_estimate(pipelines, tmp_path):
     assert copied.parts["copy for steps without gradient"] == copied.parts["gradients"] / 2
 
 
+def test_gradients_add_to_the_peak_only_if_microsteps_accumulate():
+    parts = {"weights": 10.0, "gradients": 4.0}
+    assert Memory(parts, 20.0).peak == pytest.approx(14 + 23)
+    assert Memory(parts, 20.0, accumulates=False).peak == pytest.approx(10 + 23)
+    assert Memory(parts, 2.0, accumulates=False).peak == pytest.approx(14)  # the gradients alone
+
+
 def test_the_text_says_which_gpus_suffice():
     text = str(Memory({"weights": 10.0 * GB, "gradients": 0.0}, 20.0 * GB))
     assert text == (

@@ -28,15 +28,26 @@ class Memory:
     Attributes:
         parts: name of a part that stays -> bytes.
         activations: peak of the activations and other temporary tensors, without the margin.
+        accumulates: whether gradients are kept from one microstep to the next. Otherwise they appear while
+            the activations are freed, and do not add to the peak.
     """
 
     parts: dict[str, float]
     activations: float
+    accumulates: bool = True
+
+    @property
+    def peak(self) -> float:
+        """Return the estimated peak in bytes, without CUDA's own memory."""
+        activations = MARGIN * self.activations
+        gradients = self.parts.get("gradients", 0.0)
+        shared = 0.0 if self.accumulates else min(gradients, activations)
+        return sum(self.parts.values()) + activations - shared
 
     @property
     def total(self) -> float:
-        """Return the estimated peak in GB."""
-        return (sum(self.parts.values()) + MARGIN * self.activations) / GB + CONTEXT
+        """Return the estimated peak in GB, with CUDA's own memory."""
+        return self.peak / GB + CONTEXT
 
     def __str__(self) -> str:
         parts = {**self.parts, "activations": MARGIN * self.activations}
@@ -75,7 +86,7 @@ def estimate_memory(objective: Objective, plan: RolloutPlan) -> Memory:
         activations = _with_rewards(objective, images, passes, held, block)
     if objective.captioned is not None:  # its activations are kept beside those of the rollout
         activations += sum(_denoiser_bytes(objective, config.loss.pretraining_batch_size))
-    return Memory(parts, activations)
+    return Memory(parts, activations, accumulates=run.accumulation > 1)
 
 
 def _with_rewards(objective: Objective, images: int, passes: int, held: float, block: float) -> float:
