@@ -10,7 +10,7 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 from refl.demo.figures import curve_figure
-from refl.demo.recipe import PIPELINE
+from refl.demo.recipe import PIPELINE, SHORT_ROLLOUTS, DemoSize, known_prompts
 from refl.demo.scenes import captioned_images, sample_prompts
 from refl.demo.truth import interval, read_truths
 from refl.families import load_family
@@ -73,6 +73,15 @@ def test_training_images_are_correct_and_belong_to_their_split():
         assert truths.colors.all()
         assert truths.shapes.all()
         assert {shapes.split_of(shapes.parse(prompt)) for prompt in prompts} == {split}
+
+
+def test_more_pairs_to_train_on_leave_the_validation_prompts_as_they_are():
+    size = DemoSize()
+    usual, more = known_prompts(size, 3), known_prompts(SHORT_ROLLOUTS, 3)
+    assert more[size.train_prompts :] == usual[size.train_prompts :]
+    assert len(set(more)) == len(more) == size.train_prompts + size.validation_prompts
+    pairs = [sum(len(shapes.parse(p).things) == 2 for p in prompts[:800]) / 800 for prompts in (usual, more)]
+    assert pairs[1] > pairs[0] + 0.1
 
 
 def test_intervals_contain_the_mean_and_shrink_with_the_sample():
