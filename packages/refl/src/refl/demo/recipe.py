@@ -85,7 +85,7 @@ SMALL = DemoSize(
 
 # As many denoiser passes as DemoSize(), in more steps that each cost less.
 SHORT_ROLLOUTS = DemoSize(
-    steps=215, learning_rate=5e-4, schedule="cosine", rollout_steps=DENOISING_STEPS // 2, pair_share=0.9
+    steps=214, learning_rate=5e-4, schedule="cosine", rollout_steps=DENOISING_STEPS // 2, pair_share=0.9
 )
 
 
