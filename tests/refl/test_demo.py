@@ -1,7 +1,9 @@
 """The bundled tiny pipeline, and a small run of the demo."""
 
 import json
+import random
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 from refl.demo.figures import curve_figure
-from refl.demo.recipe import PIPELINE
+from refl.demo.recipe import PIPELINE, SHORT_ROLLOUTS, DemoSize, demo_config, known_prompts
 from refl.demo.scenes import captioned_images, sample_prompts
 from refl.demo.truth import interval, read_truths
 from refl.families import load_family
@@ -73,6 +75,28 @@ def test_training_images_are_correct_and_belong_to_their_split():
         assert truths.colors.all()
         assert truths.shapes.all()
         assert {shapes.split_of(shapes.parse(prompt)) for prompt in prompts} == {split}
+
+
+def test_more_pairs_to_train_on_leave_the_validation_prompts_as_they_are():
+    size = DemoSize()
+    usual, more = known_prompts(size, 3), known_prompts(SHORT_ROLLOUTS, 3)
+    assert more[size.train_prompts :] == usual[size.train_prompts :]
+    assert len(set(more)) == len(more) == size.train_prompts + size.validation_prompts
+    pairs = [sum(len(shapes.parse(p).things) == 2 for p in prompts[:800]) / 800 for prompts in (usual, more)]
+    assert pairs[1] > pairs[0] + 0.1
+
+
+def test_short_rollouts_cost_as_many_denoiser_passes_as_the_usual_ones():
+    """With guidance: 2 passes per step without gradient, 6 with gradient, and 3 per captioned image."""
+
+    def passes(size):
+        config = demo_config(Path("out"), Path("images.tar"), size, 0).check()
+        plans = [config.strategy.plan(config.rollout.steps, random.Random(n)) for n in range(400)]
+        rollout = np.mean([2 * plain + 6 * graded for plain, graded in (plan.cost() for plan in plans)])
+        return size.steps * (size.batch_size * rollout + 3 * config.loss.pretraining_batch_size)
+
+    assert passes(SHORT_ROLLOUTS) == pytest.approx(passes(DemoSize()), rel=0.02)
+    assert demo_config(Path("out"), Path("images.tar"), SHORT_ROLLOUTS, 0).validation.steps == 20
 
 
 def test_intervals_contain_the_mean_and_shrink_with_the_sample():

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from reward_core.runs.run_lock import folder_lock
 from .figures import draw_curve, draw_grid
 from .recipe import (
     PIPELINE,
+    SHORT_ROLLOUTS,
     SMALL,
     DemoSize,
     control_config,
@@ -40,6 +42,8 @@ from .recipe import (
 )
 from .study import ScoredImages, report, run_environment, score_model, validation_curve
 
+SIZES = {"full": DemoSize(), "small": SMALL, "short-rollouts": SHORT_ROLLOUTS}
+
 logger = logging.getLogger("refl.demo")  # under this name also when run as a module
 
 
@@ -49,21 +53,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--out", type=Path, default=Path("refl-demo"), help="output folder (default: %(default)s)"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of prompts, noise and data order")
-    parser.add_argument("--small", action="store_true", help="run only a few steps, as a quick test")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--small", action="store_true", help="run only a few steps, as a quick test")
+    size.add_argument(
+        "--short-rollouts",
+        action="store_true",
+        help="generate training images in half as many denoising steps, and take more optimizer steps",
+    )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     args = parser.parse_args(argv)
-    out = args.out / ("small" if args.small else "full") / f"seed-{args.seed}"
+    name = "small" if args.small else "short-rollouts" if args.short_rollouts else "full"
+    out = args.out / name / f"seed-{args.seed}"
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         parser.error(f"Cannot write to '{args.out}': {error.strerror}.")
     interrupted = "interrupted; run the same command to resume"
-    return run_command_line("refl.demo", lambda: _run(args, out), {RewardCoreError: 1}, interrupted)
+    run = partial(_run, args, out, SIZES[name])
+    return run_command_line("refl.demo", run, {RewardCoreError: 1}, interrupted)
 
 
-def _run(args: argparse.Namespace, out: Path) -> int:
+def _run(args: argparse.Namespace, out: Path, size: DemoSize) -> int:
     with folder_lock(out, ".demo.lock"):
-        results = run_demo(out, SMALL if args.small else DemoSize(), args.seed)
+        results = run_demo(out, size, args.seed)
     if args.json:
         print(json.dumps(results, indent=1))
     else:
@@ -84,7 +96,7 @@ def run_demo(out: Path, size: DemoSize, seed: int) -> dict[str, Any]:
     """
     started = time.perf_counter()
     data = out / "pictures.tar"
-    write_images(data, size.images, seed)
+    write_images(data, size.images, seed, size.pair_share)
     config = demo_config(out / "refl", data, size, seed)
     configs = {"refl": config, "control": control_config(demo_config(out / "control", data, size, seed))}
     curves, trainers = {}, {}

@@ -33,6 +33,7 @@ from .truth import read_truths
 PIPELINE = Path(__file__).parent / "tiny"
 REWARD, HELD_OUT_REWARD, TRUTH = "tiny", "tiny-judge", "truth"
 DENOISING_STEPS, GUIDANCE = 20, 2.5
+PAIR_SHARE = 0.5  # probability that a sampled validation prompt has two things
 # Reward of clean, correct images by `tiny` (1.38 with one thing, 1.35 with two). More is not better.
 CLEAN_REWARD = 1.35
 # Weight of the policy loss of nft beside the denoising loss. At 1, the gradients of both have similar norms.
@@ -53,7 +54,11 @@ class DemoSize:
         unseen_prompts: number of prompts for the final comparison, with one image each.
         train_prompts: number of training prompts.
         images: number of captioned images for the ordinary denoising loss.
-        learning_rate: learning rate of AdamW.
+        learning_rate: peak learning rate of AdamW.
+        schedule: learning rate after the warm-up (see ``OptimizerConfig``).
+        rollout_steps: denoising steps of the images generated for training. Validation and the final
+            comparison use ``DENOISING_STEPS``.
+        pair_share: probability that a sampled training prompt or captioned image has two things.
     """
 
     steps: int = 150
@@ -65,6 +70,9 @@ class DemoSize:
     train_prompts: int = 800
     images: int = 2000
     learning_rate: float = 2e-4
+    schedule: str = "constant_with_warmup"
+    rollout_steps: int = DENOISING_STEPS
+    pair_share: float = PAIR_SHARE
 
 
 SMALL = DemoSize(
@@ -75,6 +83,11 @@ SMALL = DemoSize(
     unseen_prompts=8,
     train_prompts=64,
     images=100,
+)
+
+# As many denoiser passes as DemoSize(), in more steps that each cost less.
+SHORT_ROLLOUTS = DemoSize(
+    steps=214, learning_rate=5e-4, schedule="cosine", rollout_steps=DENOISING_STEPS // 2, pair_share=0.9
 )
 
 
@@ -89,9 +102,11 @@ def demo_config(out: Path, data: Path, size: DemoSize, seed: int) -> TrainConfig
     return TrainConfig(
         model=ModelConfig(id=str(PIPELINE), lora_rank=0),
         rollout=RolloutConfig(
-            steps=DENOISING_STEPS, sampler="ddim", guidance_scale=GUIDANCE, gradient_checkpointing=False
+            steps=size.rollout_steps, sampler="ddim", guidance_scale=GUIDANCE, gradient_checkpointing=False
         ),
-        strategy=StrategyConfig(name="refl", first=6, last=15),
+        strategy=StrategyConfig(
+            name="refl", first=3 * size.rollout_steps // 10, last=-(-3 * size.rollout_steps // 4)
+        ),
         rewards=(
             RewardConfig(REWARD, 1.0, "relu", CLEAN_REWARD),
             RewardConfig(HELD_OUT_REWARD, 0.0),
@@ -105,7 +120,7 @@ def demo_config(out: Path, data: Path, size: DemoSize, seed: int) -> TrainConfig
         ),
         optimizer=OptimizerConfig(
             lr=size.learning_rate,
-            schedule="constant_with_warmup",
+            schedule=size.schedule,
             warmup_steps=10,
             weight_decay=0.0,
             ema_decay=0.95,  # without it, validations vary by as much as the run improves
@@ -115,6 +130,7 @@ def demo_config(out: Path, data: Path, size: DemoSize, seed: int) -> TrainConfig
             prompts=size.validation_prompts,
             seeds=size.validation_seeds,
             batch_size=32,
+            steps=DENOISING_STEPS,
             stop_reward=HELD_OUT_REWARD,
             stop_patience=3,
             stop_diversity=0.7,
@@ -166,8 +182,19 @@ def control_config(config: TrainConfig) -> TrainConfig:
 
 def make_trainer(config: TrainConfig, size: DemoSize, seed: int) -> Trainer:
     """Build a trainer with the demo's prompts and the oracle as a held-out reward."""
+    return Trainer(prompts=known_prompts(size, seed), args=config, rewards={TRUTH: truth_reward})
+
+
+def known_prompts(size: DemoSize, seed: int) -> list[str]:
+    """Return the training prompts, followed by the validation prompts.
+
+    The validation prompts do not depend on ``size.pair_share``.
+    """
     known = sample_prompts(size.train_prompts + size.validation_prompts, seed)
-    return Trainer(prompts=known, args=config, rewards={TRUTH: truth_reward})
+    train, validation = known[: size.train_prompts], known[size.train_prompts :]
+    if size.pair_share != PAIR_SHARE:
+        train = sample_prompts(size.train_prompts, seed, "train", size.pair_share, frozenset(validation))
+    return [*train, *validation]
 
 
 def unseen_prompts(count: int, seed: int) -> list[str]:
@@ -196,12 +223,13 @@ def _is_known(prompt: str) -> bool:
     return True
 
 
-def write_images(file: Path, count: int, seed: int) -> None:
+def write_images(file: Path, count: int, seed: int, pair_share: float = PAIR_SHARE) -> None:
     """Write ``count`` clean images and prompts to a .tar, unless it exists."""
     if file.is_file():
         return
+    captions = captioned_images(count, 20_000 + seed, pair_share=pair_share)
     with atomic_write(file) as temporary, tarfile.open(temporary, "w") as archive:
-        for number, (pixels, prompt) in enumerate(captioned_images(count, 20_000 + seed)):
+        for number, (pixels, prompt) in enumerate(captions):
             buffer = io.BytesIO()
             Image.fromarray(pixels).save(buffer, "PNG")
             for suffix, content in ((".png", buffer.getvalue()), (".txt", prompt.encode())):
