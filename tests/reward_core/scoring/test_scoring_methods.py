@@ -215,7 +215,7 @@ def test_every_scorer_is_listed_by_name():
     published = [
         "ImageReward-v1.0", "CycleReward-Combo", "CycleReward-T2I", "CycleReward-I2T", "CLIP", "BLIP",
         "Aesthetic", "PickScore", "HPSv2.1", "MPS", "Aesthetic-v2.5", "HPSv3", "HPSv3++",
-        "VQAScore", "VQAScore-xl", "UnifiedReward-2.0", "UnifiedReward-2.0-pairwise",
+        "VQAScore", "VQAScore-xl", "VisionReward", "UnifiedReward-2.0", "UnifiedReward-2.0-pairwise",
     ]  # fmt: skip
     assert sorted(RM.available_models()) == sorted([*published, "tiny", "tiny-judge"])
     assert set(RM.available_scores()) < set(published)
