@@ -61,6 +61,16 @@ def gap_row(title, key):
     return f"| {title} | {{{record}[pairs]:,}} | {{{record}[accuracy]:.1%}} |"
 
 
+def nft_row(seed):
+    """Return the row of a seed of nft with the oracle as reward, and its control."""
+    rows = {r["strategy"]: i for i, r in enumerate(NUMBERS["refl_nft"]) if r["seed"] == seed}
+    trained, control = (f"refl_nft[{rows[name]}]" for name in ("nft", "nft-control"))
+    means = (f"{trained}[truth_before]", f"{control}[truth_after]", f"{trained}[truth_after]")
+    truth = ", ".join(f"{{{record}[0]:.3f}}" for record in means)
+    wins = [interval(f"{record}[win_rate]", ".0%") for record in (control, trained)]
+    return f"| {seed} | {truth} | {' | '.join(wins)} | {interval(f'{trained}[win_rate_control]', '.0%')} |"
+
+
 def hacking_row(run):
     reached, last = f"refl_hacking[at_equal_reward][{run}]", f"refl_hacking[last][{run}]"
     cells = [f"{{{reached}[{key}]:.3f}}" for key in ("truth", "tiny-judge", "diversity")]
@@ -131,6 +141,7 @@ QUOTES = {
         "It puts {held_out[tiny-judge][pooled_accuracy]:.1%} of the same pairs\nin the true order, "
         "{held_out[tiny-judge blank][pooled_accuracy]:.1%} with the prompts blanked.",
     ],
+    "docs/strategies.md": [*map(nft_row, sorted({row["seed"] for row in NUMBERS["refl_nft"]}))],
     "docs/refl.md": [
         *map(seed_row, range(3)),
         *(strategy_row(index) for index in range(5)),
