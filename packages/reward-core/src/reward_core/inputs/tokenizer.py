@@ -105,13 +105,7 @@ class PromptTokenizer:
             self._warn_of_cuts(prompts, encodings)
         if warn and any(not p.strip() for p in prompts):
             warn_caller("empty prompt: the score depends on the image alone", EmptyPromptWarning)
-        width = length or max(map(len, ids))
-        token_ids = torch.zeros(len(ids), width, dtype=torch.int64)
-        mask = torch.zeros_like(token_ids)
-        for row, sequence in enumerate(ids):
-            token_ids[row, : len(sequence)] = torch.tensor(sequence)
-            mask[row, : len(sequence)] = 1
-        return token_ids, mask
+        return padded(ids, length)
 
     def dropped_words(self, prompt: str) -> str:
         """Return the end of the prompt that the model does not read ("" if it reads all)."""
@@ -164,6 +158,21 @@ def _beginning(prompt: str, length: int) -> str:
     start = prompt[:length]
     end = max(start.rfind(space, length - LONGEST_WORD) for space in " \n")
     return start if end < 0 else start[:end]
+
+
+def padded(ids: Sequence[Sequence[int]], length: int | None = None) -> tuple[Tensor, Tensor]:
+    """Return token ids and mask (P, L), both int64, of P sequences that are padded on the right with 0.
+
+    Args:
+        ids: token ids of each prompt.
+        length: L; None for the longest sequence.
+    """
+    token_ids = torch.zeros(len(ids), length or max(map(len, ids)), dtype=torch.int64)
+    mask = torch.zeros_like(token_ids)
+    for row, sequence in enumerate(ids):
+        token_ids[row, : len(sequence)] = torch.tensor(sequence)
+        mask[row, : len(sequence)] = 1
+    return token_ids, mask
 
 
 def check_prompts(prompts: Sequence[str]) -> None:

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
@@ -17,7 +16,7 @@ from ...errors import CheckpointError, EmptyPromptWarning, InputError
 from ...files.foreign_bytes import guarded, read_regular, reason
 from ...files.json_file import read_json
 from ...files.limits import MAX_PROMPT_TEXT
-from ...inputs.tokenizer import PromptTokenizer, check_prompts
+from ...inputs.tokenizer import PromptTokenizer, check_prompts, padded
 from ...inputs.tokenizer_file import read_tokenizer
 from ...runs.caller_warning import quoted, warn_caller
 from ..checkpoint import MAX_CONFIG_BYTES
@@ -102,12 +101,7 @@ class VlmTokenizer(PromptTokenizer):
         texts = [self.before + prompt + self.after for prompt in prompts]
         encodings = self.ordinary.encode_batch(texts, add_special_tokens=False)
         ids = [[*self.head, *encoding.ids, self.reward_id] for encoding in encodings]
-        token_ids = torch.zeros(len(ids), length or max(map(len, ids)), dtype=torch.int64)
-        mask = torch.zeros_like(token_ids)
-        for row, sequence in enumerate(ids):
-            token_ids[row, : len(sequence)] = torch.tensor(sequence)
-            mask[row, : len(sequence)] = 1
-        return token_ids, mask
+        return padded(ids, length)
 
     def dropped_words(self, prompt: str) -> str:
         """Return "": prompts are not cut."""

@@ -11,13 +11,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from tokenizers import Tokenizer, models
 from torch import Tensor
 
 from ...errors import CheckpointError, EmptyPromptWarning, InputError, PromptTruncatedWarning
 from ...files.limits import MAX_PROMPT_TEXT
-from ...inputs.tokenizer import PromptTokenizer, check_prompts
+from ...inputs.tokenizer import PromptTokenizer, check_prompts, padded
 from ...runs.caller_warning import quoted, warn_caller
 from .spiece_file import CONTROL, SpieceModel, read_spiece
 from .spiece_tokens import BLANK, SpieceTokenizer, Token
@@ -104,12 +103,7 @@ class QuestionTokenizer(PromptTokenizer):
         if warn:
             self._warn_of_long(prompts, questions)
         ids = [self._ids(question) for question in questions]
-        token_ids = torch.zeros(len(ids), length or max(map(len, ids)), dtype=torch.int64)
-        mask = torch.zeros_like(token_ids)
-        for row, sequence in enumerate(ids):
-            token_ids[row, : len(sequence)] = torch.tensor(sequence)
-            mask[row, : len(sequence)] = 1
-        return token_ids, mask
+        return padded(ids, length)
 
     def dropped_words(self, prompt: str) -> str:
         """Return the end of the prompt that is cut off ("" if all is read), as the tokenizer reads it."""
