@@ -37,11 +37,24 @@ def for_autocast(model: RM.RewardModel, dtype: torch.dtype) -> RM.RewardModel:
 
 @torch.no_grad()
 def at_batch_size_1(model: RM.RewardModel, images: Sequence, prompts: Sequence[str]) -> None:
-    """Score each image separately, each prompt padded to 35 tokens."""
+    """Score each image (pixels, image or file) separately, each prompt padded to 35 tokens."""
     for image, prompt in zip(images, prompts, strict=True):
-        pixels = image if torch.is_tensor(image) else model.transform.from_pil(Image.open(image))
+        pixels = image if torch.is_tensor(image) else model.transform.from_pil(opened(image))
         token_ids, mask = model.tokenizer([prompt], length=model.config.max_length)
         model(pixels[None].to(model.device), token_ids.to(model.device), mask.to(model.device)).item()
+
+
+def opened(image: Image.Image | str) -> Image.Image:
+    """Return an image, or open its file."""
+    return image if isinstance(image, Image.Image) else Image.open(image)
+
+
+@torch.no_grad()
+def plain_batches(model: RM.RewardModel, pixels: Tensor, prompts: Sequence[str], size: int) -> Tensor:
+    """Return the rewards (N,) of normalized pixels (N, 3, S, S), from calls of the model in batches."""
+    token_ids, mask = (x.to(pixels.device) for x in model.tokenizer(prompts))
+    batches = [slice(start, start + size) for start in range(0, len(pixels), size)]
+    return torch.cat([model(pixels[batch], token_ids[batch], mask[batch]) for batch in batches])
 
 
 @torch.no_grad()

@@ -24,7 +24,7 @@ PROMPTS = (
 WORDS = sorted({word for prompt in PROMPTS for word in prompt.replace(",", " ,").split()})
 
 
-def build(size: str, folder: Path) -> RM.RewardModel:
+def build(size: str, folder: Path, seed: int = 0) -> RM.RewardModel:
     """Build a seeded model of ImageReward's size, or load the tiny one."""
     if size == "tiny":
         return RM.load("tiny", device="cpu")
@@ -34,7 +34,7 @@ def build(size: str, folder: Path) -> RM.RewardModel:
     vocab = folder / "vocab.txt"
     vocab.write_text("\n".join(words) + "\n", encoding="utf-8")
     model = RM.RewardModel(config, PromptTokenizer.from_vocab(vocab))
-    initialize_from_scratch(model, 0)
+    initialize_from_scratch(model, seed)
     for layer in model.blip.text_encoder.encoder.layer:
         # Without this, rewards vary three times as much by image as by prompt.
         layer.crossattention.output.dense.weight.data.mul_(0.7)
@@ -42,9 +42,9 @@ def build(size: str, folder: Path) -> RM.RewardModel:
     return model.eval().requires_grad_(False)
 
 
-def varied_images(count: int, side: int) -> list[Image.Image]:
+def varied_images(count: int, side: int, seed: int = 0) -> list[Image.Image]:
     """Draw gradients, blobs, stripes and noise in all colors."""
-    generator = np.random.default_rng(0)
+    generator = np.random.default_rng(seed)
     images = []
     for i in range(count):
         cells = int(generator.integers(1, 2 + i % 12))

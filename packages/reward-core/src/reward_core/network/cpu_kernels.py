@@ -4,7 +4,7 @@
 writes each activation once, and where torch has no such kernel. A C++ compiler builds it in about 2 s; the
 library is kept on disk.
 
-Shapes: R rows (all leading dimensions together), D width, B images, N tokens, H heads.
+Shapes: B images, N tokens, R rows of all images (B N), D width, H heads.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -32,12 +33,14 @@ class Scaled:
     Attributes:
         values: (..., D), 8-bit levels or the bfloat16 result of a product of levels.
         steps: (R,) float32, one per row; None for 1.
-        shift: (D,) float32, such as the bias of a linear layer; None for 0.
+        shift: (D,) float32, such as the bias of a linear layer, or (B, D), one per image; None for 0.
+        means: of levels (B, N, D): the quantized means over the tokens of an image, (B, D).
     """
 
     values: Tensor
     steps: Tensor | None = None
     shift: Tensor | None = None
+    means: Scaled | None = None
 
 
 class TorchKernels:
@@ -51,11 +54,11 @@ class TorchKernels:
         """Add a branch to the residual stream in place and return the LayerNorm of the sum.
 
         Args:
-            stream: (..., D) float32, contiguous.
-            branch: bfloat16 values (..., D), contiguous; None adds nothing.
+            stream: (B, N, D) float32, contiguous.
+            branch: bfloat16 values (B, N, D), contiguous; None adds nothing.
             norm: the LayerNorm, with float32 parameters.
             keep_sum: whether the stream becomes the sum (pre-norm) or the normalized sum (post-norm).
-            int8: return int8 levels instead of bfloat16.
+            int8: return int8 levels, with means, instead of bfloat16.
         """
         if branch is not None:
             stream += _restored(branch)
@@ -65,7 +68,7 @@ class TorchKernels:
         return _quantized(normalized) if int8 else Scaled(normalized.bfloat16())
 
     def quantize(self, x: Scaled, gelu: bool = False) -> Scaled:
-        """Return levels, with a step per row, of bfloat16 values (..., D).
+        """Return levels, with a step per row and means, of bfloat16 values (B, N, D).
 
         Args:
             x: the values; with steps and shift only before a GELU.
@@ -76,7 +79,7 @@ class TorchKernels:
         return _quantized(F.gelu(numbers) + GELU_OFFSET, torch.uint8) if gelu else _quantized(numbers)
 
     def rescale(self, x: Scaled) -> Tensor:
-        """Return bfloat16 numbers (..., D) of a product; its values may be overwritten."""
+        """Return bfloat16 numbers (B, N, D) of a product; its values may be overwritten."""
         return _restored(x).bfloat16()
 
     def self_attention(self, qkv: Scaled, attend: MultiHeadAttention) -> Tensor:
@@ -99,8 +102,7 @@ class CompiledKernels(TorchKernels):
         width = stream.shape[-1]
         if width % WIDE:
             return super().add_norm(stream, branch, norm, keep_sum, int8)
-        out = torch.empty(stream.shape, dtype=torch.int8 if int8 else torch.bfloat16)
-        steps = torch.empty(stream.numel() // width) if int8 else None
+        out = _empty_levels(stream) if int8 else Scaled(torch.empty(stream.shape, dtype=torch.bfloat16))
         self.library.add_norm(
             _pointer(stream),
             *_pointers(branch),
@@ -108,26 +110,26 @@ class CompiledKernels(TorchKernels):
             _pointer(norm.bias),
             ctypes.c_float(norm.eps),
             ctypes.c_int(keep_sum),
-            _pointer(None if int8 else out),
-            _pointer(out if int8 else None),
-            _pointer(steps),
-            *_sizes(stream),
+            _pointer(None if int8 else out.values),
+            _Quantized.of(out if int8 else None),
+            _Rows.of(stream),
+            torch.get_num_threads(),
         )
-        return Scaled(out, steps)
+        return out
 
     def quantize(self, x: Scaled, gelu: bool = False) -> Scaled:
         width = x.values.shape[-1]
         if width % WIDE or gelu != (x.steps is not None):
             return super().quantize(x, gelu)
-        levels = torch.empty(x.values.shape, dtype=torch.uint8 if gelu else torch.int8)
-        steps, offset = torch.empty(levels.numel() // width), ctypes.c_float(GELU_OFFSET)
-        self.library.quantize(*_pointers(x), offset, _pointer(levels), _pointer(steps), *_sizes(levels))
-        return Scaled(levels, steps)
+        out = _empty_levels(x.values, torch.uint8 if gelu else torch.int8)
+        sizes = _Rows.of(x.values), torch.get_num_threads()
+        self.library.quantize(*_pointers(x), ctypes.c_float(GELU_OFFSET), _Quantized.of(out), *sizes)
+        return out
 
     def rescale(self, x: Scaled) -> Tensor:
         if x.values.shape[-1] % WIDE:
             return super().rescale(x)
-        self.library.rescale(*_pointers(x), *_sizes(x.values))
+        self.library.rescale(*_pointers(x), _Rows.of(x.values), torch.get_num_threads())
         return x.values
 
     def self_attention(self, qkv: Scaled, attend: MultiHeadAttention) -> Tensor:
@@ -156,12 +158,47 @@ def ready_kernels() -> TorchKernels:
     return compile_kernels() if path is not None and is_built(path) else TorchKernels()
 
 
+class _Rows(ctypes.Structure):
+    """Rows of cpu_kernels.cpp."""
+
+    _fields_ = (("rows", ctypes.c_int64), ("width", ctypes.c_int64), ("tokens", ctypes.c_int64))
+
+    @classmethod
+    def of(cls, x: Tensor) -> _Rows:
+        """Return the sizes of a tensor (B, N, D)."""
+        *_, tokens, width = x.shape
+        return cls(x.numel() // width, width, tokens)
+
+
+class _Quantized(ctypes.Structure):
+    """Quantized of cpu_kernels.cpp."""
+
+    _fields_ = tuple((name, ctypes.c_void_p) for name in ("levels", "steps", "mean_levels", "mean_steps"))
+
+    @classmethod
+    def of(cls, x: Scaled | None) -> _Quantized:
+        """Return pointers to levels, steps and means; null for None."""
+        if x is None or x.means is None:
+            return cls()
+        return cls(*map(_pointer, (x.values, x.steps, x.means.values, x.means.steps)))
+
+
+def _empty_levels(x: Tensor, dtype: torch.dtype = torch.int8) -> Scaled:
+    """Return uninitialized levels of the shape of x (B, N, D), with steps and means."""
+    *_, tokens, width = x.shape
+    rows = x.numel() // width
+    means = Scaled(torch.empty(rows // tokens, width, dtype=torch.int8), torch.empty(rows // tokens))
+    return Scaled(torch.empty(x.shape, dtype=dtype), torch.empty(rows), means=means)
+
+
 def _restored(x: Scaled) -> Tensor:
-    """Return the numbers (..., D) in float32."""
+    """Return the numbers (B, N, D) in float32."""
     numbers = x.values.float()
     if x.steps is not None:
         numbers *= x.steps.view(*numbers.shape[:-1], 1)
-    return numbers if x.shift is None else numbers.add_(x.shift)
+    if x.shift is None:
+        return numbers
+    return numbers.add_(x.shift if x.shift.ndim == 1 else x.shift[:, None])
 
 
 def _plain(x: Scaled, kernels: TorchKernels) -> Tensor:
@@ -169,22 +206,24 @@ def _plain(x: Scaled, kernels: TorchKernels) -> Tensor:
 
 
 def _quantized(x: Tensor, dtype: torch.dtype = torch.int8) -> Scaled:
-    """Return levels round(x / step) of float32 rows (..., D); the largest is 127 in int8, 255 in uint8."""
+    """Return levels and means of float32 numbers (B, N, D)."""
+    levels, steps = _levels(x, dtype)
+    return Scaled(levels, steps, means=Scaled(*_levels(x.mean(-2))))
+
+
+def _levels(x: Tensor, dtype: torch.dtype = torch.int8) -> tuple[Tensor, Tensor]:
+    """Return levels round(x / step) of rows (..., D), at most 127 in int8 or 255 in uint8, and steps (R,)."""
     steps = x.abs().amax(-1, keepdim=True) / torch.iinfo(dtype).max
     levels = (x / steps.clamp_min(torch.finfo().tiny)).round_().nan_to_num_(0)
-    return Scaled(levels.to(dtype), steps.flatten())
+    return levels.to(dtype), steps.flatten()
 
 
 def _pointer(tensor: Tensor | None) -> ctypes.c_void_p:
     return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
 
 
-def _pointers(x: Scaled | None) -> tuple[ctypes.c_void_p, ...]:
+def _pointers(x: Scaled | None) -> tuple[Any, ...]:
+    """Return pointers to values, steps and shift, and the stride from an image to the next in the shift."""
     parts = (None, None, None) if x is None else (x.values, x.steps, x.shift)
-    return tuple(map(_pointer, parts))
-
-
-def _sizes(x: Tensor) -> tuple[ctypes.c_int64, ctypes.c_int64, int]:
-    """Return the numbers of rows, columns and threads."""
-    width = x.shape[-1]
-    return ctypes.c_int64(x.numel() // width), ctypes.c_int64(width), torch.get_num_threads()
+    per_image = x is not None and x.shift is not None and x.shift.ndim > 1
+    return *map(_pointer, parts), ctypes.c_int64(x.shift.shape[-1] if per_image else 0)

@@ -3,6 +3,13 @@
 A weight has a scale for each output channel, an input a step for each row. The input of the second layer of
 an MLP is unsigned: gelu(x) + GELU_OFFSET, which the bias of that layer corrects. oneDNN multiplies the
 levels. What comes after the product scales it: adding to the residual stream, attention or GELU.
+
+The rounding errors of the weights are the same for all tokens. Tokens of an image have much in common, so
+these errors do not average out. Therefore they are corrected for the mean of an image's tokens: with levels Q
+of a weight W, W x = Q x + (W - Q) mean(x) + (W - Q) (x - mean(x)), of which only the last part is left out.
+The second part is one row per image. The errors of rounded inputs differ by token and average out.
+
+Shapes: B images, N tokens, R rows of all images (B N), E input width and O output width.
 """
 
 from __future__ import annotations
@@ -21,20 +28,33 @@ from .fused_ops import joined
 
 
 @dataclass(frozen=True)
-class Int8Weight:
-    """A quantized linear layer.
+class Levels:
+    """A matrix (O, E) that is levels * scale.
 
     Attributes:
-        levels: int8 weight, packed by oneDNN.
+        levels: int8, packed by oneDNN.
         scale: (O,) float32.
         zeros: (O,) int32, the zero points.
-        bias: (O,) float32.
-        bias_after_gelu: (O,) float32, the bias for inputs that are GELU_OFFSET too large.
     """
 
     levels: Tensor
     scale: Tensor
     zeros: Tensor
+
+
+@dataclass(frozen=True)
+class Int8Weight:
+    """A quantized linear layer.
+
+    Attributes:
+        levels: the weight.
+        errors: the weight minus its levels.
+        bias: (O,) float32.
+        bias_after_gelu: (O,) float32, the bias for inputs that are GELU_OFFSET too large.
+    """
+
+    levels: Levels
+    errors: Levels
     bias: Tensor
     bias_after_gelu: Tensor
 
@@ -65,8 +85,9 @@ class Int8Ops:
         return self.kernels.rescale(product)
 
     def mlp(self, first: Any, second: Int8Weight, rows: Scaled) -> Scaled:
-        hidden = self.kernels.quantize(int8_linear(first, rows), gelu=True)
-        return Scaled(int8_linear(second, hidden).values, hidden.steps, second.bias_after_gelu)
+        return int8_linear(
+            second, self.kernels.quantize(int8_linear(first, rows), gelu=True), after_gelu=True
+        )
 
     def self_attention(self, qkv: Scaled, attend: MultiHeadAttention) -> Tensor:
         return self.kernels.self_attention(qkv, attend)
@@ -98,7 +119,7 @@ class MixedMlpOps(Int8Ops):
         values = self.bf16.linear(first.layer, rows).values
         steps = torch.ones(values.numel() // values.shape[-1])
         hidden = self.kernels.quantize(Scaled(values, steps, first.no_shift), gelu=True)
-        return Scaled(int8_linear(second, hidden).values, hidden.steps, second.bias_after_gelu)
+        return int8_linear(second, hidden, after_gelu=True)
 
     def add_norm(
         self, stream: Tensor, branch: Scaled | None, norm: nn.LayerNorm, keep_sum: bool = True
@@ -121,23 +142,43 @@ class MixedFirst:
 
 def quantized_weight(weight: Tensor, bias: Tensor) -> Int8Weight:
     """Quantize a weight (O, E), each output channel by its largest number."""
-    weight = weight.float()
+    weight, bias = weight.float(), bias.float()
     scale = (weight.abs().amax(1) / 127).clamp_min(torch.finfo().tiny)
-    levels = (weight / scale[:, None]).round_().to(torch.int8)
-    packed = torch.ops.onednn.qlinear_prepack(levels, None)
-    bias_after_gelu = bias.float() - GELU_OFFSET * scale * levels.sum(1)
+    levels = (weight / scale[:, None]).round_()
+    errors = weight - levels * scale[:, None]  # at most scale / 2
     return Int8Weight(
-        packed, scale, torch.zeros_like(scale, dtype=torch.int32), bias.float(), bias_after_gelu
+        _packed(levels, scale),
+        _packed((errors / (scale / 254)[:, None]).round_().clamp_(-127, 127), scale / 254),
+        bias,
+        bias - GELU_OFFSET * weight.sum(1),
     )
 
 
-def int8_linear(layer: Int8Weight, rows: Scaled) -> Scaled:
-    """Return the product (..., O) of rows (..., E); steps and bias are not yet applied to it."""
-    scales = (layer.levels, layer.scale, layer.zeros)
-    product = torch.ops.onednn.qlinear_pointwise(
-        rows.values, 1.0, 0, *scales, None, 1.0, 0, torch.bfloat16, "none", [], ""
+def _packed(levels: Tensor, scale: Tensor) -> Levels:
+    packed = torch.ops.onednn.qlinear_prepack(levels.to(torch.int8), None)
+    return Levels(packed, scale, torch.zeros_like(scale, dtype=torch.int32))
+
+
+def int8_linear(layer: Int8Weight, rows: Scaled, after_gelu: bool = False) -> Scaled:
+    """Return the product (B, N, O) of rows (B, N, E); steps and shift are not yet applied to it.
+
+    Args:
+        layer: the layer.
+        rows: levels with means.
+        after_gelu: whether the rows are GELU_OFFSET too large.
+    """
+    assert rows.means is not None and rows.means.steps is not None
+    shift = multiplied(layer.errors, rows.means.values).float().mul_(rows.means.steps[:, None])
+    shift += layer.bias_after_gelu if after_gelu else layer.bias
+    return Scaled(multiplied(layer.levels, rows.values), rows.steps, shift)
+
+
+def multiplied(matrix: Levels, levels: Tensor) -> Tensor:
+    """Return the product (..., O) in bfloat16 of a matrix and levels (..., E)."""
+    scales = (matrix.levels, matrix.scale, matrix.zeros)
+    return torch.ops.onednn.qlinear_pointwise(
+        levels, 1.0, 0, *scales, None, 1.0, 0, torch.bfloat16, "none", [], ""
     )
-    return Scaled(product, rows.steps, layer.bias)
 
 
 @lru_cache(maxsize=1)
