@@ -3,12 +3,12 @@
     python tools/bench_scoring.py [--device cpu|cuda] [--size full|tiny] [--from tensors|files]
 
 The tool builds seeded weights and images. The baselines are batch size 1 in float32 with all 35 tokens and
-torch's linear layers (like the original), and the same network under autocast in 16 bits, in the same batches
-but from ready pixels, once as it is and once with weights that were converted before. Three tables follow:
-batches with one prompt an image, one image with one prompt, and several prompts an image. All paths of a table
-alternate in rounds. Ratios are taken within a round, and the table shows their median and quartiles, because
-the speed of a shared machine varies between rounds. The weights are scaled so that rewards differ by image
-and by prompt. The last line is a JSON object.
+torch's linear layers (like the original), and the same network under autocast in 16 bits, in the same
+batches but from ready pixels, with its weights as they are and with weights that were converted before.
+Three tables follow: batches with one prompt an image, one image with one prompt, several prompts an image.
+All paths of a table alternate in rounds. Ratios are taken within a round, and the table shows their median
+and quartiles, because the speed of a shared machine varies. The weights are scaled so that rewards differ by
+image and by prompt. The last line is a JSON object.
 
 `--agreement` measures the agreement only. Limits are the images per second if the encoders' matrix products
 were all the work, at the best rates of their shapes.

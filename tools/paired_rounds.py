@@ -34,7 +34,7 @@ class Rounds:
         return self.units[path] / statistics.median(self.seconds[path])
 
     def times(self, path: str, baseline: str) -> tuple[float, float, float]:
-        """Return lower quartile, median and upper quartile of the rate of a path divided by that of another."""
+        """Return quartiles of the rate of a path divided by that of a baseline."""
         work = self.units[path] / self.units[baseline]
         ratios = [work * slow / own for slow, own in zip(self.seconds[baseline], self.seconds[path])]
         if len(ratios) == 1:

@@ -296,13 +296,16 @@ void rescale(bf16* x, const float* scale, const float* shift, int64_t shift_stri
 int amx_is_granted() { return syscall(SYS_arch_prctl, 0x1023, 18) == 0; }
 
 struct TileConfig {
-  uint8_t palette, start_row, reserved[14];
+  uint8_t palette, reserved[15];
   uint16_t bytes[16];
   uint8_t rows[16];
 };
 
+// Eight tiles of 16 rows of 64 bytes. A constant, because GCC may leave out stores to a local variable.
+static const TileConfig TILES = {
+    1, {}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
+
 static const int64_t HEAD = 64;    // width of a head
-static const int64_t TILE = 16;    // rows of a tile; a row has 16 floats or 32 bf16
 
 // Keys, values, queries, scores and weights of one head.
 struct HeadBuffers {
@@ -432,10 +435,7 @@ void attention(const bf16* qkv, const float* scale, const float* shift, int64_t 
   int64_t width = heads * HEAD;
 #pragma omp parallel num_threads(threads)
   {
-    TileConfig config = {};
-    config.palette = 1;
-    for (int i = 0; i < 8; i++) config.bytes[i] = 64, config.rows[i] = TILE;
-    _tile_loadconfig(&config);
+    _tile_loadconfig(&TILES);
     HeadBuffers head(tokens);
 #pragma omp for schedule(static)
     for (int64_t task = 0; task < images * heads; task++) {

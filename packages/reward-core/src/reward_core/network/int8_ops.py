@@ -167,8 +167,10 @@ def int8_linear(layer: Int8Weight, rows: Scaled, after_gelu: bool = False) -> Sc
         rows: levels with means.
         after_gelu: whether the rows are GELU_OFFSET too large.
     """
-    assert rows.means is not None and rows.means.steps is not None
-    shift = multiplied(layer.errors, rows.means.values).float().mul_(rows.means.steps[:, None])
+    means = rows.means
+    assert means is not None
+    assert means.steps is not None
+    shift = multiplied(layer.errors, means.values).float().mul_(means.steps[:, None])
     shift += layer.bias_after_gelu if after_gelu else layer.bias
     return Scaled(multiplied(layer.levels, rows.values), rows.steps, shift)
 

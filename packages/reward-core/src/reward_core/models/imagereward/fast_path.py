@@ -80,24 +80,21 @@ class RewardFastPath(FastPath):
 
     def _fuse(self, encoder: VisionEncoder) -> None:
         """Build the fused encoders for the device."""
-        text, transform = self.model.blip.text_encoder, self.model.transform
+        blip, transform = self.model.blip, self.model.transform
         dtype = encoder.patch_embed.proj.weight.dtype
-        ops: FusedOps = GpuOps(dtype)
-        mlp_ops: list[FusedOps] = []
+        image_ops: FusedOps = GpuOps(dtype)
+        text_ops: FusedOps | None = image_ops
         if self.device.type == "cpu":
             kernels, dtype = ready_kernels(), torch.bfloat16
             bf16, int8 = CpuOps(kernels), Int8Ops(kernels)
             self.kernels = KernelChoice(bf16, int8)
-            ops = bf16
+            image_ops = text_ops = bf16
             if self.model.int8:
                 self.kernels.compile()  # from the start, so that results do not change during a run
-                if has_bf16_units():
-                    mlp_ops = int8_mlps(len(encoder.blocks), bf16, int8)
-                else:
-                    ops = int8
-        self.vision = FusedVisionEncoder(encoder, transform.mean, transform.std, ops, dtype, mlp_ops)
-        # In int8, errors of the text encoder would reach the reward through a single token.
-        self.text = None if isinstance(ops, Int8Ops) else FusedTextEncoder(text, ops)
+                # In int8, errors of the text encoder would reach the reward through a single token.
+                image_ops, text_ops = int8, bf16 if has_bf16_units() else None
+        self.vision = FusedVisionEncoder(encoder, transform.mean, transform.std, image_ops, dtype)
+        self.text = None if text_ops is None else FusedTextEncoder(blip.text_encoder, text_ops)
 
     def encode(self, images: Tensor) -> Tensor:
         if self.kernels is None:
