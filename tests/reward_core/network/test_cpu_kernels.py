@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from reward_core.network.attention import MultiHeadAttention
-from reward_core.network.cpu_kernels import CompiledKernels, Scaled, TorchKernels, compile_kernels
+from reward_core.network.compiled_kernels import CompiledKernels, compile_kernels
+from reward_core.network.cpu_kernels import Scaled, TorchKernels
 from reward_core.network.cpu_library import cpp_compiler
 from reward_core.network.int8_ops import int8_linear, int8_works, quantized_weight
 
@@ -31,8 +32,19 @@ def seeded():
 
 
 def numbers(x: Scaled) -> torch.Tensor:
-    values = x.values.float()
+    values = levels(x).float()
     return values if x.steps is None else values * x.steps.view(*values.shape[:-1], 1)
+
+
+def levels(x: Scaled) -> torch.Tensor:
+    """Return values (B, N, D), also of those in tile order."""
+    if not x.tiled:
+        return x.values
+    *_, width = x.values.shape
+    rows = x.values.numel() // width
+    memory = x.values.as_strided(((rows + 31) // 32 * 32 * width,), (1,))
+    tiles = memory.view(-1, width // 64, 16, 64).transpose(1, 2)
+    return tiles.reshape(-1, width)[:rows].view(x.values.shape)
 
 
 def product(*shape: int) -> Scaled:
@@ -56,7 +68,7 @@ def assert_same_means(one: Scaled, other: Scaled, of: torch.Tensor) -> None:
 def test_compiled_sum_and_norm_agree_with_torch(compiled, width, int8, keep_sum):
     norm = torch.nn.LayerNorm(width, eps=1e-6)
     norm.weight.copy_(torch.randn(width)), norm.bias.copy_(torch.randn(width))
-    # 21 tokens: more than one part of an image (cpu_kernels.cpp).
+    # 21 tokens: more than one part of an image (cpp/rows.cpp).
     for branch in (None, Scaled(torch.randn(2, 21, width).bfloat16()), product(2, 21, width)):
         streams = [torch.randn(2, 21, width)] * 2
         streams = [stream.clone() for stream in streams]
@@ -81,7 +93,7 @@ def test_compiled_quantization_agrees_with_torch(compiled, width):
         # GELU's tanh approximation differs from erf by up to 0.0005.
         assert torch.allclose(one.steps, other.steps, rtol=1e-3)
         assert torch.allclose(numbers(one), numbers(other), atol=1.1 * float(one.steps.max()), rtol=0)
-        assert (other.values.abs().amax(-1) == (255 if gelu else 127)).all()
+        assert (levels(other).abs().amax(-1) == (255 if gelu else 127)).all()
         assert_same_means(one, other, numbers(one))
     x = product(3, 4, width)
     expected = TORCH.rescale(x)
@@ -91,7 +103,7 @@ def test_compiled_quantization_agrees_with_torch(compiled, width):
 @pytest.mark.parametrize("tokens", [197, 32, 17, 1])
 @pytest.mark.parametrize("scaled", [False, True])
 def test_compiled_attention_agrees_with_torch(compiled, tokens, scaled):
-    if not compiled.has_attention:
+    if not compiled.has_tiles:
         pytest.skip("the compiled attention needs AMX")
     attend = MultiHeadAttention(3)
     qkv = product(2, tokens, 3 * 192) if scaled else Scaled(3 * torch.randn(2, tokens, 3 * 192).bfloat16())
@@ -125,26 +137,42 @@ def test_unknown_widths_of_heads_are_left_to_torch(compiled):
     assert torch.equal(compiled.self_attention(qkv, attend), TORCH.self_attention(qkv, attend))
 
 
-@pytest.mark.skipif(not int8_works(), reason="torch cannot multiply int8 matrices here")
-def test_int8_products_are_those_of_the_levels():
-    x, weight, bias = torch.randn(2, 5, 96), torch.randn(48, 96), torch.randn(48)
-    rows, layer = TORCH.quantize(Scaled(x)), quantized_weight(weight, bias)
-    y = TORCH.rescale(int8_linear(layer, rows)).float()
+@pytest.fixture(params=["torch", "compiled"])
+def kernels(request):
+    if not int8_works():
+        pytest.skip("torch cannot multiply int8 matrices here")
+    return TORCH if request.param == "torch" else request.getfixturevalue("compiled")
+
+
+# 300 rows are more than one task of cpp/products.cpp, 1216 inputs more than one depth; oneDNN multiplies 96.
+@pytest.mark.parametrize(("tokens", "inner"), [(5, 96), (1, 64), (150, 1216)])
+@pytest.mark.parametrize("after_gelu", [False, True])
+def test_products_in_int8_are_those_of_the_linear_layer(kernels, tokens, inner, after_gelu):
+    x, weight, bias = torch.randn(2, tokens, inner), torch.randn(96, inner), torch.randn(96)
+    layer = quantized_weight(weight, bias, kernels)
+    if after_gelu:
+        rows = kernels.quantize(Scaled(x.bfloat16(), torch.ones(2 * tokens), torch.zeros(inner)), gelu=True)
+        x = torch.nn.functional.gelu(x)
+    else:
+        rows = kernels.quantize(Scaled(x.bfloat16()))
+    y = kernels.rescale(int8_linear(layer, rows, kernels, after_gelu)).float()
     expected = x @ weight.T + bias
     # Measured: 0.9% of the deviation.
     assert (y - expected).pow(2).mean().sqrt() < 0.02 * expected.std()
 
 
-@pytest.mark.skipif(not int8_works(), reason="torch cannot multiply int8 matrices here")
 @pytest.mark.parametrize("after_gelu", [False, True])
-def test_rounding_of_weights_does_not_change_the_mean_over_tokens(after_gelu):
+def test_rounding_of_weights_does_not_change_the_mean_over_tokens(kernels, after_gelu):
     # Tokens that have most in common; what differs spreads the rounding errors of the inputs.
     x = torch.randn(2, 1, 512) + 0.1 * torch.randn(2, 60, 512)
     weight, bias = torch.randn(96, 512), torch.randn(96)
-    rows = TORCH.quantize(Scaled(x), after_gelu)
-    x = torch.nn.functional.gelu(x) if after_gelu else x
-    layer = quantized_weight(weight, bias)
-    y = TORCH.rescale(int8_linear(layer, rows, after_gelu)).float()
+    layer = quantized_weight(weight, bias, kernels)
+    if after_gelu:
+        rows = kernels.quantize(Scaled(x.bfloat16(), torch.ones(120), torch.zeros(512)), gelu=True)
+        x = torch.nn.functional.gelu(x)
+    else:
+        rows = kernels.quantize(Scaled(x.bfloat16()))
+    y = kernels.rescale(int8_linear(layer, rows, kernels, after_gelu)).float()
     rounded = (weight / layer.levels.scale[:, None]).round() * layer.levels.scale[:, None]
     exact, uncorrected = ((x @ matrix.T + bias).mean(1) for matrix in (weight, rounded))
     assert (y.mean(1) - exact).abs().mean() < 0.5 * (uncorrected - exact).abs().mean()

@@ -1,28 +1,21 @@
-"""Steps of the fused encoders on a CPU besides linear layers: norms, quantization and attention.
+"""Steps of the fused encoders on a CPU besides bfloat16 products, computed by torch and oneDNN.
 
-`TorchKernels` computes them with torch. `CompiledKernels` computes them with cpu_kernels.cpp, which reads and
-writes each activation once, and where torch has no such kernel. A C++ compiler builds it in about 2 s; the
-library is kept on disk.
+`CompiledKernels` (compiled_kernels.py) computes the same steps with C++.
 
-Shapes: B images, N tokens, R rows of all images (B N), D width, H heads.
+Shapes: B images, N tokens, R rows of all images (B N), E input width and O output width of a linear layer, D
+width, H heads.
 """
 
 from __future__ import annotations
 
-import ctypes
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import MultiHeadAttention
-from .cpu_library import build_library, is_built, library_path
 
-WIDE = 16  # the compiled kernels read as many numbers at once
-HEAD_WIDTH = 64  # of the compiled attention
 GELU_OFFSET = 0.1701  # GELU is larger than minus this
 
 
@@ -35,18 +28,43 @@ class Scaled:
         steps: (R,) float32, one per row; None for 1.
         shift: (D,) float32, such as the bias of a linear layer, or (B, D), one per image; None for 0.
         means: of levels (B, N, D): the quantized means over the tokens of an image, (B, D).
+        tiled: whether the values are in tile order (cpp/vectors.h), in memory for a multiple of 32 rows.
     """
 
     values: Tensor
     steps: Tensor | None = None
     shift: Tensor | None = None
     means: Scaled | None = None
+    tiled: bool = False
+
+
+@dataclass(frozen=True)
+class Int8Matrix:
+    """A matrix (O, E) that is levels * scale.
+
+    Attributes:
+        levels: int8, packed by the kernels.
+        scale: (O,) float32.
+        zeros: (O,) int32, the zero points.
+    """
+
+    levels: Tensor
+    scale: Tensor
+    zeros: Tensor
 
 
 class TorchKernels:
     """The steps computed by torch."""
 
     compiled = False
+
+    def pack(self, levels: Tensor, scale: Tensor) -> Int8Matrix:
+        """Return levels (O, E), whole numbers within int8, as a matrix for ``multiply``."""
+        return pack_int8(levels, scale)
+
+    def multiply(self, matrix: Int8Matrix, rows: Scaled) -> Tensor:
+        """Return the product (B, N, O) in bfloat16 of a matrix and levels (B, N, E), without their steps."""
+        return multiply_int8(matrix, rows.values)
 
     def add_norm(
         self, stream: Tensor, branch: Scaled | None, norm: nn.LayerNorm, keep_sum: bool, int8: bool
@@ -87,110 +105,6 @@ class TorchKernels:
         return attend(*_plain(qkv, self).chunk(3, dim=-1))
 
 
-class CompiledKernels(TorchKernels):
-    """The steps computed by cpu_kernels.cpp, and by torch for widths that it does not support."""
-
-    compiled = True
-
-    def __init__(self, library: ctypes.CDLL) -> None:
-        self.library = library
-        self.has_attention = bool(library.amx_is_granted())
-
-    def add_norm(
-        self, stream: Tensor, branch: Scaled | None, norm: nn.LayerNorm, keep_sum: bool, int8: bool
-    ) -> Scaled:
-        width = stream.shape[-1]
-        if width % WIDE:
-            return super().add_norm(stream, branch, norm, keep_sum, int8)
-        out = _empty_levels(stream) if int8 else Scaled(torch.empty(stream.shape, dtype=torch.bfloat16))
-        self.library.add_norm(
-            _pointer(stream),
-            *_pointers(branch),
-            _pointer(norm.weight),
-            _pointer(norm.bias),
-            ctypes.c_float(norm.eps),
-            ctypes.c_int(keep_sum),
-            _pointer(None if int8 else out.values),
-            _Quantized.of(out if int8 else None),
-            _Rows.of(stream),
-            torch.get_num_threads(),
-        )
-        return out
-
-    def quantize(self, x: Scaled, gelu: bool = False) -> Scaled:
-        width = x.values.shape[-1]
-        if width % WIDE or gelu != (x.steps is not None):
-            return super().quantize(x, gelu)
-        out = _empty_levels(x.values, torch.uint8 if gelu else torch.int8)
-        sizes = _Rows.of(x.values), torch.get_num_threads()
-        self.library.quantize(*_pointers(x), ctypes.c_float(GELU_OFFSET), _Quantized.of(out), *sizes)
-        return out
-
-    def rescale(self, x: Scaled) -> Tensor:
-        if x.values.shape[-1] % WIDE:
-            return super().rescale(x)
-        self.library.rescale(*_pointers(x), _Rows.of(x.values), torch.get_num_threads())
-        return x.values
-
-    def self_attention(self, qkv: Scaled, attend: MultiHeadAttention) -> Tensor:
-        images, tokens, width = qkv.values.shape
-        if not self.has_attention or width != 3 * attend.heads * HEAD_WIDTH:
-            return super().self_attention(qkv, attend)
-        out = torch.empty(images, tokens, width // 3, dtype=torch.bfloat16)
-        sizes = map(ctypes.c_int64, (images, tokens, attend.heads))
-        self.library.attention(*_pointers(qkv), _pointer(out), *sizes, torch.get_num_threads())
-        return out
-
-
-@lru_cache(maxsize=1)
-def compile_kernels() -> CompiledKernels:
-    """Return the compiled kernels; build them unless they are on disk.
-
-    Raises:
-        OSError: no C++ compiler, or the library cannot be built, written or loaded.
-    """
-    return CompiledKernels(ctypes.CDLL(str(build_library())))
-
-
-def ready_kernels() -> TorchKernels:
-    """Return the compiled kernels if they are on disk, otherwise those of torch."""
-    path = library_path()
-    return compile_kernels() if path is not None and is_built(path) else TorchKernels()
-
-
-class _Rows(ctypes.Structure):
-    """Rows of cpu_kernels.cpp."""
-
-    _fields_ = (("rows", ctypes.c_int64), ("width", ctypes.c_int64), ("tokens", ctypes.c_int64))
-
-    @classmethod
-    def of(cls, x: Tensor) -> _Rows:
-        """Return the sizes of a tensor (B, N, D)."""
-        *_, tokens, width = x.shape
-        return cls(x.numel() // width, width, tokens)
-
-
-class _Quantized(ctypes.Structure):
-    """Quantized of cpu_kernels.cpp."""
-
-    _fields_ = tuple((name, ctypes.c_void_p) for name in ("levels", "steps", "mean_levels", "mean_steps"))
-
-    @classmethod
-    def of(cls, x: Scaled | None) -> _Quantized:
-        """Return pointers to levels, steps and means; null for None."""
-        if x is None or x.means is None:
-            return cls()
-        return cls(*map(_pointer, (x.values, x.steps, x.means.values, x.means.steps)))
-
-
-def _empty_levels(x: Tensor, dtype: torch.dtype = torch.int8) -> Scaled:
-    """Return uninitialized levels of the shape of x (B, N, D), with steps and means."""
-    *_, tokens, width = x.shape
-    rows = x.numel() // width
-    means = Scaled(torch.empty(rows // tokens, width, dtype=torch.int8), torch.empty(rows // tokens))
-    return Scaled(torch.empty(x.shape, dtype=dtype), torch.empty(rows), means=means)
-
-
 def _restored(x: Scaled) -> Tensor:
     """Return the numbers (B, N, D) in float32."""
     numbers = x.values.float()
@@ -207,23 +121,26 @@ def _plain(x: Scaled, kernels: TorchKernels) -> Tensor:
 
 def _quantized(x: Tensor, dtype: torch.dtype = torch.int8) -> Scaled:
     """Return levels and means of float32 numbers (B, N, D)."""
-    levels, steps = _levels(x, dtype)
-    return Scaled(levels, steps, means=Scaled(*_levels(x.mean(-2))))
+    levels, steps = quantized_rows(x, dtype)
+    return Scaled(levels, steps, means=Scaled(*quantized_rows(x.mean(-2))))
 
 
-def _levels(x: Tensor, dtype: torch.dtype = torch.int8) -> tuple[Tensor, Tensor]:
+def quantized_rows(x: Tensor, dtype: torch.dtype = torch.int8) -> tuple[Tensor, Tensor]:
     """Return levels round(x / step) of rows (..., D), at most 127 in int8 or 255 in uint8, and steps (R,)."""
     steps = x.abs().amax(-1, keepdim=True) / torch.iinfo(dtype).max
     levels = (x / steps.clamp_min(torch.finfo().tiny)).round_().nan_to_num_(0)
     return levels.to(dtype), steps.flatten()
 
 
-def _pointer(tensor: Tensor | None) -> ctypes.c_void_p:
-    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+def pack_int8(levels: Tensor, scale: Tensor) -> Int8Matrix:
+    """Return levels (O, E), whole numbers within int8, packed by oneDNN."""
+    packed = torch.ops.onednn.qlinear_prepack(levels.to(torch.int8), None)
+    return Int8Matrix(packed, scale, torch.zeros_like(scale, dtype=torch.int32))
 
 
-def _pointers(x: Scaled | None) -> tuple[Any, ...]:
-    """Return pointers to values, steps and shift, and the stride from an image to the next in the shift."""
-    parts = (None, None, None) if x is None else (x.values, x.steps, x.shift)
-    per_image = x is not None and x.shift is not None and x.shift.ndim > 1
-    return *map(_pointer, parts), ctypes.c_int64(x.shift.shape[-1] if per_image else 0)
+def multiply_int8(matrix: Int8Matrix, levels: Tensor) -> Tensor:
+    """Return the product (..., O) in bfloat16 of a matrix that oneDNN packed and levels (..., E)."""
+    scales = (matrix.levels, matrix.scale, matrix.zeros)
+    return torch.ops.onednn.qlinear_pointwise(
+        levels, 1.0, 0, *scales, None, 1.0, 0, torch.bfloat16, "none", [], ""
+    )

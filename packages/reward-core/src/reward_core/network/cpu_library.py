@@ -1,4 +1,4 @@
-"""Building cpu_kernels.cpp with the C++ compiler of this machine."""
+"""Building the C++ of the folder cpp with the C++ compiler of this machine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..files.atomic_write import atomic_write
 
-SOURCE = Path(__file__).with_name("cpu_kernels.cpp")
+FOLDER = Path(__file__).with_name("cpp")
 # 512 bits, because the kernels wait for memory and AMX more than for the clock of the processor.
 FLAGS = (
     *("-O3", "-march=native", "-mprefer-vector-width=512", "-fno-math-errno", "-fno-trapping-math"),
@@ -33,7 +33,8 @@ def build_library() -> Path:
     if not is_built(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as temporary:
-            command = [compiler, *FLAGS, str(SOURCE), "-o", str(temporary)]
+            sources = map(str, sorted(FOLDER.glob("*.cpp")))
+            command = [compiler, *FLAGS, *sources, "-o", str(temporary)]
             done = subprocess.run(command, capture_output=True, text=True, errors="replace")
             if done.returncode != 0:
                 raise OSError(f"C++ compiler {compiler} failed: {_first_error(done.stderr)}")
@@ -43,12 +44,13 @@ def build_library() -> Path:
 def library_path() -> Path | None:
     """Return where the built library is kept; None without a C++ compiler.
 
-    Its name depends on source, flags, compiler and processor.
+    Its name depends on sources, flags, compiler and processor.
     """
     compiler = cpp_compiler()
     if compiler is None:
         return None
-    parts = [SOURCE.read_bytes(), " ".join((compiler, *FLAGS)).encode(), _processor()]
+    sources = [source.read_bytes() for source in sorted(FOLDER.iterdir()) if source.is_file()]
+    parts = [*sources, " ".join((compiler, *FLAGS)).encode(), _processor()]
     digest = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
     return cache_folder() / f"cpu_kernels-{digest}.so"
 

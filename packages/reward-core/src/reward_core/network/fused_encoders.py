@@ -31,17 +31,10 @@ class FusedVisionEncoder:
         mean, std: (3, 1, 1) float32 of the image transform.
         ops: the steps.
         dtype: the 16-bit dtype of patches.
-        mlp_ops: the steps of the MLP of each block (default: ``ops``).
     """
 
     def __init__(
-        self,
-        encoder: VisionEncoder,
-        mean: Tensor,
-        std: Tensor,
-        ops: FusedOps,
-        dtype: torch.dtype,
-        mlp_ops: Sequence[FusedOps] = (),
+        self, encoder: VisionEncoder, mean: Tensor, std: Tensor, ops: FusedOps, dtype: torch.dtype
     ) -> None:
         self.encoder, self.ops, self.patch = encoder, ops, encoder.config.patch_size
         self.scale, self.shift = (255 * std.flatten()).reciprocal(), -(mean / std).flatten()
@@ -50,9 +43,8 @@ class FusedVisionEncoder:
         self.patch_weight = weight.permute(0, 2, 3, 1).flatten(1).to(dtype).contiguous()
         bias = encoder.patch_embed.proj.bias
         self.patch_bias = None if bias is None else bias.detach().to(dtype)
-        blocks = [block for block in encoder.blocks if isinstance(block, VisionBlock)]
-        mlp_ops = mlp_ops or [ops] * len(blocks)
-        self.blocks = [FusedVisionBlock(block, ops, mlp) for block, mlp in zip(blocks, mlp_ops)]
+        blocks = (block for block in encoder.blocks if isinstance(block, VisionBlock))
+        self.blocks = [FusedVisionBlock(block, ops) for block in blocks]
 
     def __call__(self, levels: Tensor) -> Tensor:
         """Return image tokens (M, N, E) in 16 bits of RGB images (M, S, S, 3) uint8."""
@@ -78,18 +70,18 @@ class FusedVisionEncoder:
 class FusedVisionBlock:
     """A block of the ViT."""
 
-    def __init__(self, block: VisionBlock, ops: FusedOps, mlp_ops: FusedOps) -> None:
-        self.block, self.ops, self.mlp_ops = block, ops, mlp_ops
+    def __init__(self, block: VisionBlock, ops: FusedOps) -> None:
+        self.block, self.ops = block, ops
         self.qkv, self.proj = ops.prepare(block.attn.qkv), ops.prepare(block.attn.proj)
-        self.fc1, self.fc2 = mlp_ops.prepare_mlp(block.mlp.fc1, block.mlp.fc2)
+        self.fc1, self.fc2 = ops.prepare_mlp(block.mlp.fc1, block.mlp.fc2)
 
     def __call__(self, stream: Tensor, branch: Any) -> Any:
         """Add the last branch and attention to the stream (M, N, E) float32; return the branch of the MLP."""
-        ops, mlp_ops, block = self.ops, self.mlp_ops, self.block
+        ops, block = self.ops, self.block
         qkv = ops.linear(self.qkv, ops.add_norm(stream, branch, block.norm1))
         context = ops.self_attention(qkv, block.attn.attend)  # (M, N, E)
         branch = ops.linear(self.proj, ops.rows(context))
-        return mlp_ops.mlp(self.fc1, self.fc2, mlp_ops.add_norm(stream, branch, block.norm2))
+        return ops.mlp(self.fc1, self.fc2, ops.add_norm(stream, branch, block.norm2))
 
 
 class FusedTextEncoder:

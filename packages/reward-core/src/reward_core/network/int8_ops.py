@@ -22,24 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from .attention import MultiHeadAttention
-from .cpu_kernels import GELU_OFFSET, Scaled, TorchKernels
-from .cpu_ops import CpuOps, Packed
+from .cpu_kernels import GELU_OFFSET, Int8Matrix, Scaled, TorchKernels, multiply_int8, pack_int8
 from .fused_ops import joined
-
-
-@dataclass(frozen=True)
-class Levels:
-    """A matrix (O, E) that is levels * scale.
-
-    Attributes:
-        levels: int8, packed by oneDNN.
-        scale: (O,) float32.
-        zeros: (O,) int32, the zero points.
-    """
-
-    levels: Tensor
-    scale: Tensor
-    zeros: Tensor
 
 
 @dataclass(frozen=True)
@@ -48,13 +32,13 @@ class Int8Weight:
 
     Attributes:
         levels: the weight.
-        errors: the weight minus its levels.
+        errors: the weight minus its levels, packed by oneDNN.
         bias: (O,) float32.
         bias_after_gelu: (O,) float32, the bias for inputs that are GELU_OFFSET too large.
     """
 
-    levels: Levels
-    errors: Levels
+    levels: Int8Matrix
+    errors: Int8Matrix
     bias: Tensor
     bias_after_gelu: Tensor
 
@@ -70,7 +54,7 @@ class Int8Ops:
         self.kernels = kernels
 
     def prepare(self, *layers: nn.Linear) -> Int8Weight:
-        return quantized_weight(*joined(layers))
+        return quantized_weight(*joined(layers), self.kernels)
 
     def prepare_mlp(self, first: nn.Linear, second: nn.Linear) -> tuple[Any, Int8Weight]:
         return self.prepare(first), self.prepare(second)
@@ -79,15 +63,14 @@ class Int8Ops:
         return self.kernels.quantize(Scaled(x.bfloat16().contiguous()))
 
     def linear(self, layer: Int8Weight, rows: Scaled) -> Scaled:
-        return int8_linear(layer, rows)
+        return int8_linear(layer, rows, self.kernels)
 
     def numbers(self, product: Scaled) -> Tensor:
         return self.kernels.rescale(product)
 
     def mlp(self, first: Any, second: Int8Weight, rows: Scaled) -> Scaled:
-        return int8_linear(
-            second, self.kernels.quantize(int8_linear(first, rows), gelu=True), after_gelu=True
-        )
+        hidden = self.kernels.quantize(int8_linear(first, rows, self.kernels), gelu=True)
+        return int8_linear(second, hidden, self.kernels, after_gelu=True)
 
     def self_attention(self, qkv: Scaled, attend: MultiHeadAttention) -> Tensor:
         return self.kernels.self_attention(qkv, attend)
@@ -101,86 +84,35 @@ class Int8Ops:
         return self.kernels.add_norm(stream, branch, norm, keep_sum=True, int8=False).values
 
 
-class MixedMlpOps(Int8Ops):
-    """Steps whose MLPs multiply the first layer in bfloat16, the second one in 8 bits.
-
-    The input of the first layer is signed and has fewer levels, so most of the error comes from there.
-    """
-
-    def __init__(self, kernels: TorchKernels, bf16: CpuOps) -> None:
-        super().__init__(kernels)
-        self.bf16 = bf16
-
-    def prepare_mlp(self, first: nn.Linear, second: nn.Linear) -> tuple[MixedFirst, Int8Weight]:
-        width = first.out_features
-        return MixedFirst(self.bf16.prepare(first), torch.zeros(width)), self.prepare(second)
-
-    def mlp(self, first: Any, second: Int8Weight, rows: Scaled) -> Scaled:
-        values = self.bf16.linear(first.layer, rows).values
-        steps = torch.ones(values.numel() // values.shape[-1])
-        hidden = self.kernels.quantize(Scaled(values, steps, first.no_shift), gelu=True)
-        return int8_linear(second, hidden, after_gelu=True)
-
-    def add_norm(
-        self, stream: Tensor, branch: Scaled | None, norm: nn.LayerNorm, keep_sum: bool = True
-    ) -> Scaled:
-        return self.bf16.add_norm(stream, branch, norm, keep_sum)
-
-
-@dataclass(frozen=True)
-class MixedFirst:
-    """The first layer of an MLP of `MixedMlpOps`.
-
-    Attributes:
-        layer: packed bfloat16 layer.
-        no_shift: zeros (O,), because the product has its bias already.
-    """
-
-    layer: Packed
-    no_shift: Tensor
-
-
-def quantized_weight(weight: Tensor, bias: Tensor) -> Int8Weight:
+def quantized_weight(weight: Tensor, bias: Tensor, kernels: TorchKernels) -> Int8Weight:
     """Quantize a weight (O, E), each output channel by its largest number."""
     weight, bias = weight.float(), bias.float()
     scale = (weight.abs().amax(1) / 127).clamp_min(torch.finfo().tiny)
     levels = (weight / scale[:, None]).round_()
     errors = weight - levels * scale[:, None]  # at most scale / 2
     return Int8Weight(
-        _packed(levels, scale),
-        _packed((errors / (scale / 254)[:, None]).round_().clamp_(-127, 127), scale / 254),
+        kernels.pack(levels, scale),
+        pack_int8((errors / (scale / 254)[:, None]).round_().clamp_(-127, 127), scale / 254),
         bias,
         bias - GELU_OFFSET * weight.sum(1),
     )
 
 
-def _packed(levels: Tensor, scale: Tensor) -> Levels:
-    packed = torch.ops.onednn.qlinear_prepack(levels.to(torch.int8), None)
-    return Levels(packed, scale, torch.zeros_like(scale, dtype=torch.int32))
-
-
-def int8_linear(layer: Int8Weight, rows: Scaled, after_gelu: bool = False) -> Scaled:
+def int8_linear(layer: Int8Weight, rows: Scaled, kernels: TorchKernels, after_gelu: bool = False) -> Scaled:
     """Return the product (B, N, O) of rows (B, N, E); steps and shift are not yet applied to it.
 
     Args:
         layer: the layer.
         rows: levels with means.
+        kernels: those that packed the layer and quantized the rows.
         after_gelu: whether the rows are GELU_OFFSET too large.
     """
     means = rows.means
     assert means is not None
     assert means.steps is not None
-    shift = multiplied(layer.errors, means.values).float().mul_(means.steps[:, None])
+    shift = multiply_int8(layer.errors, means.values).float().mul_(means.steps[:, None])
     shift += layer.bias_after_gelu if after_gelu else layer.bias
-    return Scaled(multiplied(layer.levels, rows.values), rows.steps, shift)
-
-
-def multiplied(matrix: Levels, levels: Tensor) -> Tensor:
-    """Return the product (..., O) in bfloat16 of a matrix and levels (..., E)."""
-    scales = (matrix.levels, matrix.scale, matrix.zeros)
-    return torch.ops.onednn.qlinear_pointwise(
-        levels, 1.0, 0, *scales, None, 1.0, 0, torch.bfloat16, "none", [], ""
-    )
+    return Scaled(kernels.multiply(layer.levels, rows), rows.steps, shift)
 
 
 @lru_cache(maxsize=1)
@@ -191,7 +123,8 @@ def int8_works() -> bool:
     try:
         with torch.no_grad():
             kernels = TorchKernels()
-            y = kernels.rescale(int8_linear(quantized_weight(weight, bias), kernels.quantize(Scaled(x))))
+            rows = kernels.quantize(Scaled(x))
+            y = kernels.rescale(int8_linear(quantized_weight(weight, bias, kernels), rows, kernels))
             return torch.allclose(y.float(), nn.functional.linear(x, weight, bias), rtol=0.05, atol=0.5)
     except (RuntimeError, NotImplementedError, AttributeError, TypeError):
         return False

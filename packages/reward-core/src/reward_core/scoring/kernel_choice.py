@@ -9,7 +9,8 @@ from typing import Protocol
 from torch import Tensor
 
 from ..errors import CompilationWarning
-from ..network.cpu_kernels import TorchKernels, compile_kernels
+from ..network.compiled_kernels import compile_kernels
+from ..network.cpu_kernels import TorchKernels
 from ..runs.caller_warning import warn_caller
 
 # Compiling takes about 2 s and saves a third of the time. Nobody knows how much work is to come, so it is

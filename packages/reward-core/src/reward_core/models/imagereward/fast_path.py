@@ -17,12 +17,12 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ...network.blip import Blip
+from ...network.compiled_kernels import ready_kernels
 from ...network.config import RewardConfig
-from ...network.cpu_kernels import ready_kernels
 from ...network.cpu_ops import CpuOps, packing_works
 from ...network.fused_encoders import FusedTextEncoder, FusedVisionEncoder
 from ...network.fused_ops import FusedOps, GpuOps
-from ...network.int8_ops import Int8Ops, MixedMlpOps
+from ...network.int8_ops import Int8Ops
 from ...network.reward_head import RewardHead
 from ...network.text_encoder import KeysValues, TextEncoder
 from ...network.vision_encoder import VisionEncoder
@@ -183,16 +183,6 @@ def can_fuse(model: RewardParts) -> bool:
 def has_bf16_units() -> bool:
     """Return whether this CPU multiplies bfloat16 matrices faster than float32."""
     return encoder_dtype("fast", torch.device("cpu")) == torch.bfloat16 and packing_works()
-
-
-def int8_mlps(blocks: int, bf16: CpuOps, int8: Int8Ops) -> list[FusedOps]:
-    """Return the steps of the MLP of each block of an int8 model.
-
-    The first half of the blocks, whose errors are the largest at the end, multiplies the first layer of the
-    MLP in bfloat16.
-    """
-    mixed, half = MixedMlpOps(int8.kernels, bf16), blocks // 2
-    return [mixed] * half + [int8] * (blocks - half)
 
 
 def fused_head(head: RewardHead) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,181 @@
+"""Steps of the fused encoders on a CPU, computed by the C++ of the folder cpp.
+
+It reads and writes each activation once. It multiplies levels and computes attention with AMX, in blocks that
+fit in the caches of a core. A C++ compiler builds it in about 3 s; the library is kept on disk.
+
+Shapes: B images, N tokens, R rows of all images (B N), D width, H heads.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .attention import MultiHeadAttention
+from .cpu_kernels import GELU_OFFSET, Int8Matrix, Scaled, TorchKernels
+from .cpu_library import build_library, is_built, library_path
+
+WIDE = 16  # the kernels read as many numbers at once
+HEAD_WIDTH = 64  # of the attention
+TILE_WIDTH = 64  # levels in the row of a tile
+PANEL_WIDTH = 32  # columns of a product that are computed at once
+
+
+class CompiledKernels(TorchKernels):
+    """The steps computed by C++, and by torch for widths that it does not support.
+
+    Attributes:
+        has_tiles: whether the processor multiplies tiles (AMX), in attention and in products of levels.
+    """
+
+    compiled = True
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self.library = library
+        self.has_tiles = bool(library.amx_is_granted())
+
+    def pack(self, levels: Tensor, scale: Tensor) -> Int8Matrix:
+        width, inner = levels.shape
+        if not self._multiplies(inner, width):
+            return super().pack(levels, scale)
+        levels = levels.to(torch.int8).contiguous()
+        packed = torch.empty_like(levels)
+        sizes = ctypes.c_int64(width), ctypes.c_int64(inner)
+        self.library.pack_int8(_pointer(levels), _pointer(packed), *sizes)
+        return Int8Matrix(packed, scale, torch.zeros_like(scale, dtype=torch.int32))
+
+    def multiply(self, matrix: Int8Matrix, rows: Scaled) -> Tensor:
+        if not rows.tiled:
+            return super().multiply(matrix, rows)
+        *leading, inner = rows.values.shape
+        width = len(matrix.scale)
+        out = torch.empty(*leading, width, dtype=torch.bfloat16)
+        self.library.multiply_int8(
+            _pointer(rows.values),
+            ctypes.c_int(rows.values.dtype == torch.uint8),
+            _pointer(matrix.levels),
+            _pointer(matrix.scale),
+            _pointer(out),
+            *map(ctypes.c_int64, (rows.values.numel() // inner, inner, width)),
+            torch.get_num_threads(),
+        )
+        return out
+
+    def _multiplies(self, inner: int, width: int) -> bool:
+        """Return whether there is a product of levels (..., inner) and a matrix (width, inner)."""
+        return self.has_tiles and inner % TILE_WIDTH == 0 and width % PANEL_WIDTH == 0
+
+    def add_norm(
+        self, stream: Tensor, branch: Scaled | None, norm: nn.LayerNorm, keep_sum: bool, int8: bool
+    ) -> Scaled:
+        width = stream.shape[-1]
+        if width % WIDE:
+            return super().add_norm(stream, branch, norm, keep_sum, int8)
+        out = self._empty_levels(stream) if int8 else Scaled(torch.empty(stream.shape, dtype=torch.bfloat16))
+        self.library.add_norm(
+            _pointer(stream),
+            *_pointers(branch),
+            _pointer(norm.weight),
+            _pointer(norm.bias),
+            ctypes.c_float(norm.eps),
+            ctypes.c_int(keep_sum),
+            _pointer(None if int8 else out.values),
+            _Quantized.of(out if int8 else None),
+            _Rows.of(stream),
+            torch.get_num_threads(),
+        )
+        return out
+
+    def quantize(self, x: Scaled, gelu: bool = False) -> Scaled:
+        width = x.values.shape[-1]
+        if width % WIDE or gelu != (x.steps is not None):
+            return super().quantize(x, gelu)
+        out = self._empty_levels(x.values, torch.uint8 if gelu else torch.int8)
+        sizes = _Rows.of(x.values), torch.get_num_threads()
+        self.library.quantize(*_pointers(x), ctypes.c_float(GELU_OFFSET), _Quantized.of(out), *sizes)
+        return out
+
+    def rescale(self, x: Scaled) -> Tensor:
+        if x.values.shape[-1] % WIDE:
+            return super().rescale(x)
+        self.library.rescale(*_pointers(x), _Rows.of(x.values), torch.get_num_threads())
+        return x.values
+
+    def self_attention(self, qkv: Scaled, attend: MultiHeadAttention) -> Tensor:
+        images, tokens, width = qkv.values.shape
+        if not self.has_tiles or width != 3 * attend.heads * HEAD_WIDTH:
+            return super().self_attention(qkv, attend)
+        out = torch.empty(images, tokens, width // 3, dtype=torch.bfloat16)
+        sizes = map(ctypes.c_int64, (images, tokens, attend.heads))
+        self.library.attention(*_pointers(qkv), _pointer(out), *sizes, torch.get_num_threads())
+        return out
+
+    def _empty_levels(self, x: Tensor, dtype: torch.dtype = torch.int8) -> Scaled:
+        """Return uninitialized levels of the shape of x (B, N, D), with steps and means."""
+        *_, tokens, width = x.shape
+        rows = x.numel() // width
+        images = rows // tokens
+        tiled = self.has_tiles and width % TILE_WIDTH == 0
+        memory = torch.empty((rows + 31) // 32 * 32 * width, dtype=dtype)
+        means = Scaled(torch.empty(images, width, dtype=torch.int8), torch.empty(images))
+        values = memory[: x.numel()].view(x.shape)
+        return Scaled(values, torch.empty(rows), means=means, tiled=tiled)
+
+
+@lru_cache(maxsize=1)
+def compile_kernels() -> CompiledKernels:
+    """Return the compiled kernels; build them unless they are on disk.
+
+    Raises:
+        OSError: no C++ compiler, or the library cannot be built, written or loaded.
+    """
+    return CompiledKernels(ctypes.CDLL(str(build_library())))
+
+
+def ready_kernels() -> TorchKernels:
+    """Return the compiled kernels if they are on disk, otherwise those of torch."""
+    path = library_path()
+    return compile_kernels() if path is not None and is_built(path) else TorchKernels()
+
+
+class _Rows(ctypes.Structure):
+    """Rows of cpp/rows.cpp."""
+
+    _fields_ = (("rows", ctypes.c_int64), ("width", ctypes.c_int64), ("tokens", ctypes.c_int64))
+
+    @classmethod
+    def of(cls, x: Tensor) -> _Rows:
+        """Return the sizes of a tensor (B, N, D)."""
+        *_, tokens, width = x.shape
+        return cls(x.numel() // width, width, tokens)
+
+
+class _Quantized(ctypes.Structure):
+    """Quantized of cpp/rows.cpp."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("levels", "steps", "mean_levels", "mean_steps")),
+        ("tiled", ctypes.c_int64),
+    )
+
+    @classmethod
+    def of(cls, x: Scaled | None) -> _Quantized:
+        """Return pointers to levels, steps and means; null for None."""
+        if x is None or x.means is None:
+            return cls()
+        return cls(*map(_pointer, (x.values, x.steps, x.means.values, x.means.steps)), x.tiled)
+
+
+def _pointer(tensor: Tensor | None) -> ctypes.c_void_p:
+    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+
+
+def _pointers(x: Scaled | None) -> tuple[Any, ...]:
+    """Return pointers to values, steps and shift, and the stride from an image to the next in the shift."""
+    parts = (None, None, None) if x is None else (x.values, x.steps, x.shift)
+    per_image = x is not None and x.shift is not None and x.shift.ndim > 1
+    return *map(_pointer, parts), ctypes.c_int64(x.shift.shape[-1] if per_image else 0)

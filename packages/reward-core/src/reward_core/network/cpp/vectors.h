@@ -1,0 +1,157 @@
+// Vectors of 16 numbers, bf16 and AMX tiles, for the kernels of the fused encoders on an x86 CPU
+// (compiled_kernels.py compiles and calls them).
+//
+// Kernels read and write each activation once. Letters: R rows, D width, B images, N tokens, H heads, 64 the
+// width of a head. bf16 values are uint16_t. Widths are multiples of 16.
+
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <vector>
+
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
+
+typedef uint16_t bf16;
+typedef float Floats __attribute__((vector_size(64)));  // 16 numbers
+typedef int32_t Ints __attribute__((vector_size(64)));
+typedef uint32_t Bits __attribute__((vector_size(64)));
+typedef uint16_t Halves __attribute__((vector_size(32)));
+typedef int8_t Bytes __attribute__((vector_size(16)));
+
+static const int64_t WIDE = 16;
+
+// Zeros that start at a cache line. Vectors and tiles that cross two lines take twice as long.
+template <typename T>
+struct Buffer {
+  explicit Buffer(int64_t size) : bytes(size * sizeof(T) + 64) {}
+  T* data() { return (T*)(((uintptr_t)bytes.data() + 63) / 64 * 64); }
+
+ private:
+  std::vector<char> bytes;
+};
+
+template <typename Vector, typename T>
+static inline Vector load(const T* from) {
+  Vector x;
+  std::memcpy(&x, from, sizeof x);
+  return x;
+}
+
+template <typename Vector, typename T>
+static inline void store(T* to, Vector x) {
+  std::memcpy(to, &x, sizeof x);
+}
+
+static inline Floats load_floats(const float* from) { return load<Floats>(from); }
+
+static inline Floats load_floats(const bf16* from) {
+  Bits bits = __builtin_convertvector(load<Halves>(from), Bits) << 16;
+  return (Floats)bits;
+}
+
+// Round to the nearest bf16, ties to even. NaN stays NaN.
+static inline void store_bf16(bf16* to, Floats x) {
+#ifdef __AVX512BF16__
+  __m256bh rounded = _mm512_cvtneps_pbh((__m512)x);
+  std::memcpy(to, &rounded, sizeof rounded);
+#else
+  Bits bits = (Bits)x;
+  Bits rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  Bits nan = (Bits)(x != x);
+  store(to, __builtin_convertvector((rounded & ~nan) | (nan & 0x7fc0), Halves));
+#endif
+}
+
+static inline Floats all(float x) { return Floats{} + x; }
+
+static inline Floats larger(Floats a, Floats b) { return a > b ? a : b; }
+
+static inline Floats absolute(Floats x) { return (Floats)((Bits)x & 0x7fffffff); }
+
+static inline float sum(Floats x) {
+#ifdef __AVX512F__
+  return _mm512_reduce_add_ps((__m512)x);
+#else
+  float total = 0;
+  for (int i = 0; i < WIDE; i++) total += x[i];
+  return total;
+#endif
+}
+
+static inline float largest(Floats x) {
+#ifdef __AVX512F__
+  return _mm512_reduce_max_ps((__m512)x);
+#else
+  float most = x[0];
+  for (int i = 1; i < WIDE; i++) most = x[i] > most ? x[i] : most;
+  return most;
+#endif
+}
+
+// 1 / x with a relative error of at most 2^-14.
+static inline Floats reciprocal(Floats x) {
+#ifdef __AVX512F__
+  return (Floats)_mm512_rcp14_ps((__m512)x);
+#else
+  return 1.0f / x;
+#endif
+}
+
+// Nearest whole numbers of |x| < 2^22: the sum with 1.5 * 2^23 has no bits for a fraction.
+static inline Floats nearest(Floats x) {
+  Floats shift = all(12582912.0f);
+  return (x + shift) - shift;
+}
+
+// 2^x of x in [-126, 126] with a relative error of at most 3e-6: the fraction by its Taylor series.
+static inline Floats exp2(Floats x) {
+  Floats whole = nearest(x), f = x - whole;  // |f| <= 0.5
+  Floats power = ((((0.0013333558f * f + 0.0096181291f) * f + 0.0555041087f) * f + 0.2402265070f) * f +
+                  0.6931471806f) * f + 1.0f;
+  Ints exponent = (__builtin_convertvector(whole, Ints) + 127) << 23;
+  return power * (Floats)exponent;
+}
+
+// GELU by its tanh approximation (arXiv 1606.08415, section 2): x / (1 + exp(-2 sqrt(2/pi) (x + 0.044715 x^3))).
+static inline Floats gelu(Floats x) {
+  Floats t = x * (-2.3022082f - 0.1029432f * x * x);  // times log2(e)
+  t = t < -126.0f ? all(-126.0f) : t;
+  t = t > 126.0f ? all(126.0f) : t;
+  return x * reciprocal(1.0f + exp2(t));
+}
+
+// Tile order: tiles of 16 rows of 64 bytes are consecutive, first those of the same rows. A matrix of R rows in
+// tile order has memory for a multiple of 32 rows. Otherwise rows are consecutive.
+static const int64_t TILE = 1024;  // bytes
+
+// Where 64-byte pieces of a row are.
+struct RowPieces {
+  char* start;
+  int64_t stride;
+
+  RowPieces(void* matrix, int64_t row, int64_t row_bytes, bool tiled)
+      : start((char*)matrix + (tiled ? row / 16 * (row_bytes / 64) * TILE + row % 16 * 64 : row * row_bytes)),
+        stride(tiled ? TILE : 64) {}
+
+  // The byte at an offset in the row.
+  char* at(int64_t byte) const { return start + byte / 64 * stride + byte % 64; }
+};
+
+#if defined(__AMX_BF16__) && defined(__AMX_INT8__) && defined(__AVX512BF16__)
+#define HAS_TILES
+
+struct TileConfig {
+  uint8_t palette, reserved[15];
+  uint16_t bytes[16];
+  uint8_t rows[16];
+};
+
+// Eight tiles of 16 rows of 64 bytes. A constant, because GCC may leave out stores to a local variable.
+static const TileConfig TILES = {
+    1, {}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
+#endif
