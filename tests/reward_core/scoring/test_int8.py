@@ -69,6 +69,7 @@ def test_fused_scores_agree_with_exact_ones(exact, pairs, precision):
         rewards = model.score_pairs(prompts, images)
         assert (rewards - expected).abs().max() < tolerance
         assert torch.corrcoef(torch.stack([rewards, expected]))[0, 1] > 0.998
+        assert not torch.equal(rewards, expected)  # the fused encoders computed them
         one_by_one = model.score_pairs(prompts[:5], images[:5], batch_size=1)
         assert torch.allclose(one_by_one, rewards[:5], atol=float(tolerance) / 2)
         # Several prompts of an image, of different lengths.

@@ -22,7 +22,7 @@ from .cpu_library import build_library, is_built, library_path
 WIDE = 16  # the kernels read as many numbers at once
 HEAD_WIDTH = 64  # of the attention
 TILE_WIDTH = 64  # levels in the row of a tile
-PANEL_WIDTH = 32  # columns of a product that are computed at once
+PANEL = 32  # columns of a product that are computed at once
 
 
 class CompiledKernels(TorchKernels):
@@ -39,20 +39,16 @@ class CompiledKernels(TorchKernels):
         self.has_tiles = bool(library.amx_is_granted())
 
     def pack(self, levels: Tensor, scale: Tensor) -> Int8Matrix:
-        width, inner = levels.shape
-        if not self._multiplies(inner, width):
+        if not self._has_tiles_of(levels.shape[1]):
             return super().pack(levels, scale)
-        levels = levels.to(torch.int8).contiguous()
-        packed = torch.empty_like(levels)
-        sizes = ctypes.c_int64(width), ctypes.c_int64(inner)
-        self.library.pack_int8(_pointer(levels), _pointer(packed), *sizes)
-        return Int8Matrix(packed, scale, torch.zeros_like(scale, dtype=torch.int32))
+        panels = in_panels(levels.to(torch.int8))
+        return Int8Matrix(panels, padded(scale), torch.zeros_like(scale, dtype=torch.int32))
 
     def multiply(self, matrix: Int8Matrix, rows: Scaled) -> Tensor:
         if not rows.tiled:
             return super().multiply(matrix, rows)
         *leading, inner = rows.values.shape
-        width = len(matrix.scale)
+        width = len(matrix.zeros)
         out = torch.empty(*leading, width, dtype=torch.bfloat16)
         self.library.multiply_int8(
             _pointer(rows.values),
@@ -65,9 +61,9 @@ class CompiledKernels(TorchKernels):
         )
         return out
 
-    def _multiplies(self, inner: int, width: int) -> bool:
-        """Return whether there is a product of levels (..., inner) and a matrix (width, inner)."""
-        return self.has_tiles and inner % TILE_WIDTH == 0 and width % PANEL_WIDTH == 0
+    def _has_tiles_of(self, width: int) -> bool:
+        """Return whether levels (B, N, D) of this width are in tile order."""
+        return self.has_tiles and width % TILE_WIDTH == 0
 
     def add_norm(
         self, stream: Tensor, branch: Scaled | None, norm: nn.LayerNorm, keep_sum: bool, int8: bool
@@ -119,11 +115,10 @@ class CompiledKernels(TorchKernels):
         *_, tokens, width = x.shape
         rows = x.numel() // width
         images = rows // tokens
-        tiled = self.has_tiles and width % TILE_WIDTH == 0
         memory = torch.empty((rows + 31) // 32 * 32 * width, dtype=dtype)
         means = Scaled(torch.empty(images, width, dtype=torch.int8), torch.empty(images))
         values = memory[: x.numel()].view(x.shape)
-        return Scaled(values, torch.empty(rows), means=means, tiled=tiled)
+        return Scaled(values, torch.empty(rows), means=means, tiled=self._has_tiles_of(width))
 
 
 @lru_cache(maxsize=1)
@@ -168,6 +163,24 @@ class _Quantized(ctypes.Structure):
         if x is None or x.means is None:
             return cls()
         return cls(*map(_pointer, (x.values, x.steps, x.means.values, x.means.steps)), x.tiled)
+
+
+def in_panels(weight: Tensor) -> Tensor:
+    """Return an int8 weight (O, E) in the order in which cpp/products.cpp reads it.
+
+    Missing columns of the last panel are 0.
+    """
+    fours = padded(weight).contiguous().view(torch.int32)
+    panels = fours.view(
+        -1, 2, PANEL // 2, fours.shape[1] // 16, 16
+    )  # panel, half, column, depth, four inputs
+    return panels.permute(0, 3, 1, 4, 2).contiguous()
+
+
+def padded(x: Tensor) -> Tensor:
+    """Return x (O, ...) with zeros up to a multiple of the columns of a panel."""
+    missing = -len(x) % PANEL
+    return x if missing == 0 else torch.cat([x, x.new_zeros(missing, *x.shape[1:])])
 
 
 def _pointer(tensor: Tensor | None) -> ctypes.c_void_p:

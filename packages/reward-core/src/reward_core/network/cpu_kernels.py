@@ -44,7 +44,7 @@ class Int8Matrix:
 
     Attributes:
         levels: int8, packed by the kernels.
-        scale: (O,) float32.
+        scale: (O,) float32, or with zeros up to a whole panel (compiled_kernels.py).
         zeros: (O,) int32, the zero points.
     """
 

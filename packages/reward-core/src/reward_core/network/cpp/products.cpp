@@ -36,15 +36,17 @@ static inline void multiply_tiles(const char* a, int64_t a_stride, const char* b
   }
 }
 
-// Write sums (32, 32) * scale as bf16 to rows of `stride`, the first `rows` of them.
-static void write_block(const int32_t* sums, const float* scale, bf16* out, int64_t stride, int64_t rows, bool cached) {
+// Write sums (32, width) * scale as bf16 to the first `rows` rows, which are `stride` apart.
+static void write_block(const int32_t* sums, const float* scale, bf16* out, int64_t stride, int64_t rows,
+                        int64_t width, bool cached) {
   __m512 low = _mm512_loadu_ps(scale), high = _mm512_loadu_ps(scale + 16);
+  __mmask32 columns = width < PANEL ? (1u << width) - 1 : ~0u;
   for (int64_t r = 0; r < rows; r++, sums += PANEL, out += stride) {
     __m512 x = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_load_si512(sums)), low);
     __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_load_si512(sums + 16)), high);
     __m512i both = (__m512i)_mm512_cvtne2ps_pbh(y, x);
     if (cached)
-      _mm512_storeu_si512(out, both);
+      _mm512_mask_storeu_epi16(out, columns, both);
     else
       _mm512_stream_si512((__m512i*)out, both);
   }
@@ -83,7 +85,7 @@ static void multiply_task(const char* rows, const char* weight, const float* sca
         _tile_stored(3, sum + 16 * PANEL + 16, 128);
         if (k + DEPTH >= depth)
           write_block(sum, scale + panel * PANEL, out + block * 32 * columns + panel * PANEL, columns,
-                      std::min<int64_t>(32, count - block * 32), cached);
+                      std::min<int64_t>(32, count - block * 32), columns - panel * PANEL, cached);
       }
     }
 }
@@ -93,27 +95,18 @@ extern "C" {
 // Ask Linux for the AMX registers. Returns whether it grants them.
 int amx_is_granted() { return syscall(SYS_arch_prctl, 0x1023, 18) == 0; }
 
-// Reorder a weight (O, E) of int8 for multiply_int8: panels of 32 columns, in each of them pairs of tiles; in a
-// tile four consecutive inputs of 16 columns. O is a multiple of 32, E of 64.
-void pack_int8(const int8_t* weight, int8_t* packed, int64_t columns, int64_t inner) {
-  for (int64_t panel = 0; panel < columns / PANEL; panel++)
-    for (int64_t k = 0; k < inner; k += 64)
-      for (int64_t half = 0; half < 2; half++)
-        for (int64_t row = 0; row < 16; row++)
-          for (int64_t column = 0; column < 16; column++, packed += 4)
-            std::memcpy(packed, weight + (panel * PANEL + half * 16 + column) * inner + k + row * 4, 4);
-}
-
-// Multiply levels (R, E), in tile order, by a packed weight of O columns.
+// Multiply levels (R, E), in tile order, by a weight (O, E).
 //
+// weight: panels of 32 columns; for each 64 inputs, a pair of tiles of 16 columns; in a tile, four consecutive
+// inputs of each column. scale and weight have memory for whole panels.
 // out: (R, O) bf16, the products times scale (O,). It starts at a cache line.
 void multiply_int8(const char* rows, int is_unsigned, const char* weight, const float* scale, bf16* out,
                    int64_t count, int64_t inner, int64_t columns, int threads) {
-  int64_t depth = inner / 64, blocks = (count + 31) / 32, panels = columns / PANEL;
+  int64_t depth = inner / 64, blocks = (count + 31) / 32, panels = (columns + PANEL - 1) / PANEL;
   int64_t groups = (count + ROWS - 1) / ROWS;
   int64_t at_once = std::max<int64_t>(1, std::min(MOST_PANELS, panels * groups / (2 * threads)));
   int64_t tasks = (panels + at_once - 1) / at_once;  // of a group
-  bool cached = count * columns * 2 <= CACHED;
+  bool cached = count * columns * 2 <= CACHED || columns % PANEL;
 #pragma omp parallel num_threads(threads)
   {
     _tile_loadconfig(&TILES);
