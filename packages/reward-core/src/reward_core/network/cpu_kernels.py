@@ -140,7 +140,12 @@ def pack_int8(levels: Tensor, scale: Tensor) -> Int8Matrix:
 
 def multiply_int8(matrix: Int8Matrix, levels: Tensor) -> Tensor:
     """Return the product (..., O) in bfloat16 of a matrix that oneDNN packed and levels (..., E)."""
+    zero = 0
+    if levels.dtype == torch.int8:
+        # Without AMX, oneDNN takes seconds for signed levels, so they become unsigned: levels + 128.
+        levels, zero = levels.view(torch.uint8).bitwise_xor(128), 128
+    # The same holds for results in bfloat16 without AVX-512.
+    has_avx512 = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
     scales = (matrix.levels, matrix.scale, matrix.zeros)
-    return torch.ops.onednn.qlinear_pointwise(
-        levels, 1.0, 0, *scales, None, 1.0, 0, torch.bfloat16, "none", [], ""
-    )
+    output = (None, 1.0, 0, torch.bfloat16 if has_avx512 else torch.float32, "none", [], "")
+    return torch.ops.onednn.qlinear_pointwise(levels, 1.0, zero, *scales, *output).bfloat16()
