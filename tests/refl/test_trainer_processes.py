@@ -130,8 +130,9 @@ def test_ctrl_c_saves_and_prints_how_to_resume(python, script, pipelines, tmp_pa
         ("strategy.name=alignprop",),
         # groups of 4 are spread over processes and microsteps of 2 images
         ("strategy.name=nft", "strategy.group=4", "rewards=[{name: red, input: pixels}]"),
+        ("strategy.name=grpo", "strategy.group=4", "rewards=[{name: red, input: pixels}]"),
     ],
-    ids=["alignprop", "nft"],
+    ids=["alignprop", "nft", "grpo"],
 )
 def test_two_processes_equal_one_process(python, script, pipelines, tmp_path, strategy):
     """Equal global batch, noise and prompts give equal weights, up to the order of sums."""

@@ -109,6 +109,12 @@ def check_run(config: TrainConfig, schedule: NoiseSchedule) -> None:
             f"{scale:g}: the loss compares the probabilities of steps that were guided. Set "
             "strategy.guided_loss=true or rollout.guidance_scale=1."
         )
+    if scale != 1 and not config.rollout.negative_gradient:
+        raise ConfigError(
+            "Cannot use rollout.negative_gradient=false with strategy.name=grpo: the loss would compute the "
+            "branch of the negative prompt in another batch than sampling, and rounding would change the "
+            "probabilities. Set rollout.negative_gradient=true."
+        )
     if any(schedule.new_noise_scales):
         raise ConfigError(
             "Cannot use rollout.sampler='ddpm' with strategy.name=grpo: all of its steps are random, and "

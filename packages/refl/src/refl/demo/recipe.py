@@ -38,6 +38,7 @@ PAIR_SHARE = 0.5  # probability that a sampled validation prompt has two things
 CLEAN_REWARD = 1.35
 # Weight of the policy loss of nft beside the denoising loss. At 1, the gradients of both have similar norms.
 NFT_REWARD_SCALE = 0.3
+GRPO_REWARD_SCALE = 0.3  # that of grpo
 
 
 @dataclass(frozen=True)
@@ -165,6 +166,19 @@ def nft_config(out: Path, data: Path, size: DemoSize, seed: int) -> TrainConfig:
         optimizer=replace(config.optimizer, lr=1e-4),
         validation=replace(config.validation, steps=DENOISING_STEPS),
         run=replace(config.run, batch_size=2 * size.batch_size, accumulation=2),
+    )
+
+
+def grpo_config(out: Path, data: Path, size: DemoSize, seed: int) -> TrainConfig:
+    """Return the settings of grpo with the oracle as a reward without gradient.
+
+    They are those of ``nft_config``, but for the strategy: its loss needs the guidance of sampling.
+    """
+    config = nft_config(out, data, size, seed)
+    return replace(
+        config,
+        strategy=StrategyConfig("grpo", group=8, updates=2),
+        loss=replace(config.loss, reward_scale=GRPO_REWARD_SCALE),
     )
 
 
