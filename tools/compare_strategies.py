@@ -1,7 +1,8 @@
 """Compare the strategies of refl on the bundled tiny pipeline at equal compute.
 
     python tools/compare_strategies.py --out runs/strategies [--steps 60] [--strategies refl draft]
-    python tools/compare_strategies.py --out runs/nft --seeds 0 1 2 --strategies nft grpo nft-control
+    python tools/compare_strategies.py --out runs/nft --seeds 0 1 2 --strategies nft nft-control
+    python tools/compare_strategies.py --out runs/grpo --strategies grpo grpo-control
 
 Compute is counted in denoiser passes per image: 1 without gradient and 3 with gradient, doubled by guidance.
 The passes of the ordinary loss on captioned images count too. Each strategy takes as many optimizer steps
@@ -9,9 +10,9 @@ as fit into the passes of ReFL's run. All other settings are those of refl.demo.
 process, so that its peak memory can be measured. Finished runs are not repeated, and an interrupted one
 resumes. Writes strategies.json and prints a Markdown table of truth, rewards, speed and memory.
 
-nft and grpo train on the truth itself, as a reward without gradient; nft-control is the run of nft with the
-weight 0 for the reward, so that only the ordinary loss trains it. With it, the win rates of nft and grpo over
-the control and over the base are printed for each seed.
+nft and grpo train on the truth itself, as a reward without gradient; nft-control and grpo-control are the
+same runs with the weight 0 for the reward, so that only the ordinary loss trains them. With both, the win
+rates over the control and over the base are printed for each seed.
 """
 
 from __future__ import annotations
@@ -65,8 +66,7 @@ STRATEGIES = {
     "drtune": StrategyConfig("drtune", first=6, last=15, k=3),
 }
 WITHOUT_GRADIENT = {"nft": nft_config, "grpo": grpo_config}
-CONTROLS = {"nft": "nft" + CONTROL, "grpo": "nft" + CONTROL}  # grpo differs from nft by its policy loss
-ALL = (*STRATEGIES, *WITHOUT_GRADIENT, "nft" + CONTROL)
+ALL = (*STRATEGIES, *WITHOUT_GRADIENT, *(name + CONTROL for name in WITHOUT_GRADIENT))
 
 
 def config_of(name: str, out: Path, size: DemoSize, seed: int, changes: Sequence[str] = ()) -> TrainConfig:
@@ -142,7 +142,7 @@ def run_one(name: str, out: Path, steps: int, size: DemoSize, seed: int, changes
 
 def against_control(row: dict[str, Any], out: Path) -> dict[str, Any]:
     """Return a row with the win rate over its control, if that has run."""
-    control = out / CONTROLS.get(row["strategy"], "") / SCORES
+    control = out / f"{row['strategy']}{CONTROL}" / SCORES
     if not control.is_file():
         return row
     theirs, ours = np.load(control), np.load(out / row["strategy"] / SCORES)

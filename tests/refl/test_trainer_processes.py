@@ -157,7 +157,8 @@ def test_two_processes_equal_one_process(python, script, pipelines, tmp_path, st
     ]
     for first, second in zip(*rows):
         for name in {"loss", "reward/red", "reward/red/std", "gradient_norm", "validation/red"} & {*first}:
-            assert first[name] == pytest.approx(second[name], rel=1e-4), name
+            # the loss of grpo at the weights that sampled is a mean of advantages, which is 0
+            assert first[name] == pytest.approx(second[name], rel=1e-4, abs=1e-7), name
 
 
 @pytest.mark.slow
