@@ -86,10 +86,10 @@ def test_every_family_takes_a_step_with_a_reward_of_images(pipelines, tmp_path, 
     assert thread is not threading.main_thread()
 
 
-@pytest.mark.parametrize("name", ["nft", "grpo"])
-def test_a_constant_reward_leaves_the_weights_as_they_were(pipelines, tmp_path, name):
+@pytest.mark.parametrize("strategy", ["nft", "grpo"])
+def test_a_constant_reward_leaves_the_weights_as_they_were(pipelines, tmp_path, strategy):
     for rank in (0, 4):
-        options = (f"strategy.name={name}", f"model.lora_rank={rank}", "strategy.beta=0.3",
+        options = (f"strategy.name={strategy}", f"model.lora_rank={rank}", "strategy.beta=0.3",
                    "optimizer.lr=0.01")  # fmt: skip
         trainer = make(
             pipelines("sd"), tmp_path, *options, reward=lambda images, prompts: [0.1] * len(images)
@@ -97,13 +97,13 @@ def test_a_constant_reward_leaves_the_weights_as_they_were(pipelines, tmp_path, 
         before = weights(trainer)
         for number in range(3):
             row = trainer.step(number).row()
-            assert row[f"{name}/constant_groups"] == row["zero_gradient"] == 1
+            assert row[f"{strategy}/constant_groups"] == row["zero_gradient"] == 1
         for name, tensor in weights(trainer).items():
             assert torch.equal(tensor, before[name]), name
 
 
 @pytest.mark.parametrize(
-    ("name", "rank"),
+    ("strategy", "rank"),
     [
         ("nft", 4),
         pytest.param("nft", 0, marks=slow),
@@ -111,15 +111,15 @@ def test_a_constant_reward_leaves_the_weights_as_they_were(pipelines, tmp_path, 
         pytest.param("grpo", 0, marks=slow),
     ],
 )
-def test_a_stopped_run_resumes_to_the_same_bits(pipelines, tmp_path, name, rank):
+def test_a_stopped_run_resumes_to_the_same_bits(pipelines, tmp_path, strategy, rank):
     """The run dies in the middle of a set of images, after a checkpoint that an update of the set follows."""
-    more = (f"strategy.name={name}", "strategy.clip=0.1", f"model.lora_rank={rank}", "optimizer.lr=1e-2",
+    more = (f"strategy.name={strategy}", "strategy.clip=0.1", f"model.lora_rank={rank}", "optimizer.lr=1e-2",
             "strategy.updates=2", "run.checkpoint_every=3",
             "strategy.combine=zscore", "strategy.old_decay=[0,0.2,0.9]",
             "optimizer.ema_decay=0.5")  # fmt: skip
     whole, rows = train(pipelines("sd"), tmp_path / "whole", *more, steps=5)
     changes = {"nft": "nft/old_distance", "grpo": "grpo/log_ratio"}
-    assert any(row[changes[name]] > 0 for row in rows)  # old and trained weights differ
+    assert any(row[changes[strategy]] > 0 for row in rows)  # old and trained weights differ
     sets = []
 
     def dies(images, prompts):
