@@ -150,6 +150,9 @@ def test_the_window_starts_in_the_first_half_and_ends_before_the_last_step():
             starts = {plan.random[0] for plan in plans}
             length = window or steps - 1
             assert starts == set(range(min((steps - 1) // 2, steps - 1 - length) + 1))
+            if window:  # set by the user, also in the second half
+                last = steps - 1 - window
+                assert StrategyConfig("grpo", window=window, first=last).bounds(steps) == (last, last)
             for plan in plans:
                 assert plan.random == tuple(range(plan.random[0], plan.random[0] + length))
                 assert (plan.stop, plan.gradient, plan.read) == (steps - 1, (), "latents")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .config import TrainConfig
 from .errors import ConfigError
-from .families import Condition
+from .families import Condition, Family
 from .losses import grpo_loss
 from .noise_schedule import NoiseSchedule
 from .objective import STEPS, TRAINING, MicroStep
@@ -36,7 +36,7 @@ class GRPOObjective(PolicyObjective):
     def __init__(self, *parts: Any):
         strategy, steps = parts[0].strategy, parts[0].rollout.steps
         super().__init__(*parts, losses_per_image=strategy.random_steps(steps))
-        check_run(self.config, self.schedule)
+        check_run(self.config, self.family, self.schedule)
         self.random = random_schedule(self.schedule, strategy.noise, strategy.eta, range(steps - 1))
 
     def generate_set(self, number: int, indices: list[int], prompts: list[str]) -> Rollout:
@@ -92,7 +92,7 @@ class GRPOObjective(PolicyObjective):
         return log_prob(visit.after, mean, scale, self.strategy.noise)
 
 
-def check_run(config: TrainConfig, schedule: NoiseSchedule) -> None:
+def check_run(config: TrainConfig, family: Family, schedule: NoiseSchedule) -> None:
     """Raise ConfigError or ModelError if random steps cannot be compared with these settings.
 
     Models that were distilled to few steps are allowed: unlike nft, the loss uses the latents that sampling
@@ -100,6 +100,7 @@ def check_run(config: TrainConfig, schedule: NoiseSchedule) -> None:
 
     Args:
         config: settings of the run.
+        family: the model.
         schedule: noise levels of sampling.
     """
     scale = config.rollout.guidance_scale
@@ -109,7 +110,7 @@ def check_run(config: TrainConfig, schedule: NoiseSchedule) -> None:
             f"{scale:g}: the loss compares the probabilities of steps that were guided. Set "
             "strategy.guided_loss=true or rollout.guidance_scale=1."
         )
-    if scale != 1 and not config.rollout.negative_gradient:
+    if scale != 1 and not family.scale_is_input and not config.rollout.negative_gradient:
         raise ConfigError(
             "Cannot use rollout.negative_gradient=false with strategy.name=grpo: the loss would compute the "
             "branch of the negative prompt in another batch than sampling, and rounding would change the "

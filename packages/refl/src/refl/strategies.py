@@ -35,7 +35,7 @@ class StrategyConfig:
             others. Negative values count from the end. None: 0 for alignprop and grpo, the start of the
             last quarter for refl and drtune.
         last: index of the latest step that may be drawn; negative values count from the end. None: the
-            last step; for grpo, the last step of the first half.
+            last step; for grpo, the last step of the first half, or ``first`` if that is later.
         k: number of gradient steps, from 1 to ``rollout.steps``: the last ones (draft) or evenly spaced
             ones (drtune); unused by the others.
         copies: number of re-noised copies for draft-lv, at least 1; unused by the others.
@@ -114,11 +114,12 @@ class StrategyConfig:
         first, last = self.first, self.last
         if first is None:
             first = 0 if self.name in ("alignprop", "grpo") else (3 * steps) // 4
+        first = first + steps if first < 0 else first
         if last is None and self.name == "grpo":
-            last = max(min((steps - 1) // 2, steps - 1 - self.random_steps(steps)), 0)
+            last = max(min((steps - 1) // 2, steps - 1 - self.random_steps(steps)), first)
         elif last is None:
             last = steps - 1
-        first, last = (n + steps if n < 0 else n for n in (first, last))
+        last = last + steps if last < 0 else last
         if not 0 <= first <= last < steps:
             raise ConfigError(
                 f"Cannot use strategy.first={self.first} and strategy.last={self.last}: they must satisfy "
