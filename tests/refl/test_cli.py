@@ -108,7 +108,7 @@ def test_a_file_overrides_a_preset_and_settings_override_both(tmp_path):
         ("run=5", "run=5: expected nested settings"),
         ("run.batch_size=0", "Cannot use run.batch_size=0: it must be at least 1."),
         ("run.mixed_precision=fp8", "must be one of no, bf16, fp16"),
-        ("strategy.name=grpo", "strategy.name='grpo': it must be one of refl"),
+        ("strategy.name=ppo", "strategy.name='ppo': it must be one of refl"),
         ("strategy.k=0", None),
         ("optimizer.ema_decay=1", r"must be in \[0, 1\)"),
         ("rewards=[{name: a, weight: 0}]", "at least one must have a weight"),
