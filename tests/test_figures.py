@@ -61,13 +61,13 @@ def gap_row(title, key):
     return f"| {title} | {{{record}[pairs]:,}} | {{{record}[accuracy]:.1%}} |"
 
 
-def nft_row(seed):
-    """Return the row of a seed of nft with the oracle as reward, and its control."""
-    rows = {r["strategy"]: i for i, r in enumerate(NUMBERS["refl_nft"]) if r["seed"] == seed}
-    trained, control = (f"refl_nft[{rows[name]}]" for name in ("nft", "nft-control"))
+def oracle_row(record, name, seed):
+    """Return the row of a seed of a strategy with the oracle as reward, and its control."""
+    rows = {r["strategy"]: i for i, r in enumerate(NUMBERS[record]) if r["seed"] == seed}
+    trained, control = (f"{record}[{rows[row]}]" for row in (name, f"{name}-control"))
     means = (f"{trained}[truth_before]", f"{control}[truth_after]", f"{trained}[truth_after]")
-    truth = ", ".join(f"{{{record}[0]:.3f}}" for record in means)
-    wins = [interval(f"{record}[win_rate]", ".0%") for record in (control, trained)]
+    truth = ", ".join(f"{{{row}[0]:.3f}}" for row in means)
+    wins = [interval(f"{row}[win_rate]", ".0%") for row in (control, trained)]
     return f"| {seed} | {truth} | {' | '.join(wins)} | {interval(f'{trained}[win_rate_control]', '.0%')} |"
 
 
@@ -141,7 +141,10 @@ QUOTES = {
         "It puts {held_out[tiny-judge][pooled_accuracy]:.1%} of the same pairs\nin the true order, "
         "{held_out[tiny-judge blank][pooled_accuracy]:.1%} with the prompts blanked.",
     ],
-    "docs/strategies.md": [*map(nft_row, sorted({row["seed"] for row in NUMBERS["refl_nft"]}))],
+    "docs/strategies.md": [
+        *(oracle_row("refl_nft", "nft", seed) for seed in range(3)),
+        oracle_row("refl_grpo", "grpo", 0),
+    ],
     "docs/refl.md": [
         *map(seed_row, range(3)),
         *(strategy_row(index) for index in range(5)),
