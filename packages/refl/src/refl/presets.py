@@ -43,10 +43,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "validation": {"steps": 40},
         "run": {"batch_size": 12, "accumulation": 12, "steps": 1000, "mixed_precision": "fp16"},
     },
-    # Not a published recipe. 64 images per step, each trained on twice.
+    # Not a published recipe, but for its guidance, that of DDPO. 64 images per step, each trained on twice.
     "sd15-grpo": {
         "model": {"id": "stable-diffusion-v1-5/stable-diffusion-v1-5", "lora_rank": 32, "lora_alpha": 64},
-        "rollout": {"sampler": "ddim", "steps": 20},
+        "rollout": {"sampler": "ddim", "steps": 20, "guidance_scale": 5.0},
         "strategy": {"name": "grpo", "updates": 2},
         "loss": {"reward_scale": 1.0},
         "optimizer": {"lr": 1e-4, "warmup_steps": 10, "weight_decay": 1e-4},
