@@ -143,7 +143,7 @@ QUOTES = {
     ],
     "docs/strategies.md": [
         *(oracle_row("refl_nft", "nft", seed) for seed in range(3)),
-        oracle_row("refl_grpo", "grpo", 0),
+        *(oracle_row("refl_grpo", "grpo", seed) for seed in range(2)),
     ],
     "docs/refl.md": [
         *map(seed_row, range(3)),

@@ -2,7 +2,7 @@
 
     python tools/compare_strategies.py --out runs/strategies [--steps 60] [--strategies refl draft]
     python tools/compare_strategies.py --out runs/nft --seeds 0 1 2 --strategies nft nft-control
-    python tools/compare_strategies.py --out runs/grpo --strategies grpo grpo-control
+    python tools/compare_strategies.py --out runs/grpo --seeds 0 1 --strategies grpo grpo-control
 
 Compute is counted in denoiser passes per image: 1 without gradient and 3 with gradient, doubled by guidance.
 The passes of the ordinary loss on captioned images count too. Each strategy takes as many optimizer steps
