@@ -106,12 +106,14 @@ def serve():
                 judge.now += 1
                 judge.most_at_once = max(judge.most_at_once, judge.now)
             try:
-                self.reply(*judge.answer(request))
-            except BrokenPipeError:  # the client did not wait
-                pass
-            finally:
+                answer = judge.answer(request)
+            finally:  # before the reply, after which the client sends its next request
                 with judge.lock:
                     judge.now -= 1
+            try:
+                self.reply(*answer)
+            except BrokenPipeError:  # the client did not wait
+                pass
 
         def reply(self, status, headers, content):
             body = json.dumps(content).encode()
