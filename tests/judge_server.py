@@ -7,7 +7,7 @@ import re
 import threading
 import time
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from PIL import Image, ImageStat
@@ -110,10 +110,8 @@ def serve():
             finally:  # before the reply, after which the client sends its next request
                 with judge.lock:
                     judge.now -= 1
-            try:
+            with suppress(BrokenPipeError):  # the client did not wait
                 self.reply(*answer)
-            except BrokenPipeError:  # the client did not wait
-                pass
 
         def reply(self, status, headers, content):
             body = json.dumps(content).encode()
