@@ -86,8 +86,8 @@ def scale_row(index):
     return f"| {{{record}[scale]}} | {' | '.join(cells)} | {{{record}[diversity]:.3f}} |"
 
 
-def step_row(index, note=""):
-    record = f"refl_hacking[curves][none][{index}]"
+def step_row(index, note="", name="refl_hacking"):
+    record = f"{name}[curves][none][{index}]"
     return (
         f"| {{{record}[step]}}{note} | {{{record}[tiny]:.2f}} | {{{record}[tiny-judge]:.2f}} "
         f"| {{{record}[diversity]:.3f}} | {{{record}[truth]:.2f}} |"
@@ -159,6 +159,11 @@ QUOTES = {
         *map(scale_row, range(4)),
         "| lora | - | - | - | - | {refl_hacking[last][lora][truth]:.3f} "
         "| {refl_hacking[last][lora][tiny]:.2f} |",
+        *(step_row(index, name="refl_hacking_nft") for index in (0, 1, 3, 4, 6, 8)),
+        "ends the run at step {refl_hacking_nft[early_stop][stopped_step]} and keeps the weights of step "
+        "{refl_hacking_nft[early_stop][kept_step]}, whose truth is "
+        "{refl_hacking_nft[early_stop][kept_truth]:.3f} ({refl_hacking_nft[early_stop][last_truth]:.3f} at\n"
+        "the end, {refl_hacking_nft[early_stop][best_truth]:.3f} before training)",
         "learned reward of {refl_hacking[equal_reward]:.2f}, which all but the LoRA reached",
         "It ends the run at step {refl_hacking[early_stop][stopped_step]}",
         "the weights of step {refl_hacking[early_stop][kept_step]}. Their true quality is "
