@@ -1,7 +1,8 @@
 """Show reward hacking on the tiny pipeline, and what prevents it.
 
     python tools/show_reward_hacking.py --out runs/hacking [--steps 700] [--seed 0] [--arms none distance]
-    python tools/show_reward_hacking.py --out runs/hacking-nft --strategy nft --steps 176 --every 22 --arms none
+    python tools/show_reward_hacking.py --out runs/hacking-nft --strategy nft --steps 176 --every 22 \\
+        --arms none
 
 All runs train with ReFL, or with --strategy nft, which uses the values of the learned reward only. The first
 run has many steps and no regularizer; shorter runs follow with one regularizer each. All runs log the
