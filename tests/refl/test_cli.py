@@ -384,6 +384,7 @@ def test_mistakes_on_the_command_line_are_reported_before_torch_loads(tmp_path):
         assert len(text.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_models_are_looked_up_on_the_hub_before_torch_loads(tmp_path):
     (tmp_path / "prompts.txt").write_text("a red circle\n")
     hub = Hub()
@@ -473,6 +474,7 @@ def test_watch_adds_to_the_rewards_of_a_config_file(pipelines, tmp_path, capsys)
     assert "names must be unique" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_downloaded_prompts_must_match_the_checksum(tmp_path):
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):

@@ -87,6 +87,7 @@ def test_the_first_gradient_is_that_of_the_log_probability_times_the_advantage(
     assert count == len(part.rollout.visits) == 2
 
 
+@pytest.mark.slow
 def test_later_updates_of_a_set_make_better_images_more_probable_until_they_are_clipped(pipelines, tmp_path):
     """The loss of probabilities is 0 at the weights that sampled, and below 0 after they have improved."""
     losses = []
@@ -104,6 +105,7 @@ def test_later_updates_of_a_set_make_better_images_more_probable_until_they_are_
     assert losses[1][2] > losses[0][2]  # the clip keeps the loss from falling
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [4, 0], ids=["lora", "full"])
 def test_probabilities_are_equal_in_half_precision_too(pipelines, tmp_path, rank):
     """The text is encoded and the denoiser runs as in sampling; rounding would exceed the clip by far."""
@@ -117,6 +119,7 @@ def test_probabilities_are_equal_in_half_precision_too(pipelines, tmp_path, rank
     assert all(row["gradient_norm"] > 0 for row in rows)
 
 
+@pytest.mark.slow
 def test_images_of_a_prompt_differ_by_their_random_steps_alone(pipelines, tmp_path):
     for shared in (True, False):
         more = (f"strategy.shared_noise={shared}", "strategy.first=1", "strategy.last=1", "strategy.window=1")
@@ -130,6 +133,7 @@ def test_images_of_a_prompt_differ_by_their_random_steps_alone(pipelines, tmp_pa
             assert (spread < 1e-5).tolist() == [equal] * 2
 
 
+@pytest.mark.slow
 def test_combinations_without_a_meaning_are_refused(pipelines, tmp_path):
     for family, more, message in (
         ("sd3", ["strategy.noise=ddim"], "strategy.noise='ddim' with a flow model"),
@@ -148,6 +152,7 @@ def test_combinations_without_a_meaning_are_refused(pipelines, tmp_path):
             make(pipelines(family), tmp_path / "run", *more)
 
 
+@pytest.mark.slow
 def test_distilled_models_are_trained_and_levels_without_signal_refused(pipelines, tmp_path):
     """The loss uses the latents that sampling visits, so it fits any model that can be sampled."""
     pipeline = DiffusionPipeline.from_pretrained(pipelines("sd"))

@@ -41,6 +41,7 @@ def weights(trainer):
     return {name: tensor.clone() for name, tensor in trainer.trainable.tensors().items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "more"),
     [
@@ -102,6 +103,7 @@ def test_a_constant_reward_leaves_the_weights_as_they_were(pipelines, tmp_path, 
             assert torch.equal(tensor, before[name]), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("strategy", "rank"),
     [
@@ -159,6 +161,7 @@ def test_accumulation_and_groups_across_microsteps_change_nothing(pipelines, tmp
         assert first["gradient_norm"] == pytest.approx(second["gradient_norm"], rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["nft", "grpo"])
 def test_the_distance_has_a_gradient_once_the_weights_have_moved(pipelines, tmp_path, name):
     trainer = make(pipelines("sd"), tmp_path, f"strategy.name={name}", "loss.distance_weight=1",
@@ -170,6 +173,7 @@ def test_the_distance_has_a_gradient_once_the_weights_have_moved(pipelines, tmp_
     assert trainer.step(1).gradient_norm > 1e-4
 
 
+@pytest.mark.slow
 def test_a_reward_that_fails_is_named_with_its_sample(pipelines, tmp_path):
     def fails(images, prompts):
         if len(prompts) != 2 and "two cats" in prompts:
@@ -189,6 +193,7 @@ def test_a_reward_that_fails_is_named_with_its_sample(pipelines, tmp_path):
             make(pipelines("sd"), tmp_path, reward=lambda images, prompts, value=returned: value)
 
 
+@pytest.mark.slow
 def test_a_reward_that_is_not_finite_skips_its_group_only(pipelines, tmp_path, caplog):
     def broken(share):
         def reward(images, prompts):
@@ -212,6 +217,7 @@ def test_a_reward_that_is_not_finite_skips_its_group_only(pipelines, tmp_path, c
     assert all(torch.equal(tensor, before[name]) for name, tensor in weights(all_broken).items())
 
 
+@pytest.mark.slow
 def test_models_that_the_forward_process_damages_are_refused(tmp_path, pipelines):
     base = DiffusionPipeline.from_pretrained(pipelines("sd"))
     plain = base.scheduler
