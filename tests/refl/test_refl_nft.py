@@ -87,6 +87,7 @@ def test_every_family_takes_a_step_with_a_reward_of_images(pipelines, tmp_path, 
     assert thread is not threading.main_thread()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["nft", "grpo"])
 def test_a_constant_reward_leaves_the_weights_as_they_were(pipelines, tmp_path, strategy):
     for rank in (0, 4):

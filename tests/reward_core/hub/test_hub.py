@@ -387,9 +387,8 @@ def test_the_local_vocabulary_comes_before_the_hub_vocabulary(hub, script, parit
     ]
 
 
+@pytest.mark.slow
 # Uploads
-
-
 def test_a_pushed_model_can_be_loaded(hub, script, parity, saved, local_score):
     hub.refusals = {"someone/foreign": (401, None), "someone/silent": (0, None)}
     code = """
