@@ -7,7 +7,7 @@ import re
 import threading
 import time
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from PIL import Image, ImageStat
@@ -106,12 +106,12 @@ def serve():
                 judge.now += 1
                 judge.most_at_once = max(judge.most_at_once, judge.now)
             try:
-                self.reply(*judge.answer(request))
-            except BrokenPipeError:  # the client did not wait
-                pass
-            finally:
+                answer = judge.answer(request)
+            finally:  # before the reply, after which the client sends its next request
                 with judge.lock:
                     judge.now -= 1
+            with suppress(BrokenPipeError):  # the client did not wait
+                self.reply(*answer)
 
         def reply(self, status, headers, content):
             body = json.dumps(content).encode()

@@ -61,13 +61,13 @@ def gap_row(title, key):
     return f"| {title} | {{{record}[pairs]:,}} | {{{record}[accuracy]:.1%}} |"
 
 
-def nft_row(seed):
-    """Return the row of a seed of nft with the oracle as reward, and its control."""
-    rows = {r["strategy"]: i for i, r in enumerate(NUMBERS["refl_nft"]) if r["seed"] == seed}
-    trained, control = (f"refl_nft[{rows[name]}]" for name in ("nft", "nft-control"))
+def oracle_row(record, name, seed):
+    """Return the row of a seed of a strategy with the oracle as reward, and its control."""
+    rows = {r["strategy"]: i for i, r in enumerate(NUMBERS[record]) if r["seed"] == seed}
+    trained, control = (f"{record}[{rows[row]}]" for row in (name, f"{name}-control"))
     means = (f"{trained}[truth_before]", f"{control}[truth_after]", f"{trained}[truth_after]")
-    truth = ", ".join(f"{{{record}[0]:.3f}}" for record in means)
-    wins = [interval(f"{record}[win_rate]", ".0%") for record in (control, trained)]
+    truth = ", ".join(f"{{{row}[0]:.3f}}" for row in means)
+    wins = [interval(f"{row}[win_rate]", ".0%") for row in (control, trained)]
     return f"| {seed} | {truth} | {' | '.join(wins)} | {interval(f'{trained}[win_rate_control]', '.0%')} |"
 
 
@@ -86,8 +86,8 @@ def scale_row(index):
     return f"| {{{record}[scale]}} | {' | '.join(cells)} | {{{record}[diversity]:.3f}} |"
 
 
-def step_row(index, note=""):
-    record = f"refl_hacking[curves][none][{index}]"
+def step_row(index, note="", name="refl_hacking"):
+    record = f"{name}[curves][none][{index}]"
     return (
         f"| {{{record}[step]}}{note} | {{{record}[tiny]:.2f}} | {{{record}[tiny-judge]:.2f}} "
         f"| {{{record}[diversity]:.3f}} | {{{record}[truth]:.2f}} |"
@@ -141,7 +141,10 @@ QUOTES = {
         "It puts {held_out[tiny-judge][pooled_accuracy]:.1%} of the same pairs\nin the true order, "
         "{held_out[tiny-judge blank][pooled_accuracy]:.1%} with the prompts blanked.",
     ],
-    "docs/strategies.md": [*map(nft_row, sorted({row["seed"] for row in NUMBERS["refl_nft"]}))],
+    "docs/strategies.md": [
+        *(oracle_row("refl_nft", "nft", seed) for seed in range(3)),
+        *(oracle_row("refl_grpo", "grpo", seed) for seed in range(2)),
+    ],
     "docs/refl.md": [
         *map(seed_row, range(3)),
         *(strategy_row(index) for index in range(5)),
@@ -156,6 +159,11 @@ QUOTES = {
         *map(scale_row, range(4)),
         "| lora | - | - | - | - | {refl_hacking[last][lora][truth]:.3f} "
         "| {refl_hacking[last][lora][tiny]:.2f} |",
+        *(step_row(index, name="refl_hacking_nft") for index in (0, 1, 3, 4, 6, 8)),
+        "ends the run at step {refl_hacking_nft[early_stop][stopped_step]} and keeps the weights of step "
+        "{refl_hacking_nft[early_stop][kept_step]}, whose truth is "
+        "{refl_hacking_nft[early_stop][kept_truth]:.3f} ({refl_hacking_nft[early_stop][last_truth]:.3f} at\n"
+        "the end, {refl_hacking_nft[early_stop][best_truth]:.3f} before training)",
         "learned reward of {refl_hacking[equal_reward]:.2f}, which all but the LoRA reached",
         "It ends the run at step {refl_hacking[early_stop][stopped_step]}",
         "the weights of step {refl_hacking[early_stop][kept_step]}. Their true quality is "

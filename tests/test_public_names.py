@@ -51,7 +51,10 @@ PUBLIC = {
         advantages to_unit
     """,
     "refl.losses": """
-        denoising_loss distance ensemble nft_loss reward_loss
+        denoising_loss distance ensemble grpo_loss nft_loss reward_loss
+    """,
+    "refl.random_steps": """
+        log_prob noise_scales random_schedule
     """,
     "refl.families": """
         Condition Family Guidance family_of load_family

@@ -2,6 +2,7 @@
 
     python tools/compare_strategies.py --out runs/strategies [--steps 60] [--strategies refl draft]
     python tools/compare_strategies.py --out runs/nft --seeds 0 1 2 --strategies nft nft-control
+    python tools/compare_strategies.py --out runs/grpo --seeds 0 1 --strategies grpo grpo-control
 
 Compute is counted in denoiser passes per image: 1 without gradient and 3 with gradient, doubled by guidance.
 The passes of the ordinary loss on captioned images count too. Each strategy takes as many optimizer steps
@@ -9,9 +10,9 @@ as fit into the passes of ReFL's run. All other settings are those of refl.demo.
 process, so that its peak memory can be measured. Finished runs are not repeated, and an interrupted one
 resumes. Writes strategies.json and prints a Markdown table of truth, rewards, speed and memory.
 
-nft trains on the truth itself, as a reward without gradient; nft-control is the same run with the weight 0
-for the reward, so that only the ordinary loss trains it. With both, the win rates of nft over its control
-and over the base are printed for each seed.
+nft and grpo train on the truth itself, as a reward without gradient; nft-control and grpo-control are the
+same runs with the weight 0 for the reward, so that only the ordinary loss trains them. With both, the win
+rates over the control and over the base are printed for each seed.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from refl.demo.recipe import (
     DemoSize,
     control_config,
     demo_config,
+    grpo_config,
     make_trainer,
     nft_config,
     unseen_prompts,
@@ -63,7 +65,8 @@ STRATEGIES = {
     "alignprop": StrategyConfig("alignprop"),
     "drtune": StrategyConfig("drtune", first=6, last=15, k=3),
 }
-ALL = (*STRATEGIES, "nft", "nft" + CONTROL)
+WITHOUT_GRADIENT = {"nft": nft_config, "grpo": grpo_config}
+ALL = (*STRATEGIES, *WITHOUT_GRADIENT, *(name + CONTROL for name in WITHOUT_GRADIENT))
 
 
 def config_of(name: str, out: Path, size: DemoSize, seed: int, changes: Sequence[str] = ()) -> TrainConfig:
@@ -76,7 +79,7 @@ def config_of(name: str, out: Path, size: DemoSize, seed: int, changes: Sequence
         seed: seed of the run.
         changes: "key=value" settings that override the recipe.
     """
-    make = nft_config if name.startswith("nft") else demo_config
+    make = WITHOUT_GRADIENT.get(name.removesuffix(CONTROL), demo_config)
     config = make(out, out.parent / "pictures.tar", size, seed)
     if name in STRATEGIES:
         config = replace(config, strategy=STRATEGIES[name])
@@ -96,6 +99,9 @@ def passes(config: TrainConfig, count: int = 500) -> float:
     if strategy.name == "nft":
         level = without + with_gradient if strategy.guided_loss else 2 + BACKWARD
         per_image = without * rollout.steps / strategy.updates + strategy.levels * level
+    elif strategy.name == "grpo":
+        trained = strategy.random_steps(rollout.steps) * with_gradient
+        per_image = without * rollout.steps / strategy.updates + trained
     else:
         plans = [strategy.plan(rollout.steps, random.Random(f"{run.seed} {n}")) for n in range(count)]
         costs = [plan.cost() for plan in plans]

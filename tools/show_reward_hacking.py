@@ -1,9 +1,12 @@
 """Show reward hacking on the tiny pipeline, and what prevents it.
 
     python tools/show_reward_hacking.py --out runs/hacking [--steps 700] [--seed 0] [--arms none distance]
+    python tools/show_reward_hacking.py --out runs/hacking-nft --strategy nft --steps 176 --every 22 \\
+        --arms none
 
-The first run has many steps and no regularizer; shorter runs follow with one regularizer each. All runs log
-the learned reward (tiny), the held-out reward (tiny-judge), the diversity and the oracle's truth. Early
+All runs train with ReFL, or with --strategy nft, which uses the values of the learned reward only. The first
+run has many steps and no regularizer; shorter runs follow with one regularizer each. All runs log the
+learned reward (tiny), the held-out reward (tiny-judge), the diversity and the oracle's truth. Early
 stopping is replayed on the log of the first run: where would held-out reward and diversity have stopped it,
 and how good was the truth there, compared with the best validation? Finished runs are not repeated. Writes
 hacking.json, curves.png, pictures.png (base and last weights of each run) and RUN/samples/.
@@ -34,6 +37,7 @@ from refl.demo.recipe import (
     DemoSize,
     demo_config,
     make_trainer,
+    nft_config,
     unseen_prompts,
     write_images,
 )
@@ -49,7 +53,8 @@ ARMS = ("none", "pretraining", "distance", "ensemble", "lora")
 SCALES = (0.25, 0.5, 0.75, 1.0)
 DRAWN = 10  # prompts in pictures.png
 LEARNING_RATE = 3e-4  # 1.5 times the demo's, so that fewer steps suffice
-DISTANCE_WEIGHT = 5.0
+# Space and weight of the distance to the starting model; v weighs all noise levels of nft evenly.
+DISTANCES = {"refl": ("x0", 5.0), "nft": ("v", 1.0)}
 
 
 def arm_config(arm: str, base: TrainConfig) -> TrainConfig:
@@ -64,7 +69,8 @@ def arm_config(arm: str, base: TrainConfig) -> TrainConfig:
     if arm == "pretraining":
         return replace(config, loss=replace(base.loss, reward_scale=base.loss.reward_scale))
     if arm == "distance":
-        return replace(config, loss=replace(config.loss, distance="x0", distance_weight=DISTANCE_WEIGHT))
+        space, weight = DISTANCES[base.strategy.name]
+        return replace(config, loss=replace(config.loss, distance=space, distance_weight=weight))
     if arm == "ensemble":
         both = (RewardConfig(REWARD, 0.5, "linear"), RewardConfig(HELD_OUT_REWARD, 0.5, "linear"))
         return replace(config, rewards=(*both, RewardConfig(TRUTH, 0.0, input="images")))
@@ -75,6 +81,12 @@ def arm_config(arm: str, base: TrainConfig) -> TrainConfig:
             optimizer=replace(config.optimizer, lr=4 * config.optimizer.lr),
         )
     return config
+
+
+def base_config(strategy: str, out: Path, data: Path, size: DemoSize, seed: int) -> TrainConfig:
+    """Return the demo's settings of ReFL or nft with the learning rate of this tool."""
+    config = (nft_config if strategy == "nft" else demo_config)(out, data, size, seed)
+    return replace(config, optimizer=replace(config.optimizer, lr=LEARNING_RATE))
 
 
 def replay_early_stop(curve: Sequence[dict[str, float]], settings: ValidationConfig) -> dict[str, Any]:
@@ -169,12 +181,11 @@ def main() -> None:
         "--prompts", type=int, default=32, help="validation prompts, two images each (default: %(default)s)"
     )
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--strategy", choices=DISTANCES, default="refl")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     args = parser.parse_args()
     started = time.perf_counter()
-    size = replace(
-        DemoSize(), validate_every=args.every, validation_prompts=args.prompts, learning_rate=LEARNING_RATE
-    )
+    size = replace(DemoSize(), validate_every=args.every, validation_prompts=args.prompts)
     args.out.mkdir(parents=True, exist_ok=True)
     write_images(args.out / "pictures.tar", size.images, args.seed)
     curves, config = {}, None
@@ -182,7 +193,8 @@ def main() -> None:
         steps = args.steps if arm == "none" else args.others
         print(f"{arm}: {steps} steps", file=sys.stderr)
         size = replace(size, steps=steps)
-        config = arm_config(arm, demo_config(args.out / arm, args.out / "pictures.tar", size, args.seed))
+        data = args.out / "pictures.tar"
+        config = arm_config(arm, base_config(args.strategy, args.out / arm, data, size, args.seed))
         trainer = make_trainer(config, size, args.seed)
         trainer.train()
         curves[arm] = validation_curve(trainer.metrics.read())

@@ -24,6 +24,7 @@ def arguments(model, prompts, name, *more):
             "--steps", 2, "--height", 16, "--guidance-scale", 2, "--device", "cpu", *more]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_images_are_generated_once_and_ranked(command, pipelines, prompts, tmp_path):
     done = command(*arguments(pipelines("sd"), prompts, "mine", "--batch-size", 2))
     assert done.returncode == 0, done.stderr
@@ -70,6 +71,7 @@ def test_invalid_settings_files_are_refused_by_name(command, pipelines, prompts,
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_a_one_line_error_and_keeps_finished_images(command, pipelines, prompts):
     """A limit on file sizes stands in for a full disk."""
     resource = pytest.importorskip("resource", reason="this system has no such limits")

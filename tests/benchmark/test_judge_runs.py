@@ -15,6 +15,7 @@ def server():
         yield judge
 
 
+@pytest.mark.slow
 def test_judges_of_a_server_are_scorers_beside_others(command, server, tmp_path):
     arguments = ("run", "shapes", "--scorers", f"oracle,{JUDGES}", *SMALL, "--no-answer-cache")
     done = command(*arguments, "--server", server.url, "--out", tmp_path)
@@ -30,6 +31,7 @@ def test_judges_of_a_server_are_scorers_beside_others(command, server, tmp_path)
     assert len(server.requests) == asked  # a finished run asks nothing again
 
 
+@pytest.mark.slow
 def test_scores_of_two_judges_are_not_mixed(command, server, tmp_path):
     server.serving = [judge_server.MODEL, "other"]
     arguments = ("run", "shapes", "--scorers", "UnifiedReward-2.0", *SMALL, "--no-answer-cache")

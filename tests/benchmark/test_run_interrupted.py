@@ -49,6 +49,7 @@ def test_the_lock_of_a_killed_run_does_not_block_the_next_one(finished, folder):
 # Interrupted runs and full disks
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM")
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
@@ -74,6 +75,7 @@ def test_an_interrupted_run_keeps_its_scores_and_prints_how_to_resume(
     assert path.read_bytes().startswith(kept[: kept.rfind(b"\n") + 1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["at the scores", "at the summary"])
 def test_a_full_disk_is_a_one_line_error_and_keeps_finished_scores(finished, command, tmp_path, moment):
     """A limit on file sizes stands in for a full disk: a write fails in both cases."""

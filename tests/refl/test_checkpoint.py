@@ -29,6 +29,7 @@ def test_an_unwritable_checkpoint_is_a_one_line_error(pipelines, warm_training_p
     assert not list((tmp_path / "run/checkpoints").glob(".*"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks up file descriptors in /proc")
 @pytest.mark.parametrize("rank", [4, pytest.param(0, marks=pytest.mark.slow)], ids=["lora", "full"])
 def test_a_checkpoint_is_on_disk_before_older_files_are_removed(pipelines, tmp_path, monkeypatch, rank):

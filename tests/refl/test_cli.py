@@ -108,7 +108,7 @@ def test_a_file_overrides_a_preset_and_settings_override_both(tmp_path):
         ("run=5", "run=5: expected nested settings"),
         ("run.batch_size=0", "Cannot use run.batch_size=0: it must be at least 1."),
         ("run.mixed_precision=fp8", "must be one of no, bf16, fp16"),
-        ("strategy.name=grpo", "strategy.name='grpo': it must be one of refl"),
+        ("strategy.name=ppo", "strategy.name='ppo': it must be one of refl"),
         ("strategy.k=0", None),
         ("optimizer.ema_decay=1", r"must be in \[0, 1\)"),
         ("rewards=[{name: a, weight: 0}]", "at least one must have a weight"),
@@ -384,6 +384,7 @@ def test_mistakes_on_the_command_line_are_reported_before_torch_loads(tmp_path):
         assert len(text.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_models_are_looked_up_on_the_hub_before_torch_loads(tmp_path):
     (tmp_path / "prompts.txt").write_text("a red circle\n")
     hub = Hub()
@@ -473,6 +474,7 @@ def test_watch_adds_to_the_rewards_of_a_config_file(pipelines, tmp_path, capsys)
     assert "names must be unique" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_downloaded_prompts_must_match_the_checksum(tmp_path):
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):

@@ -30,6 +30,7 @@ def arguments(before, after, prompts, out, *more):
     return [str(part) for part in command]
 
 
+@pytest.mark.slow
 def test_a_model_compared_with_itself_is_a_tie(pipelines, prompts, tmp_path, capsys):
     assert main(arguments(pipelines("sd"), pipelines("sd"), prompts, tmp_path / "out", "--json")) == 0
     comparison = json.loads(capsys.readouterr().out)
@@ -43,6 +44,7 @@ def test_a_model_compared_with_itself_is_a_tie(pipelines, prompts, tmp_path, cap
     assert len(rows) == 6
 
 
+@pytest.mark.slow
 def test_an_interrupted_comparison_keeps_the_finished_prompts(pipelines, prompts, tmp_path):
     family = load_model(pipelines("sd"), None, torch.device("cpu"))
     rewards = load_rewards([RewardConfig("tiny")], torch.device("cpu"))

@@ -58,6 +58,7 @@ def test_plain_diffusers_generates_images_of_unseen_prompts(pipeline):
     assert right > wrong + 0.25
 
 
+@pytest.mark.slow
 def test_the_tiny_autoencoder_preserves_the_shapes():
     family = load_family(PIPELINE)
     images, prompts = zip(*captioned_images(24, 5, "held_out"))

@@ -26,6 +26,7 @@ def dry_run(model, prompts, *more):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", PRESETS)
 def test_presets_are_checked_without_weights(pipelines, tmp_path, prompts, capsys, family):
     model = configuration_of(pipelines(family), tmp_path / "model")

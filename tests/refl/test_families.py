@@ -18,6 +18,7 @@ from refl.trainable import Trainable
 PROMPTS = ["a red house by the sea", "two cats"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "sampler", "scale"),
     [("sd", "ddim", 1.0), ("sd", "ddim", 5.0),

@@ -90,6 +90,7 @@ EXPECTED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SIZES)
 def test_the_keys_of_full_models_are_those_that_programs_know(name):
     pipeline = MAKERS[name]()

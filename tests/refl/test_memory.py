@@ -25,6 +25,7 @@ def estimate(model, folder, *more):
     return trainer, estimate_memory(trainer.objective, plan)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "family", ["sd", "flux", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sdxl", "sd3"))]
 )

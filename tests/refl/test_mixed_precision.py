@@ -68,6 +68,7 @@ def test_gradients_in_bf16_match_float32(pipelines, tmp_path, rank, guidance, gr
         assert 0.9 < rounded.norm() / exact.norm() < 1.1, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "more",
     [
@@ -102,6 +103,7 @@ def with_scaler(trainer):
     return trainer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["nan", pytest.param("inf", marks=pytest.mark.slow)])
 def test_a_skipped_fp16_step_does_not_change_weights_or_optimizer(pipelines, tmp_path, kind):
     broken = False

@@ -36,6 +36,7 @@ def rewards_of(trainer, number=0):
     return step.rewards["red"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "more"),
     [
@@ -72,6 +73,7 @@ def test_the_copy_follows_the_trained_weights(pipelines, tmp_path, family, more)
     assert torch.equal(*images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [4, pytest.param(0, marks=pytest.mark.slow)], ids=["lora", "full"])
 def test_rewards_with_the_copy_are_close_to_exact_ones(pipelines, tmp_path, rank):
     more = f"model.lora_rank={rank}"
@@ -91,6 +93,7 @@ def test_rewards_with_the_copy_are_close_to_exact_ones(pipelines, tmp_path, rank
     assert torch.cosine_similarity(*gradients, dim=0) > 0.99
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "scale"),
     [
@@ -133,6 +136,7 @@ def test_a_run_with_the_copy_resumes_to_the_same_bits(pipelines, tmp_path):
         train(pipelines("sd"), tmp_path / "parts", *RUN, "validation.prompts=0", steps=4)
 
 
+@pytest.mark.slow
 def test_auto_and_fp16_choose_a_dtype(pipelines, tmp_path):
     assert make(pipelines("sd"), tmp_path, "rollout.no_grad_dtype=auto").objective.no_grad_copy.dtype == (
         torch.bfloat16

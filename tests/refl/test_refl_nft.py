@@ -1,4 +1,4 @@
-"""nft trains on rewards without gradient: any function of images, every family, exactly resumable."""
+"""nft and grpo train on rewards without gradient: any function, every family, exactly resumable."""
 
 import math
 import threading
@@ -22,6 +22,7 @@ def redness(images, prompts):
 
 
 slow = pytest.mark.slow
+GRPO = "strategy.name=grpo"
 NFT = ("strategy.name=nft", "strategy.group=4", "run.batch_size=8", "validation.prompts=0")
 
 
@@ -40,6 +41,7 @@ def weights(trainer):
     return {name: tensor.clone() for name, tensor in trainer.trainable.tensors().items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "more"),
     [
@@ -48,6 +50,11 @@ def weights(trainer):
         pytest.param("sdxl", ("rollout.guidance_scale=3.0",), marks=slow),
         pytest.param("sd3", ("model.lora_rank=0",), marks=slow),
         ("flux", ()),
+        ("sd", (GRPO, "model.lora_rank=0")),
+        pytest.param("sd-v", (GRPO, "strategy.noise=ddim", "strategy.eta=1"), marks=slow),
+        pytest.param("sdxl", (GRPO, "rollout.guidance_scale=3.0"), marks=slow),
+        pytest.param("sd3", (GRPO, "model.lora_rank=0", "strategy.noise=flow_sde"), marks=slow),
+        ("flux", (GRPO, "strategy.noise=dance_sde", "strategy.window=0")),
     ],
 )
 def test_every_family_takes_a_step_with_a_reward_of_images(pipelines, tmp_path, family, more):
@@ -66,7 +73,10 @@ def test_every_family_takes_a_step_with_a_reward_of_images(pipelines, tmp_path, 
     assert first.gradient_norm > 0
     row = second.row()
     assert row["loss/distance"] > 0  # the weights have moved from the base model
-    assert row["nft/r"] == pytest.approx(0.5, abs=1e-6)
+    neutral = {"nft/r": 0.5, "grpo/ratio": 1.0}
+    assert {k: row[k] for k in neutral if k in row} == {
+        k: pytest.approx(v, abs=1e-6) for k, v in neutral.items() if k in row
+    }
     assert row["reward/red/group_std"] > 0
     trained = [name for name in before if not name.startswith("old.")]
     assert any(not torch.equal(trainer.trainable.tensors()[name], before[name]) for name in trained)
@@ -77,28 +87,42 @@ def test_every_family_takes_a_step_with_a_reward_of_images(pipelines, tmp_path, 
     assert thread is not threading.main_thread()
 
 
-def test_a_constant_reward_leaves_the_weights_as_they_were(pipelines, tmp_path):
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["nft", "grpo"])
+def test_a_constant_reward_leaves_the_weights_as_they_were(pipelines, tmp_path, strategy):
     for rank in (0, 4):
-        options = (f"model.lora_rank={rank}", "strategy.beta=0.3", "optimizer.lr=0.01")
+        options = (f"strategy.name={strategy}", f"model.lora_rank={rank}", "strategy.beta=0.3",
+                   "optimizer.lr=0.01")  # fmt: skip
         trainer = make(
             pipelines("sd"), tmp_path, *options, reward=lambda images, prompts: [0.1] * len(images)
         )
         before = weights(trainer)
         for number in range(3):
             row = trainer.step(number).row()
-            assert row["nft/constant_groups"] == row["zero_gradient"] == 1
+            assert row[f"{strategy}/constant_groups"] == row["zero_gradient"] == 1
         for name, tensor in weights(trainer).items():
             assert torch.equal(tensor, before[name]), name
 
 
-@pytest.mark.parametrize("rank", [4, pytest.param(0, marks=slow)], ids=["lora", "full"])
-def test_a_stopped_run_resumes_to_the_same_bits(pipelines, tmp_path, rank):
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("strategy", "rank"),
+    [
+        ("nft", 4),
+        pytest.param("nft", 0, marks=slow),
+        ("grpo", 4),
+        pytest.param("grpo", 0, marks=slow),
+    ],
+)
+def test_a_stopped_run_resumes_to_the_same_bits(pipelines, tmp_path, strategy, rank):
     """The run dies in the middle of a set of images, after a checkpoint that an update of the set follows."""
-    more = (f"model.lora_rank={rank}", "optimizer.lr=1e-2", "strategy.updates=2", "run.checkpoint_every=3",
+    more = (f"strategy.name={strategy}", "strategy.clip=0.1", f"model.lora_rank={rank}", "optimizer.lr=1e-2",
+            "strategy.updates=2", "run.checkpoint_every=3",
             "strategy.combine=zscore", "strategy.old_decay=[0,0.2,0.9]",
             "optimizer.ema_decay=0.5")  # fmt: skip
     whole, rows = train(pipelines("sd"), tmp_path / "whole", *more, steps=5)
-    assert any(row["nft/old_distance"] > 0 for row in rows)  # old and trained weights differ
+    changes = {"nft": "nft/old_distance", "grpo": "grpo/log_ratio"}
+    assert any(row[changes[strategy]] > 0 for row in rows)  # old and trained weights differ
     sets = []
 
     def dies(images, prompts):
@@ -138,9 +162,11 @@ def test_accumulation_and_groups_across_microsteps_change_nothing(pipelines, tmp
         assert first["gradient_norm"] == pytest.approx(second["gradient_norm"], rel=1e-3)
 
 
-def test_the_distance_has_a_gradient_once_the_weights_have_moved(pipelines, tmp_path):
-    trainer = make(pipelines("sd"), tmp_path, "loss.distance_weight=1", "loss.distance=v",
-                   "loss.reward_scale=0", "optimizer.lr=0")  # fmt: skip
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["nft", "grpo"])
+def test_the_distance_has_a_gradient_once_the_weights_have_moved(pipelines, tmp_path, name):
+    trainer = make(pipelines("sd"), tmp_path, f"strategy.name={name}", "loss.distance_weight=1",
+                   "loss.distance=v", "loss.reward_scale=0", "optimizer.lr=0")  # fmt: skip
     assert trainer.step(0).gradient_norm == 0
     with torch.no_grad():
         for parameter in trainer.trainable.parameters:
@@ -148,6 +174,7 @@ def test_the_distance_has_a_gradient_once_the_weights_have_moved(pipelines, tmp_
     assert trainer.step(1).gradient_norm > 1e-4
 
 
+@pytest.mark.slow
 def test_a_reward_that_fails_is_named_with_its_sample(pipelines, tmp_path):
     def fails(images, prompts):
         if len(prompts) != 2 and "two cats" in prompts:
@@ -167,6 +194,7 @@ def test_a_reward_that_fails_is_named_with_its_sample(pipelines, tmp_path):
             make(pipelines("sd"), tmp_path, reward=lambda images, prompts, value=returned: value)
 
 
+@pytest.mark.slow
 def test_a_reward_that_is_not_finite_skips_its_group_only(pipelines, tmp_path, caplog):
     def broken(share):
         def reward(images, prompts):
@@ -190,6 +218,7 @@ def test_a_reward_that_is_not_finite_skips_its_group_only(pipelines, tmp_path, c
     assert all(torch.equal(tensor, before[name]) for name, tensor in weights(all_broken).items())
 
 
+@pytest.mark.slow
 def test_models_that_the_forward_process_damages_are_refused(tmp_path, pipelines):
     base = DiffusionPipeline.from_pretrained(pipelines("sd"))
     plain = base.scheduler

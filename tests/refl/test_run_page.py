@@ -52,6 +52,7 @@ def test_each_image_is_kept_with_its_reward(watched):
         assert float(redness(pixels, [""])) == pytest.approx(value, abs=0.01)
 
 
+@pytest.mark.slow
 def test_the_sheet_shows_the_base_beside_the_current_images(watched):
     _, _, run = watched
     first, last = (Image.open(run / "samples" / f"step-{step:06d}.png") for step in (0, 2))

@@ -105,6 +105,7 @@ def test_every_family_trains_a_step_and_loads_into_diffusers(pipelines, tmp_path
     assert (tmp_path / "samples" / f"step-{steps:06d}.png").is_file()
 
 
+@pytest.mark.slow
 def test_a_trained_and_a_held_out_reward_are_logged(pipelines, tmp_path, caplog):
     """Off a terminal, progress is logged as lines."""
     caplog.set_level("INFO")
@@ -174,6 +175,7 @@ def test_the_pretraining_loss_falls(pipelines, tmp_path):
     assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5])
 
 
+@pytest.mark.slow
 def test_saturated_images_are_counted(pipelines, tmp_path):
     _, rows = train(pipelines("sd"), tmp_path, reward="{name: red, phi: relu, target: -50}")
     assert [row["zero_gradient"] for row in rows if "zero_gradient" in row] == [1.0, 1.0]
@@ -375,6 +377,7 @@ def test_a_held_out_reward_does_not_change_training(pipelines, tmp_path):
         assert torch.equal(weight, weights["without"][name])
 
 
+@pytest.mark.slow
 def test_a_held_out_reward_that_is_not_finite_is_never_the_best(pipelines, tmp_path):
     rewards = {"red": redness, "lost": lambda pixels, prompts: redness(pixels, prompts) * float("nan")}
     pair = "{name: red, phi: linear}, {name: lost, weight: 0}"
@@ -398,6 +401,7 @@ def test_accumulation_ignores_the_variable_of_accelerate(pipelines, tmp_path, mo
     assert norms[0] == norms[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "schedule",
     [

@@ -828,6 +828,7 @@ def test_med_config_is_checked(parity, workdir, state):
         RM.load(workdir / "state.pt", device="cpu", med_config={"hidden_size": None})
 
 
+@pytest.mark.slow
 def test_an_incomplete_folder_is_reported(run, folder, rgb, tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()

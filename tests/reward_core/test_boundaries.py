@@ -86,6 +86,7 @@ def test_no_module_of_reward_core_loads_an_optional_dependency():
     assert not loaded_by(f"import {', '.join(modules)}") & NEVER
 
 
+@pytest.mark.slow
 def test_scoring_loads_no_hub_client_transformers_or_compiler(parity):
     folder = str(parity / "state_dict.pt")
     image = str(parity / "images/rgb.png")

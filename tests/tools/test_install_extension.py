@@ -138,6 +138,7 @@ def test_install_py_refuses_a_bare_name(command, hosts):
     assert "pip install --no-deps ./packages/reward-core" in done.stdout
 
 
+@pytest.mark.slow
 def test_install_py_installs_the_recorded_source(command, hosts, tmp_path):
     """The recorded folder is empty, so pip fails and the test installs nothing."""
     command("webui", hosts / "webui")

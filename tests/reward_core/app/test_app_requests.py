@@ -15,6 +15,8 @@ if find_spec("gradio") is None:  # importing it takes seconds, in each worker
     pytest.skip("the page needs gradio (extra: app)", allow_module_level=True)
 import httpx
 
+pytestmark = pytest.mark.slow  # the server's start takes seconds
+
 KB = 1024
 FILE, REQUEST, FOLDER = 256 * KB, 512 * KB, 1024 * KB
 

@@ -42,6 +42,7 @@ def inputs(tmp_path_factory) -> Path:
     return root
 
 
+@pytest.mark.slow
 @needs_processes
 @pytest.mark.filterwarnings("ignore::reward_core.errors.ClippedLevelsWarning")
 def test_processes_write_the_same_rows_as_threads(inputs, tmp_path):
@@ -68,6 +69,7 @@ def test_images_in_a_table_are_decoded_by_processes(inputs, tmp_path):
     assert (tmp_path / "processes.csv").read_bytes() == (tmp_path / "threads.csv").read_bytes()
 
 
+@pytest.mark.slow
 @needs_processes
 def test_scoring_methods_return_the_same_with_processes(inputs, model, monkeypatch):
     images = [str(inputs / f"{i}.png") for i in range(7)]

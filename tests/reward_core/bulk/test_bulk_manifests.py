@@ -77,6 +77,7 @@ def test_a_quote_closed_in_a_later_row_swallows_no_rows(command, inputs, tmp_pat
     assert rows[2]["error"] is None
 
 
+@pytest.mark.slow
 def test_multi_line_prompts_are_read_correctly(command, inputs, tmp_path):
     prompts = ["a dog,\nrunning, fast\n", "a cat\r\nasleep", 'a "bird",\n\nred', "a fish, 4.png", "a horse"]
     lines = [f'"{prompt.replace(chr(34), chr(34) * 2)}",{i}.png\n' for i, prompt in enumerate(prompts)]

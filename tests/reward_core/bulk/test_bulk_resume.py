@@ -132,6 +132,7 @@ def test_a_run_killed_at_ten_random_moments_resumes_to_the_same_bytes(inputs, tm
     assert shards_kept > 0  # some kills came after a shard was finished
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     ["scores.csv", *(pytest.param(f"scores.{x}", marks=pytest.mark.slow) for x in ("jsonl", "parquet"))],
@@ -213,6 +214,7 @@ def unfinished_run(inputs: Path, tmp_path: Path) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_a_second_run_on_the_same_target_is_refused(command, run, inputs, tmp_path):
     import filelock
 
@@ -226,6 +228,7 @@ def test_a_second_run_on_the_same_target_is_refused(command, run, inputs, tmp_pa
     assert command(*arguments(inputs, out)).returncode == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["at a shard", pytest.param("when joining", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("form", ["csv", pytest.param("parquet", marks=pytest.mark.slow)])
 def test_a_full_disk_keeps_finished_shards(command, inputs, tmp_path, form, moment):
@@ -271,6 +274,7 @@ def test_a_target_in_a_virtual_file_system_is_refused(command, inputs):
 # Unfinished shards
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
@@ -335,6 +339,7 @@ def interrupted_at(rows: int):
     return on_progress
 
 
+@pytest.mark.slow
 def test_a_run_interrupted_at_every_batch_ends_with_the_same_bytes(pairs, tmp_path):
     manifest, whole = pairs
     out = tmp_path / "scores.jsonl"
@@ -394,6 +399,7 @@ def test_damaged_saved_rows_are_scored_again(pairs, tmp_path, damage):
     assert out.read_bytes() == whole
 
 
+@pytest.mark.slow
 def test_saved_rows_of_a_changed_image_are_scored_again(inputs, tmp_path):
     copy = shutil.copytree(inputs, tmp_path / "copy")
     source, out = Manifest(copy / "pairs.csv"), tmp_path / "scores.csv"

@@ -201,6 +201,7 @@ def test_a_changed_digit_in_a_shard_of_a_file_is_not_joined(command, inputs, tmp
     assert out.read_bytes() == whole.read_bytes()
 
 
+@pytest.mark.slow
 def test_only_the_changed_shard_of_a_finished_folder_is_rescored(command, inputs, tmp_path):
     arguments = ("score", "--manifest", inputs / "pairs.csv", "--out", f"{tmp_path / 'scores'}/", *FAST)
     for form in ("jsonl", "parquet"):
@@ -229,6 +230,7 @@ def test_a_shard_without_a_checksum_is_scored_again(command, inputs, tmp_path):
     assert json.loads(command(*arguments, "--json").stdout)["resumed_rows"] == COUNT
 
 
+@pytest.mark.slow
 def test_a_shard_that_changes_during_the_run_is_not_joined(inputs, tmp_path):
     whole, out = tmp_path / "whole.csv", tmp_path / "scores.csv"
     settings = BulkSettings(model="tiny", devices=("cpu",), batch_size=4, shard_rows=8)

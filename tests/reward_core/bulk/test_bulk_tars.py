@@ -302,6 +302,7 @@ def test_a_decompression_bomb_is_refused(images, tmp_path, monkeypatch, form):
     assert "REWARD_CORE_MAX_TAR_RATIO" in last.error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["gzip", "bz2", "lzma"])
 def test_damage_in_a_compressed_tar_is_reported_after_its_intact_samples(images, tmp_path, form):
     noise = np.random.default_rng(0).bytes(1_400_000)  # so that the damage comes after the first sample

@@ -55,6 +55,7 @@ def test_equal_rewards_and_a_single_image_are_errors():
         agreement(np.ones((2, 1)), np.ones((2, 1)))
 
 
+@pytest.mark.slow
 def test_the_document_has_the_figures_of_the_rewards(command, images, tmp_path):
     (tmp_path / "prompts.txt").write_text("\n".join(["", *PROMPTS, PROMPTS[0], ""]))
     arguments = "tiny", "--images", images, "--device", "cpu", "--prompts", tmp_path / "prompts.txt"

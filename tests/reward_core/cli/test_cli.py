@@ -358,6 +358,7 @@ def test_incomplete_commands_are_usage_errors(command, arguments):
     assert done.stderr.startswith("usage: ")
 
 
+@pytest.mark.slow
 def test_an_unavailable_model_offline_is_one_clear_error(run, images, tmp_path):
     done = run("rank", PROMPT, *images, env={"HF_HOME": str(tmp_path)})
     assert (done.returncode, done.stdout) == (2, "")

@@ -81,6 +81,7 @@ def test_a_message_beside_a_progress_bar_has_a_line_of_its_own(on_terminal):
     assert "images" not in line
 
 
+@pytest.mark.slow
 def test_other_libraries_log_errors_only_during_a_command_and_a_users_own_level_counts():
     script = """
 from reward_core.printing.logger import command_logging

@@ -68,6 +68,7 @@ def test_a_model_without_known_scores_has_no_line_about_their_meaning(command, p
     assert "HPS:" not in done.stdout
 
 
+@pytest.mark.slow
 def test_evaluate_compares_models_on_the_same_pairs(command, tmp_path):
     data = tmp_path / "data"
     shapes.write_groups(shapes.make_groups(6, shapes.HELD_OUT, "held_out"), data)

@@ -43,6 +43,7 @@ def test_the_tiny_model_orders_images_of_held_out_prompts(tiny):
     assert judge.config.vision_depth != tiny.config.vision_depth  # another model, for a second opinion
 
 
+@pytest.mark.slow
 def test_scores_are_about_standard_normal_and_have_percentiles(tiny):
     scores, percentiles = [], []
     for group in shapes.make_groups(40, start=70_000):
@@ -59,6 +60,7 @@ def test_scores_are_about_standard_normal_and_have_percentiles(tiny):
     assert max(percentiles) <= 100
 
 
+@pytest.mark.slow
 def test_the_demo_ranks_and_draws_in_80_columns(warm_python, tmp_path):
     out = tmp_path / "sheet.png"
     done = warm_python.run(["-m", "reward_core.demo", "--out", out], env={**os.environ, "COLUMNS": "80"})

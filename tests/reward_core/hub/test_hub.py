@@ -167,6 +167,7 @@ def test_the_default_model_comes_from_the_hub_and_then_from_the_cache(hub, comma
     assert again == [pytest.approx(50)] * 2
 
 
+@pytest.mark.slow
 def test_a_download_logs_the_license_and_records_the_commit(hub, command, script, saved, parity):
     hub.repos["zai-org/ImageReward"] = {"main": {"ImageReward.pt": (parity / "state_dict.pt").read_bytes()}}
     hub.repos["google-bert/bert-base-uncased"] = {"main": {"vocab.txt": (parity / "vocab.txt").read_bytes()}}
@@ -185,6 +186,7 @@ out = [source.name, source.revision, source.sha256, str(source)]
     assert text == f"someone/reward (revision {revision[:12]})"
 
 
+@pytest.mark.slow
 def test_the_former_repository_name_is_a_fallback(hub, script, parity, tmp_path):
     """The file has another size, which is detected after the download."""
     files = {"ImageReward.pt": (parity / "state_dict.pt").read_bytes()}
@@ -269,6 +271,7 @@ def test_a_dropped_connection_resumes(hub, script, saved, local_score):
     assert out == local_score
 
 
+@pytest.mark.slow
 def test_each_refusal_has_its_own_message(hub, script, saved, only_weights):
     hub.repos["someone/tiny-reward"] = {"main": saved}
     hub.repos["someone/other-kind"] = {"main": {"ImageReward.pt": b"", "config.json": b"{}"}}
@@ -337,6 +340,7 @@ def test_without_a_network_the_command_suggests_a_solution(hub, command, parity)
         assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_hub_that_cannot_be_reached_is_asked_twice_and_the_error_names_every_file(
     command, parity, tmp_path
 ):
@@ -368,6 +372,7 @@ def test_a_hub_that_cannot_be_reached_is_asked_twice_and_the_error_names_every_f
 # The vocabulary
 
 
+@pytest.mark.slow
 def test_the_local_vocabulary_comes_before_the_hub_vocabulary(hub, script, parity, local_score, only_weights):
     hub.repos["bert-base-uncased"] = {"main": {"vocab.txt": (parity / "vocab.txt").read_bytes()}}
     code = "out = [score(RM.load(path, device='cpu')) for path in given]"
@@ -382,9 +387,8 @@ def test_the_local_vocabulary_comes_before_the_hub_vocabulary(hub, script, parit
     ]
 
 
+@pytest.mark.slow
 # Uploads
-
-
 def test_a_pushed_model_can_be_loaded(hub, script, parity, saved, local_score):
     hub.refusals = {"someone/foreign": (401, None), "someone/silent": (0, None)}
     code = """
@@ -414,6 +418,7 @@ out["silent"] = failure(model.push_to_hub, "someone/silent")
 # Other URLs
 
 
+@pytest.mark.slow
 def test_the_example_accepts_only_the_published_images(hub, command, parity, tmp_path):
     other = (parity / "images" / "rgb.png").read_bytes()
     hub.web = {f"/other/{i}.webp": other for i in (1, 2, 3, 4)}
@@ -431,6 +436,7 @@ def test_the_example_accepts_only_the_published_images(hub, command, parity, tmp
     assert EXAMPLE_PROMPT not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_missing_baseline_names_its_url(hub, script, parity, tmp_path):
     """The proxy refuses the connection, because the local server does not know CONNECT."""
     weights = tmp_path / "root" / "model_large.pth"
@@ -534,6 +540,7 @@ def test_a_file_without_a_content_length_is_downloaded(raw_server, tmp_path):
     assert fetch(WebFile(f"{address}/w.bin", "w.bin"), tmp_path).read_bytes() == b"content"
 
 
+@pytest.mark.slow
 def test_a_download_from_a_stalled_server_is_canceled(hub, tmp_path, monkeypatch):
     monkeypatch.setenv("REWARD_CORE_DOWNLOAD_TIMEOUT", "1")
     hub.web["/w.bin"], hub.stalled["/w.bin"] = b"x" * 1000, 10
@@ -542,6 +549,7 @@ def test_a_download_from_a_stalled_server_is_canceled(hub, tmp_path, monkeypatch
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_download_from_a_slow_server_is_canceled(raw_server, tmp_path, monkeypatch):
     monkeypatch.setattr("reward_core.hub.web_download.MEASURED_SECONDS", 0.5)
     address = raw_server(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n", *[b"x"] * 1000, pause=0.05)

@@ -191,6 +191,7 @@ def test_a_process_killed_while_it_waits_costs_no_image(files):
         assert all(image.result().error is None for image in submitted(pool, [good] * 8))
 
 
+@pytest.mark.slow
 def test_three_images_in_a_row_that_end_the_process_end_the_run(huge):
     with processes() as pool:
         pending = submitted(pool, [huge] * 4)
@@ -203,6 +204,7 @@ def test_three_images_in_a_row_that_end_the_process_end_the_run(huge):
     assert not workers_left()
 
 
+@pytest.mark.slow
 def test_closing_does_not_wait_for_images_and_leaves_nothing_behind(files, huge):
     descriptors = len(os.listdir("/proc/self/fd"))
     shared = os.listdir("/dev/shm")

@@ -202,6 +202,7 @@ def test_large_images_wait_for_each_other_in_a_bulk_run(tmp_path):
     assert int(done.stdout.splitlines()[-1]) < 300
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "mode"), [((5000, 3400), "RGBA"), ((2800, 6100), "LA")], ids=str)
 def test_large_images_with_alpha_are_shrunk_as_pillow_does(size, mode):
     transform = RM.load("tiny", device="cpu").transform

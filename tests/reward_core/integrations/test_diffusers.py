@@ -66,6 +66,7 @@ def difference(a, b):
     return np.abs(np.asarray(a, dtype=int) - np.asarray(b, dtype=int)).max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["sd", "sd3", *(pytest.param(n, marks=pytest.mark.slow) for n in ("sd-v", "sdxl", "flux"))]
 )
@@ -150,6 +151,7 @@ def test_the_clean_latents_of_a_flow(load):
     )
 
 
+@pytest.mark.slow
 def test_a_seed_is_the_same_image_in_any_batch_and_in_the_pipeline_itself(load):
     pipe, scorer = load("sd"), Brightness()
     call = call_of("sd")

@@ -346,6 +346,7 @@ def test_a_file_name_of_the_maximum_length(tmp_path):
     assert read_score(path, SCORE_KEY) == 0.5
 
 
+@pytest.mark.slow
 def test_a_compressed_text_bomb_is_not_read(tmp_path):
     path = save(tmp_path / "a.png")
     data = path.read_bytes()

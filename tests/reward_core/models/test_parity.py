@@ -122,6 +122,7 @@ def test_gradients_with_respect_to_the_image(model, case):
     assert (gradient[0] - expected).norm() / expected.norm() < GRADIENT
 
 
+@pytest.mark.slow
 def test_batched_single_padded_and_true_length_agree_in_any_order(model):
     prompts, images = zip(*itertools.product(PROMPTS, IMAGES[:8]))
     single_scores = torch.tensor([model.score(p, i) for p, i in zip(prompts, images)])

@@ -112,6 +112,7 @@ def test_token_ids_are_those_of_the_authors_program(published):
         assert len(set(padded[len(ids) :])) <= 1  # nothing but padding
 
 
+@pytest.mark.slow
 def test_scores_do_not_depend_on_batches_or_order(published):
     model, prompts, images = published.model, published.prompts, published.images
     published.agrees([model.score(prompt, image) for prompt, image in zip(prompts, images)])
@@ -138,6 +139,7 @@ def test_scores_do_not_depend_on_padding(published):
         published.agrees(model(pixels, *tokens), published.expected()[:4])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "key"), [(name, key) for name in CASES for key in CASES[name].variants])
 def test_settings_choose_the_authors_other_variants(scorers, name, key):
     published = scorers(name)
@@ -231,6 +233,7 @@ def test_unknown_and_invalid_settings_are_errors(scorers):
         scorers("HPSv2.1").model.with_settings(antialias=1)
 
 
+@pytest.mark.slow
 def test_mps_compares_similarities_within_one_prompt(scorers):
     """The tiny weights have the same largest similarity for all prompts; these have not."""
     published = Published("MPS")

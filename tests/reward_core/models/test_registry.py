@@ -113,6 +113,7 @@ def test_an_aesthetic_head_is_a_part_of_its_own(tmp_path):
     assert len(aesthetic.source.weights) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, spec in BUILT_IN.items() if spec.downloads()])
 def test_every_published_layout_loads_from_local_files_and_saves(name, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(TOOLS))
@@ -190,6 +191,7 @@ def test_a_plugin_is_imported_only_for_its_name(plugin):
 # Every command takes every name
 
 
+@pytest.mark.slow
 def test_every_command_takes_the_name_of_any_scorer(plugin, pictures, tmp_path, command):
     expected = plugin.score(PROMPT, pictures)
     best = int(np.argmax(expected))

@@ -73,6 +73,7 @@ def test_a_folder_with_the_reference_weights_answers_and_scores_like_the_authors
     assert model.explain(found["caption"], image).alignment == pytest.approx(found["score"], abs=3e-6)
 
 
+@pytest.mark.slow
 def test_an_image_is_asked_once_for_all_prompts_and_scores_do_not_depend_on_batches(model):
     network = model.vlm.network
     before = network.prefix_passes
@@ -243,6 +244,7 @@ def hub():
     hub.stop()
 
 
+@pytest.mark.slow
 def test_the_pieces_are_downloaded_converted_once_and_not_needed_again(tiny, hub, tmp_path, warm_python):
     import plugin_package
 

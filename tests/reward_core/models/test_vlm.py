@@ -158,6 +158,7 @@ def test_the_longest_strips_fit_and_longer_ones_are_error_rows(published):
     assert rows[2].error.startswith("its sides, 201 x 1, have a ratio over 200")
 
 
+@pytest.mark.slow
 def test_gradients_of_float_images_agree_with_the_authors_program(hpsv3):
     for case in hpsv3.reference["differentiable"]:
         i = case["pair"]
@@ -213,6 +214,7 @@ def test_special_tokens_in_a_prompt_are_ordinary_text(published):
     assert len(set(scores.tolist())) == 6
 
 
+@pytest.mark.slow
 def test_details_have_sigma_and_the_capability_of_each_image_alone(published):
     p = published
     details = p.model.score_details(p.prompts, p.images, batch_size=12)
@@ -224,6 +226,7 @@ def test_details_have_sigma_and_the_capability_of_each_image_alone(published):
         close(details.capability, [pair["capability"] for pair in p.pairs])
 
 
+@pytest.mark.slow
 def test_the_step_of_the_training_run_is_a_condition(hpsv3_plus_plus):
     p = hpsv3_plus_plus
     assert p.model.iter_step == 0

@@ -96,6 +96,7 @@ def memory(kind):
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(kind))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
 def test_loading_shards_needs_memory_for_the_weights_and_one_shard(hpsv3):
     sizes = write_large_shards(hpsv3)

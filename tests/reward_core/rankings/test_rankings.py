@@ -288,6 +288,7 @@ def test_a_folder_of_tables_is_a_dataset(tmp_path, datasets):
     assert data[0].images[0].read() == content["u2"]
 
 
+@pytest.mark.slow
 def test_unavailable_datasets(warm_python, tmp_path):
     """With a local hub, in another process, because the client reads the hub's address on import."""
     code = """

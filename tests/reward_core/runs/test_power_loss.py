@@ -32,6 +32,7 @@ def some(folder, data, tmp_path):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @linux
 def test_a_checkpoint_is_on_the_disk_before_older_ones_are_removed(some, monkeypatch):
     with recorded(monkeypatch) as found:
@@ -60,6 +61,7 @@ def test_saved_models_and_prepared_data_are_on_the_disk(model, data, tmp_path, m
     assert found.unsynced_folders == set()
 
 
+@pytest.mark.slow
 def test_the_error_for_a_run_of_an_older_version_names_it(some, tmp_path):
     Trainer(some).train()
     state = tmp_path / "run/checkpoints/step-000003/state.json"

@@ -58,6 +58,7 @@ def load(precision: str) -> RM.RewardModel:
 
 
 # Measured: largest difference 0.02 and 0.07 of the deviation.
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", supported())
 def test_fused_scores_agree_with_exact_ones(exact, pairs, precision):
     prompts, images = pairs

@@ -74,6 +74,7 @@ def close(scores, expected):
     torch.testing.assert_close(scores, expected, atol=2e-5, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::reward_core.errors.PromptTruncatedWarning")
 def test_each_scorer_gives_the_scores_that_it_gives_alone(group, pictures):
     assert group.names == [*BOTH, "CLIP", "Aesthetic", "HPS"]

@@ -26,6 +26,7 @@ def image(scene, seed, *faults):
 # Images of this world
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", shapes.SPLITS)
 def test_clean_images_are_read_without_error(split):
     """Colors, shapes, named sizes and relations are read back as words, not only scored."""
@@ -84,6 +85,7 @@ STRENGTHS = (0.2, 0.4, 0.6, 0.8, 1.0)
 FAST_KINDS = ("wrong_relation", "cut_off")  # the others are marked slow
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind",
     [
@@ -153,6 +155,7 @@ EMPTY = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EMPTY)
 @pytest.mark.parametrize("prompt", ["a red circle", PROMPT])
 def test_an_empty_image_fits_no_prompt(name, prompt):

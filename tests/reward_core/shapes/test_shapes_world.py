@@ -50,6 +50,7 @@ def test_shapesbench_has_the_documented_number_of_prompts(world):
     assert len({scene for _, scene in world}) == 28_360
 
 
+@pytest.mark.slow
 def test_parse_inverts_every_wording(world):
     for prompt, scene in world[::5]:
         assert shapes.parse(prompt) == scene, prompt

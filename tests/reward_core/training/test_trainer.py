@@ -111,6 +111,7 @@ def test_training_learns_and_writes_a_loadable_folder(fresh, data, tmp_path, com
     assert "Not better" not in card
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("average", ["prompt", "pair"])
 def test_the_loss_of_a_step_covers_the_whole_batch(fresh, data, tmp_path, average):
     """Groups of unequal sizes in micro-batches of unequal lengths: 3 + 3 + 1."""
@@ -167,6 +168,7 @@ def without_dropout(model):
     return model
 
 
+@pytest.mark.slow
 def test_frozen_weights_do_not_change(fresh, data, tmp_path):
     model = fresh()
     before = weights(model)
@@ -401,6 +403,7 @@ def test_a_folder_is_for_one_run_at_a_time(fresh, data, tmp_path):
     assert second.train() == tmp_path / "run"  # now it is free
 
 
+@pytest.mark.slow
 def test_bad_images_are_skipped_counted_and_listed(fresh, tmp_path, caplog):
     caplog.set_level("INFO")
     data = tmp_path / "data"
@@ -480,6 +483,7 @@ def test_images_in_memory_are_skipped_one_by_one(fresh, data, tmp_path):
     assert "0 groups with fewer than two readable images" in (tmp_path / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_steps_without_pairs_are_skipped(fresh, tmp_path, caplog):
     caplog.set_level("INFO")
     data = tmp_path / "data"
@@ -596,6 +600,7 @@ def test_validations_that_are_not_finite_are_never_the_best(fresh, data, tmp_pat
     assert "rewards of 4 of 40 images are not finite\n" in caplog.text
 
 
+@pytest.mark.slow
 def test_card_and_log_say_if_the_accuracy_did_not_rise(fresh, data, tmp_path, caplog):
     """The initial model already orders the only pair correctly, so training lowers only the loss."""
     group = read_rankings(data / "train.json")[0].only([0, 1])
@@ -614,6 +619,7 @@ def test_card_and_log_say_if_the_accuracy_did_not_rise(fresh, data, tmp_path, ca
     assert f"**{verdict}**" in (tmp_path / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_early_stop_keeps_the_best(fresh, data, tmp_path):
     diverging = settings(data, tmp_path, epochs=30, lr=0.05, validations=2, patience=2)
     trainer = Trainer(diverging, fresh())

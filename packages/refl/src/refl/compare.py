@@ -25,7 +25,7 @@ from .image_grid import grid
 from .result import SETTINGS
 from .rewards import Rewards
 from .rollout import SampleNoise, rollout
-from .strategies import RolloutPlan
+from .rollout_plan import RolloutPlan
 from .validation import diversity
 
 logger = logging.getLogger(__name__)

@@ -94,16 +94,16 @@ class RewardConfig:
             as "module:function".
         weight: factor of this reward in the loss; 0: held out, logged and validated but not trained on.
         phi: how a reward r becomes a loss: relu (``max(target - r, 0)``, as in the paper), linear
-            (``-r``) or clipped (``-min(r, target)``). The strategy nft compares the negative loss. Empty:
-            linear for nft, relu for the others.
+            (``-r``) or clipped (``-min(r, target)``). The strategies nft and grpo compare the negative
+            loss. Empty: linear for these two, relu for the others.
         target: reward above which relu and clipped give no gradient; unused by linear. In the reward's
             own units; most rewards of ImageReward are between -2 and 2.
         dtype: bf16 or fp16: compute the reward under autocast in this dtype (faster on a GPU); empty:
             float32.
         input: what the reward gets: images (a list of PIL images, 8-bit RGB as saved, and a list of
             prompts; it returns numbers and has no gradient) or pixels (a tensor (N, 3, H, W) in [0, 1]).
-            Empty: for functions, images with the strategy nft and pixels with the others; for scorers,
-            pixels if they accept them.
+            Empty: for functions, images with the strategies nft and grpo and pixels with the others; for
+            scorers, pixels if they accept them.
     """
 
     name: str = "ImageReward-v1.0"
@@ -128,9 +128,9 @@ class LossConfig:
         ensemble_k: number of standard deviations that lower subtracts, at least 0.
         distance: what the distance to the base model compares: x0 (predicted clean latents), epsilon
             (predicted noise) or v (predicted velocity, which weighs noise levels more evenly).
-        distance_weight: factor of the mean squared distance to the base model over the gradient steps, or
-            over the trained noise levels of nft; 0: no distance term. With all weights trained, it needs a
-            second copy of the denoiser.
+        distance_weight: factor of the mean squared distance to the base model over the gradient steps, the
+            trained noise levels of nft or the random steps of grpo; 0: no distance term. With all weights
+            trained, it needs a second copy of the denoiser.
         pretraining_data: images with captions for the ordinary denoising loss: a folder, a pattern of
             .tar files, or a dataset id for ``datasets``; empty: no such term.
         pretraining_weight: factor of the ordinary denoising loss; unused without ``pretraining_data``.

@@ -25,9 +25,15 @@ _OTHERS = {
     "gradient_norm": "gradient norm",
     "zero_gradient": "share of images with zero gradient",
     "nft/r": "nft: mean r (near 0.5)",
-    "nft/constant_groups": "nft: share of groups with equal rewards",
-    "nft/skipped_groups": "nft: share of skipped groups",
     "nft/old_distance": "nft: squared distance to the old weights",
+    "grpo/ratio": "grpo: mean ratio of probabilities",
+    "grpo/clipped": "grpo: share of clipped ratios",
+    "grpo/log_ratio": "grpo: mean change of the log-probability",
+    **{
+        f"{name}/{kind}_groups": f"{name}: share of {text}"
+        for name in ("nft", "grpo")
+        for kind, text in (("constant", "groups with equal rewards"), ("skipped", "skipped groups"))
+    },
 }
 
 _GROUP_STD = "/group_std"

@@ -67,7 +67,7 @@ class DryRun:
             config.model,
             config.optimizer.ema_decay,
             keep_reference=config.loss.distance_weight > 0,
-            keep_old=not config.strategy.needs_reward_gradient,
+            keep_old=config.strategy.keeps_old_weights,
         )
         self.objective = make_objective(
             config, self.family, rewards, self.trainable, self.accelerator, captioned, no_grad_copy

@@ -12,7 +12,7 @@ from .losses import distance
 from .objective import TRAINING, MicroStep, Objective
 from .prompts import Batches
 from .rollout import Denoise, Rollout, SampleNoise
-from .strategies import RolloutPlan
+from .rollout_plan import RolloutPlan
 
 
 class GradientObjective(Objective):

@@ -1,4 +1,4 @@
-"""Rewards of a step's images compared within their groups: r of each image, and statistics to log."""
+"""Rewards of a step's images compared within their groups: advantages, and statistics to log."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from .advantages import advantages, centered, to_unit
 from .config import TrainConfig
 from .losses import reward_loss
 from .objective import RewardStatistics, StepStatistics
+from .strategies import StrategyConfig
 
 logger = logging.getLogger(__name__)
 FLOOR = 0.01  # z-scores divide by at least this share of a reward's mean spread in the run
@@ -45,15 +46,15 @@ class RunSpread:
 
 @dataclass(frozen=True)
 class GroupRewards:
-    """How much each image is to be reinforced.
+    """How much better each image is than its group.
 
     Attributes:
-        r: (N,) in [0, 1]; 1/2 where an image is not kept.
+        advantages: (N,) clipped advantages; 0 where an image is not kept.
         kept: (N,) whether the rewards of the image's whole group are finite.
         statistics: what to log.
     """
 
-    r: np.ndarray
+    advantages: np.ndarray
     kept: np.ndarray
     statistics: StepStatistics
 
@@ -85,8 +86,8 @@ def compare_groups(
         k=config.loss.ensemble_k,
     )
     kept = np.isfinite(result)
-    r = np.where(kept, to_unit(result, strategy.advantage_clip), 0.5)
-    return GroupRewards(r, kept, _statistics(rewards, r, kept, result, strategy.group))
+    result = np.where(kept, result, 0.0)
+    return GroupRewards(result, kept, _statistics(strategy, rewards, result, kept))
 
 
 def warn_of_broken(
@@ -112,9 +113,10 @@ def _std(values: np.ndarray) -> float:
 
 
 def _statistics(
-    rewards: Mapping[str, np.ndarray], r: np.ndarray, kept: np.ndarray, result: np.ndarray, group: int
+    strategy: StrategyConfig, rewards: Mapping[str, np.ndarray], advantage: np.ndarray, kept: np.ndarray
 ) -> StepStatistics:
     means, values = {}, {}
+    group = strategy.group
     for name, all_values in rewards.items():
         finite = all_values[np.isfinite(all_values)]
         means[name] = RewardStatistics(float(finite.mean()) if len(finite) else float("nan"), _std(finite))
@@ -125,11 +127,13 @@ def _statistics(
         values[f"reward/{name}/group_std"] = (
             float(np.sqrt((deviations**2).mean(1)).mean()) if len(whole) else 0.0
         )
-    constant = (np.nan_to_num(result).reshape(-1, group) == 0).all(1)
+    constant = (advantage.reshape(-1, group) == 0).all(1)
     skipped = ~kept.reshape(-1, group).all(1)
+    if strategy.name == "nft":
+        r = to_unit(advantage[kept], strategy.advantage_clip)
+        values["nft/r"] = float(r.mean()) if kept.any() else 0.5
     values |= {
-        "nft/r": float(r[kept].mean()) if kept.any() else 0.5,
-        "nft/constant_groups": float((constant & ~skipped).mean()),
-        "nft/skipped_groups": float(skipped.mean()),
+        f"{strategy.name}/constant_groups": float((constant & ~skipped).mean()),
+        f"{strategy.name}/skipped_groups": float(skipped.mean()),
     }
     return StepStatistics(means, values, float((constant | skipped).mean()), bool(kept.any()))

@@ -105,7 +105,7 @@ def check_rewards(names: Iterable[str], functions: Collection[str] = (), needs_g
             raise RewardError(
                 f"Cannot use the reward {name!r}: it is a VLM judge, and its answers have no gradient. "
                 "Choose a differentiable scorer, set its weight to 0 to only log it, or set "
-                "strategy.name=nft, which needs no gradient."
+                "strategy.name=nft or grpo, which need no gradient."
             )
         if known is not None or os.path.exists(name) or is_repo_id(name):
             continue

@@ -11,7 +11,7 @@ from reward_core.integrations.diffusers.clean_latents import clean as clean_late
 
 from .noise_schedule import predicted_noise, training_target
 
-__all__ = ["denoising_loss", "distance", "ensemble", "nft_loss", "reward_loss"]
+__all__ = ["denoising_loss", "distance", "ensemble", "grpo_loss", "nft_loss", "reward_loss"]
 
 
 def reward_loss(rewards: Tensor, phi: str, target: float) -> Tensor:
@@ -75,6 +75,22 @@ def _self_normalized(x0: Tensor, clean: Tensor) -> Tensor:
     """Return the mean squared error of each image over its mean absolute error, (B,)."""
     error = (x0 - clean).flatten(1)
     return error.pow(2).mean(1) / error.detach().abs().mean(1).clamp(min=1e-5)
+
+
+def grpo_loss(log_prob: Tensor, old_log_prob: Tensor, advantages: Tensor, clip: float) -> Tensor:
+    """Return the clipped loss of each image, (B,), as in Flow-GRPO (Liu et al. 2025, arXiv 2505.05470).
+
+    Where the ratio of the probabilities has moved from 1 by more than ``clip`` toward the advantage's side,
+    it has no gradient.
+
+    Args:
+        log_prob: (B,) log-probabilities of sampled latents with the trained weights.
+        old_log_prob: (B,) those with the weights that sampled them; no gradient passes through them.
+        advantages: (B,) advantages; an image with advantage 0 has no gradient.
+        clip: largest deviation of the ratio from 1 that is rewarded, above 0.
+    """
+    ratio = (log_prob - old_log_prob.detach()).exp()
+    return torch.maximum(-advantages * ratio, -advantages * ratio.clamp(1 - clip, 1 + clip))
 
 
 def distance(

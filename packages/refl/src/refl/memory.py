@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from .dtypes import DTYPES
 from .objective import Objective
-from .strategies import RolloutPlan
+from .rollout_plan import RolloutPlan
 
 GB = 2**30
 CARDS = (24, 80)  # GB
@@ -71,7 +71,7 @@ def estimate_memory(objective: Objective, plan: RolloutPlan) -> Memory:
         "rewards": _size(_modules_of_rewards(objective)),
         "copy for steps without gradient": 0.0 if copy is None else _size([copy.module]),
         "reference": _size([family.denoiser]) if full_reference else 0.0,
-        "old weights": 0.0 if config.strategy.needs_reward_gradient else trained,
+        "old weights": trained if config.strategy.keeps_old_weights else 0.0,
         "gradients": trained,
         "optimizer": trained * (0.5 if config.optimizer.eight_bit else 2),
         "moving average": trained if config.optimizer.ema_decay else 0.0,

@@ -47,6 +47,8 @@ class NoiseSchedule:
         new_noise_scales: N factors of the new noise that a step adds (0 for deterministic samplers).
         prediction: what the denoiser predicts: epsilon, v_prediction, sample or flow (noise - x0).
         initial_scale: factor from standard normal noise to the first latents.
+        kept_noise_scales: N factors of the predicted noise that a step keeps; None: together with the new
+            noise, as much as the next level has.
     """
 
     timesteps: tuple[float, ...]
@@ -55,6 +57,7 @@ class NoiseSchedule:
     new_noise_scales: tuple[float, ...]
     prediction: str
     initial_scale: float = 1.0
+    kept_noise_scales: tuple[float, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.timesteps)
@@ -80,15 +83,20 @@ class NoiseSchedule:
             i: index of the step, 0 to N - 1.
             new_noise: standard normal noise, shaped as ``x``; required if ``new_noise_scales[i]`` is not 0.
         """
-        x0, noise = self.clean(x, output, i), self.noise(x, output, i)
-        new_noise_scale = self.new_noise_scales[i]
-        noise_scale = math.sqrt(max(self.sigmas[i + 1] ** 2 - new_noise_scale**2, 0.0))
-        x = self.alphas[i + 1] * x0 + noise_scale * noise
-        if new_noise_scale:
+        x = self.mean(x, output, i)
+        if self.new_noise_scales[i]:
             if new_noise is None:
                 raise ValueError(f"Cannot take step {i} of a stochastic sampler: new_noise is missing.")
-            x = x + new_noise_scale * new_noise
+            x = x + self.new_noise_scales[i] * new_noise
         return x
+
+    def mean(self, x: Tensor, output: Tensor, i: int) -> Tensor:
+        """Return the latents of step i + 1 without the new noise, shaped as ``x``."""
+        if self.kept_noise_scales is None:
+            kept = math.sqrt(max(self.sigmas[i + 1] ** 2 - self.new_noise_scales[i] ** 2, 0.0))
+        else:
+            kept = self.kept_noise_scales[i]
+        return self.alphas[i + 1] * self.clean(x, output, i) + kept * self.noise(x, output, i)
 
     def renoise(self, x0: Tensor, noise: Tensor, i: int) -> Tensor:
         """Add ``noise`` to clean latents ``x0``, up to the level of step i."""

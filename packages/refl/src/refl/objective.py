@@ -23,14 +23,14 @@ from .noise_schedule import NoiseSchedule, training_levels
 from .prompts import Batches, DataOrder
 from .rewards import Rewards
 from .rollout import Denoise, Rollout, SampleNoise, rollout
-from .strategies import RolloutPlan, whole_rollout
+from .rollout_plan import RolloutPlan, whole_rollout
 from .trainable import Trainable
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 # Purposes of noise: the same index draws different noise for each.
-TRAINING, PRETRAINING, VALIDATION, LEVELS = 0, 1, 2, 3
+TRAINING, PRETRAINING, VALIDATION, LEVELS, STEPS = 0, 1, 2, 3, 4
 
 
 @dataclass
@@ -156,7 +156,9 @@ class Objective(ABC):
         plan: RolloutPlan,
         schedule: NoiseSchedule,
         no_grad_copy: NoGradCopy | None = None,
+        start: Tensor | None = None,
     ) -> tuple[Rollout, Denoise]:
+        """Generate latents from ``start``, or from the first draw of ``noise`` if it is None."""
         family, config, device = self.family, self.config.rollout, self.accelerator.device
         condition = self._encode(prompts, self.guidance)
         shape = family.latent_shape(self.height, self.width)
@@ -175,7 +177,8 @@ class Objective(ABC):
         if self.config.model.gradient_checkpointing and sum(plan.cost()[1:]) == 1:
             recompute = False  # the denoiser recomputes its blocks; doing both costs one more pass
         no_grad_denoise = None if no_grad_copy is None else denoise_with_copy
-        result = rollout(denoise, schedule, plan, draw(), draw, recompute, no_grad_denoise)
+        start = draw() if start is None else start
+        result = rollout(denoise, schedule, plan, start, draw, recompute, no_grad_denoise)
         return result, denoise
 
     def _pretraining_loss(self, captioned: CaptionedImages, step: int, indices: Sequence[int]) -> Tensor:

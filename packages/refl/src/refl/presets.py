@@ -1,4 +1,4 @@
-"""Presets: named starting points. Only sd14-paper and sd35-nft are published recipes."""
+"""Presets: named starting points. Only sd14-paper, sd35-nft and sd35-grpo are published recipes."""
 
 from __future__ import annotations
 
@@ -42,6 +42,26 @@ PRESETS: dict[str, dict[str, Any]] = {
         "optimizer": {"lr": 3e-4, "weight_decay": 1e-4, "ema_decay": 0.9},
         "validation": {"steps": 40},
         "run": {"batch_size": 12, "accumulation": 12, "steps": 1000, "mixed_precision": "fp16"},
+    },
+    # Not a published recipe, but for its guidance, that of DDPO. 64 images per step, each trained on twice.
+    "sd15-grpo": {
+        "model": {"id": "stable-diffusion-v1-5/stable-diffusion-v1-5", "lora_rank": 32, "lora_alpha": 64},
+        "rollout": {"sampler": "ddim", "steps": 20, "guidance_scale": 5.0},
+        "strategy": {"name": "grpo", "updates": 2},
+        "loss": {"reward_scale": 1.0},
+        "optimizer": {"lr": 1e-4, "warmup_steps": 10, "weight_decay": 1e-4},
+        "run": {"batch_size": 8, "accumulation": 8, "steps": 300, "mixed_precision": "bf16"},
+    },
+    # Flow-GRPO-Fast's settings for SD3.5 medium: random steps in a window, without guidance and KL. 8
+    # processes x 18 x 4 = 576 images of 24 prompts per step; the authors generate 1152 for two steps.
+    "sd35-grpo": {
+        "model": {"id": "stabilityai/stable-diffusion-3.5-medium", "lora_rank": 32, "lora_alpha": 64},
+        "rollout": {"height": 512, "width": 512, "steps": 10},
+        "strategy": {"name": "grpo", "group": 24, "noise": "cps", "eta": 0.8, "window": 2, "clip": 1e-5},
+        "loss": {"reward_scale": 1.0},
+        "optimizer": {"lr": 3e-4, "weight_decay": 1e-4, "ema_decay": 0.9},
+        "validation": {"steps": 40},
+        "run": {"batch_size": 18, "accumulation": 4, "steps": 1000, "mixed_precision": "fp16"},
     },
     "sdxl": {
         "model": {

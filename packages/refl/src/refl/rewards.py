@@ -137,7 +137,7 @@ class Rewards:
                 raise RewardError(
                     f"Cannot train on the reward {reward.config.name!r}: it has no gradient. Compute it with "
                     "differentiable operations, set its weight to 0 to only log it, or set "
-                    "strategy.name=nft, which needs no gradient."
+                    "strategy.name=nft or grpo, which need no gradient."
                 )
 
 

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from reward_core.runs.cuda import upload
 
 from .noise_schedule import NoiseSchedule
-from .strategies import RolloutPlan
+from .rollout_plan import RolloutPlan
 
 Denoise = Callable[[Tensor, int], Tensor]
 """(latents (B, ...), step index) -> the denoiser's output, shaped as the latents."""
@@ -71,6 +71,23 @@ def clear_autocast_cache() -> None:
     torch.clear_autocast_cache()
 
 
+@dataclass(frozen=True)
+class Visit:
+    """A random step of a rollout, for its probability.
+
+    Attributes:
+        step: index of the step.
+        latents: (B, ...) latents before the step.
+        output: denoiser output for them, shaped as ``latents``.
+        after: latents after the step, shaped as ``latents``.
+    """
+
+    step: int
+    latents: Tensor
+    output: Tensor
+    after: Tensor
+
+
 @dataclass
 class Rollout:
     """The result of a rollout.
@@ -78,10 +95,12 @@ class Rollout:
     Attributes:
         latents: clean latents (B, ...); with re-noised copies ((1 + copies) * B, ...), the plain ones first.
         gradient_steps: (index, input latents without gradient, denoiser output) of each gradient step.
+        visits: the random steps that the plan names.
     """
 
     latents: Tensor
     gradient_steps: list[tuple[int, Tensor, Tensor]] = field(default_factory=list)
+    visits: list[Visit] = field(default_factory=list)
 
 
 def rollout(
@@ -103,7 +122,8 @@ def rollout(
         noise: returns new standard normal noise shaped as ``latents``, for stochastic samplers and copies.
         gradient_checkpointing: store only the input of each gradient step and recompute its activations in
             the backward pass.
-        no_grad_denoise: the denoiser of the steps without gradient; None: ``denoise``.
+        no_grad_denoise: the denoiser of the steps without gradient; None: ``denoise``. Steps whose
+            probability is compared use ``denoise``, as the loss does.
     """
 
     def with_gradient(x: Tensor, i: int) -> Tensor:
@@ -114,6 +134,7 @@ def rollout(
 
     x = latents * schedule.initial_scale
     gradient_steps: list[tuple[int, Tensor, Tensor]] = []
+    visits: list[Visit] = []
     for i in range(plan.stop + 1):
         if i in plan.gradient:
             if i - 1 not in plan.gradient:
@@ -121,15 +142,18 @@ def rollout(
             output = with_gradient(x, i)
             gradient_steps.append((i, x.detach(), output))
         else:
+            free = no_grad_denoise if no_grad_denoise is not None and i not in plan.random else denoise
             with torch.no_grad():
-                output = (no_grad_denoise or denoise)(x, i)
-        last = i == plan.stop
+                output = free(x, i)
+        before, last = x, i == plan.stop
         if last and plan.read == "prediction":
             x = schedule.clean(x, output, i)
         else:  # plain arithmetic: gradient of earlier steps passes through it
             x = schedule.step(x, output, i, noise() if schedule.new_noise_scales[i] else None)
+        if i in plan.random:
+            visits.append(Visit(i, before, output, x))
     if not plan.copies:
-        return Rollout(x, gradient_steps)
+        return Rollout(x, gradient_steps, visits)
     results = [x]
     for _ in range(plan.copies):
         renoised = schedule.renoise(x.detach(), noise(), plan.stop)

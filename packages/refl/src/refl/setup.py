@@ -20,6 +20,7 @@ from .dtypes import DTYPES
 from .errors import ConfigError
 from .families import Family, load_family
 from .gradient_objective import GradientObjective
+from .grpo_objective import GRPOObjective
 from .image_rewards import import_function
 from .input_checks import check_downloads, check_model, check_out, check_reward_names, is_import_path
 from .nft_objective import NFTObjective
@@ -221,13 +222,13 @@ def make_no_grad_copy(config: TrainConfig, family: Family, device: torch.device)
 def make_batches(config: TrainConfig, accelerator: Accelerator, prompts: Sequence[str]) -> Batches:
     """Return which samples each microstep uses; raise ConfigError if groups do not fit into a step."""
     run, ranks, rank = config.run, accelerator.num_processes, accelerator.process_index
-    group = config.strategy.group if config.strategy.name == "nft" else 1
+    group = 1 if config.strategy.needs_reward_gradient else config.strategy.group
     return Batches(prompts, run.seed, run.batch_size, run.accumulation, ranks, rank, group)
 
 
 def make_objective(config: TrainConfig, *parts: Any) -> Objective:
     """Return the objective of the strategy from the parts that Objective takes."""
-    kind = GradientObjective if config.strategy.needs_reward_gradient else NFTObjective
+    kind = {"nft": NFTObjective, "grpo": GRPOObjective}.get(config.strategy.name, GradientObjective)
     return kind(config, *parts)
 
 

@@ -8,53 +8,19 @@
 | alignprop  | all from a random step on             | at the end   | last latents | Prabhudesai et al. 2023 |
 | drtune     | k evenly spaced, input detached       | at random    | prediction   | Wu et al. 2024 |
 | nft        | none: trained on re-noised results    | at the end   | last latents | Zheng et al. 2025 |
+| grpo       | none: trained on its random steps     | at the end   | last latents | Liu et al. 2025 |
 
-nft (DiffusionNFT) needs no gradient of the reward; see refl.nft_objective.
+nft (DiffusionNFT) and grpo (Flow-GRPO) need no gradient of the reward; see refl.nft_objective and
+refl.grpo_objective.
 """
 
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .errors import ConfigError
-
-
-@dataclass(frozen=True)
-class RolloutPlan:
-    """The plan of one rollout.
-
-    Attributes:
-        stop: index of the last denoising step that is computed.
-        gradient: indices of the steps at which the denoiser carries gradient.
-        detach_input: detach the denoiser's input, so that no gradient passes through it.
-        read: where x0 comes from: "prediction" (x0 predicted at ``stop``) or "latents" (the latents
-            after ``stop``).
-        copies: number of times the result is re-noised to the level of the last step and denoised with
-            gradient; 0 for a plain rollout.
-    """
-
-    stop: int
-    gradient: tuple[int, ...]
-    detach_input: bool = False
-    read: str = "prediction"
-    copies: int = 0
-
-    def cost(self) -> tuple[int, int]:
-        """Return the denoiser passes without gradient and those with gradient."""
-        with_gradient = len(self.gradient) + self.copies
-        return self.stop + 1 - len(self.gradient), with_gradient
-
-    def __str__(self) -> str:
-        with_gradient = ", ".join(map(str, self.gradient)) or "none"
-        if len(self.gradient) > 2 and self.gradient == tuple(range(self.gradient[0], self.stop + 1)):
-            with_gradient = f"{self.gradient[0]}-{self.stop}"
-        parts = [f"steps 0-{self.stop}", f"gradient at {with_gradient}", f"x0 from the {self.read}"]
-        if self.detach_input:
-            parts.append("denoiser input detached")
-        if self.copies:
-            parts.append(f"{self.copies} re-noised copies")
-        return ", ".join(parts)
+from .rollout_plan import RolloutPlan, whole_rollout
 
 
 @dataclass(frozen=True)
@@ -62,32 +28,44 @@ class StrategyConfig:
     """How the model is trained: which denoising steps carry gradient, or without gradient of the reward.
 
     Attributes:
-        name: refl, draft, draft-lv, alignprop or drtune, which need the reward's gradient; nft, which needs
-            only its values. The settings from ``group`` on are used by nft alone.
+        name: refl, draft, draft-lv, alignprop or drtune, which need the reward's gradient; nft or grpo,
+            which need only its values. The settings from ``group`` on are used by these two alone.
         first: index of the earliest step that may be drawn at random: the gradient step (refl), the first
-            gradient step (alignprop) or the stop (drtune); unused by the others. Negative values count
-            from the end. None: 0 for alignprop, the start of the last quarter for refl and drtune.
+            gradient step (alignprop), the stop (drtune) or the first random step (grpo); unused by the
+            others. Negative values count from the end. None: 0 for alignprop and grpo, the start of the
+            last quarter for refl and drtune.
         last: index of the latest step that may be drawn; negative values count from the end. None: the
-            last step.
+            last step; for grpo, the last step of the first half, or ``first`` if that is later.
         k: number of gradient steps, from 1 to ``rollout.steps``: the last ones (draft) or evenly spaced
             ones (drtune); unused by the others.
         copies: number of re-noised copies for draft-lv, at least 1; unused by the others.
         group: images per prompt, at least 2, compared with each other. The images of an optimizer step
             (``run.batch_size * run.accumulation * processes``) must be a multiple of it.
-        levels: noise levels at which each image is trained per optimizer step, from 1 to ``rollout.steps``.
-        beta: share of the trained model in the two models that the loss compares, above 0. Smaller values
-            learn faster and are less stable.
         advantage_clip: advantages are clipped to plus or minus this value, above 0.
         spread: what a reward's distance to its group's mean is divided by: the standard deviation of all
             images of the step (pooled) or of the group (group). Unused with combine=zscore.
         combine: how several rewards become one advantage: their weighted sum (sum), or the weighted sum of
             each reward's z-scores within the group (zscore), which does not depend on their scales.
-        updates: optimizer steps per set of images; later ones use the same images at other noise levels.
+        updates: optimizer steps per set of images; later ones use the same images, with nft at other noise
+            levels.
+        shared_noise: nft: train all images of a prompt at the same noise levels with the same noise; grpo:
+            start all images of a prompt from the same noise, so that they differ by their random steps.
         guided_loss: use ``rollout.guidance_scale`` in the loss too, for trained and old weights. Without
-            it, images are generated with guidance and trained on without, at half the cost.
-        shared_noise: train all images of a prompt at the same noise levels with the same noise.
-        old_decay: (start, slope, most): after n optimizer steps, the weights that generate the images keep
-            ``min(slope * max(n - start, 0), most)`` of themselves and take the rest from the trained ones.
+            it, images are generated with guidance and trained on without, at half the cost (nft alone).
+        levels: nft: noise levels at which each image is trained per optimizer step, from 1 to
+            ``rollout.steps``.
+        beta: nft: share of the trained model in the two models that the loss compares, above 0. Smaller
+            values learn faster and are less stable.
+        old_decay: nft: (start, slope, most): after n optimizer steps, the weights that generate the images
+            keep ``min(slope * max(n - start, 0), most)`` of themselves and take the rest from the trained
+            ones.
+        noise: grpo: how random steps add noise: cps, ddim (not for flow models), flow_sde or dance_sde
+            (only for these).
+        eta: grpo: amount of noise that random steps add, above 0; at most 1 for cps and ddim.
+        window: grpo: number of random steps in a row, which are trained; the others add no noise. At least
+            1; 0: all steps but the last, which adds none.
+        clip: grpo: change of an image's probability, relative to that when it was generated, beyond which
+            it gives no gradient, above 0.
     """
 
     name: str = "refl"
@@ -96,33 +74,52 @@ class StrategyConfig:
     k: int = 1
     copies: int = 2
     group: int = 8
-    levels: int = 2
-    beta: float = 1.0
     advantage_clip: float = 5.0
     spread: str = "pooled"
     combine: str = "sum"
     updates: int = 1
-    guided_loss: bool = True
     shared_noise: bool = True
+    guided_loss: bool = True
+    levels: int = 2
+    beta: float = 1.0
     old_decay: tuple[float, ...] = (0.0, 0.001, 0.5)
+    noise: str = "cps"
+    eta: float = 0.8
+    window: int = 2
+    clip: float = 1e-4
 
     @property
     def needs_reward_gradient(self) -> bool:
         """Whether trained rewards must be differentiable."""
-        return self.name != "nft"
+        return self.name not in ("nft", "grpo")
+
+    @property
+    def keeps_old_weights(self) -> bool:
+        """Whether the weights that generate images differ from the trained ones."""
+        return self.name == "nft" or (self.name == "grpo" and self.updates > 1)
 
     def keep_old(self, steps: int) -> float:
-        """Return the share that the old weights of nft keep of themselves after ``steps`` optimizer steps."""
+        """Return the share that the old weights keep of themselves after ``steps`` optimizer steps."""
+        if self.name == "grpo":
+            return 0.0
         start, slope, most = self.old_decay
         return min(slope * max(steps - start, 0.0), most)
 
+    def random_steps(self, steps: int) -> int:
+        """Return the number of random steps of grpo in a rollout of ``steps``."""
+        return self.window or steps - 1
+
     def bounds(self, steps: int) -> tuple[int, int]:
         """Return ``first`` and ``last`` as indices into a rollout of ``steps``."""
-        first = self.first
+        first, last = self.first, self.last
         if first is None:
-            first = 0 if self.name == "alignprop" else (3 * steps) // 4
-        last = steps - 1 if self.last is None else self.last
-        first, last = (n + steps if n < 0 else n for n in (first, last))
+            first = 0 if self.name in ("alignprop", "grpo") else (3 * steps) // 4
+        first = first + steps if first < 0 else first
+        if last is None and self.name == "grpo":
+            last = max(min((steps - 1) // 2, steps - 1 - self.random_steps(steps)), first)
+        elif last is None:
+            last = steps - 1
+        last = last + steps if last < 0 else last
         if not 0 <= first <= last < steps:
             raise ConfigError(
                 f"Cannot use strategy.first={self.first} and strategy.last={self.last}: they must satisfy "
@@ -136,39 +133,14 @@ class StrategyConfig:
             raise ConfigError(
                 f"Cannot use strategy.name={self.name!r}: it must be one of {', '.join(STRATEGIES)}."
             )
-        if self.name == "nft":
-            self._check_nft(steps)
-        if self.name in ("refl", "alignprop", "drtune"):
+        if not self.needs_reward_gradient:
+            check_groups(self, steps)
+        if self.name in ("refl", "alignprop", "drtune", "grpo"):
             self.bounds(steps)
         if self.name in ("draft", "drtune") and not 1 <= self.k <= steps:
             raise ConfigError(f"Cannot use strategy.k={self.k}: it must be 1 to {steps} (rollout.steps).")
         if self.name == "draft-lv" and self.copies < 1:
             raise ConfigError(f"Cannot use strategy.copies={self.copies}: it must be at least 1.")
-
-    def _check_nft(self, steps: int) -> None:
-        for name, allowed in (("spread", SPREADS), ("combine", COMBINATIONS)):
-            value = getattr(self, name)
-            if value not in allowed:
-                raise ConfigError(
-                    f"Cannot use strategy.{name}={value!r}: it must be one of {', '.join(allowed)}."
-                )
-        for name, minimum in (("group", 2), ("updates", 1)):
-            if getattr(self, name) < minimum:
-                raise ConfigError(
-                    f"Cannot use strategy.{name}={getattr(self, name)}: it must be at least {minimum}."
-                )
-        for name in ("beta", "advantage_clip"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"Cannot use strategy.{name}={getattr(self, name)}: it must be above 0.")
-        if not 1 <= self.levels <= steps:
-            raise ConfigError(
-                f"Cannot use strategy.levels={self.levels}: it must be 1 to {steps} (rollout.steps)."
-            )
-        if len(self.old_decay) != 3 or min(self.old_decay) < 0 or self.old_decay[-1] >= 1:
-            raise ConfigError(
-                f"Cannot use strategy.old_decay={list(self.old_decay)}: it must be three numbers (start, "
-                "slope, most), at least 0, with most below 1."
-            )
 
     def plan(self, steps: int, rng: random.Random) -> RolloutPlan:
         """Draw the plan of one rollout of ``steps`` steps.
@@ -178,12 +150,61 @@ class StrategyConfig:
         self.check(steps)
         if self.name == "nft":
             return whole_rollout(steps)
+        if self.name == "grpo":
+            return _grpo(self, steps, rng)
         return PLANNERS[self.name](self, steps, rng)
 
 
-def whole_rollout(steps: int) -> RolloutPlan:
-    """Return the plan of a rollout of ``steps`` steps without gradient."""
-    return RolloutPlan(steps - 1, (), read="latents")
+def check_groups(config: StrategyConfig, steps: int) -> None:
+    """Raise ConfigError if the settings of nft or grpo do not fit a rollout of ``steps`` steps."""
+    for name, allowed in (("spread", SPREADS), ("combine", COMBINATIONS), ("noise", NOISES)):
+        value = getattr(config, name)
+        if value not in allowed:
+            raise ConfigError(
+                f"Cannot use strategy.{name}={value!r}: it must be one of {', '.join(allowed)}."
+            )
+    for name, minimum in (("group", 2), ("updates", 1), ("window", 0)):
+        if getattr(config, name) < minimum:
+            raise ConfigError(
+                f"Cannot use strategy.{name}={getattr(config, name)}: it must be at least {minimum}."
+            )
+    for name in ("beta", "advantage_clip", "eta", "clip"):
+        if not getattr(config, name) > 0:
+            raise ConfigError(f"Cannot use strategy.{name}={getattr(config, name)}: it must be above 0.")
+    if config.name == "nft":
+        _check_nft(config, steps)
+    else:
+        _check_grpo(config, steps)
+
+
+def _check_nft(config: StrategyConfig, steps: int) -> None:
+    if not 1 <= config.levels <= steps:
+        raise ConfigError(
+            f"Cannot use strategy.levels={config.levels}: it must be 1 to {steps} (rollout.steps)."
+        )
+    if len(config.old_decay) != 3 or min(config.old_decay) < 0 or config.old_decay[-1] >= 1:
+        raise ConfigError(
+            f"Cannot use strategy.old_decay={list(config.old_decay)}: it must be three numbers (start, "
+            "slope, most), at least 0, with most below 1."
+        )
+
+
+def _check_grpo(config: StrategyConfig, steps: int) -> None:
+    if steps < 2:
+        raise ConfigError(
+            f"Cannot use strategy.name=grpo with rollout.steps={steps}: the last step is never random. Use "
+            "at least 2."
+        )
+    if config.noise in ("cps", "ddim") and config.eta > 1:
+        raise ConfigError(
+            f"Cannot use strategy.eta={config.eta}: it must be at most 1 for strategy.noise={config.noise}."
+        )
+    _, last = config.bounds(steps)
+    if last + config.random_steps(steps) > steps - 1:
+        raise ConfigError(
+            f"Cannot use strategy.window={config.window} from step {last} (strategy.last) on: random steps "
+            f"must end before the last of {steps} steps (rollout.steps), which adds no noise."
+        )
 
 
 def _refl(config: StrategyConfig, steps: int, rng: random.Random) -> RolloutPlan:
@@ -212,6 +233,11 @@ def _drtune(config: StrategyConfig, steps: int, rng: random.Random) -> RolloutPl
     return RolloutPlan(stop, gradient, detach_input=True)
 
 
+def _grpo(config: StrategyConfig, steps: int, rng: random.Random) -> RolloutPlan:
+    start = rng.randint(*config.bounds(steps))
+    return replace(whole_rollout(steps), random=tuple(range(start, start + config.random_steps(steps))))
+
+
 PLANNERS = {
     "refl": _refl,
     "draft": _draft,
@@ -219,6 +245,7 @@ PLANNERS = {
     "alignprop": _alignprop,
     "drtune": _drtune,
 }
-STRATEGIES = (*PLANNERS, "nft")
+STRATEGIES = (*PLANNERS, "nft", "grpo")
 SPREADS = ("pooled", "group")
 COMBINATIONS = ("sum", "zscore")
+NOISES = ("cps", "ddim", "flow_sde", "dance_sde")

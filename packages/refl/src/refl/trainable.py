@@ -91,11 +91,14 @@ class Trainable:
 
     @contextmanager
     def old(self) -> Iterator[None]:
-        """Switch the parameters to the old weights in the context, for passes without gradient.
+        """Switch the parameters to the old weights, if any, in the context, for passes without gradient.
 
         Nothing is copied: each parameter gets the old tensor and afterwards its own again. End autocast
         before and in the context, since it caches weights.
         """
+        if not self._old:
+            yield
+            return
         trained = [parameter.data for parameter in self.parameters]
         for parameter, old in zip(self.parameters, self._old, strict=True):
             parameter.data = old
@@ -107,7 +110,9 @@ class Trainable:
 
     @torch.no_grad()
     def update_old(self, kept: float) -> None:
-        """Move the old weights toward the trained ones; they keep the share ``kept`` of themselves."""
+        """Move the old weights, if any, toward the trained ones; they keep a share ``kept`` of themselves."""
+        if not self._old:
+            return
         for old, parameter in zip(self._old, self.parameters, strict=True):
             old.lerp_(parameter, 1 - kept)
 

@@ -56,8 +56,8 @@ class Trainer:
         prompts: prompt file (see prompts.read_prompts) or a list of prompts; None: ``args.prompts``.
         args: settings of the run; None: the preset sd14-paper.
         rewards: name -> function, for rewards in ``args`` that are not models of reward_core: (pixels
-            (N, 3, H, W) in [0, 1], N prompts) -> rewards (N,), or, with the strategy nft, (N PIL images, N
-            prompts) -> N numbers. ``rewards[].input`` chooses otherwise.
+            (N, 3, H, W) in [0, 1], N prompts) -> rewards (N,), or, with the strategies nft and grpo, (N PIL
+            images, N prompts) -> N numbers. ``rewards[].input`` chooses otherwise.
         validation_prompts: file or list of validation prompts; None: ``args.validation.prompts_file``.
 
     Attributes:
@@ -97,7 +97,7 @@ class Trainer:
             config.model,
             config.optimizer.ema_decay,
             keep_reference=config.loss.distance_weight > 0,
-            keep_old=not config.strategy.needs_reward_gradient,
+            keep_old=config.strategy.keeps_old_weights,
         )
         parts = (family, loaded_rewards, self.trainable, accelerator, captioned, no_grad_copy)
         self.objective = make_objective(config, *parts)

@@ -106,6 +106,7 @@ def test_a_template_of_the_caller_asks_any_model(server, images, tmp_path):
 # The server
 
 
+@pytest.mark.slow
 def test_overload_and_faults_of_the_server_are_retried(server, images):
     busy = (429, {"Retry-After": "0.2"})
     server.faults = {"busy": [busy, 500, None], "down": [503], "late": [1.5, None]}

@@ -14,7 +14,7 @@ from ..presets import PRESETS
 if TYPE_CHECKING:
     from ..config import TrainConfig
     from ..dry_run import DryRun
-    from ..strategies import RolloutPlan
+    from ..rollout_plan import RolloutPlan
 
 logger = logging.getLogger(__name__)
 
@@ -125,12 +125,15 @@ def _passes(config: TrainConfig, plan: RolloutPlan) -> str:
     strategy = config.strategy
     if strategy.needs_reward_gradient:
         return f"denoiser: {free} passes without gradient, {with_gradient} with"
-    fixed = 2 if config.loss.distance_weight else 1  # the old weights, and the base model
+    is_nft = strategy.name == "nft"
+    count = strategy.levels if is_nft else strategy.random_steps(config.rollout.steps)
+    fixed = is_nft + bool(config.loss.distance_weight)  # the old weights, and the base model
     shared = f" for {strategy.updates} optimizer steps" if strategy.updates > 1 else ""
-    total = free + strategy.updates * strategy.levels * (fixed + 1)
-    levels = f"{strategy.levels} noise levels x ({fixed} without gradient + 1 with)"
+    total = free + strategy.updates * count * (fixed + 1)
+    without = f"({fixed} without gradient + 1 with)" if fixed else "1 with gradient"
+    levels = f"{count} {'noise levels' if is_nft else 'random steps'} x {without}"
     times = f"{strategy.updates} x " if strategy.updates > 1 else ""
     return (
-        f"nft: {strategy.group} images per prompt; passes per image: {free} to generate it{shared}, "
-        f"{times}{levels} = {total}"
+        f"{strategy.name}: {strategy.group} images per prompt; passes per image: {free} to generate it"
+        f"{shared}, {times}{levels} = {total}"
     )

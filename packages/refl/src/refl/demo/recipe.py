@@ -36,8 +36,9 @@ DENOISING_STEPS, GUIDANCE = 20, 2.5
 PAIR_SHARE = 0.5  # probability that a sampled validation prompt has two things
 # Reward of clean, correct images by `tiny` (1.38 with one thing, 1.35 with two). More is not better.
 CLEAN_REWARD = 1.35
-# Weight of the policy loss of nft beside the denoising loss. At 1, the gradients of both have similar norms.
-NFT_REWARD_SCALE = 0.3
+# Weights of the policy losses beside the denoising loss. At 1 for nft and 10 for grpo, the gradients of both
+# losses have similar norms.
+NFT_REWARD_SCALE, GRPO_REWARD_SCALE = 0.3, 5.0
 
 
 @dataclass(frozen=True)
@@ -165,6 +166,20 @@ def nft_config(out: Path, data: Path, size: DemoSize, seed: int) -> TrainConfig:
         optimizer=replace(config.optimizer, lr=1e-4),
         validation=replace(config.validation, steps=DENOISING_STEPS),
         run=replace(config.run, batch_size=2 * size.batch_size, accumulation=2),
+    )
+
+
+def grpo_config(out: Path, data: Path, size: DemoSize, seed: int) -> TrainConfig:
+    """Return the settings of grpo with the oracle as a reward without gradient.
+
+    They are those of ``nft_config``, but for the strategy, whose loss needs the guidance of the images.
+    Without guidance, it improves fewer images, as they are compared with guidance.
+    """
+    config = nft_config(out, data, size, seed)
+    return replace(
+        config,
+        strategy=StrategyConfig("grpo", group=8, updates=2),
+        loss=replace(config.loss, reward_scale=GRPO_REWARD_SCALE),
     )
 
 
