@@ -1,12 +1,14 @@
 """Measurements that alternate in rounds, for machines whose speed varies.
 
-Each round runs every path once, one after the other. A ratio of two paths is taken within a round, so that it
-does not depend on how fast the machine is at that time. Medians and quartiles of the ratios are reported.
+Each round runs every path once, one after the other, and starts with another path. A ratio of two paths is taken
+within a round, so that it does not depend on how fast the machine is at that time. Medians and quartiles of the
+ratios are reported.
 """
 
 from __future__ import annotations
 
 import statistics
+from collections import deque
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from time import perf_counter
@@ -71,9 +73,11 @@ def run_rounds(
     for _, work in works.values():
         work()
     took: dict[str, list[float]] = {path: [] for path in works}
+    order = deque(works)
     for _ in range(rounds):
-        for path, (_, work) in works.items():
-            took[path].append(seconds_of(work, device, clock))
+        for path in order:
+            took[path].append(seconds_of(works[path][1], device, clock))
+        order.rotate(-1)
     return Rounds(took, {path: units for path, (units, _) in works.items()})
 
 
