@@ -48,7 +48,7 @@ def parse_args() -> argparse.Namespace:
         "--pictures", type=int, default=64, help="images to measure agreement (default: %(default)s)"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, images and prompts")
-    parser.add_argument("--timed", type=int, help="images to time (default: 8 on a CPU, 1024 on a GPU)")
+    parser.add_argument("--timed", type=int, help="images to time (default: 24 on a CPU, 1024 on a GPU)")
     parser.add_argument("--rounds", type=int, default=8, help="rounds (default: %(default)s)")
     parser.add_argument(
         "--processor-time",
@@ -66,7 +66,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     device = torch.device(args.device)
-    timed = args.timed or (8 if args.device == "cpu" else 1024)
+    timed = args.timed or (24 if args.device == "cpu" else 1024)
     size = args.batch_size or (8 if args.device == "cpu" else 64)
     clock = process_time if args.processor_time else perf_counter
     if args.processor_time:

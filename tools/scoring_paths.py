@@ -19,9 +19,9 @@ from reward_core.errors import InputError
 from reward_core.network.onednn_linear import onednn_is_faster
 from reward_core.scoring.precision import PRECISIONS, encoder_dtype
 
-ONE = "batch size 1, float32"
+ONE = "batch size 1"
 AUTOCAST = "autocast"
-CONVERTED = "autocast, weights converted once"
+CONVERTED = "autocast, converted"
 EXACT = "exact"
 TORCH_LINEAR = "exact, torch's linear layers"
 FROM_TENSORS = ", from tensors"
@@ -97,11 +97,12 @@ class Workload:
             image.save(file, quality=95)
         self.sources: list[Image.Image] | list[str] = self.files if self.source == "files" else images
 
-    def scored(self, model: RM.RewardModel, source: str) -> Callable[[], object]:
-        size = self.models.size
+    def scored(self, model: RM.RewardModel, source: str, count: int | None = None) -> Callable[[], object]:
+        """Return a call that scores the first ``count`` images (default: all)."""
+        size, prompts = self.models.size, self.prompts[:count]
         if source == "files":
-            return lambda: model.score_pairs(self.prompts, self.files, batch_size=size)
-        return lambda: resident(model, self.levels, self.prompts, size)
+            return lambda: model.score_pairs(prompts, self.files[:count], batch_size=size)
+        return lambda: resident(model, self.levels[:count], prompts, size)
 
     def plain(self, model: RM.RewardModel) -> Callable[[], object]:
         """Return the baseline: the model called in batches under autocast, from pixels that are ready."""
@@ -115,9 +116,10 @@ class Workload:
         return score
 
     def batches(self) -> Works:
-        """Return calls that score all images, each with one prompt."""
+        """Return calls that score the images, each with one prompt; on a CPU, one batch by the exact paths."""
         models, timed = self.models, len(self.prompts)
-        single = min(timed, 2 if models.exact.device.type == "cpu" else 64)
+        on_cpu = models.exact.device.type == "cpu"
+        single, exact = min(timed, 2 if on_cpu else 64), min(timed, models.size) if on_cpu else timed
         first: list = self.sources[:single]
         if self.source == "tensors":
             first = [models.exact.transform.from_pil(image) for image in first]
@@ -126,10 +128,10 @@ class Workload:
             ONE: (single, one),
             AUTOCAST: (timed, self.plain(models.original)),
             CONVERTED: (timed, self.plain(models.converted)),
-            EXACT: (timed, self.scored(models.exact, self.source)),
+            EXACT: (exact, self.scored(models.exact, self.source, exact)),
         }
         if onednn_is_faster():
-            works[TORCH_LINEAR] = timed, self.scored(models.original, self.source)
+            works[TORCH_LINEAR] = exact, self.scored(models.original, self.source, exact)
         for name, model in models.faster.items():
             works[name] = timed, self.scored(model, self.source)
         if self.source == "files":
