@@ -90,16 +90,23 @@ class FusedTextEncoder:
     Args:
         encoder: the encoder.
         ops: the steps.
+        image_ops: the steps that compute keys and values of images.
     """
 
-    def __init__(self, encoder: TextEncoder, ops: FusedOps) -> None:
-        self.embeddings, self.ops = encoder.embeddings, ops
+    def __init__(self, encoder: TextEncoder, ops: FusedOps, image_ops: FusedOps) -> None:
+        self.embeddings, self.ops, self.image_ops = encoder.embeddings, ops, image_ops
         self.layers = [FusedTextLayer(layer, ops) for layer in encoder.encoder.layer]
+
+    @cached_property
+    def image_kv(self) -> list[Any]:
+        """The layers that compute keys and values of images; not used if they are fused into one."""
+        cross = [layer.layer.crossattention for layer in self.layers]
+        return [self.image_ops.prepare(each.self["key"], each.self["value"]) for each in cross]
 
     def project_kv(self, image_tokens: Tensor) -> list[KeysValues]:
         """Return keys and values (M, N, D) of each layer for image tokens (M, N, E)."""
-        rows = self.ops.rows(image_tokens)
-        products = (self.ops.numbers(self.ops.linear(layer.image_kv, rows)) for layer in self.layers)
+        ops, rows = self.image_ops, self.image_ops.rows(image_tokens)
+        products = (ops.numbers(ops.linear(layer, rows)) for layer in self.image_kv)
         return [(kv.chunk(2, dim=-1)[0], kv.chunk(2, dim=-1)[1]) for kv in products]
 
     def __call__(
@@ -135,12 +142,6 @@ class FusedTextLayer:
         self.query = ops.prepare(cross.self["query"])
         self.cross_output = ops.prepare(cross.output.dense)
         self.fc1, self.fc2 = ops.prepare_mlp(layer.intermediate.dense, layer.output.dense)
-
-    @cached_property
-    def image_kv(self) -> Any:
-        """The layer that computes keys and values of images; not used if those of all layers are fused."""
-        cross = self.layer.crossattention
-        return self.ops.prepare(cross.self["key"], cross.self["value"])
 
     def __call__(self, stream: Tensor, x: Any, mask: Tensor | None, image_kv: KeysValues) -> Any:
         """Update the residual stream in place and return it as Rows.

@@ -94,7 +94,8 @@ class RewardFastPath(FastPath):
                 # In int8, errors of the text encoder would reach the reward through a single token.
                 image_ops, text_ops = int8, bf16 if has_bf16_units() else None
         self.vision = FusedVisionEncoder(encoder, transform.mean, transform.std, image_ops, dtype)
-        self.text = None if text_ops is None else FusedTextEncoder(blip.text_encoder, text_ops)
+        text = blip.text_encoder
+        self.text = None if text_ops is None else FusedTextEncoder(text, text_ops, image_ops)
 
     def encode(self, images: Tensor) -> Tensor:
         if self.kernels is None:
