@@ -94,6 +94,22 @@ def step_row(index, note="", name="refl_hacking"):
     )
 
 
+def speed_row(path, title, table="batches", baselines=("autocast", "autocast, converted"), digits=2):
+    """Return the row of a path of bench_scoring: its rate and quartiles of its ratios to baselines."""
+    record = f"scoring_amx[{table}][{path}]"
+    cells = [f"{{{record}[rate]:.{digits}f}}"]
+    for name in baselines:
+        low, median, high = (f"{{{record}[times {name}][{index}]:.2f}}" for index in range(3))
+        cells.append(f"{median} ({low}-{high})" if name != path else "1")
+    return f"| {title} | {' | '.join(cells)} |"
+
+
+def agreement_row(path):
+    record = f"scoring_amx[agreement][{path}]"
+    cells = [f"{{{record}[{key}]:.3f}}" for key in ("max_difference", "tau", "tau_by_prompt")]
+    return f"| {path} | {' | '.join(cells)} | {{{record}[changed_winners]}} |"
+
+
 # The format syntax has no negative indices: the last validation of each run.
 NUMBERS["refl_hacking"]["last"] = {
     name: curve[-1] for name, curve in NUMBERS["refl_hacking"]["curves"].items()
@@ -169,6 +185,33 @@ QUOTES = {
         "the weights of step {refl_hacking[early_stop][kept_step]}. Their true quality is "
         "{refl_hacking[early_stop][kept_truth]:.3f}: {refl_hacking[early_stop][kept_share_of_best]:.0%} of",
         "({refl_hacking[early_stop][best_truth]:.3f} at step 315)",
+    ],
+    "docs/performance.md": [
+        *(
+            speed_row(path, title)
+            for path, title in (
+                ("autocast", "the same network under `torch.autocast` in bfloat16, from ready pixels"),
+                ("autocast, converted", "the same, weights converted to bfloat16 once"),
+                ("fast", "fast, from JPEG files"),
+                ("fast, from tensors", "fast, from tensors"),
+                ("int8", "int8, from JPEG files"),
+                ("int8, from tensors", "int8, from tensors"),
+            )
+        ),
+        *(
+            speed_row(path, f"{path}, one image and prompt", "single_image", ("batch size 1",))
+            for path in ("batch size 1", "exact", "fast", "int8")
+        ),
+        *(
+            speed_row(
+                path, f"{path}, {count} prompts an image", f"several_prompts][{count}", ("autocast",), 0
+            )
+            for count in (10, 100)
+            for path in ("exact", "fast", "int8")
+        ),
+        *map(agreement_row, ("autocast", "fast", "int8")),
+        "bfloat16 products at up to {scoring_amx[limits][bfloat16][tflops]:.1f} TFLOP/s and int8\nproducts at "
+        "{scoring_amx[limits][int8][tflops]:.1f}",
     ],
     "docs/scoring.md": [
         "differ by at most {photographs[largest_difference_in_levels][224]:.0f} of 255 levels",

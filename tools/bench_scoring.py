@@ -5,9 +5,10 @@
 The tool builds seeded weights and images. The baselines are batch size 1 in float32 with all 35 tokens and
 torch's linear layers (like the original), and the same network under autocast in 16 bits, in the same
 batches but from ready pixels, with its weights as they are and with weights that were converted before.
-Three tables follow: batches with one prompt an image, one image with one prompt, several prompts an image.
-All paths of a table alternate in rounds. Ratios are taken within a round, and the table shows their median
-and quartiles, because the speed of a shared machine varies. The weights are scaled so that rewards differ by
+Four tables follow: 16 and 8 bits in batches with one prompt an image, float32 beside them, one image with one
+prompt, several prompts an image. All paths of a table alternate in rounds. Ratios are taken within a round, and
+the table shows their median and quartiles, because the speed of a shared machine varies; the best round of each
+path shows an undisturbed machine. The first table has `--rounds` rounds, the others have fewer. The weights are scaled so that rewards differ by
 image and by prompt. The last line is a JSON object.
 
 `--agreement` measures the agreement only. Limits are the images per second if the encoders' matrix products
@@ -48,8 +49,8 @@ def parse_args() -> argparse.Namespace:
         "--pictures", type=int, default=64, help="images to measure agreement (default: %(default)s)"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, images and prompts")
-    parser.add_argument("--timed", type=int, help="images to time (default: 24 on a CPU, 1024 on a GPU)")
-    parser.add_argument("--rounds", type=int, default=8, help="rounds (default: %(default)s)")
+    parser.add_argument("--timed", type=int, help="images to time (default: 16 on a CPU, 1024 on a GPU)")
+    parser.add_argument("--rounds", type=int, default=24, help="rounds (default: %(default)s)")
     parser.add_argument(
         "--processor-time",
         action="store_true",
@@ -66,7 +67,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     device = torch.device(args.device)
-    timed = args.timed or (24 if args.device == "cpu" else 1024)
+    timed = args.timed or (16 if args.device == "cpu" else 1024)
     size = args.batch_size or (8 if args.device == "cpu" else 64)
     clock = process_time if args.processor_time else perf_counter
     if args.processor_time:
@@ -78,9 +79,11 @@ def main() -> None:
             return
         workload = Workload(models, args, timed, Path(name))
         batches = run_rounds(workload.batches(), device, args.rounds, clock)
-        single = run_rounds(workload.single_image(), device, args.rounds, clock)
+        fewer = max(1, args.rounds // 4)
+        slower = run_rounds(workload.slower(), device, fewer, clock)
+        single = run_rounds(workload.single_image(), device, 2 * fewer, clock)
         several = {
-            count: run_rounds(workload.several_prompts(count), device, max(1, args.rounds // 2), clock)
+            count: run_rounds(workload.several_prompts(count), device, fewer, clock)
             for count in (() if args.no_reuse else SEVERAL_PROMPTS)
         }
         tokens = int(models.exact.tokenizer(models.prompts)[1].sum(1).max())
@@ -95,6 +98,7 @@ def main() -> None:
         device=torch.cuda.get_device_name() if args.device == "cuda" else "cpu",
         batch_size=size,
         batches=batches,
+        slower=slower,
         single=single,
         several=several,
         limits=limits,

@@ -1,8 +1,8 @@
 """Measurements that alternate in rounds, for machines whose speed varies.
 
-Each round runs every path once, one after the other, and starts with another path. A ratio of two paths is taken
-within a round, so that it does not depend on how fast the machine is at that time. Medians and quartiles of the
-ratios are reported.
+Each round runs every path once, one after the other, and starts with another path. A ratio of two paths is
+taken within a round, so that it does not depend on how fast the machine is at that time. Medians and
+quartiles of the ratios are reported.
 """
 
 from __future__ import annotations
@@ -35,6 +35,10 @@ class Rounds:
         """Return the median of the units per second."""
         return self.units[path] / statistics.median(self.seconds[path])
 
+    def best(self, path: str) -> float:
+        """Return the units per second of the fastest round."""
+        return self.units[path] / min(self.seconds[path])
+
     def times(self, path: str, baseline: str) -> tuple[float, float, float]:
         """Return quartiles of the rate of a path divided by that of a baseline."""
         work = self.units[path] / self.units[baseline]
@@ -50,6 +54,7 @@ class Rounds:
         for path, seconds in self.seconds.items():
             found[path] = {
                 "rate": round(self.rate(path), 3),
+                "best": round(self.best(path), 3),
                 "seconds": [round(took, 4) for took in seconds],
                 **{f"times {base}": [round(x, 3) for x in self.times(path, base)] for base in baselines},
             }

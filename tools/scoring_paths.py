@@ -116,7 +116,21 @@ class Workload:
         return score
 
     def batches(self) -> Works:
-        """Return calls that score the images, each with one prompt; on a CPU, one batch by the exact paths."""
+        """Return calls that score all images with one prompt each, in 16 or 8 bits."""
+        models, timed = self.models, len(self.prompts)
+        works: Works = {
+            AUTOCAST: (timed, self.plain(models.original)),
+            CONVERTED: (timed, self.plain(models.converted)),
+        }
+        for name, model in models.faster.items():
+            works[name] = timed, self.scored(model, self.source)
+        return works
+
+    def slower(self) -> Works:
+        """Return calls that score images with one prompt each in float32, and faster ones to compare them with.
+
+        On a CPU the exact paths score one batch.
+        """
         models, timed = self.models, len(self.prompts)
         on_cpu = models.exact.device.type == "cpu"
         single, exact = min(timed, 2 if on_cpu else 64), min(timed, models.size) if on_cpu else timed
@@ -124,18 +138,12 @@ class Workload:
         if self.source == "tensors":
             first = [models.exact.transform.from_pil(image) for image in first]
         one = partial(at_batch_size_1, models.original, first, self.prompts[:single])
-        works: Works = {
-            ONE: (single, one),
-            AUTOCAST: (timed, self.plain(models.original)),
-            CONVERTED: (timed, self.plain(models.converted)),
-            EXACT: (exact, self.scored(models.exact, self.source, exact)),
-        }
+        works: Works = {ONE: (single, one), EXACT: (exact, self.scored(models.exact, self.source, exact))}
         if onednn_is_faster():
             works[TORCH_LINEAR] = exact, self.scored(models.original, self.source, exact)
         for name, model in models.faster.items():
             works[name] = timed, self.scored(model, self.source)
-        if self.source == "files":
-            for name, model in models.faster.items():
+            if self.source == "files":
                 works[name + FROM_TENSORS] = timed, self.scored(model, "tensors")
         return works
 

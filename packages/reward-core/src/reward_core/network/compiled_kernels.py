@@ -189,6 +189,7 @@ def _pointer(tensor: Tensor | None) -> ctypes.c_void_p:
 
 def _pointers(x: Scaled | None) -> tuple[Any, ...]:
     """Return pointers to values, steps and shift, and the stride from an image to the next in the shift."""
-    parts = (None, None, None) if x is None else (x.values, x.steps, x.shift)
-    per_image = x is not None and x.shift is not None and x.shift.ndim > 1
-    return *map(_pointer, parts), ctypes.c_int64(x.shift.shape[-1] if per_image else 0)
+    if x is None:
+        return None, None, None, ctypes.c_int64(0)
+    stride = 0 if x.shift is None or x.shift.ndim == 1 else x.shift.shape[-1]
+    return *map(_pointer, (x.values, x.steps, x.shift)), ctypes.c_int64(stride)
