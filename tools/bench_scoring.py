@@ -5,11 +5,11 @@
 The tool builds seeded weights and images. The baselines are batch size 1 in float32 with all 35 tokens and
 torch's linear layers (like the original), and the same network under autocast in 16 bits, in the same
 batches but from ready pixels, with its weights as they are and with weights that were converted before.
-Four tables follow: 16 and 8 bits in batches with one prompt an image, float32 beside them, one image with one
-prompt, several prompts an image. All paths of a table alternate in rounds. Ratios are taken within a round, and
-the table shows their median and quartiles, because the speed of a shared machine varies; the best round of each
-path shows an undisturbed machine. The first table has `--rounds` rounds, the others have fewer. The weights are scaled so that rewards differ by
-image and by prompt. The last line is a JSON object.
+Four tables follow: 16 and 8 bits in batches with one prompt an image, float32 beside them, one image with
+one prompt, several prompts an image. All paths of a table alternate in rounds. Ratios are taken within a
+round, and the table shows their median and quartiles, because the speed of a shared machine varies; the best
+round shows an undisturbed machine. The first table has `--rounds` rounds, the others fewer. The weights are
+scaled so that rewards differ by image and by prompt. The last line is a JSON object.
 
 `--agreement` measures the agreement only. Limits are the images per second if the encoders' matrix products
 were all the work, at the best rates of their shapes.

@@ -127,7 +127,7 @@ class Workload:
         return works
 
     def slower(self) -> Works:
-        """Return calls that score images with one prompt each in float32, and faster ones to compare them with.
+        """Return calls that score images with one prompt each in float32, and faster ones beside them.
 
         On a CPU the exact paths score one batch.
         """
