@@ -35,7 +35,7 @@ from scoring_workload import gflop
 
 from reward_core.scoring.device import default_device
 
-LIMIT_ROUNDS = 3  # of the matrix products
+LIMIT_ROUNDS = 12  # of the matrix products
 
 
 def parse_args() -> argparse.Namespace:
