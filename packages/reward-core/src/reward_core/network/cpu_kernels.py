@@ -146,6 +146,9 @@ def multiply_int8(matrix: Int8Matrix, levels: Tensor) -> Tensor:
         levels, zero = levels.view(torch.uint8).bitwise_xor(128), 128
     # The same holds for results in bfloat16 without AVX-512.
     has_avx512 = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    dtype = torch.bfloat16 if has_avx512 else torch.float32
     scales = (matrix.levels, matrix.scale, matrix.zeros)
-    output = (None, 1.0, 0, torch.bfloat16 if has_avx512 else torch.float32, "none", [], "")
-    return torch.ops.onednn.qlinear_pointwise(levels, 1.0, zero, *scales, *output).bfloat16()
+    product = torch.ops.onednn.qlinear_pointwise(
+        levels, 1.0, zero, *scales, None, 1.0, 0, dtype, "none", [], ""
+    )
+    return product.bfloat16()
