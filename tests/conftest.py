@@ -63,9 +63,11 @@ def pytest_collection_finish(session):
     """Let garbage collections skip the objects of imported modules: over a million, 0.3 s each time."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 def pytest_sessionstart(session):
+    gc.disable()  # until the modules are imported
     # Background jobs of a shell ignore Ctrl-C, and the processes that tests start would inherit that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
