@@ -43,7 +43,11 @@ def warm_python():
 def warm_training_python():
     """Start Python programs with the libraries of training imported, which do not ask the hub."""
     modules = ("torch._dynamo", "accelerate", "peft", "diffusers", "diffusers.loaders")
-    modules += ("diffusers.pipelines.stable_diffusion", "matplotlib.backends.backend_agg")
+    modules += (
+        "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion",
+        "diffusers.models.autoencoders",
+    )
+    modules += ("matplotlib.figure", "matplotlib.backends.backend_agg", "rich.table")
     ours = ("reward_core.cli", "reward_core.training.trainer", "refl.cli", "refl.trainer")
     python = WarmPython(*modules, *ours, HF_HUB_OFFLINE="1", ACCELERATE_USE_CPU="1")
     yield python
@@ -63,9 +67,11 @@ def pytest_collection_finish(session):
     """Let garbage collections skip the objects of imported modules: over a million, 0.3 s each time."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 def pytest_sessionstart(session):
+    gc.disable()  # until the modules are imported
     # Background jobs of a shell ignore Ctrl-C, and the processes that tests start would inherit that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -230,7 +230,9 @@ def become(request: dict, files: list[int]) -> None:
 
 if __name__ == "__main__":
     server = socket.socket(fileno=int(sys.argv[1]))
+    gc.disable()
     for module in sys.argv[2:]:
         importlib.import_module(module)
     gc.freeze()
+    gc.enable()
     become(*next_request(server))

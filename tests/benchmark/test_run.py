@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-LIMIT = 20  # prompts of a run
+LIMIT = 10  # prompts of a run
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,8 @@ def test_the_tiny_reward_ranks_renderers_like_the_oracle(shapes):
     assert renderers["scorers"]["tiny"]["spearman"]["value"] >= 0.9
     assert held_out["prompts"] == LIMIT
     accuracy = {name: table["pooled_accuracy"] for name, table in held_out["scorers"].items()}
-    assert accuracy["oracle"] > accuracy["tiny"] > accuracy["colour-histogram"]
+    assert accuracy["oracle"] >= accuracy["tiny"] > accuracy["colour-histogram"]
+    assert accuracy["oracle"] > 0.95
     interval = held_out["scorers"]["random"]["intervals"]["pooled_accuracy"]
     assert interval["low"] < 0.5 < interval["high"]
     assert "Spearman" in done.stdout

@@ -56,7 +56,7 @@ def test_training_raises_a_toy_reward(pipelines, tmp_path, strategy, rank):
         pytest.param("sdxl", 4, ("rollout.width=32", "rollout.guidance_scale=3.0"), marks=pytest.mark.slow),
         pytest.param("sdxl", 0, ("model.gradient_checkpointing=true",), marks=pytest.mark.slow),
         pytest.param("sd3", 4, (), marks=pytest.mark.slow),
-        ("flux", 4, ("rollout.width=32",)),
+        pytest.param("flux", 4, ("rollout.width=32",), marks=pytest.mark.slow),
     ],
 )
 def test_every_family_trains_a_step_and_loads_into_diffusers(pipelines, tmp_path, family, rank, more):

@@ -238,6 +238,7 @@ def test_a_model_loaded_in_inference_mode_works_outside_it(host):
 # The page
 
 
+@pytest.mark.slow  # imports gradio
 def test_the_page_shows_the_controls(host):
     gr = pytest.importorskip("gradio", reason="the page is made with gradio")
     script = host.load_script()

@@ -8,8 +8,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -42,54 +40,46 @@ MARKUP = "<img src=x onerror=\"document.title='taken over'\">${7*7}{{value}}"
 class Server:
     """``reward-core app`` with the model tiny; ``folder`` is the parent of its folder of uploads."""
 
-    def __init__(self, folder, *options):
+    def __init__(self, warm_python, folder, *options):
         self.folder = folder
-        command = [sys.executable, "-m", "reward_core", "app", "--model", "tiny", *map(str, options)]
         settings = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "GRADIO_TEMP_DIR": str(folder)}
-        self.process = subprocess.Popen(
-            command, stderr=subprocess.PIPE, text=True, env={**os.environ, **settings}
-        )
-        self.output = []
-        for line in self.process.stderr:
-            self.output.append(line)
-            if match := re.search(r"http://\S+", line):
-                self.address = match[0]
-                return
-        raise AssertionError("".join(self.output))
+        arguments = ["-m", "reward_core", "app", "--model", "tiny", *options]
+        self.process = warm_python.start(arguments, env={**os.environ, **settings})
+        while not (match := re.search(r"(http://\S+)\s", self.output())):
+            assert self.process.poll(0.05) is None, self.output()
+        self.address = match[1]
+
+    def output(self):
+        return self.process.output()[1]
 
     def stop(self, number=signal.SIGINT):
         """Stop the server; return its exit code."""
         assert len(list(self.folder.glob("reward-core-app-*"))) == 1
         self.process.send_signal(number)
-        try:
-            code = self.process.wait(timeout=90)
-            self.output += self.process.stderr.readlines()
-            return code
-        finally:
-            self.process.kill()
-            self.process.stderr.close()
+        return self.process.wait(90)
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    server = Server(tmp_path_factory.mktemp("uploads"), "--model", "tiny-judge")
+def server(warm_python, tmp_path_factory):
+    server = Server(warm_python, tmp_path_factory.mktemp("uploads"), "--model", "tiny-judge")
     yield server
     assert server.stop() in (0, 130)
     assert list(server.folder.glob("reward-core-app-*")) == []  # no upload is left
 
 
 @pytest.fixture(scope="module")
-def strict_server(tmp_path_factory):
+def strict_server(warm_python, tmp_path_factory):
     """A server with low limits and with one model."""
-    server = Server(tmp_path_factory.mktemp("uploads"), "--max-pictures", 4, "--max-mb", 1, "--queue", 1)
+    limits = ("--max-pictures", 4, "--max-mb", 1, "--queue", 1)
+    server = Server(warm_python, tmp_path_factory.mktemp("uploads"), *limits)
     yield server
     body = {"data": [[], "x", "\x1b]0;title\x07\u202e", []], "fn_index": 0, "session_hash": "log"}
     httpx.post(f"{server.address}gradio_api/queue/join", json=body)  # a model's name that is not offered
     with httpx.stream("GET", f"{server.address}gradio_api/queue/data?session_hash=log") as answer:
         assert any("process_completed" in line for line in answer.iter_lines())
     assert server.stop(signal.SIGTERM) == 128 + signal.SIGTERM
-    assert "\\x1b]0;title" in "".join(server.output)
-    assert not {"\x1b", "\x07", "\u202e"} & set("".join(server.output))
+    assert "\\x1b]0;title" in server.output()
+    assert not {"\x1b", "\x07", "\u202e"} & set(server.output())
     assert list(server.folder.glob("reward-core-app-*")) == []
 
 
@@ -307,9 +297,9 @@ def test_input_over_the_limits_is_reported_and_skipped(visit, strict_server, mod
 
 def test_a_full_queue_is_reported(visit, strict_server, tmp_path):
     files = [str(tmp_path / f"{i}.jpg") for i in range(4)]
-    for file in files:  # small files that take a while to decode and shrink: 1 runs, 1 waits, 2 are refused
+    for file in files:  # small files that take a while to decode and shrink: 1 runs, 1 waits, 1 is refused
         Image.new("RGB", (5000, 4000), "red").save(file)
-    pages = [visit(strict_server.address) for _ in range(4)]
+    pages = [visit(strict_server.address) for _ in range(3)]
     for page in pages:
         page.page.locator("#rc-files input[type=file]").set_input_files(files)
         page.page.locator("#rc-files .file-preview tr").nth(3).wait_for()

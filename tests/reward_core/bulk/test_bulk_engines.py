@@ -167,10 +167,10 @@ def test_unreadable_images_in_an_actor_are_reported_as_on_one_device(warm_python
     table = pyarrow.table({"prompt": prompts, "image": [str(inputs / "0.png")] * 2})
     datasets.Dataset(table).save_to_disk(tmp_path / "data")
     output = {}
-    for engine in ("local", "ray"):
+    for engine, more in (("local", ()), ("ray", ("--workers", "1"))):
         out = tmp_path / f"{engine}.csv"
         arguments = ("--dataset", tmp_path / "data", "--out", out, "--engine", engine, "--model", "tiny")
-        done = warm_python.run([*COMMAND, *arguments], env=ENVIRONMENT)
+        done = warm_python.run([*COMMAND, *arguments, *more], env=ENVIRONMENT)
         assert done.returncode == 2
         output[engine] = done.stderr.splitlines()[-1]
     assert f"Cannot read rows 0 to 1 of the dataset '{tmp_path / 'data'}': 'utf-8' codec" in output["local"]

@@ -557,10 +557,12 @@ def test_a_command_restores_the_warning_filters(command, folder, images):
     assert warnings.showwarning is before
 
 
-def test_no_progress_bar_without_a_terminal(run, folder, parity, tmp_path):
+def test_no_progress_bar_without_a_terminal(command, folder, parity, tmp_path):
     prompts, out = tmp_path / "prompts.json", tmp_path / "scores.csv"
     prompts.write_text(json.dumps({name: PROMPT for name in NAMES}))
-    done = run("score", "--prompts", prompts, "--images", parity / "images", "--out", out, "--model", folder)
+    done = command(
+        "score", "--prompts", prompts, "--images", parity / "images", "--out", out, "--model", folder
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", f"4 scores in {out}\n")
 
 

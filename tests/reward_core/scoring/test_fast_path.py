@@ -180,6 +180,8 @@ def test_prompts_are_padded_to_few_lengths(fast, images):
 @pytest.mark.slow
 def test_inductor_compiles_and_agrees(model, fast, images, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    # Inductor compiles a program for each vector extension of this CPU to see whether it can: 10 s.
+    monkeypatch.setattr(torch._inductor.config.cpp, "vec_isa_ok", True)
     expected = model.score_matrix(PROMPTS, images)
     with warnings.catch_warnings():
         warnings.simplefilter("error", CompilationWarning)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from importlib.metadata import version
 
 from reward_core.runs.cpus import usable_cpus
 
@@ -19,7 +20,6 @@ def environment(device: str | None, precision: str) -> dict[str, str]:
     import numpy
     import PIL
     import torch
-    import transformers
 
     import reward_core
 
@@ -30,7 +30,7 @@ def environment(device: str | None, precision: str) -> dict[str, str]:
         "platform": platform.platform(),
         "cpus": str(usable_cpus()),
         "torch": str(torch.__version__),
-        "transformers": transformers.__version__,
+        "transformers": version("transformers"),  # importing it takes seconds
         "Pillow": PIL.__version__,
         "numpy": numpy.__version__,
         "reward_core": reward_core.__version__,
