@@ -211,6 +211,13 @@ QUOTES = {
             for path in ("exact", "fast", "int8")
         ),
         *map(agreement_row, ("autocast", "fast", "int8")),
+        "int8 differs by at most "
+        "{scoring_amx_seeds[1][agreement][int8][max_difference]:.3f} and "
+        "{scoring_amx_seeds[2][agreement][int8][max_difference]:.3f}; tau is\n"
+        "{scoring_amx_seeds[1][agreement][int8][tau]:.3f} and "
+        "{scoring_amx_seeds[2][agreement][int8][tau]:.3f}, as mean over the prompts "
+        "{scoring_amx_seeds[1][agreement][int8][tau_by_prompt]:.3f} and "
+        "{scoring_amx_seeds[2][agreement][int8][tau_by_prompt]:.3f}",
     ],
     "docs/scoring.md": [
         "differ by at most {photographs[largest_difference_in_levels][224]:.0f} of 255 levels",
