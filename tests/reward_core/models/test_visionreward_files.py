@@ -4,12 +4,13 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from hub_server import Hub
+from hub_server import Hub, commit_of
 from safetensors.torch import load_file, save_file
 
 import reward_core as RM
@@ -244,11 +245,16 @@ def hub():
     hub.stop()
 
 
-@pytest.mark.slow
-def test_the_pieces_are_downloaded_converted_once_and_not_needed_again(tiny, hub, tmp_path, warm_python):
+@pytest.fixture
+def expected(tiny):
+    return RM.load("VisionReward", device="cpu", files=tiny, local_files_only=True)
+
+
+@pytest.fixture
+def published(expected, tiny, hub, tmp_path):
+    """Put the tiny files on the hub; return the pieces, and the environment and packages of a process."""
     import plugin_package
 
-    expected = RM.load("VisionReward", device="cpu", files=tiny, local_files_only=True)
     pieces = {f"ckpts/{path.name}": path.read_bytes() for path in (tiny / "checklist").iterdir()}
     hub.repos["zai-org/VisionReward-Image-bf16"] = {"main": {**pieces, "README.md": b"-"}}
     tokenizer = (tiny / "tokenizer" / "tokenizer.json").read_bytes()
@@ -270,9 +276,17 @@ def test_the_pieces_are_downloaded_converted_once_and_not_needed_again(tiny, hub
         "HF_HUB_DISABLE_XET": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }
-    limit = max(map(len, [*pieces.values(), *alignment.values()])) + 1
+    return pieces, environment, site
+
+
+@pytest.mark.slow
+def test_the_pieces_are_downloaded_converted_once_and_not_needed_again(
+    expected, published, tiny, hub, warm_python
+):
+    pieces, environment, site = published
+    largest = max(path.stat().st_size for path in tiny.glob("*/*") if path.name != "tokenizer.json")
     image = str(pictures()[0])
-    done = warm_python.run(["-c", CODE, image, str(limit), str(site)], env=environment, timeout=120)
+    done = warm_python.run(["-c", CODE, image, str(largest + 1), str(site)], env=environment, timeout=120)
     assert done.returncode == 0, done.stderr
     out = json.loads(done.stdout)
     assert out["full"][0] == "OutputError"
@@ -284,6 +298,80 @@ def test_the_pieces_are_downloaded_converted_once_and_not_needed_again(tiny, hub
     for name in pieces:
         assert sum(line.endswith(f"/{name}") for line in asked) == 1  # downloaded once
     assert not any(line.endswith("README.md") for line in asked)
+
+
+TRY = """
+import json, os, sys
+from pathlib import Path
+
+sys.path.insert(0, sys.argv[2])
+import reward_core as RM
+from reward_core.errors import HubError
+
+out = {}
+try:
+    out["score"] = RM.load("Tiny-Checklist", device="cpu").score("a", sys.argv[1])
+except HubError as error:
+    out["error"] = str(error)
+out["converted"] = Path(os.environ["TORCH_HOME"], "hub", "reward-core", "VisionReward-Image-bf16").exists()
+print(json.dumps(out))
+"""
+
+
+@pytest.fixture
+def load(published, warm_python):
+    """Load the published model in a new process; return its score or its error."""
+    _, environment, site = published
+
+    def load():
+        arguments = ["-c", TRY, str(pictures()[0]), str(site)]
+        done = warm_python.run(arguments, env=environment, timeout=120)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return load
+
+
+@pytest.mark.slow
+def test_a_download_that_breaks_off_is_an_error_and_completed_by_the_next_run(expected, published, hub, load):
+    pieces, name = published[0], "ckpts/split_part_ab"
+    commit = commit_of(hub.repos["zai-org/VisionReward-Image-bf16"]["main"])
+    address = f"/zai-org/VisionReward-Image-bf16/resolve/{commit}/{name}"
+    hub.cut[address] = len(pieces[name]) // 2
+    broken = load()
+    assert broken["error"].startswith("Cannot download zai-org/VisionReward-Image-bf16: the hub answered with")
+    assert broken["error"].endswith(f"/{name}'. Run the command again later.")
+    assert not broken["converted"]
+    hub.cut.clear()
+    score = pytest.approx(expected.score("a", pictures()[0]), abs=1e-5)
+    assert load() == {"score": score, "converted": True}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "share"), [("split_part_aa", 0), ("split_part_ab", 0.5)])
+def test_a_piece_with_a_wrong_byte_is_named_and_replaced_after_its_deletion(
+    expected, published, hub, load, name, share
+):
+    """The wrong byte is in a header of the tar, or in a weight."""
+    files, good = hub.repos["zai-org/VisionReward-Image-bf16"]["main"], published[0][f"ckpts/{name}"]
+    hub.etags = {piece: hashlib.sha256(piece).hexdigest() for piece in published[0].values()}
+    bad = bytearray(good)
+    bad[int(share * len(good))] ^= 1
+    files[f"ckpts/{name}"] = bytes(bad)
+    hub.etags[bytes(bad)] = hub.etags[good]
+    damaged = load()
+    assert not damaged["converted"]
+    found = re.fullmatch(
+        r"Cannot use '.*/ckpts/(split_part_a.)': it differs from the published file \(sha256 (\w+), expected "
+        r"(\w+)\)\. Delete '(.*)' and run the command again\.",
+        damaged["error"],
+    )
+    assert found is not None, damaged["error"]
+    assert found.groups()[:3] == (name, hashlib.sha256(bad).hexdigest(), hub.etags[good])
+    Path(found[4]).unlink()
+    files[f"ckpts/{name}"] = good
+    score = pytest.approx(expected.score("a", pictures()[0]), abs=1e-5)
+    assert load() == {"score": score, "converted": True}
 
 
 def test_missing_questions_are_reported_and_needed_for_scores_only(reference, tmp_path, caplog):
