@@ -22,7 +22,7 @@ class Hub(ThreadingHTTPServer):
     repos: {id: {branch: {filename: content}}}, ids of datasets begin with "datasets/". web: {path: content}.
     refusals: {id: (status, X-Error-Code or None)}; status 0 hangs up without an answer.
     dropped: {path: bytes after which the connection ends, once}.
-    cut: {path: bytes after which the connection ends; later requests for the path are answered by status 500}.
+    cut: {path: bytes after which the connection ends; later requests for it get status 500}.
     etags: {content: ETag of files with it, such as the SHA-256 of large files; by default its SHA-1}.
     stalled: {path: bytes after which nothing more comes, until the server stops}.
     claims: {content: what lists of files say of it instead of the truth: {"size", "sha256"}}.

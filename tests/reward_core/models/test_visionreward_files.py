@@ -339,7 +339,7 @@ def test_a_download_that_breaks_off_is_an_error_and_completed_by_the_next_run(ex
     address = f"/zai-org/VisionReward-Image-bf16/resolve/{commit}/{name}"
     hub.cut[address] = len(pieces[name]) // 2
     broken = load()
-    assert broken["error"].startswith("Cannot download zai-org/VisionReward-Image-bf16: the hub answered with")
+    assert broken["error"].startswith("Cannot download zai-org/VisionReward-Image-bf16: the hub answered")
     assert broken["error"].endswith(f"/{name}'. Run the command again later.")
     assert not broken["converted"]
     hub.cut.clear()
