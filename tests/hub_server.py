@@ -22,7 +22,8 @@ class Hub(ThreadingHTTPServer):
     repos: {id: {branch: {filename: content}}}, ids of datasets begin with "datasets/". web: {path: content}.
     refusals: {id: (status, X-Error-Code or None)}; status 0 hangs up without an answer.
     dropped: {path: bytes after which the connection ends, once}.
-    cut: {path: bytes after which the connection ends; later requests for it get status 500}.
+    cut: {path: bytes after which the connection ends, once; the next request for it gets status 500}.
+    damaged: {path: what is sent once instead of the file, with the same ETag and length}.
     etags: {content: ETag of files with it, such as the SHA-256 of large files; by default its SHA-1}.
     stalled: {path: bytes after which nothing more comes, until the server stops}.
     claims: {content: what lists of files say of it instead of the truth: {"size", "sha256"}}.
@@ -36,6 +37,7 @@ class Hub(ThreadingHTTPServer):
         self.repos, self.refusals, self.web = {}, {}, {}
         self.dropped: dict[str, int] = {}
         self.cut: dict[str, int] = {}
+        self.damaged: dict[str, bytes] = {}
         self.etags: dict[bytes, str] = {}
         self.stalled: dict[str, int] = {}
         self.claims: dict[bytes, dict] = {}
@@ -154,6 +156,7 @@ class HubHandler(BaseHTTPRequestHandler):
 
     def send_file(self, path, content, headers=()):
         if self.server.cut.get(path) == 0:
+            del self.server.cut[path]
             return self.refuse(500, None)
         start, size = 0, len(content)
         if match := re.fullmatch(r"bytes=(\d+)-", self.headers["Range"] or ""):
@@ -182,7 +185,7 @@ class HubHandler(BaseHTTPRequestHandler):
             self.wfile.write(content[: self.server.dropped.pop(path)])
             self.close_connection = True
         else:
-            self.wfile.write(content[start:])
+            self.wfile.write(self.server.damaged.pop(path, content)[start:])
 
     def send_json(self, content):
         answer = json.dumps(content).encode()
