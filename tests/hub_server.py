@@ -22,6 +22,9 @@ class Hub(ThreadingHTTPServer):
     repos: {id: {branch: {filename: content}}}, ids of datasets begin with "datasets/". web: {path: content}.
     refusals: {id: (status, X-Error-Code or None)}; status 0 hangs up without an answer.
     dropped: {path: bytes after which the connection ends, once}.
+    cut: {path: bytes after which the connection ends, once; the next request for it gets status 500}.
+    damaged: {path: what is sent once instead of the file, with the same ETag and length}.
+    etags: {content: ETag of files with it, such as the SHA-256 of large files; by default its SHA-1}.
     stalled: {path: bytes after which nothing more comes, until the server stops}.
     claims: {content: what lists of files say of it instead of the truth: {"size", "sha256"}}.
     """
@@ -33,6 +36,9 @@ class Hub(ThreadingHTTPServer):
         self.address = f"http://127.0.0.1:{self.server_port}"
         self.repos, self.refusals, self.web = {}, {}, {}
         self.dropped: dict[str, int] = {}
+        self.cut: dict[str, int] = {}
+        self.damaged: dict[str, bytes] = {}
+        self.etags: dict[bytes, str] = {}
         self.stalled: dict[str, int] = {}
         self.claims: dict[bytes, dict] = {}
         self.stopping = threading.Event()
@@ -149,6 +155,9 @@ class HubHandler(BaseHTTPRequestHandler):
         return entry
 
     def send_file(self, path, content, headers=()):
+        if self.server.cut.get(path) == 0:
+            del self.server.cut[path]
+            return self.refuse(500, None)
         start, size = 0, len(content)
         if match := re.fullmatch(r"bytes=(\d+)-", self.headers["Range"] or ""):
             start = int(match[1])
@@ -156,7 +165,8 @@ class HubHandler(BaseHTTPRequestHandler):
         if start:
             self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
         self.send_header("Content-Length", str(size - start))
-        self.send_header("ETag", f'"{hashlib.sha1(content).hexdigest()}"')
+        etag = self.server.etags.get(content) or hashlib.sha1(content).hexdigest()
+        self.send_header("ETag", f'"{etag}"')
         for key, value in dict(headers).items():
             self.send_header(key, value)
         self.end_headers()
@@ -167,11 +177,15 @@ class HubHandler(BaseHTTPRequestHandler):
             self.wfile.flush()
             self.server.stopping.wait(60)
             self.close_connection = True
+        elif path in self.server.cut:
+            self.wfile.write(content[: self.server.cut[path]])
+            self.server.cut[path] = 0
+            self.close_connection = True
         elif path in self.server.dropped:
             self.wfile.write(content[: self.server.dropped.pop(path)])
             self.close_connection = True
         else:
-            self.wfile.write(content[start:])
+            self.wfile.write(self.server.damaged.pop(path, content)[start:])
 
     def send_json(self, content):
         answer = json.dumps(content).encode()

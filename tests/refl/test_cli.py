@@ -82,6 +82,22 @@ def test_presets_round_trip_through_yaml(preset, tmp_path):
     assert refl.load_config(path) == config
 
 
+@pytest.mark.parametrize(("strategy", "scale"), [("refl", 0.001), ("drtune", 0.001), ("nft", 1), ("grpo", 1)])
+def test_the_scale_of_the_reward_depends_on_the_strategy_unless_it_is_set_or_saved(strategy, scale, tmp_path):
+    def reward_scale(*more, file=None):
+        return refl.load_config(file, settings=[f"strategy.name={strategy}", *more]).loss.reward_scale
+
+    assert reward_scale() == reward_scale("loss.reward_scale=null") == scale
+    assert reward_scale("loss.reward_scale=0") == 0
+    saved = tmp_path / "settings.yaml"  # of a run with another strategy
+    other = refl.load_config(settings=["strategy.name=" + ("grpo" if strategy == "refl" else "refl")])
+    saved.write_text(yaml.safe_dump(other.to_dict()))
+    assert reward_scale(file=saved) == other.loss.reward_scale
+    more = [f"strategy.name={strategy}", "strategy.first=null", "strategy.last=null"]
+    with_preset = refl.load_config(preset="sd14-paper", settings=more)
+    assert with_preset.loss.reward_scale == scale
+
+
 def test_a_file_overrides_a_preset_and_settings_override_both(tmp_path):
     path = tmp_path / "run.yaml"
     path.write_text(

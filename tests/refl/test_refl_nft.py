@@ -133,7 +133,8 @@ def test_a_stopped_run_resumes_to_the_same_bits(pipelines, tmp_path, strategy, r
 
     with pytest.raises(RewardError, match="power"):
         train(pipelines("sd"), tmp_path / "resumed", *more, steps=5, reward=dies)
-    resumed, again = train(pipelines("sd"), tmp_path / "resumed", *more, steps=5)
+    # The default scale of the reward is the number that the run was started with.
+    resumed, again = train(pipelines("sd"), tmp_path / "resumed", *more, "loss.reward_scale=null", steps=5)
     ours, theirs = weights(whole), weights(resumed)
     assert any(name.startswith("old.") for name in ours)
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
@@ -267,6 +268,7 @@ def test_a_reward_is_imported_and_the_dry_run_prints_the_passes(pipelines, tmp_p
         arguments += ["--set", setting]
     assert main([*map(str, arguments), "--dry-run"]) == 0
     output = capsys.readouterr().out
+    assert "reward_scale: 1.0\n" in output
     assert "nft: 8 images per prompt; passes per image: 10 to generate it" in output
     assert "2 noise levels x (2 without gradient + 1 with) = 16" in output
     assert main([*map(str, arguments[:-14]), "--reward", "my_rewards:height"]) == 2

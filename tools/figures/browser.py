@@ -32,8 +32,9 @@ def chromium() -> Iterator[Browser]:
 
 def part(page: Page, selector: str, edge: int = 14) -> bytes:
     """Take a screenshot of one element with a margin of ``edge`` pixels."""
-    box = page.locator(selector).bounding_box()
+    box = page.locator(selector).bounding_box()  # relative to the window, which the page may have scrolled
     assert box is not None
-    clip = {"x": box["x"] - edge, "y": box["y"] - edge}
+    left, top = page.evaluate("[scrollX, scrollY]")
+    clip = {"x": box["x"] + left - edge, "y": box["y"] + top - edge}
     clip |= {"width": box["width"] + 2 * edge, "height": box["height"] + 2 * edge}
     return page.screenshot(full_page=True, clip=clip)

@@ -4,12 +4,13 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from hub_server import Hub
+from hub_server import Hub, commit_of
 from safetensors.torch import load_file, save_file
 
 import reward_core as RM
@@ -244,11 +245,16 @@ def hub():
     hub.stop()
 
 
-@pytest.mark.slow
-def test_the_pieces_are_downloaded_converted_once_and_not_needed_again(tiny, hub, tmp_path, warm_python):
+@pytest.fixture(scope="module")
+def expected(tiny):
+    return RM.load("VisionReward", device="cpu", files=tiny, local_files_only=True)
+
+
+@pytest.fixture
+def published(expected, tiny, hub, tmp_path):
+    """Put the tiny files on the hub; return the pieces, and the environment and packages of a process."""
     import plugin_package
 
-    expected = RM.load("VisionReward", device="cpu", files=tiny, local_files_only=True)
     pieces = {f"ckpts/{path.name}": path.read_bytes() for path in (tiny / "checklist").iterdir()}
     hub.repos["zai-org/VisionReward-Image-bf16"] = {"main": {**pieces, "README.md": b"-"}}
     tokenizer = (tiny / "tokenizer" / "tokenizer.json").read_bytes()
@@ -270,9 +276,17 @@ def test_the_pieces_are_downloaded_converted_once_and_not_needed_again(tiny, hub
         "HF_HUB_DISABLE_XET": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }
-    limit = max(map(len, [*pieces.values(), *alignment.values()])) + 1
+    return pieces, environment, site
+
+
+@pytest.mark.slow
+def test_the_pieces_are_downloaded_converted_once_and_not_needed_again(
+    expected, published, tiny, hub, warm_python
+):
+    pieces, environment, site = published
+    largest = max(path.stat().st_size for path in tiny.glob("*/*") if path.name != "tokenizer.json")
     image = str(pictures()[0])
-    done = warm_python.run(["-c", CODE, image, str(limit), str(site)], env=environment, timeout=120)
+    done = warm_python.run(["-c", CODE, image, str(largest + 1), str(site)], env=environment, timeout=120)
     assert done.returncode == 0, done.stderr
     out = json.loads(done.stdout)
     assert out["full"][0] == "OutputError"
@@ -284,6 +298,82 @@ def test_the_pieces_are_downloaded_converted_once_and_not_needed_again(tiny, hub
     for name in pieces:
         assert sum(line.endswith(f"/{name}") for line in asked) == 1  # downloaded once
     assert not any(line.endswith("README.md") for line in asked)
+
+
+REPAIR = """
+import json, os, re, sys
+from pathlib import Path
+
+image, count, packages = sys.argv[1:]
+sys.path.insert(0, packages)
+import reward_core as RM
+from reward_core.errors import HubError
+
+converted = Path(os.environ["TORCH_HOME"], "hub", "reward-core", "VisionReward-Image-bf16")
+out = []
+for _ in range(int(count)):
+    try:
+        out.append(RM.load("Tiny-Checklist", device="cpu").score("a", image))
+    except HubError as error:
+        out.append(str(error))
+        assert not converted.exists()
+        if advice := re.search(r"Delete '(.*)' and", str(error)):
+            Path(advice[1]).unlink()
+print(json.dumps(out))
+"""
+
+
+@pytest.fixture
+def loads(published, warm_python):
+    """Return a function: number of loads in a process that does what errors say -> scores and errors."""
+    _, environment, site = published
+
+    def loads(count):
+        arguments = ["-c", REPAIR, str(pictures()[0]), str(count), str(site)]
+        done = warm_python.run(arguments, env=environment, timeout=120)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return loads
+
+
+def address_of(hub, name):
+    """Return the path at which the hub has a file of VisionReward."""
+    commit = commit_of(hub.repos["zai-org/VisionReward-Image-bf16"]["main"])
+    return f"/zai-org/VisionReward-Image-bf16/resolve/{commit}/{name}"
+
+
+@pytest.mark.slow
+def test_a_download_that_breaks_off_is_an_error_and_completed_by_the_next_one(
+    expected, published, hub, loads
+):
+    name = "ckpts/split_part_ab"
+    hub.cut[address_of(hub, name)] = len(published[0][name]) // 2
+    error, score = loads(2)
+    assert error.startswith("Cannot download zai-org/VisionReward-Image-bf16: the hub answered")
+    assert error.endswith(f"/{name}'. Run the command again later.")
+    assert score == pytest.approx(expected.score("a", pictures()[0]), abs=1e-5)
+
+
+@pytest.mark.slow
+def test_a_piece_with_a_wrong_byte_is_named_and_replaced_after_its_deletion(expected, published, hub, loads):
+    pieces = published[0]
+    hub.etags = {piece: hashlib.sha256(piece).hexdigest() for piece in pieces.values()}
+    damaged = {}
+    for name, share in [("ckpts/split_part_aa", 0), ("ckpts/split_part_ab", 0.5)]:  # a header, a weight
+        damaged[name] = bytearray(pieces[name])
+        damaged[name][int(share * len(pieces[name]))] ^= 1
+        hub.damaged[address_of(hub, name)] = bytes(damaged[name])
+    *errors, score = loads(3)
+    for (name, content), error in zip(damaged.items(), errors, strict=True):
+        found = re.fullmatch(
+            r"Cannot use '.*/(ckpts/\w+)': it differs from the published file \(sha256 (\w+), expected "
+            r"(\w+)\)\. Delete '.*' and run the command again\.",
+            error,
+        )
+        assert found is not None, error
+        assert found.groups() == (name, hashlib.sha256(content).hexdigest(), hub.etags[pieces[name]])
+    assert score == pytest.approx(expected.score("a", pictures()[0]), abs=1e-5)
 
 
 def test_missing_questions_are_reported_and_needed_for_scores_only(reference, tmp_path, caplog):

@@ -119,8 +119,10 @@ class LossConfig:
     """The terms of the loss: rewards, distance to the base, denoising loss.
 
     Attributes:
-        reward_scale: factor of the summed reward losses (lambda in the paper). It sets their weight
-            relative to the other terms; alone it has almost no effect, because Adam normalizes it away.
+        reward_scale: factor of the reward loss (lambda in the paper). It sets its weight relative to the
+            other terms; alone it has almost no effect, because Adam normalizes it away, unless gradients
+            become as small as ``optimizer.epsilon``. None: 0.001 (the paper's) for strategies that need
+            the reward's gradient, 1 for nft and grpo.
         ensemble: how several trained rewards, each times its weight, become one: sum, min (the lowest
             counts for each image) or lower (their mean minus ``ensemble_k`` standard deviations). min and
             lower are harder to hack; weights must bring the rewards to one scale, unless
@@ -139,7 +141,7 @@ class LossConfig:
         caption_column: column of the captions, if ``pretraining_data`` is a dataset.
     """
 
-    reward_scale: float = 1e-3
+    reward_scale: float | None = None
     ensemble: str = "sum"
     ensemble_k: float = 1.0
     distance: str = "x0"
@@ -287,7 +289,11 @@ class TrainConfig:
         return _plain(dataclasses.asdict(self))
 
     def check(self) -> TrainConfig:
-        """Return the settings with the default phi of the strategy; raise ConfigError for an invalid one."""
+        """Return the settings with the strategy's defaults for phi and the scale of the rewards.
+
+        Raises:
+            ConfigError: a setting is invalid.
+        """
         self.strategy.check(self.rollout.steps)
         for path, value, minimum in (
             ("rollout.steps", self.rollout.steps, 1),
@@ -363,9 +369,12 @@ class TrainConfig:
             raise ConfigError(
                 "Cannot use validation.stop_diversity: it needs at least 2 seeds. Set validation.seeds."
             )
-        phi = "relu" if self.strategy.needs_reward_gradient else "linear"
+        phi, scale = ("relu", 1e-3) if self.strategy.needs_reward_gradient else ("linear", 1.0)
         rewards = tuple(dataclasses.replace(reward, phi=reward.phi or phi) for reward in self.rewards)
-        return dataclasses.replace(self, rewards=rewards)
+        if self.loss.reward_scale is not None:
+            scale = self.loss.reward_scale
+        loss = dataclasses.replace(self.loss, reward_scale=scale)
+        return dataclasses.replace(self, rewards=rewards, loss=loss)
 
 
 SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine")

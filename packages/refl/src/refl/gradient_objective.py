@@ -56,7 +56,7 @@ class GradientObjective(Objective):
         prompts = list(prompts) * (1 + plan.copies)
         losses, rewards = self.rewards.loss(pixels, prompts)
         rewards |= self.rewards.held_out_rewards(pixels.detach(), prompts)
-        loss = config.loss.reward_scale * losses.mean()
+        loss = self._reward_term(losses.mean())
         terms = {"reward": loss.detach()}
         if config.loss.distance_weight:
             distance_loss = config.loss.distance_weight * self._distance(result, denoise)

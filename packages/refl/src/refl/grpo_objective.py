@@ -73,7 +73,7 @@ class GRPOObjective(PolicyObjective):
         clear_autocast_cache()
         output = denoise()
         new, old = self._log_prob(visit, output), self._log_prob(visit, visit.output)
-        loss = self.config.loss.reward_scale * grpo_loss(new, old, advantages, clip).mean().float()
+        loss = self._reward_term(grpo_loss(new, old, advantages, clip).mean().float())
         difference = (new - old).detach()
         ratio = difference.exp()
         values = {

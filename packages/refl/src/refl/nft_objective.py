@@ -82,7 +82,7 @@ class NFTObjective(PolicyObjective):
         clip = self.strategy.advantage_clip
         r = self._upload(to_unit(part.advantages, clip))
         losses = nft_loss(new, old, latents, r, self.strategy.beta, clip)
-        loss = self.config.loss.reward_scale * (self._upload(part.kept) * losses).mean()
+        loss = self._reward_term((self._upload(part.kept) * losses).mean())
         moved = (new.detach() - old).pow(2).mean()
         microstep = MicroStep(loss, {"reward": loss.detach()}, values={"nft/old_distance": moved})
         return self._with_distance(microstep, x, output, (alpha, sigma), denoise)

@@ -181,6 +181,12 @@ class Objective(ABC):
         result = rollout(denoise, schedule, plan, start, draw, recompute, no_grad_denoise)
         return result, denoise
 
+    def _reward_term(self, loss: Tensor) -> Tensor:
+        """Return the reward loss times its scale."""
+        scale = self.config.loss.reward_scale
+        assert scale is not None  # TrainConfig.check has set it
+        return scale * loss
+
     def _pretraining_loss(self, captioned: CaptionedImages, step: int, indices: Sequence[int]) -> Tensor:
         family, device, seed = self.family, self.accelerator.device, self.config.run.seed
         order = DataOrder(len(captioned), seed)

@@ -216,7 +216,9 @@ def as_hub_error(
     if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
         return HubError(f"Cannot {action} {what}: no such file in the repository.")
     if isinstance(error, HfHubHTTPError):
-        return HubError(f"Cannot {action} {what}: the hub answered with an error: {error}")
+        reason = str(error).split("\n")[0].rstrip(".")
+        later = " Run the command again later." if error.response.status_code >= 500 else ""
+        return HubError(f"Cannot {action} {what}: the hub answered with an error: {reason}.{later}")
     if isinstance(error, OSError) or type(error).__module__.split(".")[0].startswith("http"):
         # LocalEntryNotFoundError, OfflineModeIsEnabled, refused and dropped connections
         reason = (str(error) or type(error).__name__).split("\n")[0].rstrip(".")

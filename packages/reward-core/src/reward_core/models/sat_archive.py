@@ -68,25 +68,26 @@ class SatArchive:
                 content = _member(joined, members, CONFIG_MEMBER, self.name).read(MAX_CONFIG_MEMBER)
                 self.config = json.loads(content)
 
-    def check_sums(self) -> None:
-        """Compare the pieces in the hub's cache with their checksums, which are the names of the files.
-
-        Raises:
-            HubError: a piece differs from the published one.
-        """
-        for piece in self.pieces:
-            blob = piece.resolve()
-            if _SHA256.fullmatch(blob.name) and _sha256(blob) != blob.name:
-                raise HubError(
-                    f"Cannot use '{piece}': it differs from the published file. Delete '{blob}' and run the "
-                    "command again."
-                )
-
     def _damaged(self, error: BaseException) -> CheckpointError:
         return CheckpointError(
             f"Cannot load '{self.name}': its {len(self.pieces)} pieces are not a complete tar "
             f"({reason(error)}). Download them again."
         )
+
+
+def check_sums(pieces: Iterable[Path]) -> None:
+    """Compare pieces in the hub's cache with their checksums, which are the names of the files.
+
+    Raises:
+        HubError: a piece differs from the published one.
+    """
+    for piece in pieces:
+        blob = piece.resolve()
+        if _SHA256.fullmatch(blob.name) and (found := _sha256(blob)) != blob.name:
+            raise HubError(
+                f"Cannot use '{piece}': it differs from the published file (sha256 {found}, expected "
+                f"{blob.name}). Delete '{blob}' and run the command again."
+            )
 
 
 def convert_archive(
@@ -119,7 +120,7 @@ def convert_archive(
         for left in folder.parent.glob(f".{folder.name[:50]}.*.tmp"):  # of a process that was killed
             shutil.rmtree(left, ignore_errors=True)
         _check_space(folder.parent, sum(archive.weights.tensors[key].span for key in own_keys), archive.name)
-        archive.check_sums()
+        check_sums(archive.pieces)
         with guarded(lambda error: _not_written(folder, error)), atomic_folder(folder) as staged:
             write_shards(((own, archive.weights.read(key)) for key, own in own_keys.items()), staged)
             (staged / CONFIG_FILE).write_text(json.dumps(config, indent=1), encoding="utf-8")

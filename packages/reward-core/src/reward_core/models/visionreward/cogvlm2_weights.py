@@ -14,7 +14,7 @@ from ..cogvlm2.config_files import read_cogvlm2_config
 from ..cogvlm2.key_map import check_frequencies, frequency_keys, key_map, published_form, to_own_keys
 from ..cogvlm2.network import CogVlm2
 from ..model_spec import CONFIG_FILE
-from ..sat_archive import CONFIG_MEMBER, SatArchive, convert_archive
+from ..sat_archive import CONFIG_MEMBER, SatArchive, check_sums, convert_archive
 from ..tensor_files import PIECES, TensorSource, assign_tensors, check_shapes, open_tensors
 
 
@@ -53,12 +53,16 @@ def convert_pieces(piece: Path, index: Path) -> Path:
     Raises:
         CheckpointError, HubError, DiskFullError: see `convert_archive`. Nothing is left behind.
     """
-    archive = SatArchive(piece)
-    config = _find_config(piece, None, archive)
-    own_keys = _own_keys(archive.weights, config, archive.name)
-    with torch.device("meta"):
-        network = CogVlm2(config)
-    check_shapes(network, archive.weights.shapes, own_keys, archive.name)
+    try:
+        archive = SatArchive(piece)
+        config = _find_config(piece, None, archive)
+        own_keys = _own_keys(archive.weights, config, archive.name)
+        with torch.device("meta"):
+            network = CogVlm2(config)
+        check_shapes(network, archive.weights.shapes, own_keys, archive.name)
+    except CheckpointError:
+        check_sums(sorted(piece.parent.glob(PIECES)))  # its error says which file to delete
+        raise
     return convert_archive(archive, index.parent, own_keys, config.to_dict())
 
 
