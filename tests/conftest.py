@@ -54,6 +54,13 @@ def warm_training_python():
     python.stop()
 
 
+def pytest_xdist_auto_num_workers():
+    """Use a worker more than processors (-n auto), because some tests wait for processes and servers."""
+    from reward_core.runs.cpus import usable_cpus
+
+    return usable_cpus() + 1
+
+
 @pytest.hookimpl(trylast=True)  # after -m and -k have deselected tests
 def pytest_collection_modifyitems(items):
     """Put the modules that take longest first, so that all workers of a parallel run end together."""
