@@ -97,6 +97,24 @@ def test_curves_are_valid_for_any_name_and_missing_values():
     assert (panel.title, panel.lines[0].points) == ("x", [(2, 0.5, 0.1)])
 
 
+@pytest.mark.parametrize(
+    ("low", "high"), [(0.0772272, 0.0772447), (-1.5e-8, 7e-9), (1.0, 1.0000004), (-2e6, 3)]
+)
+def test_labels_of_a_curve_have_room_and_all_their_digits(low, high):
+    svg = ElementTree.fromstring(
+        panel_svg(Panel("a", [Line("b", [(1, low, math.nan), (2, high, math.nan)])]))
+    )
+    labels = [text for text in svg.iter("text") if text.get("text-anchor") == "end"]
+    assert len(labels) >= 4
+    assert all(float(text.get("x")) >= 7 * len(text.text) for text in labels)
+    values = np.array([float(text.text) for text in labels])
+    heights = np.array([float(text.get("y")) for text in labels])
+    steps = np.diff(values)
+    assert (steps > 0).all()
+    assert steps == pytest.approx(steps.mean(), rel=1e-6)  # no digit is missing
+    assert (np.diff(heights) < 0).all()
+
+
 def test_long_runs_are_drawn_with_few_points():
     rows = [{"step": i, "loss": float(i)} for i in range(1001)]
     (panel,) = panels_of(rows)

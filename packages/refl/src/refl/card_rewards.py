@@ -50,7 +50,7 @@ def reward_table(
         if not key.startswith("validation/") or key not in last:
             continue
         name = key.split("/", 1)[1]
-        cells = [f"{first[key]:.3f}", f"{last[key]:.3f}", f"{last[key] - first[key]:+.3f}"]
+        cells = [f"{first[key]:.3f}", f"{last[key]:.3f}", f"{last[key] - first[key]:+z.3f}"]
         pair = _per_prompt(name, before, after)
         if pair is not None:
             intervals = True

@@ -12,7 +12,8 @@ from reward_core.printing.escapes import html_text
 from .curves import Line, Panel
 
 WIDTH, HEIGHT = 440, 210  # view box; scaled to the width of its column
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 26, 30
+LEFT, RIGHT, TOP, BOTTOM = 52, 12, 26, 30  # the left margin grows with the labels
+DIGIT = 7.7  # width of a digit in the page's font of 12 pixels
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def panel_svg(panel: Panel) -> str:
         if line.marked or len(line.points) == 1:
             parts += [_dot(line, x(step), y(value), step, value) for step, value, _ in line.points]
     if len(lines) > 1:
-        parts += _legend(lines)
+        parts += _legend(lines, x.first)
     return "".join([*parts, "</svg>"])
 
 
@@ -58,17 +59,22 @@ def _axes(lines: Sequence[Line]) -> tuple[_Axis, _Axis]:
     low, high = min(values), max(values)
     margin = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
     last = max(steps) if max(steps) > min(steps) else min(steps) + 1
-    return (
-        _Axis(min(steps), last, LEFT, WIDTH - RIGHT),
-        _Axis(low - margin, high + margin, HEIGHT - BOTTOM, TOP),
-    )
+    y = _Axis(low - margin, high + margin, HEIGHT - BOTTOM, TOP)
+    longest = max(len(_label(value)) for value in axis_ticks(y.low, y.high))
+    return _Axis(min(steps), last, max(LEFT, 8 + DIGIT * longest), WIDTH - RIGHT), y
+
+
+def _label(tick: float) -> str:
+    """Return all digits of a round number, which may differ from the next one in a late digit."""
+    return f"{tick:.12g}"
 
 
 def _grid(x: _Axis, y: _Axis) -> list[str]:
     parts = []
     for value in axis_ticks(y.low, y.high):
-        parts.append(f'<path class="grid" d="M{LEFT},{y(value):.1f}H{WIDTH - RIGHT}"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{value:g}</text>')
+        parts.append(f'<path class="grid" d="M{x.first:.1f},{y(value):.1f}H{WIDTH - RIGHT}"/>')
+        position = f'x="{x.first - 6:.1f}" y="{y(value) + 4:.1f}"'
+        parts.append(f'<text {position} text-anchor="end">{_label(value)}</text>')
     for step in axis_ticks(x.low, x.high):
         if step == int(step):
             parts.append(f'<text x="{x(step):.1f}" y="{HEIGHT - 10}" text-anchor="middle">{step:g}</text>')
@@ -97,10 +103,10 @@ def _dot(line: Line, x: float, y: float, step: float, value: float) -> str:
     return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{line.color}">{title}</circle>'
 
 
-def _legend(lines: Sequence[Line]) -> list[str]:
+def _legend(lines: Sequence[Line], first: float) -> list[str]:
     parts = []
     for i, line in enumerate(lines):
-        left = LEFT + 100 * i
-        parts.append(f'<path d="M{left},12h18" stroke="{line.color}" stroke-width="3"/>')
-        parts.append(f'<text x="{left + 24}" y="16">{html_text(line.label)}</text>')
+        left = first + 100 * i
+        parts.append(f'<path d="M{left:.1f},12h18" stroke="{line.color}" stroke-width="3"/>')
+        parts.append(f'<text x="{left + 24:.1f}" y="16">{html_text(line.label)}</text>')
     return parts

@@ -146,7 +146,7 @@ def _shown(samples: Sequence[Samples], state: ReflState, best: bool) -> Samples 
 def _change(name: str, role: str, before: tuple[float, float], now: tuple[float, float]) -> RewardChange:
     """Return a row of the table from means and half widths of intervals before and now."""
     texts = _with_interval(before), _with_interval(now)
-    return RewardChange(printable(name), role, *texts, f"{now[0] - before[0]:+.3f}")
+    return RewardChange(printable(name), role, *texts, f"{now[0] - before[0]:+z.3f}")
 
 
 def _with_interval(mean_and_width: tuple[float, float]) -> str:

@@ -47,8 +47,8 @@ def print_explanation(image: str, explanation: Explanation) -> None:
     from ..printing.terminal import PlainTable, print_table
 
     gates = ", ".join(f"{name} {_yes(is_open)}" for name, is_open in explanation.gates.items())
-    total = f"{explanation.score:.4f} is the sum of the last column"
-    caption = f"{total}; gates: {gates}; -: closed gate" if gates else total
+    total = f"total: {explanation.score:.4f}"
+    caption = f"{total}; gates: {gates}; -: closed gate, adds 0" if gates else total
     table = PlainTable(title=image, caption=caption)
     table.add_column("group")
     table.add_column("question", wrap=True)
