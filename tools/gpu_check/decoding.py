@@ -2,7 +2,8 @@
 
     python -m gpu_check.decoding SECONDS SIDE ...
 
-Each measurement takes SECONDS. It imports neither torch nor the project, so that its processes start fast. The last line is a JSON object.
+Each measurement takes SECONDS. It imports neither torch nor the project, so that its processes start fast.
+The last line is a JSON object.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from time import perf_counter
 
 import numpy as np
 from PIL import Image
-
 
 
 def detailed_image(side: int, seed: int) -> Image.Image:
