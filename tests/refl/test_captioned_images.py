@@ -33,25 +33,35 @@ def run(pipelines, folder, prompts, data, *more, steps=2):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("change", ["training prompt", "validation prompt", "an image more", "another image"])
-def test_resuming_with_other_data_is_refused(pipelines, tmp_path, change):
+def test_resuming_with_other_data_is_refused(pipelines, tmp_path):
     prompts = tmp_path / "prompts.txt"
     words = [*PROMPTS, *(f"{prompt} at night" for prompt in PROMPTS)]
-    prompts.write_text("\n".join(words))
     data = write_images(tmp_path / "data")
-    run(pipelines, tmp_path / "run", prompts, data)
-    run(pipelines, tmp_path / "run", prompts, data)  # same data: the finished run is returned
-    if change == "training prompt":
-        prompts.write_text("\n".join(["a green house", *words[1:]]))
-    elif change == "validation prompt":
-        prompts.write_text("\n".join([*words[:-1], "a green house"]))
-    elif change == "an image more":
-        write_images(data, 5)
-    else:
-        noise = np.random.default_rng(0).integers(0, 255, (30, 40, 3), np.uint8)
-        Image.fromarray(noise).save(data / "2.png")
-    with pytest.raises(CheckpointError, match="its run has other settings or data"):
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (30, 40, 3), np.uint8))
+
+    def again():
         run(pipelines, tmp_path / "run", prompts, data)
+
+    def restore():
+        prompts.write_text("\n".join(words))
+        for added in (data / "4.png", data / "4.txt"):
+            added.unlink(missing_ok=True)
+        write_images(data)
+
+    restore()
+    again()
+    changes = {
+        "training prompt": lambda: prompts.write_text("\n".join(["a green house", *words[1:]])),
+        "validation prompt": lambda: prompts.write_text("\n".join([*words[:-1], "a green house"])),
+        "an image more": lambda: write_images(data, 5),
+        "another image": lambda: noise.save(data / "2.png"),
+    }
+    for change in changes.values():
+        change()
+        with pytest.raises(CheckpointError, match="its run has other settings or data"):
+            again()
+        restore()
+        again()  # same data: the finished run is returned
 
 
 def as_tar(folder, file):

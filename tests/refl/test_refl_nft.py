@@ -117,7 +117,7 @@ def test_a_constant_reward_leaves_the_weights_as_they_were(pipelines, tmp_path, 
 def test_a_stopped_run_resumes_to_the_same_bits(pipelines, tmp_path, strategy, rank):
     """The run dies in the middle of a set of images, after a checkpoint that an update of the set follows."""
     more = (f"strategy.name={strategy}", "strategy.clip=0.1", f"model.lora_rank={rank}", "optimizer.lr=1e-2",
-            "strategy.updates=2", "run.checkpoint_every=3",
+            "strategy.updates=2", "run.checkpoint_every=3", "run.batch_size=4",
             "strategy.combine=zscore", "strategy.old_decay=[0,0.2,0.9]",
             "optimizer.ema_decay=0.5")  # fmt: skip
     whole, rows = train(pipelines("sd"), tmp_path / "whole", *more, steps=5)

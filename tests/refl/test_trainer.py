@@ -145,7 +145,7 @@ def test_the_distance_term_keeps_the_model_near_its_reference(pipelines, tmp_pat
                 f"model.lora_rank={rank}",
                 f"optimizer.lr={1e-2 if rank else 1e-3}",
                 "loss.distance=epsilon",
-                steps=5,
+                steps=3,
             )
             values = [row["validation/red"] for row in rows if "validation/red" in row]
             moved[weight, rank] = values[-1] - values[0]

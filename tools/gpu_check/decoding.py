@@ -1,8 +1,9 @@
 """Measure how many JPEG files a second Pillow decodes, by threads and by processes.
 
-    python -m gpu_check.decoding [SIDE ...]
+    python -m gpu_check.decoding SECONDS SIDE ...
 
-It imports neither torch nor the project, so that its processes start fast. The last line is a JSON object.
+Each measurement takes SECONDS. It imports neither torch nor the project, so that its processes start fast.
+The last line is a JSON object.
 """
 
 from __future__ import annotations
@@ -18,8 +19,6 @@ from time import perf_counter
 
 import numpy as np
 from PIL import Image
-
-SECONDS = 0.7  # of each measurement
 
 
 def detailed_image(side: int, seed: int) -> Image.Image:
@@ -56,34 +55,38 @@ def decode_many(files: list[bytes], seconds: float) -> int:
     return count
 
 
-def rate(pool: Executor, work: Callable[[bytes], int], files: list[bytes], workers: int) -> float:
-    """Return files a second through a pool that has started."""
+def rate(
+    pool: Executor, work: Callable[[bytes], int], files: list[bytes], workers: int, seconds: float
+) -> float:
+    """Return files a second through a pool that has started, measured over half of ``seconds`` or more."""
     count = 4 * workers
     while True:
         many = [files[i % len(files)] for i in range(count)]
         started = perf_counter()
         list(pool.map(work, many))
         took = perf_counter() - started
-        if took > SECONDS / 2 or count > 100_000:
+        if took > seconds / 2 or count > 100_000:
             return count / took
-        count = int(count * min(16.0, max(2.0, SECONDS / took)))
+        count = int(count * min(16.0, max(2.0, seconds / took)))
 
 
 def main() -> None:
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     found: dict[str, float] = {"cpus": cpus}
-    for side in [int(side) for side in sys.argv[1:]] or [512, 1024]:
+    seconds = float(sys.argv[1])
+    for side in map(int, sys.argv[2:]):
         files = [jpeg_bytes(side, seed) for seed in range(4)]
         found[f"{side}: bytes"] = round(sum(map(len, files)) / len(files))
-        found[f"{side}: 1 thread"] = round(decode_many(files, SECONDS / 2) / (SECONDS / 2), 1)
+        found[f"{side}: 1 thread"] = round(decode_many(files, seconds / 2) / (seconds / 2), 1)
         with ThreadPoolExecutor(cpus) as pool:
-            found[f"{side}: {cpus} threads"] = round(rate(pool, decode, files, cpus), 1)
-            found[f"{side}: {cpus} threads, resized"] = round(rate(pool, decode_and_resize, files, cpus), 1)
+            found[f"{side}: {cpus} threads"] = round(rate(pool, decode, files, cpus, seconds), 1)
+            resized = rate(pool, decode_and_resize, files, cpus, seconds)
+            found[f"{side}: {cpus} threads, resized"] = round(resized, 1)
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(cpus, mp_context=context) as processes:
             list(processes.map(decode_many, [files] * cpus, [0.01] * cpus))  # start them
             started = perf_counter()
-            counts = list(processes.map(decode_many, [files] * cpus, [SECONDS] * cpus))
+            counts = list(processes.map(decode_many, [files] * cpus, [seconds] * cpus))
             found[f"{side}: {cpus} processes"] = round(sum(counts) / (perf_counter() - started), 1)
     print(json.dumps(found))
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import platform
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .measure import Stage
 
-LIBRARIES = ("torchvision", "transformers", "diffusers", "accelerate", "peft", "timm", "triton", "PIL")
+LIBRARIES = ("torchvision", "transformers", "diffusers", "accelerate", "peft", "timm", "triton", "Pillow")
 PRECISIONS = {
     "bf16": (torch.bfloat16, "highest"),
     "fp16": (torch.float16, "highest"),
@@ -47,8 +47,8 @@ def main() -> None:
     with stage.finding("memory and uploads, GB/s") as found:
         bandwidths(stage, found)
     with stage.finding("JPEG files decoded a second") as found:
-        sides = ["512", "1024"] if stage.full else ["512"]
-        command = [sys.executable, "-m", "gpu_check.decoding", *sides]
+        settings = ["0.7", "512", "1024"] if stage.full else ["0.05", "512"]
+        command = [sys.executable, "-m", "gpu_check.decoding", *settings]
         done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
         found |= json.loads(done.stdout.splitlines()[-1])
 
@@ -59,9 +59,9 @@ def versions(stage: Stage, found: dict[str, Any]) -> None:
         found["usable_cpus"] = len(os.sched_getaffinity(0))
     for name in LIBRARIES:
         try:
-            found[name] = getattr(importlib.import_module(name), "__version__", "?")
-        except Exception as error:
-            found[name] = f"no: {type(error).__name__}"
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
     if not stage.on_gpu:
         return
     gpu = torch.cuda.get_device_properties(stage.device)

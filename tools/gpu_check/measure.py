@@ -83,8 +83,8 @@ class Stage:
         self.synchronize()
         return perf_counter() - started
 
-    def median_seconds(self, work: Callable[[], object], at_least: float = 0.15) -> float:
-        """Return the median seconds of a call, measured over ``at_least`` seconds.
+    def median_seconds(self, work: Callable[[], object]) -> float:
+        """Return the median seconds of a call, measured over at least 0.15 s at full size.
 
         Short calls are launched in a row before the wait for the GPU.
         """
@@ -95,6 +95,7 @@ class Stage:
             for _ in range(in_a_row):
                 work()
 
+        at_least = 0.15 if self.full else 0.0
         times: list[float] = []
         began = perf_counter()
         while len(times) < 3 or perf_counter() - began < at_least:

@@ -5,8 +5,6 @@ import csv
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -86,20 +84,19 @@ def test_scoring_methods_return_the_same_with_processes(inputs, model, monkeypat
 
 @needs_processes
 @pytest.mark.slow
-def test_ctrl_c_ends_all_processes_and_the_same_command_resumes(inputs, tmp_path):
+def test_ctrl_c_ends_all_processes_and_the_same_command_resumes(warm_python, inputs, tmp_path):
     psutil = pytest.importorskip("psutil")
     out = tmp_path / "scores.csv"
     options = ("--model", "tiny", "--device", "cpu", "--batch-size", "4", "--shard-rows", "8", "--json")
     with (tmp_path / "pairs.csv").open("w", newline="") as file:
         rows = ((f"{i} squares", inputs / f"{i % 7}.png") for i in range(1200))
         csv.writer(file).writerows([("prompt", "image"), *rows])
-    command = [sys.executable, "-m", "reward_core", "score", "--manifest", tmp_path / "pairs.csv"]
-    command = [*map(str, [*command, "--out", out, *options, "--decoders", "processes", "--threads", 2])]
+    command = ["-m", "reward_core", "score", "--manifest", tmp_path / "pairs.csv", "--out", out, *options]
+    command += ["--decoders", "processes", "--threads", 2]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    process = subprocess.Popen(command, **pipes, text=True, env=environment)
+    process = warm_python.start(command, env=environment)
     while not list(Path(f"{out}.parts").glob("rows-*")):
-        assert process.poll() is None, process.stderr.read()
+        assert process.poll() is None, process.output()
         time.sleep(0.01)
     children = psutil.Process(process.pid).children()
     assert len(children) == 2
@@ -109,7 +106,7 @@ def test_ctrl_c_ends_all_processes_and_the_same_command_resumes(inputs, tmp_path
     assert "of 1200 rows are kept" in printed.replace(",", "")
     assert printed.count("\n") == 1, printed
     assert not psutil.wait_procs(children, timeout=2)[1]
-    again = subprocess.run(command, capture_output=True, text=True, env=environment)
+    again = warm_python.run(command, env=environment)
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout)["resumed_rows"] > 0
     assert len(rows_of(out)) == 1200

@@ -80,10 +80,11 @@ SMALL = DemoSize(
     steps=4,
     batch_size=4,
     validate_every=2,
-    validation_prompts=4,
-    unseen_prompts=8,
+    validation_prompts=2,
+    unseen_prompts=4,
     train_prompts=64,
-    images=100,
+    images=50,
+    rollout_steps=DENOISING_STEPS // 2,
 )
 
 # As many denoiser passes as DemoSize(), in more steps that each cost less.
