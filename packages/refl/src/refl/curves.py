@@ -158,6 +158,7 @@ def _draw(axis: Axes, panel: Panel) -> None:
     axis.set_title(chart_label(panel.title), fontsize=11, color=_INK)
     axis.set_xlabel("step", fontsize=10, color=_INK)
     axis.tick_params(labelsize=9, colors=_INK)
+    axis.locator_params(nbins=5)  # ticks take most of the time of a drawing
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(alpha=0.25, linewidth=0.6)
     if len(lines) > 1:
