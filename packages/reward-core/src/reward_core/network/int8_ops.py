@@ -1,7 +1,7 @@
 """Steps of the fused encoders on a CPU with linear layers in int8.
 
 A weight has a scale for each output channel, an input a step for each row. The input of the second layer of
-an MLP is unsigned: gelu(x) + GELU_OFFSET, which the bias of that layer corrects. oneDNN multiplies the
+an MLP is unsigned: gelu(x) + GELU_OFFSET, which the bias of that layer corrects. AMX or oneDNN multiplies the
 levels. What comes after the product scales it: adding to the residual stream, attention or GELU.
 
 The rounding errors of the weights are the same for all tokens. Tokens of an image have much in common, so

@@ -13,7 +13,7 @@ from ..network.compiled_kernels import compile_kernels
 from ..network.cpu_kernels import TorchKernels
 from ..runs.caller_warning import warn_caller
 
-# Compiling takes about 2 s and saves a third of the time. Nobody knows how much work is to come, so it is
+# Compiling takes about 3 s and saves a third of the time. Nobody knows how much work is to come, so it is
 # done when torch's kernels have run for as long as it would take to earn that back.
 SECONDS_BEFORE_COMPILING = 6.0
 
