@@ -26,18 +26,16 @@ class RunSpread:
     Attributes:
         sums: reward name -> sum of its standard deviations.
         count: number of sets.
-        last: number of the latest set, which a resumed run may add again.
     """
 
     sums: dict[str, float] = field(default_factory=dict)
     count: int = 0
-    last: int = -1
 
-    def add(self, number: int, spreads: Mapping[str, float]) -> None:
-        """Add the standard deviations of set ``number``, unless it was added already."""
-        if number > self.last:
-            self.last, self.count = number, self.count + 1
-            self.sums = {name: self.sums.get(name, 0.0) + value for name, value in spreads.items()}
+    def add(self, config: TrainConfig, rewards: Mapping[str, np.ndarray]) -> None:
+        """Add a set of N images with rewards name -> (N,)."""
+        self.count += 1
+        for name, values in _trained(config, rewards).items():
+            self.sums[name] = self.sums.get(name, 0.0) + _std(values[np.isfinite(values)])
 
     def floors(self) -> dict[str, float]:
         """Return name -> smallest standard deviation that z-scores divide by."""
@@ -60,28 +58,25 @@ class GroupRewards:
 
 
 def compare_groups(
-    config: TrainConfig, number: int, rewards: Mapping[str, np.ndarray], spread: RunSpread
+    config: TrainConfig, rewards: Mapping[str, np.ndarray], floors: Mapping[str, float]
 ) -> GroupRewards:
     """Compare the rewards of N images, ``strategy.group`` in a row for each prompt.
 
     Args:
         config: settings of the run.
-        number: number of the set of images.
         rewards: name -> (N,) rewards, also of held-out rewards.
-        spread: spread of the rewards in the run; this set is added to it.
+        floors: name -> smallest standard deviation that z-scores divide by.
     """
     strategy = config.strategy
-    trained = {c.name: _capped(rewards[c.name], c.phi, c.target) for c in config.rewards if c.weight}
     groups = np.arange(len(next(iter(rewards.values())))) // strategy.group
-    spread.add(number, {name: _std(values[np.isfinite(values)]) for name, values in trained.items()})
     result = advantages(
-        trained,
+        _trained(config, rewards),
         groups,
         strategy.spread,
         strategy.combine,
         strategy.advantage_clip,
         weights={c.name: c.weight for c in config.rewards},
-        floors=spread.floors(),
+        floors=floors,
         kind=config.loss.ensemble,
         k=config.loss.ensemble_k,
     )
@@ -102,6 +97,11 @@ def warn_of_broken(
                 f"the reward {name!r} of sample {first + broken[0]} ({prompts[broken[0]]!r}) is "
                 f"{rewards[name][broken[0]]}{more}; its group is skipped"
             )
+
+
+def _trained(config: TrainConfig, rewards: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return name -> (N,) the trained rewards as the loss sees them."""
+    return {c.name: _capped(rewards[c.name], c.phi, c.target) for c in config.rewards if c.weight}
 
 
 def _capped(rewards: np.ndarray, phi: str, target: float) -> np.ndarray:

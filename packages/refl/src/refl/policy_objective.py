@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .errors import ModelError
-from .group_rewards import GroupRewards, RunSpread, compare_groups, warn_of_broken
+from .group_rewards import RunSpread, compare_groups, warn_of_broken
 from .losses import distance
 from .noise_schedule import NoiseSchedule
 from .objective import MicroStep, Objective
@@ -48,6 +48,19 @@ class Part:
     kept: np.ndarray
 
 
+@dataclass(frozen=True)
+class SetRewards:
+    """Rewards of a set of images. A run that resumes within the set uses them instead of scoring again.
+
+    Attributes:
+        number: number of the set; -1: no set was scored.
+        rewards: name -> (N,) float64 rewards of the images of all ranks, in order of their indices.
+    """
+
+    number: int = -1
+    rewards: dict[str, np.ndarray] = field(default_factory=dict)
+
+
 class PolicyObjective(Objective):
     """Trains on groups of generated images according to their rewards, whose gradient it does not use.
 
@@ -64,6 +77,7 @@ class PolicyObjective(Objective):
         self.spread = RunSpread()
         self._number = -1  # of the current set of images
         self._parts: list[Part] = []
+        self._scored = SetRewards()
 
     @abstractmethod
     def generate_set(self, number: int, indices: list[int], prompts: list[str]) -> Rollout:
@@ -88,10 +102,13 @@ class PolicyObjective(Objective):
             self.trainable.update_old(self.strategy.keep_old(step + 1))
 
     def numbers(self) -> dict[str, Any]:
-        return asdict(self.spread)
+        rewards = {name: values.tolist() for name, values in self._scored.rewards.items()}
+        return {"spread": asdict(self.spread), "set": self._scored.number, "rewards": rewards}
 
     def load_numbers(self, numbers: dict[str, Any]) -> None:
-        self.spread = RunSpread(**numbers)
+        self.spread = RunSpread(**numbers["spread"])
+        rewards = {name: np.array(values, np.float64) for name, values in numbers["rewards"].items()}
+        self._scored = SetRewards(numbers["set"], rewards)
 
     def group_starts(self, indices: Sequence[int]) -> list[int]:
         """Return the indices whose noise images use: those of their groups' first ones, if it is shared."""
@@ -99,10 +116,21 @@ class PolicyObjective(Objective):
             return list(indices)
         return [index - index % self.strategy.group for index in indices]
 
-    @torch.no_grad()
     def _collect(self, number: int, batches: Batches) -> list[Part]:
         """Generate and score the images of set ``number`` with the old weights."""
-        generated = []
+        generated = self._generate(number, batches)
+        compared = compare_groups(self.config, self._scored.rewards, self.spread.floors())
+        self.statistics = compared.statistics
+        first, parts = number * batches.images, []
+        for indices, prompts, result in generated:
+            own = [index - first for index in indices]
+            parts.append(Part(indices, prompts, result, compared.advantages[own], compared.kept[own]))
+        return parts
+
+    @torch.no_grad()
+    def _generate(self, number: int, batches: Batches) -> list[tuple[list[int], list[str], Rollout]]:
+        """Generate the images of set ``number``, and score them unless a checkpoint had their rewards."""
+        generated, is_new = [], number != self._scored.number
         with self.trainable.old(), RewardWorker(self.rewards) as worker:
             if self.no_grad_copy is not None:
                 self.no_grad_copy.refresh()
@@ -111,32 +139,34 @@ class PolicyObjective(Objective):
                 prompts = batches.prompts_of(indices)
                 with self.accelerator.autocast():
                     result = self.generate_set(number, indices, prompts)
-                worker.add(self.family.decode(result.latents, False, self.decode_dtype), prompts, indices)
+                if is_new:
+                    pixels = self.family.decode(result.latents, False, self.decode_dtype)
+                    worker.add(pixels, prompts, indices)
                 generated.append((indices, prompts, result))
-            rewards = worker.results()
-        first = number * batches.images
-        compared = self._compare(
-            number, first, [i for indices, *_ in generated for i in indices], rewards, batches
-        )
-        self.statistics = compared.statistics
-        parts = []
-        for indices, prompts, result in generated:
-            own = [index - first for index in indices]
-            parts.append(Part(indices, prompts, result, compared.advantages[own], compared.kept[own]))
-        return parts
+            own = worker.results() if is_new else {}
+        if is_new:
+            rewards = self._gather([i for indices, *_ in generated for i in indices], own, batches)
+            self._scored = SetRewards(number, rewards)
+            self.spread.add(self.config, rewards)
+        return generated
 
-    def _compare(
-        self, number: int, first: int, indices: list[int], rewards: dict[str, Tensor], batches: Batches
-    ) -> GroupRewards:
-        """Compare all images of all ranks; index ``first`` is that of the first image."""
-        own = torch.stack([torch.tensor(indices, dtype=torch.float64), *rewards.values()], 1)
-        table = self.accelerator.gather(own.to(self.accelerator.device)).cpu()  # (N, 1 + rewards)
+    def _gather(self, indices: list[int], own: dict[str, Tensor], batches: Batches) -> dict[str, np.ndarray]:
+        """Return name -> (N,) the rewards of the set's images of all ranks, in order of their indices.
+
+        Args:
+            indices: indices of this rank's images.
+            own: name -> their rewards.
+            batches: prompts of the images.
+        """
+        columns = torch.stack([torch.tensor(indices, dtype=torch.float64), *own.values()], 1)
+        table = self.accelerator.gather(columns.to(self.accelerator.device)).cpu()  # (N, 1 + rewards)
         table = table[table[:, 0].argsort()]
-        values = {name: table[:, i + 1].numpy() for i, name in enumerate(rewards)}
+        values = {name: table[:, i + 1].numpy() for i, name in enumerate(own)}
         if self.accelerator.is_main_process:
+            first = int(table[0, 0])
             prompts = batches.prompts_of(range(first, first + len(table)))
             warn_of_broken(values, [r.config.name for r in self.rewards.trained], prompts, first)
-        return compare_groups(self.config, number, values, self.spread)
+        return values
 
     def _upload(self, values: np.ndarray) -> Tensor:
         """Return values (B,) as float32 on the device."""

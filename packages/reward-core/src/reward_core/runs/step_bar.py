@@ -7,6 +7,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+# Imported before a run seeds or restores random states: rich draws from Python's generator on its import.
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ..printing.progress_columns import DescriptionColumn
+from ..printing.terminal import plain_console
 from .progress import LOG_SECONDS
 
 logger = logging.getLogger(__name__)
@@ -15,11 +20,6 @@ logger = logging.getLogger(__name__)
 @contextmanager
 def step_bar(steps: int, done: int, shown: bool) -> Iterator[Callable[[str], None]]:
     """Yield a function that advances the bar by one step and shows a text next to it."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from ..printing.progress_columns import DescriptionColumn
-    from ..printing.terminal import plain_console
-
     console = plain_console(stderr=True)
     pace = _Pace(steps, done)
     columns = [
