@@ -44,3 +44,19 @@ def test_an_unknown_stage_is_refused(tmp_path):
     done = check("--only", "speed", "--out", tmp_path)
     assert done.returncode == 2
     assert "unknown stage 'speed'; the stages are facts, gpu-tests, scoring" in done.stderr
+
+
+def test_a_broken_library_is_reported(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(TOOL.parent)
+    monkeypatch.syspath_prepend(tmp_path)
+    from gpu_check.facts import library_state
+
+    (tmp_path / "half_a_library.py").write_text("import a_missing_part")
+    (tmp_path / "half_a_library-1.2.dist-info").mkdir()
+    metadata = "Metadata-Version: 2.1\nName: half_a_library\nVersion: 1.2\n"
+    (tmp_path / "half_a_library-1.2.dist-info" / "METADATA").write_text(metadata)
+    assert library_state("half_a_library", load=False) == "1.2"
+    broken = "1.2, cannot be imported: ModuleNotFoundError: No module named 'a_missing_part'"
+    assert library_state("half_a_library", load=True) == broken
+    assert library_state("no-such-library", load=True) == "not installed"
+    assert library_state("Pillow", load=True)[0].isdigit()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import platform
@@ -17,6 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from .measure import Stage
 
 LIBRARIES = ("torchvision", "transformers", "diffusers", "accelerate", "peft", "timm", "triton", "Pillow")
+MODULES = {"Pillow": "PIL"}  # of libraries whose module has another name
 PRECISIONS = {
     "bf16": (torch.bfloat16, "highest"),
     "fp16": (torch.float16, "highest"),
@@ -57,11 +59,7 @@ def versions(stage: Stage, found: dict[str, Any]) -> None:
     found |= {"python": platform.python_version(), "torch": torch.__version__, "cpus": os.cpu_count()}
     if hasattr(os, "sched_getaffinity"):
         found["usable_cpus"] = len(os.sched_getaffinity(0))
-    for name in LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
+    found |= {name: library_state(name, load=stage.full) for name in LIBRARIES}
     if not stage.on_gpu:
         return
     gpu = torch.cuda.get_device_properties(stage.device)
@@ -71,6 +69,25 @@ def versions(stage: Stage, found: dict[str, Any]) -> None:
     fields = "driver_version,clocks.sm,clocks.max.sm,power.limit,temperature.gpu,pcie.link.gen.current"
     command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
     found["nvidia-smi"] = subprocess.run(command, capture_output=True, text=True).stdout.strip()
+
+
+def library_state(name: str, load: bool) -> str:
+    """Return the version of a library, or "not installed".
+
+    Args:
+        name: its distribution.
+        load: also import it, which takes seconds, and report if that fails.
+    """
+    try:
+        installed = version(name)
+    except PackageNotFoundError:
+        return "not installed"
+    if load:
+        try:
+            importlib.import_module(MODULES.get(name, name))
+        except Exception as error:  # a broken library may raise anything
+            return f"{installed}, cannot be imported: {type(error).__name__}: {error}"
+    return installed
 
 
 def matmul_rates(stage: Stage, found: dict[str, Any]) -> None:
