@@ -309,7 +309,7 @@ def test_a_resumed_run_is_bit_identical(fresh, data, tmp_path):
 def test_a_warm_up_takes_at_most_a_tenth_of_the_steps(fresh, data, tmp_path, caplog):
     """Also after a resume, bit for bit. The saved setting stays as given."""
     caplog.set_level("INFO")
-    options = dict(epochs=4, steps=20, batch_size=4, warmup_steps=50, schedule="linear", validations=0)
+    options = dict(epochs=4, steps=20, batch_size=1, warmup_steps=50, schedule="linear", validations=0)
     config = settings(data, tmp_path / "run", **options, checkpoint_every=10, checkpoints=9)
     model = fresh()
     trainer = Trainer(config, model)
