@@ -297,8 +297,10 @@ def test_input_over_the_limits_is_reported_and_skipped(visit, strict_server, mod
 
 def test_a_full_queue_is_reported(visit, strict_server, tmp_path):
     files = [str(tmp_path / f"{i}.jpg") for i in range(4)]
-    for file in files:  # small files that take a while to decode and shrink: 1 runs, 1 waits, 1 is refused
-        Image.new("RGB", (5000, 4000), "red").save(file)
+    # Small files that take a while to decode and shrink: one request runs, one waits, one is refused.
+    Image.new("RGB", (5000, 4000), "red").save(files[0])
+    for file in files[1:]:
+        shutil.copy(files[0], file)
     pages = [visit(strict_server.address) for _ in range(3)]
     for page in pages:
         page.page.locator("#rc-files input[type=file]").set_input_files(files)
