@@ -61,7 +61,7 @@ def test_resuming_with_other_data_is_refused(pipelines, tmp_path):
         with pytest.raises(CheckpointError, match="its run has other settings or data"):
             again()
         restore()
-        again()  # same data: the finished run is returned
+    again()  # same data: the finished run is returned
 
 
 def as_tar(folder, file):

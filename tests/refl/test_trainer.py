@@ -247,7 +247,7 @@ def test_the_weights_of_the_best_validation_are_saved(pipelines, tmp_path):
             tmp_path / keep,
             *("model.lora_rank=0", "optimizer.lr=2e-3", "validation.every=2", "run.checkpoint_every=2"),
             *("validation.stop_reward=blue", f"validation.keep_best={keep}"),
-            steps=8,
+            steps=6,
             rewards=rewards,
             reward=pair,
         )
