@@ -102,12 +102,28 @@ class CompiledKernels(TorchKernels):
         return x.values
 
     def self_attention(self, qkv: Scaled, attend: MultiHeadAttention) -> Tensor:
-        images, tokens, width = qkv.values.shape
-        if not self.has_tiles or width != 3 * attend.heads * HEAD_WIDTH:
+        if not self._has_heads_of(attend, qkv.values.shape[-1] // 3):
             return super().self_attention(qkv, attend)
-        out = torch.empty(images, tokens, width // 3, dtype=torch.bfloat16)
-        sizes = map(ctypes.c_int64, (images, tokens, attend.heads))
-        self.library.attention(*_pointers(qkv), _pointer(out), *sizes, torch.get_num_threads())
+        return self._attend(attend.heads, *qkv.thirds(), None)
+
+    def attention(
+        self, attend: MultiHeadAttention, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        if not self._has_heads_of(attend, query.shape[-1]) or query.dtype != torch.bfloat16:
+            return super().attention(attend, query, key, value, mask)
+        attended = None if mask is None else mask.contiguous()
+        return self._attend(attend.heads, Scaled(query), Scaled(key), Scaled(value), attended)
+
+    def _has_heads_of(self, attend: MultiHeadAttention, width: int) -> bool:
+        """Return whether attention of this width (of all heads) is compiled."""
+        return self.has_tiles and width == attend.heads * HEAD_WIDTH
+
+    def _attend(
+        self, heads: int, query: Scaled, key: Scaled, value: Scaled, attended: Tensor | None
+    ) -> Tensor:
+        out = torch.empty(query.values.shape, dtype=torch.bfloat16)
+        sizes = ctypes.c_int64(len(out)), ctypes.c_int64(heads), torch.get_num_threads()
+        self.library.attention(*map(_Heads.of, (query, key, value)), _pointer(attended), _pointer(out), *sizes)
         return out
 
     def _empty_levels(self, x: Tensor, dtype: torch.dtype = torch.int8) -> Scaled:
@@ -165,6 +181,27 @@ class _Quantized(ctypes.Structure):
         return cls(*map(_pointer, (x.values, x.steps, x.means.values, x.means.steps)), x.tiled)
 
 
+class _Heads(ctypes.Structure):
+    """Heads of cpp/attention.cpp."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("numbers", "steps", "shift")),
+        *((name, ctypes.c_int64) for name in ("rows", "stride", "image_stride", "shift_stride")),
+    )
+
+    @classmethod
+    def of(cls, x: Scaled) -> _Heads:
+        """Return pointers and strides of numbers (B, N, D), whose last stride is 1."""
+        image_stride, stride, _ = x.values.stride()
+        return cls(
+            *map(_pointer, (x.values, x.steps, x.shift)),
+            x.values.shape[1],
+            stride,
+            image_stride,
+            _shift_stride(x),
+        )
+
+
 def in_panels(weight: Tensor) -> Tensor:
     """Return an int8 weight (O, E) in the order in which cpp/products.cpp reads it.
 
@@ -191,5 +228,9 @@ def _pointers(x: Scaled | None) -> tuple[Any, ...]:
     """Return pointers to values, steps and shift, and the stride from an image to the next in the shift."""
     if x is None:
         return None, None, None, ctypes.c_int64(0)
-    stride = 0 if x.shift is None or x.shift.ndim == 1 else x.shift.shape[-1]
-    return *map(_pointer, (x.values, x.steps, x.shift)), ctypes.c_int64(stride)
+    return *map(_pointer, (x.values, x.steps, x.shift)), ctypes.c_int64(_shift_stride(x))
+
+
+def _shift_stride(x: Scaled) -> int:
+    """Return the numbers from the shift of an image to that of the next; 0 if all have the same."""
+    return 0 if x.shift is None or x.shift.ndim == 1 else x.shift.stride(0)

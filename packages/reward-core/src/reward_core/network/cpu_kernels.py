@@ -37,6 +37,14 @@ class Scaled:
     means: Scaled | None = None
     tiled: bool = False
 
+    def thirds(self) -> tuple[Scaled, Scaled, Scaled]:
+        """Return the three equal parts of the width of a product, as views."""
+        shifts = (None,) * 3 if self.shift is None else self.shift.chunk(3, dim=-1)
+        first, second, third = (
+            Scaled(values, self.steps, shift) for values, shift in zip(self.values.chunk(3, dim=-1), shifts)
+        )
+        return first, second, third
+
 
 @dataclass(frozen=True)
 class Int8Matrix:
@@ -103,6 +111,15 @@ class TorchKernels:
     def self_attention(self, qkv: Scaled, attend: MultiHeadAttention) -> Tensor:
         """Return the attended values (B, N, D) of queries, keys and values (B, N, 3 D)."""
         return attend(*_plain(qkv, self).chunk(3, dim=-1))
+
+    def attention(
+        self, attend: MultiHeadAttention, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        """Return the attended values (B, Q, D) of 16-bit queries (B, Q, D), keys and values (B, K, D).
+
+        The mask (B, 1, 1, K) is True at keys to attend to, at least one for each query.
+        """
+        return attend(query, key, value, mask)
 
 
 def _restored(x: Scaled) -> Tensor:

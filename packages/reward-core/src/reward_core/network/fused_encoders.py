@@ -154,11 +154,12 @@ class FusedTextLayer:
         """
         ops, own, cross = self.ops, self.layer.attention, self.layer.crossattention
         q, k, v = ops.numbers(ops.linear(self.qkv, x)).chunk(3, dim=-1)  # (B, L, D) each
-        context = own.attend(q[:, : stream.shape[1]], k, v, mask)
+        context = ops.attention(own.attend, q[:, : stream.shape[1]], k, v, mask)
         x = ops.add_norm(stream, ops.linear(self.own_output, ops.rows(context)), own.output.LayerNorm, False)
         query = ops.numbers(ops.linear(self.query, x))  # (B, Q, D)
         # The texts of an image are one row of queries, so its keys and values are not copied.
-        context = cross.attend(query.reshape(len(image_kv[0]), -1, query.shape[-1]), *image_kv).view_as(query)
+        queries = query.reshape(len(image_kv[0]), -1, query.shape[-1])
+        context = ops.attention(cross.attend, queries, *image_kv).view_as(query)
         x = ops.add_norm(
             stream, ops.linear(self.cross_output, ops.rows(context)), cross.output.LayerNorm, False
         )
