@@ -61,6 +61,23 @@ class CompiledKernels(TorchKernels):
         )
         return out
 
+    def pack_errors(self, errors: Tensor, scale: Tensor) -> Int8Matrix:
+        if not self._has_tiles_of(errors.shape[1]):
+            return super().pack_errors(errors, scale)
+        return Int8Matrix(in_nibbles(errors), scale / 16, torch.zeros_like(scale, dtype=torch.int32))
+
+    def multiply_errors(self, matrix: Int8Matrix, rows: Scaled, bias: Tensor) -> Tensor:
+        count, inner = rows.values.shape
+        if not self._has_tiles_of(inner):
+            return super().multiply_errors(matrix, rows, bias)
+        out = torch.empty(count, len(bias))
+        self.library.multiply_errors(
+            *map(_pointer, (matrix.levels, matrix.scale, bias, rows.values, rows.steps, out)),
+            *map(ctypes.c_int64, (count, inner, len(bias))),
+            torch.get_num_threads(),
+        )
+        return out
+
     def _has_tiles_of(self, width: int) -> bool:
         """Return whether levels (B, N, D) of this width are in tile order."""
         return self.has_tiles and width % TILE_WIDTH == 0
@@ -214,9 +231,19 @@ def in_panels(weight: Tensor) -> Tensor:
     return panels.permute(0, 3, 1, 4, 2).contiguous()
 
 
-def padded(x: Tensor) -> Tensor:
-    """Return x (O, ...) with zeros up to a multiple of the columns of a panel."""
-    missing = -len(x) % PANEL
+def in_nibbles(errors: Tensor) -> Tensor:
+    """Return errors (O, E) within [-0.5, 0.5] in the order in which cpp/weight_errors.cpp reads them.
+
+    Levels 0 to 15 stand for (level - 7.5) / 16.
+    """
+    levels = ((errors + 0.5) * 16).floor_().clamp_(0, 15).to(torch.uint8)
+    lower, upper = padded(levels, 16).view(-1, 16, errors.shape[1] // 8, 2, 4).unbind(3)
+    return (lower | upper << 4).transpose(1, 2).contiguous()  # group, eight inputs, output, four inputs
+
+
+def padded(x: Tensor, multiple: int = PANEL) -> Tensor:
+    """Return x (O, ...) with zeros, so that O is a multiple (default: of the columns of a panel)."""
+    missing = -len(x) % multiple
     return x if missing == 0 else torch.cat([x, x.new_zeros(missing, *x.shape[1:])])
 
 

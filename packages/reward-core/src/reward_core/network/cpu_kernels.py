@@ -74,6 +74,15 @@ class TorchKernels:
         """Return the product (B, N, O) in bfloat16 of a matrix and levels (B, N, E), without their steps."""
         return multiply_int8(matrix, rows.values)
 
+    def pack_errors(self, errors: Tensor, scale: Tensor) -> Int8Matrix:
+        """Return errors * scale (O, E) as a matrix for ``multiply_errors``; errors are within [-0.5, 0.5]."""
+        return pack_int8((errors * 254).round_().clamp_(-127, 127), scale / 254)
+
+    def multiply_errors(self, matrix: Int8Matrix, rows: Scaled, bias: Tensor) -> Tensor:
+        """Return the product (R, O) in float32 of a matrix and a few rows (R, E), plus a bias (O,)."""
+        assert rows.steps is not None
+        return multiply_int8(matrix, rows.values).float().mul_(rows.steps[:, None]).add_(bias)
+
     def add_norm(
         self, stream: Tensor, branch: Scaled | None, norm: nn.LayerNorm, keep_sum: bool, int8: bool
     ) -> Scaled:
