@@ -93,8 +93,7 @@ struct HeadAttention {
       for (int64_t k = 0; k < 16; k++) {
         const bf16 *even = from.row(pair * 32 + 2 * k), *odd = from.row(pair * 32 + 2 * k + 1);
         for (int64_t quarter = 0; quarter < 4; quarter++) {
-          Bits first = __builtin_convertvector(load<Halves>(even + quarter * 16), Bits);
-          Bits second = __builtin_convertvector(load<Halves>(odd + quarter * 16), Bits);
+          Bits first = load_bits(even + quarter * 16), second = load_bits(odd + quarter * 16);
           store(to + quarter * 512 + k * 32, first | (second << 16));
         }
       }
