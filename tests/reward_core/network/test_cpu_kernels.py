@@ -128,8 +128,8 @@ def test_compiled_quantization_agrees_with_torch(compiled, width):
 @pytest.mark.parametrize("tokens", [197, 32, 17, 1])
 @pytest.mark.parametrize("scaled", [False, True])
 def test_compiled_attention_agrees_with_torch(compiled, tokens, scaled):
-    if not compiled.has_tiles:
-        pytest.skip("the compiled attention needs AMX")
+    if not compiled.has_attention:
+        pytest.skip("torch computes the attention on this CPU")
     attend = MultiHeadAttention(3)
     qkv = product(2, tokens, 3 * 192) if scaled else Scaled(3 * torch.randn(2, tokens, 3 * 192).bfloat16())
     kept = Scaled(qkv.values.clone(), qkv.steps, qkv.shift)

@@ -56,7 +56,7 @@ static inline void store(T* to, Vector x) {
 
 static inline Floats load_floats(const float* from) { return load<Floats>(from); }
 
-// 16 bf16, each in the lower half of 32 bits.
+// Bits of WIDE bf16, each in the lower half of 32 bits.
 static inline Bits load_bits(const bf16* from) {
 #ifdef __AVX512F__
   return (Bits)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)from));
