@@ -1,5 +1,9 @@
 """Kernels of the fused encoders on a CPU: compiled ones agree with torch's; products in int8."""
 
+import shlex
+from functools import cache
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -12,16 +16,37 @@ from reward_core.network.int8_ops import int8_linear, int8_works, quantized_weig
 TORCH = TorchKernels()
 
 
+BUILDS = ("all instructions", "no AVX-512")
+
+
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory):
-    """Return kernels compiled in this test run."""
-    if cpp_compiler() is None:
-        pytest.skip("the kernels need x86 Linux and a C++ compiler")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
-        compile_kernels.cache_clear()
-        yield compile_kernels()
-    compile_kernels.cache_clear()
+def build(tmp_path_factory):
+    """Return a function that compiles kernels, for this CPU or for one without AVX-512 and AMX."""
+    folder = tmp_path_factory.mktemp("cache")
+
+    @cache
+    def compile_for(instructions: str) -> CompiledKernels:
+        if cpp_compiler() is None:
+            pytest.skip("the kernels need x86 Linux and a C++ compiler")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder))
+            if instructions == "no AVX-512":
+                patch.setenv("CXX", compiler_with(folder / "c++", "-mno-avx512f"))
+            return compile_kernels.__wrapped__()
+
+    return compile_for
+
+
+@pytest.fixture(params=BUILDS)
+def compiled(request, build):
+    return build(request.param)
+
+
+def compiler_with(path: Path, flag: str) -> str:
+    """Write a C++ compiler that adds a flag to every command; return its path."""
+    path.write_text(f'#!/bin/sh\nexec {shlex.quote(cpp_compiler())} "$@" {flag}\n')
+    path.chmod(0o755)
+    return str(path)
 
 
 @pytest.fixture(autouse=True)
@@ -103,8 +128,8 @@ def test_compiled_quantization_agrees_with_torch(compiled, width):
 @pytest.mark.parametrize("tokens", [197, 32, 17, 1])
 @pytest.mark.parametrize("scaled", [False, True])
 def test_compiled_attention_agrees_with_torch(compiled, tokens, scaled):
-    if not compiled.has_tiles:
-        pytest.skip("the compiled attention needs AMX")
+    if not compiled.has_attention:
+        pytest.skip("torch computes the attention on this CPU")
     attend = MultiHeadAttention(3)
     qkv = product(2, tokens, 3 * 192) if scaled else Scaled(3 * torch.randn(2, tokens, 3 * 192).bfloat16())
     kept = Scaled(qkv.values.clone(), qkv.steps, qkv.shift)
@@ -140,9 +165,7 @@ def test_compiled_attention_to_other_tokens_agrees_with_torch(compiled, queries,
     assert ours.max() <= 2 * by_torch.max() + 1e-3
 
 
-@pytest.mark.parametrize("name", ["torch", "compiled"])
-def test_a_row_that_is_nan_stays_nan(compiled, name):
-    kernels = {"torch": TORCH, "compiled": compiled}[name]
+def test_a_row_that_is_nan_stays_nan(kernels):
     x = torch.randn(4, 64)
     x[2, 7] = torch.nan
     x = x.view(2, 2, 64)
@@ -162,11 +185,11 @@ def test_unknown_widths_of_heads_are_left_to_torch(compiled):
     assert torch.equal(compiled.self_attention(qkv, attend), TORCH.self_attention(qkv, attend))
 
 
-@pytest.fixture(params=["torch", "compiled"])
-def kernels(request):
+@pytest.fixture(params=["torch", *BUILDS])
+def kernels(request, build):
     if not int8_works():
         pytest.skip("torch cannot multiply int8 matrices here")
-    return TORCH if request.param == "torch" else request.getfixturevalue("compiled")
+    return TORCH if request.param == "torch" else build(request.param)
 
 
 # 300 rows are more than one task of cpp/products.cpp, 1216 inputs more than one depth; oneDNN multiplies 96.

@@ -30,6 +30,7 @@ class CompiledKernels(TorchKernels):
 
     Attributes:
         has_tiles: whether the processor multiplies tiles (AMX), in attention and in products of levels.
+        has_attention: whether attention is compiled, for AMX or for a processor without bfloat16 units.
     """
 
     compiled = True
@@ -37,6 +38,7 @@ class CompiledKernels(TorchKernels):
     def __init__(self, library: ctypes.CDLL) -> None:
         self.library = library
         self.has_tiles = bool(library.amx_is_granted())
+        self.has_attention = self.has_tiles or bool(library.has_vector_attention())
 
     def pack(self, levels: Tensor, scale: Tensor) -> Int8Matrix:
         if not self._has_tiles_of(levels.shape[1]):
@@ -133,7 +135,7 @@ class CompiledKernels(TorchKernels):
 
     def _has_heads_of(self, attend: MultiHeadAttention, width: int) -> bool:
         """Return whether attention of this width (of all heads) is compiled."""
-        return self.has_tiles and width == attend.heads * HEAD_WIDTH
+        return self.has_attention and width == attend.heads * HEAD_WIDTH
 
     def _attend(
         self, heads: int, query: Scaled, key: Scaled, value: Scaled, attended: Tensor | None

@@ -26,7 +26,7 @@ static float quantize_row(const float* row, float most, float levels, float add,
 #endif
   for (; i < width; i += WIDE) {
     Ints whole = __builtin_convertvector(nearest(load_floats(row + i) * per_step), Ints);
-    store(out.at(i), __builtin_convertvector(whole, Bytes));
+    store(out.at(i), low_bytes(whole));
   }
   return most / levels + add;
 }

@@ -1,5 +1,5 @@
-// Vectors of 16 numbers, bf16 and AMX tiles, for the kernels of the fused encoders on an x86 CPU
-// (compiled_kernels.py compiles and calls them).
+// Vectors, bf16 and AMX tiles, for the kernels of the fused encoders on an x86 CPU (compiled_kernels.py compiles
+// and calls them).
 //
 // Kernels read and write each activation once. Letters: R rows, D width, B images, N tokens, H heads, 64 the
 // width of a head. bf16 values are uint16_t. Widths are multiples of 16.
@@ -12,18 +12,25 @@
 #include <memory>
 #include <vector>
 
-#ifdef __AVX512F__
+#ifdef __AVX2__
 #include <immintrin.h>
 #endif
 
-typedef uint16_t bf16;
-typedef float Floats __attribute__((vector_size(64)));  // 16 numbers
-typedef int32_t Ints __attribute__((vector_size(64)));
-typedef uint32_t Bits __attribute__((vector_size(64)));
-typedef uint16_t Halves __attribute__((vector_size(32)));
-typedef int8_t Bytes __attribute__((vector_size(16)));
+// Numbers of a vector: as many as a register holds. GCC computes wider vectors in memory, which takes three times
+// as long.
+#ifdef __AVX512F__
+#define WIDTH 16
+#else
+#define WIDTH 8
+#endif
+static const int64_t WIDE = WIDTH;
 
-static const int64_t WIDE = 16;
+typedef uint16_t bf16;
+typedef float Floats __attribute__((vector_size(4 * WIDTH)));
+typedef int32_t Ints __attribute__((vector_size(4 * WIDTH)));
+typedef uint32_t Bits __attribute__((vector_size(4 * WIDTH)));
+typedef uint16_t Halves __attribute__((vector_size(2 * WIDTH)));
+typedef int8_t Bytes __attribute__((vector_size(WIDTH)));
 
 // Zeros that start at a cache line. Vectors and tiles that cross two lines take twice as long.
 template <typename T>
@@ -49,7 +56,7 @@ static inline void store(T* to, Vector x) {
 
 static inline Floats load_floats(const float* from) { return load<Floats>(from); }
 
-// 16 bf16, each in the lower half of 32 bits.
+// Bits of WIDE bf16, each in the lower half of 32 bits.
 static inline Bits load_bits(const bf16* from) {
 #ifdef __AVX512F__
   return (Bits)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)from));
@@ -118,6 +125,20 @@ static inline float largest(Floats x) {
 static const float NO_FRACTION = 12582912.0f;
 
 static inline Floats nearest(Floats x) { return (x + NO_FRACTION) - NO_FRACTION; }
+
+// The lowest bytes of whole numbers.
+static inline Bytes low_bytes(Ints x) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  // GCC would convert one number after the other.
+  __m256i low = _mm256_and_si256((__m256i)x, _mm256_set1_epi32(255));
+  __m128i halves = _mm_packus_epi32(_mm256_castsi256_si128(low), _mm256_extracti128_si256(low, 1));
+  Bytes bytes;
+  _mm_storel_epi64((__m128i*)&bytes, _mm_packus_epi16(halves, halves));
+  return bytes;
+#else
+  return __builtin_convertvector(x, Bytes);
+#endif
+}
 
 // 2^x of x in [-126, 126] with a relative error of at most 8e-5: the fraction by a polynomial with the smallest
 // relative error, the whole part is added to the exponent.
