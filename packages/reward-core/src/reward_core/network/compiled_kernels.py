@@ -142,7 +142,9 @@ class CompiledKernels(TorchKernels):
     ) -> Tensor:
         out = torch.empty(query.values.shape, dtype=torch.bfloat16)
         sizes = ctypes.c_int64(len(out)), ctypes.c_int64(heads), torch.get_num_threads()
-        self.library.attention(*map(_Heads.of, (query, key, value)), _pointer(attended), _pointer(out), *sizes)
+        self.library.attention(
+            *map(_Heads.of, (query, key, value)), _pointer(attended), _pointer(out), *sizes
+        )
         return out
 
     def _empty_levels(self, x: Tensor, dtype: torch.dtype = torch.int8) -> Scaled:

@@ -50,7 +50,12 @@ class CpuOps:
         return self.kernels.self_attention(qkv, attend)
 
     def attention(
-        self, attend: MultiHeadAttention, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
+        self,
+        attend: MultiHeadAttention,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None = None,
     ) -> Tensor:
         return self.kernels.attention(attend, query, key, value, mask)
 

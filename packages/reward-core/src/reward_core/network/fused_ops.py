@@ -42,7 +42,12 @@ class FusedOps(Protocol):
         """Return the attended values (B, N, D) of a Product of queries, keys and values (B, N, 3 D)."""
 
     def attention(
-        self, attend: MultiHeadAttention, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
+        self,
+        attend: MultiHeadAttention,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None = None,
     ) -> Tensor:
         """Return the attended values (B, Q, D) of 16-bit queries (B, Q, D), keys and values (B, K, D).
 
@@ -104,7 +109,12 @@ class GpuOps:
         return attend(*qkv.chunk(3, dim=-1))
 
     def attention(
-        self, attend: MultiHeadAttention, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
+        self,
+        attend: MultiHeadAttention,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None = None,
     ) -> Tensor:
         return attend(query, key, value, mask)
 

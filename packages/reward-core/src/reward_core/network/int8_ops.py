@@ -76,7 +76,12 @@ class Int8Ops:
         return self.kernels.self_attention(qkv, attend)
 
     def attention(
-        self, attend: MultiHeadAttention, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
+        self,
+        attend: MultiHeadAttention,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None = None,
     ) -> Tensor:
         return self.kernels.attention(attend, query, key, value, mask)
 

@@ -9,8 +9,8 @@
 
 static const int64_t PANEL = 32;         // columns that are computed at once
 static const int64_t DEPTH = 16;         // tiles in the depth that are multiplied at once: 32 kB of a panel
-static const int64_t ROWS = 256;         // rows of a task: up to 1 MB of levels, which the second cache holds
-static const int64_t MOST_PANELS = 16;   // panels of a task
+static const int64_t GROUP = 1024;       // tiles of the rows of a task: 1 MB, which the second cache holds
+static const int64_t MOST_PANELS = 8;    // panels of a task
 static const int64_t CACHED = 4 << 20;   // bytes of results up to which they are written through the cache
 
 enum Kind { SIGNED, UNSIGNED };
@@ -116,7 +116,7 @@ int amx_is_granted() { return syscall(SYS_arch_prctl, 0x1023, 18) == 0; }
 void multiply_int8(const char* rows, int is_unsigned, const char* weight, const float* scale, bf16* out,
                    int64_t count, int64_t inner, int64_t columns, int threads) {
   int64_t depth = inner / 64, blocks = (count + 31) / 32, panels = (columns + PANEL - 1) / PANEL;
-  int64_t groups = (count + ROWS - 1) / ROWS;
+  int64_t groups = (blocks * 2 * depth + GROUP - 1) / GROUP;
   int64_t at_once = std::max<int64_t>(1, std::min(MOST_PANELS, panels * groups / (2 * threads)));
   int64_t tasks = (panels + at_once - 1) / at_once;  // of a group
   bool cached = count * columns * 2 <= CACHED || columns % PANEL;
