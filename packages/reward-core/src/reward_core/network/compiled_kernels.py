@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from .attention import MultiHeadAttention
 from .cpu_kernels import GELU_OFFSET, Int8Matrix, Scaled, TorchKernels
 from .cpu_library import build_library, is_built, library_path
+from .weight_layouts import in_nibbles, in_panels, padded
 
 WIDE = 16  # the kernels read as many numbers at once
 HEAD_WIDTH = 64  # of the attention
 TILE_WIDTH = 64  # levels in the row of a tile
-PANEL = 32  # columns of a product that are computed at once
 
 
 class CompiledKernels(TorchKernels):
@@ -221,34 +221,6 @@ class _Heads(ctypes.Structure):
             image_stride,
             _shift_stride(x),
         )
-
-
-def in_panels(weight: Tensor) -> Tensor:
-    """Return an int8 weight (O, E) in the order in which cpp/products.cpp reads it.
-
-    Missing columns of the last panel are 0.
-    """
-    fours = padded(weight).contiguous().view(torch.int32)
-    panels = fours.view(
-        -1, 2, PANEL // 2, fours.shape[1] // 16, 16
-    )  # panel, half, column, depth, four inputs
-    return panels.permute(0, 3, 1, 4, 2).contiguous()
-
-
-def in_nibbles(errors: Tensor) -> Tensor:
-    """Return errors (O, E) within [-0.5, 0.5] in the order in which cpp/weight_errors.cpp reads them.
-
-    Levels 0 to 15 stand for (level - 7.5) / 16.
-    """
-    levels = ((errors + 0.5) * 16).floor_().clamp_(0, 15).to(torch.uint8)
-    lower, upper = padded(levels, 16).view(-1, 16, errors.shape[1] // 8, 2, 4).unbind(3)
-    return (lower | upper << 4).transpose(1, 2).contiguous()  # group, eight inputs, output, four inputs
-
-
-def padded(x: Tensor, multiple: int = PANEL) -> Tensor:
-    """Return x (O, ...) with zeros, so that O is a multiple (default: of the columns of a panel)."""
-    missing = -len(x) % multiple
-    return x if missing == 0 else torch.cat([x, x.new_zeros(missing, *x.shape[1:])])
 
 
 def _pointer(tensor: Tensor | None) -> ctypes.c_void_p:
