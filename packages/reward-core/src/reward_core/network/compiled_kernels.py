@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from .attention import MultiHeadAttention
 from .cpu_kernels import GELU_OFFSET, Int8Matrix, Scaled, TorchKernels
 from .cpu_library import build_library, is_built, library_path
+from .weight_layouts import in_nibbles, in_panels, padded
 
 WIDE = 16  # the kernels read as many numbers at once
 HEAD_WIDTH = 64  # of the attention
 TILE_WIDTH = 64  # levels in the row of a tile
-PANEL = 32  # columns of a product that are computed at once
 
 
 class CompiledKernels(TorchKernels):
@@ -30,6 +30,7 @@ class CompiledKernels(TorchKernels):
 
     Attributes:
         has_tiles: whether the processor multiplies tiles (AMX), in attention and in products of levels.
+        has_attention: whether attention is compiled, for AMX or for a processor without bfloat16 units.
     """
 
     compiled = True
@@ -37,6 +38,7 @@ class CompiledKernels(TorchKernels):
     def __init__(self, library: ctypes.CDLL) -> None:
         self.library = library
         self.has_tiles = bool(library.amx_is_granted())
+        self.has_attention = self.has_tiles or bool(library.has_vector_attention())
 
     def pack(self, levels: Tensor, scale: Tensor) -> Int8Matrix:
         if not self._has_tiles_of(levels.shape[1]):
@@ -57,6 +59,23 @@ class CompiledKernels(TorchKernels):
             _pointer(matrix.scale),
             _pointer(out),
             *map(ctypes.c_int64, (rows.values.numel() // inner, inner, width)),
+            torch.get_num_threads(),
+        )
+        return out
+
+    def pack_errors(self, errors: Tensor, scale: Tensor) -> Int8Matrix:
+        if not self._has_tiles_of(errors.shape[1]):
+            return super().pack_errors(errors, scale)
+        return Int8Matrix(in_nibbles(errors), scale / 16, torch.zeros_like(scale, dtype=torch.int32))
+
+    def multiply_errors(self, matrix: Int8Matrix, rows: Scaled, bias: Tensor) -> Tensor:
+        count, inner = rows.values.shape
+        if not self._has_tiles_of(inner):
+            return super().multiply_errors(matrix, rows, bias)
+        out = torch.empty(count, len(bias))
+        self.library.multiply_errors(
+            *map(_pointer, (matrix.levels, matrix.scale, bias, rows.values, rows.steps, out)),
+            *map(ctypes.c_int64, (count, inner, len(bias))),
             torch.get_num_threads(),
         )
         return out
@@ -102,12 +121,30 @@ class CompiledKernels(TorchKernels):
         return x.values
 
     def self_attention(self, qkv: Scaled, attend: MultiHeadAttention) -> Tensor:
-        images, tokens, width = qkv.values.shape
-        if not self.has_tiles or width != 3 * attend.heads * HEAD_WIDTH:
+        if not self._has_heads_of(attend, qkv.values.shape[-1] // 3):
             return super().self_attention(qkv, attend)
-        out = torch.empty(images, tokens, width // 3, dtype=torch.bfloat16)
-        sizes = map(ctypes.c_int64, (images, tokens, attend.heads))
-        self.library.attention(*_pointers(qkv), _pointer(out), *sizes, torch.get_num_threads())
+        return self._attend(attend.heads, *qkv.thirds(), None)
+
+    def attention(
+        self, attend: MultiHeadAttention, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        if not self._has_heads_of(attend, query.shape[-1]) or query.dtype != torch.bfloat16:
+            return super().attention(attend, query, key, value, mask)
+        attended = None if mask is None else mask.contiguous()
+        return self._attend(attend.heads, Scaled(query), Scaled(key), Scaled(value), attended)
+
+    def _has_heads_of(self, attend: MultiHeadAttention, width: int) -> bool:
+        """Return whether attention of this width (of all heads) is compiled."""
+        return self.has_attention and width == attend.heads * HEAD_WIDTH
+
+    def _attend(
+        self, heads: int, query: Scaled, key: Scaled, value: Scaled, attended: Tensor | None
+    ) -> Tensor:
+        out = torch.empty(query.values.shape, dtype=torch.bfloat16)
+        sizes = ctypes.c_int64(len(out)), ctypes.c_int64(heads), torch.get_num_threads()
+        self.library.attention(
+            *map(_Heads.of, (query, key, value)), _pointer(attended), _pointer(out), *sizes
+        )
         return out
 
     def _empty_levels(self, x: Tensor, dtype: torch.dtype = torch.int8) -> Scaled:
@@ -165,22 +202,25 @@ class _Quantized(ctypes.Structure):
         return cls(*map(_pointer, (x.values, x.steps, x.means.values, x.means.steps)), x.tiled)
 
 
-def in_panels(weight: Tensor) -> Tensor:
-    """Return an int8 weight (O, E) in the order in which cpp/products.cpp reads it.
+class _Heads(ctypes.Structure):
+    """Heads of cpp/attention.cpp."""
 
-    Missing columns of the last panel are 0.
-    """
-    fours = padded(weight).contiguous().view(torch.int32)
-    panels = fours.view(
-        -1, 2, PANEL // 2, fours.shape[1] // 16, 16
-    )  # panel, half, column, depth, four inputs
-    return panels.permute(0, 3, 1, 4, 2).contiguous()
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("numbers", "steps", "shift")),
+        *((name, ctypes.c_int64) for name in ("rows", "stride", "image_stride", "shift_stride")),
+    )
 
-
-def padded(x: Tensor) -> Tensor:
-    """Return x (O, ...) with zeros up to a multiple of the columns of a panel."""
-    missing = -len(x) % PANEL
-    return x if missing == 0 else torch.cat([x, x.new_zeros(missing, *x.shape[1:])])
+    @classmethod
+    def of(cls, x: Scaled) -> _Heads:
+        """Return pointers and strides of numbers (B, N, D), whose last stride is 1."""
+        image_stride, stride, _ = x.values.stride()
+        return cls(
+            *map(_pointer, (x.values, x.steps, x.shift)),
+            x.values.shape[1],
+            stride,
+            image_stride,
+            _shift_stride(x),
+        )
 
 
 def _pointer(tensor: Tensor | None) -> ctypes.c_void_p:
@@ -191,5 +231,9 @@ def _pointers(x: Scaled | None) -> tuple[Any, ...]:
     """Return pointers to values, steps and shift, and the stride from an image to the next in the shift."""
     if x is None:
         return None, None, None, ctypes.c_int64(0)
-    stride = 0 if x.shift is None or x.shift.ndim == 1 else x.shift.shape[-1]
-    return *map(_pointer, (x.values, x.steps, x.shift)), ctypes.c_int64(stride)
+    return *map(_pointer, (x.values, x.steps, x.shift)), ctypes.c_int64(_shift_stride(x))
+
+
+def _shift_stride(x: Scaled) -> int:
+    """Return the numbers from the shift of an image to that of the next; 0 if all have the same."""
+    return 0 if x.shift is None or x.shift.ndim == 1 else x.shift.stride(0)

@@ -49,6 +49,16 @@ class CpuOps:
     def self_attention(self, qkv: Scaled, attend: MultiHeadAttention) -> Tensor:
         return self.kernels.self_attention(qkv, attend)
 
+    def attention(
+        self,
+        attend: MultiHeadAttention,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        return self.kernels.attention(attend, query, key, value, mask)
+
     def add_norm(
         self, stream: Tensor, branch: Scaled | None, norm: nn.LayerNorm, keep_sum: bool = True
     ) -> Scaled:

@@ -11,7 +11,6 @@ image tokens, E image width, D text width, L text tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -30,7 +29,7 @@ class FusedVisionEncoder:
         encoder: the encoder.
         mean, std: (3, 1, 1) float32 of the image transform.
         ops: the steps.
-        dtype: the 16-bit dtype of patches.
+        dtype: the dtype in which patches are multiplied.
     """
 
     def __init__(
@@ -84,30 +83,37 @@ class FusedVisionBlock:
         return ops.mlp(self.fc1, self.fc2, ops.add_norm(stream, branch, block.norm2))
 
 
+class FusedKeysValues:
+    """The layers of BLIP's text encoder that compute keys and values of images.
+
+    Args:
+        encoder: the text encoder.
+        ops: the steps.
+    """
+
+    def __init__(self, encoder: TextEncoder, ops: FusedOps) -> None:
+        self.ops = ops
+        cross = [layer.crossattention for layer in encoder.encoder.layer]
+        self.layers = [ops.prepare(each.self["key"], each.self["value"]) for each in cross]
+
+    def __call__(self, image_tokens: Tensor) -> list[KeysValues]:
+        """Return 16-bit keys and values (M, N, D) of each layer for image tokens (M, N, E)."""
+        ops, rows = self.ops, self.ops.rows(image_tokens)
+        products = (ops.numbers(ops.linear(layer, rows)) for layer in self.layers)
+        return [(kv.chunk(2, dim=-1)[0], kv.chunk(2, dim=-1)[1]) for kv in products]
+
+
 class FusedTextEncoder:
     """BLIP's text encoder with cross-attention, from tokens to the feature of the first one.
 
     Args:
         encoder: the encoder.
         ops: the steps.
-        image_ops: the steps that compute keys and values of images.
     """
 
-    def __init__(self, encoder: TextEncoder, ops: FusedOps, image_ops: FusedOps) -> None:
-        self.embeddings, self.ops, self.image_ops = encoder.embeddings, ops, image_ops
+    def __init__(self, encoder: TextEncoder, ops: FusedOps) -> None:
+        self.embeddings, self.ops = encoder.embeddings, ops
         self.layers = [FusedTextLayer(layer, ops) for layer in encoder.encoder.layer]
-
-    @cached_property
-    def image_kv(self) -> list[Any]:
-        """The layers that compute keys and values of images; not used if they are fused into one."""
-        cross = [layer.layer.crossattention for layer in self.layers]
-        return [self.image_ops.prepare(each.self["key"], each.self["value"]) for each in cross]
-
-    def project_kv(self, image_tokens: Tensor) -> list[KeysValues]:
-        """Return keys and values (M, N, D) of each layer for image tokens (M, N, E)."""
-        ops, rows = self.image_ops, self.image_ops.rows(image_tokens)
-        products = (ops.numbers(ops.linear(layer, rows)) for layer in self.image_kv)
-        return [(kv.chunk(2, dim=-1)[0], kv.chunk(2, dim=-1)[1]) for kv in products]
 
     def __call__(
         self, cross_attention_kv: Sequence[KeysValues], token_ids: Tensor, mask: Tensor | None
@@ -154,11 +160,12 @@ class FusedTextLayer:
         """
         ops, own, cross = self.ops, self.layer.attention, self.layer.crossattention
         q, k, v = ops.numbers(ops.linear(self.qkv, x)).chunk(3, dim=-1)  # (B, L, D) each
-        context = own.attend(q[:, : stream.shape[1]], k, v, mask)
+        context = ops.attention(own.attend, q[:, : stream.shape[1]], k, v, mask)
         x = ops.add_norm(stream, ops.linear(self.own_output, ops.rows(context)), own.output.LayerNorm, False)
         query = ops.numbers(ops.linear(self.query, x))  # (B, Q, D)
         # The texts of an image are one row of queries, so its keys and values are not copied.
-        context = cross.attend(query.reshape(len(image_kv[0]), -1, query.shape[-1]), *image_kv).view_as(query)
+        queries = query.reshape(len(image_kv[0]), -1, query.shape[-1])
+        context = ops.attention(cross.attend, queries, *image_kv).view_as(query)
         x = ops.add_norm(
             stream, ops.linear(self.cross_output, ops.rows(context)), cross.output.LayerNorm, False
         )

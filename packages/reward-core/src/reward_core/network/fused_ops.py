@@ -41,6 +41,19 @@ class FusedOps(Protocol):
     def self_attention(self, qkv: Any, attend: MultiHeadAttention) -> Tensor:
         """Return the attended values (B, N, D) of a Product of queries, keys and values (B, N, 3 D)."""
 
+    def attention(
+        self,
+        attend: MultiHeadAttention,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """Return the attended values (B, Q, D) of 16-bit queries (B, Q, D), keys and values (B, K, D).
+
+        The mask (B, 1, 1, K) is True at keys to attend to, at least one for each query.
+        """
+
     def add_norm(self, stream: Tensor, branch: Any, norm: nn.LayerNorm, keep_sum: bool = True) -> Any:
         """Add a Product to the residual stream in place and return the LayerNorm of the sum as Rows.
 
@@ -94,6 +107,16 @@ class GpuOps:
 
     def self_attention(self, qkv: Tensor, attend: MultiHeadAttention) -> Tensor:
         return attend(*qkv.chunk(3, dim=-1))
+
+    def attention(
+        self,
+        attend: MultiHeadAttention,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        return attend(query, key, value, mask)
 
     def add_norm(
         self, stream: Tensor, branch: Tensor | None, norm: nn.LayerNorm, keep_sum: bool = True

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from .attention import MultiHeadAttention
-from .cpu_kernels import GELU_OFFSET, Int8Matrix, Scaled, TorchKernels, multiply_int8, pack_int8
+from .cpu_kernels import GELU_OFFSET, Int8Matrix, Scaled, TorchKernels
 from .fused_ops import joined
 
 
@@ -32,7 +32,7 @@ class Int8Weight:
 
     Attributes:
         levels: the weight.
-        errors: the weight minus its levels, packed by oneDNN.
+        errors: the weight minus its levels.
         bias: (O,) float32.
         bias_after_gelu: (O,) float32, the bias for inputs that are GELU_OFFSET too large.
     """
@@ -75,6 +75,16 @@ class Int8Ops:
     def self_attention(self, qkv: Scaled, attend: MultiHeadAttention) -> Tensor:
         return self.kernels.self_attention(qkv, attend)
 
+    def attention(
+        self,
+        attend: MultiHeadAttention,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        return self.kernels.attention(attend, query, key, value, mask)
+
     def add_norm(
         self, stream: Tensor, branch: Scaled | None, norm: nn.LayerNorm, keep_sum: bool = True
     ) -> Scaled:
@@ -89,10 +99,9 @@ def quantized_weight(weight: Tensor, bias: Tensor, kernels: TorchKernels) -> Int
     weight, bias = weight.float(), bias.float()
     scale = (weight.abs().amax(1) / 127).clamp_min(torch.finfo().tiny)
     levels = (weight / scale[:, None]).round_()
-    errors = weight - levels * scale[:, None]  # at most scale / 2
     return Int8Weight(
         kernels.pack(levels, scale),
-        pack_int8((errors / (scale / 254)[:, None]).round_().clamp_(-127, 127), scale / 254),
+        kernels.pack_errors(weight / scale[:, None] - levels, scale),
         bias,
         bias - GELU_OFFSET * weight.sum(1),
     )
@@ -107,11 +116,9 @@ def int8_linear(layer: Int8Weight, rows: Scaled, kernels: TorchKernels, after_ge
         kernels: those that packed the layer and quantized the rows.
         after_gelu: whether the rows are GELU_OFFSET too large.
     """
-    means = rows.means
-    assert means is not None
-    assert means.steps is not None
-    shift = multiply_int8(layer.errors, means.values).float().mul_(means.steps[:, None])
-    shift += layer.bias_after_gelu if after_gelu else layer.bias
+    assert rows.means is not None
+    bias = layer.bias_after_gelu if after_gelu else layer.bias
+    shift = kernels.multiply_errors(layer.errors, rows.means, bias)
     return Scaled(kernels.multiply(layer.levels, rows), rows.steps, shift)
 
 

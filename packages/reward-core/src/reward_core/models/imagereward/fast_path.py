@@ -20,7 +20,7 @@ from ...network.blip import Blip
 from ...network.compiled_kernels import ready_kernels
 from ...network.config import RewardConfig
 from ...network.cpu_ops import CpuOps, packing_works
-from ...network.fused_encoders import FusedTextEncoder, FusedVisionEncoder
+from ...network.fused_encoders import FusedKeysValues, FusedTextEncoder, FusedVisionEncoder
 from ...network.fused_ops import FusedOps, GpuOps
 from ...network.int8_ops import Int8Ops
 from ...network.reward_head import RewardHead
@@ -71,6 +71,7 @@ class RewardFastPath(FastPath):
         self.fused_kv = fused_cross_attention_kv(blip.text_encoder) if self.on_gpu else None
         self.vision: FusedVisionEncoder | None = None
         self.text: FusedTextEncoder | None = None
+        self.image_kv: FusedKeysValues | None = None
         self.kernels: KernelChoice | None = None
         encoder = blip.visual_encoder
         if isinstance(encoder, VisionEncoder) and can_fuse(self.model):
@@ -85,7 +86,7 @@ class RewardFastPath(FastPath):
         image_ops: FusedOps = GpuOps(dtype)
         text_ops: FusedOps | None = image_ops
         if self.device.type == "cpu":
-            kernels, dtype = ready_kernels(), torch.bfloat16
+            kernels, dtype = ready_kernels(), torch.bfloat16 if has_bf16_units() else torch.float32
             bf16, int8 = CpuOps(kernels), Int8Ops(kernels)
             self.kernels = KernelChoice(bf16, int8)
             image_ops = text_ops = bf16
@@ -95,7 +96,8 @@ class RewardFastPath(FastPath):
                 image_ops, text_ops = int8, bf16 if has_bf16_units() else None
         self.vision = FusedVisionEncoder(encoder, transform.mean, transform.std, image_ops, dtype)
         text = blip.text_encoder
-        self.text = None if text_ops is None else FusedTextEncoder(text, text_ops, image_ops)
+        self.text = None if text_ops is None else FusedTextEncoder(text, text_ops)
+        self.image_kv = FusedKeysValues(text, image_ops) if self.fused_kv is None else None
 
     def encode(self, images: Tensor) -> Tensor:
         if self.kernels is None:
@@ -107,8 +109,11 @@ class RewardFastPath(FastPath):
 
     def project_kv(self, features: Tensor) -> Any:
         """Return keys and values (M, N, D) of each text layer for image tokens (M, N, E)."""
+        if self.image_kv is not None:
+            kv = self.image_kv(features)
+            return kv if self.text is not None else [(key.float(), value.float()) for key, value in kv]
         if self.fused_kv is None:
-            return super().project_kv(features) if self.text is None else self.text.project_kv(features)
+            return super().project_kv(features)
         weight, bias = self.fused_kv
         fused = F.linear(features.to(weight.dtype), weight, bias)
         return split_kv(fused, self.model.config.text.hidden_size)

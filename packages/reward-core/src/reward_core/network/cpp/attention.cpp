@@ -1,170 +1,259 @@
-// Self-attention with AMX.
+// Attention with AMX.
 
-#include "vectors.h"
+#include "heads.h"
 
 #ifdef HAS_TILES
 
-static const int64_t HEAD = 64;    // width of a head
+static const int64_t BLOCK = 32;  // queries that are computed at once
 
-// Keys, values, queries, scores and weights of one head.
-struct HeadBuffers {
-  int64_t tokens, tiles, pairs;  // N, tiles of 16 keys, tiles of 32 keys
-  Buffer<bf16> query, values_in, key, value, weights;
-  Buffer<float> scores, result;
-  explicit HeadBuffers(int64_t n)
-      : tokens(n), tiles((n + 15) / 16), pairs((n + 31) / 32), query(pairs * 32 * HEAD),
-        values_in(pairs * 32 * HEAD), key(tiles * 16 * HEAD), value(pairs * 32 * HEAD),
-        weights(32 * pairs * 32), scores(32 * tiles * 16), result(16 * HEAD) {}
-
-  // Copy (N, 64) out of rows of 3 D; scaled and shifted if scale is given.
-  void copy(bf16* to, const bf16* from, int64_t stride, const float* scale, const float* shift) {
-    for (int64_t n = 0; n < tokens; n++) {
-      if (!scale) {
-        std::memcpy(to + n * HEAD, from + n * stride, HEAD * sizeof(bf16));
-        continue;
-      }
-      for (int64_t i = 0; i < HEAD; i += WIDE)
-        store_bf16(to + n * HEAD + i, load_floats(from + n * stride + i) * scale[n] + load_floats(shift + i));
+// Transpose 16 rows of 16 numbers.
+static void transpose(const uint32_t* const* rows, uint32_t* to) {
+  for (int64_t c = 0; c < 16; c += 4, to += 64) {
+    __m512i x[4];  // lane i of x[r] has four numbers of row 4 i + r
+    for (int64_t r = 0; r < 4; r++) {
+      x[r] = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i*)(rows[r] + c)));
+      x[r] = _mm512_inserti32x4(x[r], _mm_loadu_si128((const __m128i*)(rows[r + 4] + c)), 1);
+      x[r] = _mm512_inserti32x4(x[r], _mm_loadu_si128((const __m128i*)(rows[r + 8] + c)), 2);
+      x[r] = _mm512_inserti32x4(x[r], _mm_loadu_si128((const __m128i*)(rows[r + 12] + c)), 3);
     }
+    __m512i low01 = _mm512_unpacklo_epi32(x[0], x[1]), high01 = _mm512_unpackhi_epi32(x[0], x[1]);
+    __m512i low23 = _mm512_unpacklo_epi32(x[2], x[3]), high23 = _mm512_unpackhi_epi32(x[2], x[3]);
+    _mm512_store_si512(to, _mm512_unpacklo_epi64(low01, low23));
+    _mm512_store_si512(to + 16, _mm512_unpackhi_epi64(low01, low23));
+    _mm512_store_si512(to + 32, _mm512_unpacklo_epi64(high01, high23));
+    _mm512_store_si512(to + 48, _mm512_unpackhi_epi64(high01, high23));
   }
+}
+
+// Memory of a thread for the attention of one head, and its steps.
+//
+// With SCALED, keys and values have steps. The steps of keys scale the scores, those of values the weights, and
+// the shift of values is added to the result. The shift of keys adds the same to all scores of a query, so it
+// changes no weight and is left out.
+template <bool SCALED>
+struct HeadAttention {
+  int64_t keys, tiles, pairs, width;  // N, tiles of 16 keys, tiles of 32 keys, scores of a query
+  Buffer<bf16> query, key, value, weights;
+  Buffer<float> scores, score_steps, value_steps, result;
+  float inverse[BLOCK];  // reciprocals of the sums of weights
+
+  explicit HeadAttention(int64_t n)
+      : keys(n), tiles((n + 15) / 16), pairs((n + 31) / 32), width(tiles * 16), query(BLOCK * HEAD),
+        key(width * HEAD), value(pairs * 32 * HEAD), weights(BLOCK * pairs * 32), scores(BLOCK * width),
+        score_steps(width), value_steps(pairs * 32), result(BLOCK * HEAD) {}
 
   // Keys as second factors of QK^T: tile (t, half), row k, column n has channels 2k and 2k+1 of key n.
-  void pack_keys(const bf16* keys) {
-    const uint32_t* from = (const uint32_t*)keys;
+  void pack_keys(const HeadRows& from) {
     uint32_t* to = (uint32_t*)key.data();
     for (int64_t t = 0; t < tiles; t++)
       for (int64_t half = 0; half < 2; half++, to += 256) {
-        Ints index = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-        const uint32_t* corner = from + t * 16 * 32 + half * 16;
-        for (int64_t k = 0; k < 16; k++)
-          _mm512_storeu_si512(to + k * 16, _mm512_i32gather_epi32((__m512i)(index * 32), corner + k, 4));
+        const uint32_t* rows[16];
+        for (int64_t n = 0; n < 16; n++) rows[n] = (const uint32_t*)from.row(t * 16 + n) + half * 16;
+        transpose(rows, to);
       }
+    for (int64_t n = 0; SCALED && n < keys; n++) score_steps.data()[n] = from.steps[n] * PER_SCORE;
   }
 
   // Values as second factors: tile (pair, quarter), row k, column n has values 2k and 2k+1 of channel n.
-  void pack_values(const bf16* values) {
+  void pack_values(const HeadRows& from) {
     bf16* to = value.data();
-    for (int64_t pair = 0; pair < pairs; pair++)
-      for (int64_t quarter = 0; quarter < 4; quarter++)
-        for (int64_t k = 0; k < 16; k++, to += 32) {
-          const bf16* even = values + (pair * 32 + 2 * k) * HEAD + quarter * 16;
-          Bits first = __builtin_convertvector(load<Halves>(even), Bits);
-          Bits second = __builtin_convertvector(load<Halves>(even + HEAD), Bits);
-          store(to, first | (second << 16));
+    for (int64_t pair = 0; pair < pairs; pair++, to += 32 * HEAD)
+      for (int64_t k = 0; k < 16; k++) {
+        const bf16 *even = from.row(pair * 32 + 2 * k), *odd = from.row(pair * 32 + 2 * k + 1);
+        for (int64_t quarter = 0; quarter < 4; quarter++) {
+          Bits first = load_bits(even + quarter * 16), second = load_bits(odd + quarter * 16);
+          store(to + quarter * 512 + k * 32, first | (second << 16));
         }
+      }
+    if (SCALED) std::memcpy(value_steps.data(), from.steps, keys * sizeof(float));
   }
 
-  // Scores of 32 queries, (32, tiles * 16) float32.
-  void multiply_keys(int64_t first_query) {
-    const bf16* q = query.data() + first_query * HEAD;
+  // Copy `count` queries from `first` on.
+  void load_queries(const HeadRows& from, int64_t first, int64_t count) {
+    for (int64_t r = 0; r < count; r++) {
+      const bf16* row = from.row(first + r);
+      bf16* to = query.data() + r * HEAD;
+      for (int64_t i = 0; i < HEAD; i += WIDE)
+        if (from.steps)
+          store_bf16(to + i, load_floats(row + i) * from.steps[first + r] + load_floats(from.shift + i));
+        else
+          store(to + i, load<Halves>(row + i));
+    }
+  }
+
+  // Scores of up to 32 queries.
+  void multiply_keys(int64_t count) {
+    const bf16* q = query.data();
+    const bool both = count > 16;
     _tile_loadd(2, q, HEAD * 2);
     _tile_loadd(3, q + 32, HEAD * 2);
     _tile_loadd(4, q + 16 * HEAD, HEAD * 2);
     _tile_loadd(5, q + 16 * HEAD + 32, HEAD * 2);
-    int64_t width = tiles * 16;
-    for (int64_t t = 0; t < tiles; t++) {
+    float* to = scores.data();
+    for (int64_t t = 0; t < tiles; t++, to += 16) {
       const bf16* k = key.data() + t * 16 * HEAD;
-      _tile_loadd(6, k, 64);
-      _tile_loadd(7, k + 512, 64);
       _tile_zero(0);
       _tile_zero(1);
+      _tile_loadd(6, k, 64);
       _tile_dpbf16ps(0, 2, 6);
-      _tile_dpbf16ps(1, 4, 6);
+      if (both) _tile_dpbf16ps(1, 4, 6);
+      _tile_loadd(7, k + 512, 64);
       _tile_dpbf16ps(0, 3, 7);
+      _tile_stored(0, to, width * 4);
+      if (!both) continue;
       _tile_dpbf16ps(1, 5, 7);
-      _tile_stored(0, scores.data() + t * 16, width * 4);
-      _tile_stored(1, scores.data() + 16 * width + t * 16, width * 4);
+      _tile_stored(1, to + 16 * width, width * 4);
     }
   }
 
-  // Weights exp((score - most) / 8) of one query in bf16; returns the reciprocal of their sum.
-  float softmax(int64_t query_row) {
-    int64_t width = tiles * 16;
-    float* s = scores.data() + query_row * width;
-    bf16* w = weights.data() + query_row * pairs * 32;
-    for (int64_t n = tokens; n < width; n++) s[n] = s[0];  // padding, removed below
-    Floats most = load_floats(s), total = {};
-    for (int64_t n = WIDE; n < width; n += WIDE) most = larger(load_floats(s + n), most);
-    const float per_step = 0.125f * 1.44269504f;
-    float offset = largest(most) * per_step;
+  // Give keys that are not attended to a score below all others.
+  void leave_out(const bool* attended, int64_t count) {
+    for (int64_t r = 0; r < count; r++)
+      for (int64_t n = 0; n < keys; n++)
+        if (!attended[n]) scores.data()[r * width + n] = -1e30f;
+  }
+
+  // Scores n to n + 15 of a query, without the factor PER_SCORE if not SCALED.
+  Floats score(const float* row, int64_t n) {
+    Floats x = load_floats(row + n);
+    return SCALED ? x * load_floats(score_steps.data() + n) : x;
+  }
+
+  // Which of the last 16 scores belong to keys.
+  auto is_key() const {
     const Ints index = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    for (int64_t n = 0; n < width; n += WIDE) {
-      Floats t = load_floats(s + n) * per_step - offset;
-      Floats e = exp2(t < -126.0f ? all(-126.0f) : t);
-      if (n + WIDE > tokens) e = (int32_t)(tokens - n) > index ? e : all(0);
-      total += e;
-      store_bf16(w + n, e);
-    }
-    return 1.0f / sum(total);
+    return (int32_t)(keys - width + 16) > index;
   }
 
-  // Attended values of 16 queries, (16, 64) float32 in result.
-  void multiply_values(int64_t query_row) {
-    const bf16* w = weights.data() + query_row * pairs * 32;
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
-    for (int64_t pair = 0; pair < pairs; pair++) {
-      const bf16* v = value.data() + pair * 32 * HEAD;
-      _tile_loadd(4, w + pair * 32, pairs * 64);
-      _tile_loadd(5, v, 64);
-      _tile_dpbf16ps(0, 4, 5);
-      _tile_loadd(6, v + 512, 64);
-      _tile_dpbf16ps(1, 4, 6);
-      _tile_loadd(5, v + 1024, 64);
-      _tile_dpbf16ps(2, 4, 5);
-      _tile_loadd(6, v + 1536, 64);
-      _tile_dpbf16ps(3, 4, 6);
+  // Largest scores of `count` queries, with the factor.
+  void largest_scores(int64_t count, float* most) {
+    const int64_t last = width - 16;
+    for (int64_t r = 0; r < count; r++) {
+      const float* row = scores.data() + r * width;
+      Floats even = is_key() ? score(row, last) : all(score(row, 0)[0]), odd = even;
+      for (int64_t n = 0; n < last; n += 2 * WIDE) {
+        even = larger(even, score(row, n));
+        if (n + WIDE < last) odd = larger(odd, score(row, n + WIDE));
+      }
+      most[r] = largest(larger(even, odd)) * (SCALED ? 1.0f : PER_SCORE);
     }
-    _tile_stored(0, result.data(), HEAD * 4);
-    _tile_stored(1, result.data() + 16, HEAD * 4);
-    _tile_stored(2, result.data() + 32, HEAD * 4);
-    _tile_stored(3, result.data() + 48, HEAD * 4);
+  }
+
+  // Weights exp(score - most) of `count` queries in bf16.
+  //
+  // All maxima come first, and sums alternate between two vectors, so that little waits for anything else.
+  void softmax(int64_t count) {
+    float most[BLOCK];
+    largest_scores(count, most);
+    for (int64_t r = 0; r < count; r++) {
+      const float* row = scores.data() + r * width;
+      // At least 2^-100: times a step it is not denormal, which would take a hundred cycles.
+      auto weight = [&](int64_t n) {
+        return exp2(larger(all(-100.0f), score(row, n) * (SCALED ? 1.0f : PER_SCORE) - most[r]));
+      };
+      auto keep = [&](int64_t n, Floats low, Floats high) {
+        if (SCALED) {
+          low *= load_floats(value_steps.data() + n);
+          high *= load_floats(value_steps.data() + n + WIDE);
+        }
+        __m512bh both = _mm512_cvtne2ps_pbh((__m512)high, (__m512)low);
+        _mm512_store_si512(weights.data() + r * pairs * 32 + n, (__m512i)both);
+      };
+      Floats even = {}, odd = {};
+      int64_t n = 0;
+      for (const int64_t last = width - 16; n + WIDE < last; n += 2 * WIDE) {
+        Floats low = weight(n), high = weight(n + WIDE);
+        even += low;
+        odd += high;
+        keep(n, low, high);
+      }
+      Floats low = weight(n), high = all(0);
+      if (n + WIDE < width)
+        high = is_key() ? weight(n + WIDE) : high;
+      else
+        low = is_key() ? low : high;
+      keep(n, low, high);
+      inverse[r] = 1.0f / sum((even + low) + (odd + high));
+    }
+  }
+
+  // Sums of values times weights of up to 32 queries.
+  void multiply_values(int64_t count) {
+    const bf16 *low = weights.data(), *high = low + 16 * pairs * 32;
+    const bool both = count > 16;
+    for (int64_t half = 0; half < 2; half++) {
+      _tile_zero(0);
+      _tile_zero(1);
+      _tile_zero(2);
+      _tile_zero(3);
+      for (int64_t pair = 0; pair < pairs; pair++) {
+        const bf16* v = value.data() + pair * 32 * HEAD + half * 1024;
+        _tile_loadd(4, low + pair * 32, pairs * 64);
+        _tile_loadd(6, v, 64);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_loadd(7, v + 512, 64);
+        _tile_dpbf16ps(1, 4, 7);
+        if (!both) continue;
+        _tile_loadd(5, high + pair * 32, pairs * 64);
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(3, 5, 7);
+      }
+      float* to = result.data() + half * 32;
+      _tile_stored(0, to, HEAD * 4);
+      _tile_stored(1, to + 16, HEAD * 4);
+      _tile_stored(2, to + 16 * HEAD, HEAD * 4);
+      _tile_stored(3, to + 16 * HEAD + 16, HEAD * 4);
+    }
+  }
+
+  // Write the attended values of `count` queries, rows `stride` apart.
+  void write(const HeadRows& values, int64_t count, bf16* out, int64_t stride) {
+    for (int64_t r = 0; r < count; r++)
+      for (int64_t i = 0; i < HEAD; i += WIDE) {
+        Floats x = load_floats(result.data() + r * HEAD + i) * inverse[r];
+        if (SCALED) x += load_floats(values.shift + i);
+        store_bf16(out + r * stride + i, x);
+      }
   }
 };
 
-extern "C" {
-
-// Self-attention softmax(q k^T / 8) v of heads of width 64.
-//
-// qkv: (B, N, 3 D), queries, keys and values. scale (B N,) and shift (3 D,) or null: qkv * scale + shift is used.
-// The shift of the next image is shift_stride further on.
-// out: (B, N, D).
-void attention(const bf16* qkv, const float* scale, const float* shift, int64_t shift_stride, bf16* out,
-               int64_t images, int64_t tokens, int64_t heads, int threads) {
-  int64_t width = heads * HEAD;
+template <bool SCALED>
+static void attend(const Heads& q, const Heads& k, const Heads& v, const bool* attended, bf16* out, int64_t images,
+                   int64_t heads, int threads) {
+  const int64_t stride = heads * HEAD;
 #pragma omp parallel num_threads(threads)
   {
     _tile_loadconfig(&TILES);
-    HeadBuffers head(tokens);
-#pragma omp for schedule(static)
+    HeadAttention<SCALED> head(k.rows);
+#pragma omp for schedule(dynamic)
     for (int64_t task = 0; task < images * heads; task++) {
-      int64_t image = task / heads, column = task % heads * HEAD;
-      const bf16* from = qkv + image * tokens * 3 * width + column;
-      const float* by = scale ? scale + image * tokens : nullptr;
-      const float* added = shift + image * shift_stride + column;
-      head.copy(head.values_in.data(), from + width, 3 * width, by, added + width);
-      head.pack_keys(head.values_in.data());
-      head.copy(head.values_in.data(), from + 2 * width, 3 * width, by, added + 2 * width);
-      head.pack_values(head.values_in.data());
-      head.copy(head.query.data(), from, 3 * width, by, added);
-      for (int64_t first = 0; first < tokens; first += 32) {
-        head.multiply_keys(first);
-        for (int64_t half = 0; half < 32 && first + half < tokens; half += 16) {
-          float inverse[16];
-          int64_t count = tokens - first - half < 16 ? tokens - first - half : 16;
-          for (int64_t r = 0; r < count; r++) inverse[r] = head.softmax(half + r);
-          head.multiply_values(half);
-          for (int64_t r = 0; r < count; r++)
-            for (int64_t i = 0; i < HEAD; i += WIDE)
-              store_bf16(out + (image * tokens + first + half + r) * width + column + i,
-                         load_floats(head.result.data() + r * HEAD + i) * inverse[r]);
-        }
+      int64_t image = task / heads, column = task % heads;
+      HeadRows queries(q, image, column), values(v, image, column);
+      head.pack_keys(HeadRows(k, image, column));
+      head.pack_values(values);
+      for (int64_t first = 0; first < q.rows; first += BLOCK) {
+        int64_t count = std::min(BLOCK, q.rows - first);
+        head.load_queries(queries, first, count);
+        head.multiply_keys(count);
+        if (attended) head.leave_out(attended + image * k.rows, count);
+        head.softmax(count);
+        head.multiply_values(count);
+        head.write(values, count, out + (image * q.rows + first) * stride + column * HEAD, stride);
       }
     }
     _tile_release();
   }
+}
+
+extern "C" {
+
+// Attention softmax(q k^T / 8) v of heads of width 64.
+//
+// Keys and values have steps, or neither has. attended: (B, N), the keys to attend to, at least one per image; or
+// null for all. out: (B, Q, 64 H).
+void attention(Heads q, Heads k, Heads v, const bool* attended, bf16* out, int64_t images, int64_t heads,
+               int threads) {
+  (k.steps ? ::attend<true> : ::attend<false>)(q, k, v, attended, out, images, heads, threads);
 }
 }
 #endif

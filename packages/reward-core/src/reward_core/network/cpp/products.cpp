@@ -9,14 +9,39 @@
 
 static const int64_t PANEL = 32;         // columns that are computed at once
 static const int64_t DEPTH = 16;         // tiles in the depth that are multiplied at once: 32 kB of a panel
-static const int64_t ROWS = 256;         // rows of a task: up to 1 MB of levels, which the second cache holds
-static const int64_t MOST_PANELS = 16;   // panels of a task
+static const int64_t GROUP = 1024;       // tiles of the rows of a task: 1 MB, which the second cache holds
+static const int64_t MOST_PANELS = 8;    // panels of a task
 static const int64_t CACHED = 4 << 20;   // bytes of results up to which they are written through the cache
 
 enum Kind { SIGNED, UNSIGNED };
 
+// Sums (32, 32) that are written as sums * scale in bf16, a few rows at a time: between products, so that vector units
+// work while tiles are multiplied.
+struct Writer {
+  const int32_t* sums = nullptr;
+  const float* scale = nullptr;
+  bf16* out = nullptr;
+  int64_t stride = 0, rows = 0;  // of out; rows to write
+  __mmask32 columns = 0;
+  bool cached = false;
+
+  void write(int64_t most) {
+    __m512 low = _mm512_loadu_ps(scale), high = _mm512_loadu_ps(scale + 16);
+    for (int64_t r = std::min(most, rows); r > 0; r--, rows--, sums += PANEL, out += stride) {
+      __m512 x = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_load_si512(sums)), low);
+      __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_load_si512(sums + 16)), high);
+      __m512i both = (__m512i)_mm512_cvtne2ps_pbh(y, x);
+      if (cached)
+        _mm512_mask_storeu_epi16(out, columns, both);
+      else
+        _mm512_stream_si512((__m512i*)out, both);
+    }
+  }
+};
+
 template <Kind kind>
-static inline void multiply_tiles(const char* a, int64_t a_stride, const char* b, int64_t depth) {
+static inline void multiply_tiles(const char* a, int64_t a_stride, const char* b, int64_t depth, Writer& writer) {
+  int64_t rows = (writer.rows + depth - 1) / depth;
   for (int64_t k = 0; k < depth; k++, a += TILE, b += 2 * TILE) {
     _tile_loadd(4, a, 64);
     _tile_loadd(6, b, 64);
@@ -33,22 +58,7 @@ static inline void multiply_tiles(const char* a, int64_t a_stride, const char* b
       _tile_dpbusd(2, 5, 6);
       _tile_dpbusd(3, 5, 7);
     }
-  }
-}
-
-// Write sums (32, width) * scale as bf16 to the first `rows` rows, which are `stride` apart.
-static void write_block(const int32_t* sums, const float* scale, bf16* out, int64_t stride, int64_t rows,
-                        int64_t width, bool cached) {
-  __m512 low = _mm512_loadu_ps(scale), high = _mm512_loadu_ps(scale + 16);
-  __mmask32 columns = width < PANEL ? (1u << width) - 1 : ~0u;
-  for (int64_t r = 0; r < rows; r++, sums += PANEL, out += stride) {
-    __m512 x = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_load_si512(sums)), low);
-    __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_load_si512(sums + 16)), high);
-    __m512i both = (__m512i)_mm512_cvtne2ps_pbh(y, x);
-    if (cached)
-      _mm512_mask_storeu_epi16(out, columns, both);
-    else
-      _mm512_stream_si512((__m512i*)out, both);
+    if (writer.rows) writer.write(rows);
   }
 }
 
@@ -57,6 +67,7 @@ template <Kind kind>
 static void multiply_task(const char* rows, const char* weight, const float* scale, bf16* out, int64_t count,
                           int64_t depth, int64_t columns, int64_t first, int64_t last, int64_t panel,
                           int64_t panel_end, int32_t* sums, bool cached) {
+  Writer writer;
   for (; panel < panel_end; panel++)
     for (int64_t k = 0; k < depth; k += DEPTH) {
       int64_t tiles = std::min(DEPTH, depth - k);
@@ -78,16 +89,18 @@ static void multiply_task(const char* rows, const char* weight, const float* sca
           _tile_zero(2);
           _tile_zero(3);
         }
-        multiply_tiles<kind>(rows + (block * 2 * depth + k) * TILE, depth * TILE, b, tiles);
+        multiply_tiles<kind>(rows + (block * 2 * depth + k) * TILE, depth * TILE, b, tiles, writer);
         _tile_stored(0, sum, 128);
         _tile_stored(1, sum + 16, 128);
         _tile_stored(2, sum + 16 * PANEL, 128);
         _tile_stored(3, sum + 16 * PANEL + 16, 128);
-        if (k + DEPTH >= depth)
-          write_block(sum, scale + panel * PANEL, out + block * 32 * columns + panel * PANEL, columns,
-                      std::min<int64_t>(32, count - block * 32), columns - panel * PANEL, cached);
+        if (k + DEPTH < depth) continue;
+        int64_t width = columns - panel * PANEL;
+        writer = {sum, scale + panel * PANEL, out + block * 32 * columns + panel * PANEL, columns,
+                  std::min<int64_t>(32, count - block * 32), width < PANEL ? (1u << width) - 1 : ~0u, cached};
       }
     }
+  writer.write(writer.rows);
 }
 
 extern "C" {
@@ -103,7 +116,7 @@ int amx_is_granted() { return syscall(SYS_arch_prctl, 0x1023, 18) == 0; }
 void multiply_int8(const char* rows, int is_unsigned, const char* weight, const float* scale, bf16* out,
                    int64_t count, int64_t inner, int64_t columns, int threads) {
   int64_t depth = inner / 64, blocks = (count + 31) / 32, panels = (columns + PANEL - 1) / PANEL;
-  int64_t groups = (count + ROWS - 1) / ROWS;
+  int64_t groups = (blocks * 2 * depth + GROUP - 1) / GROUP;
   int64_t at_once = std::max<int64_t>(1, std::min(MOST_PANELS, panels * groups / (2 * threads)));
   int64_t tasks = (panels + at_once - 1) / at_once;  // of a group
   bool cached = count * columns * 2 <= CACHED || columns % PANEL;

@@ -2,12 +2,31 @@
 
 #include "vectors.h"
 
-// Quantize a row to `levels` steps at `most`; return the size of a step. `add` is 0, or NaN for a row that is NaN.
+#ifdef __AVX512BW__
+// Round 64 numbers times per_step to bytes, signed or unsigned.
+static void store_levels(const float* row, Floats per_step, bool is_signed, char* out) {
+  __m512i whole[4];
+  for (int64_t i = 0; i < 4; i++)
+    whole[i] = _mm512_cvtps_epi32((__m512)(load_floats(row + i * WIDE) * per_step));
+  __m512i low = _mm512_packs_epi32(whole[0], whole[1]), high = _mm512_packs_epi32(whole[2], whole[3]);
+  __m512i bytes = is_signed ? _mm512_packs_epi16(low, high) : _mm512_packus_epi16(low, high);
+  // Each of four lanes has four bytes of each vector.
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  _mm512_storeu_si512(out, _mm512_permutexvar_epi32(order, bytes));
+}
+#endif
+
+// Quantize a row to `levels` steps at `most` (127: signed, 255: unsigned); return the size of a step. `add` is 0, or
+// NaN for a row that is NaN.
 static float quantize_row(const float* row, float most, float levels, float add, RowPieces out, int64_t width) {
   Floats per_step = all(most > 0 ? levels / most : 0.0f);
-  for (int64_t i = 0; i < width; i += WIDE) {
+  int64_t i = 0;
+#ifdef __AVX512BW__
+  for (; i + 64 <= width; i += 64) store_levels(row + i, per_step, levels == 127, out.at(i));
+#endif
+  for (; i < width; i += WIDE) {
     Ints whole = __builtin_convertvector(nearest(load_floats(row + i) * per_step), Ints);
-    store(out.at(i), __builtin_convertvector(whole, Bytes));
+    store(out.at(i), low_bytes(whole));
   }
   return most / levels + add;
 }
