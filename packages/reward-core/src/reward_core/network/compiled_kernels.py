@@ -1,7 +1,8 @@
 """Steps of the fused encoders on a CPU, computed by the C++ of the folder cpp.
 
-It reads and writes each activation once. It multiplies levels and computes attention with AMX, in blocks that
-fit in the caches of a core. A C++ compiler builds it in about 3 s; the library is kept on disk.
+It reads and writes each activation once. With AMX it multiplies levels and computes attention, in blocks that
+fit in the caches of a core; without bfloat16 units it computes attention in float32. A C++ compiler builds it
+in about 3 s; the library is kept on disk.
 
 Shapes: B images, N tokens, R rows of all images (B N), D width, H heads.
 """
@@ -20,7 +21,7 @@ from .cpu_kernels import GELU_OFFSET, Int8Matrix, Scaled, TorchKernels
 from .cpu_library import build_library, is_built, library_path
 from .weight_layouts import in_nibbles, in_panels, padded
 
-WIDE = 16  # the kernels read as many numbers at once
+WIDTH_STEP = 16  # the kernels need widths that are multiples of it
 HEAD_WIDTH = 64  # of the attention
 TILE_WIDTH = 64  # levels in the row of a tile
 
@@ -88,7 +89,7 @@ class CompiledKernels(TorchKernels):
         self, stream: Tensor, branch: Scaled | None, norm: nn.LayerNorm, keep_sum: bool, int8: bool
     ) -> Scaled:
         width = stream.shape[-1]
-        if width % WIDE:
+        if width % WIDTH_STEP:
             return super().add_norm(stream, branch, norm, keep_sum, int8)
         out = self._empty_levels(stream) if int8 else Scaled(torch.empty(stream.shape, dtype=torch.bfloat16))
         self.library.add_norm(
@@ -107,7 +108,7 @@ class CompiledKernels(TorchKernels):
 
     def quantize(self, x: Scaled, gelu: bool = False) -> Scaled:
         width = x.values.shape[-1]
-        if width % WIDE or gelu != (x.steps is not None):
+        if width % WIDTH_STEP or gelu != (x.steps is not None):
             return super().quantize(x, gelu)
         out = self._empty_levels(x.values, torch.uint8 if gelu else torch.int8)
         sizes = _Rows.of(x.values), torch.get_num_threads()
@@ -115,7 +116,7 @@ class CompiledKernels(TorchKernels):
         return out
 
     def rescale(self, x: Scaled) -> Tensor:
-        if x.values.shape[-1] % WIDE:
+        if x.values.shape[-1] % WIDTH_STEP:
             return super().rescale(x)
         self.library.rescale(*_pointers(x), _Rows.of(x.values), torch.get_num_threads())
         return x.values
@@ -128,9 +129,11 @@ class CompiledKernels(TorchKernels):
     def attention(
         self, attend: MultiHeadAttention, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
     ) -> Tensor:
-        if not self._has_heads_of(attend, query.shape[-1]) or query.dtype != torch.bfloat16:
+        plain = all(x.dtype == torch.bfloat16 for x in (query, key, value))
+        if not plain or not self._has_heads_of(attend, query.shape[-1]):
             return super().attention(attend, query, key, value, mask)
-        attended = None if mask is None else mask.contiguous()
+        key, value = key.expand(len(query), -1, -1), value.expand(len(query), -1, -1)
+        attended = None if mask is None else mask.expand(len(query), 1, 1, key.shape[1]).contiguous()
         return self._attend(attend.heads, Scaled(query), Scaled(key), Scaled(value), attended)
 
     def _has_heads_of(self, attend: MultiHeadAttention, width: int) -> bool:
@@ -203,7 +206,7 @@ class _Quantized(ctypes.Structure):
 
 
 class _Heads(ctypes.Structure):
-    """Heads of cpp/attention.cpp."""
+    """Heads of cpp/heads.h."""
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("numbers", "steps", "shift")),

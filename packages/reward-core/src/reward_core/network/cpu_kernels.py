@@ -51,10 +51,10 @@ class Int8Matrix:
     """A matrix (O, E) that is levels * scale.
 
     Attributes:
-        levels: int8, packed by the kernels.
+        levels: int8, or 4 bits of errors (compiled_kernels.py), in an order that the kernels choose.
         scale: (O,) float32, or with zeros up to a whole panel (compiled_kernels.py).
         zeros: (O,) int32, the zero points.
-        shift: (O,) float32, the product of the matrix and -128; None where oneDNN does not multiply.
+        shift: (O,) float32, the product of the matrix and -128; None if compiled kernels multiply.
     """
 
     levels: Tensor

@@ -25,7 +25,7 @@ static void transpose(const uint32_t* const* rows, uint32_t* to) {
   }
 }
 
-// Memory of a thread for the attention of one head, and its steps.
+// Buffers of a thread, and the stages of the attention of one head.
 //
 // With SCALED, keys and values have steps. The steps of keys scale the scores, those of values the weights, and
 // the shift of values is added to the result. The shift of keys adds the same to all scores of a query, so it
@@ -83,6 +83,7 @@ struct HeadAttention {
 
   // Scores of up to 32 queries.
   void multiply_keys(int64_t count) {
+    finish_stores();
     const bf16* q = query.data();
     const bool both = count > 16;
     _tile_loadd(2, q, HEAD * 2);
@@ -141,7 +142,7 @@ struct HeadAttention {
 
   // Weights exp(score - most) of `count` queries in bf16.
   //
-  // All maxima come first, and sums alternate between two vectors, so that little waits for anything else.
+  // All maxima come first, and sums alternate between two vectors, so that additions do not wait for each other.
   void softmax(int64_t count) {
     float most[BLOCK];
     largest_scores(count, most);
@@ -179,6 +180,7 @@ struct HeadAttention {
 
   // Sums of values times weights of up to 32 queries.
   void multiply_values(int64_t count) {
+    finish_stores();
     const bf16 *low = weights.data(), *high = low + 16 * pairs * 32;
     const bool both = count > 16;
     for (int64_t half = 0; half < 2; half++) {
@@ -253,7 +255,7 @@ extern "C" {
 // null for all. out: (B, Q, 64 H).
 void attention(Heads q, Heads k, Heads v, const bool* attended, bf16* out, int64_t images, int64_t heads,
                int threads) {
-  (k.steps ? ::attend<true> : ::attend<false>)(q, k, v, attended, out, images, heads, threads);
+  (k.steps ? attend<true> : attend<false>)(q, k, v, attended, out, images, heads, threads);
 }
 }
 #endif

@@ -12,14 +12,14 @@ extern "C" {
 // Queries, keys or values (B, N, 64 H): numbers, or numbers * steps + shift if there are steps.
 struct Heads {
   const bf16* numbers;
-  const float *steps, *shift;    // (B N,); (B, 64 H) or (64 H,)
+  const float *steps, *shift;    // (B N,); (B, 64 H) or (64 H,); both or neither
   int64_t rows;                  // N
   int64_t stride, image_stride;  // of numbers, from a row and an image to the next
   int64_t shift_stride;          // of the shift, from an image to the next
 };
 }
 
-// Those of one head.
+// Queries, keys or values of one head of one image.
 struct HeadRows {
   const bf16* numbers;
   const float *steps, *shift;
@@ -28,7 +28,8 @@ struct HeadRows {
   HeadRows(const Heads& heads, int64_t image, int64_t head)
       : numbers(heads.numbers + image * heads.image_stride + head * HEAD),
         steps(heads.steps ? heads.steps + image * heads.rows : nullptr),
-        shift(heads.shift + image * heads.shift_stride + head * HEAD), count(heads.rows), stride(heads.stride) {}
+        shift(heads.shift ? heads.shift + image * heads.shift_stride + head * HEAD : nullptr), count(heads.rows),
+        stride(heads.stride) {}
 
   // A row; zeros after the last one.
   const bf16* row(int64_t n) const {

@@ -10,7 +10,7 @@
 static const int64_t PANEL = 32;         // columns that are computed at once
 static const int64_t DEPTH = 16;         // tiles in the depth that are multiplied at once: 32 kB of a panel
 static const int64_t GROUP = 1024;       // tiles of the rows of a task: 1 MB, which the second cache holds
-static const int64_t MOST_PANELS = 8;    // panels of a task
+static const int64_t MAX_PANELS = 8;    // panels of a task
 static const int64_t CACHED = 4 << 20;   // bytes of results up to which they are written through the cache
 
 enum Kind { SIGNED, UNSIGNED };
@@ -25,9 +25,10 @@ struct Writer {
   __mmask32 columns = 0;
   bool cached = false;
 
-  void write(int64_t most) {
+  // Write up to `limit` of the rows that are left.
+  void write(int64_t limit) {
     __m512 low = _mm512_loadu_ps(scale), high = _mm512_loadu_ps(scale + 16);
-    for (int64_t r = std::min(most, rows); r > 0; r--, rows--, sums += PANEL, out += stride) {
+    for (int64_t r = std::min(limit, rows); r > 0; r--, rows--, sums += PANEL, out += stride) {
       __m512 x = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_load_si512(sums)), low);
       __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_load_si512(sums + 16)), high);
       __m512i both = (__m512i)_mm512_cvtne2ps_pbh(y, x);
@@ -100,7 +101,7 @@ static void multiply_task(const char* rows, const char* weight, const float* sca
                   std::min<int64_t>(32, count - block * 32), width < PANEL ? (1u << width) - 1 : ~0u, cached};
       }
     }
-  writer.write(writer.rows);
+  writer.write(PANEL);
 }
 
 extern "C" {
@@ -116,8 +117,9 @@ int amx_is_granted() { return syscall(SYS_arch_prctl, 0x1023, 18) == 0; }
 void multiply_int8(const char* rows, int is_unsigned, const char* weight, const float* scale, bf16* out,
                    int64_t count, int64_t inner, int64_t columns, int threads) {
   int64_t depth = inner / 64, blocks = (count + 31) / 32, panels = (columns + PANEL - 1) / PANEL;
-  int64_t groups = (blocks * 2 * depth + GROUP - 1) / GROUP;
-  int64_t at_once = std::max<int64_t>(1, std::min(MOST_PANELS, panels * groups / (2 * threads)));
+  if (!count) return;
+  int64_t groups = std::min(blocks, (blocks * 2 * depth + GROUP - 1) / GROUP);
+  int64_t at_once = std::max<int64_t>(1, std::min(MAX_PANELS, panels * groups / (2 * threads)));
   int64_t tasks = (panels + at_once - 1) / at_once;  // of a group
   bool cached = count * columns * 2 <= CACHED || columns % PANEL;
 #pragma omp parallel num_threads(threads)

@@ -48,7 +48,7 @@ static void load_row(const HeadRows& from, int64_t n, float by, float* to) {
   }
 }
 
-// Memory of a thread for the attention of one head, and its steps.
+// Buffers of a thread, and the stages of the attention of one head.
 struct HeadAttention {
   int64_t keys, panels, width;  // N, panels of keys, scores of a query
   Buffer<float> query, key, value, scores, result;

@@ -187,6 +187,9 @@ struct TileConfig {
   uint8_t rows[16];
 };
 
+// GCC does not know that loads of tiles read memory. This finishes earlier stores.
+static inline void finish_stores() { asm volatile("" ::: "memory"); }
+
 // Eight tiles of 16 rows of 64 bytes. A constant, because GCC may leave out stores to a local variable.
 static const TileConfig TILES = {
     1, {}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};

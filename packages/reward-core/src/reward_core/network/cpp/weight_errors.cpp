@@ -1,4 +1,4 @@
-// Products of a few rows with the rounding errors of a weight, which have 4 bits.
+// Products of a few rows with the rounding errors of a weight, which are kept in 4 bits.
 
 #include "vectors.h"
 
@@ -28,8 +28,8 @@ static void multiply_outputs(const uint8_t* weight, const int8_t* rows, int64_t 
   for (int r = 0; r < ROWS; r++) out[r] = sums[r];
 }
 
-static const int64_t MOST_ROWS = 8;
-static void (*const MULTIPLY[MOST_ROWS])(const uint8_t*, const int8_t*, int64_t, __m512i*) = {
+static const int64_t MAX_ROWS = 8;
+static void (*const MULTIPLY[MAX_ROWS])(const uint8_t*, const int8_t*, int64_t, __m512i*) = {
     multiply_outputs<1>, multiply_outputs<2>, multiply_outputs<3>, multiply_outputs<4>,
     multiply_outputs<5>, multiply_outputs<6>, multiply_outputs<7>, multiply_outputs<8>};
 
@@ -37,7 +37,7 @@ extern "C" {
 
 // Multiply rows (R, E) * steps (R,) by errors (levels - 7.5) * scale (O, E) and add a bias (O,).
 //
-// levels: 0 to 15, groups of 16 outputs, see multiply_outputs; the last group is filled with any. out: (R, O).
+// levels: 0 to 15, groups of 16 outputs, see multiply_outputs; the last group is padded with any values. out: (R, O).
 void multiply_errors(const uint8_t* levels, const float* scale, const float* bias, const int8_t* rows,
                      const float* steps, float* out, int64_t count, int64_t inner, int64_t columns, int threads) {
   std::vector<float> offsets(count);
@@ -50,9 +50,9 @@ void multiply_errors(const uint8_t* levels, const float* scale, const float* bia
   for (int64_t o = 0; o < columns; o += 16) {
     __mmask16 used = columns - o < 16 ? (1u << (columns - o)) - 1 : 0xffff;
     __m512 by = _mm512_maskz_loadu_ps(used, scale + o), added = _mm512_maskz_loadu_ps(used, bias + o);
-    for (int64_t first = 0; first < count; first += MOST_ROWS) {
-      int64_t together = std::min(MOST_ROWS, count - first);
-      __m512i sums[MOST_ROWS];
+    for (int64_t first = 0; first < count; first += MAX_ROWS) {
+      int64_t together = std::min(MAX_ROWS, count - first);
+      __m512i sums[MAX_ROWS];
       MULTIPLY[together - 1](levels + o * inner / 2, rows + first * inner, inner, sums);
       for (int64_t r = 0; r < together; r++) {
         __m512 x = _mm512_sub_ps(_mm512_cvtepi32_ps(sums[r]), _mm512_set1_ps(offsets[first + r]));
