@@ -130,7 +130,6 @@ QUOTES = {
         "beside plain bfloat16 autocast, on an Intel Xeon with AMX: fast, int8 "
         "| {scoring_amx_again[batches][fast][times autocast][1]:.1f} to "
         "{scoring_amx[batches][fast][times autocast][1]:.1f} times, "
-        "{scoring_amx_again[batches][int8][times autocast][1]:.1f} to "
         "{scoring_amx[batches][int8][times autocast][1]:.1f} times |",
         "images a second and core, on a busy machine: clean, with faults " + ORACLE,
         "compared to the known truth | {oracle[pairs_as_in_truth]:.1%} |",
