@@ -15,17 +15,35 @@ from .fused_ops import joined
 Packed = tuple[Tensor, Tensor]  # weight in oneDNN's order and bias, bfloat16
 
 
-class CpuOps:
-    """Steps on a CPU in bfloat16; Rows and Products have no steps.
-
-    oneDNN multiplies by weights in its own order and applies the GELU to the product in float32.
+class KernelOps:
+    """Steps that the kernels compute in the same way in 16 and in 8 bits.
 
     Attributes:
-        kernels: norms and attention, computed by torch or compiled.
+        kernels: norms, quantization and attention, computed by torch or compiled.
     """
 
     def __init__(self, kernels: TorchKernels) -> None:
         self.kernels = kernels
+
+    def self_attention(self, qkv: Scaled, attend: MultiHeadAttention) -> Tensor:
+        return self.kernels.self_attention(qkv, attend)
+
+    def attention(
+        self,
+        attend: MultiHeadAttention,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        return self.kernels.attention(attend, query, key, value, mask)
+
+
+class CpuOps(KernelOps):
+    """Steps on a CPU in bfloat16; Rows and Products have no steps.
+
+    oneDNN multiplies by weights in its own order and applies the GELU to the product in float32.
+    """
 
     def prepare(self, *layers: nn.Linear) -> Packed:
         weight, bias = joined(layers)
@@ -45,19 +63,6 @@ class CpuOps:
 
     def mlp(self, first: Packed, second: Packed, rows: Scaled) -> Scaled:
         return Scaled(packed_linear(packed_linear(rows.values, *first, gelu=True), *second))
-
-    def self_attention(self, qkv: Scaled, attend: MultiHeadAttention) -> Tensor:
-        return self.kernels.self_attention(qkv, attend)
-
-    def attention(
-        self,
-        attend: MultiHeadAttention,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        mask: Tensor | None = None,
-    ) -> Tensor:
-        return self.kernels.attention(attend, query, key, value, mask)
 
     def add_norm(
         self, stream: Tensor, branch: Scaled | None, norm: nn.LayerNorm, keep_sum: bool = True

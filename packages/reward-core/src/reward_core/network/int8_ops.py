@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .attention import MultiHeadAttention
 from .cpu_kernels import GELU_OFFSET, Int8Matrix, Scaled, TorchKernels
+from .cpu_ops import KernelOps
 from .fused_ops import joined
 
 
@@ -43,15 +43,8 @@ class Int8Weight:
     bias_after_gelu: Tensor
 
 
-class Int8Ops:
-    """Steps on a CPU; Rows are int8 levels with a step per row, Products are not yet scaled.
-
-    Attributes:
-        kernels: norms, quantization and attention, computed by torch or compiled.
-    """
-
-    def __init__(self, kernels: TorchKernels) -> None:
-        self.kernels = kernels
+class Int8Ops(KernelOps):
+    """Steps on a CPU; Rows are int8 levels with a step per row, Products are not yet scaled."""
 
     def prepare(self, *layers: nn.Linear) -> Int8Weight:
         return quantized_weight(*joined(layers), self.kernels)
@@ -71,19 +64,6 @@ class Int8Ops:
     def mlp(self, first: Any, second: Int8Weight, rows: Scaled) -> Scaled:
         hidden = self.kernels.quantize(int8_linear(first, rows, self.kernels), gelu=True)
         return int8_linear(second, hidden, self.kernels, after_gelu=True)
-
-    def self_attention(self, qkv: Scaled, attend: MultiHeadAttention) -> Tensor:
-        return self.kernels.self_attention(qkv, attend)
-
-    def attention(
-        self,
-        attend: MultiHeadAttention,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        mask: Tensor | None = None,
-    ) -> Tensor:
-        return self.kernels.attention(attend, query, key, value, mask)
 
     def add_norm(
         self, stream: Tensor, branch: Scaled | None, norm: nn.LayerNorm, keep_sum: bool = True
