@@ -18,9 +18,10 @@ TORCH = TorchKernels()
 
 BUILDS = {
     "all instructions": "",
-    "no bfloat16": "-mno-avx512bf16",
+    "no AMX": "-mno-amx-bf16",
+    "no bfloat16": "-mno-avx512bf16",  # and no AMX
     "no AVX-512": "-mno-avx512f",
-}  # and no AMX
+}
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +35,8 @@ def build(tmp_path_factory):
             pytest.skip("the kernels need x86 Linux and a C++ compiler")
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder))
+            if instructions == "no AMX" and not compile_for("all instructions").has_tiles:
+                pytest.skip("this CPU has no AMX")
             if flag := BUILDS[instructions]:
                 patch.setenv("CXX", compiler_with(folder / f"c++{flag}", flag))
             return compile_kernels.__wrapped__()

@@ -1,8 +1,8 @@
 """Steps of the fused encoders on a CPU, computed by the C++ of the folder cpp.
 
-It reads and writes each activation once. With AMX it multiplies levels and computes attention, in blocks that
-fit in the caches of a core; without bfloat16 units it computes attention in float32. A C++ compiler builds it
-in about 3 s; the library is kept on disk.
+It reads and writes each activation once. It computes attention with AMX, AVX512-BF16 or, without bfloat16
+units, in float32; with AMX it multiplies levels too. Products are in blocks that fit in the caches of a core.
+A C++ compiler builds it in about 3 s; the library is kept on disk.
 
 Shapes: B images, N tokens, R rows of all images (B N), D width, H heads.
 """
@@ -31,7 +31,7 @@ class CompiledKernels(TorchKernels):
 
     Attributes:
         has_tiles: whether the processor multiplies tiles (AMX), in attention and in products of levels.
-        has_attention: whether attention is compiled, for AMX or for a processor without bfloat16 units.
+        has_attention: whether attention can be computed: the library needs no AMX, or the system grants it.
     """
 
     compiled = True

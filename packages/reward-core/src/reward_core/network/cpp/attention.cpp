@@ -1,10 +1,46 @@
-// Attention with AMX.
+// Attention in bf16, with AMX or AVX512-BF16.
 
 #include "heads.h"
 
-#ifdef HAS_TILES
+#ifdef __AVX512BF16__
 
 static const int64_t BLOCK = 32;  // queries that are computed at once
+
+#ifndef HAS_TILES
+static const int64_t ROWS = 16;  // rows of a product that are computed at once
+
+// Multiply COUNT rows of a by tiles of 16 columns: out = a b.
+//
+// a: (COUNT, 32 tiles), rows a_stride apart. b: tiles, b_stride apart, in whose row k column n has numbers 2k and
+// 2k+1 of column n. out: (COUNT, 16), rows out_stride apart.
+template <int COUNT>
+static void multiply_rows(const bf16* a, int64_t a_stride, const bf16* b, int64_t b_stride, int64_t tiles, float* out,
+                          int64_t out_stride) {
+  __m512 sums[COUNT] = {};
+  for (int64_t t = 0; t < tiles; t++, a += 32, b += b_stride)
+    for (int64_t k = 0; k < 16; k++) {
+      __m512bh column = (__m512bh)_mm512_load_si512(b + k * 32);
+#pragma GCC unroll 16
+      for (int r = 0; r < COUNT; r++) {
+        __m512bh pair = (__m512bh)_mm512_set1_epi32(load<int32_t>(a + r * a_stride + 2 * k));
+        sums[r] = _mm512_dpbf16_ps(sums[r], pair, column);
+      }
+    }
+  for (int r = 0; r < COUNT; r++) _mm512_store_ps(out + r * out_stride, sums[r]);
+}
+
+// Multiply `count` rows, or a few more: up to a multiple of 4.
+static void multiply(const bf16* a, int64_t a_stride, int64_t count, const bf16* b, int64_t b_stride, int64_t tiles,
+                     float* out, int64_t out_stride) {
+  for (; count > 0; count -= ROWS, a += ROWS * a_stride, out += ROWS * out_stride) {
+    auto rows = count > 12  ? multiply_rows<16>
+                : count > 8 ? multiply_rows<12>
+                : count > 4 ? multiply_rows<8>
+                            : multiply_rows<4>;
+    rows(a, a_stride, b, b_stride, tiles, out, out_stride);
+  }
+}
+#endif
 
 // Transpose 16 rows of 16 numbers.
 static void transpose(const uint32_t* const* rows, uint32_t* to) {
@@ -81,6 +117,7 @@ struct HeadAttention {
     }
   }
 
+#ifdef HAS_TILES
   // Scores of up to 32 queries.
   void multiply_keys(int64_t count) {
     finish_stores();
@@ -106,6 +143,13 @@ struct HeadAttention {
       _tile_stored(1, to + 16 * width, width * 4);
     }
   }
+#else
+  // Scores of up to 32 queries.
+  void multiply_keys(int64_t count) {
+    for (int64_t t = 0; t < tiles; t++)
+      multiply(query.data(), HEAD, count, key.data() + t * 16 * HEAD, 512, 2, scores.data() + t * 16, width);
+  }
+#endif
 
   // Give keys that are not attended to a score below all others.
   void leave_out(const bool* attended, int64_t count) {
@@ -178,6 +222,7 @@ struct HeadAttention {
     }
   }
 
+#ifdef HAS_TILES
   // Sums of values times weights of up to 32 queries.
   void multiply_values(int64_t count) {
     finish_stores();
@@ -207,6 +252,14 @@ struct HeadAttention {
       _tile_stored(3, to + 16 * HEAD + 16, HEAD * 4);
     }
   }
+#else
+  // Sums of values times weights of up to 32 queries.
+  void multiply_values(int64_t count) {
+    for (int64_t quarter = 0; quarter < 4; quarter++)
+      multiply(weights.data(), pairs * 32, count, value.data() + quarter * 512, 32 * HEAD, pairs,
+               result.data() + quarter * 16, HEAD);
+  }
+#endif
 
   // Write the attended values of `count` queries, rows `stride` apart.
   void write(const HeadRows& values, int64_t count, bf16* out, int64_t stride) {
@@ -225,7 +278,9 @@ static void attend(const Heads& q, const Heads& k, const Heads& v, const bool* a
   const int64_t stride = heads * HEAD;
 #pragma omp parallel num_threads(threads)
   {
+#ifdef HAS_TILES
     _tile_loadconfig(&TILES);
+#endif
     HeadAttention<SCALED> head(k.rows);
 #pragma omp for schedule(dynamic)
     for (int64_t task = 0; task < images * heads; task++) {
@@ -243,11 +298,22 @@ static void attend(const Heads& q, const Heads& k, const Heads& v, const bool* a
         head.write(values, count, out + (image * q.rows + first) * stride + column * HEAD, stride);
       }
     }
+#ifdef HAS_TILES
     _tile_release();
+#endif
   }
 }
 
 extern "C" {
+
+// Whether attention works without AMX.
+int has_vector_attention() {
+#ifdef HAS_TILES
+  return 0;
+#else
+  return 1;
+#endif
+}
 
 // Attention softmax(q k^T / 8) v of heads of width 64.
 //

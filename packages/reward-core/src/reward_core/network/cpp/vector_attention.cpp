@@ -2,7 +2,7 @@
 
 #include "heads.h"
 
-#if !defined(HAS_TILES) && !defined(__AVX512BF16__)
+#ifndef __AVX512BF16__
 
 static const int64_t BLOCK = 24;        // queries that are computed at once
 static const int64_t ROWS = 6;          // rows of a product that are computed at once
@@ -142,6 +142,4 @@ void attention(Heads q, Heads k, Heads v, const bool* attended, bf16* out, int64
   }
 }
 }
-#else
-extern "C" int has_vector_attention() { return 0; }
 #endif
