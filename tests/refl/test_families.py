@@ -23,7 +23,9 @@ PROMPTS = ["a red house by the sea", "two cats"]
     ("name", "sampler", "scale"),
     [("sd", "ddim", 1.0), ("sd", "ddim", 5.0),
      ("sd-v", "ddim", 5.0), ("sdxl", "euler", 5.0), ("sdxl", "euler", 1.0),
-     ("sd3", "flow", 5.0), ("flux", "flow", 3.5)],
+     ("sd3", "flow", 5.0), ("flux", "flow", 3.5),
+     ("flux2", "flow", 4.0), ("flux2", "flow", 1.0), ("z-image", "flow", 4.0), ("z-image", "flow", 1.0),
+     ("qwen-image", "flow", 4.0), ("qwen-image", "flow", 1.0)],
 )  # fmt: skip
 def test_images_equal_those_of_the_diffusers_pipeline(pipelines, name, sampler, scale):
     height, width = 48, 24
@@ -32,14 +34,19 @@ def test_images_equal_those_of_the_diffusers_pipeline(pipelines, name, sampler, 
     pipeline = DiffusionPipeline.from_pretrained(pipelines(name))
     pipeline.set_progress_bar_config(disable=True)
     given = noise
-    if name == "flux":
+    if name in ("flux", "qwen-image"):
         given = pipeline._pack_latents(noise, *noise.shape)
+    options = {"guidance_scale": scale}
+    if name == "z-image":  # counts from 0
+        options = {"guidance_scale": scale - 1}
+    elif name == "qwen-image":
+        options = {"true_cfg_scale": scale, "negative_prompt": ["", ""]}
     theirs = pipeline(
-        PROMPTS,
+        prompt=list(PROMPTS),
         height=height,
         width=width,
         num_inference_steps=4,
-        guidance_scale=scale,
+        **options,
         latents=given.clone(),
         output_type="np",
     ).images
@@ -101,6 +108,28 @@ def test_encoding_inverts_decoding(pipelines, tmp_path):
             latents = family.encode_pixels(pixels, torch.zeros(2, 4, 8, 8))
             decoded = vae.decode(vae.encode(pixels * 2 - 1).latent_dist.mean).sample
             assert torch.allclose(family.decode(latents), (decoded / 2 + 0.5).clamp(0, 1), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["flux2", "qwen-image", "z-image"])
+def test_encoded_pixels_are_latents_that_decode_to_them(pipelines, name):
+    """With the autoencoder's noise, which has its shape, and without clamped gradients."""
+    family = load_family(pipelines(name))
+    pixels, shape = torch.rand(2, 3, 16, 32), family.latent_shape(16, 32)
+    clean, noisy = (
+        family.encode_pixels(pixels, noise) for noise in (torch.zeros(2, *shape), torch.randn(2, *shape))
+    )
+    assert clean.shape == noisy.shape == (2, *shape)
+    assert (clean - noisy).abs().max() > 1e-3
+    mean, _ = family._vae_encode(pixels * 2 - 1)
+    expected = (family._vae_decode(mean) / 2 + 0.5).clamp(0, 1)
+    assert torch.allclose(family.decode(clean), expected, atol=1e-5)
+    family.pipeline.vae.decoder.conv_out.weight.data *= 1000
+    outside = torch.randn(1, *shape).requires_grad_()
+    saturated = family.decode(outside)
+    saturated = saturated[(saturated <= 0) | (saturated >= 1)]
+    assert saturated.numel()
+    saturated.sum().backward()
+    assert outside.grad.abs().sum() > 0
 
 
 def test_invalid_models_are_refused_by_name(tmp_path, pipelines, monkeypatch):

@@ -9,6 +9,7 @@ import json
 import pytest
 import torch
 from diffusers import FluxTransformer2DModel, SD3Transformer2DModel, UNet2DConditionModel
+from diffusers.loaders import single_file_utils
 from safetensors import safe_open
 from safetensors.torch import load_file
 from tiny_pipelines import MAKERS
@@ -18,8 +19,15 @@ from refl import load_config
 from refl.config import ModelConfig
 from refl.errors import ModelError
 from refl.families import family_of
-from refl.lora_export import kohya_tensors, lora_layers, safe_name, write_comfyui_lora
-from refl.lora_layers import FLUX, SD3, original_layer
+from refl.lora_export import (
+    TABLES,
+    kohya_tensors,
+    lora_layers,
+    original_layers,
+    safe_name,
+    write_comfyui_lora,
+)
+from refl.lora_layers import FLUX, FLUX2, SD3, Z_IMAGE, original_layer
 from refl.trainable import Trainable
 
 # The block counts of the published models, with one head of a few channels.
@@ -106,7 +114,11 @@ def linear_layers(denoiser):
     return tuple(n for n, m in denoiser.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d)))
 
 
-@pytest.mark.parametrize(("name", "table"), [("sd", None), ("sdxl", None), ("sd3", SD3), ("flux", FLUX)])
+@pytest.mark.parametrize(
+    ("name", "table"),
+    [("sd", None), ("sdxl", None), ("sd3", SD3), ("flux", FLUX), ("flux2", FLUX2), ("z-image", Z_IMAGE),
+     ("qwen-image", None)],
+)  # fmt: skip
 def test_a_program_adds_the_change_that_diffusers_adds(tmp_path, name, table):
     """Every linear layer and convolution has a LoRA; its scale is not 1."""
     torch.manual_seed(0)
@@ -126,7 +138,7 @@ def test_a_program_adds_the_change_that_diffusers_adds(tmp_path, name, table):
             up, down = (tensors[f"{layer}.lora_{side}.weight"].flatten(1) for side in ("up", "down"))
             added[layer] = tensors[key].item() / len(down) * up @ down
     expected = {}
-    last = len(family.denoiser.transformer_blocks) - 1 if table else 0
+    last = len(family.denoiser.transformer_blocks) - 1 if table is SD3 else 0
     for target in targets:
         change = family.denoiser.get_submodule(target).get_delta_weight("default").flatten(1)
         original = original_layer(table, target, last) if table else None
@@ -136,11 +148,32 @@ def test_a_program_adds_the_change_that_diffusers_adds(tmp_path, name, table):
     assert added.keys() == expected.keys()
     for layer, changes in expected.items():
         joined = torch.cat([changes[i] for i in sorted(changes)])
-        if layer.endswith("final_layer_adaLN_modulation_1") or (
+        if (name != "z-image" and layer.endswith("final_layer_adaLN_modulation_1")) or (
             name == "sd3" and layer.endswith(f"{last}_context_block_adaLN_modulation_1")
         ):  # shift comes before scale in the original code
             joined = torch.cat(joined.chunk(2)[::-1])
         assert (added[layer] - joined).abs().max() < 1e-5 * max(1, joined.abs().max())
+
+
+@pytest.mark.parametrize(
+    ("name", "convert"),
+    [
+        ("flux2", single_file_utils.convert_flux2_transformer_checkpoint_to_diffusers),
+        ("z-image", single_file_utils.convert_z_image_transformer_checkpoint_to_diffusers),
+    ],
+)
+def test_names_of_original_layers_are_those_that_diffusers_converts(name, convert):
+    family = family_of(MAKERS[name]())
+    targets = linear_layers(family.denoiser)
+    trainable = Trainable(family, ModelConfig(lora_rank=3, lora_targets=targets))
+    for parameter in trainable.parameters:
+        parameter.data = torch.randn_like(parameter)
+    original = original_layers(TABLES[type(family)], family.denoiser, lora_layers(family.denoiser))
+    converted = convert({f"{layer}.weight": up @ down for layer, (down, up) in original.items()})
+    assert converted.keys() == {f"{target}.weight" for target in targets}
+    for target in targets:
+        change = family.denoiser.get_submodule(target).get_delta_weight("default")
+        assert (converted[f"{target}.weight"] - change).abs().max() < 1e-5 * max(1, change.abs().max())
 
 
 def test_a_layer_without_lora_beside_one_with_it_does_not_change():

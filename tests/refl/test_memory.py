@@ -27,7 +27,15 @@ def estimate(model, folder, *more):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "family", ["sd", "flux", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sdxl", "sd3"))]
+    "family",
+    [
+        "sd",
+        "flux",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("sdxl", "sd3", "flux2", "z-image", "qwen-image")
+        ),
+    ],
 )
 def test_parts_follow_from_the_sizes(pipelines, tmp_path, family):
     trainer, memory = estimate(pipelines(family), tmp_path, "model.lora_rank=0", "optimizer.ema_decay=0.9")

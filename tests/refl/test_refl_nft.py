@@ -51,11 +51,14 @@ def weights(trainer):
         pytest.param("sdxl", ("rollout.guidance_scale=3.0",), marks=slow),
         pytest.param("sd3", ("model.lora_rank=0",), marks=slow),
         ("flux", ()),
+        pytest.param("flux2", ("model.lora_rank=0", "rollout.guidance_scale=3.0"), marks=slow),
+        pytest.param("z-image", (), marks=slow),
         ("sd", (GRPO, "model.lora_rank=0")),
         pytest.param("sd-v", (GRPO, "strategy.noise=ddim", "strategy.eta=1"), marks=slow),
         pytest.param("sdxl", (GRPO, "rollout.guidance_scale=3.0"), marks=slow),
         pytest.param("sd3", (GRPO, "model.lora_rank=0", "strategy.noise=flow_sde"), marks=slow),
         ("flux", (GRPO, "strategy.noise=dance_sde", "strategy.window=0")),
+        pytest.param("qwen-image", (GRPO, "rollout.guidance_scale=3.0"), marks=slow),
     ],
 )
 def test_every_family_takes_a_step_with_a_reward_of_images(pipelines, tmp_path, family, more):

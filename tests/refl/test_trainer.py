@@ -57,6 +57,9 @@ def test_training_raises_a_toy_reward(pipelines, tmp_path, strategy, rank):
         pytest.param("sdxl", 0, ("model.gradient_checkpointing=true",), marks=pytest.mark.slow),
         pytest.param("sd3", 4, (), marks=pytest.mark.slow),
         pytest.param("flux", 4, ("rollout.width=32",), marks=pytest.mark.slow),
+        pytest.param("flux2", 4, (), marks=pytest.mark.slow),
+        pytest.param("z-image", 4, ("rollout.guidance_scale=3.0",), marks=pytest.mark.slow),
+        pytest.param("qwen-image", 4, (), marks=pytest.mark.slow),
     ],
 )
 def test_every_family_trains_a_step_and_loads_into_diffusers(pipelines, tmp_path, family, rank, more):
@@ -79,17 +82,21 @@ def test_every_family_trains_a_step_and_loads_into_diffusers(pipelines, tmp_path
     pipeline = DiffusionPipeline.from_pretrained(pipelines(family) if rank else folder)
     shape = objective.family.latent_shape(objective.height, objective.width)
     noise = SampleNoise(0, 0, [0, 1], VALIDATION)(shape, "cpu")
-    if family == "flux":
+    if family in ("flux", "qwen-image"):
         noise = pipeline._pack_latents(noise, *noise.shape)
+    scale = config.rollout.guidance_scale
+    guidance = {"true_cfg_scale" if family == "qwen-image" else "guidance_scale": scale}
+    if family == "z-image":  # counts from 0
+        guidance = {"guidance_scale": scale - 1}
 
     def theirs():
         pipeline.set_progress_bar_config(disable=True)
         return pipeline(
-            PROMPTS[:2],
+            prompt=PROMPTS[:2],
             height=objective.height,
             width=objective.width,
             num_inference_steps=config.rollout.steps,
-            guidance_scale=config.rollout.guidance_scale,
+            **guidance,
             latents=noise.clone(),
             output_type="np",
         ).images

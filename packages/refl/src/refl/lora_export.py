@@ -23,14 +23,24 @@ from reward_core.files.atomic_write import atomic_write
 from .config import TrainConfig
 from .families import Family
 from .families.flux import Flux
+from .families.flux2 import Flux2Klein
+from .families.qwen_image import QwenImage
 from .families.sd3 import StableDiffusion3
 from .families.sdxl import StableDiffusionXL
-from .lora_layers import FLUX, SD3, LayerTable, original_layer
+from .families.z_image import ZImage
+from .lora_layers import FLUX, FLUX2, SD3, Z_IMAGE, LayerTable, original_layer
 from .published_names import base_model, public_name
 from .trainable import ADAPTER, Trainable
 
 Pair = tuple[Tensor, Tensor]
 """(down (rank, inputs, ...), up (outputs, rank, ...)) of a layer."""
+
+TABLES: dict[type[Family], LayerTable] = {
+    StableDiffusion3: SD3,
+    Flux: FLUX,
+    Flux2Klein: FLUX2,
+    ZImage: Z_IMAGE,
+}
 
 
 def comfyui_file(out: Path) -> str:
@@ -102,7 +112,7 @@ def kohya_tensors(family: Family, layers: Mapping[str, Pair], scale: float) -> d
     """
     from diffusers.utils import convert_state_dict_to_kohya
 
-    table = SD3 if isinstance(family, StableDiffusion3) else FLUX if isinstance(family, Flux) else None
+    table = TABLES.get(type(family))
     if table is not None:
         layers = original_layers(table, family.denoiser, layers)
     peft = {}
@@ -118,7 +128,7 @@ def kohya_tensors(family: Family, layers: Mapping[str, Pair], scale: float) -> d
 
 def original_layers(table: LayerTable, denoiser: Any, layers: Mapping[str, Pair]) -> dict[str, Pair]:
     """Return the LoRA of the layers of the original code, exactly equal to that of diffusers' layers."""
-    last_block = len(denoiser.transformer_blocks) - 1
+    last_block = len(denoiser.transformer_blocks) - 1 if table is SD3 else -1
     groups: dict[str, tuple[tuple[str, ...], bool]] = {}
     for name in layers:
         original = original_layer(table, name, last_block)
@@ -194,6 +204,12 @@ def _architecture(family: Family) -> tuple[str, str]:
         return "sd3", "stable-diffusion-3"
     if isinstance(family, Flux):
         return "flux1", "flux-1-dev" if family.denoiser.config.guidance_embeds else "flux-1-schnell"
+    if isinstance(family, Flux2Klein):
+        return "flux2", "flux-2"
+    if isinstance(family, ZImage):
+        return "zimage", "z-image"
+    if isinstance(family, QwenImage):
+        return "qwen_image", "qwen-image"
     if family.denoiser.config.cross_attention_dim == 1024:
         return "sd_v2", "stable-diffusion-v2"
     return "sd_v1", "stable-diffusion-v1"

@@ -1,10 +1,11 @@
-"""Names of the layers of SD3 and FLUX.1 in their original code, as other programs know them.
+"""Names of the layers of transformers in their original code, as other programs know them.
 
-diffusers splits some layers of the original code: queries, keys and values are one layer there. UNets need no
-table: other programs know their layers by the names of diffusers.
+diffusers splits some layers of the original code: queries, keys and values are one layer there. UNets and
+Qwen-Image need no table: other programs know their layers by the names of diffusers.
 
-Sources: ``MMDiT`` of Stability AI's SD3 and ``Flux`` of Black Forest Labs; checked against the tables of
-ComfyUI (comfy/utils.py, ``mmdit_to_diffusers`` and ``flux_to_diffusers``).
+Sources: ``MMDiT`` of Stability AI's SD3 and ``Flux`` of Black Forest Labs, checked against the tables of
+ComfyUI (comfy/utils.py, ``mmdit_to_diffusers`` and ``flux_to_diffusers``); for FLUX.2 and Z-Image, diffusers'
+converters of original checkpoints (loaders/single_file_utils.py).
 """
 
 from __future__ import annotations
@@ -123,6 +124,61 @@ FLUX = LayerTable(
         "time_text_embed.guidance_embedder.linear_2": "guidance_in.out_layer",
         "norm_out.linear": "final_layer.adaLN_modulation.1",
         "proj_out": "final_layer.linear",
+    },
+)
+
+
+FLUX2 = LayerTable(
+    blocks={
+        "transformer_blocks": (
+            "double_blocks",
+            {
+                "attn.to_out.0": "img_attn.proj",
+                "ff.linear_in": "img_mlp.0",
+                "ff.linear_out": "img_mlp.2",
+                "attn.to_add_out": "txt_attn.proj",
+                "ff_context.linear_in": "txt_mlp.0",
+                "ff_context.linear_out": "txt_mlp.2",
+            },
+        ),
+        "single_transformer_blocks": (
+            "single_blocks",
+            {"attn.to_qkv_mlp_proj": "linear1", "attn.to_out": "linear2"},
+        ),
+    },
+    joined={
+        "transformer_blocks": {"img_attn.qkv": _QKV, "txt_attn.qkv": _TEXT_QKV},
+        "single_transformer_blocks": {},
+    },
+    others={
+        "x_embedder": "img_in",
+        "context_embedder": "txt_in",
+        "time_guidance_embed.timestep_embedder.linear_1": "time_in.in_layer",
+        "time_guidance_embed.timestep_embedder.linear_2": "time_in.out_layer",
+        "double_stream_modulation_img.linear": "double_stream_modulation_img.lin",
+        "double_stream_modulation_txt.linear": "double_stream_modulation_txt.lin",
+        "single_stream_modulation.linear": "single_stream_modulation.lin",
+        "norm_out.linear": "final_layer.adaLN_modulation.1",
+        "proj_out": "final_layer.linear",
+    },
+)
+
+_Z_IMAGE_BLOCK = {
+    "attention.to_out.0": "attention.out",
+    **{f"feed_forward.w{i}": f"feed_forward.w{i}" for i in (1, 2, 3)},
+    "adaLN_modulation.0": "adaLN_modulation.0",
+}
+_Z_IMAGE_QKV = {"attention.qkv": ("attention.to_q", "attention.to_k", "attention.to_v")}
+_Z_IMAGE_PARTS = ("layers", "noise_refiner", "context_refiner")
+
+Z_IMAGE = LayerTable(
+    blocks={part: (part, _Z_IMAGE_BLOCK) for part in _Z_IMAGE_PARTS},
+    joined=dict.fromkeys(_Z_IMAGE_PARTS, _Z_IMAGE_QKV),
+    others={
+        "all_x_embedder.2-1": "x_embedder",
+        "all_final_layer.2-1.linear": "final_layer.linear",
+        "all_final_layer.2-1.adaLN_modulation.1": "final_layer.adaLN_modulation.1",
+        **{name: name for name in ("cap_embedder.1", "t_embedder.mlp.0", "t_embedder.mlp.2")},
     },
 )
 

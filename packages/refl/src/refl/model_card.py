@@ -25,6 +25,9 @@ ARCHITECTURE_TAGS = {
     "StableDiffusionXLPipeline": "stable-diffusion-xl",
     "StableDiffusion3Pipeline": "sd3",
     "FluxPipeline": "flux",
+    "Flux2KleinPipeline": "flux2",
+    "QwenImagePipeline": "qwen-image",
+    "ZImagePipeline": "z-image",
 }
 
 

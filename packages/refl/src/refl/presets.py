@@ -10,6 +10,16 @@ _LORA: dict[str, Any] = {
     "run": {"batch_size": 2, "accumulation": 4, "steps": 300, "mixed_precision": "bf16"},
 }
 
+
+def _flow_lora(model: str, guidance_scale: float) -> dict[str, Any]:
+    return {
+        "model": {"id": model, "lora_rank": 16, "gradient_checkpointing": True},
+        "rollout": {"height": 512, "steps": 28, "guidance_scale": guidance_scale, "sampler": "flow"},
+        "optimizer": {"lr": 1e-4},
+        "run": {"batch_size": 1, "accumulation": 8, "steps": 300, "mixed_precision": "bf16"},
+    }
+
+
 PRESETS: dict[str, dict[str, Any]] = {
     # ReFL of the ImageReward paper: 8 processes x 2 x 4 = 64 prompts per step, gradient at one of steps
     # 30-39 of 40, no guidance.
@@ -90,12 +100,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "optimizer": {"lr": 1e-4},
         "run": {"batch_size": 1, "accumulation": 8, "steps": 300, "mixed_precision": "bf16"},
     },
-    # The scale is an input of the model, so guidance costs no second pass. 512 pixels instead of 1024 keep
-    # a step within a GPU of 80 GB.
-    "flux1-lora": {
-        "model": {"id": "black-forest-labs/FLUX.1-dev", "lora_rank": 16, "gradient_checkpointing": True},
-        "rollout": {"height": 512, "steps": 28, "guidance_scale": 3.5, "sampler": "flow"},
-        "optimizer": {"lr": 1e-4},
-        "run": {"batch_size": 1, "accumulation": 8, "steps": 300, "mixed_precision": "bf16"},
-    },
+    # 512 pixels instead of 1024 keep a step of FLUX.1 within a GPU of 80 GB. Its scale is an input of the
+    # model, so guidance costs no second pass.
+    "flux1-lora": _flow_lora("black-forest-labs/FLUX.1-dev", 3.5),
+    "flux2-klein-lora": _flow_lora("black-forest-labs/FLUX.2-klein-base-4B", 4.0),
+    "z-image-lora": _flow_lora("Tongyi-MAI/Z-Image", 5.0),
+    "qwen-image-lora": _flow_lora("Qwen/Qwen-Image", 4.0),
 }

@@ -216,6 +216,11 @@ def make_no_grad_copy(config: TrainConfig, family: Family, device: torch.device)
     rollout = config.rollout
     if not rollout.no_grad_dtype:
         return None
+    if rollout.no_grad_graphs and not family.fixed_shapes:
+        raise ConfigError(
+            f"Cannot use rollout.no_grad_graphs with {type(family).__name__}: its shapes depend on the "
+            "lengths of the prompts. Remove the setting."
+        )
     return NoGradCopy(family, rollout.no_grad_dtype, device, rollout.no_grad_compile, rollout.no_grad_graphs)
 
 

@@ -15,9 +15,12 @@ from ..errors import ModelError
 from ..hub_checks import INDEX_FILE, check_pipeline_folder, pipeline_index, unavailable_model
 from .base import Condition, Family, Guidance
 from .flux import Flux
+from .flux2 import Flux2Klein
+from .qwen_image import QwenImage
 from .sd import StableDiffusion
 from .sd3 import StableDiffusion3
 from .sdxl import StableDiffusionXL
+from .z_image import ZImage
 
 __all__ = ["Condition", "Family", "Guidance", "family_of", "load_family"]
 
@@ -26,6 +29,9 @@ FAMILIES: dict[str, type[Family]] = {
     "StableDiffusionXLPipeline": StableDiffusionXL,
     "StableDiffusion3Pipeline": StableDiffusion3,
     "FluxPipeline": Flux,
+    "Flux2KleinPipeline": Flux2Klein,
+    "QwenImagePipeline": QwenImage,
+    "ZImagePipeline": ZImage,
 }
 
 

@@ -65,12 +65,15 @@ class Family(ABC):
         lora_targets: names of the linear layers that get LoRA adapters by default.
         scale_is_input: whether the model takes the guidance scale as an input, so that guidance costs no
             second pass for a negative prompt.
+        fixed_shapes: whether the shapes of the inputs determine all shapes within the denoiser, so that
+            CUDA graphs can replay it.
     """
 
     part: ClassVar[str] = "unet"
     samplers: ClassVar[tuple[str, ...]] = ("ddim", "ddpm", "euler")
     lora_targets: ClassVar[tuple[str, ...]] = LORA_TARGETS
     scale_is_input: ClassVar[bool] = False
+    fixed_shapes: ClassVar[bool] = True
 
     def __init__(self, pipeline: Any):
         self.pipeline = pipeline
@@ -186,7 +189,11 @@ class Family(ABC):
                 negative = self.predict(latents, timestep, condition.negative, guidance.scale).float()
             clear_autocast_cache()
             positive = self.predict(latents, timestep, condition.positive, guidance.scale).float()
-        return negative + guidance.scale * (positive - negative)
+        return self.guide(negative, positive, guidance.scale)
+
+    def guide(self, negative: Tensor, positive: Tensor, scale: float) -> Tensor:
+        """Combine the outputs (B, C, h, w) for the negative and the positive prompt."""
+        return negative + scale * (positive - negative)
 
     def decode(
         self, latents: Tensor, gradient_checkpointing: bool = True, dtype: torch.dtype = torch.float32
@@ -211,9 +218,9 @@ class Family(ABC):
             dtype = torch.float32
         with autocast(latents.device, dtype):
             if gradient_checkpointing and torch.is_grad_enabled() and scaled.requires_grad:
-                decoded = checkpoint(_decode, vae, scaled, use_reentrant=False, preserve_rng_state=False)
+                decoded = checkpoint(self._vae_decode, scaled, use_reentrant=False, preserve_rng_state=False)
             else:
-                decoded = _decode(vae, scaled)
+                decoded = self._vae_decode(scaled)
         pixels = decoded.float() / 2 + 0.5
         return pixels + (pixels.clamp(0, 1) - pixels).detach()
 
@@ -229,27 +236,38 @@ class Family(ABC):
         Returns:
             Latents (B, C, h, w), float32.
         """
-        vae = self.pipeline.vae
-        encoded = vae.encode((pixels * 2 - 1).to(vae.dtype))
-        if hasattr(encoded, "latent_dist"):
-            latents = encoded.latent_dist.mean.float() + encoded.latent_dist.std.float() * noise
-        else:
-            latents = encoded.latents.float()
-        return self._scale(latents)
+        mean, std = self._vae_encode((pixels * 2 - 1).to(self.pipeline.vae.dtype))
+        return self._scale(mean.float() if std is None else mean.float() + std.float() * noise)
+
+    def _vae_encode(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Encode pixels (B, 3, H, W) in [-1, 1].
+
+        Returns:
+            Mean and standard deviation (B, C, h, w) of the latents; None instead of the deviation if the
+            autoencoder has no distribution.
+        """
+        encoded = self.pipeline.vae.encode(pixels)
+        if not hasattr(encoded, "latent_dist"):
+            return encoded.latents, None
+        return encoded.latent_dist.mean, encoded.latent_dist.std
+
+    def _vae_decode(self, latents: Tensor) -> Tensor:
+        """Decode the autoencoder's latents (B, C, h, w) to pixels (B, 3, H, W), about in [-1, 1]."""
+        return self.pipeline.vae.decode(latents, return_dict=False)[0]
 
     def _scale(self, latents: Tensor) -> Tensor:
         """Scale the autoencoder's latents for the denoiser; inverts ``_unscale``."""
         config, moments = self.pipeline.vae.config, self._moments(latents)
         if moments is not None:
             mean, std = moments
-            return (latents - mean) * config.scaling_factor / std
+            return (latents - mean) * getattr(config, "scaling_factor", 1) / std
         return (latents - (getattr(config, "shift_factor", None) or 0)) * config.scaling_factor
 
     def _unscale(self, latents: Tensor) -> Tensor:
         config, moments = self.pipeline.vae.config, self._moments(latents)
         if moments is not None:
             mean, std = moments
-            return latents * std / config.scaling_factor + mean
+            return latents * std / getattr(config, "scaling_factor", 1) + mean
         return latents / config.scaling_factor + (getattr(config, "shift_factor", None) or 0)
 
     def _moments(self, latents: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -260,10 +278,6 @@ class Family(ABC):
             return None
         mean, std = (constant(tuple(values), latents.device, latents.dtype) for values in (mean, std))
         return mean.view(1, -1, 1, 1), std.view(1, -1, 1, 1)
-
-
-def _decode(vae: Any, latents: Tensor) -> Tensor:
-    return vae.decode(latents, return_dict=False)[0]
 
 
 def batch_of(timestep: float | Tensor, latents: Tensor) -> Tensor:

@@ -7,33 +7,25 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..noise_schedule import NoiseSchedule, make_schedule
-from .base import JOINT_LORA_TARGETS, Condition, Family, Tensors, batch_of
+from .base import JOINT_LORA_TARGETS, Condition, Tensors, batch_of
+from .flow_transformer import FlowTransformer
 
 T5_TOKENS = 256  # to which diffusers pads the prompts of T5
 
 
-class StableDiffusion3(Family):
+class StableDiffusion3(FlowTransformer):
     """Pipelines of class StableDiffusion3Pipeline."""
 
-    part = "transformer"
-    samplers = ("flow",)
     lora_targets = JOINT_LORA_TARGETS
+    spaces_levels = False
 
     @property
     def size_multiple(self) -> int:
         return self.scale_factor * self.denoiser.config.patch_size
 
-    def schedule(self, steps: int, sampler: str, height: int, width: int) -> NoiseSchedule:
-        from diffusers.pipelines.flux.pipeline_flux import calculate_shift
-
-        scheduler, options = self.pipeline.scheduler, {}
-        if scheduler.config.get("use_dynamic_shifting"):  # larger images get more steps at high noise
-            _, rows, columns = self.latent_shape(height, width)
-            tokens = rows * columns // self.denoiser.config.patch_size**2
-            names = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
-            options["mu"] = calculate_shift(tokens, *(scheduler.config.get(name) for name in names))
-        return make_schedule(scheduler, steps, sampler or self.samplers[0], **options)
+    @property
+    def default_size(self) -> int:
+        return int(self.denoiser.config.sample_size) * self.scale_factor
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str], negative: str | None = None) -> Condition:
