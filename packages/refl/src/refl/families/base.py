@@ -11,11 +11,11 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ..dtypes import autocast
 from ..noise_schedule import NoiseSchedule, make_schedule
 from ..rollout import clear_autocast_cache
+from .decoding import decode_in_chunks, images_per_chunk, recompute_in_backward
 
 Tensors = dict[str, Tensor]
 DISTILLED = {"distilled", "hyper", "lcm", "lightning", "schnell", "turbo"}  # words in names of models
@@ -193,12 +193,16 @@ class Family(ABC):
     ) -> Tensor:
         """Decode clean latents to images, differentiably.
 
+        Images are decoded in chunks of at most 512 x 512 pixels in all, but at least one image, so that a
+        large batch needs no more memory for activations than a small one.
+
         Values outside [0, 1] are clamped, but the gradient ignores the clamp, so that saturated pixels can
         still change.
 
         Args:
             latents: (B, C, h, w) clean latents.
-            gradient_checkpointing: recompute the decoder's activations in the backward pass.
+            gradient_checkpointing: recompute the decoder's activations in the backward pass, at most a
+                chunk and usually a block at once.
             dtype: float32, or a half-precision dtype for autocast. A VAE whose config has force_upcast
                 overflows in float16, so it is then decoded in float32.
 
@@ -209,11 +213,11 @@ class Family(ABC):
         scaled = self._unscale(latents).to(vae.dtype)
         if dtype == torch.float16 and getattr(vae.config, "force_upcast", False):
             dtype = torch.float32
+        differentiable = torch.is_grad_enabled() and scaled.requires_grad
+        recompute = recompute_in_backward if gradient_checkpointing and differentiable else None
+        height, width = (side * self.scale_factor for side in latents.shape[-2:])
         with autocast(latents.device, dtype):
-            if gradient_checkpointing and torch.is_grad_enabled() and scaled.requires_grad:
-                decoded = checkpoint(_decode, vae, scaled, use_reentrant=False, preserve_rng_state=False)
-            else:
-                decoded = _decode(vae, scaled)
+            decoded = decode_in_chunks(vae, scaled, images_per_chunk(height, width), recompute)
         pixels = decoded.float() / 2 + 0.5
         return pixels + (pixels.clamp(0, 1) - pixels).detach()
 
@@ -260,10 +264,6 @@ class Family(ABC):
             return None
         mean, std = (constant(tuple(values), latents.device, latents.dtype) for values in (mean, std))
         return mean.view(1, -1, 1, 1), std.view(1, -1, 1, 1)
-
-
-def _decode(vae: Any, latents: Tensor) -> Tensor:
-    return vae.decode(latents, return_dict=False)[0]
 
 
 def batch_of(timestep: float | Tensor, latents: Tensor) -> Tensor:
