@@ -11,10 +11,11 @@ steps of refl's trainer with the same weights, batch size, stops and precision:
 - fast: with rollout.no_grad_dtype, decode_dtype and the reward's dtype.
 - fast-kept: the same with rollout.gradient_checkpointing=false (more memory).
 - fast-graphs: the same with rollout.no_grad_graphs.
-- lora: the defaults with LoRA adapters of rank 16.
+- lora: the defaults with LoRA adapters of rank 16, and frozen weights in half precision as in a run.
 
 Weights are random and seeded, because speed and memory do not depend on their values; prompts are encoded
-once. A JSON object is printed after each variant, with all results so far; the last line is the result.
+once. On a GPU the allocator counts the peak; on a CPU torch's profiler counts it in one more step. A JSON
+object is printed after each variant, with all results so far; the last line is the result.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ import argparse
 import gc
 import json
 import math
-import resource
 import statistics
 import time
 import traceback
@@ -33,6 +33,7 @@ from typing import Any
 
 import torch
 from diffusers import DDPMScheduler
+from memory_peak import peak_of, tensor_bytes
 from refl_workload import BETAS, PROMPT, SIZES, make_family, make_frozen, make_unet
 
 import refl
@@ -40,7 +41,7 @@ from refl.gradient_objective import GradientObjective
 from refl.optimizer import make_lr_schedule, make_optimizer
 from refl.prompts import Batches
 from refl.rewards import load_rewards
-from refl.setup import make_accelerator, make_no_grad_copy, prepare_denoiser
+from refl.setup import frozen_dtype, make_accelerator, make_no_grad_copy, prepare_denoiser
 from refl.step import TrainingStep
 from refl.strategies import StrategyConfig
 from refl.trainable import Trainable
@@ -91,8 +92,6 @@ def main() -> None:
         "dtype": args.dtype,
         "variants": {},
     }
-    if device.type == "cpu":
-        result["peak_is"] = "peak of the process so far, which never shrinks from one variant to the next"
     frozen = make_frozen(args.size, device)
     for name in args.variants:
         if time.perf_counter() - started > args.seconds:
@@ -118,7 +117,8 @@ def measure(name: str, args: argparse.Namespace, frozen: dict[str, Any], device:
     make = original_step if name == "original" else refl_step
     step = make(name, args, frozen, device)
     seconds, losses, skipped = [], [], 0
-    for number, stop in enumerate(late_steps(args.repeats + 1, SIZES[args.size]["steps"])):
+    stops = late_steps(args.repeats + 1, SIZES[args.size]["steps"])
+    for number, stop in enumerate(stops):
         synchronize(device)
         started = time.perf_counter()
         loss, taken = step(stop)
@@ -131,7 +131,7 @@ def measure(name: str, args: argparse.Namespace, frozen: dict[str, Any], device:
     return {
         "seconds_per_step": round(typical, 4),
         "samples_per_s": round(args.batch_size / typical, 4),
-        "peak_mb": round(peak_mb(device)),
+        "peak_mb": round(peak_mb(device, lambda: step(stops[-1])), 1),
         "first_loss": losses[0] if math.isfinite(losses[0]) else str(losses[0]),
         "skipped": skipped,
     }
@@ -198,7 +198,7 @@ def refl_step(name: str, args: argparse.Namespace, frozen: dict[str, Any], devic
         ],
     )
     accelerator = make_accelerator(config)
-    family = make_family(args.size, frozen, device)
+    family = make_family(args.size, frozen, device, frozen_dtype(config, device))
     rewards = load_rewards(config.rewards, device, {"reward": frozen["reward"].rewards_from_pixels})
     copy = make_no_grad_copy(config, family, device)
     trainable = Trainable(family, config.model)
@@ -242,10 +242,11 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def peak_mb(device: torch.device) -> float:
+def peak_mb(device: torch.device, step: Callable[[], Any]) -> float:
+    """Return the peak memory of tensors: of the steps so far, on a CPU of one more step."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return (tensor_bytes() + peak_of(step)) / 2**20
 
 
 if __name__ == "__main__":

@@ -3,9 +3,10 @@
     python tools/check_memory_estimate.py [--out runs/memory]
 
 Pipelines of two sizes with random weights take two steps each, with a LoRA and with all weights, with and
-without gradient checkpointing and guidance. The peak of the second step is counted by torch's profiler,
-which sees every allocation, and added to what stays: weights, optimizer, moving average. The gigabyte that
-the estimate adds for CUDA is left out. Prints a Markdown table with the error of each estimate.
+without gradient checkpointing and guidance. A third generates images that are decoded in several chunks. The
+peak of the second step is counted by torch's profiler, which sees every allocation, and added to what stays:
+weights, optimizer, moving average. The gigabyte that the estimate adds for CUDA is left out. Prints a
+Markdown table with the error of each estimate.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from __future__ import annotations
 import argparse
 import random
 import tempfile
-from itertools import accumulate
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from memory_peak import peak_of
 from torch import Tensor
 
 import refl
@@ -38,7 +39,21 @@ CASES = {
     "all weights, average": ("model.lora_rank=0", "optimizer.ema_decay=0.9"),
     "all weights, nothing recomputed": ("model.lora_rank=0", "rollout.gradient_checkpointing=false"),
 }
-SIZES = {"tiny": ((32, 64), 16), "mid": ((64, 128, 192), 32)}  # channels of the UNet, latent size
+CHUNK_CASES = {
+    "LoRA, 4 chunks": ("model.lora_rank=8",),
+    "LoRA, 2 chunks": ("model.lora_rank=8", "run.batch_size=2"),
+    "all weights, 2 chunks": ("model.lora_rank=0", "run.batch_size=2"),
+    "all weights, 2 chunks, nothing recomputed": (
+        "model.lora_rank=0",
+        "run.batch_size=2",
+        "rollout.gradient_checkpointing=false",
+    ),
+}
+SIZES = {  # channels of the UNet, latent size, channels of the VAE, cases
+    "tiny": ((32, 64), 16, (32, 64), CASES),
+    "mid": ((64, 128, 192), 32, (32, 64), CASES),
+    "large images": ((32, 64), 48, (32, 32, 64, 64), CHUNK_CASES),  # 384 pixels: each image is a chunk
+}
 
 
 def main() -> None:
@@ -48,11 +63,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary, bar() as progress:
         out = args.out or Path(temporary)
         lines = ["| size | run | measured MB | estimate MB | error |", "|---|---|---|---|---|"]
-        task = progress.add_task("steps", total=len(SIZES) * len(CASES))
+        task = progress.add_task("steps", total=sum(len(cases) for *_, cases in SIZES.values()))
         worst = 0.0
-        for size in SIZES:
+        for size, (*_, cases) in SIZES.items():
             pipeline = make_pipeline(size, out / size)
-            for number, (case, settings) in enumerate(CASES.items()):
+            for number, (case, settings) in enumerate(cases.items()):
                 measured, estimated = compare(pipeline, out / f"{size}-{number}", settings)
                 error = estimated / measured - 1
                 worst = max(worst, abs(error))
@@ -65,7 +80,7 @@ def main() -> None:
 
 def make_pipeline(size: str, folder: Path) -> Path:
     """Save a pipeline of Stable Diffusion's structure with random weights; return its folder."""
-    channels, latent = SIZES[size]
+    channels, latent, vae_channels, _ = SIZES[size]
     torch.manual_seed(0)
     bundled = StableDiffusionPipeline.from_pretrained(PIPELINE)
     unet = UNet2DConditionModel(
@@ -78,11 +93,11 @@ def make_pipeline(size: str, folder: Path) -> Path:
         attention_head_dim=8,
     )
     vae = AutoencoderKL(
-        block_out_channels=(32, 64),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=vae_channels,
+        down_block_types=("DownEncoderBlock2D",) * len(vae_channels),
+        up_block_types=("UpDecoderBlock2D",) * len(vae_channels),
         latent_channels=4,
-        sample_size=2 * latent,
+        sample_size=latent * 2 ** (len(vae_channels) - 1),
     )
     parts = {**bundled.components, "unet": unet, "vae": vae}
     StableDiffusionPipeline(**parts, requires_safety_checker=False).save_pretrained(folder)
@@ -109,15 +124,6 @@ def compare(pipeline: Path, out: Path, settings: tuple[str, ...]) -> tuple[float
 def brightness(pixels: Tensor, prompts: list[str]) -> Tensor:
     """Return the mean brightness (N,) of images (N, 3, H, W)."""
     return pixels.mean((1, 2, 3))
-
-
-def peak_of(call) -> int:
-    """Return the largest number of bytes that a call holds at once, by torch's profiler."""
-    with torch.profiler.profile(profile_memory=True) as profile:
-        call()
-    events = profile.profiler.kineto_results.events()
-    sizes = [event.nbytes() for event in events if event.name() == "[memory]"]
-    return max(accumulate(sizes), default=0)
 
 
 if __name__ == "__main__":

@@ -90,18 +90,20 @@ def make_frozen(size: str, device: torch.device) -> dict[str, Any]:
     }
 
 
-def make_family(size: str, frozen: dict[str, Any], device: torch.device) -> FixedText:
-    """Return refl's family of a pipeline with a new UNet and the frozen parts."""
+def make_family(
+    size: str, frozen: dict[str, Any], device: torch.device, dtype: torch.dtype = torch.float32
+) -> FixedText:
+    """Return refl's family of a pipeline with a new UNet in a dtype and the frozen parts."""
     pipeline = StableDiffusionPipeline(
         vae=frozen["vae"],
         text_encoder=None,
         tokenizer=None,
-        unet=make_unet(size, device),
+        unet=make_unet(size, device).to(dtype),
         scheduler=DDPMScheduler(num_train_timesteps=1000, **BETAS),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
     )
     family = FixedText(pipeline)
-    family.text = frozen["text"]
+    family.text = frozen["text"].to(dtype)
     return family

@@ -420,3 +420,19 @@ def test_every_schedule_warms_up(pipelines, tmp_path, schedule):
     more = ("optimizer.warmup_steps=4", f"optimizer.schedule={schedule}", "optimizer.lr=0.01")
     _, rows = train(pipelines("sd"), tmp_path, "validation.prompts=0", *more, steps=4)
     assert [row["lr"] for row in rows] == pytest.approx([0.0025, 0.005, 0.0075, 0.01])
+
+
+@pytest.mark.parametrize(
+    ("family", "more", "message"),
+    [
+        (
+            "z-image",
+            ("rollout.no_grad_graphs=true", "rollout.no_grad_dtype=bf16"),
+            "no_grad_graphs with ZImage",
+        ),
+        ("qwen-image", ("model.vae_tiling=true",), "vae_tiling with Qwen-Image"),
+    ],
+)
+def test_settings_that_a_family_does_not_support_are_refused(pipelines, tmp_path, family, more, message):
+    with pytest.raises(ConfigError, match=message):
+        refl.Trainer(pipelines(family), PROMPTS, settings(tmp_path, *more), {"red": redness})

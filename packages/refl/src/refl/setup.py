@@ -155,7 +155,7 @@ def make_family(config: TrainConfig, accelerator: Accelerator) -> Family:
     family = load_family(model.id, revision=model.revision, variant=model.variant, dtype=dtype)
     check_schedules(config, family)
     if model.vae_tiling:
-        family.pipeline.vae.enable_tiling()
+        family.enable_tiling()
     if model.channels_last:
         family.denoiser.to(memory_format=torch.channels_last)
     return family

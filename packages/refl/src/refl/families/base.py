@@ -11,11 +11,11 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ..dtypes import autocast
 from ..noise_schedule import NoiseSchedule, make_schedule
 from ..rollout import clear_autocast_cache
+from .decoding import Recompute, decode_in_chunks, images_per_chunk, recompute_in_backward
 
 Tensors = dict[str, Tensor]
 DISTILLED = {"distilled", "hyper", "lcm", "lightning", "schnell", "turbo"}  # words in names of models
@@ -112,6 +112,13 @@ class Family(ABC):
         """The device of the denoiser."""
         return next(self.denoiser.parameters()).device
 
+    def enable_tiling(self) -> None:
+        """Decode images in tiles."""
+        self.pipeline.vae.enable_tiling()
+
+    def clear_caches(self) -> None:  # noqa: B027 - most denoisers keep none
+        """Drop tensors of one device that the denoiser keeps from one call to the next."""
+
     @property
     def scale_factor(self) -> int:
         """Image pixels per latent along one side."""
@@ -200,12 +207,16 @@ class Family(ABC):
     ) -> Tensor:
         """Decode clean latents to images, differentiably.
 
+        Images are decoded in chunks of at most 512 x 512 pixels in all, but at least one image, so that a
+        large batch needs no more memory for activations than a small one.
+
         Values outside [0, 1] are clamped, but the gradient ignores the clamp, so that saturated pixels can
         still change.
 
         Args:
             latents: (B, C, h, w) clean latents.
-            gradient_checkpointing: recompute the decoder's activations in the backward pass.
+            gradient_checkpointing: recompute the decoder's activations in the backward pass, at most a
+                chunk and usually a block at once.
             dtype: float32, or a half-precision dtype for autocast. A VAE whose config has force_upcast
                 overflows in float16, so it is then decoded in float32.
 
@@ -216,13 +227,26 @@ class Family(ABC):
         scaled = self._unscale(latents).to(vae.dtype)
         if dtype == torch.float16 and getattr(vae.config, "force_upcast", False):
             dtype = torch.float32
+        differentiable = torch.is_grad_enabled() and scaled.requires_grad
+        recompute = recompute_in_backward if gradient_checkpointing and differentiable else None
         with autocast(latents.device, dtype):
-            if gradient_checkpointing and torch.is_grad_enabled() and scaled.requires_grad:
-                decoded = checkpoint(self._vae_decode, scaled, use_reentrant=False, preserve_rng_state=False)
-            else:
-                decoded = self._vae_decode(scaled)
+            decoded = self.run_decoder(scaled, recompute)
         pixels = decoded.float() / 2 + 0.5
         return pixels + (pixels.clamp(0, 1) - pixels).detach()
+
+    def run_decoder(self, latents: Tensor, recompute: Recompute | None = None) -> Tensor:
+        """Decode the autoencoder's latents, a chunk of at most 512 x 512 pixels after the other.
+
+        Args:
+            latents: (B, C, h, w) latents of the autoencoder, not scaled for the denoiser.
+            recompute: see ``decode_in_chunks``.
+
+        Returns:
+            Images (B, 3, H, W), about in [-1, 1].
+        """
+        height, width = (side * self.scale_factor for side in latents.shape[-2:])
+        chunk, decoder = images_per_chunk(height, width), self.pipeline.vae.decoder
+        return decode_in_chunks(self._vae_decode, decoder, latents, chunk, recompute)
 
     @torch.no_grad()
     def encode_pixels(self, pixels: Tensor, noise: Tensor) -> Tensor:

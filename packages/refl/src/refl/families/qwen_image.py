@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..errors import ConfigError
 from .base import JOINT_LORA_TARGETS, Condition, Tensors, batch_of
 from .flow_transformer import FlowTransformer, pack, unpack
 
@@ -18,6 +19,9 @@ class QwenImage(FlowTransformer):
     """Pipelines of class QwenImagePipeline. Its guidance keeps the norm of the positive prompt's output."""
 
     lora_targets = JOINT_LORA_TARGETS
+
+    def enable_tiling(self) -> None:
+        raise ConfigError("Cannot use model.vae_tiling with Qwen-Image: not supported. Remove the setting.")
 
     @property
     def scale_factor(self) -> int:
@@ -68,11 +72,9 @@ class QwenImage(FlowTransformer):
         return mean.squeeze(2), None if std is None else std.squeeze(2)
 
     def _vae_decode(self, latents: Tensor) -> Tensor:
-        vae, frame = self.pipeline.vae, latents.unsqueeze(2)
-        if vae.use_tiling:
-            return super()._vae_decode(frame).squeeze(2)
-        # vae.decode clamps, so that saturated pixels would get no gradient.
-        return vae.decoder(vae.post_quant_conv(frame)).squeeze(2)
+        # vae.decode clamps, so that saturated pixels would get no gradient, and keeps frames.
+        vae = self.pipeline.vae
+        return vae.decoder(vae.post_quant_conv(latents.unsqueeze(2))).squeeze(2)
 
 
 def _padded(encoded: Tensors, length: int) -> Tensors:

@@ -28,6 +28,9 @@ class ZImage(FlowTransformer):
     def default_size(self) -> int:
         return 1024
 
+    def clear_caches(self) -> None:
+        self.denoiser.rope_embedder.freqs_cis = None
+
     @torch.no_grad()
     def encode(self, prompts: Sequence[str], negative: str | None = None) -> Condition:
         guided = negative is not None
