@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from torch import nn
 
 import reward_core
 from refl.families import Condition
@@ -64,11 +65,13 @@ class FixedText(StableDiffusion):
         return Condition({"text": text}, {"text": text} if negative is not None else None)
 
 
-def make_unet(size: str, device: torch.device) -> UNet2DConditionModel:
+def make_unet(size: str, device: torch.device, dtype: torch.dtype = torch.float32) -> UNet2DConditionModel:
     """Return the UNet; every call gives the same weights."""
     torch.manual_seed(0)
     with device:  # random weights of a full UNet take long on a CPU
-        return UNet2DConditionModel(**SIZES[size]["unet"])
+        unet = UNet2DConditionModel(**SIZES[size]["unet"])
+    # diffusers' own to() warns that it may keep modules in float32; this model has none.
+    return nn.Module.to(unet, dtype)
 
 
 def make_frozen(size: str, device: torch.device) -> dict[str, Any]:
@@ -98,7 +101,7 @@ def make_family(
         vae=frozen["vae"],
         text_encoder=None,
         tokenizer=None,
-        unet=make_unet(size, device).to(dtype),
+        unet=make_unet(size, device, dtype),
         scheduler=DDPMScheduler(num_train_timesteps=1000, **BETAS),
         safety_checker=None,
         feature_extractor=None,
