@@ -12,6 +12,7 @@ steps of refl's trainer with the same weights, batch size, stops and precision:
 - fast-kept: the same with rollout.gradient_checkpointing=false (more memory).
 - fast-graphs: the same with rollout.no_grad_graphs.
 - lora: the defaults with LoRA adapters of rank 16, and frozen weights in half precision as in a run.
+- lora-trained: the same with rollout.no_grad_dtype=no, so that the trained denoiser computes all steps.
 
 Weights are random and seeded, because speed and memory do not depend on their values; prompts are encoded
 once. On a GPU the allocator counts the peak; on a CPU torch's profiler counts it in one more step. A JSON
@@ -65,6 +66,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
         "rollout.gradient_checkpointing=false",
     ),
     "lora": ("model.lora_rank=16",),
+    "lora-trained": ("model.lora_rank=16", "rollout.no_grad_dtype=no"),
 }
 
 

@@ -59,9 +59,11 @@ class RolloutConfig:
         gradient_checkpointing: recompute the activations of gradient steps and of the decoder in the
             backward pass (much less memory, slower).
         no_grad_dtype: bf16 or fp16: compute the steps without gradient with a copy of the denoiser in this
-            dtype, with LoRA merged into it, refreshed before each optimizer step; auto: bf16 if the GPU
-            supports it, else fp16. Empty: compute them with the trained denoiser. Needs memory for the
-            copy. Gradient steps and validation do not use it.
+            dtype, refreshed before each optimizer step; auto: bf16 if the GPU supports it, else fp16; no or
+            empty: compute them with the trained denoiser. None: for LoRA, the dtype of
+            ``run.mixed_precision``, unless ``model.compile`` is set; else no copy. The copy shares frozen
+            weights that have its dtype, and stores the convolutions of a UNet as channels-last. Gradient
+            steps and validation do not use it.
         no_grad_compile: run that copy through torch.compile (slow first step, faster afterwards).
         no_grad_graphs: record that copy as CUDA graphs, so that a step is one launch (a GPU only; not yet
             measured).
@@ -78,7 +80,7 @@ class RolloutConfig:
     negative_prompt: str = ""
     negative_gradient: bool = True
     gradient_checkpointing: bool = True
-    no_grad_dtype: str = ""
+    no_grad_dtype: str | None = None
     no_grad_compile: bool = False
     no_grad_graphs: bool = False
     decode_dtype: str = ""
@@ -289,7 +291,9 @@ class TrainConfig:
         return _plain(dataclasses.asdict(self))
 
     def check(self) -> TrainConfig:
-        """Return the settings with the strategy's defaults for phi and the scale of the rewards.
+        """Return the settings with the defaults that depend on other settings.
+
+        These are phi and scale of the rewards, and the dtype of the copy for steps without gradient.
 
         Raises:
             ConfigError: a setting is invalid.
@@ -321,9 +325,10 @@ class TrainConfig:
         ):
             if not value >= minimum:
                 raise ConfigError(f"Cannot use {path}={value}: it must be at least {minimum}.")
+        no_grad_dtype = self._no_grad_dtype()
         for path, choice, allowed in (
             ("run.mixed_precision", self.run.mixed_precision, ("no", "bf16", "fp16")),
-            ("rollout.no_grad_dtype", self.rollout.no_grad_dtype, ("", "auto", *HALF_DTYPES)),
+            ("rollout.no_grad_dtype", no_grad_dtype or "no", ("no", "auto", *HALF_DTYPES)),
             ("rollout.decode_dtype", self.rollout.decode_dtype, ("", *HALF_DTYPES)),
             ("loss.distance", self.loss.distance, ("x0", "epsilon", "v")),
             ("loss.ensemble", self.loss.ensemble, ENSEMBLES),
@@ -336,7 +341,7 @@ class TrainConfig:
                 choices = ", ".join(name or '""' for name in allowed)
                 raise ConfigError(f"Cannot use {path}={choice!r}: it must be one of {choices}.")
         for name in ("no_grad_compile", "no_grad_graphs"):
-            if getattr(self.rollout, name) and not self.rollout.no_grad_dtype:
+            if getattr(self.rollout, name) and not no_grad_dtype:
                 raise ConfigError(
                     f"Cannot use rollout.{name}: it has no effect without a copy. Set rollout.no_grad_dtype."
                 )
@@ -374,7 +379,16 @@ class TrainConfig:
         if self.loss.reward_scale is not None:
             scale = self.loss.reward_scale
         loss = dataclasses.replace(self.loss, reward_scale=scale)
-        return dataclasses.replace(self, rewards=rewards, loss=loss)
+        rollout = dataclasses.replace(self.rollout, no_grad_dtype=no_grad_dtype)
+        return dataclasses.replace(self, rewards=rewards, loss=loss, rollout=rollout)
+
+    def _no_grad_dtype(self) -> str:
+        """Return the dtype of the copy for steps without gradient; empty: no copy."""
+        chosen, precision = self.rollout.no_grad_dtype, self.run.mixed_precision
+        if chosen is not None:
+            return "" if chosen == "no" else chosen  # YAML reads no and off as false
+        is_half_lora = self.model.lora_rank > 0 and precision in HALF_DTYPES
+        return precision if is_half_lora and not self.model.compile else ""
 
 
 SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine")

@@ -66,7 +66,7 @@ def estimate_memory(objective: Objective, plan: RolloutPlan) -> Memory:
     parts = {
         "weights": _size(m for m in family.pipeline.components.values() if isinstance(m, nn.Module)),
         "rewards": _size(_modules_of_rewards(objective)),
-        "copy for steps without gradient": 0.0 if copy is None else _size([copy.module]),
+        "copy for steps without gradient": 0.0 if copy is None else float(copy.nbytes),
         "reference": _size([family.denoiser]) if full_reference else 0.0,
         "old weights": trained if config.strategy.keeps_old_weights else 0.0,
         "gradients": trained,
