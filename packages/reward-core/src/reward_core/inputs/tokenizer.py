@@ -167,12 +167,10 @@ def padded(ids: Sequence[Sequence[int]], length: int | None = None) -> tuple[Ten
         ids: token ids of each prompt.
         length: L; None for the longest sequence.
     """
-    token_ids = torch.zeros(len(ids), length or max(map(len, ids)), dtype=torch.int64)
-    mask = torch.zeros_like(token_ids)
-    for row, sequence in enumerate(ids):
-        token_ids[row, : len(sequence)] = torch.tensor(sequence)
-        mask[row, : len(sequence)] = 1
-    return token_ids, mask
+    width = length or max(map(len, ids))
+    rows = [[*sequence, *[0] * (width - len(sequence))] for sequence in ids]
+    lengths = torch.tensor([len(sequence) for sequence in ids])
+    return torch.tensor(rows, dtype=torch.int64), (torch.arange(width) < lengths[:, None]).long()
 
 
 def check_prompts(prompts: Sequence[str]) -> None:

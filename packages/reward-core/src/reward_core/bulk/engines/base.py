@@ -44,6 +44,10 @@ class Work:
         if isinstance(first, Judge) and not more:
             questions, scored_rows = self.settings.batch_size, self.scored_rows
             return RowScorer(name, first, self.source, self.shards, self.batch_size, questions, scored_rows)
+        return self.shard_scorer(group, threads)
+
+    def shard_scorer(self, group: ScorerGroup, threads: int | None = None) -> ShardScorer:
+        """Return a scorer for loaded scoring models."""
         threads = self.settings.threads or threads
         return ShardScorer(
             group,
