@@ -69,7 +69,10 @@ class Stage:
             file.write(json.dumps({"part": part, "found": found}) + "\n")
         print(part, json.dumps(found), flush=True)
         if self.on_gpu:
-            torch.cuda.empty_cache()
+            try:
+                torch.cuda.empty_cache()
+            except RuntimeError:  # a failed measurement may leave the allocator in any state
+                traceback.print_exc()
 
     def synchronize(self) -> None:
         if self.on_gpu:
