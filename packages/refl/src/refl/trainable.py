@@ -132,7 +132,11 @@ class Trainable:
     def update_ema(self) -> None:
         """Update the moving average, if there is one."""
         if self.ema is not None:
-            self.ema.to(self.parameters[0].device)
+            device = self.parameters[0].device
+            self.ema.to(device)
+            # A few launches instead of three per parameter. It needs memory for one more copy of the
+            # parameters, which is little only for LoRA.
+            self.ema.foreach = self.is_lora and device.type == "cuda"
             self.ema.step(self.parameters)
 
     def tensors(self) -> dict[str, Tensor]:
