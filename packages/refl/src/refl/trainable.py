@@ -108,6 +108,21 @@ class Trainable:
             for parameter, data in zip(self.parameters, trained):
                 parameter.data = data
 
+    @contextmanager
+    def inputs_uncast(self) -> Iterator[None]:
+        """Let LoRA layers not cast their inputs in the context, for passes under autocast, which casts them.
+
+        peft casts inputs to the float32 of the factors. Autocast casts these back, so nothing is gained, and
+        autograd keeps a copy for every layer.
+        """
+        if not self.is_lora:
+            yield
+            return
+        from peft.helpers import disable_input_dtype_casting
+
+        with disable_input_dtype_casting(self.family.denoiser):
+            yield
+
     @torch.no_grad()
     def update_old(self, kept: float) -> None:
         """Move the old weights, if any, toward the trained ones; they keep a share ``kept`` of themselves."""
