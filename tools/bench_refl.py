@@ -39,6 +39,7 @@ from refl_workload import BETAS, PROMPT, SIZES, make_family, make_frozen, make_u
 
 import refl
 from refl.gradient_objective import GradientObjective
+from refl.no_grad_copy import NoGradCopy
 from refl.optimizer import make_lr_schedule, make_optimizer
 from refl.prompts import Batches
 from refl.rewards import load_rewards
@@ -76,9 +77,9 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5, help="measured steps of each variant")
     parser.add_argument("--dtype", choices=["bf16", "fp16"], default="bf16")
-    parser.add_argument(
-        "--variants", nargs="+", choices=["original", *VARIANTS], default=["original", *VARIANTS]
-    )
+    # CUDA graphs come early, because the time may end before the last variants.
+    order = ["original", "fast-graphs", *(name for name in VARIANTS if name != "fast-graphs")]
+    parser.add_argument("--variants", nargs="+", choices=order, default=order)
     parser.add_argument(
         "--seconds", type=float, default=80, help="start no further variant after this many seconds"
     )
@@ -107,7 +108,10 @@ def main() -> None:
         result["variants"][name] = values
         gc.collect()
         if device.type == "cuda":
-            torch.cuda.empty_cache()
+            try:
+                torch.cuda.empty_cache()
+            except RuntimeError as error:  # a failed variant may leave the allocator in any state
+                result["empty_cache"] = f"{type(error).__name__}: {error}"[:300]
         print(json.dumps(with_ratios(result)), flush=True)
     print(json.dumps(with_ratios(result) | {"seconds": round(time.perf_counter() - started, 1)}))
 
@@ -214,9 +218,20 @@ def refl_step(name: str, args: argparse.Namespace, frozen: dict[str, Any], devic
         objective.config = replace(config, strategy=StrategyConfig("refl", first=stop, last=stop))
         with tf32(config.run.tf32):
             metrics = take_step(stop)
+        if device.type == "cuda" and config.rollout.no_grad_graphs:
+            assert copy is not None
+            check_recorded(copy)
         return metrics.loss, metrics.finite
 
     return step
+
+
+def check_recorded(copy: NoGradCopy) -> None:
+    """Raise RuntimeError if the copy should run as CUDA graphs and a shape is not recorded."""
+    shapes = [shape for function in copy.recorded.values() for shape in function.shapes.values()]
+    if not shapes or any(shape.run is None for shape in shapes):
+        reasons = [function.failed for function in copy.recorded.values()]
+        raise RuntimeError(f"Cannot measure CUDA graphs: a shape was not recorded ({reasons}).")
 
 
 def with_ratios(result: dict[str, Any]) -> dict[str, Any]:

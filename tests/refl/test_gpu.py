@@ -56,12 +56,59 @@ def test_a_reward_model_trains_a_pipeline(pipelines, tmp_path, precision):
     assert all(math.isfinite(row["loss"]) and math.isfinite(row["reward/tiny"]) for row in rows)
 
 
-def test_recorded_steps_equal_launched_ones(pipelines, tmp_path):
-    """The graph replays after two steps, and follows the weights."""
+def recorded_trainer(model, folder, *more):
     options = ("run.mixed_precision=bf16", "model.lora_rank=4", "rollout.no_grad_dtype=bf16")
+    config = settings(folder, *options, "rollout.no_grad_graphs=true", *more)
+    return refl.Trainer(model, PROMPTS, config, {"red": redness})
+
+
+def check_recorded(copy):
+    assert copy.recorded
+    for function in copy.recorded.values():
+        assert function.shapes
+        assert all(shape.run is not None for shape in function.shapes.values()), function.failed
+
+
+@pytest.mark.filterwarnings("error::reward_core.errors.CompilationWarning")
+@pytest.mark.parametrize("scale", [1.0, 3.0], ids=["plain", "guidance"])
+def test_recorded_steps_equal_launched_ones(pipelines, tmp_path, scale):
+    """The graph replays after two steps, and follows the weights."""
+    more = (f"rollout.guidance_scale={scale}",)
     rewards = []
-    for more in ((), ("rollout.no_grad_graphs=true",)):
-        config = settings(tmp_path / str(len(more)), *options, *more)
-        trainer = refl.Trainer(pipelines("sd"), PROMPTS, config, {"red": redness})
+    for graphs in ("rollout.no_grad_graphs=false", "rollout.no_grad_graphs=true"):
+        trainer = recorded_trainer(pipelines("sd"), tmp_path / graphs, *more, graphs)
         rewards.append([trainer.step(number).rewards["red"].mean for number in range(6)])
     assert rewards[0] == pytest.approx(rewards[1], abs=0.01)
+    check_recorded(trainer.objective.no_grad_copy)
+
+
+@pytest.mark.filterwarnings("error::reward_core.errors.CompilationWarning")
+@pytest.mark.parametrize(
+    ("family", "scale"), [("sd", 1.0), ("sd", 3.0), ("sdxl", 3.0), ("sd3", 3.0), ("flux", 1.0)]
+)
+def test_a_graph_follows_a_large_change_of_the_weights(pipelines, tmp_path, family, scale):
+    trainer = recorded_trainer(pipelines(family), tmp_path, f"rollout.guidance_scale={scale}")
+    copy, family = trainer.objective.no_grad_copy, trainer.family
+    condition = family.encode(PROMPTS[:3], "" if scale != 1 else None)
+    latents = torch.randn(3, *family.latent_shape(16, 16), device=trainer.accelerator.device)
+
+    def outputs(timestep):
+        copy.refresh()
+        recorded = [copy.denoise(latents, timestep, condition, trainer.objective.guidance) for _ in range(4)]
+        copy.graphs = False
+        launched = copy.denoise(latents, timestep, condition, trainer.objective.guidance)
+        copy.graphs = True
+        return recorded, launched
+
+    with torch.no_grad():
+        before, launched_before = outputs(500.0)
+        check_recorded(copy)
+        for parameter in trainer.trainable.parameters:
+            parameter.add_(torch.randn_like(parameter), alpha=0.3)
+        after, launched_after = outputs(250.0)
+    check_recorded(copy)
+    # A graph that kept the weights of before would be seen.
+    assert (launched_after - launched_before).abs().max() > 0.1 * launched_before.std()
+    for recorded, launched in ((before, launched_before), (after, launched_after)):
+        for output in recorded:
+            assert (output - launched).abs().max() < 0.05 * launched.std()

@@ -69,6 +69,20 @@ def test_gradients_in_bf16_match_float32(pipelines, tmp_path, rank, guidance, gr
 
 
 @pytest.mark.slow
+def test_lora_layers_do_not_cast_inputs_in_training(pipelines, tmp_path):
+    trainer = trainer_of(pipelines, tmp_path, "bf16", "model.lora_rank=4")
+    seen = set()
+    for layer in trainer.family.denoiser.modules():
+        if hasattr(layer, "lora_A"):
+            layer.lora_A["default"].register_forward_pre_hook(lambda _, inputs: seen.add(inputs[0].dtype))
+    assert trainer.step(0).finite
+    assert torch.bfloat16 in seen  # outputs of attention
+    seen.clear()
+    trainer.objective.generate(PROMPTS[:2], [0, 1])
+    assert seen == {torch.float32}  # other passes may run without autocast
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "more",
     [

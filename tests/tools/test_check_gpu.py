@@ -33,6 +33,19 @@ def test_facts_are_written_and_summarized(tmp_path):
     assert (tmp_path / "found" / "log.txt").stat().st_size > 0
 
 
+@pytest.mark.slow
+def test_every_measurement_of_scoring_succeeds(tmp_path):
+    done = check("--only", "fast,bulk", "--budget", 100, "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert [row["code"] for row in rows if "stage" in row] == [0, 0]
+    parts = {row["part"]: row["found"] for row in rows if "part" in row}
+    assert [part for part, found in parts.items() if "error" in found] == []
+    assert parts["fast, eager"]["images_per_s"] > 0
+    assert parts["two other threads"]["wrong"] == 0
+    assert parts["two other threads"]["difference between threads' images, over std"] > 0.1
+
+
 def test_without_time_left_stages_are_skipped(tmp_path):
     done = check("--only", "facts,bulk", "--budget", 1, "--out", tmp_path)
     assert done.returncode == 0, done.stderr
@@ -60,3 +73,23 @@ def test_a_broken_library_is_reported(tmp_path, monkeypatch):
     assert library_state("half_a_library", load=True) == broken
     assert library_state("no-such-library", load=True) == "not installed"
     assert library_state("Pillow", load=True)[0].isdigit()
+
+
+def test_a_stage_that_fails_keeps_the_results_it_printed(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(TOOL.parent)
+    from check_gpu import Checker, Stage
+
+    code = """
+print('{"variants": {"a": 1}}')
+print('{"variants": {"a": 1, "b": 2}}')
+print('a warning')
+print('{"variants": {"a": 1, "b"', end='')
+raise SystemExit(3)
+"""
+    checker = Checker("cpu", tmp_path, tmp_path, budget=60)
+    checker.run(Stage("results", 60, ["-c", code]))
+    checker.run(Stage("words", 60, ["-c", "print('no results')"]))
+    rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert [row["code"] for row in rows] == [3, 0]
+    assert rows[0]["result"] == {"variants": {"a": 1, "b": 2}}
+    assert rows[1]["last"] == "no results"

@@ -1,13 +1,19 @@
-"""From JPEG files to scores: a bulk run beside score_pairs from files and from tensors."""
+"""From JPEG files to scores: a bulk run beside score_pairs from files and from tensors.
+
+Rates from files are those of the additional files of a longer run beside a shorter one, which leaves out what
+a run starts with: processes that decode, and the first batches.
+"""
 
 from __future__ import annotations
 
 import csv
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import torch
 from PIL import Image
@@ -22,53 +28,90 @@ from .measure import Stage
 from .models import saved_model, steps_of
 
 PROMPT = "a red house by the ocean"
-SIDE = 512
+SIZES = {
+    "512 px": [(512, 512)],
+    "mixed sizes": [(512, 512), (640, 480), (768, 768), (768, 1024), (1024, 1024), (1600, 1200)],
+}
 
 
 def main() -> None:
     stage = Stage.from_command_line()
-    folder = Path(tempfile.mkdtemp(dir=stage.work))
+    files: dict[str, list[str]] = {}
     with stage.finding("files") as found:
-        files = write_files(folder, 8192 if stage.full else 16, 16 if stage.full else 4)
-        found["count"] = len(files)
+        for sizes, count in (("512 px", 8192), ("mixed sizes", 2048)):
+            folder = Path(tempfile.mkdtemp(dir=stage.work))
+            files[sizes] = write_files(folder, SIZES[sizes], count if stage.full else 16)
+            found[sizes] = len(files[sizes])
     name = saved_model(stage)
     measure_model(stage, name, files)
-    for used in ("processes", "threads"):
-        with stage.finding(f"bulk run, fast, {used}") as found:
+    for sizes, used in (("512 px", "processes"), ("512 px", "threads"), ("mixed sizes", "processes")):
+        with stage.finding(f"bulk run, fast, {sizes}, {used}") as found:
             settings = BulkSettings(model=name, devices=(str(stage.device),), precision="fast", decoders=used)
-            run = score_to_file(Manifest(folder / "rows.csv"), folder / f"{used}.csv", settings)
-            found |= {"rows_per_s": round(run.rows_per_second, 1), "seconds": round(run.seconds, 1)}
-            found |= {"scored": run.scored, "failed": run.failed}
+            found["rows_per_s"] = rate(partial(bulk_seconds, settings, found), files[sizes])
 
 
-def measure_model(stage: Stage, name: str, files: list[str]) -> None:
+def rate(seconds: Callable[[list[str]], float], files: list[str]) -> float | None:
+    """Return files a second, or None if a quarter of the files took as long as all of them.
+
+    Args:
+        seconds: function that scores files and returns how long it took.
+        files: the files.
+    """
+    few = files[: len(files) // 4]
+    took = seconds(few)
+    more = seconds(files) - took
+    return round((len(files) - len(few)) / more, 1) if more > 0 else None
+
+
+def bulk_seconds(settings: BulkSettings, found: dict[str, Any], files: list[str]) -> float:
+    """Return the seconds of a bulk run without its start-up; store its result."""
+    with tempfile.TemporaryDirectory(dir=Path(files[0]).parent) as folder:
+        manifest = Path(folder) / "rows.csv"
+        with manifest.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([("prompt", "image"), *((PROMPT, name) for name in files)])
+        run = score_to_file(Manifest(manifest), Path(folder) / "scores.csv", settings)
+    found |= {"seconds": round(run.seconds, 1), "scored": run.scored, "failed": run.failed}
+    return run.scored / run.rows_per_second
+
+
+def measure_model(stage: Stage, name: str, files: dict[str, list[str]]) -> None:
     """Measure loading, single scores and score_pairs of a model."""
+    same_size = files["512 px"]
     with stage.finding("load") as found:
         started = perf_counter()
         model = RM.load(name, device=str(stage.device), precision="fast")
         found["load_s"] = round(perf_counter() - started, 2)
-        found["first_score_s"] = round(stage.seconds(lambda: model.score(PROMPT, files[0])), 3)
-        found["one_score_ms"] = round(1e3 * stage.median_seconds(lambda: model.score(PROMPT, files[0])), 2)
-    prompts = [PROMPT] * len(files)
+        found["first_score_s"] = round(stage.seconds(lambda: model.score(PROMPT, same_size[0])), 3)
+        took = stage.median_seconds(lambda: model.score(PROMPT, same_size[0]))
+        found["one_score_ms"] = round(1e3 * took, 2)
+    batch_sizes = (stage.batch, 256) if stage.full else (stage.batch,)
     with stage.finding("score_pairs, images/s") as found:
-        batch = [model.transform.prepare(Image.open(file)) for file in files[: stage.batch]]
-        levels = torch.stack(batch).to(stage.device).repeat(len(files) // stage.batch, 1, 1, 1)
-        tokens = model.tokenizer(prompts[: stage.batch])
-        if stage.on_gpu:
-            model.warm_up(stage.batch)
+        if stage.on_gpu:  # records graphs
+            for size in batch_sizes:
+                model.warm_up(size)
+        batch = [model.transform.prepare(Image.open(file)) for file in same_size[: stage.batch]]
+        levels = torch.stack(batch).to(stage.device).repeat(len(same_size) // stage.batch, 1, 1, 1)
+        tokens = model.tokenizer([PROMPT] * stage.batch)
         for _ in range(2):  # the first is the warm-up
             took = stage.seconds(lambda: score_levels(model, levels, tokens))
         found["from levels on the device"] = round(len(levels) / took, 1)
+    with stage.finding("score_pairs from files, images/s") as found:
         for used in ("processes", "threads"):
             decoders.default_decoders = used
-            for size in (64, 256) if stage.full else (4,):
-                took = stage.seconds(lambda size=size: model.score_pairs(prompts, files, batch_size=size))
-                found[f"from files by {used}, batches of {size}"] = round(len(files) / took, 1)
+            for sizes in files:
+                for size in batch_sizes if sizes == "512 px" else (stage.batch,):
+                    score = partial(pairs_seconds, stage, model, size)
+                    found[f"{sizes}, {used}, batches of {size}"] = rate(score, files[sizes])
+            if stage.on_gpu:
+                model.resize_on_device = False
+                score = partial(pairs_seconds, stage, model, stage.batch)
+                found[f"512 px, {used}, resized by Pillow"] = rate(score, same_size)
+                model.resize_on_device = True
         decoders.default_decoders = "auto"
-        if stage.on_gpu:
-            model.resize_on_device = False
-            took = stage.seconds(lambda: model.score_pairs(prompts, files))
-            found["from files, resized by Pillow"] = round(len(files) / took, 1)
+
+
+def pairs_seconds(stage: Stage, model: RM.RewardModel, batch_size: int, files: list[str]) -> float:
+    return stage.seconds(lambda: model.score_pairs([PROMPT] * len(files), files, batch_size=batch_size))
 
 
 @torch.no_grad()
@@ -78,22 +121,20 @@ def score_levels(model: RM.RewardModel, levels: Tensor, tokens: Sequence[Tensor]
     return torch.cat([steps(part, *tokens) for part in levels.split(len(tokens[0]))]).cpu()
 
 
-def write_files(folder: Path, count: int, different: int) -> list[str]:
-    """Write JPEG files and a manifest of all of them; return the files."""
-    images = [detailed_image(SIDE, seed) for seed in range(different)]
+def write_files(folder: Path, sizes: Sequence[tuple[int, int]], count: int) -> list[str]:
+    """Write JPEG files of several sizes (width, height) in turn; return them."""
+    images = []
+    for seed in range(12):
+        width, height = sizes[seed % len(sizes)]
+        images.append(detailed_image(max(width, height), seed).crop((0, 0, width, height)))
 
     def save(i: int) -> str:
         file = folder / f"{i}.jpg"
-        images[i % different].save(file, quality=90 + i % 5)
+        images[i % len(images)].save(file, quality=90 + i % 5)
         return str(file)
 
     with ThreadPoolExecutor() as pool:
-        files = list(pool.map(save, range(count)))
-    with (folder / "rows.csv").open("w", newline="", encoding="utf-8") as manifest:
-        rows = csv.writer(manifest)
-        rows.writerow(("prompt", "image"))
-        rows.writerows((PROMPT, Path(file).name) for file in files)
-    return files
+        return list(pool.map(save, range(count)))
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ class Batch:
             self.exact = rewards
         difference = (rewards - self.exact).abs().max() / self.exact.std()
         found["difference_over_std"] = round(difference.item(), 5)
-        took = self.stage.median_seconds(lambda: self.rewards(steps), 1.0 if self.stage.full else 0.1)
+        took = self.stage.median_seconds(lambda: self.rewards(steps), 1.0)
         self.store_speed(took, found)
         if self.stage.on_gpu:
             found["peak_gb"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
@@ -77,6 +77,7 @@ def main() -> None:
     del exact
     steps = steps_of(model)
     with stage.finding("fast, eager") as found:
+        check_fused(stage, model, found)
         batch.measure(steps, found)
     if stage.on_gpu:
         with stage.finding("fast, eager, cuDNN attention first") as found, cudnn_first():
@@ -105,6 +106,13 @@ def main() -> None:
             compiled(stage, model, batch, found)
 
 
+def check_fused(stage: Stage, model: Any, found: dict[str, Any]) -> None:
+    """Store whether the encoders are fused; raise RuntimeError if a GPU would run them unfused."""
+    found["fused"] = model.path().vision is not None
+    if stage.on_gpu and not found["fused"]:
+        raise RuntimeError("Cannot measure the fused encoders: they need Triton. Install it.")
+
+
 @contextmanager
 def cudnn_first() -> Iterator[None]:
     names = ("CUDNN_ATTENTION", "FLASH_ATTENTION", "EFFICIENT_ATTENTION", "MATH")
@@ -127,7 +135,7 @@ def by_batch_size(stage: Stage, model: Any, batch: Batch, found: dict[str, Any])
             return steps(*inputs)
 
         once()
-        found[f"{size}: images/s"] = round(size / stage.median_seconds(once, 0.4 if stage.full else 0.1), 1)
+        found[f"{size}: images/s"] = round(size / stage.median_seconds(once, 0.4), 1)
 
 
 def compiled(stage: Stage, model: Any, batch: Batch, found: dict[str, Any]) -> None:
@@ -180,8 +188,9 @@ def from_memory(stage: Stage, model: Any, found: dict[str, Any]) -> None:
         found["reserved_mb_after_8_calls"] = round((torch.cuda.memory_reserved() - reserved) / 2**20)
 
 
-def few_pairs(stage: Stage, model: Any) -> Tensor:
-    images = varied_images(2 * stage.batch, 256)
+def few_pairs(stage: Stage, model: Any, number: int) -> Tensor:
+    """Return rewards of images that depend on a number."""
+    images = varied_images(2 * stage.batch, 256, seed=number)
     prompts = [PROMPTS[i % len(PROMPTS)] for i in range(len(images))]
     return model.score_pairs(prompts, images, batch_size=stage.batch)
 

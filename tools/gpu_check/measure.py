@@ -69,7 +69,10 @@ class Stage:
             file.write(json.dumps({"part": part, "found": found}) + "\n")
         print(part, json.dumps(found), flush=True)
         if self.on_gpu:
-            torch.cuda.empty_cache()
+            try:
+                torch.cuda.empty_cache()
+            except RuntimeError:  # a failed measurement may leave the allocator in any state
+                traceback.print_exc()
 
     def synchronize(self) -> None:
         if self.on_gpu:
@@ -83,10 +86,14 @@ class Stage:
         self.synchronize()
         return perf_counter() - started
 
-    def median_seconds(self, work: Callable[[], object]) -> float:
-        """Return the median seconds of a call, measured over at least 0.15 s at full size.
+    def median_seconds(self, work: Callable[[], object], at_least: float = 0.15) -> float:
+        """Return the median seconds of a call.
 
         Short calls are launched in a row before the wait for the GPU.
+
+        Args:
+            work: the call.
+            at_least: seconds that all calls together take at full size.
         """
         work()
         in_a_row = max(1, min(50, int(0.02 / max(self.seconds(work), 1e-6))))
@@ -95,7 +102,7 @@ class Stage:
             for _ in range(in_a_row):
                 work()
 
-        at_least = 0.15 if self.full else 0.0
+        at_least = at_least if self.full else 0.0
         times: list[float] = []
         began = perf_counter()
         while len(times) < 3 or perf_counter() - began < at_least:

@@ -1,6 +1,7 @@
 """Uploads, fused optimizers and TF32: what changes on a GPU, tested as far as a CPU can."""
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -43,11 +44,60 @@ def test_a_checkpoint_resumes_with_a_fused_and_a_plain_optimizer(saved, loaded):
     assert torch.allclose(before.weight, after.weight, rtol=1e-6)
 
 
+def setting():
+    return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+
+
+@pytest.fixture
+def other_thread():
+    """A function that runs a generator to its next yield in another thread, always the same one."""
+    with ThreadPoolExecutor(1) as pool:
+        yield lambda steps: pool.submit(next, steps).result(30)
+
+
+def exact_block():
+    """Forbid TF32 up to the second step."""
+    with tf32(False):
+        yield
+    yield
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_tf32_contexts_of_two_threads_may_end_in_any_order(allowed, other_thread):
+    before = setting()
+    with tf32(allowed):
+        first, second = exact_block(), exact_block()
+        with tf32(False):
+            other_thread(first)
+        assert setting() == (False, False)  # the other thread is still in its block
+        other_thread(first)
+        assert setting() == (allowed, allowed)
+        with tf32(False):
+            other_thread(second)
+            other_thread(second)
+            assert setting() == (False, False)
+        assert setting() == (allowed, allowed)
+    assert setting() == before
+
+
+def test_training_with_tf32_is_exact_while_another_thread_needs_it(other_thread):
+    before = setting()
+    last = exact_block()
+    with tf32(True):
+        for rewards in (exact_block(), exact_block()):
+            other_thread(rewards)
+            with tf32(True):
+                assert setting() == (False, False)
+            other_thread(rewards)
+            assert setting() == (True, True)
+        other_thread(last)
+    assert setting() == (False, False)
+    other_thread(last)
+    assert setting() == before
+
+
 @pytest.mark.parametrize("allowed", [True, False])
 def test_tf32_is_restored_after_the_context(allowed):
-    def setting():
-        return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-
     before = setting()
     with tf32(allowed):
         assert setting() == (allowed, allowed)

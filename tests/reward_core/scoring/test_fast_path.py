@@ -26,7 +26,7 @@ from reward_core.models.imagereward.fast_path import (
 )
 from reward_core.runs import cpus
 from reward_core.scoring import cpu
-from reward_core.scoring.compiling import CompilePlan
+from reward_core.scoring.compiling import CompiledByShape, CompilePlan
 from reward_core.scoring.pipeline import ahead
 
 PROMPTS = ["a red house by the ocean", "portrait of a dog", "night city, high quality photo"]
@@ -234,6 +234,32 @@ def test_without_a_compiler_one_warning_gives_the_reason(parity, images, tmp_pat
     assert done.returncode == 0, done.stderr
     assert "Cannot compile the model" in done.stdout
     assert "ompiler" in done.stdout.split("Cannot compile the model:")[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fixed", [True, False], ids=["fixed batch", "any batch"])
+def test_only_a_caller_with_smaller_batches_gets_an_error_of_memory(fixed):
+    calls = []
+
+    @torch.library.custom_op("reward_core_tests::large_at_first", mutates_args=())
+    def large_at_first(x: torch.Tensor) -> torch.Tensor:
+        calls.append(len(x))
+        if len(calls) == 1:
+            raise MemoryError("no memory for the work space")
+        return x + 1
+
+    large_at_first.register_fake(torch.empty_like)
+    plan = CompilePlan(seconds=0.0, saves=1.0, backend="eager", fixed_batch=fixed)
+    function, x = CompiledByShape(lambda x: large_at_first(x), plan), torch.zeros(2, 3)
+    if fixed:
+        with pytest.warns(CompilationWarning, match=r"model: MemoryError: .* It runs uncompiled \(slower\)"):
+            assert torch.equal(function(x), x + 1)
+        assert not any(shape.compiled for shape in function.shapes.values())
+    else:
+        with pytest.raises(MemoryError):
+            function(x)
+        assert torch.equal(function(x), x + 1)
+        assert all(shape.compiled for shape in function.shapes.values())
 
 
 # Cached features

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,12 +11,16 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+BUCKET_BYTES = 256 * 2**20
+
 
 def average_gradients(accelerator: Accelerator, parameters: Sequence[nn.Parameter]) -> None:
-    """Replace the gradients by their mean over all ranks, in one all-reduce.
+    """Replace the gradients by their mean over all ranks.
 
     This replaces DistributedDataParallel, which expects one forward pass per backward pass and gradients
     for all parameters; a rollout calls the denoiser many times and may leave parameters unused.
+
+    Gradients are reduced in buckets, so that a second copy of all of them is never in memory.
     """
     if accelerator.num_processes == 1:
         return
@@ -25,13 +29,26 @@ def average_gradients(accelerator: Accelerator, parameters: Sequence[nn.Paramete
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
         gradients.append(parameter.grad)
-    flat = torch.cat([gradient.flatten() for gradient in gradients])
-    flat = accelerator.reduce(flat, reduction="mean")
-    start = 0
-    for gradient in gradients:
-        count = gradient.numel()
-        gradient.copy_(flat[start : start + count].view_as(gradient))
-        start += count
+    for bucket in _buckets(gradients):
+        flat = torch.cat([gradient.flatten() for gradient in bucket])
+        torch.distributed.all_reduce(flat)
+        flat /= accelerator.num_processes
+        for gradient, mean in zip(bucket, flat.split([gradient.numel() for gradient in bucket])):
+            gradient.copy_(mean.view_as(gradient))
+
+
+def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Yield consecutive tensors of together at most BUCKET_BYTES, or a single one that is larger."""
+    bucket: list[Tensor] = []
+    size = 0
+    for tensor in tensors:
+        if bucket and size + tensor.nbytes > BUCKET_BYTES:
+            yield bucket
+            bucket, size = [], 0
+        bucket.append(tensor)
+        size += tensor.nbytes
+    if bucket:
+        yield bucket
 
 
 def clip_gradients(

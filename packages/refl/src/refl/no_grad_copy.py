@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reward_core.scoring.compiling import CompiledByShape
-from reward_core.scoring.fast_path import RECORD_ONLY
+from reward_core.scoring.fast_path import RECORD_FIXED_BATCH
 
 from .dtypes import DTYPES, autocast
 from .families import Condition, Family, Guidance
@@ -113,7 +113,7 @@ class NoGradCopy:
                 second = dict(zip(negative, encoded[len(first) :]))
                 return self._denoise(latents, timesteps, Condition(first, second or None), guidance)
 
-            self.recorded[key] = CompiledByShape(from_tensors, RECORD_ONLY)
+            self.recorded[key] = CompiledByShape(from_tensors, RECORD_FIXED_BATCH)
         timesteps = timestep
         if not torch.is_tensor(timesteps):  # a graph reads the timestep from memory
             timesteps = torch.full((len(latents),), timesteps, device=latents.device)

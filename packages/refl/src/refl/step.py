@@ -91,10 +91,11 @@ class TrainingStep:
         """
         accelerator, objective, started = self.accelerator, self.objective, time.perf_counter()
         means = _Means(accelerator, objective.microsteps_per_step, self.trained)
-        for microstep in objective.microsteps(number, self.batches):
-            accelerator.backward(microstep.loss / objective.microsteps_per_step)
-            means.add(microstep)
-            del microstep  # frees its images and graph before the next one
+        with self.trainable.inputs_uncast():
+            for microstep in objective.microsteps(number, self.batches):
+                accelerator.backward(microstep.loss / objective.microsteps_per_step)
+                means.add(microstep)
+                del microstep  # frees its images and graph before the next one
         parameters, limit = self.trainable.parameters, objective.config.optimizer.max_grad_norm
         average_gradients(accelerator, parameters)
         norm = clip_gradients(accelerator, self.optimizer, parameters, limit)

@@ -108,6 +108,21 @@ class Trainable:
             for parameter, data in zip(self.parameters, trained):
                 parameter.data = data
 
+    @contextmanager
+    def inputs_uncast(self) -> Iterator[None]:
+        """Let LoRA layers not cast their inputs in the context, for passes under autocast, which casts them.
+
+        peft casts inputs to the float32 of the factors. Autocast casts these back, so nothing is gained, and
+        autograd keeps a copy for every layer.
+        """
+        if not self.is_lora:
+            yield
+            return
+        from peft.helpers import disable_input_dtype_casting
+
+        with disable_input_dtype_casting(self.family.denoiser):
+            yield
+
     @torch.no_grad()
     def update_old(self, kept: float) -> None:
         """Move the old weights, if any, toward the trained ones; they keep a share ``kept`` of themselves."""
@@ -132,7 +147,11 @@ class Trainable:
     def update_ema(self) -> None:
         """Update the moving average, if there is one."""
         if self.ema is not None:
-            self.ema.to(self.parameters[0].device)
+            device = self.parameters[0].device
+            self.ema.to(device)
+            # A few launches instead of three per parameter. It needs memory for one more copy of the
+            # parameters, which is little only for LoRA.
+            self.ema.foreach = self.is_lora and device.type == "cuda"
             self.ema.step(self.parameters)
 
     def tensors(self) -> dict[str, Tensor]:

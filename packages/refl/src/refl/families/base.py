@@ -6,7 +6,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any, ClassVar
 
 import torch
@@ -312,7 +312,7 @@ def batch_of(timestep: float | Tensor, latents: Tensor) -> Tensor:
     return torch.full((len(latents),), timestep, dtype=torch.float32, device=latents.device)
 
 
-@lru_cache(maxsize=32)
+@cache  # recorded CUDA graphs read these tensors
 def constant(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
     """Return values as a tensor; cached, because the copy to a GPU waits for it."""
     with torch.inference_mode(False):  # a later call may need gradients

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, cast
@@ -45,14 +46,49 @@ def tf32(allowed: bool) -> Iterator[None]:
     """Allow or forbid TF32 in matrix products and convolutions; restore the setting of before on exit.
 
     TF32 keeps 10 of the 23 bits of a float32 number. torch allows it in convolutions by default.
+
+    The settings are those of the process. Within a thread the innermost context counts; if threads differ,
+    TF32 is forbidden, so that no thread loses precision.
     """
-    restore = _tf32_settings()
-    torch.set_float32_matmul_precision("high" if allowed else "highest")
-    torch.backends.cudnn.allow_tf32 = allowed
+    context = object()
+    _TF32.enter(context, allowed)
     try:
         yield
     finally:
-        restore()
+        _TF32.exit(context)
+
+
+class _Tf32Contexts:
+    """The contexts of all threads. The first one saves torch's settings, and the last one restores them."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.entered: dict[object, tuple[int, bool]] = {}  # in order: context -> (thread, allowed)
+        self.restore: Callable[[], None] = lambda: None
+
+    def enter(self, context: object, allowed: bool) -> None:
+        with self.lock:
+            if not self.entered:
+                self.restore = _tf32_settings()
+            self.entered[context] = threading.get_ident(), allowed
+            self._apply()
+
+    def exit(self, context: object) -> None:
+        with self.lock:
+            del self.entered[context]
+            if self.entered:
+                self._apply()
+            else:
+                self.restore()
+
+    def _apply(self) -> None:
+        innermost = dict(self.entered.values())  # thread -> allowed
+        allowed = all(innermost.values())
+        torch.set_float32_matmul_precision("high" if allowed else "highest")
+        torch.backends.cudnn.allow_tf32 = allowed
+
+
+_TF32 = _Tf32Contexts()
 
 
 def _tf32_settings() -> Callable[[], None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -16,6 +17,8 @@ from ..errors import CompilationWarning
 from ..runs.caller_warning import warn_caller
 from .batching import is_out_of_memory
 from .cuda_graph import RecordedFunction, SharedMemory
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,9 @@ class CompilePlan:
         shapes: largest number of shapes of a function to compile; further shapes run uncompiled.
         graphs: record CUDA graphs. A shape is recorded at its third call, before it is compiled, because
             that takes less than a second.
+        fixed_batch: the batch size does not vary, as in training: a graph computes as many rows as it was
+            recorded with, and a function that does not fit in memory as a graph runs uncompiled.
+            Otherwise graphs compute powers of two, and the caller is expected to try a smaller batch.
     """
 
     seconds: float
@@ -41,6 +47,7 @@ class CompilePlan:
     options: dict[str, Any] | None = None
     shapes: int = 8
     graphs: bool = False
+    fixed_batch: bool = False
 
     @property
     def after(self) -> float:
@@ -76,7 +83,8 @@ class CompiledByShape:
     """A function that is compiled for an input shape once that pays (see `CompilePlan`).
 
     The first dimension of all arguments and of the result is the batch. With CUDA graphs, a batch uses the
-    graph of the next power of two, so that a run's last batch needs no graph of its own.
+    graph of the next power of two, so that a run's last batch needs no graph of its own, unless the plan has
+    a fixed batch.
 
     Shapes are static. Inductor caches compiled code on disk, so later processes start faster. If compiling,
     recording or a compiled function fails, one CompilationWarning gives the reason and everything runs
@@ -102,7 +110,7 @@ class CompiledByShape:
             try:
                 return run(*tensors) if shape.compiled else self._timed(shape, run, tensors)
             except Exception as error:  # any error of a compiler or driver
-                if is_out_of_memory(error):
+                if self._needs_smaller_batch(error):
                     raise
                 self._fail(error)
         return self._timed(shape, self.function, tensors)
@@ -130,7 +138,8 @@ class CompiledByShape:
     def _shape(self, tensors: tuple[Tensor | None, ...]) -> _Shape:
         first = tensors[0]
         assert first is not None
-        rows = 1 << (len(first) - 1).bit_length() if self._records(tensors) else len(first)
+        rounded = self._records(tensors) and not self.plan.fixed_batch
+        rows = 1 << (len(first) - 1).bit_length() if rounded else len(first)
         # The strides of a recorded function's arguments do not matter, because they are copied.
         key = (
             rows,
@@ -158,7 +167,8 @@ class CompiledByShape:
                     else:
                         run(*tensors)
             except Exception as error:  # dynamo, inductor, triton, C++ compiler, driver: all differ
-                if is_out_of_memory(error):
+                self._memory = None  # torch fails to record into memory that no graph uses any more
+                if self._needs_smaller_batch(error):
                     raise
                 self._fail(error)
                 return
@@ -187,14 +197,19 @@ class CompiledByShape:
         recorded = RecordedFunction(without_none, rows, present, self._memory)
         return lambda *given: recorded(*(t for t in given if t is not None))
 
+    def _needs_smaller_batch(self, error: Exception) -> bool:
+        return is_out_of_memory(error) and not self.plan.fixed_batch
+
     def _fail(self, error: Exception) -> None:
         """Warn once, and run everything uncompiled from now on."""
-        if self.failed is None:
-            self.failed = _reason(error)
-            message = f"Cannot compile the model: {self.failed}. Scoring continues uncompiled (slower)."
-            warn_caller(message, CompilationWarning)
         for shape in self.shapes.values():
             shape.run, shape.compiled = None, False
+        self._memory = None
+        if self.failed is None:
+            self.failed = _reason(error)
+            logger.info("compiling or recording failed", exc_info=error)
+            message = f"Cannot compile the model: {self.failed}. It runs uncompiled (slower)."
+            warn_caller(message, CompilationWarning)
 
     def _timed(self, shape: _Shape, run: Callable[..., Tensor], tensors: tuple[Tensor | None, ...]) -> Tensor:
         if self.failed is not None or self.plan.after == float("inf"):

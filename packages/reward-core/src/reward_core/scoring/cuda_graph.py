@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 from torch import Tensor
 
 _WARM_UP_CALLS = 2  # libraries choose kernels and allocate work space in the first calls
+_RECORDING = threading.Lock()  # torch records one graph at a time, and waits for the device before it starts
+_ENDS_FAILED_RECORDINGS = torch.__version__ >= "2.12"  # a comparison of versions, not of text
+_failed_graphs: list[torch.cuda.CUDAGraph] = []  # kept, because torch before 2.12 may have pointers to them
 
 
 class SharedMemory:
@@ -48,20 +51,22 @@ class RecordedFunction:
         self, function: Callable[..., Tensor], rows: int, examples: Sequence[Tensor], memory: SharedMemory
     ) -> None:
         self.memory = memory
-        self.inputs = [x.new_zeros(rows, *x.shape[1:]) for x in examples]
-        with memory.held():
+        # Tensors created in inference mode could not be written outside of it later.
+        with torch.inference_mode(False), torch.no_grad(), memory.held():
+            self.inputs = [x.new_zeros(rows, *x.shape[1:]) for x in examples]
             for fixed, example in zip(self.inputs, examples):
                 fixed[: len(example)].copy_(example)
             caller, stream = torch.cuda.current_stream(), torch.cuda.Stream()
             stream.wait_stream(caller)
-            with torch.cuda.stream(stream):
-                for _ in range(_WARM_UP_CALLS):
-                    function(*self.inputs)
-                self.graph = torch.cuda.CUDAGraph()
-                # Other threads may allocate page-locked memory for images in the meantime.
-                with torch.cuda.graph(self.graph, memory.pool, stream, capture_error_mode="thread_local"):
-                    self.output = function(*self.inputs)
-            caller.wait_stream(stream)
+            try:
+                with torch.cuda.stream(stream):
+                    for _ in range(_WARM_UP_CALLS):
+                        function(*self.inputs)
+                    self.graph = torch.cuda.CUDAGraph()
+                    with _recording(self.graph, memory, stream):
+                        self.output = function(*self.inputs)
+            finally:  # also after an error: the memory of the inputs is used again on the caller's stream
+                caller.wait_stream(stream)
 
     def __call__(self, *tensors: Tensor) -> Tensor:
         """Return the function's result for up to ``rows`` rows."""
@@ -71,3 +76,40 @@ class RecordedFunction:
                 fixed[:count].copy_(tensor)
             self.graph.replay()
             return self.output[:count].clone()
+
+
+@contextmanager
+def _recording(
+    graph: torch.cuda.CUDAGraph, memory: SharedMemory, stream: torch.cuda.Stream
+) -> Iterator[None]:
+    """Record the work of the block. An error of the block is the cause of the error that is raised."""
+    cause: Exception | None = None
+    try:
+        # Other threads may allocate page-locked memory for images in the meantime.
+        with _RECORDING, torch.cuda.graph(graph, memory.pool, stream, capture_error_mode="thread_local"):
+            try:
+                yield
+            except Exception as error:
+                cause = error
+                raise
+    except Exception as error:
+        if not _ENDS_FAILED_RECORDINGS:
+            _end_failed_recording(graph, memory)
+        if cause is None or error is cause:
+            raise
+        raise error from cause  # the driver's error names no reason
+    finally:
+        cause = None  # its frames hold the tensors of the batch
+
+
+def _end_failed_recording(graph: torch.cuda.CUDAGraph, memory: SharedMemory) -> None:
+    """Let torch's allocator leave the recording, which torch before 2.12 forgets (pytorch PR 180395).
+
+    Otherwise it stays in the memory of the graph, and ``torch.cuda.empty_cache`` fails.
+    """
+    device = torch.cuda.current_device()
+    # The allocator has left the recording already if the driver could end it.
+    with suppress(AttributeError, RuntimeError):
+        torch._C._cuda_endAllocateToPool(device, memory.pool)
+        torch._C._cuda_releasePool(device, memory.pool)
+        _failed_graphs.append(graph)

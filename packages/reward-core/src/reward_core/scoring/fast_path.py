@@ -9,6 +9,7 @@ Shapes: B images of a batch, S image side, K prompts an image, L text tokens.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ CPU_PLAN = CompilePlan(seconds=49.0, saves=0.16, options={"freezing": True})
 CUDA_PLAN = CompilePlan(seconds=27.0, saves=0.11, shapes=16)
 # For models with kernels of their own, which need no compiler and were recorded as graphs on an H200.
 RECORD_ONLY = CompilePlan(seconds=math.inf, saves=1.0, shapes=16, graphs=True)
+RECORD_FIXED_BATCH = replace(RECORD_ONLY, fixed_batch=True)
 
 
 class PlainPath:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..network.score_quantiles import ScoreQuantiles
+from ..runs.cuda import upload
 from .batching import checked_batch_size
 from .cpu import sensible_threads
 from .fast_path import FastPath, PlainPath
@@ -103,7 +104,8 @@ class ScoringModel(ScoringMethods, nn.Module):
                 f"Cannot score the pairs: got {len(prompts)} prompts but {len(pixels)} images. "
                 "Give one prompt for each image."
             )
-        return self(self.transform(pixels.to(self.device)), token_ids.to(self.device), mask.to(self.device))
+        levels = self.transform(pixels.to(self.device))
+        return self(levels, upload(token_ids, self.device), upload(mask, self.device))
 
     @property
     def device(self) -> torch.device:

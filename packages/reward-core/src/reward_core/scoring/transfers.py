@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache, cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -101,7 +102,9 @@ class CudaTransfers(Transfers):
         shape = (len(images), *images[0].shape)
         if not images[0].is_pinned():  # one copy for all of them
             stacked = torch.empty(shape, dtype=images[0].dtype, pin_memory=True)
-            return self.upload(torch.stack(list(images), out=stacked))
+            for row, image in zip(stacked.numpy(), images):  # torch's threads would compete with the decoders
+                np.copyto(row, image.numpy())
+            return self.upload(stacked)
         batch = torch.empty(shape, dtype=images[0].dtype, device=self.device)
         for row, image in zip(batch, images):
             row.copy_(image, non_blocking=True)

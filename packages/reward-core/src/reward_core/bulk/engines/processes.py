@@ -109,12 +109,11 @@ def _work(connection: Connection, work: Work, device: str, openers: int, compute
         work: the work of the run.
         device: device of the worker.
         openers: number of threads that decode images.
-        compute_threads: number of torch threads on a CPU.
+        compute_threads: number of torch threads on the CPU.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent ends the others
-    if torch.device(device).type == "cpu":
-        torch.set_num_threads(compute_threads)
-    elif torch.device(device).type == "cuda":
+    torch.set_num_threads(compute_threads)
+    if torch.device(device).type == "cuda":
         torch.cuda.set_device(device)  # otherwise some calls would use memory of the first GPU
     try:
         for batch in work.load_scorer(device, openers).score(iter(connection.recv, None)):

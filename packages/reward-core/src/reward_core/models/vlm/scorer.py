@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ...errors import CheckpointError, InputError
 from ...files.json_file import read_json
 from ...inputs.image_file import ImageSource
+from ...runs.cuda import upload
 from ...scoring.device import usable_device
 from ...scoring.features import ImageFeatures, PromptFeatures
 from ...scoring.model_source import ModelSource
@@ -165,7 +166,7 @@ class VlmScorer(ScoringModel):
         encoded = self._prompt_features(prompts)
 
         def values(features: Tensor, indices: list[int]) -> Tensor:
-            token_ids, mask = (tokens.to(self.device) for tokens in encoded[indices].trimmed())
+            token_ids, mask = (upload(tokens, self.device) for tokens in encoded[indices].trimmed())
             return self.values(features, token_ids, mask)
 
         computed = checked_finite(self._computed(images, batch_size, values), lambda i: f"value {i}")
@@ -189,7 +190,7 @@ class VlmScorer(ScoringModel):
                 "Give one prompt for each image."
             )
         rows = self.transform([image.to(self.device) for image in pixels])
-        return self(rows, token_ids.to(self.device), mask.to(self.device))
+        return self(rows, upload(token_ids, self.device), upload(mask, self.device))
 
 
 def _with_sizes_of(weights: WeightFiles, config: VlmConfig, tokenizer: VlmTokenizer) -> VlmConfig:
