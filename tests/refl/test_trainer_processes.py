@@ -163,8 +163,8 @@ def test_two_processes_equal_one_process(python, script, pipelines, tmp_path, st
         [json.loads(line) for line in (tmp_path / n / "metrics.jsonl").read_text().splitlines()]
         for n in ("one", "two")
     ]
-    # nft and grpo score 8-bit images. Batches of other sizes differ by rounding, which may change a level of an
-    # image: 1e-5 of the mean reward, 2e-4 of the gradient. The loss of grpo at the weights that sampled is 0.
+    # nft and grpo score 8-bit images. Batches of other sizes differ by rounding, which may change a level of
+    # an image: 1e-5 of the mean reward, 2e-4 of the gradient. The loss of grpo where it sampled is 0.
     alignprop = "alignprop" in strategy[0]
     tolerance = {"rel": 1e-4, "abs": 1e-7} if alignprop else {"rel": 1e-3, "abs": 3e-5}
     for first, second in zip(*rows):
