@@ -94,9 +94,11 @@ def step_row(index, note="", name="refl_hacking"):
     )
 
 
-def speed_row(path, title, table="batches", baselines=("autocast", "autocast, converted"), digits=2):
+def speed_row(
+    path, title, table="batches", baselines=("autocast", "autocast, converted"), digits=2, name="scoring_amx"
+):
     """Return the row of a path of bench_scoring: its rates and quartiles of its ratios to baselines."""
-    record = f"scoring_amx[{table}][{path}]"
+    record = f"{name}[{table}][{path}]"
     cells = [f"{{{record}[{key}]:.{digits}f}}" for key in ("rate", "best")]
     for name in baselines:
         low, median, high = (f"{{{record}[times {name}][{index}]:.2f}}" for index in range(3))
@@ -104,8 +106,31 @@ def speed_row(path, title, table="batches", baselines=("autocast", "autocast, co
     return f"| {title} | {' | '.join(cells)} |"
 
 
-def agreement_row(path):
-    record = f"scoring_amx[agreement][{path}]"
+def speed_rows(name):
+    """Return the rows of all tables of a run of bench_scoring."""
+    one = ("batch size 1",)
+    slower = ("batch size 1", "exact", "fast", "fast, from tensors", "int8", "int8, from tensors")
+    precisions = ("exact", "fast", "int8")
+    return [
+        *(speed_row(path, title, name=name) for path, title in SPEED_TITLES.items()),
+        *(speed_row(path, path, "slower", one, name=name) for path in slower),
+        *(
+            speed_row(path, f"{path}, one image at a time", "single_image", one, name=name)
+            for path in precisions
+        ),
+        *(
+            speed_row(
+                path, f"{path}, {count} prompts", f"several_prompts][{count}", ("autocast",), 0, name=name
+            )
+            for count in (10, 100)
+            for path in precisions
+        ),
+        *(agreement_row(path, name) for path in ("autocast", "fast", "int8")),
+    ]
+
+
+def agreement_row(path, name):
+    record = f"{name}[agreement][{path}]"
     cells = [f"{{{record}[{key}]:.3f}}" for key in ("max_difference", "tau", "tau_by_prompt")]
     return f"| {path} | {' | '.join(cells)} | {{{record}[changed_winners]}} |"
 
@@ -131,6 +156,13 @@ QUOTES = {
         "| {scoring_amx_again[batches][fast][times autocast][1]:.1f} to "
         "{scoring_amx[batches][fast][times autocast][1]:.1f} times, "
         "{scoring_amx[batches][int8][times autocast][1]:.1f} times |",
+        "in batches from files: exact, fast, int8; limit of bfloat16 products | "
+        "{scoring_epyc[slower][batch size 1][rate]:.2f}; {scoring_epyc[slower][exact][rate]:.2f}, "
+        "{scoring_epyc[batches][fast][rate]:.2f}, {scoring_epyc[batches][int8][rate]:.2f}; "
+        "{scoring_epyc[limits][bfloat16][images_per_s]:.2f} |",
+        "the same beside plain bfloat16 autocast: fast, int8 | "
+        "{scoring_epyc[batches][fast][times autocast][1]:.1f} times, "
+        "{scoring_epyc[batches][int8][times autocast][1]:.1f} times |",
         "images a second and core, on a busy machine: clean, with faults " + ORACLE,
         "compared to the known truth | {oracle[pairs_as_in_truth]:.1%} |",
         "{parity[pairs]} pairs on seeded weights of tiny size "
@@ -197,27 +229,20 @@ QUOTES = {
         "({refl_hacking[early_stop][best_truth]:.3f} at step 315)",
     ],
     "docs/performance.md": [
-        *(speed_row(path, title) for path, title in SPEED_TITLES.items()),
+        *speed_rows("scoring_amx"),
+        *speed_rows("scoring_epyc"),
+        "at {scoring_epyc[limits][bfloat16][tflops]:.2f} TFLOP/s and int8 matrices at "
+        "{scoring_epyc[limits][int8][tflops]:.2f}, which is "
+        "{scoring_epyc[limits][bfloat16][images_per_s]:.2f} and "
+        "{scoring_epyc[limits][int8][images_per_s]:.2f} images/s",
+        "in this run {scoring_epyc[slower][exact][rate]:.2f} images/s in batches instead of "
+        "{scoring_epyc[slower][exact, torch's linear layers][rate]:.2f}.",
         "A second run of the first table gave fast {scoring_amx_again[batches][fast][times autocast][1]:.2f} "
         "({scoring_amx_again[batches][fast][times autocast][0]:.2f}-"
         "{scoring_amx_again[batches][fast][times autocast][2]:.2f}) and int8 "
         "{scoring_amx_again[batches][int8][times autocast][1]:.2f} "
         "({scoring_amx_again[batches][int8][times autocast][0]:.2f}-"
         "{scoring_amx_again[batches][int8][times autocast][2]:.2f}) times autocast",
-        *(
-            speed_row(path, path, "slower", ("batch size 1",))
-            for path in ("batch size 1", "exact", "fast", "fast, from tensors", "int8", "int8, from tensors")
-        ),
-        *(
-            speed_row(path, f"{path}, one image at a time", "single_image", ("batch size 1",))
-            for path in ("exact", "fast", "int8")
-        ),
-        *(
-            speed_row(path, f"{path}, {count} prompts", f"several_prompts][{count}", ("autocast",), 0)
-            for count in (10, 100)
-            for path in ("exact", "fast", "int8")
-        ),
-        *map(agreement_row, ("autocast", "fast", "int8")),
         "int8 differs by at most "
         "{scoring_amx_seeds[1][agreement][int8][max_difference]:.3f} and "
         "{scoring_amx_seeds[2][agreement][int8][max_difference]:.3f}; tau is\n"
@@ -225,6 +250,11 @@ QUOTES = {
         "{scoring_amx_seeds[2][agreement][int8][tau]:.3f}, as mean over the prompts "
         "{scoring_amx_seeds[1][agreement][int8][tau_by_prompt]:.3f} and "
         "{scoring_amx_seeds[2][agreement][int8][tau_by_prompt]:.3f}",
+    ],
+    "docs/faq.md": [
+        "scores {scoring_epyc[slower][batch size 1][rate]:.2f} images/s at batch size 1, "
+        "{scoring_epyc[batches][fast][rate]:.2f} in fast\n"
+        "and {scoring_epyc[batches][int8][rate]:.2f} in int8",
     ],
     "docs/scoring.md": [
         "differ by at most {photographs[largest_difference_in_levels][224]:.0f} of 255 levels",
