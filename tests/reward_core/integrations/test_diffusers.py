@@ -27,22 +27,32 @@ from reward_core.integrations.diffusers import (  # noqa: E402
 PROMPTS = ["a red circle", "two blue squares"]
 # Matrix products of different batch sizes round differently: after six steps by up to 1 level of 255.
 LEVELS = 2
+NEW_FAMILIES = ["flux2", "z-image", "qwen-image"]
+# With small random weights their images hardly depend on the prompt.
+GUIDED_STRONGLY = ("flux2", "qwen-image")
 
 
 class Brightness:
     """A fast scorer with known scores and few ties."""
 
     def __init__(self):
-        self.calls = []
+        self.calls, self.images = [], []
 
     def score_pairs(self, prompts, images):
         self.calls.append(list(prompts))
+        self.images += images
         return torch.tensor([np.asarray(image, dtype=float).mean() for image in images])
 
 
 @pytest.fixture(scope="module")
 def load(pipelines):
-    read = cache(lambda name: diffusers.DiffusionPipeline.from_pretrained(pipelines(name)))
+    @cache
+    def read(name):
+        pipe = diffusers.DiffusionPipeline.from_pretrained(pipelines(name))
+        if name in GUIDED_STRONGLY:
+            for weight_name, weight in pipe.transformer.named_parameters():
+                weight.requires_grad_(False).mul_(10 if "add_v_proj" in weight_name else 1)
+        return pipe
 
     def load(name, scheduler=None, **options):
         """Return a new pipeline; all of one name share their models, but not their schedulers."""
@@ -59,6 +69,10 @@ def load(pipelines):
 
 def call_of(name):
     size = {"height": 32, "width": 32, "num_inference_steps": 6}
+    if name == "flux2":
+        return {**size, "guidance_scale": 20.0}
+    if name == "qwen-image":
+        return {**size, "true_cfg_scale": 20.0, "negative_prompt": "grey"}
     return {**size, "guidance_scale": 3.0, "negative_prompt": "grey"}
 
 
@@ -68,7 +82,12 @@ def difference(a, b):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["sd", "sd3", *(pytest.param(n, marks=pytest.mark.slow) for n in ("sd-v", "sdxl", "flux"))]
+    "name",
+    [
+        "sd",
+        "sd3",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("sd-v", "sdxl", "flux", *NEW_FAMILIES)),
+    ],
 )
 def test_remaining_candidates_are_unaffected_by_dropping(load, name):
     pipe, scorer = load(name), Brightness()
@@ -89,6 +108,22 @@ def test_remaining_candidates_are_unaffected_by_dropping(load, name):
             went_on = {c.seed for c in other.candidates if c.steps > done}
             assert went_on == set(sorted(there, key=lambda seed: -there[seed])[:count])
     assert len({c.image.tobytes() for r in full for c in r.candidates}) == 8  # prompts and seeds differ
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["z-image", "qwen-image", *(pytest.param(n, marks=pytest.mark.slow) for n in ("flux", "flux2"))],
+)
+def test_a_preview_is_the_image_of_a_schedule_that_ends_with_its_step(load, name):
+    pipe, scorer, call = load(name), Brightness(), {**call_of(name), "width": 48}
+    best_of(pipe, PROMPTS[0], 2, scorer, early=DropPlan(at=(0.5,), keep=(1.0,)), **call)
+    assert len(scorer.images) == 4  # two previews, two images
+    sigmas = [1, 5 / 6, 4 / 6]  # the first three of six steps, and then a step to 0
+    for seed in range(2):
+        generator = torch.Generator("cpu").manual_seed(seed)
+        expected = pipe(prompt=PROMPTS[0], generator=generator, sigmas=sigmas, **call).images[0]
+        assert difference(scorer.images[seed], expected) <= LEVELS
+        assert difference(scorer.images[seed + 2], expected) > LEVELS
 
 
 SCHEDULERS = [
@@ -152,9 +187,10 @@ def test_the_clean_latents_of_a_flow(load):
 
 
 @pytest.mark.slow
-def test_a_seed_is_the_same_image_in_any_batch_and_in_the_pipeline_itself(load):
-    pipe, scorer = load("sd"), Brightness()
-    call = call_of("sd")
+@pytest.mark.parametrize("name", ["sd", *NEW_FAMILIES])
+def test_a_seed_is_the_same_image_in_any_batch_and_in_the_pipeline_itself(load, name):
+    pipe, scorer = load(name), Brightness()
+    call = call_of(name)
     one = best_of(pipe, PROMPTS, 3, scorer, batch_size=2, seeds=[7, 8, 11], **call)
     other = best_of(pipe, PROMPTS, 3, scorer, batch_size=6, seeds=[7, 8, 11], **call)
     for a, b in zip(one, other):
@@ -162,7 +198,8 @@ def test_a_seed_is_the_same_image_in_any_batch_and_in_the_pipeline_itself(load):
         assert all(difference(x.image, y.image) <= LEVELS for x, y in zip(a.candidates, b.candidates))
         assert a.best.reward == max(a.rewards)
         assert a.best.image is not None
-        separate = pipe(a.prompt, generator=torch.Generator("cpu").manual_seed(a.best.seed), **call).images[0]
+        generator = torch.Generator("cpu").manual_seed(a.best.seed)
+        separate = pipe(prompt=a.prompt, generator=generator, **call).images[0]
         assert difference(a.best.image, separate) <= LEVELS
 
 
@@ -180,17 +217,42 @@ def test_later_batches_compete_with_earlier_ones(load):
     assert result.candidates[predicted.index(max(predicted))].reward is not None
 
 
-def test_dropping_candidates_saves_denoiser_calls(load):
-    pipe, scorer = load("sdxl"), Brightness()
+@pytest.mark.parametrize(
+    ("name", "guidance", "copies"), [("sdxl", 3.0, 2), ("z-image", 3.0, 2), ("z-image", 0.0, 1)]
+)
+def test_dropping_candidates_saves_denoiser_calls(load, name, guidance, copies):
+    pipe, scorer = load(name), Brightness()
     prompts = [PROMPTS[0]] * 4
+    call = {**call_of(name), "guidance_scale": guidance}
+    generators = [torch.Generator("cpu").manual_seed(seed) for seed in range(4)]
     with EarlyDropping(pipe, prompts, scorer, DropPlan(at=(0.5,), keep=(0.25,))) as drop:
         images = pipe(
-            PROMPTS[0], num_images_per_prompt=4, callback_on_step_end=drop, **call_of("sdxl")
+            PROMPTS[0], num_images_per_prompt=4, callback_on_step_end=drop, generator=generators, **call
         ).images
     assert len(images) == len(drop.alive) == 1
-    assert drop.denoised == 2 * (4 * 3 + 1 * 3)  # two copies with guidance
-    assert not pipe.unet._forward_pre_hooks
+    assert drop.denoised == copies * (4 * 3 + 1 * 3)
+    denoiser = pipe.unet if name == "sdxl" else pipe.transformer
+    assert not denoiser._forward_pre_hooks
+    assert not denoiser._forward_hooks
     assert "step" not in vars(pipe.scheduler)
+    generator = torch.Generator("cpu").manual_seed(drop.alive[0])
+    assert difference(images[0], pipe(PROMPTS[0], generator=generator, **call).images[0]) <= LEVELS
+
+
+@pytest.mark.slow
+def test_reference_images_are_refused_only_with_early_dropping(load):
+    pipe, scorer = load("flux2"), Brightness()
+    call = {**call_of("flux2"), "num_inference_steps": 2, "image": [Image.new("RGB", (64, 64), "red")]}
+    assert len(best_of(pipe, PROMPTS[0], 2, scorer, **call).rewards) == 2
+    with pytest.raises(InputError, match="Flux2KleinPipeline: its reference images or masks"):
+        best_of(pipe, PROMPTS[0], 2, scorer, early=DropPlan(), **call)
+
+
+def test_another_image_size_must_be_named(load):
+    pipe, prompts = load("qwen-image"), PROMPTS[:1] * 2
+    error = pytest.raises(InputError, match=r"tokens of QwenImagePipeline.*Pass its height and width")
+    with error, EarlyDropping(pipe, prompts, Brightness()) as drop:
+        pipe(prompts, callback_on_step_end=drop, **call_of("qwen-image"))
 
 
 def test_an_error_during_the_call_restores_the_pipeline(load):
@@ -306,13 +368,14 @@ def test_a_controlnets_images_are_cut_too(load):
         assert difference(candidate.image, full.candidates[candidate.seed].image) <= LEVELS
 
 
-def test_the_bundled_model_by_name_and_another_vae_for_previews(load):
-    pipe = load("sd")
+@pytest.mark.parametrize("name", ["sd", "qwen-image", pytest.param("flux2", marks=pytest.mark.slow)])
+def test_the_bundled_model_by_name_and_another_vae_for_previews(load, name):
+    pipe = load(name)
     tiny = diffusers.AutoencoderTiny(
         encoder_block_out_channels=(8, 8), decoder_block_out_channels=(8, 8), num_encoder_blocks=(1, 1),
         num_decoder_blocks=(1, 1), latent_channels=4, upsampling_scaling_factor=2,
     )  # fmt: skip
-    result = best_of(pipe, PROMPTS[0], 2, "tiny", early=DropPlan(), preview_vae=tiny, **call_of("sd"))
+    result = best_of(pipe, PROMPTS[0], 2, "tiny", early=DropPlan(), preview_vae=tiny, **call_of(name))
     expected = RM.load("tiny").score(PROMPTS[0], result.best.image)
     assert result.best.reward == pytest.approx(expected, abs=5e-5)
 
@@ -329,10 +392,20 @@ def test_negative_prompts_can_differ_by_prompt(load):
 
 def embeddings(pipe, prompts, negative="grey"):
     """Return the arguments that replace the prompt, as a tool such as compel does."""
+    kind, negatives = type(pipe).__name__, [negative] * len(prompts)
+    if kind == "ZImagePipeline":
+        names = ["prompt_embeds", "negative_prompt_embeds"]  # encode_prompt changes the list
+        return dict(zip(names, pipe.encode_prompt(list(prompts), "cpu", negative_prompt=negatives)))
+    if kind == "Flux2KleinPipeline":  # its negative prompt is empty; one row serves all prompts
+        names = ["prompt_embeds", "negative_prompt_embeds"]
+        return dict(zip(names, (pipe.encode_prompt(texts, "cpu")[0] for texts in (prompts, [""]))))
+    if kind == "QwenImagePipeline":
+        names = ["prompt_embeds", "prompt_embeds_mask"]
+        names += [f"negative_{name}" for name in names]
+        return dict(zip(names, [*pipe.encode_prompt(prompts), *pipe.encode_prompt(negatives)]))
     given = {"device": "cpu", "num_images_per_prompt": 1}
     if "do_classifier_free_guidance" in inspect.signature(pipe.encode_prompt).parameters:
-        given |= {"negative_prompt": [negative] * len(prompts), "do_classifier_free_guidance": True}
-    kind = type(pipe).__name__
+        given |= {"negative_prompt": negatives, "do_classifier_free_guidance": True}
     if kind == "FluxPipeline":
         names = ["prompt_embeds", "pooled_prompt_embeds"]
         given["prompt_2"] = None
@@ -349,7 +422,8 @@ def embeddings(pipe, prompts, negative="grey"):
 
 @pytest.mark.parametrize("early", [None, DropPlan()], ids=["all finished", "early dropping"])
 @pytest.mark.parametrize(
-    "name", ["sdxl", "flux", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sd", "sd3"))]
+    "name",
+    ["sdxl", "flux", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sd", "sd3", *NEW_FAMILIES))],
 )
 def test_embeddings_replace_the_prompts(load, name, early):
     pipe, scorer = load(name), Brightness()
@@ -365,7 +439,8 @@ def test_embeddings_replace_the_prompts(load, name, early):
         assert [c.dropped for c in one.candidates] == [c.dropped for c in other.candidates]
         assert difference(one.best.image, other.best.image) <= LEVELS
     separate = best_of(pipe, PROMPTS[1], 2, scorer, **call, **embeddings(pipe, PROMPTS[1:]))
-    assert difference(separate.best.image, results[1].best.image) <= LEVELS
+    same = results[1].candidates[separate.best.seed]
+    assert difference(separate.best.image, same.image) <= LEVELS
 
 
 def test_prompts_longer_than_the_tokenizer_takes(load):

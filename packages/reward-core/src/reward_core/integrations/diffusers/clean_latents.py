@@ -104,26 +104,27 @@ def preview_images(
 
     Args:
         pipe: the pipeline.
-        latents: (B, C, h, w), or FLUX's packed (B, tokens, 4 C).
+        latents: (B, C, h, w), or packed (B, tokens, 4 C) of FLUX and Qwen-Image.
         height, width: image size in pixels; needed for packed latents if it is not the default.
         vae: the VAE to use; None for the pipeline's.
     """
-    if latents.ndim == 3 and hasattr(pipe, "_unpack_latents"):
-        side = pipe.default_sample_size * pipe.vae_scale_factor
-        latents = pipe._unpack_latents(latents, height or side, width or side, pipe.vae_scale_factor)
+    vae = vae or pipe.vae
+    latents = _unpacked(pipe, latents, height, width, vae)
     if latents.ndim != 4:
         raise InputError(
             f"Cannot decode the latents of {type(pipe).__name__}: expected 4 dimensions, got shape "
             f"{tuple(latents.shape)}."
         )
-    vae = vae or pipe.vae
     config = vae.config
+    scale = getattr(config, "scaling_factor", None) or 1
     mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
     if mean is not None and std is not None:
         mean, std = (latents.new_tensor(values).view(1, -1, 1, 1) for values in (mean, std))
-        latents = latents * std / config.scaling_factor + mean
+        latents = latents * std / scale + mean
     else:
-        latents = latents / config.scaling_factor + (getattr(config, "shift_factor", None) or 0)
+        latents = latents / scale + (getattr(config, "shift_factor", None) or 0)
+    if hasattr(config, "temperal_downsample"):  # Qwen-Image's VAE is for videos
+        latents = latents.unsqueeze(2)
     # SDXL's VAE overflows in half precision; the pipeline upcasts it for its last step too.
     upcast = vae.dtype == torch.float16 and getattr(config, "force_upcast", False)
     if upcast:
@@ -134,4 +135,32 @@ def preview_images(
     finally:
         if upcast:
             vae.to(torch.float16)
-    return pipe.image_processor.postprocess(torch.cat(decoded), output_type="pil")
+    images = torch.cat(decoded)
+    if images.ndim == 5:
+        images = images[:, :, 0]
+    return pipe.image_processor.postprocess(images, output_type="pil")
+
+
+def _unpacked(pipe: Any, latents: Tensor, height: int | None, width: int | None, vae: Any) -> Tensor:
+    """Return packed latents (B, tokens, 4 C) as (B, C, h, w); others unchanged."""
+    patched = hasattr(pipe, "_unpatchify_latents")  # FLUX.2
+    if latents.ndim != 3 or not (patched or hasattr(pipe, "_unpack_latents")):
+        return latents
+    factor = pipe.vae_scale_factor
+    side = pipe.default_sample_size * factor
+    height, width = height or side, width or side
+    rows, columns = height // (2 * factor), width // (2 * factor)
+    if latents.shape[1] != rows * columns:
+        raise InputError(
+            f"Cannot decode {latents.shape[1]} tokens of {type(pipe).__name__}: an image of {width} x "
+            f"{height} pixels has {rows * columns}. Pass its height and width."
+        )
+    if not patched:
+        latents = pipe._unpack_latents(latents, height, width, factor)
+        return latents[:, :, 0] if latents.ndim == 5 else latents  # Qwen-Image's have one frame
+    latents = latents.transpose(1, 2).unflatten(2, (rows, columns))
+    norm = getattr(vae, "bn", None)  # a preview VAE without it decodes the normalized latents
+    if norm is not None:
+        mean, variance = (x.view(1, -1, 1, 1).to(latents) for x in (norm.running_mean, norm.running_var))
+        latents = latents * torch.sqrt(variance + vae.config.batch_norm_eps) + mean
+    return pipe._unpatchify_latents(latents)

@@ -3,14 +3,15 @@
 A pipeline lets a callback change its latents, but not its other per-candidate values: FLUX's pooled
 embeddings and guidance, SDXL's sizes, the state of a multistep scheduler, a list of generators. So the
 pipeline keeps these for all candidates, and they are reduced to the remaining rows where they are used: in
-the inputs of the denoiser and in ``scheduler.step``.
+the inputs of the denoiser and in ``scheduler.step``. Z-Image's guidance loops over all candidates; so the
+denoiser's outputs are repeated for the dropped ones, and ``scheduler.step`` leaves them out.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import torch
@@ -19,13 +20,12 @@ from torch import Tensor
 from ...errors import InputError
 from ...scoring.rewards import scorer_rewards
 from ...scoring.scorer import Scorer
+from .batch_rows import denoiser_latents, expanded_outputs, reduced_inputs, select_scheduler_rows
 from .clean_latents import predicted_clean, preview_images
 from .drop_plan import DropPlan, PredictedRewards
 
 # Modules whose inputs have one row per candidate, or several with guidance.
 DENOISERS = ("unet", "transformer", "controlnet")
-# Positions of tokens, which all candidates share.
-SHARED = ("img_ids", "txt_ids")
 
 
 class EarlyDropping:
@@ -42,7 +42,7 @@ class EarlyDropping:
         plan: when to compare candidates, and how many to keep.
         groups: group of each row; candidates of the same group compete (default: the same prompt).
         history: rewards of earlier batches, which compete too; it is updated.
-        height, width: image size in pixels; needed for FLUX if it is not the default.
+        height, width: image size in pixels; needed for FLUX and Qwen-Image if it is not the default.
         preview_vae: VAE for predicted images, such as an AutoencoderTiny; None for the pipeline's.
         names: name of each row in errors (default: its index and prompt).
 
@@ -103,6 +103,7 @@ class EarlyDropping:
         self._kept = list(range(full))  # rows of the latents: the alive ones, or one if none is alive
         self._done = 0  # number of steps
         self._clean: Tensor | None = None  # the most recently predicted x0
+        self._input_shape: torch.Size | None = None  # of one row of the denoiser's last latents
 
     def __enter__(self) -> EarlyDropping:
         self._restart()
@@ -120,6 +121,8 @@ class EarlyDropping:
         for module in self._modules:
             hook = module.register_forward_pre_hook(self._cut_inputs, with_kwargs=True)
             self._undo.append(hook.remove)
+            hook = module.register_forward_hook(self._expand_outputs, with_kwargs=True)
+            self._undo.append(hook.remove)
         scheduler = self.pipe.scheduler
         step = scheduler.step
 
@@ -127,6 +130,10 @@ class EarlyDropping:
         def step_with_prediction(
             model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any
         ) -> Any:
+            if self._done == 0:
+                self._check_inputs(sample)
+            if len(sample) == len(self._kept) < len(model_output) == len(self.prompts):
+                model_output = model_output[torch.tensor(self._kept, device=model_output.device)]
             # Also in the first step, so that an unsupported scheduler is refused immediately.
             if self._done == 0 or self._done + 1 in self.plan.checks(step_count(self.pipe)):
                 self._clean = predicted_clean(scheduler, model_output, timestep, sample)
@@ -177,7 +184,7 @@ class EarlyDropping:
         if not keep:
             pipe._interrupt = True  # the pipeline then skips the remaining steps and decodes the latents
         callback_kwargs["latents"] = latents[torch.tensor(rows, device=latents.device)]
-        _select_scheduler_rows(pipe.scheduler, len(latents), rows)
+        select_scheduler_rows(pipe.scheduler, len(latents), rows)
         self._kept = [self._kept[i] for i in rows]
         self.alive = [self.alive[i] for i in keep]
         return callback_kwargs
@@ -192,46 +199,31 @@ class EarlyDropping:
 
     def _cut_inputs(self, module: torch.nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         """Return the inputs of a denoiser, reduced to the remaining rows; None if nothing changes."""
-        latents = args[0] if args else kwargs["sample" if "sample" in kwargs else "hidden_states"]
         if module is not getattr(self.pipe, "controlnet", None):
+            latents = denoiser_latents(args, kwargs)
             self.denoised += len(latents)
-        full, count = len(self.prompts), len(self._kept)
-        if count == full or len(latents) % count:
+            self._input_shape = latents.shape[1:] if isinstance(latents, Tensor) else None
+        return reduced_inputs(args, kwargs, len(self.prompts), self._kept)
+
+    def _expand_outputs(
+        self, module: torch.nn.Module, args: tuple, kwargs: dict, output: Any
+    ) -> tuple | None:
+        """Return a denoiser's output for all rows if it has one tensor per row; None if nothing changes."""
+        in_lists = isinstance(denoiser_latents(args, kwargs), list) and isinstance(output, tuple)
+        if not in_lists or len(self._kept) == len(self.prompts):
             return None
-        copies = len(latents) // count  # 2 with guidance
-        rows = torch.tensor([copy * full + row for copy in range(copies) for row in self._kept])
+        return expanded_outputs(output[0], len(self.prompts), self._kept), *output[1:]
 
-        def cut(value: Any, name: str = "") -> Any:
-            if isinstance(value, Tensor):
-                has_all_rows = value.ndim > 0 and len(value) == copies * full and name not in SHARED
-                return value[rows.to(value.device)] if has_all_rows else value
-            if isinstance(value, dict):
-                return {key: cut(item, key) for key, item in value.items()}
-            if isinstance(value, (list, tuple)):
-                return type(value)(cut(item) for item in value)
-            return value
-
-        return tuple(cut(value) for value in args), {key: cut(value, key) for key, value in kwargs.items()}
+    def _check_inputs(self, sample: Tensor) -> None:
+        """Raise InputError if the pipeline extends the denoiser's latents by values of all candidates."""
+        if self._input_shape is not None and self._input_shape != sample.shape[1:]:
+            raise InputError(
+                f"Cannot drop candidates of {type(self.pipe).__name__}: its reference images or masks have "
+                "the rows of all candidates. Remove them, or set early=None."
+            )
 
 
 def step_count(pipe: Any) -> int:
     """Return the number of denoising steps in the pipeline's current or last call."""
     count = getattr(pipe, "num_timesteps", None)
     return int(count if count is not None else len(pipe.scheduler.timesteps))
-
-
-def _select_scheduler_rows(scheduler: Any, count: int, rows: Iterable[int]) -> None:
-    """Reduce a scheduler's stored latents and outputs of earlier steps from ``count`` rows to ``rows``."""
-    rows = list(rows)
-
-    def cut(value: Any) -> Any:
-        # Tables of noise levels have one dimension, latents have three or more.
-        if isinstance(value, Tensor) and value.ndim >= 3 and len(value) == count:
-            return value[torch.tensor(rows, device=value.device)]
-        if isinstance(value, list):
-            return [cut(item) for item in value]
-        return value
-
-    for name, value in vars(scheduler).items():
-        if isinstance(value, (Tensor, list)):
-            setattr(scheduler, name, cut(value))
