@@ -120,9 +120,12 @@ def test_encoded_pixels_are_latents_that_decode_to_them(pipelines, name):
     )
     assert clean.shape == noisy.shape == (2, *shape)
     assert (clean - noisy).abs().max() > 1e-3
-    mean, _ = family._vae_encode(pixels * 2 - 1)
-    expected = (family._vae_decode(mean) / 2 + 0.5).clamp(0, 1)
-    assert torch.allclose(family.decode(clean), expected, atol=1e-5)
+    vae, given = family.pipeline.vae, pixels * 2 - 1
+    if name == "qwen-image":  # a video of one frame
+        given = given.unsqueeze(2)
+    with torch.no_grad():
+        expected = vae.decode(vae.encode(given).latent_dist.mean).sample.view_as(pixels)
+    assert torch.allclose(family.decode(clean), (expected / 2 + 0.5).clamp(0, 1), atol=1e-5)
     family.pipeline.vae.decoder.conv_out.weight.data *= 1000
     outside = torch.randn(1, *shape).requires_grad_()
     saturated = family.decode(outside)

@@ -133,7 +133,7 @@ def _decoder_bytes(objective: Objective, batch: int) -> tuple[float, float]:
     saved = SavedBytes()
     recompute = saved.block if objective.config.rollout.gradient_checkpointing else None
     with MetaAutocast(half):
-        on_meta(vae, lambda: family.run_decoder(family._unscale(latents), recompute), saved)
+        on_meta(vae, lambda: family.run_decoder(family.unscale(latents), recompute), saved)
     return saved.bytes, saved.largest_block
 
 

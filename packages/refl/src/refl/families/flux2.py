@@ -60,13 +60,13 @@ class Flux2Klein(FlowTransformer):
     def encode_pixels(self, pixels: Tensor, noise: Tensor) -> Tensor:
         return super().encode_pixels(pixels, _unpatched(noise))
 
-    def _scale(self, latents: Tensor) -> Tensor:
+    def scale(self, latents: Tensor) -> Tensor:
         mean, std = self._statistics(latents)
         _, _, rows, columns = latents.shape
         patches = pack(latents).transpose(1, 2).reshape(len(latents), -1, rows // 2, columns // 2)
         return (patches - mean) / std
 
-    def _unscale(self, latents: Tensor) -> Tensor:
+    def unscale(self, latents: Tensor) -> Tensor:
         mean, std = self._statistics(latents)
         return _unpatched(latents * std + mean)
 

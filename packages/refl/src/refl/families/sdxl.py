@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .base import Condition, Family, Tensors, batch_of, constant
+from .base import Condition, Family, Tensors, batch_of
+from .latent_images import constant
 
 
 class StableDiffusionXL(Family):
