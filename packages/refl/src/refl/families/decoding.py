@@ -34,7 +34,7 @@ def decode_in_chunks(
     chunk: int,
     recompute: Recompute | None = None,
 ) -> Tensor:
-    """Decode latents, a chunk after the other, so that activations of only one chunk exist at once.
+    """Decode latents, one chunk after another, so that activations of only one exist at once.
 
     Args:
         decode: decodes latents (N, C, h, w) to images (N, 3, H, W) with the decoder.

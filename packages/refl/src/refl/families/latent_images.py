@@ -75,7 +75,7 @@ class LatentImages:
         return pixels + (pixels.clamp(0, 1) - pixels).detach()
 
     def run_decoder(self, latents: Tensor, recompute: Recompute | None = None) -> Tensor:
-        """Decode the autoencoder's latents, a chunk of at most 512 x 512 pixels after the other.
+        """Decode latents of the autoencoder in chunks of at most 512 x 512 pixels.
 
         Args:
             latents: (B, C, h, w) latents of the autoencoder, not scaled for the denoiser.
