@@ -11,7 +11,9 @@ steps of refl's trainer with the same weights, batch size, stops and precision:
 - fast: with rollout.no_grad_dtype, decode_dtype and the reward's dtype.
 - fast-kept: the same with rollout.gradient_checkpointing=false (more memory).
 - fast-graphs: the same with rollout.no_grad_graphs.
+- graphs: the defaults with rollout.no_grad_dtype and rollout.no_grad_graphs (less memory).
 - lora: the defaults with LoRA adapters of rank 16, and frozen weights in half precision as in a run.
+- lora-graphs: the same with rollout.no_grad_graphs.
 - lora-trained: the same with rollout.no_grad_dtype=no, so that the trained denoiser computes all steps.
 
 Weights are random and seeded, because speed and memory do not depend on their values; prompts are encoded
@@ -66,7 +68,9 @@ VARIANTS: dict[str, tuple[str, ...]] = {
         "rollout.decode_dtype=DTYPE",
         "rollout.gradient_checkpointing=false",
     ),
+    "graphs": ("model.lora_rank=0", "rollout.no_grad_graphs=true", "rollout.no_grad_dtype=DTYPE"),
     "lora": ("model.lora_rank=16",),
+    "lora-graphs": ("model.lora_rank=16", "rollout.no_grad_graphs=true"),
     "lora-trained": ("model.lora_rank=16", "rollout.no_grad_dtype=no"),
 }
 
@@ -78,7 +82,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="measured steps of each variant")
     parser.add_argument("--dtype", choices=["bf16", "fp16"], default="bf16")
     # CUDA graphs come early, because the time may end before the last variants.
-    order = ["original", "fast-graphs", *(name for name in VARIANTS if name != "fast-graphs")]
+    first = ["original", "fast-graphs", "graphs", "lora-graphs"]
+    order = [*first, *(name for name in VARIANTS if name not in first)]
     parser.add_argument("--variants", nargs="+", choices=order, default=order)
     parser.add_argument(
         "--seconds", type=float, default=80, help="start no further variant after this many seconds"
@@ -125,22 +130,30 @@ def measure(name: str, args: argparse.Namespace, frozen: dict[str, Any], device:
     seconds, losses, skipped = [], [], 0
     stops = late_steps(args.repeats + 1, SIZES[args.size]["steps"])
     for number, stop in enumerate(stops):
-        synchronize(device)
-        started = time.perf_counter()
-        loss, taken = step(stop)
-        synchronize(device)
-        seconds.append(time.perf_counter() - started)
+        took, loss, taken = timed_step(step, stop, device)
+        seconds.append(took)
         losses.append(loss)
         skipped += not taken
         print(f"{name}: step to {stop}, {seconds[number]:.3f} s, loss {loss:.6f}", flush=True)
     typical = statistics.median(seconds[1:])  # the first step is a warm-up
+    rest = statistics.median(timed_step(step, 0, device)[0] for _ in range(args.repeats))
     return {
         "seconds_per_step": round(typical, 4),
+        "ms_per_step_without_gradient": round(1e3 * (typical - rest) / statistics.median(stops[1:]), 2),
         "samples_per_s": round(args.batch_size / typical, 4),
         "peak_mb": round(peak_mb(device, lambda: step(stops[-1])), 1),
         "first_loss": losses[0] if math.isfinite(losses[0]) else str(losses[0]),
         "skipped": skipped,
     }
+
+
+def timed_step(step: Step, stop: int, device: torch.device) -> tuple[float, float, bool]:
+    """Take a step; return its seconds, its loss and whether the optimizer took it."""
+    synchronize(device)
+    started = time.perf_counter()
+    loss, taken = step(stop)
+    synchronize(device)
+    return time.perf_counter() - started, loss, taken
 
 
 def late_steps(count: int, steps: int) -> list[int]:
