@@ -11,7 +11,6 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 
 from reward_core.files.atomic_write import atomic_write
 
+from . import __version__
 from .config import TrainConfig
 from .families import Family
 from .families.flux import Flux
@@ -186,7 +186,7 @@ def lora_metadata(
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.architecture": f"{architecture}/lora",
         "modelspec.title": name,
-        "refl.version": version("refl"),
+        "refl.version": __version__,
         "refl.base_model": base,
         "refl.rank": str(settings.r),
         "refl.strategy": config.strategy.name,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import yaml
 
 from reward_core.printing.escapes import markdown_block, markdown_code, markdown_text, python_string
 
+from . import __version__
 from .card_rewards import reward_table
 from .config import TrainConfig
 from .published_names import base_model, public_name, public_settings
@@ -87,7 +87,7 @@ def model_card(config: TrainConfig, facts: CardFacts) -> str:
         *_usage(config, facts, base),
         "## Recipe",
         "",
-        f"Trained with refl {version('refl')}. All settings:",
+        f"Trained with refl {__version__}. All settings:",
         "",
         markdown_block(yaml.safe_dump(public_settings(config.to_dict()), sort_keys=False), "yaml"),
     ]

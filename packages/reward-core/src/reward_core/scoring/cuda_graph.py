@@ -94,7 +94,7 @@ def _recording(
                 raise
     except Exception as error:
         if not _ENDS_FAILED_RECORDINGS:
-            _end_failed_recording(graph, memory)
+            _end_failed_recording(graph, memory, stream)
         if cause is None or error is cause:
             raise
         raise error from cause  # the driver's error names no reason
@@ -102,10 +102,13 @@ def _recording(
         cause = None  # its frames hold the tensors of the batch
 
 
-def _end_failed_recording(graph: torch.cuda.CUDAGraph, memory: SharedMemory) -> None:
-    """Let torch's allocator leave the recording, which torch before 2.12 forgets (pytorch PR 180395).
+def _end_failed_recording(
+    graph: torch.cuda.CUDAGraph, memory: SharedMemory, stream: torch.cuda.Stream
+) -> None:
+    """Let torch leave the recording, which torch before 2.12 forgets (pytorch PR 180395).
 
-    Otherwise it stays in the memory of the graph, and ``torch.cuda.empty_cache`` fails.
+    Otherwise its allocator stays in the memory of the graph, ``torch.cuda.empty_cache`` fails, and so does
+    every random number on the device.
     """
     device = torch.cuda.current_device()
     # The allocator has left the recording already if the driver could end it.
@@ -113,3 +116,8 @@ def _end_failed_recording(graph: torch.cuda.CUDAGraph, memory: SharedMemory) -> 
         torch._C._cuda_endAllocateToPool(device, memory.pool)
         torch._C._cuda_releasePool(device, memory.pool)
         _failed_graphs.append(graph)
+    # The generator of random numbers leaves with the end of any recording.
+    with suppress(RuntimeError), _RECORDING:
+        other = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(other, stream=stream, capture_error_mode="thread_local"):
+            torch.zeros(1, device=stream.device)
