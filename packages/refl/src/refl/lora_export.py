@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from reward_core.files.atomic_write import atomic_write
 
-from . import __version__
 from .config import TrainConfig
 from .families import Family
 from .families.flux import Flux
@@ -31,6 +30,7 @@ from .families.z_image import ZImage
 from .lora_layers import FLUX, FLUX2, SD3, Z_IMAGE, LayerTable, original_layer
 from .published_names import base_model, public_name
 from .trainable import ADAPTER, Trainable
+from .version import __version__
 
 Pair = tuple[Tensor, Tensor]
 """(down (rank, inputs, ...), up (outputs, rank, ...)) of a layer."""

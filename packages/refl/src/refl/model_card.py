@@ -11,11 +11,11 @@ import yaml
 
 from reward_core.printing.escapes import markdown_block, markdown_code, markdown_text, python_string
 
-from . import __version__
 from .card_rewards import reward_table
 from .config import TrainConfig
 from .published_names import base_model, public_name, public_settings
 from .samples import Samples
+from .version import __version__
 
 #: Stands for the repository until ``refl push`` knows it.
 PLACEHOLDER = "THIS FOLDER"
