@@ -7,14 +7,16 @@ The original's loop is reimplemented: a float32 UNet under autocast, all weights
 without gradient followed by one with gradient, and all activations of VAE and reward kept. The others are
 steps of refl's trainer with the same weights, batch size, stops and precision:
 
-- refl: the defaults, which recompute activations of the gradient step and of the VAE.
-- fast: with rollout.no_grad_dtype, decode_dtype and the reward's dtype.
-- fast-kept: the same with rollout.gradient_checkpointing=false (more memory).
-- fast-graphs: the same with rollout.no_grad_graphs.
-- graphs: the defaults with rollout.no_grad_dtype and rollout.no_grad_graphs (less memory).
-- lora: the defaults with LoRA adapters of rank 16, and frozen weights in half precision as in a run.
-- lora-graphs: the same with rollout.no_grad_graphs.
-- lora-trained: the same with rollout.no_grad_dtype=no, so that the trained denoiser computes all steps.
+- refl: all weights trained, with the defaults.
+- refl-small: the same without a copy for the steps without gradient (less memory).
+- refl-launched: the same as refl without CUDA graphs.
+- refl-recorded: the same as refl with rollout.gradient_graphs (more memory).
+- refl-kept: the same as refl with rollout.gradient_checkpointing=false (much more memory).
+- lora: LoRA adapters of rank 16 with the defaults, and frozen weights in half precision as in a run.
+- lora-small: the same with rollout.gradient_graphs=false (less memory).
+- lora-launched: the same without CUDA graphs.
+
+The reward is computed under autocast in all of them, as in the original's loop.
 
 Weights are random and seeded, because speed and memory do not depend on their values; prompts are encoded
 once. On a GPU the allocator counts the peak; on a CPU torch's profiler counts it in one more step. A JSON
@@ -41,7 +43,6 @@ from refl_workload import BETAS, PROMPT, SIZES, make_family, make_frozen, make_u
 
 import refl
 from refl.gradient_objective import GradientObjective
-from refl.no_grad_copy import NoGradCopy
 from refl.optimizer import make_lr_schedule, make_optimizer
 from refl.prompts import Batches
 from refl.rewards import load_rewards
@@ -52,26 +53,18 @@ from refl.trainable import Trainable
 from reward_core.runs.cuda import tf32
 
 Step = Callable[[int], tuple[float, bool]]  # stop -> (loss, whether the optimizer took the step)
+WARM_UP_STEPS = 3  # a gradient step is recorded when it is called for the third time
+CALLS_BEFORE_RECORDING = 3  # of a step without gradient
+FULL, LORA = "model.lora_rank=0", "model.lora_rank=16"
 VARIANTS: dict[str, tuple[str, ...]] = {
-    "refl": ("model.lora_rank=0",),
-    "fast": ("model.lora_rank=0", "rollout.no_grad_dtype=DTYPE", "rollout.decode_dtype=DTYPE"),
-    "fast-kept": (
-        "model.lora_rank=0",
-        "rollout.no_grad_dtype=DTYPE",
-        "rollout.decode_dtype=DTYPE",
-        "rollout.gradient_checkpointing=false",
-    ),
-    "fast-graphs": (
-        "model.lora_rank=0",
-        "rollout.no_grad_graphs=true",
-        "rollout.no_grad_dtype=DTYPE",
-        "rollout.decode_dtype=DTYPE",
-        "rollout.gradient_checkpointing=false",
-    ),
-    "graphs": ("model.lora_rank=0", "rollout.no_grad_graphs=true", "rollout.no_grad_dtype=DTYPE"),
-    "lora": ("model.lora_rank=16",),
-    "lora-graphs": ("model.lora_rank=16", "rollout.no_grad_graphs=true"),
-    "lora-trained": ("model.lora_rank=16", "rollout.no_grad_dtype=no"),
+    "refl": (FULL,),
+    "lora": (LORA,),
+    "refl-small": (FULL, "rollout.no_grad_dtype=no"),
+    "lora-small": (LORA, "rollout.gradient_graphs=false"),
+    "refl-recorded": (FULL, "rollout.gradient_graphs=true"),
+    "refl-launched": (FULL, "rollout.no_grad_graphs=false"),
+    "lora-launched": (LORA, "rollout.no_grad_graphs=false", "rollout.gradient_graphs=false"),
+    "refl-kept": (FULL, "rollout.gradient_checkpointing=false"),
 }
 
 
@@ -81,9 +74,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5, help="measured steps of each variant")
     parser.add_argument("--dtype", choices=["bf16", "fp16"], default="bf16")
-    # CUDA graphs come early, because the time may end before the last variants.
-    first = ["original", "fast-graphs", "graphs", "lora-graphs"]
-    order = [*first, *(name for name in VARIANTS if name not in first)]
+    order = ["original", *VARIANTS]
     parser.add_argument("--variants", nargs="+", choices=order, default=order)
     parser.add_argument(
         "--seconds", type=float, default=80, help="start no further variant after this many seconds"
@@ -127,21 +118,25 @@ def measure(name: str, args: argparse.Namespace, frozen: dict[str, Any], device:
         torch.cuda.reset_peak_memory_stats()
     make = original_step if name == "original" else refl_step
     step = make(name, args, frozen, device)
-    seconds, losses, skipped = [], [], 0
-    stops = late_steps(args.repeats + 1, SIZES[args.size]["steps"])
+    seconds, losses, skipped, recording_peak = [], [], 0, 0
+    stops = late_steps(args.repeats + WARM_UP_STEPS, SIZES[args.size]["steps"])
     for number, stop in enumerate(stops):
+        if number == WARM_UP_STEPS and device.type == "cuda":
+            recording_peak = torch.cuda.max_memory_allocated()
+            torch.cuda.reset_peak_memory_stats()
         took, loss, taken = timed_step(step, stop, device)
         seconds.append(took)
         losses.append(loss)
         skipped += not taken
         print(f"{name}: step to {stop}, {seconds[number]:.3f} s, loss {loss:.6f}", flush=True)
-    typical = statistics.median(seconds[1:])  # the first step is a warm-up
+    typical = statistics.median(seconds[WARM_UP_STEPS:])
+    steps = statistics.median(stops[WARM_UP_STEPS:])
     rest = statistics.median(timed_step(step, 0, device)[0] for _ in range(args.repeats))
     return {
         "seconds_per_step": round(typical, 4),
-        "ms_per_step_without_gradient": round(1e3 * (typical - rest) / statistics.median(stops[1:]), 2),
+        "ms_per_step_without_gradient": round(1e3 * (typical - rest) / steps, 2),
         "samples_per_s": round(args.batch_size / typical, 4),
-        "peak_mb": round(peak_mb(device, lambda: step(stops[-1])), 1),
+        "peak_mb": round(max(recording_peak, peak_bytes(device, lambda: step(stops[-1]))) / 2**20, 1),
         "first_loss": losses[0] if math.isfinite(losses[0]) else str(losses[0]),
         "skipped": skipped,
     }
@@ -200,7 +195,6 @@ def original_step(name: str, args: argparse.Namespace, frozen: dict[str, Any], d
 
 def refl_step(name: str, args: argparse.Namespace, frozen: dict[str, Any], device: torch.device) -> Step:
     """Return a function that takes one step of refl's trainer."""
-    fast = f", dtype: {args.dtype}" if "fast" in name else ""
     config = refl.load_config(
         preset="sd14-paper",
         settings=[
@@ -212,8 +206,8 @@ def refl_step(name: str, args: argparse.Namespace, frozen: dict[str, Any], devic
             "run.accumulation=1",
             "run.trackers=[]",
             "optimizer.ema_decay=0",
-            f"rewards=[{{name: reward{fast}}}]",
-            *(setting.replace("DTYPE", args.dtype) for setting in VARIANTS[name]),
+            f"rewards=[{{name: reward, dtype: {args.dtype}}}]",
+            *VARIANTS[name],
         ],
     )
     accelerator = make_accelerator(config)
@@ -231,20 +225,23 @@ def refl_step(name: str, args: argparse.Namespace, frozen: dict[str, Any], devic
         objective.config = replace(config, strategy=StrategyConfig("refl", first=stop, last=stop))
         with tf32(config.run.tf32):
             metrics = take_step(stop)
-        if device.type == "cuda" and config.rollout.no_grad_graphs:
-            assert copy is not None
-            check_recorded(copy)
+        if device.type == "cuda" and stop > CALLS_BEFORE_RECORDING:
+            check_recorded(objective)
         return metrics.loss, metrics.finite
 
     return step
 
 
-def check_recorded(copy: NoGradCopy) -> None:
+def check_recorded(objective: GradientObjective) -> None:
     """Raise RuntimeError if the copy should run as CUDA graphs and a shape is not recorded."""
-    shapes = [shape for function in copy.recorded.values() for shape in function.shapes.values()]
-    if not shapes or any(shape.run is None for shape in shapes):
-        reasons = [function.failed for function in copy.recorded.values()]
-        raise RuntimeError(f"Cannot measure CUDA graphs: a shape was not recorded ({reasons}).")
+    copy, graphs = objective.no_grad_copy, objective.gradient_graphs
+    if copy is not None and copy.graphs:
+        shapes = [shape for function in copy.recorded.values() for shape in function.shapes.values()]
+        if not shapes or any(shape.run is None for shape in shapes):
+            reasons = [function.failed for function in copy.recorded.values()]
+            raise RuntimeError(f"Cannot measure CUDA graphs: a shape was not recorded ({reasons}).")
+    if graphs is not None and graphs.failed is not None:
+        raise RuntimeError(f"Cannot measure CUDA graphs: a gradient step was not recorded ({graphs.failed}).")
 
 
 def with_ratios(result: dict[str, Any]) -> dict[str, Any]:
@@ -263,7 +260,7 @@ def with_ratios(result: dict[str, Any]) -> dict[str, Any]:
     return result | {
         "ratios": ratios,
         "ratio": ratios.get("refl", {}).get("ratio"),
-        "ratio_fast": ratios.get("fast", {}).get("ratio"),
+        "ratio_lora": ratios.get("lora", {}).get("ratio"),
     }
 
 
@@ -272,11 +269,17 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def peak_mb(device: torch.device, step: Callable[[], Any]) -> float:
-    """Return the peak memory of tensors: of the steps so far, on a CPU of one more step."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**20
-    return (tensor_bytes() + peak_of(step)) / 2**20
+def peak_bytes(device: torch.device, step: Callable[[], Any]) -> int:
+    """Return the peak memory of tensors: of the steps so far, on a CPU of one more step.
+
+    The memory of CUDA graphs counts as a whole, because nothing else can use it.
+    """
+    if device.type != "cuda":
+        return tensor_bytes() + peak_of(step)
+    segments = torch.cuda.memory_snapshot()
+    of_graphs = [segment for segment in segments if tuple(segment["segment_pool_id"]) != (0, 0)]
+    unused = sum(segment["total_size"] - segment["allocated_size"] for segment in of_graphs)
+    return torch.cuda.max_memory_allocated() + unused
 
 
 if __name__ == "__main__":

@@ -84,6 +84,43 @@ def test_recorded_steps_equal_launched_ones(pipelines, tmp_path, scale):
 
 @pytest.mark.filterwarnings("error::reward_core.errors.CompilationWarning")
 @pytest.mark.parametrize(
+    ("family", "more"),
+    [
+        ("sd", ("model.lora_rank=4",)),
+        ("sd", ("model.lora_rank=4", "run.mixed_precision=fp16", "rollout.guidance_scale=3")),
+        ("sd", ("model.lora_rank=0", "run.accumulation=3")),
+        ("sd", ("model.lora_rank=4", "strategy.name=alignprop", "rollout.negative_gradient=false",
+                "rollout.guidance_scale=3")),
+        ("sdxl", ("model.lora_rank=4", "model.gradient_checkpointing=true")),
+        ("sd3", ("model.lora_rank=4",)),
+        ("flux", ("model.lora_rank=4",)),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_recorded_gradient_steps_equal_launched_ones(pipelines, tmp_path, family, more):
+    """Gradients, and after some steps the weights, which a graph that kept old weights would change."""
+    more = ("run.mixed_precision=bf16", "rollout.no_grad_dtype=no", "optimizer.lr=1e-3", *more)
+    norms, rewards, trainers = [], [], []
+    for graphs in ("rollout.gradient_graphs=false", "rollout.gradient_graphs=true"):
+        config = settings(tmp_path / graphs, *more, graphs)
+        trainer = refl.Trainer(pipelines(family), PROMPTS, config, {"red": redness})
+        steps = [trainer.step(number) for number in range(8)]
+        norms.append([step.gradient_norm for step in steps if step.finite])
+        rewards.append([step.rewards["red"].mean for step in steps])
+        trainers.append(trainer)
+    graphs = trainer.objective.gradient_graphs
+    assert graphs.recorded is not None, graphs.failed
+    assert norms[1] == pytest.approx(norms[0], rel=0.05)
+    assert rewards[1] == pytest.approx(rewards[0], abs=0.01)
+    first, second = (torch.cat([p.flatten() for p in t.trainable.parameters]) for t in trainers)
+    start = torch.cat([p.flatten() for p in refl.Trainer(
+        pipelines(family), PROMPTS, settings(tmp_path / "new", *more), {"red": redness}
+    ).trainable.parameters])  # fmt: skip
+    assert torch.cosine_similarity(first - start, second - start, dim=0) > 0.95
+
+
+@pytest.mark.filterwarnings("error::reward_core.errors.CompilationWarning")
+@pytest.mark.parametrize(
     ("family", "scale"), [("sd", 1.0), ("sd", 3.0), ("sdxl", 3.0), ("sd3", 3.0), ("flux", 1.0)]
 )
 def test_a_graph_follows_a_large_change_of_the_weights(pipelines, tmp_path, family, scale):

@@ -94,7 +94,8 @@ def test_lora_layers_do_not_cast_inputs_in_training(pipelines, tmp_path):
 )
 def test_the_autocast_cache_is_cleared_before_gradient_steps(pipelines, tmp_path, monkeypatch, more):
     """Up to torch 2.9, casts cached under no_grad would cut off the gradient of the next step."""
-    trainer = trainer_of(pipelines, tmp_path, "bf16", "model.lora_rank=0", *more)
+    more = ("model.lora_rank=0", "rollout.no_grad_dtype=no", *more)
+    trainer = trainer_of(pipelines, tmp_path, "bf16", *more)
     seen, clear = [], torch.clear_autocast_cache
     trainer.family.denoiser.register_forward_pre_hook(
         lambda *_: seen.append("gradient" if torch.is_grad_enabled() else "none")

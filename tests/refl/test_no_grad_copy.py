@@ -170,18 +170,21 @@ def test_nft_generates_with_the_old_adapters(pipelines, tmp_path):
     assert not torch.equal(passes(trainer)[1], before)
 
 
-def test_lora_in_half_precision_uses_the_copy_by_default(tmp_path):
+@pytest.mark.parametrize("setting", ["no_grad_dtype", "decode_dtype"])
+def test_a_run_in_half_precision_generates_images_in_it_by_default(tmp_path, setting):
     def chosen(*more, **options):
-        return settings(tmp_path, *more, **options).rollout.no_grad_dtype
+        return getattr(settings(tmp_path, *more, **options).rollout, setting)
 
     bf16, lora = "run.mixed_precision=bf16", "model.lora_rank=4"
     assert chosen(lora, bf16) == "bf16"
     assert chosen(lora, "run.mixed_precision=fp16") == "fp16"
-    for more in ((lora,), ("model.lora_rank=0", bf16), (lora, bf16, "model.compile=true")):
-        assert chosen(*more) == ""
+    assert chosen("model.lora_rank=0", bf16) == "bf16"
+    assert chosen(lora) == ""
+    compiled = chosen(lora, bf16, "model.compile=true")
+    assert compiled == ("" if setting == "no_grad_dtype" else "bf16")
     for off in ("no", "''"):
-        assert chosen(lora, bf16, f"rollout.no_grad_dtype={off}") == ""
-    assert chosen(lora, "run.mixed_precision=bf16", "rollout.no_grad_dtype=fp16") == "fp16"
+        assert chosen(lora, bf16, f"rollout.{setting}={off}") == ""
+    assert chosen(lora, "run.mixed_precision=bf16", f"rollout.{setting}=fp16") == "fp16"
 
 
 def test_settings_files_keep_their_meaning(tmp_path):
@@ -272,13 +275,40 @@ def test_auto_and_fp16_choose_a_dtype(pipelines, tmp_path):
         ("rollout.no_grad_dtype=int8", "no_grad_dtype='int8': it must be one of no, auto, bf16, fp16"),
         ("rollout.no_grad_compile=true", "rollout.no_grad_compile: .* Set rollout.no_grad_dtype"),
         ("rollout.no_grad_graphs=true", "rollout.no_grad_graphs: .* Set rollout.no_grad_dtype"),
-        ("rollout.decode_dtype=auto", "decode_dtype='auto': it must be one of \"\", bf16, fp16"),
+        ("rollout.decode_dtype=auto", "decode_dtype='auto': it must be one of no, bf16, fp16"),
+        (
+            "rollout={gradient_graphs: true, gradient_checkpointing: false}",
+            "gradient_graphs with rollout.gradient_checkpointing=False: .* Set .*=True",
+        ),
         ("rewards=[{name: red, dtype: half}]", "rewards.dtype='half': it must be one of \"\", bf16, fp16"),
     ],
 )
 def test_impossible_precisions_are_refused(tmp_path, setting, message):
     with pytest.raises(ConfigError, match=message):
         settings(tmp_path, setting)
+
+
+def test_gradient_steps_are_recorded_where_that_pays(pipelines, tmp_path):
+    """On a CPU they are launched, and nothing changes."""
+
+    def recorded(*more, family="sd", **options):
+        return make(pipelines(family), tmp_path, *more, **options).objective.gradient_graphs is not None
+
+    lora, full = "model.lora_rank=4", "model.lora_rank=0"
+    assert recorded(lora)
+    assert not recorded(full)
+    assert recorded(full, "rollout.gradient_graphs=true")
+    for more in ("gradient_checkpointing=false", "gradient_graphs=false"):
+        assert not recorded(lora, f"rollout.{more}")
+    assert not recorded(lora, "model.gradient_checkpointing=true")
+    red = "{name: red, phi: linear, input: pixels}"
+    assert not recorded(lora, "strategy.name=nft", "strategy.group=2", reward=red)
+    assert not recorded(lora, family="z-image")
+    graphs, launched = (
+        make(pipelines("sd"), tmp_path, lora, f"rollout.gradient_graphs={chosen}").step(0)
+        for chosen in ("true", "false")
+    )
+    assert graphs.gradient_norm == pytest.approx(launched.gradient_norm, rel=1e-5)
 
 
 @pytest.mark.slow

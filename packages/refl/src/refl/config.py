@@ -60,16 +60,19 @@ class RolloutConfig:
             backward pass (much less memory, slower).
         no_grad_dtype: bf16 or fp16: compute the steps without gradient with a copy of the denoiser in this
             dtype, refreshed before each optimizer step; auto: bf16 if the GPU supports it, else fp16; no or
-            empty: compute them with the trained denoiser. None: for LoRA, the dtype of
-            ``run.mixed_precision``, unless ``model.compile`` is set; else no copy. The copy shares frozen
-            weights that have its dtype, and stores the convolutions of a UNet as channels-last. Gradient
-            steps and validation do not use it.
+            empty: compute them with the trained denoiser. None: the dtype of ``run.mixed_precision`` if that
+            is half, unless ``model.compile`` is set. The copy shares frozen weights that have its dtype, and
+            stores the convolutions of a UNet as channels-last. Gradient steps and validation do not use it.
         no_grad_compile: run that copy through torch.compile (slow first step, faster afterwards).
-        no_grad_graphs: record that copy as CUDA graphs, so that a step is one launch (a GPU only; not yet
-            measured).
-        decode_dtype: bf16 or fp16: decode training images under autocast (less memory, faster); empty:
-            float32. VAEs that overflow in fp16 (``force_upcast``, as in SDXL) are decoded in float32
-            instead of fp16.
+        no_grad_graphs: record that copy as CUDA graphs, so that a step is one launch (a GPU only). None:
+            for denoisers of up to 4 billion parameters whose shapes are fixed, without ``no_grad_compile``.
+        gradient_graphs: record gradient steps as CUDA graphs, so that each is one launch forward and one
+            backward (a GPU only); their activations stay allocated. None: for LoRA on denoisers of up to 4
+            billion parameters whose shapes are fixed, with the defaults of ``gradient_checkpointing``,
+            ``model.gradient_checkpointing`` and ``model.compile``.
+        decode_dtype: bf16 or fp16: decode training images under autocast (less memory, faster); no or
+            empty: float32. None: the dtype of ``run.mixed_precision``, as in the original. VAEs that
+            overflow in fp16 (``force_upcast``, as in SDXL) are decoded in float32 instead of fp16.
     """
 
     height: int = 0
@@ -82,8 +85,9 @@ class RolloutConfig:
     gradient_checkpointing: bool = True
     no_grad_dtype: str | None = None
     no_grad_compile: bool = False
-    no_grad_graphs: bool = False
-    decode_dtype: str = ""
+    no_grad_graphs: bool | None = None
+    gradient_graphs: bool | None = None
+    decode_dtype: str | None = None
 
 
 @dataclass(frozen=True)
@@ -325,11 +329,12 @@ class TrainConfig:
         ):
             if not value >= minimum:
                 raise ConfigError(f"Cannot use {path}={value}: it must be at least {minimum}.")
-        no_grad_dtype = self._no_grad_dtype()
+        no_grad_dtype = self._half_dtype(self.rollout.no_grad_dtype, unless=self.model.compile)
+        decode_dtype = self._half_dtype(self.rollout.decode_dtype)
         for path, choice, allowed in (
             ("run.mixed_precision", self.run.mixed_precision, ("no", "bf16", "fp16")),
             ("rollout.no_grad_dtype", no_grad_dtype or "no", ("no", "auto", *HALF_DTYPES)),
-            ("rollout.decode_dtype", self.rollout.decode_dtype, ("", *HALF_DTYPES)),
+            ("rollout.decode_dtype", decode_dtype or "no", ("no", *HALF_DTYPES)),
             ("loss.distance", self.loss.distance, ("x0", "epsilon", "v")),
             ("loss.ensemble", self.loss.ensemble, ENSEMBLES),
             ("optimizer.schedule", self.optimizer.schedule, SCHEDULES),
@@ -340,6 +345,14 @@ class TrainConfig:
             if choice not in allowed:
                 choices = ", ".join(name or '""' for name in allowed)
                 raise ConfigError(f"Cannot use {path}={choice!r}: it must be one of {choices}.")
+        if self.rollout.gradient_graphs:
+            for path, required in (("rollout.gradient_checkpointing", True), ("model.compile", False)):
+                part, name = path.split(".")
+                if getattr(getattr(self, part), name) != required:
+                    raise ConfigError(
+                        f"Cannot use rollout.gradient_graphs with {path}={not required}: recorded steps "
+                        f"recompute activations and are not compiled. Set {path}={required}."
+                    )
         for name in ("no_grad_compile", "no_grad_graphs"):
             if getattr(self.rollout, name) and not no_grad_dtype:
                 raise ConfigError(
@@ -379,16 +392,20 @@ class TrainConfig:
         if self.loss.reward_scale is not None:
             scale = self.loss.reward_scale
         loss = dataclasses.replace(self.loss, reward_scale=scale)
-        rollout = dataclasses.replace(self.rollout, no_grad_dtype=no_grad_dtype)
+        rollout = dataclasses.replace(self.rollout, no_grad_dtype=no_grad_dtype, decode_dtype=decode_dtype)
         return dataclasses.replace(self, rewards=rewards, loss=loss, rollout=rollout)
 
-    def _no_grad_dtype(self) -> str:
-        """Return the dtype of the copy for steps without gradient; empty: no copy."""
-        chosen, precision = self.rollout.no_grad_dtype, self.run.mixed_precision
+    def _half_dtype(self, chosen: str | None, unless: bool = False) -> str:
+        """Return the chosen dtype; by default that of mixed precision if it is half. Empty: float32.
+
+        Args:
+            chosen: the setting.
+            unless: choose no half dtype by default.
+        """
         if chosen is not None:
             return "" if chosen == "no" else chosen  # YAML reads no and off as false
-        is_half_lora = self.model.lora_rank > 0 and precision in HALF_DTYPES
-        return precision if is_half_lora and not self.model.compile else ""
+        precision = self.run.mixed_precision
+        return precision if precision in HALF_DTYPES and not unless else ""
 
 
 SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine")

@@ -81,11 +81,13 @@ def estimate_memory(objective: Objective, plan: RolloutPlan) -> Memory:
         activations = held + block
     elif not rollout.gradient_checkpointing or (config.model.gradient_checkpointing and passes == 1):
         activations = passes * held + max(block, _image_bytes(objective, images))
+    elif objective.gradient_graphs is not None:  # a graph's memory is not used for anything else
+        activations = held + block + _image_bytes(objective, images)
     else:  # gradient steps are recomputed as a whole, after the backward pass of the images
         activations = max(held + block, _image_bytes(objective, images))
     if objective.captioned is not None:  # its activations are kept beside those of the rollout
         activations += sum(_denoiser_bytes(objective, config.loss.pretraining_batch_size))
-    return Memory(parts, activations, accumulates=run.accumulation > 1)
+    return Memory(parts, activations, run.accumulation > 1 or objective.gradient_graphs is not None)
 
 
 def _image_bytes(objective: Objective, images: int) -> float:

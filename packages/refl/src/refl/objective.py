@@ -17,6 +17,7 @@ from .config import TrainConfig
 from .dtypes import DTYPES
 from .errors import ConfigError
 from .families import Condition, Family, Guidance
+from .gradient_graphs import GradientGraphs, records_gradient
 from .losses import denoising_loss
 from .no_grad_copy import NoGradCopy
 from .noise_schedule import NoiseSchedule, training_levels
@@ -101,7 +102,12 @@ class Objective(ABC):
         self.config, self.family, self.rewards = config, family, rewards
         self.trainable, self.accelerator, self.captioned = trainable, accelerator, captioned
         self.no_grad_copy = no_grad_copy
-        self.decode_dtype = DTYPES[config.rollout.decode_dtype]
+        self.gradient_graphs: GradientGraphs | None = None
+        if config.strategy.needs_reward_gradient and records_gradient(config, family):
+            half = DTYPES[config.run.mixed_precision]
+            parameters = dict(zip(trainable.names, trainable.parameters))
+            self.gradient_graphs = GradientGraphs(family, parameters, half)
+        self.decode_dtype = DTYPES[config.rollout.decode_dtype or ""]
         if captioned is not None:
             self.levels = torch.stack(training_levels(family.pipeline.scheduler))  # (3, T), on the CPU
         self.height, self.width = image_size(config, family)
@@ -173,12 +179,19 @@ class Objective(ABC):
         def draw() -> Tensor:
             return noise(shape, device)
 
+        def denoise_with_graphs(x: Tensor, i: int) -> Tensor:
+            assert self.gradient_graphs is not None
+            return self.gradient_graphs.denoise(x, schedule.timesteps[i], condition, self.guidance)
+
         recompute = config.gradient_checkpointing
-        if self.config.model.gradient_checkpointing and sum(plan.cost()[1:]) == 1:
+        gradient_denoise = None if self.gradient_graphs is None else denoise_with_graphs
+        by_block = self.config.model.gradient_checkpointing
+        if by_block and gradient_denoise is None and sum(plan.cost()[1:]) == 1:
             recompute = False  # the denoiser recomputes its blocks; doing both costs one more pass
         no_grad_denoise = None if no_grad_copy is None else denoise_with_copy
         start = draw() if start is None else start
-        result = rollout(denoise, schedule, plan, start, draw, recompute, no_grad_denoise)
+        denoisers = no_grad_denoise, gradient_denoise
+        result = rollout(denoise, schedule, plan, start, draw, recompute, *denoisers)
         return result, denoise
 
     def _reward_term(self, loss: Tensor) -> Tensor:

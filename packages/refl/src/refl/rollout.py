@@ -111,6 +111,7 @@ def rollout(
     noise: Callable[[], Tensor],
     gradient_checkpointing: bool = True,
     no_grad_denoise: Denoise | None = None,
+    gradient_denoise: Denoise | None = None,
 ) -> Rollout:
     """Denoise from the first step to ``plan.stop``.
 
@@ -124,12 +125,16 @@ def rollout(
             the backward pass.
         no_grad_denoise: the denoiser of the steps without gradient; None: ``denoise``. Steps whose
             probability is compared use ``denoise``, as the loss does.
+        gradient_denoise: the denoiser of the steps with gradient, if it recomputes activations by itself;
+            None: ``denoise``.
     """
 
     def with_gradient(x: Tensor, i: int) -> Tensor:
         x = x.detach() if plan.detach_input else x
         if not gradient_checkpointing or not torch.is_grad_enabled():
             return denoise(x, i)
+        if gradient_denoise is not None:
+            return gradient_denoise(x, i)
         return checkpoint(denoise, x, i, use_reentrant=False, preserve_rng_state=False)
 
     x = latents * schedule.initial_scale

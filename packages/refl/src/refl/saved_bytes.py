@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from .other_tensors import call_with
+
 
 class SavedBytes:
     """Bytes of the tensors that autograd saves; shared storage counts once, that of weights never.
@@ -62,25 +64,15 @@ class SavedBytes:
         return torch.autograd.graph.saved_tensors_hooks(self.add, lambda tensor: tensor)
 
 
-class _Call(nn.Module):
-    def __init__(self, module: nn.Module, call: Callable[[], Any]):
-        super().__init__()
-        self.module, self.call = module, call
-
-    def forward(self) -> Any:
-        return self.call()
-
-
 def on_meta(module: nn.Module, call: Callable[[], Any], saved: SavedBytes) -> None:
     """Call a function that uses the module, with meta tensors as the module's parameters and buffers."""
-    wrapper = _Call(module, call)
     tensors = {}
-    for name, tensor in (*wrapper.named_parameters(), *wrapper.named_buffers()):
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         meta = torch.empty_like(tensor, device="meta")
         tensors[name] = nn.Parameter(meta, tensor.requires_grad) if tensor.is_floating_point() else meta
     saved.ignore(tensors.values())
     with torch.enable_grad(), torch.compiler.set_stance("force_eager"), saved.hooks():
-        saved.graphs.append(torch.func.functional_call(wrapper, tensors, ()))
+        saved.graphs.append(call_with(module, tensors, call))
 
 
 @contextmanager

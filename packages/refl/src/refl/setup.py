@@ -19,6 +19,8 @@ from .config import TrainConfig
 from .dtypes import DTYPES
 from .errors import ConfigError
 from .families import Family, load_family
+from .families.decoding import recompute_in_backward
+from .gradient_graphs import is_small, no_fixed_shapes
 from .gradient_objective import GradientObjective
 from .grpo_objective import GRPOObjective
 from .image_rewards import import_function
@@ -216,12 +218,12 @@ def make_no_grad_copy(config: TrainConfig, family: Family, device: torch.device)
     rollout = config.rollout
     if not rollout.no_grad_dtype:
         return None
-    if rollout.no_grad_graphs and not family.fixed_shapes:
-        raise ConfigError(
-            f"Cannot use rollout.no_grad_graphs with {type(family).__name__}: its shapes depend on the "
-            "lengths of the prompts. Remove the setting."
-        )
-    return NoGradCopy(family, rollout.no_grad_dtype, device, rollout.no_grad_compile, rollout.no_grad_graphs)
+    graphs = rollout.no_grad_graphs
+    if graphs and not family.fixed_shapes:
+        raise no_fixed_shapes("no_grad_graphs", family)
+    if graphs is None:
+        graphs = family.fixed_shapes and is_small(family) and not rollout.no_grad_compile
+    return NoGradCopy(family, rollout.no_grad_dtype, device, rollout.no_grad_compile, graphs)
 
 
 def make_batches(config: TrainConfig, accelerator: Accelerator, prompts: Sequence[str]) -> Batches:
@@ -240,7 +242,8 @@ def make_objective(config: TrainConfig, *parts: Any) -> Objective:
 def prepare_denoiser(config: TrainConfig, family: Family) -> None:
     """Enable gradient checkpointing and compilation according to the settings."""
     if config.model.gradient_checkpointing:
-        family.denoiser.enable_gradient_checkpointing()
+        # diffusers' own function saves the state of random numbers, which CUDA graphs cannot.
+        family.denoiser.enable_gradient_checkpointing(recompute_in_backward)
         family.denoiser.train()  # diffusers checkpoints in training mode only
     if config.model.compile:
         family.denoiser.compile()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,7 +49,7 @@ class RecordedFunction:
     """
 
     def __init__(
-        self, function: Callable[..., Tensor], rows: int, examples: Sequence[Tensor], memory: SharedMemory
+        self, function: Callable[..., Any], rows: int, examples: Sequence[Tensor], memory: SharedMemory
     ) -> None:
         self.memory = memory
         # Tensors created in inference mode could not be written outside of it later.
@@ -72,10 +73,21 @@ class RecordedFunction:
         """Return the function's result for up to ``rows`` rows."""
         count = len(tensors[0])
         with self.memory.held():
-            for fixed, tensor in zip(self.inputs, tensors):
-                fixed[:count].copy_(tensor)
-            self.graph.replay()
-            return self.output[:count].clone()
+            return self._replayed(tensors)[:count].clone()
+
+    def in_place(self, *tensors: Tensor) -> Any:
+        """Return the function's result in the memory of the graph, which the next call overwrites.
+
+        It may be any structure of tensors. No other function that shares the memory changes it.
+        """
+        with self.memory.held():
+            return self._replayed(tensors)
+
+    def _replayed(self, tensors: Sequence[Tensor]) -> Any:
+        for fixed, tensor in zip(self.inputs, tensors):
+            fixed[: len(tensor)].copy_(tensor)
+        self.graph.replay()
+        return self.output
 
 
 @contextmanager
