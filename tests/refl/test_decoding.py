@@ -128,7 +128,7 @@ def test_split_group_norms_change_rounding_only(pipelines, monkeypatch, device, 
     norms = sum(isinstance(module, torch.nn.GroupNorm) for module in family.pipeline.vae.decoder.modules())
     kept = 0 if chunks_by_block == 2 else 1  # the last norm is outside the blocks
     assert sorted(calls) == sorted([1, 2, 2] * (2 * norms - kept))
-    tolerance = 1e-5 if dtype == torch.float32 else 0.02
+    tolerance = 1e-4 if dtype == torch.float32 else 0.03  # measured on a CPU: 7e-7, 0.011
     assert (pixels - plain).abs().max() < tolerance
     assert (gradient - plain_gradient).norm() < tolerance * plain_gradient.norm()
 
