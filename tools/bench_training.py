@@ -1,6 +1,7 @@
 """Measure reward training in comparisons/s: the original's method and ours.
 
-    python tools/bench_training.py [--device cpu|cuda] [--groups 4] [--precision float32|bfloat16]
+    python tools/bench_training.py [--device cpu|cuda] [--groups 4] [--groups-per-pass 4]
+                                   [--precision float32|bfloat16]
 
 The tool builds seeded weights of full size and images. Groups have 4 to 9 images, with the shares and ties
 of the paper's test file. Both methods freeze 0.7 of the layers, keep float32 weights and take optimizer
@@ -10,7 +11,8 @@ steps.
   of its images and reads all 35 tokens.
 - Ours: each image of a group is encoded once, its frozen vision blocks without gradient. Measured in
   float32, in --precision, and with the outputs of frozen blocks read from disk, as in later epochs with
-  --cache.
+  --cache. A pass has one group on a CPU. On a GPU it has as many as in the trainer by default, whose other
+  extreme, 16 groups in one pass (batch_size=16 accumulation=1), is measured too.
 
 The tool also compares the rewards of the original's first pairs with those of the exact path, and trains on
 a group of 9 to measure peak memory. On a CPU, times are processor time divided by the number of threads, so
@@ -48,6 +50,9 @@ from reward_core.training.group_reader import ReadGroup
 from reward_core.training.group_rewards import GroupRewards
 from reward_core.training.optimizers import build_optimizers
 from reward_core.training.token_cache import TokenCache
+
+DEFAULTS = TrainingConfig()
+GROUPS_OF_A_STEP = DEFAULTS.batch_size * DEFAULTS.accumulation
 
 
 def timed(work: Callable[[], object], device: torch.device) -> float:
@@ -114,12 +119,16 @@ def main() -> None:
     parser.add_argument("--size", choices=["full", "tiny"], default="full")
     parser.add_argument("--groups", type=int, help="default: 2 on a CPU, 64 on a GPU")
     parser.add_argument(
+        "--groups-per-pass", type=int, help=f"default: 1 on a CPU, {DEFAULTS.batch_size} on a GPU"
+    )
+    parser.add_argument(
         "--pairs", type=int, default=PAIRS * PASSES, help="pairs timed with the original's method"
     )
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="bfloat16")
     args = parser.parse_args()
     device = torch.device(args.device)
     count = args.groups or (2 if args.device == "cpu" else 64)
+    args.groups_per_pass = args.groups_per_pass or (1 if args.device == "cpu" else DEFAULTS.batch_size)
 
     with tempfile.TemporaryDirectory() as name:
         model = build(args.size, Path(name)).to(device)
@@ -134,7 +143,7 @@ def main() -> None:
         rng.shuffle(pairs)
         results = Results(device)
         difference = measure_original(results, model, pairs, args.pairs)
-        measure_ours(results, rewards, groups, sizes, len(pairs), args.precision == "bfloat16", Path(name))
+        measure_ours(results, rewards, groups, sizes, len(pairs), args, Path(name))
     show(results, args, sizes, len(pairs), difference)
 
 
@@ -161,23 +170,26 @@ def measure_ours(
     groups: list[ReadGroup],
     sizes: list[int],
     pairs: int,
-    half: bool,
+    args: argparse.Namespace,
     folder: Path,
 ) -> None:
     """Time this trainer's methods."""
-    model = rewards.model
+    model, half, per_pass = rewards.model, args.precision == "bfloat16", args.groups_per_pass
     (optimizer,) = build_optimizers(model, 1e-6, kind=torch.optim.Adam)
-    our_step(rewards.train(), optimizer, groups[:1], half=False)  # allocates the optimizer's state
+    # The first call allocates the optimizer's state.
+    our_step(rewards.train(), optimizer, groups[:1], half=False, per_pass=per_pass)
 
     def measure(method: str, work: Callable[[], object], first: Callable[[], object]) -> None:
         results.measure(method, pairs, work, nothing if results.device.type == "cpu" else first)
 
+    def measure_steps(method: str, bfloat16: bool, per_pass: int) -> None:
+        step = partial(our_step, rewards, optimizer, groups, bfloat16, per_pass=per_pass)
+        measure(method, step, step)  # a GPU prepares each shape once
+
     for method, bfloat16 in (("float32", False), ("bfloat16", True))[: 1 + half]:
-        measure(
-            method,
-            partial(our_step, rewards, optimizer, groups, bfloat16),
-            partial(our_step, rewards, optimizer, groups, bfloat16),  # a GPU prepares each shape once
-        )
+        measure_steps(method, bfloat16, per_pass)
+    if 1 < per_pass < min(GROUPS_OF_A_STEP, len(groups)):
+        measure_steps("one pass", half, GROUPS_OF_A_STEP)
     with torch.no_grad():
         shape = tuple(rewards.dummy_inputs()[0].shape[1:])
         cached = []
@@ -192,11 +204,11 @@ def measure_ours(
             ReadGroup(g.number, g.prompt, g.ranks, g.image_indices, slots, None, cache.get(slots))
             for g, slots in cached_groups
         ]
-        our_step(rewards, optimizer, read, half, cache)
+        our_step(rewards, optimizer, read, half, cache, per_pass=per_pass)
 
     measure("cached", partial(step_from_disk, cached), partial(step_from_disk, cached))
     nine = [make_group(0, 9, model.config.image_size)]
-    measure("group of 9", partial(our_step, rewards, optimizer, nine, False), nothing)
+    measure("group of 9", partial(our_step, rewards, optimizer, nine, False, per_pass=1), nothing)
 
 
 def show(results: Results, args: argparse.Namespace, sizes: list[int], pairs: int, difference: float) -> None:
@@ -205,9 +217,11 @@ def show(results: Results, args: argparse.Namespace, sizes: list[int], pairs: in
         "original": "each pair encodes both images, float32",
         "float32": "each image once, float32",
         "bfloat16": "each image once, bfloat16",
+        "one pass": f"{GROUPS_OF_A_STEP} groups per pass, {args.precision}",
         "cached": f"outputs of frozen blocks from disk, {args.precision}",
     }
-    table = Table("method", "comparisons/s", "times", title=f"{args.size} model, {args.device}, 0.7 frozen")
+    title = f"{args.size} model, {args.device}, 0.7 frozen, groups per pass: {args.groups_per_pass}"
+    table = Table("method", "comparisons/s", "times", title=title)
     for key, text in names.items():
         if key in results.rates:
             table.add_row(text, f"{results.rates[key]:.3f}", f"{results.ratio(key) or math.nan:.2f}")
@@ -228,6 +242,8 @@ def show(results: Results, args: argparse.Namespace, sizes: list[int], pairs: in
         "device": torch.cuda.get_device_name() if results.device.type == "cuda" else "cpu",
         "ratio_float32": results.ratio("float32"),
         "ratio_cached": results.ratio("cached"),
+        "groups_per_pass": args.groups_per_pass,
+        "ratio_one_pass": results.ratio("one pass"),
         "pictures": sum(sizes),
         "pairs": pairs,
         "difference": difference,

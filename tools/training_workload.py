@@ -57,12 +57,16 @@ def our_step(
     groups: list[ReadGroup],
     half: bool,
     cache: TokenCache | None = None,
+    *,
+    per_pass: int,
 ) -> None:
+    """Take an optimizer step on groups, with ``per_pass`` of them in each forward and backward pass."""
     total = loss_terms([group.ranks for group in groups])
-    for group in groups:
+    for start in range(0, len(groups), per_pass):
+        part = groups[start : start + per_pass]
         with torch.autocast(rewards.model.device.type, torch.bfloat16, enabled=half):
-            group_rewards = rewards(*rewards.inputs([group], cache))
-        (ranking_loss_sum(group_rewards, [group.ranks]) / total).backward()
+            part_rewards = rewards(*rewards.inputs(part, cache))
+        (ranking_loss_sum(part_rewards, [group.ranks for group in part]) / total).backward()
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
 

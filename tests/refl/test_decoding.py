@@ -8,9 +8,10 @@ import torch
 from diffusers import AutoencoderTiny
 from torch.utils.checkpoint import checkpoint
 
-from refl.families import decoding, load_family
+from refl.families import decoding, load_family, split_group_norm
 
 TOOLS = Path(__file__).parents[2] / "tools"
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 SIDE = 16  # pixels; the tiny autoencoder has half as many latents along a side
 
 
@@ -44,7 +45,7 @@ def as_one_batch(family, latents, dtype):
 
 
 def gradient_of(pixels, latents):
-    weights = torch.linspace(-1, 1, pixels[0].numel()).view_as(pixels[0])
+    weights = torch.linspace(-1, 1, pixels[0].numel(), device=pixels.device).view_as(pixels[0])
     return torch.autograd.grad((pixels * weights).sum(), latents)[0]
 
 
@@ -97,6 +98,39 @@ def test_each_block_is_computed_twice_and_the_autoencoder_stays_as_it_was(
     images.clear()
     gradient_of(as_one_batch(family, latents, torch.float32), latents)
     assert images == [5]
+
+
+@pytest.mark.parametrize("chunks_by_block", [3, 2], ids=["by block", "whole decoder"])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, needs_gpu])])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_split_group_norms_change_rounding_only(pipelines, monkeypatch, device, dtype, chunks_by_block):
+    """The split function runs in both passes of every block, also on a CPU, where it is unused otherwise."""
+    monkeypatch.setattr(decoding, "CHUNK_PIXELS", 2 * SIDE * SIDE)
+    monkeypatch.setattr(decoding, "CHUNKS_BY_BLOCK", chunks_by_block)
+    monkeypatch.setattr(split_group_norm, "LEAST_VALUES", 1)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # it would enlarge the difference
+    calls, original = [], split_group_norm.split_group_norm
+
+    def counted(x, *args, **kwargs):
+        calls.append(len(x))
+        return original(x, *args, **kwargs)
+
+    monkeypatch.setattr(split_group_norm, "split_group_norm", counted)
+    family = make_family(pipelines)
+    family.pipeline.vae.to(device)
+    latents = make_latents(5).detach().to(device).requires_grad_()
+    found = []
+    for devices in (set(), {device}):
+        monkeypatch.setattr(split_group_norm, "DEVICES", devices)
+        pixels = family.decode(latents, dtype=dtype)
+        found.append((pixels, gradient_of(pixels, latents)))
+    (plain, plain_gradient), (pixels, gradient) = found
+    norms = sum(isinstance(module, torch.nn.GroupNorm) for module in family.pipeline.vae.decoder.modules())
+    kept = 0 if chunks_by_block == 2 else 1  # the last norm is outside the blocks
+    assert sorted(calls) == sorted([1, 2, 2] * (2 * norms - kept))
+    tolerance = 1e-4 if dtype == torch.float32 else 0.03  # measured on a CPU: 7e-7, 0.011
+    assert (pixels - plain).abs().max() < tolerance
+    assert (gradient - plain_gradient).norm() < tolerance * plain_gradient.norm()
 
 
 def test_an_error_leaves_the_autoencoder_as_it_was(pipelines):

@@ -1,7 +1,12 @@
 """From JPEG files to scores: a bulk run beside score_pairs from files and from tensors.
 
-Rates from files are those of the additional files of a longer run beside a shorter one, which leaves out what
-a run starts with: processes that decode, and the first batches. Threads are slower, so they get fewer files.
+Rates from files leave out what a run starts with: processes that decode, and the first batches. For
+score_pairs they are those of the additional files of a long run beside a short one, for a bulk run those of
+the rows after the first ones.
+
+A long run takes several seconds, so the list of files is repeated. At full size each repetition is decoded
+and encoded again: score_pairs caches no images, and a bulk run caches them within a shard, which is shorter
+than the list. Threads are slower, so they get fewer files.
 """
 
 from __future__ import annotations
@@ -28,6 +33,7 @@ from .measure import Stage
 from .models import saved_model, steps_of
 
 PROMPT = "a red house by the ocean"
+REPEATS = 3  # of the list of files
 SIZES = {
     "512 px": [(512, 512)],
     "mixed sizes": [(512, 512), (640, 480), (768, 768), (768, 1024), (1024, 1024), (1600, 1200)],
@@ -38,51 +44,87 @@ def main() -> None:
     stage = Stage.from_command_line()
     files: dict[str, list[str]] = {}
     with stage.finding("files") as found:
-        for sizes, count in (("512 px", 8192), ("mixed sizes", 2048)):
+        for sizes, count in (("512 px", 8192), ("mixed sizes", 1024)):
             folder = Path(tempfile.mkdtemp(dir=stage.work))
             files[sizes] = write_files(folder, SIZES[sizes], count if stage.full else 16)
             found[sizes] = len(files[sizes])
     name = saved_model(stage)
     model = loaded(stage, name, files["512 px"])
-    measure_files(stage, model, files, "processes")
-    measure_bulk(stage, name, "512 px", "processes", files)
-    measure_files(stage, model, files, "threads")
-    measure_bulk(stage, name, "mixed sizes", "processes", files)
-    measure_bulk(stage, name, "512 px", "threads", files)
+    measure_processes(stage, model, files["512 px"] * REPEATS, files["mixed sizes"] * REPEATS)
+    measure_bulk(stage, name, files["512 px"] * REPEATS)
+    measure_threads(stage, model, files["512 px"])
 
 
-def measure_bulk(stage: Stage, name: str, sizes: str, used: str, files: dict[str, list[str]]) -> None:
-    """Measure a bulk run."""
-    with stage.finding(f"bulk run, fast, {sizes}, {used}") as found:
-        settings = BulkSettings(model=name, devices=(str(stage.device),), precision="fast", decoders=used)
-        found["rows_per_s"] = rate(partial(bulk_seconds, settings, found), files[sizes], used)
+def measure_processes(stage: Stage, model: RM.RewardModel, files: list[str], mixed: list[str]) -> None:
+    """Measure score_pairs of files that processes decode."""
+    with stage.finding("score_pairs from files, images/s, processes") as found:
+        decoders.default_decoders = "processes"
+        score = partial(pairs_seconds, stage, model, stage.batch)
+        score(files[: stage.batch])  # a first start of processes takes longer than later ones
+        for size in batch_sizes(stage):
+            score = partial(pairs_seconds, stage, model, size)
+            add_rate(found, f"512 px, batches of {size}", score, files, len(files) // 12)
+        score = partial(pairs_seconds, stage, model, stage.batch)
+        add_rate(found, f"mixed sizes, batches of {stage.batch}", score, mixed, len(mixed) // 6)
+        decoders.default_decoders = "auto"
 
 
-def rate(seconds: Callable[[list[str]], float], files: list[str], used: str) -> float | None:
-    """Return files a second, or None if a quarter of the files took as long as all of them.
+def measure_threads(stage: Stage, model: RM.RewardModel, files: list[str]) -> None:
+    """Measure score_pairs of files that threads decode."""
+    with stage.finding("score_pairs from files, images/s, threads") as found:
+        decoders.default_decoders = "threads"
+        score = partial(pairs_seconds, stage, model, stage.batch)
+        files = files[: len(files) // 4]
+        add_rate(found, f"512 px, batches of {stage.batch}", score, files, len(files) // 4)
+        if stage.on_gpu:
+            model.resize_on_device = False
+            files = files[: len(files) // 2]
+            add_rate(found, "512 px, resized by Pillow", score, files, len(files) // 4)
+            model.resize_on_device = True
+        decoders.default_decoders = "auto"
+
+
+def add_rate(
+    found: dict[str, Any], name: str, seconds: Callable[[list[str]], float], files: list[str], few: int
+) -> None:
+    """Store files a second, and the seconds of both runs.
 
     Args:
+        found: where to store them.
+        name: name of the rate; None is stored if the short run took as long as the long one.
         seconds: function that scores files and returns how long it took.
-        files: the files.
-        used: "threads" or "processes".
+        files: files of the long run.
+        few: number of files of the short run.
     """
-    if used == "threads":
-        files = files[: len(files) // 4]
-    few = files[: len(files) // 4]
-    took = seconds(few)
-    more = seconds(files) - took
-    return round((len(files) - len(few)) / more, 1) if more > 0 else None
+    took = [seconds(files[:few]), seconds(files)]
+    more = took[1] - took[0]
+    found[name] = round((len(files) - few) / more, 1) if more > 0 else None
+    found[f"{name}: seconds"] = [round(one, 2) for one in took]
 
 
-def bulk_seconds(settings: BulkSettings, found: dict[str, Any], files: list[str]) -> float:
-    """Return the seconds of a bulk run without its start-up; store its result."""
-    with tempfile.TemporaryDirectory(dir=Path(files[0]).parent) as folder:
+def measure_bulk(stage: Stage, name: str, files: list[str]) -> None:
+    """Measure a bulk run from its reports of progress, which come after each batch."""
+    with (
+        stage.finding("bulk run, fast, 512 px, processes") as found,
+        tempfile.TemporaryDirectory(dir=stage.work) as folder,
+    ):
+        settings = BulkSettings(
+            model=name, devices=(str(stage.device),), precision="fast", decoders="processes"
+        )
         manifest = Path(folder) / "rows.csv"
         with manifest.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([("prompt", "image"), *((PROMPT, name) for name in files)])
-        run = score_to_file(Manifest(manifest), Path(folder) / "scores.csv", settings)
-    found |= {"seconds": round(run.seconds, 1), "scored": run.scored, "failed": run.failed}
-    return run.scored / run.rows_per_second
+        reports: list[tuple[float, int]] = []
+
+        def report(rows: int, done: int, failed: int) -> None:
+            reports.append((perf_counter(), done))
+
+        run = score_to_file(Manifest(manifest), Path(folder) / "scores.csv", settings, on_progress=report)
+        started, first = next(one for one in reports if one[1] >= len(files) / 12)
+        ended, last = reports[-1]
+        found["rows_per_s"] = round((last - first) / (ended - started), 1)
+        found |= {"seconds": round(run.seconds, 1), "scored": run.scored, "failed": run.failed}
+        found["encoded"] = run.pictures_encoded
 
 
 def loaded(stage: Stage, name: str, files: list[str]) -> RM.RewardModel:
@@ -101,30 +143,14 @@ def loaded(stage: Stage, name: str, files: list[str]) -> RM.RewardModel:
         batch = [model.transform.prepare(Image.open(file)) for file in files[: stage.batch]]
         levels = torch.stack(batch).to(stage.device).repeat(len(files) // stage.batch, 1, 1, 1)
         tokens = model.tokenizer([PROMPT] * stage.batch)
-        for _ in range(2):  # the first is the warm-up
-            took = stage.seconds(lambda: score_levels(model, levels, tokens))
+        score_levels(model, levels[: len(levels) // 4], tokens)  # the warm-up
+        took = stage.seconds(lambda: score_levels(model, levels, tokens))
         found["from levels on the device"] = round(len(levels) / took, 1)
     return model
 
 
 def batch_sizes(stage: Stage) -> tuple[int, ...]:
     return (stage.batch, 256) if stage.full else (stage.batch,)
-
-
-def measure_files(stage: Stage, model: RM.RewardModel, files: dict[str, list[str]], used: str) -> None:
-    """Measure score_pairs of files that threads or processes decode."""
-    with stage.finding(f"score_pairs from files, images/s, {used}") as found:
-        decoders.default_decoders = used
-        for sizes in files:
-            for size in batch_sizes(stage) if sizes == "512 px" else (stage.batch,):
-                score = partial(pairs_seconds, stage, model, size)
-                found[f"{sizes}, batches of {size}"] = rate(score, files[sizes], used)
-        if stage.on_gpu:
-            model.resize_on_device = False
-            score = partial(pairs_seconds, stage, model, stage.batch)
-            found["512 px, resized by Pillow"] = rate(score, files["512 px"], used)
-            model.resize_on_device = True
-        decoders.default_decoders = "auto"
 
 
 def pairs_seconds(stage: Stage, model: RM.RewardModel, batch_size: int, files: list[str]) -> float:

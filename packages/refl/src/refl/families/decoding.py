@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+from .split_group_norm import split_group_norms
 
 CHUNK_PIXELS = 512 * 512
 # The inputs of a decoder's blocks, of all chunks, are kept until the backward pass: a quarter of the
@@ -18,6 +20,7 @@ CHUNKS_BY_BLOCK = 3
 BLOCKS = {"attentions", "resnets", "upsamplers"}  # lists of blocks in diffusers' decoders
 Recompute = Callable[..., Any]
 """(function, *args, **kwargs) -> the function's result, computed again in the backward pass."""
+Context = Callable[[], AbstractContextManager[Any]]
 
 recompute_in_backward: Recompute = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
 
@@ -36,6 +39,8 @@ def decode_in_chunks(
 ) -> Tensor:
     """Decode latents, one chunk after another, so that activations of only one exist at once.
 
+    On a GPU, group normalization of a small chunk splits its groups (see ``split_group_norm``).
+
     Args:
         decode: decodes latents (N, C, h, w) to images (N, 3, H, W) with the decoder.
         decoder: the decoder of the autoencoder.
@@ -49,7 +54,8 @@ def decode_in_chunks(
     """
     parts = latents.split(chunk)
     blocks = _blocks(decoder) if len(parts) <= CHUNKS_BY_BLOCK else [decoder]
-    with nullcontext() if recompute is None else _recomputed(blocks, recompute):
+    norms = partial(split_group_norms, decoder, latents.device)
+    with norms(), nullcontext() if recompute is None else _recomputed(blocks, recompute, norms):
         return torch.cat([decode(part) for part in parts])
 
 
@@ -60,15 +66,15 @@ def _blocks(decoder: nn.Module) -> list[nn.Module]:
 
 
 @contextmanager
-def _recomputed(blocks: list[nn.Module], recompute: Recompute) -> Iterator[None]:
-    """Call these blocks through ``recompute``; afterwards they are as before.
+def _recomputed(blocks: list[nn.Module], recompute: Recompute, context: Context) -> Iterator[None]:
+    """Call these blocks through ``recompute``, each in a context; afterwards they are as before.
 
     diffusers' own gradient checkpointing takes whole up blocks, which keep up to three times as much.
     """
     before = [vars(block).get("forward") for block in blocks]
     try:
         for block in blocks:
-            block.forward = partial(recompute, block.forward)
+            block.forward = partial(recompute, partial(_call_in, context, block.forward))
         yield
     finally:
         for block, forward in zip(blocks, before):
@@ -76,3 +82,9 @@ def _recomputed(blocks: list[nn.Module], recompute: Recompute) -> Iterator[None]
                 vars(block).pop("forward", None)
             else:
                 block.forward = forward
+
+
+def _call_in(context: Context, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call a function in a context, also when it is computed again in the backward pass."""
+    with context():
+        return function(*args, **kwargs)
