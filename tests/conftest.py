@@ -30,6 +30,19 @@ def pipelines(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def triton_device():
+    """The device that runs Triton's kernels: a CUDA GPU, or the CPU with Triton's interpreter."""
+    import torch
+
+    pytest.importorskip("triton", reason="Triton is not installed")
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        pytest.skip("needs a CUDA GPU, or Triton's interpreter (TRITON_INTERPRET=1)")
+    return torch.device("cpu")
+
+
+@pytest.fixture(scope="session")
 def warm_python():
     """Start Python programs with torch and our packages imported, but no client of the hub."""
     ours = ("reward_core.cli", "reward_core.bulk", "reward_core.models.load_group", "reward_benchmark.report")

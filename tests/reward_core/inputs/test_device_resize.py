@@ -1,7 +1,5 @@
 """Resizing on a GPU compared with PIL. Without a GPU, Triton's interpreter runs the kernel if installed."""
 
-import os
-
 import numpy as np
 import pytest
 import torch
@@ -13,23 +11,13 @@ from reward_core.inputs.image_transform import ImageTransform
 SIZES = [((80, 60), 24), ((33, 90), 24), ((24, 70), 24), ((24, 24), 24), ((30, 100), 20), ((61, 48), 47)]
 
 
-@pytest.fixture(scope="module")
-def device() -> torch.device:
-    pytest.importorskip("triton", reason="Triton is not installed")
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    if os.environ.get("TRITON_INTERPRET") != "1":
-        pytest.skip("needs a CUDA GPU, or Triton's interpreter (TRITON_INTERPRET=1)")
-    return torch.device("cpu")
-
-
 @pytest.mark.gpu
 @pytest.mark.parametrize(("size", "side"), SIZES, ids=str)
-def test_images_resized_on_a_gpu_equal_those_resized_by_pil(device, size, side):
+def test_images_resized_on_a_gpu_equal_those_resized_by_pil(triton_device, size, side):
     transform = ImageTransform(side, (0, 0, 0), (1, 1, 1))
     rng = np.random.default_rng(0)
     images = [Image.fromarray(rng.integers(0, 256, (*size[::-1], 3), dtype=np.uint8)) for _ in range(2)]
-    levels = torch.stack([transform.prepare_for_device(image) for image in images]).to(device)
+    levels = torch.stack([transform.prepare_for_device(image) for image in images]).to(triton_device)
     resized = transform.resize_on_device(levels).cpu()
     assert torch.equal(resized, torch.stack([transform.prepare(image) for image in images]))
 

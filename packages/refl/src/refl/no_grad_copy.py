@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from reward_core.scoring.compiling import CompiledByShape
 from reward_core.scoring.fast_path import RECORD_FIXED_BATCH
 
+from .channels_last_norm import can_normalize_on, keep_channels_last
 from .dtypes import DTYPES, autocast
 from .families import Condition, Family, Guidance
 
@@ -26,7 +27,8 @@ class NoGradCopy:
     not use the copy.
 
     Frozen weights that have the dtype of the copy already are shared with the trained denoiser. The
-    convolutions of a UNet are stored channels-last, also if they are shared.
+    convolutions of a UNet are stored channels-last, also if they are shared. On a CUDA GPU, its GroupNorms
+    are computed channels-last by a kernel of our own, with the SiLU that follows.
 
     Args:
         family: family of the denoiser, before adapters are added to it.
@@ -57,6 +59,8 @@ class NoGradCopy:
         nn.Module.to(self.module, device, self.dtype)
         if family.part == "unet":
             self.module.to(memory_format=torch.channels_last)
+            if can_normalize_on(device) and not compile:  # a compiler fuses norms itself
+                keep_channels_last(self.module)
         if compile:
             self.module.compile()
         self.adapters: dict[str, _Adapters] | None = None
