@@ -8,13 +8,11 @@ without gradient followed by one with gradient, and all activations of VAE and r
 steps of refl's trainer with the same weights, batch size, stops and precision:
 
 - refl: all weights trained, with the defaults.
-- refl-small: the same without a copy for the steps without gradient (less memory).
-- refl-launched: the same as refl without CUDA graphs.
-- refl-recorded: the same as refl with rollout.gradient_graphs (more memory).
-- refl-kept: the same as refl with rollout.gradient_checkpointing=false (much more memory).
+- refl-small: the same without graphs, and without a copy for the steps without gradient (less memory).
+- refl-copy: the same as refl with rollout.gradient_graphs=false.
 - lora: LoRA adapters of rank 16 with the defaults, and frozen weights in half precision as in a run.
-- lora-small: the same with rollout.gradient_graphs=false (less memory).
-- lora-launched: the same without CUDA graphs.
+- lora-small: the same without graphs.
+- refl-kept: the same as refl with rollout.gradient_checkpointing=false (much more memory).
 
 The reward is computed under autocast in all of them, as in the original's loop.
 
@@ -56,14 +54,13 @@ Step = Callable[[int], tuple[float, bool]]  # stop -> (loss, whether the optimiz
 WARM_UP_STEPS = 3  # a gradient step is recorded when it is called for the third time
 CALLS_BEFORE_RECORDING = 3  # of a step without gradient
 FULL, LORA = "model.lora_rank=0", "model.lora_rank=16"
+NO_GRAPHS = ("rollout.no_grad_graphs=false", "rollout.gradient_graphs=false")
 VARIANTS: dict[str, tuple[str, ...]] = {
     "refl": (FULL,),
     "lora": (LORA,),
-    "refl-small": (FULL, "rollout.no_grad_dtype=no"),
-    "lora-small": (LORA, "rollout.gradient_graphs=false"),
-    "refl-recorded": (FULL, "rollout.gradient_graphs=true"),
-    "refl-launched": (FULL, "rollout.no_grad_graphs=false"),
-    "lora-launched": (LORA, "rollout.no_grad_graphs=false", "rollout.gradient_graphs=false"),
+    "refl-small": (FULL, "rollout.no_grad_dtype=no", "rollout.gradient_graphs=false"),
+    "refl-copy": (FULL, "rollout.gradient_graphs=false"),
+    "lora-small": (LORA, *NO_GRAPHS),
     "refl-kept": (FULL, "rollout.gradient_checkpointing=false"),
 }
 
@@ -240,8 +237,9 @@ def check_recorded(objective: GradientObjective) -> None:
         if not shapes or any(shape.run is None for shape in shapes):
             reasons = [function.failed for function in copy.recorded.values()]
             raise RuntimeError(f"Cannot measure CUDA graphs: a shape was not recorded ({reasons}).")
-    if graphs is not None and graphs.failed is not None:
-        raise RuntimeError(f"Cannot measure CUDA graphs: a gradient step was not recorded ({graphs.failed}).")
+    for part in () if graphs is None else (graphs.denoiser, graphs.decoder):
+        if part.failed is not None:
+            raise RuntimeError(f"Cannot measure CUDA graphs: a part was not recorded ({part.failed}).")
 
 
 def with_ratios(result: dict[str, Any]) -> dict[str, Any]:

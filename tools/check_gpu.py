@@ -50,7 +50,7 @@ def stages(device: str, size: str, out: Path, work: Path) -> list[Stage]:
     own = ["--device", device, "--size", size, "--out", str(out), "--work", str(work)]
     scoring = ["--device", device, "--size", size, "--from", "files", "--no-compile", "--profile"]
     scoring += ["--timed", "1024", "--pictures", "64"] if full else ["--timed", "8", "--pictures", "8"]
-    refl = ["--size", "sd1", "--repeats", "3"] if full else ["--size", "small", "--repeats", "1"]
+    refl = ["--size", "sd1", "--repeats", "2"] if full else ["--size", "small", "--repeats", "1"]
     refl += ["--seconds", "60"]
     pytest = ["-m", "pytest", "-v", "--tb=short", "-p", "no:cacheprovider", f"--basetemp={work / 'pytest'}"]
     pytest.append("--continue-on-collection-errors")  # of tests whose libraries are not installed

@@ -296,11 +296,10 @@ def test_gradient_steps_are_recorded_where_that_pays(pipelines, tmp_path):
 
     lora, full = "model.lora_rank=4", "model.lora_rank=0"
     assert recorded(lora)
-    assert not recorded(full)
-    assert recorded(full, "rollout.gradient_graphs=true")
+    assert recorded(full, "model.gradient_checkpointing=true")
     for more in ("gradient_checkpointing=false", "gradient_graphs=false"):
         assert not recorded(lora, f"rollout.{more}")
-    assert not recorded(lora, "model.gradient_checkpointing=true")
+    assert not recorded(lora, "model.compile=true")
     red = "{name: red, phi: linear, input: pixels}"
     assert not recorded(lora, "strategy.name=nft", "strategy.group=2", reward=red)
     assert not recorded(lora, family="z-image")

@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .errors import ReflError
-from .version import __version__
+from .version import __version__ as __version__
 
 if TYPE_CHECKING:
     from .config import TrainConfig
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .original_flags import parse_args
     from .trainer import Trainer
 
-__all__ = ["ReflError", "TrainConfig", "Trainer", "__version__", "load_config", "parse_args"]
+__all__ = ["ReflError", "TrainConfig", "Trainer", "load_config", "parse_args"]
 
 # Modules of the names that need torch or diffusers; importing the package alone stays fast.
 _MODULES = {

@@ -66,10 +66,10 @@ class RolloutConfig:
         no_grad_compile: run that copy through torch.compile (slow first step, faster afterwards).
         no_grad_graphs: record that copy as CUDA graphs, so that a step is one launch (a GPU only). None:
             for denoisers of up to 4 billion parameters whose shapes are fixed, without ``no_grad_compile``.
-        gradient_graphs: record gradient steps as CUDA graphs, so that each is one launch forward and one
-            backward (a GPU only); their activations stay allocated. None: for LoRA on denoisers of up to 4
-            billion parameters whose shapes are fixed, with the defaults of ``gradient_checkpointing``,
-            ``model.gradient_checkpointing`` and ``model.compile``.
+        gradient_graphs: record gradient steps and the decoder as CUDA graphs, so that each is one launch
+            forward and one backward (a GPU only); the memory for their activations stays allocated. None:
+            for denoisers of up to 4 billion parameters whose shapes are fixed, with
+            ``gradient_checkpointing`` and without ``model.compile``.
         decode_dtype: bf16 or fp16: decode training images under autocast (less memory, faster); no or
             empty: float32. None: the dtype of ``run.mixed_precision``, as in the original. VAEs that
             overflow in fp16 (``force_upcast``, as in SDXL) are decoded in float32 instead of fp16.

@@ -1,4 +1,4 @@
-"""Gradient steps of the denoiser as CUDA graphs: one launch forward and one backward.
+"""Parts of a training step as CUDA graphs: one launch forward and one backward.
 
 On a fast GPU, launching the thousands of kernels of a gradient step takes longer than computing them.
 """
@@ -6,7 +6,8 @@ On a fast GPU, launching the thousands of kernels of a gradient step takes longe
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -41,13 +42,13 @@ def records_gradient(config: TrainConfig, family: Family) -> bool:
     Raises:
         ConfigError: graphs were asked for, and the denoiser does not support them.
     """
-    rollout, model = config.rollout, config.model
+    rollout = config.rollout
     if rollout.gradient_graphs and not family.fixed_shapes:
         raise no_fixed_shapes("gradient_graphs", family)
     if rollout.gradient_graphs is not None:
         return rollout.gradient_graphs
-    usual = rollout.gradient_checkpointing and not model.gradient_checkpointing and not model.compile
-    return model.lora_rank > 0 and usual and family.fixed_shapes and is_small(family)
+    recomputes = rollout.gradient_checkpointing and not config.model.compile
+    return recomputes and family.fixed_shapes and is_small(family)
 
 
 def no_fixed_shapes(setting: str, family: Family) -> ConfigError:
@@ -59,25 +60,26 @@ def no_fixed_shapes(setting: str, family: Family) -> ConfigError:
 
 
 class GradientGraphs:
-    """Computes gradient steps, after two calls with recorded CUDA graphs.
-
-    The graph of the forward pass keeps no activations. That of the backward pass computes the forward pass
-    again, as gradient checkpointing does, and adds to ``grad`` of the trained parameters. Both read the
-    parameters where they are, so these must be changed in place only. The activations of a step stay
-    allocated. Only the shapes of the first recorded call are recorded; other calls, those on a CPU, and all
-    calls after recording failed are launched as usual.
+    """The denoiser's gradient steps and the decoder as CUDA graphs. On a CPU, nothing is recorded.
 
     Args:
-        family: family of the denoiser.
+        family: the model.
         parameters: name within the denoiser -> trained parameter.
-        dtype: dtype of autocast; float32: no autocast.
+        dtype: dtype of the denoiser's autocast; float32: no autocast.
+        decode_dtype: dtype of the decoder's autocast.
     """
 
-    def __init__(self, family: Family, parameters: Mapping[str, nn.Parameter], dtype: torch.dtype):
-        self.family, self.parameters, self.dtype = family, parameters, dtype
-        self.recorded: _Graphs | None = None
-        self.failed: str | None = None
-        self._calls = 0
+    def __init__(
+        self,
+        family: Family,
+        parameters: Mapping[str, nn.Parameter],
+        dtype: torch.dtype,
+        decode_dtype: torch.dtype,
+    ):
+        self.family, self.dtype, self.decode_dtype = family, dtype, decode_dtype
+        memory = _LazyMemory()
+        self.denoiser = RecordedGradient(lambda: family.denoiser, parameters, memory)
+        self.decoder = RecordedGradient(lambda: family.pipeline.vae, {}, memory)
 
     def denoise(
         self, latents: Tensor, timestep: float | Tensor, condition: Condition, guidance: Guidance
@@ -86,136 +88,203 @@ class GradientGraphs:
 
         Activations are recomputed in the backward pass.
         """
+        if not self.denoiser.works_on(latents.device):
+            return recompute_in_backward(self.family.denoise, latents, timestep, condition, guidance)
         positive, negative = condition.positive, condition.negative or {}
-        if latents.device.type != "cuda" or self.failed is not None:
-            return self._launched(latents, timestep, condition, guidance)
         timesteps = timestep
         if not torch.is_tensor(timesteps):  # a graph reads the timestep from memory
             timesteps = torch.full((len(latents),), timesteps, device=latents.device)
-        tensors = [latents, timesteps, *positive.values(), *negative.values()]
-        shapes = [(t.shape, t.dtype) for t in tensors]
-        key = (tuple(positive), tuple(negative), guidance, latents.requires_grad, *shapes)
-        if self.recorded is None:
-            self._calls += 1
-            if self._calls > _CALLS_BEFORE_RECORDING:
-                self._record(key, tensors, tuple(positive), tuple(negative), guidance)
-        if self.recorded is None or self.recorded.key != key:
-            return self._launched(latents, timestep, condition, guidance)
-        return _Replayed.apply(self.recorded, self.recorded.parameters[0], *tensors)
 
-    def _launched(self, *inputs: Any) -> Tensor:
-        return recompute_in_backward(self.family.denoise, *inputs)
-
-    def _record(
-        self, key: tuple, tensors: list[Tensor], positive: tuple, negative: tuple, guidance: Guidance
-    ) -> None:
         def denoise(latents: Tensor, timesteps: Tensor, *encoded: Tensor) -> Tensor:
             first = dict(zip(positive, encoded))
             second = dict(zip(negative, encoded[len(first) :]))
             # Weights that were cast outside of a graph would not follow the trained ones.
             half = None if self.dtype == torch.float32 else self.dtype
-            with torch.autocast("cuda", half, enabled=half is not None, cache_enabled=False):
+            with torch.autocast(latents.device.type, half, enabled=half is not None, cache_enabled=False):
                 return self.family.denoise(latents, timesteps, Condition(first, second or None), guidance)
 
+        key = tuple(positive), tuple(negative), guidance
+        tensors = latents, timesteps, *positive.values(), *negative.values()
+        return self.denoiser(partial(recompute_in_backward, denoise), denoise, key, *tensors)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Decode clean latents (B, C, h, w) to pixels (B, 3, H, W) in [0, 1], float32, differentiably.
+
+        Activations are recomputed in the backward pass.
+        """
+
+        def decode(latents: Tensor) -> Tensor:
+            return self.family.decode(latents, True, self.decode_dtype)
+
+        if not self.decoder.works_on(latents.device) or not latents.requires_grad:
+            return decode(latents)
+        return self.decoder(decode, decode, (), latents)
+
+
+class RecordedGradient:
+    """A differentiable function of tensors, after two calls as two CUDA graphs.
+
+    The graph of the forward pass keeps no activations. That of the backward pass computes the forward pass
+    again, as gradient checkpointing does, and adds to ``grad`` of the trained parameters. Both read the
+    parameters where they are, so these must be changed in place only. Only the shapes of the first recorded
+    call are recorded; other calls, and all calls after recording failed, are launched as usual.
+
+    Args:
+        module: returns the module that the function calls.
+        parameters: name within the module -> trained parameter.
+        memory: memory of the graphs.
+
+    Attributes:
+        recorded: the graphs, once they are recorded.
+        failed: why recording failed, if it did.
+    """
+
+    def __init__(
+        self, module: Callable[[], nn.Module], parameters: Mapping[str, nn.Parameter], memory: _LazyMemory
+    ):
+        self.module, self.parameters, self.memory = module, parameters, memory
+        self.recorded: _Graphs | None = None
+        self.failed: str | None = None
+        self._calls = 0
+
+    def works_on(self, device: torch.device) -> bool:
+        """Return whether calls are or will be recorded."""
+        return device.type == "cuda" and self.failed is None
+
+    def __call__(
+        self, launched: Callable[..., Tensor], function: Callable[..., Tensor], key: tuple, *tensors: Tensor
+    ) -> Tensor:
+        """Return the function's result (B, ...), with gradient.
+
+        Args:
+            launched: the function as it is called unless it is recorded.
+            function: the function to record; computed with and without gradient.
+            key: whatever else the result depends on.
+            tensors: its arguments (B, ...). The first one may require a gradient.
+        """
+        shapes = [(tensor.shape, tensor.dtype) for tensor in tensors]
+        key = (*key, tensors[0].requires_grad, *shapes)
+        self._calls += 1
+        if self.recorded is None and self._calls > _CALLS_BEFORE_RECORDING:
+            self._record(key, function, tensors)
+        if self.recorded is None or self.recorded.key != key:
+            return launched(*tensors)
+        anchor = next(iter(self.parameters.values()), None)
+        return _Replayed.apply(self.recorded, anchor, *tensors)
+
+    def _record(self, key: tuple, function: Callable[..., Tensor], tensors: tuple[Tensor, ...]) -> None:
         try:
-            self.recorded = _Graphs(key, self.family.denoiser, denoise, self.parameters, tensors)
-        except Exception as error:  # any error of the denoiser or the driver
+            memory = self.memory.get()
+            self.recorded = _Graphs(key, self.module(), function, self.parameters, tensors, memory)
+        except Exception as error:  # any error of the model or the driver
             self.failed = f"{type(error).__name__}: {error}".splitlines()[0]
+            self.memory.forget()
             logger.info("recording failed", exc_info=error)
             warn_caller(
-                f"Cannot record gradient steps as CUDA graphs: {self.failed}. They are launched as usual "
+                f"Cannot record a training step as CUDA graphs: {self.failed}. It is launched as usual "
                 "(slower). Set rollout.gradient_graphs=false.",
                 CompilationWarning,
             )
 
 
+class _LazyMemory:
+    """The memory of graphs that never run at once, allocated at the first recording."""
+
+    def __init__(self) -> None:
+        self._memory: SharedMemory | None = None
+
+    def get(self) -> SharedMemory:
+        self._memory = self._memory or SharedMemory()
+        return self._memory
+
+    def forget(self) -> None:
+        """Use new memory from now on: torch cannot record into memory that no graph uses any more."""
+        self._memory = None
+
+
 class _Graphs:
-    """Both graphs of a gradient step.
+    """Both graphs of a function.
 
     Args:
-        key: the settings and shapes that they are for.
-        module: the denoiser.
-        denoise: function of tensors that calls it.
+        key: what they are for.
+        module: the module that the function calls.
+        function: function of tensors.
         parameters: name within the module -> trained parameter.
-        examples: arguments of ``denoise``; the first are the latents.
+        examples: its arguments.
+        memory: memory of the graphs.
     """
 
     def __init__(
         self,
         key: tuple,
         module: nn.Module,
-        denoise: Callable[..., Tensor],
+        function: Callable[..., Tensor],
         parameters: Mapping[str, nn.Parameter],
-        examples: list[Tensor],
+        examples: tuple[Tensor, ...],
+        memory: SharedMemory,
     ):
-        self.key, self.parameters = key, list(parameters.values())
+        self.key = key
         needs_gradient = examples[0].requires_grad
         inputs = [example.detach() for example in examples]
 
-        def backward(latents: Tensor, *others: Tensor) -> list[Tensor | None]:
-            *encoded, output_gradient = others
+        def differentiate(
+            gradients: Mapping[str, Tensor], inputs: Sequence[Tensor], output_gradient: Tensor | None
+        ) -> tuple[dict[str, Tensor], Tensor | None]:
+            """Add to gradients of parameters; return all gradients and that of the first input."""
             # New leaves: autograd would wait for the stream on which others were used before.
             leaves = {name: p.detach().requires_grad_() for name, p in parameters.items()}
-            latents = latents.detach().requires_grad_(needs_gradient)
-            sources = [*leaves.values(), latents] if needs_gradient else [*leaves.values()]
+            for name, gradient in gradients.items():
+                leaves[name].grad = gradient
+            first = inputs[0].detach().requires_grad_(needs_gradient)
 
-            def gradients() -> tuple[Tensor | None, ...]:
-                output = denoise(latents, *encoded)
-                return torch.autograd.grad(output, sources, output_gradient, allow_unused=True)
+            def run() -> None:
+                output = function(first, *inputs[1:])
+                output.backward(torch.ones_like(output) if output_gradient is None else output_gradient)
 
             with torch.enable_grad():
-                found = call_with(module, leaves, gradients)
-            return [_laid_out_as(source, gradient) for source, gradient in zip(sources, found)]
+                call_with(module, leaves, run)
+            found = {name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
+            return found, first.grad
 
-        memory, rows = SharedMemory(), len(inputs[0])
-        example = torch.zeros_like(inputs[0], dtype=torch.float32)
+        def backward(*tensors: Tensor) -> Tensor | None:
+            *inputs, output_gradient = tensors
+            return differentiate(sums, inputs, output_gradient)[1]
+
+        with torch.no_grad():
+            example = torch.zeros_like(function(*inputs))
+        sums, _ = differentiate({}, inputs, None)  # only of parameters that have a gradient
+        self.parameters = [(parameters[name], gradient) for name, gradient in sums.items()]
+        rows = len(inputs[0])
         self._backward = RecordedFunction(backward, rows, [*inputs, example], memory)
-        # The tensors of the graph.
-        self.gradients: list[Tensor | None] = self._backward.output[: len(parameters)]
-        self.forward = RecordedFunction(denoise, rows, inputs, memory)
+        self.forward = RecordedFunction(function, rows, inputs, memory)
 
     def backward(self, *tensors: Tensor) -> Tensor | None:
-        """Add to the gradients of the parameters; return that of the latents, if it is needed.
+        """Add to the gradients of the parameters; return that of the first input, if it is needed.
 
         Args:
-            tensors: the arguments of the denoiser and the gradient of its output.
+            tensors: the arguments of the function and the gradient of its output.
         """
-        # A gradient that is still in the memory of the graph would be overwritten.
-        for parameter, gradient in zip(self.parameters, self.gradients):
-            if gradient is not None and parameter.grad is gradient:
-                parameter.grad = gradient.clone()
-        latents_gradient = self._backward.in_place(*tensors)[len(self.parameters) :]
-        sums: list[Tensor] = []
-        added: list[Tensor] = []
-        for parameter, gradient in zip(self.parameters, self.gradients):
-            if gradient is None:
-                continue
-            if parameter.grad is None:  # without a copy
+        new = [gradient for parameter, gradient in self.parameters if parameter.grad is None]
+        if new:
+            torch._foreach_zero_(new)
+        for parameter, gradient in self.parameters:
+            if parameter.grad is not gradient:
+                if parameter.grad is not None:
+                    gradient.copy_(parameter.grad)
                 parameter.grad = gradient
-            else:
-                sums.append(parameter.grad)
-                added.append(gradient)
-        if sums:
-            torch._foreach_add_(sums, added)
-        return latents_gradient[0].clone() if latents_gradient else None
-
-
-def _laid_out_as(source: Tensor, gradient: Tensor | None) -> Tensor | None:
-    """Return a gradient with the strides of its tensor, which fused optimizers need."""
-    if gradient is None or gradient.stride() == source.stride():
-        return gradient
-    return torch.empty_like(source).copy_(gradient)
+        result = self._backward.in_place(*tensors)
+        return None if result is None else result.clone()
 
 
 class _Replayed(torch.autograd.Function):
-    """A gradient step from recorded graphs.
+    """A call of a recorded function.
 
     The parameter among its arguments makes the output require a gradient. Its own one is not returned but
-    added by the graphs, as for all parameters.
+    added by the graph, as for all parameters.
     """
 
     @staticmethod
-    def forward(ctx: Any, graphs: _Graphs, parameter: nn.Parameter, *tensors: Tensor) -> Tensor:
+    def forward(ctx: Any, graphs: _Graphs, parameter: nn.Parameter | None, *tensors: Tensor) -> Tensor:
         ctx.graphs = graphs
         ctx.save_for_backward(*tensors)
         return graphs.forward(*tensors)
@@ -224,5 +293,5 @@ class _Replayed(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Any:
         tensors = ctx.saved_tensors
-        latents_gradient = ctx.graphs.backward(*tensors, gradient)
-        return None, None, latents_gradient, *(None for _ in tensors[1:])
+        of_first = ctx.graphs.backward(*tensors, gradient)
+        return None, None, of_first, *(None for _ in tensors[1:])

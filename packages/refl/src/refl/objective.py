@@ -102,12 +102,12 @@ class Objective(ABC):
         self.config, self.family, self.rewards = config, family, rewards
         self.trainable, self.accelerator, self.captioned = trainable, accelerator, captioned
         self.no_grad_copy = no_grad_copy
+        self.decode_dtype = DTYPES[config.rollout.decode_dtype or ""]
         self.gradient_graphs: GradientGraphs | None = None
         if config.strategy.needs_reward_gradient and records_gradient(config, family):
             half = DTYPES[config.run.mixed_precision]
             parameters = dict(zip(trainable.names, trainable.parameters))
-            self.gradient_graphs = GradientGraphs(family, parameters, half)
-        self.decode_dtype = DTYPES[config.rollout.decode_dtype or ""]
+            self.gradient_graphs = GradientGraphs(family, parameters, half, self.decode_dtype)
         if captioned is not None:
             self.levels = torch.stack(training_levels(family.pipeline.scheduler))  # (3, T), on the CPU
         self.height, self.width = image_size(config, family)
