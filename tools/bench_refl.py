@@ -51,8 +51,8 @@ from refl.trainable import Trainable
 from reward_core.runs.cuda import tf32
 
 Step = Callable[[int], tuple[float, bool]]  # stop -> (loss, whether the optimizer took the step)
+Missing = Callable[[], list[str]]  # -> parts that could not be recorded as CUDA graphs, with reasons
 WARM_UP_STEPS = 3  # a gradient step is recorded when it is called for the third time
-CALLS_BEFORE_RECORDING = 3  # of a step without gradient
 FULL, LORA = "model.lora_rank=0", "model.lora_rank=16"
 NO_GRAPHS = ("rollout.no_grad_graphs=false", "rollout.gradient_graphs=false")
 VARIANTS: dict[str, tuple[str, ...]] = {
@@ -114,7 +114,7 @@ def measure(name: str, args: argparse.Namespace, frozen: dict[str, Any], device:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     make = original_step if name == "original" else refl_step
-    step = make(name, args, frozen, device)
+    step, missing = make(name, args, frozen, device)
     seconds, losses, skipped, recording_peak = [], [], 0, 0
     stops = late_steps(args.repeats + WARM_UP_STEPS, SIZES[args.size]["steps"])
     for number, stop in enumerate(stops):
@@ -136,6 +136,7 @@ def measure(name: str, args: argparse.Namespace, frozen: dict[str, Any], device:
         "peak_mb": round(max(recording_peak, peak_bytes(device, lambda: step(stops[-1]))) / 2**20, 1),
         "first_loss": losses[0] if math.isfinite(losses[0]) else str(losses[0]),
         "skipped": skipped,
+        "not_recorded": missing() if device.type == "cuda" else [],
     }
 
 
@@ -154,8 +155,10 @@ def late_steps(count: int, steps: int) -> list[int]:
     return [first + (7 * i + 3) % (steps - first) for i in range(count)]
 
 
-def original_step(name: str, args: argparse.Namespace, frozen: dict[str, Any], device: torch.device) -> Step:
-    """Return a function that takes one step of the original's loop."""
+def original_step(
+    name: str, args: argparse.Namespace, frozen: dict[str, Any], device: torch.device
+) -> tuple[Step, Missing]:
+    """Return functions that take one step of the original's loop, and report missing graphs: none."""
     unet = make_unet(args.size, device).train()
     optimizer = torch.optim.AdamW(unet.parameters(), lr=1e-5)
     vae, reward = frozen["vae"], frozen["reward"]
@@ -187,11 +190,13 @@ def original_step(name: str, args: argparse.Namespace, frozen: dict[str, Any], d
         optimizer.zero_grad()
         return float(loss.detach()), math.isfinite(norm)
 
-    return step
+    return step, list
 
 
-def refl_step(name: str, args: argparse.Namespace, frozen: dict[str, Any], device: torch.device) -> Step:
-    """Return a function that takes one step of refl's trainer."""
+def refl_step(
+    name: str, args: argparse.Namespace, frozen: dict[str, Any], device: torch.device
+) -> tuple[Step, Missing]:
+    """Return functions that take one step of refl's trainer, and report missing graphs."""
     config = refl.load_config(
         preset="sd14-paper",
         settings=[
@@ -222,24 +227,26 @@ def refl_step(name: str, args: argparse.Namespace, frozen: dict[str, Any], devic
         objective.config = replace(config, strategy=StrategyConfig("refl", first=stop, last=stop))
         with tf32(config.run.tf32):
             metrics = take_step(stop)
-        if device.type == "cuda" and stop > CALLS_BEFORE_RECORDING:
-            check_recorded(objective)
         return metrics.loss, metrics.finite
 
-    return step
+    return step, lambda: not_recorded(objective)
 
 
-def check_recorded(objective: GradientObjective) -> None:
-    """Raise RuntimeError if the copy should run as CUDA graphs and a shape is not recorded."""
+def not_recorded(objective: GradientObjective) -> list[str]:
+    """Return the parts that should run as CUDA graphs and could not be recorded, with reasons."""
     copy, graphs = objective.no_grad_copy, objective.gradient_graphs
+    missing = []
     if copy is not None and copy.graphs:
         shapes = [shape for function in copy.recorded.values() for shape in function.shapes.values()]
         if not shapes or any(shape.run is None for shape in shapes):
             reasons = [function.failed for function in copy.recorded.values()]
-            raise RuntimeError(f"Cannot measure CUDA graphs: a shape was not recorded ({reasons}).")
-    for part in () if graphs is None else (graphs.denoiser, graphs.decoder):
-        if part.failed is not None:
-            raise RuntimeError(f"Cannot measure CUDA graphs: a part was not recorded ({part.failed}).")
+            missing.append(f"steps without gradient: {reasons}")
+    if graphs is not None:
+        parts = {"denoiser": graphs.denoiser, "decoder": graphs.decoder}
+        recorded = ((r.config.name, getattr(r.recorded, "gradient", None)) for r in objective.rewards.trained)
+        parts |= {name: gradient for name, gradient in recorded if gradient is not None}
+        missing += [f"{name}: {part.failed}" for name, part in parts.items() if part.recorded is None]
+    return missing
 
 
 def with_ratios(result: dict[str, Any]) -> dict[str, Any]:

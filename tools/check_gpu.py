@@ -51,19 +51,19 @@ def stages(device: str, size: str, out: Path, work: Path) -> list[Stage]:
     scoring = ["--device", device, "--size", size, "--from", "files", "--no-compile", "--profile"]
     scoring += ["--timed", "1024", "--pictures", "64"] if full else ["--timed", "8", "--pictures", "8"]
     refl = ["--size", "sd1", "--repeats", "2"] if full else ["--size", "small", "--repeats", "1"]
-    refl += ["--seconds", "60"]
+    refl += ["--seconds", "70"]
     pytest = ["-m", "pytest", "-v", "--tb=short", "-p", "no:cacheprovider", f"--basetemp={work / 'pytest'}"]
     pytest.append("--continue-on-collection-errors")  # of tests whose libraries are not installed
     tests = ["tests/reward_core/scoring", "tests/reward_core/inputs/test_image_transform.py"]
     tests += ["tests/refl/test_rollout.py", "-k", "not inductor and not compile"]
     training = ["--device", device, "--size", size, "--groups", "24" if full else "2"]
     return [
-        Stage("facts", 45, ["-m", "gpu_check.facts", *own]),
-        Stage("gpu-tests", 90, [*pytest, "-m", "gpu", *gpu_test_files()], needs_gpu=True),
-        Stage("scoring", 90, ["tools/bench_scoring.py", *scoring]),
-        Stage("fast", 130, ["-m", "gpu_check.fast", *own]),
-        Stage("bulk", 90, ["-m", "gpu_check.bulk", *own]),
-        Stage("refl", 80, ["tools/bench_refl.py", *refl]),
+        Stage("facts", 35, ["-m", "gpu_check.facts", *own]),
+        Stage("gpu-tests", 120, [*pytest, "-m", "gpu", *gpu_test_files()], needs_gpu=True),
+        Stage("scoring", 80, ["tools/bench_scoring.py", *scoring]),
+        Stage("fast", 120, ["-m", "gpu_check.fast", *own]),
+        Stage("bulk", 80, ["-m", "gpu_check.bulk", *own]),
+        Stage("refl", 95, ["tools/bench_refl.py", *refl]),
         Stage("training", 60, ["tools/bench_training.py", *training]),
         Stage("tests", 60, [*pytest, "-m", "not gpu and not slow", *tests]),
     ]

@@ -86,7 +86,7 @@ def test_recorded_steps_equal_launched_ones(pipelines, tmp_path, scale):
 @pytest.mark.parametrize(
     ("family", "more"),
     [
-        ("sd", ("model.lora_rank=4",)),
+        ("sd", ("model.lora_rank=4", "run.mixed_precision=bf16")),
         ("sd", ("model.lora_rank=4", "run.mixed_precision=fp16", "rollout.guidance_scale=3")),
         ("sd", ("model.lora_rank=0", "run.accumulation=3")),
         ("sd", ("model.lora_rank=4", "strategy.name=alignprop", "rollout.negative_gradient=false",
@@ -99,23 +99,25 @@ def test_recorded_steps_equal_launched_ones(pipelines, tmp_path, scale):
 )  # fmt: skip
 def test_recorded_gradient_steps_equal_launched_ones(pipelines, tmp_path, family, more):
     """Gradients, and after some steps the weights, which a graph that kept old weights would change."""
-    more = ("run.mixed_precision=bf16", "rollout.no_grad_dtype=no", "optimizer.lr=1e-3", *more)
+    tolerance = 0.25 if any("mixed_precision" in setting for setting in more) else 0.02
+    more = ("rollout.no_grad_dtype=no", "run.tf32=false", "optimizer.lr=1e-3", *more)
+    reward = "{name: red, phi: linear}, {name: tiny, phi: linear}"
     norms, rewards, trainers = [], [], []
     for graphs in ("rollout.gradient_graphs=false", "rollout.gradient_graphs=true"):
-        config = settings(tmp_path / graphs, *more, graphs)
+        config = settings(tmp_path / graphs, *more, graphs, reward=reward)
         trainer = refl.Trainer(pipelines(family), PROMPTS, config, {"red": redness})
         steps = [trainer.step(number) for number in range(8)]
         norms.append([step.gradient_norm for step in steps if step.finite])
         rewards.append([step.rewards["red"].mean for step in steps])
         trainers.append(trainer)
     graphs = trainer.objective.gradient_graphs
-    for part in (graphs.denoiser, graphs.decoder):
+    for part in (graphs.denoiser, graphs.decoder, trainer.objective.rewards.trained[1].recorded.gradient):
         assert part.recorded is not None, part.failed
-    assert norms[1] == pytest.approx(norms[0], rel=0.05)
+    assert norms[1] == pytest.approx(norms[0], rel=tolerance)
     assert rewards[1] == pytest.approx(rewards[0], abs=0.01)
     first, second = (torch.cat([p.flatten() for p in t.trainable.parameters]) for t in trainers)
     start = torch.cat([p.flatten() for p in refl.Trainer(
-        pipelines(family), PROMPTS, settings(tmp_path / "new", *more), {"red": redness}
+        pipelines(family), PROMPTS, settings(tmp_path / "new", *more, reward=reward), {"red": redness}
     ).trainable.parameters])  # fmt: skip
     assert torch.cosine_similarity(first - start, second - start, dim=0) > 0.95
 

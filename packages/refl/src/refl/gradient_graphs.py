@@ -6,7 +6,7 @@ On a fast GPU, launching the thousands of kernels of a gradient step takes longe
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,13 +16,17 @@ from torch.autograd.function import once_differentiable
 
 from reward_core.errors import CompilationWarning
 from reward_core.runs.caller_warning import warn_caller
+from reward_core.runs.cuda import tf32, upload
 from reward_core.scoring.cuda_graph import RecordedFunction, SharedMemory
+from reward_core.scoring.scoring_model import ScoringModel
 
 from .config import TrainConfig
+from .dtypes import DTYPES, autocast
 from .errors import ConfigError
 from .families import Condition, Family, Guidance
 from .families.decoding import recompute_in_backward
 from .other_tensors import call_with
+from .rewards import Reward
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +64,7 @@ def no_fixed_shapes(setting: str, family: Family) -> ConfigError:
 
 
 class GradientGraphs:
-    """The denoiser's gradient steps and the decoder as CUDA graphs. On a CPU, nothing is recorded.
+    """Gradient steps of the denoiser, the decoder and rewards as CUDA graphs. On a CPU, nothing is recorded.
 
     Args:
         family: the model.
@@ -77,7 +81,7 @@ class GradientGraphs:
         decode_dtype: torch.dtype,
     ):
         self.family, self.dtype, self.decode_dtype = family, dtype, decode_dtype
-        memory = _LazyMemory()
+        self.memory = memory = _LazyMemory()
         self.denoiser = RecordedGradient(lambda: family.denoiser, parameters, memory)
         self.decoder = RecordedGradient(lambda: family.pipeline.vae, {}, memory)
 
@@ -119,6 +123,37 @@ class GradientGraphs:
         if not self.decoder.works_on(latents.device) or not latents.requires_grad:
             return decode(latents)
         return self.decoder(decode, decode, (), latents)
+
+    def record(self, rewards: Iterable[Reward]) -> None:
+        """Record rewards whose prompts become tensors before the images are needed."""
+        for reward in rewards:
+            model = getattr(reward.function, "__self__", None)
+            own = getattr(type(model), "rewards_from_pixels", None)
+            if isinstance(model, ScoringModel) and own is ScoringModel.rewards_from_pixels:
+                reward.recorded = _RecordedReward(model, DTYPES[reward.config.dtype], self.memory)
+
+
+class _RecordedReward:
+    """A reward model as CUDA graphs, with prompts padded to its largest number of tokens."""
+
+    def __init__(self, model: ScoringModel, dtype: torch.dtype, memory: _LazyMemory):
+        self.model, self.dtype = model, dtype
+        self.gradient = RecordedGradient(lambda: model, {}, memory)
+
+    def __call__(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Return rewards (N,) of pixels (N, 3, H, W) and N prompts."""
+        model = self.model
+        usual = len(pixels) == len(prompts) and pixels.device == model.device and pixels.requires_grad
+        if not usual or not self.gradient.works_on(pixels.device):
+            return model.rewards_from_pixels(pixels, prompts)
+
+        def rewards(pixels: Tensor, token_ids: Tensor, mask: Tensor) -> Tensor:
+            with tf32(False), autocast(pixels.device, self.dtype):
+                return model(model.transform(pixels), token_ids, mask).float()
+
+        token_ids, mask = model.tokenizer(prompts, length=model.tokenizer.max_length)
+        tensors = pixels, upload(token_ids, model.device), upload(mask, model.device)
+        return self.gradient(rewards, rewards, (), *tensors)
 
 
 class RecordedGradient:

@@ -108,6 +108,7 @@ class Objective(ABC):
             half = DTYPES[config.run.mixed_precision]
             parameters = dict(zip(trainable.names, trainable.parameters))
             self.gradient_graphs = GradientGraphs(family, parameters, half, self.decode_dtype)
+            self.gradient_graphs.record(rewards.trained)
         if captioned is not None:
             self.levels = torch.stack(training_levels(family.pipeline.scheduler))  # (3, T), on the CPU
         self.height, self.width = image_size(config, family)

@@ -34,6 +34,7 @@ class Reward:
     config: RewardConfig
     function: RewardFunction
     source: str = ""  # origin of the weights; "" for a function of the caller
+    recorded: RewardFunction | None = None  # the function as CUDA graphs
 
     def __call__(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         """Return rewards (N,) float32.
@@ -42,7 +43,7 @@ class Reward:
             RewardError: the function returned anything else.
         """
         with tf32(False), autocast(pixels.device, DTYPES[self.config.dtype]):
-            rewards = self.function(pixels, prompts)
+            rewards = (self.recorded or self.function)(pixels, prompts)
         name = self.config.name
         if not isinstance(rewards, Tensor):
             raise RewardError(
