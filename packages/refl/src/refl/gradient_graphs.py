@@ -194,7 +194,7 @@ class RecordedGradient:
         Args:
             launched: the function as it is called unless it is recorded.
             function: the function to record; computed with and without gradient.
-            key: whatever else the result depends on.
+            key: everything else that the result depends on.
             tensors: its arguments (B, ...). The first one may require a gradient.
         """
         shapes = [(tensor.shape, tensor.dtype) for tensor in tensors]

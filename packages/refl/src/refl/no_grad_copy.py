@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -86,12 +87,18 @@ class NoGradCopy:
         trained = self.trained.denoiser
         if self.adapters is None:
             self.adapters = self._add_adapters()
-        for name, adapters in self.adapters.items():
-            adapters.refresh(trained.get_submodule(name))
         targets = dict(self.module.named_parameters())
-        for name, parameter in trained.named_parameters():
-            if parameter.requires_grad and name in targets:
-                targets[name].copy_(parameter)
+        pairs = [
+            (targets[name], parameter.detach())
+            for name, parameter in trained.named_parameters()
+            if parameter.requires_grad and name in targets
+        ]
+        scales = [1.0] * len(pairs)
+        for name, adapters in self.adapters.items():
+            for target, source, scale in adapters.factors(trained.get_submodule(name)):
+                pairs.append((target, source))
+                scales.append(scale)
+        _copy_all(pairs, scales)
 
     def _add_adapters(self) -> dict[str, _Adapters]:
         """Add the trained denoiser's LoRA adapters to the layers of the copy; return them by layer."""
@@ -143,13 +150,17 @@ class _Adapters:
     """
 
     def __init__(self, layer: Any, dtype: torch.dtype):
-        self.a, self.b = (factor.to(dtype) for factor in _factors(layer))
+        a, b = zip(*((a, b) for a, b, _ in _factors(layer)))
+        self.a, self.b = torch.cat(a).to(dtype), torch.cat(b, 1).to(dtype)
 
-    def refresh(self, layer: Any) -> None:
-        """Copy the factors of the trained layer."""
-        a, b = _factors(layer)
-        self.a.copy_(a)
-        self.b.copy_(b)
+    def factors(self, layer: Any) -> Iterator[tuple[Tensor, Tensor, float]]:
+        """Yield parts of the factors, the trained layer's tensors that belong there, and their scales."""
+        first = 0
+        for a, b, scaling in _factors(layer):
+            ranks = slice(first, first + len(a))
+            yield self.a[ranks], a, 1.0
+            yield self.b[:, ranks], b, scaling
+            first = ranks.stop
 
     def add_to(self, layer: Any) -> None:
         """Make a layer of the copy compute its output with the adapters."""
@@ -170,12 +181,26 @@ class _Adapters:
         layer.forward = linear if isinstance(layer, nn.Linear) else convolution
 
 
-def _factors(layer: Any) -> tuple[Tensor, Tensor]:
-    """Return both factors of the active adapters of a layer, the second with its scaling."""
-    names = [name for name in layer.active_adapters if name in layer.lora_A]
-    a = [layer.lora_A[name].weight.detach() for name in names]
-    b = [layer.lora_B[name].weight.detach() * layer.scaling[name] for name in names]
-    return torch.cat(a), torch.cat(b, 1)
+def _factors(layer: Any) -> Iterator[tuple[Tensor, Tensor, float]]:
+    """Yield both factors of each active adapter of a layer, and the scale of their product."""
+    for name in layer.active_adapters:
+        if name in layer.lora_A:
+            weights = layer.lora_A[name].weight, layer.lora_B[name].weight
+            yield weights[0].detach(), weights[1].detach(), layer.scaling[name]
+
+
+def _copy_all(pairs: Sequence[tuple[Tensor, Tensor]], scales: Sequence[float]) -> None:
+    """Copy each second tensor times its scale to the first, in a few launches on a GPU."""
+    together: list[tuple[Tensor, Tensor]] = []
+    for (target, source), scale in zip(pairs, scales):
+        source = source if scale == 1 else source * scale
+        if target.stride() == source.stride():
+            together.append((target, source))
+        else:  # one of these would slow down the others
+            target.copy_(source)
+    if together:
+        targets, sources = (list(tensors) for tensors in zip(*together))
+        torch._foreach_copy_(targets, sources)
 
 
 def _converted(parameter: nn.Parameter, dtype: torch.dtype, device: torch.device) -> nn.Parameter:
