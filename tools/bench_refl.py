@@ -8,11 +8,13 @@ without gradient followed by one with gradient, and all activations of VAE and r
 steps of refl's trainer with the same weights, batch size, stops and precision:
 
 - refl: all weights trained, with the defaults.
-- refl-small: the same without graphs, and without a copy for the steps without gradient (less memory).
-- refl-copy: the same as refl with rollout.gradient_graphs=false.
-- lora: LoRA adapters of rank 16 with the defaults, and frozen weights in half precision as in a run.
-- lora-small: the same without graphs.
+- refl-graphs: the same with rollout.gradient_graphs=all (more memory).
+- refl-small: the same as refl without a copy for the steps without gradient (less memory).
 - refl-kept: the same as refl with rollout.gradient_checkpointing=false (much more memory).
+- lora: LoRA adapters of rank 16 with the defaults, and frozen weights in half precision as in a run.
+- lora-denoiser: the same with rollout.gradient_graphs=denoiser.
+- lora-graphs: the same with rollout.gradient_graphs=all.
+- lora-launched: the same as lora without graphs.
 
 The reward is computed under autocast in all of them, as in the original's loop.
 
@@ -54,13 +56,14 @@ Step = Callable[[int], tuple[float, bool]]  # stop -> (loss, whether the optimiz
 Missing = Callable[[], list[str]]  # -> parts that could not be recorded as CUDA graphs, with reasons
 WARM_UP_STEPS = 3  # a gradient step is recorded when it is called for the third time
 FULL, LORA = "model.lora_rank=0", "model.lora_rank=16"
-NO_GRAPHS = ("rollout.no_grad_graphs=false", "rollout.gradient_graphs=false")
 VARIANTS: dict[str, tuple[str, ...]] = {
     "refl": (FULL,),
     "lora": (LORA,),
-    "refl-small": (FULL, "rollout.no_grad_dtype=no", "rollout.gradient_graphs=false"),
-    "refl-copy": (FULL, "rollout.gradient_graphs=false"),
-    "lora-small": (LORA, *NO_GRAPHS),
+    "refl-graphs": (FULL, "rollout.gradient_graphs=all"),
+    "lora-denoiser": (LORA, "rollout.gradient_graphs=denoiser"),
+    "lora-graphs": (LORA, "rollout.gradient_graphs=all"),
+    "refl-small": (FULL, "rollout.no_grad_dtype=no"),
+    "lora-launched": (LORA, "rollout.no_grad_graphs=false"),
     "refl-kept": (FULL, "rollout.gradient_checkpointing=false"),
 }
 
@@ -242,7 +245,9 @@ def not_recorded(objective: GradientObjective) -> list[str]:
             reasons = [function.failed for function in copy.recorded.values()]
             missing.append(f"steps without gradient: {reasons}")
     if graphs is not None:
-        parts = {"denoiser": graphs.denoiser, "decoder": graphs.decoder}
+        parts = {"denoiser": graphs.denoiser}
+        if graphs.decoder is not None:
+            parts["decoder"] = graphs.decoder
         recorded = ((r.config.name, getattr(r.recorded, "gradient", None)) for r in objective.rewards.trained)
         parts |= {name: gradient for name, gradient in recorded if gradient is not None}
         missing += [f"{name}: {part.failed}" for name, part in parts.items() if part.recorded is None]

@@ -103,8 +103,8 @@ def test_recorded_gradient_steps_equal_launched_ones(pipelines, tmp_path, family
     more = ("rollout.no_grad_dtype=no", "run.tf32=false", "optimizer.lr=1e-3", *more)
     reward = "{name: red, phi: linear}, {name: tiny, phi: linear}"
     norms, rewards, trainers = [], [], []
-    for graphs in ("rollout.gradient_graphs=false", "rollout.gradient_graphs=true"):
-        config = settings(tmp_path / graphs, *more, graphs, reward=reward)
+    for graphs in ("rollout.gradient_graphs=''", "rollout.gradient_graphs=all"):
+        config = settings(tmp_path / str(len(norms)), *more, graphs, reward=reward)
         trainer = refl.Trainer(pipelines(family), PROMPTS, config, {"red": redness})
         steps = [trainer.step(number) for number in range(8)]
         norms.append([step.gradient_norm for step in steps if step.finite])

@@ -430,7 +430,7 @@ def test_every_schedule_warms_up(pipelines, tmp_path, schedule):
             ("rollout.no_grad_graphs=true", "rollout.no_grad_dtype=bf16"),
             "no_grad_graphs with ZImage",
         ),
-        ("z-image", ("rollout.gradient_graphs=true",), "gradient_graphs with ZImage"),
+        ("z-image", ("rollout.gradient_graphs=all",), "gradient_graphs with ZImage"),
         ("qwen-image", ("model.vae_tiling=true",), "vae_tiling with Qwen-Image"),
     ],
 )

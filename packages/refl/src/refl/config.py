@@ -66,10 +66,9 @@ class RolloutConfig:
         no_grad_compile: run that copy through torch.compile (slow first step, faster afterwards).
         no_grad_graphs: record that copy as CUDA graphs, so that a step is one launch (a GPU only). None:
             for denoisers of up to 4 billion parameters whose shapes are fixed, without ``no_grad_compile``.
-        gradient_graphs: record gradient steps and the decoder as CUDA graphs, so that each is one launch
-            forward and one backward (a GPU only); the memory for their activations stays allocated. None:
-            for denoisers of up to 4 billion parameters whose shapes are fixed, with
-            ``gradient_checkpointing`` and without ``model.compile``.
+        gradient_graphs: parts to record as CUDA graphs, so that each is one launch forward and one backward
+            (a GPU only); the memory for their activations stays allocated. denoiser: the gradient steps;
+            all: also the decoder and reward models; empty: nothing.
         decode_dtype: bf16 or fp16: decode training images under autocast (less memory, faster); no or
             empty: float32. None: the dtype of ``run.mixed_precision``, as in the original. VAEs that
             overflow in fp16 (``force_upcast``, as in SDXL) are decoded in float32 instead of fp16.
@@ -86,7 +85,7 @@ class RolloutConfig:
     no_grad_dtype: str | None = None
     no_grad_compile: bool = False
     no_grad_graphs: bool | None = None
-    gradient_graphs: bool | None = None
+    gradient_graphs: str = ""
     decode_dtype: str | None = None
 
 
@@ -335,6 +334,7 @@ class TrainConfig:
             ("run.mixed_precision", self.run.mixed_precision, ("no", "bf16", "fp16")),
             ("rollout.no_grad_dtype", no_grad_dtype or "no", ("no", "auto", *HALF_DTYPES)),
             ("rollout.decode_dtype", decode_dtype or "no", ("no", *HALF_DTYPES)),
+            ("rollout.gradient_graphs", self.rollout.gradient_graphs, ("", "denoiser", "all")),
             ("loss.distance", self.loss.distance, ("x0", "epsilon", "v")),
             ("loss.ensemble", self.loss.ensemble, ENSEMBLES),
             ("optimizer.schedule", self.optimizer.schedule, SCHEDULES),

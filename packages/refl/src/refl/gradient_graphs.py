@@ -20,7 +20,6 @@ from reward_core.runs.cuda import tf32, upload
 from reward_core.scoring.cuda_graph import RecordedFunction, SharedMemory
 from reward_core.scoring.scoring_model import ScoringModel
 
-from .config import TrainConfig
 from .dtypes import DTYPES, autocast
 from .errors import ConfigError
 from .families import Condition, Family, Guidance
@@ -40,21 +39,6 @@ def is_small(family: Family) -> bool:
     return sum(parameter.numel() for parameter in family.denoiser.parameters()) <= MOST_PARAMETERS
 
 
-def records_gradient(config: TrainConfig, family: Family) -> bool:
-    """Return whether gradient steps are recorded on a GPU.
-
-    Raises:
-        ConfigError: graphs were asked for, and the denoiser does not support them.
-    """
-    rollout = config.rollout
-    if rollout.gradient_graphs and not family.fixed_shapes:
-        raise no_fixed_shapes("gradient_graphs", family)
-    if rollout.gradient_graphs is not None:
-        return rollout.gradient_graphs
-    recomputes = rollout.gradient_checkpointing and not config.model.compile
-    return recomputes and family.fixed_shapes and is_small(family)
-
-
 def no_fixed_shapes(setting: str, family: Family) -> ConfigError:
     """Return the error about a setting that needs fixed shapes."""
     return ConfigError(
@@ -71,6 +55,7 @@ class GradientGraphs:
         parameters: name within the denoiser -> trained parameter.
         dtype: dtype of the denoiser's autocast; float32: no autocast.
         decode_dtype: dtype of the decoder's autocast.
+        everything: also record the decoder; otherwise the denoiser only.
     """
 
     def __init__(
@@ -79,11 +64,12 @@ class GradientGraphs:
         parameters: Mapping[str, nn.Parameter],
         dtype: torch.dtype,
         decode_dtype: torch.dtype,
+        everything: bool,
     ):
         self.family, self.dtype, self.decode_dtype = family, dtype, decode_dtype
         self.memory = memory = _LazyMemory()
         self.denoiser = RecordedGradient(lambda: family.denoiser, parameters, memory)
-        self.decoder = RecordedGradient(lambda: family.pipeline.vae, {}, memory)
+        self.decoder = RecordedGradient(lambda: family.pipeline.vae, {}, memory) if everything else None
 
     def denoise(
         self, latents: Tensor, timestep: float | Tensor, condition: Condition, guidance: Guidance
@@ -120,9 +106,10 @@ class GradientGraphs:
         def decode(latents: Tensor) -> Tensor:
             return self.family.decode(latents, True, self.decode_dtype)
 
-        if not self.decoder.works_on(latents.device) or not latents.requires_grad:
+        decoder = self.decoder
+        if decoder is None or not decoder.works_on(latents.device) or not latents.requires_grad:
             return decode(latents)
-        return self.decoder(decode, decode, (), latents)
+        return decoder(decode, decode, (), latents)
 
     def record(self, rewards: Iterable[Reward]) -> None:
         """Record rewards whose prompts become tensors before the images are needed."""
@@ -258,39 +245,31 @@ class _Graphs:
         examples: tuple[Tensor, ...],
         memory: SharedMemory,
     ):
-        self.key = key
+        self.key, self.parameters = key, list(parameters.values())
         needs_gradient = examples[0].requires_grad
         inputs = [example.detach() for example in examples]
 
-        def differentiate(
-            gradients: Mapping[str, Tensor], inputs: Sequence[Tensor], output_gradient: Tensor | None
-        ) -> tuple[dict[str, Tensor], Tensor | None]:
-            """Add to gradients of parameters; return all gradients and that of the first input."""
+        def backward(first: Tensor, *others: Tensor) -> list[Tensor | None]:
+            *inputs, output_gradient = others
             # New leaves: autograd would wait for the stream on which others were used before.
             leaves = {name: p.detach().requires_grad_() for name, p in parameters.items()}
-            for name, gradient in gradients.items():
-                leaves[name].grad = gradient
-            first = inputs[0].detach().requires_grad_(needs_gradient)
+            first = first.detach().requires_grad_(needs_gradient)
+            sources = [*leaves.values(), first] if needs_gradient else [*leaves.values()]
 
-            def run() -> None:
-                output = function(first, *inputs[1:])
-                output.backward(torch.ones_like(output) if output_gradient is None else output_gradient)
+            def gradients() -> tuple[Tensor | None, ...]:
+                output = function(first, *inputs)
+                return torch.autograd.grad(output, sources, output_gradient, allow_unused=True)
 
             with torch.enable_grad():
-                call_with(module, leaves, run)
-            found = {name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
-            return found, first.grad
-
-        def backward(*tensors: Tensor) -> Tensor | None:
-            *inputs, output_gradient = tensors
-            return differentiate(sums, inputs, output_gradient)[1]
+                found = call_with(module, leaves, gradients)
+            return [_laid_out_as(source, gradient) for source, gradient in zip(sources, found)]
 
         with torch.no_grad():
             example = torch.zeros_like(function(*inputs))
-        sums, _ = differentiate({}, inputs, None)  # only of parameters that have a gradient
-        self.parameters = [(parameters[name], gradient) for name, gradient in sums.items()]
         rows = len(inputs[0])
         self._backward = RecordedFunction(backward, rows, [*inputs, example], memory)
+        # The tensors of the graph.
+        self.gradients: list[Tensor | None] = self._backward.output[: len(parameters)]
         self.forward = RecordedFunction(function, rows, inputs, memory)
 
     def backward(self, *tensors: Tensor) -> Tensor | None:
@@ -299,16 +278,31 @@ class _Graphs:
         Args:
             tensors: the arguments of the function and the gradient of its output.
         """
-        new = [gradient for parameter, gradient in self.parameters if parameter.grad is None]
-        if new:
-            torch._foreach_zero_(new)
-        for parameter, gradient in self.parameters:
-            if parameter.grad is not gradient:
-                if parameter.grad is not None:
-                    gradient.copy_(parameter.grad)
+        # A gradient that is still in the memory of the graph would be overwritten.
+        for parameter, gradient in zip(self.parameters, self.gradients):
+            if gradient is not None and parameter.grad is gradient:
+                parameter.grad = gradient.clone()
+        of_first = self._backward.in_place(*tensors)[len(self.parameters) :]
+        sums: list[Tensor] = []
+        added: list[Tensor] = []
+        for parameter, gradient in zip(self.parameters, self.gradients):
+            if gradient is None:
+                continue
+            if parameter.grad is None:  # without a copy
                 parameter.grad = gradient
-        result = self._backward.in_place(*tensors)
-        return None if result is None else result.clone()
+            else:
+                sums.append(parameter.grad)
+                added.append(gradient)
+        if sums:
+            torch._foreach_add_(sums, added)
+        return of_first[0].clone() if of_first else None
+
+
+def _laid_out_as(source: Tensor, gradient: Tensor | None) -> Tensor | None:
+    """Return a gradient with the strides of its tensor, which fused optimizers need."""
+    if gradient is None or gradient.stride() == source.stride():
+        return gradient
+    return torch.empty_like(source).copy_(gradient)
 
 
 class _Replayed(torch.autograd.Function):

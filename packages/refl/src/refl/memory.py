@@ -82,8 +82,11 @@ def estimate_memory(objective: Objective, plan: RolloutPlan) -> Memory:
     elif not rollout.gradient_checkpointing or (config.model.gradient_checkpointing and passes == 1):
         activations = passes * held + max(block, _image_bytes(objective, images))
     elif objective.gradient_graphs is not None:  # nothing else uses the memory of the graphs
-        activations = max(held + block, sum(_decoder_bytes(objective, images)))
-        activations += _reward_bytes(objective, images)
+        if objective.gradient_graphs.decoder is None:
+            activations = held + block + _image_bytes(objective, images)
+        else:
+            activations = max(held + block, sum(_decoder_bytes(objective, images)))
+            activations += _reward_bytes(objective, images)
     else:  # gradient steps are recomputed as a whole, after the backward pass of the images
         activations = max(held + block, _image_bytes(objective, images))
     if objective.captioned is not None:  # its activations are kept beside those of the rollout

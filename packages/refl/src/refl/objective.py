@@ -17,7 +17,7 @@ from .config import TrainConfig
 from .dtypes import DTYPES
 from .errors import ConfigError
 from .families import Condition, Family, Guidance
-from .gradient_graphs import GradientGraphs, records_gradient
+from .gradient_graphs import GradientGraphs, no_fixed_shapes
 from .losses import denoising_loss
 from .no_grad_copy import NoGradCopy
 from .noise_schedule import NoiseSchedule, training_levels
@@ -103,12 +103,7 @@ class Objective(ABC):
         self.trainable, self.accelerator, self.captioned = trainable, accelerator, captioned
         self.no_grad_copy = no_grad_copy
         self.decode_dtype = DTYPES[config.rollout.decode_dtype or ""]
-        self.gradient_graphs: GradientGraphs | None = None
-        if config.strategy.needs_reward_gradient and records_gradient(config, family):
-            half = DTYPES[config.run.mixed_precision]
-            parameters = dict(zip(trainable.names, trainable.parameters))
-            self.gradient_graphs = GradientGraphs(family, parameters, half, self.decode_dtype)
-            self.gradient_graphs.record(rewards.trained)
+        self.gradient_graphs = self._make_gradient_graphs()
         if captioned is not None:
             self.levels = torch.stack(training_levels(family.pipeline.scheduler))  # (3, T), on the CPU
         self.height, self.width = image_size(config, family)
@@ -116,6 +111,20 @@ class Objective(ABC):
         self.guidance = Guidance(config.rollout.guidance_scale, config.rollout.negative_gradient)
         self.microsteps_per_step = config.run.accumulation
         self.statistics: StepStatistics | None = None
+
+    def _make_gradient_graphs(self) -> GradientGraphs | None:
+        """Return the graphs that ``rollout.gradient_graphs`` asks for; raise ConfigError if that fails."""
+        config, trainable, parts = self.config, self.trainable, self.config.rollout.gradient_graphs
+        if not parts or not config.strategy.needs_reward_gradient:
+            return None
+        if not self.family.fixed_shapes:
+            raise no_fixed_shapes("gradient_graphs", self.family)
+        parameters = dict(zip(trainable.names, trainable.parameters))
+        half, everything = DTYPES[config.run.mixed_precision], parts == "all"
+        graphs = GradientGraphs(self.family, parameters, half, self.decode_dtype, everything)
+        if everything:
+            graphs.record(self.rewards.trained)
+        return graphs
 
     @abstractmethod
     def microsteps(self, step: int, batches: Batches) -> Iterator[MicroStep]:
