@@ -6,6 +6,7 @@ Shapes: B images in a batch, S image side.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache, cached_property
 
@@ -15,6 +16,8 @@ from torch import Tensor
 
 from ..inputs.image_transform import ImageTransform
 from ..runs.cuda import upload, without_tf32
+
+COPYING_THREADS = 4
 
 
 class Transfers:
@@ -102,8 +105,7 @@ class CudaTransfers(Transfers):
         shape = (len(images), *images[0].shape)
         if not images[0].is_pinned():  # one copy for all of them
             stacked = torch.empty(shape, dtype=images[0].dtype, pin_memory=True)
-            for row, image in zip(stacked.numpy(), images):  # torch's threads would compete with the decoders
-                np.copyto(row, image.numpy())
+            copy_to_rows(stacked, images)
             return self.upload(stacked)
         batch = torch.empty(shape, dtype=images[0].dtype, device=self.device)
         for row, image in zip(batch, images):
@@ -121,6 +123,31 @@ class CudaTransfers(Transfers):
             return on_cpu
 
         return wait
+
+
+def copy_to_rows(target: Tensor, images: Sequence[Tensor]) -> None:
+    """Copy images of equal shape on the CPU to the rows of a tensor, with a few threads.
+
+    Beside an H200, a single thread spent 0.27 ms on each image of 512 px, about as long as the GPU, and 0.16
+    of it on this copy. torch's own threads would compete with those that decode.
+
+    Args:
+        target: (B, ...).
+        images: B tensors (...).
+    """
+    rows, count = target.numpy(), len(images)
+
+    def copy(first: int) -> None:
+        for row in range(first, count, COPYING_THREADS):
+            np.copyto(rows[row], images[row].numpy())  # without Python's lock
+
+    for _ in _copying_threads().map(copy, range(min(COPYING_THREADS, count))):
+        pass
+
+
+@cache
+def _copying_threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(COPYING_THREADS, thread_name_prefix="reward-core-copy")
 
 
 @cache
