@@ -15,6 +15,6 @@ def test_images_are_copied_to_their_own_rows(count):
 
 
 def test_an_image_of_another_shape_is_an_error():
-    target = torch.empty(3, 5, 6, 4, dtype=torch.uint8)
+    images = [torch.zeros(5, width, 4, dtype=torch.uint8) for width in (6, 6, 7)]
     with pytest.raises(ValueError, match="broadcast"):
-        copy_to_rows(target, [torch.zeros(5, 6, 4, dtype=torch.uint8)] * 2 + [torch.zeros(5, 7, 4)])
+        copy_to_rows(torch.empty(3, 5, 6, 4, dtype=torch.uint8), images)
