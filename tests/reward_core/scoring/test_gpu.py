@@ -2,6 +2,9 @@
 
 import copy
 import gc
+import os
+import subprocess
+import sys
 import threading
 import warnings
 from collections import Counter
@@ -65,6 +68,32 @@ def test_a_gpu_agrees_with_the_cpu(model):
     expected = [reward for prompt, drawn in groups for reward in exact.score(prompt, drawn)]
     rewards = [reward for prompt, drawn in groups for reward in model.score(prompt, drawn)]
     assert_same(rewards, expected, 0.1)
+
+
+WITHOUT_COMPILER = """
+import warnings
+import numpy as np
+from PIL import Image
+import reward_core as RM
+
+levels = [np.random.default_rng(i).integers(0, 256, (700, 600, 3), dtype=np.uint8) for i in range(3)]
+images = [Image.fromarray(image) for image in levels]
+expected = RM.load("tiny", device="cpu").score("a red circle", images)
+with warnings.catch_warnings(record=True) as found:
+    warnings.simplefilter("always")
+    exact = RM.load("tiny", device="cuda").score("a red circle", images)
+    fast = RM.load("tiny", device="cuda", precision="fast").score("a red circle", images)
+messages = [str(warning.message) for warning in found]
+assert sum("Install a C compiler" in message for message in messages) == 1, messages
+assert np.abs(np.array(exact) - expected).max() < 0.01, (exact, expected)
+assert np.abs(np.array(fast) - expected).max() < 0.1, (fast, expected)
+"""
+
+
+def test_without_a_c_compiler_scores_are_the_same(tmp_path):
+    environment = {**os.environ, "CC": str(tmp_path / "missing"), "TRITON_CACHE_DIR": str(tmp_path / "cache")}
+    done = subprocess.run([sys.executable, "-c", WITHOUT_COMPILER], env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")

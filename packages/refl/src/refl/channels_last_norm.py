@@ -7,8 +7,6 @@ with torch for CUDA on Linux.
 
 from __future__ import annotations
 
-import importlib.util
-from functools import cache
 from inspect import signature
 from typing import Any
 
@@ -20,12 +18,6 @@ _TILE = 8192  # largest number of elements that a program keeps in registers
 _TILE_PIXELS = 64
 _MOST_CHUNKS = 64
 _MOST_CHANNELS = 1024  # of a group
-
-
-@cache
-def can_normalize_on(device: torch.device) -> bool:
-    """Return whether the kernels run on a device: a CUDA GPU with Triton."""
-    return device.type == "cuda" and importlib.util.find_spec("triton") is not None
 
 
 def group_norm(

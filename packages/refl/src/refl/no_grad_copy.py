@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reward_core.runs.triton_kernels import triton_runs_on
 from reward_core.scoring.compiling import CompiledByShape
 from reward_core.scoring.fast_path import RECORD_FIXED_BATCH
 
-from .channels_last_norm import can_normalize_on, keep_channels_last
+from .channels_last_norm import keep_channels_last
 from .dtypes import DTYPES, autocast
 from .families import Condition, Family, Guidance
 
@@ -60,7 +61,7 @@ class NoGradCopy:
         nn.Module.to(self.module, device, self.dtype)
         if family.part == "unet":
             self.module.to(memory_format=torch.channels_last)
-            if can_normalize_on(device) and not compile:  # a compiler fuses norms itself
+            if triton_runs_on(device) and not compile:  # a compiler fuses norms itself
                 keep_channels_last(self.module)
         if compile:
             self.module.compile()

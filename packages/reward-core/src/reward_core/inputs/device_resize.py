@@ -8,8 +8,7 @@ Shapes: B images of one size, H, W their height and width, C = 3 or 4 levels per
 
 from __future__ import annotations
 
-import importlib.util
-from functools import cache, lru_cache
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -18,12 +17,6 @@ from torch import Tensor
 from . import bicubic
 
 _BLOCK = 1024  # target levels computed by one program
-
-
-@cache
-def can_resize_on(device: torch.device) -> bool:
-    """Return whether images can be resized on a device: a CUDA GPU with Triton."""
-    return device.type == "cuda" and importlib.util.find_spec("triton") is not None
 
 
 def resized_on_device(levels: Tensor, new_size: tuple[int, int], box: tuple[int, int, int, int]) -> Tensor:

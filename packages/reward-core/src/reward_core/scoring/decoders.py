@@ -14,9 +14,9 @@ from ..errors import InputError
 from ..inputs.decode_ahead import DecodedImage, DecodingThreads, Pending
 from ..inputs.decoding_process import can_decode_in_processes
 from ..inputs.decoding_processes import DecodingProcesses
-from ..inputs.device_resize import can_resize_on
 from ..inputs.image_file import ImageSource
 from ..runs.cpus import usable_cpus
+from ..runs.triton_kernels import triton_runs_on
 from .pipeline import BATCHES_AHEAD
 from .steps import ImageEncoder
 
@@ -102,7 +102,7 @@ def decoding(
 
 def resizes_on_device(model: ImageEncoder) -> bool:
     """Return whether the model's device resizes images."""
-    return model.resize_on_device and can_resize_on(model.device)
+    return model.resize_on_device and triton_runs_on(model.device)
 
 
 def preparation(model: ImageEncoder) -> Callable:

@@ -6,7 +6,6 @@ T text layers, L text tokens.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any, Protocol
@@ -26,6 +25,7 @@ from ...network.int8_ops import Int8Ops
 from ...network.reward_head import RewardHead
 from ...network.text_encoder import KeysValues, TextEncoder
 from ...network.vision_encoder import VisionEncoder
+from ...runs.triton_kernels import triton_runs_on
 from ...scoring.compiling import CompiledByShape, CompilePlan
 from ...scoring.fast_path import RECORD_ONLY, FastPath
 from ...scoring.kernel_choice import KernelChoice
@@ -183,7 +183,7 @@ def can_fuse(model: RewardParts) -> bool:
     if model.device.type == "cpu":
         return dtype == torch.bfloat16 and packing_works()
     sixteen_bits = dtype in (torch.bfloat16, torch.float16)
-    return model.device.type == "cuda" and sixteen_bits and importlib.util.find_spec("triton") is not None
+    return sixteen_bits and triton_runs_on(model.device)
 
 
 def has_bf16_units() -> bool:
