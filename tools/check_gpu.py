@@ -58,9 +58,9 @@ def stages(device: str, size: str, out: Path, work: Path) -> list[Stage]:
     tests += ["tests/refl/test_rollout.py", "-k", "not inductor and not compile"]
     training = ["--device", device, "--size", size, "--groups", "24" if full else "2"]
     return [
-        Stage("facts", 35, ["-m", "gpu_check.facts", *own]),
-        Stage("gpu-tests", 120, [*pytest, "-m", "gpu", *gpu_test_files()], needs_gpu=True),
-        Stage("scoring", 80, ["tools/bench_scoring.py", *scoring]),
+        Stage("facts", 30, ["-m", "gpu_check.facts", *own]),
+        Stage("gpu-tests", 130, [*pytest, "-m", "gpu", *gpu_test_files()], needs_gpu=True),
+        Stage("scoring", 75, ["tools/bench_scoring.py", *scoring]),
         Stage("fast", 120, ["-m", "gpu_check.fast", *own]),
         Stage("bulk", 80, ["-m", "gpu_check.bulk", *own]),
         Stage("refl", 95, ["tools/bench_refl.py", *refl]),
