@@ -5,31 +5,22 @@ On a fast GPU, launching the thousands of kernels of a gradient step takes longe
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
-from reward_core.errors import CompilationWarning
-from reward_core.runs.caller_warning import warn_caller
 from reward_core.runs.cuda import tf32, upload
-from reward_core.scoring.cuda_graph import RecordedFunction, SharedMemory
 from reward_core.scoring.scoring_model import ScoringModel
 
 from .dtypes import DTYPES, autocast
 from .errors import ConfigError
 from .families import Condition, Family, Guidance
 from .families.decoding import recompute_in_backward
-from .other_tensors import call_with
+from .recorded_gradient import LazyMemory, RecordedGradient
 from .rewards import Reward
 
-logger = logging.getLogger(__name__)
-
-_CALLS_BEFORE_RECORDING = 2
 # A pass of a larger denoiser takes longer than launching it.
 MOST_PARAMETERS = 4e9
 
@@ -67,7 +58,7 @@ class GradientGraphs:
         everything: bool,
     ):
         self.family, self.dtype, self.decode_dtype = family, dtype, decode_dtype
-        self.memory = memory = _LazyMemory()
+        self.memory = memory = LazyMemory()
         self.denoiser = RecordedGradient(lambda: family.denoiser, parameters, memory)
         self.decoder = RecordedGradient(lambda: family.pipeline.vae, {}, memory) if everything else None
 
@@ -123,7 +114,7 @@ class GradientGraphs:
 class _RecordedReward:
     """A reward model as CUDA graphs, with prompts padded to its largest number of tokens."""
 
-    def __init__(self, model: ScoringModel, dtype: torch.dtype, memory: _LazyMemory):
+    def __init__(self, model: ScoringModel, dtype: torch.dtype, memory: LazyMemory):
         self.model, self.dtype = model, dtype
         self.gradient = RecordedGradient(lambda: model, {}, memory)
 
@@ -141,186 +132,3 @@ class _RecordedReward:
         token_ids, mask = model.tokenizer(prompts, length=model.tokenizer.max_length)
         tensors = pixels, upload(token_ids, model.device), upload(mask, model.device)
         return self.gradient(rewards, rewards, (), *tensors)
-
-
-class RecordedGradient:
-    """A differentiable function of tensors, after two calls as two CUDA graphs.
-
-    The graph of the forward pass keeps no activations. That of the backward pass computes the forward pass
-    again, as gradient checkpointing does, and adds to ``grad`` of the trained parameters. Both read the
-    parameters where they are, so these must be changed in place only. Only the shapes of the first recorded
-    call are recorded; other calls, and all calls after recording failed, are launched as usual.
-
-    Args:
-        module: returns the module that the function calls.
-        parameters: name within the module -> trained parameter.
-        memory: memory of the graphs.
-
-    Attributes:
-        recorded: the graphs, once they are recorded.
-        failed: why recording failed, if it did.
-    """
-
-    def __init__(
-        self, module: Callable[[], nn.Module], parameters: Mapping[str, nn.Parameter], memory: _LazyMemory
-    ):
-        self.module, self.parameters, self.memory = module, parameters, memory
-        self.recorded: _Graphs | None = None
-        self.failed: str | None = None
-        self._calls = 0
-
-    def works_on(self, device: torch.device) -> bool:
-        """Return whether calls are or will be recorded."""
-        return device.type == "cuda" and self.failed is None
-
-    def __call__(
-        self, launched: Callable[..., Tensor], function: Callable[..., Tensor], key: tuple, *tensors: Tensor
-    ) -> Tensor:
-        """Return the function's result (B, ...), with gradient.
-
-        Args:
-            launched: the function as it is called unless it is recorded.
-            function: the function to record; computed with and without gradient.
-            key: everything else that the result depends on.
-            tensors: its arguments (B, ...). The first one may require a gradient.
-        """
-        shapes = [(tensor.shape, tensor.dtype) for tensor in tensors]
-        key = (*key, tensors[0].requires_grad, *shapes)
-        self._calls += 1
-        if self.recorded is None and self._calls > _CALLS_BEFORE_RECORDING:
-            self._record(key, function, tensors)
-        if self.recorded is None or self.recorded.key != key:
-            return launched(*tensors)
-        anchor = next(iter(self.parameters.values()), None)
-        return _Replayed.apply(self.recorded, anchor, *tensors)
-
-    def _record(self, key: tuple, function: Callable[..., Tensor], tensors: tuple[Tensor, ...]) -> None:
-        try:
-            memory = self.memory.get()
-            self.recorded = _Graphs(key, self.module(), function, self.parameters, tensors, memory)
-        except Exception as error:  # any error of the model or the driver
-            self.failed = f"{type(error).__name__}: {error}".splitlines()[0]
-            self.memory.forget()
-            logger.info("recording failed", exc_info=error)
-            warn_caller(
-                f"Cannot record a training step as CUDA graphs: {self.failed}. It is launched as usual "
-                "(slower). Set rollout.gradient_graphs=false.",
-                CompilationWarning,
-            )
-
-
-class _LazyMemory:
-    """The memory of graphs that never run at once, allocated at the first recording."""
-
-    def __init__(self) -> None:
-        self._memory: SharedMemory | None = None
-
-    def get(self) -> SharedMemory:
-        self._memory = self._memory or SharedMemory()
-        return self._memory
-
-    def forget(self) -> None:
-        """Use new memory from now on: torch cannot record into memory that no graph uses any more."""
-        self._memory = None
-
-
-class _Graphs:
-    """Both graphs of a function.
-
-    Args:
-        key: what they are for.
-        module: the module that the function calls.
-        function: function of tensors.
-        parameters: name within the module -> trained parameter.
-        examples: its arguments.
-        memory: memory of the graphs.
-    """
-
-    def __init__(
-        self,
-        key: tuple,
-        module: nn.Module,
-        function: Callable[..., Tensor],
-        parameters: Mapping[str, nn.Parameter],
-        examples: tuple[Tensor, ...],
-        memory: SharedMemory,
-    ):
-        self.key, self.parameters = key, list(parameters.values())
-        needs_gradient = examples[0].requires_grad
-        inputs = [example.detach() for example in examples]
-
-        def backward(first: Tensor, *others: Tensor) -> list[Tensor | None]:
-            *inputs, output_gradient = others
-            # New leaves: autograd would wait for the stream on which others were used before.
-            leaves = {name: p.detach().requires_grad_() for name, p in parameters.items()}
-            first = first.detach().requires_grad_(needs_gradient)
-            sources = [*leaves.values(), first] if needs_gradient else [*leaves.values()]
-
-            def gradients() -> tuple[Tensor | None, ...]:
-                output = function(first, *inputs)
-                return torch.autograd.grad(output, sources, output_gradient, allow_unused=True)
-
-            with torch.enable_grad():
-                found = call_with(module, leaves, gradients)
-            return [_laid_out_as(source, gradient) for source, gradient in zip(sources, found)]
-
-        with torch.no_grad():
-            example = torch.zeros_like(function(*inputs))
-        rows = len(inputs[0])
-        self._backward = RecordedFunction(backward, rows, [*inputs, example], memory)
-        # The tensors of the graph.
-        self.gradients: list[Tensor | None] = self._backward.output[: len(parameters)]
-        self.forward = RecordedFunction(function, rows, inputs, memory)
-
-    def backward(self, *tensors: Tensor) -> Tensor | None:
-        """Add to the gradients of the parameters; return that of the first input, if it is needed.
-
-        Args:
-            tensors: the arguments of the function and the gradient of its output.
-        """
-        # A gradient that is still in the memory of the graph would be overwritten.
-        for parameter, gradient in zip(self.parameters, self.gradients):
-            if gradient is not None and parameter.grad is gradient:
-                parameter.grad = gradient.clone()
-        of_first = self._backward.in_place(*tensors)[len(self.parameters) :]
-        sums: list[Tensor] = []
-        added: list[Tensor] = []
-        for parameter, gradient in zip(self.parameters, self.gradients):
-            if gradient is None:
-                continue
-            if parameter.grad is None:  # without a copy
-                parameter.grad = gradient
-            else:
-                sums.append(parameter.grad)
-                added.append(gradient)
-        if sums:
-            torch._foreach_add_(sums, added)
-        return of_first[0].clone() if of_first else None
-
-
-def _laid_out_as(source: Tensor, gradient: Tensor | None) -> Tensor | None:
-    """Return a gradient with the strides of its tensor, which fused optimizers need."""
-    if gradient is None or gradient.stride() == source.stride():
-        return gradient
-    return torch.empty_like(source).copy_(gradient)
-
-
-class _Replayed(torch.autograd.Function):
-    """A call of a recorded function.
-
-    The parameter among its arguments makes the output require a gradient. Its own one is not returned but
-    added by the graph, as for all parameters.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, graphs: _Graphs, parameter: nn.Parameter | None, *tensors: Tensor) -> Tensor:
-        ctx.graphs = graphs
-        ctx.save_for_backward(*tensors)
-        return graphs.forward(*tensors)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Any:
-        tensors = ctx.saved_tensors
-        of_first = ctx.graphs.backward(*tensors, gradient)
-        return None, None, of_first, *(None for _ in tensors[1:])
