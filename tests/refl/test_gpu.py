@@ -56,6 +56,19 @@ def test_a_reward_model_trains_a_pipeline(pipelines, tmp_path, precision):
     assert all(math.isfinite(row["loss"]) and math.isfinite(row["reward/tiny"]) for row in rows)
 
 
+def test_offloaded_text_encoders_are_on_the_gpu_only_while_they_encode(pipelines, tmp_path):
+    rewards = []
+    for extra in ((), ("model.offload_text_encoders=true",)):
+        config = settings(tmp_path, *extra)
+        trainer = refl.Trainer(pipelines("sdxl"), PROMPTS, config, {"red": redness})
+        rewards.append([trainer.step(number).rewards["red"].mean for number in range(2)])
+    encoder = trainer.family.pipeline.text_encoder_2
+    assert {tensor.device.type for tensor in (*encoder.parameters(), *encoder.buffers())} == {"cpu"}
+    with trainer.family.encoding():
+        assert {tensor.device.type for tensor in (*encoder.parameters(), *encoder.buffers())} == {"cuda"}
+    assert rewards[0] == pytest.approx(rewards[1], abs=0.01)
+
+
 def recorded_trainer(model, folder, *more):
     options = ("run.mixed_precision=bf16", "model.lora_rank=4", "rollout.no_grad_dtype=bf16")
     config = settings(folder, *options, "rollout.no_grad_graphs=true", *more)

@@ -67,6 +67,15 @@ def test_settings_that_save_memory_lower_the_estimate(pipelines, tmp_path):
     assert copied.parts["copy for steps without gradient"] == copied.parts["gradients"] / 2
 
 
+def test_offloaded_text_encoders_are_not_on_the_gpu(pipelines, tmp_path):
+    trainer, usual = estimate(pipelines("sdxl"), tmp_path)
+    offloaded = estimate(pipelines("sdxl"), tmp_path, "model.offload_text_encoders=true")[1]
+    encoders = (trainer.family.pipeline.text_encoder, trainer.family.pipeline.text_encoder_2)
+    size = sum(p.numel() * p.element_size() for encoder in encoders for p in encoder.parameters())
+    assert usual.parts["weights"] - offloaded.parts["weights"] == size > 0
+    assert offloaded.activations == usual.activations  # larger than the encoders, which come first
+
+
 def test_gradients_add_to_the_peak_only_if_microsteps_accumulate():
     parts = {"weights": 10.0, "gradients": 4.0}
     assert Memory(parts, 20.0).peak == pytest.approx(14 + 23)

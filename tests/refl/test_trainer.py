@@ -422,6 +422,19 @@ def test_every_schedule_warms_up(pipelines, tmp_path, schedule):
     assert [row["lr"] for row in rows] == pytest.approx([0.0025, 0.005, 0.0075, 0.01])
 
 
+def test_offloaded_text_encoders_encode_the_same(pipelines, tmp_path):
+    more = ("run.cpu=true", "loss.pretraining_data=", "validation.prompts=0")
+    weights = []
+    for name, extra in (("usual", ()), ("offloaded", ("model.offload_text_encoders=true",))):
+        trainer, _ = train(pipelines("sd3"), tmp_path / name, *more, *extra)
+        weights.append(trainer.trainable.tensors())
+    encoders = [p for n, m in trainer.family.pipeline.components.items() if "text_encoder" in n
+                for p in m.parameters()]  # fmt: skip
+    assert {id(tensor) for tensor, _ in trainer.family.offloaded.tensors} >= {id(p) for p in encoders}
+    for name, weight in weights[0].items():
+        assert torch.equal(weight, weights[1][name]), name
+
+
 @pytest.mark.parametrize(
     ("family", "more", "message"),
     [

@@ -26,6 +26,8 @@ class ModelConfig:
         gradient_checkpointing: recompute activations block by block inside the denoiser (less memory,
             slower). The only gradient step of a rollout is then not recomputed as a whole too.
         compile: run the denoiser through torch.compile (slow first step, faster afterwards).
+        offload_text_encoders: keep the text encoders in the CPU's memory, and copy them to the GPU whenever
+            prompts are encoded (less memory, slower).
         vae_tiling: decode images in tiles (less memory for large images, slower).
         channels_last: store the denoiser's convolutions as channels-last (faster on GPUs).
     """
@@ -38,6 +40,7 @@ class ModelConfig:
     lora_targets: tuple[str, ...] = ()
     gradient_checkpointing: bool = False
     compile: bool = False
+    offload_text_encoders: bool = False
     vae_tiling: bool = False
     channels_last: bool = False
 

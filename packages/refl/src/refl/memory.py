@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from .dtypes import DTYPES
+from .families.text_encoders import is_text_encoder
 from .objective import Objective
 from .rollout_plan import RolloutPlan
 from .saved_bytes import MetaAutocast, SavedBytes, on_meta, recorded_blocks
@@ -63,8 +64,11 @@ def estimate_memory(objective: Objective, plan: RolloutPlan) -> Memory:
     trained = 4.0 * sum(p.numel() for p in trainable.parameters)
     copy = objective.no_grad_copy
     full_reference = config.loss.distance_weight > 0 and not trainable.is_lora
+    modules = {n: m for n, m in family.pipeline.components.items() if isinstance(m, nn.Module)}
+    encoders = [m for name, m in modules.items() if is_text_encoder(name, m)]
+    offloads = config.model.offload_text_encoders
     parts = {
-        "weights": _size(m for m in family.pipeline.components.values() if isinstance(m, nn.Module)),
+        "weights": _size(m for m in modules.values() if not offloads or m not in encoders),
         "rewards": _size(_modules_of_rewards(objective)),
         "copy for steps without gradient": 0.0 if copy is None else float(copy.nbytes),
         "reference": _size([family.denoiser]) if full_reference else 0.0,
@@ -91,6 +95,8 @@ def estimate_memory(objective: Objective, plan: RolloutPlan) -> Memory:
         activations = max(held + block, _image_bytes(objective, images))
     if objective.captioned is not None:  # its activations are kept beside those of the rollout
         activations += sum(_denoiser_bytes(objective, config.loss.pretraining_batch_size))
+    if offloads:  # while prompts are encoded, there are no activations
+        activations = max(activations, _size(encoders))
     return Memory(parts, activations, run.accumulation > 1 or objective.gradient_graphs is not None)
 
 

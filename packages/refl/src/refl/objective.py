@@ -163,7 +163,8 @@ class Objective(ABC):
 
     def _encode(self, prompts: Sequence[str], guidance: Guidance) -> Condition:
         negative = self.config.rollout.negative_prompt if guidance.scale != 1 else None
-        return self.family.encode(prompts, negative)
+        with self.family.encoding():
+            return self.family.encode(prompts, negative)
 
     def _rollout(
         self,
@@ -222,7 +223,7 @@ class Objective(ABC):
         added = noise(shape, device)
         x = alpha.view(-1, 1, 1, 1) * x0 + sigma.view(-1, 1, 1, 1) * added
         with self.accelerator.autocast():
-            output = family.denoise(x, timesteps, family.encode(captions), Guidance())
+            output = family.denoise(x, timesteps, self._encode(captions, Guidance()), Guidance())
         return denoising_loss(x0, added, output, alpha, sigma, self.schedule.prediction)
 
 

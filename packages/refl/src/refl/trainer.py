@@ -91,7 +91,7 @@ class Trainer:
         self.family = family = make_family(config, accelerator)
         loaded_rewards = make_rewards(config, family, accelerator, rewards, self.prompts)
         no_grad_copy = make_no_grad_copy(config, family, accelerator.device)
-        family.pipeline.to(accelerator.device)
+        family.move_to(accelerator.device, config.model.offload_text_encoders)
         self.trainable = Trainable(
             family,
             config.model,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from ..noise_schedule import NoiseSchedule, make_schedule
 from ..rollout import clear_autocast_cache
 from .latent_images import LatentImages
+from .text_encoders import OffloadedTextEncoders, is_text_encoder
 
 Tensors = dict[str, Tensor]
 DISTILLED = {"distilled", "hyper", "lcm", "lightning", "schnell", "turbo"}  # words in names of models
@@ -63,6 +65,7 @@ class Family(LatentImages, ABC):
         lora_targets: names of the linear layers that get LoRA adapters by default.
         scale_is_input: whether the model takes the guidance scale as an input, so that guidance costs no
             second pass for a negative prompt.
+        offloaded: the text encoders, if they are on the CPU while they are not used.
         fixed_shapes: whether the shapes of the inputs determine all shapes within the denoiser, so that
             CUDA graphs can replay it.
     """
@@ -75,6 +78,7 @@ class Family(LatentImages, ABC):
 
     def __init__(self, pipeline: Any):
         super().__init__(pipeline)
+        self.offloaded: OffloadedTextEncoders | None = None
         for module in pipeline.components.values():
             if isinstance(module, nn.Module):
                 module.requires_grad_(False).eval()
@@ -105,6 +109,26 @@ class Family(LatentImages, ABC):
         words = DISTILLED & {*re.split(r"[^a-z]+", last)}
         return f"it was distilled to few steps (its name has {min(words)!r})" if words else ""
 
+    def move_to(self, device: torch.device, offload_text_encoders: bool = False) -> None:
+        """Move the pipeline to a device.
+
+        Args:
+            device: the device.
+            offload_text_encoders: keep the text encoders on the CPU, and have them on the device in
+                ``encoding`` only.
+        """
+        if not offload_text_encoders:
+            self.pipeline.to(device)
+            return
+        self.offloaded = OffloadedTextEncoders(self.pipeline, device)
+        for name, module in self.pipeline.components.items():
+            if isinstance(module, nn.Module) and not is_text_encoder(name, module):
+                module.to(device)
+
+    def encoding(self) -> AbstractContextManager[None]:
+        """Return the context in which prompts are encoded."""
+        return nullcontext() if self.offloaded is None else self.offloaded.on_device()
+
     @property
     def device(self) -> torch.device:
         """The device of the denoiser."""
@@ -129,7 +153,7 @@ class Family(LatentImages, ABC):
 
     @abstractmethod
     def encode(self, prompts: Sequence[str], negative: str | None = None) -> Condition:
-        """Encode prompts for the denoiser, without gradient.
+        """Encode prompts for the denoiser, without gradient, in the context of ``encoding``.
 
         Args:
             prompts: B prompts.
