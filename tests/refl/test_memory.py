@@ -59,6 +59,10 @@ def test_settings_that_save_memory_lower_the_estimate(pipelines, tmp_path):
         recorded = estimate(pipelines("sd"), tmp_path, f"rollout.gradient_graphs={parts}")[1]
         assert recorded.activations >= launched
         assert recorded.accumulates  # its gradients stay allocated
+        more = f"rollout.gradient_graphs={parts}", "run.accumulation=2"
+        assert estimate(pipelines("sd"), tmp_path, *more)[1].parts["gradients"] == (
+            2 * recorded.parts["gradients"]
+        )
     assert activations("rollout.gradient_checkpointing=false", "run.mixed_precision=bf16") < kept
     assert activations("rollout.gradient_checkpointing=false", "run.batch_size=4") == pytest.approx(2 * kept)
     by_block = ("rollout.gradient_checkpointing=false", "model.gradient_checkpointing=true")

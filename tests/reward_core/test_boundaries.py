@@ -68,7 +68,11 @@ print(json.dumps(sorted({{name.split(".")[0] for name in sys.modules}})))
     assert not set(json.loads(done.stdout)) & SLOW
 
 
-KERNELS = ("resize_kernel", "add_norm_kernel")  # imported only where Triton is installed
+KERNELS = (
+    "resize_kernel",
+    "add_norm_kernel",
+    "triton_trial_kernel",
+)  # imported only where Triton is installed
 
 
 @pytest.mark.slow

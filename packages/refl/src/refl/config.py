@@ -62,8 +62,8 @@ class RolloutConfig:
         gradient_checkpointing: recompute the activations of gradient steps and of the decoder in the
             backward pass (much less memory, slower).
         no_grad_dtype: bf16 or fp16: compute the steps without gradient with a copy of the denoiser in this
-            dtype, refreshed before each optimizer step; auto: bf16 if the GPU supports it, else fp16; no or
-            empty: compute them with the trained denoiser. None: the dtype of ``run.mixed_precision`` if that
+            dtype, refreshed before each optimizer step; auto: bf16 if the GPU supports it, else fp16; no:
+            compute them with the trained denoiser. None: the dtype of ``run.mixed_precision`` if that
             is half, unless ``model.compile`` is set. The copy shares frozen weights that have its dtype, and
             stores the convolutions of a UNet as channels-last. Gradient steps and validation do not use it.
         no_grad_compile: run that copy through torch.compile (slow first step, faster afterwards).
@@ -72,8 +72,8 @@ class RolloutConfig:
         gradient_graphs: parts to record as CUDA graphs, so that each is one launch forward and one backward
             (a GPU only); the memory for their activations stays allocated. denoiser: the gradient steps;
             all: also the decoder and reward models; empty: nothing.
-        decode_dtype: bf16 or fp16: decode training images under autocast (less memory, faster); no or
-            empty: float32. None: the dtype of ``run.mixed_precision``, as in the original. VAEs that
+        decode_dtype: bf16 or fp16: decode training images under autocast (less memory, faster); no:
+            float32. None: the dtype of ``run.mixed_precision``, as in the original. VAEs that
             overflow in fp16 (``force_upcast``, as in SDXL) are decoded in float32 instead of fp16.
     """
 
@@ -349,6 +349,11 @@ class TrainConfig:
                 choices = ", ".join(name or '""' for name in allowed)
                 raise ConfigError(f"Cannot use {path}={choice!r}: it must be one of {choices}.")
         if self.rollout.gradient_graphs:
+            if not self.strategy.needs_reward_gradient:
+                raise ConfigError(
+                    "Cannot use rollout.gradient_graphs: it has no effect with strategy.name="
+                    f"{self.strategy.name}. Remove it."
+                )
             for path, required in (("rollout.gradient_checkpointing", True), ("model.compile", False)):
                 part, name = path.split(".")
                 if getattr(getattr(self, part), name) != required:

@@ -47,6 +47,7 @@ class GradientGraphs:
         dtype: dtype of the denoiser's autocast; float32: no autocast.
         decode_dtype: dtype of the decoder's autocast.
         everything: also record the decoder; otherwise the denoiser only.
+        tf32: whether TF32 is allowed in backward passes.
     """
 
     def __init__(
@@ -56,11 +57,15 @@ class GradientGraphs:
         dtype: torch.dtype,
         decode_dtype: torch.dtype,
         everything: bool,
+        tf32: bool,
     ):
         self.family, self.dtype, self.decode_dtype = family, dtype, decode_dtype
-        self.memory = memory = LazyMemory()
-        self.denoiser = RecordedGradient(lambda: family.denoiser, parameters, memory)
-        self.decoder = RecordedGradient(lambda: family.pipeline.vae, {}, memory) if everything else None
+        self.memory, self.tf32 = LazyMemory(), tf32
+        # Its gradients stay in the memory. It is recorded first, and later recordings leave them alone.
+        self.denoiser = RecordedGradient(lambda: family.denoiser, parameters, self.memory, tf32)
+        self.decoder: RecordedGradient | None = None
+        if everything:
+            self.decoder = RecordedGradient(lambda: family.pipeline.vae, {}, self.memory, tf32)
 
     def denoise(
         self, latents: Tensor, timestep: float | Tensor, condition: Condition, guidance: Guidance
@@ -106,17 +111,21 @@ class GradientGraphs:
         """Record rewards whose prompts become tensors before the images are needed."""
         for reward in rewards:
             model = getattr(reward.function, "__self__", None)
-            own = getattr(type(model), "rewards_from_pixels", None)
-            if isinstance(model, ScoringModel) and own is ScoringModel.rewards_from_pixels:
-                reward.recorded = _RecordedReward(model, DTYPES[reward.config.dtype], self.memory)
+            if isinstance(model, ScoringModel) and model.can_be_recorded:
+                gradient = RecordedGradient(partial(_itself, model), {}, self.memory, self.tf32)
+                reward.recorded = _RecordedReward(model, DTYPES[reward.config.dtype], gradient)
+
+
+def _itself(model: ScoringModel) -> ScoringModel:
+    return model
 
 
 class _RecordedReward:
     """A reward model as CUDA graphs, with prompts padded to its largest number of tokens."""
 
-    def __init__(self, model: ScoringModel, dtype: torch.dtype, memory: LazyMemory):
-        self.model, self.dtype = model, dtype
-        self.gradient = RecordedGradient(lambda: model, {}, memory)
+    def __init__(self, model: ScoringModel, dtype: torch.dtype, gradient: RecordedGradient):
+        self.model, self.dtype, self.gradient = model, dtype, gradient
+        self.matrices: Sequence[Tensor] = ()  # of the resize, which the graphs read
 
     def __call__(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         """Return rewards (N,) of pixels (N, 3, H, W) and N prompts."""
@@ -125,10 +134,16 @@ class _RecordedReward:
         if not usual or not self.gradient.works_on(pixels.device):
             return model.rewards_from_pixels(pixels, prompts)
 
+        def launched(*_: Tensor) -> Tensor:
+            return model.rewards_from_pixels(pixels, prompts)
+
         def rewards(pixels: Tensor, token_ids: Tensor, mask: Tensor) -> Tensor:
             with tf32(False), autocast(pixels.device, self.dtype):
                 return model(model.transform(pixels), token_ids, mask).float()
 
+        if not self.matrices:
+            height, width = pixels.shape[-2:]
+            self.matrices = model.transform.resize_matrices(height, width, pixels.device)
         token_ids, mask = model.tokenizer(prompts, length=model.tokenizer.max_length)
         tensors = pixels, upload(token_ids, model.device), upload(mask, model.device)
-        return self.gradient(rewards, rewards, (), *tensors)
+        return self.gradient(launched, rewards, (), *tensors)

@@ -77,27 +77,28 @@ def estimate_memory(objective: Objective, plan: RolloutPlan) -> Memory:
         "optimizer": trained * (0.5 if config.optimizer.eight_bit else 2),
         "moving average": trained if config.optimizer.ema_decay else 0.0,
     }
-    rollout, run = config.rollout, config.run
+    rollout, run, graphs = config.rollout, config.run, objective.gradient_graphs
     guided = rollout.guidance_scale != 1 and rollout.negative_gradient and not family.scale_is_input
     passes, images = len(plan.gradient) + plan.copies, run.batch_size * (1 + plan.copies)
     held, block = _denoiser_bytes(objective, run.batch_size * (1 + guided))
     if not config.strategy.needs_reward_gradient:  # images and rewards are computed without gradient
         activations = held + block
+    elif graphs is not None and graphs.decoder is None:
+        activations = held + block + _image_bytes(objective, images)
+    elif graphs is not None:  # its parts share their memory, and nothing else uses it
+        activations = max(held + block, sum(_decoder_bytes(objective, images)))
+        activations += _reward_bytes(objective, images)
     elif not rollout.gradient_checkpointing or (config.model.gradient_checkpointing and passes == 1):
         activations = passes * held + max(block, _image_bytes(objective, images))
-    elif objective.gradient_graphs is not None:  # nothing else uses the memory of the graphs
-        if objective.gradient_graphs.decoder is None:
-            activations = held + block + _image_bytes(objective, images)
-        else:
-            activations = max(held + block, sum(_decoder_bytes(objective, images)))
-            activations += _reward_bytes(objective, images)
     else:  # gradient steps are recomputed as a whole, after the backward pass of the images
         activations = max(held + block, _image_bytes(objective, images))
     if objective.captioned is not None:  # its activations are kept beside those of the rollout
         activations += sum(_denoiser_bytes(objective, config.loss.pretraining_batch_size))
     if offloads:  # while prompts are encoded, there are no activations
         activations = max(activations, _size(encoders))
-    return Memory(parts, activations, run.accumulation > 1 or objective.gradient_graphs is not None)
+    if graphs is not None and (run.accumulation > 1 or passes > 1):
+        parts["gradients"] *= 2  # those of the graph, and their sums
+    return Memory(parts, activations, run.accumulation > 1 or graphs is not None)
 
 
 def _image_bytes(objective: Objective, images: int) -> float:

@@ -121,7 +121,8 @@ class Objective(ABC):
             raise no_fixed_shapes("gradient_graphs", self.family)
         parameters = dict(zip(trainable.names, trainable.parameters))
         half, everything = DTYPES[config.run.mixed_precision], parts == "all"
-        graphs = GradientGraphs(self.family, parameters, half, self.decode_dtype, everything)
+        options = half, self.decode_dtype, everything, config.run.tf32
+        graphs = GradientGraphs(self.family, parameters, *options)
         if everything:
             graphs.record(self.rewards.trained)
         return graphs

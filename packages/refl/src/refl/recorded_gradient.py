@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from reward_core.errors import CompilationWarning
 from reward_core.runs.caller_warning import warn_caller
+from reward_core.runs.cuda import tf32 as tf32_allowed
 from reward_core.scoring.cuda_graph import RecordedFunction, SharedMemory
 
 from .other_tensors import call_with
@@ -33,6 +34,7 @@ class RecordedGradient:
         module: returns the module that the function calls.
         parameters: name within the module -> trained parameter.
         memory: memory of the graphs.
+        tf32: whether TF32 is allowed in the backward pass.
 
     Attributes:
         recorded: the graphs, once they are recorded.
@@ -40,9 +42,13 @@ class RecordedGradient:
     """
 
     def __init__(
-        self, module: Callable[[], nn.Module], parameters: Mapping[str, nn.Parameter], memory: LazyMemory
+        self,
+        module: Callable[[], nn.Module],
+        parameters: Mapping[str, nn.Parameter],
+        memory: LazyMemory,
+        tf32: bool,
     ):
-        self.module, self.parameters, self.memory = module, parameters, memory
+        self.module, self.parameters, self.memory, self.tf32 = module, parameters, memory, tf32
         self.recorded: _Graphs | None = None
         self.failed: str | None = None
         self._calls = 0
@@ -62,8 +68,7 @@ class RecordedGradient:
             key: everything else that the result depends on.
             tensors: its arguments (B, ...). The first one may require a gradient.
         """
-        shapes = [(tensor.shape, tensor.dtype) for tensor in tensors]
-        key = (*key, tensors[0].requires_grad, *shapes)
+        key = (*key, *((tensor.shape, tensor.dtype) for tensor in tensors))
         self._calls += 1
         if self.recorded is None and self._calls > _CALLS_BEFORE_RECORDING:
             self._record(key, function, tensors)
@@ -75,7 +80,7 @@ class RecordedGradient:
     def _record(self, key: tuple, function: Callable[..., Tensor], tensors: tuple[Tensor, ...]) -> None:
         try:
             memory = self.memory.get()
-            self.recorded = _Graphs(key, self.module(), function, self.parameters, tensors, memory)
+            self.recorded = _Graphs(key, self.module(), function, self.parameters, tensors, memory, self.tf32)
         except Exception as error:  # any error of the model or the driver
             self.failed = f"{type(error).__name__}: {error}".splitlines()[0]
             self.memory.forget()
@@ -112,6 +117,7 @@ class _Graphs:
         parameters: name within the module -> trained parameter.
         examples: its arguments.
         memory: memory of the graphs.
+        tf32: whether TF32 is allowed in the backward pass.
     """
 
     def __init__(
@@ -122,25 +128,27 @@ class _Graphs:
         parameters: Mapping[str, nn.Parameter],
         examples: tuple[Tensor, ...],
         memory: SharedMemory,
+        tf32: bool,
     ):
         self.key, self.parameters = key, list(parameters.values())
-        needs_gradient = examples[0].requires_grad
         inputs = [example.detach() for example in examples]
 
         def backward(first: Tensor, *others: Tensor) -> list[Tensor | None]:
             *inputs, output_gradient = others
             # New leaves: autograd would wait for the stream on which others were used before.
             leaves = {name: p.detach().requires_grad_() for name, p in parameters.items()}
-            first = first.detach().requires_grad_(needs_gradient)
-            sources = [*leaves.values(), first] if needs_gradient else [*leaves.values()]
+            first = first.detach().requires_grad_()
+            sources = [*leaves.values(), first]
 
             def gradients() -> tuple[Tensor | None, ...]:
                 output = function(first, *inputs)
-                return torch.autograd.grad(output, sources, output_gradient, allow_unused=True)
+                # As a launched backward pass, which runs outside of the contexts of the forward pass.
+                with torch.autocast(first.device.type, enabled=False), tf32_allowed(tf32):
+                    return torch.autograd.grad(output, sources, output_gradient, allow_unused=True)
 
             with torch.enable_grad():
                 found = call_with(module, leaves, gradients)
-            return [_laid_out_as(source, gradient) for source, gradient in zip(sources, found)]
+            return _own_tensors(sources, found, output_gradient)
 
         with torch.no_grad():
             example = torch.zeros_like(function(*inputs))
@@ -151,7 +159,7 @@ class _Graphs:
         self.forward = RecordedFunction(function, rows, inputs, memory)
 
     def backward(self, *tensors: Tensor) -> Tensor | None:
-        """Add to the gradients of the parameters; return that of the first input, if it is needed.
+        """Add to the gradients of the parameters; return that of the first input.
 
         Args:
             tensors: the arguments of the function and the gradient of its output.
@@ -160,7 +168,7 @@ class _Graphs:
         for parameter, gradient in zip(self.parameters, self.gradients):
             if gradient is not None and parameter.grad is gradient:
                 parameter.grad = gradient.clone()
-        of_first = self._backward.in_place(*tensors)[len(self.parameters) :]
+        *_, of_first = self._backward.in_place(*tensors)
         sums: list[Tensor] = []
         added: list[Tensor] = []
         for parameter, gradient in zip(self.parameters, self.gradients):
@@ -173,14 +181,25 @@ class _Graphs:
                 added.append(gradient)
         if sums:
             torch._foreach_add_(sums, added)
-        return of_first[0].clone() if of_first else None
+        return None if of_first is None else of_first.clone()
 
 
-def _laid_out_as(source: Tensor, gradient: Tensor | None) -> Tensor | None:
-    """Return a gradient with the strides of its tensor, which fused optimizers need."""
-    if gradient is None or gradient.stride() == source.stride():
-        return gradient
-    return torch.empty_like(source).copy_(gradient)
+def _own_tensors(
+    sources: Sequence[Tensor], gradients: Sequence[Tensor | None], output_gradient: Tensor
+) -> list[Tensor | None]:
+    """Return gradients with the strides of their sources, which fused optimizers need.
+
+    Each has memory of its own. Autograd may return one tensor for several sources, or the gradient of the
+    output.
+    """
+    used, own = {output_gradient.data_ptr()}, []
+    for source, gradient in zip(sources, gradients):
+        if gradient is not None and (gradient.stride() != source.stride() or gradient.data_ptr() in used):
+            gradient = torch.empty_like(source).copy_(gradient)
+        if gradient is not None:
+            used.add(gradient.data_ptr())
+        own.append(gradient)
+    return own
 
 
 class _Replayed(torch.autograd.Function):
@@ -201,4 +220,5 @@ class _Replayed(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Any:
         tensors = ctx.saved_tensors
         of_first = ctx.graphs.backward(*tensors, gradient)
-        return None, None, of_first, *(None for _ in tensors[1:])
+        needed = of_first if ctx.needs_input_grad[2] else None
+        return None, None, needed, *(None for _ in tensors[1:])

@@ -243,7 +243,8 @@ def prepare_denoiser(config: TrainConfig, family: Family) -> None:
     """Enable gradient checkpointing and compilation according to the settings."""
     if config.model.gradient_checkpointing:
         # diffusers' own function saves the state of random numbers, which CUDA graphs cannot.
-        family.denoiser.enable_gradient_checkpointing(recompute_in_backward)
+        recompute = recompute_in_backward if config.rollout.gradient_graphs else None
+        family.denoiser.enable_gradient_checkpointing(recompute)
         family.denoiser.train()  # diffusers checkpoints in training mode only
     if config.model.compile:
         family.denoiser.compile()
@@ -288,6 +289,8 @@ def fingerprint(
     document = config.to_dict()
     for name in ("out", "checkpoint_every", "checkpoints", "trackers", "push_to_hub", "cpu"):
         document["run"].pop(name)
+    for name in ("no_grad_graphs", "gradient_graphs"):  # the results are the same
+        document["rollout"].pop(name)
     digest = hashlib.sha256(json.dumps(document, sort_keys=True).encode())
     digest.update(json.dumps([list(prompts), list(validation)]).encode())
     for entry in captioned.entries if captioned is not None else ():

@@ -120,15 +120,27 @@ class ImageTransform(nn.Module):
     def resize(self, levels: Tensor) -> Tensor:
         """Resize and crop levels 0-255 (B, 3, H, W) to the center (B, 3, S, S)."""
         height, width = levels.shape[-2:]
+        with torch.autocast(levels.device.type, enabled=False), without_tf32(levels.device):
+            for dim, *sizes in self._passes(height, width):
+                levels = _one_pass(levels, dim, *sizes)
+        return levels
+
+    def resize_matrices(self, height: int, width: int, device: torch.device) -> list[Tensor]:
+        """Return the matrices with which ``resize`` multiplies; CUDA graphs read them where they are."""
+        return [
+            _pass_matrix(source, target, start, stop, device)
+            for _, source, target, start, stop in self._passes(height, width)
+            if source != target
+        ]
+
+    def _passes(self, height: int, width: int) -> list[tuple[int, int, int, int, int]]:
+        """Return the passes of a resize: (axis, source, target, first and last target pixel)."""
         new_width, new_height = self.square.resized_size(width, height)
         left, top, right, bottom = self.crop_box(new_width, new_height)
-        with torch.autocast(levels.device.type, enabled=False), without_tf32(levels.device):
-            passes = [(-1, width, new_width, left, right), (-2, height, new_height, top, bottom)]
-            if bicubic.is_vertical_first((width, height), (new_width, new_height)):
-                passes.reverse()
-            for dim, source, target, start, stop in passes:
-                levels = _one_pass(levels, dim, source, target, start, stop)
-        return levels
+        passes = [(-1, width, new_width, left, right), (-2, height, new_height, top, bottom)]
+        if bicubic.is_vertical_first((width, height), (new_width, new_height)):
+            passes.reverse()
+        return passes
 
     def _normalized(self, levels: Tensor) -> Tensor:
         mean, std = self._constants(levels.device)

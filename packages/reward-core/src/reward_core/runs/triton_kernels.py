@@ -14,7 +14,6 @@ from .caller_warning import warn_caller
 logger = logging.getLogger(__name__)
 
 
-@cache
 def triton_runs_on(device: torch.device) -> bool:
     """Return whether kernels written in Triton run on a device: a CUDA GPU on which a small one works.
 
@@ -23,6 +22,12 @@ def triton_runs_on(device: torch.device) -> bool:
     """
     if device.type != "cuda" or importlib.util.find_spec("triton") is None:
         return False
+    return _works(torch.cuda.current_device() if device.index is None else device.index)
+
+
+@cache
+def _works(index: int) -> bool:
+    device = torch.device("cuda", index)
     try:
         from .triton_trial_kernel import store_one
 
@@ -34,7 +39,7 @@ def triton_runs_on(device: torch.device) -> bool:
         logger.info("a Triton kernel failed", exc_info=error)
         reason = (str(error).strip().splitlines() or [""])[0]
         warn_caller(
-            f"Cannot compile kernels with Triton: {type(error).__name__}: {reason}. torch's and Pillow's "
+            f"Cannot run kernels of Triton: {type(error).__name__}: {reason}. torch's and Pillow's "
             "slower ones are used. Install a C compiler, such as gcc.",
             CompilationWarning,
         )

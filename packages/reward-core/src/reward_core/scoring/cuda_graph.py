@@ -76,9 +76,9 @@ class RecordedFunction:
             return self._replayed(tensors)[:count].clone()
 
     def in_place(self, *tensors: Tensor) -> Any:
-        """Return the function's result in the memory of the graph, which the next call overwrites.
+        """Return the function's result, of any structure, in the memory of the graph.
 
-        It may be any structure of tensors. No other function that shares the memory changes it.
+        The next call overwrites it, and so may functions with the same memory that were recorded earlier.
         """
         with self.memory.held():
             return self._replayed(tensors)

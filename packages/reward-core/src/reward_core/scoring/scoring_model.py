@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -41,8 +41,11 @@ class ScoringModel(ScoringMethods, nn.Module):
         int8: whether the scoring methods compute the encoders' linear layers in int8.
             ``load(precision="int8")`` sets it.
         resize_on_device: whether a CUDA GPU with Triton resizes images, exactly as PIL does.
+        can_be_recorded: whether a call of the model never waits for the device, so that CUDA graphs can
+            replay it.
     """
 
+    can_be_recorded: ClassVar[bool] = False
     fast = False
     source: ModelSource | None = None
     int8 = False

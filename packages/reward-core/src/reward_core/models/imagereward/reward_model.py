@@ -43,6 +43,7 @@ class RewardModel(Pretrained):
 
     config_class = RewardConfig
     published = REWARD_MODELS | CYCLE_MODELS
+    can_be_recorded = True
 
     def __init__(self, config: RewardConfig, tokenizer: PromptTokenizer):
         super().__init__()
