@@ -12,7 +12,13 @@ DTYPES = {
 }
 
 
-def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
-    """Return the autocast context of a dtype; for float32 it turns autocast off."""
+def autocast(device: torch.device, dtype: torch.dtype, cache: bool = True) -> torch.autocast:
+    """Return the autocast context of a dtype; for float32 it turns autocast off.
+
+    Args:
+        device: the device.
+        dtype: the dtype.
+        cache: keep the weights that were cast until autocast ends.
+    """
     half = None if dtype == torch.float32 else dtype
-    return torch.autocast(device.type, half, enabled=half is not None)
+    return torch.autocast(device.type, half, enabled=half is not None, cache_enabled=cache)

@@ -17,6 +17,7 @@ from reward_core.scoring.scoring_model import ScoringModel
 from .dtypes import DTYPES, autocast
 from .errors import ConfigError
 from .families import Condition, Family, Guidance
+from .families.base import batch_of
 from .families.decoding import recompute_in_backward
 from .recorded_gradient import LazyMemory, RecordedGradient
 from .rewards import Reward
@@ -62,10 +63,10 @@ class GradientGraphs:
         self.family, self.dtype, self.decode_dtype = family, dtype, decode_dtype
         self.memory, self.tf32 = LazyMemory(), tf32
         # Its gradients stay in the memory. It is recorded first, and later recordings leave them alone.
-        self.denoiser = RecordedGradient(lambda: family.denoiser, parameters, self.memory, tf32)
+        self.denoiser = RecordedGradient(family.denoiser, parameters, self.memory, tf32)
         self.decoder: RecordedGradient | None = None
         if everything:
-            self.decoder = RecordedGradient(lambda: family.pipeline.vae, {}, self.memory, tf32)
+            self.decoder = RecordedGradient(family.pipeline.vae, {}, self.memory, tf32)
 
     def denoise(
         self, latents: Tensor, timestep: float | Tensor, condition: Condition, guidance: Guidance
@@ -76,22 +77,17 @@ class GradientGraphs:
         """
         if not self.denoiser.works_on(latents.device):
             return recompute_in_backward(self.family.denoise, latents, timestep, condition, guidance)
-        positive, negative = condition.positive, condition.negative or {}
-        timesteps = timestep
-        if not torch.is_tensor(timesteps):  # a graph reads the timestep from memory
-            timesteps = torch.full((len(latents),), timesteps, device=latents.device)
+        names = condition.names
 
         def denoise(latents: Tensor, timesteps: Tensor, *encoded: Tensor) -> Tensor:
-            first = dict(zip(positive, encoded))
-            second = dict(zip(negative, encoded[len(first) :]))
             # Weights that were cast outside of a graph would not follow the trained ones.
-            half = None if self.dtype == torch.float32 else self.dtype
-            with torch.autocast(latents.device.type, half, enabled=half is not None, cache_enabled=False):
-                return self.family.denoise(latents, timesteps, Condition(first, second or None), guidance)
+            with autocast(latents.device, self.dtype, cache=False):
+                condition = Condition.from_tensors(names, encoded)
+                return self.family.denoise(latents, timesteps, condition, guidance)
 
-        key = tuple(positive), tuple(negative), guidance
-        tensors = latents, timesteps, *positive.values(), *negative.values()
-        return self.denoiser(partial(recompute_in_backward, denoise), denoise, key, *tensors)
+        # A graph reads the timestep from memory.
+        tensors = latents, batch_of(timestep, latents), *condition.tensors
+        return self.denoiser(partial(recompute_in_backward, denoise), denoise, (*names, guidance), *tensors)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Decode clean latents (B, C, h, w) to pixels (B, 3, H, W) in [0, 1], float32, differentiably.
@@ -112,12 +108,8 @@ class GradientGraphs:
         for reward in rewards:
             model = getattr(reward.function, "__self__", None)
             if isinstance(model, ScoringModel) and model.can_be_recorded:
-                gradient = RecordedGradient(partial(_itself, model), {}, self.memory, self.tf32)
+                gradient = RecordedGradient(model, {}, self.memory, self.tf32)
                 reward.recorded = _RecordedReward(model, DTYPES[reward.config.dtype], gradient)
-
-
-def _itself(model: ScoringModel) -> ScoringModel:
-    return model
 
 
 class _RecordedReward:

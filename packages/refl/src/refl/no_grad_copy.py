@@ -17,6 +17,7 @@ from reward_core.scoring.fast_path import RECORD_FIXED_BATCH
 from .channels_last_norm import keep_channels_last
 from .dtypes import DTYPES, autocast
 from .families import Condition, Family, Guidance
+from .families.base import batch_of
 
 
 class NoGradCopy:
@@ -116,20 +117,16 @@ class NoGradCopy:
         """Run the copy with guidance; return its output (B, C, h, w), float32."""
         if not self.graphs:
             return self._denoise(latents, timestep, condition, guidance)
-        positive, negative = condition.positive, condition.negative or {}
-        key = tuple(positive), tuple(negative), guidance
+        names = condition.names
+        key = *names, guidance
         if key not in self.recorded:
 
             def from_tensors(latents: Tensor, timesteps: Tensor, *encoded: Tensor) -> Tensor:
-                first = dict(zip(positive, encoded))
-                second = dict(zip(negative, encoded[len(first) :]))
-                return self._denoise(latents, timesteps, Condition(first, second or None), guidance)
+                return self._denoise(latents, timesteps, Condition.from_tensors(names, encoded), guidance)
 
             self.recorded[key] = CompiledByShape(from_tensors, RECORD_FIXED_BATCH)
-        timesteps = timestep
-        if not torch.is_tensor(timesteps):  # a graph reads the timestep from memory
-            timesteps = torch.full((len(latents),), timesteps, device=latents.device)
-        return self.recorded[key](latents, timesteps, *positive.values(), *negative.values())
+        # A graph reads the timestep from memory.
+        return self.recorded[key](latents, batch_of(timestep, latents), *condition.tensors)
 
     def _denoise(
         self, latents: Tensor, timestep: float | Tensor, condition: Condition, guidance: Guidance

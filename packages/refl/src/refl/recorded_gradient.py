@@ -31,7 +31,7 @@ class RecordedGradient:
     call are recorded; other calls, and all calls after recording failed, are launched as usual.
 
     Args:
-        module: returns the module that the function calls.
+        module: the module that the function calls.
         parameters: name within the module -> trained parameter.
         memory: memory of the graphs.
         tf32: whether TF32 is allowed in the backward pass.
@@ -43,7 +43,7 @@ class RecordedGradient:
 
     def __init__(
         self,
-        module: Callable[[], nn.Module],
+        module: nn.Module,
         parameters: Mapping[str, nn.Parameter],
         memory: LazyMemory,
         tf32: bool,
@@ -80,7 +80,7 @@ class RecordedGradient:
     def _record(self, key: tuple, function: Callable[..., Tensor], tensors: tuple[Tensor, ...]) -> None:
         try:
             memory = self.memory.get()
-            self.recorded = _Graphs(key, self.module(), function, self.parameters, tensors, memory, self.tf32)
+            self.recorded = _Graphs(key, self.module, function, self.parameters, tensors, memory, self.tf32)
         except Exception as error:  # any error of the model or the driver
             self.failed = f"{type(error).__name__}: {error}".splitlines()[0]
             self.memory.forget()

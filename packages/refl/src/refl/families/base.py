@@ -38,6 +38,25 @@ class Condition:
     positive: Tensors
     negative: Tensors | None = None
 
+    @property
+    def names(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The names of ``tensors``: of the prompts and of the negative prompt."""
+        return tuple(self.positive), tuple(self.negative or {})
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All tensors, for a CUDA graph, which reads its inputs from memory."""
+        return *self.positive.values(), *(self.negative or {}).values()
+
+    @classmethod
+    def from_tensors(
+        cls, names: tuple[tuple[str, ...], tuple[str, ...]], tensors: Sequence[Tensor]
+    ) -> Condition:
+        """Return the condition with these ``names`` and ``tensors``."""
+        positive, negative = names
+        first, second = tensors[: len(positive)], tensors[len(positive) :]
+        return cls(dict(zip(positive, first)), dict(zip(negative, second)) or None)
+
 
 @dataclass(frozen=True)
 class Guidance:
