@@ -8,15 +8,16 @@ without gradient followed by one with gradient, and all activations of VAE and r
 steps of refl's trainer with the same weights, batch size, stops and precision:
 
 - refl: all weights trained, with the defaults.
+- refl-launched: the same with rollout.gradient_graphs=no.
 - refl-graphs: the same with rollout.gradient_graphs=all (more memory).
 - refl-small: the same as refl without a copy for the steps without gradient (less memory).
 - refl-kept: the same as refl with rollout.gradient_checkpointing=false (much more memory).
 - lora: LoRA adapters of rank 16 with the defaults, and frozen weights in half precision as in a run.
-- lora-denoiser: the same with rollout.gradient_graphs=denoiser.
-- lora-graphs: the same with rollout.gradient_graphs=all.
+- lora-rewards: the same with rollout.gradient_graphs=rewards.
 - lora-launched: the same as lora without graphs.
 
-The reward is computed under autocast in all of them, as in the original's loop.
+The reward is computed under autocast in all of them, as in the original's loop. refl stores its matrices in
+half precision.
 
 Weights are random and seeded, because speed and memory do not depend on their values; prompts are encoded
 once. On a GPU the allocator counts the peak; on a CPU torch's profiler counts it in one more step. A JSON
@@ -42,6 +43,7 @@ from memory_peak import peak_of, tensor_bytes
 from refl_workload import BETAS, PROMPT, SIZES, make_family, make_frozen, make_unet
 
 import refl
+from refl.dtypes import DTYPES
 from refl.gradient_objective import GradientObjective
 from refl.optimizer import make_lr_schedule, make_optimizer
 from refl.prompts import Batches
@@ -60,10 +62,10 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "refl": (FULL,),
     "lora": (LORA,),
     "refl-graphs": (FULL, "rollout.gradient_graphs=all"),
-    "lora-denoiser": (LORA, "rollout.gradient_graphs=denoiser"),
-    "lora-graphs": (LORA, "rollout.gradient_graphs=all"),
+    "lora-rewards": (LORA, "rollout.gradient_graphs=rewards"),
+    "refl-launched": (FULL, "rollout.gradient_graphs=no"),
     "refl-small": (FULL, "rollout.no_grad_dtype=no"),
-    "lora-launched": (LORA, "rollout.no_grad_graphs=false"),
+    "lora-launched": (LORA, "rollout.no_grad_graphs=false", "rollout.gradient_graphs=no"),
     "refl-kept": (FULL, "rollout.gradient_checkpointing=false"),
 }
 
@@ -91,13 +93,12 @@ def main() -> None:
         "dtype": args.dtype,
         "variants": {},
     }
-    frozen = make_frozen(args.size, device)
     for name in args.variants:
         if time.perf_counter() - started > args.seconds:
             result["variants"][name] = {"error": f"not started: {args.seconds:g} seconds are over"}
             continue
         try:
-            values = measure(name, args, frozen, device)
+            values = measure(name, args, device)
         except Exception as error:  # the other variants are still of use
             traceback.print_exc()
             values = {"error": f"{type(error).__name__}: {error}"}
@@ -112,12 +113,15 @@ def main() -> None:
     print(json.dumps(with_ratios(result) | {"seconds": round(time.perf_counter() - started, 1)}))
 
 
-def measure(name: str, args: argparse.Namespace, frozen: dict[str, Any], device: torch.device) -> dict:
+def measure(name: str, args: argparse.Namespace, device: torch.device) -> dict:
     """Return seconds per step, samples per second, peak memory and skipped steps of a variant."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    make = original_step if name == "original" else refl_step
-    step, missing = make(name, args, frozen, device)
+    if name == "original":
+        step, missing = original_step(args, make_frozen(args.size, device), device)
+    else:
+        frozen = make_frozen(args.size, device, DTYPES[args.dtype])
+        step, missing = refl_step(name, args, frozen, device)
     seconds, losses, skipped, recording_peak = [], [], 0, 0
     stops = late_steps(args.repeats + WARM_UP_STEPS, SIZES[args.size]["steps"])
     for number, stop in enumerate(stops):
@@ -159,7 +163,7 @@ def late_steps(count: int, steps: int) -> list[int]:
 
 
 def original_step(
-    name: str, args: argparse.Namespace, frozen: dict[str, Any], device: torch.device
+    args: argparse.Namespace, frozen: dict[str, Any], device: torch.device
 ) -> tuple[Step, Missing]:
     """Return functions that take one step of the original's loop, and report missing graphs: none."""
     unet = make_unet(args.size, device).train()
@@ -220,8 +224,8 @@ def refl_step(
     rewards = load_rewards(config.rewards, device, {"reward": frozen["reward"].rewards_from_pixels})
     copy = make_no_grad_copy(config, family, device)
     trainable = Trainable(family, config.model)
-    objective = GradientObjective(config, family, rewards, trainable, accelerator, None, copy)
     prepare_denoiser(config, family)
+    objective = GradientObjective(config, family, rewards, trainable, accelerator, None, copy)
     optimizer = accelerator.prepare(make_optimizer(config, trainable.parameters))
     batches = Batches([PROMPT], config.run.seed, config.run.batch_size)
     take_step = TrainingStep(objective, batches, optimizer, make_lr_schedule(config, optimizer.optimizer))
@@ -245,12 +249,11 @@ def not_recorded(objective: GradientObjective) -> list[str]:
             reasons = [function.failed for function in copy.recorded.values()]
             missing.append(f"steps without gradient: {reasons}")
     if graphs is not None:
-        parts = {"denoiser": graphs.denoiser}
-        if graphs.decoder is not None:
-            parts["decoder"] = graphs.decoder
+        parts = {"denoiser": graphs.denoiser, "decoder": graphs.decoder}
         recorded = ((r.config.name, getattr(r.recorded, "gradient", None)) for r in objective.rewards.trained)
         parts |= {name: gradient for name, gradient in recorded if gradient is not None}
-        missing += [f"{name}: {part.failed}" for name, part in parts.items() if part.recorded is None]
+        used = {name: part for name, part in parts.items() if part is not None}
+        missing += [f"{name}: {part.failed}" for name, part in used.items() if part.recorded is None]
     return missing
 
 

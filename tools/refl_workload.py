@@ -74,8 +74,12 @@ def make_unet(size: str, device: torch.device, dtype: torch.dtype = torch.float3
     return nn.Module.to(unet, dtype)
 
 
-def make_frozen(size: str, device: torch.device) -> dict[str, Any]:
-    """Return the frozen parts: vae, reward and text, the encoded prompt (1, 77, E)."""
+def make_frozen(size: str, device: torch.device, reward_dtype: torch.dtype | None = None) -> dict[str, Any]:
+    """Return the frozen parts: vae, reward and text, the encoded prompt (1, 77, E).
+
+    Every call gives the same weights. With a dtype, the reward's weights are stored as refl stores them for
+    autocast in that dtype.
+    """
     torch.manual_seed(1)
     with device:
         vae = AutoencoderKL(scaling_factor=0.18215, **SIZES[size]["vae"])
@@ -86,6 +90,8 @@ def make_frozen(size: str, device: torch.device) -> dict[str, Any]:
         tokenizer = reward_core.load("tiny", device="cpu").tokenizer
         with device:
             reward = reward_core.RewardModel(RewardConfig.imagereward_v1(), tokenizer)
+    if reward_dtype is not None:
+        reward.convert_for_autocast(reward_dtype)
     return {
         "vae": vae.requires_grad_(False).eval(),
         "reward": reward.to(device).requires_grad_(False).eval(),

@@ -102,6 +102,7 @@ def test_recorded_steps_equal_launched_ones(pipelines, tmp_path, scale):
         ("sd", ("model.lora_rank=4", "run.mixed_precision=bf16")),
         ("sd", ("model.lora_rank=4", "run.mixed_precision=fp16", "rollout.guidance_scale=3")),
         ("sd", ("model.lora_rank=0", "run.accumulation=3")),
+        ("sd", ("model.lora_rank=0", "run.mixed_precision=bf16", "rollout.no_grad_dtype=bf16")),
         ("sd", ("model.lora_rank=4", "strategy.name=alignprop", "rollout.negative_gradient=false",
                 "rollout.guidance_scale=3")),
         ("sdxl", ("model.lora_rank=4", "model.gradient_checkpointing=true")),
@@ -116,7 +117,7 @@ def test_recorded_gradient_steps_equal_launched_ones(pipelines, tmp_path, family
     more = ("rollout.no_grad_dtype=no", "run.tf32=false", "optimizer.lr=1e-3", *more)
     reward = "{name: red, phi: linear}, {name: tiny, phi: linear}"
     norms, rewards, trainers = [], [], []
-    for graphs in ("rollout.gradient_graphs=''", "rollout.gradient_graphs=all"):
+    for graphs in ("rollout.gradient_graphs=no", "rollout.gradient_graphs=all"):
         config = settings(tmp_path / str(len(norms)), *more, graphs, reward=reward)
         trainer = refl.Trainer(pipelines(family), PROMPTS, config, {"red": redness})
         steps = [trainer.step(number) for number in range(8)]
@@ -133,6 +134,22 @@ def test_recorded_gradient_steps_equal_launched_ones(pipelines, tmp_path, family
         pipelines(family), PROMPTS, settings(tmp_path / "new", *more, reward=reward), {"red": redness}
     ).trainable.parameters])  # fmt: skip
     assert torch.cosine_similarity(first - start, second - start, dim=0) > 0.95
+
+
+@pytest.mark.filterwarnings("error::reward_core.errors.CompilationWarning")
+@pytest.mark.parametrize("rank", [0, 4], ids=["full", "lora"])
+def test_parts_of_a_step_are_recorded_by_default(pipelines, tmp_path, rank):
+    more = f"model.lora_rank={rank}", "run.mixed_precision=bf16"
+    config = settings(tmp_path, *more, reward="{name: tiny, dtype: bf16}")
+    trainer = refl.Trainer(pipelines("sd"), PROMPTS, config)
+    for number in range(4):
+        assert trainer.step(number).finite
+    objective = trainer.objective
+    parts = [objective.rewards.trained[0].recorded.gradient]
+    if rank:
+        parts += [objective.gradient_graphs.denoiser, objective.gradient_graphs.decoder]
+    assert all(part.recorded is not None for part in parts), [part.failed for part in parts]
+    check_recorded(objective.no_grad_copy)
 
 
 @pytest.mark.filterwarnings("error::reward_core.errors.CompilationWarning")

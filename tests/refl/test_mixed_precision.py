@@ -27,7 +27,11 @@ def trainer_of(pipelines, folder, precision, *more, reward=redness):
 
 def gradient(trainer, plan):
     """Return the gradients of all parameters as one vector."""
+    if trainer.objective.no_grad_copy is not None:
+        trainer.objective.no_grad_copy.refresh()
     trainer.objective.loss(0, [0, 1], PROMPTS[:2], plan, []).loss.backward()
+    if trainer.objective.half_weights is not None:
+        trainer.objective.half_weights.add_gradients()
     parameters = trainer.trainable.parameters
     vector = torch.cat(
         [torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in parameters]

@@ -275,7 +275,10 @@ def test_auto_and_fp16_choose_a_dtype(pipelines, tmp_path):
         ("rollout.no_grad_dtype=int8", "no_grad_dtype='int8': it must be one of no, auto, bf16, fp16"),
         ("rollout.no_grad_compile=true", "rollout.no_grad_compile: .* Set rollout.no_grad_dtype"),
         ("rollout.no_grad_graphs=true", "rollout.no_grad_graphs: .* Set rollout.no_grad_dtype"),
-        ("rollout.gradient_graphs=true", "gradient_graphs='true': it must be one of \"\", denoiser, all"),
+        (
+            "rollout.gradient_graphs=true",
+            "gradient_graphs='true': it must be one of no, rewards, denoiser, all",
+        ),
         ("rollout.decode_dtype=auto", "decode_dtype='auto': it must be one of no, bf16, fp16"),
         (
             "rollout={gradient_graphs: all, gradient_checkpointing: false}",
@@ -293,7 +296,7 @@ def test_gradient_graphs_change_nothing_on_a_cpu(pipelines, tmp_path):
     """There, their parts are launched as usual."""
     rewards = "{name: red, phi: linear}, {name: tiny, phi: linear}"
     norms = []
-    for parts in ("''", "denoiser", "all"):
+    for parts in ("no", "rewards", "all"):
         more = ("model.lora_rank=4", f"rollout.gradient_graphs={parts}")
         norms.append(make(pipelines("sd"), tmp_path, *more, reward=rewards).step(0).gradient_norm)
     assert norms[1:] == pytest.approx([norms[0]] * 2, rel=1e-5)

@@ -1,6 +1,7 @@
 """Denoising steps equal diffusers' schedulers; gradients of strategies equal plain autograd."""
 
 import random
+from functools import partial
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from diffusers import (
 from torch import nn
 
 from refl.errors import ConfigError, ModelError
+from refl.families.decoding import recompute_in_backward
 from refl.noise_schedule import make_schedule, training_levels
 from refl.rollout import SampleNoise, rollout
 from refl.strategies import PLANNERS, StrategyConfig
@@ -148,13 +150,17 @@ def test_gradients_equal_those_of_the_unrolled_rollout(name, gradient_checkpoint
         plan = STRATEGIES[name].plan(steps, random.Random(seed))
         seen_stops.add((plan.stop, plan.gradient))
         draws = iter(noises[1:])
+
+        def denoise(x, i):
+            return model(x, schedule.timesteps[i])
+
         result = rollout(
-            lambda x, i: model(x, schedule.timesteps[i]),
+            denoise,
             schedule,
             plan,
             noises[0],
             draws.__next__,
-            gradient_checkpointing,
+            gradient_denoise=partial(recompute_in_backward, denoise) if gradient_checkpointing else None,
         )
         (result.latents**3).mean().backward()
         ours = model.layer.weight.grad.clone()

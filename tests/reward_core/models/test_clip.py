@@ -223,6 +223,19 @@ def test_gradients_reach_the_pixels_and_16_bit_scores_are_close(make, images):
     assert scorer.score(PROMPTS[0], images) == pytest.approx(exact, abs=0.05)  # cosines; measured: 0.01
 
 
+def test_a_clip_converted_for_autocast_computes_the_same_under_it(make):
+    scorer = RM.load_score(make(), device="cpu").requires_grad_(False)
+    pixels = torch.rand(3, 3, 40, 33, requires_grad=True)
+    results = []
+    for _ in range(2):
+        with torch.autocast("cpu", torch.bfloat16):
+            scores = scorer.rewards_from_pixels(pixels, PROMPTS)
+        results.append((scores, *torch.autograd.grad(scores.sum(), pixels)))
+        scorer.convert_for_autocast(torch.bfloat16)
+    assert scorer.clip.visual_projection.weight.dtype == torch.bfloat16
+    torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-6)
+
+
 def test_strict_loading(make, reference):
     state = reference.state_dict()
     state.pop("visual_projection.weight")

@@ -70,8 +70,10 @@ class RolloutConfig:
         no_grad_graphs: record that copy as CUDA graphs, so that a step is one launch (a GPU only). None:
             for denoisers of up to 4 billion parameters whose shapes are fixed, without ``no_grad_compile``.
         gradient_graphs: parts to record as CUDA graphs, so that each is one launch forward and one backward
-            (a GPU only); the memory for their activations stays allocated. denoiser: the gradient steps;
-            all: also the decoder and reward models; empty: nothing.
+            (a GPU only); the memory for their activations stays allocated. rewards: reward models of BLIP's
+            kind; denoiser: also the gradient steps; all: also the decoder; no: nothing. None: all for LoRA
+            with denoisers of up to 4 billion parameters whose shapes are fixed, unless activations are kept
+            or the denoiser is compiled; otherwise rewards.
         decode_dtype: bf16 or fp16: decode training images under autocast (less memory, faster); no:
             float32. None: the dtype of ``run.mixed_precision``, as in the original. VAEs that
             overflow in fp16 (``force_upcast``, as in SDXL) are decoded in float32 instead of fp16.
@@ -88,7 +90,7 @@ class RolloutConfig:
     no_grad_dtype: str | None = None
     no_grad_compile: bool = False
     no_grad_graphs: bool | None = None
-    gradient_graphs: str = ""
+    gradient_graphs: str | None = None
     decode_dtype: str | None = None
 
 
@@ -333,11 +335,13 @@ class TrainConfig:
                 raise ConfigError(f"Cannot use {path}={value}: it must be at least {minimum}.")
         no_grad_dtype = self._half_dtype(self.rollout.no_grad_dtype, unless=self.model.compile)
         decode_dtype = self._half_dtype(self.rollout.decode_dtype)
+        graphs = self.rollout.gradient_graphs
+        graphs = "no" if graphs == "" else graphs
         for path, choice, allowed in (
             ("run.mixed_precision", self.run.mixed_precision, ("no", "bf16", "fp16")),
             ("rollout.no_grad_dtype", no_grad_dtype or "no", ("no", "auto", *HALF_DTYPES)),
             ("rollout.decode_dtype", decode_dtype or "no", ("no", *HALF_DTYPES)),
-            ("rollout.gradient_graphs", self.rollout.gradient_graphs, ("", "denoiser", "all")),
+            ("rollout.gradient_graphs", graphs or "no", GRADIENT_GRAPHS),
             ("loss.distance", self.loss.distance, ("x0", "epsilon", "v")),
             ("loss.ensemble", self.loss.ensemble, ENSEMBLES),
             ("optimizer.schedule", self.optimizer.schedule, SCHEDULES),
@@ -348,7 +352,7 @@ class TrainConfig:
             if choice not in allowed:
                 choices = ", ".join(name or '""' for name in allowed)
                 raise ConfigError(f"Cannot use {path}={choice!r}: it must be one of {choices}.")
-        if self.rollout.gradient_graphs:
+        if graphs not in (None, "no"):
             if not self.strategy.needs_reward_gradient:
                 raise ConfigError(
                     "Cannot use rollout.gradient_graphs: it has no effect with strategy.name="
@@ -356,7 +360,7 @@ class TrainConfig:
                 )
             for path, required in (("rollout.gradient_checkpointing", True), ("model.compile", False)):
                 part, name = path.split(".")
-                if getattr(getattr(self, part), name) != required:
+                if graphs != "rewards" and getattr(getattr(self, part), name) != required:
                     raise ConfigError(
                         f"Cannot use rollout.gradient_graphs with {path}={not required}: recorded steps "
                         f"recompute activations and are not compiled. Set {path}={required}."
@@ -400,7 +404,9 @@ class TrainConfig:
         if self.loss.reward_scale is not None:
             scale = self.loss.reward_scale
         loss = dataclasses.replace(self.loss, reward_scale=scale)
-        rollout = dataclasses.replace(self.rollout, no_grad_dtype=no_grad_dtype, decode_dtype=decode_dtype)
+        rollout = dataclasses.replace(
+            self.rollout, no_grad_dtype=no_grad_dtype, gradient_graphs=graphs, decode_dtype=decode_dtype
+        )
         return dataclasses.replace(self, rewards=rewards, loss=loss, rollout=rollout)
 
     def _half_dtype(self, chosen: str | None, unless: bool = False) -> str:
@@ -421,6 +427,7 @@ PHIS = ("relu", "linear", "clipped")
 ENSEMBLES = ("sum", "min", "lower")
 REWARD_INPUTS = ("images", "pixels")
 HALF_DTYPES = ("bf16", "fp16")
+GRADIENT_GRAPHS = ("no", "rewards", "denoiser", "all")
 
 
 def _plain(value: Any) -> Any:

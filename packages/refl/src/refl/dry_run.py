@@ -69,10 +69,10 @@ class DryRun:
             keep_reference=config.loss.distance_weight > 0,
             keep_old=config.strategy.keeps_old_weights,
         )
+        prepare_denoiser(config, self.family)
         self.objective = make_objective(
             config, self.family, rewards, self.trainable, self.accelerator, captioned, no_grad_copy
         )
-        prepare_denoiser(config, self.family)
         make_optimizer(config, self.trainable.parameters)
 
     def _family(self) -> Family:

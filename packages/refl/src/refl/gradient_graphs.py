@@ -5,8 +5,7 @@ On a fast GPU, launching the thousands of kernels of a gradient step takes longe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,16 +13,22 @@ from torch import Tensor, nn
 from reward_core.runs.cuda import tf32, upload
 from reward_core.scoring.scoring_model import ScoringModel
 
+from .config import TrainConfig
 from .dtypes import DTYPES, autocast
 from .errors import ConfigError
 from .families import Condition, Family, Guidance
 from .families.base import batch_of
-from .families.decoding import recompute_in_backward
 from .recorded_gradient import LazyMemory, RecordedGradient
 from .rewards import Reward
 
 # A pass of a larger denoiser takes longer than launching it.
 MOST_PARAMETERS = 4e9
+PARTS = {
+    "no": (),
+    "rewards": ("rewards",),
+    "denoiser": ("rewards", "denoiser"),
+    "all": ("rewards", "denoiser", "decoder"),
+}
 
 
 def is_small(family: Family) -> bool:
@@ -39,15 +44,34 @@ def no_fixed_shapes(setting: str, family: Family) -> ConfigError:
     )
 
 
+def recorded_parts(config: TrainConfig, family: Family) -> tuple[str, ...]:
+    """Return the parts of a training step that become CUDA graphs on a GPU: rewards, denoiser, decoder.
+
+    Raises:
+        ConfigError: ``rollout.gradient_graphs`` does not fit the model.
+    """
+    rollout, chosen = config.rollout, config.rollout.gradient_graphs
+    if not config.strategy.needs_reward_gradient:
+        return ()
+    if chosen is None:
+        # With all weights trained, gradients use the memory that activations need before.
+        small_gradients = config.model.lora_rank > 0 and not config.model.compile
+        records_all = small_gradients and rollout.gradient_checkpointing and family.fixed_shapes
+        chosen = "all" if records_all and is_small(family) else "rewards"
+    if "denoiser" in PARTS[chosen] and not family.fixed_shapes:
+        raise no_fixed_shapes("gradient_graphs", family)
+    return PARTS[chosen]
+
+
 class GradientGraphs:
     """Gradient steps of the denoiser, the decoder and rewards as CUDA graphs. On a CPU, nothing is recorded.
 
     Args:
         family: the model.
-        parameters: name within the denoiser -> trained parameter.
+        parameters: name within the denoiser -> parameter that gets a gradient.
         dtype: dtype of the denoiser's autocast; float32: no autocast.
         decode_dtype: dtype of the decoder's autocast.
-        everything: also record the decoder; otherwise the denoiser only.
+        parts: what to record (see ``recorded_parts``).
         tf32: whether TF32 is allowed in backward passes.
     """
 
@@ -57,26 +81,39 @@ class GradientGraphs:
         parameters: Mapping[str, nn.Parameter],
         dtype: torch.dtype,
         decode_dtype: torch.dtype,
-        everything: bool,
+        parts: Collection[str],
         tf32: bool,
     ):
         self.family, self.dtype, self.decode_dtype = family, dtype, decode_dtype
-        self.memory, self.tf32 = LazyMemory(), tf32
+        self.memory, self.parts, self.tf32 = LazyMemory(), parts, tf32
         # Its gradients stay in the memory. It is recorded first, and later recordings leave them alone.
-        self.denoiser = RecordedGradient(family.denoiser, parameters, self.memory, tf32)
-        self.decoder: RecordedGradient | None = None
-        if everything:
-            self.decoder = RecordedGradient(family.pipeline.vae, {}, self.memory, tf32)
+        self.denoiser = self._recorded("denoiser", family.denoiser, parameters)
+        self.decoder = self._recorded("decoder", family.pipeline.vae, {})
+
+    def _recorded(
+        self, part: str, module: nn.Module, parameters: Mapping[str, nn.Parameter]
+    ) -> RecordedGradient | None:
+        return RecordedGradient(module, parameters, self.memory, self.tf32) if part in self.parts else None
 
     def denoise(
-        self, latents: Tensor, timestep: float | Tensor, condition: Condition, guidance: Guidance
+        self,
+        launched: Callable[[], Tensor],
+        latents: Tensor,
+        timestep: float | Tensor,
+        condition: Condition,
+        guidance: Guidance,
     ) -> Tensor:
         """Run the denoiser with guidance and gradient; return its output (B, C, h, w), float32.
 
-        Activations are recomputed in the backward pass.
+        Args:
+            launched: computes the output without graphs.
+            latents: (B, C, h, w) noisy latents.
+            timestep: one number or (B,) numbers.
+            condition: encoded prompts.
+            guidance: guidance of the rollout.
         """
-        if not self.denoiser.works_on(latents.device):
-            return recompute_in_backward(self.family.denoise, latents, timestep, condition, guidance)
+        if self.denoiser is None or not self.denoiser.works_on(latents.device):
+            return launched()
         names = condition.names
 
         def denoise(latents: Tensor, timesteps: Tensor, *encoded: Tensor) -> Tensor:
@@ -87,16 +124,18 @@ class GradientGraphs:
 
         # A graph reads the timestep from memory.
         tensors = latents, batch_of(timestep, latents), *condition.tensors
-        return self.denoiser(partial(recompute_in_backward, denoise), denoise, (*names, guidance), *tensors)
+        return self.denoiser(lambda *_: launched(), denoise, (*names, guidance), *tensors)
 
-    def decode(self, latents: Tensor) -> Tensor:
+    def decode(self, latents: Tensor, recompute: bool) -> Tensor:
         """Decode clean latents (B, C, h, w) to pixels (B, 3, H, W) in [0, 1], float32, differentiably.
 
-        Activations are recomputed in the backward pass.
+        Args:
+            latents: the latents.
+            recompute: recompute activations in the backward pass; a graph always does.
         """
 
         def decode(latents: Tensor) -> Tensor:
-            return self.family.decode(latents, True, self.decode_dtype)
+            return self.family.decode(latents, recompute, self.decode_dtype)
 
         decoder = self.decoder
         if decoder is None or not decoder.works_on(latents.device) or not latents.requires_grad:
@@ -105,7 +144,7 @@ class GradientGraphs:
 
     def record(self, rewards: Iterable[Reward]) -> None:
         """Record rewards whose prompts become tensors before the images are needed."""
-        for reward in rewards:
+        for reward in rewards if "rewards" in self.parts else ():
             model = getattr(reward.function, "__self__", None)
             if isinstance(model, ScoringModel) and model.can_be_recorded:
                 gradient = RecordedGradient(model, {}, self.memory, self.tf32)

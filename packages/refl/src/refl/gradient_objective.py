@@ -49,10 +49,10 @@ class GradientObjective(Objective):
         noise = SampleNoise(config.run.seed, step, indices, TRAINING)
         with self.accelerator.autocast():
             result, denoise = self._rollout(prompts, noise, plan, self.schedule, self.no_grad_copy)
+        recompute = config.rollout.gradient_checkpointing
         if self.gradient_graphs is not None:
-            pixels = self.gradient_graphs.decode(result.latents)
+            pixels = self.gradient_graphs.decode(result.latents, recompute)
         else:
-            recompute = config.rollout.gradient_checkpointing
             pixels = self.family.decode(result.latents, recompute, self.decode_dtype)
         if pixels.requires_grad:
             pixels.retain_grad()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 BUCKET_BYTES = 256 * 2**20
+T = TypeVar("T", bound=Tensor)
 
 
 def average_gradients(accelerator: Accelerator, parameters: Sequence[nn.Parameter]) -> None:
@@ -29,7 +30,7 @@ def average_gradients(accelerator: Accelerator, parameters: Sequence[nn.Paramete
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
         gradients.append(parameter.grad)
-    for bucket in _buckets(gradients):
+    for bucket in buckets(gradients, BUCKET_BYTES):
         flat = torch.cat([gradient.flatten() for gradient in bucket])
         torch.distributed.all_reduce(flat)
         flat /= accelerator.num_processes
@@ -37,12 +38,12 @@ def average_gradients(accelerator: Accelerator, parameters: Sequence[nn.Paramete
             gradient.copy_(mean.view_as(gradient))
 
 
-def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Yield consecutive tensors of together at most BUCKET_BYTES, or a single one that is larger."""
-    bucket: list[Tensor] = []
+def buckets(tensors: Iterable[T], most: int) -> Iterator[list[T]]:
+    """Yield consecutive tensors of together at most so many bytes, or a single one that is larger."""
+    bucket: list[T] = []
     size = 0
     for tensor in tensors:
-        if bucket and size + tensor.nbytes > BUCKET_BYTES:
+        if bucket and size + tensor.nbytes > most:
             yield bucket
             bucket, size = [], 0
         bucket.append(tensor)

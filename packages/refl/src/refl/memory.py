@@ -73,22 +73,24 @@ def estimate_memory(objective: Objective, plan: RolloutPlan) -> Memory:
         "copy for steps without gradient": 0.0 if copy is None else float(copy.nbytes),
         "reference": _size([family.denoiser]) if full_reference else 0.0,
         "old weights": trained if config.strategy.keeps_old_weights else 0.0,
-        "gradients": trained,
+        "gradients": _gradient_bytes(objective),
         "optimizer": trained * (0.5 if config.optimizer.eight_bit else 2),
         "moving average": trained if config.optimizer.ema_decay else 0.0,
     }
-    rollout, run, graphs = config.rollout, config.run, objective.gradient_graphs
+    rollout, run = config.rollout, config.run
+    recorded = () if objective.gradient_graphs is None else objective.gradient_graphs.parts
     guided = rollout.guidance_scale != 1 and rollout.negative_gradient and not family.scale_is_input
     passes, images = len(plan.gradient) + plan.copies, run.batch_size * (1 + plan.copies)
     held, block = _denoiser_bytes(objective, run.batch_size * (1 + guided))
+    keeps = not rollout.gradient_checkpointing or (config.model.gradient_checkpointing and passes == 1)
     if not config.strategy.needs_reward_gradient:  # images and rewards are computed without gradient
         activations = held + block
-    elif graphs is not None and graphs.decoder is None:
-        activations = held + block + _image_bytes(objective, images)
-    elif graphs is not None:  # its parts share their memory, and nothing else uses it
+    elif "decoder" in recorded:  # its parts share their memory, and nothing else uses it
         activations = max(held + block, sum(_decoder_bytes(objective, images)))
         activations += _reward_bytes(objective, images)
-    elif not rollout.gradient_checkpointing or (config.model.gradient_checkpointing and passes == 1):
+    elif "denoiser" in recorded:
+        activations = held + block + _image_bytes(objective, images)
+    elif keeps:
         activations = passes * held + max(block, _image_bytes(objective, images))
     else:  # gradient steps are recomputed as a whole, after the backward pass of the images
         activations = max(held + block, _image_bytes(objective, images))
@@ -96,9 +98,19 @@ def estimate_memory(objective: Objective, plan: RolloutPlan) -> Memory:
         activations += sum(_denoiser_bytes(objective, config.loss.pretraining_batch_size))
     if offloads:  # while prompts are encoded, there are no activations
         activations = max(activations, _size(encoders))
-    if graphs is not None and (run.accumulation > 1 or passes > 1):
-        parts["gradients"] *= 2  # those of the graph, and their sums
-    return Memory(parts, activations, run.accumulation > 1 or graphs is not None)
+    sums = "denoiser" in recorded and (run.accumulation > 1 or passes > 1)
+    if sums:  # gradients of the graph beside their sums
+        parts["gradients"] *= 2
+    return Memory(parts, activations, run.accumulation > 1 or "denoiser" in recorded)
+
+
+def _gradient_bytes(objective: Objective) -> float:
+    weights = objective.half_weights
+    singles = 4.0 * sum(p.numel() for p in objective.trainable.parameters)
+    if weights is None:
+        return singles
+    halves = float(sum(p.numel() * p.element_size() for p in weights.parameters.values()))
+    return halves if objective.keeps_half_gradients else halves + singles
 
 
 def _image_bytes(objective: Objective, images: int) -> float:
@@ -123,7 +135,7 @@ def _size(modules: Iterable[nn.Module]) -> float:
 
 def _denoiser_bytes(objective: Objective, batch: int) -> tuple[float, float]:
     """Return the bytes that a pass with gradient keeps, and those of the largest block it recomputes."""
-    family = objective.family
+    family = objective.family if objective.half_weights is None else objective.half_weights.family
     latents = torch.empty(batch, *family.latent_shape(objective.height, objective.width), device="meta")
     shapes = family.condition_shapes()
     condition = {name: torch.empty(batch, *shape, device="meta") for name, shape in shapes.items()}

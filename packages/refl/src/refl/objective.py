@@ -17,7 +17,9 @@ from .config import TrainConfig
 from .dtypes import DTYPES
 from .errors import ConfigError
 from .families import Condition, Family, Guidance
-from .gradient_graphs import GradientGraphs, no_fixed_shapes
+from .families.decoding import recompute_in_backward
+from .gradient_graphs import GradientGraphs, recorded_parts
+from .half_weights import HalfWeights
 from .losses import denoising_loss
 from .no_grad_copy import NoGradCopy
 from .noise_schedule import NoiseSchedule, training_levels
@@ -103,6 +105,7 @@ class Objective(ABC):
         self.trainable, self.accelerator, self.captioned = trainable, accelerator, captioned
         self.no_grad_copy = no_grad_copy
         self.decode_dtype = DTYPES[config.rollout.decode_dtype or ""]
+        self.half_weights = self._make_half_weights()
         self.gradient_graphs = self._make_gradient_graphs()
         if captioned is not None:
             self.levels = torch.stack(training_levels(family.pipeline.scheduler))  # (3, T), on the CPU
@@ -112,19 +115,45 @@ class Objective(ABC):
         self.microsteps_per_step = config.run.accumulation
         self.statistics: StepStatistics | None = None
 
-    def _make_gradient_graphs(self) -> GradientGraphs | None:
-        """Return the graphs that ``rollout.gradient_graphs`` asks for; raise ConfigError if that fails."""
-        config, trainable, parts = self.config, self.trainable, self.config.rollout.gradient_graphs
-        if not parts or not config.strategy.needs_reward_gradient:
+    def _make_half_weights(self) -> HalfWeights | None:
+        """Return the weights for gradient steps of a denoiser whose weights are all trained, or None.
+
+        A sum of gradients in half precision would round once more, so each weight must get one gradient.
+        """
+        config, trainable, copy = self.config, self.trainable, self.no_grad_copy
+        strategy, half = config.strategy, DTYPES[config.run.mixed_precision]
+        if trainable.is_lora or copy is None or copy.dtype != half or config.model.compile:
             return None
-        if not self.family.fixed_shapes:
-            raise no_fixed_shapes("gradient_graphs", self.family)
-        parameters = dict(zip(trainable.names, trainable.parameters))
-        half, everything = DTYPES[config.run.mixed_precision], parts == "all"
-        options = half, self.decode_dtype, everything, config.run.tf32
-        graphs = GradientGraphs(self.family, parameters, *options)
-        if everything:
-            graphs.record(self.rewards.trained)
+        if not strategy.needs_reward_gradient or not strategy.has_one_gradient_step:
+            return None
+        return HalfWeights(copy, dict(zip(trainable.names, trainable.parameters)))
+
+    @property
+    def keeps_half_gradients(self) -> bool:
+        """Whether gradients in half precision stay so until the optimizer takes them: less memory.
+
+        Those that are added, exchanged between ranks or scaled need float32.
+        """
+        plain = self.accelerator.num_processes == 1 and self.accelerator.scaler is None
+        once = self.microsteps_per_step == 1 and self.captioned is None
+        return self.half_weights is not None and plain and once
+
+    def _make_gradient_graphs(self) -> GradientGraphs | None:
+        """Return the graphs of a training step, or None; raise ConfigError if a setting does not fit."""
+        config, weights = self.config, self.half_weights
+        parts = recorded_parts(config, self.family)
+        if not parts:
+            return None
+        parameters = dict(zip(self.trainable.names, self.trainable.parameters))
+        graphs = GradientGraphs(
+            self.family if weights is None else weights.family,
+            parameters if weights is None else weights.parameters,
+            DTYPES[config.run.mixed_precision],
+            self.decode_dtype,
+            parts,
+            config.run.tf32,
+        )
+        graphs.record(self.rewards.trained)
         return graphs
 
     @abstractmethod
@@ -191,19 +220,30 @@ class Objective(ABC):
         def draw() -> Tensor:
             return noise(shape, device)
 
-        def denoise_with_graphs(x: Tensor, i: int) -> Tensor:
-            assert self.gradient_graphs is not None
-            return self.gradient_graphs.denoise(x, schedule.timesteps[i], condition, self.guidance)
-
         recompute = config.gradient_checkpointing
-        gradient_denoise = None if self.gradient_graphs is None else denoise_with_graphs
-        by_block = self.config.model.gradient_checkpointing
-        if by_block and gradient_denoise is None and sum(plan.cost()[1:]) == 1:
+        if self.config.model.gradient_checkpointing and sum(plan.cost()[1:]) == 1:
             recompute = False  # the denoiser recomputes its blocks; doing both costs one more pass
+        trained = family if self.half_weights is None else self.half_weights.family
+
+        def denoise_with_gradient(x: Tensor, i: int) -> Tensor:
+            arguments = x, schedule.timesteps[i], condition, self.guidance
+
+            def launched() -> Tensor:
+                return (
+                    recompute_in_backward(trained.denoise, *arguments)
+                    if recompute
+                    else trained.denoise(*arguments)
+                )
+
+            return (
+                launched()
+                if self.gradient_graphs is None
+                else self.gradient_graphs.denoise(launched, *arguments)
+            )
+
         no_grad_denoise = None if no_grad_copy is None else denoise_with_copy
         start = draw() if start is None else start
-        denoisers = no_grad_denoise, gradient_denoise
-        result = rollout(denoise, schedule, plan, start, draw, recompute, *denoisers)
+        result = rollout(denoise, schedule, plan, start, draw, no_grad_denoise, denoise_with_gradient)
         return result, denoise
 
     def _reward_term(self, loss: Tensor) -> Tensor:

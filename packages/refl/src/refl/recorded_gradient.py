@@ -87,7 +87,7 @@ class RecordedGradient:
             logger.info("recording failed", exc_info=error)
             warn_caller(
                 f"Cannot record a training step as CUDA graphs: {self.failed}. It is launched as usual "
-                "(slower). Remove the setting rollout.gradient_graphs.",
+                "(slower). Set rollout.gradient_graphs=no.",
                 CompilationWarning,
             )
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from reward_core.runs.cuda import tf32
+from reward_core.scoring.scoring_model import ScoringModel
 
 from .config import RewardConfig
 from .dtypes import DTYPES, autocast
@@ -195,6 +196,8 @@ def _load_scorer(config: RewardConfig, device: torch.device) -> tuple[RewardFunc
     origin = getattr(model, "source", None)
     source = "" if origin is None else str(origin)
     if config.input != "images" and hasattr(model, "rewards_from_pixels"):
+        if config.dtype and isinstance(model, ScoringModel):
+            model.convert_for_autocast(DTYPES[config.dtype])
         return model.rewards_from_pixels, source
     if config.input == "pixels":
         raise RewardError(

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from reward_core.runs.cuda import upload
 
@@ -109,7 +108,6 @@ def rollout(
     plan: RolloutPlan,
     latents: Tensor,
     noise: Callable[[], Tensor],
-    gradient_checkpointing: bool = True,
     no_grad_denoise: Denoise | None = None,
     gradient_denoise: Denoise | None = None,
 ) -> Rollout:
@@ -121,21 +119,16 @@ def rollout(
         plan: which steps carry gradient, and where to stop.
         latents: standard normal noise (B, ...).
         noise: returns new standard normal noise shaped as ``latents``, for stochastic samplers and copies.
-        gradient_checkpointing: store only the input of each gradient step and recompute its activations in
-            the backward pass.
         no_grad_denoise: the denoiser of the steps without gradient; None: ``denoise``. Steps whose
             probability is compared use ``denoise``, as the loss does.
-        gradient_denoise: the denoiser of the steps with gradient, if it recomputes activations by itself;
-            None: ``denoise``.
+        gradient_denoise: the denoiser of the steps with gradient; None: ``denoise``.
     """
 
     def with_gradient(x: Tensor, i: int) -> Tensor:
         x = x.detach() if plan.detach_input else x
-        if not gradient_checkpointing or not torch.is_grad_enabled():
+        if gradient_denoise is None or not torch.is_grad_enabled():
             return denoise(x, i)
-        if gradient_denoise is not None:
-            return gradient_denoise(x, i)
-        return checkpoint(denoise, x, i, use_reentrant=False, preserve_rng_state=False)
+        return gradient_denoise(x, i)
 
     x = latents * schedule.initial_scale
     gradient_steps: list[tuple[int, Tensor, Tensor]] = []

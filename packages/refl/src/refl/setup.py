@@ -20,7 +20,7 @@ from .dtypes import DTYPES
 from .errors import ConfigError
 from .families import Family, load_family
 from .families.decoding import recompute_in_backward
-from .gradient_graphs import is_small, no_fixed_shapes
+from .gradient_graphs import is_small, no_fixed_shapes, recorded_parts
 from .gradient_objective import GradientObjective
 from .grpo_objective import GRPOObjective
 from .image_rewards import import_function
@@ -243,7 +243,7 @@ def prepare_denoiser(config: TrainConfig, family: Family) -> None:
     """Enable gradient checkpointing and compilation according to the settings."""
     if config.model.gradient_checkpointing:
         # diffusers' own function saves the state of random numbers, which CUDA graphs cannot.
-        recompute = recompute_in_backward if config.rollout.gradient_graphs else None
+        recompute = recompute_in_backward if "denoiser" in recorded_parts(config, family) else None
         family.denoiser.enable_gradient_checkpointing(recompute)
         family.denoiser.train()  # diffusers checkpoints in training mode only
     if config.model.compile:

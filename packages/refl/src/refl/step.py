@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -81,6 +82,7 @@ class TrainingStep:
         self.objective, self.batches = objective, batches
         self.optimizer, self.lr_schedule = optimizer, lr_schedule
         self.trainable, self.accelerator = objective.trainable, objective.accelerator
+        self.half_weights = objective.half_weights
         # A held-out NaN skips no step.
         self.trained = [r.name for r in objective.config.rewards if r.weight]
 
@@ -94,15 +96,16 @@ class TrainingStep:
         with self.trainable.inputs_uncast():
             for microstep in objective.microsteps(number, self.batches):
                 accelerator.backward(microstep.loss / objective.microsteps_per_step)
+                if self.half_weights is not None and not objective.keeps_half_gradients:
+                    self.half_weights.add_gradients()
                 means.add(microstep)
                 del microstep  # frees its images and graph before the next one
-        parameters, limit = self.trainable.parameters, objective.config.optimizer.max_grad_norm
-        average_gradients(accelerator, parameters)
-        norm = clip_gradients(accelerator, self.optimizer, parameters, limit)
+        average_gradients(accelerator, self.trainable.parameters)
+        norm, update = self._clip()
         means.exchange()
         whole = objective.statistics
         finite = math.isfinite(norm) and not means.nonfinite and (whole is None or whole.finite)
-        self._update(finite)
+        self._update(finite, update)
         objective.finish(number)
         on_gpu = accelerator.device.type == "cuda"
         return StepMetrics(
@@ -118,14 +121,27 @@ class TrainingStep:
             values=means.values() | ({} if whole is None else whole.values),
         )
 
-    def _update(self, finite: bool) -> None:
+    def _clip(self) -> tuple[float, Callable[[], None]]:
+        """Clip the gradients; return their norm before, and the function that updates the weights."""
+        optimizer, limit = self.optimizer, self.objective.config.optimizer.max_grad_norm
+        weights = self.half_weights
+        if weights is None or not self.objective.keeps_half_gradients:
+            norm = clip_gradients(self.accelerator, optimizer, self.trainable.parameters, limit)
+            return norm, optimizer.step
+        total = weights.gradient_norm()
+        scale = (limit / (total + 1e-6)).clamp(max=1.0) if limit else torch.ones_like(total)
+        return float(total), partial(weights.step, optimizer, scale)
+
+    def _update(self, finite: bool, update: Callable[[], None]) -> None:
         if finite:
-            self.optimizer.step()
+            update()
             self.lr_schedule.step()
             self.trainable.update_ema()
         elif self.accelerator.scaler is not None:  # lower the loss scale after an overflow
             self.accelerator.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
+        if self.half_weights is not None:
+            self.half_weights.drop_gradients()
 
 
 class _Means:

@@ -94,6 +94,11 @@ class StrategyConfig:
         return self.name not in ("nft", "grpo")
 
     @property
+    def has_one_gradient_step(self) -> bool:
+        """Whether every rollout calls the denoiser with gradient once."""
+        return self.name == "refl" or (self.name in ("draft", "drtune") and self.k == 1)
+
+    @property
     def keeps_old_weights(self) -> bool:
         """Whether the weights that generate images differ from the trained ones."""
         return self.name == "nft" or (self.name == "grpo" and self.updates > 1)

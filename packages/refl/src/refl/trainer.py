@@ -99,9 +99,9 @@ class Trainer:
             keep_reference=config.loss.distance_weight > 0,
             keep_old=config.strategy.keeps_old_weights,
         )
+        prepare_denoiser(config, family)
         parts = (family, loaded_rewards, self.trainable, accelerator, captioned, no_grad_copy)
         self.objective = make_objective(config, *parts)
-        prepare_denoiser(config, family)
         self.optimizer = accelerator.prepare(make_optimizer(config, self.trainable.parameters))
         self.lr_schedule = make_lr_schedule(config, self.optimizer.optimizer)
         self.take_step = TrainingStep(self.objective, batches, self.optimizer, self.lr_schedule)

@@ -94,6 +94,7 @@ class Family(LatentImages, ABC):
     lora_targets: ClassVar[tuple[str, ...]] = LORA_TARGETS
     scale_is_input: ClassVar[bool] = False
     fixed_shapes: ClassVar[bool] = True
+    _input_dtype: torch.dtype | None = None
 
     def __init__(self, pipeline: Any):
         super().__init__(pipeline)
@@ -147,6 +148,16 @@ class Family(LatentImages, ABC):
     def encoding(self) -> AbstractContextManager[None]:
         """Return the context in which prompts are encoded."""
         return nullcontext() if self.offloaded is None else self.offloaded.on_device()
+
+    @property
+    def input_dtype(self) -> torch.dtype:
+        """The dtype of the denoiser's inputs: that of its weights, unless it was set."""
+        dtype: torch.dtype = self._input_dtype or self.denoiser.dtype
+        return dtype
+
+    @input_dtype.setter
+    def input_dtype(self, dtype: torch.dtype) -> None:
+        self._input_dtype = dtype
 
     @property
     def device(self) -> torch.device:

@@ -36,7 +36,7 @@ class Flux(FlowTransformer):
     def predict(
         self, latents: Tensor, timestep: float | Tensor, condition: Tensors, guidance: float
     ) -> Tensor:
-        dtype, (_, _, rows, columns) = self.denoiser.dtype, latents.shape
+        dtype, (_, _, rows, columns) = self.input_dtype, latents.shape
         positions = torch.zeros(rows // 2, columns // 2, 3, device=latents.device, dtype=dtype)
         positions[..., 1] += torch.arange(rows // 2, device=latents.device)[:, None]
         positions[..., 2] += torch.arange(columns // 2, device=latents.device)[None, :]

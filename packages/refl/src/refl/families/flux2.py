@@ -45,7 +45,7 @@ class Flux2Klein(FlowTransformer):
     def predict(
         self, latents: Tensor, timestep: float | Tensor, condition: Tensors, guidance: float
     ) -> Tensor:
-        dtype, (_, _, rows, columns) = self.denoiser.dtype, latents.shape
+        dtype, (_, _, rows, columns) = self.input_dtype, latents.shape
         text = condition["text"].to(dtype)
         tokens = self.denoiser(
             hidden_states=latents.flatten(2).transpose(1, 2).to(dtype),

@@ -51,7 +51,7 @@ class QwenImage(FlowTransformer):
     def predict(
         self, latents: Tensor, timestep: float | Tensor, condition: Tensors, guidance: float
     ) -> Tensor:
-        dtype, (count, _, rows, columns) = self.denoiser.dtype, latents.shape
+        dtype, (count, _, rows, columns) = self.input_dtype, latents.shape
         tokens = self.denoiser(
             hidden_states=pack(latents).to(dtype),
             timestep=batch_of(timestep, latents) / 1000,

@@ -28,7 +28,7 @@ class StableDiffusion(Family):
     def predict(
         self, latents: Tensor, timestep: float | Tensor, condition: Tensors, guidance: float
     ) -> Tensor:
-        dtype = self.denoiser.dtype
+        dtype = self.input_dtype
         return self.denoiser(
             latents.to(dtype),
             batch_of(timestep, latents),

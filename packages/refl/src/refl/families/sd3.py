@@ -49,7 +49,7 @@ class StableDiffusion3(FlowTransformer):
     def predict(
         self, latents: Tensor, timestep: float | Tensor, condition: Tensors, guidance: float
     ) -> Tensor:
-        dtype = self.denoiser.dtype
+        dtype = self.input_dtype
         return self.denoiser(
             hidden_states=latents.to(dtype),
             timestep=batch_of(timestep, latents),

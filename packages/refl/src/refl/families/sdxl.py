@@ -40,7 +40,7 @@ class StableDiffusionXL(Family):
     def predict(
         self, latents: Tensor, timestep: float | Tensor, condition: Tensors, guidance: float
     ) -> Tensor:
-        dtype = self.denoiser.dtype
+        dtype = self.input_dtype
         height, width = (side * self.scale_factor for side in latents.shape[-2:])
         # Original size, crop corner, target size: an uncropped image.
         sizes = constant((height, width, 0, 0, height, width), latents.device, dtype)[None]

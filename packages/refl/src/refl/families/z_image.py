@@ -50,7 +50,7 @@ class ZImage(FlowTransformer):
     def predict(
         self, latents: Tensor, timestep: float | Tensor, condition: Tensors, guidance: float
     ) -> Tensor:
-        dtype, text, tokens = self.denoiser.dtype, condition["text"], condition["tokens"]
+        dtype, text, tokens = self.input_dtype, condition["text"], condition["tokens"]
         lengths = [text.shape[1]] * len(text) if tokens.is_meta else tokens.tolist()
         outputs: Any = self.denoiser(
             [image.unsqueeze(1) for image in latents.to(dtype)],  # (C, 1, h, w), one frame

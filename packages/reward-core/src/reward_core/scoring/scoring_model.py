@@ -129,6 +129,15 @@ class ScoringModel(ScoringMethods, nn.Module):
         """Convert the encoders' matrices to a dtype, in place (see precision.py)."""
         apply_precision(self, dtype)
 
+    def convert_for_autocast(self, dtype: torch.dtype) -> None:
+        """Convert weights that autocast would cast in every call, in place; results under it stay the same.
+
+        Models that do not override it convert nothing.
+
+        Args:
+            dtype: dtype of autocast.
+        """
+
     def fast_path(self) -> FastPath:
         """Return the compiled steps. Model families override it to fuse more."""
         return FastPath(self)

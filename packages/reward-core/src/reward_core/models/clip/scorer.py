@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ...inputs.image_transform import ImageTransform
 from ...inputs.tokenizer import PromptTokenizer
 from ...network.reward_head import RewardHead
-from ...scoring.precision import convert_all_but_scale
+from ...scoring.precision import convert_all_but_scale, convert_matrices
 from ..checkpoint import read_state_dict
 from ..load_options import LoadOptions
 from ..model_files import ModelFiles
@@ -76,6 +76,9 @@ class ClipScorer(Pretrained, TwoTowers):
     def set_encoder_dtype(self, dtype: torch.dtype) -> None:
         """Convert the encoders; the unit vectors, the cosine and the head stay in float32."""
         convert_all_but_scale(self.clip, dtype)
+
+    def convert_for_autocast(self, dtype: torch.dtype) -> None:
+        convert_matrices(self.clip, dtype)
 
     def encode_pixels(self, pixels: Tensor) -> Tensor:
         """Return unit vectors (B, P) of normalized pixels (B, 3, S, S)."""

@@ -71,6 +71,9 @@ class RewardModel(Pretrained):
         """Return the configuration of the original's checkpoint."""
         return RewardConfig.imagereward_v1()
 
+    def convert_for_autocast(self, dtype: torch.dtype) -> None:
+        self.set_encoder_dtype(dtype)  # matrices only
+
     def encode_pixels(self, pixels: Tensor) -> Tensor:
         """Return image tokens (M, N, E) of normalized pixels (M, 3, S, S)."""
         return self.blip.encode_images(pixels)
