@@ -2,6 +2,7 @@
 
     python tools/bench_refl.py                    # a GPU: 512 px, 40 steps, batch 2
     python tools/bench_refl.py --size small       # a CPU: a small UNet, 64 px
+    python tools/bench_refl.py --size sd1 --estimate  # the estimated memory only, also on a CPU
 
 The original's loop is reimplemented: a float32 UNet under autocast, all weights trained, scheduler steps
 without gradient followed by one with gradient, and all activations of VAE and reward kept. The others are
@@ -9,6 +10,7 @@ steps of refl's trainer with the same weights, batch size, stops and precision:
 
 - refl: all weights trained, with the defaults.
 - refl-launched: the same with rollout.gradient_graphs=no.
+- refl-forward: the same with rollout.gradient_graphs=forward.
 - refl-graphs: the same with rollout.gradient_graphs=all (more memory).
 - refl-small: the same as refl without a copy for the steps without gradient (less memory).
 - refl-kept: the same as refl with rollout.gradient_checkpointing=false (much more memory).
@@ -30,6 +32,7 @@ import argparse
 import gc
 import json
 import math
+import random
 import statistics
 import time
 import traceback
@@ -45,6 +48,7 @@ from refl_workload import BETAS, PROMPT, SIZES, make_family, make_frozen, make_u
 import refl
 from refl.dtypes import DTYPES
 from refl.gradient_objective import GradientObjective
+from refl.memory import estimate_memory
 from refl.optimizer import make_lr_schedule, make_optimizer
 from refl.prompts import Batches
 from refl.rewards import load_rewards
@@ -61,6 +65,7 @@ FULL, LORA = "model.lora_rank=0", "model.lora_rank=16"
 VARIANTS: dict[str, tuple[str, ...]] = {
     "refl": (FULL,),
     "lora": (LORA,),
+    "refl-forward": (FULL, "rollout.gradient_graphs=forward"),
     "refl-graphs": (FULL, "rollout.gradient_graphs=all"),
     "lora-rewards": (LORA, "rollout.gradient_graphs=rewards"),
     "refl-launched": (FULL, "rollout.gradient_graphs=no"),
@@ -81,7 +86,13 @@ def main() -> None:
     parser.add_argument(
         "--seconds", type=float, default=80, help="start no further variant after this many seconds"
     )
+    parser.add_argument(
+        "--estimate", action="store_true", help="print the estimated peak memory of refl's steps in MiB"
+    )
     args = parser.parse_args()
+    if args.estimate:
+        print_estimates(args)
+        return
     started = time.perf_counter()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     result: dict[str, Any] = {
@@ -200,10 +211,40 @@ def original_step(
     return step, list
 
 
+def print_estimates(args: argparse.Namespace) -> None:
+    """Print the estimate of ``refl train --dry-run`` for each variant, without CUDA's own memory."""
+    device = torch.device("cpu")
+    for name in args.variants:
+        if name != "original":
+            objective = make_objective(name, args, make_frozen(args.size, device, DTYPES[args.dtype]), device)
+            plan = objective.config.strategy.plan(SIZES[args.size]["steps"], random.Random(0))
+            memory = estimate_memory(objective, plan)
+            print(json.dumps({"variant": name, "estimated_mb": round(memory.peak / 2**20)}), flush=True)
+
+
 def refl_step(
     name: str, args: argparse.Namespace, frozen: dict[str, Any], device: torch.device
 ) -> tuple[Step, Missing]:
     """Return functions that take one step of refl's trainer, and report missing graphs."""
+    objective = make_objective(name, args, frozen, device)
+    config, accelerator = objective.config, objective.accelerator
+    optimizer = accelerator.prepare(make_optimizer(config, objective.trainable.parameters))
+    batches = Batches([PROMPT], config.run.seed, config.run.batch_size)
+    take_step = TrainingStep(objective, batches, optimizer, make_lr_schedule(config, optimizer.optimizer))
+
+    def step(stop: int) -> tuple[float, bool]:
+        objective.config = replace(config, strategy=StrategyConfig("refl", first=stop, last=stop))
+        with tf32(config.run.tf32):
+            metrics = take_step(stop)
+        return metrics.loss, metrics.finite
+
+    return step, lambda: not_recorded(objective)
+
+
+def make_objective(
+    name: str, args: argparse.Namespace, frozen: dict[str, Any], device: torch.device
+) -> GradientObjective:
+    """Return what generates images and computes their loss, as refl's trainer makes it."""
     config = refl.load_config(
         preset="sd14-paper",
         settings=[
@@ -225,18 +266,7 @@ def refl_step(
     copy = make_no_grad_copy(config, family, device)
     trainable = Trainable(family, config.model)
     prepare_denoiser(config, family)
-    objective = GradientObjective(config, family, rewards, trainable, accelerator, None, copy)
-    optimizer = accelerator.prepare(make_optimizer(config, trainable.parameters))
-    batches = Batches([PROMPT], config.run.seed, config.run.batch_size)
-    take_step = TrainingStep(objective, batches, optimizer, make_lr_schedule(config, optimizer.optimizer))
-
-    def step(stop: int) -> tuple[float, bool]:
-        objective.config = replace(config, strategy=StrategyConfig("refl", first=stop, last=stop))
-        with tf32(config.run.tf32):
-            metrics = take_step(stop)
-        return metrics.loss, metrics.finite
-
-    return step, lambda: not_recorded(objective)
+    return GradientObjective(config, family, rewards, trainable, accelerator, None, copy)
 
 
 def not_recorded(objective: GradientObjective) -> list[str]:

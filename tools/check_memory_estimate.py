@@ -110,6 +110,7 @@ def compare(pipeline: Path, out: Path, settings: tuple[str, ...]) -> tuple[float
         f"model.id={pipeline}", f"run.out={out}", "run.cpu=true", "run.batch_size=4", "run.steps=2",
         "run.trackers=[]", "rollout.steps=4", "validation.prompts=0", "rewards=[{name: bright, phi: linear}]",
         "rollout.guidance_scale=1.0", "strategy={name: refl, first: 2, last: 3}",
+        "rollout.gradient_graphs=no",
     ]  # fmt: skip
     config = refl.load_config(settings=[*common, *settings])
     trainer = refl.Trainer(prompts=PROMPTS, args=config, rewards={"bright": brightness})

@@ -64,6 +64,9 @@ class FixedText(StableDiffusion):
         text = self.text.expand(len(prompts), -1, -1)
         return Condition({"text": text}, {"text": text} if negative is not None else None)
 
+    def condition_shapes(self) -> dict[str, tuple[int, ...]]:
+        return {"text": tuple(self.text.shape[1:])}
+
 
 def make_unet(size: str, device: torch.device, dtype: torch.dtype = torch.float32) -> UNet2DConditionModel:
     """Return the UNet; every call gives the same weights."""

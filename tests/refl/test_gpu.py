@@ -103,6 +103,10 @@ def test_recorded_steps_equal_launched_ones(pipelines, tmp_path, scale):
         ("sd", ("model.lora_rank=4", "run.mixed_precision=fp16", "rollout.guidance_scale=3")),
         ("sd", ("model.lora_rank=0", "run.accumulation=3")),
         ("sd", ("model.lora_rank=0", "run.mixed_precision=bf16", "rollout.no_grad_dtype=bf16")),
+        ("sd", ("model.lora_rank=0", "run.mixed_precision=fp16", "run.accumulation=2",
+                "rollout.no_grad_dtype=fp16")),
+        ("sd", ("model.lora_rank=4", "model.vae_tiling=true")),
+        ("flux2", ("model.lora_rank=4",)),
         ("sd", ("model.lora_rank=4", "strategy.name=alignprop", "rollout.negative_gradient=false",
                 "rollout.guidance_scale=3")),
         ("sdxl", ("model.lora_rank=4", "model.gradient_checkpointing=true")),
@@ -116,24 +120,35 @@ def test_recorded_gradient_steps_equal_launched_ones(pipelines, tmp_path, family
     tolerance = 0.25 if any("mixed_precision" in setting for setting in more) else 0.02
     more = ("rollout.no_grad_dtype=no", "run.tf32=false", "optimizer.lr=1e-3", *more)
     reward = "{name: red, phi: linear}, {name: tiny, phi: linear}"
-    norms, rewards, trainers = [], [], []
-    for graphs in ("rollout.gradient_graphs=no", "rollout.gradient_graphs=all"):
-        config = settings(tmp_path / str(len(norms)), *more, graphs, reward=reward)
-        trainer = refl.Trainer(pipelines(family), PROMPTS, config, {"red": redness})
+
+    def make(graphs):
+        config = settings(tmp_path / graphs, *more, f"rollout.gradient_graphs={graphs}", reward=reward)
+        return refl.Trainer(pipelines(family), PROMPTS, config, {"red": redness})
+
+    def weights(trainer):
+        return torch.cat([parameter.detach().flatten() for parameter in trainer.trainable.parameters])
+
+    norms, rewards, changes, start = [], [], [], weights(make("no"))
+    for parts in ("no", "forward", "all"):
+        trainer = make(parts)
         steps = [trainer.step(number) for number in range(8)]
         norms.append([step.gradient_norm for step in steps if step.finite])
         rewards.append([step.rewards["red"].mean for step in steps])
-        trainers.append(trainer)
-    graphs = trainer.objective.gradient_graphs
-    for part in (graphs.denoiser, graphs.decoder, trainer.objective.rewards.trained[1].recorded.gradient):
-        assert part.recorded is not None, part.failed
-    assert norms[1] == pytest.approx(norms[0], rel=tolerance)
-    assert rewards[1] == pytest.approx(rewards[0], abs=0.01)
-    first, second = (torch.cat([p.flatten() for p in t.trainable.parameters]) for t in trainers)
-    start = torch.cat([p.flatten() for p in refl.Trainer(
-        pipelines(family), PROMPTS, settings(tmp_path / "new", *more, reward=reward), {"red": redness}
-    ).trainable.parameters])  # fmt: skip
-    assert torch.cosine_similarity(first - start, second - start, dim=0) > 0.95
+        changes.append(weights(trainer) - start)
+        graphs = trainer.objective.gradient_graphs
+        recorded = [] if graphs is None else [graphs.denoiser, graphs.decoder]
+        for part in recorded:
+            assert part is None or part.recorded is not None, part.failed
+        assert (
+            len([part for part in recorded if part is not None]) == {"no": 0, "forward": 1, "all": 2}[parts]
+        )
+        if graphs is not None:
+            gradient = trainer.objective.rewards.trained[1].recorded.gradient
+            assert gradient.recorded is not None, gradient.failed
+    for number in (1, 2):
+        assert norms[number] == pytest.approx(norms[0], rel=tolerance)
+        assert rewards[number] == pytest.approx(rewards[0], abs=0.01)
+        assert torch.cosine_similarity(changes[0], changes[number], dim=0) > 0.95
 
 
 @pytest.mark.filterwarnings("error::reward_core.errors.CompilationWarning")

@@ -47,13 +47,25 @@ def test_parts_follow_from_the_sizes(pipelines, tmp_path, family):
     assert trainer.step(0).finite  # the estimate leaves the model as it was
 
 
+def test_gradients_are_in_half_precision_if_each_weight_gets_one(pipelines, tmp_path):
+    full = ("model.lora_rank=0", "run.mixed_precision=bf16")
+    trainer, memory = estimate(pipelines("sd"), tmp_path, *full)
+    weights = trainer.objective.half_weights.parameters.values()
+    assert memory.parts["gradients"] == sum(p.numel() * p.element_size() for p in weights)
+    assert memory.parts["gradients"] < 0.51 * 4 * sum(p.numel() for p in weights)
+    single = estimate(pipelines("sd"), tmp_path, *full, "rollout.no_grad_dtype=no")[1]
+    assert memory.activations < single.activations  # no weights are cast
+    summed = estimate(pipelines("sd"), tmp_path, *full, "run.accumulation=2")[1]
+    assert summed.parts["gradients"] == single.parts["gradients"] + memory.parts["gradients"]
+
+
 @pytest.mark.slow
 def test_settings_that_save_memory_lower_the_estimate(pipelines, tmp_path):
     def activations(*more):
         return estimate(pipelines("sd"), tmp_path, *more)[1].activations
 
     kept = activations("rollout.gradient_checkpointing=false")
-    launched = activations()
+    launched = activations("rollout.gradient_graphs=no")
     assert launched < kept
     for parts in ("denoiser", "all"):
         recorded = estimate(pipelines("sd"), tmp_path, f"rollout.gradient_graphs={parts}")[1]

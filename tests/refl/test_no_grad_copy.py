@@ -10,6 +10,7 @@ from accelerate.state import AcceleratorState
 from toy_runs import PROMPTS, redness, settings, train
 
 import refl
+import reward_core
 from refl.errors import ConfigError
 from refl.families import Guidance, load_family
 from refl.memory import estimate_memory
@@ -277,7 +278,7 @@ def test_auto_and_fp16_choose_a_dtype(pipelines, tmp_path):
         ("rollout.no_grad_graphs=true", "rollout.no_grad_graphs: .* Set rollout.no_grad_dtype"),
         (
             "rollout.gradient_graphs=true",
-            "gradient_graphs='true': it must be one of no, rewards, denoiser, all",
+            "gradient_graphs='true': it must be one of no, rewards, forward, denoiser, all",
         ),
         ("rollout.decode_dtype=auto", "decode_dtype='auto': it must be one of no, bf16, fp16"),
         (
@@ -292,6 +293,13 @@ def test_impossible_precisions_are_refused(tmp_path, setting, message):
         settings(tmp_path, setting)
 
 
+def test_graphs_of_weights_that_an_optimizer_moves_are_refused(tmp_path):
+    moved = "model.lora_rank=0", "model.channels_last=true", "optimizer.eight_bit=true"
+    with pytest.raises(ConfigError, match=r"gradient_graphs=all with model\.channels_last"):
+        settings(tmp_path, "rollout.gradient_graphs=all", *moved)
+    settings(tmp_path, "rollout.gradient_graphs=rewards", *moved)
+
+
 def test_gradient_graphs_change_nothing_on_a_cpu(pipelines, tmp_path):
     """There, their parts are launched as usual."""
     rewards = "{name: red, phi: linear}, {name: tiny, phi: linear}"
@@ -300,6 +308,40 @@ def test_gradient_graphs_change_nothing_on_a_cpu(pipelines, tmp_path):
         more = ("model.lora_rank=4", f"rollout.gradient_graphs={parts}")
         norms.append(make(pipelines("sd"), tmp_path, *more, reward=rewards).step(0).gradient_norm)
     assert norms[1:] == pytest.approx([norms[0]] * 2, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("family", "more", "parts"),
+    [
+        ("sd", ("model.lora_rank=4",), {"rewards", "denoiser", "decoder"}),
+        ("sd", ("model.lora_rank=0",), {"rewards"}),
+        ("sd", ("model.lora_rank=4", "rollout.gradient_checkpointing=false"), {"rewards"}),
+        ("sd", ("model.lora_rank=4", "rollout.height=528"), {"rewards"}),
+        ("sd", ("model.lora_rank=4", "model.offload_text_encoders=true"), {"rewards"}),
+        ("sd", ("model.lora_rank=4", "rollout.gradient_graphs=no"), set()),
+        ("sd", ("model.lora_rank=4", "rollout.gradient_graphs=forward"), {"rewards", "forward"}),
+        ("sd", ("model.lora_rank=4", "strategy.name=nft", "run.accumulation=4"), set()),
+        ("z-image", ("model.lora_rank=4",), {"rewards"}),
+    ],
+    ids=str,
+)
+def test_parts_that_a_gpu_records(pipelines, tmp_path, family, more, parts):
+    rewards = "{name: red, phi: linear, input: pixels}"
+    graphs = make(pipelines(family), tmp_path, *more, reward=rewards).objective.gradient_graphs
+    assert set(() if graphs is None else graphs.parts) == parts
+
+
+def test_other_methods_of_a_reward_model_stay_as_they_are(pipelines, tmp_path):
+    class Brighter(reward_core.RewardModel):
+        def brightness(self, pixels, prompts):
+            return pixels.mean((1, 2, 3)) + 0 * self.rewards_from_pixels(pixels, prompts)
+
+    tiny = reward_core.load("tiny", device="cpu")
+    model = Brighter(tiny.config, tiny.tokenizer)
+    config = settings(tmp_path, "model.lora_rank=4", "run.cpu=true")
+    trainer = refl.Trainer(pipelines("sd"), PROMPTS, config, {"red": model.brightness})
+    assert trainer.objective.rewards.trained[0].recorded is None
+    assert 0 < trainer.step(0).rewards["red"].mean < 1
 
 
 @pytest.mark.slow

@@ -71,9 +71,10 @@ class RolloutConfig:
             for denoisers of up to 4 billion parameters whose shapes are fixed, without ``no_grad_compile``.
         gradient_graphs: parts to record as CUDA graphs, so that each is one launch forward and one backward
             (a GPU only); the memory for their activations stays allocated. rewards: reward models of BLIP's
-            kind; denoiser: also the gradient steps; all: also the decoder; no: nothing. None: all for LoRA
-            with denoisers of up to 4 billion parameters whose shapes are fixed, unless activations are kept
-            or the denoiser is compiled; otherwise rewards.
+            kind; forward: also the forward pass of the gradient steps (not yet run on a GPU); denoiser: also
+            their backward pass; all: also the decoder; no: nothing. None: all for LoRA, denoisers of up to
+            4 billion parameters whose shapes are fixed and images of up to 512 x 512 pixels, unless
+            activations are kept, the denoiser is compiled or text encoders are offloaded; otherwise rewards.
         decode_dtype: bf16 or fp16: decode training images under autocast (less memory, faster); no:
             float32. None: the dtype of ``run.mixed_precision``, as in the original. VAEs that
             overflow in fp16 (``force_upcast``, as in SDXL) are decoded in float32 instead of fp16.
@@ -365,6 +366,13 @@ class TrainConfig:
                         f"Cannot use rollout.gradient_graphs with {path}={not required}: recorded steps "
                         f"recompute activations and are not compiled. Set {path}={required}."
                     )
+        moved = self.model.channels_last and self.optimizer.eight_bit and not self.model.lora_rank
+        if graphs in ("denoiser", "all") and moved:
+            raise ConfigError(
+                f"Cannot use rollout.gradient_graphs={graphs} with model.channels_last and "
+                "optimizer.eight_bit: bitsandbytes moves channels-last weights, which graphs read. Remove "
+                "one of them."
+            )
         for name in ("no_grad_compile", "no_grad_graphs"):
             if getattr(self.rollout, name) and not no_grad_dtype:
                 raise ConfigError(
@@ -427,7 +435,7 @@ PHIS = ("relu", "linear", "clipped")
 ENSEMBLES = ("sum", "min", "lower")
 REWARD_INPUTS = ("images", "pixels")
 HALF_DTYPES = ("bf16", "fp16")
-GRADIENT_GRAPHS = ("no", "rewards", "denoiser", "all")
+GRADIENT_GRAPHS = ("no", "rewards", "forward", "denoiser", "all")
 
 
 def _plain(value: Any) -> Any:

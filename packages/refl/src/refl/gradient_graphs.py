@@ -23,9 +23,12 @@ from .rewards import Reward
 
 # A pass of a larger denoiser takes longer than launching it.
 MOST_PARAMETERS = 4e9
+# The decoder and its memory grow with the images, but the time to launch it does not.
+MOST_PIXELS = 512 * 512
 PARTS = {
     "no": (),
     "rewards": ("rewards",),
+    "forward": ("rewards", "forward"),
     "denoiser": ("rewards", "denoiser"),
     "all": ("rewards", "denoiser", "decoder"),
 }
@@ -45,22 +48,34 @@ def no_fixed_shapes(setting: str, family: Family) -> ConfigError:
 
 
 def recorded_parts(config: TrainConfig, family: Family) -> tuple[str, ...]:
-    """Return the parts of a training step that become CUDA graphs on a GPU: rewards, denoiser, decoder.
+    """Return the parts of a training step that become CUDA graphs on a GPU.
+
+    These are: rewards, forward (the forward pass of the denoiser), denoiser (both its passes), decoder.
 
     Raises:
         ConfigError: ``rollout.gradient_graphs`` does not fit the model.
     """
-    rollout, chosen = config.rollout, config.rollout.gradient_graphs
+    chosen = config.rollout.gradient_graphs
     if not config.strategy.needs_reward_gradient:
         return ()
     if chosen is None:
-        # With all weights trained, gradients use the memory that activations need before.
-        small_gradients = config.model.lora_rank > 0 and not config.model.compile
-        records_all = small_gradients and rollout.gradient_checkpointing and family.fixed_shapes
-        chosen = "all" if records_all and is_small(family) else "rewards"
-    if "denoiser" in PARTS[chosen] and not family.fixed_shapes:
+        chosen = "all" if _everything_pays(config, family) else "rewards"
+    if chosen in ("forward", "denoiser", "all") and not family.fixed_shapes:
         raise no_fixed_shapes("gradient_graphs", family)
     return PARTS[chosen]
+
+
+def _everything_pays(config: TrainConfig, family: Family) -> bool:
+    """Return whether recording every part saves time without much more memory.
+
+    With all weights trained, launched steps use the same memory for activations and then for gradients; text
+    encoders that come and go would use that of activations.
+    """
+    rollout, model = config.rollout, config.model
+    height, width = family.image_size(rollout.height, rollout.width)
+    small = is_small(family) and height * width <= MOST_PIXELS
+    allowed = family.fixed_shapes and rollout.gradient_checkpointing and not model.compile
+    return small and allowed and model.lora_rank > 0 and not model.offload_text_encoders
 
 
 class GradientGraphs:
@@ -88,6 +103,9 @@ class GradientGraphs:
         self.memory, self.parts, self.tf32 = LazyMemory(), parts, tf32
         # Its gradients stay in the memory. It is recorded first, and later recordings leave them alone.
         self.denoiser = self._recorded("denoiser", family.denoiser, parameters)
+        if "forward" in parts:
+            options = self.memory, tf32, True
+            self.denoiser = RecordedGradient(family.denoiser, parameters, *options)
         self.decoder = self._recorded("decoder", family.pipeline.vae, {})
 
     def _recorded(
@@ -146,7 +164,9 @@ class GradientGraphs:
         """Record rewards whose prompts become tensors before the images are needed."""
         for reward in rewards if "rewards" in self.parts else ():
             model = getattr(reward.function, "__self__", None)
-            if isinstance(model, ScoringModel) and model.can_be_recorded:
+            if not isinstance(model, ScoringModel) or not model.can_be_recorded:
+                continue
+            if getattr(reward.function, "__func__", None) is ScoringModel.rewards_from_pixels:
                 gradient = RecordedGradient(model, {}, self.memory, self.tf32)
                 reward.recorded = _RecordedReward(model, DTYPES[reward.config.dtype], gradient)
 
@@ -169,7 +189,8 @@ class _RecordedReward:
             return model.rewards_from_pixels(pixels, prompts)
 
         def rewards(pixels: Tensor, token_ids: Tensor, mask: Tensor) -> Tensor:
-            with tf32(False), autocast(pixels.device, self.dtype):
+            # Weights that were cast outside of the graph would be freed.
+            with tf32(False), autocast(pixels.device, self.dtype, cache=False):
                 return model(model.transform(pixels), token_ids, mask).float()
 
         if not self.matrices:

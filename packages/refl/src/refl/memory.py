@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from .dtypes import DTYPES
+from .families import Family
 from .families.text_encoders import is_text_encoder
 from .objective import Objective
 from .rollout_plan import RolloutPlan
@@ -85,19 +86,22 @@ def estimate_memory(objective: Objective, plan: RolloutPlan) -> Memory:
     keeps = not rollout.gradient_checkpointing or (config.model.gradient_checkpointing and passes == 1)
     if not config.strategy.needs_reward_gradient:  # images and rewards are computed without gradient
         activations = held + block
-    elif "decoder" in recorded:  # its parts share their memory, and nothing else uses it
+    elif "decoder" in recorded:  # the denoiser and the decoder share their memory
         activations = max(held + block, sum(_decoder_bytes(objective, images)))
-        activations += _reward_bytes(objective, images)
+        activations += _reward_bytes(objective, images, recorded=False)
     elif "denoiser" in recorded:
         activations = held + block + _image_bytes(objective, images)
     elif keeps:
         activations = passes * held + max(block, _image_bytes(objective, images))
     else:  # gradient steps are recomputed as a whole, after the backward pass of the images
         activations = max(held + block, _image_bytes(objective, images))
+    rewards_stay = _reward_bytes(objective, images, recorded=True)
+    activations += rewards_stay
     if objective.captioned is not None:  # its activations are kept beside those of the rollout
-        activations += sum(_denoiser_bytes(objective, config.loss.pretraining_batch_size))
-    if offloads:  # while prompts are encoded, there are no activations
-        activations = max(activations, _size(encoders))
+        activations += sum(_pass_bytes(objective, objective.family, config.loss.pretraining_batch_size))
+    if offloads:  # while prompts are encoded, there are no other activations than those of graphs
+        stay = activations if "denoiser" in recorded else rewards_stay
+        activations = max(activations, stay + _size(encoders))
     sums = "denoiser" in recorded and (run.accumulation > 1 or passes > 1)
     if sums:  # gradients of the graph beside their sums
         parts["gradients"] *= 2
@@ -114,12 +118,12 @@ def _gradient_bytes(objective: Objective) -> float:
 
 
 def _image_bytes(objective: Objective, images: int) -> float:
-    """Return the peak of the activations of the decoder and the rewards.
+    """Return the peak of the activations of the decoder and of rewards that are not recorded.
 
     The rewards are backpropagated first, then the decoder block by block.
     """
     kept, block = _decoder_bytes(objective, images)
-    return kept + max(block, _reward_bytes(objective, images))
+    return kept + max(block, _reward_bytes(objective, images, recorded=False))
 
 
 def _modules_of_rewards(objective: Objective) -> Iterable[nn.Module]:
@@ -135,7 +139,11 @@ def _size(modules: Iterable[nn.Module]) -> float:
 
 def _denoiser_bytes(objective: Objective, batch: int) -> tuple[float, float]:
     """Return the bytes that a pass with gradient keeps, and those of the largest block it recomputes."""
-    family = objective.family if objective.half_weights is None else objective.half_weights.family
+    weights = objective.half_weights
+    return _pass_bytes(objective, objective.family if weights is None else weights.family, batch)
+
+
+def _pass_bytes(objective: Objective, family: Family, batch: int) -> tuple[float, float]:
     latents = torch.empty(batch, *family.latent_shape(objective.height, objective.width), device="meta")
     shapes = family.condition_shapes()
     condition = {name: torch.empty(batch, *shape, device="meta") for name, shape in shapes.items()}
@@ -162,11 +170,13 @@ def _decoder_bytes(objective: Objective, batch: int) -> tuple[float, float]:
     return saved.bytes, saved.largest_block
 
 
-def _reward_bytes(objective: Objective, batch: int) -> float:
+def _reward_bytes(objective: Objective, batch: int, recorded: bool) -> float:
+    """Return the bytes that trained rewards keep, of those that become CUDA graphs or of the others."""
+    rewards = [r for r in objective.rewards.trained if (r.recorded is not None) == recorded]
     saved = SavedBytes(p for module in _modules_of_rewards(objective) for p in module.parameters())
     shape = (2, 3, objective.height, objective.width)
     pixels = torch.full(shape, 0.5, device=objective.accelerator.device, requires_grad=True)
     with saved.hooks():
-        for reward in objective.rewards.trained:
+        for reward in rewards:
             saved.graphs.append(reward(pixels, ["a prompt"] * 2))
     return saved.bytes * batch / 2

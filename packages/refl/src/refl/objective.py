@@ -15,7 +15,6 @@ from reward_core.runs.cuda import upload
 from .captioned_images import CaptionedImages
 from .config import TrainConfig
 from .dtypes import DTYPES
-from .errors import ConfigError
 from .families import Condition, Family, Guidance
 from .families.decoding import recompute_in_backward
 from .gradient_graphs import GradientGraphs, recorded_parts
@@ -109,7 +108,7 @@ class Objective(ABC):
         self.gradient_graphs = self._make_gradient_graphs()
         if captioned is not None:
             self.levels = torch.stack(training_levels(family.pipeline.scheduler))  # (3, T), on the CPU
-        self.height, self.width = image_size(config, family)
+        self.height, self.width = family.image_size(config.rollout.height, config.rollout.width)
         self.schedule = self._schedule(config.rollout.steps)
         self.guidance = Guidance(config.rollout.guidance_scale, config.rollout.negative_gradient)
         self.microsteps_per_step = config.run.accumulation
@@ -266,20 +265,3 @@ class Objective(ABC):
         with self.accelerator.autocast():
             output = family.denoise(x, timesteps, self._encode(captions, Guidance()), Guidance())
         return denoising_loss(x0, added, output, alpha, sigma, self.schedule.prediction)
-
-
-def image_size(config: TrainConfig, family: Family) -> tuple[int, int]:
-    """Return (height, width) in pixels from the settings, or the model's native size.
-
-    Raises:
-        ConfigError: a side is not a multiple of the model's ``size_multiple``.
-    """
-    height = config.rollout.height or family.default_size
-    width = config.rollout.width or height
-    multiple = family.size_multiple
-    if height % multiple or width % multiple:
-        raise ConfigError(
-            f"Cannot train on images of {height} x {width} pixels: rollout.height and rollout.width must be "
-            f"multiples of {multiple}."
-        )
-    return height, width

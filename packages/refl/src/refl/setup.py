@@ -27,7 +27,7 @@ from .image_rewards import import_function
 from .input_checks import check_downloads, check_model, check_out, check_reward_names, is_import_path
 from .nft_objective import NFTObjective
 from .no_grad_copy import NoGradCopy
-from .objective import Objective, image_size
+from .objective import Objective
 from .prompts import Batches, read_prompts
 from .rewards import AnyReward, Rewards, load_rewards
 
@@ -165,7 +165,7 @@ def make_family(config: TrainConfig, accelerator: Accelerator) -> Family:
 
 def check_schedules(config: TrainConfig, family: Family) -> None:
     """Raise ConfigError if the model does not support the image size, the steps or the sampler."""
-    height, width = image_size(config, family)
+    height, width = family.image_size(config.rollout.height, config.rollout.width)
     for steps in (config.rollout.steps, config.validation.steps or config.rollout.steps):
         family.schedule(steps, config.rollout.sampler, height, width)
 
@@ -201,7 +201,8 @@ def make_rewards(
     )
     logger.info("checking the rewards on two images")
     known = [prompts[0], prompts[-1]]
-    rewards.check(*image_size(config, family), accelerator.device, known, needs_gradient)
+    size = family.image_size(config.rollout.height, config.rollout.width)
+    rewards.check(*size, accelerator.device, known, needs_gradient)
     return rewards
 
 

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..errors import ConfigError
 from ..noise_schedule import NoiseSchedule, make_schedule
 from ..rollout import clear_autocast_cache
 from .latent_images import LatentImages
@@ -176,6 +177,25 @@ class Family(LatentImages, ABC):
     def default_size(self) -> int:
         """The model's native image side in pixels."""
         return int(self.denoiser.config.sample_size) * self.scale_factor
+
+    def image_size(self, height: int = 0, width: int = 0) -> tuple[int, int]:
+        """Return height and width of images in pixels.
+
+        Args:
+            height: the height; 0: the model's native size.
+            width: the width; 0: the same as the height.
+
+        Raises:
+            ConfigError: a side is not a multiple of ``size_multiple``.
+        """
+        height = height or self.default_size
+        width, multiple = width or height, self.size_multiple
+        if height % multiple or width % multiple:
+            raise ConfigError(
+                f"Cannot train on images of {height} x {width} pixels: rollout.height and rollout.width must "
+                f"be multiples of {multiple}."
+            )
+        return height, width
 
     def schedule(self, steps: int, sampler: str, height: int, width: int) -> NoiseSchedule:
         """Return the levels of ``steps`` steps; an empty sampler is the default."""
