@@ -259,7 +259,7 @@ def make_objective(
             f"rewards=[{{name: reward, dtype: {args.dtype}}}]",
             *VARIANTS[name],
         ],
-    )
+    ).check()
     accelerator = make_accelerator(config)
     family = make_family(args.size, frozen, device, frozen_dtype(config, device))
     rewards = load_rewards(config.rewards, device, {"reward": frozen["reward"].rewards_from_pixels})

@@ -71,7 +71,7 @@ def test_the_paper_preset_has_the_published_values():
     assert (config.optimizer.lr, config.optimizer.schedule) == (1e-5, "constant")
     assert config.optimizer.ema_decay > 0
     assert config.run.mixed_precision == "fp16"
-    assert config.rewards[0] == refl.config.RewardConfig("ImageReward-v1.0", 1.0, "relu", 2.0)
+    assert config.check().rewards[0] == refl.config.RewardConfig("ImageReward-v1.0", 1.0, "relu", 2.0)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -85,17 +85,17 @@ def test_presets_round_trip_through_yaml(preset, tmp_path):
 @pytest.mark.parametrize(("strategy", "scale"), [("refl", 0.001), ("drtune", 0.001), ("nft", 1), ("grpo", 1)])
 def test_the_scale_of_the_reward_depends_on_the_strategy_unless_it_is_set_or_saved(strategy, scale, tmp_path):
     def reward_scale(*more, file=None):
-        return refl.load_config(file, settings=[f"strategy.name={strategy}", *more]).loss.reward_scale
+        return refl.load_config(file, settings=[f"strategy.name={strategy}", *more]).check().loss.reward_scale
 
     assert reward_scale() == reward_scale("loss.reward_scale=null") == scale
     assert reward_scale("loss.reward_scale=0") == 0
     saved = tmp_path / "settings.yaml"  # of a run with another strategy
-    other = refl.load_config(settings=["strategy.name=" + ("grpo" if strategy == "refl" else "refl")])
+    other = refl.load_config(settings=["strategy.name=" + ("grpo" if strategy == "refl" else "refl")]).check()
     saved.write_text(yaml.safe_dump(other.to_dict()))
     assert reward_scale(file=saved) == other.loss.reward_scale
     more = [f"strategy.name={strategy}", "strategy.first=null", "strategy.last=null"]
     with_preset = refl.load_config(preset="sd14-paper", settings=more)
-    assert with_preset.loss.reward_scale == scale
+    assert with_preset.check().loss.reward_scale == scale
 
 
 def test_a_file_overrides_a_preset_and_settings_override_both(tmp_path):

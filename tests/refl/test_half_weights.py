@@ -86,6 +86,19 @@ def test_each_weight_is_updated_once_a_step(pipelines, tmp_path, monkeypatch):
     assert largest[1] < 0.2 * largest[0]
 
 
+def test_gradients_are_added_in_float32_as_they_arrive(pipelines, tmp_path):
+    """With several microsteps, so that there are never all of them in both precisions."""
+    trainer = make(pipelines, tmp_path, "run.accumulation=2")
+    weights, seen = trainer.objective.half_weights, []
+    for half, _ in weights.pairs:
+        half.register_post_accumulate_grad_hook(
+            lambda _: seen.append(sum(half.grad is not None for half, _ in weights.pairs))
+        )
+    assert trainer.step(0).finite
+    assert len(seen) == 2 * len(weights.pairs)
+    assert max(seen) == 0
+
+
 @pytest.mark.parametrize(
     "more",
     [

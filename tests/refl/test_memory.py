@@ -56,7 +56,7 @@ def test_gradients_are_in_half_precision_if_each_weight_gets_one(pipelines, tmp_
     single = estimate(pipelines("sd"), tmp_path, *full, "rollout.no_grad_dtype=no")[1]
     assert memory.activations < single.activations  # no weights are cast
     summed = estimate(pipelines("sd"), tmp_path, *full, "run.accumulation=2")[1]
-    assert summed.parts["gradients"] == single.parts["gradients"] + memory.parts["gradients"]
+    assert summed.parts["gradients"] == single.parts["gradients"]
 
 
 @pytest.mark.slow

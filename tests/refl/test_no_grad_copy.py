@@ -1,6 +1,7 @@
 """The half-precision copy for steps without gradient, and half precision in decoding and rewards."""
 
 import copy
+import dataclasses
 import random
 from contextlib import contextmanager, nullcontext
 
@@ -174,7 +175,7 @@ def test_nft_generates_with_the_old_adapters(pipelines, tmp_path):
 @pytest.mark.parametrize("setting", ["no_grad_dtype", "decode_dtype"])
 def test_a_run_in_half_precision_generates_images_in_it_by_default(tmp_path, setting):
     def chosen(*more, **options):
-        return getattr(settings(tmp_path, *more, **options).rollout, setting)
+        return getattr(settings(tmp_path, *more, **options).check().rollout, setting)
 
     bf16, lora = "run.mixed_precision=bf16", "model.lora_rank=4"
     assert chosen(lora, bf16) == "bf16"
@@ -194,7 +195,14 @@ def test_settings_files_keep_their_meaning(tmp_path):
     for written in ("''", "", "off", "auto"):
         file.write_text(f"run: {{mixed_precision: bf16}}\nrollout: {{no_grad_dtype: {written}}}\n")
         expected = {"''": "", "off": "", "": "bf16"}.get(written, written)
-        assert refl.load_config(file).rollout.no_grad_dtype == expected
+        assert refl.load_config(file).check().rollout.no_grad_dtype == expected
+
+
+def test_defaults_follow_settings_that_are_changed_later(tmp_path):
+    config = settings(tmp_path, "run.mixed_precision=bf16")
+    changed = dataclasses.replace(config, run=dataclasses.replace(config.run, mixed_precision="no"))
+    assert (config.check().rollout.no_grad_dtype, changed.check().rollout.no_grad_dtype) == ("bf16", "")
+    assert config.check().check() == config.check()
 
 
 @pytest.mark.slow

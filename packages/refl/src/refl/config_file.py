@@ -29,6 +29,9 @@ def load_config(
 ) -> TrainConfig:
     """Return checked settings: a preset, overridden by a YAML file, overridden by ``key=value`` settings.
 
+    Defaults that depend on other settings stay open (see ``TrainConfig.check``), so that they follow later
+    changes of these settings.
+
     Args:
         file: YAML file.
         preset: name of a preset.
@@ -42,7 +45,9 @@ def load_config(
         config = reading.load_settings(TrainConfig(), PRESETS, preset, file, settings)
     listed = [reward.name for reward in config.rewards if not reward.weight]
     more = [RewardConfig(name, 0.0) for name in dict.fromkeys(held_out) if name not in listed]
-    return dataclasses.replace(config, rewards=(*config.rewards, *more)).check()
+    config = dataclasses.replace(config, rewards=(*config.rewards, *more))
+    config.check()
+    return config
 
 
 def override(config: T, values: Mapping[str, Any]) -> T:

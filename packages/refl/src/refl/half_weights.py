@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from .no_grad_copy import NoGradCopy
 
 CHUNK_BYTES = 512 * 2**20
 
-Pair = tuple[nn.Parameter, nn.Parameter]
+Pair = tuple[Tensor, nn.Parameter]
 """(weight in half precision, trained parameter)"""
 
 
@@ -33,6 +34,8 @@ class HalfWeights:
         copy: copy for the steps without gradient in the dtype of autocast, to be refreshed before a gradient
             step.
         parameters: name within the denoiser -> trained parameter, float32.
+        keep: returns whether gradients stay in half precision until ``step``; otherwise each is added to that
+            of the trained parameter at once.
 
     Attributes:
         family: the family with that denoiser; everything else is shared.
@@ -40,7 +43,9 @@ class HalfWeights:
         pairs: (weight in half precision, trained parameter) of each shared weight.
     """
 
-    def __init__(self, copy: NoGradCopy, parameters: Mapping[str, nn.Parameter]):
+    def __init__(
+        self, copy: NoGradCopy, parameters: Mapping[str, nn.Parameter], keep: Callable[[], bool] = bool
+    ):
         halves = dict(copy.module.named_parameters())
         cast = cast_by_autocast(copy.trained.denoiser)
         self.parameters = {
@@ -49,6 +54,14 @@ class HalfWeights:
         }
         self.pairs = [(self.parameters[name], p) for name, p in parameters.items() if name in cast]
         self.family = self._family_of(copy.trained)
+        self.keep = keep
+        for half, parameter in self.pairs:
+            half.register_post_accumulate_grad_hook(partial(self._arrived, parameter))
+
+    def _arrived(self, parameter: nn.Parameter, half: Tensor) -> None:
+        """Handle a gradient of the backward pass. Graphs write theirs to ``grad`` without this call."""
+        if not self.keep():
+            self.add_gradients([(half, parameter)])
 
     def _family_of(self, trained: Family) -> Family:
         # deepcopy takes weights from here and copies none.

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .dtypes import DTYPES
 from .families import Family
@@ -74,7 +74,7 @@ def estimate_memory(objective: Objective, plan: RolloutPlan) -> Memory:
         "copy for steps without gradient": 0.0 if copy is None else float(copy.nbytes),
         "reference": _size([family.denoiser]) if full_reference else 0.0,
         "old weights": trained if config.strategy.keeps_old_weights else 0.0,
-        "gradients": _gradient_bytes(objective),
+        "gradients": 0.0,
         "optimizer": trained * (0.5 if config.optimizer.eight_bit else 2),
         "moving average": trained if config.optimizer.ema_decay else 0.0,
     }
@@ -102,19 +102,26 @@ def estimate_memory(objective: Objective, plan: RolloutPlan) -> Memory:
     if offloads:  # while prompts are encoded, there are no other activations than those of graphs
         stay = activations if "denoiser" in recorded else rewards_stay
         activations = max(activations, stay + _size(encoders))
-    sums = "denoiser" in recorded and (run.accumulation > 1 or passes > 1)
-    if sums:  # gradients of the graph beside their sums
-        parts["gradients"] *= 2
+    summed = "denoiser" in recorded and (run.accumulation > 1 or passes > 1)
+    parts["gradients"] = _gradient_bytes(objective, summed)
     return Memory(parts, activations, run.accumulation > 1 or "denoiser" in recorded)
 
 
-def _gradient_bytes(objective: Objective) -> float:
-    weights = objective.half_weights
-    singles = 4.0 * sum(p.numel() for p in objective.trainable.parameters)
-    if weights is None:
-        return singles
-    halves = float(sum(p.numel() * p.element_size() for p in weights.parameters.values()))
-    return halves if objective.keeps_half_gradients else halves + singles
+def _gradient_bytes(objective: Objective, summed: bool) -> float:
+    """Return the bytes of the gradients.
+
+    Args:
+        objective: what is trained.
+        summed: whether gradients of graphs, whose memory stays, are added to others.
+    """
+    weights, singles = objective.half_weights, objective.trainable.parameters
+    halves = singles if weights is None else weights.parameters.values()
+    kept = _bytes_of(halves if objective.keeps_half_gradients else singles)
+    return kept + (_bytes_of(halves) if summed else 0.0)
+
+
+def _bytes_of(parameters: Iterable[Tensor]) -> float:
+    return float(sum(parameter.numel() * parameter.element_size() for parameter in parameters))
 
 
 def _image_bytes(objective: Objective, images: int) -> float:
@@ -134,7 +141,7 @@ def _modules_of_rewards(objective: Objective) -> Iterable[nn.Module]:
 
 
 def _size(modules: Iterable[nn.Module]) -> float:
-    return float(sum(p.numel() * p.element_size() for module in modules for p in module.parameters()))
+    return _bytes_of(parameter for module in modules for parameter in module.parameters())
 
 
 def _denoiser_bytes(objective: Objective, batch: int) -> tuple[float, float]:

@@ -125,7 +125,8 @@ class Objective(ABC):
             return None
         if not strategy.needs_reward_gradient or not strategy.has_one_gradient_step:
             return None
-        return HalfWeights(copy, dict(zip(trainable.names, trainable.parameters)))
+        parameters = dict(zip(trainable.names, trainable.parameters))
+        return HalfWeights(copy, parameters, lambda: self.keeps_half_gradients)
 
     @property
     def keeps_half_gradients(self) -> bool:
