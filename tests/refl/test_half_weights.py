@@ -1,5 +1,8 @@
 """Gradient steps with weights in half precision compute what autocast computes, and update all weights."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from accelerate.state import AcceleratorState
@@ -115,6 +118,16 @@ def test_other_runs_train_without(pipelines, tmp_path, more):
     trainer = make(pipelines, tmp_path, *more)
     assert trainer.objective.half_weights is None
     assert not trainer.objective.keeps_half_gradients
+
+
+@pytest.mark.parametrize("more", [(), ("run.accumulation=2",), ("model.lora_rank=4",)], ids=str)
+def test_a_trainer_gives_its_memory_back(pipelines, tmp_path, more):
+    trainer = make(pipelines, tmp_path, *more)
+    trainer.step(0)
+    parameters = [weakref.ref(parameter) for parameter in trainer.trainable.parameters]
+    del trainer
+    gc.collect()
+    assert not any(parameter() is not None for parameter in parameters)
 
 
 def test_a_step_that_is_not_finite_leaves_nothing(pipelines, tmp_path):

@@ -5,12 +5,14 @@ its own. A case makes several checks, since each process costs seconds.
 """
 
 import contextlib
+import gc
 import hashlib
 import io
 import json
 import os
 import socket
 import threading
+import weakref
 
 import pytest
 import torch
@@ -24,6 +26,7 @@ from reward_core.hub.dataset_files import RepoFile, RepoListing, fetch_verified
 from reward_core.hub.downloads import as_hub_error, fetch
 from reward_core.hub.file_specs import HubFile, WebFile
 from reward_core.hub.local_files import how_to_copy
+from reward_core.hub.reachability import hub_failure
 from reward_core.models.blip.published import BLIP_WEIGHTS
 from reward_core.network.config import RewardConfig
 
@@ -338,6 +341,24 @@ def test_without_a_network_the_command_suggests_a_solution(hub, command, parity)
         assert reason in done.stderr
         assert_says_what_to_do(done.stderr)
         assert "Traceback" not in done.stderr
+
+
+def test_a_remembered_failure_keeps_nothing_of_its_callers(monkeypatch):
+    nobody = Hub()
+    nobody.stop()
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", nobody.address)
+
+    class Large:
+        """Something that a caller has in memory."""
+
+    def ask():
+        large = Large()
+        return weakref.ref(large), hub_failure()
+
+    large, failure = ask()
+    gc.collect()
+    assert "refused" in str(failure)
+    assert large() is None
 
 
 @pytest.mark.slow

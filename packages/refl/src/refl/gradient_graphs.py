@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from reward_core.runs.cuda import tf32, upload
+from reward_core.scoring.cuda_graph import LazyMemory
 from reward_core.scoring.scoring_model import ScoringModel
 
 from .config import TrainConfig
@@ -18,7 +19,7 @@ from .dtypes import DTYPES, autocast
 from .errors import ConfigError
 from .families import Condition, Family, Guidance
 from .families.base import batch_of
-from .recorded_gradient import LazyMemory, RecordedGradient
+from .recorded_gradient import RecordedGradient
 from .rewards import Reward
 
 # A pass of a larger denoiser takes longer than launching it.
@@ -59,23 +60,25 @@ def recorded_parts(config: TrainConfig, family: Family) -> tuple[str, ...]:
     if not config.strategy.needs_reward_gradient:
         return ()
     if chosen is None:
-        chosen = "all" if _everything_pays(config, family) else "rewards"
+        chosen = _best_parts(config, family)
     if chosen in ("forward", "denoiser", "all") and not family.fixed_shapes:
         raise no_fixed_shapes("gradient_graphs", family)
     return PARTS[chosen]
 
 
-def _everything_pays(config: TrainConfig, family: Family) -> bool:
-    """Return whether recording every part saves time without much more memory.
+def _best_parts(config: TrainConfig, family: Family) -> str:
+    """Return the parts whose recording saves time without much more memory.
 
-    With all weights trained, launched steps use the same memory for activations and then for gradients; text
-    encoders that come and go would use that of activations.
+    With all weights trained, launched backward passes use the same memory for activations and then for
+    gradients; text encoders that come and go would use that of activations.
     """
     rollout, model = config.rollout, config.model
+    recomputed = rollout.gradient_checkpointing and not model.gradient_checkpointing
+    if not family.fixed_shapes or not is_small(family) or model.compile or not recomputed:
+        return "rewards"
     height, width = family.image_size(rollout.height, rollout.width)
-    small = is_small(family) and height * width <= MOST_PIXELS
-    allowed = family.fixed_shapes and rollout.gradient_checkpointing and not model.compile
-    return small and allowed and model.lora_rank > 0 and not model.offload_text_encoders
+    large = height * width > MOST_PIXELS or model.lora_rank == 0 or model.offload_text_encoders
+    return "forward" if large else "all"
 
 
 class GradientGraphs:
@@ -88,6 +91,8 @@ class GradientGraphs:
         decode_dtype: dtype of the decoder's autocast.
         parts: what to record (see ``recorded_parts``).
         tf32: whether TF32 is allowed in backward passes.
+        memory: memory of graphs that run at other times. It is used unless the backward pass of the denoiser
+            is recorded, whose gradients stay in the memory until the optimizer takes them.
     """
 
     def __init__(
@@ -98,10 +103,12 @@ class GradientGraphs:
         decode_dtype: torch.dtype,
         parts: Collection[str],
         tf32: bool,
+        memory: LazyMemory | None = None,
     ):
         self.family, self.dtype, self.decode_dtype = family, dtype, decode_dtype
-        self.memory, self.parts, self.tf32 = LazyMemory(), parts, tf32
-        # Its gradients stay in the memory. It is recorded first, and later recordings leave them alone.
+        self.parts, self.tf32 = parts, tf32
+        self.memory = LazyMemory() if memory is None or "denoiser" in parts else memory
+        # It is recorded first, and later recordings leave its gradients alone.
         self.denoiser = self._recorded("denoiser", family.denoiser, parameters)
         if "forward" in parts:
             options = self.memory, tf32, True

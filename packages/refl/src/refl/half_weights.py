@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
@@ -55,13 +56,16 @@ class HalfWeights:
         self.pairs = [(self.parameters[name], p) for name, p in parameters.items() if name in cast]
         self.family = self._family_of(copy.trained)
         self.keep = keep
-        for half, parameter in self.pairs:
-            half.register_post_accumulate_grad_hook(partial(self._arrived, parameter))
+        # Python's garbage collector does not see through hooks of tensors.
+        weights = weakref.ref(self)
 
-    def _arrived(self, parameter: nn.Parameter, half: Tensor) -> None:
-        """Handle a gradient of the backward pass. Graphs write theirs to ``grad`` without this call."""
-        if not self.keep():
-            self.add_gradients([(half, parameter)])
+        def arrived(parameter: nn.Parameter, half: Tensor) -> None:
+            owner = weights()
+            if owner is not None and not owner.keep():
+                owner.add_gradients([(half, parameter)])
+
+        for half, parameter in self.pairs:
+            half.register_post_accumulate_grad_hook(partial(arrived, parameter))
 
     def _family_of(self, trained: Family) -> Family:
         # deepcopy takes weights from here and copies none.

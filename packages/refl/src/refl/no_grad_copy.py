@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from reward_core.runs.triton_kernels import triton_runs_on
 from reward_core.scoring.compiling import CompiledByShape
+from reward_core.scoring.cuda_graph import LazyMemory
 from reward_core.scoring.fast_path import RECORD_FIXED_BATCH
 
 from .channels_last_norm import keep_channels_last
@@ -42,6 +43,7 @@ class NoGradCopy:
 
     Attributes:
         dtype: dtype of the copy.
+        memory: memory of its graphs. What they compute is copied, so others may use it between their calls.
         module: the copied denoiser.
     """
 
@@ -67,7 +69,7 @@ class NoGradCopy:
         if compile:
             self.module.compile()
         self.adapters: dict[str, _Adapters] | None = None
-        self.graphs = graphs
+        self.graphs, self.memory = graphs, LazyMemory()
         self.recorded: dict[tuple, CompiledByShape] = {}
         # The family with another denoiser; everything else is shared.
         self.family = copy.copy(family)
@@ -124,7 +126,7 @@ class NoGradCopy:
             def from_tensors(latents: Tensor, timesteps: Tensor, *encoded: Tensor) -> Tensor:
                 return self._denoise(latents, timesteps, Condition.from_tensors(names, encoded), guidance)
 
-            self.recorded[key] = CompiledByShape(from_tensors, RECORD_FIXED_BATCH)
+            self.recorded[key] = CompiledByShape(from_tensors, RECORD_FIXED_BATCH, self.memory)
         # A graph reads the timestep from memory.
         return self.recorded[key](latents, batch_of(timestep, latents), *condition.tensors)
 

@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 from reward_core.errors import CompilationWarning
 from reward_core.runs.caller_warning import warn_caller
 from reward_core.runs.cuda import tf32 as tf32_allowed
-from reward_core.scoring.cuda_graph import RecordedFunction, SharedMemory
+from reward_core.scoring.cuda_graph import LazyMemory, RecordedFunction, SharedMemory
 
 from .other_tensors import call_with
 
@@ -97,21 +97,6 @@ class RecordedGradient:
                 "(slower). Set rollout.gradient_graphs=no.",
                 CompilationWarning,
             )
-
-
-class LazyMemory:
-    """The memory of graphs that never run at once, allocated at the first recording."""
-
-    def __init__(self) -> None:
-        self._memory: SharedMemory | None = None
-
-    def get(self) -> SharedMemory:
-        self._memory = self._memory or SharedMemory()
-        return self._memory
-
-    def forget(self) -> None:
-        """Use new memory from now on: torch cannot record into memory that no graph uses any more."""
-        self._memory = None
 
 
 class _ForwardGraph:

@@ -23,6 +23,7 @@ def hub_failure() -> Exception | None:
     when, failure = _answers.get(endpoint, (0.0, None))
     if endpoint not in _answers or (failure is not None and time.monotonic() - when > REMEMBERED):
         failure = _ask(endpoint)
+        _drop_frames(failure)
         _answers[endpoint] = time.monotonic(), failure
     return failure
 
@@ -42,6 +43,15 @@ def _ask(endpoint: str) -> Exception | None:
         else:
             return None  # any answer will do
     return failure
+
+
+def _drop_frames(failure: BaseException | None) -> None:
+    """Remove the tracebacks: their frames would keep everything in memory that the callers hold."""
+    seen: set[int] = set()
+    while failure is not None and id(failure) not in seen:
+        seen.add(id(failure))
+        failure.__traceback__ = None
+        failure = failure.__cause__ or failure.__context__
 
 
 def _session():

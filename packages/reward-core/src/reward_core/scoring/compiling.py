@@ -16,7 +16,7 @@ from torch import Tensor
 from ..errors import CompilationWarning
 from ..runs.caller_warning import warn_caller
 from .batching import is_out_of_memory
-from .cuda_graph import RecordedFunction, SharedMemory
+from .cuda_graph import LazyMemory, RecordedFunction
 
 logger = logging.getLogger(__name__)
 
@@ -89,14 +89,22 @@ class CompiledByShape:
     Shapes are static. Inductor caches compiled code on disk, so later processes start faster. If compiling,
     recording or a compiled function fails, one CompilationWarning gives the reason and everything runs
     uncompiled.
+
+    Args:
+        function: function of tensors.
+        plan: how and when to compile.
+        memory: memory of the graphs, to share it with functions that do not run at the same time; None: own
+            memory.
     """
 
-    def __init__(self, function: Callable[..., Tensor], plan: CompilePlan) -> None:
+    def __init__(
+        self, function: Callable[..., Tensor], plan: CompilePlan, memory: LazyMemory | None = None
+    ) -> None:
         self.function, self.plan = function, plan
         self.shapes: dict[tuple, _Shape] = {}
         self.failed: str | None = None
         self.lock = threading.RLock()
-        self._memory: SharedMemory | None = None
+        self._memory = memory or LazyMemory()
 
     def __call__(self, *tensors: Tensor | None) -> Tensor:
         shape = self._shape(tensors)
@@ -129,7 +137,7 @@ class CompiledByShape:
             for shape in self.shapes.values():
                 if shape.run is not None and self.plan.graphs:
                     shape.run, shape.compiled, shape.calls = None, False, 0
-            self._memory = None
+            self._memory.forget()
 
     def _records(self, tensors: tuple[Tensor | None, ...]) -> bool:
         first = tensors[0]
@@ -167,7 +175,7 @@ class CompiledByShape:
                     else:
                         run(*tensors)
             except Exception as error:  # dynamo, inductor, triton, C++ compiler, driver: all differ
-                self._memory = None  # torch fails to record into memory that no graph uses any more
+                self._memory.forget()
                 if self._needs_smaller_batch(error):
                     raise
                 self._fail(error)
@@ -193,8 +201,7 @@ class CompiledByShape:
             remaining = iter(some)
             return function(*(None if t is None else next(remaining) for t in tensors))
 
-        self._memory = self._memory or SharedMemory()
-        recorded = RecordedFunction(without_none, rows, present, self._memory)
+        recorded = RecordedFunction(without_none, rows, present, self._memory.get())
         return lambda *given: recorded(*(t for t in given if t is not None))
 
     def _needs_smaller_batch(self, error: Exception) -> bool:
@@ -204,7 +211,7 @@ class CompiledByShape:
         """Warn once, and run everything uncompiled from now on."""
         for shape in self.shapes.values():
             shape.run, shape.compiled = None, False
-        self._memory = None
+        self._memory.forget()
         if self.failed is None:
             self.failed = _reason(error)
             logger.info("compiling or recording failed", exc_info=error)

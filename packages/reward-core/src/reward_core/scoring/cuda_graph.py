@@ -36,6 +36,21 @@ class SharedMemory:
                 self._free.record(stream)
 
 
+class LazyMemory:
+    """Memory for functions of which one runs at a time, allocated at the first recording."""
+
+    def __init__(self) -> None:
+        self._memory: SharedMemory | None = None
+
+    def get(self) -> SharedMemory:
+        self._memory = self._memory or SharedMemory()
+        return self._memory
+
+    def forget(self) -> None:
+        """Use new memory from now on: torch cannot record into memory that no graph uses any more."""
+        self._memory = None
+
+
 class RecordedFunction:
     """A function of tensors with a fixed shape, recorded once and replayed at every call.
 
