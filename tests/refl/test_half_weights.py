@@ -61,7 +61,7 @@ def test_steps_equal_those_of_autocast(pipelines, tmp_path, family, more):
     assert (changes[0] - changes[1]).norm() < 0.03 * changes[0].norm()
 
 
-def test_each_weight_is_updated_once_a_step_whatever_the_chunks(pipelines, tmp_path, monkeypatch):
+def test_each_weight_is_updated_once_a_step_in_chunks_of_any_size(pipelines, tmp_path, monkeypatch):
     """Gradients are in float32 for a chunk of the weights at a time."""
     weights, largest = [], []
     for size in (refl.half_weights.CHUNK_BYTES, 20_000):
