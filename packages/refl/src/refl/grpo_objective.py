@@ -46,8 +46,9 @@ class GRPOObjective(PolicyObjective):
         shape = self.family.latent_shape(self.height, self.width)
         start = SampleNoise(seed, number, self.group_starts(indices), TRAINING)
         noise = SampleNoise(seed, number, indices, STEPS)
-        device = self.accelerator.device
-        return self._rollout(prompts, noise, plan, schedule, self.no_grad_copy, start(shape, device))[0]
+        latents = start(shape, self.accelerator.device)
+        condition, copy = self._encode(prompts, self.guidance), self.no_grad_copy
+        return self._rollout(condition, self.guidance, noise, plan, schedule, copy, latents)
 
     def losses(self, step: int, part: Part) -> Iterator[MicroStep]:
         with self.accelerator.autocast():  # as in the rollout: equal weights give equal probabilities
