@@ -86,7 +86,8 @@ class GradientGraphs:
     ):
         self.family, self.dtype, self.decode_dtype = family, dtype, decode_dtype
         self.memory, self.parts, self.tf32 = LazyMemory(), parts, tf32
-        # Its gradients stay in the memory. It is recorded first, and later recordings leave them alone.
+        # Its gradients stay in the memory. It is recorded first, and later recordings leave them alone; a
+        # reward that is called several times in a step waits for it.
         self.denoiser = self._recorded("denoiser", family.denoiser, parameters)
         self.decoder = self._recorded("decoder", family.pipeline.vae, {})
 
@@ -147,7 +148,7 @@ class GradientGraphs:
         for reward in rewards if "rewards" in self.parts else ():
             model = getattr(reward.function, "__self__", None)
             if isinstance(model, ScoringModel) and model.can_be_recorded:
-                gradient = RecordedGradient(model, {}, self.memory, self.tf32)
+                gradient = RecordedGradient(model, {}, self.memory, self.tf32, self.denoiser)
                 reward.recorded = _RecordedReward(model, DTYPES[reward.config.dtype], gradient)
 
 

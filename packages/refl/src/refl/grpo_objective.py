@@ -18,9 +18,9 @@ from .config import TrainConfig
 from .errors import ConfigError
 from .families import Condition, Family
 from .losses import grpo_loss
-from .noise_schedule import NoiseSchedule
+from .noise_schedule import NO_SIGNAL, NoiseSchedule
 from .objective import STEPS, TRAINING, MicroStep
-from .policy_objective import NO_SIGNAL, Part, PolicyObjective, check_signal
+from .policy_objective import Part, PolicyObjective, check_signal
 from .random_steps import log_prob, random_schedule
 from .rollout import Rollout, SampleNoise, Visit, clear_autocast_cache
 

@@ -21,9 +21,9 @@ from .advantages import to_unit
 from .errors import ModelError
 from .families import Condition, Family, Guidance
 from .losses import nft_loss
-from .noise_schedule import NoiseSchedule
+from .noise_schedule import NO_SIGNAL, NoiseSchedule
 from .objective import LEVELS, TRAINING, MicroStep
-from .policy_objective import NO_SIGNAL, Part, PolicyObjective, check_signal
+from .policy_objective import Part, PolicyObjective, check_signal
 from .rollout import Rollout, SampleNoise, clear_autocast_cache
 from .rollout_plan import whole_rollout
 

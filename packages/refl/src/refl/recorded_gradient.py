@@ -35,6 +35,7 @@ class RecordedGradient:
         parameters: name within the module -> trained parameter.
         memory: memory of the graphs.
         tf32: whether TF32 is allowed in the backward pass.
+        after: another function with the same memory that is to be recorded before this one.
 
     Attributes:
         recorded: the graphs, once they are recorded.
@@ -47,7 +48,9 @@ class RecordedGradient:
         parameters: Mapping[str, nn.Parameter],
         memory: LazyMemory,
         tf32: bool,
+        after: RecordedGradient | None = None,
     ):
+        self.after = after
         self.module, self.parameters, self.memory, self.tf32 = module, parameters, memory, tf32
         self.recorded: _Graphs | None = None
         self.failed: str | None = None
@@ -70,7 +73,8 @@ class RecordedGradient:
         """
         key = (*key, *((tensor.shape, tensor.dtype) for tensor in tensors))
         self._calls += 1
-        if self.recorded is None and self._calls > _CALLS_BEFORE_RECORDING:
+        waits = self.after is not None and self.after.recorded is None and self.after.failed is None
+        if self.recorded is None and self._calls > _CALLS_BEFORE_RECORDING and not waits:
             self._record(key, function, tensors)
         if self.recorded is None or self.recorded.key != key:
             return launched(*tensors)
