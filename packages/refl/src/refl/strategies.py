@@ -76,7 +76,8 @@ class StrategyConfig:
             level of the range; k in the paper.
         discount_inversion: srpo: the same for the inversion branch; empty: train without this branch.
         positive_words: srpo: words before the prompt for what is wanted; several take turns by optimizer
-            step. Empty words leave the prompt as it is.
+            step. Empty words leave the prompt as it is. If the words make no difference to a reward, train
+            without the inversion branch, which would lower it.
         negative_words: srpo: the same for what is not wanted.
         guided_rollout: srpo: generate the training images with ``rollout.guidance_scale`` too. Without it,
             only the trained step is guided.
