@@ -76,6 +76,7 @@ class SRPOObjective(GradientObjective):
                 # The step averages over the branches, and this loss is computed once.
                 self._add_pretraining(microstep, step, pretraining, 0.0 if branch else float(branches))
                 yield microstep
+                del microstep  # frees its images and graph before the next one
 
     @torch.no_grad()
     def _generate(self, step: int, indices: Sequence[int], prompts: Sequence[str]) -> GeneratedImages:
