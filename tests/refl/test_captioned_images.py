@@ -9,20 +9,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from toy_runs import PROMPTS, redness, settings
+from toy_runs import PROMPTS, redness, settings, write_images
 
 import refl
 from refl.captioned_images import open_captioned
 from refl.errors import PromptFileError
 from reward_core.errors import CheckpointError, ClippedLevelsWarning
-
-
-def write_images(folder, count=4):
-    folder.mkdir(exist_ok=True)
-    for i in range(count):
-        Image.new("RGB", (40, 30), (40 * i, 100, 200)).save(folder / f"{i}.png")
-        (folder / f"{i}.txt").write_text(f"flat colour {i}")
-    return folder
 
 
 def run(pipelines, folder, prompts, data, *more, steps=2):

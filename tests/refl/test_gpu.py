@@ -110,6 +110,8 @@ def test_recorded_steps_equal_launched_ones(pipelines, tmp_path, scale):
         ("sd", ("model.lora_rank=4", "strategy.name=alignprop", "rollout.negative_gradient=false",
                 "rollout.guidance_scale=3")),
         ("sdxl", ("model.lora_rank=4", "model.gradient_checkpointing=true")),
+        ("sd", ("model.lora_rank=4", "strategy.name=srpo", "strategy.discount_inversion=[]",
+                "run.accumulation=2")),
         ("sd3", ("model.lora_rank=4",)),
         ("flux", ("model.lora_rank=4",)),
     ],

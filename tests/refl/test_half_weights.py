@@ -14,6 +14,7 @@ import refl.half_weights
 FULL = ("run.cpu=true", "run.mixed_precision=bf16", "model.lora_rank=0")
 # No steps without gradient, whose copy would change the images; steps in proportion to the gradients.
 FIRST_STEP = ("strategy.first=0", "strategy.last=0", "optimizer.epsilon=1.0", "optimizer.lr=1e-2")
+SRPO = ("strategy.name=srpo", "strategy.first=1", "strategy.last=3")
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +39,7 @@ def weights_of(trainer):
         ("sd", ()),
         ("sd3", ("optimizer.max_grad_norm=0.1",)),
         pytest.param("sd3", ("run.accumulation=2",), marks=pytest.mark.slow),
+        pytest.param("sd", SRPO, marks=pytest.mark.slow),
         pytest.param("sd", ("model.gradient_checkpointing=true",), marks=pytest.mark.slow),
         pytest.param("sd", ("rollout.guidance_scale=3", "model.channels_last=true"), marks=pytest.mark.slow),
         *(

@@ -10,7 +10,7 @@ from accelerate.state import AcceleratorState, GradientState
 from diffusers import DiffusionPipeline
 from filelock import FileLock
 from PIL import Image
-from toy_runs import PROMPTS, redness, settings, train
+from toy_runs import PROMPTS, redness, settings, train, write_images
 
 import refl
 from refl.cli import main
@@ -163,11 +163,7 @@ def test_the_distance_term_keeps_the_model_near_its_reference(pipelines, tmp_pat
 
 @pytest.mark.slow
 def test_the_pretraining_loss_falls(pipelines, tmp_path):
-    data = tmp_path / "data"
-    data.mkdir()
-    for i in range(3):
-        Image.new("RGB", (40, 30), (40 * i, 100, 200)).save(data / f"{i}.png")
-        (data / f"{i}.txt").write_text("a flat colour")
+    data = write_images(tmp_path / "data", 3)
     _, rows = train(
         pipelines("sd"),
         tmp_path / "run",

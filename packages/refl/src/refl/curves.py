@@ -90,6 +90,8 @@ def _title(name: str) -> str:
     """Return the title of the panel of a metric other than a reward; "" if it has none."""
     if name.startswith("reward/") and name.endswith(_GROUP_STD):
         return f"{name.removeprefix('reward/').removesuffix(_GROUP_STD)}: deviation within a prompt"
+    if name.startswith("srpo/"):
+        return f"{name.removeprefix('srpo/')}: difference between positive and negative words"
     return _OTHERS.get(name, name.replace("/", ": ", 1) if name.startswith("loss/") else "")
 
 

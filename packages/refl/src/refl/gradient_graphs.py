@@ -108,11 +108,12 @@ class GradientGraphs:
         self.family, self.dtype, self.decode_dtype = family, dtype, decode_dtype
         self.parts, self.tf32 = parts, tf32
         self.memory = LazyMemory() if memory is None or "denoiser" in parts else memory
-        # It is recorded first, and later recordings leave its gradients alone.
+        # It is recorded first, and later recordings leave its gradients alone; a reward that is called
+        # several times in a step waits for it.
         self.denoiser = self._recorded("denoiser", family.denoiser, parameters)
         if "forward" in parts:
-            options = self.memory, tf32, True
-            self.denoiser = RecordedGradient(family.denoiser, parameters, *options)
+            options = self.memory, tf32
+            self.denoiser = RecordedGradient(family.denoiser, parameters, *options, forward_only=True)
         self.decoder = self._recorded("decoder", family.pipeline.vae, {})
 
     def _recorded(
@@ -174,7 +175,7 @@ class GradientGraphs:
             if not isinstance(model, ScoringModel) or not model.can_be_recorded:
                 continue
             if getattr(reward.function, "__func__", None) is ScoringModel.rewards_from_pixels:
-                gradient = RecordedGradient(model, {}, self.memory, self.tf32)
+                gradient = RecordedGradient(model, {}, self.memory, self.tf32, after=self.denoiser)
                 reward.recorded = _RecordedReward(model, DTYPES[reward.config.dtype], gradient)
 
 

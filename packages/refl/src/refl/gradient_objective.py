@@ -4,15 +4,37 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from .families import Condition
 from .losses import distance
 from .objective import TRAINING, MicroStep, Objective
 from .prompts import Batches
-from .rollout import Denoise, Rollout, SampleNoise
+from .rollout import SampleNoise
 from .rollout_plan import RolloutPlan
+
+
+@dataclass(frozen=True)
+class GradientPass:
+    """A pass of the denoiser with gradient, for the distance to the base model.
+
+    Attributes:
+        x: (B, C, h, w) noisy latents, without gradient.
+        timestep: their timestep, one number or (B,) numbers.
+        alpha: factor of the clean latents in ``x``, a number or (B, 1, 1, 1).
+        sigma: factor of the noise, likewise.
+        output: output of the denoiser, shaped as ``x``.
+    """
+
+    x: Tensor
+    timestep: float | Tensor
+    alpha: Any
+    sigma: Any
+    output: Tensor
 
 
 class GradientObjective(Objective):
@@ -45,38 +67,62 @@ class GradientObjective(Objective):
             plan: plan of the rollout, the same on every rank.
             pretraining: indices into the endless sequence of captioned images; unused without them.
         """
-        config = self.config
-        noise = SampleNoise(config.run.seed, step, indices, TRAINING)
+        schedule = self.schedule
+        noise = SampleNoise(self.config.run.seed, step, indices, TRAINING)
         with self.accelerator.autocast():
-            result, denoise = self._rollout(prompts, noise, plan, self.schedule, self.no_grad_copy)
-        recompute = config.rollout.gradient_checkpointing
-        if self.gradient_graphs is not None:
-            pixels = self.gradient_graphs.decode(result.latents, recompute)
-        else:
-            pixels = self.family.decode(result.latents, recompute, self.decode_dtype)
-        if pixels.requires_grad:
-            pixels.retain_grad()
+            condition = self._encode(prompts, self.guidance)
+            result = self._rollout(condition, self.guidance, noise, plan, schedule, self.no_grad_copy)
+        pixels = self._decode(result.latents)
         prompts = list(prompts) * (1 + plan.copies)
         losses, rewards = self.rewards.loss(pixels, prompts)
         rewards |= self.rewards.held_out_rewards(pixels.detach(), prompts)
         loss = self._reward_term(losses.mean())
-        terms = {"reward": loss.detach()}
-        if config.loss.distance_weight:
-            distance_loss = config.loss.distance_weight * self._distance(result, denoise)
-            loss, terms["distance"] = loss + distance_loss, distance_loss.detach()
-        if self.captioned is not None:
-            pretraining_loss = self._pretraining_loss(self.captioned, step, pretraining)
-            pretraining_loss = config.loss.pretraining_weight * pretraining_loss
-            loss, terms["pretraining"] = loss + pretraining_loss, pretraining_loss.detach()
-        return MicroStep(loss, terms, rewards, pixels)
+        microstep = MicroStep(loss, {"reward": loss.detach()}, rewards, pixels)
+        passes = [
+            GradientPass(x, schedule.timesteps[i], schedule.alphas[i], schedule.sigmas[i], output)
+            for i, x, output in result.gradient_steps
+        ]
+        self._add_distance(microstep, passes, condition)
+        self._add_pretraining(microstep, step, pretraining)
+        return microstep
 
-    def _distance(self, result: Rollout, denoise: Denoise) -> Tensor:
-        """Return the mean distance to the base model's denoiser over the gradient steps."""
-        schedule, distances = self.schedule, []
-        for i, x, output in result.gradient_steps:
+    def _decode(self, latents: Tensor) -> Tensor:
+        """Decode clean latents to pixels (B, 3, H, W) that retain their gradient."""
+        recompute = self.config.rollout.gradient_checkpointing
+        if self.gradient_graphs is not None:
+            pixels = self.gradient_graphs.decode(latents, recompute)
+        else:
+            pixels = self.family.decode(latents, recompute, self.decode_dtype)
+        if pixels.requires_grad:
+            pixels.retain_grad()
+        return pixels
+
+    def _add_distance(
+        self, microstep: MicroStep, passes: Sequence[GradientPass], condition: Condition
+    ) -> None:
+        """Add the mean distance to the base model's denoiser over the passes, if it has a weight."""
+        weight, space = self.config.loss.distance_weight, self.config.loss.distance
+        if not weight:
+            return
+        distances = []
+        for p in passes:
             with torch.no_grad(), self.trainable.reference(), self.accelerator.autocast():
-                reference = denoise(x, i)
-            levels = schedule.alphas[i], schedule.sigmas[i]
-            space = self.config.loss.distance
-            distances.append(distance(x, output, reference, *levels, schedule.prediction, space))
-        return torch.stack(distances).mean()
+                reference = self.family.denoise(p.x, p.timestep, condition, self.guidance)
+            levels = p.alpha, p.sigma
+            distances.append(distance(p.x, p.output, reference, *levels, self.schedule.prediction, space))
+        term = weight * torch.stack(distances).mean()
+        microstep.loss = microstep.loss + term
+        microstep.loss_terms["distance"] = term.detach()
+
+    def _add_pretraining(
+        self, microstep: MicroStep, step: int, indices: Sequence[int], factor: float = 1.0
+    ) -> None:
+        """Add the denoising loss on captioned images times a factor, if there are any."""
+        if self.captioned is None:
+            return
+        term = microstep.loss.new_zeros(())
+        if factor:
+            weight = factor * self.config.loss.pretraining_weight
+            term = weight * self._pretraining_loss(self.captioned, step, indices)
+        microstep.loss = microstep.loss + term
+        microstep.loss_terms["pretraining"] = term.detach()

@@ -18,9 +18,9 @@ from .config import TrainConfig
 from .errors import ConfigError
 from .families import Condition, Family
 from .losses import grpo_loss
-from .noise_schedule import NoiseSchedule
+from .noise_schedule import NO_SIGNAL, NoiseSchedule
 from .objective import STEPS, TRAINING, MicroStep
-from .policy_objective import NO_SIGNAL, Part, PolicyObjective, check_signal
+from .policy_objective import Part, PolicyObjective, check_signal
 from .random_steps import log_prob, random_schedule
 from .rollout import Rollout, SampleNoise, Visit, clear_autocast_cache
 
@@ -46,8 +46,9 @@ class GRPOObjective(PolicyObjective):
         shape = self.family.latent_shape(self.height, self.width)
         start = SampleNoise(seed, number, self.group_starts(indices), TRAINING)
         noise = SampleNoise(seed, number, indices, STEPS)
-        device = self.accelerator.device
-        return self._rollout(prompts, noise, plan, schedule, self.no_grad_copy, start(shape, device))[0]
+        latents = start(shape, self.accelerator.device)
+        condition, copy = self._encode(prompts, self.guidance), self.no_grad_copy
+        return self._rollout(condition, self.guidance, noise, plan, schedule, copy, latents)
 
     def losses(self, step: int, part: Part) -> Iterator[MicroStep]:
         with self.accelerator.autocast():  # as in the rollout: equal weights give equal probabilities

@@ -82,6 +82,7 @@ def estimate_memory(objective: Objective, plan: RolloutPlan) -> Memory:
     recorded = () if objective.gradient_graphs is None else objective.gradient_graphs.parts
     guided = rollout.guidance_scale != 1 and rollout.negative_gradient and not family.scale_is_input
     passes, images = len(plan.gradient) + plan.copies, run.batch_size * (1 + plan.copies)
+    passes = passes or 1  # of srpo, after the rollout
     held, block = _denoiser_bytes(objective, run.batch_size * (1 + guided))
     keeps = not rollout.gradient_checkpointing or (config.model.gradient_checkpointing and passes == 1)
     if not config.strategy.needs_reward_gradient:  # images and rewards are computed without gradient
@@ -102,9 +103,10 @@ def estimate_memory(objective: Objective, plan: RolloutPlan) -> Memory:
     if offloads:  # while prompts are encoded, there are no other activations than those of graphs
         stay = activations if "denoiser" in recorded else rewards_stay
         activations = max(activations, stay + _size(encoders))
-    summed = "denoiser" in recorded and (run.accumulation > 1 or passes > 1)
+    accumulates = objective.microsteps_per_step > 1
+    summed = "denoiser" in recorded and (accumulates or passes > 1)
     parts["gradients"] = _gradient_bytes(objective, summed)
-    return Memory(parts, activations, run.accumulation > 1 or "denoiser" in recorded)
+    return Memory(parts, activations, accumulates or "denoiser" in recorded)
 
 
 def _gradient_bytes(objective: Objective, summed: bool) -> float:
@@ -186,4 +188,4 @@ def _reward_bytes(objective: Objective, batch: int, recorded: bool) -> float:
     with saved.hooks():
         for reward in rewards:
             saved.graphs.append(reward(pixels, ["a prompt"] * 2))
-    return saved.bytes * batch / 2
+    return saved.bytes * objective.config.strategy.prompts_per_image * batch / 2

@@ -21,9 +21,9 @@ from .advantages import to_unit
 from .errors import ModelError
 from .families import Condition, Family, Guidance
 from .losses import nft_loss
-from .noise_schedule import NoiseSchedule
+from .noise_schedule import NO_SIGNAL, NoiseSchedule
 from .objective import LEVELS, TRAINING, MicroStep
-from .policy_objective import NO_SIGNAL, Part, PolicyObjective, check_signal
+from .policy_objective import Part, PolicyObjective, check_signal
 from .rollout import Rollout, SampleNoise, clear_autocast_cache
 from .rollout_plan import whole_rollout
 
@@ -45,7 +45,8 @@ class NFTObjective(PolicyObjective):
     def generate_set(self, number: int, indices: list[int], prompts: list[str]) -> Rollout:
         noise = SampleNoise(self.config.run.seed, number * self.strategy.updates, indices, TRAINING)
         plan = whole_rollout(len(self.schedule))
-        return self._rollout(prompts, noise, plan, self.schedule, self.no_grad_copy)[0]
+        condition = self._encode(prompts, self.guidance)
+        return self._rollout(condition, self.guidance, noise, plan, self.schedule, self.no_grad_copy)
 
     def losses(self, step: int, part: Part) -> Iterator[MicroStep]:
         noise = SampleNoise(self.config.run.seed, step, self.group_starts(part.indices), LEVELS)

@@ -35,6 +35,10 @@ from .errors import ConfigError, ModelError
 
 SAMPLERS = ("ddim", "ddpm", "euler", "flow")
 
+# Alphas up to this have no signal. x0 is read from epsilon by a division by alpha; Stable Diffusion, which
+# ends at 0.07, is far from that.
+NO_SIGNAL = 1e-3
+
 
 @dataclass(frozen=True)
 class NoiseSchedule:

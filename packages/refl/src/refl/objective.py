@@ -24,7 +24,7 @@ from .no_grad_copy import NoGradCopy
 from .noise_schedule import NoiseSchedule, training_levels
 from .prompts import Batches, DataOrder
 from .rewards import Rewards
-from .rollout import Denoise, Rollout, SampleNoise, rollout
+from .rollout import Rollout, SampleNoise, rollout
 from .rollout_plan import RolloutPlan, whole_rollout
 from .trainable import Trainable
 
@@ -186,7 +186,9 @@ class Objective(ABC):
         schedule = self._schedule(steps) if steps else self.schedule
         plan = whole_rollout(len(schedule))
         with self.accelerator.autocast():
-            result, _ = self._rollout(prompts, SampleNoise(0, 0, seeds, VALIDATION), plan, schedule)
+            condition = self._encode(prompts, self.guidance)
+            noise = SampleNoise(0, 0, seeds, VALIDATION)
+            result = self._rollout(condition, self.guidance, noise, plan, schedule)
         return self.family.decode(result.latents)
 
     def _schedule(self, steps: int) -> NoiseSchedule:
@@ -199,53 +201,66 @@ class Objective(ABC):
 
     def _rollout(
         self,
-        prompts: Sequence[str],
+        condition: Condition,
+        guidance: Guidance,
         noise: SampleNoise,
         plan: RolloutPlan,
         schedule: NoiseSchedule,
         no_grad_copy: NoGradCopy | None = None,
         start: Tensor | None = None,
-    ) -> tuple[Rollout, Denoise]:
+    ) -> Rollout:
         """Generate latents from ``start``, or from the first draw of ``noise`` if it is None."""
-        family, config, device = self.family, self.config.rollout, self.accelerator.device
-        condition = self._encode(prompts, self.guidance)
+        family, device = self.family, self.accelerator.device
         shape = family.latent_shape(self.height, self.width)
+        _, passes = plan.cost()
 
         def denoise(x: Tensor, i: int) -> Tensor:
-            return family.denoise(x, schedule.timesteps[i], condition, self.guidance)
+            return family.denoise(x, schedule.timesteps[i], condition, guidance)
 
         def denoise_with_copy(x: Tensor, i: int) -> Tensor:
             assert no_grad_copy is not None
-            return no_grad_copy.denoise(x, schedule.timesteps[i], condition, self.guidance)
+            return no_grad_copy.denoise(x, schedule.timesteps[i], condition, guidance)
+
+        def denoise_with_gradient(x: Tensor, i: int) -> Tensor:
+            return self._denoise_with_gradient(x, schedule.timesteps[i], condition, guidance, passes)
 
         def draw() -> Tensor:
             return noise(shape, device)
 
-        recompute = config.gradient_checkpointing
-        if self.config.model.gradient_checkpointing and sum(plan.cost()[1:]) == 1:
-            recompute = False  # the denoiser recomputes its blocks; doing both costs one more pass
-        trained = family if self.half_weights is None else self.half_weights.family
-
-        def denoise_with_gradient(x: Tensor, i: int) -> Tensor:
-            arguments = x, schedule.timesteps[i], condition, self.guidance
-
-            def launched() -> Tensor:
-                return (
-                    recompute_in_backward(trained.denoise, *arguments)
-                    if recompute
-                    else trained.denoise(*arguments)
-                )
-
-            return (
-                launched()
-                if self.gradient_graphs is None
-                else self.gradient_graphs.denoise(launched, *arguments)
-            )
-
         no_grad_denoise = None if no_grad_copy is None else denoise_with_copy
         start = draw() if start is None else start
-        result = rollout(denoise, schedule, plan, start, draw, no_grad_denoise, denoise_with_gradient)
-        return result, denoise
+        return rollout(denoise, schedule, plan, start, draw, no_grad_denoise, denoise_with_gradient)
+
+    def _denoise_with_gradient(
+        self,
+        x: Tensor,
+        timestep: float | Tensor,
+        condition: Condition,
+        guidance: Guidance,
+        passes: int = 1,
+    ) -> Tensor:
+        """Run the trained denoiser in a gradient step; return its output (B, C, h, w), float32.
+
+        Args:
+            x: (B, C, h, w) noisy latents.
+            timestep: one number or (B,) numbers.
+            condition: encoded prompts.
+            guidance: guidance of the step.
+            passes: number of gradient steps whose activations are kept at the same time.
+        """
+        config, arguments = self.config, (x, timestep, condition, guidance)
+        trained = self.family if self.half_weights is None else self.half_weights.family
+        recompute = config.rollout.gradient_checkpointing
+        if config.model.gradient_checkpointing and passes == 1:
+            recompute = False  # the denoiser recomputes its blocks; doing both costs one more pass
+
+        def launched() -> Tensor:
+            if recompute:
+                return recompute_in_backward(trained.denoise, *arguments)
+            return trained.denoise(*arguments)
+
+        graphs = self.gradient_graphs
+        return launched() if graphs is None else graphs.denoise(launched, *arguments)
 
     def _reward_term(self, loss: Tensor) -> Tensor:
         """Return the reward loss times its scale."""

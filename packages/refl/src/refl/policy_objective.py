@@ -24,10 +24,6 @@ from .prompts import Batches
 from .reward_worker import RewardWorker
 from .rollout import Rollout
 
-# Alphas up to this have no signal. x0 is read from epsilon by a division by alpha; Stable Diffusion, which
-# ends at 0.07, is far from that.
-NO_SIGNAL = 1e-3
-
 
 @dataclass
 class Part:

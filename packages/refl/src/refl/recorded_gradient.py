@@ -36,6 +36,7 @@ class RecordedGradient:
         memory: memory of the graphs.
         tf32: whether TF32 is allowed in the backward pass.
         forward_only: record no backward pass. It is launched, and needs no memory that stays allocated.
+        after: another function with the same memory that is to be recorded before this one.
 
     Attributes:
         recorded: the graphs, once they are recorded.
@@ -49,7 +50,9 @@ class RecordedGradient:
         memory: LazyMemory,
         tf32: bool,
         forward_only: bool = False,
+        after: RecordedGradient | None = None,
     ):
+        self.after = after
         self.module, self.parameters, self.memory, self.tf32 = module, parameters, memory, tf32
         self.forward_only = forward_only
         self.recorded: _Graphs | _ForwardGraph | None = None
@@ -73,7 +76,8 @@ class RecordedGradient:
         """
         key = (*key, *((tensor.shape, tensor.dtype) for tensor in tensors))
         self._calls += 1
-        if self.recorded is None and self._calls > _CALLS_BEFORE_RECORDING:
+        waits = self.after is not None and self.after.recorded is None and self.after.failed is None
+        if self.recorded is None and self._calls > _CALLS_BEFORE_RECORDING and not waits:
             self._record(key, function, tensors)
         if self.recorded is None or self.recorded.key != key:
             return launched(*tensors)

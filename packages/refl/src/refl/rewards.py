@@ -84,13 +84,24 @@ class Rewards:
 
     def loss(self, pixels: Tensor, prompts: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
         """Return (loss per image (N,) with gradient, name -> rewards (N,) without gradient)."""
-        losses, values = [], {}
-        for reward in self.trained:
-            rewards = reward(pixels, prompts)
-            config = reward.config
-            losses.append(config.weight * reward_loss(rewards, config.phi, config.target))
-            values[config.name] = rewards.detach()
-        return -ensemble(-torch.stack(losses), self.kind, self.k), values
+        values = self.trained_rewards(pixels, prompts)
+        return self.loss_of(values), {name: rewards.detach() for name, rewards in values.items()}
+
+    def trained_rewards(self, pixels: Tensor, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """Return name -> rewards (N,) of the trained rewards, with gradient."""
+        return {reward.config.name: reward(pixels, prompts) for reward in self.trained}
+
+    def loss_of(self, values: Mapping[str, Tensor]) -> Tensor:
+        """Return the loss of each image (N,).
+
+        Args:
+            values: name -> rewards (N,), or other values on their scale, of every trained reward.
+        """
+        losses = [
+            config.weight * reward_loss(values[config.name], config.phi, config.target)
+            for config in (reward.config for reward in self.trained)
+        ]
+        return -ensemble(-torch.stack(losses), self.kind, self.k)
 
     @torch.no_grad()
     def held_out_rewards(self, pixels: Tensor, prompts: Sequence[str]) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,7 @@ from .no_grad_copy import NoGradCopy
 from .objective import Objective
 from .prompts import Batches, read_prompts
 from .rewards import AnyReward, Rewards, load_rewards
+from .srpo_objective import SRPOObjective
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -236,8 +237,9 @@ def make_batches(config: TrainConfig, accelerator: Accelerator, prompts: Sequenc
 
 def make_objective(config: TrainConfig, *parts: Any) -> Objective:
     """Return the objective of the strategy from the parts that Objective takes."""
-    kind = {"nft": NFTObjective, "grpo": GRPOObjective}.get(config.strategy.name, GradientObjective)
-    return kind(config, *parts)
+    kinds: dict[str, Callable[..., Objective]]
+    kinds = {"nft": NFTObjective, "grpo": GRPOObjective, "srpo": SRPOObjective}
+    return kinds.get(config.strategy.name, GradientObjective)(config, *parts)
 
 
 def prepare_denoiser(config: TrainConfig, family: Family) -> None:

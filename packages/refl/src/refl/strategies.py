@@ -7,11 +7,12 @@
 | draft-lv   | the last, n more after re-noising     | at the end   | last latents | Clark et al. 2024 |
 | alignprop  | all from a random step on             | at the end   | last latents | Prabhudesai et al. 2023 |
 | drtune     | k evenly spaced, input detached       | at random    | prediction   | Wu et al. 2024 |
+| srpo       | none: one step at re-noised results   | at the end   | known noise  | Shen et al. 2025 |
 | nft        | none: trained on re-noised results    | at the end   | last latents | Zheng et al. 2025 |
 | grpo       | none: trained on its random steps     | at the end   | last latents | Liu et al. 2025 |
 
-nft (DiffusionNFT) and grpo (Flow-GRPO) need no gradient of the reward; see refl.nft_objective and
-refl.grpo_objective.
+srpo compares rewards of two prompts; see refl.srpo_objective. nft (DiffusionNFT) and grpo (Flow-GRPO) need
+no gradient of the reward; see refl.nft_objective and refl.grpo_objective.
 """
 
 from __future__ import annotations
@@ -28,14 +29,17 @@ class StrategyConfig:
     """How the model is trained: which denoising steps carry gradient, or without gradient of the reward.
 
     Attributes:
-        name: refl, draft, draft-lv, alignprop or drtune, which need the reward's gradient; nft or grpo,
-            which need only its values. The settings from ``group`` on are used by these two alone.
+        name: refl, draft, draft-lv, alignprop, drtune or srpo, which need the reward's gradient; nft or
+            grpo, which need only its values. The settings from ``group`` to ``clip`` are used by these two
+            alone, those from ``move`` on by srpo alone.
         first: index of the earliest step that may be drawn at random: the gradient step (refl), the first
-            gradient step (alignprop), the stop (drtune) or the first random step (grpo); unused by the
-            others. Negative values count from the end. None: 0 for alignprop and grpo, the start of the
-            last quarter for refl and drtune.
-        last: index of the latest step that may be drawn; negative values count from the end. None: the
-            last step; for grpo, the last step of the first half, or ``first`` if that is later.
+            gradient step (alignprop), the stop (drtune) or the first random step (grpo); for srpo, the step
+            with the noisiest level; unused by the others. Negative values count from the end. None: 0 for
+            alignprop and grpo, the start of the last quarter for refl and drtune, the end of the first
+            tenth for srpo, but at least 1.
+        last: index of the latest step that may be drawn, or with the cleanest level; negative values count
+            from the end. None: the last step; for grpo, the last step of the first half, or ``first`` if
+            that is later; for srpo, the first step of the second half.
         k: number of gradient steps, from 1 to ``rollout.steps``: the last ones (draft) or evenly spaced
             ones (drtune); unused by the others.
         copies: number of re-noised copies for draft-lv, at least 1; unused by the others.
@@ -66,6 +70,17 @@ class StrategyConfig:
             1; 0: all steps but the last, which adds none.
         clip: grpo: change of an image's probability, relative to that when it was generated, beyond which
             it gives no gradient, above 0.
+        move: srpo: size of the trained step, as a share of the range of noise levels from ``first`` to
+            ``last``, above 0 and at most 0.5.
+        discount_denoise: srpo: weight of the preferred prompt beyond 1, at the noisiest and at the cleanest
+            level of the range; k in the paper.
+        discount_inversion: srpo: the same for the inversion branch; empty: train without this branch.
+        positive_words: srpo: words before the prompt for what is wanted; several take turns by optimizer
+            step. Empty words leave the prompt as it is. If the words make no difference to a reward, train
+            without the inversion branch, which would lower it.
+        negative_words: srpo: the same for what is not wanted.
+        guided_rollout: srpo: generate the training images with ``rollout.guidance_scale`` too. Without it,
+            only the trained step is guided.
     """
 
     name: str = "refl"
@@ -87,6 +102,12 @@ class StrategyConfig:
     eta: float = 0.8
     window: int = 2
     clip: float = 1e-4
+    move: float = 0.036
+    discount_denoise: tuple[float, ...] = (0.25, 0.1)
+    discount_inversion: tuple[float, ...] = (0.01, 0.3)
+    positive_words: tuple[str, ...] = ("Real. ",)
+    negative_words: tuple[str, ...] = ("Painting. ",)
+    guided_rollout: bool = True
 
     @property
     def needs_reward_gradient(self) -> bool:
@@ -95,8 +116,23 @@ class StrategyConfig:
 
     @property
     def has_one_gradient_step(self) -> bool:
-        """Whether every rollout calls the denoiser with gradient once."""
-        return self.name == "refl" or (self.name in ("draft", "drtune") and self.k == 1)
+        """Whether the denoiser is called with gradient once for every loss."""
+        return self.name in ("refl", "srpo") or (self.name in ("draft", "drtune") and self.k == 1)
+
+    @property
+    def branches(self) -> int:
+        """Number of losses of each image of srpo: denoise, and inversion if it is used."""
+        return 2 if self.discount_inversion else 1
+
+    @property
+    def prompts_per_image(self) -> int:
+        """Number of prompts with which each image is given to a trained reward."""
+        return 2 if self.name == "srpo" else 1
+
+    def words(self, step: int) -> tuple[str, str]:
+        """Return the words before the prompt in an optimizer step of srpo: wanted, and not wanted."""
+        positive, negative = self.positive_words, self.negative_words
+        return positive[step % len(positive)], negative[step % len(negative)]
 
     @property
     def keeps_old_weights(self) -> bool:
@@ -117,11 +153,15 @@ class StrategyConfig:
     def bounds(self, steps: int) -> tuple[int, int]:
         """Return ``first`` and ``last`` as indices into a rollout of ``steps``."""
         first, last = self.first, self.last
-        if first is None:
+        if first is None and self.name == "srpo":
+            first = max(round(steps / 10), 1)
+        elif first is None:
             first = 0 if self.name in ("alignprop", "grpo") else (3 * steps) // 4
         first = first + steps if first < 0 else first
         if last is None and self.name == "grpo":
             last = max(min((steps - 1) // 2, steps - 1 - self.random_steps(steps)), first)
+        elif last is None and self.name == "srpo":
+            last = min(max(steps // 2, first + 1), steps - 1)
         elif last is None:
             last = steps - 1
         last = last + steps if last < 0 else last
@@ -140,8 +180,10 @@ class StrategyConfig:
             )
         if not self.needs_reward_gradient:
             check_groups(self, steps)
-        if self.name in ("refl", "alignprop", "drtune", "grpo"):
+        if self.name in ("refl", "alignprop", "drtune", "grpo", "srpo"):
             self.bounds(steps)
+        if self.name == "srpo":
+            _check_srpo(self, steps)
         if self.name in ("draft", "drtune") and not 1 <= self.k <= steps:
             raise ConfigError(f"Cannot use strategy.k={self.k}: it must be 1 to {steps} (rollout.steps).")
         if self.name == "draft-lv" and self.copies < 1:
@@ -153,7 +195,7 @@ class StrategyConfig:
         Equal ``rng`` states give equal plans, so every rank draws the same.
         """
         self.check(steps)
-        if self.name == "nft":
+        if self.name in ("nft", "srpo"):
             return whole_rollout(steps)
         if self.name == "grpo":
             return _grpo(self, steps, rng)
@@ -212,6 +254,34 @@ def _check_grpo(config: StrategyConfig, steps: int) -> None:
         )
 
 
+def _check_srpo(config: StrategyConfig, steps: int) -> None:
+    first, last = config.bounds(steps)
+    if first == last:
+        raise ConfigError(
+            f"Cannot use strategy.name=srpo from step {first} (strategy.first) to step {last} "
+            f"(strategy.last) of {steps}: noise levels are drawn between them. Set strategy.last to a later "
+            "step than strategy.first."
+        )
+    if not 0 < config.move <= 0.5:
+        raise ConfigError(
+            f"Cannot use strategy.move={config.move}: it must be above 0 and at most 0.5, the share of the "
+            "range of noise levels."
+        )
+    for name, sizes in (("discount_denoise", (2,)), ("discount_inversion", (0, 2))):
+        value = getattr(config, name)
+        if len(value) not in sizes:
+            empty = " or none" if 0 in sizes else ""
+            raise ConfigError(
+                f"Cannot use strategy.{name}={list(value)}: it must be two numbers{empty}, at the noisiest "
+                "and at the cleanest level."
+            )
+    for name in ("positive_words", "negative_words"):
+        if not getattr(config, name):
+            raise ConfigError(
+                f'Cannot use strategy.{name}=[]: it must have at least one entry. Use [""] for no words.'
+            )
+
+
 def _refl(config: StrategyConfig, steps: int, rng: random.Random) -> RolloutPlan:
     stop = rng.randint(*config.bounds(steps))
     return RolloutPlan(stop, (stop,))
@@ -250,7 +320,7 @@ PLANNERS = {
     "alignprop": _alignprop,
     "drtune": _drtune,
 }
-STRATEGIES = (*PLANNERS, "nft", "grpo")
+STRATEGIES = (*PLANNERS, "srpo", "nft", "grpo")
 SPREADS = ("pooled", "group")
 COMBINATIONS = ("sum", "zscore")
 NOISES = ("cps", "ddim", "flow_sde", "dance_sde")

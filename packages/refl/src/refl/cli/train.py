@@ -111,7 +111,7 @@ def describe(checked: DryRun) -> str:
             f"pictures: {objective.height} x {objective.width} pixels, {samples} a step, "
             f"{len(checked.prompts)} prompts, {len(checked.validation_prompts)} for validation",
             f"one rollout: {plan}",
-            _passes(config, plan) + (" (guidance: each twice as wide)" if guided else ""),
+            _passes(config, plan) + (f" (guidance: {_guided(config)} twice as wide)" if guided else ""),
             f"parameters: {trained:,} trained of {sum(p.numel() for p in everything):,}",
             str(estimate_memory(objective, plan)),
             *(f"not on this machine and not in the estimate: {reward}" for reward in checked.missing_rewards),
@@ -119,10 +119,22 @@ def describe(checked: DryRun) -> str:
     )
 
 
+def _guided(config: TrainConfig) -> str:
+    strategy = config.strategy
+    return "each" if strategy.name != "srpo" or strategy.guided_rollout else "those with gradient"
+
+
 def _passes(config: TrainConfig, plan: RolloutPlan) -> str:
     """Return the denoiser's passes of an optimizer step as text."""
     free, with_gradient = plan.cost()
     strategy = config.strategy
+    if strategy.name == "srpo":
+        first, last = strategy.bounds(config.rollout.steps)
+        branches = "denoise and inversion" if strategy.branches == 2 else "denoise"
+        return (
+            f"srpo: passes per image: {free} without gradient to generate it, {strategy.branches} with "
+            f"({branches}), between the noise levels of steps {first} and {last}"
+        )
     if strategy.needs_reward_gradient:
         return f"denoiser: {free} passes without gradient, {with_gradient} with"
     is_nft = strategy.name == "nft"
