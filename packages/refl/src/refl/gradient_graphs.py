@@ -60,25 +60,24 @@ def recorded_parts(config: TrainConfig, family: Family) -> tuple[str, ...]:
     if not config.strategy.needs_reward_gradient:
         return ()
     if chosen is None:
-        chosen = _best_parts(config, family)
+        chosen = "all" if _everything_pays(config, family) else "rewards"
     if chosen in ("forward", "denoiser", "all") and not family.fixed_shapes:
         raise no_fixed_shapes("gradient_graphs", family)
     return PARTS[chosen]
 
 
-def _best_parts(config: TrainConfig, family: Family) -> str:
-    """Return the parts whose recording saves time without much more memory.
+def _everything_pays(config: TrainConfig, family: Family) -> bool:
+    """Return whether recording every part saves much time without too much memory.
 
-    With all weights trained, launched backward passes use the same memory for activations and then for
-    gradients; text encoders that come and go would use that of activations.
+    With all weights trained, launched steps use the same memory for activations and then for gradients; text
+    encoders that come and go would use that of activations.
     """
     rollout, model = config.rollout, config.model
-    recomputed = rollout.gradient_checkpointing and not model.gradient_checkpointing
-    if not family.fixed_shapes or not is_small(family) or model.compile or not recomputed:
-        return "rewards"
     height, width = family.image_size(rollout.height, rollout.width)
-    large = height * width > MOST_PIXELS or model.lora_rank == 0 or model.offload_text_encoders
-    return "forward" if large else "all"
+    small = is_small(family) and height * width <= MOST_PIXELS
+    recomputed = rollout.gradient_checkpointing and not model.compile
+    is_lora = model.lora_rank > 0 and not model.offload_text_encoders
+    return small and is_lora and recomputed and family.fixed_shapes
 
 
 class GradientGraphs:
