@@ -343,7 +343,7 @@ def test_without_a_network_the_command_suggests_a_solution(hub, command, parity)
         assert "Traceback" not in done.stderr
 
 
-def test_a_remembered_failure_keeps_nothing_of_its_callers(monkeypatch):
+def test_a_cached_failure_keeps_nothing_of_its_callers(monkeypatch):
     nobody = Hub()
     nobody.stop()
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", nobody.address)
