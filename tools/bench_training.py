@@ -11,8 +11,8 @@ steps.
   of its images and reads all 35 tokens.
 - Ours: each image of a group is encoded once, its frozen vision blocks without gradient. Measured in
   float32, in --precision, and with the outputs of frozen blocks read from disk, as in later epochs with
-  --cache. A pass has one group on a CPU. On a GPU it has as many as in the trainer by default, whose other
-  extreme, 16 groups in one pass (batch_size=16 accumulation=1), is measured too.
+  --cache. A pass has one group on a CPU. On a GPU it has four (merge_passes=false); 16 groups in one pass, as
+  the trainer computes them by default, are measured too.
 
 The tool also compares the rewards of the original's first pairs with those of the exact path, and trains on
 a group of 9 to measure peak memory. On a CPU, times are processor time divided by the number of threads, so

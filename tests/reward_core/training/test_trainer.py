@@ -743,6 +743,33 @@ def test_gradient_checkpointing_changes_nothing(fresh, data, tmp_path):
     assert losses(tmp_path / "with") == pytest.approx(losses(tmp_path / "without"), abs=5e-5)
 
 
+def test_merged_passes_compute_the_same_and_are_split_if_memory_runs_out(fresh, data, tmp_path):
+    """Here a pass of more than ten images does not fit into memory."""
+    found, sizes = [], []
+    for merged, most in ((False, math.inf), (True, math.inf), (True, 10)):
+        out, seen = tmp_path / f"{merged}-{most}", []
+        passes = {"merge_passes": merged, "batch_size": 1, "accumulation": 4, "steps": 3}
+        config = settings(data, out, dropout=0.0, **passes)
+        trainer = Trainer(config, without_dropout(fresh()))
+
+        def limited(_, inputs, seen=seen, most=most):
+            if torch.is_grad_enabled():
+                seen.append(len(inputs[0]))
+                if len(inputs[0]) > most:
+                    raise torch.OutOfMemoryError("more images than this test allows")
+
+        trainer.rewards.register_forward_pre_hook(limited)
+        trainer.train()
+        found.append((losses(out), weights(trainer.model)))
+        sizes.append(seen)
+    for step_losses, trained in found[1:]:
+        assert step_losses == pytest.approx(found[0][0], rel=1e-4)
+        for name, weight in found[0][1].items():
+            torch.testing.assert_close(trained[name], weight, rtol=1e-3, atol=1e-4)
+    assert [len(seen) for seen in sizes[:2]] == [12, 3]
+    assert sum(size > 10 for size in sizes[2]) == 1  # then passes are smaller
+
+
 class AttentionBackwardDtypes(TorchDispatchMode):
     """Collects the dtypes of the backward passes of attention."""
 

@@ -23,7 +23,7 @@ _CHOICES = {
 # Settings that may change when a stopped run is resumed.
 _IRRELEVANT = {
     "out", "checkpoints", "trackers", "cpu", "workers", "cache", "cache_gb", "stuck_after",
-    "push_to_hub", "data", "images",
+    "push_to_hub", "data", "images", "merge_passes",
 }  # fmt: skip
 
 
@@ -53,6 +53,9 @@ class TrainingConfig:
         batch_size: groups in one forward pass of a rank, or pairs, rounded up to whole groups (see
             batch_unit).
         accumulation: forward passes of each rank in one step.
+        merge_passes: compute several forward passes of a step as one, as many as memory allows: the gradients
+            are the same sums, up to rounding and the random numbers of dropout. None: on one CUDA GPU. Runs
+            of several processes never do.
         batch_unit: what batch_size counts: "groups" or "pairs".
         epochs: passes over the training data.
         steps: maximum number of steps; 0: no limit other than epochs.
@@ -102,6 +105,7 @@ class TrainingConfig:
     average: str = "prompt"
     batch_size: int = 4
     accumulation: int = 4
+    merge_passes: bool | None = None
     batch_unit: str = "groups"
     epochs: int = 4
     steps: int = 0

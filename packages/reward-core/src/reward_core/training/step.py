@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from ..runs.random_state import random_state, restore_random_state
+from ..scoring.batching import is_out_of_memory
 from .config import TrainingConfig
 from .group_reader import ReadGroup
 from .group_rewards import GroupRewards
@@ -21,6 +25,8 @@ from .token_cache import TokenCache
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -97,7 +103,8 @@ class TrainingStep:
     """Take one optimizer step per call.
 
     The loss is the loss of the whole batch over all ranks and micro-batches: each pass divides its sum by
-    the number of terms of the whole batch. Ranks exchange gradients in the last pass only.
+    the number of terms of the whole batch. Ranks exchange gradients in the last pass only. Merged passes are
+    split when memory runs out, and the step is computed again.
 
     Args:
         settings: the run's settings.
@@ -120,6 +127,10 @@ class TrainingStep:
         self.settings, self.accelerator, self.cache = settings, accelerator, cache
         self.rewards, self.wrapped, self.optimizers = rewards, wrapped, optimizers
         self.parameters = [p for p in rewards.parameters() if p.requires_grad]
+        merges = settings.merge_passes
+        merges = accelerator.device.type == "cuda" if merges is None else merges
+        alone = accelerator.num_processes == 1
+        self.micro_batches_per_pass = settings.accumulation if merges and alone else 1
 
     def __call__(self, batches: Sequence[Sequence[Future[ReadGroup | None]]], epoch: int) -> StepMetrics:
         """Take one step on micro-batches whose images are being read.
@@ -131,13 +142,7 @@ class TrainingStep:
         terms = loss_terms([group.ranks for batch in local for group in batch], self.settings.average)
         total = int(self._sum_over_ranks(torch.tensor(terms)))
         passes = [batch for batch in local if batch] if accelerator.num_processes == 1 else local
-        results = []
-        for i, batch in enumerate(passes if total else ()):  # skipped if no pair can be read
-            if i + 1 < len(passes):
-                with accelerator.no_sync(self.wrapped):
-                    results.append(self._pass(batch, total))
-            else:
-                results.append(self._pass(batch, total))
+        results = self._run(passes, total) if total else []  # skipped if no pair can be read
         norm, sums = self._fetch(results, self._clip()) if total else (math.nan, torch.zeros(len(_SUMS)))
         totals = dict(zip(_SUMS, self._sum_over_ranks(sums.float()).tolist()))
         usable = math.isfinite(norm) and not totals["not_finite"]
@@ -158,6 +163,43 @@ class TrainingStep:
             finite=usable,
             peak_memory_mb=torch.cuda.max_memory_allocated() / 2**20 if on_gpu else None,
         )
+
+    def _run(self, micro_batches: Sequence[Sequence[ReadGroup]], total: int) -> list[_Pass]:
+        """Run forward and backward on all micro-batches, in fewer passes if these are merged."""
+        results = None
+        while results is None:
+            several = self.micro_batches_per_pass > 1
+            state = random_state() if several else None
+            try:
+                results = self._run_passes(micro_batches, total)
+            except Exception as error:
+                if not several or not is_out_of_memory(error):
+                    raise
+            if results is None and state is not None:  # the error, whose frames hold activations, is gone
+                self._split_passes()
+                restore_random_state(state)
+        return results
+
+    def _split_passes(self) -> None:
+        """Merge half as many micro-batches from now on, and drop the gradients of the step."""
+        self.micro_batches_per_pass = self.micro_batches_per_pass // 2
+        logger.info("memory ran out: %d micro-batches a pass from now on", self.micro_batches_per_pass)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        if self.accelerator.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _run_passes(self, micro_batches: Sequence[Sequence[ReadGroup]], total: int) -> list[_Pass]:
+        count, results = self.micro_batches_per_pass, []
+        passes = [
+            [group for batch in micro_batches[i : i + count] for group in batch]
+            for i in range(0, len(micro_batches), count)
+        ]
+        for i, groups in enumerate(passes):
+            is_last = i + 1 == len(passes)
+            with nullcontext() if is_last else self.accelerator.no_sync(self.wrapped):
+                results.append(self._pass(groups, total))
+        return results
 
     def _sum_over_ranks(self, values: Tensor) -> Tensor:
         """Return the sum of CPU tensors over all ranks."""
