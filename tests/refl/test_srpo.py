@@ -14,6 +14,7 @@ from refl.families import Guidance
 from refl.noise_schedule import make_schedule, training_target
 from refl.objective import LEVELS, TRAINING
 from refl.rollout import SampleNoise
+from refl.setup import fingerprint
 
 SRPO = ("strategy.name=srpo", "rollout.steps=6", "strategy.move=0.3", "validation.prompts=0")
 SHAPE = (3, 4, 8, 8)
@@ -338,3 +339,12 @@ def test_every_family_takes_a_step_with_a_reward_model(pipelines, tmp_path, fami
     assert metrics.gradient_norm > 0
     assert {"srpo/tiny", "srpo/red", "reward/tiny", "reward/red"} <= set(metrics.row())
     assert any(not torch.equal(tensor, before[name]) for name, tensor in weights(trainer).items())
+
+
+def test_only_runs_of_srpo_must_share_its_settings_to_resume():
+    def of(*more):
+        return fingerprint(refl.load_config(settings=[*more]).check(), PROMPTS, [], None)
+
+    other = "strategy.move=0.1"
+    assert of() == of(other)
+    assert of("strategy.name=srpo") != of("strategy.name=srpo", other)

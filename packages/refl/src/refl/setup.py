@@ -31,6 +31,7 @@ from .objective import Objective
 from .prompts import Batches, read_prompts
 from .rewards import AnyReward, Rewards, load_rewards
 from .srpo_objective import SRPOObjective
+from .strategies import SRPO_SETTINGS
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -294,6 +295,9 @@ def fingerprint(
         document["run"].pop(name)
     for name in ("no_grad_graphs", "gradient_graphs"):  # the results are the same
         document["rollout"].pop(name)
+    if config.strategy.name != "srpo":  # runs from before this strategy resume
+        for name in SRPO_SETTINGS:
+            document["strategy"].pop(name)
     digest = hashlib.sha256(json.dumps(document, sort_keys=True).encode())
     digest.update(json.dumps([list(prompts), list(validation)]).encode())
     for entry in captioned.entries if captioned is not None else ():

@@ -321,6 +321,9 @@ PLANNERS = {
     "drtune": _drtune,
 }
 STRATEGIES = (*PLANNERS, "srpo", "nft", "grpo")
+SRPO_SETTINGS = (
+    "move", "discount_denoise", "discount_inversion", "positive_words", "negative_words", "guided_rollout",
+)  # fmt: skip
 SPREADS = ("pooled", "group")
 COMBINATIONS = ("sum", "zscore")
 NOISES = ("cps", "ddim", "flow_sde", "dance_sde")
