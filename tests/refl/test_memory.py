@@ -105,6 +105,6 @@ def test_gradients_add_to_the_peak_only_if_microsteps_accumulate():
 def test_the_text_says_which_gpus_suffice():
     text = str(Memory({"weights": 10.0 * GB, "gradients": 0.0}, 20.0 * GB))
     assert text == (
-        "memory (estimate, not measured): 34.0 GB (10.0 weights, 23.0 activations). GPU of 24 GB: too small, "
-        "80 GB: fits"
+        "memory (estimate, not measured): 34.0 GiB (10.0 weights, 23.0 activations). GPU of 24 GB: "
+        "too small, 80 GB: fits"
     )

@@ -345,6 +345,6 @@ def test_only_runs_of_srpo_must_share_its_settings_to_resume():
     def of(*more):
         return fingerprint(refl.load_config(settings=[*more]).check(), PROMPTS, [], None)
 
-    other = "strategy.move=0.1"
+    other = "strategy.move=0.2"
     assert of() == of(other)
     assert of("strategy.name=srpo") != of("strategy.name=srpo", other)

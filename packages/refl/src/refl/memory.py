@@ -53,7 +53,7 @@ class Memory:
         parts = {**self.parts, "activations": MARGIN * self.activations}
         listed = ", ".join(f"{value / GB:.1f} {name}" for name, value in parts.items() if value)
         cards = ", ".join(f"{size} GB: {'fits' if self.total <= size else 'too small'}" for size in CARDS)
-        return f"memory (estimate, not measured): {self.total:.1f} GB ({listed}). GPU of {cards}"
+        return f"memory (estimate, not measured): {self.total:.1f} GiB ({listed}). GPU of {cards}"
 
 
 def estimate_memory(objective: Objective, plan: RolloutPlan) -> Memory:
@@ -189,4 +189,6 @@ def _reward_bytes(objective: Objective, batch: int, recorded: bool) -> float:
     with saved.hooks():
         for reward in rewards:
             saved.graphs.append(reward(pixels, ["a prompt"] * 2))
-    return saved.bytes * objective.config.strategy.prompts_per_image * batch / 2
+    # A graph has no activations after a call, so two calls need no more memory than one.
+    calls = 1 if recorded else objective.config.strategy.prompts_per_image
+    return saved.bytes * calls * batch / 2

@@ -102,7 +102,7 @@ class StrategyConfig:
     eta: float = 0.8
     window: int = 2
     clip: float = 1e-4
-    move: float = 0.036
+    move: float = 0.1
     discount_denoise: tuple[float, ...] = (0.25, 0.1)
     discount_inversion: tuple[float, ...] = (0.01, 0.3)
     positive_words: tuple[str, ...] = ("Real. ",)

@@ -48,10 +48,13 @@ def _ask(endpoint: str) -> Exception | None:
 def _drop_frames(failure: BaseException | None) -> None:
     """Remove the tracebacks: their frames would keep everything in memory that the callers hold."""
     seen: set[int] = set()
-    while failure is not None and id(failure) not in seen:
-        seen.add(id(failure))
-        failure.__traceback__ = None
-        failure = failure.__cause__ or failure.__context__
+    errors = [failure]
+    while errors:
+        error = errors.pop()
+        if error is not None and id(error) not in seen:
+            seen.add(id(error))
+            error.__traceback__ = None
+            errors += [error.__cause__, error.__context__]
 
 
 def _session():
