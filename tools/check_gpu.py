@@ -14,6 +14,7 @@ measurement), kernels.txt, syncs.txt (lines at which the host waits for the GPU)
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import shutil
@@ -54,6 +55,8 @@ def stages(device: str, size: str, out: Path, work: Path) -> list[Stage]:
     refl += ["--seconds", "70"]
     pytest = ["-m", "pytest", "-v", "--tb=short", "-p", "no:cacheprovider", f"--basetemp={work / 'pytest'}"]
     pytest.append("--continue-on-collection-errors")  # of tests whose libraries are not installed
+    if (work / "site" / "xdist").is_dir() or importlib.util.find_spec("xdist"):
+        pytest += ["-n", "4"]  # most of their time is that of starting kernels for the first time
     tests = ["tests/reward_core/scoring", "tests/reward_core/inputs/test_image_transform.py"]
     tests += ["tests/refl/test_rollout.py", "-k", "not inductor and not compile"]
     training = ["--device", device, "--size", size, "--groups", "24" if full else "2"]
