@@ -242,3 +242,13 @@ def test_noise_of_a_sample_does_not_depend_on_its_batch():
         SampleNoise(1, 5, [0], 1),
     ):
         assert not torch.equal(first, other((4, 2), "cpu"))
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
+def test_a_first_step_beyond_the_training_timesteps_is_refused(sampler):
+    scheduler = DDIMScheduler(**STABLE_DIFFUSION)  # its offset moves the first of 1000 steps to timestep 1000
+    assert make_schedule(scheduler, 999, sampler).timesteps[0] == 999
+    with pytest.raises(
+        ConfigError, match=r"1000 steps: the first would be at timestep 1000, .* below 1000\."
+    ):
+        make_schedule(scheduler, 1000, sampler)

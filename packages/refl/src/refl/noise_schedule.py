@@ -202,6 +202,11 @@ def make_schedule(scheduler: Any, steps: int, sampler: str, **timestep_options: 
             f"Cannot sample with {steps} steps: the model's scheduler would take {len(timesteps)}. Set "
             "rollout.steps to a number that it supports."
         )
+    if sampler in ("ddim", "ddpm") and timesteps[0] >= trained:  # by steps_offset
+        raise ConfigError(
+            f"Cannot sample with {steps} steps: the first would be at timestep {timesteps[0]:g}, and this "
+            f"model knows those below {trained}. Lower rollout.steps or validation.steps."
+        )
     if sampler == "flow":
         sigmas = tuple(float(s) for s in source.sigmas)
         return NoiseSchedule(timesteps, tuple(1 - s for s in sigmas), sigmas, (0.0,) * steps, "flow")
