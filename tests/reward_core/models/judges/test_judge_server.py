@@ -2,6 +2,7 @@
 
 import json
 import logging
+import threading
 import time
 
 import judge_server
@@ -91,6 +92,25 @@ def test_bad_images_and_answers_are_rows_with_an_error(server, images, tmp_path)
             judge.score(prompt, image)
     with pytest.raises(ImageError, match="broken"):
         judge.score("fine", pictures[-1])
+
+
+def test_answers_that_nobody_reads_wait_for_nothing(server):
+    """The garbage collector may end them, in any thread."""
+    judge, read = new_judge(server), threading.Event()
+
+    def questions():
+        for _ in range(judge.vlm.questions_at_once):
+            yield judge.question("a cat", ())
+        read.wait(10)  # for an image that takes long
+
+    outcomes = judge.ask(questions(), None)
+    try:
+        next(outcomes)
+        started = time.monotonic()
+        outcomes.close()
+        assert time.monotonic() - started < 5
+    finally:
+        read.set()
 
 
 def test_a_template_of_the_caller_asks_any_model(server, images, tmp_path):

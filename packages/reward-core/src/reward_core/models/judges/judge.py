@@ -233,11 +233,15 @@ class PointwiseJudge(Judge):
 
 def _ahead(take: Callable[[], list[T]]) -> Iterator[list[T]]:
     """Yield what ``take`` returns until it returns nothing; a thread calls it one step ahead."""
-    with ThreadPoolExecutor(1, "judge-read") as reader:
+    reader = ThreadPoolExecutor(1, "judge-read")
+    try:
         following = reader.submit(take)
         while items := following.result():
             following = reader.submit(take)
             yield items
+    finally:
+        # Without waiting: the garbage collector may end this generator in any thread that holds any lock.
+        reader.shutdown(wait=False, cancel_futures=True)
 
 
 def scores_tensor(judgments: Iterable[Judgment]) -> Tensor:
