@@ -47,13 +47,19 @@ PUBLIC = {
     "refl": """
         ReflError TrainConfig Trainer load_config parse_args
     """,
-    "refl.advantages": """
+    "refl.objectives.advantages": """
         advantages to_unit
     """,
-    "refl.losses": """
-        denoising_loss distance ensemble grpo_loss nft_loss reward_loss
+    "refl.objectives.losses": """
+        denoising_loss distance grpo_loss nft_loss
     """,
-    "refl.random_steps": """
+    "refl.rewards": """
+        AnyReward Reward Rewards load_rewards
+    """,
+    "refl.rewards.reward_loss": """
+        ensemble reward_loss
+    """,
+    "refl.denoising.random_steps": """
         log_prob noise_scales random_schedule
     """,
     "refl.families": """

@@ -46,15 +46,18 @@ from memory_peak import peak_of, tensor_bytes
 from refl_workload import BETAS, PROMPT, SIZES, make_family, make_frozen, make_unet
 
 import refl
+from refl.accelerator import make_accelerator
+from refl.config import StrategyConfig
+from refl.config.checks import check_config
+from refl.config.rollout_plans import plan_rollout
+from refl.data.prompts import Batches
 from refl.dtypes import DTYPES
-from refl.gradient_objective import GradientObjective
 from refl.memory import estimate_memory
+from refl.objectives.gradient_objective import GradientObjective
 from refl.optimizer import make_lr_schedule, make_optimizer
-from refl.prompts import Batches
 from refl.rewards import load_rewards
-from refl.setup import frozen_dtype, make_accelerator, make_no_grad_copy, prepare_denoiser
+from refl.setup import frozen_dtype, make_no_grad_copy, prepare_denoiser
 from refl.step import TrainingStep
-from refl.strategies import StrategyConfig
 from refl.trainable import Trainable
 from reward_core.runs.cuda import tf32
 
@@ -217,7 +220,7 @@ def print_estimates(args: argparse.Namespace) -> None:
     for name in args.variants:
         if name != "original":
             objective = make_objective(name, args, make_frozen(args.size, device, DTYPES[args.dtype]), device)
-            plan = objective.config.strategy.plan(SIZES[args.size]["steps"], random.Random(0))
+            plan = plan_rollout(objective.config.strategy, SIZES[args.size]["steps"], random.Random(0))
             memory = estimate_memory(objective, plan)
             print(json.dumps({"variant": name, "estimated_mb": round(memory.peak / 2**20)}), flush=True)
 
@@ -245,21 +248,23 @@ def make_objective(
     name: str, args: argparse.Namespace, frozen: dict[str, Any], device: torch.device
 ) -> GradientObjective:
     """Return what generates images and computes their loss, as refl's trainer makes it."""
-    config = refl.load_config(
-        preset="sd14-paper",
-        settings=[
-            f"rollout.height={SIZES[args.size]['pixels']}",
-            f"rollout.width={SIZES[args.size]['pixels']}",
-            f"rollout.steps={SIZES[args.size]['steps']}",
-            f"run.batch_size={args.batch_size}",
-            f"run.mixed_precision={args.dtype}",
-            "run.accumulation=1",
-            "run.trackers=[]",
-            "optimizer.ema_decay=0",
-            f"rewards=[{{name: reward, dtype: {args.dtype}}}]",
-            *VARIANTS[name],
-        ],
-    ).check()
+    config = check_config(
+        refl.load_config(
+            preset="sd14-paper",
+            settings=[
+                f"rollout.height={SIZES[args.size]['pixels']}",
+                f"rollout.width={SIZES[args.size]['pixels']}",
+                f"rollout.steps={SIZES[args.size]['steps']}",
+                f"run.batch_size={args.batch_size}",
+                f"run.mixed_precision={args.dtype}",
+                "run.accumulation=1",
+                "run.trackers=[]",
+                "optimizer.ema_decay=0",
+                f"rewards=[{{name: reward, dtype: {args.dtype}}}]",
+                *VARIANTS[name],
+            ],
+        )
+    )
     accelerator = make_accelerator(config)
     family = make_family(args.size, frozen, device, frozen_dtype(config, device))
     rewards = load_rewards(config.rewards, device, {"reward": frozen["reward"].rewards_from_pixels})

@@ -22,6 +22,7 @@ from memory_peak import peak_of
 from torch import Tensor
 
 import refl
+from refl.config.rollout_plans import plan_rollout
 from refl.demo.recipe import PIPELINE
 from refl.memory import estimate_memory
 from reward_core.runs.progress import bar
@@ -114,7 +115,7 @@ def compare(pipeline: Path, out: Path, settings: tuple[str, ...]) -> tuple[float
     ]  # fmt: skip
     config = refl.load_config(settings=[*common, *settings])
     trainer = refl.Trainer(prompts=PROMPTS, args=config, rewards={"bright": brightness})
-    plan = config.strategy.plan(config.rollout.steps, random.Random(0))
+    plan = plan_rollout(config.strategy, config.rollout.steps, random.Random(0))
     memory = estimate_memory(trainer.objective, plan)
     stays = sum(memory.parts.get(name, 0.0) for name in STAYS)
     trainer.step(0)  # creates the optimizer's state

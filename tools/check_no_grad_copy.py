@@ -28,7 +28,7 @@ from refl.config import ModelConfig
 from refl.demo.recipe import PIPELINE
 from refl.dtypes import DTYPES, autocast
 from refl.families import Condition, Family, Guidance, load_family
-from refl.no_grad_copy import NoGradCopy
+from refl.fast_steps.no_grad_copy import NoGradCopy
 from refl.trainable import Trainable
 
 CPU = torch.device("cpu")

@@ -33,7 +33,8 @@ from typing import Any
 import numpy as np
 
 from refl.compare import compare_rewards
-from refl.config import TrainConfig
+from refl.config import StrategyConfig, TrainConfig
+from refl.config.rollout_plans import plan_rollout
 from refl.demo.recipe import (
     HELD_OUT_REWARD,
     PIPELINE,
@@ -50,7 +51,6 @@ from refl.demo.recipe import (
 )
 from refl.demo.study import run_environment, score_model
 from refl.demo.truth import interval
-from refl.strategies import StrategyConfig
 from reward_core.files.atomic_write import atomic_write
 from reward_core.files.json_file import write_json
 from reward_core.runs.settings import load_settings
@@ -103,7 +103,9 @@ def passes(config: TrainConfig, count: int = 500) -> float:
         trained = strategy.random_steps(rollout.steps) * with_gradient
         per_image = without * rollout.steps / strategy.updates + trained
     else:
-        plans = [strategy.plan(rollout.steps, random.Random(f"{run.seed} {n}")) for n in range(count)]
+        plans = [
+            plan_rollout(strategy, rollout.steps, random.Random(f"{run.seed} {n}")) for n in range(count)
+        ]
         costs = [plan.cost() for plan in plans]
         per_image = fmean(without * plain + with_gradient * graded for plain, graded in costs)
     ordinary = loss.pretraining_batch_size * (1 + BACKWARD) if loss.pretraining_data else 0

@@ -12,7 +12,7 @@ from PIL import Image
 from toy_runs import PROMPTS, redness, settings, write_images
 
 import refl
-from refl.captioned_images import open_captioned
+from refl.data.captioned_images import open_captioned
 from refl.errors import PromptFileError
 from reward_core.errors import CheckpointError, ClippedLevelsWarning
 

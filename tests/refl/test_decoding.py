@@ -8,7 +8,8 @@ import torch
 from diffusers import AutoencoderTiny
 from torch.utils.checkpoint import checkpoint
 
-from refl.families import decoding, load_family, split_group_norm
+from refl.families import decoding, load_family
+from refl.kernels import split_group_norm
 
 TOOLS = Path(__file__).parents[2] / "tools"
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")

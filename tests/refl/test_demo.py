@@ -11,6 +11,8 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
+from refl.config.checks import check_config
+from refl.config.rollout_plans import plan_rollout
 from refl.demo.figures import curve_figure
 from refl.demo.recipe import PIPELINE, SHORT_ROLLOUTS, DemoSize, demo_config, known_prompts
 from refl.demo.scenes import captioned_images, sample_prompts
@@ -91,8 +93,8 @@ def test_short_rollouts_cost_as_many_denoiser_passes_as_the_usual_ones():
     """With guidance: 2 passes per step without gradient, 6 with gradient, and 3 per captioned image."""
 
     def passes(size):
-        config = demo_config(Path("out"), Path("images.tar"), size, 0).check()
-        plans = [config.strategy.plan(config.rollout.steps, random.Random(n)) for n in range(400)]
+        config = check_config(demo_config(Path("out"), Path("images.tar"), size, 0))
+        plans = [plan_rollout(config.strategy, config.rollout.steps, random.Random(n)) for n in range(400)]
         rollout = np.mean([2 * plain + 6 * graded for plain, graded in (plan.cost() for plan in plans)])
         return size.steps * (size.batch_size * rollout + 3 * config.loss.pretraining_batch_size)
 

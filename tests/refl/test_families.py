@@ -9,10 +9,10 @@ import torch
 from diffusers import DiffusionPipeline
 
 from refl.config import ModelConfig
+from refl.denoising.rollout import rollout
+from refl.denoising.rollout_plan import RolloutPlan
 from refl.errors import ModelError
 from refl.families import Guidance, load_family
-from refl.rollout import rollout
-from refl.strategies import RolloutPlan
 from refl.trainable import Trainable
 
 PROMPTS = ["a red house by the sea", "two cats"]

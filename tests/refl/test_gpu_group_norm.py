@@ -10,8 +10,8 @@ from small_unet import small_unet
 from toy_runs import PROMPTS, redness, settings
 
 import refl
-from refl.channels_last_norm import group_norm, keep_channels_last
 from refl.families import Guidance
+from refl.kernels.channels_last_norm import group_norm, keep_channels_last
 
 pytestmark = [
     pytest.mark.gpu,

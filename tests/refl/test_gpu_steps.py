@@ -7,9 +7,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from toy_runs import PROMPTS, redness, settings
 
 import refl
+from refl.config.presets import PRESETS
+from refl.denoising.rollout_plan import RolloutPlan
 from refl.families import Guidance, load_family
-from refl.presets import PRESETS
-from refl.strategies import RolloutPlan
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from small_unet import small_unet
 from torch import nn
 
-from refl.channels_last_norm import group_norm, keep_channels_last
+from refl.kernels.channels_last_norm import group_norm, keep_channels_last
 
 BF16, FP16 = torch.bfloat16, torch.float16
 

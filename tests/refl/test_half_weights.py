@@ -9,7 +9,7 @@ from accelerate.state import AcceleratorState
 from toy_runs import PROMPTS, redness, settings
 
 import refl
-import refl.half_weights
+import refl.fast_steps.half_weights
 
 FULL = ("run.cpu=true", "run.mixed_precision=bf16", "model.lora_rank=0")
 # No steps without gradient, whose copy would change the images; steps in proportion to the gradients.
@@ -69,8 +69,8 @@ def test_steps_equal_those_of_autocast(pipelines, tmp_path, family, more):
 def test_each_weight_is_updated_once_a_step(pipelines, tmp_path, monkeypatch):
     """Gradients are in float32 for a chunk of the weights at a time."""
     weights, largest = [], []
-    for size in (refl.half_weights.CHUNK_BYTES, 20_000):
-        monkeypatch.setattr(refl.half_weights, "CHUNK_BYTES", size)
+    for size in (refl.fast_steps.half_weights.CHUNK_BYTES, 20_000):
+        monkeypatch.setattr(refl.fast_steps.half_weights, "CHUNK_BYTES", size)
         trainer = make(pipelines, tmp_path, "optimizer.max_grad_norm=0.1")
         assert trainer.objective.keeps_half_gradients
         adam, seen = trainer.optimizer.optimizer, []

@@ -19,7 +19,7 @@ from refl import load_config
 from refl.config import ModelConfig
 from refl.errors import ModelError
 from refl.families import family_of
-from refl.lora_export import (
+from refl.publishing.lora_export import (
     TABLES,
     kohya_tensors,
     lora_layers,
@@ -27,7 +27,7 @@ from refl.lora_export import (
     safe_name,
     write_comfyui_lora,
 )
-from refl.lora_layers import FLUX, FLUX2, SD3, Z_IMAGE, original_layer
+from refl.publishing.lora_layers import FLUX, FLUX2, SD3, Z_IMAGE, original_layer
 from refl.trainable import Trainable
 
 # The block counts of the published models, with one head of a few channels.

@@ -7,7 +7,8 @@ from accelerate.state import AcceleratorState
 from toy_runs import PROMPTS, redness, settings
 
 import refl
-from refl.memory import GB, Memory, estimate_memory
+from refl.config.rollout_plans import plan_rollout
+from refl.memory.estimate import GB, Memory, estimate_memory
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +22,7 @@ def estimate(model, folder, *more):
     AcceleratorState._reset_state(reset_partial_state=True)
     config = settings(folder, "run.cpu=true", *more)
     trainer = refl.Trainer(model, PROMPTS, config, {"red": redness})
-    plan = config.strategy.plan(config.rollout.steps, random.Random(0))
+    plan = plan_rollout(config.strategy, config.rollout.steps, random.Random(0))
     return trainer, estimate_memory(trainer.objective, plan)
 
 

@@ -9,7 +9,7 @@ from accelerate.state import AcceleratorState
 from toy_runs import PROMPTS, redness, settings
 
 import refl
-from refl.strategies import RolloutPlan
+from refl.denoising.rollout_plan import RolloutPlan
 
 
 @pytest.fixture(autouse=True)

@@ -9,13 +9,13 @@ import yaml
 from PIL import Image
 from toy_runs import PROMPTS, train
 
-from refl.base_card import base_license
 from refl.cli import main
 from refl.compare import base_of_run
 from refl.config import ModelConfig, RewardConfig, RunConfig, TrainConfig
-from refl.curves import draw_curves, panels_of
-from refl.model_card import CardFacts, model_card
-from refl.published_names import base_model
+from refl.publishing.base_card import base_license
+from refl.publishing.model_card import CardFacts, model_card
+from refl.publishing.published_names import base_model
+from refl.records.curves import draw_curves, panels_of
 
 
 def front_matter(card):

@@ -12,10 +12,12 @@ from toy_runs import PROMPTS, redness, settings, train
 
 import refl
 import reward_core
+from refl.config.checks import check_config
+from refl.config.rollout_plans import plan_rollout
+from refl.denoising.rollout_plan import RolloutPlan
 from refl.errors import ConfigError
 from refl.families import Guidance, load_family
-from refl.memory import estimate_memory
-from refl.strategies import RolloutPlan
+from refl.memory.estimate import estimate_memory
 from reward_core.errors import CheckpointError
 
 COPY = "rollout.no_grad_dtype=bf16"
@@ -145,7 +147,7 @@ def test_any_layer_may_have_an_adapter(pipelines, tmp_path, targets):
 def test_frozen_weights_are_shared(pipelines, tmp_path, family):
     def parts(*more):
         trainer = make(pipelines(family), tmp_path, "model.lora_rank=4", *more)
-        plan = trainer.config.strategy.plan(4, random.Random(0))
+        plan = plan_rollout(trainer.config.strategy, 4, random.Random(0))
         size = estimate_memory(trainer.objective, plan).parts["copy for steps without gradient"]
         AcceleratorState._reset_state(reset_partial_state=True)
         return trainer, size
@@ -175,7 +177,7 @@ def test_nft_generates_with_the_old_adapters(pipelines, tmp_path):
 @pytest.mark.parametrize("setting", ["no_grad_dtype", "decode_dtype"])
 def test_a_run_in_half_precision_generates_images_in_it_by_default(tmp_path, setting):
     def chosen(*more, **options):
-        return getattr(settings(tmp_path, *more, **options).check().rollout, setting)
+        return getattr(check_config(settings(tmp_path, *more, **options)).rollout, setting)
 
     bf16, lora = "run.mixed_precision=bf16", "model.lora_rank=4"
     assert chosen(lora, bf16) == "bf16"
@@ -195,14 +197,17 @@ def test_settings_files_keep_their_meaning(tmp_path):
     for written in ("''", "", "off", "auto"):
         file.write_text(f"run: {{mixed_precision: bf16}}\nrollout: {{no_grad_dtype: {written}}}\n")
         expected = {"''": "", "off": "", "": "bf16"}.get(written, written)
-        assert refl.load_config(file).check().rollout.no_grad_dtype == expected
+        assert check_config(refl.load_config(file)).rollout.no_grad_dtype == expected
 
 
 def test_defaults_follow_settings_that_are_changed_later(tmp_path):
     config = settings(tmp_path, "run.mixed_precision=bf16")
     changed = dataclasses.replace(config, run=dataclasses.replace(config.run, mixed_precision="no"))
-    assert (config.check().rollout.no_grad_dtype, changed.check().rollout.no_grad_dtype) == ("bf16", "")
-    assert config.check().check() == config.check()
+    assert (check_config(config).rollout.no_grad_dtype, check_config(changed).rollout.no_grad_dtype) == (
+        "bf16",
+        "",
+    )
+    assert check_config(check_config(config)) == check_config(config)
 
 
 @pytest.mark.slow

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from refl.losses import distance, grpo_loss
-from refl.noise_schedule import NoiseSchedule
-from refl.random_steps import log_prob, noise_scales, random_schedule
-from refl.strategies import StrategyConfig
+from refl.config import StrategyConfig
+from refl.config.rollout_plans import plan_rollout
+from refl.denoising.noise_schedule import NoiseSchedule
+from refl.denoising.random_steps import log_prob, noise_scales, random_schedule
+from refl.objectives.losses import distance, grpo_loss
 
 FOLDER = Path(__file__).parents[1] / "data" / "parity_rl"
 # noise -> names of its values in the file
@@ -146,7 +147,7 @@ def test_the_window_starts_in_the_first_half_and_ends_before_the_last_step():
     for steps in range(2, 13):
         for window in range(min(4, steps)):
             config = StrategyConfig("grpo", window=window)
-            plans = [config.plan(steps, random.Random(n)) for n in range(60)]
+            plans = [plan_rollout(config, steps, random.Random(n)) for n in range(60)]
             starts = {plan.random[0] for plan in plans}
             length = window or steps - 1
             assert starts == set(range(min((steps - 1) // 2, steps - 1 - length) + 1))

@@ -14,7 +14,7 @@ from tiny_pipelines import configuration_of
 CARD = b"---\nlicense: other\nlicense_name: dev\nlicense_link: LICENSE.md\n---\n"
 PROGRAM = """
 import json, sys
-from refl.base_card import base_license
+from refl.publishing.base_card import base_license
 from refl.cli import main
 
 run, prompts = sys.argv[1:]

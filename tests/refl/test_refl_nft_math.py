@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from refl.advantages import advantages, to_unit
-from refl.config import RewardConfig
-from refl.losses import distance, ensemble, nft_loss
+from refl.config import RewardConfig, StrategyConfig
+from refl.objectives.advantages import advantages, to_unit
+from refl.objectives.losses import distance, nft_loss
 from refl.rewards import Reward, Rewards
-from refl.strategies import StrategyConfig
+from refl.rewards.reward_loss import ensemble
 from reward_core.integrations.diffusers.clean_latents import clean
 
 FOLDER = Path(__file__).parents[1] / "data" / "parity_rl"

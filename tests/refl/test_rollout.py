@@ -15,11 +15,13 @@ from diffusers import (
 )
 from torch import nn
 
+from refl.config import StrategyConfig
+from refl.config.rollout_plans import PLANNERS, plan_rollout
+from refl.config.strategy_checks import check_strategy
+from refl.denoising.noise_schedule import make_schedule, training_levels
+from refl.denoising.rollout import SampleNoise, rollout
 from refl.errors import ConfigError, ModelError
 from refl.families.decoding import recompute_in_backward
-from refl.noise_schedule import make_schedule, training_levels
-from refl.rollout import SampleNoise, rollout
-from refl.strategies import PLANNERS, StrategyConfig
 
 # The scheduler configuration of Stable Diffusion.
 STABLE_DIFFUSION = dict(
@@ -147,7 +149,7 @@ def test_gradients_equal_those_of_the_unrolled_rollout(name, gradient_checkpoint
     noises = torch.randn(40, *SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     seen_stops = set()
     for seed in range(4):
-        plan = STRATEGIES[name].plan(steps, random.Random(seed))
+        plan = plan_rollout(STRATEGIES[name], steps, random.Random(seed))
         seen_stops.add((plan.stop, plan.gradient))
         draws = iter(noises[1:])
 
@@ -202,13 +204,13 @@ def test_gradients_equal_those_of_the_unrolled_rollout(name, gradient_checkpoint
 
 
 def test_the_original_strategy_stops_between_steps_30_and_39():
-    plans = [StrategyConfig().plan(40, random.Random(seed)) for seed in range(300)]
+    plans = [plan_rollout(StrategyConfig(), 40, random.Random(seed)) for seed in range(300)]
     assert {plan.stop for plan in plans} == set(range(30, 40))
     assert all(plan.gradient == (plan.stop,) and plan.read == "prediction" for plan in plans)
 
 
 def test_drtune_spaces_gradient_steps_evenly():
-    plan = StrategyConfig("drtune", k=4, first=39).plan(40, random.Random(0))
+    plan = plan_rollout(StrategyConfig("drtune", k=4, first=39), 40, random.Random(0))
     assert plan.gradient == (9, 19, 29, 39)
     assert plan.cost() == (36, 4)
 
@@ -225,8 +227,8 @@ def test_drtune_spaces_gradient_steps_evenly():
 )
 def test_impossible_plans_are_refused(config, message):
     with pytest.raises(ConfigError, match=message):
-        config.plan(8, random.Random(0))
-    assert set(STRATEGIES) == set(PLANNERS)
+        check_strategy(config, 8)
+    assert {*STRATEGIES, "srpo", "nft", "grpo"} == set(PLANNERS)
 
 
 def test_noise_of_a_sample_does_not_depend_on_its_batch():

@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 from toy_runs import PROMPTS, redness, train
 
-from refl.curve_svg import panel_svg
-from refl.curves import Line, Panel, panels_of
-from refl.run_page import RunPage
-from refl.samples import read_samples
-from refl.setup import split_prompts
+from refl.data.run_prompts import split_prompts
+from refl.records.curve_svg import panel_svg
+from refl.records.curves import Line, Panel, panels_of
+from refl.records.run_page import RunPage
+from refl.records.samples import read_samples
 from refl.training_state import ReflState
 
 HOSTILE = 'a <b> & "c" \u202e\n$x'

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from refl.families import split_group_norm as module
-from refl.families.split_group_norm import split_group_norm, split_group_norms
+from refl.kernels import split_group_norm as module
+from refl.kernels.split_group_norm import split_group_norm, split_group_norms
 
 TOLERANCE = 1e-5  # measured: 2.3e-6, where the sums of a gradient cancel out
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")

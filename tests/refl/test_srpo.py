@@ -7,14 +7,15 @@ from tiny_pipelines import BETAS
 from toy_runs import PROMPTS, redness, settings, write_images
 
 import refl
+from refl.checkpoint import fingerprint
 from refl.cli import main
-from refl.direct_align import LevelRange, recovered
+from refl.config.checks import check_config
+from refl.denoising.direct_align import LevelRange, recovered
+from refl.denoising.noise_schedule import make_schedule, training_target
+from refl.denoising.rollout import SampleNoise
 from refl.errors import ConfigError
 from refl.families import Guidance
-from refl.noise_schedule import make_schedule, training_target
-from refl.objective import LEVELS, TRAINING
-from refl.rollout import SampleNoise
-from refl.setup import fingerprint
+from refl.objectives.objective import LEVELS, TRAINING
 
 SRPO = ("strategy.name=srpo", "rollout.steps=6", "strategy.move=0.3", "validation.prompts=0")
 SHAPE = (3, 4, 8, 8)
@@ -343,7 +344,7 @@ def test_every_family_takes_a_step_with_a_reward_model(pipelines, tmp_path, fami
 
 def test_only_runs_of_srpo_must_share_its_settings_to_resume():
     def of(*more):
-        return fingerprint(refl.load_config(settings=[*more]).check(), PROMPTS, [], None)
+        return fingerprint(check_config(refl.load_config(settings=[*more])), PROMPTS, [], None)
 
     other = "strategy.move=0.2"
     assert of() == of(other)

@@ -14,9 +14,9 @@ from toy_runs import PROMPTS, redness, settings, train, write_images
 
 import refl
 from refl.cli import main
+from refl.denoising.rollout import SampleNoise
 from refl.errors import ConfigError, DivergedError
-from refl.objective import VALIDATION
-from refl.rollout import SampleNoise
+from refl.objectives.objective import VALIDATION
 from reward_core.errors import OutputError
 
 

@@ -51,7 +51,7 @@ def test_links_between_pages_lead_to_files(builder):
 
 @pytest.mark.parametrize(
     ("module", "config"),
-    [("refl.config", RunConfig), ("reward_core.training.config", TrainingConfig)],
+    [("refl.config.sections", RunConfig), ("reward_core.training.config", TrainingConfig)],
 )
 def test_every_field_of_a_config_is_a_row_with_its_meaning(builder, module, config):
     settings = builder.read_settings(module, config.__name__)
@@ -60,5 +60,5 @@ def test_every_field_of_a_config_is_a_row_with_its_meaning(builder, module, conf
 
 
 def test_a_config_that_does_not_exist_is_an_error(builder):
-    with pytest.raises(ValueError, match=r"Cannot document refl\.config\.NoConfig"):
-        builder.read_settings("refl.config", "NoConfig")
+    with pytest.raises(ValueError, match=r"Cannot document refl\.config\.sections\.NoConfig"):
+        builder.read_settings("refl.config.sections", "NoConfig")

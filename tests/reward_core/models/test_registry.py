@@ -220,8 +220,8 @@ def test_every_command_takes_the_name_of_any_scorer(plugin, pictures, tmp_path, 
 
 
 def test_every_integration_takes_the_name_of_any_scorer(plugin, pictures):
+    from refl.checks.input_checks import check_rewards
     from refl.config import RewardConfig
-    from refl.input_checks import check_rewards
     from refl.rewards import load_rewards
     from reward_benchmark.scorers import load_bundle
     from reward_core.app.models import Models

@@ -17,8 +17,8 @@ from .version import __version__ as __version__
 
 if TYPE_CHECKING:
     from .config import TrainConfig
-    from .config_file import load_config
-    from .original_flags import parse_args
+    from .config.config_file import load_config
+    from .config.original_flags import parse_args
     from .trainer import Trainer
 
 __all__ = ["ReflError", "TrainConfig", "Trainer", "load_config", "parse_args"]
@@ -27,8 +27,8 @@ __all__ = ["ReflError", "TrainConfig", "Trainer", "load_config", "parse_args"]
 _MODULES = {
     "TrainConfig": ".config",
     "Trainer": ".trainer",
-    "load_config": ".config_file",
-    "parse_args": ".original_flags",
+    "load_config": ".config.config_file",
+    "parse_args": ".config.original_flags",
 }
 
 

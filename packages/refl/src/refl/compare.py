@@ -18,14 +18,14 @@ from torch import Tensor
 from reward_core.files.atomic_write import write_text
 from reward_core.runs.run_lock import folder_lock
 
-from .config_file import load_config
+from .config.config_file import load_config
+from .denoising.rollout import SampleNoise, rollout
+from .denoising.rollout_plan import RolloutPlan
 from .errors import ModelError, RewardError
 from .families import Condition, Family, Guidance, load_family
-from .image_grid import grid
-from .result import SETTINGS
+from .publishing.result import SETTINGS
+from .records.image_grid import grid
 from .rewards import Rewards
-from .rollout import SampleNoise, rollout
-from .rollout_plan import RolloutPlan
 from .validation import diversity
 
 logger = logging.getLogger(__name__)

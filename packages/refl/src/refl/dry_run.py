@@ -7,19 +7,19 @@ import os
 
 from reward_core.models.registry import find_spec
 
+from .accelerator import make_accelerator
+from .checks.hub_checks import missing_files
+from .checks.input_checks import is_import_path
 from .config import TrainConfig
+from .config.checks import check_config
+from .data.run_prompts import find_prompts, find_validation_prompts, split_prompts
 from .families import Family, family_of
 from .families.skeleton import load_skeleton
-from .hub_checks import missing_files
-from .input_checks import is_import_path
 from .optimizer import make_optimizer
 from .rewards import Rewards
 from .setup import (
     check_schedules,
-    find_prompts,
-    find_validation_prompts,
     frozen_dtype,
-    make_accelerator,
     make_batches,
     make_family,
     make_no_grad_copy,
@@ -27,7 +27,6 @@ from .setup import (
     make_rewards,
     open_captions,
     prepare_denoiser,
-    split_prompts,
 )
 from .trainable import Trainable
 
@@ -52,7 +51,7 @@ class DryRun:
     """
 
     def __init__(self, config: TrainConfig):
-        self.config = config.check()
+        self.config = check_config(config)
         given = find_prompts(config, None), find_validation_prompts(config, None)
         self.prompts, self.validation_prompts = split_prompts(*given, config.validation.prompts)
         captioned = open_captions(config)

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from .data.prompts import Batches
 from .gradients import average_gradients, clip_gradients, zero_gradient_share
-from .objective import MicroStep, Objective, RewardStatistics
-from .prompts import Batches
+from .objectives.objective import MicroStep, Objective, RewardStatistics
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

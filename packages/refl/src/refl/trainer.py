@@ -14,22 +14,22 @@ from reward_core.runs.run_state import MAX_SKIPPED
 from reward_core.runs.training_run import TrainingRun
 from reward_core.runs.write_errors import write_errors
 
+from .accelerator import make_accelerator
+from .checkpoint import fingerprint, what_is_trained
 from .config import TrainConfig
-from .config_file import load_config, override
-from .curves import draw_curves
+from .config.checks import check_config
+from .config.config_file import load_config, override
+from .data.run_prompts import find_prompts, find_validation_prompts, split_prompts
 from .errors import DivergedError
 from .optimizer import make_lr_schedule, make_optimizer
-from .result import FinishedRun, write_model, write_settings
+from .publishing.result import FinishedRun, write_model, write_settings
+from .records.curves import draw_curves
+from .records.run_page import RunPage
+from .records.sample_sheet import draw_sheet
+from .records.samples import read_samples, samples_folder, write_samples
 from .rewards import AnyReward
-from .run_page import RunPage
-from .sample_sheet import draw_sheet
-from .samples import read_samples, samples_folder, write_samples
 from .setup import (
     check_inputs,
-    find_prompts,
-    find_validation_prompts,
-    fingerprint,
-    make_accelerator,
     make_batches,
     make_family,
     make_no_grad_copy,
@@ -37,8 +37,6 @@ from .setup import (
     make_rewards,
     open_captions,
     prepare_denoiser,
-    split_prompts,
-    what_is_trained,
 )
 from .step import StepMetrics, TrainingStep
 from .trainable import Trainable
@@ -80,7 +78,7 @@ class Trainer:
         config = args or load_config(preset="sd14-paper")
         if model is not None:
             config = override(config, {"model": {"id": os.fspath(model)}})
-        self.config = config = config.check()
+        self.config = config = check_config(config)
         self.out = Path(config.run.out)
         given = find_prompts(config, prompts), find_validation_prompts(config, validation_prompts)
         self.prompts, self.validation_prompts = split_prompts(*given, config.validation.prompts)

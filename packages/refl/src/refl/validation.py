@@ -15,7 +15,7 @@ from torch.nn.functional import interpolate
 from reward_core.runs.progress import logged_progress
 
 from .config import ValidationConfig
-from .objective import Objective
+from .objectives.objective import Objective
 from .training_state import ReflState
 
 if TYPE_CHECKING:

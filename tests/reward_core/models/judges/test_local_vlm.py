@@ -124,8 +124,8 @@ def test_folders_without_a_model_are_refused(folder, tmp_path):
 
 
 def test_refl_refuses_a_judge_before_it_loads_anything():
+    from refl.checks.input_checks import check_rewards
     from refl.errors import RewardError
-    from refl.input_checks import check_rewards
 
     for name in ("UnifiedReward-2.0", "CodeGoat24/UnifiedReward-2.0-qwen3vl-8b"):
         with pytest.raises(RewardError, match="VLM judge, and its answers have no gradient"):

@@ -51,10 +51,10 @@ def add_to(commands: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     from reward_core.hub.file_specs import is_repo_id
 
+    from ..checks.hub_checks import check_reward_downloads, pipeline_index
+    from ..checks.input_checks import check_model, check_out, check_rewards
+    from ..data.prompts import read_prompts
     from ..errors import ConfigError
-    from ..hub_checks import check_reward_downloads, pipeline_index
-    from ..input_checks import check_model, check_out, check_rewards
-    from ..prompts import read_prompts
 
     for name in ("seeds", "steps", "batch_size", "limit"):
         value = getattr(args, name)

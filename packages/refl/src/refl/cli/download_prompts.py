@@ -7,7 +7,7 @@ from pathlib import Path
 
 from reward_core.printing.escapes import printable
 
-from ..prompts import ORIGINAL_ADDRESS, download_prompts, read_prompts
+from ..data.prompts import ORIGINAL_ADDRESS, download_prompts, read_prompts
 
 
 def add_to(commands: argparse._SubParsersAction) -> None:

@@ -22,7 +22,7 @@ def add_to(commands: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..push import push
+    from ..publishing.push import push
 
     print(printable(f"refl: uploaded to {push(args.folder, args.to, args.private)}"))
     return 0

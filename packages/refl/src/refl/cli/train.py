@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 from reward_core.printing.escapes import printable, printable_lines
 
-from ..presets import PRESETS
+from ..config.presets import PRESETS
+from ..config.rollout_plans import plan_rollout
 
 if TYPE_CHECKING:
     from ..config import TrainConfig
+    from ..denoising.rollout_plan import RolloutPlan
     from ..dry_run import DryRun
-    from ..rollout_plan import RolloutPlan
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ def add_to(commands: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..input_checks import check_inputs
+    from ..checks.input_checks import check_inputs
 
     config = settings(args)
     check_inputs(config, weights=not args.dry_run)
@@ -75,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
 
 def settings(args: argparse.Namespace) -> TrainConfig:
     """Return the settings of the command line."""
-    from ..config_file import load_config
+    from ..config.config_file import load_config
 
     values = []
     for key, value in (("model.id", args.model), ("prompts", args.prompts), ("run.out", args.out)):
@@ -92,10 +93,10 @@ def describe(checked: DryRun) -> str:
 
     import yaml
 
-    from ..memory import estimate_memory
+    from ..memory.estimate import estimate_memory
 
     config, objective = checked.config, checked.objective
-    plan = config.strategy.plan(config.rollout.steps, random.Random(f"{config.run.seed} 0"))
+    plan = plan_rollout(config.strategy, config.rollout.steps, random.Random(f"{config.run.seed} 0"))
     trained = sum(p.numel() for p in checked.trainable.parameters)
     everything = [
         p

@@ -22,10 +22,10 @@ from ..config import (
     RewardConfig,
     RolloutConfig,
     RunConfig,
+    StrategyConfig,
     TrainConfig,
     ValidationConfig,
 )
-from ..strategies import StrategyConfig
 from ..trainer import Trainer
 from .scenes import captioned_images, sample_prompts
 from .truth import read_truths

@@ -11,8 +11,8 @@ import torch
 from reward_core.files.json_file import read_json
 from reward_core.hub.reachability import hub_failure
 
+from ..checks.hub_checks import INDEX_FILE, check_pipeline_folder, pipeline_index, unavailable_model
 from ..errors import ModelError
-from ..hub_checks import INDEX_FILE, check_pipeline_folder, pipeline_index, unavailable_model
 from .base import Condition, Family, Guidance
 from .flux import Flux
 from .flux2 import Flux2Klein

@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..denoising.noise_schedule import NoiseSchedule, make_schedule
+from ..denoising.rollout import clear_autocast_cache
 from ..errors import ConfigError
-from ..noise_schedule import NoiseSchedule, make_schedule
-from ..rollout import clear_autocast_cache
 from .latent_images import LatentImages
 from .text_encoders import OffloadedTextEncoders, is_text_encoder
 

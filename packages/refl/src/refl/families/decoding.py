@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .split_group_norm import split_group_norms
+from ..kernels.split_group_norm import split_group_norms
 
 CHUNK_PIXELS = 512 * 512
 # The inputs of a decoder's blocks, of all chunks, are kept until the backward pass: a quarter of the

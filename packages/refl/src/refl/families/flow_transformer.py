@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor
 
-from ..noise_schedule import NoiseSchedule, make_schedule
+from ..denoising.noise_schedule import NoiseSchedule, make_schedule
 from .base import Family
 
 # Defaults of diffusers' pipelines for a scheduler whose configuration leaves them out.

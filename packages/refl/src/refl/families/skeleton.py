@@ -13,8 +13,8 @@ from reward_core.errors import HubError
 from reward_core.files.json_file import read_json
 from reward_core.hub.downloads import fetch_repository
 
+from ..checks.hub_checks import INDEX_FILE, UNUSED_PARTS, check_pipeline_folder
 from ..errors import ModelError
-from ..hub_checks import INDEX_FILE, UNUSED_PARTS, check_pipeline_folder
 
 CONFIG_FILES = (INDEX_FILE, "*/config.json", "*/scheduler_config.json")
 

@@ -1,0 +1,1 @@
+"""Checks of names, paths and models on the hub, before torch is imported."""

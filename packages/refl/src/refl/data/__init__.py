@@ -1,0 +1,1 @@
+"""Prompt files, and images with captions."""

@@ -1,0 +1,1 @@
+"""Denoising arithmetic: noise schedules, steps, and rollouts from noise to clean latents."""

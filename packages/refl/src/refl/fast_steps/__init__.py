@@ -1,0 +1,1 @@
+"""Faster denoising steps: the denoiser in half precision, and CUDA graphs."""

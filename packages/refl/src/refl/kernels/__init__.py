@@ -1,0 +1,1 @@
+"""Group normalization on a GPU."""

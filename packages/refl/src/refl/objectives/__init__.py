@@ -1,0 +1,1 @@
+"""The loss of an optimizer step, one objective for each kind of strategy."""

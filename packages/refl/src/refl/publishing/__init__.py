@@ -1,0 +1,1 @@
+"""The result of a run: model folder, LoRA files, card and upload."""

@@ -1,0 +1,1 @@
+"""What a run leaves for readers: images of validations, curves and a page."""
