@@ -209,16 +209,16 @@ def test_clip_and_aesthetic_share_an_image_encoder(clip_and_aesthetic, tmp_path)
         tmp_path / "none.png",
         Image.new("RGB", (9, 9)),
     ]
-    rows_by_scorer = Bundle(both).score_all(["a", "b", "b"], images, None)
+    rows = list(Bundle(both).score_rows(["a", "b", "b"], images, None))
     for name, scorer in both.items():
         single_rows = list(scorer.score_rows(["a", "b", "b"], images))
         assert (
-            [row.error for row in rows_by_scorer[name]]
+            [row[name].error for row in rows]
             == [row.error for row in single_rows]
             == [None, "no such file", None]
         )
-        for row, other in zip(rows_by_scorer[name], single_rows):
-            assert row.score == pytest.approx(other.score, abs=1e-6)
+        for row, other in zip(rows, single_rows):
+            assert row[name].score == pytest.approx(other.score, abs=1e-6)
 
 
 @pytest.mark.slow
@@ -242,18 +242,16 @@ def test_a_bundle_keeps_few_images_open(clip_and_aesthetic, tmp_path):
 
     before = sum(issubclass(type(thing), Image.Image) for thing in gc.get_objects())
     images = [Counting() for _ in range(12)]
-    rows_by_scorer = Bundle(clip_and_aesthetic).score_all(["a"] * 12, images, 2)
-    assert len(rows_by_scorer["CLIP"]) == len(alive) == 12
+    rows = list(Bundle(clip_and_aesthetic).score_rows(["a"] * 12, images, 2))
+    assert len(rows) == len(alive) == 12
     assert max(alive) - before <= 4
 
 
 def test_a_bundle_scores_a_group_without_a_readable_image(clip_and_aesthetic, tmp_path):
     from reward_benchmark.scorers import Bundle
 
-    rows_by_scorer = Bundle(clip_and_aesthetic).score_all(["a"], [tmp_path / "none.png"], None)
-    assert [(row.score, row.error) for rows in rows_by_scorer.values() for row in rows] == [
-        (None, "no such file")
-    ] * 2
+    (row,) = Bundle(clip_and_aesthetic).score_rows(["a"], [tmp_path / "none.png"], None)
+    assert [(part.score, part.error) for part in row.values()] == [(None, "no such file")] * 2
 
 
 @pytest.mark.slow

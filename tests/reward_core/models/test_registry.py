@@ -236,7 +236,7 @@ def test_every_integration_takes_the_name_of_any_scorer(plugin, pictures):
         expected, **tolerance
     )
     bundle = load_bundle(("Tiny-CLIP",), "cpu")
-    rows = bundle.score_all([PROMPT] * 3, pictures, None)["Tiny-CLIP"]
+    rows = [row["Tiny-CLIP"] for row in bundle.score_rows([PROMPT] * 3, pictures, None)]
     assert [row.score for row in rows] == pytest.approx(expected, **tolerance)
     assert bundle.sources()["Tiny-CLIP"].startswith("Tiny-CLIP (sha256 ")
     check_rewards(["tiny-clip"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ from .score_store import Key, Score, ScoreStore, fingerprint
 from .scorers import Bundle, bundles
 from .suites import Part
 
-CHUNK = 32  # images per write
+WRITE_ROWS, WRITE_SECONDS = 32, 30.0  # scores are written after so many images or seconds
+CHUNK = 1024  # images that a device takes at once, beside others
 
 Loader = Callable[[tuple[str, ...], "str | None"], Bundle]
 
@@ -31,7 +33,8 @@ def score_suite(
 ) -> dict[str, str]:
     """Score all images with all scorers, except those already in the store.
 
-    Scorers are loaded one after the other, once per device. The devices take chunks from one queue.
+    Scorers are loaded one after the other, once per device. A single device scores all images in one pass;
+    several take chunks from one queue.
 
     Args:
         parts: parts of the suite.
@@ -47,12 +50,12 @@ def score_suite(
     sources: dict[str, str] = {}
     with bar() as progress:
         for names in bundles(scorers):
-            chunks = list(_chunks(parts, names, store.rows))
-            if not chunks:
+            items = list(_missing(parts, names, store.rows))
+            if not items:
                 continue
-            task = progress.add_task(" and ".join(names), total=sum(map(len, chunks)))
+            task = progress.add_task(" and ".join(names), total=len(items))
             advance = partial(progress.advance, task)
-            sources |= _score_with(names, chunks, store, load, devices, batch_size, advance)
+            sources |= _score_with(names, items, store, load, devices, batch_size, advance)
     return sources
 
 
@@ -65,8 +68,7 @@ class _Item:
     image: Path
 
 
-def _chunks(parts: Sequence[Part], scorers: tuple[str, ...], done: dict[Key, Score]) -> Iterator[list[_Item]]:
-    chunk: list[_Item] = []
+def _missing(parts: Sequence[Part], scorers: tuple[str, ...], done: dict[Key, Score]) -> Iterator[_Item]:
     for part in parts:
         for group in part.groups:
             for name, image in zip(group.names, group.images):
@@ -76,27 +78,23 @@ def _chunks(parts: Sequence[Part], scorers: tuple[str, ...], done: dict[Key, Sco
                     if key not in done or done[key].of != of:
                         keys[scorer] = (key, of)
                 if keys:
-                    chunk.append(_Item(keys, group.prompt, image))
-            if len(chunk) >= CHUNK:
-                yield chunk
-                chunk = []
-    if chunk:
-        yield chunk
+                    yield _Item(keys, group.prompt, image)
 
 
 def _score_with(
     names: tuple[str, ...],
-    chunks: list[list[_Item]],
+    items: list[_Item],
     store: ScoreStore,
     load: Loader,
     devices: Sequence[str | None],
     batch_size: int | None,
     advance: Callable[[int], None],
 ) -> dict[str, str]:
-    """Score chunks with one group of scorers; return the origins of their weights."""
-    chunk_queue: queue.SimpleQueue[list[_Item]] = queue.SimpleQueue()
-    for chunk in chunks:
-        chunk_queue.put(chunk)
+    """Score images with one group of scorers; return the origins of their weights."""
+    size = len(items) if len(devices) == 1 else CHUNK
+    chunks: queue.SimpleQueue[list[_Item]] = queue.SimpleQueue()
+    for start in range(0, len(items), size):
+        chunks.put(items[start : start + size])
     write_lock, stop = threading.Lock(), threading.Event()
     sources: dict[str, str] = {}
 
@@ -105,21 +103,15 @@ def _score_with(
         sources.update(scorer.sources())
         while not stop.is_set():
             try:
-                chunk = chunk_queue.get_nowait()
+                chunk = chunks.get_nowait()
             except queue.Empty:
                 return
-            rows = scorer.score_all(
-                [item.prompt for item in chunk], [item.image for item in chunk], batch_size
-            )
-            scores = {
-                item.keys[name][0]: Score(row.score, row.error, item.keys[name][1])
-                for name in names
-                for item, row in zip(chunk, rows[name])
-                if name in item.keys
-            }
-            with write_lock:
-                store.add(scores)
-                advance(len(chunk))
+            for scores, count in _scored(scorer, chunk, batch_size):
+                with write_lock:
+                    store.add(scores)
+                    advance(count)
+                if stop.is_set():
+                    return
 
     if len(devices) == 1:
         work(devices[0])
@@ -133,3 +125,20 @@ def _score_with(
             stop.set()
             raise
     return sources
+
+
+def _scored(
+    scorer: Bundle, items: list[_Item], batch_size: int | None
+) -> Iterator[tuple[dict[Key, Score], int]]:
+    """Yield the scores of images, a few at a time, and the number of these images."""
+    rows = scorer.score_rows([item.prompt for item in items], [item.image for item in items], batch_size)
+    scores: dict[Key, Score] = {}
+    count, written = 0, time.monotonic()
+    for item, row in zip(items, rows, strict=True):
+        scores |= {key: Score(row[name].score, row[name].error, of) for name, (key, of) in item.keys.items()}
+        count += 1
+        if count == WRITE_ROWS or time.monotonic() - written >= WRITE_SECONDS:
+            yield scores, count
+            scores, count, written = {}, 0, time.monotonic()
+    if count:
+        yield scores, count

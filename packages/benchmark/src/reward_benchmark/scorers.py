@@ -129,16 +129,18 @@ class Bundle:
         sources = {name: getattr(scorer, "source", None) for name, scorer in self.scorers.items()}
         return {name: str(source) for name, source in sources.items() if source is not None}
 
-    def score_all(
+    def score_rows(
         self, prompts: Sequence[str], images: Sequence[ImageSource], batch_size: int | None
-    ) -> dict[str, list[ScoredRow]]:
-        """Return scorer -> one row per image."""
+    ) -> Iterator[dict[str, ScoredRow]]:
+        """Yield scorer -> row for each pair of prompt and image, in order."""
         if len(self.scorers) == 1:
             ((name, scorer),) = self.scorers.items()
-            return {name: list(scorer.score_rows(prompts, images, batch_size=batch_size))}
+            for row in scorer.score_rows(prompts, images, batch_size=batch_size):
+                yield {name: row}
+            return
         group = ScorerGroup(self.scorers)
-        rows = list(group.score_rows(prompts, images, batch_size=batch_size))
-        return {name: [row.of(name) for row in rows] for name in group.names}
+        for row in group.score_rows(prompts, images, batch_size=batch_size):
+            yield {name: row.of(name) for name in group.names}
 
 
 SHARED = ("CLIP", "Aesthetic")
