@@ -13,7 +13,10 @@ import refl.fast_steps.half_weights
 
 FULL = ("run.cpu=true", "run.mixed_precision=bf16", "model.lora_rank=0")
 # No steps without gradient, whose copy would change the images; steps in proportion to the gradients.
-FIRST_STEP = ("strategy.first=0", "strategy.last=0", "optimizer.epsilon=1.0", "optimizer.lr=1e-2")
+FIRST_STEP = (
+    "strategy.first=0", "strategy.last=0", "optimizer.epsilon=1.0", "optimizer.lr=1e-2",
+    "rollout.gradient_graphs=rewards",
+)  # fmt: skip
 SRPO = ("strategy.name=srpo", "strategy.first=1", "strategy.last=3")
 
 

@@ -328,16 +328,24 @@ def test_gradient_graphs_change_nothing_on_a_cpu(pipelines, tmp_path):
     [
         ("sd", ("model.lora_rank=4",), ["decoder", "denoiser", "rewards"]),
         ("sd", ("model.lora_rank=0",), ["rewards"]),
+        ("sd", ("model.lora_rank=0", "run.mixed_precision=bf16"), ["forward", "rewards"]),
+        ("sd", ("model.lora_rank=0", "run.mixed_precision=bf16", "rollout.no_grad_graphs=false"),
+         ["rewards"]),
+        ("sd", ("model.lora_rank=0", "run.mixed_precision=bf16", "loss.distance_weight=1"), ["rewards"]),
+        ("sd", ("run.mixed_precision=bf16", "model.gradient_checkpointing=true", "rollout.height=528"),
+         ["rewards"]),
         ("sd", ("model.lora_rank=4", "rollout.height=528"), ["rewards"]),
+        ("sd", ("run.mixed_precision=bf16", "rollout.height=528"), ["forward", "rewards"]),
         ("sd", ("model.lora_rank=4", "model.offload_text_encoders=true"), ["rewards"]),
         ("sd", ("model.lora_rank=4", "rollout.gradient_checkpointing=false"), ["rewards"]),
         ("sd", ("model.lora_rank=4", "rollout.gradient_graphs=no"), []),
-        ("sd", ("model.lora_rank=4", "rollout.gradient_graphs=forward"), ["forward", "rewards"]),
+        ("sd", ("rollout.no_grad_dtype=bf16", "rollout.gradient_graphs=forward"), ["forward", "rewards"]),
+        ("sd", ("rollout.no_grad_dtype=bf16", "rollout.height=528"), ["rewards"]),
         ("sd", ("model.lora_rank=4", "strategy.name=nft", "run.accumulation=4"), []),
-        ("z-image", ("model.lora_rank=4",), ["rewards"]),
+        ("z-image", ("run.mixed_precision=bf16",), ["rewards"]),
     ],
     ids=str,
-)
+)  # fmt: skip
 def test_parts_that_a_gpu_records(pipelines, tmp_path, family, more, parts):
     rewards = "{name: red, phi: linear, input: pixels}"
     graphs = make(pipelines(family), tmp_path, *more, reward=rewards).objective.gradient_graphs

@@ -15,7 +15,7 @@ from .data.prompts import Batches
 from .dtypes import DTYPES
 from .families import Family, load_family
 from .families.decoding import recompute_in_backward
-from .fast_steps.gradient_graphs import is_small, no_fixed_shapes, recorded_parts
+from .fast_steps.gradient_graphs import copy_is_recorded, no_fixed_shapes, recorded_parts
 from .fast_steps.no_grad_copy import NoGradCopy
 from .objectives.gradient_objective import GradientObjective
 from .objectives.grpo_objective import GRPOObjective
@@ -122,11 +122,9 @@ def make_no_grad_copy(config: TrainConfig, family: Family, device: torch.device)
     rollout = config.rollout
     if not rollout.no_grad_dtype:
         return None
-    graphs = rollout.no_grad_graphs
-    if graphs and not family.fixed_shapes:
+    if rollout.no_grad_graphs and not family.fixed_shapes:
         raise no_fixed_shapes("no_grad_graphs", family)
-    if graphs is None:
-        graphs = family.fixed_shapes and is_small(family) and not rollout.no_grad_compile
+    graphs = copy_is_recorded(config, family)
     return NoGradCopy(family, rollout.no_grad_dtype, device, rollout.no_grad_compile, graphs)
 
 

@@ -136,6 +136,11 @@ def _check_graphs(config: TrainConfig) -> None:
             "optimizer.eight_bit: bitsandbytes moves channels-last weights, which graphs read. Remove "
             "one of them."
         )
+    if graphs == "forward" and not config.rollout.no_grad_dtype:
+        raise ConfigError(
+            "Cannot use rollout.gradient_graphs=forward: the copy for steps without gradient computes it. "
+            "Set rollout.no_grad_dtype."
+        )
     for name in ("no_grad_compile", "no_grad_graphs"):
         if getattr(config.rollout, name) and not config.rollout.no_grad_dtype:
             raise ConfigError(

@@ -60,16 +60,20 @@ class RolloutConfig:
             dtype, refreshed before each optimizer step; auto: bf16 if the GPU supports it, else fp16; no:
             compute them with the trained denoiser. None: the dtype of ``run.mixed_precision`` if that
             is half, unless ``model.compile`` is set. The copy shares frozen weights that have its dtype, and
-            stores the convolutions of a UNet as channels-last. Gradient steps and validation do not use it.
+            stores the convolutions of a UNet as channels-last. Validation does not use
+            it, and of gradient steps only the forward pass, if ``gradient_graphs`` is forward.
         no_grad_compile: run that copy through torch.compile (slow first step, faster afterwards).
         no_grad_graphs: record that copy as CUDA graphs, so that a step is one launch (a GPU only). None:
             for denoisers of up to 4 billion parameters whose shapes are fixed, without ``no_grad_compile``.
         gradient_graphs: parts to record as CUDA graphs, so that each is one launch forward and one backward
             (a GPU only); the memory for their activations stays allocated. rewards: reward models of BLIP's
-            kind; forward: also the forward pass of the gradient steps; denoiser: also their backward pass;
-            all: also the decoder; no: nothing. None: all for LoRA, denoisers of up to 4 billion parameters
-            whose shapes are fixed and images of up to 512 x 512 pixels, unless activations are kept, the
-            denoiser is compiled or text encoders are offloaded; otherwise rewards.
+            kind; forward: also the forward pass of the gradient steps, by the copy of ``no_grad_dtype`` (on a
+            CPU without graphs); denoiser: both passes of the trained denoiser instead; all: also the decoder;
+            no: nothing. None: all for LoRA, denoisers of up to 4 billion parameters whose shapes are fixed
+            and images of up to 512 x 512 pixels, unless activations are kept, the denoiser is compiled or
+            text encoders are offloaded; else forward, if the copy is recorded and in the dtype of
+            ``run.mixed_precision``, activations are recomputed, but not by ``model.gradient_checkpointing``
+            too, and ``loss.distance_weight`` is 0; otherwise rewards.
         decode_dtype: bf16 or fp16: decode training images under autocast (less memory, faster); no:
             float32. None: the dtype of ``run.mixed_precision``, as in the original. VAEs that
             overflow in fp16 (``force_upcast``, as in SDXL) are decoded in float32 instead of fp16.

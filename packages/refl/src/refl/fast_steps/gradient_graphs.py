@@ -20,7 +20,9 @@ from ..errors import ConfigError
 from ..families import Condition, Family, Guidance
 from ..families.base import batch_of
 from ..rewards import Reward
+from .no_grad_copy import NoGradCopy
 from .recorded_gradient import RecordedGradient
+from .replaced_forward import with_forward
 
 # A pass of a larger denoiser takes longer than launching it.
 MOST_PARAMETERS = 4e9
@@ -51,7 +53,8 @@ def no_fixed_shapes(setting: str, family: Family) -> ConfigError:
 def recorded_parts(config: TrainConfig, family: Family) -> tuple[str, ...]:
     """Return the parts of a training step that become CUDA graphs on a GPU.
 
-    These are: rewards, forward (the forward pass of the denoiser), denoiser (both its passes), decoder.
+    These are: rewards, forward (the copy for steps without gradient computes the denoiser's forward pass),
+    denoiser (both its passes), decoder.
 
     Raises:
         ConfigError: ``rollout.gradient_graphs`` does not fit the model.
@@ -59,8 +62,10 @@ def recorded_parts(config: TrainConfig, family: Family) -> tuple[str, ...]:
     chosen = config.rollout.gradient_graphs
     if not config.strategy.needs_reward_gradient:
         return ()
-    if chosen is None:
-        chosen = "all" if _everything_pays(config, family) else "rewards"
+    if chosen is None and _everything_pays(config, family):
+        chosen = "all"
+    elif chosen is None:
+        chosen = "forward" if _forward_of_copy_pays(config, family) else "rewards"
     if chosen in ("forward", "denoiser", "all") and not family.fixed_shapes:
         raise no_fixed_shapes("gradient_graphs", family)
     return PARTS[chosen]
@@ -80,6 +85,27 @@ def _everything_pays(config: TrainConfig, family: Family) -> bool:
     return small and is_lora and recomputed and family.fixed_shapes
 
 
+def _forward_of_copy_pays(config: TrainConfig, family: Family) -> bool:
+    """Return whether the copy for steps without gradient is to compute forward passes with gradient too.
+
+    Where these are computed again in the backward pass, it saves time and costs no memory. The distance to
+    the base model would contain the rounding of the copy.
+    """
+    rollout, model = config.rollout, config.model
+    recomputed = rollout.gradient_checkpointing and not model.gradient_checkpointing and not model.compile
+    is_as_precise = rollout.no_grad_dtype == config.run.mixed_precision
+    without_distance = not config.loss.distance_weight
+    return recomputed and is_as_precise and without_distance and copy_is_recorded(config, family)
+
+
+def copy_is_recorded(config: TrainConfig, family: Family) -> bool:
+    """Return whether the copy for steps without gradient becomes CUDA graphs on a GPU."""
+    rollout = config.rollout
+    if not rollout.no_grad_dtype or rollout.no_grad_graphs is not None:
+        return bool(rollout.no_grad_dtype and rollout.no_grad_graphs)
+    return family.fixed_shapes and is_small(family) and not rollout.no_grad_compile
+
+
 class GradientGraphs:
     """Gradient steps of the denoiser, the decoder and rewards as CUDA graphs. On a CPU, nothing is recorded.
 
@@ -90,8 +116,9 @@ class GradientGraphs:
         decode_dtype: dtype of the decoder's autocast.
         parts: what to record (see ``recorded_parts``).
         tf32: whether TF32 is allowed in backward passes.
-        memory: memory of graphs that run at other times. It is used unless the backward pass of the denoiser
-            is recorded, whose gradients stay in the memory until the optimizer takes them.
+        copy: copy for the steps without gradient, which "forward" needs. Its memory is used for the graphs
+            too, unless the backward pass of the denoiser is recorded, whose gradients stay there until the
+            optimizer takes them.
     """
 
     def __init__(
@@ -102,17 +129,15 @@ class GradientGraphs:
         decode_dtype: torch.dtype,
         parts: Collection[str],
         tf32: bool,
-        memory: LazyMemory | None = None,
+        copy: NoGradCopy | None = None,
     ):
         self.family, self.dtype, self.decode_dtype = family, dtype, decode_dtype
         self.parts, self.tf32 = parts, tf32
-        self.memory = LazyMemory() if memory is None or "denoiser" in parts else memory
+        self.memory = LazyMemory() if copy is None or "denoiser" in parts else copy.memory
+        self.copy = copy
         # It is recorded first, and later recordings leave its gradients alone; a reward that is called
         # several times in a step waits for it.
         self.denoiser = self._recorded("denoiser", family.denoiser, parameters)
-        if "forward" in parts:
-            options = self.memory, tf32
-            self.denoiser = RecordedGradient(family.denoiser, parameters, *options, forward_only=True)
         self.decoder = self._recorded("decoder", family.pipeline.vae, {})
 
     def _recorded(
@@ -137,7 +162,8 @@ class GradientGraphs:
             condition: encoded prompts.
             guidance: guidance of the rollout.
         """
-        if self.denoiser is None or not self.denoiser.works_on(latents.device):
+        recorded = self.denoiser is not None and self.denoiser.works_on(latents.device)
+        if not recorded and "forward" not in self.parts:
             return launched()
         names = condition.names
 
@@ -149,7 +175,15 @@ class GradientGraphs:
 
         # A graph reads the timestep from memory.
         tensors = latents, batch_of(timestep, latents), *condition.tensors
-        return self.denoiser(lambda *_: launched(), denoise, (*names, guidance), *tensors)
+        if self.denoiser is not None:
+            return self.denoiser(lambda *_: launched(), denoise, (*names, guidance), *tensors)
+        copy = self.copy
+
+        def with_copy(latents: Tensor, timesteps: Tensor, *encoded: Tensor) -> Tensor:
+            assert copy is not None  # the settings are checked
+            return copy.denoise(latents, timesteps, Condition.from_tensors(names, encoded), guidance)
+
+        return with_forward(with_copy, denoise, *tensors)
 
     def decode(self, latents: Tensor, recompute: bool) -> Tensor:
         """Decode clean latents (B, C, h, w) to pixels (B, 3, H, W) in [0, 1], float32, differentiably.

@@ -35,7 +35,6 @@ class RecordedGradient:
         parameters: name within the module -> trained parameter.
         memory: memory of the graphs.
         tf32: whether TF32 is allowed in the backward pass.
-        forward_only: record no backward pass. It is launched, and needs no memory that stays allocated.
         after: another function with the same memory that is to be recorded before this one.
 
     Attributes:
@@ -49,13 +48,11 @@ class RecordedGradient:
         parameters: Mapping[str, nn.Parameter],
         memory: LazyMemory,
         tf32: bool,
-        forward_only: bool = False,
         after: RecordedGradient | None = None,
     ):
         self.after = after
         self.module, self.parameters, self.memory, self.tf32 = module, parameters, memory, tf32
-        self.forward_only = forward_only
-        self.recorded: _Graphs | _ForwardGraph | None = None
+        self.recorded: _Graphs | None = None
         self.failed: str | None = None
         self._calls = 0
 
@@ -86,12 +83,8 @@ class RecordedGradient:
 
     def _record(self, key: tuple, function: Callable[..., Tensor], tensors: tuple[Tensor, ...]) -> None:
         try:
-            memory = self.memory.get()
-            if self.forward_only:
-                self.recorded = _ForwardGraph(key, function, tensors, memory)
-            else:
-                parts = self.module, function, self.parameters, tensors, memory, self.tf32
-                self.recorded = _Graphs(key, *parts)
+            parts = self.module, function, self.parameters, tensors, self.memory.get(), self.tf32
+            self.recorded = _Graphs(key, *parts)
         except Exception as error:  # any error of the model or the driver
             self.failed = f"{type(error).__name__}: {error}".splitlines()[0]
             self.memory.forget()
@@ -101,42 +94,6 @@ class RecordedGradient:
                 "(slower). Set rollout.gradient_graphs=no.",
                 CompilationWarning,
             )
-
-
-class _ForwardGraph:
-    """The graph of a function's forward pass.
-
-    Args:
-        key: what it is for.
-        function: function of tensors.
-        examples: its arguments.
-        memory: memory of the graph.
-    """
-
-    def __init__(
-        self,
-        key: tuple,
-        function: Callable[..., Tensor],
-        examples: tuple[Tensor, ...],
-        memory: SharedMemory,
-    ):
-        self.key, self.function = key, function
-        inputs = [example.detach() for example in examples]
-        self.forward = RecordedFunction(function, len(inputs[0]), inputs, memory)
-
-    def backward(self, first: Tensor, *others: Tensor) -> Tensor | None:
-        """Add to the gradients of the parameters; return that of the first input.
-
-        Args:
-            first: first argument of the function.
-            others: its other arguments and the gradient of its output.
-        """
-        *inputs, output_gradient = others
-        first = first.detach().requires_grad_()
-        with torch.enable_grad():
-            output = self.function(first, *inputs)
-        torch.autograd.backward(output, output_gradient)
-        return first.grad
 
 
 class _Graphs:
@@ -242,9 +199,7 @@ class _Replayed(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, graphs: _Graphs | _ForwardGraph, parameter: nn.Parameter | None, *tensors: Tensor
-    ) -> Tensor:
+    def forward(ctx: Any, graphs: _Graphs, parameter: nn.Parameter | None, *tensors: Tensor) -> Tensor:
         ctx.graphs = graphs
         ctx.save_for_backward(*tensors)
         return graphs.forward(*tensors)

@@ -152,7 +152,7 @@ class Objective(ABC):
             self.decode_dtype,
             parts,
             config.run.tf32,
-            None if self.no_grad_copy is None else self.no_grad_copy.memory,
+            self.no_grad_copy,
         )
         graphs.record(self.rewards.trained)
         return graphs
