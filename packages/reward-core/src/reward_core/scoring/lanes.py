@@ -6,12 +6,13 @@ Shapes: B images in a batch, P prompts, K scorers of a lane.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from .image_batches import ImageBatch
+from .pipeline import B, BatchResult
 from .scoring_model import ScoringModel
 
 #: Function from features (B, ...) and indices of B images to rewards, (B,) or (B, P).
@@ -31,11 +32,22 @@ class Lane:
     encoder: ScoringModel
 
 
-def by_name(lanes: Sequence[Lane], values: Sequence[Tensor | None]) -> dict[str, Tensor]:
-    """Return scorer -> its results (B, ...) from the results (B, ..., K) of each lane; empty without rows."""
-    found = zip(lanes, values, strict=True)
+def by_name(lanes: Sequence[Lane], results: Sequence[BatchResult[B]]) -> dict[str, BatchResult[B]]:
+    """Return scorer -> its result of a batch.
+
+    Each lane has its own rows and errors, because an encoder may refuse an image that another one reads.
+
+    Args:
+        lanes: the lanes.
+        results: the result of each, with values (R, ..., K).
+
+    Returns:
+        For each scorer the rows and errors of its lane, and its values (R, ...).
+    """
     return {
-        name: value[..., k] for lane, value in found if value is not None for k, name in enumerate(lane.names)
+        name: replace(result, values=None if result.values is None else result.values[..., k])
+        for lane, result in zip(lanes, results, strict=True)
+        for k, name in enumerate(lane.names)
     }
 
 
