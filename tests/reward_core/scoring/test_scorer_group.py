@@ -16,6 +16,7 @@ from reward_core.bulk import BulkSettings, Manifest, score_to_file
 from reward_core.errors import ImageError, InputError, RunInterrupted
 from reward_core.files.score_file import ScoredRow
 from reward_core.inputs.image_file import StoredImage, image_name, open_image
+from reward_core.inputs.image_transform import ImageTransform
 
 PROMPTS = ["a", "b b", "a b a", "b", "a a"]
 BOTH = ("tiny", "tiny-judge")
@@ -130,6 +131,18 @@ def test_scorers_whose_encoders_differ_do_not_share_features(clips, pictures, tm
     group = RM.load([clips["CLIP"], tmp_path / "other"], device="cpu")
     assert len(group.lanes()) == 2
     close(group.score_pairs(PROMPTS, pictures)["other"], other.score_pairs(PROMPTS, pictures))
+
+
+def test_scorers_that_compute_features_differently_do_not_share_them(pictures):
+    models = {name: RM.load("tiny", device="cpu") for name in ("exact", "same", "half", "other levels")}
+    models["half"].set_encoder_dtype(torch.bfloat16)
+    size = models["exact"].transform.size
+    models["other levels"].transform = ImageTransform(size, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    group = RM.ScorerGroup(models)
+    assert [lane.names for lane in group.lanes()] == [("exact", "same"), ("half",), ("other levels",)]
+    pairs = group.score_pairs(PROMPTS, pictures)
+    for name, model in models.items():
+        close(pairs[name], model.score_pairs(PROMPTS, pictures))
 
 
 def test_an_unreadable_image_is_an_error_of_all_scorers(group, pictures):

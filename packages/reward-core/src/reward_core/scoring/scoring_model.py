@@ -73,8 +73,9 @@ class ScoringModel(ScoringMethods, nn.Module):
 
     def encoder_key(self) -> tuple[Any, ...]:
         """Return a key that is equal for models whose image features are interchangeable."""
-        dtype = next(iter(self.feature_parameters())).dtype
-        return self._signature(), self.device, dtype, self.fast
+        dtypes = tuple(parameter.dtype for parameter in self.feature_parameters())
+        path = self.fast, self.int8, self.training
+        return self._signature(), self.device, dtypes, path, self.transform.key
 
     def rewards_from_features(self, features: Tensor, token_ids: Tensor, mask: Tensor | None) -> Tensor:
         """Return rewards (B,) in float32 of image features (B, ...) and tokens (B, L)."""
