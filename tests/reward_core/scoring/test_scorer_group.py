@@ -145,6 +145,28 @@ def test_scorers_that_compute_features_differently_do_not_share_them(pictures):
         close(pairs[name], model.score_pairs(PROMPTS, pictures))
 
 
+@pytest.mark.parametrize("method", ["score_pairs", "score_matrix", "score_rows"])
+def test_a_changed_head_of_any_scorer_with_the_same_encoder_is_used(pictures, method):
+    models = {name: RM.load("tiny", device="cpu") for name in ("first", "second")}
+    for model in models.values():
+        model.fast = True  # the head is fused
+    group = RM.ScorerGroup(models)
+    assert [lane.names for lane in group.lanes()] == [("first", "second")]
+
+    def of_second(scorer):
+        result = getattr(scorer, method)(PROMPTS, pictures)
+        if method == "score_rows":
+            return torch.tensor([row.of("second").score for row in result])
+        return result["second"]
+
+    before = of_second(group)
+    with torch.no_grad():
+        models["second"].mlp.layers[0].weight.mul_(1.5)
+    after = of_second(group)
+    assert (after - before).abs().max() > 0.1
+    close(after, of_second(RM.ScorerGroup({"second": models["second"]})))
+
+
 def test_an_unreadable_image_is_an_error_of_all_scorers(group, pictures):
     images = [pictures[0], "none.png", pictures[2]]
     rows = list(group.score_rows(PROMPTS[:3], images, batch_size=2))

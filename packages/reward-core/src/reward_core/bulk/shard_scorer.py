@@ -15,7 +15,7 @@ from ..inputs.decode_ahead import MOST_THREADS, DecodedImage, decoded_by
 from ..inputs.image_file import state_text
 from ..runs.cpus import usable_cpus
 from ..scoring.decoders import decoding
-from ..scoring.lanes import Lane, by_name
+from ..scoring.lanes import Lane, by_name, refresh_others
 from ..scoring.pipeline import BatchResult, Pipeline
 from ..scoring.scorer_group import ScorerGroup
 from ..scoring.shared_decoding import Preparations, run_together
@@ -91,6 +91,7 @@ class ShardScorer:
 
     def score(self, shards: Iterable[int]) -> Iterator[ScoredBatch]:
         """Yield the scored batches of shards, one shard after the other."""
+        refresh_others(self.lanes, self.paths)
         pipelines: list[Pipeline[RowBatch]] = [
             Pipeline(
                 lane.encoder,

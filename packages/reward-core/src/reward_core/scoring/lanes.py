@@ -14,6 +14,7 @@ from torch import Tensor
 from .image_batches import ImageBatch
 from .pipeline import B, BatchResult
 from .scoring_model import ScoringModel
+from .steps import ScoringPath
 
 #: Function from features (B, ...) and indices of B images to rewards, (B,) or (B, P).
 Compute = Callable[[Tensor, list[int]], Tensor]
@@ -30,6 +31,20 @@ class Lane:
 
     names: tuple[str, ...]
     encoder: ScoringModel
+
+
+def refresh_others(lanes: Sequence[Lane], paths: Mapping[str, ScoringPath]) -> None:
+    """Update the paths of the scorers that do not encode if their weights changed.
+
+    Pipelines update those of the encoders.
+
+    Args:
+        lanes: the lanes.
+        paths: path of each scorer by name.
+    """
+    for lane in lanes:
+        for name in lane.names[1:]:
+            paths[name].refresh()
 
 
 def by_name(lanes: Sequence[Lane], results: Sequence[BatchResult[B]]) -> dict[str, BatchResult[B]]:

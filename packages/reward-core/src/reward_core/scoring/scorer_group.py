@@ -21,7 +21,7 @@ from ..runs.caller_warning import quoted
 from .batching import checked_batch_size
 from .decoders import decoding, path_and_name
 from .image_batches import ImageBatch
-from .lanes import Compute, Lane, by_name, stacked
+from .lanes import Compute, Lane, by_name, refresh_others, stacked
 from .other_scorers import merged, rows_of
 from .pipeline import BatchResult, Pipeline, ahead
 from .rewards import checked_finite, ranking
@@ -168,8 +168,10 @@ class ScorerGroup:
         preparations = Preparations([lane.encoder for lane in lanes])
         prepare, *others = preparations.functions
         size = min(checked_batch_size(batch_size, lane.encoder.device) for lane in lanes)
+        paths = {name: model.path() for name, model in self.models.items()}
+        refresh_others(lanes, paths)
         pipelines: list[Pipeline[ImageBatch]] = [
-            Pipeline(lane.encoder, lane.encoder.path(), stacked(lane, compute), keep_errors=keep_errors)
+            Pipeline(lane.encoder, paths[lane.names[0]], stacked(lane, compute), keep_errors=keep_errors)
             for lane in lanes
         ]
         with decoding(
