@@ -22,6 +22,12 @@ def upload(tensor: Tensor, device: torch.device | str) -> Tensor:
     return pinned.to(device, non_blocking=True)
 
 
+def computes_bfloat16(device: torch.device) -> bool:
+    """Return whether a CUDA GPU has instructions for bfloat16; a device without index is the current one."""
+    with torch.cuda.device(device):  # torch asks the current device
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 def fused_option(parameters: Iterable[Tensor]) -> dict[str, bool]:
     """Return ``fused=True`` for Adam and AdamW if all parameters are floats on a GPU, else nothing."""
     if all(p.device.type == "cuda" and p.is_floating_point() for p in parameters):
