@@ -12,11 +12,12 @@ from torch import Tensor
 
 
 def upload(tensor: Tensor, device: torch.device | str) -> Tensor:
-    """Return a CPU tensor on a device.
+    """Return a tensor on a device.
 
-    The CPU does not wait for a copy to a GPU: torch keeps the pinned buffer until the copy is done.
+    The CPU does not wait for the copy of a CPU tensor to a GPU: torch keeps the pinned buffer until it is
+    done.
     """
-    if torch.device(device).type != "cuda":
+    if torch.device(device).type != "cuda" or tensor.device.type != "cpu":
         return tensor.to(device)
     pinned = tensor if tensor.is_pinned() else tensor.contiguous().pin_memory()
     return pinned.to(device, non_blocking=True)
