@@ -3,6 +3,7 @@
 import pytest
 import torch
 from PIL import Image
+from torch.multiprocessing.reductions import StorageWeakRef
 
 import reward_core as RM
 
@@ -31,3 +32,33 @@ def test_features_that_do_not_fit_on_the_device_are_uploaded_in_parts(model, ima
     assert torch.allclose(pairs, model.score_pairs(prompts, features, batch_size=2), atol=1e-5)
     matrix = model.score_matrix(PROMPTS, large, batch_size=12)
     assert torch.allclose(matrix, model.score_matrix(PROMPTS, features, batch_size=2), atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["encode_images", "encode_readable_images"])
+def test_the_features_of_a_batch_are_copied_before_the_next_ones_are_computed(model, images, method):
+    computed, alive = [], []
+
+    def note(module, inputs, output):
+        alive.append(sum(not storage.expired() for storage in computed))
+        computed.append(StorageWeakRef(output.untyped_storage()))
+
+    handle = model.blip.visual_encoder.register_forward_hook(note)
+    result = getattr(model, method)(images, batch_size=1)
+    handle.remove()
+    assert len(alive) == 12
+    assert max(alive) <= 2
+    features = result if method == "encode_images" else result[0]
+    expected = torch.stack([model.encode_images([image]).data[0] for image in images])
+    assert torch.allclose(features.data, expected, atol=1e-5)
+
+
+def test_unreadable_images_leave_no_rows(model, images):
+    features, errors = model.encode_readable_images(
+        [images[0], "none.png", images[2], "none.png"], batch_size=1
+    )
+    assert errors == {1: "no such file", 3: "no such file"}
+    assert len(features) == 2
+    assert features.data.untyped_storage().nbytes() == features.data.nbytes
+    assert torch.allclose(features.data, model.encode_images([images[0], images[2]]).data, atol=1e-5)
+    features, errors = model.encode_readable_images(["none.png"])
+    assert (len(features), len(errors)) == (0, 1)

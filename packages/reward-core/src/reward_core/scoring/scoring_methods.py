@@ -20,7 +20,7 @@ from ..inputs.image_file import ImageSource, image_name
 from ..inputs.image_transform import ImageTransform
 from ..inputs.tokenizer import PromptTokenizer, check_prompts
 from ..runs.caller_warning import quoted
-from .batching import checked_batch_size, in_batches
+from .batching import checked_batch_size, collected, in_batches
 from .features import ImageFeatures, PromptFeatures
 from .image_batches import image_batches
 from .rewards import checked_finite, ranking
@@ -184,12 +184,16 @@ class ScoringMethods(ABC):
         images = as_list(images)
         check_images(images)
         errors: dict[int, str] = {}
-        parts: list[Tensor] = []
-        for result in image_batches(self, self.path(), images, batch_size, self._stored, keep_errors=True):
-            errors |= {result.batch.start + row: error.reason for row, error in result.errors.items()}
-            if result.values is not None:
-                parts.append(result.values)
-        return ImageFeatures(torch.cat(parts) if parts else torch.empty(0), self._signature()), errors
+
+        def parts() -> Iterator[Tensor | None]:
+            for result in image_batches(
+                self, self.path(), images, batch_size, self._stored, keep_errors=True
+            ):
+                errors.update({result.batch.start + row: e.reason for row, e in result.errors.items()})
+                yield result.values
+
+        features = collected(parts(), len(images))
+        return ImageFeatures(torch.empty(0) if features is None else features, self._signature()), errors
 
     def encode_prompts(self, prompts: Sequence[str], *, batch_size: int | None = None) -> PromptFeatures:
         """Encode prompts to score them many times; return their features on the CPU."""
@@ -222,7 +226,9 @@ class ScoringMethods(ABC):
     ) -> Tensor:
         """Return the results (N, ...) of ``compute`` for N images, on the CPU."""
         results = image_batches(self, self.path(), images, batch_size, compute)
-        return torch.cat([result.values for result in results if result.values is not None])
+        values = collected((result.values for result in results), len(images))
+        assert values is not None  # there are images
+        return values
 
     def _stored(self, features: Tensor, indices: list[int]) -> Tensor:
         """Return features as they are kept: in 16 bits if the model reads them in 16 bits."""
