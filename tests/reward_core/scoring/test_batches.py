@@ -3,9 +3,11 @@
 import pytest
 import torch
 from PIL import Image
+from tiny_clips import save_tiny_clips
 from torch.multiprocessing.reductions import StorageWeakRef
 
 import reward_core as RM
+from reward_core.scoring.transfers import Transfers
 
 PROMPTS = ["a red house by the ocean", "portrait of a dog", "night city, high quality photo"]
 
@@ -62,3 +64,34 @@ def test_unreadable_images_leave_no_rows(model, images):
     assert torch.allclose(features.data, model.encode_images([images[0], images[2]]).data, atol=1e-5)
     features, errors = model.encode_readable_images(["none.png"])
     assert (len(features), len(errors)) == (0, 1)
+
+
+class Launched(torch.Tensor):
+    """A result that is being computed."""
+
+    events: list[str]
+
+    def cpu(self):
+        self.events.append("read")
+        return self.as_subclass(torch.Tensor)
+
+
+def test_prompts_are_read_while_later_ones_are_computed(tmp_path, monkeypatch):
+    scorer = RM.load(save_tiny_clips(tmp_path)["CLIP"], device="cpu")
+    prompts, events = [f"{'ab'[i % 2]} b" for i in range(40)], []
+    expected = scorer.encode_prompts(prompts)
+
+    class Logging(type(scorer)):
+        def encode_tokens(self, token_ids, mask):
+            events.append("compute")
+            result = super().encode_tokens(token_ids, mask).as_subclass(Launched)
+            result.events = events
+            return result
+
+    scorer.__class__ = Logging
+    for lag, order in ((0, "cr" * 5), (2, "cccrcrcrrr")):
+        monkeypatch.setattr(Transfers, "lag", lag)  # a GPU has 2
+        events.clear()
+        found = scorer.encode_prompts(prompts, batch_size=1)  # batches of 8 prompts
+        assert "".join(event[0] for event in events) == order
+        assert torch.allclose(found.data, expected.data, atol=1e-6)

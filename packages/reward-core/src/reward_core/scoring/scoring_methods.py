@@ -23,6 +23,7 @@ from ..runs.caller_warning import quoted
 from .batching import checked_batch_size, collected, in_batches
 from .features import ImageFeatures, PromptFeatures
 from .image_batches import image_batches
+from .pipeline import ahead
 from .rewards import checked_finite, ranking
 from .steps import ScoringPath
 from .transfers import transfers_for
@@ -214,8 +215,8 @@ class ScoringMethods(ABC):
                 data = self.encode_tokens(transfers.upload(token_ids[batch]), transfers.upload(mask[batch]))
                 return None if data is None else transfers.fetch(data)
 
-        parts = [part() for part in in_batches(encoded, len(token_ids), size) if part is not None]
-        data = torch.cat(parts) if parts else None
+        launched = ahead(in_batches(encoded, len(token_ids), size), transfers.lag + 1)
+        data = collected((None if wait is None else wait() for wait in launched), len(token_ids))
         return PromptFeatures(tuple(prompts), token_ids, mask, data, self._prompts_signature())
 
     def _computed(
