@@ -83,8 +83,7 @@ class FastPath(PlainPath):
 
     def refresh(self) -> None:
         """Prepare again if the weights changed (see WeightsWatch)."""
-        if self.weights.changed():
-            self.prepare()
+        self.weights.if_changed(self.prepare)
 
     def prepare(self) -> None:
         """Compile again for new weights, which compiled functions hold as constants."""

@@ -7,8 +7,10 @@ Shapes: B images in a batch, N pairs or images, P prompts, L text tokens.
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -27,7 +29,7 @@ from .pipeline import ahead
 from .rewards import checked_finite, ranking
 from .steps import ScoringPath
 from .transfers import transfers_for
-from .weights_identity import WeightsWatch, weights_fingerprint
+from .weights_identity import WeightsFingerprint
 
 # Text tokens that the text encoder computes at once in score_matrix. By estimate, one takes 6 to 12 kB.
 _TOKENS_AT_ONCE = {"cpu": 1 << 15, "cuda": 1 << 19}
@@ -288,14 +290,17 @@ class ScoringMethods(ABC):
         """Return an identifier of everything that image features depend on."""
         return f"{type(self).__name__} {self.config.to_dict()} {self._weights_fingerprint()}"
 
-    _fingerprint: tuple[WeightsWatch, str] | None = None
+    _fingerprint: WeightsFingerprint | None = None
 
     def _weights_fingerprint(self) -> str:
-        watch, fingerprint = self._fingerprint or (WeightsWatch(self.feature_parameters), "")
-        if watch.changed():
-            fingerprint = weights_fingerprint(self.feature_parameters())
-            self._fingerprint = watch, fingerprint
-        return fingerprint
+        with self._first_use():
+            self._fingerprint = self._fingerprint or WeightsFingerprint(self.feature_parameters)
+        return self._fingerprint.get()
+
+    def _first_use(self) -> AbstractContextManager[object]:
+        """Return the lock of what a model builds at first use. It is built at first use, too."""
+        lock: AbstractContextManager[object] = self.__dict__.setdefault("_lock", threading.RLock())
+        return lock
 
     def _prompts_signature(self) -> str:
         """Return an identifier of everything that prompt features depend on.

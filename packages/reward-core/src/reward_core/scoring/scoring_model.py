@@ -154,9 +154,13 @@ class ScoringModel(ScoringMethods, nn.Module):
         fused = self.int8 or (self.fast and not reproducible)
         if not fused or self.training:  # a fused head has no dropout
             return PlainPath(self)
-        if self._path is None or self._path.device != self.device:
-            self._path = self.fast_path()
-        return self._path
+        path, device = self._path, self.device
+        if path is not None and path.device == device:
+            return path
+        with self._first_use():  # not while the path computes, which holds the locks of its graphs
+            if self._path is None or self._path.device != device:
+                self._path = self.fast_path()
+            return self._path
 
     @property
     def score_quantiles(self) -> ScoreQuantiles | None:
@@ -181,4 +185,6 @@ class ScoringModel(ScoringMethods, nn.Module):
             return self.path().warm_up(checked_batch_size(batch_size, self.device))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_path": None, "_fingerprint": None}  # compiled code cannot be copied
+        state = {**self.__dict__, "_path": None, "_fingerprint": None}  # compiled code cannot be copied
+        state.pop("_lock", None)
+        return state
