@@ -81,6 +81,14 @@ class ScoringModel(ScoringMethods, nn.Module):
         """Return rewards (B,) in float32 of image features (B, ...) and tokens (B, L)."""
         return self.rewards_from_kv(self.project_kv(features), token_ids, mask)
 
+    def mask_to_upload(self, mask: Tensor) -> Tensor | None:
+        """Return the mask (B, L) that the device needs of a mask on the CPU.
+
+        Models whose network computes differently without padding decide it here, so that nothing waits for
+        the device.
+        """
+        return mask
+
     def encode_tokens(self, token_ids: Tensor, mask: Tensor | None) -> Tensor | None:
         """Return text features of prompts (B, L), or None if they depend on the image."""
         return None
@@ -108,8 +116,10 @@ class ScoringModel(ScoringMethods, nn.Module):
                 f"Cannot score the pairs: got {len(prompts)} prompts but {len(pixels)} images. "
                 "Give one prompt for each image."
             )
-        levels = self.transform(pixels.to(self.device))
-        return self(levels, upload(token_ids, self.device), upload(mask, self.device))
+        levels, seen = self.transform(pixels.to(self.device)), self.mask_to_upload(mask)
+        return self(
+            levels, upload(token_ids, self.device), None if seen is None else upload(seen, self.device)
+        )
 
     @property
     def device(self) -> torch.device:
