@@ -1,5 +1,6 @@
 """VisionReward: checklists, their score, and the scorer that asks a vision-language model."""
 
+import csv
 import json
 import math
 import re
@@ -16,6 +17,7 @@ from toy_vlm import ColorVLM
 import reward_core as RM
 from reward_core.app.image_ranking import rank_images
 from reward_core.app.results import results_html
+from reward_core.bulk import BulkSettings, Manifest, score_to_file
 from reward_core.errors import CheckpointError, ImageError, InputError
 from reward_core.models import plugins
 from reward_core.models.visionreward.checklist import (
@@ -190,6 +192,66 @@ def test_the_expected_score_carries_gradients_through_answers_and_gates(colors):
     assert sure.tolist() == pytest.approx(colors.score("a", images("white", "black")), abs=1e-3)
 
 
+# Beside other scorers
+
+NO_ANSWER = "Colors: the model has no answer to question 2, 'Is it green?': its outputs are not finite"
+SHADES = ("white", "gray", "red", "black", "cyan")
+COLOR_SCORES = [3.75, None, -3.25, -1.25, 1.75]
+
+
+@pytest.fixture
+def shades(tmp_path):
+    """Paths of five images, one of which Colors cannot answer a question about, and of a missing file."""
+    paths = [str(tmp_path / f"{name}.png") for name in SHADES]
+    for path, image in zip(paths, images(*SHADES)):
+        image.save(path)
+    return [*paths, str(tmp_path / "none.png")]
+
+
+@pytest.mark.parametrize("order", [("Colors", "tiny"), ("tiny", "Colors")])
+def test_an_image_that_one_scorer_refuses_has_the_others_scores(colors, shades, order):
+    colors.vlm.broken = "gray"
+    tiny = RM.load("tiny", device="cpu")
+    group = RM.ScorerGroup({name: {"Colors": colors, "tiny": tiny}[name] for name in order})
+    prompts = ["a red circle"] * 6
+    for batch_size in (2, 6):
+        rows = list(group.score_rows(prompts, shades, batch_size=batch_size))
+        assert [row.error for row in rows] == [None, NO_ANSWER, None, None, None, "no such file"]
+        assert [row.scores.get("Colors") for row in rows] == [*COLOR_SCORES, None]
+        alone = tiny.score_pairs(prompts[:5], shades[:5]).tolist()
+        assert [row.scores["tiny"] for row in rows[:5]] == pytest.approx(alone, abs=2e-5)
+        assert rows[5].scores == {}
+    with pytest.raises(ImageError, match="no answer to question 2"):
+        group.score_pairs(prompts[:5], shades[:5])
+
+
+@pytest.mark.parametrize("order", [("Colors", "tiny"), ("tiny", "Colors")])
+@pytest.mark.parametrize("extension", ["csv", "jsonl"])
+def test_a_bulk_run_writes_the_scores_of_the_scorers_that_read_an_image(named, shades, order, extension):
+    prompts = ["a red circle"] * 6
+    manifest, out = Path(shades[0]).parent / "pairs.csv", Path(shades[0]).parent / f"scores.{extension}"
+    lines = [",".join(pair) for pair in zip(prompts, shades)]
+    manifest.write_text("\n".join(["prompt,image", *lines, f",{shades[0]}"]) + "\n")
+    settings = BulkSettings(order, devices=("cpu",), batch_size=4, shard_rows=5)
+    summary = score_to_file(Manifest(manifest), out, settings)
+    assert (summary.rows, summary.failed) == (7, 3)
+    text = out.read_text()
+    rows = (
+        list(csv.DictReader(text.splitlines()))
+        if extension == "csv"
+        else [*map(json.loads, text.splitlines())]
+    )
+    found = [
+        {name: float(row[name]) if row[name] not in ("", None) else None for name in order} for row in rows
+    ]
+    assert [row["error"] or None for row in rows[:6]] == [None, NO_ANSWER, None, None, None, "no such file"]
+    assert rows[6]["error"] == "no prompt"
+    assert [row["Colors"] for row in found] == [*COLOR_SCORES, None, None]
+    alone = RM.load("tiny", device="cpu").score_pairs(prompts[:5], shades[:5]).tolist()
+    assert [row["tiny"] for row in found[:5]] == pytest.approx(alone, abs=2e-5)
+    assert [row["tiny"] for row in found[5:]] == [None, None]
+
+
 # Commands and the page
 
 LOADER = """
@@ -198,6 +260,7 @@ from reward_core.models.model_spec import ModelSpec, Part
 from reward_core.models.scorer_facts import ScorerFacts
 from reward_core.models.visionreward.checklist import Checklist
 from reward_core.models.visionreward.scorer import ChecklistReward
+from reward_core.models.visionreward.unread_prompts import UnreadPrompts
 
 
 class Loader:
@@ -205,7 +268,17 @@ class Loader:
     def load_files(cls, files, options):
         from toy_vlm import ColorVLM
 
-        return ChecklistReward(ColorVLM(), Checklist.from_file(files.weights)).eval()
+        scorer = ChecklistReward(ColorVLM(), Checklist.from_file(files.weights)).eval()
+        scorer.vlm.broken = "gray"
+        return scorer
+
+    @classmethod
+    def read_config(cls, files):
+        return Checklist.from_file(files.weights)
+
+    @classmethod
+    def find_tokenizer(cls, files, config, options):
+        return UnreadPrompts()
 
 
 FACTS = ScorerFacts("colors", 1, 0.0, "CPU", "-3.25 to 3.75", "none", reads_prompt=False)

@@ -86,6 +86,7 @@ def test_every_stage_agrees_with_the_authors_program(published):
         tokens = model.project_kv(features)
         close(tokens[0], p.tensors[f"{name}.image_features"], 3e-5)
         token_ids, mask = model.tokenizer([pair["caption"]])
+        mask = model.mask_to_upload(mask)
         inputs, seen = model.network.encoder_inputs(tokens, token_ids, mask, model.tokenizer.image_index)
         assert (len(inputs[0]), seen) == (pair["n_encoder"], None)
         if f"{key}.encoder_in" in p.tensors:

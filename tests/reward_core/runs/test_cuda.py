@@ -2,12 +2,14 @@
 
 import copy
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 import torch
 from torch import nn
 
 from reward_core.runs.cuda import fused_option, load_optimizer, tf32, upload
+from reward_core.scoring.precision import encoder_dtype, number_format
 
 
 def test_an_upload_to_the_cpu_is_the_tensor_itself():
@@ -18,6 +20,23 @@ def test_an_upload_to_the_cpu_is_the_tensor_itself():
 def test_adam_is_not_fused_on_a_cpu():
     assert fused_option([torch.zeros(2)]) == {}
     assert fused_option([torch.zeros(2, device="meta")]) == {}
+
+
+def test_the_dtype_of_an_encoder_depends_on_its_own_gpu(monkeypatch):
+    current = [torch.device("cuda:0")]
+
+    @contextmanager
+    def device(chosen):  # stands for torch.cuda.device on a machine whose first GPU alone has bfloat16
+        current.append(chosen)
+        yield
+        current.pop()
+
+    monkeypatch.setattr(torch.cuda, "device", device)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: current[-1].index == 0)
+    assert encoder_dtype("fast", torch.device("cuda:0")) == torch.bfloat16
+    assert encoder_dtype("fast", torch.device("cuda:1")) == torch.float16
+    assert number_format("auto", torch.device("cuda:1")) == "float16"
+    assert encoder_dtype("exact", torch.device("cuda:1")) == torch.float32
 
 
 @pytest.mark.parametrize("saved", [True, False])

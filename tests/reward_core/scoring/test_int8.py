@@ -142,3 +142,15 @@ def test_the_command_scores_in_int8(command, pairs, exact, tmp_path):
     images[0].save(tmp_path / "a.png")
     done = command("rank", prompts[0], str(tmp_path / "a.png"), "--model", "tiny", "--precision", "int8")
     assert done.returncode == 0, done.stderr
+
+
+@needs_int8
+def test_exact_and_int8_in_a_group_compute_features_of_their_own(exact, pairs):
+    prompts, images = pairs
+    int8 = load("int8")
+    group = RM.ScorerGroup({"exact": exact, "int8": int8})
+    assert len(group.lanes()) == 2
+    together = group.score_pairs(prompts, images)
+    alone = int8.score_pairs(prompts, images)
+    assert (together["exact"] - exact.score_pairs(prompts, images)).abs().max() < 2e-5
+    assert (together["int8"] - alone).abs().max() < 0.01 * (alone - together["exact"]).abs().max()

@@ -16,6 +16,7 @@ from reward_core.bulk import BulkSettings, Manifest, score_to_file
 from reward_core.errors import ImageError, InputError, RunInterrupted
 from reward_core.files.score_file import ScoredRow
 from reward_core.inputs.image_file import StoredImage, image_name, open_image
+from reward_core.inputs.image_transform import ImageTransform
 
 PROMPTS = ["a", "b b", "a b a", "b", "a a"]
 BOTH = ("tiny", "tiny-judge")
@@ -130,6 +131,40 @@ def test_scorers_whose_encoders_differ_do_not_share_features(clips, pictures, tm
     group = RM.load([clips["CLIP"], tmp_path / "other"], device="cpu")
     assert len(group.lanes()) == 2
     close(group.score_pairs(PROMPTS, pictures)["other"], other.score_pairs(PROMPTS, pictures))
+
+
+def test_scorers_that_compute_features_differently_do_not_share_them(pictures):
+    models = {name: RM.load("tiny", device="cpu") for name in ("exact", "same", "half", "other levels")}
+    models["half"].set_encoder_dtype(torch.bfloat16)
+    size = models["exact"].transform.size
+    models["other levels"].transform = ImageTransform(size, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    group = RM.ScorerGroup(models)
+    assert [lane.names for lane in group.lanes()] == [("exact", "same"), ("half",), ("other levels",)]
+    pairs = group.score_pairs(PROMPTS, pictures)
+    for name, model in models.items():
+        close(pairs[name], model.score_pairs(PROMPTS, pictures))
+
+
+@pytest.mark.parametrize("method", ["score_pairs", "score_matrix", "score_rows"])
+def test_a_changed_head_of_any_scorer_with_the_same_encoder_is_used(pictures, method):
+    models = {name: RM.load("tiny", device="cpu") for name in ("first", "second")}
+    for model in models.values():
+        model.fast = True  # the head is fused
+    group = RM.ScorerGroup(models)
+    assert [lane.names for lane in group.lanes()] == [("first", "second")]
+
+    def of_second(scorer):
+        result = getattr(scorer, method)(PROMPTS, pictures)
+        if method == "score_rows":
+            return torch.tensor([row.of("second").score for row in result])
+        return result["second"]
+
+    before = of_second(group)
+    with torch.no_grad():
+        models["second"].mlp.layers[0].weight.mul_(1.5)
+    after = of_second(group)
+    assert (after - before).abs().max() > 0.1
+    close(after, of_second(RM.ScorerGroup({"second": models["second"]})))
 
 
 def test_an_unreadable_image_is_an_error_of_all_scorers(group, pictures):

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reward_core.runs.cuda import computes_bfloat16
 from reward_core.runs.triton_kernels import triton_runs_on
 from reward_core.scoring.compiling import CompiledByShape
 from reward_core.scoring.cuda_graph import LazyMemory
@@ -211,5 +212,4 @@ def _converted(parameter: nn.Parameter, dtype: torch.dtype, device: torch.device
 
 
 def _supported(device: torch.device) -> str:
-    on_gpu = device.type == "cuda"
-    return "fp16" if on_gpu and not torch.cuda.is_bf16_supported(including_emulation=False) else "bf16"
+    return "fp16" if device.type == "cuda" and not computes_bfloat16(device) else "bf16"

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..files.score_file import GroupRow
+from ..files.score_file import GroupRow, joined_error
 from ..inputs.decode_ahead import MOST_THREADS, DecodedImage, decoded_by
 from ..inputs.image_file import state_text
 from ..runs.cpus import usable_cpus
 from ..scoring.decoders import decoding
-from ..scoring.lanes import Lane, by_name
+from ..scoring.lanes import Lane, by_name, refresh_others
 from ..scoring.pipeline import BatchResult, Pipeline
 from ..scoring.scorer_group import ScorerGroup
 from ..scoring.shared_decoding import Preparations, run_together
@@ -91,6 +91,7 @@ class ShardScorer:
 
     def score(self, shards: Iterable[int]) -> Iterator[ScoredBatch]:
         """Yield the scored batches of shards, one shard after the other."""
+        refresh_others(self.lanes, self.paths)
         pipelines: list[Pipeline[RowBatch]] = [
             Pipeline(
                 lane.encoder,
@@ -166,18 +167,21 @@ class ShardScorer:
         return self.paths[name].pair_rewards(features, token_ids, mask).float()
 
     def _scored(self, results: Sequence[BatchResult[RowBatch]]) -> ScoredBatch:
-        first = results[0]
-        batch, values = first.batch, by_name(self.lanes, [result.values for result in results])
-        columns = {name: dict(zip(first.rows, column.tolist())) for name, column in values.items()}
+        batch, named = results[0].batch, by_name(self.lanes, results)
+        columns = {
+            name: {} if result.values is None else dict(zip(result.rows, result.values.tolist()))
+            for name, result in named.items()
+        }
         rows = []
         for i, row in enumerate(batch.rows):
             scores = {name: column[i] for name, column in columns.items() if i in column}
             finite = {name: score for name, score in scores.items() if math.isfinite(score)}
-            error = first.errors[i].reason if i in first.errors else row.error
+            errors = {name: result.errors[i].reason for name, result in named.items() if i in result.errors}
+            error = joined_error(errors, len(named)) or row.error
             if len(finite) < len(scores):
-                error = _not_finite(scores)
+                error = _not_finite(scores) if error is None else f"{error}; {_not_finite(scores)}"
             rows.append(GroupRow(row.prompt, row.image, finite, error))
-        return ScoredBatch(batch.shard, rows, batch.states, batch.last, first.encoded, len(batch.cut))
+        return ScoredBatch(batch.shard, rows, batch.states, batch.last, results[0].encoded, len(batch.cut))
 
 
 def _not_finite(scores: dict[str, float]) -> str:

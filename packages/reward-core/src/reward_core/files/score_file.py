@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -108,6 +108,19 @@ class ScoredRow:
     error: str | None = None
 
 
+def joined_error(errors: Mapping[str, str], scorers: int) -> str | None:
+    """Return the errors of a pair as one text, None without errors.
+
+    Args:
+        errors: reason by name of the scorer that has no score.
+        scorers: number of all scorers. If all of them have the same reason, it is not repeated with their
+            names.
+    """
+    if len(errors) == scorers and len(set(errors.values())) == 1:
+        return next(iter(errors.values()))
+    return "; ".join(f"{name}: {reason}" for name, reason in errors.items()) or None
+
+
 @dataclass(frozen=True)
 class GroupRow:
     """Result of a (prompt, image) pair with one or more scorers.
@@ -116,7 +129,8 @@ class GroupRow:
         prompt: the prompt; None if it is missing, which is an error.
         image: name of the image.
         scores: scorer -> score; scorers without a score are missing.
-        error: why scores are missing. An image that cannot be read has no score at all.
+        error: why scores are missing (see ``joined_error``). An image that cannot be read has no score at
+            all.
     """
 
     prompt: str | None

@@ -9,7 +9,7 @@ Shapes: B batch, H, W image, S side of the encoder's square.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -57,6 +57,11 @@ class ImageTransform(nn.Module):
         """
         methods = ("prepare", "prepare_for_device", "to_uint8", "crop_box")
         return all(getattr(type(self), name) is getattr(ImageTransform, name) for name in methods)
+
+    @property
+    def key(self) -> tuple[Hashable, ...]:
+        """A value that differs between transforms whose class, square, mean or std differ."""
+        return type(self), self.square, *(tuple(c.flatten().tolist()) for c in self._cpu_constants)
 
     def crop_box(self, width: int, height: int) -> tuple[int, int, int, int]:
         """Return (left, top, right, bottom) of the center square of a resized image."""

@@ -12,14 +12,21 @@ from torch import Tensor
 
 
 def upload(tensor: Tensor, device: torch.device | str) -> Tensor:
-    """Return a CPU tensor on a device.
+    """Return a tensor on a device.
 
-    The CPU does not wait for a copy to a GPU: torch keeps the pinned buffer until the copy is done.
+    The CPU does not wait for the copy of a CPU tensor to a GPU: torch keeps the pinned buffer until it is
+    done.
     """
-    if torch.device(device).type != "cuda":
+    if torch.device(device).type != "cuda" or tensor.device.type != "cpu":
         return tensor.to(device)
     pinned = tensor if tensor.is_pinned() else tensor.contiguous().pin_memory()
     return pinned.to(device, non_blocking=True)
+
+
+def computes_bfloat16(device: torch.device) -> bool:
+    """Return whether a CUDA GPU has instructions for bfloat16; a device without index is the current one."""
+    with torch.cuda.device(device):  # torch asks the current device
+        return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def fused_option(parameters: Iterable[Tensor]) -> dict[str, bool]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from numbers import Integral
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from ..errors import InputError
 
@@ -52,6 +53,28 @@ def in_batches(
             continue
         yield result
         start += size
+
+
+def collected(parts: Iterable[Tensor | None], most: int) -> Tensor | None:
+    """Return tensors of the CPU as one, (N, ...), or None without tensors.
+
+    Each is copied when it arrives, so that page-locked memory can be used again and all of them are in memory
+    once.
+
+    Args:
+        parts: tensors (B, ...) of one shape apart from B; None counts as no rows.
+        most: largest number N of all rows.
+    """
+    result: Tensor | None = None
+    count = 0
+    for part in parts:
+        if part is None:
+            continue
+        if result is None:
+            result = torch.empty(most, *part.shape[1:], dtype=part.dtype)
+        result[count : count + len(part)] = part
+        count += len(part)
+    return result if result is None or count == most else result[:count].clone()
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -48,8 +48,9 @@ class PlainPath:
 
     def pair_rewards(self, features: Tensor, token_ids: Tensor, mask: Tensor) -> Tensor:
         """Return rewards (B,) of features (B, ...) on the device and tokens (B, L) on the CPU."""
-        token_ids, mask = self.transfers.upload(token_ids), self.transfers.upload(mask)
-        return self.rewards(self.project_kv(features), token_ids, mask)
+        upload, seen = self.transfers.upload, self.model.mask_to_upload(mask)
+        ids, seen = upload(token_ids), None if seen is None else upload(seen)
+        return self.rewards(self.project_kv(features), ids, seen)
 
     def project_kv(self, features: Tensor) -> Any:
         """Return the cross-attention keys and values of image features (B, ...)."""
@@ -83,8 +84,7 @@ class FastPath(PlainPath):
 
     def refresh(self) -> None:
         """Prepare again if the weights changed (see WeightsWatch)."""
-        if self.weights.changed():
-            self.prepare()
+        self.weights.if_changed(self.prepare)
 
     def prepare(self) -> None:
         """Compile again for new weights, which compiled functions hold as constants."""

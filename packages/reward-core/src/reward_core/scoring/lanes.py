@@ -6,13 +6,15 @@ Shapes: B images in a batch, P prompts, K scorers of a lane.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from .image_batches import ImageBatch
+from .pipeline import B, BatchResult
 from .scoring_model import ScoringModel
+from .steps import ScoringPath
 
 #: Function from features (B, ...) and indices of B images to rewards, (B,) or (B, P).
 Compute = Callable[[Tensor, list[int]], Tensor]
@@ -31,11 +33,36 @@ class Lane:
     encoder: ScoringModel
 
 
-def by_name(lanes: Sequence[Lane], values: Sequence[Tensor | None]) -> dict[str, Tensor]:
-    """Return scorer -> its results (B, ...) from the results (B, ..., K) of each lane; empty without rows."""
-    found = zip(lanes, values, strict=True)
+def refresh_others(lanes: Sequence[Lane], paths: Mapping[str, ScoringPath]) -> None:
+    """Update the paths of the scorers that do not encode if their weights changed.
+
+    Pipelines update those of the encoders.
+
+    Args:
+        lanes: the lanes.
+        paths: path of each scorer by name.
+    """
+    for lane in lanes:
+        for name in lane.names[1:]:
+            paths[name].refresh()
+
+
+def by_name(lanes: Sequence[Lane], results: Sequence[BatchResult[B]]) -> dict[str, BatchResult[B]]:
+    """Return scorer -> its result of a batch.
+
+    Each lane has its own rows and errors, because an encoder may refuse an image that another one reads.
+
+    Args:
+        lanes: the lanes.
+        results: the result of each, with values (R, ..., K).
+
+    Returns:
+        For each scorer the rows and errors of its lane, and its values (R, ...).
+    """
     return {
-        name: value[..., k] for lane, value in found if value is not None for k, name in enumerate(lane.names)
+        name: replace(result, values=None if result.values is None else result.values[..., k])
+        for lane, result in zip(lanes, results, strict=True)
+        for k, name in enumerate(lane.names)
     }
 
 

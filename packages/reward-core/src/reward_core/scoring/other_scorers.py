@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from ..errors import ImageError
-from ..files.score_file import GroupRow, ScoredRow
+from ..files.score_file import GroupRow, ScoredRow, joined_error
 from ..inputs.image_file import ImageSource, image_name
 from .scorer import Scorer
 
@@ -32,16 +32,12 @@ def merged(parts: Mapping[str, GroupRow]) -> GroupRow:
     """Return the rows of one pair as one row.
 
     Args:
-        parts: row by name of its scorer. The row of the scoring models has the name "", and its error
-            concerns all scorers.
+        parts: row by name of its scorer.
     """
     first = next(iter(parts.values()))
     scores = {name: score for row in parts.values() for name, score in row.scores.items()}
     errors = {name: row.error for name, row in parts.items() if row.error is not None}
-    if "" in errors or len(parts) == 1:
-        return GroupRow(first.prompt, first.image, scores, next(iter(errors.values()), None))
-    error = "; ".join(f"{name}: {reason}" for name, reason in errors.items())
-    return GroupRow(first.prompt, first.image, scores, error or None)
+    return GroupRow(first.prompt, first.image, scores, joined_error(errors, len(parts)))
 
 
 def _one_by_one(scorer: Scorer, prompts: Sequence[str], images: Sequence[ImageSource]) -> Iterator[ScoredRow]:

@@ -131,7 +131,7 @@ class Pipeline(Generic[B]):
         wait: Callable[[], Tensor] | None = None
         with sensible_threads(), self.transfers.active():
             if batch.features is not None:
-                features: Tensor | None = self.transfers.upload(batch.features)
+                features: Tensor | None = batch.features
             else:
                 new = self._encode(pixels, {key: image.name for key, image in images.items()})
                 self._encoded += len(pixels)
@@ -225,7 +225,7 @@ class Pipeline(Generic[B]):
     def _score(self, features: Tensor, batch: B, rows: list[int]) -> Tensor:
         def scored(part: range) -> Tensor:
             selected = slice(part.start, part.stop)
-            return self.compute(features[selected], batch, rows[selected])
+            return self.compute(self.transfers.upload(features[selected]), batch, rows[selected])
 
         return self._in_parts(scored, len(rows))
 

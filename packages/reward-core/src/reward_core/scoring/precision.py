@@ -16,6 +16,7 @@ from torch import nn
 
 from ..errors import InputError
 from ..network.int8_ops import int8_works
+from ..runs.cuda import computes_bfloat16
 
 PRECISIONS = ("exact", "fast", "int8", "auto")
 INT8_FEATURES = ("amx_int8", "avx512_vnni", "avx_vnni")  # instruction sets, one of which int8 needs
@@ -37,7 +38,7 @@ def encoder_dtype(precision: str, device: torch.device) -> torch.dtype:
     if precision in ("exact", "int8") or (precision == "auto" and device.type != "cuda"):
         return torch.float32
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+        return torch.bfloat16 if computes_bfloat16(device) else torch.float16
     if device.type == "cpu" and cpu_features() & {"amx_bf16", "avx512_bf16"}:
         return torch.bfloat16
     return torch.float32

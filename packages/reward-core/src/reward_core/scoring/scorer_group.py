@@ -21,7 +21,7 @@ from ..runs.caller_warning import quoted
 from .batching import checked_batch_size
 from .decoders import decoding, path_and_name
 from .image_batches import ImageBatch
-from .lanes import Compute, Lane, by_name, stacked
+from .lanes import Compute, Lane, by_name, refresh_others, stacked
 from .other_scorers import merged, rows_of
 from .pipeline import BatchResult, Pipeline, ahead
 from .rewards import checked_finite, ranking
@@ -125,36 +125,27 @@ class ScorerGroup:
     ) -> Iterator[GroupRow]:
         """Yield a row for each pair, in order, with the score of each scorer.
 
-        The row of an image that cannot be read holds the error instead of scores. If only one scorer has an
-        error, as a VLM judge may, the others' scores are there too.
+        The row of an image that cannot be read holds the error instead of scores. If only some scorers have
+        an error, as a VLM judge may, the others' scores are there too, and the error names those scorers.
         """
         prompts, images = as_list(prompts), as_list(images)
         check_prompts(prompts)
         check_images(images)
         check_counts(len(prompts), len(images))
-        rows = {name: rows_of(name, scorer, prompts, images) for name, scorer in self.others.items()}
-        if self.models:
-            rows = {"": self._model_rows(prompts, images, batch_size), **rows}
-        for parts in zip(*rows.values(), strict=True):
-            yield merged(dict(zip(rows, parts)))
+        of_others = [rows_of(name, scorer, prompts, images) for name, scorer in self.others.items()]
+        of_models = self._model_rows(prompts, images, batch_size) if self.models else ({} for _ in images)
+        for parts, *others in zip(of_models, *of_others, strict=True):
+            yield merged({**parts, **dict(zip(self.others, others))})
 
     def _model_rows(
         self, prompts: Sequence[str], images: Sequence[ImageSource], batch_size: int | None
-    ) -> Iterator[GroupRow]:
-        """Yield a row for each pair with the scores of the scoring models."""
+    ) -> Iterator[dict[str, GroupRow]]:
+        """Yield a row by name of the scoring model for each pair."""
         compute = {name: model.pair_scorer(prompts) for name, model in self.models.items()}
-        for batch, values in self._batches(images, batch_size, compute, keep_errors=True):
-            scores: dict[int, dict[str, float]] = {}
-            indices = [batch.batch.indices[row] for row in batch.rows]
-            of_batch = [prompts[i] for i in indices], [images[i] for i in indices]
-            for name, column in values.items():
-                checked_finite(column, _pair_names(name, *of_batch))
-                for i, score in zip(indices, column.tolist()):
-                    scores.setdefault(i, {})[name] = score
-            for row, i in enumerate(batch.batch.indices):
-                error = batch.errors.get(row)
-                reason = None if error is None else error.reason
-                yield GroupRow(prompts[i], image_name(images[i]), scores.get(i, {}), reason)
+        for results in self._batches(images, batch_size, compute, keep_errors=True):
+            columns = {name: _rows(name, result, prompts, images) for name, result in results.items()}
+            for parts in zip(*columns.values(), strict=True):
+                yield dict(zip(columns, parts))
 
     def lanes(self) -> list[Lane]:
         """Return the scoring models in groups with the same image encoder and the same weights of it."""
@@ -169,16 +160,18 @@ class ScorerGroup:
         batch_size: int | None,
         compute: Mapping[str, Compute],
         keep_errors: bool = False,
-    ) -> Iterator[tuple[BatchResult[ImageBatch], dict[str, Tensor]]]:
-        """Yield each batch with the results (B, ...) of ``compute`` by name, of its readable images."""
+    ) -> Iterator[dict[str, BatchResult[ImageBatch]]]:
+        """Yield the results (B, ...) of ``compute`` by name for each batch, of the images that it reads."""
         if not self.models:
             return
         lanes = self.lanes()
         preparations = Preparations([lane.encoder for lane in lanes])
         prepare, *others = preparations.functions
         size = min(checked_batch_size(batch_size, lane.encoder.device) for lane in lanes)
+        paths = {name: model.path() for name, model in self.models.items()}
+        refresh_others(lanes, paths)
         pipelines: list[Pipeline[ImageBatch]] = [
-            Pipeline(lane.encoder, lane.encoder.path(), stacked(lane, compute), keep_errors=keep_errors)
+            Pipeline(lane.encoder, paths[lane.names[0]], stacked(lane, compute), keep_errors=keep_errors)
             for lane in lanes
         ]
         with decoding(
@@ -198,13 +191,38 @@ class ScorerGroup:
                     yield [ImageBatch(indices, dict(zip(indices, lane)), start=start) for lane in views]
 
             for results in run_together(pipelines, ahead(batches())):
-                yield results[0], by_name(lanes, [result.values for result in results])
+                yield by_name(lanes, results)
 
 
-def _joined(batches: Iterator[tuple[BatchResult[ImageBatch], dict[str, Tensor]]]) -> dict[str, Tensor]:
+def _joined(batches: Iterator[dict[str, BatchResult[ImageBatch]]]) -> dict[str, Tensor]:
     """Return scorer -> the results (N, ...) of all batches."""
-    parts = [values for _, values in batches]
-    return {name: torch.cat([part[name] for part in parts]) for name in (parts[0] if parts else {})}
+    parts: dict[str, list[Tensor]] = {}
+    for results in batches:
+        for name, result in results.items():
+            if result.values is not None:
+                parts.setdefault(name, []).append(result.values)
+    return {name: torch.cat(values) for name, values in parts.items()}
+
+
+def _rows(
+    name: str, result: BatchResult[ImageBatch], prompts: Sequence[str], images: Sequence[ImageSource]
+) -> Iterator[GroupRow]:
+    """Yield the row of one scorer for each image of a batch.
+
+    Raises:
+        NonFiniteRewardError: a reward that is NaN or infinite.
+    """
+    scores: dict[int, float] = {}
+    if result.values is not None:
+        indices = [result.batch.indices[row] for row in result.rows]
+        checked_finite(
+            result.values, _pair_names(name, [prompts[i] for i in indices], [images[i] for i in indices])
+        )
+        scores = dict(zip(indices, result.values.tolist()))
+    for row, i in enumerate(result.batch.indices):
+        error = result.errors.get(row)
+        found = {name: scores[i]} if i in scores else {}
+        yield GroupRow(prompts[i], image_name(images[i]), found, None if error is None else error.reason)
 
 
 def _checked(

@@ -7,8 +7,10 @@ Shapes: B images in a batch, N pairs or images, P prompts, L text tokens.
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -20,13 +22,14 @@ from ..inputs.image_file import ImageSource, image_name
 from ..inputs.image_transform import ImageTransform
 from ..inputs.tokenizer import PromptTokenizer, check_prompts
 from ..runs.caller_warning import quoted
-from .batching import checked_batch_size, in_batches
+from .batching import checked_batch_size, collected, in_batches
 from .features import ImageFeatures, PromptFeatures
 from .image_batches import image_batches
+from .pipeline import ahead
 from .rewards import checked_finite, ranking
 from .steps import ScoringPath
 from .transfers import transfers_for
-from .weights_identity import WeightsWatch, weights_fingerprint
+from .weights_identity import WeightsFingerprint
 
 # Text tokens that the text encoder computes at once in score_matrix. By estimate, one takes 6 to 12 kB.
 _TOKENS_AT_ONCE = {"cpu": 1 << 15, "cuda": 1 << 19}
@@ -184,12 +187,16 @@ class ScoringMethods(ABC):
         images = as_list(images)
         check_images(images)
         errors: dict[int, str] = {}
-        parts: list[Tensor] = []
-        for result in image_batches(self, self.path(), images, batch_size, self._stored, keep_errors=True):
-            errors |= {result.batch.start + row: error.reason for row, error in result.errors.items()}
-            if result.values is not None:
-                parts.append(result.values)
-        return ImageFeatures(torch.cat(parts) if parts else torch.empty(0), self._signature()), errors
+
+        def parts() -> Iterator[Tensor | None]:
+            for result in image_batches(
+                self, self.path(), images, batch_size, self._stored, keep_errors=True
+            ):
+                errors.update({result.batch.start + row: e.reason for row, e in result.errors.items()})
+                yield result.values
+
+        features = collected(parts(), len(images))
+        return ImageFeatures(torch.empty(0) if features is None else features, self._signature()), errors
 
     def encode_prompts(self, prompts: Sequence[str], *, batch_size: int | None = None) -> PromptFeatures:
         """Encode prompts to score them many times; return their features on the CPU."""
@@ -210,8 +217,8 @@ class ScoringMethods(ABC):
                 data = self.encode_tokens(transfers.upload(token_ids[batch]), transfers.upload(mask[batch]))
                 return None if data is None else transfers.fetch(data)
 
-        parts = [part() for part in in_batches(encoded, len(token_ids), size) if part is not None]
-        data = torch.cat(parts) if parts else None
+        launched = ahead(in_batches(encoded, len(token_ids), size), transfers.lag + 1)
+        data = collected((None if wait is None else wait() for wait in launched), len(token_ids))
         return PromptFeatures(tuple(prompts), token_ids, mask, data, self._prompts_signature())
 
     def _computed(
@@ -222,7 +229,9 @@ class ScoringMethods(ABC):
     ) -> Tensor:
         """Return the results (N, ...) of ``compute`` for N images, on the CPU."""
         results = image_batches(self, self.path(), images, batch_size, compute)
-        return torch.cat([result.values for result in results if result.values is not None])
+        values = collected((result.values for result in results), len(images))
+        assert values is not None  # there are images
+        return values
 
     def _stored(self, features: Tensor, indices: list[int]) -> Tensor:
         """Return features as they are kept: in 16 bits if the model reads them in 16 bits."""
@@ -281,14 +290,17 @@ class ScoringMethods(ABC):
         """Return an identifier of everything that image features depend on."""
         return f"{type(self).__name__} {self.config.to_dict()} {self._weights_fingerprint()}"
 
-    _fingerprint: tuple[WeightsWatch, str] | None = None
+    _fingerprint: WeightsFingerprint | None = None
 
     def _weights_fingerprint(self) -> str:
-        watch, fingerprint = self._fingerprint or (WeightsWatch(self.feature_parameters), "")
-        if watch.changed():
-            fingerprint = weights_fingerprint(self.feature_parameters())
-            self._fingerprint = watch, fingerprint
-        return fingerprint
+        with self._first_use():
+            self._fingerprint = self._fingerprint or WeightsFingerprint(self.feature_parameters)
+        return self._fingerprint.get()
+
+    def _first_use(self) -> AbstractContextManager[object]:
+        """Return the lock of what a model builds at first use. It is built at first use, too."""
+        lock: AbstractContextManager[object] = self.__dict__.setdefault("_lock", threading.RLock())
+        return lock
 
     def _prompts_signature(self) -> str:
         """Return an identifier of everything that prompt features depend on.

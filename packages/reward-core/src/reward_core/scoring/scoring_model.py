@@ -73,12 +73,21 @@ class ScoringModel(ScoringMethods, nn.Module):
 
     def encoder_key(self) -> tuple[Any, ...]:
         """Return a key that is equal for models whose image features are interchangeable."""
-        dtype = next(iter(self.feature_parameters())).dtype
-        return self._signature(), self.device, dtype, self.fast
+        dtypes = tuple(parameter.dtype for parameter in self.feature_parameters())
+        path = self.fast, self.int8, self.training
+        return self._signature(), self.device, dtypes, path, self.transform.key
 
     def rewards_from_features(self, features: Tensor, token_ids: Tensor, mask: Tensor | None) -> Tensor:
         """Return rewards (B,) in float32 of image features (B, ...) and tokens (B, L)."""
         return self.rewards_from_kv(self.project_kv(features), token_ids, mask)
+
+    def mask_to_upload(self, mask: Tensor) -> Tensor | None:
+        """Return the mask (B, L) that the device needs of a mask on the CPU.
+
+        Models whose network computes differently without padding decide it here, so that nothing waits for
+        the device.
+        """
+        return mask
 
     def encode_tokens(self, token_ids: Tensor, mask: Tensor | None) -> Tensor | None:
         """Return text features of prompts (B, L), or None if they depend on the image."""
@@ -107,8 +116,10 @@ class ScoringModel(ScoringMethods, nn.Module):
                 f"Cannot score the pairs: got {len(prompts)} prompts but {len(pixels)} images. "
                 "Give one prompt for each image."
             )
-        levels = self.transform(pixels.to(self.device))
-        return self(levels, upload(token_ids, self.device), upload(mask, self.device))
+        levels, seen = self.transform(pixels.to(self.device)), self.mask_to_upload(mask)
+        return self(
+            levels, upload(token_ids, self.device), None if seen is None else upload(seen, self.device)
+        )
 
     @property
     def device(self) -> torch.device:
@@ -153,9 +164,13 @@ class ScoringModel(ScoringMethods, nn.Module):
         fused = self.int8 or (self.fast and not reproducible)
         if not fused or self.training:  # a fused head has no dropout
             return PlainPath(self)
-        if self._path is None or self._path.device != self.device:
-            self._path = self.fast_path()
-        return self._path
+        path, device = self._path, self.device
+        if path is not None and path.device == device:
+            return path
+        with self._first_use():  # not while the path computes, which holds the locks of its graphs
+            if self._path is None or self._path.device != device:
+                self._path = self.fast_path()
+            return self._path
 
     @property
     def score_quantiles(self) -> ScoreQuantiles | None:
@@ -180,4 +195,6 @@ class ScoringModel(ScoringMethods, nn.Module):
             return self.path().warm_up(checked_batch_size(batch_size, self.device))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_path": None, "_fingerprint": None}  # compiled code cannot be copied
+        state = {**self.__dict__, "_path": None, "_fingerprint": None}  # compiled code cannot be copied
+        state.pop("_lock", None)
+        return state

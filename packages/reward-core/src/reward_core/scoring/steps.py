@@ -38,6 +38,10 @@ class ModelSteps(Protocol):
         """Return rewards (B K,) of B images with K consecutive prompts each, (B K, L)."""
         ...
 
+    def mask_to_upload(self, mask: Tensor) -> Tensor | None:
+        """Return the mask (B, L) that the device needs of a mask on the CPU."""
+        ...
+
 
 class ScoringPath(Protocol):
     """The steps, eager or compiled (see fast_path.py)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 
@@ -21,19 +22,35 @@ class WeightsWatch:
     are detected by comparing 16 evenly spaced values of each parameter. A training step, a merged adapter or
     averaged weights change those values; an edit of single values may not.
 
+    Any thread may use it.
+
     Args:
         parameters: function that returns the parameters to watch; called each time.
     """
 
     def __init__(self, parameters: Callable[[], Iterable[Tensor]]) -> None:
         self.parameters = parameters
+        self.lock = threading.RLock()
         self.storages: tuple = ()
         self.state: tuple = ()
         # By dtype and device: one kernel each on a GPU.
         self.views: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
 
-    def changed(self) -> bool:
-        """Return whether the weights differ from the last call (True at the first)."""
+    def if_changed(self, update: Callable[[], None]) -> None:
+        """Call a function if the weights differ from the last call, and at the first.
+
+        Other threads wait until it returns. After an error the next call calls it again.
+        """
+        with self.lock:
+            if not self._changed():
+                return
+            try:
+                update()
+            except BaseException:
+                self.state = ()
+                raise
+
+    def _changed(self) -> bool:
         parameters = list(_stored(self.parameters()))
         storages = tuple((p.data_ptr(), p.shape, p.stride(), p.dtype) for p in parameters)
         if storages != self.storages:
@@ -85,3 +102,23 @@ def weights_fingerprint(parameters: Iterable[Tensor]) -> str:
     """
     parts = [parameter.detach().flatten()[:1024].to(torch.bfloat16) for parameter in _stored(parameters)]
     return f"{zlib.crc32(torch.cat(_on_one_device(parts)).cpu().view(torch.int16).numpy().tobytes()):08x}"
+
+
+class WeightsFingerprint:
+    """The fingerprint of weights, computed again when they change. Any thread may use it.
+
+    Args:
+        parameters: function that returns the parameters; called each time.
+    """
+
+    def __init__(self, parameters: Callable[[], Iterable[Tensor]]) -> None:
+        self.watch, self._fingerprint = WeightsWatch(parameters), ""
+
+    def get(self) -> str:
+        """Return the present fingerprint."""
+        with self.watch.lock:
+            self.watch.if_changed(self._compute)
+            return self._fingerprint
+
+    def _compute(self) -> None:
+        self._fingerprint = weights_fingerprint(self.watch.parameters())

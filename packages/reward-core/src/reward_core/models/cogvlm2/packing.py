@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...runs.cuda import upload
 from .language_model import FIRST_TEXT_POSITION
 
 
@@ -37,7 +38,7 @@ class PackedQuestions:
     def to(self, device: torch.device) -> PackedQuestions:
         """Return the same tokens on a device."""
         return PackedQuestions(
-            *(x.to(device) for x in (self.token_ids, self.positions, self.mask, self.read))
+            *(upload(x, device) for x in (self.token_ids, self.positions, self.mask, self.read))
         )
 
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...inputs.tokenizer import PromptTokenizer
+from ...runs.cuda import upload
 from ...scoring.batching import in_batches
 from ...scoring.features import PromptFeatures
 from ...scoring.precision import convert_all_but_scale, convert_matrices
@@ -59,6 +60,7 @@ class MpsScorer(Pretrained):
         self.transform = RgbFirstTransform(config.image_size, MEAN, STD)
         self.clip = config.build()
         self.cross_model = CrossModel(config)
+        self._condition_ids: Tensor | None = None
 
     @staticmethod
     def rename_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -114,8 +116,7 @@ class MpsScorer(Pretrained):
 
         Padding is part of the text: prompts are padded to the full length with the end token.
         """
-        condition, _ = self.tokenizer([self.config.condition], warn=False)
-        ids = torch.cat([self._padded(token_ids, mask), self._padded(condition.to(token_ids.device), None)])
+        ids = torch.cat([self._padded(token_ids, mask), self._condition(token_ids.device)])
         hidden = self.clip.text_model(input_ids=ids).last_hidden_state  # (B + 1, L, text width)
         tokens = self.clip.text_projection(hidden).float()
         tokens, condition_tokens = tokens[:-1], tokens[-1]
@@ -124,6 +125,13 @@ class MpsScorer(Pretrained):
         # A prompt's vector is that of its first end token, which has the highest id.
         ends = tokens[torch.arange(len(tokens), device=tokens.device), ids[:-1].argmax(1)]
         return tokens, is_open, F.normalize(ends, dim=-1)
+
+    def _condition(self, device: torch.device) -> Tensor:
+        """Return the token ids (1, max_length) of the condition, which stay on the device."""
+        if self._condition_ids is None or self._condition_ids.device != device:
+            condition, _ = self.tokenizer([self.config.condition], warn=False)
+            self._condition_ids = upload(self._padded(condition, None), device)
+        return self._condition_ids
 
     def _padded(self, token_ids: Tensor, mask: Tensor | None) -> Tensor:
         """Return token ids padded with the end token to ``config.max_length``."""

@@ -107,6 +107,9 @@ class ChecklistReward(ScoringModel):
     def refused_images(self, features: Tensor) -> dict[int, str]:
         return _unanswered(self._split(features)[0], self.texts)
 
+    def mask_to_upload(self, mask: Tensor) -> Tensor | None:
+        return mask if self.alignment is None else self.alignment.mask_to_upload(mask)
+
     def rewards_from_kv(self, features: Any, token_ids: Tensor, mask: Tensor | None) -> Tensor:
         """Return scores of image features with one or several consecutive prompts each."""
         answers, image_features = self._split(features)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...errors import CheckpointError
@@ -64,7 +65,7 @@ class ClipT5(nn.Module):
         """
         embedded = self.t5.shared(token_ids.clamp(min=0))
         inputs = torch.cat([embedded[:, :image_index], image_tokens, embedded[:, image_index + 1 :]], dim=1)
-        if mask is None or bool(mask.all()):
+        if mask is None:
             return inputs, None
         seen = mask.new_ones(image_tokens.shape[:2])
         return inputs, torch.cat([mask[:, :image_index], seen, mask[:, image_index + 1 :]], dim=1)
@@ -78,7 +79,7 @@ class ClipT5(nn.Module):
             answer: (A,) token ids, the end token last.
         """
         encoded = self.t5.encoder(inputs_embeds=inputs, attention_mask=mask).last_hidden_state
-        read = torch.cat([answer.new_tensor([START]), answer[:-1]]).expand(len(inputs), -1)  # (B, A)
+        read = F.pad(answer[:-1], (1, 0), value=START).expand(len(inputs), -1)  # (B, A)
         decoded = self.t5.decoder(
             input_ids=read,
             encoder_hidden_states=encoded,

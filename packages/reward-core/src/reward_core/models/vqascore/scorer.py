@@ -46,6 +46,7 @@ class VqaScorer(ScoringModel):
 
     resize_on_device = False
     tokenizer: QuestionTokenizer
+    answer: Tensor
 
     def __init__(self, config: VqaConfig, tokenizer: QuestionTokenizer) -> None:
         super().__init__()
@@ -53,6 +54,9 @@ class VqaScorer(ScoringModel):
         self.tokenizer = tokenizer
         self.transform = PaddedTransform(config.image_size)
         self.network = ClipT5(config)
+        # A copy in each call would wait for a GPU. It is on the CPU while the parameters are on "meta".
+        answer = torch.tensor(tokenizer.answer, device="cpu")
+        self.register_buffer("answer", answer, persistent=False)
 
     @classmethod
     def load_files(cls, files: ModelFiles, options: LoadOptions) -> VqaScorer:
@@ -115,17 +119,19 @@ class VqaScorer(ScoringModel):
 
     def rewards_from_kv(self, image_tokens: Tensor, token_ids: Tensor, mask: Tensor | None) -> Tensor:
         """Return scores (M K,) of image tokens (M, N, D) with K consecutive prompts each, (M K, L)."""
-        answer = torch.tensor(self.tokenizer.answer, device=token_ids.device)
         logits = self.answer_logits(image_tokens, token_ids, mask)
-        log_probabilities = logits.log_softmax(-1).gather(2, answer.expand(len(logits), -1)[..., None])
+        log_probabilities = logits.log_softmax(-1).gather(2, self.answer.expand(len(logits), -1)[..., None])
         return log_probabilities[..., 0].mean(1).exp()
 
     def answer_logits(self, image_tokens: Tensor, token_ids: Tensor, mask: Tensor | None) -> Tensor:
         """Return the logits (M K, tokens of the answer, rows of the vocabulary). Args as above."""
         pairs = image_tokens.repeat_interleave(len(token_ids) // len(image_tokens), dim=0)
         inputs, seen = self.network.encoder_inputs(pairs, token_ids, mask, self.tokenizer.image_index)
-        answer = torch.tensor(self.tokenizer.answer, device=token_ids.device)
-        return self.network.answer_logits(inputs, seen, answer)
+        return self.network.answer_logits(inputs, seen, self.answer)
+
+    def mask_to_upload(self, mask: Tensor) -> Tensor | None:
+        """Return the mask; None without padding, for which transformers would wait for the device."""
+        return None if bool(mask.all()) else mask
 
     def _matrix(self, features: Tensor, prompts: PromptFeatures) -> Tensor:
         """Return the scores (M, P) of M images with all prompts."""
@@ -133,8 +139,10 @@ class VqaScorer(ScoringModel):
         image_tokens = path.project_kv(features)
 
         def scored(part: range) -> Tensor:
-            token_ids, mask = (tokens.repeat(count, 1) for tokens in prompts[part].trimmed())
-            scores = path.rewards(image_tokens, upload(token_ids), upload(mask))
+            token_ids, mask = prompts[part].trimmed()
+            seen = self.mask_to_upload(mask.repeat(count, 1))
+            several = upload(token_ids.repeat(count, 1))
+            scores = path.rewards(image_tokens, several, None if seen is None else upload(seen))
             return scores.float().view(count, len(part))
 
         size = max(1, _PAIRS_AT_ONCE.get(self.device.type, 8) // count)
