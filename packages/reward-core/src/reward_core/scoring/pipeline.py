@@ -26,6 +26,7 @@ from .transfers import transfers_for
 
 BATCHES_AHEAD = 3  # batches whose images are decoded while the model computes
 
+S = TypeVar("S")
 T = TypeVar("T")
 Key = Hashable
 
@@ -108,19 +109,15 @@ class Pipeline(Generic[B]):
             ImageError: an image that cannot be read, unless errors are kept.
         """
         self.path.refresh()
-        launched: deque[Callable[[], BatchResult[B]]] = deque()
-        for batch in batches:
-            result = self._launch(batch)
-            if result is not None:
-                launched.append(result)
-            while len(launched) > self.transfers.lag:
-                yield launched.popleft()()
-        while launched:
-            yield launched.popleft()()
+        yield from in_order(batches, self.launch, self.transfers.lag)
 
     @torch.no_grad()
-    def _launch(self, batch: B) -> Callable[[], BatchResult[B]] | None:
-        """Start the computation of a batch; return a function that waits for its result."""
+    def launch(self, batch: B) -> Callable[[], BatchResult[B]] | None:
+        """Start the computation of a batch.
+
+        Returns:
+            A function that waits for the result; None for a batch that only puts images into the cache.
+        """
         if batch.fresh:
             self.cache = LRUCache(self.cache.size)
         images = {key: pending.result() for key, pending in batch.opening.items()}
@@ -235,6 +232,33 @@ class Pipeline(Generic[B]):
         if len(parts) > 1:  # later batches would fail again
             self.most = min(self.most or count, max(map(len, parts)))
         return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
+def in_order(
+    batches: Iterable[S],
+    launch: Callable[[S], Callable[[], T] | None],
+    lag: int,
+    ready: Callable[[], bool] = lambda: True,
+) -> Iterator[T]:
+    """Launch batches and yield their results, in order.
+
+    Args:
+        batches: the batches.
+        launch: function that starts the computation of a batch and returns a function that waits for its
+            result, or None if it has none.
+        lag: number of batches that may be computing when the result of an earlier one is read.
+        ready: function that returns whether the next batch can be taken without waiting. While it cannot,
+            results are read instead, because the next batch may depend on what happens to them.
+    """
+    launched: deque[Callable[[], T]] = deque()
+    for batch in batches:
+        result = launch(batch)
+        if result is not None:
+            launched.append(result)
+        while launched and (len(launched) > lag or not ready()):
+            yield launched.popleft()()
+    while launched:
+        yield launched.popleft()()
 
 
 def ahead(items: Iterable[T], count: int = BATCHES_AHEAD) -> Iterator[T]:

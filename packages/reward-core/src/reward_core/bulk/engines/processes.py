@@ -23,7 +23,7 @@ from ..settings import BulkSettings
 from ..shard_scorer import ScoredBatch
 from .base import Engine, Work
 
-SHARDS_AHEAD = 2  # so that a process can read the next shard while it computes one
+BATCHES_AHEAD = 8  # batches that a process may read, compute or send while the last one of a shard arrives
 
 
 class DeviceProcesses(Engine):
@@ -55,6 +55,7 @@ class DeviceProcesses(Engine):
         running: dict[Connection, tuple[str, BaseProcess]] = {}
         openers = max(1, usable_cpus() // len(self.devices))
         compute_threads = max(1, torch.get_num_threads() // len(self.devices))
+        shards_ahead = _shards_ahead(work)
         for device in self.devices:
             parent_end, child_end = context.Pipe()
             process: BaseProcess = context.Process(
@@ -64,7 +65,7 @@ class DeviceProcesses(Engine):
             child_end.close()  # so that the pipe closes when the process ends
             self.processes.append(process)
             running[parent_end] = device, process
-            for _ in range(SHARDS_AHEAD):
+            for _ in range(shards_ahead):
                 _send_next(parent_end, todo)
         while running:
             for connection in cast("list[Connection]", wait(list(running))):
@@ -86,6 +87,12 @@ class DeviceProcesses(Engine):
                     if message.last:
                         _send_next(connection, todo)
                     yield message
+
+
+def _shards_ahead(work: Work) -> int:
+    """Return the number of shards that a process has: one that it computes, and further BATCHES_AHEAD."""
+    batches = -(-work.shards.size // work.batch_size)
+    return 1 + -(-BATCHES_AHEAD // batches)
 
 
 def _send_next(connection: Connection, todo: deque[int]) -> None:
