@@ -23,8 +23,6 @@ from ..settings import BulkSettings
 from ..shard_scorer import ScoredBatch
 from .base import Engine, Work
 
-BATCHES_AHEAD = 8  # batches that a process may read, compute or send while the last one of a shard arrives
-
 
 class DeviceProcesses(Engine):
     """An engine with one process per device.
@@ -55,7 +53,7 @@ class DeviceProcesses(Engine):
         running: dict[Connection, tuple[str, BaseProcess]] = {}
         openers = max(1, usable_cpus() // len(self.devices))
         compute_threads = max(1, torch.get_num_threads() // len(self.devices))
-        shards_ahead = _shards_ahead(work)
+        shards_at_once = work.shards_at_once()
         for device in self.devices:
             parent_end, child_end = context.Pipe()
             process: BaseProcess = context.Process(
@@ -65,7 +63,7 @@ class DeviceProcesses(Engine):
             child_end.close()  # so that the pipe closes when the process ends
             self.processes.append(process)
             running[parent_end] = device, process
-            for _ in range(shards_ahead):
+            for _ in range(shards_at_once):
                 _send_next(parent_end, todo)
         while running:
             for connection in cast("list[Connection]", wait(list(running))):
@@ -87,12 +85,6 @@ class DeviceProcesses(Engine):
                     if message.last:
                         _send_next(connection, todo)
                     yield message
-
-
-def _shards_ahead(work: Work) -> int:
-    """Return the number of shards that a process has: one that it computes, and further BATCHES_AHEAD."""
-    batches = -(-work.shards.size // work.batch_size)
-    return 1 + -(-BATCHES_AHEAD // batches)
 
 
 def _send_next(connection: Connection, todo: deque[int]) -> None:
