@@ -4,12 +4,15 @@ import json
 import os
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from warm_python import Program
+
+from reward_core.inputs.decoding_process import can_decode_in_processes
 
 pytest.importorskip("pyarrow")
 ROWS = 192  # so that a run is not over before a test kills one of its processes
@@ -67,7 +70,10 @@ def first_shard(out: Path, process: Program) -> None:
 
 def descendants(process: Program) -> list:
     psutil = pytest.importorskip("psutil")
-    return psutil.Process(process.pid).children(recursive=True)
+    try:
+        return psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
 
 
 # One process per device
@@ -154,6 +160,29 @@ def test_ray_writes_the_same_bytes_after_an_actor_is_killed(started, inputs, tmp
     assert out.read_bytes() == (inputs / "whole.parquet").read_bytes()
     summary = json.loads(printed)
     assert (summary["rows"], summary["failed"], summary["resumed_rows"]) == (ROWS, 1, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not can_decode_in_processes(), reason="needs Linux")
+def test_an_actor_keeps_its_decoding_processes_from_shard_to_shard_and_ends(started, inputs, tmp_path):
+    pytest.importorskip("ray")
+    psutil = pytest.importorskip("psutil")
+    out = tmp_path / "scores.parquet"
+    options = ("--engine", "ray", "--workers", "1", "--decoders", "processes", "--threads", "2")
+    process = started(out, *options)
+    actors, decoding = set(), set()
+    while process.poll(0.1) is None:
+        for child in descendants(process):
+            with suppress(psutil.Error):  # it has ended
+                command = " ".join(child.cmdline())
+                if "RayScorer" in command:
+                    actors.add(child)
+                if "decoding_worker" in command:
+                    decoding.add(child)
+    assert process.returncode == 1, process.output()
+    assert (len(actors), len(decoding)) == (1, 2)
+    assert not psutil.wait_procs(actors | decoding, timeout=30)[1]  # all have ended
+    assert out.read_bytes() == (inputs / "whole.parquet").read_bytes()
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Hashable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -66,18 +66,23 @@ class ImagesAhead:
         self.scored_rows = scored_rows or {}
         self.source, self.shards, self.wanted = source, shards, wanted
         self.batch_size, self.cache, self.submit = batch_size, cache, submit
+        self._waiting: deque[Future[RowBatch | None]] = deque()
 
     def __iter__(self) -> Iterator[RowBatch]:
         reader = ThreadPoolExecutor(1, "reward-core-read")
         batches = self._batches()
         # A single thread reads, so the generator is never entered twice at once.
-        waiting = deque(reader.submit(next, batches, None) for _ in range(BATCHES_AHEAD))
+        self._waiting.extend(reader.submit(next, batches, None) for _ in range(BATCHES_AHEAD))
         try:
-            while (batch := waiting.popleft().result()) is not None:
-                waiting.append(reader.submit(next, batches, None))
+            while (batch := self._waiting.popleft().result()) is not None:
+                self._waiting.append(reader.submit(next, batches, None))
                 yield batch
         finally:
             reader.shutdown(wait=False, cancel_futures=True)
+
+    def ready(self) -> bool:
+        """Return whether the next batch is read: taking it waits neither for a shard nor for the input."""
+        return self._waiting[0].done()
 
     def _batches(self) -> Iterator[RowBatch]:
         for shard, rows, scored, again in self._rows_of_shards():

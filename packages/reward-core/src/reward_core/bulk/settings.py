@@ -36,12 +36,12 @@ class BulkSettings:
         shard_rows: rows per shard file.
         cache: number of encoded images to keep for later rows with the same image.
         threads: threads or processes per worker that decode images (default: one per core, at most 32;
-            one core fewer for processes).
-        decoders: "threads" or "processes" that decode images. "auto": processes for at least 1000 rows on a
+            one core fewer for processes). Several devices or Ray workers share the cores.
+        decoders: "threads" or "processes" that decode images. "auto": processes for at least 5000 rows on a
             CUDA GPU with at least 4 cores, otherwise threads.
         save_seconds: interval at which rows of unfinished shards are saved; a crash loses at most that
-            much work. Ray workers return whole shards, so with engine "ray" a crash loses up to one shard
-            per worker.
+            much work. Ray workers return whole shards, so with engine "ray" a crash loses the shards that
+            each worker has.
         judge: options of a VLM judge.
         reproducible: with precision "fast", never compile the model, so that the scores of a resumed run
             equal those of an uninterrupted run to the last bit. Otherwise they may round differently.

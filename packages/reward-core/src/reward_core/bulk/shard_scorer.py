@@ -90,7 +90,10 @@ class ShardScorer:
         self.states: dict[Hashable, str] = {}
 
     def score(self, shards: Iterable[int]) -> Iterator[ScoredBatch]:
-        """Yield the scored batches of shards, one shard after the other."""
+        """Yield the scored batches of shards, one shard after the other.
+
+        An iterator may wait for scored batches before it returns the next shard.
+        """
         refresh_others(self.lanes, self.paths)
         pipelines: list[Pipeline[RowBatch]] = [
             Pipeline(
@@ -117,7 +120,7 @@ class ShardScorer:
             batches = ImagesAhead(
                 self.source, self.shards, shards, self.batch_size, self.cache, submit, self.scored_rows
             )
-            for results in run_together(pipelines, self._started(batches)):
+            for results in run_together(pipelines, self._started(batches), batches.ready):
                 yield self._scored(results)
 
     def _rows(self, shards: Iterable[int]) -> int:

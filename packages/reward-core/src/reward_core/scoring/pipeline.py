@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,12 +20,13 @@ from ..inputs.decode_ahead import DecodedImage, Pending
 from ..runs.caller_warning import warn_caller
 from .batching import in_batches
 from .cpu import sensible_threads
-from .lru_cache import LRUCache
+from .feature_cache import FeatureCache
 from .steps import ImageEncoder, ScoringPath
 from .transfers import transfers_for
 
 BATCHES_AHEAD = 3  # batches whose images are decoded while the model computes
 
+S = TypeVar("S")
 T = TypeVar("T")
 Key = Hashable
 
@@ -97,7 +98,7 @@ class Pipeline(Generic[B]):
         self.model, self.path, self.compute = model, path, compute
         self.keep_errors, self.warn_once, self.warned = keep_errors, warn_once, False
         self.transfers = transfers_for(model.device)
-        self.cache: LRUCache[Key, Tensor | ImageError | None] = LRUCache(cache)
+        self.cache: FeatureCache[Key] = FeatureCache(cache)
         self.most: int | None = None  # rows that fit in memory
         self._encoded = 0  # images encoded since the last result
 
@@ -108,21 +109,17 @@ class Pipeline(Generic[B]):
             ImageError: an image that cannot be read, unless errors are kept.
         """
         self.path.refresh()
-        launched: deque[Callable[[], BatchResult[B]]] = deque()
-        for batch in batches:
-            result = self._launch(batch)
-            if result is not None:
-                launched.append(result)
-            while len(launched) > self.transfers.lag:
-                yield launched.popleft()()
-        while launched:
-            yield launched.popleft()()
+        yield from in_order(batches, self.launch, self.transfers.lag)
 
     @torch.no_grad()
-    def _launch(self, batch: B) -> Callable[[], BatchResult[B]] | None:
-        """Start the computation of a batch; return a function that waits for its result."""
+    def launch(self, batch: B) -> Callable[[], BatchResult[B]] | None:
+        """Start the computation of a batch.
+
+        Returns:
+            A function that waits for the result; None for a batch that only puts images into the cache.
+        """
         if batch.fresh:
-            self.cache = LRUCache(self.cache.size)
+            self.cache = FeatureCache(self.cache.size)
         images = {key: pending.result() for key, pending in batch.opening.items()}
         pixels = self._pixels(images)
         keys = [key for key in batch.keys if key is not None]
@@ -145,7 +142,7 @@ class Pipeline(Generic[B]):
                     return None
                 rows, errors = self._readable(batch)
                 row_keys = [batch.keys[i] for i in rows]
-                features = new if row_keys == list(pixels) else self._cached(row_keys)
+                features = new if row_keys == list(pixels) else self.cache.stacked(row_keys)
                 self.cache.used(keys)
             if features is not None:
                 wait = self.transfers.fetch(self._score(features, batch, rows))
@@ -193,16 +190,13 @@ class Pipeline(Generic[B]):
             return self.path.encode(self.transfers.upload_images(self.model.transform, selected))
 
         features = self._in_parts(encoded, len(images))
-        refused = self.model.refused_images(features)
-        for row, (key, image_features) in enumerate(zip(pixels, features)):
-            if row in refused:
-                error = ImageError(names[key], refused[row])
-                if not self.keep_errors:
-                    raise error
-                self.cache[key] = error
-                continue
-            # Cloned, because a view would keep the whole batch in memory as long as it is cached.
-            self.cache[key] = image_features.clone() if self.cache.size else image_features
+        self.cache.add(list(pixels), features)
+        for row, reason in self.model.refused_images(features).items():
+            key = list(pixels)[row]
+            error = ImageError(names[key], reason)
+            if not self.keep_errors:
+                raise error
+            self.cache[key] = error
         return features
 
     def _readable(self, batch: B) -> tuple[list[int], dict[int, ImageError]]:
@@ -217,11 +211,6 @@ class Pipeline(Generic[B]):
                     rows.append(i)
         return rows, errors
 
-    def _cached(self, keys: Sequence[Key | None]) -> Tensor | None:
-        """Return the features of images in the cache as one tensor; None without images."""
-        features: list[Any] = [self.cache[key] for key in keys]
-        return torch.stack(features) if features else None
-
     def _score(self, features: Tensor, batch: B, rows: list[int]) -> Tensor:
         def scored(part: range) -> Tensor:
             selected = slice(part.start, part.stop)
@@ -235,6 +224,33 @@ class Pipeline(Generic[B]):
         if len(parts) > 1:  # later batches would fail again
             self.most = min(self.most or count, max(map(len, parts)))
         return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
+def in_order(
+    batches: Iterable[S],
+    launch: Callable[[S], Callable[[], T] | None],
+    lag: int,
+    ready: Callable[[], bool] = lambda: True,
+) -> Iterator[T]:
+    """Launch batches and yield their results, in order.
+
+    Args:
+        batches: the batches.
+        launch: function that starts the computation of a batch and returns a function that waits for its
+            result, or None if it has none.
+        lag: number of batches that may be computing when the result of an earlier one is read.
+        ready: function that returns whether the next batch can be taken without waiting. While it cannot,
+            results are read instead, because the next batch may depend on what happens to them.
+    """
+    launched: deque[Callable[[], T]] = deque()
+    for batch in batches:
+        result = launch(batch)
+        if result is not None:
+            launched.append(result)
+        while launched and (len(launched) > lag or not ready()):
+            yield launched.popleft()()
+    while launched:
+        yield launched.popleft()()
 
 
 def ahead(items: Iterable[T], count: int = BATCHES_AHEAD) -> Iterator[T]:

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import tee
 
 from ..inputs.decode_ahead import DecodedImage, Pending, Prepare
 from .decoders import preparation, resizes_on_device
-from .pipeline import B, BatchResult, Pipeline
+from .pipeline import B, BatchResult, Pipeline, in_order
 from .steps import ImageEncoder
 
 
@@ -88,21 +87,26 @@ class SharedView:
 
 
 def run_together(
-    pipelines: Sequence[Pipeline[B]], batches: Iterable[Sequence[B]]
+    pipelines: Sequence[Pipeline[B]],
+    batches: Iterable[Sequence[B]],
+    ready: Callable[[], bool] = lambda: True,
 ) -> Iterator[tuple[BatchResult[B], ...]]:
     """Yield the results of several pipelines, which compute the same images batch by batch.
 
     Args:
         pipelines: the pipelines.
         batches: one batch for each pipeline.
+        ready: function that returns whether the next batch can be taken without waiting.
     """
-    copies = tee(batches, len(pipelines))
-    lanes = [pipeline.run(map(_picker(i), copy)) for i, (pipeline, copy) in enumerate(zip(pipelines, copies))]
-    yield from zip(*lanes, strict=True)
+    for pipeline in pipelines:
+        pipeline.path.refresh()
 
+    def launch(batch: Sequence[B]) -> Callable[[], tuple[BatchResult[B], ...]] | None:
+        launched = [pipeline.launch(part) for pipeline, part in zip(pipelines, batch, strict=True)]
+        results = [result for result in launched if result is not None]
+        return (lambda: tuple(result() for result in results)) if results else None
 
-def _picker(index: int) -> Callable[[Sequence[B]], B]:
-    return lambda batch: batch[index]
+    yield from in_order(batches, launch, max(pipeline.transfers.lag for pipeline in pipelines), ready)
 
 
 def _preparation_key(model: ImageEncoder) -> Hashable:

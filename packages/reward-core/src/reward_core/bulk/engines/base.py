@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ...errors import PromptTruncatedWarning
+from ...inputs.decode_ahead import MOST_THREADS
 from ...models.judges.judge import Judge
 from ...models.load import load
 from ...scoring.device import Device
@@ -18,6 +19,9 @@ from ..settings import BulkSettings
 from ..shard_scorer import ScoredBatch, ShardScorer
 from ..shards import Shards
 from ..sources import Source
+
+# Batches that a worker reads, computes and sends while it waits for its next shard.
+BATCHES_AHEAD = 8
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,11 @@ class Work:
     batch_size: int
     scored_rows: Mapping[int, int] = field(default_factory=dict)
 
+    def shards_at_once(self) -> int:
+        """Return how many shards a worker has at a time: the one that it computes, and BATCHES_AHEAD."""
+        batches = -(-self.shards.size // self.batch_size)
+        return 1 + -(-BATCHES_AHEAD // batches)
+
     def scorer(self, group: ScorerGroup, threads: int | None = None) -> ShardScorer | RowScorer:
         """Return a scorer for loaded models."""
         (name, first), *more = group.scorers.items()
@@ -47,8 +56,13 @@ class Work:
         return self.shard_scorer(group, threads)
 
     def shard_scorer(self, group: ScorerGroup, threads: int | None = None) -> ShardScorer:
-        """Return a scorer for loaded scoring models."""
-        threads = self.settings.threads or threads
+        """Return a scorer for loaded scoring models.
+
+        Args:
+            group: the models.
+            threads: CPUs for decoding images, unless the settings have a number of threads.
+        """
+        threads = self.settings.threads or (threads and min(threads, MOST_THREADS))
         return ShardScorer(
             group,
             self.source,

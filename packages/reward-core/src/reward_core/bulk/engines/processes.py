@@ -23,8 +23,6 @@ from ..settings import BulkSettings
 from ..shard_scorer import ScoredBatch
 from .base import Engine, Work
 
-SHARDS_AHEAD = 2  # so that a process can read the next shard while it computes one
-
 
 class DeviceProcesses(Engine):
     """An engine with one process per device.
@@ -55,6 +53,7 @@ class DeviceProcesses(Engine):
         running: dict[Connection, tuple[str, BaseProcess]] = {}
         openers = max(1, usable_cpus() // len(self.devices))
         compute_threads = max(1, torch.get_num_threads() // len(self.devices))
+        shards_at_once = work.shards_at_once()
         for device in self.devices:
             parent_end, child_end = context.Pipe()
             process: BaseProcess = context.Process(
@@ -64,7 +63,7 @@ class DeviceProcesses(Engine):
             child_end.close()  # so that the pipe closes when the process ends
             self.processes.append(process)
             running[parent_end] = device, process
-            for _ in range(SHARDS_AHEAD):
+            for _ in range(shards_at_once):
                 _send_next(parent_end, todo)
         while running:
             for connection in cast("list[Connection]", wait(list(running))):

@@ -12,15 +12,15 @@ import pickle
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import partial
 from typing import Any
 
 from ...errors import InputError, RewardCoreError, WorkerError
 from ...printing.command_line import exhausted
-from ..row_scorer import RowScorer
 from ..settings import BulkSettings
-from ..shard_scorer import ScoredBatch, ShardScorer
+from ..shard_scorer import ScoredBatch
 from .base import Engine, Work, local_model
+from .scoring_thread import ScoringThread
 
 OBJECT_STORE_BYTES = 256 << 20  # only shard numbers and scores pass through it
 MOST_BLOCKS = 10_000  # more shards than this share blocks, and the shards of a block are rescored together
@@ -63,16 +63,18 @@ class RayPool(Engine):
         ray = self.ray
         models = tuple(map(local_model, work.settings.models))
         work = replace(work, settings=replace(work.settings, model=models))
-        pool = ray.data.ActorPoolStrategy(size=self.workers, max_tasks_in_flight_per_actor=2)
+        calls = work.shards_at_once()
+        pool = ray.data.ActorPoolStrategy(size=self.workers, max_tasks_in_flight_per_actor=calls)
         on_gpu = self.device_type == "cuda"
         resources = {"num_gpus": 1, "num_cpus": 1} if on_gpu else {"num_cpus": self.cpus_each}
         scored = ray.data.from_items(
             [{"shard": shard} for shard in shards], override_num_blocks=min(len(shards), MOST_BLOCKS)
         ).map_batches(
             RayScorer,
-            fn_constructor_args=(work, self.device_type),
+            fn_constructor_args=(work, self.device_type, self.cpus_each),
             batch_size=1,
             compute=pool,
+            max_concurrency=calls,
             **resources,
         )
         try:
@@ -110,24 +112,30 @@ class RayPool(Engine):
 
 
 class RayScorer:
-    """An actor of the pool that scores shards by number.
+    """An actor of the pool that scores shards by number, several at a time.
 
     Errors are returned as results, because Ray turns exceptions of an actor into long texts.
+
+    Args:
+        work: the work of the run.
+        device: "cpu" or "cuda".
+        cpus: CPUs for decoding images.
     """
 
-    def __init__(self, work: Work, device: str):
-        self.work, self.device = work, device
+    def __init__(self, work: Work, device: str, cpus: int):
+        self.thread = ScoringThread(partial(work.load_scorer, device, cpus))
 
-    @cached_property
-    def scorer(self) -> ShardScorer | RowScorer:
-        return self.work.load_scorer(self.device)
+    def __del__(self) -> None:
+        self.thread.close()  # otherwise the actor's process would wait for its next shard
 
-    def __call__(self, shards: dict[str, Any]) -> dict[str, Any]:
-        return {"result": [pickle.dumps(self._result(int(shard))) for shard in shards["shard"]]}
+    def __call__(self, shards: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        # As a generator, because Ray waits for the end of a call before the next one, but not of a generator.
+        for shard in shards["shard"]:
+            yield {"result": [pickle.dumps(self._result(int(shard)))]}
 
     def _result(self, shard: int) -> list[ScoredBatch] | RewardCoreError | str:
         try:
-            return list(self.scorer.score([shard]))
+            return self.thread.score(shard)
         except RewardCoreError as error:
             return error
         except Exception as error:
