@@ -50,7 +50,7 @@ def test_resuming_with_other_data_is_refused(pipelines, tmp_path):
     }
     for change in changes.values():
         change()
-        with pytest.raises(CheckpointError, match="its run has other settings or data"):
+        with pytest.raises(CheckpointError, match=r"its run has other settings or data\. "):
             again()
         restore()
     again()  # same data: the finished run is returned

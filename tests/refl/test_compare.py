@@ -90,10 +90,13 @@ def test_invalid_arguments_are_refused(pipelines, prompts, tmp_path, capsys):
     lora = tmp_path / "lora"
     lora.mkdir()
     (lora / "pytorch_lora_weights.safetensors").write_bytes(b"none")
+    run = tmp_path / "run"
+    (run / "model").mkdir(parents=True)
     for before, more, message in (
         (lora, (), "their model card names no base model"),
         (lora, ("--base", str(pipelines("sd"))), "the base model they were trained on"),
         (tmp_path, (), "it has no model_index.json"),
+        (run, (), f"Give {str(run / 'model')!r}."),
         (pipelines("sd"), ("--reward", "none"), "reward 'none'"),
         (pipelines("sd"), ("--seeds", "0"), "Cannot use --seeds 0: it must be at least 1."),
         (pipelines("sd"), ("--prompts", str(tmp_path / "none.txt")), "none.txt': No such file"),

@@ -48,7 +48,7 @@ def test_usage_errors_are_one_line(command, tmp_path):
     for arguments, reason in (
         (["--model", "nosuch"], "'nosuch' is neither a known name"),
         (["--model", "tiny", "--model", tmp_path / "none.pt"], "none.pt"),
-        (["--model", "tiny", "--port", taken.getsockname()[1]], "Cannot listen on 127.0.0.1"),
+        (["--model", "tiny", "--port", taken.getsockname()[1]], ": no free port. Choose another --port."),
         (["--model", "tiny", "--port", 70000], "from 1 to 65535"),
     ):
         done = command("app", *arguments)

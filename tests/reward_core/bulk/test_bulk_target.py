@@ -71,6 +71,12 @@ def test_scores_do_not_overwrite_a_tar(command, inputs):
     assert contents(inputs) == before
 
 
+def test_a_new_folder_needs_a_slash(command, inputs):
+    done = command("score", "--folder", inputs, "--out", inputs / "new", *FAST)
+    assert done.returncode == 2
+    assert f"or a folder: '{inputs}/new/'." in done.stderr
+
+
 def test_scores_do_not_overwrite_a_file_of_the_dataset(command, inputs):
     (inputs / "data").mkdir()
     file = shutil.copy(inputs / "pairs.csv", inputs / "data" / "train.csv")

@@ -618,6 +618,15 @@ def test_the_example_refuses_other_images(command, parity, tmp_path):
     assert f"{tmp_path / '1.webp'}: no such file" in done.stderr
 
 
+def test_the_example_without_a_network_says_how_to_use_other_copies(command, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # refuses connections
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    done = command("example")
+    assert done.returncode == 2
+    assert done.stderr.endswith(". If you have the images, run `reward-core example --images FOLDER`.\n")
+
+
 # names, prompts and reasons of others
 
 HOSTILE = "\n\x1b]0;title\x07\x1b[31m\u202e\u200b[red][link=x]\x85\x7f:cat:"

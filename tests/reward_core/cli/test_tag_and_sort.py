@@ -338,6 +338,21 @@ def test_sort_without_any_score_is_one_line_that_says_what_to_run(command, tmp_p
     assert f"reward-core tag {tmp_path} --prompt-from-metadata" in line
 
 
+def test_sort_by_an_unknown_key_lists_the_scores_of_the_images(command, tmp_path):
+    for i in range(2):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{i}.png")
+        write_score(tmp_path / f"{i}.png", "tiny Score", 0.5)
+    done = command("sort", tmp_path, "--into", "best,rest", "--top", "1", "--key", "tiny")
+    assert done.returncode == 2
+    assert "none of its 2 images has this score. They have tiny Score: 2 images. Change --key." in done.stderr
+
+
+def test_sort_refuses_a_folder_without_images(command, tmp_path):
+    done = command("sort", tmp_path, "--into", "best,rest", "--top", "1")
+    assert done.returncode == 2
+    assert "no images in this folder" in done.stderr
+
+
 def test_tag_shows_the_best_and_worst_ten_of_many_images(command, folder, tmp_path):
     for i in range(23):
         Image.new("RGB", (64, 64), (10 * i, 40, 160)).save(tmp_path / f"{i}.png")

@@ -272,6 +272,20 @@ def pairs_with_bytes(path, prompts=40):
     return red, green, blue
 
 
+def test_a_failed_command_can_be_corrected(command, tmp_path):
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text("text,chosen,rejected\na red house,a.png,b.png\n")
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(sample_image(name))
+    arguments = ("prepare", "pairs", pairs, "--out", tmp_path / "data", "--columns", "prompt=text")
+    done = command(*arguments)
+    assert done.returncode == 2
+    assert "Map other names with --columns" in done.stderr
+    done = command(*arguments, "better=chosen", "worse=rejected", "--test", "0", "--validation", "0")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "data" / "train.json").read_text())[0]["prompt"] == "a red house"
+
+
 def test_pairs_become_a_folder(command, tmp_path):
     images = pairs_with_bytes(tmp_path / "pick.parquet")
     out = tmp_path / "data"

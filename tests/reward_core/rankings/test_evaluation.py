@@ -170,7 +170,7 @@ def test_rankings_in_the_original_format_with_a_folder_of_images(command, model,
 BAD = {
     "not JSON": ("[", "Cannot read 'PATH' as JSON: "),
     "an object": ('{"a": 1}', "expected a list of records"),
-    "empty": ("[]", "expected a list of records"),
+    "empty": ("[]", "it has no records"),
     "no prompt": (
         '[{"generations": [], "ranking": []}]',
         "record 0 of 'PATH': the prompt must be a string, got None",

@@ -161,6 +161,14 @@ def test_only_differentiable_methods_have_gradients(model, images):
     assert not model.score_pairs(PROMPTS[:1], images[:1]).requires_grad
 
 
+@pytest.mark.parametrize(
+    "pixels", [torch.rand(3, 60, 52), torch.rand(1, 60, 52, 3), torch.zeros(1, 3, 8, 8).byte()]
+)
+def test_pixels_of_another_shape_or_dtype_are_refused(model, pixels):
+    with pytest.raises(RM.errors.InputError, match=r"must be a float tensor \(B, 3, H, W\) in \[0, 1\], got"):
+        model.rewards_from_pixels(pixels, PROMPTS[:1])
+
+
 def test_following_the_gradient_raises_the_reward(model):
     pixels = torch.rand(1, 3, 96, 96, generator=torch.Generator().manual_seed(0))
     before = model.rewards_from_pixels(pixels, PROMPTS[:1])

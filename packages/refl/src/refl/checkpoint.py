@@ -46,6 +46,15 @@ def fingerprint(
         validation: validation prompts.
         captioned: captioned images; only names and sizes are hashed, since reading them would take long.
     """
+    digest = hashlib.sha256(json.dumps(decisive_settings(config), sort_keys=True).encode())
+    digest.update(json.dumps([list(prompts), list(validation)]).encode())
+    for entry in captioned.entries if captioned is not None else ():
+        digest.update(json.dumps([entry.name, entry.size]).encode())
+    return digest.hexdigest()[:16]
+
+
+def decisive_settings(config: TrainConfig) -> dict[str, Any]:
+    """Return the settings, by section, that affect the result of a run."""
     document = config.to_dict()
     for name in ("out", "checkpoint_every", "checkpoints", "trackers", "push_to_hub", "cpu"):
         document["run"].pop(name)
@@ -54,8 +63,4 @@ def fingerprint(
     if config.strategy.name != "srpo":  # runs from before this strategy resume
         for name in SRPO_SETTINGS:
             document["strategy"].pop(name)
-    digest = hashlib.sha256(json.dumps(document, sort_keys=True).encode())
-    digest.update(json.dumps([list(prompts), list(validation)]).encode())
-    for entry in captioned.entries if captioned is not None else ():
-        digest.update(json.dumps([entry.name, entry.size]).encode())
-    return digest.hexdigest()[:16]
+    return document

@@ -15,7 +15,7 @@ from reward_core.runs.training_run import TrainingRun
 from reward_core.runs.write_errors import write_errors
 
 from .accelerator import make_accelerator
-from .checkpoint import fingerprint, what_is_trained
+from .checkpoint import decisive_settings, fingerprint, what_is_trained
 from .config import TrainConfig
 from .config.checks import check_config
 from .config.config_file import load_config, override
@@ -109,6 +109,7 @@ class Trainer:
             ReflState(
                 processes=accelerator.num_processes,
                 fingerprint=fingerprint(config, self.prompts, self.validation_prompts, captioned),
+                settings=decisive_settings(config),
             ),
             config.run.steps,
             config.run.checkpoints,

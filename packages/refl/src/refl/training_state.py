@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from reward_core.errors import CheckpointError
 from reward_core.files.atomic_write import atomic_write
@@ -19,9 +21,29 @@ class ReflState(RunState):
 
     Attributes:
         diversity: diversity of the first validation, before training; None until then.
+        settings: the settings that affect the result, by section; empty in checkpoints of older versions.
     """
 
     diversity: float | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def differences(self, other: RunState) -> list[str]:
+        """Return descriptions of settings that differ from another run's."""
+        assert isinstance(other, ReflState)
+        before, now = _flat(self.settings), _flat(other.settings)
+        changed = [name for name in now if name in before and before[name] != now[name]]
+        return [f"{name} was {before[name]!r}, now {now[name]!r}" for name in changed]
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings by dotted names."""
+    flat: dict[str, Any] = {}
+    for section, value in settings.items():
+        named = (
+            {f"{section}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {section: value}
+        )
+        flat |= named
+    return flat
 
 
 class BestWeights:

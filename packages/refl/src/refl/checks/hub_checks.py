@@ -48,9 +48,10 @@ def pipeline_index(name: str, revision: str | None = None) -> Path:
 def check_pipeline_folder(name: str) -> None:
     """Raise ModelError for a folder that is not a diffusers pipeline."""
     if os.path.isdir(name) and not Path(name, INDEX_FILE).is_file():
+        result = Path(name, "model")  # of a finished run
+        advice = f"{os.fspath(result)!r}" if result.is_dir() else "the folder of a diffusers pipeline"
         raise ModelError(
-            f"Cannot load a diffusion model from the folder {name!r}: it has no {INDEX_FILE}. Give the "
-            "folder of a diffusers pipeline."
+            f"Cannot load a diffusion model from the folder {name!r}: it has no {INDEX_FILE}. Give {advice}."
         )
 
 

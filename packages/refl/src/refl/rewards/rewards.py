@@ -27,6 +27,13 @@ RewardFunction = Callable[[Tensor, Sequence[str]], Tensor]
 
 AnyReward = RewardFunction | ImageFunction
 
+#: What to do about a function that fails, by whether it gets PIL images.
+_ADVICE = {
+    True: "Correct the function.",
+    False: "Correct the function; one of PIL images needs strategy.name=nft or grpo, or `input: images` and "
+    "weight 0.",
+}
+
 
 @dataclass
 class Reward:
@@ -142,9 +149,10 @@ class Rewards:
             except RewardError:
                 raise
             except Exception as error:
+                given = "PIL images" if of_images else "a tensor (2, 3, H, W) in [0, 1]"
                 raise RewardError(
-                    f"Cannot use the reward {reward.config.name!r}: it failed on two images with "
-                    f"{type(error).__name__}: {error}"
+                    f"Cannot use the reward {reward.config.name!r}: it failed on {given} and two prompts "
+                    f"with {type(error).__name__}: {str(error).rstrip(' .')}. {_ADVICE[of_images]}"
                 ) from error
             if needs_gradient and reward.config.weight and not rewards.requires_grad:
                 raise RewardError(

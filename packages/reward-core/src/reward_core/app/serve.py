@@ -153,8 +153,9 @@ def serve(
             **others,
         )
     except OSError as error:
+        reason = error if error.errno else "no free port"  # gradio's own error advises how to call gradio
         raise InputError(
-            f"Cannot listen on {host}:{port or '7860-7959'}: {error}. Choose another port."
+            f"Cannot listen on {host}:{port or '7860-7959'}: {reason}. Choose another --port."
         ) from error
     _, _, shared = served
     if shared and (name := urlsplit(shared).hostname):

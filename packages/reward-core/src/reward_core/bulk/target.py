@@ -67,7 +67,7 @@ class Target:
         self.extension = f".{file_format or 'parquet'}" if self.keeps_shards else self.out.suffix
         if self.extension.removeprefix(".") not in FORMATS:
             raise InputError(
-                f"Cannot write '{out}': unknown extension. Use .{', .'.join(FORMATS)}, or a folder."
+                f"Cannot write '{out}': unknown extension. Use .{', .'.join(FORMATS)}, or a folder: '{out}/'."
             )
         if not self.keeps_shards and file_format and self.extension != f".{file_format}":
             raise InputError(

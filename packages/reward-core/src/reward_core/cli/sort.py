@@ -74,7 +74,7 @@ def add_to(commands: argparse._SubParsersAction) -> None:
 
 def run_sort(args: argparse.Namespace) -> int:
     from ..metadata import check_key
-    from ..metadata.image_scores import scores_in_file, scores_in_images
+    from ..metadata.image_scores import counts, score_keys, scores_in_file, scores_in_images
     from ..models.score_meaning import is_comparable
 
     if not args.folder.is_dir():
@@ -91,6 +91,8 @@ def run_sort(args: argparse.Namespace) -> int:
     thresholds = None if args.threshold is None else _numbers(args.threshold)
 
     images = images_to_sort(args.folder, folders, args.copy)
+    if not images:
+        raise InputError(f"Cannot sort '{args.folder}': no images in this folder.")
     stored = (
         scores_in_images(images, args.key)
         if args.scores is None
@@ -98,6 +100,11 @@ def run_sort(args: argparse.Namespace) -> int:
     )
     failed = stored.failed
     if failed and not stored.scores and not args.json and all(NO_SCORE in reason for _, reason in failed):
+        if keys := score_keys(images):
+            raise InputError(
+                f"Cannot sort '{args.folder}' by {args.key!r}: none of its {len(failed)} images has this "
+                f"score. They have {counts(keys)}. Change --key."
+            )
         raise InputError(
             f"Cannot sort '{args.folder}': none of its {len(failed)} images has a score. Run "
             f"`reward-core tag {shlex.quote(str(args.folder))} --prompt-from-metadata` first."

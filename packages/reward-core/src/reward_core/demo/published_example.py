@@ -55,7 +55,7 @@ def _fetch(url: str, name: str) -> Path:
             raise ImageError(url, f"not the published example image: {error}") from error
         except (URLError, OSError, HTTPException) as error:
             raise HubError(
-                f"Cannot download '{url}': {error}\nIf you have the images, run: "
-                "reward-core example --images FOLDER"
+                f"Cannot download '{url}': {error}. If you have the images, run "
+                "`reward-core example --images FOLDER`."
             ) from error
     return path

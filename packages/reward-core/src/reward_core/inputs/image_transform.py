@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from ..errors import InputError
 from ..runs.cuda import without_tf32
 from . import bicubic
 from .device_resize import resized_on_device
@@ -116,10 +117,15 @@ class ImageTransform(nn.Module):
 
         Args:
             images: (B, 3, H, W) in [0, 1], with any H and W.
+
+        Raises:
+            InputError: another shape or dtype.
         """
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
-            kind = f"{tuple(images.shape)} of {images.dtype}"
-            raise ValueError(f"images must be a float tensor (B, 3, H, W) in [0, 1], got {kind}")
+            raise InputError(
+                f"Cannot use the pixels: they must be a float tensor (B, 3, H, W) in [0, 1], got "
+                f"{tuple(images.shape)} of {images.dtype}."
+            )
         return self._normalized(self.resize(images.float() * 255))
 
     def resize(self, levels: Tensor) -> Tensor:

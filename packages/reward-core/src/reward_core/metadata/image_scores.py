@@ -76,7 +76,7 @@ def scores_in_images(images: Sequence[Path], key: str | None) -> ImageScores:
     known = [model for model in models if model is not None]
     if len(known) > 1:
         raise InputError(
-            f"Cannot sort by {result.key!r}: these scores are of different models ({_counts(models)}). "
+            f"Cannot sort by {result.key!r}: these scores are of different models ({counts(models)}). "
             "Score all images with one of them: `reward-core tag ... --overwrite`."
         )
     result.model = known[0] if len(models) == len(known) == 1 else None
@@ -195,17 +195,23 @@ def _number(name: str, value: Any) -> float:
     raise ValueError(f"the score of {name} is {value!r:.40}, not a number")
 
 
-def _only_key(images: Sequence[Path]) -> str | None:
-    """Return the only name of scores in the images; None if no image has a score."""
+def score_keys(images: Sequence[Path]) -> Counter[str]:
+    """Return the names of the scores in the images, with the number of images of each."""
     keys: Counter[str] = Counter()
     for image in images:
         try:
             keys.update(read_score_keys(image))
         except ImageError:
             continue  # reported when the score is read
+    return keys
+
+
+def _only_key(images: Sequence[Path]) -> str | None:
+    """Return the only name of scores in the images; None if no image has a score."""
+    keys = score_keys(images)
     if len(keys) > 1:
         raise InputError(
-            f"Cannot choose a score to sort by: the images have several ({_counts(keys)}). "
+            f"Cannot choose a score to sort by: the images have several ({counts(keys)}). "
             "Choose one of them with --key."
         )
     return next(iter(keys), None)
@@ -223,7 +229,7 @@ def _one_line(prompt: str | None) -> str | None:
     return " ".join(prompt.split()) if prompt else None
 
 
-def _counts(counter: Counter) -> str:
+def counts(counter: Counter) -> str:
     return ", ".join(f"{name or 'unknown'}: {_images(count)}" for name, count in counter.most_common())
 
 

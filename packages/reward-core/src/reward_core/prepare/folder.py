@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -64,6 +65,8 @@ class Prepared:
 def preparing(out: Path, source: Mapping[str, Any]) -> Iterator[None]:
     """Create and lock a folder for one process and one source.
 
+    A new folder does not keep its source if the work fails before it writes anything.
+
     Args:
         out: the folder.
         source: description of the source; it must be the same in later runs.
@@ -81,8 +84,14 @@ def preparing(out: Path, source: Mapping[str, Any]) -> Iterator[None]:
         with FileLock(out / ".prepare.lock", timeout=0):
             for leftover in out.glob(".*.tmp"):  # from a killed process
                 leftover.unlink()
+            before = set(os.listdir(out))
             _claim(out, source)
-            yield
+            try:
+                yield
+            except BaseException:
+                if set(os.listdir(out)) - before == {SOURCE_FILE}:  # nothing was written from this source
+                    (out / SOURCE_FILE).unlink()
+                raise
     except Timeout as error:
         raise InputError(
             f"Cannot write into '{out}': another `reward-core prepare` is using it. Wait until it finishes."

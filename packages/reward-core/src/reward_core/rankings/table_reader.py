@@ -60,7 +60,9 @@ def read_rows(path: Path) -> Rows:
 
 def _json(path: Path) -> list[tuple[int, Any]]:
     content = read_json(path, error=InputError)
-    if not isinstance(content, list) or not content:
+    if content == []:
+        raise InputError(f"Cannot read '{path}': it has no records.")
+    if not isinstance(content, list):
         raise InputError(f"Cannot read '{path}': expected a list of records, got {reprlib.repr(content)}.")
     return [(i, _object(path, "record", i, record)) for i, record in enumerate(content)]
 

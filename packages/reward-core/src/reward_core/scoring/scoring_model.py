@@ -108,15 +108,16 @@ class ScoringModel(ScoringMethods, nn.Module):
             (B,) float32 on the model's device.
 
         Raises:
-            InputError: unequal numbers of images and prompts.
+            InputError: unequal numbers of images and prompts, or pixels of another shape or dtype.
         """
         token_ids, mask = self.tokenizer(prompts)
-        if len(pixels) != len(token_ids):
+        levels = self.transform(pixels.to(self.device))
+        if len(levels) != len(token_ids):
             raise InputError(
                 f"Cannot score the pairs: got {len(prompts)} prompts but {len(pixels)} images. "
                 "Give one prompt for each image."
             )
-        levels, seen = self.transform(pixels.to(self.device)), self.mask_to_upload(mask)
+        seen = self.mask_to_upload(mask)
         return self(
             levels, upload(token_ids, self.device), None if seen is None else upload(seen, self.device)
         )
