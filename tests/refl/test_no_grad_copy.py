@@ -331,6 +331,7 @@ def test_gradient_graphs_change_nothing_on_a_cpu(pipelines, tmp_path):
         ("sd", ("model.lora_rank=4", "rollout.height=528"), ["rewards"]),
         ("sd", ("model.lora_rank=4", "model.offload_text_encoders=true"), ["rewards"]),
         ("sd", ("model.lora_rank=4", "rollout.gradient_checkpointing=false"), ["rewards"]),
+        ("sd", ("model.lora_rank=4", "model.gradient_checkpointing=true"), ["rewards"]),
         ("sd", ("model.lora_rank=4", "rollout.gradient_graphs=no"), []),
         ("sd", ("model.lora_rank=4", "rollout.gradient_graphs=forward"), ["forward", "rewards"]),
         ("sd", ("model.lora_rank=4", "strategy.name=nft", "run.accumulation=4"), []),

@@ -70,12 +70,13 @@ def _everything_pays(config: TrainConfig, family: Family) -> bool:
     """Return whether recording every part saves much time without too much memory.
 
     With all weights trained, launched steps use the same memory for activations and then for gradients; text
-    encoders that come and go would use that of activations.
+    encoders that come and go would use that of activations. Blocks of the denoiser that are recomputed cost
+    a third forward pass, because a recorded step is recomputed too.
     """
     rollout, model = config.rollout, config.model
     height, width = family.image_size(rollout.height, rollout.width)
     small = is_small(family) and height * width <= MOST_PIXELS
-    recomputed = rollout.gradient_checkpointing and not model.compile
+    recomputed = rollout.gradient_checkpointing and not model.gradient_checkpointing and not model.compile
     is_lora = model.lora_rank > 0 and not model.offload_text_encoders
     return small and is_lora and recomputed and family.fixed_shapes
 
