@@ -10,7 +10,7 @@ steps of refl's trainer with the same weights, batch size, stops and precision:
 
 - refl: all weights trained, with the defaults.
 - refl-launched: the same with rollout.gradient_graphs=no.
-- refl-forward: the same with rollout.gradient_graphs=forward.
+- refl-rewards: the same with rollout.gradient_graphs=rewards.
 - refl-graphs: the same with rollout.gradient_graphs=all (more memory).
 - refl-small: the same as refl without a copy for the steps without gradient (less memory).
 - refl-kept: the same as refl with rollout.gradient_checkpointing=false (much more memory).
@@ -18,8 +18,8 @@ steps of refl's trainer with the same weights, batch size, stops and precision:
 - lora-rewards: the same with rollout.gradient_graphs=rewards.
 - lora-launched: the same as lora without graphs.
 
-The reward is computed under autocast in all of them, as in the original's loop. refl stores its matrices in
-half precision.
+The reward is computed under autocast in all of them. refl stores its matrices in half precision.
+"Defaults" are those of refl but for that dtype, no accumulation and no moving average of the weights.
 
 Weights are random and seeded, because speed and memory do not depend on their values; prompts are encoded
 once. On a GPU the allocator counts the peak; on a CPU torch's profiler counts it in one more step. A JSON
@@ -68,7 +68,7 @@ FULL, LORA = "model.lora_rank=0", "model.lora_rank=16"
 VARIANTS: dict[str, tuple[str, ...]] = {
     "refl": (FULL,),
     "lora": (LORA,),
-    "refl-forward": (FULL, "rollout.gradient_graphs=forward"),
+    "refl-rewards": (FULL, "rollout.gradient_graphs=rewards"),
     "refl-graphs": (FULL, "rollout.gradient_graphs=all"),
     "lora-rewards": (LORA, "rollout.gradient_graphs=rewards"),
     "refl-launched": (FULL, "rollout.gradient_graphs=no"),

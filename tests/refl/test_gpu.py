@@ -162,9 +162,9 @@ def test_parts_of_a_step_are_recorded_by_default(pipelines, tmp_path, rank):
     for number in range(4):
         assert trainer.step(number).finite
     objective = trainer.objective
-    parts = [objective.rewards.trained[0].recorded.gradient]
+    parts = [objective.rewards.trained[0].recorded.gradient, objective.gradient_graphs.denoiser]
     if rank:
-        parts += [objective.gradient_graphs.denoiser, objective.gradient_graphs.decoder]
+        parts.append(objective.gradient_graphs.decoder)
     else:  # one memory for all graphs
         assert objective.gradient_graphs.memory is objective.no_grad_copy.memory
     assert all(part.recorded is not None for part in parts), [part.failed for part in parts]

@@ -308,8 +308,9 @@ def test_impossible_precisions_are_refused(tmp_path, setting, message):
 
 def test_graphs_of_weights_that_an_optimizer_moves_are_refused(tmp_path):
     moved = "model.lora_rank=0", "model.channels_last=true", "optimizer.eight_bit=true"
-    with pytest.raises(ConfigError, match=r"gradient_graphs=all with model\.channels_last"):
-        settings(tmp_path, "rollout.gradient_graphs=all", *moved)
+    for parts in ("forward", "all"):
+        with pytest.raises(ConfigError, match=rf"gradient_graphs={parts} with model\.channels_last"):
+            settings(tmp_path, f"rollout.gradient_graphs={parts}", *moved)
     settings(tmp_path, "rollout.gradient_graphs=rewards", *moved)
 
 
@@ -323,11 +324,19 @@ def test_gradient_graphs_change_nothing_on_a_cpu(pipelines, tmp_path):
     assert norms[1:] == pytest.approx([norms[0]] * 2, rel=1e-5)
 
 
+FULL = ("model.lora_rank=0", "run.mixed_precision=bf16")
+
+
 @pytest.mark.parametrize(
     ("family", "more", "parts"),
     [
         ("sd", ("model.lora_rank=4",), ["decoder", "denoiser", "rewards"]),
         ("sd", ("model.lora_rank=0",), ["rewards"]),
+        ("sd", FULL, ["forward", "rewards"]),
+        ("sd", (*FULL, "model.gradient_checkpointing=true"), ["rewards"]),
+        ("sd", (*FULL, "rollout.height=528"), ["rewards"]),
+        ("sd", (*FULL, "strategy.name=draft", "strategy.k=2"), ["rewards"]),
+        ("z-image", FULL, ["rewards"]),
         ("sd", ("model.lora_rank=4", "rollout.height=528"), ["rewards"]),
         ("sd", ("model.lora_rank=4", "model.offload_text_encoders=true"), ["rewards"]),
         ("sd", ("model.lora_rank=4", "rollout.gradient_checkpointing=false"), ["rewards"]),

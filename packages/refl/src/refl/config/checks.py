@@ -129,8 +129,7 @@ def _check_graphs(config: TrainConfig) -> None:
                     f"Cannot use rollout.gradient_graphs with {path}={not required}: recorded steps "
                     f"recompute activations and are not compiled. Set {path}={required}."
                 )
-    moved = config.model.channels_last and config.optimizer.eight_bit and not config.model.lora_rank
-    if graphs in ("denoiser", "all") and moved:
+    if graphs in ("forward", "denoiser", "all") and moves_weights(config):
         raise ConfigError(
             f"Cannot use rollout.gradient_graphs={graphs} with model.channels_last and "
             "optimizer.eight_bit: bitsandbytes moves channels-last weights, which graphs read. Remove "
@@ -141,6 +140,11 @@ def _check_graphs(config: TrainConfig) -> None:
             raise ConfigError(
                 f"Cannot use rollout.{name}: it has no effect without a copy. Set rollout.no_grad_dtype."
             )
+
+
+def moves_weights(config: TrainConfig) -> bool:
+    """Return whether the optimizer replaces the memory of trained weights, which graphs read."""
+    return config.model.channels_last and config.optimizer.eight_bit and not config.model.lora_rank
 
 
 def _check_rewards(config: TrainConfig) -> None:

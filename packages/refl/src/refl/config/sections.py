@@ -67,11 +67,11 @@ class RolloutConfig:
         gradient_graphs: parts to record as CUDA graphs, so that each is one launch forward and one backward
             (a GPU only); the memory for their activations stays allocated. rewards: reward models of BLIP's
             kind; forward: also the forward pass of the gradient steps; denoiser: also their backward pass;
-            all: also the decoder; no: nothing. None: all for LoRA, denoisers of up to 4 billion parameters
-            whose shapes are fixed and images of up to 512 x 512 pixels, unless activations are kept, the
-            denoiser is compiled or recomputed block by block, or text encoders are offloaded; otherwise
-            rewards. With ``model.gradient_checkpointing``, forward, denoiser and all compute a third
-            forward pass.
+            all: also the decoder; no: nothing. None: for denoisers of up to 4 billion parameters whose
+            shapes are fixed and images of up to 512 x 512 pixels, all with LoRA, and forward with all
+            weights in mixed precision if each gets one gradient; rewards otherwise, or if activations are
+            kept, the denoiser is compiled or recomputed block by block, or text encoders are offloaded. With
+            ``model.gradient_checkpointing``, forward, denoiser and all compute a third forward pass.
         decode_dtype: bf16 or fp16: decode training images under autocast (less memory, faster); no:
             float32. None: the dtype of ``run.mixed_precision``, as in the original. VAEs that
             overflow in fp16 (``force_upcast``, as in SDXL) are decoded in float32 instead of fp16.

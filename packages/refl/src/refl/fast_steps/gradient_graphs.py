@@ -15,6 +15,7 @@ from reward_core.scoring.cuda_graph import LazyMemory
 from reward_core.scoring.scoring_model import ScoringModel
 
 from ..config import TrainConfig
+from ..config.checks import moves_weights
 from ..dtypes import DTYPES, autocast
 from ..errors import ConfigError
 from ..families import Condition, Family, Guidance
@@ -48,10 +49,15 @@ def no_fixed_shapes(setting: str, family: Family) -> ConfigError:
     )
 
 
-def recorded_parts(config: TrainConfig, family: Family) -> tuple[str, ...]:
+def recorded_parts(config: TrainConfig, family: Family, half_weights: bool = False) -> tuple[str, ...]:
     """Return the parts of a training step that become CUDA graphs on a GPU.
 
     These are: rewards, forward (the forward pass of the denoiser), denoiser (both its passes), decoder.
+
+    Args:
+        config: settings of the run.
+        family: the model.
+        half_weights: whether gradient steps read weights in half precision (see ``HalfWeights``).
 
     Raises:
         ConfigError: ``rollout.gradient_graphs`` does not fit the model.
@@ -60,25 +66,34 @@ def recorded_parts(config: TrainConfig, family: Family) -> tuple[str, ...]:
     if not config.strategy.needs_reward_gradient:
         return ()
     if chosen is None:
-        chosen = "all" if _everything_pays(config, family) else "rewards"
+        chosen = _fast_parts(config, half_weights) if _recording_pays(config, family) else "rewards"
     if chosen in ("forward", "denoiser", "all") and not family.fixed_shapes:
         raise no_fixed_shapes("gradient_graphs", family)
     return PARTS[chosen]
 
 
-def _everything_pays(config: TrainConfig, family: Family) -> bool:
-    """Return whether recording every part saves much time without too much memory.
+def _recording_pays(config: TrainConfig, family: Family) -> bool:
+    """Return whether recording more than rewards saves much time without too much memory.
 
-    With all weights trained, launched steps use the same memory for activations and then for gradients; text
-    encoders that come and go would use that of activations. Blocks of the denoiser that are recomputed cost
-    a third forward pass, because a recorded step is recomputed too.
+    Text encoders that come and go use the memory that activations have at other times. Blocks of the denoiser
+    that are recomputed cost a third forward pass, because a recorded step is recomputed too.
     """
     rollout, model = config.rollout, config.model
     height, width = family.image_size(rollout.height, rollout.width)
     small = is_small(family) and height * width <= MOST_PIXELS
     recomputed = rollout.gradient_checkpointing and not model.gradient_checkpointing and not model.compile
-    is_lora = model.lora_rank > 0 and not model.offload_text_encoders
-    return small and is_lora and recomputed and family.fixed_shapes
+    return small and recomputed and not model.offload_text_encoders and family.fixed_shapes
+
+
+def _fast_parts(config: TrainConfig, half_weights: bool) -> str:
+    """Return the parts to record where that pays.
+
+    With all weights trained, launched backward passes use the same memory for activations and then for
+    gradients. Without weights in half precision, each pass of a graph would cast the trained ones.
+    """
+    if config.model.lora_rank:
+        return "all"
+    return "forward" if half_weights and not moves_weights(config) else "rewards"
 
 
 class GradientGraphs:

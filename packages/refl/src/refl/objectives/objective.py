@@ -141,7 +141,7 @@ class Objective(ABC):
     def _make_gradient_graphs(self) -> GradientGraphs | None:
         """Return the graphs of a training step, or None; raise ConfigError if a setting does not fit."""
         config, weights = self.config, self.half_weights
-        parts = recorded_parts(config, self.family)
+        parts = recorded_parts(config, self.family, weights is not None)
         if not parts:
             return None
         parameters = dict(zip(self.trainable.names, self.trainable.parameters))
