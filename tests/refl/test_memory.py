@@ -86,6 +86,15 @@ def test_settings_that_save_memory_lower_the_estimate(pipelines, tmp_path):
     assert copied.parts["copy for steps without gradient"] == copied.parts["gradients"] / 2
 
 
+@pytest.mark.parametrize("family", ["sd", "sdxl"])
+def test_a_vae_is_counted_in_the_dtype_in_which_it_decodes(pipelines, tmp_path, family):
+    launched = "rollout={gradient_graphs: no, gradient_checkpointing: false}"
+    trainer, single = estimate(pipelines(family), tmp_path, launched)
+    assert trainer.family.pipeline.vae.config.force_upcast
+    half = estimate(pipelines(family), tmp_path, launched, "rollout.decode_dtype=fp16")[1]
+    assert (half.activations == single.activations) == (family == "sdxl")
+
+
 def test_offloaded_text_encoders_are_not_on_the_gpu(pipelines, tmp_path):
     launched = "rollout.gradient_graphs=no"
     trainer, usual = estimate(pipelines("sdxl"), tmp_path, launched)

@@ -73,8 +73,8 @@ class RolloutConfig:
             kept, the denoiser is compiled or recomputed block by block, or text encoders are offloaded. With
             ``model.gradient_checkpointing``, forward, denoiser and all compute a third forward pass.
         decode_dtype: bf16 or fp16: decode training images under autocast (less memory, faster); no:
-            float32. None: the dtype of ``run.mixed_precision``, as in the original. VAEs that
-            overflow in fp16 (``force_upcast``, as in SDXL) are decoded in float32 instead of fp16.
+            float32. None: the dtype of ``run.mixed_precision``, as in the original. SDXL's VAEs that
+            overflow in fp16 (``force_upcast`` in their config) are decoded in float32 instead of fp16.
     """
 
     height: int = 0

@@ -170,12 +170,9 @@ def _decoder_bytes(objective: Objective, batch: int) -> tuple[float, float]:
     family, vae = objective.family, objective.family.pipeline.vae
     shape = family.latent_shape(objective.height, objective.width)
     latents = torch.empty(batch, *shape, device="meta", requires_grad=True)
-    half = objective.decode_dtype
-    if half == torch.float16 and getattr(vae.config, "force_upcast", False):
-        half = torch.float32
     saved = SavedBytes()
     recompute = saved.block if objective.config.rollout.gradient_checkpointing else None
-    with MetaAutocast(half):
+    with MetaAutocast(family.decoder_dtype(objective.decode_dtype)):
         on_meta(vae, lambda: family.run_decoder(family.unscale(latents), recompute), saved)
     return saved.bytes, saved.largest_block
 
