@@ -337,6 +337,7 @@ FULL = ("model.lora_rank=0", "run.mixed_precision=bf16")
         ("sd", (*FULL, "rollout.height=528"), ["rewards"]),
         ("sd", (*FULL, "strategy.name=draft", "strategy.k=2"), ["rewards"]),
         ("z-image", FULL, ["rewards"]),
+        ("qwen-image", ("model.lora_rank=4",), ["rewards"]),
         ("sd", ("model.lora_rank=4", "rollout.height=528"), ["rewards"]),
         ("sd", ("model.lora_rank=4", "model.offload_text_encoders=true"), ["rewards"]),
         ("sd", ("model.lora_rank=4", "rollout.gradient_checkpointing=false"), ["rewards"]),

@@ -44,8 +44,8 @@ def is_small(family: Family) -> bool:
 def no_fixed_shapes(setting: str, family: Family) -> ConfigError:
     """Return the error about a setting that needs fixed shapes."""
     return ConfigError(
-        f"Cannot use rollout.{setting} with {type(family).__name__}: its shapes depend on the lengths of the "
-        "prompts. Remove the setting."
+        f"Cannot use rollout.{setting} with {type(family).__name__}: CUDA graphs cannot replay its denoiser. "
+        "Remove the setting."
     )
 
 
