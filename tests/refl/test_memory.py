@@ -118,3 +118,13 @@ def test_the_text_says_which_gpus_suffice():
         "memory (estimate, not measured): 34.0 GiB (10.0 weights, 23.0 activations). GPU of 24 GB: "
         "too small, 80 GB: fits"
     )
+
+
+@pytest.mark.parametrize(
+    ("total", "answers"), [(23.4, "fits, fits"), (23.7, "too small, fits"), (79.5, "too small, too small")]
+)
+def test_not_all_memory_of_a_gpu_can_be_used(total, answers):
+    weights = (total - 1) * GB  # 1 GB of CUDA's own
+    cards = str(Memory({"weights": weights, "gradients": 0.0}, 0.0)).split("GPU of ")[1]
+    small, large = answers.split(", ")
+    assert cards == f"24 GB: {small}, 80 GB: {large}"
