@@ -9,6 +9,7 @@ from toy_runs import PROMPTS, redness, settings
 import refl
 from refl.config.rollout_plans import plan_rollout
 from refl.memory.estimate import GB, Memory, estimate_memory
+from refl.memory.peak import unused_by_graphs
 
 
 @pytest.fixture(autouse=True)
@@ -128,3 +129,10 @@ def test_not_all_memory_of_a_gpu_can_be_used(total, answers):
     cards = str(Memory({"weights": weights, "gradients": 0.0}, 0.0)).split("GPU of ")[1]
     small, large = answers.split(", ")
     assert cards == f"24 GB: {small}, 80 GB: {large}"
+
+
+def test_all_memory_of_graphs_counts():
+    usual = {"segment_pool_id": (0, 0), "total_size": 100, "allocated_size": 30}
+    of_graph = {"segment_pool_id": [0, 1], "total_size": 50, "allocated_size": 20}
+    assert unused_by_graphs([usual, of_graph, of_graph]) == 60
+    assert unused_by_graphs([usual]) == 0
