@@ -18,8 +18,8 @@ steps of refl's trainer with the same weights, batch size, stops and precision:
 - lora-rewards: the same with rollout.gradient_graphs=rewards.
 - lora-launched: the same as lora without graphs.
 
-The reward is computed under autocast in all of them, as in the original's loop. refl stores its matrices in
-half precision.
+The reward is computed under autocast in all of them. refl stores its matrices in half precision.
+"Defaults" are those of refl but for that dtype, no accumulation and no moving average of the weights.
 
 Weights are random and seeded, because speed and memory do not depend on their values; prompts are encoded
 once. On a GPU the allocator counts the peak; on a CPU torch's profiler counts it in one more step. A JSON
@@ -53,6 +53,7 @@ from refl.config.rollout_plans import plan_rollout
 from refl.data.prompts import Batches
 from refl.dtypes import DTYPES
 from refl.memory import estimate_memory
+from refl.memory.peak import PeakMemory
 from refl.objectives.gradient_objective import GradientObjective
 from refl.optimizer import make_lr_schedule, make_optimizer
 from refl.rewards import load_rewards
@@ -324,10 +325,7 @@ def peak_bytes(device: torch.device, step: Callable[[], Any]) -> int:
     """
     if device.type != "cuda":
         return tensor_bytes() + peak_of(step)
-    segments = torch.cuda.memory_snapshot()
-    of_graphs = [segment for segment in segments if tuple(segment["segment_pool_id"]) != (0, 0)]
-    unused = sum(segment["total_size"] - segment["allocated_size"] for segment in of_graphs)
-    return torch.cuda.max_memory_allocated() + unused
+    return PeakMemory().bytes()
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -94,7 +95,7 @@ class Checker:
     def __init__(self, device: str, out: Path, work: Path, budget: float) -> None:
         self.device, self.out, self.work = device, out, work
         self.end = monotonic() + budget
-        self.environment = environment(work)
+        self.environment = environment(work, device)
         for name in ("log.txt", "results.jsonl"):
             (out / name).write_text("")
         for name in ("kernels.txt", "syncs.txt", "summary.txt"):
@@ -132,8 +133,10 @@ class Checker:
         self.append(found)
 
     def append(self, found: dict[str, Any]) -> None:
-        with (self.out / "results.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(found) + "\n")
+        path = self.out / "results.jsonl"
+        cut_off = path.stat().st_size and not path.read_bytes().endswith(b"\n")  # by a stage that was killed
+        with path.open("a", encoding="utf-8") as file:
+            file.write("\n" * bool(cut_off) + json.dumps(found) + "\n")
 
 
 def last_result(lines: list[str]) -> dict[str, Any] | None:
@@ -147,14 +150,19 @@ def last_result(lines: list[str]) -> dict[str, Any] | None:
     return None
 
 
-def environment(work: Path) -> dict[str, str]:
-    """Return environment variables with which Python finds the project without an installation."""
+def environment(work: Path, device: str) -> dict[str, str]:
+    """Return environment variables with which Python finds the project without an installation.
+
+    With device "cpu" they hide all GPUs, which some stages would use.
+    """
     folders = [*sorted(ROOT.glob("packages/*/src")), ROOT / "tools", work / "site"]
     paths = [str(folder) for folder in folders]
     if os.environ.get("PYTHONPATH"):
         paths.append(os.environ["PYTHONPATH"])
+    hidden = {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
     return {
         **os.environ,
+        **hidden,
         "PYTHONPATH": os.pathsep.join(paths),
         "PYTHONUNBUFFERED": "1",
         "HF_HUB_OFFLINE": "1",
@@ -175,10 +183,10 @@ def run_limited(command: list[str], limit: float, log: Path, env: dict[str, str]
             return process.wait(limit)
         except subprocess.TimeoutExpired:
             return "time"
-        finally:  # also after Ctrl-C: its processes must not compete with the next stage
-            if process.poll() is None:
+        finally:  # after Ctrl-C, and if only its children are left, they would compete with the next stage
+            with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+            process.wait()
 
 
 def install(wheels: Path, site: Path) -> None:
@@ -213,7 +221,7 @@ def main() -> None:
     try:
         if args.wheels:
             install(args.wheels, work / "site")
-        checker = Checker(args.device, out, work, args.budget)
+        checker = Checker(args.device, out, work, args.budget - (monotonic() - started))
         for stage in stages(args.device, args.size, out, work):
             if stage.name in only:
                 checker.run(stage)

@@ -174,7 +174,9 @@ def test_parts_of_a_step_are_recorded_by_default(pipelines, tmp_path, rank):
     config = settings(tmp_path, *more, reward="{name: tiny, dtype: bf16}")
     trainer = refl.Trainer(pipelines("sd"), PROMPTS, config)
     for number in range(4):
-        assert trainer.step(number).finite
+        metrics = trainer.step(number)
+        assert metrics.finite
+    assert metrics.peak_memory_mb > torch.cuda.max_memory_allocated() / 2**20  # unused memory of graphs
     objective = trainer.objective
     parts = [objective.rewards.trained[0].recorded.gradient]
     if rank:

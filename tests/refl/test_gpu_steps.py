@@ -1,8 +1,9 @@
-"""Training steps that suit a GPU: no waiting in denoising steps, no double recomputation, scoped TF32."""
+"""Training steps that suit a GPU: no waiting in steps, no double recomputation, scoped TF32."""
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from pageable_copies import PageableCopies
 from torch.utils._python_dispatch import TorchDispatchMode
 from toy_runs import PROMPTS, redness, settings
 
@@ -53,6 +54,28 @@ def test_a_denoising_step_does_not_wait_for_the_gpu(pipelines, family):
                 output = family.denoise(latents, schedule.timesteps[i], condition, Guidance(3.0))
                 schedule.step(latents, output, i, latents)
     assert not waits.found
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("strategy.name=nft", "strategy.group=2"),
+        ("strategy.name=grpo", "strategy.group=2"),
+        ("strategy.name=srpo", "strategy.first=1", "strategy.last=3"),
+        (),
+    ],
+    ids=["nft", "grpo", "srpo", "refl"],
+)
+def test_a_training_step_copies_without_waiting(pipelines, tmp_path, monkeypatch, more):
+    config = settings(
+        tmp_path, "run.cpu=true", "validation.prompts=0", *more, reward="{name: tiny, phi: linear}"
+    )
+    trainer = refl.Trainer(pipelines("sd"), PROMPTS, config)
+    trainer.step(0)  # fills caches
+    with PageableCopies(monkeypatch) as copies:
+        trainer.step(1)
+    assert not copies.found
+    assert copies.uploads
 
 
 def passes_of_a_block(trainer, plan):

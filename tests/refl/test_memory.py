@@ -9,6 +9,7 @@ from toy_runs import PROMPTS, redness, settings
 import refl
 from refl.config.rollout_plans import plan_rollout
 from refl.memory.estimate import GB, Memory, estimate_memory
+from refl.memory.peak import unused_by_graphs
 
 
 @pytest.fixture(autouse=True)
@@ -86,6 +87,15 @@ def test_settings_that_save_memory_lower_the_estimate(pipelines, tmp_path):
     assert copied.parts["copy for steps without gradient"] == copied.parts["gradients"] / 2
 
 
+@pytest.mark.parametrize("family", ["sd", "sdxl"])
+def test_a_vae_is_counted_in_the_dtype_in_which_it_decodes(pipelines, tmp_path, family):
+    launched = "rollout={gradient_graphs: no, gradient_checkpointing: false}"
+    trainer, single = estimate(pipelines(family), tmp_path, launched)
+    assert trainer.family.pipeline.vae.config.force_upcast
+    half = estimate(pipelines(family), tmp_path, launched, "rollout.decode_dtype=fp16")[1]
+    assert (half.activations == single.activations) == (family == "sdxl")
+
+
 def test_offloaded_text_encoders_are_not_on_the_gpu(pipelines, tmp_path):
     launched = "rollout.gradient_graphs=no"
     trainer, usual = estimate(pipelines("sdxl"), tmp_path, launched)
@@ -109,3 +119,20 @@ def test_the_text_says_which_gpus_suffice():
         "memory (estimate, not measured): 34.0 GiB (10.0 weights, 23.0 activations). GPU of 24 GB: "
         "too small, 80 GB: fits"
     )
+
+
+@pytest.mark.parametrize(
+    ("total", "answers"), [(23.4, "fits, fits"), (23.7, "too small, fits"), (79.5, "too small, too small")]
+)
+def test_not_all_memory_of_a_gpu_can_be_used(total, answers):
+    weights = (total - 1) * GB  # 1 GB of CUDA's own
+    cards = str(Memory({"weights": weights, "gradients": 0.0}, 0.0)).split("GPU of ")[1]
+    small, large = answers.split(", ")
+    assert cards == f"24 GB: {small}, 80 GB: {large}"
+
+
+def test_all_memory_of_graphs_counts():
+    usual = {"segment_pool_id": (0, 0), "total_size": 100, "allocated_size": 30}
+    of_graph = {"segment_pool_id": [0, 1], "total_size": 50, "allocated_size": 20}
+    assert unused_by_graphs([usual, of_graph, of_graph]) == 60
+    assert unused_by_graphs([usual]) == 0

@@ -14,7 +14,10 @@ from toy_runs import PROMPTS, settings
 
 import refl
 from refl.cli import main
+from refl.config import RewardConfig
 from refl.errors import ConfigError, DivergedError, ModelError, RewardError
+from refl.rewards import load_rewards
+from refl.rewards.reward_worker import RewardWorker
 
 
 def redness(images, prompts):
@@ -36,6 +39,23 @@ def train(*arguments, **options):
     trainer = make(*arguments, **options)
     trainer.train()
     return trainer, [row for row in trainer.metrics.read() if "gradient_norm" in row]
+
+
+def test_functions_of_images_use_the_gpu_that_generates(monkeypatch):
+    """Functions run in a thread of their own, and each thread has a current GPU."""
+    thread, calls = threading.local(), []
+    monkeypatch.setattr(torch.cuda, "set_device", lambda index: setattr(thread, "index", index))
+
+    def reward(images, prompts):
+        calls.append(getattr(thread, "index", None))
+        return redness(images, prompts)
+
+    rewards = load_rewards([RewardConfig("red")], torch.device("cpu"), {"red": reward}, needs_gradient=False)
+    for device in ("cuda:1", "cpu"):
+        with RewardWorker(rewards, torch.device(device)) as worker:
+            worker.add(torch.rand(2, 3, 8, 8), ["a", "b"], [0, 1])
+            assert worker.results()["red"].shape == (2,)
+    assert calls == [1, None]
 
 
 def weights(trainer):

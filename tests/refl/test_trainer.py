@@ -440,6 +440,7 @@ def test_offloaded_text_encoders_encode_the_same(pipelines, tmp_path):
             "no_grad_graphs with ZImage",
         ),
         ("z-image", ("rollout.gradient_graphs=all",), "gradient_graphs with ZImage"),
+        ("qwen-image", ("rollout.gradient_graphs=all",), "gradient_graphs with QwenImage"),
         ("sd", ("rollout.gradient_graphs=all", "strategy.name=nft"), "no effect with strategy.name=nft"),
         ("qwen-image", ("model.vae_tiling=true",), "vae_tiling with Qwen-Image"),
     ],

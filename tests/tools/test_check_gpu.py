@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -53,6 +55,21 @@ def test_without_time_left_stages_are_skipped(tmp_path):
     assert [row["last"] for row in rows] == ["skipped: no time left"] * 2
 
 
+def test_the_installation_of_wheels_counts_as_time(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a_wheel-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("a_wheel.py", "")
+        wheel.writestr(
+            "a_wheel-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: a_wheel\nVersion: 1.0\n"
+        )
+        wheel.writestr(
+            "a_wheel-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        wheel.writestr("a_wheel-1.0.dist-info/RECORD", "")
+    done = check("--only", "facts", "--budget", 5.1, "--wheels", tmp_path, "--out", tmp_path / "found")
+    assert done.returncode == 0, done.stderr
+    assert "facts: skipped: no time left" in done.stdout  # a stage needs 5 seconds
+
+
 def test_an_unknown_stage_is_refused(tmp_path):
     done = check("--only", "speed", "--out", tmp_path)
     assert done.returncode == 2
@@ -93,3 +110,47 @@ raise SystemExit(3)
     assert [row["code"] for row in rows] == [3, 0]
     assert rows[0]["result"] == {"variants": {"a": 1, "b": 2}}
     assert rows[1]["last"] == "no results"
+
+
+def test_on_a_cpu_no_stage_sees_a_gpu(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(TOOL.parent)
+    from check_gpu import Checker, Stage
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    for device, visible in (("cpu", ""), ("cuda", "0")):
+        checker = Checker(device, tmp_path, tmp_path, budget=60)
+        checker.run(
+            Stage("gpus", 60, ["-c", "import os; print('gpus:', os.environ['CUDA_VISIBLE_DEVICES'])"])
+        )
+        assert json.loads((tmp_path / "results.jsonl").read_text())["last"] == f"gpus: {visible}"
+
+
+def test_children_of_a_finished_stage_are_killed(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(TOOL.parent)
+    from check_gpu import Checker, Stage
+
+    ticks = tmp_path / "ticks"
+    child = f"import time\nwhile True: open({str(ticks)!r}, 'a').write('.'); time.sleep(0.02)"
+    code = f"""
+import pathlib, subprocess, sys, time
+subprocess.Popen([sys.executable, '-c', {child!r}])
+while not pathlib.Path({str(ticks)!r}).exists():
+    time.sleep(0.02)
+"""
+    Checker("cpu", tmp_path, tmp_path, budget=60).run(Stage("parent", 60, ["-c", code]))
+    time.sleep(0.1)  # until the signal has arrived
+    size = ticks.stat().st_size
+    time.sleep(0.5)
+    assert ticks.stat().st_size == size
+
+
+def test_a_row_that_was_cut_off_loses_no_other(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(TOOL.parent)
+    from check_gpu import Checker, Stage
+    from gpu_check.summary import summary
+
+    path = tmp_path / "results.jsonl"
+    code = f'open({str(path)!r}, \'a\').write(\'{{"part": "one", "found": {{}}}}\\n{{"part": "tw\')'
+    Checker("cpu", tmp_path, tmp_path, budget=60).run(Stage("killed", 60, ["-c", code]))
+    assert path.read_text().count("\n") == 3
+    assert "killed          0" in summary(tmp_path)

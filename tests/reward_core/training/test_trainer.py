@@ -13,7 +13,7 @@ import pyarrow.parquet
 import pytest
 import torch
 import yaml
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, GradientState
 from PIL import Image
 from ranked_images import write_json, write_rankings
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -26,6 +26,7 @@ from reward_core.training import PRESETS, Trainer, TrainingConfig, initialize_fr
 from reward_core.training import ranking_loss as exact_loss
 from reward_core.training.batch_plan import BatchPlan
 from reward_core.training.freezing import frozen_layers
+from reward_core.training.setup import mixed_precision
 
 
 @pytest.fixture(scope="module")
@@ -789,6 +790,40 @@ def other_precision():
     AcceleratorState._reset_state(reset_partial_state=True)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.parametrize(
+    ("launched", "expected"), [(None, "bf16"), ("no", "bf16"), ("fp16", "fp16"), ("bf16", "bf16")]
+)
+def test_auto_is_bf16_unless_the_launcher_was_given_a_precision(monkeypatch, launched, expected):
+    """accelerate launch sets the variable to "no" if the user chose nothing."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
+    if launched is not None:
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launched)
+    assert mixed_precision(TrainingConfig()) == expected
+    assert mixed_precision(TrainingConfig(mixed_precision="no")) == "no"
+    assert mixed_precision(TrainingConfig(cpu=True)) == ("no" if launched in (None, "no") else expected)
+
+
+def test_muon_is_refused_with_fp16_of_the_launcher(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
+    with pytest.raises(InputError, match="optimizer=muon with mixed_precision=fp16"):
+        Trainer(settings(data, tmp_path, optimizer="muon"))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("other_precision")
+def test_accumulation_ignores_the_variable_of_accelerate(fresh, data, tmp_path, monkeypatch):
+    """accelerate launch sets this variable from its configuration."""
+    norms = []
+    for steps in ("1", "4"):
+        monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", steps)
+        GradientState._reset_state()
+        Trainer(settings(data, tmp_path / steps, steps=1, validations=0), fresh()).train()
+        norms += [row["gradient_norm"] for row in rows(tmp_path / steps) if "gradient_norm" in row]
+    assert norms[0] == norms[1]
 
 
 @pytest.mark.slow

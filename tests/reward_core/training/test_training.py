@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from pageable_copies import PageableCopies
 from PIL import Image
 
 import reward_core as RM
@@ -102,6 +103,20 @@ def test_a_patch_reader_teaches_its_encoder_to_see(parity):
     with torch.no_grad():
         item = patch_loss(reader, [replace(e, patches=e.patches.astype(np.float32)) for e in emptied]).item()
     assert item == pytest.approx(after, rel=1e-5)
+
+
+def test_pretraining_copies_without_waiting_for_a_gpu(parity, monkeypatch):
+    model = untrained(parity)
+    config = model.blip.visual_encoder.config
+    image = np.zeros((config.image_size, config.image_size, 3), np.uint8)
+    labels = np.zeros(((config.image_size // config.patch_size) ** 2, 2), np.float32)
+    reader = PatchReader(model.blip.visual_encoder, model.transform, columns=2, values=1)
+    captioned = CaptionedImage(image, "a red house", ("a blue house",))
+    with PageableCopies(monkeypatch) as copies:
+        caption_loss(model, [captioned] * 2)
+        patch_loss(reader, [AnnotatedImage(image, labels, np.zeros(1, np.float32))] * 2)
+    assert not copies.found
+    assert copies.uploads == 7  # images twice, token ids, mask, ids of special tokens, labels twice
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .data.prompts import Batches
 from .gradients import average_gradients, clip_gradients, zero_gradient_share
+from .memory.peak import PeakMemory
 from .objectives.objective import MicroStep, Objective, RewardStatistics
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ class StepMetrics:
         lr: learning rate of the next step.
         images_per_s: images per second of all ranks together.
         finite: whether loss, trained rewards and gradient are finite, so that the step was taken.
-        peak_memory_mb: peak GPU memory since the start, in MiB; None on a CPU.
+        peak_memory_mb: peak GPU memory since the start, in MiB, with all memory of CUDA graphs; None on a
+            CPU.
         values: name -> further value of the strategy, logged under that name.
     """
 
@@ -83,6 +85,7 @@ class TrainingStep:
         self.optimizer, self.lr_schedule = optimizer, lr_schedule
         self.trainable, self.accelerator = objective.trainable, objective.accelerator
         self.half_weights = objective.half_weights
+        self.peak_memory = PeakMemory()
         # A held-out NaN skips no step.
         self.trained = [r.name for r in objective.config.rewards if r.weight]
 
@@ -117,7 +120,7 @@ class TrainingStep:
             lr=self.lr_schedule.get_last_lr()[0],
             images_per_s=self.batches.images / (time.perf_counter() - started),
             finite=finite,
-            peak_memory_mb=torch.cuda.max_memory_allocated() / 2**20 if on_gpu else None,
+            peak_memory_mb=self.peak_memory.bytes() / 2**20 if on_gpu else None,
             values=means.values() | ({} if whole is None else whole.values),
         )
 

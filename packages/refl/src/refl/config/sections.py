@@ -70,13 +70,14 @@ class RolloutConfig:
             kind; forward: also the forward pass of the gradient steps, by the copy of ``no_grad_dtype`` (on a
             CPU without graphs); denoiser: both passes of the trained denoiser instead; all: also the decoder;
             no: nothing. None: all for LoRA, denoisers of up to 4 billion parameters whose shapes are fixed
-            and images of up to 512 x 512 pixels, unless activations are kept, the denoiser is compiled or
-            text encoders are offloaded; else forward, if the copy is recorded and in the dtype of
-            ``run.mixed_precision``, activations are recomputed, but not by ``model.gradient_checkpointing``
-            too, and ``loss.distance_weight`` is 0; otherwise rewards.
+            and images of up to 512 x 512 pixels, unless text encoders are offloaded; else forward, if the
+            copy is recorded and in the dtype of ``run.mixed_precision``, and ``loss.distance_weight`` is 0;
+            otherwise rewards. It is also rewards if activations are kept, the denoiser is compiled, or
+            ``model.gradient_checkpointing`` recomputes them block by block, with which forward, denoiser and
+            all compute a third forward pass.
         decode_dtype: bf16 or fp16: decode training images under autocast (less memory, faster); no:
-            float32. None: the dtype of ``run.mixed_precision``, as in the original. VAEs that
-            overflow in fp16 (``force_upcast``, as in SDXL) are decoded in float32 instead of fp16.
+            float32. None: the dtype of ``run.mixed_precision``, as in the original. SDXL's VAEs that
+            overflow in fp16 (``force_upcast`` in their config) are decoded in float32 instead of fp16.
     """
 
     height: int = 0

@@ -62,8 +62,8 @@ def load_family(
         model: Hub id, pipeline folder, or a single .safetensors or .ckpt file.
         revision: branch, tag or commit on the Hub.
         variant: variant of the weight files, such as "fp16".
-        dtype: dtype of all weights except the VAE's, which stay float32 (the VAEs of Stable Diffusion
-            overflow in half precision).
+        dtype: dtype of all weights except the VAE's, which stay float32 (validation images are decoded in
+            float32, and SDXL's VAE overflows in float16).
 
     Raises:
         ModelError: the model is missing, cannot be downloaded, or belongs to an unsupported family.

@@ -86,8 +86,8 @@ class Family(LatentImages, ABC):
         scale_is_input: whether the model takes the guidance scale as an input, so that guidance costs no
             second pass for a negative prompt.
         offloaded: the text encoders, if they are on the CPU while they are not used.
-        fixed_shapes: whether the shapes of the inputs determine all shapes within the denoiser, so that
-            CUDA graphs can replay it.
+        fixed_shapes: whether the shapes of the inputs determine all shapes within the denoiser, and it copies
+            nothing from the host, so that CUDA graphs can replay it.
     """
 
     part: ClassVar[str] = "unet"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -20,7 +20,11 @@ class LatentImages:
 
     Attributes:
         pipeline: the pipeline.
+        upcasts: whether a VAE whose config has force_upcast overflows in float16, as those of SDXL do.
+            diffusers' default of that setting is true, and its other pipelines ignore it.
     """
+
+    upcasts: ClassVar[bool] = False
 
     def __init__(self, pipeline: Any):
         self.pipeline = pipeline
@@ -57,22 +61,24 @@ class LatentImages:
             latents: (B, C, h, w) clean latents.
             gradient_checkpointing: recompute the decoder's activations in the backward pass, at most a
                 chunk and usually a block at once.
-            dtype: float32, or a half-precision dtype for autocast. A VAE whose config has force_upcast
-                overflows in float16, so it is then decoded in float32.
+            dtype: float32, or a half-precision dtype for autocast (see ``decoder_dtype``).
 
         Returns:
             Pixels (B, 3, H, W) in [0, 1], float32.
         """
         vae = self.pipeline.vae
         scaled = self.unscale(latents).to(vae.dtype)
-        if dtype == torch.float16 and getattr(vae.config, "force_upcast", False):
-            dtype = torch.float32
         differentiable = torch.is_grad_enabled() and scaled.requires_grad
         recompute = recompute_in_backward if gradient_checkpointing and differentiable else None
-        with autocast(latents.device, dtype):
+        with autocast(latents.device, self.decoder_dtype(dtype)):
             decoded = self.run_decoder(scaled, recompute)
         pixels = decoded.float() / 2 + 0.5
         return pixels + (pixels.clamp(0, 1) - pixels).detach()
+
+    def decoder_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """Return the dtype in which images are decoded: float32 if the VAE overflows in ``dtype``."""
+        overflows = self.upcasts and getattr(self.pipeline.vae.config, "force_upcast", False)
+        return torch.float32 if dtype == torch.float16 and overflows else dtype
 
     def run_decoder(self, latents: Tensor, recompute: Recompute | None = None) -> Tensor:
         """Decode latents of the autoencoder in chunks of at most 512 x 512 pixels.

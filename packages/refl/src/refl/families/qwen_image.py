@@ -19,6 +19,7 @@ class QwenImage(FlowTransformer):
     """Pipelines of class QwenImagePipeline. Its guidance keeps the norm of the positive prompt's output."""
 
     lora_targets = JOINT_LORA_TARGETS
+    fixed_shapes = False  # diffusers copies a number of the host to the GPU in every pass
 
     def enable_tiling(self) -> None:
         raise ConfigError("Cannot use model.vae_tiling with Qwen-Image: not supported. Remove the setting.")

@@ -15,6 +15,7 @@ class StableDiffusionXL(Family):
     """Pipelines of class StableDiffusionXLPipeline, at any resolution."""
 
     samplers = ("euler", "ddim", "ddpm")
+    upcasts = True
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str], negative: str | None = None) -> Condition:

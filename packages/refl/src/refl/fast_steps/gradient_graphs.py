@@ -45,8 +45,8 @@ def is_small(family: Family) -> bool:
 def no_fixed_shapes(setting: str, family: Family) -> ConfigError:
     """Return the error about a setting that needs fixed shapes."""
     return ConfigError(
-        f"Cannot use rollout.{setting} with {type(family).__name__}: its shapes depend on the lengths of the "
-        "prompts. Remove the setting."
+        f"Cannot use rollout.{setting} with {type(family).__name__}: CUDA graphs cannot replay its denoiser. "
+        "Remove the setting."
     )
 
 
@@ -74,15 +74,21 @@ def recorded_parts(config: TrainConfig, family: Family) -> tuple[str, ...]:
 def _everything_pays(config: TrainConfig, family: Family) -> bool:
     """Return whether recording every part saves much time without too much memory.
 
-    With all weights trained, launched steps use the same memory for activations and then for gradients; text
-    encoders that come and go would use that of activations.
+    With all weights trained, launched backward passes use the same memory for activations and then for
+    gradients; text encoders that come and go would use that of activations.
     """
     rollout, model = config.rollout, config.model
     height, width = family.image_size(rollout.height, rollout.width)
     small = is_small(family) and height * width <= MOST_PIXELS
-    recomputed = rollout.gradient_checkpointing and not model.compile
     is_lora = model.lora_rank > 0 and not model.offload_text_encoders
-    return small and is_lora and recomputed and family.fixed_shapes
+    return small and is_lora and _recomputes_once(config) and family.fixed_shapes
+
+
+def _recomputes_once(config: TrainConfig) -> bool:
+    """Return whether the backward pass computes a whole gradient step again, and no block once more."""
+    model = config.model
+    blocks = model.gradient_checkpointing or model.compile
+    return config.rollout.gradient_checkpointing and not blocks
 
 
 def _forward_of_copy_pays(config: TrainConfig, family: Family) -> bool:
@@ -91,11 +97,9 @@ def _forward_of_copy_pays(config: TrainConfig, family: Family) -> bool:
     Where these are computed again in the backward pass, it saves time and costs no memory. The distance to
     the base model would contain the rounding of the copy.
     """
-    rollout, model = config.rollout, config.model
-    recomputed = rollout.gradient_checkpointing and not model.gradient_checkpointing and not model.compile
-    is_as_precise = rollout.no_grad_dtype == config.run.mixed_precision
-    without_distance = not config.loss.distance_weight
-    return recomputed and is_as_precise and without_distance and copy_is_recorded(config, family)
+    is_as_precise = config.rollout.no_grad_dtype == config.run.mixed_precision
+    fits = is_as_precise and not config.loss.distance_weight
+    return fits and _recomputes_once(config) and copy_is_recorded(config, family)
 
 
 def copy_is_recorded(config: TrainConfig, family: Family) -> bool:

@@ -16,7 +16,7 @@ from ..objectives.objective import Objective
 from .saved_bytes import MetaAutocast, SavedBytes, on_meta, recorded_blocks
 
 GB = 2**30
-CARDS = (24, 80)  # GB
+CARDS = {24: 23.5, 80: 79.2}  # GB in the name of a GPU -> GB that programs can use, about
 MARGIN, CONTEXT = 1.15, 1.0  # fragmentation and temporary tensors; GB of CUDA and its libraries
 GRAPHS_MARGIN = 1.5  # graphs reuse each other's memory badly: measured with SD 1.5's size on an H200
 
@@ -52,7 +52,8 @@ class Memory:
     def __str__(self) -> str:
         parts = {**self.parts, "activations": MARGIN * self.activations}
         listed = ", ".join(f"{value / GB:.1f} {name}" for name, value in parts.items() if value)
-        cards = ", ".join(f"{size} GB: {'fits' if self.total <= size else 'too small'}" for size in CARDS)
+        fits = {size: "fits" if self.total <= usable else "too small" for size, usable in CARDS.items()}
+        cards = ", ".join(f"{size} GB: {answer}" for size, answer in fits.items())
         return f"memory (estimate, not measured): {self.total:.1f} GiB ({listed}). GPU of {cards}"
 
 
@@ -170,12 +171,9 @@ def _decoder_bytes(objective: Objective, batch: int) -> tuple[float, float]:
     family, vae = objective.family, objective.family.pipeline.vae
     shape = family.latent_shape(objective.height, objective.width)
     latents = torch.empty(batch, *shape, device="meta", requires_grad=True)
-    half = objective.decode_dtype
-    if half == torch.float16 and getattr(vae.config, "force_upcast", False):
-        half = torch.float32
     saved = SavedBytes()
     recompute = saved.block if objective.config.rollout.gradient_checkpointing else None
-    with MetaAutocast(half):
+    with MetaAutocast(family.decoder_dtype(objective.decode_dtype)):
         on_meta(vae, lambda: family.run_decoder(family.unscale(latents), recompute), saved)
     return saved.bytes, saved.largest_block
 

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from reward_core.runs.cuda import upload
+
 from ..data.prompts import Batches
 from ..denoising.noise_schedule import NoiseSchedule
 from ..denoising.rollout import Rollout
@@ -127,7 +129,7 @@ class PolicyObjective(Objective):
     def _generate(self, number: int, batches: Batches) -> list[tuple[list[int], list[str], Rollout]]:
         """Generate the images of set ``number``, and score them unless a checkpoint had their rewards."""
         generated, is_new = [], number != self._scored.number
-        with self.trainable.old(), RewardWorker(self.rewards) as worker:
+        with self.trainable.old(), RewardWorker(self.rewards, self.accelerator.device) as worker:
             if self.no_grad_copy is not None:
                 self.no_grad_copy.refresh()
             for micro in range(self.config.run.accumulation):
@@ -155,7 +157,7 @@ class PolicyObjective(Objective):
             batches: prompts of the images.
         """
         columns = torch.stack([torch.tensor(indices, dtype=torch.float64), *own.values()], 1)
-        table = self.accelerator.gather(columns.to(self.accelerator.device)).cpu()  # (N, 1 + rewards)
+        table = self.accelerator.gather(upload(columns, self.accelerator.device)).cpu()  # (N, 1 + rewards)
         table = table[table[:, 0].argsort()]
         values = {name: table[:, i + 1].numpy() for i, name in enumerate(own)}
         if self.accelerator.is_main_process:
@@ -166,7 +168,7 @@ class PolicyObjective(Objective):
 
     def _upload(self, values: np.ndarray) -> Tensor:
         """Return values (B,) as float32 on the device."""
-        return torch.from_numpy(values).float().to(self.accelerator.device)
+        return upload(torch.from_numpy(values).float(), self.accelerator.device)
 
     def _with_distance(
         self,

@@ -23,11 +23,17 @@ class RewardWorker:
 
     Args:
         rewards: the rewards.
+        device: the device that generates. It is the thread's current one, so that a function that uses
+            "cuda" computes on it.
     """
 
-    def __init__(self, rewards: Rewards):
+    def __init__(self, rewards: Rewards, device: torch.device):
         self.rewards = rewards
-        self.executor = ThreadPoolExecutor(1)
+        if device.type == "cuda":  # the current device belongs to a thread, and that of a new one is 0
+            index = torch.cuda.current_device() if device.index is None else device.index
+            self.executor = ThreadPoolExecutor(1, initializer=torch.cuda.set_device, initargs=(index,))
+        else:
+            self.executor = ThreadPoolExecutor(1)
         self.batches: list[dict[str, Tensor | Future[Tensor]]] = []
 
     def __enter__(self) -> RewardWorker:

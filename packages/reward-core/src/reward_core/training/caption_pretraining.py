@@ -23,6 +23,7 @@ from torch import Tensor
 from ..inputs.tokenizer import SPECIAL_TOKENS
 from ..models.imagereward.reward_model import RewardModel
 from ..network.text_encoder import KeysValues
+from ..runs.cuda import upload
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,9 @@ def caption_loss(
     prompts = [prompt for item in batch for prompt in (item.prompt, *item.near_misses)]
     per_image = len(prompts) // len(batch)  # K
     images = torch.from_numpy(np.stack([item.image for item in batch]))
+    images = upload(images, model.device)
     image_tokens = model.encode_pixels(model.transform.from_uint8(images))  # (B, N, E)
-    token_ids, mask = (t.to(model.device) for t in model.tokenizer(prompts))  # (B K, L)
+    token_ids, mask = (upload(t, model.device) for t in model.tokenizer(prompts))  # (B K, L)
     true_ids, true_mask = token_ids[::per_image], mask[::per_image]  # (B, L), without near misses
 
     blip = model.blip
@@ -95,7 +97,7 @@ def _masked_word_loss(
     ids = {name: model.tokenizer.fast_tokenizer.token_to_id(name) for name in SPECIAL_TOKENS}
     mask_id = ids["[MASK]"]
     assert mask_id is not None  # checked when the tokenizer was loaded
-    special = torch.isin(token_ids, torch.tensor(list(ids.values()), device=token_ids.device))
+    special = torch.isin(token_ids, upload(torch.tensor(list(ids.values())), token_ids.device))
     hidden = (torch.rand(token_ids.shape, device=token_ids.device) < share) & ~special  # (B, L)
     features = model.blip.text_encoder(token_ids.masked_fill(hidden, mask_id), mask, cross_attention_kv)
     logits = features[hidden] @ model.blip.text_encoder.embeddings.word_embeddings.weight.T  # (M, vocabulary)

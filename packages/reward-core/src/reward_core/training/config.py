@@ -67,7 +67,8 @@ class TrainingConfig:
         warmup_steps: steps in which the learning rate rises linearly to its peak; a run uses at most 10%
             of its steps for this.
         clip: maximum gradient norm; 0: no clipping.
-        mixed_precision: "auto" (bf16 on a GPU that supports it), "no", "bf16" or "fp16".
+        mixed_precision: "auto" (the precision given to ``accelerate launch``, else bf16 on a GPU that
+            supports it), "no", "bf16" or "fp16".
         gradient_checkpointing: recompute activations in the backward pass: less memory, slower.
         validation_share: fraction of the training prompts to hold out if there is no validation.json.
         validations: validations per epoch, evenly spaced, besides one before the first step and one
@@ -166,10 +167,7 @@ class TrainingConfig:
                 "Cannot use cache with frozen_drop_path: the output of the frozen blocks differs at each "
                 "pass. Turn one of them off."
             )
-        if self.optimizer == "muon" and self.mixed_precision == "fp16":
-            raise InputError(
-                "Cannot use optimizer=muon with mixed_precision=fp16. Set mixed_precision=bf16 or no."
-            )
+        check_precision(self.optimizer, self.mixed_precision)
         return self
 
     def _require(self, name: str, valid: bool, expected: str) -> None:
@@ -184,6 +182,19 @@ class TrainingConfig:
     def decisive(self) -> dict[str, Any]:
         """Return the settings that affect the resulting weights."""
         return {name: value for name, value in self.to_dict().items() if name not in _IRRELEVANT}
+
+
+def check_precision(optimizer: str, precision: str) -> None:
+    """Raise InputError if the optimizer does not support the precision.
+
+    Args:
+        optimizer: the setting of that name.
+        precision: the setting ``mixed_precision``, or what "auto" became.
+    """
+    if optimizer == "muon" and precision == "fp16":
+        raise InputError(
+            "Cannot use optimizer=muon with mixed_precision=fp16. Set mixed_precision=bf16 or no."
+        )
 
 
 #: Presets by name. "original" has the hyperparameters of ImageReward's authors. Their step has

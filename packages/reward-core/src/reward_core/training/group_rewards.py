@@ -116,4 +116,4 @@ class GroupRewards(nn.Module):
         if self.has_frozen:
             with torch.no_grad():
                 x = run_frozen_blocks(model.blip.visual_encoder, x, self.block)
-        return x, token_ids.to(model.device), mask.to(model.device)
+        return x, upload(token_ids, model.device), upload(mask, model.device)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..inputs.image_transform import ImageTransform
 from ..network.vision_encoder import VisionEncoder
+from ..runs.cuda import upload
 
 
 @dataclass(frozen=True)
@@ -81,12 +82,12 @@ def patch_loss(
         found_weight: weight of the cross-entropy.
         value_weight: weight of the image labels.
     """
-    images, patches, values = (
-        torch.from_numpy(np.stack([getattr(item, name) for item in batch]))
+    device = reader.read_patch.weight.device
+    images, patches, values = (  # (B, S, S, 3), (B, N - 1, C), (B, W)
+        upload(torch.from_numpy(np.stack([getattr(item, name) for item in batch])), device)
         for name in ("image", "patches", "values")
     )
     pixels = reader.transform.from_uint8(images)
-    patches, values = patches.to(pixels.device), values.to(pixels.device)  # (B, N - 1, C), (B, W)
     predicted_patches, predicted_values = (t.float() for t in reader(pixels))
     has_thing = patches[..., 0]  # (B, N - 1)
     presence_loss = F.binary_cross_entropy_with_logits(predicted_patches[..., 0], has_thing)

@@ -20,7 +20,7 @@ from ..inputs.image_file import ImageSource, image_name, image_state
 from ..models.imagereward.reward_model import RewardModel
 from ..rankings import RankedPrompt
 from ..rankings.splits import available_splits
-from .config import TrainingConfig
+from .config import TrainingConfig, check_precision
 from .float32_attention import use_float32_attention
 from .freezing import freeze
 from .group_reader import GroupReader, Reword, Usable, usable_groups
@@ -52,13 +52,19 @@ def make_accelerator(settings: TrainingConfig) -> Accelerator:
     """Return the accelerator: devices, processes, precision and trackers from settings and launcher.
 
     Raises:
-        InputError: the device does not support the precision, or the launcher shards the model.
+        InputError: the device or the optimizer does not support the precision, or the launcher shards the
+            model.
     """
     accelerate = load_extra()
     out = Path(settings.out)
+    precision = mixed_precision(settings)
+    check_precision(settings.optimizer, precision)
     try:
         accelerator = accelerate.Accelerator(
-            mixed_precision=mixed_precision(settings),
+            mixed_precision=precision,
+            # The step accumulates gradients. Without this plugin, accelerate would divide them again by
+            # ACCELERATE_GRADIENT_ACCUMULATION_STEPS.
+            gradient_accumulation_plugin=accelerate.utils.GradientAccumulationPlugin(num_steps=1),
             log_with=list(settings.trackers) or None,
             project_config=accelerate.utils.ProjectConfiguration(str(out), str(out / "logs")),
             cpu=settings.cpu,
@@ -70,10 +76,14 @@ def make_accelerator(settings: TrainingConfig) -> Accelerator:
 
 
 def mixed_precision(settings: TrainingConfig) -> str:
-    """Return "no", "bf16" or "fp16", resolving "auto"."""
+    """Return "no", "bf16" or "fp16", resolving "auto".
+
+    ``accelerate launch`` passes its precision in a variable. It also passes "no" if none was chosen.
+    """
     if settings.mixed_precision != "auto":
         return settings.mixed_precision
-    if launched := os.environ.get("ACCELERATE_MIXED_PRECISION"):
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+    if launched != "no":
         return launched
     on_gpu = torch.cuda.is_available() and not settings.cpu
     return "bf16" if on_gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "no"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ..runs.cuda import upload
 from ..runs.random_state import random_state, restore_random_state
 from ..scoring.batching import is_out_of_memory
 from .config import TrainingConfig
@@ -205,7 +206,7 @@ class TrainingStep:
         """Return the sum of CPU tensors over all ranks."""
         if self.accelerator.num_processes == 1:
             return values
-        return self.accelerator.reduce(values.to(self.accelerator.device), reduction="sum")
+        return self.accelerator.reduce(upload(values, self.accelerator.device), reduction="sum")
 
     def _pass(self, groups: Sequence[ReadGroup], total: int) -> _Pass:
         """Run forward and backward on one micro-batch."""
