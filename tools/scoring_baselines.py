@@ -35,6 +35,13 @@ def for_autocast(model: RM.RewardModel, dtype: torch.dtype) -> RM.RewardModel:
     return plain
 
 
+def in_16_bits(model: RM.RewardModel, dtype: torch.dtype) -> RM.RewardModel:
+    """Return a copy for use inside ``torch.autocast`` whose encoders also add and normalize in 16 bits."""
+    plain = without_onednn(copy.deepcopy(model))
+    plain.blip.to(dtype)
+    return plain
+
+
 @torch.no_grad()
 def at_batch_size_1(model: RM.RewardModel, images: Sequence, prompts: Sequence[str]) -> None:
     """Score each image (pixels, image or file) separately, each prompt padded to 35 tokens."""

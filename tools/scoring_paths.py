@@ -10,7 +10,14 @@ from time import perf_counter
 
 import torch
 from PIL import Image
-from scoring_baselines import at_batch_size_1, for_autocast, plain_batches, resident, without_onednn
+from scoring_baselines import (
+    at_batch_size_1,
+    for_autocast,
+    in_16_bits,
+    plain_batches,
+    resident,
+    without_onednn,
+)
 from scoring_images import mixed_images, prompts_of
 from scoring_workload import build, spread_to_one
 
@@ -50,7 +57,11 @@ class Models:
         self.autocast = partial(torch.autocast, device.type, dtype)
         self.converted = for_autocast(self.exact, dtype)
         with self.autocast():
-            self.grids = {"exact": exact_grid, "autocast": self.grid(self.converted)}
+            self.grids = {
+                "exact": exact_grid,
+                "autocast": self.grid(self.converted),
+                "sums in 16 bits": self.grid(in_16_bits(self.exact, dtype)),
+            }
         self.faster: dict[str, RM.RewardModel] = {}
         self.compiled, self.compiling = False, 0.0
         for name in PRECISIONS:

@@ -4,8 +4,12 @@ import os
 import sys
 
 import pytest
+import torch
 from synced_files import recorded
 from toy_runs import train
+
+from refl.errors import ConfigError
+from reward_core.errors import CheckpointError
 
 
 @pytest.mark.slow
@@ -41,3 +45,33 @@ def test_a_checkpoint_is_on_disk_before_older_files_are_removed(pipelines, tmp_p
     assert writes.unsynced == []
     assert writes.unsynced_folders == set()
     assert "step-000001" in writes.beside["step-000002"]  # removed only afterwards
+
+
+def weights_of(trainer):
+    return torch.cat([parameter.detach().flatten() for parameter in trainer.trainable.parameters])
+
+
+def test_a_finished_run_continues_to_the_bits_of_a_longer_one(pipelines, tmp_path):
+    more = ("optimizer.lr=1e-3", "optimizer.warmup_steps=3", "model.lora_rank=4", "run.cpu=true")
+    train(pipelines("sd"), tmp_path / "part", *more, steps=2)
+    continued, rows = train(pipelines("sd"), tmp_path / "part", *more, steps=4)
+    whole, _ = train(pipelines("sd"), tmp_path / "whole", *more, steps=4)
+    assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3, 4]
+    assert torch.equal(weights_of(continued), weights_of(whole))
+    card = (tmp_path / "part/model/README.md").read_text()
+    assert "4 steps" in card or "steps: 4" in card
+
+
+def test_a_run_does_not_become_shorter(pipelines, tmp_path):
+    train(pipelines("sd"), tmp_path, "run.cpu=true", steps=3)
+    before = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    with pytest.raises(ConfigError, match=r"Cannot train 2 steps \(run\.steps\) .* has taken 3"):
+        train(pipelines("sd"), tmp_path, "run.cpu=true", steps=2)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == before
+
+
+def test_a_decaying_learning_rate_depends_on_the_number_of_steps(pipelines, tmp_path):
+    more = ("optimizer.schedule=linear", "run.cpu=true")
+    train(pipelines("sd"), tmp_path, *more, steps=1)
+    with pytest.raises(CheckpointError, match=r"run\.steps was 1, now 2"):
+        train(pipelines("sd"), tmp_path, *more, steps=2)

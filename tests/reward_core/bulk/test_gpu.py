@@ -1,6 +1,7 @@
 """Bulk runs on a CUDA GPU."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,19 @@ def test_a_bulk_run_agrees_with_score_pairs(manifest, tmp_path, precision):
     rewards = torch.tensor([float(row["score"]) for row in scored])
     tolerance = {"exact": 1e-3, "fast": 0.02}[precision]
     assert (rewards - expected).abs().max() < tolerance * expected.std()
+
+
+@pytest.mark.parametrize("shard_rows", [8, 16])
+def test_two_processes_of_a_gpu_score_shards_of_one_or_two_batches(manifest, tmp_path, shard_rows):
+    """Results arrive two batches late, which must not delay the next shard for ever."""
+    one = replace(settings("exact"), shard_rows=shard_rows)
+    two = replace(one, devices=(f"{DEVICE}:0", f"{DEVICE}:0"))
+    for name, chosen in (("one.csv", one), ("two.csv", two)):
+        assert score_to_file(Manifest(manifest), tmp_path / name, chosen).rows == ROWS
+    scores = [[row["score"] for row in rows_of(tmp_path / name)] for name in ("one.csv", "two.csv")]
+    for first, second in zip(*scores, strict=True):
+        assert (first is None) == (second is None)
+        assert first is None or float(first) == pytest.approx(float(second), abs=1e-3)
 
 
 def test_a_run_resumes_with_the_same_rows(manifest, tmp_path):

@@ -10,6 +10,7 @@ from typing import Any
 from reward_core.runs.checkpoint_folder import Trained
 
 from .config import TrainConfig
+from .config.checks import CONSTANT_SCHEDULES
 from .config.strategy import SRPO_SETTINGS
 from .data.captioned_images import CaptionedImages
 from .objectives.objective import Objective
@@ -58,8 +59,10 @@ def decisive_settings(config: TrainConfig) -> dict[str, Any]:
     document = config.to_dict()
     for name in ("out", "checkpoint_every", "checkpoints", "trackers", "push_to_hub", "cpu"):
         document["run"].pop(name)
-    for name in ("no_grad_graphs", "gradient_graphs"):  # the results are the same
+    for name in ("no_grad_graphs", "gradient_graphs"):  # results are the same, or differ by rounding
         document["rollout"].pop(name)
+    if config.optimizer.schedule in CONSTANT_SCHEDULES:  # earlier steps are the same in a longer run
+        document["run"].pop("steps")
     if config.strategy.name != "srpo":  # runs from before this strategy resume
         for name in SRPO_SETTINGS:
             document["strategy"].pop(name)

@@ -20,7 +20,7 @@ from .config import TrainConfig
 from .config.checks import check_config
 from .config.config_file import load_config, override
 from .data.run_prompts import find_prompts, find_validation_prompts, split_prompts
-from .errors import DivergedError
+from .errors import ConfigError, DivergedError
 from .optimizer import make_lr_schedule, make_optimizer
 from .publishing.result import FinishedRun, write_model, write_settings
 from .records.curves import draw_curves
@@ -135,6 +135,7 @@ class Trainer:
             The folder of the result: a LoRA or a pipeline, with a model card.
 
         Raises:
+            ConfigError: the run in the folder has taken more steps than ``run.steps``.
             DivergedError: ten steps in a row without a finite reward or gradient; the state is saved.
             KeyboardInterrupt: Ctrl-C, after a checkpoint was saved.
             reward_core.errors.OutputError: another run is using the folder, or it is not writable.
@@ -144,6 +145,11 @@ class Trainer:
         with self.run.exclusive():
             if not self.run.restore():
                 self._validate()
+            elif self.state.step > config.run.steps:
+                raise ConfigError(
+                    f"Cannot train {config.run.steps} steps (run.steps) in '{self.out}': the run there has "
+                    f"taken {self.state.step}. Set run.steps to at least as many, or another run.out."
+                )
             with self.run.steps(self._save) as steps:
                 for number in steps:
                     metrics = self.step(number)

@@ -9,7 +9,8 @@ from ..errors import ConfigError
 from .strategy_checks import check_strategy
 from .train_config import TrainConfig
 
-_SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine")
+CONSTANT_SCHEDULES = ("constant", "constant_with_warmup")
+_SCHEDULES = (*CONSTANT_SCHEDULES, "linear", "cosine")
 _PHIS = ("relu", "linear", "clipped")
 _ENSEMBLES = ("sum", "min", "lower")
 _DISTANCES = ("x0", "epsilon", "v")
