@@ -881,7 +881,9 @@ def test_a_saved_folder_loads_as_the_family_in_its_config(folder, tmp_path):
     with pytest.raises(CheckpointError, match="Known keys are"):  # BLIP has no head
         RM.load(copy, device="cpu")
     (copy / "config.json").write_text(json.dumps({**config, "model_type": "clip"}))
-    with pytest.raises(CheckpointError, match=r"no scorer has model_type 'clip'.*name it, as in load"):
+    with pytest.raises(
+        CheckpointError, match=r"no scorer has model_type 'clip'.*--model NAME --files FOLDER"
+    ):
         RM.load(copy, device="cpu")
 
 

@@ -12,7 +12,7 @@ from ..models.judges.built_in import TEMPLATES
 from ..models.judges.pairwise import PairwiseJudge
 from ..models.judges.published import JudgeConfig
 from ..models.judges.templates import PAIRWISE
-from ..models.load import available_models, load
+from ..models.load import available_models, load, refuse_several
 from ..models.load_options import NO_JUDGE, JudgeOptions
 from ..models.registry import find_spec
 from ..models.score_meaning import score_meaning
@@ -32,9 +32,13 @@ class Models:
         sources: the models to offer first, as in ``load``.
         only: offer only these. Otherwise all known models are offered too, and any visitor can make this
             machine download them; pairwise judges are not offered.
+        files: local copies of the published files of the only source, as in ``load``.
         device, precision: as in ``load``.
         batch_size: images per batch; None for the default.
         judge: options of the first source if it is a VLM judge.
+
+    Raises:
+        InputError: files is given with several sources.
 
     Attributes:
         most: number of models that stay in memory, and that one ranking may use.
@@ -45,12 +49,16 @@ class Models:
         sources: Sequence[str],
         *,
         only: bool = False,
+        files: str | None = None,
         device: str | None = None,
         precision: str = "exact",
         batch_size: int | None = None,
         judge: JudgeOptions = NO_JUDGE,
     ):
+        if files is not None:
+            refuse_several(sources)
         self._judge = {source: judge for source in sources[:1]}
+        self._files = {source: files for source in sources[:1]}
         others = [] if only else [name for name in available_models() if not _compares_images(name)]
         self.most = max(LEAST_LOADED, len(set(sources)))
         sources = list(dict.fromkeys([*sources, *others]))
@@ -87,8 +95,12 @@ class Models:
             if name not in self._loaded:
                 while len(self._loaded) >= self.most:
                     self._loaded.popitem(last=False)  # before loading, because one more may not fit in memory
-                options = vars(self._judge.get(source, NO_JUDGE))
-                model = load(source, device=self.device, precision=self.precision, **options)
+                options = {
+                    "files": self._files.get(source),
+                    "precision": self.precision,
+                    **vars(self._judge.get(source, NO_JUDGE)),
+                }
+                model = load(source, device=self.device, **options)
                 if isinstance(model, PairwiseJudge):
                     raise InputError(
                         f"Cannot use {name!r} on the page: it compares all images of a prompt with each "

@@ -176,5 +176,5 @@ def _fingerprint(work: Work, engine: Engine) -> dict[str, Any]:
 
 def _digest(settings: BulkSettings) -> str | dict[str, str]:
     """Return the digest of the model, or of each of several models by name."""
-    digests = [model_digest(model, settings.judge) for model in settings.models]
+    digests = [model_digest(model, settings.judge, settings.files) for model in settings.models]
     return digests[0] if len(digests) == 1 else dict(zip(scorer_names(settings.models), digests))

@@ -45,6 +45,7 @@ class BulkSettings:
         judge: options of a VLM judge.
         reproducible: with precision "fast", never compile the model, so that the scores of a resumed run
             equal those of an uninterrupted run to the last bit. Otherwise they may round differently.
+        files: folder with local copies of the published files of the only model, which is then a name.
     """
 
     model: str | tuple[str, ...] = "ImageReward-v1.0"
@@ -61,6 +62,7 @@ class BulkSettings:
     save_seconds: float = 30.0
     reproducible: bool = False
     judge: JudgeOptions = NO_JUDGE
+    files: str | os.PathLike[str] | None = None
 
     @property
     def models(self) -> tuple[str, ...]:

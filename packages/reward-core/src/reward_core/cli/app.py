@@ -76,6 +76,7 @@ def run_app(args: argparse.Namespace) -> int:
     models = Models(
         sources,
         only=only,
+        files=args.files,
         device=args.device,
         precision=args.precision,
         batch_size=args.batch_size,

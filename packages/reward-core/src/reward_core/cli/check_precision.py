@@ -8,7 +8,7 @@ import logging
 from pathlib import Path
 
 from ..errors import ImageError, InputError
-from .common import positive
+from .common import files_option, positive
 from .tables import print_precisions
 
 logger = logging.getLogger(__name__)
@@ -19,6 +19,7 @@ GENERIC_PROMPT = "a beautiful picture with many details"
 def add_to(commands: argparse._SubParsersAction) -> None:
     check = commands.add_parser(
         "check-precision",
+        parents=[files_option()],
         help="compare faster precisions with the exact scores of your images",
         description="Score your images in exact and in each faster precision. Print how far the scores "
         "differ, how often the best image of a prompt changes, and the speed.",
@@ -61,6 +62,7 @@ def run_check_precision(args: argparse.Namespace) -> int:
         prompts,
         list(dict.fromkeys(args.precision or faster_precisions())),
         device=args.device,
+        files=args.files,
         batch_size=args.batch_size,
     )
     if args.json:

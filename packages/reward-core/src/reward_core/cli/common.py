@@ -52,6 +52,17 @@ def judge_options() -> argparse.ArgumentParser:
     return parser
 
 
+def files_option() -> argparse.ArgumentParser:
+    """Return a parent parser with --files."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument(
+        "--files",
+        metavar="FOLDER",
+        help="folder of local copies of the files of a model given by name; nothing is downloaded",
+    )
+    return parser
+
+
 def judge_choices(args: argparse.Namespace) -> dict[str, Any]:
     """Return the options of VLM judges as arguments of ``load`` and `JudgeOptions`."""
     names = ("server", "served_model", "template")
@@ -59,12 +70,13 @@ def judge_choices(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def scoring_options(several: bool = True) -> argparse.ArgumentParser:
-    """Return a parent parser with --model, the computing options and those of VLM judges.
+    """Return a parent parser with --model, --files, the computing options and those of VLM judges.
 
     Args:
         several: whether --model may be repeated; see `given_models`.
     """
-    scoring = argparse.ArgumentParser(add_help=False, parents=[computing_options(), judge_options()])
+    parents = [files_option(), computing_options(), judge_options()]
+    scoring = argparse.ArgumentParser(add_help=False, parents=parents)
     what = "name, folder, file or hub repository"
     if several:
         scoring.add_argument(
@@ -111,13 +123,15 @@ def given_models(args: argparse.Namespace) -> list[str]:
 def load_models(args: argparse.Namespace) -> ScorerGroup:
     from ..models.load import load
 
-    return load(given_models(args), device=args.device, precision=args.precision, **judge_choices(args))
+    options = judge_choices(args)
+    return load(given_models(args), device=args.device, files=args.files, precision=args.precision, **options)
 
 
 def load_model(args: argparse.Namespace) -> ScoringModel:
     from ..models.load import load
 
-    return load(args.model, device=args.device, precision=args.precision, **judge_choices(args))
+    options = judge_choices(args)
+    return load(args.model, device=args.device, files=args.files, precision=args.precision, **options)
 
 
 def batch(args: argparse.Namespace) -> dict[str, int | None]:

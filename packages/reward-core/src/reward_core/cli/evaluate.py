@@ -11,6 +11,7 @@ from .common import (
     batch,
     computing_options,
     data_options,
+    files_option,
     judge_options,
     load_models,
     report_failures,
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 def add_to(commands: argparse._SubParsersAction) -> None:
     evaluate = commands.add_parser(
         "evaluate",
-        parents=[computing_options(), judge_options(), data_options()],
+        parents=[files_option(), computing_options(), judge_options(), data_options()],
         help="measure how often models agree with rankings",
     )
     evaluate.add_argument(

@@ -216,6 +216,7 @@ def bulk_settings(args: argparse.Namespace) -> BulkSettings:
     chosen["reproducible"] = args.reproducible
     return BulkSettings(
         model=tuple(given_models(args)),
+        files=args.files,
         precision=args.precision,
         devices=devices,
         judge=JudgeOptions(**judge_choices(args)),

@@ -96,6 +96,7 @@ def compare_precisions(
     precisions: Sequence[str],
     *,
     device: Device = None,
+    files: PathLike | None = None,
     batch_size: int | None = None,
 ) -> PrecisionComparison:
     """Score images in exact and in other precisions; one model is in memory at a time.
@@ -106,6 +107,7 @@ def compare_precisions(
         prompts: prompts; every image is scored with each of them.
         precisions: some of ``faster_precisions()``.
         device: device to compute on.
+        files: as in ``load``.
         batch_size: images in a batch.
 
     Raises:
@@ -115,7 +117,7 @@ def compare_precisions(
         if name not in faster_precisions():
             known = ", ".join(map(repr, faster_precisions()))
             raise InputError(f"Cannot compare precision {name!r} with exact: it must be one of {known}.")
-    model: ScoringModel | None = load(name_or_path, device=device)
+    model: ScoringModel | None = load(name_or_path, device=device, files=files)
     assert model is not None
     _, errors = model.encode_readable_images(images, batch_size=batch_size)
     failed = {images[i]: reason for i, reason in errors.items()}
@@ -132,7 +134,7 @@ def compare_precisions(
     for name in precisions:
         model = None  # free its memory before the next is loaded
         try:
-            model = load(name_or_path, device=device, precision=name)
+            model = load(name_or_path, device=device, files=files, precision=name)
         except InputError as error:  # the model and the precision exist, so this machine does not support it
             results[name] = PrecisionResult(reason=str(error))
             continue

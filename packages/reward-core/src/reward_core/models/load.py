@@ -21,7 +21,8 @@ from .judges.templates import JudgeTemplate
 from .load_group import load_group
 from .load_options import NO_JUDGE, JudgeOptions, LoadOptions, PathLike
 from .model_files import ModelFiles, files_digest, path_files, published_files
-from .registry import BUILT_IN, all_specs, family_of, find_spec, unknown_scorer
+from .model_spec import WEIGHTS_FILE
+from .registry import BUILT_IN, all_specs, family_of, find_spec, published_in, unknown_scorer
 
 _REWARD_MODEL = BUILT_IN["ImageReward-v1.0"].family
 _BLIP = BUILT_IN["BLIP"].family
@@ -74,6 +75,7 @@ def load(
     device: Device = ...,
     download_root: PathLike | None = ...,
     *,
+    files: PathLike | None = ...,
     precision: str = ...,
     local_files_only: bool = ...,
     server: str | None = ...,
@@ -128,8 +130,8 @@ def load(
         answer_cache: for a VLM judge: whether to store its answers on the disk, or a folder for them.
 
     Raises:
-        InputError: an unknown name, device or precision, "int8" where it is not supported, or a list with
-            med_config, files or revision.
+        InputError: an unknown name, device or precision, "int8" where it is not supported, a list with
+            med_config or revision, or a list of several scorers with files.
         ServerError: the server of a VLM judge cannot be used.
         CheckpointError: damaged or missing files; KeyMismatchError if the weights do not match the model.
         HubError: a failed download.
@@ -139,13 +141,24 @@ def load(
         device, download_root, med_config, precision, revision, local_files_only, files, judge
     )
     if not isinstance(name_or_path, (str, os.PathLike)):
-        if any(option is not None for option in (med_config, files, revision)):
+        if any(option is not None for option in (med_config, revision)):
             raise InputError(
-                "Cannot use med_config, files or revision with a list of scorers. Load each scorer by itself "
-                "and put them into a ScorerGroup."
+                "Cannot use med_config or revision with a list of scorers. Load each scorer by itself and "
+                "put them into a ScorerGroup."
             )
+        if files is not None:
+            refuse_several(name_or_path)
         return load_group(name_or_path, lambda source: _load_one(source, options))
     return _load_one(name_or_path, options)
+
+
+def refuse_several(names: Sequence[PathLike]) -> None:
+    """Raise InputError if there are several scorers, which cannot share one folder of files."""
+    if len(names) > 1:
+        raise InputError(
+            f"Cannot use files with {len(names)} models: they are those of one. Leave the other models out, "
+            "or load each from its files in Python and put them into a ScorerGroup."
+        )
 
 
 def _load_one(name_or_path: PathLike, options: LoadOptions) -> ScoringModel:
@@ -173,18 +186,20 @@ def load_score(
     return family.load_files(found, options)
 
 
-def model_digest(name_or_path: PathLike, judge: JudgeOptions = NO_JUDGE) -> str:
+def model_digest(
+    name_or_path: PathLike, judge: JudgeOptions = NO_JUDGE, files: PathLike | None = None
+) -> str:
     """Return a SHA-256 of the files of a scorer: weights, configuration and tokenizer.
 
     For a VLM judge it is one of the model or server and the template. The files are downloaded if needed. The
     errors are as in ``load``.
     """
-    options = LoadOptions(judge=judge)
-    files, family = _find(name_or_path, options, _REWARD_MODEL)
-    if isinstance(files.config, JudgeConfig):
-        return cast(Judge, family.load_files(files, options)).digest()
-    tokenizer = family.find_tokenizer(files, family.read_config(files), options)
-    return files_digest(files, tokenizer.to_text())
+    options = LoadOptions(files=files, judge=judge)
+    found, family = _find(name_or_path, options, _REWARD_MODEL)
+    if isinstance(found.config, JudgeConfig):
+        return cast(Judge, family.load_files(found, options)).digest()
+    tokenizer = family.find_tokenizer(found, family.read_config(found), options)
+    return files_digest(found, tokenizer.to_text())
 
 
 def _find(name_or_path: PathLike, options: LoadOptions, usual_family: str) -> tuple[ModelFiles, Family]:
@@ -207,6 +222,7 @@ def _find(name_or_path: PathLike, options: LoadOptions, usual_family: str) -> tu
         return published_files(name, spec, options), _imported(spec.family)
     if not os.path.exists(text) and not is_repo_id(text):
         raise unknown_scorer(text)
+    _refuse_published(text)
     files = path_files(name_or_path, options)
     return files, _imported(_family_of_folder(files, usual_family))
 
@@ -226,10 +242,22 @@ def _family_of_folder(files: ModelFiles, usual_family: str) -> str:
     if family is None:
         raise CheckpointError(
             f"Cannot load '{path}': no scorer has model_type {model_type!r:.80}. If these are the authors' "
-            'files of a scorer with a name, name it, as in load("PickScore", files=FOLDER). A '
-            "vision-language model becomes a judge with a template."
+            'files of a scorer with a name, give both: --model NAME --files FOLDER, or load("PickScore", '
+            "files=FOLDER). A vision-language model becomes a judge with a template."
         )
     return family
+
+
+def _refuse_published(folder: str) -> None:
+    """Raise CheckpointError if a folder has the published weights of a scorer instead of a saved model."""
+    if not os.path.isdir(folder) or os.path.isfile(os.path.join(folder, WEIGHTS_FILE)):
+        return
+    if (published := published_in(folder)) is not None:
+        name, file = published
+        raise CheckpointError(
+            f"Cannot load '{folder}': it has no {WEIGHTS_FILE}, but the published file {file!r} of {name}. "
+            f"Use --model {name} --files {folder}, or load({name!r}, files={folder!r})."
+        )
 
 
 def _imported(family: str) -> Family:

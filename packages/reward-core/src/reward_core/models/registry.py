@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping
 
 from ..errors import InputError
@@ -66,6 +67,20 @@ def find_spec(name_or_path: str | os.PathLike[str]) -> tuple[str, ModelSpec] | N
 def unknown_scorer(name: str) -> InputError:
     """Return the error for a name that is neither registered nor a path nor a hub repository."""
     return unknown_name(name, all_specs())
+
+
+def published_in(folder: str | os.PathLike[str]) -> tuple[str, str] | None:
+    """Return a scorer whose published weights are in a folder, and the name of their file, or None.
+
+    Names that the files of several scorers have, such as "pytorch_model.bin", say nothing.
+    """
+    weights = [(scorer, spec.parts["weights"]) for scorer, spec in all_specs().items() if spec.parts]
+    known = [(scorer, name) for scorer, part in weights for name in part.names if "*" not in name]
+    shared = Counter(name for _, name in known)
+    for scorer, name in known:
+        if shared[name] == 1 and os.path.isfile(os.path.join(folder, name)):
+            return scorer, name
+    return None
 
 
 def family_of(model_type: str) -> str | None:

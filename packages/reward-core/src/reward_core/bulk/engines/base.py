@@ -84,7 +84,8 @@ class Work:
 
 def load_models(settings: BulkSettings, device: Device) -> ScorerGroup:
     """Load the models of a run."""
-    return load(settings.models, device, precision=settings.precision, **vars(settings.judge))
+    judge = vars(settings.judge)
+    return load(settings.models, device, files=settings.files, precision=settings.precision, **judge)
 
 
 class Engine(ABC):

@@ -62,7 +62,8 @@ class RayPool(Engine):
     def batches(self, work: Work, shards: Sequence[int]) -> Iterator[ScoredBatch]:
         ray = self.ray
         models = tuple(map(local_model, work.settings.models))
-        work = replace(work, settings=replace(work.settings, model=models))
+        files = work.settings.files and os.path.abspath(work.settings.files)
+        work = replace(work, settings=replace(work.settings, model=models, files=files))
         calls = work.shards_at_once()
         pool = ray.data.ActorPoolStrategy(size=self.workers, max_tasks_in_flight_per_actor=calls)
         on_gpu = self.device_type == "cuda"
