@@ -333,6 +333,8 @@ def check_command(command: list[str], monkeypatch) -> None:
             words = [word for word in words if word != "--explain"]  # bundled models have no checklist
             if getattr(arguments, "models", words) is None or getattr(arguments, "model", None) in DOWNLOADED:
                 words += ["--model", "tiny"]
+            if words[0] == "score" and "--prompts" not in words:
+                words.append("--overwrite")  # other commands of the pages write the same file
             with redirect_stdout(io.StringIO()), redirect_stderr(errors):
                 code = importlib.import_module("reward_core.cli").main(words)
             assert code == 0, errors.getvalue()

@@ -95,7 +95,11 @@ def test_every_manifest_format_with_every_target_format(command, inputs, expecte
     counts = {"rows": COUNT, "scored": COUNT, "failed": 0, "errors": {}, "resumed_rows": 0}
     assert {key: summary[key] for key in counts} == counts
     assert summary["pictures_encoded"] == COUNT
-    assert {path.name for path in tmp_path.iterdir()} == {manifest, out}  # no other files are left
+    assert {path.name for path in tmp_path.iterdir()} == {
+        manifest,
+        out,
+        f".{out}.run",
+    }  # no other files are left
 
 
 def test_renamed_columns_and_images_next_to_the_manifest(command, inputs, expected, tmp_path):
@@ -158,13 +162,15 @@ def test_webdataset_tars(command, inputs, expected, tmp_path):
     whole = (tmp_path / "part-1.tar").read_bytes()
     out = tmp_path / "scores.jsonl"
     for column in ((), ("--prompt-column", "json.caption")):
-        done = command("score", "--tars", tmp_path / "part-{0..1}.tar", "--out", out, *FAST, *column)
+        done = command(
+            "score", "--tars", tmp_path / "part-{0..1}.tar", "--out", out, *FAST, *column, "--overwrite"
+        )
         assert done.returncode == 0, done.stderr
         assert [row["score"] for row in read(out)] == pytest.approx(expected, abs=5e-5)
     assert read(out)[11]["image"] == "part-1.tar/11.png"
 
     (tmp_path / "part-1.tar").write_bytes(whole[: len(whole) // 2])
-    done = command("score", "--tars", tmp_path / "part-*.tar", "--out", out, *FAST)
+    done = command("score", "--tars", tmp_path / "part-*.tar", "--out", out, *FAST, "--overwrite")
     rows = read(out)
     assert done.returncode == 1
     assert rows[-1]["error"].startswith("the tar is damaged or truncated")
@@ -353,6 +359,7 @@ def test_an_image_is_encoded_once_for_many_prompts(command, inputs, tmp_path):
         "--device",
         "cpu",
         "--json",
+        "--overwrite",
     )
     out = tmp_path / "scores.csv"
     done = command(*common, "--out", out, "--batch-size", 4, "--shard-rows", 24, "--cache", 2)

@@ -39,7 +39,7 @@ def test_a_prompt_that_changed_is_refused(command, images, tmp_path, text):
         (images / "5.txt").write_text(text)
     done = command(*arguments)
     assert done.returncode == 2
-    assert "unfinished run with other settings or input: input was {names_and_prompts" in done.stderr
+    assert "it has a run with other settings or input: input was {names_and_prompts" in done.stderr
 
 
 def test_another_folder_with_the_same_names_and_prompts_is_refused(command, images, tmp_path):
@@ -136,7 +136,7 @@ def test_prompts_are_read_from_metadata_as_tag_reads_them(command, images, tmp_p
     assert rows["5.png"]["error"].startswith("no prompt: ")
     assert "--prompt-from-metadata" not in done.stderr
 
-    done = command(*arguments, "--json")
+    done = command(*arguments, "--json", "--overwrite")
     assert done.returncode == 1
     assert {row["image"]: row["prompt"] for row in rows_of(out)}["1.png"] == "a red circle 1"
     assert "--prompt-from-metadata reads" in done.stderr

@@ -99,7 +99,7 @@ def test_existing_files_in_the_target_folder_are_kept(command, inputs):
     done = command(*other, "--cache", 3)
     assert done.returncode == 2
     assert "cache was 256, now 3" in done.stderr
-    assert "use another --out to start over" in done.stderr
+    assert "use another --out, or add --overwrite to start over" in done.stderr
     assert "remove" not in done.stderr
 
 
@@ -334,3 +334,63 @@ def test_a_non_utf8_file_name_can_have_an_error_row(command, inputs, tmp_path):
         rows = pyarrow.parquet.read_table(out).to_pylist() if form == "parquet" else rows_of(out)
         assert rows[-1]["image"] == "caf\\udce9.png"
         assert rows[-1]["error"] == "no prompt: caf\\udce9.txt does not exist"
+
+
+# Finished output
+
+
+@pytest.mark.parametrize("out", ["scores.csv", "scores/"])
+def test_the_same_command_on_finished_output_scores_nothing(command, inputs, tmp_path, out):
+    arguments = ("score", "--manifest", inputs / "pairs.csv", "--out", f"{tmp_path}/{out}", *FAST)
+    assert command(*arguments).returncode == 0
+    before = contents(tmp_path)
+    done = command(*arguments, "--json")
+    assert done.returncode == 0
+    assert f"finished before, nothing to score: {COUNT} scores in" in done.stderr
+    summary = json.loads(done.stdout)
+    assert (summary["scored"], summary["resumed_rows"], summary["pictures_encoded"]) == (COUNT, COUNT, 0)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("out", ["scores.csv", "scores/"])
+def test_finished_output_is_replaced_only_on_request(command, inputs, tmp_path, out):
+    arguments = ("score", "--manifest", inputs / "pairs.csv", "--out", f"{tmp_path}/{out}", *FAST)
+    assert command(*arguments).returncode == 0
+    before = contents(tmp_path)
+    other = (*arguments, "--model", "tiny-judge")
+    done = command(*other)
+    assert done.returncode == 2
+    assert "with other settings or input: model was" in done.stderr
+    assert "--overwrite" in done.stderr
+    assert contents(tmp_path) == before
+    done = command(*other, "--overwrite", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["resumed_rows"] == 0
+    assert contents(tmp_path) != before
+    assert "finished before" in command(*other).stderr
+    done = command(*other, "--overwrite", "--json")
+    assert json.loads(done.stdout)["resumed_rows"] == 0
+
+
+def test_an_interrupted_overwrite_resumes(command, inputs, tmp_path):
+    arguments = unfinished_run(command, inputs, tmp_path / "scores")
+    done = command(*arguments, "--overwrite", "--json")
+    assert json.loads(done.stdout)["resumed_rows"] == 8
+
+
+def test_a_finished_file_with_other_contents_or_images_is_kept(command, inputs, tmp_path):
+    out = tmp_path / "scores.csv"
+    arguments = ("score", "--manifest", inputs / "pairs.csv", "--out", out, *FAST)
+    out.write_text("mine")
+    done = command(*arguments)
+    assert (done.returncode, out.read_text()) == (2, "mine")
+    assert f"Cannot write '{out}': it exists, and no record says which run wrote it" in done.stderr
+    assert command(*arguments, "--overwrite").returncode == 0
+    shutil.copy(inputs / "1.png", inputs / "0.png")
+    done = command(*arguments)
+    assert done.returncode == 2
+    assert "images changed after they were scored" in done.stderr
+    out.write_text(out.read_text() + "more\n")
+    done = command(*arguments)
+    assert done.returncode == 2
+    assert f"Cannot write '{out}': it was changed after it was written" in done.stderr

@@ -88,7 +88,7 @@ def test_a_changed_tar_of_the_same_size_is_refused_and_a_copy_is_not(command, im
     tar.write_bytes(before.replace(b"circle 9", b"square 9"))
     done = command(*arguments)
     assert done.returncode == 2
-    assert "it has an unfinished run with other settings or input: input was" in done.stderr
+    assert "it has a run with other settings or input: input was" in done.stderr
     tar.write_bytes(before)  # with another modification time
     assert command(*arguments).returncode == 0
 
@@ -125,7 +125,9 @@ def test_texts_with_a_byte_order_mark_and_deeply_nested_json(command, images, tm
     tar, out = write_tar(tmp_path / "a.tar", files), tmp_path / "scores.jsonl"
     assert command("score", "--tars", tar, "--out", out, *FAST).returncode == 0
     assert [row["prompt"] for row in rows_of(out)] == ["a dog", "a cat"]
-    done = command("score", "--tars", tar, "--out", out, *FAST, "--prompt-column", "json.caption")
+    done = command(
+        "score", "--tars", tar, "--out", out, *FAST, "--prompt-column", "json.caption", "--overwrite"
+    )
     assert done.returncode == 1
     assert [row["prompt"] for row in rows_of(out)] == ["a dog", None]
 

@@ -183,7 +183,7 @@ def test_wrong_groups_are_refused(clips, tmp_path):
     for sources, options, reason in (
         ([], {}, "no scorer"),
         (["tiny", "TINY"], {}, "'tiny' twice"),
-        (BOTH, {"files": tmp_path}, "with a list of scorers"),
+        (BOTH, {"files": tmp_path}, "Cannot use files with 2 models"),
         (BOTH, {"revision": "main"}, "with a list of scorers"),
     ):
         with pytest.raises(InputError, match=reason):

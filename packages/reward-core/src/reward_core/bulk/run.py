@@ -34,9 +34,10 @@ def score_to_file(
     settings: BulkSettings | None = None,
     *,
     file_format: str | None = None,
+    overwrite: bool = False,
     on_progress: OnProgress | None = None,
 ) -> BulkSummary:
-    """Score every row of a source and write the scores. An interrupted run resumes.
+    """Score every row of a source and write the scores. An interrupted run resumes, a finished one is kept.
 
     The output has the columns row, prompt, image, score and error and one row per input row, in the same
     order. With several models, each has a column with its name instead of "score". A row that cannot be
@@ -47,13 +48,15 @@ def score_to_file(
         out: a .csv, .jsonl or .parquet file, or a folder for shards.
         settings: models, devices and batch sizes; None for the defaults.
         file_format: format of the shards in a folder: "csv", "jsonl" or "parquet" (default).
+        overwrite: start over if the output is finished, or has a run with other settings or input.
         on_progress: called after every batch with (rows of the input, rows done, rows failed).
 
     Returns:
         Counts of the run.
 
     Raises:
-        InputError: invalid input or settings, or the target has a run with other ones.
+        InputError: invalid input or settings, or the target has a run with other ones, or a file of
+            something else.
         OutputError: another run is using the target, or it cannot be written; finished shards are kept.
         RunInterrupted: a KeyboardInterrupt while rows were scored or joined; scored rows are saved.
     """
@@ -68,7 +71,8 @@ def score_to_file(
             shards = Shards(opened.rows, settings.shard_rows)
             size = settings.batch_size or (8 if engine.device_type == "cpu" else 64)
             work = Work(settings, opened, shards, size)
-            target.begin({"format": target.extension[1:], **_fingerprint(work, engine)}, shards, opened)
+            fingerprint = {"format": target.extension[1:], **_fingerprint(work, engine)}
+            target.begin(fingerprint, shards, opened, overwrite)
             work = replace(work, scored_rows={shard: len(part) for shard, part in target.parts.items()})
             writer = _Writer(opened.rows, size, settings.save_seconds, target, on_progress)
             scoring = perf_counter()

@@ -26,24 +26,13 @@ def read_settings(file: Path) -> dict[str, Any]:
     return settings
 
 
-def check_same(folder: Path, before: dict[str, Any], now: dict[str, Any], start_over: str) -> None:
-    """Raise InputError if the settings of an earlier run differ.
-
-    Args:
-        folder: the run's folder.
-        before: the earlier run's settings.
-        now: this run's settings.
-        start_over: how to start a new run, for the message.
-    """
+def changed_settings(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """Return how the settings of an earlier run differ from those of this one; "" if they are the same."""
     both = [(name, before.get(name), now.get(name)) for name in dict.fromkeys([*before, *now])]
     changed = [
         f"{name} was {_short(old, new)}, now {_short(new, old)}" for name, old, new in both if old != new
     ]
-    if changed:
-        raise InputError(
-            f"Cannot resume in '{folder}': it has an unfinished run with other settings or input: "
-            f"{'; '.join(changed)}. Restore them, or {start_over} to start over."
-        )
+    return "; ".join(changed)
 
 
 def _short(value: Any, other: Any) -> str:

@@ -42,7 +42,8 @@ class BulkSummary:
 
     def in_words(self) -> str:
         """Return a text of one or two lines."""
-        lines = [f"{self.scored:,} scores in {self.out}"]
+        finished = "finished before, nothing to score: " if 0 < self.rows == self.resumed_rows else ""
+        lines = [f"{finished}{self.scored:,} scores in {self.out}"]
         if self.failed:
             kinds = ", ".join(f"{count:,} {kind}" for kind, count in self.errors.items())
             lines.append(f"{self.failed:,} rows have an error instead of a score: {kinds}")

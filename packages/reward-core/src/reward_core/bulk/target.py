@@ -23,10 +23,11 @@ from ..files.parquet import load_pyarrow
 from ..files.score_file import write_rows_as
 from ..runs.caller_warning import warn_caller
 from ..runs.run_lock import take_lock
+from .finished_file import finished_errors, write_record
 from .image_states import changed_shards, states_digest
 from .input_row import error_kind
 from .joining import join
-from .run_settings import check_same, read_settings
+from .run_settings import changed_settings, read_settings
 from .shard_index import ShardIndex, ShardRecord
 from .shard_part import ShardPart, read_part, write_part
 from .shards import Shards
@@ -51,6 +52,7 @@ class Target:
         done: numbers of the finished shards.
         parts: saved rows of unfinished shards.
         errors: kind of error -> number of rows in finished shards.
+        is_joined: whether the output file is finished and its shards are gone.
 
     Raises:
         InputError: the path or the format is invalid.
@@ -81,6 +83,7 @@ class Target:
         self.folder = self.out if self.keeps_shards else Path(f"{self.out}.parts")
         self.errors: Counter[str] = Counter()
         self.done: set[int] = set()
+        self.is_joined = False
         self.parts: dict[int, ShardPart] = {}
         self.index = ShardIndex(self.folder)
 
@@ -115,8 +118,10 @@ class Target:
                         self.folder.rmdir()
             lock.release()
 
-    def begin(self, settings: dict[str, Any], shards: Shards, source: Source) -> None:
-        """Start the run, or find the finished shards and saved rows of an earlier one.
+    def begin(
+        self, settings: dict[str, Any], shards: Shards, source: Source, overwrite: bool = False
+    ) -> None:
+        """Start the run, or find the finished file, or shards and saved rows, of an earlier one.
 
         A shard counts as unfinished if it is damaged or if one of its images changed.
 
@@ -124,24 +129,36 @@ class Target:
             settings: what the exact scores depend on.
             shards: the shards of the input.
             source: the input.
+            overwrite: start over if the earlier run had other settings or is finished.
 
         Raises:
-            InputError: the earlier run had other settings, or the folder has shards of something else.
+            InputError: the earlier run had other settings, or the output is not one of an earlier run.
 
         Warns:
             StaleScoresWarning: shards are scored again; the warning names them and the reason.
         """
-        self.shards = shards
+        self.shards, self.settings = shards, settings
         file = self.folder / RUN_FILE
         if file.exists():
-            # Never advise removing the user's folder: it may have other files.
-            start_over = "use another --out" if self.keeps_shards else "remove the folder"
-            check_same(self.folder, read_settings(file), settings, start_over)
-            self._remove_leftovers()
-            self.index.load()
-            self._find_done()
-            self._find_parts(settings["batch_size"])
-            self._drop_changed(source)
+            if changed := changed_settings(read_settings(file), settings):
+                if not overwrite:
+                    raise InputError(
+                        f"Cannot resume in '{self.folder}': it has a run with other settings or input: "
+                        f"{changed}. Restore them, use another --out, or add --overwrite to start over."
+                    )
+                self._discard()
+            else:
+                self._remove_leftovers()
+                self.index.load()
+                self._find_done()
+                if not (overwrite and self.keeps_shards and len(self.done) == len(shards)):
+                    self._find_parts(settings["batch_size"])
+                    self._drop_changed(source)
+                    return
+                self._discard()
+        elif not self.keeps_shards and self.out.exists() and not overwrite:
+            self.errors = Counter(finished_errors(self.out, settings, shards, source))
+            self.done, self.is_joined = set(range(len(shards))), True
             return
         unknown = [path.name for path in self.folder.glob("rows-*") if path.suffix[1:] in FORMATS]
         if unknown:
@@ -183,12 +200,16 @@ class Target:
 
     def finish(self) -> None:
         """Join all shards to the output file and remove them; keep them if the output is a folder."""
-        if self.keeps_shards:
+        if self.keeps_shards or self.is_joined:
             return
         paths = [self._shard_path(shard) for shard in range(len(self.shards))]
-        checksums = [self.index.records[shard].sha256 for shard in range(len(self.shards))]
-        with self._writing(), atomic_write(self.out, beside=self.folder) as temporary:
-            join(list(zip(paths, checksums)), temporary, self.extension, self.scorers)
+        records = [self.index.records[shard] for shard in range(len(self.shards))]
+        with self._writing():
+            with atomic_write(self.out, beside=self.folder) as temporary:
+                checked = [(path, record.sha256) for path, record in zip(paths, records)]
+                join(checked, temporary, self.extension, self.scorers)
+                sha256 = file_digest(temporary)
+            write_record(self.out, sha256, self.settings, records, dict(self.errors))
         # RUN_FILE is removed last, so that a run killed in between can still recognize the remaining shards.
         for path in paths:
             path.unlink()
@@ -199,6 +220,17 @@ class Target:
 
     def _part_path(self, shard: int) -> Path:
         return self.folder / f"{PART_PREFIX}{self.shards.range(shard).start:012d}.jsonl"
+
+    def _discard(self) -> None:
+        """Remove the files of the earlier run. Call it only if RUN_FILE shows that the folder is ours."""
+        self._remove_leftovers()
+        shards = (path for path in self.folder.glob("rows-*") if path.suffix[1:] in FORMATS)
+        for path in [*shards, *self.folder.glob(f"{PART_PREFIX}*.jsonl"), self.index.path]:
+            path.unlink(missing_ok=True)
+        (self.folder / RUN_FILE).unlink()
+        self.index.records.clear()
+        self.done.clear()
+        self.errors.clear()
 
     def _remove_leftovers(self) -> None:
         """Remove incomplete files of a killed run. Call it only if RUN_FILE shows that the folder is ours."""

@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 BULK_ONLY = (
     *("prompt_from_metadata", "prompt_column", "image_column", "split", "configuration", "format"),
     *("engine", "devices", "address", "workers", "shard_rows", "cache", "threads", "decoders"),
-    "reproducible",
+    *("reproducible", "overwrite"),
 )
 
 
@@ -44,7 +44,7 @@ def add_to(commands: argparse._SubParsersAction) -> None:
         help="score many (prompt, image) pairs and write a file",
         description="Score many (prompt, image) pairs. All inputs except --prompts are streamed and may have "
         "millions of rows. Scores are written in shards. Run the same command again to resume an "
-        "interrupted run. With several models, each has a column with its name.",
+        "interrupted run; a finished one is kept. With several models, each has a column with its name.",
     )
     inputs = score.add_argument_group("input, one of these").add_mutually_exclusive_group(required=True)
     inputs.add_argument("--manifest", type=Path, help=".csv, .jsonl or .parquet file with one pair per row")
@@ -107,6 +107,11 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     score.add_argument(
         "--reproducible", action="store_true", help="do not compile, so that a resumed run rounds the same"
     )
+    score.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="start over if --out is finished, or has scores of other settings or input",
+    )
     score.add_argument("--quiet", action="store_true", help="print only errors and warnings to stderr")
     score.add_argument("--json", action="store_true", help="print a JSON summary to stdout")
     score.set_defaults(run=run_score)
@@ -161,7 +166,12 @@ def run_bulk(args: argparse.Namespace) -> int:
             progress_bar(args.quiet) as on_progress,
         ):
             summary = score_to_file(
-                source, args.out, settings, file_format=args.format, on_progress=on_progress
+                source,
+                args.out,
+                settings,
+                file_format=args.format,
+                overwrite=args.overwrite,
+                on_progress=on_progress,
             )
     except RunInterrupted as interrupt:
         logger.error("%s; the same command resumes from there", interrupt)
