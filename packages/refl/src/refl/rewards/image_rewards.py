@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import RewardError
+from .error_place import described
 
 ImageFunction = Callable[[list[Image.Image], list[str]], Sequence[float]]
 """(N PIL images, 8-bit RGB, N prompts) -> N numbers."""
@@ -45,7 +46,7 @@ def import_function(name: str) -> Callable[..., Any]:
             found = getattr(found, part)
     except Exception as error:  # a module runs any code when it is imported
         raise RewardError(
-            f"Cannot import the reward {name!r}: {type(error).__name__}: {error}. Name it as "
+            f"Cannot import the reward {name!r}: {described(error)}. Name it as "
             "module:function; the module must be installed or in the working directory."
         ) from error
     if not callable(found):
@@ -92,7 +93,7 @@ class ImageReward:
         except Exception as error:
             sample = self._failing_sample(images, prompts, samples)
             raise RewardError(
-                f"Cannot compute the reward {self.name!r} of {sample}: {type(error).__name__}: {error}"
+                f"Cannot compute the reward {self.name!r} of {sample}: {described(error)}"
             ) from error
         return self._numbers(rewards, samples)
 

@@ -17,6 +17,7 @@ from ..checks.input_checks import check_rewards, is_import_path
 from ..config import RewardConfig
 from ..dtypes import DTYPES, autocast
 from ..errors import RewardError
+from .error_place import described
 from .image_rewards import ImageFunction, ImageReward, import_function
 from .reward_loss import ensemble, reward_loss
 
@@ -152,7 +153,7 @@ class Rewards:
                 given = "PIL images" if of_images else "a tensor (2, 3, H, W) in [0, 1]"
                 raise RewardError(
                     f"Cannot use the reward {reward.config.name!r}: it failed on {given} and two prompts "
-                    f"with {type(error).__name__}: {str(error).rstrip(' .')}. {_ADVICE[of_images]}"
+                    f"with {described(error)}. {_ADVICE[of_images]}"
                 ) from error
             if needs_gradient and reward.config.weight and not rewards.requires_grad:
                 raise RewardError(
