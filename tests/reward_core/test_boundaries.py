@@ -1,6 +1,7 @@
 """Imports and dependencies of each package."""
 
 import ast
+import importlib.metadata
 import json
 import pkgutil
 import subprocess
@@ -8,6 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from reward_core.errors import MissingExtraError
 
 PACKAGES = Path(__file__).parents[2] / "packages"
 LATE = {"transformers", "huggingface_hub", "rich", "safetensors"}
@@ -108,7 +111,7 @@ def test_an_integration_without_its_library_says_what_to_install(name):
         f"try: import reward_core.integrations.{name}\nexcept MissingExtraError as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert f"`pip install {name}`" in done.stdout
+    assert f'`pip install "./packages/reward-core[{name}]"`' in done.stdout
 
 
 def test_shapes_imports_only_numpy_and_pillow():
@@ -133,3 +136,17 @@ def test_dependencies_of_the_package():
         "torch", "transformers", "tokenizers", "huggingface_hub", "safetensors", "Pillow", "numpy", "rich",
         "filelock", "ftfy",
     }  # fmt: skip
+
+
+def test_all_missing_libraries_of_an_extra_are_reported_at_once(monkeypatch):
+    real = importlib.metadata.version
+
+    def version(name):
+        if name in ("accelerate", "matplotlib"):
+            raise importlib.metadata.PackageNotFoundError(name)
+        return real(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    message = str(MissingExtraError("train", "accelerate"))
+    assert "accelerate and matplotlib are not installed. Run `pip install " in message
+    assert '"./packages/reward-core[train]"' in message

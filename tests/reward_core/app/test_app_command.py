@@ -61,7 +61,7 @@ def test_without_gradio_the_extra_is_named(command, monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)  # so that importing it raises ImportError
     done = command("app", "--model", "tiny")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "`pip install gradio`" in done.stderr
+    assert '`pip install "./packages/reward-core[app]"`' in done.stderr
 
 
 def test_only_the_named_models_are_offered(model, folder, tmp_path):

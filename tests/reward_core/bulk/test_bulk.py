@@ -504,7 +504,7 @@ def test_a_missing_extra_is_named_with_its_command(command, tmp_path, monkeypatc
     Path("a.csv").write_text("prompt,image\na dog,a.png\n")
     done = command("score", *arguments, "--out", "scores.csv", *FAST)
     assert done.returncode == 2
-    assert f"`pip install {library}`" in done.stderr
+    assert f'`pip install "./packages/reward-core[{extra}]"`' in done.stderr
 
 
 @pytest.mark.parametrize("quiet", [False, True], ids=["", "quiet"])

@@ -192,7 +192,7 @@ def test_int8_weights_need_torchao_and_move_logits_little(model, monkeypatch):
     small = copy.deepcopy(model)
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "torchao.quantization", None)
-        with pytest.raises(MissingExtraError, match="pip install torchao"):
+        with pytest.raises(MissingExtraError, match=r"pip install .*reward-core\[int8\]"):
             quantize_int8(small.network)
     pytest.importorskip("torchao")
     quantize_int8(small.network)

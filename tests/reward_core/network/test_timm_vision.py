@@ -43,7 +43,7 @@ def timm():
 
 @pytest.mark.skipif(importlib.util.find_spec("timm") is not None, reason="timm is installed")
 def test_without_timm_the_command_to_install_it_is_reported(folder):
-    with pytest.raises(MissingExtraError, match="`pip install timm`"):
+    with pytest.raises(MissingExtraError, match=r"`pip install .*reward-core\[timm\]"):
         starting_model(TrainingConfig(init=str(folder), timm=NAME))
 
 

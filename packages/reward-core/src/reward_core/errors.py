@@ -6,6 +6,7 @@ it without importing this module.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -66,9 +67,42 @@ class MissingExtraError(RewardCoreError, ImportError):
     """
 
     def __init__(self, extra: str, needs: str):
-        library = needs.split(" ", 1)[0].lower()
-        super().__init__(f"Cannot import {needs}: it is not installed. Run `pip install {library}`.")
+        super().__init__(f"Cannot import {needs}: {not_installed(extra, needs.split(' ', 1)[0])}")
         self.extra = extra
+
+
+def not_installed(extra: str, library: str) -> str:
+    """Return which libraries of an extra are not installed, and how to install the extra, in two sentences.
+
+    Args:
+        extra: of reward-core, such as "train".
+        library: the library that cannot be imported.
+    """
+    names = [library, *(name for name in _missing_of(extra) if name.lower() != library.lower())]
+    listed = f"{', '.join(names[:-1])} and {names[-1]} are" if names[1:] else f"{library} is"
+    command = f'pip install "./packages/reward-core[{extra}]"'
+    return f"{listed} not installed. Run `{command}` in the folder of reward-core's repository."
+
+
+def _missing_of(extra: str) -> list[str]:
+    """Return the libraries of an extra that are not installed, by reward-core's own metadata."""
+    from importlib.metadata import PackageNotFoundError, requires, version
+
+    try:
+        required = requires("reward-core") or []
+    except PackageNotFoundError:  # reward-core is only on the path
+        return []
+    missing = []
+    for requirement in required:
+        wanted, _, marker = requirement.partition(";")
+        if marker.replace("'", '"').strip() != f'extra == "{extra}"':
+            continue
+        name = re.match(r"[\w.-]+", wanted)
+        try:
+            version(name[0] if name else wanted)
+        except PackageNotFoundError:
+            missing.append(name[0] if name else wanted)
+    return missing
 
 
 class TrainingError(RewardCoreError, ArithmeticError):

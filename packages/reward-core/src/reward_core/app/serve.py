@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from ..errors import InputError
+from ..errors import InputError, not_installed
 from ..files.limits import (
     MAX_REQUEST_BYTES,
     MAX_UPLOAD_FILE_BYTES,
@@ -85,9 +85,7 @@ def require_gradio() -> Any:
     try:
         import gradio
     except ImportError as error:
-        raise InputError(
-            "Cannot start the page: gradio is not installed. Run `pip install gradio`."
-        ) from error
+        raise InputError(f"Cannot start the page: {not_installed('app', 'gradio')}") from error
     return gradio
 
 

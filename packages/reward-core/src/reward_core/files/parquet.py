@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..errors import InputError
+from ..errors import InputError, not_installed
 from .limits import MB
 from .tables import TableBudget
 
@@ -24,7 +24,7 @@ def load_pyarrow():
         import pyarrow.parquet
     except ImportError as error:
         raise InputError(
-            "Cannot read or write a .parquet file: pyarrow is not installed. Run `pip install pyarrow`."
+            f"Cannot read or write a .parquet file: {not_installed('parquet', 'pyarrow')}"
         ) from error
     return pyarrow
 

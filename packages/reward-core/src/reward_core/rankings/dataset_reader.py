@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import HubError, InputError
+from ..errors import HubError, InputError, not_installed
 from ..inputs.image_file import StoredImage
 from .forms import group_rows
 from .ranked_prompt import RankedPrompt
@@ -41,7 +41,7 @@ def load_splits(source: str | Path, config: str | None = None) -> dict[str, Any]
         import datasets
     except ImportError as error:
         raise InputError(
-            f"Cannot read the dataset '{source}': datasets is not installed. Run `pip install datasets`."
+            f"Cannot read the dataset '{source}': {not_installed('datasets', 'datasets')}"
         ) from error
     try:
         if Path(source).is_dir() and any(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
+from ..errors import InputError, not_installed
 from ..files.json_file import parse_json, read_json
 from ..files.parquet import read_cells
 from ..files.tables import TableBudget, bounded_lines, open_table, table_lines
@@ -112,9 +112,7 @@ def _parquet(path: Path) -> Rows:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise InputError(
-            f"Cannot read '{path}': pyarrow is not installed. Run `pip install pyarrow`."
-        ) from error
+        raise InputError(f"Cannot read '{path}': {not_installed('parquet', 'pyarrow')}") from error
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             schema = file.schema_arrow

@@ -15,7 +15,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from ...errors import InputError, RewardCoreError, WorkerError
+from ...errors import InputError, RewardCoreError, WorkerError, not_installed
 from ...printing.command_line import exhausted
 from ..settings import BulkSettings
 from ..shard_scorer import ScoredBatch
@@ -149,7 +149,5 @@ def _import_ray() -> Any:
         import ray.data
         import ray.exceptions
     except ImportError as error:
-        raise InputError(
-            "Cannot use the engine 'ray': Ray is not installed. Run `pip install ray`."
-        ) from error
+        raise InputError(f"Cannot use the engine 'ray': {not_installed('ray', 'Ray')}") from error
     return ray

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ...errors import InputError
+from ...errors import InputError, not_installed
 from ..input_row import InputRow, input_row
 from .base import IMAGE_COLUMN, PROMPT_COLUMN, Source, check_columns, check_rows
 
@@ -71,9 +71,7 @@ class DatasetSource(Source):
         try:
             import datasets  # noqa: F401
         except ImportError as error:
-            raise InputError(
-                "Cannot read a dataset: datasets is not installed. Run `pip install datasets`."
-            ) from error
+            raise InputError(f"Cannot read a dataset: {not_installed('datasets', 'datasets')}") from error
         try:
             with _bars(self.spec.bars):
                 return _load(self.spec)

@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ...errors import DataWarning, InputError
+from ...errors import DataWarning, InputError, not_installed
 from ...files.json_file import parse_json
 from ...inputs.image_formats import is_image_name
 from ...metadata.text_encoding import decode_text
@@ -248,7 +248,5 @@ def _webdataset():
     try:
         import webdataset
     except ImportError as error:
-        raise InputError(
-            "Cannot read tars: webdataset is not installed. Run `pip install webdataset`."
-        ) from error
+        raise InputError(f"Cannot read tars: {not_installed('webdataset', 'webdataset')}") from error
     return webdataset
