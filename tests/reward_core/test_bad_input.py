@@ -193,10 +193,11 @@ def test_errors_for_other_objects_name_their_type(model, good, method, image):
     reason = "expected a path or a PIL image"
     if method == "score_rows":
         rows = list(model.score_rows([PROMPT] * 3, [good[0], image, good[1]]))
-        assert [row.error for row in rows] == [None, reason, None]
+        assert [row.error is None for row in rows] == [True, False, True]
+        assert rows[1].error.startswith(reason)
         assert rows[1].image == f"<{type(image).__name__}>"
     else:
-        with pytest.raises(ImageError, match=rf"^Cannot use <{type(image).__name__}>: {reason}\.$"):
+        with pytest.raises(ImageError, match=rf"^Cannot use <{type(image).__name__}>: {reason}\."):
             METHODS[method](model, PROMPT, image)
 
 
@@ -948,3 +949,30 @@ def test_errors_keep_their_type_across_processes():
     ):
         copied = pickle.loads(pickle.dumps(error))
         assert (type(copied), str(copied), vars(copied)) == (type(error), str(error), vars(error))
+
+
+def test_tensors_with_levels_0_to_255_are_refused(model):
+    pixels = torch.rand(1, 3, 48, 48)
+    with pytest.raises(InputError, match=r"in \[0, 1\], got values up to 2\d\d.* Divide levels"):
+        model.rewards_from_pixels(pixels * 255, ["a dog"])
+    over = model.rewards_from_pixels(pixels * 1.2, ["a dog"])  # as decoders overshoot
+    assert torch.isfinite(over).all()
+
+
+@pytest.mark.parametrize(
+    ("image", "advice"),
+    [
+        (np.zeros((9, 9, 3), np.uint8), "PIL.Image.fromarray"),
+        (torch.zeros(3, 9, 9), "rewards_from_pixels"),
+        (b"\x89PNG", "PIL.Image.open"),
+    ],
+    ids=["array", "tensor", "bytes"],
+)
+def test_images_of_other_types_are_refused_with_the_call_that_takes_them(model, image, advice):
+    with pytest.raises(ImageError, match=advice):
+        model.score(PROMPT, image)
+    with pytest.raises(ImageError, match=advice):
+        model.score_pairs([PROMPT], [image])
+    if not isinstance(image, bytes):
+        with pytest.raises(InputError, match=advice):
+            model.score_pairs([PROMPT], image[None])

@@ -263,3 +263,14 @@ def test_fast_computes_the_base_model_in_16_bits_and_the_head_in_float32(publish
     # bfloat16 with random weights is off by up to 0.13 in the authors' program.
     close(scores, p.mu[:4], 0.3)
     assert not torch.equal(scores, p.mu[:4])
+
+
+@pytest.mark.parametrize("pixels", [torch.rand(1, 60, 60), torch.ones(1, 3, 60, 60, dtype=torch.uint8)])
+def test_pixels_of_another_shape_or_dtype_are_refused(hpsv3, pixels):
+    with pytest.raises(RM.errors.InputError, match=r"must be a float tensor \(3, H, W\) in \[0, 1\], got"):
+        hpsv3.model.rewards_from_pixels(pixels, ["a dog"])
+
+
+def test_levels_0_to_255_are_refused(hpsv3):
+    with pytest.raises(RM.errors.InputError, match="Divide levels 0 to 255 by 255"):
+        hpsv3.model.rewards_from_pixels(255 * torch.rand(1, 3, 60, 60), ["a dog"])

@@ -288,7 +288,7 @@ def test_prompts_of_another_model_are_refused(model, images):
         model.score_pairs(read[:1], images[:1])
     with pytest.raises(InputError, match="no prompts given"):
         model.score_matrix(model.encode_prompts(PROMPTS)[:0], images)
-    with pytest.raises(InputError, match="encode_pixels"):
+    with pytest.raises(InputError, match="rewards_from_pixels"):
         model.encode_images(torch.zeros(1, 3, 48, 48))
 
 

@@ -63,6 +63,17 @@ def image_name(source: object) -> str:
     return f"<{type(source).__name__}>"
 
 
+def _advice(source: object) -> str:
+    """Return what to do with an image of another type, as the end of an error."""
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return ". Open the bytes of a file with PIL.Image.open(io.BytesIO(data))"
+    if type(source).__module__.partition(".")[0] == "torch":
+        return ". Pass float tensors in [0, 1] to rewards_from_pixels"
+    if hasattr(source, "__array_interface__"):
+        return ". Convert an array of 8-bit RGB with PIL.Image.fromarray"
+    return ""
+
+
 def image_state(source: ImageSource) -> tuple[str | int, ...]:
     """Return values that change when an image changes, without reading its file.
 
@@ -195,7 +206,7 @@ def _decoded(source: ImageSource, warn: bool) -> tuple[Image.Image, int]:
         return _from_file(name, warn)
     if isinstance(source, StoredImage):
         return _from_bytes(_stored_bytes(source, name), name, warn)
-    raise ImageError(name, "expected a path or a PIL image")
+    raise ImageError(name, f"expected a path or a PIL image{_advice(source)}")
 
 
 def _from_file(path: str, warn: bool) -> tuple[Image.Image, int]:

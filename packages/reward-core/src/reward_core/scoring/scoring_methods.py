@@ -346,7 +346,15 @@ def check_images(images: Sequence[ImageSource]) -> None:
     A single path would be read as a list of letters.
     """
     if isinstance(images, Tensor):
-        raise InputError("Cannot score images: expected a list, got a tensor. Pass tensors to encode_pixels.")
+        raise InputError(
+            "Cannot score images: expected a list, got a tensor. Pass float tensors in [0, 1] to "
+            "rewards_from_pixels."
+        )
+    if getattr(getattr(images, "dtype", None), "kind", "") in "uifb" and hasattr(images, "ndim"):
+        raise InputError(
+            "Cannot score images: expected a list, got an array. Convert each image of 8-bit RGB with "
+            "PIL.Image.fromarray."
+        )
     if isinstance(images, (str, bytes, dict)) or not hasattr(images, "__len__"):
         raise InputError(f"Cannot score images: expected a list, got {type(images).__name__}.")
 

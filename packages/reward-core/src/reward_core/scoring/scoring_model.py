@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..inputs.pixel_range import refuse_levels
 from ..network.score_quantiles import ScoreQuantiles
 from ..runs.cuda import upload
 from .batching import checked_batch_size
@@ -108,8 +109,10 @@ class ScoringModel(ScoringMethods, nn.Module):
             (B,) float32 on the model's device.
 
         Raises:
-            InputError: unequal numbers of images and prompts, or pixels of another shape or dtype.
+            InputError: unequal numbers of images and prompts, or pixels of another shape, dtype or range (the
+                range of pixels on a GPU is not checked).
         """
+        refuse_levels(pixels)
         token_ids, mask = self.tokenizer(prompts)
         levels = self.transform(pixels.to(self.device))
         if len(levels) != len(token_ids):

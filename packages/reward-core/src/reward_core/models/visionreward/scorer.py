@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ...errors import InputError, NonFiniteRewardError
 from ...inputs.image_file import ImageSource
 from ...inputs.image_transform import ImageTransform
+from ...inputs.pixel_range import refuse_levels
 from ...scoring.batching import in_batches
 from ...scoring.features import ImageFeatures, PromptFeatures
 from ...scoring.scoring_methods import as_list
@@ -132,8 +133,9 @@ class ChecklistReward(ScoringModel):
             prompts: B strings.
 
         Raises:
-            InputError: unequal numbers of images and prompts.
+            InputError: unequal numbers of images and prompts, or images on the CPU with levels 0 to 255.
         """
+        refuse_levels(pixels)
         if len(pixels) != len(prompts):
             raise InputError(
                 f"Cannot score the pairs: got {len(prompts)} prompts but {len(pixels)} images. "

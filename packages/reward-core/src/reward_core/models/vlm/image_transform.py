@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from ...errors import InputError
 from ...inputs.image_transform import ImageTransform
 from .config import ImageSettings
 from .image_rows import MERGE, grids_of, packed, token_rows, unpacked
@@ -84,13 +85,17 @@ class VlmTransform(ImageTransform):
             images: B images (3, H, W) in [0, 1]; a list may have different sizes.
 
         Raises:
-            ValueError: other shapes or dtypes, or a ratio of sides over 200.
+            InputError: another shape or dtype.
+            UnfitImageError: the ratio of the sides is over 200.
         """
         rows, grids = [], []
         for image in images:
             if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
                 kind = f"{tuple(image.shape)} of {image.dtype}"
-                raise ValueError(f"each image must be a float tensor (3, H, W) in [0, 1], got {kind}")
+                raise InputError(
+                    "Cannot use the pixels: each image must be a float tensor (3, H, W) in [0, 1], got "
+                    f"{kind}."
+                )
             levels = image.float() * 255
             for size in self.sizes(*image.shape[1:]):
                 levels = _resized(levels, size)

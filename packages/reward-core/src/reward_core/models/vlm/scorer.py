@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ...errors import CheckpointError, InputError
 from ...files.json_file import read_json
 from ...inputs.image_file import ImageSource
+from ...inputs.pixel_range import refuse_levels
 from ...runs.cuda import upload
 from ...scoring.device import usable_device
 from ...scoring.features import ImageFeatures, PromptFeatures
@@ -181,8 +182,9 @@ class VlmScorer(ScoringModel):
             prompts: B strings.
 
         Raises:
-            InputError: unequal numbers of images and prompts.
+            InputError: unequal numbers of images and prompts, or images on the CPU with levels 0 to 255.
         """
+        refuse_levels(*pixels)
         token_ids, mask = self.tokenizer(prompts)
         if len(pixels) != len(token_ids):
             raise InputError(
