@@ -156,8 +156,8 @@ def write_reference() -> None:
     lines = [
         "# Settings",
         "",
-        "Every setting of the commands. `reward-core train` and `refl train` take them as `key=value` or",
-        "from a YAML file; in Python, they are the fields of the config dataclasses.",
+        "Every setting of the commands. `reward-core train` and `refl train` take them as `--set key=value`",
+        "or from a YAML file; in Python, they are the fields of the config dataclasses.",
         "",
     ]
     for title, configs in SETTINGS.items():

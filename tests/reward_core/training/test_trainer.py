@@ -708,10 +708,11 @@ def test_folder_names_are_taken_as_typed(start, tmp_path, command, monkeypatch, 
     monkeypatch.chdir(tmp_path)
     write_rankings(tmp_path / name, "train", 4, seed=0, images=2)
     given = ("--data", name, "--images", name, "--out", name, "--init", start, "--cache", name)
-    done = command("train", *given, "cpu=true", "--dry-run")
+    done = command("train", *given, "cpu=true", "--set", "epochs=3", "--dry-run")
     assert done.returncode == 0, done.stderr
     printed = yaml.safe_load(done.stdout.partition("data: train")[0])
     assert [printed[key] for key in ("data", "images", "out", "cache")] == [name] * 4
+    assert (printed["cpu"], printed["epochs"]) == (True, 3)
     if name != "null":  # unquoted, it means None
         assert load_settings(settings=[f"out={name}", "cache="]).out == name
     assert load_settings(settings=[f"out={json.dumps(name)}"]).out == name

@@ -46,9 +46,10 @@ def add_to(commands: argparse._SubParsersAction) -> None:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        dest="settings",
+        dest="set_options",
         help="setting such as optimizer.lr=1e-5 (repeatable)",
     )
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="the same without --set")
     parser.add_argument(
         "--dry-run",
         action="store_true",
@@ -84,7 +85,9 @@ def settings(args: argparse.Namespace) -> TrainConfig:
             values.append(f"{key}={json.dumps(value)}")
     if args.reward:
         values.append(f"rewards={json.dumps([{'name': name} for name in args.reward])}")
-    return load_config(args.config, args.preset, [*values, *args.settings], args.watch or [])
+    return load_config(
+        args.config, args.preset, [*values, *args.settings, *args.set_options], args.watch or []
+    )
 
 
 def describe(checked: DryRun) -> str:

@@ -36,11 +36,14 @@ def add_to(commands: argparse._SubParsersAction) -> None:
         "--dry-run", action="store_true", help="load and check everything, print the plan, and exit"
     )
     parser.add_argument(
-        "settings",
-        nargs="*",
+        "--set",
+        action="append",
+        default=[],
         metavar="KEY=VALUE",
-        help="settings such as lr=2e-5 epochs=2 (see docs/training.md)",
+        dest="set_options",
+        help="setting such as lr=2e-5 (repeatable; see docs/training.md)",
     )
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="the same without --set")
     parser.set_defaults(run=run_train)
 
 
@@ -49,7 +52,7 @@ def run_train(args: argparse.Namespace) -> int:
     from ..training.trainer import Trainer
 
     given = {name: value for name in FLAGS if (value := getattr(args, name)) is not None}
-    settings = load_settings(args.config, args.preset, args.settings, given)
+    settings = load_settings(args.config, args.preset, [*args.settings, *args.set_options], given)
     trainer = Trainer(settings)
     if args.dry_run:
         print(printable_lines(describe(trainer)))
