@@ -20,6 +20,7 @@ import runpy
 import shlex
 import shutil
 import sys
+import tomllib
 import warnings
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -344,7 +345,6 @@ def check_command(command: list[str], monkeypatch) -> None:
 
 def check_hatch(words: list[str]) -> None:
     """`hatch run [environment:]script`."""
-    tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has no TOML reader")
     assert words[0] == "run"
     environment, _, script = words[1].rpartition(":")
     environments = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["envs"]
@@ -353,7 +353,6 @@ def check_hatch(words: list[str]) -> None:
 
 def check_pip(words: list[str]) -> None:
     """Folders that are packages here, with extras that they have, and never one of our bare names."""
-    tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has no TOML reader")
     wanted = [word for word in words[words.index("pip") + 2 :] if not word.startswith("-")]
     if "install" not in words:
         return

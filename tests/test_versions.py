@@ -2,6 +2,7 @@
 
 import importlib
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,6 @@ FOLDERS = {"reward-core": "reward-core", "refl": "refl", "reward-benchmark": "be
 
 
 def project(name):
-    tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has no TOML reader")
     return tomllib.loads((PACKAGES / FOLDERS[name] / "pyproject.toml").read_text())
 
 
@@ -54,3 +54,14 @@ def test_a_package_requires_the_same_minor_version_of_the_others(name, needs):
 def test_the_imported_package_is_the_one_of_its_pyproject(name):
     module = importlib.import_module(name.replace("-", "_"))
     assert Version(module.__version__) == version(name)
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_the_python_versions_of_the_readme_are_those_of_the_package(name):
+    readme = (PACKAGES.parent / "README.md").read_text()
+    first, last = map(int, re.search(r"Python 3\.(\d+) to 3\.(\d+)\.", readme).groups())
+    found = project(name)["project"]
+    assert found["requires-python"] == f">=3.{first}"
+    prefix = "Programming Language :: Python :: 3."
+    stated = [line for line in found["classifiers"] if line.startswith(prefix)]
+    assert stated == [f"{prefix}{minor}" for minor in range(first, last + 1)]

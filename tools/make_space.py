@@ -12,9 +12,8 @@ from __future__ import annotations
 import argparse
 import shutil
 import subprocess
-from pathlib import Path
-
 import tomllib
+from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "packages" / "reward-core"

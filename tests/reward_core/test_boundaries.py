@@ -6,6 +6,7 @@ import json
 import pkgutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -127,7 +128,6 @@ def test_shapes_imports_only_numpy_and_pillow():
 
 
 def test_dependencies_of_the_package():
-    tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has no TOML reader")
     project = tomllib.loads((PACKAGES / "reward-core/pyproject.toml").read_text())["project"]
     names = {
         "".join(c if c.isalnum() or c in "_-" else " " for c in d).split()[0] for d in project["dependencies"]

@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import re
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,6 @@ def builder(tmp_path_factory):
 
 
 def test_every_page_of_the_navigation_is_written(builder):
-    tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has no TOML reader")
     nav = str(tomllib.loads((ROOT / "zensical.toml").read_text())["project"]["nav"])
     pages = re.findall(r"[\w/.-]+\.md", nav)
     assert len(pages) > 25

@@ -7,7 +7,7 @@ import os
 import platform
 import subprocess
 import sys
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
@@ -37,7 +37,7 @@ def write_record(name: str, numbers: Any, environment: dict[str, Any], command: 
     path = RESULTS / f"{name}.json"
     head = {
         "command": command or f"hatch run figures {name}",
-        "date": f"{datetime.now(timezone.utc):%Y-%m-%d}",
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
     }
     write_json(path, head | environment | {"numbers": numbers})
     return path

@@ -22,7 +22,6 @@ if find_spec("gradio") is None:  # importing it takes seconds, in each worker
 
 @pytest.mark.slow
 def test_the_space_folder_runs(tmp_path):
-    pytest.importorskip("tomllib", reason="Python 3.10 has no TOML reader")
     space = tmp_path / "space"
     tool = Path(__file__).parents[3] / "tools" / "make_space.py"
     subprocess.run([sys.executable, tool, "--out", space], check=True, capture_output=True)
