@@ -69,3 +69,11 @@ def test_wide_characters_take_two_columns(printed, width, as_table):
     table = PlainTable("name", "n")
     table.add_row("画像画像画", "1234")  # 10 + 4 columns, borders and padding 7
     assert any(line.startswith("│") for line in printed(table, width + 2)) is as_table
+
+
+def test_a_pipe_or_file_gets_the_whole_table(capsys, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    print_table(ranking())
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+    assert len(rows) == 2
+    assert PATH in rows[0]

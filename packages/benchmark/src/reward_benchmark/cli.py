@@ -106,7 +106,12 @@ def _add_run(commands) -> None:
     )
     run.add_argument("--limit", type=positive, metavar="N", help="use only the first N prompts")
     run.add_argument("--device", help="device, or several: cuda:0,cuda:1 (default: cuda, else mps, else cpu)")
-    run.add_argument("--precision", choices=("exact", "fast", "auto"), default="exact")
+    run.add_argument(
+        "--precision",
+        choices=("exact", "fast", "auto"),
+        default="exact",
+        help="exact: the original's numbers; fast: 16 bits where that is faster; auto: fast on a GPU",
+    )
     run.add_argument("--batch-size", type=positive, metavar="N", help="pairs per batch")
     run.add_argument("--offline", action="store_true", help="never use the network")
     run.add_argument(

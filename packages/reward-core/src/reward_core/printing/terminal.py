@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
 from typing import Any
 
@@ -51,13 +52,13 @@ class PlainTable(Table):
         self.cells.append(texts)
         super().add_row(*texts, **options)
 
-    def fits(self, width: int) -> bool:
-        """Return whether the table fits a terminal of ``width`` characters without folded cells."""
+    def least_width(self) -> int:
+        """Return the width that the table needs so that no cell is folded."""
         needed = 1
         for column, texts in zip(self.columns, zip(*self.cells)):
             widest = max(map(cell_len, texts))
             needed += 3 + (widest if column.no_wrap else min(widest, MIN_WRAPPED))
-        return needed <= width
+        return needed
 
     def as_list(self, width: int) -> str:
         """Return the rows as a list: a line for the first cell, and an indented line for each other cell.
@@ -86,9 +87,14 @@ def _wrapped(line: str, width: int) -> str:
 
 
 def print_table(table: PlainTable) -> None:
-    """Print a table to stdout, or a list of its rows if the terminal is too narrow."""
+    """Print a table to stdout, or a list of its rows if the terminal is too narrow.
+
+    A file or a pipe has no width, so it gets the table, unless $COLUMNS sets one.
+    """
     console = plain_console()
-    if table.fits(console.width):
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = max(console.width, table.least_width())
+    if table.least_width() <= console.width:
         console.print(table)
     else:
         console.print(table.as_list(console.width), soft_wrap=True)
