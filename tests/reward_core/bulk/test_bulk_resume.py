@@ -187,7 +187,7 @@ def test_a_changed_manifest_is_refused(command, inputs, tmp_path, change):
 @pytest.mark.parametrize(
     ("options", "output"),
     [
-        (("--model", "tiny-judge"), "model was"),
+        (("--model", "tiny-judge"), "model was tiny ("),
         (("--batch-size", "4"), "batch_size was 8, now 4"),
         (("--shard-rows", "32"), "shard_rows was 16, now 32"),
         (("--cache", "0"), "cache was 12, now 0"),

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import tarfile
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from bulk_inputs import FAST, keep_first_shard, make_images, rows_of
 
+import reward_core
 from reward_core.bulk import BulkSettings, Manifest, score_to_file
 from reward_core.errors import OutputError, StaleScoresWarning
 
@@ -357,10 +359,10 @@ def test_finished_output_is_replaced_only_on_request(command, inputs, tmp_path, 
     arguments = ("score", "--manifest", inputs / "pairs.csv", "--out", f"{tmp_path}/{out}", *FAST)
     assert command(*arguments).returncode == 0
     before = contents(tmp_path)
-    other = (*arguments, "--model", "tiny-judge")
+    other = tuple("tiny-judge" if word == "tiny" else word for word in arguments)
     done = command(*other)
     assert done.returncode == 2
-    assert "with other settings or input: model was" in done.stderr
+    assert re.search(r"other settings or input: model was tiny \(\w+\.\.\.\), now tiny-judge \(", done.stderr)
     assert "--overwrite" in done.stderr
     assert contents(tmp_path) == before
     done = command(*other, "--overwrite", "--json")
@@ -394,3 +396,12 @@ def test_a_finished_file_with_other_contents_or_images_is_kept(command, inputs, 
     done = command(*arguments)
     assert done.returncode == 2
     assert f"Cannot write '{out}': it was changed after it was written" in done.stderr
+
+
+def test_the_same_model_in_a_renamed_folder_resumes(command, inputs, tmp_path):
+    model = shutil.copytree(Path(reward_core.__file__).parent / "demo" / "tiny", tmp_path / "model")
+    arguments = ("score", "--manifest", inputs / "pairs.csv", "--out", tmp_path / "scores.csv", *FAST[2:])
+    assert command(*arguments, "--model", model).returncode == 0
+    done = command(*arguments, "--model", model.rename(tmp_path / "renamed"))
+    assert done.returncode == 0, done.stderr
+    assert "finished before" in done.stderr

@@ -16,6 +16,7 @@ from ..models.load import model_digest
 from ..models.scorer_names import scorer_names
 from ..scoring.precision import number_format
 from .engines import Engine, Work, engine_for
+from .run_settings import MODEL_NAME
 from .settings import BulkSettings
 from .shard_part import ShardPart
 from .shard_scorer import ScoredBatch
@@ -165,10 +166,12 @@ def _fingerprint(work: Work, engine: Engine) -> dict[str, Any]:
     from .. import __version__
 
     settings = work.settings
+    names = scorer_names(settings.models)
     return {
         "version": __version__,
         "input": work.source.fingerprint(),
         "model": _digest(settings),
+        **({MODEL_NAME: names[0]} if len(names) == 1 else {}),
         "device": engine.device_type,
         "numbers": number_format(settings.precision, torch.device(engine.device_type)),
         "reproducible": settings.reproducible,

@@ -9,6 +9,8 @@ from typing import Any
 
 from ..errors import InputError
 
+MODEL_NAME = "model_name"  # key of the name of a single model
+
 
 def read_settings(file: Path) -> dict[str, Any]:
     """Return the settings stored in a run's file; raise InputError if it is damaged."""
@@ -27,12 +29,34 @@ def read_settings(file: Path) -> dict[str, Any]:
 
 
 def changed_settings(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """Return how the settings of an earlier run differ from those of this one; "" if they are the same."""
+    """Return how the settings of an earlier run differ from those of this one; "" if they are the same.
+
+    The name of a model is shown, but not compared: the same files may be in a renamed folder.
+    """
+    before, now = _with_model_name(before), _with_model_name(now)
     both = [(name, before.get(name), now.get(name)) for name in dict.fromkeys([*before, *now])]
     changed = [
         f"{name} was {_short(old, new)}, now {_short(new, old)}" for name, old, new in both if old != new
     ]
     return "; ".join(changed)
+
+
+def _with_model_name(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings without MODEL_NAME, which becomes a part of the text of a single model's digest."""
+    others = {key: value for key, value in settings.items() if key != MODEL_NAME}
+    digest, name = settings.get("model"), settings.get(MODEL_NAME)
+    return {**others, "model": Digest(digest, name)} if isinstance(digest, str) else others
+
+
+class Digest(str):
+    """A digest with the name of what it is the digest of; equal to the same digest of another name."""
+
+    name: str | None
+
+    def __new__(cls, digest: str, name: str | None) -> Digest:
+        text = super().__new__(cls, digest)
+        text.name = name
+        return text
 
 
 def _short(value: Any, other: Any) -> str:
@@ -44,4 +68,6 @@ def _short(value: Any, other: Any) -> str:
         ]
         return "{" + ", ".join(parts) + "}"
     text = str(value)
+    if isinstance(value, Digest) and value.name:
+        return f"{value.name} ({text[:12]}...)"
     return text if len(text) <= 24 or os.sep in text else f"{text[:12]}..."
