@@ -469,6 +469,7 @@ def test_train_dry_run_prints_settings_and_refuses_invalid_arguments(pipelines, 
         "input": "",
     }
     assert yaml.safe_load(settings)["run"]["seed"] == 7
+    assert rest.startswith("images: ")
     assert "one rollout: steps 0-" in rest
     assert "trained of" in rest
     assert "memory (estimate, not measured): " in rest

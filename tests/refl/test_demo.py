@@ -178,3 +178,5 @@ def test_usage_errors_are_one_line(warm_training_python, tmp_path):
     done = warm_training_python.run(["-m", "refl.demo", "--small", "--out", tmp_path / "file"])
     assert done.returncode == 2
     assert "Cannot write to" in done.stderr
+    done = warm_training_python.run(["-m", "refl.demo", "--help"])
+    assert done.stdout.startswith("usage: python -m refl.demo ")

@@ -85,6 +85,23 @@ def test_runs_that_cannot_be_pushed_are_refused(run, capsys):
         assert message in capsys.readouterr().err
 
 
+def test_a_failed_upload_leaves_the_card_unchanged(run, capsys, monkeypatch):
+    card = (run / "model/README.md").read_text()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert main(["push", str(run), "--to", "me/red"]) == 2
+    assert "me/red" in capsys.readouterr().err
+    assert (run / "model/README.md").read_text() == card
+
+
+def test_letters_of_other_alphabets_are_readable_in_the_card():
+    facts = CardFacts([], 4, True, "FluxPipeline", 2, images=(("ein schöner Hügel, 東京", "a.png", "b.png"),))
+    config = TrainConfig(rewards=(RewardConfig("tiny"),), run=RunConfig(out="Größe"))
+    card = model_card(config, facts)
+    assert front_matter(card)["widget"][0]["text"] == "ein schöner Hügel, 東京"
+    assert "text: ein schöner Hügel, 東京" in card
+    assert "out: Größe" in card
+
+
 def test_base_models_are_hub_ids_or_left_out(tmp_path):
     snapshot = tmp_path / "models--me--base" / "snapshots" / "abc"
     snapshot.mkdir(parents=True)

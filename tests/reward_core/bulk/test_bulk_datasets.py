@@ -224,3 +224,13 @@ def test_the_progress_bar_starts_below_those_of_the_library(images, tmp_path):
     os.close(controller)
     assert process.wait(timeout=300) == 0
     assert 0 <= output.rfind(b"Generating train split") < output.find(b"scoring")
+
+
+def test_files_with_different_columns_are_explained(command, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.csv").write_text("prompt,image\na dog,a.png\n")
+    (tmp_path / "data" / "b.csv").write_text("text,image,seed\na dog,a.png,1\n")
+    done = command("score", "--dataset", tmp_path / "data", "--out", tmp_path / "scores.csv", *FAST)
+    assert done.returncode == 2
+    assert "its files have different columns" in done.stderr
+    assert "Give one file, or files with the same columns." in done.stderr

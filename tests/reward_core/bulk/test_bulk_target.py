@@ -405,3 +405,9 @@ def test_the_same_model_in_a_renamed_folder_resumes(command, inputs, tmp_path):
     done = command(*arguments, "--model", model.rename(tmp_path / "renamed"))
     assert done.returncode == 0, done.stderr
     assert "finished before" in done.stderr
+
+
+def test_one_score_and_one_error_are_singular(command, inputs, tmp_path):
+    (inputs / "two.csv").write_text("prompt,image\na dog,0.png\na dog,none.png\n")
+    done = command("score", "--manifest", inputs / "two.csv", "--out", tmp_path / "scores.csv", *FAST)
+    assert done.stderr.startswith(f"1 score in {tmp_path / 'scores.csv'}\n1 row has an error")

@@ -88,7 +88,7 @@ def test_the_table_fits_80_columns_and_ends_with_a_verdict_for_each_precision(co
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert max(map(len, done.stdout.splitlines())) <= WIDTH
-    assert "tiny: 3 images, each with 1 prompt in the images' metadata" in done.stdout
+    assert "tiny: 3 images, each with 1 prompt from metadata or captions" in done.stdout
     for precision in faster_precisions():
         assert f"\n{precision}: " in done.stdout
 

@@ -206,6 +206,7 @@ def test_sort_only_shows_the_plan_by_default(command, scored):
         ("best,rest", ["--top", "50"], [10, 0]),
         ("best,rest", ["--threshold", "0.5"], [5, 5]),
         ("best,good,rest", ["--threshold", "0.75,-1"], [2, 8, 0]),
+        ("best,rest", ["--threshold", "-9"], [10, 0]),
     ],
 )
 def test_sort_moves_by_shares_numbers_and_thresholds(command, scored, into, cut, sizes):

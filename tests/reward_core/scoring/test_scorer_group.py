@@ -308,3 +308,17 @@ def test_an_interrupted_bulk_run_with_several_scorers_resumes_to_the_same_bytes(
         score_to_file(Manifest(manifest), resumed, fewer)
     assert score_to_file(Manifest(manifest), resumed, settings).resumed_rows == 6
     assert resumed.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.parametrize("source", [None, 3])
+def test_other_things_than_names_are_refused(source):
+    with pytest.raises(InputError, match=rf"expected a name, folder or file, .* got {source}\."):
+        RM.load(source)
+
+
+def test_features_are_shown_by_their_shapes():
+    tiny = RM.load("tiny", device="cpu")
+    images, prompts = tiny.encode_images([Image.new("RGB", (8, 8))]), tiny.encode_prompts(["a dog"])
+    assert repr(images) == f"ImageFeatures({tuple(images.data.shape)} float32 on cpu, model=RewardModel)"
+    assert repr(prompts).startswith("PromptFeatures(1 prompt, tokens=(1, ")
+    assert len(repr(prompts)) < 100

@@ -112,7 +112,7 @@ def describe(checked: DryRun) -> str:
     return "\n".join(
         [
             yaml.safe_dump(config.to_dict(), sort_keys=False),
-            f"pictures: {objective.height} x {objective.width} pixels, {samples} a step, "
+            f"images: {objective.height} x {objective.width} pixels, {samples} a step, "
             f"{len(checked.prompts)} prompts, {len(checked.validation_prompts)} for validation",
             f"one rollout: {plan}",
             _passes(config, plan) + (f" (guidance: {_guided(config)} twice as wide)" if guided else ""),

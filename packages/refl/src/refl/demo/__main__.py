@@ -48,7 +48,7 @@ logger = logging.getLogger("refl.demo")  # under this name also when run as a mo
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = CommandParser(prog="refl.demo", description=__doc__.split("\n\n")[0])
+    parser = CommandParser(prog="python -m refl.demo", description=__doc__.split("\n\n")[0])
     parser.add_argument(
         "--out", type=Path, default=Path("refl-demo"), help="output folder (default: %(default)s)"
     )

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from reward_core.printing.escapes import markdown_block, markdown_code, markdown_text, python_string
+from reward_core.runs.settings import yaml_text
 
 from ..config import TrainConfig
 from ..records.samples import Samples
@@ -72,7 +71,7 @@ def model_card(config: TrainConfig, facts: CardFacts) -> str:
     )
     lines = [
         "---",
-        yaml.safe_dump(front_matter(config, facts), sort_keys=False, width=1_000_000).rstrip("\n"),
+        yaml_text(front_matter(config, facts), width=1_000_000).rstrip("\n"),
         "---",
         f"# {markdown_text(name)}",
         "",
@@ -89,7 +88,7 @@ def model_card(config: TrainConfig, facts: CardFacts) -> str:
         "",
         f"Trained with refl {__version__}. All settings:",
         "",
-        markdown_block(yaml.safe_dump(public_settings(config.to_dict()), sort_keys=False), "yaml"),
+        markdown_block(yaml_text(public_settings(config.to_dict())), "yaml"),
     ]
     return "\n".join(lines)
 

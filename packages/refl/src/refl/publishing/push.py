@@ -46,7 +46,11 @@ def push(run: Path, repository: str = "", private: bool | None = None) -> str:
     card = folder / CARD
     text = card.read_text(encoding="utf-8")
     write_text(card, text.replace(python_string(PLACEHOLDER), python_string(repository)))
-    return upload_folder(folder, repository, private, commit_message=MESSAGE)
+    try:
+        return upload_folder(folder, repository, private, commit_message=MESSAGE)
+    except BaseException:
+        write_text(card, text)  # nothing is there yet
+        raise
 
 
 def model_folder(run: Path) -> Path:

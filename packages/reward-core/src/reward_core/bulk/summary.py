@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..printing.counts import counted
+
 
 @dataclass(frozen=True)
 class BulkSummary:
@@ -43,8 +45,9 @@ class BulkSummary:
     def in_words(self) -> str:
         """Return a text of one or two lines."""
         finished = "finished before, nothing to score: " if 0 < self.rows == self.resumed_rows else ""
-        lines = [f"{finished}{self.scored:,} scores in {self.out}"]
+        lines = [f"{finished}{counted(self.scored, 'score')} in {self.out}"]
         if self.failed:
             kinds = ", ".join(f"{count:,} {kind}" for kind, count in self.errors.items())
-            lines.append(f"{self.failed:,} rows have an error instead of a score: {kinds}")
+            have = "has" if self.failed == 1 else "have"
+            lines.append(f"{counted(self.failed, 'row')} {have} an error instead of a score: {kinds}")
         return "\n".join(lines)

@@ -71,7 +71,7 @@ def run_check_precision(args: argparse.Namespace) -> int:
     else:
         described = {
             "file": f"in '{args.prompts}'",
-            "metadata": "in the images' metadata",
+            "metadata": "from metadata or captions",
             "generic": f"(none found, so {GENERIC_PROMPT!r})",
         }
         print_precisions(args.model, found, described[source])

@@ -11,6 +11,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..printing.counts import counted
 from ..printing.escapes import printable, printable_lines
 from ..runs.sigterm import sigterm_interrupts
 from .common import (
@@ -141,7 +142,7 @@ def run_pairs(args: argparse.Namespace) -> int:
     rows = list(with_progress(group.score_rows(prompts, images, **batch(args)), total=len(pairs)))
     write_rows(rows, out, group.names)
     failed = [row for row in rows if row.error is not None]
-    print(printable(f"{len(rows) - len(failed)} scores in {out}"), file=sys.stderr)
+    print(printable(f"{counted(len(rows) - len(failed), 'score')} in {out}"), file=sys.stderr)
     return report_failures(failed)
 
 

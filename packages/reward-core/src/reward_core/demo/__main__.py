@@ -27,7 +27,7 @@ IMAGES = 12
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = CommandParser(prog="reward_core.demo", description=__doc__.split("\n\n")[0])
+    parser = CommandParser(prog="python -m reward_core.demo", description=__doc__.split("\n\n")[0])
     parser.add_argument(
         "--out", type=Path, default=Path("demo.png"), help="contact sheet (default: %(default)s)"
     )

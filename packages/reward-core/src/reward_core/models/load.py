@@ -141,6 +141,11 @@ def load(
         device, download_root, med_config, precision, revision, local_files_only, files, judge
     )
     if not isinstance(name_or_path, (str, os.PathLike)):
+        if not isinstance(name_or_path, Sequence):
+            raise InputError(
+                "Cannot load a model: expected a name, folder or file, or a list of them, got "
+                f"{name_or_path!r:.80}. Run `reward-core models` for the names."
+            )
         if any(option is not None for option in (med_config, revision)):
             raise InputError(
                 "Cannot use med_config or revision with a list of scorers. Load each scorer by itself and "

@@ -121,6 +121,15 @@ def override(config: T, values: Mapping[str, Any], where: str = "", root: Any = 
     return dataclasses.replace(config, **changes)
 
 
+def yaml_text(content: Any, **options: Any) -> str:
+    """Return content as YAML. Letters are written as they are, unless some characters are not printable."""
+    yaml = import_yaml()
+    text: str = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, **options)
+    if text.replace("\n", "").isprintable():
+        return text
+    return yaml.safe_dump(content, sort_keys=False, **options)
+
+
 def import_yaml() -> Any:
     try:
         import yaml

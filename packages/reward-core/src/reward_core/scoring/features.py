@@ -27,6 +27,9 @@ class ImageFeatures:
     data: Tensor
     model: str
 
+    def __repr__(self) -> str:
+        return f"ImageFeatures({_shown(self.data)}, model={self.model.split(' ', 1)[0]})"
+
     def __len__(self) -> int:
         return len(self.data)
 
@@ -66,6 +69,12 @@ class PromptFeatures:
     mask: Tensor
     data: Tensor | None
     model: str
+
+    def __repr__(self) -> str:
+        data = "" if self.data is None else f", data={_shown(self.data)}"
+        prompts = f"{len(self)} prompt{'s' * (len(self) != 1)}"
+        tokens = f"{prompts}, tokens={_shown(self.token_ids)}"
+        return f"PromptFeatures({tokens}{data}, model={self.model.split(' ', 1)[0]})"
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -121,6 +130,11 @@ class PromptFeatures:
         for length in sorted(set(lengths)):
             indices = [i for i, prompt_length in enumerate(lengths) if prompt_length == length]
             yield indices, self.token_ids[indices, :length]
+
+
+def _shown(tensor: Tensor) -> str:
+    """Return the shape, dtype and device of a tensor."""
+    return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')} on {tensor.device}"
 
 
 def _as_index(index):

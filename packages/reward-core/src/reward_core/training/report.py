@@ -13,7 +13,7 @@ import torch
 from ..files.figure_file import write_figure
 from ..models.imagereward.reward_model import RewardModel
 from ..printing.escapes import markdown_block, markdown_code, markdown_text
-from ..runs.settings import import_yaml
+from ..runs.settings import yaml_text
 from .config import TrainingConfig
 from .validation import ValidationResult
 
@@ -83,7 +83,7 @@ def model_card(
         for name, (groups, images, pairs) in counts.items()
     )
     warnings = "".join(f"- Warning while training: {markdown_text(name)}.\n" for name in facts["warnings"])
-    yaml = import_yaml().safe_dump(settings.to_dict(), sort_keys=False)
+    yaml = yaml_text(settings.to_dict())
     tower = (
         markdown_text(config.timm_vision or "")
         or f"ViT with {config.vision_depth} blocks of width {config.vision_width}"

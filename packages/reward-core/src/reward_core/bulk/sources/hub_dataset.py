@@ -160,11 +160,13 @@ def _reason(error: Exception) -> str:
 
     For a DatasetGenerationError, which has no details, return its cause.
     """
-    from datasets.exceptions import DatasetGenerationError, DatasetsError
+    from datasets.exceptions import DatasetGenerationCastError, DatasetGenerationError, DatasetsError
 
     if type(error) is DatasetGenerationError and isinstance(error.__cause__, Exception):
         error = error.__cause__
     text = textwrap.shorten(str(error).rstrip("."), 300, placeholder=" ...")
+    if isinstance(error, DatasetGenerationCastError) or "Schema at index" in text:
+        return f"its files have different columns ({text}). Give one file, or files with the same columns"
     if text and isinstance(error, (DatasetsError, OSError, ValueError, RuntimeError)):
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
