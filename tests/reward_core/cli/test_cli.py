@@ -67,6 +67,25 @@ def test_the_list_of_models_fits_narrow_terminals(command, width):
     assert max(map(len, done.stdout.splitlines())) <= width
 
 
+def test_rank_shows_the_best_images_of_a_folder(command, model, folder, images, tmp_path):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    (pictures / "notes.txt").write_text("no image")
+    copies = sorted(shutil.copy(image, pictures) for image in images[1:])
+    done = command("rank", PROMPT, images[0], pictures, "--model", folder, "--json", "--top", "2")
+    every = [images[0], *map(str, copies)]
+    ranks, _ = model.inference_rank(PROMPT, every)
+    best = [image for _, image in sorted(zip(ranks, every))][:2]
+    assert [result["image"] for result in json.loads(done.stdout)["results"]] == best
+    assert done.returncode == 0
+
+
+def test_rank_refuses_a_folder_without_images(command, folder, tmp_path):
+    done = command("rank", PROMPT, tmp_path, "--model", folder)
+    assert done.returncode == 2
+    assert f"Cannot rank the images in '{tmp_path}': no PNG, JPEG or WebP images" in done.stderr
+
+
 def test_rank_shows_percentiles_and_where_they_come_from(command, measured, images):
     done = command("rank", PROMPT, *images, "--model", measured)
     results = json.loads(command("rank", PROMPT, *images, "--model", measured, "--json").stdout)["results"]

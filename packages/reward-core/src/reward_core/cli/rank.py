@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .common import batch, given_models, load_models, report_failures, scoring_options, with_progress
+from ..errors import InputError
+from ..files.sorting import NO_IMAGES, images_in
+from .common import (
+    batch,
+    given_models,
+    load_models,
+    positive,
+    report_failures,
+    scoring_options,
+    with_progress,
+)
 from .explain import explained_rows, print_explanation
 from .tables import print_ranking, print_rankings
 
@@ -22,7 +34,8 @@ def add_to(commands: argparse._SubParsersAction) -> None:
         "rank", parents=[scoring_options()], help="order images by how well they suit a prompt"
     )
     rank.add_argument("prompt", metavar="PROMPT", help="text that the images should show")
-    rank.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
+    rank.add_argument("images", nargs="+", metavar="IMAGE", help="image files, or folders of images")
+    rank.add_argument("--top", type=positive, metavar="N", help="show the N best images only")
     rank.add_argument(
         "--json", action="store_true", help="print a JSON document to stdout instead of a table"
     )
@@ -33,15 +46,16 @@ def add_to(commands: argparse._SubParsersAction) -> None:
 
 
 def run_rank(args: argparse.Namespace) -> int:
+    images = _images(args.images)
     models, group = given_models(args), load_models(args)
-    prompts = [args.prompt] * len(args.images)
+    prompts = [args.prompt] * len(images)
     if args.explain:
-        rows, explanations = explained_rows(group, args.prompt, args.images, args.batch_size)
+        rows, explanations = explained_rows(group, args.prompt, images, args.batch_size)
     else:
-        scored = group.score_rows(prompts, args.images, **batch(args))
+        scored = group.score_rows(prompts, images, **batch(args))
         rows, explanations = list(with_progress(scored, total=len(prompts))), []
     failed = [row for row in rows if row.error is not None]
-    results = _results(group, [row for row in rows if row.error is None], explanations)
+    results = _results(group, [row for row in rows if row.error is None], explanations)[: args.top]
     several = len(group.names) > 1
     if args.json:
         document = {
@@ -58,6 +72,20 @@ def run_rank(args: argparse.Namespace) -> int:
         for result in results if args.explain else []:
             print_explanation(result["image"], result["explanation"])
     return report_failures(failed)
+
+
+def _images(paths: Sequence[str]) -> list[str]:
+    """Return image files, those of folders by name; raise InputError for a folder without images."""
+    images: list[str] = []
+    for path in paths:
+        if not os.path.isdir(path):
+            images.append(path)
+            continue
+        inside = images_in(Path(path))
+        if not inside:
+            raise InputError(f"Cannot rank the images in '{path}': {NO_IMAGES}.")
+        images += map(str, inside)
+    return images
 
 
 def _results(
