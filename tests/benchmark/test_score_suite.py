@@ -60,12 +60,11 @@ def test_an_interrupted_pass_keeps_what_was_stored_and_scores_the_rest_later(par
     assert len(read_store(file)) == 100
 
 
-def test_several_devices_share_the_images(parts, tmp_path, monkeypatch):
-    monkeypatch.setattr("reward_benchmark.score_suite.CHUNK", 30)
+def test_several_devices_share_the_images(parts, tmp_path):
     calls, file = [], tmp_path / "scores.jsonl"
     with ScoreStore(file) as store:
         score_suite(
             parts, ["x"], store, lambda names, device: Bundle({"x": Scorer(calls, file)}), devices=["0", "1"]
         )
-    assert sorted(call[0] for call in calls if isinstance(call, tuple)) == [10, 30, 30, 30]
+    assert sorted(call[0] for call in calls if isinstance(call, tuple)) == [4, 32, 32, 32]
     assert len(read_store(file)) == 100

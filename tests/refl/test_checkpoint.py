@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 from synced_files import recorded
-from toy_runs import train
+from toy_runs import redness, train
 
 from refl.errors import ConfigError
 from reward_core.errors import CheckpointError
@@ -75,3 +75,21 @@ def test_a_decaying_learning_rate_depends_on_the_number_of_steps(pipelines, tmp_
     train(pipelines("sd"), tmp_path, *more, steps=1)
     with pytest.raises(CheckpointError, match=r"run\.steps was 1, now 2"):
         train(pipelines("sd"), tmp_path, *more, steps=2)
+
+
+def test_a_run_that_stopped_early_says_that_it_does_not_continue(pipelines, tmp_path, caplog):
+    more = ("validation.every=1", "validation.stop_reward=red", "validation.stop_patience=1", "run.cpu=true",
+            "optimizer.lr=1.0", "model.lora_rank=4")  # fmt: skip
+
+    def worse(pixels, prompts):
+        calls.append(prompts)
+        return 0 * redness(pixels, prompts) - len(calls)
+
+    calls = []
+    caplog.set_level("INFO", "refl")
+    stopped, _ = train(pipelines("sd"), tmp_path, *more, steps=5, rewards={"red": worse})
+    assert stopped.state.stopped
+    step = stopped.state.step
+    again, _ = train(pipelines("sd"), tmp_path, *more, steps=6, rewards={"red": worse})
+    assert again.state.step == step < 5
+    assert f"the run stopped early at step {step} and does not continue" in caplog.text

@@ -456,7 +456,7 @@ def test_train_dry_run_prints_settings_and_refuses_invalid_arguments(pipelines, 
     arguments = ["train", "--model", str(pipelines("sd")), "--prompts", str(prompts), "--reward", "tiny",
                  "--watch", "tiny-judge", "--out", str(tmp_path / "run"),
                  "--set", "rollout.steps=8"]  # fmt: skip
-    assert main([*arguments, "--dry-run", "run.seed=7"]) == 0
+    assert main([*arguments, "run.seed=7", "--dry-run", "run.batch_size=3"]) == 0
     output, progress = capsys.readouterr()
     assert progress.index("importing torch and diffusers") < progress.index("loading ")
     settings, _, rest = output.partition("\n\n")
@@ -468,7 +468,8 @@ def test_train_dry_run_prints_settings_and_refuses_invalid_arguments(pipelines, 
         "dtype": "",
         "input": "",
     }
-    assert yaml.safe_load(settings)["run"]["seed"] == 7
+    run = yaml.safe_load(settings)["run"]
+    assert (run["seed"], run["batch_size"]) == (7, 3)
     assert rest.startswith("images: ")
     assert "one rollout: steps 0-" in rest
     assert "trained of" in rest

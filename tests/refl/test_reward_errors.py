@@ -65,3 +65,18 @@ def test_a_module_that_is_missing_has_no_line(module):
     with pytest.raises(RewardError) as caught:
         import_function("absent_rewards:score")
     assert "ModuleNotFoundError: No module named 'absent_rewards'. Name it as" in str(caught.value)
+
+
+def test_a_line_of_a_library_elsewhere_is_not_the_users(module, tmp_path, monkeypatch):
+    """As libraries of the user (pip install --user) or of the system beside an environment."""
+    library = tmp_path / "home/lib/python3/dist-packages"
+    library.mkdir(parents=True)
+    (library / "far_library.py").write_text("def fail():\n    return 1 / 0\n")
+    monkeypatch.syspath_prepend(library)
+    (module.parent / "calling_rewards.py").write_text(
+        "import far_library\n\n\ndef score(images, prompts):\n    return far_library.fail()\n"
+    )
+    reward = ImageReward("score", import_function("calling_rewards:score"))
+    with pytest.raises(RewardError) as caught:
+        reward.score([Image.new("RGB", (4, 4))], ["a red circle"])
+    assert str(caught.value).endswith(f"({module.with_name('calling_rewards.py')}, line 5)")

@@ -35,6 +35,7 @@ from reward_core.errors import (
     NonFiniteRewardError,
     PromptTypeError,
 )
+from reward_core.inputs.pixel_range import refuse_levels
 from reward_core.inputs.square_image import resized_size
 
 PROMPT = "a red house by the ocean"
@@ -957,6 +958,9 @@ def test_tensors_with_levels_0_to_255_are_refused(model):
         model.rewards_from_pixels(pixels * 255, ["a dog"])
     over = model.rewards_from_pixels(pixels * 1.2, ["a dog"])  # as decoders overshoot
     assert torch.isfinite(over).all()
+    refuse_levels(
+        torch.vmap(lambda image: refuse_levels(image) or image)(pixels)
+    )  # values cannot be read there
 
 
 @pytest.mark.parametrize(

@@ -80,10 +80,15 @@ def test_rank_shows_the_best_images_of_a_folder(command, model, folder, images, 
     assert done.returncode == 0
 
 
-def test_rank_refuses_a_folder_without_images(command, folder, tmp_path):
-    done = command("rank", PROMPT, tmp_path, "--model", folder)
-    assert done.returncode == 2
-    assert f"Cannot rank the images in '{tmp_path}': no PNG, JPEG or WebP images" in done.stderr
+def test_rank_reports_a_folder_without_images_and_ranks_the_others_once(command, folder, images, tmp_path):
+    empty, pictures = tmp_path / "empty", tmp_path / "pictures"
+    empty.mkdir()
+    pictures.mkdir()
+    copy = shutil.copy(images[0], pictures)
+    done = command("rank", PROMPT, empty, copy, pictures, "--model", folder, "--json")
+    assert done.returncode == 1
+    assert f"{empty}: this is a folder; give the images in it" in done.stderr
+    assert [result["image"] for result in json.loads(done.stdout)["results"]] == [str(copy)]
 
 
 def test_rank_shows_percentiles_and_where_they_come_from(command, measured, images):
@@ -266,6 +271,18 @@ def test_a_non_utf8_file_name_is_scored_and_written(run, folder, parity, tmp_pat
     assert done.returncode == 0
     shown = str(tmp_path / name) if extension == ".json" else str(tmp_path / r"caf\udce9.png")
     assert [row["image"] for row in read_rows(out)] == [shown]
+
+
+def test_score_does_not_replace_its_prompts(command, folder, parity, tmp_path):
+    prompts = tmp_path / "prompts.json"
+    prompts.write_text(json.dumps({"rgb.png": PROMPT}))
+    before = prompts.read_text()
+    done = command(
+        "score", "--prompts", prompts, "--images", parity / "images", "--out", prompts, "--model", folder
+    )
+    assert done.returncode == 2
+    assert f"Cannot write '{prompts}': it is the file of --prompts" in done.stderr
+    assert prompts.read_text() == before
 
 
 def test_score_replaces_an_older_file(command, folder, parity, tmp_path):

@@ -708,11 +708,11 @@ def test_folder_names_are_taken_as_typed(start, tmp_path, command, monkeypatch, 
     monkeypatch.chdir(tmp_path)
     write_rankings(tmp_path / name, "train", 4, seed=0, images=2)
     given = ("--data", name, "--images", name, "--out", name, "--init", start, "--cache", name)
-    done = command("train", *given, "cpu=true", "--set", "epochs=3", "--dry-run")
+    done = command("train", *given, "cpu=true", "--set", "epochs=3", "--dry-run", "seed=5")
     assert done.returncode == 0, done.stderr
     printed = yaml.safe_load(done.stdout.partition("data: train")[0])
     assert [printed[key] for key in ("data", "images", "out", "cache")] == [name] * 4
-    assert (printed["cpu"], printed["epochs"]) == (True, 3)
+    assert (printed["cpu"], printed["epochs"], printed["seed"]) == (True, 3, 5)
     if name != "null":  # unquoted, it means None
         assert load_settings(settings=[f"out={name}", "cache="]).out == name
     assert load_settings(settings=[f"out={json.dumps(name)}"]).out == name
@@ -794,7 +794,8 @@ def other_precision():
 
 
 @pytest.mark.parametrize(
-    ("launched", "expected"), [(None, "bf16"), ("no", "bf16"), ("fp16", "fp16"), ("bf16", "bf16")]
+    ("launched", "expected"),
+    [(None, "bf16"), ("", "bf16"), ("no", "bf16"), ("fp16", "fp16"), ("bf16", "bf16")],
 )
 def test_auto_is_bf16_unless_the_launcher_was_given_a_precision(monkeypatch, launched, expected):
     """accelerate launch sets the variable to "no" if the user chose nothing."""
@@ -805,7 +806,7 @@ def test_auto_is_bf16_unless_the_launcher_was_given_a_precision(monkeypatch, lau
         monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launched)
     assert mixed_precision(TrainingConfig()) == expected
     assert mixed_precision(TrainingConfig(mixed_precision="no")) == "no"
-    assert mixed_precision(TrainingConfig(cpu=True)) == ("no" if launched in (None, "no") else expected)
+    assert mixed_precision(TrainingConfig(cpu=True)) == ("no" if launched in (None, "", "no") else expected)
 
 
 def test_muon_is_refused_with_fp16_of_the_launcher(data, tmp_path, monkeypatch):

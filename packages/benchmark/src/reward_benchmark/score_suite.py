@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 import time
@@ -18,7 +19,7 @@ from .scorers import Bundle, bundles
 from .suites import Part
 
 WRITE_ROWS, WRITE_SECONDS = 32, 30.0  # scores are written after so many images or seconds
-CHUNK = 1024  # images that a device takes at once, beside others
+CHUNK = 1024  # images that one of several devices takes at once, at most
 
 Loader = Callable[[tuple[str, ...], "str | None"], Bundle]
 
@@ -91,7 +92,9 @@ def _score_with(
     advance: Callable[[int], None],
 ) -> dict[str, str]:
     """Score images with one group of scorers; return the origins of their weights."""
-    size = len(items) if len(devices) == 1 else CHUNK
+    size = len(items)
+    if len(devices) > 1:  # several chunks for each device, so that all end at about the same time
+        size = min(CHUNK, max(WRITE_ROWS, math.ceil(len(items) / (4 * len(devices)))))
     chunks: queue.SimpleQueue[list[_Item]] = queue.SimpleQueue()
     for start in range(0, len(items), size):
         chunks.put(items[start : start + size])

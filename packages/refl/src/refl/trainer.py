@@ -143,13 +143,10 @@ class Trainer:
         """
         config = self.config
         with self.run.exclusive():
-            if not self.run.restore():
+            if not self.run.restore(check=self._check_length):
                 self._validate()
-            elif self.state.step > config.run.steps:
-                raise ConfigError(
-                    f"Cannot train {config.run.steps} steps (run.steps) in '{self.out}': the run there has "
-                    f"taken {self.state.step}. Set run.steps to at least as many, or another run.out."
-                )
+            if self.state.stopped and self.state.step < config.run.steps:
+                self.run.report(f"the run stopped early at step {self.state.step} and does not continue")
             with self.run.steps(self._save) as steps:
                 for number in steps:
                     metrics = self.step(number)
@@ -168,6 +165,14 @@ class Trainer:
         """Take optimizer step ``number``, counted from 0."""
         with tf32(self.config.run.tf32):
             return self.take_step(number)
+
+    def _check_length(self, state: ReflState) -> None:
+        steps = self.config.run.steps
+        if state.step > steps:
+            raise ConfigError(
+                f"Cannot train {steps} steps (run.steps) in '{self.out}': the run there has taken "
+                f"{state.step}. Set run.steps to at least as many, or another run.out."
+            )
 
     def _due(self, every: int) -> bool:
         return bool(every) and self.state.step % every == 0

@@ -86,7 +86,8 @@ def estimate_memory(objective: Objective, plan: RolloutPlan) -> Memory:
     passes, images = len(plan.gradient) + plan.copies, run.batch_size * (1 + plan.copies)
     passes = passes or 1  # of srpo, after the rollout
     held, block = _denoiser_bytes(objective, run.batch_size * (1 + guided))
-    keeps = not rollout.gradient_checkpointing or (config.model.gradient_checkpointing and passes == 1)
+    recomputes_blocks = config.model.gradient_checkpointing and passes == 1 and "forward" not in recorded
+    keeps = not rollout.gradient_checkpointing or recomputes_blocks
     graphs = _reward_bytes(objective, images, recorded=True)
     if not config.strategy.needs_reward_gradient:  # images and rewards are computed without gradient
         activations = held + block

@@ -16,6 +16,8 @@ class PeakMemory:
 
     def bytes(self) -> int:
         """Return the peak. The memory of a graph counts as a whole, because nothing else can use it."""
+        if torch.cuda.get_allocator_backend() != "native":  # others have no pools of graphs
+            return torch.cuda.max_memory_allocated()
         reserved = torch.cuda.memory_reserved()
         if reserved != self._reserved:  # a snapshot at every step would take time
             self._reserved, self._unused = reserved, unused_by_graphs(torch.cuda.memory_snapshot())

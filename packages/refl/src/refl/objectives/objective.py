@@ -265,7 +265,7 @@ class Objective(ABC):
     def _reward_term(self, loss: Tensor) -> Tensor:
         """Return the reward loss times its scale."""
         scale = self.config.loss.reward_scale
-        assert scale is not None  # TrainConfig.check has set it
+        assert scale is not None  # check_config has set it
         return scale * loss
 
     def _pretraining_loss(self, captioned: CaptionedImages, step: int, indices: Sequence[int]) -> Tensor:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import sysconfig
 import traceback
+from pathlib import Path
 
 import reward_core
 
 _OURS = [os.path.dirname(path) for path in (os.path.dirname(__file__), reward_core.__file__)]
-_INSTALLED = [sysconfig.get_path(name) for name in ("purelib", "platlib")]
+_INSTALLED = {"site-packages", "dist-packages"}  # also of the user, and of the system beside an environment
 _STANDARD = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib")]
 
 
@@ -23,7 +24,7 @@ def described(error: BaseException) -> str:
     if isinstance(error, SyntaxError):
         return text
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_in(frame, _OURS)]
-    installed = [frame for frame in frames if _is_in(frame, _INSTALLED)]
+    installed = [frame for frame in frames if _INSTALLED & set(Path(frame.filename).parts)]
     own = [f for f in frames if f not in installed and not _is_in(f, _STANDARD) and f.filename[:1] != "<"]
     frame = own[-1] if own else installed[0] if installed else None
     return text if frame is None else f"{text} ({frame.filename}, line {frame.lineno})"

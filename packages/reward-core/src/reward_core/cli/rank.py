@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError
-from ..files.sorting import NO_IMAGES, images_in
+from ..files.sorting import images_in
 from .common import (
     batch,
     given_models,
@@ -75,16 +75,18 @@ def run_rank(args: argparse.Namespace) -> int:
 
 
 def _images(paths: Sequence[str]) -> list[str]:
-    """Return image files, those of folders by name; raise InputError for a folder without images."""
+    """Return image files, those of folders by name.
+
+    Images of folders are listed once. A folder without images stays, so that it is reported as unreadable.
+    """
     images: list[str] = []
     for path in paths:
-        if not os.path.isdir(path):
-            images.append(path)
-            continue
-        inside = images_in(Path(path))
-        if not inside:
-            raise InputError(f"Cannot rank the images in '{path}': {NO_IMAGES}.")
-        images += map(str, inside)
+        inside: list[Path] = []
+        if os.path.isdir(path):
+            with contextlib.suppress(OSError):  # reported when the folder is opened as an image
+                inside = images_in(Path(path))
+        given = {os.path.abspath(image) for image in images}
+        images += [str(i) for i in inside if os.path.abspath(i) not in given] if inside else [path]
     return images
 
 

@@ -136,6 +136,8 @@ def run_pairs(args: argparse.Namespace) -> int:
         )
     out = Path(args.out)
     check_writable(out)
+    if out.exists() and out.samefile(args.prompts):
+        raise InputError(f"Cannot write '{out}': it is the file of --prompts. Choose another --out.")
     pairs = read_pairs(args.prompts, args.images)
     group = load_models(args)
     prompts, images = [prompt for prompt, _ in pairs], [image for _, image in pairs]

@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ImageError, InputError
-from ..files.sorting import NO_IMAGES, images_in
+from ..files.sorting import images_in
 from .common import batch, given_models, load_models, report_failures, scoring_options, with_progress
 from .tag_report import Tag, Tagged, print_tagged, tag_document
 
 if TYPE_CHECKING:
     from ..metadata import FoundPrompt
     from ..scoring.scorer_group import ScorerGroup
+
+NO_IMAGES = "no PNG, JPEG or WebP images in this folder"
 
 
 def add_to(commands: argparse._SubParsersAction) -> None:

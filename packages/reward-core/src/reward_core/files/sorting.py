@@ -15,7 +15,6 @@ from ..errors import ImageError, InputError
 from .atomic_write import sync_file, sync_folder
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")
-NO_IMAGES = "no PNG, JPEG or WebP images in this folder"
 
 
 @dataclass(frozen=True)

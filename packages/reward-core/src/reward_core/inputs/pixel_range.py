@@ -16,8 +16,8 @@ def refuse_levels(*images: Tensor) -> None:
 
     Images on a GPU are not checked, because reading the largest value would wait for the device.
     """
-    if torch.compiler.is_compiling():
-        return
+    if torch.compiler.is_compiling() or any(map(torch._C._functorch.is_functorch_wrapped_tensor, images)):
+        return  # their values cannot be read
     for image in images:
         # Other classes may have no values, as when the memory of a step is estimated.
         plain = type(image) in (Tensor, nn.Parameter) and image.device.type == "cpu"

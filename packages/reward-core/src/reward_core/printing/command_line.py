@@ -49,6 +49,15 @@ class CommandParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         super().error(printable(message))
 
+    def parse_known_args(self, args=None, namespace=None):
+        """Parse arguments; ``settings`` (KEY=VALUE) may stand between options, which argparse cannot do."""
+        namespace, others = super().parse_known_args(args, namespace)
+        if hasattr(namespace, "settings"):
+            more = [text for text in others if "=" in text and not text.startswith("-")]
+            namespace.settings = [*namespace.settings, *more]
+            others = [text for text in others if text not in more]
+        return namespace, others
+
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         closed = not flush_stdout()
         super().exit(BROKEN_PIPE if closed and not status else status, message)

@@ -108,11 +108,16 @@ class TrainingRun(Generic[S]):
         with exclusive_run(self.accelerator, self.folder, self.warn):
             yield
 
-    def restore(self, resume: str | os.PathLike[str] | None = None) -> bool:
+    def restore(
+        self,
+        resume: str | os.PathLike[str] | None = None,
+        check: Callable[[S], None] = lambda state: None,
+    ) -> bool:
         """Load the newest checkpoint, if any, and remove everything written after it.
 
         Args:
             resume: checkpoint to load instead; newer ones are removed.
+            check: called with the loaded state before anything is changed; may raise.
 
         Returns:
             Whether the run resumes from a checkpoint.
@@ -130,6 +135,7 @@ class TrainingRun(Generic[S]):
         path = Path(resume) if resume is not None else checkpoints[-1] if checkpoints else None
         if path is not None:
             self.state = self.checkpoints.load(path, self.trained, self.state)
+            check(self.state)
         main = self.accelerator.is_main_process
         if main and path is not None:
             self.checkpoints.remove_after(self.state.step)

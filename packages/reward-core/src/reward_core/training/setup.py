@@ -82,8 +82,8 @@ def mixed_precision(settings: TrainingConfig) -> str:
     """
     if settings.mixed_precision != "auto":
         return settings.mixed_precision
-    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
-    if launched != "no":
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "").lower()
+    if launched not in ("", "no"):
         return launched
     on_gpu = torch.cuda.is_available() and not settings.cpu
     return "bf16" if on_gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "no"
