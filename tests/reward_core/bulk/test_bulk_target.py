@@ -89,6 +89,35 @@ def test_scores_do_not_overwrite_a_file_of_the_dataset(command, inputs):
     assert contents(inputs) == before
 
 
+@pytest.mark.parametrize("link", [False, True], ids=["itself", "symlink"])
+@pytest.mark.parametrize("output", ["scores/", "scores.csv"])
+def test_overwriting_shards_does_not_remove_the_input(command, inputs, tmp_path, output, link):
+    folder = tmp_path / (output if output.endswith("/") else f"{output}.parts")
+    unfinished_run(command, inputs, folder)
+    manifest = shard = folder / "rows-000000000000.csv"
+    if link:
+        manifest = tmp_path / "pairs.csv"
+        manifest.symlink_to(shard)
+    options = ("--manifest", manifest, "--images", inputs, "--format", "csv", "--out", f"{tmp_path}/{output}")
+    before = contents(tmp_path)
+    done = command("score", *options, *FAST, "--overwrite")
+    assert done.returncode == 2
+    assert f"it has the input file '{manifest}', which a shard of the scores would overwrite" in done.stderr
+    assert contents(tmp_path) == before
+
+
+def test_overwriting_a_folder_keeps_files_that_are_not_its_shards(command, inputs, tmp_path):
+    out = tmp_path / "scores"
+    unfinished_run(command, inputs, out)
+    manifest = out / "rows-to-score.csv"
+    manifest.write_text("prompt,image\na dog,0.png\n")
+    (out / "rows-1.parquet").write_text("mine")
+    options = ("--manifest", manifest, "--images", inputs, "--format", "csv", "--out", f"{out}/", *FAST)
+    assert command("score", *options, "--overwrite").returncode == 0
+    assert "a dog" in manifest.read_text()
+    assert (out / "rows-1.parquet").read_text() == "mine"
+
+
 def test_existing_files_in_the_target_folder_are_kept(command, inputs):
     for name in (".notes.tmp", "pictures.jsonl", "lock", "run.json"):
         (inputs / name).write_text("mine")

@@ -65,7 +65,7 @@ def score_to_file(
     settings = settings or BulkSettings()
     names = scorer_names(settings.models)
     target, engine = Target(out, names, file_format), engine_for(settings)
-    target.refuse_input_overwrite(source.files())
+    target.refuse_input_overwrite(source.files(), overwrite)
     with target.locked():
         opened = source.open(target.folder)
         with engine:

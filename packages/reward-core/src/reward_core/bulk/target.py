@@ -30,7 +30,7 @@ from .joining import join
 from .run_settings import changed_settings, read_settings
 from .shard_index import ShardIndex, ShardRecord
 from .shard_part import ShardPart, read_part, write_part
-from .shards import Shards
+from .shards import FILE_NAME, Shards, shard_files
 from .sources import Source
 from .sources.base import file_digest
 
@@ -87,13 +87,27 @@ class Target:
         self.parts: dict[int, ShardPart] = {}
         self.index = ShardIndex(self.folder)
 
-    def refuse_input_overwrite(self, inputs: Iterable[str | os.PathLike[str]]) -> None:
-        """Raise InputError if the output file is one of the input files."""
-        for path in inputs if self.out.is_file() else ():
-            if os.path.exists(path) and os.path.samefile(path, self.out):
+    def refuse_input_overwrite(
+        self, inputs: Iterable[str | os.PathLike[str]], overwrite: bool = False
+    ) -> None:
+        """Raise InputError if the output file, or a shard in the folder, is one of the input files.
+
+        Args:
+            inputs: the input files; some may not exist.
+            overwrite: whether the shards of an earlier run may be removed.
+        """
+        has_out, has_shards = self.out.is_file(), bool(shard_files(self.folder))
+        replaces_shards = has_shards and (self.keeps_shards or overwrite)
+        for path in inputs if has_out or replaces_shards else ():
+            if has_out and os.path.exists(path) and os.path.samefile(path, self.out):
                 raise InputError(
                     f"Cannot write '{self.out}': it is the input file '{path}', which the scores would "
                     "overwrite. Use another --out."
+                )
+            if replaces_shards and self._has_shard_name(Path(path)):
+                raise InputError(
+                    f"Cannot write into '{self.folder}': it has the input file '{path}', which a shard of "
+                    "the scores would overwrite. Use another --out."
                 )
 
     @contextmanager
@@ -160,10 +174,9 @@ class Target:
             self.errors = Counter(finished_errors(self.out, settings, shards, source))
             self.done, self.is_joined = set(range(len(shards))), True
             return
-        unknown = [path.name for path in self.folder.glob("rows-*") if path.suffix[1:] in FORMATS]
-        if unknown:
+        if unknown := shard_files(self.folder):
             raise InputError(
-                f"Cannot write into '{self.folder}': it has '{unknown[0]}' but no settings of a run to "
+                f"Cannot write into '{self.folder}': it has '{unknown[0].name}' but no settings of a run to "
                 "resume. Use an empty folder."
             )
         with self._writing(), atomic_write(file) as temporary:
@@ -218,14 +231,19 @@ class Target:
     def _shard_path(self, shard: int) -> Path:
         return self.folder / self.shards.file_name(shard, self.extension)
 
+    def _has_shard_name(self, path: Path) -> bool:
+        """Return whether a path, or the file that it links to, is in the folder and named like a shard."""
+        folder = self.folder.resolve()
+        files = path.resolve(), path.parent.resolve() / path.name
+        return any(file.parent == folder and FILE_NAME.fullmatch(file.name) for file in files)
+
     def _part_path(self, shard: int) -> Path:
         return self.folder / f"{PART_PREFIX}{self.shards.range(shard).start:012d}.jsonl"
 
     def _discard(self) -> None:
         """Remove the files of the earlier run. Call it only if RUN_FILE shows that the folder is ours."""
         self._remove_leftovers()
-        shards = (path for path in self.folder.glob("rows-*") if path.suffix[1:] in FORMATS)
-        for path in [*shards, *self.folder.glob(f"{PART_PREFIX}*.jsonl"), self.index.path]:
+        for path in [*shard_files(self.folder), *self.folder.glob(f"{PART_PREFIX}*.jsonl"), self.index.path]:
             path.unlink(missing_ok=True)
         (self.folder / RUN_FILE).unlink()
         self.index.records.clear()
