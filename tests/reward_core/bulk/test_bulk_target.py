@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -401,6 +402,51 @@ def test_finished_output_is_replaced_only_on_request(command, inputs, tmp_path, 
     assert "finished before" in command(*other).stderr
     done = command(*other, "--overwrite", "--json")
     assert json.loads(done.stdout)["resumed_rows"] == 0
+
+
+def stopped_at(rows: int):
+    """Return a progress callback that fails once so many rows are done."""
+
+    def on_progress(_: int, done: int, failed: int) -> None:
+        if done >= rows:
+            raise MemoryError
+
+    return on_progress
+
+
+@pytest.mark.parametrize("cache", [256, 3], ids=["same settings", "other settings"])
+def test_a_finished_folder_is_kept_until_the_first_new_scores(inputs, tmp_path, cache):
+    source, out = Manifest(inputs / "pairs.csv"), f"{tmp_path / 'scores'}/"
+    settings = BulkSettings(model="tiny", devices=("cpu",), batch_size=4, shard_rows=8)
+    score_to_file(source, out, settings)
+    before = contents(tmp_path)
+    other = replace(settings, cache=cache)
+    with pytest.raises(MemoryError):
+        score_to_file(source, out, other, overwrite=True, on_progress=stopped_at(0))
+    assert contents(tmp_path) == before
+    assert score_to_file(source, out, settings).resumed_rows == COUNT
+    with pytest.raises(MemoryError):
+        score_to_file(source, out, other, overwrite=True, on_progress=stopped_at(12))
+    assert len(list(Path(out).glob("rows-*"))) == 1
+    assert score_to_file(source, out, other).resumed_rows == 12
+    assert contents(tmp_path).keys() == before.keys()
+
+
+def test_a_full_disk_at_the_first_new_shard_keeps_a_finished_folder(inputs, tmp_path):
+    """A limit on the size of files simulates a full disk."""
+    resource = pytest.importorskip("resource")
+    source, out = Manifest(inputs / "pairs.csv"), f"{tmp_path / 'scores'}/"
+    settings = BulkSettings(model="tiny", devices=("cpu",), batch_size=4, shard_rows=8)
+    score_to_file(source, out, settings)
+    before = contents(tmp_path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with pytest.raises(OutputError, match="File too large"):
+            score_to_file(source, out, settings, overwrite=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert contents(tmp_path) == before
 
 
 def test_an_interrupted_overwrite_resumes(command, inputs, tmp_path):

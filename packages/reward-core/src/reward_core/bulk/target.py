@@ -84,6 +84,7 @@ class Target:
         self.errors: Counter[str] = Counter()
         self.done: set[int] = set()
         self.is_joined = False
+        self._replaces_run = False  # whether the folder still has the scores of a run that is started over
         self.parts: dict[int, ShardPart] = {}
         self.index = ShardIndex(self.folder)
 
@@ -137,7 +138,8 @@ class Target:
     ) -> None:
         """Start the run, or find the finished file, or shards and saved rows, of an earlier one.
 
-        A shard counts as unfinished if it is damaged or if one of its images changed.
+        A shard counts as unfinished if it is damaged or if one of its images changed. The scores of a run
+        that is started over are removed once the first new ones are written.
 
         Args:
             settings: what the exact scores depend on.
@@ -154,22 +156,25 @@ class Target:
         self.shards, self.settings = shards, settings
         file = self.folder / RUN_FILE
         if file.exists():
-            if changed := changed_settings(read_settings(file), settings):
-                if not overwrite:
-                    raise InputError(
-                        f"Cannot resume in '{self.folder}': it has a run with other settings or input: "
-                        f"{changed}. Restore them, use another --out, or add --overwrite to start over."
-                    )
-                self._discard()
-            else:
-                self._remove_leftovers()
+            changed = changed_settings(read_settings(file), settings)
+            if changed and not overwrite:
+                raise InputError(
+                    f"Cannot resume in '{self.folder}': it has a run with other settings or input: "
+                    f"{changed}. Restore them, use another --out, or add --overwrite to start over."
+                )
+            self._remove_leftovers()
+            if not changed:
                 self.index.load()
                 self._find_done()
                 if not (overwrite and self.keeps_shards and len(self.done) == len(shards)):
                     self._find_parts(settings["batch_size"])
                     self._drop_changed(source)
                     return
-                self._discard()
+                self.index.records.clear()
+                self.done.clear()
+                self.errors.clear()
+            self._replaces_run = True
+            return
         elif not self.keeps_shards and self.out.exists() and not overwrite:
             self.errors = Counter(finished_errors(self.out, settings, shards, source))
             self.done, self.is_joined = set(range(len(shards))), True
@@ -179,8 +184,8 @@ class Target:
                 f"Cannot write into '{self.folder}': it has '{unknown[0].name}' but no settings of a run to "
                 "resume. Use an empty folder."
             )
-        with self._writing(), atomic_write(file) as temporary:
-            temporary.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+        with self._writing():
+            self._write_settings()
 
     def missing(self) -> list[int]:
         """Return the shards that are not finished."""
@@ -194,6 +199,7 @@ class Target:
                 first = self.shards.range(shard).start
                 write_rows_as(self.extension, part.rows, temporary, self.scorers, first)
                 images = states_digest(part.image_states)
+                self._discard_earlier()
                 self.index.add(ShardRecord(shard, file_digest(temporary), images, dict(errors)))
             self._part_path(shard).unlink(missing_ok=True)
         self.done.add(shard)
@@ -209,6 +215,7 @@ class Target:
     def write_part(self, shard: int, part: ShardPart) -> None:
         """Save the scored rows of an unfinished shard. Raise OutputError."""
         with self._writing():
+            self._discard_earlier()
             write_part(part, self._part_path(shard))
 
     def finish(self) -> None:
@@ -240,15 +247,22 @@ class Target:
     def _part_path(self, shard: int) -> Path:
         return self.folder / f"{PART_PREFIX}{self.shards.range(shard).start:012d}.jsonl"
 
-    def _discard(self) -> None:
-        """Remove the files of the earlier run. Call it only if RUN_FILE shows that the folder is ours."""
-        self._remove_leftovers()
-        for path in [*shard_files(self.folder), *self.folder.glob(f"{PART_PREFIX}*.jsonl"), self.index.path]:
-            path.unlink(missing_ok=True)
-        (self.folder / RUN_FILE).unlink()
-        self.index.records.clear()
-        self.done.clear()
-        self.errors.clear()
+    def _discard_earlier(self) -> None:
+        """Remove the scores of the run that this one replaces, if they are not removed yet.
+
+        The checksums are removed first, so that no run resumes with the remaining scores if this is
+        interrupted, and the settings are replaced last, so that the folder always has those of a run.
+        """
+        if self._replaces_run:
+            parts = self.folder.glob(f"{PART_PREFIX}*.jsonl")
+            for path in [self.index.path, *parts, *shard_files(self.folder)]:
+                path.unlink(missing_ok=True)
+            self._write_settings()
+            self._replaces_run = False
+
+    def _write_settings(self) -> None:
+        with atomic_write(self.folder / RUN_FILE) as temporary:
+            temporary.write_text(json.dumps(self.settings, indent=1) + "\n", encoding="utf-8")
 
     def _remove_leftovers(self) -> None:
         """Remove incomplete files of a killed run. Call it only if RUN_FILE shows that the folder is ours."""
