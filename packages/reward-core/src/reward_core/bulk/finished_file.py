@@ -53,6 +53,12 @@ def write_record(
     write_text(record_path(out), json.dumps(asdict(record)) + "\n")
 
 
+def is_result(out: Path, sha256: str, settings: dict[str, Any]) -> bool:
+    """Return whether a record says that a run with these settings wrote a file with this checksum."""
+    record = _read(record_path(out))
+    return record is not None and record.sha256 == sha256 and not changed_settings(record.settings, settings)
+
+
 def finished_errors(out: Path, settings: dict[str, Any], shards: Shards, source: Source) -> dict[str, int]:
     """Return the errors of a finished run (kind -> number of rows).
 

@@ -8,7 +8,6 @@ the run, the checksums of the shards and the rows of unfinished shards. Readers 
 from __future__ import annotations
 
 import glob
-import json
 import os
 import re
 from collections import Counter
@@ -23,11 +22,11 @@ from ..files.parquet import load_pyarrow
 from ..files.score_file import write_rows_as
 from ..runs.caller_warning import warn_caller
 from ..runs.run_lock import take_lock
-from .finished_file import finished_errors, write_record
+from .finished_file import ADVICE, finished_errors, is_result, write_record
 from .image_states import changed_shards, states_digest
 from .input_row import error_kind
 from .joining import join
-from .run_settings import changed_settings, read_settings
+from .run_settings import changed_settings, read_settings, write_settings
 from .shard_index import ShardIndex, ShardRecord
 from .shard_part import ShardPart, read_part, write_part
 from .shards import FILE_NAME, Shards, shard_files
@@ -148,20 +147,24 @@ class Target:
             overwrite: start over if the earlier run had other settings or is finished.
 
         Raises:
-            InputError: the earlier run had other settings, or the output is not one of an earlier run.
+            InputError: the earlier run had other settings, or the output is not one of an earlier run, or
+                was changed since that run was interrupted.
 
         Warns:
             StaleScoresWarning: shards are scored again; the warning names them and the reason.
         """
-        self.shards, self.settings = shards, settings
+        self.shards, self.settings, self._replaced = shards, settings, self._out_digest()
         file = self.folder / RUN_FILE
         if file.exists():
-            changed = changed_settings(read_settings(file), settings)
+            before, replaced = read_settings(file)
+            changed = changed_settings(before, settings)
             if changed and not overwrite:
                 raise InputError(
                     f"Cannot resume in '{self.folder}': it has a run with other settings or input: "
                     f"{changed}. Restore them, use another --out, or add --overwrite to start over."
                 )
+            if not changed:
+                self._check_replaced(replaced, overwrite)
             self._remove_leftovers()
             if not changed:
                 self.index.load()
@@ -224,12 +227,11 @@ class Target:
             return
         paths = [self._shard_path(shard) for shard in range(len(self.shards))]
         records = [self.index.records[shard] for shard in range(len(self.shards))]
-        with self._writing():
-            with atomic_write(self.out, beside=self.folder) as temporary:
-                checked = [(path, record.sha256) for path, record in zip(paths, records)]
-                join(checked, temporary, self.extension, self.scorers)
-                sha256 = file_digest(temporary)
-            write_record(self.out, sha256, self.settings, records, dict(self.errors))
+        with self._writing(), atomic_write(self.out, beside=self.folder) as temporary:
+            checked = [(path, record.sha256) for path, record in zip(paths, records)]
+            join(checked, temporary, self.extension, self.scorers)
+            # First, so that a run killed in between recognizes the output file as its own.
+            write_record(self.out, file_digest(temporary), self.settings, records, dict(self.errors))
         # RUN_FILE is removed last, so that a run killed in between can still recognize the remaining shards.
         for path in paths:
             path.unlink()
@@ -261,8 +263,28 @@ class Target:
             self._replaces_run = False
 
     def _write_settings(self) -> None:
-        with atomic_write(self.folder / RUN_FILE) as temporary:
-            temporary.write_text(json.dumps(self.settings, indent=1) + "\n", encoding="utf-8")
+        write_settings(self.folder / RUN_FILE, self.settings, self._replaced)
+
+    def _out_digest(self) -> str | None:
+        return None if self.keeps_shards or not self.out.is_file() else file_digest(self.out)
+
+    def _check_replaced(self, replaced: str | None, overwrite: bool) -> None:
+        """Raise InputError if the output file is neither the one that a run replaces nor its result.
+
+        Args:
+            replaced: checksum of the output file when the run began; None if there was none.
+            overwrite: replace any file; later runs need no --overwrite for it.
+        """
+        current = self._replaced
+        if current is None or current == replaced or is_result(self.out, current, self.settings):
+            return
+        if not overwrite:
+            raise InputError(
+                f"Cannot write '{self.out}': it was written by something else after the run that would be "
+                f"resumed began. {ADVICE}."
+            )
+        with self._writing():
+            self._write_settings()
 
     def _remove_leftovers(self) -> None:
         """Remove incomplete files of a killed run. Call it only if RUN_FILE shows that the folder is ours."""
