@@ -196,7 +196,7 @@ class Target:
 
     def write(self, shard: int, part: ShardPart) -> None:
         """Write a finished shard. Raise OutputError if the disk is full or not writable."""
-        errors = Counter(error_kind(row.error) for row in part.rows if row.error)
+        errors = Counter(row.kind or error_kind(row.error) for row in part.rows if row.error)
         with self._writing():
             with atomic_write(self._shard_path(shard)) as temporary:
                 first = self.shards.range(shard).start
