@@ -505,6 +505,16 @@ def test_a_finished_file_with_other_contents_or_images_is_kept(command, inputs, 
     assert f"Cannot write '{out}': it was changed after it was written" in done.stderr
 
 
+def test_an_unknown_file_is_refused_before_the_model_is_loaded(command, inputs, tmp_path):
+    out = tmp_path / "scores.csv"
+    out.write_text("mine")
+    broken = ("--model", inputs / "0.png", "--device", "cpu")
+    done = command("score", "--manifest", inputs / "pairs.csv", "--out", out, *broken)
+    assert done.returncode == 2
+    assert f"Cannot write '{out}': it exists, and no record says which run wrote it" in done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"inputs", out.name}
+
+
 def test_the_same_model_in_a_renamed_folder_resumes(command, inputs, tmp_path):
     model = shutil.copytree(Path(reward_core.__file__).parent / "demo" / "tiny", tmp_path / "model")
     arguments = ("score", "--manifest", inputs / "pairs.csv", "--out", tmp_path / "scores.csv", *FAST[2:])

@@ -22,7 +22,7 @@ from ..files.parquet import load_pyarrow
 from ..files.score_file import write_rows_as
 from ..runs.caller_warning import warn_caller
 from ..runs.run_lock import take_lock
-from .finished_file import ADVICE, finished_errors, is_result, write_record
+from .finished_file import ADVICE, check_recorded, finished_errors, is_result, write_record
 from .image_states import changed_shards, states_digest
 from .input_row import error_kind
 from .joining import join
@@ -131,6 +131,12 @@ class Target:
                     with suppress(OSError):  # the folder has other files
                         self.folder.rmdir()
             lock.release()
+
+    def refuse_unknown_file(self, overwrite: bool) -> None:
+        """Raise InputError, before models are loaded, if ``begin`` would refuse a file without record."""
+        started = (self.folder / RUN_FILE).exists()
+        if not (self.keeps_shards or started or overwrite) and self.out.exists():
+            check_recorded(self.out)
 
     def begin(
         self, settings: dict[str, Any], shards: Shards, source: Source, overwrite: bool = False
