@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+from collections import deque
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 from warm_python import Program
 
+from reward_core.bulk.engines.processes import dealt
 from reward_core.inputs.decoding_process import can_decode_in_processes
 
 pytest.importorskip("pyarrow")
@@ -77,6 +79,20 @@ def descendants(process: Program) -> list:
 
 
 # One process per device
+
+
+def test_few_shards_are_dealt_to_all_devices():
+    todo = deque(range(30))
+    hands = dealt(todo, 8, 9)
+    assert [len([shard for shard in hand if shard is not None]) for hand in hands] == [4] * 6 + [3] * 2
+    assert hands[7] == [7, 15, 23, *[None] * 6]
+    assert not todo
+
+
+def test_shards_that_are_not_dealt_remain():
+    todo = deque(range(9))
+    assert dealt(todo, 2, 3) == [[0, 2, 4], [1, 3, 5]]
+    assert list(todo) == [6, 7, 8]
 
 
 @pytest.mark.slow

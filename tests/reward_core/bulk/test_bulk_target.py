@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,13 @@ from bulk_inputs import FAST, keep_first_shard, make_images, rows_of
 
 import reward_core
 from reward_core.bulk import BulkSettings, Manifest, score_to_file
-from reward_core.errors import OutputError, StaleScoresWarning
+from reward_core.errors import InputError, OutputError, StaleScoresWarning
 
 pytest.importorskip("pyarrow")
 import pyarrow.parquet
 
 COUNT = 20
+SMALL = BulkSettings(model="tiny", devices=("cpu",), batch_size=4, shard_rows=8)
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +89,35 @@ def test_scores_do_not_overwrite_a_file_of_the_dataset(command, inputs):
     assert done.returncode == 2
     assert "which the scores would overwrite" in done.stderr
     assert contents(inputs) == before
+
+
+@pytest.mark.parametrize("link", [False, True], ids=["itself", "symlink"])
+@pytest.mark.parametrize("output", ["scores/", "scores.csv"])
+def test_overwriting_shards_does_not_remove_the_input(command, inputs, tmp_path, output, link):
+    folder = tmp_path / (output if output.endswith("/") else f"{output}.parts")
+    unfinished_run(command, inputs, folder)
+    manifest = shard = folder / "rows-000000000000.csv"
+    if link:
+        manifest = tmp_path / "pairs.csv"
+        manifest.symlink_to(shard)
+    options = ("--manifest", manifest, "--images", inputs, "--format", "csv", "--out", f"{tmp_path}/{output}")
+    before = contents(tmp_path)
+    done = command("score", *options, *FAST, "--overwrite")
+    assert done.returncode == 2
+    assert f"it has the input file '{manifest}', which a shard of the scores would overwrite" in done.stderr
+    assert contents(tmp_path) == before
+
+
+def test_overwriting_a_folder_keeps_files_that_are_not_its_shards(command, inputs, tmp_path):
+    out = tmp_path / "scores"
+    unfinished_run(command, inputs, out)
+    manifest = out / "rows-to-score.csv"
+    manifest.write_text("prompt,image\na dog,0.png\n")
+    (out / "rows-1.parquet").write_text("mine")
+    options = ("--manifest", manifest, "--images", inputs, "--format", "csv", "--out", f"{out}/", *FAST)
+    assert command("score", *options, "--overwrite").returncode == 0
+    assert "a dog" in manifest.read_text()
+    assert (out / "rows-1.parquet").read_text() == "mine"
 
 
 def test_existing_files_in_the_target_folder_are_kept(command, inputs):
@@ -241,18 +272,17 @@ def test_a_shard_without_a_checksum_is_scored_again(command, inputs, tmp_path):
 @pytest.mark.slow
 def test_a_shard_that_changes_during_the_run_is_not_joined(inputs, tmp_path):
     whole, out = tmp_path / "whole.csv", tmp_path / "scores.csv"
-    settings = BulkSettings(model="tiny", devices=("cpu",), batch_size=4, shard_rows=8)
-    score_to_file(Manifest(inputs / "pairs.csv"), whole, settings)
+    score_to_file(Manifest(inputs / "pairs.csv"), whole, SMALL)
 
     def damage(rows: int, done: int, failed: int) -> None:
         if done == rows:
             change_digit(next(Path(f"{out}.parts").glob("rows-*")))
 
     with pytest.raises(OutputError, match=r"rows-0000.* was changed after it was written. Run the same"):
-        score_to_file(Manifest(inputs / "pairs.csv"), out, settings, on_progress=damage)
+        score_to_file(Manifest(inputs / "pairs.csv"), out, SMALL, on_progress=damage)
     assert not out.exists()
     with pytest.warns(StaleScoresWarning, match="rows-0000"):
-        score_to_file(Manifest(inputs / "pairs.csv"), out, settings)
+        score_to_file(Manifest(inputs / "pairs.csv"), out, SMALL)
     assert out.read_bytes() == whole.read_bytes()
 
 
@@ -374,10 +404,87 @@ def test_finished_output_is_replaced_only_on_request(command, inputs, tmp_path, 
     assert json.loads(done.stdout)["resumed_rows"] == 0
 
 
+def stopped_at(rows: int):
+    """Return a progress callback that fails once so many rows are done."""
+
+    def on_progress(_: int, done: int, failed: int) -> None:
+        if done >= rows:
+            raise MemoryError
+
+    return on_progress
+
+
+@pytest.mark.parametrize("cache", [256, 3], ids=["same settings", "other settings"])
+def test_a_finished_folder_is_kept_until_the_first_new_scores(inputs, tmp_path, cache):
+    source, out = Manifest(inputs / "pairs.csv"), f"{tmp_path / 'scores'}/"
+    score_to_file(source, out, SMALL)
+    before = contents(tmp_path)
+    other = replace(SMALL, cache=cache)
+    with pytest.raises(MemoryError):
+        score_to_file(source, out, other, overwrite=True, on_progress=stopped_at(0))
+    assert contents(tmp_path) == before
+    assert score_to_file(source, out, SMALL).resumed_rows == COUNT
+    with pytest.raises(MemoryError):
+        score_to_file(source, out, other, overwrite=True, on_progress=stopped_at(12))
+    assert len(list(Path(out).glob("rows-*"))) == 1
+    assert score_to_file(source, out, other).resumed_rows == 12
+    assert contents(tmp_path).keys() == before.keys()
+
+
+def test_a_full_disk_at_the_first_new_shard_keeps_a_finished_folder(inputs, tmp_path):
+    """A limit on the size of files simulates a full disk."""
+    resource = pytest.importorskip("resource")
+    source, out = Manifest(inputs / "pairs.csv"), f"{tmp_path / 'scores'}/"
+    score_to_file(source, out, SMALL)
+    before = contents(tmp_path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with pytest.raises(OutputError, match="File too large"):
+            score_to_file(source, out, SMALL, overwrite=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert contents(tmp_path) == before
+
+
 def test_an_interrupted_overwrite_resumes(command, inputs, tmp_path):
     arguments = unfinished_run(command, inputs, tmp_path / "scores")
     done = command(*arguments, "--overwrite", "--json")
     assert json.loads(done.stdout)["resumed_rows"] == 8
+
+
+def test_a_resumed_run_keeps_a_file_made_since_it_was_interrupted(inputs, tmp_path):
+    source, out = Manifest(inputs / "pairs.csv"), tmp_path / "scores.csv"
+    with pytest.raises(MemoryError):
+        score_to_file(source, out, SMALL, on_progress=stopped_at(12))
+    out.write_text("mine")
+    with pytest.raises(InputError, match=r"it was written by something else after .* began. .*--overwrite"):
+        score_to_file(source, out, SMALL)
+    assert out.read_text() == "mine"
+    with pytest.raises(MemoryError):
+        score_to_file(source, out, SMALL, overwrite=True, on_progress=stopped_at(16))
+    assert out.read_text() == "mine"
+    assert score_to_file(source, out, SMALL).resumed_rows == 16  # it was allowed to replace this file
+    assert out.read_text() != "mine"
+
+
+@pytest.mark.parametrize("replaced", [True, False])
+def test_a_run_killed_when_it_replaced_the_file_resumes(inputs, tmp_path, replaced):
+    source, out, copy = Manifest(inputs / "pairs.csv"), tmp_path / "scores.csv", tmp_path / "copy"
+    out.write_text("mine")
+
+    def copy_parts(rows: int, done: int, failed: int) -> None:
+        if done == rows:  # the files that a run killed before it removed them would leave
+            shutil.copytree(f"{out}.parts", copy)
+
+    score_to_file(source, out, SMALL, overwrite=True, on_progress=copy_parts)
+    finished = out.read_bytes()
+    copy.rename(f"{out}.parts")
+    if not replaced:
+        out.write_text("mine")
+    assert score_to_file(source, out, SMALL).resumed_rows == COUNT
+    assert out.read_bytes() == finished
+    assert {path.name for path in tmp_path.iterdir()} == {"inputs", out.name, f".{out.name}.run"}
 
 
 def test_a_finished_file_with_other_contents_or_images_is_kept(command, inputs, tmp_path):
@@ -396,6 +503,16 @@ def test_a_finished_file_with_other_contents_or_images_is_kept(command, inputs, 
     done = command(*arguments)
     assert done.returncode == 2
     assert f"Cannot write '{out}': it was changed after it was written" in done.stderr
+
+
+def test_an_unknown_file_is_refused_before_the_model_is_loaded(command, inputs, tmp_path):
+    out = tmp_path / "scores.csv"
+    out.write_text("mine")
+    broken = ("--model", inputs / "0.png", "--device", "cpu")
+    done = command("score", "--manifest", inputs / "pairs.csv", "--out", out, *broken)
+    assert done.returncode == 2
+    assert f"Cannot write '{out}': it exists, and no record says which run wrote it" in done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"inputs", out.name}
 
 
 def test_the_same_model_in_a_renamed_folder_resumes(command, inputs, tmp_path):

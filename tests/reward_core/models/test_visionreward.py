@@ -18,7 +18,7 @@ import reward_core as RM
 from reward_core.app.image_ranking import rank_images
 from reward_core.app.results import results_html
 from reward_core.bulk import BulkSettings, Manifest, score_to_file
-from reward_core.errors import CheckpointError, ImageError, InputError
+from reward_core.errors import CheckpointError, ImageError, InputError, RunInterrupted
 from reward_core.models import plugins
 from reward_core.models.visionreward.checklist import (
     Checklist,
@@ -250,6 +250,25 @@ def test_a_bulk_run_writes_the_scores_of_the_scorers_that_read_an_image(named, s
     alone = RM.load("tiny", device="cpu").score_pairs(prompts[:5], shades[:5]).tolist()
     assert [row["tiny"] for row in found[:5]] == pytest.approx(alone, abs=2e-5)
     assert [row["tiny"] for row in found[5:]] == [None, None]
+
+
+def test_an_error_of_one_scorer_is_counted_by_its_reason(named, shades):
+    folder = Path(shades[0]).parent
+    (folder / "pairs.csv").write_text("prompt,image\n" + "".join(f"a red circle,{path}\n" for path in shades))
+    settings = BulkSettings(("Colors", "tiny"), devices=("cpu",), batch_size=2, shard_rows=6)
+
+    def interrupt(_: int, done: int, failed: int) -> None:
+        if done == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(RunInterrupted):  # the row with the error is saved
+        score_to_file(Manifest(folder / "pairs.csv"), folder / "out.csv", settings, on_progress=interrupt)
+    summary = score_to_file(Manifest(folder / "pairs.csv"), folder / "out.csv", settings)
+    assert summary.resumed_rows == 4
+    assert summary.errors == {
+        "the model has no answer to question 2, 'Is it green?'": 1,
+        "no such file": 1,
+    }
 
 
 # Commands and the page

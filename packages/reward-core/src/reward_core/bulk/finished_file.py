@@ -53,15 +53,19 @@ def write_record(
     write_text(record_path(out), json.dumps(asdict(record)) + "\n")
 
 
+def is_result(out: Path, sha256: str, settings: dict[str, Any]) -> bool:
+    """Return whether a record says that a run with these settings wrote a file with this checksum."""
+    record = _read(record_path(out))
+    return record is not None and record.sha256 == sha256 and not changed_settings(record.settings, settings)
+
+
 def finished_errors(out: Path, settings: dict[str, Any], shards: Shards, source: Source) -> dict[str, int]:
     """Return the errors of a finished run (kind -> number of rows).
 
     Raises:
         InputError: the file is not the result of a run with these settings and these images.
     """
-    record = _read(record_path(out))
-    if record is None:
-        raise InputError(f"Cannot write '{out}': it exists, and no record says which run wrote it. {ADVICE}.")
+    record = _recorded(out)
     if changed := changed_settings(record.settings, settings):
         raise InputError(
             f"Cannot write '{out}': it has the scores of a run with other settings or input: {changed}. "
@@ -79,6 +83,18 @@ def finished_errors(out: Path, settings: dict[str, Any], shards: Shards, source:
             f"Cannot write '{out}': it is finished, but images changed after they were scored. {ADVICE}."
         )
     return record.errors
+
+
+def check_recorded(out: Path) -> None:
+    """Raise InputError if an output file has no record."""
+    _recorded(out)
+
+
+def _recorded(out: Path) -> _Record:
+    record = _read(record_path(out))
+    if record is None:
+        raise InputError(f"Cannot write '{out}': it exists, and no record says which run wrote it. {ADVICE}.")
+    return record
 
 
 def _read(path: Path) -> _Record | None:

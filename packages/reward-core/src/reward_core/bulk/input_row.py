@@ -89,6 +89,6 @@ def prompt_error(prompt: Any) -> str | None:
     return None
 
 
-def error_kind(error: str) -> str:
-    """Return the kind by which an error is counted: the part before the first ": "."""
-    return error.split(": ", 1)[0]
+def error_kind(*reasons: str) -> str:
+    """Return the kind by which an error is counted: the part of its reasons before the first ": "."""
+    return "; ".join(dict.fromkeys(reason.split(": ", 1)[0] for reason in reasons))

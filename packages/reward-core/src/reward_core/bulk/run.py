@@ -65,8 +65,9 @@ def score_to_file(
     settings = settings or BulkSettings()
     names = scorer_names(settings.models)
     target, engine = Target(out, names, file_format), engine_for(settings)
-    target.refuse_input_overwrite(source.files())
+    target.refuse_input_overwrite(source.files(), overwrite)
     with target.locked():
+        target.refuse_unknown_file(overwrite)
         opened = source.open(target.folder)
         with engine:
             shards = Shards(opened.rows, settings.shard_rows)

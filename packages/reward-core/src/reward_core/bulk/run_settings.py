@@ -8,12 +8,27 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..files.atomic_write import atomic_write
 
+REPLACED = "replaced"  # key of the checksum of the output file that a run replaces
 MODEL_NAME = "model_name"  # key of the name of a single model
 
 
-def read_settings(file: Path) -> dict[str, Any]:
-    """Return the settings stored in a run's file; raise InputError if it is damaged."""
+def write_settings(file: Path, settings: dict[str, Any], replaced: str | None) -> None:
+    """Write a run's file.
+
+    Args:
+        file: the file.
+        settings: what the scores depend on.
+        replaced: the checksum of the output file that the run replaces; None if there is none.
+    """
+    with atomic_write(file) as temporary:
+        text = json.dumps({**settings, REPLACED: replaced}, indent=1)
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def read_settings(file: Path) -> tuple[dict[str, Any], str | None]:
+    """Return the settings and the checksum stored in a run's file; raise InputError if it is damaged."""
     try:
         settings = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError, OSError) as error:
@@ -25,7 +40,8 @@ def read_settings(file: Path) -> dict[str, Any]:
         raise InputError(
             f"Cannot resume from '{file}': it holds a {kind} instead of a run's settings. Use another --out."
         )
-    return settings
+    replaced = settings.pop(REPLACED, None)
+    return settings, replaced
 
 
 def changed_settings(before: dict[str, Any], now: dict[str, Any]) -> str:

@@ -32,7 +32,7 @@ def write_part(part: ShardPart, path: Path) -> None:
     JSON stores floats with enough digits to restore them exactly.
     """
     records = (
-        [row.prompt, row.image, row.scores, row.error, state]
+        [row.prompt, row.image, row.scores, row.error, row.kind, state]
         for row, state in zip(part.rows, part.image_states)
     )
     text = "".join(json.dumps(record) + "\n" for record in records)

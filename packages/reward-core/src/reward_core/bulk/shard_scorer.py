@@ -20,7 +20,7 @@ from ..scoring.pipeline import BatchResult, Pipeline
 from ..scoring.scorer_group import ScorerGroup
 from ..scoring.shared_decoding import Preparations, run_together
 from .images_ahead import ImagesAhead, RowBatch
-from .input_row import InputRow
+from .input_row import InputRow, error_kind
 from .shards import Shards
 from .sources import Source
 
@@ -183,7 +183,8 @@ class ShardScorer:
             error = joined_error(errors, len(named)) or row.error
             if len(finite) < len(scores):
                 error = _not_finite(scores) if error is None else f"{error}; {_not_finite(scores)}"
-            rows.append(GroupRow(row.prompt, row.image, finite, error))
+            kind = error_kind(*errors.values()) if errors else None  # without the names of scorers
+            rows.append(GroupRow(row.prompt, row.image, finite, error, kind))
         return ScoredBatch(batch.shard, rows, batch.states, batch.last, results[0].encoded, len(batch.cut))
 
 

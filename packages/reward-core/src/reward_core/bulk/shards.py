@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from pathlib import Path
+
+FILE_NAME = re.compile(r"rows-\d{12,}\.(csv|jsonl|parquet)", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -22,3 +26,8 @@ class Shards:
     def file_name(self, shard: int, extension: str) -> str:
         """Return a shard's file name, with the index of its first row, so that names sort by row."""
         return f"rows-{shard * self.size:012d}{extension}"
+
+
+def shard_files(folder: Path) -> list[Path]:
+    """Return the files of a folder that have the name of a shard of any run."""
+    return [path for path in folder.glob("rows-*") if FILE_NAME.fullmatch(path.name)]

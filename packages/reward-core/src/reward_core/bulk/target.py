@@ -8,7 +8,6 @@ the run, the checksums of the shards and the rows of unfinished shards. Readers 
 from __future__ import annotations
 
 import glob
-import json
 import os
 import re
 from collections import Counter
@@ -23,14 +22,14 @@ from ..files.parquet import load_pyarrow
 from ..files.score_file import write_rows_as
 from ..runs.caller_warning import warn_caller
 from ..runs.run_lock import take_lock
-from .finished_file import finished_errors, write_record
+from .finished_file import ADVICE, check_recorded, finished_errors, is_result, write_record
 from .image_states import changed_shards, states_digest
 from .input_row import error_kind
 from .joining import join
-from .run_settings import changed_settings, read_settings
+from .run_settings import changed_settings, read_settings, write_settings
 from .shard_index import ShardIndex, ShardRecord
 from .shard_part import ShardPart, read_part, write_part
-from .shards import Shards
+from .shards import FILE_NAME, Shards, shard_files
 from .sources import Source
 from .sources.base import file_digest
 
@@ -84,16 +83,31 @@ class Target:
         self.errors: Counter[str] = Counter()
         self.done: set[int] = set()
         self.is_joined = False
+        self._replaces_run = False  # whether the folder still has the scores of a run that is started over
         self.parts: dict[int, ShardPart] = {}
         self.index = ShardIndex(self.folder)
 
-    def refuse_input_overwrite(self, inputs: Iterable[str | os.PathLike[str]]) -> None:
-        """Raise InputError if the output file is one of the input files."""
-        for path in inputs if self.out.is_file() else ():
-            if os.path.exists(path) and os.path.samefile(path, self.out):
+    def refuse_input_overwrite(
+        self, inputs: Iterable[str | os.PathLike[str]], overwrite: bool = False
+    ) -> None:
+        """Raise InputError if the output file, or a shard in the folder, is one of the input files.
+
+        Args:
+            inputs: the input files; some may not exist.
+            overwrite: whether the shards of an earlier run may be removed.
+        """
+        has_out, has_shards = self.out.is_file(), bool(shard_files(self.folder))
+        replaces_shards = has_shards and (self.keeps_shards or overwrite)
+        for path in inputs if has_out or replaces_shards else ():
+            if has_out and os.path.exists(path) and os.path.samefile(path, self.out):
                 raise InputError(
                     f"Cannot write '{self.out}': it is the input file '{path}', which the scores would "
                     "overwrite. Use another --out."
+                )
+            if replaces_shards and self._has_shard_name(Path(path)):
+                raise InputError(
+                    f"Cannot write into '{self.folder}': it has the input file '{path}', which a shard of "
+                    "the scores would overwrite. Use another --out."
                 )
 
     @contextmanager
@@ -118,12 +132,19 @@ class Target:
                         self.folder.rmdir()
             lock.release()
 
+    def refuse_unknown_file(self, overwrite: bool) -> None:
+        """Raise InputError, before models are loaded, if ``begin`` would refuse a file without record."""
+        started = (self.folder / RUN_FILE).exists()
+        if not (self.keeps_shards or started or overwrite) and self.out.exists():
+            check_recorded(self.out)
+
     def begin(
         self, settings: dict[str, Any], shards: Shards, source: Source, overwrite: bool = False
     ) -> None:
         """Start the run, or find the finished file, or shards and saved rows, of an earlier one.
 
-        A shard counts as unfinished if it is damaged or if one of its images changed.
+        A shard counts as unfinished if it is damaged or if one of its images changed. The scores of a run
+        that is started over are removed once the first new ones are written.
 
         Args:
             settings: what the exact scores depend on.
@@ -132,42 +153,48 @@ class Target:
             overwrite: start over if the earlier run had other settings or is finished.
 
         Raises:
-            InputError: the earlier run had other settings, or the output is not one of an earlier run.
+            InputError: the earlier run had other settings, or the output is not one of an earlier run, or
+                was changed since that run was interrupted.
 
         Warns:
             StaleScoresWarning: shards are scored again; the warning names them and the reason.
         """
-        self.shards, self.settings = shards, settings
+        self.shards, self.settings, self._replaced = shards, settings, self._out_digest()
         file = self.folder / RUN_FILE
         if file.exists():
-            if changed := changed_settings(read_settings(file), settings):
-                if not overwrite:
-                    raise InputError(
-                        f"Cannot resume in '{self.folder}': it has a run with other settings or input: "
-                        f"{changed}. Restore them, use another --out, or add --overwrite to start over."
-                    )
-                self._discard()
-            else:
-                self._remove_leftovers()
+            before, replaced = read_settings(file)
+            changed = changed_settings(before, settings)
+            if changed and not overwrite:
+                raise InputError(
+                    f"Cannot resume in '{self.folder}': it has a run with other settings or input: "
+                    f"{changed}. Restore them, use another --out, or add --overwrite to start over."
+                )
+            if not changed:
+                self._check_replaced(replaced, overwrite)
+            self._remove_leftovers()
+            if not changed:
                 self.index.load()
                 self._find_done()
                 if not (overwrite and self.keeps_shards and len(self.done) == len(shards)):
                     self._find_parts(settings["batch_size"])
                     self._drop_changed(source)
                     return
-                self._discard()
+                self.index.records.clear()
+                self.done.clear()
+                self.errors.clear()
+            self._replaces_run = True
+            return
         elif not self.keeps_shards and self.out.exists() and not overwrite:
             self.errors = Counter(finished_errors(self.out, settings, shards, source))
             self.done, self.is_joined = set(range(len(shards))), True
             return
-        unknown = [path.name for path in self.folder.glob("rows-*") if path.suffix[1:] in FORMATS]
-        if unknown:
+        if unknown := shard_files(self.folder):
             raise InputError(
-                f"Cannot write into '{self.folder}': it has '{unknown[0]}' but no settings of a run to "
+                f"Cannot write into '{self.folder}': it has '{unknown[0].name}' but no settings of a run to "
                 "resume. Use an empty folder."
             )
-        with self._writing(), atomic_write(file) as temporary:
-            temporary.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+        with self._writing():
+            self._write_settings()
 
     def missing(self) -> list[int]:
         """Return the shards that are not finished."""
@@ -175,12 +202,13 @@ class Target:
 
     def write(self, shard: int, part: ShardPart) -> None:
         """Write a finished shard. Raise OutputError if the disk is full or not writable."""
-        errors = Counter(error_kind(row.error) for row in part.rows if row.error)
+        errors = Counter(row.kind or error_kind(row.error) for row in part.rows if row.error)
         with self._writing():
             with atomic_write(self._shard_path(shard)) as temporary:
                 first = self.shards.range(shard).start
                 write_rows_as(self.extension, part.rows, temporary, self.scorers, first)
                 images = states_digest(part.image_states)
+                self._discard_earlier()
                 self.index.add(ShardRecord(shard, file_digest(temporary), images, dict(errors)))
             self._part_path(shard).unlink(missing_ok=True)
         self.done.add(shard)
@@ -196,6 +224,7 @@ class Target:
     def write_part(self, shard: int, part: ShardPart) -> None:
         """Save the scored rows of an unfinished shard. Raise OutputError."""
         with self._writing():
+            self._discard_earlier()
             write_part(part, self._part_path(shard))
 
     def finish(self) -> None:
@@ -204,12 +233,11 @@ class Target:
             return
         paths = [self._shard_path(shard) for shard in range(len(self.shards))]
         records = [self.index.records[shard] for shard in range(len(self.shards))]
-        with self._writing():
-            with atomic_write(self.out, beside=self.folder) as temporary:
-                checked = [(path, record.sha256) for path, record in zip(paths, records)]
-                join(checked, temporary, self.extension, self.scorers)
-                sha256 = file_digest(temporary)
-            write_record(self.out, sha256, self.settings, records, dict(self.errors))
+        with self._writing(), atomic_write(self.out, beside=self.folder) as temporary:
+            checked = [(path, record.sha256) for path, record in zip(paths, records)]
+            join(checked, temporary, self.extension, self.scorers)
+            # First, so that a run killed in between recognizes the output file as its own.
+            write_record(self.out, file_digest(temporary), self.settings, records, dict(self.errors))
         # RUN_FILE is removed last, so that a run killed in between can still recognize the remaining shards.
         for path in paths:
             path.unlink()
@@ -218,19 +246,51 @@ class Target:
     def _shard_path(self, shard: int) -> Path:
         return self.folder / self.shards.file_name(shard, self.extension)
 
+    def _has_shard_name(self, path: Path) -> bool:
+        """Return whether a path, or the file that it links to, is in the folder and named like a shard."""
+        folder = self.folder.resolve()
+        files = path.resolve(), path.parent.resolve() / path.name
+        return any(file.parent == folder and FILE_NAME.fullmatch(file.name) for file in files)
+
     def _part_path(self, shard: int) -> Path:
         return self.folder / f"{PART_PREFIX}{self.shards.range(shard).start:012d}.jsonl"
 
-    def _discard(self) -> None:
-        """Remove the files of the earlier run. Call it only if RUN_FILE shows that the folder is ours."""
-        self._remove_leftovers()
-        shards = (path for path in self.folder.glob("rows-*") if path.suffix[1:] in FORMATS)
-        for path in [*shards, *self.folder.glob(f"{PART_PREFIX}*.jsonl"), self.index.path]:
-            path.unlink(missing_ok=True)
-        (self.folder / RUN_FILE).unlink()
-        self.index.records.clear()
-        self.done.clear()
-        self.errors.clear()
+    def _discard_earlier(self) -> None:
+        """Remove the scores of the run that this one replaces, if they are not removed yet.
+
+        The checksums are removed first, so that no run resumes with the remaining scores if this is
+        interrupted, and the settings are replaced last, so that the folder always has those of a run.
+        """
+        if self._replaces_run:
+            parts = self.folder.glob(f"{PART_PREFIX}*.jsonl")
+            for path in [self.index.path, *parts, *shard_files(self.folder)]:
+                path.unlink(missing_ok=True)
+            self._write_settings()
+            self._replaces_run = False
+
+    def _write_settings(self) -> None:
+        write_settings(self.folder / RUN_FILE, self.settings, self._replaced)
+
+    def _out_digest(self) -> str | None:
+        return None if self.keeps_shards or not self.out.is_file() else file_digest(self.out)
+
+    def _check_replaced(self, replaced: str | None, overwrite: bool) -> None:
+        """Raise InputError if the output file is neither the one that a run replaces nor its result.
+
+        Args:
+            replaced: checksum of the output file when the run began; None if there was none.
+            overwrite: replace any file; later runs need no --overwrite for it.
+        """
+        current = self._replaced
+        if current is None or current == replaced or is_result(self.out, current, self.settings):
+            return
+        if not overwrite:
+            raise InputError(
+                f"Cannot write '{self.out}': it was written by something else after the run that would be "
+                f"resumed began. {ADVICE}."
+            )
+        with self._writing():
+            self._write_settings()
 
     def _remove_leftovers(self) -> None:
         """Remove incomplete files of a killed run. Call it only if RUN_FILE shows that the folder is ours."""

@@ -131,12 +131,14 @@ class GroupRow:
         scores: scorer -> score; scorers without a score are missing.
         error: why scores are missing (see ``joined_error``). An image that cannot be read has no score at
             all.
+        kind: kind by which the error is counted; None to take it from ``error``.
     """
 
     prompt: str | None
     image: str
     scores: dict[str, float] = field(default_factory=dict)
     error: str | None = None
+    kind: str | None = None
 
     def of(self, scorer: str) -> ScoredRow:
         """Return the result of one scorer."""

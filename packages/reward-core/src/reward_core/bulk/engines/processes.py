@@ -53,7 +53,6 @@ class DeviceProcesses(Engine):
         running: dict[Connection, tuple[str, BaseProcess]] = {}
         openers = max(1, usable_cpus() // len(self.devices))
         compute_threads = max(1, torch.get_num_threads() // len(self.devices))
-        shards_at_once = work.shards_at_once()
         for device in self.devices:
             parent_end, child_end = context.Pipe()
             process: BaseProcess = context.Process(
@@ -63,8 +62,9 @@ class DeviceProcesses(Engine):
             child_end.close()  # so that the pipe closes when the process ends
             self.processes.append(process)
             running[parent_end] = device, process
-            for _ in range(shards_at_once):
-                _send_next(parent_end, todo)
+        for connection, numbers in zip(running, dealt(todo, len(running), work.shards_at_once())):
+            for shard in numbers:
+                _send(connection, shard)
         while running:
             for connection in cast("list[Connection]", wait(list(running))):
                 device, process = running[connection]
@@ -83,15 +83,30 @@ class DeviceProcesses(Engine):
                     raise WorkerError(f"Cannot score on device {device}: its process failed: {message}")
                 else:
                     if message.last:
-                        _send_next(connection, todo)
+                        _send(connection, todo.popleft() if todo else None)
                     yield message
 
 
-def _send_next(connection: Connection, todo: deque[int]) -> None:
-    """Send the number of the next shard, or None if there are no more."""
+def dealt(todo: deque[int], workers: int, shards_at_once: int) -> list[list[int | None]]:
+    """Return the first shards of each worker, in turn, so that few shards occupy all workers.
+
+    Args:
+        todo: the shards; the dealt ones are removed.
+        workers: number of workers.
+        shards_at_once: number of shards for each worker; None stands for one that does not exist.
+    """
+    hands: list[list[int | None]] = [[] for _ in range(workers)]
+    for _ in range(shards_at_once):
+        for hand in hands:
+            hand.append(todo.popleft() if todo else None)
+    return hands
+
+
+def _send(connection: Connection, shard: int | None) -> None:
+    """Send the number of a shard, or None if there are no more."""
     # A dead process is detected when its result is read.
     with suppress(OSError):
-        connection.send(todo.popleft() if todo else None)
+        connection.send(shard)
 
 
 def _ending(code: int | None) -> str:

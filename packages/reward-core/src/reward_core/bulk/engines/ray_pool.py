@@ -64,7 +64,8 @@ class RayPool(Engine):
         models = tuple(map(local_model, work.settings.models))
         files = work.settings.files and os.path.abspath(work.settings.files)
         work = replace(work, settings=replace(work.settings, model=models, files=files))
-        calls = work.shards_at_once()
+        # No more than an equal part, because the first actor to start would take as many as it may have.
+        calls = min(work.shards_at_once(), -(-len(shards) // self.workers))
         pool = ray.data.ActorPoolStrategy(size=self.workers, max_tasks_in_flight_per_actor=calls)
         on_gpu = self.device_type == "cuda"
         resources = {"num_gpus": 1, "num_cpus": 1} if on_gpu else {"num_cpus": self.cpus_each}
