@@ -111,7 +111,9 @@ def copy_is_recorded(config: TrainConfig, family: Family) -> bool:
 
 
 class GradientGraphs:
-    """Gradient steps of the denoiser, the decoder and rewards as CUDA graphs. On a CPU, nothing is recorded.
+    """Gradient steps of the denoiser, the decoder and rewards as CUDA graphs.
+
+    On a CPU, nothing is recorded; forward passes by the copy are launched.
 
     Args:
         family: the model.

@@ -28,8 +28,8 @@ class NoGradCopy:
     Under autocast the trained denoiser computes norms in float32, and every LoRA layer casts its inputs and
     factors and launches several kernels. The copy computes everything in half precision and adds LoRA with
     two products, so it reads less memory and launches fewer kernels. LoRA is not merged into the weights,
-    because weights rounded to half precision lose most of a small change. Gradient steps and validation do
-    not use the copy.
+    because weights rounded to half precision lose most of a small change. Validation does not use the copy,
+    and gradient steps take at most their forward pass from it.
 
     Frozen weights that have the dtype of the copy already are shared with the trained denoiser. The
     convolutions of a UNet are stored channels-last, also if they are shared. On a CUDA GPU, its GroupNorms
